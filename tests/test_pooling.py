@@ -9,6 +9,7 @@ from tables import assert_close
 
 from lstm_jax import InputError, SentimentClassifier, convert
 from lstm_jax.config import SentimentModelConfig
+from lstm_jax.dropout import draw_mask
 from lstm_jax.models import functional
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -75,7 +76,24 @@ def test_word_dropout() -> None:
     assert_close(logits, plain(ids, vectors=vectors * jnp.broadcast_to(kept, vectors.shape).astype(vectors.dtype)), "float32")
     assert 0.2 < float(kept.mean()) < 0.8
     np.testing.assert_array_equal(model(ids, deterministic=True), plain(ids, deterministic=True))
-    with pytest.raises(InputError, match="word dropout draws from it"):
+    with pytest.raises(InputError, match="dropout of words or of the head draws from it"):
         model(ids, deterministic=False)
     with pytest.raises(InputError, match=r"word_dropout: 1.0; give a share from 0 to below 1"):
         SentimentModelConfig(word_dropout=1.0)
+
+
+@pytest.mark.parametrize("pooling", ["last", "mean+max"])
+def test_dropout_of_the_head(pooling: str) -> None:
+    """The head reads the features times a mask of inverted dropout; without training there is none."""
+    model = make(head_dropout=0.5, dropout=0.0, recurrent_dropout=0.0, pooling=pooling)
+    plain = make(dropout=0.0, recurrent_dropout=0.0, pooling=pooling)
+    ids, key, seen = jnp.asarray(IDS), jax.random.key(3), []
+    kernel, bias = np.asarray(plain.head.kernel[...]), np.asarray(plain.head.bias[...])
+    plain.head = lambda features: seen.append(np.asarray(features)) or jnp.zeros((B, 1))  # pyright: ignore[reportAttributeAccessIssue]
+    plain(ids, deterministic=True)
+    mask = np.asarray(draw_mask(jax.random.fold_in(key, 2), 0.5, seen[0].shape))
+    assert set(np.unique(mask)) == {0.0, 2.0}
+    assert_close(model(ids, rngs=key, deterministic=False), ((seen[0] * mask) @ kernel + bias)[:, 0], "float32")
+    assert_close(model(ids, deterministic=True), (seen[0] @ kernel + bias)[:, 0], "float32")
+    with pytest.raises(InputError, match="dropout of words or of the head draws from it"):
+        model(ids, deterministic=False)

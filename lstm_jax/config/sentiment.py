@@ -71,6 +71,8 @@ class SentimentModelConfig(RecurrentConfig):
     steps that are not padding (id 0)."""
     word_dropout: Share = 0.0
     """Dropout rate of words: the share of the words whose vectors are set to zero in training. The words are drawn anew for each batch."""
+    head_dropout: Share = field(default=0.0, metadata=ADDED)
+    """Dropout rate of the input features of the output layer."""
     mask_zero: bool = False
     """Skip padding (id 0). By default padding is read like a word, as in the Keras example imdb_lstm."""
 
@@ -89,6 +91,6 @@ class SentimentConfig(RunConfig):
     def __post_init__(self):
         if self.data.packed:
             model, size = self.model, self.data.packed
-            merged, remedy = model.merge == "concat" or not model.bidirectional, "give pooling last, or packed 0"
-            require(model.pooling == "last", "packed", size, f"packed reviews are not pooled by {model.pooling}: {remedy}")
-            require(merged, "packed", size, f"the directions of packed reviews are not merged by {model.merge}: give merge concat")
+            split = model.merge == "concat" or not model.bidirectional or model.pooling != "last"
+            remedy = "give merge concat, or another pooling"
+            require(split, "packed", size, f"the last outputs of packed reviews are not merged by {model.merge}: {remedy}")

@@ -1,0 +1,22 @@
+"""Models for sentiment classification, text generation and forecasting, and their conversion to pure functions of the parameters.
+
+The models are `flax.nnx` modules.
+"""
+
+from lstm_jax.models.forecaster import Forecaster
+from lstm_jax.models.functional import Functional, Parts, functional, layer_rows, replaced, split_module
+from lstm_jax.models.generator import CharGenerator
+from lstm_jax.models.sentiment import EMBEDDING, SentimentClassifier
+
+__all__ = [
+    "EMBEDDING",
+    "CharGenerator",
+    "Forecaster",
+    "Functional",
+    "Parts",
+    "SentimentClassifier",
+    "functional",
+    "layer_rows",
+    "replaced",
+    "split_module",
+]

@@ -1,0 +1,52 @@
+"""Model of a time series, which predicts the distribution of its next values.
+
+B is the batch size, T the number of steps and F the number of features of an entry.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from lstm_jax.config import ForecastModelConfig
+from lstm_jax.layers import Bidirectional, ClassifierHead, Recurrent, RecurrentStack, recurrent
+from lstm_jax.models.layers import make_layer
+
+
+class Forecaster(nnx.Module):
+    """Model of a time series that predicts the mean and the log standard deviation of each of the next K values.
+
+    Recurrent layers read the past entries (B, T, F) of the series, where F is the number of features of an entry. Then a dense layer with
+    2 K outputs reads the last output of the recurrent layers and, for each of the next K values, a number that encodes the time from the
+    last past entry to this value. The predictions are for the difference between each of the K values and the last past value.
+    """
+
+    def __init__(self, config: ForecastModelConfig, features: int, horizon: int, *, rngs: nnx.Rngs):
+        layers: list[Recurrent | Bidirectional] = []
+        for n in range(config.layers):
+            size = config.units if n else features
+            layers.append(make_layer(recurrent, size, config, return_sequences=n < config.layers - 1, rngs=rngs))
+        self.recurrent = RecurrentStack(layers)
+        self.head = ClassifierHead(config.units + horizon, 2 * horizon, rngs=rngs)
+
+    def __call__(
+        self,
+        entries: Float[Array, "B T F"],
+        ahead: Float[Array, "B K"],
+        *,
+        deterministic: bool | None = None,
+        rngs: nnx.Rngs | jax.Array | None = None,
+    ) -> Float[Array, "B 2 K"]:
+        """Return the means and the log standard deviations of the next K values, stacked on axis 1: (B, 2, K).
+
+        Args:
+            entries: past entries (B, T, F).
+            ahead: (B, K) encoded time from the last past entry to each predicted value.
+            deterministic: whether to run without dropout. If None, the last call of `train()` or `eval()` decides.
+            rngs: random streams or a key from which masks are drawn. If None, each layer draws from the streams that it was made with.
+        """
+        h: Any = self.recurrent(entries, deterministic=deterministic, rngs=rngs)
+        out = self.head(jnp.concatenate([h, ahead], axis=-1))
+        return out.reshape(*ahead.shape[:1], 2, -1)

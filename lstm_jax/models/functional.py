@@ -1,0 +1,100 @@
+"""Conversion of models to pure functions of their parameters, and the table of a model's layers."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from lstm_jax.errors import InputError, require
+
+
+class Functional(NamedTuple):
+    """Parameters of a model, and a pure function that rebuilds the model from parameters."""
+
+    params: dict[str, jax.Array]
+    """Dict from the name of each parameter, such as "recurrent/0/kernel", to its array. `lstm_jax.convert` uses the same names."""
+    rebuild: Callable[[dict[str, jax.Array]], nnx.Module]
+    """Function that takes a dict like `params` and returns a module with these parameters. It may be called inside or outside of jit."""
+
+
+class Parts(NamedTuple):
+    """Parameters and other variables of a module, and a pure function that rebuilds the module from them."""
+
+    params: dict[str, jax.Array]
+    """Dict from the name of each parameter, such as "recurrent/0/kernel", to its array."""
+    variables: Any
+    """State of all other variables, such as the keys and counts of random streams, or running means."""
+    rebuild: Callable[[dict[str, jax.Array], Any], Any]
+    """Function rebuild(params, variables) that returns the module. It may be called inside or outside of jit."""
+
+
+def split_module(module: nnx.Module) -> Parts:
+    """Split a Flax NNX module into its parameters, its other variables, and a function that rebuilds the module from both.
+
+    The function `rebuild` raises `InputError` if a parameter is missing or unknown, or has another shape than in `module`.
+    """
+    graph, state, rest = nnx.split(module, nnx.Param, ...)
+    paths = {"/".join(str(part) for part in path if part != "layers"): path for path, _ in nnx.to_flat_state(state)}
+    variables = dict(nnx.to_flat_state(state))
+    params = {name: variables[path][...] for name, path in paths.items()}
+    shapes = {name: array.shape for name, array in params.items()}
+
+    def rebuild(params: dict[str, jax.Array], rest: Any) -> nnx.Module:
+        found = {name: array.shape for name, array in params.items()}
+        if found != shapes:
+            odd = sorted(set(found.items()) ^ set(shapes.items()))[0]
+            raise InputError("parameters", f"{odd[0]} {odd[1]}", "give arrays of the model's own config")
+        flat = [(path, variables[path].replace(params[name])) for name, path in paths.items()]
+        # copies, since a variable can only be changed at the level of JAX transformations at which it was made
+        return nnx.merge(graph, nnx.from_flat_state(flat), rest, copy=True)
+
+    return Parts(params, rest, rebuild)
+
+
+def functional(model: nnx.Module) -> Functional:
+    """Split a model into its parameters and a function that rebuilds the model from parameters.
+
+    The returned `rebuild` raises `InputError` if a parameter is missing or unknown, or has another shape than in `model`.
+    """
+    params, variables, rebuild = split_module(model)
+    return Functional(params, lambda params: rebuild(params, variables))
+
+
+def replaced(params: dict[str, jax.Array], others: Mapping[str, Any]) -> dict[str, jax.Array]:
+    """Return a copy of the parameters in which some arrays are replaced.
+
+    Args:
+        params: dict from the name of each parameter to its array.
+        others: dict from the names of some parameters to new arrays, which are converted to the dtype of the old arrays.
+
+    Raises:
+        InputError: if a name in `others` is not in `params`, or if a new array has another shape than the old array.
+    """
+    for name, array in others.items():
+        found = params.get(name)
+        if found is None:
+            raise InputError("parameter", name, f"the model has {', '.join(params)}")
+        require(array.shape == found.shape, f"parameter {name}", array.shape, f"give shape {found.shape}")
+    return params | {name: jnp.asarray(array, params[name].dtype) for name, array in others.items()}
+
+
+def layer_rows(model: nnx.Module) -> list[dict[str, str]]:
+    """Return a table of the layers of a model, similar to the table that Keras' `summary()` prints: a list with one dict per layer.
+
+    A dict has the keys "layer" (the name), "type", "parameters" (their names and shapes) and "count" (number of scalars in the parameters).
+    Layers without parameters of their own are left out.
+    """
+    rows = []
+    for path, module in nnx.iter_modules(model):
+        own = {name: value for name, value in vars(module).items() if isinstance(value, nnx.Param)}
+        if own:
+            name = "/".join(str(part) for part in path if part != "layers")
+            shapes = ", ".join(f"{n} {tuple(v.shape)}" for n, v in sorted(own.items()))
+            count = sum(v[...].size for v in own.values())
+            rows.append({"layer": name, "type": type(module).__name__, "parameters": shapes, "count": f"{count:,}"})
+    return sorted(rows, key=lambda row: _ORDER.index(row["layer"].split("/")[0]) if row["layer"].split("/")[0] in _ORDER else 99)
+
+
+_ORDER = ("embedding", "recurrent", "head")

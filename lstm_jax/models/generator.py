@@ -1,0 +1,105 @@
+"""Character-level language model, which generates text.
+
+B is the batch size, T the number of steps, H the number of units and V the vocabulary size.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from lstm_jax.cells import CELLS
+from lstm_jax.config import GenerationModelConfig
+from lstm_jax.layers import Bidirectional, ClassifierHead, Embedding, Recurrent, RecurrentStack, TiedHead, recurrent
+from lstm_jax.models.layers import make_layer
+from lstm_jax.runtime import sharding
+from lstm_jax.shapes import TokenIds, ValidSteps
+
+
+class CharGenerator(nnx.Module):
+    """Character-level language model. It maps ids (B, T) to logits (B, T, V), which predict the next character after each step.
+
+    The input is encoded one-hot or by an embedding. Recurrent layers and a dense layer with V outputs follow. With a vocabulary of 33
+    characters and 128 units the model has 87,201 parameters, as many as the Keras example lstm_text_generation.
+    """
+
+    def __init__(self, config: GenerationModelConfig, vocabulary: int, *, rngs: nnx.Rngs):
+        self.units, self.cell = config.units, config.cell
+        self.embedding = Embedding(vocabulary, config.embed, rngs=rngs) if config.embed else None
+        layers: list[Recurrent | Bidirectional] = []
+        for n in range(config.layers):
+            features = config.units if n else config.embed or vocabulary
+            layers.append(make_layer(recurrent, features, config, return_sequences=True, return_state=True, rngs=rngs))
+        self.recurrent = RecurrentStack(layers)
+        self.head: ClassifierHead | TiedHead = (
+            TiedHead(vocabulary, rngs=rngs) if config.tied else ClassifierHead(config.units, vocabulary, rngs=rngs)
+        )
+
+    def initial_state(self, batch: int) -> list[Any]:
+        """Return a list with the zero state of each recurrent layer.
+
+        A state is a named tuple of (B, H) arrays, such as `LSTMState` with the output h and the cell state c.
+
+        Args:
+            batch: batch size B.
+        """
+        return [CELLS[self.cell].initial_state(batch, self.units) for _ in self.recurrent.layers]
+
+    def hidden(
+        self,
+        ids: TokenIds,
+        *,
+        mask: ValidSteps | None = None,
+        resets: jax.Array | None = None,
+        state: list[Any] | None = None,
+        deterministic: bool | None = None,
+        rngs: nnx.Rngs | jax.Array | None = None,
+    ) -> tuple[Float[Array, "T B H"], list[Any]]:
+        """Return the outputs (T, B, H) of the last recurrent layer after each character, and the final states of all layers.
+
+        `resets`, bool (B, T), are True where the state is replaced by zeros before a character. The other arguments are described in
+        `__call__`.
+        """
+        steps_first = ids.T
+        x: jax.Array = sharding.constrain(steps_first, 1) if self.embedding is None else self.embedding(steps_first, 1)
+        valid = None if mask is None else mask.T
+        tokens = None if self.embedding is None else steps_first
+        cuts = None if resets is None else resets.T
+        options: dict[str, Any] = {"deterministic": deterministic, "rngs": rngs, "time_major": True}
+        return self.recurrent(x, mask=valid, resets=cuts, tokens=tokens, initial_state=state, **options)
+
+    def logits(self, hidden: Float[Array, "... H"]) -> Float[Array, "... V"]:
+        """Return the logits of the next character, given the outputs of the last recurrent layer."""
+        if isinstance(self.head, TiedHead) and self.embedding is not None:
+            return self.head(hidden, self.embedding.embedding[...])
+        assert isinstance(self.head, ClassifierHead)
+        return self.head(hidden)
+
+    def __call__(
+        self,
+        ids: TokenIds,
+        *,
+        mask: ValidSteps | None = None,
+        state: list[Any] | None = None,
+        last: bool = False,
+        deterministic: bool | None = None,
+        rngs: nnx.Rngs | jax.Array | None = None,
+    ) -> tuple[Float[Array, "..."], list[Any]]:
+        """Return the logits of the next character, and the final states of all layers.
+
+        Args:
+            ids: character ids (B, T), where T is at least 1.
+            mask: bool (B, T), False at steps to skip. If None, no step is skipped.
+            state: initial states, one per recurrent layer. If None, they are zeros.
+            last: whether to return only the logits after the last step.
+            deterministic: whether to run without dropout. If None, the last call of `train()` or `eval()` decides.
+            rngs: random streams or a key from which masks are drawn. If None, each layer draws from the streams that it was made with.
+
+        Returns:
+            Two values: the logits, and a list of the final states. The logits are those after every step, (B, T, V). If `last` is true,
+            they are those after the last step, (B, V).
+        """
+        h, states = self.hidden(ids, mask=mask, state=state, deterministic=deterministic, rngs=rngs)
+        return self.logits(states[-1].h) if last else jnp.swapaxes(self.logits(h), 0, 1), states

@@ -1,0 +1,80 @@
+"""Pooling of a recurrent layer's outputs over time: the mean, the maximum or both over the words of each text.
+
+T is the number of steps, B the number of rows, M the largest number of texts packed in a row, and D the number of output features.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from lstm_jax.packing import PackedPlaces
+
+
+def pool(h: Float[Array, "T B D"], ids: Int[Array, "T B"], kind: str) -> Float[Array, "B P"]:
+    """Return the outputs pooled over the words of each row. For a row without words the result is zeros.
+
+    Args:
+        h: outputs (T, B, D).
+        ids: word ids (T, B), padded with 0.
+        kind: "mean", "max" or "mean+max".
+
+    Returns:
+        The pooled outputs: (B, 2 D) if the kind is "mean+max", else (B, D).
+    """
+    real = jnp.broadcast_to((ids != 0)[..., None], h.shape)
+    mean = jnp.where(real, h, 0).sum(0) / jnp.maximum(real.sum(0), 1).astype(h.dtype)
+    largest = jnp.where(real.any(0), jnp.where(real, h, -jnp.inf).max(0), 0)
+    return _join(mean, largest, kind)
+
+
+def pool_packed(h: Float[Array, "T B D"], places: PackedPlaces, kind: str) -> Float[Array, "B M P"]:
+    """Return the outputs pooled over the steps of each packed text.
+
+    The gradient of a maximum that several steps share is divided equally among them, as in `jnp.max`.
+
+    Args:
+        h: outputs (T, B, D).
+        places: positions of the texts in the rows.
+        kind: "mean", "max" or "mean+max".
+
+    Returns:
+        The pooled outputs: (B, M, 2 D) if the kind is "mean+max", else (B, M, D). The entries of missing texts are arbitrary.
+    """
+    step = jnp.arange(h.shape[0])[None, None, :]
+    member = (places.first[..., None] <= step) & (step <= places.last[..., None])  # (B, M, T)
+    mean = _sum_members(member, h) / jnp.maximum(member.sum(-1), 1)[..., None].astype(h.dtype)
+    return _join(mean, mean if kind == "mean" else _largest(h, places, member), kind)
+
+
+def _largest(h: Float[Array, "T B D"], places: PackedPlaces, member: Bool[Array, "B M T"]) -> Float[Array, "B M D"]:
+    """Return the maximum over the steps of each packed text; see `pool_packed`.
+
+    `member` is True where a step belongs to a text. The value is found without gradient. A sum over the steps that have this value, which
+    is zero, then gives it the gradient.
+    """
+    ids = places.segment_ids.T
+    begins = jnp.concatenate([jnp.ones_like(ids[:1], bool), ids[1:] != ids[:-1]])
+
+    def running(largest: jax.Array, given: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        row, begins = given
+        largest = jnp.where(begins[:, None], row, jnp.maximum(largest, row))
+        return largest, largest
+
+    still = lax.stop_gradient(h)
+    _, so_far = lax.scan(running, jnp.full_like(still[0], -jnp.inf), (still, begins))
+    value = so_far[places.last, jnp.arange(h.shape[1])[:, None]]
+    text = jnp.argmax(member, 1)  # (B, T): index of the text that a step belongs to
+    at_step = jnp.swapaxes(jnp.take_along_axis(value, text[..., None], 1), 0, 1)
+    equal = (still == at_step).astype(h.dtype)
+    count = jnp.maximum(_sum_members(member, equal), 1)
+    return value + _sum_members(member, equal * (h - still)) / count
+
+
+def _sum_members(member: Bool[Array, "B M T"], values: Float[Array, "T B D"]) -> Float[Array, "B M D"]:
+    """Return the sum of values over the steps of each text, computed by a matrix product."""
+    return jnp.einsum("bmt,tbd->bmd", member.astype(values.dtype), values, precision=lax.Precision.HIGHEST)
+
+
+def _join(mean: jax.Array, largest: jax.Array, kind: str) -> jax.Array:
+    return {"mean": mean, "max": largest, "mean+max": jnp.concatenate([mean, largest], -1)}[kind]

@@ -1,0 +1,146 @@
+"""Classifier of texts: an embedding, recurrent layers, and a dense layer with one output.
+
+B is the batch size, T the number of steps, E the number of embedding features and V the vocabulary size.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from lstm_jax.cells.products import matmul
+from lstm_jax.config import SentimentModelConfig
+from lstm_jax.dropout import draw_mask
+from lstm_jax.errors import InputError
+from lstm_jax.layers import Bidirectional, ClassifierHead, Embedding, Recurrent, RecurrentStack, recurrent
+from lstm_jax.models.layers import make_layer
+from lstm_jax.models.pooling import pool, pool_packed
+from lstm_jax.packing import PackedPlaces
+from lstm_jax.runtime import sharding
+from lstm_jax.shapes import TokenIds
+
+EMBEDDING = "embedding/embedding"
+"""Name of the embedding table in `Functional.params`."""
+
+
+class SentimentClassifier(nnx.Module):
+    """Binary classifier of texts, which maps word ids (B, T) to logits (B,). The probability of label 1 is sigmoid(logit).
+
+    The layers are an embedding, recurrent layers, and a dense layer with one output. The dense layer reads the last output of the recurrent
+    layers or, with pooling, their outputs pooled over time. With the default config the model has 2,691,713 parameters, as many as the
+    Keras example imdb_lstm.
+    """
+
+    def __init__(self, config: SentimentModelConfig, vocabulary: int, *, rngs: nnx.Rngs):
+        self.embedding = Embedding(vocabulary, config.embed, mask_zero=config.mask_zero, rngs=rngs)
+        self.folded = False
+        self.pooling, self.word_dropout, self.head_dropout = config.pooling, config.word_dropout, config.head_dropout
+        layers: list[Recurrent | Bidirectional] = []
+        features = config.embed
+        for n in range(config.layers):
+            inner = n < config.layers - 1 or config.pooling != "last"
+            if config.bidirectional:
+                layer = make_layer(Bidirectional, features, config, merge_mode=config.merge, return_sequences=inner, rngs=rngs)
+                features = layer.output_features
+            else:
+                layer = make_layer(recurrent, features, config, return_sequences=inner, rngs=rngs)
+                features = config.units
+            layers.append(layer)
+        self.recurrent = RecurrentStack(layers)
+        self.head = ClassifierHead(features * (1 + (config.pooling == "mean+max")), 1, rngs=rngs)
+
+    def __call__(
+        self,
+        ids: TokenIds,
+        *,
+        vectors: Float[Array, "T B E"] | None = None,
+        summed: bool = False,
+        packed: PackedPlaces | None = None,
+        deterministic: bool | None = None,
+        rngs: nnx.Rngs | jax.Array | None = None,
+    ) -> Float[Array, "B"] | Float[Array, "B M"]:
+        """Return the logits of a batch: one for each row (B,), or one for each packed text (B, M).
+
+        Args:
+            ids: word ids (B, T), padded with 0.
+            vectors: word vectors (T, B, E). If None, they are looked up in the embedding.
+            summed: whether the caller sums the gradient with respect to `vectors` over all positions of a row that have the same word. If
+                true, the gradient is computed faster. Only these sums are then correct: one position of the word may have the whole sum,
+                and the other positions zeros.
+            packed: positions of several texts that are packed in each row, or None if a row is one text. With packed texts and the pooling
+                "last", the outputs of two directions must be merged by "concat".
+            deterministic: whether to run without dropout. If None, the last call of `train()` or `eval()` decides.
+            rngs: random streams or a key from which masks are drawn. If None, each layer draws from the streams that it was made with.
+                Training with word dropout or dropout of the head needs `rngs`.
+
+        Raises:
+            InputError: if `rngs` is None and the model is trained with word dropout or dropout of the head.
+        """
+        steps_first = ids.T  # the recurrence runs over time, so the vectors are gathered with time as the first axis
+        tokens = steps_first if not self.folded and (summed or vectors is None) else None
+        if vectors is None:
+            vectors = sharding.constrain(steps_first, 1) if self.folded else self.embedding(steps_first, 1)
+        first = self.recurrent.layers[0]
+        alone = first.forward if isinstance(first, Bidirectional) else first
+        training = not (alone.deterministic if deterministic is None else deterministic)
+        if self.word_dropout and training:
+            kept = jax.random.bernoulli(self._key(rngs, 0), 1 - self.word_dropout, (*steps_first.shape, 1))
+            vectors = vectors * jnp.broadcast_to(kept, vectors.shape).astype(vectors.dtype)
+            tokens = None if tokens is None else jnp.where(kept[..., 0], tokens, -1)  # all dropped words have equal vectors
+        h: Any = self.recurrent(
+            vectors,
+            mask=self.embedding.mask(steps_first) if packed is None else None,
+            segment_ids=None if packed is None else packed.segment_ids.T,
+            return_sequences=None if packed is None else True,
+            tokens=tokens,
+            deterministic=deterministic,
+            rngs=rngs,
+            time_major=True,
+        )
+        if self.pooling == "last":
+            features = h if packed is None else self._last_of_each(h, packed)
+        else:
+            features = pool(h, steps_first, self.pooling) if packed is None else pool_packed(h, packed, self.pooling)
+        if self.head_dropout and training:
+            features *= draw_mask(self._key(rngs, 1), self.head_dropout, features.shape, features.dtype)
+        return self.head(features)[..., 0]
+
+    def _last_of_each(self, h: Float[Array, "T B D"], packed: PackedPlaces) -> Float[Array, "B M D"]:
+        """Return the last output of each packed text: the output of the last recurrent layer when it has read the whole text.
+
+        A backward layer reads in reverse, so that its last output is at the first step of the text.
+
+        `packed` contains the first and the last step of each text in the outputs `h`.
+        """
+        rows = jnp.arange(h.shape[1])[:, None]
+        last = h[packed.last, rows]
+        layer = self.recurrent.layers[-1]
+        if not isinstance(layer, Bidirectional):
+            return last
+        units = layer.forward.units
+        return jnp.concatenate([last[..., :units], h[packed.first, rows][..., units:]], axis=-1)
+
+    def _key(self, rngs: nnx.Rngs | jax.Array | None, number: int) -> jax.Array:
+        """Return a random key: number 0 is for word dropout, and number 1 for the dropout of the head."""
+        if isinstance(rngs, jax.Array):
+            return jax.random.fold_in(rngs, len(self.recurrent.layers) + number)  # the layers fold in the smaller numbers
+        if rngs is None:
+            raise InputError(
+                "rngs", None, "dropout of words or of the head draws from it: give rngs with a `dropout` stream, or deterministic=True"
+            )
+        return rngs.dropout()
+
+    def fold(self) -> "SentimentClassifier":
+        """Multiply the embedding table into the kernels of the first layer, so that the projection of a word becomes one lookup.
+
+        The table (V, E) is multiplied by a kernel (E, gates * H). The product (V, gates * H) replaces the kernel. Use the folded model
+        without dropout, since input dropout would drop whole words instead of features. The model is changed in place and returned.
+        """
+        first = self.recurrent.layers[0]
+        table = sharding.constrain(self.embedding.embedding[...], 0)
+        for layer in (first.forward, first.backward) if isinstance(first, Bidirectional) else (first,):
+            layer.kernel = nnx.Param(sharding.replicate(matmul(table, layer.kernel[...], layer.dtype)))
+        self.folded = True
+        return self
