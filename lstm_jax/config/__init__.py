@@ -7,7 +7,7 @@ from lstm_jax.config.files import CONFIGS, read_config, read_task, to_json, with
 from lstm_jax.config.forecast import ForecastConfig, ForecastModelConfig, SeriesConfig
 from lstm_jax.config.generation import GenerationConfig, GenerationModelConfig, SampleConfig, TextConfig
 from lstm_jax.config.presets import PRESETS
-from lstm_jax.config.sentiment import DataConfig, SentimentConfig, SentimentModelConfig
+from lstm_jax.config.sentiment import DataConfig, PretrainingConfig, SentimentConfig, SentimentModelConfig
 from lstm_jax.config.shared import RecurrentConfig, RunConfig, TrainConfig
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "ForecastModelConfig",
     "GenerationConfig",
     "GenerationModelConfig",
+    "PretrainingConfig",
     "RecurrentConfig",
     "RunConfig",
     "SampleConfig",

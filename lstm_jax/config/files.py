@@ -10,7 +10,7 @@ from lstm_jax.config.forecast import ForecastConfig
 from lstm_jax.config.generation import GenerationConfig
 from lstm_jax.config.sentiment import SentimentConfig
 from lstm_jax.config.shared import RunConfig
-from lstm_jax.config.values import config_values
+from lstm_jax.config.values import config_values, default
 from lstm_jax.errors import InputError, require
 
 CONFIGS: dict[str, type[RunConfig]] = {kind.task: kind for kind in (SentimentConfig, GenerationConfig, ForecastConfig)}
@@ -52,7 +52,7 @@ def read_config(path: Path, kind: type[C]) -> C:
     task = raw["task"]
     require(task == kind.task, f"run {path.parent}", task, f"use {CONFIGS[task].commands}, or name a run of {kind.task}")
     try:
-        return kind(**{field.name: _part(field.type, raw[field.name]) for field in dataclasses.fields(kind)})
+        return kind(**{field.name: _section(field, raw) for field in dataclasses.fields(kind)})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"config {path}", error, _REMEDY) from error
 
@@ -80,6 +80,13 @@ def _read_json(path: Path) -> dict[str, Any]:
     task = raw["task"]
     require(isinstance(task, str) and task in CONFIGS, f"config {path}", f"task {task}", _REMEDY)
     return raw
+
+
+def _section(field: dataclasses.Field, raw: dict[str, Any]) -> Any:
+    """Return the section of a config that belongs to a field. A section that was added later may be missing, and has its default then."""
+    if field.metadata.get("added") and field.name not in raw:
+        return default(field)
+    return _part(field.type, raw[field.name])
 
 
 def _part(kind: Any, fields: dict[str, Any]) -> Any:

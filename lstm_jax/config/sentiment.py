@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from lstm_jax.bounds import Count, CountOrNone, Share, Steps, Words
+from lstm_jax.bounds import Count, CountOrNone, Rate, RateOrNone, Share, Steps, Words
 from lstm_jax.config.shared import RecurrentConfig, RunConfig, TrainConfig, check_fields
 from lstm_jax.config.values import ADDED
 from lstm_jax.errors import require
@@ -73,13 +73,32 @@ class SentimentModelConfig(RecurrentConfig):
     """Dropout rate of words: the share of the words whose vectors are set to zero in training. The words are drawn anew for each batch."""
     head_dropout: Share = field(default=0.0, metadata=ADDED)
     """Dropout rate of the input features of the output layer."""
+    adversarial: RateOrNone = field(default=0.0, metadata=ADDED)
+    """Size of the change of each review's word vectors that raises the loss most, relative to the root mean square of these vectors. The
+    loss of the changed review is added to that of the review (Miyato et al. 2017). 0 changes none."""
     mask_zero: bool = False
     """Skip padding (id 0). By default padding is read like a word, as in the Keras example imdb_lstm."""
 
 
 @dataclass(frozen=True)
+class PretrainingConfig:
+    """Config of the language model of the training reviews that initialises the embedding and the recurrent layer (Dai & Le 2015)."""
+
+    lm_epochs: CountOrNone = 0
+    """Number of passes of a language model over the training reviews, before the classifier is trained. Its embedding and recurrent layer
+    initialise those of the classifier. 0 trains no language model."""
+    lm_learning_rate: Rate = 3e-3
+    """Peak learning rate of the language model. It grows in 200 steps, and then falls to 0 as a cosine."""
+    lm_dropout: Share = 0.2
+    """Dropout rate of the input features and of the outputs of the language model's recurrent layer."""
+
+    def __post_init__(self):
+        check_fields(self)
+
+
+@dataclass(frozen=True)
 class SentimentConfig(RunConfig):
-    """Config of one run of the sentiment task: its reviews, model and training."""
+    """Config of one run of the sentiment task: its reviews, model and training, and the language model that initialises the model."""
 
     task: ClassVar[str] = "sentiment"
     commands: ClassVar[str] = "predict or evaluate"
@@ -87,8 +106,12 @@ class SentimentConfig(RunConfig):
     data: DataConfig = field(default_factory=DataConfig)
     model: SentimentModelConfig = field(default_factory=SentimentModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    pretraining: PretrainingConfig = field(default_factory=PretrainingConfig, metadata=ADDED)
 
     def __post_init__(self):
+        epochs = self.pretraining.lm_epochs
+        require(self.model.layers == 1 or not epochs, "lm_epochs", epochs, "a language model trains one recurrent layer: give --layers 1")
+        require(self.data.input == "memory" or not epochs, "lm_epochs", epochs, "a language model needs --input memory")
         if self.data.packed:
             model, size = self.model, self.data.packed
             split = model.merge == "concat" or not model.bidirectional or model.pooling != "last"

@@ -16,8 +16,13 @@ def config_values(config: Any) -> dict[str, Any]:
     values = dataclasses.asdict(config)
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if field.metadata.get("added") and value == field.default:
+        if field.metadata.get("added") and value == default(field):
             del values[field.name]
         elif dataclasses.is_dataclass(value):
             values[field.name] = config_values(value)
     return values
+
+
+def default(field: dataclasses.Field) -> Any:
+    """Return the default value of a dataclass field that has one."""
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()

@@ -41,9 +41,8 @@ def pool_packed(h: Float[Array, "T B D"], places: PackedPlaces, kind: str) -> Fl
     Returns:
         The pooled outputs: (B, M, 2 D) if the kind is "mean+max", else (B, M, D). The entries of missing texts are arbitrary.
     """
-    step = jnp.arange(h.shape[0])[None, None, :]
-    member = (places.first[..., None] <= step) & (step <= places.last[..., None])  # (B, M, T)
-    mean = _sum_members(member, h) / jnp.maximum(member.sum(-1), 1)[..., None].astype(h.dtype)
+    member = members(places, h.shape[0])
+    mean = sum_members(member, h) / jnp.maximum(member.sum(-1), 1)[..., None].astype(h.dtype)
     return _join(mean, mean if kind == "mean" else _largest(h, places, member), kind)
 
 
@@ -64,14 +63,24 @@ def _largest(h: Float[Array, "T B D"], places: PackedPlaces, member: Bool[Array,
     still = lax.stop_gradient(h)
     _, so_far = lax.scan(running, jnp.full_like(still[0], -jnp.inf), (still, begins))
     value = so_far[places.last, jnp.arange(h.shape[1])[:, None]]
-    text = jnp.argmax(member, 1)  # (B, T): index of the text that a step belongs to
-    at_step = jnp.swapaxes(jnp.take_along_axis(value, text[..., None], 1), 0, 1)
-    equal = (still == at_step).astype(h.dtype)
-    count = jnp.maximum(_sum_members(member, equal), 1)
-    return value + _sum_members(member, equal * (h - still)) / count
+    equal = (still == text_at_step(value, member)).astype(h.dtype)
+    count = jnp.maximum(sum_members(member, equal), 1)
+    return value + sum_members(member, equal * (h - still)) / count
 
 
-def _sum_members(member: Bool[Array, "B M T"], values: Float[Array, "T B D"]) -> Float[Array, "B M D"]:
+def members(places: PackedPlaces, steps: int) -> Bool[Array, "B M T"]:
+    """Return an array that is True where a step belongs to a packed text."""
+    step = jnp.arange(steps)[None, None, :]
+    return (places.first[..., None] <= step) & (step <= places.last[..., None])
+
+
+def text_at_step(values: Float[Array, "B M D"], member: Bool[Array, "B M T"]) -> Float[Array, "T B D"]:
+    """Return at each step the values of the text that the step belongs to. At a step that belongs to no text they are arbitrary."""
+    text = jnp.argmax(member, 1)
+    return jnp.swapaxes(jnp.take_along_axis(values, text[..., None], 1), 0, 1)
+
+
+def sum_members(member: Bool[Array, "B M T"], values: Float[Array, "T B D"]) -> Float[Array, "B M D"]:
     """Return the sum of values over the steps of each text, computed by a matrix product."""
     return jnp.einsum("bmt,tbd->bmd", member.astype(values.dtype), values, precision=lax.Precision.HIGHEST)
 

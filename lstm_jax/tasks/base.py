@@ -25,6 +25,7 @@ from lstm_jax.runtime import processes, sharding
 from lstm_jax.tasks.memory import require_memory
 from lstm_jax.tasks.running import Content, Permissions, Run, begin, load_params, open_run, summary
 from lstm_jax.training.callbacks import Callback
+from lstm_jax.training.checkpoint import steps
 from lstm_jax.training.examples import Examples
 from lstm_jax.training.loop import FitResult, fit
 from lstm_jax.training.run_folder import RunFolder
@@ -131,6 +132,18 @@ class Task(ABC, Generic[C, D]):
         """Return lines to print before training, such as the sizes of the data, the backend and the number of devices."""
         return ()
 
+    def pretrained(self, folder: RunFolder, resume: bool, console: Console) -> Mapping[str, Any]:
+        """Train other models that initialise this one, and return a dict from names of parameters to their initial values.
+
+        It is not called if a resumed run has a checkpoint of the model itself. By default, nothing is trained and the dict is empty.
+
+        Args:
+            folder: folder of the run.
+            resume: whether an interrupted run is continued.
+            console: console that shows progress.
+        """
+        return {}
+
     def callbacks(self, folder: RunFolder, console: Console) -> Sequence[Callback]:
         """Return the callbacks of this task, which are called after each epoch in addition to the built-in callbacks."""
         return ()
@@ -196,6 +209,8 @@ class Task(ABC, Generic[C, D]):
             console.print(summary(task.model, task.shapes()))
             for note in task.notes(run):
                 console.print(note, highlight=False, markup=False, soft_wrap=not console.is_terminal)
+            if not (resume and steps(run.folder.checkpoints / "latest")):
+                params = replaced(params, {**task.pretrained(run.folder, resume, console), **(initial or {})})
             result = fit(
                 params,
                 task.objective(rebuild),

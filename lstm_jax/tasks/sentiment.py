@@ -1,8 +1,8 @@
 """Sentiment task: training a classifier of reviews, and classifying texts with the trained model."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
@@ -16,10 +16,13 @@ from lstm_jax.config import SentimentConfig
 from lstm_jax.errors import require
 from lstm_jax.models import EMBEDDING, SentimentClassifier
 from lstm_jax.tasks import base
-from lstm_jax.tasks.packed_reviews import PackedRows, pack_reviews, weight_of_reviews
+from lstm_jax.tasks.adversarial import perturbation
+from lstm_jax.tasks.packed_reviews import PackedRows, weight_of_reviews
+from lstm_jax.tasks.pretraining import pretrain, shared_params
+from lstm_jax.tasks.review_rows import Rows, Split, Splits, load_reviews, padded_rows, rows_of, split_reviews
 from lstm_jax.tasks.running import Run, check_own_data, initial_rngs, mesh_of, write_result
 from lstm_jax.tasks.word_space import WordSpace, write_words
-from lstm_jax.training import stream_order
+from lstm_jax.training.callbacks import metrics_file, print_row
 from lstm_jax.training.examples import Examples
 from lstm_jax.training.loop import FitResult
 from lstm_jax.training.metrics import BinaryMetrics, binary_metrics, reliability
@@ -31,123 +34,45 @@ DENSE = "each step updates the whole embedding; adam, compiled, on a CPU, update
 """Note that is printed before training if each step updates the whole embedding."""
 
 
-@dataclass(frozen=True)
-class Rows:
-    """Padded reviews of one split, with their labels.
-
-    `ids` is int32 (N, T), for N reviews of T word ids each. If it is a `PaddedReviews`, the ids stay in the files of the shards, and are
-    read when they are needed. `labels` is int32 (N,), with 1 for a positive and 0 for a negative review.
-    """
-
-    ids: np.ndarray | data.PaddedReviews
-    labels: np.ndarray
-
-    @property
-    def count(self) -> int:
-        """Number of reviews N."""
-        return len(self.labels)
-
-    @property
-    def targets(self) -> np.ndarray:
-        """The labels (N,)."""
-        return self.labels
-
-    def examples(self) -> Examples:
-        """Return the reviews as training examples. Each epoch reads them in random order."""
-        if isinstance(self.ids, np.ndarray):
-            return Examples.of_rows((self.ids, self.labels))
-        return Examples((self.ids, self.labels), self.count, stream=True, plans=stream_order.shuffled)
-
-
-Split = Rows | PackedRows
-
-
-@dataclass(frozen=True)
-class Splits:
-    """Padded or packed reviews of the training, validation and test splits of a run. A split that the run does not have is None."""
-
-    train: Split
-    validation: Split | None
-    test: Split | None
-
-    def held_out(self) -> dict[str, Split]:
-        """Return a dict from the names "validation" and "test" to the reviews of these splits.
-
-        A split that the run does not have is left out.
-        """
-        parts = {"validation": self.validation, "test": self.test}
-        return {name: rows for name, rows in parts.items() if rows is not None}
-
-
-def rows_of(split: data.EncodedSplit | data.ShardedSplit, config: SentimentConfig, mapped: bool = False) -> Split:
-    """Return the reviews of a split as a model reads them: padded or truncated to the same length, or packed in rows.
-
-    If the split is in shards and `mapped` is true, the ids stay in the files of the shards, and each batch reads only its own rows.
-    """
-    shape = config.data.maxlen, config.data.padding, config.data.truncating
-    if isinstance(split, data.ShardedSplit):
-        return Rows(data.PaddedReviews(split, *shape) if mapped else split.padded(*shape), split.labels)
-    if config.data.packed:
-        return pack_reviews(split, config.data.packed, config.data.truncating)
-    return Rows(split.padded(*shape), split.labels)
-
-
-def padded_rows(encoded: data.Reviews, config: SentimentConfig) -> Splits:
-    """Return the splits of a run, with all reviews padded or truncated to the same length, or packed in rows if the config says so.
-
-    The validation split consists of training reviews that are held out. It shares no movie and no text with the training split. If the
-    config sets the size of the validation split to 0, there is no validation split.
-    """
-    train, validation = encoded.train, None
-    if config.data.validation:
-        keep, held = data.grouped_split(train.labels, train.groups, config.data.validation, config.train.seed, train.hashes())
-        train, validation = train.select(keep), rows_of(train.select(held), config)
-    return Splits(rows_of(train, config, mapped=True), validation, rows_of(encoded.test, config) if encoded.test else None)
-
-
-def load_reviews(config: SentimentConfig, on_progress: Callable[[str, int, int], None] | None = None) -> data.Reviews:
-    """Return the tokenised reviews that a config names. If the reviews are in the cache, they are read from there.
-
-    Args:
-        config: config of the run.
-        on_progress: function that is called with a description of the current stage, the number of finished stages and the number of all
-            stages.
-    """
-    if config.data.input == "stream":
-        return data.read_review_shards(config.data.data, config.data.num_words)
-    fields = {
-        name: value
-        for name, value in asdict(config.data).items()
-        if name not in ("input", "maxlen", "padding", "truncating", "packed", "validation")
-    }
-    return data.prepare(**fields, on_progress=on_progress)
-
-
 def make_model(config: SentimentConfig, vocabulary: int) -> SentimentClassifier:
     """Return a new model, whose random initial weights are drawn from the seed in the config."""
     return SentimentClassifier(config.model, vocabulary, rngs=initial_rngs(config.train.seed))
 
 
-def objective(rebuild: Callable) -> Objective:
-    """Return the training objective: the mean binary cross-entropy, in nats.
+def objective(rebuild: Callable, adversarial: float = 0.0) -> Objective:
+    """Return the training objective: the mean binary cross-entropy, in nats, and the same for adversarial reviews if there are any.
 
     The result is a `training.step.Objective`. Its batch is a pair (ids, labels) with the shapes (B, T) and (B,), for B reviews of T word
-    ids each, or a triple (ids, labels, places) of packed reviews; see `PackedRows`. Its metrics are the loss and the accuracy.
+    ids each, or a triple (ids, labels, places) of packed reviews; see `PackedRows`. Its metrics are the loss and the accuracy. They do not
+    include the adversarial reviews.
 
     Args:
         rebuild: function from parameters to the model.
+        adversarial: size of the adversarial perturbation of the word vectors (Miyato et al. 2017); see `perturbation`. If it is above 0,
+            the cross-entropy of the perturbed reviews, with the same dropout masks, is added to that of the reviews.
     """
 
     def loss(params, batch, weight, key, vectors=None):
         ids, labels, *places = batch
         packed = {"packed": places[0]} if places else {}
-        logits = rebuild(params)(ids, vectors=vectors, summed=True, deterministic=False, rngs=key, **packed)
-        weight = weight_of_reviews(labels, weight) if packed else weight
-        target = labels.astype(logits.dtype)
-        losses = optax.sigmoid_binary_cross_entropy(logits, target)
+        each = weight_of_reviews(labels, weight) if packed else weight
+        model = rebuild(params)
+
+        def cross_entropy(vectors, summed):
+            logits = model(ids, vectors=vectors, summed=summed, deterministic=False, rngs=key, **packed)
+            losses = optax.sigmoid_binary_cross_entropy(logits, labels.astype(logits.dtype))
+            return (losses * each).sum(), logits
+
+        if adversarial and vectors is None:
+            vectors = model.embedding(ids.T, 1)
+        mean, logits = cross_entropy(vectors, not adversarial)
         correct = ((logits > 0) == (labels == 1)).astype(logits.dtype)
-        mean = (losses * weight).sum()
-        return mean, {"loss": mean, "accuracy": (correct * weight).sum()}
+        metrics = {"loss": mean, "accuracy": (correct * each).sum()}
+        if adversarial:
+            gradient = jax.grad(lambda vectors: cross_entropy(vectors, False)[0])(vectors)
+            moved = perturbation(vectors, gradient, ids, places[0] if places else None, adversarial)
+            mean += cross_entropy(vectors + jax.lax.stop_gradient(moved), False)[0]
+        return mean, metrics
 
     return LookupObjective(loss, EMBEDDING, lambda batch: batch[0].T)
 
@@ -255,7 +180,7 @@ class Sentiment(base.Task[SentimentConfig, data.Reviews]):
         return f"ids (B, {self.config.data.maxlen}) -> logit (B,)"
 
     def objective(self, rebuild: Callable) -> Objective:
-        return objective(rebuild)
+        return objective(rebuild, self.config.model.adversarial)
 
     def notes(self, run: Run) -> Iterator[str]:
         names = {"validation": "held out", "test": "test"}
@@ -266,6 +191,28 @@ class Sentiment(base.Task[SentimentConfig, data.Reviews]):
         params, rebuild = self.functional
         if not row_sparse(objective(rebuild), run.optimizer, params):
             yield f"optimizer {self.config.train.optimizer}: {DENSE}"
+
+    def pretrained(self, folder: RunFolder, resume: bool, console: Console) -> Mapping[str, Any]:
+        epochs = self.config.pretraining.lm_epochs
+        if not epochs:
+            return {}
+        console.print(f"language model, {epochs} epochs", highlight=False)
+        train, held_out = split_reviews(self.data, self.config)
+        assert isinstance(train, data.EncodedSplit)  # the config refuses streams
+        assert not isinstance(held_out, data.ShardedSplit)
+        trained = pretrain(
+            self.config,
+            self.data.vocabulary.size,
+            train.values,
+            None if held_out is None else held_out.values,
+            self.mesh,
+            checkpoints=folder.checkpoints / "language_model",
+            resume=resume,
+            callbacks=(metrics_file(folder.pretraining_metrics), print_row(console)),
+            console=console,
+        )
+        console.print("classifier", highlight=False)
+        return shared_params(self.functional.params, trained.params)
 
     @property
     def monitor(self) -> str:

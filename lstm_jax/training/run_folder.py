@@ -41,6 +41,7 @@ class RunFolder:
         self.scale = path / "scale.json"
         self.samples = path / "samples.jsonl"
         self.metrics = path / "metrics.jsonl"
+        self.pretraining_metrics = path / "pretraining.jsonl"
         self.result = path / "result.json"
         self.events = path / "events"
         self.figures = path / "figures"

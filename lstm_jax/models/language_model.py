@@ -1,0 +1,79 @@
+"""Word-level language model that shares its embedding and its recurrent layer with a sentiment classifier.
+
+B is the number of windows in a batch, L the number of words of a window that are read, E the number of features of a word, H the number of
+units and V the vocabulary size.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from lstm_jax.config import SentimentModelConfig
+from lstm_jax.dropout import draw_mask
+from lstm_jax.layers import Bidirectional, ClassifierHead, Embedding, Recurrent, RecurrentStack, TiedHead, recurrent
+from lstm_jax.models.layers import make_layer
+from lstm_jax.shapes import TokenIds
+
+
+class WordLanguageModel(nnx.Module):
+    """Language model that predicts the next word and, if the classifier is bidirectional, the previous word (Dai & Le 2015).
+
+    The layers are an embedding, a recurrent layer for each direction, and a dense layer for each direction that maps the outputs to word
+    vectors. The score of a word is the inner product of such a vector and the word's embedding, plus the word's bias (tied weights).
+
+    The embedding and the recurrent layer have the same names and shapes as those of a `SentimentClassifier` with the same config, so that
+    their trained parameters can initialise the classifier.
+
+    Args:
+        config: config of the classifier, which must have one recurrent layer. Its rates of dropout apply to the language model, too.
+        vocabulary: vocabulary size V.
+        rngs: random streams; the parameters are drawn from the stream `params`.
+    """
+
+    def __init__(self, config: SentimentModelConfig, vocabulary: int, *, rngs: nnx.Rngs):
+        self.embedding = Embedding(vocabulary, config.embed, rngs=rngs)
+        self.dropout = config.dropout
+        kind = Bidirectional if config.bidirectional else recurrent
+        layer: Recurrent | Bidirectional = make_layer(kind, config.embed, config, return_sequences=True, rngs=rngs)
+        self.recurrent = RecurrentStack([layer])
+        self.project = nnx.List([ClassifierHead(config.units, config.embed, rngs=rngs) for _ in range(1 + config.bidirectional)])
+        self.head = TiedHead(vocabulary, rngs=rngs)
+
+    def __call__(
+        self, ids: TokenIds, *, deterministic: bool | None = None, rngs: jax.Array | None = None
+    ) -> list[tuple[Float[Array, "L B E"], Int[Array, "L B"]]]:
+        """Return, for each direction, a pair of the computed word vectors and the ids of the words that they should predict.
+
+        Args:
+            ids: word ids (B, L + 1) of the windows.
+            deterministic: whether to run without dropout.
+            rngs: random key from which the masks are drawn. It may be None without dropout.
+        """
+        words = ids.T
+        vectors = self.embedding(words, 1)
+        layer: Any = self.recurrent.layers[0]
+        if isinstance(layer, Bidirectional):
+            read = [(layer.forward, slice(None, -1)), (layer.backward, slice(1, None))]
+            targets = [words[1:], words[:-1][::-1]]  # the backward layer returns its outputs in the order in which it reads
+        else:
+            read, targets = [(layer, slice(None, -1))], [words[1:]]
+        found = []
+        for number, (one, steps) in enumerate(read):
+            key = None if rngs is None else jax.random.fold_in(rngs, number)
+            h = one(
+                vectors[steps],
+                tokens=words[steps],
+                deterministic=deterministic,
+                rngs=key,
+                time_major=True,
+                return_sequences=True,
+            )
+            h = h[0] if isinstance(h, tuple) else h
+            if self.dropout and key is not None and not deterministic:
+                mask = draw_mask(jax.random.fold_in(key, 1), self.dropout, h.shape[1:], h.dtype)
+                h *= jnp.broadcast_to(mask[None], h.shape)
+            found.append((self.project[number](h), targets[number]))
+        return found

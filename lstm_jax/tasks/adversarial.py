@@ -1,0 +1,47 @@
+"""Adversarial perturbations of word vectors: the changes of a given size that raise the loss of a text most (Miyato et al. 2017).
+
+T is the number of steps, B the number of rows and E the number of features of a word.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from lstm_jax.models.pooling import members, sum_members, text_at_step
+from lstm_jax.packing import PackedPlaces
+
+TINY = 1e-30
+"""Smallest squared norm of a gradient by which it is divided."""
+
+
+def perturbation(
+    vectors: Float[Array, "T B E"], gradient: Float[Array, "T B E"], ids: Int[Array, "B T"], places: PackedPlaces | None, size: float
+) -> Float[Array, "T B E"]:
+    """Return the perturbation of the word vectors: for each text, size * s * g / |g|.
+
+    Here g is the gradient of the loss with respect to all word vectors of the text, |g| its norm, and s the root mean square of the entries
+    of these word vectors. Miyato et al. normalise the word vectors so that s is about 1, and use the size 5. Padding (id 0) is not changed.
+
+    Args:
+        vectors: word vectors.
+        gradient: gradient of the loss with respect to `vectors`.
+        ids: word ids.
+        places: positions of the texts that are packed in the rows, or None if each row is one text.
+        size: norm of the perturbation of a text whose word vectors have a root mean square of 1.
+    """
+    real = (ids.T != 0).astype(vectors.dtype)
+    sums = [(gradient**2).sum(-1) * real, (vectors**2).sum(-1) * real, real]
+    squares, own, words = _text_sums(jnp.stack(sums, -1), places)
+    spread = jnp.sqrt(own / (jnp.maximum(words, 1) * vectors.shape[-1]))
+    scale = size * spread * jax.lax.rsqrt(jnp.maximum(squares, TINY)) * real
+    return jnp.broadcast_to(scale[..., None], gradient.shape) * gradient
+
+
+def _text_sums(values: Float[Array, "T B N"], places: PackedPlaces | None) -> list[jax.Array]:
+    """Return, for each of the N values, an array (T, B) that holds at each step the sum over all steps of the same text."""
+    if places is None:
+        sums = jnp.broadcast_to(values.sum(0, keepdims=True), values.shape)
+    else:
+        member = members(places, len(values))
+        sums = text_at_step(sum_members(member, values), member)
+    return [sums[..., n] for n in range(values.shape[-1])]

@@ -1,0 +1,115 @@
+"""Reviews of a sentiment run as its model reads them: the splits, padded or packed in rows, and the loading of the reviews."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from lstm_jax import data
+from lstm_jax.config import SentimentConfig
+from lstm_jax.tasks.packed_reviews import PackedRows, pack_reviews
+from lstm_jax.training import stream_order
+from lstm_jax.training.examples import Examples
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Padded reviews of one split, with their labels.
+
+    `ids` is int32 (N, T), for N reviews of T word ids each. If it is a `PaddedReviews`, the ids stay in the files of the shards, and are
+    read when they are needed. `labels` is int32 (N,), with 1 for a positive and 0 for a negative review.
+    """
+
+    ids: np.ndarray | data.PaddedReviews
+    labels: np.ndarray
+
+    @property
+    def count(self) -> int:
+        """Number of reviews N."""
+        return len(self.labels)
+
+    @property
+    def targets(self) -> np.ndarray:
+        """The labels (N,)."""
+        return self.labels
+
+    def examples(self) -> Examples:
+        """Return the reviews as training examples. Each epoch reads them in random order."""
+        if isinstance(self.ids, np.ndarray):
+            return Examples.of_rows((self.ids, self.labels))
+        return Examples((self.ids, self.labels), self.count, stream=True, plans=stream_order.shuffled)
+
+
+Split = Rows | PackedRows
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Padded or packed reviews of the training, validation and test splits of a run. A split that the run does not have is None."""
+
+    train: Split
+    validation: Split | None
+    test: Split | None
+
+    def held_out(self) -> dict[str, Split]:
+        """Return a dict from the names "validation" and "test" to the reviews of these splits.
+
+        A split that the run does not have is left out.
+        """
+        parts = {"validation": self.validation, "test": self.test}
+        return {name: rows for name, rows in parts.items() if rows is not None}
+
+
+def rows_of(split: data.EncodedSplit | data.ShardedSplit, config: SentimentConfig, mapped: bool = False) -> Split:
+    """Return the reviews of a split as a model reads them: padded or truncated to the same length, or packed in rows.
+
+    If the split is in shards and `mapped` is true, the ids stay in the files of the shards, and each batch reads only its own rows.
+    """
+    shape = config.data.maxlen, config.data.padding, config.data.truncating
+    if isinstance(split, data.ShardedSplit):
+        return Rows(data.PaddedReviews(split, *shape) if mapped else split.padded(*shape), split.labels)
+    if config.data.packed:
+        return pack_reviews(split, config.data.packed, config.data.truncating)
+    return Rows(split.padded(*shape), split.labels)
+
+
+def split_reviews(encoded: data.Reviews, config: SentimentConfig) -> tuple[Any, Any]:
+    """Return a pair of the training and the validation split, which share no movie and no text, as they are in `encoded`.
+
+    If the config sets the size of the validation split to 0, there is no validation split, and None takes its place.
+    """
+    train = encoded.train
+    if not config.data.validation:
+        return train, None
+    keep, held = data.grouped_split(train.labels, train.groups, config.data.validation, config.train.seed, train.hashes())
+    return train.select(keep), train.select(held)
+
+
+def padded_rows(encoded: data.Reviews, config: SentimentConfig) -> Splits:
+    """Return the splits of a run, with all reviews padded or truncated to the same length, or packed in rows if the config says so.
+
+    The validation split consists of training reviews that are held out. It shares no movie and no text with the training split. If the
+    config sets the size of the validation split to 0, there is no validation split.
+    """
+    train, held_out = split_reviews(encoded, config)
+    validation, test = (rows_of(part, config) if part else None for part in (held_out, encoded.test))
+    return Splits(rows_of(train, config, mapped=True), validation, test)
+
+
+def load_reviews(config: SentimentConfig, on_progress: Callable[[str, int, int], None] | None = None) -> data.Reviews:
+    """Return the tokenised reviews that a config names. If the reviews are in the cache, they are read from there.
+
+    Args:
+        config: config of the run.
+        on_progress: function that is called with a description of the current stage, the number of finished stages and the number of all
+            stages.
+    """
+    if config.data.input == "stream":
+        return data.read_review_shards(config.data.data, config.data.num_words)
+    fields = {
+        name: value
+        for name, value in asdict(config.data).items()
+        if name not in ("input", "maxlen", "padding", "truncating", "packed", "validation")
+    }
+    return data.prepare(**fields, on_progress=on_progress)

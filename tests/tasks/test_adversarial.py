@@ -1,0 +1,106 @@
+"""Adversarial word vectors: their size and direction for padded and packed reviews, and the loss that is trained."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from tables import assert_close
+
+from lstm_jax import SentimentClassifier
+from lstm_jax.config import SentimentModelConfig
+from lstm_jax.data import EncodedSplit
+from lstm_jax.models import EMBEDDING, functional
+from lstm_jax.tasks import sentiment
+from lstm_jax.tasks.adversarial import perturbation
+from lstm_jax.tasks.packed_reviews import pack_reviews
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
+V, E, H = 20, 4, 3
+RNG = np.random.default_rng(0)
+LENGTHS = np.asarray([5, 3, 8, 1, 2, 4])
+REVIEWS = [RNG.integers(1, V, length).astype(np.int32) for length in LENGTHS]
+LABELS = np.asarray([0, 1, 1, 0, 1, 0], np.int32)
+SPLIT = EncodedSplit(np.concatenate(REVIEWS), np.concatenate([[0], LENGTHS.cumsum()]), LABELS, np.zeros(len(LENGTHS), np.int32))
+
+
+def padded() -> np.ndarray:
+    return SPLIT.padded(8, "post")
+
+
+def test_perturbation_of_padded_reviews_by_hand() -> None:
+    """A review without a gradient is not changed, nor is padding."""
+    ids = padded()
+    vectors, gradient = (RNG.normal(size=(*ids.T.shape, E)).astype(np.float32) for _ in range(2))
+    gradient[:, 3] = 0
+    found = np.asarray(perturbation(jnp.asarray(vectors), jnp.asarray(gradient), jnp.asarray(ids), None, 0.7))
+    for n, length in enumerate(LENGTHS):
+        own, towards = vectors[:length, n].astype(np.float64), gradient[:length, n].astype(np.float64)
+        want = 0.7 * np.sqrt((own**2).mean()) * towards / max(np.linalg.norm(towards), 1e-300)
+        assert_close(found[:length, n], want, "float32")
+        assert not found[length:, n].any()
+
+
+def test_packed_reviews_are_perturbed_as_alone() -> None:
+    rows = pack_reviews(SPLIT, 9)
+    vectors, gradient = (RNG.normal(size=(*padded().T.shape, E)).astype(np.float32) for _ in range(2))
+    alone = np.asarray(perturbation(jnp.asarray(vectors), jnp.asarray(gradient), jnp.asarray(padded()), None, 2.0))
+    spread = [np.zeros((*rows.ids.T.shape, E), np.float32) for _ in range(3)]
+    for n, (row, at) in enumerate(rows.numbers):
+        steps = slice(rows.places.first[row, at], rows.places.last[row, at] + 1)
+        for target, source in zip(spread, (vectors, gradient, alone), strict=True):
+            target[steps, row] = source[: LENGTHS[n], n]
+    places = jax.tree.map(jnp.asarray, rows.places)
+    found = perturbation(jnp.asarray(spread[0]), jnp.asarray(spread[1]), jnp.asarray(rows.ids), places, 2.0)
+    assert_close(found, spread[2], "float32")
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_loss_and_its_gradient(packed: bool) -> None:
+    """The loss is that of the reviews and of the changed reviews; the change itself has no gradient; each changed review has a larger loss.
+
+    Values of a loop over the reviews, each alone.
+    """
+    config = SentimentModelConfig(embed=E, units=H, pooling="mean+max", dropout=0.0, recurrent_dropout=0.0)
+    made = functional(SentimentClassifier(config, V, rngs=nnx.Rngs(0)))
+    size, key = 0.5, jax.random.key(0)
+    if packed:
+        rows = pack_reviews(SPLIT, 9)
+        batch = jax.tree.map(jnp.asarray, rows.arrays)
+        weight = jnp.full(len(rows.ids), 1 / len(LABELS))
+    else:
+        batch, weight = (jnp.asarray(padded()), jnp.asarray(LABELS)), jnp.full(len(LABELS), 1 / len(LABELS))
+    objective = sentiment.objective(made.rebuild, size)
+    (loss, metrics), gradient = jax.value_and_grad(objective, has_aux=True)(made.params, batch, weight, key)
+
+    def of_vectors(params, ids, label, vectors):
+        logit = made.rebuild(params)(ids[None], vectors=vectors, deterministic=True)[0]
+        return jnp.logaddexp(0.0, -logit if label else logit)
+
+    def changes(params):
+        found = []
+        for ids, label in zip(REVIEWS, LABELS, strict=True):
+            vectors = params[EMBEDDING][ids][:, None]
+            towards = jax.grad(of_vectors, 3)(params, jnp.asarray(ids), label, vectors)
+            found.append(size * jnp.sqrt((vectors**2).mean()) * towards / jnp.linalg.norm(towards))
+        return found
+
+    moved = changes(made.params)
+
+    def want(params):
+        losses = []
+        for ids, label, change in zip(REVIEWS, LABELS, moved, strict=True):
+            vectors = params[EMBEDDING][ids][:, None]
+            losses.append([of_vectors(params, jnp.asarray(ids), label, vectors + by) for by in (0 * change, change)])
+        return jnp.asarray([jnp.stack(pair) for pair in losses]).sum() / len(LABELS), losses
+
+    value, losses = want(made.params)
+    assert float(loss) == pytest.approx(float(value), rel=1e-6)
+    assert float(metrics["loss"]) == pytest.approx(float(np.mean([plain for plain, _ in losses])), rel=1e-6)
+    assert all(changed > plain for plain, changed in losses)
+    expected = jax.grad(lambda params: want(params)[0])(made.params)
+    for name, array in gradient.items():
+        np.testing.assert_allclose(array, expected[name], rtol=1e-5, atol=1e-6)  # terms of 0.1 cancel
+    plain = jax.grad(sentiment.objective(made.rebuild), has_aux=True)(made.params, batch, weight, key)[0]
+    assert not np.allclose(plain["head/kernel"], gradient["head/kernel"], rtol=1e-3)

@@ -1,0 +1,163 @@
+"""The language model that initialises a classifier: its loss, what it learns, and a run that trains both from the command line."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from made_reviews import write_csvs
+from made_runs import small_config
+
+from lstm_jax.config import PretrainingConfig, SentimentConfig, SentimentModelConfig, read_config, to_json
+from lstm_jax.errors import InputError, Interrupted
+from lstm_jax.models import EMBEDDING, functional, replaced
+from lstm_jax.runtime.sharding import make_mesh
+from lstm_jax.tasks import pretraining, sentiment
+from lstm_jax.training import loop
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
+V, E, H = 7, 3, 4
+RNG = np.random.default_rng(0)
+
+
+def test_a_sample_of_all_words_gives_the_whole_softmax() -> None:
+    table, bias = RNG.normal(size=(V, E)).astype(np.float32), RNG.normal(size=V).astype(np.float32)
+    vectors, targets = RNG.normal(size=(5, E)).astype(np.float32), np.asarray([0, 3, 6, 3, 1])
+
+    def losses(sample, log_share):
+        arrays = (vectors, targets, table, bias, np.asarray(sample), np.asarray(log_share, np.float32))
+        return np.asarray(pretraining.sampled_losses(*map(jnp.asarray, arrays)))
+
+    logits = vectors.astype(np.float64) @ table.T.astype(np.float64) + bias
+    right = logits[np.arange(5), targets]
+    np.testing.assert_allclose(losses(np.arange(V), np.full(V, -np.log(V))), np.log(np.exp(logits).sum(1)) - right, rtol=1e-5)
+
+    # a sample of some, of unequal shares: each word's score less the log of its share, the right word counted once
+    share, sample = np.asarray([0.1, 0.2, 0.3, 0.1, 0.1, 0.1, 0.1]), [3, 1, 1]
+    shifted, want = logits - np.log(share), []
+    for row, word in zip(shifted, targets, strict=True):
+        others = [row[other] for other in sample if other != word]
+        want.append(np.log(np.exp([row[word], *others]).sum()) - row[word])
+    np.testing.assert_allclose(losses(sample, np.log(share)), want, rtol=1e-5)
+
+
+def test_windows_cover_the_text() -> None:
+    """Each word but the first is predicted from the words before it once; what fills no window is left out."""
+    text = np.arange(1, 2 * pretraining.LENGTH + 10)
+    windows = pretraining.cut_windows(text)
+    assert windows.shape == (2, pretraining.LENGTH + 1)
+    assert windows[:, 1:].ravel().tolist() == text[1 : 2 * pretraining.LENGTH + 1].tolist()
+    assert windows[1, 0] == windows[0, -1]
+    assert pretraining.cut_windows(text[:5]).tolist() == [text[:5].tolist()]
+
+
+@pytest.mark.parametrize("directions", [1, 2])
+def test_it_learns_and_the_classifier_takes_it(directions: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each next word, and each word before, is certain in a text that repeats six words."""
+    for name, value in {"BATCH": 4, "LENGTH": 8, "SAMPLED": 16}.items():
+        monkeypatch.setattr(pretraining, name, value)
+    text = np.tile(np.arange(1, V), 100).astype(np.int32)
+    model = SentimentModelConfig(embed=E, units=H, bidirectional=directions == 2, recurrent_dropout=0.5, zoneout=0.1)
+    config = SentimentConfig(model=model, pretraining=PretrainingConfig(20, 0.05, 0.0))
+    found = pretraining.pretrain(config, V, text, text[:50], make_mesh(1))
+    losses = [row["train_loss"] for row in found.rows]
+    assert losses[0] > 0.5
+    assert losses[-1] < 0.2
+    assert found.rows[-1]["validation_loss"] == pytest.approx(losses[-1], abs=0.1)
+    again = pretraining.pretrain(config, V, text, None, make_mesh(1))
+    jax.tree.map(np.testing.assert_array_equal, found.params, again.params)
+    params = functional(sentiment.make_model(config, V)).params
+    shared = pretraining.shared_params(params, found.params)
+    assert {name for name in params if name not in shared} == {"head/kernel", "head/bias"}
+    taken = replaced(params, shared)
+    np.testing.assert_array_equal(taken[EMBEDDING], found.params[EMBEDDING])
+    assert taken.keys() == params.keys()
+
+
+def test_the_last_word_is_predicted_from_words_before_it_alone() -> None:
+    """The forward direction does not see what follows, the backward direction does not see what precedes; both see the rest."""
+    config = SentimentModelConfig(embed=E, units=H, bidirectional=True)
+    made = functional(pretraining.WordLanguageModel(config, V, rngs=pretraining.initial_rngs(0)))
+    ids = jnp.asarray(RNG.integers(0, V, (1, 6)))
+
+    def vectors(ids):
+        return [np.asarray(found)[:, 0] for found, _ in made.rebuild(made.params)(ids, deterministic=True)]
+
+    targets = [np.asarray(found)[:, 0].tolist() for _, found in made.rebuild(made.params)(ids, deterministic=True)]
+    assert targets == [ids[0, 1:].tolist(), ids[0, -2::-1].tolist()]
+    ahead, back = vectors(ids)
+    for place in range(6):
+        changed_ahead, changed_back = vectors(ids.at[0, place].set((ids[0, place] + 1) % V))
+        differs = (changed_ahead != ahead).any(1), (changed_back != back).any(1)
+        assert np.flatnonzero(differs[0]).tolist() == list(range(place, 5))  # output n has read words 0 .. n
+        assert np.flatnonzero(differs[1]).tolist() == list(range(5 - place, 5))  # output n has read the last n + 1 words
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SentimentConfig:
+    for name, value in {"BATCH": 4, "LENGTH": 8, "SAMPLED": 16}.items():
+        monkeypatch.setattr(pretraining, name, value)
+    write_csvs(tmp_path / "reviews", 60, 20)
+    made = small_config(tmp_path / "reviews", tmp_path / "cache")
+    data = dataclasses.replace(made.data, validation=0.2)
+    return dataclasses.replace(made, data=data, pretraining=PretrainingConfig(2, 0.01, 0.1))
+
+
+def test_a_run_begins_with_the_language_model(config: SentimentConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that is interrupted in the language model, and again in the classifier, ends with the bits of the uninterrupted one."""
+    begun = []
+    trained, own_fit = [], pretraining.fit
+
+    def keep(*args, **options):
+        begun.append(options["resume"])
+        result = own_fit(*args, **options)
+        trained.append(result)
+        return result
+
+    monkeypatch.setattr(pretraining, "fit", keep)
+    first = []
+    whole = sentiment.train(config, tmp_path / "whole", figures=False, callbacks=[lambda record: first.append(record.epoch)])
+    rows = [json.loads(line) for line in (tmp_path / "whole" / "pretraining.jsonl").read_text().splitlines()]
+    assert [row["train_loss"] for row in rows] == [row["train_loss"] for row in trained[0].rows]
+    assert rows[1]["validation_loss"] < rows[0]["validation_loss"]
+    assert first == list(range(1, config.train.epochs + 1))
+    assert read_config(tmp_path / "whole" / "config.json", SentimentConfig) == config
+
+    ended, count = loop._Fit.end_epoch, [0]
+
+    def interrupted(self, row, callbacks):
+        ended(self, row, callbacks)
+        count[0] += 1
+        if count[0] in (1, 3):
+            raise Interrupted(int(self.state.step), 2)
+
+    monkeypatch.setattr(loop._Fit, "end_epoch", interrupted)
+    for _ in range(2):
+        with pytest.raises(Interrupted):
+            sentiment.train(config, tmp_path / "cut", figures=False, resume=True)
+    result = sentiment.train(config, tmp_path / "cut", figures=False, resume=True)
+    assert begun == [False, True, True]  # not again after the classifier has a checkpoint
+    assert result.rows[-1]["validation_loss"] == whole.rows[-1]["validation_loss"]
+    jax.tree.map(np.testing.assert_array_equal, result.params, whole.params)
+
+
+def test_configs_without_the_section_are_read(config: SentimentConfig, tmp_path: Path) -> None:
+    plain = dataclasses.replace(config, pretraining=PretrainingConfig())
+    assert "pretraining" not in json.loads(to_json(plain))
+    (tmp_path / "config.json").write_text(to_json(plain))
+    assert read_config(tmp_path / "config.json", SentimentConfig) == plain
+    assert json.loads(to_json(config))["pretraining"] == {"lm_epochs": 2, "lm_learning_rate": 0.01, "lm_dropout": 0.1}
+
+
+def test_refused(config: SentimentConfig) -> None:
+    with pytest.raises(InputError, match=r"lm_epochs: 2; a language model trains one recurrent layer: give --layers 1"):
+        dataclasses.replace(config, model=dataclasses.replace(config.model, layers=2))
+    with pytest.raises(InputError, match=r"lm_dropout: 1.0; give a share from 0 to below 1"):
+        PretrainingConfig(lm_dropout=1.0)
+    streamed = dataclasses.replace(config.data, input="stream", data="shards", vocabulary="frequency")
+    with pytest.raises(InputError, match=r"lm_epochs: 2; a language model needs --input memory"):
+        dataclasses.replace(config, data=streamed)
