@@ -12,8 +12,10 @@
 Without --study, the command trains one model for every combination of length (--length), step between windows (--step) and hidden size
 (--units). With --study, it trains the models of the Keras examples imdb_lstm and lstm_text_generation with several recipes (libraries with
 training flags), and compares the results over seeds. The study held_out takes about an hour. Each training run is a fresh process. Runs
-whose results are already in the result file are skipped. Without --study, only results of the current commit are used, each run uses
-`--cores` cores (default: one), and several runs are executed at the same time if the machine has enough cores.
+whose results are already in the result file are skipped.
+
+Without --study, only results of the current commit are used. Each run uses `--cores` cores (default: one). Several runs are executed at the
+same time if the machine has enough cores.
 
 Without --study, the tasks are as follows. The task "sentiment" trains on all 25,000 training reviews of IMDB, and reports the best test
 accuracy of all epochs, as the Keras example imdb_lstm does. The task "generation" trains on newspaper articles without the last tenth of

@@ -4,7 +4,7 @@
     python -m bench breakdown --report
 
 A part is one kind of call of this project's compiled C++ code, such as the forward pass of the LSTM. The part "XLA" is all other code of
-the step, which XLA generates. The line "between" of the report has the time that belongs to no part.
+the step, which XLA generates. The line "between" of the report has the time of the step minus the sum of the times of all parts.
 
 The floor of the forward or backward pass of the LSTM is the time that its matrix products take at the machine's peak speed. The floor of
 any other part is the time to copy the smallest number of bytes that the part must move. For models without word ids, such as that of
@@ -111,6 +111,10 @@ def measure(name: str) -> dict[str, Any]:
 
     Args:
         name: name of the workload.
+
+    Returns:
+        A dict with "git" (commit), "workload", "backend_ran", "samples_ms" (milliseconds per step in each of `ROUNDS` rounds),
+        "ms_per_step" (their median) and "parts_ms" (dict from the name of each part to its milliseconds per step).
     """
     with tempfile.TemporaryDirectory() as folder:
         dump, trace = Path(folder) / "dump", Path(folder) / "trace"
@@ -136,10 +140,10 @@ def measure(name: str) -> dict[str, Any]:
 
 
 def with_floors(row: dict[str, Any]) -> dict[str, Any]:
-    """Add a lower bound of the time of each part of the training step (its floor) to a result row, and return the new row.
+    """Return a copy of a result row with three more fields: "floors_ms", "gemm_gflops" and "copy_gbs".
 
-    The machine's peak speeds of a matrix product and a memory copy are measured. The floors are computed from these two speeds, and the
-    speeds are also added to the row.
+    "gemm_gflops" and "copy_gbs" are the machine's peak speeds of a matrix product and of a memory copy, which are measured here.
+    "floors_ms" is a dict from the name of each part to the lower bound of its time (see `floors`), which is computed from the two speeds.
     """
     work, measured = workload(row["workload"]), timing.peaks()
     gflops, copy_gbs = measured[f"gemm_gflops_{timing.CORES}"], measured[f"copy_gbs_{timing.CORES}"]

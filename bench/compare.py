@@ -84,7 +84,7 @@ def changes(baseline: list[dict[str, Any]], candidate: list[dict[str, Any]], lev
     Args:
         baseline: result rows with the step times of the baseline.
         candidate: result rows with the step times of the candidate.
-        level: significance level of all tests together.
+        level: family-wise significance level, that is, the accepted probability of any false alarm in all tests together.
         least: smallest relative change that counts, such as 0.03.
 
     Raises:
@@ -120,7 +120,7 @@ def judged(found: Sequence[Change], level: float = LEVEL, least: float = LEAST) 
 
     Args:
         found: changes without verdicts.
-        level: significance level of all tests together.
+        level: family-wise significance level, that is, the accepted probability of any false alarm in all tests together.
         least: smallest relative change that counts, such as 0.03.
     """
     verdicts: dict[int, Verdict] = {}

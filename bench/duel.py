@@ -127,7 +127,7 @@ def changes(rows: Iterable[Mapping[str, Any]], level: float, least: float) -> li
 
     Args:
         rows: result rows of the two checkouts.
-        level: significance level of all tests together.
+        level: family-wise significance level, that is, the accepted probability of any false alarm in all tests together.
         least: smallest relative change that counts.
 
     Raises:

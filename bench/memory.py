@@ -69,7 +69,10 @@ def exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
 
 
 def report(rows: list[Row]) -> None:
-    """Print the peak memory of each result row and, for each value of `remat`, the growth exponent of the memory over T."""
+    """Print the peak memory of each result row and, for each value of `remat`, the exponent with which the memory grows with T.
+
+    The peak at the smallest T is subtracted from the other peaks before the exponent is fitted.
+    """
     for remat in dict.fromkeys(row["remat"] for row in rows):
         found = sorted((row for row in rows if row["remat"] == remat), key=lambda row: row["T"])
         for row in found:

@@ -7,6 +7,9 @@
 
 In each round, a fresh process of Keras and a fresh process of this project run one after the other. Compilation is not timed. Both
 libraries load the same weights from a file, which the first process of Keras writes.
+
+This project draws in two modes. In the mode "carried", the state is carried from character to character. In the mode "window", the model
+reads the last 40 characters for each new character, as Keras does.
 """
 
 import argparse
@@ -49,7 +52,10 @@ class Run:
         return f"{self.units} units, round {self.round}, {self.peer}"
 
     def measure(self, folder: str, samples: Sequence[int]) -> list[Row]:
-        """Run a fresh process that times one or more methods of drawing characters, and return a result row for each method.
+        """Run a fresh process that times the drawing of characters, and return its result rows.
+
+        Keras gives one row, for its loop of calls of `predict`. This project gives a row for each mode ("carried" and "window") and each
+        number of texts.
 
         Args:
             folder: folder that contains the file with the weights.

@@ -71,7 +71,7 @@ def points(grid: dict[str, Sequence[int]], middle: Sizes) -> Iterator[Sizes]:
 
 
 def measure_here(point: Sizes, devices: int, seconds: float) -> dict[str, Any]:
-    """Measure the time and memory of the recurrent layer in this process, and return the fields of a result row.
+    """Measure the time and memory of the recurrent layer in this process, and return the fields of a result row (`bench.schema.FIELDS`).
 
     Args:
         point: dict from the letter of each size to its value.

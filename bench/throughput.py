@@ -46,8 +46,9 @@ from lstm_jax.sweep.rows import append_rows
 
 PATH = RESULTS / ("throughput_gpu.jsonl.gz" if machine.gpu() else "throughput.jsonl.gz")
 SPREAD, TRIES = 0.1, 3
-"""Limits for noisy measurements. A measurement is noisy if the interquartile range of its block times is above `SPREAD` times their median.
-A noisy measurement is repeated until there are `TRIES` measurements."""
+"""Limits for noisy measurements. A measurement is noisy if the interquartile range of its block times is above `SPREAD` times their median,
+if a probe before or after it was slow (`bench.machine.slow_probe`), or if the load average was above twice the number of cores. A noisy
+measurement is repeated until there are `TRIES` measurements."""
 CACHES = ("cold", "warm")
 SECONDS = ("build_seconds", "first_step_seconds", "compile_seconds")
 Row = dict[str, Any]
@@ -91,7 +92,7 @@ def key_of(row: Row) -> tuple:
 
 
 def noise(row: Row, fastest: float = 0.0) -> str:
-    """Return the reason why a measured time is noisy, or "" if it is not noisy.
+    """Return the reason why a measured time is noisy (see `SPREAD` for the reasons), or "" if it is not noisy.
 
     Args:
         row: result row with the time.
@@ -114,8 +115,7 @@ class Sweep:
         sha: commit of this checkout, which the result rows record.
         seconds: duration of each measurement in seconds.
         most: largest number of measurements of one process. A process is measured again only if its result was noisy.
-        distances: dict from the key of a candidate on a workload (see `row_key`) to the largest relative error of its results. The dict has
-            no entry for a candidate whose results have not been checked on the workload.
+        distances: largest relative error of the results of each checked candidate on a workload; the keys are those of `row_key`.
         fastest: highest speed that a probe has measured so far, in GFLOP/s.
         references: dict from the name of a workload to the file with its reference results.
     """
@@ -129,7 +129,7 @@ class Sweep:
     references: dict[str, Path] = field(default_factory=dict)
 
     def measure(self, process: Process) -> list[Row]:
-        """Measure a process again and again until a result is not noisy, but at most `most` times in total. Return the new rows."""
+        """Measure a process until a result is not noisy, or until `most` measurements, earlier ones included. Return the new rows."""
         rows = []
         for _ in range(process.tries, self.most):
             rows.append(self._try(process))

@@ -93,11 +93,11 @@ def _time(run: Callable[[int], None], count: int) -> float:
 
 
 def steps_per_block(run: Callable[[int], None], least: float) -> int:
-    """Return a number of steps that together take at least 0.8 times `least` seconds.
+    """Return how many steps a block must have to take about `least` seconds, but at least 0.8 times `least`.
 
     Args:
         run: run(count) executes `count` steps.
-        least: wanted duration in seconds.
+        least: wanted duration of a block in seconds.
     """
     count = 1
     while (took := _time(run, count)) < 0.8 * least:
@@ -195,14 +195,14 @@ def _versions(peer: str) -> dict[str, str]:
 def timed_row(
     peer: str, work: Workload, options: Options, reference: Path | None, checked: float, seconds: float, turns: bool = False
 ) -> dict[str, Any]:
-    """Build a workload with a benchmarked library, check its results, time it, and return the fields of the result row.
+    """Build a workload with a benchmarked library, check its results, time it, and return fields of the result row (`bench.schema.FIELDS`).
 
     Args:
         peer: name of the library, a key of `bench.peers.PEERS`.
         work: workload, that is, a kind of step with its sizes.
         options: options of the library.
         reference: file with the reference results. If None, the results are not checked.
-        checked: relative error that an earlier process found. It is recorded if `reference` is None.
+        checked: relative error that an earlier process found. It becomes the field "distance" if `reference` is None.
         seconds: duration of the measurement in seconds. If `turns` is True, it is the duration of a block.
         turns: whether to wait for a line on standard input before each block (see `measure_in_turns`).
     """

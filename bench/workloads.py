@@ -102,7 +102,10 @@ class Workload:
 
     @property
     def batches(self) -> int:
-        """Number of distinct batches, which training repeats. For sentiment, it is so large that they contain nearly all words."""
+        """Number of distinct batches. After the last batch, training starts again with the first one.
+
+        The 128 batches of the kind "sentiment" contain nearly all words of the vocabulary.
+        """
         return {"sentiment": 128, "evaluation": 1}.get(self.kind, 8)
 
     @property
@@ -292,8 +295,8 @@ def read_workloads(names: Iterable[str], axes: dict[str, tuple[int, ...]], cells
 
     Args:
         names: names of workloads. A name with sizes, such as "A:H=64", and the name "evaluation" are not combined with the sizes in `axes`.
-        axes: dict from the letter of each size to its values, such as {"H": (64, 128)}. If the letters "H", "T" or "B" are not in `axes`,
-            the workload "recurrence" takes its default values for them.
+        axes: dict from the letter of each size to its values, such as {"H": (64, 128)}. If "H", "T" or "B" is not in `axes`, the workload
+            "recurrence" has the values `UNITS`, `LENGTHS` or `BATCH_SIZES` for it.
         cells: names of recurrent cells.
 
     Raises:
@@ -311,8 +314,8 @@ def read_workloads(names: Iterable[str], axes: dict[str, tuple[int, ...]], cells
 def _resized(name: str, sizes: dict[str, int], cell: str) -> Workload:
     """Return the named workload with the given sizes and recurrent cell.
 
-    If the name already contains sizes, it is used unchanged, and `sizes` and `cell` have no effect. If the result equals a
-    workload with its default sizes other than "recurrence", it gets that name without sizes.
+    If the name already contains sizes, it is used unchanged, and `sizes` and `cell` have no effect. A workload with its default sizes and
+    cell is returned under its plain name, such as "A" instead of "A:H=128", unless `name` is "recurrence".
     """
     changes = ",".join([f"{letter}={size}" for letter, size in sizes.items()] + [f"cell={cell}"] * (cell != "lstm"))
     try:

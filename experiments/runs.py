@@ -4,7 +4,7 @@ Their argument is the config of the task. A study may vary any field of it.
 """
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,6 @@ def train_sentiment(
     config: SentimentConfig,
     change: Callable[[data.EncodedReviews], data.EncodedReviews] | None = None,
     callbacks: Sequence[Callable[[Any], None]] = (),
-    initial: Callable[[data.EncodedReviews], Mapping[str, Any]] | None = None,
 ) -> tuple[Any, Any]:
     """Train the model of the sentiment task.
 
@@ -55,8 +54,6 @@ def train_sentiment(
         config: config of the task.
         change: function change(reviews) that returns the reviews to train on. If None, the reviews of the config are used unchanged.
         callbacks: functions that are called after each epoch.
-        initial: function initial(reviews) that returns a dict from the names of some parameters to their initial values. All other
-            parameters are drawn at random. If `initial` is None, all parameters are drawn at random.
 
     Returns:
         A pair (reviews, result): the reviews that the model was trained on, and the `FitResult` of the training.
@@ -66,8 +63,7 @@ def train_sentiment(
 
     reviews = change(reviews_of(config)) if change else reviews_of(config)
     with tempfile.TemporaryDirectory() as folder:
-        params = initial(reviews) if initial else None
-        return reviews, task.train(config, Path(folder) / "run", data=reviews, initial=params, figures=False, callbacks=callbacks)
+        return reviews, task.train(config, Path(folder) / "run", data=reviews, figures=False, callbacks=callbacks)
 
 
 def sentiment(config: SentimentConfig) -> dict[str, Any]:

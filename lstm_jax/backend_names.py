@@ -9,7 +9,7 @@ from typing import Any
 from lstm_jax.errors import require
 
 AUTO = "auto"
-"""Backend name with which a config leaves the choice of the backend to `lstm_jax.recurrence.resolve_backend`."""
+"""Backend name in a config for which `lstm_jax.recurrence.resolve_backend` chooses the backend."""
 RENAMED = {"native": "compiled"}
 """Dict from the former name of a backend to its current name."""
 

@@ -91,8 +91,8 @@ def _draw_in_jax(key: jax.Array, keep: float, shape: tuple[int, ...], dtype) -> 
 def _can_compile(key: jax.Array, dtype) -> bool:
     """Return whether the compiled code can draw a mask in place of `jax.random`.
 
-    It can if the compiled code is available, if JAX does not divide arrays among several devices, and if the compiled code gives the same
-    mask as `jax.random`. It gives the same mask only for some key types, dtypes and settings of JAX.
+    The compiled code must be available, JAX must not divide arrays among several devices, and the mask must equal that of `jax.random`. The
+    masks are equal for a threefry2x32 key and the dtype float32, if `jax_threefry_partitionable` is on and `jax_enable_x64` is off.
     """
     config: Any = jax.config
     same_bits = config.jax_threefry_partitionable and not config.jax_enable_x64 and dtype == jnp.float32

@@ -4,8 +4,8 @@ import signal
 from typing import Any
 
 RESTART = 75
-"""Exit code of a run that SIGTERM has ended, with its state saved. It is EX_TEMPFAIL of sysexits.h, by which a scheduler can tell that the
-run should be started again."""
+"""Exit code of a run that SIGTERM has ended after its state was saved. The code is EX_TEMPFAIL of sysexits.h, which tells a scheduler to
+start the run again."""
 
 
 class InputError(ValueError):

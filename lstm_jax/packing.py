@@ -41,7 +41,8 @@ class PackedPlaces(NamedTuple):
     If a row has fewer than M texts, the remaining entries of `first` and `last` are arbitrary steps.
 
     Attributes:
-        segment_ids: int (B, T): the steps of a text have the same id, adjacent texts have different ids, and other steps have the id 0.
+        segment_ids: int (B, T): the steps of a text have the same id, adjacent texts have different ids, and steps that belong to no text
+            have the id 0.
         first: int (B, M): the first step of each text.
         last: int (B, M): the last step of each text.
     """
@@ -117,7 +118,7 @@ def assign_rows(lengths: np.ndarray, length: int) -> np.ndarray:
 
 
 def make_segment_ids(where: np.ndarray, rows: int, length: int) -> np.ndarray:
-    """Return the argument `segment_ids` of a recurrent layer for packed sequences, an int32 array (R, L); see `Packed.segment_ids`.
+    """Return the segment ids of packed sequences, an int32 array (R, L); see `Packed.segment_ids`.
 
     Args:
         where: int (N, 3): the row, the first step and the number of steps of each sequence.
@@ -135,7 +136,7 @@ def make_segment_ids(where: np.ndarray, rows: int, length: int) -> np.ndarray:
 def unpack(outputs: Any, where: np.ndarray) -> list[np.ndarray]:
     """Return the outputs of each sequence, a list of N arrays (T_n, ...) in the order in which the sequences were packed.
 
-    The outputs must be in the order of time. Those of a layer with `go_backwards=True` must therefore be reversed first.
+    The outputs must be in the order of time. Reverse the outputs of a layer with `go_backwards=True` before the call.
 
     Args:
         outputs: array (R, L, ...), for example the outputs of a recurrent layer for `Packed.x`.
@@ -176,17 +177,21 @@ def _check_fits(shape: tuple[int, ...], where: np.ndarray) -> None:
 
 
 def buckets(lengths: np.ndarray, batch_size: int, widths: Sequence[int], seed: int = 0) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield batches of sequences of similar lengths, in random order: pairs (width, indices of the sequences of the batch).
+    """Yield batches of sequences of similar lengths, in random order.
 
-    The width is the number of steps to which the caller pads the sequences of the batch: the smallest of `widths` that is at least the
-    length of the sequence. A training step is compiled once for each width. All batches have `batch_size` sequences, except the last one of
-    each width, which may have fewer.
+    Each sequence belongs to the smallest width that is at least its length. With `widths` (64, 128), for example, a sequence of 70 steps
+    belongs to the width 128. All sequences of a batch belong to the same width, and the caller pads them to this number of steps. A
+    training step is compiled once for each width.
 
     Args:
         lengths: int (N,), the number of steps of each sequence.
         batch_size: number of sequences of a batch.
         widths: numbers of steps to which batches are padded.
         seed: seed of the random order.
+
+    Yields:
+        A pair (width, indices): the width of the batch, and an integer array with the indices of its sequences. The array has `batch_size`
+        entries, or fewer in the last batch that is formed for a width.
 
     Raises:
         InputError: if `batch_size` is below 1, no width is given, or a sequence is longer than all widths.

@@ -1,15 +1,20 @@
 """Sampling of text from a character model, in which one compiled call draws all characters.
 
-The sampler has two modes. In mode "carried" the model keeps its state from one character to the next and reads each drawn character once.
-In mode "window" the model starts from a zero state before each draw, and reads a window, which is the last `length` characters of the text.
-The Keras example lstm_text_generation does the same. If the prompt is not longer than the window, both modes draw the same first character.
+The sampler has two modes, which differ in the characters that the model reads before each draw:
+
+- "carried": the model keeps its state, and reads only the character that was drawn last.
+- "window": the model starts from a zero state, and reads the last `length` characters of the text, as in the Keras example
+  lstm_text_generation. These characters are a window.
+
+If the prompt is not longer than a window, both modes draw the same first character.
 
 A character is drawn from softmax(log p / temperature), where p are the model's probabilities. At temperature 0 the likeliest character is
 drawn.
 
-In mode "window" each drawn character belongs to `length` overlapping windows. The sampler keeps one state of the model for each window.
-After each draw, the states of all windows that contain the drawn character are advanced in one step, as rows of a batch. Thus a character
-costs one step with `length` rows per text, instead of `length` steps with one row.
+In mode "window" the sampler keeps one state of the model for each window that has begun. With `length` 3 and the text "abc", for example,
+these windows hold "abc", "bc" and "c". If "d" is drawn, the window "abc" is dropped, an empty window is added, and "d" advances the states
+of the three windows to "bcd", "cd" and "d" in one step, as rows of a batch. Thus a character costs one step with `length` rows per text,
+instead of `length` steps with one row.
 
 B is the number of texts and V the number of distinct characters (the vocabulary size).
 """
@@ -36,9 +41,9 @@ FEW = 256
 
 
 class Drawing(NamedTuple):
-    """State of the sampler, from which it draws the next characters of B texts. `Sampler.advance` takes a state and returns a new one.
+    """State of the sampler between two draws, for B texts and a vocabulary of V characters.
 
-    The vocabulary has V characters.
+    `Sampler.start` makes the first state. `Sampler.advance` takes a state, draws characters, and returns the next state.
     """
 
     key: jax.Array
@@ -48,9 +53,9 @@ class Drawing(NamedTuple):
     logits: jax.Array
     """(B, V): logits of the next character of each text."""
     state: Any
-    """States of the recurrent layers. In mode "carried" they have one row per text. In mode "window" they have `length` rows per text, and
-    row b * length + n belongs to the window of text b that will be full after n more characters. If a text is shorter than a window,
-    several windows begin at its start."""
+    """List of the states of the recurrent layers. In mode "carried" a state has one row per text. In mode "window" it has `length` rows per
+    text, and row b * length + n belongs to the window of text b that will be full after n more characters. If a text is shorter than a
+    window, several windows begin at its start."""
 
 
 class Rules(NamedTuple):
@@ -168,7 +173,8 @@ class Sampler:
         def first_logits(model, state, batch):
             """Return the logits (B, V) of the next character of each text.
 
-            In mode "window" they are computed from the state of the oldest window of the text, else from the only state of the text.
+            In mode "window" the first of the `length` states of a text, that of its oldest window, gives the logits. In mode "carried" a
+            text has only one state.
             """
             oldest = state[-1].h.reshape(batch, windows, -1)[:, 0]
             return model.logits(sharding.constrain(oldest, 0))

@@ -120,8 +120,8 @@ def comparable(work: Workload, logits: np.ndarray) -> np.ndarray:
 
 
 def no_recurrent_dropout(options: Options) -> str:
-    """Return the note of a library that drops only entries of the embedded words and has no recurrent dropout.
+    """Return the text of `Built.note` for a library that drops single entries of the embedded words and has no recurrent dropout.
 
-    If both dropout rates are 0, the note is "".
+    If both dropout rates are 0, the text is "".
     """
     return "dropout of the embedded words, elementwise; no recurrent dropout" if options.dropout or options.recurrent_dropout else ""

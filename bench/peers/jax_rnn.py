@@ -27,13 +27,16 @@ def pack(lstm: dict[str, np.ndarray]) -> np.ndarray:
 def unpack(weights: np.ndarray, features: int, units: int) -> dict[str, np.ndarray]:
     """Return the kernel, recurrent kernel and bias of an LSTM from cuDNN's flat array. This function is the inverse of `pack`.
 
-    cuDNN's LSTM has two biases; `pack` sets the second one to zero. This function returns only the first bias, because both biases have
-    the same gradient. After one step of Adam, the first bias therefore equals the bias of an LSTM with a single bias.
+    cuDNN's LSTM has two biases, which have the same gradient. `pack` sets the second bias to zero, and this function leaves it out. After
+    one step of Adam, the first bias equals the bias of an LSTM with a single bias, so that the two can be compared.
 
     Args:
         weights: cuDNN's flat array of weights or gradients.
         features: number of input features E.
         units: hidden size H.
+
+    Returns:
+        A dict with "kernel" (E, 4 H), "recurrent_kernel" (H, 4 H) and "bias" (4 H,).
     """
     kernel, recurrent, bias, _ = (np.asarray(part[0]) for part in rnn.unpack_lstm_weights(jnp.asarray(weights), features, units, 1, False))
     return {"kernel": kernel.T, "recurrent_kernel": recurrent.T, "bias": bias}

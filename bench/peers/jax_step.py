@@ -1,4 +1,4 @@
-"""Training and evaluation steps that the benchmarks of Equinox, Flax, Haiku and jax.experimental.rnn share.
+"""Steps of training, evaluation and recurrence that the benchmarks of Equinox, Flax, Haiku, jax.experimental.rnn and lax.scan share.
 
 A training step is one jit-compiled function that donates its state. It runs on JAX's default device.
 """

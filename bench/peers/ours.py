@@ -36,9 +36,10 @@ EPOCH = 1024
 def _mesh(work: Workload, options: Options) -> jax.sharding.Mesh:
     """Return the JAX mesh on which a workload runs.
 
-    On a CPU, the mesh has `options.devices` devices. If `options.devices` is 0, the number is chosen to suit the backend; it is 1 if the
-    batch size is not divisible by the number of cores. On a machine with GPUs, the mesh contains only the first GPU, because all other
-    libraries also use only this GPU.
+    On a CPU, the mesh has `options.devices` devices. If `options.devices` is 0, the number is chosen to suit the backend, but is 1 if the
+    batch size is not divisible by the number of cores.
+
+    On a machine with GPUs, the mesh contains only the first GPU, because all other libraries also use only this GPU.
     """
     suited = cpu_devices(options.backend, options.dtype, work.cell) if work.batch % len(os.sched_getaffinity(0)) == 0 else 1
     if options.devices or not suited:

@@ -51,7 +51,7 @@ def _loss(net: Net, inputs: jax.Array, targets: jax.Array) -> jax.Array:
 
 
 Step = Callable[[jax.Array, jax.Array], jax.Array]
-"""Function step(inputs, targets) that takes one training step, and returns the loss with the parameters before the step."""
+"""Function step(inputs, targets) that takes one training step, and returns the loss, computed before the parameters change."""
 
 
 def _optax():
@@ -116,8 +116,8 @@ LOOPS: dict[str, Callable[[Net], tuple[Step, Callable[[], Net]]]] = {
     "functions": _functions,
     "train_step": _train_step,
 }
-"""Dict from the name of a training loop to a function that takes a model and returns two functions: one takes a training step, and the
-other returns the trained model."""
+"""Dict from the name of a training loop to a function that takes a model and returns a pair: the `Step` that trains the model, and a
+function without arguments that returns the trained model."""
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:

@@ -34,8 +34,8 @@ class Cell:
         linear: function linear(z) that returns arrays a and b such that a step computes h' = a h + b; None if a step is not of this form.
         make_step: function make_step(activation, recurrent_activation) that returns a function `step` with these activations; None if the
             activations of the cell cannot be changed. A cell with one gate ignores `recurrent_activation`.
-        outputs: number of columns of the output h. 0 means the number of units H. It is also the number of rows of the recurrent kernel,
-            and the number of columns of a mask of recurrent dropout.
+        outputs: number of columns of the output h, which is also the number of rows of the recurrent kernel and the number of columns of a
+            mask of recurrent dropout. 0 means the number of units H.
     """
 
     name: str
@@ -180,7 +180,7 @@ def _shapes(cell: Cell, name: str, call: Callable, *arrays: Any) -> Any:
     Args:
         cell: the cell.
         name: name of the function, an attribute of the cell.
-        call: function that calls the cell's function.
+        call: function(*arrays) that calls the cell's function and returns its result.
         arrays: arguments of `call`, or their shapes and dtypes.
 
     Raises:

@@ -31,7 +31,7 @@ VARIANTS = {
     "no_output_activation": "ifgo",
     "full_gate_recurrence": "ifgo",
 }
-"""Dict from the name of a variant to the gates that have weights in it, in the order of the kernel's columns."""
+"""Dict from the name of a variant to the letters of its gates that have weights, in the order of the kernel's columns."""
 
 
 class GateRecurrentParams(NamedTuple):

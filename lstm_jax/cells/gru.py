@@ -36,8 +36,7 @@ GATES = 3
 class GRUParams(NamedTuple):
     """Parameters of the GRU: kernel W (E, 3H), recurrent_kernel U (H, 3H), bias (3H,) and recurrent_bias (3H,), which is added to h U.
 
-    The GRU has two forms. These parameters belong to the form that is the default of Keras. In this form, the reset gate multiplies the
-    product h U.
+    They belong to the form of the GRU that is the default of Keras, in which the reset gate multiplies the product h U.
     """
 
     kernel: jax.Array

@@ -82,7 +82,7 @@ def step(params: LayerNormParams, state: LSTMState, z: Float[Array, "B Z"], mask
     Args:
         params: parameters of the cell.
         state: state before the step.
-        z: result of `project` for the step, (B, 4 H): the part of the module's z that does not depend on the state.
+        z: result of `project` for the step, (B, 4H). In the equations of this module's docstring it is a_x norm(x W) + b.
         mask: mask of recurrent dropout, by which h is multiplied before the product h U: (B, H) if all gates share it, or (4, B, H) with
             one mask per gate. None means no dropout.
         compute_dtype: dtype of the product h U, or None for the dtype of the arrays.

@@ -24,7 +24,10 @@ from lstm_jax.shapes import GATES
 
 
 class ProjectedParams(NamedTuple):
-    """Parameters: kernel W (E, 4H), recurrent_kernel U (P, 4H), bias b (4H,) and projection R (H, P), with the gates i, f, g, o."""
+    """Parameters of the LSTM with a recurrent projection: kernel W (E, 4H), recurrent_kernel U (P, 4H), bias (4H,) and projection R (H, P).
+
+    The columns of W and U, and the entries of the bias, belong to the gates i, f, g, o, in this order.
+    """
 
     kernel: jax.Array
     recurrent_kernel: jax.Array
@@ -43,7 +46,9 @@ def step(params: ProjectedParams, state: LSTMState, z: Float[Array, "B Z"], mask
 
 @cache
 def projected_lstm(outputs: int) -> Cell:
-    """Return the LSTM whose output h has `outputs` entries. Its initial parameters are those of an LSTM, and a glorot uniform projection.
+    """Return the cell of the LSTM with a recurrent projection, whose output h has `outputs` entries.
+
+    The initial kernel and projection are glorot uniform, the recurrent kernel is orthogonal, and the bias is that of an LSTM.
 
     A second call with the same number returns the same object, so that JAX reuses the programs that it compiled for this object.
 

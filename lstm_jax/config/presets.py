@@ -1,9 +1,21 @@
 """Table of presets: named configs with which a task reaches a known result."""
 
 from lstm_jax.config.generation import GenerationConfig, GenerationModelConfig, TextConfig
+from lstm_jax.config.sentiment import DataConfig, PretrainingConfig, SentimentConfig, SentimentModelConfig
 from lstm_jax.config.shared import RunConfig, TrainConfig
 
 PRESETS: dict[str, dict[str, RunConfig]] = {
+    "sentiment": {
+        # the study `best`, whose results are in docs/studies.md
+        "best": SentimentConfig(
+            data=DataConfig(packed=512, validation=0.15),
+            model=SentimentModelConfig(
+                bidirectional=True, pooling="mean+max", dropout=0.5, recurrent_dropout=0.0, head_dropout=0.5, adversarial=5.0
+            ),
+            train=TrainConfig(epochs=3, batch_size=16, learning_rate=2e-3, schedule="cosine"),
+            pretraining=PretrainingConfig(lm_epochs=6),
+        )
+    },
     "generation": {
         # tiny Shakespeare on the split of nanoGPT, in about half an hour on two cores; the results are in docs/tutorials/characters.md
         "shakespeare": GenerationConfig(

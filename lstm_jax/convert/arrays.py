@@ -60,7 +60,7 @@ LAYOUTS = {
     "gru_reset_before": Layout("GRU with reset_after=False", 3, LSTM_NAMES),
     "simple_rnn": Layout("simple RNN", 1, LSTM_NAMES),
 }
-"""Dict from the name of each cell whose weights can be converted to its layout."""
+"""Dict from the name of a cell to its `Layout`, for each cell whose weights can be converted."""
 
 RECURRENT_PATH = re.compile(r"recurrent/(0|[1-9]\d*)/(?:(forward|backward)/)?(kernel|recurrent_kernel|bias)")
 
@@ -261,9 +261,13 @@ def check_model(
         embedding: {"embedding": (V, E)}, or None for a character model whose input is one-hot.
         layers: weights of the recurrent layers, lowest layer first. The layers of a character model must not be bidirectional.
         head: weights of the dense output layer. A sentiment model has {"kernel": (F, 1), "bias": (1,)}, where F is H, or 2H if the last
-            recurrent layer is bidirectional. A character model has {"kernel": (H, V), "bias": (V,)}. If the kernel is absent, the weights
-            are tied, and the returned kernel is the transposed embedding table.
+            recurrent layer is bidirectional. A character model has {"kernel": (H, V), "bias": (V,)}. If it has an embedding, the kernel may
+            be absent: the weights are then tied, which means that the kernel is the transposed embedding table.
         kind: "sentiment model" or "character model".
+
+    Returns:
+        three values: {"embedding": (V, E)} or None, the list of the weights of the recurrent layers, and {"kernel": array, "bias": array}
+        of the head. The returned head has a kernel even if the weights are tied.
 
     Raises:
         InputError: if a shape is wrong, if the parts do not fit together, or if a part is not allowed in a model of this kind.
@@ -315,6 +319,9 @@ def split_model(params: Mapping[str, Any], kind: Kind) -> tuple[Arrays | None, l
     Args:
         params: the flat dict, whose keys are paths such as "recurrent/0/kernel".
         kind: "sentiment model" or "character model".
+
+    Returns:
+        the three values that `check_model` returns: the embedding or None, the list of layers, and the head.
 
     Raises:
         InputError: if a key is unknown or missing, or if `check_model` rejects the parts.

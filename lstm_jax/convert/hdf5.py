@@ -1,4 +1,7 @@
-"""Safe reading of HDF5 files from unknown sources. Only numbers that the file itself contains are read."""
+"""Safe reading of HDF5 files from unknown sources.
+
+Only arrays of numbers that are stored in the file itself are read. For example, a file with an external link is rejected.
+"""
 
 import io
 import os

@@ -278,12 +278,12 @@ def _order_by_width(stacks: dict[str, list[Layer]], embedding: Arrays | None, he
 
     @cache
     def orders(taken: tuple[int, ...], width: int) -> list[list[str]]:
-        """Return the possible orders of the layers that do not have a position in the model yet, but at most two of them.
+        """Return the possible orders of the remaining layers, those without a position in the model yet.
 
-        An order is a list of names of layers. Two orders are enough to show that the order is not unique.
+        An order is a list of names of layers. At most two orders are returned, which are enough to show that the order is not unique.
 
         Args:
-            taken: a number for each class of layers in `queues`: how many layers of this class already have a position.
+            taken: for each class of layers in `queues`, the number of its layers that already have a position.
             width: number of features that the next layer must take as input.
         """
         if all(count == len(queue) for count, queue in zip(taken, queues, strict=True)):

@@ -1,6 +1,6 @@
 """Loading of converted weights into recurrent layers of lstm_jax.
 
-The function `load` reads and writes attributes of the layers, so that this package does not import the layers.
+The function `load` uses only attributes of the layers that it is given, so this module does not import `lstm_jax.layers`.
 """
 
 from collections.abc import Mapping
@@ -23,9 +23,9 @@ from lstm_jax.errors import InputError, require
 
 KEYS = frozenset((*LSTM_NAMES, *DIRECTIONS))
 TORCH_CELLS = {"lstm": ("lstm",), "gru": ("gru",), "simple_rnn": ("simple_rnn", "simple_rnn(relu)"), PROJECTED: (PROJECTED,)}
-"""Dict from the name of a cell to the values of the attribute `cell` of those layers that compute the same as PyTorch's modules.
+"""Dict from the name of a cell to the values of a layer's attribute `cell` for which PyTorch has a module with equal results.
 
-These are the layers whose activations PyTorch has, too.
+For example, nn.RNN computes "simple_rnn" (with tanh) or "simple_rnn(relu)".
 """
 
 
@@ -64,13 +64,13 @@ def load(layer: Any, weights: Any, prefix: str = "") -> None:
             - The state dict of a PyTorch nn.LSTM, nn.GRU, nn.RNN, nn.LSTMCell, nn.GRUCell or nn.RNNCell, or of a model that contains it.
               The layer must have the activations of PyTorch. A state dict does not show whether an nn.RNN uses tanh or relu, so that both
               are accepted.
-            - The PyTorch module itself. It shows which of the two activations it uses.
+            - The PyTorch module itself. An nn.RNN then shows whether it uses tanh or relu.
         prefix: prefix of the names of the recurrent module's arrays in the state dict of a bigger model, for example "rnn.".
 
     Raises:
-        InputError: if `layer` is no recurrent layer, if `weights` are none of these, or if the two differ in the number of layers or
-            directions, the cell, the activations as far as they are known, or the number of features or units. Also if the layer has no
-            bias and the bias in the weights is not zero, or if only one of the two has a projection.
+        InputError: if `layer` is not a recurrent layer, or `weights` has none of these forms. Also if the layer and the weights differ in
+            the number of layers, directions, features or units, in the cell, or in the activations, if the weights show them. Also if only
+            one of the two has a projection, or if the layer has no bias and the bias in the weights is not zero.
     """
     layers = list(layer.layers) if hasattr(layer, "layers") else [layer]
     given = _given(weights, prefix)

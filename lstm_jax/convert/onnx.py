@@ -155,12 +155,15 @@ def _float32(name: str, value: Any) -> np.ndarray:
 
 
 def _check_stack(cell: str, layers: Sequence[Mapping[str, Any]], merge: str) -> tuple[list[Layer], int]:
-    """Check that the weights of stacked layers fit together, and return copies of them and the number of output features of the last layer.
+    """Check that the weights of stacked layers are float32 and fit together, and return copies of them.
 
     Args:
         cell: name of the cell of all layers.
         layers: weights of the layers, lowest layer first.
         merge: how the outputs of two directions are combined: "concat", "sum", "ave" or "mul".
+
+    Returns:
+        a pair: the list of the copies, one for each layer, and the number of output features of the last layer.
     """
     check_operator(cell)
     require(len(layers) > 0, "recurrent/ layers", "none", "give at least one layer")

@@ -18,10 +18,10 @@ from lstm_jax.errors import InputError, require
 OPSET = 17
 """Version of ONNX's operators that the graphs use."""
 IR_VERSION = 8
-"""Version of the file format. It is that of the first release of ONNX with this opset, so that older runtimes can read the files."""
+"""Version of ONNX's file format. The first release of ONNX with opset 17 has this version, so older runtimes can read the files."""
 MERGES = ("concat", "sum", "ave", "mul")
 LARGEST = 2**31 - 2**20
-"""Largest number of bytes of all weights. The file of a model must be smaller than 2 GiB."""
+"""Largest total size of the weights of a model in bytes. The file of a model must be smaller than 2 GiB."""
 
 
 class Operator(NamedTuple):
@@ -40,7 +40,7 @@ OPERATORS = {
     "gru_reset_before": Operator("GRU", (0, 1, 2), ("h",), {"linear_before_reset": 0}),
     "simple_rnn": Operator("RNN", (0,), ("h",), {}),
 }
-"""Dict from the name of each cell that ONNX can compute to its operator."""
+"""Dict from the name of a cell to its operator, for each cell that ONNX can compute."""
 
 
 def import_onnx() -> Any:

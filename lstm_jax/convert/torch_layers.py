@@ -99,10 +99,9 @@ def layers_from_torch(cell: str, state_dict: Mapping[str, Any], prefix: str = ""
         prefix: prefix of the names of the module's arrays in the state dict, for example "rnn.". Names with another prefix are ignored.
 
     Returns:
-        a list with a dict for each layer. For an LSTM the dict is {"kernel": (E, 4H), "recurrent_kernel": (H, 4H), "bias": (4H,)}. For
-        "gru" and "simple_rnn" it has GH columns instead of 4H, and for "gru" also the key "recurrent_bias". For "lstm_projected" it also
-        has the key "projection" (H, P), and the recurrent kernel is (P, 4H). If the module is bidirectional, the dict is {"forward": dict,
-        "backward": dict}. If the module has no biases, the biases are zeros.
+        a list with a dict for each layer: {"kernel": (E, GH), "recurrent_kernel": (H, GH), "bias": (GH,)}. For "gru" the dict also has
+        "recurrent_bias" (3H,). For "lstm_projected" it also has "projection" (H, P), and the recurrent kernel is (P, 4H). If the module is
+        bidirectional, the entry of a layer is {"forward": dict, "backward": dict}. If the module has no biases, the biases are zeros.
 
     Raises:
         InputError: if `cell` is none of these names, an array is missing, or a shape is wrong. Also if no name in the state dict begins
@@ -268,7 +267,7 @@ def _reordered(order: Sequence[int], array: np.ndarray) -> np.ndarray:
 
 
 def _check_uniform(layers: Sequence[Layer], cell: str) -> None:
-    """Check that all layers have the same numbers of units, outputs and directions, as PyTorch's layers have."""
+    """Check that all layers have the same numbers of units, outputs and directions, as the layers of one PyTorch module have."""
     kinds = [(2, layer["forward"]) if is_bidirectional(layer) else (1, layer) for layer in layers]
     sizes = [arrays[PROJECTION].shape if cell == PROJECTED else arrays["recurrent_kernel"].shape[:1] for _, arrays in kinds]
     found = {" x ".join(map(str, (directions, *size))) for (directions, _), size in zip(kinds, sizes, strict=True)}

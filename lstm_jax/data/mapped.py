@@ -9,13 +9,14 @@ import numpy as np
 from lstm_jax.errors import require
 
 READ = 2**16
-"""Largest number of ids that are read before the pages of the mapped files are given back."""
+"""Largest number of ids that are read before the pages of the mapped files are released from memory; see `_give_back`."""
 
 OTHER_FILES = 512
 """Number of open files that a process may need in addition to the mapped files."""
 
 Shard = tuple[np.ndarray, np.ndarray]
-"""Ids of a shard in its own vocabulary, and an array that maps these ids to those of the joint vocabulary."""
+"""Pair (ids, joint): the ids of a shard in its own vocabulary, and an array in which joint[k] is the id in the joint vocabulary for the
+id k of the shard."""
 
 
 class MappedIds:

@@ -95,7 +95,10 @@ def write_record(folder: Path, number: int, part: Any, content: dict[str, Any]) 
 
 
 def record(folder: Path, number: int) -> dict[str, Any] | None:
-    """Return the record of a shard, or None if it is missing or damaged."""
+    """Return the record of a shard as a dict, or None if the record is missing or damaged.
+
+    The entry "part" describes the part of the input that the shard holds. The other entries are the `content` given to `write_record`.
+    """
     try:
         return read_summed(shard_path(folder, number, "json").read_bytes())
     except OSError:

@@ -73,9 +73,12 @@ def _open_lock(path: Path, subject: str) -> IO[str]:
 
 
 def lock_error(file: IO) -> OSError | None:
-    """Try to lock an open file until it is closed or this process dies. If the lock is held already, do not wait for it.
+    """Try to lock an open file, without waiting, and return the error if the file cannot be locked.
 
-    Return None if the lock was obtained, else the error with the reason why it was not obtained.
+    The lock lasts until the file is closed or this process dies.
+
+    Returns:
+        None if the file was locked, else the `OSError` with the reason, for example that another process holds the lock.
     """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -56,7 +56,7 @@ def check_output(path: Path, inputs: Iterable[Path | str] = (), force: bool = Fa
     Args:
         path: path of the output, which may exist.
         inputs: files and folders that the command reads; "-" stands for standard input. An existing output must not be one of these files.
-            If it is inside one of these folders, it must have the mark of lstm-jax (the text `MARK`), even if `force` is true.
+            An existing output in one of these folders must have the mark of lstm-jax (the text `MARK`), even if `force` is true.
         force: whether an existing file without the mark may be replaced. A file with the mark may always be replaced, unless it is one of
             the inputs.
 
@@ -191,9 +191,9 @@ def remove_temporaries(folder: Path, name: str = "") -> None:
 
 
 def summed_json(content: dict[str, Any]) -> bytes:
-    """Encode a dict as JSON, and return two parts as bytes: a line with the SHA-256 checksum of the JSON, and the JSON itself.
+    """Return a dict as JSON in bytes, with a first line that has the SHA-256 checksum of the JSON.
 
-    `read_summed` decodes the result.
+    `read_summed` decodes these bytes.
     """
     body = json.dumps(content, indent=1).encode() + b"\n"
     return hashlib.sha256(body).hexdigest().encode() + b"\n" + body

@@ -118,15 +118,15 @@ def _norms(function: Callable[..., jax.Array], inputs: jax.Array, *args: Any) ->
 def reach(norms: np.ndarray | jax.Array, share: float = 0.9) -> np.ndarray:
     """Return how many steps back each output depends on its input, measured by the norms of its gradients.
 
-    When the model computes output k, the last step that it has read is step s = T - K + k. The result for output k is the smallest n for
-    which the norms of output k for the steps s - n to s add up to at least `share` times the sum of its norms for the steps 0 to s.
+    When the model computes output k, it has read the steps 0 to s, where s = T - K + k. The result for output k is the smallest n for which
+    the norms in row k for the steps s - n to s add up to at least `share` times those for the steps 0 to s.
 
     Args:
         norms: norms (K, T) of the gradients of K outputs with respect to T steps, as `gradient_norms` returns them.
         share: share of the sum of the norms, above 0 and at most 1.
 
     Returns:
-        An int array (K,) with the number n for each output. It is 0 if step s alone has the share.
+        An int array (K,) with the number n of each output. n is 0 if step s alone has the share.
     """
     count, steps = norms.shape
     reached = np.zeros(count, int)

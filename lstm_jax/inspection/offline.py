@@ -15,7 +15,7 @@ def fill_template(template: Path, data: Any) -> str:
 
     Args:
         template: path of the template.
-        data: data that JSON can represent, without numbers that are not finite.
+        data: data that JSON can represent. All numbers must be finite.
     """
     text = template.read_text().replace("<!doctype html>", f"<!doctype html>\n<!-- {MARK} -->", 1)
     for name, file in (("SHARED_STYLE", "offline.css"), ("SHARED_SCRIPT", "offline.js")):

@@ -37,8 +37,8 @@ class LayerTrace:
     state: dict[str, jax.Array]
     """Arrays (B, T, H) of the state after each step: "h" and, for an LSTM, "c". A padded step copies the state."""
     gates: dict[str, jax.Array]
-    """Arrays (B, T, H) of the gates at each step. An LSTM has "input", "forget", "candidate" and "output"; a GRU has "update", "reset" and
-    "candidate". Cells with other equations, or with activations other than the default, have none."""
+    """Dict from the name of each gate to its values (B, T, H). An LSTM has "input", "forget", "candidate" and "output"; a GRU has "update",
+    "reset" and "candidate". The dict is empty for other cells, and for cells with activations other than the default."""
     valid: jax.Array | None
     """bool (B, T), False at padded steps, or None if no step is padded."""
 
@@ -58,7 +58,7 @@ def _gru_gates(params: Any, before: Any, z: jax.Array, mask: Any, compute_dtype:
 
 
 GATES: dict[str, Callable[..., dict[str, jax.Array]]] = {"lstm": _lstm_gates, "gru": _gru_gates}
-"""Dict from the name of each cell whose gates can be traced to a function that returns its gates at one step.
+"""Dict from the name of a cell to a function that returns its gates at one step, for each cell whose gates can be traced.
 
 The function is gates(params, state before the step, z, mask, compute_dtype), where z is the projected input and `mask` the mask of
 recurrent dropout or None.
@@ -115,10 +115,10 @@ def _layers(model: nnx.Module) -> Iterator[tuple[str, Recurrent]]:
 
 
 def _name(layer: Recurrent, path: str, running: list[str]) -> None:
-    """Change a layer so that the last entry of the list `running` is the path of the layer while a call of the layer runs.
+    """Change a layer so that it appends `path` to the list `running` when a call begins, and removes it when the call ends.
 
-    At the start of each call the layer appends `path` to the list, and at the end it removes it. For this, the class of the layer object is
-    replaced by a new subclass.
+    The last entry of the list is then the path of the layer whose call runs. To do this, the class of the layer object is replaced by a
+    new subclass.
     """
     kind = type(layer)
 

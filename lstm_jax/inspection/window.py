@@ -20,7 +20,7 @@ from lstm_jax.inspection.offline import fill_template
 MOST_BYTES = 5_000_000
 """Largest size of a page in bytes."""
 LEAST_UNITS = 8
-"""Number of units of each layer that must fit on a page. If the smallest layer has fewer units, that number must fit."""
+"""Smallest number of units of each layer that a page may show, or the number of units of the smallest layer, if that is smaller."""
 _REMEDY = "give fewer or shorter examples, or fewer epochs"
 _TEMPLATE = Path(__file__).with_name("window.html")
 
@@ -42,14 +42,14 @@ class Curve:
     name: str
     values: Sequence[float]
     bounds: tuple[float, float] | None = None
-    """Least and greatest value of the vertical axis. If None, they are those of the curve."""
+    """Lower and upper end of the vertical axis. None means the smallest and largest value of the curve."""
     ahead: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    """Values after the last step, such as those of a forecast: "mean", "low", "high" and, if they are known, "truth"."""
+    """Forecast for the steps after the last step: a dict with the keys "mean", "low", "high" and, if the true values are known, "truth"."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """Gates and states of a recurrent layer for one example: a dict from the name of each array to the array (T, H)."""
+    """Gates and states of one recurrent layer for one example: `arrays` maps the name of each gate and state to an array (T, H)."""
 
     name: str
     arrays: Mapping[str, np.ndarray]
@@ -131,8 +131,8 @@ def write_page(window: Window, path: Path, force: bool = True) -> None:
     Args:
         window: content of the page.
         path: path of the page.
-        force: whether an existing file that lstm-jax did not write may be replaced. Its own files may always be
-            replaced; see `files.writing.check_output`.
+        force: whether an existing file that lstm-jax did not write may be replaced. Files that lstm-jax wrote may always be replaced; see
+            `files.writing.check_output`.
 
     Raises:
         InputError: if the page would be too large, or if the file cannot be written.

@@ -10,7 +10,7 @@ from lstm_jax.cells import Cell
 from lstm_jax.errors import require
 
 INITIAL = "initial_"
-"""Prefix of the names of the parameters of a learned initial state."""
+"""Prefix of the names of the parameters of a learned initial state, as in `initial_h`."""
 
 
 class CarriedState(nnx.Variable):
@@ -58,14 +58,16 @@ def check_stateful(stateful: bool) -> None:
 
 
 class LayerState(nnx.Module):
-    """Base class of recurrent layers that manages their states. B is the number of rows of the batch and H the number of units.
+    """Base class of recurrent layers that manages their initial state and the state that they carry between calls.
+
+    B is the number of rows of the batch and H the number of units.
 
     Attributes:
         row: the cell.
         units: number of units H.
         stateful: whether a call starts from the final state of the previous call.
         learned_state: whether the initial state is a parameter.
-        carried: the `CarriedState` variables, or None.
+        carried: one `CarriedState` variable for each array of the carried state, or None if no state is carried.
     """
 
     kernel: nnx.Param[jax.Array]
@@ -110,8 +112,8 @@ class LayerState(nnx.Module):
     def _reset_state(self, given: Any) -> Any:
         """Return the state after a reset, or None, which stands for zeros.
 
-        The result is `given`, the reset state that the caller of the layer gave, if this is not None. Otherwise it is the learned initial
-        state with arrays (H,), if the layer has one.
+        The first of these that exists is returned: `given`, the reset state that the caller of the layer gave; the learned initial state,
+        with arrays (H,); and None.
         """
         if given is not None or not self.learned_state:
             return given
@@ -121,9 +123,12 @@ class LayerState(nnx.Module):
     def _start(self, batch: int, initial_state: Any, reset_state: Any) -> Any:
         """Return the state that a call of the layer gives to `unroll` as the argument `initial_state`.
 
-        It is the first of these that exists: the argument `initial_state`; the state that the layer carries from the previous call; and,
-        unless `reset_state` is given, the learned initial state. If there is none of them, None is returned, and `unroll` starts from the
-        state after a reset, or from zeros.
+        The first of these that exists is returned:
+
+        1. the argument `initial_state`;
+        2. the state that the layer carries from the previous call;
+        3. the learned initial state, if `reset_state` is None;
+        4. None, for which `unroll` starts from `reset_state` or, if this is None, from zeros.
         """
         if self.carried is None:
             fresh = self.learned_state and initial_state is None and reset_state is None

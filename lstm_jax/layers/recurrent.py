@@ -253,8 +253,8 @@ class Recurrent(LayerState):
                 the layer has one, else zeros.
             segment_ids: int (B, T), or (T, B) if `time_major` is true. They number the sequences that are packed in a row, and are 0 at
                 padded steps. They are given in place of `mask`, `lengths` and `resets`; see `unroll`.
-            initial_state: initial state of the cell: a state, or a tuple or list of (B, H) arrays. If it is None, the layer starts from the
-                state that it carries from the previous call. If it carries none, it starts as after a reset.
+            initial_state: initial state of the cell: a state, or a tuple or list of (B, H) arrays. None means the state carried from the
+                previous call or, if there is none, the state after a reset (see `reset_state`).
             dropout: masks to use. If they are None and the layer is in training mode, new masks are drawn.
             tokens: int (B, T), or (T, B) if `time_major` is true. Two steps of a row may have equal tokens only if they have equal inputs;
                 see `unroll`. None if no such tokens are known.
@@ -339,7 +339,7 @@ class Recurrent(LayerState):
             state: state before the step, for example that of `initial_state`. Its arrays are (B, H), or (H,) if x has no batch axis.
             reset: bool (B,), or () if x has no batch axis. Rows with True start a new sequence: before the step their state is replaced by
                 the initial state. None means that no row starts a new sequence.
-            dropout: masks of the sequence, for example from `draw_masks`. In the evaluation of a layer with zoneout they are not needed.
+            dropout: masks of the sequence, for example from `draw_masks`. None means no dropout, and zoneout as in evaluation.
 
         Returns:
             (output (B, H), state after the step), without the batch axis if x has none.

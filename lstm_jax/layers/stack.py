@@ -15,7 +15,9 @@ from lstm_jax.layers.recurrent import Recurrent, Shape, count_params
 
 
 class RecurrentStack(nnx.Module):
-    """Stack of recurrent layers. Each layer reads the outputs of the layer before it. All layers get the same argument `mask`.
+    """Stack of recurrent layers, of which each reads the outputs of the layer before it.
+
+    All layers get the same argument `mask`.
 
     A call returns the outputs of the last layer. If all layers have `return_state=True`, it returns (outputs, list of the final states). If
     only the last layer has `return_state=True`, it returns (outputs, final state).
@@ -24,12 +26,12 @@ class RecurrentStack(nnx.Module):
         layers: `Recurrent` or `Bidirectional` modules. Every layer except the last must have `return_sequences=True`. `return_state` must
             be true for all layers, for the last one only, or for none.
         dropout: dropout rate of the outputs of every layer except the last. As in `torch.nn.LSTM`, each number of each step is dropped
-            independently of the others. The argument `dropout` of a call does not concern this dropout: it has the masks inside the layers.
+            independently of the others. (The argument `dropout` of a call is something else: the masks inside the layers.)
         residual: whether the inputs of a layer are added to its outputs, for every layer except the first (as in Wu et al. 2016, section
-            3.1). The inputs are added as they were before the dropout between layers. All layers must have the same number of outputs and
-            return sequences.
-        rngs: random streams; the dropout between layers is drawn from the stream `dropout`. It is needed only if `dropout` is above 0, and
-            only if calls do not get `rngs`.
+            3.1). The added inputs are those before the dropout between layers. All layers must have the same number of outputs and return
+            sequences.
+        rngs: random streams; the dropout between layers is drawn from the stream `dropout`. They are needed if `dropout` is above 0 and
+            calls are made without `rngs`.
 
     Raises:
         InputError: if `layers` is empty, a layer's `return_sequences` or `return_state` is not as described above, `dropout` is not in

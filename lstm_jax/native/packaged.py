@@ -24,16 +24,16 @@ LEVELS: dict[str, dict[str, frozenset[str]]] = {
     },
     "aarch64": {"armv8-a": frozenset({"fp", "asimd"})},
 }
-"""Dict from a machine, a result of `platform.machine()`, to its levels, highest level first.
+"""Dict from a machine, a result of `platform.machine()`, to a dict from each of its levels, highest first, to processor features.
 
-The value of a level is the set of processor features that it adds to the next lower level, by their names in /proc/cpuinfo.
+The features are those that the level adds to the next lower level, by their names in /proc/cpuinfo.
 """
 EXTENSIONS = {
     "x86-64-v2": "cx16 sahf popcnt sse4.2",
     "x86-64-v3": "avx2 bmi bmi2 f16c fma lzcnt movbe xsave",
     "x86-64-v4": "avx512f avx512bw avx512cd avx512dq avx512vl",
 }
-"""Dict from each level of x86-64, from the lowest to the highest, to the names that compilers give to the instructions that it adds."""
+"""Dict from each level of x86-64, lowest first, to the instruction sets that it adds, as compilers name them, separated by spaces."""
 FOLDER = Path(__file__).with_name("lib")
 
 

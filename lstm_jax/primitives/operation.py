@@ -4,7 +4,7 @@
 operation also has a twin, which is the same computation written in JAX. JAX sees three primitives, named forward, tangents and backward.
 - Reverse mode runs the custom passes. The JVP of forward binds tangents, which is linear. The transpose of tangents is backward.
 - Forward mode and derivatives of order 2 and higher differentiate the twin.
-- `vmap` merges the mapped axis with the batch axis. If a mapped or differentiated leaf has none, it runs `operation.mapped(...)` instead.
+- `vmap` merges the mapped axis with the batch axis. If a mapped or differentiated leaf has no batch axis, `operation.mapped(...)` is run.
 - The custom passes run on the platforms that `Operation.runs_on` returns. Other platforms and exported programs run the twin.
 
 A leaf is one array of a pytree. The index of a leaf is its position in the list that `jax.tree.leaves` returns.
@@ -30,9 +30,9 @@ class Operation:
 
     Subclasses are frozen dataclasses. Their fields are static options and part of the key of JAX's program cache.
 
-    The methods have these arguments. If `keep` is true, the forward pass also returns residuals, which are the arrays that the backward
-    pass reads. `wanted` has the structure of `args`. A leaf is True if its gradient is wanted, else False. `cotangents` has the structure
-    of the outputs. A leaf is an array, or None if the cotangent is zero.
+    The methods share three arguments. `keep` says whether the forward pass also returns residuals, the arrays that the backward pass reads.
+    `wanted` is a tree with the structure of `args` that is True where a gradient is wanted, else False. `cotangents` is a tree with the
+    structure of the outputs, whose leaves are arrays, or None where the cotangent is zero.
     """
 
     @abstractmethod

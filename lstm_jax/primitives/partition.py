@@ -13,7 +13,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec, auto_axes
 
 _DEVICES: ContextVar[int] = ContextVar("devices", default=1)
 SUM = "sum"
-"""Value given instead of the index of an axis for a result that is summed over all devices."""
+"""Entry of `result_axes` for a result that is summed over all devices, in place of the index of an axis."""
 
 
 def partitioned(function: Callable, arg_axes: Sequence[int | None], result_axes: Sequence[int | str | None]) -> Callable:

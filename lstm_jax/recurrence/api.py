@@ -93,8 +93,8 @@ def unroll(
             means ceil(sqrt(T)) segments. None stores all residuals. The results do not depend on this argument.
 
     Returns:
-        the outputs and the final state. The outputs are (B, T, H), or (T, B, H) if `time_major` is true. If `return_sequences` is false,
-        the last output (B, H) is returned in place of all outputs. For a cell with P outputs they have P columns instead of H.
+        A pair of the outputs and the final state. The outputs are (B, T, H), or (T, B, H) if `time_major` is true. If `return_sequences`
+        is false, they are only the last output (B, H). If the attribute `outputs` of the cell is not 0, it replaces H in these shapes.
 
     Raises:
         InputError: if an argument has a wrong class, shape or dtype, if T is 0, if arguments are given that exclude each other (`mask` and

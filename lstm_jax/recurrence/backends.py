@@ -57,7 +57,8 @@ class Backend:
     run: Callable
     """Function that computes the recurrence. Its arguments and results are those of `reference.run`."""
     serves: Callable[[Cell], bool]
-    """Function that returns whether the backend supports a cell. A user's cell with the name of a supported cell is not supported."""
+    """Function that returns whether the backend supports a cell. It does not decide by the name alone, since a user's cell may have the
+    name of a cell in `CELLS`."""
     platforms: tuple[str, ...]
     """Platforms on which the backend runs: "cpu", "gpu", "tpu"."""
     compute_dtypes: tuple[str, ...]
@@ -271,8 +272,8 @@ def cpu_devices(backend: str | None, dtype: str, cell: str = "lstm") -> int:
     """Return the number of CPU devices that JAX should have for training: 1 if the backend `compiled` will run, else 0.
 
     0 means one device per core. One device suffices for `compiled`, since one call of it uses all cores, and a single device need not
-    exchange data with others. If `compiled` does not support the cell or the dtype, another backend will run. This function does not make
-    JAX initialise its platforms, because the number of CPU devices cannot be changed after JAX has initialised them.
+    exchange data with others. If `compiled` does not support the cell or the dtype, another backend will run. The number of CPU devices
+    must be set before JAX initialises its platforms. Therefore this function does not initialise them.
 
     Args:
         backend: a name in `BACKENDS`. None or "auto" means the backend that `resolve_backend` chooses on a CPU.

@@ -104,10 +104,10 @@ class CompiledCell(RecurrentOperation):
 
 @dataclass(frozen=True)
 class CompiledLSTM(CompiledCell):
-    """Operation that runs the LSTM over time in C++. `CompiledCell` is the same for the other cells.
+    """Operation that runs the LSTM over time in C++.
 
-    When the gradients are computed in JAX instead of in C++ (see `Operation.plain_backward`), they are computed from the residuals, which
-    are the values that the forward pass has stored. `CompiledCell` runs the forward pass again instead.
+    If gradients are computed in JAX instead of in C++ (see `Operation.plain_backward`), this class computes them from the residuals, which
+    are the values that the forward pass has stored. Its base class `CompiledCell` runs the forward pass again instead.
     """
 
     def plain_forward(self, keep, *args):
@@ -122,12 +122,15 @@ class CompiledLSTM(CompiledCell):
 
 
 def _operands(args, residuals: Residuals, cotangents) -> tuple:
-    """Return the operands of the backward pass as a tuple. The backward pass in C++ and the LSTM's twin in JAX have the same operands.
+    """Return the operands of the backward pass: (params, x, residuals, d_h, d_final, valid, dropout, resets, tokens).
+
+    They are the same for the backward pass in C++ and for the LSTM's twin in JAX. d_h and d_final are the gradients with respect to the two
+    outputs; see `with_zeros`.
 
     Args:
         args: arguments of `CompiledCell`.
         residuals: residuals of the forward pass.
-        cotangents: gradients with respect to the outputs.
+        cotangents: gradients with respect to the outputs, in which None stands for zeros.
     """
     params, x, state, *rest = args
     return params, x, residuals, *with_zeros(cotangents, state), *rest

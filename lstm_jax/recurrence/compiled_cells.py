@@ -17,8 +17,8 @@ from lstm_jax.shapes import GATES
 Kept = Callable[..., jax.Array | None]
 """Function kept(params, state, new, z, mask) that returns the values that one step keeps: n arrays (B, H) side by side, or None if n is 0.
 
-`state` and `new` are the state before and after the step. The other arguments are those of `Cell.step`, with one exception: for a cell
-that has its own function `project`, z is x W.
+`state` and `new` are the state before and after the step. The other arguments are those of `Cell.step`, with one exception: if the cell has
+its own function `project`, as the LSTM with layer normalisation has, z is not the projected input but only the product x W.
 """
 
 

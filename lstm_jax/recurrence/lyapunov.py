@@ -16,9 +16,10 @@ def largest_lyapunov_exponent(
 ) -> jax.Array:
     """Return the largest Lyapunov exponent (B,) of a cell that is driven by given inputs, in nats per step.
 
-    The distance of two states that are close to each other grows or shrinks as exp(exponent * steps). Below 0 the cell forgets its initial
-    state, and above 0 it is chaotic. A random small difference of the states is propagated by the derivative of each step and scaled back
-    to length 1 (Benettin et al. 1980); the exponent is the mean logarithm of its growth. Dropout and masks are not supported.
+    The distance of two states that are close to each other grows or shrinks as exp(exponent * steps). If the exponent is negative, the cell
+    forgets its initial state. If it is positive, the cell is chaotic. The computation follows Benettin et al. 1980: the derivative of each
+    step propagates a random tangent vector of the state, which is then scaled back to length 1. The exponent is the mean logarithm of the
+    factor by which a step lengthens the vector. Dropout and masks are not supported.
 
     Args:
         cell: the cell.
@@ -27,7 +28,7 @@ def largest_lyapunov_exponent(
         initial_state: initial state of the cell, with arrays (B, H). None means zeros.
         time_major: whether time is the first axis of x.
         skip: number of steps at the beginning that are left out of the mean.
-        seed: seed of the random difference.
+        seed: seed of the random tangent vector.
 
     Raises:
         InputError: if an argument is wrong, see `unroll`, or if `skip` is not in 0..T - 1.

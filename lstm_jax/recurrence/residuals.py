@@ -31,9 +31,9 @@ class Residuals(NamedTuple):
     """Results of a cell's forward pass that its backward pass reads.
 
     Attributes:
-        gates: the gates i, f, g, o after their activation functions, as one array (T, B, 4H) or four arrays (T, B, H), with zeros at padded
-            steps. For any other cell of `COMPILED_CELLS`: the arrays that `CompiledRow.keep` returns for each step, (T, B, n H), where n
-            is `CompiledRow.kept`, or None if n is 0.
+        gates: for the LSTM, the gates i, f, g, o after their activation functions, as one array (T, B, 4H) or four arrays (T, B, H), with
+            zeros at padded steps. For any other cell of `COMPILED_CELLS`, the values that `CompiledRow.keep` returns for each step, one
+            array (T, B, n H), where n is `CompiledRow.kept`; None if n is 0.
         all_h: the initial h, followed by h after each step, (T + 1, B, H).
         all_c: the initial c, followed by c after each step, (T + 1, B, H); None for a cell without c.
     """

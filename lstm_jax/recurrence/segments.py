@@ -17,7 +17,7 @@ from lstm_jax.errors import require
 from lstm_jax.recurrence.resets import Resets
 
 Remat = Literal["sqrt"] | int | None
-"""Type of the argument `remat`: None stores all residuals, "sqrt" means ceil(sqrt(T)) segments, and an int means about as many segments."""
+"""Type of the argument `remat`: None (store all residuals), "sqrt" (ceil(sqrt(T)) segments), or an approximate number of segments."""
 
 
 def check_remat(remat: Any) -> Remat:

@@ -127,8 +127,8 @@ def read_segments(segment_ids, steps: int, batch: int, time_major: bool) -> tupl
 def starts_backwards(at: jax.Array) -> jax.Array:
     """Return the flags of resets for a sequence that is read from its end, in the order in which the steps are processed.
 
-    The sequence is cut at the same places. Its parts are read from their ends, so that the state is replaced before the last step of each
-    part.
+    For example, a reset at step 2 cuts the steps 0 .. 4 into the parts 0, 1 and 2, 3, 4. The order of processing is 4, 3, 2, 1, 0, so that
+    the state is replaced before step 1, the last step of the first part.
 
     Args:
         at: bool (T, B), True at the first step of each part, in the order of time.

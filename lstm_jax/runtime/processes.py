@@ -1,8 +1,8 @@
 """Functions for several processes that train one model together, on one machine or on several machines.
 
 The processes run the same program, on JAX's multi-controller runtime: each process has its own devices, and one mesh holds the devices of
-all processes. All processes must call the same compiled functions on this mesh in the same order. With the functions of this module, a
-process shares with the others what only it knows, such as an error or a signal that it has received.
+all processes. All processes must call the same compiled functions on this mesh in the same order. The functions of this module tell all
+processes what only one of them knows, such as that it has failed or received a signal.
 """
 
 import contextlib
@@ -174,7 +174,7 @@ def own_devices(devices: int, place: Processes) -> int:
     """Return the number of CPU devices of each process in a run that has `devices` CPU devices in all. If `devices` is 0, return 0.
 
     Raises:
-        InputError: if the number is not a multiple of the number of processes.
+        InputError: if `devices` is not a multiple of the number of processes.
     """
     remedy = f"give 0 (all), or a multiple of the {place.processes} processes"
     require(devices % place.processes == 0, "devices", devices, remedy)
@@ -212,7 +212,7 @@ def require_equal(values: Mapping[str, str]) -> None:
     """Check that all processes have given the same values. All processes must call this function together.
 
     Args:
-        values: dict from names to values, such as from "config" to the config as JSON. The names are the same on all processes.
+        values: dict from a name to its value, such as {"config": text of the config as JSON}. It has the same keys on all processes.
 
     Raises:
         InputError: on all processes, if a value of any process differs from that of process 0.

@@ -20,7 +20,7 @@ from lstm_jax.runtime import machine
 
 DATA = "data"
 MOST_CPU_DEVICES = 64
-"""Largest number of CPU devices on a machine with fewer cores. It is limited because each device starts threads of its own."""
+"""Largest number of CPU devices. A machine with more cores may have one device per core. Each device starts threads of its own."""
 
 
 def use_cpu_cores(cores: int = 0) -> None:

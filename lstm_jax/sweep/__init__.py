@@ -20,8 +20,8 @@ A config is an instance of a frozen dataclass:
 
 A config may contain other configs. A name with dots overrides a field of an inner config: `grid(config, **{"model.units": [16, 32]})`.
 The name of the function and the values of the config identify a run (see `run_id`). A run that already has a row is skipped, whether it
-succeeded or failed. With `retry=True`, failed runs are repeated. A change of data, or of code that the function calls, is therefore not
-seen: use a new file of rows. If the source of the function itself has changed since a row was written, `run` warns.
+succeeded or failed. With `retry=True`, failed runs are repeated. If the source of the function itself has changed since a row was written,
+`run` warns. `run` does not notice changes of data, or of code that the function calls: use a new file of rows after such a change.
 
 If a run raises an exception or its process is killed, its row holds the error, and the other runs continue. To continue an interrupted
 sweep, repeat the same call.

@@ -44,7 +44,7 @@ def run_id(function: Run, config: Any) -> str:
 def source_digest(function: Run) -> str:
     """Return 16 hex digits of SHA-256 over the source code of a function, or "" if the source is not available.
 
-    The digest changes if the function itself is edited, but not if a function that it calls, or its data, is changed.
+    The digest changes if the function itself is edited, but not if a function that it calls, or the data that it reads, is changed.
     """
     try:
         source = inspect.getsource(function)

@@ -30,8 +30,8 @@ def run(
     failed, or if the source code of the function has changed since the row of a skipped run was written.
 
     Args:
-        function: function that takes a config, executes its run and returns a dict from the name of each result to its value. It needs a
-            name, by which its rows are found again.
+        function: function that takes a config, executes its run and returns a dict from the name of each result to its value. It must
+            not be a lambda, because the name of the function identifies its rows.
         configs: instances of a frozen dataclass. Equal configs count as one run.
         path: file with one row (a JSON object) per line. Rows are only appended. The file is created if it does not exist.
         where: executor of the runs: "here" (in this process), "processes" (in fresh processes) or "slurm" (in Slurm jobs). A terminal shows

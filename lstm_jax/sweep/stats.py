@@ -36,8 +36,8 @@ def _bootstrap(samples: Sequence[Values], statistic: Callable[..., Any], draws: 
 def mean_interval(values: Values, seed: int = 0, draws: int = 2000) -> tuple[float, float, float]:
     """Return the mean of the values and its 95 % confidence interval by the bootstrap, as (mean, low, high).
 
-    With three values or fewer the interval is their range, which contains the true mean less often than in 95 % of cases. Five values or
-    more are needed for an interval that deserves the name.
+    With three values or fewer the interval is the range of the values, which contains the true mean in fewer than 95 % of cases. At least
+    five values are needed for an interval that can be relied on.
     """
     return float(np.mean(values)), *_bootstrap([values], np.mean, draws, seed)
 

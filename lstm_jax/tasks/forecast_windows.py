@@ -48,7 +48,8 @@ class Part:
     """(W, C, F): features of the entries that the model reads."""
     ahead: np.ndarray
     """(W, K): for k = 1 .. K, log(t / (k g)), where t is the time from the last entry read to the k-th entry after it, and g is the median
-    gap between entries (`Series.usual_gap`). If the config sets `gaps` to false, all values are 0."""
+    gap between entries (`Series.usual_gap`). Entries that are g apart thus have the value 0. If the config sets `gaps` to false, all values
+    are 0."""
     target: np.ndarray
     """(W, K): value of each entry to forecast, minus the value of the last entry read."""
     last: np.ndarray

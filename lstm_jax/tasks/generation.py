@@ -161,7 +161,7 @@ class Generation(base.Task[GenerationConfig, data.Corpus]):
         return self.scorer.windows(params, np.column_stack([X, Y])).metrics("validation_")
 
     def _score_held_out(self, params: Any) -> dict[str, Any]:
-        """Return the metrics of the whole held-out text.
+        """Return the metrics of the whole held-out text, as a dict whose keys begin with "validation_".
 
         The text is read as in training: in windows, or in one pass that carries the state.
         """

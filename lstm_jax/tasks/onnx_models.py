@@ -108,7 +108,7 @@ def _serialized(model: Any) -> bytes:
 
 
 def _described(value: Any) -> str:
-    """Return the dtype and shape of an input or output as text."""
+    """Return the dtype and shape of an ONNX tensor type as text, such as "int64 (batch, time)"."""
     import onnx
 
     dtype = onnx.helper.tensor_dtype_to_np_dtype(value.elem_type).name

@@ -63,7 +63,8 @@ class PackedRows:
     def examples(self) -> Examples:
         """Return the rows as training examples. Each epoch reads them in random order. The metrics are means over reviews.
 
-        The weight of a row is the weight of each review in it, which is 1 divided by the number of reviews in the batch.
+        Each review in a batch has the same weight: 1 divided by the number of reviews in the batch. The entry of `Order.weight` for a row
+        is the weight of one review of the row, not the sum over its reviews.
         """
         counts = jnp.asarray((self.labels != NONE).sum(1), jnp.float32)
 

@@ -101,9 +101,9 @@ def begin(
 
     Raises:
         InputError: if no backend can run the config, or if a batch cannot be divided among the devices. Both are checked
-            before the folder is created. The error is also raised if another process has another config, other data or other versions, if
-            the folder cannot be used, if a file in it has changed, if the data have changed, or if the environment has changed and
-            `permissions` does not allow this.
+            before the folder is created. The error is also raised if the processes that train the model together differ in the config, the
+            data or the versions. Finally, it is raised if the folder cannot be used, if a file in it has changed, if the data have changed,
+            or if the environment has changed and `permissions` does not allow this.
     """
     backend = check_request(config, mesh)
     optimizer = make_optimizer(config.train, config.train.epochs * steps_per_epoch(examples, config.train.batch_size))
@@ -140,20 +140,19 @@ def _compiled_code() -> dict[str, str]:
 
 
 def _environments(run: RunFolder, here: dict[str, Any], allow: bool, console: Console) -> tuple[dict[str, Any], ...]:
-    """Return the environments that a run was trained in, oldest first. If the present environment is a new one, it is included.
+    """Return the environments that a run was trained in, oldest first, followed by the environment of this process if it is new.
 
-    An environment is a dict of versions, devices and settings. The present environment is new if the run has no environment yet, or if
-    `differences` finds a difference between the present and the newest environment of the run. Such a difference can change the last bits
-    of results.
+    An environment is a dict of versions, devices and settings. The environment of this process is new if the run has no environment yet, or
+    if `differences` finds a difference between it and the newest one of the run. A difference can change the last bits of results.
 
     Args:
         run: folder of the run.
-        here: the present environment, which is that of this process.
-        allow: whether the run may be continued if there is such a difference.
-        console: console that shows a note if there is such a difference.
+        here: environment of this process.
+        allow: whether the run may be continued in an environment that differs from the newest one.
+        console: console that shows a note if the environment differs from the newest one.
 
     Raises:
-        InputError: if there is such a difference, and `allow` is false.
+        InputError: if the environment differs from the newest one, and `allow` is false.
     """
     before = run.environments()
     if not before:
@@ -221,9 +220,10 @@ def summary(model: nnx.Module, title: str) -> Table:
 
 
 def write_result(run: RunFolder, result: FitResult, metrics: dict[str, Any]) -> None:
-    """Write the number of the best epoch, the training time and the final metrics of a run to result.json.
+    """Write the result of a run to result.json, as a JSON object.
 
-    The file also says whether early stopping ended the training.
+    Its keys are "best_epoch" (the number of the best epoch), "stopped_early" (whether early stopping ended the training), "seconds" (the
+    training time) and the names of the final metrics.
     """
     row = {"best_epoch": result.best_epoch, "stopped_early": result.stopped_early, "seconds": result.seconds}
     write_atomically(run.result, json.dumps(row | metrics, indent=2) + "\n")

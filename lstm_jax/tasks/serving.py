@@ -16,9 +16,9 @@ def make_server(model: SentimentClassifier) -> Callable[[np.ndarray], np.ndarray
         trained = sentiment.load("runs/sentiment")
         logits = make_server(trained.rebuild(trained.params))
 
-    The vectors of all words are multiplied by the kernel of the first layer once, in advance (see `SentimentClassifier.fold`), so that each
-    call only looks the products up. This table needs memory for V * gates * H numbers per direction, for V words and H units. The first
-    call with a new shape of `ids` compiles. To classify many reviews, `Trained.logits` runs them in batches.
+    The vectors of all words are multiplied by the kernel of the first layer once, in advance (see `SentimentClassifier.fold`). Each call
+    then only looks up rows in the table of these products. For V words and H units, the table has V * gates * H numbers per direction. The
+    first call with a new shape of `ids` compiles. To classify many reviews in batches, use `Trained.logits` instead.
 
     Args:
         model: the trained model, which is not changed.

@@ -96,13 +96,13 @@ def stream_examples(text: np.ndarray | data.ShardedText, length: int, batch: int
 
 
 def _metrics(logits: jax.Array, targets: jax.Array, weight: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Return a pair of the loss of a batch and a dict of two metrics, which are the loss and the accuracy.
+    """Return the loss of a batch, and a dict with the metrics "loss" and "accuracy".
 
-    The loss is the cross-entropy in nats. For each of the B examples, both metrics are averaged over all leading axes. The averages are
-    then multiplied by the weights of the examples and added up.
+    The loss is the cross-entropy in nats. For each of the B examples, both metrics are averaged over all leading axes, such as the steps of
+    a stream. The averages are then multiplied by the weights of the examples and added up.
 
     Args:
-        logits: (..., B, V), where B is the batch size and V the size of the vocabulary.
+        logits: (..., B, V), where ... are the leading axes, B is the batch size and V the size of the vocabulary.
         targets: (..., B): ids of the correct characters.
         weight: (B,): weights that sum to 1.
     """

@@ -12,10 +12,10 @@ from lstm_jax.errors import InputError, require
 from lstm_jax.training.run_folder import RunFolder
 
 RESERVED = 4
-"""Number of ids that do not stand for a word. They stand for padding, the start of a review and words outside the vocabulary, and one of
-them is unused."""
+"""Number of ids before the id of the first word: one each for padding, the start of a review and words outside the vocabulary, and one
+unused id."""
 COMMON = 50
-"""Number of training reviews that must contain a word for the word to appear on the map. In a small data set, fewer reviews suffice."""
+"""Least number of training reviews that must contain a word on the map. In a small data set, the limit is lower (`WordSpace.common`)."""
 
 
 def write_words(reviews: data.Reviews, file: IO[bytes]) -> None:

@@ -105,9 +105,10 @@ def step_rows(rates: Rates, name: str, table, m, v, lag: Lag, ids, rows):
 
 @dataclass(frozen=True)
 class _Rows(ForwardOperation):
-    """Call of a compiled function on some rows of a table, as an operation with a twin in JAX; see `primitives.operation`.
+    """Operation that calls a compiled function on some rows of a table; see `primitives.operation`.
 
-    If the compiled function is not available, each step updates all rows in JAX, so that no row ever misses a step.
+    If the compiled function is not available, `plain_forward` runs instead. Each step then updates all rows, so that no row ever misses a
+    step.
 
     Args:
         target: name of the compiled function.

@@ -74,8 +74,8 @@ class Examples:
     count: int
     """Number of examples in an epoch."""
     gather: Callable[[Any, Any], Any] = take_rows
-    """Function gather(arrays, numbers) that returns the batch of the examples with the indices `numbers` (B,). It is compiled as a part of
-    the training step. If the batches are read on the host, it gets NumPy arrays."""
+    """Function gather(arrays, numbers) that returns the batch of the examples with the indices `numbers` (B,). If the examples are on the
+    devices, it is compiled as a part of the training step. If the batches are read on the host, it is called with NumPy arrays."""
     order: Callable[[jax.Array, int, int], Order] = epoch_order
     """Function order(key, count, batch size) that returns the `Order` of an epoch. The random key differs from epoch to epoch."""
     stream: bool = False

@@ -19,11 +19,11 @@ from lstm_jax.runtime import processes, sharding
 from lstm_jax.training.examples import Examples, Order, steps_per_epoch
 
 FED_BYTES = 4 * 2**20
-"""Target size, in bytes, of the batches that are placed on the devices of a process at a time."""
+"""Target size, in bytes, of a group: the batches of consecutive steps that a process places on its devices at once."""
 FED_STEPS = 256
-"""Largest number of steps whose batches are placed at a time."""
+"""Largest number of steps in a group."""
 AHEAD = 2
-"""Number of groups of batches that are read ahead."""
+"""Number of groups that are read ahead."""
 
 
 class Source(ABC):
@@ -44,7 +44,7 @@ class Source(ABC):
 
     @abstractmethod
     def end(self, step: int) -> int:
-        """Return the largest index at which a chunk that begins at `step` can end. The chunk does not contain the step with this index."""
+        """Return the largest `stop` for which the steps `step` .. `stop` - 1 can form one chunk."""
 
     @abstractmethod
     def at(self, step: int) -> tuple[Any, Order]:

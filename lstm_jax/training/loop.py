@@ -113,9 +113,9 @@ def fit(
         `FitResult`.
 
     Raises:
-        InputError: if there are no examples, if a batch cannot be divided into its microbatches and these among the devices, if `monitor`
-            is not the name of a metric, if `mode` is neither "min" nor "max", or if all checkpoints from which the run could be resumed are
-            damaged.
+        InputError: if there are no examples, if the batch size is not a multiple of the number of microbatches times the number of devices,
+            if `monitor` is not the name of a metric, if `mode` is neither "min" nor "max", or if all checkpoints from which the run could
+            be resumed are damaged.
         Interrupted: if SIGINT or SIGTERM arrives. If `checkpoints` is given, the state has been saved before this error is raised.
     """
     require(examples.count >= 1, "training examples", examples.count, "give at least one")
@@ -251,7 +251,10 @@ class _Fit:
         return processes.largest(asked.number)[0]
 
     def _row(self, epoch: int, seconds: float, earlier: float) -> Metrics:
-        """Return the training metrics of an epoch.
+        """Return a dict of the training metrics of an epoch.
+
+        The keys are "epoch", "step", "train_loss" (and so on for each metric), "seconds" and "examples_per_second". If the loop waits for
+        examples, there is also "input_seconds", the seconds that it has waited.
 
         Args:
             epoch: number of the epoch, counted from 1.

@@ -30,9 +30,9 @@ class Manifest:
 
 
 def accepting(folder: Path) -> str:
-    """Return advice for the user if a file of a run has changed: restore the file, or accept the change with `lstm-jax run accept`.
+    """Return the advice at the end of error messages about changed or damaged files of a run.
 
-    Error messages end with this advice.
+    The advice is to restore the file, or to accept the change with `lstm-jax run accept`.
     """
     return f"bring the old one back, or if this is meant: lstm-jax run accept --run {folder}"
 

@@ -110,7 +110,11 @@ Optimizer = optax.GradientTransformation | RowOptimizer
 
 @dataclass(frozen=True)
 class AdamRows(RowUpdate):
-    """Row-sparse update of Adam, computed by compiled code; see `compiled_adam`."""
+    """Row-sparse update of Adam, computed by compiled code; see `compiled_adam`.
+
+    `rates` holds the decay rates of Adam. `advance` returns the learning rate of the next step; see `Advance`. `dense_update` updates all
+    parameters other than the table.
+    """
 
     rates: Rates
     advance: Advance

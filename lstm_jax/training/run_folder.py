@@ -213,7 +213,11 @@ def _shown(value: Any) -> str:
 
 
 def environment(mesh: Mesh) -> dict[str, Any]:
-    """Return the environment of this process: a dict of the versions, devices and settings that can change results or speed."""
+    """Return the environment of this process: a dict of the versions, devices and settings that can change results or speed.
+
+    The keys are "python", "versions" (of packages, a dict), "git" (commit of this package), "platform", "cpu", "cores", "devices" (a list
+    of names), "hosts", "xla_flags" and "matmul_precision".
+    """
     return {
         "python": sys.version.split()[0],
         "versions": {name: _version(name) for name in ("lstm-jax", "jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")},

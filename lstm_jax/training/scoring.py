@@ -1,8 +1,9 @@
 """Scores of a text under a character model: the negative log-probability of each character given the characters before it, in nats.
 
-The model reads the text in one of the two modes of `sampling`. In mode "carried" it carries the recurrent state through the text. In mode
-"window" it predicts each character from a zero state and the `length` characters before it, as in the training of the Keras example
-lstm_text_generation. If fewer than `length` characters precede a character, it is predicted from all the characters before it.
+The model reads the text in one of the two modes of `sampling`. In mode "carried" it carries the recurrent state through the text. A long
+text is then divided into several sections, called streams, which are read in parallel. In mode "window" the model predicts each character
+from a zero state and the `length` characters before it, as in the training of the Keras example lstm_text_generation. If fewer than
+`length` characters precede a character, it is predicted from all the characters before it.
 """
 
 from collections.abc import Callable
@@ -42,9 +43,9 @@ class Scores(NamedTuple):
     correct: np.ndarray
 
     def metrics(self, prefix: str = "") -> dict[str, float]:
-        """Return a dict from the names of four metrics of the whole text to their values. `prefix` is put before each name.
+        """Return a dict of four metrics of the whole text, with `prefix` before each of their names.
 
-        The metrics are the loss (the mean of `nats`), the bits per character, the perplexity and the accuracy (the share of true entries in
+        The names are "loss" (the mean of `nats`), "bits" (bits per character), "perplexity" and "accuracy" (the share of true entries in
         `correct`).
         """
         loss = float(self.nats.mean(dtype=np.float64))

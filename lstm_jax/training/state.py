@@ -27,9 +27,10 @@ class TrainState(NamedTuple):
     """Pytree of arrays that each step hands to the next step, such as recurrent states. Their shapes are (B, ...), where B is the batch
     size. If there are no such arrays, it is ()."""
     behind: Any = ()
-    """int32 (V,): number of steps of the current epoch that each of the V rows of a table has missed so far, because row-sparse updates
-    change only the rows that a step looks up. If no update is row-sparse, it is (). If updates are row-sparse but it is (), all rows take
-    their missed steps at the end of each call of the compiled training steps, so that no missed steps need to be stored."""
+    """int32 (V,): number of steps that each of the V rows of a table has missed and not yet taken, because row-sparse updates change only
+    the rows that a step looks up. In a `TrainStep` it is a dict from the name of the table to this array. If no update is row-sparse, it is
+    (). It may also be () if updates are row-sparse. All rows then take their missed steps at the end of each call of the compiled training
+    steps."""
 
 
 def state_sharding(params: Any, optimizer: Optimizer, totals: tuple[str, ...], mesh: Mesh, carry: Any = (), behind: Any = ()) -> TrainState:

@@ -68,7 +68,7 @@ class LookupObjective:
         return [sharding.gather_columns(table, ids) for ids in indices]
 
     def loss_of(self, params: Any, vectors: list[jax.Array], *args: Any) -> tuple[jax.Array, Any]:
-        """Return the results of the objective. It uses the given row vectors and does not look them up in the table.
+        """Return the results of the objective, computed from given row vectors instead of a lookup in the table.
 
         `vectors` is a list with one array, as the method `vectors` returns it.
         """
@@ -86,13 +86,16 @@ def row_sparse(objective: Any, optimizer: Any, params: Any) -> bool:
 
 
 def row_sparse_lookups(objective: Objective, optimizer: Any, params: Any, *args: Any) -> FoundLookups | None:
-    """Return the lookups of an objective in its embedding table, or None if a row-sparse update of such a table is not possible.
+    """Return the objective as a `FoundLookups`, or None if the training steps must use the dense update of the optimiser.
+
+    They must use it if the optimiser is not a `RowOptimizer`, if the objective has no embedding table, or if the row-sparse update is not
+    available for this table.
 
     Args:
         objective: function objective(params, *args); see `Objective`.
         optimizer: optimiser of the training.
         params: parameters.
-        args: further arguments of the objective, as arrays or shapes.
+        args: further arguments of the objective, as arrays or `jax.ShapeDtypeStruct` objects.
     """
     if not isinstance(optimizer, RowOptimizer):
         return None

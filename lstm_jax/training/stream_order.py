@@ -11,18 +11,18 @@ import numpy as np
 from lstm_jax.training.examples import Order, Plan
 
 BLOCK = 256
-"""Number of consecutive examples that the shuffling keeps together in a block."""
+"""Number of consecutive examples in a block; see `shuffled`."""
 WINDOW = 256
-"""Number of blocks whose examples are permuted together."""
+"""Number of shuffled blocks in a window, whose examples are permuted together; see `shuffled`."""
 
 
 def shuffled(key: jax.Array, count: int, batch_size: int) -> Plan:
-    """Return a random order of `count` examples, of which only two windows of 65,536 examples are in memory at a time.
+    """Return a function that computes any part of a random order of `count` examples.
 
     The examples are divided into blocks of 256 consecutive examples. First, the blocks are shuffled over the whole epoch by Grain's
     `index_shuffle`, a permutation that is computed index by index. Then each window of 256 consecutive shuffled blocks is permuted example
     by example. A batch therefore has examples from all parts of the data. The examples at the end that do not fill a block belong to the
-    last window.
+    last window. Only two windows, of 65,536 examples each, are kept in memory.
 
     Args:
         key: random key from which the order is drawn.
@@ -83,7 +83,8 @@ def streams(key: jax.Array, count: int, batch_size: int, length: int) -> Plan:
         length: number of characters of a chunk.
 
     Returns:
-        A function plan(first, stop), which returns the `Order` of the steps first .. stop - 1.
+        A function plan(first, stop), which returns the `Order` of the steps first .. stop - 1. Its field `rows` has the position in the
+        text at which each chunk begins.
     """
     steps, shift = count // batch_size, int(jax.random.randint(key, (), 0, length))
 

@@ -98,7 +98,7 @@ def encode_reviews(splits: dict[str, TextSplit], num_words: int | None = None) -
 
 
 def _encode_source(source: Source, options: ReadOptions, word_index: Path | None, report: Progress) -> dict[str, np.ndarray]:
-    """Encode the reviews of a source, and return the arrays of the cache file as a dict from names to arrays.
+    """Encode the reviews of a source, and return the arrays that the cache file stores.
 
     A source holds either texts or word ranks. Only Keras' imdb.npz holds word ranks.
 
@@ -108,6 +108,10 @@ def _encode_source(source: Source, options: ReadOptions, word_index: Path | None
         word_index: path of Keras' word index, or None to build the vocabulary from the training texts.
         report: function that is called with a description of the current stage, the number of finished stages and the number of all
             stages.
+
+    Returns:
+        A dict with the array "vocabulary" (the bytes of `Vocabulary.to_json`) and, for each split, the four arrays of its `EncodedSplit`:
+        "train_values", "train_offsets", "train_labels" and "train_groups" for the training split.
 
     Raises:
         InputError: if the source cannot be read, or if it holds word ranks and `word_index` is None.

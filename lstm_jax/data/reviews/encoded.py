@@ -83,10 +83,10 @@ class EncodedReviews:
 
 
 def keras_check_hash(split: EncodedSplit) -> str:
-    """Return a SHA-256 hash of the ids and labels of a split, to check that the split equals that of Keras' IMDB data set.
+    """Return a SHA-256 hash of the ids and labels of a split, as a hexadecimal string.
 
-    The hash is compared with a stored hash of the split that `keras.datasets.imdb.load_data(num_words=None)` returns. The check therefore
-    does not need Keras.
+    To check without Keras that a split equals that of Keras' IMDB data set, the tests compare this hash with a stored hash of the split
+    that `keras.datasets.imdb.load_data(num_words=None)` returns.
 
     The hash covers the ids of each review as little-endian int32 followed by b"|", and then the labels as little-endian int32.
     """

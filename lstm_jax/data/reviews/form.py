@@ -11,12 +11,13 @@ from lstm_jax.data.reviews.texts import TextSplit
 
 
 class Found(NamedTuple):
-    """Location of reviews. `Form.find` returns it."""
+    """Location of reviews, which `Form.find` returns."""
 
     path: Path
     """The file or folder that holds the reviews."""
     files: dict[str, Path]
-    """Dict from a name to a path, with one entry for every file that the reviews are read from."""
+    """Dict with the path of every file that the reviews are read from, for example `{"train": Path("reviews/train.csv")}`. The keys depend
+    on the form of the reviews."""
 
 
 class Ranks(NamedTuple):

@@ -129,10 +129,10 @@ class _Machine:
         return found
 
     def do_mark(self, _: None) -> None:
-        """Carry out the instruction MARK. The items that are put on the stack after it form a group.
+        """Carry out the instruction MARK, which stores the height of the stack, so that a later instruction can take all items above it.
 
-        If the group consists of integers, and APPENDS then adds them to the list on top of the stack, all this is done here in one fast
-        loop. Otherwise only the position of the mark is stored.
+        A pickle fills a list of integers by MARK, the integers and APPENDS, which adds them to the list on top of the stack. In this case
+        the instructions up to APPENDS are carried out here, in one fast loop. Otherwise only the height is stored.
         """
         ids, end = _integers(self.content, self.file.tell())
         if ids is not None and self.stack and type(self.stack[-1]) is _List and not self.stack[-1].rows:

@@ -66,10 +66,10 @@ def write_review_shards(
     workers: int = 1,
     on_progress: Progress | None = None,
 ) -> "ShardedReviews":
-    """Write the reviews of tables as ids in shards, and return them. The ids are those of `encode_reviews` for the same reviews.
+    """Write the ids of the reviews in tables to shards, and return them as `ShardedReviews`.
 
-    Each table becomes one shard, and is read row by row. If an earlier call for the same folder was interrupted, the intact shards that it
-    has written are kept.
+    `encode_reviews` gives the same ids for the same reviews. Each table becomes one shard, and is read row by row. If an earlier call for
+    the same folder was interrupted, the intact shards that it has written are kept.
 
     Args:
         paths: tables with training reviews, and folders of such tables; see `read_table`.
@@ -235,9 +235,10 @@ class ShardedSplit:
 
 @dataclass(frozen=True)
 class PaddedReviews:
-    """Array (N, maxlen) of padded reviews, whose rows are read from mapped files when they are taken.
+    """Array (N, maxlen) of padded reviews, whose rows `take` reads from mapped files.
 
-    It can be a leaf of `Examples.arrays`.
+    It can replace a NumPy array in `lstm_jax.training.examples.Examples.arrays`. `EncodedSplit.padded` describes the fields `maxlen`,
+    `padding` and `truncating`.
     """
 
     split: ShardedSplit
@@ -255,19 +256,22 @@ class PaddedReviews:
         return 0
 
     def take(self, rows: np.ndarray, axis: int = 0, mode: str = "clip") -> np.ndarray:
-        """Return the rows with the indices `rows` as an int32 array (rows, maxlen). Indices are clipped to 0 .. N - 1."""
+        """Return the rows with the indices `rows` (R,), as an int32 array (R, maxlen).
+
+        Indices are clipped to 0 .. N - 1. The arguments `axis` and `mode` are ignored.
+        """
         del axis, mode
         return self.split.select(np.clip(rows, 0, len(self.split) - 1)).padded(self.maxlen, self.padding, self.truncating)
 
     def blocks(self) -> Iterator[np.ndarray]:
-        """Yield all rows, a few thousand at a time, as arrays (rows, maxlen)."""
+        """Yield all rows as int32 arrays (R, maxlen), where R is `BLOCK` or, in the last array, the number of remaining rows."""
         for begin in range(0, len(self.split), BLOCK):
             yield self.take(np.arange(begin, min(begin + BLOCK, len(self.split))))
 
 
 @dataclass(frozen=True)
 class ShardedReviews:
-    """Data set of encoded reviews whose ids stay in shards. `EncodedReviews` is the same for ids in memory."""
+    """Data set of encoded reviews whose ids stay in shards, while those of `EncodedReviews` are in memory."""
 
     train: ShardedSplit
     test: ShardedSplit | None
@@ -282,7 +286,7 @@ Reviews = EncodedReviews | ShardedReviews
 
 
 def read_review_shards(folder: str | Path, num_words: int | None = None) -> ShardedReviews:
-    """Map the shards in a folder of reviews, without reading the ids.
+    """Return the reviews in a folder of shards, whose ids stay in the mapped files.
 
     Args:
         folder: folder that `write_review_shards` has written.
@@ -323,7 +327,7 @@ def read_review_shards(folder: str | Path, num_words: int | None = None) -> Shar
 
 
 def _rows_of(path: Path, remedy: str) -> dict[str, np.ndarray]:
-    """Return the arrays in the .npz file of a shard, which have one entry for each review.
+    """Return the arrays "lengths", "labels", "groups" and "hashes" of a shard, which have one entry for each review.
 
     Args:
         path: path of the .npz file.

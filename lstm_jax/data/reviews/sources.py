@@ -49,7 +49,8 @@ class Source:
     path: Path
     """The file or folder that holds the reviews."""
     files: dict[str, Path]
-    """Dict from a name to a path, with one entry for every file that the reviews are read from."""
+    """Dict with the path of every file that the reviews are read from, for example `{"train": Path("reviews/train.csv")}`. The keys depend
+    on the form of the reviews."""
 
 
 def find_imdb(explicit: str = "") -> Path:

@@ -81,7 +81,7 @@ def _choose(counts: np.ndarray, fraction: float, order: np.ndarray, inside: set[
     """Choose the sets of rows for the validation split, so that it has about `fraction` of the rows of each class.
 
     This function goes through the sets once and chooses each set that does not give the validation split too many rows of a class. Then it
-    adds or removes single sets as long as this brings the numbers of rows nearer to the aim.
+    adds or removes single sets as long as this brings the numbers of rows nearer to the share `fraction` of each class.
 
     Args:
         counts: (C, 2) number of rows of each class in each of the C sets.
@@ -115,9 +115,9 @@ def _choose(counts: np.ndarray, fraction: float, order: np.ndarray, inside: set[
 def _pinned(counts: np.ndarray, order: np.ndarray) -> tuple[set[int], set[int]]:
     """Choose sets of rows for the training split and for the validation split, so that both splits have rows of each class.
 
-    For each class, the two sets with the fewest rows are chosen among the sets that contain rows of this class. The smaller one is for the
-    validation split, and the other is for the training split. For class 1, the two are exchanged if the choice for class 0 has already put
-    one of them into the other split. If only one set contains rows of a class, no sets are chosen for this class.
+    For each class, take the two smallest sets that contain rows of this class. The smaller one is for the validation split, and the other
+    is for the training split. If class 0 has already put one of the two sets of class 1 into the opposite split, the two are exchanged. If
+    only one set contains rows of a class, no sets are chosen for this class.
 
     Args:
         counts: (C, 2) number of rows of each class in each of the C sets.

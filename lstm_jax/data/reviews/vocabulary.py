@@ -53,9 +53,9 @@ def _as_bytes(text: bytes | str) -> bytes:
 class Vocabulary:
     """Vocabulary that maps the words of a review to ids.
 
-    A word whose id would be `num_words` or more is encoded as the id 2. A word that is not in `words` is encoded as the id 2 if `kind` is
-    "frequency". If `kind` is "keras", the word is dropped, as it was when Keras' data set was made. For this reason a vocabulary of the
-    kind "keras" keeps all words of Keras' index, even if `num_words` is smaller.
+    A word in `words` whose id would be `num_words` or more is encoded as the id 2. A word that is not in `words` is encoded as the id 2 if
+    `kind` is "frequency", and is dropped if `kind` is "keras", as it was when Keras' data set was made. A vocabulary of the kind "keras"
+    keeps all words of Keras' index in `words`, since rare words would otherwise be dropped instead of encoded as the id 2.
     """
 
     words: tuple[str, ...]

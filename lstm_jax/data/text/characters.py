@@ -198,7 +198,7 @@ class Characters:
 
 
 def shown(characters: tuple[str, ...]) -> str:
-    """Return a text for an error message: the first `SHOWN` of the given characters, and the number of the others if there are more."""
+    """Return characters as a text for an error message: at most the first `SHOWN`, as in "'a', 'b', 'c', 'd', 'e' and 2 more"."""
     more = len(characters) - SHOWN
     return ", ".join(map(repr, characters[:SHOWN])) + (f" and {more} more" if more > 0 else "")
 

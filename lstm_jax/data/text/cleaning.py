@@ -23,9 +23,10 @@ def clean(text: AnyStr, recipe: str = "source") -> AnyStr:
       `" ".join(re.sub(r"[^a-zA-Z .,'!;?]", " ", text).lower().split())`.
     - "source-cased": like "source", but letters keep their case, so that at most 59 distinct characters are left.
     - "lower": letters become lower case, and nothing else changes. In bytes only ASCII letters are changed.
-    - "none" and "exact": the text is unchanged. The two recipes differ only in `prepare_corpus` with the unit "character". There "exact"
-      keeps all line endings. With "none" and all other recipes, `prepare_corpus` replaces the line endings of Windows and old Macs by LF
-      before it cleans the articles.
+    - "none" and "exact": the text is unchanged.
+
+    The recipes "none" and "exact" differ only in `prepare_corpus` and `write_shards` with the unit "character". Before these functions
+    clean an article by any recipe except "exact", they replace the line endings of Windows and old Macs by LF.
 
     No recipe normalises Unicode.
 

@@ -38,12 +38,12 @@ class Corpus:
     copies: int
     """Number of articles that were left out of the validation split because the training split has an article with the same text."""
     fingerprint: str
-    """SHA-256 of the vocabulary and of the ids of both splits."""
+    """SHA-256 of the vocabulary and of the ids of both splits. For a corpus in shards, SHA-256 of the index file of the shards."""
     train_starts: np.ndarray = field(default_factory=_no_starts)
     """(A,) int64: positions in `train` at which the articles begin, in ascending order. The first one is 0."""
     validation_starts: np.ndarray = field(default_factory=_no_starts)
-    """(A',) int64: positions in `validation` at which the articles begin. If the cut divides an article, the rest of it counts as an
-    article."""
+    """(A',) int64: positions in `validation` at which the articles begin. If an article begins in `train` and ends in `validation`, its
+    second part counts as an article."""
     notes: tuple[str, ...] = ()
     """Messages to the user, with one sentence for each kind of change that was made to the text when it was read."""
 

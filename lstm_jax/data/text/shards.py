@@ -29,8 +29,8 @@ from lstm_jax.files.writing import write_atomically
 SHARD_BYTES = 32 * 2**20
 """Size, in bytes, of the part of a text file that becomes one shard."""
 SHARD = ("characters", "count", "sha256")
-"""Names of the values that the index copies from the record of each shard. The index also has the value "apart" of each shard: whether a
-separator stands before the shard."""
+"""Names of the values of each shard that the index copies from the shard's .json file. The index also has the value "apart" of each shard,
+which is true if a separator stands before the shard."""
 SEPARATOR = " "
 """Character between two articles, and between two shards if the recipe removes white space at the ends of a text."""
 SPACE = b" \t\n"
@@ -45,7 +45,10 @@ COMMAND = "lstm-jax data shard"
 
 @dataclass(frozen=True)
 class Part:
-    """Part of a text file that becomes one shard: the bytes from `begin` to `end`. `_division` moves both limits forward to white space."""
+    """Part of a text file that becomes one shard: about the bytes from `begin` to `end`.
+
+    When the part is read, `_division` moves both limits forward to the next white space.
+    """
 
     path: str
     begin: int
@@ -67,7 +70,7 @@ def write_shards(
     on_progress: Progress | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> "ShardedText":
-    """Write the text of files as ids in shards, and return it.
+    """Write the ids of text files to shards, and return them as a `ShardedText`.
 
     The ids equal those of the training split that `prepare_corpus` returns for the same files with `validation=0`.
 
@@ -172,7 +175,8 @@ def _decoded(content: bytes, path: str, begin: int) -> str:
 def _division(file: Any, place: int, size: int) -> int:
     """Return the first position, from `place` on, at which a text file can be divided.
 
-    This is the position after the next white space. If there is no white space nearby, it is the next position between two characters.
+    This is the position after the next white space. If the next 65,536 bytes have no white space, it is the next position between two
+    characters.
 
     Args:
         file: the text file, opened for reading bytes.
@@ -219,7 +223,9 @@ class ShardedText(MappedIds):
 
 
 def read_shards(folder: str | Path) -> ShardedText:
-    """Map the shards of a text. Only the headers of the files of ids are read.
+    """Return the text in a folder of shards, whose ids stay in the mapped files.
+
+    Only the headers of the files of ids are read.
 
     Raises:
         InputError: if the folder holds no finished shards, or if a shard is missing, has another size or belongs to another text.

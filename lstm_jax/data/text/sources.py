@@ -23,9 +23,9 @@ class Form:
     matches: Callable[[Path], bool]
     """Function that returns whether a path has this form."""
     read: Callable[[Path, str], list[str]]
-    """Function that takes a path and the name of the column of the texts, which only a table needs, and returns the articles as texts."""
+    """Function read(path, text_column) that returns the articles as texts. Only tables use the name of the column of the texts."""
     read_bytes: Callable[[Path, str], list[bytes]]
-    """Function that takes the same arguments as `read` and returns the articles as bytes."""
+    """Function read_bytes(path, text_column) that returns the articles as bytes."""
 
 
 def _read_file(path: Path, _: str = "") -> list[str]:

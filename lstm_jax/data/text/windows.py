@@ -26,7 +26,7 @@ def window_count(n: int, length: int, step: int) -> int:
 
 
 def some_windows(n: int, length: int, step: int) -> int:
-    """Return the number of windows of a text, as `window_count` does, and check that there is one.
+    """Return the number of windows of a text, like `window_count`, but raise an error if there are no windows.
 
     Raises:
         InputError: if the text has fewer than `length` + 1 characters, or if `length` or `step` is below 1.
@@ -128,7 +128,7 @@ def stream_chunks(n: int, length: int, batch: int) -> np.ndarray:
 
     Returns:
         An int64 array (S, batch), where S = (n - 1) // (batch * length). An entry k stands for row k of the arrays that `chunks` returns.
-        The entry at [s, b] is b * S + s.
+        The entry at [s, b] is b * S + s. For `n` 13, `length` 2 and `batch` 3, the array is [[0, 2, 4], [1, 3, 5]].
 
     Raises:
         InputError: if the text is too short for one batch, or if `length` or `batch` is below 1.

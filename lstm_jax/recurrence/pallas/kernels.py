@@ -29,11 +29,11 @@ from jax.experimental.pallas import triton as plgpu
 from lstm_jax.shapes import GATES
 
 ROWS = 16
-"""Number of rows of the batch that a program computes. It is the smallest number that the matrix units of the GPU accept."""
+"""Number of rows of the batch that a program computes. It is the smallest number that the tensor cores of the GPU accept."""
 NARROWEST, WIDEST = 16, 64
 """Smallest and largest number of units in a block.
 
-The matrix units of the GPU do not accept fewer units. With more units, the shared memory could not hold two copies of the tiles of the four
+The tensor cores of the GPU need at least 16. With more than 64, the shared memory could not hold two copies of the tiles of the four
 gates.
 """
 RESIDENT = 128 * 1024

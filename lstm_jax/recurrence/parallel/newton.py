@@ -2,10 +2,10 @@
 
 The steps of a cell are equations s[t] = f(s[t - 1], x[t]) for the states s. Newton's method solves the equations of all steps together.
 An iteration evaluates f and its Jacobian at the current guess of all states, which needs no loop over time, and then solves a linear
-recurrence with a parallel scan. With the full Jacobian of a step, the work of a scan grows with the cube of the number of state
-components. With the blocks on its diagonal alone, one for each unit, it is proportional to the number of units, and more iterations are
-needed (quasi-DEER, Gonzalez et al. 2024, "Towards scalable and stable parallelization of nonlinear RNNs"). Each iteration makes one more
-state exact, or several, so that T iterations always suffice.
+recurrence with a parallel scan. If the scan uses the full Jacobian of each step, its work grows with the cube of the number of state
+components. If it uses only the blocks on the diagonal of the Jacobian, one for each unit, its work is proportional to the number of units,
+but more iterations are needed (quasi-DEER, Gonzalez et al. 2024, "Towards scalable and stable parallelization of nonlinear RNNs"). Each
+iteration makes at least one more state exact, so that T iterations always suffice.
 
 Gradients follow from the implicit function theorem: they are the solution of a linear recurrence, and the iterations are not
 differentiated.
@@ -49,7 +49,7 @@ _LARGEST_FULL = 16
 _ROUNDINGS = 16
 """Default tolerance, in units of the machine epsilon of the dtype."""
 _NEARLY = 64
-"""Factor of the tolerance below which the iteration also ends if the residual does not shrink any more, because of rounding."""
+"""Multiple of the tolerance up to which a residual is accepted if it no longer shrinks, because of rounding."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,9 @@ class Newton:
             state, a matrix K x K. None means "full" if H * K is at most 16, else "diagonal".
         damping: weight of the damping (ELK, Gonzalez et al. 2024), see `scans.damped`; 0 means none. Damping makes the changes of an
             iteration smaller.
-        tolerance: the iteration ends when no equation is violated by more than this number times max(1, largest absolute value of a
-            state). None means 16 times the machine epsilon, or up to 64 times as much if the residual does not shrink any more.
+        tolerance: the iteration ends when the residual is at most this number times max(1, largest absolute value of a state). The residual
+            is the largest absolute difference between the two sides of an equation. None means 16 times the machine epsilon; a residual up
+            to 64 times as large is then also accepted if it no longer shrinks.
         limit: largest number of iterations. None means T.
 
     Raises:
@@ -85,7 +86,7 @@ DEFAULTS = Newton()
 
 
 class _Operands(NamedTuple):
-    """Arrays that determine the equations.
+    """Arrays that determine the equations s[t] = f(s[t - 1], x[t]) of the states.
 
     Attributes:
         params: parameters of the cell.
@@ -129,8 +130,8 @@ def solve(
     The arguments up to `resets` are those of `reference.run`.
 
     Returns:
-        The states with arrays (T, B, H), which alone are differentiable; the number of iterations, an int32 scalar; and the largest
-        absolute difference between the two sides of an equation.
+        Three values: the state after each step, with arrays (T, B, H); the number of iterations, an int32 scalar; and the residual, which
+        is the largest absolute difference between the two sides of an equation. Only the states are differentiable.
     """
     z = cell.project(params, x, dropout.input, None)
     operands = _Operands(params, z, jnp.stack(state, axis=-1), valid, dropout.recurrent, resets)
@@ -281,7 +282,11 @@ def _solved(cell: Cell, options: Newton, operands: _Operands) -> tuple[jax.Array
 
 @_solved.defjvp
 def _solved_jvp(cell: Cell, options: Newton, primals, tangents):
-    """Return the states and their tangents d, which satisfy d[t] = J[t] d[t - 1] + (tangent of f by all other arguments)."""
+    """Return the results of `_solved` and their tangents.
+
+    The tangents d of the states are the solution of d[t] = J[t] d[t - 1] + e[t]. J[t] is the Jacobian of step t with respect to the state
+    before the step, and e[t] is the tangent that follows from the tangents of the operands. The other two results have zero tangents.
+    """
     (operands,), (d_operands,) = primals, tangents
     states, count, residual = _solved(cell, options, operands)
 
@@ -303,8 +308,8 @@ def _solved_jvp(cell: Cell, options: Newton, primals, tangents):
 def _solve_linear(scan, matvec, b: jax.Array) -> jax.Array:
     """Solve matvec(d) = b for d (T, B, H, K).
 
-    With diagonal blocks a scan solves the equations only approximately, and it is repeated with what is left of b. With full Jacobians the
-    repetition removes rounding errors.
+    With diagonal blocks a scan solves the equations only approximately. It is therefore repeated with b - matvec(d) in place of b, and its
+    solutions are added up. With full Jacobians the repetition removes rounding errors.
 
     Args:
         scan: function scan(b) that returns the approximate solution, from a parallel scan.

@@ -116,7 +116,7 @@ def _replaced(network: SeriesNetwork, params: Any, entries: jax.Array, ahead: ja
     """Measure how much each of the C entries of a window matters to the forecast.
 
     Returns:
-        C numbers: by how much the average of the K predicted means falls if the entry is replaced by the mean of its neighbours.
+        C numbers. Number n is the fall of the average of the K predicted means if entry n is replaced by the mean of its neighbours.
     """
     whole = np.asarray(entries)
     before, after = whole[np.maximum(np.arange(len(whole)) - 1, 0)], whole[np.minimum(np.arange(1, len(whole) + 1), len(whole) - 1)]

@@ -26,7 +26,7 @@ from lstm_jax.tasks.running import check_own_data
 NEIGHBOURS = 8
 """Number of nearest words that are shown for a word."""
 LEAST_REVIEWS = 100
-"""Least number of training reviews that contain a word that is shown as a nearest word. In a small data set, fewer reviews suffice."""
+"""A word is shown as a nearest word only if at least this many training reviews contain it. In a small data set, the limit is lower."""
 
 
 @dataclass(frozen=True)

@@ -108,8 +108,8 @@ def restore(folder: Path, like: PyTree, added: tuple[str, ...] = (), step: int |
         step: number of the step whose checkpoint is loaded. If None, the newest intact checkpoint is loaded.
 
     Raises:
-        InputError: if there is no checkpoint (of the step `step`, if it is given), if all these checkpoints are damaged, or if the paths,
-            shapes and dtypes of the leaves in the checkpoint are not those of the leaves in `like`.
+        InputError: if there is no intact checkpoint (of the step `step`, if it is given), or if the leaves in the checkpoint have other
+            paths, shapes or dtypes than the leaves in `like`.
     """
     rejected: list[tuple[int, str]] = []
     wanted = _named(like)

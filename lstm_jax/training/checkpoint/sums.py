@@ -31,7 +31,7 @@ def steps(folder: Path) -> list[int]:
 
 
 def leaf_record(leaf: Any) -> dict[str, Any]:
-    """Return what a manifest says about an array: a dict with the dtype, the shape and the checksum of the array."""
+    """Return the entry of a manifest for an array: a dict with the keys "dtype", "shape" and "sha256"."""
     array = processes.on_host(leaf)
     digest = hashlib.sha256(f"{array.dtype.name} {list(array.shape)}\n".encode())
     digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
@@ -39,9 +39,9 @@ def leaf_record(leaf: Any) -> dict[str, Any]:
 
 
 def file_records(arrays: Path, sync: bool = False) -> dict[str, dict[str, Any]]:
-    """Return a dict that has one entry for each file below the folder `arrays`.
+    """Return a dict from the path of each file below the folder `arrays` to a dict with the size and the checksum of the file.
 
-    A key is the path of a file relative to `arrays`, and the value is a dict with the size and the checksum of the file.
+    The paths are relative to `arrays`. The keys of the inner dicts are "bytes" and "sha256".
 
     If `sync` is true, the files are also flushed to disk, so that a power cut cannot leave a manifest without its files.
     """
@@ -85,8 +85,8 @@ def read_verified(folder: Path, step: int) -> tuple[dict[str, Any], str]:
     """Read the manifest that belongs to the checkpoint of step `step`, and check the files that it lists against their checksums.
 
     Returns:
-        A pair of the content of the manifest, and a description of the damage. The description is "" if neither the manifest nor a file
-        is damaged. If the manifest is damaged, the content is {}.
+        A pair of the content of the manifest, and a description of the damage. The description is "" if the manifest and all files are
+        intact. If the manifest is damaged, the content is {}.
     """
     manifest = read_manifest(folder, step)
     if manifest is None:
