@@ -108,14 +108,14 @@ def noise(row: Row, fastest: float = 0.0) -> str:
 
 @dataclass
 class Sweep:
-    """Measurement of many processes, with the state that is shared between them.
+    """Measurement of many processes, one after another, with the state that all measurements share.
 
     Attributes:
         folder: folder to which the reference results of the workloads are written.
         sha: commit of this checkout, which the result rows record.
         seconds: duration of each measurement in seconds.
         most: largest number of measurements of one process. A process is measured again only if its result was noisy.
-        distances: largest relative error of the results of each checked candidate on a workload; the keys are those of `row_key`.
+        distances: dict from the key of a candidate on a workload (see `row_key`), if it has been checked, to its largest relative error.
         fastest: highest speed that a probe has measured so far, in GFLOP/s.
         references: dict from the name of a workload to the file with its reference results.
     """

@@ -211,7 +211,7 @@ def _outputs(work: Workload, arrays: Arrays, options: Options, mesh: jax.shardin
 
 
 def _served(work: Workload, arrays: Arrays, options: Options) -> Callable[[], np.ndarray]:
-    """Return a function without arguments that computes the logits of one batch of reviews as a server does."""
+    """Return a function without arguments that computes the logits of one batch of reviews in one compiled call; see `make_server`."""
     rebuild, _ = _model(work, options)
     serve = make_server(rebuild({name: jnp.asarray(array) for name, array in arrays.weights.items()}))
     return lambda: serve(arrays.inputs)

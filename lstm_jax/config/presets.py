@@ -23,6 +23,6 @@ PRESETS: dict[str, dict[str, RunConfig]] = {
             model=GenerationModelConfig(units=416, layers=2, embed=64, dropout=0.25, recurrent_dropout=0.25),
             train=TrainConfig(epochs=12, batch_size=32, learning_rate=3e-3, schedule="cosine", clip_norm=1.0),
         )
-    }
+    },
 }
 """Dict from the name of a task to its presets: a dict from the name of each preset to its config."""

@@ -16,11 +16,11 @@ from lstm_jax.models.layers import make_layer
 
 
 class Forecaster(nnx.Module):
-    """Model of a time series that predicts the mean and the log standard deviation of each of the next K values.
+    """Model of a time series that predicts the differences between each of the next K values and the last past value.
 
-    Recurrent layers read the past entries (B, T, F) of the series, where F is the number of features of an entry. Then a dense layer with
-    2 K outputs reads the last output of the recurrent layers and, for each of the next K values, a number that encodes the time from the
-    last past entry to this value. The predictions are for the difference between each of the K values and the last past value.
+    For each difference, it predicts the mean and the log standard deviation. Recurrent layers read the past entries (B, T, F) of the
+    series, where F is the number of features of an entry. Their last output is concatenated with K numbers, which encode the times from the
+    last past entry to each of the next K values. A dense layer maps the result to 2 K outputs.
     """
 
     def __init__(self, config: ForecastModelConfig, features: int, horizon: int, *, rngs: nnx.Rngs):

@@ -123,7 +123,14 @@ class SentimentClassifier(nnx.Module):
         return jnp.concatenate([last[..., :units], h[packed.first, rows][..., units:]], axis=-1)
 
     def _key(self, rngs: nnx.Rngs | jax.Array | None, number: int) -> jax.Array:
-        """Return a random key: number 0 is for word dropout, and number 1 for the dropout of the head."""
+        """Return the random key of word dropout, if `number` is 0, or of the dropout of the head, if it is 1.
+
+        If `rngs` is a key, the returned key is derived from it and `number`. If it is an `nnx.Rngs`, the next key of its stream `dropout`
+        is returned.
+
+        Raises:
+            InputError: if `rngs` is None.
+        """
         if isinstance(rngs, jax.Array):
             return jax.random.fold_in(rngs, len(self.recurrent.layers) + number)  # the layers fold in the smaller numbers
         if rngs is None:

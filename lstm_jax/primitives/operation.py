@@ -351,7 +351,7 @@ class Vmapped(Operation):
     size: int
 
     def runs_on(self) -> tuple[str, ...]:
-        """Return the platforms on which the inner operation runs its custom passes; see `Operation.runs_on`."""
+        """Return the platforms on which the vectorised operation `inner` runs its own `forward` and `backward`; see `Operation.runs_on`."""
         return self.inner.runs_on()
 
     def _over(self, function: Callable, args: tuple, *more):

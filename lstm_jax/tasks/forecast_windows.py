@@ -40,8 +40,8 @@ class Scale:
 class Part:
     """W windows of one split of a series.
 
-    In each window the model reads C entries with F features each, and forecasts the next K entries. All differences of values (in `entries`
-    and `target`) are in units of the standard deviation of the training split.
+    In each window the model reads C entries with F features each, and forecasts the next K entries. `target` and the first
+    feature of `entries` are differences from the value of the last entry read, divided by the standard deviation of the training split.
     """
 
     entries: np.ndarray

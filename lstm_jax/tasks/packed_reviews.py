@@ -52,7 +52,12 @@ class PackedRows:
         return float((self.places.segment_ids == 0).mean())
 
     def by_review(self, values: np.ndarray) -> np.ndarray:
-        """Convert an array (R, M), with one entry for each review of each row, to an array (N,) in the order of the reviews."""
+        """Return the entries of the N reviews, in the order in which they were given to `pack_reviews`.
+
+        Args:
+            values: array (R, M), in which entry [r, m] belongs to review m of row r. If row r has fewer than M reviews, its last entries
+                are ignored.
+        """
         return values[self.numbers[:, 0], self.numbers[:, 1]]
 
     def review(self, number: int) -> np.ndarray:

@@ -119,7 +119,7 @@ def stream_chunks(n: int, length: int, batch: int) -> np.ndarray:
 
     The text is cut into `batch` consecutive streams of equal length, and each stream into S chunks. Batch s consists of chunk s of every
     stream, so that row b of batch s continues row b of batch s - 1. Characters at the end of the text that do not fill one more chunk in
-    every stream are left out.
+    every stream are left out. The last character of the text can only be predicted, and is in no chunk.
 
     Args:
         n: number of characters of the text.

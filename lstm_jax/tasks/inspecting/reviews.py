@@ -117,7 +117,7 @@ class ReviewNetwork:
 
 
 def review_window(trained: sentiment.Trained, request: Request) -> Window:
-    """Return the content of the page about a sentiment run; see `inspecting.make_window`."""
+    """Return the content of the page that shows a trained sentiment model on the reviews of `request`; see `inspecting.make_window`."""
     reviews = _given(trained, request) or _chosen(trained, request.examples)
     epochs, network = kept_epochs(trained, request.epochs), ReviewNetwork(trained)
     examples, seen = [], set[str]()
