@@ -11,6 +11,7 @@ from scipy import optimize, sparse
 from scipy.special import expit
 
 from lstm_jax.data import EncodedSplit
+from lstm_jax.errors import require
 
 SMOOTHING = 1.0
 """Count that is added to the number of texts of each label that contain an n-gram."""
@@ -45,7 +46,11 @@ def train(split: EncodedSplit, order: int = 3, penalty: float = 1.0) -> NBSVM:
         split: training texts with their labels 0 and 1.
         order: largest n of the n-grams.
         penalty: factor of the squared norm of the weights.
+
+    Raises:
+        InputError: if a word id is not below `BASE`, or if the regression does not converge.
     """
+    require(split.values.max(initial=0) < BASE, "word id", int(split.values.max(initial=0)), f"give ids below {BASE}")
     grams = [np.unique(np.concatenate(_text_keys(split, n))) for n in range(1, order + 1)]
     rows = sparse.hstack([_indicators(split, n, known) for n, known in enumerate(grams, 1)], "csr")
     positive = split.labels == 1
@@ -61,8 +66,9 @@ def train(split: EncodedSplit, order: int = 3, penalty: float = 1.0) -> NBSVM:
         value = np.logaddexp(0, -margin).sum() + penalty / 2 * (params[:-1] ** 2).sum()
         return value, np.append(transposed @ slope + penalty * params[:-1], slope.sum())
 
-    found = optimize.minimize(loss, np.zeros(len(ratio) + 1), jac=True, method="L-BFGS-B", options={"maxiter": 100}).x
-    return NBSVM(grams, found[:-1] * ratio, float(found[-1]))
+    result: Any = optimize.minimize(loss, np.zeros(len(ratio) + 1), jac=True, method="L-BFGS-B", options={"maxiter": 1000})
+    require(result.success, "logistic regression", result.message, "give another penalty")
+    return NBSVM(grams, result.x[:-1] * ratio, float(result.x[-1]))
 
 
 def _text_keys(split: EncodedSplit, order: int) -> list[np.ndarray]:

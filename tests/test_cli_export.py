@@ -30,7 +30,8 @@ RUNS = {
     "plain": "train sentiment --data {root} --cache-dir {root}/cache --vocabulary frequency --num-words 300 --maxlen 20 --embed 8",
     "masked": "train sentiment --data {root} --cache-dir {root}/cache --vocabulary frequency --maxlen 20 --embed 8 --mask-zero --cell gru"
     " --bidirectional --layers 2",
-    "packed": "train sentiment --data {root} --cache-dir {root}/cache --vocabulary frequency --packed 40 --embed 8 --bidirectional",
+    "packed": "train sentiment --data {root} --cache-dir {root}/cache --vocabulary frequency --packed 40 --embed 8 --bidirectional"
+    " --pooling mean+max",
     "stream": "train generation --data {root}/text.txt --clean none --regime stream --length 8 --sample-chars 0 --layers 2",
     "windows": "train generation --data {root}/text.txt --clean none --length 8 --step 4 --sample-chars 0 --embed 8 --tied",
     "bytes": "train generation --data {root}/text.txt --unit byte --length 8 --step 8 --sample-chars 0",

@@ -1,5 +1,6 @@
 """Commands that read a sentiment run, and `data prepare`: what they print and write."""
 
+import itertools
 import json
 import os
 import shutil
@@ -7,6 +8,7 @@ import sys
 import types
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from command_line import assert_error
@@ -14,9 +16,12 @@ from made_reviews import write_csvs
 from made_sentiment_run import SIZES, train_run
 from tables import BACKENDS
 
+from experiments import best
 from lstm_jax import data
+from lstm_jax.config import PRESETS, SentimentConfig, read_config
 from lstm_jax.errors import InputError
 from lstm_jax.tasks import sentiment
+from lstm_jax.tasks.serving import make_server
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
@@ -43,6 +48,36 @@ def test_predict_from_arguments_file_and_standard_input(ask, run, tmp_path):
     assert ask("predict", "--run", run, "--file", tmp_path / "texts") == (0, wanted, "")
     assert ask("predict", "--run", run, stdin="\n".join(texts).encode() + b"\n") == (0, wanted, "")
     assert ask("predict", "--run", run, stdin="\r\n".join(texts).encode() + b"\r\n") == (0, wanted, "")
+
+
+def test_the_preset_best_is_the_recipe_of_the_study(ask, reviews, tmp_path: Path) -> None:
+    """Flags replace its values; the language model is trained, pooled over packed reviews, and its folder of checkpoints is gone."""
+    preset = PRESETS["sentiment"]["best"]
+    assert preset == best.recipe(best.BASE, 1)[0].task
+    small = {"data": str(reviews), "cache-dir": str(tmp_path / "cache"), "vocabulary": "frequency", "num-words": 300}
+    small |= {"units": 4, "embed": 4, "packed": 40, "maxlen": 20, "epochs": 1, "lm-epochs": 1, "batch-size": 8}
+    run = tmp_path / "run"
+    flags = ["--run", run, "--no-figures", *(f"--{name}={value}" for name, value in small.items())]
+    code, out, err = ask("train", "sentiment", "--preset", "best", *flags)
+    assert (code, err) == (0, "")
+    assert "language model, 1 epochs" in out
+    config = read_config(run / "config.json", SentimentConfig)
+    assert (config.model.units, config.data.packed, config.pretraining.lm_epochs) == (4, 40, 1)
+    assert (config.model.pooling, config.model.adversarial) == (preset.model.pooling, preset.model.adversarial)
+    assert not (run / "checkpoints" / "language_model").exists()
+    (row,) = [json.loads(line) for line in (run / "pretraining.jsonl").read_text().splitlines()]
+    assert json.loads((run / "result.json").read_text())["pretraining_seconds"] == row["seconds"] > 0
+    assert 4 < row["validation_loss"] < 8
+    trained, texts = sentiment.load(run), ["the film was good", "the film was not good , it was bad"]
+    ids = trained.vocabulary.encode_all(texts)
+    padded = np.zeros((2, 20), np.int32)
+    for n, (begin, end) in enumerate(itertools.pairwise(ids[1])):
+        padded[n, : end - begin] = ids[0][begin:end]
+    logits = make_server(trained.rebuild({name: jnp.asarray(array) for name, array in trained.params.items()}))(
+        padded
+    )  # padding is skipped, since packed reviews have none
+    np.testing.assert_allclose(sentiment.probabilities(logits), trained.probabilities(texts), rtol=1e-5)
+    assert_error(ask("train", "sentiment", "--preset=shakespeare"), "--preset: shakespeare; give one of 'none', 'best'")
 
 
 def test_predict_json_lines(ask, run):

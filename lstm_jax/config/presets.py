@@ -8,7 +8,7 @@ PRESETS: dict[str, dict[str, RunConfig]] = {
     "sentiment": {
         # the study `best`, whose results are in docs/studies.md
         "best": SentimentConfig(
-            data=DataConfig(packed=512, validation=0.15),
+            data=DataConfig(maxlen=400, packed=512, validation=0.15),
             model=SentimentModelConfig(
                 bidirectional=True, pooling="mean+max", dropout=0.5, recurrent_dropout=0.0, head_dropout=0.5, adversarial=5.0
             ),

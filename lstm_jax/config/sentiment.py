@@ -88,7 +88,8 @@ class PretrainingConfig:
     """Number of passes of a language model over the training reviews, before the classifier is trained. Its embedding and recurrent layer
     initialise those of the classifier. 0 trains no language model."""
     lm_learning_rate: Rate = 3e-3
-    """Peak learning rate of the language model. It grows in 200 steps, and then falls to 0 as a cosine."""
+    """Peak learning rate of the language model. It grows in a tenth of the steps, at most 200, and then falls to 0 as a
+    cosine."""
     lm_dropout: Share = 0.2
     """Dropout rate of the input features and of the outputs of the language model's recurrent layer."""
 

@@ -4,9 +4,9 @@ The models are `flax.nnx` modules.
 """
 
 from lstm_jax.models.forecaster import Forecaster
-from lstm_jax.models.functional import Functional, Parts, functional, layer_rows, replaced, split_module
 from lstm_jax.models.generator import CharGenerator
 from lstm_jax.models.language_model import WordLanguageModel
+from lstm_jax.models.parts import Functional, Parts, functional, layer_rows, replaced, split_module
 from lstm_jax.models.sentiment import EMBEDDING, SentimentClassifier
 
 __all__ = [

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from lstm_jax.config import SentimentModelConfig
 from lstm_jax.dropout import draw_mask
+from lstm_jax.errors import InputError
 from lstm_jax.layers import Bidirectional, ClassifierHead, Embedding, Recurrent, RecurrentStack, TiedHead, recurrent
 from lstm_jax.models.layers import make_layer
 from lstm_jax.shapes import TokenIds
@@ -49,8 +50,11 @@ class WordLanguageModel(nnx.Module):
 
         Args:
             ids: word ids (B, L + 1) of the windows.
-            deterministic: whether to run without dropout.
+            deterministic: whether to run without dropout. If None, the last call of `train()` or `eval()` decides.
             rngs: random key from which the masks are drawn. It may be None without dropout.
+
+        Raises:
+            InputError: if `rngs` is None and there is dropout.
         """
         words = ids.T
         vectors = self.embedding(words, 1)
@@ -72,8 +76,11 @@ class WordLanguageModel(nnx.Module):
                 return_sequences=True,
             )
             h = h[0] if isinstance(h, tuple) else h
-            if self.dropout and key is not None and not deterministic:
-                mask = draw_mask(jax.random.fold_in(key, 1), self.dropout, h.shape[1:], h.dtype)
+            if self.dropout and not (one.deterministic if deterministic is None else deterministic):
+                if key is None:
+                    raise InputError("rngs", None, "dropout draws from it: give a key, or deterministic=True")
+                # the layer itself splits the key, which is the same as folding in 0 and 1
+                mask = draw_mask(jax.random.fold_in(key, 3), self.dropout, h.shape[1:], h.dtype)
                 h *= jnp.broadcast_to(mask[None], h.shape)
             found.append((self.project[number](h), targets[number]))
         return found

@@ -43,15 +43,12 @@ def pool_packed(h: Float[Array, "T B D"], places: PackedPlaces, kind: str) -> Fl
     """
     member = members(places, h.shape[0])
     mean = sum_members(member, h) / jnp.maximum(member.sum(-1), 1)[..., None].astype(h.dtype)
-    return _join(mean, mean if kind == "mean" else _largest(h, places, member), kind)
+    return _join(mean, mean if kind == "mean" else _largest(h, places), kind)
 
 
-def _largest(h: Float[Array, "T B D"], places: PackedPlaces, member: Bool[Array, "B M T"]) -> Float[Array, "B M D"]:
-    """Return the maximum over the steps of each packed text; see `pool_packed`.
-
-    `member` is True where a step belongs to a text. The value is found without gradient. A sum over the steps that have this value, which
-    is zero, then gives it the gradient.
-    """
+@jax.custom_jvp
+def _largest(h: Float[Array, "T B D"], places: PackedPlaces) -> Float[Array, "B M D"]:
+    """Return the maximum over the steps of each packed text; see `pool_packed`."""
     ids = places.segment_ids.T
     begins = jnp.concatenate([jnp.ones_like(ids[:1], bool), ids[1:] != ids[:-1]])
 
@@ -60,12 +57,19 @@ def _largest(h: Float[Array, "T B D"], places: PackedPlaces, member: Bool[Array,
         largest = jnp.where(begins[:, None], row, jnp.maximum(largest, row))
         return largest, largest
 
-    still = lax.stop_gradient(h)
-    _, so_far = lax.scan(running, jnp.full_like(still[0], -jnp.inf), (still, begins))
-    value = so_far[places.last, jnp.arange(h.shape[1])[:, None]]
-    equal = (still == text_at_step(value, member)).astype(h.dtype)
+    _, so_far = lax.scan(running, jnp.full_like(h[0], -jnp.inf), (h, begins))
+    return so_far[places.last, jnp.arange(h.shape[1])[:, None]]
+
+
+@_largest.defjvp
+def _largest_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
+    """Return the maximum and its tangent, the mean of the tangents of `h` at the steps that have the maximum."""
+    h, places = primals
+    value = _largest(h, places)
+    member = members(places, h.shape[0])
+    equal = (h == text_at_step(value, member)).astype(h.dtype)
     count = jnp.maximum(sum_members(member, equal), 1)
-    return value + sum_members(member, equal * (h - still)) / count
+    return value, sum_members(member, equal * tangents[0]) / count
 
 
 def members(places: PackedPlaces, steps: int) -> Bool[Array, "B M T"]:

@@ -148,6 +148,15 @@ class Task(ABC, Generic[C, D]):
         """Return the callbacks of this task, which are called after each epoch in addition to the built-in callbacks."""
         return ()
 
+    def check_memory(self) -> None:
+        """Check that the training fits into the free memory.
+
+        Raises:
+            InputError: if it does not fit.
+        """
+        shapes = self.batch(), self.mesh, self.flags
+        require_memory(self.config, self.make_model, self.objective, *shapes, data_bytes=self.data_bytes(), carry=self.carry)
+
     @cached_property
     def model(self) -> Any:
         """Model with its initial weights."""
@@ -199,9 +208,7 @@ class Task(ABC, Generic[C, D]):
         mesh = sharding.make_mesh(config.train.devices)
         with processes.together():
             task = cls(config, cls.read(config, console) if data is None else data, mesh)
-            require_memory(
-                config, task.make_model, task.objective, task.batch(), mesh, cls.flags, data_bytes=task.data_bytes(), carry=task.carry
-            )
+            task.check_memory()
             examples, (params, rebuild) = task.examples(), task.functional
             params = replaced(params, initial or {})
         permissions, fingerprint = Permissions(resume, allow_other_machine), getattr(task.data, "fingerprint")  # noqa: B009

@@ -4,7 +4,8 @@ The loss of the language model is a sampled softmax (Jean et al. 2015): the soft
 that the whole batch shares. The sample is drawn in proportion to the frequencies of the words in the text, and the scores are corrected for
 these frequencies.
 
-N is the number of positions of the text in a batch, K the number of sampled words and V the vocabulary size.
+B is the number of windows in a batch, L the number of words of a window that are read, K the number of sampled words, E the number of
+features of a word and V the vocabulary size.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,8 @@ from rich.console import Console
 
 from lstm_jax.config import SentimentConfig, TrainConfig
 from lstm_jax.models import WordLanguageModel, functional, replaced
+from lstm_jax.runtime import sharding
+from lstm_jax.tasks.memory import require_memory
 from lstm_jax.tasks.running import initial_rngs
 from lstm_jax.training.callbacks import Callback
 from lstm_jax.training.examples import Examples, steps_per_epoch
@@ -63,46 +66,87 @@ def pretrain(
 
     Returns:
         The result of `fit`. The names of the parameters that a classifier shares with the language model are those in the classifier.
+
+    Raises:
+        Interrupted: if SIGINT or SIGTERM arrives, also after the last step. The state has been saved before this error is raised.
     """
-    windows = cut_windows(text)
-    steps = config.pretraining.lm_epochs * steps_per_epoch(len(windows), BATCH)
-    train = train_config(config, steps)
-    counts = np.bincount(text, minlength=vocabulary)
-    log_share = np.log(np.maximum(counts, 1) / len(text)).astype(np.float32)
-    options = config.pretraining
-    like = replace(config.model, dropout=options.lm_dropout, recurrent_dropout=0.0, weight_drop=0.0, zoneout=0.0, zoneout_cell=0.0)
-    made = functional(WordLanguageModel(like, vocabulary, rngs=initial_rngs(config.train.seed)))
-    shares, words = jnp.asarray(log_share), jnp.asarray(text, jnp.int32)
+    windows, counts = cut_windows(text), np.bincount(text, minlength=vocabulary)
+    steps = config.pretraining.lm_epochs * steps_per_epoch(len(windows), _batch_size(mesh))
+    train = train_config(config, mesh, steps)
+    made = functional(make_language_model(config, vocabulary))
     return fit(
-        replaced(made.params, {BIAS: log_share}),
-        make_objective(made.rebuild, shares, words),
+        replaced(made.params, {BIAS: _log_share(counts)}),
+        make_objective(made.rebuild, counts),
         make_optimizer(train, steps),
         Examples.of_rows((windows,)),
         train,
         mesh,
         metrics=("loss",),
-        evaluate=None if held_out is None else _make_evaluate(made.rebuild, mesh, shares, words, cut_windows(held_out)),
+        evaluate=None if held_out is None else _make_evaluate(made.rebuild, mesh, counts, cut_windows(held_out)),
         checkpoints=checkpoints,
         resume=resume,
         callbacks=callbacks,
         console=console,
+        last=False,
     )
 
 
-def train_config(config: SentimentConfig, steps: int) -> TrainConfig:
+def check_memory(config: SentimentConfig, vocabulary: int, words: int, mesh: Mesh, flags: dict[str, str]) -> None:
+    """Check that the training of the language model fits into the free memory.
+
+    Args:
+        config: config of the sentiment run.
+        vocabulary: vocabulary size V.
+        words: number of words of the text.
+        mesh: devices that a batch is sharded over.
+        flags: dict from the kinds of arrays to command-line flags; see `Task.flags`.
+
+    Raises:
+        InputError: if the training does not fit.
+    """
+    counts = np.ones(vocabulary, np.int64)
+    require_memory(
+        replace(config, train=train_config(config, mesh, 1)),
+        lambda: make_language_model(config, vocabulary),
+        lambda rebuild: make_objective(rebuild, counts),
+        (jax.ShapeDtypeStruct((_batch_size(mesh), LENGTH + 1), np.int32),),
+        mesh,
+        flags,
+        data_bytes=4 * words,
+    )
+
+
+def make_language_model(config: SentimentConfig, vocabulary: int) -> WordLanguageModel:
+    """Return a new language model, whose random initial weights are drawn from the seed in the config of the sentiment run."""
+    rate = config.pretraining.lm_dropout
+    model = replace(config.model, dropout=rate, recurrent_dropout=0.0, weight_drop=0.0, zoneout=0.0, zoneout_cell=0.0)
+    return WordLanguageModel(model, vocabulary, rngs=initial_rngs(config.train.seed))
+
+
+def _batch_size(mesh: Mesh) -> int:
+    """Return `BATCH`, rounded up to a multiple of the number of devices."""
+    return -(-BATCH // mesh.size) * mesh.size
+
+
+def train_config(config: SentimentConfig, mesh: Mesh, steps: int) -> TrainConfig:
     """Return the config of the training of the language model: Adam with a cosine schedule, and with the seed of the sentiment run.
 
-    `steps` is the number of steps of all epochs.
+    Args:
+        config: config of the sentiment run.
+        mesh: devices that a batch is sharded over.
+        steps: number of steps of all epochs.
     """
-    options = config.pretraining
+    size, parts = _batch_size(mesh), config.train.microbatches
     return TrainConfig(
-        epochs=options.lm_epochs,
-        batch_size=BATCH,
-        learning_rate=options.lm_learning_rate,
+        epochs=config.pretraining.lm_epochs,
+        batch_size=size,
+        microbatches=parts if size % (parts * mesh.size) == 0 else 1,
+        learning_rate=config.pretraining.lm_learning_rate,
         schedule="cosine",
         warmup_steps=min(WARMUP, steps // 10),
         clip_norm=CLIP,
         seed=config.train.seed,
+        checkpoint_steps=config.train.checkpoint_steps,
         devices=config.train.devices,
     )
 
@@ -120,68 +164,73 @@ def cut_windows(text: np.ndarray) -> np.ndarray:
 def sampled_losses(
     vectors: jax.Array, targets: jax.Array, table: jax.Array, bias: jax.Array, sample: jax.Array, log_share: jax.Array
 ) -> jax.Array:
-    """Return the cross-entropies (N,), in nats, of a softmax over the correct word and the sampled words.
+    """Return the cross-entropies (..., B), in nats, of a softmax over the correct word and the sampled words.
 
     The score of a word at a position is the inner product of the position's vector and the word's embedding, plus the word's bias, minus
     the logarithm of the word's frequency.
 
     Args:
-        vectors: vectors (N, E) that the model computed for N positions of the text.
-        targets: ids (N,) of the correct words.
+        vectors: vectors (..., B, E) that the model computed for positions of the text.
+        targets: ids (..., B) of the correct words.
         table: embedding (V, E).
         bias: bias (V,) of each word.
         sample: ids (K,) of the K sampled words.
         log_share: logarithm (V,) of the frequency of each word in the text from which the words were sampled.
     """
     offset = bias - log_share
-    correct = (vectors * table[targets]).sum(-1) + offset[targets]
-    others = vectors @ table[sample].T
-    others += jnp.broadcast_to(offset[sample][None], others.shape)
-    others = jnp.where(sample[None, :] == targets[:, None], -jnp.inf, others)
+    correct = (vectors * sharding.gather_columns(table, targets)).sum(-1) + offset[targets]
+    others: jax.Array = vectors @ sharding.replicate(table[sample]).T
+    others += jnp.broadcast_to(offset[sample], others.shape)
+    same = jnp.broadcast_to(sample, others.shape) == targets[..., None]
+    others = jnp.where(same, -jnp.inf, others)
     return jnp.logaddexp(correct, jax.nn.logsumexp(others, axis=-1)) - correct
 
 
-def make_objective(rebuild: Callable, log_share: jax.Array, words: jax.Array) -> Objective:
+def make_objective(rebuild: Callable, counts: np.ndarray) -> Objective:
     """Return the training objective: the mean of the sampled cross-entropies of all directions, in nats a word.
 
     Its batch is a tuple of one array (B, L + 1): the word ids of B windows.
 
     Args:
         rebuild: function from parameters to the `WordLanguageModel`.
-        log_share: logarithm (V,) of the frequency of each word in the text.
-        words: word ids of the text, from which words are sampled.
+        counts: number (V,) of occurrences of each word in the text.
     """
 
     def loss(params: Any, batch: tuple[jax.Array], weight: jax.Array, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         of_sample, of_masks = jax.random.split(key)
-        model = rebuild(params)
-        rows = _row_losses(model, batch[0], _draw_words(of_sample, words), log_share, of_masks)
+        rows = _row_losses(rebuild(params), batch[0], _draw_words(of_sample, counts), _log_share(counts), of_masks)
         mean = (rows * weight).sum()
         return mean, {"loss": mean}
 
     return loss
 
 
-def _draw_words(key: jax.Array, words: jax.Array) -> jax.Array:
-    return words[jax.random.randint(key, (SAMPLED,), 0, len(words))]
+def _log_share(counts: np.ndarray) -> np.ndarray:
+    """Return the logarithm of the share of each word in the text, float32 (V,). A word that is not in the text counts as one word."""
+    return np.log(np.maximum(counts, 1) / counts.sum()).astype(np.float32)
+
+
+def _draw_words(key: jax.Array, counts: np.ndarray) -> jax.Array:
+    """Draw the ids (K,) of words in proportion to their numbers of occurrences `counts` (V,)."""
+    number = jax.random.randint(key, (SAMPLED,), 0, int(counts.sum()))
+    return jnp.searchsorted(jnp.asarray(counts.cumsum(), jnp.int32), number, side="right").astype(jnp.int32)
 
 
 def _row_losses(
-    model: WordLanguageModel, ids: jax.Array, sample: jax.Array, log_share: jax.Array, key: jax.Array | None = None
+    model: WordLanguageModel, ids: jax.Array, sample: jax.Array, log_share: np.ndarray, key: jax.Array | None = None
 ) -> jax.Array:
     """Return the mean loss (B,) of the words of each window. Without a key there is no dropout."""
     rows = jnp.zeros(len(ids), jnp.float32)
     found = model(ids, deterministic=key is None, rngs=key)
     for vectors, targets in found:
         table, bias = model.embedding.embedding[...], model.head.bias[...]
-        losses = sampled_losses(vectors.reshape(-1, vectors.shape[-1]), targets.reshape(-1), table, bias, sample, log_share)
-        rows += losses.reshape(targets.shape).mean(0) / len(found)
+        rows += sampled_losses(vectors, targets, table, bias, sample, jnp.asarray(log_share)).mean(0) / len(found)
     return rows
 
 
-def _make_evaluate(rebuild: Callable, mesh: Mesh, log_share: jax.Array, words: jax.Array, windows: np.ndarray) -> Callable:
+def _make_evaluate(rebuild: Callable, mesh: Mesh, counts: np.ndarray, windows: np.ndarray) -> Callable:
     """Return a function from parameters to the loss on the windows of a held-out text, with the same sampled words for all of them."""
-    sample = _draw_words(jax.random.key(0), words)
+    sample, log_share = _draw_words(jax.random.key(0), counts), _log_share(counts)
     predict = make_predict(lambda model, ids: _row_losses(model, ids, sample, log_share), mesh, 64, lambda params, _: rebuild(params))
     return lambda params: {"validation_loss": float(predict(params, windows).mean(dtype=np.float64))}
 

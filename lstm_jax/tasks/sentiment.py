@@ -1,8 +1,10 @@
 """Sentiment task: training a classifier of reviews, and classifying texts with the trained model."""
 
+import json
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -15,10 +17,10 @@ from lstm_jax import data
 from lstm_jax.config import SentimentConfig
 from lstm_jax.errors import require
 from lstm_jax.models import EMBEDDING, SentimentClassifier
-from lstm_jax.tasks import base
+from lstm_jax.runtime import processes
+from lstm_jax.tasks import base, pretraining
 from lstm_jax.tasks.adversarial import perturbation
 from lstm_jax.tasks.packed_reviews import PackedRows, weight_of_reviews
-from lstm_jax.tasks.pretraining import pretrain, shared_params
 from lstm_jax.tasks.review_rows import Rows, Split, Splits, load_reviews, padded_rows, rows_of, split_reviews
 from lstm_jax.tasks.running import Run, check_own_data, initial_rngs, mesh_of, write_result
 from lstm_jax.tasks.word_space import WordSpace, write_words
@@ -35,8 +37,12 @@ DENSE = "each step updates the whole embedding; adam, compiled, on a CPU, update
 
 
 def make_model(config: SentimentConfig, vocabulary: int) -> SentimentClassifier:
-    """Return a new model, whose random initial weights are drawn from the seed in the config."""
-    return SentimentClassifier(config.model, vocabulary, rngs=initial_rngs(config.train.seed))
+    """Return a new model, whose random initial weights are drawn from the seed in the config.
+
+    If reviews are packed, the model skips padding (id 0) in rows that are padded instead, because it is trained without padding.
+    """
+    model = replace(config.model, mask_zero=config.model.mask_zero or config.data.packed > 0)
+    return SentimentClassifier(model, vocabulary, rngs=initial_rngs(config.train.seed))
 
 
 def objective(rebuild: Callable, adversarial: float = 0.0) -> Objective:
@@ -58,20 +64,21 @@ def objective(rebuild: Callable, adversarial: float = 0.0) -> Objective:
         each = weight_of_reviews(labels, weight) if packed else weight
         model = rebuild(params)
 
-        def cross_entropy(vectors, summed):
+        def cross_entropy(model, vectors, summed):
             logits = model(ids, vectors=vectors, summed=summed, deterministic=False, rngs=key, **packed)
             losses = optax.sigmoid_binary_cross_entropy(logits, labels.astype(logits.dtype))
             return (losses * each).sum(), logits
 
         if adversarial and vectors is None:
             vectors = model.embedding(ids.T, 1)
-        mean, logits = cross_entropy(vectors, not adversarial)
+        mean, logits = cross_entropy(model, vectors, not adversarial)
         correct = ((logits > 0) == (labels == 1)).astype(logits.dtype)
         metrics = {"loss": mean, "accuracy": (correct * each).sum()}
         if adversarial:
-            gradient = jax.grad(lambda vectors: cross_entropy(vectors, False)[0])(vectors)
-            moved = perturbation(vectors, gradient, ids, places[0] if places else None, adversarial)
-            mean += cross_entropy(vectors + jax.lax.stop_gradient(moved), False)[0]
+            fixed, still = jax.lax.stop_gradient((vectors, params))  # so that no derivative of order 2 is asked for
+            gradient = jax.grad(lambda vectors: cross_entropy(rebuild(still), vectors, False)[0])(fixed)
+            moved = perturbation(fixed, gradient, ids, places[0] if places else None, adversarial)
+            mean += cross_entropy(model, vectors + moved, False)[0]
         return mean, metrics
 
     return LookupObjective(loss, EMBEDDING, lambda batch: batch[0].T)
@@ -192,6 +199,12 @@ class Sentiment(base.Task[SentimentConfig, data.Reviews]):
         if not row_sparse(objective(rebuild), run.optimizer, params):
             yield f"optimizer {self.config.train.optimizer}: {DENSE}"
 
+    def check_memory(self) -> None:
+        super().check_memory()
+        if self.config.pretraining.lm_epochs:
+            words = int(self.data.train.lengths.sum())
+            pretraining.check_memory(self.config, self.data.vocabulary.size, words, self.mesh, self.flags)
+
     def pretrained(self, folder: RunFolder, resume: bool, console: Console) -> Mapping[str, Any]:
         epochs = self.config.pretraining.lm_epochs
         if not epochs:
@@ -200,19 +213,19 @@ class Sentiment(base.Task[SentimentConfig, data.Reviews]):
         train, held_out = split_reviews(self.data, self.config)
         assert isinstance(train, data.EncodedSplit)  # the config refuses streams
         assert not isinstance(held_out, data.ShardedSplit)
-        trained = pretrain(
+        trained = pretraining.pretrain(
             self.config,
             self.data.vocabulary.size,
             train.values,
             None if held_out is None else held_out.values,
             self.mesh,
-            checkpoints=folder.checkpoints / "language_model",
+            checkpoints=folder.language_model,
             resume=resume,
             callbacks=(metrics_file(folder.pretraining_metrics), print_row(console)),
             console=console,
         )
         console.print("classifier", highlight=False)
-        return shared_params(self.functional.params, trained.params)
+        return pretraining.shared_params(self.functional.params, trained.params)
 
     @property
     def monitor(self) -> str:
@@ -236,14 +249,20 @@ class Sentiment(base.Task[SentimentConfig, data.Reviews]):
         """Write the best epoch, the training time and the final metrics to result.json, and draw the figures if `figures` is true.
 
         The metrics are those of the test split, or of the validation split if there is no test split. If there is neither, no metrics are
-        written.
+        written. The seconds of the language model, if there is one, are a metric of their own.
         """
         parts = self.splits.held_out()
         shown = next(reversed(parts), "")
-        row, scored = {}, None
+        row: dict[str, Any] = {}
+        scored = None
         if shown:
             scored = (self.logits(result.params, parts[shown]), parts[shown].targets)
             row = binary_metrics(*scored).to_row(f"{shown}_")
+        if self.config.pretraining.lm_epochs:
+            lines = folder.pretraining_metrics.read_text().splitlines() if folder.pretraining_metrics.exists() else ()
+            row["pretraining_seconds"] = sum(json.loads(line)["seconds"] for line in lines)
+            if processes.first():
+                shutil.rmtree(folder.language_model, ignore_errors=True)  # only an unfinished run needs it
         write_result(folder, result, row)
         if figures:
             draw_figures(folder, result, scored, shown)

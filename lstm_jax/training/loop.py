@@ -83,6 +83,7 @@ def fit(
     resume: bool = False,
     callbacks: Sequence[Callback] = (),
     console: Console | None = None,
+    last: bool = True,
 ) -> FitResult:
     """Train a model for the number of epochs in the config, or until early stopping ends the training.
 
@@ -107,6 +108,8 @@ def fit(
         resume: whether to continue from the newest intact checkpoint in `latest/`, if there is one.
         callbacks: functions that are called after each epoch.
         console: console that shows a progress bar if it is a terminal. If None, nothing is shown.
+        last: whether this call is the last training of the run. If it is not, a signal after the last step raises `Interrupted`, too, so
+            that the next training does not begin.
 
     Returns:
         The parameters of the best epoch (or of the last epoch if no metric is monitored), the metrics of all epochs, and further fields of
@@ -133,7 +136,7 @@ def fit(
             row |= evaluate(run.state.params) if evaluate else {}
             run.end_epoch(row, callbacks)
             number = run.agreed(asked)
-            if number and not run.ended:
+            if number and not (run.ended and last):
                 raise Interrupted(int(run.state.step), number)
     return run.result()
 

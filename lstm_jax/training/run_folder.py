@@ -46,6 +46,7 @@ class RunFolder:
         self.events = path / "events"
         self.figures = path / "figures"
         self.checkpoints = checkpoints or path / "checkpoints"
+        self.language_model = self.checkpoints / "language_model"
         self.manifest = path / manifest.NAME
         self.lock = path / "run.lock"
 

@@ -11,6 +11,8 @@ from lstm_jax import SentimentClassifier
 from lstm_jax.config import SentimentModelConfig
 from lstm_jax.data import EncodedSplit
 from lstm_jax.models import EMBEDDING, functional
+from lstm_jax.runtime import sharding
+from lstm_jax.runtime.sharding import make_mesh
 from lstm_jax.tasks import sentiment
 from lstm_jax.tasks.adversarial import perturbation
 from lstm_jax.tasks.packed_reviews import pack_reviews
@@ -104,3 +106,69 @@ def test_loss_and_its_gradient(packed: bool) -> None:
         np.testing.assert_allclose(array, expected[name], rtol=1e-5, atol=1e-6)  # terms of 0.1 cancel
     plain = jax.grad(sentiment.objective(made.rebuild), has_aux=True)(made.params, batch, weight, key)[0]
     assert not np.allclose(plain["head/kernel"], gradient["head/kernel"], rtol=1e-3)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_dropout_rows_and_devices(devices: int) -> None:
+    """Reviews and changed reviews have the same masks; gradients by the rows that are looked up add up to those of the whole embedding."""
+    rates = {"dropout": 0.3, "recurrent_dropout": 0.2, "head_dropout": 0.4, "word_dropout": 0.2}
+    made = functional(SentimentClassifier(SentimentModelConfig(embed=E, units=H, pooling="max", **rates), V, rngs=nnx.Rngs(0)))
+    ids, labels, key = jnp.asarray(padded()), jnp.asarray(LABELS), jax.random.key(5)
+    batch, weight = (ids, labels), jnp.full(len(LABELS), 1 / len(LABELS))
+    objective = sentiment.objective(made.rebuild, 0.5)
+
+    def whole(params):
+        return objective(params, batch, weight, key)[0]
+
+    def by_rows(params, vectors):
+        return objective.loss_of(params, [vectors], batch, weight, key)[0]
+
+    with sharding.on(make_mesh(devices)):
+        vectors = made.params[EMBEDDING][ids.T]
+        loss, gradient = jax.jit(jax.value_and_grad(whole))(made.params)
+        others, rows = jax.jit(jax.grad(by_rows, (0, 1)))(made.params, vectors)
+    added = np.zeros((V, E))
+    np.add.at(added, np.asarray(ids.T), np.asarray(rows, np.float64))
+    for name, array in (others | {EMBEDDING: added}).items():
+        np.testing.assert_allclose(array, gradient[name], rtol=1e-4, atol=1e-6, err_msg=name)
+
+    def cross_entropy(vectors):
+        logits = made.rebuild(made.params)(ids, vectors=vectors, rngs=key, deterministic=False)
+        return jnp.logaddexp(0, jnp.where(labels == 1, -logits, logits)).mean()
+
+    change = perturbation(vectors, jax.grad(cross_entropy)(vectors), ids, None, 0.5)
+    assert float(loss) == pytest.approx(float(cross_entropy(vectors) + cross_entropy(vectors + change)), rel=1e-5)
+
+
+def test_no_derivative_of_order_2_is_asked_for() -> None:
+    """Some backends have none. The backward pass of this model refuses to be differentiated."""
+
+    @jax.custom_jvp
+    def once(x):
+        return x
+
+    @once.defjvp
+    def _refuse(primals, tangents):
+        raise AssertionError("asked for a derivative of order 2")
+
+    @jax.custom_vjp
+    def model(weight, vectors):
+        return (weight * vectors).sum((0, 2))
+
+    model.defvjp(
+        lambda weight, vectors: (model(weight, vectors), (weight, vectors)),
+        lambda kept, d: (once((kept[1].sum((0, 2)) * d).sum()), once(jnp.broadcast_to(kept[0] * d[None, :, None], kept[1].shape))),
+    )
+
+    def rebuild(params):
+        return lambda ids, vectors, summed, deterministic, rngs: model(params["weight"], vectors)
+
+    batch = jnp.asarray(padded()), jnp.asarray(LABELS)
+    vectors = jnp.asarray(RNG.normal(size=(8, len(LABELS), E)), jnp.float32)
+    objective = sentiment.objective(rebuild, 0.5)
+
+    def loss(params, vectors):
+        return objective.loss_of(params, [vectors], batch, jnp.full(len(LABELS), 1 / len(LABELS)), jax.random.key(0))[0]
+
+    gradient = jax.grad(loss, (0, 1))({"weight": jnp.asarray(0.3)}, vectors)
+    assert all(np.abs(array).max() > 1e-4 for array in jax.tree.leaves(gradient))

@@ -91,6 +91,7 @@ def test_a_review(run) -> None:
 @pytest.mark.parametrize("change", ["bidirectional", "packed", "max", "mask", "post"])
 def test_other_models_of_reviews(reviews, change, tmp_path: Path) -> None:
     models: dict[str, dict[str, Any]] = {"bidirectional": {"bidirectional": True}, "max": {"pooling": "max"}, "mask": {"mask_zero": True}}
+    models["packed"] = {"pooling": "mean+max"}
     texts: dict[str, dict[str, Any]] = {"packed": {"packed": 40}, "post": {"padding": "post"}}
     config = dataclasses.replace(
         reviews,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import signal
 from pathlib import Path
 
 import jax
@@ -15,7 +16,7 @@ from lstm_jax.config import PretrainingConfig, SentimentConfig, SentimentModelCo
 from lstm_jax.errors import InputError, Interrupted
 from lstm_jax.models import EMBEDDING, functional, replaced
 from lstm_jax.runtime.sharding import make_mesh
-from lstm_jax.tasks import pretraining, sentiment
+from lstm_jax.tasks import memory, pretraining, sentiment
 from lstm_jax.training import loop
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -143,6 +144,65 @@ def test_a_run_begins_with_the_language_model(config: SentimentConfig, tmp_path:
     assert begun == [False, True, True]  # not again after the classifier has a checkpoint
     assert result.rows[-1]["validation_loss"] == whole.rows[-1]["validation_loss"]
     jax.tree.map(np.testing.assert_array_equal, result.params, whole.params)
+
+
+def test_a_signal_after_the_last_step_of_the_language_model(
+    config: SentimentConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The classifier does not begin. The run goes on with it, without training the language model again."""
+    make, asked = pretraining._make_evaluate, []
+
+    def interrupting(*args):
+        evaluate = make(*args)
+
+        def at_the_end(params):
+            asked.append(1)
+            if len(asked) == config.pretraining.lm_epochs:
+                signal.raise_signal(signal.SIGINT)
+            return evaluate(params)
+
+        return at_the_end
+
+    monkeypatch.setattr(pretraining, "_make_evaluate", interrupting)
+    epochs = []
+    with pytest.raises(Interrupted):
+        sentiment.train(config, tmp_path / "run", figures=False, callbacks=[epochs.append])
+    assert not epochs
+    result = sentiment.train(config, tmp_path / "run", figures=False, resume=True)
+    assert len(asked) == config.pretraining.lm_epochs
+    assert len(result.rows) == config.train.epochs
+
+
+def test_several_devices(config: SentimentConfig) -> None:
+    """The batch is a multiple of their number, and two devices train what one trains."""
+    text = RNG.integers(1, V, 200).astype(np.int32)
+    small = dataclasses.replace(config, model=SentimentModelConfig(embed=4, units=H, bidirectional=True))
+    one, two = (pretraining.pretrain(small, V, text, text[:60], make_mesh(devices)) for devices in (1, 2))
+    for name, array in one.params.items():
+        np.testing.assert_allclose(two.params[name], array, rtol=1e-4, atol=1e-5, err_msg=name)
+    assert two.rows[-1]["validation_loss"] == pytest.approx(one.rows[-1]["validation_loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize(("devices", "wanted"), [(1, 32), (3, 33), (6, 36), (64, 64)])
+def test_batch_size(devices: int, wanted: int) -> None:
+    mesh = jax.sharding.Mesh(np.asarray(jax.devices()[:1] * devices), ("data",))
+    assert pretraining._batch_size(mesh) == wanted
+    config = pretraining.train_config(SentimentConfig(pretraining=PretrainingConfig(2)), mesh, 100)
+    assert (config.batch_size, config.epochs, config.warmup_steps, config.microbatches) == (wanted, 2, 10, 1)
+
+
+def test_memory(config: SentimentConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The language model may need more than the classifier, whose batch is smaller."""
+    needed = []
+    monkeypatch.setattr(memory, "require_free", lambda count, mesh, remedy: needed.append((count, remedy)))
+    large = dataclasses.replace(config.model, units=64)
+    task = sentiment.Sentiment(dataclasses.replace(config, model=large), sentiment.load_reviews(config), make_mesh(1))
+    task.check_memory()
+    monkeypatch.setattr(pretraining, "LENGTH", 800)
+    task.check_memory()
+    assert [count for count, _ in needed][::2] == [needed[0][0]] * 2  # the classifier needs what it needed
+    assert needed[3][0] > 2 * needed[1][0]
+    assert "lower --batch-size" in needed[3][1]
 
 
 def test_configs_without_the_section_are_read(config: SentimentConfig, tmp_path: Path) -> None:
