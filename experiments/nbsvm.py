@@ -52,7 +52,7 @@ def train(split: EncodedSplit, order: int = 3, penalty: float = 1.0) -> NBSVM:
     """
     require(split.values.max(initial=0) < BASE, "word id", int(split.values.max(initial=0)), f"give ids below {BASE}")
     grams = [np.unique(np.concatenate(_text_keys(split, n))) for n in range(1, order + 1)]
-    rows = sparse.hstack([_indicators(split, n, known) for n, known in enumerate(grams, 1)], "csr")
+    rows: Any = sparse.hstack([_indicators(split, n, known) for n, known in enumerate(grams, 1)], "csr")
     positive = split.labels == 1
     counts = [SMOOTHING + np.asarray(rows[own].sum(0)).ravel() for own in (positive, ~positive)]
     ratio = np.log((counts[0] / counts[0].sum()) / (counts[1] / counts[1].sum()))

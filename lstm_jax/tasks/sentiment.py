@@ -75,6 +75,7 @@ def objective(rebuild: Callable, adversarial: float = 0.0) -> Objective:
         correct = ((logits > 0) == (labels == 1)).astype(logits.dtype)
         metrics = {"loss": mean, "accuracy": (correct * each).sum()}
         if adversarial:
+            assert vectors is not None
             fixed, still = jax.lax.stop_gradient((vectors, params))  # so that no derivative of order 2 is asked for
             gradient = jax.grad(lambda vectors: cross_entropy(rebuild(still), vectors, False)[0])(fixed)
             moved = perturbation(fixed, gradient, ids, places[0] if places else None, adversarial)
