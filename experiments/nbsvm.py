@@ -50,7 +50,7 @@ def train(split: EncodedSplit, order: int = 3, penalty: float = 1.0) -> NBSVM:
     Raises:
         InputError: if a word id is not below `BASE`, or if the regression does not converge.
     """
-    require(split.values.max(initial=0) < BASE, "word id", int(split.values.max(initial=0)), f"give ids below {BASE}")
+    require(bool(split.values.max(initial=0) < BASE), "word id", int(split.values.max(initial=0)), f"give ids below {BASE}")
     grams = [np.unique(np.concatenate(_text_keys(split, n))) for n in range(1, order + 1)]
     rows: Any = sparse.hstack([_indicators(split, n, known) for n, known in enumerate(grams, 1)], "csr")
     positive = split.labels == 1
@@ -67,7 +67,7 @@ def train(split: EncodedSplit, order: int = 3, penalty: float = 1.0) -> NBSVM:
         return value, np.append(transposed @ slope + penalty * params[:-1], slope.sum())
 
     result: Any = optimize.minimize(loss, np.zeros(len(ratio) + 1), jac=True, method="L-BFGS-B", options={"maxiter": 1000})
-    require(result.success, "logistic regression", result.message, "give another penalty")
+    require(bool(result.success), "logistic regression", result.message, "give another penalty")
     return NBSVM(grams, result.x[:-1] * ratio, float(result.x[-1]))
 
 
