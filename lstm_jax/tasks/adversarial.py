@@ -3,6 +3,10 @@
 T is the number of steps, B the number of rows and E the number of features of a word.
 """
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -12,6 +16,34 @@ from lstm_jax.packing import PackedPlaces
 
 TINY = 1e-30
 """Smallest squared norm of a gradient by which it is divided."""
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def with_gradient(loss: Callable[..., tuple[jax.Array, jax.Array]], params: Any, vectors: Any) -> tuple[jax.Array, jax.Array, Any]:
+    """Return the loss, the logits, and the gradient of the loss with respect to the word vectors.
+
+    Where the loss is differentiated, its forward and backward pass run once, not once for the returned gradient and once for the derivative
+    of the loss. The logits and the gradient count as constants.
+
+    Args:
+        loss: function loss(params, vectors) that returns the loss and the logits.
+        params: parameters of the model.
+        vectors: word vectors.
+    """
+    (value, logits), gradient = jax.value_and_grad(loss, 1, has_aux=True)(params, vectors)
+    return value, logits, gradient
+
+
+def _forward(loss: Callable[..., tuple[jax.Array, jax.Array]], params: Any, vectors: Any) -> tuple[tuple, tuple]:
+    (value, logits), gradients = jax.value_and_grad(loss, (0, 1), has_aux=True)(params, vectors)
+    return (value, logits, gradients[1]), gradients
+
+
+def _backward(loss: Callable[..., tuple[jax.Array, jax.Array]], gradients: tuple, cotangents: tuple) -> tuple:
+    return jax.tree.map(lambda gradient: cotangents[0] * gradient, gradients)
+
+
+with_gradient.defvjp(_forward, _backward)
 
 
 def perturbation(

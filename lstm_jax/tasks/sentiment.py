@@ -19,7 +19,7 @@ from lstm_jax.errors import require
 from lstm_jax.models import EMBEDDING, SentimentClassifier
 from lstm_jax.runtime import processes
 from lstm_jax.tasks import base, pretraining
-from lstm_jax.tasks.adversarial import perturbation
+from lstm_jax.tasks.adversarial import perturbation, with_gradient
 from lstm_jax.tasks.packed_reviews import PackedRows, weight_of_reviews
 from lstm_jax.tasks.review_rows import Rows, Split, Splits, load_reviews, padded_rows, rows_of, split_reviews
 from lstm_jax.tasks.running import Run, check_own_data, initial_rngs, mesh_of, write_result
@@ -62,25 +62,22 @@ def objective(rebuild: Callable, adversarial: float = 0.0) -> Objective:
         ids, labels, *places = batch
         packed = {"packed": places[0]} if places else {}
         each = weight_of_reviews(labels, weight) if packed else weight
-        model = rebuild(params)
 
-        def cross_entropy(model, vectors, summed):
-            logits = model(ids, vectors=vectors, summed=summed, deterministic=False, rngs=key, **packed)
+        def cross_entropy(params, vectors, summed=False):
+            logits = rebuild(params)(ids, vectors=vectors, summed=summed, deterministic=False, rngs=key, **packed)
             losses = optax.sigmoid_binary_cross_entropy(logits, labels.astype(logits.dtype))
             return (losses * each).sum(), logits
 
-        if adversarial and vectors is None:
-            vectors = model.embedding(ids.T, 1)
-        mean, logits = cross_entropy(model, vectors, not adversarial)
-        correct = ((logits > 0) == (labels == 1)).astype(logits.dtype)
-        metrics = {"loss": mean, "accuracy": (correct * each).sum()}
         if adversarial:
-            assert vectors is not None
-            fixed, still = jax.lax.stop_gradient((vectors, params))  # so that no derivative of order 2 is asked for
-            gradient = jax.grad(lambda vectors: cross_entropy(rebuild(still), vectors, False)[0])(fixed)
-            moved = perturbation(fixed, gradient, ids, places[0] if places else None, adversarial)
-            mean += cross_entropy(model, vectors + moved, False)[0]
-        return mean, metrics
+            vectors = rebuild(params).embedding(ids.T, 1) if vectors is None else vectors
+            mean, logits, gradient = with_gradient(cross_entropy, params, vectors)
+            moved = perturbation(jax.lax.stop_gradient(vectors), gradient, ids, places[0] if places else None, adversarial)
+            more = cross_entropy(params, vectors + moved)[0]
+        else:
+            mean, logits = cross_entropy(params, vectors, summed=True)
+            more = 0.0
+        correct = ((logits > 0) == (labels == 1)).astype(logits.dtype)
+        return mean + more, {"loss": mean, "accuracy": (correct * each).sum()}
 
     return LookupObjective(loss, EMBEDDING, lambda batch: batch[0].T)
 
