@@ -70,7 +70,8 @@ def objective(rebuild: Callable, adversarial: float = 0.0) -> Objective:
 
         if adversarial:
             vectors = rebuild(params).embedding(ids.T, 1) if vectors is None else vectors
-            mean, logits, gradient = with_gradient(cross_entropy, params, vectors)
+            found: Any = with_gradient(cross_entropy, params, vectors)
+            mean, logits, gradient = found
             moved = perturbation(jax.lax.stop_gradient(vectors), gradient, ids, places[0] if places else None, adversarial)
             more = cross_entropy(params, vectors + moved)[0]
         else:
