@@ -9,8 +9,10 @@ PRESETS: dict[str, dict[str, RunConfig]] = {
         # the study `best`, whose results are in docs/studies.md
         "best": SentimentConfig(
             data=DataConfig(maxlen=400, packed=512, validation=0.15),
-            model=SentimentModelConfig(bidirectional=True, pooling="mean+max", dropout=0.5, recurrent_dropout=0.0, head_dropout=0.5),
-            train=TrainConfig(epochs=3, batch_size=16, schedule="cosine"),
+            model=SentimentModelConfig(
+                bidirectional=True, pooling="mean+max", dropout=0.3, recurrent_dropout=0.0, head_dropout=0.5, adversarial=2.0
+            ),
+            train=TrainConfig(epochs=3, batch_size=16, learning_rate=2e-3, schedule="cosine"),
             pretraining=PretrainingConfig(lm_epochs=6),
         )
     },
