@@ -40,7 +40,8 @@ class WordLanguageModel(nnx.Module):
         kind = Bidirectional if config.bidirectional else recurrent
         layer: Recurrent | Bidirectional = make_layer(kind, config.embed, config, return_sequences=True, rngs=rngs)
         self.recurrent = RecurrentStack([layer])
-        self.project = nnx.List([ClassifierHead(config.units, config.embed, rngs=rngs) for _ in range(1 + config.bidirectional)])
+        directions = [layer.forward, layer.backward] if isinstance(layer, Bidirectional) else [layer]
+        self.project = nnx.List([ClassifierHead(one.output_features, config.embed, rngs=rngs) for one in directions])
         self.head = TiedHead(vocabulary, rngs=rngs)
 
     def __call__(
@@ -79,7 +80,7 @@ class WordLanguageModel(nnx.Module):
             if self.dropout and not (one.deterministic if deterministic is None else deterministic):
                 if key is None:
                     raise InputError("rngs", None, "dropout draws from it: give a key, or deterministic=True")
-                # the layer itself splits the key, which is the same as folding in 0 and 1
+                # the layer draws its own masks from the key with 0 to 2 folded in
                 mask = draw_mask(jax.random.fold_in(key, 3), self.dropout, h.shape[1:], h.dtype)
                 h *= jnp.broadcast_to(mask[None], h.shape)
             found.append((self.project[number](h), targets[number]))

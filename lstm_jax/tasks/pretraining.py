@@ -20,6 +20,7 @@ from jax.sharding import Mesh
 from rich.console import Console
 
 from lstm_jax.config import SentimentConfig, TrainConfig
+from lstm_jax.errors import require
 from lstm_jax.models import WordLanguageModel, functional, replaced
 from lstm_jax.runtime import sharding
 from lstm_jax.tasks.memory import require_memory
@@ -57,7 +58,8 @@ def pretrain(
         config: config of the sentiment run. Its section `pretraining` has the number of epochs, the learning rate and the dropout rate.
         vocabulary: vocabulary size V.
         text: int word ids of the text.
-        held_out: int word ids of a text on which the loss is computed after each epoch, or None.
+        held_out: int word ids of a text on which the loss is computed after each epoch. If it is None or has fewer than two words, no loss
+            is computed.
         mesh: devices that a batch is sharded over.
         checkpoints: folder of the checkpoints; see `fit`. If None, no checkpoints are saved.
         resume: whether to continue from the newest checkpoint, if there is one.
@@ -68,8 +70,10 @@ def pretrain(
         The result of `fit`. The names of the parameters that a classifier shares with the language model are those in the classifier.
 
     Raises:
+        InputError: if the text has fewer than two words.
         Interrupted: if SIGINT or SIGTERM arrives, also after the last step. The state has been saved before this error is raised.
     """
+    require(len(text) >= 2, "words of the training reviews", len(text), "a language model needs two or more: give --lm-epochs 0")
     windows, counts = cut_windows(text), np.bincount(text, minlength=vocabulary)
     steps = config.pretraining.lm_epochs * steps_per_epoch(len(windows), _batch_size(mesh))
     train = train_config(config, mesh, steps)
@@ -82,7 +86,7 @@ def pretrain(
         train,
         mesh,
         metrics=("loss",),
-        evaluate=None if held_out is None else _make_evaluate(made.rebuild, mesh, counts, cut_windows(held_out)),
+        evaluate=None if held_out is None or len(held_out) < 2 else _make_evaluate(made.rebuild, mesh, counts, cut_windows(held_out)),
         checkpoints=checkpoints,
         resume=resume,
         callbacks=callbacks,

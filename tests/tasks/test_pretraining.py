@@ -216,6 +216,8 @@ def test_configs_without_the_section_are_read(config: SentimentConfig, tmp_path:
 def test_refused(config: SentimentConfig) -> None:
     with pytest.raises(InputError, match=r"lm_epochs: 2; a language model trains one recurrent layer: give --layers 1"):
         dataclasses.replace(config, model=dataclasses.replace(config.model, layers=2))
+    with pytest.raises(InputError, match=r"words of the training reviews: 1; a language model needs two or more: give --lm-epochs 0"):
+        pretraining.pretrain(config, V, np.ones(1, np.int32), None, make_mesh(1))
     with pytest.raises(InputError, match=r"lm_dropout: 1.0; give a share from 0 to below 1"):
         PretrainingConfig(lm_dropout=1.0)
     streamed = dataclasses.replace(config.data, input="stream", data="shards", vocabulary="frequency")
