@@ -69,8 +69,8 @@ class Preset:
     """Default settings of the accuracy benchmark, which trains models at every combination of the given sizes.
 
     Attributes:
-        axes: for each task, the values of each size that is varied: the length T, the step S between windows and the number of units H. For
-            example, {"sentiment": {"T": (80,), "H": (32, 128)}}.
+        axes: nested dicts: name of the task -> letter of a varied size -> values of the size, such as {"sentiment": {"T": (80,)}}. The
+            letters are "T" (sequence length), "S" (characters from the start of one window to the start of the next) and "H" (units).
         seeds: number of seeds.
         epochs: dict from each task to its number of epochs.
     """
@@ -96,7 +96,13 @@ PRESETS = {
 
 @dataclass(frozen=True)
 class Cell:
-    """Cell of the result table: a task with a length T, a hidden size H and, for text generation, a step S between windows."""
+    """Cell of the result table: a task with the sizes of its model and its data.
+
+    Attributes:
+        task: "sentiment" or "generation".
+        sizes: dict from the letter of each size to its value. The letters are "T" (sequence length), "H" (hidden size) and, for text
+            generation, "S" (number of characters from the start of one window to the start of the next).
+    """
 
     task: str
     sizes: dict[str, int]
@@ -133,8 +139,8 @@ def cells_of(tasks: Iterable[str], axes: dict[str, dict[str, tuple[int, ...]]]) 
 
     Args:
         tasks: names of the tasks.
-        axes: for each task, the values of each size that is varied: the length T, the step S between windows and the number of units H. For
-            example, {"sentiment": {"T": (80,), "H": (32, 128)}}.
+        axes: nested dicts: name of the task -> letter of a varied size -> values of the size, such as {"sentiment": {"T": (80,)}}. The
+            letters are "T" (sequence length), "S" (characters from the start of one window to the start of the next) and "H" (units).
     """
     return [Cell(task, dict(zip(axes[task], values, strict=True))) for task in tasks for values in product(*axes[task].values())]
 
@@ -142,7 +148,7 @@ def cells_of(tasks: Iterable[str], axes: dict[str, dict[str, tuple[int, ...]]]) 
 def runs_of(cells: Sequence[Cell], peers: Sequence[str], seeds: int, epochs: dict[str, int]) -> Iterator[Run]:
     """Yield a training run for every combination of a cell (task with sizes), a library and a seed.
 
-    Combinations of Keras with text generation, or with other sizes than those of its example imdb_lstm, are left out.
+    Keras is combined only with the sentiment task at the sizes of the Keras example imdb_lstm. All its other combinations are left out.
 
     Args:
         cells: tasks with their sizes.
@@ -156,7 +162,7 @@ def runs_of(cells: Sequence[Cell], peers: Sequence[str], seeds: int, epochs: dic
 
 
 def setting_key(row: Row) -> tuple:
-    """Return a tuple (task, peer, epochs, *sizes) that identifies the setting of a result row.
+    """Return a tuple (task, library, number of epochs, *sizes) that identifies the setting of a result row.
 
     Rows that differ only in the seed or the epoch have the same setting.
     """
@@ -216,9 +222,9 @@ def summarize(rows: Iterable[Row]) -> list[Row]:
         Dicts with "task", "peer", "epochs", the sizes, "seeds" (the number of seeds) and these metrics:
 
         - "scores": a list with one value per seed, the best test accuracy (sentiment) or the lowest bits per character (generation).
-        - "examples_per_second" and "epoch_seconds": medians over all epochs.
-        - "to_target": for sentiment, a list with the training seconds of each seed until the test accuracy reaches `TARGET`. For
-          generation, an empty list.
+        - "examples_per_second" and "epoch_seconds": medians over all epochs of all seeds.
+        - "to_target": for sentiment, a list with one value per seed, the training seconds until the test accuracy reaches `TARGET`
+          (0.83). For generation, an empty list.
     """
     groups: dict[tuple, dict[tuple, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
@@ -254,7 +260,7 @@ def seconds_to(epochs: Sequence[Row], accuracy: float = TARGET) -> float:
 
 
 def pareto_front(lines: Sequence[Row]) -> list[Row]:
-    """Return the results on the Pareto front of score and speed.
+    """Return the results on the Pareto front of score and speed (training examples per second).
 
     A result is dominated if another result of the same task is faster and has an equal or better score. The front consists of the results
     that are not dominated.
@@ -274,7 +280,7 @@ def pareto_front(lines: Sequence[Row]) -> list[Row]:
 
 
 def report(rows: Iterable[Row]) -> None:
-    """Print a table with the score and the speed for each task, library and combination of sizes.
+    """Print a table with the score (test accuracy or bits per character) and the speed for each task, library and combination of sizes.
 
     In the table, * marks the results on the Pareto front of score and speed.
 

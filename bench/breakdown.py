@@ -41,7 +41,7 @@ PARTS = {
 
 
 def floors(work: Workload, arrays: Arrays, gflops: float, copy_gbs: float) -> dict[str, float]:
-    """Return a dict from the name of each part of a training step to a lower bound of its time, in milliseconds.
+    """Return a dict from the name of each part of a training step, such as "LSTM forward", to a lower bound of its time in milliseconds.
 
     For a workload without word ids, the dict contains only the two parts of the LSTM.
 
@@ -114,7 +114,7 @@ def measure(name: str) -> dict[str, Any]:
 
     Returns:
         A dict with "git" (commit), "workload", "backend_ran", "samples_ms" (milliseconds per step in each of `ROUNDS` rounds),
-        "ms_per_step" (their median) and "parts_ms" (dict from the name of each part to its milliseconds per step).
+        "ms_per_step" (their median) and "parts_ms" (dict from the name of each part, such as "LSTM forward", to its milliseconds per step).
     """
     with tempfile.TemporaryDirectory() as folder:
         dump, trace = Path(folder) / "dump", Path(folder) / "trace"

@@ -31,7 +31,7 @@ Verdict = Literal["faster", "slower", "same"]
 
 @dataclass(frozen=True)
 class Change:
-    """Ratio of the candidate's step time to the baseline's on one workload, with its statistics.
+    """Change of one library's step time on one workload between two sets of measurements, called baseline and candidate.
 
     Attributes:
         workload: name of the workload.
@@ -61,11 +61,11 @@ class Change:
 
 
 def timed_rows(text: str, path: Path = PATH) -> list[dict[str, Any]]:
-    """Return the result rows with step times, either from a given result file or of a given commit. Each row is from one benchmark process.
+    """Return the result rows that have step times: all rows of a result file, or the rows of one commit. A row is from one process.
 
     Args:
-        text: path of a result file, or the first digits of a commit hash.
-        path: result file that is searched if `text` is not a file.
+        text: path of a result file, all of whose rows are returned, or the first digits of a commit hash.
+        path: result file that is searched for the commit if `text` is not a file.
 
     Raises:
         InputError: if the file or the commit has no step times.
@@ -115,8 +115,9 @@ def judged(found: Sequence[Change], level: float = LEVEL, least: float = LEAST) 
     """Judge whether each change is beyond noise, with Holm's correction for multiple tests, and return the changes with verdicts.
 
     The N p-values are sorted, and the k-th smallest (k = 0, 1, ...) is compared with level / (N - k). At the first p-value above its
-    limit the procedure stops. The change with that p-value and all changes with larger p-values get the verdict "same". The other changes
-    get the verdict "faster" or "slower" if their relative size is at least `least`, otherwise "same".
+    limit the procedure stops. The change with that p-value and all changes with larger p-values get the verdict "same". Each other change
+    gets the verdict "slower" if its ratio (the candidate's time divided by the baseline's time) is at least 1 + `least`, "faster" if its
+    ratio is at most 1 / (1 + `least`), and otherwise "same".
 
     Args:
         found: changes without verdicts.

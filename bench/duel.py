@@ -49,7 +49,7 @@ Row = dict[str, Any]
 
 
 def change(work: str, name: str, ratios: Sequence[float]) -> Change:
-    """Return the change of the step time: the geometric mean of the ratios of all rounds, with its confidence interval and p-value.
+    """Summarize the rounds of a comparison: return the geometric mean of their time ratios, with its confidence interval and p-value.
 
     The verdict is not determined here; it has its default value "same".
 
@@ -63,6 +63,8 @@ def change(work: str, name: str, ratios: Sequence[float]) -> Change:
 
 def ratio(baseline: Mapping[str, Any], candidate: Mapping[str, Any]) -> float:
     """Return the candidate's time divided by the baseline's time in one round: the median of this ratio over all turns.
+
+    In each turn, each of the two processes times one block of steps.
 
     Args:
         baseline: result row of the baseline, with one time per turn in "samples".
@@ -148,8 +150,8 @@ def false_alarms(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Change]]:
         rows: result rows of `--false-alarms`.
 
     Returns:
-        A dict with the keys "candidate" and "slower", the roles of the processes that are compared with the baseline. Each value is the
-        list of the changes of that process, one for each comparison.
+        A dict with the keys "candidate" (a process that runs the same code as the baseline) and "slower" (a process that is made slower on
+        purpose). Each value is a list with one change per comparison, from the baseline to this process.
     """
     found: dict[str, list[Change]] = {"candidate": [], "slower": []}
     for rounds in rounds_of(rows, "comparison").values():
@@ -161,7 +163,7 @@ def false_alarms(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Change]]:
 
 
 def report_false_alarms(rows: Iterable[Mapping[str, Any]]) -> None:
-    """Print every comparison of this checkout with itself, the rate of false alarms, and how often the slower process was detected."""
+    """Print all comparisons of this checkout with itself, the number of false alarms, and how often an artificial slowdown was detected."""
     found = false_alarms(rows)
     for role, comparisons in found.items():
         for number, comparison in enumerate(comparisons):
@@ -238,7 +240,7 @@ def _describe(item: tuple[Any, int], rows: Sequence[Row]) -> str:
 
 
 def measure_false_alarms(options: argparse.Namespace) -> None:
-    """Compare this checkout with itself, and print how often a change was reported falsely, and how often the slower process was detected.
+    """Compare this checkout with itself, and print how many changes were false alarms, and how often an artificial slowdown was detected.
 
     Unless `--report` is given, the rounds that have no results yet are measured first.
     """
@@ -264,7 +266,7 @@ def measure_false_alarms(options: argparse.Namespace) -> None:
 def roles_of(comparison: int, slowed: int = SLOWED) -> dict[str, Candidate]:
     """Return a dict from the role of each process to its library and options, for one comparison of this checkout with itself.
 
-    The roles are "baseline", "candidate" and, in the first `slowed` comparisons, also "slower". The process "slower" waits after each call.
+    The roles are "baseline", "candidate" and, in the first `slowed` comparisons, also "slower", a process that waits after each call.
 
     Args:
         comparison: index of the comparison, counted from 0.

@@ -33,8 +33,8 @@ def forward_flops(work: Workload) -> dict[str, int]:
 
     Returns:
         A dict from the name of each product to its FLOPs. The names are "projection" (inputs times kernel), "recurrence" (state times
-        recurrent kernel) and "head" (last output times head kernel). A product that is not counted, or that the model does not have, has
-        0 FLOPs.
+        recurrent kernel) and "head" (last output times head kernel). The projection of one-hot inputs has 0 FLOPs, because it is a gather
+        of kernel rows. A product that the model does not have also has 0 FLOPs.
     """
     rows = work.examples * work.length
     return {

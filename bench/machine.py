@@ -123,7 +123,7 @@ def probe() -> float:
 def slow_probe(probes: list[float], fastest: float) -> str:
     """Return a text that says how slow the CPU was at the time of a benchmark, or "" if it was not slow.
 
-    The CPU was slow if a probe is below (1 - `TOLERATED`) times `fastest`. A benchmark on a slow CPU cannot be trusted.
+    The CPU was slow if a probe is more than the share `TOLERATED` (10 %) below `fastest`. A benchmark on a slow CPU cannot be trusted.
 
     Args:
         probes: GFLOP/s of the probes made just before and after the benchmark.

@@ -46,7 +46,7 @@ def measure_here(name: str, remat: str, backend: str | None) -> Row:
     """Take two training steps in this process, and return a result row with the peak memory in MiB before and after the steps.
 
     Args:
-        name: name of the workload.
+        name: name of the workload, such as "A:T=100".
         remat: "none" to keep all residuals for the backward pass, or "sqrt" to recompute them in segments.
         backend: backend of the recurrence. If None, it is chosen automatically.
     """
@@ -84,7 +84,7 @@ def report(rows: list[Row]) -> None:
 
 
 def measure_run() -> Row:
-    """Run `lstm-jax train generation` in its own process, and return a result row with the peak memory of that process in MiB."""
+    """Train a text generation model for one epoch in a new process, and return a result row with the peak memory of that process in MiB."""
     corpus = os.path.join(os.environ.get("LSTM_JAX_DATA", "data"), "charlm", "tinyshakespeare.txt")
     flags = [word for name, value in RUN_FLAGS.items() for word in (f"--{name}", str(value))]
     with tempfile.TemporaryDirectory() as folder:

@@ -29,7 +29,7 @@ class Recipe:
     """Training recipe: a library that trains a task with fixed flags.
 
     Attributes:
-        name: name of the recipe, unique within its study and task.
+        name: name of the recipe. Within a study (a group of recipes that are compared), no other recipe of the same task has this name.
         task: "sentiment" or "generation".
         peer: library that trains, "ours" or "keras_jax".
         flags: command-line flags of the training, without the seed.
@@ -122,12 +122,12 @@ def _number(row: Row) -> int:
 
 
 def choose(study: str, tasks: Sequence[str], names: Sequence[str] | None) -> list[Recipe]:
-    """Return the recipes of a study whose task and name are among the given ones.
+    """Return the recipes of a study that have one of the given tasks and one of the given names.
 
     Args:
-        study: name of the study, a key of `RECIPES`.
+        study: name of the study (a group of recipes that are compared), a key of `RECIPES`.
         tasks: tasks of the returned recipes.
-        names: names of the returned recipes. If None, recipes of any name are returned.
+        names: names of the returned recipes. If None, recipes with any name are returned.
 
     Raises:
         InputError: if a name belongs to no recipe of the study, or if no recipe matches both `tasks` and `names`.
@@ -141,7 +141,7 @@ def choose(study: str, tasks: Sequence[str], names: Sequence[str] | None) -> lis
 
 
 def run(study: str, recipes: Sequence[Recipe], first: int, count: int | None, path: Path, measure: bool) -> None:
-    """Train with the recipes of a study over several seeds, and print the report of the study.
+    """Train with each recipe of a study, once for each of several seeds, and print the report of the study.
 
     Runs whose results are already in the result file are skipped.
 

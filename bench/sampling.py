@@ -34,13 +34,13 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Run:
-    """Process that measures how long one library takes to draw characters.
+    """Description of one process, which measures how long a library takes to draw characters.
 
     Attributes:
         peer: library, "keras_jax" or "ours".
         units: hidden size of the model.
         chars: number of characters to draw for each text.
-        round: number of the round.
+        round: number of the round. In each round, each library runs once at each hidden size.
     """
 
     peer: str

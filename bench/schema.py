@@ -143,8 +143,8 @@ FIELDS = {
 def make_row(measurement: str, **fields: Any) -> dict[str, Any]:
     """Return a result row with the current schema version, the kind of measurement and the given fields.
 
-    If the measurement is one of `TIMED`, "samples" is reduced to at most `KEPT_SAMPLES` values, and "sample_count" is set to the number of
-    samples before this reduction.
+    If the measurement is `STEP` or `SCALING`, "samples" is reduced to at most `KEPT_SAMPLES` values (see `thinned`), and "sample_count" is
+    set to the number of samples before this reduction.
     """
     row = {"schema": VERSION, "measurement": measurement} | fields
     if measurement in TIMED:

@@ -22,9 +22,9 @@ Interval = tuple[float, float, float]
 def kept(rows: Iterable[Row]) -> list[Row]:
     """Select one result row for each combination of a commit, a library with its options, a workload and a round.
 
-    A combination can have several rows, because failed and noisy measurements are repeated. The last row with a time that is not noisy is
-    selected. If there is no such row, the last row with a noisy time is selected. If all measurements of the combination failed, the last
-    row is selected.
+    In a round, each library is measured once on each workload. A combination can have several rows, because failed and noisy measurements
+    are repeated (see `bench.throughput.noise`). The last row with a time that is not noisy is selected. If there is no such row, the last
+    row with a noisy time is selected. If all measurements of the combination failed, the last row is selected.
 
     Args:
         rows: result rows of `bench throughput`.

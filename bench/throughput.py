@@ -92,10 +92,10 @@ def key_of(row: Row) -> tuple:
 
 
 def noise(row: Row, fastest: float = 0.0) -> str:
-    """Return the reason why a measured time is noisy (see `SPREAD` for the reasons), or "" if it is not noisy.
+    """Return why a time is noisy, or "" if it is not: its samples spread too widely, the CPU was slow, or other work wanted the cores.
 
     Args:
-        row: result row with the time.
+        row: result row with the time. The limits that it is compared with are documented at `SPREAD`.
         fastest: highest CPU speed that `bench.machine.probe` has measured on this machine, in GFLOP/s. If 0, the speed is not considered.
     """
     low, middle, high = np.quantile(row["samples"], [0.25, 0.5, 0.75])
@@ -108,14 +108,14 @@ def noise(row: Row, fastest: float = 0.0) -> str:
 
 @dataclass
 class Sweep:
-    """Measurement of many processes, one after another, with the state that all measurements share.
+    """Settings and state that are shared by the measurements of all processes in one call of `bench throughput`.
 
     Attributes:
         folder: folder to which the reference results of the workloads are written.
         sha: commit of this checkout, which the result rows record.
         seconds: duration of each measurement in seconds.
-        most: largest number of measurements of one process. A process is measured again only if its result was noisy.
-        distances: dict from the key of a candidate on a workload (see `row_key`), if it has been checked, to its largest relative error.
+        most: largest number of measurements of one process. A process is measured again only if its result was noisy (see `noise`).
+        distances: largest relative error of the results of each candidate on each workload checked so far. The keys are those of `row_key`.
         fastest: highest speed that a probe has measured so far, in GFLOP/s.
         references: dict from the name of a workload to the file with its reference results.
     """
@@ -129,7 +129,7 @@ class Sweep:
     references: dict[str, Path] = field(default_factory=dict)
 
     def measure(self, process: Process) -> list[Row]:
-        """Measure a process until a result is not noisy, or until `most` measurements, earlier ones included. Return the new rows."""
+        """Measure a process until a result is not noisy or it has `most` results, earlier ones included. Return the new result rows."""
         rows = []
         for _ in range(process.tries, self.most):
             rows.append(self._try(process))
@@ -173,10 +173,10 @@ def sweep(processes: Sequence[Process], seconds: float, path: Path, sha: str, mo
     """Measure the processes that have no result yet or only noisy results, and append the new results to a file.
 
     Args:
-        processes: processes to measure.
+        processes: processes to measure. Each one is a library with options, a workload and a round.
         seconds: duration of each measurement in seconds.
         path: result file.
-        sha: commit of this checkout. Only its results in the file count.
+        sha: commit of this checkout. Results of other commits in the file are ignored.
         most: number of noisy results, including those of earlier calls, after which a process is not measured again.
     """
     rows = [row for series in {process.series for process in processes} for row in rows_of(path, STEP, git=sha, series=series)]
@@ -267,7 +267,7 @@ def report(works: Sequence[Workload], candidates: Sequence[Candidate], path: Pat
 
 
 def first_step_rows(process: Process, sha: str) -> list[Row]:
-    """Measure the first step without a compilation cache (cold) and then with one (warm), and return the two result rows.
+    """Time the first step of a workload with an empty compilation cache (cold), then with the filled cache (warm). Return the two rows.
 
     Each measurement runs in a fresh process. If a process fails, its row has the field "error" instead of times.
 
@@ -306,9 +306,9 @@ def sweep_first_step(processes: Sequence[Process], path: Path, sha: str) -> None
 
 
 def report_first_step(works: Sequence[Workload], candidates: Sequence[Candidate], path: Path, sha: str) -> None:
-    """Print a table of the seconds that the build, the first step and its compilation take, as medians over rounds.
+    """Print a table of three times, as medians over rounds: to build the model, for the first step, and for its compilation.
 
-    The table has all three times without a compilation cache (cold), and the first two times also with such a cache (warm).
+    The table has all three times with an empty compilation cache (cold), and the first two times also with a filled cache (warm).
     """
     table = _table(("workload", "peer", "build s", "first step s", "compiling s", "warm: build s", "first step s", "rounds"))
     wanted = {(work.name, candidate.name) for work in works for candidate in candidates}

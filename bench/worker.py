@@ -38,7 +38,7 @@ BLOCKS = 50
 
 
 def build(peer: str, work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Set the environment variables of a benchmarked library, import its module in `bench.peers`, and build a workload with it.
+    """Set the environment variables of a benchmarked library, import its module in `bench.peers`, and prepare a workload with it.
 
     Args:
         peer: name of the library, a key of `bench.peers.PEERS`.
@@ -59,7 +59,7 @@ def distances(work: Workload, built: Built, reference: Mapping[str, np.ndarray],
 
     Args:
         work: workload, that is, a kind of step with its sizes.
-        built: the same workload as the library has built it.
+        built: functions that run the workload with the library.
         reference: arrays that `bench.peers.ours.write_reference` has written.
         dtype: dtype of the library's computation, which determines the tolerance.
 
@@ -93,7 +93,7 @@ def _time(run: Callable[[int], None], count: int) -> float:
 
 
 def steps_per_block(run: Callable[[int], None], least: float) -> int:
-    """Return how many steps a block must have to take about `least` seconds, but at least 0.8 times `least`.
+    """Return the number of steps of a block, chosen such that the block takes about `least` seconds, and not less than 0.8 times `least`.
 
     Args:
         run: run(count) executes `count` steps.

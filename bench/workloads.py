@@ -138,7 +138,7 @@ def workload(name: str) -> Workload:
 
     Args:
         name: "A", "B", "evaluation", "inference", "recurrence" or "resets", optionally with sizes and a cell, as in
-            "A:B=4,T=5,H=8,E=8,V=30,cell=gru".
+            "A:B=4,T=5,H=8,E=8,V=30,cell=gru". The size R is the percentage of the steps before which the state is reset.
 
     Raises:
         ValueError: if the workload, the letter of a size or the cell does not exist, or if a size is not an integer.
@@ -268,7 +268,7 @@ def _shapes(work: Workload) -> dict[str, tuple[int, ...]]:
 
 
 def one_hot(ids: np.ndarray, size: int) -> np.ndarray:
-    """Return the one-hot encoding (..., size) of integer ids (...) as float32."""
+    """Return the float32 one-hot encoding of integer ids, an array with the shape (*ids.shape, size)."""
     return np.eye(size, dtype=np.float32)[ids]
 
 
@@ -277,7 +277,7 @@ AXES = {"H": "units", "T": "length", "B": "batch"}
 
 
 def add_size_flags(parser: argparse.ArgumentParser, names: Iterable[str] = AXES.values()) -> None:
-    """Add a command-line flag for each name, which takes a list of sizes. By default, the flags are --units, --length and --batch."""
+    """Add command-line flags, one for each name, that take a list of sizes each. By default, they are --units, --length and --batch."""
     for name in names:
         parser.add_argument(f"--{name}", type=read_sizes, help="sizes, as in 32,64,128 or 32..512")
 

@@ -56,10 +56,10 @@ def gradient_sizes(cell: Cell, params: Any, units: int, x: jax.Array, loss: Call
 
 
 def by_steps_back(sizes: jax.Array, answered: int = 1) -> dict[int, float]:
-    """Select gradient sizes at some distances, and return a dict from each distance to the gradient size.
+    """Return a dict from distances to gradient sizes.
 
-    A distance is a number of steps, counted backward from the first step whose output enters the loss. The distances are those in the
-    constant `BACK`, except those that reach beyond the start of the sequence.
+    A distance is a number of steps, counted backward from the first step whose output enters the loss. The dict has the distances 1, 2, 5,
+    10, ..., 1000 of the constant `BACK`, except those that reach beyond the start of the sequence.
 
     Args:
         sizes: gradient sizes (T,), one for each step.

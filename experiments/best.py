@@ -38,7 +38,7 @@ from lstm_jax.inspection.figures import write_figure
 
 @dataclass(frozen=True)
 class Config:
-    """Config of one training run, which trains and evaluates one choice: one of the models that the study compares."""
+    """Config of one training run. It trains and evaluates one of the models that the study compares, which are called choices."""
 
     choice: str = ""
     """Name of the choice, which describes the change that it makes."""
@@ -87,9 +87,9 @@ REFERENCES = {
 
 
 def choices(base: SentimentConfig) -> list[Config]:
-    """Return the configs of all choices.
+    """Return the configs of all choices, which are the models that the study compares.
 
-    The first choice is the unchanged Keras example. Each further choice is an earlier choice with the changes in `CHOICES`.
+    The first choice is the unchanged Keras example imdb_lstm. Each further choice is an earlier choice with the changes in `CHOICES`.
 
     Args:
         base: config of the unchanged Keras example.
@@ -101,7 +101,7 @@ def choices(base: SentimentConfig) -> list[Config]:
 
 
 def named(base: SentimentConfig, choice: str) -> Config:
-    """Return the config of the choice with a given name.
+    """Return the config of the choice with a given name. A choice is one of the models that the study compares.
 
     Args:
         base: config of the unchanged Keras example, which is the first choice.
@@ -111,7 +111,9 @@ def named(base: SentimentConfig, choice: str) -> Config:
 
 
 def recipe(base: SentimentConfig, seeds: int) -> list[Config]:
-    """Return the configs of the runs that train the recipe (the last choice) and evaluate it on the test reviews.
+    """Return the configs of the runs that train the recipe and evaluate it on the test reviews.
+
+    The recipe is the last of the models that the study compares, `CHOICES[RECIPE]`.
 
     There is one config for each seed.
 
@@ -164,12 +166,16 @@ def run(config: Config) -> dict[str, Any]:
 
 
 def _with_grams(reviews: data.EncodedReviews, task: SentimentConfig, logits: dict[str, np.ndarray]) -> dict[str, float]:
-    """Return the accuracies of an NBSVM classifier, and of its mixture with a model, on the validation split and on the test reviews.
+    """Train an NBSVM classifier, mix its logits with those of a model, and return the accuracies of the classifier and of the mixture.
 
     Args:
         reviews: reviews of the task.
         task: config of the task.
-        logits: dict from "" and "test_" to the logits of the model for the reviews of the validation split and of the test reviews.
+        logits: logits of the model. The key "" has those of the validation split, and the key "test_" has those of the test reviews.
+
+    Returns:
+        A dict with the share of the model in the mixture ("share"), the accuracies on the validation split ("nbsvm_accuracy" and
+        "mixed_accuracy"), and those on the test reviews ("test_nbsvm_accuracy" and "test_mixed_accuracy").
     """
     from lstm_jax.tasks.review_rows import split_reviews
 
@@ -220,8 +226,8 @@ TESTED = {"recipe": "test_accuracy", "NBSVM": "test_nbsvm_accuracy", "recipe and
 def verdict(rows: study.Rows) -> str:
     """Return the conclusion of the study.
 
-    There is one line with the validation metrics for each run whose field `tested` is False, and one line with the accuracy on the test
-    reviews for each model in `TESTED`.
+    Each run whose field `tested` is False has one line with its validation metrics. If other runs exist, each model in `TESTED` has one
+    line with its accuracy on the test reviews, and a last line has the validation accuracy and the mean duration of these runs.
     """
     lines = []
     for row in (row for row in rows if not row["tested"]):
@@ -239,7 +245,10 @@ def verdict(rows: study.Rows) -> str:
 
 
 def draw(rows: study.Rows, path: Path) -> object:
-    """Draw the validation accuracy of each choice and the test accuracies, with published test accuracies as vertical lines."""
+    """Draw the accuracies of the study as points, and published test accuracies as vertical lines.
+
+    The points are the validation accuracy of each compared model (choice) and the test accuracies of the models in `TESTED`.
+    """
 
     def fill(figure: Any) -> None:
         points = [(row["choice"], [row["accuracy"]]) for row in rows if not row["tested"]]

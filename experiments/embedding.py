@@ -174,10 +174,10 @@ def ratio(pairs: Any, name: str) -> float:
 def verdict(rows: study.Rows) -> str:
     """Return the conclusion of the study.
 
-    There is one line for each combination of a kind of labels and a group of words. Each line has two values, before and after training.
-    The first value is the mean distance within the group. The second is the mean distance to the words of the nearest other group, divided
-    by the first value; this is the inverse of `ratio`. Further lines have the nearest neighbours of the words in `QUERIES` for the first
-    seed.
+    Each combination of a kind of labels and a group of words has one line with two values, each of them before and after training. The
+    first value is the mean distance between two words of the group. The second is the mean distance to the words of the nearest other
+    group, divided by the first value; this is the inverse of `ratio`. Further lines have the nearest neighbours of the words in `QUERIES`
+    for the first seed.
     """
     lines = []
     for labels, title in LABELS.items():

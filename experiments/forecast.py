@@ -44,7 +44,7 @@ METHODS: tuple[str, ...] = ("lstm", "lstm without times", "seasonal naive", "smo
 
 @dataclass(frozen=True)
 class Config:
-    """Config of one run of the study: a method forecasts a series."""
+    """Config of one run of the study, in which one method forecasts one series."""
 
     series: Literal["sunspots", "co2"] = "sunspots"
     missing: float = 0.0
@@ -167,7 +167,7 @@ def _lstm(config: Config, series: data.Series, chosen: np.ndarray, scale: Any) -
     Args:
         config: config of the run.
         series: the series.
-        chosen: indices of the chosen windows in the test split.
+        chosen: indices of the chosen windows in the test split. The model reads the start of a window and forecasts the rest of it.
         scale: scale of the series, from `lstm_jax.tasks.forecast.parts_of`.
 
     Returns:
@@ -248,10 +248,12 @@ def draw(rows: study.Rows, path: Path) -> object:
 def configs(names: Any, shares: Any, seeds: int, changes: dict[str, Any]) -> list[Config]:
     """Return the configs of all runs, for every combination of a series, a fraction of removed entries and a method.
 
+    A combination with an LSTM has one run for each seed, and any other combination has one run.
+
     Args:
         names: names of the series.
         shares: fractions of the entries to remove.
-        seeds: number of seeds of the LSTM. The other methods do not depend on the seed and run once.
+        seeds: number of seeds of the LSTM. The other methods do not depend on the seed.
         changes: dict from fields of `TrainConfig` to values. These values override the defaults of the study.
     """
     cut = {"sunspots": {"context": 33, "horizon": 11, "level": True}, "co2": {"context": 104, "horizon": 26, "level": False}}

@@ -160,13 +160,13 @@ class Params(NamedTuple):
 
 
 def units_of(config: Config, features: int) -> int:
-    """Return the hidden size at which the cell has as many parameters as the LSTM, but at most `WIDEST` (160).
+    """Return the hidden size at which a cell has as many parameters as an LSTM with `config.units` units, but at most 160 (`WIDEST`).
 
-    Without the limit `WIDEST`, a minLSTM with two input features would have 1,900 units, and its training at lag 10 would take twelve times
+    Without this limit, a minLSTM with two input features would have 1,900 units, and its training at lag 10 would take twelve times
     as long.
 
     Args:
-        config: config with the name of the cell and the hidden size of the LSTM.
+        config: config with the name of the cell (`cell`) and the hidden size of the LSTM (`units`).
         features: number of input features.
     """
     return min(equal_units(config.cell, features, config.units), WIDEST)
@@ -212,10 +212,11 @@ def batch_loss(config: Config, params: Params, batch: Batch) -> jax.Array:
 
 
 def gradient_sizes(config: Config, params: Params, key: jax.Array) -> dict[int, float]:
-    """Return a dict from distances to gradient sizes, for the gradient of the loss with respect to the state h.
+    """Measure the gradient of the loss with respect to the state h at several steps, and return a dict from distances to gradient sizes.
 
-    If s is the first step that has a target, the gradient with respect to the state h at step t has the distance s - t. In the task "copy",
-    s is the first of the last ten steps. In the other tasks, s is the last step.
+    Each sequence of a batch has a gradient: that of its own loss with respect to its own state h at a step. The gradient size at this step
+    is the root mean square of the norms of these gradients. The distance of step t is s - t, where s is the first step that has a target.
+    In the task "copy", s is the first of the last ten steps. In the other tasks, s is the last step.
 
     Args:
         config: config of the run.

@@ -30,17 +30,22 @@ class NBSVM(NamedTuple):
     bias: float
 
     def logits(self, split: EncodedSplit) -> np.ndarray:
-        """Return the logits (N,) of N texts. N-grams that no training text contains are ignored."""
+        """Return the logits (N,) of the N texts of a split. N-grams that no training text contains are ignored."""
         orders = range(1, len(self.grams) + 1)
         rows = sparse.hstack([_indicators(split, n, known) for n, known in zip(orders, self.grams, strict=True)], "csr")
         return rows @ self.weights + self.bias
 
 
 def train(split: EncodedSplit, order: int = 3, penalty: float = 1.0) -> NBSVM:
-    """Train the classifier.
+    """Train the NBSVM classifier: logistic regression on the n-grams of texts, weighted by naive Bayes.
 
-    The regression minimizes sum_i log(1 + exp(-y_i (w . (r * f_i) + b))) + penalty / 2 |w|^2, where f_i is 1 for each n-gram that text i
-    contains, y_i is 1 or -1, and r is the logarithm of the ratio of the n-gram's frequencies in positive and in negative texts.
+    Let D be the number of different n-grams in the training texts. The training chooses a vector w (D,) and a bias b that minimize
+
+        sum_i log(1 + exp(-y_i (w . (r * f_i) + b))) + penalty / 2 |w|^2
+
+    For text i, f_i (D,) is 1 for each n-gram that the text contains and 0 for the others, and y_i is 1 (positive) or -1 (negative). The
+    vector r (D,) is log(p / q), where p and q are the smoothed frequencies of each n-gram in positive and in negative texts. The weights of
+    the result are w * r.
 
     Args:
         split: training texts with their labels 0 and 1.
@@ -72,7 +77,14 @@ def train(split: EncodedSplit, order: int = 3, penalty: float = 1.0) -> NBSVM:
 
 
 def _text_keys(split: EncodedSplit, order: int) -> list[np.ndarray]:
-    """Return the different n-grams of each text as int64 keys. The key of an n-gram is a number with one digit for each word id."""
+    """Return the different n-grams of each text, as one array of sorted int64 keys for each text.
+
+    The key of an n-gram is the number whose digits in base `BASE` are the word ids of the n-gram.
+
+    Args:
+        split: the texts.
+        order: number of words n of an n-gram.
+    """
     return [np.unique(_keys(split.row(n), order)) for n in range(len(split))]
 
 
@@ -85,7 +97,13 @@ def _keys(ids: np.ndarray, order: int) -> np.ndarray:
 
 
 def _indicators(split: EncodedSplit, order: int, known: np.ndarray) -> Any:
-    """Return a sparse matrix (N, D) that is 1 where a text contains an n-gram with one of the keys `known` (D,)."""
+    """Return a sparse matrix (N, D) of N texts and D n-grams. It is 1 where the text contains the n-gram.
+
+    Args:
+        split: the texts.
+        order: number of words n of an n-gram.
+        known: (D,) sorted keys of the n-grams; see `_text_keys`.
+    """
     texts = _text_keys(split, order)
     columns, rows = np.concatenate(texts), np.repeat(np.arange(len(texts)), [len(keys) for keys in texts])
     place = np.minimum(np.searchsorted(known, columns), len(known) - 1)
@@ -95,11 +113,13 @@ def _indicators(split: EncodedSplit, order: int, known: np.ndarray) -> Any:
 
 
 def best_share(scores: Sequence[np.ndarray], labels: np.ndarray) -> float:
-    """Return the share w, a multiple of 0.05, with which the logits w a + (1 - w) b have the smallest cross-entropy.
+    """Return the share w for which the mixture w a + (1 - w) b of the logits of two classifiers has the smallest cross-entropy.
+
+    The share is one of 0, 0.05, 0.1, ..., 1.
 
     Args:
-        scores: pair of the logits a (N,) and b (N,) of two classifiers.
-        labels: labels (N,), 0 or 1.
+        scores: pair of the logits a (N,) and b (N,) that two classifiers give for the same N texts.
+        labels: labels (N,) of the texts, 0 or 1.
     """
     shares = np.linspace(0, 1, 21)
     sign = np.where(labels == 1, 1.0, -1.0)

@@ -69,7 +69,17 @@ class Config:
 
 
 def states_by_steps(cell: Cell, params: Any, ids: jax.Array, state: Any) -> tuple[Any, Any]:
-    """Return the states after all steps, with arrays (T, B, H), and the final state, computed by a loop over the steps."""
+    """Compute the states of a cell by a loop over the steps.
+
+    Args:
+        cell: recurrent cell.
+        params: parameters of the cell.
+        ids: input ids (T, B).
+        state: initial state.
+
+    Returns:
+        A pair: the states after all steps, with arrays (T, B, H), and the final state, with arrays (B, H).
+    """
 
     def step(state: Any, z: jax.Array) -> tuple[Any, Any]:
         new = cell.step(params, state, z, None, None)
@@ -81,7 +91,11 @@ def states_by_steps(cell: Cell, params: Any, ids: jax.Array, state: Any) -> tupl
 
 @cache
 def characters(text: str) -> tuple[np.ndarray, np.ndarray, int]:
-    """Return the ids of the characters to train on, the ids of the held-out characters, and the number of distinct characters."""
+    """Return the ids of the training characters, the ids of the held-out last tenth of the text, and the number of distinct characters.
+
+    Args:
+        text: `runs.ARTICLES` for the articles in `$LSTM_JAX_DATA`. Any other value stands for the text of `embedded_articles`.
+    """
     config = TextConfig(validation=0.1)
     corpus = generation.load_corpus(GenerationConfig(articles(config) if text == runs.ARTICLES else config))
     return np.asarray(corpus.train[:], np.int32), np.asarray(corpus.validation, np.int32), corpus.characters.size
@@ -89,7 +103,16 @@ def characters(text: str) -> tuple[np.ndarray, np.ndarray, int]:
 
 @cache
 def network(cell: str, units: int, gain: float, updates: int, text: str, seed: int) -> Any:
-    """Return the parameters of a cell that is trained to predict the next character, as arrays of float32."""
+    """Train a recurrent cell to predict the next character, and return its parameters as arrays of float32.
+
+    Args:
+        cell: name of the cell.
+        units: hidden size H.
+        gain: factor of the initial recurrent kernel.
+        updates: number of training updates. If 0, the initial parameters are returned.
+        text: text to train on; see `characters`.
+        seed: seed of the initial parameters and of the batches.
+    """
     ids, _, size = characters(text)
     of_cell, of_head, of_rows = jax.random.split(jax.random.key(seed), 3)
     params = CELLS[cell].init(of_cell, size, units)
@@ -113,9 +136,13 @@ def network(cell: str, units: int, gain: float, updates: int, text: str, seed: i
 
 @cache
 def programs(cell: str, options: Newton, steps: int) -> tuple[Callable, Callable, Callable]:
-    """Return three compiled functions, each of the parameters, the ids (T, 1) and, except for the last one, the initial state.
+    """Return three jitted functions of the parameters of a cell and the input ids (T, 1).
 
-    They return the solution of Newton's method, the states that are computed step by step, and the largest Lyapunov exponent.
+    1. f(params, ids, state) computes the states by Newton's method; see `solve_states`.
+    2. f(params, ids, state) computes the states step by step; see `states_by_steps`.
+    3. f(params, ids) computes the largest Lyapunov exponent; see `largest_lyapunov_exponent`.
+
+    Here `state` is the initial state.
 
     Args:
         cell: name of the cell.
@@ -162,16 +189,17 @@ def run(config: Config) -> dict[str, Any]:
 
 
 def lanes(cell: str, units: int, jacobian: str, steps: int, iterations: int) -> int | None:
-    """Return the number of lanes from which Newton's method would take less time than the loop over the steps, or None.
+    """Estimate the number of lanes of a device from which Newton's method would take less time than the loop over the steps.
 
     A lane does one multiplication and one addition at a time. The time of a phase is the longer of two times: its work divided by the
-    number of lanes, and the number of operations that depend on each other (its depth). Memory, communication and damping are left out. For
-    H units, G gates and K arrays in the state, the phases and their works are:
+    number of lanes, and its depth, which is the number of operations that depend on each other. Memory, communication and damping are left
+    out. For T steps, H units, G gates and K arrays in the state, the loop has T phases, and an iteration of Newton's method has two:
 
-    - A step of the loop: G H^2, with a depth of log2(H) + `STEP_DEPTH`. The loop has T of them.
-    - The evaluation of all steps and of their Jacobians: 2 T G H^2 for diagonal blocks, T (1 + K H) G H^2 for the full Jacobian.
-    - The scan: 2 T compositions, each (K^3 + K^2) H for diagonal blocks and (K H)^3 + (K H)^2 for the full Jacobian, with a depth of
-      2 log2(T) times that of a product.
+    - A step of the loop has the work G H^2 of its matrix product, and a depth of log2(H) + `STEP_DEPTH` (10).
+    - An evaluation of all T steps and their Jacobians has the depth of one step. Its work is T G H^2 for the steps and, for the Jacobians,
+      again T G H^2 (diagonal blocks) or T G H^2 for each of their K H columns (full).
+    - A scan over the T steps has 2 T compositions of affine maps. The work of a composition is (K^3 + K^2) H (diagonal blocks) or
+      (K H)^3 + (K H)^2 (full): a product of two matrices, and one of a matrix and a vector. The depth is 2 log2(T) times that of a product.
 
     Args:
         cell: name of the cell.
@@ -181,7 +209,7 @@ def lanes(cell: str, units: int, jacobian: str, steps: int, iterations: int) -> 
         iterations: number of iterations that Newton's method needs.
 
     Returns:
-        The smallest sufficient power of 2 up to 2^40, or None if there is none.
+        The smallest power of 2 that is enough, or None if even 2^40 lanes are not enough.
     """
     gates, arrays = CELLS[cell].gates, len(CELLS[cell].initial_state(1, 1))
     size, copies = (arrays * units, 1) if jacobian == "full" else (arrays, units)
@@ -216,9 +244,12 @@ def _median(rows: study.Rows) -> str:
 
 
 def verdict(rows: study.Rows) -> str:
-    """Return the conclusion: iterations by length, gain and training, and the number of lanes from which Newton's method would be faster.
+    """Return the conclusion of the study.
 
-    "+" marks medians of which at least one run has reached the limit of iterations.
+    Each combination of a cell, a method and a number of units has one line with the median number of iterations by length, by gain and by
+    training updates. A "+" after a median means that at least one of its runs has not converged. Further lines have the rank correlation of
+    Lyapunov exponents and iterations at 1,000 steps, the number of runs in which Newton's method would be faster than the loop over the
+    steps, and the fewest lanes for which it would be faster (see `lanes`).
     """
     lines = []
     for name, group in methods(rows).items():
@@ -246,7 +277,10 @@ def verdict(rows: study.Rows) -> str:
 
 
 def draw(rows: study.Rows, path: Path) -> object:
-    """Draw the iterations by length, by exponent and by training updates, and the lanes that Newton's method needs."""
+    """Draw four panels: the iterations of Newton's method over the length, over the Lyapunov exponent and over the training updates.
+
+    The fourth panel shows the number of lanes from which Newton's method would be faster than the loop; see `lanes`.
+    """
 
     def fill(figure: Any) -> None:
         by_length, by_exponent, by_updates, by_lanes = figure.subplots(2, 2).ravel()
@@ -275,7 +309,16 @@ def draw(rows: study.Rows, path: Path) -> object:
 
 
 def _line(axes: Any, rows: study.Rows, field: str, label: str, value: str = "iterations", shift: int = 0) -> None:
-    """Draw the median of a value over the values of a field as a line. `shift` is added to the field, so that 0 has a place."""
+    """Draw the median of a value, such as "iterations", over a config field, such as "steps", as a line.
+
+    Args:
+        axes: axes of matplotlib.
+        rows: results of the runs.
+        field: name of the field on the horizontal axis.
+        label: label of the line.
+        value: name of the value on the vertical axis.
+        shift: number that is added to the field, so that a field of 0 can be shown on a logarithmic axis.
+    """
     places = sorted({row[field] for row in rows})
     if not places:
         return

@@ -33,7 +33,10 @@ def _cost(rows: Any) -> dict[str, float]:
 
 
 def reviews_of(config: SentimentConfig) -> data.EncodedReviews:
-    """Return the reviews of a config of the sentiment task. If `config.data.data` is "synthetic", they are a few synthetic reviews."""
+    """Return the encoded reviews that a config of the sentiment task names.
+
+    If `config.data.data` is "synthetic", they are 400 synthetic training reviews and 200 synthetic test reviews (`TOY_REVIEWS`).
+    """
     from lstm_jax.tasks import sentiment as task
 
     if config.data.data == "synthetic":
@@ -53,7 +56,7 @@ def train_sentiment(
     Args:
         config: config of the task.
         change: function change(reviews) that returns the reviews to train on. If None, the reviews of the config are used unchanged.
-        callbacks: functions that are called after each epoch.
+        callbacks: functions that are called after each epoch with an `EpochRecord`.
 
     Returns:
         A pair (reviews, result): the reviews that the model was trained on, and the `FitResult` of the training.

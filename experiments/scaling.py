@@ -71,7 +71,9 @@ CHARACTER_FIELDS = {"units": "model.units", "length": "data.length", "data": "da
 
 
 def configs(sentiment: SentimentConfig, characters: GenerationConfig, axes: Any, seeds: int) -> list[Config]:
-    """Return the configs of all runs, one for each task, axis, value of the axis and seed.
+    """Return the configs of all runs. An axis is a quantity that is varied, such as the number of units.
+
+    Each task has one run for each of its axes, each value of the axis and each seed.
 
     Args:
         sentiment: config of the sentiment task. Each run changes one of its fields.
@@ -93,7 +95,7 @@ def configs(sentiment: SentimentConfig, characters: GenerationConfig, axes: Any,
 
 
 def curves(rows: study.Rows) -> dict[tuple[str, str], list[tuple[float, float, float, float]]]:
-    """Return one curve for each pair (task, axis). The curve has the score at each value of the axis.
+    """Return one curve for each pair (task, axis). The curve has the score at each value of the axis, such as each number of units.
 
     Returns:
         A dict from (task, axis) to a list of points. A point has four numbers: the value of the axis, and the mean, the lowest and the

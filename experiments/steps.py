@@ -48,14 +48,19 @@ BASE = GenerationConfig(
 
 @dataclass(frozen=True)
 class Config:
-    """Config of one training run, which is one point of the grid "steps" or of the grid "lengths"."""
+    """Config of one training run, which belongs to one of two grids of configs.
+
+    The grid "steps" varies the step between windows and the learning rate. The grid "lengths" varies the window length and the batch size.
+    """
 
     part: Literal["steps", "lengths"] = "steps"
     task: GenerationConfig = field(default_factory=GenerationConfig)
 
 
 def configs(base: GenerationConfig, steps: Any, rates: Any, lengths: Any, batches: Any, seeds: int) -> list[Config]:
-    """Return the configs of all runs: all points of the two grids, each repeated for every seed.
+    """Return the configs of all training runs. Each config of the two grids is repeated for every seed.
+
+    The grid "steps" has all pairs of a step and a learning rate. The grid "lengths" has all pairs of a window length and a batch size.
 
     Args:
         base: config of the text generation task, in which each run changes some fields.
@@ -84,15 +89,15 @@ def run(config: Config) -> dict[str, Any]:
 
 
 def cells(rows: study.Rows, part: str) -> dict[tuple, tuple[float, float]]:
-    """Return the bits per character of the held-out text at each point of a grid, averaged over seeds.
+    """Return the bits per character of the held-out text for each pair of varied settings, averaged over seeds.
 
     Args:
         rows: results of the runs.
-        part: name of the grid, "steps" or "lengths".
+        part: "steps" for the runs that vary the step and the learning rate, "lengths" for those that vary the length and the batch size.
 
     Returns:
-        A dict from each point of the grid to a pair (bits after the last epoch, bits after the first epoch). A point is a tuple (step,
-        learning rate) or (length, batch size). After the last epoch, all runs have made the same number of updates.
+        A dict from each pair (step, learning rate) or (length, batch size) to a pair (bits after the last epoch, bits after the first
+        epoch). After the last epoch, all runs have made the same number of updates.
     """
     names = {"steps": ("task.data.step", "task.train.learning_rate"), "lengths": ("task.data.length", "task.train.batch_size")}[part]
     selected = [dict(row, first=row["by_epoch"][0]) for row in rows if row["part"] == part]
@@ -101,7 +106,11 @@ def cells(rows: study.Rows, part: str) -> dict[tuple, tuple[float, float]]:
 
 
 def verdict(rows: study.Rows) -> str:
-    """Return the conclusion of the study. It has one line with the bits per character for each point of the two grids."""
+    """Return the conclusion of the study.
+
+    It has one line with the bits per character for each pair of a step and a learning rate, and one for each pair of a length and a batch
+    size.
+    """
     lines = [
         f"step {a}, rate {b:g}: {x:.3f} bits at equal updates, {y:.3f} after one pass" for (a, b), (x, y) in cells(rows, "steps").items()
     ]

@@ -58,7 +58,7 @@ def grouped(rows: Iterable[Mapping[str, Any]], fields: Sequence[str], metric: st
     """Group the values of a metric by the values of some config fields.
 
     Args:
-        rows: results of `finished`.
+        rows: results of runs, as `finished` returns them.
         fields: names of the config fields that define the groups.
         metric: name of the metric.
 

@@ -124,9 +124,10 @@ KEY = ("predict", "read", "order")
 
 
 def verdict(rows: study.Rows) -> str:
-    """Return the conclusion of the study. It has one line with the accuracy for each combination of settings.
+    """Return the conclusion of the study.
 
-    The last line has the accuracy of always predicting the most frequent character.
+    There is one line with the accuracy for each combination of the three settings: target, input and order of the ids. The last line has
+    the accuracy of always predicting the most frequent character.
     """
     lines = []
     for key, values in study.grouped(rows, KEY, "accuracy").items():
@@ -138,7 +139,7 @@ def verdict(rows: study.Rows) -> str:
 
 
 def draw(rows: study.Rows, path: Path) -> object:
-    """Draw the accuracy of each combination of settings as a horizontal bar."""
+    """Draw the accuracy of each combination of the three settings (target, input and order of the ids) as a horizontal bar."""
 
     def fill(figure: Any) -> None:
         axes = figure.subplots()

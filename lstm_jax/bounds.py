@@ -42,9 +42,10 @@ class Bounds:
 
 
 def check_numbers(config: Any) -> None:
-    """Raise `InputError` if a field of a dataclass instance holds a number outside the bounds that the type of the field declares.
+    """Raise `InputError` if a number in a field of a dataclass instance lies outside the bounds of the field.
 
-    If a field holds a tuple, every number in the tuple is checked.
+    The type of a field declares its bounds, as in `Annotated[int, Bounds(1, 9, "give 1 to 9")]`. A field whose type declares no bounds is
+    not checked. If the type is a tuple of such numbers, every number in the tuple is checked.
     """
     for field in dataclasses.fields(config):
         value, annotation = getattr(config, field.name), field.type

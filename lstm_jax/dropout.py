@@ -63,7 +63,7 @@ def check_rate(name: str, rate: float) -> float:
 
 
 def check_mask_kind(kind: str) -> MaskKind:
-    """Return `kind` after checking that it is a `MaskKind`.
+    """Return `kind` after checking that it is a known kind of dropout masks.
 
     Raises:
         InputError: if `kind` is not "keras", "per_gate" or "variational".
@@ -154,15 +154,16 @@ def draw_masks(
         key: random key.
         batch: number of rows B.
         features: number of input features E.
-        units: number of units H, or of outputs P.
+        units: number of columns of the recurrent mask: the size of the output h, which is H unless the cell projects its output.
         dropout: rate of the input masks. If it is 0, the field `input` of the result is None.
         recurrent_dropout: rate of the recurrent masks. If it is 0, the field `recurrent` of the result is None.
-        kind: "keras", "per_gate" or "variational", as the docstring of the module `lstm_jax.dropout` describes them.
+        kind: "per_gate" (each gate has its own masks, which are stacked on a first axis), "variational" (all gates share the masks), or
+            "keras" (like "per_gate" if `recurrent_dropout` is above 0, else like "variational").
         dtype: dtype of the masks.
         gates: number of gates of the cell. If it is 1, the masks have no axis of gates, whatever `kind` is.
 
     Raises:
-        InputError: if a rate is not in [0, 1), or `kind` is not a `MaskKind`.
+        InputError: if a rate is not in [0, 1), or `kind` has another value.
     """
     per_gate = check_mask_kind(kind) == "per_gate" or (kind == "keras" and recurrent_dropout > 0)
     lead = (gates,) if per_gate and gates > 1 else ()
@@ -183,7 +184,7 @@ def draw_zoneout(key: jax.Array, rates: dict[str, float], steps: int, batch: int
         rates: dict from the name of a state array, "h" or "c", to its zoneout rate. An array with the rate 0 gets no mask.
         steps: number of steps T.
         batch: number of rows B.
-        sizes: dict from the name of a state array to its size, the number of its entries for a row.
+        sizes: dict from the name of a state array to its size, which is the number of its columns.
 
     Raises:
         InputError: if a rate is not in [0, 1).

@@ -29,7 +29,9 @@ class InputError(ValueError):
 
 
 class Interrupted(RuntimeError):
-    """Error that ends a run after SIGINT or SIGTERM. The command line then exits with the code `code`.
+    """Error that ends a training run after SIGINT or SIGTERM.
+
+    The command line then exits with the attribute `code`, which is 75 (`RESTART`) after SIGTERM and 130 after SIGINT.
 
     Args:
         step: number of completed training steps. The state after these steps has been saved.

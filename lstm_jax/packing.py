@@ -21,13 +21,13 @@ from lstm_jax.errors import InputError, require
 
 
 class Packed(NamedTuple):
-    """Sequences packed in rows.
+    """N sequences that are packed in R rows of L steps.
 
     Attributes:
         x: array (R, L, ...) of the steps of all sequences, with zeros at steps that belong to no sequence.
         segment_ids: int32 (R, L), the argument `segment_ids` of a recurrent layer. The sequences of a row have the ids 1, 2, ... in their
             order, and steps that belong to no sequence have the id 0.
-        where: int32 (N, 3): the row, the first step and the number of steps of each sequence.
+        where: int32 (N, 3). Row n holds three numbers for sequence n: its row in `x`, its first step in this row, and its length in steps.
     """
 
     x: np.ndarray
@@ -53,13 +53,14 @@ class PackedPlaces(NamedTuple):
 
 
 def pack(sequences: Sequence[Any], length: int) -> Packed:
-    """Pack sequences in rows of `length` steps, and return the rows.
+    """Pack N sequences in rows of `length` steps, and return them as a `Packed`.
 
     No sequence is cut. The rows are chosen as `assign_rows` describes.
 
     Args:
-        sequences: N arrays (T_n, ...) with one or more steps each. They have the same dtype, and their steps have the same shape.
-        length: number of steps L of a row.
+        sequences: N arrays (T_n, ...), where T_n is the number of steps of sequence n, at least 1. All arrays have the same dtype and,
+            apart from T_n, the same shape.
+        length: number of steps of a row.
 
     Raises:
         InputError: if there is no sequence, a sequence is empty or longer than `length`, or the sequences have different shapes or dtypes.
@@ -81,17 +82,17 @@ def pack(sequences: Sequence[Any], length: int) -> Packed:
 
 
 def assign_rows(lengths: np.ndarray, length: int) -> np.ndarray:
-    """Choose a row and a first step for each of N sequences.
+    """Choose a row, and a first step in this row, for each of N sequences that are to be packed in as few rows as possible.
 
-    The longest sequences are placed first. Each one is put into the fullest row that has room for it ("best fit decreasing"). Sequences of
-    equal length keep their order.
+    The longest sequences are placed first. Each one is put into the fullest row that has room for it ("best fit decreasing", a heuristic).
+    Among sequences of equal length, the first one is placed first.
 
     Args:
         lengths: int (N,), the number of steps of each sequence.
-        length: number of steps L of a row.
+        length: number of steps of a row.
 
     Returns:
-        An int32 array (N, 3): the row, the first step and the number of steps of each sequence, as in `Packed.where`.
+        An int32 array (N, 3). Row n holds three numbers for sequence n: its row, its first step in this row, and its length in steps.
 
     Raises:
         InputError: if a sequence is empty or longer than `length`.
@@ -118,12 +119,15 @@ def assign_rows(lengths: np.ndarray, length: int) -> np.ndarray:
 
 
 def make_segment_ids(where: np.ndarray, rows: int, length: int) -> np.ndarray:
-    """Return the segment ids of packed sequences, an int32 array (R, L); see `Packed.segment_ids`.
+    """Return the segment ids of packed sequences, an int32 array (rows, length).
+
+    The sequences of a row have the ids 1, 2, ... in their order, and steps that belong to no sequence have the id 0.
 
     Args:
-        where: int (N, 3): the row, the first step and the number of steps of each sequence.
-        rows: number of rows R.
-        length: number of steps L of a row.
+        where: int (N, 3) for N sequences. Row n holds three numbers for sequence n: its row, its first step in this row, and its length in
+            steps.
+        rows: number of rows.
+        length: number of steps of a row.
     """
     ids = np.zeros((rows, length), np.int32)
     count = np.zeros(rows, np.int32)
@@ -134,13 +138,15 @@ def make_segment_ids(where: np.ndarray, rows: int, length: int) -> np.ndarray:
 
 
 def unpack(outputs: Any, where: np.ndarray) -> list[np.ndarray]:
-    """Return the outputs of each sequence, a list of N arrays (T_n, ...) in the order in which the sequences were packed.
+    """Return the outputs of each of N packed sequences, as a list of N arrays in the order of the rows of `where`.
 
-    The outputs must be in the order of time. Reverse the outputs of a layer with `go_backwards=True` before the call.
+    Array n has the shape (T_n, ...), where T_n is the number of steps of sequence n. The outputs must be in the order of time. Reverse the
+    outputs of a layer with `go_backwards=True` before the call.
 
     Args:
-        outputs: array (R, L, ...), for example the outputs of a recurrent layer for `Packed.x`.
-        where: int (N, 3): the row, the first step and the number of steps of each sequence, as in `Packed.where`.
+        outputs: array (R, L, ...) with R rows of L steps, for example the outputs of a recurrent layer for `Packed.x`.
+        where: int (N, 3), as in `Packed.where`. Row n holds three numbers for sequence n: its row in `outputs`, its first step in this row,
+            and its length in steps.
 
     Raises:
         InputError: if `outputs` has fewer rows or steps than `where` names.
@@ -151,14 +157,15 @@ def unpack(outputs: Any, where: np.ndarray) -> list[np.ndarray]:
 
 
 def last_outputs(outputs: jax.Array, where: Any) -> jax.Array:
-    """Return the outputs of the last step of each sequence, an array (N, ...). The function may be used in a jitted program.
+    """Return the output of the last step of each of N packed sequences, as an array (N, ...). The function may be used under `jax.jit`.
 
     For a layer that reads in reverse, such as the backward layer of a `Bidirectional`, take the outputs of the first step instead:
     `outputs[where[:, 0], where[:, 1]]`. Such a layer begins at the last step, and has read the whole sequence at the first step.
 
     Args:
-        outputs: array (R, L, ...), for example the outputs of a recurrent layer for `Packed.x`.
-        where: array (N, 3) of NumPy or JAX: the row, the first step and the number of steps of each sequence, as in `Packed.where`.
+        outputs: array (R, L, ...) with R rows of L steps, for example the outputs of a recurrent layer for `Packed.x`.
+        where: array (N, 3) of NumPy or JAX, as in `Packed.where`. Row n holds three numbers for sequence n: its row in `outputs`, its first
+            step in this row, and its length in steps. Only a NumPy array is checked against the shape of `outputs`.
 
     Raises:
         InputError: if `where` is a NumPy array that names more rows or steps than `outputs` has.
@@ -177,11 +184,11 @@ def _check_fits(shape: tuple[int, ...], where: np.ndarray) -> None:
 
 
 def buckets(lengths: np.ndarray, batch_size: int, widths: Sequence[int], seed: int = 0) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield batches of sequences of similar lengths, in random order.
+    """Divide N sequences into batches of similar lengths, and yield the batches in random order.
 
     Each sequence belongs to the smallest width that is at least its length. With `widths` (64, 128), for example, a sequence of 70 steps
-    belongs to the width 128. All sequences of a batch belong to the same width, and the caller pads them to this number of steps. A
-    training step is compiled once for each width.
+    belongs to the width 128. All sequences of a batch belong to the same width, and the caller pads them to this number of steps. A jitted
+    training step is thus compiled once for each width, or twice if one batch of the width is smaller than the others.
 
     Args:
         lengths: int (N,), the number of steps of each sequence.
@@ -191,7 +198,7 @@ def buckets(lengths: np.ndarray, batch_size: int, widths: Sequence[int], seed: i
 
     Yields:
         A pair (width, indices): the width of the batch, and an integer array with the indices of its sequences. The array has `batch_size`
-        entries, or fewer in the last batch that is formed for a width.
+        entries, except that one batch of each width may have fewer.
 
     Raises:
         InputError: if `batch_size` is below 1, no width is given, or a sequence is longer than all widths.

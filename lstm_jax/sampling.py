@@ -94,7 +94,12 @@ def make_rules(vocabulary: int, temperature: float = 1.0, top_k: int = 0, top_p:
 
 
 def method_of(rules: Rules, vocabulary: int) -> Method:
-    """Return the method of drawing: "likeliest" at temperature 0, "some" if top-k or top-p may exclude characters, else "all"."""
+    """Return the method of drawing: "likeliest" at temperature 0, "some" if top-k or top-p may exclude characters, else "all".
+
+    Args:
+        rules: temperature, top-k and top-p, as concrete arrays, not tracers of `jax.jit`.
+        vocabulary: vocabulary size V.
+    """
     if rules.temperature == 0:
         return "likeliest"
     return "some" if rules.top_k < vocabulary or rules.top_p < 1 else "all"
@@ -129,8 +134,8 @@ def draw(uniform: Float[Array, "B"], logits: Float[Array, "B V"], rules: Rules, 
         uniform: one random number in [0, 1) per row.
         logits: logits of the characters.
         rules: temperature, top-k and top-p.
-        method: method of drawing. If None, `method_of` chooses the method from the values of `rules`. In this case the values must be
-            concrete arrays, not tracers of `jax.jit`.
+        method: "likeliest" (the likeliest character), "some" (respect top-k and top-p) or "all" (ignore top-k and top-p). If None,
+            `method_of` chooses the method from the values of `rules`, which must then be concrete arrays, not tracers of `jax.jit`.
     """
     method = method or method_of(rules, logits.shape[-1])
     if method == "likeliest":
@@ -143,8 +148,8 @@ def draw(uniform: Float[Array, "B"], logits: Float[Array, "B V"], rules: Rules, 
 def _cumulated(p: jax.Array) -> jax.Array:
     """Return the cumulative sums of `p` along its last axis.
 
-    If this axis has at most `FEW` entries, the sums are computed as a product with a triangular matrix of ones. On a CPU this is faster
-    than `jnp.cumsum`.
+    If this axis has at most `FEW` (256) entries, the sums are computed as a product with a triangular matrix of ones. On a CPU this is
+    faster than `jnp.cumsum`.
     """
     size = p.shape[-1]
     if size > FEW:
@@ -158,10 +163,11 @@ class Sampler:
     Args:
         rebuild: function that takes parameters and returns a `CharGenerator`.
         vocabulary: vocabulary size V.
-        mode: "carried" (the state is kept from one character to the next) or "window" (a zero state before each window).
-        length: number of characters in a window.
-        mesh: device mesh over which the texts are sharded if their number is divisible by the number of devices. If None, one device is
-            used. The drawn characters do not depend on the mesh.
+        mode: "carried" (the model keeps its state, and reads only the character that was drawn last) or "window" (before each draw, the
+            model starts from a zero state and reads the last `length` characters of the text).
+        length: number of characters that the model reads before each draw in mode "window".
+        mesh: device mesh over which the texts are sharded if their number is divisible by the number of devices. If None, the texts are
+            not sharded. The drawn characters do not depend on the mesh.
     """
 
     def __init__(self, rebuild: Callable, vocabulary: int, mode: Mode = "carried", length: int = 40, mesh: Mesh | None = None):
@@ -173,8 +179,8 @@ class Sampler:
         def first_logits(model, state, batch):
             """Return the logits (B, V) of the next character of each text.
 
-            In mode "window" the first of the `length` states of a text, that of its oldest window, gives the logits. In mode "carried" a
-            text has only one state.
+            In mode "carried" a text has one state. In mode "window" it has one state for each of its `length` windows, with the oldest
+            window first. The logits are those of the first state.
             """
             oldest = state[-1].h.reshape(batch, windows, -1)[:, 0]
             return model.logits(sharding.constrain(oldest, 0))
@@ -227,13 +233,13 @@ class Sampler:
     def start(self, params: Any, key: jax.Array, prompt: Integer[Array, "B P"], samples: int = 1) -> Drawing:
         """Read the prompts and return the state from which `advance` draws characters.
 
-        In mode "window" only the last `length` characters of a longer prompt are read, as in the Keras example lstm_text_generation.
+        If the mode of the sampler is "window" and a prompt is longer than `length`, only its last `length` characters are read.
 
         Args:
             params: parameters of the model.
             key: random key of all draws.
             prompt: character ids (B, P) of B prompts of the same length P. If P is 0, the model starts from its zero state.
-            samples: number of texts to draw for each prompt. It may be above 1 only for a single prompt, which is then read once.
+            samples: number of texts to draw for each prompt. It may be above 1 only if there is a single prompt.
 
         Raises:
             InputError: if `samples` is below 1, or if it is above 1 and there are several prompts.
@@ -265,7 +271,7 @@ class Sampler:
             params: parameters of the model.
             drawing: state that `start` or an earlier call of `advance` returned.
             rules: temperature, top-k and top-p.
-            chars: number of characters to draw for each text. Each new number compiles the sampler once.
+            chars: number of characters to draw for each text. The first call with a given number compiles a program for this number.
         """
         with self._devices(drawing.logits.shape[0]):
             return self._advance(params, drawing, rules, chars, method_of(rules, self.vocabulary))
@@ -273,12 +279,12 @@ class Sampler:
     def generate(
         self, params: Any, key: jax.Array, prompt: Integer[Array, "B P"], chars: int, rules: Rules, samples: int = 1
     ) -> Int[Array, "S N"]:
-        """Draw `chars` characters that continue each prompt. The same key gives the same characters.
+        """Draw `chars` characters that continue each of B prompts. The same key gives the same characters.
 
-        The arguments are described in `start` and `advance`.
+        The method `advance` describes `chars` and `rules`, and the method `start` describes the other arguments.
 
         Returns:
-            The character ids (B, chars), or (samples, chars) if `samples` is above 1.
+            The ids of the drawn characters: (B, chars), or (samples, chars) if `samples` is above 1, which requires a single prompt.
 
         Raises:
             InputError: if `chars` is below 0, `samples` is below 1, or `samples` is above 1 and there are several prompts.

@@ -177,7 +177,7 @@ def row_key(row: Mapping[str, Any]) -> tuple:
 
 
 def read_candidate(text: str) -> Candidate:
-    """Parse a value of the flag `--peer`, such as "ours:dropout=0.2", and return the candidate.
+    """Parse a value of the flag `--peer`, such as "ours:dropout=0.2", and return the candidate, that is, the library with its options.
 
     Args:
         text: PEER[:backend=NAME][:dropout=RATE][:recurrent=RATE][:dtype=bfloat16][:slower=FRACTION].
@@ -214,7 +214,7 @@ def installed(candidates: Iterable[Candidate]) -> list[Candidate]:
 
 
 def read_candidates(names: Iterable[str], backends: Iterable[str | None], dtypes: Iterable[str]) -> list[Candidate]:
-    """Parse the values of the flag `--peer`, and return the candidates.
+    """Parse the values of the flag `--peer`, and return the candidates, that is, libraries with options.
 
     The plain name "ours" gives one candidate for every combination of a backend and a dtype. Every other name gives one candidate.
 

@@ -37,7 +37,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Built:
-    """Workload that a benchmarked library (peer) has built: functions that run the workload or return its results, and a description.
+    """Workload as one benchmarked library (peer) runs it: functions that run the workload or return its results, and a description.
 
     Shapes: batch B, steps T, hidden size H, vocabulary V.
 
@@ -92,7 +92,7 @@ def slowed(run: Callable[[int], None], share: float) -> Callable[[int], None]:
 
 
 def evaluation(work: Workload, evaluate: Callable[[], np.ndarray], devices: list[str], note: str = "", backend: str = "") -> Built:
-    """Build a workload of the kind "evaluation", which evaluates reviews without training, from a function that returns their logits.
+    """Return the `Built` of a workload that evaluates reviews without training, given a function that returns their logits.
 
     Args:
         work: workload.

@@ -13,7 +13,7 @@ from bench.workloads import Arrays, Workload
 
 
 class Net(eqx.Module):
-    """Equinox model of one sequence: embedding (for word ids), LSTM, and head (except for the workload "recurrence")."""
+    """Equinox model of one sequence: embedding (for word ids), LSTM, and dense output layer (except for the workload "recurrence")."""
 
     embedding: Any
     dropout: Any
@@ -54,7 +54,7 @@ def _to_ours(tree: Any) -> dict[str, np.ndarray]:
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Build a benchmark workload, such as a training step, with Equinox. `bench.peers.base.Built` describes the result."""
+    """Prepare a benchmark workload, such as a training step, in Equinox, and return functions that run it; see `base.Built`."""
     weights, lstm = arrays.weights, arrays.cell()
     net = Net(work, options.dropout, jax.random.key(0))
     put = [

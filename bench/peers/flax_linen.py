@@ -12,7 +12,7 @@ from lstm_jax import convert
 
 
 class Net(nn.Module):
-    """Flax Linen model: embedding (for word ids), LSTM, and head (except for the workload "recurrence")."""
+    """Flax Linen model: embedding (for word ids), LSTM, and dense output layer (except for the workload "recurrence")."""
 
     work: Workload
     rate: float
@@ -38,7 +38,7 @@ def _to_ours(tree: Any) -> dict[str, np.ndarray]:
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Build a benchmark workload, such as a training step, with Flax Linen. `bench.peers.base.Built` describes the result."""
+    """Prepare a benchmark workload, such as a training step, in Flax Linen, and return functions that run it; see `base.Built`."""
     net, weights = Net(work, options.dropout), arrays.weights
     tree: dict[str, Any] = {"rnn": convert.lstm_to_linen(arrays.cell(), rnn=True)}
     if work.classes:

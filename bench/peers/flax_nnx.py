@@ -18,7 +18,7 @@ CELLS = {"OptimizedLSTMCell": nnx.OptimizedLSTMCell, "LSTMCell": nnx.LSTMCell}
 
 
 class Net(nnx.Module):
-    """Flax NNX model: embedding (for word ids), LSTM, and head (except for the workload "recurrence")."""
+    """Flax NNX model: embedding (for word ids), LSTM, and dense output layer (except for the workload "recurrence")."""
 
     def __init__(self, work: Workload, rate: float, cell: str, rngs: nnx.Rngs):
         self.embedding = nnx.Embed(work.vocabulary, work.features, rngs=rngs) if work.words else None
@@ -46,7 +46,7 @@ def _to_ours(state: Any) -> dict[str, np.ndarray]:
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Build a benchmark workload, such as a training step, with Flax NNX. `bench.peers.base.Built` describes the result."""
+    """Prepare a benchmark workload, such as a training step, in Flax NNX, and return functions that run it; see `base.Built`."""
     cell = options.backend or "OptimizedLSTMCell"
     net, weights = Net(work, options.dropout, cell, nnx.Rngs(0)), arrays.weights
     graph, state, rest = nnx.split(net, nnx.Param, ...)

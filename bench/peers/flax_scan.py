@@ -16,7 +16,7 @@ from lstm_jax import convert
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Build the benchmark workload "recurrence" or "resets" with a cell of Flax. `bench.peers.base.Built` describes the result."""
+    """Prepare the workload "recurrence" or "resets" with a cell of Flax, and return functions that run it; see `base.Built`."""
     del options
     resets = None if arrays.resets is None else jnp.asarray(arrays.resets.T)
     graph, state, rest = nnx.split(nnx.OptimizedLSTMCell(work.features, work.units, rngs=nnx.Rngs(0)), nnx.Param, ...)

@@ -27,7 +27,7 @@ def _forget(units: int) -> np.ndarray:
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Build a benchmark workload, such as a training step, with Haiku. `bench.peers.base.Built` describes the result."""
+    """Prepare a benchmark workload, such as a training step, in Haiku, and return functions that run it; see `base.Built`."""
     weights, lstm, units = arrays.weights, arrays.cell(), work.units
     w = _reordered(np.concatenate([lstm["kernel"], lstm["recurrent_kernel"]]))
     tree = {"lstm/linear": {"w": w, "b": _reordered(lstm["bias"] - _forget(units))}}

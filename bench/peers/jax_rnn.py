@@ -43,7 +43,7 @@ def unpack(weights: np.ndarray, features: int, units: int) -> dict[str, np.ndarr
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Build a benchmark workload, such as a training step, with jax.experimental.rnn. `bench.peers.base.Built` describes the result.
+    """Prepare a benchmark workload, such as a training step, in jax.experimental.rnn, and return functions that run it; see `base.Built`.
 
     Raises:
         RuntimeError: if JAX does not run on a GPU.
@@ -54,7 +54,7 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
 
 
 def model(work: Workload, arrays: Arrays, options: Options) -> jax_step.Model:
-    """Return the cuDNN model of a workload: embedding (for word ids), LSTM, and head (except for the workload "recurrence")."""
+    """Return the cuDNN model of a workload: embedding (for word ids), LSTM, and dense output layer (except for "recurrence")."""
     weights, units = arrays.weights, work.units
     tree = {"lstm": pack(arrays.cell())} | {name: array for name, array in weights.items() if not name.startswith("recurrent/")}
 

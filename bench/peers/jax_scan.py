@@ -12,7 +12,7 @@ from bench.workloads import LAYER, Arrays, Workload
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Build the benchmark workload "recurrence" or "resets" with a loop in JAX. `bench.peers.base.Built` describes the result."""
+    """Prepare the workload "recurrence" or "resets" with a loop in JAX, and return functions that run it; see `base.Built`."""
     del options
     resets = None if arrays.resets is None else jnp.asarray(arrays.resets.T)
 

@@ -37,7 +37,7 @@ class Model:
 
 
 def build(work: Workload, arrays: Arrays, model: Model) -> Built:
-    """Build a benchmark workload, such as a training step, from a JAX model. `bench.peers.base.Built` describes the result.
+    """Prepare a benchmark workload, such as a training step, for a JAX model, and return functions that run it; see `base.Built`.
 
     Args:
         work: workload, that is, a kind of step with its sizes.

@@ -24,7 +24,7 @@ LAYERS: Any = {"lstm": keras.layers.LSTM, "gru": keras.layers.GRU, "simple_rnn":
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Build a benchmark workload, such as a training step, with Keras. `bench.peers.base.Built` describes the result."""
+    """Prepare a benchmark workload, such as a training step, in Keras, and return functions that run it; see `base.Built`."""
     keras.utils.set_random_seed(0)
     require(options.backend in (None, ACCELERATED), "keras_jax: backend", options.backend, f"give {ACCELERATED}, or none")
     return _recurrence(work, arrays, options.backend) if work.kind == "recurrence" else _training(work, arrays, options)

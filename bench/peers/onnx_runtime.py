@@ -13,7 +13,7 @@ from lstm_jax import convert
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Build an evaluation workload with ONNX Runtime on the CPU. `bench.peers.base.Built` describes the result."""
+    """Prepare an evaluation in ONNX Runtime on the CPU, and return functions that run it; see `base.Built`."""
     del options
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))

@@ -36,8 +36,8 @@ EPOCH = 1024
 def _mesh(work: Workload, options: Options) -> jax.sharding.Mesh:
     """Return the JAX mesh on which a workload runs.
 
-    On a CPU, the mesh has `options.devices` devices. If `options.devices` is 0, the number is chosen to suit the backend, but is 1 if the
-    batch size is not divisible by the number of cores.
+    On a CPU, the mesh has `options.devices` devices. If `options.devices` is 0, the number of devices is chosen to suit the backend; it is
+    1 if the batch size is not divisible by the number of cores.
 
     On a machine with GPUs, the mesh contains only the first GPU, because all other libraries also use only this GPU.
     """
@@ -54,7 +54,7 @@ def _devices(mesh: jax.sharding.Mesh) -> list[str]:
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Build a benchmark workload, such as a training step, with this project. `bench.peers.base.Built` describes the result."""
+    """Prepare a benchmark workload, such as a training step, with this project, and return functions that run it; see `base.Built`."""
     mesh, backend = _mesh(work, options), resolve_backend(options.backend, work.cell, compute_dtype=options.dtype).name
     if work.kind == "recurrence":
         return _recurrence(work, arrays, mesh, backend, options.dtype)
@@ -83,8 +83,8 @@ def write_reference(path: Path, work: Workload, arrays: Arrays, backend: str) ->
     """Run one step of a workload with this project, and write the results to an .npz file as the reference for all libraries.
 
     The file contains the model's outputs as "outputs". For a training workload it also contains the weights and the loss after one step
-    with each of the two forms of Adam, under names that begin with "keras/" and "corrected/". For the workload "recurrence" it contains
-    the gradients, under names that begin with "gradients/".
+    with each of the two forms of Adam that `Built.adam` describes, under names that begin with "keras/" and "corrected/". For the workload
+    "recurrence" it contains the gradients, under names that begin with "gradients/".
 
     Args:
         path: path of the .npz file.

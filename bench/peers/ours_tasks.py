@@ -39,7 +39,7 @@ CALLS = 10
 
 
 def config_of(default: Any, arguments: list[str]) -> Any:
-    """Return a copy of the task config `default` in which command-line flags of `lstm-jax train` replace the default values."""
+    """Return a copy of the task config `default`, changed by the flags of `lstm-jax train` in the list `arguments`."""
     return tyro.cli(tyro.conf.OmitArgPrefixes[type(default)], default=default, args=arguments)
 
 
@@ -50,7 +50,7 @@ def _common(run: Path, config: Any) -> dict[str, Any]:
 
 
 def sentiment_rows(arguments: list[str]) -> Iterator[dict[str, Any]]:
-    """Train the sentiment task, and yield a result row for each epoch.
+    """Train a sentiment model, and yield a result row for each epoch.
 
     If there is a validation split, one more row follows with the test metrics of the best epoch.
 
@@ -71,7 +71,7 @@ def sentiment_rows(arguments: list[str]) -> Iterator[dict[str, Any]]:
 
 
 def generation_rows(arguments: list[str]) -> Iterator[dict[str, Any]]:
-    """Train the text generation task, and yield a result row for each epoch.
+    """Train a text generation model, and yield a result row for each epoch.
 
     If there is a validation split, one more row follows. It has the bits per character of the held-out text at the best epoch, and the CPU
     time, the peak memory and the number of parameters of the run.

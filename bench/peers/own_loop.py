@@ -28,7 +28,7 @@ from lstm_jax.models import functional
 
 
 class Net(nnx.Module):
-    """Flax NNX model that a user of this project could write: embedding (for word ids), this project's LSTM, and head."""
+    """Flax NNX model as a user of this project could write it: embedding (for word ids), this project's LSTM, and dense output layer."""
 
     def __init__(self, work: Workload, options: Options):
         rngs, self.shares = nnx.Rngs(0), options.backend in ("donated", "train_step")
@@ -121,7 +121,7 @@ function without arguments that returns the trained model."""
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Build a training workload with the training loop that `options.backend` names. `bench.peers.base.Built` describes the result.
+    """Prepare a training workload with the training loop that `options.backend` names, and return functions that run it; see `base.Built`.
 
     Raises:
         InputError: if the loop is not one of `LOOPS`.

@@ -27,7 +27,7 @@ def imdb_rows() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
 
 
 def articles(config: TextConfig) -> TextConfig:
-    """Return a copy of the config that reads the newspaper articles in `$LSTM_JAX_DATA` if `config.data` is empty."""
+    """Return a copy of the config. If `config.data` is empty, the copy names the file of newspaper articles in `$LSTM_JAX_DATA` instead."""
     default = (os.path.join(os.environ.get("LSTM_JAX_DATA", "data"), "articles", "wp_articles.json"),)
     return replace(config, data=config.data or default)
 

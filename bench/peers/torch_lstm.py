@@ -19,7 +19,7 @@ COMPILED = "torch.compile around nn.LSTM, which stays PyTorch's own operator"
 
 
 class Net(nn.Module):
-    """PyTorch model of a training or evaluation workload: embedding (for word ids), LSTM and head."""
+    """PyTorch model of a training or evaluation workload: embedding (for word ids), LSTM and a dense output layer."""
 
     def __init__(self, work: Workload, rate: float):
         super().__init__()
@@ -37,7 +37,7 @@ class Net(nn.Module):
 
 
 def build(work: Workload, arrays: Arrays, options: Options, compiled: bool = False) -> Built:
-    """Build a benchmark workload, such as a training step, with PyTorch. `bench.peers.base.Built` describes the result.
+    """Prepare a benchmark workload, such as a training step, in PyTorch, and return functions that run it; see `base.Built`.
 
     Args:
         work: workload, that is, a kind of step with its sizes.

@@ -19,7 +19,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Build the benchmark workload "recurrence" or "resets" with TorchRL. `bench.peers.base.Built` describes the result."""
+    """Prepare the workload "recurrence" or "resets" with TorchRL, and return functions that run it; see `base.Built`."""
     backend = options.backend or "pad"
     lstm = nn.LSTM(work.features, work.units, batch_first=True)
     lstm.load_state_dict({name: torch.tensor(array) for name, array in convert.lstm_to_torch([arrays.cell()]).items()})

@@ -15,7 +15,7 @@ AXIS_NAMES = {"T": "steps T", "H": "units H, features E = H", "B": "batch B"}
 
 
 def draw_grid(lines: Sequence[Line], peer: str, path: Path, force: bool = True, name: str = "") -> None:
-    """Draw our speedup over another library on the workload "recurrence" as heat maps over hidden size and number of steps.
+    """Draw heat maps of our speedup over another library on a recurrent layer alone, by hidden size (rows) and number of steps (columns).
 
     The figure has one panel for each batch size.
 

@@ -77,9 +77,10 @@ def accuracy_records(rows: Sequence[Row]) -> list[Row]:
         rows: result rows of `bench accuracy`, one for each epoch.
 
     Returns:
-        Dicts with "task", "peer" (the library), the sizes "T", "S" and "H", and "seeds" (the number of seeds). "score", "low" and "high"
-        are the mean, lowest and highest score over seeds. "speed" is the number of training examples per second. "to_target" has the
-        seconds to the target accuracy for each seed. "front" tells whether the result is on the Pareto front of score and speed.
+        Dicts with "task", "peer" (the library), the sizes "T" (sequence length), "S" (characters from one window to the next; None for
+        sentiment) and "H" (hidden size), and "seeds" (the number of seeds). "score", "low" and "high" are the mean, lowest and highest
+        score over seeds. "speed" is the number of training examples per second. "to_target" has the seconds to the target accuracy for each
+        seed. "front" tells whether the result is on the Pareto front of score and speed.
     """
     lines = summarize(rows)
     front = pareto_front(lines)
@@ -95,7 +96,8 @@ def accuracy_records(rows: Sequence[Row]) -> list[Row]:
 def accuracy_tables(rows: Sequence[Row]) -> str:
     """Return Markdown tables with the mean score of this project over seeds, by hidden size (rows) and sequence length (columns).
 
-    There is one table for sentiment. For text generation, there is one table for each step between windows.
+    There is one table for sentiment. For text generation, there is one table for each measured step, which is the number of characters
+    from the start of one window to the start of the next.
 
     Args:
         rows: result rows of `bench accuracy`, one for each epoch.

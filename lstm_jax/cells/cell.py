@@ -31,7 +31,8 @@ class Cell:
             None for the dtype of the arrays.
         project: function project(params, x, mask, compute_dtype) that returns the projected input z (T, B, gates * H) of all steps.
             The input x has the shape (T, B, E), and `mask` is the mask of input dropout or None. The default function returns x W + b.
-        linear: function linear(z) that returns arrays a and b such that a step computes h' = a h + b; None if a step is not of this form.
+        linear: function linear(z) that returns two arrays a and b such that the output after a step is a h + b, elementwise, where h is the
+            output before the step; None if a step is not of this form.
         make_step: function make_step(activation, recurrent_activation) that returns a function `step` with these activations; None if the
             activations of the cell cannot be changed. A cell with one gate ignores `recurrent_activation`.
         outputs: number of columns of the output h, which is also the number of rows of the recurrent kernel and the number of columns of a
@@ -51,7 +52,7 @@ class Cell:
     outputs: int = 0
 
     def output_size(self, units: int) -> int:
-        """Return the number of columns of the output h, for a cell with the given number of units."""
+        """Return the number of columns of the output h: the attribute `outputs` of the cell or, if this is 0, the number `units`."""
         return self.outputs or units
 
     @property

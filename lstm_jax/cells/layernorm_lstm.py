@@ -49,7 +49,7 @@ class LayerNormParams(NamedTuple):
 def init(key: Array, features: int, units: int, dtype=jnp.float32) -> LayerNormParams:
     """Return the initial parameters of the LSTM with layer normalisation.
 
-    The kernels and the bias are those of the LSTM, the gains are ones, and the bias of the cell state is zeros.
+    The kernels and the bias of the gates are initialised as in the LSTM. The gains are ones, and the bias of the cell state is zeros.
 
     Raises:
         InputError: if `features` or `units` is below 1.
@@ -59,7 +59,7 @@ def init(key: Array, features: int, units: int, dtype=jnp.float32) -> LayerNormP
 
 
 def normalised(z: Float[Array, "... Z"], gain: Float[Array, "Z"]) -> Float[Array, "... Z"]:
-    """Return gain * (z - mean) / standard deviation, where the mean and the standard deviation are taken over the last axis of z."""
+    """Return gain * (z - mean) / sqrt(variance + EPSILON), where the mean and the variance are taken over the last axis of z."""
     centred = z - z.mean(-1, keepdims=True)
     return centred * jax.lax.rsqrt((centred * centred).mean(-1, keepdims=True) + EPSILON) * jnp.broadcast_to(gain, z.shape)
 
@@ -82,7 +82,7 @@ def step(params: LayerNormParams, state: LSTMState, z: Float[Array, "B Z"], mask
     Args:
         params: parameters of the cell.
         state: state before the step.
-        z: result of `project` for the step, (B, 4H). In the equations of this module's docstring it is a_x norm(x W) + b.
+        z: result of `project` for the step, (B, 4H), which is input_gain * norm(x W) + bias.
         mask: mask of recurrent dropout, by which h is multiplied before the product h U: (B, H) if all gates share it, or (4, B, H) with
             one mask per gate. None means no dropout.
         compute_dtype: dtype of the product h U, or None for the dtype of the arrays.

@@ -48,10 +48,10 @@ def make_init(gates: int) -> Callable[..., MinParams]:
 
 
 def linear_gru(z: Float[Array, "... Z"]) -> tuple[Array, Array]:
-    """Return the arrays a and b, each (..., H), of the step h' = a h + b of minGRU.
+    """Return two arrays a and b, each (..., H), such that a step of minGRU maps the output h to a h + b, elementwise.
 
     Args:
-        z: pre-activations (..., 2H).
+        z: pre-activations (..., 2H) of the update gate and of the candidate.
     """
     u, n = jnp.split(z, 2, axis=-1)
     u = jax.nn.sigmoid(u)
@@ -59,12 +59,13 @@ def linear_gru(z: Float[Array, "... Z"]) -> tuple[Array, Array]:
 
 
 def linear_lstm(z: Float[Array, "... Z"]) -> tuple[Array, Array]:
-    """Return the arrays a and b, each (..., H), of the step h' = a h + b of minLSTM.
+    """Return two arrays a and b, each (..., H), such that a step of minLSTM maps the output h to a h + b, elementwise.
 
-    The factor a = f / (f + i) is computed as sigmoid(log f - log i), which is accurate even if both gates are near 0.
+    For the forget gate f and the input gate i, the factor a = f / (f + i) is computed as sigmoid(log f - log i), which is accurate even if
+    both gates are near 0.
 
     Args:
-        z: pre-activations (..., 3H).
+        z: pre-activations (..., 3H) of the input gate, the forget gate and the candidate.
     """
     i, f, g = jnp.split(z, 3, axis=-1)
     log_ratio = jax.nn.log_sigmoid(f) - jax.nn.log_sigmoid(i)

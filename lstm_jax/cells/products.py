@@ -26,6 +26,8 @@ def matmul(a: Array, b: Array, compute_dtype=None) -> Array:
 def masked_matmul(x: Array, kernel: Array, mask: Array | None, compute_dtype=None) -> Array:
     """Return the matrix product (x * mask) @ kernel for a dropout mask.
 
+    D is the number of columns of x.
+
     Args:
         x: array (..., B, D).
         kernel: array (D, gates * H).

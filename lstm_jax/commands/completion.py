@@ -69,7 +69,10 @@ def script(shell: str, commands: dict[str, Any]) -> str:
 
 
 def flags(command: Any) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yield the name of each flag of a command, such as "--clean", with the choices that its value has."""
+    """Yield a pair for each flag of a command: its name, such as "--clean", and the tuple of the values from which the user can choose.
+
+    The tuple is empty if the flag does not have a fixed set of values. `command` is the class of the command.
+    """
     hints = get_type_hints(command, include_extras=True)
     for field in dataclasses.fields(command):
         plain = hints[field.name]

@@ -24,7 +24,7 @@ def set_help(command: Any) -> None:
 
 @cache
 def _describe(kind: type) -> None:
-    """Add the docstrings of the fields that a dataclass itself defines to its annotations, once."""
+    """Add the docstring of each field that a dataclass itself defines to the annotation of the field. A second call does nothing."""
     texts = {param.arg_name: param.description for param in docstring_parser.parse_from_object(kind).params}
     for name, hint in vars(kind).get("__annotations__", {}).items():
         for inner in (hint, *get_args(hint)):

@@ -43,10 +43,14 @@ class Launch(Checked):
 
 
 def run_processes(command: list[str], count: int) -> list[int]:
-    """Run a command in several processes, which find each other through environment variables of JAX.
+    """Run a command in several processes, which find each other through environment variables of JAX, and wait until all have ended.
 
-    Signals that ask this process to end are passed on to all processes. If one of them ends with an error, the others end too; those that
-    still run after `GRACE` seconds are killed.
+    If this process gets a SIGINT or SIGTERM, it sends the signal to all of these processes. If one of them ends with an error, those that
+    still run `GRACE` seconds later are killed.
+
+    Args:
+        command: program and arguments, the same for each process.
+        count: number of processes.
 
     Returns:
         The exit codes, in the order in which the processes ended. The code of a process that a signal has killed is 128 plus the number of
@@ -73,7 +77,10 @@ def run_processes(command: list[str], count: int) -> list[int]:
 
 
 def divided_cores(count: int) -> list[set[int]]:
-    """Return the cores of each process. If there are fewer cores than processes, each process may use all cores."""
+    """Divide the cores of this machine among `count` processes, and return a list with the set of cores of each process.
+
+    If there are fewer cores than processes, each process may use all cores.
+    """
     cores = sorted(os.sched_getaffinity(0))
     return [set(cores[number::count]) if len(cores) >= count else set(cores) for number in range(count)]
 
@@ -96,7 +103,10 @@ def _passed_on(started: list[subprocess.Popen]) -> Iterator[None]:
 
 
 def _codes(started: list[subprocess.Popen]) -> list[int]:
-    """Wait until all processes have ended, and return their exit codes in the order in which they ended."""
+    """Wait until all processes have ended, and return their exit codes as `run_processes` describes them.
+
+    If one of them ends with an error, those that still run `GRACE` seconds later are killed.
+    """
     running, codes, until = dict(enumerate(started)), [], float("inf")
     while running:
         time.sleep(0.05)

@@ -44,12 +44,12 @@ class Layout(NamedTuple):
 
     @property
     def columns(self) -> str:
-        """Number of columns of the kernels as text, such as "4H"."""
+        """Number of columns of the kernels as text, such as "4H" for a cell with 4 gates and H units."""
         return f"{self.gates}H" if self.gates > 1 else "H"
 
     @property
     def rows(self) -> str:
-        """Number of rows of the recurrent kernel as text: "P", the number of outputs, if there is a projection, else "H"."""
+        """Number of rows of the recurrent kernel as text: "P" (the number of outputs) with a projection, else "H" (the number of units)."""
         return "P" if PROJECTION in self.names else "H"
 
 
@@ -91,8 +91,8 @@ def shaped(name: str, value: object, *expected: int | str) -> np.ndarray:
     Args:
         name: name of the array in error messages.
         value: an array, a nested list of floats, or a PyTorch tensor on any device.
-        expected: the expected size of each axis. A string such as "E" accepts any size of at least 1, and is shown instead of a number in
-            error messages.
+        expected: one entry for each axis: the size that it must have, or a name such as "E" for an axis of any size of at least 1. The
+            name appears in error messages.
 
     Raises:
         InputError: if `value` is not an array of floats, or its shape differs from `expected`.
@@ -202,7 +202,8 @@ def check_layer(layer: Mapping[str, Any], where: str = "", cell: str = "lstm") -
     """Return a copy of the weights of a unidirectional or bidirectional layer, after checking their keys and shapes.
 
     Args:
-        layer: the weights of one cell, or {"forward": cell, "backward": cell}, where both cells have the same shapes.
+        layer: the dict of the weights of one cell or, for a bidirectional layer, {"forward": dict, "backward": dict}. The two dicts must
+            have the same shapes.
         where: prefix of the names of the arrays in error messages.
         cell: name of the cell, a key of `LAYOUTS`.
 

@@ -164,8 +164,10 @@ def sentiment_from_keras(weights: Sequence[Any]) -> Arrays:
     The Keras model consists of an Embedding, one or more LSTM or Bidirectional(LSTM) layers, and a Dense(1). Bidirectional layers must have
     the default `merge_mode="concat"`.
 
-    The list of weights has no names, so this function infers from the shapes which layer an array belongs to. Two consecutive LSTMs with
-    equal shapes and H units each become one bidirectional layer if the next layer has 2H input features, and two separate layers otherwise.
+    The list of weights has no names, so this function infers from the shapes which layer an array belongs to. Two consecutive LSTMs of
+    equal shapes are read as one bidirectional layer if the layer after them has 2H input features, where H is the number of units of each
+    of the two. Otherwise they are read as two separate layers.
+
     The list does not show the merge mode, the activations or `go_backwards`. To have these options checked, save the model as a `.keras`
     file and use `sentiment_from_keras_file`.
 

@@ -86,7 +86,7 @@ def load(layer: Any, weights: Any, prefix: str = "") -> None:
 
 
 def _given(weights: Any, prefix: str) -> list[Given]:
-    """Return the weights of each layer, lowest layer first. The arguments are those of `load`."""
+    """Return a list with the weights of each layer, lowest layer first. `weights` and `prefix` are the arguments of `load`."""
     if isinstance(weights, Mapping):
         named = all(isinstance(name, str) for name in weights)
         require(named, "weights", "names that are no text", "give the state dict of a PyTorch module, or converted weights")
@@ -174,7 +174,11 @@ def _matched(layer: Any, given: Given, at: str) -> list[tuple[Any, Any]]:
 def _matched_cell(layer: Any, given: Given, arrays: Arrays, at: str) -> list[tuple[Any, Any]]:
     """Check that weights fit one `Recurrent` layer, and return pairs of a parameter and the array to which it is to be set.
 
-    `arrays` are the weights of the layer, that is one direction of `given.arrays`. `at` is explained in `_matched`.
+    Args:
+        layer: the `Recurrent` layer, which may be one direction of a `Bidirectional` layer.
+        given: the weights of the whole layer.
+        arrays: `given.arrays` or, if the layer is one direction of a `Bidirectional` layer, the arrays of this direction.
+        at: words that follow the name of the layer's attribute in error messages, such as " of layer 1, forward".
     """
     cell = layer.cell.partition("(")[0]  # "lstm(relu, sigmoid)" is an LSTM with these activations
     outputs, columns = arrays["recurrent_kernel"].shape

@@ -35,14 +35,16 @@ def layers_to_onnx(
 
     The model maps "x" (batch, time, E) to "y" (batch, time, features), the outputs of the last layer at all steps. If `states` is true, it
     also maps the initial state of each layer to its final state. The inputs "state/0/h" and, for an LSTM, "state/0/c" are the initial state
-    of the lowest layer, and the outputs "new_state/0/h" and "new_state/0/c" are its final state. Their shape is (directions, batch, H).
+    of the lowest layer, and the outputs "new_state/0/h" and "new_state/0/c" are its final state. Those of the next layer begin with
+    "state/1/" and "new_state/1/", and so on. The shape of each is (directions, batch, H), where `directions` is 1, or 2 for a bidirectional
+    layer.
 
     Args:
         cell: name of the cell: "lstm", "gru", "gru_reset_before" or "simple_rnn".
         layers: weights of the layers, lowest layer first. Each is a dict of the arrays of a cell, or {"forward": dict, "backward": dict}.
         merge: how the outputs of two directions are combined: "concat", "sum", "ave" or "mul".
         states: whether the states are inputs and outputs. If false, each layer starts from zeros.
-        metadata: entries of the model's metadata.
+        metadata: texts to add to the metadata of the model, by name. None adds none.
 
     Returns:
         an `onnx.ModelProto`.
@@ -74,13 +76,14 @@ def sentiment_to_onnx(
     The ids are int64.
 
     Args:
-        params: a dict with keys such as "embedding/embedding", "recurrent/0/kernel" and "head/bias", as `Functional.params` of the model.
+        params: dict from names such as "embedding/embedding", "recurrent/0/kernel" and "head/bias" to arrays; see `lstm_jax.convert`.
         cell: name of the cell: "lstm", "gru", "gru_reset_before" or "simple_rnn".
         merge: how the outputs of two directions are combined: "concat", "sum", "ave" or "mul".
-        pooling: input of the output layer: "last", "mean", "max" or "mean+max", as in `SentimentModelConfig`.
-        skip_padding: whether padding (id 0) is skipped wherever it is, as with `mask_zero`.
-        description: description of the model, its field `doc_string`.
-        metadata: entries of the model's metadata.
+        pooling: how the output layer gets its input from the outputs of the last recurrent layer: "last" (the last output), "mean" or "max"
+            over the words, or "mean+max" (both, concatenated).
+        skip_padding: whether the recurrent layers skip padding (id 0), wherever it stands in a row, as with `mask_zero` in Keras.
+        description: text for the field `doc_string` of the model.
+        metadata: texts to add to the metadata of the model, by name. None adds none.
 
     Returns:
         an `onnx.ModelProto`.
@@ -116,11 +119,12 @@ def generation_to_onnx(
     "new_state/0/c" are its final state. Their shape is (1, batch, H). At the beginning of a text the states are zeros.
 
     Args:
-        params: a dict with keys such as "recurrent/0/kernel" and "head/bias", as `Functional.params` of the model. Without the key
-            "embedding/embedding" the input is one-hot; without the key "head/kernel" the weights are tied.
+        params: dict from names such as "recurrent/0/kernel" and "head/bias" to arrays; see `lstm_jax.convert`. Without the key
+            "embedding/embedding" the input is one-hot. Without the key "head/kernel" the kernel of the output layer is the transposed
+            embedding table.
         cell: name of the cell: "lstm", "gru", "gru_reset_before" or "simple_rnn".
-        description: description of the model, its field `doc_string`.
-        metadata: entries of the model's metadata.
+        description: text for the field `doc_string` of the model.
+        metadata: texts to add to the metadata of the model, by name. None adds none.
 
     Returns:
         an `onnx.ModelProto`.
@@ -270,7 +274,7 @@ def _pooled(graph: Graph, outputs: str, ids: str, pooling: str) -> str:
 
     Args:
         graph: graph to which the nodes are added.
-        outputs: name of the outputs (T, B, F) of the last layer.
+        outputs: name of the outputs (T, B, features) of the last layer.
         ids: name of the word ids (B, T), padded with 0.
         pooling: "mean", "max" or "mean+max".
     """

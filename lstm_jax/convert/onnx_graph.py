@@ -107,7 +107,7 @@ class Graph:
         return name
 
     def integers(self, *numbers: int) -> str:
-        """Add int64 numbers as a constant vector, and return its name."""
+        """Add a constant int64 vector of the given numbers, and return its name."""
         return self.constant(f"integers/{'_'.join(map(str, numbers))}", np.array(numbers, np.int64))
 
     def node(self, operator: str, *inputs: str, **attributes: Any) -> str:
@@ -132,8 +132,8 @@ class Graph:
 
         Args:
             name: name of the graph.
-            description: description of the model, its field `doc_string`.
-            metadata: entries of the model's metadata.
+            description: text for the field `doc_string` of the model.
+            metadata: texts to add to the metadata of the model, by name.
 
         Raises:
             InputError: if the weights are too big for one file.
@@ -178,14 +178,14 @@ def add_layers(
     """Add a stack of recurrent layers to a graph, and return the names of its outputs.
 
     If `states` is true, the initial state of each layer is an input of the graph, such as "state/0/h", and its final state is an output,
-    such as "new_state/0/h". They have the shape (D, B, H).
+    such as "new_state/0/h". They have the shape (D, B, H), where D is 1, or 2 for a bidirectional layer.
 
     Args:
         graph: the graph.
         cell: name of the cell, a key of `OPERATORS`.
         layers: checked weights of the layers, lowest layer first.
         x: name of the input (T, B, E).
-        lengths: name of the int32 value (B,) that holds the number of steps of each row. If empty, all steps are read.
+        lengths: name of the int32 value (B,) that holds the number of steps of each row, or "" to read all steps of all rows.
         merge: how the outputs of two directions are combined: "concat", "sum", "ave" or "mul".
         states: whether the states are inputs and outputs of the graph.
     """
@@ -223,7 +223,7 @@ def _operands(cell: str, arrays: Arrays) -> tuple[np.ndarray, np.ndarray, np.nda
     order, gates = OPERATORS[cell].gates, LAYOUTS[cell].gates
 
     def reordered(array: np.ndarray) -> np.ndarray:
-        """Return the array with the blocks of its last axis in ONNX's order of the gates."""
+        """Return the array, whose last axis has one block for each gate, with these blocks in ONNX's order of the gates."""
         parts = np.split(array, gates, axis=-1)
         return np.concatenate([parts[gate] for gate in order], axis=-1)
 
@@ -234,6 +234,8 @@ def _operands(cell: str, arrays: Arrays) -> tuple[np.ndarray, np.ndarray, np.nda
 
 def _merge(graph: Graph, merge: str, value: str, pair: bool, axis: int) -> str:
     """Combine the outputs of the directions of a layer, and return the name of the result.
+
+    D is the number of directions, 1 or 2.
 
     Args:
         graph: the graph.

@@ -50,8 +50,8 @@ class Peer(NamedTuple):
 
     Attributes:
         module: name of the module, such as "nn.LSTM".
-        order: for each gate in the order of lstm_jax, the position of the gate in PyTorch. The order of every cell is its own inverse, so
-            that it also converts from lstm_jax to PyTorch.
+        order: for each gate in the order of lstm_jax, the position of the gate in PyTorch's order. Every order here is its own inverse, so
+            the same tuple also serves the conversion to PyTorch.
     """
 
     module: str
@@ -90,6 +90,8 @@ def find_torch_cell(state_dict: Mapping[str, Any], prefix: str = "") -> str:
 
 def layers_from_torch(cell: str, state_dict: Mapping[str, Any], prefix: str = "") -> list[Layer]:
     """Convert the weights of a PyTorch nn.LSTM, nn.GRU or nn.RNN to a list of layers of lstm_jax, lowest layer first.
+
+    G is the number of gates, and P the number of outputs of a recurrent projection.
 
     Args:
         cell: "lstm", "gru" or "simple_rnn", for an nn.LSTM, nn.GRU or nn.RNN, or "lstm_projected" for an nn.LSTM with `proj_size`. The

@@ -57,7 +57,9 @@ class MappedIds:
         return self.take(np.where(places < 0, places + len(self), places))
 
     def take(self, places: np.ndarray, mode: str = "clip") -> np.ndarray:
-        """Return the ids at the indices `places`, as a NumPy array of the same shape. Indices are clipped to the range of this array.
+        """Return the ids at the indices `places`, as a NumPy array of the same shape.
+
+        Indices are clipped to 0 .. len(self) - 1. The argument `mode` is ignored.
 
         Raises:
             InputError: if this array is empty, but `places` is not.
@@ -84,7 +86,9 @@ class MappedIds:
 
 
 def allow_open_files(count: int) -> None:
-    """Raise the limit of this process on open files, if necessary, so that `count` more files can be mapped. A mapped file counts as open.
+    """Raise the limit of this process on open files to `count` + 512 if it is lower, so that `count` files can be mapped.
+
+    A mapped file counts as open. The process may need up to `OTHER_FILES` (512) open files for other purposes.
 
     Raises:
         InputError: if the hard limit of the operating system is too low.

@@ -63,11 +63,11 @@ class Series:
 
 
 def _time(text: str) -> tuple[float, bool] | None:
-    """Parse a time, which is a number or an ISO date.
+    """Parse a time, which is a number or an ISO date with or without a time of day.
 
     Returns:
         A pair (time, dated), or None if the text is neither a number nor a date. For a number, `time` is the number and `dated` is False.
-        For a date, `time` is the number of days from 1970-01-01 to the date, and `dated` is True.
+        For a date, `time` is the number of days since 1970-01-01, with the time of day as a fraction, and `dated` is True.
     """
     try:
         return float(text), False
@@ -151,13 +151,13 @@ class SeriesWindows(NamedTuple):
 
 
 def series_windows(series: Series, context: int, horizon: int, first: int = 0, last: int = 0) -> SeriesWindows:
-    """Return overlapping windows of a time series, one for each possible position.
+    """Return all windows of a time series whose targets lie in the entries `first` to `last` - 1.
 
-    The result contains every window whose targets all lie in the entries `first` to `last` - 1.
+    The windows overlap: each one starts one entry after the previous one.
 
     Args:
         series: the series.
-        context: number of context entries of a window. They precede the targets of the window and may lie before `first`.
+        context: number of context entries of a window, which a model reads. They precede the targets and may lie before `first`.
         horizon: number of targets of a window.
         first: index of the first entry that may be a target.
         last: index after the last entry that may be a target. If 0, it is the length of the series.

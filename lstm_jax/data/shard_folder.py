@@ -36,17 +36,21 @@ def write_missing(
 ) -> list[dict[str, Any]]:
     """Write the shards of a folder that are missing or damaged, and return the records of all shards.
 
+    A shard is one part of a data set. It consists of data files and a record, which is a JSON file that describes them.
+
     Args:
         folder: the folder, which is created if it does not exist.
         parts: one dataclass instance for each shard. It describes the part of the input that the shard holds, for example a file.
-        write: function write(folder, parts, number) that writes the shard of one part, calls `write_record`, and returns the number.
+        write: function write(folder, parts, number) that writes the data files of the shard for `parts[number]`, then calls `write_record`,
+            and returns `number`.
         intact: function intact(folder, number, record) that reads the data files of a shard, and returns whether their checksums are those
             in its record.
         workers: number of processes that write shards at the same time.
-        on_progress: function that is called after each shard with the number of finished shards and the number of all shards, or None.
+        on_progress: None, or a function that is called after each written shard with the number of finished shards and the number of all
+            shards.
 
     Raises:
-        InputError: if the folder cannot be written, if it holds shards of other parts, or if `write` raises an error.
+        InputError: if the folder cannot be written, if it holds shards that were written for other `parts`, or if `write` raises it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     remove_temporaries(folder)
@@ -83,7 +87,7 @@ def _written(folder: Path, parts: Sequence[Any], write: Callable, numbers: Seque
 
 
 def write_record(folder: Path, number: int, part: Any, content: dict[str, Any]) -> None:
-    """Write the record of a shard. All data files of the shard must have been written before.
+    """Write the record of a shard, the JSON file that describes its data files. All data files must have been written before.
 
     Args:
         folder: folder of the shards.
@@ -95,7 +99,7 @@ def write_record(folder: Path, number: int, part: Any, content: dict[str, Any]) 
 
 
 def record(folder: Path, number: int) -> dict[str, Any] | None:
-    """Return the record of a shard as a dict, or None if the record is missing or damaged.
+    """Return the record of a shard, the JSON file that describes it, as a dict. Return None if the record is missing or damaged.
 
     The entry "part" describes the part of the input that the shard holds. The other entries are the `content` given to `write_record`.
     """
@@ -135,12 +139,13 @@ def read_index(folder: Path, kind: str, command: str) -> tuple[dict[str, Any], b
 
 
 def verify(folder: Path, ending: str, intact: Callable[[Path, int, dict[str, Any]], bool], command: str) -> None:
-    """Read all shards of a folder, and check that they are intact.
+    """Read all shards of a folder, and check that their data files have the checksums in their records.
 
     Args:
         folder: the folder.
-        ending: ending of the name of the file that holds the ids of a shard.
-        intact: function intact(folder, number, record), which returns whether a shard is intact; see `write_missing`.
+        ending: ending of the name of the file that holds the ids of a shard, such as "npy".
+        intact: function intact(folder, number, record) that reads the data files of a shard, and returns whether their checksums are those
+            in its record.
         command: command that writes such a folder, for error messages.
 
     Raises:

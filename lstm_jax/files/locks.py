@@ -16,14 +16,14 @@ _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 @contextlib.contextmanager
 def locked(path: Path, subject: str) -> Iterator[None]:
-    """Hold a lock during a with-statement.
+    """Hold the lock of a lock file during a with-statement, or raise an error at once if another holder has it.
 
-    The lock file contains the id of this process and the name of its host, and is removed at the end. If the file system does not support
-    locks, the with-statement runs without a lock.
+    The lock file is created if it does not exist. It contains the id of this process and the name of its host, and is removed at the end.
+    If the file system does not support locks, the with-statement runs without a lock.
 
     Args:
         path: path of the lock file, in an existing folder.
-        subject: name of the locked object in the error message.
+        subject: name, in the error message, of the object that the lock protects.
 
     Raises:
         InputError: if another process, or another call in this process, holds the lock, or if the lock file cannot be written.

@@ -191,7 +191,7 @@ def remove_temporaries(folder: Path, name: str = "") -> None:
 
 
 def summed_json(content: dict[str, Any]) -> bytes:
-    """Return a dict as JSON in bytes, with a first line that has the SHA-256 checksum of the JSON.
+    """Encode a dict as bytes: a line with the SHA-256 checksum of the JSON in hexadecimal, and then the JSON.
 
     `read_summed` decodes these bytes.
     """

@@ -94,7 +94,9 @@ def _shares(function: Callable[..., jax.Array], start: jax.Array, step: jax.Arra
 
 
 def gradient_norms(function: Callable[..., jax.Array], inputs: jax.Array, *args: Any) -> jax.Array:
-    """Return how strongly each output depends on each step of the input.
+    """Return the norm of the gradient of each output with respect to each step of the input.
+
+    A large norm means that the output depends strongly on the step.
 
     Args:
         function: a function that is called as function(inputs, *args) and returns the K outputs (K,). It is compiled anew for each function
@@ -118,15 +120,16 @@ def _norms(function: Callable[..., jax.Array], inputs: jax.Array, *args: Any) ->
 def reach(norms: np.ndarray | jax.Array, share: float = 0.9) -> np.ndarray:
     """Return how many steps back each output depends on its input, measured by the norms of its gradients.
 
-    When the model computes output k, it has read the steps 0 to s, where s = T - K + k. The result for output k is the smallest n for which
-    the norms in row k for the steps s - n to s add up to at least `share` times those for the steps 0 to s.
+    The K outputs belong to the last K of the T steps: the model computes output k after step s = T - K + k, when it has read the steps 0 to
+    s. The result for output k is the smallest n such that the sum of the norms in row k over the steps s - n to s is at least `share` times
+    their sum over the steps 0 to s.
 
     Args:
         norms: norms (K, T) of the gradients of K outputs with respect to T steps, as `gradient_norms` returns them.
-        share: share of the sum of the norms, above 0 and at most 1.
+        share: fraction of the sum of the norms, above 0 and at most 1.
 
     Returns:
-        An int array (K,) with the number n of each output. n is 0 if step s alone has the share.
+        An int array (K,) with the number n of each output. n is 0 if the norm of step s alone is large enough.
     """
     count, steps = norms.shape
     reached = np.zeros(count, int)

@@ -41,7 +41,8 @@ def neighbours(
 ) -> tuple[Int[np.ndarray, "found"], Float[np.ndarray, "found"]]:
     """Return the nearest neighbours of a word in an embedding table, the nearest first.
 
-    Scores are computed in float64, and words with equal scores are sorted by id. The word itself and the reserved ids below 4 are left out.
+    Scores are computed in float64, and words with equal scores are sorted by id. The word itself is left out, and so are the ids below 4,
+    which do not stand for words.
 
     Args:
         table: the embedding table.

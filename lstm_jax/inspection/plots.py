@@ -19,7 +19,7 @@ class Bins(Protocol):
     """Protocol (`typing.Protocol`) of a class that holds K bins of predicted probabilities, such as `training.metrics.Reliability`.
 
     Attributes:
-        edges: (K + 1,) bounds of the bins.
+        edges: (K + 1,) bounds of the bins. Bin k reaches from edges[k] to edges[k + 1].
         confidence: (K,) mean predicted probability in each bin.
         frequency: (K,) share of positive labels in each bin.
         count: (K,) number of reviews in each bin.

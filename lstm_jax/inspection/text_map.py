@@ -55,7 +55,9 @@ def _runs(characters: Sequence[str], classes: Sequence[str]) -> str:
 
 
 def surprise_page(text: str, bits: np.ndarray, path: Path, title: str, force: bool = True) -> None:
-    """Write a page that shows a text with each character shaded by its surprise.
+    """Write an HTML page that shows a text with each character shaded by its surprise.
+
+    The surprise of a character is -log2 of the probability that a model predicted for it.
 
     Args:
         text: the N characters.
@@ -78,7 +80,7 @@ def surprise_page(text: str, bits: np.ndarray, path: Path, title: str, force: bo
 
 
 def units_page(text: str, activations: np.ndarray, units: Sequence[int], path: Path, title: str, force: bool = True) -> None:
-    """Write a page that shows a text once for each unit, coloured by the activation of the unit after each character.
+    """Write an HTML page that shows a text once for each unit, with each character coloured by the activation of the unit after it.
 
     Args:
         text: the N characters.

@@ -27,7 +27,7 @@ _TEMPLATE = Path(__file__).with_name("window.html")
 
 @dataclass(frozen=True)
 class Strip:
-    """One value for each step of an example, by which the page colours the text, such as the attribution of the output to each word."""
+    """Values that colour the text of an example in the HTML page, one for each step, such as the attribution of the output to each word."""
 
     name: str
     values: Sequence[float]
@@ -85,7 +85,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Window:
-    """Content of a page, which shows the results of a recurrent network for some examples at some epochs of its training."""
+    """Content of an HTML page that shows the results of a recurrent network for some examples at some epochs of its training."""
 
     title: str
     about: str
@@ -101,7 +101,7 @@ class Window:
 
 
 def page(window: Window, most_bytes: int = MOST_BYTES) -> str:
-    """Return the HTML text of a page.
+    """Return the HTML text of the page that shows what a recurrent network does at each step of some examples.
 
     If the page has no room for all units of a layer, the units whose outputs vary most are shown.
 
@@ -126,7 +126,7 @@ def page(window: Window, most_bytes: int = MOST_BYTES) -> str:
 
 
 def write_page(window: Window, path: Path, force: bool = True) -> None:
-    """Write the page to a file.
+    """Write the HTML page that shows what a recurrent network does at each step of some examples; see `page`.
 
     Args:
         window: content of the page.
@@ -143,8 +143,8 @@ def write_page(window: Window, path: Path, force: bool = True) -> None:
 def clustered(series: np.ndarray) -> np.ndarray:
     """Return an order of the units in which units with similar outputs are neighbours.
 
-    The units are clustered by average linkage of the distance 1 - |correlation|, and the leaves of the tree are ordered so that the
-    distances between neighbours are small (Bar-Joseph et al. 2001).
+    The units are clustered hierarchically by average linkage of the distance 1 - |correlation|. The leaves of the resulting tree, which are
+    the units, are ordered so that the distances between neighbours are small (Bar-Joseph et al. 2001).
 
     Args:
         series: outputs (T, H) of the units.

@@ -93,7 +93,7 @@ the state."""
 
 
 def _mask(masks: Any) -> Any:
-    """Return Keras' dropout mask as one array. A list with one mask per gate is stacked along a new first axis."""
+    """Return Keras' dropout mask as one array. A list with one mask per gate is stacked along a new first axis. None stays None."""
     if isinstance(masks, (list, tuple)):
         return keras.ops.stack(masks)
     return masks
@@ -167,9 +167,10 @@ class SimpleRNN(_Unrolled, keras.layers.SimpleRNN):
 
 
 class Bidirectional(keras.layers.Bidirectional):
-    """Bidirectional wrapper of a layer of this module, with the arguments of `keras.layers.Bidirectional`.
+    """Bidirectional wrapper for layers that are run by `lstm_jax.unroll`, with the arguments of `keras.layers.Bidirectional`.
 
-    `keras.layers.Bidirectional` itself would make the layers of both directions from the classes in Keras, not from those in this module.
+    The wrapper of Keras would make the layers of both directions from Keras' own classes, even if it is given a layer of a class in
+    `lstm_jax.integrations.keras`.
     """
 
     @no_type_check  # Keras reads the signature
@@ -213,7 +214,7 @@ def _shared(layer: Any, kind: type) -> Any:
 
 
 class _Replacing:
-    """Object that replaces the recurrent layers of one Keras model by layers of this module.
+    """Object that replaces the recurrent layers of one Keras model by layers that are run by `lstm_jax.unroll`.
 
     Attributes:
         notes: one sentence for each recurrent layer that is not replaced, with the reason.
@@ -225,7 +226,7 @@ class _Replacing:
         self.count = 0
 
     def layer(self, layer: Any) -> Any:
-        """Return the replacement of a layer, or the layer itself if it is not replaced."""
+        """Return a layer that replaces the given Keras layer, or the given layer if it is not recurrent or cannot be replaced."""
         if type(layer) is keras.layers.Bidirectional:
             return self.bidirectional(layer)
         if isinstance(layer, keras.Model):
@@ -280,7 +281,7 @@ class _Replacing:
 
 
 def accelerate(model: Any) -> Any:
-    """Return a copy of a Keras model in which the layers of this module replace Keras' recurrent layers. The copy gives the same results.
+    """Return a copy of a Keras model whose recurrent layers are run by `lstm_jax.unroll`. The copy gives the same results.
 
     Both models share their weights, so that training one of them also trains the other. If the given model is compiled, the new model is
     compiled too, with the same optimizer object. A warning names each recurrent layer that is not replaced, and the reason.

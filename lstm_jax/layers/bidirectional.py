@@ -66,7 +66,7 @@ class Bidirectional(nnx.Module):
 
     @property
     def output_features(self) -> int:
-        """Number of output features. If `merge_mode` is None, it is the number of output features of the forward layer."""
+        """Number of output features: the sum over both layers if `merge_mode` is "concat", else the number of the forward layer."""
         return self.forward.output_features + (self.backward.output_features if self.merge_mode == "concat" else 0)
 
     def count_params(self) -> int:
@@ -171,8 +171,9 @@ class Bidirectional(nnx.Module):
             x: input (B, T, E), or int ids, as in `Recurrent.__call__`.
             initial_state: a pair (forward state, backward state); or, as in Keras, one flat list or tuple with the arrays of the forward
                 state, followed by the arrays of the backward state. None means the same as in `Recurrent.__call__`.
-            reset_state: states after a reset, in the same form.
-            dropout: a pair of `DropoutMasks`, for the forward and the backward layer; None to draw them.
+            reset_state: states of both layers after a reset, in the same form as `initial_state`. None means the same as in
+                `Recurrent.__call__`.
+            dropout: a pair of `DropoutMasks`, for the forward and the backward layer. None means that new masks are drawn in training mode.
             rngs: source of random numbers for the masks, as in `Recurrent.__call__`. A single key is split into one key per layer.
             time_major: whether time is the first axis of the inputs and outputs.
             return_sequences: whether to return the outputs of all steps. None means the argument of the layer.

@@ -78,7 +78,9 @@ class LayerState(nnx.Module):
     carried: Any
 
     def initial_state(self, batch: int, dtype=None) -> Any:
-        """Return the state from which the layer starts a sequence: the learned initial state if it has one, else zeros.
+        """Return the initial state of the layer for a batch: its learned initial state, repeated for each row, if it has one, else zeros.
+
+        A state that a stateful layer carries between calls is not taken into account.
 
         Args:
             batch: number of rows B.

@@ -19,6 +19,8 @@ _FIRST = ("kernel", "recurrent_kernel", "bias")
 class Initials:
     """Arguments of a recurrent layer that determine its initial parameters.
 
+    An initialiser is a name in `keras.initializers`, or a function (key, shape, dtype) -> array.
+
     Attributes:
         kernel: initialiser of the kernel; None means the default of the cell.
         recurrent: initialiser of the recurrent kernel; None means the default of the cell.

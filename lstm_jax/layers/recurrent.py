@@ -165,7 +165,7 @@ class Recurrent(LayerState):
 
     @property
     def output_features(self) -> int:
-        """Number of output features: the number of units H, or P if the layer has a projection."""
+        """Number of output features: the number of units or, if the layer has a recurrent projection, its number of outputs."""
         return self.row.output_size(self.units)
 
     def cell_params(self) -> Any:
@@ -307,12 +307,13 @@ class Recurrent(LayerState):
     def _drop(self, batch: int, steps: int, dropout: DropoutMasks | None, rngs: Any, training: bool) -> tuple[Any, DropoutMasks | None]:
         """Return the parameters of the cell and the dropout masks that one call of the layer uses.
 
-        In training, weight dropout multiplies the recurrent kernel by a mask. In evaluation the masks contain only the rates of zoneout.
+        In training, weight dropout multiplies the recurrent kernel by a mask. In evaluation no masks are drawn. If the layer has zoneout,
+        the masks that are returned in evaluation contain its rates.
 
         Args:
             batch: number of rows B.
             steps: number of steps T.
-            dropout: masks that the user has given; None to draw them in training.
+            dropout: masks that the user has given, which are returned unchanged; None to draw them in training.
             rngs: source of random numbers, as in `draw_masks`.
             training: whether the layer runs in training mode.
         """

@@ -66,5 +66,8 @@ def _with_row(value: Any) -> Any:
 
 
 def _with_batch(dropout: DropoutMasks | None) -> DropoutMasks | None:
-    """Add a batch axis to masks (E,), (H,), (4, E), (4, H) and (T, H). The rates of zoneout, which have no axes, are not changed."""
+    """Add a batch axis before the last axis of each mask. The rates of zoneout, which have no axes, are not changed.
+
+    The masks of a single sequence are (features,), or (gates, features) with one mask per gate, or (T, features) for zoneout.
+    """
     return jax.tree.map(lambda mask: mask if jnp.ndim(mask) == 0 else jnp.expand_dims(jnp.asarray(mask), -2), dropout)

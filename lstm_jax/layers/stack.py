@@ -28,8 +28,8 @@ class RecurrentStack(nnx.Module):
         dropout: dropout rate of the outputs of every layer except the last. As in `torch.nn.LSTM`, each number of each step is dropped
             independently of the others. (The argument `dropout` of a call is something else: the masks inside the layers.)
         residual: whether the inputs of a layer are added to its outputs, for every layer except the first (as in Wu et al. 2016, section
-            3.1). The added inputs are those before the dropout between layers. All layers must have the same number of outputs and return
-            sequences.
+            3.1). The added inputs are those before the dropout between layers. All layers must then have the same number of outputs, and
+            the last layer must have `return_sequences=True`, too.
         rngs: random streams; the dropout between layers is drawn from the stream `dropout`. They are needed if `dropout` is above 0 and
             calls are made without `rngs`.
 

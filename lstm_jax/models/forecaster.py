@@ -43,7 +43,7 @@ class Forecaster(nnx.Module):
 
         Args:
             entries: past entries (B, T, F).
-            ahead: (B, K) encoded time from the last past entry to each predicted value.
+            ahead: numbers (B, K) that encode the times from the last past entry to each of the K values, as in `forecast_windows.Part`.
             deterministic: whether to run without dropout. If None, the last call of `train()` or `eval()` decides.
             rngs: random streams or a key from which masks are drawn. If None, each layer draws from the streams that it was made with.
         """

@@ -59,8 +59,8 @@ class CharGenerator(nnx.Module):
     ) -> tuple[Float[Array, "T B H"], list[Any]]:
         """Return the outputs (T, B, H) of the last recurrent layer after each character, and the final states of all layers.
 
-        `resets`, bool (B, T), are True where the state is replaced by zeros before a character. The other arguments are described in
-        `__call__`.
+        An entry of `resets`, bool (B, T), is True if the state is replaced by zeros before the character is read. If `resets` is None, the
+        state is never replaced. The other arguments are described in `__call__`.
         """
         steps_first = ids.T
         x: jax.Array = sharding.constrain(steps_first, 1) if self.embedding is None else self.embedding(steps_first, 1)

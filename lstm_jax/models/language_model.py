@@ -20,10 +20,11 @@ from lstm_jax.shapes import TokenIds
 
 
 class WordLanguageModel(nnx.Module):
-    """Language model that predicts the next word and, if the classifier is bidirectional, the previous word (Dai & Le 2015).
+    """Word-level language model whose parameters initialise a sentiment classifier (Dai & Le 2015).
 
-    The layers are an embedding, a recurrent layer for each direction, and a dense layer for each direction that maps the outputs to word
-    vectors. The score of a word is the inner product of such a vector and the word's embedding, plus the word's bias (tied weights).
+    It predicts the next word and, if the classifier is bidirectional, also the previous word. The layers are an embedding, a recurrent
+    layer for each direction, and a dense layer for each direction that maps the outputs to word vectors. The score of a word is the inner
+    product of such a vector and the word's embedding, plus the word's bias (tied weights).
 
     The embedding and the recurrent layer have the same names and shapes as those of a `SentimentClassifier` with the same config, so that
     their trained parameters can initialise the classifier.
@@ -47,10 +48,13 @@ class WordLanguageModel(nnx.Module):
     def __call__(
         self, ids: TokenIds, *, deterministic: bool | None = None, rngs: jax.Array | None = None
     ) -> list[tuple[Float[Array, "L B E"], Int[Array, "L B"]]]:
-        """Return, for each direction, a pair of the computed word vectors and the ids of the words that they should predict.
+        """Return one pair for each direction: word vectors (L, B, E), and the ids (L, B) of the words that they should predict.
+
+        The forward direction reads the first L words of each window, and predicts the word after each. The backward direction reads the
+        last L words in reverse, and predicts the word before each; its arrays are in the order in which it reads.
 
         Args:
-            ids: word ids (B, L + 1) of the windows.
+            ids: word ids (B, L + 1) of B windows.
             deterministic: whether to run without dropout. If None, the last call of `train()` or `eval()` decides.
             rngs: random key from which the masks are drawn. It may be None without dropout.
 

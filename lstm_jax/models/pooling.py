@@ -15,7 +15,7 @@ def pool(h: Float[Array, "T B D"], ids: Int[Array, "T B"], kind: str) -> Float[A
     """Return the outputs pooled over the words of each row. For a row without words the result is zeros.
 
     Args:
-        h: outputs (T, B, D).
+        h: outputs (T, B, D) with D features.
         ids: word ids (T, B), padded with 0.
         kind: "mean", "max" or "mean+max".
 
@@ -29,12 +29,12 @@ def pool(h: Float[Array, "T B D"], ids: Int[Array, "T B"], kind: str) -> Float[A
 
 
 def pool_packed(h: Float[Array, "T B D"], places: PackedPlaces, kind: str) -> Float[Array, "B M P"]:
-    """Return the outputs pooled over the steps of each packed text.
+    """Return the outputs pooled over the steps of each packed text. A row contains at most M texts.
 
     The gradient of a maximum that several steps share is divided equally among them, as in `jnp.max`.
 
     Args:
-        h: outputs (T, B, D).
+        h: outputs (T, B, D) with D features.
         places: positions of the texts in the rows.
         kind: "mean", "max" or "mean+max".
 
@@ -48,7 +48,7 @@ def pool_packed(h: Float[Array, "T B D"], places: PackedPlaces, kind: str) -> Fl
 
 @jax.custom_jvp
 def _largest(h: Float[Array, "T B D"], places: PackedPlaces) -> Float[Array, "B M D"]:
-    """Return the maximum over the steps of each packed text; see `pool_packed`."""
+    """Return the maximum of each of the D outputs over the steps of each packed text; see `pool_packed`."""
     ids = places.segment_ids.T
     begins = jnp.concatenate([jnp.ones_like(ids[:1], bool), ids[1:] != ids[:-1]])
 
@@ -73,19 +73,19 @@ def _largest_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]
 
 
 def members(places: PackedPlaces, steps: int) -> Bool[Array, "B M T"]:
-    """Return an array that is True where a step belongs to a packed text."""
+    """Return an array whose entry [b, m, t] tells whether step t of row b belongs to text m of the row. T is `steps`."""
     step = jnp.arange(steps)[None, None, :]
     return (places.first[..., None] <= step) & (step <= places.last[..., None])
 
 
 def text_at_step(values: Float[Array, "B M D"], member: Bool[Array, "B M T"]) -> Float[Array, "T B D"]:
-    """Return at each step the values of the text that the step belongs to. At a step that belongs to no text they are arbitrary."""
+    """Return an array that holds at each step the D values of the text of the step. At a step of no text, the values are arbitrary."""
     text = jnp.argmax(member, 1)
     return jnp.swapaxes(jnp.take_along_axis(values, text[..., None], 1), 0, 1)
 
 
 def sum_members(member: Bool[Array, "B M T"], values: Float[Array, "T B D"]) -> Float[Array, "B M D"]:
-    """Return the sum of values over the steps of each text, computed by a matrix product."""
+    """Return the sums of the D values over the steps of each of the M texts of a row, computed by a matrix product."""
     return jnp.einsum("bmt,tbd->bmd", member.astype(values.dtype), values, precision=lax.Precision.HIGHEST)
 
 

@@ -61,7 +61,7 @@ class SentimentClassifier(nnx.Module):
         deterministic: bool | None = None,
         rngs: nnx.Rngs | jax.Array | None = None,
     ) -> Float[Array, "B"] | Float[Array, "B M"]:
-        """Return the logits of a batch: one for each row (B,), or one for each packed text (B, M).
+        """Return the logits of a batch: (B,), one for each row, or (B, M), one for each of at most M texts that are packed in each row.
 
         Args:
             ids: word ids (B, T), padded with 0.

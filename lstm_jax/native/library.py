@@ -61,8 +61,8 @@ def library_path() -> Path:
 def build() -> Path:
     """Compile the C++ library for exactly this processor, store it in the user's cache folder, and return its path.
 
-    The compilation takes about a minute. If the library has been compiled before, can be trusted and can be loaded, it is not compiled
-    again. A process that already uses another library continues to use it.
+    The compilation takes about a minute. If the library has been compiled before, can be loaded, and cannot have been written by another
+    user (see `native.trust`), it is not compiled again. A process that already uses another library continues to use it.
 
     Raises:
         InputError: if there is no compiler, the compiler fails or takes longer than `compiler.SECONDS`, the library cannot be loaded, or it
@@ -98,7 +98,7 @@ def _open(path: Path, is_packaged: bool = False) -> ctypes.CDLL:
         is_packaged: whether the library was installed with lstm_jax.
 
     Raises:
-        trust.UntrustedError: if the library does not exist, cannot be trusted or cannot be loaded.
+        trust.UntrustedError: if the library does not exist, does not pass the checks of `native.trust`, or cannot be loaded.
     """
     if path not in _OPENED:
         file = trust.open_packaged(path) if is_packaged else trust.open_library(path)
@@ -129,7 +129,7 @@ def _register(library: ctypes.CDLL) -> None:
 
 
 class Library(NamedTuple):
-    """Choice of a compiled library: the library that this process uses, if any, and the reasons why others cannot be used."""
+    """Compiled library that this process uses, if any, with the reasons why other libraries cannot be used."""
 
     path: Path | None
     """Path of the library, or None if the process can use no library."""

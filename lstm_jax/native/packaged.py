@@ -38,13 +38,19 @@ FOLDER = Path(__file__).with_name("lib")
 
 
 def file_name(level: str) -> str:
-    """Return the file name of the library for a level. It contains a hash, which is computed from the C++ code and the compiler flags."""
+    """Return the file name of the library for a level of the processor architecture, such as "x86-64-v3".
+
+    The name contains a hash, which is computed from the C++ code and the compiler flags.
+    """
     return f"lstm-{level}-{compiler.source_hash()}.so"
 
 
 @functools.cache
 def levels_here() -> tuple[str, ...]:
-    """Return the levels that this processor supports, highest level first. The result is () if there is no such level."""
+    """Return the levels of the processor architecture, such as "x86-64-v3", that this processor supports, highest level first.
+
+    The result is () if there is no such level.
+    """
     features = set(processor().split())
     found, levels = [], LEVELS.get(platform.machine(), {})
     for level in reversed(levels):
@@ -55,13 +61,19 @@ def levels_here() -> tuple[str, ...]:
 
 
 def packaged_path() -> Path | None:
-    """Return the path of the installed library with the highest level that this processor supports, or None if no library fits."""
+    """Return the path of the library, among those installed with lstm_jax, that suits this processor best, or None if none suits it.
+
+    It is the library for the highest level of the processor architecture that this processor supports; see `levels_here`.
+    """
     paths = (FOLDER / file_name(level) for level in levels_here())
     return next((path for path in paths if path.exists()), None)
 
 
 def missing_level() -> str:
-    """Return a message that names the processor features which are missing for the lowest level, or "" if none is missing."""
+    """Return a message that names the features which this processor lacks for the lowest level of its architecture, or "".
+
+    The result is "" if no feature is missing, or if there are no libraries for the architecture.
+    """
     levels = LEVELS.get(platform.machine(), {})
     if levels_here() or not levels:
         return ""
@@ -88,7 +100,7 @@ def _targets(level: str, command: list[str]) -> list[list[str]]:
 
 
 def build_packaged(folder: Path = FOLDER, machine: str = "") -> list[Path]:
-    """Compile one library for each level of a machine, and return the paths of the libraries. `LEVELS` contains the levels.
+    """Compile one library for each level, such as "x86-64-v3", that `LEVELS` lists for a machine, and return the paths of the libraries.
 
     Other libraries in the folder are removed. For a machine that is not in `LEVELS`, such as "arm64" (a Mac), no library is compiled.
 

@@ -37,7 +37,7 @@ class UntrustedError(Exception):
 
 
 def open_library(path: Path) -> int:
-    """Open a compiled library in a cache folder, check that it can be trusted, and return its file descriptor.
+    """Open a compiled library in a cache folder, check that no other user can have written it, and return its file descriptor.
 
     Raises:
         UntrustedError: if the file does not exist, or another user could have written it, or it is damaged.

@@ -29,7 +29,6 @@ class Operation:
     """Base class of operations. An operation is a function of pytrees of arrays that has custom forward and backward passes.
 
     Subclasses are frozen dataclasses. Their fields are static options and part of the key of JAX's program cache.
-
     The methods share three arguments. `keep` says whether the forward pass also returns residuals, the arrays that the backward pass reads.
     `wanted` is a tree with the structure of `args` that is True where a gradient is wanted, else False. `cotangents` is a tree with the
     structure of the outputs, whose leaves are arrays, or None where the cotangent is zero.
@@ -37,11 +36,11 @@ class Operation:
 
     @abstractmethod
     def forward(self, keep: bool, *args) -> tuple[Any, Any]:
-        """Run the forward pass and return (outputs, residuals). The residuals are None if `keep` is false."""
+        """Run the forward pass and return (outputs, residuals). The residuals, which `backward` reads, are None if `keep` is false."""
 
     @abstractmethod
     def backward(self, wanted: Any, args: tuple, residuals: Any, cotangents: Any) -> tuple:
-        """Return the gradients as a tuple with the structure of `args`. A gradient may be None where `wanted` is False."""
+        """Return the gradients with respect to `args` as a tuple of the same structure. One may be None where `wanted` is False."""
 
     @abstractmethod
     def plain_forward(self, keep: bool, *args) -> tuple[Any, Any]:
@@ -81,7 +80,7 @@ class Operation:
         """Return a list with the index of the batch axis of each output leaf."""
 
     def residual_rows(self, residuals: Any) -> list[int]:
-        """Return a list with the index of the batch axis of each residual leaf."""
+        """Return a list with the index of the batch axis of each residual leaf. This base class returns 1 for every leaf."""
         return [1] * len(jax.tree.leaves(residuals))
 
     def mapped(self, dims: tuple[int | None, ...], size: int) -> "Operation":
@@ -172,6 +171,7 @@ def _tangents(operation: Operation, trees: tuple, given: tuple[int, ...], *leave
     """Return the tangents of an operation's outputs, computed by forward-mode differentiation of its twin in JAX.
 
     `leaves` contains first the argument leaves, then the residual leaves, then the tangents of the argument leaves with indices `given`.
+    `trees` begins with the tree structures of the arguments and of the residuals.
     """
     args, _, tangents = _cut(trees, leaves)
 
@@ -351,7 +351,7 @@ class Vmapped(Operation):
     size: int
 
     def runs_on(self) -> tuple[str, ...]:
-        """Return the platforms on which the vectorised operation `inner` runs its own `forward` and `backward`; see `Operation.runs_on`."""
+        """Return the platforms, such as "cpu", on which the methods `forward` and `backward` of the operation `inner` run."""
         return self.inner.runs_on()
 
     def _over(self, function: Callable, args: tuple, *more):
@@ -359,7 +359,7 @@ class Vmapped(Operation):
         return jax.vmap(lambda leaves, *more: function(tree.unflatten(leaves), *more), (list(self.dims), *(0 for _ in more)))(leaves, *more)
 
     def forward(self, keep: bool, *args):
-        """Run the forward pass of each entry of the axis that `vmap` maps, and return (outputs, residuals); see `Operation.forward`."""
+        """Run the forward pass of `inner` for each of the stacked arguments, by `jax.vmap`, and return the stacked (outputs, residuals)."""
         return self._over(lambda args: self.inner.forward(keep, *args), args)
 
     def plain_forward(self, keep: bool, *args):
@@ -367,7 +367,7 @@ class Vmapped(Operation):
         return self._over(lambda args: self.inner.plain_forward(keep, *args), args)
 
     def backward(self, wanted, args, residuals, cotangents):
-        """Return the gradients. The gradient of a leaf that all runs share is the sum over the runs. See `Operation.backward`."""
+        """Return the stacked gradients of `inner`. For an argument that is not stacked, return the sum of its gradients over all runs."""
         return self._back(self.inner.backward, wanted, args, residuals, cotangents)
 
     def plain_backward(self, wanted, args, residuals, cotangents):

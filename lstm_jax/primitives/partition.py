@@ -65,7 +65,7 @@ def partitioned(function: Callable, arg_axes: Sequence[int | None], result_axes:
 def call_partitioned(
     function: Callable, operands: Sequence[tuple[Any, int | None]], result_axes: Sequence[int | str | None]
 ) -> list[jax.Array]:
-    """Call `partitioned(function, ...)` and return its results.
+    """Call a function on sharded arrays, so that each device calls it on its own shard, and return the results; see `partitioned`.
 
     Args:
         function: as in `partitioned`.

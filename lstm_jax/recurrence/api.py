@@ -166,7 +166,7 @@ def _after_valid(valid: jax.Array, resets: Resets | None) -> jax.Array:
 
 
 def _last_output(h: jax.Array, valid: jax.Array | None, resets: Resets | None, zeros: bool) -> jax.Array:
-    """Return the last output (B, H) of each row. The other arguments determine which rows are replaced by zeros.
+    """Return the last output of each row (B, H): its final h, or zeros in the cases that `valid` and `zeros` describe.
 
     Args:
         h: the final h (B, H).
@@ -182,7 +182,7 @@ def _last_output(h: jax.Array, valid: jax.Array | None, resets: Resets | None, z
 
 
 def _all_outputs(h: jax.Array, valid: jax.Array | None, resets: Resets | None, zeros: bool) -> jax.Array:
-    """Return the outputs of all steps (T, B, H). The other arguments determine which outputs are replaced by zeros.
+    """Return the outputs of all steps (T, B, H): h after each step, or zeros in the cases that `valid` and `zeros` describe.
 
     Args:
         h: h after each step (T, B, H).

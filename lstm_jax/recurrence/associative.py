@@ -48,9 +48,9 @@ def coefficients(
 ) -> tuple[Array, Array, Array | None]:
     """Return the arrays a and b (T, B, H) of the steps h' = a h + b of a cell that is linear in its state, and the flags of its resets.
 
-    A padded step has a = 1 and b = 0. The flags are bool (T, B), or None without resets. At a flagged step a is 0, and b contains the
-    contribution of the reset state. The caller must replace h before such a step by 0, since it may be NaN, and 0 times NaN is NaN. The
-    arguments are those of `run`.
+    A padded step has a = 1 and b = 0. The flags are bool (T, B), True where the state is reset before a step, or None without resets. At a
+    flagged step a is 0, and b contains the contribution of the reset state. The caller must replace h before such a step by 0, since it may
+    be NaN, and 0 times NaN is NaN. The arguments are those of `run`.
     """
     assert cell.linear is not None
     a, b = cell.linear(cell.project(params, x, dropout.input, compute_dtype))

@@ -254,7 +254,10 @@ def _scan(cell: Cell, sequences: bool, keep: bool, params, x, state, valid, drop
 
 
 def _twin_forward(sequences: bool, keep: bool, params: LSTMParams, x, state: LSTMState, valid, dropout: DropoutMasks, resets, tokens):
-    """Run the LSTM over time in JAX, with the same results as the forward pass in C++. The arguments and results are those of `_scan`."""
+    """Run the LSTM over time in JAX, with the same results as the forward pass in C++.
+
+    The arguments are those of `_scan` without `cell`, and the results are those of `_scan`.
+    """
     del tokens  # tokens save time in C++ but do not change the results
     z = project(params, x, dropout.input)
     h, final, residuals = forward_twin(sequences, keep, None, params.recurrent_kernel, z, state, dropout.recurrent, valid, resets)
@@ -264,10 +267,12 @@ def _twin_forward(sequences: bool, keep: bool, params: LSTMParams, x, state: LST
 
 
 def _twin_gradients(params: LSTMParams, x, residuals: Residuals, d_h, d_final: LSTMState, valid, dropout, resets, tokens):
-    """Compute the gradients of an LSTM in JAX.
+    """Back-propagate through an LSTM in JAX, with the same results as the backward pass in C++.
 
-    The result contains the gradients with respect to the parameters, x, the initial state, the dropout masks and the resets. The arguments
-    are the results of `_operands`.
+    The arguments are the results of `_operands`.
+
+    Returns:
+        Five values: the gradients with respect to the parameters, x, the initial state, the dropout masks and the resets.
     """
     split = GATES in (_kinds(dropout.input), _kinds(dropout.recurrent))
     residuals = residuals._replace(gates=tuple(jnp.split(residuals.gates, GATES, axis=-1))) if split else residuals

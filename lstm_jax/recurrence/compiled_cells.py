@@ -28,7 +28,7 @@ def _keep_lstm(gates: str, linear_input: bool = False, peepholes: bool = False) 
     These values are the gates after their activation functions.
 
     Args:
-        gates: letters of the gates that have weights, in the order of the kernel's columns.
+        gates: letters of the gates that have weights, in the order of the kernel's columns, such as "ifgo".
         linear_input: whether the candidate g has no activation.
         peepholes: whether the gates i, f and o also read the cell state.
     """
@@ -46,8 +46,9 @@ def _keep_lstm(gates: str, linear_input: bool = False, peepholes: bool = False) 
 
 
 def _keep_gru(params, state, new, z, mask):
-    """Return the values that a step of the GRU keeps: the gates u, r and n, and the product h U_n plus its bias.
+    """Return the values that a step of the GRU keeps for the backward pass: u, r, n, and the product h U_n plus its bias.
 
+    u is the update gate, r the reset gate, n the candidate for the new h, and U_n the part of the recurrent kernel that belongs to n.
     `state` and `new` are the states before and after the step. The other arguments are those of `Cell.step`.
     """
     del new
@@ -59,8 +60,9 @@ def _keep_gru(params, state, new, z, mask):
 
 
 def _keep_reset_before(params, state, new, z, mask):
-    """Return the values that a step of the GRU with `reset_after=False` keeps: the gates u, r and n.
+    """Return the values that a step of the GRU with `reset_after=False` keeps for the backward pass: u, r and n.
 
+    u is the update gate, r the reset gate and n the candidate for the new h.
     `state` and `new` are the states before and after the step. The other arguments are those of `Cell.step`.
     """
     del new
@@ -75,7 +77,8 @@ def _keep_reset_before(params, state, new, z, mask):
 def _keep_layernorm(params, state, new, z, mask):
     """Return the values that a step of the LSTM with layer normalisation keeps: the four gates, followed by x W and h U.
 
-    `state` and `new` are the states before and after the step, and z is x W. The other arguments are those of `Cell.step`.
+    W is the kernel and U the recurrent kernel. `state` and `new` are the states before and after the step, and z is x W. The other
+    arguments are those of `Cell.step`.
     """
     del new
     inner = masked_matmul(state.h, params.recurrent_kernel, mask)
@@ -103,7 +106,7 @@ class CompiledRow(NamedTuple):
 
 
 def _rows() -> dict[Cell, CompiledRow]:
-    """Return the table `COMPILED_CELLS`. Its rows are in the order of the table in native/cells.h."""
+    """Return the table `COMPILED_CELLS`, a dict from cells to rows in the order of the table in native/cells.h."""
     keep: dict[str, tuple[int, Kept]] = {"lstm": (4, _keep_lstm("ifgo")), "gru": (4, _keep_gru), "simple_rnn": (0, _keep_nothing)}
     keep["gru_reset_before"] = 3, _keep_reset_before
     keep["lstm_layernorm"] = 12, _keep_layernorm

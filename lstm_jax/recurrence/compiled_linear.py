@@ -29,7 +29,7 @@ def run_linear(cell: Cell, params, x, state, valid, dropout: DropoutMasks, reset
 
 @dataclass(frozen=True)
 class LinearSteps(Operation):
-    """Operation that computes h after each of the steps h' = a h + b, (T, B, H), in C++.
+    """Operation that computes the steps h' = a h + b of a linear recurrence in C++, and returns h after each step (T, B, H).
 
     Its arguments are a and b (T, B, H), the initial h (B, H), and the flags of the resets, bool (T, B) or None. At a flagged step h' = b.
     """

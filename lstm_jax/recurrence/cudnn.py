@@ -36,7 +36,10 @@ def why_not() -> str:
 
 
 def pack(params: LSTMParams) -> jax.Array:
-    """Convert the parameters of an LSTM to the weights of cuDNN, one flat array of size 4H (E + H + 2) for E input features and H units."""
+    """Convert the parameters of an LSTM with E input features and H units to the weights of cuDNN, one flat array.
+
+    The array contains the transposed kernel (4H, E), the transposed recurrent kernel (4H, H), the bias (4H,) and a second bias of zeros.
+    """
     kernel, recurrent, bias = params
     return jnp.concatenate([kernel.T.ravel(), recurrent.T.ravel(), bias, jnp.zeros_like(bias)])
 

@@ -276,7 +276,7 @@ def _flat_gradients(x: Array, kernel: Array, mask: Array | None, d_z: Array, com
     All three are computed. The compiler removes the computation of a gradient that is not used.
 
     Args:
-        x: array (T, B, D).
+        x: array (T, B, D), either inputs (D = E) or h before each step (D = H).
         kernel: array (D, 4H).
         mask: mask (B, D), or None. If it is None, the returned gradient of the mask is None.
         d_z: gradient with respect to the product, (T, B, 4H).

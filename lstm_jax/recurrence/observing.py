@@ -22,6 +22,6 @@ def observed(observer: Callable[..., None]) -> Iterator[None]:
 
 
 def tell(*call: Any) -> None:
-    """Call the observer with the arguments `call`, which describe a call of `unroll`. Without an observer, do nothing."""
+    """Call the observer that the context manager `observed` has set, as observer(*call). Outside this context, do nothing."""
     if observer := _OBSERVER.get():
         observer(*call)

@@ -42,7 +42,8 @@ def run(
         resets: resets of the state within the sequence, or None.
         compute_dtype: dtype of the matrix products; None means the dtype of the arrays.
         sequences: whether to return h of all steps.
-        record: function record(state before the step, z, state after the step) that returns a pytree of arrays (B, ...), or None.
+        record: function record(state before the step, z, state after the step) that returns a pytree of arrays (B, ...), or None. z is the
+            projected input of the step.
 
     Returns:
         A pair (h of all steps, final state). The first member is an array (T, B, H), or None if `sequences` is false. If `record` is given,

@@ -42,8 +42,8 @@ def restart_all(before: jax.Array, start: Any, resets: Resets | None) -> jax.Arr
     """Return one array of the state, such as h, before each step (T, B, H). In reset rows it has the values `start` (B, H).
 
     Args:
-        before: the same array after the previous step, for each step (T, B, H). It does not contain the resets.
-        start: the array of `resets.state` (B, H), or None if `resets` is None.
+        before: (T, B, H). Entry t is the same array of the state after step t - 1, or of the initial state if t is 0.
+        start: the same array of `resets.state` (B, H), or None if `resets` is None.
         resets: the resets, or None.
     """
     return before if resets is None else jnp.where(resets.at[:, :, None], start[None], before)
@@ -52,8 +52,9 @@ def restart_all(before: jax.Array, start: Any, resets: Resets | None) -> jax.Arr
 def split_gradient(gradient: Any, d_reset: Any, at: jax.Array | None) -> tuple[Any, Any]:
     """Back-propagate through the resets before a step.
 
-    In a reset row, the gradient with respect to the state before the step is added to the gradient with respect to `Resets.state`. In any
-    other row, it is the gradient with respect to the state after the previous step.
+    In a reset row, the gradient with respect to the state before the step is added to the gradient with respect to `Resets.state`, and the
+    gradient with respect to the state after the previous step is 0. In any other row, the gradient with respect to the state after the
+    previous step equals the gradient with respect to the state before the step.
 
     Args:
         gradient: gradient with respect to the state before a step.

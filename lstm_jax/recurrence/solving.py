@@ -18,7 +18,8 @@ class Solution(NamedTuple):
     Attributes:
         states: the state of the cell after each step, with arrays (B, T, H), or (T, B, H) if time is the first axis.
         iterations: number of iterations, an int32 scalar.
-        residual: largest absolute difference between the two sides of an equation s[t] = f(s[t - 1], x[t]) for these states.
+        residual: largest absolute difference between the two sides of an equation s[t] = f(s[t - 1], x[t]) for these states s, where f is
+            one step of the cell.
     """
 
     states: Any

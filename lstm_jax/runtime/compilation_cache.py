@@ -39,10 +39,11 @@ def compilation_cache_dir() -> Path:
 
 
 def keep_compiled() -> None:
-    """Enable JAX's persistent compilation cache in this process, also for programs that compile within a second.
+    """Enable JAX's persistent compilation cache in this process.
 
-    The cache is not enabled if the user has configured it through JAX, if its folder cannot be written, or if XLA prints or raises an error
-    when it loads a program that it has compiled on this machine.
+    The cache also stores programs that compile within a second, which JAX does not store by default. The cache is not enabled if the user
+    has set its folder or turned it off through JAX, if its folder cannot be written, or if XLA prints a message or raises an error when it
+    loads a program that it has compiled on this machine.
     """
     if not jax.config.values["jax_enable_compilation_cache"] or jax.config.values["jax_compilation_cache_dir"]:
         return

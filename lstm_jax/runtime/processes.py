@@ -32,11 +32,13 @@ MANAGERS = (("SLURM_NTASKS", "SLURM_PROCID"), ("OMPI_COMM_WORLD_SIZE", "OMPI_COM
 
 
 def join(place: Processes = Processes()) -> Processes:  # noqa: B008
-    """Join the other processes of the run, if there are any. Call this function before JAX makes its first array.
+    """Connect this process with the other processes that train the same model, by `jax.distributed.initialize`.
 
-    `place` describes the run and this process. Its missing fields are taken from the environment variables JAX_COORDINATOR_ADDRESS,
-    JAX_NUM_PROCESSES and JAX_PROCESS_ID, or from those of Slurm or Open MPI. If neither `place` nor the environment describes a run of
-    several processes, nothing is done.
+    Call this function before JAX makes its first array. If neither `place` nor the environment names several processes, nothing is done.
+
+    Args:
+        place: the address of process 0, the number of processes and the index of this process. Missing fields are taken from the
+            environment variables JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or from those of Slurm or Open MPI.
 
     Returns:
         The completed `place`, with the number of processes and the index of this process.
@@ -104,8 +106,13 @@ def _require_whole(place: Processes) -> None:
 def _require_free_port(place: Processes) -> None:
     """Check in process 0, the coordinator, that it can listen at its port. In other processes, do nothing.
 
-    `place` describes the run and this process. Without this check, JAX would end the process without an error message if the port is in
-    use.
+    Without this check, JAX would end the process without an error message if the port is in use.
+
+    Args:
+        place: the address of process 0 and the index of this process.
+
+    Raises:
+        InputError: if the port is in use.
     """
     if place.process:
         return
@@ -118,9 +125,12 @@ def _require_free_port(place: Processes) -> None:
 
 
 def _wait_for_coordinator(place: Processes) -> None:
-    """Wait until process 0, the coordinator, listens at its port. `place` describes the run and this process.
+    """Wait until process 0, the coordinator, listens at its port. In process 0 itself, do nothing.
 
     Without this function, JAX would abort this process if process 0 does not listen.
+
+    Args:
+        place: the address of process 0 and the index of this process.
 
     Raises:
         InputError: if process 0 does not listen within `CONNECT_SECONDS`.
@@ -140,10 +150,10 @@ def _wait_for_coordinator(place: Processes) -> None:
 
 @contextlib.contextmanager
 def _ended_if_alone(place: Processes) -> Iterator[None]:
-    """Return a context manager that ends this process if its body takes longer than `CONNECT_SECONDS`.
+    """Return a context manager that ends this process if the body of the with-statement takes longer than `CONNECT_SECONDS`.
 
-    The process then prints one line and has exit code 2. In the body, JAX waits for the other processes without returning to Python.
-    Without this context manager, JAX would abort this process if another process never joins.
+    In the body, JAX waits for the other processes without returning to Python, and would abort this process if another process never joins.
+    This context manager instead prints one line, with the number of processes in `place`, and ends this process with exit code 2.
     """
 
     def end() -> None:
@@ -161,17 +171,19 @@ def _ended_if_alone(place: Processes) -> Iterator[None]:
 
 
 def first() -> bool:
-    """Return whether this process is process 0, which writes the files of a run. In a run of one process, return True."""
+    """Return whether this process is process 0, which writes the files of a training run. In a run of one process, return True."""
     return jax.process_index() == 0
 
 
 def several() -> bool:
-    """Return whether the run has several processes."""
+    """Return whether several processes run this program together, which is true if `jax.process_count()` is above 1."""
     return jax.process_count() > 1
 
 
 def own_devices(devices: int, place: Processes) -> int:
-    """Return the number of CPU devices of each process in a run that has `devices` CPU devices in all. If `devices` is 0, return 0.
+    """Return the number of CPU devices of each process if all processes together have `devices` CPU devices. If `devices` is 0, return 0.
+
+    `place` contains the number of processes.
 
     Raises:
         InputError: if `devices` is not a multiple of the number of processes.

@@ -135,8 +135,8 @@ def from_own_rows(tree: Any, mesh: Mesh, axis: int = 0) -> Any:
 def param_spec(devices: int, path: tuple, leaf) -> PartitionSpec:
     """Return the `PartitionSpec` of one parameter, or of one array of the optimiser state.
 
-    An embedding table, and its optimiser state, is sharded by columns if the number of columns is a multiple of the number of devices. All
-    other arrays are replicated.
+    A matrix whose path ends in "embedding" is taken as an embedding table or its optimiser state. It is sharded by columns if the number
+    of columns is a multiple of the number of devices. All other arrays are replicated.
 
     Args:
         devices: number of devices of the mesh.

@@ -39,5 +39,8 @@ def _escape(error: UnicodeError) -> tuple[str, int]:
 
 
 def drop_output() -> None:
-    """Discard all further standard output, so that Python does not fail when it flushes the stream at exit."""
+    """Discard all further standard output. Call this function when standard output cannot be written, such as to a closed pipe.
+
+    Otherwise Python would fail when it flushes the stream at exit.
+    """
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

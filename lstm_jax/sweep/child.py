@@ -14,7 +14,7 @@ from lstm_jax.sweep.identity import import_item, rebuild
 
 
 def main() -> None:
-    """Execute the run that standard input describes, and write its row to the file that the first argument names."""
+    """Execute the run of a sweep that standard input describes as JSON, and write its row to the file that the first argument names."""
     task = json.loads(sys.stdin.read())
     row = attempt(import_item(task["function"]), rebuild(import_item(task["config"]), task["values"]))
     write_atomically(Path(sys.argv[1]), json.dumps(row).encode())

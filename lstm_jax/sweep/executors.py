@@ -65,7 +65,7 @@ def _failed(config: Any, error: str, seconds: float) -> Row:
 
 
 def here(function: Run, missing: Mapping[str, Any], resources: Resources, tally: Tally) -> Outcomes:
-    """Run one config after another in this process.
+    """Call `function` on one config after another in this process.
 
     Args:
         function: function that executes the run of a config.
@@ -74,7 +74,7 @@ def here(function: Run, missing: Mapping[str, Any], resources: Resources, tally:
         tally: counts of the runs, of which this function updates `running`.
 
     Yields:
-        A pair (id, row) for each run. The row itself does not contain the id.
+        A pair (id, row) when a run ends. The row is a dict like the result of `attempt`, and does not contain the id.
     """
     for key, config in missing.items():
         tally.running = 1
@@ -84,16 +84,16 @@ def here(function: Run, missing: Mapping[str, Any], resources: Resources, tally:
 
 
 def processes(function: Run, missing: Mapping[str, Any], resources: Resources, tally: Tally) -> Outcomes:
-    """Run each config in a fresh process.
+    """Call `function` on each config in a fresh process.
 
     Args:
         function: function that executes the run of a config.
         missing: dict from the id of each run to its config.
-        resources: settings. `resources.workers` processes run at the same time, and the cores are divided among them.
+        resources: settings. `resources.workers` processes, or one per core if it is 0, run at the same time, and share the cores.
         tally: counts of the runs, of which this function updates `running`.
 
     Yields:
-        A pair (id, row) for each run. The row itself does not contain the id.
+        A pair (id, row) when a run ends. The row is a dict like the result of `attempt`, and does not contain the id.
     """
     cores = sorted(os.sched_getaffinity(0))
     workers = resources.workers or len(cores)
@@ -116,7 +116,10 @@ def processes(function: Run, missing: Mapping[str, Any], resources: Resources, t
 
 
 def _in_process(function: Run, config: Any, cores: Iterable[int]) -> Row:
-    """Run one config in a fresh process on the given CPU cores, and return the row of this run (see `attempt`)."""
+    """Call `function(config)` in a fresh process on the given CPU cores, and return the row of this run (see `attempt`).
+
+    If the process ends without a row, for example because it is killed, the row has the status "failed".
+    """
     task = {"function": import_name(function), "config": import_name(type(config)), "values": dataclasses.asdict(config)}
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
     start = time.perf_counter()
@@ -138,7 +141,9 @@ def _in_process(function: Run, config: Any, cores: Iterable[int]) -> Row:
 
 
 def slurm(function: Run, missing: Mapping[str, Any], resources: Resources, tally: Tally) -> Outcomes:
-    """Run the configs as arrays of Slurm jobs, which the package submitit starts. An array has at most `ARRAY_JOBS` jobs.
+    """Call `function` on each config in a Slurm job of its own, which the package submitit starts.
+
+    The jobs are submitted as arrays of at most `ARRAY_JOBS` jobs.
 
     If the generator is closed before all jobs have ended, for example after Ctrl-C, the remaining jobs are cancelled.
 
@@ -149,7 +154,7 @@ def slurm(function: Run, missing: Mapping[str, Any], resources: Resources, tally
         tally: counts of the runs, of which this function updates `running`.
 
     Yields:
-        A pair (id, row) for each run. The row itself does not contain the id.
+        A pair (id, row) when a run ends. The row is a dict like the result of `attempt`, and does not contain the id.
 
     Raises:
         InputError: if submitit is not installed.
@@ -186,7 +191,7 @@ def _slices(keys: list[str], size: int) -> Iterator[list[str]]:
 
 
 def _row_of_job(job: Any, config: Any) -> Row:
-    """Return the row of a finished submitit job, which ran the run of `config`.
+    """Return the row (see `attempt`) of the run of `config`. `job` is the submitit job that executed this run and has ended.
 
     If the job was killed, or ran out of time or memory, the row has the status "failed".
     """

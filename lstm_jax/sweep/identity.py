@@ -36,7 +36,7 @@ def import_item(name: str) -> Any:
 
 
 def run_id(function: Run, config: Any) -> str:
-    """Return the id of a run: 16 hex digits of SHA-256 over the function's name and the values of the config."""
+    """Return the id of the run of `function` on `config`: 16 hex digits of SHA-256 over the function's name and the config's values."""
     text = json.dumps([import_name(function), config_values(config)], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

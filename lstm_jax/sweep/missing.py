@@ -49,9 +49,9 @@ def record(
     For each pair (rows, line) that `outcomes` yields, the rows are appended to the file, the line is printed, and the bar advances.
 
     Args:
-        path: file of rows.
+        path: file with one row (a JSON object) per line.
         title: label of the progress bar.
-        total: number of results.
+        total: number of pairs that `outcomes` yields.
         outcomes: generator that yields a pair (rows, line) for each result. This function closes the generator at the end, also after an
             error.
         tally: numbers that are shown beside the progress bar, if given.

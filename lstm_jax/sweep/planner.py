@@ -90,7 +90,7 @@ def _warn(path: Path, function: Run, code: str, rows: Collection[Mapping[str, An
 
 
 def existing_rows(function: Run, configs: Iterable[Any], path: str | Path) -> list[dict[str, Any]]:
-    """Return the rows of the configs, in the order of the configs.
+    """Return the rows in the file `path` that earlier runs of `function` on the given configs have written, in the order of the configs.
 
     A config without a row is left out. If a config has several rows, the last row is returned.
     """

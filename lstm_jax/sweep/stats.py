@@ -36,6 +36,8 @@ def _bootstrap(samples: Sequence[Values], statistic: Callable[..., Any], draws: 
 def mean_interval(values: Values, seed: int = 0, draws: int = 2000) -> tuple[float, float, float]:
     """Return the mean of the values and its 95 % confidence interval by the bootstrap, as (mean, low, high).
 
+    `seed` is the seed of the random draws, and `draws` the number of bootstrap resamples.
+
     With three values or fewer the interval is the range of the values, which contains the true mean in fewer than 95 % of cases. At least
     five values are needed for an interval that can be relied on.
     """
@@ -43,7 +45,10 @@ def mean_interval(values: Values, seed: int = 0, draws: int = 2000) -> tuple[flo
 
 
 def ratio_interval(slow: Values, fast: Values, seed: int = 0, draws: int = 10_000) -> tuple[float, float, float]:
-    """Return the ratio median(slow) / median(fast) of two independent samples and its 95 % confidence interval, as (ratio, low, high)."""
+    """Return the ratio median(slow) / median(fast) of two independent samples and its 95 % confidence interval, as (ratio, low, high).
+
+    The interval is computed by the bootstrap, with `draws` resamples. `seed` is the seed of the random draws.
+    """
 
     def ratio(a: np.ndarray, b: np.ndarray, axis: int = -1) -> Any:
         return np.median(a, axis=axis) / np.median(b, axis=axis)
@@ -52,7 +57,10 @@ def ratio_interval(slow: Values, fast: Values, seed: int = 0, draws: int = 10_00
 
 
 def geometric_mean_interval(ratios: Values, seed: int = 0, draws: int = 10_000) -> tuple[float, float, float]:
-    """Return the geometric mean of positive ratios and its 95 % confidence interval, as (mean, low, high)."""
+    """Return the geometric mean of positive ratios and its 95 % confidence interval, as (mean, low, high).
+
+    The interval is computed by the bootstrap of the logarithms, with `draws` resamples. `seed` is the seed of the random draws.
+    """
     mean, low, high = np.exp(mean_interval(np.log(ratios), seed, draws))
     return float(mean), float(low), float(high)
 

@@ -22,8 +22,8 @@ TINY = 1e-30
 def with_gradient(loss: Callable[..., tuple[jax.Array, jax.Array]], params: Any, vectors: Any) -> tuple[jax.Array, jax.Array, Any]:
     """Return the loss, the logits, and the gradient of the loss with respect to the word vectors.
 
-    Where the loss is differentiated, its forward and backward pass run once, not once for the returned gradient and once for the derivative
-    of the loss. The logits and the gradient count as constants.
+    If the returned loss is differentiated, one forward and one backward pass of `loss` give both the returned gradient and the derivative
+    of the loss. The derivatives of the returned logits and of the returned gradient are zeros.
 
     Args:
         loss: function loss(params, vectors) that returns the loss and the logits.
@@ -70,7 +70,7 @@ def perturbation(
 
 
 def _text_sums(values: Float[Array, "T B N"], places: PackedPlaces | None) -> list[jax.Array]:
-    """Return, for each of the N values, an array (T, B) that holds at each step the sum over all steps of the same text."""
+    """Return a list of N arrays (T, B). At each step, array n holds the sum of `values[..., n]` over all steps of the same text."""
     if places is None:
         sums = jnp.broadcast_to(values.sum(0, keepdims=True), values.shape)
     else:

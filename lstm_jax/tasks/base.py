@@ -38,7 +38,7 @@ T = TypeVar("T", bound="Trained")
 
 
 class Task(ABC, Generic[C, D]):
-    """Base class of a task, which makes the model, the loss and the metrics of a run from its config and its data.
+    """Base class of a task, which makes the model, the loss and the metrics of a training run from its config and its data.
 
     Args:
         config: config of the run.
@@ -241,7 +241,7 @@ class Task(ABC, Generic[C, D]):
 
 @dataclass(frozen=True)
 class Trained(ABC, Generic[C, Own]):
-    """Base class of a trained run that has been loaded from its folder.
+    """Base class of a trained model that has been loaded, with its config, from the folder of its training run.
 
     A subclass adds methods that use the model, for example to classify texts.
     """
@@ -274,7 +274,7 @@ class Trained(ABC, Generic[C, Own]):
 
     @classmethod
     def load(cls: type[T], folder: Path) -> T:
-        """Load a trained run from its folder.
+        """Load the trained model of a training run from the folder of the run.
 
         The parameters are those of the best epoch, or of the newest epoch if the run has no validation split that selects the best one.
 

@@ -62,9 +62,9 @@ def negative_log_likelihood(predicted: jax.Array, target: jax.Array) -> jax.Arra
 def objective(rebuild: Callable) -> Objective:
     """Return the training objective: the mean negative log-likelihood of the targets, in nats.
 
-    The result is a `training.step.Objective`. A batch is a tuple of three arrays, which contain B rows of the fields `entries`, `ahead`
-    and `target` of a `Part`. The metrics are the loss and "absolute", which is the mean absolute error in standard deviations of the
-    training split.
+    The result is a `training.step.Objective`. A batch is a tuple of three arrays, which contain B rows of the fields `entries`, `ahead` and
+    `target` of a `forecast_windows.Part`. The metrics are the loss and "absolute", which is the mean absolute error in standard deviations
+    of the training split.
 
     Args:
         rebuild: function from parameters to the model.
@@ -82,8 +82,9 @@ def objective(rebuild: Callable) -> Objective:
 def make_predictions(rebuild: Callable, mesh: jax.sharding.Mesh) -> Callable[[dict, Part], np.ndarray]:
     """Return a compiled function predictions(params, part) that forecasts the K entries after each of the W windows in `part`.
 
-    The function applies no dropout. It returns an array (W, 2, K), in which [:, 0] are the means and [:, 1] the log standard deviations.
-    Both are in units of the standard deviation of the training split, and the means are relative to the last entry that the model reads.
+    K is the `horizon` in the config. The function applies no dropout. It returns an array (W, 2, K), in which [:, 0] are the means and
+    [:, 1] the log standard deviations. Both are in units of the standard deviation of the training split, and the means are relative to
+    the last entry that the model reads.
 
     Args:
         rebuild: function from parameters to the model.
@@ -183,7 +184,7 @@ class Forecasting(base.Task[ForecastConfig, data.Series]):
 
     @cached_property
     def predictions(self) -> Callable[[dict, Part], np.ndarray]:
-        """Compiled function that forecasts the K entries after each of the W windows of a split.
+        """Compiled function that forecasts the K entries (`horizon` in the config) after each of the W windows of a split.
 
         The arguments of the function are the parameters and the split. It returns an array (W, 2, K); see `make_predictions`.
         """
@@ -227,9 +228,10 @@ def interval(predicted: np.ndarray, last: np.ndarray, scale: Scale, level: float
 
 
 def draw_forecast(series: data.Series, part: Part, predicted: np.ndarray, scale: Scale, level: float, path: Path) -> tuple[Path, Path]:
-    """Draw the end of a series, together with the forecasts of its last entries.
+    """Draw the end of a series, together with the forecasts for one split.
 
-    Each forecast covers K entries and is made from the entries before them. The next forecast begins where the previous one ends.
+    Each forecast covers K entries (`horizon` in the config) and is made from the entries before them. The next forecast begins where the
+    previous one ends.
 
     Args:
         series: the series.
@@ -310,7 +312,7 @@ class Trained(base.Trained[ForecastConfig, Scale]):
         return read_series(self.config, path)
 
     def predict(self, part: Part) -> np.ndarray:
-        """Return the predictions for the K entries after each of the W windows in `part`.
+        """Return the predictions for the K entries (`horizon` in the config) after each of the W windows in `part`.
 
         The result is an array (W, 2, K), in which [:, 0] are the means and [:, 1] the log standard deviations. Both are in units of the
         standard deviation of the training split, and the means are relative to the last entry that the model reads.
@@ -320,7 +322,8 @@ class Trained(base.Trained[ForecastConfig, Scale]):
     def end_of(self, series: data.Series, times: np.ndarray | None = None) -> tuple[Part, np.ndarray]:
         """Return the input from which the K entries after the end of a series are forecast, and the times (K,) of these entries.
 
-        The input is a `Part` with one window, which has no true targets. The arguments and errors are those of `ahead`.
+        K is the `horizon` in the config. The input is a `Part` with one window, whose targets are unknown: `target` holds zeros. The
+        arguments and errors are those of `ahead`.
         """
         context, horizon = self.config.data.context, self.config.data.horizon
         require(len(series) >= context, f"series of {len(series)} entries", "too short", f"give {context} or more, the context of the run")

@@ -38,7 +38,7 @@ class Scale:
 
 @dataclass(frozen=True)
 class Part:
-    """W windows of one split of a series.
+    """W windows of one split (training, validation or test) of a series, with the input of the model and its targets.
 
     In each window the model reads C entries with F features each, and forecasts the next K entries. `target` and the first
     feature of `entries` are differences from the value of the last entry read, divided by the standard deviation of the training split.

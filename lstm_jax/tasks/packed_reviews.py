@@ -20,7 +20,7 @@ NONE = -1
 
 @dataclass(frozen=True)
 class PackedRows:
-    """Packed reviews of one split, with their labels."""
+    """N reviews of one split, packed in R rows of L word ids, with their labels. A row contains at most M reviews."""
 
     ids: np.ndarray
     """int32 (R, L): word ids, 0 where there is no review."""
@@ -33,17 +33,17 @@ class PackedRows:
 
     @property
     def arrays(self) -> tuple[Any, ...]:
-        """Pytree of arrays with R rows, which are the training examples."""
+        """Tuple (ids, labels, places). Entry r of each of its arrays belongs to row r, which is one training example."""
         return self.ids, self.labels, self.places
 
     @property
     def count(self) -> int:
-        """Number of reviews N."""
+        """Number of reviews."""
         return len(self.numbers)
 
     @property
     def targets(self) -> np.ndarray:
-        """The labels (N,) in the order of the reviews."""
+        """Labels (N,) of the N reviews, in the order in which they were given to `pack_reviews`."""
         return self.by_review(self.labels)
 
     @property
@@ -52,16 +52,16 @@ class PackedRows:
         return float((self.places.segment_ids == 0).mean())
 
     def by_review(self, values: np.ndarray) -> np.ndarray:
-        """Return the entries of the N reviews, in the order in which they were given to `pack_reviews`.
+        """Return an array (N,) with the entry of each of the N reviews, in the order in which the reviews were given to `pack_reviews`.
 
         Args:
-            values: array (R, M), in which entry [r, m] belongs to review m of row r. If row r has fewer than M reviews, its last entries
-                are ignored.
+            values: array (R, M) for R rows of at most M reviews, in which entry [r, m] belongs to review m of row r. If row r has fewer
+                than M reviews, its last entries are ignored.
         """
         return values[self.numbers[:, 0], self.numbers[:, 1]]
 
     def review(self, number: int) -> np.ndarray:
-        """Return the word ids (T,) of the review with the index `number`."""
+        """Return the T word ids of one review. `number` is its index in the order in which the reviews were given to `pack_reviews`."""
         row, column = self.numbers[number]
         return self.ids[row, self.places.first[row, column] : self.places.last[row, column] + 1]
 
@@ -108,7 +108,7 @@ def pack_reviews(split: data.EncodedSplit, length: int, truncating: str = "pre")
 
 
 def weight_of_reviews(labels: jax.Array, weight: jax.Array) -> jax.Array:
-    """Return the weight of each review in a batch of B rows, as an array (B, M).
+    """Return the weight of each review in a batch of B rows of at most M reviews, as an array (B, M).
 
     The weights of all reviews in the batch are equal and sum to 1. An entry without a review has weight 0.
 

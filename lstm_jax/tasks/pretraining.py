@@ -52,7 +52,7 @@ def pretrain(
     callbacks: Sequence[Callback] = (),
     console: Console | None = None,
 ) -> FitResult:
-    """Train the language model on a text, and return its parameters and the metrics of each epoch.
+    """Train a word-level language model that will initialise a sentiment classifier, and return its parameters and metrics.
 
     Args:
         config: config of the sentiment run. Its section `pretraining` has the number of epochs, the learning rate and the dropout rate.
@@ -156,9 +156,10 @@ def train_config(config: SentimentConfig, mesh: Mesh, steps: int) -> TrainConfig
 
 
 def cut_windows(text: np.ndarray) -> np.ndarray:
-    """Return the windows of a text, as int32 (N, L + 1). The last word of a window is the first word of the next one.
+    """Return the N windows of a text as int32 (N, L + 1): L words to read, and one more word because each word predicts the next.
 
-    The words at the end of the text that fill no window are left out. If the text is shorter than one window, the window is the text.
+    L is `LENGTH`. The last word of a window is the first word of the next one. The words at the end of the text that fill no window are
+    left out. If the text is shorter than one window, the window is the text.
     """
     length = min(LENGTH, len(text) - 1)
     starts = np.arange((len(text) - 1) // length) * length
@@ -191,9 +192,9 @@ def sampled_losses(
 
 
 def make_objective(rebuild: Callable, counts: np.ndarray) -> Objective:
-    """Return the training objective: the mean of the sampled cross-entropies of all directions, in nats a word.
+    """Return the training objective: the mean sampled cross-entropy of all words and directions, in nats; see `sampled_losses`.
 
-    Its batch is a tuple of one array (B, L + 1): the word ids of B windows.
+    Its batch is a tuple of one array: the word ids (B, L + 1) of B windows, as `cut_windows` returns them.
 
     Args:
         rebuild: function from parameters to the `WordLanguageModel`.
@@ -215,7 +216,7 @@ def _log_share(counts: np.ndarray) -> np.ndarray:
 
 
 def _draw_words(key: jax.Array, counts: np.ndarray) -> jax.Array:
-    """Draw the ids (K,) of words in proportion to their numbers of occurrences `counts` (V,)."""
+    """Draw the ids of `SAMPLED` words, with replacement, in proportion to the number of occurrences of each word, `counts` (V,)."""
     number = jax.random.randint(key, (SAMPLED,), 0, int(counts.sum()))
     return jnp.searchsorted(jnp.asarray(counts.cumsum(), jnp.int32), number, side="right").astype(jnp.int32)
 
@@ -223,7 +224,7 @@ def _draw_words(key: jax.Array, counts: np.ndarray) -> jax.Array:
 def _row_losses(
     model: WordLanguageModel, ids: jax.Array, sample: jax.Array, log_share: np.ndarray, key: jax.Array | None = None
 ) -> jax.Array:
-    """Return the mean loss (B,) of the words of each window. Without a key there is no dropout."""
+    """Return the loss (B,) of each of B windows, averaged over its words and the directions. If `key` is None, there is no dropout."""
     rows = jnp.zeros(len(ids), jnp.float32)
     found = model(ids, deterministic=key is None, rngs=key)
     for vectors, targets in found:
@@ -240,6 +241,13 @@ def _make_evaluate(rebuild: Callable, mesh: Mesh, counts: np.ndarray, windows: n
 
 
 def shared_params(classifier: Mapping[str, Any], language_model: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a dict from names to those parameters of the language model that initialise the classifier."""
+    """Return the parameters of a language model that initialise a classifier, as a dict from name to array.
+
+    These are the parameters of the embedding and of the recurrent layer.
+
+    Args:
+        classifier: dict with the parameters of the classifier, of which only the names are used.
+        language_model: dict with the parameters of the language model.
+    """
     shared = (name for name in classifier if name.startswith(("embedding/", "recurrent/")))
     return {name: language_model[name] for name in shared}

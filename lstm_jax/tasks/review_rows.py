@@ -53,9 +53,9 @@ class Splits:
     test: Split | None
 
     def held_out(self) -> dict[str, Split]:
-        """Return a dict from the names "validation" and "test" to the reviews of these splits.
+        """Return the reviews of the validation split and of the test split, as a dict with the keys "validation" and "test".
 
-        A split that the run does not have is left out.
+        If the run does not have one of the two splits, the dict does not have its key.
         """
         parts = {"validation": self.validation, "test": self.test}
         return {name: rows for name, rows in parts.items() if rows is not None}
@@ -75,9 +75,10 @@ def rows_of(split: data.EncodedSplit | data.ShardedSplit, config: SentimentConfi
 
 
 def split_reviews(encoded: data.Reviews, config: SentimentConfig) -> tuple[Any, Any]:
-    """Return a pair of the training and the validation split, which share no movie and no text, as they are in `encoded`.
+    """Cut a validation split from the training reviews, and return a pair: the training split, and the validation split.
 
-    If the config sets the size of the validation split to 0, there is no validation split, and None takes its place.
+    The two splits share no movie and no text. Their reviews are neither padded nor packed. If the config sets the size of the validation
+    split to 0, there is no validation split, and None takes its place.
     """
     train = encoded.train
     if not config.data.validation:

@@ -39,18 +39,18 @@ DENSE = "each step updates the whole embedding; adam, compiled, on a CPU, update
 def make_model(config: SentimentConfig, vocabulary: int) -> SentimentClassifier:
     """Return a new model, whose random initial weights are drawn from the seed in the config.
 
-    If reviews are packed, the model skips padding (id 0) in rows that are padded instead, because it is trained without padding.
+    If the config packs reviews, the model is trained without padding. It then skips padding (id 0) if it later reads padded rows.
     """
     model = replace(config.model, mask_zero=config.model.mask_zero or config.data.packed > 0)
     return SentimentClassifier(model, vocabulary, rngs=initial_rngs(config.train.seed))
 
 
 def objective(rebuild: Callable, adversarial: float = 0.0) -> Objective:
-    """Return the training objective: the mean binary cross-entropy, in nats, and the same for adversarial reviews if there are any.
+    """Return the training objective: the mean binary cross-entropy, in nats, plus that of perturbed reviews if `adversarial` is above 0.
 
     The result is a `training.step.Objective`. Its batch is a pair (ids, labels) with the shapes (B, T) and (B,), for B reviews of T word
     ids each, or a triple (ids, labels, places) of packed reviews; see `PackedRows`. Its metrics are the loss and the accuracy. They do not
-    include the adversarial reviews.
+    include the perturbed reviews.
 
     Args:
         rebuild: function from parameters to the model.

@@ -17,8 +17,8 @@ def make_server(model: SentimentClassifier) -> Callable[[np.ndarray], np.ndarray
         logits = make_server(trained.rebuild(trained.params))
 
     The vectors of all words are multiplied by the kernel of the first layer once, in advance (see `SentimentClassifier.fold`). Each call
-    then only looks up rows in the table of these products. For V words and H units, the table has V * gates * H numbers per direction. The
-    first call with a new shape of `ids` compiles. To classify many reviews in batches, use `Trained.logits` instead.
+    then only looks up rows in the table of these products. For V words, H units and a cell with G gates, the table has V * G * H numbers
+    per direction. The first call with a new shape of `ids` compiles. To classify many reviews in batches, use `Trained.logits` instead.
 
     Args:
         model: the trained model, which is not changed.

@@ -28,8 +28,9 @@ Rebuild = Callable[..., Any]
 def _gather(length: int, step: int) -> Callable[[Any, Any], Any]:
     """Return a function gather(text, numbers) that cuts the B examples of a batch out of a text.
 
-    `numbers` (B,) holds one integer for each example. The example with the integer n consists of the `length` + 1 characters that begin at
-    position n * step of the text. The function returns character ids (B, length + 1). Both arguments are JAX or NumPy arrays.
+    `numbers` (B,) holds one integer for each example. The example with the integer n begins at position n * step of the text. It consists
+    of `length` characters that the model reads and the character after them. The function returns character ids (B, length + 1). Both
+    arguments are JAX or NumPy arrays.
     """
 
     def gather(text: Any, numbers: jax.Array | np.ndarray) -> Any:
@@ -67,10 +68,12 @@ def stream_examples(text: np.ndarray | data.ShardedText, length: int, batch: int
         length: number of characters of each stream that a training step reads.
         batch: number of streams.
         starts: positions in the text before which the recurrent state is reset, such as the beginnings of articles. If they are given, a
-            batch is a pair of ids (B, length + 1) and resets, bool (B, length). If they are None, a batch is the ids alone.
+            batch is a pair of ids (B, length + 1) and resets, bool (B, length). If they are None, a batch is the ids alone. The ids have
+            one more column than the model reads, because the last character is only a target.
 
     Raises:
-        InputError: if the text has fewer than (batch + 1) * length characters, or if `starts` is given for a text in shards.
+        InputError: if the text has fewer than (batch + 1) * length characters (one `length` of them for the random shift and the last
+            target), or if `starts` is given for a text in shards.
     """
     needed = (batch + 1) * length  # the random shift is at most length - 1, and the last chunk needs one more character as target
     remedy = f"{batch} streams of {length} characters need {needed}: give more text, a smaller batch or length"
@@ -131,10 +134,10 @@ def stream_objective(rebuild: Rebuild) -> Objective:
     """Return the training objective for streams: the mean cross-entropy, in nats, of each character given those before it.
 
     The result is a `training.step.Objective` with a carry. A batch is an array of character ids (B, length + 1), in which row b holds the
-    next chunk of stream b. The model starts a chunk from its recurrent state at the end of the previous chunk, but the gradient does not
-    flow back into the previous chunk. This is truncated back-propagation through time (Williams & Peng 1990). A batch may also be a pair of
-    these ids and of resets, bool (B, length). An entry of the resets is True if the state is replaced by zeros before the character is
-    read.
+    next `length` characters of stream b (a chunk), followed by the character after them, which is only predicted. The model starts a chunk
+    from its recurrent state at the end of the previous chunk, but the gradient does not flow back into the previous chunk. This is
+    truncated back-propagation through time (Williams & Peng 1990). A batch may also be a pair of these ids and of resets, bool (B, length).
+    An entry of the resets is True if the state is replaced by zeros before the character is read.
     """
 
     def objective(params, batch, weight, key, state):

@@ -21,7 +21,7 @@ def draw_surprise(characters: data.Characters, ids: np.ndarray, scores: Scores, 
     Args:
         characters: vocabulary of the text.
         ids: character ids (N,) of the text.
-        scores: result of `Scorer.text` for this text. It holds the negative log-probabilities of the last N - 1 characters.
+        scores: result of `Scorer.text` for this text. It holds the negative log-probability of each character except the first.
         path: path of the page.
         title: title of the page.
         force: whether an existing file that lstm-jax did not write may be replaced. Its own files may always be

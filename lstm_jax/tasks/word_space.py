@@ -41,7 +41,7 @@ def write_words(reviews: data.Reviews, file: IO[bytes]) -> None:
 
 @dataclass(frozen=True)
 class WordSpace:
-    """Word vectors of a sentiment run.
+    """Word vectors that a trained sentiment model has learned, with the vocabulary and the folder of the training run.
 
     Row i of `table` (V, E) is the vector of the word with id i. V is the size of the vocabulary, and E is the number of entries of a
     vector.

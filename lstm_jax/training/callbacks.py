@@ -17,7 +17,7 @@ from lstm_jax.training.events import append_scalars, cut_off, events_file
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """Record of a run at the end of an epoch. The training loop calls each callback with this record."""
+    """Record of a training run at the end of an epoch, which the training loop passes to each callback."""
 
     epoch: int
     """Number of the epoch, counted from 1."""
@@ -67,10 +67,11 @@ def tensorboard(folder: Path) -> Callback:
 
 
 def print_row(console: Console) -> Callback:
-    """Return a callback that prints one line of a table after each epoch, and the heading of the table before the first line.
+    """Return a callback that prints a table of metrics, one line after each epoch.
 
-    The table has a column for each loss, accuracy, AUC and number of bits of each split. If it is wider than the console, the word
-    "accuracy" is abbreviated.
+    The columns are the number of the epoch, each loss, accuracy, AUC and number of bits in `EpochRecord.row`, and the seconds. The heading
+    is printed before the first line, and again if the columns change. If the table is wider than the console, the word "accuracy" is
+    abbreviated.
     """
     shown: list[str] = []
 

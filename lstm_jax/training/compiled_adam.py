@@ -72,7 +72,7 @@ def catch_up(rates: Rates, name: str, table, m, v, lag: Lag, ids=None):
     Args:
         rates: constants of Adam.
         name: name of the table among the parameters. The name determines the sharding of the table.
-        table: the table (V, E).
+        table: the table (V, E), with V rows and E columns.
         m: first moment (V, E).
         v: second moment (V, E).
         lag: record of the steps that each row has taken.
@@ -90,7 +90,7 @@ def step_rows(rates: Rates, name: str, table, m, v, lag: Lag, ids, rows):
     Args:
         rates: constants of Adam.
         name: name of the table among the parameters. The name determines the sharding of the table.
-        table: the table (V, E).
+        table: the table (V, E), with V rows and E columns.
         m: first moment (V, E).
         v: second moment (V, E).
         lag: record of the steps that each row has taken.
@@ -105,13 +105,13 @@ def step_rows(rates: Rates, name: str, table, m, v, lag: Lag, ids, rows):
 
 @dataclass(frozen=True)
 class _Rows(ForwardOperation):
-    """Operation that calls a compiled function on some rows of a table; see `primitives.operation`.
+    """Operation that computes `catch_up` or `step_rows` by compiled code; see `primitives.operation`.
 
-    If the compiled function is not available, `plain_forward` runs instead. Each step then updates all rows, so that no row ever misses a
+    If the compiled code is not available, `plain_forward` runs instead. Each step then updates all rows, so that no row ever misses a
     step.
 
     Args:
-        target: name of the compiled function.
+        target: name of the compiled function: "lstm_jax_adam_catch_up" or "lstm_jax_adam_rows".
         rates: constants of Adam.
         name: name of the table among the parameters.
     """

@@ -44,7 +44,7 @@ def steps_per_epoch(count: int, batch_size: int) -> int:
 def epoch_order(key: jax.Array, count: int, batch_size: int) -> Order:
     """Return an `Order` that reads `count` examples in random order and in batches of `batch_size` examples.
 
-    If the last batch is not full, it is filled up with copies of example 0, which have weight 0.
+    The random order is drawn from `key`. If the last batch is not full, it is filled up with copies of example 0, which have weight 0.
     """
     steps = steps_per_epoch(count, batch_size)
     spare = steps * batch_size - count
@@ -57,16 +57,17 @@ def epoch_order(key: jax.Array, count: int, batch_size: int) -> Order:
 def take_rows(arrays: Any, numbers: jax.Array | np.ndarray) -> Any:
     """Select the rows with the indices `numbers` (B,) from each array of a pytree, and return the pytree of the selected rows.
 
-    The arrays are JAX arrays, or NumPy arrays if `numbers` is one.
+    Either `numbers` and the arrays are all JAX arrays, or they are all NumPy arrays.
     """
     return jax.tree.map(lambda rows: rows.take(numbers, axis=0, mode="clip"), arrays)
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Training examples: arrays that hold the examples, and two functions.
+    """Training examples: arrays that hold the examples, and functions that select batches and determine their order.
 
     The function `gather` returns a batch of examples. The function `order` returns the order in which an epoch reads the examples.
+    If an order is too large for the memory, the function `plans` returns it in parts.
     """
 
     arrays: Any

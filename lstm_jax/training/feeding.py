@@ -27,10 +27,10 @@ AHEAD = 2
 
 
 class Source(ABC):
-    """Source of the batches of an epoch.
+    """Abstract source of the batches that the training steps of an epoch read.
 
     The epoch is divided into chunks of consecutive steps. One compiled call takes all steps of a chunk. The method `at` returns two
-    arguments of this call: the arrays that contain the examples, and their order; see `step.steps_program`.
+    arguments of this call: the arrays that contain the examples, and the `Order` in which the steps read them; see `step.steps_program`.
     """
 
     gather: Callable[[Any, jax.Array], Any]
@@ -40,19 +40,25 @@ class Source(ABC):
 
     @abstractmethod
     def begin(self, key: jax.Array, step: int) -> None:
-        """Begin an epoch at its step `step`. `key` is the random key from which the order of the examples is drawn."""
+        """Begin to read an epoch at the step with the index `step`, which is not 0 if a run is resumed within an epoch.
+
+        `key` is the random key from which the order of the examples is drawn.
+        """
 
     @abstractmethod
     def end(self, step: int) -> int:
-        """Return the largest `stop` for which the steps `step` .. `stop` - 1 can form one chunk."""
+        """Return the largest `stop` for which the steps `step` .. `stop` - 1 can form one chunk, that is, run in one compiled call."""
 
     @abstractmethod
     def at(self, step: int) -> tuple[Any, Order]:
-        """Return a pair for the chunk that begins at `step`: arrays that contain its examples, and an `Order` that contains its steps."""
+        """Return a pair for the chunk of steps that begins at `step`: arrays with its examples, and an `Order` that contains its steps.
+
+        Both may contain more than the chunk reads.
+        """
 
     @abstractmethod
     def ahead(self, step: int) -> None:
-        """Place the arrays for the chunk that begins at `step` on the devices, unless they are there already."""
+        """Place the arrays for the chunk of steps that begins at `step` on the devices, unless they are there already."""
 
 
 class OnDevices(Source):
@@ -86,7 +92,8 @@ def take_batch(batches: Any, number: jax.Array) -> Any:
 class FromHost(Source):
     """Source that reads batches on the host, and places them on the devices of a mesh.
 
-    The batches of several consecutive steps form a group, which is placed at once. Grain reads the next groups ahead in a thread.
+    The batches of several consecutive steps form a group, which is placed at once. While the steps of a group run, a thread of the library
+    Grain reads the next groups.
 
     Args:
         examples: the training examples, whose arrays are NumPy arrays or mapped files.

@@ -20,7 +20,7 @@ class History:
     seconds: float = 0.0
 
     def with_row(self, row: dict[str, Any], monitor: str, seconds: float, largest: bool = False) -> tuple["History", bool]:
-        """Return a pair of the history with one more epoch, and whether this epoch is the best one so far.
+        """Return a pair: the history with one more epoch, and whether this epoch is the best one so far.
 
         The first epoch counts as the best one so far, even if its metric is nan. If the metric of the best epoch so far is nan, the next
         epoch becomes the best one.

@@ -48,11 +48,16 @@ Lookup = Callable[[_Table, Any, Any], Any]
 
 
 def _evaluate(jaxpr: core.Jaxpr, consts: Sequence[Any], args: Sequence[Any], lookup: Lookup, given: Sequence[jax.Array] = ()) -> list[Any]:
-    """Evaluate a jaxpr, and return a list of its results. The arguments `args` may contain `_Table` and `_Unknown` objects.
+    """Evaluate a jaxpr, and return a list of its results. Lookups in an embedding table are computed by the function `lookup`.
 
-    The function `lookup` computes the result of each lookup in a `_Table`. If an operand of another operation is `_Unknown`, the results of
-    this operation are `_Unknown`, too. `given` has arrays that already have the right sharding; sharding constraints on these arrays are
-    skipped.
+    If an operand of another operation is `_Unknown`, the operation is skipped, and its results are `_Unknown`, too.
+
+    Args:
+        jaxpr: the jaxpr.
+        consts: values of the constants of the jaxpr.
+        args: arguments of the jaxpr. Each is an array, a `_Table` or `_Unknown`.
+        lookup: function lookup(table, indices, equation) that returns the result of a lookup in the `_Table` `table`.
+        given: arrays that already have the right sharding. Sharding constraints on these arrays are skipped.
 
     Raises:
         _OtherUseError: if an operation other than a lookup has a `_Table` as an operand, or if a result of the jaxpr is a `_Table`.
@@ -99,7 +104,10 @@ def _run(jaxpr: core.Jaxpr, equation: Any, values: dict[core.Var, Any]) -> dict[
 
 
 def _is_lookup(equation: Any, operands: Sequence[Any]) -> bool:
-    """Return whether an operation looks up whole rows of its first operand, which is a table."""
+    """Return whether an equation of a jaxpr looks up whole rows of its first operand, and only this operand is a `_Table`.
+
+    `operands` are the values of the operands of the equation, some of which are placeholders such as `_Table`.
+    """
     if not isinstance(operands[0], _Table) or any(isinstance(operand, _Table) for operand in operands[1:]):
         return False
     if equation.params.get("slice_sizes") != (1, equation.invars[0].aval.shape[1]):
@@ -177,7 +185,12 @@ class FoundLookups:
         return [jnp.moveaxis(ids, axis, -1) if ids.ndim else ids for ids, axis in zip(found, self.batch_axes, strict=True)]
 
     def vectors(self, table: jax.Array, indices: Sequence[jax.Array]) -> list[jax.Array]:
-        """Return a list with one array (..., B, E) for each lookup: the rows of the table (V, E) that have the given indices (..., B)."""
+        """Look up rows of the table, and return a list with one array (..., B, E) of rows for each array (..., B) of indices.
+
+        Args:
+            table: the table (V, E), with V rows and E columns.
+            indices: one array for each lookup of the loss function, as the method `indices` returns them. B is the size of the batch axis.
+        """
         modes = ("fill" if fill else "clip" for fill in self.fills)
         return [sharding.gather_columns(table, ids, mode=mode) for ids, mode in zip(indices, modes, strict=True)]
 

@@ -108,8 +108,8 @@ def fit(
         resume: whether to continue from the newest intact checkpoint in `latest/`, if there is one.
         callbacks: functions that are called after each epoch.
         console: console that shows a progress bar if it is a terminal. If None, nothing is shown.
-        last: whether this call is the last training of the run. If it is not, a signal after the last step raises `Interrupted`, too, so
-            that the next training does not begin.
+        last: whether the caller will not train any further after this call. If false, a signal that arrives during or after the last
+            step raises `Interrupted`, too, so that the next training does not begin.
 
     Returns:
         The parameters of the best epoch (or of the last epoch if no metric is monitored), the metrics of all epochs, and further fields of
@@ -303,8 +303,13 @@ class _Fit:
 def _chunks(start: int, stop: int, every: int, most: Callable[[int], int]) -> Iterator[tuple[int, int]]:
     """Divide the steps start .. stop - 1 of an epoch into chunks that take about `CHUNK_SECONDS` each.
 
-    The generator measures how long the caller takes for a chunk, and chooses the size of the next chunk accordingly. If `every` is not 0, a
-    chunk also ends at each multiple of `every`. No chunk that begins at step n ends after step most(n) - 1.
+    The generator measures how long the caller takes for a chunk, and chooses the size of the next chunk accordingly.
+
+    Args:
+        start: index of the first step.
+        stop: index after the last step.
+        every: if not 0, a chunk ends at each index that is a multiple of this number.
+        most: function most(n) that returns the largest index after the last step of a chunk that begins at step n.
 
     Yields:
         A pair (first, end) for each chunk. The chunk consists of the steps first .. end - 1.

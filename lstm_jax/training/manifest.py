@@ -38,7 +38,9 @@ def accepting(folder: Path) -> str:
 
 
 def write(folder: Path, environments: tuple[dict[str, Any], ...]) -> Manifest:
-    """Write a manifest with the checksums of the files as they are now, and return its content.
+    """Write the manifest of the run in `folder`, and return its content.
+
+    The manifest contains the checksums, as of now, of those of the files `FILES` that the folder has, and the given environments.
 
     Raises:
         InputError: if a file cannot be read, or if the manifest cannot be written.

@@ -27,7 +27,7 @@ def divided(tree: Any, count: int) -> Any:
 
 
 def joined(tree: Any) -> Any:
-    """Join the microbatches that `divided` has returned, and return arrays (B, ...)."""
+    """Join the microbatches that `divided` has returned, and return arrays (B, ...) with the rows in their original order."""
     return jax.tree.map(lambda a: sharding.constrain(jnp.moveaxis(a, 0, 1).reshape(-1, *a.shape[2:]), 0), tree)
 
 
@@ -42,7 +42,7 @@ def for_each(function: Callable[..., Any], count: int, batch: Any, weight: Any, 
         batch: pytree of arrays (B, ...).
         weight: weights (B,) of the examples.
         key: random key. Each of several microbatches gets a key of its own.
-        carry: pytree of arrays (B, ...).
+        carry: pytree of arrays (B, ...) that each step hands to the next step, such as recurrent states.
     """
     if count == 1:
         return function(batch, weight, key, carry)
@@ -53,7 +53,7 @@ def for_each(function: Callable[..., Any], count: int, batch: Any, weight: Any, 
 def accumulated(
     function: Callable[..., tuple[Any, Any, Any]], count: int, batch: Any, weight: Any, key: Any, carry: Any, stacked: Any = ()
 ) -> tuple[Any, Any, Any]:
-    """Call a function for each microbatch, and add up what it returns.
+    """Call a function for each microbatch, and add up its results that are sums over examples, such as gradients.
 
     Args:
         function: function(batch, weight, key, carry, stacked) that returns three values: a pytree of sums over the examples, such as
@@ -62,8 +62,8 @@ def accumulated(
         batch: pytree of arrays (B, ...).
         weight: weights (B,) of the examples.
         key: random key. Each of several microbatches gets a key of its own.
-        carry: pytree of arrays (B, ...).
-        stacked: result of `for_each` for the same batch.
+        carry: pytree of arrays (B, ...) that each step hands to the next step, such as recurrent states.
+        stacked: result of `for_each` for the same batch, of which each call gets the part of its microbatch; or ().
 
     Returns:
         Three values: the sums over all microbatches, the other values with a new first axis if there are several microbatches, and the new

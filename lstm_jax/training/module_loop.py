@@ -56,7 +56,7 @@ def fit(
         loss_fn: function loss_fn(model, *rows) that returns the losses (B,) of the B examples in a batch. `rows` has the B rows of each
             array in `arrays`.
         optimizer: an optimiser of this project or of optax.
-        arrays: training examples, as a sequence of arrays (N, ...). A batch consists of B rows of each array.
+        arrays: training examples, as a sequence of arrays (N, ...) for N examples. A batch consists of B rows of each array.
         epochs: number of epochs.
         batch_size: number of examples in a batch. The last batch of an epoch may have fewer, as in Keras.
         microbatches: number of parts into which each batch is divided. Their gradients are computed one after another and added up, so that

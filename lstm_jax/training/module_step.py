@@ -51,9 +51,9 @@ def split_model(model: Any) -> Parts:
 
 
 def _kept(model: nnx.Module, variables: Any) -> Any:
-    """Return the variables that a module has after a call, but only those that it had before the call.
+    """Return the variables of a module with their values after a call, without the variables that the call has added.
 
-    Variables that the call has added, such as values that layers `sow`, are left out.
+    Added variables are, for example, values that layers `sow`.
 
     Args:
         model: module after the call.
@@ -233,7 +233,7 @@ class TrainStep:
         return TrainState(state.step + 1, params, opt_state, {}, variables, {table: lag.at - lag.done}), result
 
     def _lag(self, state: TrainState) -> Any:
-        """Return the `Lag` of the embedding table.
+        """Return the `Lag` of the embedding table, which records how many steps each row has taken.
 
         Steps are counted from the last multiple of `CATCH_UP_INTERVAL`, at which all rows have taken all their steps.
         """

@@ -26,8 +26,8 @@ Update = Callable[..., tuple[Any, Any]]
 class RowUpdate(ABC):
     """Base class of a row-sparse update, in which a training step updates only those rows of a table (V, E) that it looks up.
 
-    The other rows of the table miss the step. Later, the method `catch_up` lets these rows take the steps that they missed. A `Lag` records
-    how many steps each row has taken.
+    A table is a parameter of V rows and E columns, such as an embedding. The other rows of the table miss the step. Later, the method
+    `catch_up` lets these rows take the steps that they missed. A `Lag` records how many steps each row has taken.
     """
 
     @abstractmethod
@@ -39,7 +39,7 @@ class RowUpdate(ABC):
         """Return the `Lag` before a given step of an epoch. It records how many steps of the epoch each row of the table has taken.
 
         Args:
-            table: the table (V, E).
+            table: the table (V, E), with V rows and E columns.
             state: state of the optimiser before the step.
             steps: number of steps of the epoch.
             at: index of the step in the epoch, counted from 0.
@@ -72,7 +72,7 @@ class RowUpdate(ABC):
             updates: dict from the names of the other parameters to their gradients.
             name: name of the table among the parameters.
             ids: indices of the rows to update, (..., B).
-            rows: gradients of these rows, (..., B, E).
+            rows: gradients of these rows, (..., B, E), where E is the number of columns of the table.
             lag: record of the steps that each row has taken before the step.
             state: state of the optimiser before the step.
             params: dict from the names of the parameters to their arrays before the step.
@@ -191,7 +191,7 @@ def summed_rows(ids: jax.Array, rows: jax.Array, table: jax.Array, name: str) ->
     Args:
         ids: row indices, (..., B).
         rows: gradient for each row index, (..., B, E).
-        table: the table (V, E).
+        table: the table (V, E), with V rows and E columns.
         name: name of the table among the parameters. The name determines the sharding of the table.
 
     Returns:

@@ -76,7 +76,7 @@ class Scorer:
     """Scorer of texts, which computes how probable each character of a text is under a character model.
 
     Args:
-        rebuild: function from parameters to a `CharGenerator`.
+        rebuild: function from parameters to the character model, a `CharGenerator`.
         mesh: devices that windows and streams are sharded over.
         mode: "carried" to carry the recurrent state through the text, or "window" to read each window from a zero state.
         length: number of characters in a window.
@@ -117,13 +117,16 @@ class Scorer:
     def text(self, params: Any, ids: Integer[np.ndarray, "N"], starts: np.ndarray | None = None) -> Scores:
         """Compute the negative log-probability of each character of a text, given the characters before it.
 
-        In mode "carried", a text with at least `2 * STREAM` characters to score is divided into streams, which are read in parallel. Each
-        stream first reads the `WARM_UP` characters before the characters that it scores.
+        In mode "carried", the recurrent state is carried through the text. A text with at least `2 * STREAM` characters to score is divided
+        into sections, called streams, which are read in parallel. Each stream first reads, without scoring them, the `WARM_UP` characters
+        before the characters that it scores. In mode "window", each character is predicted from a zero state and the `length` characters
+        before it, or all characters before it if they are fewer.
 
         Args:
             params: parameters of the model.
             ids: character ids (N,) of the text.
-            starts: positions in the text before which the recurrent state is replaced by zeros. In mode "window" they are ignored.
+            starts: positions in the text before which the recurrent state is replaced by zeros; None means no positions. In mode "window"
+                they are ignored.
 
         Returns:
             The scores of the last N - 1 characters. The first character has no score, because no character precedes it.

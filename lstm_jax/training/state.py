@@ -72,7 +72,7 @@ def create_state(
     Args:
         params: initial parameters.
         optimizer: optimiser, whose initial state becomes a part of the training state.
-        totals: names of the entries of `TrainState.totals`.
+        totals: names of the entries of `TrainState.totals`, which are sums over examples.
         mesh: devices that the state is sharded over.
         carry: initial carry; see `TrainState.carry`.
         behind: initial value of `TrainState.behind`.

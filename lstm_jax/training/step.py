@@ -39,7 +39,9 @@ effect of the interval on speed is within noise (experiments/LOG.md)."""
 
 @dataclass(frozen=True)
 class LookupObjective:
-    """Objective that uses one of the parameters, called the table, only to look up rows. An example of a table is an embedding.
+    """Training objective (see `Objective`) that uses one of the parameters, called the table, only to look up rows.
+
+    An example of a table is an embedding.
 
     If the optimiser has a row-sparse update, a training step computes gradients only for the rows of the table that the batch looks up, and
     never forms the gradient of the whole table. A batch of B sequences of T ids looks up at most B * T rows.
@@ -59,12 +61,15 @@ class LookupObjective:
         return self.loss(*args, **options)
 
     def indices(self, params: Any, batch: Any, weight: jax.Array, key: jax.Array) -> list[jax.Array]:
-        """Return a list with one array: the indices of the rows that a batch looks up."""
+        """Return a list with one array (..., B): the indices of the table rows that a batch looks up. Only `batch` is used."""
         del params, weight, key
         return [self.ids(batch)]
 
     def vectors(self, table: jax.Array, indices: list[jax.Array]) -> list[jax.Array]:
-        """Return a list with one array for each array of indices: the rows of the table that have these indices."""
+        """Look up rows of the table, and return a list with one array (..., B, E) of rows for each array (..., B) in `indices`.
+
+        E is the number of columns of the table.
+        """
         return [sharding.gather_columns(table, ids) for ids in indices]
 
     def loss_of(self, params: Any, vectors: list[jax.Array], *args: Any) -> tuple[jax.Array, Any]:
@@ -76,10 +81,10 @@ class LookupObjective:
 
 
 def row_sparse(objective: Any, optimizer: Any, params: Any) -> bool:
-    """Return whether training steps use the row-sparse update of the optimiser. Otherwise they use its dense update.
+    """Return whether training steps use the optimiser's row-sparse update, in which a step updates only the table rows that it looks up.
 
-    They use the row-sparse update if three conditions hold: the objective is a `LookupObjective` or a result of `find_lookups`, the
-    optimiser is a `RowOptimizer`, and its row-sparse update is available for the table.
+    Otherwise they use its dense update. They use the row-sparse update if three conditions hold: the objective is a `LookupObjective` or a
+    result of `find_lookups`, the optimiser is a `RowOptimizer`, and its row-sparse update is available for the table.
     """
     looks_up = isinstance(objective, LookupObjective | FoundLookups)
     return looks_up and isinstance(optimizer, RowOptimizer) and optimizer.rows.serves(params[objective.table])
@@ -88,8 +93,8 @@ def row_sparse(objective: Any, optimizer: Any, params: Any) -> bool:
 def row_sparse_lookups(objective: Objective, optimizer: Any, params: Any, *args: Any) -> FoundLookups | None:
     """Return the objective as a `FoundLookups`, or None if the training steps must use the dense update of the optimiser.
 
-    They must use it if the optimiser is not a `RowOptimizer`, if the objective has no embedding table, or if the row-sparse update is not
-    available for this table.
+    A `FoundLookups` is the traced objective with the lookups in its largest embedding table. The steps must use the dense update if the
+    optimiser is not a `RowOptimizer`, if the objective has no embedding table, or if the row-sparse update is not available for this table.
 
     Args:
         objective: function objective(params, *args); see `Objective`.
@@ -199,7 +204,7 @@ def dense_update(objective: Objective, optimizer: Any, carries: bool, microbatch
         carries: whether the objective has the carry as its last argument.
         microbatches: number of parts into which the batch is divided.
         state: training state before the step.
-        lag: any value, which is returned unchanged.
+        lag: any value, which is returned unchanged. It takes the place of the `Lag` in `row_sparse_update`.
         batch: the batch.
         weight: weights (B,) of the examples in the batch.
         key: random key of the step.
@@ -299,7 +304,8 @@ def _take_step(
         update: function that computes the step: `dense_update` or `row_sparse_update`, whose arguments before `state` are bound by
             `partial`.
         n: index of the step in the epoch.
-        carried: pair of the `Lag` and the training state before the step. For a dense update, () takes the place of the `Lag`.
+        carried: pair of the `Lag` and the training state before the step. The `Lag` records how many steps each row of the table has
+            taken. For a dense update, () takes its place.
     """
     lag, state = carried
     at = n - order.first

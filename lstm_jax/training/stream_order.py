@@ -74,7 +74,7 @@ def streams(key: jax.Array, count: int, batch_size: int, length: int) -> Plan:
     """Return a function that gives the order in which a text is read in parallel streams; see `data.stream_chunks`.
 
     A stream is a continuous section of the text, and is read chunk by chunk. The beginnings of all streams are shifted forward by the same
-    random number of characters, from 0 to `length` - 1.
+    random number of characters, which is less than `length`.
 
     Args:
         key: random key from which the shift is drawn.

@@ -45,7 +45,7 @@ def prepare(
         test_data: path of a second table, which has the test split. It may be given only if `data` is a single table.
         text_column: name of the column of the texts in a table.
         label_column: name of the column of the labels in a table.
-        vocabulary: "keras" or "frequency".
+        vocabulary: "keras" (Keras' word index) or "frequency" (built from the training texts).
         num_words: number of ids, including the four reserved ids 0 to 3. Words that are too rare for an id of their own have the id 2. If
             None or 0, every word of the vocabulary has an id of its own.
         cache_dir: folder of the cache. If empty, it is the folder that `default_cache_dir` returns.

@@ -11,7 +11,7 @@ from lstm_jax.data.reviews.texts import TextSplit
 
 
 class Found(NamedTuple):
-    """Location of reviews, which `Form.find` returns."""
+    """Location of reviews, as a file or a folder, with the files from which they are read. `Form.find` returns it."""
 
     path: Path
     """The file or folder that holds the reviews."""

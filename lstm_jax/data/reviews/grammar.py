@@ -63,7 +63,8 @@ def judge(text: str) -> int:
     """Return the verdict (0 negative, 1 positive) of a text that the grammar made.
 
     Each word of praise or blame is a judgement, positive or negative. A "not" before the word inverts its judgement. Judgements in
-    concessions are dropped. In a text that the grammar made, all remaining judgements are equal, and they are the verdict.
+    concessions, such as "despite its dull start", are dropped. In a text that the grammar made, all remaining judgements are equal, and
+    their common value is the verdict.
 
     Raises:
         InputError: if no judgement remains, or if the remaining judgements disagree. The grammar makes no such text.
@@ -114,7 +115,7 @@ def synthetic_reviews(count: int, seed: int) -> TextSplit:
 
 
 def synthetic_splits(train: int, test: int, seed: int) -> dict[str, TextSplit]:
-    """Return synthetic reviews as a dict with a training split "train" and a test split "test", which have no text in common.
+    """Return synthetic reviews as a dict with the keys "train" and "test". The two splits have no text in common.
 
     Args:
         train: number of reviews in the training split.

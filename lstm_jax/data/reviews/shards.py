@@ -44,7 +44,7 @@ DESCRIPTION = f"name tables, or folders of tables ({', '.join(ENDINGS)})"
 
 @dataclass(frozen=True)
 class Part:
-    """Table of reviews that becomes one shard."""
+    """Table of reviews whose ids become one shard, which is one part of a data set on disk."""
 
     path: str
     split: str
@@ -66,10 +66,10 @@ def write_review_shards(
     workers: int = 1,
     on_progress: Progress | None = None,
 ) -> "ShardedReviews":
-    """Write the ids of the reviews in tables to shards, and return them as `ShardedReviews`.
+    """Encode the reviews in tables as ids, write the ids to a folder of shards, and return the reviews as `ShardedReviews`.
 
-    `encode_reviews` gives the same ids for the same reviews. Each table becomes one shard, and is read row by row. If an earlier call for
-    the same folder was interrupted, the intact shards that it has written are kept.
+    Each table becomes one shard, and is read row by row, so that it need not fit in memory. The ids are those that `encode_reviews` gives
+    for the same reviews. If an earlier call for the same folder was interrupted, the intact shards that it has written are kept.
 
     Args:
         paths: tables with training reviews, and folders of such tables; see `read_table`.
@@ -113,7 +113,7 @@ def _tables(names: Sequence[str]) -> list[Path]:
 
 
 def _blocks(part: Part) -> Iterator[Any]:
-    """Yield the reviews of a table, a few thousand at a time, as `TextSplit`s."""
+    """Yield the reviews of a table in blocks of `BLOCK` (4096) reviews, each as a `TextSplit`. The last block may be smaller."""
     rows: list[tuple[int, dict[str, Any]]] = []
     for row in table_rows(Path(part.path)):
         rows.append(row)
@@ -224,7 +224,7 @@ class ShardedSplit:
         return self.digests
 
     def blocks(self) -> Iterator[EncodedSplit]:
-        """Yield the reviews, a few thousand at a time, with their ids in memory."""
+        """Yield the reviews in blocks of `BLOCK` (4096) reviews, with their ids in memory. The last block may be smaller."""
         for begin in range(0, len(self), BLOCK):
             part = self.select(slice(begin, begin + BLOCK))
             offsets = np.concatenate([[0], np.cumsum(part.lengths)]).astype(np.int64)
@@ -256,22 +256,22 @@ class PaddedReviews:
         return 0
 
     def take(self, rows: np.ndarray, axis: int = 0, mode: str = "clip") -> np.ndarray:
-        """Return the rows with the indices `rows` (R,), as an int32 array (R, maxlen).
+        """Return the padded reviews with the R indices `rows` (R,), as an int32 array (R, maxlen).
 
-        Indices are clipped to 0 .. N - 1. The arguments `axis` and `mode` are ignored.
+        Indices are clipped to 0 .. N - 1, where N is the number of reviews. The arguments `axis` and `mode` are ignored.
         """
         del axis, mode
         return self.split.select(np.clip(rows, 0, len(self.split) - 1)).padded(self.maxlen, self.padding, self.truncating)
 
     def blocks(self) -> Iterator[np.ndarray]:
-        """Yield all rows as int32 arrays (R, maxlen), where R is `BLOCK` or, in the last array, the number of remaining rows."""
+        """Yield all padded reviews as int32 arrays (R, maxlen) of R reviews. R is `BLOCK` (4096), or less in the last array."""
         for begin in range(0, len(self.split), BLOCK):
             yield self.take(np.arange(begin, min(begin + BLOCK, len(self.split))))
 
 
 @dataclass(frozen=True)
 class ShardedReviews:
-    """Data set of encoded reviews whose ids stay in shards, while those of `EncodedReviews` are in memory."""
+    """Data set of encoded reviews. Their ids stay in memory-mapped files (shards), while `EncodedReviews` has the ids in memory."""
 
     train: ShardedSplit
     test: ShardedSplit | None
@@ -286,7 +286,7 @@ Reviews = EncodedReviews | ShardedReviews
 
 
 def read_review_shards(folder: str | Path, num_words: int | None = None) -> ShardedReviews:
-    """Return the reviews in a folder of shards, whose ids stay in the mapped files.
+    """Open a folder of shards, and return its reviews. The ids of the reviews stay in memory-mapped files.
 
     Args:
         folder: folder that `write_review_shards` has written.
@@ -356,7 +356,7 @@ def _split(values: MappedIds, rows: Sequence[tuple[str, int, dict[str, np.ndarra
 
 
 def verify_review_shards(folder: str | Path) -> None:
-    """Read all shards, and check their files against their SHA-256.
+    """Read all shards of a folder, and check their files against the SHA-256 checksums that were stored when the shards were written.
 
     Raises:
         InputError: if a shard is damaged.

@@ -45,15 +45,15 @@ def grouped_split(
 
 
 def _components(labels: np.ndarray, groups: np.ndarray, text_hashes: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Find the sets of rows that must be in the same split.
+    """Divide N rows into C sets, so that all rows of a set must be in the same split.
 
-    Consider a graph in which each of the N rows is linked to its group and to its text. The sets are the C connected components of this
-    graph, in the order of their first rows.
+    The sets are the connected components of a graph in which each row is linked to its group and, if `text_hashes` is given, to its text.
+    They are in the order of their first rows.
 
     Args:
         labels: (N,) class of each row, 0 or 1.
         groups: (N,) index of the group of each row. A row with the index -1 is a group of its own.
-        text_hashes: (N,) integers that are equal for rows with equal texts, or None.
+        text_hashes: (N,) integers that are equal for rows with equal texts. If None, texts are not compared.
 
     Returns:
         An array (C, 2) with the number of rows of each class in each set, and an array (N,) with the index of the set of each row.
@@ -78,7 +78,9 @@ def _components(labels: np.ndarray, groups: np.ndarray, text_hashes: np.ndarray 
 
 
 def _choose(counts: np.ndarray, fraction: float, order: np.ndarray, inside: set[int], outside: set[int]) -> np.ndarray:
-    """Choose the sets of rows for the validation split, so that it has about `fraction` of the rows of each class.
+    """Choose sets of rows for the validation split, so that it has about `fraction` of the rows of each class.
+
+    A set consists of rows that must be in the same split, and cannot be divided.
 
     This function goes through the sets once and chooses each set that does not give the validation split too many rows of a class. Then it
     adds or removes single sets as long as this brings the numbers of rows nearer to the share `fraction` of each class.
@@ -114,6 +116,8 @@ def _choose(counts: np.ndarray, fraction: float, order: np.ndarray, inside: set[
 
 def _pinned(counts: np.ndarray, order: np.ndarray) -> tuple[set[int], set[int]]:
     """Choose sets of rows for the training split and for the validation split, so that both splits have rows of each class.
+
+    A set consists of rows that must be in the same split, and cannot be divided.
 
     For each class, take the two smallest sets that contain rows of this class. The smaller one is for the validation split, and the other
     is for the training split. If class 0 has already put one of the two sets of class 1 into the opposite split, the two are exchanged. If

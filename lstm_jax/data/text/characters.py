@@ -91,7 +91,7 @@ class Characters:
         return table
 
     def encode(self, text: str | bytes) -> np.ndarray:
-        """Return the ids (T,) of a text of T characters, as an array of the smallest dtype that can represent every id.
+        """Return the ids (T,) of a text of T characters. Their dtype is the smallest of uint8, uint16 and int32 that can hold every id.
 
         Args:
             text: a str or, with the unit "byte", a str or bytes. With the unit "byte" a str is first encoded as UTF-8.

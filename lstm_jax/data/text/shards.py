@@ -45,9 +45,10 @@ COMMAND = "lstm-jax data shard"
 
 @dataclass(frozen=True)
 class Part:
-    """Part of a text file that becomes one shard: about the bytes from `begin` to `end`.
+    """Part of a text file, about the bytes from `begin` to `end`, whose ids become one shard (one part of a text on disk).
 
-    When the part is read, `_division` moves both limits forward to the next white space.
+    When the part is read, `_division` moves both limits forward to a position at which the text can be divided, usually after the next
+    white space.
     """
 
     path: str
@@ -70,9 +71,10 @@ def write_shards(
     on_progress: Progress | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> "ShardedText":
-    """Write the ids of text files to shards, and return them as a `ShardedText`.
+    """Encode text files as ids, write the ids to a folder of shards, and return the text as a `ShardedText`.
 
-    The ids equal those of the training split that `prepare_corpus` returns for the same files with `validation=0`.
+    A shard holds the ids of one part of a file. All ids together equal those of the training split that `prepare_corpus` returns for the
+    same files with `validation=0`.
 
     If an earlier call for the same folder was interrupted, the intact shards that it has written are kept.
 
@@ -223,9 +225,9 @@ class ShardedText(MappedIds):
 
 
 def read_shards(folder: str | Path) -> ShardedText:
-    """Return the text in a folder of shards, whose ids stay in the mapped files.
+    """Open a folder of shards, and return its text. The ids of the text stay in memory-mapped files.
 
-    Only the headers of the files of ids are read.
+    Only the headers of these files are read.
 
     Raises:
         InputError: if the folder holds no finished shards, or if a shard is missing, has another size or belongs to another text.
@@ -253,7 +255,7 @@ def read_shards(folder: str | Path) -> ShardedText:
 
 
 def verify_shards(folder: str | Path) -> None:
-    """Read all shards, and check their ids against their SHA-256.
+    """Read all shards of a folder, and check their ids against the SHA-256 checksums that were stored when the shards were written.
 
     Raises:
         InputError: if a shard is damaged.

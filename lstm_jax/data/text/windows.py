@@ -14,6 +14,8 @@ from lstm_jax.errors import require
 def window_count(n: int, length: int, step: int) -> int:
     """Return the number of windows of a text: `len(range(0, n - length, step))`, as in the Keras example lstm_text_generation.
 
+    A window counts only if a character follows it, because this character is the target of the window.
+
     Args:
         n: number of characters of the text.
         length: number of characters of a window.
@@ -26,10 +28,13 @@ def window_count(n: int, length: int, step: int) -> int:
 
 
 def some_windows(n: int, length: int, step: int) -> int:
-    """Return the number of windows of a text, like `window_count`, but raise an error if there are no windows.
+    """Return the number of windows of a text, and raise an error if there are no windows.
+
+    The arguments and the result are those of `window_count`.
 
     Raises:
-        InputError: if the text has fewer than `length` + 1 characters, or if `length` or `step` is below 1.
+        InputError: if the text is too short for a window of `length` characters and the character after it, or if `length` or `step` is
+            below 1.
     """
     count = window_count(n, length, step)
     _check_text(n, count, length)
@@ -37,7 +42,9 @@ def some_windows(n: int, length: int, step: int) -> int:
 
 
 def window_starts(n: int, length: int, step: int) -> np.ndarray:
-    """Return the index of the first character of each window, as an int64 array (N,).
+    """Return the index of the first character of each of the N windows of a text, as an int64 array (N,).
+
+    A window counts only if a character follows it, because this character is the target of the window.
 
     Args:
         n: number of characters of the text.
@@ -55,16 +62,17 @@ def windows(ids: np.ndarray, length: int = 40, step: int = 5) -> tuple[np.ndarra
     """Return the windows of a text and the character after each window. The windows start `step` characters apart.
 
     Args:
-        ids: (T,) ids of the text.
+        ids: (T,) ids of the T characters of the text.
         length: number of characters of a window.
         step: number of characters from the start of one window to the start of the next.
 
     Returns:
-        The windows X (N, length) and their targets Y (N,), as read-only views of `ids`. X[k] is ids[k * step : k * step + length], and Y[k]
-        is the id after that window.
+        The N windows X (N, length) and their targets Y (N,), as read-only views of `ids`. X[k] is ids[k * step : k * step + length], and
+        Y[k] is the id after that window.
 
     Raises:
-        InputError: if the text has fewer than `length` + 1 characters, or if `length` or `step` is below 1.
+        InputError: if the text is too short for a window of `length` characters and the character after it, or if `length` or `step` is
+            below 1.
     """
     some_windows(len(ids), length, step)
     X = sliding_window_view(ids, length)[: len(ids) - length : step]
@@ -98,16 +106,16 @@ def chunks(ids: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
     """Cut a text into consecutive chunks. The target of each character is the next character.
 
     Args:
-        ids: (T,) ids of the text.
+        ids: (T,) ids of the T characters of the text.
         length: number of characters of a chunk.
 
     Returns:
-        The inputs X and the targets Y of N = (T - 1) // length chunks, both as read-only views (N, length) of `ids`. X[k] is
-        ids[k * length : (k + 1) * length], and Y[k] is the slice that begins one character later. Characters at the end of the text that
-        do not fill a chunk are left out.
+        The inputs X and the targets Y of N = (T - 1) // length chunks, both as read-only views (N, length) of `ids`. The last character of
+        the text has no next character, so that only T - 1 characters can be inputs. X[k] is ids[k * length : (k + 1) * length], and Y[k] is
+        the slice that begins one character later. Inputs at the end of the text that do not fill a chunk are left out.
 
     Raises:
-        InputError: if the text has fewer than `length` + 1 characters, or if `length` is below 1.
+        InputError: if the text is too short for a chunk of `length` characters and the character after it, or if `length` is below 1.
     """
     count = max(len(ids) - 1, 0) // _at_least_one("length", length)
     _check_text(len(ids), count, length)

@@ -87,7 +87,7 @@ class Tiling:
 
     @property
     def programs(self) -> int:
-        """Number of programs that are needed to compute all rows of the batch."""
+        """Number of programs (parallel instances of a GPU kernel) that are needed to compute all rows of the batch."""
         return pl.cdiv(self.batch, ROWS)
 
     def columns(self, block, gate=0) -> AxisIndices:
@@ -102,7 +102,7 @@ class Tiling:
         return gate * self.units + units, None if self.units % self.width == 0 else units < self.units
 
     def rows(self) -> AxisIndices:
-        """Return the indices of the rows that the calling program computes, with a mask of the indices that exist; see `AxisIndices`.
+        """Return the indices of the batch rows that the calling GPU program computes, and a mask of those that exist; see `AxisIndices`.
 
         Do not call this method inside a loop, because the interpreter of Pallas supports `pl.program_id` only outside of loops.
         """
@@ -247,10 +247,10 @@ def _restart(starts: jax.Array | None, part: Part, resets, before: Carry) -> Car
 
 
 def _split_gradient(starts: jax.Array | None, carry: Carry, d_reset: Carry | None) -> tuple[Carry, Carry | None]:
-    """Return (gradient of the state after the previous step, gradient of the reset state); see `resets.split_gradient`.
+    """Return the gradients with respect to the state after the previous step and to the reset state; see `resets.split_gradient`.
 
-    `starts` is True in the rows that are reset. `carry` is the gradient of the state before the step, and `d_reset` that of the reset
-    state.
+    `starts` is True in the rows that are reset. `carry` is the gradient with respect to the state before the step, and `d_reset` the
+    gradient with respect to the reset state from the later steps. `starts` and `d_reset` are None without resets.
     """
     if starts is None or d_reset is None:
         return carry, d_reset
@@ -261,7 +261,7 @@ def _split_gradient(starts: jax.Array | None, carry: Carry, d_reset: Carry | Non
 def forward_kernel(
     tiling: Tiling, steps: int, barrier: Callable, kernel, z, state, mask, valid, resets, final, all_h, all_c, gates
 ) -> None:
-    """Run the LSTM forward over all steps for the rows of one program. This function is the body of a GPU kernel.
+    """Run the LSTM forward over all steps, for the batch rows that one program (instance of this GPU kernel) computes.
 
     The arguments from `kernel` on are refs: arrays in memory that the GPU kernel reads, or writes if they are results. `all_h`, `all_c` and
     `gates` are None if they are not requested.
@@ -328,7 +328,7 @@ def forward_kernel(
 def backward_kernel(
     tiling: Tiling, steps: int, barrier: Callable, kernel, gates, all_c, d_h, d_final, mask, valid, resets, d_state, d_reset, d_z
 ) -> None:
-    """Back-propagate through `forward_kernel`, from the last step to the first. This function is the body of a GPU kernel.
+    """Back-propagate through `forward_kernel`, from the last step to the first, for the rows of one program (instance of this GPU kernel).
 
     The arguments from `kernel` on are refs: arrays in memory that the GPU kernel reads, or writes if they are results.
 

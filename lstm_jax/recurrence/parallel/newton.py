@@ -54,7 +54,9 @@ _NEARLY = 64
 
 @dataclass(frozen=True)
 class Newton:
-    """Options of Newton's method.
+    """Options of Newton's method, which solves the equations s[t] = f(s[t - 1], x[t]) for the states s, where f is a step of the cell.
+
+    K is the number of arrays (B, H) in the state of the cell: two for an LSTM, and one for a GRU.
 
     Attributes:
         jacobian: "full" or "diagonal". "diagonal" keeps only the derivatives of each unit's state with respect to this unit's own previous
@@ -86,12 +88,12 @@ DEFAULTS = Newton()
 
 
 class _Operands(NamedTuple):
-    """Arrays that determine the equations s[t] = f(s[t - 1], x[t]) of the states.
+    """Arrays that determine the equations s[t] = f(s[t - 1], x[t]) of the states s, where f is a step of the cell.
 
     Attributes:
         params: parameters of the cell.
         z: projected inputs (T, B, gates * H).
-        start: initial state (B, H, K).
+        start: initial state (B, H, K), where K is the number of arrays in the state.
         valid: bool (T, B), False at padded steps, or None.
         mask: mask of recurrent dropout, or None.
         resets: resets of the state, or None.
@@ -131,7 +133,8 @@ def solve(
 
     Returns:
         Three values: the state after each step, with arrays (T, B, H); the number of iterations, an int32 scalar; and the residual, which
-        is the largest absolute difference between the two sides of an equation. Only the states are differentiable.
+        is the largest absolute difference between a state s[t] and the result of the cell's step from s[t - 1]. Only the states are
+        differentiable.
     """
     z = cell.project(params, x, dropout.input, None)
     operands = _Operands(params, z, jnp.stack(state, axis=-1), valid, dropout.recurrent, resets)
@@ -140,7 +143,7 @@ def solve(
 
 
 def _unpack(stacked: jax.Array, like: Any) -> Any:
-    """Return a state of the same class as `like` from one array (..., H, K)."""
+    """Return a state of the same class as `like`, whose K arrays (..., H) are taken from the last axis of one array (..., H, K)."""
     return type(like)(*(stacked[..., k] for k in range(stacked.shape[-1])))
 
 
@@ -166,11 +169,13 @@ def _own_units(params: Any, h: jax.Array, z: jax.Array, mask: jax.Array | None) 
 
 
 def _steps(cell: Cell, operands: _Operands, before: jax.Array, own: bool = False) -> jax.Array:
-    """Return the states (T, B, H, K) after each step, all steps at once.
+    """Compute each step of the cell from a given state, all steps at once, and return the states (T, B, H, K) after the steps.
+
+    K is the number of arrays (B, H) in the state.
 
     Args:
         cell: the cell.
-        operands: arrays of the equations.
+        operands: parameters, inputs, masks and resets of the steps.
         before: states (T, B, H, K) before each step. Resets are not yet applied.
         own: whether the parameters are changed by `_own_units` first.
     """
@@ -200,10 +205,13 @@ def _is_full(options: Newton, states: jax.Array) -> bool:
 
 
 def _blocks(cell: Cell, operands: _Operands, before: jax.Array, full: bool) -> jax.Array:
-    """Return the Jacobians of all steps, or their diagonal blocks.
+    """Return the Jacobians of all steps with respect to the states before the steps, or their diagonal blocks.
+
+    K is the number of arrays (B, H) in the state. A block has the derivatives of the K state values of a unit with respect to the K
+    previous values of the same unit.
 
     Returns:
-        An array (T, B, 1, HK, HK) if `full` is true, else (T, B, H, K, K).
+        An array (T, B, 1, H K, H K) if `full` is true, else (T, B, H, K, K).
     """
     units, count = before.shape[2:]
     if full:
@@ -217,7 +225,10 @@ def _blocks(cell: Cell, operands: _Operands, before: jax.Array, full: bool) -> j
 
 
 def _in_blocks(vectors: jax.Array, blocks: jax.Array) -> jax.Array:
-    """Return an array (T, B, H, K) in the shape of the vectors that the matrices `blocks` multiply."""
+    """Reshape an array (T, B, H, K) to the vectors that the matrices `blocks` (see `_blocks`) multiply.
+
+    The shape is (T, B, 1, H K) for full Jacobians, else (T, B, H, K).
+    """
     return vectors.reshape(blocks.shape[:-1])
 
 
@@ -236,7 +247,8 @@ def _iterate(cell: Cell, options: Newton, operands: _Operands) -> tuple[jax.Arra
     """Run Newton's method, from states that are all zeros.
 
     Returns:
-        The states (T, B, H, K), the number of iterations, and the largest absolute residual.
+        The states (T, B, H, K), where K is the number of arrays in the state; the number of iterations; and the largest absolute
+        difference between a state and the result of the cell's step from the state before it.
     """
     start = operands.start
     steps = len(operands.z)
@@ -306,7 +318,7 @@ def _solved_jvp(cell: Cell, options: Newton, primals, tangents):
 
 
 def _solve_linear(scan, matvec, b: jax.Array) -> jax.Array:
-    """Solve matvec(d) = b for d (T, B, H, K).
+    """Solve the linear equations matvec(d) = b for d (T, B, H, K), and return d. K is the number of arrays in the state.
 
     With diagonal blocks a scan solves the equations only approximately. It is therefore repeated with b - matvec(d) in place of b, and its
     solutions are added up. With full Jacobians the repetition removes rounding errors.

@@ -22,7 +22,7 @@ def dot(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def apply(a: jax.Array, v: jax.Array) -> jax.Array:
-    """Return the products a v of matrices (..., n, n) and vectors (..., n)."""
+    """Return the matrix-vector products (..., n) of the matrices `a` (..., n, n) and the vectors `v` (..., n)."""
     return (a * v[..., None, :]).sum(-1)
 
 
@@ -32,7 +32,7 @@ def transposed(a: jax.Array) -> jax.Array:
 
 
 def _eye(like: jax.Array) -> jax.Array:
-    """Return unit matrices of the shape and dtype of `like` (..., n, n)."""
+    """Return identity matrices with the shape and dtype of `like` (..., n, n)."""
     return jnp.broadcast_to(jnp.eye(like.shape[-1], dtype=like.dtype), like.shape)
 
 
@@ -48,12 +48,15 @@ def _inverse(a: jax.Array) -> jax.Array:
 
 
 def linear(a: jax.Array, b: jax.Array, reverse: bool = False) -> jax.Array:
-    """Return the solution v (T, ..., n) of the linear recurrence v[t] = a[t] v[t - 1] + b[t], where v[-1] = 0.
+    """Return the solution v (T, ..., n) of the linear recurrence v[t] = a[t] v[t - 1] + b[t], where v before the first step is 0.
+
+    Each index in the middle axes ... is a recurrence of its own, whose vectors have n components.
 
     Args:
         a: matrices (T, ..., n, n). The first one has no effect.
         b: vectors (T, ..., n).
-        reverse: whether the recurrence runs backwards: v[t] = a[t] v[t + 1] + b[t], where v[T] = 0. The last matrix has no effect then.
+        reverse: whether the recurrence runs backwards: v[t] = a[t] v[t + 1] + b[t], where v after the last step is 0. The last matrix has
+            no effect then.
     """
 
     def compose(first, second):
@@ -90,10 +93,10 @@ def _compose(first: _Filtered, second: _Filtered) -> _Filtered:
 
 
 def damped(a: jax.Array, b: jax.Array, damping: float) -> jax.Array:
-    """Return the vectors v that satisfy the recurrence of `linear` approximately, and are small.
+    """Return vectors v (T, ..., n) that are small and approximately satisfy the recurrence v[t] = a[t] v[t - 1] + b[t] of `linear`.
 
-    They minimise the sum over t of |v[t] - a[t] v[t - 1] - b[t]|^2 + damping |v[t]|^2, where v[-1] = 0. This is a step of the
-    Levenberg-Marquardt method. The minimum is the mean of a Kalman smoother (Gonzalez et al. 2024, "Towards scalable and stable
+    They minimise the sum over t of |v[t] - a[t] v[t - 1] - b[t]|^2 + damping |v[t]|^2, where v before the first step is 0. This is a step
+    of the Levenberg-Marquardt method. The minimum is the mean of a Kalman smoother (Gonzalez et al. 2024, "Towards scalable and stable
     parallelization of nonlinear RNNs"), which is computed by parallel scans (Särkkä & García-Fernández 2021, "Temporal parallelization of
     Bayesian smoothers").
 

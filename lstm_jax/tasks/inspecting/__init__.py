@@ -14,9 +14,9 @@ __all__ = ["Request", "make_window"]
 def make_window(trained: base.Trained, request: Request | None = None) -> Window:
     """Return the content of an HTML page about a trained run. `inspection.window.write_page` writes the page to a file.
 
-    For each step of each example the page has the gates and states of all recurrent layers, and the output of the network. For a review the
-    page also shows how much each word contributes to the verdict, for a series how much each entry contributes to the forecast, and for a
-    text the likeliest next characters.
+    For each step of each example, the page shows the gates and states of all recurrent layers, and the output of the network. For a review,
+    it also shows how much each word contributes to the logit. For a series, it also shows how much each entry contributes to the forecast.
+    For a text, it also shows the likeliest next characters.
 
     Args:
         trained: a loaded run of the task "sentiment", "generation" or "forecast".

@@ -22,7 +22,7 @@ _ORDER = ("input", "forget", "update", "reset", "candidate", "output", "c", "h")
 
 @dataclass(frozen=True)
 class Request:
-    """Examples and epochs that a page should show.
+    """Examples and epochs that an HTML page about a trained run should show; see `make_window`.
 
     If neither texts nor a file are given, the page shows examples from the held-out data of the run.
     """
@@ -46,7 +46,7 @@ class Request:
 
 
 class Epochs(NamedTuple):
-    """Parameters of the epochs that a page shows."""
+    """Parameters of the training epochs that an HTML page about a trained run shows."""
 
     numbers: tuple[int, ...]
     """Numbers of the epochs, counted from 1, or (0,) if the number is not known."""
@@ -59,8 +59,8 @@ class Epochs(NamedTuple):
 def kept_epochs(trained: base.Trained, most: int) -> Epochs:
     """Return the parameters of the epochs that the run has kept, or those of its best epoch if it has kept none.
 
-    If the run has kept more than `most` epochs, `most` epochs are selected, in this order: the best one, the last one, the first one, and
-    others that are evenly spaced.
+    A run has kept an epoch if the parameters of the epoch are on disk. If the run has kept more than `most` epochs, `most` of them are
+    selected: the best one first, then the last one, then the first one, then others that are about evenly spaced.
 
     Raises:
         InputError: if the parameters of an epoch are damaged.

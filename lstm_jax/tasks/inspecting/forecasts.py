@@ -20,7 +20,8 @@ from lstm_jax.tasks.inspecting.common import Request, Tracer, first_of, kept_epo
 class SeriesNetwork:
     """Model of a forecasting run, as functions of the parameters and of one window.
 
-    A window is given by its features `entries` (C, F) and times `ahead` (K,); see `forecast_windows.Part`.
+    A window is given by `entries` (C, F), the F features of each of the C entries that the model reads, and by `ahead` (K,), the times of
+    the K entries that it forecasts, in the encoding of `forecast_windows.Part`.
     """
 
     def __init__(self, trained: forecast.Trained):
@@ -29,16 +30,16 @@ class SeriesNetwork:
         self.predict = jax.jit(lambda params, entries, ahead: trained.rebuild(params)(entries, ahead, deterministic=True))
 
     def means(self, entries: jax.Array, params: Any, ahead: jax.Array) -> jax.Array:
-        """Return the means (K,) of a forecast, minus the last entry that the model reads, in the units of the series."""
+        """Return the predicted means (K,) of the next K entries, minus the last entry that the model reads, in the units of the series."""
         return self.rebuild(params)(entries[None], ahead[None], deterministic=True)[0, 0] * self.scale.spread
 
     def mean(self, entries: jax.Array, params: Any, ahead: jax.Array) -> jax.Array:
-        """Return the average of `means` over the K entries of a forecast."""
+        """Return the average of the K predicted means that the method `means` returns."""
         return self.means(entries, params, ahead).mean()
 
 
 def forecast_window(trained: forecast.Trained, request: Request) -> Window:
-    """Return the content of the page about a forecasting run; see `inspecting.make_window`."""
+    """Return the content of the page that shows a trained forecasting model on windows of a series; see `inspecting.make_window`."""
     require(not request.texts, "text", next(iter(request.texts), ""), "a forecasting run reads a series: give --file")
     series = trained.series(request.file)
     epochs, network = kept_epochs(trained, request.epochs), SeriesNetwork(trained)

@@ -31,7 +31,7 @@ LEAST_REVIEWS = 100
 
 @dataclass(frozen=True)
 class Review:
-    """Review as the model of a run reads it."""
+    """Review in the form that a model reads: word ids with padding, and a title."""
 
     name: str
     """Title of the review on the page."""
@@ -40,7 +40,7 @@ class Review:
 
     @property
     def words(self) -> np.ndarray:
-        """Indices (W,) of the ids that are not padding."""
+        """Indices in `ids` of the W words of the review, as an array (W,). All other ids are padding."""
         return np.flatnonzero(self.ids)
 
 
@@ -56,7 +56,7 @@ class ReviewNetwork:
 
     @cached_property
     def _logits(self) -> Any:
-        """Compiled function from parameters and ids (N, T) to logits (N,).
+        """Compiled function from parameters and the ids (N, T) of N reviews to logits (N,).
 
         If the run packs reviews, its third argument has the positions of the reviews in the rows; otherwise this argument is None.
         """
@@ -93,12 +93,12 @@ class ReviewNetwork:
         return float(self._batch(params, [review.ids[review.words]], len(review.ids))[0])
 
     def without_each(self, params: Any, review: Review) -> np.ndarray:
-        """Return W logits: entry n is the logit of the review without its word n."""
+        """Return W logits for a review of W words. Entry n is the logit of the review without its word n."""
         words = review.ids[review.words]
         return self._batch(params, [np.delete(words, n) for n in range(len(words))], len(review.ids))
 
     def after_each(self, params: Any, review: Review) -> np.ndarray:
-        """Return W logits: entry n is the logit of a review that consists of the words 0 to n only, with the usual padding."""
+        """Return W logits for a review of W words. Entry n is the logit of a review of only the words 0 to n, padded as usual."""
         words = review.ids[review.words]
         return self._batch(params, [words[: n + 1] for n in range(len(words))], len(review.ids))
 
@@ -135,9 +135,9 @@ def _words(trained: sentiment.Trained, review: Review) -> list[str]:
 
 
 def _rows(trained: sentiment.Trained, split: data.EncodedSplit) -> np.ndarray:
-    """Return the ids (N, T) of the reviews of a split, padded or cut to the length that the run uses.
+    """Return the ids (N, T) of the N reviews of a split, padded or cut to the length T that the run uses.
 
-    If the run packs reviews, T is the length of the longest review, but at most the length of a row.
+    If the run packs reviews in rows, T is the length of the longest review, but at most the length of a row.
     """
     config = trained.config.data
     length = min(config.packed, int(split.lengths.max())) if config.packed else config.maxlen

@@ -47,12 +47,12 @@ class TextNetwork:
 
     @cached_property
     def log_probabilities(self) -> Any:
-        """Compiled function from input features (N, E) and parameters to the log-probabilities (N, V) of the next character."""
+        """Compiled function (features (N, E) of N characters, parameters) -> log-probabilities (N, V) of the next character after each."""
         return jax.jit(lambda vectors, params: jax.nn.log_softmax(self._logits(vectors, params)))
 
     @cached_property
     def vectors(self) -> Any:
-        """Compiled function from parameters and ids (N,) to input features (N, E), which are one-hot vectors or rows of the embedding."""
+        """Compiled function from parameters and ids (N,) of N characters to input features (N, E): one-hot vectors or embedding rows."""
 
         def vectors(params: Any, ids: jax.Array) -> jax.Array:
             model = self.rebuild(params)
@@ -62,7 +62,7 @@ class TextNetwork:
 
 
 def text_window(trained: generation.Trained, request: Request) -> Window:
-    """Return the content of the page about a text-generation run; see `inspecting.make_window`."""
+    """Return the content of the page that shows a trained character model on the texts of `request`; see `inspecting.make_window`."""
     texts = _given(trained, request) or _chosen(trained, request)
     epochs, network = kept_epochs(trained, request.epochs), TextNetwork(trained)
     characters = trained.characters.characters
@@ -88,9 +88,9 @@ def _given(trained: generation.Trained, request: Request) -> list[tuple[str, np.
 
 
 def _chosen(trained: generation.Trained, request: Request) -> list[tuple[str, np.ndarray]]:
-    """Choose parts of the held-out text that the network predicts best, worst, and about as well as the median part.
+    """Choose three kinds of parts of the held-out text: those that the network predicts best, worst, and about as well as the median part.
 
-    `request.examples` parts of each of these three kinds are chosen.
+    `request.examples` parts of each kind are chosen. A part has up to `request.chars` characters to predict.
 
     Returns:
         A list of pairs (title of the part, its character ids).

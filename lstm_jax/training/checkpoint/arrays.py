@@ -77,9 +77,10 @@ def restore_arrays(arrays: Path, wanted: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         arrays: folder that `save_arrays` wrote.
-        wanted: dict from the names of the arrays to read to templates. A template is an array or a `jax.ShapeDtypeStruct` with the shape
-            and dtype of the array. If the template is a NumPy array, a NumPy array is returned for it. Otherwise a JAX array is returned,
-            which has the sharding of the template. If the template has no sharding, the JAX array is placed on the first local device.
+        wanted: templates of the arrays to read, as a dict from names to templates. A template is an array or a `jax.ShapeDtypeStruct` with
+            the shape and dtype of the array. If the template is a NumPy array, a NumPy array is returned for it. Otherwise a JAX array is
+            returned, which has the sharding of the template. If the template has no sharding, the JAX array is placed on the first local
+            device.
     """
     import orbax.checkpoint as ocp
 

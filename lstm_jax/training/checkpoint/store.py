@@ -103,8 +103,8 @@ def restore(folder: Path, like: PyTree, added: tuple[str, ...] = (), step: int |
         like: tree with the structure, shapes and dtypes of the state. Each leaf is an array or a `jax.ShapeDtypeStruct`. If a leaf is a
             NumPy array, the result holds a NumPy array in its place. Otherwise the result holds a JAX array with the sharding of the leaf.
             If the leaf has no sharding, the JAX array is placed on the first local device.
-        added: paths of leaves that may be absent from the checkpoint, because older versions did not write them. If such a leaf is absent,
-            the result holds the leaf of `like` in its place.
+        added: paths of leaves, such as "state.behind", that may be absent from the checkpoint, because older versions did not write them.
+            If such a leaf is absent, the result holds the leaf of `like` in its place.
         step: number of the step whose checkpoint is loaded. If None, the newest intact checkpoint is loaded.
 
     Raises:
@@ -154,7 +154,11 @@ def prune(folder: Path, keep: int) -> None:
 
 
 def _named(tree: PyTree) -> dict[str, Any]:
-    """Return the leaves of a tree as a dict from paths to leaves, in the order of `jax.tree.leaves`."""
+    """Return the leaves of a tree as a dict from paths, such as "state.step", to leaves, in the order of `jax.tree.leaves`.
+
+    Raises:
+        InputError: if the tree has no leaves, or if two leaves have the same path.
+    """
     flat = jax.tree_util.tree_leaves_with_path(tree)
     named = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in flat}
     require(bool(flat), "checkpoint state", "a tree without leaves", "give one that holds arrays")
@@ -173,7 +177,7 @@ def _load(folder: Path, wanted: dict[str, Any], saved: dict[str, Any]) -> tuple[
 
     Args:
         folder: folder of the arrays.
-        wanted: dict from the paths of the leaves to load to templates; see `restore_arrays`.
+        wanted: templates of the leaves to load, as a dict from paths to templates; see `restore_arrays`.
         saved: dict from the path of each leaf to its dtype, shape and checksum, as in the manifest.
 
     Returns:
@@ -192,9 +196,9 @@ def _load(folder: Path, wanted: dict[str, Any], saved: dict[str, Any]) -> tuple[
 
 
 def _unfinished(folder: Path, step: int) -> tuple[int, ...]:
-    """Return the steps of all unfinished checkpoints after `step`, newest first.
+    """Return the step numbers above `step` that have an unfinished checkpoint, in descending order.
 
-    A checkpoint is unfinished if the folder holds its arrays, but no manifest of it.
+    A checkpoint is unfinished if the folder holds its arrays but not its manifest, the file that `save` writes last.
     """
     matches = (_ARRAYS.fullmatch(entry.name) for entry in folder.iterdir() if entry.is_dir())
     there = {int(match[1]) for match in matches if match} - {*steps(folder)}
@@ -202,9 +206,9 @@ def _unfinished(folder: Path, step: int) -> tuple[int, ...]:
 
 
 def _clean(folder: Path) -> None:
-    """Remove unfinished manifests, and folders of arrays that belong to no finished checkpoint. All other entries of the folder are kept.
+    """Remove the leftovers of interrupted saves: unfinished manifests, and folders of arrays that belong to no finished checkpoint.
 
-    If the manifest of a step cannot be read, the folders of arrays of this step are kept, too.
+    All other entries of the folder are kept. If the manifest of a step cannot be read, the folders of arrays of this step are kept, too.
     """
     manifests = {step: read_manifest(folder, step) for step in steps(folder)}
     for entry in list(folder.iterdir()):

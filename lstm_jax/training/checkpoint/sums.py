@@ -16,7 +16,7 @@ _MANIFEST = re.compile(r"(0|[1-9][0-9]*)\.manifest\.json")
 
 
 def manifest_path(folder: Path, step: int) -> Path:
-    """Return the path of the manifest that belongs to the checkpoint of step `step`."""
+    """Return the path of the manifest of the checkpoint of step `step`. A manifest is a file of checksums, written when a save ends."""
     return folder / f"{step}.manifest.json"
 
 
@@ -39,11 +39,13 @@ def leaf_record(leaf: Any) -> dict[str, Any]:
 
 
 def file_records(arrays: Path, sync: bool = False) -> dict[str, dict[str, Any]]:
-    """Return a dict from the path of each file below the folder `arrays` to a dict with the size and the checksum of the file.
-
-    The paths are relative to `arrays`. The keys of the inner dicts are "bytes" and "sha256".
+    """Return the sizes and the checksums of all files below the folder `arrays`.
 
     If `sync` is true, the files are also flushed to disk, so that a power cut cannot leave a manifest without its files.
+
+    Returns:
+        A dict with one entry for each file. The key is the path of the file relative to `arrays`. The value is a dict with the keys "bytes"
+        (the size) and "sha256" (the checksum).
     """
     records: dict[str, dict[str, Any]] = {}
     for path in sorted(path for path in arrays.rglob("*") if not path.is_dir()):
