@@ -120,8 +120,9 @@ def comparable(work: Workload, logits: np.ndarray) -> np.ndarray:
 
 
 def no_recurrent_dropout(options: Options) -> str:
-    """Return the text of `Built.note` for a library that drops single entries of the embedded words and has no recurrent dropout.
+    """Return the text of `Built.note` about a library whose dropout differs from that of this project.
 
-    If both dropout rates are 0, the text is "".
+    The library draws a new mask for the word vector of each step, where this project draws one mask for all steps, and it has no recurrent
+    dropout. If both dropout rates in `options` are 0, the text is "".
     """
     return "dropout of the embedded words, elementwise; no recurrent dropout" if options.dropout or options.recurrent_dropout else ""

@@ -96,7 +96,7 @@ def accuracy_records(rows: Sequence[Row]) -> list[Row]:
 def accuracy_tables(rows: Sequence[Row]) -> str:
     """Return Markdown tables with the mean score of this project over seeds, by hidden size (rows) and sequence length (columns).
 
-    There is one table for sentiment. For text generation, there is one table for each measured step, which is the number of characters
+    There is one table for sentiment. For text generation, there is one table for each stride in `rows`, which is the number of characters
     from the start of one window to the start of the next.
 
     Args:

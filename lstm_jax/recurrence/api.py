@@ -166,14 +166,15 @@ def _after_valid(valid: jax.Array, resets: Resets | None) -> jax.Array:
 
 
 def _last_output(h: jax.Array, valid: jax.Array | None, resets: Resets | None, zeros: bool) -> jax.Array:
-    """Return the last output of each row (B, H): its final h, or zeros in the cases that `valid` and `zeros` describe.
+    """Return the last output of each row (B, H), which is its final h or zeros.
+
+    It is zeros if all steps since the last reset of the row are padded. If `zeros` is true, it is also zeros if the last step is padded.
 
     Args:
         h: the final h (B, H).
-        valid: bool (T, B), False at padded steps, or None if no step is padded. The last output of a row whose last sequence has no valid
-            step is zero.
+        valid: bool (T, B), False at padded steps, or None if no step is padded.
         resets: the resets, or None.
-        zeros: whether the last output of a row is also zero if its last step is padded.
+        zeros: whether a padded step has the output zero.
     """
     if valid is None:
         return h

@@ -12,7 +12,8 @@ _OBSERVER: ContextVar[Callable[..., None] | None] = ContextVar("observer", defau
 def observed(observer: Callable[..., None]) -> Iterator[None]:
     """Return a context manager in which each call of `unroll` also calls observer(cell, operands, compute_dtype, backwards).
 
-    `operands` are the checked arguments of the call; see `Operands`. Their steps are in the order in which they are processed.
+    `operands` are the checked arguments of the call; see `Operands`. If `backwards` is true, their time axis is already reversed, so that
+    the step with the index 0 is processed first.
     """
     token = _OBSERVER.set(observer)
     try:

@@ -233,9 +233,10 @@ class TrainStep:
         return TrainState(state.step + 1, params, opt_state, {}, variables, {table: lag.at - lag.done}), result
 
     def _lag(self, state: TrainState) -> Any:
-        """Return the `Lag` of the embedding table, which records how many steps each row has taken.
+        """Return the `Lag` of the embedding table, which records how many updates of the optimiser each row has received.
 
-        Steps are counted from the last multiple of `CATCH_UP_INTERVAL`, at which all rows have taken all their steps.
+        A row receives its updates later if no batch looks it up. The updates are counted from the last step whose number was a multiple of
+        `CATCH_UP_INTERVAL`, at which all rows received the updates that they had missed.
         """
         rows = self._optimizer.rows  # pyright: ignore[reportAttributeAccessIssue]
         ((name, behind),) = state.behind.items()

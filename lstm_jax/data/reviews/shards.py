@@ -211,7 +211,7 @@ class ShardedSplit:
         return self.values[int(self.starts[number]) : int(self.starts[number] + self.lengths[number])]
 
     def select(self, rows: np.ndarray | slice) -> "ShardedSplit":
-        """Return the reviews with the indices `rows`, in the order of `rows`. Their ids are not read."""
+        """Return a split of only the reviews with the indices `rows`, in this order, without reading their word ids from the files."""
         parts = (self.starts, self.lengths, self.labels, self.groups, self.digests)
         return ShardedSplit(self.values, *(part[rows] for part in parts))
 
