@@ -1,5 +1,6 @@
 """Study of the best IMDB test accuracy that an LSTM reaches when it is trained on the 25,000 labelled reviews and no other text.
 
+    pip install ".[experiments]"                                    # scikit-learn, for NBSVM
     python -m experiments.best --preset toy                         # seconds
     LSTM_JAX_DATA=... python -m experiments.best --preset choices   # validate all choices, test none; 3 hours
     LSTM_JAX_DATA=... python -m experiments.best                    # and test the recipe with five seeds; 5 hours
@@ -180,9 +181,9 @@ def _with_grams(reviews: data.EncodedReviews, task: SentimentConfig, logits: dic
     from lstm_jax.tasks.review_rows import split_reviews
 
     train, held_out = split_reviews(reviews, task)
-    classifier = nbsvm.train(train, ORDER)
+    logits_of = nbsvm.train(train, ORDER)
     parts = {"": held_out, "test_": reviews.test}
-    own = {name: classifier.logits(part) for name, part in parts.items()}
+    own = {name: logits_of(part) for name, part in parts.items()}
     share = nbsvm.best_share((logits[""], own[""]), held_out.labels)
     metrics: dict[str, float] = {"share": share}
     for name, part in parts.items():
@@ -282,6 +283,7 @@ STUDY = study.Study(
     {"toy": [named(TOY, "weights averaged"), *recipe(TOY, 1)], "choices": choices(BASE), "full": FULL},
     draw,
     verdict,
+    needs="sklearn",
 )
 
 if __name__ == "__main__":

@@ -35,7 +35,19 @@ _INSPECTION = (
     "offline",
     "collectives",
 )
-_TASKS = ("sentiment", "generation", "forecast", "base", "inspecting", "serving", "onnx_models", "demo")
+_TASKS = (
+    "sentiment",
+    "review_rows",
+    "pretraining",
+    "adversarial",
+    "generation",
+    "forecast",
+    "base",
+    "inspecting",
+    "serving",
+    "onnx_models",
+    "demo",
+)
 PACKAGES: dict[str, list[str]] = {
     "lstm_jax": [],
     "layers": ["lstm_jax.layers"],

@@ -30,8 +30,8 @@ class TrainSentiment(Train):
     run: Path = Path("runs/sentiment")
     """Folder in which the run stores its config, environment, metrics.jsonl, TensorBoard events, figures and checkpoints."""
     preset: Literal["none", "best"] = "none"
-    """Named set of values that replaces the defaults of the other flags, which can still be given. 'best' is the recipe with the highest
-    accuracy on IMDB among those that are trained on the labelled reviews alone."""
+    """Named set of values that replaces the defaults of the other flags, which can still be given. 'best' is the recipe of the
+    study `best` with the highest validation accuracy on IMDB, trained on the labelled reviews alone."""
 
     def report(self, result: dict[str, Any]) -> Iterator[str]:
         for part in ("test", "validation"):

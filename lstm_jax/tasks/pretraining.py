@@ -36,6 +36,12 @@ BATCH, LENGTH, SAMPLED = 32, 128, 1024
 """Number of windows in a batch, number of words of a window that are read, and number of sampled words for each batch."""
 CLIP, WARMUP = 1.0, 200
 """Largest global norm of the gradient, and largest number of steps in which the learning rate grows to its peak."""
+FLAGS = {
+    "parameters": "--units, --embed or --num-words, or give --lm-epochs 0",
+    "residuals": "--units, or give --microbatches, --remat sqrt or --lm-epochs 0",
+    "data": "--lm-epochs to 0",
+}
+"""Command-line flags that the user can change if there is not enough memory for the language model; see `Task.flags`."""
 BIAS = "head/bias"
 """Name of the bias (V,) of the words among the parameters of the language model."""
 
@@ -95,7 +101,7 @@ def pretrain(
     )
 
 
-def check_memory(config: SentimentConfig, vocabulary: int, words: int, mesh: Mesh, flags: dict[str, str]) -> None:
+def check_memory(config: SentimentConfig, vocabulary: int, words: int, mesh: Mesh) -> None:
     """Check that the training of the language model fits into the free memory.
 
     Args:
@@ -103,7 +109,6 @@ def check_memory(config: SentimentConfig, vocabulary: int, words: int, mesh: Mes
         vocabulary: vocabulary size V.
         words: number of words of the text.
         mesh: devices that a batch is sharded over.
-        flags: dict from the kinds of arrays to command-line flags; see `Task.flags`.
 
     Raises:
         InputError: if the training does not fit.
@@ -115,7 +120,7 @@ def check_memory(config: SentimentConfig, vocabulary: int, words: int, mesh: Mes
         lambda rebuild: make_objective(rebuild, counts),
         (jax.ShapeDtypeStruct((_batch_size(mesh), LENGTH + 1), np.int32),),
         mesh,
-        flags,
+        FLAGS,
         data_bytes=4 * words,
     )
 
@@ -162,8 +167,7 @@ def cut_windows(text: np.ndarray) -> np.ndarray:
     left out. If the text is shorter than one window, the window is the text.
     """
     length = min(LENGTH, len(text) - 1)
-    starts = np.arange((len(text) - 1) // length) * length
-    return text[starts[:, None] + np.arange(length + 1)[None, :]].astype(np.int32)
+    return np.lib.stride_tricks.sliding_window_view(text, length + 1)[::length].astype(np.int32)
 
 
 def sampled_losses(

@@ -202,7 +202,7 @@ class Sentiment(base.Task[SentimentConfig, data.Reviews]):
         super().check_memory()
         if self.config.pretraining.lm_epochs:
             words = int(self.data.train.lengths.sum())
-            pretraining.check_memory(self.config, self.data.vocabulary.size, words, self.mesh, self.flags)
+            pretraining.check_memory(self.config, self.data.vocabulary.size, words, self.mesh)
 
     def pretrained(self, folder: RunFolder, resume: bool, console: Console) -> Mapping[str, Any]:
         epochs = self.config.pretraining.lm_epochs
