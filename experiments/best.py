@@ -15,15 +15,18 @@ validation split of 15 % of the training reviews; no movie is in both splits. Th
 
 The recipe is trained with several seeds. The epoch of each run is chosen by the loss on the validation split. The test reviews are used
 once, with the weights of that epoch. As a second result, the logits of the recipe are mixed with those of an NBSVM classifier of n-grams
-(`experiments.nbsvm`), in the proportion with the smallest loss on the validation split.
+(`experiments.nbsvm`), in the proportion with the smallest loss on the validation split. As a third result, the logits of all seeds are
+averaged (an ensemble), without and with NBSVM.
 
 Expected: the recipe reaches a test accuracy of at least 0.92. Published test accuracies of models that are trained on the labelled reviews
 only are .84 to .85 (Keras example), .865 (tuned LSTM, Dai & Le 2015), .906 (fastText with bigrams), .912 (NBSVM), .919 (one-hot LSTM with
 pooling, Johnson & Zhang 2016) and .923 (CNN with an NBSVM-weighted bag of n-grams, Johnson & Zhang 2015).
 """
 
+import base64
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from math import sqrt
 from pathlib import Path
@@ -130,8 +133,8 @@ def run(config: Config) -> dict[str, Any]:
     """Train the model of a config, and return its metrics.
 
     The metrics contain the accuracy, loss and calibration error (ECE) on the validation split, the duration of the run in seconds, and the
-    number of parameters. If `config.tested` is True, they also contain the accuracy, loss and calibration error on the test reviews, and
-    the accuracies of an NBSVM classifier and of its mixture with the model.
+    number of parameters. If `config.tested` is True, they also contain the accuracy, loss and calibration error on the test reviews, the
+    accuracies of an NBSVM classifier and of its mixture with the model, and the margins of the test reviews; see `encode_margins`.
     """
     from lstm_jax.models import functional
     from lstm_jax.runtime.sharding import make_mesh
@@ -166,7 +169,7 @@ def run(config: Config) -> dict[str, Any]:
     return metrics
 
 
-def _with_grams(reviews: data.EncodedReviews, task: SentimentConfig, logits: dict[str, np.ndarray]) -> dict[str, float]:
+def _with_grams(reviews: data.EncodedReviews, task: SentimentConfig, logits: dict[str, np.ndarray]) -> dict[str, Any]:
     """Train an NBSVM classifier, mix its logits with those of a model, and return the accuracies of the classifier and of the mixture.
 
     Args:
@@ -176,7 +179,8 @@ def _with_grams(reviews: data.EncodedReviews, task: SentimentConfig, logits: dic
 
     Returns:
         A dict with the share of the model in the mixture ("share"), the accuracies on the validation split ("nbsvm_accuracy" and
-        "mixed_accuracy"), and those on the test reviews ("test_nbsvm_accuracy" and "test_mixed_accuracy").
+        "mixed_accuracy"), those on the test reviews ("test_nbsvm_accuracy" and "test_mixed_accuracy"), and the margins of the test reviews,
+        by the model ("test_margins") and by the mixture ("test_mixed_margins"); see `encode_margins`.
     """
     from lstm_jax.tasks.review_rows import split_reviews
 
@@ -185,12 +189,31 @@ def _with_grams(reviews: data.EncodedReviews, task: SentimentConfig, logits: dic
     parts = {"": held_out, "test_": reviews.test}
     own = {name: logits_of(part) for name, part in parts.items()}
     share = nbsvm.best_share((logits[""], own[""]), held_out.labels)
-    metrics: dict[str, float] = {"share": share}
+    metrics: dict[str, Any] = {"share": share, "test_margins": encode_margins(logits["test_"], parts["test_"].labels)}
     for name, part in parts.items():
         mixed = share * logits[name] + (1 - share) * own[name]
         for kind, found in (("nbsvm", own[name]), ("mixed", mixed)):
             metrics[f"{name}{kind}_accuracy"] = float(((found > 0) == (part.labels == 1)).mean())
-    return metrics
+    return metrics | {"test_mixed_margins": encode_margins(mixed, parts["test_"].labels)}
+
+
+def encode_margins(logits: np.ndarray, labels: np.ndarray) -> str:
+    """Return the margins of N reviews as text, for the result file: N numbers in float16, in base64.
+
+    The margin of a review is its logit if the label is 1, and minus its logit if the label is 0. It is positive if and only if the
+    classification is correct. With the margins of several seeds, the accuracy of their ensemble can be computed without the labels.
+
+    Args:
+        logits: logits (N,).
+        labels: labels (N,), 0 or 1.
+    """
+    return base64.b64encode(np.where(labels == 1, logits, -logits).astype("<f2").tobytes()).decode()
+
+
+def ensemble_accuracy(texts: Iterable[str]) -> float:
+    """Return the accuracy of the mean of the logits of several models, from their margins as `encode_margins` writes them."""
+    margins = [np.frombuffer(base64.b64decode(text), "<f2").astype(np.float32) for text in texts]
+    return float((np.mean(margins, axis=0) > 0).mean())
 
 
 def _mean(epochs: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -222,13 +245,16 @@ def spread(accuracies: Any, reviews: int) -> float:
 
 TESTED = {"recipe": "test_accuracy", "NBSVM": "test_nbsvm_accuracy", "recipe and NBSVM": "test_mixed_accuracy"}
 """Dict from the name of each model that is evaluated on the test reviews to the name of its accuracy in the results of a run."""
+ENSEMBLES = {"ensemble of the seeds": "test_margins", "ensemble and NBSVM": "test_mixed_margins"}
+"""Dict from the name of each ensemble of all seeds to the name of the margins in the results of a run."""
 
 
 def verdict(rows: study.Rows) -> str:
     """Return the conclusion of the study.
 
     Each run whose field `tested` is False has one line with its validation metrics. If other runs exist, each model in `TESTED` has one
-    line with its accuracy on the test reviews, and a last line has the validation accuracy and the mean duration of these runs.
+    line with its accuracy on the test reviews, and so has each ensemble in `ENSEMBLES` if there are several seeds. A last line has the
+    validation accuracies and the mean duration of these runs.
     """
     lines = []
     for row in (row for row in rows if not row["tested"]):
@@ -239,22 +265,32 @@ def verdict(rows: study.Rows) -> str:
         half, mean = spread(accuracies, tested[0]["test_reviews"]), np.mean(accuracies)
         by_seed = " ".join(f"{accuracy:.4f}" for accuracy in accuracies)
         lines.append(f"{name} on the test reviews: {mean:.4f} (95 %: {mean - half:.4f} to {mean + half:.4f}), seeds {by_seed}")
+    for name, accuracy in _ensembles(tested).items():
+        half = spread([accuracy], tested[0]["test_reviews"])
+        lines.append(f"{name} on the test reviews: {accuracy:.4f} (95 %: {accuracy - half:.4f} to {accuracy + half:.4f})")
     if tested:
         validated = " ".join(f"{row['accuracy']:.4f}" for row in tested)
         lines.append(f"the recipe's seeds: validation {validated}, {np.mean([row['seconds'] for row in tested]):.0f} s each")
     return "\n".join(lines)
 
 
+def _ensembles(tested: study.Rows) -> dict[str, float]:
+    """Return a dict from the name of each ensemble of all seeds to its test accuracy. It is empty if there are fewer than two seeds."""
+    return {name: ensemble_accuracy(row[key] for row in tested) for name, key in ENSEMBLES.items()} if len(tested) > 1 else {}
+
+
 def draw(rows: study.Rows, path: Path) -> object:
     """Draw the accuracies of the study as points, and published test accuracies as vertical lines.
 
-    The points are the validation accuracy of each compared model (choice) and the test accuracies of the models in `TESTED`.
+    The points are the validation accuracy of each compared model (choice) and the test accuracies of the models in `TESTED` and of the
+    ensembles in `ENSEMBLES`.
     """
 
     def fill(figure: Any) -> None:
         points = [(row["choice"], [row["accuracy"]]) for row in rows if not row["tested"]]
         tested = [row for row in rows if row["tested"]]
         points += [(f"{name}, test", [row[metric] for row in tested]) for name, metric in TESTED.items() if tested]
+        points += [(f"{name}, test", [accuracy]) for name, accuracy in _ensembles(tested).items()]
         axes = figure.subplots()
         for y, (name, values) in enumerate(points):
             of_test = name.endswith(", test")
@@ -280,7 +316,7 @@ same validation accuracy."""
 STUDY = study.Study(
     "best",
     run,
-    {"toy": [named(TOY, "weights averaged"), *recipe(TOY, 1)], "choices": choices(BASE), "full": FULL},
+    {"toy": [named(TOY, "weights averaged"), *recipe(TOY, 2)], "choices": choices(BASE), "full": FULL},
     draw,
     verdict,
     needs="sklearn",

@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from lstm_jax.errors import require
@@ -103,10 +104,11 @@ def _summary(key: str, row: Mapping[str, Any]) -> str:
     """Return the line that is printed when a run ends.
 
     The line has the id `key` of the run, its status and its duration. It ends with the error of the run or, if the run did not fail, with
-    those results that are not lists.
+    those results that are not lists. Values are cut to 60 characters at a space; one without a space is printed as "[...]".
     """
     if row["status"] == FAILED:
         text = row["error"]
     else:
-        text = ", ".join(f"{name} {value}" for name, value in flatten(row["result"]).items() if not isinstance(value, list))
+        results = flatten(row["result"]).items()
+        text = ", ".join(f"{name} {shorten(str(value), 60)}" for name, value in results if not isinstance(value, list))
     return f"{key} {row['status']} ({row['seconds']:.1f} s): {text}"

@@ -32,7 +32,7 @@ from lstm_jax.training.optimizers import make_optimizer
 from lstm_jax.training.predict import make_predict
 from lstm_jax.training.step import Objective
 
-BATCH, LENGTH, SAMPLED = 32, 128, 1024
+BATCH, LENGTH, SAMPLED = 32, 128, 512
 """Number of windows in a batch, number of words of a window that are read, and number of sampled words for each batch."""
 CLIP, WARMUP = 1.0, 200
 """Largest global norm of the gradient, and largest number of steps in which the learning rate grows to its peak."""
