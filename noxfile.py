@@ -1,6 +1,6 @@
-"""`nox`: the tests on Python 3.11 and on the newest Python present; `nox -s lint`: what CI checks beside them.
+"""Sessions of the program nox, which run tests and checks in new virtual environments. `nox -s NAME` runs one session.
 
-`nox -s docs` builds the site, `-s sanitize` and `-s fuzz` run the sanitizers and the fuzzers.
+The sessions are tests, lint, docs (builds the documentation site), sanitize and fuzz.
 """
 
 import shutil
@@ -13,7 +13,7 @@ NEWEST = next((version for version in ("3.15", "3.14", "3.13", "3.12") if shutil
 
 @nox.session(python=sorted({"3.11", NEWEST}))
 def tests(session: nox.Session) -> None:
-    """Run the whole suite. PyTorch's wheels are large: `nox -s tests -- torch` installs them too, else its tests skip."""
+    """Run all tests on Python 3.11 and on the newest installed Python. `nox -s tests -- torch` also runs the tests that need PyTorch."""
     extras = "tests,torch" if "torch" in session.posargs else "tests"
     session.install("-e", f".[{extras}]")
     session.run("python", "-m", "pytest", "-n", "2", "--dist", "worksteal")
@@ -21,14 +21,14 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(python="3.11")
 def sanitize(session: nox.Session) -> None:
-    """Run all tests of the compiled backend under g++'s address, undefined behaviour and thread sanitizers."""
+    """Run the tests of the compiled code with three sanitizers of g++, for memory errors, undefined behaviour and data races."""
     session.install("-e", ".[tests]")
     session.run(".ci/sanitize", *session.posargs, external=True, env={"PYTHON": "python"})
 
 
 @nox.session(python="3.11")
 def lint(session: nox.Session) -> None:
-    """Check lint, types and import rules."""
+    """Check the format, the lint rules, the types and the rules about imports between modules."""
     session.install("-e", ".[tests,torch,lint]")
     session.run("ruff", "format", "--check", ".")
     session.run("ruff", "check", ".")
@@ -38,13 +38,20 @@ def lint(session: nox.Session) -> None:
 
 @nox.session(python="3.11")
 def fuzz(session: nox.Session) -> None:
-    """Run the fuzzers at length: 3,000 command lines, 1,000 files, 500 flips, 200 kills; `nox -s fuzz -- flags --seed 7` for a part."""
+    """Run all fuzzers, with some thousand random cases.
+
+    The cases are random command lines, damaged files, flipped bits and killed processes. Arguments after `--` select a part, as in
+    `nox -s fuzz -- flags --seed 7`; see tests/fuzz/__main__.py.
+    """
     session.install("-e", ".[tests]")
     session.run("python", "-m", "tests.fuzz", *session.posargs)
 
 
 @nox.session(python="3.11")
 def docs(session: nox.Session) -> None:
-    """Build the site into docs/_build/html. Its code cells run if they, or the library, have changed since the last build."""
+    """Build the documentation site in docs/_build/html.
+
+    The code cells of a page run if they or the library have changed since the last build.
+    """
     session.install("-e", ".[docs]")
     session.run("python", "-m", "sphinx", "-W", "--keep-going", "-b", "html", "docs", "docs/_build/html")

@@ -26,7 +26,7 @@ class BuildLibraries(build_ext):
     """Command that compiles the libraries into the package, or into the source tree for an editable installation."""
 
     def run(self) -> None:
-        """Compile the libraries, or say in one line why there are none."""
+        """Compile the libraries. If this fails, remove old libraries and print the reason in one line."""
         sys.path.insert(0, str(HERE))
         try:
             from lstm_jax.native.packaged import build_packaged
@@ -69,7 +69,7 @@ class Wheel(bdist_wheel):
 
 
 def has_compiler() -> bool:
-    """Return whether `lstm_jax.native.compiler.find_compiler` finds a compiler that is not a Python package."""
+    """Return whether this machine has a C++ compiler: the one in the environment variable CXX, c++, g++ or clang++."""
     names = (os.environ.get("CXX", ""), "c++", "g++", "clang++")
     return any(name.strip() and shutil.which(name.split()[0]) for name in names)
 

@@ -31,7 +31,7 @@ def make_parser(doc: str | None, results: Path, report: bool = True) -> argparse
     Args:
         doc: docstring of the command. `--help` prints this text.
         results: default path of the result file. The flag `--results` replaces it.
-        report: whether to add the flags `--report` and `--commit`.
+        report: whether to add the flags `--report` (measure nothing, and report existing results) and `--commit` (commit to report on).
     """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=results, help="file of rows, compressed if its name ends in .gz")

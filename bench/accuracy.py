@@ -1,4 +1,4 @@
-"""Accuracy of sentiment analysis and text generation for several sequence lengths, hidden sizes and steps between windows.
+"""Accuracy of models for sentiment analysis and text generation, for several sequence lengths, hidden sizes and training recipes.
 
     LSTM_JAX_DATA=... python -m bench accuracy --preset quick
     LSTM_JAX_DATA=... python -m bench accuracy --task sentiment --length 20,40,80,160 --units 32..256 --seeds 3
@@ -9,18 +9,20 @@
     LSTM_JAX_DATA=... python -m bench accuracy --study held_out      # lstm_text_generation, bits per character of held-out text
     LSTM_JAX_DATA=... python -m bench accuracy --study epoch_time    # seconds per epoch, ours and Keras in turns
 
-Without --study, the command trains one model for every combination of length (--length), step between windows (--step) and hidden size
-(--units). With --study, it trains the models of the Keras examples imdb_lstm and lstm_text_generation with several recipes (libraries with
-training flags), and compares the results over seeds. The study held_out takes about an hour. Each training run is a fresh process. Runs
-whose results are already in the result file are skipped.
+Without --study, the command trains models for every combination of sequence length (--length), hidden size (--units) and, for text
+generation, number of characters from the start of one window to the start of the next (--step). There are two tasks:
 
-Without --study, only results of the current commit are used. Each run uses `--cores` cores (default: one). Several runs are executed at the
-same time if the machine has enough cores.
+- "sentiment" trains on all 25,000 training reviews of IMDB, and reports the best test accuracy of all epochs, as the Keras example
+  imdb_lstm does. It also reports the training time until the test accuracy is 0.83, without compilation and evaluation.
+- "generation" trains on newspaper articles without the last tenth of the text, and reports the bits per character of that tenth at the best
+  epoch.
 
-Without --study, the tasks are as follows. The task "sentiment" trains on all 25,000 training reviews of IMDB, and reports the best test
-accuracy of all epochs, as the Keras example imdb_lstm does. The task "generation" trains on newspaper articles without the last tenth of
-the text, and reports the bits per character of that tenth at the best epoch. The time to reach an accuracy is the sum of the training times
-of all epochs up to the first epoch with that accuracy. Compilation and evaluation are not included in this time.
+Each training run is a fresh process on `--cores` cores (default: one). Several runs are executed at the same time if the machine has enough
+cores. A run is skipped if its results for the current commit and this number of cores are already in the result file.
+
+With --study, the command compares several recipes for the models of the Keras examples imdb_lstm and lstm_text_generation. A recipe is a
+library with training flags. A run is skipped if its results are already in the result file, whatever their commit. The study held_out takes
+about an hour.
 """
 
 import argparse
@@ -66,7 +68,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Preset:
-    """Default settings of the accuracy benchmark, which trains models at every combination of the given sizes.
+    """Default sizes, seeds and epochs of `bench accuracy`, which trains a model for every combination of sizes and seeds.
 
     Attributes:
         axes: nested dicts: name of the task -> letter of a varied size -> values of the size, such as {"sentiment": {"T": (80,)}}. The

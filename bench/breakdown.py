@@ -3,13 +3,15 @@
     python -m bench breakdown                      # workloads A and B, about a minute on two idle cores
     python -m bench breakdown --report
 
+Workloads A and B are training steps of two Keras examples: imdb_lstm, whose inputs are word ids, and lstm_text_generation, whose inputs are
+one-hot characters.
+
 A part is one kind of call of this project's compiled C++ code, such as the forward pass of the LSTM. The part "XLA" is all other code of
 the step, which XLA generates. The line "between" of the report has the time of the step minus the sum of the times of all parts.
 
 The floor of the forward or backward pass of the LSTM is the time that its matrix products take at the machine's peak speed. The floor of
-any other part is the time to copy the smallest number of bytes that the part must move. For models without word ids, such as that of
-workload B, only the two parts of the LSTM have a floor. The peak speed of a matrix product and the speed of a copy are measured in the same
-run.
+any other part is the time to copy the smallest number of bytes that the part must move. For workloads without word ids, only the two parts
+of the LSTM have a floor. The peak speed of a matrix product and the speed of a copy are measured in the same call of the command.
 """
 
 import json
@@ -95,7 +97,7 @@ def traced(run: Any, folder: Path) -> dict[str, float]:
 
 
 def targets(dump: Path) -> dict[str, str]:
-    """Return a dict from the name of each custom-call operation of XLA to its target, the name of the compiled function that it calls.
+    """Return a dict from the name of each custom-call operation of XLA to the name of the compiled function that the operation calls.
 
     Args:
         dump: folder to which XLA has dumped the compiled training steps (`--xla_dump_to`).
@@ -113,8 +115,9 @@ def measure(name: str) -> dict[str, Any]:
         name: name of the workload.
 
     Returns:
-        A dict with "git" (commit), "workload", "backend_ran", "samples_ms" (milliseconds per step in each of `ROUNDS` rounds),
-        "ms_per_step" (their median) and "parts_ms" (dict from the name of each part, such as "LSTM forward", to its milliseconds per step).
+        A dict with "git" (commit), "workload", "backend_ran" (backend of the recurrence), "samples_ms" (milliseconds per step in each of
+        `ROUNDS` rounds), "ms_per_step" (their median) and "parts_ms" (dict from the name of each part, such as "LSTM forward", to its
+        milliseconds per step).
     """
     with tempfile.TemporaryDirectory() as folder:
         dump, trace = Path(folder) / "dump", Path(folder) / "trace"
@@ -140,10 +143,13 @@ def measure(name: str) -> dict[str, Any]:
 
 
 def with_floors(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a copy of a result row with three more fields: "floors_ms", "gemm_gflops" and "copy_gbs".
+    """Measure the peak speeds of the machine, and return a copy of a result row with lower bounds of its times (floors).
 
-    "gemm_gflops" and "copy_gbs" are the machine's peak speeds of a matrix product and of a memory copy, which are measured here.
-    "floors_ms" is a dict from the name of each part to the lower bound of its time (see `floors`), which is computed from the two speeds.
+    The copy has three more fields:
+
+    - "gemm_gflops": peak speed of a matrix product
+    - "copy_gbs": peak speed of a memory copy
+    - "floors_ms": dict from the name of each part of the training step to the lower bound of its time in milliseconds (see `floors`)
     """
     work, measured = workload(row["workload"]), timing.peaks()
     gflops, copy_gbs = measured[f"gemm_gflops_{timing.CORES}"], measured[f"copy_gbs_{timing.CORES}"]

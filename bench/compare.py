@@ -3,10 +3,13 @@
     python -m bench compare BASELINE CANDIDATE      # result files, or commits in bench/results/throughput.jsonl.gz
     python -m bench compare 32f0c1 mine.jsonl --least 0.05
 
-The time of a process is the median of its step times. For each library and workload (kind of step with its sizes) that both sets contain, a
-permutation test (Fisher 1935) compares the two means of the logarithms of these times. A change is beyond noise if its p-value is at most
-`--level` after Holm's correction for multiple tests (Holm 1979) and its relative size is at least `--least`. On a machine that also runs
-other work, `bench duel` detects smaller changes.
+Each set has several step times for a library on a workload (a kind of step with its sizes), one from each process that was timed. For each
+library and workload that both sets contain, a permutation test (Fisher 1935) compares the mean logarithms of the step times.
+
+A change is reported as faster or slower only if two conditions hold. Its p-value, after Holm's correction for multiple tests (Holm 1979),
+must be at most `--level`. Its relative size must be at least `--least`. On a machine that also runs other work, `bench duel` detects
+smaller changes.
+
 The exit code is 1 if this project became slower on a workload, 2 if the two sets cannot be compared, and otherwise 0.
 """
 
@@ -61,11 +64,13 @@ class Change:
 
 
 def timed_rows(text: str, path: Path = PATH) -> list[dict[str, Any]]:
-    """Return the result rows that have step times: all rows of a result file, or the rows of one commit. A row is from one process.
+    """Return the result rows that have step times, either those of a result file or those of one commit.
+
+    Of repeated measurements, only the row that `bench.summary.kept` selects is returned. Each returned row is from a separate process.
 
     Args:
-        text: path of a result file, all of whose rows are returned, or the first digits of a commit hash.
-        path: result file that is searched for the commit if `text` is not a file.
+        text: path of a result file, or the first digits of a commit hash.
+        path: result file with the rows of the commit. It is read only if `text` is not the path of a file.
 
     Raises:
         InputError: if the file or the commit has no step times.
@@ -79,7 +84,7 @@ def timed_rows(text: str, path: Path = PATH) -> list[dict[str, Any]]:
 
 
 def changes(baseline: list[dict[str, Any]], candidate: list[dict[str, Any]], level: float = LEVEL, least: float = LEAST) -> list[Change]:
-    """Return the change of the step time, with a verdict, for every pair (workload, library with options) in both sets.
+    """Return the change of the step time, with a verdict, for each library (with its options) and workload that both sets contain.
 
     Args:
         baseline: result rows with the step times of the baseline.
@@ -112,12 +117,14 @@ def _times(rows: Iterable[dict[str, Any]]) -> dict[tuple, list[float]]:
 
 
 def judged(found: Sequence[Change], level: float = LEVEL, least: float = LEAST) -> list[Change]:
-    """Judge whether each change is beyond noise, with Holm's correction for multiple tests, and return the changes with verdicts.
+    """Return the changes with verdicts: "slower" or "faster" if a change is large and beyond noise, otherwise "same".
 
-    The N p-values are sorted, and the k-th smallest (k = 0, 1, ...) is compared with level / (N - k). At the first p-value above its
-    limit the procedure stops. The change with that p-value and all changes with larger p-values get the verdict "same". Each other change
-    gets the verdict "slower" if its ratio (the candidate's time divided by the baseline's time) is at least 1 + `least`, "faster" if its
-    ratio is at most 1 / (1 + `least`), and otherwise "same".
+    Noise is judged with Holm's correction for multiple tests. The p-values of the N changes are sorted in ascending order, and p-value k
+    (k = 0, 1, ...) is compared with the limit level / (N - k). The first change whose p-value is above its limit gets the verdict "same",
+    and so do all changes after it.
+
+    The changes before it are beyond noise. Their verdict is "slower" if the ratio (the candidate's time divided by the baseline's time) is
+    at least 1 + `least`, "faster" if the ratio is at most 1 / (1 + `least`), and otherwise "same".
 
     Args:
         found: changes without verdicts.

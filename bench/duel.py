@@ -6,12 +6,16 @@
     python -m bench duel --false-alarms                   # error rate of this test; 19 minutes on two cores
     python -m bench duel --false-alarms --report
 
+Workloads A and B are training steps of the Keras examples imdb_lstm and lstm_text_generation.
+
 Each round starts a fresh process for each checkout. After compilation, the round consists of many turns. In each turn, one process and then
-the other runs one block of training steps. If the machine is slow for a second, it is slow for both. Each turn gives a ratio: the
+the other runs one block of training steps, so that a short slowdown of the machine affects both processes. Each turn gives a ratio: the
 candidate's time divided by the baseline's time. The ratio of the round is the median of these ratios. A sign-flip test (Fisher 1935) is
-applied to the mean logarithm of the ratios of all rounds. Whether a change is beyond noise is decided by the same rule as in
-`bench compare`. This command does not check that both checkouts compute the same results. The exit code is 1 if the candidate is slower on
-a workload, 2 for bad input, and otherwise 0.
+applied to the mean logarithm of the ratios of all rounds. As in `bench compare`, a change is reported as faster or slower only if its
+p-value, corrected for multiple tests, is at most `--level` and its relative size is at least `--least`.
+
+This command does not check that both checkouts compute the same results. The exit code is 1 if the candidate is slower on a workload, 2 for
+bad input, and otherwise 0.
 
 With --false-alarms, this checkout is compared with itself twenty times, each time in fresh processes. In the first ten comparisons, a third
 process is compared with the same baseline. That process is made 10 % slower: after each call it waits for a tenth of the call's duration.
@@ -49,13 +53,13 @@ Row = dict[str, Any]
 
 
 def change(work: str, name: str, ratios: Sequence[float]) -> Change:
-    """Summarize the rounds of a comparison: return the geometric mean of their time ratios, with its confidence interval and p-value.
+    """Combine the time ratios of all rounds of a comparison into a `Change`, whose verdict is not determined yet.
 
-    The verdict is not determined here; it has its default value "same".
+    The change has the geometric mean of the ratios, its 95 % confidence interval, and the p-value of a sign-flip test.
 
     Args:
         work: name of the workload.
-        name: text for the field `peer` of the result: "ours", or for `--false-alarms` the role "candidate" or "slower".
+        name: value of the field `peer` of the change: "ours" or, with `--false-alarms`, "candidate" or "slower".
         ratios: for each round, the candidate's time divided by the baseline's time.
     """
     return Change(work, name, *stats.geometric_mean_interval(ratios), stats.paired_p(ratios))

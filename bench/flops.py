@@ -55,12 +55,15 @@ def step_flops(work: Workload) -> int:
 def least_bytes(work: Workload) -> int:
     """Return a lower bound of the number of bytes that a step reads from and writes to memory.
 
-    It is assumed that all intermediate values stay in cache.
+    It is assumed that all intermediate values stay in cache. The bound depends on the kind of the step:
 
-    A training step reads the ids and each parameter, and writes each gradient. Adam then reads the gradient, and reads and writes the
-    parameter and both moments. An evaluation reads the parameters and the ids, and writes the logits. In both cases, only the rows of the
-    embedding table that can occur in the batch are counted. The recurrent layer alone reads its parameters, its inputs and the cotangent
-    of its outputs, and writes its outputs and the gradients.
+    - A training step reads the ids and each parameter, and writes each gradient. Adam then reads the gradient, and reads and writes the
+      parameter and both moments.
+    - An evaluation reads the parameters and the ids, and writes the logits.
+    - The forward and backward pass of a recurrent layer alone reads the parameters, the inputs and the cotangent of the outputs, and writes
+      the outputs and the gradients.
+
+    Of an embedding table, only the rows that can occur in the batch are counted.
     """
     counts, rows = parameters(work), work.examples * work.length
     if work.kind == "recurrence":

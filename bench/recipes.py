@@ -149,7 +149,7 @@ def run(study: str, recipes: Sequence[Recipe], first: int, count: int | None, pa
         study: name of the study, a key of `RECIPES`.
         recipes: recipes of the study.
         first: first seed. In the study `EPOCH_TIME`, it is the number of the first round.
-        count: number of seeds or rounds. If None, each recipe has `Recipe.repeats` of them.
+        count: number of seeds, or of rounds in the study `EPOCH_TIME`. If None, it is `Recipe.repeats` of each recipe.
         path: result file.
         measure: whether to execute the missing runs. If False, only the existing results are reported.
     """

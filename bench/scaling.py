@@ -55,7 +55,7 @@ class Curve:
 
 
 def points(grid: dict[str, Sequence[int]], middle: Sizes) -> Iterator[Sizes]:
-    """Yield the combinations of sizes to measure (points) without duplicates. In a point, at most one size differs from `middle`.
+    """Yield the combinations of sizes to measure, without duplicates. A combination differs from `middle` in at most one size.
 
     Args:
         grid: dict from the letter of each varied size to its values.

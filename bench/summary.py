@@ -58,7 +58,7 @@ class Line:
         compile_seconds: seconds spent in XLA's compiler, or None if the candidate does not use JAX.
         memory_mib: peak resident memory in MiB.
         speedup: our speedup over the candidate (its time divided by our time) with its 95 % confidence interval. It is None if the
-            candidate is this project itself, or if this project has no results on the workload.
+            candidate is this project without options, or if this project has no results on the workload.
         note: what the candidate computes differently from this project, or "".
         error: error message of the last process if no process succeeded, else "".
     """
@@ -80,8 +80,10 @@ class Line:
 def summarize(works: Sequence[Workload], candidates: Sequence[Candidate], rows: Iterable[Row]) -> list[Line]:
     """Summarize the throughput results of each candidate (a library with its options) on each workload.
 
-    There is one line for each workload and candidate with results. The lines of a workload begin with that of this project. A candidate
-    that is this project with its default settings, such as "ours:dropout=0.2" on workload A, gets no line of its own.
+    There is one line for each workload and candidate with results. The lines of a workload begin with that of this project.
+
+    The candidate "ours" is this project without options. Another candidate gets no line if its options do not change "ours". An example is
+    "ours:dropout=0.2" on a workload whose default dropout rate is 0.2.
 
     Args:
         works: workloads, that is, kinds of steps with their sizes.

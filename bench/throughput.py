@@ -1,4 +1,4 @@
-"""Time per training step of this project and other libraries (peers), on two Keras examples and on a recurrent layer alone.
+"""Time per training step of this project and other libraries (peers), on two Keras examples (A and B) and on a recurrent layer alone.
 
     python -m bench throughput --preset quick
     python -m bench throughput --workload A B --peer ours ours:recurrent=0 torch_lstm flax_nnx keras_jax --rounds 5 --seconds 3
@@ -92,10 +92,10 @@ def key_of(row: Row) -> tuple:
 
 
 def noise(row: Row, fastest: float = 0.0) -> str:
-    """Return why a time is noisy, or "" if it is not: its samples spread too widely, the CPU was slow, or other work wanted the cores.
+    """Return the reason why a time is noisy (samples that spread too widely, a slow CPU, or other work on the cores), or "" if it is not.
 
     Args:
-        row: result row with the time. The limits that it is compared with are documented at `SPREAD`.
+        row: result row with the time. `SPREAD` documents the limits above which a time is noisy.
         fastest: highest CPU speed that `bench.machine.probe` has measured on this machine, in GFLOP/s. If 0, the speed is not considered.
     """
     low, middle, high = np.quantile(row["samples"], [0.25, 0.5, 0.75])
@@ -129,7 +129,7 @@ class Sweep:
     references: dict[str, Path] = field(default_factory=dict)
 
     def measure(self, process: Process) -> list[Row]:
-        """Measure a process until a result is not noisy or it has `most` results, earlier ones included. Return the new result rows."""
+        """Measure a process until a result is not noisy, at most `most` times including earlier calls, and return the new result rows."""
         rows = []
         for _ in range(process.tries, self.most):
             rows.append(self._try(process))

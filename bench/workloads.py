@@ -73,7 +73,7 @@ class Workload:
 
     @property
     def gates(self) -> int:
-        """Number of gates of the cell. The kernel has H columns for each gate."""
+        """Number of gates of the cell. For each gate, the kernel has as many columns as the layer has units."""
         if self.cell in GATES:
             return GATES[self.cell]
         from lstm_jax.cells import CELLS  # this imports JAX, which a peer with a cell of `GATES` does not need
@@ -277,7 +277,12 @@ AXES = {"H": "units", "T": "length", "B": "batch"}
 
 
 def add_size_flags(parser: argparse.ArgumentParser, names: Iterable[str] = AXES.values()) -> None:
-    """Add command-line flags, one for each name, that take a list of sizes each. By default, they are --units, --length and --batch."""
+    """Add command-line flags to a parser. The value of each flag is a list of sizes, such as 32,64,128.
+
+    Args:
+        parser: argument parser.
+        names: names of the flags without dashes. The default is "units", "length" and "batch".
+    """
     for name in names:
         parser.add_argument(f"--{name}", type=read_sizes, help="sizes, as in 32,64,128 or 32..512")
 
@@ -314,8 +319,9 @@ def read_workloads(names: Iterable[str], axes: dict[str, tuple[int, ...]], cells
 def _resized(name: str, sizes: dict[str, int], cell: str) -> Workload:
     """Return the named workload with the given sizes and recurrent cell.
 
-    If the name already contains sizes, it is used unchanged, and `sizes` and `cell` have no effect. A workload with its default sizes and
-    cell is returned under its plain name, such as "A" instead of "A:H=128", unless `name` is "recurrence".
+    If `name` already contains sizes, as in "A:H=64", then `sizes` and `cell` have no effect. A workload with its default sizes and cell
+    gets its plain name, such as "A" instead of "A:H=128". The exception is the workload "recurrence", which keeps the given sizes in its
+    name.
     """
     changes = ",".join([f"{letter}={size}" for letter, size in sizes.items()] + [f"cell={cell}"] * (cell != "lstm"))
     try:

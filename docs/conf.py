@@ -1,4 +1,7 @@
-"""Configuration of the documentation site. `nox -s docs` builds it; a warning or an error of a code cell ends the build."""
+"""Configuration of Sphinx for the documentation site, which `nox -s docs` builds.
+
+The build fails if there is a warning, or if a code cell of a page raises an error.
+"""
 
 import os
 import sys

@@ -1,4 +1,8 @@
-"""Comparison of two versions of a model that differ in the recurrence alone, which the examples share."""
+"""Functions that compare two versions of a model. Several examples use them.
+
+The versions differ only in the library that runs the LSTM. The version "theirs" uses a library such as Flax, and the version "ours" uses
+lstm_jax.
+"""
 
 import argparse
 import time
@@ -12,7 +16,15 @@ import optax
 
 
 class Sizes(NamedTuple):
-    """Sizes of the model and of a batch; by default those of the Keras example imdb_lstm."""
+    """Sizes of the model and of a batch. The defaults are those of the Keras example imdb_lstm.
+
+    Attributes:
+        vocabulary: number of distinct token ids.
+        features: size of the embedding vectors.
+        units: hidden size of the LSTM.
+        length: number of tokens in a sequence.
+        batch: number of sequences in a batch.
+    """
 
     vocabulary: int = 20_000
     features: int = 128
@@ -22,7 +34,13 @@ class Sizes(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """Losses of each step of two versions, and their time per step."""
+    """Result of a comparison of two versions of a model: the losses of all training steps, and the time per step.
+
+    Attributes:
+        theirs: losses of the version that runs the LSTM with another library.
+        ours: losses of the version that runs the LSTM with lstm_jax.
+        milliseconds: pair of median times per step, first of `theirs`, then of `ours`.
+    """
 
     theirs: list[float]
     ours: list[float]
@@ -30,7 +48,15 @@ class Comparison(NamedTuple):
 
 
 def batches(sizes: Sizes, count: int = 8) -> list[tuple[jax.Array, jax.Array]]:
-    """Return pairs of token ids (B, T), as frequent as words are, and labels (B,), which depend on the ids."""
+    """Return random batches for a classifier: pairs of token ids (B, T) and labels (B,), with batch size B and sequence length T.
+
+    The ids are distributed roughly as words in a text are: small ids are frequent, and large ids are rare. The label of a sequence is 1 if
+    its first id is odd, else 0.
+
+    Args:
+        sizes: sizes of the model and of a batch.
+        count: number of batches.
+    """
     rng = np.random.default_rng(0)
     ids = (sizes.vocabulary ** rng.random((count, sizes.batch, sizes.length))).astype(np.int32) - 1
     labels = (ids[:, :, 0] % 2).astype(np.float32)
@@ -38,7 +64,14 @@ def batches(sizes: Sizes, count: int = 8) -> list[tuple[jax.Array, jax.Array]]:
 
 
 def jit_loop(loss: Callable, params: Any) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """Return a function that takes one step of Adam on a batch and returns the loss before it: `jax.jit`, donation and optax."""
+    """Return a function step(ids, labels) that takes one training step on a batch, and returns the loss before the step.
+
+    A step is one step of Adam, compiled by `jax.jit`. The parameters and the state of Adam are kept between the calls.
+
+    Args:
+        loss: loss(params, ids, labels) returns the mean loss of a batch.
+        params: pytree of the initial parameters. It is copied.
+    """
     optimizer = optax.adam(1e-3)
     state = jax.tree.map(jnp.copy, (params, optimizer.init(params)))
 
@@ -58,7 +91,16 @@ def jit_loop(loss: Callable, params: Any) -> Callable[[jax.Array, jax.Array], ja
 
 
 def compare(theirs: Callable, ours: Callable, sizes: Sizes, steps: int) -> Comparison:
-    """Train two versions by turns, ten steps each, and return the losses and the median time per step of each."""
+    """Train two versions of a model in turns of ten steps each, and return their losses and their median times per step.
+
+    The medians leave out the first turn, because it includes the compilation. If there is only one turn, they are computed from it.
+
+    Args:
+        theirs: theirs(ids, labels) takes one training step with the LSTM of another library, and returns the loss.
+        ours: ours(ids, labels) takes one training step with the LSTM of lstm_jax, and returns the loss.
+        sizes: sizes of the model and of a batch.
+        steps: number of training steps of each version.
+    """
     given, turn = batches(sizes), 10
     losses: tuple[list[float], list[float]] = ([], [])
     times: tuple[list[float], list[float]] = ([], [])
@@ -75,7 +117,12 @@ def compare(theirs: Callable, ours: Callable, sizes: Sizes, steps: int) -> Compa
 
 
 def main(run: Callable[[Sizes, int], Comparison], arguments: Sequence[str] | None = None) -> None:
-    """Run an example from the command line, and print the loss and the time per step of both versions."""
+    """Run an example from the command line, and print the last loss and the time per step of both versions of its model.
+
+    Args:
+        run: run(sizes, steps) trains both versions for `steps` steps, and returns the comparison.
+        arguments: command-line arguments. If None, they are taken from `sys.argv`.
+    """
     parser = argparse.ArgumentParser()
     parser.add_argument("--steps", type=int, default=100)
     found = run(Sizes(), parser.parse_args(arguments).steps)

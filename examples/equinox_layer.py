@@ -1,7 +1,9 @@
-"""An Equinox program with `lstm_jax.unroll` in place of a scan over `eqx.nn.LSTMCell`, on the same module.
+"""Equinox program in which `lstm_jax.unroll` replaces a scan over `eqx.nn.LSTMCell`, with the same parameters.
 
-pip install equinox
-python examples/equinox_layer.py
+    pip install equinox
+    python examples/equinox_layer.py
+
+The program trains both versions of the model, and prints the last loss and the time per step of each.
 """
 
 from typing import Any
@@ -18,7 +20,11 @@ CELL = CELLS["lstm"]
 
 
 class Classifier(eqx.Module):
-    """Embedding, LSTM and a logit, for one sequence in `__call__`, as Equinox' modules are, and for a batch in `of_batch`."""
+    """Equinox model that computes the logit of a sequence of token ids: embedding, LSTM, and dense layer with one output.
+
+    `__call__` takes a single sequence, as is usual in Equinox, and runs the LSTM with Equinox. `of_batch` takes a batch, and runs the LSTM
+    with lstm_jax.
+    """
 
     embed: Any
     cell: Any
@@ -36,14 +42,21 @@ class Classifier(eqx.Module):
         return self.head(h)[0]
 
     def of_batch(self, ids):
-        """Return the logits of a batch (B, T), with the recurrence of lstm_jax."""
+        """Return the logits (B,) of B sequences of T token ids (B, T). The LSTM is run by `lstm_jax.unroll`."""
         params = LSTMParams(self.cell.weight_ih.T, self.cell.weight_hh.T, self.cell.bias)
         h = unroll(CELL, params, self.embed.weight[ids], tokens=ids)[1].h
         return jax.vmap(self.head)(h)[:, 0]
 
 
 def run(sizes: Sizes, steps: int) -> Comparison:
-    """Train both versions."""
+    """Train both versions of the model from the same initial weights, and return their losses and times per step.
+
+    One version runs the LSTM with Equinox, and the other runs it with lstm_jax.
+
+    Args:
+        sizes: sizes of the model and of a batch.
+        steps: number of training steps of each version.
+    """
     params, static = eqx.partition(Classifier(sizes, jax.random.key(0)), eqx.is_array)
 
     def loop(ours: bool):

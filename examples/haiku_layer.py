@@ -1,7 +1,9 @@
-"""A Haiku program with `lstm_jax.unroll` in place of `hk.dynamic_unroll`, on the same parameters.
+"""Haiku program in which `lstm_jax.unroll` replaces `hk.dynamic_unroll`, with the same parameters.
 
-pip install dm-haiku
-python examples/haiku_layer.py
+    pip install dm-haiku
+    python examples/haiku_layer.py
+
+The program trains both versions of the model, and prints the last loss and the time per step of each.
 """
 
 import haiku as hk  # pyright: ignore[reportMissingImports]
@@ -16,9 +18,14 @@ CELL = CELLS["lstm"]
 
 
 def to_ours(linear: dict[str, jax.Array], features: int) -> LSTMParams:
-    """Convert the parameters of `hk.LSTM`.
+    """Convert the parameters of `hk.LSTM` to those of the LSTM of lstm_jax.
 
-    Haiku has one kernel for [x, h], orders the gates i, g, f, o, and adds 1 to the preactivation of the forget gate.
+    Haiku has one kernel for the concatenation [x, h], orders the gates as i, g, f, o, and adds 1 to the preactivation of the forget gate f.
+    lstm_jax has a kernel for x and one for h, and orders the gates as i, f, g, o. The 1 is added to the bias of the forget gate.
+
+    Args:
+        linear: dict with Haiku's kernel "w" (E + H, 4 H) and bias "b" (4 H,), for E input features and hidden size H.
+        features: number of input features E.
     """
     i, g, f, o = jnp.split(linear["w"], 4, axis=1)
     kernel = jnp.concatenate([i, f, g, o], 1)
@@ -27,7 +34,14 @@ def to_ours(linear: dict[str, jax.Array], features: int) -> LSTMParams:
 
 
 def run(sizes: Sizes, steps: int) -> Comparison:
-    """Train both versions."""
+    """Train both versions of the model from the same initial weights, and return their losses and times per step.
+
+    One version runs the LSTM with Haiku, and the other runs it with lstm_jax.
+
+    Args:
+        sizes: sizes of the model and of a batch.
+        steps: number of training steps of each version.
+    """
 
     def network(ids):
         x = hk.Embed(sizes.vocabulary, sizes.features, name="embed")(ids)

@@ -1,11 +1,14 @@
-"""Measurements, over the held-out data of trained runs, of what `lstm-jax inspect` shows for single examples.
+"""Measurements on trained models: how they use their inputs and states, computed over all held-out data instead of single examples.
 
     python examples/inside_runs.py --sentiment runs/sentiment --generation runs/generation --forecast runs/forecast
 
-For a sentiment run: how much of the accuracy comes from ratings that are written in a review, such as "7/10"; how many words back the
-gradient of the verdict reaches, and whether this depends on how sure the network is; and whether integrated gradients and leaving a word
-out agree. For a text-generation run: how far back the gradient reaches, and how many units keep a constant cell state. For a forecasting
-run: which entries the forecast depends on, and whether the cell state encodes how many entries have been read.
+Each flag names the folder of a training run. `lstm-jax inspect` shows similar results for single examples.
+
+- Sentiment run: how accurate the model is on reviews that end with a written rating, such as "7/10", and on the others; how many words back
+  the gradient of the logit reaches, and whether this number depends on the certainty of the model; and whether two methods of attribution,
+  integrated gradients and leaving out single words, agree.
+- Text-generation run: how many characters back the gradient reaches, and how many units keep a constant cell state.
+- Forecasting run: which entries of the series the forecast depends on, and whether the cell state encodes how many entries have been read.
 """
 
 import argparse
@@ -33,10 +36,23 @@ EXTREME = 50
 
 
 def ratings(trained: sentiment.Trained, rows: sentiment.Rows) -> dict[str, float]:
-    """Return the accuracy on reviews that end with a rating and on the other reviews, and the mean probability for each rating.
+    """Measure how a sentiment model judges reviews that end with a written rating, such as "7/10".
 
-    A review ends with a rating if its last two words are a number from 1 to 10 and "10". The result also has the share of rated reviews
-    among the surest reviews and among the worst errors, and the share of the rated worst errors whose label contradicts the rating.
+    A review ends with a rating if its last two words are a number from 1 to 10 and "10".
+
+    Args:
+        trained: trained model of a sentiment run.
+        rows: padded reviews with labels.
+
+    Returns:
+        A dict from the name of each metric to its value. The metrics are:
+
+        - the share of reviews with a rating
+        - the accuracy on reviews with a rating, and on all others
+        - the share of reviews with a rating among the `EXTREME` correct predictions with the largest absolute logits, and among the
+          `EXTREME` worst errors
+        - among the worst errors with a rating, the share whose label contradicts the rating
+        - for each rating, the mean predicted probability that a review with this rating is positive
     """
     index, ids, logits = trained.vocabulary.index, np.asarray(rows.ids), trained.logits(rows)
     given, ends = ids[:, -2], ids[:, -1] == index.get("10", -1)
@@ -64,7 +80,26 @@ def ratings(trained: sentiment.Trained, rows: sentiment.Rows) -> dict[str, float
 
 
 def evidence(trained: sentiment.Trained, rows: sentiment.Rows, count: int = 200) -> dict[str, float]:
-    """Return how the gradients and attributions of the verdict depend on how sure the network is, for `count` random reviews."""
+    """Measure how the gradients and attributions of a sentiment model depend on its certainty, which is the absolute value of its logit.
+
+    The gradient of the logit with respect to each word has a norm. The reach of a review is the number of words, counted back from its end,
+    that contribute 90 % of the sum of these norms. Two methods attribute the logit to words: integrated gradients, and leaving out single
+    words.
+
+    Args:
+        trained: trained model of a sentiment run.
+        rows: padded reviews, of which `count` are chosen at random.
+        count: number of reviews.
+
+    Returns:
+        A dict from the name of each metric to its value. The metrics are:
+
+        - the median reach
+        - the rank correlation of reach and certainty
+        - the mean rank correlation of the two attributions of a review, for the less certain half of the reviews and for the other half
+        - the median ratio of the attributions' sizes (sums of absolute values), integrated gradients to leaving out, for each of the two
+          halves
+    """
     network, params, found = ReviewNetwork(trained), jax.device_put(trained.params), []
 
     def verdict(vectors: jax.Array, params: Any, ids: jax.Array) -> jax.Array:
@@ -92,16 +127,19 @@ def evidence(trained: sentiment.Trained, rows: sentiment.Rows, count: int = 200)
 
 
 def characters(trained: generation.Trained, params: Any, chars: int = 200, count: int = 20) -> dict[str, float]:
-    """Return how far back the gradients of a character model reach, and how many of its units keep a constant cell state.
+    """Measure how many characters back the gradients of a character model reach, and how many of its units keep a constant cell state.
 
-    A unit is constant if, after `SETTLED` characters, the standard deviation of its cell state over texts and steps is below a tenth of the
-    absolute mean.
+    A unit of the first LSTM layer is constant if the standard deviation of its cell state is below a tenth of the absolute value of the
+    mean. Both are computed over all texts and over all characters after the first `SETTLED`.
 
     Args:
-        trained: the run, whose held-out text is read.
-        params: parameters of one of its epochs.
+        trained: text-generation run. Its held-out text is read.
+        params: parameters of the model after an epoch of the run.
         chars: number of characters of each text.
         count: number of texts.
+
+    Returns:
+        A dict with "median reach in characters" and "constant units" (the number of constant units).
     """
     held_out = generation.read_ids(trained, most=count * (chars + 1)).astype(np.int32)
     texts = held_out[: len(held_out) // (chars + 1) * (chars + 1)].reshape(-1, chars + 1)
@@ -116,10 +154,18 @@ def characters(trained: generation.Trained, params: Any, chars: int = 200, count
 
 
 def entries(trained: forecast.Trained, step: int = 4) -> dict[str, float]:
-    """Return on which entries the forecasts of the test split depend, and how well the cell state encodes the position in the window.
+    """Measure which entries of a window a forecasting model depends on, and how well its cell state encodes the position in the window.
 
-    The attribution is that of every `step`-th window. The position is read from the cell state by linear regression, which is fitted to the
-    first half of the windows and tested on the others.
+    The windows are those of the test split. The dependence on each entry is measured by integrated gradients. The position is predicted
+    from the cell state by linear regression, which is fitted to the first half of the windows and tested on the second half.
+
+    Args:
+        trained: forecasting run.
+        step: distance of the windows for which integrated gradients are computed: with 4, they are computed for every fourth window.
+
+    Returns:
+        A dict with the share of the oldest and of the newest sixth of the entries in the attribution, and with R2 of the predicted
+        position.
     """
     part = forecast_windows.parts_of(trained.series(), trained.config)[0]["test"]
     params, network = jax.device_put(trained.params), SeriesNetwork(trained)
@@ -142,7 +188,7 @@ def entries(trained: forecast.Trained, step: int = 4) -> dict[str, float]:
 
 
 def main() -> None:
-    """Print what the given runs show."""
+    """Measure the training runs that the command line names, and print the metrics."""
     parser = argparse.ArgumentParser(description="Measure over held-out data what lstm-jax inspect shows for single examples.")
     for name in ("sentiment", "generation", "forecast"):
         parser.add_argument(f"--{name}", type=Path)

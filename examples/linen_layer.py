@@ -1,6 +1,8 @@
-"""A Flax Linen program with `lstm_jax.unroll` in place of `nn.RNN`, on the same parameters.
+"""Flax Linen program in which `lstm_jax.unroll` replaces `nn.RNN`, with the same parameters.
 
-python examples/linen_layer.py
+    python examples/linen_layer.py
+
+The program trains both versions of the model, and prints the last loss and the time per step of each.
 """
 
 import flax.linen as nn
@@ -15,7 +17,10 @@ CELL = CELLS["lstm"]
 
 
 class Classifier(nn.Module):
-    """Embedding, LSTM and a logit. The LSTM is Flax' own, or lstm_jax runs it with the parameters of Flax' cell."""
+    """Flax Linen model that computes the logits (B,) of B sequences of token ids (B, T): embedding, LSTM, and dense layer with one output.
+
+    If `ours` is true, `lstm_jax.unroll` runs the LSTM with the parameters of Flax' LSTM cell. Otherwise, `nn.RNN` of Flax runs it.
+    """
 
     sizes: Sizes
     ours: bool
@@ -38,7 +43,14 @@ class Classifier(nn.Module):
 
 
 def run(sizes: Sizes, steps: int) -> Comparison:
-    """Train both versions."""
+    """Train both versions of the model from the same initial weights, and return their losses and times per step.
+
+    One version runs the LSTM with Flax, and the other runs it with lstm_jax.
+
+    Args:
+        sizes: sizes of the model and of a batch.
+        steps: number of training steps of each version.
+    """
     versions = [Classifier(sizes, ours) for ours in (False, True)]
     params = versions[0].init(jax.random.key(0), batches(sizes, 1)[0][0])
 

@@ -1,6 +1,8 @@
-"""A Flax NNX program with `lstm_jax.LSTM` in place of `nnx.RNN`, in the loop that Flax' documentation shows.
+"""Flax NNX program in which `lstm_jax.LSTM` replaces `nnx.RNN`, with the same weights.
 
-python examples/nnx_loop.py
+    python examples/nnx_loop.py
+
+The program trains both versions of the model, and prints the last loss and the time per step of each.
 """
 
 import optax
@@ -11,7 +13,10 @@ from lstm_jax import LSTM, convert
 
 
 class Classifier(nnx.Module):
-    """Embedding, LSTM and a logit; the LSTM is Flax' own, or that of lstm_jax with the same weights."""
+    """Flax NNX model that computes the logits (B,) of B sequences of token ids (B, T): embedding, LSTM, and dense layer with one output.
+
+    If `ours` is true, the LSTM is `lstm_jax.LSTM` with the weights of Flax' LSTM. Otherwise, it is `nnx.RNN` of Flax.
+    """
 
     def __init__(self, sizes: Sizes, ours: bool):
         rngs = nnx.Rngs(0)
@@ -34,7 +39,13 @@ class Classifier(nnx.Module):
 
 
 def loop(model: Classifier):
-    """Return a function that takes one training step; model and optimiser are updated in place (donated)."""
+    """Return a function step(ids, labels) that takes one training step on a batch, and returns the loss before the step.
+
+    A step is one step of Adam in the training loop that the documentation of Flax shows. It updates the model in place.
+
+    Args:
+        model: model to train.
+    """
     optimizer = nnx.Optimizer(model, optax.adam(1e-3), wrt=nnx.Param)
 
     @nnx.jit(donate_argnums=(0, 1))
@@ -50,7 +61,14 @@ def loop(model: Classifier):
 
 
 def run(sizes: Sizes, steps: int) -> Comparison:
-    """Train both versions."""
+    """Train both versions of the model from the same initial weights, and return their losses and times per step.
+
+    One version runs the LSTM with Flax, and the other runs it with lstm_jax.
+
+    Args:
+        sizes: sizes of the model and of a batch.
+        steps: number of training steps of each version.
+    """
     return compare(loop(Classifier(sizes, False)), loop(Classifier(sizes, True)), sizes, steps)
 
 

@@ -1,23 +1,25 @@
-"""Proximal policy optimisation (PPO) with a recurrent policy, compiled as one program, on two environments of bsuite.
+"""Reinforcement learning with an LSTM policy by proximal policy optimisation (PPO), compiled as one program.
 
-pip install "lstm-jax[examples]"
-python examples/recurrent_ppo.py --environment MemoryChain-bsuite --seeds 3 --json returns.json
-python examples/recurrent_ppo.py --environment MemoryChain-bsuite --seeds 3 --memoryless
+    pip install "lstm-jax[examples]"
+    python examples/recurrent_ppo.py --environment MemoryChain-bsuite --seeds 3 --json returns.json
+    python examples/recurrent_ppo.py --environment MemoryChain-bsuite --seeds 3 --memoryless
 
-PPO is that of Schulman et al. 2017, in the recurrent form of CleanRL and PureJaxRL: a minibatch consists of whole rows of the rollout, and
-the layer starts from the state that it had at the start of the rollout. Two methods of the layer share the work. In the environments,
-`layer.step(x, state, reset=...)` runs one step. In the loss, `layer(x, initial_state=..., resets=...)` runs the whole rollout, and no value
-and no gradient crosses the border of two episodes. The policy of `--memoryless` has a dense layer in place of the LSTM.
+PPO is that of Schulman et al. 2017, in the recurrent form of CleanRL and PureJaxRL. A rollout is a record of T steps of B environments. A
+minibatch consists of all T steps of some environments, because the LSTM reads the steps in order.
+
+The policy calls the LSTM layer in two ways. To act in the environments, `layer.step(x, state, reset=...)` runs one step. To compute the
+loss, `layer(x, initial_state=..., resets=...)` runs all steps of a rollout, from the state that the layer had at its start. A reset
+replaces the state by zeros where an episode begins, so that nothing passes from one episode to the next. With `--memoryless`, the policy
+has a dense layer instead of the LSTM.
 
 The environments are those of bsuite (Osband et al. 2020), as gymnax implements them:
 
-- MemoryChain-bsuite shows a bit in the first two of `length` + 1 observations, and asks for it in the last. The return is 1 if the last
-  action is this bit, else -1. Without memory the expected return is 0; with memory it is up to 1.
-- UmbrellaChain-bsuite: the first action decides whether to take an umbrella, and the last of `length` rewards is 1 if that was right, else
-  -1. The other rewards are 1 or -1 at random. Every observation says whether an umbrella is needed. It needs no memory, but credit for an
-  action `length` steps earlier. The expected return of random actions is 0, that of the best policy 1.
-
-In the text below T is the number of steps of a rollout and B the number of environments.
+- MemoryChain-bsuite shows a bit in the first two of `length` + 1 observations, and asks for the bit in the last one. The return is 1 if the
+  last action is this bit, else -1. The expected return is 0 without memory, and up to 1 with memory.
+- UmbrellaChain-bsuite lets the first action decide whether to take an umbrella. The last of `length` rewards is 1 if the decision was
+  right, else -1. The other rewards are 1 or -1 at random. Every observation says whether an umbrella is needed, so no memory is needed. The
+  difficulty is that the reward comes `length` steps after the action. The expected return is 0 for random actions, and 1 for the best
+  policy.
 """
 
 import argparse
@@ -40,12 +42,12 @@ from rich.progress import Progress
 from lstm_jax import LSTM
 
 LENGTHS = {"MemoryChain-bsuite": "memory_length", "UmbrellaChain-bsuite": "chain_length"}
-"""Name of the environment's parameter that is set to `Settings.length`."""
+"""Dict from the name of an environment to the name of its parameter that is set to `Settings.length`."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of a training."""
+    """Settings of a training: the environment, the size of the policy, and the hyperparameters of PPO."""
 
     environment: str = "MemoryChain-bsuite"
     length: int = 30
@@ -57,7 +59,7 @@ class Settings:
     steps: int = 128
     """Number of steps T of a rollout."""
     updates: int = 120
-    """Number of rollouts, each of which is followed by `epochs` epochs."""
+    """Number of rollouts. After each rollout, the policy is trained on it for `epochs` epochs."""
     epochs: int = 4
     minibatches: int = 4
     learning_rate: float = 2e-3
@@ -72,29 +74,29 @@ class Settings:
 
 
 class Memoryless(nnx.Module):
-    """Dense layer with tanh, which has the methods of a recurrent layer but no state."""
+    """Dense layer with tanh that can replace the LSTM layer of a policy. It has the same methods, and its state is empty."""
 
     def __init__(self, features: int, units: int, rngs: nnx.Rngs):
         self.dense = nnx.Linear(features, units, rngs=rngs)
 
     def initial_state(self, batch: int) -> tuple[()]:
-        """Return the state, which is empty."""
+        """Return an empty tuple, because this layer has no state."""
         del batch
         return ()
 
     def step(self, x: jax.Array, state: tuple[()], *, reset: jax.Array) -> tuple[jax.Array, tuple[()]]:
-        """Return the outputs (B, units) of one step and the state."""
+        """Return the outputs (B, units) for the inputs (B, features) of one step of B environments, and the unchanged, empty state."""
         del reset
         return jnp.tanh(self.dense(x)), state
 
     def __call__(self, x: jax.Array, **options: Any) -> jax.Array:
-        """Return the outputs (T, B, units) of all steps. The options are those of a recurrent layer, and have no effect."""
+        """Return the outputs (T, B, units) for inputs (T, B, features) of T steps. The options of an LSTM layer have no effect."""
         del options
         return jnp.tanh(self.dense(x))
 
 
 class Policy(nnx.Module):
-    """Logits of the actions and value of the observation, on a shared LSTM or, if `memoryless` is true, on a shared dense layer."""
+    """Policy network on an LSTM or, if `memoryless` is true, a dense layer. It outputs action logits and values (estimated returns)."""
 
     def __init__(self, features: int, actions: int, units: int, memoryless: bool, rngs: nnx.Rngs):
         initial = nnx.initializers.orthogonal
@@ -104,33 +106,39 @@ class Policy(nnx.Module):
         self.critic = nnx.Linear(units, 1, kernel_init=initial(1.0), rngs=rngs)
 
     def initial_state(self, batch: int) -> Any:
-        """Return the state before the first step of an episode."""
+        """Return the state of the LSTM before the first step of an episode, for `batch` environments."""
         return self.core.initial_state(batch)
 
     def step(self, observation: jax.Array, state: Any, reset: jax.Array) -> tuple[jax.Array, jax.Array, Any]:
-        """Return the logits (B, actions), the values (B,) and the new state of one step. `reset` (B,) is True where an episode begins."""
+        """Return the logits (B, actions), values (B,) and new state for one step of B environments. `reset` (B,) marks new episodes."""
         h, state = self.core.step(jnp.tanh(self.encoder(observation)), state, reset=reset)
         return self.actor(h), self.critic(h)[..., 0], state
 
     def __call__(self, observations: jax.Array, state: Any, resets: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Return the logits (T, B, actions) and the values (T, B) of a rollout that starts from a state."""
+        """Return the logits (T, B, actions) and the values (T, B) for T steps of B environments, which start from `state`.
+
+        `resets` (T, B) is True where an episode begins.
+        """
         x = jnp.tanh(self.encoder(observations))
         h = self.core(x, initial_state=state, resets=resets, time_major=True)
         return self.actor(h), self.critic(h)[..., 0]
 
 
 class Simulation(NamedTuple):
-    """Environment of gymnax with its parameters, of which B copies run side by side."""
+    """Environment of gymnax and its parameters. The methods run B copies of the environment side by side, each with its own random key."""
 
     environment: Any
     params: Any
 
     def reset(self, keys: jax.Array) -> tuple[jax.Array, Any]:
-        """Return the first observations (B, features) and the states of B environments."""
+        """Start an episode in each of B environments, and return the first observations (B, features) and the environments' states."""
         return jax.vmap(self.environment.reset, (0, None))(keys, self.params)
 
     def step(self, keys: jax.Array, state: Any, actions: jax.Array) -> tuple[jax.Array, Any, jax.Array, jax.Array]:
-        """Return the observations, the states, the rewards (B,), and whether episodes have ended (B,), after which new ones begin."""
+        """Take an action in each of B environments, and return the new observations, states, rewards (B,) and end flags (B,).
+
+        An end flag is True where an episode has ended. The new observation and state are then already the first ones of the next episode.
+        """
         run = jax.vmap(self.environment.step, (0, 0, 0, None))
         observation, state, reward, terminated, truncated, _ = run(keys, state, actions, self.params)
         return observation, state, reward.astype(jnp.float32), terminated | truncated
@@ -142,7 +150,7 @@ class Actors(NamedTuple):
     environment: Any
     observation: jax.Array
     reset: jax.Array
-    """bool (B,): whether an episode begins with this observation."""
+    """bool (B,), True where an episode begins with the observation."""
     memory: Any
     """State of the policy."""
     total: jax.Array
@@ -150,7 +158,10 @@ class Actors(NamedTuple):
 
 
 class Rollout(NamedTuple):
-    """Record of T steps of B environments; arrays (T, B, ...)."""
+    """Record of T steps of B environments, from which the policy learns. All arrays have the shape (T, B, ...).
+
+    `reset` is True where an episode begins with a step, and `done` where it ends. `total` is the sum of the rewards of the episode so far.
+    """
 
     observation: jax.Array
     reset: jax.Array
@@ -163,14 +174,14 @@ class Rollout(NamedTuple):
 
 
 class Means(NamedTuple):
-    """Means over the episodes that end in a rollout, nan if none ends: of the return, and of the last reward alone."""
+    """Mean return and mean last reward of the episodes that end in a rollout. Both are NaN if no episode ends in it."""
 
     returns: jax.Array
     last_rewards: jax.Array
 
 
 class Batch(NamedTuple):
-    """Data of a loss: a rollout, the state of the policy at its start, the advantages, and the targets of the values."""
+    """Data of a loss: a rollout, the policy's state before the rollout, the advantages of the actions, and the targets of the values."""
 
     rollout: Rollout
     memory: Any
@@ -179,27 +190,27 @@ class Batch(NamedTuple):
 
 
 def make_simulation(settings: Settings) -> Simulation:
-    """Return the environment of the settings."""
+    """Return the environment that the settings name, with episodes of the length in the settings."""
     environment, params = gymnax.make(settings.environment)
     lengths = {LENGTHS[settings.environment]: settings.length, "max_steps_in_episode": settings.length + 2}
     return Simulation(environment, params.replace(**lengths))
 
 
 def make_policy(settings: Settings, simulation: Simulation, key: jax.Array) -> Policy:
-    """Return a policy with new weights."""
+    """Return a policy with random initial weights, with the sizes that the settings and the environment need."""
     (features,) = simulation.environment.observation_space(simulation.params).shape
     return Policy(features, simulation.environment.num_actions, settings.units, settings.memoryless, nnx.Rngs(key))
 
 
 def begin(settings: Settings, simulation: Simulation, policy: Policy, key: jax.Array) -> Actors:
-    """Return the actors of B environments before their first step."""
+    """Start an episode in each environment, and return the states of the environments and of the policy before the first step."""
     count = settings.environments
     observation, state = simulation.reset(jax.random.split(key, count))
     return Actors(state, observation, jnp.ones(count, bool), policy.initial_state(count), jnp.zeros(count))
 
 
 def roll_out(simulation: Simulation, policy: Policy, actors: Actors, key: jax.Array, steps: int) -> tuple[Actors, Rollout, jax.Array]:
-    """Run T steps, and return the actors after them, their record, and the values (B,) of the last observations."""
+    """Let the policy act for `steps` steps. Return the new `Actors`, the record of the steps, and the values of the last observations."""
 
     def act(actors: Actors, key: jax.Array) -> tuple[Actors, Rollout]:
         first, second = jax.random.split(key)
@@ -221,7 +232,11 @@ def _log_prob(logits: jax.Array, action: jax.Array) -> jax.Array:
 
 
 def advantages(rollout: Rollout, last: jax.Array, discount: float, decay: float) -> jax.Array:
-    """Return the generalised advantage estimates (T, B). No reward counts for an action of an earlier episode."""
+    """Return the generalised advantage estimates (T, B) of the actions in T steps of B environments (Schulman et al. 2016).
+
+    No estimate uses rewards of another episode. `last` has the values (B,) of the observations after the last step, and `decay` is the
+    parameter lambda of the estimates.
+    """
 
     def back(carry: tuple[jax.Array, jax.Array], step: Rollout) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
         advantage, following = carry
@@ -233,7 +248,10 @@ def advantages(rollout: Rollout, last: jax.Array, discount: float, decay: float)
 
 
 def step_losses(policy: Policy, batch: Batch, settings: Settings) -> jax.Array:
-    """Return the losses of PPO (T, B): the clipped objective, the squared error of the value, and the entropy."""
+    """Return the losses of PPO (T, B), one for each of T steps of B environments.
+
+    A loss is the weighted squared error of the value, minus the clipped objective, minus the weighted entropy.
+    """
     rollout = batch.rollout
     logits, values = policy(rollout.observation, batch.memory, rollout.reset)
     log_probs = jax.nn.log_softmax(logits)
@@ -245,14 +263,18 @@ def step_losses(policy: Policy, batch: Batch, settings: Settings) -> jax.Array:
 
 
 def make_optimizer(settings: Settings) -> optax.GradientTransformation:
-    """Return Adam with gradient clipping and a learning rate that falls linearly to 0."""
+    """Return the optimizer of a training: Adam with gradient clipping, and with a learning rate that falls linearly to 0."""
     count = settings.updates * settings.epochs * settings.minibatches
     rate = optax.linear_schedule(settings.learning_rate, 0.0, count)
     return optax.chain(optax.clip_by_global_norm(settings.clip_norm), optax.adam(rate, eps=1e-5))
 
 
 def improve(rebuild: Callable, weights: Any, batch: Batch, key: jax.Array, settings: Settings) -> Any:
-    """Run the epochs on a rollout, and return the new (parameters, state of the optimiser). A minibatch consists of whole rows."""
+    """Train the policy on one rollout for `settings.epochs` epochs, and return the new pair (parameters, state of the optimizer).
+
+    A minibatch consists of all steps of some environments. `rebuild(params)` returns the policy with the given parameters. `weights` is the
+    pair (parameters, state of the optimizer) before the training.
+    """
     optimizer = make_optimizer(settings)
 
     def minibatch(weights, rows):
@@ -272,11 +294,13 @@ def improve(rebuild: Callable, weights: Any, batch: Batch, key: jax.Array, setti
 
 
 def make_train(settings: Settings, report: Callable[[Any], None] | None = None) -> jax.stages.Wrapped:
-    """Return the whole training as a compiled function from a key to the parameters and the `Means` of all updates, arrays (updates,).
+    """Return a compiled function train(key) that runs a whole training, and returns the trained parameters and the `Means` of all rollouts.
+
+    The two arrays in `Means` have the shape (updates,), with one entry for each rollout.
 
     Args:
-        settings: the settings.
-        report: function that is called with the mean return of each update while the program runs.
+        settings: settings of the training.
+        report: report(mean) is called after each rollout with its mean return, while the program runs. If None, nothing is reported.
     """
     simulation = make_simulation(settings)
 
@@ -308,7 +332,10 @@ def make_train(settings: Settings, report: Callable[[Any], None] | None = None) 
 
 
 class Result(NamedTuple):
-    """Result of a run: means (seeds, updates) as in `Means`, seconds to compile, and seconds of each seed."""
+    """Result of trainings with several seeds: the fields of `Means` as arrays (seeds, updates), and times in seconds.
+
+    `compilation` is the compile time, and `seconds` is a list with the training time of each seed.
+    """
 
     returns: np.ndarray
     last_rewards: np.ndarray
@@ -317,7 +344,7 @@ class Result(NamedTuple):
 
 
 def run(settings: Settings, seeds: int = 1, console: Console | None = None) -> Result:
-    """Train with each seed, one after the other. Progress is shown if the console is a terminal."""
+    """Train with the seeds 0 to seeds - 1 one after the other, and return the results. If `console` is a terminal, progress is shown."""
     shown = console is not None and console.is_terminal
     with Progress(console=console, transient=True, disable=not shown) as bar:
         task = bar.add_task(settings.environment, total=seeds * settings.updates)
@@ -335,7 +362,10 @@ def run(settings: Settings, seeds: int = 1, console: Console | None = None) -> R
 
 
 def table(settings: Settings, found: Result, rows: int = 10) -> str:
-    """Return a table of the mean return of each seed. A row averages a tenth of the updates."""
+    """Return a text table of the mean return, with a column for each seed and a row for each of `rows` equal parts of the training.
+
+    The first column has the number of steps in all environments up to the end of the part.
+    """
     per_update = settings.steps * settings.environments
     lines = ["steps up to".rjust(12) + "".join(f"  seed {seed}" for seed in range(len(found.returns)))]
     for updates in np.array_split(np.arange(settings.updates), min(rows, settings.updates)):
@@ -345,7 +375,7 @@ def table(settings: Settings, found: Result, rows: int = 10) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train from the command line, and print the returns."""
+    """Train with the settings of the command line, and print the mean returns and the times."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--environment", choices=LENGTHS, default=Settings.environment)
     parser.add_argument("--length", type=int, default=Settings.length)

@@ -1,17 +1,18 @@
-"""An encoder-decoder that learns to add: "535+61" -> "596". The task is that of the Keras example addition_rnn.
+"""An encoder-decoder that learns to add: it reads "535+61" and writes "596". The task is that of the Keras example addition_rnn.
 
 python examples/seq2seq.py --epochs 20
 
-It shows, in the order of the model:
+The example shows these parts of the library:
 
-- int ids as inputs of a layer, in place of one-hot vectors;
-- problems of different lengths in one batch, with `lengths`;
-- a `Bidirectional` encoder, whose two final states are concatenated to the initial state of the decoder;
-- training with `fit`, whose loss leaves out what follows the end of an answer;
-- greedy decoding with `layer.step`: each step reads the character that the step before it has written.
+- Layers that take int ids in place of one-hot vectors.
+- A batch of problems with different lengths, which the layer gets as the argument `lengths`.
+- A `Bidirectional` encoder. The final states of its two directions are concatenated and become the initial state of the decoder.
+- Training with `fit`. The loss ignores the characters after the end of an answer.
+- Greedy decoding with `layer.step`. Each step reads the character that the previous step has chosen.
 
-Keras' example pads the problems with spaces and repeats the encoder's output as the input of each step of the decoder. Here the decoder
-reads the answer so far. N is the number of problems, S the length of the longest, and A the number of characters of an answer with its end.
+In the Keras example, problems are padded with spaces, and each step of the decoder reads the output of the encoder. Here, each step of the
+decoder reads the previous character of the answer. N is the number of problems, S the number of characters of a padded problem, and A the
+number of characters of a padded answer.
 """
 
 import argparse
@@ -36,7 +37,13 @@ END, START = SYMBOLS.index(" "), SYMBOLS.index("^")
 
 
 class Problems(NamedTuple):
-    """Problems as ids (N, S), their lengths (N,), and their answers as ids (N, A), which end in at least one space."""
+    """N addition problems and their answers, as ids of characters.
+
+    Attributes:
+        ids: problems such as "535+61" (N, S), padded with spaces to S characters.
+        lengths: number of characters of each problem without padding (N,).
+        answers: answers such as "596" (N, A), padded to A characters. The padding is at least one space, which marks the end of the answer.
+    """
 
     ids: np.ndarray
     lengths: np.ndarray
@@ -44,17 +51,23 @@ class Problems(NamedTuple):
 
 
 def encode(texts: Sequence[str], size: int) -> np.ndarray:
-    """Return the ids (N, size) of texts that are padded with spaces."""
+    """Return the ids (N, size) of the characters of N texts. Texts of fewer than `size` characters are padded with spaces."""
     return np.array([[SYMBOLS.index(character) for character in text.ljust(size)] for text in texts], np.int32)
 
 
 def decode(ids: Any) -> list[str]:
-    """Return the texts of ids (N, size) up to their first space."""
+    """Convert N rows of character ids (N, size) to N texts. A text ends before the first space in its row."""
     return ["".join(SYMBOLS[n] for n in row).split(" ")[0] for row in np.asarray(ids)]
 
 
 def make_problems(count: int, digits: int, seed: int = 0) -> Problems:
-    """Return different problems, each number of which has 1 to `digits` digits; a + b and b + a count as equal."""
+    """Return random addition problems. All are different, and none is another one with its two numbers swapped.
+
+    Args:
+        count: number of problems.
+        digits: largest number of digits. Each number in a problem has 1 to `digits` digits.
+        seed: seed of the random numbers.
+    """
     rng = np.random.default_rng(seed)
     pairs: dict[tuple[int, int], None] = {}
     while len(pairs) < count:
@@ -67,7 +80,10 @@ def make_problems(count: int, digits: int, seed: int = 0) -> Problems:
 
 
 class Adder(nnx.Module):
-    """Encoder-decoder: a bidirectional LSTM with `units` units in each direction, and an LSTM with twice as many that writes the answer."""
+    """Encoder-decoder model: a bidirectional LSTM reads a problem, and a second LSTM writes the answer.
+
+    The encoder has `units` units in each direction, and the decoder has 2 * units units.
+    """
 
     def __init__(self, units: int, rngs: nnx.Rngs):
         count = len(SYMBOLS)
@@ -76,18 +92,43 @@ class Adder(nnx.Module):
         self.head = nnx.Linear(2 * units, count, rngs=rngs)
 
     def read(self, ids: jax.Array, lengths: jax.Array) -> LSTMState:
-        """Return the initial state of the decoder: h and c of the two directions, each concatenated."""
+        """Read N problems with the encoder, and return the initial state of the decoder.
+
+        The initial state consists of the arrays h and c, each (N, 2 * units). Each array is the concatenation of the final states of the
+        two directions of the encoder.
+
+        Args:
+            ids: character ids of the problems (N, S).
+            lengths: number of characters of each problem (N,).
+        """
         _, (ahead, back) = self.encoder(ids, lengths=lengths)
         return jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=-1), ahead, back)
 
     def __call__(self, ids: jax.Array, lengths: jax.Array, answers: jax.Array) -> jax.Array:
-        """Return the logits (N, A, symbols) of each character of an answer, given the problem and the characters before it."""
+        """Return the logits of each character of N answers, for training. Their shape is (N, A, number of possible characters).
+
+        The logits of a character depend on the problem and on the correct characters before it (teacher forcing).
+
+        Args:
+            ids: character ids of the problems (N, S).
+            lengths: number of characters of each problem (N,).
+            answers: character ids of the correct answers (N, A).
+        """
         start = jnp.full_like(answers[:, :1], START)
         before = jnp.concatenate([start, answers[:, :-1]], axis=1)
         return self.head(self.decoder(before, initial_state=self.read(ids, lengths)))
 
     def solve(self, ids: jax.Array, lengths: jax.Array, size: int) -> jax.Array:
-        """Return the answers (N, size), each character of which is the likeliest after the characters before it."""
+        """Return the answers of the model to N problems, as character ids (N, size).
+
+        The characters are chosen one after another. Each one is the likeliest character, given the problem and the characters chosen so
+        far.
+
+        Args:
+            ids: character ids of the problems (N, S).
+            lengths: number of characters of each problem (N,).
+            size: number of characters of an answer.
+        """
 
         def write(carry: tuple[jax.Array, LSTMState], _: None):
             last, state = carry
@@ -101,7 +142,11 @@ class Adder(nnx.Module):
 
 
 def losses(model: Adder, ids: jax.Array, lengths: jax.Array, answers: jax.Array) -> jax.Array:
-    """Return the loss of each problem: the mean cross-entropy of the characters of its answer and of the space that ends it."""
+    """Return the losses of N problems, an array (N,).
+
+    The loss of a problem is the mean cross-entropy of the characters of its answer. The space that ends the answer counts as one of them,
+    but further padding does not.
+    """
     found = optax.softmax_cross_entropy_with_integer_labels(model(ids, lengths, answers), answers)
     counts = (answers != END).sum(1, keepdims=True) + 1
     return found.mean(1, where=jnp.arange(answers.shape[1])[None] < counts)
@@ -109,22 +154,22 @@ def losses(model: Adder, ids: jax.Array, lengths: jax.Array, answers: jax.Array)
 
 @partial(nnx.jit, static_argnames="size")
 def solve(model: Adder, ids: jax.Array, lengths: jax.Array, size: int) -> jax.Array:
-    """Return the answers (N, size) of a model; compiled."""
+    """Return the answers of a model to N problems, as character ids (N, size). This is `Adder.solve`, compiled with `nnx.jit`."""
     return model.solve(ids, lengths, size)
 
 
 def answer(model: Adder, problems: Problems) -> list[str]:
-    """Return the answers of a model as texts."""
+    """Return the answers of a model to N problems as a list of N texts, such as "596"."""
     return decode(solve(model, jnp.asarray(problems.ids), jnp.asarray(problems.lengths), problems.answers.shape[1]))
 
 
 def accuracy(model: Adder, problems: Problems) -> float:
-    """Return the share of problems whose answers are right in all characters."""
+    """Return the share of problems that the model answers exactly right, with no wrong character."""
     return float(np.mean([found == right for found, right in zip(answer(model, problems), decode(problems.answers), strict=True)]))
 
 
 class Result(NamedTuple):
-    """Trained model, held-out problems, and one dict of metrics for each epoch."""
+    """Result of `run`: the trained model, the held-out problems, and a list with one dict of metrics for each epoch."""
 
     model: Adder
     held_out: Problems
@@ -140,9 +185,16 @@ def run(
     learning_rate: float = 2e-3,
     console: Console | None = None,
 ) -> Result:
-    """Train on nine tenths of the problems, and measure the accuracy on the others after each epoch.
+    """Train a model on nine tenths of some random problems, and measure the accuracy on the held-out tenth after each epoch.
 
-    There are `count` problems, but at most half of the different ones that exist.
+    Args:
+        units: number of units of the encoder in each direction.
+        digits: largest number of digits of a number.
+        count: number of problems, at most half of all possible problems. A larger number is reduced to this half.
+        epochs: number of epochs.
+        batch: batch size.
+        learning_rate: learning rate at the beginning. It falls to 0 on a cosine schedule.
+        console: console on which the progress is shown, or None.
     """
     count = min(count, 10**digits * (10**digits + 1) // 4)
     problems = make_problems(count, digits)
@@ -160,7 +212,7 @@ def run(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train from the command line, and print the accuracy and some answers."""
+    """Train a model from the command line, and print its accuracy and some of its answers."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--units", type=int, default=128)

@@ -1,13 +1,16 @@
-"""A classifier that reads word by word: a probability after each word, and many users' sentences in one batch.
+"""A sentiment classifier that reads word by word, for one sentence or for the sentences of many users in one batch.
 
 python examples/streaming.py
 
-The classifier is trained on whole sentences of a small grammar: words of praise and of complaint, where "not" reverses the next of them.
-Then `layer.step` runs it in two ways, and both are compared with the layer on whole sentences:
+The classifier is trained on whole sentences of a small grammar with words of praise and words of complaint. The word "not" reverses the
+next word of praise or complaint. The trained classifier reads word by word with `layer.step`, in two programs:
 
-- `stream` reads one sentence, without a batch axis, and gives the probability after each word;
-- `Server` holds the states of many users in the rows of one batch, its slots. A user who joins takes a free slot, whose state starts anew
-  with `reset`. At each tick any of the users send a word; the slots of the others keep their states.
+- The function `stream` reads one sentence, without a batch axis. It returns the probability of praise after each word.
+- The class `Server` reads the sentences of many users in one batch. Each user has one row of the batch, which is called a slot. The
+  argument `reset` of `layer.step` sets the state of a new user to zeros. At each tick, some of the users send a word. The states of the
+  other users do not change.
+
+The probabilities of both programs are compared with those of the layer on whole sentences.
 """
 
 import argparse
@@ -31,7 +34,13 @@ NOT = 0
 
 
 class Sentences(NamedTuple):
-    """Sentences as ids (N, T) of words, their lengths (N,), and labels (N,): 1 if praise outweighs complaint, else 0."""
+    """N sentences and their labels.
+
+    Attributes:
+        ids: ids of the words (N, T), in rows of T words. Ids after the end of a sentence are ignored.
+        lengths: number of words of each sentence (N,).
+        labels: label of each sentence (N,): 1 if it has more praise than complaint, 0 if it has more complaint.
+    """
 
     ids: np.ndarray
     lengths: np.ndarray
@@ -39,12 +48,18 @@ class Sentences(NamedTuple):
 
 
 def encode(text: str) -> np.ndarray:
-    """Return the ids (T,) of the words of a text."""
+    """Return the ids (T,) of the T words of a text. Each word must be in `WORDS`."""
     return np.array([WORDS.index(word) for word in text.split()], np.int32)
 
 
 def make_sentences(count: int, length: int, rng: np.random.Generator) -> Sentences:
-    """Return random sentences of 3 to `length` words in which praise and complaint are not in balance."""
+    """Return `count` random sentences. Sentences with as much praise as complaint are left out.
+
+    Args:
+        count: number of sentences.
+        length: largest number of words of a sentence. The smallest is 3.
+        rng: random generator.
+    """
     opinions = len(PRAISE) + len(COMPLAINT)
     sign = np.array([0] + [1] * len(PRAISE) + [-1] * len(COMPLAINT) + [0] * len(FILLERS))
     kinds = rng.random((3 * count, length))
@@ -61,7 +76,7 @@ def make_sentences(count: int, length: int, rng: np.random.Generator) -> Sentenc
 
 
 class Classifier(nnx.Module):
-    """Embedding, LSTM, and a logit after each word."""
+    """Classifier that computes a logit of praise after each word, with an embedding, an LSTM and a dense layer."""
 
     def __init__(self, units: int, rngs: nnx.Rngs):
         self.embed = Embedding(len(WORDS), units, rngs=rngs)
@@ -69,23 +84,51 @@ class Classifier(nnx.Module):
         self.head = nnx.Linear(units, 1, rngs=rngs)
 
     def __call__(self, ids: jax.Array) -> jax.Array:
-        """Return the logits (B, T) of a batch (B, T), or (T,) of one sentence (T,)."""
+        """Return the logit of praise after each word: (B, T) for B sentences of T words, or (T,) for a single sentence.
+
+        Args:
+            ids: ids of the words (B, T) or (T,).
+        """
         return self.head(self.layer(self.embed(ids)))[..., 0]
 
     def step(self, ids: jax.Array, state: LSTMState, reset: jax.Array | None = None) -> tuple[jax.Array, LSTMState]:
-        """Return the logits (B,) after one more word of each row, or () of one sentence, and the new state."""
+        """Read the next word of B sentences, and return the logits of praise after this word (B,) and the new state.
+
+        A single sentence is read if all arrays lack the axis B.
+
+        Args:
+            ids: id of the next word of each sentence (B,).
+            state: state of the LSTM after the previous words.
+            reset: bool (B,), True if a new sentence begins in this row. Its state is then set to zeros before the word is read. None means
+                that no sentence begins.
+        """
         h, state = self.layer.step(self.embed(ids), state, reset=reset)
         return self.head(h)[..., 0], state
 
 
 def loss(model: Classifier, ids: jax.Array, lengths: jax.Array, labels: jax.Array) -> jax.Array:
-    """Return the mean loss of the logits after the last words."""
+    """Return the mean loss over B sentences. The loss of a sentence is the cross-entropy of the logit after its last word.
+
+    Args:
+        model: classifier.
+        ids: ids of the words (B, T), in rows of T words.
+        lengths: number of words of each sentence (B,).
+        labels: label of each sentence (B,), 0 or 1.
+    """
     logits = jnp.take_along_axis(model(ids), lengths[:, None] - 1, axis=1)[:, 0]
     return optax.sigmoid_binary_cross_entropy(logits, labels).mean()
 
 
 def train(steps: int, units: int, length: int, batch: int = 64, seed: int = 0) -> Classifier:
-    """Return a trained classifier."""
+    """Train a classifier on random sentences, and return it.
+
+    Args:
+        steps: number of training steps.
+        units: number of units of the LSTM, and of features of the embedding.
+        length: largest number of words of a sentence.
+        batch: batch size.
+        seed: seed of the initial parameters and of the sentences.
+    """
     rng = np.random.default_rng(seed)
     step = lstm_jax.make_train_step(Classifier(units, nnx.Rngs(seed)), loss, lstm_jax.adam(5e-3))
     state = step.init()
@@ -95,7 +138,12 @@ def train(steps: int, units: int, length: int, batch: int = 64, seed: int = 0) -
 
 
 def stream(model: Classifier, ids: np.ndarray) -> np.ndarray:
-    """Return the probabilities (T,) of praise after each word of one sentence (T,), computed word by word."""
+    """Read the T words of a sentence one by one, and return the probability of praise after each word (T,).
+
+    Args:
+        model: classifier.
+        ids: ids of the words (T,).
+    """
     step = nnx.jit(Classifier.step)
     state = jax.tree.map(lambda part: part[0], model.layer.initial_state(1))
     found = []
@@ -106,7 +154,10 @@ def stream(model: Classifier, ids: np.ndarray) -> np.ndarray:
 
 
 class Server:
-    """Classifier of the sentences of many users at once. Each slot, a row of one batch, holds the state of one user."""
+    """Server that reads the sentences of many users word by word, and classifies them.
+
+    All users share one batch. Each row of the batch is a slot, which holds the state of one user.
+    """
 
     def __init__(self, model: Classifier, slots: int):
         graph, weights = nnx.split(model)
@@ -122,16 +173,23 @@ class Server:
         self._free, self._slots = list(range(slots)), dict[Hashable, int]()
 
     def join(self, user: Hashable) -> None:
-        """Give a free slot to a user. With the user's first word its state is reset."""
+        """Give a free slot to a user. The state of the slot is set to zeros when the first word of the user is read."""
         self._slots[user] = self._free.pop()
         self._fresh[self._slots[user]] = True
 
     def leave(self, user: Hashable) -> None:
-        """Take back the slot of a user."""
+        """Take the slot of a user back, so that another user can get it."""
         self._free.append(self._slots.pop(user))
 
     def send(self, words: dict[Hashable, int]) -> dict[Hashable, float]:
-        """Read the next word of some users, and return the probability of each of their sentences."""
+        """Read one more word from some users, and return the probability of praise for the sentence of each of them.
+
+        Args:
+            words: dict from each user that sends a word to the id of the word.
+
+        Returns:
+            A dict from each user in `words` to the probability after the word.
+        """
         ids, sent = np.zeros(len(self._fresh), np.int32), np.zeros(len(self._fresh), bool)
         for user, word in words.items():
             ids[self._slots[user]], sent[self._slots[user]] = word, True
@@ -142,7 +200,14 @@ class Server:
 
 
 class Session(NamedTuple):
-    """Probabilities after each word of each user, number of ticks and of words, and seconds, the first tick left out."""
+    """Results of `serve`.
+
+    Attributes:
+        probabilities: one list for each user, with the probability of praise after each word.
+        ticks: number of calls of `Server.send`.
+        words: number of words of all users.
+        seconds: duration of all ticks but the first, which compiles the program.
+    """
 
     probabilities: list[list[float]]
     ticks: int
@@ -151,7 +216,17 @@ class Session(NamedTuple):
 
 
 def serve(model: Classifier, sentences: list[np.ndarray], slots: int, rng: np.random.Generator) -> Session:
-    """Serve one user for each sentence. Users join when a slot is free, send words at random ticks, and leave after their last word."""
+    """Let one user for each sentence send its words to a server, and return the results.
+
+    A user joins when a slot is free, sends the words one by one at random ticks, and leaves after the last word. A tick is one call of
+    `Server.send`.
+
+    Args:
+        model: classifier.
+        sentences: one array (T,) for each sentence, with the ids of its T words.
+        slots: number of slots of the server, which is the largest number of users at a time.
+        rng: random generator.
+    """
     server, found = Server(model, slots), [list[float]() for _ in sentences]
     waiting, here = list(range(len(sentences)))[::-1], list[int]()
     ticks, began = 0, 0.0
@@ -171,7 +246,17 @@ def serve(model: Classifier, sentences: list[np.ndarray], slots: int, rng: np.ra
 
 
 class Result(NamedTuple):
-    """Trained classifier, its accuracy, the session of the server, and the largest differences from the layer on whole sentences."""
+    """Results of `run`.
+
+    Attributes:
+        model: trained classifier.
+        accuracy: accuracy of the classifier on whole sentences that it was not trained on.
+        stream_difference: largest difference between a probability of `stream` and the probability that the layer gives on the whole
+            sentence.
+        server_difference: largest difference between a probability of the server and the probability that the layer gives on the whole
+            sentence.
+        session: results of the server.
+    """
 
     model: Classifier
     accuracy: float
@@ -181,7 +266,17 @@ class Result(NamedTuple):
 
 
 def run(steps: int = 800, units: int = 64, length: int = 20, users: int = 1_000, slots: int = 64) -> Result:
-    """Train a classifier, stream a sentence, and serve many users."""
+    """Train a classifier, let it read word by word, and compare its probabilities with those on whole sentences.
+
+    One sentence is read with `stream`, and the sentences of all users are read with a `Server`.
+
+    Args:
+        steps: number of training steps.
+        units: number of units of the LSTM.
+        length: largest number of words of a sentence.
+        users: number of users. Each user has one sentence.
+        slots: number of slots of the server.
+    """
     model = train(steps, units, length)
     rng = np.random.default_rng(1)
     many = make_sentences(users, length, rng)
@@ -195,7 +290,11 @@ def run(steps: int = 800, units: int = 64, length: int = 20, users: int = 1_000,
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the example, and print probabilities word by word, the largest differences and the rate of the server."""
+    """Run the example from the command line, and print its results.
+
+    The results are the probability after each word of a text, the largest differences from whole sentences, and the words per second of the
+    server.
+    """
     parser = argparse.ArgumentParser()
     parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--users", type=int, default=1_000)

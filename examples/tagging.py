@@ -1,20 +1,25 @@
-"""A bidirectional tagger: a stack of two `Bidirectional` layers that labels each letter of a row.
+"""A tagger that gives a tag to each letter of a row, with a stack of two `Bidirectional` layers.
 
 python examples/tagging.py --steps 1000
 
-The rule of the task: a letter's tag says which of its occurrences in the row it is.
+The tag of a letter tells whether the same letter occurs earlier and whether it occurs later in the row:
 
-    only    the letter occurs once        first   it occurs again later, and not earlier
-    last    it occurred earlier only      middle  it occurred earlier and occurs again later
+    tag       occurs earlier   occurs later
+    only      no               no
+    first     no               yes
+    middle    yes              yes
+    last      yes              no
+
+A row of six letters and their tags:
 
     a     b      c     a       b     a
     first first  only  middle  last  last
 
-Whether a letter occurs again stands to its right, whether it has occurred stands to its left: the tagger needs both directions. A tagger
-that reads from left to right cannot tell `only` from `first`, or `middle` from `last`. `--one-direction` trains one.
+The tagger must read in both directions. A tagger that reads only from left to right does not know whether a letter occurs again later. It
+cannot tell `only` from `first`, or `middle` from `last`. The flag `--one-direction` trains such a tagger.
 
-Rows have different lengths. The layers get them as `mask`, and the loss and the accuracy count valid letters alone. B is the batch size
-and T the length of the longest row.
+Rows have different lengths and are padded. The layers get an array `mask`, which is False at padding. The loss and the accuracy ignore
+padding. B is the batch size and T the length of a padded row.
 """
 
 import argparse
@@ -35,7 +40,13 @@ TAGS = ("only", "first", "middle", "last")
 
 
 class Rows(NamedTuple):
-    """Rows of letters: ids (B, T), mask (B, T), which is False at padding, and tags (B, T)."""
+    """B rows of letters, padded to T letters, and the correct tags.
+
+    Attributes:
+        ids: ids of the letters (B, T).
+        mask: bool (B, T), False at padding.
+        tags: tag of each letter (B, T), as an index of `TAGS`.
+    """
 
     ids: np.ndarray
     mask: np.ndarray
@@ -43,7 +54,14 @@ class Rows(NamedTuple):
 
 
 def tags_of(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Return the tags (B, T) by the rule of the task."""
+    """Return the correct tag of each letter, as an index of `TAGS` (B, T).
+
+    The tag tells whether the same letter occurs earlier and whether it occurs later in the row.
+
+    Args:
+        ids: ids of the letters (B, T) in B rows of T letters.
+        mask: bool (B, T), False at padding.
+    """
     same = (ids[:, :, None] == ids[:, None, :]) & mask[:, None, :]
     before = np.tril(same, -1).any(2)
     after = np.triu(same, 1).any(2)
@@ -51,7 +69,16 @@ def tags_of(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def make_rows(count: int, length: int, letters: int, rng: np.random.Generator) -> Rows:
-    """Return random rows of 1 to `length` letters. A row draws its letters from a part of the alphabet, so that no tag is rare."""
+    """Return random rows of letters with their tags.
+
+    Each row draws its letters from about half of the alphabet, so that no tag is rare.
+
+    Args:
+        count: number of rows.
+        length: largest number of letters of a row. The smallest is 1.
+        letters: number of letters of the alphabet.
+        rng: random generator.
+    """
     lengths = rng.integers(1, length + 1, (count, 1))
     mask = np.arange(length)[None] < lengths
     ids = (rng.integers(letters, size=(count, length)) + rng.integers(letters, size=(count, 1))) // 2
@@ -59,7 +86,11 @@ def make_rows(count: int, length: int, letters: int, rng: np.random.Generator) -
 
 
 class Tagger(nnx.Module):
-    """Two recurrent layers and the logits of the tags. With `both` the layers read in both directions, with half the units in each."""
+    """Tagger with two recurrent layers, and a dense layer that computes the logits of the tags.
+
+    If `both` is true, each recurrent layer reads in both directions, with units // 2 units in each. Otherwise, it reads from left to right,
+    with `units` units.
+    """
 
     def __init__(self, letters: int, units: int, both: bool, rngs: nnx.Rngs):
         def layer(features: int) -> LSTM | Bidirectional:
@@ -75,14 +106,27 @@ class Tagger(nnx.Module):
 
 
 def loss(model: Tagger, ids: jax.Array, mask: jax.Array, tags: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return the mean cross-entropy of the valid letters, and the share of them whose likeliest tag is right."""
+    """Return two means over all letters except padding: the cross-entropy, and the share of letters whose likeliest tag is correct.
+
+    Args:
+        model: tagger.
+        ids: ids of the letters (B, T) in B rows of T letters.
+        mask: bool (B, T), False at padding.
+        tags: correct tag of each letter (B, T), as an index of `TAGS`.
+    """
     logits = model(ids, mask)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, tags)
     return losses.mean(where=mask), (logits.argmax(-1) == tags).mean(where=mask)
 
 
 class Result(NamedTuple):
-    """Losses of the steps, accuracy on new rows, and the accuracy of a tagger that always gives the most frequent tag."""
+    """Results of `run`.
+
+    Attributes:
+        losses: loss of each training step.
+        accuracy: share of the letters of new rows that get the correct tag.
+        majority: accuracy of a tagger that gives every letter the most frequent tag.
+    """
 
     losses: np.ndarray
     accuracy: float
@@ -98,7 +142,17 @@ def run(
     batch: int = 64,
     learning_rate: float = 1e-2,
 ) -> Result:
-    """Train on random rows, and measure the accuracy per letter on 2,000 others."""
+    """Train a tagger on random rows, and measure its accuracy per letter on 2,000 new random rows.
+
+    Args:
+        steps: number of training steps.
+        both: whether the layers read in both directions. If False, they read from left to right.
+        units: number of units of each recurrent layer, in all directions together.
+        letters: number of letters of the alphabet.
+        length: largest number of letters of a row.
+        batch: batch size.
+        learning_rate: learning rate at the beginning. It falls to 0 on a cosine schedule.
+    """
     rng = np.random.default_rng(0)
     rate = optax.cosine_decay_schedule(learning_rate, steps)
     step = lstm_jax.make_train_step(Tagger(letters, units, both, nnx.Rngs(0)), loss, lstm_jax.adam(rate), has_aux=True)
@@ -113,14 +167,24 @@ def run(
 
 
 def _chunks(steps: int, batch: int, length: int, letters: int, rng: np.random.Generator) -> Iterator[Rows]:
-    """Yield the rows of up to 50 steps at a time, with the steps as the first axis."""
+    """Yield random rows for up to 50 training steps at a time, until there are rows for `steps` steps.
+
+    The arrays of a chunk have the shape (number of steps, batch, length).
+
+    Args:
+        steps: number of training steps.
+        batch: number of rows of a step.
+        length: number of letters of a padded row.
+        letters: number of letters of the alphabet.
+        rng: random generator.
+    """
     for start in range(0, steps, 50):
         count = min(50, steps - start)
         yield Rows(*(array.reshape(count, batch, length) for array in make_rows(count * batch, length, letters, rng)))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train from the command line, and print loss and accuracy."""
+    """Train a tagger from the command line, and print its loss and accuracy."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--one-direction", action="store_true", help="read from left to right alone")

@@ -56,13 +56,13 @@ def gradient_sizes(cell: Cell, params: Any, units: int, x: jax.Array, loss: Call
 
 
 def by_steps_back(sizes: jax.Array, answered: int = 1) -> dict[int, float]:
-    """Return a dict from distances to gradient sizes.
+    """Return the gradient sizes at several distances from the end of a sequence, as a dict from distance to size.
 
     A distance is a number of steps, counted backward from the first step whose output enters the loss. The dict has the distances 1, 2, 5,
-    10, ..., 1000 of the constant `BACK`, except those that reach beyond the start of the sequence.
+    10, ..., 1000 of the constant `BACK` that are shorter than the sequence.
 
     Args:
-        sizes: gradient sizes (T,), one for each step.
+        sizes: gradient sizes (T,), one for each of T steps.
         answered: number of steps whose outputs enter the loss. These steps are the last ones of the sequence.
     """
     last = len(sizes) - answered

@@ -2,21 +2,24 @@
 
     pip install ".[experiments]"                                    # scikit-learn, for NBSVM
     python -m experiments.best --preset toy                         # seconds
-    LSTM_JAX_DATA=... python -m experiments.best --preset choices   # validate all choices, test none; 3 hours
-    LSTM_JAX_DATA=... python -m experiments.best                    # and test the recipe with five seeds; 5 hours
+    LSTM_JAX_DATA=... python -m experiments.best --preset choices   # all choices, without a test; 3 hours
+    LSTM_JAX_DATA=... python -m experiments.best                    # all choices, and a test of the recipe with five seeds; 5 hours
 
 The hours are sums of single runs. On two cores of 130 GFLOP/s, which other work also used, the recipe took 34 minutes, 23 of them for its
 language model. The first eight choices took 73 minutes on two cores of 100 GFLOP/s.
 
-The study compares several models, called choices. The first choice is the unchanged Keras example imdb_lstm. Each further choice changes
-the model or the training of an earlier choice; the table `CHOICES` names that choice and the changed fields. All choices are evaluated on a
-validation split of 15 % of the training reviews; no movie is in both splits. The choice `RECIPE` is the preset "best" of
-`lstm-jax train sentiment`.
+The study compares several models, called choices. The first choice is the unchanged Keras example imdb_lstm. Each further choice is an
+earlier choice with a few changes to the model or the training; see the table `CHOICES`. All choices are evaluated on a validation split of
+15 % of the training reviews; no movie is in both splits.
 
-The recipe is trained with several seeds. The epoch of each run is chosen by the loss on the validation split. The test reviews are used
-once, with the weights of that epoch. As a second result, the logits of the recipe are mixed with those of an NBSVM classifier of n-grams
-(`experiments.nbsvm`), in the proportion with the smallest loss on the validation split. As a third result, the logits of all seeds are
-averaged (an ensemble), without and with NBSVM.
+The last choice is called the recipe. It is the preset "best" of `lstm-jax train sentiment`. Only the recipe is evaluated on the test
+reviews. It is trained with several seeds, and each run uses the weights of the epoch with the lowest validation loss. There are three main
+results on the test reviews:
+
+- Recipe: the mean accuracy over the seeds.
+- Recipe and NBSVM: the logits of the recipe are mixed with those of an NBSVM classifier of n-grams (`experiments.nbsvm`). The proportion of
+  the mixture is the one with the lowest validation loss.
+- Ensembles: the logits of all seeds are averaged. One ensemble consists of the recipes, the other of the mixtures with NBSVM.
 
 Expected: the recipe reaches a test accuracy of at least 0.92. Published test accuracies of models that are trained on the labelled reviews
 only are .84 to .85 (Keras example), .865 (tuned LSTM, Dai & Le 2015), .906 (fastText with bigrams), .912 (NBSVM), .919 (one-hot LSTM with
@@ -115,11 +118,9 @@ def named(base: SentimentConfig, choice: str) -> Config:
 
 
 def recipe(base: SentimentConfig, seeds: int) -> list[Config]:
-    """Return the configs of the runs that train the recipe and evaluate it on the test reviews.
+    """Return the configs of the runs that train the recipe and evaluate it on the test reviews, one config for each seed.
 
     The recipe is the last of the models that the study compares, `CHOICES[RECIPE]`.
-
-    There is one config for each seed.
 
     Args:
         base: config of the unchanged Keras example.
@@ -132,9 +133,12 @@ def recipe(base: SentimentConfig, seeds: int) -> list[Config]:
 def run(config: Config) -> dict[str, Any]:
     """Train the model of a config, and return its metrics.
 
-    The metrics contain the accuracy, loss and calibration error (ECE) on the validation split, the duration of the run in seconds, and the
-    number of parameters. If `config.tested` is True, they also contain the accuracy, loss and calibration error on the test reviews, the
-    accuracies of an NBSVM classifier and of its mixture with the model, and the margins of the test reviews; see `encode_margins`.
+    The metrics contain the accuracy, the loss and the calibration error (ECE) on the validation split, the duration of the run in seconds,
+    and the number of parameters. If `config.tested` is True, they also contain:
+
+    - the accuracy, the loss and the calibration error on the test reviews;
+    - the accuracies of an NBSVM classifier and of its mixture with the model;
+    - the margins of the test reviews; see `encode_margins`.
     """
     from lstm_jax.models import functional
     from lstm_jax.runtime.sharding import make_mesh
@@ -170,7 +174,7 @@ def run(config: Config) -> dict[str, Any]:
 
 
 def _with_grams(reviews: data.EncodedReviews, task: SentimentConfig, logits: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Train an NBSVM classifier, mix its logits with those of a model, and return the accuracies of the classifier and of the mixture.
+    """Train an NBSVM classifier, and mix its logits with those of a model.
 
     Args:
         reviews: reviews of the task.
@@ -178,9 +182,12 @@ def _with_grams(reviews: data.EncodedReviews, task: SentimentConfig, logits: dic
         logits: logits of the model. The key "" has those of the validation split, and the key "test_" has those of the test reviews.
 
     Returns:
-        A dict with the share of the model in the mixture ("share"), the accuracies on the validation split ("nbsvm_accuracy" and
-        "mixed_accuracy"), those on the test reviews ("test_nbsvm_accuracy" and "test_mixed_accuracy"), and the margins of the test reviews,
-        by the model ("test_margins") and by the mixture ("test_mixed_margins"); see `encode_margins`.
+        A dict with these keys:
+
+        - "share": share of the model in the mixture. The rest is the share of the classifier.
+        - "nbsvm_accuracy" and "mixed_accuracy": accuracies of the classifier and of the mixture on the validation split.
+        - "test_nbsvm_accuracy" and "test_mixed_accuracy": accuracies of the classifier and of the mixture on the test reviews.
+        - "test_margins" and "test_mixed_margins": margins of the test reviews by the model and by the mixture; see `encode_margins`.
     """
     from lstm_jax.tasks.review_rows import split_reviews
 
@@ -198,7 +205,7 @@ def _with_grams(reviews: data.EncodedReviews, task: SentimentConfig, logits: dic
 
 
 def encode_margins(logits: np.ndarray, labels: np.ndarray) -> str:
-    """Return the margins of N reviews as text, for the result file: N numbers in float16, in base64.
+    """Encode the margins of N reviews as a text, so that they can be stored in the result file. The text is base64 of N float16 numbers.
 
     The margin of a review is its logit if the label is 1, and minus its logit if the label is 0. It is positive if and only if the
     classification is correct. With the margins of several seeds, the accuracy of their ensemble can be computed without the labels.
@@ -211,7 +218,11 @@ def encode_margins(logits: np.ndarray, labels: np.ndarray) -> str:
 
 
 def ensemble_accuracy(texts: Iterable[str]) -> float:
-    """Return the accuracy of the mean of the logits of several models, from their margins as `encode_margins` writes them."""
+    """Return the accuracy of an ensemble of models. The logit of the ensemble is the mean of the logits of the models.
+
+    Args:
+        texts: margins of the same reviews by each model, as texts that `encode_margins` returned.
+    """
     margins = [np.frombuffer(base64.b64decode(text), "<f2").astype(np.float32) for text in texts]
     return float((np.mean(margins, axis=0) > 0).mean())
 
@@ -252,9 +263,12 @@ ENSEMBLES = {"ensemble of the seeds": "test_margins", "ensemble and NBSVM": "tes
 def verdict(rows: study.Rows) -> str:
     """Return the conclusion of the study.
 
-    Each run whose field `tested` is False has one line with its validation metrics. If other runs exist, each model in `TESTED` has one
-    line with its accuracy on the test reviews, and so has each ensemble in `ENSEMBLES` if there are several seeds. A last line has the
-    validation accuracies and the mean duration of these runs.
+    Each run that did not use the test reviews has one line with its validation metrics. If there are runs that used them, these lines
+    follow:
+
+    - one line for each model in `TESTED`, with its accuracy on the test reviews;
+    - one line for each ensemble in `ENSEMBLES`, with its accuracy on the test reviews, if there are several seeds;
+    - one line with the validation accuracies and the mean duration of the runs that used the test reviews.
     """
     lines = []
     for row in (row for row in rows if not row["tested"]):

@@ -5,9 +5,9 @@
 
 The model of the Keras example imdb_lstm (80 words, 128 units, Adam) is trained for three epochs with three seeds. A validation split of
 15 % of the training reviews is held out; no movie is in both splits. The rates of input and recurrent dropout are 0, 0.2, 0.4 and 0.6, in
-all combinations. In these runs the masks are those of Keras: each gate has its own mask, except that all gates share one mask if there is
-no recurrent dropout. At equal rates of input and recurrent dropout, the model is also trained with the masks of Gal & Ghahramani 2016,
-where all gates always share one mask.
+all combinations. In these runs the masks are those of Keras: with recurrent dropout, each gate has its own mask; without it, all gates
+share one mask. At equal rates of input and recurrent dropout, the model is also trained with the masks of Gal & Ghahramani 2016, where all
+gates always share one mask.
 
 The metrics are the accuracy on the test reviews, the calibration error (ECE) on the validation split, and the time of an epoch. Accuracy
 and calibration error are those of the epoch with the lowest validation loss.
@@ -52,7 +52,10 @@ KEY = ("model.dropout_masks", "model.dropout", "model.recurrent_dropout")
 
 
 def verdict(rows: study.Rows) -> str:
-    """Return the conclusion of the study. It has one line with the metrics for each combination of masks, input and recurrent rate."""
+    """Return the conclusion of the study.
+
+    Each combination of a kind of dropout masks, an input rate and a recurrent rate has one line with its metrics.
+    """
     lines = []
     for key, accuracies in study.grouped(rows, KEY, "test_accuracy").items():
         selected = [row for row in rows if tuple(row[name] for name in KEY) == key]
@@ -67,7 +70,8 @@ def verdict(rows: study.Rows) -> str:
 def draw(rows: study.Rows, path: Path) -> object:
     """Draw the accuracy, the calibration error and the time of an epoch as heat maps over the input and the recurrent dropout rate.
 
-    A fourth panel shows the accuracy of both kinds of masks over the rate, at equal input and recurrent rates.
+    A fourth panel compares masks that differ between gates with masks that all gates share. It shows the accuracy over the dropout rate,
+    where the input and the recurrent rate are equal.
     """
 
     def fill(figure: Any) -> None:

@@ -62,7 +62,7 @@ def distances(table: np.ndarray, ids: dict[str, list[int]]) -> dict[str, float]:
     """Return the mean Euclidean distances between words, within each group and between each pair of groups.
 
     Args:
-        table: embedding (V, E) of V words.
+        table: embedding (V, E) of V words with E features.
         ids: dict from the name of each group to the ids of its words.
 
     Returns:
@@ -85,8 +85,8 @@ def word2vec(reviews: data.EncodedReviews, task: SentimentConfig) -> tuple[np.nd
         task: config of the sentiment task. Only the number of features of a word and the seed are used.
 
     Returns:
-        A pair (embedding before training, embedding after training). Each embedding has the shape (V, E), and each row is scaled to
-        length 1. The row of a word that is not in the training reviews is 0.
+        A pair (embedding before training, embedding after training). Each embedding has the shape (number of words, number of features),
+        and each row is scaled to length 1. The row of a word that is not in the training reviews is 0.
 
     Raises:
         InputError: if gensim is not installed.

@@ -214,9 +214,9 @@ def batch_loss(config: Config, params: Params, batch: Batch) -> jax.Array:
 def gradient_sizes(config: Config, params: Params, key: jax.Array) -> dict[int, float]:
     """Measure the gradient of the loss with respect to the state h at several steps, and return a dict from distances to gradient sizes.
 
-    Each sequence of a batch has a gradient: that of its own loss with respect to its own state h at a step. The gradient size at this step
-    is the root mean square of the norms of these gradients. The distance of step t is s - t, where s is the first step that has a target.
-    In the task "copy", s is the first of the last ten steps. In the other tasks, s is the last step.
+    At each step, each sequence of a batch has a gradient: the gradient of its loss with respect to its state h at this step. The gradient
+    size of the step is the root mean square of the norms of these gradients. The distance of step t is s - t, where s is the first step
+    that has a target. In the task "copy", s is the first of the last ten steps. In the other tasks, s is the last step.
 
     Args:
         config: config of the run.

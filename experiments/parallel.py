@@ -1,21 +1,25 @@
-"""Study of Newton's method over time (DEER): how many iterations it needs instead of a loop over the steps, and where it would be faster.
+"""Study of Newton's method for recurrent cells (DEER): how many iterations does it need, and when is it faster than a loop over the steps?
 
     python -m experiments.parallel --preset toy                     # seconds
-    LSTM_JAX_DATA=... python -m experiments.parallel --where here   # 20 minutes; programs are compiled once for all runs
+    LSTM_JAX_DATA=... python -m experiments.parallel --where here   # 20 minutes; one process, so that programs are compiled only once
 
-The backend `parallel` computes the states of all steps at once by Newton's method, see `lstm_jax.recurrence.solve_states`. An LSTM and a
-GRU read articles, character by character, in one row and in float64. Four settings are varied:
+The backend `parallel` computes the states of all steps at once by Newton's method, see `lstm_jax.recurrence.solve_states`. In this study,
+an LSTM and a GRU read articles, character by character, with batch size 1 and in float64. Four settings are varied:
 
 - Length: 100 to 100,000 characters.
-- Method: the full Jacobian of a step (DEER, 8 units), its diagonal blocks (quasi-DEER, 8 and 64 units), and both with damping (ELK).
+- Method: Newton's method uses the full Jacobian of a step (DEER, 8 units) or only its diagonal blocks (quasi-DEER, 8 and 64 units). A
+  block has the derivatives of one unit's state, (h, c) for an LSTM, by its own last state. At 8 units, both are also run with damping
+  (ELK).
 - Gain: the initial recurrent kernel is multiplied by 0.5 to 8, which makes the network less or more chaotic.
 - Training: the network is measured before it is trained, and after 100, 1,000 and 5,000 updates.
 
-A run ends when no equation of a step is violated by more than 1e-8 of the largest state (or of 1), or at a limit of iterations. The
-largest Lyapunov exponent of each network is measured, too.
+The residual is the largest difference between a state and the result of the cell's step from the state before it. A run ends when the
+residual is at most 1e-8 times max(1, largest absolute value of a state), or after the largest allowed number of iterations. The largest
+Lyapunov exponent of each network is measured, too. If it is positive, the network is chaotic.
 
-Expected: With a negative exponent the number of iterations grows at most with the logarithm of the length. With a positive exponent it
-grows in proportion to the length, so that nothing is gained. Diagonal blocks need several times as many iterations as the full Jacobian.
+Expected: If the exponent is negative, the number of iterations grows at most with the logarithm of the length. If it is positive, the
+number grows in proportion to the length, so that Newton's method gains nothing. Diagonal blocks need several times as many iterations as
+the full Jacobian.
 """
 
 import math
@@ -46,7 +50,7 @@ from lstm_jax.tasks import generation
 
 TOLERANCE = 1e-8
 STEP_DEPTH = 10
-"""Assumed number of dependent operations of a step apart from the sums of its matrix product: additions, activations, products."""
+"""Assumed number of operations of a step that must wait for each other, apart from the sums of its matrix product."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,8 @@ class Config:
 def states_by_steps(cell: Cell, params: Any, ids: jax.Array, state: Any) -> tuple[Any, Any]:
     """Compute the states of a cell by a loop over the steps.
 
+    B is the batch size, T the number of steps and H the number of units.
+
     Args:
         cell: recurrent cell.
         params: parameters of the cell.
@@ -94,7 +100,7 @@ def characters(text: str) -> tuple[np.ndarray, np.ndarray, int]:
     """Return the ids of the training characters, the ids of the held-out last tenth of the text, and the number of distinct characters.
 
     Args:
-        text: `runs.ARTICLES` for the articles in `$LSTM_JAX_DATA`. Any other value stands for the text of `embedded_articles`.
+        text: `runs.ARTICLES` for the articles in `$LSTM_JAX_DATA`. Any other value, such as "", means the documentation of Python.
     """
     config = TextConfig(validation=0.1)
     corpus = generation.load_corpus(GenerationConfig(articles(config) if text == runs.ARTICLES else config))
@@ -136,13 +142,13 @@ def network(cell: str, units: int, gain: float, updates: int, text: str, seed: i
 
 @cache
 def programs(cell: str, options: Newton, steps: int) -> tuple[Callable, Callable, Callable]:
-    """Return three jitted functions of the parameters of a cell and the input ids (T, 1).
+    """Return three functions for a cell, compiled with `jax.jit`. They read T input ids as an array (T, 1).
 
     1. f(params, ids, state) computes the states by Newton's method; see `solve_states`.
     2. f(params, ids, state) computes the states step by step; see `states_by_steps`.
     3. f(params, ids) computes the largest Lyapunov exponent; see `largest_lyapunov_exponent`.
 
-    Here `state` is the initial state.
+    Here `params` are the parameters of the cell, and `state` is the initial state.
 
     Args:
         cell: name of the cell.
@@ -157,15 +163,15 @@ def programs(cell: str, options: Newton, steps: int) -> tuple[Callable, Callable
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Compute the states of a network over a text by Newton's method and step by step, and return what it took.
+    """Compute the states of a network over a text by Newton's method and by a loop, and return measurements of Newton's method.
 
     Returns:
         A dict with these keys:
 
-        - "iterations": number of iterations.
-        - "converged": whether the last residual is at most the tolerance.
-        - "residual": largest violation of an equation of a step.
-        - "error": largest difference of a state from the sequential computation.
+        - "iterations": number of iterations of Newton's method.
+        - "residual": largest absolute difference between a state and the result of the cell's step from the state before it.
+        - "converged": whether the residual is at most `TOLERANCE` times max(1, largest absolute value of a state).
+        - "error": largest absolute difference between a state of Newton's method and the same state of the loop.
         - "exponent": largest Lyapunov exponent of the network on this text, in nats per step.
     """
     _, held, _ = characters(config.text)
@@ -189,17 +195,22 @@ def run(config: Config) -> dict[str, Any]:
 
 
 def lanes(cell: str, units: int, jacobian: str, steps: int, iterations: int) -> int | None:
-    """Estimate the number of lanes of a device from which Newton's method would take less time than the loop over the steps.
+    """Estimate the number of lanes of a device at which Newton's method becomes faster than a loop over the steps.
 
-    A lane does one multiplication and one addition at a time. The time of a phase is the longer of two times: its work divided by the
-    number of lanes, and its depth, which is the number of operations that depend on each other. Memory, communication and damping are left
-    out. For T steps, H units, G gates and K arrays in the state, the loop has T phases, and an iteration of Newton's method has two:
+    A lane does one multiplication and one addition at a time. A computation consists of phases. The work of a phase is the number of its
+    multiplications. The depth of a phase is the number of its operations that must wait for each other. The time of a phase is
+    max(work / lanes, depth). Memory, communication and damping are left out.
 
-    - A step of the loop has the work G H^2 of its matrix product, and a depth of log2(H) + `STEP_DEPTH` (10).
-    - An evaluation of all T steps and their Jacobians has the depth of one step. Its work is T G H^2 for the steps and, for the Jacobians,
-      again T G H^2 (diagonal blocks) or T G H^2 for each of their K H columns (full).
-    - A scan over the T steps has 2 T compositions of affine maps. The work of a composition is (K^3 + K^2) H (diagonal blocks) or
-      (K H)^3 + (K H)^2 (full): a product of two matrices, and one of a matrix and a vector. The depth is 2 log2(T) times that of a product.
+    There are T steps, H units, G gates and K arrays in the state, and D is log2(H) + `STEP_DEPTH`. The loop has T phases of the first kind
+    below. Each iteration of Newton's method evaluates all steps with their Jacobians, and then solves linear equations with a parallel
+    scan:
+
+        phase                             work                        depth
+        one step of the loop              G H^2                       D
+        evaluation, full Jacobians        (1 + K H) T G H^2           D
+        evaluation, diagonal blocks       2 T G H^2                   D
+        scan, full Jacobians              2 T ((K H)^3 + (K H)^2)     2 log2(T) (log2(K H) + 1)
+        scan, diagonal blocks             2 T H (K^3 + K^2)           2 log2(T) (log2(K) + 1)
 
     Args:
         cell: name of the cell.
@@ -226,7 +237,10 @@ def lanes(cell: str, units: int, jacobian: str, steps: int, iterations: int) -> 
 
 
 def methods(rows: study.Rows) -> dict[str, list[Any]]:
-    """Group rows by cell, method and number of units. The keys are readable names, such as "lstm, full, 8 units"."""
+    """Group the results of runs by cell, method and number of units, and return a dict from names to groups.
+
+    The names are those that the figure shows, such as "lstm, full, 8 units".
+    """
     groups: dict[str, list[Any]] = {}
     for row in rows:
         damped = f", damping {row['damping']:g}" if row["damping"] else ""
@@ -246,10 +260,13 @@ def _median(rows: study.Rows) -> str:
 def verdict(rows: study.Rows) -> str:
     """Return the conclusion of the study.
 
-    Each combination of a cell, a method and a number of units has one line with the median number of iterations by length, by gain and by
-    training updates. A "+" after a median means that at least one of its runs has not converged. Further lines have the rank correlation of
-    Lyapunov exponents and iterations at 1,000 steps, the number of runs in which Newton's method would be faster than the loop over the
-    steps, and the fewest lanes for which it would be faster (see `lanes`).
+    Each combination of a cell, a method and a number of units has one line. The line has the median number of iterations at each length, at
+    each gain and at each number of training updates. A "+" after a median means that at least one of the runs has not converged. These
+    lines follow:
+
+    - the rank correlation of the Lyapunov exponent and the number of iterations, over all runs with 1,000 steps;
+    - the number of runs in which Newton's method converges and would be faster than the loop on a device with enough lanes (see `lanes`);
+    - the smallest number of lanes that is enough in one of these runs.
     """
     lines = []
     for name, group in methods(rows).items():
@@ -277,9 +294,10 @@ def verdict(rows: study.Rows) -> str:
 
 
 def draw(rows: study.Rows, path: Path) -> object:
-    """Draw four panels: the iterations of Newton's method over the length, over the Lyapunov exponent and over the training updates.
+    """Draw four panels about Newton's method: three show its number of iterations, and one the lanes that make it faster than the loop.
 
-    The fourth panel shows the number of lanes from which Newton's method would be faster than the loop; see `lanes`.
+    The iterations are shown over the length, the Lyapunov exponent and the number of training updates. The lanes (see `lanes`) are shown
+    over the length.
     """
 
     def fill(figure: Any) -> None:

@@ -73,10 +73,15 @@ def sentiment(config: SentimentConfig) -> dict[str, Any]:
     """Train the model of the sentiment task, and return its metrics.
 
     Returns:
-        A dict of metrics. The accuracy, the loss and the calibration error ("ece") are those on the validation split at the best epoch. If
-        there is no validation split, they are those on the test split at the last epoch. At the same epoch, "test_accuracy" is the accuracy
-        on the test split. "by_epoch" is the list of the accuracies of all epochs. The dict also has the shortest duration of an epoch
-        ("epoch_seconds"), the highest throughput of an epoch ("examples_per_second") and the number of parameters ("parameters").
+        A dict with these keys. If there is a validation split, its best epoch is the chosen epoch. Otherwise, it is the last epoch.
+
+        - "accuracy", "loss" and "ece": accuracy, loss and calibration error at the chosen epoch. They are measured on the validation split,
+          or on the test split if there is no validation split.
+        - "test_accuracy": accuracy on the test split at the chosen epoch.
+        - "by_epoch": list of the values of "accuracy" at all epochs.
+        - "epoch_seconds": shortest duration of an epoch.
+        - "examples_per_second": highest throughput of an epoch.
+        - "parameters": number of parameters.
     """
     _, result = train_sentiment(config)
     part = "validation" if config.data.validation else "test"
@@ -90,10 +95,14 @@ def generation(config: GenerationConfig) -> dict[str, Any]:
     """Train the model of the text generation task, and return its metrics.
 
     Returns:
-        A dict of metrics. The bits per character of the held-out text are "bits" at the best epoch and "last_bits" at the last epoch;
-        "by_epoch" is the list of their values at all epochs. "train_bits" are those of the training text at the last epoch.
-        The dict also has the shortest duration of an epoch ("epoch_seconds"), the highest throughput of an epoch ("examples_per_second")
-        and the number of parameters ("parameters").
+        A dict with these keys:
+
+        - "bits" and "last_bits": bits per character of the held-out text, at the best epoch and at the last epoch.
+        - "by_epoch": list of the bits per character of the held-out text at all epochs.
+        - "train_bits": bits per character of the training text at the last epoch.
+        - "epoch_seconds": shortest duration of an epoch.
+        - "examples_per_second": highest throughput of an epoch.
+        - "parameters": number of parameters.
     """
     if config.data.data == (ARTICLES,):
         config = replace(config, data=articles(replace(config.data, data=())))

@@ -73,8 +73,8 @@ def _parse(arguments: list[str]) -> Callable[..., None]:
 def _complaint(name: str, stop: BaseException, box: str) -> InputError:
     """Convert an exception of the argument parser tyro to an `InputError`.
 
-    If a config raised an `InputError` while tyro parsed the flags, the result is a copy of this error whose subject is the flag. Otherwise
-    the result is made from the text that tyro printed.
+    If a config raised an `InputError` while tyro parsed the flags, this error is returned, with the name of the flag in place of the name
+    of the field. Otherwise, the result is made from the text that tyro printed.
 
     Args:
         name: name of the command.
@@ -160,7 +160,7 @@ def _process() -> str:
 
 
 def _shown(error: Exception) -> InputError | None:
-    """Return an `InputError` that describes an error that the user or the machine caused, or None if the error is a bug."""
+    """Convert an error that the user or the machine caused to an `InputError`. If the error is a bug, return None."""
     match error:
         case InputError():
             return error

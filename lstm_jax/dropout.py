@@ -31,7 +31,7 @@ from lstm_jax.shapes import GATES
 
 KEY_TYPE = "threefry2x32"
 COUNTERS = 2**32
-"""Largest number of random values that the compiled code can draw from one key."""
+"""Largest number of random values that the C++ library can draw from one key."""
 
 MaskKind = Literal["keras", "per_gate", "variational"]
 
@@ -39,13 +39,14 @@ MaskKind = Literal["keras", "per_gate", "variational"]
 class DropoutMasks(NamedTuple):
     """Dropout and zoneout masks of one call of a recurrent layer. A field is None if the call has no dropout of that kind.
 
-    Each entry of `input` and `recurrent` is a factor: either 0 or 1 / (1 - rate).
+    Each entry of `input` and `recurrent` is a factor: either 0 or 1 / (1 - rate). B is the batch size, T the number of steps, E the number
+    of input features, and H the number of columns of the state array.
 
     Attributes:
         input: mask of the input x: (B, E) if all gates share it, or (gates, B, E) with one mask per gate (i, f, g, o for the LSTM).
         recurrent: mask of the output h of the previous step: (B, H) if all gates share it, or (gates, B, H) with one mask per gate.
         zoneout: dict from the name of a state array, "h" or "c", to its mask. In training the mask is bool (T, B, H), True where a step
-            keeps the previous value. In evaluation the mask is replaced by its expected value, a float array of shape ().
+            keeps the previous value. In evaluation, the expected value of the mask, a float array of shape (), takes its place.
     """
 
     input: jax.Array | None = None
@@ -75,6 +76,12 @@ def check_mask_kind(kind: str) -> MaskKind:
 def draw_mask(key: jax.Array, rate: float, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
     """Return a mask of inverted dropout: each entry is 0 with probability `rate`, else 1 / (1 - rate).
 
+    Args:
+        key: random key.
+        rate: probability that an entry is 0.
+        shape: shape of the mask.
+        dtype: dtype of the mask.
+
     Raises:
         InputError: if `rate` is not in [0, 1).
     """
@@ -89,10 +96,10 @@ def _draw_in_jax(key: jax.Array, keep: float, shape: tuple[int, ...], dtype) -> 
 
 
 def _can_compile(key: jax.Array, dtype) -> bool:
-    """Return whether the compiled code can draw a mask in place of `jax.random`.
+    """Return whether the C++ library of this project can draw a mask that equals the mask of `jax.random`.
 
-    The compiled code must be available, JAX must not divide arrays among several devices, and the mask must equal that of `jax.random`. The
-    masks are equal for a threefry2x32 key and the dtype float32, if `jax_threefry_partitionable` is on and `jax_enable_x64` is off.
+    For this, the key must be of the type threefry2x32, the dtype must be float32, `jax_threefry_partitionable` must be on, and
+    `jax_enable_x64` must be off. The library must be available, and JAX must not divide arrays among several devices.
     """
     config: Any = jax.config
     same_bits = config.jax_threefry_partitionable and not config.jax_enable_x64 and dtype == jnp.float32
@@ -102,12 +109,12 @@ def _can_compile(key: jax.Array, dtype) -> bool:
 
 @dataclass(frozen=True)
 class _DrawMask(ForwardOperation):
-    """Operation that draws a dropout mask from the key data (two uint32) of a threefry key.
+    """Operation that draws a dropout mask from the two uint32 numbers of a threefry2x32 key.
 
     Attributes:
         keep: probability that an entry is kept.
         shape: shape of the mask.
-        platforms: platforms on which the compiled code draws the mask. On other platforms JAX draws it.
+        platforms: platforms on which the C++ library draws the mask. On other platforms `jax.random` draws the mask.
     """
 
     keep: float

@@ -24,7 +24,10 @@ class InputError(ValueError):
         super().__init__(" ".join(message.splitlines()))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the error by its arguments, with the value as text, so that a worker process can send the error to its parent."""
+        """Return the class and the arguments from which pickle creates the error again, for example in the parent of a worker process.
+
+        The value is returned as text, because an arbitrary value may not support pickling.
+        """
         return type(self), (self.subject, str(self.value), self.remedy)
 
 
@@ -44,7 +47,7 @@ class Interrupted(RuntimeError):
         super().__init__(f"interrupted after step {step}")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the error by its arguments."""
+        """Return the class and the arguments from which pickle creates the error again in another process."""
         return type(self), (self.step, self.number)
 
 

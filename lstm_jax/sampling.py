@@ -11,10 +11,11 @@ If the prompt is not longer than a window, both modes draw the same first charac
 A character is drawn from softmax(log p / temperature), where p are the model's probabilities. At temperature 0 the likeliest character is
 drawn.
 
-In mode "window" the sampler keeps one state of the model for each window that has begun. With `length` 3 and the text "abc", for example,
-these windows hold "abc", "bc" and "c". If "d" is drawn, the window "abc" is dropped, an empty window is added, and "d" advances the states
-of the three windows to "bcd", "cd" and "d" in one step, as rows of a batch. Thus a character costs one step with `length` rows per text,
-instead of `length` steps with one row.
+In mode "window" each draw has its own window, and the windows of successive draws overlap. The sampler reads the windows of the next
+`length` draws in parallel, and keeps one state of the model for each. With `length` 3 and the text "abc", for example, these windows hold
+"abc", "bc" and "c" so far. If "d" is drawn, the window "abc" is dropped, an empty window is added, and one step with "d" advances the three
+windows to "bcd", "cd" and "d", as rows of a batch. Thus a character costs one step with `length` rows per text, instead of `length` steps
+with one row.
 
 B is the number of texts and V the number of distinct characters (the vocabulary size).
 """

@@ -136,8 +136,9 @@ class Candidate:
     Attributes:
         name: text of the flag `--peer` that this candidate was read from, such as "ours:dropout=0.2".
         peer: name of the peer.
-        backend: backend of the recurrence (peer "ours"), name of the training loop ("own_loop"), name of the cell class ("flax_nnx"), or
-            "accelerated" ("keras_jax"). If None, the peer's default is used.
+        backend: what to run instead of the peer's default. The meaning depends on the peer: a backend of the recurrence ("ours"), a
+            training loop ("own_loop"), a cell class ("flax_nnx"), the text "accelerated" ("keras_jax"), or a recurrent backend of TorchRL
+            ("torchrl"). None stands for the default.
         dropout: rate of the input dropout. If None, it is the rate of the workload.
         recurrent: rate of the recurrent dropout. If None, it is the rate of the workload.
         dtype: dtype of the computation, "float32" or "bfloat16".

@@ -15,8 +15,9 @@ class Options:
     """Options with which a benchmarked library (peer) builds a workload. "Our" refers to this project, which is also a peer.
 
     Attributes:
-        backend: backend of our recurrence (peer "ours"), name of the training loop ("own_loop"), name of the cell class ("flax_nnx"), or
-            "accelerated" ("keras_jax"). If None, the peer's default is used. All other peers ignore this option.
+        backend: what to run instead of the peer's default. The meaning depends on the peer: a backend of the recurrence ("ours"), a
+            training loop ("own_loop"), a cell class ("flax_nnx"), the text "accelerated" ("keras_jax"), or a recurrent backend of TorchRL
+            ("torchrl"). None stands for the default. All other peers ignore this option.
         dropout: rate of the input dropout in the training of the sentiment model (workload A).
         recurrent_dropout: rate of the recurrent dropout in workload A. A peer that has no recurrent dropout reports this in `Built.note`.
         remat: rematerialization of our recurrence: "none" keeps all residuals, and "sqrt" recomputes them in segments.
@@ -39,11 +40,12 @@ class Options:
 class Built:
     """Workload as one benchmarked library (peer) runs it: functions that run the workload or return its results, and a description.
 
-    Shapes: batch B, steps T, hidden size H, vocabulary V.
+    The kinds of workloads are training (on word ids for sentiment, or on characters), evaluation, and the recurrence (a recurrent layer
+    alone). Shapes: batch B, steps T, hidden size H, vocabulary V.
 
     Attributes:
-        run: run(count) executes `count` steps and returns when they have ended. A step is a training step, a forward and backward pass of
-            the recurrent layer, or an evaluation of all reviews.
+        run: run(count) executes `count` steps and returns when they have ended. A step is a training step, an evaluation of all reviews, or
+            a forward and backward pass of the recurrent layer.
         outputs: outputs() returns the outputs for the first batch, computed with the initial weights and without dropout. They are logits
             (B,) for sentiment, logits minus their mean (B, V) for characters, and h (B, T, H) for the recurrence. For an evaluation, they
             are the logits of all reviews.
@@ -58,8 +60,8 @@ class Built:
         note: what this peer computes differently from this project, or "".
         backend: name of the backend that runs, or "" if the peer has only one.
         block_seconds: shortest duration of a timed call of `run`, in seconds.
-        excluded: dict from the name of a weight to a boolean mask (rows,). After one step, the rows of the weight where the mask is true
-            are not compared with the reference, because this peer computes them differently (see `note`).
+        excluded: dict from the name of a weight to a boolean mask with an entry for each row of the weight. Rows where the mask is true are
+            not compared with the reference after one step, because this peer updates them differently (see `note`).
     """
 
     run: Callable[[int], None]
@@ -120,9 +122,9 @@ def comparable(work: Workload, logits: np.ndarray) -> np.ndarray:
 
 
 def no_recurrent_dropout(options: Options) -> str:
-    """Return the text of `Built.note` about a library whose dropout differs from that of this project.
+    """Return the note on the dropout of a library that has no recurrent dropout, or "" if both dropout rates in `options` are 0.
 
-    The library draws a new mask for the word vector of each step, where this project draws one mask for all steps, and it has no recurrent
-    dropout. If both dropout rates in `options` are 0, the text is "".
+    The text is for `Built.note`. It also says that the library drops single elements of the word vectors, with a new mask at each step.
+    This project draws one mask for all steps.
     """
     return "dropout of the embedded words, elementwise; no recurrent dropout" if options.dropout or options.recurrent_dropout else ""

@@ -13,7 +13,10 @@ from bench.workloads import Arrays, Workload
 
 
 class Net(eqx.Module):
-    """Equinox model of one sequence: embedding (for word ids), LSTM, and dense output layer (except for the workload "recurrence")."""
+    """Equinox model of a workload, applied to a single sequence: embedding (if the inputs are word ids), LSTM, and dense output layer.
+
+    The workload "recurrence" measures a recurrent layer alone. For it, the model consists of the LSTM only.
+    """
 
     embedding: Any
     dropout: Any

@@ -12,7 +12,10 @@ from lstm_jax import convert
 
 
 class Net(nn.Module):
-    """Flax Linen model: embedding (for word ids), LSTM, and dense output layer (except for the workload "recurrence")."""
+    """Flax Linen model of a workload: embedding (if the inputs are word ids), LSTM, and dense output layer.
+
+    The workload "recurrence" measures a recurrent layer alone. For it, the model consists of the LSTM only.
+    """
 
     work: Workload
     rate: float

@@ -18,7 +18,10 @@ CELLS = {"OptimizedLSTMCell": nnx.OptimizedLSTMCell, "LSTMCell": nnx.LSTMCell}
 
 
 class Net(nnx.Module):
-    """Flax NNX model: embedding (for word ids), LSTM, and dense output layer (except for the workload "recurrence")."""
+    """Flax NNX model of a workload: embedding (if the inputs are word ids), LSTM, and dense output layer.
+
+    The workload "recurrence" measures a recurrent layer alone. For it, the model consists of the LSTM only.
+    """
 
     def __init__(self, work: Workload, rate: float, cell: str, rngs: nnx.Rngs):
         self.embedding = nnx.Embed(work.vocabulary, work.features, rngs=rngs) if work.words else None

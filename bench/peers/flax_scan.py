@@ -1,6 +1,6 @@
-"""Benchmark of an LSTM with resets, written as a user of Flax would: `lax.scan` over nnx.OptimizedLSTMCell, with `where` on the carry.
+"""Benchmark of an LSTM with resets as a user of Flax could write it: `lax.scan` over nnx.OptimizedLSTMCell.
 
-It is measured because nnx.RNN cannot reset the state within a sequence.
+A reset replaces the state by zeros, with `jnp.where`. The user writes the loop because nnx.RNN cannot reset the state within a sequence.
 """
 
 from typing import Any
@@ -16,7 +16,13 @@ from lstm_jax import convert
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Prepare the workload "recurrence" or "resets" with a cell of Flax, and return functions that run it; see `base.Built`."""
+    """Prepare the forward and backward pass of an LSTM in a loop over a cell of Flax, and return functions that run it; see `base.Built`.
+
+    Args:
+        work: workload "resets", which resets the state at random steps, or "recurrence", which does not.
+        arrays: initial weights and data of the workload.
+        options: ignored, because the LSTM has no dropout.
+    """
     del options
     resets = None if arrays.resets is None else jnp.asarray(arrays.resets.T)
     graph, state, rest = nnx.split(nnx.OptimizedLSTMCell(work.features, work.units, rngs=nnx.Rngs(0)), nnx.Param, ...)

@@ -27,8 +27,8 @@ def pack(lstm: dict[str, np.ndarray]) -> np.ndarray:
 def unpack(weights: np.ndarray, features: int, units: int) -> dict[str, np.ndarray]:
     """Return the kernel, recurrent kernel and bias of an LSTM from cuDNN's flat array. This function is the inverse of `pack`.
 
-    cuDNN's LSTM has two biases, which have the same gradient. `pack` sets the second bias to zero, and this function leaves it out. After
-    one step of Adam, the first bias equals the bias of an LSTM with a single bias, so that the two can be compared.
+    cuDNN's LSTM adds two biases, which have the same gradient. `pack` sets the second bias to zeros, and this function returns only the
+    first. After one step of Adam, the first bias is therefore equal to the bias of an LSTM that has only one.
 
     Args:
         weights: cuDNN's flat array of weights or gradients.
@@ -54,7 +54,10 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
 
 
 def model(work: Workload, arrays: Arrays, options: Options) -> jax_step.Model:
-    """Return the cuDNN model of a workload: embedding (for word ids), LSTM, and dense output layer (except for "recurrence")."""
+    """Return the model of a workload with cuDNN's LSTM: embedding (if the inputs are word ids), LSTM, and dense output layer.
+
+    The workload "recurrence" measures a recurrent layer alone. For it, the model consists of the LSTM only.
+    """
     weights, units = arrays.weights, work.units
     tree = {"lstm": pack(arrays.cell())} | {name: array for name, array in weights.items() if not name.startswith("recurrent/")}
 

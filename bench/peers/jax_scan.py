@@ -1,6 +1,7 @@
-"""Benchmark of an LSTM with resets, written by hand in JAX: `lax.scan` over the steps, with `where` on the state.
+"""Benchmark of an LSTM with resets that is written by hand in JAX: `lax.scan` over the steps.
 
-The input projection of all steps is computed before the loop, and differentiation is left to JAX.
+A reset replaces the state by zeros, with `jnp.where`. The input projection of all steps is computed before the loop. JAX computes the
+gradients by automatic differentiation.
 """
 
 import jax
@@ -12,7 +13,13 @@ from bench.workloads import LAYER, Arrays, Workload
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Prepare the workload "recurrence" or "resets" with a loop in JAX, and return functions that run it; see `base.Built`."""
+    """Prepare the forward and backward pass of an LSTM in JAX, and return functions that run it; see `base.Built`.
+
+    Args:
+        work: workload "resets", which resets the state at random steps, or "recurrence", which does not.
+        arrays: initial weights and data of the workload.
+        options: ignored, because the LSTM has no dropout.
+    """
     del options
     resets = None if arrays.resets is None else jnp.asarray(arrays.resets.T)
 

@@ -1,6 +1,7 @@
-"""Steps of training, evaluation and recurrence that the benchmarks of Equinox, Flax, Haiku, jax.experimental.rnn and lax.scan share.
+"""Functions that run workloads (training, evaluation or the recurrence alone) with the JAX model of any library.
 
-A training step is one jit-compiled function that donates its state. It runs on JAX's default device.
+The benchmarks of Equinox, Flax, Haiku, jax.experimental.rnn and lax.scan share them. A training step is one jit-compiled function that
+donates its state. All steps run on JAX's default device.
 """
 
 from collections.abc import Callable

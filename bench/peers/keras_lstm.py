@@ -1,8 +1,8 @@
 """Benchmark of Keras 3 on the backend that the environment variable KERAS_BACKEND names.
 
 The models of the Keras examples are trained with `fit`. The time of a training step is the duration of a call of `fit` on many batches,
-divided by the number of batches. The time thus includes a share of the start of `fit`. For the workload "recurrence", the backend
-differentiates a Keras layer.
+divided by the number of batches. The time thus includes a share of the start of `fit`. For the workload "recurrence", a forward and
+backward pass of a single recurrent Keras layer is timed.
 
 On JAX, the option `backend` may be "accelerated": then `lstm_jax.integrations.keras.accelerate` replaces the recurrent layers of the model.
 """
@@ -145,7 +145,7 @@ def _recurrence(work: Workload, arrays: Arrays, backend: str | None) -> Built:
 def _differentiated(layer: Any, arrays: Arrays) -> tuple[Any, Any]:
     """Return two functions: one runs the forward and backward pass of a recurrent Keras layer, and the other waits for a result.
 
-    Both functions are written in the usual style of the Keras backend (JAX, PyTorch or TensorFlow).
+    The forward and backward pass is compiled if Keras runs on JAX or TensorFlow. On PyTorch, it runs in eager mode.
 
     Args:
         layer: recurrent Keras layer that returns the outputs of all steps.

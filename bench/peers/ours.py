@@ -36,8 +36,8 @@ EPOCH = 1024
 def _mesh(work: Workload, options: Options) -> jax.sharding.Mesh:
     """Return the JAX mesh on which a workload runs.
 
-    On a CPU, the mesh has `options.devices` devices. If `options.devices` is 0, the number of devices is chosen to suit the backend; it is
-    1 if the batch size is not divisible by the number of cores.
+    On a CPU, `options.devices` is the number of devices. If it is 0, this function chooses the number: one device if the batch size is not
+    divisible by the number of cores, otherwise the number that suits the backend.
 
     On a machine with GPUs, the mesh contains only the first GPU, because all other libraries also use only this GPU.
     """
@@ -143,7 +143,7 @@ def _recurrence(work: Workload, arrays: Arrays, mesh: jax.sharding.Mesh, backend
 
 
 def _model(work: Workload, options: Options) -> tuple[Callable, Callable]:
-    """Return two functions: one builds the workload's model from given parameters, and the other is the objective (loss and metrics)."""
+    """Return two functions: one builds the workload's model from given parameters, and the other computes its loss and metrics."""
     name: Any = options.backend or "auto"
     choices: Any = {
         "cell": work.cell,

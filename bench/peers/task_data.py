@@ -27,7 +27,10 @@ def imdb_rows() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
 
 
 def articles(config: TextConfig) -> TextConfig:
-    """Return a copy of the config. If `config.data` is empty, the copy names the file of newspaper articles in `$LSTM_JAX_DATA` instead."""
+    """Return a copy of the config of a text, which reads newspaper articles if the config names no text.
+
+    The articles are in the file articles/wp_articles.json of the folder `$LSTM_JAX_DATA`. If this variable is not set, the folder is data/.
+    """
     default = (os.path.join(os.environ.get("LSTM_JAX_DATA", "data"), "articles", "wp_articles.json"),)
     return replace(config, data=config.data or default)
 

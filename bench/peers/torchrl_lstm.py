@@ -1,8 +1,8 @@
-"""Benchmark of TorchRL's LSTMModule, which resets the state of a row where an episode begins.
+"""Benchmark of TorchRL's LSTMModule, which resets the state of a sequence where an episode begins.
 
-The option `backend` is given to LSTMModule as its argument `recurrent_backend`. The backend "pad" (the default) cuts the rows into episodes
-and packs them for nn.LSTM. The backend "scan" is a loop over steps under torch.compile; in eager mode it is slower. The backend "triton"
-needs a GPU.
+The option `backend` is given to LSTMModule as its argument `recurrent_backend`. The backend "pad" (the default) cuts the sequences into
+episodes and packs them for nn.LSTM. The backend "scan" is a loop over steps under torch.compile; in eager mode it is slower. The backend
+"triton" needs a GPU.
 """
 
 import numpy as np
@@ -19,7 +19,13 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Prepare the workload "recurrence" or "resets" with TorchRL, and return functions that run it; see `base.Built`."""
+    """Prepare the forward and backward pass of an LSTM in TorchRL, and return functions that run it; see `base.Built`.
+
+    Args:
+        work: workload "resets", which resets the state at random steps, or "recurrence", which does not.
+        arrays: initial weights and data of the workload.
+        options: options of the benchmark. Only `backend` is used.
+    """
     backend = options.backend or "pad"
     lstm = nn.LSTM(work.features, work.units, batch_first=True)
     lstm.load_state_dict({name: torch.tensor(array) for name, array in convert.lstm_to_torch([arrays.cell()]).items()})

@@ -35,8 +35,8 @@ def line_record(line: Line, row: Row | None) -> Row:
         row: one of the result rows that the line summarizes. The device and the dtype are read from this row. If None, both are "".
 
     Returns:
-        A dict with the names, sizes and metrics of the line. A metric that is not finite is None. The metric "intensity" is the number of
-        FLOPs of a step per byte of the lower bound of its memory traffic.
+        A dict with the names, sizes and metrics of the line. A metric that is not finite is None. The metric "intensity" is the arithmetic
+        intensity of a step: its FLOPs divided by the smallest number of bytes that it must move.
     """
     work = line.work
     moved = line.gbs * line.ms * 1e6

@@ -1,4 +1,7 @@
-"""Reference pages of the public API: one page a package, with every public name of the modules in `PACKAGES`."""
+"""Generator of the reference pages of the public API, one page for each package of `lstm_jax`.
+
+`PACKAGES` lists the modules of each page. A page is reStructuredText for Sphinx, and has an entry for each public name of its modules.
+"""
 
 import ast
 import importlib
@@ -70,20 +73,31 @@ PACKAGES: dict[str, list[str]] = {
     "shapes": ["lstm_jax.shapes"],
     "errors": ["lstm_jax.errors"],
 }
-"""Modules of each page. The page `lstm_jax` lists what the package itself exports, with links to the other pages."""
+"""Dict from the name of each page to its modules. The page "lstm_jax" has no modules: it lists the names that the package exports, with
+links to the other pages."""
 INTERNAL = {"commands", "files", "primitives"}
-"""Packages without a page here: `lstm-jax` has its own page of commands, and the others are not for users."""
+"""Packages without a reference page. commands.py generates another page for `commands`, and the other packages are not for users."""
 
 
 def _sources(module: str) -> dict[str, str]:
-    """Return a dict from each name that a module imports from another module to this other module."""
+    """Return a dict from each name that a module imports by `from ... import ...` to the full name of the module that it comes from.
+
+    Args:
+        module: full name of the module, such as "lstm_jax.layers".
+    """
     tree = ast.parse(inspect.getsource(importlib.import_module(module)))
     found = [node for node in tree.body if isinstance(node, ast.ImportFrom) and node.module]
     return {alias.name: str(node.module) for node in found for alias in node.names}
 
 
 def names(module: str) -> list[str]:
-    """Return the public names of a module: `__all__`, or what it defines itself without an underscore in front."""
+    """Return the public names of a module, that is, the names in its `__all__`.
+
+    If the module has no `__all__`, its public names are those that it defines itself and that do not begin with an underscore.
+
+    Args:
+        module: full name of the module, such as "lstm_jax.layers".
+    """
     loaded = importlib.import_module(module)
     if hasattr(loaded, "__all__"):
         return sorted(loaded.__all__, key=str.lower)
@@ -93,12 +107,16 @@ def names(module: str) -> list[str]:
 
 @cache
 def documented() -> frozenset[str]:
-    """Return the full names of everything that has an entry on a page, such as "lstm_jax.layers.LSTM"."""
+    """Return the full names, such as "lstm_jax.layers.LSTM", of all functions, classes and constants that have an entry on a page."""
     return frozenset(f"{module}.{name}" for modules in PACKAGES.values() for module in modules for name in names(module))
 
 
 def page(package: str) -> str:
-    """Return the page of a package in reStructuredText."""
+    """Return the text of a reference page, in reStructuredText.
+
+    Args:
+        package: name of the page, a key of `PACKAGES`, such as "layers".
+    """
     if package == "lstm_jax":
         return _front()
     title = f"lstm_jax.{package}"
@@ -134,7 +152,13 @@ def _has_entry(kind: type) -> bool:
 
 @cache
 def _docs(module: str) -> dict[str, list[str]]:
-    """Return a dict from each name that a module assigns and describes to the lines of the docstring below the assignment."""
+    """Return the docstrings of a module's constants, as a dict from the name of each constant to the lines of its docstring.
+
+    The docstring of a constant is a string that stands directly below its assignment. Constants without a docstring are left out.
+
+    Args:
+        module: full name of the module, such as "lstm_jax.layers".
+    """
     body = ast.parse(inspect.getsource(importlib.import_module(module))).body
     found = {}
     for node, below in pairwise(body):
@@ -146,14 +170,20 @@ def _docs(module: str) -> dict[str, list[str]]:
 
 
 def _described(found: Any) -> list[str]:
-    """Return a line for a constant or a type without a docstring."""
+    """Return a generated description of a constant or a type that has no docstring, as a list with a single line.
+
+    The description of a dict lists its keys. The description of any other object shows the object as text.
+
+    Args:
+        found: constant or type to describe.
+    """
     if isinstance(found, dict):
         return [f"Dict with the keys {', '.join(f'`{key}`' for key in found)}."]
     return [f"Equal to `{' '.join(str(found).split())}`."]
 
 
 def _front() -> str:
-    """Return the page of `lstm_jax` itself: a table of the exported names, each with the first line of its docstring."""
+    """Return the text of the reference page "lstm_jax": a table of the names that this package exports, each with a short description."""
     lines = ["lstm_jax", "========", "", ".. automodule:: lstm_jax", "   :no-members:", "", ".. list-table::", "   :widths: 30 70", ""]
     for name, module in lstm_jax._MODULES.items():
         found = getattr(lstm_jax, name)
@@ -165,13 +195,30 @@ def _front() -> str:
 
 
 def skip(app: Any, kind: str, name: str, found: Any, skipped: bool, options: Any) -> bool | None:
-    """Leave out what a NamedTuple or an NNX module adds by itself: its docstring says what its fields are."""
+    """Leave the fields of named tuples out of the reference pages.
+
+    Sphinx calls this function for each member of a class, with the arguments of the event "autodoc-skip-member". Here `found` is the
+    member. Python itself gives the fields of a named tuple docstrings such as "Alias for field number 0", which do not help a reader.
+
+    Returns:
+        True if the member is such a field, and is therefore left out. Otherwise None, which leaves the decision to Sphinx.
+    """
     doc = getattr(found, "__doc__", None) or ""
     return True if doc.startswith("Alias for field number") else None
 
 
 def signature(app: Any, kind: str, name: str, found: Any, options: Any, shown: str, returned: str) -> tuple[str, str] | None:
-    """Return the arguments as Python would read them: a metaclass may hide those of a class, and some defaults have no literal."""
+    """Return the signature that the reference pages show for a function or a class.
+
+    Sphinx calls this function with the arguments of the event "autodoc-process-signature". Here `shown` is the text of the arguments that
+    Sphinx would show, and `returned` is the text of the return annotation. Two things are changed in `shown`:
+
+    - Sphinx shows "(*args, **kwargs)" for an NNX module, because a metaclass hides its arguments. They are replaced by those of `__init__`.
+    - A default value such as "<class 'x.Y'>" is shown as "x.Y". Any other text in angle brackets is shown as "...".
+
+    Returns:
+        The pair (text of the arguments, `returned`), or None if `shown` is empty.
+    """
     if not shown:
         return None
     if kind == "class" and shown == "(*args, **kwargs)":  # the metaclass of NNX modules
@@ -182,9 +229,12 @@ def signature(app: Any, kind: str, name: str, found: Any, options: Any, shown: s
 
 
 def to_rst(app: Any, kind: str, name: str, found: Any, options: Any, lines: list[str]) -> None:
-    """Turn a docstring, which is written as plain text with code in backticks, into reStructuredText.
+    """Convert a docstring from the plain text of this project to reStructuredText, by changing the list `lines` in place.
 
-    Indented blocks become code, names of the public API become links, and other code in backticks is shown as it is.
+    Sphinx calls this function for each docstring, with the arguments of the event "autodoc-process-docstring".
+
+    Names of the public API in backticks become links. Other text in backticks is shown as code. An indented block that follows an empty
+    line becomes a code block, except below another indented line or a list item.
     """
     del app, name, found, options
     # napoleon would read the words before a colon as a type: an empty comment in front keeps it from doing so
@@ -202,7 +252,7 @@ def to_rst(app: Any, kind: str, name: str, found: Any, options: Any, lines: list
 
 @cache
 def _targets() -> dict[str, str]:
-    """Return a dict from each way to write a public name in a docstring to its full name."""
+    """Return a dict from each form in which a docstring may name a public object, such as "LSTM" or "layers.LSTM", to its full name."""
     found: dict[str, str] = {}
     for full in sorted(documented()):
         module, _, short = full.rpartition(".")
@@ -213,7 +263,10 @@ def _targets() -> dict[str, str]:
 
 
 def _linked(line: str) -> str:
-    """Return a line of text with its code in backticks marked up, and the letters escaped that reStructuredText would read."""
+    """Convert a line of plain text to reStructuredText.
+
+    Code in backticks becomes a link if it names a public object, and otherwise is marked as code. In other text, "*" and "|" are escaped.
+    """
     parts = re.split(r"`([^`]+)`", line)
     for number, part in enumerate(parts):
         if number % 2:

@@ -1,4 +1,7 @@
-"""Reference pages of the command lines: every command and flag, read from the parsers themselves."""
+"""Generator of two reference pages, which list the commands and flags of `lstm-jax` and of `python -m bench`.
+
+The text of both pages comes from the commands and their argument parsers.
+"""
 
 import argparse
 import contextlib
@@ -14,7 +17,10 @@ from lstm_jax.commands import COMMANDS
 
 
 def page() -> str:
-    """Return the page of `lstm-jax`: each command with its flags, in the groups of its config."""
+    """Return the text of the reference page of `lstm-jax`, in Markdown: all commands with their flags.
+
+    The flags of a command are in groups, such as the flags of the model and the flags of the training.
+    """
     parts = [
         "# Commands",
         "`lstm-jax COMMAND --help` prints the same: each flag with its values and its default. A flag with a `--no-` form is a switch.",
@@ -36,7 +42,11 @@ def _title(title: str) -> str:
 
 
 def _flag(action: argparse.Action) -> str:
-    """Return the entry of a flag in a definition list."""
+    """Return the Markdown text of a flag: a line with its names and a placeholder for its value, then a line with its help text.
+
+    Args:
+        action: flag or positional argument of an argument parser.
+    """
     names = ", ".join(f"`{name}`" for name in action.option_strings) or f"`{action.metavar or action.dest}`"
     values = f" `{action.metavar}`" if action.metavar and action.option_strings and action.nargs != 0 else ""
     text = " ".join(str(action.help).split())
@@ -48,7 +58,7 @@ def _escaped(text: str) -> str:
 
 
 def bench_page() -> str:
-    """Return the page of `python -m bench`: the help text of each command."""
+    """Return the text of the reference page of `python -m bench`, in Markdown. It shows the `--help` text of each command."""
     parts = [
         "# Commands of the benchmarks",
         "`python -m bench COMMAND --help`, command by command. [Benchmarks](../../benchmarks.md) explains the method.",

@@ -1,7 +1,7 @@
-"""Pages and figures that Sphinx reads but nobody writes: they are made from the code when the site is built.
+"""Sphinx extension that generates pages and figures of the documentation site from the code when the site is built.
 
-`PAGES` lists them. They are written to docs/reference/generated, and a page that has not changed keeps its time, so that a second build is
-quick.
+`PAGES` is a dict from the name of each generated file to the function that returns its text. The files are written to the folder
+docs/reference/generated. A file is rewritten only if its text has changed, because Sphinx builds the page of a rewritten file again.
 """
 
 from argparse import Namespace
@@ -28,7 +28,11 @@ PAGES: dict[str, Callable[[], str]] = {
 
 
 def write(folder: Path = FOLDER) -> None:
-    """Write the files of `PAGES` that have changed, and remove those that are no longer among them."""
+    """Write the files of `PAGES` whose text has changed, and delete the files in the folder that are not in `PAGES`.
+
+    Args:
+        folder: folder of the generated files.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.iterdir():
         if path.name not in PAGES:
@@ -40,7 +44,14 @@ def write(folder: Path = FOLDER) -> None:
 
 
 def write_report(app: Sphinx, error: Exception | None) -> None:
-    """Write the interactive page of the benchmark rows to the folder `report` of the site, for the commit whose table is in README.md."""
+    """Write the HTML page with the benchmark results to the folder `report` of the site.
+
+    The page shows the commit that the first benchmark table in README.md names. Sphinx calls this function at the end of a build.
+
+    Args:
+        app: Sphinx application. Nothing is written if it builds another format than HTML.
+        error: exception that ended the build, or None. Nothing is written if there is an exception.
+    """
     if error is not None or app.builder.format != "html":
         return
     from bench import accuracy, report, throughput
@@ -52,7 +63,14 @@ def write_report(app: Sphinx, error: Exception | None) -> None:
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Write the generated files before Sphinx looks for its pages, and prepare the docstrings that autodoc shows."""
+    """Register the functions of this extension with Sphinx, which calls `setup` when it loads the extension.
+
+    Sphinx then calls the registered functions during the build: they write the generated files and the benchmark report, replace pages that
+    consist of one link, and change the docstrings and signatures that the reference pages show.
+
+    Returns:
+        A dict that tells Sphinx that pages may be read in parallel.
+    """
     app.connect("builder-inited", lambda _: write())
     app.connect("source-read", outside.read)
     app.connect("build-finished", write_report)

@@ -1,4 +1,8 @@
-"""Reference page of the errors: subject and remedy of each call of `require` and `InputError` in the library."""
+"""Generator of the reference page of the error messages of `lstm_jax`.
+
+An error message consists of a subject, a value and a remedy. The page lists the subjects and remedies, which are read from the calls of
+`require` and `InputError` in the source code.
+"""
 
 import ast
 from pathlib import Path
@@ -9,7 +13,7 @@ ROOT = Path(lstm_jax.__file__).parent
 
 
 def page() -> str:
-    """Return the page of the error messages, a table a package."""
+    """Return the text of the reference page of the error messages, in Markdown, with one table for each package of `lstm_jax`."""
     tables: dict[str, list[str]] = {}
     for path in sorted(ROOT.rglob("*.py")):
         package = path.relative_to(ROOT).parts[0].removesuffix(".py")
@@ -40,7 +44,13 @@ def _rows(path: Path) -> list[str]:
 
 
 def _text(node: ast.expr) -> str:
-    """Return the text of a string or an f-string, with the names of inserted values in braces, or "" for anything else."""
+    """Return the text of a string or an f-string in source code, or "" if the expression is neither.
+
+    In an f-string, each inserted value is replaced by its name in braces.
+
+    Args:
+        node: syntax tree of the expression.
+    """
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return node.value
     if isinstance(node, ast.JoinedStr):

@@ -1,4 +1,7 @@
-"""Pages of the site whose text stands outside docs: a page that consists of one link shows the file that the link names."""
+"""Event handler of Sphinx for pages of the site whose text is in a file outside docs/, such as CHANGELOG.md.
+
+In docs/, such a page consists of a single link to a Markdown file. On the site, the page shows the text of this file.
+"""
 
 import os
 import re
@@ -12,13 +15,26 @@ LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
 
 
 def shown(page: Path) -> Path | None:
-    """Return the file that a page shows in place of itself, or None if the page has a text of its own."""
+    """Return the path of the file whose text a page shows, or None if the page does not consist of a single link.
+
+    Args:
+        page: path of the Markdown file of the page in docs/.
+    """
     found = ONE_LINK.fullmatch(page.read_text()) if page.exists() else None
     return (page.parent / found[1]).resolve() if found else None
 
 
 def with_links(text: str, source: Path, page: Path) -> str:
-    """Return the text of a file with its relative links as the page needs them. A link to a folder becomes its name."""
+    """Return a text in which the relative links are changed so that they work on the page that shows the text.
+
+    A link to a file becomes a link to the page that shows this file, if there is one. A link to a folder is replaced by the text of the
+    link.
+
+    Args:
+        text: Markdown text of the file `source`.
+        source: path of the file.
+        page: path of the page in docs/ that shows the text.
+    """
     pages = {shown(path): path for path in DOCS.rglob("*.md") if "_build" not in path.parts and shown(path)}
 
     def link(found: re.Match[str]) -> str:
@@ -34,7 +50,15 @@ def with_links(text: str, source: Path, page: Path) -> str:
 
 
 def read(app: Sphinx, name: str, content: list[str]) -> None:
-    """Replace the text of a page that consists of one link."""
+    """Replace the text of a page that consists of a single link by the text of the linked file.
+
+    Sphinx calls this function for each page that it reads.
+
+    Args:
+        app: Sphinx application.
+        name: path of the page, relative to docs/ and without ".md".
+        content: list with the text of the page as its only item. The text is replaced in this list.
+    """
     page = DOCS / f"{name}.md"
     if source := shown(page):
         app.env.note_dependency(str(source))

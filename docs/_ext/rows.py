@@ -1,10 +1,13 @@
-"""Reference page of the rows in bench/results, made from their schema."""
+"""Generator of the reference page that describes the rows of the result files in bench/results.
+
+The text is read from `bench.schema`. A row is one benchmark result, a JSON object on a line of its own.
+"""
 
 from bench.schema import FIELDS, MEASUREMENTS, NONE, VERSION
 
 
 def page() -> str:
-    """Return the page of the schema: the kinds of measurements, then the fields."""
+    """Return the text of the page, in Markdown: a table of the kinds of measurements, then a table of the fields of a row."""
     kinds = [f"| `{name}` | {meaning} |" for name, meaning in MEASUREMENTS.items()]
     fields = []
     for name, field in FIELDS.items():

@@ -1,4 +1,7 @@
-"""Drawing of the storeys of the code: which module may import which, read from the import rules in .importlinter."""
+"""Drawing of the storeys (layers) of the code, which shows which modules may import which others.
+
+A module may import only modules of lower storeys. The storeys are read from the import rules in the file .importlinter.
+"""
 
 import configparser
 import html
@@ -10,7 +13,10 @@ BLUE, GREEN, GREY = "#2f6f9f", "#3a7d5c", "#777777"
 
 
 def layers() -> list[list[str]]:
-    """Return the storeys from the top down, each as a list of modules that do not import each other."""
+    """Return the storeys (layers) of the code from top to bottom, each as a list of modules.
+
+    Modules of one storey do not import each other.
+    """
     rules = configparser.ConfigParser()
     rules.read(ROOT / ".importlinter")
     lines = rules["importlinter:contract:layers"]["layers"].split("\n")
@@ -18,14 +24,17 @@ def layers() -> list[list[str]]:
 
 
 def leaves() -> list[str]:
-    """Return the packages beside the storeys, which import the ground floor only."""
+    """Return the names of the packages that are drawn beside the storeys (layers) of the code and are called leaves.
+
+    Leaves may import only modules of the lowest storeys, apart from a few exceptions in the file .importlinter.
+    """
     rules = configparser.ConfigParser()
     rules.read(ROOT / ".importlinter")
     return rules["importlinter:contract:leaves"]["source_modules"].split()
 
 
 def drawing() -> str:
-    """Return the drawing as SVG. Its colours can be read on a light and on a dark page."""
+    """Return the drawing of the storeys (layers) of the code, as SVG text. Its colours suit light and dark pages."""
     rows = layers()
     beside, main = 190, WIDTH - 190 - 2 * GAP
     height = len(rows) * (HEIGHT + GAP) + 30

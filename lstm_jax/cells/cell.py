@@ -18,6 +18,8 @@ from lstm_jax.errors import InputError, require
 class Cell:
     """Description of a recurrent cell: its number of gates, the class of its parameters and its pure functions.
 
+    B is the batch size, T the number of steps, E the number of input features and H the number of units.
+
     Attributes:
         name: name of the cell, which is its key in the dict `CELLS`.
         gates: number of gates. The kernel (E, gates * H) has H columns for each gate.
@@ -29,10 +31,11 @@ class Cell:
         step: function step(params, state, z, mask, compute_dtype) that returns the state after one step. z (B, gates * H) is the projected
             input of this step, `mask` is the mask of recurrent dropout or None, and `compute_dtype` is the dtype of the matrix products, or
             None for the dtype of the arrays.
-        project: function project(params, x, mask, compute_dtype) that returns the projected input z (T, B, gates * H) of all steps.
-            The input x has the shape (T, B, E), and `mask` is the mask of input dropout or None. The default function returns x W + b.
-        linear: function linear(z) that returns two arrays a and b such that the output after a step is a h + b, elementwise, where h is the
-            output before the step; None if a step is not of this form.
+        project: function project(params, x, mask, compute_dtype) that returns the projected input z (T, B, gates * H) of all steps. The
+            input x has the shape (T, B, E), and `mask` is the mask of input dropout or None. The default function returns x W + b, where W
+            is the kernel and b the bias.
+        linear: function linear(z) for a cell whose output after a step is a h + b, elementwise, where h is the output before the step. It
+            returns the arrays a and b. None if the cell is not of this form.
         make_step: function make_step(activation, recurrent_activation) that returns a function `step` with these activations; None if the
             activations of the cell cannot be changed. A cell with one gate ignores `recurrent_activation`.
         outputs: number of columns of the output h, which is also the number of rows of the recurrent kernel and the number of columns of a

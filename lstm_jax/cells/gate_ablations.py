@@ -37,8 +37,8 @@ VARIANTS = {
 class GateRecurrentParams(NamedTuple):
     """Parameters of the LSTM with full gate recurrence, whose gates i, f and o also depend on i, f and o of the previous step.
 
-    They are kernel (E, 4H), recurrent_kernel (H, 4H), bias (4H,) and gate_kernel (3H, 3H). `gate_kernel` multiplies the gates of the
-    previous step, and the product is added to the pre-activations of i, f and o.
+    For E input features and H units, they are kernel (E, 4H), recurrent_kernel (H, 4H), bias (4H,) and gate_kernel (3H, 3H). `gate_kernel`
+    multiplies the gates of the previous step, and the product is added to the pre-activations of i, f and o.
     """
 
     kernel: jax.Array
@@ -48,7 +48,10 @@ class GateRecurrentParams(NamedTuple):
 
 
 class GateRecurrentState(NamedTuple):
-    """State of the LSTM with full gate recurrence: h, c and the gates i, f and o of the previous step, each (B, H)."""
+    """State of the LSTM with full gate recurrence: the output h, the cell state c, and the gates i, f and o of the last step.
+
+    Each of the five arrays has the shape (batch size, number of units).
+    """
 
     h: jax.Array
     c: jax.Array
@@ -73,7 +76,7 @@ def make_bias(gates: str) -> Callable[..., jax.Array]:
 
 
 def make_init(gates: str) -> Callable[..., LSTMParams]:
-    """Return the function init(key, features, units, dtype) of an LSTM variant. The returned function draws the initial parameters.
+    """Return the function init(key, features, units, dtype) of an LSTM variant, which draws the initial parameters.
 
     Args:
         gates: letters of the gates that have weights, for example "igo".
@@ -125,7 +128,7 @@ def init_gate_recurrent(key: Array, features: int, units: int, dtype=jnp.float32
 
 
 def initial_gate_recurrent_state(batch: int, units: int, dtype=jnp.float32) -> GateRecurrentState:
-    """Return the initial state of the LSTM with full gate recurrence, five arrays of zeros (B, H)."""
+    """Return the initial state of the LSTM with full gate recurrence, five arrays of zeros (batch, units)."""
     return GateRecurrentState(*(zeros(batch, units, dtype) for _ in GateRecurrentState._fields))
 
 
@@ -134,7 +137,8 @@ def step_gate_recurrent(
 ) -> GateRecurrentState:
     """Return the state of the LSTM with full gate recurrence after one step.
 
-    The class `Cell` describes the arguments. `mask` is (B, H) if all gates share it, or (4, B, H) with one mask per gate.
+    The class `Cell` describes the arguments. For batch size B and H units, `mask` is (B, H) if all gates share it, or (4, B, H) with one
+    mask per gate.
     """
     z = z + masked_matmul(state.h, params.recurrent_kernel, mask, compute_dtype)
     z_i, z_f, z_g, z_o = jnp.split(z, GATES, axis=-1)

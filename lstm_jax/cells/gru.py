@@ -34,9 +34,10 @@ GATES = 3
 
 
 class GRUParams(NamedTuple):
-    """Parameters of the GRU: kernel W (E, 3H), recurrent_kernel U (H, 3H), bias (3H,) and recurrent_bias (3H,), which is added to h U.
+    """Parameters of the GRU: kernel W (E, 3H), recurrent_kernel U (H, 3H), bias (3H,) and recurrent_bias (3H,).
 
-    They belong to the form of the GRU that is the default of Keras, in which the reset gate multiplies the product h U.
+    E is the number of input features, H the number of units and h the previous output. `recurrent_bias` is added to h U. In the candidate,
+    the reset gate multiplies the sum, as in the default form of the GRU in Keras.
     """
 
     kernel: jax.Array
@@ -46,9 +47,10 @@ class GRUParams(NamedTuple):
 
 
 class ResetBeforeParams(NamedTuple):
-    """Parameters of the GRU with `reset_after=False`: kernel W (E, 3H), recurrent_kernel U (H, 3H) and bias (3H,).
+    """Parameters of the GRU in the form of Keras' `reset_after=False`: kernel W (E, 3H), recurrent_kernel U (H, 3H) and bias (3H,).
 
-    In this form of the GRU the reset gate multiplies h before the product h U is computed.
+    E is the number of input features, H the number of units and h the previous output. In this form, the candidate contains the product (r
+    h) U, where r is the reset gate.
     """
 
     kernel: jax.Array
@@ -62,7 +64,7 @@ def bias(units: int, dtype=jnp.float32) -> jax.Array:
 
 
 def init_reset_before(key: Array, features: int, units: int, dtype=jnp.float32) -> ResetBeforeParams:
-    """Return the initial parameters of the GRU with `reset_after=False`.
+    """Return the initial parameters of the GRU in the form of Keras' `reset_after=False`.
 
     As in Keras, the kernel is glorot uniform, the recurrent kernel is orthogonal and the bias is zeros.
 
@@ -90,7 +92,7 @@ def init(key: Array, features: int, units: int, dtype=jnp.float32) -> GRUParams:
 
 
 def initial_state(batch: int, units: int, dtype=jnp.float32) -> HiddenState:
-    """Return the initial state of the GRU, zeros (B, H)."""
+    """Return the initial state of the GRU, zeros (batch, units)."""
     return HiddenState(zeros(batch, units, dtype))
 
 
@@ -117,9 +119,10 @@ def make_step(activation: Activation, recurrent_activation: Activation) -> Calla
 
 
 def make_step_reset_before(activation: Activation, recurrent_activation: Activation) -> Callable[..., HiddenState]:
-    """Return the function step(params, state, z, mask, compute_dtype) of the GRU with `reset_after=False`.
+    """Return the function step(params, state, z, mask, compute_dtype) of the GRU in the form of Keras' `reset_after=False`.
 
-    The returned function computes the state after one step. The class `Cell` describes its arguments.
+    In this form, the reset gate multiplies the previous output h before the matrix product in the candidate. The returned function computes
+    the state after one step. The class `Cell` describes its arguments.
 
     Args:
         activation: function to use in place of tanh.

@@ -25,7 +25,9 @@ EPSILON = 1e-5
 
 
 class LayerNormParams(NamedTuple):
-    """Parameters of the LSTM with layer normalisation.
+    """Parameters of the LSTM with layer normalisation, for E input features and H units.
+
+    The inputs are x, and h is the previous output.
 
     Attributes:
         kernel: kernel W (E, 4H).
@@ -59,7 +61,10 @@ def init(key: Array, features: int, units: int, dtype=jnp.float32) -> LayerNormP
 
 
 def normalised(z: Float[Array, "... Z"], gain: Float[Array, "Z"]) -> Float[Array, "... Z"]:
-    """Return gain * (z - mean) / sqrt(variance + EPSILON), where the mean and the variance are taken over the last axis of z."""
+    """Normalise z over its last axis, multiply it by a gain, and return the result.
+
+    The result is gain * (z - mean) / sqrt(variance + EPSILON), with the mean and the variance over the last axis.
+    """
     centred = z - z.mean(-1, keepdims=True)
     return centred * jax.lax.rsqrt((centred * centred).mean(-1, keepdims=True) + EPSILON) * jnp.broadcast_to(gain, z.shape)
 
@@ -67,17 +72,17 @@ def normalised(z: Float[Array, "... Z"], gain: Float[Array, "Z"]) -> Float[Array
 def project(
     params: LayerNormParams, x: Float[Array, "T B E"] | Int[Array, "T B"], mask: Array | None = None, compute_dtype=None
 ) -> Float[Array, "T B Z"]:
-    """Return the normalised projection z (T, B, 4H) of the input of all steps, z = input_gain * norm(x W) + bias.
+    """Return the normalised projection of the inputs of all steps, z = input_gain * norm(x W) + bias, with the shape (T, B, 4H).
 
-    W is the kernel, and norm is layer normalisation over the last axis. The class `Cell` describes the arguments. x may also be int ids
-    (T, B), which stand for one-hot vectors.
+    W is the kernel, and norm is layer normalisation over the last axis. T is the number of steps, B the batch size and H the number of
+    units. The class `Cell` describes the arguments. x may also be int ids (T, B), which stand for one-hot vectors.
     """
     z = normalised(multiplied(params.kernel, x, mask, compute_dtype), params.input_gain)
     return z + jnp.broadcast_to(params.bias, z.shape)
 
 
 def step(params: LayerNormParams, state: LSTMState, z: Float[Array, "B Z"], mask: Array | None = None, compute_dtype=None) -> LSTMState:
-    """Return the state of the LSTM with layer normalisation after one step.
+    """Return the state of the LSTM with layer normalisation after one step. B is the batch size and H the number of units.
 
     Args:
         params: parameters of the cell.

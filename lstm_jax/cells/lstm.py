@@ -21,7 +21,10 @@ from lstm_jax.shapes import GATES
 
 
 class LSTMParams(NamedTuple):
-    """Parameters of the LSTM: kernel W (E, 4H), recurrent_kernel U (H, 4H) and bias b (4H,), with the gates in the order i, f, g, o."""
+    """Parameters of the LSTM: kernel W (E, 4H), recurrent_kernel U (H, 4H) and bias b (4H,), with the gates in the order i, f, g, o.
+
+    E is the number of input features and H the number of units.
+    """
 
     kernel: jax.Array
     recurrent_kernel: jax.Array
@@ -29,7 +32,7 @@ class LSTMParams(NamedTuple):
 
 
 class LSTMState(NamedTuple):
-    """State of the LSTM: the output h (B, H) and the cell state c (B, H)."""
+    """State of the LSTM: the output h and the cell state c, each (batch size, number of units)."""
 
     h: jax.Array
     c: jax.Array
@@ -56,15 +59,16 @@ def init(key: Array, features: int, units: int, dtype=jnp.float32, *, unit_forge
 
 
 def initial_state(batch: int, units: int, dtype=jnp.float32) -> LSTMState:
-    """Return the initial state of the LSTM: h and c, each zeros (B, H)."""
+    """Return the initial state of the LSTM: h and c, each zeros (batch, units)."""
     return LSTMState(zeros(batch, units, dtype), zeros(batch, units, dtype))
 
 
 def make_step(activation: Activation, recurrent_activation: Activation) -> Callable[..., LSTMState]:
     """Return the function step(params, state, z, mask, compute_dtype) of the LSTM.
 
-    The returned function computes the state after one step. The class `Cell` describes its arguments. Its argument z is (B, 4H). Its
-    argument `mask` is (B, H) if all gates share one mask, (4, B, H) if each gate has its own mask, or None for no mask.
+    The returned function computes the state after one step. The class `Cell` describes its arguments. For batch size B and H units, its
+    argument z is (B, 4H). Its argument `mask` is (B, H) if all gates share one mask, (4, B, H) if each gate has its own mask, or None for
+    no mask.
 
     Args:
         activation: function to use in place of tanh.

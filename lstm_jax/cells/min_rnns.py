@@ -20,9 +20,9 @@ from lstm_jax.cells.simple_rnn import HiddenState
 
 
 class MinParams(NamedTuple):
-    """Parameters of minGRU or minLSTM: kernel W (E, gates * H) and bias (gates * H,).
+    """Parameters of minGRU or minLSTM: kernel (E, gates * H) and bias (gates * H,), for E input features and H units.
 
-    The gates are u and n in minGRU, and i, f and g in minLSTM. Their columns have this order.
+    minGRU has the gates u and n, and minLSTM has the gates i, f and g. The columns of the gates have this order.
     """
 
     kernel: jax.Array
@@ -30,12 +30,12 @@ class MinParams(NamedTuple):
 
 
 def make_bias(gates: int) -> Callable[..., jax.Array]:
-    """Return the function bias(units, dtype) of a cell with `gates` gates. The returned function returns zeros (gates * units,)."""
+    """Return the function bias(units, dtype) of minGRU or minLSTM, which returns the initial bias, zeros (gates * units,)."""
     return lambda units, dtype=jnp.float32: jnp.zeros((gates * units,), dtype)
 
 
 def make_init(gates: int) -> Callable[..., MinParams]:
-    """Return the function init(key, features, units, dtype) of minGRU or minLSTM. The returned function draws the initial parameters.
+    """Return the function init(key, features, units, dtype) of minGRU or minLSTM, which draws the initial parameters.
 
     `gates` is the number of gates of the cell: 2 for minGRU, 3 for minLSTM.
     """
@@ -48,7 +48,7 @@ def make_init(gates: int) -> Callable[..., MinParams]:
 
 
 def linear_gru(z: Float[Array, "... Z"]) -> tuple[Array, Array]:
-    """Return two arrays a and b, each (..., H), such that a step of minGRU maps the output h to a h + b, elementwise.
+    """Return the arrays a and b, each (..., H) for H units, with which a step of minGRU changes the output h to a h + b, elementwise.
 
     Args:
         z: pre-activations (..., 2H) of the update gate and of the candidate.
@@ -59,7 +59,7 @@ def linear_gru(z: Float[Array, "... Z"]) -> tuple[Array, Array]:
 
 
 def linear_lstm(z: Float[Array, "... Z"]) -> tuple[Array, Array]:
-    """Return two arrays a and b, each (..., H), such that a step of minLSTM maps the output h to a h + b, elementwise.
+    """Return the arrays a and b, each (..., H) for H units, with which a step of minLSTM changes the output h to a h + b, elementwise.
 
     For the forget gate f and the input gate i, the factor a = f / (f + i) is computed as sigmoid(log f - log i), which is accurate even if
     both gates are near 0.

@@ -19,9 +19,10 @@ from lstm_jax.shapes import GATES
 
 
 class PeepholeParams(NamedTuple):
-    """Parameters of the LSTM with peepholes: kernel W (E, 4H), recurrent_kernel U (H, 4H), bias b (4H,) and peepholes (3H,).
+    """Parameters of the LSTM with peepholes: kernel (E, 4H), recurrent_kernel (H, 4H), bias (4H,) and peepholes (3H,).
 
-    `peepholes` contains p_i, p_f and p_o in this order.
+    E is the number of input features and H the number of units. `peepholes` contains the weights of the cell state in the gates i, f and o,
+    in this order.
     """
 
     kernel: jax.Array
@@ -42,7 +43,8 @@ def init(key: Array, features: int, units: int, dtype=jnp.float32) -> PeepholePa
 def step(params: PeepholeParams, state: LSTMState, z: Float[Array, "B Z"], mask: Array | None = None, compute_dtype=None) -> LSTMState:
     """Return the state of the LSTM with peepholes after one step.
 
-    The class `Cell` describes the arguments. `mask` is (B, H) if all gates share it, or (4, B, H) with one mask per gate.
+    The class `Cell` describes the arguments. For batch size B and H units, `mask` is (B, H) if all gates share it, or (4, B, H) with one
+    mask per gate.
     """
     z = z + masked_matmul(state.h, params.recurrent_kernel, mask, compute_dtype)
     i, f, g, o = jnp.split(z, GATES, axis=-1)

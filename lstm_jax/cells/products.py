@@ -1,4 +1,6 @@
-"""Matrix products of the recurrent cells. They support a compute dtype and dropout masks. Int ids can stand for one-hot vectors.
+"""Matrix products of the recurrent cells. Inputs are float arrays, or int ids that stand for one-hot vectors.
+
+The products support dropout masks, and a dtype that differs from the dtype of the arrays (`compute_dtype`).
 
 B is the batch size, T the number of steps, E the number of input features and H the number of units.
 """
@@ -26,13 +28,13 @@ def matmul(a: Array, b: Array, compute_dtype=None) -> Array:
 def masked_matmul(x: Array, kernel: Array, mask: Array | None, compute_dtype=None) -> Array:
     """Return the matrix product (x * mask) @ kernel for a dropout mask.
 
-    D is the number of columns of x.
+    B is the batch size, D the number of columns of x, and H the number of units.
 
     Args:
         x: array (..., B, D).
         kernel: array (D, gates * H).
-        mask: a mask (B, D) that all gates share; or one mask per gate, (gates, B, D), where the columns of gate n are computed from
-            x * mask[n]; or None for no mask.
+        mask: one of three forms: a mask (B, D) that all gates share; or an array (gates, B, D) with one mask per gate; or None for no mask.
+            With one mask per gate, the columns of gate n are computed from x * mask[n].
         compute_dtype: dtype of the product, or None for the dtype of the arrays; see `matmul`.
     """
     if mask is None:
@@ -47,15 +49,15 @@ def masked_matmul(x: Array, kernel: Array, mask: Array | None, compute_dtype=Non
 
 
 def is_per_gate(mask: Any) -> bool:
-    """Return whether a dropout mask contains one mask per gate, (gates, B, D), where D is the number of columns of the masked array.
+    """Return whether a dropout mask contains one mask per gate, so that its shape is (gates, batch size, columns).
 
-    The result is False for a mask (B, D) that all gates share, and for None.
+    The result is False for a mask (batch size, columns) that all gates share, and for None.
     """
     return mask is not None and mask.ndim == 3
 
 
 def one_hot_rows(ids: Array, features: int, dtype) -> Array:
-    """Return one-hot vectors (..., features) of int ids (...).
+    """Return the one-hot vectors (..., features) of an array of int ids (...) of any shape.
 
     A negative id counts from the end, and an id out of range gives a vector of NaN, as in `jnp.take`.
     """
@@ -67,12 +69,13 @@ def one_hot_rows(ids: Array, features: int, dtype) -> Array:
 def multiplied(
     kernel: Array, x: Float[Array, "T B E"] | Int[Array, "T B"], mask: Array | None = None, compute_dtype=None
 ) -> Float[Array, "T B Z"]:
-    """Return the product x W (T, B, gates * H) of the inputs of all steps with a kernel W.
+    """Return the product x W of the inputs x of all steps with a kernel W. Its shape is (T, B, gates * H).
+
+    T is the number of steps, B the batch size, E the number of input features and H the number of units.
 
     Args:
         kernel: kernel W (E, gates * H).
-        x: inputs (T, B, E); or int ids (T, B), which stand for one-hot vectors. Their product with the kernel is computed as a lookup of
-            rows of the kernel.
+        x: inputs (T, B, E); or int ids (T, B), which stand for one-hot vectors. For ids, the product is a lookup of rows of the kernel.
         mask: mask of input dropout: (B, E) if all gates share one mask, (gates, B, E) if each gate has its own mask, or None for no mask.
         compute_dtype: dtype of the product, or None for the dtype of the arrays; see `matmul`.
 
@@ -88,13 +91,15 @@ def multiplied(
 def project(
     params: Any, x: Float[Array, "T B E"] | Int[Array, "T B"], mask: Array | None = None, compute_dtype=None
 ) -> Float[Array, "T B Z"]:
-    """Return the projected input x W + b of all steps, (T, B, gates * H).
+    """Return the projected inputs x W + b of all steps. Their shape is (T, B, gates * H).
+
+    T is the number of steps, B the batch size, E the number of input features and H the number of units.
 
     Args:
         params: parameters of a cell. W is the field `kernel`, and b is the field `bias`, or 0 if there is no such field.
-        x: as in `multiplied`.
-        mask: as in `multiplied`.
-        compute_dtype: as in `multiplied`.
+        x: inputs (T, B, E); or int ids (T, B), which stand for one-hot vectors.
+        mask: mask of input dropout: (B, E) if all gates share one mask, (gates, B, E) if each gate has its own mask, or None for no mask.
+        compute_dtype: dtype of the product x W, or None for the dtype of the arrays; see `matmul`.
 
     Raises:
         InputError: if x contains ids and `mask` is not None.

@@ -26,7 +26,8 @@ from lstm_jax.shapes import GATES
 class ProjectedParams(NamedTuple):
     """Parameters of the LSTM with a recurrent projection: kernel W (E, 4H), recurrent_kernel U (P, 4H), bias (4H,) and projection R (H, P).
 
-    P is the number of outputs. The columns of W and U, and the entries of the bias, belong to the gates i, f, g, o, in this order.
+    E is the number of input features, H the number of units and P the number of outputs. The columns of W and U, and the entries of the
+    bias, belong to the gates i, f, g, o, in this order.
     """
 
     kernel: jax.Array
@@ -36,9 +37,10 @@ class ProjectedParams(NamedTuple):
 
 
 def step(params: ProjectedParams, state: LSTMState, z: Float[Array, "B Z"], mask: Array | None = None, compute_dtype=None) -> LSTMState:
-    """Return the state of the LSTM with a recurrent projection to P outputs after one step: h (B, P) and c (B, H).
+    """Return the state of the LSTM with a recurrent projection after one step: the output h (B, P) and the cell state c (B, H).
 
-    The class `Cell` describes the arguments. `mask` is (B, P) if all gates share it, or (4, B, P) with one mask per gate.
+    B is the batch size, H the number of units and P the number of outputs. The class `Cell` describes the arguments. `mask` is (B, P) if
+    all gates share it, or (4, B, P) with one mask per gate.
     """
     new = lstm.step(LSTMParams(*params[:3]), state, z, mask, compute_dtype)
     return new._replace(h=matmul(new.h, params.projection, compute_dtype))

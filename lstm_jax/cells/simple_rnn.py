@@ -18,7 +18,10 @@ from lstm_jax.cells.products import check_sizes, masked_matmul, zeros
 
 
 class SimpleRNNParams(NamedTuple):
-    """Parameters of the simple recurrent network: kernel W (E, H), recurrent_kernel U (H, H) and bias b (H,)."""
+    """Parameters of the simple recurrent network: kernel W (E, H), recurrent_kernel U (H, H) and bias b (H,).
+
+    E is the number of input features and H the number of units.
+    """
 
     kernel: jax.Array
     recurrent_kernel: jax.Array
@@ -26,7 +29,7 @@ class SimpleRNNParams(NamedTuple):
 
 
 class HiddenState(NamedTuple):
-    """State of a cell such as a GRU or a simple RNN, whose whole state is its output h (B, H)."""
+    """State of a cell that keeps only its output h, such as a GRU or a simple RNN. The shape of h is (batch size, number of units)."""
 
     h: jax.Array
 
@@ -54,15 +57,15 @@ def init(key: Array, features: int, units: int, dtype=jnp.float32) -> SimpleRNNP
 
 
 def initial_state(batch: int, units: int, dtype=jnp.float32) -> HiddenState:
-    """Return the initial state of the simple recurrent network, zeros (B, H)."""
+    """Return the initial state of the simple recurrent network, zeros (batch, units)."""
     return HiddenState(zeros(batch, units, dtype))
 
 
 def make_step(activation: Activation) -> Callable[..., HiddenState]:
     """Return the function step(params, state, z, mask, compute_dtype) of the simple RNN.
 
-    The returned function computes the state after one step. The class `Cell` describes its arguments. Its argument z is (B, H), and its
-    argument `mask` is (B, H), (1, B, H) or None.
+    The returned function computes the state after one step. The class `Cell` describes its arguments. For batch size B and H units, its
+    argument z is (B, H), and its argument `mask` is (B, H), (1, B, H) or None.
 
     Args:
         activation: function to use in place of tanh.

@@ -103,7 +103,11 @@ class Train(ABC):
 
     @classmethod
     def with_preset(cls, arguments: Sequence[str]) -> "Train | None":
-        """Return the command with the config of the preset that the arguments name after `--preset`, or None if they name none."""
+        """Return the command with the config of the preset that the flag `--preset` names, or None if there is no such flag or preset.
+
+        Args:
+            arguments: the words after the name of the command on the command line.
+        """
         parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         parser.add_argument("--preset", nargs="?")
         name = parser.parse_known_args(arguments)[0].preset

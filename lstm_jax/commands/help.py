@@ -1,4 +1,4 @@
-"""Function that gives the flags of a command their help lines, in place of the parser's own reading of docstrings."""
+"""Function that makes the docstrings of a command's fields the help lines of its flags."""
 
 import dataclasses
 from functools import cache
@@ -9,10 +9,10 @@ import tyro
 
 
 def set_help(command: Any) -> None:
-    """Make the docstring of each field of a command, and of the configs in it, the help line of the field's flag.
+    """Make the docstring of each field of a command the help line of the field's flag. The fields of configs in the command are included.
 
-    The parser tyro reads the docstrings of fields, too, but keeps the line breaks of those that are longer than one line (tyro 1.0.17), so
-    that its help breaks in the middle of sentences. For this reason the docstrings are added to the annotations of the classes.
+    The argument parser tyro (version 1.0.17) would also find the docstrings, but it would keep their line breaks, in the middle of
+    sentences. This function therefore writes each docstring without line breaks into the type annotation of the field, where tyro reads it.
 
     Args:
         command: dataclass of the command. Any other callable has no flags, and is left as it is.
@@ -24,7 +24,11 @@ def set_help(command: Any) -> None:
 
 @cache
 def _describe(kind: type) -> None:
-    """Add the docstring of each field that a dataclass itself defines to the annotation of the field. A second call does nothing."""
+    """Write the docstring of each field of a dataclass into the type annotation of the field.
+
+    Fields that the dataclass inherits are left out. If the type of a field is a dataclass, its fields are treated in the same way. A second
+    call with the same class does nothing.
+    """
     texts = {param.arg_name: param.description for param in docstring_parser.parse_from_object(kind).params}
     for name, hint in vars(kind).get("__annotations__", {}).items():
         for inner in (hint, *get_args(hint)):

@@ -12,9 +12,9 @@ from lstm_jax.files.writing import check_output
 
 @dataclass(frozen=True)
 class Inspect(Checked):
-    """Write an HTML page of what a trained network does at each step of examples.
+    """Write an HTML page that shows step by step what a trained network does.
 
-    It shows gates, states, outputs, and what the outputs depend on.
+    It shows gates, states and outputs, and what the outputs depend on.
     """
 
     run: Path = Path("runs/sentiment")

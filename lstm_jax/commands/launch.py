@@ -103,9 +103,10 @@ def _passed_on(started: list[subprocess.Popen]) -> Iterator[None]:
 
 
 def _codes(started: list[subprocess.Popen]) -> list[int]:
-    """Wait until all processes have ended, and return their exit codes as `run_processes` describes them.
+    """Wait until all processes have ended, and return their exit codes, in the order in which the processes ended.
 
-    If one of them ends with an error, those that still run `GRACE` seconds later are killed.
+    The code of a process that a signal has killed is 128 plus the number of the signal. If a process ends with an error, those that still
+    run `GRACE` seconds later are killed.
     """
     running, codes, until = dict(enumerate(started)), [], float("inf")
     while running:

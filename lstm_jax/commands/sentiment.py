@@ -136,7 +136,7 @@ class Neighbours(Checked):
 class PlotEmbedding(Checked):
     """Draw the learned word vectors in two dimensions.
 
-    The colour of a word is the share of positive reviews among those with it.
+    A word's colour shows which share of the reviews with this word is positive.
     """
 
     run: Path = Path("runs/sentiment")

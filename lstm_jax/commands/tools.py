@@ -32,11 +32,13 @@ class PrepareData:
 
 @dataclass(frozen=True)
 class ShardText(Checked):
-    """Write a text as ids in shards, for a text that is larger than the memory.
+    """Write a text as files of token ids, called shards.
 
-    It is then read with train generation --input stream.
+    Use shards for a text that is larger than the memory.
 
-    The same command continues after an interrupt.
+    To train on them, use train generation --input stream.
+
+    After an interrupt, the same command continues where it stopped.
     """
 
     data: Positional[tuple[str, ...]]
@@ -61,11 +63,13 @@ class ShardText(Checked):
 
 @dataclass(frozen=True)
 class ShardReviews(Checked):
-    """Write reviews as ids in shards, for reviews that are larger than the memory.
+    """Write reviews as files of word ids, called shards.
 
-    They are then read with train sentiment --input stream.
+    Use shards for reviews that are larger than the memory.
 
-    The same command continues after an interrupt.
+    To train on them, use train sentiment --input stream.
+
+    After an interrupt, the same command continues where it stopped.
     """
 
     data: Positional[tuple[str, ...]]
@@ -111,7 +115,10 @@ def _shard_progress(console: Console) -> Iterator[Callable[[int, int], None]]:
 
 @dataclass(frozen=True)
 class AcceptRun:
-    """Accept changes of the files of a run, so that the run can be loaded again."""
+    """Accept the changed files of a run, so that the run can be loaded again.
+
+    Without this command, a run whose files have changed cannot be loaded.
+    """
 
     run: Path
     """Folder of a run."""
@@ -161,7 +168,7 @@ class Backends:
 class Demo(Checked):
     """Train two small models without any download, in about two minutes.
 
-    It ends with what the models predict, and with what to do next.
+    The demo then prints examples of their predictions, and what to try next.
     """
 
     run: Path = Path("runs/demo")

@@ -69,7 +69,7 @@ def read_task(path: Path) -> str:
 def _read_json(path: Path) -> dict[str, Any]:
     """Read a config from a JSON file, and return it as a dict.
 
-    The dict has the name of the config's task, which is a key of `CONFIGS`, under the key "task".
+    The value at the key "task" is the name of the config's task, which is one of the keys of `CONFIGS`.
     """
     try:
         raw = with_current_names(json.loads(path.read_text()))
@@ -83,7 +83,14 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _section(field: dataclasses.Field, raw: dict[str, Any]) -> Any:
-    """Return the section of a config that belongs to a field. A section that was added later may be missing, and has its default then."""
+    """Return the section of a config that belongs to a field of the config.
+
+    A section that a later version of the library has added may be missing in `raw`. Its default is then returned.
+
+    Args:
+        field: field of the class of the config, such as the field `model`.
+        raw: the whole config, parsed from JSON.
+    """
     if field.metadata.get("added") and field.name not in raw:
         return default(field)
     return _part(field.type, raw[field.name])

@@ -82,7 +82,11 @@ class SentimentModelConfig(RecurrentConfig):
 
 @dataclass(frozen=True)
 class PretrainingConfig:
-    """Config of the language model of the training reviews that initialises the embedding and the recurrent layer (Dai & Le 2015)."""
+    """Config of the pretraining of a sentiment model as a language model (Dai & Le 2015).
+
+    A language model is trained on the training reviews. Its weights then initialise the embedding and the recurrent layer of the sentiment
+    model.
+    """
 
     lm_epochs: CountOrNone = 0
     """Number of passes of a language model over the training reviews, before the classifier is trained. Its embedding and recurrent layer

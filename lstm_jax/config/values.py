@@ -1,17 +1,25 @@
-"""Values of a config as a dict, in a form that stays the same when a later version adds fields."""
+"""Conversion of configs (instances of dataclasses) to dicts.
+
+A field that was added in a later version is left out of the dict while it has its default value. A config that an earlier version stored
+therefore still equals the config of this version.
+"""
 
 import dataclasses
 from typing import Any
 
 ADDED = {"added": True}
-"""Metadata that marks a field as added later, after users had stored configs without it. If such a field has its default, it is not
-written, so that a new config still equals the stored one."""
+"""Metadata of a field that was added after users had stored configs without it. `config_values` leaves such a field out while it has its
+default value, so that a new config still equals the stored config."""
 
 
 def config_values(config: Any) -> dict[str, Any]:
-    """Return the values of a config as a dict, like `dataclasses.asdict`, but without some fields.
+    """Return the values of a config as a dict, but leave out each added field that has its default value.
 
-    A field with the metadata `ADDED`, which was added in a later version, is left out if it has its default value.
+    An added field has the metadata `ADDED` and did not exist when users stored configs with an earlier version. Without this field the dict
+    still equals the stored dict. A field that is a dataclass becomes a dict too.
+
+    Args:
+        config: instance of a dataclass.
     """
     values = dataclasses.asdict(config)
     for field in dataclasses.fields(config):
@@ -24,5 +32,5 @@ def config_values(config: Any) -> dict[str, Any]:
 
 
 def default(field: dataclasses.Field) -> Any:
-    """Return the default value of a dataclass field that has one."""
+    """Return the default value of a dataclass field, which must have a default value or a default factory."""
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()

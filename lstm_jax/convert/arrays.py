@@ -1,6 +1,6 @@
-"""Checks of weights in the layout of lstm_jax, and functions that convert between the parts of a model and a flat dict.
+"""Checks of weights in the layout of lstm_jax, and conversion of a model's weights to and from one flat dict.
 
-The docstring of the package `lstm_jax.convert` describes the layout.
+Each key of the flat dict is a path such as "recurrent/0/kernel". The docstring of the package `lstm_jax.convert` describes the layout.
 """
 
 import re
@@ -91,8 +91,8 @@ def shaped(name: str, value: object, *expected: int | str) -> np.ndarray:
     Args:
         name: name of the array in error messages.
         value: an array, a nested list of floats, or a PyTorch tensor on any device.
-        expected: one entry for each axis: the size that it must have, or a name such as "E" for an axis of any size of at least 1. The
-            name appears in error messages.
+        expected: one entry for each axis. An integer is the size that the axis must have. A string such as "E" allows every size of at
+            least 1, and is the name of the axis in error messages.
 
     Raises:
         InputError: if `value` is not an array of floats, or its shape differs from `expected`.
@@ -143,7 +143,7 @@ def lstm_arrays(kernel: object, recurrent_kernel: object, bias: object | None, w
     """Check the arrays of an LSTM, and return copies of them as a dict with the keys "kernel", "recurrent_kernel" and "bias".
 
     Args:
-        kernel: array (E, 4H).
+        kernel: array (E, 4H), where E is the number of input features and H the number of units.
         recurrent_kernel: array (H, 4H).
         bias: array (4H,), or None, which means zeros.
         where: prefix of the names of the arrays in error messages.
@@ -174,7 +174,8 @@ def check_cell(cell: str, params: Mapping[str, Any], where: str = "") -> Arrays:
 
     Args:
         cell: name of the cell, a key of `LAYOUTS`.
-        params: the weights, for an LSTM {"kernel": (E, 4H), "recurrent_kernel": (H, 4H), "bias": (4H,)}.
+        params: the weights. For an LSTM with E input features and H units they are {"kernel": (E, 4H), "recurrent_kernel": (H, 4H), "bias":
+            (4H,)}.
         where: prefix of the names of the arrays in error messages.
 
     Raises:
@@ -208,7 +209,7 @@ def check_layer(layer: Mapping[str, Any], where: str = "", cell: str = "lstm") -
         cell: name of the cell, a key of `LAYOUTS`.
 
     Raises:
-        InputError: if the keys or shapes are not those of such a layer.
+        InputError: if a key is missing or unknown, or if a shape is wrong for the cell or differs between the two directions.
     """
     if not is_bidirectional(layer):
         return check_cell(cell, layer, where)
@@ -223,8 +224,11 @@ def check_layer(layer: Mapping[str, Any], where: str = "", cell: str = "lstm") -
 def widths(layer: Mapping[str, Any]) -> tuple[int, int]:
     """Return the number of input features and the number of output features of a layer.
 
-    For E input features and H units the result is (E, H), or (E, 2H) if the layer is bidirectional. If the layer has a projection to P
-    outputs, it is (E, P) or (E, 2P). `layer` is a result of `check_layer`.
+    The result for E input features and H units is (E, H), or (E, 2H) if the layer is bidirectional. For a layer with a projection to P
+    outputs the result is (E, P), or (E, 2P) if the layer is bidirectional.
+
+    Args:
+        layer: weights of the layer, as `check_layer` returns them.
     """
     if is_bidirectional(layer):
         taken, outputs = widths(layer["forward"])
@@ -259,11 +263,11 @@ def check_model(
     """Return copies of the weights of a model's embedding, recurrent layers and head, after checking that they fit together.
 
     Args:
-        embedding: {"embedding": (V, E)}, or None for a character model whose input is one-hot.
+        embedding: {"embedding": (V, E)} for V words or characters and E features, or None for a character model whose input is one-hot.
         layers: weights of the recurrent layers, lowest layer first. The layers of a character model must not be bidirectional.
-        head: weights of the dense output layer. A sentiment model has {"kernel": (F, 1), "bias": (1,)}, where F is H, or 2H if the last
-            recurrent layer is bidirectional. A character model has {"kernel": (H, V), "bias": (V,)}. If it has an embedding, the kernel may
-            be absent: the weights are then tied, which means that the kernel is the transposed embedding table.
+        head: weights of the dense output layer. A sentiment model has {"kernel": (F, 1), "bias": (1,)}, where F is the number of output
+            features of the last recurrent layer. A character model has {"kernel": (F, V), "bias": (V,)}. The kernel may be absent if a
+            character model has an embedding. The weights are then tied, which means that the kernel is the transposed embedding table.
         kind: "sentiment model" or "character model".
 
     Returns:
@@ -302,7 +306,16 @@ def check_model(
 def join_model(embedding: Mapping[str, Any] | None, layers: Sequence[Mapping[str, Any]], head: Mapping[str, Any], kind: Kind) -> Arrays:
     """Join the weights of the embedding, the recurrent layers and the head of a model, and return them as one flat dict.
 
-    The arguments, the checks and the errors are those of `check_model`. The keys of the dict are paths such as "recurrent/0/kernel".
+    The keys of the dict are paths such as "recurrent/0/kernel". The key "head/kernel" is present even if the weights are tied.
+
+    Args:
+        embedding: {"embedding": array}, or None for a character model whose input is one-hot.
+        layers: weights of the recurrent layers, lowest layer first.
+        head: {"kernel": array, "bias": array} of the dense output layer. The kernel is absent if it is tied to the embedding.
+        kind: "sentiment model" or "character model".
+
+    Raises:
+        InputError: if a shape is wrong, if the parts do not fit together, or if a part is not allowed in a model of this kind.
     """
     table, stack, dense = check_model(embedding, layers, head, kind)
     model = {} if table is None else {"embedding/embedding": table["embedding"]}
@@ -322,7 +335,8 @@ def split_model(params: Mapping[str, Any], kind: Kind) -> tuple[Arrays | None, l
         kind: "sentiment model" or "character model".
 
     Returns:
-        the three values that `check_model` returns: the embedding or None, the list of layers, and the head.
+        three values: {"embedding": array} or None, the list of the weights of the recurrent layers, and {"kernel": array, "bias": array} of
+        the head.
 
     Raises:
         InputError: if a key is unknown or missing, or if `check_model` rejects the parts.

@@ -1,9 +1,9 @@
 """Conversion of the weights of GRU and simple RNN layers between lstm_jax and Keras.
 
 In lstm_jax the weights are a dict of arrays. E is the number of input features and H the number of units. A GRU has the arrays kernel
-(E, 3H), recurrent_kernel (H, 3H), bias (3H,) and recurrent_bias (3H,). A variant of the GRU applies its reset gate to the state before it
-multiplies the state by the recurrent kernel. This variant has no recurrent_bias. The gates of a GRU have the order u, r, n (update, reset,
-new). A simple RNN has the arrays kernel (E, H), recurrent_kernel (H, H) and bias (H,).
+(E, 3H), recurrent_kernel (H, 3H), bias (3H,) and recurrent_bias (3H,). The cell "gru_reset_before" has no recurrent_bias. It is the variant
+of the GRU that multiplies the state by the reset gate first and by the recurrent kernel then. The gates of a GRU have the order u, r, n
+(update, reset, new). A simple RNN has the arrays kernel (E, H), recurrent_kernel (H, H) and bias (H,).
 
 A Keras GRU has the gates in the same order (Keras writes z for u), and has both biases in one array (2, 3H). These arrays are defined by
 the methods `build` in keras/src/layers/rnn/gru.py and simple_rnn.py (Keras 3.15).
@@ -30,9 +30,9 @@ def cell_from_keras(cell: str, weights: Sequence[Any]) -> Arrays:
     Args:
         cell: "gru" for a Keras GRU with `reset_after=True` (the default), "gru_reset_before" for a Keras GRU with `reset_after=False`, or
             "simple_rnn" for a Keras SimpleRNN.
-        weights: the list that `get_weights()` of the layer returns: kernel, recurrent kernel and bias. Their shapes are (E, 3H), (H, 3H)
-            and (2, 3H) for "gru"; (E, 3H), (H, 3H) and (3H,) for "gru_reset_before"; and (E, H), (H, H) and (H,) for "simple_rnn". If the
-            bias is absent, it becomes zeros.
+        weights: the list that `get_weights()` of the layer returns: kernel, recurrent kernel and bias. For E input features and H units
+            their shapes are (E, 3H), (H, 3H) and (2, 3H) for "gru"; (E, 3H), (H, 3H) and (3H,) for "gru_reset_before"; and (E, H), (H, H)
+            and (H,) for "simple_rnn". If the bias is absent, it becomes zeros.
 
     Returns:
         a dict with the keys "kernel", "recurrent_kernel" and "bias". If `cell` is "gru", it also has the key "recurrent_bias".

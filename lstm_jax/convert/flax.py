@@ -8,8 +8,8 @@ ig and io act on the input, and have a kernel (E, H) and no bias. The dense laye
 (H, H) and a bias (H,). NNX spells `if` as `if_`.
 
 OptimizedLSTMCell of NNX has only two dense layers, whose columns belong to the gates i, f, g, o, in this order: dense_i with a kernel
-(E, 4H), and dense_h with a kernel (H, 4H) and a bias (4H,). These cells are defined in flax/linen/recurrent.py and flax/nnx/nn/recurrent.py
-(Flax 0.12).
+(E, 4H), and dense_h with a kernel (H, 4H) and a bias (4H,). All four cells are defined in flax/linen/recurrent.py and
+flax/nnx/nn/recurrent.py (Flax 0.12).
 
 The functions of this module accept a parameter tree as a nested dict or as a flat dict. The keys of a flat dict are tuples such as
 ("hi", "kernel") or strings such as "hi/kernel". A tree may have the form {"params": tree}, and the tree of an RNN has the form
@@ -34,10 +34,10 @@ def lstm_from_linen(tree: Mapping[Any, Any]) -> Arrays:
         tree: the parameter tree of the cell, or of an nn.RNN that contains the cell.
 
     Returns:
-        {"kernel": (E, 4H), "recurrent_kernel": (H, 4H), "bias": (4H,)}.
+        {"kernel": (E, 4H), "recurrent_kernel": (H, 4H), "bias": (4H,)} for E input features and H units.
 
     Raises:
-        InputError: if the names or shapes in the tree are not those of one such cell.
+        InputError: if the names or shapes in the tree are not those of one of these cells.
     """
     return _from_gates(_cell_leaves(tree), forget="if")
 
@@ -48,7 +48,7 @@ def lstm_to_linen(params: Mapping[str, Any], rnn: bool = False) -> dict[str, Any
     The method `apply` of the Linen module expects the result as {"params": result}.
 
     Args:
-        params: {"kernel": (E, 4H), "recurrent_kernel": (H, 4H), "bias": (4H,)}.
+        params: {"kernel": (E, 4H), "recurrent_kernel": (H, 4H), "bias": (4H,)} for E input features and H units.
         rnn: true for an nn.RNN that contains the cell: the result is then {"cell": parameters of the cell}. False for the cell itself.
 
     Raises:
@@ -65,10 +65,10 @@ def lstm_from_nnx(tree: Mapping[Any, Any]) -> Arrays:
             number generators (`rngs`) in the tree is ignored.
 
     Returns:
-        {"kernel": (E, 4H), "recurrent_kernel": (H, 4H), "bias": (4H,)}.
+        {"kernel": (E, 4H), "recurrent_kernel": (H, 4H), "bias": (4H,)} for E input features and H units.
 
     Raises:
-        InputError: if the names or shapes in the tree are not those of one such cell.
+        InputError: if the names or shapes in the tree are not those of one of these cells.
     """
     leaves = _cell_leaves(tree)
     if not any(path.startswith("dense_") for path in leaves):
@@ -81,7 +81,7 @@ def lstm_to_nnx(params: Mapping[str, Any], optimized: bool = True, rnn: bool = F
     """Convert the LSTM weights of lstm_jax to the parameters of an NNX cell, as a pure dict for `nnx.replace_by_pure_dict`.
 
     Args:
-        params: {"kernel": (E, 4H), "recurrent_kernel": (H, 4H), "bias": (4H,)}.
+        params: {"kernel": (E, 4H), "recurrent_kernel": (H, 4H), "bias": (4H,)} for E input features and H units.
         optimized: true for an nnx.OptimizedLSTMCell, false for an nnx.LSTMCell.
         rnn: true for an nnx.RNN that contains the cell: the result is then {"cell": parameters of the cell}. False for the cell itself.
 
@@ -110,7 +110,8 @@ def _leaves(tree: Mapping[Any, Any], above: str = "") -> dict[str, object]:
 def _cell_leaves(tree: Mapping[Any, Any]) -> dict[str, object]:
     """Flatten the parameter tree of a Flax LSTM cell, and return a dict from paths, such as "hi/kernel", to arrays.
 
-    The state of random number generators is left out. The paths begin below the keys "params" and "cell", if the tree has these keys.
+    Some trees have the outer keys "params" and "cell". These keys are removed from the paths. The state of random number generators is left
+    out.
     """
     leaves = {path: value for path, value in _leaves(tree).items() if "rngs" not in path.split("/")}
     for wrapper in ("params/", "cell/"):

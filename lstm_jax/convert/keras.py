@@ -37,7 +37,8 @@ def lstm_from_keras(weights: Sequence[Any], where: str = "") -> Arrays:
     """Convert the weights of a Keras LSTM layer to the LSTM weights of lstm_jax.
 
     Args:
-        weights: `get_weights()` of the layer: kernel (E, 4H), recurrent kernel (H, 4H) and, if the layer has one, bias (4H,).
+        weights: `get_weights()` of the layer: kernel (E, 4H), recurrent kernel (H, 4H) and, if the layer has one, bias (4H,). E is the
+            number of input features and H the number of units.
         where: text that stands before the names of the arrays in error messages.
 
     Returns:
@@ -54,7 +55,7 @@ def lstm_to_keras(params: Mapping[str, Any]) -> list[np.ndarray]:
     """Convert the LSTM weights of lstm_jax to the list of arrays that `set_weights` of a Keras LSTM expects.
 
     Args:
-        params: {"kernel": (E, 4H), "recurrent_kernel": (H, 4H), "bias": (4H,)}.
+        params: {"kernel": (E, 4H), "recurrent_kernel": (H, 4H), "bias": (4H,)} for E input features and H units.
 
     Returns:
         [kernel, recurrent kernel, bias], with the same shapes.
@@ -105,7 +106,7 @@ def embedding_from_keras(weights: Sequence[Any]) -> Arrays:
     """Convert the weights of a Keras Embedding layer to the embedding weights of lstm_jax, {"embedding": (V, E)}.
 
     Args:
-        weights: `get_weights()` of the layer, a list of one array (V, E).
+        weights: `get_weights()` of the layer, a list of one array (V, E) for V words and E features.
 
     Raises:
         InputError: if `weights` does not contain exactly one array, or the array does not have two axes.
@@ -118,7 +119,7 @@ def embedding_to_keras(params: Mapping[str, Any]) -> list[np.ndarray]:
     """Convert the embedding weights of lstm_jax to the list of one array (V, E) that `set_weights` of a Keras Embedding expects.
 
     Args:
-        params: {"embedding": (V, E)}.
+        params: {"embedding": (V, E)} for V words and E features.
 
     Raises:
         InputError: if `params` does not have "embedding" as its only key, or the array does not have two axes.
@@ -165,11 +166,11 @@ def sentiment_from_keras(weights: Sequence[Any]) -> Arrays:
     the default `merge_mode="concat"`.
 
     The list of weights has no names, so this function infers from the shapes which layer an array belongs to. Two consecutive LSTMs of
-    equal shapes are read as one bidirectional layer if the layer after them has 2H input features, where H is the number of units of each
-    of the two. Otherwise they are read as two separate layers.
+    equal shapes with H units each may be the two directions of one bidirectional layer, or two separate layers. They are read as one
+    bidirectional layer if the layer after them has 2H input features.
 
-    The list does not show the merge mode, the activations or `go_backwards`. To have these options checked, save the model as a `.keras`
-    file and use `sentiment_from_keras_file`.
+    The list does not show the merge mode, the activations or `go_backwards`, so that this function cannot check these options. To have them
+    checked, save the model as a `.keras` file and use `sentiment_from_keras_file`.
 
     Args:
         weights: `get_weights()` of the model.
@@ -224,8 +225,8 @@ def generation_from_keras(weights: Sequence[Any]) -> Arrays:
 def generation_to_keras(params: Mapping[str, Any]) -> list[np.ndarray]:
     """Convert a character model of lstm_jax to the list of arrays that `set_weights` of the corresponding Keras model expects.
 
-    The LSTM and Dense layers of the Keras model must have biases. If the weights are tied, the kernel (H, V) of the Dense layer
-    becomes a copy of the transposed embedding table.
+    The LSTM and Dense layers of the Keras model must have biases. If the weights are tied ("head/kernel" is absent), the kernel of the
+    Dense layer becomes a copy of the transposed embedding table.
 
     Args:
         params: a dict with keys such as "recurrent/0/kernel" and "head/bias"; see `lstm_jax.convert`.

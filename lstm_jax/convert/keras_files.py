@@ -10,9 +10,9 @@ the layer or, for a recurrent layer, in the group of its cell:
     layers/rnn/cell/vars/{0,1,2}                         layers/rnn/cell/cells/lstm_cell[_1]/vars/{0,1,2}
 
 A layer without arrays is an empty group. HDF5 sorts the names as strings (lstm_10 before lstm_2), so the functions of this module sort them
-again. The names do not show the order of layers of different classes, which is stored only in the config.json of a `.keras` archive. These
-paths are the same from Keras 3.0 to 3.15, and are defined in keras/src/saving/saving_lib.py (`_save_state`, `_save_container_state`,
-`H5IOStore`).
+again. The names show the order of layers of one class, but not the order of layers of different classes. Only the config.json of a `.keras`
+archive has the order of all layers. The paths above are the same from Keras 3.0 to 3.15, and are defined in keras/src/saving/saving_lib.py
+(`_save_state`, `_save_container_state`, `H5IOStore`).
 """
 
 import io
@@ -80,7 +80,8 @@ def read_keras_weights(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     converted to float32, and other arrays keep their dtype.
 
     Raises:
-        InputError: if the file does not exist, is damaged, is not such a file, or contains something that `read_hdf5` does not accept.
+        InputError: if the file does not exist, is damaged, is neither a `.weights.h5` file nor a `.keras` archive, or contains something
+            that `read_hdf5` does not accept, such as a link to another file.
     """
     return _read(path)[0]
 
@@ -91,9 +92,11 @@ def sentiment_from_keras_file(path: str | os.PathLike[str]) -> Arrays:
     The Keras model is Sequential or functional and consists of an Embedding, recurrent layers, and a Dense(1). Each recurrent layer is an
     LSTM, a Bidirectional(LSTM) with merge_mode "concat", or an RNN of one LSTMCell or of a list of LSTMCells.
 
-    A `.keras` archive stores the order of the layers and their options. Options such as activations and `go_backwards` are checked. A
-    `.weights.h5` file does not store options, and it does not store the order of layers of different classes. For such a file the order is
-    inferred from the shapes of the arrays. If several orders are possible, an error asks for a `.keras` archive.
+    A `.keras` archive stores the order of the layers and their options. Options that change the result, such as activations and
+    `go_backwards`, must have the values that lstm_jax supports.
+
+    A `.weights.h5` file stores no options, so that they cannot be checked. It does not store the order of layers of different classes
+    either. Their order is inferred from the shapes of the arrays. If several orders are possible, an error asks for a `.keras` archive.
 
     Args:
         path: path of the file.
@@ -102,7 +105,8 @@ def sentiment_from_keras_file(path: str | os.PathLike[str]) -> Arrays:
         a dict with keys such as "embedding/embedding", "recurrent/0/kernel" and "head/bias"; see `lstm_jax.convert`.
 
     Raises:
-        InputError: if `read_keras_weights` rejects the file, or if the layers, options or shapes of the model are not as described above.
+        InputError: if `read_keras_weights` rejects the file, if a layer or an option is not supported, if the shapes of the layers do not
+            fit together, or if the order of the layers is not unique.
     """
     return _from_file(path, SENTIMENT)
 
@@ -112,8 +116,11 @@ def generation_from_keras_file(path: str | os.PathLike[str]) -> Arrays:
 
     The Keras model is Sequential or functional and consists of an optional Embedding, recurrent layers, and a Dense(V), where V is the
     number of characters. Without an embedding the input is one-hot. Each recurrent layer is an LSTM, or an RNN of one LSTMCell or of a list
-    of LSTMCells. The last recurrent layer may return its last output or all outputs. The order of the layers is found, and their options
-    are checked, as in `sentiment_from_keras_file`. The option `mask_zero` of an Embedding is not checked and has no effect on the result.
+    of LSTMCells. The last recurrent layer may return its last output or all outputs.
+
+    Options that change the result, such as activations and `go_backwards`, must have the values that lstm_jax supports. They are checked
+    only in a `.keras` archive, because a `.weights.h5` file stores no options. The option `mask_zero` of an Embedding is never checked and
+    has no effect on the result. `sentiment_from_keras_file` describes how the order of the layers is found.
 
     Args:
         path: path of the file.
@@ -122,7 +129,8 @@ def generation_from_keras_file(path: str | os.PathLike[str]) -> Arrays:
         a dict with keys such as "recurrent/0/kernel" and "head/bias"; see `lstm_jax.convert`.
 
     Raises:
-        InputError: if `read_keras_weights` rejects the file, or if the layers, options or shapes of the model are not as described above.
+        InputError: if `read_keras_weights` rejects the file, if a layer or an option is not supported, if the shapes of the layers do not
+            fit together, or if the order of the layers is not unique.
     """
     return _from_file(path, CHARACTER)
 
@@ -196,7 +204,7 @@ def write_keras_weights(path: str | os.PathLike[str], params: Mapping[str, Any])
 
 
 def _read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], list[str], Any]:
-    """Read the arrays, the groups and the config in a `.weights.h5` file or `.keras` archive.
+    """Read the arrays, the HDF5 groups and the config in a `.weights.h5` file or `.keras` archive.
 
     Returns:
         three values: a dict from the path of each array in the file to the array, a list of the paths of the groups, and the parsed
@@ -259,7 +267,7 @@ def _order_by_width(stacks: dict[str, list[Layer]], embedding: Arrays | None, he
     """Infer the order of the recurrent layers of a Keras model, and return their names in this order.
 
     In the right order each layer has as many input features as the layer before it has output features. Layers of the same class keep the
-    order that they have in `stacks`.
+    order that they have in `stacks`. If all recurrent layers have the same class, the shapes are therefore not examined.
 
     Args:
         stacks: dict from the name of each recurrent Keras layer to the list of its layers in lstm_jax. The list has more than one layer
@@ -269,7 +277,7 @@ def _order_by_width(stacks: dict[str, list[Layer]], embedding: Arrays | None, he
         subject: name of the model in error messages.
 
     Raises:
-        InputError: if no order is possible, or if several orders are possible.
+        InputError: if there are several classes, and no order or more than one order is possible.
     """
     queues = [queue for kind in RECURRENT if (queue := [name for name in stacks if _kind(name) == kind])]
     if len(queues) == 1:
@@ -278,13 +286,14 @@ def _order_by_width(stacks: dict[str, list[Layer]], embedding: Arrays | None, he
 
     @cache
     def orders(taken: tuple[int, ...], width: int) -> list[list[str]]:
-        """Return the possible orders of the remaining layers, those without a position in the model yet.
+        """Return possible orders of the layers that have no position in the model yet.
 
         An order is a list of names of layers. At most two orders are returned, which are enough to show that the order is not unique.
 
         Args:
-            taken: for each class of layers in `queues`, the number of its layers that already have a position.
-            width: number of features that the next layer must take as input.
+            taken: number of layers that already have a position, for each class of layers. The classes have the order of `queues`, the list
+                of the layers of each class.
+            width: number of features that the next layer gets as input.
         """
         if all(count == len(queue) for count, queue in zip(taken, queues, strict=True)):
             return [[]] if width == head["kernel"].shape[0] else []

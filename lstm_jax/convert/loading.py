@@ -1,6 +1,6 @@
 """Loading of converted weights into recurrent layers of lstm_jax.
 
-The function `load` uses only attributes of the layers that it is given, so this module does not import `lstm_jax.layers`.
+This module does not import `lstm_jax.layers`. It recognises a layer by its attributes, such as `forward` and `backward`.
 """
 
 from collections.abc import Mapping
@@ -35,8 +35,8 @@ class Given(NamedTuple):
     Attributes:
         arrays: the weights in the layout of lstm_jax.
         cell: name of the cell.
-        allowed: values that the attribute `cell` of the layer may have. Such a value names the cell and its activations, for example
-            "simple_rnn(relu)". None means that the activations of the weights are not known, so that the layer may have any activations.
+        allowed: cells that the layer may have, each with its activations, for example ("simple_rnn(relu)",). If None, the layer may have
+            any activations, because those of the weights are not known.
     """
 
     arrays: Layer
@@ -58,9 +58,9 @@ def load(layer: Any, weights: Any, prefix: str = "") -> None:
         weights: one of these.
 
             - Weights in the layout of lstm_jax: for a `Recurrent` layer a dict of arrays such as {"kernel": (E, GH), "recurrent_kernel":
-              (H, GH), "bias": (GH,)}, for a `Bidirectional` layer {"forward": dict, "backward": dict}, and for a `RecurrentStack` a list
-              of such dicts, lowest layer first. The functions of `lstm_jax.convert` for layers return them. The dict of a layer with a
-              projection also has "projection": (H, P), and its recurrent kernel is (P, 4H). The activations are not checked.
+              (H, GH), "bias": (GH,)}, for a `Bidirectional` layer {"forward": dict, "backward": dict}, and for a `RecurrentStack` a list of
+              such dicts, lowest layer first. The functions of `lstm_jax.convert` that convert layers return such weights. The dict of a
+              layer with a projection also has "projection": (H, P), and its recurrent kernel is (P, 4H). The activations are not checked.
             - The state dict of a PyTorch nn.LSTM, nn.GRU, nn.RNN, nn.LSTMCell, nn.GRUCell or nn.RNNCell, or of a model that contains it.
               The layer must have the activations of PyTorch. A state dict does not show whether an nn.RNN uses tanh or relu, so that both
               are accepted.
@@ -86,7 +86,15 @@ def load(layer: Any, weights: Any, prefix: str = "") -> None:
 
 
 def _given(weights: Any, prefix: str) -> list[Given]:
-    """Return a list with the weights of each layer, lowest layer first. `weights` and `prefix` are the arguments of `load`."""
+    """Return the weights of each layer as a list, lowest layer first.
+
+    Args:
+        weights: weights in the layout of lstm_jax, the state dict of a PyTorch module, or the module itself; see `load`.
+        prefix: prefix of the names of the recurrent module's arrays in the state dict of a bigger model, for example "rnn.".
+
+    Raises:
+        InputError: if `weights` has none of these forms, or if the layout or the shapes are wrong.
+    """
     if isinstance(weights, Mapping):
         named = all(isinstance(name, str) for name in weights)
         require(named, "weights", "names that are no text", "give the state dict of a PyTorch module, or converted weights")
@@ -125,7 +133,7 @@ def _from_torch(state: Mapping[str, Any], prefix: str, nonlinearity: Any) -> lis
 def _find_cell(layer: Mapping[str, Any], where: str) -> str:
     """Infer which cell a layer's weights belong to, and return its name, such as "lstm".
 
-    It is the cell in `LAYOUTS` whose arrays have the same names and the same number of gates.
+    A cell is recognised by the names of its arrays and by its number of gates. The known cells are those in `LAYOUTS`.
 
     Args:
         layer: dict from the names of a cell's arrays to the arrays, or {"forward": such a dict, "backward": such a dict}.
@@ -152,7 +160,7 @@ def _find_cell(layer: Mapping[str, Any], where: str) -> str:
 
 
 def _matched(layer: Any, given: Given, at: str) -> list[tuple[Any, Any]]:
-    """Check that weights fit a layer, and return pairs of a parameter of the layer and the array to which it is to be set.
+    """Check that weights fit a layer, and return a list of pairs: a parameter of the layer, and the array with its new values.
 
     Args:
         layer: a `Recurrent` or `Bidirectional` layer.
@@ -172,7 +180,7 @@ def _matched(layer: Any, given: Given, at: str) -> list[tuple[Any, Any]]:
 
 
 def _matched_cell(layer: Any, given: Given, arrays: Arrays, at: str) -> list[tuple[Any, Any]]:
-    """Check that weights fit one `Recurrent` layer, and return pairs of a parameter and the array to which it is to be set.
+    """Check that weights fit a `Recurrent` layer, and return a list of pairs: a parameter, and the array with its new values.
 
     Args:
         layer: the `Recurrent` layer, which may be one direction of a `Bidirectional` layer.

@@ -1,8 +1,8 @@
 """Conversion of recurrent layers and of whole models to ONNX, the format of models that many programs and devices run.
 
-Each function returns an `onnx.ModelProto` of opset 17, which `onnx.save` writes to a file. Each layer is one node LSTM, GRU or RNN, and the
-batch size and the number of steps are not fixed. All arrays are float32. The package onnx is needed; the optional dependencies `onnx`
-install it.
+Each public function returns an `onnx.ModelProto`, which `onnx.save` writes to a file. Each recurrent layer becomes one node of ONNX's
+operator LSTM, GRU or RNN (opset 17). The batch size and the number of steps are not fixed. All weights must be float32. The functions need
+the package onnx, which `pip install 'lstm-jax[onnx]'` installs.
 
 The docstring of the package `lstm_jax.convert` describes the layout of weights in lstm_jax.
 """
@@ -33,11 +33,11 @@ def layers_to_onnx(
 ) -> Any:
     """Convert a stack of recurrent layers to an ONNX model.
 
-    The model maps "x" (batch, time, E) to "y" (batch, time, features), the outputs of the last layer at all steps. If `states` is true, it
-    also maps the initial state of each layer to its final state. The inputs "state/0/h" and, for an LSTM, "state/0/c" are the initial state
-    of the lowest layer, and the outputs "new_state/0/h" and "new_state/0/c" are its final state. Those of the next layer begin with
-    "state/1/" and "new_state/1/", and so on. The shape of each is (directions, batch, H), where `directions` is 1, or 2 for a bidirectional
-    layer.
+    The model maps "x" (batch, time, features) to "y" (batch, time, outputs), the outputs of the last layer at all steps. If `states` is
+    true, it also maps the initial state of each layer to its final state. The inputs "state/0/h" and, for an LSTM, "state/0/c" are the
+    initial state of the lowest layer, and the outputs "new_state/0/h" and "new_state/0/c" are its final state. The names for the next layer
+    begin with "state/1/" and "new_state/1/", and so on. Each state has the shape (directions, batch, units), where `directions` is 1, or 2
+    for a bidirectional layer.
 
     Args:
         cell: name of the cell: "lstm", "gru", "gru_reset_before" or "simple_rnn".
@@ -114,9 +114,10 @@ def generation_to_onnx(
 ) -> Any:
     """Convert a character model to an ONNX model that maps "ids" (batch, time) to "logits" (batch, time, V) of the next character.
 
-    The ids are int64. The states of the layers are inputs and outputs, so that a text can be read or generated in several calls. The inputs
-    "state/0/h" and, for an LSTM, "state/0/c" are the initial state of the lowest layer, and the outputs "new_state/0/h" and
-    "new_state/0/c" are its final state. Their shape is (1, batch, H). At the beginning of a text the states are zeros.
+    The ids are int64, and V is the number of characters. The states of the layers are inputs and outputs, so that a text can be read or
+    generated in several calls. The inputs "state/0/h" and, for an LSTM, "state/0/c" are the initial state of the lowest layer, and the
+    outputs "new_state/0/h" and "new_state/0/c" are its final state. The names for the next layer have the number 1, and so on. Each state
+    has the shape (1, batch, units). At the beginning of a text the states are zeros.
 
     Args:
         params: dict from names such as "recurrent/0/kernel" and "head/bias" to arrays; see `lstm_jax.convert`. Without the key
@@ -237,27 +238,29 @@ def _dense(graph: Graph, x: str, kernel: np.ndarray, bias: np.ndarray) -> str:
 
 
 def _is_word(graph: Graph, ids: str) -> str:
-    """Return the name of a bool value (B, T) that is True where an id is not 0, the id of padding.
+    """Add nodes that compute which ids are words, and return the name of the result.
+
+    The result is a bool array (B, T) for B rows of T ids. It is True for a word, and False for padding, which has the id 0.
 
     Args:
-        graph: graph to which the nodes that compute this value are added.
+        graph: graph to which the nodes are added.
         ids: name of the word ids (B, T).
     """
     return graph.node("Not", graph.node("Equal", ids, graph.integers(0)))
 
 
 def _without_padding(graph: Graph, ids: str) -> tuple[str, str]:
-    """Move the padding of each row behind its words, and count the words.
+    """Add nodes that move the padding of each row behind its words and count the words, and return the names of both results.
 
-    ONNX's operators have no mask. They take a length for each row, and read only this number of steps from the start of the row. A padded
-    step leaves the state unchanged, so that moving it to the end does not change the final state.
+    ONNX's recurrent operators have no mask. They take a length for each row instead, and read only this number of steps from the start of
+    the row. A masked step would leave the state unchanged. Moving the padding to the end therefore does not change the final state.
 
     Args:
         graph: graph to which the nodes are added.
-        ids: name of the word ids (B, T).
+        ids: name of the word ids (B, T) of B rows of T steps. Padding has the id 0.
 
     Returns:
-        the names of the new ids (B, T), and of the number of words (B,) as int32.
+        the name of the ids (B, T) in the new order, and the name of the number of words of each row (B,), which is int32.
     """
     word = _is_word(graph, ids)
     counts = graph.node("ReduceSum", graph.node("Cast", word, to=graph.onnx.TensorProto.INT32), graph.integers(1), keepdims=0)
@@ -270,13 +273,15 @@ def _without_padding(graph: Graph, ids: str) -> tuple[str, str]:
 
 
 def _pooled(graph: Graph, outputs: str, ids: str, pooling: str) -> str:
-    """Pool outputs over the words of each row, as `SentimentClassifier` does, and return the name of the result.
+    """Add nodes that pool the outputs of the last recurrent layer over the words of each row, and return the name of the result.
+
+    The outputs at padding do not count. The result equals that of the pooling in `SentimentClassifier`.
 
     Args:
         graph: graph to which the nodes are added.
-        outputs: name of the outputs (T, B, features) of the last layer.
-        ids: name of the word ids (B, T), padded with 0.
-        pooling: "mean", "max" or "mean+max".
+        outputs: name of the outputs (T, B, features) of B rows at T steps.
+        ids: name of the word ids (B, T). Padding has the id 0.
+        pooling: "mean", "max" or "mean+max" (both, concatenated).
     """
     word = graph.node("Unsqueeze", _swapped(graph, _is_word(graph, ids), axes=2), graph.integers(2))
     words = graph.node("ReduceSum", graph.node("Cast", word, to=graph.onnx.TensorProto.FLOAT), graph.integers(0), keepdims=0)

@@ -60,13 +60,16 @@ def check_operator(cell: str) -> None:
     """Check that ONNX has an operator for a cell.
 
     Raises:
-        InputError: if it has none.
+        InputError: if ONNX has no operator for the cell.
     """
     require(cell in OPERATORS, "cell", cell, f"ONNX has no operator for it: only {', '.join(OPERATORS)} can be exported")
 
 
 class Graph:
-    """ONNX graph to which inputs, outputs, constants and nodes are added. Every value has a name, and methods return these names."""
+    """ONNX graph to which inputs, outputs, constants and nodes are added.
+
+    Every array in the graph, also called a value, has a name. The methods take and return these names.
+    """
 
     def __init__(self):
         self.onnx = import_onnx()
@@ -128,7 +131,7 @@ class Graph:
         return outputs
 
     def model(self, name: str, description: str, metadata: Mapping[str, str]) -> Any:
-        """Return the graph as an `onnx.ModelProto`, after ONNX's own check of it.
+        """Return the graph as an `onnx.ModelProto`, after `onnx.checker` has checked it.
 
         Args:
             name: name of the graph.
@@ -180,6 +183,8 @@ def add_layers(
     If `states` is true, the initial state of each layer is an input of the graph, such as "state/0/h", and its final state is an output,
     such as "new_state/0/h". They have the shape (D, B, H), where D is 1, or 2 for a bidirectional layer.
 
+    B is the batch size, T the number of steps, E the number of input features and H the number of units.
+
     Args:
         graph: the graph.
         cell: name of the cell, a key of `OPERATORS`.
@@ -218,12 +223,19 @@ def _add_layer(graph: Graph, cell: str, layer: Layer, number: int, x: str, lengt
 def _operands(cell: str, arrays: Arrays) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the weights of one direction of a layer as the operands W (GH, E), R (GH, H) and B (2GH,) of ONNX's operator.
 
-    G is the number of gates. `arrays` are the weights in the layout of lstm_jax.
+    E is the number of input features, H the number of units and G the number of gates.
+
+    Args:
+        cell: name of the cell, a key of `OPERATORS`.
+        arrays: the weights in the layout of lstm_jax.
     """
     order, gates = OPERATORS[cell].gates, LAYOUTS[cell].gates
 
     def reordered(array: np.ndarray) -> np.ndarray:
-        """Return the array, whose last axis has one block for each gate, with these blocks in ONNX's order of the gates."""
+        """Return a copy of an array with its gates in ONNX's order.
+
+        The last axis of the array has one block for each gate, in the order of lstm_jax.
+        """
         parts = np.split(array, gates, axis=-1)
         return np.concatenate([parts[gate] for gate in order], axis=-1)
 
@@ -235,7 +247,7 @@ def _operands(cell: str, arrays: Arrays) -> tuple[np.ndarray, np.ndarray, np.nda
 def _merge(graph: Graph, merge: str, value: str, pair: bool, axis: int) -> str:
     """Combine the outputs of the directions of a layer, and return the name of the result.
 
-    D is the number of directions, 1 or 2.
+    D is the number of directions, 1 or 2, T the number of steps, B the batch size and H the number of units.
 
     Args:
         graph: the graph.

@@ -50,7 +50,7 @@ def sentiment_from_torch(state_dict: Mapping[str, Any], embedding: str = "embedd
     """Convert the weights of a PyTorch sentiment model to a flat dict of weights of lstm_jax.
 
     The PyTorch model is a module with an nn.Embedding, an nn.LSTM and an nn.Linear(H, 1), or nn.Linear(2H, 1) if the nn.LSTM is
-    bidirectional.
+    bidirectional. H is the number of units.
 
     Args:
         state_dict: state dict of the module. Its values are arrays or tensors.
@@ -89,8 +89,8 @@ def sentiment_to_torch(
 def generation_from_torch(state_dict: Mapping[str, Any], embedding: str = "embedding", lstm: str = "lstm", head: str = "fc") -> Arrays:
     """Convert the weights of a PyTorch character model to a flat dict of weights of lstm_jax.
 
-    The PyTorch model is a module with an optional nn.Embedding, an nn.LSTM and an nn.Linear(H, V), where V is the number of characters.
-    Without an embedding the input is one-hot, and the nn.LSTM must have V input features.
+    The PyTorch model is a module with an optional nn.Embedding, an nn.LSTM and an nn.Linear(H, V), where H is the number of units and V the
+    number of characters. Without an embedding the input is one-hot, and the nn.LSTM must have V input features.
 
     If the embedding and the nn.Linear share their weights, a PyTorch state dict contains these weights under two names, and the result
     contains both "embedding/embedding" and "head/kernel". To tie the weights in lstm_jax too, remove "head/kernel" from the result.

@@ -91,11 +91,11 @@ def find_torch_cell(state_dict: Mapping[str, Any], prefix: str = "") -> str:
 def layers_from_torch(cell: str, state_dict: Mapping[str, Any], prefix: str = "") -> list[Layer]:
     """Convert the weights of a PyTorch nn.LSTM, nn.GRU or nn.RNN to a list of layers of lstm_jax, lowest layer first.
 
-    G is the number of gates, and P the number of outputs of a recurrent projection.
+    E is the number of input features, H the number of units, G the number of gates, and P the number of outputs of a recurrent projection.
 
     Args:
-        cell: "lstm", "gru" or "simple_rnn", for an nn.LSTM, nn.GRU or nn.RNN, or "lstm_projected" for an nn.LSTM with `proj_size`. The
-            weights do not depend on the nonlinearity of an nn.RNN.
+        cell: "lstm", "gru" or "simple_rnn", for an nn.LSTM, nn.GRU or nn.RNN, or "lstm_projected" for an nn.LSTM with `proj_size`. Use
+            "simple_rnn" for an nn.RNN with tanh and for one with relu.
         state_dict: state dict of the module, or of a model that contains it. Its values are arrays or tensors. The state dict of an
             nn.LSTMCell, nn.GRUCell or nn.RNNCell becomes a list of one layer.
         prefix: prefix of the names of the module's arrays in the state dict, for example "rnn.". Names with another prefix are ignored.
@@ -162,8 +162,8 @@ def cell_from_torch(cell: str, state_dict: Mapping[str, Any], prefix: str = "") 
 
     Args:
         cell: "lstm", "gru" or "simple_rnn", or "lstm_projected" for an nn.LSTM with `proj_size`.
-        state_dict: state dict of the cell, or of a model that contains the cell. It may also be that of an nn.LSTM, nn.GRU or nn.RNN with
-            one layer and one direction. Its values are arrays or tensors.
+        state_dict: state dict of the cell, or of a model that contains the cell. An nn.LSTM, nn.GRU or nn.RNN with one layer and one
+            direction counts as a cell. The values are arrays or tensors.
         prefix: prefix of the names of the cell's arrays in the state dict, for example "cell.".
 
     Returns:

@@ -20,17 +20,18 @@ id k of the shard."""
 
 
 class MappedIds:
-    """Array of ids that are stored in several memory-mapped files, called shards, one shard after the other.
+    """One-dimensional array of ids that are stored in several memory-mapped files, called shards, one shard after the other.
 
-    It supports those operations of a one-dimensional NumPy array that training needs: `len`, slices, arrays of indices, `take`, `dtype`,
-    `itemsize` and `nbytes`.
+    The ids in a shard belong to a vocabulary of the shard. They are converted to the joint vocabulary of all shards when they are read.
+    This class has those operations of a NumPy array that training needs: `len`, slices, arrays of indices, `take`, `dtype`, `itemsize` and
+    `nbytes`.
 
     Args:
-        shards: one pair for each shard: its ids, which belong to its own vocabulary, and an array that maps these ids to the ids of the
-            joint vocabulary of all shards.
-        dtype: dtype of the ids in the joint vocabulary.
+        shards: a pair (ids, joint) for each shard: the ids that are stored, and an array in which joint[k] is the joint id for the stored
+            id k.
+        dtype: dtype of the joint ids.
         begin: index of the first id of this array, counted over the ids of all shards.
-        end: index after the last id of this array, counted in the same way. If None, the array ends with the last shard.
+        end: index after the last id of this array, also counted over the ids of all shards. If None, the array ends with the last shard.
     """
 
     def __init__(self, shards: Sequence[Shard], dtype: Any, begin: int = 0, end: int | None = None):
@@ -73,9 +74,11 @@ class MappedIds:
         return found.reshape(np.shape(places))
 
     def _read(self, at: np.ndarray, found: np.ndarray) -> None:
-        """Read ids from the shards, and write them to the array `found`.
+        """Read the ids at some indices from the shards, and write them to an array.
 
-        `at` has the indices of these ids, counted over the ids of all shards.
+        Args:
+            at: (R,) indices of R ids, counted over the ids of all shards.
+            found: (R,) array to which the joint ids are written.
         """
         owner = np.searchsorted(self.offsets, at, side="right") - 1
         for number in np.unique(owner):
@@ -86,12 +89,16 @@ class MappedIds:
 
 
 def allow_open_files(count: int) -> None:
-    """Raise the limit of this process on open files to `count` + 512 if it is lower, so that `count` files can be mapped.
+    """Make sure that this process may open enough files to map `count` files.
 
-    A mapped file counts as open. The process may need up to `OTHER_FILES` (512) open files for other purposes.
+    A mapped file counts as open. If the process may open fewer than `count` + `OTHER_FILES` files, its limit is raised to this number.
+    `OTHER_FILES` (512) is the number of files that the process may need for other purposes.
+
+    Args:
+        count: number of files that are going to be mapped.
 
     Raises:
-        InputError: if the hard limit of the operating system is too low.
+        InputError: if the operating system does not allow so high a limit.
     """
     import resource
 

@@ -88,7 +88,9 @@ def pad_ragged(values: np.ndarray, offsets: np.ndarray, maxlen: int, padding: st
 
 
 def pad_rows(values: Any, starts: np.ndarray, ends: np.ndarray, maxlen: int, padding: str = "pre", truncating: str = "pre") -> np.ndarray:
-    """Pad or cut N rows of ids to the same length; see `pad_ragged`.
+    """Pad or cut N rows of ids to the same length, and return them as one int32 array (N, maxlen).
+
+    Short rows are padded with 0. In contrast to `pad_ragged`, the rows may lie anywhere in `values`.
 
     Args:
         values: one-dimensional array of ids, or `MappedIds`.

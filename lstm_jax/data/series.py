@@ -46,7 +46,7 @@ class Series:
 
     @property
     def gaps(self) -> np.ndarray:
-        """Time from the previous entry to each entry, in units of `usual_gap`, as an array (N,). The gap of the first entry is set to 1."""
+        """Time between each entry and the entry before it, divided by `usual_gap`, as an array (N,). The first entry has the gap 1."""
         return np.concatenate([[1.0], np.diff(self.times) / self.usual_gap])
 
     def shown(self, time: float) -> str:
@@ -91,9 +91,9 @@ def read_series(path: Path, time: str = "time", value: str = "value") -> Series:
         value: name of the column of the values.
 
     Raises:
-        InputError: if a column is missing, a time is neither a number nor an ISO date, the times do not increase, the times are partly
-            numbers and partly dates, a value is not a finite number, float64 cannot represent the gaps in units of their median, or fewer
-            than two rows have a value. The message names the line with the error.
+        InputError: if the file cannot be read, a column is missing, a time is neither a number nor an ISO date, the times do not increase,
+            the times are partly numbers and partly dates, or a value is not a finite number. The message names the line with the error.
+            Also if fewer than two rows have a value, or if float64 cannot represent the gaps between the times divided by the median gap.
     """
     times: list[float] = []
     values: list[float] = []
@@ -128,9 +128,10 @@ def read_series(path: Path, time: str = "time", value: str = "value") -> Series:
 
 
 def _is_even_enough(series: Series) -> bool:
-    """Return whether float64 can represent the gaps of a series in units of the median gap (`usual_gap`).
+    """Return whether float64 can represent the gaps of a series divided by their median (`usual_gap`).
 
-    This is the case if every gap in these units is finite and above 0, and the sum of all gaps in these units is finite.
+    A gap is the time from one entry to the next. The result is true if every quotient is finite and above 0, and the sum of all quotients
+    is finite.
     """
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         gaps, whole = series.gaps, (series.times[-1] - series.times[0]) / series.usual_gap

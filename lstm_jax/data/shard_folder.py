@@ -43,14 +43,15 @@ def write_missing(
         parts: one dataclass instance for each shard. It describes the part of the input that the shard holds, for example a file.
         write: function write(folder, parts, number) that writes the data files of the shard for `parts[number]`, then calls `write_record`,
             and returns `number`.
-        intact: function intact(folder, number, record) that reads the data files of a shard, and returns whether their checksums are those
-            in its record.
+        intact: function intact(folder, number, record) that reads the data files of a shard, and returns whether they have the checksums in
+            `record`.
         workers: number of processes that write shards at the same time.
         on_progress: None, or a function that is called after each written shard with the number of finished shards and the number of all
             shards.
 
     Raises:
-        InputError: if the folder cannot be written, if it holds shards that were written for other `parts`, or if `write` raises it.
+        InputError: if the folder cannot be written, if it holds shards that were written for other `parts`, or if `write` raises an
+            InputError.
     """
     folder.mkdir(parents=True, exist_ok=True)
     remove_temporaries(folder)
@@ -70,7 +71,12 @@ def write_missing(
 def _written(folder: Path, parts: Sequence[Any], write: Callable, numbers: Sequence[int], workers: int) -> Iterator[int]:
     """Write the shards with the given numbers, and yield the number of each shard when it is finished.
 
-    The arguments are those of `write_missing`, except for `numbers`.
+    Args:
+        folder: folder of the shards.
+        parts: one dataclass instance for each shard; see `write_missing`.
+        write: function write(folder, parts, number) that writes one shard and returns its number.
+        numbers: numbers of the shards to write.
+        workers: number of processes that write shards at the same time.
     """
     if workers <= 1 or len(numbers) <= 1:
         for number in numbers:
@@ -139,13 +145,15 @@ def read_index(folder: Path, kind: str, command: str) -> tuple[dict[str, Any], b
 
 
 def verify(folder: Path, ending: str, intact: Callable[[Path, int, dict[str, Any]], bool], command: str) -> None:
-    """Read all shards of a folder, and check that their data files have the checksums in their records.
+    """Read all shards of a folder, and check the checksums of their data files.
+
+    The expected checksums are in the record of each shard, a JSON file.
 
     Args:
         folder: the folder.
         ending: ending of the name of the file that holds the ids of a shard, such as "npy".
-        intact: function intact(folder, number, record) that reads the data files of a shard, and returns whether their checksums are those
-            in its record.
+        intact: function intact(folder, number, record) that reads the data files of a shard, and returns whether they have the checksums in
+            `record`.
         command: command that writes such a folder, for error messages.
 
     Raises:

@@ -16,8 +16,8 @@ FIELD_LIMIT = 1 << 30  # largest field in characters; the default of Python's cs
 
 
 def is_table(path: Path) -> bool:
-    """Return whether a file is a table, which means that its name ends in .jsonl, .jsonl.xz, .csv or .csv.xz."""
-    return path.name.endswith(ENDINGS)
+    """Return whether a file is a table, which means that its name ends in .jsonl, .jsonl.xz, .csv or .csv.xz, in any case."""
+    return path.name.lower().endswith(ENDINGS)
 
 
 def table_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -90,9 +90,9 @@ def read_members(path: Path, subject: str, remedy: str, names: Sequence[str] = (
         names: names of the arrays to read. If empty, all are read.
 
     Raises:
-        InputError: if the file is damaged, if two members have the same name, if a member to read does not exist, is encrypted or has an
-            unknown compression method, or if the members to read expand to more than `most_expanded(size)` bytes together, where `size` is
-            the size of the file.
+        InputError: if the file is damaged, or if two members have the same name. Also if a member to read does not exist, is encrypted or
+            has an unknown compression method. Also if the members to read expand to more bytes than `most_expanded` allows for the size of
+            the file.
     """
     with open_input(path, subject, remedy) as file, parsing(subject, remedy), zipfile.ZipFile(file) as archive:
         members = archive.infolist()
@@ -121,7 +121,8 @@ def read_npz(
         names: names of the arrays to read. If empty, all are read.
 
     Raises:
-        InputError: if `read_members` raises an error for the file, or `read_array` raises an error for one of the arrays.
+        InputError: if the file is damaged, if an array to read does not exist, or if an array has values other than booleans, integers and
+            floats. See also `read_members`.
     """
     subject = subject or f"file {path}"
     members = read_members(path, subject, remedy, names)

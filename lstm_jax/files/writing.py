@@ -53,16 +53,19 @@ def user_path(path: str | Path) -> Path:
 def check_output(path: Path, inputs: Iterable[Path | str] = (), force: bool = False) -> None:
     """Check that a command may write its output to the file that the user has named.
 
+    The path may be that of a new file. An existing file may be replaced if it has the mark of lstm-jax, which is the text `MARK`, and is
+    not one of the files in `inputs`. A file without the mark may be replaced only if `force` is true and the command does not read the
+    file.
+
     Args:
-        path: path of the output, which may exist.
-        inputs: files and folders that the command reads; "-" stands for standard input. An existing output must not be one of these files.
-            An existing output in one of these folders must have the mark of lstm-jax (the text `MARK`), even if `force` is true.
-        force: whether an existing file without the mark may be replaced. A file with the mark may always be replaced, unless it is one of
-            the inputs.
+        path: path of the output.
+        inputs: paths of the files and folders that the command reads; "-" stands for standard input. A command that is given a folder reads
+            the files in it that do not have the mark.
+        force: whether an existing file without the mark may be replaced.
 
     Raises:
-        InputError: if the path is a link, a folder, a device, a pipe or a socket, if the command reads the existing file (see `inputs`), if
-            the file exists without the mark and `force` is false, or if the folder of the file cannot be written.
+        InputError: if the path is a link, a folder, a device, a pipe or a socket, if an existing file may not be replaced, or if the folder
+            of the file cannot be written.
     """
     subject = f"writing {path}"
     try:

@@ -22,9 +22,10 @@ _AT_ONCE = 16
 
 @dataclass(frozen=True)
 class Attribution:
-    """Result of integrated gradients: the contribution of each step of an input to the output of a model, relative to a baseline.
+    """Result of integrated gradients: the contribution of each step of an input to the output of a model.
 
-    The sum of `values` is `difference`, the output for the input minus the output for the baseline, up to `error`.
+    The contributions are relative to a second input, the baseline. Up to a numerical error, their sum is the output for the input minus the
+    output for the baseline.
     """
 
     values: np.ndarray
@@ -40,11 +41,12 @@ class Attribution:
 def integrated_gradients(
     function: Callable[..., jax.Array], inputs: jax.Array, *args: Any, baseline: jax.Array | None = None, tolerance: float = 1e-3
 ) -> Attribution:
-    """Attribute an output to the steps of an input by integrated gradients (Sundararajan, Taly & Yan 2017).
+    """Return the contribution of each step of an input to an output, by integrated gradients (Sundararajan, Taly & Yan 2017).
 
-    The gradient of the output is integrated along the straight line from the baseline to the input, and multiplied by the difference
-    between input and baseline. The integral is computed by Gauss-Legendre quadrature. Its number of points is doubled, up to `MOST_POINTS`,
-    until the error is at most `tolerance`.
+    The gradient of the output is integrated along the straight line from a baseline to the input, and multiplied by the input minus the
+    baseline. The integral is computed by Gauss-Legendre quadrature, as a weighted sum over points of the line. The exact sum of all
+    contributions is the output for the input minus the output for the baseline. The number of points is doubled until the sum has an error
+    of at most `tolerance`, or until there are `MOST_POINTS` points.
 
     Args:
         function: a function that is called as function(inputs, *args) and returns a scalar, the output. Its gradient is compiled anew for
@@ -52,7 +54,7 @@ def integrated_gradients(
         inputs: the input (T, E).
         args: further arguments of the function: pytrees of arrays, such as parameters.
         baseline: the baseline (T, E). If None, it is zeros.
-        tolerance: the allowed value of `Attribution.error`.
+        tolerance: largest absolute error of the sum that is accepted before there are `MOST_POINTS` points.
 
     Raises:
         InputError: if `inputs` has another number of axes than 2, or if `baseline` has another shape than `inputs`.
@@ -81,6 +83,9 @@ def _output(function: Callable[..., jax.Array], inputs: jax.Array, *args: Any) -
 @partial(jax.jit, static_argnums=0)
 def _shares(function: Callable[..., jax.Array], start: jax.Array, step: jax.Array, places: jax.Array, *args: Any) -> jax.Array:
     """Return the integrand of integrated gradients at P points of the line from the baseline to the input, an array (P, T).
+
+    For point p and step t, the integrand is the gradient at p times the difference between input and baseline, summed over the features of
+    t.
 
     Args:
         function: function that is called as function(inputs, *args) and returns a scalar.
@@ -120,9 +125,9 @@ def _norms(function: Callable[..., jax.Array], inputs: jax.Array, *args: Any) ->
 def reach(norms: np.ndarray | jax.Array, share: float = 0.9) -> np.ndarray:
     """Return how many steps back each output depends on its input, measured by the norms of its gradients.
 
-    The K outputs belong to the last K of the T steps: the model computes output k after step s = T - K + k, when it has read the steps 0 to
-    s. The result for output k is the smallest n such that the sum of the norms in row k over the steps s - n to s is at least `share` times
-    their sum over the steps 0 to s.
+    The model computes an output after each of the last K of the T steps. Output k follows step s = T - K + k and depends on the steps 0 to
+    s. The output reaches back n steps, where n is the smallest number for which the norms of the steps s - n to s sum to at least `share`
+    times the sum over the steps 0 to s.
 
     Args:
         norms: norms (K, T) of the gradients of K outputs with respect to T steps, as `gradient_norms` returns them.

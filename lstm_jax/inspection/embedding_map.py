@@ -21,9 +21,9 @@ def embedding_map(
 ) -> tuple[Path, Path]:
     """Draw N words as points in a plane, coloured by polarity, as a .png file and an .svg file.
 
-    The polarity of a word is the share of positive reviews among the reviews that contain it. The labels do not overlap, so some words may
-    have no label. The labels are placed in turn: that of the most frequent word, that of the word with the polarity furthest from 0.5, that
-    of the second most frequent word, and so on.
+    The polarity of a word is the share of positive reviews among the reviews that contain it. Labels do not overlap: a word has no label if
+    there is no room for it. The words are labelled in this order: the most frequent word, the word with the polarity furthest from 0.5, the
+    second most frequent word, and so on.
 
     Args:
         coordinates: coordinates of the words, for example from `embedding_space.project`.
@@ -80,7 +80,7 @@ def _draw_embedding_map(figure: Any, coordinates: np.ndarray, words: Sequence[st
 def _label_order(colours: np.ndarray) -> np.ndarray:
     """Return the indices of the words in the order in which they are labelled.
 
-    Each word has a rank by frequency and a rank by the distance of its polarity from 0.5. The words are sorted by the better of the two.
+    Each word has a rank by frequency and a rank by the distance of its polarity from 0.5. The order is by the better of these two ranks.
 
     Args:
         colours: (N,) polarity of each word, from the most frequent word to the least frequent word.

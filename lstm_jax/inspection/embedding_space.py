@@ -112,7 +112,8 @@ def project(
 def _principal(centred: np.ndarray, count: int) -> np.ndarray:
     """Return the first `count` principal directions of vectors with mean 0, as an array (count, E).
 
-    The docstring of `project` says how the sign of a direction is chosen.
+    The principal directions are orthogonal unit vectors, sorted by the variance along them, the greatest first. The sign of a direction is
+    chosen so that the entry with the largest absolute value is positive.
 
     Args:
         centred: (N, E) vectors with mean 0.
@@ -243,10 +244,11 @@ def escape(word: str) -> str:
     Keras' vocabulary has words with no-break spaces and with NEL (U+0085), which many programs read as a line break. A "%" is not changed.
 
     Args:
-        word: the word, in which bytes that are not valid UTF-8 were decoded with surrogateescape.
+        word: the word. For each byte that is not valid UTF-8 it contains the surrogate that Python's error handler "surrogateescape"
+            decodes from the byte.
 
     Raises:
-        InputError: if the word is empty, or contains a surrogate that the error handler surrogateescape never produces.
+        InputError: if the word is empty, or contains a surrogate of another kind.
     """
     require(word != "", "word", "empty", "leave words without letters out")
     if word.isprintable() and " " not in word:

@@ -8,10 +8,10 @@ from lstm_jax.files.writing import MARK
 
 
 def fill_template(template: Path, data: Any) -> str:
-    """Return the HTML text of a page: a template with data, and with the style and the functions that all pages share.
+    """Return the HTML text of a page, made from a template, data, and the style sheet and script that all pages share.
 
-    In the template, `SHARED_STYLE` stands for the content of offline.css, `SHARED_SCRIPT` for that of offline.js, and `DATA` for the data.
-    The page has the mark of lstm-jax; see `files.writing.MARK`.
+    In the template, the text `SHARED_STYLE` is replaced by the content of offline.css, `SHARED_SCRIPT` by the content of offline.js, and
+    `DATA` by the data as JSON. The text `files.writing.MARK` is added as a comment, which shows that lstm-jax wrote the page.
 
     Args:
         template: path of the template.

@@ -186,8 +186,11 @@ def _draw_learning_curves(
 def _lines(rows: Sequence[Mapping[str, Any]], metric: str) -> dict[str, np.ndarray]:
     """Return a dict from the name of each split to an array with the values of a metric, one value for each epoch.
 
-    The docstring of `learning_curves` describes `rows`. If the dict of an epoch has no value, or None as the value, the array contains NaN.
-    A split without finite values is left out.
+    The array contains NaN for an epoch without a value. A split without finite values is left out.
+
+    Args:
+        rows: one dict for each epoch. The value of a metric has a key such as "train_loss": the split, "_" and the metric. It may be None.
+        metric: name of the metric, such as "loss".
     """
     columns = {split: [row.get(f"{split}_{metric}") for row in rows] for split in SPLITS}
     lines = {split: np.array([np.nan if value is None else value for value in column], float) for split, column in columns.items()}

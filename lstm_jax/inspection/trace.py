@@ -115,10 +115,15 @@ def _layers(model: nnx.Module) -> Iterator[tuple[str, Recurrent]]:
 
 
 def _name(layer: Recurrent, path: str, running: list[str]) -> None:
-    """Change a layer so that it appends `path` to the list `running` when a call begins, and removes it when the call ends.
+    """Change a layer so that its calls record their beginning and end in the list `running`.
 
-    The last entry of the list is then the path of the layer whose call runs. To do this, the class of the layer object is replaced by a
-    new subclass.
+    Each call of the layer appends `path` to the list when it begins, and removes the path when it ends. The last entry of the list is thus
+    the path of the layer whose call runs. To change the layer, its class is replaced by a new subclass.
+
+    Args:
+        layer: the layer, which is changed in place.
+        path: path of the layer in the model.
+        running: list of the paths of all layers whose calls run.
     """
     kind = type(layer)
 

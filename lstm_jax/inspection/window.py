@@ -103,7 +103,7 @@ class Window:
 def page(window: Window, most_bytes: int = MOST_BYTES) -> str:
     """Return the HTML text of the page that shows what a recurrent network does at each step of some examples.
 
-    If the page has no room for all units of a layer, the units whose outputs vary most are shown.
+    If the page with all units would be too large, it shows only those units of each layer whose outputs vary most.
 
     Args:
         window: content of the page.
@@ -126,16 +126,16 @@ def page(window: Window, most_bytes: int = MOST_BYTES) -> str:
 
 
 def write_page(window: Window, path: Path, force: bool = True) -> None:
-    """Write the HTML page that shows what a recurrent network does at each step of some examples; see `page`.
+    """Write the HTML page that shows what a recurrent network does at each step of some examples.
 
     Args:
         window: content of the page.
         path: path of the page.
-        force: whether an existing file that lstm-jax did not write may be replaced. Files that lstm-jax wrote may always be replaced; see
-            `files.writing.check_output`.
+        force: whether to replace an existing file that does not contain the mark of lstm-jax, which is the text `files.writing.MARK`. A
+            file with the mark is always replaced.
 
     Raises:
-        InputError: if the page would be too large, or if the file cannot be written.
+        InputError: if a value is not finite, if the page would be too large, or if the file cannot be written.
     """
     write_atomically(path, page(window), force)
 
@@ -164,7 +164,12 @@ def clustered(series: np.ndarray) -> np.ndarray:
 
 
 def _text(window: Window, kept: list[np.ndarray]) -> str:
-    """Return the HTML text of a page. `kept` contains an array for each layer, with the indices of the units that are shown."""
+    """Return the HTML text of the page that shows the content `window`.
+
+    Args:
+        window: content of the page.
+        kept: one array for each layer, with the indices of the units that are shown.
+    """
     shown, total = sum(map(len, kept)), sum(_sizes(window))
     note = f" Shown are {shown} of {total} units, those whose outputs vary most." if shown < total else ""
     content = {

@@ -71,11 +71,11 @@ def _simple_rnn(cell: Any) -> tuple[Cell, Any]:
 def _weights(cell: Any, rows: tuple[int, ...] = ()) -> tuple[Any, Any, Any]:
     """Return the kernel, the recurrent kernel and the bias of a Keras cell as arrays.
 
-    If the cell has no bias, zeros of the shape (*rows, n) are returned as the bias, where n is the size of the last axis of the kernel.
+    For a cell without a bias, zeros of the shape (*rows, n) are returned as the bias, where n is the size of the last axis of the kernel.
 
     Args:
         cell: the Keras cell.
-        rows: () for a cell that would have one bias, or (2,) for a cell that would have two biases in one array.
+        rows: () if cells of this class have one vector as their bias, or (2,) if their bias has two rows.
     """
     kernel: Any = keras.ops.convert_to_tensor(cell.kernel)
     recurrent_kernel: Any = keras.ops.convert_to_tensor(cell.recurrent_kernel)
@@ -167,10 +167,10 @@ class SimpleRNN(_Unrolled, keras.layers.SimpleRNN):
 
 
 class Bidirectional(keras.layers.Bidirectional):
-    """Bidirectional wrapper for layers that are run by `lstm_jax.unroll`, with the arguments of `keras.layers.Bidirectional`.
+    """Wrapper that makes a layer bidirectional, with the arguments, weights and results of `keras.layers.Bidirectional`.
 
-    The wrapper of Keras would make the layers of both directions from Keras' own classes, even if it is given a layer of a class in
-    `lstm_jax.integrations.keras`.
+    Use it for the layers `LSTM`, `GRU` and `SimpleRNN` of this module, which are run by `lstm_jax.unroll`. Keras' own wrapper makes a new
+    forward layer from the class name of the given layer, and would thus make a layer of Keras.
     """
 
     @no_type_check  # Keras reads the signature
@@ -246,7 +246,7 @@ class _Replacing:
         return _shared(layer, kind)
 
     def bidirectional(self, layer: Any) -> Any:
-        """Return a `Bidirectional` layer whose two directions are replaced, or the layer itself if neither can be replaced."""
+        """Return a `Bidirectional` layer in which each direction is replaced if possible, or the given layer if neither can be replaced."""
         both = [self.layer(layer.forward_layer), self.layer(layer.backward_layer)]
         if both == [layer.forward_layer, layer.backward_layer]:
             return layer

@@ -29,7 +29,7 @@ class Bidirectional(nnx.Module):
         return_state: whether to return (outputs, (forward state, backward state)) instead of the outputs alone.
         backward: dict from the name of an argument, for example "units" or "cell", to its value for the backward layer. The arguments that
             are not in the dict are the same for both layers. None stands for an empty dict.
-        rngs: random streams, as in `Recurrent`.
+        rngs: random streams; weights are drawn from the stream `params`, and masks from the stream `dropout`.
         options: further arguments of `Recurrent` for both layers, except `go_backwards`. The cell is an LSTM by default.
 
     Raises:
@@ -66,7 +66,7 @@ class Bidirectional(nnx.Module):
 
     @property
     def output_features(self) -> int:
-        """Number of output features: the sum over both layers if `merge_mode` is "concat", else the number of the forward layer."""
+        """Number of output features. It is the sum over both layers if `merge_mode` is "concat", else the number of the forward layer."""
         return self.forward.output_features + (self.backward.output_features if self.merge_mode == "concat" else 0)
 
     def count_params(self) -> int:
@@ -109,8 +109,8 @@ class Bidirectional(nnx.Module):
     def join_states(self, states: tuple[Any, Any]) -> Any:
         """Return the states of both directions as one state, whose arrays (B, 2 H) have the units of the forward layer first.
 
-        It is an initial state for a decoder with 2 H units, as in encoder-decoder models (Cho et al. 2014; Bahdanau et al. 2015). If the
-        layers have a projection to P outputs, the decoder needs a projection to 2 P outputs.
+        In an encoder-decoder model (Cho et al. 2014; Bahdanau et al. 2015), the joined state can be the initial state of a decoder with 2 H
+        units. If the layers have a projection to P outputs, the decoder needs a projection to 2 P outputs.
 
         Args:
             states: the pair (forward state, backward state) that the layer returns.
@@ -170,11 +170,13 @@ class Bidirectional(nnx.Module):
         Args:
             x: input (B, T, E), or int ids, as in `Recurrent.__call__`.
             initial_state: a pair (forward state, backward state); or, as in Keras, one flat list or tuple with the arrays of the forward
-                state, followed by the arrays of the backward state. None means the same as in `Recurrent.__call__`.
-            reset_state: states of both layers after a reset, in the same form as `initial_state`. None means the same as in
-                `Recurrent.__call__`.
+                state, followed by the arrays of the backward state. None means the states carried from the previous call or, if there are
+                none, the states after a reset (see `reset_state`).
+            reset_state: states of both layers after a reset, in the same form as `initial_state`. None means the learned initial states if
+                the layers have them, else zeros.
             dropout: a pair of `DropoutMasks`, for the forward and the backward layer. None means that new masks are drawn in training mode.
-            rngs: source of random numbers for the masks, as in `Recurrent.__call__`. A single key is split into one key per layer.
+            rngs: source of random numbers for the masks: a key, a random stream, or `Rngs` with a stream `dropout`. A key is split into one
+                key for each layer. None means the random streams of the layers.
             time_major: whether time is the first axis of the inputs and outputs.
             return_sequences: whether to return the outputs of all steps. None means the argument of the layer.
             options: further arguments of `Recurrent.__call__`, which are passed to both layers.

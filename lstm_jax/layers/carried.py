@@ -63,7 +63,7 @@ class LayerState(nnx.Module):
     B is the number of rows of the batch and H the number of units.
 
     Attributes:
-        row: the cell.
+        row: the cell of the layer.
         units: number of units H.
         stateful: whether a call starts from the final state of the previous call.
         learned_state: whether the initial state is a parameter.
@@ -78,9 +78,10 @@ class LayerState(nnx.Module):
     carried: Any
 
     def initial_state(self, batch: int, dtype=None) -> Any:
-        """Return the initial state of the layer for a batch: its learned initial state, repeated for each row, if it has one, else zeros.
+        """Return the initial state of the layer for a batch of `batch` rows.
 
-        A state that a stateful layer carries between calls is not taken into account.
+        Each row is the learned initial state of the layer. For a layer without a learned initial state, the rows are zeros. A state that a
+        stateful layer carries between calls is not taken into account.
 
         Args:
             batch: number of rows B.
@@ -112,10 +113,13 @@ class LayerState(nnx.Module):
             self.carried = carry(self.initial_state(batch))
 
     def _reset_state(self, given: Any) -> Any:
-        """Return the state after a reset, or None, which stands for zeros.
+        """Return the state to which a reset sets the layer: a state, or None, which stands for zeros.
 
-        The first of these that exists is returned: `given`, the reset state that the caller of the layer gave; the learned initial state,
-        with arrays (H,); and None.
+        If `given` is None, the learned initial state of the layer, with arrays (H,), is returned. A layer without a learned initial state
+        then returns None.
+
+        Args:
+            given: state that the caller of the layer gave as `reset_state`, which is returned unchanged; or None.
         """
         if given is not None or not self.learned_state:
             return given
@@ -130,7 +134,15 @@ class LayerState(nnx.Module):
         1. the argument `initial_state`;
         2. the state that the layer carries from the previous call;
         3. the learned initial state, if `reset_state` is None;
-        4. None, for which `unroll` starts from `reset_state` or, if this is None, from zeros.
+        4. None, with which `unroll` starts from `reset_state` or, if that is None too, from zeros.
+
+        Args:
+            batch: number of rows of the call.
+            initial_state: argument `initial_state` of the call of the layer, or None.
+            reset_state: argument `reset_state` of the call of the layer, or None.
+
+        Raises:
+            InputError: if the layer carries a state with another number of rows.
         """
         if self.carried is None:
             fresh = self.learned_state and initial_state is None and reset_state is None

@@ -57,7 +57,7 @@ class TiedHead(nnx.Module):
     Args:
         classes: number of classes, which is the number of logits.
         param_dtype: dtype of the bias.
-        rngs: random streams, as in other layers.
+        rngs: random streams with a stream `params`. The bias does not depend on them, since it begins as zeros.
 
     Raises:
         InputError: if `classes` is below 1.

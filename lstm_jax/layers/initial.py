@@ -45,7 +45,7 @@ def initial_params(
 
     Args:
         cell: cell of the layer.
-        base: the same cell with its default activations and without a projection.
+        base: the same cell with its default activations and without a projection. It tells whether the cell is built in or a user's cell.
         features: number of input features E.
         units: number of units H.
         how: arguments of the layer that determine its initial parameters.
@@ -80,8 +80,8 @@ def initial_params(
 def _biases(cell: Cell, units: int, second: bool, how: Initials, dtype: Any, rngs: nnx.Rngs) -> tuple[jax.Array, jax.Array]:
     """Return two arrays: the initial bias and the initial recurrent bias of a recurrent layer.
 
-    If the cell has a recurrent bias and `how.bias` is not None, this initialiser draws one array whose two rows are the two biases, as in
-    Keras. For a cell without a recurrent bias the second result is zeros, which the caller ignores.
+    If the cell has a recurrent bias and `how.bias` is not None, the initialiser `how.bias` draws one array whose two rows are the two
+    biases, as in Keras. For a cell without a recurrent bias the second array is zeros, which the caller ignores.
 
     Args:
         cell: cell of the layer.
@@ -134,7 +134,18 @@ def _own_cell(cell: Cell, features: int, units: int, how: Initials, dtype: Any, 
     """Return the initial parameters of a layer with a user's cell, as a dict from name to array.
 
     The function `init` of the cell gives the initial parameters. If `how` contains an initialiser for a parameter, the parameter is drawn
-    with this initialiser instead. The value of a bias is None if `how.use_bias` is false. The arguments are those of `initial_params`.
+    with this initialiser instead. The value of a bias is None if `how.use_bias` is false.
+
+    Args:
+        cell: the user's cell.
+        features: number of input features E.
+        units: number of units H.
+        how: arguments of the layer that determine its initial parameters.
+        dtype: dtype of the parameters.
+        rngs: random streams; the parameters are drawn from the stream `params`.
+
+    Raises:
+        InputError: if an initialiser is unknown or returns an array of the wrong shape.
     """
     params: dict[str, jax.Array | None] = cell.init(rngs.params(), features, units, dtype)._asdict()
     for name, given in (("kernel", how.kernel), ("recurrent_kernel", how.recurrent), ("bias", how.bias)):

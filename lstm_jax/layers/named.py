@@ -36,7 +36,7 @@ class GRU(Recurrent):
         units: number of units H.
         reset_after: whether the reset gate multiplies the product of h and the recurrent kernel, as in Keras, PyTorch and cuDNN. If false,
             the reset gate multiplies h before the product, as in the paper.
-        rngs: random streams, as in `Recurrent`.
+        rngs: random streams; weights are drawn from the stream `params`, and masks from the stream `dropout`.
         options: further arguments of `Recurrent`, except `cell`.
 
     Raises:

@@ -145,13 +145,14 @@ class Recurrent(LayerState):
     def _check_cell(self, base: Cell) -> None:
         """Check that the layer's rates of zoneout, recurrent dropout and weight dropout can be applied to its cell.
 
+        Zoneout of h or c needs a cell whose state contains this array. Recurrent dropout and weight dropout need a cell with a recurrent
+        kernel. For a user's cell, recurrent dropout also needs a function `step` that reads its argument `mask`.
+
         Args:
             base: the layer's cell with its default activations.
 
         Raises:
-            InputError: if the zoneout rate of h or c is above 0 and the state of the cell does not contain this array, if the rate of
-                recurrent dropout or weight dropout is above 0 and the cell has no recurrent kernel, or if the rate of recurrent dropout is
-                above 0 and the step of a user's cell ignores its argument `mask`.
+            InputError: if a rate is above 0 and the cell does not have what it needs.
         """
         for part, rate in self.zoneout.items():
             if rate:
@@ -256,8 +257,8 @@ class Recurrent(LayerState):
             initial_state: initial state of the cell: a state, or a tuple or list of (B, H) arrays. None means the state carried from the
                 previous call or, if there is none, the state after a reset (see `reset_state`).
             dropout: masks to use. If they are None and the layer is in training mode, new masks are drawn.
-            tokens: int (B, T), or (T, B) if `time_major` is true. Two steps of a row may have equal tokens only if they have equal inputs;
-                see `unroll`. None if no such tokens are known.
+            tokens: int (B, T), or (T, B) if `time_major` is true, by which a backend may recognise equal inputs and save time. Two steps of
+                a row may have equal tokens only if they have equal inputs; see `unroll`. None if no such tokens are known.
             deterministic: whether to run without dropout. If None, the last call of `train()` or `eval()` decides.
             rngs: source of random numbers for the masks, as in `draw_masks`.
             time_major: whether time is the first axis of `x`, `mask`, `tokens` and the outputs.
@@ -305,16 +306,18 @@ class Recurrent(LayerState):
         return (outputs, state) if self.return_state else outputs
 
     def _drop(self, batch: int, steps: int, dropout: DropoutMasks | None, rngs: Any, training: bool) -> tuple[Any, DropoutMasks | None]:
-        """Return the parameters of the cell and the dropout masks that one call of the layer uses.
+        """Return the parameters of the cell and the dropout masks for one call of the layer.
 
-        In training, weight dropout multiplies the recurrent kernel by a mask. In evaluation no masks are drawn. If the layer has zoneout,
-        the masks that are returned in evaluation contain its rates.
+        In training, weight dropout multiplies the recurrent kernel by a mask, and dropout masks are drawn unless the caller gave some. In
+        evaluation no masks are drawn. Without masks from the caller, the second result is then None or, if the layer has zoneout, contains
+        the rates of zoneout.
 
         Args:
             batch: number of rows B.
             steps: number of steps T.
-            dropout: masks that the user has given, which are returned unchanged; None to draw them in training.
-            rngs: source of random numbers, as in `draw_masks`.
+            dropout: masks that the caller of the layer gave, which are returned unchanged; or None.
+            rngs: source of random numbers for the masks: a key, a random stream, or `Rngs` with a stream `dropout`. None means the layer's
+                own stream.
             training: whether the layer runs in training mode.
         """
         params = self.cell_params()

@@ -72,11 +72,13 @@ class RecurrentStack(nnx.Module):
     def compute_output_shape(self, shape: Shape) -> Any:
         """Return the shape of the outputs for an input of the given shape, and the shapes of the states if the layers return states.
 
-        The form of the result is that of `Recurrent.compute_output_shape`. If all layers return states, the shapes of the states are a list
-        with one entry per layer.
-
         Args:
             shape: shape (B, T, E) of the input; an unknown size is None.
+
+        Returns:
+            the shape of the outputs of the last layer. If layers return states, the result is a pair: the shape of the outputs, and states
+            that contain shapes in place of arrays. The states are a list if all layers return states, or one state if only the last layer
+            does.
 
         Raises:
             InputError: if `shape` is not the shape of an input of the first layer.
@@ -117,12 +119,13 @@ class RecurrentStack(nnx.Module):
         """Run the layers one after another, and return the outputs of the last layer.
 
         Args:
-            x: input of the first layer.
-            tokens: int (B, T), or (T, B) if `time_major` is true. Two steps of a row may have equal tokens only if they have equal `x`; see
-                `unroll`. Only the first layer uses the tokens.
+            x: input of the first layer: (B, T, E), or (T, B, E) if `time_major` is true, or int ids without the axis of features.
+            tokens: int (B, T), or (T, B) if `time_major` is true, by which the first layer may recognise equal inputs and save time.
+                Two steps of a row may have equal tokens only if they have equal `x`; see `unroll`. None if no such tokens are known.
             deterministic: whether to run without dropout. If None, the last call of `train()` or `eval()` decides.
             return_sequences: whether the last layer returns the outputs of all steps. None means the argument of the layer.
-            rngs: source of random numbers, as in `Recurrent.__call__`. If it is a single key, layer n gets `jax.random.fold_in(key, n)`.
+            rngs: source of random numbers for the masks: a key, a random stream, or `Rngs` with a stream `dropout`. If it is a key, layer n
+                gets `jax.random.fold_in(key, n)`. None means the random streams of the layers.
             options: further arguments of `Recurrent.__call__` for all layers. `initial_state`, `reset_state` and `dropout` are lists with
                 one entry per layer.
 
@@ -152,16 +155,21 @@ class RecurrentStack(nnx.Module):
         return y if not states else (y, states if self.all_states else states[0])
 
     def _connect(self, n: int, given: Any, y: Any) -> Any:
-        """Return the outputs `y` of layer n, plus its inputs if the stack has residual connections and n is above 0.
+        """Return the outputs of a layer, plus its inputs if the stack has residual connections and the layer is not the first.
 
-        `given` are the inputs before the dropout between layers.
+        Args:
+            n: index of the layer.
+            given: inputs of the layer before the dropout between layers.
+            y: outputs of the layer.
         """
         return y + given if self.residual and n > 0 else y
 
     def _drop(self, y: jax.Array, rngs: Source) -> jax.Array:
         """Return the outputs `y` of a layer after the dropout between layers has been applied.
 
-        `rngs` is the source of random numbers that the caller gave, or None for the random streams of the stack.
+        Args:
+            y: outputs of the layer.
+            rngs: source of random numbers that the caller of the stack gave, or None for the random stream of the stack.
         """
         key = jax.random.fold_in(dropout_key(self.rngs, rngs), 3)  # a layer folds in the smaller numbers
         return y * draw_mask(key, self.dropout, y.shape, y.dtype)
@@ -174,9 +182,10 @@ class RecurrentStack(nnx.Module):
         """Run one step of all layers without dropout, and return (output of the last layer, list of the states of all layers).
 
         Args:
-            x: input of the step, as in `Recurrent.step`.
+            x: input of the step (B, E); int ids (B,); or, without a batch axis, (E,) or an int ().
             state: list of the states of all layers before the step, for example that of `initial_state`.
-            reset: bool (B,); see `Recurrent.step`.
+            reset: bool (B,). Rows with True start a new sequence: before the step their states are replaced by the initial states. None
+                means that no row starts a new sequence.
 
         Raises:
             InputError: if an argument has a wrong shape or dtype, or if a layer reads sequences in reverse.

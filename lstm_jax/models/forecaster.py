@@ -16,7 +16,7 @@ from lstm_jax.models.layers import make_layer
 
 
 class Forecaster(nnx.Module):
-    """Model of a time series that predicts the differences between each of the next K values and the last past value.
+    """Model that predicts the next K values of a time series, as differences from the last past value.
 
     For each difference, it predicts the mean and the log standard deviation. Recurrent layers read the past entries (B, T, F) of the
     series, where F is the number of features of an entry. Their last output is concatenated with K numbers, which encode the times from the
@@ -39,7 +39,9 @@ class Forecaster(nnx.Module):
         deterministic: bool | None = None,
         rngs: nnx.Rngs | jax.Array | None = None,
     ) -> Float[Array, "B 2 K"]:
-        """Return the means and the log standard deviations of the next K values, stacked on axis 1: (B, 2, K).
+        """Return the means and the log standard deviations of the predicted differences, stacked on axis 1: (B, 2, K).
+
+        Difference k is the k-th of the next K values minus the last past value, in the units of the model's input.
 
         Args:
             entries: past entries (B, T, F).

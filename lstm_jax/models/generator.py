@@ -59,8 +59,14 @@ class CharGenerator(nnx.Module):
     ) -> tuple[Float[Array, "T B H"], list[Any]]:
         """Return the outputs (T, B, H) of the last recurrent layer after each character, and the final states of all layers.
 
-        An entry of `resets`, bool (B, T), is True if the state is replaced by zeros before the character is read. If `resets` is None, the
-        state is never replaced. The other arguments are described in `__call__`.
+        Args:
+            ids: character ids (B, T), where T is at least 1.
+            mask: bool (B, T), False at steps to skip. If None, no step is skipped.
+            resets: bool (B, T), True where the state is replaced by zeros before the character is read. If None, the state is never
+                replaced.
+            state: initial states, one per recurrent layer. If None, they are zeros.
+            deterministic: whether to run without dropout. If None, the last call of `train()` or `eval()` decides.
+            rngs: random streams or a key from which masks are drawn. If None, each layer draws from the streams that it was made with.
         """
         steps_first = ids.T
         x: jax.Array = sharding.constrain(steps_first, 1) if self.embedding is None else self.embedding(steps_first, 1)

@@ -23,8 +23,8 @@ class WordLanguageModel(nnx.Module):
     """Word-level language model whose parameters initialise a sentiment classifier (Dai & Le 2015).
 
     It predicts the next word and, if the classifier is bidirectional, also the previous word. The layers are an embedding, a recurrent
-    layer for each direction, and a dense layer for each direction that maps the outputs to word vectors. The score of a word is the inner
-    product of such a vector and the word's embedding, plus the word's bias (tied weights).
+    layer for each direction, and a dense layer for each direction. The dense layer maps the outputs to vectors of the size of an embedding.
+    The logit of a word is the inner product of this vector and the embedding of the word, plus a bias of the word (tied weights).
 
     The embedding and the recurrent layer have the same names and shapes as those of a `SentimentClassifier` with the same config, so that
     their trained parameters can initialise the classifier.

@@ -31,7 +31,7 @@ def pool(h: Float[Array, "T B D"], ids: Int[Array, "T B"], kind: str) -> Float[A
 def pool_packed(h: Float[Array, "T B D"], places: PackedPlaces, kind: str) -> Float[Array, "B M P"]:
     """Return the outputs pooled over the steps of each packed text. A row contains at most M texts.
 
-    The gradient of a maximum that several steps share is divided equally among them, as in `jnp.max`.
+    If several steps have the maximum, its gradient is divided equally among these steps, as in `jnp.max`.
 
     Args:
         h: outputs (T, B, D) with D features.
@@ -63,7 +63,15 @@ def _largest(h: Float[Array, "T B D"], places: PackedPlaces) -> Float[Array, "B 
 
 @_largest.defjvp
 def _largest_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
-    """Return the maximum and its tangent, the mean of the tangents of `h` at the steps that have the maximum."""
+    """Return the value of `_largest` and its tangent. This function is the rule for the forward-mode derivative (JVP) of `_largest`.
+
+    The value is the maximum of each output over each packed text. The tangent is the mean of the tangents of `h` at the steps that have the
+    maximum.
+
+    Args:
+        primals: the arguments (h, places) of `_largest`.
+        tangents: the tangents of these arguments. Only the tangent of `h` is used.
+    """
     h, places = primals
     value = _largest(h, places)
     member = members(places, h.shape[0])
@@ -73,19 +81,36 @@ def _largest_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]
 
 
 def members(places: PackedPlaces, steps: int) -> Bool[Array, "B M T"]:
-    """Return an array whose entry [b, m, t] tells whether step t of row b belongs to text m of the row. T is `steps`."""
+    """Return an array whose entry [b, m, t] tells whether step t of row b belongs to text m of the row.
+
+    Args:
+        places: positions of the texts in the rows.
+        steps: number of steps T of a row.
+    """
     step = jnp.arange(steps)[None, None, :]
     return (places.first[..., None] <= step) & (step <= places.last[..., None])
 
 
 def text_at_step(values: Float[Array, "B M D"], member: Bool[Array, "B M T"]) -> Float[Array, "T B D"]:
-    """Return an array that holds at each step the D values of the text of the step. At a step of no text, the values are arbitrary."""
+    """Return an array that holds for each step the D values of the text to which the step belongs.
+
+    At a step that belongs to no text, the values are arbitrary.
+
+    Args:
+        values: (B, M, D) D values for each text.
+        member: bool (B, M, T) that tells which steps belong to each text, as `members` returns it.
+    """
     text = jnp.argmax(member, 1)
     return jnp.swapaxes(jnp.take_along_axis(values, text[..., None], 1), 0, 1)
 
 
 def sum_members(member: Bool[Array, "B M T"], values: Float[Array, "T B D"]) -> Float[Array, "B M D"]:
-    """Return the sums of the D values over the steps of each of the M texts of a row, computed by a matrix product."""
+    """Return the sums of D values over the steps of each of the M texts of a row, computed by a matrix product.
+
+    Args:
+        member: bool (B, M, T) that tells which steps belong to each text, as `members` returns it.
+        values: (T, B, D) D values for each step.
+    """
     return jnp.einsum("bmt,tbd->bmd", member.astype(values.dtype), values, precision=lax.Precision.HIGHEST)
 
 

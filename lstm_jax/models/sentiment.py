@@ -66,9 +66,9 @@ class SentimentClassifier(nnx.Module):
         Args:
             ids: word ids (B, T), padded with 0.
             vectors: word vectors (T, B, E). If None, they are looked up in the embedding.
-            summed: whether the caller sums the gradient with respect to `vectors` over all positions of a row that have the same word. If
-                true, the gradient is computed faster. Only these sums are then correct: one position of the word may have the whole sum,
-                and the other positions zeros.
+            summed: whether the caller uses the gradient with respect to `vectors` only after summing it over all positions of a word in a
+                row. If true, the gradient is computed faster, but only these sums are correct: one position of the word may have the whole
+                sum, and the other positions zeros.
             packed: positions of several texts that are packed in each row, or None if a row is one text. With packed texts and the pooling
                 "last", the outputs of two directions must be merged by "concat".
             deterministic: whether to run without dropout. If None, the last call of `train()` or `eval()` decides.
@@ -112,7 +112,9 @@ class SentimentClassifier(nnx.Module):
 
         A backward layer reads in reverse, so that its last output is at the first step of the text.
 
-        `packed` contains the first and the last step of each text in the outputs `h`.
+        Args:
+            h: outputs (T, B, D) of the last recurrent layer.
+            packed: positions of the texts in the rows.
         """
         rows = jnp.arange(h.shape[1])[:, None]
         last = h[packed.last, rows]
@@ -123,10 +125,12 @@ class SentimentClassifier(nnx.Module):
         return jnp.concatenate([last[..., :units], h[packed.first, rows][..., units:]], axis=-1)
 
     def _key(self, rngs: nnx.Rngs | jax.Array | None, number: int) -> jax.Array:
-        """Return the random key of word dropout, if `number` is 0, or of the dropout of the head, if it is 1.
+        """Return a random key for word dropout or for the dropout of the head.
 
-        If `rngs` is a key, the returned key is derived from it and `number`. If it is an `nnx.Rngs`, the next key of its stream `dropout`
-        is returned.
+        Args:
+            rngs: a key or an `nnx.Rngs`. From a key, the returned key is derived. From an `nnx.Rngs`, the next key of the stream `dropout`
+                is taken.
+            number: 0 for word dropout, 1 for the dropout of the head.
 
         Raises:
             InputError: if `rngs` is None.

@@ -63,16 +63,17 @@ def levels_here() -> tuple[str, ...]:
 def packaged_path() -> Path | None:
     """Return the path of the library, among those installed with lstm_jax, that suits this processor best, or None if none suits it.
 
-    It is the library for the highest level of the processor architecture that this processor supports; see `levels_here`.
+    There is one library for each level of the processor architecture, such as "x86-64-v3". Of the libraries that exist for the levels that
+    this processor supports, the one for the highest level is chosen.
     """
     paths = (FOLDER / file_name(level) for level in levels_here())
     return next((path for path in paths if path.exists()), None)
 
 
 def missing_level() -> str:
-    """Return a message that names the features which this processor lacks for the lowest level of its architecture, or "".
+    """Return a message with the features that this processor lacks for the lowest level of its architecture, or "" if it lacks none.
 
-    The result is "" if no feature is missing, or if there are no libraries for the architecture.
+    The result is also "" if there are no libraries for the architecture.
     """
     levels = LEVELS.get(platform.machine(), {})
     if levels_here() or not levels:
@@ -83,9 +84,10 @@ def missing_level() -> str:
 
 
 def _targets(level: str, command: list[str]) -> list[list[str]]:
-    """Return lists of compiler flags for a level. The compiler is called with the first list and, if it fails, with the second, if any.
+    """Return the compiler flags for a level of the processor architecture, as a list of alternatives. Each alternative is a list of flags.
 
-    For x86-64 there are two lists, since compilers from before 2021 reject the first. For other machines and for zig there is one list.
+    The compiler is called with the first alternative and, if it fails, with the second, if any. x86-64 has two alternatives, since
+    compilers from before 2021 reject the first. Other architectures have one, and so has the compiler zig.
 
     Args:
         level: name of the level, such as "x86-64-v3".
@@ -145,7 +147,7 @@ def build_packaged(folder: Path = FOLDER, machine: str = "") -> list[Path]:
 
 
 def _is_whole(path: Path) -> bool:
-    """Return whether a library exists at the path and ends with its hash."""
+    """Return whether a library exists at the path and is complete: its last bytes are the hash of all bytes before them."""
     try:
         os.close(trust.open_packaged(path))
     except trust.UntrustedError:

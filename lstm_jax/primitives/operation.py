@@ -1,12 +1,12 @@
 """Operations with custom forward and backward passes that support all transformations of JAX.
 
 `apply(operation, *args)` runs an `Operation`. The custom passes may be compiled code that JAX cannot differentiate. Therefore each
-operation also has a twin, which is the same computation written in JAX. JAX sees three primitives, named forward, tangents and backward.
-- Reverse mode runs the custom passes. The JVP of forward binds tangents, which is linear. The transpose of tangents is backward.
-- Forward mode and derivatives of order 2 and higher differentiate the twin.
+operation also has a twin, which is the same computation written in JAX.
+- Reverse mode runs the custom passes. Forward mode and derivatives of order 2 and higher differentiate the twin.
 - `vmap` merges the mapped axis with the batch axis. If a mapped or differentiated leaf has no batch axis, `operation.mapped(...)` is run.
 - The custom passes run on the platforms that `Operation.runs_on` returns. Other platforms and exported programs run the twin.
 
+JAX sees three primitives. The derivative (JVP) of the primitive forward is the linear primitive tangents, whose transpose is backward.
 A leaf is one array of a pytree. The index of a leaf is its position in the list that `jax.tree.leaves` returns.
 """
 
@@ -28,10 +28,10 @@ PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 class Operation:
     """Base class of operations. An operation is a function of pytrees of arrays that has custom forward and backward passes.
 
-    Subclasses are frozen dataclasses. Their fields are static options and part of the key of JAX's program cache.
-    The methods share three arguments. `keep` says whether the forward pass also returns residuals, the arrays that the backward pass reads.
-    `wanted` is a tree with the structure of `args` that is True where a gradient is wanted, else False. `cotangents` is a tree with the
-    structure of the outputs, whose leaves are arrays, or None where the cotangent is zero.
+    Subclasses are frozen dataclasses, whose fields are static options of a JAX program. Several methods have these arguments:
+    - `keep`: whether the forward pass also returns residuals, which are the arrays that the backward pass reads.
+    - `wanted`: a tree with the structure of `args` that is True where a gradient is wanted, else False.
+    - `cotangents`: the gradients with respect to the outputs, in the structure of the outputs. A gradient that is zero is None.
     """
 
     @abstractmethod
@@ -40,7 +40,7 @@ class Operation:
 
     @abstractmethod
     def backward(self, wanted: Any, args: tuple, residuals: Any, cotangents: Any) -> tuple:
-        """Return the gradients with respect to `args` as a tuple of the same structure. One may be None where `wanted` is False."""
+        """Return the gradients with respect to `args` as a tuple of the same structure. A gradient may be None where `wanted` is False."""
 
     @abstractmethod
     def plain_forward(self, keep: bool, *args) -> tuple[Any, Any]:
@@ -49,7 +49,7 @@ class Operation:
     def plain_backward(self, wanted: Any, args: tuple, residuals: Any, cotangents: Any) -> tuple:
         """Return the same results as `backward`, computed in JAX without custom code (the twin of `backward`).
 
-        This method differentiates `plain_forward`. Subclasses replace it if the residuals save work.
+        This method differentiates `plain_forward`. A subclass can override it to save work with the residuals.
         """
         del residuals
         leaves, tree = jax.tree.flatten(args)
@@ -69,41 +69,41 @@ class Operation:
 
     @abstractmethod
     def runs_on(self) -> tuple[str, ...]:
-        """Return the platforms, such as "cpu", on which `forward` and `backward` run. All other platforms run the twins in JAX."""
+        """Return the platforms, such as "cpu", on which `forward` and `backward` run. Others run `plain_forward` and `plain_backward`."""
 
     @abstractmethod
     def rows(self, args: tuple) -> list[int | None]:
-        """Return a list with the index of the batch axis of each argument leaf, or None for a leaf that has no batch axis."""
+        """Return a list with one entry for each array in `args`: the index of its batch axis, or None if it has no batch axis."""
 
     @abstractmethod
     def output_rows(self, outputs: Any) -> list[int]:
-        """Return a list with the index of the batch axis of each output leaf."""
+        """Return a list with the index of the batch axis of each array in the outputs."""
 
     def residual_rows(self, residuals: Any) -> list[int]:
-        """Return a list with the index of the batch axis of each residual leaf. This base class returns 1 for every leaf."""
+        """Return a list with the index of the batch axis of each array in the residuals. This base class returns 1 for every array."""
         return [1] * len(jax.tree.leaves(residuals))
 
     def mapped(self, dims: tuple[int | None, ...], size: int) -> "Operation":
         """Return an operation that runs this operation `size` times, on arguments that are stacked along a leading axis.
 
-        `dims` has an entry for each argument leaf: 0 if the leaf is stacked, or None if all runs share the leaf. All results are stacked.
+        `dims` has an entry for each array in the arguments: 0 if it is stacked, or None if all runs share it. All results are stacked.
         """
         return Vmapped(self, dims, size)
 
 
 class ForwardOperation(Operation):
-    """Base class of operations without a custom backward pass. Their gradients are computed by differentiating their twin in JAX."""
+    """Base class of operations without a custom backward pass. JAX computes their gradients by differentiating `plain_forward`."""
 
     def backward(self, wanted, args, residuals, cotangents):
         """Return the gradients with respect to the arguments, computed in JAX; see `Operation.backward`."""
         return self.plain_backward(wanted, args, residuals, cotangents)
 
     def rows(self, args: tuple) -> list[int | None]:
-        """Return a list with None for each argument leaf. No axis is treated as a batch axis; see `Operation.rows`."""
+        """Return a list with None for each array in `args`, since this class treats no axis as a batch axis; see `Operation.rows`."""
         return [None] * len(jax.tree.leaves(args))
 
     def output_rows(self, outputs) -> list[int]:
-        """Return an empty list, which is never used, since no axis is treated as a batch axis; see `Operation.output_rows`."""
+        """Return an empty list. The list is not read, since this class treats no axis as a batch axis; see `Operation.output_rows`."""
         return []
 
 
@@ -120,7 +120,7 @@ def _apply(operation: Operation, args: tuple):
 
 
 def _run_forward(operation: Operation, keep: bool, tree, leaves: Leaves) -> tuple[Any, Any]:
-    """Bind the forward primitive to arguments with the structure `tree` and the given leaves. Return (outputs, residuals)."""
+    """Run the forward pass as a JAX primitive, and return (outputs, residuals). The arguments are `tree.unflatten(leaves)`."""
 
     def compiled(*leaves):
         return operation.forward(keep, *tree.unflatten(leaves))
@@ -134,10 +134,10 @@ def _run_forward(operation: Operation, keep: bool, tree, leaves: Leaves) -> tupl
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3), inline=True)  # gradients outside of jit are traced once
 def _run_backward(operation: Operation, wanted: tuple[int, ...], trees: tuple, given: tuple[int, ...], leaves: Leaves) -> Leaves:
-    """Bind the backward primitive, and return the gradients with respect to the argument leaves whose indices are in `wanted`.
+    """Run the backward pass as a JAX primitive, and return the gradients of the argument leaves whose indices are in `wanted`.
 
-    `trees` contains the tree structures of the arguments, the residuals and the cotangents. `given` contains the indices of the nonzero
-    cotangent leaves. `leaves` contains first the argument leaves, then the residual leaves, then the nonzero cotangent leaves.
+    `trees` contains the structures of the arguments, the residuals and the cotangents. `leaves` contains the leaves of these three trees,
+    without the cotangents that are zero. `given` contains the indices of the nonzero cotangents.
     """
     functions = (operation.backward, operation.plain_backward)
     compiled, plain = (partial(_call_backward, function, wanted, trees, given) for function in functions)
@@ -168,10 +168,10 @@ def _trace(operation: Operation, compiled: Callable, plain: Callable, leaves: Le
 
 
 def _tangents(operation: Operation, trees: tuple, given: tuple[int, ...], *leaves) -> Leaves:
-    """Return the tangents of an operation's outputs, computed by forward-mode differentiation of its twin in JAX.
+    """Return the tangents of an operation's outputs, computed by forward-mode differentiation of `plain_forward`.
 
-    `leaves` contains first the argument leaves, then the residual leaves, then the tangents of the argument leaves with indices `given`.
-    `trees` begins with the tree structures of the arguments and of the residuals.
+    `leaves` contains the leaves of the arguments, then those of the residuals, then the tangents of the arguments with the indices `given`.
+    The first two entries of `trees` are the structures of the arguments and of the residuals.
     """
     args, _, tangents = _cut(trees, leaves)
 
@@ -267,21 +267,21 @@ ad.primitive_transposes[_linear] = _linear_transpose
 
 
 def _in_front(leaves, dims) -> tuple[int, Leaves, tuple[int | None, ...]]:
-    """Move the mapped axis of each leaf to the front. Return (axis size, leaves, dims): dims has 0 for a mapped leaf, else None."""
+    """Move the axis over which `vmap` maps, which has the index `dim` in a leaf, to the front. Return (axis size, leaves, new dims)."""
     size = next(leaf.shape[dim] for leaf, dim in zip(leaves, dims, strict=True) if dim is not None)
     moved = [leaf if dim is None else jnp.moveaxis(leaf, dim, 0) for leaf, dim in zip(leaves, dims, strict=True)]
     return size, moved, tuple(None if dim is None else 0 for dim in dims)
 
 
 def _spread(leaf, dim: int | None, size: int):
-    """Return a leaf with a leading mapped axis. If the leaf is not mapped (`dim` is None), repeat it `size` times along a new axis."""
+    """Return a leaf with a leading mapped axis. A leaf without a mapped axis (`dim` is None) is repeated `size` times along a new axis."""
     return jnp.broadcast_to(leaf[None], (size, *leaf.shape)) if dim is None else leaf
 
 
 def _fold(leaf, dim: int | None, axis: int | None, size: int):
-    """Merge the leading mapped axis of a leaf into its batch axis, whose index is `axis` when the mapped axis is not counted.
+    """Merge the leading axis of a leaf, over which `vmap` maps, into the batch axis, whose new index is `axis`.
 
-    A leaf without a batch axis (`axis` is None) is returned unchanged. A leaf that is not mapped (`dim` is None) is first repeated.
+    A leaf without a batch axis (`axis` is None) is returned unchanged. A leaf without a mapped axis (`dim` is None) is first repeated.
     """
     if axis is None:
         return leaf
@@ -290,7 +290,7 @@ def _fold(leaf, dim: int | None, axis: int | None, size: int):
 
 
 def _unfold(leaf, axis: int, size: int):
-    """Undo `_fold`: split the batch axis of a leaf into the mapped axis, which becomes the first axis, and the batch axis."""
+    """Undo `_fold`: split the batch axis of a leaf into the leading axis, over which `vmap` maps, and the batch axis."""
     cut = leaf.reshape(*leaf.shape[:axis], size, leaf.shape[axis] // size, *leaf.shape[axis + 1 :])
     return jnp.moveaxis(cut, axis, 0)
 
@@ -344,7 +344,7 @@ batching.primitive_batchers[_linear] = _linear_batch
 
 @dataclass(frozen=True)
 class Vmapped(Operation):
-    """Operation that applies `jax.vmap` to the passes of another operation, `inner`; see `Operation.mapped` for `dims` and `size`."""
+    """Operation that runs `inner` several times by `jax.vmap`. `Operation.mapped` describes the fields `dims` and `size`."""
 
     inner: Operation
     dims: tuple[int | None, ...]
@@ -386,15 +386,15 @@ class Vmapped(Operation):
         return tree.unflatten([None if not want else next(found) if dim == 0 else next(found).sum(0) for dim, want in pairs])
 
     def rows(self, args: tuple) -> list[int | None]:
-        """Return a list with the index of the batch axis of each argument leaf, or None; see `Operation.rows`."""
+        """Return a list with the index of the batch axis of each array in `args`, or None if it has none; see `Operation.rows`."""
         leaves, tree = jax.tree.flatten(args)
         axes = self.inner.rows(tree.unflatten([leaf if dim is None else leaf[0] for leaf, dim in zip(leaves, self.dims, strict=True)]))
         return [axis if axis is None or dim is None else axis + 1 for axis, dim in zip(axes, self.dims, strict=True)]
 
     def output_rows(self, outputs) -> list[int]:
-        """Return a list with the index of the batch axis of each output leaf; see `Operation.output_rows`."""
+        """Return a list with the index of the batch axis of each array in the outputs; see `Operation.output_rows`."""
         return [axis + 1 for axis in self.inner.output_rows(outputs)]
 
     def residual_rows(self, residuals) -> list[int]:
-        """Return a list with the index of the batch axis of each residual leaf; see `Operation.residual_rows`."""
+        """Return a list with the index of the batch axis of each array in the residuals; see `Operation.residual_rows`."""
         return [axis + 1 for axis in self.inner.residual_rows(residuals)]

@@ -68,9 +68,11 @@ def call_partitioned(
     """Call a function on sharded arrays, so that each device calls it on its own shard, and return the results; see `partitioned`.
 
     Args:
-        function: as in `partitioned`.
-        operands: pairs (array, index of its sharded axis). Arrays that are None are left out.
-        result_axes: as in `partitioned`.
+        function: function(*arrays) that returns a list of arrays. The results for one shard must not depend on the other shards.
+        operands: pairs (array, index of its sharded axis). The index is None for a replicated array. Pairs whose array is None are left
+            out.
+        result_axes: one entry for each result: the index of its sharded axis, or None if the result is replicated, or the constant `SUM` if
+            the result is the sum of what `function` returns on the devices.
     """
     args, axes = zip(*(pair for pair in operands if pair[0] is not None), strict=True)
     return list(partitioned(function, axes, result_axes)(*args))
@@ -86,10 +88,10 @@ def devices_at_once() -> int:
 
 
 def _names(mesh, shapes, axes) -> tuple[str, ...]:
-    """Return the names of the mesh axes over which arrays are sharded.
+    """Return the names of the mesh axes over which arrays are sharded, or () if they are not sharded.
 
-    Only one axis of each array is examined, whose index is in `axes`. The first array that is sharded along its examined axis determines
-    the result. The result is () if no array is sharded, or if the size of the examined axis is not divisible by the number of shards.
+    For each array only one axis is examined. The first array that is sharded along its examined axis determines the names. If the size of
+    this axis is not divisible by the number of shards, the result is ().
 
     Args:
         mesh: the device mesh.
@@ -180,8 +182,8 @@ def in_automatic_mode(function: Callable, rows_of: int, out_axes: Any) -> Callab
 
     Args:
         function: function(*trees) that returns a pytree of arrays.
-        rows_of: index of one argument, which is an array whose batch axis has the index 1. The batch axes of the results get the same
-            sharding as the batch axis of this argument.
+        rows_of: position of the argument from which the sharding of the results is taken. This argument is an array whose axis 1 is the
+            batch axis. The batch axes of the results are sharded like this axis.
         out_axes: pytree with the structure of the results. For each result it contains the index of the batch axis.
     """
 

@@ -57,17 +57,17 @@ def unroll(
         cell: the cell, such as a value of the dict `CELLS`.
         params: the parameters of the cell, all of the same float dtype.
         x: inputs (B, T, E), or (T, B, E) if `time_major` is true, which are converted to the dtype of the parameters. x may also be int ids
-            (B, T), or (T, B) if `time_major` is true, which stand for one-hot vectors of E features. Their product with the kernel is
-            computed as a lookup of rows of the kernel. A negative id counts from the end, and an id out of range gives NaN.
+            (B, T), or (T, B) if `time_major` is true, which stand for one-hot vectors of E features. The product of a one-hot vector and
+            the kernel is computed as a lookup of a row of the kernel. A negative id counts from the end, and an id out of range gives NaN.
         initial_state: the initial state of the cell, or a tuple or list of its arrays in the order of its fields. The arrays are converted
             to the dtype of the parameters. None means `reset_state` if it is given, else zeros.
         mask: bool (B, T), or (T, B) if `time_major` is true, that is False at padded steps. A padded step copies the state and repeats the
             previous output. In a mask of numbers, 0 means False and any other number means True.
         lengths: int (B,), the number of valid steps at the start of each row, clipped to 0..T. It may be given instead of `mask`.
-        resets: bool (B, T), or (T, B) if `time_major` is true. True marks the first step of a new sequence within a row. Before this step
-            the state is replaced by `reset_state`, so that no value and no gradient crosses the border. A reset also acts at a padded step.
-            If `backwards` is true, the row is cut at the same places and each part is read from its end: the state is replaced after the
-            marked step has been processed, so that a reset at step 0 has no effect.
+        resets: bool (B, T), or (T, B) if `time_major` is true. True marks the first step of a new sequence within a row, also at a padded
+            step. Before this step the state is replaced by `reset_state`, so that no value and no gradient crosses the border. If
+            `backwards` is true, the row is cut at the same places, and each part is read from its end. The state is then replaced after the
+            marked step has been processed, and a reset at step 0 has no effect.
         reset_state: the state after a reset: a state of the cell, or a tuple or list of its arrays, each (B, H), or (H,) for all rows. It
             is differentiated, so that an initial state can be learned. None means zeros.
         segment_ids: int (B, T), or (T, B) if `time_major` is true, for several sequences packed in a row: the steps of a sequence have the
@@ -93,14 +93,14 @@ def unroll(
             means ceil(sqrt(T)) segments. None stores all residuals. The results do not depend on this argument.
 
     Returns:
-        A pair of the outputs and the final state. The outputs are (B, T, H), or (T, B, H) if `time_major` is true. If `return_sequences`
-        is false, they are only the last output (B, H). If the attribute `outputs` of the cell is not 0, it replaces H in these shapes.
+        A pair of the outputs and the final state. The outputs are (B, T, H), or (T, B, H) if `time_major` is true. If `return_sequences` is
+        false, they are only the last output (B, H). If the attribute `outputs` of the cell is not 0, it replaces H in these shapes.
 
     Raises:
-        InputError: if an argument has a wrong class, shape or dtype, if T is 0, if arguments are given that exclude each other (`mask` and
-            `lengths`, or `segment_ids` and one of `mask`, `lengths` and `resets`), if `reset_state` is given without resets, if `remat` is
-            below 1, if both `remat` and zoneout are given, if the named backend does not support the call, or if no backend is named and
-            none supports the call.
+        InputError: if an argument has a wrong class, shape or dtype, if T is 0, or if `remat` is below 1. Also if two arguments are given
+            that exclude each other: `mask` and `lengths`, `remat` and zoneout, or `segment_ids` and one of `mask`, `lengths` and `resets`.
+            Also if `reset_state` is given without resets. Also if the named backend does not support the call, or if no backend is named
+            and none supports the call.
     """
     order = {"backwards": backwards, "time_major": time_major}
     cuts = {"resets": resets, "reset_state": reset_state, "segment_ids": segment_ids}
@@ -124,9 +124,15 @@ def _checked_remat(remat: Any, dropout: DropoutMasks) -> Remat:
 
 
 def _run(backend: Backend, cell: Cell, operands: Operands, compute_dtype, sequences: bool, remat: Remat):
-    """Run a backend on checked arguments of `unroll`, and return the outputs and the final state.
+    """Run a backend on arguments that `unroll` has checked and converted, and return (h of all steps, final state).
 
-    The outputs are h of all steps (T, B, H), or None if `sequences` is false.
+    Args:
+        backend: the backend.
+        cell: the cell.
+        operands: the checked arguments.
+        compute_dtype: dtype of the matrix products; None means the dtype of the parameters.
+        sequences: whether to return h of all steps (T, B, H). If false, None is returned in its place.
+        remat: number of segments for rematerialisation, "sqrt", or None for no rematerialisation.
     """
     run = partial(_run_rows, backend.run)
     run = run if remat is None else in_segments(run, remat)
@@ -141,9 +147,19 @@ def _run(backend: Backend, cell: Cell, operands: Operands, compute_dtype, sequen
 
 
 def _run_rows(run: Callable, cell: Cell, params, x, state, valid, dropout: DropoutMasks, *rest):
-    """Call the function `run` of a backend, whose arguments are those of `reference.run`, and return its results.
+    """Call the function `run` of a backend, and return (h of all steps, final state).
 
-    If x contains ids and there is an input dropout mask, the ids are first converted to one-hot vectors, to which the mask can be applied.
+    An input dropout mask cannot be applied to ids. If there is such a mask and x contains ids, they are first converted to one-hot vectors.
+
+    Args:
+        run: function of a backend, with the arguments and results of `reference.run`. The other arguments are passed to this function.
+        cell: the cell.
+        params: parameters of the cell.
+        x: inputs (T, B, E), or int ids (T, B).
+        state: initial state of the cell.
+        valid: bool (T, B), False at padded steps, or None if no step is padded.
+        dropout: dropout masks.
+        rest: further arguments of `run`.
     """
     if x.ndim == 2 and dropout.input is not None:
         x = one_hot_rows(x, params.kernel.shape[0], params.kernel.dtype)
@@ -166,9 +182,10 @@ def _after_valid(valid: jax.Array, resets: Resets | None) -> jax.Array:
 
 
 def _last_output(h: jax.Array, valid: jax.Array | None, resets: Resets | None, zeros: bool) -> jax.Array:
-    """Return the last output of each row (B, H), which is its final h or zeros.
+    """Return the last output of each row, an array (B, H): h after the last step, or zeros.
 
-    It is zeros if all steps since the last reset of the row are padded. If `zeros` is true, it is also zeros if the last step is padded.
+    The last output is zeros if the row has no valid step since its last reset. If `zeros` is true, it is also zeros if the last step is
+    padded.
 
     Args:
         h: the final h (B, H).
@@ -183,14 +200,16 @@ def _last_output(h: jax.Array, valid: jax.Array | None, resets: Resets | None, z
 
 
 def _all_outputs(h: jax.Array, valid: jax.Array | None, resets: Resets | None, zeros: bool) -> jax.Array:
-    """Return the outputs of all steps (T, B, H): h after each step, or zeros in the cases that `valid` and `zeros` describe.
+    """Return the outputs of all steps, an array (T, B, H): h after each step, or zeros.
+
+    The outputs before the first valid step of a row, and from a reset to the next valid step, are zeros. If `zeros` is true, the outputs of
+    all padded steps are zeros.
 
     Args:
         h: h after each step (T, B, H).
-        valid: bool (T, B), False at padded steps, or None if no step is padded. The outputs before the first valid step of a sequence are
-            zero.
+        valid: bool (T, B), False at padded steps, or None if no step is padded.
         resets: the resets, or None.
-        zeros: whether the outputs of all padded steps are zero.
+        zeros: whether a padded step has the output zero.
     """
     if valid is None:
         return h

@@ -27,8 +27,21 @@ def run(
 ):
     """Run a cell that is linear in its state (`cell.linear` is not None) with a parallel scan over time.
 
-    The arguments and results are those of `reference.run`. For T steps, B rows and H units the scan makes about 2 log2(T) passes over
-    arrays (T, B, H).
+    For T steps, B rows and H units the scan makes about 2 log2(T) passes over arrays (T, B, H).
+
+    Args:
+        cell: cell that is linear in its state.
+        params: parameters of the cell.
+        x: inputs (T, B, E), or int ids (T, B), which stand for one-hot vectors.
+        state: initial state of the cell.
+        valid: bool (T, B), False at padded steps, or None if no step is padded.
+        dropout: dropout masks.
+        resets: resets of the state within the sequence, or None.
+        compute_dtype: dtype of the matrix products; None means the dtype of the arrays.
+        sequences: whether to return h of all steps.
+
+    Returns:
+        A pair (h of all steps, final state). The first member is an array (T, B, H), or None if `sequences` is false.
     """
     a, b, starts = coefficients(cell, params, x, valid, dropout, resets, compute_dtype)
     starts = jnp.zeros((*a.shape[:2], 1), bool) if starts is None else starts[:, :, None]
@@ -46,11 +59,23 @@ def run(
 def coefficients(
     cell: Cell, params, x, valid, dropout: DropoutMasks, resets: Resets | None, compute_dtype=None
 ) -> tuple[Array, Array, Array | None]:
-    """Return the arrays a and b (T, B, H) of the steps h' = a h + b of a cell that is linear in its state, and the flags of its resets.
+    """Return the coefficients a and b of the steps h' = a h + b of a cell that is linear in its state, and the flags of its resets.
 
-    A padded step has a = 1 and b = 0. The flags are bool (T, B), True where the state is reset before a step, or None without resets. At a
-    flagged step a is 0, and b contains the contribution of the reset state. The caller must replace h before such a step by 0, since it may
-    be NaN, and 0 times NaN is NaN. The arguments are those of `run`.
+    At a padded step a is 1 and b is 0, so that the step copies h. If the state is reset before a step, b already contains the contribution
+    of the reset state, and a is 0.
+
+    Args:
+        cell: cell that is linear in its state.
+        params: parameters of the cell.
+        x: inputs (T, B, E), or int ids (T, B), which stand for one-hot vectors.
+        valid: bool (T, B), False at padded steps, or None if no step is padded.
+        dropout: dropout masks.
+        resets: resets of the state within the sequence, or None.
+        compute_dtype: dtype of the matrix products; None means the dtype of the arrays.
+
+    Returns:
+        Three values: a (T, B, H), b (T, B, H), and the flags, bool (T, B), True where the state is reset before a step. The flags are None
+        without resets. The caller must replace h before a flagged step by 0, since h may be NaN, and 0 times NaN is NaN.
     """
     assert cell.linear is not None
     a, b = cell.linear(cell.project(params, x, dropout.input, compute_dtype))

@@ -271,9 +271,11 @@ def resolve_backend(name: str | None, cell: str | Cell = "lstm", dtype="float32"
 def cpu_devices(backend: str | None, dtype: str, cell: str = "lstm") -> int:
     """Return the number of CPU devices that JAX should have for training: 1 if the backend `compiled` will run, else 0.
 
-    0 means one device per core. One device suffices for `compiled`, since one call of it uses all cores, and a single device need not
-    exchange data with others. If `compiled` does not support the cell or the dtype, another backend will run. The number of CPU devices
-    must be set before JAX initialises its platforms. Therefore this function does not initialise them.
+    0 means one device per core. One device suffices for `compiled`, since one call of this backend uses all cores, and a single device need
+    not exchange data with others. The result is 0 if the user names another backend, or if `compiled` does not support the cell or the
+    dtype.
+
+    The number of CPU devices must be set before JAX initialises its platforms. Therefore this function does not initialise them.
 
     Args:
         backend: a name in `BACKENDS`. None or "auto" means the backend that `resolve_backend` chooses on a CPU.

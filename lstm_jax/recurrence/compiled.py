@@ -45,9 +45,22 @@ def run(
     sequences: bool = True,
     tokens: jax.Array | None = None,
 ):
-    """Run a cell over time in C++. `is_compiled` returns whether this is possible.
+    """Run a cell over time in C++. The cell must be one for which `is_compiled` returns true.
 
-    The arguments and results are those of `reference.run`. The additional argument `tokens` (T, B) is described in `unroll`.
+    Args:
+        cell: the cell.
+        params: parameters of the cell.
+        x: inputs (T, B, E), or int ids (T, B), which stand for one-hot vectors.
+        state: initial state of the cell.
+        valid: bool (T, B), False at padded steps, or None if no step is padded.
+        dropout: dropout masks.
+        resets: resets of the state within the sequence, or None.
+        compute_dtype: not used, since the matrix products have the dtype of the parameters.
+        sequences: whether to return h of all steps.
+        tokens: int (T, B), equal only at steps of a row with equal x, or None; see `unroll`.
+
+    Returns:
+        A pair (h of all steps, final state). The first member is an array (T, B, H), or None if `sequences` is false.
     """
     del compute_dtype  # BACKENDS selects this backend only for products in the dtype of the parameters
     if cell.linear is not None:
@@ -62,9 +75,7 @@ def run(
 
 @dataclass(frozen=True)
 class CompiledCell(RecurrentOperation):
-    """Operation that runs a cell over time in C++.
-
-    Its arguments are (params, x, state, valid, dropout, resets, tokens) of the function `run`.
+    """Operation that runs a cell over time in C++. Its arguments are (params, x, state, valid, dropout, resets, tokens), as in `run`.
 
     Attributes:
         cell: the cell.
@@ -124,13 +135,13 @@ class CompiledLSTM(CompiledCell):
 def _operands(args, residuals: Residuals, cotangents) -> tuple:
     """Return the operands of the backward pass: (params, x, residuals, d_h, d_final, valid, dropout, resets, tokens).
 
-    They are the same for the backward pass in C++ and for the LSTM's twin in JAX. d_h and d_final are the gradients with respect to the two
-    outputs; see `with_zeros`.
+    The backward pass in C++ and its twin for the LSTM in JAX have the same operands. d_h is the gradient with respect to h of all steps, or
+    None if it is zero. d_final is the gradient with respect to the final state, in which gradients that are None are replaced by zeros.
 
     Args:
-        args: arguments of `CompiledCell`.
+        args: arguments (params, x, state, valid, dropout, resets, tokens) of `CompiledCell`.
         residuals: residuals of the forward pass.
-        cotangents: gradients with respect to the outputs, in which None stands for zeros.
+        cotangents: gradients with respect to h of all steps and to the final state, in which None stands for zeros.
     """
     params, x, state, *rest = args
     return params, x, residuals, *with_zeros(cotangents, state), *rest
@@ -159,16 +170,19 @@ def _options(cell: Cell, x, valid, dropout: DropoutMasks, resets: Resets | None,
 
 
 def _with_axes(valid, dropout: DropoutMasks, resets: Resets | None, tokens) -> list[tuple[Any, int]]:
-    """Return a list with a pair (operand, index of its batch axis) for each optional operand of the C++ code that is not None."""
+    """Return pairs (array, index of its batch axis) of the optional operands of the C++ code. Operands that are None are left out.
+
+    The operands are the two dropout masks, `valid`, `tokens`, the flags of the resets, and the arrays of the reset state.
+    """
     masks = [(mask, mask_axis(mask)) for mask in (dropout.input, dropout.recurrent) if mask is not None]
     starts = [] if resets is None else [(resets.at, 1), *((part, 0) for part in resets.state)]
     return masks + [(operand, 1) for operand in (valid, tokens) if operand is not None] + starts
 
 
 def _further(params) -> list[jax.Array]:
-    """Concatenate the parameters of a cell other than its kernels and its bias, such as peepholes, to one vector.
+    """Return the parameters of a cell other than its kernels and its bias, such as peephole weights, as one vector in a list.
 
-    The result is a list that contains this vector, or [] if the cell has no such parameters.
+    The vector is the concatenation of these parameters. The list is empty if the cell has no such parameters.
     """
     return [jnp.concatenate(params[3:])] if len(params) > 3 else []
 
@@ -225,9 +239,23 @@ def _call_backward(cell: Cell, by_x: bool, params, x, residuals: Residuals, d_h,
 
 
 def _scan(cell: Cell, sequences: bool, keep: bool, params, x, state, valid, dropout: DropoutMasks, resets, tokens):
-    """Run a cell over time in JAX, with the same results as the forward pass in C++, and return ((h of all steps, final state), residuals).
+    """Run a cell over time in JAX, with the same results as the forward pass in C++.
 
-    h of all steps is None if `sequences` is false, and the residuals are None if `keep` is false. The other arguments are those of `run`.
+    Args:
+        cell: the cell.
+        sequences: whether to return h of all steps.
+        keep: whether to return residuals.
+        params: parameters of the cell.
+        x: inputs (T, B, E), or int ids (T, B).
+        state: initial state of the cell.
+        valid: bool (T, B), False at padded steps, or None if no step is padded.
+        dropout: dropout masks.
+        resets: resets of the state within the sequence, or None.
+        tokens: not used.
+
+    Returns:
+        A pair ((h of all steps, final state), residuals). h of all steps is None if `sequences` is false. The residuals are None if `keep`
+        is false.
     """
     del tokens  # tokens save time in C++ but do not change the results
     z = cell.project(params, x, dropout.input)
@@ -256,7 +284,20 @@ def _scan(cell: Cell, sequences: bool, keep: bool, params, x, state, valid, drop
 def _twin_forward(sequences: bool, keep: bool, params: LSTMParams, x, state: LSTMState, valid, dropout: DropoutMasks, resets, tokens):
     """Run the LSTM over time in JAX, with the same results as the forward pass in C++.
 
-    The arguments are those of `_scan` without `cell`, and the results are those of `_scan`.
+    Args:
+        sequences: whether to return h of all steps.
+        keep: whether to return residuals.
+        params: parameters of the LSTM.
+        x: inputs (T, B, E), or int ids (T, B).
+        state: initial state.
+        valid: bool (T, B), False at padded steps, or None if no step is padded.
+        dropout: dropout masks.
+        resets: resets of the state within the sequence, or None.
+        tokens: not used.
+
+    Returns:
+        A pair ((h of all steps, final state), residuals). h of all steps is None if `sequences` is false. The residuals are None if `keep`
+        is false.
     """
     del tokens  # tokens save time in C++ but do not change the results
     z = project(params, x, dropout.input)
@@ -269,7 +310,8 @@ def _twin_forward(sequences: bool, keep: bool, params: LSTMParams, x, state: LST
 def _twin_gradients(params: LSTMParams, x, residuals: Residuals, d_h, d_final: LSTMState, valid, dropout, resets, tokens):
     """Back-propagate through an LSTM in JAX, with the same results as the backward pass in C++.
 
-    The arguments are the results of `_operands`.
+    The arguments are the operands that `_operands` returns. d_h is the gradient with respect to h of all steps, and d_final the gradient
+    with respect to the final state.
 
     Returns:
         Five values: the gradients with respect to the parameters, x, the initial state, the dropout masks and the resets.

@@ -23,9 +23,9 @@ its own function `project`, as the LSTM with layer normalisation has, z is not t
 
 
 def _keep_lstm(gates: str, linear_input: bool = False, peepholes: bool = False) -> Kept:
-    """Return the function (see `Kept`) that computes the values that a step of the LSTM or of a variant keeps for the backward pass.
+    """Return a function that computes, for the LSTM or a variant, the values that a step keeps for the backward pass.
 
-    These values are the gates after their activation functions.
+    The values are the gates after their activation functions. `Kept` describes the arguments and the result of the function.
 
     Args:
         gates: letters of the gates that have weights, in the order of the kernel's columns, such as "ifgo".
@@ -46,10 +46,17 @@ def _keep_lstm(gates: str, linear_input: bool = False, peepholes: bool = False) 
 
 
 def _keep_gru(params, state, new, z, mask):
-    """Return the values that a step of the GRU keeps for the backward pass: u, r, n, and the product h U_n plus its bias.
+    """Return the values that a step of the GRU keeps for the backward pass: u, r, n and h U_n + b_n, side by side in one array (B, 4H).
 
-    u is the update gate, r the reset gate, n the candidate for the new h, and U_n the part of the recurrent kernel that belongs to n.
-    `state` and `new` are the states before and after the step. The other arguments are those of `Cell.step`.
+    u is the update gate, r the reset gate and n the candidate for the new h. U_n and b_n are the parts of the recurrent kernel and of the
+    recurrent bias that belong to n, and h is the output before the step.
+
+    Args:
+        params: parameters of the cell.
+        state: state before the step.
+        new: state after the step, which is not used.
+        z: projected input of the step, (B, 3H).
+        mask: mask of recurrent dropout, or None.
     """
     del new
     inner = masked_matmul(state.h, params.recurrent_kernel, mask)
@@ -60,10 +67,16 @@ def _keep_gru(params, state, new, z, mask):
 
 
 def _keep_reset_before(params, state, new, z, mask):
-    """Return the values that a step of the GRU with `reset_after=False` keeps for the backward pass: u, r and n.
+    """Return the values that a step of the GRU with `reset_after=False` keeps for the backward pass: u, r and n, one array (B, 3H).
 
     u is the update gate, r the reset gate and n the candidate for the new h.
-    `state` and `new` are the states before and after the step. The other arguments are those of `Cell.step`.
+
+    Args:
+        params: parameters of the cell.
+        state: state before the step.
+        new: state after the step, which is not used.
+        z: projected input of the step, (B, 3H).
+        mask: mask of recurrent dropout, or None.
     """
     del new
     mask_gates, mask_n = (mask[:2], mask[2]) if is_per_gate(mask) else (mask, mask)
@@ -75,10 +88,17 @@ def _keep_reset_before(params, state, new, z, mask):
 
 
 def _keep_layernorm(params, state, new, z, mask):
-    """Return the values that a step of the LSTM with layer normalisation keeps: the four gates, followed by x W and h U.
+    """Return the values that a step of the LSTM with layer normalisation keeps for the backward pass, as one array (B, 12H).
 
-    W is the kernel and U the recurrent kernel. `state` and `new` are the states before and after the step, and z is x W. The other
-    arguments are those of `Cell.step`.
+    The values are the four gates after their activation functions, then x W, then h U. x is the input of the step, h the output before the
+    step, W the kernel and U the recurrent kernel.
+
+    Args:
+        params: parameters of the cell.
+        state: state before the step.
+        new: state after the step, which is not used.
+        z: x W, (B, 4H).
+        mask: mask of recurrent dropout, or None.
     """
     del new
     inner = masked_matmul(state.h, params.recurrent_kernel, mask)

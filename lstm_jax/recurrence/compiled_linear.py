@@ -21,7 +21,21 @@ from lstm_jax.recurrence.resets import Resets
 
 
 def run_linear(cell: Cell, params, x, state, valid, dropout: DropoutMasks, resets: Resets | None, sequences: bool):
-    """Run a cell that is linear in its state over time. The arguments and results are those of `reference.run`."""
+    """Run a cell that is linear in its state over time in C++.
+
+    Args:
+        cell: cell that is linear in its state.
+        params: parameters of the cell.
+        x: inputs (T, B, E), or int ids (T, B), which stand for one-hot vectors.
+        state: initial state of the cell.
+        valid: bool (T, B), False at padded steps, or None if no step is padded.
+        dropout: dropout masks.
+        resets: resets of the state within the sequence, or None.
+        sequences: whether to return h of all steps.
+
+    Returns:
+        A pair (h of all steps, final state). The first member is an array (T, B, H), or None if `sequences` is false.
+    """
     a, b, starts = coefficients(cell, params, x, valid, dropout, resets)
     h = apply(LinearSteps(), a, b, state.h, starts)
     return h if sequences else None, jax.tree.map(lambda _: h[-1], state)
@@ -31,7 +45,8 @@ def run_linear(cell: Cell, params, x, state, valid, dropout: DropoutMasks, reset
 class LinearSteps(Operation):
     """Operation that computes the steps h' = a h + b of a linear recurrence in C++, and returns h after each step (T, B, H).
 
-    Its arguments are a and b (T, B, H), the initial h (B, H), and the flags of the resets, bool (T, B) or None. At a flagged step h' = b.
+    Its arguments are a and b (T, B, H), the initial h (B, H), and bool (T, B) flags, or None. A flag is True where the state is reset
+    before a step. At such a step h' is b.
     """
 
     def runs_on(self):
@@ -39,16 +54,16 @@ class LinearSteps(Operation):
         return ("cpu",)
 
     def rows(self, args: tuple) -> list[int | None]:
-        """Return the index of the batch axis of each argument; see `Operation.rows`."""
+        """Return a list with the index of the batch axis of each argument that is not None; see `Operation.rows`."""
         return [1, 1, 0] if args[3] is None else [1, 1, 0, 1]
 
     def output_rows(self, outputs) -> list[int]:
-        """Return the index of the batch axis of the output; see `Operation.output_rows`."""
+        """Return a list with the index of the batch axis of the output h, which is (T, B, H); see `Operation.output_rows`."""
         del outputs
         return [1]
 
     def forward(self, keep, *args):
-        """Run all steps in C++. The residuals are the output; see `Operation.forward`."""
+        """Run all steps in C++ and return (h of all steps, residuals). The residuals are h of all steps, or None if `keep` is false."""
         a, b, h, starts = args
 
         def call(*args):
@@ -58,7 +73,7 @@ class LinearSteps(Operation):
         return h, h if keep else None
 
     def backward(self, wanted, args, residuals, cotangents):
-        """Return the gradients with respect to a, b and h, computed in C++; see `Operation.backward`."""
+        """Return the gradients with respect to a, b and the initial h, computed in C++; see `Operation.backward`."""
         del wanted
         a, _, h, starts = args
 

@@ -45,7 +45,10 @@ def pack(params: LSTMParams) -> jax.Array:
 
 
 def unpack(weights: jax.Array, features: int, units: int) -> LSTMParams:
-    """Convert the weights of cuDNN, one flat array, to the parameters of an LSTM, whose bias is the sum of the two biases of cuDNN."""
+    """Convert the weights of cuDNN, one flat array, to the parameters of an LSTM with the given numbers of input features and units.
+
+    The weights contain two biases, and the bias of the result is the sum of both.
+    """
     width = GATES * units
     kernel, recurrent, first, second = jnp.split(weights, [width * features, width * (features + units), width * (features + units + 1)])
     return LSTMParams(kernel.reshape(width, features).T, recurrent.reshape(width, units).T, first + second)
@@ -64,7 +67,7 @@ def run(
 ):
     """Run the LSTM over time with cuDNN. The arguments and results are those of `reference.run`.
 
-    The valid steps of each row must come before its padded steps, since cuDNN reads lengths instead of `valid`.
+    The valid steps of each row must come before its padded steps, since cuDNN gets only the number of valid steps of each row.
     """
     del cell, compute_dtype, resets  # BACKENDS selects this backend only for the LSTM in float32 without resets
     features, units = params.kernel.shape[0], params.recurrent_kernel.shape[0]
@@ -95,10 +98,10 @@ def _precision() -> lax.Precision:
 
 
 def _once(call: Callable) -> Any:
-    """Return a version of the forward or the backward pass of cuDNN that supports `vmap` but not differentiation.
+    """Return a function that runs the forward or the backward pass of cuDNN, and that supports `vmap`.
 
-    Under `vmap` the calls run one after another. Differentiating the returned function raises an `InputError`. JAX does this only if a
-    second derivative of the LSTM is requested, since the first derivative is defined by `_lstm.defvjp`.
+    Under `vmap` the calls run one after another. If JAX differentiates the returned function, an `InputError` is raised. JAX differentiates
+    it only if a second derivative of the LSTM is requested, because the first derivative is computed by the backward pass of cuDNN.
 
     Args:
         call: function call(sizes, *arrays) that runs the pass. `sizes` are the number of input features E and the number of units H.

@@ -38,18 +38,18 @@ Gates = tuple[jax.Array, ...]
 
 
 class LocalDerivatives(NamedTuple):
-    """Local derivatives of each step of an LSTM, which the forward pass stores for the backward pass. All arrays are (T, B, H).
+    """Derivatives of each step of an LSTM, which the forward pass stores for the backward pass. All arrays are (T, B, H).
 
-    h and c are the state before a step, c' is the cell state after it, and i, f, g, o are the gates after their activation functions. d_h
-    and d_c are the gradients with respect to the state after the step, and d_z is the gradient with respect to the pre-activations z. The
-    backward pass computes in this order
+    h and c are the state before a step, and h' and c' the state after it. i, f, g and o are the gates, and z are the pre-activations of the
+    gates. d_x stands for the gradient with respect to x. The backward pass gets d_h' and d_c', and computes in this order
 
-        d_c += d_h * c_by_h;  d_z[i, f, g] = d_c * z_by[i, f, g];  d_z[o] = d_h * z_by[o];  d_c = d_c * forget
+        d_c' += d_h' * c_by_h;  d_z[i, f, g] = d_c' * z_by[i, f, g];  d_z[o] = d_h' * z_by[o];  d_c = d_c' * forget
 
     Attributes:
-        c_by_h: o (1 - tanh(c')^2), or 0 at a padded step.
-        z_by: four arrays, one for each gate: g i (1 - i), c f (1 - f), i (1 - g^2) and tanh(c') o (1 - o), or 0 at a padded step.
-        forget: f, or 1 at a padded step.
+        c_by_h: derivative of h' with respect to c', which is o (1 - tanh(c')^2), or 0 at a padded step.
+        z_by: four arrays, 0 at padded steps. Three are the derivatives of c' with respect to z of the gates i, f and g: g i (1 - i),
+            c f (1 - f) and i (1 - g^2). The fourth is the derivative of h' with respect to z of the gate o: tanh(c') o (1 - o).
+        forget: derivative of c' with respect to c, which is f, or 1 at a padded step.
         h: h before the step.
     """
 
@@ -59,7 +59,7 @@ class LocalDerivatives(NamedTuple):
     h: jax.Array
 
     def h_before(self, resets: Resets | None) -> jax.Array:
-        """Return h before each step (T, B, H). `resets` is not used, since `self.h` already contains the reset state."""
+        """Return h before each step (T, B, H). Where the state is reset, it is h after the reset. `resets` is not used."""
         del resets
         return self.h
 
@@ -67,21 +67,25 @@ class LocalDerivatives(NamedTuple):
 class Loops(NamedTuple):
     """The two loops over time of an LSTM: the loop of the forward pass and the loop of the backward pass.
 
-    In the arguments of `forward` and `backward`, `kernel` is the recurrent kernel (H, 4H). `mask` is the recurrent dropout mask or None.
-    `valid` is a bool array (T, B) that is False at padded steps, or None if no step is padded. `resets` is a `Resets` or None.
-    `compute_dtype` is the dtype of the matrix products, or None for the dtype of the arrays.
+    The functions `forward` and `backward` have these arguments in common:
+
+        kernel: recurrent kernel (H, 4H).
+        mask: recurrent dropout mask, or None.
+        valid: bool (T, B) that is False at padded steps, or None if no step is padded.
+        resets: a `Resets`, or None.
+        compute_dtype: dtype of the matrix products, or None for the dtype of the arrays.
 
     Attributes:
-        forward: function forward(sequences, keep, kernel, z, state, mask, valid, resets, compute_dtype) that returns (all_h, final state,
-            residuals). z is the projected input, one array (T, B, 4H) or four arrays (T, B, H), and `state` is the initial state. all_h is
-            h of all steps (T, B, H), or None if `sequences` is false. The residuals are what `backward` reads, or None if `keep` is false.
-            They have a method `h_before(resets)` that returns h before each step (T, B, H).
-        backward: function backward(split, kernel, residuals, d_h, d_final, mask, valid, resets, compute_dtype) that returns (d_state,
-            d_reset, d_z). d_h is the gradient with respect to h of all steps (T, B, H), or None. d_final and d_state are the gradients with
-            respect to the final and the initial state. d_reset is the gradient with respect to `resets.state`, or None if `resets` is None.
-            d_z is the gradient with respect to z: four arrays (T, B, H) if `split` is true, else one array (T, B, 4H).
-        twin: loops in JAX with the same results and residuals, or None if these loops are written in JAX themselves.
-        platforms: platforms on which these loops run, or () if they are written in JAX.
+        forward: function forward(sequences, keep, kernel, z, state, mask, valid, resets, compute_dtype). z is the projected input, one
+            array (T, B, 4H) or four arrays (T, B, H), and `state` is the initial state. The function returns (h of all steps,
+            final state, residuals). The first result is an array (T, B, H), or None if `sequences` is false. The residuals are what
+            `backward` reads, or None if `keep` is false. They have a method `h_before(resets)` that returns h before each step (T, B, H).
+        backward: function backward(split, kernel, residuals, d_h, d_final, mask, valid, resets, compute_dtype). d_h is the gradient with
+            respect to h of all steps (T, B, H), or None. d_final is the gradient with respect to the final state. The function returns the
+            gradients with respect to the initial state, `resets.state` and z. The second one is None if `resets` is None. The third one is
+            four arrays (T, B, H) if `split` is true, else one array (T, B, 4H).
+        twin: another `Loops`, written in JAX, with the same results and residuals; or None if this one is written in JAX.
+        platforms: platforms on which these loops run, such as "cuda", or () if they are written in JAX.
     """
 
     forward: Callable
@@ -108,12 +112,12 @@ def run(
 
 @dataclass(frozen=True)
 class HoistedLSTM(RecurrentOperation):
-    """Operation that runs the LSTM with given loops over time.
+    """LSTM over time as an `Operation`, which is a function of arrays with custom forward and backward passes.
 
-    Its arguments are (params, x, state, valid, dropout, resets) of `reference.run`.
+    Its arguments are (params, x, state, valid, dropout, resets), as in `reference.run`.
 
     Attributes:
-        loops: the two loops.
+        loops: the two loops over time, for the forward pass and for the backward pass.
         compute_dtype: dtype of the matrix products; None means the dtype of the arrays.
         sequences: whether to return h of all steps.
     """
@@ -127,11 +131,17 @@ class HoistedLSTM(RecurrentOperation):
         return self.loops.platforms
 
     def forward(self, keep, *args):
-        """Run the LSTM and return (outputs, residuals), where the residuals are those of the forward loop; see `Operation.forward`."""
+        """Run the LSTM and return (outputs, residuals); see `Operation.forward`.
+
+        The outputs are the pair (h of all steps, final state). The residuals are what `backward` reads, or None if `keep` is false.
+        """
         return _forward(self.loops.forward, self.compute_dtype, self.sequences, keep, *args)
 
     def backward(self, wanted, args, residuals, cotangents):
-        """Return the gradients with respect to the arguments; see `Operation.backward`."""
+        """Return a tuple of the gradients with respect to the arguments `args` of the forward pass; see `Operation.backward`.
+
+        `cotangents` are the gradients with respect to the outputs. `wanted` is not used, since all gradients are computed.
+        """
         return _backward(self.loops.backward, self.compute_dtype, args, residuals, cotangents)
 
     def plain_forward(self, keep, *args):
@@ -148,7 +158,7 @@ def _split(array: Array) -> Gates:
 
 
 def _over(mask: Array, like: Array) -> Array:
-    """Broadcast a dropout mask (B, D) over time, to the shape (T, B, D) of the array `like`. D is E or H."""
+    """Broadcast a dropout mask (B, D) over time, to the shape (T, B, D) of the array `like`."""
     return jnp.broadcast_to(mask, like.shape)
 
 
@@ -175,7 +185,7 @@ def _forward(loop: Callable, compute_dtype, sequences, keep, params, x, state, v
 
 
 def forward_loop(sequences, keep, kernel, z, state, mask, valid, resets, compute_dtype):
-    """Run the forward loop of the LSTM over time in JAX. The residuals are `LocalDerivatives`.
+    """Run the forward loop of the LSTM over time in JAX. The residuals that it returns are a `LocalDerivatives`.
 
     The docstring of `Loops` describes the arguments and results.
     """
@@ -209,7 +219,7 @@ def forward_loop(sequences, keep, kernel, z, state, mask, valid, resets, compute
 
 
 def backward_loop(split, kernel, residuals, d_h, d_final, mask, valid, resets, compute_dtype):
-    """Run the backward loop of the LSTM over time in JAX. The residuals are `LocalDerivatives`.
+    """Run the backward loop of the LSTM over time in JAX. The residuals that it reads are a `LocalDerivatives`.
 
     The docstring of `Loops` describes the arguments and results.
     """
@@ -255,7 +265,7 @@ def gradients(params: LSTMParams, x: Array, dropout: DropoutMasks, h: Array, d_z
         params: parameters of the LSTM.
         x: inputs (T, B, E); or int ids (T, B), for which the returned gradient is None.
         dropout: dropout masks.
-        h: the h before each step (T, B, H).
+        h: array (T, B, H), h before each step.
         d_z: gradient with respect to the pre-activations, from the backward loop: one array (T, B, 4H) or four arrays (T, B, H).
         compute_dtype: dtype of the matrix products; None means the dtype of the arrays.
     """
@@ -276,7 +286,7 @@ def _flat_gradients(x: Array, kernel: Array, mask: Array | None, d_z: Array, com
     All three are computed. The compiler removes the computation of a gradient that is not used.
 
     Args:
-        x: array (T, B, D), either inputs (D = E) or h before each step (D = H).
+        x: array (T, B, D): the inputs of the LSTM, or h before each step.
         kernel: array (D, 4H).
         mask: mask (B, D), or None. If it is None, the returned gradient of the mask is None.
         d_z: gradient with respect to the product, (T, B, 4H).

@@ -3,9 +3,9 @@
 Classes, shapes and dtypes are checked. Values are not checked, so that the arguments may be tracers. Lengths are clipped to 0..T, and ids
 are clipped to the range of int32. The arrays that a backend gets have these dtypes:
 
-    params, x, state, and the masks of input and recurrent dropout: the dtype of `params.kernel`, to which bools and ints are converted
-    x if it contains ids, and tokens: int32
-    valid, and the flags of resets: bool
+- bool: `valid`, the flags of `resets`, and zoneout masks.
+- int32: `tokens`, and `x` if it contains ids.
+- The dtype of `params.kernel`: all other arrays. Bools and ints are converted to this dtype.
 
 If the parameters have different dtypes, an error is raised, since this is usually a mistake. Complex numbers also raise an error.
 
@@ -49,7 +49,8 @@ class Operands(NamedTuple):
         valid: bool (T, B) that is False at padded steps, or None if no step is padded.
         dropout: dropout masks.
         resets: resets of the state within the sequence, or None.
-        tokens: int32 (T, B), or None. Two steps of a row have equal tokens only if they have equal x; see `unroll`.
+        tokens: int32 (T, B), or None. Steps of a row with equal tokens have equal x, so that a backend may compute the product of x and the
+            kernel only once for all of them.
     """
 
     params: Any
@@ -238,13 +239,13 @@ def _read_state(cell: Cell, given, batch: int, units: int, dtype, what: str):
 
 
 def _read_dropout(cell: Cell, given, sizes: tuple[int, int, int], state, dtype) -> DropoutMasks:
-    """Check the dropout masks of a call, and return them as JAX arrays. None becomes `DropoutMasks()`.
+    """Check the dropout masks of a call, and return them as JAX arrays. None becomes `DropoutMasks()`, which contains no mask.
 
     Args:
         cell: the cell.
-        given: the masks, or None.
-        sizes: T, E and H.
-        state: a state of the cell for the batch of the call.
+        given: a `DropoutMasks`, or None.
+        sizes: number of steps T, number of input features E and number of units H.
+        state: initial state of the call, whose arrays have the shapes that the masks must fit.
         dtype: dtype of the result, except bool masks of zoneout.
 
     Raises:
@@ -277,7 +278,7 @@ def _read_zoneout(cell: Cell, given, steps: int, state, dtype) -> dict[str, jax.
         given: dict from the name of a state array, "h" or "c", to a mask or a rate; or None. A mask is a bool array with the shape of the
             state array at all steps, (T, B, H) or, for the h of a cell with P outputs, (T, B, P). A rate is a scalar.
         steps: number of steps T.
-        state: state of the cell for the batch of the call.
+        state: initial state of the call, whose arrays have the shapes that the masks must fit.
         dtype: dtype to which rates are converted.
 
     Raises:

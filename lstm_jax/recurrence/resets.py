@@ -39,27 +39,27 @@ def restart(state: Any, at: jax.Array | None, resets: Resets | None) -> Any:
 
 
 def restart_all(before: jax.Array, start: Any, resets: Resets | None) -> jax.Array:
-    """Return one array of the state, such as h, before each step (T, B, H). In reset rows it has the values `start` (B, H).
+    """Apply the resets to one array of the state, such as h, and return its values before each step (T, B, H).
 
     Args:
-        before: (T, B, H). Entry t is the same array of the state after step t - 1, or of the initial state if t is 0.
-        start: the same array of `resets.state` (B, H), or None if `resets` is None.
+        before: values (T, B, H) of the array at the end of the step before: first the initial value, then the value after each step but the
+            last. A step that is reset ignores them.
+        start: values (B, H) of the array in `resets.state`, with which a row that is reset starts; or None if `resets` is None.
         resets: the resets, or None.
     """
     return before if resets is None else jnp.where(resets.at[:, :, None], start[None], before)
 
 
 def split_gradient(gradient: Any, d_reset: Any, at: jax.Array | None) -> tuple[Any, Any]:
-    """Back-propagate through the resets before a step.
+    """Back-propagate through the resets before a step, and return the two resulting gradients.
 
-    In a reset row, the gradient with respect to the state before the step is added to the gradient with respect to `Resets.state`, and the
-    gradient with respect to the state after the previous step is 0. In any other row, the gradient with respect to the state after the
-    previous step equals the gradient with respect to the state before the step.
+    In a row that is reset, the step starts from `Resets.state`. The gradient of this row is therefore added to `d_reset`, and the state
+    after the previous step gets the gradient 0. In any other row, the state after the previous step gets the gradient unchanged.
 
     Args:
-        gradient: gradient with respect to the state before a step.
+        gradient: gradient with respect to the state from which the step starts.
         d_reset: gradient with respect to `Resets.state` from the later steps, or None if there are no resets.
-        at: bool (B,), the flags of this step, or None if there are no resets.
+        at: bool (B,), True in the rows that are reset, or None if there are no resets.
 
     Returns:
         A pair: the gradient with respect to the state after the previous step, and the new value of `d_reset`.

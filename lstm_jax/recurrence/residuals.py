@@ -32,8 +32,8 @@ class Residuals(NamedTuple):
 
     Attributes:
         gates: for the LSTM, the gates i, f, g, o after their activation functions, as one array (T, B, 4H) or four arrays (T, B, H), with
-            zeros at padded steps. For any other cell of `COMPILED_CELLS`, the values that `CompiledRow.keep` returns for each step, one
-            array (T, B, n H), where n is `CompiledRow.kept`; None if n is 0.
+            zeros at padded steps. For any other cell, what each step keeps besides the state: an array (T, B, n H), or None if n is 0. n is
+            the field `kept` of the cell's row in `COMPILED_CELLS`.
         all_h: the initial h, followed by h after each step, (T + 1, B, H).
         all_c: the initial c, followed by c after each step, (T + 1, B, H); None for a cell without c.
     """
@@ -65,8 +65,8 @@ def on_mesh(function: Callable, batch: int, in_specs: tuple, out_specs, *args):
     Args:
         function: function to call.
         batch: number of rows B.
-        in_specs: sharding of each argument.
-        out_specs: sharding of each result.
+        in_specs: `PartitionSpec` of each argument.
+        out_specs: `PartitionSpec` of each result.
         args: arguments of the function.
     """
     if not sharding.splits(batch):
@@ -100,7 +100,7 @@ def backward_on_mesh(call: Callable, kernel, residuals: Residuals, d_h, d_final,
 
 
 def forward_twin(sequences: bool, keep: bool, compute_dtype, kernel, z, state, mask, valid, resets):
-    """Run the forward loop of the LSTM over time in JAX. The residuals are `Residuals`.
+    """Run the forward loop of the LSTM over time in JAX. The residuals that it returns are a `Residuals`.
 
     The docstring of `hoisted.Loops` describes the arguments and results.
     """
@@ -128,7 +128,7 @@ def forward_twin(sequences: bool, keep: bool, compute_dtype, kernel, z, state, m
 
 
 def backward_twin(split: bool, compute_dtype, kernel, residuals: Residuals, d_h, d_final, mask, valid, resets):
-    """Run the backward loop of the LSTM over time in JAX. The residuals are `Residuals`.
+    """Run the backward loop of the LSTM over time in JAX. The residuals that it reads are a `Residuals`.
 
     The docstring of `hoisted.Loops` describes the arguments and results.
     """

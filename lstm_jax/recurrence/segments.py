@@ -34,7 +34,8 @@ def check_remat(remat: Any) -> Remat:
 def segment_length(remat: Literal["sqrt"] | int, steps: int) -> int:
     """Return the number of steps in each segment. The last segment may be shorter.
 
-    If an odd number of steps is divided into two segments, both segments get the same length, and the last step becomes a third segment.
+    For `remat=2` the length is half of the steps, rounded down. An odd number of steps is thus cut into two segments of this length and a
+    third segment of one step.
 
     Args:
         remat: number of segments, or "sqrt" for ceil(sqrt(steps)) segments.

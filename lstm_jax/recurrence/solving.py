@@ -49,7 +49,7 @@ def solve_states(
         cell: a cell that the backend `parallel` supports.
         params: parameters of the cell.
         x: inputs (B, T, E), or int ids (B, T); time is the first axis if `time_major` is true.
-        initial_state: initial state of the cell. None means zeros.
+        initial_state: initial state of the cell. None means `reset_state` if it is given, else zeros.
         mask: bool (B, T), False at padded steps.
         lengths: int (B,), number of valid steps of each row.
         resets: bool (B, T), True where the state is replaced before a step.

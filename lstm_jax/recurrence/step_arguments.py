@@ -17,7 +17,7 @@ def _of_steps(name: str, value, kinds: tuple, remedy: str, steps: int, batch: in
     Args:
         name: name of the argument in the error message.
         value: array (B, T), or (T, B) if `time_major` is true, or a list.
-        kinds: abstract dtypes, to one of which the dtype must belong.
+        kinds: abstract dtypes, such as `jnp.integer`. The dtype of the array must belong to one of them.
         remedy: advice in the error message if the dtype is wrong.
         steps: number of steps T.
         batch: number of rows B.
@@ -101,8 +101,8 @@ def read_resets(resets, steps: int, batch: int, time_major: bool) -> jax.Array:
 def read_segments(segment_ids, steps: int, batch: int, time_major: bool) -> tuple[jax.Array, jax.Array]:
     """Check the argument `segment_ids` of `unroll`. Return (valid, resets), two bool arrays (T, B) in the order of time.
 
-    A step with the id 0 is padded. A step with another id is a reset if its id differs from the id of the previous step. The only exception
-    is the first valid step of a row, which is no reset.
+    `valid` is False at steps with the id 0, which are padded. `resets` is True at the first step of each segment, where an id other than 0
+    follows a different id. The first segment of a row needs no reset, so that its first step is False.
 
     Args:
         segment_ids: int array (B, T), or (T, B) if `time_major` is true.
@@ -125,13 +125,14 @@ def read_segments(segment_ids, steps: int, batch: int, time_major: bool) -> tupl
 
 
 def starts_backwards(at: jax.Array) -> jax.Array:
-    """Return the flags of resets for a sequence that is read from its end, in the order in which the steps are processed.
+    """Convert the resets of a sequence to the resets of the reversed sequence, and return them as a bool array (T, B).
 
-    For example, a reset at step 2 cuts the steps 0 .. 4 into the parts 0, 1 and 2, 3, 4. The order of processing is 4, 3, 2, 1, 0, so that
-    the state is replaced before step 1, the last step of the first part.
+    The resets cut a sequence into parts, and both sequences have the same parts. For example, a reset at step 2 cuts the steps 0 .. 4 into
+    the parts 0, 1 and 2, 3, 4. The reversed sequence is 4, 3, 2, 1, 0, and its second part begins with step 1. The resets of the reversed
+    sequence are therefore False, False, False, True, False.
 
     Args:
-        at: bool (T, B), True at the first step of each part, in the order of time.
+        at: bool (T, B), True where the state is reset before a step, in the order of time.
     """
     return jnp.concatenate([jnp.zeros_like(at[:1]), jnp.flip(at[1:], 0)])
 
@@ -162,9 +163,8 @@ def read_tokens(tokens, steps: int, batch: int, time_major: bool) -> jax.Array |
 def apart_from_padding(tokens: jax.Array, valid: jax.Array) -> jax.Array:
     """Return the tokens (T, B), changed so that no padded step has the same token as a valid step of its row.
 
-    This is needed because x has been set to 0 at padded steps, so that equal tokens would no longer imply equal x. The token of a padded
-    step becomes the lowest int32. If a valid step of the same row already has this token, the token of each step of the row becomes the
-    index of the step, so that no two steps of the row have the same token.
+    Steps of a row with equal tokens must have equal inputs x, and x has been set to 0 at padded steps. The token of a padded step becomes
+    the lowest int32. If a valid step of a row already has this token, the tokens of the whole row become 0, 1, 2, ..., T - 1.
 
     Args:
         tokens: int32 (T, B).

@@ -41,9 +41,12 @@ def compilation_cache_dir() -> Path:
 def keep_compiled() -> None:
     """Enable JAX's persistent compilation cache in this process.
 
-    The cache also stores programs that compile within a second, which JAX does not store by default. The cache is not enabled if the user
-    has set its folder or turned it off through JAX, if its folder cannot be written, or if XLA prints a message or raises an error when it
-    loads a program that it has compiled on this machine.
+    The cache also stores programs that compile within a second, which JAX does not store by default. In three cases this function changes
+    nothing:
+
+    - The user has chosen another folder for the cache, or disabled the cache, by a setting of JAX.
+    - The folder of the cache cannot be written.
+    - XLA prints a message or raises an error when it loads a program that it has compiled on this machine.
     """
     if not jax.config.values["jax_enable_compilation_cache"] or jax.config.values["jax_compilation_cache_dir"]:
         return
@@ -76,11 +79,11 @@ def _loads(verdict: Path) -> bool:
 
     On some processors XLA mistakes its own tuning flags for features that the machine does not have (openxla/xla issue 44565). XLA then
     prints a long message for each program that it loads, and may refuse to load the program. If JAX runs on a CPU, this function loads one
-    program as a test. On other platforms it makes no test, and the result is True. The result is stored in a file. If the file already
-    exists, the result is read from the file.
+    program as a test. On other platforms there is no test, and the result is True. The result is stored in a file, and later calls read it
+    from there.
 
     Args:
-        verdict: path of the file with the result: "yes", or the message of XLA.
+        verdict: path of the file with the result. It contains "yes", or the message of XLA if the test has failed.
     """
     if not verdict.exists():
         complaint = _stderr_of(_load_a_program) if jax.default_backend() == "cpu" else ""

@@ -86,9 +86,9 @@ def _from_environment(place: Processes) -> Processes:
 
 
 def _manager() -> tuple[str, str] | None:
-    """Return the names of two environment variables that Slurm or Open MPI has set, or None if neither of them started this process.
+    """Return the names of two environment variables that Slurm or Open MPI has set, or None if neither program has started this process.
 
-    The first variable contains the number of processes of the run, and the second contains the index of this process. Slurm also sets these
+    The first variable contains the number of processes of the run, and the second contains the index of this process. Slurm also sets both
     variables in a batch script. A process that a batch script starts directly, without srun, is not counted as started by Slurm.
     """
     found = next((names for names in MANAGERS if all(name in os.environ for name in names)), None)
@@ -205,8 +205,8 @@ def largest(*numbers: int) -> tuple[int, ...]:
 def together() -> Iterator[None]:
     """Return a context manager for work that can fail in one process alone, such as reading files.
 
-    If the work fails in some processes, each of them raises its own error, and all other processes raise an `InputError` that names the
-    failed ones. Therefore all processes end, and none waits forever for a failed process.
+    If the work fails in some processes, each of them raises its own error. Every other process raises an `InputError` that names the failed
+    processes. Therefore no process waits forever for a failed process. All processes must use this context manager together.
     """
     failed = True
     try:
@@ -241,7 +241,7 @@ def require_equal(values: Mapping[str, str]) -> None:
 
 @cache
 def code_digest() -> str:
-    """Return the SHA-256 of the Python and C++ files of this package."""
+    """Return the SHA-256 of the Python and C++ files of this package, as a hexadecimal string."""
     root = Path(__file__).parent.parent
     digest = hashlib.sha256()
     for path in sorted(path for kind in ("*.py", "*.cc", "*.h") for path in root.rglob(kind)):

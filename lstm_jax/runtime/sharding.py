@@ -86,7 +86,9 @@ def rows(mesh: Mesh, axis: int = 0) -> NamedSharding:
 
 
 def put(tree: Any, shardings: Any) -> Any:
-    """Place a pytree of host arrays on the devices of a mesh, which may belong to several processes.
+    """Copy a pytree of arrays to the devices of a mesh, and return it as a pytree of sharded JAX arrays.
+
+    The devices may belong to several processes.
 
     Args:
         tree: pytree of NumPy arrays, or of JAX arrays on the devices of this process. All processes give the same arrays. Each process
@@ -121,7 +123,7 @@ def own_rows(mesh: Mesh, count: int) -> slice:
 
 
 def from_own_rows(tree: Any, mesh: Mesh, axis: int = 0) -> Any:
-    """Combine the rows of all processes into global arrays that are sharded along one axis.
+    """Combine the rows of all processes into arrays that are sharded along one axis, and return these arrays as a pytree.
 
     Args:
         tree: pytree of NumPy arrays with the rows of this process; see `own_rows`.

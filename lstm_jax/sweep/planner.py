@@ -103,8 +103,8 @@ def existing_rows(function: Run, configs: Iterable[Any], path: str | Path) -> li
 def _summary(key: str, row: Mapping[str, Any]) -> str:
     """Return the line that is printed when a run ends.
 
-    The line has the id `key` of the run, its status and its duration. It ends with the error of the run or, if the run did not fail, with
-    those results that are not lists. Values are cut to 60 characters at a space; one without a space is printed as "[...]".
+    The line contains the id `key` of the run, its status and its duration. A failed run also shows its error. Any other run shows its
+    results, except lists. A value of more than 60 characters is cut after a word, and "[...]" stands for the words left out.
     """
     if row["status"] == FAILED:
         text = row["error"]

@@ -44,6 +44,22 @@ def mean_interval(values: Values, seed: int = 0, draws: int = 2000) -> tuple[flo
     return float(np.mean(values)), *_bootstrap([values], np.mean, draws, seed)
 
 
+def t_interval(values: Values) -> tuple[float, float, float]:
+    """Return the mean of N values and its 95 % confidence interval by Student's t-distribution, as (mean, low, high).
+
+    The interval assumes that the values are normally distributed. It can be relied on from two values on, and `mean_interval` from five on.
+    For one value it is (-inf, inf).
+    """
+    from scipy import stats
+
+    array = np.asarray(values, float)
+    if len(array) == 1:
+        return float(array[0]), -np.inf, np.inf
+    half = float(stats.t.ppf(0.975, len(array) - 1) * stats.sem(array))
+    mean = float(array.mean())
+    return mean, mean - half, mean + half
+
+
 def ratio_interval(slow: Values, fast: Values, seed: int = 0, draws: int = 10_000) -> tuple[float, float, float]:
     """Return the ratio median(slow) / median(fast) of two independent samples and its 95 % confidence interval, as (ratio, low, high).
 

@@ -22,8 +22,8 @@ TINY = 1e-30
 def with_gradient(loss: Callable[..., tuple[jax.Array, jax.Array]], params: Any, vectors: Any) -> tuple[jax.Array, jax.Array, Any]:
     """Return the loss, the logits, and the gradient of the loss with respect to the word vectors.
 
-    If the returned loss is differentiated, one forward and one backward pass of `loss` give both the returned gradient and the derivative
-    of the loss. The derivatives of the returned logits and of the returned gradient are zeros.
+    JAX can differentiate the returned loss with respect to `params` and `vectors`. This takes no further pass of `loss`: a single forward
+    and backward pass gives the returned gradient and the derivatives. The returned logits and gradient are differentiated as constants.
 
     Args:
         loss: function loss(params, vectors) that returns the loss and the logits.
@@ -70,7 +70,10 @@ def perturbation(
 
 
 def _text_sums(values: Float[Array, "T B N"], places: PackedPlaces | None) -> list[jax.Array]:
-    """Return a list of N arrays (T, B). At each step, array n holds the sum of `values[..., n]` over all steps of the same text."""
+    """Return a list of N arrays (T, B). At each step, array n holds the sum of `values[..., n]` over all steps of the same text.
+
+    `places` has the positions of the texts that are packed in the rows. It is None if each row is one text.
+    """
     if places is None:
         sums = jnp.broadcast_to(values.sum(0, keepdims=True), values.shape)
     else:

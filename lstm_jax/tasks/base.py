@@ -135,7 +135,8 @@ class Task(ABC, Generic[C, D]):
     def pretrained(self, folder: RunFolder, resume: bool, console: Console) -> Mapping[str, Any]:
         """Train other models that initialise this one, and return a dict from names of parameters to their initial values.
 
-        It is not called if a resumed run has a checkpoint of the model itself. By default, nothing is trained and the dict is empty.
+        If a resumed run already has a checkpoint of this model, the method is not called. By default, nothing is trained and the dict is
+        empty.
 
         Args:
             folder: folder of the run.

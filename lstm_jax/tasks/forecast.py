@@ -62,9 +62,9 @@ def negative_log_likelihood(predicted: jax.Array, target: jax.Array) -> jax.Arra
 def objective(rebuild: Callable) -> Objective:
     """Return the training objective: the mean negative log-likelihood of the targets, in nats.
 
-    The result is a `training.step.Objective`. A batch is a tuple of three arrays, which contain B rows of the fields `entries`, `ahead` and
-    `target` of a `forecast_windows.Part`. The metrics are the loss and "absolute", which is the mean absolute error in standard deviations
-    of the training split.
+    The result is a `training.step.Objective`, which computes the loss and the metrics of a batch of B windows. A batch is a tuple of three
+    arrays: B rows of the fields `entries` (what the model reads), `ahead` (times of the targets) and `target` of a `forecast_windows.Part`.
+    The metrics are "loss" and "absolute", which is the mean absolute error in standard deviations of the training split.
 
     Args:
         rebuild: function from parameters to the model.

@@ -84,7 +84,7 @@ def make_part(windows: data.SeriesWindows, scale: Scale, config: ForecastConfig)
 
     Raises:
         InputError: if a value differs from the value of the last entry read in its window by more than `MOST_SPREADS` standard deviations.
-            If `level` is true, the error is also raised if a value that the model reads differs by more than this from the mean.
+            If `level` is true, no value that the model reads may differ from the mean by more than `MOST_SPREADS` standard deviations.
     """
     values, gaps = windows.read[..., 0], windows.read[..., 1]
     last = values[:, -1]

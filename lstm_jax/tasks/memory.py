@@ -42,8 +42,8 @@ def require_memory(
         objective: function that returns the training objective. Its only argument is a function from parameters to the model.
         batch: shapes and dtypes of one batch, as a pytree of `jax.ShapeDtypeStruct` with shapes (B, ...), where B is the batch size.
         mesh: devices that a batch is sharded over.
-        flags: dict with the keys "parameters", "residuals" and "data", as in `Task.flags`. If the run does not fit, the error message tells
-            the user to lower the flags of the key that needs the most memory.
+        flags: dict from three kinds of arrays ("parameters", "residuals" and "data") to the command-line flags that change their sizes, as
+            in `Task.flags`. If the run does not fit, the error message names the flags of the kind that needs the most memory.
         data_bytes: size of the training data in bytes.
         carry: function from the model to the initial carry. The carry consists of the arrays that each step hands to the next step. If
             there are no such arrays, the function returns ().

@@ -33,7 +33,10 @@ class PackedRows:
 
     @property
     def arrays(self) -> tuple[Any, ...]:
-        """Tuple (ids, labels, places). Entry r of each of its arrays belongs to row r, which is one training example."""
+        """Tuple (ids, labels, places) that holds the training examples. Entry r of each array in it belongs to row r.
+
+        `places` holds the positions at which the reviews of a row begin and end.
+        """
         return self.ids, self.labels, self.places
 
     @property
@@ -52,7 +55,7 @@ class PackedRows:
         return float((self.places.segment_ids == 0).mean())
 
     def by_review(self, values: np.ndarray) -> np.ndarray:
-        """Return an array (N,) with the entry of each of the N reviews, in the order in which the reviews were given to `pack_reviews`.
+        """Return the values of the N reviews as an array (N,), in the order in which the reviews were given to `pack_reviews`.
 
         Args:
             values: array (R, M) for R rows of at most M reviews, in which entry [r, m] belongs to review m of row r. If row r has fewer
@@ -68,8 +71,8 @@ class PackedRows:
     def examples(self) -> Examples:
         """Return the rows as training examples. Each epoch reads them in random order. The metrics are means over reviews.
 
-        Each review in a batch has the same weight: 1 divided by the number of reviews in the batch. The entry of `Order.weight` for a row
-        is the weight of one review of the row, not the sum over its reviews.
+        Each review in a batch has the same weight: 1 divided by the number of reviews in the batch. In the `Order` of an epoch, the field
+        `weight` has one entry for each row of a batch. This entry is the weight of a single review of the row.
         """
         counts = jnp.asarray((self.labels != NONE).sum(1), jnp.float32)
 
@@ -113,7 +116,7 @@ def weight_of_reviews(labels: jax.Array, weight: jax.Array) -> jax.Array:
     The weights of all reviews in the batch are equal and sum to 1. An entry without a review has weight 0.
 
     Args:
-        labels: int (B, M): labels of the reviews, `NONE` where a review is missing.
-        weight: (B,): weight of each row, which is the weight of each review in the row. It is 0 for rows that only fill up the batch.
+        labels: int (B, M): labels of the reviews. If a row has fewer than M reviews, its last entries are `NONE` (-1).
+        weight: (B,): for each row, the weight of a single review of the row. It is 0 for rows that only fill up the batch.
     """
     return (labels != NONE).astype(weight.dtype) * weight[:, None]

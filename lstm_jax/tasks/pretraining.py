@@ -73,11 +73,12 @@ def pretrain(
         console: console that shows a progress bar. If None, nothing is shown.
 
     Returns:
-        The result of `fit`. The names of the parameters that a classifier shares with the language model are those in the classifier.
+        The result of `fit`. The parameters of the embedding and of the recurrent layer have the same names as in a classifier.
 
     Raises:
         InputError: if the text has fewer than two words.
-        Interrupted: if SIGINT or SIGTERM arrives, also after the last step. The state has been saved before this error is raised.
+        Interrupted: if SIGINT or SIGTERM arrives, also after the last step. If `checkpoints` is given, the state has been saved before this
+            error is raised.
     """
     require(len(text) >= 2, "words of the training reviews", len(text), "a language model needs two or more: give --lm-epochs 0")
     windows, counts = cut_windows(text), np.bincount(text, minlength=vocabulary)
@@ -164,7 +165,7 @@ def cut_windows(text: np.ndarray) -> np.ndarray:
     """Return the N windows of a text as int32 (N, L + 1): L words to read, and one more word because each word predicts the next.
 
     L is `LENGTH`. The last word of a window is the first word of the next one. The words at the end of the text that fill no window are
-    left out. If the text is shorter than one window, the window is the text.
+    left out. If the text has at most L words, it is returned as one shorter window.
     """
     length = min(LENGTH, len(text) - 1)
     return np.lib.stride_tricks.sliding_window_view(text, length + 1)[::length].astype(np.int32)
@@ -196,9 +197,10 @@ def sampled_losses(
 
 
 def make_objective(rebuild: Callable, counts: np.ndarray) -> Objective:
-    """Return the training objective: the mean sampled cross-entropy of all words and directions, in nats; see `sampled_losses`.
+    """Return the training objective: the mean sampled cross-entropy of the words in a batch, in nats; see `sampled_losses`.
 
-    Its batch is a tuple of one array: the word ids (B, L + 1) of B windows, as `cut_windows` returns them.
+    If the model predicts the next and the previous word, the mean is over both predictions. A batch is a tuple of one array: the word ids
+    (B, L + 1) of B windows, as `cut_windows` returns them.
 
     Args:
         rebuild: function from parameters to the `WordLanguageModel`.
@@ -215,7 +217,7 @@ def make_objective(rebuild: Callable, counts: np.ndarray) -> Objective:
 
 
 def _log_share(counts: np.ndarray) -> np.ndarray:
-    """Return the logarithm of the share of each word in the text, float32 (V,). A word that is not in the text counts as one word."""
+    """Return the logarithm of the share of each word in the text, float32 (V,). The count of an absent word is taken as 1."""
     return np.log(np.maximum(counts, 1) / counts.sum()).astype(np.float32)
 
 
@@ -228,7 +230,17 @@ def _draw_words(key: jax.Array, counts: np.ndarray) -> jax.Array:
 def _row_losses(
     model: WordLanguageModel, ids: jax.Array, sample: jax.Array, log_share: np.ndarray, key: jax.Array | None = None
 ) -> jax.Array:
-    """Return the loss (B,) of each of B windows, averaged over its words and the directions. If `key` is None, there is no dropout."""
+    """Return the loss (B,) of each of B windows, which is the mean sampled cross-entropy of its words; see `sampled_losses`.
+
+    If the model predicts the next and the previous word, the mean is over both predictions.
+
+    Args:
+        model: the language model.
+        ids: word ids (B, L + 1) of B windows.
+        sample: ids (K,) of the K sampled words.
+        log_share: logarithm (V,) of the frequency of each word in the text.
+        key: random key of the dropout masks. If None, there is no dropout.
+    """
     rows = jnp.zeros(len(ids), jnp.float32)
     found = model(ids, deterministic=key is None, rngs=key)
     for vectors, targets in found:
@@ -238,16 +250,25 @@ def _row_losses(
 
 
 def _make_evaluate(rebuild: Callable, mesh: Mesh, counts: np.ndarray, windows: np.ndarray) -> Callable:
-    """Return a function from parameters to the loss on the windows of a held-out text, with the same sampled words for all of them."""
+    """Return a function from parameters to a dict that holds the loss on a held-out text under the key "validation_loss".
+
+    All windows and all epochs use the same sampled words.
+
+    Args:
+        rebuild: function from parameters to the `WordLanguageModel`.
+        mesh: devices that the windows are sharded over.
+        counts: number (V,) of occurrences of each word in the training text.
+        windows: word ids (N, L + 1) of the N windows of the held-out text.
+    """
     sample, log_share = _draw_words(jax.random.key(0), counts), _log_share(counts)
     predict = make_predict(lambda model, ids: _row_losses(model, ids, sample, log_share), mesh, 64, lambda params, _: rebuild(params))
     return lambda params: {"validation_loss": float(predict(params, windows).mean(dtype=np.float64))}
 
 
 def shared_params(classifier: Mapping[str, Any], language_model: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parameters of a language model that initialise a classifier, as a dict from name to array.
+    """Return the parameters that a classifier takes over from a trained language model, as a dict from name to array.
 
-    These are the parameters of the embedding and of the recurrent layer.
+    They are the parameters of the embedding and of the recurrent layer.
 
     Args:
         classifier: dict with the parameters of the classifier, of which only the names are used.

@@ -1,4 +1,4 @@
-"""Reviews of a sentiment run as its model reads them: the splits, padded or packed in rows, and the loading of the reviews."""
+"""Reviews of a sentiment run: functions that load them, split them, and pad them or pack them in rows for the model."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -17,8 +17,8 @@ from lstm_jax.training.examples import Examples
 class Rows:
     """Padded reviews of one split, with their labels.
 
-    `ids` is int32 (N, T), for N reviews of T word ids each. If it is a `PaddedReviews`, the ids stay in the files of the shards, and are
-    read when they are needed. `labels` is int32 (N,), with 1 for a positive and 0 for a negative review.
+    `ids` is int32 (N, T), for N reviews of T word ids each. It is a NumPy array, or a `PaddedReviews`, which reads the ids from files when
+    they are needed. `labels` is int32 (N,), with 1 for a positive and 0 for a negative review.
     """
 
     ids: np.ndarray | data.PaddedReviews
@@ -64,7 +64,11 @@ class Splits:
 def rows_of(split: data.EncodedSplit | data.ShardedSplit, config: SentimentConfig, mapped: bool = False) -> Split:
     """Return the reviews of a split as a model reads them: padded or truncated to the same length, or packed in rows.
 
-    If the split is in shards and `mapped` is true, the ids stay in the files of the shards, and each batch reads only its own rows.
+    Args:
+        split: the reviews, in memory (`EncodedSplit`) or in files (`ShardedSplit`).
+        config: config of the run, which says how reviews are padded, truncated and packed.
+        mapped: whether the word ids of a `ShardedSplit` stay in the files, and are read when a batch needs them. If false, all ids are
+            read into memory.
     """
     shape = config.data.maxlen, config.data.padding, config.data.truncating
     if isinstance(split, data.ShardedSplit):

@@ -24,6 +24,13 @@ def sample_callback(config: SampleConfig, corpus: data.Corpus, sampler: Sampler,
 
     One text is drawn for each temperature in the config. All texts of an epoch continue the same prompt, which is a random excerpt of the
     training text. If the config sets the number of characters to 0 or lists no temperatures, nothing is drawn.
+
+    Args:
+        config: number of characters of a text and of the prompt, and the temperatures.
+        corpus: the training text and its vocabulary.
+        sampler: sampler of the character model that is trained.
+        path: path of the file samples.jsonl.
+        console: console that shows the texts.
     """
 
     def sample(record: EpochRecord) -> None:

@@ -46,7 +46,9 @@ def make_model(config: SentimentConfig, vocabulary: int) -> SentimentClassifier:
 
 
 def objective(rebuild: Callable, adversarial: float = 0.0) -> Objective:
-    """Return the training objective: the mean binary cross-entropy, in nats, plus that of perturbed reviews if `adversarial` is above 0.
+    """Return the training objective: the mean binary cross-entropy of the reviews, in nats.
+
+    If `adversarial` is above 0, the mean binary cross-entropy of perturbed reviews is added to it.
 
     The result is a `training.step.Objective`. Its batch is a pair (ids, labels) with the shapes (B, T) and (B,), for B reviews of T word
     ids each, or a triple (ids, labels, places) of packed reviews; see `PackedRows`. Its metrics are the loss and the accuracy. They do not
@@ -54,8 +56,8 @@ def objective(rebuild: Callable, adversarial: float = 0.0) -> Objective:
 
     Args:
         rebuild: function from parameters to the model.
-        adversarial: size of the adversarial perturbation of the word vectors (Miyato et al. 2017); see `perturbation`. If it is above 0,
-            the cross-entropy of the perturbed reviews, with the same dropout masks, is added to that of the reviews.
+        adversarial: size of the adversarial perturbation of the word vectors (Miyato et al. 2017); see `perturbation`. The perturbed
+            reviews have the same dropout masks as the reviews.
     """
 
     def loss(params, batch, weight, key, vectors=None):
@@ -247,8 +249,8 @@ class Sentiment(base.Task[SentimentConfig, data.Reviews]):
     def finish(self, folder: RunFolder, result: FitResult, figures: bool) -> None:
         """Write the best epoch, the training time and the final metrics to result.json, and draw the figures if `figures` is true.
 
-        The metrics are those of the test split, or of the validation split if there is no test split. If there is neither, no metrics are
-        written. The seconds of the language model, if there is one, are a metric of their own.
+        The metrics are those of the test split, or of the validation split if there is no test split. If there is neither, they are left
+        out. If a language model was trained first, its training time is written as "pretraining_seconds", and its checkpoints are removed.
         """
         parts = self.splits.held_out()
         shown = next(reversed(parts), "")
@@ -270,7 +272,8 @@ class Sentiment(base.Task[SentimentConfig, data.Reviews]):
 def draw_figures(run: RunFolder, result: FitResult, scored: tuple[np.ndarray, np.ndarray] | None, part: str) -> None:
     """Draw the learning curves, confusion matrix, reliability curve and embedding map of a run, each as .png and .svg.
 
-    If too few words are common, or if the word vectors have only one entry, the embedding map is not drawn; see `WordSpace.draw`.
+    The embedding map is not drawn if there are fewer than 3 common words (see `WordSpace.common`) or if the word vectors have only one
+    entry.
 
     Args:
         run: folder of the run, which will contain the figures.

@@ -72,8 +72,8 @@ def stream_examples(text: np.ndarray | data.ShardedText, length: int, batch: int
             one more column than the model reads, because the last character is only a target.
 
     Raises:
-        InputError: if the text has fewer than (batch + 1) * length characters (one `length` of them for the random shift and the last
-            target), or if `starts` is given for a text in shards.
+        InputError: if the text has fewer than (batch + 1) * length characters, or if `starts` is given for a `ShardedText`. A batch reads
+            batch * length characters. The other `length` characters are needed for the random shift and the last target.
     """
     needed = (batch + 1) * length  # the random shift is at most length - 1, and the last chunk needs one more character as target
     remedy = f"{batch} streams of {length} characters need {needed}: give more text, a smaller batch or length"

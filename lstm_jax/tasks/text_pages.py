@@ -24,7 +24,7 @@ def draw_surprise(characters: data.Characters, ids: np.ndarray, scores: Scores, 
         scores: result of `Scorer.text` for this text. It holds the negative log-probability of each character except the first.
         path: path of the page.
         title: title of the page.
-        force: whether an existing file that lstm-jax did not write may be replaced. Its own files may always be
+        force: whether an existing file that lstm-jax did not write may be replaced. A file that lstm-jax wrote may always be
             replaced; see `files.writing.check_output`.
     """
     from lstm_jax.inspection import text_map
@@ -35,15 +35,15 @@ def draw_surprise(characters: data.Characters, ids: np.ndarray, scores: Scores, 
 def draw_units(characters: data.Characters, ids: np.ndarray, activations: np.ndarray, path: Path, count: int, force: bool = True) -> None:
     """Write an HTML page that shows a text once for each of the most active hidden units.
 
-    Each copy of the text belongs to one unit. It colours each character by the output of this unit after the character.
+    Each copy of the text belongs to one unit. A character is coloured by the output of this unit after the model has read the character.
 
     Args:
         characters: vocabulary of the text.
         ids: character ids (N,) of the text.
-        activations: outputs (N, H) of the H hidden units after each character.
+        activations: outputs (N, H) of the H hidden units after the model has read each character.
         path: path of the page.
         count: number of hidden units to show.
-        force: whether an existing file that lstm-jax did not write may be replaced. Its own files may always be
+        force: whether an existing file that lstm-jax did not write may be replaced. A file that lstm-jax wrote may always be
             replaced; see `files.writing.check_output`.
 
     Raises:

@@ -77,10 +77,10 @@ class WordSpace:
 
     @cached_property
     def common(self) -> np.ndarray:
-        """Ids of the words that occur in enough training reviews to be called common.
+        """Ids of the common words, which are the words that occur in many training reviews.
 
-        A common word occurs in at least `COMMON` training reviews. In a small data set the limit is lower: if n training reviews contain
-        the most common id, and n / 20 is below `COMMON`, then the limit is n / 20, rounded down, but at least 1.
+        A common word occurs in at least `COMMON` training reviews. In a small data set the limit is lower: it is min(COMMON, n // 20), but
+        at least 1, where n is the number of training reviews that contain the most frequent id.
         """
         _, count = self.statistics
         common = np.flatnonzero(count >= min(COMMON, max(1, count.max() // 20)))
@@ -96,7 +96,7 @@ class WordSpace:
             words: largest number of words on the map. The common words with the highest scores are drawn. A word has the score
                 |s - 1/2| sqrt(n), where n is the number of training reviews that contain the word, and s is the share of positive reviews
                 among them.
-            force: whether an existing file that lstm-jax did not write may be replaced. Its own files may always be
+            force: whether an existing file that lstm-jax did not write may be replaced. A file that lstm-jax wrote may always be
                 replaced; see `files.writing.check_output`.
 
         Raises:
@@ -145,9 +145,9 @@ class WordSpace:
 
         Args:
             out: path of the file if `form` is "word2vec", or of the folder if `form` is "projector".
-            form: "word2vec" for a file in the text format of word2vec, or "projector" for a folder that the TensorBoard projector reads. In
-                the second case, the `statistics` of each word are written, too.
-            force: whether existing files that lstm-jax did not write may be replaced. Its own files may always be
+            form: "word2vec" for a file in the text format of word2vec, or "projector" for a folder that the TensorBoard projector reads.
+                The folder also contains the `statistics` of each word.
+            force: whether existing files that lstm-jax did not write may be replaced. Files that lstm-jax wrote may always be
                 replaced; see `files.writing.check_output`.
         """
         from lstm_jax.inspection import embedding_space

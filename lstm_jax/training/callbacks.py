@@ -69,9 +69,9 @@ def tensorboard(folder: Path) -> Callback:
 def print_row(console: Console) -> Callback:
     """Return a callback that prints a table of metrics, one line after each epoch.
 
-    The columns are the number of the epoch, each loss, accuracy, AUC and number of bits in `EpochRecord.row`, and the seconds. The heading
-    is printed before the first line, and again if the columns change. If the table is wider than the console, the word "accuracy" is
-    abbreviated.
+    The first column is the number of the epoch, and the last one is its duration in seconds. Between them, each loss, accuracy, AUC and
+    number of bits per character in `EpochRecord.row` has a column. The heading is printed before the first line, and again if the columns
+    change. If the table is wider than the console, the word "accuracy" is abbreviated.
     """
     shown: list[str] = []
 

@@ -79,7 +79,7 @@ def catch_up(rates: Rates, name: str, table, m, v, lag: Lag, ids=None):
         ids: indices of the rows, (..., B). If None, all rows take their missed steps.
 
     Returns:
-        Four arrays: the new table, the new first moment, the new second moment, and the new `lag.done`.
+        Four arrays after the steps: the table, its first moment, its second moment, and the number of steps (V,) that each row has taken.
     """
     return apply(_Rows("lstm_jax_adam_catch_up", rates, name), table, m, v, lag, () if ids is None else (ids,))
 
@@ -98,7 +98,7 @@ def step_rows(rates: Rates, name: str, table, m, v, lag: Lag, ids, rows):
         rows: gradients of these rows, (..., B, E). If an index occurs several times in `ids`, its gradients are added up.
 
     Returns:
-        Four arrays: the new table, the new first moment, the new second moment, and the new `lag.done`.
+        Four arrays after the steps: the table, its first moment, its second moment, and the number of steps (V,) that each row has taken.
     """
     return apply(_Rows("lstm_jax_adam_rows", rates, name), table, m, v, lag, (ids, rows))
 
@@ -107,8 +107,8 @@ def step_rows(rates: Rates, name: str, table, m, v, lag: Lag, ids, rows):
 class _Rows(ForwardOperation):
     """Operation that computes `catch_up` or `step_rows` by compiled code; see `primitives.operation`.
 
-    If the compiled code is not available, `plain_forward` runs instead. Each step then updates all rows, so that no row ever misses a
-    step.
+    If the compiled code is not available, the method `plain_forward` computes the operation in JAX. Each step then updates all rows, so
+    that no row ever misses a step.
 
     Args:
         target: name of the compiled function: "lstm_jax_adam_catch_up" or "lstm_jax_adam_rows".

@@ -86,7 +86,7 @@ class Examples:
     memory. If None, `order` is used."""
 
     def plan(self, key: jax.Array, batch_size: int) -> Plan:
-        """Return the order of an epoch in parts: a function that takes a range of steps and returns the `Order` of these steps; see `Plan`.
+        """Return a function from the two ints `first` and `stop` to the `Order` of the steps first .. stop - 1 of an epoch.
 
         Args:
             key: random key from which the order is drawn.

@@ -51,9 +51,11 @@ class Source(ABC):
 
     @abstractmethod
     def at(self, step: int) -> tuple[Any, Order]:
-        """Return a pair for the chunk of steps that begins at `step`: arrays with its examples, and an `Order` that contains its steps.
+        """Return the examples and the order for the chunk of steps that begins at `step`.
 
-        Both may contain more than the chunk reads.
+        Returns:
+            A pair of a pytree of arrays and an `Order`. The arrays contain the examples of the chunk, and the `Order` contains its steps.
+            Both may also contain those of other chunks.
         """
 
     @abstractmethod

@@ -48,14 +48,16 @@ Lookup = Callable[[_Table, Any, Any], Any]
 
 
 def _evaluate(jaxpr: core.Jaxpr, consts: Sequence[Any], args: Sequence[Any], lookup: Lookup, given: Sequence[jax.Array] = ()) -> list[Any]:
-    """Evaluate a jaxpr, and return a list of its results. Lookups in an embedding table are computed by the function `lookup`.
+    """Evaluate a jaxpr (a program that JAX has traced), and return a list of its results.
 
-    If an operand of another operation is `_Unknown`, the operation is skipped, and its results are `_Unknown`, too.
+    Lookups in an embedding table are computed by the function `lookup`. If an operand of another operation is `_Unknown`, the operation is
+    skipped, and its results are `_Unknown`, too.
 
     Args:
         jaxpr: the jaxpr.
         consts: values of the constants of the jaxpr.
-        args: arguments of the jaxpr. Each is an array, a `_Table` or `_Unknown`.
+        args: arguments of the jaxpr. Each is an array, a `_Table` (placeholder for an embedding table) or `_Unknown` (placeholder for a
+            value that depends on a parameter).
         lookup: function lookup(table, indices, equation) that returns the result of a lookup in the `_Table` `table`.
         given: arrays that already have the right sharding. Sharding constraints on these arrays are skipped.
 
@@ -93,7 +95,7 @@ def _evaluate(jaxpr: core.Jaxpr, consts: Sequence[Any], args: Sequence[Any], loo
 
 
 def _run(jaxpr: core.Jaxpr, equation: Any, values: dict[core.Var, Any]) -> dict[core.Var, Any]:
-    """Evaluate one equation of a jaxpr, and return a dict from the variables of its results to their values.
+    """Evaluate one equation (operation) of a jaxpr, and return a dict from the variables of its results to their values.
 
     `values` is a dict from variables to values. It contains all variables that the equation reads.
     """
@@ -104,9 +106,13 @@ def _run(jaxpr: core.Jaxpr, equation: Any, values: dict[core.Var, Any]) -> dict[
 
 
 def _is_lookup(equation: Any, operands: Sequence[Any]) -> bool:
-    """Return whether an equation of a jaxpr looks up whole rows of its first operand, and only this operand is a `_Table`.
+    """Return whether an equation (operation) of a jaxpr looks up whole rows of an embedding table.
 
-    `operands` are the values of the operands of the equation, some of which are placeholders such as `_Table`.
+    The table must be the first operand, and no other operand may be a table.
+
+    Args:
+        equation: the equation.
+        operands: values of its operands. A `_Table` stands for an embedding table.
     """
     if not isinstance(operands[0], _Table) or any(isinstance(operand, _Table) for operand in operands[1:]):
         return False
@@ -150,7 +156,7 @@ def _row_indices(indices: Any, equation: Any, rows: int) -> jax.Array:
 
 @dataclass(frozen=True)
 class FoundLookups:
-    """Loss function, traced to a jaxpr, that uses one of its parameters only to look up rows. This parameter is called the table."""
+    """Loss function, traced by JAX to a jaxpr, that uses one of its parameters only to look up rows. This parameter is called the table."""
 
     table: str
     """Name of the table among the parameters."""
@@ -225,7 +231,8 @@ def find_lookups(loss: Callable, params: dict[str, Any], *args: Any, table: str 
     Args:
         loss: function loss(params, *args). Its result can be any pytree of arrays.
         params: dict from the names of the parameters to arrays. Only parameters with two axes and at least `LEAST` entries can be tables.
-        args: further arguments of the loss function, which are pytrees of arrays. The arrays of the first two have the batch axis first.
+        args: further arguments of the loss function, which are pytrees of arrays. In the arrays of the first two further arguments, the
+            batch axis is the first axis.
         table: name of the only parameter that can be the table. If empty, any parameter can be the table.
 
     Returns:
@@ -263,12 +270,12 @@ def find_lookups(loss: Callable, params: dict[str, Any], *args: Any, table: str 
 
 
 def _batch_axes(found: FoundLookups, loss: Callable, params: dict[str, Any], args: tuple) -> tuple[int, ...]:
-    """Find the batch axis of the row indices of each lookup, and return the indices of these axes.
+    """Return a tuple with one int for each lookup: the position of the batch axis among the axes of the array of row indices.
 
     The loss function is also traced with a batch of twice the size. The batch axis is the axis whose size doubles.
 
-    If no axis or several axes double, or if the loss function cannot be traced with the larger batch, the last axis is returned. A wrong
-    axis does not change the results, but the devices of a mesh may exchange more data.
+    If no axis or several axes double, or if the loss function cannot be traced with the larger batch, -1 (the last axis) is returned. A
+    wrong axis does not change the results, but the devices of a mesh may exchange more data.
 
     Args:
         found: the traced loss function.

@@ -40,7 +40,11 @@ def accepting(folder: Path) -> str:
 def write(folder: Path, environments: tuple[dict[str, Any], ...]) -> Manifest:
     """Write the manifest of the run in `folder`, and return its content.
 
-    The manifest contains the checksums, as of now, of those of the files `FILES` that the folder has, and the given environments.
+    The manifest contains the current checksum of each file in `FILES` that exists in the folder.
+
+    Args:
+        folder: folder of the run.
+        environments: environments that the run was trained in, oldest first. The manifest contains them, too.
 
     Raises:
         InputError: if a file cannot be read, or if the manifest cannot be written.

@@ -1,7 +1,8 @@
 """Gradient accumulation: a batch is divided into microbatches, which are read one after another, and their gradients are added up.
 
-Only the residuals of one microbatch are in memory at a time. The sum is the gradient of the whole batch, apart from rounding, because a
-training objective is a sum over the examples of the batch; see `step.Objective`. Each microbatch draws dropout masks of its own.
+Only the residuals of one microbatch, which its forward pass keeps for its backward pass, are in memory at a time. Apart from rounding, the
+sum is the gradient of the whole batch, because a training objective is a sum over the examples of the batch; see `step.Objective`. Each
+microbatch has other dropout masks.
 """
 
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from lstm_jax.runtime import sharding
 def divided(tree: Any, count: int) -> Any:
     """Divide the arrays (B, ...) of a pytree into microbatches, and return arrays (count, B / count, ...).
 
-    Microbatch k has the rows k, k + count, ..., so that each device of a mesh keeps its own rows.
+    Microbatch k has the rows k, k + count, ..., so that no row moves from one device of a mesh to another.
     """
 
     def divide(array: jax.Array) -> jax.Array:
@@ -63,7 +64,8 @@ def accumulated(
         weight: weights (B,) of the examples.
         key: random key. Each of several microbatches gets a key of its own.
         carry: pytree of arrays (B, ...) that each step hands to the next step, such as recurrent states.
-        stacked: result of `for_each` for the same batch, of which each call gets the part of its microbatch; or ().
+        stacked: further values, as `for_each` returns them for the same batch and `count`. Each call gets the values of one microbatch. If
+            there are no further values, it is ().
 
     Returns:
         Three values: the sums over all microbatches, the other values with a new first axis if there are several microbatches, and the new

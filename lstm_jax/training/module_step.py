@@ -51,13 +51,13 @@ def split_model(model: Any) -> Parts:
 
 
 def _kept(model: nnx.Module, variables: Any) -> Any:
-    """Return the variables of a module with their values after a call, without the variables that the call has added.
+    """Return the variables of a module after a call, without the variables that the call has added.
 
-    Added variables are, for example, values that layers `sow`.
+    A call adds variables, for example, if a layer stores intermediate values with its method `sow`.
 
     Args:
         model: module after the call.
-        variables: variables before the call. The result has the same structure.
+        variables: variables before the call. The result has the same structure, but the values after the call.
     """
     found = dict(nnx.to_flat_state(split_module(model).variables))
     return nnx.from_flat_state([(path, found[path]) for path, _ in nnx.to_flat_state(variables)])
@@ -70,10 +70,10 @@ class _Programs(NamedTuple):
 
 
 def checked_mesh(mesh: Mesh | None) -> Mesh:
-    """Return `mesh` after checking its axes. If it is None, return a mesh of one device.
+    """Check the axes of a mesh and return the mesh. If `mesh` is None, return a mesh of one device.
 
     Raises:
-        InputError: if the mesh does not have one axis, "data", of the type `Auto`.
+        InputError: if the mesh has other axes than one axis "data" of the type `jax.sharding.AxisType.Auto`.
     """
     mesh = mesh or sharding.make_mesh(1)
     fits = mesh.axis_names == (sharding.DATA,) and mesh.axis_types == (AxisType.Auto,)
@@ -174,7 +174,10 @@ class TrainStep:
             return program(*self._prepared(axis, state, batch))
 
     def _prepared(self, axis: int, state: TrainState, batch: tuple) -> tuple[TrainState, tuple]:
-        """Return the arguments of the compiled step: the state, prepared for a row-sparse or a dense update, and the batch on the mesh.
+        """Return the arguments of the compiled step: the training state, and the batch, which is sharded over the devices of the mesh.
+
+        If the step updates only the rows of the embedding table that the batch looks up, the returned state has an array that counts the
+        missed steps of each row. Otherwise all rows of the table in the returned state have taken their missed steps.
 
         `axis` is the batch axis of the arrays in `batch`: 0 for one batch, and 1 if a first axis counts several batches.
         """
@@ -233,10 +236,10 @@ class TrainStep:
         return TrainState(state.step + 1, params, opt_state, {}, variables, {table: lag.at - lag.done}), result
 
     def _lag(self, state: TrainState) -> Any:
-        """Return the `Lag` of the embedding table, which records how many updates of the optimiser each row has received.
+        """Return the `Lag` of the embedding table, which records how many steps each row has taken.
 
-        A row receives its updates later if no batch looks it up. The updates are counted from the last step whose number was a multiple of
-        `CATCH_UP_INTERVAL`, at which all rows received the updates that they had missed.
+        The steps are counted from the last step whose number was a multiple of `CATCH_UP_INTERVAL`. At that step, all rows took the steps
+        that they had missed.
         """
         rows = self._optimizer.rows  # pyright: ignore[reportAttributeAccessIssue]
         ((name, behind),) = state.behind.items()

@@ -64,8 +64,8 @@ def adam(learning_rate, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -
 def _adam(learning_rate, b1: float, b2: float, eps: float, corrects_first: bool) -> RowOptimizer:
     """Return the optimiser Adam, as `adam` computes it if `corrects_first` is true, otherwise as `keras_adam` computes it.
 
-    In `adam` the second moment is divided by its bias correction before eps is added, in `keras_adam` afterwards. The other arguments are
-    those of these two functions.
+    `adam` adds eps to the square root of the bias-corrected second moment. `keras_adam` adds eps to the square root of the second moment
+    without bias correction. The other arguments are those of these two functions.
     """
     for name, rate in (("b1", b1), ("b2", b2)):
         require(0 <= rate <= 1, name, rate, "give 0 to 1")

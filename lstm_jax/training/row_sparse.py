@@ -112,8 +112,8 @@ Optimizer = optax.GradientTransformation | RowOptimizer
 class AdamRows(RowUpdate):
     """Row-sparse update of Adam, computed by compiled code; see `compiled_adam`.
 
-    `rates` holds the decay rates of Adam. `advance` returns the learning rate of the next step; see `Advance`. `dense_update` updates all
-    parameters other than the table.
+    `rates` holds the decay rates of Adam. `advance` is a function that returns the learning rate of the next step and other numbers; see
+    `Advance`. `dense_update` is a function that computes the update of all parameters other than the table.
     """
 
     rates: Rates

@@ -67,7 +67,7 @@ class RunFolder:
             yield
 
     def start(self, config_json: str, resume: bool) -> None:
-        """Write the config to the folder if it holds no run. Otherwise check that the run in it can be resumed with this config.
+        """Start a run in the folder by writing its config, or check that the run in the folder can be resumed with this config.
 
         Files that a killed process left half-written are removed.
 
@@ -113,8 +113,8 @@ class RunFolder:
     def verify(self) -> tuple[str, ...]:
         """Check that the files on which predictions depend are unchanged since the run wrote them, and return a tuple of warnings.
 
-        The files are compared with their checksums in the manifest of the run. Older versions wrote no manifest. If the run has none, a
-        warning says that changes of its files cannot be noticed. Otherwise the tuple is empty.
+        The files are compared with their checksums in the manifest of the run. If an older version wrote the run, it has no manifest, and
+        the tuple has one warning: changes of the files cannot be noticed. Otherwise the tuple is empty.
 
         Raises:
             InputError: if a file has changed. The error names the file.

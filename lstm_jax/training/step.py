@@ -83,8 +83,9 @@ class LookupObjective:
 def row_sparse(objective: Any, optimizer: Any, params: Any) -> bool:
     """Return whether training steps use the optimiser's row-sparse update, in which a step updates only the table rows that it looks up.
 
-    Otherwise they use its dense update. They use the row-sparse update if three conditions hold: the objective is a `LookupObjective` or a
-    result of `find_lookups`, the optimiser is a `RowOptimizer`, and its row-sparse update is available for the table.
+    The result is true if three conditions hold: the objective says which rows it looks up (as a `LookupObjective` or a `FoundLookups`), the
+    optimiser has a row-sparse update (as a `RowOptimizer`), and this update is available for the table. Otherwise training steps use the
+    dense update.
     """
     looks_up = isinstance(objective, LookupObjective | FoundLookups)
     return looks_up and isinstance(optimizer, RowOptimizer) and optimizer.rows.serves(params[objective.table])
@@ -136,7 +137,7 @@ def make_run_steps(
         shardings: shardings of the training state.
         mesh: devices that a batch is sharded over.
         gather: function gather(arrays, numbers) that returns the batch of the examples with the indices `numbers`.
-        steps: number of steps of an epoch, which is needed if `order` holds only some of them. 0 means that it holds all.
+        steps: number of steps of an epoch. It may be 0 if the argument `order` of `run_steps` holds all steps of an epoch.
         microbatches: number of parts into which each batch is divided. Their gradients are computed one after another, and their sum is the
             gradient of the batch.
     """
@@ -168,7 +169,7 @@ def steps_program(
         optimizer: an optimiser with a dense or a row-sparse update.
         gather: function gather(arrays, numbers) that returns the batch of the examples with the indices `numbers`.
         carries: whether the training state has a carry, which is then the last argument of the objective; see `Objective`.
-        steps: number of steps of an epoch, which is needed if `order` holds only some of them. 0 means that it holds all.
+        steps: number of steps of an epoch. It may be 0 if the argument `order` of `run_steps` holds all steps of an epoch.
         microbatches: number of parts into which each batch is divided. Their gradients are computed one after another, and their sum is the
             gradient of the batch.
     """
@@ -204,7 +205,8 @@ def dense_update(objective: Objective, optimizer: Any, carries: bool, microbatch
         carries: whether the objective has the carry as its last argument.
         microbatches: number of parts into which the batch is divided.
         state: training state before the step.
-        lag: any value, which is returned unchanged. It takes the place of the `Lag` in `row_sparse_update`.
+        lag: value that is returned unchanged, because a dense update needs no `Lag`. It makes the arguments the same as those of
+            `row_sparse_update`.
         batch: the batch.
         weight: weights (B,) of the examples in the batch.
         key: random key of the step.
@@ -281,7 +283,7 @@ def row_sparse_update(
 
 
 def _joined(arrays: list[jax.Array], columns: int) -> jax.Array:
-    """Concatenate the arrays of several lookups. If there is only one lookup, return its array unchanged.
+    """Concatenate the arrays of several lookups, whose leading axes are joined to one. If there is one lookup, return its array unchanged.
 
     `columns` is the number of last axes that are kept as they are: 0 for arrays of row indices, and 1 for arrays of row vectors, whose last
     axis has the columns of the table.
@@ -340,7 +342,7 @@ def _row_sparse_steps(body: Callable, table: str, rows: RowUpdate, lag, state: T
     """Take steps start .. stop - 1 of an epoch with row-sparse updates, and return the new training state.
 
     At each multiple of `CATCH_UP_INTERVAL` and at the end of the epoch, all rows of the table take the steps that they missed. If
-    `state.behind` is (), all rows also take their missed steps after step stop - 1.
+    `state.behind`, which counts the missed steps of each row, is (), all rows also take their missed steps after step stop - 1.
 
     Args:
         body: function body(n, (lag, state)) that takes step n; see `_take_step`.

@@ -19,10 +19,10 @@ WINDOW = 256
 def shuffled(key: jax.Array, count: int, batch_size: int) -> Plan:
     """Return a function that computes any part of a random order of `count` examples.
 
-    The examples are divided into blocks of 256 consecutive examples. First, the blocks are shuffled over the whole epoch by Grain's
-    `index_shuffle`, a permutation that is computed index by index. Then each window of 256 consecutive shuffled blocks is permuted example
-    by example. A batch therefore has examples from all parts of the data. The examples at the end that do not fill a block belong to the
-    last window. Only two windows, of 65,536 examples each, are kept in memory.
+    The examples are divided into blocks of 256 consecutive examples. First, the blocks are shuffled. The function `index_shuffle` of the
+    library Grain computes which block comes at a given place, without computing the whole order. Then 256 consecutive shuffled blocks form
+    a window, and the 65,536 examples of each window are permuted. A batch therefore has examples from all parts of the data. Only two
+    windows are kept in memory. The examples at the end of the data that do not fill a block belong to the last window.
 
     Args:
         key: random key from which the order is drawn.

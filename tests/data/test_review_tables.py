@@ -44,7 +44,7 @@ def test_xz_and_single_files(jsonl, tmp_path):
 
 def test_csv(tmp_path):
     path = write_csv(tmp_path / "a.csv", made_rows("train"), ("text", "label", "movie", "id", "rating"))
-    test = write_csv(tmp_path / "b.csv", made_rows("test"))
+    test = write_csv(tmp_path / "b.CSV", made_rows("test"))
     splits = load_reviews(path, str(test))
     check(splits["train"], "train")
     check(splits["test"], "test", movies=False)

@@ -57,6 +57,8 @@ def test_encode_decode():
     for identity in (-1, 8):
         with pytest.raises(InputError, match="ids are 0 to 7"):
             KERAS.word(identity)
+        with pytest.raises(InputError, match="ids are 0 to 7"):
+            KERAS.decode([4, identity])
 
 
 def test_capping():

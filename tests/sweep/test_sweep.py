@@ -15,7 +15,7 @@ from made_sweep import Config, Inner
 
 from lstm_jax import sweep
 from lstm_jax.errors import InputError
-from lstm_jax.sweep import executors, progress
+from lstm_jax.sweep import executors, planner, progress
 from lstm_jax.sweep.executors import Resources
 from lstm_jax.sweep.progress import Tally
 from lstm_jax.sweep.rows import read_rows
@@ -99,6 +99,11 @@ def test_here_retry_and_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert head == ["id", "status", "number", "wrong", "log", "sizes", "inner.scale", "score", "error", "seconds"]
     assert [(line[2], line[7], line[8]) for line in lines] == [("0", "3.0", ""), ("1", "", "ValueError: no such thing"), ("2", "5.0", "")]
     assert "failed" in capsys.readouterr().out
+
+
+def test_the_line_of_a_run_leaves_long_results_out() -> None:
+    row = {"status": "done", "seconds": 2.0, "result": {"loss": 0.25, "margins": "A" * 1000, "by_epoch": [0.5]}}
+    assert planner._summary("1234", row) == "1234 done (2.0 s): loss 0.25, margins [...]"
 
 
 def test_rows_of_an_edited_function(tmp_path: Path) -> None:

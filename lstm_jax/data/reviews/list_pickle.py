@@ -54,7 +54,8 @@ class _List:
 class _Array:
     """Stand-in for the NumPy array in a pickle, or for the dtype of that array, while the pickle is read.
 
-    The attribute `rows` is None until the pickle has set a valid state on this object.
+    A pickle creates an object first, and sets its state later. The attribute `rows` is None until a valid state is set. From then on it is
+    the list of the rows of the array, or () if this object stands for the dtype.
 
     Args:
         kind: what this object stands for: "array" or "dtype".
@@ -66,9 +67,13 @@ class _Array:
 
 
 class _Machine:
-    """Interpreter of one pickle, with the stack, the positions of the marks on the stack, and the memo.
+    """Interpreter that carries out the instructions of one pickle on a stack of objects.
 
-    Most instructions have a method of their own. For example, `do_append` carries out the instruction APPEND.
+    It also keeps the positions of the marks on the stack, and the memo, a dict of numbered objects that the pickle uses again. Most
+    instructions have a method of their own. For example, `do_append` carries out the instruction APPEND.
+
+    Args:
+        content: the bytes of the pickle.
     """
 
     def __init__(self, content: bytes):
@@ -129,10 +134,10 @@ class _Machine:
         return found
 
     def do_mark(self, _: None) -> None:
-        """Carry out the instruction MARK, which stores the height of the stack, so that a later instruction can take all items above it.
+        """Carry out the instruction MARK, which stores the height of the stack. A later instruction then takes all items above it.
 
-        A pickle fills a list of integers by MARK, the integers and APPENDS, which adds them to the list on top of the stack. In this case
-        the instructions up to APPENDS are carried out here, in one fast loop. Otherwise only the height is stored.
+        A pickle usually fills a list of integers with MARK, the integers, and APPENDS, which adds them to the list. In this case this
+        method reads the integers and carries out APPENDS in one fast loop, and stores no height.
         """
         ids, end = _integers(self.content, self.file.tell())
         if ids is not None and self.stack and type(self.stack[-1]) is _List and not self.stack[-1].rows:
@@ -215,7 +220,7 @@ class _Machine:
 
 
 def _integers(content: bytes, at: int) -> tuple[array | None, int]:
-    """Read integers in a pickle, from an offset up to the instruction APPENDS that ends them.
+    """Read consecutive integers in a pickle, up to the instruction APPENDS, which adds them to a list.
 
     Args:
         content: the bytes of the pickle.

@@ -44,7 +44,7 @@ DESCRIPTION = f"name tables, or folders of tables ({', '.join(ENDINGS)})"
 
 @dataclass(frozen=True)
 class Part:
-    """Table of reviews whose ids become one shard, which is one part of a data set on disk."""
+    """Table (a file) of reviews, which are tokenised. Their word ids become one shard, which is one part of a data set on disk."""
 
     path: str
     split: str

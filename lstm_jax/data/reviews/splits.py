@@ -82,8 +82,8 @@ def _choose(counts: np.ndarray, fraction: float, order: np.ndarray, inside: set[
 
     A set consists of rows that must be in the same split, and cannot be divided.
 
-    This function goes through the sets once and chooses each set that does not give the validation split too many rows of a class. Then it
-    adds or removes single sets as long as this brings the numbers of rows nearer to the share `fraction` of each class.
+    This function goes through the sets once. It chooses a set if the validation split then has at most the share `fraction` of the rows of
+    each class. Then it adds or removes single sets as long as this brings the numbers of rows nearer to this share.
 
     Args:
         counts: (C, 2) number of rows of each class in each of the C sets.
@@ -119,9 +119,9 @@ def _pinned(counts: np.ndarray, order: np.ndarray) -> tuple[set[int], set[int]]:
 
     A set consists of rows that must be in the same split, and cannot be divided.
 
-    For each class, take the two smallest sets that contain rows of this class. The smaller one is for the validation split, and the other
-    is for the training split. If class 0 has already put one of the two sets of class 1 into the opposite split, the two are exchanged. If
-    only one set contains rows of a class, no sets are chosen for this class.
+    First the two smallest sets with rows of class 0 are chosen: the smaller one for the validation split, and the other for the training
+    split. Then two sets are chosen for class 1 in the same way. If one of these two was already chosen for class 0, it keeps its split, and
+    the second of the two gets the opposite split. If only one set contains rows of a class, no sets are chosen for this class.
 
     Args:
         counts: (C, 2) number of rows of each class in each of the C sets.

@@ -145,7 +145,14 @@ def find_tfds(_: Path) -> Found:
 
 
 def read_tfds(_: Found, __: ReadOptions) -> dict[str, TextSplit]:
-    """Return the result of `reviews_from_tfds()`. The arguments are ignored."""
+    """Return the reviews in the prepared TFDS data set `lstm_jax_imdb`, as a dict from the name of each split to its reviews.
+
+    The data set is read from the default folder of TFDS; see `tfds_dir`. Both arguments are ignored.
+
+    Raises:
+        InputError: if tensorflow-datasets is not installed, if the data set is not prepared, or if a split has no positive or no negative
+            reviews.
+    """
     return reviews_from_tfds()
 
 

@@ -53,9 +53,12 @@ def _as_bytes(text: bytes | str) -> bytes:
 class Vocabulary:
     """Vocabulary that maps the words of a review to ids.
 
-    A word in `words` whose id would be `num_words` or more is encoded as the id 2. A word that is not in `words` is encoded as the id 2 if
-    `kind` is "frequency", and is dropped if `kind` is "keras", as it was when Keras' data set was made. A vocabulary of the kind "keras"
-    keeps all words of Keras' index in `words`, since rare words would otherwise be dropped instead of encoded as the id 2.
+    - A word in `words` whose id is below `num_words` is encoded as this id.
+    - A word in `words` whose id is `num_words` or more is encoded as the id 2.
+    - A word that is not in `words` is encoded as the id 2 if `kind` is "frequency". It is dropped if `kind` is "keras", because such words
+      were dropped when Keras' data set was made.
+
+    A vocabulary of the kind "keras" keeps all words of Keras' index in `words`, so that rare words are encoded as the id 2 and not dropped.
     """
 
     words: tuple[str, ...]
@@ -77,7 +80,7 @@ class Vocabulary:
     def index(self) -> dict[str, int]:
         """Dict from each word in `words` to its id.
 
-        A word whose id is `num_words` or more is outside the vocabulary. It is encoded as the id 2.
+        The dict also contains the words whose id is `num_words` or more. `encode` replaces such an id by 2, the id of unknown words.
         """
         return {word: FIRST_WORD + rank for rank, word in enumerate(self.words)}
 
@@ -115,9 +118,9 @@ class Vocabulary:
         """Return the words with the given ids (T,), joined by spaces. The ids 0 (padding) and 1 (start) are left out.
 
         Raises:
-            InputError: if an id is greater than the id of the last word.
+            InputError: if an id is negative or greater than the id of the last word.
         """
-        return " ".join(self.word(int(identity)) for identity in ids if identity > START)
+        return " ".join(self.word(int(identity)) for identity in ids if identity not in (PADDING, START))
 
     def capped(self, num_words: int | None) -> "Vocabulary":
         """Return a copy of this vocabulary that has `num_words` ids.

@@ -198,7 +198,10 @@ class Characters:
 
 
 def shown(characters: tuple[str, ...]) -> str:
-    """Return characters as a text for an error message: at most the first `SHOWN`, as in "'a', 'b', 'c', 'd', 'e' and 2 more"."""
+    """Return characters as a text for an error message, such as "'a', 'b', 'c', 'd', 'e' and 2 more".
+
+    Only the first `SHOWN` (5) characters are named.
+    """
     more = len(characters) - SHOWN
     return ", ".join(map(repr, characters[:SHOWN])) + (f" and {more} more" if more > 0 else "")
 
@@ -206,7 +209,7 @@ def shown(characters: tuple[str, ...]) -> str:
 def _code_points(text: str) -> Iterator[tuple[int, np.ndarray]]:
     """Yield, for each block of a text, the index of its first character and the code points of its characters.
 
-    Code points take four bytes of memory per character. With blocks, only one block at a time takes that memory.
+    Code points take four bytes of memory per character. The text is divided into blocks so that only one block at a time takes this memory.
     """
     for start in range(0, len(text), _BLOCK):
         yield start, np.frombuffer(text[start : start + _BLOCK].encode("utf-32-le", "surrogatepass"), "<u4")

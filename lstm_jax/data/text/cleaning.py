@@ -25,8 +25,8 @@ def clean(text: AnyStr, recipe: str = "source") -> AnyStr:
     - "lower": letters become lower case, and nothing else changes. In bytes only ASCII letters are changed.
     - "none" and "exact": the text is unchanged.
 
-    The recipes "none" and "exact" differ only in `prepare_corpus` and `write_shards` with the unit "character". Before these functions
-    clean an article by any recipe except "exact", they replace the line endings of Windows and old Macs by LF.
+    The recipes "none" and "exact" differ only when `prepare_corpus` or `write_shards` reads a text with the unit "character". For every
+    recipe except "exact", these two functions replace the line endings of Windows and old Macs by LF before they call this function.
 
     No recipe normalises Unicode.
 
@@ -55,10 +55,9 @@ def unix_line_ends(text: str) -> str:
 
 
 def _blocks(text: str) -> Iterator[str]:
-    """Yield the text in blocks. A block ends after a white-space character or at the end of the text.
+    """Yield a text in blocks that can be cleaned separately. A block ends after a white-space character or at the end of the text.
 
-    Blocks do not divide words, because the lower case of a letter can depend on the letters around it. Each block can thus be cleaned
-    alone.
+    Blocks do not divide words, because the lower case of a letter can depend on the letters around it.
     """
     start = 0
     while start < len(text):

@@ -23,26 +23,28 @@ Error messages show the names of the rows."""
 
 def has_columns(path: Path) -> bool:
     """Return whether a file is a table, which means that its name ends in .csv, .csv.xz, .jsonl, .jsonl.xz or .json."""
-    return is_table(Path(path.name.lower())) or path.name.lower().endswith(".json")
+    return is_table(path) or path.name.lower().endswith(".json")
 
 
 def read_text_column(path: Path, column: str = "") -> list[str]:
     """Return the texts in one column of a table, in the order of its rows. Rows whose text is empty, null or absent are left out.
 
-    If `column` is empty, the column is guessed by the first of these rules that applies. A column holds texts if all its values that are
-    not missing are strings, and at least one of these strings is not a number such as "3.5". If no rule applies, an error is raised.
+    If `column` is empty, the column is guessed. It is found by the first of these rules that applies:
 
-    - If the table has only one column, this column is taken.
-    - If only one column holds texts, this column is taken.
-    - If several columns hold texts, and exactly one of them is named text, article, body or content, this column is taken.
+    - The table has only one column.
+    - Only one column holds texts.
+    - Several columns hold texts, and exactly one of them is named text, article, body or content.
+
+    A column holds texts if all its values that are not missing are strings, and at least one of these strings is not a number such as
+    "3.5".
 
     Args:
         path: a file for which `has_columns` is true. The first line of a CSV file holds the names of the columns.
         column: name of the column of the texts. If empty, the column is guessed.
 
     Raises:
-        InputError: if the table has no column `column`, the column cannot be guessed, a value is not a string, the file holds invalid
-            UTF-8, JSON or CSV, or the file is absent or truncated.
+        InputError: if the table has no column `column`, none of the rules applies, a value is not a string, the file holds invalid UTF-8,
+            JSON or CSV, or the file is absent or truncated.
     """
     columns = _read_columns(path)
     if not columns:

@@ -45,10 +45,10 @@ COMMAND = "lstm-jax data shard"
 
 @dataclass(frozen=True)
 class Part:
-    """Part of a text file, about the bytes from `begin` to `end`, whose ids become one shard (one part of a text on disk).
+    """Part of a text file whose ids are stored as one shard, which is one part of a data set on disk.
 
-    When the part is read, `_division` moves both limits forward to a position at which the text can be divided, usually after the next
-    white space.
+    The part consists of about the bytes from `begin` to `end`. When it is read, `_division` moves both limits forward to a position at
+    which the text can be divided, usually after white space.
     """
 
     path: str
@@ -205,14 +205,15 @@ class Index:
 
 
 class ShardedText(MappedIds):
-    """Ids of a text, or of a part of it, in mapped shards. They are read from the files when they are used.
+    """Ids of a text, or of a part of the text, that stay in memory-mapped files (shards) and are read when they are used.
 
     Args:
-        shards: one pair for each shard, its ids and an array that maps them to ids of the joint vocabulary; see `MappedIds`.
+        shards: a pair (ids, joint) for each shard: the ids that are stored, and an array in which joint[k] is the joint id for the stored
+            id k.
         characters: joint vocabulary of all shards.
         index: facts about the whole text.
-        begin: index of the first id of the part, counted in the whole text.
-        end: index after the last id of the part, counted in the whole text. If None, the part ends with the text.
+        begin: index in the whole text of the first id.
+        end: index in the whole text after the last id. If None, the ids end with the whole text.
     """
 
     def __init__(self, shards: Sequence[Shard], characters: Characters, index: Index, begin: int = 0, end: int | None = None):

@@ -30,7 +30,12 @@ def window_count(n: int, length: int, step: int) -> int:
 def some_windows(n: int, length: int, step: int) -> int:
     """Return the number of windows of a text, and raise an error if there are no windows.
 
-    The arguments and the result are those of `window_count`.
+    A window counts only if a character follows it, because this character is the target of the window.
+
+    Args:
+        n: number of characters of the text.
+        length: number of characters of a window.
+        step: number of characters from the start of one window to the start of the next.
 
     Raises:
         InputError: if the text is too short for a window of `length` characters and the character after it, or if `length` or `step` is
@@ -110,9 +115,9 @@ def chunks(ids: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
         length: number of characters of a chunk.
 
     Returns:
-        The inputs X and the targets Y of N = (T - 1) // length chunks, both as read-only views (N, length) of `ids`. The last character of
-        the text has no next character, so that only T - 1 characters can be inputs. X[k] is ids[k * length : (k + 1) * length], and Y[k] is
-        the slice that begins one character later. Inputs at the end of the text that do not fill a chunk are left out.
+        The inputs X and the targets Y of N = (T - 1) // length chunks, both as read-only views (N, length) of `ids`. Chunk X[k] begins at
+        the index k * length of `ids`, and Y[k] begins one index later. Characters at the end of the text that do not fill a chunk are left
+        out. The last character of the text has no next character, so it is never in X.
 
     Raises:
         InputError: if the text is too short for a chunk of `length` characters and the character after it, or if `length` is below 1.
@@ -127,7 +132,7 @@ def stream_chunks(n: int, length: int, batch: int) -> np.ndarray:
 
     The text is cut into `batch` consecutive streams of equal length, and each stream into S chunks. Batch s consists of chunk s of every
     stream, so that row b of batch s continues row b of batch s - 1. Characters at the end of the text that do not fill one more chunk in
-    every stream are left out. The last character of the text can only be predicted, and is in no chunk.
+    every stream are left out. The last character of the text is left out too, because it has no next character as its target.
 
     Args:
         n: number of characters of the text.

@@ -71,7 +71,7 @@ class Tiling:
 
     @classmethod
     def of(cls, batch: int, units: int, dtype) -> "Tiling":
-        """Return the tiling for a batch of `batch` rows and `units` hidden units. `dtype` is the dtype of the operands of the products."""
+        """Return the tiling for a batch of `batch` rows and `units` hidden units. `dtype` is the dtype of the recurrent kernel."""
         whole = GATES * pl.next_power_of_2(units) ** 2 * jnp.dtype(dtype).itemsize
         return cls(batch, units, whole <= RESIDENT)
 
@@ -168,7 +168,7 @@ class Part:
             self.tile(block, gate).write(gates, value, t)
 
     def mask(self, ref, block) -> Blocks:
-        """Read one block of units of a dropout mask. Return a tuple of one array if the mask is (B, H), or of four if it is (4, B, H)."""
+        """Return one block of units of the dropout mask `ref`: a tuple of one array for a mask (B, H), of four for a mask (4, B, H)."""
         if len(ref.shape) == 2:
             return (self.tile(block).read(ref),)
         return tuple(self.tile(block).read(ref, gate) for gate in range(GATES))
@@ -185,13 +185,12 @@ class Part:
 
 
 def _reader(tiling: Tiling, kernel, transposed: bool) -> Callable[..., jax.Array]:
-    """Return a function read(k, gate, n) that returns one tile of the recurrent kernel.
+    """Return a function read(k, gate, n) that returns one tile of the recurrent kernel, or of its transpose.
+
+    The four gates have one matrix (H, H) each. The matrices stand side by side in the recurrent kernel (H, 4H), and one below the other in
+    its transpose (4H, H). The tile read(k, gate, n) consists of the rows in block k and the columns in block n of the gate's matrix.
 
     If `tiling.resident` is true, all tiles are read when `_reader` is called. If it is false, each call of `read` reads one tile.
-
-    The recurrent kernel (H, 4H) has H rows, and H columns for each of the four gates. The tile read(k, gate, n) has the rows of block k of
-    the units, and those columns of the gate that belong to block n of the units. The transpose (4H, H) has H rows for each gate, and H
-    columns. Here the tile has those rows of the gate that belong to block k of the units, and the columns of block n of the units.
 
     Args:
         tiling: division of the units into blocks.
@@ -209,7 +208,7 @@ def _reader(tiling: Tiling, kernel, transposed: bool) -> Callable[..., jax.Array
 
 
 def _add_products(tiling: Tiling, sums: Blocks, operand: Callable, tile: Callable) -> Blocks:
-    """Return four arrays, one for each gate: sums[gate] plus operand(gate, k) @ tile(k, gate) for each block k of the units.
+    """Return four arrays, one for each gate: sums[gate], plus the sum over the blocks k of units of operand(gate, k) @ tile(k, gate).
 
     Args:
         tiling: division of the units into blocks.
@@ -237,8 +236,8 @@ def _choose(valid: jax.Array | None, a: jax.Array, b: jax.Array) -> jax.Array:
 def _restart(starts: jax.Array | None, part: Part, resets, before: Carry) -> Carry:
     """Return the state before a step: the state `resets.state` in the rows that are reset, and `before` in all other rows.
 
-    `starts` is True in the rows that are reset, or None without resets. `part` reads the arrays of `resets.state`, which are refs. `before`
-    is the state after the previous step.
+    `starts` is True in the rows that are reset, or None if there are no resets. `part` reads the rows of this program from `resets.state`.
+    `before` is the state after the previous step.
     """
     if starts is None:
         return before
@@ -247,10 +246,11 @@ def _restart(starts: jax.Array | None, part: Part, resets, before: Carry) -> Car
 
 
 def _split_gradient(starts: jax.Array | None, carry: Carry, d_reset: Carry | None) -> tuple[Carry, Carry | None]:
-    """Return the gradients with respect to the state after the previous step and to the reset state; see `resets.split_gradient`.
+    """Back-propagate through the resets before a step, and return the new values of `carry` and `d_reset`.
 
-    `starts` is True in the rows that are reset. `carry` is the gradient with respect to the state before the step, and `d_reset` the
-    gradient with respect to the reset state from the later steps. `starts` and `d_reset` are None without resets.
+    `starts` is True in the rows that are reset. `carry` is the gradient with respect to the state of the LSTM. In the rows that are reset,
+    `carry` is added to `d_reset`, the gradient with respect to the reset state, and then becomes 0. If there are no resets, `starts` and
+    `d_reset` are None, and nothing is changed.
     """
     if starts is None or d_reset is None:
         return carry, d_reset

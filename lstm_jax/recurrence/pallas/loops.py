@@ -59,9 +59,9 @@ def _shapes(state: LSTMState):
 
 
 def _gates(like, split: bool):
-    """Return the shapes and dtypes of the gates: four arrays (T, B, H) if `split` is true, else one array (T, B, 4H).
+    """Return the shape and dtype of the array of all gates (T, B, 4H), or of the four arrays (T, B, H) if `split` is true.
 
-    The dtype is float32. `like` is the tuple of the sizes T, B and H.
+    A shape and dtype is a `jax.ShapeDtypeStruct`, here of float32. `like` is the tuple (T, B, H).
     """
     steps, batch, units = like
     if split:

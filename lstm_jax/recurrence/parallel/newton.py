@@ -43,7 +43,7 @@ NEWTON_CELLS = (
     "lstm_no_input_activation",
     "lstm_no_output_activation",
 )
-"""Names of the cells that the backend supports: cells in which each column of h U enters one gate of one unit, as `_own_units` needs it."""
+"""Names of the cells that the backend supports. In these cells each column of h U enters one gate of one unit, as `_own_units` requires."""
 _LARGEST_FULL = 16
 """Largest number of state components, H * K, for which the full Jacobian is the default."""
 _ROUNDINGS = 16
@@ -59,17 +59,18 @@ class Newton:
     K is the number of arrays (B, H) in the state of the cell: two for an LSTM, and one for a GRU.
 
     Attributes:
-        jacobian: "full" or "diagonal". "diagonal" keeps only the derivatives of each unit's state with respect to this unit's own previous
-            state, a matrix K x K. None means "full" if H * K is at most 16, else "diagonal".
-        damping: weight of the damping (ELK, Gonzalez et al. 2024), see `scans.damped`; 0 means none. Damping makes the changes of an
-            iteration smaller.
-        tolerance: the iteration ends when the residual is at most this number times max(1, largest absolute value of a state). The residual
-            is the largest absolute difference between the two sides of an equation. None means 16 times the machine epsilon; a residual up
-            to 64 times as large is then also accepted if it no longer shrinks.
-        limit: largest number of iterations. None means T.
+        jacobian: "full" uses the whole Jacobian of a step. "diagonal" uses only its diagonal blocks, one matrix K x K for each unit: the
+            derivatives of the state of the unit with respect to its previous state. None means "full" if H * K is at most 16, where H is
+            the number of units, else "diagonal".
+        damping: weight of the damping (ELK, Gonzalez et al. 2024), which makes the changes of an iteration smaller; see `scans.damped`. 0
+            means no damping.
+        tolerance: the iterations end when the residual is at most this number times max(1, largest absolute value of a state). The residual
+            is the largest absolute difference between the two sides of an equation. None means 16 times the machine epsilon. With None, a
+            residual up to 64 times as large is also accepted once it no longer shrinks.
+        limit: largest number of iterations. None means the number of steps.
 
     Raises:
-        InputError: if an option is not one of these values.
+        InputError: if `jacobian` is unknown, `damping` is negative, `tolerance` is not positive or `limit` is below 1.
     """
 
     jacobian: Literal["full", "diagonal"] | None = None
@@ -148,16 +149,19 @@ def _unpack(stacked: jax.Array, like: Any) -> Any:
 
 
 def _own_units(params: Any, h: jax.Array, z: jax.Array, mask: jax.Array | None) -> tuple[Any, jax.Array]:
-    """Change the parameters and the projected input of a step such that units no longer read each other, but the result is the same.
+    """Change the parameters and the projected input z of a step such that each unit reads only its own h. The result stays the same.
 
-    Only the diagonal of the recurrent kernel of each gate is kept. The contribution of the rest is added to z, or to the bias that a GRU
-    adds to h U, as a constant. The derivative of the changed step with respect to h is therefore diagonal.
+    In the recurrent kernel of each gate only the diagonal is kept. The product of h and the other entries is treated as a constant. It is
+    added to z or, for a GRU, to the recurrent bias. Thus the derivative of the changed step with respect to h has no terms between units.
 
     Args:
         params: parameters of the cell.
         h: output (B, H) before the step.
         z: projected input (B, gates * H).
         mask: mask of recurrent dropout, or None.
+
+    Returns:
+        A pair: the changed parameters and the changed z.
     """
     kernel = params.recurrent_kernel
     own = kernel * jnp.tile(jnp.eye(len(kernel), dtype=kernel.dtype), (1, kernel.shape[1] // len(kernel)))
@@ -177,7 +181,7 @@ def _steps(cell: Cell, operands: _Operands, before: jax.Array, own: bool = False
         cell: the cell.
         operands: parameters, inputs, masks and resets of the steps.
         before: states (T, B, H, K) before each step. Resets are not yet applied.
-        own: whether the parameters are changed by `_own_units` first.
+        own: whether derivatives between different units are left out, by a call of `_own_units`. The states are the same.
     """
     params, z, _, valid, mask, resets = operands
     names = cell.initial_state(1, 1)
@@ -225,9 +229,9 @@ def _blocks(cell: Cell, operands: _Operands, before: jax.Array, full: bool) -> j
 
 
 def _in_blocks(vectors: jax.Array, blocks: jax.Array) -> jax.Array:
-    """Reshape an array (T, B, H, K) to the vectors that the matrices `blocks` (see `_blocks`) multiply.
+    """Reshape an array (T, B, H, K) such that its last axis fits the matrices in `blocks`, which is a result of `_blocks`.
 
-    The shape is (T, B, 1, H K) for full Jacobians, else (T, B, H, K).
+    The new shape is (T, B, 1, H K) if the matrices are full Jacobians. It is (T, B, H, K) if they are diagonal blocks.
     """
     return vectors.reshape(blocks.shape[:-1])
 
@@ -244,11 +248,11 @@ def _largest(array: jax.Array, ignore: jax.Array) -> jax.Array:
 
 
 def _iterate(cell: Cell, options: Newton, operands: _Operands) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Run Newton's method, from states that are all zeros.
+    """Compute the states of all steps with Newton's method, which starts from a guess of zeros.
 
     Returns:
-        The states (T, B, H, K), where K is the number of arrays in the state; the number of iterations; and the largest absolute
-        difference between a state and the result of the cell's step from the state before it.
+        Three values: the states (T, B, H, K), where K is the number of arrays in the state; the number of iterations; and the largest
+        absolute difference between a state and the result of the cell's step from the state before it.
     """
     start = operands.start
     steps = len(operands.z)
@@ -288,16 +292,25 @@ def _iterate(cell: Cell, options: Newton, operands: _Operands) -> tuple[jax.Arra
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _solved(cell: Cell, options: Newton, operands: _Operands) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Return what `_iterate` returns. The derivatives of the states are those of the exact solution of the equations."""
+    """Compute the states of all steps with Newton's method. The results are those of `_iterate`.
+
+    JAX differentiates the states by the rule `_solved_jvp`, without differentiating the iterations.
+    """
     return _iterate(cell, options, operands)
 
 
 @_solved.defjvp
 def _solved_jvp(cell: Cell, options: Newton, primals, tangents):
-    """Return the results of `_solved` and their tangents.
+    """Return the results of `_solved` and their tangents, as a rule for `jax.custom_jvp`.
 
-    The tangents d of the states are the solution of d[t] = J[t] d[t - 1] + e[t]. J[t] is the Jacobian of step t with respect to the state
-    before the step, and e[t] is the tangent that follows from the tangents of the operands. The other two results have zero tangents.
+    The tangents d of the states satisfy d[t] = J[t] d[t - 1] + e[t]. Here J[t] is the Jacobian of step t with respect to the state before
+    the step, and e[t] is the tangent of the step if only the operands change. The other two results have zero tangents.
+
+    Args:
+        cell: the cell.
+        options: options of Newton's method.
+        primals: tuple that contains the operands.
+        tangents: tuple that contains the tangents of the operands.
     """
     (operands,), (d_operands,) = primals, tangents
     states, count, residual = _solved(cell, options, operands)
@@ -320,12 +333,12 @@ def _solved_jvp(cell: Cell, options: Newton, primals, tangents):
 def _solve_linear(scan, matvec, b: jax.Array) -> jax.Array:
     """Solve the linear equations matvec(d) = b for d (T, B, H, K), and return d. K is the number of arrays in the state.
 
-    With diagonal blocks a scan solves the equations only approximately. It is therefore repeated with b - matvec(d) in place of b, and its
-    solutions are added up. With full Jacobians the repetition removes rounding errors.
+    One parallel scan gives only an approximate d: it leaves out derivatives between different units, or it makes rounding errors. Therefore
+    the scan is repeated for the remaining right-hand side b - matvec(d), and each solution is added to d.
 
     Args:
-        scan: function scan(b) that returns the approximate solution, from a parallel scan.
-        matvec: linear function of d.
+        scan: function that takes a right-hand side and returns an approximate solution.
+        matvec: linear function that takes d and returns the left-hand side.
         b: right-hand side (T, B, H, K).
     """
     tolerance = _ROUNDINGS * jnp.finfo(b.dtype).eps

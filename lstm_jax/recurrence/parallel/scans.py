@@ -66,10 +66,11 @@ def linear(a: jax.Array, b: jax.Array, reverse: bool = False) -> jax.Array:
 
 
 class _Filtered(NamedTuple):
-    """Element of the parallel Kalman filter of Särkkä & García-Fernández (2021), for some consecutive steps.
+    """Summary of some consecutive steps in the parallel Kalman filter of Särkkä & García-Fernández (2021).
 
-    `a` and `c` are matrices and `b` is a vector: given the state s before these steps and their observations, the state after them has
-    the mean a s + b and the covariance c. The matrix `j` and the vector `eta` say how likely these observations are, given s.
+    Let s be the state before these steps. Given s and the observations in these steps, the state after them has the mean a s + b and the
+    covariance c. The likelihood of the observations, given s, is proportional to exp(eta^T s - s^T j s / 2). `a`, `c` and `j` are matrices,
+    and `b` and `eta` are vectors.
     """
 
     a: jax.Array
@@ -80,7 +81,7 @@ class _Filtered(NamedTuple):
 
 
 def _compose(first: _Filtered, second: _Filtered) -> _Filtered:
-    """Return the element of the steps of `first` followed by those of `second` (lemma 8 of the paper)."""
+    """Return the summary of the steps of `first` and the following steps of `second` (Särkkä & García-Fernández 2021, lemma 8)."""
     gain = _inverse(_eye(first.c) + dot(first.c, second.j))
     forward, back = dot(second.a, gain), transposed(dot(gain, first.a))
     return _Filtered(
@@ -95,10 +96,10 @@ def _compose(first: _Filtered, second: _Filtered) -> _Filtered:
 def damped(a: jax.Array, b: jax.Array, damping: float) -> jax.Array:
     """Return vectors v (T, ..., n) that are small and approximately satisfy the recurrence v[t] = a[t] v[t - 1] + b[t] of `linear`.
 
-    They minimise the sum over t of |v[t] - a[t] v[t - 1] - b[t]|^2 + damping |v[t]|^2, where v before the first step is 0. This is a step
-    of the Levenberg-Marquardt method. The minimum is the mean of a Kalman smoother (Gonzalez et al. 2024, "Towards scalable and stable
-    parallelization of nonlinear RNNs"), which is computed by parallel scans (Särkkä & García-Fernández 2021, "Temporal parallelization of
-    Bayesian smoothers").
+    They minimise the sum over t of |v[t] - a[t] v[t - 1] - b[t]|^2 + damping |v[t]|^2, where v before the first step is 0. The
+    Levenberg-Marquardt method minimises such a sum in each step. The minimum is the mean of a Kalman smoother (Gonzalez et al. 2024,
+    "Towards scalable and stable parallelization of nonlinear RNNs"). It is computed by parallel scans (Särkkä & García-Fernández 2021,
+    "Temporal parallelization of Bayesian smoothers").
 
     Args:
         a: matrices (T, ..., n, n). The first one has no effect.

@@ -1,4 +1,4 @@
-"""Pages that show what the network of a trained run does at each step of some examples; see `inspection.window`."""
+"""HTML pages that show what the network of a trained run does at each step of some examples; see `inspection.window`."""
 
 from lstm_jax.errors import InputError
 from lstm_jax.inspection.window import Window

@@ -1,4 +1,4 @@
-"""Classes and functions that the pages of all tasks use: the request, the parameters of kept epochs, and traces of recurrent layers."""
+"""Classes and functions for the HTML pages of all tasks: the request, the parameters of kept epochs, and traces of recurrent layers."""
 
 import json
 from collections.abc import Callable, Sequence

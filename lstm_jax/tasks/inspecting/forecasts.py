@@ -1,4 +1,4 @@
-"""The page of a forecasting run, which shows windows of a series entry by entry.
+"""HTML page about a trained forecasting model, which shows windows of a series entry by entry.
 
 In a window, the model reads C entries with F features each, and forecasts the next K entries.
 """
@@ -18,10 +18,10 @@ from lstm_jax.tasks.inspecting.common import Request, Tracer, first_of, kept_epo
 
 
 class SeriesNetwork:
-    """Model of a forecasting run, as functions of the parameters and of one window.
+    """Trained forecasting model, with methods that take parameters and one window of a series.
 
-    A window is given by `entries` (C, F), the F features of each of the C entries that the model reads, and by `ahead` (K,), the times of
-    the K entries that it forecasts, in the encoding of `forecast_windows.Part`.
+    A window consists of two arrays. `entries` (C, F) has the F features of each entry that the model reads. `ahead` (K,) has the times of
+    the entries that it forecasts, as numbers that `forecast_windows.Part.ahead` explains.
     """
 
     def __init__(self, trained: forecast.Trained):
@@ -61,7 +61,7 @@ def forecast_window(trained: forecast.Trained, request: Request) -> Window:
 
 
 def _chosen(trained: forecast.Trained, part: Part, count: int) -> dict[int, str]:
-    """Choose windows of three kinds, `count` of each.
+    """Choose windows of three kinds, up to `count` of each.
 
     The kinds are "surest" (smallest predicted standard deviations), "most wrong" (largest errors of the predicted means) and "least sure"
     (largest predicted standard deviations).
@@ -72,7 +72,7 @@ def _chosen(trained: forecast.Trained, part: Part, count: int) -> dict[int, str]
         count: number of windows of each kind.
 
     Returns:
-        A dict from the index of each chosen window to its kind.
+        A dict from the index of each chosen window to its kind. A window of two kinds has the kind that is listed first.
     """
     predicted = trained.predict(part)
     spreads, off = predicted[:, 1].mean(-1), np.abs(predicted[:, 0] - part.target).mean(-1)
@@ -117,7 +117,8 @@ def _replaced(network: SeriesNetwork, params: Any, entries: jax.Array, ahead: ja
     """Measure how much each of the C entries of a window matters to the forecast.
 
     Returns:
-        C numbers. Number n is the fall of the average of the K predicted means if entry n is replaced by the mean of its neighbours.
+        C numbers in the units of the series. Number n tells how much the average of the K predicted means falls if entry n is replaced by
+        the mean of its neighbours.
     """
     whole = np.asarray(entries)
     before, after = whole[np.maximum(np.arange(len(whole)) - 1, 0)], whole[np.minimum(np.arange(1, len(whole) + 1), len(whole) - 1)]

@@ -1,4 +1,4 @@
-"""The page of a sentiment run, which shows reviews word by word.
+"""HTML page about a trained sentiment model, which shows reviews word by word.
 
 T is the number of word ids of a review with padding, W the number of its words without padding, N the number of reviews, and E the number
 of features of a word.
@@ -45,7 +45,7 @@ class Review:
 
 
 class ReviewNetwork:
-    """Model of a sentiment run, as functions of the parameters and of one review."""
+    """Trained sentiment model, with methods that take parameters and one review."""
 
     def __init__(self, trained: sentiment.Trained):
         self.rebuild, self.config = trained.rebuild, trained.config.data
@@ -56,9 +56,9 @@ class ReviewNetwork:
 
     @cached_property
     def _logits(self) -> Any:
-        """Compiled function from parameters and the ids (N, T) of N reviews to logits (N,).
+        """Compiled function that takes parameters, the ids (N, T) of N reviews and `packed`, and returns logits (N,).
 
-        If the run packs reviews, its third argument has the positions of the reviews in the rows; otherwise this argument is None.
+        `packed` has the positions of the reviews in the rows if the run packs several reviews in a row. Otherwise it is None.
         """
 
         def logits(params: Any, ids: jax.Array, packed: PackedPlaces | None) -> jax.Array:
@@ -103,7 +103,10 @@ class ReviewNetwork:
         return self._batch(params, [words[: n + 1] for n in range(len(words))], len(review.ids))
 
     def _batch(self, params: Any, rows: list[np.ndarray], length: int) -> np.ndarray:
-        """Pad N reviews to `length` ids as the run does, and return their logits (N,). `rows` has the unpadded ids of each review."""
+        """Pad N reviews to `length` ids on the side that the run pads, and return their logits (N,). N is at most `length`.
+
+        `rows` contains one array with the unpadded ids of each review.
+        """
         post, count = bool(self.config.packed) or self.config.padding == "post", np.asarray([len(row) for row in rows])
         full = np.zeros((length, length), np.int32)  # one shape, so that one program serves all reviews of a length
         for n, row in enumerate(rows):
@@ -160,7 +163,8 @@ def _given(trained: sentiment.Trained, request: Request) -> list[Review]:
 def _chosen(trained: sentiment.Trained, count: int) -> list[Review]:
     """Choose held-out reviews of three kinds, `count` of each.
 
-    The network was surest and right about the first kind, surest and wrong about the second, and least sure about the third.
+    The kinds are "surest and right" (logits farthest on the correct side of 0), "most wrong" (logits farthest on the wrong side) and "most
+    torn" (logits nearest to 0).
     """
     reviews = sentiment.load_reviews(trained.config)
     check_own_data(trained.run, reviews.fingerprint)
@@ -213,9 +217,10 @@ def _frame(network: ReviewNetwork, params: Any, review: Review) -> Frame:
 
 
 def _neighbours(trained: sentiment.Trained, words: set[str]) -> dict[str, Sequence[tuple[str, float]]]:
-    """Return the nearest neighbours of given words, as a dict from each word to a list of pairs, nearest first.
+    """Return the words whose vectors are nearest to the vectors of the given words.
 
-    A pair consists of a neighbour and the cosine similarity of the two word vectors. Words without a vector are left out.
+    The result is a dict from each given word to a list of pairs (near word, cosine similarity of the two vectors), nearest first. Given
+    words without a vector are left out.
     """
     space = trained.words
     least = min(LEAST_REVIEWS, max(1, int(space.statistics[1].max()) // 20))

@@ -1,4 +1,4 @@
-"""The page of a text-generation run, which shows texts character by character.
+"""HTML page about a text-generation run, which shows what the trained model computes for each character of some texts.
 
 N is the number of characters of a text, V the size of the vocabulary and E the number of input features of a character.
 """
@@ -23,7 +23,10 @@ READ = 20_000
 
 
 class TextNetwork:
-    """Model of a text-generation run, as functions of the parameters and of one text, which is read from a zero state."""
+    """Trained character model of a text-generation run, with methods that compute its results for one text.
+
+    The model reads the text from a zero state. The parameters are an argument, so that the page can show the model after several epochs.
+    """
 
     def __init__(self, trained: generation.Trained):
         self.rebuild, self.size = trained.rebuild, trained.characters.size
@@ -47,12 +50,18 @@ class TextNetwork:
 
     @cached_property
     def log_probabilities(self) -> Any:
-        """Compiled function (features (N, E) of N characters, parameters) -> log-probabilities (N, V) of the next character after each."""
+        """Compiled function f(vectors, params) that returns the log-probabilities (N, V) of the next character.
+
+        `vectors` (N, E) holds the input features of N characters. Row n of the result belongs to the character that follows character n.
+        """
         return jax.jit(lambda vectors, params: jax.nn.log_softmax(self._logits(vectors, params)))
 
     @cached_property
     def vectors(self) -> Any:
-        """Compiled function from parameters and ids (N,) of N characters to input features (N, E): one-hot vectors or embedding rows."""
+        """Compiled function f(params, ids) that returns the input features (N, E) of N characters with the ids (N,).
+
+        The features of a character are a one-hot vector, or a row of the embedding if the model has one.
+        """
 
         def vectors(params: Any, ids: jax.Array) -> jax.Array:
             model = self.rebuild(params)
@@ -62,7 +71,12 @@ class TextNetwork:
 
 
 def text_window(trained: generation.Trained, request: Request) -> Window:
-    """Return the content of the page that shows a trained character model on the texts of `request`; see `inspecting.make_window`."""
+    """Return the content of the HTML page about a trained character model; see `inspecting.make_window`.
+
+    Args:
+        trained: the loaded text-generation run.
+        request: texts and epochs to show. If it has no texts, parts of the held-out text are shown.
+    """
     texts = _given(trained, request) or _chosen(trained, request)
     epochs, network = kept_epochs(trained, request.epochs), TextNetwork(trained)
     characters = trained.characters.characters
@@ -88,9 +102,10 @@ def _given(trained: generation.Trained, request: Request) -> list[tuple[str, np.
 
 
 def _chosen(trained: generation.Trained, request: Request) -> list[tuple[str, np.ndarray]]:
-    """Choose three kinds of parts of the held-out text: those that the network predicts best, worst, and about as well as the median part.
+    """Choose the parts of the held-out text that the page shows: some that are easy, some that are hard, and some of median difficulty.
 
-    `request.examples` parts of each kind are chosen. A part has up to `request.chars` characters to predict.
+    The text is cut into parts of up to `request.chars` characters. A part is easy if the model gives high probabilities to its
+    characters. Up to `request.examples` parts of each of the three kinds are chosen.
 
     Returns:
         A list of pairs (title of the part, its character ids).

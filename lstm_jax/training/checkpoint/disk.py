@@ -36,7 +36,8 @@ def require_space(folder: Path, leaves: dict[str, Any]) -> None:
 def explained(folder: Path) -> Iterator[None]:
     """Convert file-system errors that occur inside the context to `InputError`.
 
-    tensorstore reports some file-system errors only in the text of other exceptions. These are converted, too.
+    The library tensorstore, which Orbax uses, reports some file-system errors only in the text of other exceptions. These exceptions are
+    converted, too.
     """
     try:
         yield

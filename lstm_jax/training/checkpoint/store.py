@@ -42,7 +42,7 @@ class Restored:
     rejected: tuple[tuple[int, str], ...]
     """Newer checkpoints that were skipped because they are damaged, newest first. Each is a pair of its step and the reason."""
     unfinished: tuple[int, ...] = ()
-    """Steps of newer folders of arrays without a manifest, newest first. Either the save was interrupted, or the manifest was removed."""
+    """Steps of newer checkpoints that have no manifest, newest first. Either the save was interrupted, or the manifest was removed."""
 
 
 def save(folder: Path, step: int, state: PyTree, extra: dict[str, Any]) -> Path:
@@ -224,7 +224,8 @@ def _clean(folder: Path) -> None:
 def _agreed(damage: str) -> str:
     """Return a description of the damage to a checkpoint if at least one process has found damage, else "".
 
-    All processes call this function and get the same result. They therefore skip the same checkpoints.
+    All processes must call this function. If one of them has found damage, each of them gets a description. All processes therefore skip
+    the same checkpoints.
 
     Args:
         damage: description of the damage that this process has found, or "" if it has found none.
