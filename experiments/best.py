@@ -196,12 +196,14 @@ def _with_grams(reviews: data.EncodedReviews, task: SentimentConfig, logits: dic
     parts = {"": held_out, "test_": reviews.test}
     own = {name: logits_of(part) for name, part in parts.items()}
     share = nbsvm.best_share((logits[""], own[""]), held_out.labels)
-    metrics: dict[str, Any] = {"share": share, "test_margins": encode_margins(logits["test_"], parts["test_"].labels)}
+    mixed = {name: share * logits[name] + (1 - share) * own[name] for name in parts}
+    test = parts["test_"].labels
+    metrics: dict[str, Any] = {"share": share}
+    metrics |= {"test_margins": encode_margins(logits["test_"], test), "test_mixed_margins": encode_margins(mixed["test_"], test)}
     for name, part in parts.items():
-        mixed = share * logits[name] + (1 - share) * own[name]
-        for kind, found in (("nbsvm", own[name]), ("mixed", mixed)):
+        for kind, found in (("nbsvm", own[name]), ("mixed", mixed[name])):
             metrics[f"{name}{kind}_accuracy"] = float(((found > 0) == (part.labels == 1)).mean())
-    return metrics | {"test_mixed_margins": encode_margins(mixed, parts["test_"].labels)}
+    return metrics
 
 
 def encode_margins(logits: np.ndarray, labels: np.ndarray) -> str:

@@ -1,17 +1,20 @@
-"""Table of the claims of the studies, with the size of each effect over seeds and a verdict on whether the seeds are enough to be certain.
+"""Test of the claims of the studies on new seeds, with the size of each effect, its interval and a verdict.
 
-    python -m experiments.claims                                # the table, from the results in results/
+    python -m experiments.claims                                # the table, from the results in results/; seconds
     python -m experiments.claims --write                        # and write it into docs/studies.md
-    LSTM_JAX_DATA=... python -m experiments.claims --seeds 5    # first run what each claim needs with seeds 0 to 4; hours
-    LSTM_JAX_DATA=... python -m experiments.claims --seeds 5 --study dropout
+    LSTM_JAX_DATA=... python -m experiments.claims --new        # first run what the claims need with five new seeds; hours
+    LSTM_JAX_DATA=... python -m experiments.claims --new --study dropout --workers 2
 
-A claim compares a metric of two settings of a study, such as the test accuracy with and without input dropout. The difference of the two
-metrics is computed for each seed. The mean difference has a 95 % confidence interval by Student's t-distribution, which assumes that the
-differences are normally distributed. With two seeds the interval reaches 12.7 standard errors to each side.
+A claim says in which range a difference lies, such as the test accuracy with input dropout minus that without. The difference is computed
+for each seed. The mean over seeds has a 95 % confidence interval by Student's t-distribution, which assumes that the differences are
+normally distributed. With two seeds the interval reaches 12.7 standard errors to each side.
 
-There are two kinds of claims. The claim "A is better than B" is certain if the whole interval is above 0. The claim "A and B are equal"
-has a margin, and is certain if the whole interval is between minus the margin and the margin. A claim is contradicted if the whole interval
-lies outside what the claim allows. In all other cases it is open: more seeds are needed.
+A claim is shown if the whole interval lies in the claimed range, refuted if no part of it does, and otherwise open. The claims were made
+from the first seeds of each study, so that these seeds cannot confirm them. The verdict that counts is that of the new seeds, whose number
+is fixed before they are run. The last column has the p-value of the new seeds, adjusted for the number of claims. Of the claims with an
+adjusted p-value below 0.05, at most 5 % are expected to be false (Benjamini & Hochberg 1995).
+
+The intervals cover the choice of the seed and nothing else: each study has one data set and one division into training and test data.
 """
 
 import argparse
@@ -19,110 +22,150 @@ import importlib
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from experiments import study
-from experiments.claim_list import CLAIMS, Claim
+from experiments.claim_list import CLAIMS, SEEDLESS, Claim, Setting
 from lstm_jax import sweep
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.writing import write_atomically
 from lstm_jax.sweep import stats
-from lstm_jax.sweep.rows import read_rows
 
 PAGE = study.HERE.parent / "docs" / "studies.md"
 BEGIN, END = "<!-- claims: begin -->", "<!-- claims: end -->"
 """Lines of the page between which the table stands."""
+HEAD = "| study | claim | first seeds | | new seeds | | adjusted p |\n| --- | --- | --- | --- | --- | --- | --- |"
+NEW = 5
+"""Number of new seeds with which the claims are tested."""
+
+
+def _study(claim: Claim) -> study.Study:
+    return importlib.import_module(f"experiments.{claim.study}").STUDY
 
 
 def _seed_field(fields: Mapping[str, Any]) -> str:
-    """Return the name of the field that has the seed. Of the two seeds of the study `scaling`, it is that of the task that is trained."""
+    """Return the name of the config field that has the seed. The study `scaling` has two; the one of the trained task is returned."""
     names = [name for name in fields if name.rpartition(".")[2] == "seed"]
     return names[0] if len(names) == 1 else f"{fields['kind']}.train.seed"
 
 
-def _has(fields: Mapping[str, Any], setting: Mapping[str, Any]) -> bool:
+def _has(fields: Mapping[str, Any], setting: Setting) -> bool:
     """Return whether all fields of a setting have the same values in a flat dict of fields."""
     return all(fields.get(name) == value for name, value in setting.items())
 
 
-def configs(claim: Claim, seeds: int) -> list[Any]:
-    """Return the configs of the runs that a claim needs: those of the full study that have one of its settings, with each seed.
+def _is_seedless(setting: Setting) -> bool:
+    return any(_has(setting, seedless) for seedless in SEEDLESS)
+
+
+def _seeds(claim: Claim, setting: Setting, new: bool) -> range:
+    """Return the seeds of a claim's runs in one of its settings: the first ones, or the new ones that follow them.
+
+    Settings that do not depend on the seed have the seed 0 only.
+    """
+    if _is_seedless(setting):
+        return range(1)
+    return range(claim.first, claim.first + NEW) if new else range(claim.first)
+
+
+def configs(claim: Claim, new: bool) -> list[Any]:
+    """Return the configs of the runs that a claim needs. They are configs of the full study that have one of the claim's settings.
 
     Args:
         claim: claim.
-        seeds: number of seeds; the seeds are 0 to seeds - 1.
+        new: whether to return the configs with new seeds. If false, those with the first seeds are returned.
     """
     found = []
-    for config in importlib.import_module(f"experiments.{claim.study}").STUDY.presets["full"]:
-        fields = sweep.flatten(asdict(config))
-        settings = [setting for setting in (claim.more, claim.less) if setting]
-        if any(_has(fields, setting) for setting in settings) and fields[_seed_field(fields)] == 0:
-            found += [sweep.override(config, {_seed_field(fields): seed}) for seed in range(seeds)]
+    flat = [(config, sweep.flatten(asdict(config))) for config in _study(claim).presets["full"]]
+    for setting in claim.of + claim.minus:
+        for config, fields in flat:
+            if _has(fields, setting) and fields[_seed_field(fields)] == 0:
+                found += [sweep.override(config, {_seed_field(fields): seed}) for seed in _seeds(claim, setting, new)]
     return found
 
 
 def effects(claim: Claim, rows: study.Rows) -> list[float]:
-    """Return the difference between the two settings of a claim for each seed that both have, in the order of the seeds.
+    """Return the difference of a claim for each seed for which all runs exist, in the order of the seeds.
 
     Args:
         claim: claim.
-        rows: results of the runs of the claim's study, as `study.finished` returns them.
+        rows: results of the runs of `configs`, as `study.finished` returns them.
     """
 
-    def by_seed(setting: Mapping[str, Any]) -> dict[int, float]:
-        metric = claim.metric
-        selected = [row for row in rows if _has(row, setting)]
-        return {row[_seed_field(row)]: row[metric] if isinstance(metric, str) else metric(row) for row in selected}
+    def by_seed(setting: Setting) -> dict[int, float]:
+        values = {
+            row[_seed_field(row)]: row[claim.metric] if isinstance(claim.metric, str) else claim.metric(row)
+            for row in rows
+            if _has(row, setting)
+        }
+        return dict.fromkeys(range(claim.first + NEW), values[0]) if values and _is_seedless(setting) else values
 
-    more, less = by_seed(claim.more), by_seed(claim.less) if claim.less else None
+    of, minus = ([by_seed(setting) for setting in settings] for settings in (claim.of, claim.minus))
+    seeds = sorted(set.intersection(*(set(values) for values in of + minus)))
     scale = 100 if claim.unit == "points" else 1
-    seeds = sorted(more if less is None else more.keys() & less.keys())
-    return [scale * (more[seed] - (less[seed] if less else 0)) for seed in seeds]
+    return [scale * (np.mean([v[seed] for v in of]) - (np.mean([v[seed] for v in minus]) if minus else 0)).item() for seed in seeds]
 
 
 def verdict(claim: Claim, low: float, high: float) -> str:
-    """Return "certain", "contradicted" or "open" for a claim, from the 95 % confidence interval (low, high) of its effect."""
-    least, most = (0.0, np.inf) if claim.margin is None else (-claim.margin, claim.margin)
-    if least < low and high < most:
-        return "certain"
-    return "contradicted" if high < least or low > most else "open"
+    """Return "shown", "refuted" or "open" for a claim, from the 95 % confidence interval (low, high) of its difference."""
+    if claim.low < low and high < claim.high:
+        return "shown"
+    return "refuted" if high < claim.low or low > claim.high else "open"
 
 
-def _cells(claim: Claim, values: Sequence[float]) -> tuple[str, str]:
-    """Return an effect with its interval and number of seeds, and the verdict, both as text for the table.
+def p_value(claim: Claim, values: Sequence[float]) -> float:
+    """Return the p-value of the hypothesis that the mean difference lies outside the claimed range, by Student's t-test.
+
+    If the range has two ends, the result is the larger p-value of the two one-sided tests (Schuirmann 1987). For one value it is nan.
 
     Args:
         claim: claim.
-        values: difference between the two settings for each seed. It may be empty.
+        values: difference of each seed.
     """
+    from scipy.stats import ttest_1samp
+
+    if len(values) < 2:
+        return float("nan")
+    ends = ((claim.low, "greater"), (claim.high, "less"))
+    tests: list[Any] = [ttest_1samp(values, end, alternative=side) for end, side in ends if isfinite(end)]
+    return max(float(test.pvalue) for test in tests)
+
+
+def _cells(claim: Claim, values: Sequence[float]) -> tuple[str, str]:
+    """Return the mean difference with its interval and number of seeds, and the verdict, both as text for the table."""
     if not values:
-        return "not run yet", ""
+        return "", ""
     mean, low, high = stats.t_interval(values)
-    if len(values) == 1:
-        return f"{mean:+.3g}, one seed", "open"
-    return f"{mean:+.3g} ({low:.3g} to {high:.3g}), {len(values)} seeds", verdict(claim, low, high)
+    interval = f" ({low:.3g} to {high:.3g}), {len(values)} seeds" if len(values) > 1 else ", one seed"
+    return f"{mean:+.3g}{interval}", verdict(claim, low, high)
 
 
 def table(results: Path) -> str:
     """Return the table of all claims in Markdown, with one line for each claim.
 
-    A line has the claim, the effect with the seeds that the claim was made with, and the effect with all seeds, each with its interval and
-    its verdict. If there are no more seeds than at first, the last two cells are empty. If no run has a claim's settings yet, "not run yet"
-    takes the place of the effect.
+    A line has the claim, the difference and the verdict of the first seeds, those of the new seeds, and the adjusted p-value of the new
+    seeds. Cells without runs are empty.
 
     Args:
         results: folder of the result files of the studies.
     """
-    lines = ["| study | claim | effect at first | | effect with all seeds | |", "| --- | --- | --- | --- | --- | --- |"]
+    from scipy.stats import false_discovery_control
+
+    found = []
     for claim in CLAIMS:
-        values = effects(claim, study.finished(read_rows(results / f"{claim.study}.jsonl")))
-        margin = "" if claim.margin is None else f", to within {claim.margin:g}"
-        unit = f" ({claim.unit}{margin})" if claim.unit else ""
-        cells = [*_cells(claim, values[: claim.first]), *(_cells(claim, values) if len(values) > claim.first else ("", ""))]
-        lines.append(" | ".join([f"| {claim.study}", claim.text + unit, *cells]) + " |")
+        run, path = _study(claim).run, results / f"{claim.study}.jsonl"
+        found.append([effects(claim, study.finished(sweep.existing_rows(run, configs(claim, new), path))) for new in (False, True)])
+    p = np.asarray([p_value(claim, new) for claim, (_, new) in zip(CLAIMS, found, strict=True)])
+    tested = np.isfinite(p)
+    p[tested] = false_discovery_control(p[tested]) if tested.any() else p[tested]
+    lines = [HEAD]
+    for claim, (first, new), adjusted in zip(CLAIMS, found, p, strict=True):
+        cells = [claim.study, claim.text + f" ({claim.unit})" * bool(claim.unit), *_cells(claim, first), *_cells(claim, new)]
+        lines.append(f"| {' | '.join(cells)} | {f'{adjusted:.2g}' if np.isfinite(adjusted) else ''} |")
     return "\n".join(lines)
 
 
@@ -139,32 +182,54 @@ def with_table(text: str, results: Path) -> str:
     return f"{before}{BEGIN}\n\n{table(results)}\n\n{END}{after}"
 
 
+def run(names: Sequence[str], results: Path, workers: int) -> int:
+    """Run what the claims of some studies need with new seeds, and return the number of runs that failed.
+
+    Runs that exist are not repeated, unless they have failed.
+
+    Args:
+        names: names of the studies.
+        results: folder of the result files, to which the rows are appended.
+        workers: number of processes that run at the same time. If 0, there is one process for each core.
+    """
+    failed = 0
+    for name in names:
+        own = [claim for claim in CLAIMS if claim.study == name]
+        needed = [config for claim in own for config in configs(claim, new=True)]
+        rows = sweep.run(_study(own[0]).run, needed, results / f"{name}.jsonl", "processes", workers, retry=True)
+        failed += sum(row["status"] == sweep.FAILED for row in rows)
+    return failed
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line, and return the exit code: 0, or 2 for bad input.
+    """Run the command line, and return the exit code: 0, 1 if runs failed, 2 for bad input, or 130 if the user interrupts it.
 
     Args:
         arguments: command-line arguments. If None, they are taken from `sys.argv`.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = sorted({claim.study for claim in CLAIMS})
-    parser.add_argument("--seeds", type=int, default=0, help="first run what the claims need with this many seeds (default: run nothing)")
-    parser.add_argument("--study", choices=names, nargs="*", default=names, help="studies whose claims are run (default: all)")
+    parser.add_argument("--new", action="store_true", help=f"first run what the claims need with {NEW} new seeds")
+    parser.add_argument("--study", choices=names, nargs="+", default=names, help="studies whose claims are run (default: all)")
     parser.add_argument("--workers", type=int, default=1, help="processes at a time; 0 for one a core (default: 1)")
     parser.add_argument("--write", action="store_true", help="write the table into docs/studies.md")
     options = parser.parse_args(arguments)
+    failed = 0
     try:
-        require(options.seeds >= 0, "--seeds", options.seeds, "give 0 or more")
-        for name in options.study if options.seeds else ():
-            needed = [config for claim in CLAIMS if claim.study == name for config in configs(claim, options.seeds)]
-            run = importlib.import_module(f"experiments.{name}").STUDY.run
-            sweep.run(run, list(dict.fromkeys(needed)), study.RESULTS / f"{name}.jsonl", "processes", options.workers)
+        if options.new:
+            failed = run(options.study, study.RESULTS, options.workers)
         if options.write:
             write_atomically(PAGE, with_table(PAGE.read_text(), study.RESULTS))
         print(table(study.RESULTS))
     except InputError as error:
         print(f"claims: {error}", file=sys.stderr)
         return 2
-    return 0
+    except KeyboardInterrupt:
+        print("claims: interrupted; the rows so far are kept, the same command goes on", file=sys.stderr)
+        return 130
+    if failed:
+        print(f"claims: {failed} runs failed, see the result files in {study.RESULTS}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

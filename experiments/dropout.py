@@ -59,7 +59,7 @@ def verdict(rows: study.Rows) -> str:
     lines = []
     for key, accuracies in study.grouped(rows, KEY, "test_accuracy").items():
         selected = [row for row in rows if tuple(row[name] for name in KEY) == key]
-        mean, low, high = stats.mean_interval(accuracies)
+        mean, low, high = stats.t_interval(accuracies)
         ece, seconds = (np.mean([row[name] for row in selected]) for name in ("ece", "epoch_seconds"))
         lines.append(
             f"{key[0]}, input {key[1]}, recurrent {key[2]}: {mean:.4f} ({low:.4f} to {high:.4f}), ECE {ece:.3f}, {seconds:.1f} s an epoch"

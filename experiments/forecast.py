@@ -192,7 +192,7 @@ def verdict(rows: study.Rows) -> str:
     """
     lines = []
     for (name, missing, method), errors in study.grouped(rows, ["series", "missing", "method"], "mae").items():
-        mean, low, high = stats.mean_interval(errors)
+        mean, low, high = stats.t_interval(errors)
         bounds = f" ({low:.3g} to {high:.3g})" if len(errors) > 1 else ""
         covered = [
             row["coverage"]
@@ -233,7 +233,7 @@ def draw(rows: study.Rows, path: Path) -> object:
             shares = sorted({missing for missing, _ in cells})
             for y, (missing, method) in enumerate((missing, method) for missing in shares for method in METHODS):
                 if (missing, method) in cells:
-                    mean, low, high = stats.mean_interval(cells[missing, method])
+                    mean, low, high = stats.t_interval(cells[missing, method])
                     below.barh(y, mean, color=inks[method])
                     below.plot([low, high], [y, y], color="#222222")
             below.set_yticks(

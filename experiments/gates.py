@@ -2,8 +2,8 @@
 
     python -m experiments.gates --preset toy                    # seconds
     python -m experiments.gates --preset cost                   # only the time measurement (see below); a minute on idle cores
-    LSTM_JAX_DATA=... python -m experiments.gates --preset converged   # only the long trainings on characters (see below)
-    LSTM_JAX_DATA=... python -m experiments.gates --workers 2   # everything
+    LSTM_JAX_DATA=... python -m experiments.gates --preset converged   # only the long trainings on characters; an hour or two
+    LSTM_JAX_DATA=... python -m experiments.gates --workers 2   # everything; two hours or more
 
 Each variant has as many parameters in its recurrent layer as an LSTM with 64 units (see `experiments.equal`). Each training is repeated
 with three seeds. There are four measurements:
@@ -169,7 +169,7 @@ def differences(rows: study.Rows, task: str) -> dict[str, tuple[float, float, fl
     for cell in VARIANTS[1:]:
         gaps = [value - values["lstm", seed] for (name, seed), value in values.items() if name == cell and ("lstm", seed) in values]
         if gaps:
-            intervals[cell] = stats.mean_interval(gaps)
+            intervals[cell] = stats.t_interval(gaps)
     return intervals
 
 
@@ -217,7 +217,7 @@ sign. The sign is 1 if a higher value is better, -1 if a lower value is better, 
 
 
 def draw(rows: study.Rows, path: Path) -> object:
-    """Draw how each variant differs from the LSTM, in four panels.
+    """Draw how each variant differs from the LSTM, in up to four panels. A panel without results is left out.
 
     The panels show the gain in test accuracy, the decrease in bits per character after the short and after the long training, and the time
     divided by that of the LSTM. In each panel, a vertical line marks the LSTM. In the first three panels, the variants on the right of this
@@ -225,8 +225,8 @@ def draw(rows: study.Rows, path: Path) -> object:
     """
 
     def fill(figure: Any) -> None:
-        for axes, (title, intervals_of, baseline, sign) in zip(figure.subplots(1, len(PANELS), sharey=True), PANELS, strict=True):
-            intervals = intervals_of(rows)
+        panels = [(title, intervals, *rest) for title, intervals_of, *rest in PANELS if (intervals := intervals_of(rows))]
+        for axes, (title, intervals, baseline, sign) in zip(figure.subplots(1, len(panels), sharey=True), panels, strict=True):
             for y, cell in enumerate(VARIANTS[1:]):
                 if cell in intervals:
                     mean, *ends = (value * (sign or 1) for value in intervals[cell])

@@ -131,7 +131,7 @@ def verdict(rows: study.Rows) -> str:
     """
     lines = []
     for key, values in study.grouped(rows, KEY, "accuracy").items():
-        mean, low, high = stats.mean_interval(values)
+        mean, low, high = stats.t_interval(values)
         kinds = np.mean([row["kinds_said"] for row in rows if tuple(row[name] for name in KEY) == key])
         share = f"{100 * mean:.1f} % right ({100 * low:.1f} to {100 * high:.1f}), {kinds:.0f} kinds said"
         lines.append(f"{key[0]} from {key[1]}, {key[2]} order: {share}")
@@ -145,7 +145,7 @@ def draw(rows: study.Rows, path: Path) -> object:
         axes = figure.subplots()
         groups = study.grouped(rows, KEY, "accuracy")
         for y, (key, values) in enumerate(groups.items()):
-            mean, low, high = stats.mean_interval(values)
+            mean, low, high = stats.t_interval(values)
             axes.barh(y, 100 * mean, color="#0072B2" if key[0] == "category" else "#D55E00")
             axes.plot([100 * low, 100 * high], [y, y], color="#222222")
         axes.axvline(100 * rows[0]["most_frequent"], color="#222222", linestyle=":", label="always the most frequent one")

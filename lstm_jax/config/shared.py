@@ -83,7 +83,7 @@ class TrainConfig:
     """Number of passes over the training examples."""
     batch_size: Rows = 32
     """Number of training examples in a batch, summed over all devices."""
-    microbatches: Count = 1
+    microbatches: Count = field(default=1, metadata=ADDED)
     """Number of parts into which each batch is divided. Their gradients are computed one after another and added up, so that only the
     residuals of one part are in memory. The batch size must be a multiple of this number times the number of devices."""
     optimizer: str = "adam"

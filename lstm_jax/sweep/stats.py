@@ -1,4 +1,4 @@
-"""Confidence intervals from the percentile bootstrap (Efron 1979), and permutation tests (Fisher 1935), computed by SciPy.
+"""Confidence intervals from the percentile bootstrap (Efron 1979) and from Student's t-distribution, and permutation tests (Fisher 1935).
 
 The random draws depend only on the argument `seed`, so that the same values always give the same result. SciPy is imported on first use,
 since the import takes half a second.
@@ -47,14 +47,14 @@ def mean_interval(values: Values, seed: int = 0, draws: int = 2000) -> tuple[flo
 def t_interval(values: Values) -> tuple[float, float, float]:
     """Return the mean of N values and its 95 % confidence interval by Student's t-distribution, as (mean, low, high).
 
-    The interval assumes that the values are normally distributed. It can be relied on from two values on, and `mean_interval` from five on.
-    For one value it is (-inf, inf).
+    The interval assumes that the values are normally distributed. If they are, it is not too short for two to four values, as that of
+    `mean_interval` is. For one value, low and high are nan.
     """
     from scipy import stats
 
     array = np.asarray(values, float)
     if len(array) == 1:
-        return float(array[0]), -np.inf, np.inf
+        return float(array[0]), np.nan, np.nan
     half = float(stats.t.ppf(0.975, len(array) - 1) * stats.sem(array))
     mean = float(array.mean())
     return mean, mean - half, mean + half

@@ -1,89 +1,157 @@
-"""The table of claims: effects, intervals and verdicts by hand, the runs that a claim needs, and the page that shows the table."""
+"""The claims of the studies: differences, intervals and verdicts by hand, the runs that a claim needs, and the page with the table."""
 
 import json
 import math
-from dataclasses import asdict
+import warnings
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from experiments import claims, study
+from experiments import claim_list, claims, forecast, gates, study
 from experiments.claim_list import CLAIMS, Claim
 from lstm_jax import sweep
 from lstm_jax.errors import InputError
 from lstm_jax.sweep import stats
 
-RNG = np.random.default_rng(0)
-
 
 def test_t_interval() -> None:
-    values = RNG.normal(3, 2, 7)
-    mean, low, high = stats.t_interval(values)
+    values = np.random.default_rng(0).normal(3, 2, 7)
     want = scipy_stats.ttest_1samp(values, 0).confidence_interval()
-    np.testing.assert_allclose((mean, low, high), (values.mean(), want.low, want.high), rtol=1e-12)
-    assert stats.t_interval([2.0]) == (2.0, -math.inf, math.inf)
+    np.testing.assert_allclose(stats.t_interval(values), (values.mean(), want.low, want.high), rtol=1e-12)
+    mean, *ends = stats.t_interval([2.0])
+    assert mean == 2.0
+    assert np.isnan(ends).all()
     assert stats.t_interval([2.0, 2.0]) == (2.0, 2.0, 2.0)
 
 
 def test_the_interval_contains_the_mean_in_19_of_20_samples() -> None:
-    found = [low <= 1 <= high for _, low, high in (stats.t_interval(RNG.normal(1, 1, 3)) for _ in range(1000))]
+    rng = np.random.default_rng(0)
+    found = [low <= 1 <= high for _, low, high in (stats.t_interval(rng.normal(1, 1, 3)) for _ in range(1000))]
     assert 0.93 < np.mean(found) < 0.97
 
 
 @pytest.mark.parametrize(
-    ("margin", "low", "high", "want"),
+    ("claimed", "interval", "want"),
     [
-        (None, 0.1, 2, "certain"),
-        (None, -0.1, 2, "open"),
-        (None, -2, -0.1, "contradicted"),
-        (1, -0.9, 0.9, "certain"),
-        (1, -1.1, 0.9, "open"),
-        (1, 1.1, 2, "contradicted"),
-        (1, -2, -1.1, "contradicted"),
-        (1, -math.inf, math.inf, "open"),
+        ((0, math.inf), (0.1, 2), "shown"),
+        ((0, math.inf), (-0.1, 2), "open"),
+        ((0, math.inf), (-2, -0.1), "refuted"),
+        ((-math.inf, 1), (-5, 0.9), "shown"),
+        ((-math.inf, 1), (1.1, 2), "refuted"),
+        ((-1, 1), (-0.9, 0.9), "shown"),
+        ((-1, 1), (-1.1, 0.9), "open"),
+        ((-1, 1), (1.1, 2), "refuted"),
+        ((-1, 1), (-2, -1.1), "refuted"),
+        ((0, math.inf), (math.nan, math.nan), "open"),
     ],
 )
-def test_verdict(margin: float | None, low: float, high: float, want: str) -> None:
-    assert claims.verdict(Claim("gates", "", "bits", {}, margin=margin), low, high) == want
+def test_verdict(claimed: tuple[float, float], interval: tuple[float, float], want: str) -> None:
+    assert claims.verdict(Claim("gates", "", "bits", ({},), low=claimed[0], high=claimed[1]), *interval) == want
 
 
-def test_effects_are_paired_by_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def row(cell: str, seed: int, bits: float) -> dict:
-        config = {"model": {"cell": cell}, "train": {"seed": seed}}
-        return {"id": f"{cell}{seed}", "status": sweep.DONE, "config": config, "result": {"bits": bits, "accuracy": bits / 100}}
+def test_the_p_value_agrees_with_the_interval() -> None:
+    """Half of 1 - 0.95 is the p-value of a one-sided test at which an end of the interval lies on the end of the claimed range."""
+    values = np.random.default_rng(1).normal(1, 1, 5)
+    _, low, high = stats.t_interval(values)
+    for claimed in ((low, math.inf), (-math.inf, high), (low, high + 9), (low - 9, high)):
+        claim = Claim("gates", "", "bits", ({},), low=claimed[0], high=claimed[1])
+        assert claims.p_value(claim, values.tolist()) == pytest.approx(0.025)
+    assert claims.p_value(Claim("gates", "", "bits", ({},), low=low - 1, high=high + 9), values.tolist()) < 0.01
+    assert math.isnan(claims.p_value(claim, [1.0]))
 
-    rows = [row("lstm", 1, 5.0), row("gru", 0, 2.0), row("gru", 1, 4.5), row("lstm", 0, 3.0), row("gru", 2, 9.0)]
-    rows.append(row("lstm", 3, 1.0) | {"status": "failed"})
-    (tmp_path / "gates.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    claim = Claim("gates", "GRU", "bits", {"model.cell": "lstm"}, {"model.cell": "gru"}, 1, unit="bits")
-    assert claims.effects(claim, study.finished(rows)) == [1.0, 0.5]
-    points = Claim("gates", "GRU", lambda row: row["accuracy"], {"model.cell": "gru"})
-    np.testing.assert_allclose(claims.effects(points, study.finished(rows)), [2.0, 4.5, 9.0])
+
+def rows_of(run: Any, configs: list[Any], values: list[dict[str, float]], path: Path) -> None:
+    made = [
+        {"id": sweep.run_id(run, config), "status": sweep.DONE, "config": asdict(config), "result": value}
+        for config, value in zip(configs, values, strict=True)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in made))
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.split("|")[1:-1]]
+
+
+def test_the_table_pairs_by_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    claim = next(claim for claim in CLAIMS if "Characters, 3 epochs: the GRU" in claim.text)
     monkeypatch.setattr(claims, "CLAIMS", [claim])
-    assert claims.table(tmp_path).splitlines()[2] == "| gates | GRU (bits) | +1, one seed | open | +0.75 (-2.43 to 3.93), 2 seeds | open |"
-    monkeypatch.setattr(claims, "CLAIMS", [Claim("gates", "GRU", "bits", {"model.cell": "lstm_peephole"})])
-    assert claims.table(tmp_path).splitlines()[2] == "| gates | GRU (points) | not run yet |  |  |  |"
+    lstm, gru = ([gates.variant(gates.GENERATION, cell, seed) for seed in range(8)] for cell in ("lstm", "gru"))
+    # the first three seeds give 0.5, 1.0 and none; new seeds give 1, 2, 3, 4, 5; a row of another config counts for nothing
+    bits = {"lstm": [3.0, 4.0, 9.0, 3, 4, 5, 6, 7], "gru": [2.5, 3.0, None, 2, 2, 2, 2, 2]}
+    both = zip(lstm + gru, bits["lstm"] + bits["gru"], strict=True)
+    rows = [(config, {"last_bits": value}) for config, value in both if value is not None][::-1]
+    rows.append((replace(gru[2], train=replace(gru[2].train, epochs=7)), {"last_bits": 1000.0}))
+    rows_of(gates.STUDY.run, [config for config, _ in rows], [value for _, value in rows], tmp_path / "gates.jsonl")
+    line = cells(claims.table(tmp_path).splitlines()[2])
+    p = scipy_stats.ttest_1samp([1, 2, 3, 4, 5], 0, alternative="greater")[1]
+    assert line[2:] == ["+0.75 (-2.43 to 3.93), 2 seeds", "open", "+3 (1.04 to 4.96), 5 seeds", "shown", f"{p:.2g}"]
+    (tmp_path / "gates.jsonl").write_text("")
+    assert cells(claims.table(tmp_path).splitlines()[2])[2:] == [""] * 5
+
+
+def test_a_method_without_a_seed_is_compared_with_each_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    claim = next(claim for claim in CLAIMS if "Sunspots" in claim.text)
+    monkeypatch.setattr(claims, "CLAIMS", [claim])
+    configs = claims.configs(claim, new=False)
+    assert [(config.method, config.task.train.seed) for config in configs] == [*(("lstm", n) for n in range(3)), ("seasonal naive", 0)]
+    rows_of(forecast.STUDY.run, configs, [{"mae": value} for value in (4.0, 5.0, 6.0, 1.0)], tmp_path / "forecast.jsonl")
+    assert cells(claims.table(tmp_path).splitlines()[2])[2:] == ["+4 (1.52 to 6.48), 3 seeds", "shown", "", "", ""]
+
+
+def test_metrics() -> None:
+    memory = {"gradient_before": [[1, 2.0], [100, 0.2], [200, 1e-9]], "gradient_after": [[1, 10.0], [100, 0.0]]}
+    assert claim_list._fading("gradient_before")(memory) == pytest.approx(1)
+    assert claim_list._lost(memory) == pytest.approx(20)
+    names = {"praise": (1, 2), "family": (2, 3), "praise/blame": (1, 6), "family/praise": (4, 5)}
+    row = {"before": [[name, a] for name, (a, _) in names.items()], "after": [[name, b] for name, (_, b) in names.items()]}
+    assert claim_list._growth(row) == {"praise": 2, "family": 1.5, "praise/blame": 6, "family/praise": 1.25}
+    assert claim_list._apart(row) == 3
+    assert claim_list._gathered(row) == pytest.approx(2 / 4 - 3 / 5)
+    assert claim_list._below_most_frequent({"most_frequent": 0.2, "accuracy": 0.05}) == pytest.approx(0.15)
 
 
 @pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: f"{claim.study}: {claim.text[:40]}")
 def test_a_claim_needs_one_run_for_each_setting_and_seed(claim: Claim) -> None:
-    found = [sweep.flatten(asdict(config)) for config in claims.configs(claim, 5)]
-    settings = [setting for setting in (claim.more, claim.less) if setting]
-    for setting in settings:
-        selected = [fields for fields in found if all(fields[name] == value for name, value in setting.items())]
-        assert sorted(fields[claims._seed_field(fields)] for fields in selected) == [0, 1, 2, 3, 4]
-    assert len(found) == 5 * len(settings)
+    settings = claim.of + claim.minus
+    for new, seeds in ((False, range(claim.first)), (True, range(claim.first, claim.first + claims.NEW))):
+        found = [sweep.flatten(asdict(config)) for config in claims.configs(claim, new)]
+        for setting in settings:
+            selected = [fields for fields in found if claims._has(fields, setting)]
+            want = [0] if claims._is_seedless(setting) else list(seeds)
+            assert sorted(fields[claims._seed_field(fields)] for fields in selected) == want
+        assert len({str(fields) for fields in found}) == len(found)
+
+
+def test_the_first_seeds_have_rows() -> None:
+    for line in claims.table(study.RESULTS).splitlines()[2:]:
+        study_name, text, first, *_ = cells(line)
+        assert first or "30 epochs" in text, f"{study_name}: {text}"
 
 
 def test_the_page_has_the_table_of_the_rows() -> None:
     text = claims.PAGE.read_text()
-    assert claims.with_table(text, study.RESULTS) == text, "run python -m experiments.claims --write"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert claims.with_table(text, study.RESULTS) == text, "run python -m experiments.claims --write"
     with pytest.raises(InputError, match="no lines for the table"):
         claims.with_table("no marks", study.RESULTS)
 
 
-def test_bad_input(capsys: pytest.CaptureFixture[str]) -> None:
-    assert claims.main(["--seeds", "-1"]) == 2
-    assert capsys.readouterr().err == "claims: --seeds: -1; give 0 or more\n"
+def test_runs_that_fail_are_told_and_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    seen = []
+
+    def runs(function: Any, configs: list[Any], path: Path, where: str, workers: int, retry: bool) -> list[dict[str, Any]]:
+        seen.append((path, len(configs), retry))
+        return [{"status": sweep.FAILED if n == 1 else sweep.DONE} for n in range(len(configs))]
+
+    monkeypatch.setattr(sweep, "run", runs)
+    monkeypatch.setattr(study, "RESULTS", tmp_path)
+    assert claims.main(["--new", "--study", "forecast"]) == 1
+    assert seen == [(tmp_path / "forecast.jsonl", 22, True)]
+    assert capsys.readouterr().err == f"claims: 1 runs failed, see the result files in {tmp_path}\n"
+    monkeypatch.setattr(sweep, "run", lambda *args, **rest: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert claims.main(["--new"]) == 130

@@ -10,9 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import equal, memory, study
+from experiments import claims, equal, memory, study
+from experiments.claim_list import CLAIMS
 from lstm_jax import InputError, sweep
 from lstm_jax.cells import CELLS
+from lstm_jax.sweep.rows import read_rows
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
@@ -39,9 +41,21 @@ def test_studies_are_found_by_their_files() -> None:
     assert {path.stem for path in study.RESULTS.glob("*.jsonl")} <= set(STUDIES)
 
 
+OLD_RECIPE = {"1ff9f7c355775b73", "56eb5b40bf0cac15"}
+"""Ids of two rows of `best` whose recipe the code no longer has."""
+
+
+@pytest.mark.parametrize("path", sorted(study.RESULTS.glob("*.jsonl")), ids=lambda path: path.stem)
+def test_the_rows_are_those_of_the_configs(path: Path) -> None:
+    """A field that is added to a config without `ADDED` changes the ids, so that hours of runs would be done again."""
+    own = importlib.import_module(f"experiments.{path.stem}").STUDY
+    configs = [*own.presets["full"], *(c for claim in CLAIMS if claim.study == path.stem for c in claims.configs(claim, new=True))]
+    assert {row["id"] for row in read_rows(path)} - OLD_RECIPE <= {sweep.run_id(own.run, config) for config in configs}
+
+
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_docstring_gives_the_commands_and_their_duration(name: str) -> None:
-    about = importlib.import_module(f"experiments.{name}").__doc__
+    about = importlib.import_module(f"experiments.{name}").__doc__ or ""
     commands = [line for line in about.splitlines() if f"python -m experiments.{name}" in line]
     assert any("--preset toy" in command for command in commands)
     assert any("--preset toy" not in command for command in commands)
