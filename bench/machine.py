@@ -135,7 +135,7 @@ def slow_probe(probes: list[float], fastest: float) -> str:
 
 
 def main() -> None:
-    """Measure the peak speeds or the present speed of the machine, as the flags ask, and print the result as a JSON line."""
+    """Measure how fast the machine multiplies matrices and copies memory, and print the result as a line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     group = parser.add_mutually_exclusive_group(required=True)
     group.add_argument("--threads", type=int, help="measure the peaks of so many threads")

@@ -82,8 +82,8 @@ def summarize(works: Sequence[Workload], candidates: Sequence[Candidate], rows: 
 
     There is one line for each workload and candidate with results. The lines of a workload begin with that of this project.
 
-    The candidate "ours" is this project without options. Another candidate gets no line if its options do not change "ours". An example is
-    "ours:dropout=0.2" on a workload whose default dropout rate is 0.2.
+    The candidate "ours" is this project without options. Another candidate of this project gets no line on a workload whose defaults equal
+    its options, such as "ours:dropout=0.2" on a workload whose default dropout rate is 0.2.
 
     Args:
         works: workloads, that is, kinds of steps with their sizes.

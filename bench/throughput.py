@@ -1,4 +1,4 @@
-"""Time per training step of this project and other libraries (peers), on two Keras examples (A and B) and on a recurrent layer alone.
+"""Time per training step of this project and other libraries (peers), on two Keras examples and on a recurrent layer alone.
 
     python -m bench throughput --preset quick
     python -m bench throughput --workload A B --peer ours ours:recurrent=0 torch_lstm flax_nnx keras_jax --rounds 5 --seconds 3
@@ -8,11 +8,12 @@
     python -m bench throughput --workload A B recurrence --report
     python -m bench throughput --first-step --workload A --peer ours flax_nnx torch_compiled
 
-The values of --peer are names of libraries. A name may be followed by options, such as `ours:backend=reference`, `ours:dtype=bfloat16` or,
-for the dropout rates of workload A, `ours:dropout=0:recurrent=0`. In each round, each library runs in a fresh process on two cores, one
-library after the other. Before a library is timed for the first time, its results are compared with those of this project's reference
-backend. Measurements that the result file has for the current commit are skipped; failed and noisy measurements are repeated. Each call
-also measures the machine's peak speeds of a matrix product and a memory copy.
+Workload A is the example imdb_lstm, and workload B is lstm_text_generation. The values of --peer are names of libraries. A name may be
+followed by options, such as `ours:backend=reference`, `ours:dtype=bfloat16` or `ours:dropout=0:recurrent=0` (the dropout rates of A). In
+each round, each library runs in a fresh process on two cores, one library after the other. Before a library is timed for the first time,
+its results are compared with those of this project's reference backend. Measurements that the result file has for the current commit are
+skipped; failed and noisy measurements are repeated. Each call also measures the machine's peak speeds of a matrix product and a memory
+copy.
 
 With --first-step, pairs of fresh processes measure the time to build the model and the time of the first step. The first process of a pair
 starts with an empty compilation cache (cold). The second process uses the programs that the first one compiled (warm).

@@ -209,8 +209,9 @@ def verdict(rows: study.Rows) -> str:
 def draw(rows: study.Rows, path: Path) -> object:
     """Draw the forecasts and the errors of the methods, with one column of panels for each series.
 
-    The upper panel shows the forecasts of exponential smoothing and those of the LSTM with prediction intervals, for the series without
-    removed entries. The lower panel shows the mean absolute error of each method.
+    The upper panel shows the forecasts of exponential smoothing and those of the LSTM with prediction intervals, for the complete series,
+    from which no entries were removed. The lower panel shows the mean absolute error of each method on the complete and on the reduced
+    series.
     """
 
     def fill(figure: Any) -> None:

@@ -295,8 +295,9 @@ def verdict(rows: study.Rows) -> str:
     """Return the conclusion of the study.
 
     The tasks "adding", "order" and "copy" have one line each. The line has, for each cell, the longest lag at which this cell solved the
-    task. Each run on IMDB reviews also has one line, with the accuracy and two ratios of gradient sizes, one before and one after training.
-    Each ratio is the gradient size at the largest distance from the end, divided by the gradient size at distance 1.
+    task. Each run on IMDB reviews also has one line. The line has the accuracy, and says how much of the gradient of the loss reaches the
+    first words, before and after training: the size of the gradient with respect to the state that is farthest from the end of the review,
+    divided by that at distance 1.
     """
     lines = []
     for task in TASKS:

@@ -1,13 +1,14 @@
 """Study of whether a smaller step between text windows acts like a lower learning rate, and a longer window like a larger batch.
 
     python -m experiments.steps --preset toy                    # seconds
-    LSTM_JAX_DATA=... python -m experiments.steps --workers 2   # 40 minutes on two cores
+    LSTM_JAX_DATA=... python -m experiments.steps --preset converged --workers 2   # only the long trainings; an hour or two
+    LSTM_JAX_DATA=... python -m experiments.steps --workers 2   # everything; two or three hours
 
 For text generation, windows of a given length are cut from a text. The step is the number of characters from the start of one window to the
 start of the next. Here "step" always has this meaning; a change of the parameters is called an update. The study tests a claim about the
 step and the length: "smaller number is similar to lowering the learning rate; increasing the length of the sequence is similar to train
 with larger batch size". A model with 64 units is trained with Adam on articles, whose last tenth is held out, with two seeds. There are
-two grids:
+three grids:
 
 - steps: The windows have 40 characters and start every 1, 2, 5, 10 or 20 characters. The model is trained for 1, 2, 5, 10 or 20 epochs
   respectively, so that all runs make the same number of updates. The batch size is 128, and there is a run for each step and each of three
@@ -15,6 +16,9 @@ two grids:
 - lengths: The windows have 10, 20, 40 or 80 characters and start every 5 characters. There is a run for each length and each of the batch
   sizes 32, 64, 128 and 256. With these batch sizes, the model is trained for 1, 2, 4 and 8 epochs respectively, so that all runs make the
   same number of updates.
+- converged: The windows start every 1, 5 or 20 characters, and there are two learning rates, which fall to 0 on a cosine schedule. The runs
+  make eight times as many updates as those of the grid "steps", and have three seeds. The metric is that of the best epoch, since a model
+  that sees few windows many times overfits.
 
 If a smaller step acted like a lower learning rate, then at equal numbers of updates a small step with a high learning rate would give the
 same result as a large step with a low learning rate.
@@ -26,6 +30,7 @@ by at most 0.05 bits, and batch sizes of 32 and 256 differ by 0.24 bits (see `LO
 
 import sys
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,6 +43,8 @@ from lstm_jax.inspection.figures import log_axis, write_figure
 
 STEPS, RATES, SEEDS = (1, 2, 5, 10, 20), (3e-4, 1e-3, 3e-3), 2
 LENGTHS, BATCHES = (10, 20, 40, 80), (32, 64, 128, 256)
+LONG_STEPS, LONG_RATES, LONG_SEEDS, LONGER = (1, 5, 20), (1e-3, 3e-3), 3, 8
+"""Grid "converged": steps, learning rates, number of seeds, and how many times as many updates its runs make as those of "steps"."""
 BASE = GenerationConfig(
     TextConfig(data=(runs.ARTICLES,), unseen="error"),
     GenerationModelConfig(units=64),
@@ -48,12 +55,13 @@ BASE = GenerationConfig(
 
 @dataclass(frozen=True)
 class Config:
-    """Config of one training run, which belongs to one of two grids of configs.
+    """Config of one training run, which belongs to one of three grids of configs.
 
-    The grid "steps" varies the step between windows and the learning rate. The grid "lengths" varies the window length and the batch size.
+    The grids "steps" and "converged" vary the step between windows and the learning rate. The grid "lengths" varies the window length and
+    the batch size.
     """
 
-    part: Literal["steps", "lengths"] = "steps"
+    part: Literal["steps", "lengths", "converged"] = "steps"
     task: GenerationConfig = field(default_factory=GenerationConfig)
 
 
@@ -83,6 +91,23 @@ def configs(base: GenerationConfig, steps: Any, rates: Any, lengths: Any, batche
     return [sweep.override(config, {"task.train.seed": seed}) for config in by_step + by_length for seed in range(seeds)]
 
 
+def long_configs(base: GenerationConfig, steps: Any, rates: Any, longer: int, seeds: int) -> list[Config]:
+    """Return the configs of the grid "converged": all pairs of a step and a learning rate, each with every seed.
+
+    Args:
+        base: config of the text generation task, in which each run changes some fields.
+        steps: numbers of characters from the start of one window to the start of the next.
+        rates: learning rates at the start of the training. They fall to 0 on a cosine schedule.
+        longer: number of epochs of the runs with the smallest step. All runs make the same number of updates.
+        seeds: number of seeds.
+    """
+    found = []
+    for step, rate in product(steps, rates):
+        changes = {"data.step": step, "train.epochs": longer * step // min(steps), "train.learning_rate": rate, "train.schedule": "cosine"}
+        found += [Config("converged", sweep.override(base, changes | {"train.seed": seed})) for seed in range(seeds)]
+    return found
+
+
 def run(config: Config) -> dict[str, Any]:
     """Train the model of a config, and return its metrics, such as the bits per character of the held-out text at each epoch."""
     return runs.generation(config.task)
@@ -93,43 +118,47 @@ def cells(rows: study.Rows, part: str) -> dict[tuple, tuple[float, float]]:
 
     Args:
         rows: results of the runs.
-        part: "steps" for the runs that vary the step and the learning rate, "lengths" for those that vary the length and the batch size.
+        part: name of the grid: "steps", "lengths" or "converged".
 
     Returns:
         A dict from each pair (step, learning rate) or (length, batch size) to a pair (bits after the last epoch, bits after the first
-        epoch). After the last epoch, all runs have made the same number of updates.
+        epoch). After the last epoch, all runs have made the same number of updates. In the grid "converged", the bits of the best epoch
+        take the place of those after the last.
     """
-    names = {"steps": ("task.data.step", "task.train.learning_rate"), "lengths": ("task.data.length", "task.train.batch_size")}[part]
+    lengths = part == "lengths"
+    names = ("task.data.length", "task.train.batch_size") if lengths else ("task.data.step", "task.train.learning_rate")
     selected = [dict(row, first=row["by_epoch"][0]) for row in rows if row["part"] == part]
-    last, first = study.grouped(selected, names, "last_bits"), study.grouped(selected, names, "first")
+    last = study.grouped(selected, names, "bits" if part == "converged" else "last_bits")
+    first = study.grouped(selected, names, "first")
     return {key: (float(np.mean(last[key])), float(np.mean(first[key]))) for key in sorted(last)}
 
 
 def verdict(rows: study.Rows) -> str:
     """Return the conclusion of the study.
 
-    It has one line with the bits per character for each pair of a step and a learning rate, and one for each pair of a length and a batch
-    size.
+    It has one line with the bits per character for each pair of a step and a learning rate, one for each pair of a length and a batch size,
+    and one for each pair of the long trainings.
     """
     lines = [
         f"step {a}, rate {b:g}: {x:.3f} bits at equal updates, {y:.3f} after one pass" for (a, b), (x, y) in cells(rows, "steps").items()
     ]
     lines += [f"length {a}, batch {b}: {x:.3f} bits at equal updates" for (a, b), (x, _) in cells(rows, "lengths").items()]
+    lines += [f"long, step {a}, rate {b:g}: {x:.3f} bits at the best epoch" for (a, b), (x, _) in cells(rows, "converged").items()]
     return "\n".join(lines)
 
 
 def draw(rows: study.Rows, path: Path) -> object:
-    """Draw the bits per character of the held-out text in three panels.
+    """Draw the bits per character of the held-out text in four panels.
 
-    The first two panels have the step between windows on the horizontal axis and one line for each learning rate. The first panel shows the
-    bits after the last epoch, and the second panel those after the first epoch. The third panel has the batch size on the horizontal axis
-    and one line for each length.
+    The first three panels have the step between windows on the horizontal axis and one line for each learning rate. The first panel shows
+    the bits after the last epoch, the second those after the first epoch, and the third those of the best epoch of the long trainings. The
+    fourth panel has the batch size on the horizontal axis and one line for each length.
     """
 
     def fill(figure: Any) -> None:
-        updates, characters, lengths = figure.subplots(1, 3)
-        steps, by_length = cells(rows, "steps"), cells(rows, "lengths")
-        for axes, which in ((updates, 0), (characters, 1)):
+        updates, characters, converged, lengths = figure.subplots(1, 4)
+        by_step, by_length, long = (cells(rows, part) for part in ("steps", "lengths", "converged"))
+        for axes, steps, which in ((updates, by_step, 0), (characters, by_step, 1), (converged, long, 0)):
             for rate in sorted({rate for _, rate in steps}):
                 line = [(step, bits[which]) for (step, of), bits in steps.items() if of == rate]
                 axes.plot(*zip(*line, strict=True), "o-", label=f"rate {rate:g}")
@@ -137,6 +166,9 @@ def draw(rows: study.Rows, path: Path) -> object:
             axes.set_xlabel("characters from window to window")
         updates.set_title("equal updates")
         characters.set_title("one pass over the text")
+        converged.set_title(f"{LONGER} times the updates, best epoch")
+        if not long:
+            converged.set_axis_off()
         updates.set_ylabel("held-out bits a character")
         characters.legend(fontsize=8)
         for length in sorted({length for length, _ in by_length}):
@@ -147,14 +179,16 @@ def draw(rows: study.Rows, path: Path) -> object:
         lengths.set_title("equal updates, by length")
         lengths.legend(fontsize=8)
 
-    return write_figure(path, (12.0, 4.0), fill)
+    return write_figure(path, (15.0, 4.0), fill)
 
 
 SMALL = GenerationConfig(
     TextConfig(length=4, step=900), GenerationModelConfig(units=4), TrainConfig(batch_size=8), SampleConfig(sample_chars=0)
 )
-TOY = configs(SMALL, (900, 1800), (1e-3,), (4,), (8, 16), 1)
-STUDY = study.Study("steps", run, {"toy": TOY, "full": configs(BASE, STEPS, RATES, LENGTHS, BATCHES, SEEDS)}, draw, verdict)
+TOY = configs(SMALL, (900, 1800), (1e-3,), (4,), (8, 16), 1) + long_configs(SMALL, (900,), (1e-3,), 2, 1)
+SHORT = configs(BASE, STEPS, RATES, LENGTHS, BATCHES, SEEDS)
+LONG = long_configs(BASE, LONG_STEPS, LONG_RATES, LONGER, LONG_SEEDS)
+STUDY = study.Study("steps", run, {"toy": TOY, "converged": LONG, "full": SHORT + LONG}, draw, verdict)
 
 if __name__ == "__main__":
     sys.exit(study.main(STUDY))

@@ -7,7 +7,7 @@ from bench.schema import FIELDS, MEASUREMENTS, NONE, VERSION
 
 
 def page() -> str:
-    """Return the text of the page, in Markdown: a table of the kinds of measurements, then a table of the fields of a row."""
+    """Return the text, in Markdown, of the page about the result files of `bench`: the kinds of measurements, then the fields of a row."""
     kinds = [f"| `{name}` | {meaning} |" for name, meaning in MEASUREMENTS.items()]
     fields = []
     for name, field in FIELDS.items():

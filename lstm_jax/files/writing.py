@@ -101,13 +101,13 @@ def _marked(path: Path) -> bool:
 def _reads(given: Path | str, path: Path, marked: bool) -> bool:
     """Return whether the existing file `path` is an input of a command that reads `given`.
 
-    The file is an input if `given` is the file itself. If `given` is a folder that contains the file, the file is an input unless it has
-    the mark of lstm-jax.
+    The file is an input if `given` is the file itself. If `given` is a folder that contains the file, the file is an input too, except a
+    file that lstm-jax has written, since a command does not read its own outputs.
 
     Args:
         given: file or folder that the command reads, or "-" for standard input.
         path: path of an existing file.
-        marked: whether the file `path` has the mark of lstm-jax, which is the text `MARK`.
+        marked: whether lstm-jax has written the file `path`. Such files contain the text `MARK`.
     """
     try:
         found = os.stat(0 if str(given) == "-" else given)

@@ -129,7 +129,7 @@ def _register(library: ctypes.CDLL) -> None:
 
 
 class Library(NamedTuple):
-    """Compiled library that this process uses, if any, with the reasons why other libraries cannot be used."""
+    """Result of the search for a compiled library: the library to use, or None, and why other builds of it cannot be used."""
 
     path: Path | None
     """Path of the library, or None if the process can use no library."""

@@ -367,7 +367,7 @@ class Vmapped(Operation):
         return self._over(lambda args: self.inner.plain_forward(keep, *args), args)
 
     def backward(self, wanted, args, residuals, cotangents):
-        """Return the stacked gradients of `inner`. For an argument that is not stacked, return the sum of its gradients over all runs."""
+        """Return the gradients of `inner`, stacked. An argument that is not stacked gets the sum over the calls of `inner` that used it."""
         return self._back(self.inner.backward, wanted, args, residuals, cotangents)
 
     def plain_backward(self, wanted, args, residuals, cotangents):

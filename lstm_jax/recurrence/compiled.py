@@ -135,8 +135,9 @@ class CompiledLSTM(CompiledCell):
 def _operands(args, residuals: Residuals, cotangents) -> tuple:
     """Return the operands of the backward pass: (params, x, residuals, d_h, d_final, valid, dropout, resets, tokens).
 
-    The backward pass in C++ and its twin for the LSTM in JAX have the same operands. d_h is the gradient with respect to h of all steps, or
-    None if it is zero. d_final is the gradient with respect to the final state, in which gradients that are None are replaced by zeros.
+    The backward pass in C++ and the one in JAX, which exists for the LSTM, have the same operands. d_h is the gradient with respect to h of
+    all steps, or None if it is zero. d_final is the gradient with respect to the final state, in which gradients that are None are replaced
+    by zeros.
 
     Args:
         args: arguments (params, x, state, valid, dropout, resets, tokens) of `CompiledCell`.

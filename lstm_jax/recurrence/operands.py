@@ -245,7 +245,7 @@ def _read_dropout(cell: Cell, given, sizes: tuple[int, int, int], state, dtype) 
         cell: the cell.
         given: a `DropoutMasks`, or None.
         sizes: number of steps T, number of input features E and number of units H.
-        state: initial state of the call, whose arrays have the shapes that the masks must fit.
+        state: initial state of the call. A mask must have the shape of the array (B, H) to which it is applied.
         dtype: dtype of the result, except bool masks of zoneout.
 
     Raises:
@@ -278,7 +278,7 @@ def _read_zoneout(cell: Cell, given, steps: int, state, dtype) -> dict[str, jax.
         given: dict from the name of a state array, "h" or "c", to a mask or a rate; or None. A mask is a bool array with the shape of the
             state array at all steps, (T, B, H) or, for the h of a cell with P outputs, (T, B, P). A rate is a scalar.
         steps: number of steps T.
-        state: initial state of the call, whose arrays have the shapes that the masks must fit.
+        state: initial state of the call. A mask must have the shape of the array (B, H) to which it is applied.
         dtype: dtype to which rates are converted.
 
     Raises:

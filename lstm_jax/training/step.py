@@ -110,9 +110,9 @@ def row_sparse_lookups(objective: Objective, optimizer: Any, params: Any, *args:
 
 
 def no_rows_behind(objective: Any, optimizer: Any, params: Any) -> Any:
-    """Return the value that `TrainState.behind` has if no row of the table has missed a step.
+    """Return the value of `TrainState.behind` at the start of training, when no row of the embedding table waits for an update.
 
-    This is an array of zeros (V,) for a table of V rows, or () if the updates are not row-sparse.
+    The value is an array of zeros (V,) for a table of V rows, or () if each step updates all rows.
     """
     return np.zeros(len(params[objective.table]), np.int32) if row_sparse(objective, optimizer, params) else ()
 

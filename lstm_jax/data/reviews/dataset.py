@@ -35,9 +35,9 @@ def prepare(
 ) -> EncodedReviews:
     """Return the reviews of any source as ids, with their vocabulary. If they have been encoded before, they are read from the cache.
 
-    With the vocabulary "keras", the ids, the labels and the order of the reviews equal those of
-    `keras.datasets.imdb.load_data(num_words=num_words)`. With the vocabulary "frequency", the vocabulary is built from the training texts,
-    and the reviews keep the order of the source.
+    With the vocabulary "keras", the words have the ids of Keras' word index. If the source is IMDB, the ids, the labels and the order of
+    the reviews then equal those of `keras.datasets.imdb.load_data(num_words=num_words)`. With the vocabulary "frequency", the vocabulary is
+    built from the training texts, and the reviews keep the order of the source.
 
     Args:
         data: a path that `load_reviews` reads, the path of Keras' imdb.npz, or "tfds" for the data set that `build_tfds` made. If empty,

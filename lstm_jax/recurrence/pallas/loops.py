@@ -59,9 +59,9 @@ def _shapes(state: LSTMState):
 
 
 def _gates(like, split: bool):
-    """Return the shape and dtype of the array of all gates (T, B, 4H), or of the four arrays (T, B, H) if `split` is true.
+    """Return a float32 `jax.ShapeDtypeStruct` for the array of all gates (T, B, 4H), or four of them, (T, B, H), if `split` is true.
 
-    A shape and dtype is a `jax.ShapeDtypeStruct`, here of float32. `like` is the tuple (T, B, H).
+    The argument `like` is the tuple (T, B, H).
     """
     steps, batch, units = like
     if split:

@@ -292,8 +292,9 @@ def _iterate(cell: Cell, options: Newton, operands: _Operands) -> tuple[jax.Arra
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _solved(cell: Cell, options: Newton, operands: _Operands) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Compute the states of all steps with Newton's method. The results are those of `_iterate`.
+    """Compute the states of all steps with Newton's method.
 
+    The three results are those of `_iterate`: the states (T, B, H, K), the number of iterations, and the largest difference that is left.
     JAX differentiates the states by the rule `_solved_jvp`, without differentiating the iterations.
     """
     return _iterate(cell, options, operands)

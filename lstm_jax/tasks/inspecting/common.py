@@ -1,4 +1,4 @@
-"""Classes and functions for the HTML pages of all tasks: the request, the parameters of kept epochs, and traces of recurrent layers."""
+"""What the HTML pages of all tasks share: what the user asks for, the parameters that were kept of each epoch, and traces of layers."""
 
 import json
 from collections.abc import Callable, Sequence
