@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lstm_jax.errors import InputError
+from lstm_jax.errors import InputError, Interrupted
 from lstm_jax.sweep.identity import Run, import_name
 from lstm_jax.sweep.missing import Row, in_threads
 from lstm_jax.sweep.progress import Tally
@@ -50,10 +50,16 @@ def attempt(function: Run, config: Any) -> Row:
 
     The row is a dict with the config, the status "done", the result and the duration in seconds. It does not contain the id of the run. If
     the call raises an exception, the row has the status "failed", and the error in place of the result.
+
+    Raises:
+        KeyboardInterrupt: if the call is interrupted by a signal, also if the library's training has turned the signal into the exception
+            `Interrupted`. There is no row, so that the run is not counted as failed.
     """
     start = time.perf_counter()
     try:
         result = json.loads(json.dumps(dict(function(config)), default=float))
+    except Interrupted as error:
+        raise KeyboardInterrupt(str(error)) from error
     except Exception as error:
         traceback.print_exc()
         return _failed(config, f"{type(error).__name__}: {error}", time.perf_counter() - start)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lstm_jax import sweep
+from lstm_jax.errors import Interrupted
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ def score(config: Config) -> dict[str, float]:
         file.write(f"{config.number}\n")
     if config.wrong == "raise":
         raise ValueError("no such thing")
+    if config.wrong == "interrupted":
+        raise Interrupted(7)
     if config.wrong == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
     if config.wrong == "slow":

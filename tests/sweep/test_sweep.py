@@ -101,6 +101,17 @@ def test_here_retry_and_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "failed" in capsys.readouterr().out
 
 
+def test_a_run_that_a_signal_interrupts_ends_the_sweep(tmp_path: Path) -> None:
+    """The interrupted run has no row, not even that of a failure, so that the same command repeats it."""
+    path = tmp_path / "rows.jsonl"
+    wanted = [Config(n, "interrupted" if n == 1 else "", str(tmp_path / "log")) for n in range(3)]
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt, match="interrupted after step 7"):
+            sweep.run(made_sweep.score, wanted, path)
+        assert [row["config"]["number"] for row in read_rows(path)] == [0]
+    assert (tmp_path / "log").read_text().split() == ["0", "1", "1"]
+
+
 def test_the_line_of_a_run_leaves_long_results_out() -> None:
     row = {"status": "done", "seconds": 2.0, "result": {"loss": 0.25, "margins": "A" * 1000, "by_epoch": [0.5]}}
     assert planner._summary("1234", row) == "1234 done (2.0 s): loss 0.25, margins [...]"
