@@ -1,24 +1,27 @@
 """Test of the claims of the studies on new seeds, with the size of each effect, its interval and a verdict.
 
+    pip install ".[experiments]"                                # gensim and statsmodels, for two of the studies
     python -m experiments.claims                                # the table, from the results in results/; seconds
     python -m experiments.claims --write                        # and write it into docs/studies.md
     LSTM_JAX_DATA=... python -m experiments.claims --new        # first run what the claims need with five new seeds; hours
     LSTM_JAX_DATA=... python -m experiments.claims --new --study dropout --workers 2
 
-A claim says in which range a difference lies, such as the test accuracy with input dropout minus that without. The difference is computed
-for each seed. The mean over seeds has a 95 % confidence interval by Student's t-distribution, which assumes that the differences are
-normally distributed. With two seeds the interval reaches 12.7 standard errors to each side.
+A claim says in which range a number lies, most often a difference of two settings, such as the test accuracy with input dropout minus that
+without. The number is computed for each seed. The mean over seeds has a 95 % confidence interval by Student's t-distribution, which assumes
+that the numbers are normally distributed. With two seeds the interval reaches 12.7 standard errors to each side.
 
 A claim is shown if the whole interval lies in the claimed range, refuted if no part of it does, and otherwise open. The claims were made
 from the first seeds of each study, so that these seeds cannot confirm them. The verdict that counts is that of the new seeds, whose number
-is fixed before they are run. The last column has the p-value of the new seeds, adjusted for the number of claims. Of the claims with an
-adjusted p-value below 0.05, at most 5 % are expected to be false (Benjamini & Hochberg 1995).
+is fixed before they are run: as long as one of them is missing, there is no verdict. The last column has the one-sided p-value of the new
+seeds, adjusted for the number of all claims. Of the claims with an adjusted p-value below 0.05, at most 5 % are expected to be false
+(Benjamini & Hochberg 1995). This holds for claims that are independent or support each other; some claims here share runs.
 
 The intervals cover the choice of the seed and nothing else: each study has one data set and one division into training and test data.
 """
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -38,7 +41,9 @@ from lstm_jax.sweep import stats
 PAGE = study.HERE.parent / "docs" / "studies.md"
 BEGIN, END = "<!-- claims: begin -->", "<!-- claims: end -->"
 """Lines of the page between which the table stands."""
-HEAD = "| study | claim | first seeds | | new seeds | | adjusted p |\n| --- | --- | --- | --- | --- | --- | --- |"
+HEAD = "| study | claim | first seeds | verdict | new seeds | verdict | adjusted p |\n| --- | --- | --- | --- | --- | --- | --- |"
+NO_DATA = ("forecast",)
+"""Studies that read no data from $LSTM_JAX_DATA."""
 NEW = 5
 """Number of new seeds with which the claims are tested."""
 
@@ -159,13 +164,13 @@ def table(results: Path) -> str:
     for claim in CLAIMS:
         run, path = _study(claim).run, results / f"{claim.study}.jsonl"
         found.append([effects(claim, study.finished(sweep.existing_rows(run, configs(claim, new), path))) for new in (False, True)])
-    p = np.asarray([p_value(claim, new) for claim, (_, new) in zip(CLAIMS, found, strict=True)])
-    tested = np.isfinite(p)
-    p[tested] = false_discovery_control(p[tested]) if tested.any() else p[tested]
+    p = np.asarray([p_value(claim, new) if len(new) == NEW else np.nan for claim, (_, new) in zip(CLAIMS, found, strict=True)])
+    adjusted = false_discovery_control(np.where(np.isfinite(p), p, 1.0))  # a claim without a p-value counts as one that failed
     lines = [HEAD]
-    for claim, (first, new), adjusted in zip(CLAIMS, found, p, strict=True):
-        cells = [claim.study, claim.text + f" ({claim.unit})" * bool(claim.unit), *_cells(claim, first), *_cells(claim, new)]
-        lines.append(f"| {' | '.join(cells)} | {f'{adjusted:.2g}' if np.isfinite(adjusted) else ''} |")
+    for claim, (first, new), own_p in zip(CLAIMS, found, np.where(np.isfinite(p), adjusted, np.nan), strict=True):
+        later = _cells(claim, new) if len(new) in (0, NEW) else (f"{len(new)} of {NEW} run", "")
+        cells = [claim.study, claim.text + f" ({claim.unit})" * bool(claim.unit), *_cells(claim, first), *later]
+        lines.append(f"| {' | '.join(cells)} | {f'{own_p:.2g}' if np.isfinite(own_p) else ''} |")
     return "\n".join(lines)
 
 
@@ -191,8 +196,15 @@ def run(names: Sequence[str], results: Path, workers: int) -> int:
         names: names of the studies.
         results: folder of the result files, to which the rows are appended.
         workers: number of processes that run at the same time. If 0, there is one process for each core.
+
+    Raises:
+        InputError: if a package that a study needs is not installed, or the environment variable LSTM_JAX_DATA is not set.
     """
     failed = 0
+    for name in names:
+        study.check_needs(importlib.import_module(f"experiments.{name}").STUDY)
+        data = name in NO_DATA or bool(os.environ.get("LSTM_JAX_DATA"))
+        require(data, "LSTM_JAX_DATA", "not set", "name the folder that holds imdb/ and articles/")
     for name in names:
         own = [claim for claim in CLAIMS if claim.study == name]
         needed = [config for claim in own for config in configs(claim, new=True)]

@@ -59,10 +59,11 @@ def verdict(rows: study.Rows) -> str:
     lines = []
     for key, accuracies in study.grouped(rows, KEY, "test_accuracy").items():
         selected = [row for row in rows if tuple(row[name] for name in KEY) == key]
-        mean, low, high = stats.t_interval(accuracies)
+        found = stats.t_interval(accuracies)
         ece, seconds = (np.mean([row[name] for row in selected]) for name in ("ece", "epoch_seconds"))
         lines.append(
-            f"{key[0]}, input {key[1]}, recurrent {key[2]}: {mean:.4f} ({low:.4f} to {high:.4f}), ECE {ece:.3f}, {seconds:.1f} s an epoch"
+            f"{key[0]}, input {key[1]}, recurrent {key[2]}: {found[0]:.4f}{study.interval(found, '.4f')}, "
+            f"ECE {ece:.3f}, {seconds:.1f} s an epoch"
         )
     return "\n".join(lines)
 

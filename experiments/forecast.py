@@ -192,15 +192,14 @@ def verdict(rows: study.Rows) -> str:
     """
     lines = []
     for (name, missing, method), errors in study.grouped(rows, ["series", "missing", "method"], "mae").items():
-        mean, low, high = stats.t_interval(errors)
-        bounds = f" ({low:.3g} to {high:.3g})" if len(errors) > 1 else ""
+        found = stats.t_interval(errors)
         covered = [
             row["coverage"]
             for row in rows
             if (row["series"], row["missing"], row["method"]) == (name, missing, method) and "coverage" in row
         ]
         lines.append(
-            f"{name}, {100 * missing:.0f} % missing, {method}: mean absolute error {mean:.3g}{bounds}"
+            f"{name}, {100 * missing:.0f} % missing, {method}: mean absolute error {found[0]:.3g}{study.interval(found, '.3g')}"
             + (f", 90 % interval covers {100 * np.mean(covered):.0f} %" if covered else "")
         )
     return "\n".join(lines)

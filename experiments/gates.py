@@ -200,7 +200,7 @@ def verdict(rows: study.Rows) -> str:
         selected = [row for row in rows if row["task"] == task]
         for cell, values in study.grouped(selected, ["model.cell"], metric).items():
             gap = differences(rows, task).get(cell[0])
-            text = "" if gap is None else " ({:+.4f}, {:+.4f} to {:+.4f}, against the LSTM)".format(*gap)
+            text = "" if gap is None else f" ({gap[0]:+.4f}{study.interval(gap, '+.4f')} against the LSTM)"
             lines.append(f"{task}, {cell[0]}: {metric} {np.mean(values):.4f}{text}")
     lines += [f"time of {cell}: {{:.2f}} ({{:.2f}} to {{:.2f}}) of the LSTM's".format(*ratio) for cell, ratio in costs(rows).items()]
     return "\n".join(lines)
@@ -226,12 +226,14 @@ def draw(rows: study.Rows, path: Path) -> object:
 
     def fill(figure: Any) -> None:
         panels = [(title, intervals, *rest) for title, intervals_of, *rest in PANELS if (intervals := intervals_of(rows))]
-        for axes, (title, intervals, baseline, sign) in zip(figure.subplots(1, len(panels), sharey=True), panels, strict=True):
+        for axes, (title, intervals, baseline, sign) in zip(
+            figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels, strict=True
+        ):
             for y, cell in enumerate(VARIANTS[1:]):
                 if cell in intervals:
                     mean, *ends = (value * (sign or 1) for value in intervals[cell])
                     low, high = sorted(ends)
-                    ink = "#777777" if not sign or low <= baseline <= high else "#0072B2" if low > baseline else "#D55E00"
+                    ink = "#0072B2" if sign and low > baseline else "#D55E00" if sign and high < baseline else "#777777"
                     axes.plot([low, high], [y, y], color=ink)
                     axes.plot([mean], [y], "o", color=ink)
             axes.axvline(baseline, color="#222222", linewidth=0.8)

@@ -167,8 +167,8 @@ def draw(rows: study.Rows, path: Path) -> object:
         updates.set_title("equal updates")
         characters.set_title("one pass over the text")
         converged.set_title(f"{LONGER} times the updates, best epoch")
-        if not long:
-            converged.set_axis_off()
+        for axes, found in ((updates, by_step), (characters, by_step), (converged, long), (lengths, by_length)):
+            axes.set_visible(bool(found))
         updates.set_ylabel("held-out bits a character")
         characters.legend(fontsize=8)
         for length in sorted({length for length, _ in by_length}):

@@ -14,6 +14,8 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +74,27 @@ def grouped(rows: Iterable[Mapping[str, Any]], fields: Sequence[str], metric: st
     return dict(groups)
 
 
+def interval(found: tuple[float, float, float], form: str) -> str:
+    """Return the interval of a mean as text: " (low to high)", or "" if there is none because there was only one value.
+
+    Args:
+        found: mean, lower end and upper end, as `stats.t_interval` returns them.
+        form: format of the ends, such as ".4f".
+    """
+    _, low, high = found
+    return f" ({low:{form}} to {high:{form}})" if isfinite(low) else ""
+
+
+def check_needs(study: Study) -> None:
+    """Check that the package is installed that the runs of a study need in addition to the dependencies of the library, if there is one.
+
+    Raises:
+        InputError: if the package is not installed.
+    """
+    found = not study.needs or find_spec(study.needs) is not None
+    require(found, study.needs, "not installed", 'pip install ".[experiments]"')
+
+
 def execute(study: Study, preset: str, where: str, workers: int, rows_path: Path, figures: Path, report: bool = False) -> str:
     """Execute the runs of a preset that have no result yet, draw the figure, and return the conclusion as text.
 
@@ -84,21 +107,27 @@ def execute(study: Study, preset: str, where: str, workers: int, rows_path: Path
         figures: folder of the figure.
         report: whether to only report the existing results. If True, no run is executed.
 
+    The figure and the conclusion are those of all runs of the full preset that have a result, and of the runs of the named preset. For the
+    preset "toy" they are those of its own runs.
+
     Raises:
-        InputError: if no run of the preset has succeeded.
+        InputError: if no run has succeeded, or a package that the runs need is not installed.
     """
     configs = study.presets[preset]
     if not report:
+        check_needs(study)
         sweep.run(study.run, configs, rows_path, where, workers)
-    rows = sweep.existing_rows(study.run, configs, rows_path)
+    # a figure of a part of the runs would replace that of all runs
+    rows = sweep.existing_rows(study.run, [*configs, *(study.presets["full"] if preset != "toy" else ())], rows_path)
     good = finished(rows)
     require(bool(good), f"rows of {study.name}", f"none in {rows_path}", "run it without --report, or see what its failed rows say")
     study.draw(good, figures / f"{study.name}.png")
     lines, failed = [study.verdict(good)], len(rows) - len(good)
     if failed:
         lines.append(f"{failed} runs failed, see {rows_path}")
-    if len(rows) < len(configs):
-        lines.append(f"{len(configs) - len(rows)} of {len(configs)} runs have no row yet")
+    absent = len(configs) - len(sweep.existing_rows(study.run, configs, rows_path))
+    if absent:
+        lines.append(f"{absent} of {len(configs)} runs have no row yet")
     return "\n".join(lines)
 
 

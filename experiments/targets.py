@@ -131,9 +131,9 @@ def verdict(rows: study.Rows) -> str:
     """
     lines = []
     for key, values in study.grouped(rows, KEY, "accuracy").items():
-        mean, low, high = stats.t_interval(values)
+        found = stats.t_interval([100 * value for value in values])
         kinds = np.mean([row["kinds_said"] for row in rows if tuple(row[name] for name in KEY) == key])
-        share = f"{100 * mean:.1f} % right ({100 * low:.1f} to {100 * high:.1f}), {kinds:.0f} kinds said"
+        share = f"{found[0]:.1f} % right{study.interval(found, '.1f')}, {kinds:.0f} kinds said"
         lines.append(f"{key[0]} from {key[1]}, {key[2]} order: {share}")
     return "\n".join([*lines, f"always the most frequent character: {100 * rows[0]['most_frequent']:.1f} %"])
 

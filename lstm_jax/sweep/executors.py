@@ -53,7 +53,7 @@ def attempt(function: Run, config: Any) -> Row:
 
     Raises:
         KeyboardInterrupt: if the call is interrupted by a signal, also if the library's training has turned the signal into the exception
-            `Interrupted`. There is no row, so that the run is not counted as failed.
+            `Interrupted`. A sweep that runs `here` then ends, and the run has no row, so that it is not counted as failed.
     """
     start = time.perf_counter()
     try:

@@ -1,8 +1,9 @@
-"""The ensemble of the study `best`: its accuracy from the margins in the result file, against the mean of the logits."""
+"""The ensemble of the study `best`: its accuracy from the margins in the result file, against the mean of the logits; its conclusion."""
 
 import numpy as np
+import pytest
 
-from experiments.best import encode_margins, ensemble_accuracy
+from experiments.best import encode_margins, ensemble_accuracy, spread, verdict
 
 RNG = np.random.default_rng(0)
 
@@ -17,3 +18,36 @@ def test_ensemble_accuracy() -> None:
     want = float(((np.mean(logits, axis=0) > 0) == (labels == 1)).mean())
     assert abs(ensemble_accuracy(texts) - want) <= 1e-3  # float16 may turn a review whose mean is close to 0
     assert want > max(alone) + 0.1
+
+
+def test_the_conclusion_names_each_model() -> None:
+    labels = np.ones(4, int)
+    # four reviews, two seeds: the models are right on 2 and 3, their mean on 3, the mean of the mixtures on 4
+    rows = [
+        {
+            "tested": True,
+            "test_reviews": 4,
+            "test_accuracy": accuracy,
+            "test_nbsvm_accuracy": 0.25,
+            "test_mixed_accuracy": 0.75,
+            "test_margins": encode_margins(np.asarray(own), labels),
+            "test_mixed_margins": encode_margins(np.asarray(mixed), labels),
+            "accuracy": 0.5,
+            "seconds": 60.0,
+        }
+        for accuracy, own, mixed in (
+            (0.5, [1.0, 2.0, -1.0, -1.0], [1.0, 1.0, 1.0, -1.0]),
+            (0.75, [1.0, -1.0, 2.0, 0.5], [-0.5, 1.0, 1.0, 2.0]),
+        )
+    ]
+    found = dict(line.split(" on the test reviews: ") for line in verdict(rows).splitlines()[:-1])
+    means = {name: float(text.split()[0]) for name, text in found.items()}
+    assert means == {"recipe": 0.625, "NBSVM": 0.25, "recipe and NBSVM": 0.75, "ensemble of the seeds": 0.75, "ensemble and NBSVM": 1.0}
+    assert found["recipe"].endswith("seeds 0.5000 0.7500")
+
+
+def test_spread() -> None:
+    assert spread([0.9], 25_000) == pytest.approx(1.95996 * np.sqrt(0.09 / 25_000), rel=1e-4)
+    # where the seeds differ far more than the sample of reviews explains, the interval is that of Student's t-distribution
+    values = [0.5, 0.6, 0.8]
+    assert spread(values, 10**9) == pytest.approx(4.30265 * np.std(values, ddof=1) / np.sqrt(3), rel=1e-4)

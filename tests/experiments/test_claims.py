@@ -83,12 +83,20 @@ def test_the_table_pairs_by_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     # the first three seeds give 0.5, 1.0 and none; new seeds give 1, 2, 3, 4, 5; a row of another config counts for nothing
     bits = {"lstm": [3.0, 4.0, 9.0, 3, 4, 5, 6, 7], "gru": [2.5, 3.0, None, 2, 2, 2, 2, 2]}
     both = zip(lstm + gru, bits["lstm"] + bits["gru"], strict=True)
-    rows = [(config, {"last_bits": value}) for config, value in both if value is not None][::-1]
-    rows.append((replace(gru[2], train=replace(gru[2].train, epochs=7)), {"last_bits": 1000.0}))
+    rows = [(config, {"bits": value}) for config, value in both if value is not None][::-1]
+    rows.append((replace(gru[2], train=replace(gru[2].train, epochs=7)), {"bits": 1000.0}))
     rows_of(gates.STUDY.run, [config for config, _ in rows], [value for _, value in rows], tmp_path / "gates.jsonl")
     line = cells(claims.table(tmp_path).splitlines()[2])
-    p = scipy_stats.ttest_1samp([1, 2, 3, 4, 5], 0, alternative="greater")[1]
+    p: Any = scipy_stats.ttest_1samp([1, 2, 3, 4, 5], 0, alternative="greater")[1]
     assert line[2:] == ["+0.75 (-2.43 to 3.93), 2 seeds", "open", "+3 (1.04 to 4.96), 5 seeds", "shown", f"{p:.2g}"]
+    written = (tmp_path / "gates.jsonl").read_text().splitlines()  # a missing seed takes the verdict, so that nobody stops at a good moment
+    (tmp_path / "gates.jsonl").write_text("\n".join(line for line in written if '"seed": 7' not in line) + "\n")
+    assert cells(claims.table(tmp_path).splitlines()[2])[4:] == ["4 of 5 run", "", ""]
+    other = next(claim for claim in CLAIMS if "Characters, 30 epochs: the GRU" in claim.text)
+    (tmp_path / "gates.jsonl").write_text("\n".join(written) + "\n")
+    monkeypatch.setattr(claims, "CLAIMS", [claim, other])  # a claim that has not been tested counts in the adjustment
+    assert cells(claims.table(tmp_path).splitlines()[2])[-1] == f"{2 * p:.2g}"
+    monkeypatch.setattr(claims, "CLAIMS", [claim])
     (tmp_path / "gates.jsonl").write_text("")
     assert cells(claims.table(tmp_path).splitlines()[2])[2:] == [""] * 5
 
@@ -150,8 +158,16 @@ def test_runs_that_fail_are_told_and_repeated(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(sweep, "run", runs)
     monkeypatch.setattr(study, "RESULTS", tmp_path)
+    monkeypatch.delenv("LSTM_JAX_DATA", raising=False)
+    monkeypatch.setattr(forecast, "STUDY", replace(forecast.STUDY, needs="no_such_package"))
+    assert claims.main(["--new", "--study", "forecast"]) == 2
+    assert capsys.readouterr().err == 'claims: no_such_package: not installed; pip install ".[experiments]"\n'
+    assert claims.main(["--new", "--study", "gates"]) == 2
+    assert "claims: LSTM_JAX_DATA: not set" in capsys.readouterr().err
+    assert not seen
+    monkeypatch.setattr(forecast, "STUDY", replace(forecast.STUDY, needs=""))
     assert claims.main(["--new", "--study", "forecast"]) == 1
     assert seen == [(tmp_path / "forecast.jsonl", 22, True)]
     assert capsys.readouterr().err == f"claims: 1 runs failed, see the result files in {tmp_path}\n"
     monkeypatch.setattr(sweep, "run", lambda *args, **rest: (_ for _ in ()).throw(KeyboardInterrupt))
-    assert claims.main(["--new"]) == 130
+    assert claims.main(["--new", "--study", "forecast"]) == 130
