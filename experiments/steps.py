@@ -150,13 +150,13 @@ def verdict(rows: study.Rows) -> str:
 def draw(rows: study.Rows, path: Path) -> object:
     """Draw the bits per character of the held-out text in four panels.
 
-    The first three panels have the step between windows on the horizontal axis and one line for each learning rate. The first panel shows
-    the bits after the last epoch, the second those after the first epoch, and the third those of the best epoch of the long trainings. The
-    fourth panel has the batch size on the horizontal axis and one line for each length.
+    The first, second and last panel have the step between windows on the horizontal axis and one line for each learning rate. The first
+    panel shows the bits after the last epoch, the second those after the first epoch, and the last those of the best epoch of the long
+    trainings. The third panel has the batch size on the horizontal axis and one line for each length. Panels without results are empty.
     """
 
     def fill(figure: Any) -> None:
-        updates, characters, converged, lengths = figure.subplots(1, 4)
+        updates, characters, lengths, converged = figure.subplots(1, 4)
         by_step, by_length, long = (cells(rows, part) for part in ("steps", "lengths", "converged"))
         for axes, steps, which in ((updates, by_step, 0), (characters, by_step, 1), (converged, long, 0)):
             for rate in sorted({rate for _, rate in steps}):
