@@ -209,8 +209,8 @@ def _with_grams(reviews: data.EncodedReviews, task: SentimentConfig, logits: dic
 def encode_margins(logits: np.ndarray, labels: np.ndarray) -> str:
     """Encode the margins of N reviews as a text, so that they can be stored in the result file. The text is base64 of N float16 numbers.
 
-    The margin of a review is its logit if the label is 1, and minus its logit if the label is 0. It is positive if and only if the
-    classification is correct. With the margins of several seeds, the accuracy of their ensemble can be computed without the labels.
+    The margin of a review is its logit if the label is 1, and minus its logit if the label is 0. Unless it is 0, it is positive if and only
+    if the classification is correct. With the margins of several seeds, the accuracy of their ensemble can be computed without the labels.
 
     Args:
         logits: logits (N,).
@@ -280,14 +280,11 @@ def verdict(rows: study.Rows) -> str:
     for row in (row for row in rows if not row["tested"]):
         lines.append(f"{row['choice']}: validation {row['accuracy']:.4f}, loss {row['loss']:.4f}, {row['seconds']:.0f} s")
     tested = [row for row in rows if row["tested"]]
-    for name, metric in TESTED.items() if tested else ():
-        accuracies = [row[metric] for row in tested]
-        half, mean = spread(accuracies, tested[0]["test_reviews"]), np.mean(accuracies)
-        by_seed = " ".join(f"{accuracy:.4f}" for accuracy in accuracies)
-        lines.append(f"{name} on the test reviews: {mean:.4f} (95 %: {mean - half:.4f} to {mean + half:.4f}), seeds {by_seed}")
-    for name, accuracy in _ensembles(tested).items():
-        half = spread([accuracy], tested[0]["test_reviews"])
-        lines.append(f"{name} on the test reviews: {accuracy:.4f} (95 %: {accuracy - half:.4f} to {accuracy + half:.4f})")
+    accuracies = {name: [row[metric] for row in tested] for name, metric in TESTED.items()} if tested else {}
+    for name, values in (accuracies | {name: [accuracy] for name, accuracy in _ensembles(tested).items()}).items():
+        half, mean = spread(values, tested[0]["test_reviews"]), np.mean(values)
+        by_seed = f", seeds {' '.join(f'{value:.4f}' for value in values)}" if len(values) > 1 else ""
+        lines.append(f"{name} on the test reviews: {mean:.4f} (95 %: {mean - half:.4f} to {mean + half:.4f}){by_seed}")
     if tested:
         validated = " ".join(f"{row['accuracy']:.4f}" for row in tested)
         lines.append(f"the recipe's seeds: validation {validated}, {np.mean([row['seconds'] for row in tested]):.0f} s each")

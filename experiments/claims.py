@@ -25,6 +25,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import cache
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -48,8 +49,8 @@ NEW = 5
 """Number of new seeds with which the claims are tested."""
 
 
-def _study(claim: Claim) -> study.Study:
-    return importlib.import_module(f"experiments.{claim.study}").STUDY
+def _study(name: str) -> study.Study:
+    return importlib.import_module(f"experiments.{name}").STUDY
 
 
 def _seed_field(fields: Mapping[str, Any]) -> str:
@@ -67,14 +68,15 @@ def _is_seedless(setting: Setting) -> bool:
     return any(_has(setting, seedless) for seedless in SEEDLESS)
 
 
-def _seeds(claim: Claim, setting: Setting, new: bool) -> range:
-    """Return the seeds of a claim's runs in one of its settings: the first ones, or the new ones that follow them.
-
-    Settings that do not depend on the seed have the seed 0 only.
-    """
-    if _is_seedless(setting):
-        return range(1)
+def _seeds(claim: Claim, new: bool) -> range:
+    """Return the seeds of a claim's runs: the first ones, or the new ones that follow them."""
     return range(claim.first, claim.first + NEW) if new else range(claim.first)
+
+
+@cache
+def _full(name: str) -> list[tuple[Any, dict[str, Any]]]:
+    """Return the configs of the full preset of a study, each with its fields as a flat dict."""
+    return [(config, sweep.flatten(asdict(config))) for config in _study(name).presets["full"]]
 
 
 def configs(claim: Claim, new: bool) -> list[Any]:
@@ -85,20 +87,21 @@ def configs(claim: Claim, new: bool) -> list[Any]:
         new: whether to return the configs with new seeds. If false, those with the first seeds are returned.
     """
     found = []
-    flat = [(config, sweep.flatten(asdict(config))) for config in _study(claim).presets["full"]]
     for setting in claim.of + claim.minus:
-        for config, fields in flat:
+        seeds = range(1) if _is_seedless(setting) else _seeds(claim, new)
+        for config, fields in _full(claim.study):
             if _has(fields, setting) and fields[_seed_field(fields)] == 0:
-                found += [sweep.override(config, {_seed_field(fields): seed}) for seed in _seeds(claim, setting, new)]
+                found += [sweep.override(config, {_seed_field(fields): seed}) for seed in seeds]
     return found
 
 
-def effects(claim: Claim, rows: study.Rows) -> list[float]:
+def effects(claim: Claim, rows: study.Rows, new: bool) -> list[float]:
     """Return the difference of a claim for each seed for which all runs exist, in the order of the seeds.
 
     Args:
         claim: claim.
-        rows: results of the runs of `configs`, as `study.finished` returns them.
+        rows: results of the runs of the claim's study, as `study.finished` returns them.
+        new: whether to return the differences of the new seeds. If false, those of the first seeds are returned.
     """
 
     def by_seed(setting: Setting) -> dict[int, float]:
@@ -107,10 +110,10 @@ def effects(claim: Claim, rows: study.Rows) -> list[float]:
             for row in rows
             if _has(row, setting)
         }
-        return dict.fromkeys(range(claim.first + NEW), values[0]) if values and _is_seedless(setting) else values
+        return dict.fromkeys(_seeds(claim, new), values[0]) if values and _is_seedless(setting) else values
 
     of, minus = ([by_seed(setting) for setting in settings] for settings in (claim.of, claim.minus))
-    seeds = sorted(set.intersection(*(set(values) for values in of + minus)))
+    seeds = [seed for seed in _seeds(claim, new) if all(seed in values for values in of + minus)]
     scale = 100 if claim.unit == "points" else 1
     return [scale * (np.mean([v[seed] for v in of]) - (np.mean([v[seed] for v in minus]) if minus else 0)).item() for seed in seeds]
 
@@ -145,8 +148,14 @@ def _cells(claim: Claim, values: Sequence[float]) -> tuple[str, str]:
     if not values:
         return "", ""
     mean, low, high = stats.t_interval(values)
-    interval = f" ({low:.3g} to {high:.3g}), {len(values)} seeds" if len(values) > 1 else ", one seed"
-    return f"{mean:+.3g}{interval}", verdict(claim, low, high)
+    seeds = f"{len(values)} seeds" if len(values) > 1 else "one seed"
+    return f"{mean:+.3g}{study.interval((mean, low, high), '.3g')}, {seeds}", verdict(claim, low, high)
+
+
+def _rows(name: str, results: Path) -> list[dict[str, Any]]:
+    """Return the results of the runs that the claims of a study need, as `study.finished` returns them."""
+    needed = [config for claim in CLAIMS if claim.study == name for new in (False, True) for config in configs(claim, new)]
+    return study.finished(sweep.existing_rows(_study(name).run, needed, results / f"{name}.jsonl"))
 
 
 def table(results: Path) -> str:
@@ -160,10 +169,8 @@ def table(results: Path) -> str:
     """
     from scipy.stats import false_discovery_control
 
-    found = []
-    for claim in CLAIMS:
-        run, path = _study(claim).run, results / f"{claim.study}.jsonl"
-        found.append([effects(claim, study.finished(sweep.existing_rows(run, configs(claim, new), path))) for new in (False, True)])
+    rows = {name: _rows(name, results) for name in dict.fromkeys(claim.study for claim in CLAIMS)}
+    found = [[effects(claim, rows[claim.study], new) for new in (False, True)] for claim in CLAIMS]
     p = np.asarray([p_value(claim, new) if len(new) == NEW else np.nan for claim, (_, new) in zip(CLAIMS, found, strict=True)])
     adjusted = false_discovery_control(np.where(np.isfinite(p), p, 1.0))  # a claim without a p-value counts as one that failed
     lines = [HEAD]
@@ -202,13 +209,12 @@ def run(names: Sequence[str], results: Path, workers: int) -> int:
     """
     failed = 0
     for name in names:
-        study.check_needs(importlib.import_module(f"experiments.{name}").STUDY)
+        study.check_needs(_study(name))
         data = name in NO_DATA or bool(os.environ.get("LSTM_JAX_DATA"))
         require(data, "LSTM_JAX_DATA", "not set", "name the folder that holds imdb/ and articles/")
     for name in names:
-        own = [claim for claim in CLAIMS if claim.study == name]
-        needed = [config for claim in own for config in configs(claim, new=True)]
-        rows = sweep.run(_study(own[0]).run, needed, results / f"{name}.jsonl", "processes", workers, retry=True)
+        needed = [config for claim in CLAIMS if claim.study == name for config in configs(claim, new=True)]
+        rows = sweep.run(_study(name).run, needed, results / f"{name}.jsonl", "processes", workers, retry=True)
         failed += sum(row["status"] == sweep.FAILED for row in rows)
     return failed
 

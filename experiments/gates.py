@@ -32,7 +32,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import runs, study
+from experiments import runs, scaling, study
 from experiments.equal import equal_units
 from lstm_jax import unroll
 from lstm_jax.cells import CELLS
@@ -71,12 +71,8 @@ GENERATION = GenerationConfig(
     TrainConfig(epochs=3, batch_size=128),
     SampleConfig(sample_chars=0),
 )
-CONVERGED = GenerationConfig(
-    TextConfig(data=(runs.ARTICLES,), regime="stream", length=64, unseen="drop"),
-    GenerationModelConfig(units=UNITS),
-    TrainConfig(epochs=30, learning_rate=5e-3, schedule="cosine", clip_norm=1.0),
-    SampleConfig(sample_chars=0),
-)
+CONVERGED = scaling.CHARACTERS
+"""Config of the long trainings, which is that of the study `scaling`, with 64 units."""
 
 
 @dataclass(frozen=True)

@@ -125,7 +125,8 @@ def execute(study: Study, preset: str, where: str, workers: int, rows_path: Path
     lines, failed = [study.verdict(good)], len(rows) - len(good)
     if failed:
         lines.append(f"{failed} runs failed, see {rows_path}")
-    absent = len(configs) - len(sweep.existing_rows(study.run, configs, rows_path))
+    ids = {row["id"] for row in rows}
+    absent = sum(sweep.run_id(study.run, config) not in ids for config in configs)
     if absent:
         lines.append(f"{absent} of {len(configs)} runs have no row yet")
     return "\n".join(lines)

@@ -147,19 +147,9 @@ def _run(backend: Backend, cell: Cell, operands: Operands, compute_dtype, sequen
 
 
 def _run_rows(run: Callable, cell: Cell, params, x, state, valid, dropout: DropoutMasks, *rest):
-    """Call the function `run` of a backend, and return (h of all steps, final state).
+    """Call the function `run` of a backend on the other arguments, which are those of `reference.run`, and return its results.
 
     An input dropout mask cannot be applied to ids. If there is such a mask and x contains ids, they are first converted to one-hot vectors.
-
-    Args:
-        run: function of a backend, with the arguments and results of `reference.run`. The other arguments are passed to this function.
-        cell: the cell.
-        params: parameters of the cell.
-        x: inputs (T, B, E), or int ids (T, B).
-        state: initial state of the cell.
-        valid: bool (T, B), False at padded steps, or None if no step is padded.
-        dropout: dropout masks.
-        rest: further arguments of `run`.
     """
     if x.ndim == 2 and dropout.input is not None:
         x = one_hot_rows(x, params.kernel.shape[0], params.kernel.dtype)

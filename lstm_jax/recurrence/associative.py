@@ -27,21 +27,8 @@ def run(
 ):
     """Run a cell that is linear in its state (`cell.linear` is not None) with a parallel scan over time.
 
-    For T steps, B rows and H units the scan makes about 2 log2(T) passes over arrays (T, B, H).
-
-    Args:
-        cell: cell that is linear in its state.
-        params: parameters of the cell.
-        x: inputs (T, B, E), or int ids (T, B), which stand for one-hot vectors.
-        state: initial state of the cell.
-        valid: bool (T, B), False at padded steps, or None if no step is padded.
-        dropout: dropout masks.
-        resets: resets of the state within the sequence, or None.
-        compute_dtype: dtype of the matrix products; None means the dtype of the arrays.
-        sequences: whether to return h of all steps.
-
-    Returns:
-        A pair (h of all steps, final state). The first member is an array (T, B, H), or None if `sequences` is false.
+    The arguments and results are those of `reference.run`. For T steps, B rows and H units the scan makes about 2 log2(T) passes over
+    arrays (T, B, H).
     """
     a, b, starts = coefficients(cell, params, x, valid, dropout, resets, compute_dtype)
     starts = jnp.zeros((*a.shape[:2], 1), bool) if starts is None else starts[:, :, None]
@@ -62,16 +49,7 @@ def coefficients(
     """Return the coefficients a and b of the steps h' = a h + b of a cell that is linear in its state, and the flags of its resets.
 
     At a padded step a is 1 and b is 0, so that the step copies h. If the state is reset before a step, b already contains the contribution
-    of the reset state, and a is 0.
-
-    Args:
-        cell: cell that is linear in its state.
-        params: parameters of the cell.
-        x: inputs (T, B, E), or int ids (T, B), which stand for one-hot vectors.
-        valid: bool (T, B), False at padded steps, or None if no step is padded.
-        dropout: dropout masks.
-        resets: resets of the state within the sequence, or None.
-        compute_dtype: dtype of the matrix products; None means the dtype of the arrays.
+    of the reset state, and a is 0. The arguments are those of `run`.
 
     Returns:
         Three values: a (T, B, H), b (T, B, H), and the flags, bool (T, B), True where the state is reset before a step. The flags are None

@@ -47,20 +47,7 @@ def run(
 ):
     """Run a cell over time in C++. The cell must be one for which `is_compiled` returns true.
 
-    Args:
-        cell: the cell.
-        params: parameters of the cell.
-        x: inputs (T, B, E), or int ids (T, B), which stand for one-hot vectors.
-        state: initial state of the cell.
-        valid: bool (T, B), False at padded steps, or None if no step is padded.
-        dropout: dropout masks.
-        resets: resets of the state within the sequence, or None.
-        compute_dtype: not used, since the matrix products have the dtype of the parameters.
-        sequences: whether to return h of all steps.
-        tokens: int (T, B), equal only at steps of a row with equal x, or None; see `unroll`.
-
-    Returns:
-        A pair (h of all steps, final state). The first member is an array (T, B, H), or None if `sequences` is false.
+    The arguments and results are those of `reference.run`. The additional argument `tokens` (T, B) is described in `unroll`.
     """
     del compute_dtype  # BACKENDS selects this backend only for products in the dtype of the parameters
     if cell.linear is not None:
@@ -242,21 +229,8 @@ def _call_backward(cell: Cell, by_x: bool, params, x, residuals: Residuals, d_h,
 def _scan(cell: Cell, sequences: bool, keep: bool, params, x, state, valid, dropout: DropoutMasks, resets, tokens):
     """Run a cell over time in JAX, with the same results as the forward pass in C++.
 
-    Args:
-        cell: the cell.
-        sequences: whether to return h of all steps.
-        keep: whether to return residuals.
-        params: parameters of the cell.
-        x: inputs (T, B, E), or int ids (T, B).
-        state: initial state of the cell.
-        valid: bool (T, B), False at padded steps, or None if no step is padded.
-        dropout: dropout masks.
-        resets: resets of the state within the sequence, or None.
-        tokens: not used.
-
-    Returns:
-        A pair ((h of all steps, final state), residuals). h of all steps is None if `sequences` is false. The residuals are None if `keep`
-        is false.
+    The result is ((h of all steps, final state), residuals). h of all steps is None if `sequences` is false, and the residuals are None if
+    `keep` is false. The other arguments are those of `run`.
     """
     del tokens  # tokens save time in C++ but do not change the results
     z = cell.project(params, x, dropout.input)
@@ -285,20 +259,7 @@ def _scan(cell: Cell, sequences: bool, keep: bool, params, x, state, valid, drop
 def _twin_forward(sequences: bool, keep: bool, params: LSTMParams, x, state: LSTMState, valid, dropout: DropoutMasks, resets, tokens):
     """Run the LSTM over time in JAX, with the same results as the forward pass in C++.
 
-    Args:
-        sequences: whether to return h of all steps.
-        keep: whether to return residuals.
-        params: parameters of the LSTM.
-        x: inputs (T, B, E), or int ids (T, B).
-        state: initial state.
-        valid: bool (T, B), False at padded steps, or None if no step is padded.
-        dropout: dropout masks.
-        resets: resets of the state within the sequence, or None.
-        tokens: not used.
-
-    Returns:
-        A pair ((h of all steps, final state), residuals). h of all steps is None if `sequences` is false. The residuals are None if `keep`
-        is false.
+    The arguments are those of `_scan` without `cell`, and the results are those of `_scan`.
     """
     del tokens  # tokens save time in C++ but do not change the results
     z = project(params, x, dropout.input)

@@ -51,12 +51,7 @@ def _keep_gru(params, state, new, z, mask):
     u is the update gate, r the reset gate and n the candidate for the new h. U_n and b_n are the parts of the recurrent kernel and of the
     recurrent bias that belong to n, and h is the output before the step.
 
-    Args:
-        params: parameters of the cell.
-        state: state before the step.
-        new: state after the step, which is not used.
-        z: projected input of the step, (B, 3H).
-        mask: mask of recurrent dropout, or None.
+    `Kept` describes the arguments.
     """
     del new
     inner = masked_matmul(state.h, params.recurrent_kernel, mask)
@@ -71,12 +66,7 @@ def _keep_reset_before(params, state, new, z, mask):
 
     u is the update gate, r the reset gate and n the candidate for the new h.
 
-    Args:
-        params: parameters of the cell.
-        state: state before the step.
-        new: state after the step, which is not used.
-        z: projected input of the step, (B, 3H).
-        mask: mask of recurrent dropout, or None.
+    `Kept` describes the arguments.
     """
     del new
     mask_gates, mask_n = (mask[:2], mask[2]) if is_per_gate(mask) else (mask, mask)
@@ -93,12 +83,7 @@ def _keep_layernorm(params, state, new, z, mask):
     The values are the four gates after their activation functions, then x W, then h U. x is the input of the step, h the output before the
     step, W the kernel and U the recurrent kernel.
 
-    Args:
-        params: parameters of the cell.
-        state: state before the step.
-        new: state after the step, which is not used.
-        z: x W, (B, 4H).
-        mask: mask of recurrent dropout, or None.
+    `Kept` describes the arguments.
     """
     del new
     inner = masked_matmul(state.h, params.recurrent_kernel, mask)

@@ -21,21 +21,7 @@ from lstm_jax.recurrence.resets import Resets
 
 
 def run_linear(cell: Cell, params, x, state, valid, dropout: DropoutMasks, resets: Resets | None, sequences: bool):
-    """Run a cell that is linear in its state over time in C++.
-
-    Args:
-        cell: cell that is linear in its state.
-        params: parameters of the cell.
-        x: inputs (T, B, E), or int ids (T, B), which stand for one-hot vectors.
-        state: initial state of the cell.
-        valid: bool (T, B), False at padded steps, or None if no step is padded.
-        dropout: dropout masks.
-        resets: resets of the state within the sequence, or None.
-        sequences: whether to return h of all steps.
-
-    Returns:
-        A pair (h of all steps, final state). The first member is an array (T, B, H), or None if `sequences` is false.
-    """
+    """Run a cell that is linear in its state over time in C++. The arguments and results are those of `reference.run`."""
     a, b, starts = coefficients(cell, params, x, valid, dropout, resets)
     h = apply(LinearSteps(), a, b, state.h, starts)
     return h if sequences else None, jax.tree.map(lambda _: h[-1], state)

@@ -1,4 +1,4 @@
-"""What the HTML pages of all tasks share: what the user asks for, the parameters that were kept of each epoch, and traces of layers."""
+"""Classes and functions that the HTML pages of all tasks share: the user's request, the parameters of each epoch, and traces of layers."""
 
 import json
 from collections.abc import Callable, Sequence
