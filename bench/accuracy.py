@@ -315,7 +315,7 @@ def _parse() -> argparse.Namespace:
     grid = parser.add_argument_group("grid")
     grid.add_argument("--preset", choices=list(PRESETS), default="quick")
     grid.add_argument("--peer", nargs="+", choices=sorted({peer for peer, _ in MODULES}), default=["ours"])
-    add_size_flags(parser, ("length", "step", "units"))
+    add_size_flags(grid, ("length", "step", "units"))
     grid.add_argument("--epochs", type=int)
     grid.add_argument("--cores", type=int, default=CORES, help="cores of a run; the other cores have runs of their own")
     other = parser.add_argument_group("other studies")

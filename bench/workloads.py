@@ -276,11 +276,11 @@ AXES = {"H": "units", "T": "length", "B": "batch"}
 """Dict from the letter of a size to the name of its command-line flag, without dashes."""
 
 
-def add_size_flags(parser: argparse.ArgumentParser, names: Iterable[str] = AXES.values()) -> None:
+def add_size_flags(parser: argparse._ActionsContainer, names: Iterable[str] = AXES.values()) -> None:
     """Add command-line flags to a parser. The value of each flag is a list of sizes, such as 32,64,128.
 
     Args:
-        parser: argument parser.
+        parser: argument parser, or a group of its arguments.
         names: names of the flags without dashes. The default is "units", "length" and "batch".
     """
     for name in names:

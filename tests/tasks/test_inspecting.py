@@ -21,6 +21,7 @@ from lstm_jax.errors import InputError
 from lstm_jax.inspection.window import page
 from lstm_jax.tasks import forecast, generation, sentiment
 from lstm_jax.tasks.inspecting import Request, make_window
+from lstm_jax.tasks.inspecting import reviews as inspected_reviews
 from lstm_jax.tasks.inspecting.common import kept_epochs
 from lstm_jax.training import checkpoint
 
@@ -126,6 +127,10 @@ def test_chosen_reviews(run) -> None:
     logits = run.logits(rows)
     number = int(window.examples[2].name.split("review ")[1].split(",")[0])
     assert abs(logits[number]) == np.abs(logits).min()
+    chosen = [review.name.split(": ") for review in inspected_reviews._chosen(run, len(logits))]  # pyright: ignore[reportPrivateUsage]
+    for kind, margins in {"surest and right": logits * (2 * rows.targets - 1), "most wrong": logits * (1 - 2 * rows.targets)}.items():
+        numbers = [int(name.split("review ")[1].split(",")[0]) for of_kind, name in chosen if of_kind == kind]
+        assert list(margins[numbers]) == sorted(margins[margins > 0], reverse=True)
     least = min(100, int(run.words.statistics[1].max()) // 20)
     assert window.neighbours.keys() == {word for example in window.examples for word in example.steps} & run.words.index.keys()
     for word, near in window.neighbours.items():

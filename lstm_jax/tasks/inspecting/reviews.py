@@ -161,10 +161,10 @@ def _given(trained: sentiment.Trained, request: Request) -> list[Review]:
 
 
 def _chosen(trained: sentiment.Trained, count: int) -> list[Review]:
-    """Choose held-out reviews of three kinds, `count` of each.
+    """Choose held-out reviews of three kinds, up to `count` of each.
 
     The kinds are "surest and right" (logits farthest on the correct side of 0), "most wrong" (logits farthest on the wrong side) and "most
-    torn" (logits nearest to 0).
+    torn" (logits nearest to 0). If a network classifies fewer than `count` reviews correctly or wrongly, there are fewer of that kind.
     """
     reviews = sentiment.load_reviews(trained.config)
     check_own_data(trained.run, reviews.fingerprint)
@@ -175,7 +175,8 @@ def _chosen(trained: sentiment.Trained, count: int) -> list[Review]:
     margin = np.where(labels == 1, logits, -logits)
     names = ("negative", "positive")
     found = []
-    orders = {"surest and right": np.argsort(-margin), "most wrong": np.argsort(margin), "most torn": np.argsort(np.abs(logits))}
+    order, right, wrong = np.argsort(margin), int((margin > 0).sum()), int((margin < 0).sum())
+    orders = {"surest and right": order[::-1][:right], "most wrong": order[:wrong], "most torn": np.argsort(np.abs(logits))}
     for kind, order in orders.items():
         for n in first_of(order, count):
             found.append(Review(f"{kind}: {name} review {n}, {names[labels[n]]}", _ids(rows, n)))
