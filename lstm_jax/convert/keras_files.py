@@ -22,6 +22,7 @@ import re
 import zipfile
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -49,28 +50,12 @@ from lstm_jax.convert.keras import (
     lstm_from_keras,
     lstm_to_keras,
 )
-from lstm_jax.errors import InputError, require
+from lstm_jax.convert.keras_config import BY_HAND, RECURRENT, order_in_config
+from lstm_jax.errors import require
 from lstm_jax.files.reading import open_input, parsing
+from lstm_jax.files.writing import write_atomically
 
-RECURRENT = ("lstm", "rnn", "bidirectional")
 INACTIVE = ("input_layer", "dropout", "spatial_dropout1d")  # layers that have no effect when a model predicts
-BY_HAND = "load the model in Keras yourself and convert model.get_weights() with sentiment_from_keras or generation_from_keras"
-
-# Options of each class of layer that change its function but not its arrays. Each option has the values that are supported, with the
-# default of Keras first. The options of Dense depend on the model, see HEAD_ACTIVATIONS.
-OPTIONS: dict[str, dict[str, tuple[object, ...]]] = {
-    "InputLayer": {},
-    "NotEqual": {},  # the mask of Embedding(mask_zero=True) in a functional model
-    "Dropout": {},
-    "SpatialDropout1D": {},
-    "Embedding": {},
-    "LSTM": {"activation": ("tanh",), "recurrent_activation": ("sigmoid",), "go_backwards": (False,)},
-    "LSTMCell": {"activation": ("tanh",), "recurrent_activation": ("sigmoid",)},
-    "RNN": {"go_backwards": (False,)},
-    "StackedRNNCells": {},
-    "Bidirectional": {"merge_mode": ("concat",)},
-}
-HEAD_ACTIVATIONS: dict[Kind, tuple[object, ...]] = {SENTIMENT: ("linear", "sigmoid"), CHARACTER: ("linear", "softmax")}
 
 
 def read_keras_weights(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
@@ -92,8 +77,9 @@ def sentiment_from_keras_file(path: str | os.PathLike[str]) -> Arrays:
     The Keras model is Sequential or functional and consists of an Embedding, recurrent layers, and a Dense(1). Each recurrent layer is an
     LSTM, a Bidirectional(LSTM) with merge_mode "concat", or an RNN of one LSTMCell or of a list of LSTMCells.
 
-    A `.keras` archive stores the order of the layers and their options. Options that change the result, such as activations and
-    `go_backwards`, must have the values that lstm_jax supports.
+    A `.keras` archive stores the order of the layers, their inputs and their options. Each layer must read the output of the layer before
+    it and nothing else. Options that change the result, such as activations and `go_backwards`, must have the values that lstm_jax
+    supports.
 
     A `.weights.h5` file stores no options, so that they cannot be checked. It does not store the order of layers of different classes
     either. Their order is inferred from the shapes of the arrays. If several orders are possible, an error asks for a `.keras` archive.
@@ -155,7 +141,7 @@ def _from_file(path: str | os.PathLike[str], kind: Kind) -> Arrays:
     head = dense_from_keras(_take(rest, "layers/dense"))
     stacks = {name: check_stack(_take_layers(rest, name), f"layers/{name}/") for name in names if _kind(name) in RECURRENT}
     require(not rest, subject, f"array {next(iter(rest), '')}", f"expected those of embedding, LSTM and dense layers alone; {BY_HAND}")
-    order = _order_by_width(stacks, embedding, head, subject) if config is None else _order_in_config(config, kind, subject)
+    order = _order_by_width(stacks, embedding, head, subject) if config is None else order_in_config(config, kind, subject)
     require(set(order) == set(stacks), subject, f"config.json names {', '.join(order)}", f"the arrays are those of {', '.join(stacks)}")
     return join_model(embedding, [layer for name in order for layer in stacks[name]], head, kind)
 
@@ -192,15 +178,14 @@ def write_keras_weights(path: str | os.PathLike[str], params: Mapping[str, Any])
         else:
             both = bidirectional_to_keras(layer)
             arrays |= {f"{group}/forward_layer/cell": both[:3], f"{group}/backward_layer/cell": both[3:]}
-    try:
-        with h5py.File(path, "w") as file:
-            for group, values in arrays.items():
-                for number, value in enumerate(values):
-                    dataset = file.create_dataset(f"{group}/vars/{number}", data=value)
-                    if value.dtype.name == "bfloat16":
-                        dataset.attrs["dtype"] = "bfloat16"
-    except OSError as error:
-        raise InputError("Keras weights", name, f"cannot be written: {error}") from error
+    content = io.BytesIO()  # in memory first: a write of HDF5 that fails would leave half a file
+    with h5py.File(content, "w") as file:
+        for group, values in arrays.items():
+            for number, value in enumerate(values):
+                dataset = file.create_dataset(f"{group}/vars/{number}", data=value)
+                if value.dtype.name == "bfloat16":
+                    dataset.attrs["dtype"] = "bfloat16"
+    write_atomically(Path(name), content.getvalue())
 
 
 def _read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], list[str], Any]:
@@ -309,53 +294,3 @@ def _order_by_width(stacks: dict[str, list[Layer]], embedding: Arrays | None, he
     require(bool(found), subject, f"layers {', '.join(stacks)}", f"their widths fit in no order; {BY_HAND}")
     require(len(found) == 1, subject, f"layers {', '.join(stacks)}", "their widths fit in several orders: save a .keras archive")
     return found[0]
-
-
-def _order_in_config(config: Any, model: Kind, subject: str) -> list[str]:
-    """Return the names of a Keras model's recurrent layers in the order of the model, after checking the options of all layers.
-
-    Args:
-        config: the parsed config.json, which contains the order and the options.
-        model: "sentiment model" or "character model".
-        subject: name of the model in error messages.
-
-    Raises:
-        InputError: if config.json is malformed, or a layer or an option is not supported.
-    """
-    options = OPTIONS | {"Dense": {"activation": HEAD_ACTIVATIONS[model]}}
-    counts: dict[str, int] = {}
-    order: list[str] = []
-    top: Any = None
-    try:
-        for layer in config["config"]["layers"]:
-            _check_options(layer, options, subject, backward=False)
-            kind = layer["class_name"].lower()
-            counts[kind] = counts.get(kind, -1) + 1
-            if kind in RECURRENT:
-                order.append(f"{kind}_{counts[kind]}" if counts[kind] else kind)
-                top = layer["config"]["layer"]["config"] if kind == "bidirectional" else layer["config"]
-        sequences = top is not None and top.get("return_sequences")
-    except (KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(subject, f"config.json: {error}", "expected what model.save('x.keras') writes") from error
-    # Only a character model may predict at every step, with the same Dense layer.
-    require(
-        model == CHARACTER or not sequences,
-        subject,
-        "the last recurrent layer returns sequences",
-        "expected one that returns its last output",
-    )
-    return order
-
-
-def _check_options(layer: Any, ours: Mapping[str, Mapping[str, tuple[object, ...]]], subject: str, backward: bool) -> None:
-    kind, options = layer["class_name"], layer["config"]
-    require(kind in ours, subject, f"a layer of class {kind}", f"expected one of {', '.join(ours)}; {BY_HAND}")
-    for option, values in ours[kind].items():
-        allowed = (backward,) if option == "go_backwards" else values
-        value = options.get(option, allowed[0])
-        require(value in allowed, subject, f"{kind} with {option}={value}", f"expected {' or '.join(map(str, allowed))}")
-    for inner in ("layer", "backward_layer", "cell"):
-        if inner in options:
-            _check_options(options[inner], ours, subject, inner == "backward_layer")
-    for cell in options.get("cells", ()):
-        _check_options(cell, ours, subject, backward)

@@ -47,18 +47,21 @@ class Series:
     @property
     def gaps(self) -> np.ndarray:
         """Time between each entry and the entry before it, divided by `usual_gap`, as an array (N,). The first entry has the gap 1."""
-        return np.concatenate([[1.0], np.diff(self.times) / self.usual_gap])
+        # days as float64 are not exact; rounded to microseconds they are, from 1902 to 2038
+        gaps = np.diff(np.rint(self.times * (DAY * 1e6)) if self.dated else self.times)
+        return np.concatenate([[1.0], gaps / np.median(gaps)])
 
     def shown(self, time: float) -> str:
-        """Return a time of this series as text: an ISO date if the series is dated, else a number.
+        """Return a time of this series as text: an ISO date if the series is dated, else a number with up to 15 digits.
 
         Raises:
             InputError: if the date is before the year 1 or after the year 9999.
         """
         if not self.dated:
-            return f"{time:g}"
+            return f"{time:.15g}"
+        digits = min(6, -math.ceil(math.log10(np.spacing(abs(time)) * DAY)))  # of the seconds, as many as float64 days have
         with parsing(f"time {time:g} days since 1970", "a date ends with the year 9999: give the times as numbers"):
-            moment = datetime.fromtimestamp(time * DAY, UTC)
+            moment = datetime.fromtimestamp(round(time * DAY, digits), UTC)
         return moment.date().isoformat() if moment.time() == datetime.min.time() else moment.replace(tzinfo=None).isoformat()
 
 

@@ -7,16 +7,20 @@ holds.
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from lstm_jax.errors import InputError, require
-from lstm_jax.files.writing import read_summed, remove_temporaries, summed_json, write_atomically
+from lstm_jax.files.reading import parsing
+from lstm_jax.files.writing import MARK, read_summed, remove_temporaries, summed_json, write_atomically
 
 INDEX = "index.json"
 """Name of the index, a file that is written once all shards are finished."""
+UNFINISHED = "unfinished.txt"
+"""Name of a file that shows that the shards of a folder are being written, or that their writing was interrupted."""
 Progress = Callable[[int, int], None]
 """Function that is called with the number of finished shards and the number of all shards."""
 
@@ -50,16 +54,21 @@ def write_missing(
             shards.
 
     Raises:
-        InputError: if the folder cannot be written, if it holds shards that were written for other `parts`, or if `write` raises an
-            InputError.
+        InputError: if the folder cannot be written, if it holds shards that were written for other `parts` or other files with the names
+            of shards, if `write` raises an InputError, or if a process that writes shards is killed.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    remove_temporaries(folder)
-    numbers = {*range(len(parts)), *(int(path.stem) for path in folder.glob("*.json") if path.stem.isdecimal())}
-    records = {number: record(folder, number) for number in sorted(numbers)}
+    with parsing(f"shards {folder}", "name a folder that can be written"):
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_temporaries(folder)
+        numbers = {*range(len(parts)), *_numbers(folder, "json")}
+        records = {number: record(folder, number) for number in sorted(numbers)}
+        taken = [path.name for path in folder.iterdir() if path.name == INDEX or path.stem.isdecimal()]
+    own = (folder / UNFINISHED).exists() or any(records.values()) or bool(_summed(folder / INDEX))
+    require(own or not taken, f"shards {folder}", f"holds other files: {', '.join(sorted(taken)[:3])}", "name a new folder")
     for number, found in records.items():
         same = found is None or (number < len(parts) and found["part"] == asdict(parts[number]))
         require(same, f"shards {folder}", "are of another text or another cleaning", "name a new folder")
+    write_atomically(folder / UNFINISHED, f"{MARK}: shards are being written here. To continue, repeat the call.\n")
     missing = [n for n in range(len(parts)) if (found := records[n]) is None or not intact(folder, n, found)]
     for count, _ in enumerate(_written(folder, parts, write, missing, workers), len(parts) - len(missing) + 1):
         if on_progress:
@@ -87,6 +96,8 @@ def _written(folder: Path, parts: Sequence[Any], write: Callable, numbers: Seque
         try:
             for task in as_completed(tasks):
                 yield task.result()
+        except BrokenProcessPool as error:
+            raise InputError("process that writes shards", "was killed", "give fewer workers, or make more memory free") from error
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -109,8 +120,13 @@ def record(folder: Path, number: int) -> dict[str, Any] | None:
 
     The entry "part" describes the part of the input that the shard holds. The other entries are the `content` given to `write_record`.
     """
+    return _summed(shard_path(folder, number, "json"))
+
+
+def _summed(path: Path) -> dict[str, Any] | None:
+    """Return the dict that `summed_json` has encoded in a file, or None if the file is missing or damaged."""
     try:
-        return read_summed(shard_path(folder, number, "json").read_bytes())
+        return read_summed(path.read_bytes())
     except OSError:
         return None
 
@@ -121,6 +137,12 @@ def write_index(folder: Path, content: dict[str, Any]) -> None:
     `content` is the index as a dict. Its entry "format" names the format of the shards.
     """
     write_atomically(folder / INDEX, summed_json(content))
+    (folder / UNFINISHED).unlink(missing_ok=True)
+
+
+def _numbers(folder: Path, ending: str) -> list[int]:
+    """Return the numbers of the shards in a folder that have a file with the given ending. Files with other names are ignored."""
+    return sorted(int(path.stem) for path in folder.glob(f"*.{ending}") if path.stem.isascii() and path.stem.isdecimal())
 
 
 def read_index(folder: Path, kind: str, command: str) -> tuple[dict[str, Any], bytes]:
@@ -159,7 +181,7 @@ def verify(folder: Path, ending: str, intact: Callable[[Path, int, dict[str, Any
     Raises:
         InputError: if a shard is damaged.
     """
-    for path in sorted(folder.glob(f"*.{ending}")):
-        found = record(folder, int(path.stem))
-        same = found is not None and intact(folder, int(path.stem), found)
-        require(same, f"shard {path}", "damaged", f"write them again with {command}")
+    for number in _numbers(folder, ending):
+        found = record(folder, number)
+        same = found is not None and intact(folder, number, found)
+        require(same, f"shard {shard_path(folder, number, ending)}", "damaged", f"write them again with {command}")

@@ -125,7 +125,7 @@ def write_atomically(path: Path, content: str | bytes | Callable[[IO[bytes]], ob
     processes were killed and have left temporary files for the same path, these are removed.
 
     Args:
-        path: path of the file. Missing folders above it are created.
+        path: path of the file. Missing folders above it are created. A file that is replaced keeps its permissions.
         content: bytes, a str (which is encoded as UTF-8), or a function that takes an open binary file and writes to it.
         force: whether to replace an existing file without the mark of lstm-jax, which is the text `MARK`. A file with the mark is always
             replaced.
@@ -141,6 +141,8 @@ def write_atomically(path: Path, content: str | bytes | Callable[[IO[bytes]], ob
         remove_temporaries(path.parent, path.name)
         temporary, opened = _open_temporary(path)
         with opened as file:
+            with contextlib.suppress(FileNotFoundError):
+                os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode))
             if callable(content):
                 content(file)
             else:
@@ -166,8 +168,8 @@ def _open_temporary(path: Path) -> tuple[Path, IO[bytes]]:
     while True:
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
         file = temporary.open("xb")
-        lock_error(file)
-        if temporary.exists():  # false if another process removed it before it was locked
+        taken = isinstance(lock_error(file), BlockingIOError)  # by a process that is about to remove it
+        if not taken and temporary.exists():  # false if another process removed it before it was locked
             return temporary, file
         file.close()
 

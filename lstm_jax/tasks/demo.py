@@ -6,7 +6,9 @@ prompt.
 """
 
 import contextlib
+import csv
 import hashlib
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +32,7 @@ from lstm_jax.tasks import generation, sentiment
 from lstm_jax.training.run_folder import RunFolder
 
 SENTIMENT = SentimentConfig(
-    DataConfig(data="synthetic", vocabulary="frequency", num_words=1000, maxlen=60),
+    DataConfig(vocabulary="frequency", num_words=1000, maxlen=60),
     SentimentModelConfig(embed=32, units=64),
     TrainConfig(epochs=5, learning_rate=3e-3),
 )
@@ -72,7 +74,8 @@ def run(folder: Path, seed: int, console: Console) -> None:
         _clear(folder)
         _mark(folder, None)
         try:
-            _sentiment(folder / "sentiment", seed, console)
+            _write_reviews(folder / "reviews", seed)
+            _sentiment(folder / "sentiment", folder / "reviews", seed, console)
             _generation(folder / "generation", seed, console)
         finally:  # the marker file is also written after an interrupt
             with contextlib.suppress(InputError):
@@ -87,11 +90,19 @@ def run(folder: Path, seed: int, console: Console) -> None:
         console.print(f"  lstm-jax {command}  # {purpose}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _sentiment(folder: Path, seed: int, console: Console) -> None:
+def _write_reviews(folder: Path, seed: int) -> None:
+    """Write synthetic reviews to the tables train.csv and test.csv, which `lstm-jax train sentiment --data` can read."""
+    for split, reviews in data.synthetic_splits(TRAIN_REVIEWS, TEST_REVIEWS, seed).items():
+        table = io.StringIO()
+        rows = zip((text.decode() for text in reviews.texts), reviews.labels, strict=True)
+        csv.writer(table, lineterminator="\n").writerows([("text", "label"), *rows])
+        write_atomically(folder / f"{split}.csv", table.getvalue())
+
+
+def _sentiment(folder: Path, reviews: Path, seed: int, console: Console) -> None:
     console.print("synthetic reviews from a small grammar: a demonstration, no result", highlight=False)
-    config = replace(SENTIMENT, train=replace(SENTIMENT.train, seed=seed))
-    reviews = data.encode_reviews(data.synthetic_splits(TRAIN_REVIEWS, TEST_REVIEWS, seed), config.data.num_words)
-    result = sentiment.train(config, folder, data=reviews, console=console)
+    config = replace(SENTIMENT, data=replace(SENTIMENT.data, data=str(reviews)), train=replace(SENTIMENT.train, seed=seed))
+    result = sentiment.train(config, folder, console=console)
     console.print(f"accuracy on {TEST_REVIEWS:,} unseen synthetic reviews: {result.rows[-1]['test_accuracy']:.3f}", highlight=False)
     probabilities = sentiment.load(folder).probabilities(REVIEWS)
     for text, p in zip(REVIEWS, probabilities, strict=True):

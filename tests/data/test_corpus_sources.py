@@ -49,6 +49,14 @@ def test_files_as_they_are(tmp_path):
     assert read_byte_articles(path) == (content.encode(),)
 
 
+def test_a_file_named_as_standard_input(tmp_path, monkeypatch):
+    (tmp_path / "-").write_text("a file")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"standard input")))
+    assert read_articles("./-") == ("a file",)
+    assert read_articles("-") == ("standard input",)
+
+
 def test_several_in_order(tmp_path, monkeypatch):
     first, second = put(tmp_path / "b.txt", "b"), put(tmp_path / "a.txt", "a")
     third = put_json(tmp_path / "c.json", ["c", "d"])

@@ -91,6 +91,21 @@ def test_second_call_reads_nothing_but_the_cache(options, monkeypatch):
     same(prepare(**options), first)
 
 
+def test_a_source_that_changes_meanwhile_is_not_cached(tmp_path):
+    table, cache = tmp_path / "a.csv", tmp_path / "cache"
+    old, new = "text,label\ngood,1\nbad,0\n", "text,label\ngood,0\nbad,1\n"
+
+    def change(stage, *_):
+        if stage == "reading reviews":
+            table.write_text(new)
+
+    table.write_text(old)
+    with pytest.raises(InputError, match=r"a\.csv: changed while it was read; read it when nothing writes to it"):
+        prepare(data=str(table), vocabulary="frequency", cache_dir=str(cache), on_progress=change)
+    table.write_text(old)
+    assert prepare(data=str(table), vocabulary="frequency", cache_dir=str(cache)).train.labels.tolist() == [1, 0]
+
+
 def test_another_source_or_option_is_another_cache(options, jsonl, tmp_path):
     first = prepare(**options)
     with (jsonl / "train.jsonl").open("a") as file:

@@ -28,6 +28,17 @@ def test_folder_of_json_lines(jsonl):
     check(splits["test"], "test")
 
 
+def test_empty_cells_have_no_value(tmp_path):
+    table = tmp_path / "a.csv"
+    table.write_text("text,label,movie,group,id,rating\na,1,,g1,,\nb,0,m,g2,5,9\n")
+    split = load_reviews(table)["train"]
+    assert split.groups == ("g1", "m")
+    assert split.names == ("pos/000000000.txt", "neg/5_9.txt")
+    table.with_suffix(".jsonl").write_text('{"text": "a", "label": 1, "movie": "\\ud800"}\n')
+    with pytest.raises(InputError, match=r"movie in line 1 of .*a\.jsonl: .*surrogates not.*; save the text as UTF-8"):
+        load_reviews(table.with_suffix(".jsonl"))
+
+
 def test_xz_and_single_files(jsonl, tmp_path):
     packed = tmp_path / "some.jsonl.xz"
     packed.write_bytes(lzma.compress((jsonl / "train.jsonl").read_bytes()))

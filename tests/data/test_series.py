@@ -32,6 +32,18 @@ def test_dates_numbers_and_missing_values(tmp_path: Path) -> None:
     np.testing.assert_array_equal(numbers.times, [0.5, 3])
     assert (numbers.dated, numbers.skipped) == (False, 1)
     assert numbers.shown(0.5) == "0.5"
+    assert numbers.shown(1764061201.25) == "1764061201.25"
+    assert numbers.shown(20261128.0) == "20261128"
+
+
+def test_times_of_day_are_exact(tmp_path: Path) -> None:
+    """Times that are a microsecond apart, and one of the year 1700, at which days in float64 have no exact microseconds."""
+    lines = [f"2026-11-25T08:00:00.{n:06},1" for n in (0, 1, 2, 3, 5, 7, 8, 9)]
+    series = read_series(write(tmp_path / "a.csv", "time,value", *lines))
+    np.testing.assert_array_equal(series.gaps, [1, 1, 1, 1, 2, 2, 1, 1])
+    assert [series.shown(t) for t in series.times] == [line[:-2].removesuffix(".000000") for line in lines]
+    old = read_series(write(tmp_path / "b.csv", "time,value", "1700-11-25T08:07:07,1", "1700-11-26,1"))
+    assert [old.shown(t) for t in old.times] == ["1700-11-25T08:07:07", "1700-11-26"]
 
 
 @pytest.mark.parametrize(

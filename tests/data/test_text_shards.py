@@ -1,8 +1,11 @@
 """Shards of a text: the ids are those of the text in memory; a second call continues; damage is an error."""
 
 import json
+import os
 import random
+import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,11 +43,94 @@ def test_shards_are_the_text_in_memory(recipe: str, unit: str, tmp_path: Path) -
     data.verify_shards(tmp_path / "s97")
 
 
-def test_a_text_without_white_space(tmp_path: Path) -> None:
-    """Division falls between two characters, not within one."""
-    (tmp_path / "a.txt").write_text("日本語" * 100_000)
-    got = data.write_shards(str(tmp_path / "a.txt"), tmp_path / "s", "none", shard_bytes=100_000)
-    assert got.characters.decode(got[:]) == "日本語" * 100_000
+@pytest.mark.parametrize(
+    ("text", "recipe"), [("日本語" * 100_000, "none"), ("acgt" * 100_000, "source"), ("a1" + "9" * 300_000 + "b", "source")]
+)
+def test_a_text_without_white_space(text: str, recipe: Any, tmp_path: Path) -> None:
+    """Division falls between two characters, not within one, and adds no white space to a word."""
+    (tmp_path / "a.txt").write_text(text)
+    got = data.write_shards(str(tmp_path / "a.txt"), tmp_path / "s", recipe, shard_bytes=100_000)
+    assert len(list((tmp_path / "s").glob("*.npy"))) > 2
+    assert got.characters.decode(got[:]) == data.clean(text, recipe)
+
+
+@pytest.mark.parametrize("size", [1, 3, 8, 10, 11, 20])
+@pytest.mark.parametrize("text", ["aaaaaaaaa é", "the last wordword", "one two\n  ", " \n\t", "word"])
+def test_the_last_word_is_whole(text: str, size: int, tmp_path: Path) -> None:
+    paths = [tmp_path / "first.txt", tmp_path / "last.txt"]
+    paths[0].write_text("first text")
+    paths[1].write_text(text)
+    for recipe in RECIPES:
+        got = data.write_shards(paths, tmp_path / recipe, recipe, shard_bytes=size)
+        want = data.prepare_corpus(paths, "", recipe, validation=0.0, length=2)
+        assert got.characters.decode(got[:]) == want.characters.decode(want.train)
+        assert got.index.articles == want.articles
+
+
+def test_a_file_may_be_given_twice(tmp_path: Path) -> None:
+    first, other = tmp_path / "a.txt", tmp_path / "b.txt"
+    first.write_text("hello world\nagain")
+    other.write_text("123\n")
+    for recipe in ("none", "source"):
+        for paths in ([first, first, other], [first, other, first], [other, first]):
+            got = data.write_shards(paths, tmp_path / f"{recipe}{len(paths)}{paths[1].name}", recipe, shard_bytes=5)
+            want = data.prepare_corpus(paths, "", recipe, validation=0.0, length=2)
+            assert got.characters.decode(got[:]) == want.characters.decode(want.train)
+            assert got.index.articles == want.articles
+
+
+def test_a_text_that_changes_meanwhile_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("aaaa bbbb " * 20)
+    with pytest.raises(InputError, match=r"a\.txt: changed while it was read"):
+        data.write_shards(path, tmp_path / "s", "none", shard_bytes=100, on_progress=lambda *_: path.write_text("CCC DDDDDD " * 18))
+
+
+def test_files_of_others_stay(tmp_path: Path) -> None:
+    text, folder = write_files(tmp_path), tmp_path / "web"
+    folder.mkdir()
+    for name in ("index.json", "00000.json", "00001.npy"):
+        (folder / name).write_text("mine")
+        with pytest.raises(InputError, match=f"web: holds other files: {name}; name a new folder"):
+            data.write_shards(text, folder)
+        assert (folder / name).read_text() == "mine"
+        (folder / name).unlink()
+    (folder / "notes.npy").write_text("mine")
+    data.write_shards(text, folder)
+    data.verify_shards(folder)
+    assert {path.name for path in folder.iterdir()} >= {"notes.npy", "index.json", "00000.npy"}
+    assert not (folder / "unfinished.txt").exists()
+
+
+def test_an_interrupt_before_the_first_record(tmp_path: Path, monkeypatch) -> None:
+    files, folder = write_files(tmp_path), tmp_path / "s"
+    with monkeypatch.context() as patch:
+        patch.setattr("lstm_jax.data.text.shards.write_record", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            data.write_shards(files, folder, shard_bytes=300)
+    assert {path.name for path in folder.iterdir()} == {"00000.npy", "unfinished.txt"}
+    got = data.write_shards(files, folder, shard_bytes=300)
+    np.testing.assert_array_equal(got[:], data.prepare_corpus(files, validation=0.0).train)
+
+
+def test_an_empty_data_file_is_written_again(tmp_path: Path) -> None:
+    files, folder = write_files(tmp_path), tmp_path / "s"
+    want = data.write_shards(files, folder)[:]
+    (folder / "00000.npy").write_bytes(b"")
+    with pytest.raises(InputError, match=r"shard .*00000\.npy: No data left in file; write them again"):
+        data.read_shards(folder)
+    np.testing.assert_array_equal(data.write_shards(files, folder)[:], want)
+
+
+def _killed(*_: Any) -> int:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return 0
+
+
+def test_a_killed_worker_is_named(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("lstm_jax.data.text.shards._write_shard", _killed)
+    with pytest.raises(InputError, match="process that writes shards: was killed; give fewer workers"):
+        data.write_shards(write_files(tmp_path), tmp_path / "s", workers=2)
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +246,7 @@ def test_a_sharded_corpus(tmp_path: Path) -> None:
     np.testing.assert_array_equal(corpus.train[:], text[:cut])
     np.testing.assert_array_equal(corpus.validation, text[cut:])
     assert corpus.fingerprint == text.index.fingerprint
-    assert corpus.articles == 4
+    assert corpus.articles == data.prepare_corpus(files).articles == 3  # the last file has white space only
     for options, said in (
         ({"recipe": "none"}, r"clean: none; the shards in .* have source"),
         ({"unit": "byte"}, "unit: byte"),

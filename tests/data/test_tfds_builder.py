@@ -59,6 +59,9 @@ def test_odd_bytes_and_unknown_ids(tmp_path, archive):
     table.write_text("text,label\ngood,1\nbad,0\n")
     build_tfds(table, tmp_path / "b")
     assert reviews_from_tfds(tmp_path / "b")["train"].names == ("pos/000000000.txt", "neg/000000001.txt")
+    table.write_text(f"text,label,id,rating\ngood,1,{10**20},9\nbad,0,{10**17},1\n")  # the first id is too large for an int64
+    build_tfds(table, tmp_path / "c")
+    assert reviews_from_tfds(tmp_path / "c")["train"].names == ("pos/000000000.txt", f"neg/{10**17}_1.txt")
 
 
 def test_not_built_no_network_no_package(home, monkeypatch):

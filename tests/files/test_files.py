@@ -3,11 +3,13 @@
 import errno
 import os
 import pathlib
+import stat
 import threading
 
 import pytest
 
 from lstm_jax.errors import InputError
+from lstm_jax.files.locks import lock_error
 from lstm_jax.files.writing import write_atomically
 
 
@@ -60,6 +62,29 @@ def test_a_full_or_broken_disk(where, code, tmp_path, monkeypatch):
     assert str(raised.value) == f"writing {path}: {os.strerror(code)}; free some space or name another folder"
     assert path.read_text() == "old"
     assert names(tmp_path) == ["file"]
+
+
+def test_a_replaced_file_keeps_its_permissions(tmp_path):
+    path = tmp_path / "a"
+    write_atomically(path, "old")
+    for mode in (0o600, 0o640, 0o444):
+        path.chmod(mode)
+        write_atomically(path, "new")
+        assert stat.S_IMODE(path.stat().st_mode) == mode
+
+
+def test_a_temporary_file_that_another_process_removes(tmp_path, monkeypatch):
+    """The other process locks it first: the write takes another temporary file."""
+    asked = []
+
+    def taken(file):
+        asked.append(file.name)
+        return BlockingIOError() if len(asked) == 1 else lock_error(file)
+
+    monkeypatch.setattr("lstm_jax.files.writing.lock_error", taken)
+    write_atomically(tmp_path / "a", "text")
+    assert (tmp_path / "a").read_text() == "text"
+    assert len(set(asked)) == 2
 
 
 def test_what_cannot_be_a_file(tmp_path):

@@ -54,6 +54,7 @@ def test_the_demo_trains_answers_and_replaces_only_itself(small, tmp_path):
     assert text.count("accuracy on 40 unseen synthetic reviews: 0.") == 1
     for asked, p in zip(demo.REVIEWS, trained.probabilities(demo.REVIEWS), strict=True):
         assert f"  {p:.3f}  {asked}\n" in text
+    assert f"accuracy on 40 unseen synthetic reviews: {sentiment.evaluate(trained).accuracy:.3f}\n" in text
     wrote = generation.load(folder / "generation")
     ids = np.concatenate(list(wrote.write(wrote.encode(demo.PROMPT), 30, wrote.rules(0.5), seed=4)), axis=1)
     assert demo.PROMPT + wrote.characters.decode(ids[0]) in text

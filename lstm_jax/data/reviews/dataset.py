@@ -54,7 +54,7 @@ def prepare(
             stages.
 
     Raises:
-        InputError: if an argument is out of range, the source cannot be read, or the cache cannot be written.
+        InputError: if an argument is out of range, the source cannot be read or changes while it is read, or the cache cannot be written.
     """
     require(vocabulary in ("keras", "frequency"), "vocabulary", vocabulary, "give 'keras' or 'frequency'")
     require(not num_words or num_words >= 4, "num_words", num_words, "give 4 or more (0 to 3 are reserved)")
@@ -64,7 +64,11 @@ def prepare(
     source = find_source(data, test_data)
     word_index = find_word_index(source.path, cache) if vocabulary == "keras" else None
     index_file = {"word index": word_index} if word_index else {}
-    key = content_key(source.files | index_file, source.form.name, text_column, label_column, vocabulary, str(verify))
+
+    def key_now() -> str:
+        return content_key(source.files | index_file, source.form.name, text_column, label_column, vocabulary, str(verify))
+
+    key = key_now()
 
     # The cache holds ids without the limit num_words, so that one file serves every num_words.
     path = cache / f"reviews-{key[:32]}.npz"
@@ -72,6 +76,7 @@ def prepare(
     if arrays is None:
         arrays = _encode_source(source, ReadOptions(text_column, label_column, verify), word_index, report)
         report("writing the cache", 3, 4)
+        require(key_now() == key, f"data {source.path}", "changed while it was read", "read it when nothing writes to it")
         save_cache(path, key, arrays)
     report("done", 4, 4)
     return _unpack(arrays, key, num_words)

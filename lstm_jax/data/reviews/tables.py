@@ -94,11 +94,19 @@ def collect(path: Path, rows: Iterable[tuple[int, dict[str, Any]]], text_column:
         label = None if isinstance(raw, bool) else LABELS.get(str(raw).strip().lower())
         if label is None:
             raise InputError(f"label {label_column!r} in {here}", repr(raw), "give 0 or 1")
-        try:
-            texts.append(text.encode())
-        except UnicodeEncodeError as error:
-            raise InputError(f"{text_column!r} in {here}", error, "save the text as UTF-8") from error
-        names.append(review_name(label, len(labels), row.get("id"), row.get("rating")))
+        texts.append(_utf8(text, f"{text_column!r} in {here}"))
+        known = {key: value for key, value in row.items() if value not in (None, "")}  # an empty cell of a CSV has no value
+        names.append(review_name(label, len(labels), known.get("id"), known.get("rating")))
         labels.append(label)
-        groups.append(next((str(row[key]) for key in GROUP_KEYS if row.get(key) is not None), ""))
+        group = next((str(known[key]) for key in GROUP_KEYS if key in known), "")
+        _utf8(group, f"movie in {here}")
+        groups.append(group)
     return TextSplit(tuple(texts), np.asarray(labels, np.int32), tuple(names), tuple(groups) if any(groups) else None)
+
+
+def _utf8(text: str, subject: str) -> bytes:
+    """Encode a text of a table as UTF-8. `subject` is its name in the error message for a text that UTF-8 cannot represent."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(subject, error, "save the text as UTF-8") from error

@@ -26,7 +26,7 @@ from lstm_jax.files.writing import user_path
 TFDS_NAME = "lstm_jax_imdb"
 TFDS_VERSION = "1.0.0"
 BUILD = "build it with `lstm-jax data prepare --data PATH --tfds`"
-NAME = re.compile(r"(?:pos|neg)/(\d+)_(\d+)\.txt")
+NAME = re.compile(r"(?:pos|neg)/([0-9]{1,18})_([0-9]{1,18})\.txt")  # numbers that an int64 holds
 
 
 @contextlib.contextmanager

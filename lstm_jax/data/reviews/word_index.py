@@ -1,5 +1,6 @@
 """Word index of Keras' IMDB reviews (`imdb_word_index.json`), which maps each word to its rank. The most frequent word has the rank 1."""
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -8,7 +9,7 @@ from lstm_jax.data.download import download, file_digest
 from lstm_jax.data.reviews.vocabulary import FIRST_WORD, Vocabulary
 from lstm_jax.errors import require
 from lstm_jax.files.reading import parsing, read_input
-from lstm_jax.files.writing import default_cache_dir
+from lstm_jax.files.writing import default_cache_dir, user_path
 
 WORD_INDEX_NAME = "imdb_word_index.json"
 WORD_INDEX_MD5 = "bfafd718b763782e994055a2d397834f"
@@ -65,8 +66,10 @@ def find_word_index(near: Path, cache_dir: Path | None = None) -> Path:
     """
     root, cached = os.environ.get("LSTM_JAX_DATA", ""), (cache_dir or default_cache_dir()) / WORD_INDEX_NAME
     folders = [near, near.parent] if near.is_dir() else [near.parent]
-    folders += [Path(root).expanduser() / "imdb"] if root else []
-    folders += [Path.home() / ".keras" / "datasets", cached.parent]
+    folders += [user_path(root) / "imdb"] if root else []
+    with contextlib.suppress(RuntimeError):  # a user may have no home
+        folders.append(Path.home() / ".keras" / "datasets")
+    folders.append(cached.parent)
     for folder in folders:
         if os.path.isfile(folder / WORD_INDEX_NAME):
             return folder / WORD_INDEX_NAME

@@ -10,8 +10,10 @@ Each .json file begins with its own SHA-256, so that damage is noticed.
 """
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, get_args
 
@@ -24,6 +26,7 @@ from lstm_jax.data.text.cleaning import Recipe, clean, unix_line_ends
 from lstm_jax.data.text.sources import DESCRIPTION, Paths, source_files
 from lstm_jax.data.text_files import decode_utf8, require_no_archive
 from lstm_jax.errors import InputError, require
+from lstm_jax.files.reading import READABLE, parsing
 from lstm_jax.files.writing import write_atomically
 
 SHARD_BYTES = 32 * 2**20
@@ -32,11 +35,13 @@ SHARD = ("characters", "count", "sha256")
 """Names of the values of each shard that the index copies from the shard's .json file. The index also has the value "apart" of each shard,
 which is true if a separator stands before the shard."""
 SEPARATOR = " "
-"""Character between two articles, and between two shards if the recipe removes white space at the ends of a text."""
+"""Character between two articles, and between two shards with white space between them if the recipe removes it."""
 SPACE = b" \t\n"
 """Bytes after which a text may be divided. The carriage return is left out, since the two bytes of a Windows line end must stay
 together."""
 _SEARCHED = 2**16
+UNREADABLE = (OSError, ValueError, EOFError)
+"""Exceptions of `np.load` for a file that is missing or damaged."""
 FORMAT = "text 1"
 """Value of the field "format" of the index."""
 COMMAND = "lstm-jax data shard"
@@ -88,27 +93,43 @@ def write_shards(
         shard_bytes: size, in bytes, of the part of a file that becomes one shard.
 
     Raises:
-        InputError: if a path leads to no text file, if a file cannot be read or is not UTF-8, or if the folder cannot be written or holds
-            shards of another text or another cleaning.
+        InputError: if a path leads to no text file, if a file cannot be read, is not UTF-8 or changes while it is read, or if the folder
+            cannot be written or holds other files or shards of another text or another cleaning.
     """
     require(recipe in get_args(Recipe), "clean", recipe, f"give one of {', '.join(get_args(Recipe))}")
     parts = [part for path in source_files(paths) for part in _parts(path, recipe, unit, shard_bytes)]
     require(bool(parts), "text", "empty", DESCRIPTION)
     records = write_missing(folder, parts, _write_shard, _is_intact, workers, on_progress)
-    shards: list[dict[str, Any]] = [{name: record[name] for name in SHARD} | {"apart": False} for record in records]
-    last = None
-    for part, shard in zip(parts, shards, strict=True):
-        if shard["count"]:
-            shard["apart"] = last is not None and (part.path != last.path or recipe.startswith("source"))
-            last = part
+    separated = _separated(parts, records)
+    shards = [{name: found[name] for name in SHARD} | {"apart": apart} for found, apart in zip(records, separated, strict=True)]
     known = {character for shard in shards for character in shard["characters"]}
     if any(shard["apart"] for shard in shards):
         known.add(SEPARATOR)
     characters = Characters.all_bytes() if unit == "byte" else Characters(tuple(sorted(known)))
     content = {"format": FORMAT, "unit": unit, "recipe": recipe, "characters": list(characters.characters)}
-    content |= {"articles": len({part.path for part in parts}), "shards": shards}
+    numbers = accumulate(int(part.begin == 0) for part in parts)  # of the articles
+    content |= {"articles": len({number for number, shard in zip(numbers, shards, strict=True) if shard["count"]}), "shards": shards}
     write_index(folder, content)
     return read_shards(folder)
+
+
+def _separated(parts: Sequence[Part], records: Sequence[dict[str, Any]]) -> list[bool]:
+    """Return for each shard whether a separator stands before it.
+
+    A separator stands between two articles. If the recipe removes white space at the ends of a text, a separator also stands between two
+    shards of an article, unless the text was divided within a word. Shards without ids have no separator.
+    """
+    found: list[bool] = []
+    begun = within = False  # whether there is an id so far; whether the last id lies within a word that goes on
+    between = True  # whether there is white space, or the begin of an article, between the last id so far and the next shard
+    for part, shard in zip(parts, records, strict=True):
+        # a shard of an older version has no edges; those of a shard without text are None
+        begins, ends = shard.get("edges", (False, False)) or (True, False)
+        between = between or part.begin == 0 or (part.recipe.startswith("source") and not (within and begins))
+        found.append(begun and between and shard["count"] > 0)
+        if shard["count"]:
+            begun, between, within = True, False, ends
+    return found
 
 
 def _parts(path: Path, recipe: str, unit: str, shard_bytes: int) -> list[Part]:
@@ -127,11 +148,14 @@ def _write_shard(folder: Path, parts: Sequence[Part], number: int) -> int:
         number: number of the shard, which holds the text of `parts[number]`.
     """
     part = parts[number]
-    text = _cleaned(part)
+    raw = _read(part)
+    text = clean(raw, part.recipe)
+    edges = [bool(clean(edge, part.recipe)) for edge in (raw[:1], raw[-1:])] if raw else None  # whether they lie within words
     characters = Characters.all_bytes() if part.unit == "byte" else Characters.of(text)
     ids = characters.encode(text)
     write_atomically(shard_path(folder, number, "npy"), lambda file: np.save(file, ids))
-    write_record(folder, number, part, {"characters": list(characters.characters), "count": len(ids), "sha256": _digest(ids)})
+    content = {"characters": list(characters.characters), "count": len(ids), "sha256": _digest(ids), "edges": edges}
+    write_record(folder, number, part, content)
     return number
 
 
@@ -145,7 +169,7 @@ def _is_intact(folder: Path, number: int, found: dict[str, Any]) -> bool:
     """
     try:
         return _digest(np.load(shard_path(folder, number, "npy"), mmap_mode="r", allow_pickle=False)) == found["sha256"]
-    except (OSError, ValueError):
+    except UNREADABLE:
         return False
 
 
@@ -153,17 +177,23 @@ def _digest(ids: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(ids, ids.dtype.newbyteorder("<")).data).hexdigest()
 
 
-def _cleaned(part: Part) -> Any:
-    """Return the cleaned text of a part, as a str or, with the unit "byte", as bytes."""
-    with open(part.path, "rb") as file:
+def _read(part: Part) -> Any:
+    """Return the text of a part before its cleaning, as a str with Unix line ends or, with the unit "byte", as bytes.
+
+    Raises:
+        InputError: if the file cannot be read, is an archive or is not UTF-8, or if it has changed since the parts were made.
+    """
+    with parsing(f"file {part.path}", READABLE), open(part.path, "rb") as file:
         begin, end = (_division(file, place, part.size) for place in (part.begin, part.end))
         file.seek(begin)
-        content = file.read(end - begin)
+        content, found = file.read(end - begin), os.fstat(file.fileno())
+        same = (found.st_size, found.st_mtime_ns) == (part.size, part.modified)
+        require(same, f"file {part.path}", "changed while it was read", "read it when nothing writes to it, into a new folder")
     require_no_archive(content if begin == 0 else b"", part.path)
     if part.unit == "byte":
-        return clean(content, part.recipe)
+        return content
     text = decode_utf8(content, part.path) if begin == 0 else _decoded(content, part.path, begin)
-    return clean(text if part.recipe == "exact" else unix_line_ends(text), part.recipe)
+    return text if part.recipe == "exact" else unix_line_ends(text)
 
 
 def _decoded(content: bytes, path: str, begin: int) -> str:
@@ -177,8 +207,8 @@ def _decoded(content: bytes, path: str, begin: int) -> str:
 def _division(file: Any, place: int, size: int) -> int:
     """Return the first position, from `place` on, at which a text file can be divided.
 
-    This is the position after the next white space. If the next 65,536 bytes have no white space, it is the next position between two
-    characters.
+    This is the position after the next white space or, if there is none, the end of the file. If the next 65,536 bytes have no white space,
+    it is the next position between two characters.
 
     Args:
         file: the text file, opened for reading bytes.
@@ -192,6 +222,8 @@ def _division(file: Any, place: int, size: int) -> int:
     spaces = [found for byte in SPACE if (found := ahead.find(byte)) >= 0]
     if spaces:
         return place + min(spaces) + 1
+    if place + len(ahead) >= size:
+        return size
     return place + next((number for number, byte in enumerate(ahead) if byte & 0xC0 != 0x80), 0)
 
 
@@ -244,7 +276,7 @@ def read_shards(folder: str | Path) -> ShardedText:
         require(same, f"shard {shard_path(folder, number, 'json')}", "missing, damaged or of another text", remedy)
         try:
             ids = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
+        except UNREADABLE as error:
             raise InputError(f"shard {path}", str(error), remedy) from error
         require(ids.shape == (shard["count"],), f"shard {path}", f"{len(ids)} ids instead of {shard['count']}", remedy)
         if shard["apart"]:

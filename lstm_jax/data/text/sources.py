@@ -47,7 +47,7 @@ def _text_files(folder: Path) -> list[Path]:
 
 FORMS = (
     Form(  # standard input
-        lambda path: str(path) == STANDARD_INPUT,
+        lambda path: str(path) == STANDARD_INPUT,  # no other name becomes this path, see `_sources`
         _read_file,
         _read_file_bytes,
     ),
@@ -131,6 +131,8 @@ def _sources(paths: Paths) -> Iterator[tuple[Path, Form]]:
     require(names.count(STANDARD_INPUT) < 2, "corpus", "standard input twice", "give - once")
     for name in names:
         path = Path(name) if name == STANDARD_INPUT else locate(name, "corpus", DESCRIPTION)
+        if name != STANDARD_INPUT and str(path) == STANDARD_INPUT:  # the file ./-
+            path = path.absolute()
         yield path, next(form for form in FORMS if form.matches(path))
 
 
