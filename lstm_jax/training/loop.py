@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from rich.console import Console
 from rich.progress import Progress
 
+from lstm_jax import native
 from lstm_jax.config import TrainConfig
 from lstm_jax.errors import Interrupted, require
 from lstm_jax.runtime import processes, sharding
@@ -192,7 +193,8 @@ class _Fit:
         processes.require_equal({f"checkpoints in {self.latest}": str(saved)})
         if not saved:
             return
-        found = checkpoint.restore(self.latest, self._saved(), added=("state.behind",))
+        compiled = f"rows of a table wait for steps that only the compiled code takes, which is not available: {native.why_not()}"
+        found = checkpoint.restore(self.latest, self._saved(), added=("state.behind",), dropped={"state.behind": compiled})
         for step, reason in found.rejected:
             console.print(f"checkpoint of step {step} is damaged ({reason}); an older one is used", highlight=False)
         self.state, self.best_params = found.state["state"], found.state.get("best")

@@ -100,8 +100,9 @@ def write_shards(
     parts = [part for path in source_files(paths) for part in _parts(path, recipe, unit, shard_bytes)]
     require(bool(parts), "text", "empty", DESCRIPTION)
     records = write_missing(folder, parts, _write_shard, _is_intact, workers, on_progress)
-    separated = _separated(parts, records)
-    shards = [{name: found[name] for name in SHARD} | {"apart": apart} for found, apart in zip(records, separated, strict=True)]
+    shards: list[dict[str, Any]] = [{name: found[name] for name in SHARD} for found in records]
+    for shard, apart in zip(shards, _separated(parts, records), strict=True):
+        shard["apart"] = apart
     known = {character for shard in shards for character in shard["characters"]}
     if any(shard["apart"] for shard in shards):
         known.add(SEPARATOR)

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,9 @@ def save(folder: Path, step: int, state: PyTree, extra: dict[str, Any]) -> Path:
     return manifest_path(folder, step)
 
 
-def restore(folder: Path, like: PyTree, added: tuple[str, ...] = (), step: int | None = None) -> Restored:
+def restore(
+    folder: Path, like: PyTree, added: tuple[str, ...] = (), step: int | None = None, dropped: Mapping[str, str] | None = None
+) -> Restored:
     """Load the newest intact checkpoint, or the checkpoint of a given step. A checkpoint is intact if all its checksums are correct.
 
     Args:
@@ -106,21 +109,26 @@ def restore(folder: Path, like: PyTree, added: tuple[str, ...] = (), step: int |
         added: paths of leaves, such as "state.behind", that may be absent from the checkpoint, because older versions did not write them.
             If such a leaf is absent, the result holds the leaf of `like` in its place.
         step: number of the step whose checkpoint is loaded. If None, the newest intact checkpoint is loaded.
+        dropped: dict from the paths of leaves that `like` may lack to the remedy of an error. If `like` lacks such a leaf, the leaf of the
+            checkpoint is left out of the result. If it has an entry other than 0, the error with the remedy is raised.
 
     Raises:
-        InputError: if there is no intact checkpoint (of the step `step`, if it is given), or if the leaves in the checkpoint have other
-            paths, shapes or dtypes than the leaves in `like`.
+        InputError: if there is no intact checkpoint (of the step `step`, if it is given), if the leaves in the checkpoint have other
+            paths, shapes or dtypes than the leaves in `like`, or if a leaf in `dropped` that `like` lacks has an entry other than 0.
     """
     rejected: list[tuple[int, str]] = []
     wanted = _named(like)
+    unwanted = {name: remedy for name, remedy in (dropped or {}).items() if name not in wanted}
     for number in reversed([one for one in steps(folder) if step in (None, one)]):
         manifest, damage = read_verified(folder, number)
         damage = _agreed(damage)
         loaded: dict[str, Any] = {}
         if not damage:
             present = {name: leaf for name, leaf in wanted.items() if name in manifest["leaves"] or name not in added}
-            require_same_tree(number, manifest["leaves"], present)
-            loaded, damage = _load(folder / manifest["folder"], present, manifest["leaves"])
+            saved = manifest["leaves"]
+            left = {name: _zeros(saved[name], number, name, remedy) for name, remedy in unwanted.items() if name in saved}
+            require_same_tree(number, {name: leaf for name, leaf in saved.items() if name not in left}, present)
+            loaded, damage = _load(folder / manifest["folder"], present | left, saved)  # Orbax reads all leaves or none
             damage = _agreed(damage)
         if not damage:
             state = jax.tree.unflatten(jax.tree.structure(like), [loaded.get(name, leaf) for name, leaf in wanted.items()])
@@ -164,6 +172,23 @@ def _named(tree: PyTree) -> dict[str, Any]:
     require(bool(flat), "checkpoint state", "a tree without leaves", "give one that holds arrays")
     require(len(named) == len(flat), "checkpoint state", "two leaves of the same path", "keep dots out of the keys")
     return named
+
+
+def _zeros(record: dict[str, Any], step: int, name: str, remedy: str) -> np.ndarray:
+    """Return zeros with the shape and dtype of a leaf of a checkpoint.
+
+    Args:
+        record: entry of the leaf in the manifest.
+        step: step of the checkpoint.
+        name: path of the leaf.
+        remedy: remedy of the error.
+
+    Raises:
+        InputError: if an entry of the leaf is not 0.
+    """
+    zeros = np.zeros(record["shape"], record["dtype"])
+    require(leaf_record(zeros) == record, f"checkpoint leaf {name} of step {step}", "not zero", remedy)
+    return zeros
 
 
 def _free_name(folder: Path, step: int) -> str:
