@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 
 from bench import RESULTS, commit, make_parser, timing
-from bench.schema import RUN_MEMORY, STEP_MEMORY, check, make_row, rows_of
+from bench.schema import RUN_MEMORY, STEP_MEMORY, check, make_row, rows_of, rows_of_commit
 from bench.workloads import read_sizes
 from lstm_jax.sweep.missing import run_missing
 from lstm_jax.sweep.rows import append_rows
@@ -151,4 +151,4 @@ def main() -> None:
         lengths = options.length or LENGTHS[options.preset]
         names = [f"A:T={length}" + (f",{options.sizes}" if options.sizes else "") for length in lengths]
         sweep(names, options.results, sha, options.backend)
-    report([row for row in rows_of(options.results, STEP_MEMORY, git=sha) if row["backend"] == options.backend])
+    report([row for row in rows_of_commit(options.results, STEP_MEMORY, sha) if row["backend"] == options.backend])

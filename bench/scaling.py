@@ -23,7 +23,7 @@ import numpy as np
 
 from bench import RESULTS, commit, make_parser, timing
 from bench.memory import exponent
-from bench.schema import SCALING, check, make_row, rows_of
+from bench.schema import SCALING, check, make_row, rows_of_commit
 from bench.workloads import LETTERS, make_arrays, workload
 from lstm_jax.sweep.missing import run_missing
 
@@ -206,7 +206,7 @@ def main() -> None:
         each = list(points(options.grid, middle))
         wanted = [(number, point, devices) for number in range(options.rounds) for point in each for devices in options.devices]
         sweep(wanted, options.seconds, options.results, sha)
-    found = list(curves(rows_of(options.results, SCALING, git=sha), middle, options.devices))
+    found = list(curves(rows_of_commit(options.results, SCALING, sha), middle, options.devices))
     for curve in found:
         print(describe(curve))
     if found:

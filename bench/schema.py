@@ -201,6 +201,18 @@ def rows_of(path: Path, *measurements: str, git: str | None = None, series: str 
     return [row for row in select(read_rows(path, check), *measurements, git=git) if row.get("series", "") == series]
 
 
+def rows_of_commit(path: Path, measurement: str, git: str) -> list[dict[str, Any]]:
+    """Return the rows of one kind of measurement and one commit, of which there must be some; see `rows_of`.
+
+    Raises:
+        InputError: if a row of the file violates the schema, or if there is no row of the commit. The error names the commits with rows.
+    """
+    rows = rows_of(path, measurement)
+    found, commits = select(rows, measurement, git=git), ", ".join(dict.fromkeys(str(row["git"]) for row in rows))
+    require(bool(found), f"rows of commit {git}", f"none in {path}", f"name a commit with --commit: {commits or 'none has rows'}")
+    return found
+
+
 def select(rows: Iterable[dict[str, Any]], *measurements: str, git: str | None = None) -> list[dict[str, Any]]:
     """Return the result rows of the given kinds of measurements. If `git` is not None, only rows of this commit are returned."""
     return [row for row in rows if row["measurement"] in measurements and (git is None or row["git"] == git)]

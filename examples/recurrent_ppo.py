@@ -1,6 +1,6 @@
 """Reinforcement learning with an LSTM policy by proximal policy optimisation (PPO), compiled as one program.
 
-    pip install "lstm-jax[examples]"
+    pip install ".[examples]"
     python examples/recurrent_ppo.py --environment MemoryChain-bsuite --seeds 3 --json returns.json
     python examples/recurrent_ppo.py --environment MemoryChain-bsuite --seeds 3 --memoryless
 

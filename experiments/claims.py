@@ -21,7 +21,6 @@ The intervals cover the choice of the seed and nothing else: each study has one 
 
 import argparse
 import importlib
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -43,8 +42,6 @@ PAGE = study.HERE.parent / "docs" / "studies.md"
 BEGIN, END = "<!-- claims: begin -->", "<!-- claims: end -->"
 """Lines of the page between which the table stands."""
 HEAD = "| study | claim | first seeds | verdict | new seeds | verdict | adjusted p |\n| --- | --- | --- | --- | --- | --- | --- |"
-NO_DATA = ("forecast",)
-"""Studies that read no data from $LSTM_JAX_DATA."""
 NEW = 5
 """Number of new seeds with which the claims are tested."""
 
@@ -210,8 +207,6 @@ def run(names: Sequence[str], results: Path, workers: int) -> int:
     failed = 0
     for name in names:
         study.check_needs(_study(name))
-        data = name in NO_DATA or bool(os.environ.get("LSTM_JAX_DATA"))
-        require(data, "LSTM_JAX_DATA", "not set", "name the folder that holds imdb/ and articles/")
     for name in names:
         needed = [config for claim in CLAIMS if claim.study == name for config in configs(claim, new=True)]
         rows = sweep.run(_study(name).run, needed, results / f"{name}.jsonl", "processes", workers, retry=True)

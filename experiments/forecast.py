@@ -270,7 +270,9 @@ def configs(names: Any, shares: Any, seeds: int, changes: dict[str, Any]) -> lis
 
 
 FULL = configs(SEASON, (0.0, 0.3), 3, {})
-STUDY = study.Study("forecast", run, {"toy": configs(("sunspots",), (0.0,), 1, {"epochs": 2}), "full": FULL}, draw, verdict, "statsmodels")
+STUDY = study.Study(
+    "forecast", run, {"toy": configs(("sunspots",), (0.0,), 1, {"epochs": 2}), "full": FULL}, draw, verdict, "statsmodels", data=False
+)
 
 if __name__ == "__main__":
     sys.exit(study.main(STUDY))

@@ -9,6 +9,7 @@ A study is a file in this folder that ends with `STUDY = study.Study(...)` and `
 """
 
 import argparse
+import os
 import sys
 import tempfile
 from collections import defaultdict
@@ -45,6 +46,8 @@ class Study:
     """Function verdict(rows) that returns the conclusion from the results as a few lines of text."""
     needs: str = ""
     """Name of a package that the runs need in addition to the dependencies of the library, or "" if there is none."""
+    data: bool = True
+    """Whether the runs of all presets except "toy" read data from the folder in the environment variable LSTM_JAX_DATA."""
 
 
 def finished(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -85,14 +88,20 @@ def interval(found: tuple[float, float, float], form: str) -> str:
     return f" ({low:{form}} to {high:{form}})" if isfinite(low) else ""
 
 
-def check_needs(study: Study) -> None:
-    """Check that the package is installed that the runs of a study need in addition to the dependencies of the library, if there is one.
+def check_needs(study: Study, toy: bool = False) -> None:
+    """Check that the package is installed and the data are given that the runs of a study need.
+
+    Args:
+        study: study.
+        toy: whether the runs are those of the preset "toy", which need no data.
 
     Raises:
-        InputError: if the package is not installed.
+        InputError: if the package is not installed, or if the environment variable LSTM_JAX_DATA is not set and the runs need data.
     """
     found = not study.needs or find_spec(study.needs) is not None
     require(found, study.needs, "not installed", 'pip install ".[experiments]"')
+    given = toy or not study.data or bool(os.environ.get("LSTM_JAX_DATA"))
+    require(given, "LSTM_JAX_DATA", "not set", "name the folder that holds imdb/ and articles/")
 
 
 def execute(study: Study, preset: str, where: str, workers: int, rows_path: Path, figures: Path, report: bool = False) -> str:
@@ -111,11 +120,11 @@ def execute(study: Study, preset: str, where: str, workers: int, rows_path: Path
     preset "toy" they are those of its own runs.
 
     Raises:
-        InputError: if no run has succeeded, or a package that the runs need is not installed.
+        InputError: if no run has succeeded, or if runs without a result need a package that is not installed or data that are not given.
     """
     configs = study.presets[preset]
-    if not report:
-        check_needs(study)
+    if not report and _absent(study, configs, sweep.existing_rows(study.run, configs, rows_path)):
+        check_needs(study, preset == "toy")
         sweep.run(study.run, configs, rows_path, where, workers)
     # a figure of a part of the runs would replace that of all runs
     rows = sweep.existing_rows(study.run, [*configs, *(study.presets["full"] if preset != "toy" else ())], rows_path)
@@ -125,11 +134,15 @@ def execute(study: Study, preset: str, where: str, workers: int, rows_path: Path
     lines, failed = [study.verdict(good)], len(rows) - len(good)
     if failed:
         lines.append(f"{failed} runs failed, see {rows_path}")
-    ids = {row["id"] for row in rows}
-    absent = sum(sweep.run_id(study.run, config) not in ids for config in configs)
-    if absent:
+    if absent := _absent(study, configs, rows):
         lines.append(f"{absent} of {len(configs)} runs have no row yet")
     return "\n".join(lines)
+
+
+def _absent(study: Study, configs: Sequence[Any], rows: Iterable[Mapping[str, Any]]) -> int:
+    """Return the number of configs that have no row."""
+    ids = {row["id"] for row in rows}
+    return sum(sweep.run_id(study.run, config) not in ids for config in configs)
 
 
 def main(study: Study, arguments: Sequence[str] | None = None) -> int:

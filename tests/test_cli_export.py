@@ -21,8 +21,8 @@ from lstm_jax.errors import InputError
 from lstm_jax.files.writing import MARK
 from lstm_jax.tasks import generation, onnx_models, sentiment
 
-onnx = pytest.importorskip("onnx", reason="ONNX is not installed: pip install lstm-jax[onnx]")
-runtime = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed: pip install lstm-jax[onnx]")
+onnx = pytest.importorskip("onnx", reason="ONNX is not installed: pip install '.[onnx]'")
+runtime = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed: pip install '.[onnx]'")
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 REVIEWS = ["the film was good", "the film was not good, it was bad " * 3, "", "unheard words", "good " * 40]
@@ -174,7 +174,7 @@ def test_runs_that_cannot_be_exported(ask, root, tmp_path):
 def test_package_that_is_missing(ask, root, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
     answer = ask("export", "onnx", "--run", root / "plain", "--file", tmp_path / "model.onnx")
-    assert_error(answer, "package onnx: ", "; pip install 'lstm-jax[onnx]'")
+    assert_error(answer, "package onnx: ", "; pip install '.[onnx]'")
 
 
 def test_task_of_a_config(root, tmp_path):

@@ -37,7 +37,7 @@ def _program(page: Path) -> str:
 @pytest.mark.parametrize("page", [page for page in PAGES if _program(page)], ids=lambda page: page.stem)
 def test_python_runs(page: Path) -> None:
     if page.stem == "onnx":
-        pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed: pip install lstm-jax[onnx]")
+        pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed: pip install '.[onnx]'")
     program = _program(page)
     run = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, cwd=ROOT)
     assert run.returncode == 0, run.stderr

@@ -34,7 +34,7 @@ def imported(*names: str) -> Iterator[list[ModuleType]]:
 
 @pytest.fixture(scope="module")
 def ppo() -> Iterator[ModuleType]:
-    pytest.importorskip("gymnax", reason="gymnax is not installed: pip install lstm-jax[examples]")
+    pytest.importorskip("gymnax", reason="gymnax is not installed: pip install '.[examples]'")
     with imported("recurrent_ppo") as (found,):
         yield found
 

@@ -6,6 +6,7 @@ from typing import Any
 from bench.accuracy import pareto_front, summarize
 from bench.peers import OURS, title
 from bench.summary import Line, mean_speedup, peaks, speedups_over_sizes
+from bench.workloads import EVALUATED
 
 Row = dict[str, Any]
 KINDS = {"sentiment": "A", "characters": "B", "recurrence": "the recurrence alone"}
@@ -44,7 +45,9 @@ def _own_sizes(lines: Sequence[Line], rows: Sequence[Row]) -> str:
         return ""
     names, works = (list(dict.fromkeys(key[n] for key in found)) for n in (0, 1))
     processes = {line.processes for line in found.values()}
-    text = f"\nMilliseconds a step, medians of {min(processes)} to {max(processes)} fresh processes, and our speedup over the peer with "
+    count = " to ".join(map(str, sorted({min(processes), max(processes)})))
+    what = f"an evaluation of {EVALUATED:,} reviews" if works == ["evaluation"] else "a step"
+    text = f"\nMilliseconds {what}, medians of {count} fresh processes, and our speedup over the peer with "
     text += "its 95 % confidence interval.\n\n"
     return text + markdown(["", *works], [[title(name, rows), *(_time(found.get((name, work))) for work in works)] for name in names])
 

@@ -2,7 +2,7 @@
 
 Each public function returns an `onnx.ModelProto`, which `onnx.save` writes to a file. Each recurrent layer becomes one node of ONNX's
 operator LSTM, GRU or RNN (opset 17). The batch size and the number of steps are not fixed. All weights must be float32. The functions need
-the package onnx, which `pip install 'lstm-jax[onnx]'` installs.
+the package onnx, which `pip install '.[onnx]'` installs.
 
 The docstring of the package `lstm_jax.convert` describes the layout of weights in lstm_jax.
 """

@@ -52,7 +52,7 @@ def import_onnx() -> Any:
     try:
         import onnx
     except ImportError as error:
-        raise InputError("package onnx", error, "pip install 'lstm-jax[onnx]'") from error
+        raise InputError("package onnx", error, "pip install '.[onnx]'") from error
     return onnx
 
 

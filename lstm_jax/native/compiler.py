@@ -19,7 +19,7 @@ from lstm_jax.errors import InputError
 
 SOURCES = tuple(Path(__file__).with_name(name) for name in ("recurrence.cc", "linear.cc", "adam.cc", "dropout.cc"))
 FLAGS = ("-O3", "-fno-math-errno", "-std=c++17", "-shared", "-fPIC", "-w")
-REMEDY = "install g++ or clang++, or pip install 'lstm-jax[native]', then run lstm-jax backends --build"
+REMEDY = "install g++ or clang++, or pip install '.[native]', then run lstm-jax backends --build"
 SECONDS = 900
 """Time limit for the C++ compiler in seconds. Compilation takes about a minute, and longer with sanitizers."""
 OTHER = "name another compiler in CXX"

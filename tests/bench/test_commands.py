@@ -32,6 +32,8 @@ def test_help(name: str) -> None:
         (["accuracy", "--study", "seeds", "--recipe", "none", "--report"], "bench: recipe: none; give some of ours, "),
         (["accuracy", "--seeds", "0"], "bench: seeds: 0; give 1 or more"),
         (["sampling", "--chars", "0"], "bench: chars: 0; give 1 or more"),
+        (["memory", "--report", "--commit", "abc"], "bench: rows of commit abc: none in "),
+        (["scaling", "--report", "--commit", "abc"], "bench: rows of commit abc: none in "),
         (["sampling", "--report", "--first-round", "1000"], "bench: rows: 128 units: methods []; measure first"),
         (["report", "--commit", "0000000"], "bench: commit: 0000000; give one that "),
     ],

@@ -93,6 +93,11 @@ def test_noise() -> None:
     assert throughput.noise(beside | {"probe_gflops": []}, 202.0) == ""
 
 
+def test_an_unknown_commit_is_an_error_that_names_those_with_rows() -> None:
+    with pytest.raises(InputError, match=r"rows of commit abc: none in .*scaling\.jsonl; name a commit with --commit: c5e447ebe3d5, "):
+        schema.rows_of_commit(RESULTS / "scaling.jsonl", schema.SCALING, "abc")
+
+
 def test_noisy_rows_give_way() -> None:
     first, second, error = timed("A", "ours", 2.0, noisy="yes"), timed("A", "ours", 1.0), failed("A", "ours", "out of memory")
     for order in ([first, second, error], [second, first], [error, second, first]):

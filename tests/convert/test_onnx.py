@@ -16,8 +16,8 @@ from lstm_jax.convert.onnx_graph import OPERATORS, OPSET
 from lstm_jax.errors import InputError
 from lstm_jax.models import CharGenerator, SentimentClassifier, functional
 
-onnx = pytest.importorskip("onnx", reason="ONNX is not installed: pip install lstm-jax[onnx]")
-runtime = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed: pip install lstm-jax[onnx]")
+onnx = pytest.importorskip("onnx", reason="ONNX is not installed: pip install '.[onnx]'")
+runtime = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed: pip install '.[onnx]'")
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 E, UNITS, V = 5, 6, 11
@@ -311,4 +311,4 @@ def test_weights_of_more_than_a_file_holds(monkeypatch):
 
 def test_package_that_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
-    refused(lambda: convert.layers_to_onnx("lstm", [random_lstm(E, UNITS)]), "package onnx: ", "; pip install 'lstm-jax[onnx]'")
+    refused(lambda: convert.layers_to_onnx("lstm", [random_lstm(E, UNITS)]), "package onnx: ", "; pip install '.[onnx]'")

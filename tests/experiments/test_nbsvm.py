@@ -6,7 +6,7 @@ import pytest
 from experiments import nbsvm
 from lstm_jax.data import EncodedSplit
 
-pytest.importorskip("sklearn", reason="scikit-learn is not installed: pip install lstm-jax[experiments]")
+pytest.importorskip("sklearn", reason="scikit-learn is not installed: pip install '.[experiments]'")
 
 RNG = np.random.default_rng(0)
 

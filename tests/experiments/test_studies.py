@@ -76,6 +76,14 @@ def test_report_without_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().err.startswith("memory: rows of memory: none in ")
 
 
+def test_data_that_are_not_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing is run, and no row of a failed run is left."""
+    monkeypatch.delenv("LSTM_JAX_DATA", raising=False)
+    assert study.main(memory.STUDY, ["--out", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == "memory: LSTM_JAX_DATA: not set; name the folder that holds imdb/ and articles/\n"
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("cell", CELLS)
 def test_equal_units(cell: str) -> None:
     units = equal.equal_units(cell, 7, 20)

@@ -254,7 +254,7 @@ def head() -> list[str]:
         "Written by `python tests/recurrence/transformations.py`; the tests hold each cell.",
         "",
         "- **exact**: the numbers of the reference within 1e-5, from the backend's own code, in one call.",
-        "- **exact through reference**: the same numbers from plain JAX, which JAX's own mechanism took in its place; it is slower.",
+        "- **exact through reference**: the same numbers; JAX ran the backend `reference` in place of this one, which is slower.",
         "- **its own path**: the program has none of this machine's compiled code. An exported program (`jax.export`) is plain JAX for",
         "  every platform, the CPU too, so that it runs where this library is not.",
         "",

@@ -56,7 +56,7 @@ def load_tfds() -> Any:
             importlib.import_module("array_record")
             import tensorflow_datasets
     except ImportError as error:
-        raise InputError("data tfds", error, 'pip install "lstm-jax[tfds]"') from error
+        raise InputError("data tfds", error, 'pip install ".[tfds]"') from error
     return tensorflow_datasets
 
 
