@@ -5,6 +5,7 @@ Example: `units: Annotated[int, Bounds(1, MOST, "give 1 or more")]`.
 
 import dataclasses
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Annotated, Any, get_args, get_origin
 
 from lstm_jax.errors import InputError
@@ -26,39 +27,43 @@ class Bounds:
     zero: bool = False
     """Whether 0 is allowed even if it is below `low`."""
 
-    def check(self, name: str, value: Any, kind: type) -> None:
-        """Raise `InputError` unless `value` is a number within these bounds.
+    def check(self, name: str, value: Any, kind: type) -> int | float:
+        """Return `value` after checking that it is a number within these bounds. A NumPy number becomes an int or a float.
 
         Args:
             name: name of the value in the error message.
             value: the value to check.
             kind: required type, int or float. If it is float, an int is also allowed. A bool is never allowed.
+
+        Raises:
+            InputError: if `value` is not a number of this type, or lies outside the bounds.
         """
-        number = isinstance(value, int if kind is int else (int, float)) and not isinstance(value, bool)
-        if number and (self.low <= value <= self.high or (self.zero and value == 0)):
-            return
-        high = number and value > self.high
-        raise InputError(name, value, (self.above or f"{self.remedy}, at most {self.high:.12g}") if high else self.remedy)
+        if not isinstance(value, Integral if kind is int else Real) or isinstance(value, bool):
+            raise InputError(name, value, self.remedy)
+        number = int(value) if isinstance(value, Integral) else float(value)  # NumPy would round the bounds to the dtype of the value
+        if self.low <= number <= self.high or (self.zero and number == 0):
+            return number
+        raise InputError(name, value, (self.above or f"{self.remedy}, at most {self.high:.12g}") if number > self.high else self.remedy)
 
 
 def check_numbers(config: Any) -> None:
     """Raise `InputError` if a number in a field of a dataclass instance lies outside the bounds of the field.
 
     The type of a field declares its bounds, as in `Annotated[int, Bounds(1, 9, "give 1 to 9")]`. A field whose type declares no bounds is
-    not checked. If the type is a tuple of such numbers, every number in the tuple is checked.
+    not checked. If the type is a tuple of such numbers, every number in the tuple is checked. NumPy numbers are replaced by ints and
+    floats, also in a frozen instance, since a config is written as JSON.
     """
     for field in dataclasses.fields(config):
         value, annotation = getattr(config, field.name), field.type
-        values = [value]
-        if get_origin(annotation) is tuple:
-            values, annotation = value, get_args(annotation)[0]
+        several = get_origin(annotation) is tuple
+        annotation = get_args(annotation)[0] if several else annotation
         if get_origin(annotation) is Annotated:
-            for number in values:
-                check_number(field.name, number, annotation)
+            checked = tuple(check_number(field.name, number, annotation) for number in (value if several else [value]))
+            object.__setattr__(config, field.name, checked if several else checked[0])
 
 
 def check_number(name: str, value: Any, kind: Any) -> Any:
-    """Return `value` after checking that it lies within the bounds that the type `kind` declares.
+    """Return `value` after checking that it lies within the bounds that the type `kind` declares. A NumPy number becomes an int or a float.
 
     Args:
         name: name of the value in the error message.
@@ -70,7 +75,7 @@ def check_number(name: str, value: Any, kind: Any) -> Any:
     """
     number, *notes = get_args(kind)
     for bounds in (note for note in notes if isinstance(note, Bounds)):
-        bounds.check(name, value, number)
+        value = bounds.check(name, value, number)
     return value
 
 

@@ -75,5 +75,5 @@ def _import(name: str) -> None:
     except InputError:
         raise
     except Exception as error:  # a user's module may raise anything
-        remedy = "name modules that Python can import and that call lstm_jax.register_cell"
+        remedy = "name modules that call lstm_jax.register_cell and that Python can import (PYTHONPATH=. adds those of the current folder)"
         raise InputError(f"${MODULES}", f"{name}: {type(error).__name__}: {error}", remedy) from error

@@ -15,8 +15,8 @@ import shutil
 import sys
 import textwrap
 import traceback
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, get_origin
 
 from lstm_jax.errors import InputError, Interrupted, require
 from lstm_jax.runtime.interrupts import end_on_second_signal, interrupted, keep_interrupts
@@ -25,14 +25,24 @@ from lstm_jax.runtime.streams import drop_output, prepare_streams
 DEBUG, DEBUG_HELP = "LSTM_JAX_DEBUG", "show the traceback of an error above its line"
 
 
-def _usage() -> str:
+def _usage(group: str = "") -> str:
+    """Return the usage of all commands, or of the commands of a group, such as "train"."""
     from lstm_jax.commands import COMMANDS
 
-    lines = [f"  {name:22} {(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
+    names = _group(group) if group else list(COMMANDS)
+    lines = [f"  {name:22} {(COMMANDS[name].__doc__ or '').splitlines()[0]}" for name in names]
     if sys.stdout.isatty():  # into a pipe each command is one line
         width = shutil.get_terminal_size().columns
         lines = [textwrap.fill(line, width, subsequent_indent=" " * 25, break_on_hyphens=False) for line in lines]
-    return "\n".join(["usage: lstm-jax COMMAND [options]; lstm-jax COMMAND --help lists them", "", *lines, "", f"{DEBUG}=1: {DEBUG_HELP}"])
+    command = f"lstm-jax {group and group + ' '}COMMAND"
+    return "\n".join([f"usage: {command} [options]; {command} --help lists them", "", *lines, "", f"{DEBUG}=1: {DEBUG_HELP}"])
+
+
+def _group(name: str) -> list[str]:
+    """Return the names of the commands of a group, such as ["export onnx"] for "export". If there is no such group, return []."""
+    from lstm_jax.commands import COMMANDS
+
+    return [command for command in COMMANDS if command.startswith(f"{name} ")]
 
 
 def _parse(arguments: list[str]) -> Callable[..., None]:
@@ -55,8 +65,9 @@ def _parse(arguments: list[str]) -> Callable[..., None]:
         if name in COMMANDS:
             break
     else:
-        raise InputError("command", name or "none", f"give one of {', '.join(COMMANDS)}")
+        raise InputError("command", name or "none", f"give one of {', '.join(_group(''.join(arguments[:1])) or COMMANDS)}")
     command: Any = COMMANDS[name]
+    _require_once(command, arguments[size:])
     set_help(command)
     default = command.with_preset(arguments[size:]) if hasattr(command, "preset") else None
     chosen: dict[str, Any] = {} if default is None else {"default": default}
@@ -70,11 +81,32 @@ def _parse(arguments: list[str]) -> Callable[..., None]:
         raise _complaint(name, stop, complaint.getvalue()) from stop
 
 
+def _require_once(command: Any, arguments: Sequence[str]) -> None:
+    """Check that no flag that takes several values is given twice, since tyro would use only the values after the last one.
+
+    Args:
+        command: class of the command. Any other callable has no flags.
+        arguments: the words after the name of the command on the command line.
+
+    Raises:
+        InputError: if such a flag is given twice.
+    """
+    from lstm_jax.commands.completion import flags
+
+    if not isinstance(command, type):
+        return
+    before_positional = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    given = [word.partition("=")[0].replace("_", "-") for word in before_positional]  # tyro reads --a_b as --a-b
+    for flag, kind in flags(command):
+        require(get_origin(kind) is not tuple or given.count(flag) < 2, flag, "given twice", f"give all its values after one {flag}")
+
+
 def _complaint(name: str, stop: BaseException, box: str) -> InputError:
     """Convert an exception of the argument parser tyro to an `InputError`.
 
     If a config raised an `InputError` while tyro parsed the flags, this error is returned, with the name of the flag in place of the name
-    of the field. Otherwise, the result is made from the text that tyro printed.
+    of the field. An error about an environment variable is returned as it is. Otherwise, the result is made from the text that tyro
+    printed.
 
     Args:
         name: name of the command.
@@ -84,7 +116,8 @@ def _complaint(name: str, stop: BaseException, box: str) -> InputError:
     cause = stop.__context__
     while cause is not None:
         if isinstance(cause, InputError):
-            return InputError(f"--{cause.subject.replace('_', '-')}", cause.value, cause.remedy)
+            variable = cause.subject.startswith("$")
+            return cause if variable else InputError(f"--{cause.subject.replace('_', '-')}", cause.value, cause.remedy)
         cause = cause.__context__
     lines = [" ".join(line.strip("│ ").split()) for line in box.splitlines() if not line.startswith(("╭", "╰"))]
     blocks = " ".join("\n" if set(line) == {"─"} else line for line in lines).split("\n")
@@ -119,6 +152,8 @@ def _run(arguments: list[str]) -> int:
         prepare_streams()
         if not arguments or arguments[0] in ("-h", "--help"):
             print(_usage())
+        elif arguments[1:2] in ([], ["-h"], ["--help"]) and _group(arguments[0]):
+            print(_usage(arguments[0]))
         elif arguments[0] == "--version":
             from importlib.metadata import version
 

@@ -16,6 +16,7 @@ LSTM with a recurrent projection, the masks of h have P columns instead of H.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
@@ -36,6 +37,7 @@ COUNTERS = 2**32
 MaskKind = Literal["keras", "per_gate", "variational"]
 
 
+@partial(jax.export.register_namedtuple_serialization, serialized_name="lstm_jax.DropoutMasks")
 class DropoutMasks(NamedTuple):
     """Dropout and zoneout masks of one call of a recurrent layer. A field is None if the call has no dropout of that kind.
 

@@ -5,6 +5,7 @@ import math
 import struct
 from typing import Annotated, get_args, get_origin, get_type_hints
 
+import numpy as np
 import pytest
 
 from lstm_jax import bounds
@@ -90,3 +91,20 @@ def test_each_entry_of_a_tuple_is_checked():
     check_numbers(Config())
     with pytest.raises(InputError, match=r"^counts: 0; give 1 or more"):
         check_numbers(Config((1, 0)))
+
+
+def test_numpy_numbers_become_numbers_of_python():
+    @dataclasses.dataclass(frozen=True)
+    class Config:
+        count: bounds.Count
+        shares: tuple[bounds.Share, ...]
+
+    config = Config(np.int64(3), (np.float32(0.5), 0, np.float64(0.25)))
+    check_numbers(config)
+    assert dataclasses.astuple(config) == (3, (0.5, 0, 0.25))
+    assert [type(value) for value in (config.count, *config.shares)] == [int, float, int, float]
+    for wrong in (np.float32(3), np.bool_(True), np.int64(0)):
+        with pytest.raises(InputError, match=r"^count: "):
+            check_numbers(Config(wrong, ()))
+    with pytest.raises(InputError, match=r"^share: 1\.0; give a share from 0 to below 1$"):
+        bounds.check_number("share", np.float16(1), bounds.Share)  # 1 - 1e-6 is 1 in float16

@@ -59,6 +59,24 @@ def test_help_lists_all_commands(ask):
             assert (command.__doc__ or "").splitlines()[0] in out
 
 
+@pytest.mark.parametrize("group", ["train", "embedding", "export", "data", "run"])
+def test_help_of_a_group_lists_its_commands(group, ask):
+    listed = ask(group)
+    code, out, err = listed
+    assert (code, err) == (0, "")
+    assert out.startswith(f"usage: lstm-jax {group} COMMAND [options]; lstm-jax {group} COMMAND --help lists them\n")
+    own = [name for name in COMMANDS if name.split()[0] == group]
+    assert [line[2:24].strip() for line in out.splitlines() if line.startswith("  ")] == own
+    assert ask(group, "--help") == ask(group, "-h") == listed
+
+
+def test_an_error_in_a_variable_is_not_one_of_a_flag(ask, monkeypatch):
+    monkeypatch.setenv("LSTM_JAX_CELLS", "no_such_module")
+    assert_error(
+        ask("train", "generation", "--cell", "mine"), "error: $LSTM_JAX_CELLS: no_such_module: ModuleNotFoundError", "PYTHONPATH=."
+    )
+
+
 @pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
 @pytest.mark.parametrize(
     ("words", "found"),
@@ -161,8 +179,12 @@ def test_a_reader_that_leaves(tmp_path):
     ("arguments", "needles"),
     [
         ("nonsense", ["command: nonsense; give one of demo, train sentiment, evaluate"]),
-        ("train", ["command: train; give one of", "train sentiment"]),
-        ("train nonsense", ["command: train nonsense; give one of"]),
+        ("train nonsense", ["command: train nonsense; give one of train sentiment, train generation, train forecast\n"]),
+        ("export --file x", ["command: export --file; give one of export onnx\n"]),
+        ("predict --text good --text bad", ["error: --text: given twice; give all its values after one --text\n"]),
+        ("train generation --data=a --data b --units 0", ["error: --data: given twice; "]),
+        ("train generation --sample-temperatures 1 --sample_temperatures=0.5", ["error: --sample-temperatures: given twice; "]),
+        ("train sentiment --units 3 --units 0", ["error: --units: 0; give 1 or more"]),
         ("train sentiment --nonsense 3", ["--nonsense", "see lstm-jax train sentiment --help"]),
         ("train sentiment --unit 3", ["--unit", "did you mean --units?"]),
         ("train sentiment --units", ["--units", "see lstm-jax train sentiment --help"]),

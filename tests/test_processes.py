@@ -186,6 +186,30 @@ def test_codes_of_launched_processes() -> None:
     assert sum(run_processes([sys.executable, "-c", program], 2)) == 40 + (cores if cores >= 2 else 2 * cores)
 
 
+LAUNCH = """
+import sys
+from lstm_jax import cli
+from lstm_jax.commands import COMMANDS, launch
+
+child = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print('running', flush=True); time.sleep(60)"
+COMMANDS["backends"] = lambda: lambda console: launch.run_processes([sys.executable, "-c", child], 2)
+raise SystemExit(cli.main(["backends"]))
+"""
+
+
+def test_a_second_signal_leaves_no_process() -> None:
+    """Processes that are in the middle of a long step end with `launch`, which a second Ctrl-C ends at once."""
+    with subprocess.Popen([sys.executable, "-c", LAUNCH], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as launched:
+        assert launched.stdout is not None
+        assert [launched.stdout.readline() for _ in range(2)] == ["running\n"] * 2
+        launched.send_signal(signal.SIGINT)
+        with pytest.raises(subprocess.TimeoutExpired):
+            launched.wait(0.3)
+        launched.send_signal(signal.SIGINT)
+        launched.communicate(timeout=30)  # its end is that of the last process that has the pipe
+        assert launched.returncode == 130
+
+
 def test_what_launch_refuses(ask) -> None:
     assert ask("launch", "--", "generate")[0] == 2
     assert ask("launch", "-n", 0, "--", "train", "sentiment")[0] == 2

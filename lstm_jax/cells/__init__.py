@@ -9,8 +9,8 @@ import jax.numpy as jnp
 
 from lstm_jax.cell_names import import_cells
 from lstm_jax.cells import gate_ablations, gru, layernorm_lstm, lstm, min_rnns, peephole_lstm, simple_rnn
-from lstm_jax.cells.activations import Activation, find_activation
-from lstm_jax.cells.cell import Cell, check_cell
+from lstm_jax.cells.activations import Activation, activation_name, find_activation
+from lstm_jax.cells.cell import Cell, check_cell, made_by
 from lstm_jax.cells.gate_ablations import VARIANTS, GateRecurrentParams, GateRecurrentState
 from lstm_jax.cells.gru import GRUParams, ResetBeforeParams
 from lstm_jax.cells.layernorm_lstm import LayerNormParams
@@ -84,6 +84,18 @@ _ROWS = (
 CELLS = {cell.name: cell for cell in _ROWS}
 BUILT_IN = frozenset(_ROWS)
 """Set of the cells that this library defines. Cells that a user registers are in `CELLS` but not in this set."""
+
+
+def _built_in(name: str) -> Cell:
+    """Return the cell of this library with the given name, for pickle."""
+    return next(cell for cell in _ROWS if cell.name == name)
+
+
+for _row in _ROWS:
+    made_by(_row, _built_in, _row.name)
+_STATES = (LSTMState, HiddenState, GateRecurrentState)
+for _kind in (*_STATES, ProjectedParams, *dict.fromkeys(row.params for row in _ROWS)):  # so that an exported program can have them
+    jax.export.register_namedtuple_serialization(_kind, serialized_name=f"lstm_jax.{_kind.__name__}")
 
 
 def find_cell(cell: str | Cell) -> Cell:
@@ -173,7 +185,8 @@ def _variant(cell: Cell, activation: Activation, recurrent_activation: Activatio
     assert cell.make_step is not None
     used = [activation, recurrent_activation] if cell.gates > 1 else [activation]
     name = f"{cell.name}({', '.join(getattr(f, '__name__', 'function') for f in used)})"
-    return replace(cell, name=name, step=cell.make_step(activation, recurrent_activation))
+    made = replace(cell, name=name, step=cell.make_step(activation, recurrent_activation))
+    return made_by(made, with_activations, cell, activation_name(activation), activation_name(recurrent_activation))
 
 
 __all__ = [

@@ -106,3 +106,8 @@ def find_activation(which: str | Activation | None, argument: str = "activation"
         given == (x.shape, x.dtype), argument, f"maps (2, 6) float32 to {given[0]} {given[1]}", "give a function that keeps shape and type"
     )
     return which
+
+
+def activation_name(function: Activation) -> str | Activation:
+    """Return the name of an activation function, or the function itself if it is not in `ACTIVATIONS`."""
+    return next((name for name, known in ACTIVATIONS.items() if known is function), function)

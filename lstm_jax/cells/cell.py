@@ -4,7 +4,7 @@ B is the batch size, T the number of steps, E the number of input features and H
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import jax
@@ -54,6 +54,18 @@ class Cell:
     make_step: Callable | None = None
     outputs: int = 0
 
+    def __copy__(self) -> "Cell":
+        """Return the cell itself, since a cell cannot be changed."""
+        return self
+
+    def __deepcopy__(self, memo: Any) -> "Cell":
+        """Return the cell itself. A copied layer thus has the same cell, and the same backends."""
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return a function and its arguments from which pickle creates the cell again. A cell of this library stays the same object."""
+        return _MAKERS.get(self) or (type(self), tuple(getattr(self, field.name) for field in fields(self)))
+
     def output_size(self, units: int) -> int:
         """Return the number of columns of the output h: the attribute `outputs` of the cell or, if this is 0, the number `units`."""
         return self.outputs or units
@@ -67,6 +79,17 @@ class Cell:
     def has_recurrent_kernel(self) -> bool:
         """Whether the cell has a recurrent kernel, a matrix that multiplies the output h of the previous step."""
         return "recurrent_kernel" in self.params._fields  # pyright: ignore[reportAttributeAccessIssue]
+
+
+_MAKERS: dict[Cell, tuple[Callable[..., Cell], tuple[Any, ...]]] = {}
+"""Dict from a cell of this library to a function and its arguments that return this cell. They are what pickle stores, since it cannot
+store the functions of these cells, which other functions made."""
+
+
+def made_by(cell: Cell, maker: Callable[..., Cell], *args: Any) -> Cell:
+    """Return `cell`, after noting for pickle that `maker(*args)` returns this object, also in another process."""
+    _MAKERS[cell] = (maker, args)
+    return cell
 
 
 _STEPS, _BATCH, _FEATURES, _UNITS = 7, 5, 3, 4

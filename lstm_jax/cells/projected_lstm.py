@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from lstm_jax import initializers
 from lstm_jax.cells import lstm
-from lstm_jax.cells.cell import Cell
+from lstm_jax.cells.cell import Cell, made_by
 from lstm_jax.cells.lstm import LSTMParams, LSTMState
 from lstm_jax.cells.products import check_sizes, matmul, zeros
 from lstm_jax.errors import require
@@ -72,4 +72,5 @@ def projected_lstm(outputs: int) -> Cell:
     def initial_state(batch: int, units: int, dtype=jnp.float32) -> LSTMState:
         return LSTMState(zeros(batch, outputs, dtype), zeros(batch, units, dtype))
 
-    return Cell("lstm_projected", GATES, ProjectedParams, init, lstm.bias, initial_state, step, outputs=outputs)
+    cell = Cell("lstm_projected", GATES, ProjectedParams, init, lstm.bias, initial_state, step, outputs=outputs)
+    return made_by(cell, projected_lstm, outputs)

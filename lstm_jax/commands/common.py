@@ -69,6 +69,11 @@ def say(console: Console, line: str) -> None:
     console.print(line, highlight=False, markup=False, soft_wrap=not console.is_terminal or line.startswith("lstm-jax "))
 
 
+def metric_text(value: float | None, form: str) -> str:
+    """Return a number of result.json as text, such as "0.8125" if `form` is ".4f", or "nan" if the value is None."""
+    return format(float("nan") if value is None else value, form)
+
+
 def load_run(task: str, folder: Path) -> Any:
     """Load a trained run from its folder, and print the warnings that loading gave.
 

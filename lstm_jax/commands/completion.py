@@ -57,7 +57,7 @@ def script(shell: str, commands: dict[str, Any]) -> str:
     """
     cases = []
     for name, command in sorted(commands.items(), key=lambda item: -len(item[0])):  # "data shard-reviews" before "data shard"
-        found = dict(flags(command))
+        found = {flag: tuple(_choices(kind)) for flag, kind in flags(command)}
         choices = "".join(f"        {flag}) words={shlex.quote(' '.join(values))};;\n" for flag, values in found.items() if values)
         cases.append(_CASE.format(pattern=shlex.quote(f"{name} "), choices=choices, flags=shlex.quote(" ".join([*found, "--help"]))))
     for first in sorted({name.split()[0] for name in commands if " " in name}):
@@ -68,10 +68,10 @@ def script(shell: str, commands: dict[str, Any]) -> str:
     return _SCRIPT.format(shell=shell, file=f"~/.{shell}rc", prelude=prelude, cases="\n".join(cases), top=top)
 
 
-def flags(command: Any) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yield a pair for each flag of a command: its name, such as "--clean", and the tuple of the values from which the user can choose.
+def flags(command: Any) -> Iterator[tuple[str, Any]]:
+    """Yield a pair for each flag of a command: its name, such as "--clean", and the type of its value.
 
-    The tuple is empty if the flag does not have a fixed set of values. `command` is the class of the command.
+    `command` is the class of the command.
     """
     hints = get_type_hints(command, include_extras=True)
     for field in dataclasses.fields(command):
@@ -81,10 +81,11 @@ def flags(command: Any) -> Iterator[tuple[str, tuple[str, ...]]]:
         if dataclasses.is_dataclass(plain):
             yield from flags(plain)
         elif _POSITIONAL not in marks:
-            yield f"--{field.name.replace('_', '-')}", tuple(_choices(plain))
+            yield f"--{field.name.replace('_', '-')}", plain
 
 
 def _choices(kind: Any) -> Iterator[str]:
+    """Yield the values from which the user of a flag can choose. If its type has no fixed set of values, yield nothing."""
     if get_origin(kind) is Literal:
         yield from map(str, get_args(kind))
     elif get_origin(kind) is Union or type(kind).__name__ == "UnionType":

@@ -1,6 +1,5 @@
 """The commands `lstm-jax train forecast` and `lstm-jax forecast`, which train a forecasting model and forecast with it."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,8 +8,9 @@ from typing import Any
 from rich.console import Console
 
 from lstm_jax.bounds import Checked, Level
-from lstm_jax.commands.common import Flat, Train, load_run, start, warn
+from lstm_jax.commands.common import Flat, Train, load_run, metric_text, start, warn
 from lstm_jax.config import ForecastConfig
+from lstm_jax.files.json_text import json_text
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class TrainForecast(Train):
     """Folder in which the run stores its config, environment, metrics.jsonl, TensorBoard events, figures and checkpoints."""
 
     def report(self, result: dict[str, Any]) -> Iterator[str]:
-        metrics = ", ".join(f"{name} {result[f'test_{name}']:.4g}" for name in ("mae", "rmse", "coverage"))
+        metrics = ", ".join(f"{name} {metric_text(result[f'test_{name}'], '.4g')}" for name in ("mae", "rmse", "coverage"))
         yield f"test part: {metrics} of the 90 % interval (epoch {result['best_epoch']})"
         yield f"run in {self.run}: lstm-jax forecast --run {self.run}"
 
@@ -55,6 +55,6 @@ class Forecast(Checked):
         for time, *numbers in zip(times, found.mean, found.low, found.high, strict=True):
             row = dict(zip(("mean", "low", "high"), (float(number) for number in numbers), strict=True))
             if self.json:
-                print(json.dumps({"time": time} | row))
+                print(json_text({"time": time} | row))
             else:
                 print(",".join([time, *(f"{number:.6g}" for number in row.values())]))

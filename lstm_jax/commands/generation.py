@@ -11,8 +11,9 @@ from typing import Any, Literal
 from rich.console import Console
 
 from lstm_jax.bounds import CharactersOrAll, Checked, Count, CountOrAll, DrawingSeed, Temperature, UnitCount, Written
-from lstm_jax.commands.common import Flat, Positional, Train, load_run, say, start
+from lstm_jax.commands.common import Flat, Positional, Train, load_run, metric_text, say, start
 from lstm_jax.config import GenerationConfig
+from lstm_jax.files.json_text import json_text
 from lstm_jax.files.writing import check_output
 
 Mode = Literal["auto", "carried", "window"]
@@ -34,7 +35,7 @@ class TrainGeneration(Train):
 
     def report(self, result: dict[str, Any]) -> Iterator[str]:
         if "validation_bits" in result:
-            yield f"held-out text: {result['validation_bits']:.4f} bits a character (epoch {result['best_epoch']})"
+            yield f"held-out text: {metric_text(result['validation_bits'], '.4f')} bits a character (epoch {result['best_epoch']})"
         yield f"run in {self.run}: lstm-jax generate --run {self.run} --prompt '...'"
 
 
@@ -132,7 +133,7 @@ class Score:
         scores = trained.score(ids, self.mode, starts)
         row = {"characters": len(scores.nats)} | scores.metrics()
         if self.json:
-            print(json.dumps(row))
+            print(json_text(row))
         else:
             say(console, f"{row['bits']:.4f} bits a character ({row['loss']:.4f} nats, perplexity {row['perplexity']:.3f})")
             say(console, f"{row['characters']:,} characters, {row['accuracy']:.1%} of them were the likeliest")

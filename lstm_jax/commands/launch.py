@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -17,6 +17,7 @@ from rich.console import Console
 from lstm_jax.bounds import Checked, Count
 from lstm_jax.commands.common import Positional
 from lstm_jax.errors import require
+from lstm_jax.runtime.interrupts import before_end
 
 GRACE = 45.0
 """Seconds that the other processes have to end after one has ended with an error. Then they are killed."""
@@ -45,8 +46,8 @@ class Launch(Checked):
 def run_processes(command: list[str], count: int) -> list[int]:
     """Run a command in several processes, which find each other through environment variables of JAX, and wait until all have ended.
 
-    If this process gets a SIGINT or SIGTERM, it sends the signal to all of these processes. If one of them ends with an error, those that
-    still run `GRACE` seconds later are killed.
+    If this process gets a SIGINT or SIGTERM, it sends the signal to all of these processes. If a second signal ends this process, they are
+    killed. If one of them ends with an error, those that still run `GRACE` seconds later are killed.
 
     Args:
         command: program and arguments, the same for each process.
@@ -61,7 +62,7 @@ def run_processes(command: list[str], count: int) -> list[int]:
         address = f"127.0.0.1:{free.getsockname()[1]}"
     place = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(count)}
     started: list[subprocess.Popen] = []
-    with _passed_on(started):
+    with _passed_on(started), before_end(lambda: _kill(started)):
         try:
             for number, cores in enumerate(divided_cores(count)):
                 # a session of its own, so that a Ctrl-C in the terminal reaches it once
@@ -71,9 +72,14 @@ def run_processes(command: list[str], count: int) -> list[int]:
                     os.sched_setaffinity(child.pid, cores)
             return _codes(started)
         finally:
+            _kill(started)
             for child in started:
-                child.kill()
                 child.wait()
+
+
+def _kill(processes: Iterable[subprocess.Popen]) -> None:
+    for process in processes:
+        process.kill()
 
 
 def divided_cores(count: int) -> list[set[int]]:
@@ -121,6 +127,5 @@ def _codes(started: list[subprocess.Popen]) -> list[int]:
             if code < 0:
                 print(f"process {number} was ended by {signal.Signals(-code).name}; the others end too", file=sys.stderr, flush=True)
         if time.monotonic() > until:
-            for child in running.values():
-                child.kill()
+            _kill(running.values())
     return codes

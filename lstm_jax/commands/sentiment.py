@@ -1,6 +1,5 @@
 """The command `lstm-jax train sentiment`, and the commands that use a sentiment run."""
 
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,9 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from lstm_jax.bounds import Checked, Count, CountOrNone
-from lstm_jax.commands.common import Flat, Positional, Train, load_run, say, start
+from lstm_jax.commands.common import Flat, Positional, Train, load_run, metric_text, say, start
 from lstm_jax.config import SentimentConfig
 from lstm_jax.errors import InputError
+from lstm_jax.files.json_text import json_text
 from lstm_jax.files.reading import STANDARD_INPUT, read_input
 from lstm_jax.files.writing import check_output
 
@@ -36,8 +36,8 @@ class TrainSentiment(Train):
     def report(self, result: dict[str, Any]) -> Iterator[str]:
         for part in ("test", "validation"):
             if f"{part}_accuracy" in result:
-                accuracy, auc = result[f"{part}_accuracy"], result[f"{part}_auc"]
-                yield f"{part} accuracy {accuracy:.4f}, AUC {float('nan') if auc is None else auc:.4f} (epoch {result['best_epoch']})"
+                accuracy, auc = (metric_text(result[f"{part}_{metric}"], ".4f") for metric in ("accuracy", "auc"))
+                yield f"{part} accuracy {accuracy}, AUC {auc} (epoch {result['best_epoch']})"
                 break
         yield f"run in {self.run}: lstm-jax predict --run {self.run} --text '...'"
 
@@ -60,7 +60,7 @@ class Evaluate:
         trained = load_run("sentiment", self.run)
         row = sentiment.evaluate(trained, split=self.split).to_row()
         if self.json:
-            print(json.dumps(row))
+            print(json_text(row))
             return
         table = Table(title=Text(f"{self.run}, {self.split} reviews"))
         table.add_column("metric")
@@ -98,7 +98,7 @@ class Predict:
         start()
         for text, p in zip(texts, load_run("sentiment", self.run).probabilities(texts), strict=True):
             shown = (text.encode(errors="surrogateescape") if isinstance(text, str) else text).decode(errors="replace")
-            print(json.dumps({"probability": round(float(p), 6), "text": shown}, ensure_ascii=False) if self.json else f"{p:.6f}")
+            print(json_text({"probability": round(float(p), 6), "text": shown}, ensure_ascii=False) if self.json else f"{p:.6f}")
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ class Neighbours(Checked):
             near = trained.words.neighbours(word, self.count, self.metric, self.min_reviews)
             if self.json:
                 found = [[embedding_space.escape(other), round(score, 6)] for other, score in near]
-                print(json.dumps({"word": word, "neighbours": found}))
+                print(json_text({"word": word, "neighbours": found}))
                 continue
             say(console, f"{word}: " + ", ".join(f"{embedding_space.escape(found)} {score:.2f}" for found, score in near))
 

@@ -42,13 +42,29 @@ class Series:
     @property
     def usual_gap(self) -> float:
         """Median time from one entry to the next, in the unit of `times`."""
-        return float(np.median(np.diff(self.times)))
+        return float(np.median(np.diff(self._ticks)) / self._ticks_per_unit)
+
+    @property
+    def _ticks_per_unit(self) -> float:
+        return DAY * 1e6 if self.dated else 1.0
+
+    @property
+    def _ticks(self) -> np.ndarray:
+        """(N,) float64: the times, in whole microseconds if the series is dated.
+
+        Days as float64 are not exact. Rounded to microseconds they are, from 1902 to 2038.
+        """
+        return np.rint(self.times * self._ticks_per_unit) if self.dated else self.times
+
+    def times_after(self, count: int) -> np.ndarray:
+        """Return the times (count,) of further entries after the last one, each `usual_gap` after the entry before it."""
+        times = self._ticks[-1] + np.median(np.diff(self._ticks)) * np.arange(1, count + 1)
+        return (np.rint(times) if self.dated else times) / self._ticks_per_unit
 
     @property
     def gaps(self) -> np.ndarray:
         """Time between each entry and the entry before it, divided by `usual_gap`, as an array (N,). The first entry has the gap 1."""
-        # days as float64 are not exact; rounded to microseconds they are, from 1902 to 2038
-        gaps = np.diff(np.rint(self.times * (DAY * 1e6)) if self.dated else self.times)
+        gaps = np.diff(self._ticks)
         return np.concatenate([[1.0], gaps / np.median(gaps)])
 
     def shown(self, time: float) -> str:

@@ -7,7 +7,7 @@ T is the number of steps of an example, H the number of units of a layer, and K 
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ MOST_BYTES = 5_000_000
 LEAST_UNITS = 8
 """Smallest number of units of each layer that a page may show, or the number of units of the smallest layer, if that is smaller."""
 _REMEDY = "give fewer or shorter examples, or fewer epochs"
+_DIVERGED = "the network has diverged: inspect another run, or train it with a lower learning rate"
 _TEMPLATE = Path(__file__).with_name("window.html")
 
 
@@ -114,15 +115,24 @@ def page(window: Window, most_bytes: int = MOST_BYTES) -> str:
     """
     for example in window.examples:
         for number, frame in zip(window.epochs, example.frames, strict=True):
-            finite = all(np.isfinite(array).all() for layer in frame.layers for array in layer.arrays.values())
-            finite = finite and bool(np.isfinite(frame.curve.values).all())
-            remedy = "the network has diverged: inspect another run, or train it with a lower learning rate"
-            require(finite, f"epoch {number}", "values that are not finite", remedy)
+            require(_is_finite(frame), f"epoch {number}", "values that are not finite", _DIVERGED)
+    require(_is_finite(window.neighbours), "neighbours", "values that are not finite", _DIVERGED)
     kept = _units_that_fit(window, most_bytes)
     text = _text(window, kept)
     size = len(text.encode())
     require(size <= most_bytes, "page", f"{size:,} bytes", f"{_REMEDY}: at most {most_bytes:,} bytes")
     return text
+
+
+def _is_finite(value: Any) -> bool:
+    """Return whether all numbers in a value are finite. The value is a number, an array, a text, None, or a collection of such values."""
+    if value is None or isinstance(value, str):
+        return True
+    if isinstance(value, (np.ndarray, np.generic, int, float)):
+        return bool(np.isfinite(value).all())
+    if is_dataclass(value):
+        return all(_is_finite(getattr(value, part.name)) for part in fields(value))
+    return all(map(_is_finite, value.values() if isinstance(value, Mapping) else value))
 
 
 def write_page(window: Window, path: Path, force: bool = True) -> None:

@@ -23,7 +23,7 @@ import keras
 
 from lstm_jax.cells import CELLS, Cell, GRUParams, HiddenState, LSTMParams, LSTMState, ResetBeforeParams, SimpleRNNParams, with_activations
 from lstm_jax.dropout import DropoutMasks
-from lstm_jax.errors import require
+from lstm_jax.errors import InputError, require
 from lstm_jax.recurrence import unroll
 
 FLOATS = ("float32", "float64")
@@ -41,31 +41,50 @@ def why_not(layer: keras.layers.RNN) -> str:
         return "it asks for cuDNN by use_cudnn=True"
     if getattr(layer.cell, "lora_enabled", False) or getattr(layer.cell, "quantization_mode", None):
         return "its weights are quantized or have LoRA"
+    for function in _activations(layer.cell):
+        if isinstance(function, keras.layers.Layer) and (function.weights or not function.built):
+            return f"its activation is a layer with weights, {type(function).__name__}"
+    try:
+        _cell(layer.cell)
+    except InputError as error:
+        return f"its {error.subject} {error.value} is not supported"
     return ""
 
 
-def _activation(function: Any) -> Any:
-    """Return the name of an activation function if it is one of Keras' own, else the function itself."""
-    name = keras.activations.serialize(function)
-    return name if isinstance(name, str) and keras.activations.get(name) is function else function
+def _activations(cell: Any) -> list[Any]:
+    """Return the activation and the recurrent activation of a Keras cell, each as its name if it is one of Keras' own functions.
+
+    The cell of a simple RNN has no recurrent activation, for which "sigmoid" is returned.
+    """
+    functions = [cell.activation, getattr(cell, "recurrent_activation", keras.activations.sigmoid)]
+    names = [keras.activations.serialize(function) for function in functions]
+    own = [isinstance(name, str) and keras.activations.get(name) is function for name, function in zip(names, functions, strict=True)]
+    return [name if is_own else function for name, is_own, function in zip(names, own, functions, strict=True)]
 
 
-def _lstm(cell: Any) -> tuple[Cell, Any]:
-    found = with_activations(CELLS["lstm"], _activation(cell.activation), _activation(cell.recurrent_activation))
-    return found, LSTMParams(*_weights(cell))
+def _cell(cell: Any) -> Cell:
+    """Return the `Cell` that computes the same as a Keras cell.
+
+    Raises:
+        InputError: if `with_activations` does not accept the activations of the Keras cell.
+    """
+    name = _CELLS[type(cell)][0]
+    return with_activations(CELLS[name if getattr(cell, "reset_after", True) else "gru_reset_before"], *_activations(cell))
 
 
-def _gru(cell: Any) -> tuple[Cell, Any]:
-    name = "gru" if cell.reset_after else "gru_reset_before"
-    found = with_activations(CELLS[name], _activation(cell.activation), _activation(cell.recurrent_activation))
+def _lstm(cell: Any) -> LSTMParams:
+    return LSTMParams(*_weights(cell))
+
+
+def _gru(cell: Any) -> GRUParams | ResetBeforeParams:
     if not cell.reset_after:
-        return found, ResetBeforeParams(*_weights(cell))
+        return ResetBeforeParams(*_weights(cell))
     kernel, recurrent_kernel, biases = _weights(cell, rows=(2,))
-    return found, GRUParams(kernel, recurrent_kernel, biases[0], biases[1])
+    return GRUParams(kernel, recurrent_kernel, biases[0], biases[1])
 
 
-def _simple_rnn(cell: Any) -> tuple[Cell, Any]:
-    return with_activations(CELLS["simple_rnn"], _activation(cell.activation), "sigmoid"), SimpleRNNParams(*_weights(cell))
+def _simple_rnn(cell: Any) -> SimpleRNNParams:
+    return SimpleRNNParams(*_weights(cell))
 
 
 def _weights(cell: Any, rows: tuple[int, ...] = ()) -> tuple[Any, Any, Any]:
@@ -84,12 +103,12 @@ def _weights(cell: Any, rows: tuple[int, ...] = ()) -> tuple[Any, Any, Any]:
 
 
 _CELLS = {
-    keras.layers.LSTMCell: (_lstm, LSTMState),
-    keras.layers.GRUCell: (_gru, HiddenState),
-    keras.layers.SimpleRNNCell: (_simple_rnn, HiddenState),
+    keras.layers.LSTMCell: ("lstm", _lstm, LSTMState),
+    keras.layers.GRUCell: ("gru", _gru, HiddenState),
+    keras.layers.SimpleRNNCell: ("simple_rnn", _simple_rnn, HiddenState),
 }
-"""Dict from the class of a Keras cell to two values: a function that converts such a cell to a `Cell` and its parameters, and the class of
-the state."""
+"""Dict from the class of a Keras cell to three values: the name of the cell in `CELLS`, a function that returns the parameters of such a
+Keras cell, and the class of the state."""
 
 
 def _mask(masks: Any) -> Any:
@@ -138,8 +157,8 @@ class _Unrolled(keras.layers.RNN):
         """
         if why_not(self):
             return super().inner_loop(sequences, initial_state, mask, training=training)
-        convert, state_type = _CELLS[type(self.cell)]
-        cell, params = convert(self.cell)
+        _, convert, state_type = _CELLS[type(self.cell)]
+        cell, params = _cell(self.cell), convert(self.cell)
         state = state_type(*keras.tree.flatten(initial_state))
         mask = next((part for part in keras.tree.flatten(mask) if part is not None), None)
         options: dict[str, Any] = {

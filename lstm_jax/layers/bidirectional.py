@@ -30,7 +30,7 @@ class Bidirectional(nnx.Module):
         backward: dict from the name of an argument, for example "units" or "cell", to its value for the backward layer. The arguments that
             are not in the dict are the same for both layers. None stands for an empty dict.
         rngs: random streams; weights are drawn from the stream `params`, and masks from the stream `dropout`.
-        options: further arguments of `Recurrent` for both layers, except `go_backwards`. The cell is an LSTM by default.
+        options: further arguments of `Recurrent` for both layers, except `go_backwards` and `keep_order`. The cell is an LSTM by default.
 
     Raises:
         InputError: if `merge_mode` is unknown, `backward` contains an argument that both layers must share, the layers have different
@@ -50,12 +50,13 @@ class Bidirectional(nnx.Module):
         **options,
     ):
         require(merge_mode in ("concat", "sum", "ave", "mul", None), "merge_mode", merge_mode, "give concat, sum, ave, mul or None")
-        require(not options.get("go_backwards"), "go_backwards", options.get("go_backwards"), "Bidirectional has both directions")
+        for name in ("go_backwards", "keep_order"):
+            require(not options.get(name), name, options.get(name), "Bidirectional has both directions")
         self.merge_mode, self.return_sequences, self.return_state = merge_mode, return_sequences, return_state
         both: dict[str, Any] = options | {"units": units, "return_sequences": return_sequences, "return_state": True}
         both["zero_output_for_mask"] = return_sequences
         other = dict(backward or {})
-        for name in ("go_backwards", "return_sequences", "return_state", "stateful", "zero_output_for_mask"):
+        for name in ("go_backwards", "keep_order", "return_sequences", "return_state", "stateful", "zero_output_for_mask"):
             require(name not in other, f"backward {name}", other.get(name), "it is that of Bidirectional: leave it out")
         self.forward = recurrent(features, rngs=rngs, **both)
         self.backward = recurrent(features, rngs=rngs, go_backwards=True, **(both | other))
@@ -179,7 +180,8 @@ class Bidirectional(nnx.Module):
                 key for each layer. None means the random streams of the layers.
             time_major: whether time is the first axis of the inputs and outputs.
             return_sequences: whether to return the outputs of all steps. None means the argument of the layer.
-            options: further arguments of `Recurrent.__call__`, which are passed to both layers.
+            options: further arguments of `Recurrent.__call__`, which are passed to both layers. By default, `zero_output_for_mask` is true
+                if the outputs of all steps are returned.
 
         Returns:
             the outputs: one array, or a pair (forward outputs, backward outputs) if `merge_mode` is None. If `return_state` is true,
@@ -187,7 +189,7 @@ class Bidirectional(nnx.Module):
         """
         keys = (rngs, rngs) if rngs is None or isinstance(rngs, (nnx.Rngs, nnx.RngStream)) else jax.random.split(rngs)
         sequences = self.return_sequences if return_sequences is None else return_sequences
-        options |= {"time_major": time_major, "return_sequences": sequences}
+        options = {"zero_output_for_mask": sequences} | options | {"time_major": time_major, "return_sequences": sequences}
         own = zip(self._pair(initial_state), self._pair(reset_state, "reset_state"), dropout or (None, None), keys, strict=True)
         results = [
             layer(x, initial_state=start, reset_state=reset, dropout=masks, rngs=key, **options)

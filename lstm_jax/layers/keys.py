@@ -17,9 +17,11 @@ def dropout_key(own: nnx.RngStream | None, given: Source) -> jax.Array:
         given: source that the caller gave: `Rngs` with a stream `dropout`, a random stream, a key, which is returned unchanged, or None.
 
     Raises:
-        InputError: if both sources are None.
+        InputError: if both sources are None, or if the source is `Rngs` without a stream `dropout`.
     """
     source = own if given is None else given
-    if source is None:
-        raise InputError("rngs", None, "dropout draws from it: give rngs with a `dropout` stream, or deterministic=True")
-    return source.dropout() if isinstance(source, nnx.Rngs) else source() if isinstance(source, nnx.RngStream) else source
+    stream = getattr(source, "dropout", None) if isinstance(source, nnx.Rngs) else source
+    if stream is None:
+        shown = source if source is None else "Rngs without a `dropout` stream"
+        raise InputError("rngs", shown, "dropout draws from it: give rngs with a `dropout` stream, or deterministic=True")
+    return stream() if isinstance(stream, nnx.RngStream) else stream

@@ -54,6 +54,7 @@ class Recurrent(LayerState):
         return_sequences: whether to return the outputs of all steps (B, T, H) instead of the last output (B, H).
         return_state: whether to return (outputs, final state of the cell) instead of the outputs alone.
         go_backwards: whether to read the sequence in reverse. The outputs are in the order in which the steps are processed.
+        keep_order: whether the outputs of a layer with `go_backwards` are in the order of time, as in `flax.nnx.RNN`.
         learned_state: whether the initial state is a parameter of the layer: `initial_h` (H,) and, for a cell with a cell state,
             `initial_c` (H,). Before training they are zeros. A call starts from this state if no other state is given or carried, and it is
             also the state after a reset.
@@ -100,6 +101,7 @@ class Recurrent(LayerState):
         return_sequences: bool = False,
         return_state: bool = False,
         go_backwards: bool = False,
+        keep_order: bool = False,
         learned_state: bool = False,
         stateful: bool = False,
         unit_forget_bias: bool = True,
@@ -126,7 +128,7 @@ class Recurrent(LayerState):
         self.zoneout = {"h": check_rate("zoneout", zoneout), "c": check_rate("zoneout_cell", zoneout_cell)}
         self._check_cell(base)
         self.return_sequences, self.return_state = return_sequences, return_state
-        self.go_backwards, self.stateful = go_backwards, stateful
+        self.go_backwards, self.keep_order, self.stateful = go_backwards, keep_order, stateful
         self.zero_output_for_mask = zero_output_for_mask
         self.dtype, self.backend = dtype, backend
         self.remat: Remat = check_remat(remat)
@@ -165,9 +167,18 @@ class Recurrent(LayerState):
         require(not ignored, "recurrent_dropout", self.recurrent_dropout, remedy)
 
     @property
+    def reverses(self) -> bool:
+        """Whether the outputs of all steps are in the reverse order of time."""
+        return self.go_backwards and not self.keep_order
+
+    @property
     def output_features(self) -> int:
         """Number of output features: the number of units or, if the layer has a recurrent projection, its number of outputs."""
         return self.row.output_size(self.units)
+
+    def set_view(self, deterministic: bool | None = None) -> None:
+        """Set whether the layer runs without dropout, for `flax.nnx.view`. None changes nothing."""
+        self.deterministic = self.deterministic if deterministic is None else deterministic
 
     def cell_params(self) -> Any:
         """Return a NamedTuple of arrays: the parameters of the layer, with zeros in place of a bias that the layer does not have."""
@@ -240,6 +251,7 @@ class Recurrent(LayerState):
         rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None,
         time_major: bool = False,
         return_sequences: bool | None = None,
+        zero_output_for_mask: bool | None = None,
     ):
         """Run the layer on a batch of sequences, and return its outputs.
 
@@ -263,6 +275,7 @@ class Recurrent(LayerState):
             rngs: source of random numbers for the masks, as in `draw_masks`.
             time_major: whether time is the first axis of `x`, `mask`, `tokens` and the outputs.
             return_sequences: whether to return the outputs of all steps. None means the argument of the layer.
+            zero_output_for_mask: whether the outputs of masked steps are zeros. None means the argument of the layer.
 
         Returns:
             the outputs (B, T, H) of all steps if `return_sequences` is true, else the last output (B, H). If `return_state` is true,
@@ -272,10 +285,11 @@ class Recurrent(LayerState):
             InputError: if `unroll` does not accept an argument, or if masks must be drawn and there is no source of random numbers.
         """
         sequences = self.return_sequences if return_sequences is None else return_sequences
+        zeros = self.zero_output_for_mask if zero_output_for_mask is None else zero_output_for_mask
         if is_single(x):
             per_step = {"mask": mask, "resets": resets, "segment_ids": segment_ids, "tokens": tokens}
             per_row = {"lengths": lengths, "reset_state": reset_state, "initial_state": initial_state}
-            options: dict[str, Any] = {"deterministic": deterministic, "rngs": rngs}
+            options: dict[str, Any] = {"deterministic": deterministic, "rngs": rngs, "zero_output_for_mask": zeros}
             return call_on_single(self, x, time_major, sequences, per_step, per_row, dropout, **options)
         shape = np.shape(x)
         require(len(shape) >= 2, "x", shape, "give floats (B, T, E), or int ids (B, T)")
@@ -296,13 +310,15 @@ class Recurrent(LayerState):
             tokens=tokens,
             backwards=self.go_backwards,
             return_sequences=sequences,
-            zero_output_for_mask=self.zero_output_for_mask,
+            zero_output_for_mask=zeros,
             time_major=time_major,
             compute_dtype=self.dtype,
             backend=self.backend,
             remat=self.remat,
         )
         self._carry(state)
+        if sequences and self.go_backwards and self.keep_order:
+            outputs = jnp.flip(outputs, 0 if time_major else 1)
         return (outputs, state) if self.return_state else outputs
 
     def _drop(self, batch: int, steps: int, dropout: DropoutMasks | None, rngs: Any, training: bool) -> tuple[Any, DropoutMasks | None]:
@@ -343,7 +359,8 @@ class Recurrent(LayerState):
             state: state before the step, for example that of `initial_state`. Its arrays are (B, H), or (H,) if x has no batch axis.
             reset: bool (B,), or () if x has no batch axis. Rows with True start a new sequence: before the step their state is replaced by
                 the initial state. None means that no row starts a new sequence.
-            dropout: masks of the sequence, for example from `draw_masks`. None means no dropout, and zoneout as in evaluation.
+            dropout: masks, for example from `draw_masks`: the dropout masks of the sequence, and the zoneout masks of this step alone, each
+                (1, B, H). None means no dropout, and zoneout as in evaluation.
 
         Returns:
             (output (B, H), state after the step), without the batch axis if x has none.

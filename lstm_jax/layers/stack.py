@@ -62,7 +62,7 @@ class RecurrentStack(nnx.Module):
             require(len(set(sizes)) == 1, "residual", f"layers with {sizes} outputs", "give all layers the same number of outputs")
             whole = layers[-1].return_sequences or len(layers) == 1
             require(whole, "residual", "the last layer returns its last output", "set return_sequences=True")
-            ordered = not any(getattr(layer, "go_backwards", False) or getattr(layer, "merge_mode", "") is None for layer in layers)
+            ordered = not any(_reverses(layer) or getattr(layer, "merge_mode", "") is None for layer in layers)
             require(ordered, "residual", "a layer with go_backwards or merge_mode None", "give layers with outputs in the order of time")
 
     def count_params(self) -> int:
@@ -91,6 +91,10 @@ class RecurrentStack(nnx.Module):
                 found, state = found
                 states.append(state)
         return (found, states) if self.all_states else found
+
+    def set_view(self, deterministic: bool | None = None) -> None:
+        """Set whether the stack runs without dropout between its layers, for `flax.nnx.view`. None changes nothing."""
+        self.deterministic = self.deterministic if deterministic is None else deterministic
 
     def reset_state(self, batch: int | None = None) -> None:
         """Reset the states that the layers with `stateful=True` carry between calls; see `Recurrent.reset_state`.
@@ -131,6 +135,11 @@ class RecurrentStack(nnx.Module):
 
         Returns:
             the outputs, together with final states if layers have `return_state=True`; see the class.
+
+        Raises:
+            InputError: if a layer does not accept an argument, a list does not have one entry per layer, or the last output of a stack with
+                residual connections is requested. Also if `mask`, `lengths`, `resets` or `segment_ids` are given and a layer before the
+                last returns its outputs in the reverse order of time, since these arguments would not fit the inputs of the next layer.
         """
         per_layer = {name: options.pop(name) for name in ("initial_state", "reset_state", "dropout") if options.get(name) is not None}
         last = self.residual and return_sequences is False and len(self.layers) > 1
@@ -139,6 +148,10 @@ class RecurrentStack(nnx.Module):
             fits = isinstance(values, Sequence) and len(values) == len(self.layers)
             shown = len(values) if isinstance(values, Sequence) else type(values).__name__
             require(fits, name, shown, f"give a list of {len(self.layers)}, one for each layer")
+        reversing = [f"layer {n} has go_backwards" for n, layer in enumerate(self.layers[:-1]) if _reverses(layer)]
+        for name in ("mask", "lengths", "resets", "segment_ids"):
+            remedy = "the next layer reads its outputs in reverse order: set keep_order=True, or use Bidirectional"
+            require(not reversing or options.get(name) is None, name, reversing[0] if reversing else "", remedy)
         training = bool(self.dropout) and not (self.deterministic if deterministic is None else deterministic)
         y: Any = x
         states: list[Any] = []
@@ -200,6 +213,11 @@ class RecurrentStack(nnx.Module):
             y = self._connect(n, y, output)
             states.append(new)
         return y, states
+
+
+def _reverses(layer: Recurrent | Bidirectional) -> bool:
+    """Return whether the outputs of a layer are in the reverse order of time."""
+    return isinstance(layer, Recurrent) and layer.reverses
 
 
 def _is_stateful(layer: Recurrent | Bidirectional) -> bool:

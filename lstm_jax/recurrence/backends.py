@@ -97,7 +97,7 @@ class Backend:
         return tuple(name for name, cell in CELLS.items() if self.serves(cell))
 
 
-_FLOATS = ("float32", "float64", "bfloat16")
+_FLOATS = ("float32", "float64", "bfloat16", "float16")
 _EVERYWHERE = ("cpu", "gpu", "tpu")
 
 

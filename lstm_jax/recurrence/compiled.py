@@ -188,10 +188,11 @@ def _call_forward(cell: Cell, sequences: bool, keep: bool, params, x, state, val
     weights = (*params[:3], *_further(params))
     kept = COMPILED_CELLS[cell].kept if keep else 0
     states = len(state) if keep else int(sequences)  # arrays of the state that are returned for all steps
+    state_args = slice(len(weights) + 1, len(weights) + 1 + len(state))  # JAX keeps `call`, so that it must not hold arrays of this trace
 
     def call(*args):
         (steps, batch), dtype = args[0].shape[:2], args[1].dtype
-        first = args[len(weights) + 1 :][: len(state)]
+        first = args[state_args]
         shapes = [(steps + 1, *part.shape) for part in first[:states]] + [(steps, batch, kept * first[0].shape[1])] * bool(kept)
         results = [*first, *(jax.ShapeDtypeStruct(shape, dtype) for shape in shapes)]
         return native.call("lstm_jax_forward", results, args, {}, sets=True, keep=keep, **options)
@@ -207,13 +208,14 @@ def _call_forward(cell: Cell, sequences: bool, keep: bool, params, x, state, val
 def _call_backward(cell: Cell, by_x: bool, params, x, residuals: Residuals, d_h, d_final, valid, dropout, resets, tokens):
     options = _options(cell, x, valid, dropout, resets, tokens, d_h is not None)
     kernels, extras, kept = (params.kernel, params.recurrent_kernel), _further(params), [part for part in residuals if part is not None]
-    states = len(d_final)
+    states, others, has_resets = len(d_final), len(extras), resets is not None
+    state_args = slice(others + len(kept), others + len(kept) + states)  # as in `_call_forward`, `call` must not hold arrays
 
     def call(*args):
         x, kernel, recurrent, *rest = args
-        state = rest[len(extras) + len(kept) :][:states]
+        state = rest[state_args]
         bias = jax.ShapeDtypeStruct(kernel.shape[1:], kernel.dtype)
-        results = [*state, kernel, recurrent, bias, *rest[: len(extras)], *([x] if by_x else []), *(state if resets is not None else [])]
+        results = [*state, kernel, recurrent, bias, *rest[:others], *([x] if by_x else []), *(state if has_resets else [])]
         return native.call("lstm_jax_backward", results, args, {}, sets=True, d_x=by_x, **options)
 
     operands = [(x, 1), *((param, None) for param in (*kernels, *extras)), *((part, 1) for part in kept)]

@@ -51,9 +51,10 @@ class LinearSteps(Operation):
     def forward(self, keep, *args):
         """Run all steps in C++ and return (h of all steps, residuals). The residuals are h of all steps, or None if `keep` is false."""
         a, b, h, starts = args
+        resets = starts is not None  # JAX keeps `call`, so that it must not hold arrays of this trace
 
         def call(*args):
-            return native.call("lstm_jax_linear_forward", [args[0]], args, {}, resets=starts is not None)
+            return native.call("lstm_jax_linear_forward", [args[0]], args, {}, resets=resets)
 
         h = call_partitioned(call, [(a, 1), (b, 1), (h, 0), (starts, 1)], [1])[0]
         return h, h if keep else None
@@ -62,9 +63,10 @@ class LinearSteps(Operation):
         """Return the gradients with respect to a, b and the initial h, computed in C++; see `Operation.backward`."""
         del wanted
         a, _, h, starts = args
+        resets = starts is not None  # as in `forward`, `call` must not hold arrays
 
         def call(*args):
-            return native.call("lstm_jax_linear_backward", [args[0], args[0], args[1]], args, {}, resets=starts is not None)
+            return native.call("lstm_jax_linear_backward", [args[0], args[0], args[1]], args, {}, resets=resets)
 
         return *call_partitioned(call, [(a, 1), (h, 0), (residuals, 1), (cotangents, 1), (starts, 1)], [1, 1, 0]), None
 

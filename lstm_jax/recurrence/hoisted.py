@@ -12,8 +12,8 @@ The forward pass stores the h before each step and the local derivatives of the 
 only multiplies and adds. The two loops are passed as an argument (`Loops`), so that the backend `pallas` can use this code with its own
 loops.
 
-Three choices make the code faster with XLA's compiler for CPUs (measured for B = 16 and H = 128 on one core): the gates are four separate
-arrays, sigmoid is computed from tanh, and operands are transposed before a loop or a product.
+Two choices make the code faster with XLA's compiler for CPUs (measured for B = 16 and H = 128 on one core): the gates are four separate
+arrays, and operands are transposed before a loop or a product.
 """
 
 from collections.abc import Callable
@@ -162,10 +162,6 @@ def _over(mask: Array, like: Array) -> Array:
     return jnp.broadcast_to(mask, like.shape)
 
 
-def _sigmoid(x: Array) -> Array:
-    return 0.5 * jnp.tanh(0.5 * x) + 0.5
-
-
 def _project(params: LSTMParams, x: Array, mask: Array | None, compute_dtype) -> Array | Gates:
     """Return the projected input x W + b as one array (T, B, 4H), or as four arrays (T, B, H) if each gate has its own input mask."""
     if mask is None:
@@ -199,7 +195,7 @@ def forward_loop(sequences, keep, kernel, z, state, mask, valid, resets, compute
         r = matmul(h, kernel, compute_dtype)
         z_i, z_f, z_g, z_o = z_t if isinstance(z_t, tuple) else _split(z_t)
         r_i, r_f, r_g, r_o = r if per_gate else _split(r)
-        i, f, g, o = _sigmoid(z_i + r_i), _sigmoid(z_f + r_f), jnp.tanh(z_g + r_g), _sigmoid(z_o + r_o)
+        i, f, g, o = jax.nn.sigmoid(z_i + r_i), jax.nn.sigmoid(z_f + r_f), jnp.tanh(z_g + r_g), jax.nn.sigmoid(z_o + r_o)
         c = f * carry.c + i * g
         tanh_c = jnp.tanh(c)
         new = LSTMState(o * tanh_c, c)

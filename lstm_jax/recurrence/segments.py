@@ -7,6 +7,7 @@ memory is smallest near n = sqrt(T). In return, the backward pass also takes the
 
 import math
 from collections.abc import Callable
+from numbers import Integral
 from typing import Any, Literal
 
 import jax
@@ -21,14 +22,16 @@ Remat = Literal["sqrt"] | int | None
 
 
 def check_remat(remat: Any) -> Remat:
-    """Check the argument `remat` of `unroll`, and return it.
+    """Check the argument `remat` of `unroll`, and return it. A NumPy integer becomes an int.
 
     Raises:
         InputError: unless `remat` is one of these: None, "sqrt", or an integer of at least 1.
     """
-    count = isinstance(remat, int) and not isinstance(remat, bool) and remat >= 1
-    require(remat is None or remat == "sqrt" or count, "remat", remat, "give None, 'sqrt', or 1 or more segments")
-    return remat
+    if remat is None or remat == "sqrt":
+        return remat
+    count = int(remat) if isinstance(remat, Integral) and not isinstance(remat, bool) else 0
+    require(count >= 1, "remat", remat, "give None, 'sqrt', or 1 or more segments")
+    return count
 
 
 def segment_length(remat: Literal["sqrt"] | int, steps: int) -> int:

@@ -1,5 +1,6 @@
 """The function `solve_states`, which computes the states of all steps at once and says how many iterations that took."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +13,7 @@ from lstm_jax.recurrence.operands import read_operands
 from lstm_jax.recurrence.parallel import Newton
 
 
+@partial(jax.export.register_namedtuple_serialization, serialized_name="lstm_jax.Solution")
 class Solution(NamedTuple):
     """Result of `solve_states`.
 

@@ -119,9 +119,17 @@ def read_segments(segment_ids, steps: int, batch: int, time_major: bool) -> tupl
     ids = jnp.asarray(array)
     ids = ids if time_major else ids.T
     valid = ids != 0
-    before = jnp.cumsum(valid[:-1], axis=0) > 0
-    starts = valid[1:] & (ids[1:] != ids[:-1]) & before
-    return valid, jnp.concatenate([jnp.zeros_like(valid[:1]), starts])
+    begun = jnp.cumsum(valid, axis=0) > 0
+    return valid, valid & (ids != _delayed(ids)) & _delayed(begun)
+
+
+def _delayed(array: jax.Array) -> jax.Array:
+    """Return the values of an array (T, B) at the step before each step. At the first step they are 0 or False.
+
+    The array is padded and not cut, since `array[:-1]` is empty for one step. With empty arrays in a program, jaxlib 0.10 may lose the
+    attributes of calls of compiled code, which then fail.
+    """
+    return jax.lax.pad(array, jnp.zeros((), array.dtype), ((1, -1, 0), (0, 0, 0)))
 
 
 def starts_backwards(at: jax.Array) -> jax.Array:
@@ -134,7 +142,7 @@ def starts_backwards(at: jax.Array) -> jax.Array:
     Args:
         at: bool (T, B), True where the state is reset before a step, in the order of time.
     """
-    return jnp.concatenate([jnp.zeros_like(at[:1]), jnp.flip(at[1:], 0)])
+    return _delayed(jnp.flip(at, 0))
 
 
 def read_tokens(tokens, steps: int, batch: int, time_major: bool) -> jax.Array | None:

@@ -10,7 +10,7 @@ import select
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 PATIENCE = 2.0
@@ -22,6 +22,7 @@ CODE = 130
 SHOW_CURSOR = b"\x1b[?25h"
 
 _asked = threading.Event()
+_last_actions: list[Callable[[], object]] = []
 
 
 def interrupted() -> bool:
@@ -75,6 +76,8 @@ def end_on_second_signal() -> Iterator[None]:
     This works even while the main thread runs compiled code. The first signal does not end the process: its handler in Python is called
     when the compiled code has returned. Only signals that have a handler in Python are counted. Outside the main thread the context manager
     does nothing. Libraries should not use it, because it ends the whole process.
+
+    No `finally` clause is executed then. The functions that are given to `before_end` are called.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -118,7 +121,20 @@ def _watch(reader: int) -> None:
             _end()
 
 
+@contextlib.contextmanager
+def before_end(action: Callable[[], object]) -> Iterator[None]:
+    """Call the function `action` if `end_on_second_signal` ends the process within the context. Another thread calls it."""
+    _last_actions.append(action)
+    try:
+        yield
+    finally:
+        _last_actions.remove(action)
+
+
 def _end() -> None:
+    for action in list(_last_actions):
+        with contextlib.suppress(Exception):
+            action()
     for stream, text in ((1, SHOW_CURSOR if os.isatty(1) else b""), (2, b"interrupted\n")):
         with contextlib.suppress(OSError):
             os.write(stream, text)

@@ -23,14 +23,14 @@ The name of the function and the values of the config identify a run (see `run_i
 succeeded or failed. With `retry=True`, failed runs are repeated. If the source of the function itself has changed since a row was written,
 `run` warns. `run` does not notice changes of data, or of code that the function calls: use a new file of rows after such a change.
 
-If a run raises an exception or its process is killed, its row holds the error, and the other runs continue. To continue an interrupted
-sweep, repeat the same call.
+If a run raises an exception or its process is killed, its row holds the error, and the other runs continue. An interrupt (Ctrl-C) ends the
+sweep and kills its processes, whose runs then have no rows. To continue an interrupted sweep, repeat the same call.
 
 The argument `where` names the executor of the runs:
 
 - "here": this process executes one run after another. All runs share the devices that JAX made for the first run.
 - "processes": a fresh process executes each run. At most `workers` processes run at the same time, and the cores are divided among them.
-- "slurm": a Slurm job executes each run. This needs submitit (`pip install "lstm-jax[slurm]"`), whose parameters are given as `options`.
+- "slurm": a Slurm job executes each run. This needs submitit (`pip install ".[slurm]"`), whose parameters are given as `options`.
 
 With "processes" and "slurm" another process imports the function and the class of its config by name, so both must be defined at the top
 level of a module or script.

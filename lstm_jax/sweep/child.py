@@ -1,7 +1,7 @@
 """Program that executes one run of a sweep in a process of its own.
 
-`python -m lstm_jax.sweep.child ROW.json` reads the function and the config of the run from standard input as JSON, and writes the row of
-the run to ROW.json.
+`python -m lstm_jax.sweep.child FUNCTION ROW.json` imports the function of the run by its name (see `identity.import_name`), reads its
+config from standard input (see `identity.pickle_config`), and writes the row of the run to ROW.json.
 """
 
 import json
@@ -10,14 +10,14 @@ from pathlib import Path
 
 from lstm_jax.files.writing import write_atomically
 from lstm_jax.sweep.executors import attempt
-from lstm_jax.sweep.identity import import_item, rebuild
+from lstm_jax.sweep.identity import import_item, unpickle_config
 
 
 def main() -> None:
-    """Execute the run of a sweep that standard input describes as JSON, and write its row to the file that the first argument names."""
-    task = json.loads(sys.stdin.read())
-    row = attempt(import_item(task["function"]), rebuild(import_item(task["config"]), task["values"]))
-    write_atomically(Path(sys.argv[1]), json.dumps(row).encode())
+    """Execute the run that the arguments and standard input describe, and write its row to a file."""
+    function, path = sys.argv[1:]
+    row = attempt(import_item(function), unpickle_config(sys.stdin.buffer.read()))
+    write_atomically(Path(path), json.dumps(row).encode())
 
 
 if __name__ == "__main__":

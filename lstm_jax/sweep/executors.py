@@ -8,9 +8,11 @@ import dataclasses
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
@@ -19,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from lstm_jax.errors import InputError, Interrupted
-from lstm_jax.sweep.identity import Run, import_name
+from lstm_jax.sweep.identity import Run, import_name, pickle_config
 from lstm_jax.sweep.missing import Row, in_threads
 from lstm_jax.sweep.progress import Tally
 
@@ -100,6 +102,10 @@ def processes(function: Run, missing: Mapping[str, Any], resources: Resources, t
 
     Yields:
         A pair (id, row) when a run ends. The row is a dict like the result of `attempt`, and does not contain the id.
+
+    Raises:
+        KeyboardInterrupt: if a SIGINT has ended a process. As after a SIGINT to this process, or if the generator is closed early, all
+            processes are then killed, and their runs have no rows.
     """
     cores = sorted(os.sched_getaffinity(0))
     workers = resources.workers or len(cores)
@@ -107,42 +113,80 @@ def processes(function: Run, missing: Mapping[str, Any], resources: Resources, t
     for number in range(workers):
         shares.put(cores[number::workers] or cores)
 
+    children = _Children()
+
     def run_on_a_share(config: Any) -> Row:
         share = shares.get()
         try:
-            return _in_process(function, config, share)
+            return _in_process(function, config, share, children)
         finally:
             shares.put(share)
 
     tally.running = min(workers, len(missing))
-    with contextlib.closing(in_threads(run_on_a_share, missing, workers)) as ended:
+    with contextlib.closing(in_threads(run_on_a_share, missing, workers, children.kill)) as ended:
         for left, (key, future) in zip(reversed(range(len(missing))), ended, strict=True):
             tally.running = min(workers, left)
             yield key, future.result()
 
 
-def _in_process(function: Run, config: Any, cores: Iterable[int]) -> Row:
+class _Children:
+    """The processes of a sweep that run at the moment."""
+
+    def __init__(self):
+        self._lock, self._running, self._ended = threading.Lock(), set[subprocess.Popen](), False
+
+    @contextlib.contextmanager
+    def started(self, *arguments: Any, **options: Any) -> Iterator[subprocess.Popen]:
+        """Start a process, with the arguments of `subprocess.Popen`, and kill it if an exception ends the context.
+
+        Raises:
+            KeyboardInterrupt: if `kill` has been called.
+        """
+        with self._lock:  # otherwise `kill` could miss a process that is about to start
+            if self._ended:
+                raise KeyboardInterrupt
+            process = subprocess.Popen(*arguments, **options)
+            self._running.add(process)
+        try:
+            with process:
+                try:
+                    yield process
+                except BaseException:
+                    process.kill()
+                    raise
+        finally:
+            self._running.discard(process)
+
+    def kill(self) -> None:
+        """Kill all processes that run, and let no other one start."""
+        with self._lock:
+            self._ended = True
+            for process in list(self._running):
+                process.kill()
+
+
+def _in_process(function: Run, config: Any, cores: Iterable[int], children: _Children) -> Row:
     """Call `function(config)` in a fresh process on the given CPU cores, and return the row of this run (see `attempt`).
 
     If the process ends without a row, for example because it is killed, the row has the status "failed".
+
+    Raises:
+        KeyboardInterrupt: if a SIGINT has ended the process.
     """
-    task = {"function": import_name(function), "config": import_name(type(config)), "values": dataclasses.asdict(config)}
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "row.json"
-        command = [sys.executable, "-m", "lstm_jax.sweep.child", str(answer)]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, text=True, env=environment, stdout=sys.stderr) as process:
-            try:
-                with contextlib.suppress(ProcessLookupError):  # the process has ended already
-                    os.sched_setaffinity(process.pid, cores)
-                process.communicate(json.dumps(task))
-            except BaseException:
-                process.kill()
-                raise
+        command = [sys.executable, "-m", "lstm_jax.sweep.child", import_name(function), str(answer)]
+        with children.started(command, stdin=subprocess.PIPE, env=environment, stdout=sys.stderr) as process:
+            with contextlib.suppress(ProcessLookupError):  # the process has ended already
+                os.sched_setaffinity(process.pid, cores)
+            process.communicate(pickle_config(config))
         if answer.exists():
             return json.loads(answer.read_text())
     code = process.returncode
+    if code == -signal.SIGINT:  # a Ctrl-C in the terminal reaches the process, too
+        raise KeyboardInterrupt
     return _failed(config, f"killed by signal {-code}" if code < 0 else f"ended with code {code}", time.perf_counter() - start)
 
 

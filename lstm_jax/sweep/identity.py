@@ -1,16 +1,18 @@
-"""Functions that import functions and classes by name, compute the ids of runs, and rebuild configs from JSON."""
+"""Functions that import functions and classes by name, compute the ids of runs, and hand configs to other processes."""
 
 import dataclasses
 import hashlib
 import inspect
+import io
 import json
+import pickle
 import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from lstm_jax.config.values import config_values
+from lstm_jax.config.values import config_values, default
 
 Run = Callable[[Any], Mapping[str, Any]]
 """Function that takes a config, executes its run and returns a dict from the name of each result to its value."""
@@ -36,9 +38,40 @@ def import_item(name: str) -> Any:
 
 
 def run_id(function: Run, config: Any) -> str:
-    """Return the id of the run of `function` on `config`: 16 hex digits of SHA-256 over the function's name and the config's values."""
-    text = json.dumps([import_name(function), config_values(config)], sort_keys=True, default=str)
+    """Return the id of the run of `function` on `config`: 16 hex digits of SHA-256 over the function's name and the config's values.
+
+    If the class of an inner config is not that of the field's default value, the name of the class counts, too.
+    """
+    # no names of the default classes, so that the ids of rows that earlier versions wrote stay the same
+    classes = other_classes(config, config)
+    text = json.dumps([import_name(function), config_values(config), *([classes] if classes else [])], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def other_classes(value: Any, usual: Any, path: str = "") -> dict[str, str]:
+    """Return a dict from the paths, such as "train.optimizer", of inner configs to the names of their classes.
+
+    Left out is an inner config of the same class as the default value of its field, or as the annotation if there is no default value.
+
+    Args:
+        value: a config, a value of a field, or a part of such a value.
+        usual: default value in the same place, or another value of the usual class. If there is none, any other object.
+        path: path of the value, which begins with a dot.
+    """
+    found: dict[str, str] = {}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        found = {} if type(value) is type(usual) else {path[1:]: import_name(type(value))}
+        for field in dataclasses.fields(value):
+            item, common = getattr(value, field.name), default(field)
+            if common is dataclasses.MISSING and field.type in (type(item), type(item).__qualname__):
+                common = item
+            found |= other_classes(item, common, f"{path}.{field.name}")
+    elif isinstance(value, (list, tuple, dict)):
+        inner = dict(value) if isinstance(value, dict) else dict(enumerate(value))
+        others = dict(usual) if isinstance(usual, dict) else dict(enumerate(usual)) if isinstance(usual, (list, tuple)) else {}
+        for key, item in inner.items():
+            found |= other_classes(item, others.get(key), f"{path}.{key}")
+    return found
 
 
 def source_digest(function: Run) -> str:
@@ -53,21 +86,31 @@ def source_digest(function: Run) -> str:
     return hashlib.sha256(source.encode()).hexdigest()[:16]
 
 
-def rebuild(kind: Any, values: Mapping[str, Any]) -> Any:
-    """Rebuild a config from values that were read from JSON.
+class _Pickler(pickle.Pickler):
+    """Pickler that stores classes by the names with which another process can import them, also those of the module `__main__`."""
 
-    JSON turns tuples into lists, and inner configs into dicts. Therefore every list is turned back into a tuple. A dict is turned back into
-    an inner config if the `default_factory` of its field makes an inner config.
+    def persistent_id(self, obj: Any) -> str | None:
+        return import_name(obj) if isinstance(obj, type) else None
 
-    Args:
-        kind: dataclass of the config.
-        values: result of `dataclasses.asdict` for the original config, written to JSON and read again.
+
+class _Unpickler(pickle.Unpickler):
+    """Reader of what `_Pickler` writes."""
+
+    def persistent_load(self, pid: str) -> Any:
+        return import_item(pid)
+
+
+def pickle_config(config: Any) -> bytes:
+    """Return a config as bytes, from which another process can rebuild it with `unpickle_config`.
+
+    The rebuilt config equals the original one, with the same classes of inner configs, and with tuples and lists where the original has
+    them.
     """
-    inner = {f.name: type(f.default_factory()) for f in dataclasses.fields(kind) if f.default_factory is not dataclasses.MISSING}
+    file = io.BytesIO()
+    _Pickler(file).dump(config)
+    return file.getvalue()
 
-    def restore(name: str, value: Any) -> Any:
-        if isinstance(value, dict) and dataclasses.is_dataclass(inner.get(name)):
-            return rebuild(inner[name], value)
-        return tuple(value) if isinstance(value, list) else value
 
-    return kind(**{name: restore(name, value) for name, value in values.items()})
+def unpickle_config(content: bytes) -> Any:
+    """Rebuild a config from the bytes that `pickle_config` returned in the parent process."""
+    return _Unpickler(io.BytesIO(content)).load()

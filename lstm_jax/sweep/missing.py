@@ -20,23 +20,26 @@ Result = TypeVar("Result")
 
 
 def in_threads(
-    measure: Callable[[Item], Result], items: Mapping[Key, Item], workers: int
+    measure: Callable[[Item], Result], items: Mapping[Key, Item], workers: int, stop: Callable[[], None] = lambda: None
 ) -> Generator[tuple[Key, Future[Result]], None, None]:
     """Call `measure` on each item in a pool of threads. When a call ends, yield the pair (key of its item, finished future).
 
-    If the caller closes the generator early, calls that have not started are cancelled.
+    If the caller closes the generator early, or an interrupt ends it, calls that have not started are cancelled, and those that run are
+    waited for.
 
     Args:
         measure: function that takes an item.
         items: dict from the key of each item to the item.
         workers: number of threads, and thus of calls that run at the same time.
+        stop: function that makes the running calls end soon. It is called before they are waited for.
     """
     with ThreadPoolExecutor(workers) as pool:
-        running = {pool.submit(measure, item): key for key, item in items.items()}
         try:
+            running = {pool.submit(measure, item): key for key, item in items.items()}
             for future in as_completed(running):
                 yield running[future], future
         except BaseException:
+            stop()
             pool.shutdown(cancel_futures=True)
             raise
 

@@ -1,5 +1,7 @@
 """Execution of a sweep. Configs that have no row yet are run, and each run appends its row to a file when it ends."""
 
+import dataclasses
+import json
 import warnings
 from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
@@ -7,7 +9,7 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
-from lstm_jax.errors import require
+from lstm_jax.errors import InputError, require
 from lstm_jax.sweep.executors import EXECUTORS, FAILED, Resources
 from lstm_jax.sweep.identity import Run, import_name, run_id, source_digest
 from lstm_jax.sweep.missing import Row, record
@@ -43,13 +45,16 @@ def run(
         options: parameters of submitit by name. Only "slurm" uses them.
 
     Raises:
-        InputError: if the function is a lambda, if `where` is not a key of `EXECUTORS`, if `workers` is negative, or if `where` is "slurm"
-            without submitit installed.
+        InputError: if the function is a lambda, if a value in a config cannot be written as JSON, if `where` is not a key of `EXECUTORS`,
+            if `workers` is negative, or if `where` is "slurm" without submitit installed.
     """
     *first, last = EXECUTORS
     require(where in EXECUTORS, "where", where, f"give {', '.join(first)} or {last}")
     require(workers >= 0, "workers", workers, "give 0 (one a core) or more")
     require("<lambda>" not in import_name(function), "function", "a lambda", "give a function with a name, by which rows are found again")
+    configs = list(configs)
+    for config in configs:
+        _require_json(dataclasses.asdict(config))
     path, wanted, code = Path(path), {run_id(function, config): config for config in configs}, source_digest(function)
     found = {row["id"]: row for row in read_rows(path) if row["id"] in wanted}
     _warn(path, function, code, found.values(), retry)
@@ -68,6 +73,25 @@ def run(
 
     record(path, "runs", len(missing), outcomes(), tally)
     return existing_rows(function, wanted.values(), path)
+
+
+def _require_json(values: Mapping[Any, Any], prefix: str = "") -> None:
+    """Check that the values of a config can be written as JSON, since the row of a run contains them.
+
+    Args:
+        values: values of the config, as `dataclasses.asdict` returns them.
+        prefix: text that is put before each name.
+
+    Raises:
+        InputError: if a value cannot be written. The error names its field.
+    """
+    for name, value in values.items():
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError) as error:
+            if isinstance(value, Mapping):
+                _require_json(value, f"{prefix}{name}.")
+            raise InputError(f"field {prefix}{name} of a config", f"not JSON: {value!r}", "give text or numbers") from error
 
 
 def _warn(path: Path, function: Run, code: str, rows: Collection[Mapping[str, Any]], retry: bool) -> None:

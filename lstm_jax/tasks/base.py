@@ -20,6 +20,7 @@ from jax.sharding import Mesh
 from rich.console import Console
 
 from lstm_jax.config import RunConfig, read_config
+from lstm_jax.errors import require
 from lstm_jax.models import Functional, functional, replaced
 from lstm_jax.runtime import processes, sharding
 from lstm_jax.tasks.memory import require_memory
@@ -202,7 +203,7 @@ class Task(ABC, Generic[C, D]):
 
         Raises:
             InputError: if the config, the data, the folder or `initial` is invalid, for example if `initial` contains a
-                name that is not a parameter of the model.
+                name that is not a parameter of the model, or if the config has a patience and the task monitors no metric.
             Interrupted: if SIGINT or SIGTERM arrives. The state has been saved before this error is raised.
         """
         console = console or Console(quiet=True)
@@ -210,6 +211,8 @@ class Task(ABC, Generic[C, D]):
         with processes.together():
             task = cls(config, cls.read(config, console) if data is None else data, mesh)
             task.check_memory()
+            remedy = "early stopping needs a validation split: give --validation, or --patience 0"
+            require(not config.train.patience or bool(task.monitor), "patience", config.train.patience, remedy)
             examples, (params, rebuild) = task.examples(), task.functional
             params = replaced(params, initial or {})
         permissions, fingerprint = Permissions(resume, allow_other_machine), getattr(task.data, "fingerprint")  # noqa: B009

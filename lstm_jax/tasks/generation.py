@@ -229,7 +229,7 @@ class Trained(base.Trained[GenerationConfig, data.Characters]):
 
         Args:
             text: a string, or bytes.
-            clean: whether to clean the text first, in the same way as the training text of the run was cleaned.
+            clean: whether to clean the text first, in the same way as the training text of the run was cleaned, its line ends included.
             unknown: character of the vocabulary that replaces each character outside the vocabulary. If empty, characters outside the
                 vocabulary raise an error. A vocabulary of bytes contains every byte, so that this argument has no effect.
 
@@ -243,7 +243,8 @@ class Trained(base.Trained[GenerationConfig, data.Characters]):
             return known.encode(data.clean(content, self.config.data.clean) if clean else content)
         shown = text.decode(errors="surrogateescape") if isinstance(text, bytes) else text
         if clean:
-            shown = data.clean(shown, self.config.data.clean)
+            recipe = self.config.data.clean
+            shown = data.clean(shown if recipe == "exact" else data.unix_line_ends(shown), recipe)
         if unknown:
             require(unknown in known.char_to_id, "unknown", unknown, "give one character that the run knows")
             shown = shown.translate({ord(character): unknown for character in known.unknown(shown)})

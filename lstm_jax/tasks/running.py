@@ -1,7 +1,6 @@
 """Functions that prepare the folder of a run, write the result of the run, and load its parameters."""
 
 import contextlib
-import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from lstm_jax.cells import CELLS
 from lstm_jax.config import RecurrentConfig, RunConfig, to_json
 from lstm_jax.dropout import draw_masks
 from lstm_jax.errors import require
+from lstm_jax.files.json_text import json_text
 from lstm_jax.files.reading import read_input
 from lstm_jax.files.writing import write_atomically
 from lstm_jax.models import layer_rows
@@ -223,10 +223,10 @@ def write_result(run: RunFolder, result: FitResult, metrics: dict[str, Any]) -> 
     """Write the result of a run to result.json, as a JSON object.
 
     Its keys are "best_epoch" (the number of the best epoch), "stopped_early" (whether early stopping ended the training), "seconds" (the
-    training time) and the names of the final metrics.
+    training time) and the names of the final metrics. A metric that is not finite has the value null.
     """
     row = {"best_epoch": result.best_epoch, "stopped_early": result.stopped_early, "seconds": result.seconds}
-    write_atomically(run.result, json.dumps(row | metrics, indent=2) + "\n")
+    write_atomically(run.result, json_text(row | metrics, indent=2) + "\n")
 
 
 def is_own_data(run: RunFolder, fingerprint: str) -> bool:

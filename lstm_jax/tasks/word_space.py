@@ -107,9 +107,10 @@ class WordSpace:
         (share, count), common = self.statistics, self.common
         require(len(common) >= 3, "words for a map", len(common), "train on more reviews or with a larger --num-words")
         one_sided = common[np.argsort(-np.abs(share[common] - 0.5) * np.sqrt(count[common]), kind="stable")][:words]
-        plane = embedding_space.project(self.table[one_sided])
-        names = [self.vocabulary.word(int(i)) for i in one_sided]
-        embedding_map.embedding_map(plane, names, share[one_sided], path, "Learned embedding, first two principal axes", force)
+        drawn = one_sided[np.argsort(-count[one_sided], kind="stable")]  # the most frequent word first
+        plane = embedding_space.project(self.table[drawn])
+        names = [self.vocabulary.word(int(i)) for i in drawn]
+        embedding_map.embedding_map(plane, names, share[drawn], path, "Learned embedding, first two principal axes", force)
 
     def neighbours(
         self, word: str, count: int = 10, metric: Literal["cosine", "euclidean"] = "cosine", min_reviews: int = 100

@@ -3,7 +3,6 @@
 Example: `fit(..., callbacks=[lambda record: print(record.row["train_loss"])])`.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from lstm_jax.files.json_text import json_text
 from lstm_jax.files.writing import write_atomically
 from lstm_jax.training.events import append_scalars, cut_off, events_file
 
@@ -39,11 +39,11 @@ Callback = Callable[[EpochRecord], object]
 def metrics_file(path: Path) -> Callback:
     """Return a callback that writes the metrics of all epochs to the file `path`, as one line of JSON per epoch.
 
-    After each epoch it writes the whole file anew, so that a resumed run repeats no line.
+    After each epoch it writes the whole file anew, so that a resumed run repeats no line. A metric that is not finite has the value null.
     """
 
     def write(record: EpochRecord) -> None:
-        write_atomically(path, "".join(json.dumps(row) + "\n" for row in record.rows))
+        write_atomically(path, "".join(json_text(row) + "\n" for row in record.rows))
 
     return write
 

@@ -44,7 +44,7 @@ class FitResult:
 
     `params` are the parameters of the best epoch, and `best_epoch` is the number of this epoch, counted from 1. If no metric was monitored,
     both belong to the last epoch. `rows` has one dict of metrics for each epoch. `stopped_early` is true if early stopping ended the
-    training. `seconds` is the training time, including the time before a resumption.
+    training before the last epoch of the config. `seconds` is the training time, including the time before a resumption.
     """
 
     params: Any
@@ -299,7 +299,8 @@ class _Fit:
     def result(self) -> FitResult:
         history = self.history
         params = self.state.params if self.best_params is None else self.best_params
-        return FitResult(processes.gathered(params), history.rows, history.best_epoch or len(history.rows), self.stopped, history.seconds)
+        early = self.stopped and len(history.rows) < self.config.epochs
+        return FitResult(processes.gathered(params), history.rows, history.best_epoch or len(history.rows), early, history.seconds)
 
 
 def _chunks(start: int, stop: int, every: int, most: Callable[[int], int]) -> Iterator[tuple[int, int]]:

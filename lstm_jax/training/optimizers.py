@@ -156,25 +156,40 @@ def make_schedule(config: TrainConfig, total_steps: int) -> optax.Schedule | flo
     return lambda step: schedule(jnp.asarray(step, float))  # optax mixes dtypes, which JAX' strict promotion forbids
 
 
+def _takes_a_rate(factory: Any) -> bool:
+    """Return whether an object is a function with a parameter `learning_rate`."""
+    try:
+        return "learning_rate" in inspect.signature(factory).parameters
+    except (TypeError, ValueError):  # not a function; a type such as `optax.Schedule` is callable, but has no signature
+        return False
+
+
 def make_optimizer(config: TrainConfig, total_steps: int) -> Optimizer:
     """Return the optimiser of a run of `total_steps` steps, with its learning-rate schedule and its gradient clipping.
 
     Raises:
         InputError: if `config.optimizer` is neither "adam", "rmsprop" nor the name of an optimiser of optax that needs only a learning
-            rate, or if `make_schedule` raises an error.
+            rate, if this optimiser does not allow the schedule, if its state holds a random key, which a checkpoint cannot store, or if
+            `make_schedule` raises an error.
     """
     schedule = make_schedule(config, total_steps)
     factory: Any = OURS.get(config.optimizer) or getattr(optax, config.optimizer, None)
     try:
-        parameters = inspect.signature(factory).parameters if callable(factory) else {}
-        require("learning_rate" in parameters, "optimizer", config.optimizer, "give adam, rmsprop, sgd, lion, adamw or another of optax")
+        require(_takes_a_rate(factory), "optimizer", config.optimizer, "give adam, rmsprop, sgd, lion, adamw or another of optax")
         optimizer: Any = factory(learning_rate=schedule)
         known = isinstance(optimizer, Optimizer) and not config.optimizer.startswith("scale_by_")
         require(known, "optimizer", config.optimizer, "give adam, rmsprop, sgd, lion or adamw")
         toy = {"w": jax.ShapeDtypeStruct((2, 2), jnp.float32)}  # a line search also needs the loss, and fails here
-        jax.eval_shape(lambda w: optimizer.update(w, optimizer.init(w), w), toy)
+        _, state = jax.eval_shape(lambda w: optimizer.update(w, optimizer.init(w), w), toy)
+    except InputError:
+        raise
     except TypeError as error:
         raise InputError("optimizer", config.optimizer, f"it needs more than a learning rate ({error})") from error
+    except Exception as error:  # optax' functions raise many kinds of errors
+        remedy = "give another, or no schedule and no warm-up" if callable(schedule) else "give another"
+        raise InputError("optimizer", config.optimizer, f"{remedy} ({type(error).__name__}: {error})") from error
+    random = any(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in jax.tree.leaves(state))
+    require(not random, "optimizer", config.optimizer, "its state holds a random key, which no checkpoint can store: give another")
     if config.clip_norm:
         return clipped(optimizer, config.clip_norm)
     return optimizer

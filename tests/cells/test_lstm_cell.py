@@ -1,14 +1,19 @@
 """The cell's pure functions, and the table of cells."""
 
+import copy
+import dataclasses
+import pickle
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from tables import CELLS, assert_close
 
 from lstm_jax import CELLS as CELL_TABLE
-from lstm_jax import InputError, LSTMParams, LSTMState
-from lstm_jax.cells import lstm, products
+from lstm_jax import LSTM, InputError, LSTMParams, LSTMState
+from lstm_jax.cells import lstm, products, projected_lstm, with_activations
 
 
 def sigmoid(z: float) -> float:
@@ -87,3 +92,39 @@ def test_products_in_bfloat16_accumulate_in_the_type_of_the_kernel() -> None:
     np.testing.assert_allclose(products.matmul(a, b), [[1001]], rtol=1e-5)
     exact = products.matmul(jnp.ones((1, 257), jnp.float32), jnp.ones((257, 1), jnp.float32), jnp.bfloat16)
     assert float(exact[0, 0]) == 257  # bfloat16 has no 257
+
+
+def scaled(x: jax.Array) -> jax.Array:
+    return 0.5 * jnp.tanh(x)
+
+
+def own_project(params, x: jax.Array, mask: jax.Array | None = None, compute_dtype=None) -> jax.Array:
+    return 2 * products.project(params, x, mask, compute_dtype)
+
+
+@pytest.mark.parametrize("name", [*CELLS, "projected", "other activations", "own function"])
+def test_copies_are_the_cell_itself(name: str) -> None:
+    """A copied or unpickled layer has the same cell, and thus the same backends."""
+    others = {
+        "projected": projected_lstm(2),
+        "other activations": with_activations(CELL_TABLE["gru"], "relu", None),
+        "own function": with_activations(CELL_TABLE["simple_rnn"], scaled, "sigmoid"),
+    }
+    cell = others[name] if name in others else CELL_TABLE[name]
+    assert copy.copy(cell) is cell
+    assert copy.deepcopy([cell])[0] is cell
+    assert pickle.loads(pickle.dumps(cell)) is cell
+
+
+def test_copies_of_a_layer() -> None:
+    layer = LSTM(3, 4, rngs=nnx.Rngs(0))
+    for copied in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert copied.row is layer.row
+        np.testing.assert_array_equal(copied(jnp.ones((2, 3, 3))), layer(jnp.ones((2, 3, 3))))
+
+
+def test_pickle_of_an_own_cell() -> None:
+    """As for any object, its functions are those of a module."""
+    own = dataclasses.replace(CELL_TABLE["lstm_peephole"], name="own", project=own_project)
+    assert pickle.loads(pickle.dumps(own)) == own
+    assert copy.deepcopy(own) is own

@@ -207,61 +207,6 @@ def test_an_archive_shows_options(keras_layers, tmp_path, build, message):
         convert.sentiment_from_keras_file(tmp_path / "x.keras")
 
 
-def _two_calls(layers, x):
-    lstm = layers.LSTM(4, return_sequences=True)
-    return layers.Dense(1)(layers.LSTM(4)(lstm(lstm(x))))
-
-
-def _states(layers, x):
-    sequences, h, c = layers.LSTM(4, return_sequences=True, return_state=True)(x)
-    return layers.Dense(1)(layers.LSTM(4)(sequences, initial_state=[h, c]))
-
-
-def _two_outputs(layers, x):
-    x = layers.LSTM(4)(x)
-    return [layers.Dense(1)(x), x]
-
-
-@pytest.mark.parametrize(
-    ("build", "message"),
-    [
-        (_states, "layer lstm_1, called with initial_state; expected a chain"),
-        (lambda layers, x: layers.Dense(1)(layers.LSTM(4, return_state=True)(x)[2]), r"layer dense, which reads \[\['lstm', 0, 2\]\]"),
-        (_two_calls, "layer lstm, called 2 times"),
-        (_two_outputs, "inputs or outputs"),
-        (lambda layers, x: layers.Dense(1)(layers.LSTM(4)(layers.Dropout(0.5)(x, training=True))), "layer dropout, called with training"),
-        (lambda layers, x: layers.LSTM(1)(layers.Dense(4)(x)), "layers embedding, dense, lstm"),
-    ],
-)
-def test_an_archive_shows_what_each_layer_reads(keras, keras_layers, tmp_path, build, message):
-    """All these models have the arrays of a supported model, and predict something else."""
-    keras.utils.clear_session()
-    ids = keras.Input((6,))
-    keras.Model(ids, build(keras_layers, keras_layers.Embedding(7, 4)(ids))).save(tmp_path / "x.keras")
-    with pytest.raises(InputError, match=message):
-        convert.sentiment_from_keras_file(tmp_path / "x.keras")
-
-
-def test_a_class_of_the_user_s_own(keras, keras_layers, tmp_path):
-    class LSTM(keras_layers.LSTM):
-        pass
-
-    for registered in (LSTM, keras.saving.register_keras_serializable("my")(LSTM)):
-        new_model([registered(5)]).save(tmp_path / "x.keras")
-        with pytest.raises(InputError, match="a LSTM that is not Keras' own"):
-            convert.sentiment_from_keras_file(tmp_path / "x.keras")
-
-
-@pytest.mark.parametrize("masked", [False, True])
-def test_a_functional_model_with_a_mask_and_a_state(keras, keras_layers, tmp_path, masked):
-    ids = keras.Input((6,))
-    x = keras_layers.Dropout(0.5)(keras_layers.Embedding(7, 4, mask_zero=masked)(ids))
-    sequences, *_ = keras_layers.LSTM(4, return_sequences=True, return_state=True)(x)
-    model = keras.Model(ids, keras_layers.Dense(1)(keras_layers.Bidirectional(keras_layers.LSTM(3))(sequences)))
-    model.save(tmp_path / "x.keras")
-    assert_same(convert.sentiment_from_keras_file(tmp_path / "x.keras"), convert.sentiment_from_keras(model.get_weights()))
-
-
 def test_a_failed_write_keeps_the_old_file(tmp_path, example_file, monkeypatch):
     weights = convert.sentiment_from_keras_file(example_file)
     path = tmp_path / "x.weights.h5"

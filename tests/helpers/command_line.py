@@ -9,4 +9,4 @@ def assert_error(answer: tuple[int, str, str], *needles: str) -> None:
     assert len(lines) == 1, err
     assert lines[0].startswith("error: ")
     for needle in needles:
-        assert needle in lines[0]
+        assert needle in err

@@ -94,6 +94,19 @@ def test_a_network_that_has_diverged() -> None:
         page(replace(WINDOW, examples=[Example("x", STEPS, [frame, bad])]))
     with pytest.raises(InputError, match="epoch 1: values that are not finite"):
         page(replace(WINDOW, examples=[Example("x", STEPS, [replace(frame, curve=Curve("p", [float("nan")] * T)), frame])]))
+    nan = float("nan")
+    for changes in (
+        {"curve": replace(frame.curve, ahead={"mean": [1.0], "high": [np.float32("inf")]})},
+        {"curve": replace(frame.curve, bounds=(0.0, nan))},
+        {"strips": [Strip("s", [0.0] * (T - 1) + [nan])]},
+        {"norms": np.full((T, T), nan)},
+        {"reach": [nan] * T},
+        {"likely": [[("a", nan)]] * T},
+    ):
+        with pytest.raises(InputError, match="epoch 4: values that are not finite"):
+            page(replace(WINDOW, examples=[Example("x", STEPS, [frame, replace(frame, **changes)])]))
+    with pytest.raises(InputError, match="neighbours: values that are not finite"):
+        page(replace(WINDOW, neighbours={"film": [("movie", nan)]}))
 
 
 def test_similar_units_are_neighbours() -> None:

@@ -185,6 +185,8 @@ class Own(keras.Model):
         (lambda: keras.layers.RNN([keras.layers.LSTMCell(H)] * 1, name="stacked"), r"stacked: its cell is StackedRNNCells"),
         (lambda: keras.layers.LSTM(H, dtype="mixed_bfloat16", name="mixed"), r"mixed: its dtype policy is mixed_bfloat16"),
         (lambda: keras.layers.LSTM(H, use_cudnn=True, name="cudnn"), r"cudnn: it asks for cuDNN"),
+        (lambda: keras.layers.GRU(H, activation="sparsemax", name="max"), r"max: its activation sparsemax is not supported"),
+        (lambda: keras.layers.LSTM(H, activation=keras.layers.PReLU(), name="p"), r"p: its activation is a layer with weights, PReLU"),
         (Own, r"own: a subclass of Model; .* for inside"),
     ],
 )
@@ -204,6 +206,14 @@ def test_layer_that_keras_runs() -> None:
     ours.set_weights(theirs.get_weights())
     assert why_not(ours) == "its dtype policy is mixed_bfloat16, not float32 or float64"
     assert np.array_equal(np.asarray(ours(X), "float32"), np.asarray(theirs(X), "float32"))
+
+
+def test_activation_that_we_do_not_have() -> None:
+    ours, theirs = (kind(H, recurrent_activation="sparsemax", seed=1) for kind in (LSTM, keras.layers.LSTM))
+    ours.build(X.shape), theirs.build(X.shape)
+    ours.set_weights(theirs.get_weights())
+    assert why_not(ours) == "its recurrent_activation sparsemax is not supported"
+    assert np.array_equal(ours(X), theirs(X))
 
 
 def test_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,6 +75,17 @@ def test_bidirectional_with_lengths() -> None:
     assert_close(jnp.swapaxes(steps_first, 0, 1), outputs, "float32")
 
 
+def test_bidirectional_sequences_of_a_call() -> None:
+    """`return_sequences` of a call gives the same outputs as that of the layer, also of padded rows."""
+    all_steps, last = (Bidirectional(E, H, return_sequences=sequences, rngs=nnx.Rngs(0)) for sequences in (True, False))
+    for asked, own, other in ((False, last, all_steps), (True, all_steps, last)):
+        np.testing.assert_array_equal(other(X, lengths=LENGTHS, return_sequences=asked), own(X, lengths=LENGTHS))
+        one = other(X[2], lengths=jnp.asarray(3), return_sequences=asked)
+        np.testing.assert_array_equal(one, own(X[2], lengths=jnp.asarray(3)))
+    repeated = all_steps(X, lengths=LENGTHS, zero_output_for_mask=False)[2]
+    np.testing.assert_array_equal(repeated[3:, :H], jnp.broadcast_to(repeated[2, :H], (3, H)))
+
+
 def test_bidirectional_dropout() -> None:
     layer = Bidirectional(E, H, dropout=0.4, recurrent_dropout=0.4, return_sequences=True, rngs=nnx.Rngs(0, dropout=1))
     masks = layer.forward.draw_masks(B, jax.random.key(2)), layer.backward.draw_masks(B, jax.random.key(3))
@@ -105,6 +116,8 @@ def test_bidirectional_errors(unchecked: None) -> None:
         Bidirectional(E, H, merge_mode=mode, rngs=nnx.Rngs(0))
     with pytest.raises(InputError, match=r"^go_backwards: True; Bidirectional has both directions$"):
         Bidirectional(E, H, rngs=nnx.Rngs(0), go_backwards=True)
+    with pytest.raises(InputError, match=r"^keep_order: True; Bidirectional has both directions$"):
+        Bidirectional(E, H, rngs=nnx.Rngs(0), keep_order=True)
     with pytest.raises(InputError, match=r"^backward stateful: True; it is that of Bidirectional: leave it out$"):
         Bidirectional(E, H, rngs=nnx.Rngs(0), backward={"stateful": True})
     with pytest.raises(InputError, match=r"^backward units: 3; sum needs 5, those of the forward layer$"):
@@ -165,6 +178,32 @@ def test_stack_in_jax() -> None:
     assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradients))
     outputs, state = nnx.jit(lambda stack, x: stack(x))(stack, X)
     assert_close((outputs * state.c).sum(), value, "float32")
+
+
+def test_views() -> None:
+    """`flax.nnx.view` switches the dropout of layers and between layers off and on."""
+    rngs = nnx.Rngs(0)
+    inner = Bidirectional(E, H, dropout=0.4, return_sequences=True, rngs=rngs)
+    stack = RecurrentStack([inner, LSTM(2 * H, 2, recurrent_dropout=0.4, rngs=rngs)], dropout=0.4, rngs=rngs)
+    key = jax.random.key(1)
+    silent = nnx.view(stack, deterministic=True)
+    np.testing.assert_array_equal(call(silent, X, rngs=key), call(stack, X, rngs=key, deterministic=True))
+    np.testing.assert_array_equal(call(nnx.view(silent, deterministic=False), X, rngs=key), call(stack, X, rngs=key))
+    assert not np.allclose(call(silent, X, rngs=key), call(stack, X, rngs=key))
+
+
+def test_stack_with_a_reversed_layer() -> None:
+    """What belongs to steps does not fit the reversed outputs of the first layer; in the order of time it does."""
+    rngs = nnx.Rngs(0)
+    first, second = LSTM(E, H, return_sequences=True, go_backwards=True, rngs=rngs), LSTM(H, 2, rngs=rngs)
+    stack = RecurrentStack([first, second])
+    np.testing.assert_array_equal(stack(X), second(first(X)))
+    steps = {"mask": jnp.ones((B, T)), "lengths": LENGTHS, "resets": jnp.zeros((B, T), bool), "segment_ids": jnp.ones((B, T), int)}
+    for name, given in steps.items():
+        with pytest.raises(InputError, match=rf"^{name}: layer 0 has go_backwards; the next layer reads its outputs in reverse order: "):
+            stack(X, **{name: given})
+    first.keep_order = True
+    assert_close(stack(X, lengths=LENGTHS)[2], stack(X[2:, :3])[0], "float32")
 
 
 def test_stack_errors() -> None:

@@ -56,12 +56,18 @@ def test_go_backwards() -> None:
     ahead, back = make(return_sequences=True), make(return_sequences=True, go_backwards=True)
     assert_close(back(X), ahead(jnp.flip(X, 1)), "float32")
     assert_close(back(X, mask=MASK), ahead(jnp.flip(X, 1), mask=jnp.flip(MASK, 1)), "float32")
+    in_order = make(return_sequences=True, go_backwards=True, keep_order=True)
+    np.testing.assert_array_equal(in_order(X, mask=MASK), jnp.flip(back(X, mask=MASK), 1))
+    np.testing.assert_array_equal(in_order(X, return_sequences=False), back(X, return_sequences=False))
+    np.testing.assert_array_equal(in_order(X[0], time_major=True), in_order(X[:1])[0])
 
 
 def test_zero_output_for_mask() -> None:
     zeros, repeats = make(return_sequences=True, zero_output_for_mask=True), make(return_sequences=True)
     outputs = repeats(X, mask=MASK)
     np.testing.assert_array_equal(zeros(X, mask=MASK), jnp.where(MASK[:, :, None], outputs, 0))
+    np.testing.assert_array_equal(zeros(X, mask=MASK, zero_output_for_mask=False), outputs)
+    np.testing.assert_array_equal(repeats(X[0], mask=MASK[0], zero_output_for_mask=True), zeros(X, mask=MASK)[0])
     assert not np.array_equal(outputs, zeros(X, mask=MASK))
 
 
@@ -147,6 +153,28 @@ def test_errors(options: dict, message: str) -> None:
     with pytest.raises(InputError) as caught:
         LSTM(**({"features": E, "units": H} | options), rngs=nnx.Rngs(0))
     assert str(caught.value) == message
+
+
+def test_numpy_numbers(unchecked: None) -> None:
+    layer = make(dropout=np.float32(0.25), remat=np.int64(2))
+    assert (type(layer.dropout), layer.dropout, type(layer.remat), layer.remat) == (float, 0.25, int, 2)
+    for name, value in (("dropout", np.bool_(True)), ("remat", np.bool_(True)), ("dropout", np.float16(1.0))):
+        with pytest.raises(InputError, match=f"^{name}: "):
+            make(**{name: value})
+
+
+def test_rngs_without_a_stream() -> None:
+    layer = LSTM(E, H, dropout=0.3, rngs=nnx.Rngs(params=0))
+    with pytest.raises(InputError, match=r"^rngs: Rngs without a `dropout` stream; dropout draws from it: give rngs with "):
+        layer(X, rngs=nnx.Rngs(params=1))
+
+
+def test_exported_with_its_state() -> None:
+    layer = make(return_state=True)
+    stored = jax.export.export(jax.jit(lambda x, start: layer(x, initial_state=start)))(X, STATE).serialize()
+    outputs, state = jax.export.deserialize(stored).call(X, STATE)
+    assert isinstance(state, LSTMState)
+    assert_close((outputs, state), layer(X, initial_state=STATE), "float32")
 
 
 def test_unknown_backend_raises_in_the_call() -> None:

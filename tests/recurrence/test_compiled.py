@@ -354,6 +354,16 @@ def _no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(compiler.importlib.util, "find_spec", lambda name: None)
 
 
+@built
+@pytest.mark.parametrize("cell", ["lstm", "min_gru"])
+def test_no_tracer_is_kept(cell: str) -> None:
+    params = CELLS[cell].init(jax.random.key(0), 3, 4)
+    options = {"resets": jnp.eye(2, 5, dtype=bool), "backend": "compiled"}
+    with jax.checking_leaks():
+        gradients = jax.jit(jax.grad(lambda params: unroll(CELLS[cell], params, jnp.ones((2, 5, 3)), **options)[0].sum()))(params)
+    assert all(leaf.any() for leaf in gradients)
+
+
 def test_no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     _no_compiler(monkeypatch, tmp_path)
     with pytest.raises(InputError, match=r"^C\+\+ compiler: none found; install g\+\+ or clang\+\+, or pip install"):

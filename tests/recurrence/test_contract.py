@@ -380,3 +380,15 @@ def test_backends_agree_in_bfloat16() -> None:
     for backend in set(IN_BFLOAT16) - {"reference"}:
         # a difference in the last place of float32 can tip a rounding to bfloat16
         assert_close(run_case(case, arrays, backend, compute_dtype=jnp.bfloat16), want, 3e-3)
+
+
+@pytest.mark.parametrize("backend", [name for name in EVERY_CASE if "float16" in BACKEND_TABLE[name].compute_dtypes])
+def test_float16(backend: str) -> None:
+    """Parameters, states and products in float16 give what float32 gives, but for the rounding."""
+    case = Case(Shape(2, 4, 3, 5), mask="gaps")
+    half = jax.tree.map(lambda leaf: leaf if leaf.dtype == jnp.bool_ else leaf.astype(jnp.float16), make_arrays(case))
+    whole = jax.tree.map(lambda leaf: leaf if leaf.dtype == jnp.bool_ else leaf.astype(jnp.float32), half)
+    got, want = differentiate_case(case, half, backend), differentiate_case(case, whole, "reference")
+    assert {leaf.dtype for leaf in jax.tree.leaves(got)} == {np.dtype("float16")}
+    assert_close(jax.tree.map(lambda leaf: leaf.astype(jnp.float32), got), want, 1e-2)
+    assert_close(differentiate_case(case, whole, backend, compute_dtype=jnp.float16), want, 5e-3)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import Case, make_arrays, run_case, weigh
-from tables import Shape
+from tables import Shape, assert_close, precision
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
@@ -84,3 +84,14 @@ def test_saturated_gates_have_finite_gradients() -> None:
     gradient, (params, x, state) = gradient_of(case, "hoisted")
     large = jax.tree.map(lambda a: a * 1e4, params)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient(large, x * jnp.float32(1e4), state)))
+
+
+def test_gates_that_are_almost_closed() -> None:
+    """An input gate of 4e-8 is not rounded to another number, as 0.5 tanh(z / 2) + 0.5 is."""
+    case = Case(Shape(2, 5, 3, 4), initial_state=False)
+    arrays = make_arrays(case)
+    bias = jnp.repeat(jnp.asarray([-17.0, 8.0, 0.0, 0.0]), 4)
+    arrays = arrays._replace(params=arrays.params._replace(bias=bias))
+    got = run_case(case, arrays, "hoisted")[1].c
+    with precision("float64"):
+        assert_close(got, run_case(case, jax.tree.map(lambda leaf: leaf.astype("float64"), arrays), "reference")[1].c, "float32")

@@ -275,3 +275,33 @@ def test_axes_and_masks() -> None:
     states = solve_states(cell, params, rows, **options).states
     np.testing.assert_allclose(states.h[:, -1], final.h, atol=1e-6)
     np.testing.assert_allclose(states.h[:, :4], want[:, :4], atol=1e-6)
+
+
+def test_rows_that_are_not_numbers_or_are_large(jacobian: str) -> None:
+    """NaN spreads as in a loop over the steps, and neither NaN nor a large state of one row changes another row."""
+    del jacobian
+    arrays = make_arrays(Case(Shape(2, 4, 3, 4)))
+
+    def all_of_them(backend: str) -> Any:
+        def loss(params, x, c):
+            results = unroll(CELLS["lstm"], params, x, arrays.state._replace(c=c), backend=backend)
+            return weigh(results), results
+
+        return jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))
+
+    got, want = all_of_them("parallel"), all_of_them("reference")
+    params, x, c = arrays.params, arrays.x, arrays.state.c
+    unknown = params._replace(kernel=params.kernel.at[0, 0].set(jnp.nan))
+    for operands in ((params, x.at[0, 2, 1].set(jnp.nan), c), (unknown, x, c)):
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), got(*operands), want(*operands))
+    found = [program(params, x, c.at[0].set(1e5)) for program in (got, want)]
+    second_rows = [(h[1], d_x[1]) for (_, (h, _)), (_, d_x) in found]
+    assert_close(*second_rows, "float32")
+
+
+def test_no_rows() -> None:
+    cell, params, _, _ = network("simple_rnn", 2, 3, dtype="float32")
+    solution = solve_states(cell, params, jnp.zeros((0, 3, 3)))
+    assert (solution.states.h.shape, int(solution.iterations), float(solution.residual)) == ((0, 3, 2), 0, 0.0)
+    gradients = jax.grad(lambda params: unroll(cell, params, jnp.zeros((0, 3, 3)), backend="parallel")[0].sum())(params)
+    assert not any(leaf.any() for leaf in gradients)

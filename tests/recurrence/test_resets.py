@@ -253,6 +253,19 @@ def test_segment_ids_of_64_bits_stay_apart():
     assert_close(got, want, 0.0)
 
 
+def test_segment_ids_of_one_step_in_both_directions():
+    """XLA did not find the compiled code of this program, which had empty arrays."""
+    arrays = make_arrays(Case(Shape(2, 1, 3, 4), initial_state=False))
+
+    @jax.jit
+    def both(ids):
+        options = {"segment_ids": ids, "zero_output_for_mask": True}
+        return [unroll(CELLS["lstm"], arrays.params, arrays.x, backwards=backwards, **options)[0] for backwards in (False, True)]
+
+    want = unroll(CELLS["lstm"], arrays.params, arrays.x, backend="reference")[0].at[1].set(0)
+    assert_close(both(jnp.asarray([[7], [0]])), [want, want], "float32")
+
+
 def test_pallas_on_a_mesh_with_and_without_resets(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(backends.BACKENDS, "pallas", replace(BACKENDS["pallas"], run=_interpreted, platforms=("cpu",)))
     arrays = make_arrays(Case(SHAPE))

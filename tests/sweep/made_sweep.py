@@ -6,6 +6,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from lstm_jax import sweep
 from lstm_jax.errors import Interrupted
@@ -25,6 +26,33 @@ class Config:
     inner: Inner = field(default_factory=Inner)
 
 
+@dataclass(frozen=True)
+class Sgd:
+    rate: float = 0.1
+
+
+@dataclass(frozen=True)
+class Adam:
+    rate: float = 0.1
+
+
+@dataclass(frozen=True)
+class Nested:
+    """Config with all that JSON does not tell apart."""
+
+    optimizer: Sgd | Adam = field(default_factory=Sgd)
+    model: Inner = Inner()
+    grid: tuple[tuple[int, ...], ...] = ((1, 2), (3,))
+    names: list[Any] = field(default_factory=lambda: ["a", ("b", ["c"])])
+    more: tuple[Sgd | Adam, ...] = ()
+    path: Any = ""
+
+
+def show(config: Any) -> dict[str, str]:
+    """Return the config as text."""
+    return {"config": repr(config)}
+
+
 def score(config: Config) -> dict[str, float]:
     """Log the number, fail as the config asks, and return a score."""
     with Path(config.log).open("a") as file:
@@ -37,6 +65,8 @@ def score(config: Config) -> dict[str, float]:
         os.kill(os.getpid(), signal.SIGKILL)
     if config.wrong == "slow":
         time.sleep(0.3)
+    if config.wrong == "endless":
+        time.sleep(60)
     return {"score": config.number * config.inner.scale + sum(config.sizes)}
 
 

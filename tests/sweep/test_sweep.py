@@ -1,21 +1,25 @@
 """Sweeps: grids, ids, rows, tables; runs that raise or are killed; a sweep that is killed."""
 
 import csv
+import dataclasses
+import hashlib
+import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from pathlib import Path
 
 import made_sweep
 import pytest
-from made_sweep import Config, Inner
+from made_sweep import Adam, Config, Inner, Nested, Sgd
 
 from lstm_jax import sweep
 from lstm_jax.errors import InputError
-from lstm_jax.sweep import executors, planner, progress
+from lstm_jax.sweep import executors, identity, planner, progress
 from lstm_jax.sweep.executors import Resources
 from lstm_jax.sweep.progress import Tally
 from lstm_jax.sweep.rows import read_rows
@@ -37,6 +41,33 @@ def test_equal_configs_have_one_id() -> None:
     assert sweep.run_id(made_sweep.score, Config(1)) == sweep.run_id(made_sweep.score, Config(1, inner=Inner(1.0)))
     different = {sweep.run_id(made_sweep.score, Config(n)) for n in range(3)} | {sweep.run_id(made_sweep.configs, Config(1))}
     assert len(different) == 4
+
+
+def test_the_classes_of_inner_configs_count() -> None:
+    """Another class gives another id, also with equal values. The id of a config without another class is that of its values."""
+    wanted = [Nested(), Nested(Adam()), Nested(more=(Sgd(),)), Nested(more=(Adam(),)), Nested(Adam(), more=(Adam(),))]
+    assert len({sweep.run_id(made_sweep.show, config) for config in wanted}) == len(wanted)
+    text = json.dumps(["made_sweep:show", dataclasses.asdict(Nested())], sort_keys=True)
+    assert sweep.run_id(made_sweep.show, Nested()) == hashlib.sha256(text.encode()).hexdigest()[:16]
+    needed = dataclasses.make_dataclass("Needed", [("inner", Inner), ("other", "Inner")], frozen=True)(Inner(2.0), Inner())
+    assert identity.other_classes(needed, needed) == {}
+    assert identity.other_classes(Nested(Adam()), Nested()) == {"optimizer": "made_sweep:Adam"}
+
+
+@pytest.mark.parametrize("where", ["here", "processes"])
+def test_a_config_reaches_its_run_unchanged(where: str, tmp_path: Path) -> None:
+    wanted = [Nested(Adam(0.2), Inner(3.0), ((1,), ()), [["x"], ("y",)], (Adam(), Sgd()))]
+    (row,) = sweep.run(made_sweep.show, wanted, tmp_path / "rows.jsonl", where, workers=1)
+    assert row["result"]["config"] == repr(wanted[0])
+
+
+def test_a_config_that_is_no_json(tmp_path: Path) -> None:
+    """The error comes before the first run, and not when its row is written."""
+    log = tmp_path / "log"
+    for path, name in ((log, "path"), ({"a": {"b": log}}, r"path\.a\.b"), ({(1, 2): 3}, "path")):
+        with pytest.raises(InputError, match=rf"^field {name} of a config: not JSON: .*; give text or numbers"):
+            sweep.run(made_sweep.show, [Nested(), Nested(path=path)], tmp_path / "rows.jsonl")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture
@@ -110,6 +141,36 @@ def test_a_run_that_a_signal_interrupts_ends_the_sweep(tmp_path: Path) -> None:
             sweep.run(made_sweep.score, wanted, path)
         assert [row["config"]["number"] for row in read_rows(path)] == [0]
     assert (tmp_path / "log").read_text().split() == ["0", "1", "1"]
+
+
+def test_an_interrupt_kills_the_processes(tmp_path: Path) -> None:
+    """No running process is waited for. A killed run has no row, not even that of a failure, so that the same command repeats it."""
+    path, log = tmp_path / "rows.jsonl", tmp_path / "log"
+
+    def interrupt() -> None:
+        while not path.exists() or len(log.read_text().split()) < 3:  # the first run has ended, and two others have started
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    wanted = [Config(n, "endless" if n else "", str(log)) for n in range(4)]
+    began = time.monotonic()
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets its background jobs ignore the signal
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            sweep.run(made_sweep.score, wanted, path, "processes", workers=2)
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert time.monotonic() - began < 50
+    assert [row["config"]["number"] for row in read_rows(path)] == [0]
+    assert sorted(log.read_text().split()) == ["0", "1", "2"]
+
+
+def test_a_process_that_a_signal_interrupts_ends_the_sweep(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        sweep.run(made_sweep.score, [Config(1, "interrupted", str(tmp_path / "log"))], path, "processes", workers=1)
+    assert not path.exists()
 
 
 def test_the_line_of_a_run_leaves_long_results_out() -> None:

@@ -10,9 +10,11 @@ import pytest
 from scipy import stats
 
 from lstm_jax import InputError
+from lstm_jax.commands import TrainForecast
 from lstm_jax.config import ForecastConfig, ForecastModelConfig, SeriesConfig, TrainConfig
 from lstm_jax.data import Series
 from lstm_jax.tasks import forecast, forecast_windows
+from lstm_jax.training.run_folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
@@ -96,6 +98,18 @@ def test_a_run_learns_and_forecasts(tmp_path: Path) -> None:
     assert (wider.high - wider.low > found.high - found.low).all()
 
 
+def test_dated_entries_after_the_end_have_the_gap_of_the_series(tmp_path: Path) -> None:
+    """Multiples of the difference of two float64 days would be off by microseconds."""
+    dates = np.datetime64("2026-01-01T00:00") + np.timedelta64(1, "h") * np.arange(200)
+    series = Series(dates.astype("datetime64[s]").astype(float) / 86_400, np.sin(np.arange(200.0)), True)
+    config = replace(CONFIG, data=replace(CONFIG.data, horizon=12))
+    trained = forecast.Trained(RunFolder(tmp_path), config, {}, (), lambda params: None, forecast_windows.Scale(0.0, 1.0))
+    part, times = trained.end_of(series)
+    assert [series.shown(time) for time in times] == [f"2026-01-09T{hour:02}:00:00" for hour in range(8, 20)]
+    assert series.usual_gap == 1 / 24
+    np.testing.assert_allclose(part.ahead, np.zeros((1, 12)), atol=1e-6)
+
+
 def test_the_command_line(ask, tmp_path: Path) -> None:
     series = wave(80)
     path = tmp_path / "series.csv"
@@ -140,6 +154,30 @@ def test_the_command_line(ask, tmp_path: Path) -> None:
         assert message in err
         assert err.count("\n") == 1
     assert not (tmp_path / "new").exists()
+
+
+def test_a_run_that_has_diverged(ask, tmp_path: Path) -> None:
+    """Its numbers are null in JSON and "nan" in text, and `inspect` says what is wrong in one line."""
+    path, run = tmp_path / "series.csv", tmp_path / "run"
+    series = wave(60)
+    path.write_text("time,value\n" + "".join(f"{t},{v}\n" for t, v in zip(series.times, series.values, strict=True)))
+    sizes = ["--context", 6, "--horizon", 3, "--units", 4, "--epochs", 2, "--learning-rate", 1e18, "--clip-norm", 0, "--no-figures"]
+    code, out, err = ask("train", "forecast", "--csv", path, *sizes, "--run", run, "--json")
+    assert (code, err) == (0, "")
+    result = json.loads(out, parse_constant=pytest.fail)
+    assert result["test_loss"] is None
+    assert result == json.loads((run / "result.json").read_text(), parse_constant=pytest.fail)
+    rows = [json.loads(line, parse_constant=pytest.fail) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["train_loss"] for row in rows][1:] == [None]
+    assert next(TrainForecast().report(result)).startswith("test part: mae nan, rmse nan, coverage 0 of")
+    code, out, err = ask("forecast", "--run", run, "--json")
+    assert (code, err) == (0, "")
+    assert [json.loads(line, parse_constant=pytest.fail)["mean"] for line in out.splitlines()] == [None] * 3
+    code, out, err = ask("inspect", "--run", run, "--out", tmp_path / "page.html")
+    assert (code, out) == (2, "")
+    assert err.startswith("error: epoch ")
+    assert "values that are not finite; the network has diverged" in err
+    assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize(

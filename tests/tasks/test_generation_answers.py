@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from made_texts import CUT, LENGTH, TEXT, greedy_by_hand, ids_of, nats_by_hand, read, shown, small_config
 
+from lstm_jax.data import Characters
 from lstm_jax.errors import InputError
 from lstm_jax.inspection.text_map import most_active
 from lstm_jax.sampling import Sampler
@@ -66,6 +68,16 @@ def test_encode(trained):
         trained.encode("the", unknown="#")
     with pytest.raises(InputError, match=r"the run does not know: '\\udcff'"):
         trained.encode(b"the \xff")
+
+
+@pytest.mark.parametrize("recipe", ["source", "lower", "none", "exact"])
+def test_clean_treats_line_ends_as_those_of_the_training_text(recipe, trained):
+    """All recipes but "exact" make every line end a line feed, before "source" makes it a space."""
+    config = replace(trained.config, data=replace(trained.config.data, clean=recipe))
+    known = replace(trained, config=config, own=Characters.of(TEXT + "\r\n"))
+    wanted = {"source": "the cat sat", "exact": "the cat\r\nsat\r"}.get(recipe, "the cat\nsat\n")
+    assert known.characters.decode(known.encode("the cat\r\nsat\r", clean=True)) == wanted
+    assert known.characters.decode(known.encode("the cat\r\n")) == "the cat\r\n"
 
 
 def test_read_ids(trained, tmp_path):

@@ -16,6 +16,7 @@ from tables import BACKENDS
 from lstm_jax import data
 from lstm_jax.config import DataConfig, SentimentConfig, SentimentModelConfig, TrainConfig, to_json
 from lstm_jax.errors import InputError
+from lstm_jax.inspection import embedding_map, embedding_space
 from lstm_jax.models import functional
 from lstm_jax.tasks import running, sentiment
 from lstm_jax.tasks.word_space import WordSpace
@@ -93,6 +94,19 @@ def test_words_npz(run):
     holds = np.array([identity in reviews.train.row(n) for n in range(240)])
     assert count[identity] == holds.sum()
     assert share[identity] == reviews.train.labels[holds].mean()
+
+
+def test_a_map_of_words_gets_the_most_frequent_first(trained, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(embedding_map, "embedding_map", lambda *arguments: seen.append(arguments))
+    trained.words.draw(tmp_path / "map.png", words=12)
+    ((plane, words, shares, *_),) = seen
+    (share, count), ids = trained.words.statistics, [trained.words.index[word] for word in words]
+    scores = np.abs(share - 0.5) * np.sqrt(count)
+    assert count[ids].tolist() == sorted(count[ids], reverse=True)
+    assert scores[ids].min() >= np.sort(scores[trained.words.common])[-12]
+    assert shares.tolist() == share[ids].tolist()
+    np.testing.assert_allclose(plane, embedding_space.project(trained.words.table[ids]), atol=1e-6)
 
 
 def test_load_and_evaluate_agree_with_the_last_row(run, trained):
@@ -239,6 +253,7 @@ def test_another_machine_is_refused_unless_allowed(run, tmp_path, monkeypatch):
         ({"optimizer": "nonsense"}, "^optimizer: nonsense"),
         ({"warmup_steps": 99}, "^warmup_steps: 99"),
         ({"batch_size": 7}, "^batch_size: 7"),
+        ({"patience": 2}, "^patience: 2; early stopping needs a validation split: give --validation, or --patience 0"),
     ],
 )
 def test_a_config_that_cannot_run_leaves_no_folder(train, message, run, tmp_path):

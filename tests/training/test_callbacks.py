@@ -6,6 +6,7 @@ import os
 import struct
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -28,6 +29,16 @@ def test_metrics_file_holds_all_rows_once(tmp_path):
     write(record(FIRST, SECOND))
     assert [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()] == [FIRST, SECOND]
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["metrics.jsonl"]
+
+
+def test_a_metric_that_is_no_number_is_null(tmp_path):
+    """JSON has neither NaN nor Infinity; most readers refuse them."""
+    metrics_file(tmp_path / "metrics.jsonl")(
+        record(FIRST | {"train_loss": float("nan"), "test_perplexity": float("inf"), "list": [-np.inf]})
+    )
+    (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    wanted = FIRST | {"train_loss": None, "test_perplexity": None, "list": [None]}
+    assert json.loads(line, parse_constant=pytest.fail) == wanted
 
 
 def events(folder) -> list[tuple[str, int, float]]:

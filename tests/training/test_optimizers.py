@@ -180,6 +180,20 @@ def test_a_name_that_is_no_optimiser_is_refused(name):
 
 
 @pytest.mark.parametrize(
+    ("name", "schedule", "reason"),
+    [
+        ("optimistic_adam", "cosine", "give another, or no schedule and no warm-up"),
+        ("Schedule", "constant", "give adam, rmsprop, sgd"),
+        ("noisy_sgd", "constant", "its state holds a random key, which no checkpoint can store: give another"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Specifying a key:UserWarning")
+def test_an_optimiser_that_does_not_suit_is_refused(name, schedule, reason, peer_rules):
+    with peer_rules(), pytest.raises(InputError, match=f"^optimizer: {name}; {reason}"):
+        make_optimizer(TrainConfig(optimizer=name, schedule=schedule), 10)
+
+
+@pytest.mark.parametrize(
     ("schedule", "middle"),
     [("cosine", (0.4 + 0.1) / 2), ("linear", (0.4 + 0.1) / 2), ("exponential", (0.4 * 0.1) ** 0.5), ("constant", 0.4)],
 )

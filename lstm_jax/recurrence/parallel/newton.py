@@ -64,9 +64,9 @@ class Newton:
             the number of units, else "diagonal".
         damping: weight of the damping (ELK, Gonzalez et al. 2024), which makes the changes of an iteration smaller; see `scans.damped`. 0
             means no damping.
-        tolerance: the iterations end when the residual is at most this number times max(1, largest absolute value of a state). The residual
-            is the largest absolute difference between the two sides of an equation. None means 16 times the machine epsilon. With None, a
-            residual up to 64 times as large is also accepted once it no longer shrinks.
+        tolerance: the iterations end when the two sides of each equation differ by at most this number times max(1, absolute value of the
+            right side). None means 16 times the machine epsilon. With None, differences up to 64 times as large are also accepted once the
+            largest of them no longer shrinks.
         limit: largest number of iterations. None means the number of steps.
 
     Raises:
@@ -236,15 +236,11 @@ def _in_blocks(vectors: jax.Array, blocks: jax.Array) -> jax.Array:
     return vectors.reshape(blocks.shape[:-1])
 
 
-def _has_nan(tree: Any) -> jax.Array:
-    """Return whether a float array of a pytree contains NaN."""
-    found = [jnp.isnan(leaf).any() for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
-    return jnp.stack(found).any()
-
-
-def _largest(array: jax.Array, ignore: jax.Array) -> jax.Array:
-    """Return the largest absolute value of an array. NaN counts as infinity, or is ignored if `ignore` is true."""
-    return jnp.where(jnp.isnan(array), jnp.where(ignore, 0, jnp.inf).astype(array.dtype), jnp.abs(array)).max()
+def _differences(found: jax.Array, wanted: jax.Array) -> jax.Array:
+    """Return the absolute differences of two arrays. They are 0 where both are NaN or the same infinity, and infinite at any other NaN."""
+    off = jnp.abs(wanted - found)
+    equal = (found == wanted) | (jnp.isnan(found) & jnp.isnan(wanted))
+    return jnp.where(equal, 0, jnp.where(jnp.isnan(off), jnp.inf, off))
 
 
 def _iterate(cell: Cell, options: Newton, operands: _Operands) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -259,20 +255,20 @@ def _iterate(cell: Cell, options: Newton, operands: _Operands) -> tuple[jax.Arra
     shape = (steps, *start.shape)
     tolerance = _ROUNDINGS * jnp.finfo(start.dtype).eps if options.tolerance is None else options.tolerance
     limit = steps if options.limit is None else options.limit
-    given_nan = _has_nan((operands.params, operands.z, start))  # then NaN is a result; else it comes from a guess that is far off
 
     def evaluate(states):
+        """Return the results of all steps, and the largest difference from `states` relative to max(1, result)."""
         after = _steps(cell, operands, _before(states, start))
-        return after, _largest(after - states, given_nan)
+        scale = jnp.where(jnp.isfinite(after), jnp.maximum(1, jnp.abs(after)), 1)
+        return after, (_differences(states, after) / scale).max(initial=0)
 
     def goes_on(carry):
-        states, _, residual, previous, count = carry
-        allowed = tolerance * jnp.maximum(1, _largest(states, jnp.bool_(True)))
-        stalls = (residual <= _NEARLY * allowed) & (residual >= previous) if options.tolerance is None else False
-        return (residual > allowed) & ~jnp.asarray(stalls) & (count < limit)
+        _, _, off, previous, count = carry
+        stalls = (off <= _NEARLY * tolerance) & (off >= previous) if options.tolerance is None else False
+        return (off > tolerance) & ~jnp.asarray(stalls) & (count < limit)
 
     def iteration(carry):
-        states, after, residual, _, count = carry
+        states, after, off, _, count = carry
         blocks = _blocks(cell, operands, _before(states, start), _is_full(options, states))
         violated = _in_blocks(after - states, blocks)
         change = scans.damped(blocks, violated, options.damping) if options.damping else scans.linear(blocks, violated)
@@ -280,14 +276,12 @@ def _iterate(cell: Cell, options: Newton, operands: _Operands) -> tuple[jax.Arra
         # the step after an exact state is exact; elsewhere, products of large Jacobians may overflow
         exact = jnp.arange(steps, dtype=jnp.int32)[:, None, None, None] <= count
         new = jnp.where(jnp.isfinite(new) & ~exact, new, after)
-        return new, *evaluate(new), residual, count + 1
+        return new, *evaluate(new), off, count + 1
 
     guess, _ = vary_together(jnp.zeros(shape, start.dtype), operands)
-    after, residual = evaluate(guess)
-    states, _, residual, _, count = lax.while_loop(
-        goes_on, iteration, (guess, after, residual, jnp.full_like(residual, jnp.inf), jnp.int32(0))
-    )
-    return states, count, residual
+    after, off = evaluate(guess)
+    states, after, _, _, count = lax.while_loop(goes_on, iteration, (guess, after, off, jnp.full_like(off, jnp.inf), jnp.int32(0)))
+    return states, count, _differences(states, after).max(initial=0)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
@@ -324,38 +318,52 @@ def _solved_jvp(cell: Cell, options: Newton, primals, tangents):
     fixed, at = lax.stop_gradient((operands, states))
     blocks = _blocks(cell, fixed, _before(at, fixed.start), _is_full(options, states))
     back = jnp.concatenate([scans.transposed(blocks)[1:], jnp.zeros_like(blocks[:1])])
-    forwards = partial(_solve_linear, lambda b: scans.linear(blocks, _in_blocks(b, blocks)))
-    backwards = partial(_solve_linear, lambda b: scans.linear(back, _in_blocks(b, blocks), reverse=True))
+    forwards = partial(_solve_linear, lambda b: scans.linear(blocks, _in_blocks(b, blocks)), False)
+    backwards = partial(_solve_linear, lambda b: scans.linear(back, _in_blocks(b, blocks), reverse=True), True)
     d_states = lax.custom_linear_solve(lambda d: d - push(d), direct, forwards, backwards)
     no_tangent = np.zeros((), jax.dtypes.float0)
     return (states, count, residual), (d_states, no_tangent, jnp.zeros_like(residual))
 
 
-def _solve_linear(scan, matvec, b: jax.Array) -> jax.Array:
+def _solve_linear(scan, reverse: bool, matvec, b: jax.Array) -> jax.Array:
     """Solve the linear equations matvec(d) = b for d (T, B, H, K), and return d. K is the number of arrays in the state.
 
     One parallel scan gives only an approximate d: it leaves out derivatives between different units, or it makes rounding errors. Therefore
     the scan is repeated for the remaining right-hand side b - matvec(d), and each solution is added to d.
 
+    The rows of the batch are independent of each other. The iterations end when the remaining right-hand side of each row is small compared
+    with the values of this row.
+
     Args:
         scan: function that takes a right-hand side and returns an approximate solution.
+        reverse: whether the equations of a step contain the d of the step after it, instead of the step before it.
         matvec: linear function that takes d and returns the left-hand side.
         b: right-hand side (T, B, H, K).
     """
     tolerance = _ROUNDINGS * jnp.finfo(b.dtype).eps
-    largest = partial(_largest, ignore=_has_nan(b))
+    done = lax.broadcasted_iota(jnp.int32, b.shape, 0)  # number of steps that are computed before a step
+    done = jnp.flip(done, 0) if reverse else done
+
+    def by_row(array):
+        return array.max((0, 2, 3), initial=0)
+
+    def remaining(d, rest):
+        """Return the size of the remaining right-hand side of each row, and the scale that it is compared with."""
+        off = jnp.where(jnp.isnan(rest), jnp.where(jnp.isnan(d), 0, jnp.inf), jnp.abs(rest))
+        return by_row(off), by_row(jnp.nan_to_num(jnp.maximum(jnp.abs(b), jnp.abs(d)), posinf=jnp.inf))
 
     def goes_on(carry):
         d, rest, previous, count = carry
-        size, allowed = largest(rest), tolerance * jnp.maximum(largest(b), largest(d))
-        stalls = (size <= _NEARLY * allowed) & (size >= previous)
-        return (size > allowed) & ~stalls & (count < len(b))
+        size, scale = remaining(d, rest)
+        stalls = (size <= _NEARLY * tolerance * scale) & (size >= previous)
+        return ((size > tolerance * scale) & ~stalls).any() & (count < len(b))
 
     def repeat(carry):
-        d, rest, _, count = carry
+        d, rest, previous, count = carry
         new, simple = d + scan(rest).reshape(b.shape), d + rest  # simple needs no products of Jacobians, which may overflow
-        new = jnp.where(jnp.isfinite(new), new, jnp.where(jnp.isfinite(simple), simple, b))
-        return new, b - matvec(new), largest(rest), count + 1
+        finite = jnp.where(jnp.isfinite(new), new, jnp.where(jnp.isfinite(simple), simple, b))
+        new = jnp.where(jnp.isfinite(new) | (done > count), finite, simple)  # what follows from an exact d is exact, also NaN
+        return new, b - matvec(new), jnp.minimum(previous, remaining(d, rest)[0]), count + 1
 
-    first = (jnp.zeros_like(b), b, jnp.full_like(largest(b), jnp.inf), jnp.int32(0))
+    first = (jnp.zeros_like(b), b, jnp.full_like(b[0, :, 0, 0], jnp.inf), jnp.int32(0))
     return lax.while_loop(goes_on, repeat, first)[0]
