@@ -41,7 +41,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import RESULTS, commit, make_parser, recipes, timing
-from bench.schema import GRID, check, make_row, rows_of_commit
+from bench.schema import GRID, check, make_row, rows_of, rows_of_commit
 from bench.workloads import add_size_flags
 from lstm_jax.errors import require
 from lstm_jax.sweep.missing import run_missing
@@ -211,7 +211,7 @@ def sweep(runs: Iterable[Run], path: Path, sha: str, cores: int) -> None:
 
 def grid_rows(path: Path, sha: str, cores: int = CORES) -> list[Row]:
     """Return the accuracy results of commit `sha` in the file `path`. Only runs that used `cores` cores each are included."""
-    return [row for row in rows_of_commit(path, GRID, sha) if row["cores"] == cores]
+    return [row for row in rows_of(path, GRID, git=sha) if row["cores"] == cores]
 
 
 def summarize(rows: Iterable[Row]) -> list[Row]:
@@ -341,4 +341,4 @@ def main() -> None:
         epochs = {task: options.epochs or planned for task, planned in preset.epochs.items()}
         runs = runs_of(cells_of(options.task, axes), options.peer, options.seeds or preset.seeds, epochs)
         sweep(runs, options.results, sha, options.cores)
-    report(grid_rows(options.results, sha, options.cores))
+    report([row for row in rows_of_commit(options.results, GRID, sha) if row["cores"] == options.cores])

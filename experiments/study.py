@@ -120,12 +120,13 @@ def execute(study: Study, preset: str, where: str, workers: int, rows_path: Path
     preset "toy" they are those of its own runs.
 
     Raises:
-        InputError: if no run has succeeded, or if runs without a result need a package that is not installed or data that are not given.
+        InputError: if no run has succeeded, or if runs without a row need a package that is not installed or data that are not given.
     """
     configs = study.presets[preset]
-    if not report and _absent(study, configs, sweep.existing_rows(study.run, configs, rows_path)):
-        check_needs(study, preset == "toy")
-        sweep.run(study.run, configs, rows_path, where, workers)
+    if not report:
+        if _absent(study, configs, sweep.existing_rows(study.run, configs, rows_path)):
+            check_needs(study, preset == "toy")
+        sweep.run(study.run, configs, rows_path, where, workers)  # also warns of failed rows and of rows of another version
     # a figure of a part of the runs would replace that of all runs
     rows = sweep.existing_rows(study.run, [*configs, *(study.presets["full"] if preset != "toy" else ())], rows_path)
     good = finished(rows)

@@ -141,7 +141,7 @@ def unpack(outputs: Any, where: np.ndarray) -> list[np.ndarray]:
     """Return the outputs of each of N packed sequences, as a list of N arrays in the order of the rows of `where`.
 
     Array n has the shape (T_n, ...), where T_n is the number of steps of sequence n. The outputs must be in the order of time. Reverse the
-    outputs of a layer with `go_backwards=True` before the call.
+    outputs of a layer with `go_backwards=True` before the call, unless the layer has `keep_order=True`.
 
     Args:
         outputs: array (R, L, ...) with R rows of L steps, for example the outputs of a recurrent layer for `Packed.x`.

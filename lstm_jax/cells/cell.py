@@ -82,8 +82,8 @@ class Cell:
 
 
 _MAKERS: dict[Cell, tuple[Callable[..., Cell], tuple[Any, ...]]] = {}
-"""Dict from a cell of this library to a function and its arguments that return this cell. They are what pickle stores, since it cannot
-store the functions of these cells, which other functions made."""
+"""For each cell that this library defines, a function and its arguments whose call returns the cell. pickle stores these, since it cannot
+store functions that are defined within other functions."""
 
 
 def made_by(cell: Cell, maker: Callable[..., Cell], *args: Any) -> Cell:

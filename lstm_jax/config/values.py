@@ -32,5 +32,5 @@ def config_values(config: Any) -> dict[str, Any]:
 
 
 def default(field: dataclasses.Field) -> Any:
-    """Return the default value of a dataclass field, which must have a default value or a default factory."""
+    """Return the default value of a dataclass field, or `dataclasses.MISSING` if it has neither a default value nor a default factory."""
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()

@@ -57,7 +57,7 @@ def order_in_config(config: Any, model: Kind, subject: str) -> list[str]:
                 top = layer["config"]["layer"]["config"] if kind == "bidirectional" else layer["config"]
         _check_chain(config["config"], subject)
         sequences = top is not None and top.get("return_sequences")
-    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (LookupError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(subject, f"config.json: {error}", "expected what model.save('x.keras') writes") from error
     # Only a character model may predict at every step, with the same Dense layer.
     require(
@@ -99,7 +99,7 @@ def _check_chain(config: Any, subject: str) -> None:
     """
     layers = [layer for layer in config["layers"] if layer["class_name"] != MASK]
     kinds = [kind for layer in layers if (kind := layer["class_name"].lower()) in (*RECURRENT, "embedding", "dense")]
-    inner = kinds[kinds[:1] == ["embedding"] : -1]
+    inner = (kinds[1:] if kinds[:1] == ["embedding"] else kinds)[:-1]
     good = kinds[-1:] == ["dense"] and all(kind in RECURRENT for kind in inner)
     require(good, subject, f"layers {', '.join(kinds)}", CHAIN)
     if "input_layers" not in config:  # a Sequential model

@@ -159,7 +159,8 @@ def write_keras_weights(path: str | os.PathLike[str], params: Mapping[str, Any])
             a character model.
 
     Raises:
-        InputError: if a key or shape is wrong, the name does not end in .weights.h5, or the file cannot be written.
+        InputError: if a key or shape is wrong, the name does not end in .weights.h5, or the path is a link or a folder, or the file
+            cannot be written. Missing folders are created, and if the write fails an old file stays as it was.
     """
     import h5py
 

@@ -75,8 +75,8 @@ class Series:
         """
         if not self.dated:
             return f"{time:.15g}"
-        digits = min(6, -math.ceil(math.log10(np.spacing(abs(time)) * DAY)))  # of the seconds, as many as float64 days have
         with parsing(f"time {time:g} days since 1970", "a date ends with the year 9999: give the times as numbers"):
+            digits = min(6, -math.ceil(math.log10(np.spacing(abs(time)) * DAY)))  # of the seconds, as many as float64 days have
             moment = datetime.fromtimestamp(round(time * DAY, digits), UTC)
         return moment.date().isoformat() if moment.time() == datetime.min.time() else moment.replace(tzinfo=None).isoformat()
 

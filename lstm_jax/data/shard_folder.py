@@ -5,6 +5,7 @@ The record is written last. It begins with its own SHA-256, so that damage is no
 holds.
 """
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -21,6 +22,7 @@ INDEX = "index.json"
 """Name of the index, a file that is written once all shards are finished."""
 UNFINISHED = "unfinished.txt"
 """Name of a file that shows that the shards of a folder are being written, or that their writing was interrupted."""
+_SHARD_FILE = re.compile(r"[0-9]{5,}\.(json|npy|ids|npz)")
 Progress = Callable[[int, int], None]
 """Function that is called with the number of finished shards and the number of all shards."""
 
@@ -62,13 +64,13 @@ def write_missing(
         remove_temporaries(folder)
         numbers = {*range(len(parts)), *_numbers(folder, "json")}
         records = {number: record(folder, number) for number in sorted(numbers)}
-        taken = [path.name for path in folder.iterdir() if path.name == INDEX or path.stem.isdecimal()]
+        taken = [path.name for path in folder.iterdir() if path.name == INDEX or _SHARD_FILE.fullmatch(path.name)]
     own = (folder / UNFINISHED).exists() or any(records.values()) or bool(_summed(folder / INDEX))
     require(own or not taken, f"shards {folder}", f"holds other files: {', '.join(sorted(taken)[:3])}", "name a new folder")
     for number, found in records.items():
         same = found is None or (number < len(parts) and found["part"] == asdict(parts[number]))
         require(same, f"shards {folder}", "are of another text or another cleaning", "name a new folder")
-    write_atomically(folder / UNFINISHED, f"{MARK}: shards are being written here. To continue, repeat the call.\n")
+    write_atomically(folder / UNFINISHED, f"{MARK}: shards are being written here. To continue, repeat the call.\n", force=False)
     missing = [n for n in range(len(parts)) if (found := records[n]) is None or not intact(folder, n, found)]
     for count, _ in enumerate(_written(folder, parts, write, missing, workers), len(parts) - len(missing) + 1):
         if on_progress:

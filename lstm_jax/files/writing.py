@@ -125,7 +125,8 @@ def write_atomically(path: Path, content: str | bytes | Callable[[IO[bytes]], ob
     processes were killed and have left temporary files for the same path, these are removed.
 
     Args:
-        path: path of the file. Missing folders above it are created. A file that is replaced keeps its permissions.
+        path: path of the file. Missing folders above it are created. A file that is replaced keeps its permissions where the file system
+            allows it.
         content: bytes, a str (which is encoded as UTF-8), or a function that takes an open binary file and writes to it.
         force: whether to replace an existing file without the mark of lstm-jax, which is the text `MARK`. A file with the mark is always
             replaced.
@@ -141,7 +142,7 @@ def write_atomically(path: Path, content: str | bytes | Callable[[IO[bytes]], ob
         remove_temporaries(path.parent, path.name)
         temporary, opened = _open_temporary(path)
         with opened as file:
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):  # there is no old file, or the file system has no permissions
                 os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode))
             if callable(content):
                 content(file)

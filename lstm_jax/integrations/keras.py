@@ -43,7 +43,7 @@ def why_not(layer: keras.layers.RNN) -> str:
         return "its weights are quantized or have LoRA"
     for function in _activations(layer.cell):
         if isinstance(function, keras.layers.Layer) and (function.weights or not function.built):
-            return f"its activation is a layer with weights, {type(function).__name__}"
+            return f"its activation is a layer that has weights or is not built, {type(function).__name__}"
     try:
         _cell(layer.cell)
     except InputError as error:

@@ -53,7 +53,8 @@ class Recurrent(LayerState):
         zoneout_cell: probability that a unit keeps its previous cell state c at a step. It must be 0 for a cell without a cell state.
         return_sequences: whether to return the outputs of all steps (B, T, H) instead of the last output (B, H).
         return_state: whether to return (outputs, final state of the cell) instead of the outputs alone.
-        go_backwards: whether to read the sequence in reverse. The outputs are in the order in which the steps are processed.
+        go_backwards: whether to read the sequence in reverse. The outputs are in the order in which the steps are processed, unless
+            `keep_order` is true.
         keep_order: whether the outputs of a layer with `go_backwards` are in the order of time, as in `flax.nnx.RNN`.
         learned_state: whether the initial state is a parameter of the layer: `initial_h` (H,) and, for a cell with a cell state,
             `initial_c` (H,). Before training they are zeros. A call starts from this state if no other state is given or carried, and it is

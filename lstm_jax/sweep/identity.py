@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from lstm_jax.config.values import config_values, default
 
@@ -48,30 +48,47 @@ def run_id(function: Run, config: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def other_classes(value: Any, usual: Any, path: str = "") -> dict[str, str]:
+def other_classes(value: Any, usual: Any, path: str = "", kinds: frozenset[type] = frozenset()) -> dict[str, str]:
     """Return a dict from the paths, such as "train.optimizer", of inner configs to the names of their classes.
 
-    Left out is an inner config of the same class as the default value of its field, or as the annotation if there is no default value.
+    Left out is an inner config of the same class as the default value of its field. An inner config that has no such value in its place is
+    left out if its class is the only dataclass that the annotation of the field names.
 
     Args:
         value: a config, a value of a field, or a part of such a value.
         usual: default value in the same place, or another value of the usual class. If there is none, any other object.
         path: path of the value, which begins with a dot.
+        kinds: dataclasses that the annotation of the field names.
     """
     found: dict[str, str] = {}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        found = {} if type(value) is type(usual) else {path[1:]: import_name(type(value))}
+        only = not dataclasses.is_dataclass(usual) and kinds == {type(value)}
+        found = {} if only or type(value) is type(usual) else {path[1:]: import_name(type(value))}
+        hints = _hints(type(value))
         for field in dataclasses.fields(value):
-            item, common = getattr(value, field.name), default(field)
-            if common is dataclasses.MISSING and field.type in (type(item), type(item).__qualname__):
-                common = item
-            found |= other_classes(item, common, f"{path}.{field.name}")
+            named = _dataclasses(hints.get(field.name))
+            found |= other_classes(getattr(value, field.name), default(field), f"{path}.{field.name}", named)
     elif isinstance(value, (list, tuple, dict)):
         inner = dict(value) if isinstance(value, dict) else dict(enumerate(value))
         others = dict(usual) if isinstance(usual, dict) else dict(enumerate(usual)) if isinstance(usual, (list, tuple)) else {}
         for key, item in inner.items():
-            found |= other_classes(item, others.get(key), f"{path}.{key}")
+            found |= other_classes(item, others.get(key), f"{path}.{key}", kinds)
     return found
+
+
+def _hints(kind: type) -> dict[str, Any]:
+    """Return the annotations of a class, or {} if a name in them cannot be found."""
+    try:
+        return get_type_hints(kind)
+    except NameError:
+        return {}
+
+
+def _dataclasses(annotation: Any) -> frozenset[type]:
+    """Return the dataclasses that an annotation names, such as {Inner} for `tuple[Inner, ...]`."""
+    if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
+        return frozenset({annotation})
+    return frozenset().union(*map(_dataclasses, get_args(annotation)))
 
 
 def source_digest(function: Run) -> str:

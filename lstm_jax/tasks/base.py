@@ -203,7 +203,7 @@ class Task(ABC, Generic[C, D]):
 
         Raises:
             InputError: if the config, the data, the folder or `initial` is invalid, for example if `initial` contains a
-                name that is not a parameter of the model, or if the config has a patience and the task monitors no metric.
+                name that is not a parameter of the model, or if the config of a new run has a patience and the task monitors no metric.
             Interrupted: if SIGINT or SIGTERM arrives. The state has been saved before this error is raised.
         """
         console = console or Console(quiet=True)
@@ -212,7 +212,8 @@ class Task(ABC, Generic[C, D]):
             task = cls(config, cls.read(config, console) if data is None else data, mesh)
             task.check_memory()
             remedy = "early stopping needs a validation split: give --validation, or --patience 0"
-            require(not config.train.patience or bool(task.monitor), "patience", config.train.patience, remedy)
+            idle = bool(config.train.patience) and not task.monitor
+            require(resume or not idle, "patience", config.train.patience, remedy)  # an older version let such runs start
             examples, (params, rebuild) = task.examples(), task.functional
             params = replaced(params, initial or {})
         permissions, fingerprint = Permissions(resume, allow_other_machine), getattr(task.data, "fingerprint")  # noqa: B009

@@ -193,7 +193,7 @@ class _Fit:
         processes.require_equal({f"checkpoints in {self.latest}": str(saved)})
         if not saved:
             return
-        compiled = f"rows of a table wait for steps that only the compiled code takes, which is not available: {native.why_not()}"
+        compiled = f"rows of a table wait for steps of the compiled code: resume the run where it is available ({native.why_not()})"
         found = checkpoint.restore(self.latest, self._saved(), added=("state.behind",), dropped={"state.behind": compiled})
         for step, reason in found.rejected:
             console.print(f"checkpoint of step {step} is damaged ({reason}); an older one is used", highlight=False)

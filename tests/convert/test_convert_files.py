@@ -146,7 +146,7 @@ def test_write_loads_in_keras(keras_layers, tmp_path, functional):
 
     with pytest.raises(InputError, match="ends in"):
         convert.write_keras_weights(tmp_path / "y.h5", ours)
-    with pytest.raises(InputError, match=r"y\.weights\.h5 is.*; name a folder that can be written"):
+    with pytest.raises(InputError, match=r"^writing .*; name a folder that can be written"):
         convert.write_keras_weights(tmp_path / "y.weights.h5" / "y.weights.h5", ours)
 
 

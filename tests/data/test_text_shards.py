@@ -1,5 +1,6 @@
 """Shards of a text: the ids are those of the text in memory; a second call continues; damage is an error."""
 
+import hashlib
 import json
 import os
 import random
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from lstm_jax import data
 from lstm_jax.errors import InputError
+from lstm_jax.files.writing import read_summed, summed_json
 
 PIECES = ("the ", "Cat\r\n", "\n", "  ", "Äß ", "dog.", "1 ", "\t", "日本", "x")
 RECIPES = ("source", "source-cased", "lower", "none", "exact")
@@ -89,6 +91,12 @@ def test_a_text_that_changes_meanwhile_is_an_error(tmp_path: Path) -> None:
 def test_files_of_others_stay(tmp_path: Path) -> None:
     text, folder = write_files(tmp_path), tmp_path / "web"
     folder.mkdir()
+    (folder / "unfinished.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"unfinished\.txt: exists"):
+        data.write_shards(text, folder)
+    assert (folder / "unfinished.txt").read_text() == "mine"
+    (folder / "unfinished.txt").unlink()
+    (folder / "2024.txt").write_text("mine")
     for name in ("index.json", "00000.json", "00001.npy"):
         (folder / name).write_text("mine")
         with pytest.raises(InputError, match=f"web: holds other files: {name}; name a new folder"):
@@ -111,6 +119,19 @@ def test_an_interrupt_before_the_first_record(tmp_path: Path, monkeypatch) -> No
     assert {path.name for path in folder.iterdir()} == {"00000.npy", "unfinished.txt"}
     got = data.write_shards(files, folder, shard_bytes=300)
     np.testing.assert_array_equal(got[:], data.prepare_corpus(files, validation=0.0).train)
+
+
+def test_shards_of_an_older_version_are_written_again(tmp_path: Path) -> None:
+    """They may divide the text elsewhere."""
+    (tmp_path / "a.txt").write_text("two words")
+    data.write_shards(tmp_path / "a.txt", folder := tmp_path / "s", "none", shard_bytes=6)
+    record = read_summed((folder / "00000.json").read_bytes())
+    assert record is not None
+    del record["edges"]
+    np.save(folder / "00000.npy", np.zeros(0, np.uint8))
+    (folder / "00000.json").write_bytes(summed_json(record | {"count": 0, "sha256": hashlib.sha256(b"").hexdigest()}))
+    got = data.write_shards(tmp_path / "a.txt", folder, "none", shard_bytes=6)
+    assert got.characters.decode(got[:]) == "two words"
 
 
 def test_an_empty_data_file_is_written_again(tmp_path: Path) -> None:

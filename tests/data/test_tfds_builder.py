@@ -72,7 +72,7 @@ def test_not_built_no_network_no_package(home, monkeypatch):
     with pytest.raises(InputError, match="no such file"):
         build_tfds(home / "absent")
     monkeypatch.setitem(sys.modules, "array_record", None)
-    with pytest.raises(InputError, match=r'pip install "lstm-jax\[tfds\]"'):
+    with pytest.raises(InputError, match=r'pip install "\.\[tfds\]"'):
         prepare(data="tfds")
 
 

@@ -186,7 +186,10 @@ class Own(keras.Model):
         (lambda: keras.layers.LSTM(H, dtype="mixed_bfloat16", name="mixed"), r"mixed: its dtype policy is mixed_bfloat16"),
         (lambda: keras.layers.LSTM(H, use_cudnn=True, name="cudnn"), r"cudnn: it asks for cuDNN"),
         (lambda: keras.layers.GRU(H, activation="sparsemax", name="max"), r"max: its activation sparsemax is not supported"),
-        (lambda: keras.layers.LSTM(H, activation=keras.layers.PReLU(), name="p"), r"p: its activation is a layer with weights, PReLU"),
+        (
+            lambda: keras.layers.LSTM(H, activation=keras.layers.PReLU(), name="p"),
+            r"p: its activation is a layer that has weights or is not built, PReLU",
+        ),
         (Own, r"own: a subclass of Model; .* for inside"),
     ],
 )

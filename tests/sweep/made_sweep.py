@@ -27,6 +27,12 @@ class Config:
 
 
 @dataclass(frozen=True)
+class Optional:
+    one: Inner | None = None
+    several: tuple[Inner, ...] = ()
+
+
+@dataclass(frozen=True)
 class Sgd:
     rate: float = 0.1
 

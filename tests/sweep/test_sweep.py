@@ -15,7 +15,7 @@ from pathlib import Path
 
 import made_sweep
 import pytest
-from made_sweep import Adam, Config, Inner, Nested, Sgd
+from made_sweep import Adam, Config, Inner, Nested, Optional, Sgd
 
 from lstm_jax import sweep
 from lstm_jax.errors import InputError
@@ -46,6 +46,7 @@ def test_equal_configs_have_one_id() -> None:
 def test_the_classes_of_inner_configs_count() -> None:
     """Another class gives another id, also with equal values. The id of a config without another class is that of its values."""
     wanted = [Nested(), Nested(Adam()), Nested(more=(Sgd(),)), Nested(more=(Adam(),)), Nested(Adam(), more=(Adam(),))]
+    assert identity.other_classes(Optional(Inner(), (Inner(),)), Optional()) == {}  # there is no other class
     assert len({sweep.run_id(made_sweep.show, config) for config in wanted}) == len(wanted)
     text = json.dumps(["made_sweep:show", dataclasses.asdict(Nested())], sort_keys=True)
     assert sweep.run_id(made_sweep.show, Nested()) == hashlib.sha256(text.encode()).hexdigest()[:16]

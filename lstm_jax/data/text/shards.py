@@ -99,7 +99,7 @@ def write_shards(
     require(recipe in get_args(Recipe), "clean", recipe, f"give one of {', '.join(get_args(Recipe))}")
     parts = [part for path in source_files(paths) for part in _parts(path, recipe, unit, shard_bytes)]
     require(bool(parts), "text", "empty", DESCRIPTION)
-    records = write_missing(folder, parts, _write_shard, _is_intact, workers, on_progress)
+    records = write_missing(folder, parts, _write_shard, _is_current, workers, on_progress)
     shards: list[dict[str, Any]] = [{name: found[name] for name in SHARD} for found in records]
     for shard, apart in zip(shards, _separated(parts, records), strict=True):
         shard["apart"] = apart
@@ -124,8 +124,7 @@ def _separated(parts: Sequence[Part], records: Sequence[dict[str, Any]]) -> list
     begun = within = False  # whether there is an id so far; whether the last id lies within a word that goes on
     between = True  # whether there is white space, or the begin of an article, between the last id so far and the next shard
     for part, shard in zip(parts, records, strict=True):
-        # a shard of an older version has no edges; those of a shard without text are None
-        begins, ends = shard.get("edges", (False, False)) or (True, False)
+        begins, ends = shard["edges"] or (True, False)  # a shard without text has None
         between = between or part.begin == 0 or (part.recipe.startswith("source") and not (within and begins))
         found.append(begun and between and shard["count"] > 0)
         if shard["count"]:
@@ -172,6 +171,11 @@ def _is_intact(folder: Path, number: int, found: dict[str, Any]) -> bool:
         return _digest(np.load(shard_path(folder, number, "npy"), mmap_mode="r", allow_pickle=False)) == found["sha256"]
     except UNREADABLE:
         return False
+
+
+def _is_current(folder: Path, number: int, found: dict[str, Any]) -> bool:
+    """Return whether a shard is intact and its record has "edges". Older versions wrote none, and divided some texts elsewhere."""
+    return "edges" in found and _is_intact(folder, number, found)
 
 
 def _digest(ids: np.ndarray) -> str:

@@ -175,8 +175,8 @@ def _chosen(trained: sentiment.Trained, count: int) -> list[Review]:
     margin = np.where(labels == 1, logits, -logits)
     names = ("negative", "positive")
     found = []
-    order, right, wrong = np.argsort(margin), int((margin > 0).sum()), int((margin < 0).sum())
-    orders = {"surest and right": order[::-1][:right], "most wrong": order[:wrong], "most torn": np.argsort(np.abs(logits))}
+    surest, worst = np.argsort(-margin)[: (margin > 0).sum()], np.argsort(margin)[: (margin < 0).sum()]
+    orders = {"surest and right": surest, "most wrong": worst, "most torn": np.argsort(np.abs(logits))}
     for kind, order in orders.items():
         for n in first_of(order, count):
             found.append(Review(f"{kind}: {name} review {n}, {names[labels[n]]}", _ids(rows, n)))
