@@ -66,8 +66,9 @@ def other_classes(value: Any, usual: Any, path: str = "", kinds: frozenset[type]
         found = {} if only or type(value) is type(usual) else {path[1:]: import_name(type(value))}
         hints = _hints(type(value))
         for field in dataclasses.fields(value):
-            named = _dataclasses(hints.get(field.name))
-            found |= other_classes(getattr(value, field.name), default(field), f"{path}.{field.name}", named)
+            item, annotation = getattr(value, field.name), hints.get(field.name, field.type)
+            named = frozenset({type(item)}) if annotation == type(item).__qualname__ else _dataclasses(annotation)
+            found |= other_classes(item, default(field), f"{path}.{field.name}", named)
     elif isinstance(value, (list, tuple, dict)):
         inner = dict(value) if isinstance(value, dict) else dict(enumerate(value))
         others = dict(usual) if isinstance(usual, dict) else dict(enumerate(usual)) if isinstance(usual, (list, tuple)) else {}

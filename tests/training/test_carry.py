@@ -103,8 +103,8 @@ def test_a_signal_in_the_middle_of_an_epoch(uninterrupted, tmp_path, monkeypatch
     assert checkpoint.steps(tmp_path / "latest") == [6, 9]
     restore, kept = checkpoint.restore, []
 
-    def noting(folder, like, added):
-        found = restore(folder, like, added)
+    def noting(folder, like, **options):
+        found = restore(folder, like, **options)
         seen = found.state["state"].carry["seen"]
         kept.append((seen.tolist(), seen.sharding.spec))
         return found
