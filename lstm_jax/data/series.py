@@ -54,7 +54,10 @@ class Series:
 
         Days as float64 are not exact. Rounded to microseconds they are, from 1902 to 2038.
         """
-        return np.rint(self.times * self._ticks_per_unit) if self.dated else self.times
+        return self._in_ticks(self.times)
+
+    def _in_ticks(self, times: np.ndarray) -> np.ndarray:
+        return np.rint(times * self._ticks_per_unit) if self.dated else times
 
     def times_after(self, count: int) -> np.ndarray:
         """Return the times (count,) of further entries after the last one, each `usual_gap` after the entry before it."""
@@ -64,8 +67,11 @@ class Series:
     @property
     def gaps(self) -> np.ndarray:
         """Time between each entry and the entry before it, divided by `usual_gap`, as an array (N,). The first entry has the gap 1."""
-        gaps = np.diff(self._ticks)
-        return np.concatenate([[1.0], gaps / np.median(gaps)])
+        return np.concatenate([[1.0], self.gaps_between(self.times[:-1], self.times[1:])])
+
+    def gaps_between(self, begins: np.ndarray, ends: np.ndarray) -> np.ndarray:
+        """Return the differences ends - begins, divided by `usual_gap`. Both arrays are times in the unit of `times`."""
+        return (self._in_ticks(ends) - self._in_ticks(begins)) / np.median(np.diff(self._ticks))
 
     def shown(self, time: float) -> str:
         """Return a time of this series as text: an ISO date if the series is dated, else a number with up to 15 digits.
@@ -190,5 +196,5 @@ def series_windows(series: Series, context: int, horizon: int, first: int = 0, l
     both = np.stack([series.values, series.gaps], -1)
     back = origins[:, None] + np.arange(-context, 0)
     forth = origins[:, None] + np.arange(horizon)
-    ahead = (series.times[forth] - series.times[origins - 1][:, None]) / series.usual_gap
+    ahead = series.gaps_between(series.times[origins - 1][:, None], series.times[forth])
     return SeriesWindows(both[back], ahead, series.values[forth], origins)

@@ -8,6 +8,7 @@ import json
 import pickle
 import sys
 from collections.abc import Callable, Mapping
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -67,6 +68,8 @@ def other_classes(value: Any, usual: Any, path: str = "", kinds: frozenset[type]
         hints = _hints(type(value))
         for field in dataclasses.fields(value):
             item, annotation = getattr(value, field.name), hints.get(field.name, field.type)
+            if not (dataclasses.is_dataclass(item) or isinstance(item, (list, tuple, dict))):
+                continue  # no config; the default value of such a field would be made in vain
             named = frozenset({type(item)}) if annotation == type(item).__qualname__ else _dataclasses(annotation)
             found |= other_classes(item, default(field), f"{path}.{field.name}", named)
     elif isinstance(value, (list, tuple, dict)):
@@ -77,6 +80,7 @@ def other_classes(value: Any, usual: Any, path: str = "", kinds: frozenset[type]
     return found
 
 
+@cache
 def _hints(kind: type) -> dict[str, Any]:
     """Return the annotations of a class, or {} if a name in them cannot be found."""
     try:

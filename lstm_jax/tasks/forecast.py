@@ -327,13 +327,12 @@ class Trained(base.Trained[ForecastConfig, Scale]):
         """
         context, horizon = self.config.data.context, self.config.data.horizon
         require(len(series) >= context, f"series of {len(series)} entries", "too short", f"give {context} or more, the context of the run")
-        gap = series.usual_gap
         moments = series.times_after(horizon) if times is None else np.asarray(times, np.float64)
         good = moments.shape == (horizon,) and bool((np.diff(np.concatenate([series.times[-1:], moments])) > 0).all())
         require(good, "times", moments.tolist(), f"give {horizon} increasing ones behind the series' end")
         read = np.stack([series.values, series.gaps], -1)[None, -context:]
         unknown = np.full((1, horizon), series.values[-1])
-        windows = data.SeriesWindows(read, (moments - series.times[-1])[None] / gap, unknown, np.asarray([len(series)]))
+        windows = data.SeriesWindows(read, series.gaps_between(series.times[-1:], moments)[None], unknown, np.asarray([len(series)]))
         return make_part(windows, self.scale, self.config), moments
 
     def ahead(self, series: data.Series, level: float = LEVEL, times: np.ndarray | None = None) -> Forecast:

@@ -124,7 +124,7 @@ def test_copies_of_a_layer() -> None:
 
 
 def test_pickle_of_an_own_cell() -> None:
-    """As for any object, its functions are those of a module."""
+    """A cell can be pickled if its functions can be imported from a module."""
     own = dataclasses.replace(CELL_TABLE["lstm_peephole"], name="own", project=own_project)
     assert pickle.loads(pickle.dumps(own)) == own
     assert copy.deepcopy(own) is own

@@ -47,7 +47,7 @@ def _two_outputs(x):
     ],
 )
 def test_an_archive_shows_what_each_layer_reads(tmp_path, build, message):
-    """All these models have the arrays of a supported model, and predict something else."""
+    """Models that have the arrays of a supported model and predict something else are refused."""
     keras.utils.clear_session()
     ids = keras.Input((6,))
     keras.Model(ids, build(layers.Embedding(7, 4)(ids))).save(tmp_path / "x.keras")

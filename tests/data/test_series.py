@@ -41,6 +41,7 @@ def test_times_of_day_are_exact(tmp_path: Path) -> None:
     lines = [f"2026-11-25T08:00:00.{n:06},1" for n in (0, 1, 2, 3, 5, 7, 8, 9)]
     series = read_series(write(tmp_path / "a.csv", "time,value", *lines))
     np.testing.assert_array_equal(series.gaps, [1, 1, 1, 1, 2, 2, 1, 1])
+    np.testing.assert_array_equal(series_windows(series, 3, 2).ahead, [[1, 3], [2, 4], [2, 3], [1, 2]])
     assert [series.shown(t) for t in series.times] == [line[:-2].removesuffix(".000000") for line in lines]
     old = read_series(write(tmp_path / "b.csv", "time,value", "1700-11-25T08:07:07,1", "1700-11-26,1"))
     assert [old.shown(t) for t in old.times] == ["1700-11-25T08:07:07", "1700-11-26"]

@@ -122,7 +122,7 @@ def test_an_interrupt_before_the_first_record(tmp_path: Path, monkeypatch) -> No
 
 
 def test_shards_of_an_older_version_are_written_again(tmp_path: Path) -> None:
-    """They may divide the text elsewhere."""
+    """Older versions may have divided the text elsewhere."""
     (tmp_path / "a.txt").write_text("two words")
     data.write_shards(tmp_path / "a.txt", folder := tmp_path / "s", "none", shard_bytes=6)
     record = read_summed((folder / "00000.json").read_bytes())

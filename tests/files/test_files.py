@@ -74,7 +74,7 @@ def test_a_replaced_file_keeps_its_permissions(tmp_path):
 
 
 def test_a_temporary_file_that_another_process_removes(tmp_path, monkeypatch):
-    """The other process locks it first: the write takes another temporary file."""
+    """A write takes another temporary file if another process locks the first one before it does."""
     asked = []
 
     def taken(file):

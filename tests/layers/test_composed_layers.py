@@ -193,7 +193,7 @@ def test_views() -> None:
 
 
 def test_stack_with_a_reversed_layer() -> None:
-    """What belongs to steps does not fit the reversed outputs of the first layer; in the order of time it does."""
+    """Arguments with one entry for each step are refused, unless `keep_order` puts the outputs of the first layer in the order of time."""
     rngs = nnx.Rngs(0)
     first, second = LSTM(E, H, return_sequences=True, go_backwards=True, rngs=rngs), LSTM(H, 2, rngs=rngs)
     stack = RecurrentStack([first, second])

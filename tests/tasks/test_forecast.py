@@ -99,7 +99,7 @@ def test_a_run_learns_and_forecasts(tmp_path: Path) -> None:
 
 
 def test_dated_entries_after_the_end_have_the_gap_of_the_series(tmp_path: Path) -> None:
-    """Multiples of the difference of two float64 days would be off by microseconds."""
+    """Times after the end are exact, where multiples of the difference of two float64 days would be off by microseconds."""
     dates = np.datetime64("2026-01-01T00:00") + np.timedelta64(1, "h") * np.arange(200)
     series = Series(dates.astype("datetime64[s]").astype(float) / 86_400, np.sin(np.arange(200.0)), True)
     config = replace(CONFIG, data=replace(CONFIG.data, horizon=12))
@@ -157,7 +157,7 @@ def test_the_command_line(ask, tmp_path: Path) -> None:
 
 
 def test_a_run_that_has_diverged(ask, tmp_path: Path) -> None:
-    """Its numbers are null in JSON and "nan" in text, and `inspect` says what is wrong in one line."""
+    """Numbers of the run are null in JSON and "nan" in text, and `inspect` reports the run with an error of one line."""
     path, run = tmp_path / "series.csv", tmp_path / "run"
     series = wave(60)
     path.write_text("time,value\n" + "".join(f"{t},{v}\n" for t, v in zip(series.times, series.values, strict=True)))
