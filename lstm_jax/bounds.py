@@ -38,9 +38,11 @@ class Bounds:
         Raises:
             InputError: if `value` is not a number of this type, or lies outside the bounds.
         """
-        if not isinstance(value, Integral if kind is int else Real) or isinstance(value, bool):
-            raise InputError(name, value, self.remedy)
-        number = int(value) if isinstance(value, Integral) else float(value)  # NumPy would round the bounds to the dtype of the value
+        number = value
+        if type(value) is not int and type(value) is not kind:  # a check against an abstract class takes microseconds
+            if not isinstance(value, Integral if kind is int else Real) or isinstance(value, bool):
+                raise InputError(name, value, self.remedy)
+            number = int(value) if isinstance(value, Integral) else float(value)  # NumPy would round the bounds to the dtype of the value
         if self.low <= number <= self.high or (self.zero and number == 0):
             return number
         raise InputError(name, value, (self.above or f"{self.remedy}, at most {self.high:.12g}") if number > self.high else self.remedy)

@@ -69,15 +69,21 @@ def other_classes(value: Any, usual: Any, path: str = "", kinds: frozenset[type]
         for field in dataclasses.fields(value):
             item, annotation = getattr(value, field.name), hints.get(field.name, field.type)
             if not (dataclasses.is_dataclass(item) or isinstance(item, (list, tuple, dict))):
-                continue  # no config; the default value of such a field would be made in vain
+                continue  # no config
             named = frozenset({type(item)}) if annotation == type(item).__qualname__ else _dataclasses(annotation)
-            found |= other_classes(item, default(field), f"{path}.{field.name}", named)
+            found |= other_classes(item, _usual(type(value), field.name), f"{path}.{field.name}", named)
     elif isinstance(value, (list, tuple, dict)):
         inner = dict(value) if isinstance(value, dict) else dict(enumerate(value))
         others = dict(usual) if isinstance(usual, dict) else dict(enumerate(usual)) if isinstance(usual, (list, tuple)) else {}
         for key, item in inner.items():
             found |= other_classes(item, others.get(key), f"{path}.{key}", kinds)
     return found
+
+
+@cache
+def _usual(kind: type, name: str) -> Any:
+    """Return the default value of a field of a dataclass. It is made once, since making the config of a task takes a millisecond."""
+    return default(next(field for field in dataclasses.fields(kind) if field.name == name))
 
 
 @cache
