@@ -14,6 +14,8 @@ The docstrings of this package use four terms:
 import argparse
 from pathlib import Path
 
+from lstm_jax.errors import InputError, require
+
 RESULTS = Path(__file__).parent / "results"
 """Folder of the result files; each benchmark command has one file."""
 
@@ -37,5 +39,31 @@ def make_parser(doc: str | None, results: Path, report: bool = True) -> argparse
     parser.add_argument("--results", type=Path, default=results, help="file of rows, compressed if its name ends in .gz")
     if report:
         parser.add_argument("--report", action="store_true", help="measure nothing")
-        parser.add_argument("--commit", help="commit whose rows are reported; this checkout's, of breakdown the newest, if not given")
+        note = "with --report: commit whose rows are reported; this checkout's, of breakdown the newest, if not given"
+        parser.add_argument("--commit", help=note)
     return parser
+
+
+COUNTS, TIMES = ("rounds", "turns", "seeds", "epochs", "chars"), ("seconds",)
+"""Names of the flags whose value must be 1 or more, and of those whose value must be above 0."""
+
+
+def read_flags(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Parse the command line of a benchmark command, check the flags that several commands share, and return their values.
+
+    Args:
+        parser: argument parser that `make_parser` returned, with the flags of the command added.
+
+    Raises:
+        InputError: if `--commit` is given without `--report`, or if the value of a flag in `COUNTS` or `TIMES` is too small.
+    """
+    options = parser.parse_args()
+    if getattr(options, "commit", None) and not options.report:  # the rows of this checkout would be stored as rows of that commit
+        raise InputError("commit", options.commit, "give --report too: only the checked-out commit can be measured")
+    for name in COUNTS:
+        value = getattr(options, name, None)
+        require(value is None or value >= 1, name, value, "give 1 or more")
+    for name in TIMES:
+        value = getattr(options, name, None)
+        require(value is None or value > 0, name, value, "give more than 0")
+    return options

@@ -1,5 +1,6 @@
 """Entry point of the command line `python -m bench COMMAND ...`. `python -m bench COMMAND --help` lists the options of a command."""
 
+import subprocess
 import sys
 from importlib import import_module
 
@@ -21,8 +22,8 @@ COMMANDS = {
 def main() -> int:
     """Run the command that the command line names, and return the exit code.
 
-    The exit code is 2 for bad input and 130 if the user interrupts the command. Otherwise it is the code that the command returns,
-    or 0 if the command returns no code.
+    The exit code is 2 for bad input, for a file or folder that cannot be used, and if a process fails. It is 130 if the user interrupts the
+    command. Otherwise it is the code that the command returns, or 0 if the command returns no code.
     """
     if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
         unknown = len(sys.argv) > 1 and sys.argv[1] not in ("-h", "--help")
@@ -34,11 +35,16 @@ def main() -> int:
     try:
         return import_module(f"bench.{name}").main() or 0
     except InputError as error:
-        print(f"bench: {error}", file=sys.stderr)
-        return 2
+        found = error
+    except subprocess.CalledProcessError as error:
+        found = InputError("process", f"ended with code {error.returncode}", "see its message above")
+    except OSError as error:
+        found = InputError(str(error.filename or "input or output"), error.strerror or error, "name another, or make room or permissions")
     except KeyboardInterrupt:
         print("bench: interrupted; the rows measured so far are kept, and the same command continues", file=sys.stderr)
         return 130
+    print(f"bench: {found}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

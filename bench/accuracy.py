@@ -36,12 +36,10 @@ from queue import Queue
 from typing import Any
 
 import numpy as np
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
-from bench import RESULTS, commit, make_parser, recipes, timing
+from bench import RESULTS, commit, make_parser, read_flags, recipes, timing
 from bench.schema import GRID, check, make_row, rows_of, rows_of_commit
+from bench.summary import make_table, print_table
 from bench.workloads import add_size_flags
 from lstm_jax.errors import require
 from lstm_jax.sweep.missing import run_missing
@@ -291,9 +289,7 @@ def report(rows: Iterable[Row]) -> None:
     """
     lines = summarize(rows)
     front = pareto_front(lines)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for n, head in enumerate(("task", "peer", *FLAGS, "seeds", "score", "range", "examples/s", "s an epoch", f"s to {TARGET}")):
-        table.add_column(head, justify="left" if n < 2 else "right")
+    table = make_table(("task", "peer", *FLAGS, "seeds", "score", "range", "examples/s", "s an epoch", f"s to {TARGET}"))
     for line in sorted(lines, key=lambda line: (line["task"], line["peer"], *((line[letter] or 0) for letter in FLAGS))):
         scores, middle = line["scores"], float(np.median(line["to_target"])) if line["to_target"] else float("nan")
         cells = (f"{np.mean(scores):.4f}{' *' if line in front else '  '}", f"{min(scores):.4f} to {max(scores):.4f}")
@@ -301,8 +297,7 @@ def report(rows: Iterable[Row]) -> None:
         to_target = "" if not line["to_target"] else f"{middle:.1f}" if np.isfinite(middle) else "not reached"
         sizes = ("" if line[letter] is None else str(line[letter]) for letter in FLAGS)
         table.add_row(line["task"], line["peer"], *sizes, str(line["seeds"]), *cells, *speed, to_target)
-    console = Console()
-    (console if console.is_terminal else Console(width=160)).print(table)
+    print_table(table)
     print("score: mean over seeds of the best epoch's test accuracy (sentiment) or held-out bits a character (generation)")
     print("*: Pareto front, no other cell of the task is both better and faster")
 
@@ -321,13 +316,12 @@ def _parse() -> argparse.Namespace:
     other = parser.add_argument_group("other studies")
     other.add_argument("--recipe", nargs="+", help="names of recipes; all of the study if not given")
     other.add_argument("--first-seed", type=int, default=0, help="first seed, or round of epoch_time")
-    return parser.parse_args()
+    return read_flags(parser)
 
 
 def main() -> None:
     """Unless `--report` is given, execute the training runs that have no results yet. Then print the report."""
     options = _parse()
-    require(options.seeds is None or options.seeds >= 1, "seeds", options.seeds, "give 1 or more")
     if options.study != GRID:
         chosen = recipes.choose(options.study, options.task, options.recipe)
         recipes.run(options.study, chosen, options.first_seed, options.seeds, options.results, not options.report)
@@ -341,4 +335,4 @@ def main() -> None:
         epochs = {task: options.epochs or planned for task, planned in preset.epochs.items()}
         runs = runs_of(cells_of(options.task, axes), options.peer, options.seeds or preset.seeds, epochs)
         sweep(runs, options.results, sha, options.cores)
-    report([row for row in rows_of_commit(options.results, GRID, sha) if row["cores"] == options.cores])
+    report([row for row in rows_of_commit(options.results, GRID, git=sha) if row["cores"] == options.cores])

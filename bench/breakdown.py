@@ -25,10 +25,11 @@ from typing import Any
 
 import numpy as np
 
-from bench import RESULTS, commit, make_parser, timing
+from bench import RESULTS, commit, make_parser, read_flags, timing
 from bench.flops import FLOAT, forward_flops
-from bench.schema import BREAKDOWN, check, make_row, rows_of
+from bench.schema import BREAKDOWN, check, make_row, rows_of, rows_of_commit
 from bench.workloads import Arrays, Workload, make_arrays, workload
+from lstm_jax.errors import require
 from lstm_jax.sweep.missing import run_missing
 
 PATH = RESULTS / "breakdown.jsonl"
@@ -172,7 +173,7 @@ def main() -> None:
     parser = make_parser(__doc__, PATH)
     parser.add_argument("--workload", nargs="+", default=["A", "B"])
     parser.add_argument("--one", action="store_true", help="measure one workload in this process, and print its row")
-    options = parser.parse_args()
+    options = read_flags(parser)
     if options.one:
         print(json.dumps(measure(options.workload[0])))
         return
@@ -183,7 +184,9 @@ def main() -> None:
 
     wanted = {} if options.report else {name: name for name in options.workload}
     run_missing(options.results, wanted, lambda row: None, row_of, "workloads", lambda name, rows: f"{name}: measured", check)
+    path, sha = options.results, options.commit
+    rows = rows_of_commit(path, BREAKDOWN, git=sha) if sha else rows_of(path, BREAKDOWN)
+    newest = {row["workload"]: row for row in rows}
     for name in options.workload:
-        rows = [row for row in rows_of(options.results, BREAKDOWN, git=options.commit) if row["workload"] == name]
-        if rows:
-            report(rows[-1])
+        require(name in newest, "workload", name, f"measure it first: {path} has rows of {', '.join(newest) or 'none'}")
+        report(newest[name])

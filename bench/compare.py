@@ -10,26 +10,31 @@ A change is reported as faster or slower only if two conditions hold. Its p-valu
 must be at most `--level`. Its relative size must be at least `--least`. On a machine that also runs other work, `bench duel` detects
 smaller changes.
 
-The exit code is 1 if this project became slower on a workload, 2 if the two sets cannot be compared, and otherwise 0.
+The verdict is "too few processes" if the test could not have found any change: with N comparisons, its p-value can then never be as small
+as level / N. Three processes a side, as the preset "standard" of `bench throughput` has, are always too few at the default level.
+
+The exit code is 1 if this project became slower on a workload. It is 2 if the two sets cannot be compared, or if this project has too few
+processes on a workload. Otherwise it is 0.
 """
 
 import argparse
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from bench.peers import OURS, row_key
 from bench.schema import STEP, rows_of
-from bench.summary import kept
+from bench.summary import ends_text, kept, ratio_interval
 from bench.throughput import PATH
 from lstm_jax.errors import InputError, require
 from lstm_jax.sweep import stats
 
 LEVEL, LEAST = 0.02, 0.03
-Verdict = Literal["faster", "slower", "same"]
+TOO_FEW = "too few processes"
+Verdict = Literal["faster", "slower", "same", "too few processes"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,9 @@ class Change:
         low: lower end of the 95 % confidence interval of the ratio.
         high: upper end of the 95 % confidence interval of the ratio.
         p: p-value of the test that the ratio is 1.
-        verdict: "faster" or "slower" if the candidate is faster or slower beyond noise, otherwise "same".
+        verdict: "faster" or "slower" if the candidate is faster or slower beyond noise, "too few processes" if the test could not have
+            found this, otherwise "same".
+        smallest: smallest p-value that the test can give for this number of measurements.
     """
 
     workload: str
@@ -53,11 +60,12 @@ class Change:
     high: float
     p: float
     verdict: Verdict = "same"
+    smallest: float = 0.0
 
     @property
     def times(self) -> str:
-        """Text with the ratio and its confidence interval."""
-        return f"{self.ratio:.3f} times the baseline's time ({self.low:.3f} to {self.high:.3f})"
+        """Text with the ratio and its confidence interval. An unknown interval is left out."""
+        return f"{self.ratio:.3f} times the baseline's time{ends_text((self.ratio, self.low, self.high), 3)}"
 
     def __str__(self) -> str:
         return f"{self.workload:<28} {self.peer:<28} {self.times}, p {self.p:.3f}: {self.verdict}"
@@ -103,10 +111,33 @@ def changes(baseline: list[dict[str, Any]], candidate: list[dict[str, Any]], lev
     shared = [key for key in before if key in after]
     if not shared:
         raise InputError("rows", f"{len(baseline)} and {len(candidate)}", "give rows that have a workload and a peer in common")
-    found = [
-        Change(*names[key], *stats.ratio_interval(after[key], before[key]), stats.permutation_p(before[key], after[key])) for key in shared
-    ]
-    return judged(found, level, least)
+    return judged([_change(*names[key], before[key], after[key]) for key in shared], level, least)
+
+
+def _change(work: str, name: str, before: Sequence[float], after: Sequence[float]) -> Change:
+    p, smallest = stats.permutation_p(before, after), smallest_p(len(before), len(after))
+    return Change(work, name, *ratio_interval(after, before), p, smallest=smallest)
+
+
+def smallest_p(old: int, new: int) -> float:
+    """Return the smallest p-value that `stats.permutation_p` can give for two samples of `old` and `new` durations."""
+    divisions = math.comb(old + new, old)
+    if min(old, new) < 2:
+        return 1.0
+    if divisions > stats.EXACT:
+        return 1 / (stats.EXACT + 1)
+    return (2 if old == new else 1) / divisions  # samples of one size may be exchanged, which gives the same difference
+
+
+def fewest(smallest: Callable[[int], float], limit: float) -> str:
+    """Return the text with the smallest number of measurements for which a test can reach a p-value, as in "6 or more".
+
+    Args:
+        smallest: function from a number of measurements to the smallest p-value of the test.
+        limit: p-value to reach. If no number up to 20 is enough, the text asks for a larger significance level.
+    """
+    number = next((number for number in range(2, 21) if smallest(number) <= limit), None)
+    return "a larger --level" if number is None else f"{number} or more"
 
 
 def _times(rows: Iterable[dict[str, Any]]) -> dict[tuple, list[float]]:
@@ -117,11 +148,13 @@ def _times(rows: Iterable[dict[str, Any]]) -> dict[tuple, list[float]]:
 
 
 def judged(found: Sequence[Change], level: float = LEVEL, least: float = LEAST) -> list[Change]:
-    """Return the changes with verdicts: "slower" or "faster" if a change is large and beyond noise, otherwise "same".
+    """Return the changes with verdicts: "slower" or "faster" if a change is large and beyond noise.
+
+    Any other change has the verdict "too few processes" if its p-value could never be as small as level / N, and otherwise "same".
 
     Noise is judged with Holm's correction for multiple tests. The p-values of the N changes are sorted in ascending order, and p-value k
-    (k = 0, 1, ...) is compared with the limit level / (N - k). The first change whose p-value is above its limit gets the verdict "same",
-    and so do all changes after it.
+    (k = 0, 1, ...) is compared with the limit level / (N - k). The first change whose p-value is above its limit is not beyond noise, and
+    neither are the changes after it.
 
     The changes before it are beyond noise. Their verdict is "slower" if the ratio (the candidate's time divided by the baseline's time) is
     at least 1 + `least`, "faster" if the ratio is at most 1 / (1 + `least`), and otherwise "same".
@@ -136,9 +169,10 @@ def judged(found: Sequence[Change], level: float = LEVEL, least: float = LEAST) 
     for rank, n in enumerate(order):
         if found[n].p > level / (len(found) - rank):
             break
-        if abs(math.log(found[n].ratio)) >= math.log1p(least):
-            verdicts[n] = "slower" if found[n].ratio > 1 else "faster"
-    return [replace(change, verdict=verdicts.get(n, "same")) for n, change in enumerate(found)]
+        change = found[n]
+        verdicts[n] = "same" if abs(math.log(change.ratio)) < math.log1p(least) else "slower" if change.ratio > 1 else "faster"
+    few: list[Verdict] = [TOO_FEW if change.smallest > level / len(found) else "same" for change in found]
+    return [replace(change, verdict=verdicts.get(n, few[n])) for n, change in enumerate(found)]
 
 
 def add_test_flags(parser: argparse.ArgumentParser) -> None:
@@ -148,7 +182,11 @@ def add_test_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def main() -> int:
-    """Print the changes between the two sets of results, and return the exit code: 1 if this project is slower on a workload, else 0."""
+    """Print the changes between the two sets of results, and return the exit code.
+
+    The exit code is 1 if this project is slower on a workload. Otherwise it is 2 if this project has too few processes on a workload, and
+    else 0.
+    """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("baseline", help="a file of rows, or a commit")
     parser.add_argument("candidate", help="a file of rows, or a commit")
@@ -157,6 +195,11 @@ def main() -> int:
     found = changes(timed_rows(options.baseline), timed_rows(options.candidate), options.level, options.least)
     for change in found:
         print(change)
-    slower = [change.workload for change in found if change.verdict == "slower" and change.peer.split(":")[0] == OURS]
-    print(f"{len(found)} compared; this project slower in {len(slower)}" + (f": {', '.join(slower)}" if slower else ""))
-    return 1 if slower else 0
+    ours = [change for change in found if change.peer.split(":")[0] == OURS]
+    slower = [change.workload for change in ours if change.verdict == "slower"]
+    line = f"{len(found)} compared; this project slower in {len(slower)}" + (f": {', '.join(slower)}" if slower else "")
+    if few := sum(change.verdict == TOO_FEW for change in found):
+        needed = fewest(lambda number: smallest_p(number, number), options.level / len(found))
+        line += f"; too few processes in {few}, where no change can be found: give {needed} a side"
+    print(line)
+    return 1 if slower else 2 if any(change.verdict == TOO_FEW for change in ours) else 0

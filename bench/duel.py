@@ -14,6 +14,11 @@ candidate's time divided by the baseline's time. The ratio of the round is the m
 applied to the mean logarithm of the ratios of all rounds. As in `bench compare`, a change is reported as faster or slower only if its
 p-value, corrected for multiple tests, is at most `--level` and its relative size is at least `--least`.
 
+Both checkouts must run the same backend. The compiled code of this project is no part of a commit, so a folder that `git worktree add`
+made has none until it is built there:
+
+    cd ../before && python -c "from lstm_jax.native.packaged import build_packaged; build_packaged()"
+
 This command does not check that both checkouts compute the same results. The exit code is 1 if the candidate is slower on a workload, 2 for
 bad input, and otherwise 0.
 
@@ -23,6 +28,7 @@ process is compared with the same baseline. That process is made 10 % slower: af
 
 import argparse
 import hashlib
+import math
 import subprocess
 import tempfile
 from collections import defaultdict
@@ -32,18 +38,20 @@ from typing import Any
 
 import numpy as np
 
-from bench import RESULTS, commit, make_parser, timing
-from bench.compare import Change, add_test_flags, judged
+from bench import RESULTS, commit, make_parser, read_flags, timing
+from bench.compare import LEAST, LEVEL, Change, add_test_flags, fewest, judged
 from bench.peers import OURS, Candidate
-from bench.schema import DUEL, FALSE_ALARM, check, make_row, rows_of
+from bench.schema import DUEL, FALSE_ALARM, check, make_row, rows_of_commit
 from bench.workloads import Workload, read_workloads
+from lstm_jax.backend_names import RENAMED
 from lstm_jax.errors import InputError, require
 from lstm_jax.sweep import stats
 from lstm_jax.sweep.missing import run_missing
 
 PATH = RESULTS / "duel.jsonl"
 ROUNDS, TURNS, BLOCK_SECONDS = 8, 30, 0.05
-KEPT = ("ms_per_step", "samples", "steps_per_block", "probe_gflops", "cpu", "slower")
+KEPT = ("ms_per_step", "samples", "steps_per_block", "probe_gflops", "cpu", "backend_ran", "slower")
+BUILD = """in that without compiled code, run python -c "from lstm_jax.native.packaged import build_packaged; build_packaged()\""""
 ALIKE, SLOWED, SHARE = 20, 10, 0.1
 """Constants of `--false-alarms`: the number of comparisons, the number of comparisons that also have a slower process, and the relative
 slowdown of this process."""
@@ -62,7 +70,41 @@ def change(work: str, name: str, ratios: Sequence[float]) -> Change:
         name: value of the field `peer` of the change: "ours" or, with `--false-alarms`, "candidate" or "slower".
         ratios: for each round, the candidate's time divided by the baseline's time.
     """
-    return Change(work, name, *stats.geometric_mean_interval(ratios), stats.paired_p(ratios))
+    interval = stats.geometric_mean_interval(ratios) if len(ratios) > 1 else (ratios[0], math.nan, math.nan)
+    return Change(work, name, *interval, stats.paired_p(ratios), smallest=smallest_p(len(ratios)))
+
+
+def smallest_p(rounds: int) -> float:
+    """Return the smallest p-value that `stats.paired_p` can give for the ratios of this number of rounds."""
+    choices = 2**rounds
+    return 1.0 if rounds < 2 else 2 / choices if choices <= stats.EXACT else 1 / (stats.EXACT + 1)
+
+
+def require_rounds(work: str, rounds: int, level: float, tests: int = 1) -> None:
+    """Raise `InputError` if the test could not find any change, since its p-value can never be as small as level / tests.
+
+    Args:
+        work: name of the workload.
+        rounds: number of rounds.
+        level: family-wise significance level, that is, the accepted probability of any false alarm in all tests together.
+        tests: number of tests, one for each workload.
+    """
+    among = f" in one of {tests} workloads" if tests > 1 else ""
+    remedy = f"no {rounds} pairs can be beyond level {level}{among}: give {fewest(smallest_p, level / tests)}"
+    require(smallest_p(rounds) <= level / tests, f"rounds of {work}", rounds, remedy)
+
+
+def require_one_backend(work: str, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Raise `InputError` if the two checkouts ran different backends on a workload. Old rows do not name the backend.
+
+    Args:
+        work: name of the workload.
+        rows: result rows of this workload.
+    """
+    ran = ((row["role"], row["backend_ran"]) for row in rows if "backend_ran" in row)
+    found = dict.fromkeys((role, RENAMED.get(backend, backend)) for role, backend in ran)  # an old checkout may give a former name
+    shown = ", ".join(f"{role} {backend}" for role, backend in found)
+    require(len({backend for _, backend in found}) <= 1, f"backends of {work}", shown, f"give two checkouts that run the same one; {BUILD}")
 
 
 def ratio(baseline: Mapping[str, Any], candidate: Mapping[str, Any]) -> float:
@@ -97,7 +139,7 @@ def measure_round(
         seconds: duration of a block in seconds.
 
     Raises:
-        InputError: if a process fails. The error message of the process is on standard error.
+        InputError: if a process fails, or if the checkouts run different backends. The error message of a process is on standard error.
     """
     commands = []
     for candidate in roles.values():
@@ -109,7 +151,9 @@ def measure_round(
     except subprocess.CalledProcessError as error:
         remedy = "see its message above; the rounds before it are kept"
         raise InputError("process", f"ended with code {error.returncode}", remedy) from error
-    return [about | {"role": role} | {name: row[name] for name in KEPT if name in row} for role, row in zip(roles, rows, strict=True)]
+    found = [about | {"role": role} | {name: row[name] for name in KEPT if name in row} for role, row in zip(roles, rows, strict=True)]
+    require_one_backend(work.name, found)
+    return found
 
 
 def rounds_of(rows: Iterable[Mapping[str, Any]], group: str) -> dict[Any, dict[int, dict[str, Mapping[str, Any]]]]:
@@ -137,21 +181,24 @@ def changes(rows: Iterable[Mapping[str, Any]], level: float, least: float) -> li
         least: smallest relative change that counts.
 
     Raises:
-        InputError: if a workload has so few rounds that the p-value of the test can never be as small as `level`.
+        InputError: if a workload has so few rounds that the test could not find any change, or rows of different backends.
     """
     found = []
-    for work, rounds in rounds_of(rows, "workload").items():
-        enough = 2 * 0.5 ** len(rounds) <= level
-        require(enough, f"rounds of {work}", len(rounds), f"no {len(rounds)} pairs can be beyond level {level}: run more")
+    by_workload = rounds_of(rows, "workload")
+    for work, rounds in by_workload.items():
+        require_one_backend(work, [row for pair in rounds.values() for row in pair.values()])
+        require_rounds(work, len(rounds), level, len(by_workload))
         found.append(change(work, OURS, [ratio(pair["baseline"], pair["candidate"]) for pair in rounds.values()]))
     return judged(found, level, least)
 
 
-def false_alarms(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Change]]:
-    """Return the result of each comparison of this checkout with itself.
+def false_alarms(rows: Iterable[Mapping[str, Any]], level: float = LEVEL, least: float = LEAST) -> dict[str, list[Change]]:
+    """Return the result of each comparison of this checkout with itself. Each comparison is judged alone.
 
     Args:
         rows: result rows of `--false-alarms`.
+        level: significance level of a comparison.
+        least: smallest relative change that counts.
 
     Returns:
         A dict with the keys "candidate" (a process that runs the same code as the baseline) and "slower" (a process that is made slower on
@@ -162,17 +209,20 @@ def false_alarms(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Change]]:
         for role, changes in found.items():
             ratios = [ratio(roles["baseline"], roles[role]) for roles in rounds.values() if role in roles]
             if ratios:
-                changes += judged([change("A", role, ratios)])
+                changes += judged([change("A", role, ratios)], level, least)
     return found
 
 
-def report_false_alarms(rows: Iterable[Mapping[str, Any]]) -> None:
-    """Print all comparisons of this checkout with itself, the number of false alarms, and how often an artificial slowdown was detected."""
-    found = false_alarms(rows)
+def report_false_alarms(rows: Iterable[Mapping[str, Any]], level: float = LEVEL, least: float = LEAST) -> None:
+    """Print all comparisons of this checkout with itself, the number of false alarms, and how often an artificial slowdown was detected.
+
+    See `false_alarms` for the arguments.
+    """
+    found = false_alarms(rows, level, least)
     for role, comparisons in found.items():
         for number, comparison in enumerate(comparisons):
             print(f"{number:>2} {role:<9} {comparison.times}, p {comparison.p:.3f}: {comparison.verdict}")
-    alarms = sum(comparison.verdict != "same" for comparison in found["candidate"])
+    alarms = sum(comparison.verdict in ("faster", "slower") for comparison in found["candidate"])
     detected = sum(comparison.verdict == "slower" for comparison in found["slower"])
     print(f"false alarms in {alarms} of {len(found['candidate'])} comparisons")
     print(f"{100 * SHARE:.0f} % slower detected in {detected} of {len(found['slower'])}")
@@ -204,7 +254,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=BLOCK_SECONDS, help="seconds of a block")
     parser.add_argument("--false-alarms", action="store_true", help="measure the error rate of the test")
     add_test_flags(parser)
-    return parser.parse_args()
+    return read_flags(parser)
 
 
 def duel(options: argparse.Namespace) -> int:
@@ -212,6 +262,8 @@ def duel(options: argparse.Namespace) -> int:
     folders = {"baseline": options.baseline.resolve(), "candidate": options.candidate.resolve()}
     versions = {name: version(folder) for name, folder in folders.items()}
     works = {work.name: work for work in read_workloads(options.workload or ["A", "B"], {})}
+    for name in works:  # before hours of measurements that could not find anything
+        require_rounds(name, options.rounds, options.level, len(works))
 
     def key(row: Row) -> tuple | None:
         return (row["workload"], row["round"]) if row["measurement"] == DUEL and row["versions"] == versions else None
@@ -249,7 +301,10 @@ def measure_false_alarms(options: argparse.Namespace) -> None:
     Unless `--report` is given, the rounds that have no results yet are measured first.
     """
     sha = options.commit or commit()
-    (work,) = read_workloads(options.workload or ["A"], {})
+    works = read_workloads(options.workload or ["A"], {})
+    require(len(works) == 1, "workload", " ".join(work.name for work in works), "give one with --false-alarms")
+    work = works[0]
+    require_rounds(work.name, options.rounds, options.level)
 
     def key(row: Row) -> tuple | None:
         mine = row["measurement"] == FALSE_ALARM and (row["git"], row["workload"]) == (sha, work.name)
@@ -259,12 +314,14 @@ def measure_false_alarms(options: argparse.Namespace) -> None:
         cache = timing.compilation_cache(folder)
 
         def measure(item: tuple[int, int]) -> list[Row]:
-            rows = measure_round(roles_of(item[0]), work, cache)
+            rows = measure_round(roles_of(item[0]), work, cache, None, options.turns, options.seconds)
             return [make_row(FALSE_ALARM, comparison=item[0], round=item[1], git=sha, **row) for row in rows]
 
-        items = [] if options.report else [(comparison, number) for comparison in range(ALIKE) for number in range(ROUNDS)]
-        run_missing(options.results, {item: item for item in items}, key, measure, "rounds", _describe, check)
-    report_false_alarms([row for row in rows_of(options.results, FALSE_ALARM, git=sha) if row["workload"] == work.name])
+        wanted = [(comparison, number) for comparison in range(ALIKE) for number in range(options.rounds)]
+        missing = {} if options.report else {item: item for item in wanted}
+        run_missing(options.results, missing, key, measure, "rounds", _describe, check)
+    rows = [row for row in rows_of_commit(options.results, FALSE_ALARM, git=sha) if key(row) in wanted]
+    report_false_alarms(rows, options.level, options.least)
 
 
 def roles_of(comparison: int, slowed: int = SLOWED) -> dict[str, Candidate]:
@@ -282,8 +339,6 @@ def roles_of(comparison: int, slowed: int = SLOWED) -> dict[str, Candidate]:
 def main() -> int:
     """Unless `--report` is given, measure the rounds that have no results yet. Then print the report, and return the exit code."""
     options = _parse()
-    for name in ("rounds", "turns"):
-        require(getattr(options, name) >= 1, name, getattr(options, name), "give 1 or more")
     if options.false_alarms:
         measure_false_alarms(options)
         return 0

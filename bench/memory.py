@@ -8,8 +8,9 @@ Without --run, each combination of T and `remat` (rematerialization) is measured
 remat "none" the forward pass keeps all residuals for the backward pass; with "sqrt" the backward pass recomputes them in segments. All
 other sizes are those of the Keras example imdb_lstm: vocabulary V 20,000, features E 128, hidden size H 128, batch B 32, both dropout rates
 0.2, Adam. The result is the peak memory of the whole process, so it includes the memory of JAX itself. Measurements that the result file
-has for the current commit are skipped. The report also prints how fast the memory grows with T: the exponent of a power law that is fitted
-to the peak memory minus the peak at T = 1. The peak at T = 1 is the memory of the libraries, the parameters and the compiler.
+has for the current commit are skipped. The report shows the sizes that a measurement with the same flags would have. It also prints how
+fast the memory grows with T: the exponent of a power law that is fitted to the peak memory minus the peak at the smallest T. This peak is
+the memory of the libraries, the parameters and the compiler.
 
 With --run, `lstm-jax train generation` trains for one epoch on 1.1 million windows of 100 characters; a window starts at each character.
 The peak is the largest resident memory that the operating system records for the process (ru_maxrss). Each call adds a result.
@@ -29,9 +30,10 @@ from typing import Any
 
 import numpy as np
 
-from bench import RESULTS, commit, make_parser, timing
+from bench import RESULTS, commit, make_parser, read_flags, timing
 from bench.schema import RUN_MEMORY, STEP_MEMORY, check, make_row, rows_of, rows_of_commit
 from bench.workloads import read_sizes
+from lstm_jax.errors import require
 from lstm_jax.sweep.missing import run_missing
 from lstm_jax.sweep.rows import append_rows
 
@@ -71,14 +73,16 @@ def exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
 def report(rows: list[Row]) -> None:
     """Print the peak memory of each result row and, for each value of `remat`, the exponent with which the memory grows with T.
 
-    The peak at the smallest T is subtracted from the other peaks before the exponent is fitted.
+    The peak at the smallest T is subtracted from the other peaks before the exponent is fitted. A peak that is not above it is left out of
+    the fit.
     """
     for remat in dict.fromkeys(row["remat"] for row in rows):
         found = sorted((row for row in rows if row["remat"] == remat), key=lambda row: row["T"])
         for row in found:
             print(f"remat {remat}, T {row['T']:,}: peak {row['peak_mib']:.0f} MiB, {row['before_mib']:.0f} before the first step")
-        if len(found) > 2:
-            base, *longer = found
+        base = found[0]
+        longer = [row for row in found if row["peak_mib"] > base["peak_mib"]]
+        if len(longer) > 1:
             power = exponent([row["T"] for row in longer], [row["peak_mib"] - base["peak_mib"] for row in longer])
             print(f"remat {remat}: above T {base['T']} it grows as T ** {power:.2f} from T {longer[0]['T']:,} to {longer[-1]['T']:,}")
 
@@ -130,7 +134,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--backend", default=None)
     parser.add_argument("--run", action="store_true", help="measure a training run")
     parser.add_argument("--here", nargs=2, metavar=("WORKLOAD", "REMAT"), help="measure in this process")
-    return parser.parse_args()
+    return read_flags(parser)
 
 
 def main() -> None:
@@ -147,8 +151,12 @@ def main() -> None:
             print(f"{row['flags']}: peak {row['peak_mib']:.0f} MiB resident, {row['seconds']:.0f} s")
         return
     sha = options.commit or commit()
+    lengths = options.length or LENGTHS[options.preset]
+    names = [f"A:T={length}" + (f",{options.sizes}" if options.sizes else "") for length in lengths]
     if not options.report:
-        lengths = options.length or LENGTHS[options.preset]
-        names = [f"A:T={length}" + (f",{options.sizes}" if options.sizes else "") for length in lengths]
         sweep(names, options.results, sha, options.backend)
-    report([row for row in rows_of_commit(options.results, STEP_MEMORY, sha) if row["backend"] == options.backend])
+    rows = rows_of_commit(options.results, STEP_MEMORY, git=sha)
+    found = [row for row in rows if row["workload"] in names and row["backend"] == options.backend]
+    remedy = f"measure them first, or report some of {', '.join(dict.fromkeys(row['workload'] for row in rows))}"
+    require(bool(found), f"rows of commit {sha}", f"none of {', '.join(names)}", remedy)
+    report(found)

@@ -13,8 +13,8 @@ import numpy as np
 
 from bench import timing
 from bench.schema import EPOCH_TIME, HELD_OUT, LOSS, SEEDS, check, make_row, rows_of
+from bench.summary import CONFIDENCE, ratio_interval, speedup_text
 from lstm_jax.errors import InputError
-from lstm_jax.sweep import stats
 from lstm_jax.sweep.missing import run_missing
 
 Row = dict[str, Any]
@@ -245,8 +245,8 @@ def report_epoch_time(rows: Iterable[Row]) -> list[str]:
     for task, seconds in times.items():
         lines += [f"{task}, {name}: {', '.join(f'{s:.1f}' for s in sorted(values))} s an epoch" for name, values in seconds.items()]
         if seconds.keys() == {"keras_jax", "ours"}:
-            interval = stats.ratio_interval(seconds["keras_jax"], seconds["ours"])
-            lines.append("{}: speedup over keras_jax {:.2f}x (95 % confidence interval {:.2f} to {:.2f})".format(task, *interval))
+            interval = ratio_interval(seconds["keras_jax"], seconds["ours"])
+            lines.append(f"{task}: speedup over keras_jax {speedup_text(interval, label=CONFIDENCE)}")
     return lines
 
 

@@ -6,7 +6,8 @@
     python -m bench sampling --first-round 5            # five more rounds, for example on another machine or version
 
 In each round, a fresh process of Keras and a fresh process of this project run one after the other. Compilation is not timed. Both
-libraries load the same weights from a file, which the first process of Keras writes.
+libraries load the same weights from a file, which the first process of Keras writes. Measurements that the result file has, of whatever
+commit, are skipped.
 
 This project draws in two modes. In the mode "carried", the state is carried from character to character. In the mode "window", the model
 reads the last 40 characters for each new character, as Keras does.
@@ -14,15 +15,17 @@ reads the last 40 characters for each new character, as Keras does.
 
 import argparse
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from bench import RESULTS, make_parser, timing
+from bench import RESULTS, make_parser, read_flags, timing
 from bench.schema import SAMPLING, check, make_row, rows_of
+from bench.summary import CONFIDENCE, ends_text, ratio_interval, speedup_text
 from bench.workloads import CHARS, read_sizes
 from lstm_jax.errors import require
-from lstm_jax.sweep import stats
 from lstm_jax.sweep.missing import run_missing
 
 PATH = RESULTS / "sampling.jsonl"
@@ -51,25 +54,52 @@ class Run:
     def __str__(self) -> str:
         return f"{self.units} units, round {self.round}, {self.peer}"
 
-    def measure(self, folder: str, samples: Sequence[int]) -> list[Row]:
+    def methods(self, samples: Iterable[int]) -> list[str]:
+        """Return the names of the methods that this process times: the value of "method" in each of its result rows.
+
+        Args:
+            samples: numbers of texts to draw at once. Keras ignores these numbers, and always draws a single text.
+        """
+        counts = sorted({1, *samples})
+        return [method_of(mode, count) for mode in MODES for count in counts] if self.peer == "ours" else [LOOP]
+
+    def measure(self, folder: str, samples: Sequence[int], known: Container[str] = ()) -> list[Row]:
         """Run a fresh process that times the drawing of characters, and return its result rows.
 
         Keras gives one row, for its loop of calls of `predict`. This project gives a row for each mode ("carried" and "window") and each
         number of texts.
 
         Args:
-            folder: folder that contains the file with the weights.
+            folder: folder with the file of weights. If this project runs and the file does not exist, another process of Keras writes it.
             samples: numbers of texts to draw at once. Keras ignores these numbers, and always draws a single text.
+            known: methods that already have a result row. Their new rows are left out.
         """
+        weights = Path(folder) / f"{self.units}.weights.h5"
+        if self.peer == "ours" and not weights.exists():  # the row of Keras is from an earlier call of the command
+            self._run("keras_jax", weights, 1)
         about = {"round": self.round, "units": self.units, "chars": self.chars, "cores": timing.CORES, "load": timing.load()}
-        flags = ["--weights", f"{folder}/{self.units}.weights.h5", "--units", str(self.units), "--chars", str(self.chars)]
-        flags += ["--samples", *map(str, samples)] if self.peer == "ours" else []
-        return [make_row(SAMPLING, **about | row) for row in timing.run_module([MODULES[self.peer], "sampling", *flags])]
+        flags = ["--samples", *map(str, samples)] if self.peer == "ours" else []
+        rows = self._run(self.peer, weights, self.chars, *flags)
+        return [make_row(SAMPLING, **about | row) for row in rows if row["method"] not in known]
+
+    def _run(self, peer: str, weights: Path, chars: int, *flags: str) -> list[Row]:
+        common = ["--weights", str(weights), "--units", str(self.units), "--chars", str(chars)]
+        return timing.run_module([MODULES[peer], "sampling", *common, *flags])
 
 
-def key_of(row: Row) -> Run | None:
-    """Return the `Run` that a result row belongs to, or None if the row is not a sampling result."""
-    return Run(row["peer"], row["units"], row["chars"], row["round"]) if row["measurement"] == SAMPLING else None
+def method_of(mode: str, count: int) -> str:
+    """Return the value of the field "method" of a result row of this project.
+
+    Args:
+        mode: "carried" or "window".
+        count: number of texts that are drawn at once.
+    """
+    return mode if count == 1 else f"{mode}, {count} samples"
+
+
+def run_of(row: Row) -> Run:
+    """Return the `Run` that a sampling result row belongs to."""
+    return Run(row["peer"], row["units"], row["chars"], row["round"])
 
 
 def report(rows: Iterable[Row], units: int, samples: Sequence[int]) -> None:
@@ -90,14 +120,13 @@ def report(rows: Iterable[Row], units: int, samples: Sequence[int]) -> None:
         {LOOP, *MODES} <= times.keys(), "rows", f"{units} units: methods {sorted(times)}", "measure first, or report rounds that have rows"
     )
     for mode in MODES:
-        interval = stats.ratio_interval(times[LOOP], times[mode])
-        line = "{} units, {}: speedup over Keras' predict loop {:.1f}x (95 % confidence interval {:.1f} to {:.1f})"
-        print(line.format(units, mode, *interval))
+        interval = ratio_interval(times[LOOP], times[mode])
+        print(f"{units} units, {mode}: speedup over Keras' predict loop {speedup_text(interval, 1, CONFIDENCE)}")
         for count in samples:
-            if several := times.get(f"{mode}, {count} samples"):
-                interval = stats.ratio_interval(several, times[mode])
-                line = "{} units, {}: {} samples take {:.2f} times the time of one (95 % confidence interval {:.2f} to {:.2f})"
-                print(line.format(units, mode, count, *interval))
+            if count > 1 and method_of(mode, count) in times:
+                interval = ratio_interval(times[method_of(mode, count)], times[mode])
+                text = f"{interval[0]:.2f} times the time of one{ends_text(interval, label=CONFIDENCE)}"
+                print(f"{units} units, {mode}: {count} samples take {text}")
 
 
 def _parse() -> argparse.Namespace:
@@ -108,22 +137,28 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--units", type=read_sizes, default=(128,), help="sizes, as in 64,128 or 32..256")
     parser.add_argument("--samples", type=read_sizes, default=(1, 64), help="texts at once; one is always measured")
     parser.add_argument("--chars", type=int, default=CHARS, help="characters of a text")
-    return parser.parse_args()
+    return read_flags(parser)
 
 
 def main() -> None:
     """Unless `--report` is given, run the processes that have no results yet. Then print the report."""
     options = _parse()
-    require(options.chars >= 1, "chars", options.chars, "give 1 or more")
     rounds = range(options.first_round, options.first_round + (options.rounds or ROUNDS[options.preset]))
     runs = [Run(peer, units, options.chars, number) for units in options.units for number in rounds for peer in MODULES]
 
     def describe(run: Run, rows: Sequence[Row]) -> str:
         return "; ".join(f"{run}, {row['method']}: {row['seconds']:.3f} s" for row in rows)
 
+    known: dict[Run, set[str]] = defaultdict(set)
+    for row in rows_of(options.results, SAMPLING):
+        known[run_of(row)].add(row["method"])
+    wanted = {} if options.report else {run: run for run in runs if not known[run].issuperset(run.methods(options.samples))}
     with tempfile.TemporaryDirectory() as folder:
-        wanted = {} if options.report else {run: run for run in runs}
-        run_missing(options.results, wanted, key_of, lambda run: run.measure(folder, options.samples), "processes", describe, check)
+
+        def measure(run: Run) -> list[Row]:
+            return run.measure(folder, options.samples, known[run])
+
+        run_missing(options.results, wanted, lambda row: None, measure, "processes", describe, check)
     rows = [row for row in rows_of(options.results, SAMPLING) if row["round"] in rounds and row["chars"] == options.chars]
     for units in options.units:
         report([row for row in rows if row["units"] == units], units, options.samples)

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from bench import RESULTS, commit, make_parser, timing
+from bench import RESULTS, commit, make_parser, read_flags, timing
 from bench.memory import exponent
 from bench.schema import SCALING, check, make_row, rows_of_commit
 from bench.workloads import LETTERS, make_arrays, workload
@@ -114,7 +114,7 @@ def sweep(wanted: Sequence[Point], seconds: float, path: Path, sha: str) -> None
     """
 
     def key(row: dict[str, Any]) -> tuple | None:
-        return key_of(row) if (row["measurement"], row["git"]) == (SCALING, sha) else None
+        return key_of(row) if (row["measurement"], row.get("git")) == (SCALING, sha) else None
 
     def measure(point: Point) -> list[dict[str, Any]]:
         number, sizes, devices = point
@@ -178,8 +178,22 @@ def describe(curve: Curve) -> str:
 
 
 def _sizes(text: str) -> dict[str, Sequence[int]]:
-    """Parse a text such as "T=20:40,H=32:64", and return a dict from the letter of each size to its values."""
-    return {part.split("=")[0]: tuple(int(size) for size in part.split("=")[1].split(":")) for part in text.split(",")}
+    """Parse a text such as "T=20:40,H=32:64", and return a dict from the letter of each size to its values.
+
+    Raises:
+        argparse.ArgumentTypeError: if the text has another form, a letter that is not in `MIDDLE`, or a size below 1.
+    """
+    found: dict[str, Sequence[int]] = {}
+    for part in text.split(","):
+        letter, _, sizes = part.partition("=")
+        try:
+            found[letter] = tuple(int(size) for size in sizes.split(":"))
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"sizes: {text}; give them as in T=20:40:80,H=32:64") from error
+    known = found.keys() <= MIDDLE.keys() and min(map(min, found.values())) >= 1
+    if not known:
+        raise argparse.ArgumentTypeError(f"sizes: {text}; give sizes of {', '.join(MIDDLE)}, 1 or more")
+    return found
 
 
 def _parse() -> argparse.Namespace:
@@ -191,7 +205,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=1.0, help="time to measure for in each process")
     parser.add_argument("--figure", type=Path, default=FIGURE)
     parser.add_argument("--here", type=json.loads, metavar="POINT", help="measure in this process")
-    return parser.parse_args()
+    return read_flags(parser)
 
 
 def main() -> None:
@@ -206,7 +220,7 @@ def main() -> None:
         each = list(points(options.grid, middle))
         wanted = [(number, point, devices) for number in range(options.rounds) for point in each for devices in options.devices]
         sweep(wanted, options.seconds, options.results, sha)
-    found = list(curves(rows_of_commit(options.results, SCALING, sha), middle, options.devices))
+    found = list(curves(rows_of_commit(options.results, SCALING, git=sha), middle, options.devices))
     for curve in found:
         print(describe(curve))
     if found:

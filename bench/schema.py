@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.workloads import workload
 from lstm_jax.backend_names import with_current_names
 from lstm_jax.errors import InputError, require
 from lstm_jax.sweep.rows import read_rows
@@ -115,7 +116,7 @@ FIELDS = {
     "steps_per_block": Field(WHOLE, (*TIMED, *TURNS), "steps in a block"),
     "probe_gflops": Field(LIST, (), "of a product before and after timing, see `bench.machine.probe`"),
     "steps_per_second": Field(NUMBER, (STEP,), "1000 / ms_per_step"),
-    "tokens_per_second": Field(NUMBER, (STEP,), "steps_per_second B T"),
+    "tokens_per_second": Field(NUMBER, (STEP,), "steps_per_second T, times the examples of a step: B, of evaluation 25,000"),
     "flops": Field(WHOLE, (STEP,), "of the products of a step, see `bench.flops`"),
     "gflops": Field(NUMBER, (STEP,), "flops / ms_per_step, in 1e9 a second"),
     "least_bytes": Field(WHOLE, (STEP,), "lower bound of the bytes that a step moves, see `bench.flops`"),
@@ -183,7 +184,17 @@ def check(row: Any, place: str) -> dict[str, Any]:
             raise InputError(f"{place}: {name}", "missing", f"a row of {measurement} has it ({field.meaning})")
         if name in row and (not isinstance(row[name], field.types) or isinstance(row[name], bool)):
             raise InputError(f"{place}: {name}", row[name], f"give {' or '.join(t.__name__ for t in field.types)} ({field.meaning})")
-    return with_current_names(row)  # old rows have another name for the backend `compiled`
+    return with_current_names(_with_tokens(row))  # old rows have another name for the backend `compiled`
+
+
+def _with_tokens(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a result row with the tokens per second of all examples of a step.
+
+    In old rows of the workload "evaluation", whose step covers all reviews, the stored number counts only one batch.
+    """
+    if row["measurement"] != STEP or row["kind"] != "evaluation":
+        return row
+    return row | {"tokens_per_second": 1000 / row["ms_per_step"] * workload(row["workload"]).tokens}
 
 
 def rows_of(path: Path, *measurements: str, git: str | None = None, series: str = "") -> list[dict[str, Any]]:
@@ -201,14 +212,14 @@ def rows_of(path: Path, *measurements: str, git: str | None = None, series: str 
     return [row for row in select(read_rows(path, check), *measurements, git=git) if row.get("series", "") == series]
 
 
-def rows_of_commit(path: Path, measurement: str, git: str) -> list[dict[str, Any]]:
-    """Return the rows of one kind of measurement and one commit, of which there must be some; see `rows_of`.
+def rows_of_commit(path: Path, *measurements: str, git: str, series: str = "") -> list[dict[str, Any]]:
+    """Return the rows of the given kinds of measurements and one commit, of which there must be some; see `rows_of`.
 
     Raises:
         InputError: if a row of the file violates the schema, or if there is no row of the commit. The error names the commits with rows.
     """
-    rows = rows_of(path, measurement)
-    found, commits = select(rows, measurement, git=git), ", ".join(dict.fromkeys(str(row["git"]) for row in rows))
+    rows = rows_of(path, *measurements, series=series)
+    found, commits = select(rows, *measurements, git=git), ", ".join(dict.fromkeys(str(row["git"]) for row in rows))
     require(bool(found), f"rows of commit {git}", f"none in {path}", f"name a commit with --commit: {commits or 'none has rows'}")
     return found
 

@@ -1,11 +1,18 @@
-"""Summary of the results of `bench throughput`: medians and speedups for each workload and each library with its options (candidate)."""
+"""Summary of the results of `bench throughput`: medians and speedups for each workload and each library with its options (candidate).
 
+Also the tables that commands print on the terminal.
+"""
+
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich import box
+from rich.console import Console
+from rich.table import Table
 
 from bench import machine
 from bench.peers import OURS, Candidate, read_candidate, row_key
@@ -16,7 +23,38 @@ from lstm_jax.sweep import stats
 
 Row = dict[str, Any]
 Interval = tuple[float, float, float]
-"""A value with the lower and the upper end of its 95 % confidence interval."""
+"""A value with the lower and the upper end of its 95 % confidence interval. Both ends are NaN if the interval is unknown."""
+
+
+def ratio_interval(slow: Sequence[float], fast: Sequence[float]) -> Interval:
+    """Return the ratio of the medians of two samples with its 95 % bootstrap confidence interval.
+
+    If a sample has a single value, whose spread is unknown, both ends of the interval are NaN.
+    """
+    if min(len(slow), len(fast)) < 2:
+        return float(np.median(slow) / np.median(fast)), math.nan, math.nan
+    return stats.ratio_interval(slow, fast)
+
+
+def ends_text(interval: Interval, digits: int = 2, label: str = "") -> str:
+    """Return the ends of an interval as a text in brackets that begins with a space, or "" if the ends are NaN.
+
+    Args:
+        interval: value with the ends of its interval.
+        digits: number of decimal places.
+        label: text before the ends within the brackets.
+    """
+    _, low, high = interval
+    return f" ({label}{low:.{digits}f} to {high:.{digits}f})" if math.isfinite(low) else ""
+
+
+def speedup_text(interval: Interval, digits: int = 2, label: str = "") -> str:
+    """Return a speedup as a text such as "1.61x (1.54 to 1.64)", or without brackets if its interval is unknown; see `ends_text`."""
+    return f"{interval[0]:.{digits}f}x{ends_text(interval, digits, label)}"
+
+
+CONFIDENCE = "95 % confidence interval "
+"""Label of an interval in a line of text."""
 
 
 def kept(rows: Iterable[Row]) -> list[Row]:
@@ -57,7 +95,8 @@ class Line:
         gbs: lower bound of the memory traffic of a step divided by the time of the step, in GB/s.
         compile_seconds: seconds spent in XLA's compiler, or None if the candidate does not use JAX.
         memory_mib: peak resident memory in MiB.
-        speedup: our speedup over the candidate (its time divided by our time) with its 95 % confidence interval. It is None if the
+        speedup: our speedup over the candidate (its time divided by our time) with its 95 % confidence interval, whose ends are NaN if one
+            of the two was timed in a single process. It is None if the
             candidate is this project without options, or if this project has no results on the workload.
         note: what the candidate computes differently from this project, or "".
         error: error message of the last process if no process succeeded, else "".
@@ -123,7 +162,7 @@ def _line(work: Workload, name: str, rows: Sequence[Row], baseline: Sequence[Row
     ms = median("ms_per_step")
     speedup = None
     if name != OURS and ours:
-        speedup = stats.ratio_interval([row["ms_per_step"] for row in good], [row["ms_per_step"] for row in ours])
+        speedup = ratio_interval([row["ms_per_step"] for row in good], [row["ms_per_step"] for row in ours])
     compiling = None if good[-1]["compile_seconds"] is None else median("compile_seconds")
     metrics = (ms, median("tokens_per_second"), median("gflops"), median("least_bytes") / ms / 1e6, compiling)
     return Line(work, name, len(good), *metrics, median("peak_memory_mib"), speedup, good[-1]["note"])
@@ -167,9 +206,8 @@ def mean_speedup(speedups: Sequence[float]) -> str:
     The text contains the geometric mean of the speedups with its 95 % confidence interval, the smallest and the largest speedup, and the
     number of sizes at which this project is slower.
     """
-    mean, low, high = stats.geometric_mean_interval(speedups)
     slower = sum(speedup < 1 for speedup in speedups)
-    text = f"{mean:.2f}x ({low:.2f} to {high:.2f}), {min(speedups):.2f}x to {max(speedups):.2f}x"
+    text = f"{speedup_text(stats.geometric_mean_interval(speedups))}, {min(speedups):.2f}x to {max(speedups):.2f}x"
     return f"{text}, we are slower at {slower or 'no'} size{'s' * (slower > 1)}"
 
 
@@ -196,3 +234,17 @@ def of_commit(path: Path, commit: str) -> tuple[list[Row], list[Line]]:
     require(len(machines) == 1, "machines", " and ".join(machines), "report rows of one machine")
     candidates = [read_candidate(name) for name in dict.fromkeys(row["candidate"] for row in kept(rows))]
     return rows, summarize(workloads_in(rows), candidates, rows)
+
+
+def make_table(heads: Sequence[str]) -> Table:
+    """Return an empty table with the given headings. The first two columns are left-aligned, and the others are right-aligned."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for n, head in enumerate(heads):
+        table.add_column(head, justify="left" if n < 2 else "right", overflow="fold")
+    return table
+
+
+def print_table(table: Table) -> None:
+    """Print a table. Where the output is not a terminal, a line has up to 160 characters."""
+    console = Console()
+    (console if console.is_terminal else Console(width=160)).print(table)

@@ -32,15 +32,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
-from bench import RESULTS, commit, machine, make_parser, timing
+from bench import RESULTS, commit, machine, make_parser, read_flags, timing
 from bench.peers import DTYPES, KEY, OURS, PEERS, Candidate, installed, read_candidates, row_key
-from bench.schema import FAILED, FIRST_STEP, PEAK, STEP, check, make_row, rows_of
-from bench.summary import kept, mean_speedup, peaks, speedups_over_sizes, summarize
+from bench.schema import FAILED, FIRST_STEP, PEAK, STEP, check, make_row, rows_of, rows_of_commit
+from bench.summary import kept, make_table, mean_speedup, peaks, print_table, speedup_text, speedups_over_sizes, summarize
+from bench.timing import Process, key_of
 from bench.workloads import LENGTHS, UNITS, WORKLOADS, Workload, add_size_flags, given_axes, read_workloads
+from lstm_jax.errors import require
 from lstm_jax.recurrence import BACKENDS
 from lstm_jax.sweep.missing import run_missing
 from lstm_jax.sweep.rows import append_rows
@@ -50,46 +49,9 @@ SPREAD, TRIES = 0.1, 3
 """Limits for noisy measurements. A measurement is noisy if the interquartile range of its block times is above `SPREAD` times their median,
 if a probe before or after it was slow (`bench.machine.slow_probe`), or if the load average was above twice the number of cores. A noisy
 measurement is repeated until there are `TRIES` measurements."""
-CACHES = ("cold", "warm")
-SECONDS = ("build_seconds", "first_step_seconds", "compile_seconds")
 Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Process:
-    """Process to be timed: a candidate (a library with its options) runs a workload in one round.
-
-    Attributes:
-        work: workload, that is, a kind of step with its sizes.
-        candidate: candidate.
-        round: number of the round.
-        series: label of the result rows, from the flag `--series`, which keeps them apart from other rows. If "", they have no label.
-        tries: number of earlier measurements, all of them noisy.
-    """
-
-    work: Workload
-    candidate: Candidate
-    round: int
-    series: str = ""
-    tries: int = 0
-
-    @property
-    def key(self) -> tuple:
-        """Tuple of library, workload, options and round, by which the result rows of this process are found; see `key_of`."""
-        return (*self.candidate.key(self.work), self.round)
-
-    def __str__(self) -> str:
-        return f"{self.work.name} {self.candidate.name} round {self.round}"
-
-    def about(self, sha: str) -> Row:
-        """Return the fields of the result row that are known before the process runs, with `sha` as the commit."""
-        known = {"candidate": self.candidate.name, "workload": self.work.name, "round": self.round, "git": sha}
-        return known | {"cores": timing.CORES, "load": timing.load()} | ({"series": self.series} if self.series else {})
-
-
-def key_of(row: Row) -> tuple:
-    """Return the key (*row_key(row), round) of the process that a result row belongs to: the library, workload, options and round."""
-    return (*row_key(row), row["round"])
+CACHES = ("cold", "warm")
+PHASES = ("build_seconds", "first_step_seconds", "compile_seconds")
 
 
 def noise(row: Row, fastest: float = 0.0) -> str:
@@ -197,19 +159,6 @@ def sweep(processes: Sequence[Process], seconds: float, path: Path, sha: str, mo
         run_missing(path, wanted, lambda row: None, state.measure, "rows", describe, check)
 
 
-def _table(heads: Sequence[str]) -> Table:
-    """Return an empty table with the given headings. The first two columns are left-aligned, and the others are right-aligned."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for n, head in enumerate(heads):
-        table.add_column(head, justify="left" if n < 2 else "right", overflow="fold")
-    return table
-
-
-def _print(table: Table) -> None:
-    console = Console()
-    (console if console.is_terminal else Console(width=160)).print(table)
-
-
 def report(works: Sequence[Workload], candidates: Sequence[Candidate], path: Path, sha: str, series: str = "") -> None:
     """Print a table of the step times of one commit, and this project's mean speedups over the other libraries on the recurrence alone.
 
@@ -220,9 +169,14 @@ def report(works: Sequence[Workload], candidates: Sequence[Candidate], path: Pat
         sha: commit whose results are shown.
         series: label that `bench throughput --series` gave to the results when they were measured. Only results with this label are
             shown. "" shows the results that have no label.
+
+    Raises:
+        InputError: if the commit has no results with this label, or none of these workloads and candidates.
     """
-    rows = rows_of(path, STEP, FAILED, git=sha, series=series)
+    rows = rows_of_commit(path, STEP, FAILED, git=sha, series=series)
     (gemm, copy), lines = peaks(rows_of(path, PEAK, git=sha)), summarize(works, candidates, rows)
+    have = ", ".join(dict.fromkeys(f"{row['workload']} {row['candidate']}" for row in rows))
+    require(bool(lines), f"rows of commit {sha}", "none of these workloads and peers", f"measure them first, or report some of {have}")
     device = "a GPU" if machine.gpu() else f"{timing.CORES} cores"
     print(f"commit {sha or 'unknown'}; {device}: {gemm:.0f} GFLOP/s of a float32 product, {copy:.1f} GB/s of a copy")
     used = [row for row in kept(rows) if row["workload"] in {work.name for work in works}]
@@ -242,13 +196,13 @@ def report(works: Sequence[Workload], candidates: Sequence[Candidate], path: Pat
         "MiB",
         "processes",
     )
-    table = _table(heads)
+    table = make_table(heads)
     for n, line in enumerate(lines):
         name = line.work.name if n == 0 or lines[n - 1].work != line.work else ""
         if line.error:
             table.add_row(name, line.candidate, f"failed: {line.error}")
             continue
-        speedup = "" if line.speedup is None else "{:.2f}x ({:.2f} to {:.2f})".format(*line.speedup)
+        speedup = "" if line.speedup is None else speedup_text(line.speedup)
         compiling = "" if line.compile_seconds is None else f"{line.compile_seconds:.1f}"
         shares = (
             f"{100 * line.gflops / gemm:.0f}",
@@ -258,78 +212,13 @@ def report(works: Sequence[Workload], candidates: Sequence[Candidate], path: Pat
             f"{line.processes}",
         )
         table.add_row(name, line.candidate, f"{line.ms:.3f}", speedup, f"{line.tokens_per_second:,.0f}", *shares)
-    _print(table)
+    print_table(table)
     for name, note in {line.candidate: line.note for line in lines if line.note}.items():
         print(f"{name}: {note}")
     print("our speedup: the peer's time a step over ours, medians of processes, with a bootstrap interval; below 1 we are slower")
     for cell in dict.fromkeys(line.work.cell for line in lines):
         for name, speedups in speedups_over_sizes(lines, "recurrence", cell).items():
             print(f"geometric mean of our speedup over {name}, {len(speedups)} recurrences of {cell}: {mean_speedup(speedups)}")
-
-
-def first_step_rows(process: Process, sha: str) -> list[Row]:
-    """Time the first step of a workload with an empty compilation cache (cold), then with the filled cache (warm). Return the two rows.
-
-    Each measurement runs in a fresh process. If a process fails, its row has the field "error" instead of times.
-
-    Args:
-        process: workload, candidate and round to measure.
-        sha: commit of this checkout.
-    """
-    peer, *options = process.candidate.arguments()
-    module = ["bench.worker", peer, process.work.name, *options, "--checked", "0", "--seconds", "0.001"]
-    rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        for cache in CACHES:
-            about = process.about(sha) | {"cache": cache}
-            try:
-                row = timing.run_module(module, environment=timing.compilation_cache(folder))[-1]
-                rows.append(make_row(FIRST_STEP, **about, **{name: row[name] for name in (*SECONDS, "cpu", "versions", "backend_ran")}))
-            except subprocess.CalledProcessError as error:
-                rows.append(make_row(FIRST_STEP, **about, error=f"ended with code {error.returncode}"))
-    return rows
-
-
-def sweep_first_step(processes: Sequence[Process], path: Path, sha: str) -> None:
-    """Measure the first step of each process for which the result file `path` has no first-step result of commit `sha` yet."""
-
-    def key(row: Row) -> tuple | None:
-        ours = row["measurement"] == FIRST_STEP and row["git"] == sha
-        return (row["workload"], row["candidate"], row["round"]) if ours else None
-
-    def describe(process: Process, rows: Sequence[Row]) -> str:
-        return f"{process}: first step " + ", ".join(
-            row.get("error") or f"{row['cache']} {row['first_step_seconds']:.2f} s" for row in rows
-        )
-
-    wanted = {(process.work.name, process.candidate.name, process.round): process for process in processes}
-    run_missing(path, wanted, key, lambda process: first_step_rows(process, sha), "pairs", describe, check)
-
-
-def report_first_step(works: Sequence[Workload], candidates: Sequence[Candidate], path: Path, sha: str) -> None:
-    """Print a table of three times, as medians over rounds: to build the model, for the first step, and for its compilation.
-
-    The table has all three times with an empty compilation cache (cold), and the first two times also with a filled cache (warm).
-    """
-    table = _table(("workload", "peer", "build s", "first step s", "compiling s", "warm: build s", "first step s", "rounds"))
-    wanted = {(work.name, candidate.name) for work in works for candidate in candidates}
-    rows = [row for row in rows_of(path, FIRST_STEP, git=sha) if (row["workload"], row["candidate"]) in wanted]
-    for work, name in dict.fromkeys((row["workload"], row["candidate"]) for row in rows):
-        group = [row for row in rows if (row["workload"], row["candidate"]) == (work, name)]
-        cold, warm = ([row for row in group if row["cache"] == cache] for cache in CACHES)
-        if failed := next((row["error"] for row in group if "error" in row), ""):
-            table.add_row(work, name, f"failed: {failed}")
-            continue
-        table.add_row(
-            work, name, *(_median(cold, name) for name in SECONDS), *(_median(warm, name) for name in SECONDS[:2]), str(len(cold))
-        )
-    _print(table)
-    print("build: importing the peer and building the model; compiling: part of the first step in XLA's compiler, where JAX runs")
-
-
-def _median(rows: Sequence[Row], name: str) -> str:
-    found = [row[name] for row in rows if row[name] is not None]
-    return f"{np.median(found):.2f}" if found else ""
 
 
 @dataclass(frozen=True)
@@ -361,6 +250,85 @@ PRESETS = {
 leaves out the libraries that are slow to start."""
 
 
+def first_step_rows(process: Process, sha: str) -> list[Row]:
+    """Time the first step of a workload with an empty compilation cache (cold), then with the filled cache (warm). Return the two rows.
+
+    Each measurement runs in a fresh process. If a process fails, its row has the field "error" instead of times.
+
+    Args:
+        process: workload, candidate and round to measure.
+        sha: commit of this checkout.
+    """
+    peer, *options = process.candidate.arguments()
+    module = ["bench.worker", peer, process.work.name, *options, "--checked", "0", "--seconds", "0.001"]
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for cache in CACHES:
+            about = process.about(sha) | {"cache": cache}
+            try:
+                row = timing.run_module(module, environment=timing.compilation_cache(folder))[-1]
+                rows.append(make_row(FIRST_STEP, **about, **{name: row[name] for name in (*PHASES, "cpu", "versions", "backend_ran")}))
+            except subprocess.CalledProcessError as error:
+                rows.append(make_row(FIRST_STEP, **about, error=f"ended with code {error.returncode}"))
+    return rows
+
+
+def sweep_first_step(processes: Sequence[Process], path: Path, sha: str) -> None:
+    """Measure the first step of each process for which the result file `path` has no first-step result of commit `sha` yet."""
+
+    def key(row: Row) -> tuple | None:
+        ours = row["measurement"] == FIRST_STEP and row["git"] == sha
+        return (row["workload"], row["candidate"], row["round"], row.get("series", "")) if ours else None
+
+    def describe(process: Process, rows: Sequence[Row]) -> str:
+        return f"{process}: first step " + ", ".join(
+            row.get("error") or f"{row['cache']} {row['first_step_seconds']:.2f} s" for row in rows
+        )
+
+    wanted = {(process.work.name, process.candidate.name, process.round, process.series): process for process in processes}
+    run_missing(path, wanted, key, lambda process: first_step_rows(process, sha), "pairs", describe, check)
+
+
+def report_first_step(works: Sequence[Workload], candidates: Sequence[Candidate], path: Path, sha: str, series: str = "") -> None:
+    """Print a table of three times, as medians over rounds: to build the model, for the first step, and for its compilation.
+
+    The table has all three times with an empty compilation cache (cold), and the first two times also with a filled cache (warm).
+
+    Args:
+        works: workloads in the table.
+        candidates: candidates (libraries with their options) in the table.
+        path: result file.
+        sha: commit whose results are shown.
+        series: label that `bench throughput --series` gave to the results when they were measured. "" shows those without a label.
+
+    Raises:
+        InputError: if the commit has no such results.
+    """
+    table = make_table(("workload", "peer", "build s", "first step s", "compiling s", "warm: build s", "first step s", "rounds"))
+    wanted = {(work.name, candidate.name) for work in works for candidate in candidates}
+    rows = [row for row in rows_of_commit(path, FIRST_STEP, git=sha, series=series) if (row["workload"], row["candidate"]) in wanted]
+    for work, name in dict.fromkeys((row["workload"], row["candidate"]) for row in rows):
+        group = [row for row in rows if (row["workload"], row["candidate"]) == (work, name)]
+        cold, warm = ([row for row in group if row["cache"] == cache] for cache in CACHES)
+        if failed := next((row["error"] for row in group if "error" in row), ""):
+            table.add_row(work, name, f"failed: {failed}")
+            continue
+        table.add_row(
+            work,
+            name,
+            *(_median(cold, name) for name in PHASES),
+            *(_median(warm, name) for name in PHASES[:2]),
+            str(len(cold)),
+        )
+    print_table(table)
+    print("build: importing the peer and building the model; compiling: part of the first step in XLA's compiler, where JAX runs")
+
+
+def _median(rows: Sequence[Row], name: str) -> str:
+    found = [row[name] for row in rows if row[name] is not None]
+    return f"{np.median(found):.2f}" if found else ""
+
+
 def _parse() -> argparse.Namespace:
     parser = make_parser(__doc__, PATH)
     parser.add_argument("--preset", choices=list(PRESETS), default="quick")
@@ -374,7 +342,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, help="time to measure for in each process; the preset's if not given")
     parser.add_argument("--series", default="", help="name of rows that are measured and reported apart from the others of their commit")
     parser.add_argument("--first-step", action="store_true", help="measure build and first step, cold and with a cache")
-    return parser.parse_args()
+    return read_flags(parser)
 
 
 def main() -> None:
@@ -393,7 +361,7 @@ def main() -> None:
     processes = [Process(w, c, n, options.series) for w in works for n in rounds for c in candidates if (c, w) not in lacking]
     if options.first_step:
         sweep_first_step(processes, options.results, sha)
-        report_first_step(works, candidates, options.results, sha)
+        report_first_step(works, candidates, options.results, sha, options.series)
         return
     most = TRIES if options.workload else preset.tries
     sweep(processes, options.seconds or preset.seconds, options.results, sha, most)

@@ -6,11 +6,15 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bench import machine
+from bench.peers import Candidate, row_key
+from bench.workloads import Workload
 
+Row = dict[str, Any]
 ROOT = Path(__file__).parents[1]
 TURN = "your turn"
 """Line that a process of `bench.worker --turns` prints when it waits for its turn."""
@@ -140,3 +144,40 @@ def compilation_cache(folder: str) -> dict[str, str]:
     kept = {"JAX_COMPILATION_CACHE_DIR": f"{folder}/xla", "TORCHINDUCTOR_CACHE_DIR": f"{folder}/inductor"}
     kept |= {"JAX_ENABLE_COMPILATION_CACHE": "true", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     return kept | {"JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0"}
+
+
+@dataclass(frozen=True)
+class Process:
+    """Process to be timed: a candidate (a library with its options) runs a workload in one round.
+
+    Attributes:
+        work: workload, that is, a kind of step with its sizes.
+        candidate: candidate.
+        round: number of the round.
+        series: label of the result rows, from the flag `--series`, which keeps them apart from other rows. If "", they have no label.
+        tries: number of earlier measurements, all of them noisy.
+    """
+
+    work: Workload
+    candidate: Candidate
+    round: int
+    series: str = ""
+    tries: int = 0
+
+    @property
+    def key(self) -> tuple:
+        """Tuple of library, workload, options and round, by which the result rows of this process are found; see `key_of`."""
+        return (*self.candidate.key(self.work), self.round)
+
+    def __str__(self) -> str:
+        return f"{self.work.name} {self.candidate.name} round {self.round}"
+
+    def about(self, sha: str) -> Row:
+        """Return the fields of the result row that are known before the process runs, with `sha` as the commit."""
+        known = {"candidate": self.candidate.name, "workload": self.work.name, "round": self.round, "git": sha}
+        return known | {"cores": CORES, "load": load()} | ({"series": self.series} if self.series else {})
+
+
+def key_of(row: Row) -> tuple:
+    """Return the key (*row_key(row), round) of the process that a result row belongs to: the library, workload, options and round."""
+    return (*row_key(row), row["round"])

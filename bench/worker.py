@@ -227,7 +227,7 @@ def timed_row(
     row |= {
         "ms_per_step": median,
         "steps_per_second": 1000 / median,
-        "tokens_per_second": 1000 / median * work.batch * work.length,
+        "tokens_per_second": 1000 / median * work.tokens,
         "flops": count,
         "gflops": count / median / 1e6,
         "least_bytes": flops.least_bytes(work),

@@ -101,6 +101,11 @@ class Workload:
         return EVALUATED if self.kind == "evaluation" and not self.one_call else self.batch
 
     @property
+    def tokens(self) -> int:
+        """Number of tokens (words, characters or steps of the recurrence) in a step."""
+        return self.examples * self.length
+
+    @property
     def batches(self) -> int:
         """Number of distinct batches. After the last batch, training starts again with the first one.
 
@@ -336,12 +341,18 @@ def read_sizes(text: str) -> tuple[int, ...]:
     """Parse a list of sizes such as "20,40", or a range such as "32..512", in which each size is twice the previous one.
 
     Raises:
-        ValueError: if the text is neither a list nor a range of integers. argparse reports it as an invalid value.
+        argparse.ArgumentTypeError: if the text is neither a list nor a range of integers, if a size is below 1, or if the end of a range is
+            below its start.
     """
-    first, dots, last = text.partition("..")
-    if not dots:
-        return tuple(int(part) for part in text.split(","))
-    found = [int(first)]
-    while 2 * found[-1] <= int(last):
-        found.append(2 * found[-1])
-    return tuple(found)
+    try:
+        numbers = [int(part) for part in text.split(".." if ".." in text else ",")]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"sizes: {text}; give integers, as in 32,64,128 or 32..512") from error
+    if min(numbers) < 1:
+        raise argparse.ArgumentTypeError(f"sizes: {text}; give 1 or more")
+    if ".." not in text:
+        return tuple(numbers)
+    first, last = numbers[0], numbers[-1]
+    if len(numbers) > 2 or first > last:
+        raise argparse.ArgumentTypeError(f"sizes: {text}; give two ends, the smaller one first, as in 32..512")
+    return tuple(first << doublings for doublings in range((last // first).bit_length()))

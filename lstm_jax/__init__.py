@@ -35,6 +35,9 @@ _MODULES = {
 }
 
 
+__all__ = list(_MODULES)  # pyright: ignore[reportUnsupportedDunderAll]
+
+
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return getattr(import_module(f"lstm_jax.{_MODULES[name]}"), name)

@@ -87,7 +87,7 @@ def draw_mask(key: jax.Array, rate: float, shape: tuple[int, ...], dtype=jnp.flo
     Raises:
         InputError: if `rate` is not in [0, 1).
     """
-    keep = 1 - check_rate("dropout", rate)
+    keep = 1.0 - check_rate("dropout", rate)
     if _can_compile(key, dtype) and math.prod(shape) <= COUNTERS:
         return apply(_DrawMask(keep, tuple(shape)), jax.random.key_data(key))
     return _draw_in_jax(key, keep, shape, dtype)

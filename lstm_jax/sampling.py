@@ -142,8 +142,16 @@ def draw(uniform: Float[Array, "B"], logits: Float[Array, "B V"], rules: Rules, 
     if method == "likeliest":
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
     allowed = allowed_logits(logits, rules) if method == "some" else logits.astype(jnp.float32) / rules.temperature
-    reached = _cumulated(jnp.exp(allowed - allowed.max(axis=-1, keepdims=True)))
-    return (reached <= uniform[:, None] * reached[:, -1:]).sum(axis=-1, dtype=jnp.int32)
+    weights = jnp.exp(allowed - allowed.max(axis=-1, keepdims=True))
+    reached = _cumulated(weights)
+    below = reached <= uniform[:, None] * reached[:, -1:]
+    if weights.shape[-1] <= FEW:
+        return below.sum(axis=-1, dtype=jnp.int32)
+    # rounding errors of `jnp.cumsum` make the sums grow at characters of weight 0, too
+    possible = weights > 0
+    last = weights.shape[-1] - 1 - jnp.argmax(possible[:, ::-1], axis=-1)
+    found = possible & ~below
+    return jnp.where(found.any(axis=-1), jnp.argmax(found, axis=-1), last).astype(jnp.int32)
 
 
 def _cumulated(p: jax.Array) -> jax.Array:

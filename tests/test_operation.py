@@ -5,8 +5,12 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import pytest
 
+from lstm_jax.cells import CELLS, LSTMParams
+from lstm_jax.dropout import draw_mask
 from lstm_jax.primitives.operation import Operation, apply
+from lstm_jax.recurrence import unroll
 
 TRACED: Counter[str] = Counter()
 
@@ -68,3 +72,23 @@ def test_rows_are_folded_into_one_call() -> None:
     mapped = jax.vmap(lambda x: apply(Doubled(("cpu",)), x))
     assert (mapped(x) == 2 * x).all()
     assert "tensor<12xf32>" in jax.jit(mapped).lower(x).as_text()
+
+
+@pytest.mark.parametrize("operand", ["x", "parameters", "key"])
+def test_no_calls_under_vmap(operand: str) -> None:
+    """An axis of size 0 gives empty results and gradients of the right shapes, as for other functions of JAX."""
+    cell = CELLS["lstm"]
+    params = LSTMParams(jnp.ones((5, 28)), jnp.ones((7, 28)), jnp.ones(28))
+    if operand == "key":
+        assert jax.vmap(lambda key: draw_mask(key, 0.3, (5,)))(jax.random.split(jax.random.key(0), 2)[:0]).shape == (0, 5)
+        return
+    given = {"x": jnp.ones((2, 6, 5)), "params": params}
+    name = "x" if operand == "x" else "params"
+
+    def outputs(value):
+        return unroll(cell, **(given | {name: value}))[0]
+
+    none = jax.tree.map(lambda leaf: jnp.zeros((0, *leaf.shape)), given[name])
+    assert jax.vmap(outputs)(none).shape == (0, 2, 6, 7)
+    gradients = jax.vmap(jax.grad(lambda value: outputs(value).sum()))(none)
+    assert jax.tree.map(jnp.shape, gradients) == jax.tree.map(jnp.shape, none)

@@ -210,6 +210,33 @@ def test_a_second_signal_leaves_no_process() -> None:
         assert launched.returncode == 130
 
 
+HANGING = """
+import signal, sys, time
+from lstm_jax.commands import launch
+
+child = (
+    "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(75)); print('running', flush=True); time.sleep(60)"
+)
+sys.exit(max(launch.run_processes([sys.executable, "-c", child], 2)))
+"""
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_closed_terminal(ignored: bool) -> None:
+    """The SIGHUP that `launch` gets reaches its processes as SIGTERM, after which a training saves its state. Under nohup they go on."""
+    program = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n" * ignored + HANGING
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as launched:
+        assert launched.stdout is not None
+        assert [launched.stdout.readline() for _ in range(2)] == ["running\n"] * 2
+        launched.send_signal(signal.SIGHUP)
+        if ignored:
+            with pytest.raises(subprocess.TimeoutExpired):
+                launched.wait(0.3)
+            launched.send_signal(signal.SIGTERM)
+        launched.communicate(timeout=30)  # its end is that of the last process that has the pipe
+        assert launched.returncode == 75
+
+
 def test_what_launch_refuses(ask) -> None:
     assert ask("launch", "--", "generate")[0] == 2
     assert ask("launch", "-n", 0, "--", "train", "sentiment")[0] == 2

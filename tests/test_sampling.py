@@ -91,6 +91,18 @@ def test_a_draw_from_many_characters(vocabulary):
     assert draw(uniform, logits, make_rules(vocabulary)).tolist() == wanted
 
 
+@pytest.mark.parametrize("vocabulary", [256, 300, 1000])
+def test_characters_that_are_excluded_are_never_drawn(vocabulary):
+    """Rounding errors of cumulative sums do not make room for a character, at the largest random numbers either."""
+    rng = np.random.default_rng(vocabulary)
+    logits = jnp.asarray(rng.standard_normal((900, vocabulary)), jnp.float32)
+    rules = make_rules(vocabulary, 1.0, top_k=vocabulary // 3)
+    allowed = np.isfinite(np.asarray(allowed_logits(logits, rules)))
+    for uniform in (0.0, 0.5, 1 - 3 * 2**-23, 1 - 2**-22, 1 - 2**-23):
+        found = np.asarray(draw(jnp.full(900, uniform, jnp.float32), logits, rules))
+        assert allowed[np.arange(900), found].all()
+
+
 def test_each_character_has_a_key_of_its_own():
     """`fold_in(key, number of the character)`, on one device or two."""
     rules, prompt, key = make_rules(V, 0.8), jnp.array([[1, 2], [3, 0], [1, 1], [0, 5]]), jax.random.key(9)

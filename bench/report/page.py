@@ -36,13 +36,15 @@ def line_record(line: Line, row: Row | None) -> Row:
 
     Returns:
         A dict with the names, sizes and metrics of the line. A metric that is not finite is None. The metric "intensity" is the arithmetic
-        intensity of a step: its FLOPs divided by the smallest number of bytes that it must move.
+        intensity of a step: its FLOPs divided by the smallest number of bytes that it must move. In "speedup", an
+        unknown end of the interval is None.
     """
     work = line.work
     moved = line.gbs * line.ms * 1e6
     metrics = {"ms": line.ms, "tokens": line.tokens_per_second, "gflops": line.gflops, "memory": line.memory_mib}
     metrics["intensity"] = line.gflops * line.ms * 1e6 / moved if moved else float("nan")
-    record = {"name": work.name, "kind": work.kind, "candidate": line.candidate, "processes": line.processes, "speedup": line.speedup}
+    record = {"name": work.name, "kind": work.kind, "candidate": line.candidate, "processes": line.processes}
+    record["speedup"] = None if line.speedup is None else [_finite(value) for value in line.speedup]
     record |= {"B": work.batch, "T": work.length, "H": work.units, "E": work.features, "compile": line.compile_seconds}
     record |= {"device": row["devices"][0].split(":")[0].split(",")[0] if row else "", "dtype": row["dtype"] if row else ""}
     return record | {name: _finite(value) for name, value in metrics.items()}

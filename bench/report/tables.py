@@ -5,7 +5,7 @@ from typing import Any
 
 from bench.accuracy import pareto_front, summarize
 from bench.peers import OURS, title
-from bench.summary import Line, mean_speedup, peaks, speedups_over_sizes
+from bench.summary import Line, mean_speedup, peaks, speedup_text, speedups_over_sizes
 from bench.workloads import EVALUATED
 
 Row = dict[str, Any]
@@ -56,7 +56,7 @@ def _time(line: Line | None) -> str:
     if line is None:
         return ""
     ms = f"{line.ms:#.3g}" if line.ms < 100 else f"{line.ms:,.0f}"
-    return ms if line.speedup is None else ms + ": {:.2f}x ({:.2f} to {:.2f})".format(*line.speedup)
+    return ms if line.speedup is None else f"{ms}: {speedup_text(line.speedup)}"
 
 
 def _over_sizes(lines: Sequence[Line], rows: Sequence[Row]) -> str:

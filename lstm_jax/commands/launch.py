@@ -17,6 +17,7 @@ from rich.console import Console
 from lstm_jax.bounds import Checked, Count
 from lstm_jax.commands.common import Positional
 from lstm_jax.errors import require
+from lstm_jax.runtime import machine
 from lstm_jax.runtime.interrupts import before_end
 
 GRACE = 45.0
@@ -46,8 +47,9 @@ class Launch(Checked):
 def run_processes(command: list[str], count: int) -> list[int]:
     """Run a command in several processes, which find each other through environment variables of JAX, and wait until all have ended.
 
-    If this process gets a SIGINT or SIGTERM, it sends the signal to all of these processes. If a second signal ends this process, they are
-    killed. If one of them ends with an error, those that still run `GRACE` seconds later are killed.
+    If this process gets a SIGINT or SIGTERM, it sends the signal to all of these processes. If it gets a SIGHUP, because its terminal is
+    closed, it sends them a SIGTERM. If a second signal ends this process, they are killed. If one of them ends with an error, those that
+    still run `GRACE` seconds later are killed.
 
     Args:
         command: program and arguments, the same for each process.
@@ -69,7 +71,7 @@ def run_processes(command: list[str], count: int) -> list[int]:
                 child = subprocess.Popen(command, env={**os.environ, **place, "JAX_PROCESS_ID": str(number)}, start_new_session=True)
                 started.append(child)
                 with contextlib.suppress(OSError):
-                    os.sched_setaffinity(child.pid, cores)
+                    machine.pin(child.pid, cores)
             return _codes(started)
         finally:
             _kill(started)
@@ -87,20 +89,25 @@ def divided_cores(count: int) -> list[set[int]]:
 
     If there are fewer cores than processes, each process may use all cores.
     """
-    cores = sorted(os.sched_getaffinity(0))
+    cores = machine.cores()
     return [set(cores[number::count]) if len(cores) >= count else set(cores) for number in range(count)]
 
 
 @contextlib.contextmanager
 def _passed_on(started: list[subprocess.Popen]) -> Iterator[None]:
-    """Pass SIGINT and SIGTERM on to all processes in the list until the context ends."""
+    """Pass SIGINT and SIGTERM on to all processes in the list until the context ends, and SIGHUP as SIGTERM.
+
+    The processes have sessions of their own, so that the SIGHUP of a terminal that is closed does not reach them. SIGHUP is not passed on
+    if this process ignores it, as under nohup.
+    """
 
     def pass_on(number: int, frame: object) -> None:
         del frame
         for child in started:
-            child.send_signal(number)
+            child.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
 
-    old = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    hangups = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)
+    old = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM, *hangups)}
     try:
         yield
     finally:

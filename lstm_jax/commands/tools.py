@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from rich.table import Table
 from lstm_jax.bounds import Checked, CountOrNone, Seed
 from lstm_jax.commands.common import Flat, Positional, say, start
 from lstm_jax.config import DataConfig
+from lstm_jax.runtime.machine import cores
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class ShardReviews(Checked):
 
 
 def _workers(given: int) -> int:
-    return given or len(os.sched_getaffinity(0))
+    return given or len(cores())
 
 
 @contextlib.contextmanager

@@ -37,6 +37,49 @@ def with_task(raw: Any) -> Any:
     return {"task": kind.task} | raw
 
 
+def config_changes(old: Any, new: Any) -> dict[tuple[str, str], tuple[Any, Any]]:
+    """Return the fields in which two configs differ, as a dict from (section, field) to the pair of the old value and the new value.
+
+    A field that a config leaves out has its default value. The section of the task's name is "". If the tasks differ, nothing else is
+    compared.
+
+    Args:
+        old: a config, parsed from JSON that was written with `to_json`.
+        new: another config, parsed in the same way.
+    """
+    before, after = _flat(old), _flat(new)
+    task = ("", "task")
+    names = [task] if before.get(task) != after.get(task) else [*after, *before]
+    pairs = {name: (before.get(name), after.get(name)) for name in names}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def shown_changes(changes: dict[tuple[str, str], tuple[Any, Any]]) -> str:
+    """Return the result of `config_changes` as text, such as "epochs: 2 in the run, 4 given". It names at most three fields."""
+    texts = [f"{name}: {_cut(old)} in the run, {_cut(new)} given" for (_, name), (old, new) in changes.items()]
+    more = len(texts) - 3
+    return "; ".join(texts[:3]) + (f"; and {more} more" if more > 0 else "")
+
+
+def _cut(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 40 else shown[:37] + "..."
+
+
+def _flat(raw: Any) -> dict[tuple[str, str], Any]:
+    """Return the fields of a config that was parsed from JSON, as a dict from (section, field) to the value."""
+    raw = with_task(raw) if isinstance(raw, dict) else {"": raw}
+    found: dict[tuple[str, str], Any] = {}
+    kind = CONFIGS.get(str(raw.get("task", "")))
+    for section in dataclasses.fields(kind) if kind else ():
+        for field in dataclasses.fields(section.type):  # pyright: ignore[reportArgumentType]
+            value = default(field)
+            found[section.name, field.name] = list(value) if isinstance(value, tuple) else value
+    for name, part in raw.items():
+        found |= {(name, field): value for field, value in part.items()} if isinstance(part, dict) else {("", name): part}
+    return found
+
+
 def read_config(path: Path, kind: type[C]) -> C:
     """Read a config from a JSON file that was written with `to_json`, and return it.
 

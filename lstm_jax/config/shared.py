@@ -1,6 +1,7 @@
 """Parts of a config that all tasks share: the recurrent layers and the training."""
 
 import dataclasses
+import os
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, get_args, get_origin
 
@@ -14,14 +15,31 @@ from lstm_jax.errors import require
 def check_fields(config: Any) -> None:
     """Check the fields of a config: that numbers are within their bounds, and that the value of a `Literal` field is one of its choices.
 
+    A path object in a field becomes a string, and a single path in a field of several becomes a tuple, since a config is written as JSON.
+
     Raises:
         InputError: if the value of a field is not allowed. The message names the first such field.
     """
     check_numbers(config)
     for own in dataclasses.fields(config):
+        value = getattr(config, own.name)
+        if own.type in (str, tuple[str, ...]):
+            object.__setattr__(config, own.name, _as_text(value, several=own.type is not str))
         if get_origin(own.type) is Literal:
-            value = getattr(config, own.name)
             require(value in get_args(own.type), own.name, value, f"give one of {', '.join(map(str, get_args(own.type)))}")
+
+
+def _as_text(value: Any, several: bool) -> Any:
+    """Return the value of a field of text with each path object in it as a string.
+
+    Args:
+        value: the value.
+        several: whether the field is a tuple of texts.
+    """
+    if several:
+        texts = [value] if isinstance(value, str | os.PathLike) else value
+        return tuple(_as_text(text, False) for text in texts)
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def _require_segments(remat: Any) -> None:

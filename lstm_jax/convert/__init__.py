@@ -17,7 +17,8 @@ the number of units. The columns of a kernel belong to the gates i, f, g, o, in 
   `embedding/embedding` is absent, the input is one-hot. If `head/kernel` is absent, the weights are tied: the kernel of the head is the
   transposed embedding table.
 
-The function `load` sets the parameters of a recurrent layer to such weights, after checking that they fit.
+The function `load` sets the parameters of a layer or a model to such weights, after checking that they fit. The functions that convert
+layers to another library also take layers themselves, and then check that the library can express the options of the layers.
 
 Each returned array is a copy and has the dtype of the array that was converted. Each function raises `InputError` if its arguments do not
 have the layout that it expects.

@@ -62,7 +62,9 @@ LAYOUTS = {
 }
 """Dict from the name of a cell to its `Layout`, for each cell whose weights can be converted."""
 
-RECURRENT_PATH = re.compile(r"recurrent/(0|[1-9]\d*)/(?:(forward|backward)/)?(kernel|recurrent_kernel|bias)")
+ENDS = ("embedding/embedding", "head/kernel", "head/bias")
+"""Keys of a model's flat dict that belong to no recurrent layer."""
+_PATH = re.compile(r"recurrent/(0|[1-9]\d*)/(?:(forward|backward)/)?(\w+)")
 
 
 def to_numpy(name: str, value: object) -> np.ndarray:
@@ -341,20 +343,34 @@ def split_model(params: Mapping[str, Any], kind: Kind) -> tuple[Arrays | None, l
     Raises:
         InputError: if a key is unknown or missing, or if `check_model` rejects the parts.
     """
-    ends = ("embedding/embedding", "head/kernel", "head/bias")
+    layers = split_paths(params, kind)
+    embedding = {"embedding": params[ENDS[0]]} if ENDS[0] in params else None
+    head = {path.removeprefix("head/"): params[path] for path in ENDS[1:] if path in params}
+    return check_model(embedding, layers, head, kind)
+
+
+def split_paths(params: Mapping[str, Any], kind: Kind) -> list[Layer]:
+    """Return the weights of the recurrent layers in the flat dict of a model, lowest layer first, after checking the keys of the dict.
+
+    The arrays are not checked. A character model may lack "embedding/embedding" (one-hot input) or "head/kernel" (tied weights).
+
+    Args:
+        params: the flat dict, whose keys are paths such as "recurrent/0/kernel".
+        kind: "sentiment model" or "character model".
+
+    Raises:
+        InputError: if a key belongs to no part of such a model, if the embedding or the head is missing, or if the numbers of the layers
+            have a gap.
+    """
     found: dict[int, Layer] = {}
-    for path in params:
-        if match := RECURRENT_PATH.fullmatch(path):
+    for path, value in params.items():
+        if match := _PATH.fullmatch(path):
             number, direction, name = match.groups()
             layer = found.setdefault(int(number), {})
-            (layer.setdefault(direction, {}) if direction else layer)[name] = params[path]
+            (layer.setdefault(direction, {}) if direction else layer)[name] = value
         else:
-            require(path in ends, f"key of a {kind}", path, f"expected {', '.join(ends)} and recurrent/<number>/...")
-    embedded = "embedding/embedding" in params
-    needed = ends if kind == SENTIMENT else ends[2:] if embedded else ends[1:]  # the weights of a character model may be tied
-    for path in needed:
+            require(path in ENDS, f"key of a {kind}", path, f"expected {', '.join(ENDS)} and recurrent/<number>/...")
+    for path in ENDS if kind == SENTIMENT else ENDS[2:] if ENDS[0] in params else ENDS[1:]:
         require(path in params, path, "missing", f"a {kind} needs it")
     require(sorted(found) == list(range(len(found))), "recurrent/ layers", sorted(found), "number them 0, 1, 2, ... without a gap")
-    embedding = {"embedding": params["embedding/embedding"]} if embedded else None
-    head = {path.removeprefix("head/"): params[path] for path in ends[1:] if path in params}
-    return check_model(embedding, [found[number] for number in range(len(found))], head, kind)
+    return [found[number] for number in range(len(found))]

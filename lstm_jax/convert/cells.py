@@ -1,9 +1,10 @@
-"""Conversion of the weights of GRU and simple RNN layers between lstm_jax and Keras.
+"""Conversion of the weights of recurrent layers between lstm_jax and Keras.
 
 In lstm_jax the weights are a dict of arrays. E is the number of input features and H the number of units. A GRU has the arrays kernel
 (E, 3H), recurrent_kernel (H, 3H), bias (3H,) and recurrent_bias (3H,). The cell "gru_reset_before" has no recurrent_bias. It is the variant
 of the GRU that multiplies the state by the reset gate first and by the recurrent kernel then. The gates of a GRU have the order u, r, n
-(update, reset, new). A simple RNN has the arrays kernel (E, H), recurrent_kernel (H, H) and bias (H,).
+(update, reset, new). A simple RNN has the arrays kernel (E, H), recurrent_kernel (H, H) and bias (H,). The LSTM is described in
+`lstm_jax.convert`.
 
 A Keras GRU has the gates in the same order (Keras writes z for u), and has both biases in one array (2, 3H). These arrays are defined by
 the methods `build` in keras/src/layers/rnn/gru.py and simple_rnn.py (Keras 3.15).
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from lstm_jax.convert.arrays import Arrays, cell_arrays, check_cell, shaped
+from lstm_jax.convert.exporting import KERAS, exported_layer
 from lstm_jax.errors import require
 
 CELLS = ("gru", "gru_reset_before", "simple_rnn")
@@ -41,15 +43,48 @@ def cell_from_keras(cell: str, weights: Sequence[Any]) -> Arrays:
         InputError: if `cell` is none of the three names, the number of arrays is not 2 or 3, or an array has a wrong shape.
     """
     _check_name(cell)
-    require(len(weights) in (2, 3), f"{cell} weights", f"{len(weights)} arrays", "give kernel, recurrent kernel and, if any, bias")
+    return from_list(cell, weights)
+
+
+def from_list(cell: str, weights: Sequence[Any], where: str = "") -> Arrays:
+    """Convert the weights of a Keras LSTM, GRU or SimpleRNN layer to the dict of arrays that lstm_jax uses.
+
+    Args:
+        cell: "lstm" for a Keras LSTM, or one of the names that `cell_from_keras` accepts.
+        weights: `get_weights()` of the layer: kernel, recurrent kernel and, if the layer has one, bias.
+        where: text that stands before the names of the arrays in error messages.
+
+    Raises:
+        InputError: if the number of arrays is not 2 or 3, or an array has a wrong shape.
+    """
+    title = "LSTM" if cell == "lstm" else cell
+    require(len(weights) in (2, 3), f"{where}{title} weights", f"{len(weights)} arrays", "give kernel, recurrent kernel and, if any, bias")
     arrays = {"kernel": weights[0], "recurrent_kernel": weights[1], "bias": weights[2] if len(weights) == 3 else None}
     if cell == "gru":
-        rows = (None, None) if arrays["bias"] is None else shaped("bias", arrays["bias"], 2, np.shape(weights[0])[-1])
+        rows = (None, None) if arrays["bias"] is None else shaped(f"{where}bias", arrays["bias"], 2, np.shape(weights[0])[-1])
         arrays["bias"], arrays["recurrent_bias"] = rows
-    return cell_arrays(cell, arrays)
+    return cell_arrays(cell, arrays, where)
 
 
-def cell_to_keras(cell: str, params: Mapping[str, Any]) -> list[np.ndarray]:
+def to_list(cell: str, params: Mapping[str, Any], where: str = "") -> list[np.ndarray]:
+    """Convert the weights of a cell to the list of arrays that `set_weights` of a Keras layer expects.
+
+    This function is the inverse of `from_list`.
+
+    Args:
+        cell: "lstm" for a Keras LSTM, or one of the names that `cell_to_keras` accepts.
+        params: dict of the arrays of the cell.
+        where: text that stands before the names of the arrays in error messages.
+
+    Raises:
+        InputError: if `params` has wrong keys or shapes.
+    """
+    checked = check_cell(cell, params, where)
+    bias = np.stack([checked["bias"], checked["recurrent_bias"]]) if cell == "gru" else checked["bias"]
+    return [checked["kernel"], checked["recurrent_kernel"], bias]
+
+
+def cell_to_keras(cell: str, params: Any) -> list[np.ndarray]:
     """Convert the weights of a GRU or simple RNN to the list of arrays that `set_weights` of a Keras layer expects.
 
     This function is the inverse of `cell_from_keras`.
@@ -57,12 +92,12 @@ def cell_to_keras(cell: str, params: Mapping[str, Any]) -> list[np.ndarray]:
     Args:
         cell: "gru" for a Keras GRU with `reset_after=True` (the default), "gru_reset_before" for a Keras GRU with `reset_after=False`, or
             "simple_rnn" for a Keras SimpleRNN.
-        params: dict with the keys "kernel", "recurrent_kernel" and "bias". If `cell` is "gru", it also has the key "recurrent_bias".
+        params: a `Recurrent` layer, or a dict with the keys "kernel", "recurrent_kernel" and "bias". If `cell` is "gru", the dict also has
+            the key "recurrent_bias". The Keras layer must have the activations and the direction of the layer, which are not checked.
 
     Raises:
-        InputError: if `cell` is none of the three names, or if `params` has wrong keys or shapes.
+        InputError: if `cell` is none of the three names, or if `params` has wrong keys or shapes. Also if it is a layer with another cell,
+            with zoneout or with a learned state, which Keras does not have.
     """
     _check_name(cell)
-    checked = check_cell(cell, params)
-    bias = np.stack([checked["bias"], checked["recurrent_bias"]]) if cell == "gru" else checked["bias"]
-    return [checked["kernel"], checked["recurrent_kernel"], bias]
+    return to_list(cell, exported_layer(cell, params, KERAS))

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from lstm_jax.convert.arrays import Arrays, check_keys, check_lstm, lstm_arrays, shaped
+from lstm_jax.convert.exporting import FLAX, exported_layer
 from lstm_jax.shapes import GATES
 
 GATE_NAMES = "ifgo"
@@ -42,17 +43,18 @@ def lstm_from_linen(tree: Mapping[Any, Any]) -> Arrays:
     return _from_gates(_cell_leaves(tree), forget="if")
 
 
-def lstm_to_linen(params: Mapping[str, Any], rnn: bool = False) -> dict[str, Any]:
+def lstm_to_linen(params: Any, rnn: bool = False) -> dict[str, Any]:
     """Convert the LSTM weights of lstm_jax to the parameters of a Linen LSTMCell or OptimizedLSTMCell.
 
     The method `apply` of the Linen module expects the result as {"params": result}.
 
     Args:
-        params: {"kernel": (E, 4H), "recurrent_kernel": (H, 4H), "bias": (4H,)} for E input features and H units.
+        params: an `LSTM` layer, or {"kernel": (E, 4H), "recurrent_kernel": (H, 4H), "bias": (4H,)} for E input features and H units.
         rnn: true for an nn.RNN that contains the cell: the result is then {"cell": parameters of the cell}. False for the cell itself.
 
     Raises:
-        InputError: if the keys or shapes of `params` are not those of an LSTM.
+        InputError: if the keys or shapes of `params` are not those of an LSTM, or if it is a layer with other activations, with zoneout or
+            with a learned state.
     """
     return _wrap(_to_gates(params, forget="if"), rnn)
 
@@ -77,20 +79,21 @@ def lstm_from_nnx(tree: Mapping[Any, Any]) -> Arrays:
     return lstm_arrays(leaves["dense_i/kernel"], leaves["dense_h/kernel"], leaves["dense_h/bias"], "OptimizedLSTMCell: ")
 
 
-def lstm_to_nnx(params: Mapping[str, Any], optimized: bool = True, rnn: bool = False) -> dict[str, Any]:
+def lstm_to_nnx(params: Any, optimized: bool = True, rnn: bool = False) -> dict[str, Any]:
     """Convert the LSTM weights of lstm_jax to the parameters of an NNX cell, as a pure dict for `nnx.replace_by_pure_dict`.
 
     Args:
-        params: {"kernel": (E, 4H), "recurrent_kernel": (H, 4H), "bias": (4H,)} for E input features and H units.
+        params: an `LSTM` layer, or {"kernel": (E, 4H), "recurrent_kernel": (H, 4H), "bias": (4H,)} for E input features and H units.
         optimized: true for an nnx.OptimizedLSTMCell, false for an nnx.LSTMCell.
         rnn: true for an nnx.RNN that contains the cell: the result is then {"cell": parameters of the cell}. False for the cell itself.
 
     Raises:
-        InputError: if the keys or shapes of `params` are not those of an LSTM.
+        InputError: if the keys or shapes of `params` are not those of an LSTM, or if it is a layer with other activations, with zoneout or
+            with a learned state.
     """
     if not optimized:
         return _wrap(_to_gates(params, forget="if_"), rnn)
-    checked = check_lstm(params)
+    checked = check_lstm(exported_layer("lstm", params, FLAX))
     dense_h = {"kernel": checked["recurrent_kernel"], "bias": checked["bias"]}
     return _wrap({"dense_i": {"kernel": checked["kernel"]}, "dense_h": dense_h}, rnn)
 
@@ -145,8 +148,8 @@ def _from_gates(leaves: Mapping[str, object], forget: str) -> Arrays:
     )
 
 
-def _to_gates(params: Mapping[str, Any], forget: str) -> dict[str, Any]:
-    checked = check_lstm(params)
+def _to_gates(params: Any, forget: str) -> dict[str, Any]:
+    checked = check_lstm(exported_layer("lstm", params, FLAX))
     input_layers, state_layers = _gate_layers(forget)
     kernels, recurrent, biases = (
         [np.ascontiguousarray(part) for part in np.split(checked[name], GATES, axis=-1)] for name in ("kernel", "recurrent_kernel", "bias")

@@ -15,21 +15,21 @@ import numpy as np
 from lstm_jax.convert.arrays import (
     CHARACTER,
     DIRECTIONS,
-    LSTM_NAMES,
     SENTIMENT,
     Arrays,
     Kind,
     Layer,
     check_keys,
     check_layer,
-    check_lstm,
     is_bidirectional,
     join_model,
-    lstm_arrays,
     shaped,
     split_model,
     to_numpy,
 )
+from lstm_jax.convert.cells import CELLS, from_list, to_list
+from lstm_jax.convert.exporting import KERAS, exported_layer
+from lstm_jax.convert.keras_config import LAYER_BY_LAYER
 from lstm_jax.errors import InputError, require
 
 
@@ -47,59 +47,73 @@ def lstm_from_keras(weights: Sequence[Any], where: str = "") -> Arrays:
     Raises:
         InputError: if the number of arrays is not 2 or 3, or the shapes are not those of an LSTM.
     """
-    require(len(weights) in (2, 3), f"{where}LSTM weights", f"{len(weights)} arrays", "give kernel, recurrent kernel and, if any, bias")
-    return lstm_arrays(weights[0], weights[1], weights[2] if len(weights) == 3 else None, where)
+    return from_list("lstm", weights, where)
 
 
-def lstm_to_keras(params: Mapping[str, Any]) -> list[np.ndarray]:
+def lstm_to_keras(params: Any) -> list[np.ndarray]:
     """Convert the LSTM weights of lstm_jax to the list of arrays that `set_weights` of a Keras LSTM expects.
 
     Args:
-        params: {"kernel": (E, 4H), "recurrent_kernel": (H, 4H), "bias": (4H,)} for E input features and H units.
+        params: an `LSTM` layer, or {"kernel": (E, 4H), "recurrent_kernel": (H, 4H), "bias": (4H,)} for E input features and H units. The
+            Keras layer must have the activations and the direction of the layer, which are not checked.
 
     Returns:
         [kernel, recurrent kernel, bias], with the same shapes.
 
     Raises:
-        InputError: if the keys or shapes of `params` are not those of an LSTM.
+        InputError: if the keys or shapes of `params` are not those of an LSTM, or if it is a layer with zoneout or a learned state, which
+            Keras does not have.
     """
-    checked = check_lstm(params)
-    return [checked[name] for name in LSTM_NAMES]
+    return to_list("lstm", exported_layer("lstm", params, KERAS))
 
 
-def bidirectional_from_keras(weights: Sequence[Any], where: str = "") -> Layer:
-    """Convert the weights of a Keras Bidirectional(LSTM) layer to the weights of a bidirectional LSTM in lstm_jax.
+def bidirectional_from_keras(weights: Sequence[Any], where: str = "", *, cell: str = "lstm") -> Layer:
+    """Convert the weights of a Keras Bidirectional layer to the weights of a bidirectional layer in lstm_jax.
 
     Args:
-        weights: `get_weights()` of the layer: the 2 or 3 arrays of the forward LSTM, then those of the backward LSTM.
+        weights: `get_weights()` of the layer: the 2 or 3 arrays of the forward layer, then those of the backward layer.
         where: text that stands before the names of the arrays in error messages.
+        cell: "lstm" for Bidirectional(LSTM), or one of the names that `cell_from_keras` accepts: "gru", "gru_reset_before" (a GRU with
+            `reset_after=False`) or "simple_rnn".
 
     Returns:
-        {"forward": LSTM, "backward": LSTM}, where each LSTM is a dict with the keys "kernel", "recurrent_kernel" and "bias".
+        {"forward": dict, "backward": dict}, where each dict has the keys "kernel", "recurrent_kernel", "bias" and, if `cell` is "gru",
+        "recurrent_bias".
 
     Raises:
-        InputError: if the number of arrays is not 4 or 6, or the shapes are not those of such a layer.
+        InputError: if `cell` is none of these names, the number of arrays is not 4 or 6, or the shapes are not those of such a layer.
     """
+    _check_cell(cell)
     count = len(weights)
     require(count in (4, 6), f"{where}Bidirectional weights", f"{count} arrays", "give the forward layer's 2 or 3, then the backward's")
     halves = zip(DIRECTIONS, (weights[: count // 2], weights[count // 2 :]), strict=True)
-    return check_layer({direction: lstm_from_keras(half, f"{where}{direction}/") for direction, half in halves}, where)
+    return check_layer({direction: from_list(cell, half, f"{where}{direction}/") for direction, half in halves}, where, cell)
 
 
-def bidirectional_to_keras(params: Mapping[str, Any]) -> list[np.ndarray]:
-    """Convert the weights of a bidirectional LSTM in lstm_jax to the list of arrays that `set_weights` of a Keras Bidirectional expects.
+def bidirectional_to_keras(params: Any, *, cell: str = "lstm") -> list[np.ndarray]:
+    """Convert the weights of a bidirectional layer in lstm_jax to the list of arrays that `set_weights` of a Keras Bidirectional expects.
 
-    The list contains the kernel, the recurrent kernel and the bias of the forward LSTM, then those of the backward LSTM.
+    The list contains the kernel, the recurrent kernel and the bias of the forward layer, then those of the backward layer.
 
     Args:
-        params: {"forward": LSTM, "backward": LSTM}, where each LSTM is a dict with the keys "kernel", "recurrent_kernel" and "bias".
+        params: a `Bidirectional` layer, or {"forward": dict, "backward": dict}, where each dict has the arrays of the cell. The Keras layer
+            must have the activations and the `merge_mode` of the layer, which are not checked.
+        cell: "lstm", "gru", "gru_reset_before" or "simple_rnn".
 
     Raises:
-        InputError: if the keys or shapes of `params` are not those of a bidirectional LSTM.
+        InputError: if `cell` is none of these names, or if the keys or shapes of `params` are not those of a bidirectional layer with this
+            cell. Also if it is a layer with zoneout or a learned state, which Keras does not have.
     """
-    check_keys("bidirectional layer", params, DIRECTIONS)
-    checked = check_layer(params)
-    return [checked[direction][name] for direction in DIRECTIONS for name in LSTM_NAMES]
+    _check_cell(cell)
+    arrays = exported_layer(cell, params, KERAS)
+    check_keys("bidirectional layer", arrays, DIRECTIONS)
+    checked = check_layer(arrays, cell=cell)
+    return [array for direction in DIRECTIONS for array in to_list(cell, checked[direction])]
+
+
+def _check_cell(cell: str) -> None:
+    names = ("lstm", *CELLS)
+    require(cell in names, "cell", cell, f"Keras has {', '.join(names)}")
 
 
 def embedding_from_keras(weights: Sequence[Any]) -> Arrays:
@@ -181,7 +195,7 @@ def sentiment_from_keras(weights: Sequence[Any]) -> Arrays:
     Raises:
         InputError: if the arrays are not those of such a model.
     """
-    remedy = "expected those of Embedding -> LSTM or Bidirectional(LSTM) layers -> Dense(1)"
+    remedy = f"expected those of Embedding -> LSTM or Bidirectional(LSTM) layers -> Dense(1); {LAYER_BY_LAYER}"
     return _from_list(weights, SENTIMENT, remedy)
 
 
@@ -218,7 +232,7 @@ def generation_from_keras(weights: Sequence[Any]) -> Arrays:
     Raises:
         InputError: if the arrays are not those of such a model.
     """
-    remedy = "expected those of LSTM layers -> Dense(V), or with an Embedding before them"
+    remedy = f"expected those of LSTM layers -> Dense(V), or with an Embedding before them; {LAYER_BY_LAYER}"
     return _from_list(weights, CHARACTER, remedy)
 
 
@@ -278,12 +292,26 @@ def _lstms_in(arrays: Sequence[np.ndarray], first: int, remedy: str) -> list[Arr
     lstms, at = [], 0
     while at < len(arrays):
         size = 3 if [array.ndim for array in arrays[at : at + 3]] == [2, 2, 1] else 2
-        try:
-            lstms.append(lstm_from_keras(arrays[at : at + size], f"LSTM {len(lstms)} from weights[{at + first}]: "))
-        except InputError as error:
-            raise InputError(error.subject, error.value, f"{error.remedy}; {remedy}") from error
+        lstms.append(lstm_in_model(arrays[at : at + size], f"LSTM {len(lstms)} from weights[{at + first}]: ", remedy))
         at += size
     return lstms
+
+
+def lstm_in_model(weights: Sequence[Any], where: str, remedy: str) -> Arrays:
+    """Convert the weights of a Keras layer that has to be an LSTM, as `lstm_from_keras` does.
+
+    Args:
+        weights: `get_weights()` of the layer.
+        where: text that stands before the names of the arrays in error messages.
+        remedy: description of the models that can be converted. Error messages end with this text.
+
+    Raises:
+        InputError: if the arrays are not those of an LSTM.
+    """
+    try:
+        return lstm_from_keras(weights, where)
+    except InputError as error:
+        raise InputError(error.subject, error.value, f"{error.remedy}; {remedy}") from error
 
 
 def _to_list(params: Mapping[str, Any], kind: Kind) -> list[np.ndarray]:

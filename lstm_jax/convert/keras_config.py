@@ -8,8 +8,13 @@ from lstm_jax.errors import InputError, require
 
 RECURRENT = ("lstm", "rnn", "bidirectional")
 BY_HAND = "load the model in Keras yourself and convert model.get_weights() with sentiment_from_keras or generation_from_keras"
+LAYER_BY_LAYER = (
+    "convert another model layer by layer: convert.load(layer, keras_layer), or lstm_from_keras, cell_from_keras, dense_from_keras"
+)
+SUPPORTED = f"expected Embedding -> LSTM, Bidirectional(LSTM) or RNN(LSTMCell) layers -> one Dense; {LAYER_BY_LAYER}"
 CHAIN = (
-    "expected a chain of one Embedding or none, recurrent layers and one Dense, each of which reads the layer before it and nothing else"
+    "expected a chain of one Embedding or none, recurrent layers and one Dense, each of which reads the layer before it and nothing else; "
+    + LAYER_BY_LAYER
 )
 MASK = "NotEqual"
 """Class of the layer that computes the mask of Embedding(mask_zero=True) in a functional model."""
@@ -73,7 +78,7 @@ def _check_options(layer: Any, ours: Mapping[str, Mapping[str, tuple[object, ...
     kind, options = layer["class_name"], layer["config"]
     own = layer.get("module", "keras").split(".")[0] == "keras" and layer.get("registered_name") in (None, kind)
     require(own, subject, f"a {kind} that is not Keras' own", f"expected layers of Keras; {BY_HAND}")
-    require(kind in ours, subject, f"a layer of class {kind}", f"expected one of {', '.join(ours)}; {BY_HAND}")
+    require(kind in ours, subject, f"a layer of class {kind}", SUPPORTED)
     for option, values in ours[kind].items():
         allowed = (backward,) if option == "go_backwards" else values
         value = options.get(option, allowed[0])

@@ -47,10 +47,10 @@ from lstm_jax.convert.keras import (
     dense_to_keras,
     embedding_from_keras,
     embedding_to_keras,
-    lstm_from_keras,
+    lstm_in_model,
     lstm_to_keras,
 )
-from lstm_jax.convert.keras_config import BY_HAND, RECURRENT, order_in_config
+from lstm_jax.convert.keras_config import BY_HAND, RECURRENT, SUPPORTED, order_in_config
 from lstm_jax.errors import require
 from lstm_jax.files.reading import open_input, parsing
 from lstm_jax.files.writing import write_atomically
@@ -129,19 +129,20 @@ def _from_file(path: str | os.PathLike[str], kind: Kind) -> Arrays:
     names = [group.removeprefix("layers/") for group in groups if re.fullmatch(r"layers/[^/]+", group)]
     for name in names:
         known = _kind(name) in (*RECURRENT, *INACTIVE, "embedding", "dense")
-        require(known, subject, f"layer {name}", f"expected Embedding, LSTM, Bidirectional, RNN and Dense; {BY_HAND}")
+        require(known, subject, f"layer {name}", SUPPORTED)
     for layer in ("embedding", "dense"):
         optional = kind == CHARACTER and layer == "embedding"
         fits = (optional or layer in names) and f"{layer}_1" not in names
         wanted = f"expected one {layer} layer{' or none' if optional else ''}"
-        require(fits, subject, f"layers {', '.join(names)}", f"{wanted}; {BY_HAND}")
+        require(fits, subject, f"layers {', '.join(names)}", f"{wanted}; {SUPPORTED}")
+    written = None if config is None else order_in_config(config, kind, subject)
 
     rest = dict(arrays)
     embedding = embedding_from_keras(_take(rest, "layers/embedding")) if "embedding" in names else None
     head = dense_from_keras(_take(rest, "layers/dense"))
     stacks = {name: check_stack(_take_layers(rest, name), f"layers/{name}/") for name in names if _kind(name) in RECURRENT}
-    require(not rest, subject, f"array {next(iter(rest), '')}", f"expected those of embedding, LSTM and dense layers alone; {BY_HAND}")
-    order = _order_by_width(stacks, embedding, head, subject) if config is None else order_in_config(config, kind, subject)
+    require(not rest, subject, f"array {next(iter(rest), '')}", SUPPORTED)
+    order = _order_by_width(stacks, embedding, head, subject) if written is None else written
     require(set(order) == set(stacks), subject, f"config.json names {', '.join(order)}", f"the arrays are those of {', '.join(stacks)}")
     return join_model(embedding, [layer for name in order for layer in stacks[name]], head, kind)
 
@@ -241,7 +242,7 @@ def _take_layers(rest: dict[str, np.ndarray], name: str) -> list[Layer]:
     group = f"layers/{name}"
 
     def lstm(cell: str) -> Arrays:
-        return lstm_from_keras(_take(rest, cell), f"{cell}: ")
+        return lstm_in_model(_take(rest, cell), f"{cell}: ", SUPPORTED)
 
     if _kind(name) == "bidirectional":
         return [{direction: lstm(f"{group}/{direction}_layer/cell") for direction in ("forward", "backward")}]
@@ -292,6 +293,6 @@ def _order_by_width(stacks: dict[str, list[Layer]], embedding: Arrays | None, he
         return found[:2]
 
     found = orders((0,) * len(queues), (head["kernel"] if embedding is None else embedding["embedding"]).shape[1])
-    require(bool(found), subject, f"layers {', '.join(stacks)}", f"their widths fit in no order; {BY_HAND}")
+    require(bool(found), subject, f"layers {', '.join(stacks)}", f"their widths fit in no order; {SUPPORTED}")
     require(len(found) == 1, subject, f"layers {', '.join(stacks)}", "their widths fit in several orders: save a .keras archive")
     return found[0]

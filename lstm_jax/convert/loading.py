@@ -1,61 +1,39 @@
-"""Loading of converted weights into recurrent layers of lstm_jax.
+"""Loading of converted weights into layers and models of lstm_jax, and into dense and embedding layers of Flax."""
 
-This module does not import `lstm_jax.layers`. It recognises a layer by its attributes, such as `forward` and `backward`.
-"""
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
-
-from lstm_jax.convert.arrays import (
-    DIRECTIONS,
-    LAYOUTS,
-    LSTM_NAMES,
-    PROJECTED,
-    Arrays,
-    Layer,
-    check_keys,
-    check_layer,
-    is_bidirectional,
-    shaped,
-)
+from lstm_jax.convert.arrays import DIRECTIONS, LAYOUTS, LSTM_NAMES, PROJECTED, check_keys, check_layer, is_bidirectional, shaped
+from lstm_jax.convert.keras_layers import given_by_keras, is_keras
+from lstm_jax.convert.loading_parts import is_dense, is_embedding, is_model, matched_dense, matched_embedding, split_flat
+from lstm_jax.convert.matching import OWN, TORCH_CELLS, Given, is_a, matched
 from lstm_jax.convert.torch_layers import find_torch_cell, layers_from_torch
 from lstm_jax.errors import InputError, require
 
 KEYS = frozenset((*LSTM_NAMES, *DIRECTIONS))
-TORCH_CELLS = {"lstm": ("lstm",), "gru": ("gru",), "simple_rnn": ("simple_rnn", "simple_rnn(relu)"), PROJECTED: (PROJECTED,)}
-"""Dict from the name of a cell to the values of a layer's attribute `cell` for which PyTorch has a module with equal results.
-
-For example, nn.RNN computes "simple_rnn" (with tanh) or "simple_rnn(relu)".
-"""
-
-
-class Given(NamedTuple):
-    """Weights that are to be loaded into one layer.
-
-    Attributes:
-        arrays: the weights in the layout of lstm_jax.
-        cell: name of the cell.
-        allowed: cells that the layer may have, each with its activations, for example ("simple_rnn(relu)",). If None, the layer may have
-            any activations, because those of the weights are not known.
-    """
-
-    arrays: Layer
-    cell: str
-    allowed: tuple[str, ...] | None = None
+REMEDY = "give weights that lstm_jax.convert has converted, or the state dict of a PyTorch module"
+LOADABLE = (
+    "give a Recurrent layer, a Bidirectional layer or a RecurrentStack, an nnx.Linear or an nnx.Embed, or a SentimentClassifier or a "
+    "CharGenerator; load another model part by part, for example load(model.rnn, state_dict, prefix='rnn.')"
+)
 
 
 def load(layer: Any, weights: Any, prefix: str = "") -> None:
-    """Set the parameters of recurrent layers to weights of another library, after checking that they fit.
+    """Set the parameters of a layer or a model to weights of another library, after checking that they fit.
 
     If the weights do not fit, no parameter is changed. The arrays are converted to the dtype of the parameters: float64 weights, for
     example, are rounded if the layer has float32 parameters. A learned initial state and the state that a stateful layer carries are not
-    changed. Options of the layer that are not weights, such as `merge_mode`, `residual` and dropout, are not compared.
+    changed. Options of the layer that are not weights, such as `merge_mode`, `residual` and dropout, are not compared, except with a Keras
+    layer.
 
-    E is the number of input features, H the number of units, P the number of outputs of a projection and G the number of gates.
+    E is the number of input features, H the number of units, P the number of outputs of a projection, G the number of gates and V the size
+    of the vocabulary.
 
     Args:
-        layer: a `Recurrent` layer (`LSTM`, `GRU`, `SimpleRNN`), a `Bidirectional` layer or a `RecurrentStack`. It is changed in place.
-        weights: one of these.
+        layer: what is changed in place: a `Recurrent` layer (`LSTM`, `GRU`, `SimpleRNN`), a `Bidirectional` layer or a `RecurrentStack`; a
+            dense layer (`nnx.Linear`, `ClassifierHead`); an embedding layer (`nnx.Embed`, `Embedding`); or a model (`SentimentClassifier`,
+            `CharGenerator`).
+        weights: for recurrent layers, one of these.
 
             - Weights in the layout of lstm_jax: for a `Recurrent` layer a dict of arrays such as {"kernel": (E, GH), "recurrent_kernel":
               (H, GH), "bias": (GH,)}, for a `Bidirectional` layer {"forward": dict, "backward": dict}, and for a `RecurrentStack` a list of
@@ -65,31 +43,59 @@ def load(layer: Any, weights: Any, prefix: str = "") -> None:
               The layer must have the activations of PyTorch. A state dict does not show whether an nn.RNN uses tanh or relu, so that both
               are accepted.
             - The PyTorch module itself. An nn.RNN then shows whether it uses tanh or relu.
-        prefix: prefix of the names of the recurrent module's arrays in the state dict of a bigger model, for example "rnn.".
+            - A Keras LSTM, GRU, SimpleRNN, or Bidirectional of one of them or, for a `RecurrentStack`, a list of such layers. The layer
+              must have the same activations, `reset_after`, `go_backwards` and `merge_mode`.
+
+            For a dense layer: {"kernel": (in, out), "bias": (out,)}, or an nn.Linear of PyTorch, or a state dict. For an embedding layer:
+            {"embedding": (V, E)}, or an nn.Embedding of PyTorch, or a state dict. For a model: a flat dict of arrays such as that of
+            `sentiment_from_keras_file` or `generation_from_torch`, or the `params` of `lstm_jax.models.functional`, which returns the flat
+            dict of a model. The cell of the model must be lstm, gru, gru_reset_before or simple_rnn.
+        prefix: prefix of the names of the module's arrays in the state dict of a bigger model, for example "rnn.".
 
     Raises:
-        InputError: if `layer` is not a recurrent layer, or `weights` has none of these forms. Also if the layer and the weights differ in
-            the number of layers, directions, features or units, in the cell, or in the activations, if the weights show them. Also if only
-            one of the two has a projection, or if the layer has no bias and the bias in the weights is not zero.
+        InputError: if `layer` is something else, or `weights` has none of these forms. Also if the two differ in the number of layers,
+            directions, features or units, in the cell, in the name or shape of a parameter, or in the activations and options, if the
+            weights show them. Also if only one of the two has a projection, or if the layer has no bias and the bias in the weights is not
+            zero.
     """
-    layers = list(layer.layers) if hasattr(layer, "layers") else [layer]
-    given = _given(weights, prefix)
-    require(len(layers) == len(given), "layers", len(layers), f"the weights have {len(given)}: give a RecurrentStack of as many layers")
-    many = len(layers) > 1
-    matched = [
-        pair
-        for number, (part, own) in enumerate(zip(layers, given, strict=True))
-        for pair in _matched(part, own, f" of layer {number}" if many else "")
-    ]
-    for variable, array in matched:
+    if is_dense(layer):
+        found = matched_dense(layer, weights, prefix)
+    elif is_embedding(layer):
+        found = matched_embedding(layer, weights, prefix)
+    elif is_model(layer):
+        require(not prefix, "prefix", repr(prefix), "the flat dict of a model has none: leave it out")
+        layers, found = split_flat(layer, weights)
+        found = found + _matched_layers(layer.recurrent, _converted(layers, "recurrent/{}/"))
+    else:
+        recurrent = is_a(layer, OWN, "Recurrent", "Bidirectional", "RecurrentStack")
+        require(recurrent, "layer", type(layer).__name__, LOADABLE)
+        found = _matched_layers(layer, _given(weights, prefix))
+    for variable, array in found:
         variable[...] = array
 
 
-def _given(weights: Any, prefix: str) -> list[Given]:
-    """Return the weights of each layer as a list, lowest layer first.
+def _matched_layers(layer: Any, given: list[Given]) -> list[tuple[Any, Any]]:
+    """Check that weights fit recurrent layers, and return a list of pairs: a parameter, and the array with its new values.
 
     Args:
-        weights: weights in the layout of lstm_jax, the state dict of a PyTorch module, or the module itself; see `load`.
+        layer: a `Recurrent` layer, a `Bidirectional` layer or a `RecurrentStack`.
+        given: the weights of each layer, lowest layer first.
+    """
+    layers = list(layer.layers) if is_a(layer, OWN, "RecurrentStack") else [layer]
+    require(len(layers) == len(given), "layers", len(layers), f"the weights have {len(given)}: give a RecurrentStack of as many layers")
+    many = len(layers) > 1
+    return [
+        pair
+        for number, (part, own) in enumerate(zip(layers, given, strict=True))
+        for pair in matched(part, own, f" of layer {number}" if many else "")
+    ]
+
+
+def _given(weights: Any, prefix: str) -> list[Given]:
+    """Return the weights of each recurrent layer as a list, lowest layer first.
+
+    Args:
+        weights: weights in the layout of lstm_jax, the state dict of a PyTorch module, the module itself, or Keras layers; see `load`.
         prefix: prefix of the names of the recurrent module's arrays in the state dict of a bigger model, for example "rnn.".
 
     Raises:
@@ -101,17 +107,34 @@ def _given(weights: Any, prefix: str) -> list[Given]:
         inside = bool(prefix) and any(name.startswith(prefix) for name in weights)
         if inside or not KEYS & set(weights):
             return _from_torch(weights, prefix, None)
-    elif callable(getattr(weights, "state_dict", None)):
+    elif callable(getattr(weights, "state_dict", None)) and not is_keras(weights):
         return _from_torch(weights.state_dict(), prefix, None if prefix else getattr(weights, "nonlinearity", None))
     require(not prefix, "prefix", repr(prefix), "only the state dict of a bigger model has one: leave it out")
-    remedy = "give weights that lstm_jax.convert has converted, or the state dict of a PyTorch module"
-    require(isinstance(weights, Mapping | list | tuple), "weights", type(weights).__name__, remedy)
+    if is_keras(weights):
+        return [given_by_keras(weights, "weights")]
+    require(isinstance(weights, Mapping | list | tuple), "weights", type(weights).__name__, REMEDY)
+    return _converted([weights], "") if isinstance(weights, Mapping) else _converted(weights, "weights[{}]/")
+
+
+def _converted(weights: Sequence[Any], where: str) -> list[Given]:
+    """Return the weights of each recurrent layer, after checking their layout.
+
+    Args:
+        weights: for each layer, lowest layer first, its weights in the layout of lstm_jax, or a Keras layer.
+        where: prefix of the names of the arrays in error messages, in which {} stands for the number of the layer.
+
+    Raises:
+        InputError: if an entry of `weights` is something else, or if the layout or the shapes are wrong.
+    """
     found = []
-    for number, arrays in enumerate([weights] if isinstance(weights, Mapping) else weights):
-        require(isinstance(arrays, Mapping), f"weights[{number}]", type(arrays).__name__, remedy)
-        where = "" if arrays is weights else f"weights[{number}]/"
-        cell = _find_cell(arrays, where)
-        found.append(Given(check_layer(arrays, where, cell), cell))
+    for number, arrays in enumerate(weights):
+        if is_keras(arrays):
+            found.append(given_by_keras(arrays, f"weights[{number}]"))
+            continue
+        require(isinstance(arrays, Mapping), f"weights[{number}]", type(arrays).__name__, REMEDY)
+        path = where.format(number)
+        cell = _find_cell(arrays, path)
+        found.append(Given(check_layer(arrays, path, cell), cell))
     return found
 
 
@@ -157,53 +180,3 @@ def _find_cell(layer: Mapping[str, Any], where: str) -> str:
             return cell
     remedy = f"expected {' or '.join(f'(H, {LAYOUTS[cell].columns}) of {LAYOUTS[cell].phrase}' for cell in named)}"
     raise InputError(f"{where}recurrent_kernel", f"shape ({units}, {columns})", remedy)
-
-
-def _matched(layer: Any, given: Given, at: str) -> list[tuple[Any, Any]]:
-    """Check that weights fit a layer, and return a list of pairs: a parameter of the layer, and the array with its new values.
-
-    Args:
-        layer: a `Recurrent` or `Bidirectional` layer.
-        given: the weights.
-        at: words that follow the name of the layer's attribute in error messages, such as " of layer 1".
-    """
-    pair = hasattr(layer, "forward") and hasattr(layer, "backward")
-    recurrent = pair or all(hasattr(layer, name) for name in ("row", "features", "units"))
-    require(recurrent, f"layer{at}", type(layer).__name__, "give a Recurrent layer, a Bidirectional layer or a RecurrentStack")
-    if pair != is_bidirectional(given.arrays):
-        remedy = "the weights have one direction: give a Recurrent layer" if pair else "the weights have both: give a Bidirectional layer"
-        raise InputError(f"directions{at}", 2 if pair else 1, remedy)
-    if not pair:
-        return _matched_cell(layer, given, given.arrays, at)
-    halves = ((name, getattr(layer, name), given.arrays[name]) for name in DIRECTIONS)
-    return [found for name, part, arrays in halves for found in _matched_cell(part, given, arrays, f"{at}, {name}")]
-
-
-def _matched_cell(layer: Any, given: Given, arrays: Arrays, at: str) -> list[tuple[Any, Any]]:
-    """Check that weights fit a `Recurrent` layer, and return a list of pairs: a parameter, and the array with its new values.
-
-    Args:
-        layer: the `Recurrent` layer, which may be one direction of a `Bidirectional` layer.
-        given: the weights of the whole layer.
-        arrays: `given.arrays` or, if the layer is one direction of a `Bidirectional` layer, the arrays of this direction.
-        at: words that follow the name of the layer's attribute in error messages, such as " of layer 1, forward".
-    """
-    cell = layer.cell.partition("(")[0]  # "lstm(relu, sigmoid)" is an LSTM with these activations
-    outputs, columns = arrays["recurrent_kernel"].shape
-    remedy = f"projection={outputs}" if given.cell == PROJECTED else "this cell"
-    require(cell == given.cell, f"cell{at}", layer.cell, f"the weights are those of the cell {given.cell}: give a layer with {remedy}")
-    allowed = given.allowed or (layer.cell,)
-    require(layer.cell in allowed, f"activations{at}", layer.cell, f"the PyTorch module computes {' or '.join(allowed)}: give such a layer")
-    sizes = {"features": len(arrays["kernel"]), "units": columns // LAYOUTS[cell].gates, "output_features": outputs}
-    for name, wanted in sizes.items():
-        own = getattr(layer, name)
-        require(own == wanted, f"{name}{at}", own, f"the weights have {wanted} {name}: give a layer with as many")
-    found = []
-    for name, array in arrays.items():
-        parameter = getattr(layer, name, None)
-        if parameter is None:
-            require(not array.any(), f"use_bias{at}", False, f"the {name} of the weights is not zero: give a layer with use_bias=True")
-        else:
-            require(parameter.shape == array.shape, f"{name}{at}", f"shape {parameter.shape}", f"the weights have {array.shape}")
-            found.append((parameter, array.astype(parameter.dtype)))
-    return found

@@ -7,27 +7,39 @@ the package onnx, which `pip install '.[onnx]'` installs.
 The docstring of the package `lstm_jax.convert` describes the layout of weights in lstm_jax.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from lstm_jax.convert.arrays import CHARACTER, SENTIMENT, Arrays, Kind, Layer, check_layer, is_bidirectional, shaped, to_numpy, widths
-from lstm_jax.convert.onnx_graph import Graph, add_layers, check_operator
+from lstm_jax.convert.arrays import (
+    CHARACTER,
+    ENDS,
+    SENTIMENT,
+    Arrays,
+    Kind,
+    Layer,
+    check_layer,
+    is_bidirectional,
+    shaped,
+    split_paths,
+    to_numpy,
+    widths,
+)
+from lstm_jax.convert.exporting import Target, exported, merge_of, parts_of
+from lstm_jax.convert.onnx_graph import MERGES, OPERATORS, Graph, add_layers, check_operator
 from lstm_jax.errors import require
 
+ONNX_CELLS = {cell: (cell,) for cell in OPERATORS}
 POOLINGS = {"last": 1, "mean": 1, "max": 1, "mean+max": 2}
 """Dict from the name of each pooling to the number of pooled vectors that it concatenates."""
-
-_PATH = re.compile(r"recurrent/(0|[1-9]\d*)/(?:(forward|backward)/)?(\w+)")
 
 
 def layers_to_onnx(
     cell: str,
-    layers: Sequence[Mapping[str, Any]],
+    layers: Any,
     *,
-    merge: str = "concat",
+    merge: str | None = None,
     states: bool = False,
     metadata: Mapping[str, str] | None = None,
 ) -> Any:
@@ -39,10 +51,15 @@ def layers_to_onnx(
     begin with "state/1/" and "new_state/1/", and so on. Each state has the shape (directions, batch, units), where `directions` is 1, or 2
     for a bidirectional layer.
 
+    Dropout is left out, because it ends with training. `return_sequences`, `return_state` and `stateful` of the layers do not matter.
+
     Args:
         cell: name of the cell: "lstm", "gru", "gru_reset_before" or "simple_rnn".
-        layers: weights of the layers, lowest layer first. Each is a dict of the arrays of a cell, or {"forward": dict, "backward": dict}.
-        merge: how the outputs of two directions are combined: "concat", "sum", "ave" or "mul".
+        layers: a `RecurrentStack`, a `Recurrent` or `Bidirectional` layer, or a list of layers, lowest layer first. In place of a layer the
+            list may contain the weights of one: a dict of the arrays of a cell, or {"forward": dict, "backward": dict}. Weights do not show
+            the options of their layer, such as `activation` and `go_backwards`, so that these are not checked.
+        merge: how the outputs of two directions are combined: "concat", "sum", "ave" or "mul". None means `merge_mode` of the layers, or
+            "concat" if weights are given.
         states: whether the states are inputs and outputs. If false, each layer starts from zeros.
         metadata: texts to add to the metadata of the model, by name. None adds none.
 
@@ -50,10 +67,16 @@ def layers_to_onnx(
         an `onnx.ModelProto`.
 
     Raises:
-        InputError: if ONNX has no operator for the cell, if the keys, shapes or dtypes of the weights are wrong, or if the package onnx is
-            not installed.
+        InputError: if ONNX has no operator for the cell, if a layer has another cell or an option that ONNX cannot express (activations,
+            `go_backwards`, zoneout, `dtype`, residual connections, or a learned state while `states` is false), if the keys, shapes or
+            dtypes of the weights are wrong, or if the package onnx is not installed.
     """
-    checked, outputs = _check_stack(cell, layers, merge)
+    check_operator(cell)
+    target = Target("recurrent layer of ONNX", ONNX_CELLS, MERGES, bfloat16=False, starts=states)
+    parts = parts_of(layers, target)
+    weights = exported(cell, parts, target)
+    merge = merge_of(parts, merge)
+    checked, outputs = _check_stack(cell, weights, merge)
     graph = Graph()
     x = graph.input("x", "FLOAT", "batch", "time", widths(checked[0])[0])
     found = add_layers(graph, cell, checked, _swapped(graph, x), merge=merge, states=states)
@@ -198,26 +221,13 @@ def _split(params: Mapping[str, Any], cell: str, merge: str, kind: Kind) -> tupl
     Returns:
         the embedding table or None, the weights of the layers, the arrays of the head, and the number of output features of the last layer.
     """
-    ends = ("embedding/embedding", "head/kernel", "head/bias")
-    found: dict[int, Layer] = {}
-    for path, value in params.items():
-        if match := _PATH.fullmatch(path):
-            number, direction, name = match.groups()
-            layer = found.setdefault(int(number), {})
-            (layer.setdefault(direction, {}) if direction else layer)[name] = value
-        else:
-            require(path in ends, f"key of a {kind}", path, f"expected {', '.join(ends)} and recurrent/<number>/...")
-    embedded = "embedding/embedding" in params
-    for path in ends if kind == SENTIMENT else ends[2:] if embedded else ends[1:]:  # the weights of a character model may be tied
-        require(path in params, path, "missing", f"a {kind} needs it")
-    require(sorted(found) == list(range(len(found))), "recurrent/ layers", sorted(found), "number them 0, 1, 2, ... without a gap")
-    layers, outputs = _check_stack(cell, [found[number] for number in range(len(found))], merge)
+    layers, outputs = _check_stack(cell, split_paths(params, kind), merge)
     two = [number for number, layer in enumerate(layers) if is_bidirectional(layer)]
     remedy = "a character model reads forwards alone: give one cell a layer"
     require(kind == SENTIMENT or not two, f"recurrent/ layers {two}", "two directions", remedy)
     taken = widths(layers[0])[0]
-    table = shaped(ends[0], _float32(ends[0], params[ends[0]]), "V", taken) if embedded else None
-    head = {path.removeprefix("head/"): _float32(path, params[path]) for path in ends[1:] if path in params}
+    table = shaped(ENDS[0], _float32(ENDS[0], params[ENDS[0]]), "V", taken) if ENDS[0] in params else None
+    head = {path.removeprefix("head/"): _float32(path, params[path]) for path in ENDS[1:] if path in params}
     return table, layers, head, outputs
 
 

@@ -8,7 +8,7 @@ cat(h_n[-2], h_n[-1]), not output[:, -1].
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +33,15 @@ def lstm_from_torch(state_dict: Mapping[str, Any], prefix: str = "") -> list[Lay
     return layers_from_torch("lstm", state_dict, prefix)
 
 
-def lstm_to_torch(layers: Sequence[Mapping[str, Any]], prefix: str = "") -> dict[str, np.ndarray]:
+def lstm_to_torch(layers: Any, prefix: str = "") -> dict[str, np.ndarray]:
     """Convert LSTM layers of lstm_jax to the state dict of a PyTorch nn.LSTM, as `layers_to_torch("lstm", ...)` does.
 
     Args:
-        layers: weights of the layers, lowest layer first, as `lstm_from_torch` returns them.
+        layers: layers, a stack or weights, as `layers_to_torch` accepts them.
         prefix: prefix of the names in the state dict, for example "lstm.".
 
     Raises:
-        InputError: if a key or shape is wrong, or if not all layers have the same number of units and directions.
+        InputError: if `layers_to_torch` does not accept the layers.
     """
     return layers_to_torch("lstm", layers, prefix)
 

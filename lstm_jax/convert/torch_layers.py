@@ -38,6 +38,7 @@ from lstm_jax.convert.arrays import (
     is_bidirectional,
     shaped,
 )
+from lstm_jax.convert.exporting import TORCH, exported, exported_layer
 from lstm_jax.errors import InputError, require
 
 PARAMETER = re.compile(r"(weight_ih|weight_hh|weight_hr|bias_ih|bias_hh)(?:_l(0|[1-9]\d*)(_reverse)?)?")
@@ -130,24 +131,28 @@ def layers_from_torch(cell: str, state_dict: Mapping[str, Any], prefix: str = ""
     return checked
 
 
-def layers_to_torch(cell: str, layers: Sequence[Mapping[str, Any]], prefix: str = "", bias: bool = True) -> dict[str, np.ndarray]:
+def layers_to_torch(cell: str, layers: Any, prefix: str = "", bias: bool = True) -> dict[str, np.ndarray]:
     """Convert layers of lstm_jax to the state dict of a PyTorch nn.LSTM, nn.GRU or nn.RNN with as many layers.
 
     This function is the inverse of `layers_from_torch`. The values of the state dict are NumPy arrays. The bias of an LSTM or a simple RNN
-    becomes bias_ih, and bias_hh becomes zeros.
+    becomes bias_ih, and bias_hh becomes zeros. A simple RNN with relu needs an nn.RNN with `nonlinearity="relu"`.
 
     Args:
         cell: "lstm", "gru" or "simple_rnn", for an nn.LSTM, nn.GRU or nn.RNN, or "lstm_projected" for an nn.LSTM with `proj_size`.
-        layers: weights of the layers, lowest layer first, as `layers_from_torch` returns them.
+        layers: a `RecurrentStack`, a `Recurrent` or `Bidirectional` layer, or a list of layers, lowest layer first. In place of a layer the
+            list may contain the weights of one, as `layers_from_torch` returns them. Weights do not show the options of their layer, such
+            as `activation` and `go_backwards`, so that these are not checked.
         prefix: prefix of the names in the state dict, for example "rnn.".
         bias: whether the PyTorch module has biases. If false, all biases of the layers must be zero.
 
     Raises:
         InputError: if `cell` is none of these names, a key or shape is wrong, not all layers have the same numbers of units, outputs and
-            directions, or a bias is not zero and `bias` is false.
+            directions, or a bias is not zero and `bias` is false. Also if a layer has another cell, or an option that PyTorch cannot
+            express: other activations, `go_backwards`, zoneout, a learned state, residual connections, or a `merge_mode` other than
+            "concat".
     """
     _peer(cell)
-    checked = check_stack(layers, cell=cell)
+    checked = check_stack(exported(cell, layers, TORCH), cell=cell)
     _check_uniform(checked, cell)
     state: dict[str, np.ndarray] = {}
     for number, layer in enumerate(checked):
@@ -179,7 +184,7 @@ def cell_from_torch(cell: str, state_dict: Mapping[str, Any], prefix: str = "") 
     return layers[0]
 
 
-def cell_to_torch(cell: str, params: Mapping[str, Any], prefix: str = "", suffix: str = "_l0", bias: bool = True) -> dict[str, np.ndarray]:
+def cell_to_torch(cell: str, params: Any, prefix: str = "", suffix: str = "_l0", bias: bool = True) -> dict[str, np.ndarray]:
     """Convert the weights of a cell to the state dict of a PyTorch layer with one layer and one direction, or of a PyTorch cell.
 
     This function is the inverse of `cell_from_torch`. The values of the state dict are NumPy arrays. The bias of an LSTM or a simple RNN
@@ -187,16 +192,19 @@ def cell_to_torch(cell: str, params: Mapping[str, Any], prefix: str = "", suffix
 
     Args:
         cell: "lstm", "gru" or "simple_rnn", or "lstm_projected" for an nn.LSTM with `proj_size`.
-        params: dict with the keys that `cell_from_torch` returns.
+        params: a `Recurrent` layer, or a dict with the keys that `cell_from_torch` returns. A dict does not show the options of its layer,
+            so that these are not checked.
         prefix: prefix of the names in the state dict, for example "cell.".
         suffix: end of the names: "_l0" for an nn.LSTM, nn.GRU or nn.RNN, and "" for an nn.LSTMCell, nn.GRUCell or nn.RNNCell.
         bias: whether the PyTorch module has biases. If false, the biases in `params` must be zero.
 
     Raises:
-        InputError: if `cell` is none of these names, `params` has wrong keys or shapes, or a bias is not zero and `bias` is false.
+        InputError: if `cell` is none of these names, `params` has wrong keys or shapes, or a bias is not zero and `bias` is false. Also if
+            the layer has another cell, or an option that PyTorch cannot express; see `layers_to_torch`.
     """
     order = _peer(cell).order
-    arrays = {name: array if name == PROJECTION else _reordered(order, array) for name, array in check_cell(cell, params).items()}
+    checked = check_cell(cell, exported_layer(cell, params, TORCH))
+    arrays = {name: array if name == PROJECTION else _reordered(order, array) for name, array in checked.items()}
     state = {theirs: np.ascontiguousarray(arrays[ours].T) for theirs, ours in MATRICES.items() if ours in arrays}
     biases = {"bias_ih": arrays["bias"], "bias_hh": arrays.get("recurrent_bias", np.zeros_like(arrays["bias"]))}
     if bias:

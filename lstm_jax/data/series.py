@@ -2,10 +2,11 @@
 
 import hashlib
 import math
+import os
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,6 +31,10 @@ class Series:
     """Whether the times are dates."""
     skipped: int = 0
     """Number of rows of the table that were left out because they have no value."""
+    name: str = "the series"
+    """Name of the table, for error messages."""
+    offset: timedelta | None = None
+    """Offset from UTC of the last time in the table, with which `shown` writes dates. None if the dates in the table have no offset."""
 
     def __len__(self) -> int:
         return len(self.values)
@@ -64,6 +69,18 @@ class Series:
         times = self._ticks[-1] + np.median(np.diff(self._ticks)) * np.arange(1, count + 1)
         return (np.rint(times) if self.dated else times) / self._ticks_per_unit
 
+    def numbers(self, times: np.ndarray) -> np.ndarray:
+        """Return times as float64 numbers in the unit of `times`. Times of a dated series may be given as datetime64, in UTC.
+
+        Raises:
+            InputError: if datetime64 times are given, and the series is not dated.
+        """
+        found = np.asarray(times)
+        if found.dtype.kind != "M":
+            return found.astype(np.float64)
+        require(self.dated, "times", found.dtype, "give numbers, as the series has")
+        return found.astype("datetime64[us]").astype(np.float64) / (DAY * 1e6)
+
     @property
     def gaps(self) -> np.ndarray:
         """Time between each entry and the entry before it, divided by `usual_gap`, as an array (N,). The first entry has the gap 1."""
@@ -76,6 +93,8 @@ class Series:
     def shown(self, time: float) -> str:
         """Return a time of this series as text: an ISO date if the series is dated, else a number with up to 15 digits.
 
+        The text of a date has the offset of the series (`offset`), if it has one. Without an offset the time of day 00:00 is left out.
+
         Raises:
             InputError: if the date is before the year 1 or after the year 9999.
         """
@@ -84,31 +103,68 @@ class Series:
         with parsing(f"time {time:g} days since 1970", "a date ends with the year 9999: give the times as numbers"):
             digits = min(6, -math.ceil(math.log10(np.spacing(abs(time)) * DAY)))  # of the seconds, as many as float64 days have
             moment = datetime.fromtimestamp(round(time * DAY, digits), UTC)
+            if self.offset is not None:
+                return moment.astimezone(timezone(self.offset)).isoformat()
         return moment.date().isoformat() if moment.time() == datetime.min.time() else moment.replace(tzinfo=None).isoformat()
 
 
-def _time(text: str) -> tuple[float, bool] | None:
-    """Parse a time, which is a number or an ISO date with or without a time of day.
+class _Moment(NamedTuple):
+    """Time of one row of a table."""
 
-    Returns:
-        A pair (time, dated), or None if the text is neither a number nor a date. For a number, `time` is the number and `dated` is False.
-        For a date, `time` is the number of days since 1970-01-01, with the time of day as a fraction, and `dated` is True.
-    """
+    time: float
+    """The number in the table, or the number of days since 1970-01-01 if the table has a date."""
+    dated: bool
+    """Whether the table has a date."""
+    offset: timedelta | None
+    """Offset of the date from UTC, or None if it has none."""
+
+
+def _moment(text: str) -> _Moment | None:
+    """Parse a time, which is a number or an ISO date with or without a time of day. Return None if it is neither."""
     try:
-        return float(text), False
+        return _Moment(float(text), False, None)
     except ValueError:
         pass
     try:
         moment = datetime.fromisoformat(text + "-01" if len(text) == 7 and text[4] == "-" else text)
     except (ValueError, OverflowError):
         return None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() / DAY, True
+    offset = moment.utcoffset()
+    return _Moment((moment.replace(tzinfo=UTC) if offset is None else moment).timestamp() / DAY, True, offset)
 
 
-def read_series(path: Path, time: str = "time", value: str = "value") -> Series:
+def _read_moment(text: Any, before: _Moment | None, subject: str) -> _Moment:
+    """Parse the time of a row, and check it against the time of the row before.
+
+    Args:
+        text: the time.
+        before: time of the row before, or None for the first row.
+        subject: name of the time in error messages.
+
+    Raises:
+        InputError: if the text is neither a finite number nor an ISO date, or if it does not suit the time of the row before; see
+            `read_series`.
+    """
+    moment = _moment(str(text).strip())
+    if moment is None:
+        raise InputError(subject, repr(text), "give a number, or a date as in 2026-11-25 or 2026-11-25T08:00")
+    require(math.isfinite(moment.time), subject, repr(text), "give a finite number, or a date")
+    if before is not None:
+        require(moment.dated == before.dated, subject, repr(text), "give numbers or dates, not both")
+        alike = (moment.offset is None) == (before.offset is None)
+        found = f"{text!r}, the row before has {'no' if before.offset is None else 'an'} offset from UTC"
+        require(alike, subject, found, "give all times an offset, as in 2026-11-25T08:00+01:00, or none")
+        require(moment.time > before.time, subject, repr(text), "sort the rows by time, one row a time")
+    return moment
+
+
+def read_series(path: str | os.PathLike[str], time: str = "time", value: str = "value") -> Series:
     """Read a time series from two columns of a CSV or JSON-lines file.
 
     A row without a value is left out. The gap between the rows before and after it is then longer.
+
+    A date may have an offset from UTC, which may change within the file, as it does with summer time. The date is then an instant. A date
+    without an offset is read as UTC.
 
     Args:
         path: the file.
@@ -117,14 +173,16 @@ def read_series(path: Path, time: str = "time", value: str = "value") -> Series:
 
     Raises:
         InputError: if the file cannot be read, a column is missing, a time is neither a number nor an ISO date, the times do not increase,
-            the times are partly numbers and partly dates, or a value is not a finite number. The message names the line with the error.
+            the times are partly numbers and partly dates, only some of the dates have an offset from UTC, or a value is not a finite
+            number. The message names the line with the error. Also if semicolons or tabs separate the columns.
             Also if fewer than two rows have a value, or if float64 cannot represent the gaps between the times divided by the median gap.
     """
+    path = Path(path)
     times: list[float] = []
     values: list[float] = []
-    kinds: set[bool] = set()
+    moment: _Moment | None = None
     skipped = 0
-    for number, row in table_rows(path):
+    for number, row in table_rows(path, (time, value)):
         here = f"line {number} of {path}"
         for column, flag in ((time, "--time"), (value, "--value")):
             require(column in row, f"column {column!r} in {here}", f"there are {', '.join(map(str, row))}", f"name one with {flag}")
@@ -137,17 +195,12 @@ def read_series(path: Path, time: str = "time", value: str = "value") -> Series:
         except ValueError as error:
             raise InputError(f"{value!r} in {here}", repr(text), "give a number, or nothing where there is none") from error
         require(math.isfinite(found), f"{value!r} in {here}", text, "give a finite number, or nothing where there is none")
-        moment = _time(str(row[time]).strip())
-        if moment is None:
-            raise InputError(f"{time!r} in {here}", repr(row[time]), "give a number, or a date as in 2026-11-25 or 2026-11-25T08:00")
-        require(math.isfinite(moment[0]), f"{time!r} in {here}", repr(row[time]), "give a finite number, or a date")
-        kinds.add(moment[1])
-        require(len(kinds) == 1, f"{time!r} in {here}", repr(row[time]), "give numbers or dates, not both")
-        require(not times or moment[0] > times[-1], f"{time!r} in {here}", repr(row[time]), "sort the rows by time, one row a time")
-        times.append(moment[0])
+        moment = _read_moment(row[time], moment, f"{time!r} in {here}")
+        times.append(moment.time)
         values.append(found)
-    require(len(times) >= 2, f"rows of {path}", len(times), "give two or more with a value")
-    series = Series(np.asarray(times), np.asarray(values), kinds == {True}, skipped)
+    if moment is None or len(times) < 2:
+        raise InputError(f"rows of {path}", len(times), "give two or more with a value")
+    series = Series(np.asarray(times), np.asarray(values), moment.dated, skipped, str(path), moment.offset)
     require(_is_even_enough(series), f"{time!r} of {path}", "gaps too wide or too unlike for numbers", "give times on another scale")
     return series
 

@@ -1,6 +1,7 @@
 """Reading of tables. A table is a JSON-lines or CSV file, which may be compressed by xz."""
 
 import csv
+import itertools
 import json
 import lzma
 from collections.abc import Iterable, Iterator
@@ -20,19 +21,24 @@ def is_table(path: Path) -> bool:
     return path.name.lower().endswith(ENDINGS)
 
 
-def table_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def table_rows(path: Path, wanted: tuple[str, ...] = ()) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield a pair (line number, values) for each row of a CSV or JSON-lines file.
 
     The values of a row are a dict from the names of the columns to the values in this row.
 
+    Args:
+        path: the file.
+        wanted: names of columns that the caller needs. They serve only to recognise a CSV file whose fields are not separated by commas.
+
     Raises:
-        InputError: if the file is absent or truncated, or holds invalid UTF-8, JSON or CSV. The message names the line with the error.
+        InputError: if the file is absent or truncated, or holds invalid UTF-8, JSON or CSV. The message names the line with the error. Also
+            if the first line of a CSV file has the columns `wanted` only when it is split at semicolons or tabs.
     """
     csv_file = ".csv" in path.name.lower()[-7:]
     subject, remedy = f"file {path}", "give a complete file that can be read"
     with parsing(subject, remedy), open_input(path, subject, remedy) as file:
         lines = _lines(path, file)
-        yield from _csv_rows(path, lines) if csv_file else _json_rows(path, lines)
+        yield from _csv_rows(path, lines, wanted) if csv_file else _json_rows(path, lines)
 
 
 def _lines(path: Path, file: IO[bytes]) -> Iterator[str]:
@@ -79,10 +85,31 @@ def _json_rows(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, dict[str
         yield number, row
 
 
-def _csv_rows(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+def _require_commas(path: Path, header: str, wanted: tuple[str, ...]) -> None:
+    """Check that commas separate the columns of a CSV file.
+
+    Raises:
+        InputError: if the columns `wanted` are in the first line `header` only when it is split at semicolons or tabs.
+    """
+    if set(wanted) <= _columns(header, ","):
+        return
+    for mark, shown in ((";", "semicolons"), ("\t", "tabs")):
+        converted = f"pandas.read_csv({path.name!r}, sep={mark!r}, decimal=',').to_csv('new.csv', index=False)"
+        remedy = f"give commas, and points in numbers: {converted}"
+        require(not set(wanted) <= _columns(header, mark), f"columns of {path}", f"separated by {shown}", remedy)
+
+
+def _columns(header: str, mark: str) -> set[str]:
+    return set(next(csv.reader([header], delimiter=mark), []))
+
+
+def _csv_rows(path: Path, lines: Iterable[str], wanted: tuple[str, ...]) -> Iterator[tuple[int, dict[str, Any]]]:
+    lines = iter(lines)
+    header = next(lines, "")
     previous = csv.field_size_limit(FIELD_LIMIT)
-    reader = csv.DictReader(lines, strict=True)
+    reader = csv.DictReader(itertools.chain([header], lines), strict=True)
     try:
+        _require_commas(path, header, wanted)
         names = reader.fieldnames or ()
         twice = [name for name in names if names.count(name) > 1]
         require(not twice, f"columns of {path}", f"{twice[0] if twice else ''!r} twice", "give each column a name of its own")

@@ -206,6 +206,12 @@ def summed_json(content: dict[str, Any]) -> bytes:
 
 
 def read_summed(content: bytes) -> dict[str, Any] | None:
-    """Return the dict that `summed_json` has encoded, or None if the checksum does not match the JSON."""
+    """Return the dict that `summed_json` has encoded, or None if the checksum does not match or if it is not the checksum of a dict."""
     first, _, body = content.partition(b"\n")
-    return json.loads(body) if hashlib.sha256(body).hexdigest().encode() == first else None
+    if hashlib.sha256(body).hexdigest().encode() != first:
+        return None
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None

@@ -57,13 +57,17 @@ def integrated_gradients(
         tolerance: largest absolute error of the sum that is accepted before there are `MOST_POINTS` points.
 
     Raises:
-        InputError: if `inputs` has another number of axes than 2, or if `baseline` has another shape than `inputs`.
+        InputError: if `inputs` has another number of axes than 2, if `baseline` has another shape than `inputs`, or if the function does
+            not return a scalar.
     """
     require(inputs.ndim == 2, "inputs", f"shape {inputs.shape}", "give an array (T, E)")
     start = jnp.zeros_like(inputs) if baseline is None else baseline
     require(start.shape == inputs.shape, "baseline", f"shape {start.shape}", f"give the shape of the inputs, {inputs.shape}")
     step = inputs - start
-    difference = float(_output(function, inputs, *args)) - float(_output(function, start, *args))
+    output = _output(function, inputs, *args)
+    shape = getattr(output, "shape", None)
+    require(shape == (), "function", type(output).__name__ if shape is None else f"shape {shape}", "return a scalar")
+    difference = float(output) - float(_output(function, start, *args))
     points = _AT_ONCE
     while True:
         places, weights = np.polynomial.legendre.leggauss(points)

@@ -105,7 +105,8 @@ def project(
     require(0 < length < np.inf, "axis", f"length {length}", "give a direction that is finite and not zero")
     unit = axis.astype(np.float64) / length
     x = centred @ unit
-    y = centred @ _principal(centred - np.outer(x, unit), 1)[0]
+    rest = centred - np.outer(x, unit)  # orthogonal to the axis but for rounding errors, whose direction is arbitrary
+    y = rest @ _principal(rest, 1)[0]
     return np.stack([x, y], axis=1)
 
 

@@ -166,11 +166,25 @@ class _Unrolled(keras.layers.RNN):
             "dropout": _masks(self.cell, sequences[:, 0], state.h, training),
             "backwards": self.go_backwards,
             "return_sequences": self.return_sequences,
-            "zero_output_for_mask": self.zero_output_for_mask,
+            "zero_output_for_mask": self.zero_output_for_mask and not self.unroll,  # Keras' unrolled loop ignores the setting
         }
         outputs, final = unroll(cell, params, sequences, state, **options)
+        if mask is not None and not (self.zero_output_for_mask or self.unroll):
+            outputs = self._with_first_outputs(outputs, options["mask"], state.h)
         last = outputs[:, -1] if self.return_sequences else outputs
         return last, outputs if self.return_sequences else last[:, None], list(final)
+
+    def _with_first_outputs(self, outputs: Any, mask: Any, h: Any) -> Any:
+        """Return the outputs with h, the initial output (B, H), at the steps that are read before a row's first valid step.
+
+        This is what Keras' loop on JAX has there; `unroll` has zeros, as Keras' unrolled loop.
+        """
+        if not self.return_sequences:
+            has_any: Any = keras.ops.any(mask, axis=1)
+            return keras.ops.where(has_any[:, None], outputs, h)
+        read: Any = keras.ops.flip(mask, axis=1) if self.go_backwards else mask
+        counts: Any = keras.ops.cumsum(keras.ops.cast(read, "int32"), axis=1)
+        return keras.ops.where((counts > 0)[:, :, None], outputs, h[:, None])
 
 
 class LSTM(_Unrolled, keras.layers.LSTM):
@@ -197,6 +211,11 @@ class Bidirectional(keras.layers.Bidirectional):
         ours = any(type(layer) is kind for kind in LAYERS.values())
         with keras.saving.custom_object_scope(LAYERS if ours else {}):
             super().__init__(layer, *args, **kwargs)
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, type] | None = None) -> Any:
+        """Make a layer from what `get_config` of such a layer returned, around a layer of this module if there is one of that name."""
+        return super().from_config(config, custom_objects=LAYERS | (custom_objects or {}))
 
 
 LAYERS: dict[str, type] = {"LSTM": LSTM, "GRU": GRU, "SimpleRNN": SimpleRNN, "Bidirectional": Bidirectional}
@@ -227,7 +246,8 @@ def _shared(layer: Any, kind: type) -> Any:
     _replace(made, "cell", layer.cell)
     made.zero_output_for_mask = layer.zero_output_for_mask
     made.use_cudnn = getattr(layer, "use_cudnn", "auto")
-    made.states, made._expected_batch_size = layer.states, layer._expected_batch_size
+    object.__setattr__(made, "states", layer.states)  # as in Keras, whose `fit` and `predict` drop a state that they do not track
+    made._expected_batch_size = layer._expected_batch_size
     made.built = layer.built
     return made
 
@@ -296,7 +316,13 @@ class _Replacing:
 
         for layer in model.layers:
             once(layer)
-        return model if self.count == before else keras.models.clone_model(model, clone_function=once)
+        if self.count == before:
+            return model
+        compiled, model.compiled = model.compiled, False  # the clone would be compiled from names, which fails for functions of the user
+        try:
+            return keras.models.clone_model(model, clone_function=once)
+        finally:
+            model.compiled = compiled
 
 
 def accelerate(model: Any) -> Any:
@@ -324,6 +350,6 @@ def accelerate(model: Any) -> Any:
     for note in replacing.notes:
         warnings.warn(f"left to Keras: {note}", stacklevel=2)
     if made is not model and model.compiled:
-        made.compile_from_config(model.get_compile_config())
-        made.optimizer = model.optimizer
+        settings = model._compile_config.config  # the objects themselves; Keras cannot restore a function of the user's from its name
+        made.compile(**settings | {"optimizer": model.optimizer})
     return made

@@ -103,7 +103,7 @@ class Bidirectional(nnx.Module):
         for layer in (self.forward, self.backward):
             layer.reset_state(batch)
 
-    def initial_state(self, batch: int, dtype=None) -> tuple[Any, Any]:
+    def initial_state(self, batch: int | None, dtype=None) -> tuple[Any, Any]:
         """Return the pair (initial state of the forward layer, initial state of the backward layer); see `Recurrent.initial_state`."""
         return self.forward.initial_state(batch, dtype), self.backward.initial_state(batch, dtype)
 

@@ -77,16 +77,18 @@ class LayerState(nnx.Module):
     learned_state: bool
     carried: Any
 
-    def initial_state(self, batch: int, dtype=None) -> Any:
+    def initial_state(self, batch: int | None, dtype=None) -> Any:
         """Return the initial state of the layer for a batch of `batch` rows.
 
         Each row is the learned initial state of the layer. For a layer without a learned initial state, the rows are zeros. A state that a
         stateful layer carries between calls is not taken into account.
 
         Args:
-            batch: number of rows B.
+            batch: number of rows B. None means no batch axis, so that the arrays are (H,), for example for `step` under `jax.vmap`.
             dtype: dtype of the state; None means the dtype of the parameters.
         """
+        if batch is None:
+            return jax.tree.map(lambda part: part[0], self.initial_state(1, dtype))
         state = self.row.initial_state(batch, self.units, self.kernel[...].dtype if dtype is None else dtype)
         learned = self._reset_state(None)
         if learned is None:

@@ -187,7 +187,7 @@ class RecurrentStack(nnx.Module):
         key = jax.random.fold_in(dropout_key(self.rngs, rngs), 3)  # a layer folds in the smaller numbers
         return y * draw_mask(key, self.dropout, y.shape, y.dtype)
 
-    def initial_state(self, batch: int, dtype=None) -> list[Any]:
+    def initial_state(self, batch: int | None, dtype=None) -> list[Any]:
         """Return the list of the initial states of all layers; see `Recurrent.initial_state`."""
         return [layer.initial_state(batch, dtype) for layer in self.layers]
 

@@ -65,7 +65,7 @@ struct Table {
       }
     }
     const int64_t steps = count_of(*args.get<ffi::AnyBuffer>(4));
-    largest = steps ? *std::max_element(scales, scales + steps) : T(0);
+    largest = std::accumulate(scales, scales + steps, T(0), [](T a, T b) { return std::max(a, std::abs(b)); });  // gradient ascent: below 0
     smallest_eps = steps ? *std::min_element(eps, eps + steps) : T(0);
     double m_power = 1, v_power = 1;
     for (int64_t n = 0; n <= steps; ++n, m_power *= b1, v_power *= b2) {

@@ -22,7 +22,7 @@ from lstm_jax.files.writing import default_cache_dir
 from lstm_jax.native import compiler, packaged, trust
 from lstm_jax.native.switch import is_off
 from lstm_jax.primitives.partition import devices_at_once
-from lstm_jax.runtime.machine import processor
+from lstm_jax.runtime.machine import cores, processor
 
 TARGETS = (
     "lstm_jax_forward",
@@ -34,6 +34,7 @@ TARGETS = (
     "lstm_jax_mask",
 )
 BUILD = "run lstm-jax backends --build"
+INSTALLED = "the installed"
 
 
 def _flags() -> tuple[str, ...]:
@@ -73,6 +74,7 @@ def build() -> Path:
         _open(path)
     except trust.UntrustedError:
         command = compiler.find_compiler()
+        trust.check_folder(path)
         with tempfile.TemporaryDirectory() as folder:
             made = Path(folder) / "lstm.so"
             compiler.compile_library(command, _flags(), made)
@@ -148,9 +150,8 @@ def _load() -> Library:
         candidates.append((library_path(), False))
     except InputError as error:
         notes.append(str(error))
-    path = packaged.packaged_path()
-    if path and not os.environ.get("LSTM_JAX_SANITIZE"):
-        candidates.append((path, True))
+    if not os.environ.get("LSTM_JAX_SANITIZE"):
+        candidates += [(path, True) for path in packaged.packaged_paths()]
     for path, _ in candidates:
         if path in _REGISTERED:
             return Library(path, _REGISTERED[path])
@@ -158,7 +159,7 @@ def _load() -> Library:
         try:
             _register(_open(path, is_packaged))
         except trust.UntrustedError as error:
-            notes.append(str(error))
+            notes.append(f"{INSTALLED} {path.name}: {error}" if is_packaged else str(error))
         else:
             _REGISTERED[path] = tuple(notes)
             return Library(path, tuple(notes))
@@ -184,7 +185,8 @@ def describe_library() -> str:
     if path is None:
         return why_not()
     origin = "installed with lstm_jax" if path.parent == packaged.FOLDER else "built for this processor"
-    rejected = [f"the library built for this processor: {note}: {BUILD}" for note in _load().notes if note != trust.NOT_BUILT]
+    notes = [note if note.startswith(INSTALLED) else f"the library built for this processor: {note}" for note in _load().notes]
+    rejected = [f"{note}: {BUILD}" for note in notes if not note.endswith(trust.NOT_BUILT)]
     return "; ".join([f"{path.name}, {origin}", *rejected])
 
 
@@ -215,7 +217,7 @@ def call(name: str, results: Sequence, args: Sequence, aliases: dict[int, int], 
     register()
     fixed = {key: np.int64(value) if type(value) is int else value for key, value in options.items()}
     # devices that run this call at the same time share the cores; a traced program keeps its number of threads if the cores change later
-    fixed["threads"] = np.int64(max(1, len(os.sched_getaffinity(0)) // min(devices_at_once(), jax.local_device_count("cpu"))))
+    fixed["threads"] = np.int64(max(1, len(cores()) // min(devices_at_once(), jax.local_device_count("cpu"))))
     shapes = [jax.ShapeDtypeStruct(result.shape, result.dtype) for result in results]
     function = jax.ffi.ffi_call(name, shapes, vmap_method="expand_dims" if sets else "sequential", input_output_aliases=aliases)
     return list(function(*(arg for arg in args if arg is not None), **fixed))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from lstm_jax.errors import InputError
 from lstm_jax.native import compiler, trust
-from lstm_jax.runtime.machine import processor
+from lstm_jax.runtime.machine import cores, processor
 
 LEVELS: dict[str, dict[str, frozenset[str]]] = {
     "x86_64": {
@@ -60,14 +60,14 @@ def levels_here() -> tuple[str, ...]:
     return tuple(found)
 
 
-def packaged_path() -> Path | None:
-    """Return the path of the library, among those installed with lstm_jax, that suits this processor best, or None if none suits it.
+def packaged_paths() -> list[Path]:
+    """Return the paths of the libraries installed with lstm_jax that suit this processor, the best first.
 
-    There is one library for each level of the processor architecture, such as "x86-64-v3". Of the libraries that exist for the levels that
-    this processor supports, the one for the highest level is chosen.
+    There is one library for each level of the processor architecture, such as "x86-64-v3". The one for the highest level that this
+    processor supports is the best.
     """
     paths = (FOLDER / file_name(level) for level in levels_here())
-    return next((path for path in paths if path.exists()), None)
+    return [path for path in paths if path.exists()]
 
 
 def missing_level() -> str:
@@ -135,7 +135,7 @@ def build_packaged(folder: Path = FOLDER, machine: str = "") -> list[Path]:
         return complaint
 
     folder.mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(len(cores())) as pool:
         results = list(pool.map(make, names))
     paths = [result for result in results if isinstance(result, Path)]
     for stale in set(folder.glob("*.so")) - set(paths):

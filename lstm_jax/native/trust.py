@@ -19,7 +19,7 @@ import hashlib
 import os
 import secrets
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from lstm_jax.errors import InputError
@@ -123,6 +123,26 @@ def write_packaged(path: Path, code: bytes) -> None:
     path.chmod(0o644)  # every user of the installation may load it
 
 
+def check_folder(path: Path) -> None:
+    """Create the folder of a library, for which `write` shall be called later.
+
+    Raises:
+        InputError: if the folder belongs to another user or cannot be created.
+    """
+    with _writing(path):
+        os.close(_own_folder(path.parent))
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turn an error of the system within the block into an `InputError` that names the path."""
+    try:
+        yield
+    except OSError as error:
+        remedy = "free some space or name another folder in XDG_CACHE_HOME"
+        raise InputError(f"writing {path}", error.strerror or error, remedy) from error
+
+
 def write(path: Path, code: bytes) -> None:
     """Write a compiled library and its hash to a file in a cache folder atomically.
 
@@ -135,15 +155,12 @@ def write(path: Path, code: bytes) -> None:
     Raises:
         InputError: if the folder belongs to another user or cannot be written, or the disk is full.
     """
-    try:
+    with _writing(path):
         folder = _own_folder(path.parent)
         try:
             _write_into(folder, path.name, code + _seal(code))
         finally:
             os.close(folder)
-    except OSError as error:
-        remedy = "free some space or name another folder in XDG_CACHE_HOME"
-        raise InputError(f"writing {path}", error.strerror or error, remedy) from error
 
 
 def _own_folder(path: Path) -> int:

@@ -21,6 +21,8 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Primitive, jaxpr_as_fun
 from jax.interpreters import ad, batching, mlir
 
+from lstm_jax.primitives.mapped_axis import fold, in_front, no_calls, spread, unfold, without_leading
+
 Leaves = Sequence[Any]
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
@@ -266,45 +268,18 @@ ad.primitive_jvps[_backward] = _backward_jvp
 ad.primitive_transposes[_linear] = _linear_transpose
 
 
-def _in_front(leaves, dims) -> tuple[int, Leaves, tuple[int | None, ...]]:
-    """Move the axis over which `vmap` maps, which has the index `dim` in a leaf, to the front. Return (axis size, leaves, new dims)."""
-    size = next(leaf.shape[dim] for leaf, dim in zip(leaves, dims, strict=True) if dim is not None)
-    moved = [leaf if dim is None else jnp.moveaxis(leaf, dim, 0) for leaf, dim in zip(leaves, dims, strict=True)]
-    return size, moved, tuple(None if dim is None else 0 for dim in dims)
-
-
-def _spread(leaf, dim: int | None, size: int):
-    """Return a leaf with a leading mapped axis. A leaf without a mapped axis (`dim` is None) is repeated `size` times along a new axis."""
-    return jnp.broadcast_to(leaf[None], (size, *leaf.shape)) if dim is None else leaf
-
-
-def _fold(leaf, dim: int | None, axis: int | None, size: int):
-    """Merge the leading axis of a leaf, over which `vmap` maps, into the batch axis, whose new index is `axis`.
-
-    A leaf without a batch axis (`axis` is None) is returned unchanged. A leaf without a mapped axis (`dim` is None) is first repeated.
-    """
-    if axis is None:
-        return leaf
-    whole = jnp.moveaxis(_spread(leaf, dim, size), 0, axis)
-    return whole.reshape(*whole.shape[:axis], size * whole.shape[axis + 1], *whole.shape[axis + 2 :])
-
-
-def _unfold(leaf, axis: int, size: int):
-    """Undo `_fold`: split the batch axis of a leaf into the leading axis, over which `vmap` maps, and the batch axis."""
-    cut = leaf.reshape(*leaf.shape[:axis], size, leaf.shape[axis] // size, *leaf.shape[axis + 1 :])
-    return jnp.moveaxis(cut, axis, 0)
-
-
 def _forward_batch(leaves, dims, *, operation, keep, tree, branches):
     del branches
-    size, leaves, dims = _in_front(leaves, dims)
-    inner = [leaf if dim is None else leaf[0] for leaf, dim in zip(leaves, dims, strict=True)]
+    size, leaves, dims = in_front(leaves, dims)
+    inner = without_leading(leaves, dims)
+    if size == 0:
+        return no_calls(partial(_run_forward, operation, keep, tree), inner)
     axes = operation.rows(tree.unflatten(inner))
     if all(dim is None or axis is not None for dim, axis in zip(dims, axes, strict=True)):
-        folded = [_fold(*each, size) for each in zip(leaves, dims, axes, strict=True)]
+        folded = [fold(*each, size) for each in zip(leaves, dims, axes, strict=True)]
         outputs, residuals = _run_forward(operation, keep, tree, folded)
         by_row = [*operation.output_rows(outputs), *(operation.residual_rows(residuals) if keep else [])]
-        results = [_unfold(leaf, axis, size) for leaf, axis in zip(jax.tree.leaves((outputs, residuals)), by_row, strict=True)]
+        results = [unfold(leaf, axis, size) for leaf, axis in zip(jax.tree.leaves((outputs, residuals)), by_row, strict=True)]
     else:
         results = jax.tree.leaves(_run_forward(operation.mapped(dims, size), keep, tree, leaves))
     return results, [0] * len(results)
@@ -312,22 +287,24 @@ def _forward_batch(leaves, dims, *, operation, keep, tree, branches):
 
 def _backward_batch(leaves, dims, *, operation, wanted, trees, given, branches):
     del branches
-    size, leaves, dims = _in_front(leaves, dims)
-    inner = [leaf if dim is None else leaf[0] for leaf, dim in zip(leaves, dims, strict=True)]
+    size, leaves, dims = in_front(leaves, dims)
+    inner = without_leading(leaves, dims)
+    if size == 0:
+        return no_calls(partial(_run_backward, operation, wanted, trees, given), inner)
     args, residuals, _ = _cut(trees, inner)
     axes = operation.rows(trees[0].unflatten(args))
     all_by_row = all(axes[n] is not None for n in wanted)
     if all_by_row and all(dim is None or axis is not None for dim, axis in zip(dims, axes, strict=False)):
         outputs = operation.output_rows(trees[2].unflatten(list(range(trees[2].num_leaves))))
         by_row = [*axes, *operation.residual_rows(trees[1].unflatten(residuals)), *(outputs[n] for n in given)]
-        folded = [_fold(*each, size) for each in zip(leaves, dims, by_row, strict=True)]
+        folded = [fold(*each, size) for each in zip(leaves, dims, by_row, strict=True)]
         gradients = _run_backward(operation, wanted, trees, given, folded)
-        return [_unfold(leaf, axes[n], size) for n, leaf in zip(wanted, gradients, strict=True)], [0] * len(wanted)
+        return [unfold(leaf, axes[n], size) for n, leaf in zip(wanted, gradients, strict=True)], [0] * len(wanted)
     # each mapped call must return its own gradients; the gradient of an operand that is not mapped would be the sum over all calls
     count = trees[0].num_leaves
     dims_of_args = tuple(0 if n in wanted else dim for n, dim in enumerate(dims[:count]))
-    spread = [_spread(leaf, dims[n], size) if n >= count or n in wanted else leaf for n, leaf in enumerate(leaves)]
-    return _run_backward(operation.mapped(dims_of_args, size), wanted, trees, given, spread), [0] * len(wanted)
+    repeated = [spread(leaf, dims[n], size) if n >= count or n in wanted else leaf for n, leaf in enumerate(leaves)]
+    return _run_backward(operation.mapped(dims_of_args, size), wanted, trees, given, repeated), [0] * len(wanted)
 
 
 def _linear_batch(leaves, dims, *, operation, trees, given, branches):
@@ -388,7 +365,7 @@ class Vmapped(Operation):
     def rows(self, args: tuple) -> list[int | None]:
         """Return a list with the index of the batch axis of each array in `args`, or None if it has none; see `Operation.rows`."""
         leaves, tree = jax.tree.flatten(args)
-        axes = self.inner.rows(tree.unflatten([leaf if dim is None else leaf[0] for leaf, dim in zip(leaves, self.dims, strict=True)]))
+        axes = self.inner.rows(tree.unflatten(without_leading(leaves, self.dims)))
         return [axis if axis is None or dim is None else axis + 1 for axis, dim in zip(axes, self.dims, strict=True)]
 
     def output_rows(self, outputs) -> list[int]:

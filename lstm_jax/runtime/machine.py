@@ -3,6 +3,7 @@
 import ctypes
 import os
 import platform
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +23,20 @@ def processor() -> str:
     except OSError:
         features = platform.processor()
     return f"{platform.system()} {platform.machine()} {features}"
+
+
+def cores() -> list[int]:
+    """Return the numbers of the processor cores that this process may use, in increasing order.
+
+    On a system that cannot tell them, such as macOS, these are all cores of the machine.
+    """
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+
+
+def pin(process: int, numbers: Iterable[int]) -> None:
+    """Restrict a process to the cores with these numbers, on a system that can do this."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(process, numbers)
 
 
 def keep_freed_memory() -> bool:

@@ -6,7 +6,6 @@ stored and updated on one device. A single device is a mesh of size one.
 """
 
 import contextlib
-import os
 from typing import Any
 
 import jax
@@ -38,7 +37,7 @@ def use_cpu_cores(cores: int = 0) -> None:
         InputError: if `cores` is negative, or if JAX has already made a different number of CPU devices.
     """
     require(cores >= 0, "devices", cores, "give 0 (all) or more")
-    available = len(os.sched_getaffinity(0))
+    available = len(machine.cores())
     wanted = min(cores or available, max(available, MOST_CPU_DEVICES))
     machine.keep_freed_memory()
     try:
@@ -58,7 +57,7 @@ def prefer_cpu_devices(count: int) -> None:
     """
     machine.keep_freed_memory()
     with contextlib.suppress(RuntimeError):
-        jax.config.update("jax_num_cpu_devices", count or len(os.sched_getaffinity(0)))
+        jax.config.update("jax_num_cpu_devices", count or len(machine.cores()))
 
 
 def make_mesh(devices: int = 0) -> Mesh:

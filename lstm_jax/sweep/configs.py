@@ -8,6 +8,11 @@ from typing import Any
 from lstm_jax.errors import require
 
 
+def is_config(value: Any) -> bool:
+    """Return whether a value is an instance of a dataclass."""
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
 def override(config: Any, changes: Mapping[str, Any]) -> Any:
     """Return a copy of the config in which some fields have other values.
 
@@ -20,6 +25,7 @@ def override(config: Any, changes: Mapping[str, Any]) -> Any:
     """
     for name, value in changes.items():
         field, _, rest = name.partition(".")
+        require(is_config(config), "field", name, f"{type(config).__name__} {config!r} is no config and has no fields")
         fields = [f.name for f in dataclasses.fields(config)]
         require(field in fields, "field", name, f"{type(config).__name__} has {', '.join(fields)}")
         config = dataclasses.replace(config, **{field: override(getattr(config, field), {rest: value}) if rest else value})

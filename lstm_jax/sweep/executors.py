@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from lstm_jax.errors import InputError, Interrupted
+from lstm_jax.runtime import machine
 from lstm_jax.sweep.identity import Run, import_name, pickle_config
 from lstm_jax.sweep.missing import Row, in_threads
 from lstm_jax.sweep.progress import Tally
@@ -51,7 +52,8 @@ def attempt(function: Run, config: Any) -> Row:
     """Call `function(config)` in this process and return the row of this run.
 
     The row is a dict with the config, the status "done", the result and the duration in seconds. It does not contain the id of the run. If
-    the call raises an exception, the row has the status "failed", and the error in place of the result.
+    the call raises an exception, the row has the status "failed", and the error in place of the result. A call of `sys.exit` counts as an
+    exception.
 
     Raises:
         KeyboardInterrupt: if the call is interrupted by a signal, also if the library's training has turned the signal into the exception
@@ -59,13 +61,19 @@ def attempt(function: Run, config: Any) -> Row:
     """
     start = time.perf_counter()
     try:
-        result = json.loads(json.dumps(dict(function(config)), default=float))
+        result = json.loads(json.dumps(dict(function(config)), default=_plain))
     except Interrupted as error:
         raise KeyboardInterrupt(str(error)) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         traceback.print_exc()
         return _failed(config, f"{type(error).__name__}: {error}", time.perf_counter() - start)
     return {"config": dataclasses.asdict(config), "status": DONE, "result": result, "seconds": time.perf_counter() - start}
+
+
+def _plain(value: Any) -> Any:
+    """Return a scalar of NumPy or JAX as the number or text of Python that equals it. Any other value is returned as a float."""
+    item = value.item() if hasattr(value, "item") else value
+    return item if isinstance(item, bool | int | float | str) else float(item)
 
 
 def _failed(config: Any, error: str, seconds: float) -> Row:
@@ -104,10 +112,10 @@ def processes(function: Run, missing: Mapping[str, Any], resources: Resources, t
         A pair (id, row) when a run ends. The row is a dict like the result of `attempt`, and does not contain the id.
 
     Raises:
-        KeyboardInterrupt: if a SIGINT has ended a process. As after a SIGINT to this process, or if the generator is closed early, all
-            processes are then killed, and their runs have no rows.
+        KeyboardInterrupt: if a SIGINT has ended a process, or if a SIGTERM arrives for which this process has no handler. As after a SIGINT
+            to this process, or if the generator is closed early, all processes are then killed, and their runs have no rows.
     """
-    cores = sorted(os.sched_getaffinity(0))
+    cores = machine.cores()
     workers = resources.workers or len(cores)
     shares: queue.SimpleQueue[list[int]] = queue.SimpleQueue()
     for number in range(workers):
@@ -123,10 +131,31 @@ def processes(function: Run, missing: Mapping[str, Any], resources: Resources, t
             shares.put(share)
 
     tally.running = min(workers, len(missing))
-    with contextlib.closing(in_threads(run_on_a_share, missing, workers, children.kill)) as ended:
+    with _sigterm_interrupts(), contextlib.closing(in_threads(run_on_a_share, missing, workers, children.kill)) as ended:
         for left, (key, future) in zip(reversed(range(len(missing))), ended, strict=True):
             tally.running = min(workers, left)
             yield key, future.result()
+
+
+@contextlib.contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """Let a SIGTERM raise `KeyboardInterrupt` until the context ends.
+
+    A SIGTERM without a handler would end this process and leave the processes that it has started. A handler of the caller is kept. Outside
+    the main thread, the context manager does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt("SIGTERM")
+
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 class _Children:
@@ -180,7 +209,7 @@ def _in_process(function: Run, config: Any, cores: Iterable[int], children: _Chi
         command = [sys.executable, "-m", "lstm_jax.sweep.child", import_name(function), str(answer)]
         with children.started(command, stdin=subprocess.PIPE, env=environment, stdout=sys.stderr) as process:
             with contextlib.suppress(ProcessLookupError):  # the process has ended already
-                os.sched_setaffinity(process.pid, cores)
+                machine.pin(process.pid, cores)
             process.communicate(pickle_config(config))
         if answer.exists():
             return json.loads(answer.read_text())

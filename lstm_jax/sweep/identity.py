@@ -10,17 +10,25 @@ import sys
 from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from lstm_jax.config.values import config_values, default
+from lstm_jax.errors import InputError, require
+from lstm_jax.sweep.configs import is_config
 
 Run = Callable[[Any], Mapping[str, Any]]
 """Function that takes a config, executes its run and returns a dict from the name of each result to its value."""
 
 
 def import_name(item: Any) -> str:
-    """Return the name "module:name" with which another process can import a function or class."""
+    """Return the name "module:name" with which another process can import a function or class.
+
+    Raises:
+        InputError: if the function has no name, as an instance of `functools.partial` has none.
+    """
+    require(hasattr(item, "__qualname__"), "function", item, "give a function with a name, by which rows are found again")
     module = item.__module__
     if module == "__main__":
         main = sys.modules["__main__"]
@@ -38,14 +46,49 @@ def import_item(name: str) -> Any:
     return item
 
 
+def require_importable(item: Any, kind: str) -> None:
+    """Check that another process will find a function or class by its name. A script is looked up, but not imported again.
+
+    Args:
+        item: function or class.
+        kind: "function" or "class of a config", for the error.
+
+    Raises:
+        InputError: if the item is defined inside a function, if its module is a program without a file, such as a notebook, or if its name
+            leads to no module or to another item.
+    """
+    name = import_name(item)
+    module, _, path = name.partition(":")
+    remedy = 'another process cannot import it: define it at the top level of a module or script, or use where="here"'
+    require("<locals>" not in path, kind, name, remedy)
+    if item.__module__ == "__main__":
+        try:
+            found = find_spec(module) is not None and module != "__main__"
+        except (ImportError, ValueError):
+            found = False
+        require(found, kind, name, remedy)
+    value: Any = sys.modules.get(item.__module__)
+    for part in path.split("."):
+        value = getattr(value, part, None)
+    require(value is item, kind, name, remedy)
+
+
 def run_id(function: Run, config: Any) -> str:
     """Return the id of the run of `function` on `config`: 16 hex digits of SHA-256 over the function's name and the config's values.
 
-    If the class of an inner config is not that of the field's default value, the name of the class counts, too.
+    If the class of an inner config is not that of the field's default value, the name of the class counts, too. The values 1, 1.0 and True
+    count as different values, although Python takes them to be equal.
+
+    Raises:
+        InputError: if the function has no name, or if a dict in the config has keys that cannot be sorted.
     """
     # no names of the default classes, so that the ids of rows that earlier versions wrote stay the same
     classes = other_classes(config, config)
-    text = json.dumps([import_name(function), config_values(config), *([classes] if classes else [])], sort_keys=True, default=str)
+    name, values = import_name(function), config_values(config)
+    try:
+        text = json.dumps([name, values, *([classes] if classes else [])], sort_keys=True, default=str)
+    except TypeError as error:
+        raise InputError("dict in a config", error, "give it keys of one type, text or numbers") from error
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -62,7 +105,7 @@ def other_classes(value: Any, usual: Any, path: str = "", kinds: frozenset[type]
         kinds: dataclasses that the annotation of the field names.
     """
     found: dict[str, str] = {}
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    if is_config(value):
         only = not dataclasses.is_dataclass(usual) and kinds == {type(value)}
         found = {} if only or type(value) is type(usual) else {path[1:]: import_name(type(value))}
         hints = _hints(type(value))

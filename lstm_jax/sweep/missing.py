@@ -49,7 +49,8 @@ def record(
 ) -> None:
     """Append results to a file as they arrive, and show a progress bar.
 
-    For each pair (rows, line) that `outcomes` yields, the rows are appended to the file, the line is printed, and the bar advances.
+    For each pair (rows, line) that `outcomes` yields, the rows are appended to the file, the line is printed, and the bar advances. Before
+    the first pair is asked for, the file is created, so that no result is lost because the file cannot be written.
 
     Args:
         path: file with one row (a JSON object) per line.
@@ -58,7 +59,12 @@ def record(
         outcomes: generator that yields a pair (rows, line) for each result. This function closes the generator at the end, also after an
             error.
         tally: numbers that are shown beside the progress bar, if given.
+
+    Raises:
+        InputError: if the file cannot be written.
     """
+    if total:
+        append_rows(path)
     with closing(outcomes), progress.bar(title, total, tally) as advance:
         for rows, line in outcomes:
             if rows:
@@ -94,6 +100,7 @@ def run_missing(
         workers: number of items that are measured at the same time.
 
     Raises:
+        InputError: if the file cannot be written. This is checked before the first measurement.
         Exception: if `measure` raises an exception other than `subprocess.CalledProcessError`. Items that have not started are then not
             measured.
     """

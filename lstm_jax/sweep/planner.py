@@ -10,8 +10,9 @@ from textwrap import shorten
 from typing import Any
 
 from lstm_jax.errors import InputError, require
+from lstm_jax.sweep.configs import is_config
 from lstm_jax.sweep.executors import EXECUTORS, FAILED, Resources
-from lstm_jax.sweep.identity import Run, import_name, run_id, source_digest
+from lstm_jax.sweep.identity import Run, import_name, require_importable, run_id, source_digest
 from lstm_jax.sweep.missing import Row, record
 from lstm_jax.sweep.progress import Tally
 from lstm_jax.sweep.rows import read_rows
@@ -34,9 +35,11 @@ def run(
 
     Args:
         function: function that takes a config, executes its run and returns a dict from the name of each result to its value. It must
-            not be a lambda, because the name of the function identifies its rows.
-        configs: instances of a frozen dataclass. Equal configs count as one run.
-        path: file with one row (a JSON object) per line. Rows are only appended. The file is created if it does not exist.
+            have a name and not be a lambda, because the name of the function identifies its rows.
+        configs: instances of a frozen dataclass. Configs with the same id (see `run_id`) count as one run. The ids of the values 1, 1.0
+            and True of a field differ.
+        path: file with one row (a JSON object) per line. Rows are only appended. The file is created, before the first run, if it does not
+            exist. Floats that are not finite are written as NaN and Infinity, as Python's json does.
         where: executor of the runs: "here" (in this process), "processes" (in fresh processes) or "slurm" (in Slurm jobs). A terminal shows
             how many runs are running, waiting, done and failed.
         workers: number of processes that run at the same time. The cores are divided among these processes. 0 means the number of cores.
@@ -45,8 +48,10 @@ def run(
         options: parameters of submitit by name. Only "slurm" uses them.
 
     Raises:
-        InputError: if the function is a lambda, if a value in a config cannot be written as JSON, if `where` is not a key of `EXECUTORS`,
-            if `workers` is negative, or if `where` is "slurm" without submitit installed.
+        InputError: if the function is a lambda or has no name, if `where` is "processes" and another process cannot import the function, if
+            a config is not a dataclass, if a value in a config cannot be written as JSON, if `where` is not a key of `EXECUTORS`, if
+            `workers` is negative, if `where` is "slurm" without submitit installed, or if the file holds other rows or cannot be written.
+        KeyboardInterrupt: after Ctrl-C and, if `where` is "processes", after SIGTERM. Runs that have not ended have no rows.
     """
     *first, last = EXECUTORS
     require(where in EXECUTORS, "where", where, f"give {', '.join(first)} or {last}")
@@ -54,9 +59,14 @@ def run(
     require("<lambda>" not in import_name(function), "function", "a lambda", "give a function with a name, by which rows are found again")
     configs = list(configs)
     for config in configs:
+        require(is_config(config), "config", repr(config), "give instances of a frozen dataclass")
         _require_json(dataclasses.asdict(config))
+    if where == "processes":
+        require_importable(function, "function")
+        for kind in {type(config) for config in configs}:
+            require_importable(kind, "class of a config")
     path, wanted, code = Path(path), {run_id(function, config): config for config in configs}, source_digest(function)
-    found = {row["id"]: row for row in read_rows(path) if row["id"] in wanted}
+    found = _found(path, wanted)
     _warn(path, function, code, found.values(), retry)
     status = {key: row["status"] for key, row in found.items()}
     missing = {key: config for key, config in wanted.items() if key not in status or (retry and status[key] == FAILED)}
@@ -75,6 +85,21 @@ def run(
     return existing_rows(function, wanted.values(), path)
 
 
+def _found(path: Path, wanted: Collection[str]) -> dict[str, Row]:
+    """Return the rows of a file whose ids are wanted, as a dict from the id to the last row with this id.
+
+    Raises:
+        InputError: if the file has a row that no sweep has written.
+    """
+
+    def check(row: Any, location: str) -> Row:
+        known = isinstance(row, dict) and isinstance(row.get("id"), str) and row.keys() >= {"config", "status", "seconds"}
+        require(known, f"rows {location}", "not a row of a sweep", "name the file of a sweep, or a new one")
+        return row
+
+    return {row["id"]: row for row in read_rows(path, check) if row["id"] in wanted}
+
+
 def _require_json(values: Mapping[Any, Any], prefix: str = "") -> None:
     """Check that the values of a config can be written as JSON, since the row of a run contains them.
 
@@ -87,11 +112,12 @@ def _require_json(values: Mapping[Any, Any], prefix: str = "") -> None:
     """
     for name, value in values.items():
         try:
-            json.dumps(value)
+            json.dumps(value, sort_keys=True)
         except (TypeError, ValueError) as error:
             if isinstance(value, Mapping):
                 _require_json(value, f"{prefix}{name}.")
-            raise InputError(f"field {prefix}{name} of a config", f"not JSON: {value!r}", "give text or numbers") from error
+            remedy = "give text or numbers, and dicts with keys of one type"
+            raise InputError(f"field {prefix}{name} of a config", f"not JSON: {value!r}", remedy) from error
 
 
 def _warn(path: Path, function: Run, code: str, rows: Collection[Mapping[str, Any]], retry: bool) -> None:
@@ -118,9 +144,12 @@ def existing_rows(function: Run, configs: Iterable[Any], path: str | Path) -> li
     """Return the rows in the file `path` that earlier runs of `function` on the given configs have written, in the order of the configs.
 
     A config without a row is left out. If a config has several rows, the last row is returned.
+
+    Raises:
+        InputError: if the function has no name, or if the file holds other rows or cannot be read.
     """
     wanted = dict.fromkeys(run_id(function, config) for config in configs)
-    found = {row["id"]: row for row in read_rows(Path(path)) if row["id"] in wanted}
+    found = _found(Path(path), wanted)
     return [found[key] for key in wanted if key in found]
 
 

@@ -55,13 +55,13 @@ def bar(title: str, total: int, tally: Tally | None = None) -> Iterator[Callable
     """
     console = Console(soft_wrap=True)
     counts = (MofNCompleteColumn(),) if tally is None else (_TallyColumn(tally),)
-    columns = (TextColumn(title), BarColumn(None), *counts, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    columns = (TextColumn(title, markup=False), BarColumn(None), *counts, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as display:
         task = display.add_task(title, total=total)
 
         def advance(line: str) -> None:
             if console.is_terminal:
-                display.console.print(line, highlight=False)
+                display.console.print(Text(line))  # brackets in the line are no markup
             else:
                 print(line, flush=True)
             display.advance(task)

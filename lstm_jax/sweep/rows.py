@@ -1,5 +1,10 @@
-"""Append-only files with one row (a JSON object) per line. A file whose name ends in .gz is compressed by gzip."""
+"""Append-only files with one row (a JSON object) per line. A file whose name ends in .gz is compressed by gzip.
 
+Floats that are not finite are written as NaN, Infinity and -Infinity, which Python's json reads, but which are not JSON. Otherwise a
+diverged result and an undefined one would both become null, and a table would not show either.
+"""
+
+import contextlib
 import gzip
 import json
 import os
@@ -12,6 +17,15 @@ from typing import Any
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.locks import folder_lock
 from lstm_jax.files.writing import write_atomically
+
+
+@contextlib.contextmanager
+def _explained(path: Path, remedy: str) -> Iterator[None]:
+    """Convert errors of the file system inside the context to an `InputError` that names the file of rows."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"rows {path}", error.strerror or error, remedy) from error
 
 
 def _require_rows(path: Path) -> None:
@@ -43,7 +57,8 @@ def _read(path: Path) -> bytes:
 def read_rows(path: Path, check: Callable[[Any, str], dict[str, Any]] = lambda row, location: row) -> Iterator[dict[str, Any]]:
     """Yield the rows of a file. If the file does not exist, yield nothing.
 
-    A killed process may leave an incomplete line. A line that is not valid JSON is skipped, and a note is printed to standard error.
+    A killed process may leave an incomplete line. A line that is not valid JSON in UTF-8 is skipped, and a note is printed to standard
+    error.
 
     Args:
         path: file of rows, plain or compressed (.gz).
@@ -51,14 +66,17 @@ def read_rows(path: Path, check: Callable[[Any, str], dict[str, Any]] = lambda r
             `InputError`.
 
     Raises:
-        InputError: if the path is not a regular file, if the content does not begin like a file of rows, or if decompression fails.
+        InputError: if the path is not a regular file, if it cannot be read, if the content does not begin like a file of rows, or if
+            decompression fails.
     """
-    if not path.exists():
-        return
-    _require_rows(path)
-    for number, line in enumerate(_read(path).decode().splitlines(), 1):
+    with _explained(path, "name a file that can be read, or a new one"):
+        if not path.exists():
+            return
+        _require_rows(path)
+        content = _read(path)
+    for number, line in enumerate(content.splitlines(), 1):
         try:
-            row = json.loads(line)
+            row = json.loads(line.decode())
         except ValueError:
             if line.strip():
                 print(f"{path}, line {number}: torn, skipped", file=sys.stderr)
@@ -70,22 +88,26 @@ def append_rows(path: Path, *rows: dict[str, Any]) -> None:
     """Append rows to a file in a single write. The file and its folder are created if they do not exist.
 
     A compressed file (.gz) is rewritten as a whole under a temporary name, and is then renamed. Several processes may append to one file
-    at the same time: each waits for the lock of the folder.
+    at the same time: each waits for the lock of the folder. If the path is a link, the file to which it leads is written. Without rows,
+    the call checks that rows can be appended.
 
     Raises:
-        InputError: if the path exists and is not a file of rows, or if decompression fails.
+        InputError: if the path exists and is not a file of rows, if it cannot be written, or if decompression fails.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with folder_lock(path.parent):
-        _require_rows(path)
-        _append(path, "".join(json.dumps(row) + "\n" for row in rows))
+    with _explained(path, "free some space, or name a file that can be written"):
+        real = Path(os.path.realpath(path))  # `Path.resolve` raises another kind of error if links form a loop
+        real.parent.mkdir(parents=True, exist_ok=True)
+        with folder_lock(real.parent):
+            _require_rows(path)
+            _append(path, real, "".join(json.dumps(row) + "\n" for row in rows))
 
 
-def _append(path: Path, text: str) -> None:
+def _append(path: Path, real: Path, text: str) -> None:
+    """Append text to the file `real`, to which the path leads."""
     if path.suffix == ".gz":
-        write_atomically(path, gzip.compress((_read(path) if path.exists() else b"") + text.encode(), mtime=0))
+        write_atomically(real, gzip.compress((_read(path) if path.exists() else b"") + text.encode(), mtime=0))
         return
-    with path.open("ab+") as file:
+    with real.open("ab+") as file:
         if file.tell():
             file.seek(-1, os.SEEK_END)
             text = text if file.read(1) == b"\n" else "\n" + text  # a killed process has left half a line

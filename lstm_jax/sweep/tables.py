@@ -2,11 +2,14 @@
 
 import csv
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from lstm_jax.files.writing import write_atomically
+
+_FIRST, _LAST = ("id", "status"), ("error", "seconds")
+"""Columns of the row itself, before and after those of the config and of the results."""
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -26,17 +29,38 @@ def table(rows: Iterable[Mapping[str, Any]]) -> tuple[list[str], list[list[Any]]
     """Return the rows of a sweep as a table, which is a pair (names of the columns, list of lines).
 
     A line is the list of the values of one row, one value for each column. If the row has no value for a column, the line contains "".
-    The columns are id, status, the fields of the config, the results, error and seconds.
+    The columns are id, status, the fields of the config, the results, error and seconds. If a field has the name of one of these other
+    four columns, its column is named `config.NAME`. If a result has the name of one of the four columns or of a field, its column is named
+    `result.NAME`.
     """
+    parts = [(row, flatten(row["config"]), flatten(row.get("result", {}))) for row in rows]
+    fields = _columns(dict.fromkeys(name for _, config, _ in parts for name in config), "config.", {*_FIRST, *_LAST})
+    results = _columns(dict.fromkeys(name for *_, result in parts for name in result), "result.", {*_FIRST, *_LAST, *fields.values()})
+    names = [*_FIRST, *fields.values(), *results.values(), *_LAST]
     lines = [
-        {"id": row["id"], "status": row["status"]}
-        | flatten(row["config"])
-        | flatten(row.get("result", {}))
-        | {"error": row.get("error", ""), "seconds": row["seconds"]}
-        for row in rows
+        {name: row.get(name, "") for name in (*_FIRST, *_LAST)}
+        | {fields[name]: value for name, value in config.items()}
+        | {results[name]: value for name, value in result.items()}
+        for row, config, result in parts
     ]
-    names = [*dict.fromkeys(name for line in lines for name in line if name not in ("error", "seconds")), "error", "seconds"]
     return names, [[line.get(name, "") for name in names] for line in lines]
+
+
+def _columns(names: Collection[str], prefix: str, taken: set[str]) -> dict[str, str]:
+    """Return a dict from each name to the name of its column: the same name, or the name with the prefix if the name is taken.
+
+    Args:
+        names: names of fields or of results.
+        prefix: text that is put before a name, again and again until no other column has the name.
+        taken: names of other columns.
+    """
+    columns: dict[str, str] = {}
+    for name in names:
+        column = name
+        while column in taken or column in columns.values() or (column != name and column in names):
+            column = prefix + column
+        columns[name] = column
+    return columns
 
 
 def write_table(rows: Iterable[Mapping[str, Any]], path: str | Path) -> None:

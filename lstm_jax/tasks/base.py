@@ -6,14 +6,15 @@ A new task needs three things:
 - Its commands in the program `lstm-jax`.
 """
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
@@ -173,7 +174,7 @@ class Task(ABC, Generic[C, D]):
     def train(
         cls,
         config: C,
-        folder: Path,
+        folder: str | os.PathLike[str],
         *,
         data: D | None = None,
         initial: Mapping[str, jax.Array | np.ndarray] | None = None,
@@ -191,7 +192,8 @@ class Task(ABC, Generic[C, D]):
             data: the data, if they are in memory already. If None, the data that the config names are read.
             initial: dict from the name of a parameter in `Functional.params` to its initial value. All other parameters get random initial
                 values.
-            resume: whether to continue the interrupted run in the folder.
+            resume: whether to continue the interrupted run in the folder. The config may then have more epochs than the run was started
+                with, also if the run has ended, if the schedule is constant. The result has the bits of one run of that many epochs.
             allow_other_machine: whether to resume even if devices, package versions or compiled code have changed. The metrics can then
                 differ in their last bits from those of an uninterrupted run.
             console: console that shows progress and the table of layers. If None, nothing is shown.
@@ -262,6 +264,15 @@ class Trained(ABC, Generic[C, Own]):
 
     kind: ClassVar[type[RunConfig]]
 
+    @property
+    def model(self) -> Any:
+        """Flax NNX module with the trained parameters.
+
+        Each access returns a new module, so that a change of one does not reach the next, nor the methods of this class. The module applies
+        dropout if it is called without `deterministic=True`, unless `model.eval()` has been called.
+        """
+        return self.rebuild({name: jnp.asarray(array) for name, array in self.params.items()})
+
     @staticmethod
     @abstractmethod
     def _read_own(run: RunFolder) -> Own:
@@ -278,7 +289,7 @@ class Trained(ABC, Generic[C, Own]):
         """
 
     @classmethod
-    def load(cls: type[T], folder: Path) -> T:
+    def load(cls: type[T], folder: str | os.PathLike[str]) -> T:
         """Load the trained model of a training run from the folder of the run.
 
         The parameters are those of the best epoch, or of the newest epoch if the run has no validation split that selects the best one.

@@ -6,6 +6,7 @@ entries the model returns a normal distribution. W is the number of windows and 
 
 import json
 import math
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -114,12 +115,12 @@ def metrics_of(predicted: np.ndarray, part: Part, scale: Scale) -> dict[str, flo
     return {"loss": loss} | {name: float(value) for name, value in sizes.items()}
 
 
-def read_series(config: ForecastConfig, path: Path | None = None) -> data.Series:
+def read_series(config: ForecastConfig, path: str | os.PathLike[str] | None = None) -> data.Series:
     """Read a time series from the file that the config names, or from the file `path` if it is given.
 
     The columns of the file must have the names that the config gives.
     """
-    return data.read_series(path or Path(config.data.csv), config.data.time, config.data.value)
+    return data.read_series(path or config.data.csv, config.data.time, config.data.value)
 
 
 class Forecasting(base.Task[ForecastConfig, data.Series]):
@@ -304,7 +305,7 @@ class Trained(base.Trained[ForecastConfig, Scale]):
         """Return whether `series` equals the series that the run was trained on."""
         return is_own_data(self.run, series.fingerprint)
 
-    def series(self, path: Path | None = None) -> data.Series:
+    def series(self, path: str | os.PathLike[str] | None = None) -> data.Series:
         """Read a time series from the file that the config of the run names, or from the file `path` if it is given.
 
         The columns of the file must have the names that the config gives.
@@ -327,13 +328,13 @@ class Trained(base.Trained[ForecastConfig, Scale]):
         """
         context, horizon = self.config.data.context, self.config.data.horizon
         require(len(series) >= context, f"series of {len(series)} entries", "too short", f"give {context} or more, the context of the run")
-        moments = series.times_after(horizon) if times is None else np.asarray(times, np.float64)
+        moments = series.times_after(horizon) if times is None else series.numbers(times)
         good = moments.shape == (horizon,) and bool((np.diff(np.concatenate([series.times[-1:], moments])) > 0).all())
         require(good, "times", moments.tolist(), f"give {horizon} increasing ones behind the series' end")
         read = np.stack([series.values, series.gaps], -1)[None, -context:]
         unknown = np.full((1, horizon), series.values[-1])
         windows = data.SeriesWindows(read, series.gaps_between(series.times[-1:], moments)[None], unknown, np.asarray([len(series)]))
-        return make_part(windows, self.scale, self.config), moments
+        return make_part(windows, self.scale, self.config, series.name), moments
 
     def ahead(self, series: data.Series, level: float = LEVEL, times: np.ndarray | None = None) -> Forecast:
         """Forecast the K entries after the end of a series, where K is the `horizon` in the config of the run.
@@ -341,7 +342,8 @@ class Trained(base.Trained[ForecastConfig, Scale]):
         Args:
             series: series whose last entries the model reads.
             level: probability with which the prediction intervals should contain the true values, between 0 and 1.
-            times: times of the K entries. If None, the entries are evenly spaced, with the median gap of the series (`series.usual_gap`).
+            times: times of the K entries, in the unit of `series.times`, or as datetime64 in UTC if the series is dated. If None, the
+                entries are evenly spaced, with the median gap of the series (`series.usual_gap`).
 
         Raises:
             InputError: if the series is shorter than the `context` of the config, `level` is not between 0 and 1, or `times` does not hold

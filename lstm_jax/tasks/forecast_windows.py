@@ -74,13 +74,14 @@ def features_of(config: ForecastConfig) -> int:
     return 1 + config.data.level + config.data.gaps
 
 
-def make_part(windows: data.SeriesWindows, scale: Scale, config: ForecastConfig) -> Part:
+def make_part(windows: data.SeriesWindows, scale: Scale, config: ForecastConfig, name: str) -> Part:
     """Convert windows of a series to the features and units that the model reads.
 
     Args:
         windows: values and times of the windows.
         scale: mean and standard deviation of the training split.
         config: config of the run. Its fields `level` and `gaps` select the features.
+        name: name of the series in the error message.
 
     Raises:
         InputError: if a value differs from the value of the last entry read in its window by more than `MOST_SPREADS` standard deviations.
@@ -95,7 +96,7 @@ def make_part(windows: data.SeriesWindows, scale: Scale, config: ForecastConfig)
     for part in (*features, target):
         good = bool((np.abs(part) <= MOST_SPREADS).all())
         found = f"a value lies more than {MOST_SPREADS:g} spreads from another; the spread where trained on is {scale.spread:g}"
-        require(good, f"values of {config.data.csv}", found, "leave out outliers, or give a series of one scale")
+        require(good, f"values of {name}", found, "leave out outliers, or give a series of one scale")
     features += [np.log(gaps)] if config.data.gaps else []
     usual = np.broadcast_to(np.arange(1.0, config.data.horizon + 1), windows.ahead.shape)
     ahead = np.log(windows.ahead / usual) if config.data.gaps else np.zeros_like(usual)
@@ -114,20 +115,20 @@ def parts_of(series: data.Series, config: ForecastConfig) -> tuple[dict[str, Par
             or if `make_part` raises an error.
     """
     bounds = part_bounds(len(series), config)
-    scale = _scale(series.values[: bounds["train"][1]], config)
+    scale = _scale(series.values[: bounds["train"][1]], series.name)
     parts = {}
     for name, (first, last) in bounds.items():
         windows = data.series_windows(series, config.data.context, config.data.horizon, first, last)
         found = f"{len(series)} entries, {name} part {last - first}, context {config.data.context}, horizon {config.data.horizon}"
-        require(len(windows.origin) > 0, f"series {config.data.csv}", found, "give a longer series, or a shorter context or horizon")
-        parts[name] = make_part(windows, scale, config)
+        require(len(windows.origin) > 0, f"series {series.name}", found, "give a longer series, or a shorter context or horizon")
+        parts[name] = make_part(windows, scale, config, series.name)
     return parts, scale
 
 
-def _scale(values: np.ndarray, config: ForecastConfig) -> Scale:
+def _scale(values: np.ndarray, name: str) -> Scale:
     with np.errstate(over="ignore", invalid="ignore"):
         scale = Scale(float(values.mean()), float(values.std())) if len(values) else Scale(0.0, 0.0)
     finite = math.isfinite(scale.mean) and math.isfinite(scale.spread)
-    require(finite, f"values of {config.data.csv}", "too large to square", "give the series in a larger unit")
-    require(scale.spread > 0, f"values of {config.data.csv}", "all the same where trained on", "give a series that varies")
+    require(finite, f"values of {name}", "too large to square", "give the series in a larger unit")
+    require(scale.spread > 0, f"values of {name}", "all the same where trained on", "give a series that varies")
     return scale

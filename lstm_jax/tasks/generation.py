@@ -21,7 +21,7 @@ from lstm_jax.tasks.memory import require_free
 from lstm_jax.tasks.running import Run, check_own_data, initial_rngs, mesh_of, write_result
 from lstm_jax.tasks.samples import sample_callback
 from lstm_jax.tasks.text_examples import stream_examples, stream_objective, window_examples, window_objective
-from lstm_jax.tasks.text_pages import draw_surprise, draw_units
+from lstm_jax.tasks.text_pages import draw_figures
 from lstm_jax.training.callbacks import Callback
 from lstm_jax.training.examples import Examples
 from lstm_jax.training.loop import FitResult
@@ -29,11 +29,6 @@ from lstm_jax.training.run_folder import RunFolder
 from lstm_jax.training.scoring import Scorer, Scores, bits_and_perplexity
 from lstm_jax.training.step import Objective
 
-SHOWN = 3000
-"""Number of characters that the HTML pages of a run show. They are the first characters of the held-out text, or of the training text if no
-text is held out."""
-UNITS = 12
-"""Number of hidden units in the HTML page of the most active hidden units."""
 CHUNK = 25
 """Number of characters that one compiled call draws for each text."""
 
@@ -179,29 +174,6 @@ class Generation(base.Task[GenerationConfig, data.Corpus]):
             draw_figures(folder, result, self.data, self.scorer)
 
 
-def draw_figures(run: RunFolder, result: FitResult, corpus: data.Corpus, scorer: Scorer) -> None:
-    """Draw the learning curves, and write two HTML pages that show a coloured text.
-
-    The first page colours each character by its surprise, which is the negative log-probability that the model gives the character. The
-    second page shows the text once for each of the most active hidden units, and colours each character by the output of the unit. Both
-    pages show the beginning of the held-out text, or of the training text if no text is held out.
-
-    Args:
-        run: folder of the run, which will contain the figures and the pages.
-        result: result of the training, with the metrics of all epochs and the trained parameters.
-        corpus: the training text and the held-out text.
-        scorer: scorer that computes the surprise of characters and the outputs of hidden units.
-    """
-    from lstm_jax.inspection import plots
-
-    plots.learning_curves(list(result.rows), run.figures / "learning_curves.png", "Learning curves", ("bits", "accuracy"))
-    held_out = len(corpus.validation) > 0
-    ids = (corpus.validation if held_out else corpus.train)[:SHOWN]
-    which = "held-out" if held_out else "training"
-    draw_surprise(corpus.characters, ids, scorer.text(result.params, ids), run.figures / "surprise.html", f"Surprise, {which} text")
-    draw_units(corpus.characters, ids, scorer.activations(result.params, ids), run.figures / "units.html", UNITS)
-
-
 @dataclass(frozen=True)
 class Trained(base.Trained[GenerationConfig, data.Characters]):
     """The trained model of a text-generation run, loaded from the folder of the run.
@@ -249,7 +221,8 @@ class Trained(base.Trained[GenerationConfig, data.Characters]):
             require(unknown in known.char_to_id, "unknown", unknown, "give one character that the run knows")
             shown = shown.translate({ord(character): unknown for character in known.unknown(shown)})
         elif strange := known.unknown(shown):
-            remedy = "treat the text as the run's own (--clean), or map them to a character that it knows (--unknown ' ')"
+            cleaned, mapped = "treat the text as the run's own (clean=True, or --clean)", "(unknown=' ', or --unknown ' ')"
+            remedy = f"{cleaned}, or map them to a character that it knows {mapped}"
             raise InputError("characters that the run does not know", ", ".join(map(repr, strange)), remedy)
         return known.encode(shown)
 
@@ -283,8 +256,10 @@ class Trained(base.Trained[GenerationConfig, data.Characters]):
             `chars`.
 
         Raises:
-            InputError: if `chars` is below 0, `samples` is below 1, `seed` is outside 0 .. 2**32 - 1, or there is not enough memory.
+            InputError: if `prompt` is a text, `chars` is below 0, `samples` is below 1, `seed` is outside 0 .. 2**32 - 1, or there is not
+                enough memory.
         """
+        _require_ids("prompt", prompt)
         require(chars >= 0, "chars", chars, "give 0 or more")
         require(0 <= seed < 2**32, "seed", seed, "give a number from 0 to below 2**32")
         mesh, model = mesh_of(self.config), self.config.model
@@ -323,8 +298,9 @@ class Trained(base.Trained[GenerationConfig, data.Characters]):
             The scores of the last N - 1 characters. The first character has no score, because no character precedes it.
 
         Raises:
-            InputError: if N is below 2.
+            InputError: if N is below 2, or if `ids` is a text.
         """
+        _require_ids("ids", ids)
         return self._scorer(mode).text(self.params, ids, starts)
 
     def activations(self, ids: np.ndarray) -> np.ndarray:
@@ -337,11 +313,19 @@ class Trained(base.Trained[GenerationConfig, data.Characters]):
 
         Returns:
             An array (N, H), where H is the number of hidden units.
+
+        Raises:
+            InputError: if `ids` is a text.
         """
+        _require_ids("ids", ids)
         return self._scorer("auto").activations(self.params, ids)
 
     def _scorer(self, mode: WantedMode) -> Scorer:
         return Scorer(self.rebuild, mesh_of(self.config), self.mode(mode), self.config.data.length)
+
+
+def _require_ids(name: str, ids: Any) -> None:
+    require(not isinstance(ids, str | bytes), name, repr(ids), "encode it first, with the method encode of the trained run")
 
 
 def held_out_starts(trained: Trained) -> np.ndarray | None:

@@ -1,6 +1,7 @@
 """Functions that prepare the folder of a run, write the result of the run, and load its parameters."""
 
 import contextlib
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -71,7 +72,7 @@ class Run:
 @contextlib.contextmanager
 def begin(
     config: RunConfig,
-    folder: Path,
+    folder: str | os.PathLike[str],
     mesh: jax.sharding.Mesh,
     examples: int,
     fingerprint: str,
@@ -87,7 +88,7 @@ def begin(
 
     Args:
         config: config of the run.
-        folder: folder of the run. It is created if it does not exist.
+        folder: folder of the run. It is created if it does not exist. A resumed run may get more epochs; see `RunFolder.start`.
         mesh: devices that a batch is sharded over.
         examples: number of examples in an epoch.
         fingerprint: checksum of the data. The data of a resumed run must have the same checksum as before.
@@ -112,17 +113,19 @@ def begin(
         versions = str({name: here[name] for name in ("versions", "backend", "compiled")})
         processes.require_equal({"config": to_json(config), "data": fingerprint, "versions": versions, "code": processes.code_digest()})
     with contextlib.ExitStack() as stack:
-        run = RunFolder(folder)
+        run = RunFolder(Path(folder))
         with processes.together():
             if not processes.first():
                 run = RunFolder(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lstm_jax_"))), checkpoints=run.checkpoints)
             stack.enter_context(run.locked())
-            run.start(to_json(config), permissions.resume)
+            longer = run.start(to_json(config), permissions.resume)
             environments = _environments(run, here, permissions.other_machine, console)
             run.fix_data(fingerprint)
             for name, content in files.items():
                 if not (run.manifest.exists() and (run.path / name).exists()):  # without a manifest an existing file cannot be verified
                     write_atomically(run.path / name, content)
+            if longer:
+                run.lengthen(to_json(config))
             run.seal(environments)
         yield Run(run, mesh, backend, optimizer)
         with processes.together():  # none ends while another one still needs it
@@ -165,7 +168,7 @@ def _environments(run: RunFolder, here: dict[str, Any], allow: bool, console: Co
     return (*before, here) if found else before
 
 
-def open_run(folder: Path) -> tuple[RunFolder, tuple[str, ...]]:
+def open_run(folder: str | os.PathLike[str]) -> tuple[RunFolder, tuple[str, ...]]:
     """Open the folder of an existing run, and check that its files have not changed.
 
     Returns:
@@ -174,7 +177,7 @@ def open_run(folder: Path) -> tuple[RunFolder, tuple[str, ...]]:
     Raises:
         InputError: if a file that predictions depend on has changed since the run wrote it.
     """
-    run = RunFolder(folder)
+    run = RunFolder(Path(folder))
     return run, run.verify()
 
 

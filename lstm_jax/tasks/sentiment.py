@@ -331,7 +331,11 @@ class Trained(base.Trained[SentimentConfig, data.Vocabulary]):
         """Return the probability that each of N texts is a positive review, as float64 (N,).
 
         The texts are encoded in the same way as the training reviews.
+
+        Raises:
+            InputError: if `texts` is one text and not a sequence of texts.
         """
+        require(not isinstance(texts, str | bytes), "texts", texts, "give a list of texts")
         if not texts:
             return np.zeros(0)
         values, offsets = self.vocabulary.encode_all(texts)

@@ -10,7 +10,15 @@ import numpy as np
 
 from lstm_jax import data
 from lstm_jax.errors import require
-from lstm_jax.training.scoring import Scores
+from lstm_jax.training.loop import FitResult
+from lstm_jax.training.run_folder import RunFolder
+from lstm_jax.training.scoring import Scorer, Scores
+
+SHOWN = 3000
+"""Number of characters that the HTML pages of a run show. They are the first characters of the held-out text, or of the training text if no
+text is held out."""
+UNITS = 12
+"""Number of hidden units in the HTML page of the most active hidden units."""
 
 
 def draw_surprise(characters: data.Characters, ids: np.ndarray, scores: Scores, path: Path, title: str, force: bool = True) -> None:
@@ -63,3 +71,26 @@ def _shown(characters: data.Characters, ids: np.ndarray) -> str:
     If the ids stand for bytes, each byte appears as the Unicode character whose code point is the value of the byte.
     """
     return "".join(characters.characters[int(i)] for i in ids)
+
+
+def draw_figures(run: RunFolder, result: FitResult, corpus: data.Corpus, scorer: Scorer) -> None:
+    """Draw the learning curves, and write two HTML pages that show a coloured text.
+
+    The first page colours each character by its surprise, which is the negative log-probability that the model gives the character. The
+    second page shows the text once for each of the most active hidden units, and colours each character by the output of the unit. Both
+    pages show the beginning of the held-out text, or of the training text if no text is held out.
+
+    Args:
+        run: folder of the run, which will contain the figures and the pages.
+        result: result of the training, with the metrics of all epochs and the trained parameters.
+        corpus: the training text and the held-out text.
+        scorer: scorer that computes the surprise of characters and the outputs of hidden units.
+    """
+    from lstm_jax.inspection import plots
+
+    plots.learning_curves(list(result.rows), run.figures / "learning_curves.png", "Learning curves", ("bits", "accuracy"))
+    held_out = len(corpus.validation) > 0
+    ids = (corpus.validation if held_out else corpus.train)[:SHOWN]
+    which = "held-out" if held_out else "training"
+    draw_surprise(corpus.characters, ids, scorer.text(result.params, ids), run.figures / "surprise.html", f"Surprise, {which} text")
+    draw_units(corpus.characters, ids, scorer.activations(result.params, ids), run.figures / "units.html", UNITS)

@@ -148,10 +148,12 @@ def _row_indices(indices: Any, equation: Any, rows: int) -> jax.Array:
         rows: number of rows of the table.
     """
     ids = indices if equation.primitive.name == "dynamic_slice" else indices[..., 0]
-    ids = ids.astype(jnp.int32)  # in a smaller type, such as uint8, the number of rows would wrap around
+    if ids.dtype.itemsize < 4:
+        ids = ids.astype(jnp.int32)  # in a smaller type, such as uint8, the number of rows would wrap around
     if _mode(equation) == _Mode.CLIP:
         ids = jnp.clip(ids, 0, rows - 1)
-    return jnp.where((ids < 0) | (ids > rows), rows, ids)
+    # int32 comes last: a larger uint32 or int64 would become negative, or another row
+    return jnp.where((ids < 0) | (ids > rows), rows, ids).astype(jnp.int32)
 
 
 @dataclass(frozen=True)

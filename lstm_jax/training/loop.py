@@ -1,5 +1,6 @@
 """Training loop with progress bar, evaluation, early stopping, checkpoints and handling of interrupts."""
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 from rich.console import Console
 from rich.progress import Progress
+from rich.text import Text
 
 from lstm_jax import native
 from lstm_jax.config import TrainConfig
@@ -18,6 +20,7 @@ from lstm_jax.errors import Interrupted, require
 from lstm_jax.runtime import processes, sharding
 from lstm_jax.training import checkpoint
 from lstm_jax.training.callbacks import Callback, EpochRecord
+from lstm_jax.training.checkpoint.claims import claimed
 from lstm_jax.training.examples import Examples, steps_per_epoch
 from lstm_jax.training.feeding import make_source
 from lstm_jax.training.history import History
@@ -34,6 +37,8 @@ KEEP = 3
 """Number of newest checkpoints that are kept, from which a run can be resumed. If the newest one is damaged, an older one is used."""
 KEEP_BEST = 2
 """Number of checkpoints of the best epochs that are kept."""
+PARTS = ("latest", "best", "epochs")
+"""Names of the folders in the folder `checkpoints` of `fit`."""
 
 Metrics = dict[str, Any]
 
@@ -106,7 +111,8 @@ def fit(
         checkpoints: folder of the checkpoints. Its subfolder `latest/` holds the whole training state, from which a run can be resumed. Its
             subfolder `best/` holds the parameters of the best epoch, or of the newest epoch if no metric is monitored. If the config says
             `keep_epochs`, its subfolder `epochs/` holds the parameters of each epoch. If None, no checkpoints are saved.
-        resume: whether to continue from the newest intact checkpoint in `latest/`, if there is one.
+        resume: whether to continue from the newest intact checkpoint in `latest/`, if there is one. If false, the folder must not hold
+            checkpoints of an earlier training.
         callbacks: functions that are called after each epoch.
         console: console that shows a progress bar if it is a terminal. If None, nothing is shown.
         last: whether the caller will not train any further after this call. If false, a signal that arrives during or after the last
@@ -118,28 +124,29 @@ def fit(
 
     Raises:
         InputError: if there are no examples, if the batch size is not a multiple of the number of microbatches times the number of devices,
-            if `monitor` is not the name of a metric, if `mode` is neither "min" nor "max", or if all checkpoints from which the run could
-            be resumed are damaged.
+            if `monitor` is not the name of a metric, if `mode` is neither "min" nor "max", if all checkpoints from which the run could be
+            resumed are damaged, if another training uses the folder `checkpoints`, or if it holds checkpoints and `resume` is false.
         Interrupted: if SIGINT or SIGTERM arrives. If `checkpoints` is given, the state has been saved before this error is raised.
     """
     require(examples.count >= 1, "training examples", examples.count, "give at least one")
     check_batch_size(config, mesh)
     require(mode in ("min", "max"), "mode", mode, "give min or max")
     console = console or Console(quiet=True)
-    run = _Fit(params, objective, optimizer, examples, config, mesh, carry, metrics, monitor, mode == "max", checkpoints)
-    if resume:
-        run.resume(console)
-    run.begin()
-    with noted_signals() as asked, progress_bar(console) as progress:
-        while not run.ended:
-            row = run.train_epoch(asked, progress)
-            row |= derive(row) if derive else {}
-            row |= evaluate(run.state.params) if evaluate else {}
-            run.end_epoch(row, callbacks)
-            number = run.agreed(asked)
-            if number and not (run.ended and last):
-                raise Interrupted(int(run.state.step), number)
-    return run.result()
+    with contextlib.nullcontext() if checkpoints is None else claimed(checkpoints, PARTS, resume):
+        run = _Fit(params, objective, optimizer, examples, config, mesh, carry, metrics, monitor, mode == "max", checkpoints)
+        if resume:
+            run.resume(console)
+        run.begin()
+        with noted_signals() as asked, progress_bar(console) as progress:
+            while not run.ended:
+                row = run.train_epoch(asked, progress)
+                row |= derive(row) if derive else {}
+                row |= evaluate(run.state.params) if evaluate else {}
+                run.end_epoch(row, callbacks)
+                number = run.agreed(asked)
+                if number and not (run.ended and last):
+                    raise Interrupted(int(run.state.step), number)
+        return run.result()
 
 
 class _Fit:
@@ -158,7 +165,7 @@ class _Fit:
         self.run_steps = make_run_steps(objective, optimizer, self.shardings, mesh, self.source.gather, self.per_epoch, config.microbatches)
         self.history = History()
         self.best_params = self._params() if monitor else None
-        self.latest, self.best, self.each = (checkpoints and checkpoints / name for name in ("latest", "best", "epochs"))
+        self.latest, self.best, self.each = (checkpoints and checkpoints / name for name in PARTS)
         self.began = 0.0
 
     def _copied(self, tree: Any) -> Any:
@@ -196,7 +203,7 @@ class _Fit:
         compiled = f"rows of a table wait for steps of the compiled code: resume the run where it is available ({native.why_not()})"
         found = checkpoint.restore(self.latest, self._saved(), added=("state.behind",), dropped={"state.behind": compiled})
         for step, reason in found.rejected:
-            console.print(f"checkpoint of step {step} is damaged ({reason}); an older one is used", highlight=False)
+            console.print(Text(f"checkpoint of step {step} is damaged ({reason}); an older one is used"))
         self.state, self.best_params = found.state["state"], found.state.get("best")
         self.history = History.from_json(found.extra)
         console.print(f"resumed after step {found.step} of {self.config.epochs * self.per_epoch}", highlight=False)

@@ -67,9 +67,10 @@ def read(folder: Path) -> Manifest | None:
         return None
     except OSError as error:
         raise InputError(f"manifest {path}", error.strerror, "name the folder of a run that can be read") from error
-    if raw is None:
+    files, environments = (raw or {}).get("files"), (raw or {}).get("environments")
+    if not (isinstance(files, dict) and isinstance(environments, list) and all(isinstance(one, dict) for one in environments)):
         raise InputError(f"manifest {path}", "damaged", accepting(folder))
-    return Manifest(raw["files"], tuple(raw["environments"]))
+    return Manifest(files, tuple(environments))
 
 
 def verify(folder: Path, manifest: Manifest) -> None:

@@ -15,6 +15,7 @@ from flax import nnx
 from jax.sharding import AxisType, Mesh
 
 from lstm_jax.errors import InputError, require
+from lstm_jax.layers.carried import LayerState
 from lstm_jax.models import Parts, split_module
 from lstm_jax.native.switch import is_off
 from lstm_jax.runtime import sharding
@@ -31,9 +32,11 @@ def split_model(model: Any) -> Parts:
     rebuilds the pytree.
 
     Raises:
-        InputError: if the model has no parameters, if one of them is not an array of floats, or if two have the same path.
+        InputError: if the model has no parameters, if one of them is not an array of floats, if two have the same path, or if a stateful
+            layer carries no state yet.
     """
     if isinstance(model, nnx.Module):
+        _check_carried(model)
         parts = split_module(model)
         leaves, count = list(parts.params.items()), len(nnx.to_flat_state(nnx.state(model, nnx.Param)))
     else:
@@ -48,6 +51,19 @@ def split_model(model: Any) -> Parts:
         kind = leaf.dtype if isinstance(leaf, jax.Array | np.ndarray) else type(leaf).__name__
         require(floats, f"parameter {name}", kind, "give a pytree of arrays of floats, or an nnx.Module")
     return parts
+
+
+def _check_carried(model: nnx.Module) -> None:
+    """Check that each stateful layer has a carried state, since a compiled step drops variables that a call adds.
+
+    Raises:
+        InputError: if a stateful layer has none.
+    """
+    for path, layer in nnx.iter_modules(model):
+        if isinstance(layer, LayerState) and layer.stateful:
+            name = "/".join(map(str, path)) or type(layer).__name__
+            remedy = "call the model once on a batch, or reset_state"
+            require(layer.carried is not None, f"stateful layer {name}", "carries no state yet", remedy)
 
 
 def _kept(model: nnx.Module, variables: Any) -> Any:
@@ -191,7 +207,8 @@ class TrainStep:
                 )
             batch = jax.device_put(batch, sharding.rows(self._mesh, axis))
         if self._table is None and not is_off():
-            first = jax.tree.map(lambda leaf: leaf[0], batch) if axis else batch
+            shapes = jax.tree.map(jax.typeof, batch)
+            first = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[axis:], leaf.dtype), shapes)
             found = row_sparse_lookups(self._objective, self._optimizer, state.params, first, (), (), state.carry)
             self._table = found.table if found else ""
         table = "" if is_off() else self.table  # compiled code can be turned off between two calls
@@ -294,6 +311,7 @@ def make_train_step(model: Any, loss_fn: Callable, optimizer: Optimizer, *, has_
         mesh: devices that each batch is sharded over; see `runtime.sharding.make_mesh`. If None, one device is used.
 
     Raises:
-        InputError: if the model has no parameters, if one of them is not an array of floats, or if two have the same path.
+        InputError: if the model has no parameters, if one of them is not an array of floats, if two have the same path, or if a stateful
+            layer carries no state yet.
     """
     return TrainStep(model, loss_fn, optimizer, has_aux, checked_mesh(mesh))

@@ -43,6 +43,8 @@ def keras_adam(learning_rate, b1: float = 0.9, b2: float = 0.999, eps: float = 1
 def adam(learning_rate, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> RowOptimizer:
     """Return the optimiser Adam (Kingma & Ba 2015, algorithm 1) as `optax.adam` computes it, with the same results apart from rounding.
 
+    One case differs: if the square of a gradient overflows (above 1.8e19 in float32), the parameter becomes NaN, where optax leaves it.
+
         m' = b1 m + (1 - b1) g;  v' = b2 v + (1 - b2) g^2;  p' = p - lr m' / (1 - b1^t) / (sqrt(v' / (1 - b2^t)) + eps)
 
     Here p is the parameter, g its gradient, m and v its moments, lr the learning rate and t the number of the step, counted from 1. This
@@ -70,6 +72,7 @@ def _adam(learning_rate, b1: float, b2: float, eps: float, corrects_first: bool)
     for name, rate in (("b1", b1), ("b2", b2)):
         require(0 <= rate <= 1, name, rate, "give 0 to 1")
     require(eps >= 0, "eps", eps, "give 0 or more")
+    b1, b2 = float(b1), float(b2)  # compiled code takes no other types of numbers
     rates = Rates(b1, b2)
 
     def init(params):
@@ -79,6 +82,8 @@ def _adam(learning_rate, b1: float, b2: float, eps: float, corrects_first: bool)
     def advance(state):
         count = optax.safe_increment(state.count)
         rate = jnp.asarray(learning_rate(state.count) if callable(learning_rate) else learning_rate)
+        if rate.dtype not in (jnp.float32, jnp.float64):
+            rate = rate.astype(jnp.float32)  # in bfloat16, 1 - 0.999^t would be 0
         time = jnp.asarray(count).astype(rate.dtype)
         correction = jnp.sqrt(1 - b2**time)
         small = eps * correction if corrects_first else jnp.full_like(correction, eps)

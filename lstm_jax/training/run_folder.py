@@ -15,10 +15,11 @@ import jax
 from jax.sharding import Mesh
 
 from lstm_jax.backend_names import with_current_names
-from lstm_jax.config import with_task
+from lstm_jax.config.files import config_changes, shown_changes
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.locks import locked
 from lstm_jax.files.writing import remove_temporaries, write_atomically
+from lstm_jax.runtime.machine import cores
 from lstm_jax.training import manifest
 
 
@@ -66,7 +67,7 @@ class RunFolder:
         with locked(self.lock, thing):
             yield
 
-    def start(self, config_json: str, resume: bool) -> None:
+    def start(self, config_json: str, resume: bool) -> bool:
         """Start a run in the folder by writing its config, or check that the run in the folder can be resumed with this config.
 
         Files that a killed process left half-written are removed.
@@ -74,6 +75,11 @@ class RunFolder:
         Args:
             config_json: config of the run as JSON.
             resume: whether the folder may hold an interrupted run. If false, the folder must be empty or must not exist.
+
+        Returns:
+            Whether the config gives the run in the folder more epochs than it was started with, and is the same otherwise. This is allowed
+            if the schedule is constant, because the steps then do not depend on the number of epochs. The config in the folder is kept; see
+            `lengthen`.
 
         Raises:
             InputError: if the folder holds a run and `resume` is false, if the run in the folder has another config, if a file of the run
@@ -86,15 +92,25 @@ class RunFolder:
             others = self.path.exists() and any(path != self.lock for path in self.path.iterdir())
             require(not others, f"run folder {self.path}", "not empty", "name a new folder")
             write_atomically(self.config, config_json)
-            return
+            return False
         require(resume, f"run folder {self.path}", "holds a run", "resume it with --resume, or name another folder")
         self.verify()
-        require(
-            _same(self.config, config_json),
-            f"run folder {self.path}",
-            "holds a run of another config",
-            "give its config to resume it",
-        )
+        changes = _changes(self.config, config_json)
+        longer = _is_longer(changes, json.loads(config_json))
+        remedy = f"give its config to resume it: {shown_changes(changes)}"
+        require(longer or not changes, f"run folder {self.path}", "holds a run of another config", remedy)
+        return longer
+
+    def lengthen(self, config_json: str) -> None:
+        """Replace the config of the run by one with more epochs, and remove the result, which is that of fewer epochs.
+
+        Call `seal` next, because the manifest holds the checksum of the old config.
+
+        Args:
+            config_json: the new config as JSON, for which `start` returned true.
+        """
+        self.result.unlink(missing_ok=True)
+        write_atomically(self.config, config_json)
 
     def fix_data(self, fingerprint: str) -> None:
         """Write the fingerprint (a checksum) of the data of a new run, or check that a resumed run has the same data as before.
@@ -184,11 +200,24 @@ class RunFolder:
         return found
 
 
-def _same(config: Path, new: str) -> bool:
+def _changes(config: Path, new: str) -> dict[tuple[str, str], tuple[Any, Any]]:
     try:
-        return with_task(with_current_names(json.loads(config.read_bytes()))) == with_task(json.loads(new))
+        return config_changes(with_current_names(json.loads(config.read_bytes())), json.loads(new))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"config {config}", error, "the run folder is damaged; name a new one") from error
+
+
+def _is_longer(changes: dict[tuple[str, str], tuple[Any, Any]], new: dict[str, Any]) -> bool:
+    """Return whether the only change is a larger number of epochs, and each step of the run is the same with it.
+
+    Args:
+        changes: changes of the config, as `config_changes` returns them.
+        new: the new config, parsed from JSON.
+    """
+    if list(changes) != [("train", "epochs")]:
+        return False
+    old, wanted = changes["train", "epochs"]
+    return new["train"]["schedule"] == "constant" and isinstance(old, int) and wanted > old
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
@@ -225,7 +254,7 @@ def environment(mesh: Mesh) -> dict[str, Any]:
         "git": _git(),
         "platform": platform.platform(),
         "cpu": _cpu(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": len(cores()),
         "devices": [f"{d.platform}:{d.device_kind}" for d in mesh.devices.flat],
         "hosts": jax.process_count(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
@@ -243,17 +272,18 @@ def _version(package: str) -> str:
 def _git() -> str:
     """Return the git commit of this package, followed by "+" if its code has uncommitted changes.
 
-    If the package is not in a git repository, return "".
+    If no git repository tracks the package, return "". An installed package can lie inside a repository of something else.
     """
-    here = Path(__file__).parent.parent
-    commands = (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "--", "."])
+    file = Path(__file__)
+    commands = (["ls-files", "--", file.name], ["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "--", ".."])
     try:
-        commit, changes = (
-            subprocess.run(["git", "-C", here, *command], capture_output=True, text=True, timeout=5).stdout.strip() for command in commands
+        tracked, commit, changes = (
+            subprocess.run(["git", "-C", file.parent, *command], capture_output=True, text=True, timeout=5).stdout.strip()
+            for command in commands
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return commit + ("+" if commit and changes else "")
+    return commit + ("+" if changes else "") if tracked and commit else ""
 
 
 def _cpu() -> str:

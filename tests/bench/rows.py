@@ -61,7 +61,7 @@ def timed(name: str, candidate: str, ms: float, number: int = 0, git: str = "abc
         "cpu": "chip",
         "cores": 2,
         "devices": ["cpu:cpu"],
-        "tokens_per_second": 1000 / ms * work.batch * work.length,
+        "tokens_per_second": 1000 / ms * work.tokens,
         "dtype": "float32",
     }
     return row | {"gflops": 3.0 / ms, "least_bytes": 1000, "noisy": ""} | changes

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from rows import bench
+from rows import bench, bench_here
 from tables import BACKENDS
 
 from bench import breakdown
@@ -37,6 +37,15 @@ def test_targets(tmp_path) -> None:
     line = '  %ffi_call.3 = (f32[2]{0}) custom-call(%a, %b), custom_call_target="lstm_jax_mask", api_version=API_VERSION_TYPED_FFI\n'
     (tmp_path / "module_0001.jit_run_steps.cpu_after_optimizations.txt").write_text(line + "  %dot.1 = f32[2]{0} dot(%a, %b)\n")
     assert breakdown.targets(tmp_path) == {"ffi_call.3": "lstm_jax_mask"}
+
+
+def test_a_workload_without_rows() -> None:
+    run = bench_here("breakdown", "--report", "--workload", "A:H=7")
+    assert run.returncode == 2
+    assert run.stderr.startswith("bench: workload: A:H=7; measure it first: ")
+    unknown = bench_here("breakdown", "--report", "--commit", "deadbeef")
+    assert unknown.returncode == 2
+    assert unknown.stderr.startswith("bench: rows of commit deadbeef: none in ")
 
 
 def test_report(capsys) -> None:

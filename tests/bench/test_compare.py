@@ -48,6 +48,57 @@ def test_many_workloads_are_allowed_for() -> None:
     assert compare.judged(faster, 0.02, 0.03)[0].verdict == "faster"
 
 
+@pytest.mark.parametrize(("old", "new"), [(1, 5), (2, 2), (3, 3), (5, 4), (4, 5), (5, 5), (8, 8)])
+def test_smallest_p(old: int, new: int) -> None:
+    """It is that of two sets as far apart as can be."""
+    assert compare.smallest_p(old, new) == pytest.approx(stats.permutation_p(np.linspace(1, 1.01, old), np.linspace(9, 9.01, new)))
+
+
+def _sides(peer: str, workloads: str, old: int, new: int) -> tuple[list[dict], list[dict]]:
+    """Return the rows of two sets, the second of which takes three times as long, with these numbers of processes."""
+    sides = [
+        [timed(work, peer, factor * (1 + n / 1000), n) for work in workloads for n in range(count)]
+        for factor, count in ((1.0, old), (3.0, new))
+    ]
+    return sides[0], sides[1]
+
+
+@pytest.mark.parametrize(
+    ("workloads", "old", "new", "verdict"),
+    [
+        ("A", 1, 1, "too few processes"),
+        ("A", 3, 3, "too few processes"),
+        ("AB", 2, 2, "too few processes"),
+        ("A", 5, 4, "slower"),
+        ("AB", 5, 5, "slower"),
+        ("AB", 6, 3, "too few processes"),
+    ],
+)
+def test_too_few_processes(workloads: str, old: int, new: int, verdict: str) -> None:
+    """A change by three times that the test could not find is not called the same."""
+    assert {change.verdict for change in compare.changes(*_sides("ours", workloads, old, new))} == {verdict}
+
+
+def test_summary_of_too_few_processes(tmp_path: Path) -> None:
+    """The summary counts them; of ours they end the command with code 2, of a peer with 0; one process a side gives no interval."""
+    paths = [tmp_path / "old.jsonl", tmp_path / "new.jsonl"]
+
+    def compared(ours: int, haiku: int) -> tuple[int, list[str]]:
+        for path, own, other in zip(paths, _sides("ours", "A", ours, ours), _sides("haiku", "A", haiku, haiku), strict=True):
+            path.write_text("".join(json.dumps(row | {"ms_per_step": 1.0 + row["round"] / 1000}) + "\n" for row in own + other))
+        run = bench_here("compare", *map(str, paths))
+        return run.returncode, run.stdout.splitlines()
+
+    code, (own, other, last) = compared(1, 1)
+    assert code == 2
+    assert own.endswith(" 1.000 times the baseline's time, p 1.000: too few processes")
+    assert other.endswith(" 1.000 times the baseline's time, p 1.000: too few processes")
+    few = "where no change can be found: give 5 or more a side"
+    assert last == f"2 compared; this project slower in 0; too few processes in 2, {few}"
+    code, (*_, last) = compared(5, 3)
+    assert (code, last) == (0, f"2 compared; this project slower in 0; too few processes in 1, {few}")
+
+
 def test_rows_that_cannot_be_compared() -> None:
     here, there = [timed("A", "ours", 1.0)], [timed("A", "ours", 1.0, cpu="another")]
     with pytest.raises(InputError, match=r"^machines: another, .* and chip, .*; compare rows of one machine$"):

@@ -11,7 +11,9 @@ from rows import ROOT, bench, bench_here
 
 from bench import duel, timing
 from bench.peers import base
+from bench.workloads import workload
 from lstm_jax import InputError
+from lstm_jax.sweep import stats
 
 pytestmark = pytest.mark.usefixtures("quick_processes")
 
@@ -36,8 +38,37 @@ def test_a_tenth_is_seen_on_a_machine_that_changes() -> None:
     assert slower.ratio == pytest.approx(1.1, rel=0.01)
     assert slower.low < slower.ratio < slower.high
     assert [change.verdict for change in duel.changes(_rows(1.0) + _rows(0.9, work="B"), 0.02, 0.03)] == ["same", "faster"]
-    with pytest.raises(InputError, match=r"^rounds of A: 6; no 6 pairs can be beyond level 0.02: run more$"):
+    with pytest.raises(InputError, match=r"^rounds of A: 6; no 6 pairs can be beyond level 0\.02: give 7 or more$"):
         duel.changes(_rows(1.1, 6), 0.02, 0.03)
+
+
+def test_rounds_are_enough_for_the_number_of_workloads() -> None:
+    """Eight rounds can find a change in two workloads and not in three, whose limit is a third of the level."""
+    for rounds in range(2, 13):
+        assert duel.smallest_p(rounds) == stats.paired_p(np.full(rounds, 1.5) + np.arange(rounds) / 100)
+    three = [row for work in "ABC" for row in _rows(3.0, 8, work)]
+    with pytest.raises(InputError) as error:
+        duel.changes(three, 0.02, 0.03)
+    assert str(error.value) == "rounds of A: 8; no 8 pairs can be beyond level 0.02 in one of 3 workloads: give 9 or more"
+    enough = [row for work in "ABC" for row in _rows(3.0, 9, work)]
+    assert [change.verdict for change in duel.changes(enough, 0.02, 0.03)] == ["slower"] * 3
+    run = bench_here("duel", str(ROOT), "--workload", "A", "B", "A:H=64")  # refused before anything is measured
+    assert (run.returncode, run.stderr) == (2, f"bench: {error.value}\n")
+
+
+def test_checkouts_that_run_different_backends_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In rows and after a round, which leaves no row; a former name of a backend is the same backend."""
+    rows = [row | {"backend_ran": {"baseline": "hoisted", "candidate": "compiled"}[row["role"]]} for row in _rows(1.0)]
+    remedy = 'in that without compiled code, run python -c "from lstm_jax.native.packaged import build_packaged; build_packaged()"'
+    message = f"backends of A: baseline hoisted, candidate compiled; give two checkouts that run the same one; {remedy}"
+    with pytest.raises(InputError) as error:
+        duel.changes(rows, 0.02, 0.03)
+    assert str(error.value) == message
+    monkeypatch.setattr(duel.timing, "run_in_turns", lambda *_: rows[:2])
+    with pytest.raises(InputError, match=r"^backends of A: baseline hoisted, candidate compiled; "):
+        duel.measure_round(duel.ROLES, workload("A"), {})
+    renamed = [row | {"backend_ran": {"baseline": "native", "candidate": "compiled"}[row["role"]]} for row in rows]
+    assert duel.changes(renamed, 0.02, 0.03)[0].verdict == "same"
 
 
 @pytest.mark.parametrize(("factor", "verdict", "code"), [(1.1, "slower", 1), (1.0, "same", 0), (0.9, "faster", 0)])
@@ -138,6 +169,32 @@ def test_false_alarms_by_hand(capsys: pytest.CaptureFixture[str]) -> None:
     assert [change.verdict for change in found["slower"]] == ["slower"]
     duel.report_false_alarms(rows)
     assert "false alarms in 1 of 2 comparisons\n10 % slower detected in 1 of 1\n" in capsys.readouterr().out
+    duel.report_false_alarms(rows, least=0.2)
+    assert "false alarms in 0 of 2 comparisons\n10 % slower detected in 0 of 1\n" in capsys.readouterr().out
+
+
+def test_flags_of_false_alarms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounds, turns, seconds, level and least are used; the workload must be one."""
+    asked = []
+
+    def measured(roles, work, environment, folders, turns: int, seconds: float) -> list[dict]:
+        asked.append((work.name, folders, turns, seconds))
+        factors = {"baseline": 1.0, "candidate": 1.0 + len(asked) % 2 / 1000, "slower": 1.1}
+        about = {"workload": work.name, "cores": 2, "load": 1.0, "cpu": "chip", "steps_per_block": 1}
+        return [about | {"role": role, "ms_per_step": factors[role], "samples": [factors[role]] * turns} for role in roles]
+
+    monkeypatch.setattr(duel, "measure_round", measured)
+    monkeypatch.setattr(duel, "ALIKE", 2)
+    path = tmp_path / "rows.jsonl"
+    arguments = ["duel", "--false-alarms", "--workload", "B", "--rounds", "3", "--turns", "2", "--seconds", "0.5", "--results", str(path)]
+    run = bench_here(*arguments, "--level", "0.3")
+    assert run.stdout.splitlines()[-2:] == ["false alarms in 0 of 2 comparisons", "10 % slower detected in 2 of 2"], run.stderr
+    assert asked == [("B", None, 2, 0.5)] * 6
+    strict = bench_here(*arguments)
+    assert strict.stderr == "bench: rounds of B: 3; no 3 pairs can be beyond level 0.02: give 7 or more\n"
+    assert bench_here(*arguments, "--level", "0.3", "--least", "0.2").stdout.endswith("10 % slower detected in 0 of 2\n")
+    both = bench_here("duel", "--false-alarms", "--workload", "A", "B")
+    assert (both.returncode, both.stderr) == (2, "bench: workload: A B; give one with --false-alarms\n")
 
 
 def test_committed_false_alarms() -> None:

@@ -38,6 +38,41 @@ def test_a_row_a_process(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
     assert capsys.readouterr().out == "".join(lines[2:])
 
 
+def _memory_row(T: int, peak: float, sizes: str = "", git: str = "abc") -> dict:
+    name = f"A:T={T}{sizes}"
+    row = {"schema": 3, "measurement": "step_memory", "git": git, "workload": name, "backend": None, "backend_ran": "hoisted"}
+    return row | {"B": 32, "T": T, "H": 128, "E": 128, "V": 20_000, "remat": "none", "before_mib": 100.0, "peak_mib": peak}
+
+
+def test_report_of_the_sizes_asked_for(tmp_path: Path) -> None:
+    """Rows of other sizes are left out; a peak that is not above that of the smallest T is left out of the fit."""
+    path = tmp_path / "rows.jsonl"
+    mine = [_memory_row(T, peak) for T, peak in ((1, 200.0), (100, 200.0), (1000, 210.0), (10_000, 300.0))]
+    other = [_memory_row(T, 9000.0, ",H=8") for T in (1, 50)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in mine + other))
+    run = bench_here("memory", "--report", "--commit", "abc", "--results", str(path))
+    assert run.stdout.splitlines() == [
+        "remat none, T 1: peak 200 MiB, 100 before the first step",
+        "remat none, T 100: peak 200 MiB, 100 before the first step",
+        "remat none, T 1,000: peak 210 MiB, 100 before the first step",
+        "remat none, T 10,000: peak 300 MiB, 100 before the first step",
+        "remat none: above T 1 it grows as T ** 1.00 from T 1,000 to 10,000",
+    ]
+    few = bench_here("memory", "--report", "--commit", "abc", "--results", str(path), "--length", "1,50", "--sizes", "H=8")
+    assert few.stdout.splitlines() == [f"remat none, T {T}: peak 9000 MiB, 100 before the first step" for T in (1, 50)]
+    none = bench_here("memory", "--report", "--commit", "abc", "--results", str(path), "--length", "7")
+    assert none.returncode == 2
+    assert none.stderr.startswith("bench: rows of commit abc: none of A:T=7; measure them first, or report some of A:T=1, A:T=100")
+
+
+def test_a_run_that_fails_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process has printed its own message: here there is no text to train on."""
+    monkeypatch.setenv("LSTM_JAX_DATA", str(tmp_path))
+    run = bench_here("memory", "--run", "--results", str(tmp_path / "rows.jsonl"))
+    assert (run.returncode, run.stderr) == (2, "bench: process: ended with code 2; see its message above\n")
+    assert not (tmp_path / "rows.jsonl").exists()
+
+
 def test_report_of_runs() -> None:
     lines = bench_here("memory", "--run", "--report").stdout.splitlines()
     assert [line.rpartition("}: ")[2] for line in lines] == [

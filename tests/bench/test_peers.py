@@ -126,6 +126,37 @@ def _groups() -> list[list[str]]:
     return list(groups.values())
 
 
+WITHOUT_JAX = """
+import sys
+from bench import worker
+from bench.peers.base import Options
+from bench.workloads import make_arrays, workload
+
+for name in sys.argv[2:]:
+    work = workload(name)
+    built = worker.build(sys.argv[1], work, make_arrays(work), Options(None, work.dropout, work.recurrent_dropout))
+    built.after_one_step(), built.outputs()
+    print(name, "jax" in sys.modules)
+from lstm_jax import convert  # it is whole afterwards
+print(convert.lstm_to_torch.__module__, convert.load.__module__)
+"""
+
+
+@pytest.mark.parametrize("peer", ["torch_lstm", "torch_compiled", "torchrl", "onnx_runtime"])
+def test_peers_without_jax_do_not_load_it(peer: str) -> None:
+    """Else their memory and the time to import them would include JAX. A model of torch.compile is built but not compiled here."""
+    for name in PEERS[peer].imports:
+        if find_spec(name) is None:
+            pytest.skip(f"{name} is not installed")
+    names = [name for name in EVERY_KIND if not PEERS[peer].lacks(workload(name))]
+    script = WITHOUT_JAX if peer != "torch_compiled" else WITHOUT_JAX.replace("    built.after_one_step(), built.outputs()\n", "")
+    run = run_python(["-c", script, peer, *names])
+    assert run.returncode == 0, run.stderr[-3000:]
+    *built, whole = run.stdout.splitlines()
+    assert built == [f"{name} False" for name in names]
+    assert whole == "lstm_jax.convert.torch lstm_jax.convert.loading"
+
+
 @pytest.mark.parametrize("peers", _groups(), ids=" ".join)
 def test_peers_do_the_same_work(references: Path, peers: list[str]) -> None:
     for peer in peers:

@@ -29,6 +29,56 @@ def test_command(tmp_path: Path) -> None:
     assert len(path.read_text().splitlines()) == len(rows)
 
 
+def _process(asked: list):
+    """Return a stand-in for the processes of both libraries, which notes what was asked for and writes or needs the weights."""
+
+    def run_module(arguments: list[str]) -> list[dict]:
+        module, _, *flags = arguments
+        weights = Path(flags[flags.index("--weights") + 1])
+        asked.append((module.rpartition(".")[2], *flags[flags.index("--chars") + 1 :]))
+        if module.endswith("keras_tasks"):
+            weights.touch()
+            return [{"peer": "keras_jax", "method": "predict loop", "seconds": 10.0}]
+        assert weights.exists(), "Keras weights: there is no such file"
+        counts = sorted({1, *map(int, flags[flags.index("--samples") + 1 :])})
+        names = [mode if count == 1 else f"{mode}, {count} samples" for mode in ("carried", "window") for count in counts]
+        return [{"peer": "ours", "method": name, "seconds": 1.0} for name in names]
+
+    return run_module
+
+
+def _methods(path: Path) -> list[str]:
+    return [json.loads(line)["method"] for line in path.read_text().splitlines()]
+
+
+ARGUMENTS = ("sampling", "--rounds", "1", "--units", "4", "--chars", "5")
+
+
+def test_a_round_that_was_interrupted_is_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The row of Keras is there and its weights are gone: another process of Keras writes them, and gives no row."""
+    path, asked = tmp_path / "rows.jsonl", []
+    monkeypatch.setattr(sampling.timing, "run_module", _process(asked))
+    row = {"schema": 3, "measurement": "sampling", "cores": 2, "load": 1.0, "round": 0, "units": 4, "chars": 5}
+    path.write_text(json.dumps(row | {"peer": "keras_jax", "method": "predict loop", "seconds": 10.0}) + "\n")
+    run = bench_here(*ARGUMENTS, "--samples", "1", "--results", str(path))
+    assert run.returncode == 0, run.stderr
+    assert asked == [("keras_tasks", "1"), ("ours_tasks", "5", "--samples", "1")]
+    assert _methods(path) == ["predict loop", "carried", "window"]
+
+
+def test_other_numbers_of_samples_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of one number of texts are no rows of another, and none is measured twice."""
+    path, asked = tmp_path / "rows.jsonl", []
+    monkeypatch.setattr(sampling.timing, "run_module", _process(asked))
+    for samples in ("1,64", "1,16", "16,64"):
+        run = bench_here(*ARGUMENTS, "--samples", samples, "--results", str(path))
+        assert run.returncode == 0, run.stderr
+    first = ["predict loop", "carried", "carried, 64 samples", "window", "window, 64 samples"]
+    assert _methods(path) == [*first, "carried, 16 samples", "window, 16 samples"]
+    assert "4 units, carried: speedup over Keras' predict loop 10.0x\n" in run.stdout  # one process a side gives no interval
+    assert "4 units, window: 16 samples take 1.00 times the time of one\n" in run.stdout
+
+
 def test_report_by_hand(capsys: pytest.CaptureFixture[str]) -> None:
     times = {"predict loop": 10.0, "carried": 0.1, "window": 1.0, "carried, 64 samples": 0.7, "window, 64 samples": 20.0}
     sampling.report([{"method": method, "seconds": seconds} for method, seconds in times.items()], 128, (1, 64))

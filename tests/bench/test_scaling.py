@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from rows import bench
 
-from bench import scaling
+from bench import RESULTS, scaling
 
 pytestmark = pytest.mark.usefixtures("quick_processes")
 
@@ -39,6 +39,19 @@ def test_curves_of_rows() -> None:
 def test_exponents_above_a_constant(power: float) -> None:
     sizes = np.array([20, 40, 80, 160, 320])
     assert scaling.exponent_above_constant(sizes, 250 + 0.003 * sizes**power) == pytest.approx(power, abs=0.011)
+
+
+def test_a_file_with_rows_of_another_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows without a commit are no points of the sweep, which goes on to measure."""
+    row = next(row for row in map(json.loads, (RESULTS / "accuracy.jsonl").read_text().splitlines()) if "git" not in row)
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    asked = []
+    known = json.loads((RESULTS / "scaling.jsonl").read_text().splitlines()[0])
+    measured = {name: value for name, value in known.items() if name not in ("schema", "measurement", "sample_count")}
+    monkeypatch.setattr(scaling.timing, "run_module", lambda arguments: asked.append(arguments) or [measured])
+    scaling.sweep([(0, {"T": 3, "H": 4, "B": 2}, 1)], 0.01, path, "abc")
+    assert len(asked) == 1
 
 
 def test_a_sweep(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import pytest
 from rows import failed, timed
 
 from bench import RESULTS, schema, summary, throughput
+from bench.workloads import workload
 from lstm_jax import InputError
 from lstm_jax.sweep.rows import read_rows
 
@@ -82,6 +83,20 @@ def test_a_missing_field() -> None:
         schema.check([1], "here")
 
 
+def test_tokens_of_an_evaluation() -> None:
+    """An evaluation covers 25,000 reviews, of which old rows count only a batch; other rows stay as they are."""
+    old = timed("evaluation", "ours", 1500.0, tokens_per_second=512 * 80 / 1.5)
+    assert schema.check(old, "here") == old | {"tokens_per_second": pytest.approx(25_000 * 80 / 1.5)}
+    for name in ("A", "inference:B=2,T=3"):
+        row = timed(name, "ours", 2.0)
+        assert schema.check(row, "here") == row
+    assert workload("inference:B=2,T=3").tokens == 6
+    committed = [row for row in schema.rows_of(throughput.PATH, schema.STEP) if row["kind"] == "evaluation"]
+    assert len(committed) == 68
+    for row in committed:
+        assert row["tokens_per_second"] * row["ms_per_step"] / 1000 == pytest.approx(25_000 * 80)
+
+
 def test_noise() -> None:
     steady, noisy = [1.0, 1.01, 0.99, 1.0], [1.0, 1.3, 0.8, 1.2]
     assert throughput.noise({"samples": steady, "load": 2.0, "cores": 2}) == ""
@@ -95,7 +110,7 @@ def test_noise() -> None:
 
 def test_an_unknown_commit_is_an_error_that_names_those_with_rows() -> None:
     with pytest.raises(InputError, match=r"rows of commit abc: none in .*scaling\.jsonl; name a commit with --commit: c5e447ebe3d5, "):
-        schema.rows_of_commit(RESULTS / "scaling.jsonl", schema.SCALING, "abc")
+        schema.rows_of_commit(RESULTS / "scaling.jsonl", schema.SCALING, git="abc")
 
 
 def test_noisy_rows_give_way() -> None:

@@ -18,6 +18,7 @@ from rows import ROOT, TINY, bench, bench_here, failed, run_python, timed
 
 from bench import flops, peers, schema, summary, throughput, timing
 from bench.peers import PEERS
+from bench.report.page import line_record
 from bench.workloads import make_arrays, recurrence, workload
 from lstm_jax import InputError
 from lstm_jax.recurrence import BACKENDS
@@ -192,6 +193,43 @@ def test_summary_by_hand() -> None:
     assert haiku.speedup[1] <= 1.5 <= haiku.speedup[2]
     assert summary.mean_speedup([2.0, 0.5, 4.0]).startswith("1.59x (")
     assert summary.mean_speedup([2.0, 0.5, 4.0]).endswith("0.50x to 4.00x, we are slower at 1 size")
+
+
+def test_one_process_gives_no_interval(tmp_path: Path) -> None:
+    """On either side; the page has no ends of it."""
+    counts = {"ours": 3, "haiku": 1, "equinox": 2}
+    rows = [timed("A", name, ms, n) for name, ms in (("ours", 2.0), ("haiku", 3.0), ("equinox", 4.0)) for n in range(counts[name])]
+    _, equinox, haiku = summary.summarize([workload("A")], [peers.read_candidate(name) for name in ("equinox", "haiku")], rows)
+    assert haiku.speedup is not None
+    assert equinox.speedup is not None
+    assert summary.speedup_text(haiku.speedup) == "1.50x"
+    assert summary.speedup_text(equinox.speedup) == "2.00x (2.00 to 2.00)"
+    assert line_record(haiku, None)["speedup"] == [1.5, None, None]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run = bench_here("throughput", "--report", "--results", str(path), "--commit", "abc", "--workload", "A", "--peer", "ours", "haiku")
+    assert re.search(r"haiku +3\.000 +1\.50x +853,333 ", run.stdout), run.stdout
+
+
+def test_first_steps_of_a_series(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are measured although the same steps without a series have rows, and reported apart from them."""
+    path, asked = tmp_path / "rows.jsonl", []
+    seconds = {"build_seconds": 1.0, "compile_seconds": 1.0, "cpu": "chip", "versions": {}, "backend_ran": "hoisted"}
+
+    def process(arguments: list[str], **_: object) -> list[dict]:
+        asked.append(arguments)
+        return [seconds | {"first_step_seconds": float(len(asked))}]
+
+    monkeypatch.setattr(timing, "run_module", process)
+    arguments = ["throughput", "--first-step", "--workload", "B", "--peer", "ours", "--rounds", "1", "--results", str(path)]
+    for extra, cold in (([], "1.00"), (["--series", "s"], "3.00"), (["--series", "s"], "3.00"), ([], "1.00")):
+        run = bench_here(*arguments, *extra)
+        assert run.returncode == 0, run.stderr
+        assert re.search(rf"B +ours +1\.00 +{cold} ", run.stdout), run.stdout
+    assert len(asked) == 4
+    none = bench_here(*arguments, "--report", "--series", "other")
+    assert (none.returncode, none.stderr.partition(":")[0]) == (2, "bench")
+    assert ": none in " in none.stderr
 
 
 def test_series_are_kept_apart() -> None:

@@ -73,3 +73,43 @@ def test_a_functional_model_with_a_mask_and_a_state(tmp_path, masked):
     model = keras.Model(ids, layers.Dense(1)(layers.Bidirectional(layers.LSTM(3))(sequences)))
     model.save(tmp_path / "x.keras")
     assert_same(convert.sentiment_from_keras_file(tmp_path / "x.keras"), convert.sentiment_from_keras(model.get_weights()))
+
+
+SUPPORTED = (
+    "expected Embedding -> LSTM, Bidirectional(LSTM) or RNN(LSTMCell) layers -> one Dense; convert another model layer by layer: "
+    "convert.load(layer, keras_layer), or lstm_from_keras, cell_from_keras, dense_from_keras"
+)
+
+
+def _sequential(middle, dense=1):
+    model = keras.Sequential([keras.Input((6,)), layers.Embedding(7, 4), *middle])
+    for _ in range(dense):
+        model.add(layers.Dense(1))
+    return model
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".weights.h5"])
+def test_another_architecture_is_converted_layer_by_layer(tmp_path, suffix):
+    """Files and lists of arrays: the message names what is supported, and the functions that convert one layer."""
+    keras.utils.clear_session()
+    models = {"both": _sequential([layers.Bidirectional(layers.GRU(6))]), "gru": _sequential([layers.GRU(6)])}
+    models["dense"] = _sequential([layers.LSTM(6)], dense=2)
+    subjects = {
+        "both.keras": f"Keras model {tmp_path}/both.keras: a layer of class GRU; ",
+        "both.weights.h5": "layers/bidirectional/forward_layer/cell: recurrent_kernel: shape (6, 18); expected (H, 4H): is this the ",
+        "dense": f"Keras model {tmp_path}/dense{suffix}: layers dense, dense_1, embedding, lstm; expected one dense layer; ",
+        "gru": f"Keras model {tmp_path}/gru{suffix}: layer gru; ",
+    }
+    for name, model in models.items():
+        path = tmp_path / f"{name}{suffix}"
+        model.save(path) if suffix == ".keras" else model.save_weights(path)
+        with pytest.raises(InputError) as refused:
+            convert.sentiment_from_keras_file(path)
+        shown = " ".join(str(refused.value).split())
+        subject = subjects.get(name + suffix, subjects.get(name, ""))
+        assert shown.startswith(subject)
+        assert shown.endswith(SUPPORTED)
+        with pytest.raises(
+            InputError, match=r"layers -> Dense\(1\); convert another model layer by layer: convert.load\(layer, keras_layer\)"
+        ):
+            convert.sentiment_from_keras(model.get_weights())

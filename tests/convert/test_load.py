@@ -262,7 +262,12 @@ REFUSALS = [
     (lstm, {}, "weight_hh in the state dict: missing; "),
     (lstm, 3, "weights: int; give weights that lstm_jax.convert has converted, or the state dict of a PyTorch module"),
     (lstm, [normal(0, 3, 16)], "weights[0]: ndarray; give weights that lstm_jax.convert has converted, or"),
-    (lambda: nnx.Linear(3, 4, rngs=nnx.Rngs(0)), weights("lstm"), "layer: Linear; give a Recurrent layer, a Bidirectional layer or a"),
+    (lambda: nnx.Conv(3, 4, (1,), rngs=nnx.Rngs(0)), weights("lstm"), "layer: Conv; give a Recurrent layer, a Bidirectional layer or a"),
+    (
+        lambda: nnx.Sequential(lstm()),
+        torch_state("lstm", prefix="rnn."),
+        "layer: Sequential; give a Recurrent layer, a Bidirectional layer",
+    ),
 ]
 
 
@@ -274,6 +279,13 @@ def test_refusals(make, given, message: str) -> None:
         convert.load(layer, given)
     assert str(refused.value).startswith(message)
     assert_same([np.asarray(array) for array in jax.tree.leaves(nnx.state(layer, nnx.Param))], before)
+
+
+def test_a_layer_of_the_user_s_own_in_a_stack() -> None:
+    stack = two_layers()
+    stack.layers[1] = nnx.Linear(4, 4, rngs=nnx.Rngs(0))
+    with pytest.raises(InputError, match=r"^layer of layer 1: Linear; give Recurrent and Bidirectional layers$"):
+        convert.load(stack, [weights("lstm"), weights("lstm", 4)])
 
 
 def test_a_refused_upper_layer_leaves_the_lower_one() -> None:

@@ -1,5 +1,6 @@
 """Series from tables, their gaps and windows."""
 
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,15 @@ def test_times_of_day_are_exact(tmp_path: Path) -> None:
         (["time,value", "1,inf"], "'value' in line 2 of {path}: inf; give a finite number"),
         (["when,value", "1,2"], "column 'time' in line 2 of {path}: there are when, value; name one with --time"),
         (["time,value", "1,2"], "rows of {path}: 1; give two or more with a value"),
+        (
+            ["time,value", "2026-01-01,1", "2026-01-02T00:00Z,2"],
+            "'time' in line 3 of {path}: '2026-01-02T00:00Z', the row before has no offset from UTC; "
+            "give all times an offset, as in 2026-11-25T08:00+01:00, or none",
+        ),
+        (
+            ["time,value", "2026-01-01T00:00+02:00,1", "2026-01-02,2"],
+            "'time' in line 3 of {path}: '2026-01-02', the row before has an offset from UTC; give all times an offset",
+        ),
     ],
 )
 def test_what_is_wrong(tmp_path: Path, lines: list[str], message: str) -> None:
@@ -65,6 +75,41 @@ def test_what_is_wrong(tmp_path: Path, lines: list[str], message: str) -> None:
     with pytest.raises(InputError) as caught:
         read_series(path)
     assert str(caught.value).startswith(message.format(path=path))
+
+
+@pytest.mark.parametrize(
+    ("mark", "lines", "shown"),
+    [
+        (";", ["time;value;more", "2026-01-01;1,5;x", "2026-01-02;2,5;x"], "semicolons; "),
+        (";", ['"time";"value"', '"2026-01-01";"1,5"'], "semicolons; "),
+        ("\t", ["time\tvalue", "1\t2.5", "2\t3.5"], "tabs; "),
+    ],
+)
+def test_columns_that_commas_do_not_separate(tmp_path: Path, mark: str, lines: list[str], shown: str) -> None:
+    path = write(tmp_path / "semi.csv", *lines)
+    with pytest.raises(InputError) as caught:
+        read_series(path)
+    remedy = f"pandas.read_csv('semi.csv', sep={mark!r}, decimal=',').to_csv('new.csv', index=False)"
+    assert str(caught.value) == f"columns of {path}: separated by {shown}give commas, and points in numbers: {remedy}"
+    with pytest.raises(InputError, match="column 'when' in line 2"):  # a name that is in neither split
+        read_series(write(tmp_path / "other.csv", "time;value", "1;2"), "when")
+    assert read_series(write(tmp_path / "name.csv", "a;b,value", "1,2", "2,3"), "a;b").values.tolist() == [2, 3]
+
+
+def test_times_with_an_offset_from_utc(tmp_path: Path) -> None:
+    """They are instants, also across the change from summer time, and are shown with the offset of the last entry."""
+    lines = ["2026-10-25T00:00+02:00,1", "2026-10-25T02:00+02:00,2", "2026-10-25T03:00+01:00,3"]
+    series = read_series(str(write(tmp_path / "a.csv", "time,value", *lines)))
+    np.testing.assert_allclose(np.diff(series.times) * 24, [2, 2])
+    assert series.offset == timedelta(hours=1)
+    assert [series.shown(t) for t in series.times] == [f"2026-10-{day}:00:00+01:00" for day in ("24T23", "25T01", "25T03")]
+    assert series.shown(series.times_after(11)[-1]) == "2026-10-26T01:00:00+01:00"
+    zulu = read_series(write(tmp_path / "z.csv", "time,value", "2026-01-01T00:00:00.5Z,1", "2026-01-02T00:00Z,2"))
+    assert [zulu.shown(t) for t in zulu.times] == ["2026-01-01T00:00:00.500000+00:00", "2026-01-02T00:00:00+00:00"]
+    naive = read_series(write(tmp_path / "n.csv", "time,value", "2026-01-01,1", "2026-01-02,2"))
+    assert (naive.offset, naive.shown(naive.times[0])) == (None, "2026-01-01")
+    with pytest.raises(InputError, match="a date ends with the year 9999"):
+        zulu.shown(3e6)
 
 
 def test_absent(tmp_path: Path) -> None:

@@ -77,3 +77,12 @@ def test_bad_input() -> None:
         integrated_gradients(cubic, jnp.ones(3))
     with pytest.raises(InputError, match=r"baseline: shape \(2, 3\)"):
         integrated_gradients(cubic, jnp.ones((3, 3)), baseline=jnp.ones((2, 3)))
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_an_output_that_is_no_scalar() -> None:
+    with pytest.raises(InputError) as caught:
+        integrated_gradients(lambda inputs: inputs.sum(-1), jnp.ones((3, 2)))
+    assert str(caught.value) == "function: shape (3,); return a scalar"
+    with pytest.raises(InputError, match=r"^function: tuple; return a scalar$"):
+        integrated_gradients(lambda inputs: (inputs.sum(), inputs), jnp.ones((3, 2)))

@@ -67,6 +67,13 @@ def test_an_axis_is_followed_and_y_is_at_right_angles_to_it():
     assert y_direction[0] > 0.9
 
 
+def test_vectors_along_the_axis_have_no_second_coordinate():
+    axis = np.random.default_rng(2).standard_normal(8)
+    plane = project(np.outer(np.linspace(-1, 2, 20), axis), "pca+axis", axis)
+    assert plane[:, 0].std() == pytest.approx(np.linalg.norm(axis) * np.linspace(-1, 2, 20).std())
+    np.testing.assert_allclose(plane[:, 1], 0, atol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("rows", "method", "axis", "message"),
     [

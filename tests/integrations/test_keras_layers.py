@@ -51,6 +51,7 @@ def same_weights(a: keras.Model, b: keras.Model) -> bool:
         {"go_backwards": True, "return_sequences": True, "zero_output_for_mask": True},
         {"use_bias": False, "unroll": True},
         {"activation": "relu", "return_state": True},
+        {"unroll": True, "return_sequences": True, "zero_output_for_mask": True},
     ],
     ids=str,
 )
@@ -65,6 +66,21 @@ def test_same_as_kerass_layer(kind: type, options: dict, mask: str | None) -> No
     for a, b in zip(got, want, strict=True):
         np.testing.assert_allclose(a, b, atol=2e-6, rtol=1e-5)
     assert ours.get_config() == theirs.get_config() | {"name": ours.name}
+
+
+@pytest.mark.parametrize("options", [{}, {"zero_output_for_mask": True}, {"unroll": True}, {"go_backwards": True}], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_initial_state_before_the_first_valid_step(kind: type, options: dict) -> None:
+    ours, theirs = (layer(H, return_sequences=True, return_state=True, **options) for layer in (kind, KINDS[kind]))
+    ours.build(X.shape), theirs.build(X.shape)
+    ours.set_weights(theirs.get_weights())
+    valid = RNG.random((B, T)) > 0.4
+    valid[0, :2] = valid[1, -2:] = valid[2] = False
+    state = [RNG.standard_normal((B, H)).astype("float32") for _ in range(2 if kind is LSTM else 1)]
+    for sequences in (True, False):
+        ours.return_sequences = theirs.return_sequences = sequences
+        for a, b in zip(*(layer(X, mask=valid, initial_state=state) for layer in (ours, theirs)), strict=True):
+            np.testing.assert_allclose(a, b, atol=2e-6, rtol=1e-5)
 
 
 def test_gru_reset_before() -> None:
@@ -159,12 +175,39 @@ def test_stateful_goes_on_where_it_was() -> None:
     ours = accelerate(model)
     got = [first, ours.predict(X, verbose=0, batch_size=B), model.predict(X, verbose=0, batch_size=B)]
     np.testing.assert_allclose(got, want, atol=2e-6)
+    assert len(ours.non_trainable_variables) == len(theirs.non_trainable_variables)
+    theirs.compile("sgd", "mse"), ours.compile("sgd", "mse")
+    y = X[:, 0, :1].repeat(H, axis=1)
+    for each in (theirs, ours):
+        each.get_layer(index=0).reset_state()
+    np.testing.assert_allclose(*([each.evaluate(X, y, batch_size=B, verbose=0) for _ in range(3)] for each in (ours, theirs)), rtol=1e-5)
+    np.testing.assert_allclose(*([each.predict(X, batch_size=B, verbose=0) for _ in range(2)] for each in (ours, theirs)), atol=2e-6)
+    np.testing.assert_allclose(*([np.asarray(each(X)) for _ in range(2)] for each in (ours, theirs)), atol=2e-6)
 
 
 def test_our_bidirectional_keeps_our_layers() -> None:
     layer = Bidirectional(LSTM(H))
     assert [type(part) for part in (layer.forward_layer, layer.backward_layer)] == [LSTM, LSTM]
     assert type(Bidirectional(keras.layers.LSTM(H)).forward_layer) is keras.layers.LSTM
+    again = Bidirectional.from_config(layer.get_config())
+    assert [type(part) for part in (again.forward_layer, again.backward_layer)] == [LSTM, LSTM]
+
+
+def test_loss_and_metric_of_the_users_own() -> None:
+    def loss(y, p):
+        return keras.ops.mean((y - p) ** 2, axis=-1)
+
+    class Metric(keras.metrics.MeanMetricWrapper):
+        def __init__(self) -> None:
+            super().__init__(fn=loss, name="mine")
+
+    model = keras.Sequential([keras.Input((T, E)), keras.layers.LSTM(H), keras.layers.Dense(1)])
+    model.compile("sgd", loss, metrics=[Metric(), loss], loss_weights=0.5)
+    want = model.evaluate(X, X[:, 0, :1], verbose=0)
+    ours = accelerate(model)
+    np.testing.assert_allclose(ours.evaluate(X, X[:, 0, :1], verbose=0), want, rtol=1e-5)
+    assert ours.optimizer is model.optimizer
+    np.testing.assert_allclose(ours.train_on_batch(X, X[:, 0, :1])[0], want[0], rtol=1e-5)
 
 
 class Own(keras.Model):

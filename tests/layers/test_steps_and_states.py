@@ -151,6 +151,20 @@ def test_a_stateful_layer_returns_to_its_learned_state():
     assert np.abs(np.asarray(gradient["initial_h"][...])).min() > 0
 
 
+def test_states_without_a_batch():
+    """The state of one environment, for `step` under vmap; and a star imports the layers."""
+    layer = _learn(LSTM(FEATURES, UNITS, learned_state=True, rngs=nnx.Rngs(0)))
+    stack = RecurrentStack([LSTM(FEATURES, UNITS, return_sequences=True, rngs=nnx.Rngs(0)), GRU(UNITS, 3, rngs=nnx.Rngs(1))])
+    for each in (layer, stack, Bidirectional(FEATURES, UNITS, rngs=nnx.Rngs(0))):
+        one, rows = each.initial_state(None), each.initial_state(4)
+        jax.tree.map(lambda part, whole: np.testing.assert_array_equal(np.broadcast_to(part, whole.shape), whole), one, rows)
+    states = jax.tree.map(lambda part: jnp.stack([part] * len(X)), layer.initial_state(None))
+    assert_close(jax.vmap(layer.step)(X[:, 0], states), layer.step(X[:, 0], layer.initial_state(len(X))), 1e-6)
+    names: dict[str, Any] = {}
+    exec("from lstm_jax import *", names)
+    assert names["LSTM"] is LSTM
+
+
 @pytest.mark.parametrize("time_major", [False, True])
 @pytest.mark.parametrize("sequences", [False, True])
 def test_a_single_sequence_needs_no_batch(sequences: bool, time_major: bool):

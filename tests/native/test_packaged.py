@@ -58,12 +58,12 @@ def test_levels(monkeypatch: pytest.MonkeyPatch, text: str, machine: str, levels
 
 def test_the_highest_level_that_is_there(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     _processor(monkeypatch, V3)
-    assert packaged.packaged_path() is None
+    assert packaged.packaged_paths() == []
     for level in ("x86-64-v2", "x86-64-v3", "x86-64-v4"):
         (folder / packaged.file_name(level)).touch()
-    assert packaged.packaged_path() == folder / packaged.file_name("x86-64-v3")
+    assert packaged.packaged_paths() == [folder / packaged.file_name("x86-64-v3"), folder / packaged.file_name("x86-64-v2")]
     (folder / packaged.file_name("x86-64-v3")).unlink()
-    assert packaged.packaged_path() == folder / packaged.file_name("x86-64-v2")
+    assert packaged.packaged_paths() == [folder / packaged.file_name("x86-64-v2")]
 
 
 def test_a_processor_below_the_lowest_level(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
@@ -114,7 +114,13 @@ def test_a_damaged_installed_library(monkeypatch: pytest.MonkeyPatch, folder: Pa
     path = folder / packaged.file_name("x86-64-v3")
     trust.write_packaged(path, small)
     os.truncate(path, 100)
-    assert library.why_not() == "not built; it is damaged, or not what was built: run lstm-jax backends --build"
+    damaged = f"the installed {path.name}: it is damaged, or not what was built"
+    assert library.why_not() == f"not built; {damaged}: run lstm-jax backends --build"
+    lower = folder / packaged.file_name("x86-64-v2")
+    trust.write_packaged(lower, small)
+    monkeypatch.setattr(library, "_REGISTERED", {})
+    assert library.loaded_library() == lower
+    assert library.describe_library() == f"{lower.name}, installed with lstm_jax; {damaged}: run lstm-jax backends --build"
 
 
 def test_an_interface_that_xla_refuses(monkeypatch: pytest.MonkeyPatch, folder: Path, small: bytes) -> None:
@@ -124,9 +130,10 @@ def test_an_interface_that_xla_refuses(monkeypatch: pytest.MonkeyPatch, folder: 
     monkeypatch.setattr(library, "library_path", lambda: folder / "none.so")
     monkeypatch.setattr(library, "_REGISTERED", {})
     _processor(monkeypatch, V3)
-    trust.write_packaged(folder / packaged.file_name("x86-64-v3"), small)
+    path = folder / packaged.file_name("x86-64-v3")
+    trust.write_packaged(path, small)
     assert "XLA of this jaxlib refuses it (" in library.why_not()
-    with pytest.raises(InputError, match=r"^native code: not built; XLA of this jaxlib refuses it"):
+    with pytest.raises(InputError, match=rf"^native code: not built; the installed {path.name}: XLA of this"):
         library.register()
 
 

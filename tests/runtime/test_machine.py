@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from lstm_jax.runtime import machine
+
 PROGRAM = """
 import resource
 from lstm_jax.runtime import machine
@@ -31,3 +33,19 @@ def test_freed_memory_is_kept() -> None:
         found[keep] = int(faults)
     # a fault for each page of 4 KiB, or of 2 MiB where the system makes large ones
     assert found["1"] < 100 <= found["0"]
+
+
+def test_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cores of this process, or all where the system cannot tell, which also cannot pin a process."""
+    allowed = os.sched_getaffinity(0)
+    assert machine.cores() == sorted(allowed)
+    machine.pin(0, [min(allowed)])
+    try:
+        assert machine.cores() == [min(allowed)]
+        monkeypatch.delattr(os, "sched_getaffinity")
+        monkeypatch.delattr(os, "sched_setaffinity")
+        assert machine.cores() == list(range(os.cpu_count() or 1))
+        machine.pin(0, [0])
+    finally:
+        monkeypatch.undo()
+        os.sched_setaffinity(0, allowed)

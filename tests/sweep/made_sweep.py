@@ -54,6 +54,20 @@ class Nested:
     path: Any = ""
 
 
+@dataclass(frozen=True)
+class Said:
+    """Config of a run that fails, exits or returns something, as its text says."""
+
+    text: str = ""
+
+
+def say(config: Said) -> dict[str, Any]:
+    """Fail with the text as the message, or exit with it."""
+    if config.text.startswith("exit"):
+        sys.exit(config.text)
+    raise ValueError(config.text)
+
+
 def show(config: Any) -> dict[str, str]:
     """Return the config as text."""
     return {"config": repr(config)}
@@ -89,4 +103,6 @@ def configs(log: Path) -> list[Config]:
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
+    if sys.argv[2:] == ["endless"]:
+        sweep.run(score, [Config(n, "endless", str(folder / "log")) for n in range(2)], folder / "rows.jsonl", "processes", workers=2)
     sweep.run(score, configs(folder / "log"), folder / "rows.jsonl", "processes", workers=2)

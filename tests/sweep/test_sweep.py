@@ -15,7 +15,7 @@ from pathlib import Path
 
 import made_sweep
 import pytest
-from made_sweep import Adam, Config, Inner, Nested, Optional, Sgd
+from made_sweep import Adam, Config, Inner, Nested, Optional, Said, Sgd
 
 from lstm_jax import sweep
 from lstm_jax.errors import InputError
@@ -35,6 +35,13 @@ def test_grids_and_overrides() -> None:
         sweep.grid(Config(), colour=["red"])
     with pytest.raises(InputError, match=r"^field: width; Inner has scale"):
         sweep.override(Config(), {"inner.width": 1})
+    for wrong, shown in (
+        (Optional(), "NoneType None"),
+        (Optional(one="x"), "str 'x'"),
+        (Optional(one=Inner), "type <class 'made_sweep.Inner'>"),
+    ):
+        with pytest.raises(InputError, match=rf"^field: scale; {shown} is no config and has no fields$"):
+            sweep.override(wrong, {"one.scale": 2.0})
 
 
 def test_equal_configs_have_one_id() -> None:
@@ -149,7 +156,7 @@ def test_an_interrupt_kills_the_processes(tmp_path: Path) -> None:
     path, log = tmp_path / "rows.jsonl", tmp_path / "log"
 
     def interrupt() -> None:
-        while not path.exists() or len(log.read_text().split()) < 3:  # the first run has ended, and two others have started
+        while not (log.exists() and len(log.read_text().split()) == 3 and path.read_text()):  # one run has ended, and two have started
             time.sleep(0.02)
         os.kill(os.getpid(), signal.SIGINT)
 
@@ -171,7 +178,7 @@ def test_a_process_that_a_signal_interrupts_ends_the_sweep(tmp_path: Path) -> No
     path = tmp_path / "rows.jsonl"
     with pytest.raises(KeyboardInterrupt):
         sweep.run(made_sweep.score, [Config(1, "interrupted", str(tmp_path / "log"))], path, "processes", workers=1)
-    assert not path.exists()
+    assert path.read_bytes() == b""
 
 
 def test_the_line_of_a_run_leaves_long_results_out() -> None:
@@ -248,3 +255,14 @@ def test_the_bar_shows_the_tally(capsys: pytest.CaptureFixture[str], monkeypatch
     shown = capsys.readouterr().out
     assert "ab12 done" in shown
     assert "1 running, 1 waiting, 1 done, 1 failed" in shown
+
+
+def test_brackets_and_colons_in_an_error_are_no_markup(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a terminal, the text of an error is printed as it is, and the sweep goes on."""
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    rows = sweep.run(made_sweep.say, [Said("[/INST]"), Said("[red] :smile:")], tmp_path / "rows.jsonl")
+    assert [row["error"] for row in rows] == ["ValueError: [/INST]", "ValueError: [red] :smile:"]
+    shown = capsys.readouterr().out
+    assert all(f"failed (0.0 s): {row['error']}" in shown for row in rows)

@@ -110,6 +110,34 @@ def test_dated_entries_after_the_end_have_the_gap_of_the_series(tmp_path: Path) 
     np.testing.assert_allclose(part.ahead, np.zeros((1, 12)), atol=1e-6)
 
 
+def test_forecast_times_in_the_unit_of_the_series(tmp_path: Path) -> None:
+    """Numbers, or datetime64 of any unit if the series is dated."""
+    series = Series(np.arange(20.0), np.sin(np.arange(20.0)), True)
+    trained = forecast.Trained(RunFolder(tmp_path), CONFIG, {}, (), lambda params: None, forecast_windows.Scale(0.0, 1.0))
+    wanted = 20 + 1.5 * np.arange(CONFIG.data.horizon)
+    part, times = trained.end_of(series, wanted)
+    np.testing.assert_array_equal(times, wanted)
+    stamps = np.datetime64("1970-01-21", "h") + np.timedelta64(36, "h") * np.arange(CONFIG.data.horizon)
+    for unit in ("h", "s", "ns"):
+        again, same = trained.end_of(series, stamps.astype(f"datetime64[{unit}]"))
+        np.testing.assert_array_equal(same, wanted)
+        np.testing.assert_array_equal(again.ahead, part.ahead)
+    with pytest.raises(InputError, match=r"^times: datetime64\[s\]; give numbers, as the series has$"):
+        trained.end_of(replace(series, dated=False), stamps.astype("datetime64[s]"))
+
+
+def test_forecasts_have_the_offset_of_the_last_entry(ask, tmp_path: Path) -> None:
+    lines = [f"2026-10-{24 + n // 24:02}T{n % 24:02}:00:00+02:00,{np.sin(n):.3f}" for n in range(60)]
+    path, run = tmp_path / "series.csv", tmp_path / "run"
+    path.write_text("\n".join(["time,value", *lines]) + "\n")
+    sizes = ["--context", 6, "--horizon", 2, "--units", 2, "--epochs", 1, "--no-figures"]
+    assert ask("train", "forecast", "--csv", path, *sizes, "--run", run)[0] == 0
+    for more, wanted in (([], "+02:00"), (["2026-10-26T12:00:00+01:00,0"], "+01:00")):  # an hour later
+        path.write_text("\n".join(["time,value", *lines, "2026-10-26T12:00:00+02:00,0", *more]) + "\n")
+        out = ask("forecast", "--run", run)[1]
+        assert [line.split(",")[0] for line in out.splitlines()] == [f"2026-10-26T{hour}:00:00{wanted}" for hour in (13, 14)]
+
+
 def test_the_command_line(ask, tmp_path: Path) -> None:
     series = wave(80)
     path = tmp_path / "series.csv"
@@ -183,13 +211,13 @@ def test_a_run_that_has_diverged(ask, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("place", "value", "message"),
     [
-        (5, 1e300, "values of none: too large to square"),
-        (150, 1e300, "more than 1e\\+09 spreads from another"),
+        (5, 1e300, "values of waves.csv: too large to square"),
+        (150, 1e300, "^values of waves.csv: .* more than 1e\\+09 spreads from another"),
         (120, 1e12, "more than 1e\\+09 spreads"),
     ],
 )
 def test_values_that_overflow(place: int, value: float, message: str) -> None:
-    series = wave()
+    series = replace(wave(), name="waves.csv")
     series.values[place] = value
     with pytest.raises(InputError, match=message):
         forecast_windows.parts_of(series, CONFIG)

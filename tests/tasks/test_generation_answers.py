@@ -57,9 +57,8 @@ def test_write_goes_on_from_any_prompt(prompt, trained):
 def test_encode(trained):
     assert trained.encode("the cat").tolist() == trained.encode(b"the cat").tolist() == ids_of("the cat")
     assert len(trained.encode("")) == 0
-    with pytest.raises(
-        InputError, match=r"^characters that the run does not know: 'T', 'C', 'é'; treat .* \(--clean\).* \(--unknown ' '\)"
-    ):
+    remedy = r"treat .* \(clean=True, or --clean\), .* \(unknown=' ', or --unknown ' '\)$"
+    with pytest.raises(InputError, match=rf"^characters that the run does not know: 'T', 'C', 'é'; {remedy}"):
         trained.encode("The Caté T")
     assert trained.encode("The  Cat\n", clean=True).tolist() == ids_of("the cat")
     assert trained.encode("The Caté", unknown="!").tolist() == ids_of("!he !at!")
@@ -68,6 +67,30 @@ def test_encode(trained):
         trained.encode("the", unknown="#")
     with pytest.raises(InputError, match=r"the run does not know: '\\udcff'"):
         trained.encode(b"the \xff")
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_text_is_encoded_first(trained):
+    remedy = "encode it first, with the method encode of the trained run"
+    for name, call in {
+        "ids": trained.score,
+        "ids ": trained.activations,
+        "prompt": lambda text: trained.write(text, 3, trained.rules()),
+    }.items():
+        with pytest.raises(InputError) as caught:
+            call("the cat")
+        assert str(caught.value) == f"{name.strip()}: 'the cat'; {remedy}"
+
+
+def test_the_model_as_a_module(trained):
+    """It computes what `score` computes, and each access gives a new one."""
+    model, ids = trained.model, trained.encode("the cat s")
+    logits, _ = model(jnp.asarray(ids, jnp.int32)[None, :-1], deterministic=True)
+    nats = -np.asarray(jax.nn.log_softmax(logits[0]))[np.arange(8), ids[1:]]
+    np.testing.assert_allclose(nats, trained.score(ids, "carried").nats, rtol=1e-5)
+    model.head.kernel[...] *= 0
+    assert trained.model is not model
+    assert np.abs(np.asarray(trained.model.head.kernel[...])).max() > 0
 
 
 @pytest.mark.parametrize("recipe", ["source", "lower", "none", "exact"])

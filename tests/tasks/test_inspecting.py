@@ -44,6 +44,8 @@ def run(reviews, tmp_path_factory) -> sentiment.Trained:
 
 def logit(trained: sentiment.Trained, text: str) -> float:
     p = trained.probabilities([text])[0]
+    with pytest.raises(InputError, match=r"; give a list of texts$"):
+        trained.probabilities(text)
     return float(np.log(p / (1 - p)))
 
 
@@ -207,6 +209,10 @@ def test_a_series(a_series, tmp_path: Path) -> None:
     changed[-3] = (VALUES[-4] + VALUES[-2]) / 2
     other = trained.ahead(trained.series(write_series(tmp_path / "changed.csv", changed)))
     assert found.strips[1].values[3] == pytest.approx(ahead.mean.mean() - other.mean.mean(), abs=1e-3)
+    changed = VALUES.copy()
+    changed[-6] = VALUES[-5]  # the first entry has one neighbour
+    other = trained.ahead(trained.series(write_series(tmp_path / "changed.csv", changed)))
+    assert found.strips[1].values[0] == pytest.approx(ahead.mean.mean() - other.mean.mean(), abs=1e-3)
     with pytest.raises(InputError, match="reads a series: give --file"):
         make_window(trained, Request(texts=("1",)))
 

@@ -181,8 +181,8 @@ def test_a_run_is_not_overwritten(run):
     before = contents(folder)
     with pytest.raises(InputError, match="holds a run; resume it with --resume"):
         sentiment.train(config, folder)
-    other = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=9))
-    with pytest.raises(InputError, match="holds a run of another config"):
+    other = dataclasses.replace(config, train=dataclasses.replace(config.train, seed=9))
+    with pytest.raises(InputError, match="holds a run of another config; give its config to resume it: seed: 0 in the run, 9 given"):
         sentiment.train(other, folder, resume=True)
     assert contents(folder) == before
     again = sentiment.train(config, folder, resume=True, figures=False)

@@ -111,6 +111,17 @@ def test_indices_of_small_types(rows: int, dtype: str) -> None:
     assert found.indices(p, ids)[0].tolist() == [[3, 100, 0]]
 
 
+@pytest.mark.parametrize(("mode", "want"), [("clip", ROWS - 1), ("fill", ROWS)])
+@pytest.mark.parametrize("large", [2**32 - 1, 2**32 + 5])
+def test_indices_beyond_int32(large: int, mode: str, want: int, x64: None) -> None:
+    """An index beyond the range of int32 is outside of the table, and does not become another row."""
+    for ids in (np.array([[large, 1]]), np.array([[large, 1]], np.uint32 if large < 2**32 else np.uint64)):
+        p, given = _params(w=jnp.ones(COLUMNS, jnp.float32)), jnp.asarray(ids)
+        found = find_lookups(lambda p, ids: _loss(lambda p, ids: jnp.take(p["table"], ids, axis=0, mode=mode), p, ids), p, given)
+        assert found is not None
+        assert found.indices(p, given)[0].tolist() == [[want, 1]]
+
+
 def test_rows_of_nan() -> None:
     """An index outside the table gives a row of NaN and no gradient of the table, as in JAX."""
     p, ids = _params(), jnp.asarray([[1, ROWS + 1]], jnp.int32)

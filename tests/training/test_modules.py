@@ -107,6 +107,8 @@ def test_many_steps_a_call(embed, name: str) -> None:
     for n in range(36):
         first, loss = one(first, IDS[n], LABELS[n])
         single.append(float(loss))
+    second, losses = many.many(second, IDS[:0], LABELS[:0])
+    assert losses.shape == (0,)
     second, loss = many(second, IDS[0], LABELS[0])
     second, rest = many.many(second, IDS[1:36], LABELS[1:36])
     np.testing.assert_allclose([float(loss), *rest], single, rtol=1e-5)

@@ -118,6 +118,51 @@ def test_rows_far_behind():
         np.testing.assert_allclose(state.nu["table"], whole.nu["table"], rtol=1e-4)
 
 
+@pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the compiled step with")
+@pytest.mark.parametrize("sign", [1, -1])
+def test_rows_that_wait_while_the_rate_begins_at_zero(sign):
+    """Rows catch up on steps whose rates grow from 0, downhill or uphill."""
+    params = {"table": jnp.ones((3, 40))}
+    optimizer = adam(optax.linear_schedule(0.0, sign * 1e-2, 10))
+    state = optimizer.init(params)
+    state = state._replace(mu={"table": params["table"]}, nu={"table": params["table"]})
+    dense, whole, update = params, state, jax.jit(optimizer.update)
+    for _ in range(40):
+        updates, whole = update({"table": jnp.zeros((3, 40))}, whole)
+        dense = optax.apply_updates(dense, updates)
+    lag = optimizer.rows.begin(params["table"], state, 64)._replace(at=jnp.int32(40))
+    _, state, params = optimizer.rows.catch_up("table", None, lag, state, params)
+    np.testing.assert_allclose(params["table"], dense["table"], rtol=1e-6)
+    assert (sign * (1 - dense["table"]) > 1e-3).all()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("scheduled", [False, True])
+def test_learning_rates_of_half_precision(scheduled, dtype, peer_rules):
+    """The bias correction is computed in float32: its rates would be 1 in bfloat16."""
+    value = jnp.asarray(2.0**-7, dtype)
+    ours, theirs = (form((lambda _: value) if scheduled else value) for form in (adam, optax.adam))
+    params = {"w": jnp.ones(3)}
+    mine, other = ours.init(params), theirs.init(params)
+    for gradient in (0.5, -2.0, 1.0):
+        given = {"w": jnp.full(3, gradient)}
+        found, mine = ours.update(given, mine)
+        with peer_rules():
+            want, other = theirs.update(given, other)
+        np.testing.assert_allclose(found["w"], want["w"], rtol=1e-5)
+
+
+@pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the compiled step with")
+@pytest.mark.parametrize("rate", [0, np.float32(0.5), jnp.float32(0.5)], ids=repr)
+def test_types_of_decay_rates(rate, unchecked):
+    """The compiled step of rows takes every number that the dense step takes."""
+    optimizer, params = adam(1e-2, b1=rate, b2=rate), {"table": jnp.ones((3, 8))}
+    state = optimizer.init(params)
+    lag = optimizer.rows.begin(params["table"], state, 4)._replace(at=jnp.int32(2))
+    _, _, found = optimizer.rows.catch_up("table", None, lag, state, params)
+    assert found["table"].tolist() == np.ones((3, 8)).tolist()
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("scheduled", [False, True])
 def test_adam_equals_optax(scheduled, dtype, peer_rules):

@@ -1,13 +1,16 @@
 """A run's folder is entered as a new one or, on purpose, as the one of the same config."""
 
+import hashlib
 import json
 import os
+import subprocess
 
 import jax
 import pytest
 
 from lstm_jax.errors import InputError
 from lstm_jax.runtime import sharding
+from lstm_jax.training import run_folder
 from lstm_jax.training.run_folder import RunFolder, differences, environment
 
 CONFIG = '{"units": 8}\n'
@@ -64,6 +67,33 @@ def test_environment():
 def test_environment_without_git_or_proc(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert environment(sharding.make_mesh(1))["git"] == ""
+
+
+def test_the_commit_is_that_of_a_repository_with_the_package(tmp_path, monkeypatch):
+    """An installed package may lie inside another repository, which ignores it."""
+
+    def git(*words: str) -> str:
+        person = ("-c", "user.name=a", "-c", "user.email=a@b")
+        return subprocess.run(["git", "-C", tmp_path, *person, *words], check=True, capture_output=True, text=True).stdout.strip()
+
+    package = tmp_path / "env" / "lstm_jax"
+    (package / "training").mkdir(parents=True)
+    for path in (file := package / "training" / "run_folder.py", package / "errors.py", tmp_path / "other.py"):
+        path.write_text("x")
+    monkeypatch.setattr(run_folder, "__file__", str(file))
+    assert run_folder._git() == ""
+    git("init", "-q")
+    git("add", "other.py")
+    git("commit", "-q", "-m", "other")
+    assert run_folder._git() == ""
+    git("add", "env")
+    git("commit", "-q", "-m", "all")
+    commit = git("rev-parse", "--short=12", "HEAD")
+    assert run_folder._git() == commit
+    (tmp_path / "other.py").write_text("y")
+    assert run_folder._git() == commit
+    (package / "errors.py").write_text("y")
+    assert run_folder._git() == commit + "+"
 
 
 HERE = {"cpu": "a", "cores": 2, "compiled": "lstm-1.so", "devices": ["cpu:cpu"] * 2, "backend": "compiled", "git": "abc"}
@@ -138,6 +168,19 @@ def test_every_flipped_bit_of_the_manifest_is_noticed(tmp_path):
             run.verify()
     assert set(run.accept()) == {"config.json", "data.sha256", "vocabulary.json"}
     assert run.manifest.read_bytes() == good  # environments come from environment.json
+
+
+@pytest.mark.parametrize("content", [b"[]\n", b"{}\n", b'{"files": 1}\n', b'{"files": {}, "environments": [1]}\n', b"no JSON"])
+def test_a_manifest_of_other_content_is_damaged(content, tmp_path):
+    """Its checksum is right."""
+    run = sealed(tmp_path)
+    good = run.manifest.read_bytes()
+    run.manifest.write_bytes(hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
+    for call in (run.verify, run.environments, lambda: run.start(CONFIG, True)):
+        with pytest.raises(InputError, match=rf"^manifest {run.manifest}: damaged; bring the old one back, or .* accept --run {tmp_path}$"):
+            call()
+    run.accept()
+    assert run.manifest.read_bytes() == good
 
 
 def test_a_run_without_a_manifest_is_read_and_said_so(tmp_path):

@@ -115,7 +115,7 @@ def _tables(names: Sequence[str]) -> list[Path]:
 def _blocks(part: Part) -> Iterator[Any]:
     """Yield the reviews of a table in blocks of `BLOCK` (4096) reviews, each as a `TextSplit`. The last block may be smaller."""
     rows: list[tuple[int, dict[str, Any]]] = []
-    for row in table_rows(Path(part.path)):
+    for row in table_rows(Path(part.path), (part.text_column, part.label_column)):
         rows.append(row)
         if len(rows) == BLOCK:
             yield collect(Path(part.path), rows, part.text_column, part.label_column)

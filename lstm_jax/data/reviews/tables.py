@@ -66,7 +66,7 @@ def read_table(path: Path, text_column: str = "text", label_column: str = "label
         InputError: if the file is absent or truncated, if it holds invalid UTF-8, JSON or CSV, if a column is missing, if a label is
             unknown, or if a text is not a string. The message names the line with the error.
     """
-    return collect(path, table_rows(path), text_column, label_column)
+    return collect(path, table_rows(path, (text_column, label_column)), text_column, label_column)
 
 
 def collect(path: Path, rows: Iterable[tuple[int, dict[str, Any]]], text_column: str = "text", label_column: str = "label") -> TextSplit:

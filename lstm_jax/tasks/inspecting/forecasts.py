@@ -106,7 +106,8 @@ def _frame(network: SeriesNetwork, params: Any, part: Part, n: int, known: bool)
             Strip(
                 "replacing the entry",
                 _replaced(network, params, entries, ahead),
-                "Mean of the forecast minus its mean with the entry replaced by the average of its neighbours.",
+                "Mean of the forecast minus its mean with the entry replaced by the average of its neighbours "
+                "(at the ends, by its only neighbour).",
             ),
         ),
         np.asarray(gradient_norms(network.means, entries, params, ahead)),
@@ -118,10 +119,10 @@ def _replaced(network: SeriesNetwork, params: Any, entries: jax.Array, ahead: ja
 
     Returns:
         C numbers in the units of the series. Number n tells how much the average of the K predicted means falls if entry n is replaced by
-        the mean of its neighbours.
+        the mean of its neighbours. The first and the last entry are replaced by their only neighbour.
     """
     whole = np.asarray(entries)
-    before, after = whole[np.maximum(np.arange(len(whole)) - 1, 0)], whole[np.minimum(np.arange(1, len(whole) + 1), len(whole) - 1)]
+    before, after = np.concatenate([whole[1:2], whole[:-1]]), np.concatenate([whole[1:], whole[-2:-1]])
     rows = np.broadcast_to(whole, (len(whole), *whole.shape)).copy()
     rows[np.arange(len(whole)), np.arange(len(whole))] = (before + after) / 2
     many = network.predict(params, rows, np.broadcast_to(np.asarray(ahead), (len(whole), len(ahead))))[:, 0].mean(-1) * network.scale.spread

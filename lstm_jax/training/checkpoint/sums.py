@@ -80,7 +80,8 @@ def read_manifest(folder: Path, step: int) -> dict[str, Any] | None:
         manifest = read_summed(manifest_path(folder, step).read_bytes())
     except OSError:
         return None
-    return manifest if manifest is not None and manifest["step"] == step else None
+    whole = manifest is not None and manifest.get("step") == step and manifest.keys() >= {"folder", "extra", "leaves", "files"}
+    return manifest if whole else None
 
 
 def read_verified(folder: Path, step: int) -> tuple[dict[str, Any], str]:

@@ -1,0 +1,159 @@
+"""Weights of layers of lstm_jax for other libraries, after checking that the other library can express the options of the layers."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lstm_jax.convert.arrays import DIRECTIONS
+from lstm_jax.convert.matching import OWN, TORCH_CELLS, base_cell, check_activations, is_a
+from lstm_jax.errors import require
+
+BY_ARRAYS = "to export the weights alone, give layer.cell_params()._asdict()"
+
+
+class Target(NamedTuple):
+    """What another library's layer can express.
+
+    Attributes:
+        title: name of the layer in error messages, such as "PyTorch module".
+        cells: dict from the name of a cell to the values of the attribute `cell` that the target computes, for example {"lstm": ("lstm",)}.
+            A cell that is absent is not checked for its activations, because the user of the weights chooses them.
+        merges: values of `merge_mode` of a bidirectional layer that the target has.
+        reverses: whether the target can read a sequence in reverse.
+        bfloat16: whether the operands of its matrix products may have another dtype than its parameters.
+        starts: whether the initial state is chosen in each call of the target. If false, the target starts from zeros.
+    """
+
+    title: str
+    cells: Mapping[str, tuple[str, ...]]
+    merges: tuple[str | None, ...] = ("concat",)
+    reverses: bool = False
+    bfloat16: bool = True
+    starts: bool = False
+
+
+TORCH = Target("PyTorch module", TORCH_CELLS)
+KERAS = Target("Keras layer", {}, ("concat", "sum", "ave", "mul", None), reverses=True)
+FLAX = Target("Flax cell", {"lstm": ("lstm",)}, reverses=True)
+
+
+def parts_of(layers: Any, target: Target) -> list[Any]:
+    """Return a stack of layers as a list, lowest layer first.
+
+    Args:
+        layers: a `RecurrentStack`, a `Recurrent` or `Bidirectional` layer, or a sequence of layers or dicts of arrays.
+        target: what the other library can express.
+
+    Raises:
+        InputError: if `layers` is something else, or the stack has residual connections.
+    """
+    if is_a(layers, OWN, "RecurrentStack"):
+        remedy = f"a {target.title} has no residual connections: export the layers one by one, and add the inputs yourself"
+        require(not layers.residual, "residual", True, remedy)
+        return list(layers.layers)
+    if is_a(layers, OWN, "Recurrent", "Bidirectional"):
+        return [layers]
+    listed = isinstance(layers, Sequence) and not isinstance(layers, str)
+    require(listed, "layers", type(layers).__name__, "give a list of layers or of dicts of arrays, or a RecurrentStack")
+    return list(layers)
+
+
+def merge_of(parts: Sequence[Any], merge: str | None) -> str:
+    """Return how the outputs of two directions are combined in a stack of layers: "concat", "sum", "ave" or "mul".
+
+    Args:
+        parts: layers or dicts of arrays. A dict of arrays does not show how its directions are combined.
+        merge: what the caller asks for. None means that of the layers or, if there is no bidirectional layer, "concat".
+
+    Raises:
+        InputError: if two layers combine their outputs in different ways, or otherwise than the caller asks.
+    """
+    found = [part.merge_mode for part in parts if is_a(part, OWN, "Bidirectional")]
+    alike = len(set(found)) <= 1
+    require(alike, "merge_mode", ", ".join(map(str, found)), "all layers of one model must have the same: export them one by one")
+    if not found:
+        return "concat" if merge is None else merge
+    require(merge in (None, found[0]), "merge", merge, f"the layers have merge_mode={found[0]!r}: leave it out")
+    return found[0]
+
+
+def exported(cell: str, layers: Any, target: Target) -> list[Mapping[str, Any]]:
+    """Return the weights of a stack of layers, lowest layer first, after checking that another library can express the layers.
+
+    The result contains a dict of arrays for a `Recurrent` layer, and {"forward": dict, "backward": dict} for a `Bidirectional` layer. A
+    dict among the layers is returned as it is, because it does not show the options of its layer.
+
+    Args:
+        cell: name of the cell of all layers, for example "lstm".
+        layers: a `RecurrentStack`, a `Recurrent` or `Bidirectional` layer, or a sequence of layers or dicts of arrays.
+        target: what the other library can express.
+
+    Raises:
+        InputError: if a layer has another cell, or an option that the other library cannot express, or if `layers` is something else.
+    """
+    parts = parts_of(layers, target)
+    found: list[Mapping[str, Any]] = []
+    used: set[str] = set()
+    for number, part in enumerate(parts):
+        at = f" of layer {number}" if len(parts) > 1 else ""
+        if is_a(part, OWN, "Bidirectional"):
+            fits = part.merge_mode in target.merges
+            remedy = f"a {target.title} has only {', '.join(map(str, target.merges))}: export layer.forward and layer.backward one by one"
+            require(fits, f"merge_mode{at}", part.merge_mode, remedy)
+            halves = {direction: getattr(part, direction) for direction in DIRECTIONS}
+            used |= {half.cell for half in halves.values()}
+            found.append({name: _cell_arrays(cell, half, target, f"{at}, {name}", name) for name, half in halves.items()})
+        elif is_a(part, OWN, "Recurrent"):
+            used.add(part.cell)
+            found.append(_cell_arrays(cell, part, target, at))
+        else:
+            remedy = "give a Recurrent or Bidirectional layer, or a dict of arrays"
+            require(isinstance(part, Mapping), f"layers[{number}]", type(part).__name__, remedy)
+            found.append(part)
+    alike = len(used) <= 1 or cell not in target.cells
+    require(alike, "activations", ", ".join(sorted(used)), f"a {target.title} has the same in all layers: export them one by one")
+    return found
+
+
+def exported_layer(cell: str, layer: Any, target: Target) -> Mapping[str, Any]:
+    """Return the weights of one layer, after checking that another library can express it; see `exported`.
+
+    Args:
+        cell: name of the cell, for example "lstm".
+        layer: a `Recurrent` or `Bidirectional` layer, or a dict of arrays.
+        target: what the other library can express.
+
+    Raises:
+        InputError: if the layer has another cell, or an option that the other library cannot express, or if `layer` is something else.
+    """
+    return exported(cell, [layer], target)[0]
+
+
+def _cell_arrays(cell: str, layer: Any, target: Target, at: str, direction: str = "") -> dict[str, np.ndarray]:
+    """Return the arrays of a `Recurrent` layer, after checking its cell and its options.
+
+    Args:
+        cell: name that the cell must have.
+        layer: the layer.
+        target: what the other library can express.
+        at: words that follow the name of the layer's attribute in error messages, such as " of layer 1".
+        direction: "forward" or "backward" if the layer is one direction of a `Bidirectional` layer, else an empty text.
+
+    Raises:
+        InputError: if the layer has another cell, or an option that the other library cannot express.
+    """
+    require(base_cell(layer) == cell, f"cell{at}", layer.cell, f"the layers were named {cell}: name the cell that they have")
+    if cell in target.cells:
+        check_activations(layer, target.cells[cell], at, target.title)
+    title, own_dtype = f"a {target.title}", layer.kernel.dtype
+    dtype = own_dtype if layer.dtype is None or target.bfloat16 else np.dtype(layer.dtype)
+    refused = [
+        ("go_backwards", layer.go_backwards and not (target.reverses or direction), f"{title} reads forwards: reverse its input"),
+        ("zoneout", any(layer.zoneout.values()) and layer.zoneout, f"{title} has no zoneout, which also acts in evaluation"),
+        ("learned_state", layer.learned_state and not target.starts, f"{title} starts from zeros: pass initial_h and initial_c to it"),
+        ("dtype", dtype != own_dtype and dtype.name, f"{title} multiplies in the dtype of the parameters, {own_dtype}"),
+    ]
+    for name, value, reason in refused:
+        require(not value, f"{name}{at}", value, f"{reason}; {BY_ARRAYS}")
+    return {name: np.asarray(array) for name, array in layer.cell_params()._asdict().items()}

@@ -1,0 +1,127 @@
+"""Comparison of converted weights with dense layers, embedding layers and whole models."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from lstm_jax.convert.arrays import CHARACTER, ENDS, SENTIMENT, Arrays, Layer, shaped, split_paths
+from lstm_jax.convert.keras import dense_from_keras, dense_to_keras, embedding_from_keras, embedding_to_keras
+from lstm_jax.convert.matching import OWN, is_a, paired
+from lstm_jax.errors import require
+
+Pairs = list[tuple[Any, Any]]
+
+
+def is_dense(layer: Any) -> bool:
+    """Return whether a value is an `nnx.Linear` or a dense layer of lstm_jax."""
+    return is_a(layer, "flax.nnx", "Linear") or is_a(layer, OWN, "ClassifierHead")
+
+
+def is_embedding(layer: Any) -> bool:
+    """Return whether a value is an `nnx.Embed` or an `Embedding` of lstm_jax."""
+    return is_a(layer, "flax.nnx", "Embed") or is_a(layer, OWN, "Embedding")
+
+
+def is_model(layer: Any) -> bool:
+    """Return whether a value is a model of lstm_jax whose weights can be one flat dict."""
+    return is_a(layer, OWN, "SentimentClassifier", "CharGenerator")
+
+
+def matched_dense(layer: Any, weights: Any, prefix: str) -> Pairs:
+    """Check that weights fit a dense layer, and return pairs: a parameter of the layer, and the array with its new values.
+
+    Args:
+        layer: an `nnx.Linear`, or a `ClassifierHead` of lstm_jax, with a kernel (in, out).
+        weights: {"kernel": (in, out), "bias": (out,)}, or an nn.Linear of PyTorch, or its state dict, or that of a model that contains it.
+        prefix: prefix of the names of the nn.Linear's arrays in the state dict, for example "fc.".
+
+    Raises:
+        InputError: if `weights` has none of these forms, or does not fit the layer.
+    """
+    if isinstance(weights, Mapping) and not prefix and "kernel" in weights:
+        kernel, bias = dense_to_keras(weights)
+        return paired(layer, {"kernel": kernel, "bias": bias})
+    state = _torch_arrays(weights, prefix, "nn.Linear", ("weight", "bias"))
+    kernel = np.ascontiguousarray(shaped(f"{prefix}weight", state["weight"], "out", "in").T)
+    bias = [shaped(f"{prefix}bias", state["bias"], kernel.shape[1])] if "bias" in state else []
+    return paired(layer, dense_from_keras([kernel, *bias]))
+
+
+def matched_embedding(layer: Any, weights: Any, prefix: str) -> Pairs:
+    """Check that weights fit an embedding layer, and return a list of one pair: the parameter, and the array with its new values.
+
+    Args:
+        layer: an `nnx.Embed`, or an `Embedding` of lstm_jax, with a table (V, E).
+        weights: {"embedding": (V, E)}, or an nn.Embedding of PyTorch, or its state dict, or that of a model that contains it.
+        prefix: prefix of the name of the nn.Embedding's array in the state dict, for example "embedding.".
+
+    Raises:
+        InputError: if `weights` has none of these forms, or does not fit the layer. Also if it is an nn.Embedding with `max_norm`, which
+            changes its vectors when they are looked up.
+    """
+    if isinstance(weights, Mapping) and not prefix and "embedding" in weights:
+        (table,) = embedding_to_keras(weights)
+        return paired(layer, {"embedding": table})
+    longest = getattr(weights, "max_norm", None)
+    require(longest is None, "max_norm", longest, "the layer does not change its vectors: give the state dict, if that is intended")
+    state = _torch_arrays(weights, prefix, "nn.Embedding", ("weight",))
+    return paired(layer, embedding_from_keras([shaped(f"{prefix}weight", state["weight"], "V", "E")]))
+
+
+def _torch_arrays(weights: Any, prefix: str, module: str, names: tuple[str, ...]) -> dict[str, Any]:
+    """Return the arrays of a PyTorch module as a dict from their names in the module, such as "weight".
+
+    Args:
+        weights: the module, its state dict, or that of a model that contains it.
+        prefix: prefix of the names of the module's arrays in the state dict, for example "fc.".
+        module: class of the module in error messages, such as "nn.Linear".
+        names: names of the arrays that the module may have. The first one is required.
+
+    Raises:
+        InputError: if `weights` is something else, the first array is missing, or there are arrays that the module does not have.
+    """
+    state = weights.state_dict() if callable(getattr(weights, "state_dict", None)) else weights
+    remedy = f"give an {module}, its state dict, or arrays that a function of lstm_jax.convert has converted"
+    require(isinstance(state, Mapping), "weights", type(weights).__name__, remedy)
+    found = {name.removeprefix(prefix): value for name, value in state.items() if isinstance(name, str) and name.startswith(prefix)}
+    remedy = f"give the state dict of an {module}, and its prefix if it is part of a bigger model ('fc.')"
+    require(names[0] in found, f"{prefix}{names[0]} in the state dict", "missing", remedy)
+    others = sorted(set(found) - set(names))
+    require(not others, f"name in the state dict of an {module}", f"{prefix}{others[0] if others else ''}", remedy)
+    return found
+
+
+def split_flat(model: Any, weights: Any) -> tuple[list[Layer], Pairs]:
+    """Split the flat dict of a model's weights, after checking that its embedding and its head fit the model.
+
+    Args:
+        model: a `SentimentClassifier` or a `CharGenerator`.
+        weights: the flat dict, with keys such as "embedding/embedding", "recurrent/0/kernel" and "head/bias".
+
+    Returns:
+        two values: the weights of the recurrent layers, lowest layer first, which are not checked; and pairs of a parameter of the
+        embedding or the head, and the array with its new values.
+
+    Raises:
+        InputError: if `weights` is not such a dict, if a key is missing or unknown, or if a shape is not that of the model. Also if the
+            weights of the model are tied, and those in `weights` are not.
+    """
+    kind = SENTIMENT if is_a(model, OWN, "SentimentClassifier") else CHARACTER
+    flat = isinstance(weights, Mapping) and all(isinstance(name, str) for name in weights)
+    remedy = "give a flat dict such as that of sentiment_from_keras_file, or load the parts of the model one by one"
+    require(flat, f"weights of a {kind}", type(weights).__name__, remedy)
+    layers = split_paths(weights, kind)
+    arrays: dict[str, Arrays] = {"embedding": {}, "head": {}}
+    for path in (path for path in ENDS if path in weights):
+        part, name = path.split("/")
+        arrays[part][name] = shaped(path, weights[path], *(("rows", "columns") if name != "bias" else ("outputs",)))
+    tied, embedded = not hasattr(model.head, "kernel"), model.embedding is not None
+    remedy = "the model has an embedding" if embedded else "the model has none: its input is one-hot"
+    require(embedded == bool(arrays["embedding"]), ENDS[0], "missing" if embedded else "given", remedy)
+    if tied and "kernel" in arrays["head"]:
+        alike = np.array_equal(arrays["head"].pop("kernel"), arrays["embedding"]["embedding"].T)
+        require(alike, ENDS[1], "not the transposed embedding", "the model ties the two: make it with tied=False, or leave out the key")
+    require(tied or "kernel" in arrays["head"], ENDS[1], "missing", "the model has a head of its own: make it with tied=True")
+    parts = ((name, getattr(model, name)) for name in arrays)
+    return layers, [pair for name, part in parts if part is not None for pair in paired(part, arrays[name], f"{name}/")]

@@ -1,0 +1,143 @@
+"""Comparison of weights with layers of lstm_jax, and recognition of the classes of layers.
+
+This module imports neither the layers of lstm_jax nor those of other libraries. It recognises a layer by the name of its class and of the
+module that defines the class.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from lstm_jax.convert.arrays import DIRECTIONS, LAYOUTS, PROJECTED, Arrays, Layer, is_bidirectional
+from lstm_jax.errors import InputError, require
+
+OWN = "lstm_jax"
+"""Name of this package, for `is_a`."""
+TORCH_CELLS = {"lstm": ("lstm",), "gru": ("gru",), "simple_rnn": ("simple_rnn", "simple_rnn(relu)"), PROJECTED: (PROJECTED,)}
+"""Dict from the name of a cell to the values of a layer's attribute `cell` for which PyTorch has a module with equal results.
+
+For example, nn.RNN computes "simple_rnn" (with tanh) or "simple_rnn(relu)".
+"""
+
+
+class Given(NamedTuple):
+    """Weights that are to be loaded into one layer.
+
+    Attributes:
+        arrays: the weights in the layout of lstm_jax.
+        cell: name of the cell.
+        allowed: cells that the layer may have, each with its activations, for example ("simple_rnn(relu)",). If None, the layer may have
+            any activations, because those of the weights are not known.
+        source: what the weights come from, in error messages.
+        options: dict from the names of other attributes that the layer must have, for example "go_backwards", to their values.
+    """
+
+    arrays: Layer
+    cell: str
+    allowed: tuple[str, ...] | None = None
+    source: str = "PyTorch module"
+    options: Mapping[str, Any] = {}
+
+
+def is_a(value: Any, package: str, *names: str) -> bool:
+    """Return whether a value is an instance of a class, without importing the package of the class.
+
+    Args:
+        value: the value.
+        package: name of the package that contains the class, for example "keras" or "flax.nnx".
+        names: names of classes, of which one has to fit. An instance of a subclass fits, too.
+    """
+    return any(cls.__name__ in names and f"{cls.__module__}.".startswith(f"{package}.") for cls in type(value).__mro__)
+
+
+def check_activations(layer: Any, allowed: tuple[str, ...], at: str, source: str) -> None:
+    """Check that a `Recurrent` layer has the activations of a layer of another library.
+
+    Args:
+        layer: the layer.
+        allowed: cells that the layer may have, each with its activations, for example ("simple_rnn", "simple_rnn(relu)").
+        at: words that follow the name of the layer's attribute in error messages, such as " of layer 1".
+        source: the other library's layer in error messages, for example "PyTorch module".
+
+    Raises:
+        InputError: if the layer has other activations.
+    """
+    require(layer.cell in allowed, f"activations{at}", layer.cell, f"the {source} computes {' or '.join(allowed)}: give such a layer")
+
+
+def matched(layer: Any, given: Given, at: str) -> list[tuple[Any, Any]]:
+    """Check that weights fit a layer, and return a list of pairs: a parameter of the layer, and the array with its new values.
+
+    Args:
+        layer: a `Recurrent` or `Bidirectional` layer.
+        given: the weights.
+        at: words that follow the name of the layer's attribute in error messages, such as " of layer 1".
+
+    Raises:
+        InputError: if the layer is of another class. Also if the layer and the weights differ in the number of directions, features or
+            units, in the cell, or in the activations or options, if these are known.
+    """
+    pair = is_a(layer, OWN, "Bidirectional")
+    recurrent = pair or is_a(layer, OWN, "Recurrent")
+    require(recurrent, f"layer{at}", type(layer).__name__, "give Recurrent and Bidirectional layers")
+    if pair != is_bidirectional(given.arrays):
+        remedy = "the weights have one direction: give a Recurrent layer" if pair else "the weights have both: give a Bidirectional layer"
+        raise InputError(f"directions{at}", 2 if pair else 1, remedy)
+    for name, wanted in given.options.items():
+        own = getattr(layer, name)
+        require(own == wanted, f"{name}{at}", own, f"the {given.source} has {wanted}: give a layer with {name}={wanted!r}")
+    if not pair:
+        return _matched_cell(layer, given, given.arrays, at)
+    halves = ((name, getattr(layer, name), given.arrays[name]) for name in DIRECTIONS)
+    return [found for name, part, arrays in halves for found in _matched_cell(part, given, arrays, f"{at}, {name}")]
+
+
+def _matched_cell(layer: Any, given: Given, arrays: Arrays, at: str) -> list[tuple[Any, Any]]:
+    """Check that weights fit a `Recurrent` layer, and return a list of pairs: a parameter, and the array with its new values.
+
+    Args:
+        layer: the `Recurrent` layer, which may be one direction of a `Bidirectional` layer.
+        given: the weights of the whole layer.
+        arrays: `given.arrays` or, if the layer is one direction of a `Bidirectional` layer, the arrays of this direction.
+        at: words that follow the name of the layer's attribute in error messages, such as " of layer 1, forward".
+    """
+    cell = base_cell(layer)
+    outputs, columns = arrays["recurrent_kernel"].shape
+    remedy = f"projection={outputs}" if given.cell == PROJECTED else "this cell"
+    require(cell == given.cell, f"cell{at}", layer.cell, f"the weights are those of the cell {given.cell}: give a layer with {remedy}")
+    check_activations(layer, given.allowed or (layer.cell,), at, given.source)
+    sizes = {"features": len(arrays["kernel"]), "units": columns // LAYOUTS[cell].gates, "output_features": outputs}
+    for name, wanted in sizes.items():
+        own = getattr(layer, name)
+        require(own == wanted, f"{name}{at}", own, f"the weights have {wanted} {name}: give a layer with as many")
+    return paired(layer, arrays, at=at)
+
+
+def base_cell(layer: Any) -> str:
+    """Return the name of a `Recurrent` layer's cell without its activations: "lstm" for "lstm(relu, sigmoid)"."""
+    return layer.cell.partition("(")[0]
+
+
+def paired(layer: Any, arrays: Arrays, where: str = "", at: str = "") -> list[tuple[Any, Any]]:
+    """Check that a layer has a parameter of the same name and shape for each array, and return pairs (parameter, array).
+
+    The arrays in the result have the dtypes of the parameters. An array of zeros needs no parameter, if it is a bias.
+
+    Args:
+        layer: a module whose attributes are its parameters.
+        arrays: dict from the names of parameters to arrays.
+        where: prefix of the names of the parameters in error messages, such as "head/".
+        at: words that follow the names of the parameters in error messages, such as " of layer 1".
+
+    Raises:
+        InputError: if a shape differs, or if the layer has no bias and the bias in `arrays` is not zero.
+    """
+    found = []
+    for name, array in arrays.items():
+        parameter = getattr(layer, name, None)
+        if parameter is None:
+            remedy = f"the {name} of the weights is not zero: give a layer with use_bias=True"
+            require(not array.any(), f"{where}use_bias{at}", False, remedy)
+        else:
+            require(parameter.shape == array.shape, f"{where}{name}{at}", f"shape {parameter.shape}", f"the weights have {array.shape}")
+            found.append((parameter, array.astype(parameter.dtype)))
+    return found

@@ -1,0 +1,172 @@
+"""`convert.load` of Keras layers themselves: the outputs of Keras, and layers with other options, which are refused."""
+
+import os
+
+os.environ.setdefault("KERAS_BACKEND", "jax")
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from made_weights import normal
+
+from lstm_jax import GRU, LSTM, Bidirectional, Recurrent, RecurrentStack, SimpleRNN, adam, convert, fit
+from lstm_jax.cells.activations import ACTIVATIONS
+from lstm_jax.config import SentimentModelConfig
+from lstm_jax.errors import InputError
+from lstm_jax.models import SentimentClassifier, functional
+
+keras = pytest.importorskip("keras", reason="needs the peer Keras")
+layers = keras.layers
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning:keras"),
+    pytest.mark.usefixtures("quick_compiles"),
+]
+E, H = 3, 4
+
+
+@pytest.fixture
+def built(peer_rules) -> Callable[..., Any]:
+    """A function that gives a Keras layer random weights, biases included."""
+
+    def build(layer: Any, features: int = E) -> Any:
+        with peer_rules():
+            layer.build((None, None, features))
+            layer.set_weights([normal(number, *array.shape) for number, array in enumerate(layer.get_weights())])
+        return layer
+
+    return build
+
+
+def ours(kind: type, features: int = E, **options: Any) -> Any:
+    return kind(features, H, rngs=nnx.Rngs(0), **({"return_sequences": True, "backend": "reference"} | options))
+
+
+def check(peer_rules, theirs: Any, layer: Any, given: Any = None) -> None:
+    x = normal(9, 2, 5, E)
+    convert.load(layer, theirs if given is None else given)
+    with peer_rules():
+        want = np.asarray(theirs(x))
+    np.testing.assert_allclose(np.asarray(layer(jnp.asarray(x))), want, rtol=0, atol=1e-5)
+
+
+ONE = {
+    "lstm": (lambda **o: layers.LSTM(H, **o), LSTM, {}),
+    "gru": (lambda **o: layers.GRU(H, **o), GRU, {}),
+    "gru_reset_before": (lambda **o: layers.GRU(H, reset_after=False, **o), Recurrent, {"cell": "gru_reset_before"}),
+    "simple_rnn": (lambda **o: layers.SimpleRNN(H, **o), SimpleRNN, {}),
+}
+OPTIONS = [{}, {"use_bias": False}, {"activation": "softsign"}, {"activation": None, "go_backwards": True}]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("cell", ONE)
+def test_layers(peer_rules, built, cell: str, options: dict[str, Any]) -> None:
+    make, kind, own = ONE[cell]
+    check(peer_rules, built(make(return_sequences=True, **options)), ours(kind, **own, **options))
+
+
+@pytest.mark.parametrize("merge", ["concat", "sum"])
+@pytest.mark.parametrize("cell", ONE)
+def test_bidirectional(peer_rules, built, cell: str, merge: str) -> None:
+    """The Keras layer, and its arrays there and back."""
+    theirs = built(layers.Bidirectional(ONE[cell][0](return_sequences=True), merge_mode=merge))
+    layer = ours(Bidirectional, cell=cell, merge_mode=merge)
+    check(peer_rules, theirs, layer)
+    arrays = theirs.get_weights()
+    check(peer_rules, theirs, ours(Bidirectional, cell=cell, merge_mode=merge), convert.bidirectional_from_keras(arrays, cell=cell))
+    for got, want in zip(convert.bidirectional_to_keras(layer, cell=cell), arrays, strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
+def test_stack(peer_rules, built) -> None:
+    lower, upper = built(layers.Bidirectional(layers.GRU(H, return_sequences=True))), built(layers.LSTM(H), 2 * H)
+    stack = RecurrentStack([ours(Bidirectional, cell="gru"), ours(LSTM, 2 * H, return_sequences=False)])
+    convert.load(stack, [lower, upper])
+    x = normal(9, 2, 5, E)
+    with peer_rules():
+        want = np.asarray(upper(lower(x)))
+    np.testing.assert_allclose(np.asarray(stack(jnp.asarray(x))), want, rtol=0, atol=1e-5)
+
+
+def test_every_activation_is_recognised(built) -> None:
+    for name in ACTIVATIONS:
+        layer = ours(SimpleRNN, activation=name, kernel_initializer="zeros", recurrent_initializer="zeros")
+        convert.load(layer, built(layers.SimpleRNN(H, activation=name)))
+        assert np.asarray(layer.kernel[...]).any(), name
+
+
+def twice(x: Any) -> Any:
+    return x + x
+
+
+REFUSALS = [
+    (lambda: layers.LSTM(H), lambda: ours(GRU), "cell: gru; the weights are those of the cell lstm: give a layer with this cell"),
+    (lambda: layers.GRU(H, reset_after=False), lambda: ours(GRU), "cell: gru; the weights are those of the cell gru_reset_before: "),
+    (
+        lambda: layers.LSTM(H, activation="relu"),
+        lambda: ours(LSTM),
+        "activations: lstm; the Keras layer computes lstm(relu, sigmoid): give such a layer",
+    ),
+    (
+        lambda: layers.LSTM(H),
+        lambda: ours(LSTM, go_backwards=True),
+        "go_backwards: True; the Keras layer has False: give a layer with go_backwards=False",
+    ),
+    (
+        lambda: layers.Bidirectional(layers.LSTM(H), merge_mode="sum"),
+        lambda: ours(Bidirectional),
+        "merge_mode: concat; the Keras layer has sum: give a layer with merge_mode='sum'",
+    ),
+    (
+        lambda: layers.Bidirectional(layers.LSTM(H), backward_layer=layers.LSTM(H, activation="relu", go_backwards=True)),
+        lambda: ours(Bidirectional),
+        "weights: directions lstm and lstm(relu, sigmoid); load its forward_layer and its backward_layer one by one",
+    ),
+    (lambda: layers.LSTM(H), lambda: ours(Bidirectional), "directions: 2; the weights have one direction: give a Recurrent layer"),
+    (lambda: layers.LSTM(H), lambda: ours(LSTM, use_bias=False), "use_bias: False; the bias of the weights is not zero: give a layer with"),
+    (lambda: layers.LSTM(H, activation=twice), lambda: ours(LSTM), "activation of weights: twice; only the functions of keras.activations"),
+    (lambda: layers.Dense(H), lambda: ours(LSTM), "weights: Dense; give a LSTM, GRU, SimpleRNN, Bidirectional of Keras, or arrays that"),
+]
+
+
+@pytest.mark.parametrize(("make", "own", "message"), REFUSALS, ids=[message[:40] for *_, message in REFUSALS])
+def test_refusals(built, make, own, message: str) -> None:
+    with pytest.raises(InputError) as refused:
+        convert.load(own(), built(make()))
+    assert str(refused.value).startswith(message)
+
+
+def test_layers_that_are_not_ready() -> None:
+    with pytest.raises(InputError, match=r"^weights: no weights; the layer is not built: call it once$"):
+        convert.load(ours(LSTM), layers.LSTM(H))
+    with pytest.raises(InputError, match=r"^cell: lstm_peephole; Keras has lstm, gru, gru_reset_before, simple_rnn$"):
+        convert.bidirectional_from_keras([], cell="lstm_peephole")
+
+
+def test_model_there_trained_and_back(peer_rules, tmp_path) -> None:
+    """Keras' logits in our model, and after an epoch of training here our logits in Keras."""
+    with peer_rules():
+        theirs = keras.Sequential([keras.Input((6,)), layers.Embedding(11, E), layers.LSTM(H), layers.Dense(1)])
+        theirs.save(tmp_path / "x.keras")
+    ids = np.random.default_rng(0).integers(0, 11, (8, 6)).astype(np.int32)
+    model = SentimentClassifier(SentimentModelConfig(embed=E, units=H), 11, rngs=nnx.Rngs(0))
+    convert.load(model, convert.sentiment_from_keras_file(tmp_path / "x.keras"))
+
+    def logits() -> tuple[np.ndarray, np.ndarray]:
+        with peer_rules():
+            want = np.asarray(theirs(ids))[:, 0]
+        return np.asarray(model(jnp.asarray(ids), deterministic=True)), want
+
+    before, want = logits()
+    np.testing.assert_allclose(before, want, rtol=0, atol=1e-6)
+    fit(model, lambda model, x, y: (model(x) - y) ** 2, adam(1e-2), [ids, np.ones(8, np.float32)], epochs=1, batch_size=8)
+    with peer_rules():
+        theirs.set_weights(convert.sentiment_to_keras(functional(model).params))
+    after, want = logits()
+    np.testing.assert_allclose(after, want, rtol=0, atol=1e-6)
+    assert np.abs(after - before).max() > 1e-3

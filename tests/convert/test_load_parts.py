@@ -1,0 +1,201 @@
+"""`convert.load` of dense layers, embedding layers and whole models, against PyTorch; what does not fit is refused and changes nothing."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from made_weights import assert_same, normal
+
+from lstm_jax import Embedding, convert
+from lstm_jax.config import GenerationModelConfig, SentimentModelConfig
+from lstm_jax.errors import InputError
+from lstm_jax.layers import ClassifierHead
+from lstm_jax.models import CharGenerator, SentimentClassifier, functional
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+V, E, H = 7, 3, 4
+
+
+def linear(use_bias: bool = True, outputs: int = 2) -> nnx.Linear:
+    return nnx.Linear(E, outputs, use_bias=use_bias, rngs=nnx.Rngs(0))
+
+
+def embed() -> nnx.Embed:
+    return nnx.Embed(V, E, rngs=nnx.Rngs(0))
+
+
+def head() -> ClassifierHead:
+    return ClassifierHead(E, 2, rngs=nnx.Rngs(0))
+
+
+def embedding() -> Embedding:
+    return Embedding(V, E, rngs=nnx.Rngs(0))
+
+
+def classifier(**options: Any) -> SentimentClassifier:
+    return SentimentClassifier(SentimentModelConfig(**({"units": H, "embed": E} | options)), V, rngs=nnx.Rngs(params=0))
+
+
+def generator(**options: Any) -> CharGenerator:
+    return CharGenerator(GenerationModelConfig(**({"units": H} | options)), V, rngs=nnx.Rngs(params=0))
+
+
+@pytest.mark.parametrize("make", [linear, head, lambda: linear(use_bias=False)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_dense(torch, make, bias: bool) -> None:
+    layer, theirs = make(), torch.nn.Linear(E, 2, bias=bias)
+    if layer.bias is None and bias:
+        with torch.no_grad():
+            theirs.bias.zero_()
+    x = normal(0, 5, E)
+    whole = {f"fc.{name}": value for name, value in theirs.state_dict().items()} | {"rnn.bias": torch.zeros(3)}
+    for weights, prefix in ((theirs, ""), (theirs.state_dict(), ""), (whole, "fc."), (torch.nn.ModuleDict({"fc": theirs}), "fc.")):
+        layer = make()
+        convert.load(layer, weights, prefix)
+        np.testing.assert_allclose(np.asarray(layer(jnp.asarray(x))), theirs(torch.from_numpy(x)).detach().numpy(), rtol=0, atol=1e-6)
+    arrays = {"kernel": normal(1, E, 2), "bias": np.zeros(2, np.float32)}
+    convert.load(layer, arrays)
+    assert_same(np.asarray(layer.kernel[...]), arrays["kernel"])
+
+
+@pytest.mark.parametrize("make", [embed, embedding])
+def test_embedding(torch, make) -> None:
+    theirs = torch.nn.Embedding(V, E, padding_idx=0)
+    ids = np.arange(V)
+    for weights, prefix in ((theirs, ""), (theirs.state_dict(), ""), (torch.nn.ModuleDict({"emb": theirs}).state_dict(), "emb.")):
+        layer = make()
+        convert.load(layer, weights, prefix)
+        assert_same(np.asarray(layer(jnp.asarray(ids, jnp.int32))), theirs(torch.from_numpy(ids)).detach().numpy())
+    convert.load(layer, {"embedding": normal(1, V, E)})
+    assert_same(np.asarray(layer.embedding[...]), normal(1, V, E))
+
+
+def random_weights(model: nnx.Module) -> dict[str, np.ndarray]:
+    """The flat dict of a model, as `functional` names its keys, with random arrays."""
+    return {name: normal(number, *array.shape) for number, (name, array) in enumerate(sorted(functional(model).params.items()))}
+
+
+MODELS = {
+    "sentiment": classifier,
+    "two directions": lambda: classifier(layers=2, bidirectional=True),
+    "gru": lambda: classifier(cell="gru"),
+    "one-hot": lambda: generator(layers=2),
+    "embedded": lambda: generator(embed=E),
+    "tied": lambda: generator(embed=H, tied=True),
+}
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_model(kind: str) -> None:
+    """Every parameter gets the array of its name, and the flat dict of the model is the one that was loaded."""
+    model = MODELS[kind]()
+    weights = random_weights(model)
+    convert.load(model, weights)
+    assert_same({name: np.asarray(array) for name, array in functional(model).params.items()}, weights, ordered=False)
+    assert_same(np.asarray(model.head.bias[...]), weights["head/bias"])
+
+
+def test_model_of_torch(torch) -> None:
+    """There and back: PyTorch's logits, and PyTorch's state dict."""
+    theirs = torch.nn.ModuleDict(
+        {"embedding": torch.nn.Embedding(V, E), "lstm": torch.nn.LSTM(E, H, batch_first=True), "fc": torch.nn.Linear(H, V)}
+    )
+    model = generator(embed=E)
+    convert.load(model, convert.generation_from_torch(theirs.state_dict()))
+    ids = np.arange(6).reshape(2, 3)
+    logits, _ = model(jnp.asarray(ids, jnp.int32), deterministic=True)
+    want = theirs["fc"](theirs["lstm"](theirs["embedding"](torch.from_numpy(ids)))[0])
+    np.testing.assert_allclose(np.asarray(logits), want.detach().numpy(), rtol=0, atol=1e-6)
+    back = convert.generation_to_torch(functional(model).params)
+    assert_same(back["lstm.weight_hh_l0"], theirs.state_dict()["lstm.weight_hh_l0"].numpy())
+
+
+def test_tied_model_takes_the_head_that_is_its_embedding() -> None:
+    model = MODELS["tied"]()
+    weights = random_weights(model)
+    convert.load(model, weights | {"head/kernel": weights["embedding/embedding"].T})
+    assert_same(np.asarray(model.embedding.embedding[...]), weights["embedding/embedding"])
+
+
+def flat(kind: str = "sentiment", **change: Any) -> dict[str, Any]:
+    """The flat dict of a model; a None takes an array out."""
+    renamed = {name.replace("__", "/"): array for name, array in change.items()}
+    return {name: array for name, array in (random_weights(MODELS[kind]()) | renamed).items() if array is not None}
+
+
+TORCH_LINEAR = {"fc.weight": normal(0, 2, E), "fc.bias": normal(0, 2)}
+OF_LINEAR = "give the state dict of an nn.Linear, and its prefix if it is part of a bigger model ('fc.')"
+REFUSALS = [
+    (linear, TORCH_LINEAR, f"weight in the state dict: missing; {OF_LINEAR}"),
+    (
+        linear,
+        {"weight": normal(0, 2, E), "running_mean": normal(0, 2)},
+        f"name in the state dict of an nn.Linear: running_mean; {OF_LINEAR}",
+    ),
+    (linear, {"weight": normal(0, E, 2)}, "kernel: shape (3, 2); the weights have (2, 3)"),
+    (linear, {"weight": normal(0, 2)}, "weight: shape (2,); expected (out, in)"),
+    (linear, 3, "weights: int; give an nn.Linear, its state dict, or arrays that a function of lstm_jax.convert has converted"),
+    (lambda: linear(False), {"weight": normal(0, 2, E), "bias": normal(0, 2)}, "use_bias: False; the bias of the weights is not zero: "),
+    (linear, {"kernel": normal(0, E, 2)}, "dense layer: keys kernel; expected exactly kernel, bias"),
+    (embed, {"weight": normal(0, V + 1, E)}, "embedding: shape (7, 3); the weights have (8, 3)"),
+    (embedding, {"emb.weight": normal(0, V, E)}, "weight in the state dict: missing; give the state dict of an nn.Embedding, and its"),
+    (
+        classifier,
+        [normal(0, V, E)],
+        "weights of a sentiment model: list; give a flat dict such as that of sentiment_from_keras_file, or load",
+    ),
+    (classifier, flat(head__bias=None), "head/bias: missing; a sentiment model needs it"),
+    (
+        classifier,
+        flat(head__gain=normal(0, 1)),
+        "key of a sentiment model: head/gain; expected embedding/embedding, head/kernel, head/bias",
+    ),
+    (classifier, flat(head__kernel=normal(0, H + 1, 1)), "head/kernel: shape (4, 1); the weights have (5, 1)"),
+    (classifier, flat(embedding__embedding=normal(0, V, E + 1)), "embedding/embedding: shape (7, 3); the weights have (7, 4)"),
+    (classifier, flat(recurrent__0__kernel=normal(0, E + 1, 4 * H)), "features: 3; the weights have 4 features: give a layer with as many"),
+    (
+        classifier,
+        flat(recurrent__0__bias=None),
+        "recurrent/0/weights: keys kernel, recurrent_kernel; expected kernel, recurrent_kernel, bias",
+    ),
+    (classifier, flat("gru"), "cell: lstm; the weights are those of the cell gru: give a layer with this cell"),
+    (lambda: classifier(layers=2), flat(), "layers: 2; the weights have 1: "),
+    (
+        lambda: classifier(cell="lstm_no_input_activation"),
+        flat(),
+        "cell: lstm_no_input_activation; the weights are those of the cell lstm: ",
+    ),
+    (generator, flat("embedded"), "embedding/embedding: given; the model has none: its input is one-hot"),
+    (lambda: generator(embed=E), flat("one-hot"), "embedding/embedding: missing; the model has an embedding"),
+    (
+        MODELS["tied"],
+        flat("tied", head__kernel=normal(0, H, V)),
+        "head/kernel: not the transposed embedding; the model ties the two: make it",
+    ),
+    (lambda: generator(embed=H), flat("tied"), "head/kernel: missing; the model has a head of its own: make it with tied=True"),
+]
+
+
+@pytest.mark.parametrize(("make", "weights", "message"), REFUSALS, ids=[f"{n} {message[:40]}" for n, (*_, message) in enumerate(REFUSALS)])
+def test_refusals(make, weights, message: str) -> None:
+    layer = make()
+    before = [np.asarray(array) for array in jax.tree.leaves(nnx.state(layer, nnx.Param))]
+    with pytest.raises(InputError) as refused:
+        convert.load(layer, weights)
+    assert str(refused.value).startswith(message)
+    assert_same([np.asarray(array) for array in jax.tree.leaves(nnx.state(layer, nnx.Param))], before)
+
+
+def test_embedding_that_changes_its_vectors(torch) -> None:
+    with pytest.raises(
+        InputError, match=r"^max_norm: 1.0; the layer does not change its vectors: give the state dict, if that is intended$"
+    ):
+        convert.load(embed(), torch.nn.Embedding(V, E, max_norm=1.0))
+
+
+def test_prefix_of_a_model() -> None:
+    with pytest.raises(InputError, match=r"^prefix: 'net.'; the flat dict of a model has none: leave it out$"):
+        convert.load(classifier(), flat(), prefix="net.")

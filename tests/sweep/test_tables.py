@@ -1,0 +1,55 @@
+"""Tables of rows: columns whose names collide keep all values."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from lstm_jax import sweep
+
+
+def row(number: int, config: dict[str, Any], result: dict[str, Any] | None) -> dict[str, Any]:
+    ended = {"status": "failed", "error": "no"} if result is None else {"status": "done", "result": result}
+    return {"id": str(number), "config": config, "seconds": 0.5} | ended
+
+
+def test_results_named_as_other_columns(tmp_path: Path) -> None:
+    """They get columns of their own, in each row, and the row's own columns hold what they say."""
+    result = {"error": 0.25, "seconds": 7.5, "status": "x", "id": "y", "units": -1, "model": {"depth": 3}, "loss": 2.0}
+    rows = [row(1, {"units": 8, "model": {"depth": 1}}, result), row(2, {"units": 9, "model": {"depth": 2}}, None)]
+    sweep.write_table(rows, tmp_path / "table.csv")
+    renamed = [f"result.{name}" for name in ("error", "seconds", "status", "id", "units", "model.depth")]
+    assert list(csv.reader((tmp_path / "table.csv").read_text().splitlines())) == [
+        ["id", "status", "units", "model.depth", *renamed, "loss", "error", "seconds"],
+        ["1", "done", "8", "1", "0.25", "7.5", "x", "y", "-1", "3", "2.0", "", "0.5"],
+        ["2", "failed", "9", "2", "", "", "", "", "", "", "", "no", "0.5"],
+    ]
+
+
+def test_fields_named_as_other_columns() -> None:
+    names, lines = sweep.table([row(1, {"id": 5, "seconds": 6, "rate": 0.1}, {"loss": 1.0, "seconds": 2, "config.id": 3})])
+    assert names == [
+        "id",
+        "status",
+        "config.id",
+        "config.seconds",
+        "rate",
+        "loss",
+        "result.seconds",
+        "result.config.id",
+        "error",
+        "seconds",
+    ]
+    assert lines == [["1", "done", 5, 6, 0.1, 1.0, 2, 3, "", 0.5]]
+
+
+def test_names_that_collide_again() -> None:
+    """The prefix is repeated until the name is free."""
+    names, lines = sweep.table([row(1, {"rate": 0.1}, {"error": 1, "result.error": 2, "result.rate": 3, "rate": 4})])
+    assert names == ["id", "status", "rate", "result.result.error", "result.error", "result.rate", "result.result.rate", "error", "seconds"]
+    assert lines == [["1", "done", 0.1, 1, 2, 3, 4, "", 0.5]]
+
+
+def test_a_field_of_some_rows_named_as_a_result_of_others() -> None:
+    names, lines = sweep.table([row(1, {}, {"rate": 1}), row(2, {"rate": 2}, {})])
+    assert names == ["id", "status", "rate", "result.rate", "error", "seconds"]
+    assert lines == [["1", "done", "", 1, "", 0.5], ["2", "done", 2, "", "", 0.5]]

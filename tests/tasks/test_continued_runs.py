@@ -1,0 +1,98 @@
+"""Resumed runs with another config: which fields differ, and a run that is given more epochs."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lstm_jax import InputError
+from lstm_jax.config import ForecastConfig, ForecastModelConfig, SeriesConfig, TrainConfig
+from lstm_jax.config.files import config_changes, shown_changes
+from lstm_jax.data import Series
+from lstm_jax.tasks import forecast
+
+CONFIG = ForecastConfig(
+    SeriesConfig(context=6, horizon=2), ForecastModelConfig(units=3), TrainConfig(epochs=2, batch_size=16, learning_rate=1e-2)
+)
+
+
+def trained_for(config: ForecastConfig, epochs: int, **more) -> ForecastConfig:
+    return replace(config, train=replace(config.train, epochs=epochs, **more))
+
+
+@pytest.fixture(scope="module")
+def series() -> Series:
+    return Series(np.arange(80.0), np.sin(np.arange(80.0)), False)
+
+
+@pytest.fixture
+def run(series: Series, tmp_path: Path) -> Path:
+    forecast.train(CONFIG, tmp_path / "run", data=series, figures=False)
+    return tmp_path / "run"
+
+
+def rows_of(run: Path) -> list[dict]:
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name not in ("seconds", "examples_per_second")} for row in rows]
+
+
+@pytest.mark.parametrize("warmup", [0, 3])
+def test_more_epochs_give_the_bits_of_one_longer_run(series: Series, tmp_path: Path, warmup: int) -> None:
+    short, long = (trained_for(CONFIG, epochs, warmup_steps=warmup) for epochs in (2, 4))
+    first = forecast.train(short, tmp_path / "run", data=series, figures=False)
+    resumed = forecast.train(long, tmp_path / "run", data=series, resume=True, figures=False)
+    whole = forecast.train(long, tmp_path / "whole", data=series, figures=False)
+    assert len(first.rows) == 2
+    assert rows_of(tmp_path / "run") == rows_of(tmp_path / "whole")
+    for name, array in whole.params.items():
+        assert np.asarray(array).tobytes() == np.asarray(resumed.params[name]).tobytes()
+    results = [json.loads((tmp_path / name / "result.json").read_text()) | {"seconds": 0} for name in ("run", "whole")]
+    assert results[0] == results[1]
+    assert (tmp_path / "run" / "config.json").read_bytes() == (tmp_path / "whole" / "config.json").read_bytes()
+    trained = forecast.load(tmp_path / "run")  # the manifest is that of the new config
+    assert (trained.config.train.epochs, trained.notes) == (4, ())
+
+
+def test_the_result_of_fewer_epochs_goes_when_more_are_trained(run: Path, series: Series) -> None:
+    """A run that is killed on its way has no result, as every unfinished run."""
+
+    def stop(record) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        forecast.train(trained_for(CONFIG, 3), run, data=series, resume=True, figures=False, callbacks=[stop])
+    assert not (run / "result.json").exists()
+    assert forecast.load(run).config.train.epochs == 3
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (trained_for(CONFIG, 1), "epochs: 2 in the run, 1 given"),
+        (trained_for(CONFIG, 4, microbatches=2), "epochs: 2 in the run, 4 given; microbatches: 1 in the run, 2 given"),
+        (
+            replace(trained_for(CONFIG, 4, seed=1), data=replace(CONFIG.data, csv="a" * 50, gaps=False)),
+            f"csv: '' in the run, '{'a' * 36}... given; gaps: True in the run, False given; epochs: 2 in the run, 4 given; and 1 more",
+        ),
+    ],
+)
+def test_another_config_is_refused_with_what_differs(run: Path, series: Series, config: ForecastConfig, message: str) -> None:
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with pytest.raises(InputError) as caught:
+        forecast.train(config, run, data=series, resume=True, figures=False)
+    assert str(caught.value) == f"run folder {run}: holds a run of another config; give its config to resume it: {message}"
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_more_epochs_change_the_steps_of_a_schedule(series: Series, tmp_path: Path) -> None:
+    forecast.train(trained_for(CONFIG, 1, schedule="cosine"), tmp_path / "run", data=series, figures=False)
+    with pytest.raises(InputError, match=r"give its config to resume it: epochs: 1 in the run, 2 given$"):
+        forecast.train(trained_for(CONFIG, 2, schedule="cosine"), tmp_path / "run", data=series, resume=True, figures=False)
+
+
+def test_a_field_that_is_left_out_has_its_default() -> None:
+    assert config_changes({"task": "forecast", "train": {"epochs": 3}}, {"task": "forecast"}) == {}
+    changes = config_changes({"task": "forecast"}, {"task": "generation", "model": {"units": 32}})
+    assert shown_changes(changes) == "task: 'forecast' in the run, 'generation' given"

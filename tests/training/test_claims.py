@@ -1,0 +1,77 @@
+"""A folder of checkpoints belongs to one training: a new one needs an empty folder, and two at once are refused."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_loop import CONFIG, leaf_sums, timeless, train
+
+from lstm_jax.errors import InputError
+from lstm_jax.training import checkpoint
+from lstm_jax.training.checkpoint import sums
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
+LONG, SHORT = dataclasses.replace(CONFIG, epochs=2), dataclasses.replace(CONFIG, epochs=1, seed=1)
+
+
+def test_a_new_training_needs_a_folder_without_checkpoints(tmp_path: Path) -> None:
+    """Else the checkpoints of the older one, with higher steps, would be kept instead of its own, and a resumption would return them."""
+    first = train(LONG, checkpoints=tmp_path / "old")
+    before = leaf_sums(tmp_path / "old")
+    message = rf"^checkpoint folder {tmp_path / 'old'}: holds checkpoints of a training; give resume=True to continue it, or name another"
+    for gone in ("", "latest", "best"):  # one of the two is enough
+        if gone:
+            (tmp_path / "old" / gone).rename(tmp_path / "aside")
+        with pytest.raises(InputError, match=message):
+            train(SHORT, checkpoints=tmp_path / "old")
+        if gone:
+            (tmp_path / "aside").rename(tmp_path / "old" / gone)
+    assert leaf_sums(tmp_path / "old") == before
+    assert timeless(train(LONG, checkpoints=tmp_path / "old", resume=True).rows) == timeless(first.rows)
+    shutil.rmtree(tmp_path / "old" / "latest")
+    shutil.rmtree(tmp_path / "old" / "best")
+    new = train(SHORT, checkpoints=tmp_path / "old")
+    assert checkpoint.steps(tmp_path / "old" / "latest") == checkpoint.steps(tmp_path / "old" / "best") == [6]
+    assert timeless(train(SHORT, checkpoints=tmp_path / "old", resume=True).rows) == timeless(new.rows) != timeless(first.rows[:1])
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_two_trainings_at_once(resume: bool, tmp_path: Path) -> None:
+    """The second is refused, the first goes on, and no lock is left."""
+    refused = []
+
+    def second(record) -> None:
+        with pytest.raises(InputError) as error:
+            train(SHORT, checkpoints=tmp_path / "new", resume=resume)
+        refused.append(str(error.value))
+
+    result = train(LONG, checkpoints=tmp_path / "new", callbacks=[second])
+    owner = f"process {os.getpid()} on {os.uname().nodename}"
+    assert refused == [f"checkpoint folder {tmp_path / 'new'}: in use by {owner}; wait until it ends, or name another folder"] * 2
+    assert timeless(result.rows) == timeless(train(LONG).rows)
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["best", "latest"]
+
+
+def test_a_folder_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(InputError, match=rf"^checkpoint folder {tmp_path / 'file'}: File exists; name a folder that can be written$"):
+        train(SHORT, checkpoints=tmp_path / "file")
+
+
+def test_a_manifest_of_other_content_is_damaged(tmp_path: Path) -> None:
+    """Its checksum is right."""
+    train(SHORT, checkpoints=tmp_path)
+    path = sums.manifest_path(tmp_path / "latest", 6)
+    good = json.loads(path.read_text().partition("\n")[2])
+    others: tuple[Any, ...] = ([], {}, {"step": 6}, good | {"step": 7}, {name: value for name, value in good.items() if name != "files"})
+    for content in others:
+        body = json.dumps(content).encode()
+        path.write_bytes(hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+        with pytest.raises(InputError, match=r"^checkpoints in .*: all are damaged \(step 6: the manifest is damaged\); name the folder"):
+            train(SHORT, checkpoints=tmp_path, resume=True)

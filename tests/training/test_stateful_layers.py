@@ -1,0 +1,43 @@
+"""Training of models with stateful layers."""
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+import lstm_jax
+from lstm_jax.errors import InputError
+
+
+def test_a_stateful_layer() -> None:
+    """Its state goes on from step to step, as in a loop of Flax, and a layer without a state yet is refused."""
+
+    class Stateful(nnx.Module):
+        def __init__(self, learned: bool = False):
+            self.rnn = lstm_jax.LSTM(3, 4, stateful=True, learned_state=learned, rngs=nnx.Rngs(0))
+
+        def __call__(self, x):
+            return self.rnn(x)
+
+    def loss(model, x):
+        return (model(x) ** 2).mean()
+
+    x = jax.random.normal(jax.random.key(0), (2, 5, 3))
+    for learned in (False, True):
+        refused = r"^stateful layer rnn: carries no state yet; call the model once on a batch, or reset_state$"
+        with pytest.raises(InputError, match=refused):
+            lstm_jax.make_train_step(Stateful(learned), loss, lstm_jax.adam(1e-2))
+        with pytest.raises(InputError, match=refused):
+            lstm_jax.fit(Stateful(learned), loss, lstm_jax.adam(1e-2), (x,), epochs=1, batch_size=2)
+        model = Stateful(learned)
+        model(x)
+        optimizer, found, want = nnx.Optimizer(model, lstm_jax.adam(1e-2), wrt=nnx.Param), [], []
+        step = lstm_jax.make_train_step(model, loss, lstm_jax.adam(1e-2))
+        state = step.init()
+        for _ in range(3):
+            state, value = step(state, x)
+            found.append(value)
+            value, gradients = nnx.value_and_grad(loss)(model, x)
+            optimizer.update(model, gradients)
+            want.append(value)
+        np.testing.assert_allclose(found, want, rtol=1e-5)
