@@ -97,6 +97,18 @@ def test_adam_by_rows(columns, form, dtype):
             check(slice(None), lazy, dense)
 
 
+def _wait(optimizer, state, table, steps: int):
+    """Table and state after steps without a gradient: caught up at once, and step by step."""
+    params = {"table": table}
+    dense, whole, update = params, state, jax.jit(optimizer.update)
+    for _ in range(steps):
+        updates, whole = update({"table": jnp.zeros_like(table)}, whole)
+        dense = optax.apply_updates(dense, updates)
+    lag = optimizer.rows.begin(table, state, 2 * steps)._replace(at=jnp.int32(steps))
+    _, state, params = optimizer.rows.catch_up("table", None, lag, state, params)
+    return (params["table"], state), (dense["table"], whole)
+
+
 @pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the compiled step with")
 def test_rows_far_behind():
     """A row that stands still is passed over, one that has just moved takes each of a thousand steps."""
@@ -106,15 +118,10 @@ def test_rows_far_behind():
         state = optimizer.init(params)
         start = jnp.tile(jnp.array([[0.0], [1.0], [1e-8], [1e15]]), 40)
         state = state._replace(mu={"table": start}, nu={"table": start * start}, count=state.count + 5)
-        dense, whole, update = params, state, jax.jit(optimizer.update)
-        for _ in range(1000):
-            updates, whole = update({"table": jnp.zeros((4, 40))}, whole)
-            dense = optax.apply_updates(dense, updates)
-        lag = optimizer.rows.begin(params["table"], state, 2000)._replace(at=jnp.int32(1000))
-        _, state, params = optimizer.rows.catch_up("table", None, lag, state, params)
-        np.testing.assert_allclose(params["table"], dense["table"], rtol=1e-6)
-        assert (params["table"][0] == 1).all()
-        assert (params["table"][1] < 1).all()
+        (found, state), (want, whole) = _wait(optimizer, state, params["table"], 1000)
+        np.testing.assert_allclose(found, want, rtol=1e-6)
+        assert (found[0] == 1).all()
+        assert (found[1] < 1).all()
         np.testing.assert_allclose(state.nu["table"], whole.nu["table"], rtol=1e-4)
 
 
@@ -126,14 +133,9 @@ def test_rows_that_wait_while_the_rate_begins_at_zero(sign):
     optimizer = adam(optax.linear_schedule(0.0, sign * 1e-2, 10))
     state = optimizer.init(params)
     state = state._replace(mu={"table": params["table"]}, nu={"table": params["table"]})
-    dense, whole, update = params, state, jax.jit(optimizer.update)
-    for _ in range(40):
-        updates, whole = update({"table": jnp.zeros((3, 40))}, whole)
-        dense = optax.apply_updates(dense, updates)
-    lag = optimizer.rows.begin(params["table"], state, 64)._replace(at=jnp.int32(40))
-    _, state, params = optimizer.rows.catch_up("table", None, lag, state, params)
-    np.testing.assert_allclose(params["table"], dense["table"], rtol=1e-6)
-    assert (sign * (1 - dense["table"]) > 1e-3).all()
+    (found, _), (want, _) = _wait(optimizer, state, params["table"], 40)
+    np.testing.assert_allclose(found, want, rtol=1e-6)
+    assert (sign * (1 - want) > 1e-3).all()
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
