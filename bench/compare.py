@@ -10,8 +10,9 @@ A change is reported as faster or slower only if two conditions hold. Its p-valu
 must be at most `--level`. Its relative size must be at least `--least`. On a machine that also runs other work, `bench duel` detects
 smaller changes.
 
-The verdict is "too few processes" if the test could not have found any change: with N comparisons, its p-value can then never be as small
-as level / N. Three processes a side, as the preset "standard" of `bench throughput` has, are always too few at the default level.
+The verdict is "too few processes" if the test could not have found any change: its p-value can then never be as small as its limit, which
+for N comparisons is level / N unless other changes are beyond noise. Three processes a side, as the preset "standard" of
+`bench throughput` has, are always too few at the default level.
 
 The exit code is 1 if this project became slower on a workload. It is 2 if the two sets cannot be compared, or if this project has too few
 processes on a workload. Otherwise it is 0.
@@ -150,7 +151,8 @@ def _times(rows: Iterable[dict[str, Any]]) -> dict[tuple, list[float]]:
 def judged(found: Sequence[Change], level: float = LEVEL, least: float = LEAST) -> list[Change]:
     """Return the changes with verdicts: "slower" or "faster" if a change is large and beyond noise.
 
-    Any other change has the verdict "too few processes" if its p-value could never be as small as level / N, and otherwise "same".
+    Any other change has the verdict "too few processes" if its p-value could never be as small as the limit of the first change that is not
+    beyond noise, and otherwise "same".
 
     Noise is judged with Holm's correction for multiple tests. The p-values of the N changes are sorted in ascending order, and p-value k
     (k = 0, 1, ...) is compared with the limit level / (N - k). The first change whose p-value is above its limit is not beyond noise, and
@@ -171,7 +173,8 @@ def judged(found: Sequence[Change], level: float = LEVEL, least: float = LEAST) 
             break
         change = found[n]
         verdicts[n] = "same" if abs(math.log(change.ratio)) < math.log1p(least) else "slower" if change.ratio > 1 else "faster"
-    few: list[Verdict] = [TOO_FEW if change.smallest > level / len(found) else "same" for change in found]
+    limit = level / max(1, len(found) - len(verdicts))  # that of the first change that is not beyond noise
+    few: list[Verdict] = [TOO_FEW if change.smallest > limit else "same" for change in found]
     return [replace(change, verdict=verdicts.get(n, few[n])) for n, change in enumerate(found)]
 
 
@@ -200,6 +203,6 @@ def main() -> int:
     line = f"{len(found)} compared; this project slower in {len(slower)}" + (f": {', '.join(slower)}" if slower else "")
     if few := sum(change.verdict == TOO_FEW for change in found):
         needed = fewest(lambda number: smallest_p(number, number), options.level / len(found))
-        line += f"; too few processes in {few}, where no change can be found: give {needed} a side"
+        line += f"; too few processes in {few}, where no change can be found: give {needed}" + " a side" * needed.endswith("more")
     print(line)
     return 1 if slower else 2 if any(change.verdict == TOO_FEW for change in ours) else 0

@@ -81,13 +81,16 @@ def smallest_p(rounds: int) -> float:
 
 
 def require_rounds(work: str, rounds: int, level: float, tests: int = 1) -> None:
-    """Raise `InputError` if the test could not find any change, since its p-value can never be as small as level / tests.
+    """Check that the test can find a change: that its p-value can be as small as level / tests.
 
     Args:
         work: name of the workload.
         rounds: number of rounds.
         level: family-wise significance level, that is, the accepted probability of any false alarm in all tests together.
         tests: number of tests, one for each workload.
+
+    Raises:
+        InputError: if there are too few rounds.
     """
     among = f" in one of {tests} workloads" if tests > 1 else ""
     remedy = f"no {rounds} pairs can be beyond level {level}{among}: give {fewest(smallest_p, level / tests)}"
@@ -95,11 +98,14 @@ def require_rounds(work: str, rounds: int, level: float, tests: int = 1) -> None
 
 
 def require_one_backend(work: str, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Raise `InputError` if the two checkouts ran different backends on a workload. Old rows do not name the backend.
+    """Check that the two checkouts ran the same backend on a workload. Old rows do not name the backend.
 
     Args:
         work: name of the workload.
         rows: result rows of this workload.
+
+    Raises:
+        InputError: if they ran different backends.
     """
     ran = ((row["role"], row["backend_ran"]) for row in rows if "backend_ran" in row)
     found = dict.fromkeys((role, RENAMED.get(backend, backend)) for role, backend in ran)  # an old checkout may give a former name
@@ -258,7 +264,11 @@ def _parse() -> argparse.Namespace:
 
 
 def duel(options: argparse.Namespace) -> int:
-    """Compare two checkouts, print the changes, and return the exit code: 1 if the candidate is slower on a workload, else 0."""
+    """Compare two checkouts, print the changes, and return the exit code: 1 if the candidate is slower on a workload, else 0.
+
+    Raises:
+        InputError: if a workload has too few rounds to find a change, or if the checkouts run different backends.
+    """
     folders = {"baseline": options.baseline.resolve(), "candidate": options.candidate.resolve()}
     versions = {name: version(folder) for name, folder in folders.items()}
     works = {work.name: work for work in read_workloads(options.workload or ["A", "B"], {})}
@@ -299,6 +309,9 @@ def measure_false_alarms(options: argparse.Namespace) -> None:
     """Compare this checkout with itself, and print how many changes were false alarms, and how often an artificial slowdown was detected.
 
     Unless `--report` is given, the rounds that have no results yet are measured first.
+
+    Raises:
+        InputError: if several workloads are given, if the rounds are too few to find a change, or if the commit has no rows.
     """
     sha = options.commit or commit()
     works = read_workloads(options.workload or ["A"], {})

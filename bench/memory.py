@@ -32,6 +32,7 @@ import numpy as np
 
 from bench import RESULTS, commit, make_parser, read_flags, timing
 from bench.schema import RUN_MEMORY, STEP_MEMORY, check, make_row, rows_of, rows_of_commit
+from bench.summary import names_of
 from bench.workloads import read_sizes
 from lstm_jax.errors import require
 from lstm_jax.sweep.missing import run_missing
@@ -157,6 +158,6 @@ def main() -> None:
         sweep(names, options.results, sha, options.backend)
     rows = rows_of_commit(options.results, STEP_MEMORY, git=sha)
     found = [row for row in rows if row["workload"] in names and row["backend"] == options.backend]
-    remedy = f"measure them first, or report some of {', '.join(dict.fromkeys(row['workload'] for row in rows))}"
+    remedy = f"measure them first, or report some of {names_of(row['workload'] for row in rows)}"
     require(bool(found), f"rows of commit {sha}", f"none of {', '.join(names)}", remedy)
     report(found)

@@ -248,3 +248,9 @@ def print_table(table: Table) -> None:
     """Print a table. Where the output is not a terminal, a line has up to 160 characters."""
     console = Console()
     (console if console.is_terminal else Console(width=160)).print(table)
+
+
+def names_of(workloads: Iterable[str]) -> str:
+    """Return the different names among those of workloads as text for an error message, which has at most ten of them."""
+    names = list(dict.fromkeys(workloads))
+    return ", ".join(names[:10]) + f" and {len(names) - 10} more" * (len(names) > 10)

@@ -36,7 +36,7 @@ import numpy as np
 from bench import RESULTS, commit, machine, make_parser, read_flags, timing
 from bench.peers import DTYPES, KEY, OURS, PEERS, Candidate, installed, read_candidates, row_key
 from bench.schema import FAILED, FIRST_STEP, PEAK, STEP, check, make_row, rows_of, rows_of_commit
-from bench.summary import kept, make_table, mean_speedup, peaks, print_table, speedup_text, speedups_over_sizes, summarize
+from bench.summary import kept, make_table, mean_speedup, names_of, peaks, print_table, speedup_text, speedups_over_sizes, summarize
 from bench.timing import Process, key_of
 from bench.workloads import LENGTHS, UNITS, WORKLOADS, Workload, add_size_flags, given_axes, read_workloads
 from lstm_jax.errors import require
@@ -175,7 +175,7 @@ def report(works: Sequence[Workload], candidates: Sequence[Candidate], path: Pat
     """
     rows = rows_of_commit(path, STEP, FAILED, git=sha, series=series)
     (gemm, copy), lines = peaks(rows_of(path, PEAK, git=sha)), summarize(works, candidates, rows)
-    have = ", ".join(dict.fromkeys(f"{row['workload']} {row['candidate']}" for row in rows))
+    have = names_of(row["workload"] for row in rows)
     require(bool(lines), f"rows of commit {sha}", "none of these workloads and peers", f"measure them first, or report some of {have}")
     device = "a GPU" if machine.gpu() else f"{timing.CORES} cores"
     print(f"commit {sha or 'unknown'}; {device}: {gemm:.0f} GFLOP/s of a float32 product, {copy:.1f} GB/s of a copy")
@@ -302,11 +302,12 @@ def report_first_step(works: Sequence[Workload], candidates: Sequence[Candidate]
         series: label that `bench throughput --series` gave to the results when they were measured. "" shows those without a label.
 
     Raises:
-        InputError: if the commit has no such results.
+        InputError: if the commit has no such results, or none of these workloads and candidates.
     """
     table = make_table(("workload", "peer", "build s", "first step s", "compiling s", "warm: build s", "first step s", "rounds"))
     wanted = {(work.name, candidate.name) for work in works for candidate in candidates}
     rows = [row for row in rows_of_commit(path, FIRST_STEP, git=sha, series=series) if (row["workload"], row["candidate"]) in wanted]
+    require(bool(rows), f"rows of commit {sha}", "none of these workloads and peers", "measure them first")
     for work, name in dict.fromkeys((row["workload"], row["candidate"]) for row in rows):
         group = [row for row in rows if (row["workload"], row["candidate"]) == (work, name)]
         cold, warm = ([row for row in group if row["cache"] == cache] for cache in CACHES)

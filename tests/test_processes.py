@@ -191,7 +191,7 @@ import sys
 from lstm_jax import cli
 from lstm_jax.commands import COMMANDS, launch
 
-child = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print('running', flush=True); time.sleep(60)"
+child = "import os, signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); os.write(1, b'running' + bytes([10])); time.sleep(60)"
 COMMANDS["backends"] = lambda: lambda console: launch.run_processes([sys.executable, "-c", child], 2)
 raise SystemExit(cli.main(["backends"]))
 """
@@ -211,23 +211,36 @@ def test_a_second_signal_leaves_no_process() -> None:
 
 
 HANGING = """
-import signal, sys, time
+import sys
 from lstm_jax.commands import launch
 
-child = (
-    "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(75)); print('running', flush=True); time.sleep(60)"
-)
+child = '''
+import os, signal, sys, time
+got = []
+signal.signal(signal.SIGTERM, lambda *_: got.append(1))
+os.write(1, b"running" + bytes([10]))  # at once, for the two processes share the pipe
+for _ in range(600):
+    time.sleep(0.1)
+    if got:
+        time.sleep(0.5)
+        sys.exit(75 if len(got) == 1 else 130)
+'''
 sys.exit(max(launch.run_processes([sys.executable, "-c", child], 2)))
 """
 
 
 @pytest.mark.parametrize("ignored", [False, True])
 def test_a_closed_terminal(ignored: bool) -> None:
-    """The SIGHUP that `launch` gets reaches its processes as SIGTERM, after which a training saves its state. Under nohup they go on."""
+    """The SIGHUP that `launch` gets reaches its processes as one SIGTERM, after which a training saves its state. Under nohup they go on.
+
+    A terminal with bash sends it twice.
+    """
     program = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n" * ignored + HANGING
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as launched:
         assert launched.stdout is not None
         assert [launched.stdout.readline() for _ in range(2)] == ["running\n"] * 2
+        launched.send_signal(signal.SIGHUP)
+        time.sleep(0.05)
         launched.send_signal(signal.SIGHUP)
         if ignored:
             with pytest.raises(subprocess.TimeoutExpired):

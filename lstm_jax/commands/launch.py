@@ -98,11 +98,16 @@ def _passed_on(started: list[subprocess.Popen]) -> Iterator[None]:
     """Pass SIGINT and SIGTERM on to all processes in the list until the context ends, and SIGHUP as SIGTERM.
 
     The processes have sessions of their own, so that the SIGHUP of a terminal that is closed does not reach them. SIGHUP is not passed on
-    if this process ignores it, as under nohup.
+    if this process ignores it, as under nohup. It is passed on once, although a shell and the kernel may each send it.
     """
+    has_hung_up = False
 
     def pass_on(number: int, frame: object) -> None:
+        nonlocal has_hung_up
         del frame
+        if number == signal.SIGHUP and has_hung_up:  # a second SIGTERM would end the processes before they have saved their state
+            return
+        has_hung_up = has_hung_up or number == signal.SIGHUP
         for child in started:
             child.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, get_args, get_origin
 
@@ -24,21 +25,26 @@ def check_fields(config: Any) -> None:
     for own in dataclasses.fields(config):
         value = getattr(config, own.name)
         if own.type in (str, tuple[str, ...]):
-            object.__setattr__(config, own.name, _as_text(value, several=own.type is not str))
+            object.__setattr__(config, own.name, _as_text(own.name, value, several=own.type is not str))
         if get_origin(own.type) is Literal:
             require(value in get_args(own.type), own.name, value, f"give one of {', '.join(map(str, get_args(own.type)))}")
 
 
-def _as_text(value: Any, several: bool) -> Any:
+def _as_text(name: str, value: Any, several: bool) -> Any:
     """Return the value of a field of text with each path object in it as a string.
 
     Args:
+        name: name of the field.
         value: the value.
         several: whether the field is a tuple of texts.
+
+    Raises:
+        InputError: if the field is a tuple of texts, and the value is neither a path nor several.
     """
     if several:
         texts = [value] if isinstance(value, str | os.PathLike) else value
-        return tuple(_as_text(text, False) for text in texts)
+        require(isinstance(texts, Iterable), name, value, "give a path, or several")
+        return tuple(_as_text(name, text, False) for text in texts)
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 

@@ -64,7 +64,7 @@ LAYOUTS = {
 
 ENDS = ("embedding/embedding", "head/kernel", "head/bias")
 """Keys of a model's flat dict that belong to no recurrent layer."""
-_PATH = re.compile(r"recurrent/(0|[1-9]\d*)/(?:(forward|backward)/)?(\w+)")
+_PATH = re.compile(r"recurrent/(0|[1-9]\d*)/(?:(forward|backward)/)?(?!(?:forward|backward)$)(\w+)")
 
 
 def to_numpy(name: str, value: object) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Weights of layers of lstm_jax for other libraries, after checking that the other library can express the options of the layers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,7 +54,7 @@ def parts_of(layers: Any, target: Target) -> list[Any]:
         return list(layers.layers)
     if is_a(layers, OWN, "Recurrent", "Bidirectional"):
         return [layers]
-    listed = isinstance(layers, Sequence) and not isinstance(layers, str)
+    listed = isinstance(layers, Collection) and not isinstance(layers, str | Mapping)
     require(listed, "layers", type(layers).__name__, "give a list of layers or of dicts of arrays, or a RecurrentStack")
     return list(layers)
 

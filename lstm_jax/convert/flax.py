@@ -50,6 +50,7 @@ def lstm_to_linen(params: Any, rnn: bool = False) -> dict[str, Any]:
 
     Args:
         params: an `LSTM` layer, or {"kernel": (E, 4H), "recurrent_kernel": (H, 4H), "bias": (4H,)} for E input features and H units.
+            The direction of a layer (`go_backwards`, `keep_order`) and its `dtype` are not checked.
         rnn: true for an nn.RNN that contains the cell: the result is then {"cell": parameters of the cell}. False for the cell itself.
 
     Raises:
@@ -84,6 +85,7 @@ def lstm_to_nnx(params: Any, optimized: bool = True, rnn: bool = False) -> dict[
 
     Args:
         params: an `LSTM` layer, or {"kernel": (E, 4H), "recurrent_kernel": (H, 4H), "bias": (4H,)} for E input features and H units.
+            The direction of a layer (`go_backwards`, `keep_order`) and its `dtype` are not checked.
         optimized: true for an nnx.OptimizedLSTMCell, false for an nnx.LSTMCell.
         rnn: true for an nnx.RNN that contains the cell: the result is then {"cell": parameters of the cell}. False for the cell itself.
 

@@ -20,7 +20,7 @@ def is_keras(value: Any) -> bool:
 
 
 def given_by_keras(layer: Any, name: str) -> Given:
-    """Return the weights of a recurrent Keras layer, and the cell and the options that a layer of lstm_jax must have for equal results.
+    """Return the weights of a recurrent Keras layer, with the cell and the options that are compared with those of a layer of lstm_jax.
 
     Args:
         layer: a Keras LSTM, GRU, SimpleRNN, or Bidirectional of one of them. It must be built.
@@ -32,7 +32,8 @@ def given_by_keras(layer: Any, name: str) -> Given:
     """
     if not is_a(layer, "keras", "Bidirectional"):
         given = _given_by_one(layer, name)
-        return given._replace(options={"go_backwards": layer.go_backwards})
+        order = {"keep_order": False} if layer.go_backwards else {}  # Keras' outputs are in the order in which the steps are read
+        return given._replace(options={"go_backwards": layer.go_backwards} | order)
     pair = {"forward": layer.forward_layer, "backward": layer.backward_layer}
     halves = {direction: _given_by_one(half, f"{name}.{direction}_layer") for direction, half in pair.items()}
     cells = [(halves[direction].allowed or ("",))[0] for direction in DIRECTIONS]

@@ -23,8 +23,8 @@ def load(layer: Any, weights: Any, prefix: str = "") -> None:
 
     If the weights do not fit, no parameter is changed. The arrays are converted to the dtype of the parameters: float64 weights, for
     example, are rounded if the layer has float32 parameters. A learned initial state and the state that a stateful layer carries are not
-    changed. Options of the layer that are not weights, such as `merge_mode`, `residual` and dropout, are not compared, except with a Keras
-    layer.
+    changed. Options of the layer that are not weights, such as `merge_mode`, `residual`, zoneout and dropout, are not compared. With a
+    Keras layer, the direction and `merge_mode` are.
 
     E is the number of input features, H the number of units, P the number of outputs of a projection, G the number of gates and V the size
     of the vocabulary.
@@ -44,7 +44,7 @@ def load(layer: Any, weights: Any, prefix: str = "") -> None:
               are accepted.
             - The PyTorch module itself. An nn.RNN then shows whether it uses tanh or relu.
             - A Keras LSTM, GRU, SimpleRNN, or Bidirectional of one of them or, for a `RecurrentStack`, a list of such layers. The layer
-              must have the same activations, `reset_after`, `go_backwards` and `merge_mode`.
+              must have the same activations, `reset_after`, `go_backwards` and `merge_mode`, and not `keep_order`.
 
             For a dense layer: {"kernel": (in, out), "bias": (out,)}, or an nn.Linear of PyTorch, or a state dict. For an embedding layer:
             {"embedding": (V, E)}, or an nn.Embedding of PyTorch, or a state dict. For a model: a flat dict of arrays such as that of

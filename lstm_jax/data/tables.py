@@ -91,7 +91,7 @@ def _require_commas(path: Path, header: str, wanted: tuple[str, ...]) -> None:
     Raises:
         InputError: if the columns `wanted` are in the first line `header` only when it is split at semicolons or tabs.
     """
-    if set(wanted) <= _columns(header, ","):
+    if not wanted or set(wanted) <= _columns(header, ","):
         return
     for mark, shown in ((";", "semicolons"), ("\t", "tabs")):
         converted = f"pandas.read_csv({path.name!r}, sep={mark!r}, decimal=',').to_csv('new.csv', index=False)"
@@ -118,6 +118,6 @@ def _csv_rows(path: Path, lines: Iterable[str], wanted: tuple[str, ...]) -> Iter
                 raise csv.Error(f"{len(row[None])} fields too many")
             yield reader.line_num, row
     except csv.Error as error:
-        raise InputError(f"line {reader.reader.line_num} of {path}", error, "put texts in quotes, one field a column") from error
+        raise InputError(f"line {max(1, reader.reader.line_num)} of {path}", error, "put texts in quotes, one field a column") from error
     finally:
         csv.field_size_limit(previous)

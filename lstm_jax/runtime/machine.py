@@ -34,7 +34,11 @@ def cores() -> list[int]:
 
 
 def pin(process: int, numbers: Iterable[int]) -> None:
-    """Restrict a process to the cores with these numbers, on a system that can do this."""
+    """Restrict a process to the cores with these numbers, on a system that can do this.
+
+    Raises:
+        OSError: if the process has ended, or may not be changed.
+    """
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(process, numbers)
 

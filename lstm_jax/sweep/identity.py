@@ -70,7 +70,7 @@ def require_importable(item: Any, kind: str) -> None:
     value: Any = sys.modules.get(item.__module__)
     for part in path.split("."):
         value = getattr(value, part, None)
-    require(value is item, kind, name, remedy)
+    require(value == item, kind, name, remedy)  # not `is`: a class method is a new object at each access
 
 
 def run_id(function: Run, config: Any) -> str:

@@ -188,11 +188,11 @@ class Task(ABC, Generic[C, D]):
 
         Args:
             config: config of the run, which is also written to the folder.
-            folder: a new folder, or the folder of an interrupted run if `resume` is true.
+            folder: a new folder, or the folder of a run, interrupted or ended, if `resume` is true.
             data: the data, if they are in memory already. If None, the data that the config names are read.
             initial: dict from the name of a parameter in `Functional.params` to its initial value. All other parameters get random initial
                 values.
-            resume: whether to continue the interrupted run in the folder. The config may then have more epochs than the run was started
+            resume: whether to continue the run in the folder. The config may then have more epochs than the run was started
                 with, also if the run has ended, if the schedule is constant. The result has the bits of one run of that many epochs.
             allow_other_machine: whether to resume even if devices, package versions or compiled code have changed. The metrics can then
                 differ in their last bits from those of an uninterrupted run.
@@ -268,8 +268,8 @@ class Trained(ABC, Generic[C, Own]):
     def model(self) -> Any:
         """Flax NNX module with the trained parameters.
 
-        Each access returns a new module, so that a change of one does not reach the next, nor the methods of this class. The module applies
-        dropout if it is called without `deterministic=True`, unless `model.eval()` has been called.
+        Each access returns a new module, so that a change of one does not reach the next, nor the methods of this class. If the config has
+        dropout, call the module with `deterministic=True`, or `model.eval()` before; with `rngs` it applies dropout.
         """
         return self.rebuild({name: jnp.asarray(array) for name, array in self.params.items()})
 

@@ -346,8 +346,9 @@ class Trained(base.Trained[ForecastConfig, Scale]):
                 entries are evenly spaced, with the median gap of the series (`series.usual_gap`).
 
         Raises:
-            InputError: if the series is shorter than the `context` of the config, `level` is not between 0 and 1, or `times` does not hold
-                K increasing times after the end of the series.
+            InputError: if the series is shorter than the `context` of the config, `level` is not between 0 and 1, `times` does not hold
+                K increasing times after the end of the series or holds datetime64 for a series without dates, or a value of the series is
+                too far from the last one; see `make_part`.
         """
         require(0 < level < 1, "level", level, "give a share between 0 and 1")
         part, moments = self.end_of(series, times)

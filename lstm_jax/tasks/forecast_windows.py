@@ -120,7 +120,7 @@ def parts_of(series: data.Series, config: ForecastConfig) -> tuple[dict[str, Par
     for name, (first, last) in bounds.items():
         windows = data.series_windows(series, config.data.context, config.data.horizon, first, last)
         found = f"{len(series)} entries, {name} part {last - first}, context {config.data.context}, horizon {config.data.horizon}"
-        require(len(windows.origin) > 0, f"series {series.name}", found, "give a longer series, or a shorter context or horizon")
+        require(len(windows.origin) > 0, f"length of {series.name}", found, "give a longer series, or a shorter context or horizon")
         parts[name] = make_part(windows, scale, config, series.name)
     return parts, scale
 

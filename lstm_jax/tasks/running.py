@@ -39,10 +39,10 @@ Content = str | bytes | Callable[[IO[bytes]], object]
 
 @dataclass(frozen=True)
 class Permissions:
-    """Permissions to continue an interrupted run.
+    """Permissions to continue a run.
 
-    If `resume` is true, an interrupted run in the folder may be continued with the same config. If `other_machine` is also true, the run
-    may be continued even if devices, package versions or compiled code have changed.
+    If `resume` is true, a run in the folder may be continued with the same config or with more epochs; see `RunFolder.start`. If
+    `other_machine` is also true, the run may be continued even if devices, package versions or compiled code have changed.
     """
 
     resume: bool = False

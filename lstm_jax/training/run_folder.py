@@ -74,7 +74,7 @@ class RunFolder:
 
         Args:
             config_json: config of the run as JSON.
-            resume: whether the folder may hold an interrupted run. If false, the folder must be empty or must not exist.
+            resume: whether the folder may hold a run. If false, the folder must be empty or must not exist.
 
         Returns:
             Whether the config gives the run in the folder more epochs than it was started with, and is the same otherwise. This is allowed
@@ -82,8 +82,9 @@ class RunFolder:
             `lengthen`.
 
         Raises:
-            InputError: if the folder holds a run and `resume` is false, if the run in the folder has another config, if a file of the run
-                in the folder has changed, or if the folder holds files but no run.
+            InputError: if the folder holds a run and `resume` is false, if the run in the folder has another config that is not the same
+                with fewer epochs of a constant schedule, if a file of the run in the folder has changed, or if the folder holds files but
+                no run.
         """
         require(not self.path.exists() or self.path.is_dir(), f"run folder {self.path}", "is a file", "name a new folder")
         for folder in (self.path, self.events, self.figures):
@@ -96,8 +97,10 @@ class RunFolder:
         require(resume, f"run folder {self.path}", "holds a run", "resume it with --resume, or name another folder")
         self.verify()
         changes = _changes(self.config, config_json)
-        longer = _is_longer(changes, json.loads(config_json))
-        remedy = f"give its config to resume it: {shown_changes(changes)}"
+        more = _has_more_epochs(changes)
+        longer = more and json.loads(config_json)["train"]["schedule"] == "constant"  # each step is then the same
+        note = " (more epochs need a constant schedule)" if more else ""
+        remedy = f"give its config to resume it: {shown_changes(changes)}{note}"
         require(longer or not changes, f"run folder {self.path}", "holds a run of another config", remedy)
         return longer
 
@@ -108,7 +111,11 @@ class RunFolder:
 
         Args:
             config_json: the new config as JSON, for which `start` returned true.
+
+        Raises:
+            InputError: if the config cannot be written.
         """
+        self.manifest.unlink(missing_ok=True)  # else a kill before `seal` would leave a config that the manifest denies
         self.result.unlink(missing_ok=True)
         write_atomically(self.config, config_json)
 
@@ -207,17 +214,16 @@ def _changes(config: Path, new: str) -> dict[tuple[str, str], tuple[Any, Any]]:
         raise InputError(f"config {config}", error, "the run folder is damaged; name a new one") from error
 
 
-def _is_longer(changes: dict[tuple[str, str], tuple[Any, Any]], new: dict[str, Any]) -> bool:
-    """Return whether the only change is a larger number of epochs, and each step of the run is the same with it.
+def _has_more_epochs(changes: dict[tuple[str, str], tuple[Any, Any]]) -> bool:
+    """Return whether the only change of a config is a larger number of epochs.
 
     Args:
         changes: changes of the config, as `config_changes` returns them.
-        new: the new config, parsed from JSON.
     """
-    if list(changes) != [("train", "epochs")]:
+    if list(changes) != [EPOCHS]:
         return False
-    old, wanted = changes["train", "epochs"]
-    return new["train"]["schedule"] == "constant" and isinstance(old, int) and wanted > old
+    old, new = changes[EPOCHS]
+    return isinstance(old, int) and new > old
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
@@ -232,6 +238,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 
 _EVERYWHERE = ("lstm-jax", "jax", "jaxlib", "flax", "optax", "numpy", "backend", "devices", "hosts", "xla_flags", "matmul_precision")
+EPOCHS = ("train", "epochs")
 _ON_A_CPU = ("cpu", "cores", "compiled")
 
 

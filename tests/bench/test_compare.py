@@ -79,6 +79,14 @@ def test_too_few_processes(workloads: str, old: int, new: int, verdict: str) -> 
     assert {change.verdict for change in compare.changes(*_sides("ours", workloads, old, new))} == {verdict}
 
 
+def test_a_change_beyond_noise_leaves_a_larger_limit() -> None:
+    """The second of two changes is compared with the whole level, as Holm's correction has it."""
+    beyond = compare.Change("A", "ours", 2, 1, 3, 0.0079, smallest=0.0079)
+    for smallest, verdict in ((1 / 84, "same"), (1 / 35, "too few processes")):
+        found = compare.judged([beyond, compare.Change("B", "ours", 1, 1, 1, 0.5, smallest=smallest)])
+        assert [change.verdict for change in found] == ["slower", verdict]
+
+
 def test_summary_of_too_few_processes(tmp_path: Path) -> None:
     """The summary counts them; of ours they end the command with code 2, of a peer with 0; one process a side gives no interval."""
     paths = [tmp_path / "old.jsonl", tmp_path / "new.jsonl"]

@@ -92,7 +92,7 @@ def test_tokens_of_an_evaluation() -> None:
         assert schema.check(row, "here") == row
     assert workload("inference:B=2,T=3").tokens == 6
     committed = [row for row in schema.rows_of(throughput.PATH, schema.STEP) if row["kind"] == "evaluation"]
-    assert len(committed) == 68
+    assert len(committed) >= 68
     for row in committed:
         assert row["tokens_per_second"] * row["ms_per_step"] / 1000 == pytest.approx(25_000 * 80)
 

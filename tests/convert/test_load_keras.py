@@ -118,6 +118,11 @@ REFUSALS = [
         "go_backwards: True; the Keras layer has False: give a layer with go_backwards=False",
     ),
     (
+        lambda: layers.LSTM(H, go_backwards=True),
+        lambda: ours(LSTM, go_backwards=True, keep_order=True),
+        "keep_order: True; the Keras layer has False: give a layer with keep_order=False",
+    ),
+    (
         lambda: layers.Bidirectional(layers.LSTM(H), merge_mode="sum"),
         lambda: ours(Bidirectional),
         "merge_mode: concat; the Keras layer has sum: give a layer with merge_mode='sum'",

@@ -34,6 +34,10 @@ ROOT = Path(__file__).parents[2]
 class Table:
     table: dict[Any, Any] = field(default_factory=dict)
 
+    @classmethod
+    def size(cls, config: Any) -> dict[str, int]:
+        return {"size": len(config.table)}
+
 
 def never(config: Any) -> dict[str, float]:
     """Fail the test, since no run may begin."""
@@ -186,6 +190,8 @@ def test_local_functions(tmp_path: Path) -> None:
         assert not list(tmp_path.iterdir())
     (row,) = sweep.run(inner, [Own()], tmp_path / "rows.jsonl")
     assert row["result"] == {"score": 2.0}
+    (row,) = sweep.run(Table.size, [Table()], tmp_path / "of_a_class.jsonl", "processes", workers=1)
+    assert row["result"] == {"size": 0}
 
 
 SCRIPT = """
@@ -232,15 +238,19 @@ def test_sigterm_leaves_no_process(tmp_path: Path) -> None:
     log, environment = tmp_path / "log", os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(__file__).parent)])}
     command = [sys.executable, made_sweep.__file__, str(tmp_path), "endless"]
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as parent:
-        while not (log.exists() and len(log.read_text().split()) == 2):
-            assert parent.poll() is None
-            time.sleep(0.02)
-        children = [int(word) for word in Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()]
-        for task in Path(f"/proc/{parent.pid}/task").iterdir():
-            children += [int(word) for word in (task / "children").read_text().split()]
-        assert len(set(children)) == 2
-        parent.send_signal(signal.SIGTERM)
-        said = parent.communicate(timeout=30)[1]
+        try:
+            while not (log.exists() and len(log.read_text().split()) == 2):
+                assert parent.poll() is None
+                time.sleep(0.02)
+            children: list[int] = []
+            for task in Path(f"/proc/{parent.pid}/task").iterdir():
+                children += [int(word) for word in (task / "children").read_text().split()]
+            assert len(set(children)) == 2
+            parent.send_signal(signal.SIGTERM)
+            said = parent.communicate(timeout=30)[1]
+        except BaseException:
+            parent.send_signal(signal.SIGINT)  # so that it ends its processes
+            raise
     assert said.rstrip().endswith("KeyboardInterrupt: SIGTERM")
     assert not any(running(child) for child in children)
     assert (tmp_path / "rows.jsonl").read_bytes() == b""

@@ -12,6 +12,7 @@ from lstm_jax.config import ForecastConfig, ForecastModelConfig, SeriesConfig, T
 from lstm_jax.config.files import config_changes, shown_changes
 from lstm_jax.data import Series
 from lstm_jax.tasks import forecast
+from lstm_jax.training import manifest
 
 CONFIG = ForecastConfig(
     SeriesConfig(context=6, horizon=2), ForecastModelConfig(units=3), TrainConfig(epochs=2, batch_size=16, learning_rate=1e-2)
@@ -67,6 +68,21 @@ def test_the_result_of_fewer_epochs_goes_when_more_are_trained(run: Path, series
     assert forecast.load(run).config.train.epochs == 3
 
 
+def test_a_run_that_is_killed_while_it_is_prolonged(run: Path, series: Series, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill between the new config and its manifest leaves a run that goes on."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(manifest, "write", stop)
+        with pytest.raises(KeyboardInterrupt):
+            forecast.train(trained_for(CONFIG, 3), run, data=series, resume=True, figures=False)
+    forecast.train(trained_for(CONFIG, 3), run, data=series, resume=True, figures=False)
+    assert [row["epoch"] for row in rows_of(run)] == [1, 2, 3]
+    assert forecast.load(run).notes == ()
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
@@ -88,7 +104,9 @@ def test_another_config_is_refused_with_what_differs(run: Path, series: Series, 
 
 def test_more_epochs_change_the_steps_of_a_schedule(series: Series, tmp_path: Path) -> None:
     forecast.train(trained_for(CONFIG, 1, schedule="cosine"), tmp_path / "run", data=series, figures=False)
-    with pytest.raises(InputError, match=r"give its config to resume it: epochs: 1 in the run, 2 given$"):
+    with pytest.raises(
+        InputError, match=r"give its config to resume it: epochs: 1 in the run, 2 given \(more epochs need a constant schedule\)$"
+    ):
         forecast.train(trained_for(CONFIG, 2, schedule="cosine"), tmp_path / "run", data=series, resume=True, figures=False)
 
 

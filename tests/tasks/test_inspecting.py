@@ -19,10 +19,11 @@ from scipy.special import expit
 from lstm_jax.config import ForecastConfig, ForecastModelConfig, SentimentConfig, SeriesConfig, TrainConfig
 from lstm_jax.errors import InputError
 from lstm_jax.inspection.window import page
-from lstm_jax.tasks import forecast, generation, sentiment
+from lstm_jax.tasks import forecast, forecast_windows, generation, sentiment
 from lstm_jax.tasks.inspecting import Request, make_window
 from lstm_jax.tasks.inspecting import reviews as inspected_reviews
 from lstm_jax.tasks.inspecting.common import kept_epochs
+from lstm_jax.tasks.inspecting.forecasts import SeriesNetwork, _replaced
 from lstm_jax.training import checkpoint
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -44,8 +45,6 @@ def run(reviews, tmp_path_factory) -> sentiment.Trained:
 
 def logit(trained: sentiment.Trained, text: str) -> float:
     p = trained.probabilities([text])[0]
-    with pytest.raises(InputError, match=r"; give a list of texts$"):
-        trained.probabilities(text)
     return float(np.log(p / (1 - p)))
 
 
@@ -89,6 +88,11 @@ def test_a_review(run) -> None:
         assert without[n + 1] == pytest.approx(whole - logit(run, " ".join(rest)), abs=2e-4), word
     assert found.each_step
     assert len(found.reach) == len(words)
+
+
+def test_one_text_is_no_list(run) -> None:
+    with pytest.raises(InputError, match=r"; give a list of texts$"):
+        run.probabilities(TEXT)
 
 
 @pytest.mark.parametrize("change", ["bidirectional", "packed", "max", "mask", "post"])
@@ -215,6 +219,22 @@ def test_a_series(a_series, tmp_path: Path) -> None:
     assert found.strips[1].values[0] == pytest.approx(ahead.mean.mean() - other.mean.mean(), abs=1e-3)
     with pytest.raises(InputError, match="reads a series: give --file"):
         make_window(trained, Request(texts=("1",)))
+
+
+@pytest.mark.parametrize(("entries", "want"), [([3], [0]), ([1, 5], [-4, 4]), ([1, 2, 9], [-1, -3, 7])])
+def test_entries_replaced_by_their_neighbours(entries: list[float], want: list[float]) -> None:
+    """An entry at an end has one neighbour, and a single entry none. The network here forecasts the sum of the entries."""
+
+    class Total(SeriesNetwork):
+        def __init__(self) -> None:
+            self.scale = forecast_windows.Scale(0.0, 1.0)
+            self.predict = lambda params, rows, ahead: rows.sum(axis=1)[:, None]
+
+        def mean(self, entries, params, ahead):
+            return entries.sum()
+
+    found = _replaced(Total(), None, jnp.asarray(entries, float)[:, None], jnp.ones(1))
+    np.testing.assert_allclose(found, want)
 
 
 def test_bad_requests(run, tmp_path: Path) -> None:

@@ -119,10 +119,11 @@ def _replaced(network: SeriesNetwork, params: Any, entries: jax.Array, ahead: ja
 
     Returns:
         C numbers in the units of the series. Number n tells how much the average of the K predicted means falls if entry n is replaced by
-        the mean of its neighbours. The first and the last entry are replaced by their only neighbour.
+        the mean of its neighbours. The first and the last entry are replaced by their only neighbour. A single entry has none and is kept.
     """
     whole = np.asarray(entries)
-    before, after = np.concatenate([whole[1:2], whole[:-1]]), np.concatenate([whole[1:], whole[-2:-1]])
+    last = len(whole) - 1
+    before, after = whole[[min(1, last), *range(last)]], whole[[*range(1, last + 1), max(last - 1, 0)]]
     rows = np.broadcast_to(whole, (len(whole), *whole.shape)).copy()
     rows[np.arange(len(whole)), np.arange(len(whole))] = (before + after) / 2
     many = network.predict(params, rows, np.broadcast_to(np.asarray(ahead), (len(whole), len(ahead))))[:, 0].mean(-1) * network.scale.spread
