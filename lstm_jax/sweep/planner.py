@@ -93,7 +93,7 @@ def _found(path: Path, wanted: Collection[str]) -> dict[str, Row]:
     """
 
     def check(row: Any, location: str) -> Row:
-        known = isinstance(row, dict) and isinstance(row.get("id"), str) and row.keys() >= {"config", "status", "seconds"}
+        known = isinstance(row, dict) and isinstance(row.get("id"), str) and row.keys() >= {"config", "status"}
         require(known, f"rows {location}", "not a row of a sweep", "name the file of a sweep, or a new one")
         return row
 
