@@ -305,7 +305,7 @@ def test_a_port_in_use(no_place) -> None:
     ],
 )
 def test_places_that_the_environment_names(no_place, variables: dict[str, str], found: Processes) -> None:
-    """They reach JAX, which finds the address of process 0 under Slurm and Open MPI."""
+    """Places in the environment reach JAX, which finds the address of process 0 under Slurm and Open MPI."""
     calls = []
     no_place.setattr(processes.jax.distributed, "initialize", lambda *args, **options: calls.append((args, options)))
     no_place.setattr(processes.jax.config, "update", lambda *args: None)

@@ -143,7 +143,7 @@ def test_a_run_interrupted_before_its_first_checkpoint(task, root, ask, tmp_path
 
 
 def test_a_run_interrupted_after_its_first_checkpoint_has_its_words(root, ask, tmp_path):
-    """They are written before training."""
+    """The words of a run are written before training."""
     run = Path(shutil.copytree(root / "sentiment", tmp_path / "run"))
     (run / "result.json").unlink()
     for command in asking("sentiment", run, tmp_path):

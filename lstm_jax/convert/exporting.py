@@ -13,7 +13,7 @@ BY_ARRAYS = "to export the weights alone, give layer.cell_params()._asdict()"
 
 
 class Target(NamedTuple):
-    """What another library's layer can express.
+    """Features that the layers of another library can express.
 
     Attributes:
         title: name of the layer in error messages, such as "PyTorch module".

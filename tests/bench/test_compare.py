@@ -50,7 +50,7 @@ def test_many_workloads_are_allowed_for() -> None:
 
 @pytest.mark.parametrize(("old", "new"), [(1, 5), (2, 2), (3, 3), (5, 4), (4, 5), (5, 5), (8, 8)])
 def test_smallest_p(old: int, new: int) -> None:
-    """It is that of two sets as far apart as can be."""
+    """The smallest p-value is that of two sets as far apart as can be."""
     assert compare.smallest_p(old, new) == pytest.approx(stats.permutation_p(np.linspace(1, 1.01, old), np.linspace(9, 9.01, new)))
 
 

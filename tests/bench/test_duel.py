@@ -57,7 +57,7 @@ def test_rounds_are_enough_for_the_number_of_workloads() -> None:
 
 
 def test_checkouts_that_run_different_backends_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In rows and after a round, which leaves no row; a former name of a backend is the same backend."""
+    """Different backends are refused in rows, and after a round, which leaves no row; a former name of a backend is the same backend."""
     rows = [row | {"backend_ran": {"baseline": "hoisted", "candidate": "compiled"}[row["role"]]} for row in _rows(1.0)]
     remedy = 'in that without compiled code, run python -c "from lstm_jax.native.packaged import build_packaged; build_packaged()"'
     message = f"backends of A: baseline hoisted, candidate compiled; give two checkouts that run the same one; {remedy}"

@@ -144,7 +144,7 @@ print(convert.lstm_to_torch.__module__, convert.load.__module__)
 
 @pytest.mark.parametrize("peer", ["torch_lstm", "torch_compiled", "torchrl", "onnx_runtime"])
 def test_peers_without_jax_do_not_load_it(peer: str) -> None:
-    """Else their memory and the time to import them would include JAX. A model of torch.compile is built but not compiled here."""
+    """Peers without JAX are imported without it, which would count in their memory and time. A model of torch.compile is built but not compiled here."""
     for name in PEERS[peer].imports:
         if find_spec(name) is None:
             pytest.skip(f"{name} is not installed")

@@ -9,7 +9,7 @@ from browser import needs_browser, open_page
 from rows import bench_here, failed, timed
 
 NASTY = "<!--<script> no </script> memory"
-"""It would blank the page: after "<!--<script" one "</script>" no longer ends the script."""
+"""Text that would blank the page: after "<!--<script" one "</script>" no longer ends the script."""
 
 
 def _rows() -> list[dict]:

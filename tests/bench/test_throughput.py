@@ -196,7 +196,7 @@ def test_summary_by_hand() -> None:
 
 
 def test_one_process_gives_no_interval(tmp_path: Path) -> None:
-    """On either side; the page has no ends of it."""
+    """One process on either side gives no interval, and the page has no ends of it."""
     counts = {"ours": 3, "haiku": 1, "equinox": 2}
     rows = [timed("A", name, ms, n) for name, ms in (("ours", 2.0), ("haiku", 3.0), ("equinox", 4.0)) for n in range(counts[name])]
     _, equinox, haiku = summary.summarize([workload("A")], [peers.read_candidate(name) for name in ("equinox", "haiku")], rows)
@@ -212,7 +212,7 @@ def test_one_process_gives_no_interval(tmp_path: Path) -> None:
 
 
 def test_first_steps_of_a_series(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are measured although the same steps without a series have rows, and reported apart from them."""
+    """First steps of a series are measured although the same steps without a series have rows, and reported apart from them."""
     path, asked = tmp_path / "rows.jsonl", []
     seconds = {"build_seconds": 1.0, "compile_seconds": 1.0, "cpu": "chip", "versions": {}, "backend_ran": "hoisted"}
 

@@ -99,7 +99,7 @@ def test_model(kind: str) -> None:
 
 
 def test_model_of_torch(torch) -> None:
-    """There and back: PyTorch's logits, and PyTorch's state dict."""
+    """A model loaded from PyTorch computes PyTorch's logits, and converted back gives PyTorch's state dict."""
     theirs = torch.nn.ModuleDict(
         {"embedding": torch.nn.Embedding(V, E), "lstm": torch.nn.LSTM(E, H, batch_first=True), "fc": torch.nn.Linear(H, V)}
     )

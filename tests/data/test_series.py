@@ -97,7 +97,7 @@ def test_columns_that_commas_do_not_separate(tmp_path: Path, mark: str, lines: l
 
 
 def test_times_with_an_offset_from_utc(tmp_path: Path) -> None:
-    """They are instants, also across the change from summer time, and are shown with the offset of the last entry."""
+    """Times with an offset are instants, also across the change from summer time, and are shown with the offset of the last entry."""
     lines = ["2026-10-25T00:00+02:00,1", "2026-10-25T02:00+02:00,2", "2026-10-25T03:00+01:00,3"]
     series = read_series(str(write(tmp_path / "a.csv", "time,value", *lines)))
     np.testing.assert_allclose(np.diff(series.times) * 24, [2, 2])

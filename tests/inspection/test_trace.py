@@ -128,7 +128,7 @@ def test_what_cannot_be_traced() -> None:
 
 
 def test_a_layer_within_a_transformation() -> None:
-    """Its values cannot be read; a trace as a whole may be compiled."""
+    """The values of a layer within a transformation cannot be read; a trace as a whole may be compiled."""
     layer = lstm_jax.LSTM(E, H, rngs=nnx.Rngs(0))
 
     class Compiled(nnx.Module):

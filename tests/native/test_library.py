@@ -208,7 +208,7 @@ def test_a_disk_that_is_full(path: Path, planted: tuple[bytes, Path], monkeypatc
 
 @compiler
 def test_a_compiler_that_hangs(path: Path, stand_in, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """It is ended with its children, after a time that is in the message."""
+    """The compiler is ended with its children, after a time that is in the message."""
     monkeypatch.setattr(compiler_module, "SECONDS", 0.5)
     stand_in(f"sleep 1000 & echo $! > {tmp_path}/child; wait")
     with pytest.raises(InputError, match=r"^compiling with .*: not done after 0\.5 s; name another compiler in CXX"):
@@ -297,7 +297,7 @@ def test_cache_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_sanitizers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are flags, and another file; the plain library is never taken for a sanitized one."""
+    """Sanitizers are flags, and another file; the plain library is never taken for a sanitized one."""
     monkeypatch.delenv("LSTM_JAX_SANITIZE", raising=False)  # set where the tests themselves run with sanitizers
     plain = library.library_path()
     monkeypatch.setenv("LSTM_JAX_SANITIZE", "address,undefined")

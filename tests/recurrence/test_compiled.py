@@ -220,7 +220,7 @@ def test_ids_that_are_not_there() -> None:
 
 @built
 def test_gradients_by_masks() -> None:
-    """They come from the twin, and the others with them."""
+    """Gradients by masks come from the twin in JAX, and the others with them."""
     rng = np.random.default_rng(0)
     params = CELLS["lstm"].init(jax.random.key(0), 3, 5)
     x = jnp.asarray(rng.standard_normal((2, 4, 3)), jnp.float32)

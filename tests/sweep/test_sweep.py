@@ -260,7 +260,7 @@ def test_the_bar_shows_the_tally(capsys: pytest.CaptureFixture[str], monkeypatch
 def test_brackets_and_colons_in_an_error_are_no_markup(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a terminal, the text of an error is printed as it is, and the sweep goes on."""
+    """The text of an error is printed as it is on a terminal, and the sweep goes on."""
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
     rows = sweep.run(made_sweep.say, [Said("[/INST]"), Said("[red] :smile:")], tmp_path / "rows.jsonl")
     assert [row["error"] for row in rows] == ["ValueError: [/INST]", "ValueError: [red] :smile:"]

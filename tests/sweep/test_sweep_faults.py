@@ -173,7 +173,7 @@ def test_a_run_that_exits_is_a_failed_one(where: str, tmp_path: Path) -> None:
 
 
 def test_local_functions(tmp_path: Path) -> None:
-    """They are refused before the first run, and may run here."""
+    """Local functions are refused before the first run, and may run here."""
 
     def inner(config: Config) -> dict[str, float]:
         return {"score": 2.0}
@@ -226,7 +226,7 @@ def test_scripts_that_another_process_cannot_import(name: str, said: str, tmp_pa
 
 
 def running(number: int) -> bool:
-    """Whether a process runs, and is not a zombie."""
+    """Return whether a process runs and is not a zombie."""
     try:
         return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
@@ -234,7 +234,7 @@ def running(number: int) -> bool:
 
 
 def test_sigterm_leaves_no_process(tmp_path: Path) -> None:
-    """It ends a sweep as Ctrl-C does: its processes are killed, and their runs have no rows."""
+    """SIGTERM ends a sweep as Ctrl-C does: its processes are killed, and their runs have no rows."""
     log, environment = tmp_path / "log", os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(__file__).parent)])}
     command = [sys.executable, made_sweep.__file__, str(tmp_path), "endless"]
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as parent:

@@ -13,7 +13,7 @@ def row(number: int, config: dict[str, Any], result: dict[str, Any] | None) -> d
 
 
 def test_results_named_as_other_columns(tmp_path: Path) -> None:
-    """They get columns of their own, in each row, and the row's own columns hold what they say."""
+    """Columns whose names collide stand apart in each row, and the row's own columns hold what their names say."""
     result = {"error": 0.25, "seconds": 7.5, "status": "x", "id": "y", "units": -1, "model": {"depth": 3}, "loss": 2.0}
     rows = [row(1, {"units": 8, "model": {"depth": 1}}, result), row(2, {"units": 9, "model": {"depth": 2}}, None)]
     sweep.write_table(rows, tmp_path / "table.csv")

@@ -1,4 +1,4 @@
-"""What the tasks' entries take: paths as strings or path objects, also in configs."""
+"""Paths as strings or path objects, given to the functions of the tasks and in configs."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -83,7 +83,7 @@ def test_a_text_is_encoded_first(trained):
 
 
 def test_the_model_as_a_module(trained):
-    """It computes what `score` computes, and each access gives a new one."""
+    """The module of a run computes the losses of `score`, and each access gives a new module."""
     model, ids = trained.model, trained.encode("the cat s")
     logits, _ = model(jnp.asarray(ids, jnp.int32)[None, :-1], deterministic=True)
     nats = -np.asarray(jax.nn.log_softmax(logits[0]))[np.arange(8), ids[1:]]

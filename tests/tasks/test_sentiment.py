@@ -315,7 +315,7 @@ def test_one_feature_is_enough_to_train(run, trained, tmp_path):
 
 
 def test_initial_parameters_take_the_place_of_drawn_ones(run, tmp_path):
-    """With a learning rate of next to nothing they are what comes out; one that the model lacks leaves no folder."""
+    """Initial parameters come out again if the learning rate is next to nothing; one that the model lacks leaves no folder."""
     _, config, result = run
     given = {"embedding/embedding": np.asarray(result.params["embedding/embedding"]) + 1}
     still = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=1, learning_rate=1e-9))
@@ -374,7 +374,7 @@ def test_the_objective_by_hand():
 
 @pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the backend with")
 def test_how_long_chunks_last_changes_no_bit(monkeypatch, tmp_path):
-    """They end by the clock; rows of the embedding that lag behind are caught up at fixed steps all the same."""
+    """Chunks end by the clock; rows of the embedding that lag behind are caught up at fixed steps all the same."""
     config = SentimentConfig(
         DataConfig("synthetic", maxlen=8), SentimentModelConfig(embed=16, units=4), TrainConfig(epochs=1, batch_size=4, devices=1)
     )

@@ -33,7 +33,7 @@ def configs(tmp_path_factory: pytest.TempPathFactory) -> tuple[SentimentConfig, 
 
 
 def test_a_run(configs, tmp_path: Path) -> None:
-    """It learns as in memory, its epochs wait for their input, and the run answers without its data."""
+    """A streamed run learns as in memory, its epochs wait for their input, and the run answers without its data."""
     streamed, memory = configs
     result = sentiment.train(streamed, tmp_path / "run", figures=False)
     rows = result.rows

@@ -21,7 +21,7 @@ LONG, SHORT = dataclasses.replace(CONFIG, epochs=2), dataclasses.replace(CONFIG,
 
 
 def test_a_new_training_needs_a_folder_without_checkpoints(tmp_path: Path) -> None:
-    """Else the checkpoints of the older one, with higher steps, would be kept instead of its own, and a resumption would return them."""
+    """Checkpoints of an older training, with higher steps, would be kept instead of the new ones, and a resumption would return them."""
     first = train(LONG, checkpoints=tmp_path / "old")
     before = leaf_sums(tmp_path / "old")
     message = rf"^checkpoint folder {tmp_path / 'old'}: holds checkpoints of a training; give resume=True to continue it, or name another"
@@ -65,7 +65,7 @@ def test_a_folder_that_is_a_file(tmp_path: Path) -> None:
 
 
 def test_a_manifest_of_other_content_is_damaged(tmp_path: Path) -> None:
-    """Its checksum is right."""
+    """A manifest of other content with a right checksum is damaged."""
     train(SHORT, checkpoints=tmp_path)
     path = sums.manifest_path(tmp_path / "latest", 6)
     good = json.loads(path.read_text().partition("\n")[2])

@@ -61,7 +61,7 @@ LOOKUPS = {
 @pytest.mark.skipif("compiled" not in BACKENDS, reason="the row-sparse update needs the compiled code")
 @pytest.mark.parametrize("lookup", LOOKUPS)
 def test_collectives_of_the_public_step(lookup: str) -> None:
-    """Its embedding table is found, and however the model looks up its rows, the vectors are exchanged once in each direction."""
+    """The embedding table is found, and however the model looks up its rows, the vectors are exchanged once in each direction."""
 
     def loss_fn(params, ids, labels):
         vectors = LOOKUPS[lookup](params["embedding"], ids)

@@ -172,7 +172,7 @@ def test_every_flipped_bit_of_the_manifest_is_noticed(tmp_path):
 
 @pytest.mark.parametrize("content", [b"[]\n", b"{}\n", b'{"files": 1}\n', b'{"files": {}, "environments": [1]}\n', b"no JSON"])
 def test_a_manifest_of_other_content_is_damaged(content, tmp_path):
-    """Its checksum is right."""
+    """A manifest of other content with a right checksum is damaged."""
     run = sealed(tmp_path)
     good = run.manifest.read_bytes()
     run.manifest.write_bytes(hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
