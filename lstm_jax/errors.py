@@ -1,6 +1,8 @@
 """Exceptions of the library, for bad input and for interrupted runs."""
 
+import contextlib
 import signal
+from collections.abc import Iterator
 from typing import Any
 
 RESTART = 75
@@ -49,6 +51,23 @@ class Interrupted(RuntimeError):
     def __reduce__(self) -> tuple[Any, ...]:
         """Return the class and the arguments from which pickle creates the error again in another process."""
         return type(self), (self.step, self.number)
+
+
+@contextlib.contextmanager
+def system_errors(subject: str, remedy: str) -> Iterator[None]:
+    """Convert an `OSError` in a with-statement, such as one of a file that cannot be written, to an `InputError`.
+
+    Args:
+        subject: name of the file or folder in the error message.
+        remedy: advice to the user at the end of the error message.
+
+    Raises:
+        InputError: if the body of the with-statement raises an `OSError`.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise InputError(subject, error.strerror or error, remedy) from error
 
 
 def require(condition: bool, subject: str, value: object, remedy: str) -> None:

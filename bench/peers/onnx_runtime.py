@@ -8,10 +8,8 @@ import numpy as np
 import onnxruntime  # pyright: ignore[reportMissingImports]
 
 from bench.peers.base import Built, Options, evaluation
-from bench.peers.conversion import convert_module
 from bench.workloads import Arrays, Workload
-
-sentiment_to_onnx = convert_module("onnx").sentiment_to_onnx
+from lstm_jax import convert
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
@@ -19,7 +17,7 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
     del options
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
-    model = sentiment_to_onnx(arrays.weights, cell=work.cell).SerializeToString()
+    model = convert.sentiment_to_onnx(arrays.weights, cell=work.cell).SerializeToString()
     session = onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
     batches = np.split(arrays.inputs.astype(np.int64), range(work.batch, len(arrays.inputs), work.batch))
 

@@ -9,10 +9,9 @@ import torch  # pyright: ignore[reportMissingImports]
 from torch import nn  # pyright: ignore[reportMissingImports]
 
 from bench.peers.base import Built, Options, comparable, evaluation, no_recurrent_dropout
-from bench.peers.conversion import convert_module
 from bench.workloads import Arrays, Workload
+from lstm_jax import convert
 
-layers, models = convert_module("torch_layers"), convert_module("torch")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # full float32, as in our models
 BIASES = "two biases, each with a step of its own"
@@ -72,7 +71,7 @@ def _loaded(module: nn.Module, state: dict[str, np.ndarray]) -> nn.Module:
 
 def _recurrence(work: Workload, arrays: Arrays, options: Options, wrapped: Callable[[nn.Module], Any]) -> Built:
     layer, cell = {"lstm": nn.LSTM, "gru": nn.GRU, "simple_rnn": nn.RNN}[work.cell], work.cell
-    rnn = _loaded(layer(work.features, work.units, batch_first=True), layers.cell_to_torch(cell, arrays.cell()))
+    rnn = _loaded(layer(work.features, work.units, batch_first=True), convert.cell_to_torch(cell, arrays.cell()))
     x = torch.tensor(arrays.inputs, requires_grad=True, device=DEVICE)
     cotangent = torch.tensor(arrays.targets, device=DEVICE)
     names, leaves = zip(*rnn.named_parameters(), strict=True)
@@ -93,14 +92,14 @@ def _recurrence(work: Workload, arrays: Arrays, options: Options, wrapped: Calla
         state = {name: _numpy(gradient) for name, gradient in zip(names, by_params, strict=True)}
         if cell != "gru":  # our GRU has two biases too, so it needs both gradients
             state["bias_hh_l0"] = np.zeros_like(state["bias_hh_l0"])  # the gradients of both biases are equal, and ours has one bias
-        ours = layers.cell_from_torch(cell, state)
+        ours = convert.cell_from_torch(cell, state)
         return {f"recurrent/0/{name}": array for name, array in ours.items()} | {"x": _numpy(by_x)}
 
     return Built(run, outputs, gradients, "corrected", _devices(), "" if cell == "gru" else "two biases")
 
 
 def _evaluation(work: Workload, arrays: Arrays, options: Options, wrapped: Callable[[nn.Module], Any]) -> Built:
-    net = wrapped(_loaded(Net(work, 0.0), models.sentiment_to_torch(arrays.weights)).eval())
+    net = wrapped(_loaded(Net(work, 0.0), convert.sentiment_to_torch(arrays.weights)).eval())
     batches = torch.tensor(arrays.inputs, dtype=torch.int64).split(work.batch)
 
     @torch.inference_mode()
@@ -112,8 +111,8 @@ def _evaluation(work: Workload, arrays: Arrays, options: Options, wrapped: Calla
 
 def _training(work: Workload, arrays: Arrays, options: Options, wrapped: Callable[[nn.Module], Any]) -> Built:
     words = work.words
-    to_torch = models.sentiment_to_torch if words else models.generation_to_torch
-    from_torch = models.sentiment_from_torch if words else models.generation_from_torch
+    to_torch = convert.sentiment_to_torch if words else convert.generation_to_torch
+    from_torch = convert.sentiment_from_torch if words else convert.generation_from_torch
     ids = torch.tensor(arrays.inputs, dtype=torch.int64, device=DEVICE)
     inputs = ids if words else nn.functional.one_hot(ids, work.vocabulary).float()
     targets = torch.tensor(arrays.targets, dtype=torch.float32 if words else torch.int64, device=DEVICE)

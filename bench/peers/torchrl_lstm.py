@@ -12,10 +12,9 @@ from torch import nn  # pyright: ignore[reportMissingImports]
 from torchrl.modules import LSTMModule, set_recurrent_mode  # pyright: ignore[reportMissingImports]
 
 from bench.peers.base import Built, Options
-from bench.peers.conversion import convert_module
 from bench.workloads import LAYER, Arrays, Workload
+from lstm_jax import convert
 
-layers = convert_module("torch_layers")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -29,7 +28,7 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
     """
     backend = options.backend or "pad"
     lstm = nn.LSTM(work.features, work.units, batch_first=True)
-    lstm.load_state_dict({name: torch.tensor(array) for name, array in layers.cell_to_torch("lstm", arrays.cell()).items()})
+    lstm.load_state_dict({name: torch.tensor(array) for name, array in convert.lstm_to_torch([arrays.cell()]).items()})
     module = LSTMModule(lstm=lstm.to(DEVICE), in_key="x", out_key="h_all", recurrent_backend=backend)
     x = torch.tensor(arrays.inputs, requires_grad=True, device=DEVICE)
     resets = np.zeros(arrays.inputs.shape[:2], bool) if arrays.resets is None else arrays.resets
@@ -52,7 +51,7 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
         *by_params, by_x = (part.detach().cpu().numpy() for part in torch.autograd.grad(forward(), (*leaves, x), cotangent))
         state = dict(zip(names, by_params, strict=True))
         state["bias_hh_l0"] = np.zeros_like(state["bias_hh_l0"])  # the gradients of both biases are equal, and ours has one bias
-        return {LAYER + name: array for name, array in layers.cell_from_torch("lstm", state).items()} | {"x": by_x}
+        return {LAYER + name: array for name, array in convert.lstm_from_torch(state)[0].items()} | {"x": by_x}
 
     devices = [f"cpu, {torch.get_num_threads()} threads" if DEVICE == "cpu" else f"gpu:{torch.cuda.get_device_name()}"]
     return Built(run, lambda: forward().detach().cpu().numpy(), gradients, "corrected", devices, "two biases", backend)

@@ -23,7 +23,6 @@ import numpy as np
 
 from lstm_jax.convert.arrays import Arrays, check_keys, check_lstm, lstm_arrays, shaped
 from lstm_jax.convert.exporting import FLAX, exported_layer
-from lstm_jax.shapes import GATES
 
 GATE_NAMES = "ifgo"
 
@@ -154,7 +153,8 @@ def _to_gates(params: Any, forget: str) -> dict[str, Any]:
     checked = check_lstm(exported_layer("lstm", params, FLAX))
     input_layers, state_layers = _gate_layers(forget)
     kernels, recurrent, biases = (
-        [np.ascontiguousarray(part) for part in np.split(checked[name], GATES, axis=-1)] for name in ("kernel", "recurrent_kernel", "bias")
+        [np.ascontiguousarray(part) for part in np.split(checked[name], len(GATE_NAMES), axis=-1)]
+        for name in ("kernel", "recurrent_kernel", "bias")
     )
     cell = {layer: {"kernel": kernel} for layer, kernel in zip(input_layers, kernels, strict=True)}
     return cell | {layer: {"kernel": kernel, "bias": bias} for layer, kernel, bias in zip(state_layers, recurrent, biases, strict=True)}

@@ -19,14 +19,15 @@ import hashlib
 import os
 import secrets
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-from lstm_jax.errors import InputError
+from lstm_jax.errors import InputError, system_errors
 from lstm_jax.files.writing import write_atomically
 
 MARK = b"\nlstm_jax sha256 "
 NOT_BUILT = "not built"
+SPACE = "free some space or name another folder in XDG_CACHE_HOME"
 SEAL = len(MARK) + 2 * hashlib.sha256().digest_size
 LARGEST = 2**28
 """Largest size of a library in bytes that is accepted. It is about a hundred times the usual size."""
@@ -129,18 +130,8 @@ def check_folder(path: Path) -> None:
     Raises:
         InputError: if the folder belongs to another user or cannot be created.
     """
-    with _writing(path):
+    with system_errors(f"writing {path}", SPACE):
         os.close(_own_folder(path.parent))
-
-
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Turn an error of the system within the block into an `InputError` that names the path."""
-    try:
-        yield
-    except OSError as error:
-        remedy = "free some space or name another folder in XDG_CACHE_HOME"
-        raise InputError(f"writing {path}", error.strerror or error, remedy) from error
 
 
 def write(path: Path, code: bytes) -> None:
@@ -155,7 +146,7 @@ def write(path: Path, code: bytes) -> None:
     Raises:
         InputError: if the folder belongs to another user or cannot be written, or the disk is full.
     """
-    with _writing(path):
+    with system_errors(f"writing {path}", SPACE):
         folder = _own_folder(path.parent)
         try:
             _write_into(folder, path.name, code + _seal(code))

@@ -4,7 +4,6 @@ Floats that are not finite are written as NaN, Infinity and -Infinity, which Pyt
 diverged result and an undefined one would both become null, and a table would not show either.
 """
 
-import contextlib
 import gzip
 import json
 import os
@@ -14,18 +13,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from lstm_jax.errors import InputError, require
+from lstm_jax.errors import InputError, require, system_errors
 from lstm_jax.files.locks import folder_lock
 from lstm_jax.files.writing import write_atomically
-
-
-@contextlib.contextmanager
-def _explained(path: Path, remedy: str) -> Iterator[None]:
-    """Convert errors of the file system inside the context to an `InputError` that names the file of rows."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(f"rows {path}", error.strerror or error, remedy) from error
 
 
 def _require_rows(path: Path) -> None:
@@ -69,7 +59,7 @@ def read_rows(path: Path, check: Callable[[Any, str], dict[str, Any]] = lambda r
         InputError: if the path is not a regular file, if it cannot be read, if the content does not begin like a file of rows, or if
             decompression fails.
     """
-    with _explained(path, "name a file that can be read, or a new one"):
+    with system_errors(f"rows {path}", "name a file that can be read, or a new one"):
         if not path.exists():
             return
         _require_rows(path)
@@ -94,7 +84,7 @@ def append_rows(path: Path, *rows: dict[str, Any]) -> None:
     Raises:
         InputError: if the path exists and is not a file of rows, if it cannot be written, or if decompression fails.
     """
-    with _explained(path, "free some space, or name a file that can be written"):
+    with system_errors(f"rows {path}", "free some space, or name a file that can be written"):
         real = Path(os.path.realpath(path))  # `Path.resolve` raises another kind of error if links form a loop
         real.parent.mkdir(parents=True, exist_ok=True)
         with folder_lock(real.parent):

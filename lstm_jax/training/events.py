@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lstm_jax.errors import InputError
+from lstm_jax.errors import InputError, system_errors
 
 _HEADER, _CHECKSUM = 12, 4
 
@@ -37,13 +37,11 @@ def append_scalars(path: Path, step: int, scalars: Mapping[str, float]) -> None:
     now = time.time()
     values = (Summary.Value(tag=name, simple_value=value) for name, value in scalars.items())
     made = [Event(wall_time=now, step=step, summary=Summary(value=[value])) for value in values]
-    try:
+    with system_errors(f"writing {path}", "free some space or name another folder"):
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab") as file:
             head = [] if file.tell() else [Event(wall_time=now, file_version="brain.Event:2")]
             file.write(b"".join(_record(event.SerializeToString()) for event in (*head, *made)))
-    except OSError as error:
-        raise InputError(f"writing {path}", error.strerror, "free some space or name another folder") from error
 
 
 def cut_off(path: Path, step: int) -> None:

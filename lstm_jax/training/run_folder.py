@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from lstm_jax.backend_names import with_current_names
 from lstm_jax.config.files import config_changes, shown_changes
-from lstm_jax.errors import InputError, require
+from lstm_jax.errors import InputError, require, system_errors
 from lstm_jax.files.locks import locked
 from lstm_jax.files.writing import remove_temporaries, write_atomically
 from lstm_jax.runtime.machine import cores
@@ -59,11 +59,9 @@ class RunFolder:
             InputError: if another process holds the lock, if the path is a file, or if the folder cannot be created.
         """
         thing = f"run folder {self.path}"
-        try:
+        with system_errors(thing, "name a folder that can be written"):
             require(not self.path.exists() or self.path.is_dir(), thing, "is a file", "name a new folder")
             self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(thing, error.strerror, "name a folder that can be written") from error
         with locked(self.lock, thing):
             yield
 
@@ -127,10 +125,8 @@ class RunFolder:
         """
         if not self.data.exists():
             write_atomically(self.data, fingerprint + "\n")
-        try:
+        with system_errors(f"file {self.data}", "name the folder of a run that can be read"):
             same = self.data.read_bytes().strip() == fingerprint.encode()
-        except OSError as error:
-            raise InputError(f"file {self.data}", error.strerror, "name the folder of a run that can be read") from error
         require(same, f"data of run {self.path}", "changed since the run began", "give the old data to resume it, or name a new folder")
 
     def verify(self) -> tuple[str, ...]:

@@ -137,14 +137,12 @@ for name in sys.argv[2:]:
     built = worker.build(sys.argv[1], work, make_arrays(work), Options(None, work.dropout, work.recurrent_dropout))
     built.after_one_step(), built.outputs()
     print(name, "jax" in sys.modules)
-from lstm_jax import convert  # it is whole afterwards
-print(convert.lstm_to_torch.__module__, convert.load.__module__)
 """
 
 
 @pytest.mark.parametrize("peer", ["torch_lstm", "torch_compiled", "torchrl", "onnx_runtime"])
 def test_peers_without_jax_do_not_load_it(peer: str) -> None:
-    """Peers without JAX are imported without it, which would count in their memory and time. A model of torch.compile is built but not compiled here."""
+    """JAX would count in the memory of such a peer and in its time. A model of torch.compile is built but not compiled here."""
     for name in PEERS[peer].imports:
         if find_spec(name) is None:
             pytest.skip(f"{name} is not installed")
@@ -152,9 +150,7 @@ def test_peers_without_jax_do_not_load_it(peer: str) -> None:
     script = WITHOUT_JAX if peer != "torch_compiled" else WITHOUT_JAX.replace("    built.after_one_step(), built.outputs()\n", "")
     run = run_python(["-c", script, peer, *names])
     assert run.returncode == 0, run.stderr[-3000:]
-    *built, whole = run.stdout.splitlines()
-    assert built == [f"{name} False" for name in names]
-    assert whole == "lstm_jax.convert.torch lstm_jax.convert.loading"
+    assert run.stdout.splitlines() == [f"{name} False" for name in names]
 
 
 @pytest.mark.parametrize("peers", _groups(), ids=" ".join)

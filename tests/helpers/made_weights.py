@@ -1,8 +1,14 @@
-"""Random weights in our layout, and the comparison of arrays bit by bit."""
+"""Random weights in our layout, the comparison of arrays bit by bit, and weights that are refused."""
 
+import jax
 import numpy as np
+import pytest
+from flax import nnx
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
+
+from lstm_jax import convert
+from lstm_jax.errors import InputError
 
 SIZES = st.sampled_from([1, 2, 3, 5, 7])
 SHAPES = st.tuples(SIZES, SIZES, SIZES, SIZES)  # B, T, E, H
@@ -22,6 +28,15 @@ def assert_same(got, want, ordered: bool = True) -> None:
             assert_same(array, wanted, ordered)
     else:
         assert (got.dtype, got.shape, got.tobytes()) == (want.dtype, want.shape, want.tobytes())
+
+
+def assert_refused(layer, weights, message: str) -> None:
+    """Check that `convert.load` refuses weights with an error that begins with a message, and leaves the layer as it was."""
+    before = [np.asarray(array) for array in jax.tree.leaves(nnx.state(layer, nnx.Param))]
+    with pytest.raises(InputError) as refused:
+        convert.load(layer, weights)
+    assert str(refused.value).startswith(message)
+    assert_same([np.asarray(array) for array in jax.tree.leaves(nnx.state(layer, nnx.Param))], before)
 
 
 def normal(seed, *shape, dtype=np.float32):
