@@ -71,7 +71,8 @@ class Peer:
 
 
 def _torch(name: str, title: str) -> Peer:
-    return Peer(name, f"PyTorch {{torch}}, {title}", name, ("torch",), ("torch",), "torch", cells=COMMON_CELLS)
+    options = (*RATES, "dtype") if name == "torch_lstm" else RATES
+    return Peer(name, f"PyTorch {{torch}}, {title}", name, ("torch",), ("torch",), "torch", options=options, cells=COMMON_CELLS)
 
 
 def _keras(backend: str, title: str, package: str) -> Peer:

@@ -1,4 +1,8 @@
-"""Benchmark of PyTorch: nn.LSTM (which is cuDNN's LSTM on a GPU) and torch.optim.Adam(fused=True), in eager mode or with torch.compile."""
+"""Benchmark of PyTorch: nn.LSTM (which is cuDNN's LSTM on a GPU) and torch.optim.Adam(fused=True), in eager mode or with torch.compile.
+
+In bfloat16, the layer alone has weights, inputs and states in bfloat16. A training step runs the model under `torch.autocast`, which
+keeps the weights in float32.
+"""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -42,7 +46,7 @@ def build(work: Workload, arrays: Arrays, options: Options, compiled: bool = Fal
     Args:
         work: workload, that is, a kind of step with its sizes.
         arrays: initial weights and data of the workload.
-        options: options of the benchmark. PyTorch uses only the rate of the input dropout.
+        options: options of the benchmark. PyTorch uses only the rate of the input dropout and the dtype.
         compiled: whether torch.compile is applied to the model.
     """
     wrapped = torch.compile if compiled else lambda net: net
@@ -61,7 +65,7 @@ def _wait() -> None:
 
 
 def _numpy(tensor: torch.Tensor) -> np.ndarray:
-    return tensor.detach().cpu().numpy()
+    return tensor.detach().float().cpu().numpy()
 
 
 def _loaded(module: nn.Module, state: dict[str, np.ndarray]) -> nn.Module:
@@ -71,9 +75,10 @@ def _loaded(module: nn.Module, state: dict[str, np.ndarray]) -> nn.Module:
 
 def _recurrence(work: Workload, arrays: Arrays, options: Options, wrapped: Callable[[nn.Module], Any]) -> Built:
     layer, cell = {"lstm": nn.LSTM, "gru": nn.GRU, "simple_rnn": nn.RNN}[work.cell], work.cell
-    rnn = _loaded(layer(work.features, work.units, batch_first=True), convert.cell_to_torch(cell, arrays.cell()))
-    x = torch.tensor(arrays.inputs, requires_grad=True, device=DEVICE)
-    cotangent = torch.tensor(arrays.targets, device=DEVICE)
+    dtype = getattr(torch, options.dtype)
+    rnn = _loaded(layer(work.features, work.units, batch_first=True), convert.cell_to_torch(cell, arrays.cell())).to(dtype)
+    x = torch.tensor(arrays.inputs, requires_grad=True, device=DEVICE, dtype=dtype)
+    cotangent = torch.tensor(arrays.targets, device=DEVICE, dtype=dtype)
     names, leaves = zip(*rnn.named_parameters(), strict=True)
     rnn = wrapped(rnn)
 
@@ -125,7 +130,9 @@ def _training(work: Workload, arrays: Arrays, options: Options, wrapped: Callabl
 
     def step(net: Any, optimizer: torch.optim.Optimizer, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         optimizer.zero_grad()
-        loss = loss_of(net(x), y)
+        with torch.autocast(DEVICE, torch.bfloat16, enabled=options.dtype == "bfloat16"):
+            logits = net(x)
+        loss = loss_of(logits.float(), y)
         loss.backward()
         optimizer.step()
         return loss

@@ -30,6 +30,7 @@ struct Forward {
   const T *w, *bias, *extras;
   Panels<T> kernel, recurrent;
   Kernel<T> blocks;  // U in the order of fused_lstm.h, for the LSTM only
+  bool pairs;        // whether products are of bfloat16 numbers: `kernel`, `recurrent` and `blocks` are pairs
   Mask<T> input_mask, mask;
   const T *h, *c;        // c is null for a cell without c, here and below
   const uint8_t* valid;  // (T, B) or null; any byte but 0 is true
@@ -47,7 +48,9 @@ struct ForwardTile {
   T *h, *h_next;        // (rows, H)
   T* z;                 // GH numbers for each step and row of the chunk
   const T** z_rows;     // the address of z for each step and row
-  T* dropped;           // h times the masks (kinds, rows, H)
+  T* dropped;           // h times the masks (kinds, rows, H), or pairs of it
+  const T* factor;      // the factor of U in the product of the first gate: h, or `dropped`
+  int64_t factor_stride;  // from one gate to the next
   T* sums;              // h U (rows, GH); for fused_lstm.h the sums over the part of the inner dimension done so far, for one or two blocks
   T* packed;            // room for two packed blocks of U, null if U is packed or used as it is; for fused_lstm.h only
   T* inner;             // the factor of the late gates (rows, H), with the mask of each gate
@@ -61,9 +64,28 @@ void drop(const T* from, const Mask<T>& mask, int64_t gate, int64_t row, int64_t
   for (int64_t n = 0; n < rows * mask.size; ++n) to[n] = from[n] * m[n];
 }
 
+// The pairs of `drop` for rows of `size` numbers; there may be no mask.
+template <typename T>
+void drop_pairs(const T* from, const Mask<T>& mask, int64_t gate, int64_t row, int64_t rows, int64_t size, T* to) {
+  const int64_t depth = depth_of(size, true);
+  for (int64_t r = 0; r < rows; ++r) round_row<T>(from + r * size, mask.kinds ? mask.row(gate, row + r) : nullptr, size, to + r * depth);
+}
+
+// Set the factor of U in the products of a step.
+template <typename T>
+void set_factor(const Forward<T>& run, ForwardTile<T>& tile) {
+  const int64_t units = run.sizes.units, size = tile.rows * depth_of(units, run.pairs), kinds = std::max<int64_t>(run.pairs, run.mask.kinds);
+  for (int64_t kind = 0; kind < kinds; ++kind) {
+    if (run.pairs) drop_pairs(tile.h, run.mask, kind, tile.first, tile.rows, units, tile.dropped + kind * size);
+    else drop(tile.h, run.mask, kind, tile.first, tile.rows, tile.dropped + kind * size);
+  }
+  tile.factor = kinds ? tile.dropped : tile.h;
+  tile.factor_stride = run.mask.per_gate() ? size : 0;
+}
+
 // to = x W + b for one panel of a gate, whose numbers from `column` of the gate on are at `part`; the rows of `to` are `to_stride` numbers apart; b is 0
 // if `bias` is null. x is (steps, rows, depth), where consecutive steps are `step_stride` numbers apart.
-template <typename T, int VECTORS>
+template <typename T, int VECTORS, bool PAIRS>
 void multiply_panel(const T* part, int64_t k_stride, const T* bias, int64_t columns, int64_t depth, const T* x, int64_t step_stride, int64_t steps,
                     int64_t rows, T* to, int64_t to_stride) {
   constexpr int kMax = max_rows(VECTORS);
@@ -83,7 +105,7 @@ void multiply_panel(const T* part, int64_t k_stride, const T* bias, int64_t colu
             LSTM_UNROLL for (int v = 0; v < VECTORS; ++v) sums[r][v] = k0 == 0 ? start[v] : load(z + r * to_stride + v * kLanes<T>, count[v]);
           }
           const T* a = x + s * step_stride + begin * depth + k0;
-          multiply<T, ROWS, VECTORS>(sums, a, depth, 1, part + k0 * k_stride, k1 - k0, k_stride);
+          multiply<T, ROWS, VECTORS, PAIRS>(sums, a, depth, 1, part + k0 * k_stride, k1 - k0, k_stride);
           LSTM_UNROLL for (int r = 0; r < ROWS; ++r) {
             LSTM_UNROLL for (int v = 0; v < VECTORS; ++v) {
               if (count[v]) store(z + r * to_stride + v * kLanes<T>, sums[r][v], count[v]);
@@ -96,29 +118,29 @@ void multiply_panel(const T* part, int64_t k_stride, const T* bias, int64_t colu
 }
 
 // `multiply_panel` for all panels of one gate.
-template <typename T, int VECTORS>
+template <typename T, int VECTORS, bool PAIRS>
 void multiply_gate(const Panels<T>& kernel, const T* bias, int64_t gate, int64_t units, int64_t depth, const T* x, int64_t step_stride, int64_t steps,
                    int64_t rows, T* to, int64_t to_stride) {
   const T* part = kernel.data + gate * kernel.gate_stride;
   for (int64_t column = 0; column < units; column += VECTORS * kLanes<T>, part += kernel.panel_stride) {
     const int64_t at = gate * units + column;
-    multiply_panel<T, VECTORS>(part, kernel.k_stride, bias ? bias + at : nullptr, units - column, depth, x, step_stride, steps, rows, to + at, to_stride);
+    multiply_panel<T, VECTORS, PAIRS>(part, kernel.k_stride, bias ? bias + at : nullptr, units - column, depth, x, step_stride, steps, rows, to + at, to_stride);
   }
 }
 
 // z of steps t0..t1-1, one gate at a time, so that its panel of W or its masked x stays in the L1 cache. A repeated x is multiplied once. If x
-// is masked or repeated, its rows are copied to `gathered` first.
+// is masked, repeated or in pairs, its rows are copied to `gathered` first.
 template <typename T>
 void project(const Forward<T>& run, const ForwardTile<T>& tile, const Repeats<T>& repeats, int64_t t0, int64_t t1, T* gathered) {
   const auto [steps, batch, features, units, gates] = run.sizes;
-  const int64_t size = gates * units, kinds = run.input_mask.kinds;
+  const int64_t size = gates * units, kinds = run.input_mask.kinds, depth = depth_of(features, run.pairs);
   std::vector<int32_t> fresh;  // rows of the chunk whose x has not been multiplied before
   for (int64_t k = 0; k < (t1 - t0) * tile.rows; ++k) {
     const T* kept = repeats.repeated(t0 * tile.rows + k);
     tile.z_rows[k] = kept ? kept : tile.z + fresh.size() * size;
     if (!kept) fresh.push_back(k);
   }
-  const bool in_place = !kinds && !repeats.any();
+  const bool in_place = !kinds && !repeats.any() && !run.pairs;
   const auto from = [&](int64_t k) { return run.x + ((t0 + k / tile.rows) * batch + tile.first + k % tile.rows) * features; };
   for (int64_t gate = 0; gate < gates; ++gate) {
     if (!in_place && gate < std::max<int64_t>(1, kinds)) {
@@ -126,14 +148,16 @@ void project(const Forward<T>& run, const ForwardTile<T>& tile, const Repeats<T>
       for (const int32_t k : fresh) {
         const T* const x = from(k);
         const T* const mask = kinds ? run.input_mask.row(gate, tile.first + k % tile.rows) : nullptr;
-        for (int64_t n = 0; n < features; ++n) to[n] = mask ? x[n] * mask[n] : x[n];
-        to += features;
+        if (run.pairs) round_row<T>(x, mask, features, to);
+        for (int64_t n = 0; !run.pairs && n < features; ++n) to[n] = mask ? x[n] * mask[n] : x[n];
+        to += depth;
       }
     }
     const T* const a = in_place ? from(0) : gathered;
     const int64_t count = in_place ? t1 - t0 : 1, rows = in_place ? tile.rows : fresh.size();
-    with_vectors<T>(units, [&, units = units, features = features, batch = batch, size = size](auto VECTORS) {
-      multiply_gate<T, VECTORS>(run.kernel, run.cell->whole_rows ? nullptr : run.bias, gate, units, features, a, batch * features, count, rows, tile.z, size);
+    const T* const bias = run.cell->whole_rows ? nullptr : run.bias;
+    with_products<T>(units, run.pairs, [&, units = units, features = features, batch = batch](auto VECTORS, auto PAIRS) {
+      multiply_gate<T, VECTORS, PAIRS>(run.kernel, bias, gate, units, depth, a, batch * features, count, rows, tile.z, size);
     });
   }
   for (const int32_t k : fresh) {
@@ -156,10 +180,10 @@ void restart_rows(const Forward<T>& run, const ForwardTile<T>& tile, int64_t t) 
 // tile.sums = factor U of gates first_gate..last_gate-1. The rows of gate g are `gate_stride` numbers after those of the gate before it.
 template <typename T>
 void multiply_gates(const Forward<T>& run, const ForwardTile<T>& tile, const T* factor, int64_t gate_stride, int64_t first_gate, int64_t last_gate) {
-  const int64_t units = run.sizes.units, gates = run.sizes.gates, size = tile.rows * units;
+  const int64_t units = run.sizes.units, gates = run.sizes.gates, depth = depth_of(units, run.pairs), size = tile.rows * depth;
   for (int64_t gate = first_gate; gate < last_gate; ++gate) {
-    with_vectors<T>(units, [&](auto VECTORS) {
-      multiply_gate<T, VECTORS>(run.recurrent, nullptr, gate, units, units, factor, size, 1, tile.rows, tile.sums, gates * units);
+    with_products<T>(units, run.pairs, [&](auto VECTORS, auto PAIRS) {
+      multiply_gate<T, VECTORS, PAIRS>(run.recurrent, nullptr, gate, units, depth, factor, size, 1, tile.rows, tile.sums, gates * units);
     });
     factor += gate_stride;
   }
@@ -168,9 +192,8 @@ void multiply_gates(const Forward<T>& run, const ForwardTile<T>& tile, const T* 
 // tile.sums = h U, with the mask of each gate, of the first `count` gates.
 template <typename T>
 void multiply_early(const Forward<T>& run, const ForwardTile<T>& tile, int64_t count) {
-  const int64_t size = tile.rows * run.sizes.units;
-  if (tile.zero_h) std::fill_n(tile.sums, size * run.sizes.gates, T(0));
-  else multiply_gates(run, tile, run.mask.kinds ? tile.dropped : tile.h, run.mask.per_gate() ? size : 0, 0, count);
+  if (tile.zero_h) std::fill_n(tile.sums, tile.rows * run.sizes.units * run.sizes.gates, T(0));
+  else multiply_gates(run, tile, tile.factor, tile.factor_stride, 0, count);
 }
 
 // Step t of one row of the tile, whose x is padding: the state stays, and all numbers kept are 0.
@@ -211,7 +234,8 @@ void multiply_late(const Forward<T>& run, const ForwardTile<T>& tile, const T* c
     });
   }
   static_assert(Cell::kLateGates == 1, "one mask for `inner`");
-  multiply_gates(run, tile, tile.inner, 0, kEarly, Cell::kGates);
+  if (run.pairs) drop_pairs(tile.inner, Mask<T>{}, 0, 0, tile.rows, units, tile.dropped);
+  multiply_gates(run, tile, run.pairs ? tile.dropped : tile.inner, 0, kEarly, Cell::kGates);
 }
 
 // Step t of a tile: the product of all gates, then the cell's function.
@@ -255,9 +279,10 @@ void run_forward_tile(const Forward<T>& run, int64_t first, int64_t last) {
   ForwardTile<T> tile{first, rows};
   const int64_t z_size = run.ids ? 0 : chunk * gates * size;
   const Repeats<T> repeats(run.tokens, steps, batch, first, last, gates * units);
-  const bool gathers = run.input_mask.kinds || repeats.any(), pack_blocks = run.blocks.data && run.blocks.gate_stride != kLanes<T> && rows > 2 * kRows;
-  Aligned<T> state(2 * size), dropped(run.mask.kinds * size), gathered(gathers ? chunk * rows * features : 0), z(z_size);
-  Aligned<T> sums(run.blocks.data ? partial_size<T>(units, rows) : gates * size), packed(pack_blocks ? packed_size<T>(units) : 0);
+  const bool gathers = run.input_mask.kinds || repeats.any() || run.pairs;
+  const bool pack_blocks = run.blocks.data && run.blocks.gate_stride != kLanes<T> && rows > 2 * kRows;
+  Aligned<T> state(2 * size), dropped(std::max<int64_t>(run.pairs, run.mask.kinds) * size), gathered(gathers ? chunk * rows * features : 0), z(z_size);
+  Aligned<T> sums(run.blocks.data ? partial_size<T>(depth_of(units, run.pairs), rows) : gates * size), packed(pack_blocks ? packed_size<T>(units) : 0);
   Aligned<T> inner(run.cell->late_gates ? size : 0);
   tile.h = state.get();
   tile.h_next = tile.h + size;
@@ -281,7 +306,7 @@ void run_forward_tile(const Forward<T>& run, int64_t first, int64_t last) {
     for (int64_t t = t0; t < t1; ++t) {
       restart_rows(run, tile, t);
       tile.zero_h = t == 0 && all_zero(tile.h, size);
-      for (int64_t kind = 0; kind < run.mask.kinds; ++kind) drop(tile.h, run.mask, kind, first, rows, tile.dropped + kind * size);
+      set_factor(run, tile);
       run.step(run, tile, t, tile.z_rows + (t - t0) * rows);
       std::swap(tile.h, tile.h_next);
     }

@@ -100,10 +100,10 @@ LSTM_INLINE void finish_step(const Forward<T>& run, const ForwardTile<T>& tile, 
 
 // Step t of ROWS rows of the tile from `begin` on, for BLOCKS blocks of units from `block` on, which all have kLanes units if WHOLE. Only the
 // part k0..k1-1 of the product's inner dimension is done; the last part completes the step.
-template <typename T, int ROWS, int BLOCKS, bool PER_GATE, bool WHOLE>
+template <typename T, int ROWS, int BLOCKS, bool PER_GATE, bool WHOLE, bool PAIRS>
 void step_block(const Forward<T>& run, const ForwardTile<T>& tile, const Kernel<T>& kernel, int64_t offset, int64_t t, int64_t begin, const T* const* z, const T* const* a, int64_t block,
                 int64_t k0, int64_t k1) {
-  const int64_t units = run.sizes.units;
+  const int64_t units = run.sizes.units, depth = depth_of(units, PAIRS);
   Vec<T> sums[BLOCKS][ROWS][kLSTMGates];
   T* const partial = tile.sums + begin * BLOCKS * kLSTMGates * kLanes<T>;
   constexpr int64_t kPartial = ROWS * kLSTMGates * kLanes<T>;
@@ -112,21 +112,21 @@ void step_block(const Forward<T>& run, const ForwardTile<T>& tile, const Kernel<
     if (k0 > 0) load_partial<T, ROWS>(partial + n * kPartial, sums[n]);
     else load_projection<T, ROWS>(run, z, column, lanes_at<T, WHOLE>(column, units), sums[n]);
   }
-  if (!tile.zero_h) add_products<T, ROWS, BLOCKS, PER_GATE>(sums, a, units, kernel, block - offset, k0, k1);
+  if (!tile.zero_h) add_products<T, ROWS, BLOCKS, PER_GATE, PAIRS>(sums, a, depth, kernel, block - offset, k0, k1);
   for (int n = 0; n < BLOCKS; ++n) {
     const int64_t column = (block + n) * kLanes<T>;
-    if (k1 < units) store_partial<T, ROWS>(partial + n * kPartial, sums[n]);
+    if (k1 < depth) store_partial<T, ROWS>(partial + n * kPartial, sums[n]);
     else finish_step<T, ROWS>(run, tile, t, begin, column, lanes_at<T, WHOLE>(column, units), sums[n]);
   }
 }
 
 // Call f(ROWS, BLOCKS, PER_GATE, WHOLE, block, begin, k0, k1) for all blocks of units, pieces of the inner dimension and groups of rows.
 template <typename T, typename F>
-LSTM_INLINE void over_blocks(int64_t units, int64_t rows, bool per_gate, const F& f) {
+LSTM_INLINE void over_blocks(int64_t units, int64_t depth, int64_t rows, bool per_gate, const F& f) {
   const int64_t blocks = blocks_of<T>(units);
   for (int64_t block = 0; block < blocks; ++block) {
     const bool two = per_gate && block + 1 < blocks;
-    over_depth(units, [&](int64_t k0, int64_t k1) {
+    over_depth(depth, [&](int64_t k0, int64_t k1) {
       over_groups(rows, kRows, [&](int64_t begin, int64_t count) {
         with_rows<kRows>(count, [&](auto ROWS) {
           constexpr std::integral_constant<int, 1> one{};
@@ -148,19 +148,21 @@ LSTM_INLINE void over_blocks(int64_t units, int64_t rows, bool per_gate, const F
 // Step t of a tile of the LSTM.
 template <typename T>
 void step_lstm(const Forward<T>& run, ForwardTile<T>& tile, int64_t t, const T* const* z_rows) {
-  const int64_t units = run.sizes.units, rows = tile.rows, size = rows * units;
-  constexpr int64_t kBlock = kLSTMGates * kLanes<T>;
-  Kernel<T> kernel = run.blocks;
-  int64_t offset = 0;  // the number of the first block in `kernel`
-  over_blocks<T>(units, rows, run.mask.per_gate(), [&](auto ROWS, auto BLOCKS, auto PER_GATE, auto WHOLE, int64_t block, int64_t begin, int64_t k0, int64_t k1) {
-    if (tile.packed && begin == 0 && k0 == 0) {
-      pack_forward(run.blocks.data, units, units, tile.packed, block, block + BLOCKS);
-      kernel = {tile.packed, kBlock * units, kBlock, kLanes<T>};
-      offset = block;
-    }
-    const T* a[kLSTMGates];
-    for (int g = 0; g < kLSTMGates; ++g) a[g] = (run.mask.kinds ? tile.dropped + (run.mask.per_gate() ? g * size : 0) : tile.h) + begin * units;
-    step_block<T, ROWS, BLOCKS, PER_GATE, WHOLE>(run, tile, kernel, offset, t, begin, z_rows + begin, a, block, k0, k1);
+  with_pairs<T>(run.pairs, [&](auto PAIRS) {
+    const int64_t units = run.sizes.units, depth = depth_of(units, PAIRS);
+    constexpr int64_t kBlock = kLSTMGates * kLanes<T>;
+    Kernel<T> kernel = run.blocks;
+    int64_t offset = 0;  // the number of the first block in `kernel`
+    over_blocks<T>(units, depth, tile.rows, run.mask.per_gate(), [&](auto ROWS, auto BLOCKS, auto PER_GATE, auto WHOLE, int64_t block, int64_t begin, int64_t k0, int64_t k1) {
+      if (tile.packed && begin == 0 && k0 == 0) {
+        pack_forward(run.blocks.data, units, units, tile.packed, block, block + BLOCKS);
+        kernel = {tile.packed, kBlock * units, kBlock, kLanes<T>};
+        offset = block;
+      }
+      const T* a[kLSTMGates];
+      for (int g = 0; g < kLSTMGates; ++g) a[g] = tile.factor + g * tile.factor_stride + begin * depth;
+      step_block<T, ROWS, BLOCKS, PER_GATE, WHOLE, PAIRS>(run, tile, kernel, offset, t, begin, z_rows + begin, a, block, k0, k1);
+    });
   });
 }
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <numeric>
 
 #include "common.h"
@@ -26,7 +27,8 @@ struct Backward {
   void (*through_inner)(const Backward<T>& run, const BackwardTile<T>& tile, int64_t t, int64_t t0);
   const T* x;
   const int32_t *ids, *tokens;
-  const T *extras, *transposed_kernel, *transposed_recurrent;  // kernels packed by `pack_backward`
+  const T *extras, *transposed_kernel, *transposed_recurrent;  // kernels packed by `pack_backward` or `pack_backward_pairs`
+  bool pairs;                                                  // whether products are of bfloat16 numbers
   Mask<T> input_mask, mask;
   const T *kept, *all_h, *all_c, *d_h, *d_final_h, *d_final_c;  // d_h may be null; c is null for a cell without c, here and below
   const uint8_t* valid;
@@ -69,8 +71,10 @@ struct BackwardTile {
   T *d_z, *transposed, *partial, *d_inner;
   T* row;  // the slots of one row (slots, H), for layernorm.h only
   int32_t* numbers;  // room for the numbers of the chunk's rows
+  T *pairs, *pair_rows;  // for products of bfloat16 numbers: room for d_z, and for the rows of x or h
   Prefetcher* prefetcher;
   T* panel(int64_t slot, int64_t number) const { return d_z + (slot * panels + number) * chunk * rows * width; }
+  T* pair_panel(int64_t slot, int64_t number) const { return pairs + (slot * panels + number) * chunk * rows * width / 2; }
 };
 
 // The factors of a product's rows (T, B, size): data, after a reset the row of `resets` instead; times the mask of the gate; and for late gates,
@@ -103,20 +107,60 @@ LSTM_INLINE void transpose_rows(const Backward<T>& run, const BackwardTile<T>& t
   }
 }
 
+// `transpose_rows` for pairs of rows; a last single row is paired with zeros.
+template <typename T, int MAX>
+LSTM_INLINE void transpose_pairs(const Backward<T>& run, const BackwardTile<T>& tile, const OuterRows<T>& of, int64_t gate, int64_t t0, ChunkRows rows) {
+  const int64_t size = of.size, depth = depth_of(rows.count, true);
+  const auto row_of = [&](int64_t n) {
+    const int64_t k = rows.numbers[n], t = t0 + k / tile.rows, row = tile.first + k % tile.rows, at = t * run.sizes.batch + row;
+    const T* const from = of.resets.starts(t, row) ? of.resets.h + row * size : of.data + at * size;
+    const T* const m = of.mask.kinds ? of.mask.row(gate, row) : nullptr;
+    const T* const factor = gate >= of.first_late ? run.kept + (at * run.cell->kept + run.cell->late_factor) * size : nullptr;
+    return [from, m, factor](int64_t n, int count) __attribute__((always_inline)) {
+      Vec<T> numbers = load(from + n, count);
+      if (m) numbers *= load(m + n, count);
+      if (factor) numbers *= load(factor + n, count);
+      return numbers;
+    };
+  };
+  for (int64_t n = 0; n < rows.count; n += 2) {
+    const bool both = n + 1 < rows.count;
+    const auto first = row_of(n), second = row_of(both ? n + 1 : n);
+    T* const to = tile.pair_rows + n / 2 * size;
+    over_vectors<T>(0, size, [&](int64_t at, int count) __attribute__((always_inline)) {
+      store(to + at, pairs_of<T>(first(at, count), both ? second(at, count) : Vec<T>{}), count);
+    });
+  }
+  T* to = tile.transposed;
+  over_groups(size, MAX, [&](int64_t begin, int64_t count) {
+    with_rows<MAX>(count, [&](auto COUNT) {
+      for (int64_t n = 0; n < depth; ++n, to += MAX) std::memcpy(to, tile.pair_rows + n * size + begin, COUNT * sizeof(T));
+    });
+  });
+}
+
 // The slots of x W are those of the gates' own numbers.
 constexpr int kInputSlots[kMostGates] = {0, 1, 2, 3};
 
 // sums[gate] += (rows * mask of the gate)^T d_z of slots[gate] over the chunk's rows `rows` of data (T, B, size); if `first`, sums[gate] is overwritten. d_z of
 // these rows lie in the order of `rows` from number `begin` on. t0 is the chunk's first step.
-template <typename T, int VECTORS>
+template <typename T, int VECTORS, bool PAIRS>
 void add_outer(const Backward<T>& run, const BackwardTile<T>& tile, const OuterRows<T>& of, const int* slots, int64_t t0, ChunkRows rows,
                int64_t begin, bool first, T* sums) {
   constexpr int kMax = max_rows(VECTORS);
-  const int64_t depth = rows.count, offset = begin * tile.width;
+  const int64_t depth = depth_of(rows.count, PAIRS), offset = begin * tile.width;
   for (int64_t gate = 0; gate < run.sizes.gates; ++gate) {
-    if (gate == 0 || gate == of.first_late || of.mask.per_gate()) transpose_rows<T, kMax>(run, tile, of, gate, t0, rows, 0, depth);
+    if (gate == 0 || gate == of.first_late || of.mask.per_gate()) {
+      if constexpr (PAIRS) transpose_pairs<T, kMax>(run, tile, of, gate, t0, rows);
+      else transpose_rows<T, kMax>(run, tile, of, gate, t0, rows, 0, depth);
+    }
     for (int64_t panel = 0; panel < tile.panels; ++panel) {
-      const T* const d_z = tile.panel(slots[gate], panel) + offset;
+      const T* d_z = tile.panel(slots[gate], panel) + offset;
+      if constexpr (PAIRS) {
+        const int64_t width = tile.width;
+        for (int64_t n = 0; n < depth; ++n) pack_pairs(d_z + 2 * n * width, width, 2 * n + 1 < rows.count, width, width, tile.pairs + n * width);
+        d_z = tile.pairs;
+      }
       const T* a = tile.transposed;
       over_groups(of.size, kMax, [&](int64_t, int64_t count) {
         with_rows<kMax>(count, [&](auto ROWS) {
@@ -124,7 +168,7 @@ void add_outer(const Backward<T>& run, const BackwardTile<T>& tile, const OuterR
           LSTM_UNROLL for (int r = 0; r < ROWS; ++r) {
             LSTM_UNROLL for (int v = 0; v < VECTORS; ++v) part[r][v] = first ? Vec<T>{} : load(sums + r * tile.width + v * kLanes<T>);
           }
-          multiply<T, ROWS, VECTORS>(part, a, 1, kMax, d_z, depth);
+          multiply<T, ROWS, VECTORS, PAIRS>(part, a, 1, kMax, d_z, depth);
           LSTM_UNROLL for (int r = 0; r < ROWS; ++r) {
             LSTM_UNROLL for (int v = 0; v < VECTORS; ++v) store(sums + r * tile.width + v * kLanes<T>, part[r][v]);
           }
@@ -201,7 +245,9 @@ ChunkRows add_gradients(const Backward<T>& run, const BackwardTile<T>& tile, con
   const auto [steps, batch, features, units, gates] = run.sizes;
   const int64_t depth = (t1 - t0) * tile.rows;
   const auto outer = [&](const OuterRows<T>& of, const int* slots, ChunkRows rows, int64_t begin, T* to) {
-    with_vectors<T>(run.sizes.units, [&](auto VECTORS) { add_outer<T, VECTORS>(run, tile, of, slots, t0, rows, begin, first, to); });
+    with_products<T>(run.sizes.units, run.pairs, [&](auto VECTORS, auto PAIRS) {
+      add_outer<T, VECTORS, PAIRS>(run, tile, of, slots, t0, rows, begin, first, to);
+    });
   };
   for (int64_t panel = 0; panel < run.cell->slots * tile.panels; ++panel) {
     with_vectors<T>(units, [&](auto VECTORS) { add_rows<T, VECTORS>(tile.panel(0, panel), depth, sums.d_slots + panel * tile.width); });

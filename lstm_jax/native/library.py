@@ -174,6 +174,17 @@ def why_not() -> str:
     return "" if library.path else f"{'; '.join(library.notes)}: {BUILD}"
 
 
+def why_not_bfloat16() -> str:
+    """Return "" if the compiled C++ code can multiply in bfloat16, else a message that says why it cannot."""
+    path = loaded_library()
+    if path is None:
+        return why_not()
+    if _OPENED[path].lstm_jax_has_bfloat16():
+        return ""
+    lacks = packaged.BFLOAT16 - set(processor().split())
+    return f"this processor lacks {' '.join(sorted(lacks))}" if lacks else f"{path.name} has no products in bfloat16: {BUILD}"
+
+
 def loaded_library() -> Path | None:
     """Return the path of the compiled library that this process uses, or None if it uses no compiled code."""
     return None if is_off() else _load().path

@@ -16,8 +16,9 @@ struct Kernel {
 };
 
 // z[block][r][gate] += the sum over k in k0..k1-1 of a[gate][r, k] kernel[k, gate, block]. PER_GATE: `a` differs between the gates. As many gates
-// are computed at a time as there are registers for their sums; with two blocks (PER_GATE only), each number of `a` is used for two vectors.
-template <typename T, int ROWS, int BLOCKS, bool PER_GATE>
+// are computed at a time as there are registers for their sums; with two blocks (PER_GATE only), each number of `a` is used for two vectors. PAIRS: `a` and
+// the kernel are pairs of bfloat16 numbers.
+template <typename T, int ROWS, int BLOCKS, bool PER_GATE, bool PAIRS = false>
 LSTM_INLINE void add_products(Vec<T> (&z)[BLOCKS][ROWS][kLSTMGates], const T* const* a, int64_t row_stride, const Kernel<T>& kernel, int64_t block,
                               int64_t k0, int64_t k1) {
   constexpr int kAtOnce = kVectors / BLOCKS;
@@ -34,8 +35,8 @@ LSTM_INLINE void add_products(Vec<T> (&z)[BLOCKS][ROWS][kLSTMGates], const T* co
       }
       LSTM_UNROLL for (int r = 0; r < ROWS; ++r) {
         LSTM_UNROLL for (int g = 0; g < kAtOnce; ++g) {
-          const T a_k = a[PER_GATE ? first + g : 0][r * row_stride + k];
-          LSTM_UNROLL for (int n = 0; n < BLOCKS; ++n) sums[r][g][n] += a_k * weights[g][n];
+          const T* const a_k = a[PER_GATE ? first + g : 0] + r * row_stride + k;
+          LSTM_UNROLL for (int n = 0; n < BLOCKS; ++n) add_product<T, PAIRS>(sums[r][g][n], a_k, weights[g][n]);
         }
       }
     }
@@ -45,23 +46,25 @@ LSTM_INLINE void add_products(Vec<T> (&z)[BLOCKS][ROWS][kLSTMGates], const T* co
   }
 }
 
-// Pack blocks first..last-1 of a kernel: (K, 4H) -> (H / lanes, K, 4, lanes), padded with zeros.
+// Pack blocks first..last-1 of a kernel: (K, 4H) -> (H / lanes, K, 4, lanes), padded with zeros; K is K / 2 for pairs.
 template <typename T>
-void pack_forward(const T* kernel, int64_t depth, int64_t units, T* packed, int64_t first, int64_t last) {
+void pack_forward(const T* kernel, int64_t depth, int64_t units, T* packed, int64_t first, int64_t last, bool pairs = false) {
   for (int64_t block = first; block < last; ++block) {
     const int count = std::min<int64_t>(kLanes<T>, units - block * kLanes<T>);
-    for (int64_t k = 0; k < depth; ++k) {
+    for (int64_t k = 0; k < depth; k += pairs ? 2 : 1) {
       for (int gate = 0; gate < kLSTMGates; ++gate, packed += kLanes<T>) {
-        store(packed, load(kernel + (k * kLSTMGates + gate) * units + block * kLanes<T>, count));
+        const T* const from = kernel + (k * kLSTMGates + gate) * units + block * kLanes<T>;
+        if (pairs) pack_pairs(from, kLSTMGates * units, k + 1 < depth, count, kLanes<T>, packed);
+        else store(packed, load(from, count));
       }
     }
   }
 }
 
-// Numbers in the partial sums of two blocks for `rows` rows, and in two packed blocks.
+// Numbers in the partial sums of two blocks for `rows` rows, for a product of the given depth, and in two packed blocks.
 template <typename T>
-int64_t partial_size(int64_t units, int64_t rows) {
-  return units > kDepthPiece ? 2 * rows * kLSTMGates * kLanes<T> : 0;
+int64_t partial_size(int64_t depth, int64_t rows) {
+  return depth > kDepthPiece ? 2 * rows * kLSTMGates * kLanes<T> : 0;
 }
 template <typename T>
 int64_t packed_size(int64_t units) {

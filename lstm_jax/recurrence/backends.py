@@ -68,7 +68,11 @@ class Backend:
     what: str
     """Description of the backend for users."""
     mixed: bool = True
-    """Whether the matrix products may be computed in another dtype than that of the parameters."""
+    """Whether the matrix products may be computed in any other dtype than that of the parameters."""
+    mixtures: tuple[tuple[str, str], ...] = ()
+    """Pairs (dtype of the parameters, dtype of the matrix products) that are supported although `mixed` is false."""
+    why_not_mixed: Callable[[Cell], str] = lambda cell: ""
+    """Function that returns "" if `mixtures` are available for a cell on this machine, else the reason why they are not."""
     dtypes: tuple[str, ...] = ()
     """Dtypes that the parameters may have. An empty tuple allows any dtype."""
     dropouts: tuple[str, ...] = DROPOUTS
@@ -123,10 +127,13 @@ _COMPILED = Backend(
     run=compiled.run,
     serves=is_compiled,
     platforms=("cpu",),
-    compute_dtypes=("float32", "float64"),
+    compute_dtypes=("float32", "float64", "bfloat16"),
     forward_mode=True,
-    what="both passes compiled from C++",
+    what="both passes compiled from C++; products in bfloat16 with AVX512-BF16",
     mixed=False,
+    mixtures=(("float32", "bfloat16"),),
+    why_not_mixed=compiled.why_not_mixed,
+    dtypes=("float32", "float64"),
     shares=True,
     why_not=native.why_not,
 )
@@ -218,7 +225,8 @@ def lacks(backend: Backend, request: Request, platform: str) -> str:
         return missing
     if backend.largest and request.units > backend.largest:
         return f"no {request.units} units, {backend.largest} at most"
-    return backend.why_not()
+    mixes = (request.dtype, request.compute_dtype) in backend.mixtures
+    return backend.why_not() or (backend.why_not_mixed(cell) if mixes else "")
 
 
 def _lacks_dtype(backend: Backend, request: Request) -> str:
@@ -226,7 +234,8 @@ def _lacks_dtype(backend: Backend, request: Request) -> str:
         return f"no products in {request.compute_dtype}"
     if backend.dtypes and request.dtype not in backend.dtypes:
         return f"no parameters in {request.dtype}"
-    if request.dtype != request.compute_dtype and not backend.mixed:
+    mixes = request.dtype != request.compute_dtype and (request.dtype, request.compute_dtype) not in backend.mixtures
+    if mixes and not backend.mixed:
         return f"no products in {request.compute_dtype} for parameters in {request.dtype}"
     return ""
 

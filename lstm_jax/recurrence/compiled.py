@@ -6,6 +6,8 @@ One call of the C++ code runs the forward pass over all steps, and another call 
 the same computation in JAX. The twin is used for derivatives of order 2 and higher, for forward-mode differentiation, and for gradients
 with respect to dropout masks. On a device mesh each device runs its own rows of the batch.
 
+On processors with AVX512-BF16 the matrix products can be in bfloat16. Their operands are rounded; sums, states and gradients are float32.
+
 B is the batch size, T the number of steps and H the number of units.
 """
 
@@ -49,7 +51,6 @@ def run(
 
     The arguments and results are those of `reference.run`. The additional argument `tokens` (T, B) is described in `unroll`.
     """
-    del compute_dtype  # BACKENDS selects this backend only for products in the dtype of the parameters
     if cell.linear is not None:
         return run_linear(cell, params, x, state, valid, dropout, resets, sequences)
     x = x.astype(jnp.int32) if jnp.issubdtype(x.dtype, jnp.integer) else x
@@ -57,7 +58,15 @@ def run(
     if cell.gates == 1:  # the C++ code has no axis of a single gate
         dropout = DropoutMasks(_without_gates(dropout.input), _without_gates(dropout.recurrent))
     operation: Callable = CompiledLSTM if cell is CELLS["lstm"] else CompiledCell
-    return apply(operation(cell, sequences), params, x, state, valid, dropout, resets, tokens)
+    narrow = None if compute_dtype is None or compute_dtype == params.kernel.dtype else np.dtype(compute_dtype).name
+    return apply(operation(cell, sequences, narrow), params, x, state, valid, dropout, resets, tokens)
+
+
+def why_not_mixed(cell: Cell) -> str:
+    """Return "" if a cell with parameters in float32 can have matrix products in bfloat16, else a message that says why it cannot."""
+    if cell.linear is not None:
+        return f"no products in bfloat16 for the cell {cell.name}"
+    return native.why_not_bfloat16()
 
 
 @dataclass(frozen=True)
@@ -67,10 +76,12 @@ class CompiledCell(RecurrentOperation):
     Attributes:
         cell: the cell.
         sequences: whether to return h of all steps.
+        compute_dtype: dtype of the matrix products, "bfloat16", or None for the dtype of the parameters.
     """
 
     cell: Cell
     sequences: bool
+    compute_dtype: str | None = None
 
     def runs_on(self):
         """Return ("cpu",), since the C++ code is compiled for the CPU; see `Operation.runs_on`."""
@@ -78,7 +89,7 @@ class CompiledCell(RecurrentOperation):
 
     def forward(self, keep, *args):
         """Run the cell in C++ and return (outputs, `Residuals`), or (outputs, None) if `keep` is false; see `Operation.forward`."""
-        return _call_forward(self.cell, self.sequences, keep, *args)
+        return _call_forward(self, keep, *args)
 
     def backward(self, wanted, args, residuals, cotangents):
         """Return the gradients with respect to the arguments of the operation; see `Operation.backward`.
@@ -87,12 +98,12 @@ class CompiledCell(RecurrentOperation):
         """
         if any(jax.tree.leaves(wanted[4])):
             return self.plain_backward(wanted, args, residuals, cotangents)
-        d_params, d_x, d_state, d_resets = _call_backward(self.cell, bool(wanted[1]), *_operands(args, residuals, cotangents))
+        d_params, d_x, d_state, d_resets = _call_backward(self, bool(wanted[1]), *_operands(args, residuals, cotangents))
         return d_params, d_x, d_state, None, DropoutMasks(), d_resets, None
 
     def plain_forward(self, keep, *args):
         """Return the same results as `forward`, computed in JAX; see `Operation.plain_forward`."""
-        return _scan(self.cell, self.sequences, keep, *args)
+        return _scan(self, keep, *args)
 
     def plain_backward(self, wanted, args, residuals, cotangents):
         """Return the same results as `backward`, by differentiating `plain_forward`; see `Operation.plain_backward`."""
@@ -110,11 +121,11 @@ class CompiledLSTM(CompiledCell):
 
     def plain_forward(self, keep, *args):
         """Return the same results as `forward`, computed in JAX; see `Operation.plain_forward`."""
-        return _twin_forward(self.sequences, keep, *args)
+        return _twin_forward(self, keep, *args)
 
     def plain_backward(self, wanted, args, residuals, cotangents):
         """Return the same results as `backward`, computed in JAX; see `Operation.plain_backward`."""
-        d_params, d_x, d_state, d_masks, d_resets = _twin_gradients(*_operands(args, residuals, cotangents))
+        d_params, d_x, d_state, d_masks, d_resets = _twin_gradients(self.compute_dtype, *_operands(args, residuals, cotangents))
         by_masks = any(jax.tree.leaves(wanted[4]))
         return d_params, d_x if wanted[1] else None, d_state, None, d_masks if by_masks else DropoutMasks(), d_resets, None
 
@@ -144,15 +155,16 @@ def _kinds(mask) -> int:
     return 0 if mask is None else len(mask) if is_per_gate(mask) else 1
 
 
-def _options(cell: Cell, x, valid, dropout: DropoutMasks, resets: Resets | None, tokens, sequences: bool) -> dict[str, Any]:
+def _options(of: CompiledCell, x, valid, dropout: DropoutMasks, resets: Resets | None, tokens, sequences: bool) -> dict[str, Any]:
     return {
-        "cell": COMPILED_CELLS[cell].number,
+        "cell": COMPILED_CELLS[of.cell].number,
         "ids": bool(jnp.issubdtype(x.dtype, jnp.integer)),
         "input_masks": _kinds(dropout.input),
         "recurrent_masks": _kinds(dropout.recurrent),
         "masked": valid is not None,
         "tokens": tokens is not None,
         "resets": resets is not None,
+        "bfloat16": of.compute_dtype is not None,
         "sequences": sequences,
     }
 
@@ -183,10 +195,11 @@ def _split_further(params, gradient) -> list[jax.Array]:
     return jnp.split(gradient, np.cumsum([len(part) for part in params[3:]])[:-1])
 
 
-def _call_forward(cell: Cell, sequences: bool, keep: bool, params, x, state, valid, dropout: DropoutMasks, resets, tokens):
-    options = _options(cell, x, valid, dropout, resets, tokens, sequences)
+def _call_forward(of: CompiledCell, keep: bool, params, x, state, valid, dropout: DropoutMasks, resets, tokens):
+    sequences = of.sequences
+    options = _options(of, x, valid, dropout, resets, tokens, sequences)
     weights = (*params[:3], *_further(params))
-    kept = COMPILED_CELLS[cell].kept if keep else 0
+    kept = COMPILED_CELLS[of.cell].kept if keep else 0
     states = len(state) if keep else int(sequences)  # arrays of the state that are returned for all steps
     state_args = slice(len(weights) + 1, len(weights) + 1 + len(state))  # JAX keeps `call`, so that it must not hold arrays of this trace
 
@@ -205,8 +218,8 @@ def _call_forward(cell: Cell, sequences: bool, keep: bool, params, x, state, val
     return (steps[0][1:] if sequences else None, final), residuals
 
 
-def _call_backward(cell: Cell, by_x: bool, params, x, residuals: Residuals, d_h, d_final, valid, dropout, resets, tokens):
-    options = _options(cell, x, valid, dropout, resets, tokens, d_h is not None)
+def _call_backward(of: CompiledCell, by_x: bool, params, x, residuals: Residuals, d_h, d_final, valid, dropout, resets, tokens):
+    options = _options(of, x, valid, dropout, resets, tokens, d_h is not None)
     kernels, extras, kept = (params.kernel, params.recurrent_kernel), _further(params), [part for part in residuals if part is not None]
     states, others, has_resets = len(d_final), len(extras), resets is not None
     state_args = slice(others + len(kept), others + len(kept) + states)  # as in `_call_forward`, `call` must not hold arrays
@@ -228,21 +241,22 @@ def _call_backward(cell: Cell, by_x: bool, params, x, residuals: Residuals, d_h,
     return d_params, d_x, d_state, None if resets is None else Resets(None, type(d_final)(*found))
 
 
-def _scan(cell: Cell, sequences: bool, keep: bool, params, x, state, valid, dropout: DropoutMasks, resets, tokens):
+def _scan(of: CompiledCell, keep: bool, params, x, state, valid, dropout: DropoutMasks, resets, tokens):
     """Run a cell over time in JAX, with the same results as the forward pass in C++.
 
     The result is ((h of all steps, final state), residuals). h of all steps is None if `sequences` is false, and the residuals are None if
     `keep` is false. The other arguments are those of `run`.
     """
     del tokens  # tokens save time in C++ but do not change the results
-    z = cell.project(params, x, dropout.input)
-    of_x = z if cell.project is project else multiplied(params.kernel, x, dropout.input)
+    cell, sequences, dtype = of.cell, of.sequences, of.compute_dtype
+    z = cell.project(params, x, dropout.input, dtype)
+    of_x = z if cell.project is project else multiplied(params.kernel, x, dropout.input, dtype)
 
     def body(state, inputs):
         z_t, of_x_t, valid_t, reset_t = inputs
         state = restart(state, reset_t, resets)
-        new = cell.step(params, state, z_t, dropout.recurrent)
-        kept = COMPILED_CELLS[cell].keep(params, state, new, of_x_t, dropout.recurrent) if keep else None
+        new = cell.step(params, state, z_t, dropout.recurrent, dtype)
+        kept = COMPILED_CELLS[cell].keep(params, state, new, of_x_t, dropout.recurrent, dtype) if keep else None
         if valid_t is not None:
             runs = valid_t[:, None]
             copied = (state, None if kept is None else jnp.zeros_like(kept))
@@ -258,20 +272,22 @@ def _scan(cell: Cell, sequences: bool, keep: bool, params, x, state, valid, drop
     return (states.h if sequences else None, final), residuals
 
 
-def _twin_forward(sequences: bool, keep: bool, params: LSTMParams, x, state: LSTMState, valid, dropout: DropoutMasks, resets, tokens):
+def _twin_forward(of: CompiledCell, keep: bool, params: LSTMParams, x, state: LSTMState, valid, dropout: DropoutMasks, resets, tokens):
     """Run the LSTM over time in JAX, with the same results as the forward pass in C++.
 
-    The arguments are those of `_scan` without `cell`, and the results are those of `_scan`.
+    The arguments and results are those of `_scan`.
     """
     del tokens  # tokens save time in C++ but do not change the results
-    z = project(params, x, dropout.input)
-    h, final, residuals = forward_twin(sequences, keep, None, params.recurrent_kernel, z, state, dropout.recurrent, valid, resets)
+    z, dtype = project(params, x, dropout.input, of.compute_dtype), of.compute_dtype
+    h, final, residuals = forward_twin(of.sequences, keep, dtype, params.recurrent_kernel, z, state, dropout.recurrent, valid, resets)
     if residuals is not None and isinstance(residuals.gates, tuple):
         residuals = residuals._replace(gates=jnp.concatenate(residuals.gates, axis=-1))
     return (h, final), residuals
 
 
-def _twin_gradients(params: LSTMParams, x, residuals: Residuals, d_h, d_final: LSTMState, valid, dropout, resets, tokens):
+def _twin_gradients(
+    compute_dtype: str | None, params: LSTMParams, x, residuals: Residuals, d_h, d_final: LSTMState, valid, dropout, resets, tokens
+):
     """Back-propagate through an LSTM in JAX, with the same results as the backward pass in C++.
 
     The arguments are the operands that `_operands` returns. d_h is the gradient with respect to h of all steps, and d_final the gradient
@@ -283,8 +299,8 @@ def _twin_gradients(params: LSTMParams, x, residuals: Residuals, d_h, d_final: L
     split = GATES in (_kinds(dropout.input), _kinds(dropout.recurrent))
     residuals = residuals._replace(gates=tuple(jnp.split(residuals.gates, GATES, axis=-1))) if split else residuals
     args = (params.recurrent_kernel, residuals, d_h, d_final, dropout.recurrent, valid, resets)
-    d_state, d_reset, d_z = backward_twin(split, None, *args)
-    d_params, d_x, d_masks = hoisted.gradients(params, x, dropout, residuals.h_before(resets), d_z)
+    d_state, d_reset, d_z = backward_twin(split, compute_dtype, *args)
+    d_params, d_x, d_masks = hoisted.gradients(params, x, dropout, residuals.h_before(resets), d_z, compute_dtype)
     return d_params, _sum_repeats(d_x, tokens), d_state, d_masks, None if resets is None else Resets(None, d_reset)
 
 

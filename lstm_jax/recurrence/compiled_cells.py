@@ -15,10 +15,11 @@ from lstm_jax.cells.products import is_per_gate, masked_matmul
 from lstm_jax.shapes import GATES
 
 Kept = Callable[..., jax.Array | None]
-"""Function kept(params, state, new, z, mask) that returns the values that one step keeps: n arrays (B, H) side by side, or None if n is 0.
+"""Function kept(params, state, new, z, mask, compute_dtype) that returns the values that one step keeps.
 
-`state` and `new` are the state before and after the step. The other arguments are those of `Cell.step`, with one exception: if the cell has
-its own function `project`, as the LSTM with layer normalisation has, z is not the projected input but only the product x W.
+The values are n arrays (B, H) side by side, or None if n is 0. `state` and `new` are the state before and after the step. The other
+arguments are those of `Cell.step`, with one exception: if the cell has its own function `project`, as the LSTM with layer normalisation
+has, z is not the projected input but only the product x W.
 """
 
 
@@ -33,8 +34,8 @@ def _keep_lstm(gates: str, linear_input: bool = False, peepholes: bool = False) 
         peepholes: whether the gates i, f and o also read the cell state.
     """
 
-    def kept(params, state, new, z, mask):
-        z = z + masked_matmul(state.h, params.recurrent_kernel, mask)
+    def kept(params, state, new, z, mask, compute_dtype):
+        z = z + masked_matmul(state.h, params.recurrent_kernel, mask, compute_dtype)
         by_gate = dict(zip(gates, jnp.split(z, len(gates), axis=-1), strict=True))
         if peepholes:
             for gate, weight, c in zip("ifo", jnp.split(params.peepholes, 3), (state.c, state.c, new.c), strict=True):
@@ -45,7 +46,7 @@ def _keep_lstm(gates: str, linear_input: bool = False, peepholes: bool = False) 
     return kept
 
 
-def _keep_gru(params, state, new, z, mask):
+def _keep_gru(params, state, new, z, mask, compute_dtype):
     """Return the values that a step of the GRU keeps for the backward pass: u, r, n and h U_n + b_n, side by side in one array (B, 4H).
 
     u is the update gate, r the reset gate and n the candidate for the new h. U_n and b_n are the parts of the recurrent kernel and of the
@@ -54,14 +55,14 @@ def _keep_gru(params, state, new, z, mask):
     `Kept` describes the arguments.
     """
     del new
-    inner = masked_matmul(state.h, params.recurrent_kernel, mask)
+    inner = masked_matmul(state.h, params.recurrent_kernel, mask, compute_dtype)
     inner = inner + jnp.broadcast_to(params.recurrent_bias, inner.shape)
     (x_u, x_r, x_n), (h_u, h_r, h_n) = (jnp.split(part, 3, axis=-1) for part in (z, inner))
     r = jax.nn.sigmoid(x_r + h_r)
     return jnp.concatenate([jax.nn.sigmoid(x_u + h_u), r, jnp.tanh(x_n + r * h_n), h_n], axis=-1)
 
 
-def _keep_reset_before(params, state, new, z, mask):
+def _keep_reset_before(params, state, new, z, mask, compute_dtype):
     """Return the values that a step of the GRU with `reset_after=False` keeps for the backward pass: u, r and n, one array (B, 3H).
 
     u is the update gate, r the reset gate and n the candidate for the new h.
@@ -72,12 +73,14 @@ def _keep_reset_before(params, state, new, z, mask):
     mask_gates, mask_n = (mask[:2], mask[2]) if is_per_gate(mask) else (mask, mask)
     both, kernel = jnp.split(params.recurrent_kernel, [2 * state.h.shape[-1]], axis=-1)
     x_u, x_r, x_n = jnp.split(z, 3, axis=-1)
-    h_u, h_r = jnp.split(masked_matmul(state.h, both, mask_gates), 2, axis=-1)
+    h_u, h_r = jnp.split(masked_matmul(state.h, both, mask_gates, compute_dtype), 2, axis=-1)
     r = jax.nn.sigmoid(x_r + h_r)
-    return jnp.concatenate([jax.nn.sigmoid(x_u + h_u), r, jnp.tanh(x_n + masked_matmul(r * state.h, kernel, mask_n))], axis=-1)
+    return jnp.concatenate(
+        [jax.nn.sigmoid(x_u + h_u), r, jnp.tanh(x_n + masked_matmul(r * state.h, kernel, mask_n, compute_dtype))], axis=-1
+    )
 
 
-def _keep_layernorm(params, state, new, z, mask):
+def _keep_layernorm(params, state, new, z, mask, compute_dtype):
     """Return the values that a step of the LSTM with layer normalisation keeps for the backward pass, as one array (B, 12H).
 
     The values are the four gates after their activation functions, then x W, then h U. x is the input of the step, h the output before the
@@ -86,14 +89,14 @@ def _keep_layernorm(params, state, new, z, mask):
     `Kept` describes the arguments.
     """
     del new
-    inner = masked_matmul(state.h, params.recurrent_kernel, mask)
+    inner = masked_matmul(state.h, params.recurrent_kernel, mask, compute_dtype)
     total = normalised(z, params.input_gain) + normalised(inner, params.recurrent_gain) + jnp.broadcast_to(params.bias, z.shape)
     i, f, g, o = jnp.split(total, GATES, axis=-1)
     return jnp.concatenate([jax.nn.sigmoid(i), jax.nn.sigmoid(f), jnp.tanh(g), jax.nn.sigmoid(o), z, inner], axis=-1)
 
 
-def _keep_nothing(params, state, new, z, mask):
-    del params, state, new, z, mask
+def _keep_nothing(params, state, new, z, mask, compute_dtype):
+    del params, state, new, z, mask, compute_dtype
 
 
 class CompiledRow(NamedTuple):
@@ -102,7 +105,7 @@ class CompiledRow(NamedTuple):
     Attributes:
         number: number of the cell in the table of native/cells.h.
         kept: number of arrays (B, H) that a step keeps for the backward pass in addition to the state.
-        keep: function keep(params, state, new, z, mask) that computes these arrays in JAX; see `Kept`.
+        keep: function keep(params, state, new, z, mask, compute_dtype) that computes these arrays in JAX; see `Kept`.
     """
 
     number: int

@@ -15,6 +15,8 @@ import pytest
 from calls import SHAPES, Call, linear, mask, recurrence, refusal, refusals, table
 from tables import BACKENDS
 
+from lstm_jax import native
+
 pytestmark = [
     pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the backend with"),
     pytest.mark.usefixtures("quick_compiles"),
@@ -27,6 +29,11 @@ CALLS = {
     "backward, ids": recurrence(True, ids=True),
     **{f"forward, {cell}": recurrence(False, kinds=(SHAPES[cell].gates, 1), cell=cell) for cell in list(SHAPES)[1:]},
     **{f"backward, {cell}": recurrence(True, kinds=(1, SHAPES[cell].gates), cell=cell) for cell in list(SHAPES)[1:]},
+    **(
+        {}
+        if native.why_not_bfloat16()
+        else {"forward, bfloat16": recurrence(False, bfloat16=True), "backward, bfloat16": recurrence(True, bfloat16=True)}
+    ),
     "linear forward": linear(False),
     "linear backward": linear(True),
     "linear backward, no resets": linear(True, resets=False),
@@ -118,6 +125,16 @@ def test_attributes_out_of_range(kind: str, name: str, value, remedy: str) -> No
         rf"{call.function}: {name}: [^;]+; {remedy}",
         refusal(call._replace(attributes={"threads": 1} | call.attributes).but(name, value).run),
     )
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_bfloat16_that_cannot_be(backward: bool, x64: None) -> None:
+    """Products in bfloat16 of parameters in float64, and by a library for a processor that has none."""
+    said = refusal(recurrence(backward, "float64", bfloat16=True).run)
+    assert "bfloat16: 1; give 0" in said
+    if native.why_not_bfloat16():
+        said = refusal(recurrence(backward, bfloat16=True).run)
+        assert "bfloat16: 1; give 0, or build the library for a processor with AVX512-BF16" in said
 
 
 def test_a_kernel_that_is_no_multiple_of_four() -> None:

@@ -19,6 +19,7 @@ from lstm_jax.native import compiler, library, packaged, trust
 V2 = "Linux x86_64 flags : fpu cx16 lahf_lm popcnt pni sse4_1 sse4_2 ssse3"
 V3 = f"{V2} avx avx2 bmi1 bmi2 f16c fma abm movbe xsave"
 V4 = f"{V3} avx512f avx512bw avx512cd avx512dq avx512vl"
+BF16 = f"{V4} avx512_bf16"
 ROOT = Path(__file__).parents[2]
 
 
@@ -42,7 +43,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("text", "machine", "levels"),
     [
+        (BF16, "x86_64", ("x86-64-v4-bf16", "x86-64-v4", "x86-64-v3", "x86-64-v2")),
         (V4, "x86_64", ("x86-64-v4", "x86-64-v3", "x86-64-v2")),
+        (f"{V3} avx512_bf16", "x86_64", ("x86-64-v3", "x86-64-v2")),
         (V3, "x86_64", ("x86-64-v3", "x86-64-v2")),
         (V4.replace(" fma", ""), "x86_64", ("x86-64-v2",)),  # AVX-512 without FMA is no level
         (V2, "x86_64", ("x86-64-v2",)),
@@ -137,7 +140,7 @@ def test_an_interface_that_xla_refuses(monkeypatch: pytest.MonkeyPatch, folder: 
         library.register()
 
 
-@pytest.mark.parametrize("level", ["x86-64-v2", "x86-64-v3", "x86-64-v4", "armv8-a"])
+@pytest.mark.parametrize("level", ["x86-64-v2", "x86-64-v3", "x86-64-v4", "x86-64-v4-bf16", "armv8-a"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_each_level_equals_the_reference(level: str, dtype: str, monkeypatch: pytest.MonkeyPatch, x64: None) -> None:
     """The installed library of each level that this processor has: output, state and gradients of a masked LSTM."""
@@ -204,7 +207,9 @@ def test_the_wheel(tmp_path: Path) -> None:
         content = wheel.read(entry)
         assert entry.external_attr >> 16 & 0o044 == 0o044
         assert content[-trust.SEAL :] == trust._seal(content[: -trust.SEAL])
-        assert f"-march={entry.filename[len('lstm_jax/native/lib/lstm-') : -len('-0123456789abcdef.so')]}" in content.decode()
+        level = entry.filename[len("lstm_jax/native/lib/lstm-") : -len("-0123456789abcdef.so")]
+        assert f"-march={level.removesuffix('-bf16')} " in content.decode()
+        assert ("-mavx512bf16" in content.decode()) == level.endswith("-bf16")
     assert {"lstm_jax/native/recurrence.cc", "lstm_jax/native/vectors.h"} <= set(wheel.namelist())
 
 
@@ -232,11 +237,13 @@ def test_an_old_compiler(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = packaged.build_packaged(folder, "x86_64")
     assert [path.name for path in made] == [packaged.file_name(level) for level in ("x86-64-v3", "x86-64-v2")]
     assert ["-mcx16", "-msahf", "-mpopcnt", "-msse4.2"] in asked
+    assert ["-march=x86-64-v4", "-mavx512bf16"] in asked
     monkeypatch.setattr(compiler, "find_compiler", lambda: ["python", "-m", "ziglang", "c++"])
     os.truncate(made[0], 5)  # a damaged library is compiled again
     made[1].unlink()
     with pytest.raises(InputError, match="bad value for -march"):
         packaged.build_packaged(folder, "x86_64")
+    assert ["-march=x86_64_v4+avx512bf16"] in asked
 
 
 def test_stale_libraries_are_removed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,13 +252,13 @@ def test_stale_libraries_are_removed(folder: Path, monkeypatch: pytest.MonkeyPat
     compiled = []
 
     def compile_library(command: list[str], flags: list[str], made: Path) -> None:
-        compiled.append(flags[0])
+        compiled.append(" ".join(flags[:-1]))
         made.write_bytes(b"library")
 
     monkeypatch.setattr(compiler, "compile_library", compile_library)
     monkeypatch.setattr(compiler, "find_compiler", lambda: ["c++"])
     paths = packaged.build_packaged(folder, "x86_64")
     assert sorted(path.name for path in folder.iterdir()) == sorted(packaged.file_name(level) for level in packaged.LEVELS["x86_64"])
-    assert sorted(compiled) == ["-march=x86-64-v2", "-march=x86-64-v3", "-march=x86-64-v4"]
+    assert sorted(compiled) == ["-march=x86-64-v2", "-march=x86-64-v3", "-march=x86-64-v4", "-march=x86-64-v4 -mavx512bf16"]
     assert packaged.build_packaged(folder, "x86_64") == paths
-    assert len(compiled) == 3
+    assert len(compiled) == 4

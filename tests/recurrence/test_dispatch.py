@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import Case, make_arrays, run_case
-from tables import BACKENDS, EVERY_CASE
+from tables import BACKENDS, EVERY_CASE, lacking
 
 from lstm_jax import CELLS as CELL_TABLE
-from lstm_jax import DropoutMasks, InputError, unroll
+from lstm_jax import DropoutMasks, InputError, native, unroll
 from lstm_jax.recurrence import BACKENDS as BACKEND_TABLE
 from lstm_jax.recurrence import Backend, Request, backends, capability_rows, cpu_devices, lacks, resolve_backend
 
@@ -76,7 +76,11 @@ NEWTON = (
 )
 PAIRS = [("float32", "float32"), ("float32", "bfloat16"), ("float64", "float64"), ("bfloat16", "bfloat16"), ("float16", "float16")]
 SERVED_ON_A_CPU = {  # of the backends that are held to a list: backend -> (dtype of parameters, of products) -> cells
-    "compiled": {("float32", "float32"): COMPILED, ("float64", "float64"): COMPILED},
+    "compiled": {
+        ("float32", "float32"): COMPILED,
+        ("float32", "bfloat16"): COMPILED.removesuffix(" min_lstm min_gru"),
+        ("float64", "float64"): COMPILED,
+    },
     "hoisted": dict.fromkeys(PAIRS, "lstm"),
     "cudnn": {},
     "pallas": {},
@@ -87,7 +91,8 @@ SERVED_ON_A_CPU = {  # of the backends that are held to a list: backend -> (dtyp
 
 
 @pytest.mark.parametrize("backend", SERVED_ON_A_CPU)
-def test_cells_and_dtypes_served_on_a_cpu(backend: str) -> None:
+def test_cells_and_dtypes_served_on_a_cpu(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "why_not_bfloat16", str)  # as if the processor had AVX512-BF16
     row = dataclasses.replace(BACKEND_TABLE[backend], why_not=str)  # as if the compiled code were built
     found = {}
     for dtypes in PAIRS:
@@ -99,7 +104,7 @@ def test_cells_and_dtypes_served_on_a_cpu(backend: str) -> None:
 
 ALL = "input and recurrent, per gate or shared"
 CAPABILITIES = [
-    ("compiled", COMPILED, "cpu", "float32 float64", ALL, "yes", "yes", "any", "reverse and forward"),
+    ("compiled", COMPILED, "cpu", "float32 float64 bfloat16", ALL, "yes", "yes", "any", "reverse and forward"),
     ("hoisted", "lstm", "cpu gpu tpu", "float32 float64 bfloat16 float16", ALL, "yes", "yes", "any", "reverse and forward"),
     ("cudnn", "lstm", "gpu", "float32", "input dropout", "lengths", "no", "any", "reverse, of order 1"),
     ("pallas", "lstm", "gpu", "float32 bfloat16", ALL, "yes", "yes", "up to 256", "reverse and forward"),
@@ -156,7 +161,6 @@ def test_capability_rows() -> None:
         (None, "float32", "lstm", 1),
         ("auto", "float64", "lstm", 1),
         ("compiled", "float32", "lstm", 1),
-        ("auto", "bfloat16", "lstm", 0),
         ("auto", "float32", "gru", 1),
         ("auto", "float32", "lstm_full_gate_recurrence", 0),
         ("hoisted", "float32", "lstm", 0),
@@ -164,6 +168,20 @@ def test_capability_rows() -> None:
 )
 def test_cpu_devices(backend: str | None, dtype: str, cell: str, devices: int) -> None:
     assert cpu_devices(backend, dtype, cell) == (devices if "compiled" in BACKENDS else 0)
+
+
+@pytest.mark.parametrize("lacks", ["", "this processor lacks avx512_bf16"])
+def test_products_in_bfloat16_on_a_cpu(lacks: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The backend `compiled` where the processor has the instructions, else the next one; named, it says what the processor lacks."""
+    row = dataclasses.replace(BACKEND_TABLE["compiled"], why_not=str)
+    monkeypatch.setitem(BACKEND_TABLE, "compiled", row)
+    monkeypatch.setattr(backends, "_COMPILED", row)
+    monkeypatch.setattr(native, "why_not_bfloat16", lambda: lacks)
+    if jax.default_backend() == "cpu":
+        assert resolve_backend(None, compute_dtype="bfloat16").name == ("hoisted" if lacks else "compiled")
+    assert cpu_devices("auto", "bfloat16") == (0 if lacks else 1)
+    assert lacking("compiled", compute_dtype="bfloat16") == (lacks if jax.default_backend() == "cpu" else "does not run on gpu")
+    assert "no parameters in bfloat16" in lacking("compiled", dtype="bfloat16", compute_dtype="bfloat16") or jax.default_backend() != "cpu"
 
 
 WRONG = {
