@@ -20,6 +20,7 @@ from lstm_jax.sweep.missing import run_missing
 Row = dict[str, Any]
 PRINTED = (2.4947, 2.0049, 1.8619, 1.7592, 1.6842, 1.6206, 1.5732, 1.5312, 1.4886, 1.4606)
 """Training losses at epochs 1 to 10 that an existing notebook printed for lstm_text_generation, trained on newspaper articles."""
+COMPILED_BFLOAT16 = ("--dtype", "bfloat16", "--backend", "compiled")
 STREAM = ("--regime", "stream", "--length", "100")
 FAST = ("--learning-rate", "5e-3", "--schedule", "cosine", "--clip-norm", "1")
 
@@ -52,6 +53,7 @@ RECIPES: dict[str, tuple[Recipe, ...]] = {
     SEEDS: (
         Recipe("ours", "sentiment", "ours", ("--epochs", "3"), 5),
         Recipe("ours bfloat16", "sentiment", "ours", ("--epochs", "3", "--dtype", "bfloat16"), 5),
+        Recipe("ours bfloat16, compiled", "sentiment", "ours", ("--epochs", "3", *COMPILED_BFLOAT16), 5),
         Recipe("keras_jax", "sentiment", "keras_jax", ("--epochs", "3"), 5),
         Recipe("ours held-out", "sentiment", "ours", ("--epochs", "12", "--validation", "0.15", "--patience", "2"), 5),
     ),
@@ -62,6 +64,7 @@ RECIPES: dict[str, tuple[Recipe, ...]] = {
     HELD_OUT: (
         Recipe("windows", "generation", "ours", ()),
         Recipe("windows, bfloat16", "generation", "ours", ("--dtype", "bfloat16")),
+        Recipe("windows, bfloat16, compiled", "generation", "ours", COMPILED_BFLOAT16, 5),
         Recipe("keras_jax windows", "generation", "keras_jax", ("--validation", "0.1")),
         Recipe("stream", "generation", "ours", (*STREAM, "--epochs", "10")),
         Recipe("stream 60", "generation", "ours", (*STREAM, "--epochs", "60", *FAST)),

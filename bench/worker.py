@@ -32,7 +32,7 @@ from bench.peers.base import Built, Options
 from bench.timing import TURN
 from bench.workloads import Arrays, Workload, make_arrays, workload
 
-TOLERANCE = {"float32": 1e-4, "bfloat16": 0.05}
+TOLERANCE = {"float32": 1e-4, "bfloat16": 0.05, "int8": 0.1}
 """Largest accepted error of an array for each dtype of the computation, relative to the largest absolute entry of the reference array."""
 BLOCKS = 50
 

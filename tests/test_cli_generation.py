@@ -171,6 +171,9 @@ def test_score_reads_files_text_and_standard_input(ask, run, trained, tmp_path):
         code, out, err = ask("score", "--run", run, "--json", *asked)
         assert (code, err, json.loads(out)) == (0, "", wanted)
     assert json.loads(ask("score", "--run", run, "--json", "-", stdin=text.encode())[1]) == wanted
+    rounded = json.loads(ask("score", "--run", run, "--json", "--dtype", "int8", "--text", text)[1])
+    assert rounded == {"characters": len(text) - 1, **trained.with_products("int8").score(ids).metrics()}
+    assert 0 < abs(rounded["loss"] - wanted["loss"]) < 0.05
     carried = json.loads(ask("score", "--run", run, "--json", "--mode", "carried", "--text", text)[1])
     assert carried == {"characters": len(text) - 1, **trained.score(ids, "carried").metrics()}
     assert carried["loss"] != wanted["loss"]

@@ -113,6 +113,16 @@ def test_evaluate(ask, run):
     code, out, _ = ask("evaluate", "--run", run, "--split", "train")
     assert code == 0
     assert "160" in out
+    trained = sentiment.load(run)
+    for dtype in ("bfloat16", "int8"):
+        rounded = json.loads(ask("evaluate", "--run", run, "--json", "--dtype", dtype)[1])
+        assert rounded == sentiment.evaluate(trained.with_products(dtype)).to_row()
+        assert rounded["loss"] != row["loss"]
+        assert rounded["loss"] == pytest.approx(row["loss"], abs=0.02)
+        (probability,) = trained.with_products(dtype).probabilities(["it is good"])
+        assert ask("predict", "--run", run, "--dtype", dtype, "--text", "it is good")[1] == f"{probability:.6f}\n"
+    assert sentiment.evaluate(trained).to_row() == row
+    assert_error(ask("evaluate", "--run", run, "--dtype", "int4"), "--dtype: int4; give one of ")
 
 
 def test_evaluate_refuses_other_data(ask, run, reviews):

@@ -15,7 +15,7 @@ from lstm_jax.errors import InputError, require
 
 OURS = "ours"
 """Name of this project in the table of peers."""
-DTYPES = ("float32", "bfloat16")
+DTYPES = ("float32", "bfloat16", "int8")
 RATES = ("dropout", "recurrent")
 COMMON_CELLS = ("gru", "simple_rnn")
 
@@ -120,7 +120,7 @@ TABLE = (
         ("onnx", "onnxruntime"),
         ("onnxruntime", "onnx"),
         "onnx",
-        options=(),
+        options=("dtype",),
         kinds=("evaluation",),
     ),
     _keras("jax", "JAX", "jax"),
@@ -142,7 +142,7 @@ class Candidate:
             ("torchrl"). None stands for the default.
         dropout: rate of the input dropout. If None, it is the rate of the workload.
         recurrent: rate of the recurrent dropout. If None, it is the rate of the workload.
-        dtype: dtype of the computation, "float32" or "bfloat16".
+        dtype: dtype of the matrix products, a member of `DTYPES`. "int8" is for inference alone.
         slower: artificial slowdown. After each call, the process waits for this fraction of the call's duration.
     """
 
@@ -182,7 +182,7 @@ def read_candidate(text: str) -> Candidate:
     """Parse a value of the flag `--peer`, such as "ours:dropout=0.2", and return the candidate, that is, the library with its options.
 
     Args:
-        text: PEER[:backend=NAME][:dropout=RATE][:recurrent=RATE][:dtype=bfloat16][:slower=FRACTION].
+        text: PEER[:backend=NAME][:dropout=RATE][:recurrent=RATE][:dtype=DTYPE][:slower=FRACTION].
 
     Raises:
         InputError: if the peer does not exist, if an option does not exist for this peer, or if the value of an option is invalid.
@@ -195,7 +195,7 @@ def read_candidate(text: str) -> Candidate:
     known = PEERS[name].options
     require(pairs.keys() <= {*known}, "peer", text, f"give {name} no other options than {', '.join(known)}, as in {name}:dropout=0.2")
     dtype, backend = pairs.get("dtype", "float32"), pairs.get("backend")
-    require(dtype in DTYPES, "dtype", dtype, f"give {' or '.join(DTYPES)}")
+    require(dtype in DTYPES, "dtype", dtype, f"give {', '.join(DTYPES[:-1])} or {DTYPES[-1]}")
     require(name != OURS or backend is None or backend in BACKENDS, "backend", backend, f"give one of {', '.join(BACKENDS)}")
     try:
         numbers = {option: float(pairs[option]) for option in (*RATES, "slower") if option in pairs}
@@ -223,7 +223,7 @@ def read_candidates(names: Iterable[str], backends: Iterable[str | None], dtypes
     Args:
         names: values of `--peer`, in the form that `read_candidate` parses.
         backends: backends of this project's recurrence. None stands for the automatic choice.
-        dtypes: dtypes of this project's computation, "float32" or "bfloat16".
+        dtypes: dtypes of this project's matrix products, members of `DTYPES`.
 
     Raises:
         InputError: if `read_candidate` raises it for a name.

@@ -17,7 +17,8 @@ from bench.peers.base import Built, Options, comparable, evaluation, slowed
 from bench.workloads import LAYER, STEP, Arrays, Workload
 from lstm_jax import CELLS, unroll
 from lstm_jax.config import GenerationConfig, GenerationModelConfig, SentimentConfig, SentimentModelConfig
-from lstm_jax.models import functional
+from lstm_jax.errors import require
+from lstm_jax.models import functional, set_products
 from lstm_jax.recurrence import cpu_devices, resolve_backend
 from lstm_jax.runtime import sharding
 from lstm_jax.tasks import generation, sentiment
@@ -63,6 +64,7 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
         if work.one_call:
             return evaluation(work, _served(work, arrays, options), _devices(mesh)[:1], f"{note}, which is not timed", backend)
         return evaluation(work, _logits(work, arrays, options, mesh), _devices(mesh), note, backend)
+    require(options.dtype != "int8", "dtype", options.dtype, "give float32 or bfloat16 for a training step")
     training = _Training(work, arrays, options, mesh, keras_adam(1e-3))
 
     def after_one_step() -> dict[str, np.ndarray]:
@@ -150,7 +152,7 @@ def _model(work: Workload, options: Options) -> tuple[Callable, Callable]:
         "dropout": options.dropout,
         "recurrent_dropout": options.recurrent_dropout,
         "remat": options.remat,
-        "dtype": options.dtype,
+        "dtype": "float32" if options.dtype == "int8" else options.dtype,
     }
     if work.words:
         config = SentimentConfig(model=SentimentModelConfig(embed=work.features, units=work.units, backend=name, **choices))
@@ -213,7 +215,7 @@ def _outputs(work: Workload, arrays: Arrays, options: Options, mesh: jax.shardin
 def _served(work: Workload, arrays: Arrays, options: Options) -> Callable[[], np.ndarray]:
     """Return a function without arguments that computes the logits of one batch of reviews in one compiled call; see `make_server`."""
     rebuild, _ = _model(work, options)
-    serve = make_server(rebuild({name: jnp.asarray(array) for name, array in arrays.weights.items()}))
+    serve = make_server(rebuild({name: jnp.asarray(array) for name, array in arrays.weights.items()}), options.dtype)
     return lambda: serve(arrays.inputs)
 
 
@@ -222,5 +224,5 @@ def _logits(work: Workload, arrays: Arrays, options: Options, mesh: jax.sharding
     rebuild, _ = _model(work, options)
     copied = sharding.replicated(mesh)
     params = jax.device_put({name: jnp.asarray(array) for name, array in arrays.weights.items()}, copied)
-    logits = sentiment.make_logits(rebuild, mesh)
+    logits = sentiment.make_logits(lambda params: set_products(rebuild(params), options.dtype), mesh)
     return lambda: logits(params, arrays.inputs)

@@ -9,20 +9,53 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
-from lstm_jax.errors import require
+from lstm_jax.errors import InputError, require
+
+INT8 = "int8"
+NOT_DIFFERENTIABLE = "give a float dtype"
 
 
 def matmul(a: Array, b: Array, compute_dtype=None) -> Array:
     """Return the matrix product `a @ b`.
 
     If `compute_dtype` is not None, a and b are first cast to this dtype. The product is then accumulated and returned in the dtype that b
-    had before the cast.
+    had before the cast. In int8, the product is that of `int8_matmul`.
     """
     if compute_dtype is None:
         return a @ b
+    if np.dtype(compute_dtype) == INT8:
+        return int8_matmul(a, b)
     return jnp.matmul(a.astype(compute_dtype), b.astype(compute_dtype), preferred_element_type=b.dtype)
+
+
+def _codes(array: Array, axis: int) -> tuple[Array, Array]:
+    """Scale an array to -127..127 along an axis; return the rounded numbers, int8, and their scales."""
+    scale = jnp.max(jnp.abs(array), axis, keepdims=True) / 127
+    return jnp.round(array / jnp.where(scale == 0, 1, scale)).astype(jnp.int8), scale
+
+
+@jax.custom_jvp
+def int8_matmul(a: Array, b: Array) -> Array:
+    """Return the matrix product `a @ b` of numbers rounded to int8, in the dtype of b.
+
+    Each row of a and each column of b is scaled so that its largest absolute number becomes 127. The sums are exact. Rows of a are scaled
+    anew in each call (dynamic quantisation, as `torch.ao.quantization.quantize_dynamic` and ONNX Runtime's `quantize_dynamic` do it).
+
+    Raises:
+        InputError: if the product is differentiated.
+    """
+    (a_codes, a_scale), (b_codes, b_scale) = _codes(a, -1), _codes(b, -2)
+    product = jnp.matmul(a_codes, b_codes, preferred_element_type=jnp.int32)
+    return product.astype(b.dtype) * jnp.matmul(a_scale, b_scale).astype(b.dtype)
+
+
+@int8_matmul.defjvp
+def _int8_matmul_jvp(primals: tuple, tangents: tuple) -> tuple:
+    del primals, tangents
+    raise InputError("products in int8", "differentiated", NOT_DIFFERENTIABLE)
 
 
 def masked_matmul(x: Array, kernel: Array, mask: Array | None, compute_dtype=None) -> Array:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tyro
 from rich.console import Console
@@ -74,16 +74,20 @@ def metric_text(value: float | None, form: str) -> str:
     return format(float("nan") if value is None else value, form)
 
 
-def load_run(task: str, folder: Path) -> Any:
+Products = Literal["", "float32", "bfloat16", "int8"]
+
+
+def load_run(task: str, folder: Path, dtype: Products = "") -> Any:
     """Load a trained run from its folder, and print the warnings that loading gave.
 
     Args:
         task: name of the run's task: "sentiment", "generation" or "forecast".
         folder: folder of the run.
+        dtype: dtype of the matrix products of the recurrent layers; "" means that of the training.
     """
     trained = import_module(f"lstm_jax.tasks.{task}").load(folder)
     warn(trained.notes)
-    return trained
+    return trained.with_products(dtype) if dtype else trained
 
 
 @dataclass(frozen=True)

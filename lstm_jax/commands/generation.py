@@ -11,7 +11,7 @@ from typing import Any, Literal
 from rich.console import Console
 
 from lstm_jax.bounds import CharactersOrAll, Checked, Count, CountOrAll, DrawingSeed, Temperature, UnitCount, Written
-from lstm_jax.commands.common import Flat, Positional, Train, load_run, metric_text, say, start
+from lstm_jax.commands.common import Flat, Positional, Products, Train, load_run, metric_text, say, start
 from lstm_jax.config import GenerationConfig
 from lstm_jax.files.json_text import json_text
 from lstm_jax.files.writing import check_output
@@ -110,6 +110,9 @@ class Score:
     mode: Mode = "auto"
     """'carried' keeps the state and reads the text in one pass. 'window' starts from a zero state for each character and reads the window
     of characters before it. 'auto' uses the mode in which the model was trained."""
+    dtype: Products = ""
+    """Dtype of the matrix products of the recurrent layers. If empty, it is that of the training. In int8, rows and columns are scaled
+    and rounded to 8 bits."""
     clean: bool = False
     """Clean the text in the same way as the training text was cleaned."""
     unknown: str = ""
@@ -125,7 +128,7 @@ class Score:
         start()
         from lstm_jax.tasks import generation, text_pages
 
-        trained = load_run("generation", self.run)
+        trained = load_run("generation", self.run, self.dtype)
         if self.html is not None:
             check_output(self.html, (self.run, *(self.data or trained.config.data.data)), self.force)
         ids = generation.read_ids(trained, self.data, self.text, self.text_column, self.clean, self.unknown)

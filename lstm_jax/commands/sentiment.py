@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lstm_jax.bounds import Checked, Count, CountOrNone
-from lstm_jax.commands.common import Flat, Positional, Train, load_run, metric_text, say, start
+from lstm_jax.commands.common import Flat, Positional, Products, Train, load_run, metric_text, say, start
 from lstm_jax.config import SentimentConfig
 from lstm_jax.errors import InputError
 from lstm_jax.files.json_text import json_text
@@ -50,6 +50,9 @@ class Evaluate:
     """Folder of a trained run."""
     split: Literal["test", "validation", "train"] = "test"
     """Split of the run's reviews on which the metrics are computed."""
+    dtype: Products = ""
+    """Dtype of the matrix products of the recurrent layers. If empty, it is that of the training. In int8, rows and columns are scaled
+    and rounded to 8 bits."""
     json: bool = False
     """Print the metrics as JSON."""
 
@@ -57,7 +60,7 @@ class Evaluate:
         start()
         from lstm_jax.tasks import sentiment
 
-        trained = load_run("sentiment", self.run)
+        trained = load_run("sentiment", self.run, self.dtype)
         row = sentiment.evaluate(trained, split=self.split).to_row()
         if self.json:
             print(json_text(row))
@@ -83,6 +86,9 @@ class Predict:
     """Reviews to classify."""
     file: Path | None = None
     """File that contains one review per line."""
+    dtype: Products = ""
+    """Dtype of the matrix products of the recurrent layers. If empty, it is that of the training. In int8, rows and columns are scaled
+    and rounded to 8 bits."""
     json: bool = False
     """Print one JSON object per line, with the probability and the text of the review."""
 
@@ -96,7 +102,7 @@ class Predict:
                 raise InputError("text", "none given", "give --text, --file, or reviews on standard input")
             texts += read_input(STANDARD_INPUT).splitlines()
         start()
-        for text, p in zip(texts, load_run("sentiment", self.run).probabilities(texts), strict=True):
+        for text, p in zip(texts, load_run("sentiment", self.run, self.dtype).probabilities(texts), strict=True):
             shown = (text.encode(errors="surrogateescape") if isinstance(text, str) else text).decode(errors="replace")
             print(json_text({"probability": round(float(p), 6), "text": shown}, ensure_ascii=False) if self.json else f"{p:.6f}")
 

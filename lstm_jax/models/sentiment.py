@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from lstm_jax.cells.products import matmul
+from lstm_jax.cells.products import INT8, matmul
 from lstm_jax.config import SentimentModelConfig
 from lstm_jax.dropout import draw_mask
 from lstm_jax.errors import InputError
@@ -152,6 +152,7 @@ class SentimentClassifier(nnx.Module):
         first = self.recurrent.layers[0]
         table = sharding.constrain(self.embedding.embedding[...], 0)
         for layer in (first.forward, first.backward) if isinstance(first, Bidirectional) else (first,):
-            layer.kernel = nnx.Param(sharding.replicate(matmul(table, layer.kernel[...], layer.dtype)))
+            dtype = None if layer.dtype == INT8 else layer.dtype  # the table is computed once, so that nothing is won by rounding it
+            layer.kernel = nnx.Param(sharding.replicate(matmul(table, layer.kernel[...], dtype)))
         self.folded = True
         return self

@@ -25,21 +25,21 @@ struct BackProduct {
   const T* kernel;
   int64_t first_gate, last_gate;  // gates first_gate..last_gate-1 are added
   bool adds;                      // to what `out` has
-  bool pairs;                     // of bfloat16 numbers, in `kernel` and for d_z
+  Products products;              // kFull or kPairs
   int64_t count() const { return last_gate - first_gate; }
 };
 
 // out[r] = the sum over gates of mask * (d_z kernel^T), VECTORS vectors from `column` on, for ROWS rows of the chunk from `row` on. Only panels
 // first..last-1 of all gates are added; the last ones complete the result. numbers: the rows' numbers in the batch. A row whose `out` is null is
 // skipped.
-template <typename T, int ROWS, int VECTORS, bool PAIRS>
+template <typename T, int ROWS, int VECTORS, Products P>
 void back_block(const BackwardTile<T>& tile, const BackProduct<T>& product, int64_t row, int64_t column, const T* kernel, int64_t first, int64_t last,
                 const BackPartial<T>& partial, const int64_t* numbers, T* const* out) {
   constexpr int64_t kWidth = VECTORS * kLanes<T>;
   const Mask<T>& mask = product.mask;
   const bool per_gate = mask.per_gate();
   const int64_t units = product.units, gate = first / tile.panels, start = product.first_gate * tile.panels,
-                count = per_gate ? tile.panels : product.count() * tile.panels, row_size = tile.width / (PAIRS ? 2 : 1);
+                count = per_gate ? tile.panels : product.count() * tile.panels, row_size = depth_of(tile.width, P);
   Vec<T> sums[ROWS][VECTORS];
   LSTM_UNROLL for (int r = 0; r < ROWS; ++r) {
     LSTM_UNROLL for (int v = 0; v < VECTORS; ++v) sums[r][v] = (first - start) % count == 0 ? Vec<T>{} : load(partial.sums + r * kWidth + v * kLanes<T>);
@@ -47,10 +47,10 @@ void back_block(const BackwardTile<T>& tile, const BackProduct<T>& product, int6
   int64_t of_gate = gate, number = first - gate * tile.panels;  // kept up to date, since a division takes as long as some steps of the product
   for (int64_t panel = first; panel < last; ++panel) {
     tile.prefetcher->fetch();
-    const int64_t from = number * tile.width, depth = depth_of(std::min(tile.width, units - from), PAIRS);
-    const T* const a = PAIRS ? tile.pair_panel(product.slots[of_gate], number) : tile.panel(product.slots[of_gate], number);
-    const T* const b = kernel + (of_gate * depth_of(units, PAIRS) + depth_of(from, PAIRS)) * kWidth;
-    multiply<T, ROWS, VECTORS, PAIRS>(sums, a + row * row_size, row_size, 1, b, depth);
+    const int64_t from = number * tile.width, depth = depth_of(std::min(tile.width, units - from), P);
+    const T* const a = P == kPairs ? tile.pair_panel(product.slots[of_gate], number) : tile.panel(product.slots[of_gate], number);
+    const T* const b = kernel + (of_gate * depth_of(units, P) + depth_of(from, P)) * kWidth;
+    multiply<T, ROWS, VECTORS, P>(sums, a + row * row_size, row_size, 1, b, depth);
     if (++number == tile.panels) number = 0, ++of_gate;
   }
   if ((last - start) % count != 0) {
@@ -79,13 +79,13 @@ void back_block(const BackwardTile<T>& tile, const BackProduct<T>& product, int6
 
 // `back_block` for `rows` rows of the chunk from `row` on and all columns; address(n, number, out) gives row n's number in the batch and its
 // `out`.
-template <typename T, int VECTORS, bool PAIRS, typename Address>
+template <typename T, int VECTORS, Products P, typename Address>
 void back_rows(const BackwardTile<T>& tile, const BackProduct<T>& product, int64_t row, int64_t rows, const Address& address) {
   constexpr int kMax = max_rows(VECTORS);
   constexpr int64_t kWidth = VECTORS * kLanes<T>;
   const int64_t piece = product.units > kDepthPiece ? std::max<int64_t>(1, kDepthPiece / tile.width) : product.count() * tile.panels;
   const T* kernel = product.kernel;
-  for (int64_t gate = product.first_gate; PAIRS && gate < product.last_gate; ++gate) {
+  for (int64_t gate = product.first_gate; P == kPairs && gate < product.last_gate; ++gate) {
     for (int64_t number = 0; number < tile.panels; ++number) {
       const int64_t slot = product.slots[gate], at = row * tile.width;
       round_row<T>(tile.panel(slot, number) + at, nullptr, rows * tile.width, tile.pair_panel(slot, number) + at / 2);
@@ -100,12 +100,12 @@ void back_rows(const BackwardTile<T>& tile, const BackProduct<T>& product, int64
         for (int64_t n = 0; n < count; ++n) address(row + begin + n, numbers[n], out[n]);
         const BackPartial<T> partial{tile.partial + begin * kWidth, tile.partial + (rows + begin) * kWidth};
         with_rows<kMax>(count, [&](auto ROWS) {
-          back_block<T, ROWS, VECTORS, PAIRS>(tile, product, row + begin, column, kernel, first, first + panel_count, partial, numbers, out);
+          back_block<T, ROWS, VECTORS, P>(tile, product, row + begin, column, kernel, first, first + panel_count, partial, numbers, out);
         });
       });
     });
   };
-  for (int64_t column = 0; column < product.size; column += kWidth, kernel += product.gates * depth_of(product.units, PAIRS) * kWidth) {
+  for (int64_t column = 0; column < product.size; column += kWidth, kernel += product.gates * depth_of(product.units, P) * kWidth) {
     const int64_t parts = product.mask.per_gate() ? product.count() : 1, count = product.count() / parts * tile.panels;
     const int64_t start = product.first_gate * tile.panels;
     for (int64_t n = 0; n < parts; ++n) panels(column, start + n * count, start + (n + 1) * count);
@@ -114,7 +114,7 @@ void back_rows(const BackwardTile<T>& tile, const BackProduct<T>& product, int64
 
 template <typename T, typename Address>
 void back(const BackwardTile<T>& tile, const BackProduct<T>& product, int64_t row, int64_t rows, const Address& address) {
-  with_products<T>(product.size, product.pairs, [&](auto VECTORS, auto PAIRS) { back_rows<T, VECTORS, PAIRS>(tile, product, row, rows, address); });
+  with_products<T, false>(product.size, product.products, [&](auto VECTORS, auto P) { back_rows<T, VECTORS, P>(tile, product, row, rows, address); });
 }
 
 // Call f(r, valid, now, d_h, d_c, slots) for each vector of each row of the tile at step t: `now` has the numbers of the cell; d_h and d_c are the
@@ -203,7 +203,7 @@ void backward_step(const Backward<T>& run, const BackwardTile<T>& tile, int64_t 
   // d_h of the step before; if `inner`, of the late gates' factor instead. At a step that is not valid, d_h stays as it is.
   const auto product = [&](int64_t first_gate, int64_t last_gate, bool inner) {
     const BackProduct<T> of_h{run.mask,   run.cell->recurrent_slots, run.sizes.gates, units, units, run.transposed_recurrent, first_gate,
-                              last_gate, run.cell->direct && !inner, run.pairs};
+                              last_gate, run.cell->direct && !inner, run.products};
     back(tile, of_h, (t - t0) * rows, rows, [&](int64_t k, int64_t& number, T*& out) {
       number = first + k - (t - t0) * rows;
       const bool valid = !run.valid || run.valid[t * batch + number];
@@ -227,7 +227,7 @@ void back_to_x(const Backward<T>& run, const BackwardTile<T>& tile, const Repeat
   for (int64_t k = 0; k < (t1 - t0) * rows && chunk_rows.count < (t1 - t0) * rows; ++k) {
     if (repeats.repeated(t0 * rows + k)) std::fill_n(run.d_x + ((t0 + k / rows) * batch + first + k % rows) * features, features, T(0));
   }
-  const BackProduct<T> product{run.input_mask, kInputSlots, gates, units, features, run.transposed_kernel, 0, gates, false, run.pairs};
+  const BackProduct<T> product{run.input_mask, kInputSlots, gates, units, features, run.transposed_kernel, 0, gates, false, run.products};
   back(tile, product, 0, chunk_rows.count, [&, first = first, rows = rows, batch = batch, features = features](int64_t n, int64_t& number, T*& out) {
     const int64_t k = chunk_rows.numbers[n];
     number = first + k % rows;
@@ -246,7 +246,8 @@ void run_backward_tile(const Backward<T>& run, const Sums<T>& sums, int64_t firs
   Aligned<T> partial(2 * chunk * rows * kVectors * kLanes<T>);
   Aligned<T> d_z(d_z_size), transposed((largest + 2 * kRows) * chunk * rows);
   Aligned<T> d_inner(run.cell->late_gates ? size : 0), row(run.cell->whole_rows ? run.cell->slots * units : 0);
-  Aligned<T> pairs(run.pairs ? d_z_size / 2 + sums.width : 0), pair_rows(run.pairs ? largest * depth_of(chunk * rows, true) : 0);
+  const bool narrow = run.products == kPairs;
+  Aligned<T> pairs(narrow ? d_z_size / 2 + sums.width : 0), pair_rows(narrow ? largest * depth_of(chunk * rows, kPairs) : 0);
   Prefetcher prefetcher;
   std::vector<int32_t> numbers(chunk * rows);
   BackwardTile<T> tile{first,         rows,      chunk,          sums.width,  sums.panels,     d_z.get(),  transposed.get(),

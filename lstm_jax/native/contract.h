@@ -11,9 +11,12 @@ constexpr Extent T = letter_of('T'), B = letter_of('B'), E = letter_of('E'), H =
 
 inline bool is_kind(int64_t kinds, int64_t gates) { return kinds == 0 || kinds == 1 || kinds == gates; }
 
+// Return whether this library has products of a kind.
+inline bool has_products(int64_t products) { return products == kFull || (products == kPairs && kHasPairs) || (products == kQuads && kHasQuads); }
+
 // Check the attributes of both calls.
 inline ffi::Error check_attributes(const Contract& contract, ffi::DataType real, int64_t cell, bool ids, int64_t input_masks, int64_t recurrent_masks,
-                                   bool bfloat16, int64_t threads) {
+                                   int64_t products, bool keep, int64_t threads) {
   const bool known = cell >= 0 && cell < kCellCount;
   const int64_t gates = known ? kCells<float>[cell].shape.gates : 1;
   const std::string kinds = gates == 1 ? "give 0 or 1" : "give 0, 1 or " + std::to_string(gates), numbers = "give 0 to " + std::to_string(kCellCount - 1);
@@ -22,17 +25,19 @@ inline ffi::Error check_attributes(const Contract& contract, ffi::DataType real,
       {"input_masks", double(input_masks), is_kind(input_masks, gates), kinds.c_str()},
       {"input_masks", double(input_masks), !ids || input_masks == 0, "give 0 with ids, which have no features to drop"},
       {"recurrent_masks", double(recurrent_masks), is_kind(recurrent_masks, gates), kinds.c_str()},
-      {"bfloat16", double(bfloat16), !bfloat16 || kHasPairs, "give 0, or build the library for a processor with AVX512-BF16"},
-      {"bfloat16", double(bfloat16), !bfloat16 || real == ffi::F32, "give 0 with parameters in float64"},
+      {"products", double(products), products >= 0 && products < kProductsCount, "give 0, 1 (bfloat16) or 2 (int8)"},
+      {"products", double(products), has_products(products), "give 0, or build the library for a processor with AVX512-BF16 and AVX512-VNNI"},
+      {"products", double(products), products == kFull || real == ffi::F32, "give 0 with parameters in float64"},
+      {"products", double(products), products != kQuads || !keep, "give 0 or 1 for a gradient"},
       threads_attribute(threads),
   });
 }
 
 inline ffi::Error check_forward(const ffi::RemainingArgs& args, const ffi::RemainingRets& rets, int64_t cell, bool ids, int64_t input_masks,
-                                int64_t recurrent_masks, bool masked, bool tokens, bool resets, bool bfloat16, bool sequences, bool keep, int64_t threads) {
+                                int64_t recurrent_masks, bool masked, bool tokens, bool resets, int64_t products, bool sequences, bool keep, int64_t threads) {
   const ffi::DataType real = real_type(args, 1);
   Contract contract("lstm_jax_forward", args, rets, 2);
-  ffi::Error error = check_attributes(contract, real, cell, ids, input_masks, recurrent_masks, bfloat16, threads);
+  ffi::Error error = check_attributes(contract, real, cell, ids, input_masks, recurrent_masks, products, keep, threads);
   if (error.failure()) return error;
   const CellShape& of = kCells<float>[cell].shape;
   const int gates = of.gates;
@@ -62,10 +67,10 @@ inline ffi::Error check_forward(const ffi::RemainingArgs& args, const ffi::Remai
 }
 
 inline ffi::Error check_backward(const ffi::RemainingArgs& args, const ffi::RemainingRets& rets, int64_t cell, bool ids, int64_t input_masks,
-                                 int64_t recurrent_masks, bool masked, bool tokens, bool resets, bool bfloat16, bool sequences, bool d_x, int64_t threads) {
+                                 int64_t recurrent_masks, bool masked, bool tokens, bool resets, int64_t products, bool sequences, bool d_x, int64_t threads) {
   const ffi::DataType real = real_type(args, 1);
   Contract contract("lstm_jax_backward", args, rets, 2);
-  ffi::Error error = check_attributes(contract, real, cell, ids, input_masks, recurrent_masks, bfloat16, threads);
+  ffi::Error error = check_attributes(contract, real, cell, ids, input_masks, recurrent_masks, products, true, threads);
   if (error.failure()) return error;
   if (ids && d_x) return contract.invalid("d_x", "1", "give 0 with ids, which have no gradient");
   const CellShape& of = kCells<float>[cell].shape;

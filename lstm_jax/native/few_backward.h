@@ -140,7 +140,7 @@ void add_panel(const FewBackward<T>& few, const Chunk& chunk, int64_t n, const i
   const auto [steps, batch, features, units, gates] = run.sizes;
   const int64_t width = width_of<T>(units), panels = panels_of<T>(units), gate = n / panels, column = n % panels * width;
   const int64_t depth = (chunk.t1 - chunk.t0) * batch, columns = std::min(width, units - column);
-  pack_panel(few.d, depth, units, run.cell->slots, packed, slots[gate] * panels + n % panels, false);
+  pack_panel(few.d, depth, units, run.cell->slots, packed, slots[gate] * panels + n % panels, kFull);
   to += gate * units + column;
   if (turned) {
     return with_vectors<T>(units, [&, units = units, gates = gates](auto VECTORS) {
@@ -159,7 +159,7 @@ template <typename T>
 void add_slots(const FewBackward<T>& few, const Chunk& chunk, int64_t n, T* packed) {
   const Sizes& sizes = few.run->sizes;
   const int64_t depth = (chunk.t1 - chunk.t0) * few.rows(), width = width_of<T>(sizes.units);
-  pack_panel(few.d, depth, sizes.units, few.run->cell->slots, packed, n, false);
+  pack_panel(few.d, depth, sizes.units, few.run->cell->slots, packed, n, kFull);
   if (chunk.first) std::fill_n(few.sums + n * width, width, T(0));
   with_vectors<T>(sizes.units, [&](auto VECTORS) { add_rows<T, VECTORS>(packed, depth, few.sums + n * width); });
 }

@@ -30,7 +30,7 @@ struct Forward {
   const T *w, *bias, *extras;
   Panels<T> kernel, recurrent;
   Kernel<T> blocks;  // U in the order of fused_lstm.h, for the LSTM only
-  bool pairs;        // whether products are of bfloat16 numbers: `kernel`, `recurrent` and `blocks` are pairs
+  Products products;  // of which `kernel`, `recurrent` and `blocks` are groups
   Mask<T> input_mask, mask;
   const T *h, *c;        // c is null for a cell without c, here and below
   const uint8_t* valid;  // (T, B) or null; any byte but 0 is true
@@ -48,9 +48,10 @@ struct ForwardTile {
   T *h, *h_next;        // (rows, H)
   T* z;                 // GH numbers for each step and row of the chunk
   const T** z_rows;     // the address of z for each step and row
-  T* dropped;           // h times the masks (kinds, rows, H), or pairs of it
+  T* dropped;           // h times the masks (kinds, rows, H), or groups of it
   const T* factor;      // the factor of U in the product of the first gate: h, or `dropped`
   int64_t factor_stride;  // from one gate to the next
+  T *scales, *x_scales;   // in int8: of the rows of `factor` for each gate, and of the rows of x
   T* sums;              // h U (rows, GH); for fused_lstm.h the sums over the part of the inner dimension done so far, for one or two blocks
   T* packed;            // room for two packed blocks of U, null if U is packed or used as it is; for fused_lstm.h only
   T* inner;             // the factor of the late gates (rows, H), with the mask of each gate
@@ -64,30 +65,39 @@ void drop(const T* from, const Mask<T>& mask, int64_t gate, int64_t row, int64_t
   for (int64_t n = 0; n < rows * mask.size; ++n) to[n] = from[n] * m[n];
 }
 
-// The pairs of `drop` for rows of `size` numbers; there may be no mask.
+// to = the groups of from * mask of a row; mask may be null. In int8, the row's scale is stored.
 template <typename T>
-void drop_pairs(const T* from, const Mask<T>& mask, int64_t gate, int64_t row, int64_t rows, int64_t size, T* to) {
-  const int64_t depth = depth_of(size, true);
-  for (int64_t r = 0; r < rows; ++r) round_row<T>(from + r * size, mask.kinds ? mask.row(gate, row + r) : nullptr, size, to + r * depth);
+LSTM_INLINE void narrow_row(Products products, const T* from, const T* mask, int64_t size, T* to, T* scale) {
+  if (products == kPairs) return round_row<T>(from, mask, size, to);
+  *scale = quantize_row<T>(from, mask, size, to);
+}
+
+// The groups of `drop` for rows of `size` numbers; there may be no mask.
+template <typename T>
+void drop_narrow(Products products, const T* from, const Mask<T>& mask, int64_t gate, int64_t row, int64_t rows, int64_t size, T* to, T* scales) {
+  const int64_t depth = depth_of(size, products);
+  for (int64_t r = 0; r < rows; ++r) narrow_row(products, from + r * size, mask.kinds ? mask.row(gate, row + r) : nullptr, size, to + r * depth, scales + r);
 }
 
 // Set the factor of U in the products of a step.
 template <typename T>
 void set_factor(const Forward<T>& run, ForwardTile<T>& tile) {
-  const int64_t units = run.sizes.units, size = tile.rows * depth_of(units, run.pairs), kinds = std::max<int64_t>(run.pairs, run.mask.kinds);
+  const int64_t units = run.sizes.units, size = tile.rows * depth_of(units, run.products);
+  const int64_t kinds = std::max<int64_t>(run.products != kFull, run.mask.kinds);
   for (int64_t kind = 0; kind < kinds; ++kind) {
-    if (run.pairs) drop_pairs(tile.h, run.mask, kind, tile.first, tile.rows, units, tile.dropped + kind * size);
-    else drop(tile.h, run.mask, kind, tile.first, tile.rows, tile.dropped + kind * size);
+    T* const to = tile.dropped + kind * size;
+    if (run.products == kFull) drop(tile.h, run.mask, kind, tile.first, tile.rows, to);
+    else drop_narrow(run.products, tile.h, run.mask, kind, tile.first, tile.rows, units, to, tile.scales + kind * tile.rows);
   }
   tile.factor = kinds ? tile.dropped : tile.h;
   tile.factor_stride = run.mask.per_gate() ? size : 0;
 }
 
 // to = x W + b for one panel of a gate, whose numbers from `column` of the gate on are at `part`; the rows of `to` are `to_stride` numbers apart; b is 0
-// if `bias` is null. x is (steps, rows, depth), where consecutive steps are `step_stride` numbers apart.
-template <typename T, int VECTORS, bool PAIRS>
+// if `bias` is null. x is (steps, rows, depth), where consecutive steps are `step_stride` numbers apart. scales: those of the rows of x, in int8 only.
+template <typename T, int VECTORS, Products P>
 void multiply_panel(const T* part, int64_t k_stride, const T* bias, int64_t columns, int64_t depth, const T* x, int64_t step_stride, int64_t steps,
-                    int64_t rows, T* to, int64_t to_stride) {
+                    int64_t rows, T* to, int64_t to_stride, const T* scales = nullptr) {
   constexpr int kMax = max_rows(VECTORS);
   int count[VECTORS];
   Vec<T> start[VECTORS];
@@ -102,10 +112,17 @@ void multiply_panel(const T* part, int64_t k_stride, const T* bias, int64_t colu
           T* const z = to + (s * rows + begin) * to_stride;
           Vec<T> sums[ROWS][VECTORS];
           LSTM_UNROLL for (int r = 0; r < ROWS; ++r) {
-            LSTM_UNROLL for (int v = 0; v < VECTORS; ++v) sums[r][v] = k0 == 0 ? start[v] : load(z + r * to_stride + v * kLanes<T>, count[v]);
+            LSTM_UNROLL for (int v = 0; v < VECTORS; ++v) sums[r][v] = k0 == 0 ? (P == kQuads ? Vec<T>{} : start[v]) : load(z + r * to_stride + v * kLanes<T>, count[v]);
           }
           const T* a = x + s * step_stride + begin * depth + k0;
-          multiply<T, ROWS, VECTORS, PAIRS>(sums, a, depth, 1, part + k0 * k_stride, k1 - k0, k_stride);
+          multiply<T, ROWS, VECTORS, P>(sums, a, depth, 1, part + k0 * k_stride, k1 - k0, k_stride);
+          if constexpr (P == kQuads) {
+            LSTM_UNROLL for (int r = 0; r < ROWS; ++r) {
+              LSTM_UNROLL for (int v = 0; v < VECTORS && k1 == depth; ++v) {
+                sums[r][v] = start[v] + unscaled<T>(sums[r][v], scales[s * rows + begin + r], part + depth * k_stride + v * kLanes<T>, k_stride);
+              }
+            }
+          }
           LSTM_UNROLL for (int r = 0; r < ROWS; ++r) {
             LSTM_UNROLL for (int v = 0; v < VECTORS; ++v) {
               if (count[v]) store(z + r * to_stride + v * kLanes<T>, sums[r][v], count[v]);
@@ -118,29 +135,29 @@ void multiply_panel(const T* part, int64_t k_stride, const T* bias, int64_t colu
 }
 
 // `multiply_panel` for all panels of one gate.
-template <typename T, int VECTORS, bool PAIRS>
+template <typename T, int VECTORS, Products P>
 void multiply_gate(const Panels<T>& kernel, const T* bias, int64_t gate, int64_t units, int64_t depth, const T* x, int64_t step_stride, int64_t steps,
-                   int64_t rows, T* to, int64_t to_stride) {
+                   int64_t rows, T* to, int64_t to_stride, const T* scales) {
   const T* part = kernel.data + gate * kernel.gate_stride;
   for (int64_t column = 0; column < units; column += VECTORS * kLanes<T>, part += kernel.panel_stride) {
     const int64_t at = gate * units + column;
-    multiply_panel<T, VECTORS, PAIRS>(part, kernel.k_stride, bias ? bias + at : nullptr, units - column, depth, x, step_stride, steps, rows, to + at, to_stride);
+    multiply_panel<T, VECTORS, P>(part, kernel.k_stride, bias ? bias + at : nullptr, units - column, depth, x, step_stride, steps, rows, to + at, to_stride, scales);
   }
 }
 
 // z of steps t0..t1-1, one gate at a time, so that its panel of W or its masked x stays in the L1 cache. A repeated x is multiplied once. If x
-// is masked, repeated or in pairs, its rows are copied to `gathered` first.
+// is masked, repeated or in groups, its rows are copied to `gathered` first.
 template <typename T>
 void project(const Forward<T>& run, const ForwardTile<T>& tile, const Repeats<T>& repeats, int64_t t0, int64_t t1, T* gathered) {
   const auto [steps, batch, features, units, gates] = run.sizes;
-  const int64_t size = gates * units, kinds = run.input_mask.kinds, depth = depth_of(features, run.pairs);
+  const int64_t size = gates * units, kinds = run.input_mask.kinds, depth = depth_of(features, run.products);
   std::vector<int32_t> fresh;  // rows of the chunk whose x has not been multiplied before
   for (int64_t k = 0; k < (t1 - t0) * tile.rows; ++k) {
     const T* kept = repeats.repeated(t0 * tile.rows + k);
     tile.z_rows[k] = kept ? kept : tile.z + fresh.size() * size;
     if (!kept) fresh.push_back(k);
   }
-  const bool in_place = !kinds && !repeats.any() && !run.pairs;
+  const bool in_place = !kinds && !repeats.any() && run.products == kFull;
   const auto from = [&](int64_t k) { return run.x + ((t0 + k / tile.rows) * batch + tile.first + k % tile.rows) * features; };
   for (int64_t gate = 0; gate < gates; ++gate) {
     if (!in_place && gate < std::max<int64_t>(1, kinds)) {
@@ -148,16 +165,16 @@ void project(const Forward<T>& run, const ForwardTile<T>& tile, const Repeats<T>
       for (const int32_t k : fresh) {
         const T* const x = from(k);
         const T* const mask = kinds ? run.input_mask.row(gate, tile.first + k % tile.rows) : nullptr;
-        if (run.pairs) round_row<T>(x, mask, features, to);
-        for (int64_t n = 0; !run.pairs && n < features; ++n) to[n] = mask ? x[n] * mask[n] : x[n];
+        if (run.products != kFull) narrow_row(run.products, x, mask, features, to, tile.x_scales + (to - gathered) / std::max<int64_t>(1, depth));
+        for (int64_t n = 0; run.products == kFull && n < features; ++n) to[n] = mask ? x[n] * mask[n] : x[n];
         to += depth;
       }
     }
     const T* const a = in_place ? from(0) : gathered;
     const int64_t count = in_place ? t1 - t0 : 1, rows = in_place ? tile.rows : fresh.size();
     const T* const bias = run.cell->whole_rows ? nullptr : run.bias;
-    with_products<T>(units, run.pairs, [&, units = units, features = features, batch = batch](auto VECTORS, auto PAIRS) {
-      multiply_gate<T, VECTORS, PAIRS>(run.kernel, bias, gate, units, depth, a, batch * features, count, rows, tile.z, size);
+    with_products<T, true>(units, run.products, [&, units = units, features = features, batch = batch](auto VECTORS, auto P) {
+      multiply_gate<T, VECTORS, P>(run.kernel, bias, gate, units, depth, a, batch * features, count, rows, tile.z, size, tile.x_scales);
     });
   }
   for (const int32_t k : fresh) {
@@ -180,11 +197,13 @@ void restart_rows(const Forward<T>& run, const ForwardTile<T>& tile, int64_t t) 
 // tile.sums = factor U of gates first_gate..last_gate-1. The rows of gate g are `gate_stride` numbers after those of the gate before it.
 template <typename T>
 void multiply_gates(const Forward<T>& run, const ForwardTile<T>& tile, const T* factor, int64_t gate_stride, int64_t first_gate, int64_t last_gate) {
-  const int64_t units = run.sizes.units, gates = run.sizes.gates, depth = depth_of(units, run.pairs), size = tile.rows * depth;
+  const int64_t units = run.sizes.units, gates = run.sizes.gates, depth = depth_of(units, run.products), size = tile.rows * depth;
+  const T* scales = tile.scales;
   for (int64_t gate = first_gate; gate < last_gate; ++gate) {
-    with_products<T>(units, run.pairs, [&](auto VECTORS, auto PAIRS) {
-      multiply_gate<T, VECTORS, PAIRS>(run.recurrent, nullptr, gate, units, depth, factor, size, 1, tile.rows, tile.sums, gates * units);
+    with_products<T, true>(units, run.products, [&](auto VECTORS, auto P) {
+      multiply_gate<T, VECTORS, P>(run.recurrent, nullptr, gate, units, depth, factor, size, 1, tile.rows, tile.sums, gates * units, scales);
     });
+    scales += gate_stride ? tile.rows : 0;
     factor += gate_stride;
   }
 }
@@ -192,7 +211,7 @@ void multiply_gates(const Forward<T>& run, const ForwardTile<T>& tile, const T* 
 // tile.sums = h U, with the mask of each gate, of the first `count` gates.
 template <typename T>
 void multiply_early(const Forward<T>& run, const ForwardTile<T>& tile, int64_t count) {
-  if (tile.zero_h) std::fill_n(tile.sums, tile.rows * run.sizes.units * run.sizes.gates, T(0));
+  if (tile.zero_h && run.products != kQuads) std::fill_n(tile.sums, tile.rows * run.sizes.units * run.sizes.gates, T(0));
   else multiply_gates(run, tile, tile.factor, tile.factor_stride, 0, count);
 }
 
@@ -234,8 +253,9 @@ void multiply_late(const Forward<T>& run, const ForwardTile<T>& tile, const T* c
     });
   }
   static_assert(Cell::kLateGates == 1, "one mask for `inner`");
-  if (run.pairs) drop_pairs(tile.inner, Mask<T>{}, 0, 0, tile.rows, units, tile.dropped);
-  multiply_gates(run, tile, run.pairs ? tile.dropped : tile.inner, 0, kEarly, Cell::kGates);
+  const bool narrow = run.products != kFull;
+  if (narrow) drop_narrow(run.products, tile.inner, Mask<T>{}, 0, 0, tile.rows, units, tile.dropped, tile.scales);
+  multiply_gates(run, tile, narrow ? tile.dropped : tile.inner, 0, kEarly, Cell::kGates);
 }
 
 // Step t of a tile: the product of all gates, then the cell's function.
@@ -279,15 +299,19 @@ void run_forward_tile(const Forward<T>& run, int64_t first, int64_t last) {
   ForwardTile<T> tile{first, rows};
   const int64_t z_size = run.ids ? 0 : chunk * gates * size;
   const Repeats<T> repeats(run.tokens, steps, batch, first, last, gates * units);
-  const bool gathers = run.input_mask.kinds || repeats.any() || run.pairs;
+  const bool gathers = run.input_mask.kinds || repeats.any() || run.products != kFull;
   const bool pack_blocks = run.blocks.data && run.blocks.gate_stride != kLanes<T> && rows > 2 * kRows;
-  Aligned<T> state(2 * size), dropped(std::max<int64_t>(run.pairs, run.mask.kinds) * size), gathered(gathers ? chunk * rows * features : 0), z(z_size);
-  Aligned<T> sums(run.blocks.data ? partial_size<T>(depth_of(units, run.pairs), rows) : gates * size), packed(pack_blocks ? packed_size<T>(units) : 0);
+  const int64_t kinds = std::max<int64_t>(run.products != kFull, run.mask.kinds);
+  Aligned<T> scales(kinds * rows), x_scales(chunk * rows);
+  Aligned<T> state(2 * size), dropped(kinds * size), gathered(gathers ? chunk * rows * features : 0), z(z_size);
+  Aligned<T> sums(run.blocks.data ? partial_size<T>(depth_of(units, run.products), rows) : gates * size), packed(pack_blocks ? packed_size<T>(units) : 0);
   Aligned<T> inner(run.cell->late_gates ? size : 0);
   tile.h = state.get();
   tile.h_next = tile.h + size;
   tile.z = z.get();
   tile.dropped = dropped.get();
+  tile.scales = scales.get();
+  tile.x_scales = x_scales.get();
   tile.sums = sums.get();
   tile.inner = inner.get();
   tile.packed = pack_blocks ? packed.get() : nullptr;

@@ -98,25 +98,46 @@ LSTM_INLINE void finish_step(const Forward<T>& run, const ForwardTile<T>& tile, 
   store_residuals<T, ROWS>(run, t, row, column, lanes, h_new, c_new, gates);
 }
 
+// sums = z + the products of int8 sums; scales: those of the kernel's block.
+template <typename T, int ROWS, bool PER_GATE>
+LSTM_INLINE void add_unscaled(const Forward<T>& run, const ForwardTile<T>& tile, const T* scales, int64_t begin, const T* const* z, int64_t column, int lanes,
+                              Vec<T> (&sums)[ROWS][kLSTMGates]) {
+  Vec<T> whole[ROWS][kLSTMGates];
+  load_projection<T, ROWS>(run, z, column, lanes, whole);
+  LSTM_UNROLL for (int r = 0; r < ROWS; ++r) {
+    LSTM_UNROLL for (int g = 0; g < kLSTMGates; ++g) {
+      const T row_scale = tile.scales[(PER_GATE ? g * tile.rows : 0) + begin + r];
+      sums[r][g] = whole[r][g] + unscaled<T>(sums[r][g], row_scale, scales + g * kLanes<T>, kLSTMGates * kLanes<T>);
+    }
+  }
+}
+
 // Step t of ROWS rows of the tile from `begin` on, for BLOCKS blocks of units from `block` on, which all have kLanes units if WHOLE. Only the
 // part k0..k1-1 of the product's inner dimension is done; the last part completes the step.
-template <typename T, int ROWS, int BLOCKS, bool PER_GATE, bool WHOLE, bool PAIRS>
+template <typename T, int ROWS, int BLOCKS, bool PER_GATE, bool WHOLE, Products P>
 void step_block(const Forward<T>& run, const ForwardTile<T>& tile, const Kernel<T>& kernel, int64_t offset, int64_t t, int64_t begin, const T* const* z, const T* const* a, int64_t block,
                 int64_t k0, int64_t k1) {
-  const int64_t units = run.sizes.units, depth = depth_of(units, PAIRS);
+  const int64_t units = run.sizes.units, depth = depth_of(units, P);
   Vec<T> sums[BLOCKS][ROWS][kLSTMGates];
   T* const partial = tile.sums + begin * BLOCKS * kLSTMGates * kLanes<T>;
   constexpr int64_t kPartial = ROWS * kLSTMGates * kLanes<T>;
   for (int n = 0; n < BLOCKS; ++n) {
     const int64_t column = (block + n) * kLanes<T>;
     if (k0 > 0) load_partial<T, ROWS>(partial + n * kPartial, sums[n]);
+    else if (P == kQuads) std::memset(sums[n], 0, sizeof(sums[n]));
     else load_projection<T, ROWS>(run, z, column, lanes_at<T, WHOLE>(column, units), sums[n]);
   }
-  if (!tile.zero_h) add_products<T, ROWS, BLOCKS, PER_GATE, PAIRS>(sums, a, depth, kernel, block - offset, k0, k1);
+  if (P == kQuads || !tile.zero_h) add_products<T, ROWS, BLOCKS, PER_GATE, P>(sums, a, depth, kernel, block - offset, k0, k1);
   for (int n = 0; n < BLOCKS; ++n) {
     const int64_t column = (block + n) * kLanes<T>;
-    if (k1 < depth) store_partial<T, ROWS>(partial + n * kPartial, sums[n]);
-    else finish_step<T, ROWS>(run, tile, t, begin, column, lanes_at<T, WHOLE>(column, units), sums[n]);
+    if (k1 < depth) {
+      store_partial<T, ROWS>(partial + n * kPartial, sums[n]);
+      continue;
+    }
+    const int lanes = lanes_at<T, WHOLE>(column, units);
+    const T* const scales = kernel.data + (block - offset + n) * kernel.block_stride + depth * kernel.k_stride;
+    if constexpr (P == kQuads) add_unscaled<T, ROWS, PER_GATE>(run, tile, scales, begin, z, column, lanes, sums[n]);
+    finish_step<T, ROWS>(run, tile, t, begin, column, lanes, sums[n]);
   }
 }
 
@@ -148,8 +169,8 @@ LSTM_INLINE void over_blocks(int64_t units, int64_t depth, int64_t rows, bool pe
 // Step t of a tile of the LSTM.
 template <typename T>
 void step_lstm(const Forward<T>& run, ForwardTile<T>& tile, int64_t t, const T* const* z_rows) {
-  with_pairs<T>(run.pairs, [&](auto PAIRS) {
-    const int64_t units = run.sizes.units, depth = depth_of(units, PAIRS);
+  with_kind<T, true>(run.products, [&](auto P) {
+    const int64_t units = run.sizes.units, depth = depth_of(units, P);
     constexpr int64_t kBlock = kLSTMGates * kLanes<T>;
     Kernel<T> kernel = run.blocks;
     int64_t offset = 0;  // the number of the first block in `kernel`
@@ -161,7 +182,7 @@ void step_lstm(const Forward<T>& run, ForwardTile<T>& tile, int64_t t, const T* 
       }
       const T* a[kLSTMGates];
       for (int g = 0; g < kLSTMGates; ++g) a[g] = tile.factor + g * tile.factor_stride + begin * depth;
-      step_block<T, ROWS, BLOCKS, PER_GATE, WHOLE, PAIRS>(run, tile, kernel, offset, t, begin, z_rows + begin, a, block, k0, k1);
+      step_block<T, ROWS, BLOCKS, PER_GATE, WHOLE, P>(run, tile, kernel, offset, t, begin, z_rows + begin, a, block, k0, k1);
     });
   });
 }

@@ -28,7 +28,7 @@ struct Backward {
   const T* x;
   const int32_t *ids, *tokens;
   const T *extras, *transposed_kernel, *transposed_recurrent;  // kernels packed by `pack_backward` or `pack_backward_pairs`
-  bool pairs;                                                  // whether products are of bfloat16 numbers
+  Products products;                                           // kFull or kPairs
   Mask<T> input_mask, mask;
   const T *kept, *all_h, *all_c, *d_h, *d_final_h, *d_final_c;  // d_h may be null; c is null for a cell without c, here and below
   const uint8_t* valid;
@@ -110,7 +110,7 @@ LSTM_INLINE void transpose_rows(const Backward<T>& run, const BackwardTile<T>& t
 // `transpose_rows` for pairs of rows; a last single row is paired with zeros.
 template <typename T, int MAX>
 LSTM_INLINE void transpose_pairs(const Backward<T>& run, const BackwardTile<T>& tile, const OuterRows<T>& of, int64_t gate, int64_t t0, ChunkRows rows) {
-  const int64_t size = of.size, depth = depth_of(rows.count, true);
+  const int64_t size = of.size, depth = depth_of(rows.count, kPairs);
   const auto row_of = [&](int64_t n) {
     const int64_t k = rows.numbers[n], t = t0 + k / tile.rows, row = tile.first + k % tile.rows, at = t * run.sizes.batch + row;
     const T* const from = of.resets.starts(t, row) ? of.resets.h + row * size : of.data + at * size;
@@ -144,19 +144,19 @@ constexpr int kInputSlots[kMostGates] = {0, 1, 2, 3};
 
 // sums[gate] += (rows * mask of the gate)^T d_z of slots[gate] over the chunk's rows `rows` of data (T, B, size); if `first`, sums[gate] is overwritten. d_z of
 // these rows lie in the order of `rows` from number `begin` on. t0 is the chunk's first step.
-template <typename T, int VECTORS, bool PAIRS>
+template <typename T, int VECTORS, Products P>
 void add_outer(const Backward<T>& run, const BackwardTile<T>& tile, const OuterRows<T>& of, const int* slots, int64_t t0, ChunkRows rows,
                int64_t begin, bool first, T* sums) {
   constexpr int kMax = max_rows(VECTORS);
-  const int64_t depth = depth_of(rows.count, PAIRS), offset = begin * tile.width;
+  const int64_t depth = depth_of(rows.count, P), offset = begin * tile.width;
   for (int64_t gate = 0; gate < run.sizes.gates; ++gate) {
     if (gate == 0 || gate == of.first_late || of.mask.per_gate()) {
-      if constexpr (PAIRS) transpose_pairs<T, kMax>(run, tile, of, gate, t0, rows);
+      if constexpr (P == kPairs) transpose_pairs<T, kMax>(run, tile, of, gate, t0, rows);
       else transpose_rows<T, kMax>(run, tile, of, gate, t0, rows, 0, depth);
     }
     for (int64_t panel = 0; panel < tile.panels; ++panel) {
       const T* d_z = tile.panel(slots[gate], panel) + offset;
-      if constexpr (PAIRS) {
+      if constexpr (P == kPairs) {
         const int64_t width = tile.width;
         for (int64_t n = 0; n < depth; ++n) pack_pairs(d_z + 2 * n * width, width, 2 * n + 1 < rows.count, width, width, tile.pairs + n * width);
         d_z = tile.pairs;
@@ -168,7 +168,7 @@ void add_outer(const Backward<T>& run, const BackwardTile<T>& tile, const OuterR
           LSTM_UNROLL for (int r = 0; r < ROWS; ++r) {
             LSTM_UNROLL for (int v = 0; v < VECTORS; ++v) part[r][v] = first ? Vec<T>{} : load(sums + r * tile.width + v * kLanes<T>);
           }
-          multiply<T, ROWS, VECTORS, PAIRS>(part, a, 1, kMax, d_z, depth);
+          multiply<T, ROWS, VECTORS, P>(part, a, 1, kMax, d_z, depth);
           LSTM_UNROLL for (int r = 0; r < ROWS; ++r) {
             LSTM_UNROLL for (int v = 0; v < VECTORS; ++v) store(sums + r * tile.width + v * kLanes<T>, part[r][v]);
           }
@@ -245,8 +245,8 @@ ChunkRows add_gradients(const Backward<T>& run, const BackwardTile<T>& tile, con
   const auto [steps, batch, features, units, gates] = run.sizes;
   const int64_t depth = (t1 - t0) * tile.rows;
   const auto outer = [&](const OuterRows<T>& of, const int* slots, ChunkRows rows, int64_t begin, T* to) {
-    with_products<T>(run.sizes.units, run.pairs, [&](auto VECTORS, auto PAIRS) {
-      add_outer<T, VECTORS, PAIRS>(run, tile, of, slots, t0, rows, begin, first, to);
+    with_products<T, false>(run.sizes.units, run.products, [&](auto VECTORS, auto P) {
+      add_outer<T, VECTORS, P>(run, tile, of, slots, t0, rows, begin, first, to);
     });
   };
   for (int64_t panel = 0; panel < run.cell->slots * tile.panels; ++panel) {

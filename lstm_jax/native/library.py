@@ -33,6 +33,8 @@ TARGETS = (
     "lstm_jax_adam_rows",
     "lstm_jax_mask",
 )
+PRODUCTS = {None: 0, "bfloat16": 1, "int8": 2}
+"""Dict from the dtype of matrix products, None for that of the parameters, to its number in native/narrow.h."""
 BUILD = "run lstm-jax backends --build"
 INSTALLED = "the installed"
 
@@ -174,15 +176,15 @@ def why_not() -> str:
     return "" if library.path else f"{'; '.join(library.notes)}: {BUILD}"
 
 
-def why_not_bfloat16() -> str:
-    """Return "" if the compiled C++ code can multiply in bfloat16, else a message that says why it cannot."""
+def why_not_products(dtype: str) -> str:
+    """Return "" if the compiled C++ code can multiply in a dtype, "bfloat16" or "int8", else a message that says why it cannot."""
     path = loaded_library()
     if path is None:
         return why_not()
-    if _OPENED[path].lstm_jax_has_bfloat16():
+    if _OPENED[path].lstm_jax_has_products(ctypes.c_int64(PRODUCTS[dtype])):
         return ""
-    lacks = packaged.BFLOAT16 - set(processor().split())
-    return f"this processor lacks {' '.join(sorted(lacks))}" if lacks else f"{path.name} has no products in bfloat16: {BUILD}"
+    lacks = packaged.NARROW - set(processor().split())
+    return f"this processor lacks {' '.join(sorted(lacks))}" if lacks else f"{path.name} has no products in {dtype}: {BUILD}"
 
 
 def loaded_library() -> Path | None:

@@ -16,9 +16,9 @@ struct Kernel {
 };
 
 // z[block][r][gate] += the sum over k in k0..k1-1 of a[gate][r, k] kernel[k, gate, block]. PER_GATE: `a` differs between the gates. As many gates
-// are computed at a time as there are registers for their sums; with two blocks (PER_GATE only), each number of `a` is used for two vectors. PAIRS: `a` and
-// the kernel are pairs of bfloat16 numbers.
-template <typename T, int ROWS, int BLOCKS, bool PER_GATE, bool PAIRS = false>
+// are computed at a time as there are registers for their sums; with two blocks (PER_GATE only), each number of `a` is used for two vectors. P: `a` and
+// the kernel are in groups.
+template <typename T, int ROWS, int BLOCKS, bool PER_GATE, Products P = kFull>
 LSTM_INLINE void add_products(Vec<T> (&z)[BLOCKS][ROWS][kLSTMGates], const T* const* a, int64_t row_stride, const Kernel<T>& kernel, int64_t block,
                               int64_t k0, int64_t k1) {
   constexpr int kAtOnce = kVectors / BLOCKS;
@@ -36,7 +36,7 @@ LSTM_INLINE void add_products(Vec<T> (&z)[BLOCKS][ROWS][kLSTMGates], const T* co
       LSTM_UNROLL for (int r = 0; r < ROWS; ++r) {
         LSTM_UNROLL for (int g = 0; g < kAtOnce; ++g) {
           const T* const a_k = a[PER_GATE ? first + g : 0] + r * row_stride + k;
-          LSTM_UNROLL for (int n = 0; n < BLOCKS; ++n) add_product<T, PAIRS>(sums[r][g][n], a_k, weights[g][n]);
+          LSTM_UNROLL for (int n = 0; n < BLOCKS; ++n) add_product<T, P>(sums[r][g][n], a_k, weights[g][n]);
         }
       }
     }
@@ -46,15 +46,22 @@ LSTM_INLINE void add_products(Vec<T> (&z)[BLOCKS][ROWS][kLSTMGates], const T* co
   }
 }
 
-// Pack blocks first..last-1 of a kernel: (K, 4H) -> (H / lanes, K, 4, lanes), padded with zeros; K is K / 2 for pairs.
+// Pack blocks first..last-1 of a kernel: (K, 4H) -> (H / lanes, K, 4, lanes), padded with zeros; K is packed_depth for groups.
 template <typename T>
-void pack_forward(const T* kernel, int64_t depth, int64_t units, T* packed, int64_t first, int64_t last, bool pairs = false) {
+void pack_forward(const T* kernel, int64_t depth, int64_t units, T* packed, int64_t first, int64_t last, Products products = kFull) {
   for (int64_t block = first; block < last; ++block) {
     const int count = std::min<int64_t>(kLanes<T>, units - block * kLanes<T>);
-    for (int64_t k = 0; k < depth; k += pairs ? 2 : 1) {
+    for (int gate = 0; products == kQuads && gate < kLSTMGates; ++gate) {
+      pack_quads(kernel + gate * units + block * kLanes<T>, kLSTMGates * units, depth, count, kLanes<T>, packed + gate * kLanes<T>, kLSTMGates * kLanes<T>);
+    }
+    if (products == kQuads) {
+      packed += packed_depth(depth, products) * kLSTMGates * kLanes<T>;
+      continue;
+    }
+    for (int64_t k = 0; k < depth; k += products == kPairs ? 2 : 1) {
       for (int gate = 0; gate < kLSTMGates; ++gate, packed += kLanes<T>) {
         const T* const from = kernel + (k * kLSTMGates + gate) * units + block * kLanes<T>;
-        if (pairs) pack_pairs(from, kLSTMGates * units, k + 1 < depth, count, kLanes<T>, packed);
+        if (products == kPairs) pack_pairs(from, kLSTMGates * units, k + 1 < depth, count, kLanes<T>, packed);
         else store(packed, load(from, count));
       }
     }

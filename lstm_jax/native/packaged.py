@@ -1,8 +1,9 @@
 """Compiled libraries that are installed with lstm_jax, one for each level of the processor architecture.
 
-A level is a set of instructions: the levels x86-64-v2, x86-64-v3 and x86-64-v4, and x86-64-v4-bf16, which adds AVX512-BF16, the products of
-bfloat16 numbers. A processor supports a level if it has all instructions of the level. A process loads the library of the highest level
-that its processor supports. The libraries are in the folder `lib`; setup.py compiles them with `build_packaged`.
+A level is a set of instructions: the levels x86-64-v2, x86-64-v3 and x86-64-v4, and x86-64-v4-bf16, which adds AVX512-BF16 and
+AVX512-VNNI, the products of bfloat16 and of int8 numbers. A processor supports a level if it has all instructions of the level. A process
+loads the library of the highest level that its processor supports. The libraries are in the folder `lib`; setup.py compiles them with
+`build_packaged`.
 """
 
 import functools
@@ -16,11 +17,11 @@ from lstm_jax.errors import InputError
 from lstm_jax.native import compiler, trust
 from lstm_jax.runtime.machine import cores, processor
 
-BFLOAT16 = frozenset(["avx512_bf16"])
-"""Features of processors with instructions for products in bfloat16."""
+NARROW = frozenset(["avx512_bf16", "avx512_vnni"])
+"""Features of processors with instructions for products in bfloat16 and in int8."""
 LEVELS: dict[str, dict[str, frozenset[str]]] = {
     "x86_64": {
-        "x86-64-v4-bf16": BFLOAT16,
+        "x86-64-v4-bf16": NARROW,
         "x86-64-v4": frozenset(["avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"]),
         "x86-64-v3": frozenset(["avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe", "xsave"]),
         "x86-64-v2": frozenset(["cx16", "lahf_lm", "popcnt", "pni", "sse4_1", "sse4_2", "ssse3"]),
@@ -35,7 +36,7 @@ EXTENSIONS = {
     "x86-64-v2": "cx16 sahf popcnt sse4.2",
     "x86-64-v3": "avx2 bmi bmi2 f16c fma lzcnt movbe xsave",
     "x86-64-v4": "avx512f avx512bw avx512cd avx512dq avx512vl",
-    "x86-64-v4-bf16": "avx512bf16",
+    "x86-64-v4-bf16": "avx512bf16 avx512vnni",
 }
 """Dict from each level of x86-64, lowest first, to the instruction sets that it adds, as compilers name them, separated by spaces."""
 _BFLOAT16_SUFFIX = "-bf16"

@@ -6,7 +6,7 @@
 #include <cstring>
 #include <type_traits>
 
-#include "pairs.h"
+#include "narrow.h"
 #include "vectors.h"
 
 namespace {
@@ -48,16 +48,16 @@ LSTM_INLINE void over_groups(int64_t size, int64_t max, const F& f) {
   }
 }
 
-// sums[r][v] += the sum over k of a[r, k] b[k, v]; b has VECTORS contiguous vectors for each k, and b_stride numbers from one k to the next. PAIRS: a and b
-// are pairs of bfloat16 numbers.
-template <typename T, int ROWS, int VECTORS, bool PAIRS = false>
+// sums[r][v] += the sum over k of a[r, k] b[k, v]; b has VECTORS contiguous vectors for each k, and b_stride numbers from one k to the next. P: a and b
+// are in groups.
+template <typename T, int ROWS, int VECTORS, Products P = kFull>
 LSTM_INLINE void multiply(Vec<T> (&sums)[ROWS][VECTORS], const T* a, int64_t row_stride, int64_t k_stride, const T* b, int64_t depth,
                           int64_t b_stride = VECTORS * kLanes<T>) {
   for (int64_t k = 0; k < depth; ++k, a += k_stride, b += b_stride) {
     Vec<T> weights[VECTORS];
     LSTM_UNROLL for (int v = 0; v < VECTORS; ++v) weights[v] = load(b + v * kLanes<T>);
     LSTM_UNROLL for (int r = 0; r < ROWS; ++r) {
-      LSTM_UNROLL for (int v = 0; v < VECTORS; ++v) add_product<T, PAIRS>(sums[r][v], a + r * row_stride, weights[v]);
+      LSTM_UNROLL for (int v = 0; v < VECTORS; ++v) add_product<T, P>(sums[r][v], a + r * row_stride, weights[v]);
     }
   }
 }
@@ -88,10 +88,10 @@ LSTM_INLINE void with_vectors(int64_t columns, const F& f) {
   if constexpr (kVectors == 4) f(std::integral_constant<int, 4>{});
 }
 
-// Call f(VECTORS, PAIRS) with `vectors_of(columns)` and `pairs` as compile-time constants.
-template <typename T, typename F>
-LSTM_INLINE void with_products(int64_t columns, bool pairs, const F& f) {
-  with_vectors<T>(columns, [&](auto VECTORS) { with_pairs<T>(pairs, [&](auto PAIRS) { f(VECTORS, PAIRS); }); });
+// Call f(VECTORS, PRODUCTS) with `vectors_of(columns)` and `products` as compile-time constants; QUADS: it may be kQuads.
+template <typename T, bool QUADS, typename F>
+LSTM_INLINE void with_products(int64_t columns, Products products, const F& f) {
+  with_vectors<T>(columns, [&](auto VECTORS) { with_kind<T, QUADS>(products, [&](auto PRODUCTS) { f(VECTORS, PRODUCTS); }); });
 }
 
 // A kernel (K, GH) in panels, as `pack_panels` packs it, or as it is: the strides from one panel, k and gate to the next.
@@ -101,25 +101,28 @@ struct Panels {
   int64_t panel_stride, k_stride, gate_stride;
 };
 
-// Pack panel n of a kernel: of (K, GH) to (K, width), padded with zeros; of pairs (K / 2, width).
+// Pack panel n of a kernel: of (K, GH) to (K, width), padded with zeros; in groups to (packed_depth, width).
 template <typename T>
-void pack_panel(const T* kernel, int64_t depth, int64_t units, int64_t gates, T* packed, int64_t n, bool pairs) {
+void pack_panel(const T* kernel, int64_t depth, int64_t units, int64_t gates, T* packed, int64_t n, Products products) {
   const int64_t width = width_of<T>(units), panels = panels_of<T>(units);
   const int64_t column = n % panels * width, count = std::min(width, units - column);
   const T* from = kernel + n / panels * units + column;
-  for (int64_t k = 0; pairs && k < depth; k += 2, packed += width) pack_pairs(from + k * gates * units, gates * units, k + 1 < depth, count, width, packed);
-  if (pairs) return;
+  if (products == kQuads) return pack_quads(from, gates * units, depth, count, width, packed, width);
+  if (products == kPairs) {
+    for (int64_t k = 0; k < depth; k += 2, packed += width) pack_pairs(from + k * gates * units, gates * units, k + 1 < depth, count, width, packed);
+    return;
+  }
   for (int64_t k = 0; k < depth; ++k, packed += width, from += gates * units) {
     std::memcpy(packed, from, count * sizeof(T));
     std::fill(packed + count, packed + width, T(0));
   }
 }
 
-// Pack panels first..last-1 of a kernel: (K, GH) -> (G, H / width, K, width), where K is K / 2 for pairs.
+// Pack panels first..last-1 of a kernel: (K, GH) -> (G, H / width, K, width), where K is packed_depth for groups.
 template <typename T>
-void pack_panels(const T* kernel, int64_t depth, int64_t units, int64_t gates, T* packed, int64_t first, int64_t last, bool pairs) {
-  const int64_t size = depth_of(depth, pairs) * width_of<T>(units);
-  for (int64_t n = first; n < last; ++n) pack_panel(kernel, depth, units, gates, packed + n * size, n, pairs);
+void pack_panels(const T* kernel, int64_t depth, int64_t units, int64_t gates, T* packed, int64_t first, int64_t last, Products products) {
+  const int64_t size = packed_depth(depth, products) * width_of<T>(units);
+  for (int64_t n = first; n < last; ++n) pack_panel(kernel, depth, units, gates, packed + n * size, n, products);
 }
 
 // Pack panels begin..end-1 of a transposed kernel: (K, columns) -> (K / width, columns, width), padded with zeros. It goes square by square, so
@@ -146,7 +149,7 @@ void pack_backward(const T* kernel, int64_t depth, int64_t columns, T* packed, i
 template <typename T>
 void pack_backward_pairs(const T* kernel, int64_t depth, int64_t units, int64_t gates, T* packed, int64_t begin, int64_t end) {
   constexpr int64_t kSide = 2 * kLanes<T>;
-  const int64_t width = width_of<T>(depth), half = depth_of(units, true);
+  const int64_t width = width_of<T>(depth), half = depth_of(units, kPairs);
   packed += begin * gates * half * width;
   for (int64_t first = begin * width; first < std::min(depth, end * width); first += width, packed += gates * half * width) {
     const int64_t count = std::min(width, depth - first);
@@ -158,7 +161,7 @@ void pack_backward_pairs(const T* kernel, int64_t depth, int64_t units, int64_t 
         for (int64_t j = 0; j < count; ++j) {
           T row[kLanes<T>];
           round_row<T>(kernel + ((first + j) * gates + gate) * units + k, nullptr, size, row);
-          for (int64_t n = 0; n < depth_of(size, true); ++n) to[n * width + j] = row[n];
+          for (int64_t n = 0; n < depth_of(size, kPairs); ++n) to[n * width + j] = row[n];
         }
       }
     }

@@ -81,8 +81,8 @@ constexpr int64_t kMostFewRows = 3;
 
 // Whether a call takes few_forward.h and few_backward.h.
 template <typename T>
-bool shares_units(const CellCode<T>& code, const Sizes& sizes, bool tokens, bool pairs) {
-  return code.step_units && sizes.batch <= kMostFewRows && !tokens && !pairs;
+bool shares_units(const CellCode<T>& code, const Sizes& sizes, bool tokens, Products products) {
+  return code.step_units && sizes.batch <= kMostFewRows && !tokens && products == kFull;
 }
 
 // Numbers in the part of U that is worth a thread that shares the units.
@@ -109,8 +109,8 @@ void forward_tiles(ffi::ThreadPool pool, Forward<T>& run, const T* recurrent, in
   const auto [steps, batch, features, units, gates] = run.sizes;
   // packing costs about as much as a step of two rows; for a single row, each block is packed when it is used
   const int64_t width = width_of<T>(units), panels = gates * panels_of<T>(units);
-  const bool packs = run.pairs || units % width != 0 || (steps > 1 && steps * batch > 4 * kRows), fused = run.step == &step_lstm<T>;
-  const int64_t kernel_depth = depth_of(features, run.pairs), recurrent_depth = depth_of(units, run.pairs);
+  const bool packs = run.products != kFull || units % width != 0 || (steps > 1 && steps * batch > 4 * kRows), fused = run.step == &step_lstm<T>;
+  const int64_t kernel_depth = packed_depth(features, run.products), recurrent_depth = packed_depth(units, run.products);
   const int64_t blocks = packs && fused ? blocks_of<T>(units) : 0, kernel_panels = packs && run.x ? panels : 0;
   const int64_t recurrent_panels = packs && !fused ? panels : 0, blocks_size = blocks * kLanes<T> * gates * recurrent_depth;
   Aligned<T> room(blocks_size + width * (kernel_panels * kernel_depth + recurrent_panels * recurrent_depth));
@@ -127,11 +127,11 @@ void forward_tiles(ffi::ThreadPool pool, Forward<T>& run, const T* recurrent, in
   SharedWork pack(blocks + kernel_panels + recurrent_panels);
   parallel_for(pool, threads, threads, batch, [&, units = units, features = features, gates = gates](int64_t, int64_t first, int64_t last) {
     pack([&](int64_t n) {
-      if (n < blocks) return pack_forward(recurrent, units, units, room.get() + n * run.blocks.block_stride, n, n + 1, run.pairs);
+      if (n < blocks) return pack_forward(recurrent, units, units, room.get() + n * run.blocks.block_stride, n, n + 1, run.products);
       n -= blocks;
-      if (n < kernel_panels) return pack_panels(run.w, features, units, gates, to_kernel, n, n + 1, run.pairs);
+      if (n < kernel_panels) return pack_panels(run.w, features, units, gates, to_kernel, n, n + 1, run.products);
       n -= kernel_panels;
-      pack_panels(recurrent, units, units, gates, to_recurrent, n, n + 1, run.pairs);
+      pack_panels(recurrent, units, units, gates, to_recurrent, n, n + 1, run.products);
     });
     over_groups(last - first, kTileRows, [&](int64_t begin, int64_t count) { run_forward_tile(run, first + begin, first + begin + count); });
   });
@@ -143,7 +143,7 @@ void forward_tiles(ffi::ThreadPool pool, Forward<T>& run, const T* recurrent, in
 // Results: final h, final c, h of all steps (if `sequences` or `keep`), and if `keep` c of all steps and what is kept (T, B, kept H).
 template <typename T>
 void forward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, const Sets& sets, int64_t set, int64_t cell, bool ids,
-             int64_t input_masks, int64_t recurrent_masks, bool masked, bool tokens, bool resets, bool bfloat16, bool sequences, bool keep, int64_t threads) {
+             int64_t input_masks, int64_t recurrent_masks, bool masked, bool tokens, bool resets, int64_t products, bool sequences, bool keep, int64_t threads) {
   Arguments in{args, sets, set};
   Results out{rets, sets, set};
   const CellCode<T>& code = kCells<T>[cell];
@@ -169,9 +169,9 @@ void forward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets r
   run.all_c = out.take_if<T>(keep && has_c);
   run.kept = out.take_if<T>(keep && code.shape.kept);
   if (is_empty(run.sizes)) return forward_empty(run);
-  run.pairs = bfloat16;
+  run.products = static_cast<Products>(products);
   run.aligned = units % kLanes<T> == 0 && aligned(run.all_h) && aligned(run.all_c) && aligned(run.kept);
-  if (shares_units(code, run.sizes, tokens, run.pairs)) return forward_few(pool, run, recurrent, code.step_units, unit_threads(pool, threads, run.sizes));
+  if (shares_units(code, run.sizes, tokens, run.products)) return forward_few(pool, run, recurrent, code.step_units, unit_threads(pool, threads, run.sizes));
   forward_tiles(pool, run, recurrent, threads_for(pool, threads, batch));
 }
 
@@ -220,7 +220,7 @@ void backward_tiles(ffi::ThreadPool pool, Backward<T>& run, const T* kernel, con
   const auto [steps, batch, features, units, gates] = run.sizes;
   const bool ids = run.ids, d_x = run.d_x;
   const int64_t columns = gates * units;
-  const int64_t depth = gates * depth_of(units, run.pairs);  // of both products
+  const int64_t depth = gates * depth_of(units, run.products);  // of both products
   const auto size_of = [depth](int64_t size) { return panels_of<T>(size) * width_of<T>(size) * depth; };
   Aligned<T> room(size_of(units) + (d_x ? size_of(features) : 0));
   run.transposed_recurrent = room.get();
@@ -232,7 +232,7 @@ void backward_tiles(ffi::ThreadPool pool, Backward<T>& run, const T* kernel, con
   parallel_for(pool, parts, parts, batch, [&, units = units, features = features, gates = gates](int64_t part, int64_t first, int64_t last) {
     sums[part] = std::make_unique<Sums<T>>(run.sizes, run.cell->slots, ids);
     const auto pack = [&](const T* from, int64_t size, T* to, int64_t n) {
-      if (run.pairs) pack_backward_pairs(from, size, units, gates, to, n, n + 1);
+      if (run.products == kPairs) pack_backward_pairs(from, size, units, gates, to, n, n + 1);
       else pack_backward(from, size, columns, to, n, n + 1);
     };
     transpose([&](int64_t n) {
@@ -261,7 +261,7 @@ void backward_tiles(ffi::ThreadPool pool, Backward<T>& run, const T* kernel, con
 // resets. Results: d of h, c, kernel, recurrent kernel, bias, further parameters, if `d_x` of x, and if `resets` of their h and c.
 template <typename T>
 void backward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, const Sets& sets, int64_t set, int64_t cell, bool ids,
-              int64_t input_masks, int64_t recurrent_masks, bool masked, bool tokens, bool resets, bool bfloat16, bool sequences, bool d_x, int64_t threads) {
+              int64_t input_masks, int64_t recurrent_masks, bool masked, bool tokens, bool resets, int64_t products, bool sequences, bool d_x, int64_t threads) {
   Arguments in{args, sets, set};
   Results out{rets, sets, set};
   const CellCode<T>& code = kCells<T>[cell];
@@ -291,8 +291,8 @@ void backward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets 
   run.d_reset_c = out.take_if<T>(resets && has_c);
   const Gradients<T> gradients{d_kernel, d_recurrent, d_bias, d_extras};
   if (is_empty(run.sizes)) return backward_empty(run, gradients);
-  run.pairs = bfloat16;
-  if (shares_units(code, run.sizes, tokens, run.pairs)) {
+  run.products = static_cast<Products>(products);
+  if (shares_units(code, run.sizes, tokens, run.products)) {
     return backward_few(pool, run, kernel, recurrent, code.through_units, gradients, unit_threads(pool, threads, run.sizes));
   }
   backward_tiles(pool, run, kernel, recurrent, gradients, threads);
@@ -354,7 +354,7 @@ auto binding(const char* last) {
       .Attr<bool>("masked")
       .Attr<bool>("tokens")
       .Attr<bool>("resets")
-      .Attr<bool>("bfloat16")
+      .Attr<int64_t>("products")
       .Attr<bool>("sequences")
       .Attr<bool>(last)
       .Attr<int64_t>("threads");
@@ -362,8 +362,8 @@ auto binding(const char* last) {
 
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(lstm_jax_forward, (forward_handler<int64_t, bool, int64_t, int64_t, bool, bool, bool, bool, bool, bool>), binding("keep"));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(lstm_jax_backward, (backward_handler<int64_t, bool, int64_t, int64_t, bool, bool, bool, bool, bool, bool>), binding("d_x"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(lstm_jax_forward, (forward_handler<int64_t, bool, int64_t, int64_t, bool, bool, bool, int64_t, bool, bool>), binding("keep"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(lstm_jax_backward, (backward_handler<int64_t, bool, int64_t, int64_t, bool, bool, bool, int64_t, bool, bool>), binding("d_x"));
 
-// Whether the library has products of bfloat16 numbers: the attribute `bfloat16` of both calls.
-extern "C" int lstm_jax_has_bfloat16() { return kHasPairs; }
+// Whether the library has products of a kind: the attribute `products` of both calls, see narrow.h.
+extern "C" int lstm_jax_has_products(int64_t products) { return has_products(products); }

@@ -13,7 +13,7 @@ import numpy as np
 
 from lstm_jax import native
 from lstm_jax.cells import CELLS, Cell
-from lstm_jax.cells.products import is_per_gate
+from lstm_jax.cells.products import INT8, is_per_gate
 from lstm_jax.dropout import DropoutMasks
 from lstm_jax.errors import require
 from lstm_jax.recurrence import associative, compiled, cudnn, hoisted, pallas, parallel, reference
@@ -71,8 +71,8 @@ class Backend:
     """Whether the matrix products may be computed in any other dtype than that of the parameters."""
     mixtures: tuple[tuple[str, str], ...] = ()
     """Pairs (dtype of the parameters, dtype of the matrix products) that are supported although `mixed` is false."""
-    why_not_mixed: Callable[[Cell], str] = lambda cell: ""
-    """Function that returns "" if `mixtures` are available for a cell on this machine, else the reason why they are not."""
+    why_not_mixed: Callable[[Cell, str], str] = lambda cell, dtype: ""
+    """Function that returns "" if a cell can have products in one of the dtypes of `mixtures` on this machine, else the reason why not."""
     dtypes: tuple[str, ...] = ()
     """Dtypes that the parameters may have. An empty tuple allows any dtype."""
     dropouts: tuple[str, ...] = DROPOUTS
@@ -127,11 +127,11 @@ _COMPILED = Backend(
     run=compiled.run,
     serves=is_compiled,
     platforms=("cpu",),
-    compute_dtypes=("float32", "float64", "bfloat16"),
+    compute_dtypes=("float32", "float64", "bfloat16", "int8"),
     forward_mode=True,
-    what="both passes compiled from C++; products in bfloat16 with AVX512-BF16",
+    what="both passes compiled from C++; products in bfloat16 and, forward alone, in int8 with AVX512-BF16 and VNNI",
     mixed=False,
-    mixtures=(("float32", "bfloat16"),),
+    mixtures=(("float32", "bfloat16"), ("float32", "int8")),
     why_not_mixed=compiled.why_not_mixed,
     dtypes=("float32", "float64"),
     shares=True,
@@ -188,7 +188,7 @@ _REFERENCE = Backend(
     run=reference.run,
     serves=_any,
     platforms=_EVERYWHERE,
-    compute_dtypes=_FLOATS,
+    compute_dtypes=(*_FLOATS, INT8),
     forward_mode=True,
     what="lax.scan and autodiff",
     dropouts=(*DROPOUTS, ZONEOUT),
@@ -226,7 +226,7 @@ def lacks(backend: Backend, request: Request, platform: str) -> str:
     if backend.largest and request.units > backend.largest:
         return f"no {request.units} units, {backend.largest} at most"
     mixes = (request.dtype, request.compute_dtype) in backend.mixtures
-    return backend.why_not() or (backend.why_not_mixed(cell) if mixes else "")
+    return backend.why_not() or (backend.why_not_mixed(cell, request.compute_dtype) if mixes else "")
 
 
 def _lacks_dtype(backend: Backend, request: Request) -> str:
@@ -314,11 +314,18 @@ def capability_rows() -> list[dict[str, str]]:
             "resets": "yes" if b.resets else "no",
             "units": f"up to {b.largest}" if b.largest else "any",
             "derivatives": _derivatives(b),
-            "here": lacks(b, Request(b.cells[0]), platform) or "yes",
+            "here": _here(b, platform),
             "what": b.what,
         }
         for b in BACKENDS.values()
     ]
+
+
+def _here(backend: Backend, platform: str) -> str:
+    """Return "yes" if a backend runs here, with what it lacks of its `mixtures`, else what it lacks."""
+    missing = lacks(backend, Request(backend.cells[0]), platform)
+    lacking = {dtypes[1]: lacks(backend, Request(backend.cells[0], *dtypes), platform) for dtypes in backend.mixtures}
+    return missing or "; ".join(["yes", *(f"no products in {dtype}: {why}" for dtype, why in lacking.items() if why)])
 
 
 def _dropouts(backend: Backend) -> str:

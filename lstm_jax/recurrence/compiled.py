@@ -7,6 +7,7 @@ the same computation in JAX. The twin is used for derivatives of order 2 and hig
 with respect to dropout masks. On a device mesh each device runs its own rows of the batch.
 
 On processors with AVX512-BF16 the matrix products can be in bfloat16. Their operands are rounded; sums, states and gradients are float32.
+On processors with AVX512-VNNI the products of a forward pass can be in int8, see `cells.products.int8_matmul`.
 
 B is the batch size, T the number of steps and H the number of units.
 """
@@ -22,8 +23,10 @@ import numpy as np
 
 from lstm_jax import native
 from lstm_jax.cells import CELLS, Cell, LSTMParams, LSTMState
-from lstm_jax.cells.products import is_per_gate, multiplied, project
+from lstm_jax.cells.products import INT8, NOT_DIFFERENTIABLE, is_per_gate, multiplied, project
 from lstm_jax.dropout import DropoutMasks
+from lstm_jax.errors import require
+from lstm_jax.native.library import PRODUCTS
 from lstm_jax.primitives.operation import apply
 from lstm_jax.primitives.partition import SUM, call_partitioned
 from lstm_jax.recurrence import hoisted
@@ -62,11 +65,14 @@ def run(
     return apply(operation(cell, sequences, narrow), params, x, state, valid, dropout, resets, tokens)
 
 
-def why_not_mixed(cell: Cell) -> str:
-    """Return "" if a cell with parameters in float32 can have matrix products in bfloat16, else a message that says why it cannot."""
+def why_not_mixed(cell: Cell, dtype: str) -> str:
+    """Return "" if a cell with parameters in float32 can have matrix products in `dtype`, else a message that says why it cannot.
+
+    `dtype` is "bfloat16" or "int8".
+    """
     if cell.linear is not None:
-        return f"no products in bfloat16 for the cell {cell.name}"
-    return native.why_not_bfloat16()
+        return f"no products in {dtype} for the cell {cell.name}"
+    return native.why_not_products(dtype)
 
 
 @dataclass(frozen=True)
@@ -76,7 +82,7 @@ class CompiledCell(RecurrentOperation):
     Attributes:
         cell: the cell.
         sequences: whether to return h of all steps.
-        compute_dtype: dtype of the matrix products, "bfloat16", or None for the dtype of the parameters.
+        compute_dtype: dtype of the matrix products, "bfloat16" or "int8", or None for the dtype of the parameters.
     """
 
     cell: Cell
@@ -89,6 +95,7 @@ class CompiledCell(RecurrentOperation):
 
     def forward(self, keep, *args):
         """Run the cell in C++ and return (outputs, `Residuals`), or (outputs, None) if `keep` is false; see `Operation.forward`."""
+        require(not keep or self.compute_dtype != INT8, "products in int8", "differentiated", NOT_DIFFERENTIABLE)
         return _call_forward(self, keep, *args)
 
     def backward(self, wanted, args, residuals, cotangents):
@@ -164,7 +171,7 @@ def _options(of: CompiledCell, x, valid, dropout: DropoutMasks, resets: Resets |
         "masked": valid is not None,
         "tokens": tokens is not None,
         "resets": resets is not None,
-        "bfloat16": of.compute_dtype is not None,
+        "products": PRODUCTS[of.compute_dtype],
         "sequences": sequences,
     }
 

@@ -6,6 +6,7 @@ A new task needs three things:
 - Its commands in the program `lstm-jax`.
 """
 
+import dataclasses
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,7 +23,7 @@ from rich.console import Console
 
 from lstm_jax.config import RunConfig, read_config
 from lstm_jax.errors import require
-from lstm_jax.models import Functional, functional, replaced
+from lstm_jax.models import Functional, functional, replaced, set_products
 from lstm_jax.runtime import processes, sharding
 from lstm_jax.tasks.memory import require_memory
 from lstm_jax.tasks.running import Content, Permissions, Run, begin, load_params, open_run, summary
@@ -272,6 +273,18 @@ class Trained(ABC, Generic[C, Own]):
         dropout, call the module with `deterministic=True`, or `model.eval()` before; with `rngs` it applies dropout.
         """
         return self.rebuild({name: jnp.asarray(array) for name, array in self.params.items()})
+
+    def with_products(self: T, dtype: str) -> T:
+        """Return this trained model with the matrix products of its recurrent layers in another dtype, see `models.set_products`.
+
+        Args:
+            dtype: "float32", "bfloat16" or "int8".
+
+        Raises:
+            InputError: if `dtype` is another one.
+        """
+        set_products(self.model, dtype)  # so that a wrong dtype is an error here
+        return dataclasses.replace(self, rebuild=lambda params: set_products(self.rebuild(params), dtype))
 
     @staticmethod
     @abstractmethod

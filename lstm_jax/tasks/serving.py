@@ -7,10 +7,10 @@ import numpy as np
 from flax import nnx
 
 from lstm_jax.errors import require
-from lstm_jax.models import SentimentClassifier, functional
+from lstm_jax.models import SentimentClassifier, functional, set_products
 
 
-def make_server(model: SentimentClassifier) -> Callable[[np.ndarray], np.ndarray]:
+def make_server(model: SentimentClassifier, dtype: str | None = None) -> Callable[[np.ndarray], np.ndarray]:
     """Return a function logits(ids) that computes the logits (B,) of the word ids (B, T) of B reviews in one compiled call.
 
         trained = sentiment.load("runs/sentiment")
@@ -22,12 +22,16 @@ def make_server(model: SentimentClassifier) -> Callable[[np.ndarray], np.ndarray
 
     Args:
         model: the trained model, which is not changed.
+        dtype: dtype of the matrix products of the recurrent layers, "float32", "bfloat16" or "int8", see `models.set_products`. None means
+            that of the model.
 
     Returns:
         the function. It raises `InputError` unless `ids` are ints (B, T), where T is at least 1.
     """
     folded = nnx.clone(model)
     folded.eval()
+    if dtype is not None:
+        set_products(folded, dtype)
     params, rebuild = functional(folded.fold())
     compiled = jax.jit(lambda params, ids: rebuild(params)(ids, deterministic=True))
 

@@ -99,7 +99,7 @@ def recurrence(
     keep: bool = True,
     resets: bool = True,
     cell: str = "lstm",
-    bfloat16: bool = False,
+    products: int = 0,
 ) -> Call:
     """Return a call of a cell forward or backward that fits; sizes: T, B, E, H."""
     steps, batch, features, units = sizes
@@ -129,7 +129,7 @@ def recurrence(
     if resets:
         last |= {"resets": rng.random((steps, batch)) < 0.3, **{f"{name} of resets": normal(batch, units) for name in states}}
     attributes = {"ids": ids, "input_masks": kinds[0], "recurrent_masks": kinds[1], "masked": masked, "tokens": tokens, "resets": resets}
-    attributes |= {"cell": shape.number, "bfloat16": bfloat16}
+    attributes |= {"cell": shape.number, "products": products}
     state = _like(dtype, batch, units)
     if not backward:
         operands = {**first, **kernels, "bias": normal(columns), **extras, **{name: normal(batch, units) for name in states}, **last}

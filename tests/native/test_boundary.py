@@ -31,9 +31,10 @@ CALLS = {
     **{f"backward, {cell}": recurrence(True, kinds=(1, SHAPES[cell].gates), cell=cell) for cell in list(SHAPES)[1:]},
     **(
         {}
-        if native.why_not_bfloat16()
-        else {"forward, bfloat16": recurrence(False, bfloat16=True), "backward, bfloat16": recurrence(True, bfloat16=True)}
+        if native.why_not_products("bfloat16")
+        else {"forward, bfloat16": recurrence(False, products=1), "backward, bfloat16": recurrence(True, products=1)}
     ),
+    **({} if native.why_not_products("int8") else {"forward, int8": recurrence(False, keep=False, products=2)}),
     "linear forward": linear(False),
     "linear backward": linear(True),
     "linear backward, no resets": linear(True, resets=False),
@@ -108,6 +109,8 @@ def test_numbers_of_arrays(kind: str) -> None:
         ("forward", "cell", -1, "give 0 to 11"),
         ("backward", "cell", 12, "give 0 to 11"),
         ("backward", "cell", 2**40, "give 0 to 11"),
+        ("forward", "products", 3, "give 0, 1"),
+        ("backward", "products", -1, "give 0, 1"),
         ("forward", "threads", 0, "give 1 or more"),
         ("backward", "threads", -3, "give 1 or more"),
         ("rows", "threads", -(2**62), "give 1 or more"),
@@ -127,14 +130,18 @@ def test_attributes_out_of_range(kind: str, name: str, value, remedy: str) -> No
     )
 
 
+@pytest.mark.parametrize(("products", "dtype"), [(1, "bfloat16"), (2, "int8")])
 @pytest.mark.parametrize("backward", [False, True])
-def test_bfloat16_that_cannot_be(backward: bool, x64: None) -> None:
-    """Products in bfloat16 of parameters in float64, and by a library for a processor that has none."""
-    said = refusal(recurrence(backward, "float64", bfloat16=True).run)
-    assert "bfloat16: 1; give 0" in said
-    if native.why_not_bfloat16():
-        said = refusal(recurrence(backward, bfloat16=True).run)
-        assert "bfloat16: 1; give 0, or build the library for a processor with AVX512-BF16" in said
+def test_products_that_cannot_be(backward: bool, products: int, dtype: str, x64: None) -> None:
+    """Narrow products of parameters in float64, by a library for a processor that has none, and in int8 for a gradient."""
+    if native.why_not_products(dtype):
+        said = refusal(recurrence(backward, products=products).run)
+        assert f"products: {products}; give 0, or build the library for a processor with AVX512-BF16 and AVX512-VNNI" in said
+        return
+    said = refusal(recurrence(backward, "float64", keep=False, products=products).run)
+    assert f"products: {products}; give 0 with parameters in float64" in said
+    if dtype == "int8":
+        assert "products: 2; give 0 or 1 for a gradient" in refusal(recurrence(backward, keep=True, products=2).run)
 
 
 def test_a_kernel_that_is_no_multiple_of_four() -> None:

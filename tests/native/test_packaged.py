@@ -19,7 +19,7 @@ from lstm_jax.native import compiler, library, packaged, trust
 V2 = "Linux x86_64 flags : fpu cx16 lahf_lm popcnt pni sse4_1 sse4_2 ssse3"
 V3 = f"{V2} avx avx2 bmi1 bmi2 f16c fma abm movbe xsave"
 V4 = f"{V3} avx512f avx512bw avx512cd avx512dq avx512vl"
-BF16 = f"{V4} avx512_bf16"
+BF16 = f"{V4} avx512_bf16 avx512_vnni"
 ROOT = Path(__file__).parents[2]
 
 
@@ -237,13 +237,13 @@ def test_an_old_compiler(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = packaged.build_packaged(folder, "x86_64")
     assert [path.name for path in made] == [packaged.file_name(level) for level in ("x86-64-v3", "x86-64-v2")]
     assert ["-mcx16", "-msahf", "-mpopcnt", "-msse4.2"] in asked
-    assert ["-march=x86-64-v4", "-mavx512bf16"] in asked
+    assert ["-march=x86-64-v4", "-mavx512bf16", "-mavx512vnni"] in asked
     monkeypatch.setattr(compiler, "find_compiler", lambda: ["python", "-m", "ziglang", "c++"])
     os.truncate(made[0], 5)  # a damaged library is compiled again
     made[1].unlink()
     with pytest.raises(InputError, match="bad value for -march"):
         packaged.build_packaged(folder, "x86_64")
-    assert ["-march=x86_64_v4+avx512bf16"] in asked
+    assert ["-march=x86_64_v4+avx512bf16+avx512vnni"] in asked
 
 
 def test_stale_libraries_are_removed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,6 +259,6 @@ def test_stale_libraries_are_removed(folder: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(compiler, "find_compiler", lambda: ["c++"])
     paths = packaged.build_packaged(folder, "x86_64")
     assert sorted(path.name for path in folder.iterdir()) == sorted(packaged.file_name(level) for level in packaged.LEVELS["x86_64"])
-    assert sorted(compiled) == ["-march=x86-64-v2", "-march=x86-64-v3", "-march=x86-64-v4", "-march=x86-64-v4 -mavx512bf16"]
+    assert sorted(compiled) == ["-march=x86-64-v2", "-march=x86-64-v3", "-march=x86-64-v4", "-march=x86-64-v4 -mavx512bf16 -mavx512vnni"]
     assert packaged.build_packaged(folder, "x86_64") == paths
     assert len(compiled) == 4

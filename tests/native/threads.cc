@@ -210,7 +210,7 @@ std::vector<Case> cases(int64_t T, int64_t B, int64_t E, int64_t H) {
     return whole;
   };
   const Attributes common = {{"cell", int64_t{0}}, {"ids", false}, {"input_masks", int64_t{4}}, {"recurrent_masks", int64_t{4}}, {"masked", true}, {"tokens", true},
-                             {"resets", true}, {"bfloat16", false}, {"sequences", true}};
+                             {"resets", true}, {"products", int64_t{0}}, {"sequences", true}};
   Attributes forward = common, backward = common;
   forward["keep"] = backward["d_x"] = true;
   // the GRU, without masks: three gates, a second bias, no c
@@ -226,8 +226,10 @@ std::vector<Case> cases(int64_t T, int64_t B, int64_t E, int64_t H) {
     return attributes;
   };
   const Arrays few_last = {last[0], last[1], last[2], last[4], last[5], last[6]}, few_gru_last = {valid, last[4], last[5]};
-  Attributes narrow_forward = forward, narrow_backward = backward;
-  narrow_forward["bfloat16"] = narrow_backward["bfloat16"] = lstm_jax_has_bfloat16() != 0;
+  Attributes narrow_forward = forward, narrow_backward = backward, int8 = forward;
+  narrow_forward["products"] = narrow_backward["products"] = int64_t{lstm_jax_has_products(1)};
+  int8["products"] = int64_t{lstm_jax_has_products(2) ? 2 : 0};
+  int8["keep"] = false;
   // steps long enough for several threads
   const Array a = floats({T, 64 * B, H + 100}), start = floats({64 * B, H + 100}), flags = bools({T, 64 * B});
   const Attributes rates = {{"b1", 0.9}, {"b2", 0.999}};
@@ -248,6 +250,7 @@ std::vector<Case> cases(int64_t T, int64_t B, int64_t E, int64_t H) {
        narrow_forward, true},
       {"backward, bfloat16", lstm_jax_backward, all({{x}, kernels, all_steps, state, {floats({T, B, H})}, last}),
        all({state, kernels, {bias, x}, state}), narrow_backward, false},
+      {"forward, int8", lstm_jax_forward, all({{x}, kernels, {bias}, state, last}), all({state, {all_steps[1]}}), int8, true},
       {"forward, no tokens", lstm_jax_forward, all({{x}, kernels, {bias}, state, few_last}), all({state, {all_steps[1], all_steps[2], all_steps[0]}}),
        without_tokens(forward), true},
       {"backward, no tokens", lstm_jax_backward, all({{x}, kernels, all_steps, state, {floats({T, B, H})}, few_last}),

@@ -74,17 +74,26 @@ NEWTON = (
     "lstm gru simple_rnn lstm_peephole lstm_no_input_gate lstm_no_forget_gate lstm_no_output_gate lstm_coupled lstm_no_input_activation "
     "lstm_no_output_activation"
 )
-PAIRS = [("float32", "float32"), ("float32", "bfloat16"), ("float64", "float64"), ("bfloat16", "bfloat16"), ("float16", "float16")]
+PAIRS = [
+    ("float32", "float32"),
+    ("float32", "bfloat16"),
+    ("float32", "int8"),
+    ("float64", "float64"),
+    ("bfloat16", "bfloat16"),
+    ("float16", "float16"),
+]
+FLOATS = [pair for pair in PAIRS if "int8" not in pair]
 SERVED_ON_A_CPU = {  # of the backends that are held to a list: backend -> (dtype of parameters, of products) -> cells
     "compiled": {
         ("float32", "float32"): COMPILED,
         ("float32", "bfloat16"): COMPILED.removesuffix(" min_lstm min_gru"),
+        ("float32", "int8"): COMPILED.removesuffix(" min_lstm min_gru"),
         ("float64", "float64"): COMPILED,
     },
-    "hoisted": dict.fromkeys(PAIRS, "lstm"),
+    "hoisted": dict.fromkeys(FLOATS, "lstm"),
     "cudnn": {},
     "pallas": {},
-    "associative": dict.fromkeys(PAIRS, "min_lstm min_gru"),
+    "associative": dict.fromkeys(FLOATS, "min_lstm min_gru"),
     "reference": dict.fromkeys(PAIRS, EVERY_CELL),
     "parallel": {("float32", "float32"): NEWTON, ("float64", "float64"): NEWTON},
 }
@@ -92,7 +101,7 @@ SERVED_ON_A_CPU = {  # of the backends that are held to a list: backend -> (dtyp
 
 @pytest.mark.parametrize("backend", SERVED_ON_A_CPU)
 def test_cells_and_dtypes_served_on_a_cpu(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "why_not_bfloat16", str)  # as if the processor had AVX512-BF16
+    monkeypatch.setattr(native, "why_not_products", lambda dtype: "")  # as if the processor had AVX512-BF16 and AVX512-VNNI
     row = dataclasses.replace(BACKEND_TABLE[backend], why_not=str)  # as if the compiled code were built
     found = {}
     for dtypes in PAIRS:
@@ -104,7 +113,7 @@ def test_cells_and_dtypes_served_on_a_cpu(backend: str, monkeypatch: pytest.Monk
 
 ALL = "input and recurrent, per gate or shared"
 CAPABILITIES = [
-    ("compiled", COMPILED, "cpu", "float32 float64 bfloat16", ALL, "yes", "yes", "any", "reverse and forward"),
+    ("compiled", COMPILED, "cpu", "float32 float64 bfloat16 int8", ALL, "yes", "yes", "any", "reverse and forward"),
     ("hoisted", "lstm", "cpu gpu tpu", "float32 float64 bfloat16 float16", ALL, "yes", "yes", "any", "reverse and forward"),
     ("cudnn", "lstm", "gpu", "float32", "input dropout", "lengths", "no", "any", "reverse, of order 1"),
     ("pallas", "lstm", "gpu", "float32 bfloat16", ALL, "yes", "yes", "up to 256", "reverse and forward"),
@@ -123,7 +132,7 @@ CAPABILITIES = [
         "reference",
         "all, other activations, your own",
         "cpu gpu tpu",
-        "float32 float64 bfloat16 float16",
+        "float32 float64 bfloat16 float16 int8",
         f"{ALL}, zoneout",
         "yes",
         "yes",
@@ -151,7 +160,9 @@ def test_capability_rows() -> None:
     assert {tuple(row) for row in table} == {(*COLUMNS, "here", "what")}
     assert all(row["what"] for row in table)
     if jax.default_backend() == "cpu":
-        compiled = "yes" if "compiled" in BACKENDS else BACKEND_TABLE["compiled"].why_not()
+        lacking = {dtype: native.why_not_products(dtype) for dtype in ("bfloat16", "int8")}
+        without = "".join(f"; no products in {dtype}: {why}" for dtype, why in lacking.items() if why)
+        compiled = f"yes{without}" if "compiled" in BACKENDS else BACKEND_TABLE["compiled"].why_not()
         assert {row["backend"]: row["here"] for row in table if row["backend"] in SERVED_ON_A_CPU} == HERE | {"compiled": compiled}
 
 
@@ -176,7 +187,7 @@ def test_products_in_bfloat16_on_a_cpu(lacks: str, monkeypatch: pytest.MonkeyPat
     row = dataclasses.replace(BACKEND_TABLE["compiled"], why_not=str)
     monkeypatch.setitem(BACKEND_TABLE, "compiled", row)
     monkeypatch.setattr(backends, "_COMPILED", row)
-    monkeypatch.setattr(native, "why_not_bfloat16", lambda: lacks)
+    monkeypatch.setattr(native, "why_not_products", lambda dtype: lacks)
     if jax.default_backend() == "cpu":
         assert resolve_backend(None, compute_dtype="bfloat16").name == ("hoisted" if lacks else "compiled")
     assert cpu_devices("auto", "bfloat16") == (0 if lacks else 1)

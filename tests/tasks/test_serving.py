@@ -33,6 +33,13 @@ def test_logits(config: SentimentModelConfig) -> None:
         assert serve(rows).shape == (len(rows),)
     jax.tree.map(np.testing.assert_array_equal, functional(model).params, before)
     assert not model.folded
+    for dtype, tolerance in (("float32", 2e-6), ("bfloat16", 0.02), ("int8", 0.05)):
+        narrow = make_server(model, dtype)(ids)
+        distance = np.abs(narrow - model(jnp.asarray(ids, jnp.int32), deterministic=True)).max()
+        assert distance <= tolerance * max(1, np.abs(narrow).max())
+        assert dtype == "float32" or distance > 1e-6, "nothing was rounded"
+    with pytest.raises(InputError, match=r"^dtype: float16; give one of float32, bfloat16, int8$"):
+        make_server(model, "float16")
     for wrong in (ids[0], ids[:, :0], ids.astype(float)):
         with pytest.raises(InputError, match=r"^ids: .*; give ints \(B, T\)"):
             serve(wrong)

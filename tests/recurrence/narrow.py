@@ -1,0 +1,60 @@
+"""Cases of products in bfloat16 and int8: sizes, operands and options of a recurrence, and distances from exact results."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from lstm_jax import CELLS, DropoutMasks
+from lstm_jax.recurrence.compiled_cells import COMPILED_CELLS
+
+NAMES = [cell.name for cell in COMPILED_CELLS]
+# batch, steps, units, features: odd and even depths, a part of a vector, several panels, blocks and tiles, chunks of an odd number of rows
+SIZES = [(1, 1, 1, 1), (2, 5, 3, 17), (5, 7, 16, 2), (7, 9, 33, 40), (33, 5, 17, 70), (4, 3, 130, 5), (35, 11, 48, 131)]
+
+
+def make_operands(cell: str, size: tuple[int, int, int, int], draw=lambda array: array.astype(np.float32)) -> tuple[Any, Any, Any]:
+    """Return (params, x, state) of a cell, whose numbers `draw` rounds."""
+    batch, steps, units, features = size
+    rng, row = np.random.default_rng(sum(size)), CELLS[cell]
+
+    def normal(like) -> np.ndarray:
+        return draw(rng.standard_normal(like.shape) * (0.5 if len(like.shape) == 1 else min(0.7, 1.5 / np.sqrt(like.shape[0]))))
+
+    params = jax.tree.map(normal, jax.eval_shape(lambda key: row.init(key, features, units), jax.random.key(0)))
+    state = jax.tree.map(normal, jax.eval_shape(lambda: row.initial_state(batch, units)))
+    return params, draw(rng.standard_normal((batch, steps, features))), state
+
+
+KINDS = {
+    "plain": {},
+    "masks of both": {"input": 1, "recurrent": 1},
+    "masks of each gate": {"input": "each", "recurrent": "each", "padding": True},
+    "resets and padding": {"resets": True, "padding": True},
+    "backwards, tokens": {"tokens": True, "backwards": True, "recurrent": 1},
+    "ids": {"ids": True, "recurrent": "each", "resets": True},
+}
+
+
+def distances(got: Any, want: Any) -> list[float]:
+    """Return the distance of each array from the exact one, of the norm of the exact one."""
+    pairs = zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True)
+    return [float(np.linalg.norm(np.asarray(a, np.float64) - b) / (np.linalg.norm(b) + 1e-30)) for a, b in pairs]
+
+
+def make_options(cell: str, size: tuple[int, int, int, int], kind: str) -> tuple[dict[str, Any], np.ndarray]:
+    """Return the options of a kind, and ids (B, T)."""
+    batch, steps, units, features = size
+    rng, asked = np.random.default_rng(7), KINDS[kind]
+    ids = rng.integers(0, features, (batch, steps)).astype(np.int32)
+
+    def factors(which: str, width: int) -> np.ndarray | None:
+        lead = (CELLS[cell].gates,) if asked.get(which) == "each" else ()
+        return (rng.random((*lead, batch, width)) < 0.7) / 0.7 if asked.get(which) else None
+
+    options: dict[str, Any] = {"dropout": DropoutMasks(factors("input", features), factors("recurrent", units))}
+    options |= {"backwards": True} if asked.get("backwards") else {}
+    options |= {"mask": rng.random((batch, steps)) < 0.7} if asked.get("padding") else {}
+    options |= {"resets": rng.random((batch, steps)) < 0.3} if asked.get("resets") else {}
+    options |= {"tokens": ids} if asked.get("tokens") else {}
+    return options, ids

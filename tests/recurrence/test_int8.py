@@ -1,0 +1,99 @@
+"""Products in int8: exact where nothing is rounded, the compiled code as close to float64 as the reference, and no gradients."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from narrow import KINDS, NAMES, SIZES, distances, make_operands, make_options
+from tables import assert_close, precision
+
+from lstm_jax import CELLS, InputError, native, unroll
+from lstm_jax.cells.products import int8_matmul
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+built = pytest.mark.skipif(bool(native.why_not_products("int8")), reason=f"no products in int8: {native.why_not_products('int8')}")
+BACKENDS = ["reference", pytest.param("compiled", marks=built)]
+
+
+def _on_grid(array: np.ndarray) -> np.ndarray:
+    """Return numbers n / 128 with whole n from -127 to 127, which is n = 127 in each row and column."""
+    whole = np.clip(np.rint(array * 50), -127, 127)
+    whole.reshape(-1, whole.shape[-1])[:, :: 2 if whole.shape[-1] > 1 else 1] = 127
+    if whole.ndim == 2:
+        whole[:1] = 127
+    return (whole / 128).astype(np.float32)
+
+
+def test_a_product_of_exact_numbers() -> None:
+    rng = np.random.default_rng(0)
+    a, b = _on_grid(rng.standard_normal((7, 33))), _on_grid(rng.standard_normal((33, 12)))
+    np.testing.assert_array_equal(int8_matmul(jnp.asarray(a), jnp.asarray(b)), a.astype(np.float64) @ b)
+    rounded = np.asarray(int8_matmul(jnp.asarray(a + 0.001), jnp.asarray(b)))
+    assert 0 < np.abs(rounded - (a.astype(np.float64) + 0.001) @ b).max() < 33 * 0.005
+
+
+@built
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("cell", [name for name in NAMES if name != "gru_reset_before"])  # it rounds r * h
+def test_a_step_of_exact_numbers(cell: str, size: tuple[int, int, int, int]) -> None:
+    """A step of numbers that int8 can represent is that of float32, but for the rounding of float32."""
+    batch, _, units, features = size
+    params, x, state = make_operands(cell, (batch, 1, units, features))
+    kernels = {name: _on_grid(np.asarray(getattr(params, name))) for name in ("kernel", "recurrent_kernel")}
+    params, x, state = params._replace(**kernels), _on_grid(x), state._replace(h=_on_grid(state.h))
+    run = jax.jit(lambda dtype: unroll(CELLS[cell], params, x, state, backend="compiled", compute_dtype=dtype), static_argnums=0)
+    assert_close(run("int8"), run("float32"), 3e-6)
+
+
+def _run(cell: str, operands: tuple, options: dict[str, Any], backend: str, dtype: str, compute_dtype: str | None) -> Any:
+    with precision(dtype):
+        cast = lambda leaf: np.asarray(leaf, dtype if leaf.dtype.kind == "f" else leaf.dtype)  # noqa: E731
+        params, x, state = jax.tree.map(cast, operands)
+        options = options | {"dropout": jax.tree.map(cast, options["dropout"])}
+        x = x[options["tokens"]] if "tokens" in options else x
+        return jax.tree.map(np.asarray, unroll(CELLS[cell], params, x, state, backend=backend, compute_dtype=compute_dtype, **options))
+
+
+@built
+@pytest.mark.parametrize("cell", NAMES)
+def test_as_exact_as_the_reference(cell: str) -> None:
+    number = NAMES.index(cell)
+    for turn, kind in enumerate(KINDS):
+        size = SIZES[1:][(number + turn) % (len(SIZES) - 1)]
+        params, x, state = make_operands(cell, size)
+        options, ids = make_options(cell, size, kind)
+        x = np.random.default_rng(3).standard_normal((size[3], size[3])) if "tokens" in options else x
+        operands = (params, ids if KINDS[kind].get("ids") else x, state)
+        exact = _run(cell, operands, options, "reference", "float64", None)
+        ours = distances(_run(cell, operands, options, "compiled", "float32", "int8"), exact)
+        of_reference = distances(_run(cell, operands, options, "reference", "float32", "int8"), exact)
+        for mine, theirs in zip(ours, of_reference, strict=True):
+            assert mine <= 1.5 * theirs + 5e-3, (kind, size, mine, theirs)
+        assert max(ours) > 1e-5, "nothing was rounded"
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_no_gradients(backend: str) -> None:
+    params, x, state = make_operands("lstm", (2, 3, 4, 5))
+
+    def loss(x):
+        return unroll(CELLS["lstm"], params, x, state, backend=backend, compute_dtype="int8")[0].sum()
+
+    with pytest.raises(InputError, match=r"^products in int8: differentiated; give a float dtype"):
+        jax.grad(loss)(x)
+    with pytest.raises(InputError, match=r"^products in int8: differentiated; give a float dtype"):
+        jax.jvp(loss, (x,), (x,))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_rows_of_nan_and_of_zeros(backend: str) -> None:
+    """NaN stays in its row, and a row or a kernel of zeros, which has no scale, is no division by zero."""
+    params, x, _ = make_operands("lstm", (3, 4, 20, 7))
+    x = jnp.asarray(x).at[0, 1, 2].set(jnp.nan).at[1].set(0)
+    params = params._replace(kernel=jnp.asarray(params.kernel).at[:, :9].set(0))
+    outputs, _ = unroll(CELLS["lstm"], params, x, backend=backend, compute_dtype="int8")
+    assert np.isnan(outputs[0, 1:]).all()
+    assert np.isfinite(outputs[1:]).all()
+    assert np.isfinite(outputs[0, 0]).all()
