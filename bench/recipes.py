@@ -52,7 +52,7 @@ class Recipe:
 RECIPES: dict[str, tuple[Recipe, ...]] = {
     SEEDS: (
         Recipe("ours", "sentiment", "ours", ("--epochs", "3"), 5),
-        Recipe("ours bfloat16", "sentiment", "ours", ("--epochs", "3", "--dtype", "bfloat16"), 5),
+        Recipe("ours bfloat16", "sentiment", "ours", ("--epochs", "3", "--dtype", "bfloat16", "--backend", "hoisted"), 5),
         Recipe("ours bfloat16, compiled", "sentiment", "ours", ("--epochs", "3", *COMPILED_BFLOAT16), 5),
         Recipe("keras_jax", "sentiment", "keras_jax", ("--epochs", "3"), 5),
         Recipe("ours held-out", "sentiment", "ours", ("--epochs", "12", "--validation", "0.15", "--patience", "2"), 5),
@@ -63,7 +63,7 @@ RECIPES: dict[str, tuple[Recipe, ...]] = {
     ),
     HELD_OUT: (
         Recipe("windows", "generation", "ours", ()),
-        Recipe("windows, bfloat16", "generation", "ours", ("--dtype", "bfloat16")),
+        Recipe("windows, bfloat16", "generation", "ours", ("--dtype", "bfloat16", "--backend", "hoisted")),
         Recipe("windows, bfloat16, compiled", "generation", "ours", COMPILED_BFLOAT16, 5),
         Recipe("keras_jax windows", "generation", "keras_jax", ("--validation", "0.1")),
         Recipe("stream", "generation", "ours", (*STREAM, "--epochs", "10")),

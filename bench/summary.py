@@ -5,7 +5,7 @@ Also the tables that commands print on the terminal.
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +119,8 @@ class Line:
 def summarize(works: Sequence[Workload], candidates: Sequence[Candidate], rows: Iterable[Row]) -> list[Line]:
     """Summarize the throughput results of each candidate (a library with its options) on each workload.
 
-    There is one line for each workload and candidate with results. The lines of a workload begin with that of this project.
+    There is one line for each workload and candidate with results. The lines of a workload begin with that of this project. Another library
+    that computes in another dtype than float32 is compared with this project in the same dtype, if there are such results.
 
     The candidate "ours" is this project without options. Another candidate of this project gets no line on a workload whose defaults equal
     its options, such as "ours:dropout=0.2" on a workload whose default dropout rate is 0.2.
@@ -135,11 +136,11 @@ def summarize(works: Sequence[Workload], candidates: Sequence[Candidate], rows: 
         by_key.setdefault(row_key(row), []).append(row)
     lines = []
     for work in works:
-        baseline = by_key.get(ours.key(work), [])
         distinct = {candidate.name: candidate for candidate in candidates if candidate.key(work) != ours.key(work)}
         for candidate in (ours, *distinct.values()):
             if found := by_key.get(candidate.key(work)):
-                lines.append(_line(work, candidate.name, found, baseline))
+                alike = [] if candidate.peer == OURS else by_key.get(replace(ours, dtype=candidate.dtype).key(work), [])
+                lines.append(_line(work, candidate.name, found, alike or by_key.get(ours.key(work), [])))
     return lines
 
 

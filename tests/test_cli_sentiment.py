@@ -122,6 +122,7 @@ def test_evaluate(ask, run):
         (probability,) = trained.with_products(dtype).probabilities(["it is good"])
         assert ask("predict", "--run", run, "--dtype", dtype, "--text", "it is good")[1] == f"{probability:.6f}\n"
     assert sentiment.evaluate(trained).to_row() == row
+    assert json.loads(ask("evaluate", "--run", run, "--json", "--dtype", "float32")[1]) == row
     assert_error(ask("evaluate", "--run", run, "--dtype", "int4"), "--dtype: int4; give one of ")
 
 

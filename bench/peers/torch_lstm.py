@@ -15,6 +15,7 @@ from torch import nn  # pyright: ignore[reportMissingImports]
 from bench.peers.base import Built, Options, comparable, evaluation, no_recurrent_dropout
 from bench.workloads import Arrays, Workload
 from lstm_jax import convert
+from lstm_jax.errors import require
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # full float32, as in our models
@@ -49,6 +50,8 @@ def build(work: Workload, arrays: Arrays, options: Options, compiled: bool = Fal
         options: options of the benchmark. PyTorch uses only the rate of the input dropout and the dtype.
         compiled: whether torch.compile is applied to the model.
     """
+    runs = ("float32",) if work.kind == "evaluation" else ("float32", "bfloat16")
+    require(options.dtype in runs, "dtype", options.dtype, f"give {' or '.join(runs)} in {work.kind}")
     wrapped = torch.compile if compiled else lambda net: net
     make = {"evaluation": _evaluation, "recurrence": _recurrence}.get(work.kind, _training)
     built = make(work, arrays, options, wrapped)

@@ -39,7 +39,7 @@ def _codes(array: Array, axis: int) -> tuple[Array, Array]:
 
 @jax.custom_jvp
 def int8_matmul(a: Array, b: Array) -> Array:
-    """Return the matrix product `a @ b` of numbers rounded to int8, in the dtype of b.
+    """Return the matrix product (..., B, F) of a (..., B, D) and b (D, F), of numbers rounded to int8, in the dtype of b.
 
     Each row of a and each column of b is scaled so that its largest absolute number becomes 127. The sums are exact. Rows of a are scaled
     anew in each call (dynamic quantisation, as `torch.ao.quantization.quantize_dynamic` and ONNX Runtime's `quantize_dynamic` do it).
@@ -49,7 +49,8 @@ def int8_matmul(a: Array, b: Array) -> Array:
     """
     (a_codes, a_scale), (b_codes, b_scale) = _codes(a, -1), _codes(b, -2)
     product = jnp.matmul(a_codes, b_codes, preferred_element_type=jnp.int32)
-    return product.astype(b.dtype) * jnp.matmul(a_scale, b_scale).astype(b.dtype)
+    scales = jnp.broadcast_to(a_scale, product.shape) * jnp.broadcast_to(b_scale, product.shape)
+    return product.astype(b.dtype) * scales.astype(b.dtype)
 
 
 @int8_matmul.defjvp

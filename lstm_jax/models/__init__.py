@@ -6,7 +6,7 @@ The models are `flax.nnx` modules.
 from lstm_jax.models.forecaster import Forecaster
 from lstm_jax.models.generator import CharGenerator
 from lstm_jax.models.language_model import WordLanguageModel
-from lstm_jax.models.parts import Functional, Parts, functional, layer_rows, replaced, set_products, split_module
+from lstm_jax.models.parts import Functional, Parts, check_products, functional, layer_rows, replaced, set_products, split_module
 from lstm_jax.models.sentiment import EMBEDDING, SentimentClassifier
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Parts",
     "SentimentClassifier",
     "WordLanguageModel",
+    "check_products",
     "functional",
     "layer_rows",
     "replaced",

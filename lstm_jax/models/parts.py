@@ -9,6 +9,7 @@ from flax import nnx
 
 from lstm_jax.errors import InputError, require
 from lstm_jax.layers.recurrent import Recurrent
+from lstm_jax.recurrence import BACKENDS
 
 M = TypeVar("M", bound=nnx.Module)
 
@@ -59,8 +60,19 @@ def split_module(module: nnx.Module) -> Parts:
 PRODUCTS = ("float32", "bfloat16", "int8")
 
 
+def check_products(dtype: str) -> None:
+    """Check a dtype of matrix products.
+
+    Raises:
+        InputError: if `dtype` is not one of `PRODUCTS`.
+    """
+    require(dtype in PRODUCTS, "dtype", dtype, f"give one of {', '.join(PRODUCTS)}")
+
+
 def set_products(model: M, dtype: str) -> M:
     """Set the dtype of the matrix products of all recurrent layers of a model, which is changed in place and returned.
+
+    A layer with a named backend that has no products in this dtype gets the backend that is chosen automatically.
 
     Args:
         model: a module with recurrent layers of this package, whose parameters are float32.
@@ -69,10 +81,12 @@ def set_products(model: M, dtype: str) -> M:
     Raises:
         InputError: if `dtype` is another one.
     """
-    require(dtype in PRODUCTS, "dtype", dtype, f"give one of {', '.join(PRODUCTS)}")
+    check_products(dtype)
     for _, module in nnx.iter_modules(model):
         if isinstance(module, Recurrent):
             module.dtype = None if dtype == "float32" else jnp.dtype(dtype)
+            if module.backend is not None and dtype not in BACKENDS[module.backend].compute_dtypes:
+                module.backend = None
     return model
 
 

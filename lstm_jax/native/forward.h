@@ -117,9 +117,12 @@ void multiply_panel(const T* part, int64_t k_stride, const T* bias, int64_t colu
           const T* a = x + s * step_stride + begin * depth + k0;
           multiply<T, ROWS, VECTORS, P>(sums, a, depth, 1, part + k0 * k_stride, k1 - k0, k_stride);
           if constexpr (P == kQuads) {
-            LSTM_UNROLL for (int r = 0; r < ROWS; ++r) {
-              LSTM_UNROLL for (int v = 0; v < VECTORS && k1 == depth; ++v) {
-                sums[r][v] = start[v] + unscaled<T>(sums[r][v], scales[s * rows + begin + r], part + depth * k_stride + v * kLanes<T>, k_stride);
+            if (k1 == depth) {
+              LSTM_UNROLL for (int r = 0; r < ROWS; ++r) {
+                const T* const of_columns = part + depth * k_stride;
+                LSTM_UNROLL for (int v = 0; v < VECTORS; ++v) {
+                  sums[r][v] = start[v] + unscaled<T>(sums[r][v], scales[s * rows + begin + r], of_columns + v * kLanes<T>, k_stride);
+                }
               }
             }
           }
@@ -161,13 +164,14 @@ void project(const Forward<T>& run, const ForwardTile<T>& tile, const Repeats<T>
   const auto from = [&](int64_t k) { return run.x + ((t0 + k / tile.rows) * batch + tile.first + k % tile.rows) * features; };
   for (int64_t gate = 0; gate < gates; ++gate) {
     if (!in_place && gate < std::max<int64_t>(1, kinds)) {
-      T* to = gathered;
+      T *to = gathered, *scale = tile.x_scales;
       for (const int32_t k : fresh) {
         const T* const x = from(k);
         const T* const mask = kinds ? run.input_mask.row(gate, tile.first + k % tile.rows) : nullptr;
-        if (run.products != kFull) narrow_row(run.products, x, mask, features, to, tile.x_scales + (to - gathered) / std::max<int64_t>(1, depth));
+        if (run.products != kFull) narrow_row(run.products, x, mask, features, to, scale);
         for (int64_t n = 0; run.products == kFull && n < features; ++n) to[n] = mask ? x[n] * mask[n] : x[n];
         to += depth;
+        scale += run.products == kQuads;
       }
     }
     const T* const a = in_place ? from(0) : gathered;
@@ -302,7 +306,8 @@ void run_forward_tile(const Forward<T>& run, int64_t first, int64_t last) {
   const bool gathers = run.input_mask.kinds || repeats.any() || run.products != kFull;
   const bool pack_blocks = run.blocks.data && run.blocks.gate_stride != kLanes<T> && rows > 2 * kRows;
   const int64_t kinds = std::max<int64_t>(run.products != kFull, run.mask.kinds);
-  Aligned<T> scales(kinds * rows), x_scales(chunk * rows);
+  const bool scaled = run.products == kQuads;
+  Aligned<T> scales(scaled ? kinds * rows : 0), x_scales(scaled ? chunk * rows : 0);
   Aligned<T> state(2 * size), dropped(kinds * size), gathered(gathers ? chunk * rows * features : 0), z(z_size);
   Aligned<T> sums(run.blocks.data ? partial_size<T>(depth_of(units, run.products), rows) : gates * size), packed(pack_blocks ? packed_size<T>(units) : 0);
   Aligned<T> inner(run.cell->late_gates ? size : 0);

@@ -135,8 +135,10 @@ void step_block(const Forward<T>& run, const ForwardTile<T>& tile, const Kernel<
       continue;
     }
     const int lanes = lanes_at<T, WHOLE>(column, units);
-    const T* const scales = kernel.data + (block - offset + n) * kernel.block_stride + depth * kernel.k_stride;
-    if constexpr (P == kQuads) add_unscaled<T, ROWS, PER_GATE>(run, tile, scales, begin, z, column, lanes, sums[n]);
+    if constexpr (P == kQuads) {
+      const T* const scales = kernel.data + (block - offset + n) * kernel.block_stride + depth * kernel.k_stride;
+      add_unscaled<T, ROWS, PER_GATE>(run, tile, scales, begin, z, column, lanes, sums[n]);
+    }
     finish_step<T, ROWS>(run, tile, t, begin, column, lanes, sums[n]);
   }
 }

@@ -33,7 +33,7 @@ TARGETS = (
     "lstm_jax_adam_rows",
     "lstm_jax_mask",
 )
-PRODUCTS = {None: 0, "bfloat16": 1, "int8": 2}
+PRODUCT_NUMBERS = {None: 0, "bfloat16": 1, "int8": 2}
 """Dict from the dtype of matrix products, None for that of the parameters, to its number in native/narrow.h."""
 BUILD = "run lstm-jax backends --build"
 INSTALLED = "the installed"
@@ -181,10 +181,11 @@ def why_not_products(dtype: str) -> str:
     path = loaded_library()
     if path is None:
         return why_not()
-    if _OPENED[path].lstm_jax_has_products(ctypes.c_int64(PRODUCTS[dtype])):
+    if _OPENED[path].lstm_jax_has_products(ctypes.c_int64(PRODUCT_NUMBERS[dtype])):
         return ""
-    lacks = packaged.NARROW - set(processor().split())
-    return f"this processor lacks {' '.join(sorted(lacks))}" if lacks else f"{path.name} has no products in {dtype}: {BUILD}"
+    feature = packaged.NARROW[dtype]
+    here = feature in processor().split()
+    return f"{path.name} has no products in {dtype}: {BUILD}" if here else f"this processor lacks {feature}"
 
 
 def loaded_library() -> Path | None:

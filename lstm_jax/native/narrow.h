@@ -80,7 +80,7 @@ LSTM_INLINE void add_product(Vec<T>& sum, const T* a, Vec<T> b) {
 // `scales`; what the 128 adds is `stride` numbers after them.
 template <typename T>
 LSTM_INLINE Vec<T> unscaled(Vec<T> sum, T row_scale, const T* scales, int64_t stride) {
-#if defined(__AVX512F__)
+#if defined(__AVX512VNNI__)
   if constexpr (std::is_same_v<T, float>) {
     const __m512i whole = _mm512_sub_epi32((__m512i)sum, (__m512i)load(scales + stride));
     return (Vec<T>)_mm512_cvtepi32_ps(whole) * (row_scale * load(scales));
@@ -119,23 +119,29 @@ void round_row(const T* from, const T* mask, int64_t size, T* to) {
 #endif
 }
 
-// to = from times `mask` unless it is null, for `size` numbers, as 128 plus int8 numbers; return their scale, NaN if any number is NaN.
+#if defined(__AVX512VNNI__)
+// Return the lanes whose absolute number is infinite or NaN.
+LSTM_INLINE __mmask16 not_finite(__m512 size) { return _mm512_cmp_ps_mask(size, _mm512_set1_ps(std::numeric_limits<float>::max()), _CMP_NLE_UQ); }
+#endif
+
+// to = from times `mask` unless it is null, for `size` numbers, as 128 plus int8 numbers; return their scale, NaN if any number is not finite.
 template <typename T>
 T quantize_row(const T* from, const T* mask, int64_t size, T* to) {
-#if defined(__AVX512F__)
+#if defined(__AVX512VNNI__)
   if constexpr (std::is_same_v<T, float>) {
     const auto number = [&](int64_t n, int count) __attribute__((always_inline)) {
       const Vec<T> vector = load(from + n, count);
       return mask ? vector * load(mask + n, count) : vector;
     };
     Vec<T> most{};
-    __mmask16 nan = 0;
+    __mmask16 odd = 0;
     over_vectors<T>(0, size, [&](int64_t n, int count) __attribute__((always_inline)) {
-      const __m512 vector = (__m512)number(n, count);
-      nan |= _mm512_cmp_ps_mask(vector, vector, _CMP_UNORD_Q);
-      most = (Vec<T>)_mm512_max_ps((__m512)most, _mm512_abs_ps(vector));
+      const __m512 vector = _mm512_abs_ps((__m512)number(n, count));
+      odd |= not_finite(vector);
+      most = (Vec<T>)_mm512_max_ps((__m512)most, vector);
     });
-    const T scale = nan ? std::numeric_limits<T>::quiet_NaN() : _mm512_reduce_max_ps((__m512)most) / 127, inverse = scale > 0 ? 1 / scale : 0;
+    using Limits = std::numeric_limits<T>;
+    const T scale = odd ? Limits::quiet_NaN() : _mm512_reduce_max_ps((__m512)most) / 127, inverse = scale >= Limits::min() ? 1 / scale : 0;
     over_vectors<T>(0, size, [&](int64_t n, int count) __attribute__((always_inline)) {
       const __m512i codes = _mm512_add_epi32(_mm512_cvtps_epi32((__m512)(number(n, count) * inverse)), _mm512_set1_epi32(128));
       const __m128i bytes = _mm512_cvtusepi32_epi8(codes);
@@ -151,19 +157,25 @@ T quantize_row(const T* from, const T* mask, int64_t size, T* to) {
 // filled up with zeros.
 template <typename T>
 void pack_quads(const T* from, int64_t row_stride, int64_t depth, int64_t count, int64_t width, T* packed, int64_t stride) {
-#if defined(__AVX512F__)
+#if defined(__AVX512VNNI__)
   if constexpr (std::is_same_v<T, float>) {
+    // the rows are read once: where their stride is a multiple of a large power of 2, they do not stay in the L1 cache
+    Aligned<T> copy((depth + 3) * kLanes<T>);
+    std::fill_n(copy.get() + depth * kLanes<T>, 3 * kLanes<T>, T(0));
     for (int64_t n = 0; n < width; n += kLanes<T>) {
       const int lanes = std::clamp<int64_t>(count - n, 0, kLanes<T>);
-      const auto row = [&](int64_t k) { return k < depth && lanes ? (__m512)load(from + k * row_stride + n, lanes) : _mm512_setzero_ps(); };
+      const auto row = [&](int64_t k) { return (__m512)load(copy.get() + k * kLanes<T>); };
       __m512 most = _mm512_setzero_ps();
-      __mmask16 nan = 0;
+      __mmask16 odd = 0;
       for (int64_t k = 0; k < depth; ++k) {
-        nan |= _mm512_cmp_ps_mask(row(k), row(k), _CMP_UNORD_Q);
-        most = _mm512_max_ps(most, _mm512_abs_ps(row(k)));
+        const Vec<T> numbers = lanes ? load(from + k * row_stride + n, lanes) : Vec<T>{};
+        store(copy.get() + k * kLanes<T>, numbers);
+        odd |= not_finite(_mm512_abs_ps((__m512)numbers));
+        most = _mm512_max_ps(most, _mm512_abs_ps((__m512)numbers));
       }
-      const __m512 scale = _mm512_mask_mov_ps(_mm512_div_ps(most, _mm512_set1_ps(127)), nan, _mm512_set1_ps(std::numeric_limits<T>::quiet_NaN()));
-      const __m512 inverse = _mm512_maskz_div_ps(_mm512_cmp_ps_mask(most, _mm512_setzero_ps(), _CMP_GT_OQ), _mm512_set1_ps(1), scale);
+      using Limits = std::numeric_limits<T>;
+      const __m512 scale = _mm512_mask_mov_ps(_mm512_div_ps(most, _mm512_set1_ps(127)), odd, _mm512_set1_ps(Limits::quiet_NaN()));
+      const __m512 inverse = _mm512_maskz_div_ps(_mm512_cmp_ps_mask(scale, _mm512_set1_ps(Limits::min()), _CMP_GE_OQ), _mm512_set1_ps(1), scale);
       __m512i total = _mm512_setzero_si512();
       T* to = packed + n;
       for (int64_t k = 0; k < depth; k += 4, to += stride) {

@@ -17,11 +17,11 @@ from lstm_jax.errors import InputError
 from lstm_jax.native import compiler, trust
 from lstm_jax.runtime.machine import cores, processor
 
-NARROW = frozenset(["avx512_bf16", "avx512_vnni"])
-"""Features of processors with instructions for products in bfloat16 and in int8."""
+NARROW = {"bfloat16": "avx512_bf16", "int8": "avx512_vnni"}
+"""Dict from the dtype of matrix products to the feature of processors with instructions for them."""
 LEVELS: dict[str, dict[str, frozenset[str]]] = {
     "x86_64": {
-        "x86-64-v4-bf16": NARROW,
+        "x86-64-v4-bf16": frozenset(NARROW.values()),
         "x86-64-v4": frozenset(["avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"]),
         "x86-64-v3": frozenset(["avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe", "xsave"]),
         "x86-64-v2": frozenset(["cx16", "lahf_lm", "popcnt", "pni", "sse4_1", "sse4_2", "ssse3"]),

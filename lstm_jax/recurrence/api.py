@@ -86,7 +86,7 @@ def unroll(
         zero_output_for_mask: whether the outputs of padded steps are zeros instead of the previous output.
         time_major: whether time is the first axis of `x`, `mask`, `tokens` and the outputs.
         compute_dtype: dtype of the matrix products, for example bfloat16. None means the dtype of the parameters. The state and sums keep
-            the dtype of the parameters.
+            the dtype of the parameters. Products in int8 (`cells.products.int8_matmul`) have no gradient.
         backend: a name in `BACKENDS`, or None to choose a backend automatically.
         remat: number of segments into which the sequence is divided to save memory (Chen et al. 2016). The forward pass stores only the
             first state of each segment, and the backward pass computes the residuals of each segment again, as with `jax.remat`. "sqrt"

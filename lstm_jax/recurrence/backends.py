@@ -221,6 +221,8 @@ def lacks(backend: Backend, request: Request, platform: str) -> str:
     if platform not in backend.platforms:
         return f"does not run on {platform}"
     missing = _lacks_dtype(backend, request) or _lacks_kind(backend, request, cell)
+    if not missing and request.compute_dtype == INT8 and CELLS.get(cell.name) is not cell:
+        missing = "no products in int8 for a cell of one's own"  # its step may cast to int8, which would truncate
     if missing:
         return missing
     if backend.largest and request.units > backend.largest:

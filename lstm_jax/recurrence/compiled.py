@@ -26,7 +26,7 @@ from lstm_jax.cells import CELLS, Cell, LSTMParams, LSTMState
 from lstm_jax.cells.products import INT8, NOT_DIFFERENTIABLE, is_per_gate, multiplied, project
 from lstm_jax.dropout import DropoutMasks
 from lstm_jax.errors import require
-from lstm_jax.native.library import PRODUCTS
+from lstm_jax.native.library import PRODUCT_NUMBERS
 from lstm_jax.primitives.operation import apply
 from lstm_jax.primitives.partition import SUM, call_partitioned
 from lstm_jax.recurrence import hoisted
@@ -171,7 +171,7 @@ def _options(of: CompiledCell, x, valid, dropout: DropoutMasks, resets: Resets |
         "masked": valid is not None,
         "tokens": tokens is not None,
         "resets": resets is not None,
-        "products": PRODUCTS[of.compute_dtype],
+        "products": PRODUCT_NUMBERS[of.compute_dtype],
         "sequences": sequences,
     }
 

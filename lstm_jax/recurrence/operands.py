@@ -147,7 +147,7 @@ def compute_dtype_name(compute_dtype, dtype) -> str:
     try:
         name = np.dtype(dtype if compute_dtype is None else compute_dtype).name
     except TypeError as error:
-        raise InputError("compute_dtype", compute_dtype, f"give one of {', '.join(FLOATS)}, or None") from error
+        raise InputError("compute_dtype", compute_dtype, f"give one of {', '.join(FLOATS)}, int8, or None") from error
     is_float64 = name == "float64" and compute_dtype is not None
     require(not is_float64 or bool(getattr(jax.config, "jax_enable_x64", False)), "compute_dtype", name, "switch jax_enable_x64 on")
     return name

@@ -23,7 +23,7 @@ from rich.console import Console
 
 from lstm_jax.config import RunConfig, read_config
 from lstm_jax.errors import require
-from lstm_jax.models import Functional, functional, replaced, set_products
+from lstm_jax.models import Functional, check_products, functional, replaced, set_products
 from lstm_jax.runtime import processes, sharding
 from lstm_jax.tasks.memory import require_memory
 from lstm_jax.tasks.running import Content, Permissions, Run, begin, load_params, open_run, summary
@@ -283,7 +283,7 @@ class Trained(ABC, Generic[C, Own]):
         Raises:
             InputError: if `dtype` is another one.
         """
-        set_products(self.model, dtype)  # so that a wrong dtype is an error here
+        check_products(dtype)
         return dataclasses.replace(self, rebuild=lambda params: set_products(self.rebuild(params), dtype))
 
     @staticmethod

@@ -74,7 +74,8 @@ def test_candidates_are_read() -> None:
     assert changed.arguments() == ["ours", "--backend", "reference", "--recurrent-dropout", "0.0"]
     assert plain.key(workload("A")) != peers.read_candidate("ours:dtype=bfloat16").key(workload("A"))
     assert peers.read_candidate("flax_nnx:backend=LSTMCell").backend == "LSTMCell"
-    unknown = ("ours:colour=red", "theirs", "ours:backend=none", "ours:dtype=int8", "torch_lstm:dtype=bfloat16", "haiku:backend=x")
+    assert [peers.read_candidate(name).dtype for name in ("ours:dtype=int8", "torch_lstm:dtype=bfloat16")] == ["int8", "bfloat16"]
+    unknown = ("ours:colour=red", "theirs", "ours:backend=none", "ours:dtype=int4", "torch_compiled:dtype=bfloat16", "haiku:backend=x")
     for wrong in (*unknown, "ours:dropout=half"):
         with pytest.raises(InputError, match=r"give "):
             peers.read_candidate(wrong)
@@ -193,6 +194,20 @@ def test_summary_by_hand() -> None:
     assert haiku.speedup[1] <= 1.5 <= haiku.speedup[2]
     assert summary.mean_speedup([2.0, 0.5, 4.0]).startswith("1.59x (")
     assert summary.mean_speedup([2.0, 0.5, 4.0]).endswith("0.50x to 4.00x, we are slower at 1 size")
+
+
+def test_a_peer_in_another_dtype_is_compared_with_ours_in_it() -> None:
+    """PyTorch in bfloat16 is compared with our bfloat16 where that is measured, else with our float32, as our own bfloat16 always is."""
+    names = ("ours", "ours:dtype=bfloat16", "torch_lstm", "torch_lstm:dtype=bfloat16")
+    times = dict(zip(names, (4.0, 2.0, 6.0, 5.0), strict=True))
+    rows = [timed("A", name, ms, n) | {"dtype": name.partition("dtype=")[2] or "float32"} for name, ms in times.items() for n in range(2)]
+    candidates = [peers.read_candidate(name) for name in names]
+
+    def speedups(rows: list[dict]) -> list[float | None]:
+        return [line.speedup and line.speedup[0] for line in summary.summarize([workload("A")], candidates, rows)]
+
+    assert speedups(rows) == [None, pytest.approx(0.5), pytest.approx(1.5), pytest.approx(2.5)]
+    assert speedups([row for row in rows if row["candidate"] != "ours:dtype=bfloat16"]) == [None, pytest.approx(1.5), pytest.approx(1.25)]
 
 
 def test_one_process_gives_no_interval(tmp_path: Path) -> None:

@@ -144,6 +144,34 @@ def test_products_that_cannot_be(backward: bool, products: int, dtype: str, x64:
         assert "products: 2; give 0 or 1 for a gradient" in refusal(recurrence(backward, keep=True, products=2).run)
 
 
+@pytest.mark.skipif(bool(native.why_not_products("bfloat16")), reason="no products in bfloat16")
+def test_the_backward_pass_rounds_its_products() -> None:
+    """Of the same operands, each gradient that is a product differs by what bfloat16 rounds, and that of the bias by less."""
+    sizes = (3, 5, 40, 33)
+    whole, rounded = (recurrence(True, sizes=sizes, resets=False, products=products) for products in (0, 1))
+    for name, exact, got in zip(whole.results, whole.run(), rounded.run(), strict=True):
+        distance = np.linalg.norm(got - exact) / np.linalg.norm(exact)
+        assert (1e-7 if name in ("d of c", "d of bias") else 5e-4) < distance < 2e-2, (name, distance)
+
+
+@pytest.mark.parametrize(("products", "dtype"), [(1, "bfloat16"), (2, "int8")])
+def test_threads_give_the_same_rows(products: int, dtype: str) -> None:
+    if native.why_not_products(dtype):
+        pytest.skip(f"no products in {dtype}")
+    call = recurrence(False, sizes=(3, 70, 9, 20), keep=False, products=products)
+    for alone, together in zip(call.run(threads=1), call.run(threads=3), strict=True):
+        np.testing.assert_array_equal(alone, together)
+
+
+def test_int8_without_features() -> None:
+    if native.why_not_products("int8"):
+        pytest.skip("no products in int8")
+    call = recurrence(False, sizes=(3, 2, 0, 4), masked=False, resets=False, keep=False, products=2)
+    whole = recurrence(False, sizes=(3, 2, 0, 4), masked=False, resets=False, keep=False)
+    for got, want in zip(call.run(), whole.run(), strict=True):
+        np.testing.assert_allclose(got, want, atol=0.02)
+
+
 def test_a_kernel_that_is_no_multiple_of_four() -> None:
     said = refusal(recurrence(False).but("kernel", np.zeros((5, 15), np.float32)).run)
     assert "lstm_jax_forward: kernel: float32[5, 15]; give float32[5, 4H]" in said

@@ -19,6 +19,7 @@ from lstm_jax.native import compiler as compiler_module
 from lstm_jax.native import library, packaged, trust
 
 COMPILER = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+PRODUCTS = 'extern "C" int lstm_jax_has_products(long) { return 1; }\n'
 compiler = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
 
 
@@ -28,7 +29,9 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, Path]:
     folder = tmp_path_factory.mktemp("planted")
     source, made = folder / "planted.cc", folder / "planted.so"
     marker = folder / "it ran"
-    source.write_text(f'#include <cstdio>\n__attribute__((constructor)) static void run() {{ fclose(fopen("{marker}", "w")); }}\n')
+    source.write_text(
+        f'#include <cstdio>\n__attribute__((constructor)) static void run() {{ fclose(fopen("{marker}", "w")); }}\n{PRODUCTS}'
+    )
     subprocess.run([str(COMPILER), "-shared", "-fPIC", str(source), "-o", str(made)], check=True)
     return made.read_bytes(), marker
 

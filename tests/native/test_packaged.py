@@ -140,6 +140,19 @@ def test_an_interface_that_xla_refuses(monkeypatch: pytest.MonkeyPatch, folder: 
         library.register()
 
 
+def test_which_feature_the_processor_lacks(monkeypatch: pytest.MonkeyPatch, folder: Path, small: bytes) -> None:
+    """A processor with VNNI alone, whose installed library has no products in int8: building one gives them, but not those in bfloat16."""
+    monkeypatch.setattr(library, "_REGISTERED", {})
+    _processor(monkeypatch, f"{V4} avx512_vnni")
+    monkeypatch.setattr(library, "processor", packaged.processor)
+    path = folder / packaged.file_name("x86-64-v4")
+    trust.write_packaged(path, small)
+    opened = library._open(path, is_packaged=True)
+    monkeypatch.setattr(opened, "lstm_jax_has_products", lambda number: 0, raising=False)
+    assert library.why_not_products("int8") == f"{path.name} has no products in int8: run lstm-jax backends --build"
+    assert library.why_not_products("bfloat16") == "this processor lacks avx512_bf16"
+
+
 @pytest.mark.parametrize("level", ["x86-64-v2", "x86-64-v3", "x86-64-v4", "x86-64-v4-bf16", "armv8-a"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_each_level_equals_the_reference(level: str, dtype: str, monkeypatch: pytest.MonkeyPatch, x64: None) -> None:

@@ -326,7 +326,7 @@ void run_out_of_memory(Case one) {
 int main() {
   Pool threads(3);
   pool = &threads;
-  constexpr int64_t kSizes[][4] = {{7, 1, 5, 22}, {9, 3, 70, 4}, {5, 26, 3, 22}, {2, 70, 9, 17}, {3, 5, 8, 140}, {70, 1, 9, 140}, {9, 3, 40, 190}};
+  constexpr int64_t kSizes[][4] = {{7, 1, 5, 22}, {9, 3, 70, 4}, {5, 26, 3, 22}, {2, 70, 9, 17}, {3, 5, 8, 140}, {70, 1, 9, 140}, {9, 3, 40, 190}, {3, 5, 530, 521}};
   for (const auto& [T, B, E, H] : kSizes) {
     for (const Case& one : cases(T, B, E, H)) {
       Case alone = one;

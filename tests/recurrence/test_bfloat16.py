@@ -10,7 +10,7 @@ from cases import differentiate
 from narrow import KINDS, NAMES, SIZES, distances, make_operands, make_options
 from tables import assert_close, precision
 
-from lstm_jax import CELLS, native, unroll
+from lstm_jax import CELLS, DropoutMasks, native, unroll
 
 pytestmark = [
     pytest.mark.usefixtures("quick_compiles"),
@@ -86,10 +86,48 @@ def test_second_derivatives_and_tangents(cell: str) -> None:
     assert 1e-5 < distance < 0.1
 
 
-def test_threads_change_nothing_forward() -> None:
-    """Rows are independent: the outputs of a row do not depend on the rows beside it."""
-    params, x, state = make_operands("lstm", (40, 6, 20, 12))
-    run = jax.jit(lambda x, state: unroll(CELLS["lstm"], params, x, state, backend="compiled", compute_dtype="bfloat16")[0])
-    whole = run(x, state)
-    part = run(x[:7], jax.tree.map(lambda leaf: leaf[:7], state))
+def _layer(batch: int = 6):
+    """Return a function of x and state, of an LSTM with products in bfloat16, and both."""
+    params, x, state = make_operands("lstm", (batch, 6, 20, 12))
+
+    def run(x, state, params=params, **options):
+        return unroll(CELLS["lstm"], params, x, state, backend="compiled", compute_dtype="bfloat16", **options)
+
+    return run, params, x, state
+
+
+def test_a_row_does_not_depend_on_the_rows_beside_it() -> None:
+    run, _, x, state = _layer(40)
+    whole = jax.jit(run)(x, state)[0]
+    part = jax.jit(run)(x[:7], jax.tree.map(lambda leaf: leaf[:7], state))[0]
     np.testing.assert_array_equal(whole[:7], part)
+
+
+def test_the_last_output_alone() -> None:
+    run, _, x, state = _layer()
+    np.testing.assert_array_equal(run(x, state, return_sequences=False)[0], run(x, state)[0][:, -1])
+
+
+def test_transformations() -> None:
+    """Several sets at once give what each alone gives; segments, and the other way of gradients, give the same but for roundings."""
+    run, params, x, state = _layer()
+    sets = jnp.stack([jnp.asarray(x), jnp.asarray(x) + 1])
+    several = jax.jit(jax.vmap(lambda x: run(x, state)[0]))(sets)
+    for number in range(2):
+        np.testing.assert_array_equal(several[number], run(sets[number], state)[0])
+
+    def gradients(**options):
+        return jax.jit(jax.grad(lambda params: (run(x, state, params, **options)[0] ** 2).sum()))(params)
+
+    assert_close(gradients(remat=3), gradients(), 1e-2)
+
+    def by_masks(backend: str, dtype: str | None, masks):
+        def loss(masks):
+            return (unroll(CELLS["lstm"], params, x, state, dropout=masks, backend=backend, compute_dtype=dtype)[0] ** 2).sum()
+
+        return jax.jit(jax.grad(loss))(masks)
+
+    rng = np.random.default_rng(0)
+    masks = DropoutMasks(*(jnp.asarray(rng.random((4, 6, width)) < 0.7, jnp.float32) / 0.7 for width in (12, 20)))
+    exact, got = by_masks("reference", None, masks), by_masks("compiled", "bfloat16", masks)
+    assert all(1e-5 < distance < 0.02 for distance in distances(got, exact))

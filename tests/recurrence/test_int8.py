@@ -1,5 +1,6 @@
 """Products in int8: exact where nothing is rounded, the compiled code as close to float64 as the reference, and no gradients."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -74,6 +75,14 @@ def test_as_exact_as_the_reference(cell: str) -> None:
         assert max(ours) > 1e-5, "nothing was rounded"
 
 
+def test_a_cell_of_ones_own() -> None:
+    """A user's step may cast to int8, which would truncate h; it is refused."""
+    cell = dataclasses.replace(CELLS["lstm"], name="own")
+    params, x, state = make_operands("lstm", (2, 3, 4, 5))
+    with pytest.raises(InputError, match="^backend reference: no products in int8 for a cell of one's own; "):
+        unroll(cell, params, x, state, compute_dtype="int8", backend="reference")
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_no_gradients(backend: str) -> None:
     params, x, state = make_operands("lstm", (2, 3, 4, 5))
@@ -87,11 +96,12 @@ def test_no_gradients(backend: str) -> None:
         jax.jvp(loss, (x,), (x,))
 
 
+@pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_rows_of_nan_and_of_zeros(backend: str) -> None:
-    """NaN stays in its row, and a row or a kernel of zeros, which has no scale, is no division by zero."""
+def test_rows_of_nan_and_of_zeros(backend: str, odd: float) -> None:
+    """A row with a number that is not finite becomes NaN and no other; a row or a kernel of zeros has no scale and is no division by 0."""
     params, x, _ = make_operands("lstm", (3, 4, 20, 7))
-    x = jnp.asarray(x).at[0, 1, 2].set(jnp.nan).at[1].set(0)
+    x = jnp.asarray(x).at[0, 1, 2].set(odd).at[1].set(0)
     params = params._replace(kernel=jnp.asarray(params.kernel).at[:, :9].set(0))
     outputs, _ = unroll(CELLS["lstm"], params, x, backend=backend, compute_dtype="int8")
     assert np.isnan(outputs[0, 1:]).all()

@@ -122,7 +122,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "tokens, turned": (fixed(tokens=IDS.T), "tokens: (4, 2); give (B, T), or (T, B) if time_major"),
     "compute dtype, no dtype": (fixed(compute_dtype="float99"), "compute_dtype: float99; give one of float16"),
     "compute dtype, float64 without x64": (fixed(compute_dtype="float64"), "compute_dtype: float64; switch jax_enable_x64 on"),
-    "compute dtype, ints": (fixed(compute_dtype=jnp.int8), "backend"),
+    "compute dtype, ints": (fixed(compute_dtype=jnp.int16), "backend"),
 }
 
 

@@ -8,7 +8,7 @@ from flax import nnx
 
 from lstm_jax import InputError
 from lstm_jax.config import SentimentModelConfig
-from lstm_jax.models import SentimentClassifier, functional
+from lstm_jax.models import SentimentClassifier, functional, set_products
 from lstm_jax.tasks.serving import make_server
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -43,3 +43,13 @@ def test_logits(config: SentimentModelConfig) -> None:
     for wrong in (ids[0], ids[:, :0], ids.astype(float)):
         with pytest.raises(InputError, match=r"^ids: .*; give ints \(B, T\)"):
             serve(wrong)
+
+
+def test_products_of_a_model_with_a_named_backend() -> None:
+    """The backend stays if it has products in the dtype, else another is chosen."""
+    for backend, dtype, left in (("hoisted", "bfloat16", "hoisted"), ("hoisted", "int8", None), ("reference", "int8", "reference")):
+        model = SentimentClassifier(SentimentModelConfig(embed=5, units=6, backend=backend), 30, rngs=nnx.Rngs(0))
+        layer = set_products(model, dtype).recurrent.layers[0]
+        assert (layer.backend, layer.dtype) == (left, jnp.dtype(dtype))
+        assert np.isfinite(make_server(model)(np.zeros((2, 3), int))).all()
+        assert set_products(model, "float32").recurrent.layers[0].dtype is None
