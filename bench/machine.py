@@ -1,6 +1,7 @@
 """Measurement of the speed of a CPU or GPU: peak speeds of a matrix product and of a memory copy, or the CPU's present speed (a probe).
 
     python -m bench.machine --threads 2     # peaks of 2 CPU threads; limit the libraries to 2 threads too, as with OMP_NUM_THREADS=2
+    python -m bench.machine --bfloat16      # peak of a product in bfloat16, by each library
     python -m bench.machine --gpu           # peaks of JAX's first device
     python -m bench.machine --probe         # present speed of small matrix products
 
@@ -51,25 +52,28 @@ def _best(work: Callable[[], object]) -> float:
     return min(seconds[1:])
 
 
-def gemm_gflops() -> dict[str, float]:
-    """Return a dict from the name of each library to the peak speed of its float32 matrix product on the CPU, in GFLOP/s.
+def gemm_gflops(dtype: str = "float32") -> dict[str, float]:
+    """Return a dict from the name of each library to the peak speed of its matrix product on the CPU, in GFLOP/s.
 
     The names are "numpy", "xla" and, if PyTorch is installed, "torch". The settings of each library determine its number of threads.
+
+    Args:
+        dtype: "float32", or "bfloat16", which NumPy does not have.
     """
     rng = np.random.default_rng(0)
     a, b = rng.standard_normal((2, SIZE, SIZE), dtype=np.float32)
     out, flops = np.empty_like(a), 2 * SIZE**3
-    found = {"numpy": flops / _best(lambda: np.matmul(a, b, out=out)) / 1e9}
+    found = {} if dtype == "bfloat16" else {"numpy": flops / _best(lambda: np.matmul(a, b, out=out)) / 1e9}
     import jax
 
-    on_cpu = jax.device_put((a, b), jax.devices("cpu")[0])
+    on_cpu = jax.device_put((jax.numpy.asarray(a, dtype), jax.numpy.asarray(b, dtype)), jax.devices("cpu")[0])
     product = jax.jit(jax.numpy.matmul)
     found["xla"] = flops / _best(lambda: jax.block_until_ready(product(*on_cpu))) / 1e9
     try:
         import torch  # pyright: ignore[reportMissingImports]
     except ImportError:
         return found
-    x, y, z = torch.tensor(a), torch.tensor(b), torch.tensor(out)
+    x, y, z = (torch.tensor(array).to(getattr(torch, dtype)) for array in (a, b, out))
     return found | {"torch": flops / _best(lambda: torch.mm(x, y, out=z)) / 1e9}
 
 
@@ -139,11 +143,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     group = parser.add_mutually_exclusive_group(required=True)
     group.add_argument("--threads", type=int, help="measure the peaks of so many threads")
+    group.add_argument("--bfloat16", action="store_true", help="measure the peak of a product in bfloat16")
     group.add_argument("--gpu", action="store_true", help="measure the peaks of JAX's first device")
     group.add_argument("--probe", action="store_true", help="measure the speed of small products")
     options = parser.parse_args()
     if options.gpu:
         row = gpu_peaks()
+    elif options.bfloat16:
+        row = {f"gemm_gflops_bfloat16_{name}": speed for name, speed in gemm_gflops("bfloat16").items()}
     elif options.probe:
         row = {"probe_gflops": probe()}
     else:

@@ -79,7 +79,7 @@ def test_a_cell_of_ones_own() -> None:
     """A user's step may cast to int8, which would truncate h; it is refused."""
     cell = dataclasses.replace(CELLS["lstm"], name="own")
     params, x, state = make_operands("lstm", (2, 3, 4, 5))
-    with pytest.raises(InputError, match="^backend reference: no products in int8 for a cell of one's own; "):
+    with pytest.raises(InputError, match=r"^backend reference: no products in int8 for a cell of one's own; "):
         unroll(cell, params, x, state, compute_dtype="int8", backend="reference")
 
 
