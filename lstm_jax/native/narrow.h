@@ -159,17 +159,19 @@ template <typename T>
 void pack_quads(const T* from, int64_t row_stride, int64_t depth, int64_t count, int64_t width, T* packed, int64_t stride) {
 #if defined(__AVX512VNNI__)
   if constexpr (std::is_same_v<T, float>) {
-    // the rows are read once: where their stride is a multiple of a large power of 2, they do not stay in the L1 cache
-    Aligned<T> copy((depth + 3) * kLanes<T>);
-    std::fill_n(copy.get() + depth * kLanes<T>, 3 * kLanes<T>, T(0));
+    // the first rows are kept from the first reading to the second: where their stride is a multiple of a large power of 2, they do not stay in the L1
+    // cache; on the stack, since this must not throw
+    constexpr int64_t kCopied = 256;
+    alignas(kVectorBytes) T copy[kCopied * kLanes<T>];
     for (int64_t n = 0; n < width; n += kLanes<T>) {
       const int lanes = std::clamp<int64_t>(count - n, 0, kLanes<T>);
-      const auto row = [&](int64_t k) { return (__m512)load(copy.get() + k * kLanes<T>); };
+      const auto read = [&](int64_t k) { return lanes ? load(from + k * row_stride + n, lanes) : Vec<T>{}; };
+      const auto row = [&](int64_t k) { return (__m512)(k >= depth ? Vec<T>{} : k < kCopied ? load(copy + k * kLanes<T>) : read(k)); };
       __m512 most = _mm512_setzero_ps();
       __mmask16 odd = 0;
       for (int64_t k = 0; k < depth; ++k) {
-        const Vec<T> numbers = lanes ? load(from + k * row_stride + n, lanes) : Vec<T>{};
-        store(copy.get() + k * kLanes<T>, numbers);
+        const Vec<T> numbers = read(k);
+        if (k < kCopied) store(copy + k * kLanes<T>, numbers);
         odd |= not_finite(_mm512_abs_ps((__m512)numbers));
         most = _mm512_max_ps(most, _mm512_abs_ps((__m512)numbers));
       }
