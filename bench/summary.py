@@ -95,8 +95,8 @@ class Line:
         gbs: lower bound of the memory traffic of a step divided by the time of the step, in GB/s.
         compile_seconds: seconds spent in XLA's compiler, or None if the candidate does not use JAX.
         memory_mib: peak resident memory in MiB.
-        speedup: our speedup over the candidate (its time divided by our time) with its 95 % confidence interval, whose ends are NaN if one
-            of the two was timed in a single process. It is None if the
+        speedup: our speedup over the candidate (its time divided by our time, in the candidate's dtype where that is measured) with its
+            95 % confidence interval, whose ends are NaN if one of the two was timed in a single process. It is None if the
             candidate is this project without options, or if this project has no results on the workload.
         note: what the candidate computes differently from this project, or "".
         error: error message of the last process if no process succeeded, else "".
@@ -139,8 +139,9 @@ def summarize(works: Sequence[Workload], candidates: Sequence[Candidate], rows: 
         distinct = {candidate.name: candidate for candidate in candidates if candidate.key(work) != ours.key(work)}
         for candidate in (ours, *distinct.values()):
             if found := by_key.get(candidate.key(work)):
-                alike = [] if candidate.peer == OURS else by_key.get(replace(ours, dtype=candidate.dtype).key(work), [])
-                lines.append(_line(work, candidate.name, found, alike or by_key.get(ours.key(work), [])))
+                same = by_key.get(replace(ours, dtype=candidate.dtype).key(work), []) if candidate.peer != OURS else []
+                same = [row for row in same if row["measurement"] == STEP]
+                lines.append(_line(work, candidate.name, found, same or by_key.get(ours.key(work), [])))
     return lines
 
 

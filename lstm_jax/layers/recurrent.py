@@ -70,7 +70,8 @@ class Recurrent(LayerState):
             a user's cell.
         bias_initializer: initialiser of the bias, given in the same way. None means zeros, or the function `init` of a user's cell.
         dtype: dtype to which the operands of matrix products are converted, for example `jnp.bfloat16`. The products and the state keep
-            the dtype of the parameters. None means no conversion. With "int8" the layer cannot be trained.
+            the dtype of the parameters. None means no conversion. With "int8" the layer cannot be trained, and its cell must be
+            built in, with the default activations and no projection.
         param_dtype: dtype of the parameters.
         backend: name of a recurrence backend; None to choose one automatically.
         remat: number of segments for rematerialisation, or "sqrt", or None for no rematerialisation; see `unroll`. Rematerialisation saves

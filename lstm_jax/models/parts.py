@@ -9,7 +9,7 @@ from flax import nnx
 
 from lstm_jax.errors import InputError, require
 from lstm_jax.layers.recurrent import Recurrent
-from lstm_jax.recurrence import BACKENDS
+from lstm_jax.recurrence import BACKENDS, Request, lacks
 
 M = TypeVar("M", bound=nnx.Module)
 
@@ -72,7 +72,8 @@ def check_products(dtype: str) -> None:
 def set_products(model: M, dtype: str) -> M:
     """Set the dtype of the matrix products of all recurrent layers of a model, which is changed in place and returned.
 
-    A layer with a named backend that has no products in this dtype gets the backend that is chosen automatically.
+    A layer whose named backend has no products in this dtype on this machine gets the backend that is chosen automatically. A later call
+    does not restore the name.
 
     Args:
         model: a module with recurrent layers of this package, whose parameters are float32.
@@ -85,7 +86,8 @@ def set_products(model: M, dtype: str) -> M:
     for _, module in nnx.iter_modules(model):
         if isinstance(module, Recurrent):
             module.dtype = None if dtype == "float32" else jnp.dtype(dtype)
-            if module.backend is not None and dtype not in BACKENDS[module.backend].compute_dtypes:
+            named = BACKENDS.get(module.backend)  # an unknown name is an error of the call
+            if named and lacks(named, Request(module.row, compute_dtype=dtype), jax.default_backend()):
                 module.backend = None
     return model
 

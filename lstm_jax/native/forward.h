@@ -72,7 +72,7 @@ LSTM_INLINE void narrow_row(Products products, const T* from, const T* mask, int
   *scale = quantize_row<T>(from, mask, size, to);
 }
 
-// The groups of `drop` for rows of `size` numbers; there may be no mask.
+// `drop` in groups, for rows of `size` numbers; there may be no mask.
 template <typename T>
 void drop_narrow(Products products, const T* from, const Mask<T>& mask, int64_t gate, int64_t row, int64_t rows, int64_t size, T* to, T* scales) {
   const int64_t depth = depth_of(size, products);

@@ -18,7 +18,7 @@
 
 namespace {
 
-// What products multiply: numbers of the arrays' own type, pairs of bfloat16 numbers, or quads of int8 numbers.
+// Operands of products: numbers of the arrays' own type, pairs of bfloat16 numbers, or quads of int8 numbers.
 enum Products : int64_t { kFull, kPairs, kQuads };
 constexpr int64_t kProductsCount = 3;
 
@@ -153,8 +153,8 @@ T quantize_row(const T* from, const T* mask, int64_t size, T* to) {
   return T(0);  // never reached
 }
 
-// Pack `count` columns of the rows of a kernel (depth, ...) in groups, of which one is `stride` numbers after the other; each has `width` numbers,
-// filled up with zeros.
+// Pack `count` columns of a kernel (depth, ...) in quads: rows of `width` quads, `stride` numbers apart, filled up with zeros. Two rows follow: the
+// scales of the columns, and 128 times the sums of their int8 numbers.
 template <typename T>
 void pack_quads(const T* from, int64_t row_stride, int64_t depth, int64_t count, int64_t width, T* packed, int64_t stride) {
 #if defined(__AVX512VNNI__)

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from lstm_jax import native
-from lstm_jax.cells import CELLS, Cell
+from lstm_jax.cells import BUILT_IN, CELLS, Cell
 from lstm_jax.cells.products import INT8, is_per_gate
 from lstm_jax.dropout import DropoutMasks
 from lstm_jax.errors import require
@@ -221,8 +221,8 @@ def lacks(backend: Backend, request: Request, platform: str) -> str:
     if platform not in backend.platforms:
         return f"does not run on {platform}"
     missing = _lacks_dtype(backend, request) or _lacks_kind(backend, request, cell)
-    if not missing and request.compute_dtype == INT8 and CELLS.get(cell.name) is not cell:
-        missing = "no products in int8 for a cell of one's own"  # its step may cast to int8, which would truncate
+    if not missing and request.compute_dtype == INT8 and cell not in BUILT_IN:  # a user's step may cast to int8, which would truncate
+        missing = "no products in int8 for a cell of one's own, with other activations or with a projection"
     if missing:
         return missing
     if backend.largest and request.units > backend.largest:

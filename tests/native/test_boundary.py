@@ -146,7 +146,7 @@ def test_products_that_cannot_be(backward: bool, products: int, dtype: str, x64:
 
 @pytest.mark.skipif(bool(native.why_not_products("bfloat16")), reason="no products in bfloat16")
 def test_the_backward_pass_rounds_its_products() -> None:
-    """Of the same operands, each gradient that is a product differs by what bfloat16 rounds, and that of the bias by less."""
+    """Each gradient differs from that of float32 by what bfloat16 rounds; d of c and of the bias, which are no products, may by less."""
     sizes = (3, 5, 40, 33)
     whole, rounded = (recurrence(True, sizes=sizes, resets=False, products=products) for products in (0, 1))
     for name, exact, got in zip(whole.results, whole.run(), rounded.run(), strict=True):

@@ -27,6 +27,7 @@ XLA_FFI_Error* lstm_jax_linear_backward(XLA_FFI_CallFrame*);
 XLA_FFI_Error* lstm_jax_adam_catch_up(XLA_FFI_CallFrame*);
 XLA_FFI_Error* lstm_jax_adam_rows(XLA_FFI_CallFrame*);
 XLA_FFI_Error* lstm_jax_mask(XLA_FFI_CallFrame*);
+int lstm_jax_has_products(int64_t);
 
 // Linked with -Wl,--wrap=aligned_alloc: null once `allocations` are spent; at `kNoLimit` there is no limit.
 constexpr int64_t kNoLimit = -1000000;

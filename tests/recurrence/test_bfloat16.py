@@ -109,7 +109,7 @@ def test_the_last_output_alone() -> None:
 
 
 def test_transformations() -> None:
-    """Several sets at once give what each alone gives; segments, and the other way of gradients, give the same but for roundings."""
+    """Several sets under `vmap` give what each alone gives. Rematerialisation, and gradients by dropout masks, agree but for rounding."""
     run, params, x, state = _layer()
     sets = jnp.stack([jnp.asarray(x), jnp.asarray(x) + 1])
     several = jax.jit(jax.vmap(lambda x: run(x, state)[0]))(sets)

@@ -75,11 +75,14 @@ def test_as_exact_as_the_reference(cell: str) -> None:
         assert max(ours) > 1e-5, "nothing was rounded"
 
 
-def test_a_cell_of_ones_own() -> None:
-    """A user's step may cast to int8, which would truncate h; it is refused."""
+@pytest.mark.parametrize("registered", [False, True])
+def test_a_cell_of_ones_own(registered: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The step of a user's cell may cast to int8, which would truncate h; it is refused, in the table of cells or not."""
     cell = dataclasses.replace(CELLS["lstm"], name="own")
     params, x, state = make_operands("lstm", (2, 3, 4, 5))
-    with pytest.raises(InputError, match=r"^backend reference: no products in int8 for a cell of one's own; "):
+    if registered:
+        monkeypatch.setitem(CELLS, "own", cell)
+    with pytest.raises(InputError, match=r"^backend reference: no products in int8 for a cell of one's own, with "):
         unroll(cell, params, x, state, compute_dtype="int8", backend="reference")
 
 
