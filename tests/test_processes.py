@@ -250,6 +250,21 @@ def test_a_closed_terminal(ignored: bool) -> None:
         assert launched.returncode == 75
 
 
+def test_a_signal_while_processes_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A SIGTERM that comes between the start of a process and its entry in the list reaches that process too."""
+    made: list[subprocess.Popen] = []
+
+    def popen(command: list[str], **options: Any) -> subprocess.Popen:
+        made.append(subprocess_popen(command, **options))
+        if len(made) == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return made[-1]
+
+    subprocess_popen = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    assert run_processes([sys.executable, "-c", "import time; time.sleep(60)"], 2) == [128 + signal.SIGTERM] * 2
+
+
 def test_what_launch_refuses(ask) -> None:
     assert ask("launch", "--", "generate")[0] == 2
     assert ask("launch", "-n", 0, "--", "train", "sentiment")[0] == 2

@@ -7,7 +7,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -64,7 +65,7 @@ def run_processes(command: list[str], count: int) -> list[int]:
         address = f"127.0.0.1:{free.getsockname()[1]}"
     place = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(count)}
     started: list[subprocess.Popen] = []
-    with _passed_on(started), before_end(lambda: _kill(started)):
+    with _passed_on(started, count) as pass_on_what_came, before_end(lambda: _kill(started)):
         try:
             for number, cores in enumerate(divided_cores(count)):
                 # a session of its own, so that a Ctrl-C in the terminal reaches it once
@@ -72,6 +73,7 @@ def run_processes(command: list[str], count: int) -> list[int]:
                 started.append(child)
                 with contextlib.suppress(OSError):
                     machine.pin(child.pid, cores)
+            pass_on_what_came()
             return _codes(started)
         finally:
             _kill(started)
@@ -94,13 +96,22 @@ def divided_cores(count: int) -> list[set[int]]:
 
 
 @contextlib.contextmanager
-def _passed_on(started: list[subprocess.Popen]) -> Iterator[None]:
+def _passed_on(started: list[subprocess.Popen], count: int) -> Iterator[Callable[[], None]]:
     """Pass SIGINT and SIGTERM on to all processes in the list until the context ends, and SIGHUP as SIGTERM.
+
+    Signals that come before the list has `count` processes are passed on by the function that the context gives.
 
     The processes have sessions of their own, so that the SIGHUP of a terminal that is closed does not reach them. SIGHUP is not passed on
     if this process ignores it, as under nohup. It is passed on once, although a shell and the kernel may each send it.
     """
-    has_hung_up = False
+    has_hung_up, came = False, deque[int]()
+
+    def pass_on_what_came() -> None:
+        with contextlib.suppress(IndexError):  # this may be interrupted by `pass_on`, which then passes on the rest
+            while True:
+                number = came.popleft()
+                for child in started:
+                    child.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
 
     def pass_on(number: int, frame: object) -> None:
         nonlocal has_hung_up
@@ -108,13 +119,14 @@ def _passed_on(started: list[subprocess.Popen]) -> Iterator[None]:
         if number == signal.SIGHUP and has_hung_up:  # a second SIGTERM would end the processes before they have saved their state
             return
         has_hung_up = has_hung_up or number == signal.SIGHUP
-        for child in started:
-            child.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
+        came.append(number)
+        if len(started) == count:
+            pass_on_what_came()
 
     hangups = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)
     old = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM, *hangups)}
     try:
-        yield
+        yield pass_on_what_came
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
