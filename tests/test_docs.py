@@ -115,8 +115,8 @@ def test_commands_exist_with_their_flags(page: Path, monkeypatch: pytest.MonkeyP
         if program == "lstm-jax":
             if "diagonal" not in words:  # a cell that another page registers
                 _check_ours(words)
-        elif program.endswith("bench") and arguments.startswith(".worker "):
-            _check_flags(words[1:], _help("bench.worker"))
+        elif program.endswith("bench") and words and words[0].startswith("."):
+            _check_flags(words[1:], _help(f"bench{words[0]}"))
         elif program.endswith("bench"):
             if words and words[0] != "COMMAND":
                 _check_flags(words[1:], _help("bench", words[0]))

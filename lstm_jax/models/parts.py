@@ -1,17 +1,13 @@
 """Conversion of models to pure functions of their parameters, and the table of a model's layers."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from lstm_jax.errors import InputError, require
-from lstm_jax.layers.recurrent import Recurrent
-from lstm_jax.recurrence import BACKENDS, Request, lacks
-
-M = TypeVar("M", bound=nnx.Module)
 
 
 class Functional(NamedTuple):
@@ -55,41 +51,6 @@ def split_module(module: nnx.Module) -> Parts:
         return nnx.merge(graph, nnx.from_flat_state(flat), rest, copy=True)
 
     return Parts(params, rest, rebuild)
-
-
-PRODUCTS = ("float32", "bfloat16", "int8")
-
-
-def check_products(dtype: str) -> None:
-    """Check a dtype of matrix products.
-
-    Raises:
-        InputError: if `dtype` is not one of `PRODUCTS`.
-    """
-    require(dtype in PRODUCTS, "dtype", dtype, f"give one of {', '.join(PRODUCTS)}")
-
-
-def set_products(model: M, dtype: str) -> M:
-    """Set the dtype of the matrix products of all recurrent layers of a model, which is changed in place and returned.
-
-    A layer whose named backend has no products in this dtype on this machine gets the backend that is chosen automatically. A later call
-    does not restore the name.
-
-    Args:
-        model: a module with recurrent layers of this package, whose parameters are float32.
-        dtype: one of `PRODUCTS`. In "int8", each product is that of `cells.products.int8_matmul`, and the model cannot be trained.
-
-    Raises:
-        InputError: if `dtype` is another one.
-    """
-    check_products(dtype)
-    for _, module in nnx.iter_modules(model):
-        if isinstance(module, Recurrent):
-            module.dtype = None if dtype == "float32" else jnp.dtype(dtype)
-            named = BACKENDS.get(module.backend or "")  # an unknown name is an error of the call
-            if named and lacks(named, Request(module.row, compute_dtype=dtype), jax.default_backend()):
-                module.backend = None
-    return model
 
 
 def functional(model: nnx.Module) -> Functional:

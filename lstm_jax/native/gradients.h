@@ -87,20 +87,34 @@ struct OuterRows {
   int64_t size, first_late;
 };
 
+// One of these rows; mask and factor may be null.
+template <typename T>
+struct OuterRow {
+  const T *from, *mask, *factor;
+  OuterRow(const Backward<T>& run, const BackwardTile<T>& tile, const OuterRows<T>& of, int64_t gate, int64_t t0, int64_t k) {
+    const int64_t t = t0 + k / tile.rows, row = tile.first + k % tile.rows, at = t * run.sizes.batch + row;
+    from = of.resets.starts(t, row) ? of.resets.h + row * of.size : of.data + at * of.size;
+    mask = of.mask.kinds ? of.mask.row(gate, row) : nullptr;
+    factor = gate >= of.first_late ? run.kept + (at * run.cell->kept + run.cell->late_factor) * of.size : nullptr;
+  }
+  Vec<T> vector(int64_t n, int count) const {
+    Vec<T> numbers = load(from + n, count);
+    if (mask) numbers *= load(mask + n, count);
+    if (factor) numbers *= load(factor + n, count);
+    return numbers;
+  }
+};
+
 // Copy rows first..last-1 of `rows` to tile.transposed, in groups of at most MAX columns. t0 is the chunk's first step.
 template <typename T, int MAX>
 LSTM_INLINE void transpose_rows(const Backward<T>& run, const BackwardTile<T>& tile, const OuterRows<T>& of, int64_t gate, int64_t t0, ChunkRows rows,
                                 int64_t first, int64_t last) {
   const int64_t size = of.size;
   for (int64_t n = first; n < last; ++n) {
-    const int64_t k = rows.numbers[n], t = t0 + k / tile.rows, row = tile.first + k % tile.rows;
-    const int64_t at = t * run.sizes.batch + row;
-    const T* from = of.resets.starts(t, row) ? of.resets.h + row * size : of.data + at * size;
-    const T* m = of.mask.kinds ? of.mask.row(gate, row) : nullptr;
-    const T* factor = gate >= of.first_late ? run.kept + (at * run.cell->kept + run.cell->late_factor) * size : nullptr;
+    const auto [from, mask, factor] = OuterRow<T>(run, tile, of, gate, t0, rows.numbers[n]);
     T* to = tile.transposed + n * MAX;
-    over_groups(size, MAX, [&](int64_t begin, int64_t count) {
-      for (int64_t j = 0; j < count; ++j) to[j] = m ? from[begin + j] * m[begin + j] : from[begin + j];
+    over_groups(size, MAX, [&, from = from, mask = mask, factor = factor](int64_t begin, int64_t count) {
+      for (int64_t j = 0; j < count; ++j) to[j] = mask ? from[begin + j] * mask[begin + j] : from[begin + j];
       for (int64_t j = 0; factor && j < count; ++j) to[j] *= factor[begin + j];
       to += rows.count * MAX;
     });
@@ -111,24 +125,12 @@ LSTM_INLINE void transpose_rows(const Backward<T>& run, const BackwardTile<T>& t
 template <typename T, int MAX>
 LSTM_INLINE void transpose_pairs(const Backward<T>& run, const BackwardTile<T>& tile, const OuterRows<T>& of, int64_t gate, int64_t t0, ChunkRows rows) {
   const int64_t size = of.size, depth = depth_of(rows.count, kPairs);
-  const auto row_of = [&](int64_t n) {
-    const int64_t k = rows.numbers[n], t = t0 + k / tile.rows, row = tile.first + k % tile.rows, at = t * run.sizes.batch + row;
-    const T* const from = of.resets.starts(t, row) ? of.resets.h + row * size : of.data + at * size;
-    const T* const m = of.mask.kinds ? of.mask.row(gate, row) : nullptr;
-    const T* const factor = gate >= of.first_late ? run.kept + (at * run.cell->kept + run.cell->late_factor) * size : nullptr;
-    return [from, m, factor](int64_t n, int count) __attribute__((always_inline)) {
-      Vec<T> numbers = load(from + n, count);
-      if (m) numbers *= load(m + n, count);
-      if (factor) numbers *= load(factor + n, count);
-      return numbers;
-    };
-  };
   for (int64_t n = 0; n < rows.count; n += 2) {
     const bool both = n + 1 < rows.count;
-    const auto first = row_of(n), second = row_of(both ? n + 1 : n);
+    const OuterRow<T> first(run, tile, of, gate, t0, rows.numbers[n]), second(run, tile, of, gate, t0, rows.numbers[both ? n + 1 : n]);
     T* const to = tile.pair_rows + n / 2 * size;
     over_vectors<T>(0, size, [&](int64_t at, int count) __attribute__((always_inline)) {
-      store(to + at, pairs_of<T>(first(at, count), both ? second(at, count) : Vec<T>{}), count);
+      store(to + at, pairs_of<T>(first.vector(at, count), both ? second.vector(at, count) : Vec<T>{}), count);
     });
   }
   T* to = tile.transposed;

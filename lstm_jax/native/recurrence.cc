@@ -6,6 +6,7 @@
 // step is the product h U and then the function of the cell; only in the LSTM's forward step, the four gates of a vector of units stay in
 // registers between the two. Where tokens say that a row reads an x again, the forward pass reuses its product, and the backward pass sums d_z
 // before the products. In a batch of few rows, threads share out the units instead and meet once a step; few_forward.h and few_backward.h do that.
+// Products may be of bfloat16 or int8 numbers in place of the arrays' own, as narrow.h says.
 //
 // The residuals of the LSTM are the gates, h and c; writing more costs more than computing it again. Residuals do not fit into the caches, so they are written
 // past them, and prefetched before they are read.

@@ -72,7 +72,7 @@ class Backend:
     mixtures: tuple[tuple[str, str], ...] = ()
     """Pairs (dtype of the parameters, dtype of the matrix products) that are supported although `mixed` is false."""
     why_not_mixed: Callable[[Cell, str], str] = lambda cell, dtype: ""
-    """Function that returns "" if a cell can have products in one of the dtypes of `mixtures` on this machine, else the reason why not."""
+    """Function that returns "" if a cell can have products in a dtype other than that of the parameters here, else the reason why not."""
     dtypes: tuple[str, ...] = ()
     """Dtypes that the parameters may have. An empty tuple allows any dtype."""
     dropouts: tuple[str, ...] = DROPOUTS
@@ -120,6 +120,12 @@ def _is_newton(cell: Cell) -> bool:
 def _any(cell: Cell) -> bool:
     del cell
     return True
+
+
+def _why_not_int8(cell: Cell, dtype: str) -> str:
+    """Return "" unless `dtype` is "int8" and the cell is not built in: its step may cast to int8, which would truncate."""
+    own = dtype == INT8 and cell not in BUILT_IN
+    return "no products in int8 for a cell of one's own, with other activations or with a projection" if own else ""
 
 
 _COMPILED = Backend(
@@ -189,6 +195,7 @@ _REFERENCE = Backend(
     serves=_any,
     platforms=_EVERYWHERE,
     compute_dtypes=(*_FLOATS, INT8),
+    why_not_mixed=_why_not_int8,
     forward_mode=True,
     what="lax.scan and autodiff",
     dropouts=(*DROPOUTS, ZONEOUT),
@@ -221,13 +228,11 @@ def lacks(backend: Backend, request: Request, platform: str) -> str:
     if platform not in backend.platforms:
         return f"does not run on {platform}"
     missing = _lacks_dtype(backend, request) or _lacks_kind(backend, request, cell)
-    if not missing and request.compute_dtype == INT8 and cell not in BUILT_IN:  # a user's step may cast to int8, which would truncate
-        missing = "no products in int8 for a cell of one's own, with other activations or with a projection"
     if missing:
         return missing
     if backend.largest and request.units > backend.largest:
         return f"no {request.units} units, {backend.largest} at most"
-    mixes = (request.dtype, request.compute_dtype) in backend.mixtures
+    mixes = request.dtype != request.compute_dtype
     return backend.why_not() or (backend.why_not_mixed(cell, request.compute_dtype) if mixes else "")
 
 
@@ -236,8 +241,8 @@ def _lacks_dtype(backend: Backend, request: Request) -> str:
         return f"no products in {request.compute_dtype}"
     if backend.dtypes and request.dtype not in backend.dtypes:
         return f"no parameters in {request.dtype}"
-    mixes = request.dtype != request.compute_dtype and (request.dtype, request.compute_dtype) not in backend.mixtures
-    if mixes and not backend.mixed:
+    alike = request.dtype == request.compute_dtype
+    if not (alike or backend.mixed or (request.dtype, request.compute_dtype) in backend.mixtures):
         return f"no products in {request.compute_dtype} for parameters in {request.dtype}"
     return ""
 

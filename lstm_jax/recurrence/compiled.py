@@ -32,6 +32,7 @@ from lstm_jax.primitives.partition import SUM, call_partitioned
 from lstm_jax.recurrence import hoisted
 from lstm_jax.recurrence.compiled_cells import COMPILED_CELLS
 from lstm_jax.recurrence.compiled_linear import run_linear
+from lstm_jax.recurrence.operands import compute_dtype_name
 from lstm_jax.recurrence.recurrent_operation import RecurrentOperation, mask_axis, with_zeros
 from lstm_jax.recurrence.resets import Resets, restart
 from lstm_jax.recurrence.residuals import Residuals, backward_twin, forward_twin
@@ -61,8 +62,8 @@ def run(
     if cell.gates == 1:  # the C++ code has no axis of a single gate
         dropout = DropoutMasks(_without_gates(dropout.input), _without_gates(dropout.recurrent))
     operation: Callable = CompiledLSTM if cell is CELLS["lstm"] else CompiledCell
-    narrow = None if compute_dtype is None or compute_dtype == params.kernel.dtype else np.dtype(compute_dtype).name
-    return apply(operation(cell, sequences, narrow), params, x, state, valid, dropout, resets, tokens)
+    name = compute_dtype_name(compute_dtype, params.kernel.dtype)
+    return apply(operation(cell, sequences, name if name in PRODUCT_NUMBERS else None), params, x, state, valid, dropout, resets, tokens)
 
 
 def why_not_mixed(cell: Cell, dtype: str) -> str:

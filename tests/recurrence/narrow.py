@@ -1,5 +1,6 @@
 """Cases of products in bfloat16 and int8: sizes, operands and options of a recurrence, and distances from exact results."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -59,3 +60,22 @@ def make_options(cell: str, size: tuple[int, int, int, int], kind: str) -> tuple
     options |= {"resets": rng.random((batch, steps)) < 0.3} if asked.get("resets") else {}
     options |= {"tokens": ids} if asked.get("tokens") else {}
     return options, ids
+
+
+def cases_of(cell: str) -> Iterator[tuple[str, tuple[Any, Any, Any], dict[str, Any]]]:
+    """Yield (name, (params, x, state), options) of each kind, of which each cell has another size.
+
+    With tokens, x is a table of which the inputs are rows, since steps of a row with equal tokens read equal inputs.
+    """
+    for turn, kind in enumerate(KINDS):
+        size = SIZES[1:][(NAMES.index(cell) + turn) % (len(SIZES) - 1)]
+        params, x, state = make_operands(cell, size)
+        options, ids = make_options(cell, size, kind)
+        if "tokens" in options:
+            x = np.random.default_rng(3).standard_normal((size[3], size[3]))
+        yield f"{kind}, {size}", (params, ids if KINDS[kind].get("ids") else x, state), options
+
+
+def as_floats(tree: Any, dtype: str) -> Any:
+    """Return the arrays of a tree, those of floats in the given dtype."""
+    return jax.tree.map(lambda leaf: np.asarray(leaf, dtype if leaf.dtype.kind == "f" else leaf.dtype), tree)

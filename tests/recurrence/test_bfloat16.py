@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import differentiate
-from narrow import KINDS, NAMES, SIZES, distances, make_operands, make_options
+from narrow import NAMES, SIZES, as_floats, cases_of, distances, make_operands
 from tables import assert_close, precision
 
 from lstm_jax import CELLS, DropoutMasks, native, unroll
@@ -33,16 +33,15 @@ def test_a_step_of_exact_numbers(cell: str, size: tuple[int, int, int, int]) -> 
     assert_close(got, want, 3e-6)
 
 
-def _run(cell: str, operands: tuple, options: dict[str, Any], backend: str, dtype: str | None, compute_dtype: str | None) -> Any:
-    """Return outputs, state, and the gradients by parameters, x (with tokens: by a table of which x are rows) and initial state."""
-    with precision(dtype or "float32"):
-        params, x, state = jax.tree.map(lambda leaf: leaf if leaf.dtype == np.int32 else np.asarray(leaf, dtype), operands)
-        masks = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), options["dropout"])
-        more = {name: value for name, value in options.items() if name != "dropout"}
+def _run(cell: str, operands: tuple, options: dict[str, Any], backend: str, dtype: str, compute_dtype: str | None) -> Any:
+    """Return outputs, state, and the gradients by parameters, x (with tokens: by the table) and initial state."""
+    with precision(dtype):
+        params, x, state = as_floats(operands, dtype)
+        options = options | {"dropout": as_floats(options["dropout"], dtype)}
 
         def function(params, x, state):
-            x = x[options["tokens"]] if "tokens" in options else x  # steps of a row with equal tokens read equal inputs
-            return unroll(CELLS[cell], params, x, state, dropout=masks, backend=backend, compute_dtype=compute_dtype, **more)
+            x = x[options["tokens"]] if "tokens" in options else x
+            return unroll(CELLS[cell], params, x, state, backend=backend, compute_dtype=compute_dtype, **options)
 
         if x.dtype == np.int32:
             return jax.tree.map(np.asarray, differentiate(lambda params, state: function(params, x, state), params, state))
@@ -52,20 +51,13 @@ def _run(cell: str, operands: tuple, options: dict[str, Any], backend: str, dtyp
 @pytest.mark.parametrize("cell", NAMES)
 def test_as_exact_as_products_of_jax(cell: str) -> None:
     """Outputs, states and gradients are as far from float64 as those of the reference, whose products XLA computes in bfloat16."""
-    number = NAMES.index(cell)
-    for turn, kind in enumerate(KINDS):
-        size = SIZES[1:][(number + turn) % (len(SIZES) - 1)]
-        params, x, state = make_operands(cell, size)
-        options, ids = make_options(cell, size, kind)
-        if "tokens" in options:
-            x = np.random.default_rng(3).standard_normal((size[3], size[3])).astype(np.float32)
-        operands = (params, ids if KINDS[kind].get("ids") else x, state)
+    for name, operands, options in cases_of(cell):
         exact = _run(cell, operands, options, "reference", "float64", None)
-        got = _run(cell, operands, options, "compiled", None, "bfloat16")
+        got = _run(cell, operands, options, "compiled", "float32", "bfloat16")
         assert {leaf.dtype for leaf in jax.tree.leaves(got)} == {np.dtype(np.float32)}
-        found, of_jax = distances(got, exact), distances(_run(cell, operands, options, "reference", None, "bfloat16"), exact)
+        found, of_jax = distances(got, exact), distances(_run(cell, operands, options, "reference", "float32", "bfloat16"), exact)
         for ours, theirs, path in zip(found, of_jax, jax.tree.leaves_with_path(got), strict=True):
-            assert ours <= 2 * theirs + 5e-3, (kind, size, jax.tree_util.keystr(path[0]), ours, theirs)
+            assert ours <= 2 * theirs + 5e-3, (name, jax.tree_util.keystr(path[0]), ours, theirs)
         assert max(found) > 1e-5, "nothing was rounded"
 
 

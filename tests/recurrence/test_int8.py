@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from narrow import KINDS, NAMES, SIZES, distances, make_operands, make_options
+from narrow import NAMES, SIZES, as_floats, cases_of, distances, make_operands
 from tables import assert_close, precision
 
 from lstm_jax import CELLS, InputError, native, unroll
@@ -50,9 +50,8 @@ def test_a_step_of_exact_numbers(cell: str, size: tuple[int, int, int, int]) -> 
 
 def _run(cell: str, operands: tuple, options: dict[str, Any], backend: str, dtype: str, compute_dtype: str | None) -> Any:
     with precision(dtype):
-        cast = lambda leaf: np.asarray(leaf, dtype if leaf.dtype.kind == "f" else leaf.dtype)  # noqa: E731
-        params, x, state = jax.tree.map(cast, operands)
-        options = options | {"dropout": jax.tree.map(cast, options["dropout"])}
+        params, x, state = as_floats(operands, dtype)
+        options = options | {"dropout": as_floats(options["dropout"], dtype)}
         x = x[options["tokens"]] if "tokens" in options else x
         return jax.tree.map(np.asarray, unroll(CELLS[cell], params, x, state, backend=backend, compute_dtype=compute_dtype, **options))
 
@@ -60,19 +59,13 @@ def _run(cell: str, operands: tuple, options: dict[str, Any], backend: str, dtyp
 @built
 @pytest.mark.parametrize("cell", NAMES)
 def test_as_exact_as_the_reference(cell: str) -> None:
-    number = NAMES.index(cell)
-    for turn, kind in enumerate(KINDS):
-        size = SIZES[1:][(number + turn) % (len(SIZES) - 1)]
-        params, x, state = make_operands(cell, size)
-        options, ids = make_options(cell, size, kind)
-        x = np.random.default_rng(3).standard_normal((size[3], size[3])) if "tokens" in options else x
-        operands = (params, ids if KINDS[kind].get("ids") else x, state)
+    for name, operands, options in cases_of(cell):
         exact = _run(cell, operands, options, "reference", "float64", None)
-        ours = distances(_run(cell, operands, options, "compiled", "float32", "int8"), exact)
+        found = distances(_run(cell, operands, options, "compiled", "float32", "int8"), exact)
         of_reference = distances(_run(cell, operands, options, "reference", "float32", "int8"), exact)
-        for mine, theirs in zip(ours, of_reference, strict=True):
-            assert mine <= 1.5 * theirs + 5e-3, (kind, size, mine, theirs)
-        assert max(ours) > 1e-5, "nothing was rounded"
+        for ours, theirs in zip(found, of_reference, strict=True):
+            assert ours <= 1.5 * theirs + 5e-3, (name, ours, theirs)
+        assert max(found) > 1e-5, "nothing was rounded"
 
 
 @pytest.mark.parametrize("registered", [False, True])
