@@ -47,9 +47,10 @@ def forward_flops(work: Workload) -> dict[str, int]:
 def step_flops(work: Workload) -> int:
     """Return the FLOPs of one step.
 
-    An evaluation has only a forward pass. All other steps also have a backward pass with twice the FLOPs of the forward pass.
+    An evaluation and the workload "forward" have only a forward pass. All other steps also have a backward pass with twice the FLOPs of the
+    forward pass.
     """
-    return (1 if work.kind == "evaluation" else 3) * sum(forward_flops(work).values())
+    return (1 if work.kind in ("evaluation", "forward") else 3) * sum(forward_flops(work).values())
 
 
 def least_bytes(work: Workload) -> int:
@@ -61,13 +62,13 @@ def least_bytes(work: Workload) -> int:
       parameter and both moments.
     - An evaluation reads the parameters and the ids, and writes the logits.
     - The forward and backward pass of a recurrent layer alone reads the parameters, the inputs and the cotangent of the outputs, and writes
-      the outputs and the gradients.
+      the outputs and the gradients. Its forward pass reads the parameters and the inputs, and writes the outputs.
 
     Of an embedding table, only the rows that can occur in the batch are counted.
     """
     counts, rows = parameters(work), work.examples * work.length
-    if work.kind == "recurrence":
-        return FLOAT * (2 * counts["recurrent"] + 2 * rows * work.features + 2 * rows * work.units)
+    if work.layer_alone:
+        return (1 if work.kind == "forward" else 2) * FLOAT * (counts["recurrent"] + rows * (work.features + work.units))
     small, looked_up = counts["recurrent"] + counts["head"], min(rows, work.vocabulary) * work.features
     if work.kind == "evaluation":
         return FLOAT * (small + looked_up + rows + work.examples)

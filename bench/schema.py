@@ -83,7 +83,7 @@ FIELDS = {
     "backend_ran": Field(TEXT, (*TIMED, STEP_MEMORY, BREAKDOWN), "backend that ran"),
     "dropout": Field(NUMBER, (STEP, FAILED), "rate of input dropout"),
     "recurrent_dropout": Field(NUMBER, (STEP, FAILED), "rate of recurrent dropout; the note says what a peer lacks of it"),
-    "kind": Field(TEXT, (STEP,), "sentiment, characters, evaluation or recurrence"),
+    "kind": Field(TEXT, (STEP,), "sentiment, characters, evaluation, recurrence or forward"),
     "cell": Field(TEXT, (STEP,), "recurrent cell"),
     **{letter: Field(WHOLE, (*TIMED, STEP_MEMORY, *(GRID,) * (letter in "TH")), meaning) for letter, meaning in SIZES.items()},
     "S": Field(WHOLE, (), "characters from one window to the next, of generation"),

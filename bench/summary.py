@@ -192,7 +192,7 @@ def speedups_over_sizes(lines: Iterable[Line], kind: str, cell: str = "lstm") ->
 
     Args:
         lines: lines of a throughput summary.
-        kind: kind of workload: "sentiment", "characters", "evaluation" or "recurrence".
+        kind: kind of workload (`Workload.kind`).
         cell: name of the recurrent cell.
     """
     found: dict[str, list[float]] = {}

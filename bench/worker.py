@@ -55,7 +55,7 @@ def distances(work: Workload, built: Built, reference: Mapping[str, np.ndarray],
 
     The relative error is the largest absolute difference, divided by the largest absolute entry of the reference array. For a training
     workload, the outputs, the weights after one step and the loss of this step are compared. For the workload "recurrence", the outputs
-    and the gradients are compared. For an evaluation, only the outputs are compared.
+    and the gradients are compared. For an evaluation and the workload "forward", only the outputs are compared.
 
     Args:
         work: workload, that is, a kind of step with its sizes.
@@ -66,7 +66,7 @@ def distances(work: Workload, built: Built, reference: Mapping[str, np.ndarray],
     Raises:
         ValueError: if the arrays and the reference differ in names or shapes, or if a relative error is NaN or above `TOLERANCE[dtype]`.
     """
-    form = "gradients" if work.kind == "recurrence" else built.adam
+    form = "gradients" if work.layer_alone else built.adam
     wanted = {name.split("/", 1)[1]: reference[name] for name in reference if name.startswith(f"{form}/")}
     wanted["outputs"] = reference["outputs"]
     found = built.after_one_step() | {"outputs": built.outputs()}

@@ -14,6 +14,7 @@ A workload is selected by name, optionally with other sizes or another cell:
   80 words.
 - "recurrence" is the forward and backward pass of a recurrent layer alone. From inputs x (B, T, E) and a zero initial state, it computes
   the outputs h (B, T, H). From a given cotangent of h, it computes the gradients of the kernel, the recurrent kernel, the bias and x.
+- "forward" is the forward pass of "recurrence" alone: it computes the outputs h (B, T, H) and keeps nothing for a backward pass.
 - "resets" is like "recurrence", but the state is reset to zeros before 3 % of all steps, which are drawn at random. The default sizes are
   128 rows of 128 steps, with 256 features and 256 units.
 
@@ -49,7 +50,7 @@ class Workload:
 
     Attributes:
         name: name that the function `workload` parses, such as "A" or "recurrence:H=64".
-        kind: "sentiment" (training on word ids), "characters" (training on one-hot characters), "evaluation" or "recurrence".
+        kind: "sentiment" (training on word ids), "characters" (training on one-hot characters), "evaluation", "recurrence" or "forward".
         batch: batch size B.
         length: number of steps T.
         units: hidden size H.
@@ -61,7 +62,7 @@ class Workload:
     """
 
     name: str
-    kind: Literal["sentiment", "characters", "evaluation", "recurrence"]
+    kind: Literal["sentiment", "characters", "evaluation", "recurrence", "forward"]
     batch: int
     length: int
     units: int
@@ -88,12 +89,17 @@ class Workload:
     @property
     def classes(self) -> int:
         """Number of outputs of the model's head, or 0 if the workload has no head."""
-        return {"sentiment": 1, "characters": self.vocabulary, "evaluation": 1, "recurrence": 0}[self.kind]
+        return {"sentiment": 1, "characters": self.vocabulary, "evaluation": 1}.get(self.kind, 0)
 
     @property
     def words(self) -> bool:
         """Whether the inputs are word ids, so that the model has an embedding."""
         return self.kind in ("sentiment", "evaluation")
+
+    @property
+    def layer_alone(self) -> bool:
+        """Whether the model is a recurrent layer and nothing else."""
+        return self.kind in ("recurrence", "forward")
 
     @property
     def examples(self) -> int:
@@ -132,9 +138,12 @@ WORKLOADS = {
     "evaluation": Workload("evaluation", "evaluation", 512, 80, 128, 128, 20_000),
     "inference": Workload("inference", "evaluation", 1, 80, 128, 128, 20_000, one_call=True),
     "recurrence": Workload("recurrence", "recurrence", 32, 80, 128, 128, 0),
+    "forward": Workload("forward", "forward", 32, 80, 128, 128, 0),
     "resets": Workload("resets", "recurrence", 128, 128, 256, 256, 0, resets=3),
 }
 UNITS, LENGTHS, BATCH_SIZES = (32, 64, 128, 256, 512), (20, 80, 320), (1, 32, 128)
+GRIDS = ("recurrence", "forward")
+"""Workloads that are measured over a grid of sizes unless sizes are given."""
 LETTERS = {"B": "batch", "T": "length", "H": "units", "E": "features", "V": "vocabulary", "R": "resets"}
 
 
@@ -142,7 +151,7 @@ def workload(name: str) -> Workload:
     """Parse the name of a workload, and return the workload.
 
     Args:
-        name: "A", "B", "evaluation", "inference", "recurrence" or "resets", optionally with sizes and a cell, as in
+        name: "A", "B", "evaluation", "inference", "recurrence", "forward" or "resets", optionally with sizes and a cell, as in
             "A:B=4,T=5,H=8,E=8,V=30,cell=gru". The size R is the percentage of the steps before which the state is reset.
 
     Raises:
@@ -162,7 +171,7 @@ def workload(name: str) -> Workload:
         raise ValueError(f"workload {name!r}: {error}") from error
     if found.kind == "characters" and "vocabulary" in sizes:
         sizes["features"] = sizes["vocabulary"]
-    if found.kind == "recurrence" and "units" in sizes:
+    if found.layer_alone and "units" in sizes:
         sizes = {"features": sizes["units"]} | sizes
     return replace(found, name=name, cell=cell, **sizes)
 
@@ -188,9 +197,9 @@ class Arrays:
     Attributes:
         weights: dict from the name of each weight to a float32 array. The names and layouts are those of `lstm_jax.convert`, with the LSTM
             gates in the order i, f, g, o. The names of the weights of the recurrent cell begin with "recurrent/0/". A
-            workload of the kind "recurrence" has no other weights.
-        inputs: word or character ids (N, T) of N examples. For the kind "recurrence", they are the inputs x (B, T, E) of the layer.
-        targets: label or next character (N,) of each example. For the kind "recurrence", they are the cotangent (B, T, H) of the
+            workload of a recurrent layer alone has no other weights.
+        inputs: word or character ids (N, T) of N examples. For a recurrent layer alone, they are its inputs x (B, T, E).
+        targets: label or next character (N,) of each example. For a recurrent layer alone, they are the cotangent (B, T, H) of the
             outputs h.
         text: for the kind "characters", ids of a text; the examples are windows that start every `STEP` characters. For other kinds, it
             is empty.
@@ -239,7 +248,7 @@ def make_arrays(work: Workload, seed: int = 0) -> Arrays:
         layer = {name: layer[name] if name in layer else uniform(0.2, *shape) for name, shape in _shapes(work).items()}
     weights = {LAYER + name: array for name, array in layer.items()}
     empty = np.zeros(0, np.int32)
-    if work.kind == "recurrence":
+    if work.layer_alone:
         x, cotangent = (rng.standard_normal((B, T, size)).astype(np.float32) for size in (E, H))
         return Arrays(weights, x, cotangent, empty, rng.random((B, T)) < work.resets / 100 if work.resets else None)
     weights |= {"head/kernel": uniform((6 / (H + work.classes)) ** 0.5, H, work.classes), "head/bias": uniform(0.1, work.classes)}
@@ -305,8 +314,8 @@ def read_workloads(names: Iterable[str], axes: dict[str, tuple[int, ...]], cells
 
     Args:
         names: names of workloads. A name with sizes, such as "A:H=64", and the name "evaluation" are not combined with the sizes in `axes`.
-        axes: dict from the letter of each size to its values, such as {"H": (64, 128)}. If "H", "T" or "B" is not in `axes`, the workload
-            "recurrence" has the values `UNITS`, `LENGTHS` or `BATCH_SIZES` for it.
+        axes: dict from the letter of each size to its values, such as {"H": (64, 128)}. If "H", "T" or "B" is not in `axes`, the workloads
+            "recurrence" and "forward" have the values `UNITS`, `LENGTHS` or `BATCH_SIZES` for it.
         cells: names of recurrent cells.
 
     Raises:
@@ -314,7 +323,7 @@ def read_workloads(names: Iterable[str], axes: dict[str, tuple[int, ...]], cells
     """
     found = {}
     for name, cell in product(names, cells):
-        over = ({"H": UNITS, "T": LENGTHS, "B": BATCH_SIZES} | axes) if name == "recurrence" else {} if name == "evaluation" else axes
+        over = ({"H": UNITS, "T": LENGTHS, "B": BATCH_SIZES} | axes) if name in GRIDS else {} if name == "evaluation" else axes
         for sizes in product(*over.values()):
             work = _resized(name, dict(zip(over, sizes, strict=True)), cell)
             found[work.name] = work
@@ -325,8 +334,8 @@ def _resized(name: str, sizes: dict[str, int], cell: str) -> Workload:
     """Return the named workload with the given sizes and recurrent cell.
 
     If `name` already contains sizes, as in "A:H=64", then `sizes` and `cell` have no effect. A workload with its default sizes and cell
-    gets its plain name, such as "A" instead of "A:H=128". The exception is the workload "recurrence", which keeps the given sizes in its
-    name.
+    gets its plain name, such as "A" instead of "A:H=128". The exceptions are the workloads in `GRIDS`, which keep the given sizes in their
+    names.
     """
     changes = ",".join([f"{letter}={size}" for letter, size in sizes.items()] + [f"cell={cell}"] * (cell != "lstm"))
     try:
@@ -334,7 +343,7 @@ def _resized(name: str, sizes: dict[str, int], cell: str) -> Workload:
     except ValueError as error:
         raise InputError("workload", name, str(error).partition(": ")[2]) from error
     plain = workload(name.partition(":")[0])
-    return plain if name != "recurrence" and replace(work, name=plain.name) == plain else work
+    return plain if name not in GRIDS and replace(work, name=plain.name) == plain else work
 
 
 def read_sizes(text: str) -> tuple[int, ...]:

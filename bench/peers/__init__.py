@@ -18,6 +18,8 @@ OURS = "ours"
 DTYPES = ("float32", "bfloat16", "int8")
 RATES = ("dropout", "recurrent")
 COMMON_CELLS = ("gru", "simple_rnn")
+TRAINED = ("sentiment", "characters", "evaluation", "recurrence")
+KINDS = (*TRAINED, "forward")
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,8 @@ class Peer:
         options: names of the options that `--peer` accepts for this peer.
         environment: environment variables that are set before the peer is imported.
         gpu: whether the peer needs a GPU.
-        cells: recurrent cells, besides the LSTM, that the peer can run in workloads of the kind "recurrence".
-        kinds: kinds of workload that the peer can run. If empty, it can run all kinds.
+        cells: recurrent cells, besides the LSTM, that the peer can run in workloads of a recurrent layer alone.
+        kinds: kinds of workload that the peer can run.
         resets: whether the peer can reset the state within a sequence.
     """
 
@@ -49,16 +51,16 @@ class Peer:
     environment: Mapping[str, str] = field(default_factory=dict)
     gpu: bool = False
     cells: tuple[str, ...] = ()
-    kinds: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = TRAINED
     resets: bool = False
 
     def lacks(self, work: Workload) -> str:
         """Return "" if the library supports a workload. Otherwise return what it lacks: the kind, the recurrent cell or the resets."""
-        if self.kinds and work.kind not in self.kinds:
+        if work.kind not in self.kinds:
             return f"no workload of the kind {work.kind}"
         if work.resets and not self.resets:
             return f"no resets in {work.name.partition(':')[0]}"
-        if work.cell == "lstm" or self.name == OURS or (work.kind == "recurrence" and work.cell in self.cells):
+        if work.cell == "lstm" or self.name == OURS or (work.layer_alone and work.cell in self.cells):
             return ""
         return f"no {work.cell} in {work.name.partition(':')[0]}"
 
@@ -72,7 +74,9 @@ class Peer:
 
 def _torch(name: str, title: str) -> Peer:
     options = (*RATES, "dtype") if name == "torch_lstm" else RATES
-    return Peer(name, f"PyTorch {{torch}}, {title}", name, ("torch",), ("torch",), "torch", options=options, cells=COMMON_CELLS)
+    return Peer(
+        name, f"PyTorch {{torch}}, {title}", name, ("torch",), ("torch",), "torch", options=options, cells=COMMON_CELLS, kinds=KINDS
+    )
 
 
 def _keras(backend: str, title: str, package: str) -> Peer:
@@ -91,7 +95,7 @@ def _keras(backend: str, title: str, package: str) -> Peer:
 
 
 TABLE = (
-    Peer(OURS, "this project", "ours", options=("backend", *RATES, "dtype", "slower"), resets=True),
+    Peer(OURS, "this project", "ours", options=("backend", *RATES, "dtype", "slower"), kinds=KINDS, resets=True),
     Peer("own_loop", "a user's own loop with our layer", "own_loop", options=("backend", *RATES), kinds=("sentiment", "characters")),
     _torch("torch_lstm", "nn.LSTM, fused Adam"),
     _torch("torch_compiled", "nn.LSTM under torch.compile, fused Adam"),

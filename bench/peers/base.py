@@ -41,20 +41,20 @@ class Options:
 class Built:
     """Workload as one benchmarked library (peer) runs it: functions that run the workload or return its results, and a description.
 
-    The kinds of workloads are training (on word ids for sentiment, or on characters), evaluation, and the recurrence (a recurrent layer
-    alone). Shapes: batch B, steps T, hidden size H, vocabulary V.
+    The kinds of workloads are training (on word ids for sentiment, or on characters), evaluation, and a recurrent layer alone (its forward
+    and backward pass, or the forward pass only). Shapes: batch B, steps T, hidden size H, vocabulary V.
 
     Attributes:
         run: run(count) executes `count` steps and returns when they have ended. A step is a training step, an evaluation of all reviews, or
-            a forward and backward pass of the recurrent layer.
+            a pass of the recurrent layer.
         outputs: outputs() returns the outputs for the first batch, computed with the initial weights and without dropout. They are logits
-            (B,) for sentiment, logits minus their mean (B, V) for characters, and h (B, T, H) for the recurrence. For an evaluation, they
+            (B,) for sentiment, logits minus their mean (B, V) for characters, and h (B, T, H) for a layer alone. For an evaluation, they
             are the logits of all reviews.
         after_one_step: after_one_step() returns the results of one step as a dict of arrays. For training, the step is one step of Adam
             (learning rate 1e-3, epsilon 1e-7) on the first batch without dropout. The dict then contains each new weight under its name,
             and the loss of the batch under "loss". For the recurrence, the dict contains the gradient of each weight under the name of the
-            weight, and the gradient of the inputs under "x". For an evaluation, the dict is empty. The names and layouts of the weights are
-            those of `bench.workloads.Arrays.weights`.
+            weight, and the gradient of the inputs under "x". For an evaluation and a forward pass, the dict is empty. The names and layouts
+            of the weights are those of `bench.workloads.Arrays.weights`.
         adam: form of Adam. "keras" adds epsilon to the square root of the second moment without bias correction. "corrected" adds epsilon
             to the square root of the bias-corrected second moment, as algorithm 1 of the Adam paper and Optax do.
         devices: names of the devices that run the workload.

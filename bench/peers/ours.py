@@ -1,6 +1,7 @@
 """Benchmark of this project itself, on CPU devices or one GPU.
 
-Training workloads use the same compiled training steps as `fit` of this project. The workload "recurrence" runs `lstm_jax.unroll` alone.
+Training workloads use the same compiled training steps as `fit` of this project. The workloads "recurrence" and "forward" run
+`lstm_jax.unroll` alone.
 """
 
 import os
@@ -57,7 +58,7 @@ def _devices(mesh: jax.sharding.Mesh) -> list[str]:
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
     """Prepare a benchmark workload, such as a training step, with this project, and return functions that run it; see `base.Built`."""
     mesh, backend = _mesh(work, options), resolve_backend(options.backend, work.cell, compute_dtype=options.dtype).name
-    if work.kind == "recurrence":
+    if work.layer_alone:
         return _recurrence(work, arrays, mesh, backend, options.dtype)
     if work.kind == "evaluation":
         note = "embedding and projection multiplied first"
@@ -96,7 +97,7 @@ def write_reference(path: Path, work: Workload, arrays: Arrays, backend: str) ->
     """
     options = Options(backend)
     mesh = _mesh(work, options)
-    if work.kind == "recurrence":
+    if work.layer_alone:
         built = _recurrence(work, arrays, mesh, backend)
         parts, outputs = {"gradients": built.after_one_step()}, built.outputs()
     elif work.kind == "evaluation":
@@ -122,25 +123,30 @@ def _recurrence(work: Workload, arrays: Arrays, mesh: jax.sharding.Mesh, backend
         h, back = jax.vjp(forward, params, x)
         return h, back(cotangent)
 
-    compiled = jax.jit(forward_and_backward, out_shardings=(rows, (copied, rows)))
+    if work.kind == "forward":
+        compiled, operands = jax.jit(forward, out_shardings=rows), (params, x)
+    else:
+        compiled, operands = jax.jit(forward_and_backward, out_shardings=(rows, (copied, rows))), (params, x, cotangent)
 
     def run(count: int) -> None:
         result: Any = None
         with sharding.on(mesh):
             for _ in range(count):
-                result = compiled(params, x, cotangent)
+                result = compiled(*operands)
                 if mesh.size > 1:  # XLA's CPU runtime can deadlock if two calls with all-reduces run at the same time
                     jax.block_until_ready(result)
             jax.block_until_ready(result)
 
     def results():
         with sharding.on(mesh):
-            return compiled(params, x, cotangent)
+            return compiled(*operands)
 
     def gradients() -> dict[str, np.ndarray]:
         by_params, by_x = results()[1]
         return {LAYER + name: np.asarray(array) for name, array in by_params._asdict().items()} | {"x": np.asarray(by_x)}
 
+    if work.kind == "forward":
+        return Built(run, lambda: np.asarray(results()), dict, "keras", _devices(mesh), "", backend)
     return Built(run, lambda: np.asarray(results()[0]), gradients, "keras", _devices(mesh), "", backend)
 
 

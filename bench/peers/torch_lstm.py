@@ -53,7 +53,7 @@ def build(work: Workload, arrays: Arrays, options: Options, compiled: bool = Fal
     runs = ("float32",) if work.kind == "evaluation" else ("float32", "bfloat16")
     require(options.dtype in runs, "dtype", options.dtype, f"give {' or '.join(runs)} in {work.kind}")
     wrapped = torch.compile if compiled else lambda net: net
-    make = {"evaluation": _evaluation, "recurrence": _recurrence}.get(work.kind, _training)
+    make = {"evaluation": _evaluation, "recurrence": _recurrence, "forward": _recurrence}.get(work.kind, _training)
     built = make(work, arrays, options, wrapped)
     return replace(built, note=f"{built.note}; {COMPILED}") if compiled else built
 
@@ -84,6 +84,9 @@ def _recurrence(work: Workload, arrays: Arrays, options: Options, wrapped: Calla
     cotangent = torch.tensor(arrays.targets, device=DEVICE, dtype=dtype)
     names, leaves = zip(*rnn.named_parameters(), strict=True)
     rnn = wrapped(rnn)
+    note = "" if cell == "gru" else "two biases"
+    if work.kind == "forward":
+        return _forward(rnn, x, note)
 
     def run(count: int) -> None:
         for _ in range(count):
@@ -103,7 +106,20 @@ def _recurrence(work: Workload, arrays: Arrays, options: Options, wrapped: Calla
         ours = convert.cell_from_torch(cell, state)
         return {f"recurrent/0/{name}": array for name, array in ours.items()} | {"x": _numpy(by_x)}
 
-    return Built(run, outputs, gradients, "corrected", _devices(), "" if cell == "gru" else "two biases")
+    return Built(run, outputs, gradients, "corrected", _devices(), note)
+
+
+def _forward(rnn: Any, x: torch.Tensor, note: str) -> Built:
+    @torch.inference_mode()
+    def outputs() -> torch.Tensor:
+        return rnn(x)[0]
+
+    def run(count: int) -> None:
+        for _ in range(count):
+            outputs()
+        _wait()
+
+    return Built(run, lambda: _numpy(outputs()), dict, "corrected", _devices(), note)
 
 
 def _evaluation(work: Workload, arrays: Arrays, options: Options, wrapped: Callable[[nn.Module], Any]) -> Built:

@@ -16,7 +16,7 @@ from rows import TINY, run_python
 from bench import flops, machine, peers, timing, worker
 from bench.peers import PEERS
 from bench.peers.base import Built, Options
-from bench.workloads import make_arrays, workload
+from bench.workloads import GRIDS, make_arrays, workload
 
 pytestmark = pytest.mark.usefixtures("quick_processes", "quick_compiles")
 
@@ -170,13 +170,14 @@ def test_resets_and_other_cells(tmp_path: Path) -> None:
     rl, torch = ([name] * (find_spec(package) is not None) for name, package in (("torchrl", "torchrl"), ("torch_lstm", "torch")))
     resets = Work(tmp_path / "resets", ["ours", "jax_scan", "flax_scan", *rl], ["resets:B=4,T=9,H=8,R=30"])
     cells = [
-        Work(tmp_path / cell, [*torch, "ours", "keras_jax"], [f"recurrence:B=4,T=5,H=8,cell={cell}"]) for cell in ("gru", "simple_rnn")
+        Work(tmp_path / cell, [*torch, "ours", "keras_jax"], [f"{name}:B=4,T=5,H=8,cell={cell}" for name in GRIDS])
+        for cell in ("gru", "simple_rnn")
     ]
     steps = Work(tmp_path / "steps", ["ours"], ["A:B=4,T=3,H=4,E=3,V=20,cell=min_gru", "B:B=4,T=3,H=4,V=5,cell=lstm_coupled"])
     works = (resets, *cells, steps)
     for work in works:
         work.folder.mkdir()
-    assert [len(rows) for rows in _check(*works)] == [3 + len(rl), 2 + len(torch), 2 + len(torch), 2]
+    assert [len(rows) for rows in _check(*works)] == [3 + len(rl), 3 + 2 * len(torch), 3 + 2 * len(torch), 2]
 
 
 def test_workloads_with_resets() -> None:
@@ -198,6 +199,8 @@ def test_workloads_with_any_cell() -> None:
     assert sorted(make_arrays(workload("recurrence:H=4,cell=gru")).cell()) == ["bias", "kernel", "recurrent_bias", "recurrent_kernel"]
     assert flops.step_flops(workload("recurrence:H=8,T=5,B=4,cell=gru")) == 3 * 2 * 4 * 5 * (8 + 8) * 24
     assert flops.step_flops(workload("recurrence:H=8,T=5,B=4,cell=min_gru")) == 3 * 2 * 4 * 5 * 8 * 16
+    assert flops.step_flops(workload("forward:H=8,T=5,B=4,cell=gru")) == 2 * 4 * 5 * (8 + 8) * 24
+    assert PEERS["keras_jax"].lacks(workload("forward")) == "no workload of the kind forward"
     with pytest.raises(ValueError, match="give one of lstm, gru"):
         workload("A:cell=grue")
 
