@@ -185,19 +185,19 @@ def peaks(rows: Iterable[Row]) -> tuple[float, float]:
     return best("gemm_gflops"), best("copy_gbs")
 
 
-def speedups_over_sizes(lines: Iterable[Line], kind: str, cell: str = "lstm") -> dict[str, list[float]]:
+def speedups_over_sizes(lines: Iterable[Line], name: str, cell: str = "lstm") -> dict[str, list[float]]:
     """Return a dict from the name of each candidate (a library with its options) to the list of our speedups over it at different sizes.
 
-    Only workloads of one kind and one recurrent cell are used. Candidates with fewer than two speedups are left out.
+    Only workloads of one name and one recurrent cell are used. Candidates with fewer than two speedups are left out.
 
     Args:
         lines: lines of a throughput summary.
-        kind: kind of workload (`Workload.kind`).
+        name: name of the workload without sizes, such as "A" or "recurrence".
         cell: name of the recurrent cell.
     """
     found: dict[str, list[float]] = {}
     for line in lines:
-        if line.speedup and (line.work.kind, line.work.cell) == (kind, cell):
+        if line.speedup and (line.work.name.partition(":")[0], line.work.cell) == (name, cell):
             found.setdefault(line.candidate, []).append(line.speedup[0])
     return {name: speedups for name, speedups in found.items() if len(speedups) > 1}
 

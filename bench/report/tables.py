@@ -9,7 +9,8 @@ from bench.summary import Line, mean_speedup, peaks, speedup_text, speedups_over
 from bench.workloads import EVALUATED
 
 Row = dict[str, Any]
-KINDS = {"sentiment": "A", "characters": "B", "recurrence": "the recurrence alone"}
+TITLES = {"A": "A", "B": "B", "recurrence": "the recurrence alone", "forward": "its forward pass", "resets": "the recurrence with resets"}
+"""Titles of the workloads that are measured at several sizes."""
 
 
 def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -60,17 +61,19 @@ def _time(line: Line | None) -> str:
 
 
 def _over_sizes(lines: Sequence[Line], rows: Sequence[Row]) -> str:
-    grids = {kind: grid for kind in KINDS if (grid := speedups_over_sizes(lines, kind))}
+    cells = dict.fromkeys(line.work.cell for line in lines)
+    grids = {(name, cell): grid for name in TITLES for cell in cells if (grid := speedups_over_sizes(lines, name, cell))}
     names = [name for name in dict.fromkeys(name for grid in grids.values() for name in grid) if not name.startswith(OURS)]
     if not names:
         return ""
-    heads = [f"{KINDS[kind]}, {max(map(len, grid.values()))} sizes" for kind, grid in grids.items()]
+    sizes = [f"{max(map(len, grid.values()))} sizes" for grid in grids.values()]
+    heads = [f"{TITLES[name]}{'' if cell == 'lstm' else f', {cell}'}, {count}" for (name, cell), count in zip(grids, sizes, strict=True)]
     text = (
         "\nOur speedup over each peer at other sizes: geometric mean with its 95 % confidence interval, smallest to largest, and the sizes "
     )
     text += "at which we are slower.\n\n"
-    cells = [[title(name, rows), *(mean_speedup(grid[name]) if name in grid else "" for grid in grids.values())] for name in names]
-    return text + markdown(["", *heads], cells)
+    table = [[title(name, rows), *(mean_speedup(grid[name]) if name in grid else "" for grid in grids.values())] for name in names]
+    return text + markdown(["", *heads], table)
 
 
 def accuracy_records(rows: Sequence[Row]) -> list[Row]:

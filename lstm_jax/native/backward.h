@@ -215,7 +215,7 @@ void backward_step(const Backward<T>& run, const BackwardTile<T>& tile, int64_t 
     product(early, run.sizes.gates, true);
     run.through_inner(run, tile, t, t0);
   }
-  product(0, early, false);
+  if (run.cell->recurrent) product(0, early, false);
   back_to_resets(run, tile, t);
 }
 

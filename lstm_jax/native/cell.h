@@ -4,12 +4,13 @@
 //   kGates      gates with columns in the kernels W (E, kGates H) and U (H, kGates H)
 //   kKept       numbers (H) kept for the backward pass in addition to the states, a step and row
 //   kCellState  whether the state has c in addition to h
+//   kRecurrent  whether the cell has U; without it, kDirect is true and there are no late gates
 //   kDirect     whether h of the step before also enters the step outside of the product with U
 //   kExtras     further parameters (H); kExtraName is their name
 //   kSlots      gradients (H) a step and row. The first kGates are those of x W; kRecurrentSlots[gate] is the one of h U. Sums of slots over all
 //               steps and rows are the gradients of the bias (kBiasSlots[gate]) and of further parameter n (kExtraSlots[n]).
 //   kLateGates  gates, the last ones, whose product with U has another factor than h: `inner` (H), which depends on the other gates
-//   forward     x and u (kGates): x W + b and h U -> the state after the step, and what is kept
+//   forward     x and u (kGates): x W + b and h U (unset without U) -> the state after the step, and what is kept
 //   backward    d_h and d_c, of the state after the step -> the slots, d of c before the step and, if kDirect, d of h before the step
 // and with late gates, for which kLateFactor is the number kept by which h is multiplied, and kDirect is true:
 //   forward_inner   x and u -> `inner`, and u of the gates that are not late may be replaced
@@ -30,7 +31,7 @@ constexpr int kMostGates = 4, kMostKept = 12, kMostExtras = 10;
 // What the engine knows of a cell.
 struct CellShape {
   int gates, kept, slots, extras, late_gates, late_factor;
-  bool cell_state, direct;
+  bool cell_state, recurrent, direct;
   bool whole_rows;  // sums over the units of a row, as in layernorm.h: the bias is not added to x W
   const char* extra_name;
   int recurrent_slots[kMostGates], bias_slots[kMostGates], extra_slots[kMostExtras];
@@ -50,7 +51,7 @@ struct Units {
 template <typename Cell>
 constexpr CellShape shape_of() {
   CellShape shape{Cell::kGates,     Cell::kKept,   Cell::kSlots,    Cell::kExtras, Cell::kLateGates, 0,
-                  Cell::kCellState, Cell::kDirect, false, Cell::kExtraName};
+                  Cell::kCellState, Cell::kRecurrent, Cell::kDirect, false, Cell::kExtraName};
   if constexpr (Cell::kLateGates > 0) shape.late_factor = Cell::kLateFactor;
   for (int gate = 0; gate < Cell::kGates; ++gate) {
     shape.recurrent_slots[gate] = Cell::kRecurrentSlots[gate];

@@ -9,6 +9,7 @@
 #include "hidden_cells.h"
 #include "layernorm.h"
 #include "lstm_cells.h"
+#include "minimal_cells.h"
 
 namespace {
 
@@ -28,7 +29,7 @@ constexpr CellCode<T> code_of() {
   CellCode<T> code{shape_of<Cell>(), &step_of<T, Cell>, &through_cell<T, Cell>, nullptr, nullptr, nullptr};
   if constexpr (Cell::kLateGates > 0) {
     code.through_inner = &through_inner<T, Cell>;
-  } else {
+  } else if constexpr (Cell::kRecurrent) {
     code.step_units = &step_units<T, Cell>;
     code.through_units = &through_units<T, Cell>;
   }
@@ -64,6 +65,8 @@ constexpr CellCode<T> kCells[] = {
     code_of<T, LSTMCell<T, kCoupled>>(),  // lstm_coupled
     code_of<T, LSTMCell<T, kLinearInput>>(),  // lstm_no_input_activation
     code_of<T, LSTMCell<T, kLinearOutput>>(),  // lstm_no_output_activation
+    code_of<T, MinLSTMCell<T>>(),  // min_lstm
+    code_of<T, MinGRUCell<T>>(),  // min_gru
 };
 constexpr int64_t kCellCount = sizeof(kCells<float>) / sizeof(kCells<float>[0]);
 

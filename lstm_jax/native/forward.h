@@ -79,11 +79,17 @@ void drop_narrow(Products products, const T* from, const Mask<T>& mask, int64_t 
   for (int64_t r = 0; r < rows; ++r) narrow_row(products, from + r * size, mask.kinds ? mask.row(gate, row + r) : nullptr, size, to + r * depth, scales + r);
 }
 
+// Return the number of factors of U in the products of a step: one for each mask, one without masks if the products are of groups.
+template <typename T>
+int64_t factor_kinds(const Forward<T>& run) {
+  return run.cell->recurrent ? std::max<int64_t>(run.products != kFull, run.mask.kinds) : 0;
+}
+
 // Set the factor of U in the products of a step.
 template <typename T>
 void set_factor(const Forward<T>& run, ForwardTile<T>& tile) {
   const int64_t units = run.sizes.units, size = tile.rows * depth_of(units, run.products);
-  const int64_t kinds = std::max<int64_t>(run.products != kFull, run.mask.kinds);
+  const int64_t kinds = factor_kinds(run);
   for (int64_t kind = 0; kind < kinds; ++kind) {
     T* const to = tile.dropped + kind * size;
     if (run.products == kFull) drop(tile.h, run.mask, kind, tile.first, tile.rows, to);
@@ -266,7 +272,7 @@ void multiply_late(const Forward<T>& run, const ForwardTile<T>& tile, const T* c
 template <typename T, typename Cell>
 void step_of(const Forward<T>& run, ForwardTile<T>& tile, int64_t t, const T* const* z_rows) {
   const int64_t units = run.sizes.units, batch = run.sizes.batch;
-  multiply_early(run, tile, Cell::kGates - Cell::kLateGates);
+  if constexpr (Cell::kRecurrent) multiply_early(run, tile, Cell::kGates - Cell::kLateGates);
   if constexpr (Cell::kLateGates > 0) multiply_late<T, Cell>(run, tile, z_rows);
   for (int64_t r = 0; r < tile.rows; ++r) {
     const int64_t row = tile.first + r, before = t * batch + row;
@@ -274,7 +280,7 @@ void step_of(const Forward<T>& run, ForwardTile<T>& tile, int64_t t, const T* co
       copy_row(run, tile, t, r);
       continue;
     }
-    const T *const z = z_rows[r], *const sums = tile.sums + r * Cell::kGates * units;
+    const T *const z = z_rows[r], *const sums = Cell::kRecurrent ? tile.sums + r * Cell::kGates * units : nullptr;
     T *const h = tile.h_next + r * units, *const c = Cell::kCellState ? run.final_c + row * units : nullptr;
     T* const all_h = run.all_h ? run.all_h + (batch + before) * units : nullptr;
     T* const all_c = Cell::kCellState && run.all_c ? run.all_c + (batch + before) * units : nullptr;
@@ -283,7 +289,7 @@ void step_of(const Forward<T>& run, ForwardTile<T>& tile, int64_t t, const T* co
       const Units<T> now{units, at, count, run.extras, nullptr, tile.h + r * units, c, nullptr, nullptr};
       Vec<T> x[Cell::kGates], u[Cell::kGates], kept[kMostKept], new_h, new_c;
       load_x<T, Cell>(run, z, at, count, x);
-      LSTM_UNROLL for (int g = 0; g < Cell::kGates; ++g) u[g] = load(sums + g * units + at, count);
+      LSTM_UNROLL for (int g = 0; Cell::kRecurrent && g < Cell::kGates; ++g) u[g] = load(sums + g * units + at, count);
       Cell::forward(now, x, u, new_h, new_c, kept);
       store(h + at, new_h, count);
       if (Cell::kCellState) store(c + at, new_c, count);
@@ -305,11 +311,11 @@ void run_forward_tile(const Forward<T>& run, int64_t first, int64_t last) {
   const Repeats<T> repeats(run.tokens, steps, batch, first, last, gates * units);
   const bool gathers = run.input_mask.kinds || repeats.any() || run.products != kFull;
   const bool pack_blocks = run.blocks.data && run.blocks.gate_stride != kLanes<T> && rows > 2 * kRows;
-  const int64_t kinds = std::max<int64_t>(run.products != kFull, run.mask.kinds);
+  const int64_t kinds = factor_kinds(run), sums_size = run.cell->recurrent ? gates * size : 0;
   const bool scaled = run.products == kQuads;
   Aligned<T> scales(scaled ? kinds * rows : 0), x_scales(scaled ? chunk * rows : 0);
   Aligned<T> state(2 * size), dropped(kinds * size), gathered(gathers ? chunk * rows * features : 0), z(z_size);
-  Aligned<T> sums(run.blocks.data ? partial_size<T>(depth_of(units, run.products), rows) : gates * size), packed(pack_blocks ? packed_size<T>(units) : 0);
+  Aligned<T> sums(run.blocks.data ? partial_size<T>(depth_of(units, run.products), rows) : sums_size), packed(pack_blocks ? packed_size<T>(units) : 0);
   Aligned<T> inner(run.cell->late_gates ? size : 0);
   tile.h = state.get();
   tile.h_next = tile.h + size;

@@ -40,17 +40,17 @@ struct Backward {
 // (G, panels, H, width), and the sums of the cell's slots, d_slots (slots, panels, width). With ids d_kernel is (E, GH).
 template <typename T>
 struct Sums {
-  Sums(const Sizes& sizes, int64_t slots, bool ids)
+  Sums(const Sizes& sizes, const CellShape& cell, bool ids)
       : width(width_of<T>(sizes.units)),
         panels(panels_of<T>(sizes.units)),
         kernel_size(sizes.features * sizes.gates * (ids ? sizes.units : panels * width)),
-        recurrent_size(sizes.gates * panels * sizes.units * width),
-        data(kernel_size + recurrent_size + slots * panels * width) {
+        recurrent_size((cell.recurrent ? sizes.gates : 0) * panels * sizes.units * width),
+        data(kernel_size + recurrent_size + cell.slots * panels * width) {
     d_kernel = data.get();
     d_recurrent = d_kernel + kernel_size;
     d_slots = d_recurrent + recurrent_size;
     if (ids) std::fill(d_kernel, d_recurrent, T(0));  // without ids, the first chunk overwrites the sums
-    std::fill(d_slots, d_slots + slots * panels * width, T(0));
+    std::fill(d_slots, d_slots + cell.slots * panels * width, T(0));
   }
   int64_t width, panels, kernel_size, recurrent_size;
   Aligned<T> data;
@@ -259,7 +259,7 @@ ChunkRows add_gradients(const Backward<T>& run, const BackwardTile<T>& tile, con
   const int64_t start = tile.first * units, size = tile.rows * units;
   const bool zero_h = t0 == 0 && all_zero(run.all_h + start, size) && (!run.resets.at || all_zero(run.resets.h + start, size));
   const int64_t begin = zero_h ? tile.rows : 0;
-  outer({run.all_h, run.mask, run.resets, units, gates - run.cell->late_gates}, run.cell->recurrent_slots, {tile.numbers + begin, depth - begin}, begin, sums.d_recurrent);
+  if (run.cell->recurrent) outer({run.all_h, run.mask, run.resets, units, gates - run.cell->late_gates}, run.cell->recurrent_slots, {tile.numbers + begin, depth - begin}, begin, sums.d_recurrent);
   if (!run.x) return {tile.numbers, 0};
   const ChunkRows rows{tile.numbers, repeats.any() ? add_repeats(tile, repeats, gates, t0) : depth};
   outer({run.x, run.input_mask, Resets<T>{}, features, gates}, kInputSlots, rows, 0, sums.d_kernel);

@@ -13,7 +13,7 @@ template <typename T, int DIFFERS>
 struct LSTMCell {
   static constexpr bool has(int bit) { return DIFFERS & bit; }
   static constexpr bool kHasI = !has(kNoInputGate), kHasF = !has(kNoForgetGate | kCoupled), kHasO = !has(kNoOutputGate);
-  static constexpr bool kCellState = true, kDirect = false;
+  static constexpr bool kCellState = true, kRecurrent = true, kDirect = false;
   // numbers of the gates among those that the cell has
   static constexpr int kI = 0, kF = kHasI, kG = kF + kHasF, kO = kG + 1;
   static constexpr int kGates = kO + kHasO, kKept = kGates, kLateGates = 0, kExtras = has(kPeepholes) ? 3 : 0, kSlots = kGates + kExtras;

@@ -113,7 +113,7 @@ void forward_tiles(ffi::ThreadPool pool, Forward<T>& run, const T* recurrent, in
   const bool packs = run.products != kFull || units % width != 0 || (steps > 1 && steps * batch > 4 * kRows), fused = run.step == &step_lstm<T>;
   const int64_t kernel_depth = packed_depth(features, run.products), recurrent_depth = packed_depth(units, run.products);
   const int64_t blocks = packs && fused ? blocks_of<T>(units) : 0, kernel_panels = packs && run.x ? panels : 0;
-  const int64_t recurrent_panels = packs && !fused ? panels : 0, blocks_size = blocks * kLanes<T> * gates * recurrent_depth;
+  const int64_t recurrent_panels = packs && !fused && run.cell->recurrent ? panels : 0, blocks_size = blocks * kLanes<T> * gates * recurrent_depth;
   Aligned<T> room(blocks_size + width * (kernel_panels * kernel_depth + recurrent_panels * recurrent_depth));
   T *const to_kernel = room.get() + blocks_size, *const to_recurrent = to_kernel + width * kernel_panels * kernel_depth;
   const auto panels_at = [&, units = units](const T* packed, const T* whole, int64_t depth) {
@@ -138,7 +138,7 @@ void forward_tiles(ffi::ThreadPool pool, Forward<T>& run, const T* recurrent, in
   });
 }
 
-// Operands in order: x or ids, kernel, recurrent kernel, bias, further parameters (if the cell has any), h, c (if the cell has c, here and
+// Operands in order: x or ids, kernel, recurrent kernel (if the cell has U, here and below), bias, further parameters (if the cell has any), h, c (if the cell has c, here and
 // below), input mask (unless `input_masks` is 0), recurrent mask (unless `recurrent_masks` is 0), valid if `masked`, tokens if `tokens`, and if
 // `resets` the flags (T, B), h and c of the resets.
 // Results: final h, final c, h of all steps (if `sequences` or `keep`), and if `keep` c of all steps and what is kept (T, B, kept H).
@@ -154,7 +154,7 @@ void forward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets r
   if (ids) run.ids = in.take<int32_t>();
   if (!ids) run.x = in.take<T>();
   run.w = in.take<T>();
-  const T* recurrent = in.take<T>();
+  const T* recurrent = in.take_if<T>(code.shape.recurrent);
   run.bias = in.take<T>();
   run.extras = in.take_if<T>(code.shape.extras);
   run.h = in.take<T>();
@@ -183,7 +183,7 @@ void backward_empty(const Backward<T>& run, const Gradients<T>& gradients) {
   if (run.d_first_c) std::copy_n(run.d_final_c, batch * units, run.d_first_c);
   const int64_t columns = gates * units;
   std::fill_n(gradients.kernel, features * columns, T(0));
-  std::fill_n(gradients.recurrent, units * columns, T(0));
+  if (gradients.recurrent) std::fill_n(gradients.recurrent, units * columns, T(0));
   std::fill_n(gradients.bias, columns, T(0));
   if (gradients.extras) std::fill_n(gradients.extras, run.cell->extras * units, T(0));
   if (run.d_x) std::fill_n(run.d_x, steps * batch * features, T(0));
@@ -223,22 +223,23 @@ void backward_tiles(ffi::ThreadPool pool, Backward<T>& run, const T* kernel, con
   const int64_t columns = gates * units;
   const int64_t depth = gates * depth_of(units, run.products);  // of both products
   const auto size_of = [depth](int64_t size) { return panels_of<T>(size) * width_of<T>(size) * depth; };
-  Aligned<T> room(size_of(units) + (d_x ? size_of(features) : 0));
+  const int64_t inner = run.cell->recurrent ? units : 0;  // columns of the transposed U
+  Aligned<T> room(size_of(inner) + (d_x ? size_of(features) : 0));
   run.transposed_recurrent = room.get();
-  run.transposed_kernel = room.get() + size_of(units);
+  run.transposed_kernel = room.get() + size_of(inner);
   const int64_t parts = threads_for(pool, threads, batch);
-  const int64_t recurrent_panels = panels_of<T>(units), kernel_panels = d_x ? panels_of<T>(features) : 0;
+  const int64_t recurrent_panels = panels_of<T>(inner), kernel_panels = d_x ? panels_of<T>(features) : 0;
   SharedWork transpose(recurrent_panels + kernel_panels);
   AllSums<T> sums(parts);
   parallel_for(pool, parts, parts, batch, [&, units = units, features = features, gates = gates](int64_t part, int64_t first, int64_t last) {
-    sums[part] = std::make_unique<Sums<T>>(run.sizes, run.cell->slots, ids);
+    sums[part] = std::make_unique<Sums<T>>(run.sizes, *run.cell, ids);
     const auto pack = [&](const T* from, int64_t size, T* to, int64_t n) {
       if (run.products == kPairs) pack_backward_pairs(from, size, units, gates, to, n, n + 1);
       else pack_backward(from, size, columns, to, n, n + 1);
     };
     transpose([&](int64_t n) {
       if (n < recurrent_panels) return pack(recurrent, units, room.get(), n);
-      pack(kernel, features, room.get() + size_of(units), n - recurrent_panels);
+      pack(kernel, features, room.get() + size_of(inner), n - recurrent_panels);
     });
     over_groups(last - first, kTileRows, [&](int64_t begin, int64_t count) {
       run_backward_tile(run, *sums[part], first + begin, first + begin + count, begin == 0);
@@ -247,7 +248,7 @@ void backward_tiles(ffi::ThreadPool pool, Backward<T>& run, const T* kernel, con
   const auto gather_into = [&, units = units](T* Sums<T>::* member, const int* slots, int64_t count, int64_t size, T* to) {
     gather(pool, parts, sums, member, slots, count, units, size, to);
   };
-  gather_into(&Sums<T>::d_recurrent, kInputSlots, gates, units, gradients.recurrent);
+  if (gradients.recurrent) gather_into(&Sums<T>::d_recurrent, kInputSlots, gates, units, gradients.recurrent);
   gather_into(&Sums<T>::d_slots, run.cell->bias_slots, gates, 1, gradients.bias);
   if (gradients.extras) gather_into(&Sums<T>::d_slots, run.cell->extra_slots, run.cell->extras, 1, gradients.extras);
   if (!ids) gather_into(&Sums<T>::d_kernel, kInputSlots, gates, features, gradients.kernel);
@@ -271,7 +272,7 @@ void backward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets 
   const auto [steps, batch, features, units, gates] = run.sizes;
   if (ids) run.ids = in.take<int32_t>();
   if (!ids) run.x = in.take<T>();
-  const T *kernel = in.take<T>(), *recurrent = in.take<T>();
+  const T *kernel = in.take<T>(), *recurrent = in.take_if<T>(code.shape.recurrent);
   run.extras = in.take_if<T>(code.shape.extras);
   run.kept = in.take_if<T>(code.shape.kept);
   run.all_h = in.take<T>();
@@ -286,7 +287,7 @@ void backward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets 
   run.resets = in.resets<T>(resets, has_c, batch);
   run.d_first_h = out.take<T>();
   run.d_first_c = out.take_if<T>(has_c);
-  T *d_kernel = out.take<T>(), *d_recurrent = out.take<T>(), *d_bias = out.take<T>(), *d_extras = out.take_if<T>(code.shape.extras);
+  T *d_kernel = out.take<T>(), *d_recurrent = out.take_if<T>(code.shape.recurrent), *d_bias = out.take<T>(), *d_extras = out.take_if<T>(code.shape.extras);
   run.d_x = out.take_if<T>(d_x);
   run.d_reset_h = out.take_if<T>(resets);
   run.d_reset_c = out.take_if<T>(resets && has_c);

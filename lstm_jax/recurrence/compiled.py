@@ -1,6 +1,7 @@
 """The backend `compiled`, which runs cells with compiled C++ code.
 
-This module runs most cells, with the code in native/recurrence.cc. Cells whose step is linear in their state are run by compiled_linear.py.
+This module runs most cells, with the code in native/recurrence.cc. A user's cells whose step is linear in their state are run by
+compiled_linear.py, and so are minLSTM and minGRU in a batch of one row, whose products then share out the steps to the threads.
 
 One call of the C++ code runs the forward pass over all steps, and another call computes the gradients. The C++ code has a twin, which is
 the same computation in JAX. The twin is used for derivatives of order 2 and higher, for forward-mode differentiation, and for gradients
@@ -55,8 +56,8 @@ def run(
 
     The arguments and results are those of `reference.run`. The additional argument `tokens` (T, B) is described in `unroll`.
     """
-    if cell.linear is not None:
-        return run_linear(cell, params, x, state, valid, dropout, resets, sequences)
+    if cell not in COMPILED_CELLS or (cell.linear is not None and x.shape[1] == 1):
+        return run_linear(cell, params, x, state, valid, dropout, resets, compute_dtype, sequences)
     x = x.astype(jnp.int32) if jnp.issubdtype(x.dtype, jnp.integer) else x
     tokens = None if tokens is None or x.ndim == 2 else tokens.astype(jnp.int32)
     if cell.gates == 1:  # the C++ code has no axis of a single gate
@@ -71,7 +72,7 @@ def why_not_mixed(cell: Cell, dtype: str) -> str:
 
     `dtype` is "bfloat16" or "int8".
     """
-    if cell.linear is not None:
+    if cell not in COMPILED_CELLS:
         return f"no products in {dtype} for the cell {cell.name}"
     return native.why_not_products(dtype)
 
@@ -228,23 +229,24 @@ def _call_forward(of: CompiledCell, keep: bool, params, x, state, valid, dropout
 
 def _call_backward(of: CompiledCell, by_x: bool, params, x, residuals: Residuals, d_h, d_final, valid, dropout, resets, tokens):
     options = _options(of, x, valid, dropout, resets, tokens, d_h is not None)
-    kernels, extras, kept = (params.kernel, params.recurrent_kernel), _further(params), [part for part in residuals if part is not None]
-    states, others, has_resets = len(d_final), len(extras), resets is not None
+    kernels = params[: 2 if of.cell.has_recurrent_kernel else 1]
+    extras, kept = _further(params), [part for part in residuals if part is not None]
+    states, others, count, has_resets = len(d_final), len(extras), len(kernels), resets is not None
     state_args = slice(others + len(kept), others + len(kept) + states)  # as in `_call_forward`, `call` must not hold arrays
 
     def call(*args):
-        x, kernel, recurrent, *rest = args
+        x, kernels, rest = args[0], args[1 : 1 + count], args[1 + count :]
         state = rest[state_args]
-        bias = jax.ShapeDtypeStruct(kernel.shape[1:], kernel.dtype)
-        results = [*state, kernel, recurrent, bias, *rest[:others], *([x] if by_x else []), *(state if has_resets else [])]
+        bias = jax.ShapeDtypeStruct(kernels[0].shape[1:], kernels[0].dtype)
+        results = [*state, *kernels, bias, *rest[:others], *([x] if by_x else []), *(state if has_resets else [])]
         return native.call("lstm_jax_backward", results, args, {}, sets=True, d_x=by_x, **options)
 
     operands = [(x, 1), *((param, None) for param in (*kernels, *extras)), *((part, 1) for part in kept)]
     operands += [*((part, 0) for part in d_final), *([] if d_h is None else [(d_h, 1)]), *_with_axes(valid, dropout, resets, tokens)]
-    axes = [0] * states + [SUM] * (3 + len(extras)) + [1] * by_x + [0] * (0 if resets is None else states)
+    axes = [0] * states + [SUM] * (count + 1 + others) + [1] * by_x + [0] * (0 if resets is None else states)
     found = iter(call_partitioned(call, operands, axes))
     d_state = type(d_final)(*itertools.islice(found, states))
-    d_params = type(params)(*itertools.islice(found, 3), *(_split_further(params, next(found)) if extras else ()))
+    d_params = type(params)(*itertools.islice(found, count + 1), *(_split_further(params, next(found)) if extras else ()))
     d_x = next(found) if by_x else None
     return d_params, d_x, d_state, None if resets is None else Resets(None, type(d_final)(*found))
 

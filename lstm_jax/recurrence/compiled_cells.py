@@ -99,6 +99,29 @@ def _keep_nothing(params, state, new, z, mask, compute_dtype):
     del params, state, new, z, mask, compute_dtype
 
 
+def _keep_min_lstm(params, state, new, z, mask, compute_dtype):
+    """Return the values that a step of minLSTM keeps for the backward pass: f / (f + i), z_g, 1 - f and 1 - i, one array (B, 4H).
+
+    i is the input gate, f the forget gate and z_g the candidate for the new h.
+
+    `Kept` describes the arguments.
+    """
+    del params, state, new, mask, compute_dtype
+    i, f, g = jnp.split(z, 3, axis=-1)
+    ratio = jax.nn.log_sigmoid(f) - jax.nn.log_sigmoid(i)
+    return jnp.concatenate([jax.nn.sigmoid(ratio), g, jax.nn.sigmoid(-f), jax.nn.sigmoid(-i)], axis=-1)
+
+
+def _keep_min_gru(params, state, new, z, mask, compute_dtype):
+    """Return the values that a step of minGRU keeps for the backward pass: the update gate and the candidate, one array (B, 2H).
+
+    `Kept` describes the arguments.
+    """
+    del params, state, new, mask, compute_dtype
+    u, n = jnp.split(z, 2, axis=-1)
+    return jnp.concatenate([jax.nn.sigmoid(u), n], axis=-1)
+
+
 class CompiledRow(NamedTuple):
     """Row of the table `COMPILED_CELLS`, which describes a cell to the backend `compiled`.
 
@@ -122,6 +145,7 @@ def _rows() -> dict[Cell, CompiledRow]:
     for variant in ("no_input_gate", "no_forget_gate", "no_output_gate", "coupled", "no_input_activation", "no_output_activation"):
         gates = VARIANTS[variant]
         keep[f"lstm_{variant}"] = len(gates), _keep_lstm(gates, linear_input=variant == "no_input_activation")
+    keep |= {"min_lstm": (4, _keep_min_lstm), "min_gru": (2, _keep_min_gru)}
     return {CELLS[name]: CompiledRow(number, *row) for number, (name, row) in enumerate(keep.items())}
 
 

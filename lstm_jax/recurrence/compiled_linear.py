@@ -20,9 +20,9 @@ from lstm_jax.recurrence.associative import coefficients
 from lstm_jax.recurrence.resets import Resets
 
 
-def run_linear(cell: Cell, params, x, state, valid, dropout: DropoutMasks, resets: Resets | None, sequences: bool):
+def run_linear(cell: Cell, params, x, state, valid, dropout: DropoutMasks, resets: Resets | None, compute_dtype=None, sequences=True):
     """Run a cell that is linear in its state over time in C++. The arguments and results are those of `reference.run`."""
-    a, b, starts = coefficients(cell, params, x, valid, dropout, resets)
+    a, b, starts = coefficients(cell, params, x, valid, dropout, resets, compute_dtype)
     h = apply(LinearSteps(), a, b, state.h, starts)
     return h if sequences else None, jax.tree.map(lambda _: h[-1], state)
 

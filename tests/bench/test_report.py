@@ -8,6 +8,10 @@ import pytest
 from browser import needs_browser, open_page
 from rows import bench_here, failed, timed
 
+from bench.peers import read_candidate
+from bench.report.tables import throughput_tables
+from bench.summary import summarize, workloads_in
+
 NASTY = "<!--<script> no </script> memory"
 """Text that would blank the page: after "<!--<script" one "</script>" no longer ends the script."""
 
@@ -88,6 +92,21 @@ def test_summary_and_figures(page: Path) -> None:
     assert "Generation, windows every 3: held-out bits a character, mean of 2 seeds" in text
     for peer in ("torch_lstm", "flax_nnx"):
         assert {(page / f"grid_{peer}.{ending}").exists() for ending in ("png", "svg")} == {True}
+
+
+def test_tables_keep_cells_and_workloads_apart() -> None:
+    """A forward pass of another cell, resets and the recurrence have a column each."""
+    ms = {"forward:H={},T=20,B=1,cell=gru": 3.0, "resets:H={},R=1": 5.0, "recurrence:H={},T=20,B=1": 2.0}
+    rows = [
+        timed(name.format(units), peer, slower if peer == "torch_lstm" else 1.0, 0)
+        for name, slower in ms.items()
+        for units in (32, 64)
+        for peer in ("ours", "torch_lstm")
+    ]
+    text = throughput_tables(summarize(workloads_in(rows), [read_candidate("ours"), read_candidate("torch_lstm")], rows), rows, "abc")
+    heads, _, cells = text.splitlines()[-3:]
+    assert heads == "|  | the recurrence alone, 2 sizes | its forward pass, gru, 2 sizes | the recurrence with resets, 2 sizes |"
+    assert re.findall(r"([\d.]+)x \(", cells) == ["2.00", "3.00", "5.00"]
 
 
 def test_bad_input(tmp_path: Path) -> None:

@@ -14,13 +14,14 @@ RATES = {"b1": 0.9, "b2": 0.99}
 
 
 class Shape(NamedTuple):
-    """Sizes of a cell in native/cells.h: its number there, its gates, arrays kept a step, cell state and further parameters."""
+    """Sizes of a cell in native/cells.h: number, gates, arrays kept a step, cell state, further parameters, whether it has U."""
 
     number: int
     gates: int = 4
     kept: int = 4
     cell_state: bool = True
     extras: tuple[str, int] | None = None
+    recurrent: bool = True
 
 
 SHAPES = {
@@ -31,6 +32,8 @@ SHAPES = {
     "lstm_layernorm": Shape(4, 4, 12, True, ("gains", 10)),
     "lstm_peephole": Shape(5, 4, 4, True, ("peepholes", 3)),
     "lstm_coupled": Shape(9, 3, 3),
+    "min_lstm": Shape(12, 3, 4, False, recurrent=False),
+    "min_gru": Shape(13, 2, 2, False, recurrent=False),
 }
 
 
@@ -116,7 +119,7 @@ def recurrence(
     words = rng.integers(0, max(1, features), (steps, batch)).astype(np.int32)
     first = {"ids": words} if ids else {"x": normal(steps, batch, features)}
     columns = shape.gates * units
-    kernels = {"kernel": normal(features, columns), "recurrent kernel": normal(units, columns)}
+    kernels = {"kernel": normal(features, columns), **({"recurrent kernel": normal(units, columns)} if shape.recurrent else {})}
     extras = {shape.extras[0]: normal(shape.extras[1] * units)} if shape.extras else {}
     all_steps = {f"{name} of all steps": normal(steps + 1, batch, units) for name in states}
     kept = {"kept": normal(steps, batch, shape.kept * units)} if shape.kept else {}

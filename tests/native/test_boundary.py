@@ -27,8 +27,14 @@ CALLS = {
     "forward, ids": recurrence(False, ids=True, kinds=(0, 4), masked=False, keep=False),
     "backward": recurrence(True, kinds=(1, 4), tokens=True),
     "backward, ids": recurrence(True, ids=True),
-    **{f"forward, {cell}": recurrence(False, kinds=(SHAPES[cell].gates, 1), cell=cell) for cell in list(SHAPES)[1:]},
-    **{f"backward, {cell}": recurrence(True, kinds=(1, SHAPES[cell].gates), cell=cell) for cell in list(SHAPES)[1:]},
+    **{
+        f"forward, {cell}": recurrence(False, kinds=(SHAPES[cell].gates, int(SHAPES[cell].recurrent)), cell=cell)
+        for cell in list(SHAPES)[1:]
+    },
+    **{
+        f"backward, {cell}": recurrence(True, kinds=(1, SHAPES[cell].gates * SHAPES[cell].recurrent), cell=cell)
+        for cell in list(SHAPES)[1:]
+    },
     **(
         {}
         if native.why_not_products("bfloat16")
@@ -106,9 +112,11 @@ def test_numbers_of_arrays(kind: str) -> None:
         ("backward, ids", "d_x", True, "give 0 with ids"),
         ("forward, gru", "recurrent_masks", 4, "give 0, 1 or 3"),
         ("backward, simple_rnn", "input_masks", 4, "give 0 or 1"),
-        ("forward", "cell", -1, "give 0 to 11"),
-        ("backward", "cell", 12, "give 0 to 11"),
-        ("backward", "cell", 2**40, "give 0 to 11"),
+        ("forward, min_gru", "recurrent_masks", 1, "give 0 for a cell without a recurrent kernel"),
+        ("backward, min_lstm", "recurrent_masks", 3, "give 0 for a cell without a recurrent kernel"),
+        ("forward", "cell", -1, "give 0 to 13"),
+        ("backward", "cell", 14, "give 0 to 13"),
+        ("backward", "cell", 2**40, "give 0 to 13"),
         ("forward", "products", 3, "give 0, 1"),
         ("backward", "products", -1, "give 0, 1"),
         ("forward", "threads", 0, "give 1 or more"),

@@ -52,6 +52,8 @@ def make_options(cell: str, size: tuple[int, int, int, int], kind: str) -> tuple
 
     def factors(which: str, width: int) -> np.ndarray | None:
         lead = (CELLS[cell].gates,) if asked.get(which) == "each" else ()
+        if which == "recurrent" and not CELLS[cell].has_recurrent_kernel:
+            return None
         return (rng.random((*lead, batch, width)) < 0.7) / 0.7 if asked.get(which) else None
 
     options: dict[str, Any] = {"dropout": DropoutMasks(factors("input", features), factors("recurrent", units))}
@@ -74,6 +76,11 @@ def cases_of(cell: str) -> Iterator[tuple[str, tuple[Any, Any, Any], dict[str, A
         if "tokens" in options:
             x = np.random.default_rng(3).standard_normal((size[3], size[3]))
         yield f"{kind}, {size}", (params, ids if KINDS[kind].get("ids") else x, state), options
+
+
+def multiplies(cell: str, operands: tuple[Any, Any, Any]) -> bool:
+    """Return whether a cell multiplies matrices: not if x (ids) only selects rows of the kernel, and there is no recurrent kernel."""
+    return operands[1].dtype != np.int32 or CELLS[cell].has_recurrent_kernel
 
 
 def as_floats(tree: Any, dtype: str) -> Any:

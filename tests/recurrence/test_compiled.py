@@ -70,7 +70,7 @@ def _arrays(
     ids = rng.integers(-features, features, (STEPS, batch)).astype(np.int32)
     tokens = rng.integers(-1, 3, (STEPS, batch)).astype(np.int32) if repeated else None
     x = ids if input_kind == "ids" else normal(STEPS, batch, features) if tokens is None else normal(4, features)[tokens + 1]
-    dropout = DropoutMasks(mask(input_kind, features), mask(kind, units))
+    dropout = DropoutMasks(mask(input_kind, features), mask(kind, units) if CELLS[cell].has_recurrent_kernel else None)
     valid = rng.integers(0, 2, (STEPS, batch)).astype(bool) if masked else None
     like = jax.eval_shape(lambda: CELLS[cell].initial_state(batch, units))
     state, d_final = (jax.tree.map(lambda part: normal(*part.shape), like) for _ in range(2))
@@ -133,6 +133,25 @@ def test_other_cells_equal_their_twins(cell: str, sizes: tuple[int, int, int]) -
             back = (args, want[1], (d_h if number % 2 else None, d_final))
             ours, twin = (jax.jit(partial(run, wanted)) for run in (operation.backward, operation.plain_backward))
             assert_close(ours(*back), twin(*back), 1e-12, str(kind))
+
+
+@built
+@pytest.mark.parametrize("cell", ["min_lstm", "min_gru"])
+def test_minimal_cells_whose_gates_are_near_0_or_1(cell: str) -> None:
+    """Outputs and gradients in float32 against the reference in float64, for pre-activations up to 200 of both signs."""
+    rng, row = np.random.default_rng(0), CELLS[cell]
+    x, weights = rng.uniform(-1, 1, (5, 6, 4)) * [[[200.0]], [[90.0]], [[30.0]], [[3.0]], [[0.0]]], rng.standard_normal((5, 6, 7))
+    params = jax.tree.map(np.asarray, row.init(jax.random.key(1), 4, 7))
+
+    def results(backend: str, dtype: str):
+        given = jax.tree.map(lambda array: jnp.asarray(array, dtype), (params, x))
+        return jax.value_and_grad(lambda params, x: (unroll(row, params, x, backend=backend)[0] * weights).sum(), (0, 1))(*given)
+
+    got = results("compiled", "float32")
+    with jax.enable_x64(True):
+        want = results("reference", "float64")
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=3e-5 * np.abs(b).max())
 
 
 @built
@@ -355,12 +374,12 @@ def _no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @built
-@pytest.mark.parametrize("cell", ["lstm", "min_gru"])
-def test_no_tracer_is_kept(cell: str) -> None:
+@pytest.mark.parametrize(("cell", "batch"), [("lstm", 2), ("min_gru", 2), ("min_gru", 1)])
+def test_no_tracer_is_kept(cell: str, batch: int) -> None:
     params = CELLS[cell].init(jax.random.key(0), 3, 4)
-    options = {"resets": jnp.eye(2, 5, dtype=bool), "backend": "compiled"}
+    options = {"resets": jnp.eye(batch, 5, dtype=bool), "backend": "compiled"}
     with jax.checking_leaks():
-        gradients = jax.jit(jax.grad(lambda params: unroll(CELLS[cell], params, jnp.ones((2, 5, 3)), **options)[0].sum()))(params)
+        gradients = jax.jit(jax.grad(lambda params: unroll(CELLS[cell], params, jnp.ones((batch, 5, 3)), **options)[0].sum()))(params)
     assert all(leaf.any() for leaf in gradients)
 
 

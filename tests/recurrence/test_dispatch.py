@@ -86,8 +86,8 @@ FLOATS = [pair for pair in PAIRS if "int8" not in pair]
 SERVED_ON_A_CPU = {  # of the backends that are held to a list: backend -> (dtype of parameters, of products) -> cells
     "compiled": {
         ("float32", "float32"): COMPILED,
-        ("float32", "bfloat16"): COMPILED.removesuffix(" min_lstm min_gru"),
-        ("float32", "int8"): COMPILED.removesuffix(" min_lstm min_gru"),
+        ("float32", "bfloat16"): COMPILED,
+        ("float32", "int8"): COMPILED,
         ("float64", "float64"): COMPILED,
     },
     "hoisted": dict.fromkeys(FLOATS, "lstm"),
