@@ -38,7 +38,7 @@ from bench.peers import DTYPES, KEY, OURS, PEERS, Candidate, installed, read_can
 from bench.schema import FAILED, FIRST_STEP, PEAK, STEP, check, make_row, rows_of, rows_of_commit
 from bench.summary import kept, make_table, mean_speedup, names_of, peaks, print_table, speedup_text, speedups_over_sizes, summarize
 from bench.timing import Process, key_of
-from bench.workloads import GRIDS, LENGTHS, UNITS, WORKLOADS, Workload, add_size_flags, given_axes, read_workloads
+from bench.workloads import LENGTHS, TITLES, UNITS, WORKLOADS, Workload, add_size_flags, given_axes, read_workloads
 from lstm_jax.errors import require
 from lstm_jax.recurrence import BACKENDS
 from lstm_jax.sweep.missing import run_missing
@@ -217,9 +217,9 @@ def report(works: Sequence[Workload], candidates: Sequence[Candidate], path: Pat
         print(f"{name}: {note}")
     print("our speedup: the peer's time a step over ours, medians of processes, with a bootstrap interval; below 1 we are slower")
     for cell in dict.fromkeys(line.work.cell for line in lines):
-        for kind in GRIDS:
-            for name, speedups in speedups_over_sizes(lines, kind, cell).items():
-                print(f"geometric mean of our speedup over {name}, {len(speedups)} sizes of {kind} of {cell}: {mean_speedup(speedups)}")
+        for work in TITLES:
+            for name, speedups in speedups_over_sizes(lines, work, cell).items():
+                print(f"geometric mean of our speedup over {name}, {len(speedups)} sizes of {work} of {cell}: {mean_speedup(speedups)}")
 
 
 @dataclass(frozen=True)

@@ -144,6 +144,8 @@ WORKLOADS = {
 UNITS, LENGTHS, BATCH_SIZES = (32, 64, 128, 256, 512), (20, 80, 320), (1, 32, 128)
 GRIDS = ("recurrence", "forward")
 """Workloads that are measured over a grid of sizes unless sizes are given."""
+TITLES = {"A": "A", "B": "B", "recurrence": "the recurrence alone", "forward": "its forward pass", "resets": "the recurrence with resets"}
+"""Titles of the workloads that are measured at several sizes."""
 LETTERS = {"B": "batch", "T": "length", "H": "units", "E": "features", "V": "vocabulary", "R": "resets"}
 
 

@@ -18,8 +18,8 @@ OURS = "ours"
 DTYPES = ("float32", "bfloat16", "int8")
 RATES = ("dropout", "recurrent")
 COMMON_CELLS = ("gru", "simple_rnn")
-TRAINED = ("sentiment", "characters", "evaluation", "recurrence")
-KINDS = (*TRAINED, "forward")
+COMMON_KINDS = ("sentiment", "characters", "evaluation", "recurrence")
+KINDS = (*COMMON_KINDS, "forward")
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Peer:
     environment: Mapping[str, str] = field(default_factory=dict)
     gpu: bool = False
     cells: tuple[str, ...] = ()
-    kinds: tuple[str, ...] = TRAINED
+    kinds: tuple[str, ...] = COMMON_KINDS
     resets: bool = False
 
     def lacks(self, work: Workload) -> str:

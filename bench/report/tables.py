@@ -6,11 +6,9 @@ from typing import Any
 from bench.accuracy import pareto_front, summarize
 from bench.peers import OURS, title
 from bench.summary import Line, mean_speedup, peaks, speedup_text, speedups_over_sizes
-from bench.workloads import EVALUATED
+from bench.workloads import EVALUATED, TITLES
 
 Row = dict[str, Any]
-TITLES = {"A": "A", "B": "B", "recurrence": "the recurrence alone", "forward": "its forward pass", "resets": "the recurrence with resets"}
-"""Titles of the workloads that are measured at several sizes."""
 
 
 def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -62,8 +60,9 @@ def _time(line: Line | None) -> str:
 
 def _over_sizes(lines: Sequence[Line], rows: Sequence[Row]) -> str:
     cells = dict.fromkeys(line.work.cell for line in lines)
-    grids = {(name, cell): grid for name in TITLES for cell in cells if (grid := speedups_over_sizes(lines, name, cell))}
-    names = [name for name in dict.fromkeys(name for grid in grids.values() for name in grid) if not name.startswith(OURS)]
+    peers = [line for line in lines if not line.candidate.startswith(OURS)]
+    grids = {(name, cell): grid for name in TITLES for cell in cells if (grid := speedups_over_sizes(peers, name, cell))}
+    names = list(dict.fromkeys(name for grid in grids.values() for name in grid))
     if not names:
         return ""
     sizes = [f"{max(map(len, grid.values()))} sizes" for grid in grids.values()]

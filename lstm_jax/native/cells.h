@@ -26,6 +26,7 @@ struct CellCode {
 
 template <typename T, typename Cell>
 constexpr CellCode<T> code_of() {
+  static_assert(Cell::kRecurrent || (Cell::kDirect && Cell::kLateGates == 0), "without U, d of h has to pass outside of the product with U");
   CellCode<T> code{shape_of<Cell>(), &step_of<T, Cell>, &through_cell<T, Cell>, nullptr, nullptr, nullptr};
   if constexpr (Cell::kLateGates > 0) {
     code.through_inner = &through_inner<T, Cell>;

@@ -50,16 +50,16 @@ struct MinLSTMCell {
     Vec<T> most = -f > Vec<T>{} ? -f : Vec<T>{};
     most = -i > most ? -i : most;
     const Vec<T> one = decay(most), by_f = decay(f + most), by_i = decay(i + most);
-    const Vec<T> over_f = one + by_f, over_i = one + by_i, share = reciprocal(over_f + over_i);
-    kept[0] = over_i * share;              // f / (f + i)
+    const Vec<T> over_f = one + by_f, over_i = one + by_i, f_scaled = reciprocal(over_f), share = reciprocal(over_f + over_i);
+    kept[0] = over_i * f_scaled;          // f / i, from which both shares have full relative precision
     kept[1] = x[2];
-    kept[2] = by_f * reciprocal(over_f);  // 1 - f
+    kept[2] = by_f * f_scaled;            // 1 - f
     kept[3] = by_i * reciprocal(over_i);  // 1 - i
-    h = kept[0] * now.of(now.h_before) + over_f * share * x[2];
+    h = over_i * share * now.of(now.h_before) + over_f * share * x[2];
   }
 
   LSTM_INLINE static void backward(const Units<T>& now, Vec<T> d_h, Vec<T>, Vec<T>* d, Vec<T>& d_h_before, Vec<T>&) {
-    const Vec<T> a = now.kept_of(0), g = now.kept_of(1), rest = T(1) - a;
+    const Vec<T> ratio = now.kept_of(0), g = now.kept_of(1), rest = reciprocal(ratio + T(1)), a = ratio * rest;
     const Vec<T> d_ratio = d_h * (now.of(now.h_before) - g) * a * rest;  // of log f - log i
     d[0] = -d_ratio * now.kept_of(3);
     d[1] = d_ratio * now.kept_of(2);

@@ -1,7 +1,8 @@
 """The backend `compiled`, which runs cells with compiled C++ code.
 
 This module runs most cells, with the code in native/recurrence.cc. A user's cells whose step is linear in their state are run by
-compiled_linear.py, and so are minLSTM and minGRU in a batch of one row, whose products then share out the steps to the threads.
+compiled_linear.py, and so are minLSTM and minGRU in a batch of one row, without products in another dtype: the products then share out the
+steps to the threads, which on two cores is faster for one row and slower for two.
 
 One call of the C++ code runs the forward pass over all steps, and another call computes the gradients. The C++ code has a twin, which is
 the same computation in JAX. The twin is used for derivatives of order 2 and higher, for forward-mode differentiation, and for gradients
@@ -56,15 +57,16 @@ def run(
 
     The arguments and results are those of `reference.run`. The additional argument `tokens` (T, B) is described in `unroll`.
     """
-    if cell not in COMPILED_CELLS or (cell.linear is not None and x.shape[1] == 1):
-        return run_linear(cell, params, x, state, valid, dropout, resets, compute_dtype, sequences)
+    name = compute_dtype_name(compute_dtype, params.kernel.dtype)
+    products = name if name in PRODUCT_NUMBERS else None
+    if cell not in COMPILED_CELLS or (cell.linear is not None and x.shape[1] == 1 and products is None):
+        return run_linear(cell, params, x, state, valid, dropout, resets, sequences)
     x = x.astype(jnp.int32) if jnp.issubdtype(x.dtype, jnp.integer) else x
     tokens = None if tokens is None or x.ndim == 2 else tokens.astype(jnp.int32)
     if cell.gates == 1:  # the C++ code has no axis of a single gate
         dropout = DropoutMasks(_without_gates(dropout.input), _without_gates(dropout.recurrent))
     operation: Callable = CompiledLSTM if cell is CELLS["lstm"] else CompiledCell
-    name = compute_dtype_name(compute_dtype, params.kernel.dtype)
-    return apply(operation(cell, sequences, name if name in PRODUCT_NUMBERS else None), params, x, state, valid, dropout, resets, tokens)
+    return apply(operation(cell, sequences, products), params, x, state, valid, dropout, resets, tokens)
 
 
 def why_not_mixed(cell: Cell, dtype: str) -> str:

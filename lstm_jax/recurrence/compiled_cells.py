@@ -100,7 +100,7 @@ def _keep_nothing(params, state, new, z, mask, compute_dtype):
 
 
 def _keep_min_lstm(params, state, new, z, mask, compute_dtype):
-    """Return the values that a step of minLSTM keeps for the backward pass: f / (f + i), z_g, 1 - f and 1 - i, one array (B, 4H).
+    """Return the values that a step of minLSTM keeps for the backward pass: f / i, z_g, 1 - f and 1 - i, one array (B, 4H).
 
     i is the input gate, f the forget gate and z_g the candidate for the new h.
 
@@ -108,8 +108,9 @@ def _keep_min_lstm(params, state, new, z, mask, compute_dtype):
     """
     del params, state, new, mask, compute_dtype
     i, f, g = jnp.split(z, 3, axis=-1)
-    ratio = jax.nn.log_sigmoid(f) - jax.nn.log_sigmoid(i)
-    return jnp.concatenate([jax.nn.sigmoid(ratio), g, jax.nn.sigmoid(-f), jax.nn.sigmoid(-i)], axis=-1)
+    most = 87.0 if z.dtype == jnp.float32 else 708.0  # as in the C++ code, so that the quotient is finite
+    ratio = jnp.exp(jnp.clip(jax.nn.log_sigmoid(f) - jax.nn.log_sigmoid(i), -most, most))
+    return jnp.concatenate([ratio, g, jax.nn.sigmoid(-f), jax.nn.sigmoid(-i)], axis=-1)
 
 
 def _keep_min_gru(params, state, new, z, mask, compute_dtype):

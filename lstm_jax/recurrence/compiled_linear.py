@@ -1,4 +1,4 @@
-"""Part of the backend `compiled`: cells whose step is linear in their state, h' = a h + b.
+"""Part of the backend `compiled`: a user's cells whose step is linear in their state, h' = a h + b, and one row of minLSTM or minGRU.
 
 JAX computes a and b of all steps, and the C++ code in native/linear.cc goes through the steps. It reads and writes each number once, while
 the parallel scan of the backend `associative` makes about 2 log2(T) passes over arrays (T, B, H).
@@ -20,9 +20,9 @@ from lstm_jax.recurrence.associative import coefficients
 from lstm_jax.recurrence.resets import Resets
 
 
-def run_linear(cell: Cell, params, x, state, valid, dropout: DropoutMasks, resets: Resets | None, compute_dtype=None, sequences=True):
+def run_linear(cell: Cell, params, x, state, valid, dropout: DropoutMasks, resets: Resets | None, sequences: bool):
     """Run a cell that is linear in its state over time in C++. The arguments and results are those of `reference.run`."""
-    a, b, starts = coefficients(cell, params, x, valid, dropout, resets, compute_dtype)
+    a, b, starts = coefficients(cell, params, x, valid, dropout, resets)
     h = apply(LinearSteps(), a, b, state.h, starts)
     return h if sequences else None, jax.tree.map(lambda _: h[-1], state)
 

@@ -221,6 +221,10 @@ std::vector<Case> cases(int64_t T, int64_t B, int64_t E, int64_t H) {
     (*attributes)["cell"] = int64_t{1};
     (*attributes)["input_masks"] = (*attributes)["recurrent_masks"] = int64_t{0};
   }
+  // minGRU, which has no U
+  const Arrays minimal = {floats({E, 2 * H}), floats({2 * H}), floats({T, B, 2 * H})};
+  Attributes minimal_forward = gru_forward, minimal_backward = gru_backward;
+  minimal_forward["cell"] = minimal_backward["cell"] = int64_t{13};
   // without tokens, few rows take few_forward.h and few_backward.h
   const auto without_tokens = [](Attributes attributes) {
     attributes["tokens"] = false;
@@ -247,6 +251,10 @@ std::vector<Case> cases(int64_t T, int64_t B, int64_t E, int64_t H) {
       {"backward, GRU", lstm_jax_backward,
        all({{x, gru[0], gru[1], gru[3], all_steps[0], all_steps[1], state[0], floats({T, B, H})}, gru_last}),
        {state[0], gru[0], gru[1], gru[2], gru[3], x, state[0]}, gru_backward, false},
+      {"forward, minGRU", lstm_jax_forward, all({{x, minimal[0], minimal[1], state[0]}, gru_last}), {state[0], all_steps[1], minimal[2]}, minimal_forward,
+       true},
+      {"backward, minGRU", lstm_jax_backward, all({{x, minimal[0], minimal[2], all_steps[1], state[0], floats({T, B, H})}, gru_last}),
+       {state[0], minimal[0], minimal[1], x, state[0]}, minimal_backward, false},
       {"forward, bfloat16", lstm_jax_forward, all({{x}, kernels, {bias}, state, last}), all({state, {all_steps[1], all_steps[2], all_steps[0]}}),
        narrow_forward, true},
       {"backward, bfloat16", lstm_jax_backward, all({{x}, kernels, all_steps, state, {floats({T, B, H})}, last}),

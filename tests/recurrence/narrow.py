@@ -12,7 +12,17 @@ from lstm_jax.recurrence.compiled_cells import COMPILED_CELLS
 NAMES = [cell.name for cell in COMPILED_CELLS]
 # batch, steps, units, features: odd and even depths, a part of a vector, several panels, blocks and tiles, chunks of an odd number of rows,
 # and an inner dimension that is cut into pieces
-SIZES = [(1, 1, 1, 1), (2, 5, 3, 17), (5, 7, 16, 2), (7, 9, 33, 40), (33, 5, 17, 70), (4, 3, 130, 5), (35, 11, 48, 131), (7, 3, 530, 525)]
+SIZES = [
+    (1, 1, 1, 1),
+    (1, 6, 20, 9),
+    (2, 5, 3, 17),
+    (5, 7, 16, 2),
+    (7, 9, 33, 40),
+    (33, 5, 17, 70),
+    (4, 3, 130, 5),
+    (35, 11, 48, 131),
+    (7, 3, 530, 525),
+]
 
 
 def make_operands(cell: str, size: tuple[int, int, int, int], draw=lambda array: array.astype(np.float32)) -> tuple[Any, Any, Any]:

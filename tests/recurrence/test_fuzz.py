@@ -99,6 +99,7 @@ def check_call(on: Drawing, call: Call, backend: str | None) -> None:
         assert call.wrong or refusal.subject.startswith("backend"), f"refused: {refusal}"
         return
     if call.is_another_call():
+        assert not call.given["return_sequences"] or got[0].shape[:2] == call.x_sizes
         return
     assert not call.wrong, f"accepted: {call.wrong}"
     dtype = call.clean["params"].kernel.dtype.name if call.given["compute_dtype"] in (None, "float32") else "bfloat16"
