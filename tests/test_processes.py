@@ -235,7 +235,8 @@ def test_a_closed_terminal(ignored: bool) -> None:
 
     A terminal with bash sends it twice.
     """
-    program = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n" * ignored + HANGING
+    action = "SIG_IGN" if ignored else "SIG_DFL"  # not what the tests themselves were started with
+    program = f"import signal; signal.signal(signal.SIGHUP, signal.{action})\n{HANGING}"
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as launched:
         assert launched.stdout is not None
         assert [launched.stdout.readline() for _ in range(2)] == ["running\n"] * 2
