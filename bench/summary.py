@@ -197,7 +197,7 @@ def speedups_over_sizes(lines: Iterable[Line], name: str, cell: str = "lstm") ->
     """
     found: dict[str, list[float]] = {}
     for line in lines:
-        if line.speedup and (line.work.name.partition(":")[0], line.work.cell) == (name, cell):
+        if line.speedup and (line.work.base, line.work.cell) == (name, cell):
             found.setdefault(line.candidate, []).append(line.speedup[0])
     return {name: speedups for name, speedups in found.items() if len(speedups) > 1}
 

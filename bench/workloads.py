@@ -97,6 +97,11 @@ class Workload:
         return self.kind in ("sentiment", "evaluation")
 
     @property
+    def base(self) -> str:
+        """Name without sizes and cell, a key of `WORKLOADS`."""
+        return self.name.partition(":")[0]
+
+    @property
     def layer_alone(self) -> bool:
         """Whether the model is a recurrent layer and nothing else."""
         return self.kind in ("recurrence", "forward")

@@ -59,10 +59,10 @@ class Peer:
         if work.kind not in self.kinds:
             return f"no workload of the kind {work.kind}"
         if work.resets and not self.resets:
-            return f"no resets in {work.name.partition(':')[0]}"
+            return f"no resets in {work.base}"
         if work.cell == "lstm" or self.name == OURS or (work.layer_alone and work.cell in self.cells):
             return ""
-        return f"no {work.cell} in {work.name.partition(':')[0]}"
+        return f"no {work.cell} in {work.base}"
 
     def missing(self) -> str:
         """Return "" if the library can run on this machine. Otherwise return what is missing: packages or a GPU."""

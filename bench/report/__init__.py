@@ -63,7 +63,7 @@ def table(command: str, commit: str, workloads: Sequence[str] = ()) -> str:
     """
     if command == "throughput":
         rows, lines = of_commit(throughput.PATH, commit)
-        shown = [line for line in lines if not workloads or line.work.name.partition(":")[0] in workloads]
+        shown = [line for line in lines if not workloads or line.work.base in workloads]
         require(bool(shown), "mark", f"{command} {commit} {' '.join(workloads)}", "name workloads that have rows")
         return throughput_tables(shown, rows, commit)
     rows = accuracy.grid_rows(accuracy.PATH, commit) if command == "accuracy" else []

@@ -52,7 +52,7 @@ def draw_grid(lines: Sequence[Line], peer: str, path: Path, force: bool = True, 
 
 
 def _of_grid(line: Line, peer: str) -> bool:
-    return line.work.name.partition(":")[0] == "recurrence" and line.work.cell == "lstm" and line.candidate == peer
+    return (line.work.base, line.work.cell) == ("recurrence", "lstm") and line.candidate == peer
 
 
 def draw_scaling(found: Sequence[Curve], path: Path, title: str) -> None:

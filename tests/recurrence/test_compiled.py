@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from tables import BACKENDS, assert_close
 
-from lstm_jax.cells import CELLS, HiddenState, LSTMParams, LSTMState, MinParams
+from lstm_jax.cells import CELLS, LSTMParams, LSTMState
 from lstm_jax.dropout import DropoutMasks
 from lstm_jax.errors import InputError
 from lstm_jax.native import compiler, library, packaged
@@ -133,40 +133,6 @@ def test_other_cells_equal_their_twins(cell: str, sizes: tuple[int, int, int]) -
             back = (args, want[1], (d_h if number % 2 else None, d_final))
             ours, twin = (jax.jit(partial(run, wanted)) for run in (operation.backward, operation.plain_backward))
             assert_close(ours(*back), twin(*back), 1e-12, str(kind))
-
-
-@built
-@pytest.mark.parametrize("cell", ["min_lstm", "min_gru"])
-def test_minimal_cells_whose_gates_are_near_0_or_1(cell: str) -> None:
-    """Outputs and gradients in float32 against the reference in float64, for pre-activations up to 200 of both signs."""
-    rng, row = np.random.default_rng(0), CELLS[cell]
-    x, weights = rng.uniform(-1, 1, (5, 6, 4)) * [[[200.0]], [[90.0]], [[30.0]], [[3.0]], [[0.0]]], rng.standard_normal((5, 6, 7))
-    params = jax.tree.map(np.asarray, row.init(jax.random.key(1), 4, 7))
-
-    def results(backend: str, dtype: str):
-        given = jax.tree.map(lambda array: jnp.asarray(array, dtype), (params, x))
-        return jax.value_and_grad(lambda params, x: (unroll(row, params, x, backend=backend)[0] * weights).sum(), (0, 1))(*given)
-
-    got = results("compiled", "float32")
-    with jax.enable_x64(True):
-        want = results("reference", "float64")
-    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
-        np.testing.assert_allclose(a, b, rtol=0, atol=3e-5 * np.abs(b).max())
-
-
-@built
-@pytest.mark.parametrize("z", [(-15.0, 15.0), (15.0, -15.0), (-20.0, 20.0), (1.0, -2.0)], ids=str)
-def test_a_share_of_the_minimal_lstm_near_0_has_all_its_digits(z: tuple[float, float]) -> None:
-    """Gradients by z_i, z_f and z_g in float32 against the reference in float64, each to its own size; f / (f + i) is near 1 or 0."""
-
-    def gradient(backend: str, dtype: str) -> np.ndarray:
-        row, x, state = CELLS["min_lstm"], jnp.zeros((2, 1, 1), dtype), HiddenState(jnp.ones((2, 1), dtype))
-        bias, kernel = jnp.asarray([*z, 0.3], dtype), jnp.zeros((1, 3), dtype)
-        return np.asarray(jax.grad(lambda bias: unroll(row, MinParams(kernel, bias), x, state, backend=backend)[0].sum())(bias))
-
-    got = gradient("compiled", "float32")
-    with jax.enable_x64(True):
-        np.testing.assert_allclose(got, gradient("reference", "float64"), rtol=2e-6)
 
 
 @built

@@ -104,6 +104,10 @@ def check_layer(on: Drawing) -> None:
         assert call.wrong, f"refused: {refusal}"
         return
     if call.is_another_call():
+        assert call.x_sizes is not None
+        rows, steps = call.x_sizes
+        lead = got.shape[1::-1] if time_major and got.ndim == 3 else got.shape[:-1]
+        assert lead in (((rows, steps), (rows,)) if rows else ((steps,), ()))
         return
     assert not call.wrong, f"accepted: {call.wrong}"
     want = wanted(layer, jnp.asarray(call.clean["x"]), call.clean.get("initial_state"), valid)

@@ -1,0 +1,47 @@
+"""minLSTM and minGRU on the backend `compiled`: gates near 0 and 1, where differences of numbers close to each other lose digits."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tables import BACKENDS
+
+from lstm_jax import unroll
+from lstm_jax.cells import CELLS, HiddenState, MinParams
+
+pytestmark = [
+    pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the backend with"),
+    pytest.mark.usefixtures("quick_compiles"),
+]
+
+
+@pytest.mark.parametrize("cell", ["min_lstm", "min_gru"])
+def test_gates_near_0_and_1(cell: str) -> None:
+    """Outputs and gradients in float32 against the reference in float64, for pre-activations up to 200 of both signs."""
+    rng, row = np.random.default_rng(0), CELLS[cell]
+    x, weights = rng.uniform(-1, 1, (5, 6, 4)) * [[[200.0]], [[90.0]], [[30.0]], [[3.0]], [[0.0]]], rng.standard_normal((5, 6, 7))
+    params = jax.tree.map(np.asarray, row.init(jax.random.key(1), 4, 7))
+
+    def results(backend: str, dtype: str):
+        given = jax.tree.map(lambda array: jnp.asarray(array, dtype), (params, x))
+        return jax.value_and_grad(lambda params, x: (unroll(row, params, x, backend=backend)[0] * weights).sum(), (0, 1))(*given)
+
+    got = results("compiled", "float32")
+    with jax.enable_x64(True):
+        want = results("reference", "float64")
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=3e-5 * np.abs(b).max())
+
+
+@pytest.mark.parametrize("z", [(-15.0, 15.0), (15.0, -15.0), (-20.0, 20.0), (1.0, -2.0)], ids=str)
+def test_a_share_near_0_has_all_its_digits(z: tuple[float, float]) -> None:
+    """Gradients by z_i, z_f and z_g in float32 against the reference in float64, each to its own size; f / (f + i) is near 1 or 0."""
+
+    def gradient(backend: str, dtype: str) -> np.ndarray:
+        row, x, state = CELLS["min_lstm"], jnp.zeros((2, 1, 1), dtype), HiddenState(jnp.ones((2, 1), dtype))
+        bias, kernel = jnp.asarray([*z, 0.3], dtype), jnp.zeros((1, 3), dtype)
+        return np.asarray(jax.grad(lambda bias: unroll(row, MinParams(kernel, bias), x, state, backend=backend)[0].sum())(bias))
+
+    got = gradient("compiled", "float32")
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(got, gradient("reference", "float64"), rtol=2e-6)
