@@ -121,15 +121,15 @@ void back(const BackwardTile<T>& tile, const BackProduct<T>& product, int64_t ro
 // vector's addresses in d of the state, and slots the one of slot 0.
 template <typename T, typename Cell, typename F>
 LSTM_INLINE void over_tile(const Backward<T>& run, const BackwardTile<T>& tile, int64_t t, int64_t t0, const F& f) {
-  const int64_t batch = run.sizes.batch, units = run.sizes.units, panel = tile.chunk * tile.rows * tile.width;
+  const int64_t batch = run.sizes.batch, units = run.sizes.units, width = Cell::kParts * units, panel = tile.chunk * tile.rows * tile.width;
   for (int64_t r = 0; r < tile.rows; ++r) {
     const int64_t row = tile.first + r, before = t * batch + row, after = before + batch;
     const bool valid = !run.valid || run.valid[before], starts = run.resets.starts(t, row);
-    T *const d_h = run.d_first_h + row * units, *const d_c = Cell::kCellState ? run.d_first_c + row * units : nullptr;
+    T *const d_h = run.d_first_h + row * width, *const d_c = Cell::kCellState ? run.d_first_c + row * units : nullptr;
     const T* const kept = Cell::kKept ? run.kept + before * Cell::kKept * units : nullptr;
-    const T* const h_before = starts ? run.resets.h + row * units : run.all_h + before * units;
+    const T* const h_before = starts ? run.resets.h + row * width : run.all_h + before * width;
     const T* const c_before = !Cell::kCellState ? nullptr : starts ? run.resets.c + row * units : run.all_c + before * units;
-    const T *const h = run.all_h + after * units, *const c = Cell::kCellState ? run.all_c + after * units : nullptr;
+    const T *const h = run.all_h + after * width, *const c = Cell::kCellState ? run.all_c + after * units : nullptr;
     T* const slots = tile.d_z + ((t - t0) * tile.rows + r) * tile.width;
     for (int64_t number = 0; number < tile.panels; ++number) {
       const int64_t column = number * tile.width, end = std::min(tile.width, units - column);
@@ -144,18 +144,23 @@ LSTM_INLINE void over_tile(const Backward<T>& run, const BackwardTile<T>& tile, 
 // `Backward::through` of a cell. d of the state is in d_first_h and d_first_c.
 template <typename T, typename Cell>
 void through_cell(const Backward<T>& run, const BackwardTile<T>& tile, int64_t t, int64_t t0) {
-  const int64_t units = run.sizes.units, slot = tile.panels * tile.chunk * tile.rows * tile.width;
-  const T* const d_outputs = run.d_h ? run.d_h + (t * run.sizes.batch + tile.first) * units : nullptr;
+  static_assert(Cell::kParts == 1 || !Cell::kDirect, "one d of h before the step");
+  const int64_t units = run.sizes.units, width = Cell::kParts * units, slot = tile.panels * tile.chunk * tile.rows * tile.width;
+  const T* const d_outputs = run.d_h ? run.d_h + (t * run.sizes.batch + tile.first) * width : nullptr;
   over_tile<T, Cell>(run, tile, t, t0, [&](int64_t r, bool valid, const Units<T>& now, T* d_h, T* d_c, T* slots) __attribute__((always_inline)) {
-    Vec<T> d = load(d_h, now.count);
-    if (d_outputs) d += load(d_outputs + r * units + now.at, now.count);
-    Vec<T> d_slots[Cell::kSlots] = {}, d_h_before = d, d_c_before;
+    Vec<T> d[Cell::kParts];
+    LSTM_UNROLL for (int n = 0; n < Cell::kParts; ++n) {
+      d[n] = load(d_h + n * units, now.count);
+      if (d_outputs) d[n] += load(d_outputs + r * width + n * units + now.at, now.count);
+    }
+    Vec<T> d_slots[Cell::kSlots] = {}, d_h_before = d[0], d_c_before;
     if (valid) {
-      Cell::backward(now, d, Cell::kCellState ? load(d_c, now.count) : Vec<T>{}, d_slots, d_h_before, d_c_before);
+      Cell::backward(now, parts_of<T>(d), Cell::kCellState ? load(d_c, now.count) : Vec<T>{}, d_slots, d_h_before, d_c_before);
       if (Cell::kCellState) store(d_c, d_c_before, now.count);
     }
     // without kDirect, the product with U will overwrite d_h of a step that is not padding
     if (Cell::kDirect || d_outputs) store(d_h, d_h_before, now.count);
+    LSTM_UNROLL for (int n = 1; d_outputs && n < Cell::kParts; ++n) store(d_h + n * units, d[n], now.count);
     for (int n = 0; n < Cell::kSlots; ++n) store(slots + n * slot, d_slots[n]);
   });
 }
@@ -176,38 +181,38 @@ void through_inner(const Backward<T>& run, const BackwardTile<T>& tile, int64_t 
 // Move d_h and d_c of the tile's rows that are reset before step t from the step before to the reset state.
 template <typename T>
 void back_to_resets(const Backward<T>& run, const BackwardTile<T>& tile, int64_t t) {
-  const int64_t units = run.sizes.units;
+  const auto move = [](int64_t row, int64_t size, T* from, T* to) {
+    for (int64_t n = row * size; n < (row + 1) * size; ++n) {
+      to[n] += from[n];
+      from[n] = 0;
+    }
+  };
   for (int64_t row = tile.first; run.resets.at && row < tile.first + tile.rows; ++row) {
     if (!run.resets.starts(t, row)) continue;
-    for (int64_t n = row * units; n < (row + 1) * units; ++n) {
-      run.d_reset_h[n] += run.d_first_h[n];
-      run.d_first_h[n] = 0;
-      if (!run.d_first_c) continue;
-      run.d_reset_c[n] += run.d_first_c[n];
-      run.d_first_c[n] = 0;
-    }
+    move(row, run.h_size(), run.d_first_h, run.d_reset_h);
+    if (run.d_first_c) move(row, run.sizes.units, run.d_first_c, run.d_reset_c);
   }
 }
 
 // Step t: d_z, and d_h of the step before.
 template <typename T>
 void backward_step(const Backward<T>& run, const BackwardTile<T>& tile, int64_t t, int64_t t0) {
-  const int64_t batch = run.sizes.batch, units = run.sizes.units, first = tile.first, rows = tile.rows, size = rows * units;
+  const int64_t batch = run.sizes.batch, units = run.sizes.units, width = run.h_size(), first = tile.first, rows = tile.rows, size = rows * units;
   run.through(run, tile, t, t0);
   if (t > 0) {
     const int64_t before = ((t - 1) * batch + first) * units, kept = run.cell->kept;
     if (run.kept) tile.prefetcher->set_range(0, run.kept + before * kept, size * kept * sizeof(T));
     if (run.all_c) tile.prefetcher->set_range(1, run.all_c + before, size * sizeof(T));
-    tile.prefetcher->set_range(2, run.all_h + before + batch * units, size * sizeof(T));
+    tile.prefetcher->set_range(2, run.all_h + (t * batch + first) * width, rows * width * sizeof(T));
   }
   // d_h of the step before; if `inner`, of the late gates' factor instead. At a step that is not valid, d_h stays as it is.
   const auto product = [&](int64_t first_gate, int64_t last_gate, bool inner) {
-    const BackProduct<T> of_h{run.mask,   run.cell->recurrent_slots, run.sizes.gates, units, units, run.transposed_recurrent, first_gate,
+    const BackProduct<T> of_h{run.mask,   run.cell->recurrent_slots, run.sizes.gates, units, width, run.transposed_recurrent, first_gate,
                               last_gate, run.cell->direct && !inner, run.products};
     back(tile, of_h, (t - t0) * rows, rows, [&](int64_t k, int64_t& number, T*& out) {
       number = first + k - (t - t0) * rows;
       const bool valid = !run.valid || run.valid[t * batch + number];
-      out = !valid ? nullptr : inner ? tile.d_inner + (number - first) * units : run.d_first_h + number * units;
+      out = !valid ? nullptr : inner ? tile.d_inner + (number - first) * units : run.d_first_h + number * width;
     });
   };
   const int64_t early = run.sizes.gates - run.cell->late_gates;
@@ -241,8 +246,8 @@ void run_backward_tile(const Backward<T>& run, const Sums<T>& sums, int64_t firs
   const auto [steps, batch, features, units, gates] = run.sizes;
   // the gradients of large kernels do not stay in the cache: longer chunks, so that there are fewer passes over them
   const int64_t chunk_rows = std::max({kChunkRows, std::min<int64_t>(96, units * 3 / 4), units / 2});
-  const int64_t rows = last - first, size = rows * units, chunk = chunk_steps(rows, steps, chunk_rows);
-  const int64_t largest = std::max(units, run.x ? features : 0), d_z_size = run.cell->slots * sums.panels * sums.width * chunk * rows;
+  const int64_t rows = last - first, size = rows * units, width = run.h_size(), chunk = chunk_steps(rows, steps, chunk_rows);
+  const int64_t largest = std::max(width, run.x ? features : 0), d_z_size = run.cell->slots * sums.panels * sums.width * chunk * rows;
   Aligned<T> partial(2 * chunk * rows * kVectors * kLanes<T>);
   Aligned<T> d_z(d_z_size), transposed((largest + 2 * kRows) * chunk * rows);
   Aligned<T> d_inner(run.cell->late_gates ? size : 0), row(run.cell->whole_rows ? run.cell->slots * units : 0);
@@ -254,10 +259,10 @@ void run_backward_tile(const Backward<T>& run, const Sums<T>& sums, int64_t firs
                        partial.get(), d_inner.get(), row.get(), numbers.data(), pairs.get(), pair_rows.get(), &prefetcher};
   const Repeats<T> repeats(run.tokens, steps, batch, first, last, gates * sums.panels * sums.width);
   std::fill(d_z.get(), d_z.get() + d_z_size, T(0));  // columns that fill up a panel enter no result
-  std::memcpy(run.d_first_h + first * units, run.d_final_h + first * units, size * sizeof(T));
+  std::memcpy(run.d_first_h + first * width, run.d_final_h + first * width, rows * width * sizeof(T));
   if (run.d_first_c) std::memcpy(run.d_first_c + first * units, run.d_final_c + first * units, size * sizeof(T));
   if (run.resets.at) {
-    std::fill_n(run.d_reset_h + first * units, size, T(0));
+    std::fill_n(run.d_reset_h + first * width, rows * width, T(0));
     if (run.d_reset_c) std::fill_n(run.d_reset_c + first * units, size, T(0));
   }
   for (int64_t t1 = steps; t1 > 0; t1 -= std::min(chunk, t1)) {

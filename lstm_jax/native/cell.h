@@ -4,6 +4,8 @@
 //   kGates      gates with columns in the kernels W (E, kGates H) and U (H, kGates H)
 //   kKept       numbers (H) kept for the backward pass in addition to the states, a step and row
 //   kCellState  whether the state has c in addition to h
+//   kParts      arrays (H) that make up h, 1 for most cells. All enter the product with U (kParts H, kGates H); kDirect is false if there are more
+//               than one
 //   kRecurrent  whether the cell has U; without it, kDirect is true and there are no late gates
 //   kDirect     whether h of the step before also enters the step outside of the product with U
 //   kExtras     further parameters (H); kExtraName is their name
@@ -12,6 +14,7 @@
 //   kLateGates  gates, the last ones, whose product with U has another factor than h: `inner` (H), which depends on the other gates
 //   forward     x and u (kGates): x W + b and h U (unset without U) -> the state after the step, and what is kept
 //   backward    d_h and d_c, of the state after the step -> the slots, d of c before the step and, if kDirect, d of h before the step
+//               (if kParts is more than 1, h and d_h are arrays of kParts vectors)
 // and with late gates, for which kLateFactor is the number kept by which h is multiplied, and kDirect is true:
 //   forward_inner   x and u -> `inner`, and u of the gates that are not late may be replaced
 //   backward_inner  d of `inner` -> slot kInnerSlot, and what it adds to d of h before the step
@@ -30,7 +33,7 @@ constexpr int kMostGates = 4, kMostKept = 12, kMostExtras = 10;
 
 // What the engine knows of a cell.
 struct CellShape {
-  int gates, kept, slots, extras, late_gates, late_factor;
+  int gates, kept, slots, extras, late_gates, late_factor, parts;
   bool cell_state, recurrent, direct;
   bool whole_rows;  // sums over the units of a row, as in layernorm.h: the bias is not added to x W
   const char* extra_name;
@@ -48,9 +51,16 @@ struct Units {
   Vec<T> of(const T* array) const { return load(array + at, count); }
 };
 
+// The vectors that make up h, as a cell's functions have them: the only one, or the array of several.
+template <typename T, size_t PARTS>
+LSTM_INLINE decltype(auto) parts_of(Vec<T> (&parts)[PARTS]) {
+  if constexpr (PARTS == 1) return (parts[0]);
+  else return (parts);
+}
+
 template <typename Cell>
 constexpr CellShape shape_of() {
-  CellShape shape{Cell::kGates,     Cell::kKept,   Cell::kSlots,    Cell::kExtras, Cell::kLateGates, 0,
+  CellShape shape{Cell::kGates,     Cell::kKept,   Cell::kSlots,    Cell::kExtras, Cell::kLateGates, 0, Cell::kParts,
                   Cell::kCellState, Cell::kRecurrent, Cell::kDirect, false, Cell::kExtraName};
   if constexpr (Cell::kLateGates > 0) shape.late_factor = Cell::kLateFactor;
   for (int gate = 0; gate < Cell::kGates; ++gate) {

@@ -6,6 +6,7 @@
 #include "few_forward.h"
 #include "forward.h"
 #include "fused_lstm.h"
+#include "gate_recurrent.h"
 #include "hidden_cells.h"
 #include "layernorm.h"
 #include "lstm_cells.h"
@@ -30,7 +31,7 @@ constexpr CellCode<T> code_of() {
   CellCode<T> code{shape_of<Cell>(), &step_of<T, Cell>, &through_cell<T, Cell>, nullptr, nullptr, nullptr};
   if constexpr (Cell::kLateGates > 0) {
     code.through_inner = &through_inner<T, Cell>;
-  } else if constexpr (Cell::kRecurrent) {
+  } else if constexpr (Cell::kRecurrent && Cell::kParts == 1) {
     code.step_units = &step_units<T, Cell>;
     code.through_units = &through_units<T, Cell>;
   }
@@ -68,6 +69,7 @@ constexpr CellCode<T> kCells[] = {
     code_of<T, LSTMCell<T, kLinearOutput>>(),  // lstm_no_output_activation
     code_of<T, MinLSTMCell<T>>(),  // min_lstm
     code_of<T, MinGRUCell<T>>(),  // min_gru
+    code_of<T, GateRecurrentCell<T>>(),  // lstm_full_gate_recurrence
 };
 constexpr int64_t kCellCount = sizeof(kCells<float>) / sizeof(kCells<float>[0]);
 

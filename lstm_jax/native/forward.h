@@ -39,13 +39,14 @@ struct Forward {
   // null unless requested; all_h and all_c have T + 1 steps, the first one is the initial state; kept is (T, B, kept H)
   T *all_h, *all_c, *kept;
   bool aligned;  // whether all vectors of these three are aligned
+  int64_t h_size() const { return cell->parts * sizes.units; }  // numbers of h in a row
 };
 
 // The buffers of one tile of rows.
 template <typename T>
 struct ForwardTile {
   int64_t first, rows;  // rows first..first + rows - 1 of the batch
-  T *h, *h_next;        // (rows, H)
+  T *h, *h_next;        // (rows, size of h)
   T* z;                 // GH numbers for each step and row of the chunk
   const T** z_rows;     // the address of z for each step and row
   T* dropped;           // h times the masks (kinds, rows, H), or groups of it
@@ -88,12 +89,12 @@ int64_t factor_kinds(const Forward<T>& run) {
 // Set the factor of U in the products of a step.
 template <typename T>
 void set_factor(const Forward<T>& run, ForwardTile<T>& tile) {
-  const int64_t units = run.sizes.units, size = tile.rows * depth_of(units, run.products);
+  const int64_t width = run.h_size(), size = tile.rows * depth_of(width, run.products);
   const int64_t kinds = factor_kinds(run);
   for (int64_t kind = 0; kind < kinds; ++kind) {
     T* const to = tile.dropped + kind * size;
     if (run.products == kFull) drop(tile.h, run.mask, kind, tile.first, tile.rows, to);
-    else drop_narrow(run.products, tile.h, run.mask, kind, tile.first, tile.rows, units, to, tile.scales + kind * tile.rows);
+    else drop_narrow(run.products, tile.h, run.mask, kind, tile.first, tile.rows, width, to, tile.scales + kind * tile.rows);
   }
   tile.factor = kinds ? tile.dropped : tile.h;
   tile.factor_stride = run.mask.per_gate() ? size : 0;
@@ -195,19 +196,19 @@ void project(const Forward<T>& run, const ForwardTile<T>& tile, const Repeats<T>
 // Replace the state of the tile's rows that are reset before step t.
 template <typename T>
 void restart_rows(const Forward<T>& run, const ForwardTile<T>& tile, int64_t t) {
-  const int64_t units = run.sizes.units;
+  const int64_t units = run.sizes.units, width = run.h_size();
   for (int64_t r = 0; run.resets.at && r < tile.rows; ++r) {
-    const int64_t at = (tile.first + r) * units;
-    if (!run.resets.starts(t, tile.first + r)) continue;
-    std::copy_n(run.resets.h + at, units, tile.h + r * units);
-    if (run.final_c) std::copy_n(run.resets.c + at, units, run.final_c + at);
+    const int64_t row = tile.first + r;
+    if (!run.resets.starts(t, row)) continue;
+    std::copy_n(run.resets.h + row * width, width, tile.h + r * width);
+    if (run.final_c) std::copy_n(run.resets.c + row * units, units, run.final_c + row * units);
   }
 }
 
 // tile.sums = factor U of gates first_gate..last_gate-1. The rows of gate g are `gate_stride` numbers after those of the gate before it.
 template <typename T>
 void multiply_gates(const Forward<T>& run, const ForwardTile<T>& tile, const T* factor, int64_t gate_stride, int64_t first_gate, int64_t last_gate) {
-  const int64_t units = run.sizes.units, gates = run.sizes.gates, depth = depth_of(units, run.products), size = tile.rows * depth;
+  const int64_t units = run.sizes.units, gates = run.sizes.gates, depth = depth_of(run.h_size(), run.products), size = tile.rows * depth;
   const T* scales = tile.scales;
   for (int64_t gate = first_gate; gate < last_gate; ++gate) {
     with_products<T, true>(units, run.products, [&](auto VECTORS, auto P) {
@@ -229,8 +230,9 @@ void multiply_early(const Forward<T>& run, const ForwardTile<T>& tile, int64_t c
 template <typename T>
 void copy_row(const Forward<T>& run, const ForwardTile<T>& tile, int64_t t, int64_t r) {
   const int64_t units = run.sizes.units, batch = run.sizes.batch, row = tile.first + r, before = t * batch + row, kept = run.cell->kept * units;
-  std::copy_n(tile.h + r * units, units, tile.h_next + r * units);
-  if (run.all_h) std::copy_n(tile.h + r * units, units, run.all_h + (batch + before) * units);
+  const int64_t width = run.h_size();
+  std::copy_n(tile.h + r * width, width, tile.h_next + r * width);
+  if (run.all_h) std::copy_n(tile.h + r * width, width, run.all_h + (batch + before) * width);
   if (run.all_c) std::copy_n(run.final_c + row * units, units, run.all_c + (batch + before) * units);
   if (run.kept) std::fill_n(run.kept + before * kept, kept, T(0));
 }
@@ -271,7 +273,7 @@ void multiply_late(const Forward<T>& run, const ForwardTile<T>& tile, const T* c
 // Step t of a tile: the product of all gates, then the cell's function.
 template <typename T, typename Cell>
 void step_of(const Forward<T>& run, ForwardTile<T>& tile, int64_t t, const T* const* z_rows) {
-  const int64_t units = run.sizes.units, batch = run.sizes.batch;
+  const int64_t units = run.sizes.units, batch = run.sizes.batch, width = Cell::kParts * units;
   if constexpr (Cell::kRecurrent) multiply_early(run, tile, Cell::kGates - Cell::kLateGates);
   if constexpr (Cell::kLateGates > 0) multiply_late<T, Cell>(run, tile, z_rows);
   for (int64_t r = 0; r < tile.rows; ++r) {
@@ -281,19 +283,19 @@ void step_of(const Forward<T>& run, ForwardTile<T>& tile, int64_t t, const T* co
       continue;
     }
     const T *const z = z_rows[r], *const sums = Cell::kRecurrent ? tile.sums + r * Cell::kGates * units : nullptr;
-    T *const h = tile.h_next + r * units, *const c = Cell::kCellState ? run.final_c + row * units : nullptr;
-    T* const all_h = run.all_h ? run.all_h + (batch + before) * units : nullptr;
+    T *const h = tile.h_next + r * width, *const c = Cell::kCellState ? run.final_c + row * units : nullptr;
+    T* const all_h = run.all_h ? run.all_h + (batch + before) * width : nullptr;
     T* const all_c = Cell::kCellState && run.all_c ? run.all_c + (batch + before) * units : nullptr;
     T* const all_kept = run.kept ? run.kept + before * Cell::kKept * units : nullptr;
     over_vectors<T>(0, units, [&](int64_t at, int count) __attribute__((always_inline)) {
-      const Units<T> now{units, at, count, run.extras, nullptr, tile.h + r * units, c, nullptr, nullptr};
-      Vec<T> x[Cell::kGates], u[Cell::kGates], kept[kMostKept], new_h, new_c;
+      const Units<T> now{units, at, count, run.extras, nullptr, tile.h + r * width, c, nullptr, nullptr};
+      Vec<T> x[Cell::kGates], u[Cell::kGates], kept[kMostKept], new_h[Cell::kParts], new_c;
       load_x<T, Cell>(run, z, at, count, x);
       LSTM_UNROLL for (int g = 0; Cell::kRecurrent && g < Cell::kGates; ++g) u[g] = load(sums + g * units + at, count);
-      Cell::forward(now, x, u, new_h, new_c, kept);
-      store(h + at, new_h, count);
+      Cell::forward(now, x, u, parts_of<T>(new_h), new_c, kept);
+      LSTM_UNROLL for (int n = 0; n < Cell::kParts; ++n) store(h + n * units + at, new_h[n], count);
       if (Cell::kCellState) store(c + at, new_c, count);
-      if (all_h) stream(all_h + at, new_h, count, run.aligned);
+      LSTM_UNROLL for (int n = 0; all_h && n < Cell::kParts; ++n) stream(all_h + n * units + at, new_h[n], count, run.aligned);
       if (all_c) stream(all_c + at, new_c, count, run.aligned);
       if (!all_kept) return;
       LSTM_UNROLL for (int n = 0; n < Cell::kKept; ++n) stream(all_kept + n * units + at, kept[n], count, run.aligned);
@@ -305,7 +307,7 @@ void step_of(const Forward<T>& run, ForwardTile<T>& tile, int64_t t, const T* co
 template <typename T>
 void run_forward_tile(const Forward<T>& run, int64_t first, int64_t last) {
   const auto [steps, batch, features, units, gates] = run.sizes;
-  const int64_t rows = last - first, size = rows * units, chunk = chunk_steps(rows, steps);
+  const int64_t rows = last - first, size = rows * units, width = run.h_size(), h_size = rows * width, chunk = chunk_steps(rows, steps);
   ForwardTile<T> tile{first, rows};
   const int64_t z_size = run.ids ? 0 : chunk * gates * size;
   const Repeats<T> repeats(run.tokens, steps, batch, first, last, gates * units);
@@ -314,11 +316,11 @@ void run_forward_tile(const Forward<T>& run, int64_t first, int64_t last) {
   const int64_t kinds = factor_kinds(run), sums_size = run.cell->recurrent ? gates * size : 0;
   const bool scaled = run.products == kQuads;
   Aligned<T> scales(scaled ? kinds * rows : 0), x_scales(scaled ? chunk * rows : 0);
-  Aligned<T> state(2 * size), dropped(kinds * size), gathered(gathers ? chunk * rows * features : 0), z(z_size);
+  Aligned<T> state(2 * h_size), dropped(kinds * h_size), gathered(gathers ? chunk * rows * features : 0), z(z_size);
   Aligned<T> sums(run.blocks.data ? partial_size<T>(depth_of(units, run.products), rows) : sums_size), packed(pack_blocks ? packed_size<T>(units) : 0);
   Aligned<T> inner(run.cell->late_gates ? size : 0);
   tile.h = state.get();
-  tile.h_next = tile.h + size;
+  tile.h_next = tile.h + h_size;
   tile.z = z.get();
   tile.dropped = dropped.get();
   tile.scales = scales.get();
@@ -328,9 +330,9 @@ void run_forward_tile(const Forward<T>& run, int64_t first, int64_t last) {
   tile.packed = pack_blocks ? packed.get() : nullptr;
   std::vector<const T*> z_rows(chunk * rows);
   tile.z_rows = z_rows.data();
-  std::memcpy(tile.h, run.h + first * units, size * sizeof(T));
+  std::memcpy(tile.h, run.h + first * width, h_size * sizeof(T));
   if (run.final_c) std::memcpy(run.final_c + first * units, run.c + first * units, size * sizeof(T));
-  if (run.all_h) std::memcpy(run.all_h + first * units, tile.h, size * sizeof(T));
+  if (run.all_h) std::memcpy(run.all_h + first * width, tile.h, h_size * sizeof(T));
   if (run.all_c) std::memcpy(run.all_c + first * units, run.c + first * units, size * sizeof(T));
   for (int64_t t0 = 0; t0 < steps; t0 += chunk) {
     const int64_t t1 = std::min(steps, t0 + chunk);
@@ -340,13 +342,13 @@ void run_forward_tile(const Forward<T>& run, int64_t first, int64_t last) {
     }
     for (int64_t t = t0; t < t1; ++t) {
       restart_rows(run, tile, t);
-      tile.zero_h = t == 0 && all_zero(tile.h, size);
+      tile.zero_h = t == 0 && all_zero(tile.h, h_size);
       set_factor(run, tile);
       run.step(run, tile, t, tile.z_rows + (t - t0) * rows);
       std::swap(tile.h, tile.h_next);
     }
   }
-  std::memcpy(run.final_h + first * units, tile.h, size * sizeof(T));
+  std::memcpy(run.final_h + first * width, tile.h, h_size * sizeof(T));
   flush_streams();
 }
 

@@ -34,17 +34,18 @@ struct Backward {
   const uint8_t* valid;
   Resets<T> resets;
   T *d_first_h, *d_first_c, *d_reset_h, *d_reset_c, *d_x;  // d_x may be null, and d_reset_h and d_reset_c if there are no resets
+  int64_t h_size() const { return cell->parts * sizes.units; }  // numbers of h in a row
 };
 
 // Gradients summed over the rows of one thread, in panels of `width` columns: d_kernel (G, panels, E, width), d_recurrent
-// (G, panels, H, width), and the sums of the cell's slots, d_slots (slots, panels, width). With ids d_kernel is (E, GH).
+// (G, panels, size of h, width), and the sums of the cell's slots, d_slots (slots, panels, width). With ids d_kernel is (E, GH).
 template <typename T>
 struct Sums {
   Sums(const Sizes& sizes, const CellShape& cell, bool ids)
       : width(width_of<T>(sizes.units)),
         panels(panels_of<T>(sizes.units)),
         kernel_size(sizes.features * sizes.gates * (ids ? sizes.units : panels * width)),
-        recurrent_size((cell.recurrent ? sizes.gates : 0) * panels * sizes.units * width),
+        recurrent_size((cell.recurrent ? sizes.gates : 0) * panels * cell.parts * sizes.units * width),
         data(kernel_size + recurrent_size + cell.slots * panels * width) {
     d_kernel = data.get();
     d_recurrent = d_kernel + kernel_size;
@@ -256,10 +257,10 @@ ChunkRows add_gradients(const Backward<T>& run, const BackwardTile<T>& tile, con
   }
   if (run.ids) add_by_id(run, tile, t0, depth, sums.d_kernel);
   std::iota(tile.numbers, tile.numbers + depth, 0);
-  const int64_t start = tile.first * units, size = tile.rows * units;
+  const int64_t start = tile.first * run.h_size(), size = tile.rows * run.h_size();
   const bool zero_h = t0 == 0 && all_zero(run.all_h + start, size) && (!run.resets.at || all_zero(run.resets.h + start, size));
   const int64_t begin = zero_h ? tile.rows : 0;
-  if (run.cell->recurrent) outer({run.all_h, run.mask, run.resets, units, gates - run.cell->late_gates}, run.cell->recurrent_slots, {tile.numbers + begin, depth - begin}, begin, sums.d_recurrent);
+  if (run.cell->recurrent) outer({run.all_h, run.mask, run.resets, run.h_size(), gates - run.cell->late_gates}, run.cell->recurrent_slots, {tile.numbers + begin, depth - begin}, begin, sums.d_recurrent);
   if (!run.x) return {tile.numbers, 0};
   const ChunkRows rows{tile.numbers, repeats.any() ? add_repeats(tile, repeats, gates, t0) : depth};
   outer({run.x, run.input_mask, Resets<T>{}, features, gates}, kInputSlots, rows, 0, sums.d_kernel);

@@ -9,7 +9,7 @@ namespace {
 template <typename T>
 struct SimpleRNNCell {
   static constexpr bool kCellState = false, kRecurrent = true, kDirect = false;
-  static constexpr int kGates = 1, kKept = 0, kLateGates = 0, kExtras = 0, kSlots = 1, kRecurrentSlots[] = {0}, kBiasSlots[] = {0}, kExtraSlots[] = {0};
+  static constexpr int kParts = 1, kGates = 1, kKept = 0, kLateGates = 0, kExtras = 0, kSlots = 1, kRecurrentSlots[] = {0}, kBiasSlots[] = {0}, kExtraSlots[] = {0};
   static constexpr const char* kExtraName = "";
 
   LSTM_INLINE static void forward(const Units<T>&, const Vec<T>* x, const Vec<T>* u, Vec<T>& h, Vec<T>&, Vec<T>*) {
@@ -27,7 +27,7 @@ struct SimpleRNNCell {
 template <typename T>
 struct GRUCell {
   static constexpr bool kCellState = false, kRecurrent = true, kDirect = true;
-  static constexpr int kGates = 3, kKept = 4, kLateGates = 0, kExtras = 3, kSlots = 4;
+  static constexpr int kParts = 1, kGates = 3, kKept = 4, kLateGates = 0, kExtras = 3, kSlots = 4;
   static constexpr int kRecurrentSlots[] = {0, 1, 3}, kBiasSlots[] = {0, 1, 2}, kExtraSlots[] = {0, 1, 3};
   static constexpr const char* kExtraName = "recurrent bias";
 
@@ -53,7 +53,7 @@ struct GRUCell {
 template <typename T>
 struct ResetBeforeCell {
   static constexpr bool kCellState = false, kRecurrent = true, kDirect = true;
-  static constexpr int kGates = 3, kKept = 3, kLateGates = 1, kLateFactor = 1, kInnerSlot = 1, kExtras = 0, kSlots = 3;
+  static constexpr int kParts = 1, kGates = 3, kKept = 3, kLateGates = 1, kLateFactor = 1, kInnerSlot = 1, kExtras = 0, kSlots = 3;
   static constexpr int kRecurrentSlots[] = {0, 1, 2}, kBiasSlots[] = {0, 1, 2}, kExtraSlots[] = {0};
   static constexpr const char* kExtraName = "";
 

@@ -9,7 +9,7 @@ namespace {
 template <typename T>
 struct MinGRUCell {
   static constexpr bool kCellState = false, kRecurrent = false, kDirect = true;
-  static constexpr int kGates = 2, kKept = 2, kLateGates = 0, kExtras = 0, kSlots = 2, kRecurrentSlots[] = {0, 1}, kBiasSlots[] = {0, 1}, kExtraSlots[] = {0};
+  static constexpr int kParts = 1, kGates = 2, kKept = 2, kLateGates = 0, kExtras = 0, kSlots = 2, kRecurrentSlots[] = {0, 1}, kBiasSlots[] = {0, 1}, kExtraSlots[] = {0};
   static constexpr const char* kExtraName = "";
 
   LSTM_INLINE static void forward(const Units<T>& now, const Vec<T>* x, const Vec<T>*, Vec<T>& h, Vec<T>&, Vec<T>* kept) {
@@ -30,7 +30,7 @@ struct MinGRUCell {
 template <typename T>
 struct MinLSTMCell {
   static constexpr bool kCellState = false, kRecurrent = false, kDirect = true;
-  static constexpr int kGates = 3, kKept = 4, kLateGates = 0, kExtras = 0, kSlots = 3;
+  static constexpr int kParts = 1, kGates = 3, kKept = 4, kLateGates = 0, kExtras = 0, kSlots = 3;
   static constexpr int kRecurrentSlots[] = {0, 1, 2}, kBiasSlots[] = {0, 1, 2}, kExtraSlots[] = {0};
   static constexpr const char* kExtraName = "";
 

@@ -97,10 +97,10 @@ int64_t unit_threads(ffi::ThreadPool pool, int64_t threads, const Sizes& sizes) 
 
 template <typename T>
 void forward_empty(const Forward<T>& run) {
-  const int64_t size = run.sizes.batch * run.sizes.units;
-  std::copy_n(run.h, size, run.final_h);
+  const int64_t h_size = run.sizes.batch * run.h_size(), size = run.sizes.batch * run.sizes.units;
+  std::copy_n(run.h, h_size, run.final_h);
   if (run.c) std::copy_n(run.c, size, run.final_c);
-  if (run.all_h) std::copy_n(run.h, size, run.all_h);
+  if (run.all_h) std::copy_n(run.h, h_size, run.all_h);
   if (run.all_c) std::copy_n(run.c, size, run.all_c);
 }
 
@@ -111,7 +111,7 @@ void forward_tiles(ffi::ThreadPool pool, Forward<T>& run, const T* recurrent, in
   // packing costs about as much as a step of two rows; for a single row, each block is packed when it is used
   const int64_t width = width_of<T>(units), panels = gates * panels_of<T>(units);
   const bool packs = run.products != kFull || units % width != 0 || (steps > 1 && steps * batch > 4 * kRows), fused = run.step == &step_lstm<T>;
-  const int64_t kernel_depth = packed_depth(features, run.products), recurrent_depth = packed_depth(units, run.products);
+  const int64_t kernel_depth = packed_depth(features, run.products), recurrent_depth = packed_depth(run.h_size(), run.products);
   const int64_t blocks = packs && fused ? blocks_of<T>(units) : 0, kernel_panels = packs && run.x ? panels : 0;
   const int64_t recurrent_panels = packs && !fused && run.cell->recurrent ? panels : 0, blocks_size = blocks * kLanes<T> * gates * recurrent_depth;
   Aligned<T> room(blocks_size + width * (kernel_panels * kernel_depth + recurrent_panels * recurrent_depth));
@@ -132,7 +132,7 @@ void forward_tiles(ffi::ThreadPool pool, Forward<T>& run, const T* recurrent, in
       n -= blocks;
       if (n < kernel_panels) return pack_panels(run.w, features, units, gates, to_kernel, n, n + 1, run.products);
       n -= kernel_panels;
-      pack_panels(recurrent, units, units, gates, to_recurrent, n, n + 1, run.products);
+      pack_panels(recurrent, run.h_size(), units, gates, to_recurrent, n, n + 1, run.products);
     });
     over_groups(last - first, kTileRows, [&](int64_t begin, int64_t count) { run_forward_tile(run, first + begin, first + begin + count); });
   });
@@ -160,7 +160,7 @@ void forward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets r
   run.h = in.take<T>();
   run.c = in.take_if<T>(has_c);
   run.input_mask = in.mask<T>(input_masks, batch, features);
-  run.mask = in.mask<T>(recurrent_masks, batch, units);
+  run.mask = in.mask<T>(recurrent_masks, batch, run.h_size());
   run.valid = in.take_if<uint8_t>(masked);
   run.tokens = in.take_if<int32_t>(tokens);
   run.resets = in.resets<T>(resets, has_c, batch);
@@ -179,15 +179,15 @@ void forward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets r
 template <typename T>
 void backward_empty(const Backward<T>& run, const Gradients<T>& gradients) {
   const auto [steps, batch, features, units, gates] = run.sizes;
-  std::copy_n(run.d_final_h, batch * units, run.d_first_h);
+  std::copy_n(run.d_final_h, batch * run.h_size(), run.d_first_h);
   if (run.d_first_c) std::copy_n(run.d_final_c, batch * units, run.d_first_c);
   const int64_t columns = gates * units;
   std::fill_n(gradients.kernel, features * columns, T(0));
-  if (gradients.recurrent) std::fill_n(gradients.recurrent, units * columns, T(0));
+  if (gradients.recurrent) std::fill_n(gradients.recurrent, run.h_size() * columns, T(0));
   std::fill_n(gradients.bias, columns, T(0));
   if (gradients.extras) std::fill_n(gradients.extras, run.cell->extras * units, T(0));
   if (run.d_x) std::fill_n(run.d_x, steps * batch * features, T(0));
-  if (run.d_reset_h) std::fill_n(run.d_reset_h, batch * units, T(0));
+  if (run.d_reset_h) std::fill_n(run.d_reset_h, batch * run.h_size(), T(0));
   if (run.d_reset_c) std::fill_n(run.d_reset_c, batch * units, T(0));
 }
 
@@ -223,7 +223,7 @@ void backward_tiles(ffi::ThreadPool pool, Backward<T>& run, const T* kernel, con
   const int64_t columns = gates * units;
   const int64_t depth = gates * depth_of(units, run.products);  // of both products
   const auto size_of = [depth](int64_t size) { return panels_of<T>(size) * width_of<T>(size) * depth; };
-  const int64_t inner = run.cell->recurrent ? units : 0;  // columns of the transposed U
+  const int64_t inner = run.cell->recurrent ? run.h_size() : 0;  // columns of the transposed U
   Aligned<T> room(size_of(inner) + (d_x ? size_of(features) : 0));
   run.transposed_recurrent = room.get();
   run.transposed_kernel = room.get() + size_of(inner);
@@ -238,7 +238,7 @@ void backward_tiles(ffi::ThreadPool pool, Backward<T>& run, const T* kernel, con
       else pack_backward(from, size, columns, to, n, n + 1);
     };
     transpose([&](int64_t n) {
-      if (n < recurrent_panels) return pack(recurrent, units, room.get(), n);
+      if (n < recurrent_panels) return pack(recurrent, inner, room.get(), n);
       pack(kernel, features, room.get() + size_of(inner), n - recurrent_panels);
     });
     over_groups(last - first, kTileRows, [&](int64_t begin, int64_t count) {
@@ -248,7 +248,7 @@ void backward_tiles(ffi::ThreadPool pool, Backward<T>& run, const T* kernel, con
   const auto gather_into = [&, units = units](T* Sums<T>::* member, const int* slots, int64_t count, int64_t size, T* to) {
     gather(pool, parts, sums, member, slots, count, units, size, to);
   };
-  if (gradients.recurrent) gather_into(&Sums<T>::d_recurrent, kInputSlots, gates, units, gradients.recurrent);
+  if (gradients.recurrent) gather_into(&Sums<T>::d_recurrent, kInputSlots, gates, inner, gradients.recurrent);
   gather_into(&Sums<T>::d_slots, run.cell->bias_slots, gates, 1, gradients.bias);
   if (gradients.extras) gather_into(&Sums<T>::d_slots, run.cell->extra_slots, run.cell->extras, 1, gradients.extras);
   if (!ids) gather_into(&Sums<T>::d_kernel, kInputSlots, gates, features, gradients.kernel);
@@ -281,7 +281,7 @@ void backward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets 
   run.d_final_c = in.take_if<T>(has_c);
   run.d_h = in.take_if<T>(sequences);
   run.input_mask = in.mask<T>(input_masks, batch, features);
-  run.mask = in.mask<T>(recurrent_masks, batch, units);
+  run.mask = in.mask<T>(recurrent_masks, batch, run.h_size());
   run.valid = in.take_if<uint8_t>(masked);
   run.tokens = in.take_if<int32_t>(tokens);
   run.resets = in.resets<T>(resets, has_c, batch);

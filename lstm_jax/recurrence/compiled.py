@@ -31,7 +31,7 @@ from lstm_jax.errors import require
 from lstm_jax.native.library import PRODUCT_NUMBERS
 from lstm_jax.primitives.operation import apply
 from lstm_jax.primitives.partition import SUM, call_partitioned
-from lstm_jax.recurrence import hoisted
+from lstm_jax.recurrence import gate_recurrent, hoisted
 from lstm_jax.recurrence.compiled_cells import COMPILED_CELLS
 from lstm_jax.recurrence.compiled_linear import run_linear
 from lstm_jax.recurrence.operands import compute_dtype_name
@@ -65,8 +65,18 @@ def run(
     tokens = None if tokens is None or x.ndim == 2 else tokens.astype(jnp.int32)
     if cell.gates == 1:  # the C++ code has no axis of a single gate
         dropout = DropoutMasks(_without_gates(dropout.input), _without_gates(dropout.recurrent))
-    operation: Callable = CompiledLSTM if cell is CELLS["lstm"] else CompiledCell
-    return apply(operation(cell, sequences, products), params, x, state, valid, dropout, resets, tokens)
+    operation: Any = (CompiledLSTM if cell is CELLS["lstm"] else CompiledCell)(cell, sequences, products)
+    if cell == gate_recurrent.GATE_RECURRENT:
+        return _run_joined(operation, params, x, state, valid, dropout, resets, tokens)
+    return apply(operation, params, x, state, valid, dropout, resets, tokens)
+
+
+def _run_joined(operation, params, x, state, valid, dropout: DropoutMasks, resets: Resets | None, tokens):
+    """Run the LSTM with full gate recurrence by the operation of the cell `gate_recurrent.JOINED`, and return the results of `run`."""
+    weights, joined = gate_recurrent.join_params(params), gate_recurrent.join_state(state)
+    rest = gate_recurrent.join_masks(dropout), gate_recurrent.join_resets(resets), tokens
+    outputs, final = apply(operation, weights, x, joined, valid, *rest)
+    return None if outputs is None else outputs[..., : state.h.shape[-1]], gate_recurrent.split_state(final)
 
 
 def why_not_mixed(cell: Cell, dtype: str) -> str:
@@ -76,6 +86,8 @@ def why_not_mixed(cell: Cell, dtype: str) -> str:
     """
     if cell not in COMPILED_CELLS:
         return f"no products in {dtype} for the cell {cell.name}"
+    if dtype == INT8 and cell == gate_recurrent.GATE_RECURRENT:  # h and the gates would have one scale
+        return f"no products in int8 for the cell {cell.name}"
     return native.why_not_products(dtype)
 
 
@@ -215,9 +227,9 @@ def _call_forward(of: CompiledCell, keep: bool, params, x, state, valid, dropout
     state_args = slice(len(weights) + 1, len(weights) + 1 + len(state))  # JAX keeps `call`, so that it must not hold arrays of this trace
 
     def call(*args):
-        (steps, batch), dtype = args[0].shape[:2], args[1].dtype
+        (steps, batch), dtype, units = args[0].shape[:2], args[1].dtype, args[1].shape[1] // of.cell.gates
         first = args[state_args]
-        shapes = [(steps + 1, *part.shape) for part in first[:states]] + [(steps, batch, kept * first[0].shape[1])] * bool(kept)
+        shapes = [(steps + 1, *part.shape) for part in first[:states]] + [(steps, batch, kept * units)] * bool(kept)
         results = [*first, *(jax.ShapeDtypeStruct(shape, dtype) for shape in shapes)]
         return native.call("lstm_jax_forward", results, args, {}, sets=True, keep=keep, **options)
 
@@ -260,7 +272,8 @@ def _scan(of: CompiledCell, keep: bool, params, x, state, valid, dropout: Dropou
     `keep` is false. The other arguments are those of `run`.
     """
     del tokens  # tokens save time in C++ but do not change the results
-    cell, sequences, dtype = of.cell, of.sequences, of.compute_dtype
+    row, sequences, dtype = COMPILED_CELLS[of.cell], of.sequences, of.compute_dtype
+    cell = row.cell
     z = cell.project(params, x, dropout.input, dtype)
     of_x = z if cell.project is project else multiplied(params.kernel, x, dropout.input, dtype)
 
@@ -268,7 +281,7 @@ def _scan(of: CompiledCell, keep: bool, params, x, state, valid, dropout: Dropou
         z_t, of_x_t, valid_t, reset_t = inputs
         state = restart(state, reset_t, resets)
         new = cell.step(params, state, z_t, dropout.recurrent, dtype)
-        kept = COMPILED_CELLS[cell].keep(params, state, new, of_x_t, dropout.recurrent, dtype) if keep else None
+        kept = row.keep(params, state, new, of_x_t, dropout.recurrent, dtype) if keep else None
         if valid_t is not None:
             runs = valid_t[:, None]
             copied = (state, None if kept is None else jnp.zeros_like(kept))

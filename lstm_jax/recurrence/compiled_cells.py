@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from lstm_jax.cells import CELLS, VARIANTS, Cell
 from lstm_jax.cells.layernorm_lstm import normalised
 from lstm_jax.cells.products import is_per_gate, masked_matmul
+from lstm_jax.recurrence.gate_recurrent import GATE_RECURRENT, JOINED
 from lstm_jax.shapes import GATES
 
 Kept = Callable[..., jax.Array | None]
@@ -123,6 +124,16 @@ def _keep_min_gru(params, state, new, z, mask, compute_dtype):
     return jnp.concatenate([jax.nn.sigmoid(u), n], axis=-1)
 
 
+def _keep_gate_recurrent(params, state, new, z, mask, compute_dtype):
+    """Return the values that a step of the LSTM with full gate recurrence keeps for the backward pass: the candidate g (B, H).
+
+    The other gates are part of the joined state. `Kept` describes the arguments.
+    """
+    del new
+    z = z + masked_matmul(state.h, params.recurrent_kernel, mask, compute_dtype)
+    return jnp.tanh(jnp.split(z, GATES, axis=-1)[2])
+
+
 class CompiledRow(NamedTuple):
     """Row of the table `COMPILED_CELLS`, which describes a cell to the backend `compiled`.
 
@@ -130,11 +141,13 @@ class CompiledRow(NamedTuple):
         number: number of the cell in the table of native/cells.h.
         kept: number of arrays (B, H) that a step keeps for the backward pass in addition to the state.
         keep: function keep(params, state, new, z, mask, compute_dtype) that computes these arrays in JAX; see `Kept`.
+        cell: the cell that the C++ code runs. It is the cell itself, or for the LSTM with full gate recurrence the cell `JOINED`.
     """
 
     number: int
     kept: int
     keep: Kept
+    cell: Cell
 
 
 def _rows() -> dict[Cell, CompiledRow]:
@@ -147,7 +160,10 @@ def _rows() -> dict[Cell, CompiledRow]:
         gates = VARIANTS[variant]
         keep[f"lstm_{variant}"] = len(gates), _keep_lstm(gates, linear_input=variant == "no_input_activation")
     keep |= {"min_lstm": (4, _keep_min_lstm), "min_gru": (2, _keep_min_gru)}
-    return {CELLS[name]: CompiledRow(number, *row) for number, (name, row) in enumerate(keep.items())}
+    keep[GATE_RECURRENT.name] = 1, _keep_gate_recurrent
+    cells = [CELLS[name] for name in keep]
+    runs = [JOINED if cell is GATE_RECURRENT else cell for cell in cells]
+    return {cell: CompiledRow(number, *keep[cell.name], runs[number]) for number, cell in enumerate(cells)}
 
 
 COMPILED_CELLS = _rows()

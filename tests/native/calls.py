@@ -14,7 +14,7 @@ RATES = {"b1": 0.9, "b2": 0.99}
 
 
 class Shape(NamedTuple):
-    """Sizes of a cell in native/cells.h: number, gates, arrays kept a step, cell state, further parameters, whether it has U."""
+    """Sizes of a cell in native/cells.h: number, gates, arrays kept a step, cell state, further parameters, whether it has U, parts of h."""
 
     number: int
     gates: int = 4
@@ -22,6 +22,7 @@ class Shape(NamedTuple):
     cell_state: bool = True
     extras: tuple[str, int] | None = None
     recurrent: bool = True
+    parts: int = 1
 
 
 SHAPES = {
@@ -34,6 +35,7 @@ SHAPES = {
     "lstm_coupled": Shape(9, 3, 3),
     "min_lstm": Shape(12, 3, 4, False, recurrent=False),
     "min_gru": Shape(13, 2, 2, False, recurrent=False),
+    "lstm_full_gate_recurrence": Shape(14, 4, 1, parts=4),
 }
 
 
@@ -107,7 +109,8 @@ def recurrence(
     """Return a call of a cell forward or backward that fits; sizes: T, B, E, H."""
     steps, batch, features, units = sizes
     shape = SHAPES[cell]
-    states = "hc" if shape.cell_state else "h"
+    width = shape.parts * units
+    states = {"h": width, "c": units} if shape.cell_state else {"h": width}
     rng = np.random.default_rng(0)
 
     def normal(*extents: int) -> np.ndarray:
@@ -119,34 +122,33 @@ def recurrence(
     words = rng.integers(0, max(1, features), (steps, batch)).astype(np.int32)
     first = {"ids": words} if ids else {"x": normal(steps, batch, features)}
     columns = shape.gates * units
-    kernels = {"kernel": normal(features, columns), **({"recurrent kernel": normal(units, columns)} if shape.recurrent else {})}
+    kernels = {"kernel": normal(features, columns), **({"recurrent kernel": normal(width, columns)} if shape.recurrent else {})}
     extras = {shape.extras[0]: normal(shape.extras[1] * units)} if shape.extras else {}
-    all_steps = {f"{name} of all steps": normal(steps + 1, batch, units) for name in states}
+    all_steps = {f"{name} of all steps": normal(steps + 1, batch, size) for name, size in states.items()}
     kept = {"kept": normal(steps, batch, shape.kept * units)} if shape.kept else {}
     last = {
         **({"input mask": mask(kinds[0], features)} if kinds[0] else {}),
-        **({"recurrent mask": mask(kinds[1], units)} if kinds[1] else {}),
+        **({"recurrent mask": mask(kinds[1], width)} if kinds[1] else {}),
         **({"valid": rng.integers(0, 2, (steps, batch)).astype(bool)} if masked else {}),
         **({"tokens": words} if tokens else {}),
     }
     if resets:
-        last |= {"resets": rng.random((steps, batch)) < 0.3, **{f"{name} of resets": normal(batch, units) for name in states}}
+        last |= {"resets": rng.random((steps, batch)) < 0.3, **{f"{name} of resets": normal(batch, size) for name, size in states.items()}}
     attributes = {"ids": ids, "input_masks": kinds[0], "recurrent_masks": kinds[1], "masked": masked, "tokens": tokens, "resets": resets}
     attributes |= {"cell": shape.number, "products": products}
-    state = _like(dtype, batch, units)
     if not backward:
-        operands = {**first, **kernels, "bias": normal(columns), **extras, **{name: normal(batch, units) for name in states}, **last}
-        results = {f"final {name}": state for name in states}
+        operands = {**first, **kernels, "bias": normal(columns), **extras, **{name: normal(batch, size) for name, size in states.items()}, **last}
+        results = {f"final {name}": _like(dtype, batch, size) for name, size in states.items()}
         results |= {name: _like(dtype, *array.shape) for name, array in (all_steps | kept).items() if keep}
         return Call("lstm_jax_forward", operands, results, attributes | {"sequences": keep, "keep": keep})
-    given = {**{f"d of final {name}": normal(batch, units) for name in states}, "d of outputs": normal(steps, batch, units)}
+    given = {**{f"d of final {name}": normal(batch, size) for name, size in states.items()}, "d of outputs": normal(steps, batch, width)}
     results = {
-        **{f"d of {name}": state for name in states},
+        **{f"d of {name}": _like(dtype, batch, size) for name, size in states.items()},
         **{f"d of {name}": _like(dtype, *array.shape) for name, array in kernels.items()},
         "d of bias": _like(dtype, columns),
         **{f"d of {name}": _like(dtype, *array.shape) for name, array in extras.items()},
         **({} if ids else {"d of x": _like(dtype, steps, batch, features)}),
-        **({f"d of {name} of resets": state for name in states} if resets else {}),
+        **({f"d of {name} of resets": _like(dtype, batch, size) for name, size in states.items()} if resets else {}),
     }
     operands = {**first, **kernels, **extras, **kept, **all_steps, **given, **last}
     return Call("lstm_jax_backward", operands, results, attributes | {"sequences": True, "d_x": not ids})

@@ -52,29 +52,31 @@ STEPS = 6
 
 
 def _arrays(
-    batch: int, units: int, features: int, dtype: str, input_kind: str, kind: str, masked: bool, repeated: bool, cell: str = "lstm"
+    batch: int, units: int, features: int, dtype: str, input_kind: str, kind: str, masked: bool, repeated: bool, name: str = "lstm"
 ):
-    """Return the operands, drawn and computed by NumPy, for which nothing is compiled."""
+    """Return the operands of the C++ code's cell, drawn and computed by NumPy, for which nothing is compiled."""
+    cell = COMPILED_CELLS[CELLS[name]].cell
     rng = np.random.default_rng(batch * 100 + units)
 
     def normal(*shape: int) -> np.ndarray:
         return rng.standard_normal(shape).astype(dtype)
 
     def mask(kind: str, size: int) -> np.ndarray | None:
-        per_gate = (CELLS[cell].gates, batch, size) if CELLS[cell].gates > 1 else (batch, size)
+        per_gate = (cell.gates, batch, size) if cell.gates > 1 else (batch, size)
         shape = {"shared": (batch, size), "per gate": per_gate}.get(kind)
         return None if shape is None else (rng.integers(0, 2, shape) * 2.0).astype(dtype)
 
-    shapes = jax.eval_shape(lambda key: CELLS[cell].init(key, features, units), jax.random.key(0))
+    shapes = jax.eval_shape(lambda key: cell.init(key, features, units), jax.random.key(0))
     params = jax.tree.map(lambda like: normal(*like.shape) / (like.shape[0] if like.ndim == 2 else 1) ** 0.5, shapes)
     ids = rng.integers(-features, features, (STEPS, batch)).astype(np.int32)
     tokens = rng.integers(-1, 3, (STEPS, batch)).astype(np.int32) if repeated else None
     x = ids if input_kind == "ids" else normal(STEPS, batch, features) if tokens is None else normal(4, features)[tokens + 1]
-    dropout = DropoutMasks(mask(input_kind, features), mask(kind, units) if CELLS[cell].has_recurrent_kernel else None)
+    like = jax.eval_shape(lambda: cell.initial_state(batch, units))
+    width = like.h.shape[1]
+    dropout = DropoutMasks(mask(input_kind, features), mask(kind, width) if cell.has_recurrent_kernel else None)
     valid = rng.integers(0, 2, (STEPS, batch)).astype(bool) if masked else None
-    like = jax.eval_shape(lambda: CELLS[cell].initial_state(batch, units))
     state, d_final = (jax.tree.map(lambda part: normal(*part.shape), like) for _ in range(2))
-    return jax.tree.map(jnp.asarray, (params, x, state, dropout, valid, tokens, normal(STEPS, batch, units), d_final))
+    return jax.tree.map(jnp.asarray, (params, x, state, dropout, valid, tokens, normal(STEPS, batch, width), d_final))
 
 
 def _before(state):

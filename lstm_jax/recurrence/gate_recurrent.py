@@ -1,0 +1,74 @@
+"""The LSTM with full gate recurrence as the backend `compiled` computes it, with h and the gates i, f and o joined into one array.
+
+The gates of this cell also depend on the gates i, f and o of the previous step. Let V be its `gate_kernel` (3H, 3H) and U its recurrent
+kernel (H, 4H). The joined array (h, i, f, o) is multiplied by one recurrent kernel (4H, 4H): its first H rows are U, and its other rows are
+V, with zeros in the columns of the candidate g. The C++ code then needs one matrix product per step, as for other cells.
+
+B is the batch size, T the number of steps and H the number of units.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from lstm_jax.cells import CELLS, Cell, LSTMParams, LSTMState
+from lstm_jax.cells.gate_ablations import GateRecurrentParams, GateRecurrentState
+from lstm_jax.cells.products import masked_matmul
+from lstm_jax.dropout import DropoutMasks
+from lstm_jax.recurrence.resets import Resets
+from lstm_jax.shapes import GATES
+
+GATE_RECURRENT = CELLS["lstm_full_gate_recurrence"]
+
+
+def join_params(params: GateRecurrentParams) -> LSTMParams:
+    """Return the parameters of the joined cell, whose recurrent kernel is (4H, 4H)."""
+    by_i, by_f, by_o = jnp.split(params.gate_kernel, 3, axis=-1)
+    by_gates = jnp.concatenate([by_i, by_f, jnp.zeros_like(by_i), by_o], axis=-1)
+    return LSTMParams(params.kernel, jnp.concatenate([params.recurrent_kernel, by_gates]), params.bias)
+
+
+def join_state(state: GateRecurrentState) -> LSTMState:
+    """Return a state of the joined cell, with h, i, f and o side by side in one array (B, 4H)."""
+    return LSTMState(jnp.concatenate([state.h, state.i, state.f, state.o], axis=-1), state.c)
+
+
+def split_state(state: LSTMState) -> GateRecurrentState:
+    """Return the state from which `join_state` makes `state`."""
+    h, i, f, o = jnp.split(state.h, 4, axis=-1)
+    return GateRecurrentState(h, state.c, i, f, o)
+
+
+def join_masks(dropout: DropoutMasks) -> DropoutMasks:
+    """Return the dropout masks of the joined cell. A mask of h is extended by ones for i, f and o, which have no dropout."""
+    mask = dropout.recurrent
+    if mask is None:
+        return dropout
+    ones = jnp.ones((*mask.shape[:-1], 3 * mask.shape[-1]), mask.dtype)
+    return dropout._replace(recurrent=jnp.concatenate([mask, ones], axis=-1))
+
+
+def join_resets(resets: Resets | None) -> Resets | None:
+    """Return the resets of the joined cell, or None if `resets` is None."""
+    return None if resets is None else resets._replace(state=join_state(resets.state))
+
+
+def step(params: LSTMParams, state: LSTMState, z, mask=None, compute_dtype=None) -> LSTMState:
+    """Return the state of the joined cell after one step. The class `Cell` describes the arguments."""
+    z_i, z_f, z_g, z_o = jnp.split(z + masked_matmul(state.h, params.recurrent_kernel, mask, compute_dtype), GATES, axis=-1)
+    i, f, o = jax.nn.sigmoid(z_i), jax.nn.sigmoid(z_f), jax.nn.sigmoid(z_o)
+    c = f * state.c + i * jnp.tanh(z_g)
+    return LSTMState(jnp.concatenate([o * jnp.tanh(c), i, f, o], axis=-1), c)
+
+
+def init(key, features: int, units: int, dtype=jnp.float32) -> LSTMParams:
+    """Return the initial parameters of the joined cell: those of the LSTM with full gate recurrence, joined."""
+    return join_params(GATE_RECURRENT.init(key, features, units, dtype))
+
+
+def initial_state(batch: int, units: int, dtype=jnp.float32) -> LSTMState:
+    """Return the initial state of the joined cell, which is all zeros."""
+    return join_state(GATE_RECURRENT.initial_state(batch, units, dtype))
+
+
+JOINED = Cell("lstm_full_gate_recurrence_joined", GATES, LSTMParams, init, GATE_RECURRENT.bias, initial_state, step)
+"""Cell whose state is (h, i, f, o) in one array (B, 4H), and c (B, H)."""
