@@ -26,6 +26,7 @@ struct BackProduct {
   int64_t first_gate, last_gate;  // gates first_gate..last_gate-1 are added
   bool adds;                      // to what `out` has
   Products products;              // kFull or kPairs
+  int64_t first_part_gate = -1, first_part = 0;  // the gate, if any, that has zeros in the columns from `first_part` on
   int64_t count() const { return last_gate - first_gate; }
 };
 
@@ -108,7 +109,16 @@ void back_rows(const BackwardTile<T>& tile, const BackProduct<T>& product, int64
   for (int64_t column = 0; column < product.size; column += kWidth, kernel += product.gates * depth_of(product.units, P) * kWidth) {
     const int64_t parts = product.mask.per_gate() ? product.count() : 1, count = product.count() / parts * tile.panels;
     const int64_t start = product.first_gate * tile.panels;
-    for (int64_t n = 0; n < parts; ++n) panels(column, start + n * count, start + (n + 1) * count);
+    const int64_t skipped = column < product.first_part ? -1 : product.first_part_gate, skip = skipped * tile.panels;
+    for (int64_t n = 0; n < parts; ++n) {
+      const int64_t first = start + n * count, last = first + count;
+      if (skipped < 0 || skip < first || skip >= last) {
+        panels(column, first, last);
+      } else if (parts == 1) {
+        panels(column, first, skip);
+        panels(column, skip + tile.panels, last);
+      }
+    }
   }
 }
 
@@ -208,7 +218,7 @@ void backward_step(const Backward<T>& run, const BackwardTile<T>& tile, int64_t 
   // d_h of the step before; if `inner`, of the late gates' factor instead. At a step that is not valid, d_h stays as it is.
   const auto product = [&](int64_t first_gate, int64_t last_gate, bool inner) {
     const BackProduct<T> of_h{run.mask,   run.cell->recurrent_slots, run.sizes.gates, units, width, run.transposed_recurrent, first_gate,
-                              last_gate, run.cell->direct && !inner, run.products};
+                              last_gate, run.cell->direct && !inner, run.products, run.cell->first_part_gate, units};
     back(tile, of_h, (t - t0) * rows, rows, [&](int64_t k, int64_t& number, T*& out) {
       number = first + k - (t - t0) * rows;
       const bool valid = !run.valid || run.valid[t * batch + number];

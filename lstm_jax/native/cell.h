@@ -4,8 +4,8 @@
 //   kGates      gates with columns in the kernels W (E, kGates H) and U (H, kGates H)
 //   kKept       numbers (H) kept for the backward pass in addition to the states, a step and row
 //   kCellState  whether the state has c in addition to h
-//   kParts      arrays (H) that make up h, 1 for most cells. All enter the product with U (kParts H, kGates H); kDirect is false if there are more
-//               than one
+//   kParts      arrays (H) that make up h, 1 for most cells. All enter the product with U (kParts H, kGates H); with more than one, kDirect is
+//               false, and of gate kFirstPartGate only the first H rows of U may differ from 0
 //   kRecurrent  whether the cell has U; without it, kDirect is true and there are no late gates
 //   kDirect     whether h of the step before also enters the step outside of the product with U
 //   kExtras     further parameters (H); kExtraName is their name
@@ -33,7 +33,7 @@ constexpr int kMostGates = 4, kMostKept = 12, kMostExtras = 10;
 
 // What the engine knows of a cell.
 struct CellShape {
-  int gates, kept, slots, extras, late_gates, late_factor, parts;
+  int gates, kept, slots, extras, late_gates, late_factor, parts, first_part_gate;
   bool cell_state, recurrent, direct;
   bool whole_rows;  // sums over the units of a row, as in layernorm.h: the bias is not added to x W
   const char* extra_name;
@@ -60,9 +60,13 @@ LSTM_INLINE decltype(auto) parts_of(Vec<T> (&parts)[PARTS]) {
 
 template <typename Cell>
 constexpr CellShape shape_of() {
-  CellShape shape{Cell::kGates,     Cell::kKept,   Cell::kSlots,    Cell::kExtras, Cell::kLateGates, 0, Cell::kParts,
+  CellShape shape{Cell::kGates,     Cell::kKept,   Cell::kSlots,    Cell::kExtras, Cell::kLateGates, 0, Cell::kParts, -1,
                   Cell::kCellState, Cell::kRecurrent, Cell::kDirect, false, Cell::kExtraName};
   if constexpr (Cell::kLateGates > 0) shape.late_factor = Cell::kLateFactor;
+  if constexpr (Cell::kParts > 1) {
+    static_assert(Cell::kFirstPartGate > 0 && Cell::kFirstPartGate < Cell::kGates - 1, "the first and the last gate begin and end a product");
+    shape.first_part_gate = Cell::kFirstPartGate;
+  }
   for (int gate = 0; gate < Cell::kGates; ++gate) {
     shape.recurrent_slots[gate] = Cell::kRecurrentSlots[gate];
     shape.bias_slots[gate] = Cell::kBiasSlots[gate];

@@ -101,10 +101,12 @@ void set_factor(const Forward<T>& run, ForwardTile<T>& tile) {
 }
 
 // to = x W + b for one panel of a gate, whose numbers from `column` of the gate on are at `part`; the rows of `to` are `to_stride` numbers apart; b is 0
-// if `bias` is null. x is (steps, rows, depth), where consecutive steps are `step_stride` numbers apart. scales: those of the rows of x, in int8 only.
+// if `bias` is null. x is (steps, rows, depth), where consecutive steps are `step_stride` numbers apart, and rows `row_stride` if that is not 0. scales:
+// those of the rows of x, in int8 only.
 template <typename T, int VECTORS, Products P>
 void multiply_panel(const T* part, int64_t k_stride, const T* bias, int64_t columns, int64_t depth, const T* x, int64_t step_stride, int64_t steps,
-                    int64_t rows, T* to, int64_t to_stride, const T* scales = nullptr) {
+                    int64_t rows, T* to, int64_t to_stride, const T* scales = nullptr, int64_t row_stride = 0) {
+  row_stride = row_stride ? row_stride : depth;
   constexpr int kMax = max_rows(VECTORS);
   int count[VECTORS];
   Vec<T> start[VECTORS];
@@ -121,8 +123,8 @@ void multiply_panel(const T* part, int64_t k_stride, const T* bias, int64_t colu
           LSTM_UNROLL for (int r = 0; r < ROWS; ++r) {
             LSTM_UNROLL for (int v = 0; v < VECTORS; ++v) sums[r][v] = k0 == 0 ? (P == kQuads ? Vec<T>{} : start[v]) : load(z + r * to_stride + v * kLanes<T>, count[v]);
           }
-          const T* a = x + s * step_stride + begin * depth + k0;
-          multiply<T, ROWS, VECTORS, P>(sums, a, depth, 1, part + k0 * k_stride, k1 - k0, k_stride);
+          const T* a = x + s * step_stride + begin * row_stride + k0;
+          multiply<T, ROWS, VECTORS, P>(sums, a, row_stride, 1, part + k0 * k_stride, k1 - k0, k_stride);
           if constexpr (P == kQuads) {
             if (k1 == depth) {
               LSTM_UNROLL for (int r = 0; r < ROWS; ++r) {
@@ -147,11 +149,11 @@ void multiply_panel(const T* part, int64_t k_stride, const T* bias, int64_t colu
 // `multiply_panel` for all panels of one gate.
 template <typename T, int VECTORS, Products P>
 void multiply_gate(const Panels<T>& kernel, const T* bias, int64_t gate, int64_t units, int64_t depth, const T* x, int64_t step_stride, int64_t steps,
-                   int64_t rows, T* to, int64_t to_stride, const T* scales) {
+                   int64_t rows, T* to, int64_t to_stride, const T* scales, int64_t row_stride = 0) {
   const T* part = kernel.data + gate * kernel.gate_stride;
   for (int64_t column = 0; column < units; column += VECTORS * kLanes<T>, part += kernel.panel_stride) {
     const int64_t at = gate * units + column;
-    multiply_panel<T, VECTORS, P>(part, kernel.k_stride, bias ? bias + at : nullptr, units - column, depth, x, step_stride, steps, rows, to + at, to_stride, scales);
+    multiply_panel<T, VECTORS, P>(part, kernel.k_stride, bias ? bias + at : nullptr, units - column, depth, x, step_stride, steps, rows, to + at, to_stride, scales, row_stride);
   }
 }
 
@@ -211,8 +213,10 @@ void multiply_gates(const Forward<T>& run, const ForwardTile<T>& tile, const T* 
   const int64_t units = run.sizes.units, gates = run.sizes.gates, depth = depth_of(run.h_size(), run.products), size = tile.rows * depth;
   const T* scales = tile.scales;
   for (int64_t gate = first_gate; gate < last_gate; ++gate) {
+    const bool one_part = gate == run.cell->first_part_gate && run.products != kQuads;
+    const int64_t inner = one_part ? depth_of(units, run.products) : depth;
     with_products<T, true>(units, run.products, [&](auto VECTORS, auto P) {
-      multiply_gate<T, VECTORS, P>(run.recurrent, nullptr, gate, units, depth, factor, size, 1, tile.rows, tile.sums, gates * units, scales);
+      multiply_gate<T, VECTORS, P>(run.recurrent, nullptr, gate, units, inner, factor, size, 1, tile.rows, tile.sums, gates * units, scales, depth);
     });
     scales += gate_stride ? tile.rows : 0;
     factor += gate_stride;

@@ -6,11 +6,11 @@
 namespace {
 
 // i = sigmoid(z_i);  f = sigmoid(z_f);  g = tanh(z_g);  o = sigmoid(z_o);  c' = f c + i g. The parts of h are o tanh(c'), i, f and o, so that U has the
-// rows of the matrices that multiply i, f and o.
+// rows of the matrices that multiply i, f and o; the columns of g have zeros there.
 template <typename T>
 struct GateRecurrentCell {
   static constexpr bool kCellState = true, kRecurrent = true, kDirect = false;
-  static constexpr int kParts = 4, kGates = 4, kKept = 1, kLateGates = 0, kExtras = 0, kSlots = 4;
+  static constexpr int kParts = 4, kFirstPartGate = 2, kGates = 4, kKept = 1, kLateGates = 0, kExtras = 0, kSlots = 4;
   static constexpr int kRecurrentSlots[] = {0, 1, 2, 3}, kBiasSlots[] = {0, 1, 2, 3}, kExtraSlots[] = {0};
   static constexpr const char* kExtraName = "";
 

@@ -86,6 +86,7 @@ struct OuterRows {
   const Mask<T>& mask;
   const Resets<T>& resets;
   int64_t size, first_late;
+  int64_t first_part_gate, first_part;  // of this gate, only the first `first_part` columns are multiplied; -1 if there is no such gate
 };
 
 // One of these rows; mask and factor may be null.
@@ -165,8 +166,9 @@ void add_outer(const Backward<T>& run, const BackwardTile<T>& tile, const OuterR
         d_z = tile.pairs;
       }
       const T* a = tile.transposed;
-      over_groups(of.size, kMax, [&](int64_t, int64_t count) {
-        with_rows<kMax>(count, [&](auto ROWS) {
+      const int64_t used = gate == of.first_part_gate ? of.first_part : of.size;
+      over_groups(of.size, kMax, [&](int64_t begin, int64_t count) {
+        if (begin < used) with_rows<kMax>(count, [&](auto ROWS) {
           Vec<T> part[ROWS][VECTORS];
           LSTM_UNROLL for (int r = 0; r < ROWS; ++r) {
             LSTM_UNROLL for (int v = 0; v < VECTORS; ++v) part[r][v] = first ? Vec<T>{} : load(sums + r * tile.width + v * kLanes<T>);
@@ -177,6 +179,8 @@ void add_outer(const Backward<T>& run, const BackwardTile<T>& tile, const OuterR
           }
         });
         a += depth * kMax;
+        const int64_t unused = std::clamp<int64_t>(begin + count - used, 0, count);
+        if (first || begin < used) std::fill_n(sums + (count - unused) * tile.width, unused * tile.width, T(0));
         sums += count * tile.width;
       });
     }
@@ -260,10 +264,10 @@ ChunkRows add_gradients(const Backward<T>& run, const BackwardTile<T>& tile, con
   const int64_t start = tile.first * run.h_size(), size = tile.rows * run.h_size();
   const bool zero_h = t0 == 0 && all_zero(run.all_h + start, size) && (!run.resets.at || all_zero(run.resets.h + start, size));
   const int64_t begin = zero_h ? tile.rows : 0;
-  if (run.cell->recurrent) outer({run.all_h, run.mask, run.resets, run.h_size(), gates - run.cell->late_gates}, run.cell->recurrent_slots, {tile.numbers + begin, depth - begin}, begin, sums.d_recurrent);
+  if (run.cell->recurrent) outer({run.all_h, run.mask, run.resets, run.h_size(), gates - run.cell->late_gates, run.cell->first_part_gate, units}, run.cell->recurrent_slots, {tile.numbers + begin, depth - begin}, begin, sums.d_recurrent);
   if (!run.x) return {tile.numbers, 0};
   const ChunkRows rows{tile.numbers, repeats.any() ? add_repeats(tile, repeats, gates, t0) : depth};
-  outer({run.x, run.input_mask, Resets<T>{}, features, gates}, kInputSlots, rows, 0, sums.d_kernel);
+  outer({run.x, run.input_mask, Resets<T>{}, features, gates, -1, 0}, kInputSlots, rows, 0, sums.d_kernel);
   return rows;
 }
 
