@@ -107,14 +107,14 @@ void back_rows(const BackwardTile<T>& tile, const BackProduct<T>& product, int64
     });
   };
   for (int64_t column = 0; column < product.size; column += kWidth, kernel += product.gates * depth_of(product.units, P) * kWidth) {
-    const int64_t parts = product.mask.per_gate() ? product.count() : 1, count = product.count() / parts * tile.panels;
+    const int64_t groups = product.mask.per_gate() ? product.count() : 1, count = product.count() / groups * tile.panels;
     const int64_t start = product.first_gate * tile.panels;
     const int64_t skipped = column < product.first_part ? -1 : product.first_part_gate, skip = skipped * tile.panels;
-    for (int64_t n = 0; n < parts; ++n) {
+    for (int64_t n = 0; n < groups; ++n) {
       const int64_t first = start + n * count, last = first + count;
       if (skipped < 0 || skip < first || skip >= last) {
         panels(column, first, last);
-      } else if (parts == 1) {
+      } else if (groups == 1) {
         panels(column, first, skip);
         panels(column, skip + tile.panels, last);
       }
@@ -155,14 +155,12 @@ LSTM_INLINE void over_tile(const Backward<T>& run, const BackwardTile<T>& tile, 
 template <typename T, typename Cell>
 void through_cell(const Backward<T>& run, const BackwardTile<T>& tile, int64_t t, int64_t t0) {
   static_assert(Cell::kParts == 1 || !Cell::kDirect, "one d of h before the step");
-  const int64_t units = run.sizes.units, width = Cell::kParts * units, slot = tile.panels * tile.chunk * tile.rows * tile.width;
-  const T* const d_outputs = run.d_h ? run.d_h + (t * run.sizes.batch + tile.first) * width : nullptr;
+  const int64_t units = run.sizes.units, slot = tile.panels * tile.chunk * tile.rows * tile.width;
+  const T* const d_outputs = run.d_h ? run.d_h + (t * run.sizes.batch + tile.first) * units : nullptr;
   over_tile<T, Cell>(run, tile, t, t0, [&](int64_t r, bool valid, const Units<T>& now, T* d_h, T* d_c, T* slots) __attribute__((always_inline)) {
     Vec<T> d[Cell::kParts];
-    LSTM_UNROLL for (int n = 0; n < Cell::kParts; ++n) {
-      d[n] = load(d_h + n * units, now.count);
-      if (d_outputs) d[n] += load(d_outputs + r * width + n * units + now.at, now.count);
-    }
+    LSTM_UNROLL for (int n = 0; n < Cell::kParts; ++n) d[n] = load(d_h + n * units, now.count);
+    if (d_outputs) d[0] += load(d_outputs + r * units + now.at, now.count);
     Vec<T> d_slots[Cell::kSlots] = {}, d_h_before = d[0], d_c_before;
     if (valid) {
       Cell::backward(now, parts_of<T>(d), Cell::kCellState ? load(d_c, now.count) : Vec<T>{}, d_slots, d_h_before, d_c_before);
@@ -170,7 +168,6 @@ void through_cell(const Backward<T>& run, const BackwardTile<T>& tile, int64_t t
     }
     // without kDirect, the product with U will overwrite d_h of a step that is not padding
     if (Cell::kDirect || d_outputs) store(d_h, d_h_before, now.count);
-    LSTM_UNROLL for (int n = 1; d_outputs && n < Cell::kParts; ++n) store(d_h + n * units, d[n], now.count);
     for (int n = 0; n < Cell::kSlots; ++n) store(slots + n * slot, d_slots[n]);
   });
 }

@@ -23,8 +23,8 @@ struct Mask {
   const T* row(int64_t gate, int64_t row) const { return data + ((per_gate() ? gate * batch : 0) + row) * size; }
 };
 
-// Resets of the state: where `at` (T, B) is not 0, the state of the row before the step is replaced by h and c (B, H); c is null for a
-// cell without c. None if `at` is null.
+// Resets of the state: where `at` (T, B) is not 0, the state of the row before the step is replaced by h (B, size of h) and c (B, H); c is
+// null for a cell without c. None if `at` is null.
 template <typename T>
 struct Resets {
   const uint8_t* at = nullptr;

@@ -49,7 +49,7 @@ struct ForwardTile {
   T *h, *h_next;        // (rows, size of h)
   T* z;                 // GH numbers for each step and row of the chunk
   const T** z_rows;     // the address of z for each step and row
-  T* dropped;           // h times the masks (kinds, rows, H), or groups of it
+  T* dropped;           // h times the masks (kinds, rows, size of h), or groups of it
   const T* factor;      // the factor of U in the product of the first gate: h, or `dropped`
   int64_t factor_stride;  // from one gate to the next
   T *scales, *x_scales;   // in int8: of the rows of `factor` for each gate, and of the rows of x
@@ -101,12 +101,11 @@ void set_factor(const Forward<T>& run, ForwardTile<T>& tile) {
 }
 
 // to = x W + b for one panel of a gate, whose numbers from `column` of the gate on are at `part`; the rows of `to` are `to_stride` numbers apart; b is 0
-// if `bias` is null. x is (steps, rows, depth), where consecutive steps are `step_stride` numbers apart, and rows `row_stride` if that is not 0. scales:
-// those of the rows of x, in int8 only.
+// if `bias` is null. x is (steps, rows, depth), where consecutive steps and rows are `step_stride` and `row_stride` numbers apart. scales: those of the rows
+// of x, in int8 only.
 template <typename T, int VECTORS, Products P>
-void multiply_panel(const T* part, int64_t k_stride, const T* bias, int64_t columns, int64_t depth, const T* x, int64_t step_stride, int64_t steps,
-                    int64_t rows, T* to, int64_t to_stride, const T* scales = nullptr, int64_t row_stride = 0) {
-  row_stride = row_stride ? row_stride : depth;
+void multiply_panel(const T* part, int64_t k_stride, const T* bias, int64_t columns, int64_t depth, const T* x, int64_t step_stride, int64_t row_stride,
+                    int64_t steps, int64_t rows, T* to, int64_t to_stride, const T* scales = nullptr) {
   constexpr int kMax = max_rows(VECTORS);
   int count[VECTORS];
   Vec<T> start[VECTORS];
@@ -148,12 +147,13 @@ void multiply_panel(const T* part, int64_t k_stride, const T* bias, int64_t colu
 
 // `multiply_panel` for all panels of one gate.
 template <typename T, int VECTORS, Products P>
-void multiply_gate(const Panels<T>& kernel, const T* bias, int64_t gate, int64_t units, int64_t depth, const T* x, int64_t step_stride, int64_t steps,
-                   int64_t rows, T* to, int64_t to_stride, const T* scales, int64_t row_stride = 0) {
+void multiply_gate(const Panels<T>& kernel, const T* bias, int64_t gate, int64_t units, int64_t depth, const T* x, int64_t step_stride, int64_t row_stride,
+                   int64_t steps, int64_t rows, T* to, int64_t to_stride, const T* scales) {
   const T* part = kernel.data + gate * kernel.gate_stride;
   for (int64_t column = 0; column < units; column += VECTORS * kLanes<T>, part += kernel.panel_stride) {
     const int64_t at = gate * units + column;
-    multiply_panel<T, VECTORS, P>(part, kernel.k_stride, bias ? bias + at : nullptr, units - column, depth, x, step_stride, steps, rows, to + at, to_stride, scales, row_stride);
+    const T* const from = bias ? bias + at : nullptr;
+    multiply_panel<T, VECTORS, P>(part, kernel.k_stride, from, units - column, depth, x, step_stride, row_stride, steps, rows, to + at, to_stride, scales);
   }
 }
 
@@ -187,7 +187,7 @@ void project(const Forward<T>& run, const ForwardTile<T>& tile, const Repeats<T>
     const int64_t count = in_place ? t1 - t0 : 1, rows = in_place ? tile.rows : fresh.size();
     const T* const bias = run.cell->whole_rows ? nullptr : run.bias;
     with_products<T, true>(units, run.products, [&, units = units, features = features, batch = batch](auto VECTORS, auto P) {
-      multiply_gate<T, VECTORS, P>(run.kernel, bias, gate, units, depth, a, batch * features, count, rows, tile.z, size, tile.x_scales);
+      multiply_gate<T, VECTORS, P>(run.kernel, bias, gate, units, depth, a, batch * features, depth, count, rows, tile.z, size, tile.x_scales);
     });
   }
   for (const int32_t k : fresh) {
@@ -213,10 +213,9 @@ void multiply_gates(const Forward<T>& run, const ForwardTile<T>& tile, const T* 
   const int64_t units = run.sizes.units, gates = run.sizes.gates, depth = depth_of(run.h_size(), run.products), size = tile.rows * depth;
   const T* scales = tile.scales;
   for (int64_t gate = first_gate; gate < last_gate; ++gate) {
-    const bool one_part = gate == run.cell->first_part_gate && run.products != kQuads;
-    const int64_t inner = one_part ? depth_of(units, run.products) : depth;
+    const int64_t inner = gate == run.cell->first_part_gate ? depth_of(units, run.products) : depth;
     with_products<T, true>(units, run.products, [&](auto VECTORS, auto P) {
-      multiply_gate<T, VECTORS, P>(run.recurrent, nullptr, gate, units, inner, factor, size, 1, tile.rows, tile.sums, gates * units, scales, depth);
+      multiply_gate<T, VECTORS, P>(run.recurrent, nullptr, gate, units, inner, factor, size, depth, 1, tile.rows, tile.sums, gates * units, scales);
     });
     scales += gate_stride ? tile.rows : 0;
     factor += gate_stride;

@@ -86,7 +86,7 @@ struct OuterRows {
   const Mask<T>& mask;
   const Resets<T>& resets;
   int64_t size, first_late;
-  int64_t first_part_gate, first_part;  // of this gate, only the first `first_part` columns are multiplied; -1 if there is no such gate
+  int64_t first_part_gate = -1, first_part = 0;  // of this gate, only the first `first_part` columns are multiplied; -1 if there is no such gate
 };
 
 // One of these rows; mask and factor may be null.
@@ -264,10 +264,12 @@ ChunkRows add_gradients(const Backward<T>& run, const BackwardTile<T>& tile, con
   const int64_t start = tile.first * run.h_size(), size = tile.rows * run.h_size();
   const bool zero_h = t0 == 0 && all_zero(run.all_h + start, size) && (!run.resets.at || all_zero(run.resets.h + start, size));
   const int64_t begin = zero_h ? tile.rows : 0;
-  if (run.cell->recurrent) outer({run.all_h, run.mask, run.resets, run.h_size(), gates - run.cell->late_gates, run.cell->first_part_gate, units}, run.cell->recurrent_slots, {tile.numbers + begin, depth - begin}, begin, sums.d_recurrent);
+  const OuterRows<T> of_h{run.all_h, run.mask, run.resets, run.h_size(), gates - run.cell->late_gates, run.cell->first_part_gate, units};
+  const OuterRows<T> of_x{run.x, run.input_mask, Resets<T>{}, features, gates};
+  if (run.cell->recurrent) outer(of_h, run.cell->recurrent_slots, {tile.numbers + begin, depth - begin}, begin, sums.d_recurrent);
   if (!run.x) return {tile.numbers, 0};
   const ChunkRows rows{tile.numbers, repeats.any() ? add_repeats(tile, repeats, gates, t0) : depth};
-  outer({run.x, run.input_mask, Resets<T>{}, features, gates, -1, 0}, kInputSlots, rows, 0, sums.d_kernel);
+  outer(of_x, kInputSlots, rows, 0, sums.d_kernel);
   return rows;
 }
 

@@ -15,7 +15,6 @@ B is the batch size, T the number of steps and H the number of units.
 """
 
 import itertools
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,17 +65,17 @@ def run(
     if cell.gates == 1:  # the C++ code has no axis of a single gate
         dropout = DropoutMasks(_without_gates(dropout.input), _without_gates(dropout.recurrent))
     operation: Any = (CompiledLSTM if cell is CELLS["lstm"] else CompiledCell)(cell, sequences, products)
-    if cell == gate_recurrent.GATE_RECURRENT:
+    if COMPILED_CELLS[cell].cell is not cell:
         return _run_joined(operation, params, x, state, valid, dropout, resets, tokens)
     return apply(operation, params, x, state, valid, dropout, resets, tokens)
 
 
 def _run_joined(operation, params, x, state, valid, dropout: DropoutMasks, resets: Resets | None, tokens):
-    """Run the LSTM with full gate recurrence by the operation of the cell `gate_recurrent.JOINED`, and return the results of `run`."""
+    """Return the results of `run` for the LSTM with full gate recurrence, whose operation has the arguments of the cell `JOINED`."""
     weights, joined = gate_recurrent.join_params(params), gate_recurrent.join_state(state)
     rest = gate_recurrent.join_masks(dropout), gate_recurrent.join_resets(resets), tokens
     outputs, final = apply(operation, weights, x, joined, valid, *rest)
-    return None if outputs is None else outputs[..., : state.h.shape[-1]], gate_recurrent.split_state(final)
+    return outputs, gate_recurrent.split_state(final)
 
 
 def why_not_mixed(cell: Cell, dtype: str) -> str:
@@ -94,6 +93,9 @@ def why_not_mixed(cell: Cell, dtype: str) -> str:
 @dataclass(frozen=True)
 class CompiledCell(RecurrentOperation):
     """Operation that runs a cell over time in C++. Its arguments are (params, x, state, valid, dropout, resets, tokens), as in `run`.
+
+    The parameters, states and masks of h are those of `COMPILED_CELLS[cell].cell`, which differs from `cell` for the LSTM with full gate
+    recurrence. The output of each step is then only a part of h.
 
     Attributes:
         cell: the cell.
@@ -218,6 +220,12 @@ def _split_further(params, gradient) -> list[jax.Array]:
     return jnp.split(gradient, np.cumsum([len(part) for part in params[3:]])[:-1])
 
 
+def _output(of: CompiledCell, params, h):
+    """Return the output (T, B, H), which is the first part of h of all steps if h has several parts, else h itself."""
+    units = params.kernel.shape[1] // of.cell.gates
+    return h if h.shape[-1] == units else h[..., :units]
+
+
 def _call_forward(of: CompiledCell, keep: bool, params, x, state, valid, dropout: DropoutMasks, resets, tokens):
     sequences = of.sequences
     options = _options(of, x, valid, dropout, resets, tokens, sequences)
@@ -238,7 +246,7 @@ def _call_forward(of: CompiledCell, keep: bool, params, x, state, valid, dropout
     found = call_partitioned(call, operands, [0] * len(state) + [1] * (states + bool(kept)))
     final, steps = type(state)(*found[: len(state)]), found[len(state) :]
     residuals = Residuals(steps[states] if kept else None, steps[0], steps[1] if states > 1 else None) if keep else None
-    return (steps[0][1:] if sequences else None, final), residuals
+    return (_output(of, params, steps[0][1:]) if sequences else None, final), residuals
 
 
 def _call_backward(of: CompiledCell, by_x: bool, params, x, residuals: Residuals, d_h, d_final, valid, dropout, resets, tokens):
@@ -294,7 +302,7 @@ def _scan(of: CompiledCell, keep: bool, params, x, state, valid, dropout: Dropou
     if keep:
         all_steps = [jnp.concatenate([first[None], rest]) for first, rest in zip(state, states, strict=True)]
         residuals = Residuals(kept, all_steps[0], all_steps[1] if len(all_steps) > 1 else None)
-    return (states.h if sequences else None, final), residuals
+    return (_output(of, params, states.h) if sequences else None, final), residuals
 
 
 def _twin_forward(of: CompiledCell, keep: bool, params: LSTMParams, x, state: LSTMState, valid, dropout: DropoutMasks, resets, tokens):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from lstm_jax.cells import CELLS, VARIANTS, Cell
 from lstm_jax.cells.layernorm_lstm import normalised
 from lstm_jax.cells.products import is_per_gate, masked_matmul
-from lstm_jax.recurrence.gate_recurrent import GATE_RECURRENT, JOINED, used
+from lstm_jax.recurrence.gate_recurrent import GATE_RECURRENT, JOINED, without_unused
 from lstm_jax.shapes import GATES
 
 Kept = Callable[..., jax.Array | None]
@@ -130,7 +130,7 @@ def _keep_gate_recurrent(params, state, new, z, mask, compute_dtype):
     The other gates are part of the joined state. `Kept` describes the arguments.
     """
     del new
-    z = z + masked_matmul(state.h, used(params.recurrent_kernel), mask, compute_dtype)
+    z = z + masked_matmul(state.h, without_unused(params.recurrent_kernel), mask, compute_dtype)
     return jnp.tanh(jnp.split(z, GATES, axis=-1)[2])
 
 

@@ -52,7 +52,7 @@ def join_resets(resets: Resets | None) -> Resets | None:
     return None if resets is None else resets._replace(state=join_state(resets.state))
 
 
-def used(kernel: jax.Array) -> jax.Array:
+def without_unused(kernel: jax.Array) -> jax.Array:
     """Return the recurrent kernel (4H, 4H) of the joined cell, with zeros where g would depend on the gates."""
     units = kernel.shape[0] // 4
     return kernel.at[units:, 2 * units : 3 * units].set(0)
@@ -60,7 +60,7 @@ def used(kernel: jax.Array) -> jax.Array:
 
 def step(params: LSTMParams, state: LSTMState, z, mask=None, compute_dtype=None) -> LSTMState:
     """Return the state of the joined cell after one step, in which g ignores the gates. The class `Cell` describes the arguments."""
-    z = z + masked_matmul(state.h, used(params.recurrent_kernel), mask, compute_dtype)
+    z = z + masked_matmul(state.h, without_unused(params.recurrent_kernel), mask, compute_dtype)
     z_i, z_f, z_g, z_o = jnp.split(z, GATES, axis=-1)
     i, f, o = jax.nn.sigmoid(z_i), jax.nn.sigmoid(z_f), jax.nn.sigmoid(z_o)
     c = f * state.c + i * jnp.tanh(z_g)

@@ -14,7 +14,7 @@ RATES = {"b1": 0.9, "b2": 0.99}
 
 
 class Shape(NamedTuple):
-    """Sizes of a cell in native/cells.h: number, gates, arrays kept a step, cell state, further parameters, whether it has U, parts of h."""
+    """Sizes of a cell in native/cells.h: number, gates, arrays kept a step, cell state, further parameters, U or not, parts of h."""
 
     number: int
     gates: int = 4
@@ -137,11 +137,12 @@ def recurrence(
     attributes = {"ids": ids, "input_masks": kinds[0], "recurrent_masks": kinds[1], "masked": masked, "tokens": tokens, "resets": resets}
     attributes |= {"cell": shape.number, "products": products}
     if not backward:
-        operands = {**first, **kernels, "bias": normal(columns), **extras, **{name: normal(batch, size) for name, size in states.items()}, **last}
+        state = {name: normal(batch, size) for name, size in states.items()}
+        operands = {**first, **kernels, "bias": normal(columns), **extras, **state, **last}
         results = {f"final {name}": _like(dtype, batch, size) for name, size in states.items()}
         results |= {name: _like(dtype, *array.shape) for name, array in (all_steps | kept).items() if keep}
         return Call("lstm_jax_forward", operands, results, attributes | {"sequences": keep, "keep": keep})
-    given = {**{f"d of final {name}": normal(batch, size) for name, size in states.items()}, "d of outputs": normal(steps, batch, width)}
+    given = {f"d of final {name}": normal(batch, size) for name, size in states.items()} | {"d of outputs": normal(steps, batch, units)}
     results = {
         **{f"d of {name}": _like(dtype, batch, size) for name, size in states.items()},
         **{f"d of {name}": _like(dtype, *array.shape) for name, array in kernels.items()},

@@ -118,6 +118,7 @@ def test_numbers_of_arrays(kind: str) -> None:
         ("backward", "cell", 15, "give 0 to 14"),
         ("backward", "cell", 2**40, "give 0 to 14"),
         ("forward", "products", 3, "give 0, 1"),
+        ("forward, lstm_full_gate_recurrence", "products", 2, "give 0 or 1 for a cell with several parts of h"),
         ("backward", "products", -1, "give 0, 1"),
         ("forward", "threads", 0, "give 1 or more"),
         ("backward", "threads", -3, "give 1 or more"),

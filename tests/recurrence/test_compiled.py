@@ -78,7 +78,7 @@ def _arrays(
     dropout = DropoutMasks(mask(input_kind, features), mask(kind, width) if cell.has_recurrent_kernel else None)
     valid = rng.integers(0, 2, (STEPS, batch)).astype(bool) if masked else None
     state, d_final = (jax.tree.map(lambda part: normal(*part.shape), like) for _ in range(2))
-    return jax.tree.map(jnp.asarray, (params, x, state, dropout, valid, tokens, normal(STEPS, batch, width), d_final))
+    return jax.tree.map(jnp.asarray, (params, x, state, dropout, valid, tokens, normal(STEPS, batch, units), d_final))
 
 
 def _before(state):
@@ -116,17 +116,17 @@ def test_calls_equal_their_twins(batch: int, units: int, features: int, dtype: s
 
 @built
 @pytest.mark.parametrize("cell", [cell.name for cell in COMPILED_CELLS])
-@pytest.mark.parametrize("sizes", [(5, 7, 2), (13, 150, 131), (33, 17, 70)])
-def test_other_cells_equal_their_twins(cell: str, sizes: tuple[int, int, int]) -> None:
-    """Outputs, states, what is kept, and all gradients, in float64."""
+@pytest.mark.parametrize(("turn", "sizes"), list(enumerate([(5, 7, 2), (13, 150, 131), (33, 17, 70)])))
+def test_other_cells_equal_their_twins(cell: str, turn: int, sizes: tuple[int, int, int]) -> None:
+    """Outputs, states, what is kept, and all gradients, in float64; with gradients of the outputs and resets, or a start from zeros."""
     batch, units, features = sizes
-    turn = list(COMPILED_CELLS).index(CELLS[cell]) + batch
+    turn += list(COMPILED_CELLS).index(CELLS[cell])
     with jax.enable_x64(True):
-        for number in (turn % 5, (turn + 2) % 5):
-            kind = KINDS[number]
+        for more, kind in ((True, KINDS[turn % 5]), (False, KINDS[(turn + 2) % 5])):
             params, x, state, dropout, valid, tokens, d_h, d_final = _arrays(batch, units, features, "float64", *kind, cell)
             at = jnp.asarray(np.random.default_rng(turn).random((STEPS, batch)) < 0.4)
-            resets = Resets(at, _before(state)) if number % 2 else None
+            resets = Resets(at, _before(state)) if more else None
+            state = state if more else jax.tree.map(jnp.zeros_like, state)
             args = (params, x, state, valid, dropout, resets, tokens)
             operation = recurrence.CompiledCell(CELLS[cell], True)
             got, want = (jax.jit(partial(run, True))(*args) for run in (operation.forward, operation.plain_forward))
@@ -134,7 +134,7 @@ def test_other_cells_equal_their_twins(cell: str, sizes: tuple[int, int, int]) -
             by_inputs = (kind[0] != "ids", jax.tree.map(lambda part: True, state), None, DropoutMasks())
             by_resets = None if resets is None else Resets(None, jax.tree.map(lambda part: True, state))
             wanted = (jax.tree.map(lambda part: True, params), *by_inputs, by_resets, None)
-            back = (args, want[1], (d_h if number % 2 else None, d_final))
+            back = (args, want[1], (d_h if more else None, d_final))
             ours, twin = (jax.jit(partial(run, wanted)) for run in (operation.backward, operation.plain_backward))
             assert_close(ours(*back), twin(*back), 1e-12, str(kind))
 
@@ -223,15 +223,16 @@ def test_ids_that_are_not_there() -> None:
 
 
 @built
-def test_gradients_by_masks() -> None:
+@pytest.mark.parametrize("cell", ["lstm", "lstm_full_gate_recurrence"])
+def test_gradients_by_masks(cell: str) -> None:
     """Gradients by masks come from the twin in JAX, and the others with them."""
     rng = np.random.default_rng(0)
-    params = CELLS["lstm"].init(jax.random.key(0), 3, 5)
+    params = CELLS[cell].init(jax.random.key(0), 3, 5)
     x = jnp.asarray(rng.standard_normal((2, 4, 3)), jnp.float32)
     masks = DropoutMasks(jnp.asarray(rng.random((4, 2, 3)), jnp.float32), jnp.asarray(rng.random((2, 5)), jnp.float32))
 
     def loss(params, x, masks, backend):
-        return (unroll(CELLS["lstm"], params, x, dropout=masks, backend=backend)[0] ** 2).sum()
+        return (unroll(CELLS[cell], params, x, dropout=masks, backend=backend)[0] ** 2).sum()
 
     got, want = (jax.grad(loss, (0, 1, 2))(params, x, masks, backend) for backend in ("compiled", "reference"))
     assert_close(got, want, "float32")
@@ -322,17 +323,18 @@ def test_threads_change_nothing() -> None:
 
 
 @built
-def test_second_derivatives() -> None:
+@pytest.mark.parametrize("cell", ["lstm", "lstm_full_gate_recurrence"])
+def test_second_derivatives(cell: str) -> None:
     """Gradient of a gradient's norm, against the scan's."""
     rng = np.random.default_rng(0)
     with jax.enable_x64(True):
-        params = CELLS["lstm"].init(jax.random.key(0), 3, 5, dtype=jnp.float64)
+        params = CELLS[cell].init(jax.random.key(0), 3, 5, dtype=jnp.float64)
         x = jnp.asarray(rng.standard_normal((2, 4, 3)))
         dropout = DropoutMasks(None, jnp.asarray(rng.integers(0, 2, (4, 2, 5)) * 2.0))
 
         def norm(params, x, backend):
             def loss(params, x):
-                return (unroll(CELLS["lstm"], params, x, dropout=dropout, backend=backend)[0] ** 2).sum()
+                return (unroll(CELLS[cell], params, x, dropout=dropout, backend=backend)[0] ** 2).sum()
 
             return sum((part**2).sum() for part in jax.tree.leaves(jax.grad(loss, (0, 1))(params, x)))
 
@@ -359,7 +361,7 @@ def _no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @built
-@pytest.mark.parametrize(("cell", "batch"), [("lstm", 2), ("min_gru", 2), ("min_gru", 1)])
+@pytest.mark.parametrize(("cell", "batch"), [("lstm", 2), ("lstm_full_gate_recurrence", 2), ("min_gru", 2), ("min_gru", 1)])
 def test_no_tracer_is_kept(cell: str, batch: int) -> None:
     params = CELLS[cell].init(jax.random.key(0), 3, 4)
     options = {"resets": jnp.eye(batch, 5, dtype=bool), "backend": "compiled"}

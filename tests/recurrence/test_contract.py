@@ -280,16 +280,16 @@ def test_zeros_are_the_default_state(backend: str) -> None:
     )
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_vmap_over_parameter_sets(backend: str) -> None:
-    case = Case(Shape(2, 4, 3, 5), mask="gaps", dropout="both, per gate") if backend in EVERY_CASE else Case(Shape(2, 4, 3, 5))
-    arrays = make_arrays(case)
-    sets = [make_arrays(case._replace(seed=seed)).params for seed in (5, 6, 7)]
+@pytest.mark.parametrize(("backend", "cell"), [*((backend, "lstm") for backend in BACKENDS), (None, "lstm_full_gate_recurrence")])
+def test_vmap_over_parameter_sets(backend: str | None, cell: str) -> None:
+    case = Case(Shape(2, 4, 3, 5), mask="gaps", dropout="both, per gate") if backend in (None, *EVERY_CASE) else Case(Shape(2, 4, 3, 5))
+    arrays = make_arrays(case, cell=cell)
+    sets = [make_arrays(case._replace(seed=seed), cell=cell).params for seed in (5, 6, 7)]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *sets)
 
     def value_and_gradient(params):
         def loss(params):
-            results = run_case(case, arrays._replace(params=params), backend)
+            results = run_case(case, arrays._replace(params=params), backend, cell)
             return weigh(results), results
 
         return jax.value_and_grad(loss, has_aux=True)(params)
