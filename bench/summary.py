@@ -37,12 +37,12 @@ def ratio_interval(slow: Sequence[float], fast: Sequence[float]) -> Interval:
 
 
 def ends_text(interval: Interval, digits: int = 2, label: str = "") -> str:
-    """Return the ends of an interval as a text in brackets that begins with a space, or "" if the ends are NaN.
+    """Return a space and then the lower and upper end of an interval in brackets, such as " (1.20 to 1.40)", or "" if the ends are NaN.
 
     Args:
-        interval: value with the ends of its interval.
+        interval: a value and the two ends of its interval, of which only the ends are printed.
         digits: number of decimal places.
-        label: text before the ends within the brackets.
+        label: text before the ends, within the brackets.
     """
     _, low, high = interval
     return f" ({label}{low:.{digits}f} to {high:.{digits}f})" if math.isfinite(low) else ""

@@ -260,9 +260,10 @@ def _median(rows: study.Rows) -> str:
 def verdict(rows: study.Rows) -> str:
     """Return the conclusion of the study.
 
-    Each combination of a cell, a method and a number of units has one line. The line has the median number of iterations at each length, at
-    each gain and at each number of training updates. A "+" after a median means that at least one of the runs has not converged. These
-    lines follow:
+    Each combination of a cell, a method and a number of units has one line, with medians of the number of iterations of Newton's method.
+    Three variables are changed one at a time: the sequence length, the gain (the factor of the initial recurrent kernel) and the number of
+    training updates. There is a median for each value of each of them. A "+" after a median means that at least one of the runs has not
+    converged. These lines follow:
 
     - the rank correlation of the Lyapunov exponent and the number of iterations, over all runs with 1,000 steps;
     - the number of runs in which Newton's method converges and would be faster than the loop on a device with enough lanes (see `lanes`);

@@ -285,7 +285,10 @@ class _Replacing:
         return _shared(layer, kind)
 
     def bidirectional(self, layer: Any) -> Any:
-        """Return a `Bidirectional` layer in which each direction is replaced if possible, or the given layer if neither can be replaced."""
+        """Return a copy of a Keras `Bidirectional` layer in which the layers of both directions are those that `layer` returns for them.
+
+        If `layer` replaces neither of them, the given layer itself is returned.
+        """
         both = [self.layer(layer.forward_layer), self.layer(layer.backward_layer)]
         if both == [layer.forward_layer, layer.backward_layer]:
             return layer
