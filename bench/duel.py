@@ -306,12 +306,14 @@ def _describe(item: tuple[Any, int], rows: Sequence[Row]) -> str:
 
 
 def measure_false_alarms(options: argparse.Namespace) -> None:
-    """Compare this checkout with itself, and print how many changes were false alarms, and how often an artificial slowdown was detected.
+    """Compare this checkout with itself several times, and print how many comparisons found a change, which is a false alarm.
+
+    An artificial slowdown is compared as well, and the number of comparisons that detected it is printed.
 
     Unless `--report` is given, the rounds that have no results yet are measured first.
 
     Raises:
-        InputError: if several workloads are given, if the rounds are too few to find a change, or if the commit has no rows.
+        InputError: if several workloads are given, if the rounds are too few to find a change, or if the commit has no results.
     """
     sha = options.commit or commit()
     works = read_workloads(options.workload or ["A"], {})

@@ -62,7 +62,8 @@ def least_bytes(work: Workload) -> int:
       parameter and both moments.
     - An evaluation reads the parameters and the ids, and writes the logits.
     - The forward and backward pass of a recurrent layer alone reads the parameters, the inputs and the cotangent of the outputs, and writes
-      the outputs and the gradients. Its forward pass reads the parameters and the inputs, and writes the outputs.
+      the outputs and the gradients.
+    - A forward pass alone reads the parameters and the inputs, and writes the outputs.
 
     Of an embedding table, only the rows that can occur in the batch are counted.
     """

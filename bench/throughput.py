@@ -254,10 +254,11 @@ leaves out the libraries that are slow to start."""
 def first_step_rows(process: Process, sha: str) -> list[Row]:
     """Time the first step of a workload with an empty compilation cache (cold), then with the filled cache (warm). Return the two rows.
 
-    Each measurement runs in a fresh process. If a process fails, its row has the field "error" instead of times.
+    Each of the two measurements runs in a fresh process of the operating system. If that process fails, the row has the field "error"
+    instead of times.
 
     Args:
-        process: workload, candidate and round to measure.
+        process: what to measure: a workload, the candidate (the library or variant to time) and the number of the round.
         sha: commit of this checkout.
     """
     peer, *options = process.candidate.arguments()

@@ -56,14 +56,14 @@ def gradient_sizes(cell: Cell, params: Any, units: int, x: jax.Array, loss: Call
 
 
 def by_steps_back(sizes: jax.Array, answered: int = 1) -> dict[int, float]:
-    """Return the gradient sizes at several distances from the end of a sequence, as a dict from distance to size.
+    """Return the gradient sizes at several distances before the answered steps, as a dict from distance to size.
 
-    A distance is a number of steps, counted backward from the first step whose output enters the loss. The dict has the distances 1, 2, 5,
-    10, ..., 1000 of the constant `BACK` that are shorter than the sequence.
+    The answered steps are those whose outputs enter the loss. The distance of a step is the number of steps from it to the first answered
+    step. The dict has those distances of the constant `BACK` (1, 2, 5, 10, ..., 1000) that lie within the sequence.
 
     Args:
         sizes: gradient sizes (T,), one for each of T steps.
-        answered: number of steps whose outputs enter the loss. These steps are the last ones of the sequence.
+        answered: number of answered steps, which are the last ones of the sequence.
     """
     last = len(sizes) - answered
     return {back: float(sizes[last - back]) for back in BACK if back <= last}

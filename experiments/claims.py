@@ -116,7 +116,7 @@ def effects(claim: Claim, rows: study.Rows, new: bool) -> list[float]:
 
 
 def verdict(claim: Claim, low: float, high: float) -> str:
-    """Return "shown", "refuted" or "open" for a claim, from the 95 % confidence interval (low, high) of its difference."""
+    """Return "shown", "refuted" or "open" for a claim, from the 95 % confidence interval (low, high) of the number it is about."""
     if claim.low < low and high < claim.high:
         return "shown"
     return "refuted" if high < claim.low or low > claim.high else "open"

@@ -49,11 +49,13 @@ class Bounds:
 
 
 def check_numbers(config: Any) -> None:
-    """Raise `InputError` if a number in a field of a dataclass instance lies outside the bounds of the field.
+    """Check the numbers of a dataclass instance against the bounds of their fields, and convert them to Python's own types.
 
     The type of a field declares its bounds, as in `Annotated[int, Bounds(1, 9, "give 1 to 9")]`. A field whose type declares no bounds is
-    not checked. If the type is a tuple of such numbers, every number in the tuple is checked. NumPy numbers in the instance become
-    ints and floats, and a list becomes a tuple, also if the instance is frozen, since a config is written as JSON.
+    not checked. If the type is a tuple of such numbers, every number in the tuple is checked.
+
+    The instance is changed in place, even if it is frozen: ints and floats take the place of NumPy numbers, which JSON cannot have, and
+    tuples take the place of lists, which JSON has instead of tuples.
     """
     for field in dataclasses.fields(config):
         value, annotation = getattr(config, field.name), field.type

@@ -214,7 +214,10 @@ class Bidirectional(keras.layers.Bidirectional):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: dict[str, type] | None = None) -> Any:
-        """Make a layer from what `get_config` of such a layer returned, around a layer of this module if there is one of that name."""
+        """Make a bidirectional layer from a config that `get_config` of one returned. The arguments are those of Keras.
+
+        Its two inner layers are of this module if the config names a class that the module has, such as "LSTM", else of Keras.
+        """
         return super().from_config(config, custom_objects=LAYERS | (custom_objects or {}))
 
 

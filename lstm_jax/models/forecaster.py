@@ -47,7 +47,7 @@ class Forecaster(nnx.Module):
             entries: past entries (B, T, F).
             ahead: numbers (B, K) that encode the times from the last past entry to each of the K values, as in `forecast_windows.Part`.
             deterministic: whether to run without dropout. If None, the last call of `train()` or `eval()` decides.
-            rngs: random streams or a key from which masks are drawn. If None, each layer draws from the streams that it was made with.
+            rngs: random streams or a key for the dropout masks. If None, each layer draws from the streams that it was made with.
         """
         h: Any = self.recurrent(entries, deterministic=deterministic, rngs=rngs)
         out = self.head(jnp.concatenate([h, ahead], axis=-1))

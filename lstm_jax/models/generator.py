@@ -66,7 +66,7 @@ class CharGenerator(nnx.Module):
                 replaced.
             state: initial states, one per recurrent layer. If None, they are zeros.
             deterministic: whether to run without dropout. If None, the last call of `train()` or `eval()` decides.
-            rngs: random streams or a key from which masks are drawn. If None, each layer draws from the streams that it was made with.
+            rngs: random streams or a key for the dropout masks. If None, each layer draws from the streams that it was made with.
         """
         steps_first = ids.T
         x: jax.Array = sharding.constrain(steps_first, 1) if self.embedding is None else self.embedding(steps_first, 1)
@@ -101,7 +101,7 @@ class CharGenerator(nnx.Module):
             state: initial states, one per recurrent layer. If None, they are zeros.
             last: whether to return only the logits after the last step.
             deterministic: whether to run without dropout. If None, the last call of `train()` or `eval()` decides.
-            rngs: random streams or a key from which masks are drawn. If None, each layer draws from the streams that it was made with.
+            rngs: random streams or a key for the dropout masks. If None, each layer draws from the streams that it was made with.
 
         Returns:
             Two values: the logits, and a list of the final states. The logits are those after every step, (B, T, V). If `last` is true,

@@ -72,7 +72,7 @@ class SentimentClassifier(nnx.Module):
             packed: positions of several texts that are packed in each row, or None if a row is one text. With packed texts and the pooling
                 "last", the outputs of two directions must be merged by "concat".
             deterministic: whether to run without dropout. If None, the last call of `train()` or `eval()` decides.
-            rngs: random streams or a key from which masks are drawn. If None, each layer draws from the streams that it was made with.
+            rngs: random streams or a key for the dropout masks. If None, each layer draws from the streams that it was made with.
                 Training with word dropout or dropout of the head needs `rngs`.
 
         Raises:

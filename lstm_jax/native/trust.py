@@ -125,7 +125,12 @@ def write_packaged(path: Path, code: bytes) -> None:
 
 
 def check_folder(path: Path) -> None:
-    """Create the folder of a library, for which `write` shall be called later.
+    """Create the folder of a compiled library if it does not exist, and check that it belongs to the user.
+
+    A caller that will call `write` after a long compilation can thus report an unusable folder before it.
+
+    Args:
+        path: path of the file of the library within the folder.
 
     Raises:
         InputError: if the folder belongs to another user or cannot be created.

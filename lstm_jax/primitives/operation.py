@@ -46,10 +46,10 @@ class Operation:
 
     @abstractmethod
     def plain_forward(self, keep: bool, *args) -> tuple[Any, Any]:
-        """Return the same results as `forward`, computed in JAX without custom code (the twin of `forward`)."""
+        """Return the same results as `forward`, computed by ordinary JAX operations instead of compiled code (the twin of `forward`)."""
 
     def plain_backward(self, wanted: Any, args: tuple, residuals: Any, cotangents: Any) -> tuple:
-        """Return the same results as `backward`, computed in JAX without custom code (the twin of `backward`).
+        """Return the same results as `backward`, computed by ordinary JAX operations instead of compiled code (the twin of `backward`).
 
         This method differentiates `plain_forward`. A subclass can override it to save work with the residuals.
         """

@@ -221,7 +221,10 @@ def _split_further(params, gradient) -> list[jax.Array]:
 
 
 def _output(of: CompiledCell, params, h):
-    """Return the output (T, B, H), which is the first part of h of all steps if h has several parts, else h itself."""
+    """Return the output (T, B, H) of all steps: the first H columns of `h`, which are all its columns for most cells.
+
+    `h` is the array h of the state after each step, (T, B, H) or (T, B, n H), where H follows from the parameters and the cell.
+    """
     units = params.kernel.shape[1] // of.cell.gates
     return h if h.shape[-1] == units else h[..., :units]
 

@@ -112,8 +112,9 @@ def processes(function: Run, missing: Mapping[str, Any], resources: Resources, t
         A pair (id, row) when a run ends. The row is a dict like the result of `attempt`, and does not contain the id.
 
     Raises:
-        KeyboardInterrupt: if a SIGINT has ended a process, or if a SIGTERM arrives for which this process has no handler. As after a SIGINT
-            to this process, or if the generator is closed early, all processes are then killed, and their runs have no rows.
+        KeyboardInterrupt: if a SIGINT has ended one of the processes, or if the calling process receives a SIGTERM and has no handler for
+            it. In these cases, after a SIGINT to the calling process, and if the generator is closed early, all processes that this
+            function has started are killed, and their runs have no rows.
     """
     cores = machine.cores()
     workers = resources.workers or len(cores)

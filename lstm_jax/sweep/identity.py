@@ -47,7 +47,9 @@ def import_item(name: str) -> Any:
 
 
 def require_importable(item: Any, kind: str) -> None:
-    """Check that another process will find a function or class by its name. A script is looked up, but not imported again.
+    """Check that another process will find a function or class by its name.
+
+    For an item of the running script (`__main__`) this function checks that the script can be found as a module, without importing it.
 
     Args:
         item: function or class.

@@ -47,8 +47,8 @@ def mean_interval(values: Values, seed: int = 0, draws: int = 2000) -> tuple[flo
 def t_interval(values: Values) -> tuple[float, float, float]:
     """Return the mean of N values and its 95 % confidence interval by Student's t-distribution, as (mean, low, high).
 
-    The interval assumes that the values are normally distributed. If they are, it is not too short for two to four values, as that of
-    `mean_interval` is. For one value, low and high are nan.
+    The interval assumes that the values are normally distributed. If they are, it has the right length for two to four values too, for
+    which that of `mean_interval` is too short. For one value, low and high are nan.
     """
     from scipy import stats
 

@@ -121,6 +121,9 @@ def window_objective(rebuild: Rebuild) -> Objective:
 
     The result is a `training.step.Objective`, whose batch is an array of character ids (B, length + 1). The model reads the first `length`
     characters of each row from a zero state, and predicts the last character.
+
+    Args:
+        rebuild: function that returns the model with the given parameters.
     """
 
     def objective(params, ids, weight, key):

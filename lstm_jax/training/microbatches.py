@@ -43,7 +43,8 @@ def for_each(function: Callable[..., Any], count: int, batch: Any, weight: Any, 
         batch: pytree of arrays (B, ...).
         weight: weights (B,) of the examples.
         key: random key. Each of several microbatches gets a key of its own.
-        carry: pytree of arrays (B, ...) that each step hands to the next step, such as recurrent states.
+        carry: pytree of arrays (B, ...) that one training step hands to the next, such as recurrent states. Like the batch it is divided
+            by rows. It is not handed from one microbatch to the next.
     """
     if count == 1:
         return function(batch, weight, key, carry)
@@ -63,13 +64,14 @@ def accumulated(
         batch: pytree of arrays (B, ...).
         weight: weights (B,) of the examples.
         key: random key. Each of several microbatches gets a key of its own.
-        carry: pytree of arrays (B, ...) that each step hands to the next step, such as recurrent states.
-        stacked: further values, as `for_each` returns them for the same batch and `count`. Each call gets the values of one microbatch. If
-            there are no further values, it is ().
+        carry: pytree of arrays (B, ...) that one training step hands to the next, such as recurrent states. Like the batch it is divided
+            by rows. It is not handed from one microbatch to the next.
+        stacked: further values, as `for_each` returns them for the same batch and `count`: with a first axis of size `count`, along which
+            each call gets one entry, or without this axis if `count` is 1. It is () if there are no further values.
 
     Returns:
         Three values: the sums over all microbatches, the other values with a new first axis if there are several microbatches, and the new
-        carry.
+        carry, whose arrays are (B, ...) again.
     """
     if count == 1:
         return function(batch, weight, key, carry, stacked)

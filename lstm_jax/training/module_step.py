@@ -220,9 +220,11 @@ class TrainStep:
         return state, batch
 
     def _objective(self, params: Any, batch: tuple, weight: Any, key: Any, variables: Any) -> tuple[jax.Array, Any]:
-        """Return the loss, and a pair of the result of `loss_fn` and the variables of the model after the call.
+        """Call `loss_fn` on the model and the batch, and return (loss, (result, variables)).
 
-        This method is a `step.Objective` whose carry consists of the variables. `weight` and `key` are not used.
+        `result` is what `loss_fn` returns: the loss or, with `has_aux`, a pair whose first element is the loss. The second `variables` are
+        those of the model after this call, such as its statistics. This method is a `step.Objective` whose carry consists of the variables.
+        `weight` and `key` are not used.
         """
         del weight, key
         model = self._parts.rebuild(params, variables)

@@ -296,7 +296,9 @@ def _joined(arrays: list[jax.Array], columns: int) -> jax.Array:
 def _take_step(
     gather, arrays, order: Order, key, update: Callable, n: jax.Array, carried: tuple[Any, TrainState]
 ) -> tuple[Any, TrainState]:
-    """Take step n of the epoch, add its metrics to the totals, and return a pair of the new `Lag` and the new training state.
+    """Take step n of the epoch, and return a pair of the new `Lag` and the new training state.
+
+    The metrics of the step are added to the totals in the training state.
 
     Args:
         gather: function gather(arrays, numbers) that returns the batch of the examples with the indices `numbers`.
@@ -306,8 +308,8 @@ def _take_step(
         update: function that computes the step: `dense_update` or `row_sparse_update`, whose arguments before `state` are bound by
             `partial`.
         n: index of the step in the epoch.
-        carried: pair of the `Lag` and the training state before the step. The `Lag` records how many steps each row of the table has
-            taken. For a dense update, () takes its place.
+        carried: pair of the `Lag` and the training state before the step. The `Lag` records how many steps each row of the embedding
+            table has taken. For a dense update, the first element of the pair is () instead.
     """
     lag, state = carried
     at = n - order.first

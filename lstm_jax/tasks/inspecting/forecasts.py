@@ -39,7 +39,10 @@ class SeriesNetwork:
 
 
 def forecast_window(trained: forecast.Trained, request: Request) -> Window:
-    """Return the content of the page that shows a trained forecasting model on windows of a series; see `inspecting.make_window`."""
+    """Return the content of an HTML page that shows the forecasts of a trained model for some parts of a series.
+
+    `inspecting.make_window` describes the arguments.
+    """
     require(not request.texts, "text", next(iter(request.texts), ""), "a forecasting run reads a series: give --file")
     series = trained.series(request.file)
     epochs, network = kept_epochs(trained, request.epochs), SeriesNetwork(trained)
