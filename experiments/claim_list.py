@@ -66,7 +66,11 @@ def _growth(row: Row) -> dict[str, float]:
 
 
 def _apart(row: Row) -> float:
-    """Return the growth of the distance between praise and blame, divided by the growth of that within praise (study `embedding`)."""
+    """Return by which factor training moves words of praise further from words of blame than from each other (study `embedding`).
+
+    It is the growth (see `_growth`) of the mean distance between the two groups of words, divided by the growth of the mean distance
+    between two words of praise.
+    """
     growth = _growth(row)
     return growth["praise/blame"] / growth["praise"]
 

@@ -136,8 +136,9 @@ def cells(rows: study.Rows, part: str) -> dict[tuple, tuple[float, float]]:
 def verdict(rows: study.Rows) -> str:
     """Return the conclusion of the study.
 
-    Each line has the bits per character of one setting. First come the combinations of step and learning rate, then those of length and
-    batch size, and last the combinations of step and learning rate of the long trainings.
+    The text has one line with the bits per character for each setting. First come the combinations of the step between windows and the
+    learning rate, then those of the length of a window and the batch size, and last the combinations of step and learning rate of the long
+    trainings.
     """
     lines = [
         f"step {a}, rate {b:g}: {x:.3f} bits at equal updates, {y:.3f} after one pass" for (a, b), (x, y) in cells(rows, "steps").items()

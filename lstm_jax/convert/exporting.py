@@ -43,7 +43,7 @@ def parts_of(layers: Any, target: Target) -> list[Any]:
 
     Args:
         layers: a `RecurrentStack`, a `Recurrent` or `Bidirectional` layer, or a sequence of layers or dicts of arrays.
-        target: what the other library can express.
+        target: description of the library to which the layers are exported, for the text of an error.
 
     Raises:
         InputError: if `layers` is something else, or the stack has residual connections.

@@ -74,11 +74,11 @@ class MappedIds:
         return found.reshape(np.shape(places))
 
     def _read(self, at: np.ndarray, found: np.ndarray) -> None:
-        """Read the ids at some indices from the shards, and write them to an array.
+        """Read the ids at some indices from the shards, convert them to the joint vocabulary of all shards, and write them to an array.
 
         Args:
             at: (R,) indices of R ids, counted over the ids of all shards.
-            found: (R,) array to which the joint ids are written.
+            found: (R,) array to which the converted ids are written.
         """
         owner = np.searchsorted(self.offsets, at, side="right") - 1
         for number in np.unique(owner):

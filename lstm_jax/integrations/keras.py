@@ -288,9 +288,9 @@ class _Replacing:
         return _shared(layer, kind)
 
     def bidirectional(self, layer: Any) -> Any:
-        """Return a copy of a Keras `Bidirectional` layer in which the layers of both directions are those that `layer` returns for them.
+        """Return a copy of a Keras `Bidirectional` layer in which the method `layer` of this class has replaced both inner layers.
 
-        If `layer` replaces neither of them, the given layer itself is returned.
+        If that method returns both of them unchanged, the result is the given layer itself.
         """
         both = [self.layer(layer.forward_layer), self.layer(layer.backward_layer)]
         if both == [layer.forward_layer, layer.backward_layer]:

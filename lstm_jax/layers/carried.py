@@ -63,7 +63,7 @@ class LayerState(nnx.Module):
     B is the number of rows of the batch and H the number of units.
 
     Attributes:
-        row: the cell of the layer.
+        row: the `Cell` of the layer.
         units: number of units H.
         stateful: whether a call starts from the final state of the previous call.
         learned_state: whether the initial state is a parameter.

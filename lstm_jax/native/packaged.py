@@ -77,9 +77,10 @@ def packaged_paths() -> list[Path]:
 
 
 def missing_level() -> str:
-    """Return a message with the features that this processor lacks for the lowest level of its architecture, or "" if it lacks none.
+    """Return a message with the features that this processor lacks for every compiled library that the package can have.
 
-    The result is also "" if there are no libraries for the architecture.
+    The message names the features of the least demanding level in `LEVELS`. It is "" if the processor has the features of a level, or if
+    there is no level for its architecture.
     """
     levels = LEVELS.get(platform.machine(), {})
     if levels_here() or not levels:

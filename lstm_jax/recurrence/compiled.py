@@ -326,8 +326,8 @@ def _twin_gradients(
 ):
     """Back-propagate through an LSTM in JAX, with the same results as the backward pass in C++.
 
-    The arguments are the operands that `_operands` returns. d_h is the gradient with respect to h of all steps, and d_final the gradient
-    with respect to the final state.
+    The arguments after `compute_dtype` are the tuple that `_operands` returns, in its order. d_h is the gradient with respect to h of all
+    steps, and d_final the gradient with respect to the final state. The initial state is part of `residuals`.
 
     Returns:
         Five values: the gradients with respect to the parameters, x, the initial state, the dropout masks and the resets.

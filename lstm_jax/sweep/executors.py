@@ -170,7 +170,7 @@ class _Children:
         """Start a process, with the arguments of `subprocess.Popen`, and kill it if an exception ends the context.
 
         Raises:
-            KeyboardInterrupt: if `kill` has been called.
+            KeyboardInterrupt: if the method `kill` of this object was called before; no process is started then.
         """
         with self._lock:  # otherwise `kill` could miss a process that is about to start
             if self._ended:

@@ -25,7 +25,8 @@ READ = 20_000
 class TextNetwork:
     """Trained character model of a text-generation run, with methods that compute its results for one text.
 
-    The model reads the text from a zero state. The parameters are an argument, so that the page can show the model after several epochs.
+    The model reads the text from a zero state. The methods take the parameters as an argument, so that the HTML page can show the results
+    of several epochs of the training.
     """
 
     def __init__(self, trained: generation.Trained):
