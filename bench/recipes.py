@@ -75,6 +75,13 @@ RECIPES: dict[str, tuple[Recipe, ...]] = {
             "ours",
             (*STREAM, "--epochs", "120", *FAST, "--recurrent-dropout", "0.1"),
         ),
+        Recipe(
+            "stream of chunks of 50, 120 epochs, recurrent dropout 0.1",
+            "generation",
+            "ours",
+            ("--regime", "stream", "--length", "50", "--epochs", "120", *FAST, "--recurrent-dropout", "0.1"),
+            3,
+        ),
     ),
     EPOCH_TIME: (
         Recipe("keras_jax", "sentiment", "keras_jax", ("--epochs", "1", "--warm-up", "--no-evaluation"), 5),
