@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("quick_compiles")
 built = pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the backend with")
 
 # around every border of the blocks: 16 (float32, AVX-512), 8 and 4 lanes, 1, 2 and 4 vectors at a time, 6 rows forward, 6 to 12 backward,
-# a depth of 128, tiles of 32 rows a thread
+# a depth of 128 or 256, tiles of 32 rows a thread
 SIZES = [
     (1, 1, 1),
     (2, 3, 17),
@@ -38,7 +38,7 @@ SIZES = [
     (11, 33, 70),
     (25, 47, 3),
     (9, 65, 8),
-    (13, 150, 131),
+    (13, 270, 260),
     (150, 4, 3),
 ]
 KINDS = [
@@ -116,7 +116,7 @@ def test_calls_equal_their_twins(batch: int, units: int, features: int, dtype: s
 
 @built
 @pytest.mark.parametrize("cell", [cell.name for cell in COMPILED_CELLS])
-@pytest.mark.parametrize(("turn", "sizes"), list(enumerate([(5, 7, 2), (13, 150, 131), (33, 17, 70)])))
+@pytest.mark.parametrize(("turn", "sizes"), list(enumerate([(5, 7, 2), (13, 270, 131), (33, 17, 70)])))
 def test_other_cells_equal_their_twins(cell: str, turn: int, sizes: tuple[int, int, int]) -> None:
     """Outputs, states, what is kept, and all gradients, in float64; with gradients of the outputs and resets, or a start from zeros."""
     batch, units, features = sizes
