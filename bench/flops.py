@@ -14,13 +14,17 @@ from bench.workloads import Workload
 FLOAT = 4
 
 
+GATE_MATRICES = {"lstm_full_gate_recurrence": 9}
+"""Dict from a cell to its number of matrices (H, H) that multiply the gates of the previous step."""
+
+
 def parameters(work: Workload) -> dict[str, int]:
     """Return a dict from each part of the model to its number of parameters.
 
     The parts are "recurrent" and, if the model has them, "head" and "embedding".
     """
     H, E = work.units, work.features
-    counts = {"recurrent": (E + (H if work.sees_state else 0) + 1) * work.gates * H}
+    counts = {"recurrent": (E + (H if work.sees_state else 0) + 1) * work.gates * H + GATE_MATRICES.get(work.cell, 0) * H * H}
     if work.classes:
         counts["head"] = (H + 1) * work.classes
     if work.words:
@@ -33,13 +37,13 @@ def forward_flops(work: Workload) -> dict[str, int]:
 
     Returns:
         A dict from the name of each product to its FLOPs. The names are "projection" (inputs times kernel), "recurrence" (state times
-        recurrent kernel) and "head" (last output times head kernel). The projection of one-hot inputs has 0 FLOPs, because it is a gather
-        of kernel rows. A product that the model does not have also has 0 FLOPs.
+        recurrent kernel, and gates of the previous step times their matrices) and "head" (last output times head kernel). The projection
+        of one-hot inputs has 0 FLOPs, because it is a gather of kernel rows. A product that the model does not have also has 0 FLOPs.
     """
     rows = work.examples * work.length
     return {
         "projection": 0 if work.kind == "characters" else 2 * rows * work.features * work.gates * work.units,
-        "recurrence": 2 * rows * work.units * work.gates * work.units if work.sees_state else 0,
+        "recurrence": 2 * rows * work.units * (work.gates + GATE_MATRICES.get(work.cell, 0)) * work.units if work.sees_state else 0,
         "head": 2 * work.examples * work.units * work.classes,
     }
 

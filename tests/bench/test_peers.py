@@ -200,6 +200,11 @@ def test_workloads_with_any_cell() -> None:
     assert flops.step_flops(workload("recurrence:H=8,T=5,B=4,cell=gru")) == 3 * 2 * 4 * 5 * (8 + 8) * 24
     assert flops.step_flops(workload("recurrence:H=8,T=5,B=4,cell=min_gru")) == 3 * 2 * 4 * 5 * 8 * 16
     assert flops.step_flops(workload("forward:H=8,T=5,B=4,cell=gru")) == 2 * 4 * 5 * (8 + 8) * 24
+    full = workload("forward:H=8,T=5,B=4,cell=lstm_full_gate_recurrence")
+    assert (flops.step_flops(full), flops.parameters(full)["recurrent"]) == (
+        2 * 4 * 5 * ((8 + 8) * 32 + 24 * 24),
+        (8 + 8 + 1) * 32 + 24 * 24,
+    )
     assert PEERS["keras_jax"].lacks(workload("forward")) == "no workload of the kind forward"
     with pytest.raises(ValueError, match="give one of lstm, gru"):
         workload("A:cell=grue")
