@@ -5,7 +5,7 @@ backward pass, one for the gradient of each operand. The following operations ar
 
 - the product with a one-hot input: it is a gather of kernel rows, and its gradient is a scatter
 - elementwise operations, about 30 per unit and time step
-- operations with weights of the cell other than the kernel and the recurrent kernel
+- operations with vectors of weights, such as peephole weights
 - the optimizer
 """
 

@@ -216,7 +216,7 @@ class Bidirectional(keras.layers.Bidirectional):
     def from_config(cls, config: dict[str, Any], custom_objects: dict[str, type] | None = None) -> Any:
         """Make a bidirectional layer from a config that `get_config` of one returned. The arguments are those of Keras.
 
-        Its two inner layers are of this module if the config names a class that the module has, such as "LSTM", else of Keras.
+        The name of a class in `LAYERS`, such as "LSTM", means the layer of this module, unless `custom_objects` gives another one.
         """
         return super().from_config(config, custom_objects=LAYERS | (custom_objects or {}))
 
@@ -288,7 +288,7 @@ class _Replacing:
         return _shared(layer, kind)
 
     def bidirectional(self, layer: Any) -> Any:
-        """Return a copy of a Keras `Bidirectional` layer in which the method `layer` of this class has replaced both inner layers.
+        """Return a copy of a Keras `Bidirectional` layer whose inner layers are what the method `layer` of this class returns for them.
 
         If that method returns both of them unchanged, the result is the given layer itself.
         """

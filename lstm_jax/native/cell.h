@@ -1,11 +1,11 @@
 // What a recurrent cell adds to the products of a step: the sizes of its arrays, and its functions between the products.
 //
 // A cell is a class like those in lstm_cells.h, for vectors of units. Its members are:
-//   kGates      gates with columns in the kernels W (E, kGates H) and U (H, kGates H)
+//   kGates      gates with columns in the kernels W (E, kGates H) and U (kParts H, kGates H)
 //   kKept       numbers (H) kept for the backward pass in addition to the states, a step and row
 //   kCellState  whether the state has c in addition to h
-//   kParts      arrays (H) that make up h, 1 for most cells. All enter the product with U (kParts H, kGates H); with more than one, kDirect is
-//               false, and of gate kFirstPartGate only the first H rows of U may differ from 0
+//   kParts      arrays (H) that make up h, 1 for most cells. All enter the product with U; with more than one, kDirect is false, and of gate
+//               kFirstPartGate only the first H rows of U may differ from 0
 //   kRecurrent  whether the cell has U; without it, kDirect is true and there are no late gates
 //   kDirect     whether h of the step before also enters the step outside of the product with U
 //   kExtras     further parameters (H); kExtraName is their name

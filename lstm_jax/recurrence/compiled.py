@@ -65,7 +65,7 @@ def run(
     if cell.gates == 1:  # the C++ code has no axis of a single gate
         dropout = DropoutMasks(_without_gates(dropout.input), _without_gates(dropout.recurrent))
     operation: Any = (CompiledLSTM if cell is CELLS["lstm"] else CompiledCell)(cell, sequences, products)
-    if COMPILED_CELLS[cell].cell is not cell:
+    if COMPILED_CELLS[cell].cell != cell:
         return _run_joined(operation, params, x, state, valid, dropout, resets, tokens)
     return apply(operation, params, x, state, valid, dropout, resets, tokens)
 
@@ -99,7 +99,7 @@ class CompiledCell(RecurrentOperation):
 
     Attributes:
         cell: the cell.
-        sequences: whether to return h of all steps.
+        sequences: whether to return the outputs of all steps.
         compute_dtype: dtype of the matrix products, "bfloat16" or "int8", or None for the dtype of the parameters.
     """
 

@@ -34,7 +34,8 @@ class Residuals(NamedTuple):
         gates: for the LSTM, the gates i, f, g, o after their activation functions, as one array (T, B, 4H) or four arrays (T, B, H), with
             zeros at padded steps. For any other cell, what each step keeps besides the state: an array (T, B, n H), or None if n is 0. n is
             the field `kept` of the cell's row in `COMPILED_CELLS`.
-        all_h: the initial h, followed by h after each step, (T + 1, B, H).
+        all_h: the initial h, followed by h after each step, (T + 1, B, H); (T + 1, B, 4H) for the LSTM with full gate recurrence, see
+            `gate_recurrent.join_state`.
         all_c: the initial c, followed by c after each step, (T + 1, B, H); None for a cell without c.
     """
 

@@ -283,7 +283,8 @@ class _Fit:
     def end_epoch(self, row: Metrics, callbacks: Sequence[Callback]) -> None:
         """Finish an epoch: add its metrics `row` to the history, call the callbacks, and save a checkpoint.
 
-        If the epoch is the best one so far, its parameters are kept in memory, and saved if there is a folder for the best checkpoint.
+        If the epoch is the best one so far by the monitored metric, its parameters are kept in memory. They are also saved if there is a
+        folder for the best checkpoint.
         """
         require(not self.monitor or self.monitor in row, "monitor", self.monitor, f"the metrics are {', '.join(row)}")
         zeros = self._copied(dict.fromkeys(self.state.totals, np.zeros((), np.float32)))

@@ -11,7 +11,7 @@ from lstm_jax.recurrence.compiled_cells import COMPILED_CELLS
 
 NAMES = [cell.name for cell in COMPILED_CELLS]
 # batch, steps, units, features: odd and even depths, a part of a vector, several panels, blocks and tiles, chunks of an odd number of rows,
-# and an inner dimension that is cut into pieces
+# and an inner dimension that is cut into pieces in bfloat16
 SIZES = [
     (1, 1, 1, 1),
     (1, 6, 20, 9),

@@ -62,6 +62,14 @@ def test_unknown_backend() -> None:
         run_case(Case(), make_arrays(Case()), "hoisted", compute_dtype=jnp.int8)
 
 
+@pytest.mark.parametrize("cell", ["lstm", "gru", "lstm_full_gate_recurrence"])
+def test_a_cell_that_equals_one_of_the_library(cell: str) -> None:
+    """Cells are compared by their attributes."""
+    arrays, same = make_arrays(Case(), cell=cell), dataclasses.replace(CELL_TABLE[cell])
+    found = [jax.jit(lambda params, x, row=row: unroll(row, params, x)[0])(arrays.params, arrays.x) for row in (CELL_TABLE[cell], same)]
+    np.testing.assert_array_equal(*found)
+
+
 EVERY_CELL = (
     "lstm gru gru_reset_before simple_rnn lstm_layernorm lstm_peephole lstm_no_input_gate lstm_no_forget_gate lstm_no_output_gate "
     "lstm_coupled lstm_no_input_activation lstm_no_output_activation lstm_full_gate_recurrence min_lstm min_gru"

@@ -49,6 +49,12 @@ def test_a_step_of_exact_numbers(cell: str, size: tuple[int, int, int, int]) -> 
     assert_close(run("int8"), run("float32"), 3e-6)
 
 
+@built
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_an_inner_dimension_in_pieces(cell: str) -> None:
+    test_a_step_of_exact_numbers(cell, (2, 1, 1030, 1029))
+
+
 def _run(cell: str, operands: tuple, options: dict[str, Any], backend: str, dtype: str, compute_dtype: str | None) -> Any:
     with precision(dtype):
         params, x, state = as_floats(operands, dtype)

@@ -120,9 +120,9 @@ def _pinned(counts: np.ndarray, order: np.ndarray) -> tuple[set[int], set[int]]:
     A set consists of rows that must be in the same split, and cannot be divided.
 
     The size of a set is the number of its rows. First the two smallest sets with rows of class 0 are chosen: the smaller one for the
-    validation split, and the other for the training split. Then two sets are chosen for class 1 in the same way. Sets that were already
-    chosen for class 0 keep their split; if it is one of the two, the other one gets the other split. If only one set contains rows of a
-    class, no sets are chosen for this class.
+    validation split, and the other for the training split. Then two sets are chosen for class 1 in the same way. A set that was already
+    chosen for class 0 keeps its split, and the other one of the two gets the other split. If only one set contains rows of a class, no
+    sets are chosen for this class.
 
     Args:
         counts: (C, 2) number of rows of each class in each of the C sets.
