@@ -92,7 +92,10 @@ class Sweep:
     references: dict[str, Path] = field(default_factory=dict)
 
     def measure(self, process: Process) -> list[Row]:
-        """Measure a process until a result is not noisy, at most `most` times including earlier calls, and return the new result rows."""
+        """Measure `process` until its result is not noisy, and return the new result rows.
+
+        A process is measured at most `self.most` times, including the times of earlier calls.
+        """
         rows = []
         for _ in range(process.tries, self.most):
             rows.append(self._try(process))

@@ -295,10 +295,11 @@ def verdict(rows: study.Rows) -> str:
 
 
 def draw(rows: study.Rows, path: Path) -> object:
-    """Draw four panels about Newton's method: three show its number of iterations, and one the lanes that make it faster than the loop.
+    """Draw four panels about the computation of all steps at once by Newton's method, into the file `path`.
 
-    The iterations are shown over the length, the Lyapunov exponent and the number of training updates. The lanes (see `lanes`) are shown
-    over the length.
+    Three panels show the number of iterations over the sequence length, the Lyapunov exponent and the number of training updates. The
+    fourth shows, over the sequence length, the number of parallel processing units (see `lanes`) from which on the method is faster than
+    the loop over the steps.
     """
 
     def fill(figure: Any) -> None:

@@ -16,7 +16,8 @@ from lstm_jax.errors import require
 def check_fields(config: Any) -> None:
     """Check the fields of a config: that numbers are within their bounds, and that the value of a `Literal` field is one of its choices.
 
-    A path object in a field becomes a string, and a single path in a field of several becomes a tuple, since a config is written as JSON.
+    The config is changed in place, so that it can be written as JSON: path objects become strings, and a single path in a field of the type
+    tuple[str, ...] becomes a tuple with one string.
 
     Raises:
         InputError: if the value of a field is not allowed. The message names the first such field.
@@ -31,15 +32,15 @@ def check_fields(config: Any) -> None:
 
 
 def _as_text(name: str, value: Any, several: bool) -> Any:
-    """Return the value of a field of text with each path object in it as a string.
+    """Return the value of a config field of the type str or tuple[str, ...], with path objects replaced by strings.
 
     Args:
         name: name of the field.
         value: the value.
-        several: whether the field is a tuple of texts.
+        several: whether the type of the field is tuple[str, ...]. A single path or text then becomes a tuple with one string.
 
     Raises:
-        InputError: if the field is a tuple of texts, and the value is neither a path nor several.
+        InputError: if `several` is true, and the value is neither a path, a text nor iterable.
     """
     if several:
         texts = [value] if isinstance(value, str | os.PathLike) else value

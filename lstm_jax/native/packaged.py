@@ -77,10 +77,10 @@ def packaged_paths() -> list[Path]:
 
 
 def missing_level() -> str:
-    """Return a message with the features that this processor lacks for every compiled library that the package can have.
+    """Return a message that says why this processor can run none of the levels in `LEVELS`, or "" if it can run one.
 
-    The message names the features of the least demanding level in `LEVELS`. It is "" if the processor has the features of a level, or if
-    there is no level for its architecture.
+    The message names the features that the processor lacks for the lowest level. It is also "" if `LEVELS` has no level for the
+    architecture.
     """
     levels = LEVELS.get(platform.machine(), {})
     if levels_here() or not levels:

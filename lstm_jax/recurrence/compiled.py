@@ -279,8 +279,8 @@ def _call_backward(of: CompiledCell, by_x: bool, params, x, residuals: Residuals
 def _scan(of: CompiledCell, keep: bool, params, x, state, valid, dropout: DropoutMasks, resets, tokens):
     """Run a cell over time in JAX, with the same results as the forward pass in C++.
 
-    The result is ((h of all steps, final state), residuals). h of all steps is None if `sequences` is false, and the residuals are None if
-    `keep` is false. The other arguments are those of `run`.
+    `of` is the operation of the cell, with its options. The result is ((outputs of all steps, final state), residuals). The outputs are
+    None if `of.sequences` is false, and the residuals are None if `keep` is false. The other arguments are those of `run`.
     """
     del tokens  # tokens save time in C++ but do not change the results
     row, sequences, dtype = COMPILED_CELLS[of.cell], of.sequences, of.compute_dtype

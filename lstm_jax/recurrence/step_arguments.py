@@ -99,10 +99,11 @@ def read_resets(resets, steps: int, batch: int, time_major: bool) -> jax.Array:
 
 
 def read_segments(segment_ids, steps: int, batch: int, time_major: bool) -> tuple[jax.Array, jax.Array]:
-    """Check the argument `segment_ids` of `unroll`. Return (valid, resets), two bool arrays (T, B) in the order of time.
+    """Check the argument `segment_ids` of `unroll`. Return (valid, resets), two bool arrays (T, B) whose first axis is time.
 
     `valid` is False at steps with the id 0, which are padded. `resets` is True at the first step of each segment, where an id other than 0
-    follows a different id. The first segment of a row needs no reset, so that its first step is False.
+    follows a different id, with one exception: it is False for the first segment of a row, even after padding, since the state is still the
+    initial one there.
 
     Args:
         segment_ids: int array (B, T), or (T, B) if `time_major` is true.

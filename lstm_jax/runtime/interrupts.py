@@ -123,7 +123,7 @@ def _watch(reader: int) -> None:
 
 @contextlib.contextmanager
 def before_end(action: Callable[[], object]) -> Iterator[None]:
-    """Call the function `action` if `end_on_second_signal` ends the process within the context. Another thread calls it."""
+    """Context manager in which `action` is called, by another thread, if `end_on_second_signal` ends the process."""
     _last_actions.append(action)
     try:
         yield

@@ -146,7 +146,8 @@ def existing_rows(function: Run, configs: Iterable[Any], path: str | Path) -> li
     A config without a row is left out. If a config has several rows, the last row is returned.
 
     Raises:
-        InputError: if the function has no name, or if the file holds other rows or cannot be read.
+        InputError: if the function has no name, or if the file cannot be read or has a row that no sweep has written. Rows of other
+            functions or configs are ignored.
     """
     wanted = dict.fromkeys(run_id(function, config) for config in configs)
     found = _found(Path(path), wanted)

@@ -193,8 +193,9 @@ class Task(ABC, Generic[C, D]):
             data: the data, if they are in memory already. If None, the data that the config names are read.
             initial: dict from the name of a parameter in `Functional.params` to its initial value. All other parameters get random initial
                 values.
-            resume: whether to continue the run in the folder. The config may then have more epochs than the run was started
-                with, also if the run has ended, if the schedule is constant. The result has the bits of one run of that many epochs.
+            resume: whether to continue the run in the folder. If the schedule of the learning rate is constant, the config may then have
+                more epochs than the run was started with, even if the run has ended. The result is bitwise the same as that of one
+                uninterrupted run of that many epochs.
             allow_other_machine: whether to resume even if devices, package versions or compiled code have changed. The metrics can then
                 differ in their last bits from those of an uninterrupted run.
             console: console that shows progress and the table of layers. If None, nothing is shown.

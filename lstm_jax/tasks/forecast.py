@@ -347,8 +347,8 @@ class Trained(base.Trained[ForecastConfig, Scale]):
 
         Raises:
             InputError: if the series is shorter than the `context` of the config, `level` is not between 0 and 1, `times` does not hold
-                K increasing times after the end of the series or holds datetime64 for a series without dates, or a value of the series is
-                too far from the last one; see `make_part`.
+                K increasing times after the end of the series or holds datetime64 for a series without dates, or a value that the model
+                reads is too far from the last value of the series; see `make_part`.
         """
         require(0 < level < 1, "level", level, "give a share between 0 and 1")
         part, moments = self.end_of(series, times)

@@ -252,7 +252,8 @@ def _row_losses(
 def _make_evaluate(rebuild: Callable, mesh: Mesh, counts: np.ndarray, windows: np.ndarray) -> Callable:
     """Return a function from parameters to a dict that holds the loss on a held-out text under the key "validation_loss".
 
-    All windows and all epochs use the same sampled words.
+    The loss is a sampled softmax. The words that each true word competes with are drawn once, with probabilities that depend on `counts`,
+    so that the losses of all epochs can be compared.
 
     Args:
         rebuild: function from parameters to the `WordLanguageModel`.

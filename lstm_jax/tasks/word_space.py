@@ -87,7 +87,7 @@ class WordSpace:
         return common[common >= RESERVED]
 
     def draw(self, path: Path, words: int = 400, force: bool = True) -> None:
-        """Draw a map of the common words that occur mostly in positive or mostly in negative reviews.
+        """Draw a map of the common words (see `common`) that occur mostly in positive or mostly in negative reviews.
 
         The position of a word is the projection of its vector onto the first two principal axes of the vectors of all words on the map.
 

@@ -343,8 +343,9 @@ def catch_up_if(due: jax.Array, rows: RowUpdate, table: str, lag, opt_state: Any
 def _row_sparse_steps(body: Callable, table: str, rows: RowUpdate, lag, state: TrainState, last: int, start, stop) -> TrainState:
     """Take steps start .. stop - 1 of an epoch with row-sparse updates, and return the new training state.
 
-    At each multiple of `CATCH_UP_INTERVAL` and at the end of the epoch, all rows of the table take the steps that they missed. If
-    `state.behind`, which counts the missed steps of each row, is (), all rows also take their missed steps after step stop - 1.
+    Whenever the index of the next step is a multiple of `CATCH_UP_INTERVAL`, and at the end of the epoch, all rows of the table take the
+    steps that they have missed. Between two calls, `state.behind` has the number of missed steps of each row. If it is (), the state has no
+    room for these numbers, so that all rows also take their missed steps before this function returns.
 
     Args:
         body: function body(n, (lag, state)) that takes step n; see `_take_step`.

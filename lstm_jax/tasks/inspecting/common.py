@@ -46,7 +46,7 @@ class Request:
 
 
 class Epochs(NamedTuple):
-    """Parameters of the training epochs that an HTML page about a trained run shows."""
+    """Training epochs whose models an HTML page about a run shows, with the parameters of the model after each of them."""
 
     numbers: tuple[int, ...]
     """Numbers of the epochs, counted from 1, or (0,) if the number is not known."""
