@@ -12,8 +12,6 @@ backward pass, one for the gradient of each operand. The following operations ar
 from bench.workloads import Workload
 
 FLOAT = 4
-
-
 GATE_MATRICES = {"lstm_full_gate_recurrence": 9}
 """Dict from a cell to its number of matrices (H, H) that multiply the gates of the previous step."""
 

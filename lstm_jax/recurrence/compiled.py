@@ -83,10 +83,9 @@ def why_not_mixed(cell: Cell, dtype: str) -> str:
 
     `dtype` is "bfloat16" or "int8".
     """
-    if cell not in COMPILED_CELLS:
+    row = COMPILED_CELLS.get(cell)
+    if row is None or (dtype == INT8 and row.cell != cell):  # in a joined array, h and the gates would have one scale
         return f"no products in {dtype} for the cell {cell.name}"
-    if dtype == INT8 and cell == gate_recurrent.GATE_RECURRENT:  # h and the gates would have one scale
-        return f"no products in int8 for the cell {cell.name}"
     return native.why_not_products(dtype)
 
 

@@ -161,9 +161,8 @@ def _rows() -> dict[Cell, CompiledRow]:
         keep[f"lstm_{variant}"] = len(gates), _keep_lstm(gates, linear_input=variant == "no_input_activation")
     keep |= {"min_lstm": (4, _keep_min_lstm), "min_gru": (2, _keep_min_gru)}
     keep[GATE_RECURRENT.name] = 1, _keep_gate_recurrent
-    cells = [CELLS[name] for name in keep]
-    runs = [JOINED if cell is GATE_RECURRENT else cell for cell in cells]
-    return {cell: CompiledRow(number, *keep[cell.name], runs[number]) for number, cell in enumerate(cells)}
+    runs = {GATE_RECURRENT: JOINED}
+    return {CELLS[name]: CompiledRow(number, *row, runs.get(CELLS[name], CELLS[name])) for number, (name, row) in enumerate(keep.items())}
 
 
 COMPILED_CELLS = _rows()
