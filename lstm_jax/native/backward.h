@@ -61,19 +61,29 @@ void back_block(const BackwardTile<T>& tile, const BackProduct<T>& product, int6
     return;
   }
   const bool complete = last == product.last_gate * tile.panels;
+  const auto finish = [&](int r, int v, Vec<T> d, int lanes) __attribute__((always_inline)) {
+    const int64_t at = column + v * kLanes<T>;
+    if (mask.kinds) d *= load(mask.row(gate, numbers[r]) + at, lanes);
+    T* const total = partial.total + r * kWidth + v * kLanes<T>;
+    if (per_gate && gate > product.first_gate) d += load(total);
+    if (complete && product.adds) d += load(out[r] + at, lanes);
+    if (complete) store(out[r] + at, d, lanes);
+    if (!complete) store(total, d);
+  };
+  if (column + kWidth <= product.size) {
+    LSTM_UNROLL for (int r = 0; r < ROWS; ++r) {
+      if (!out[r]) continue;
+      LSTM_UNROLL for (int v = 0; v < VECTORS; ++v) finish(r, v, sums[r][v], kLanes<T>);
+    }
+    return;
+  }
+  Vec<T> part[ROWS][VECTORS];  // `sums` stays in registers, as its indices are constant
+  LSTM_UNROLL for (int r = 0; r < ROWS; ++r) {
+    LSTM_UNROLL for (int v = 0; v < VECTORS; ++v) part[r][v] = sums[r][v];
+  }
   for (int r = 0; r < ROWS; ++r) {
-    if (!out[r]) continue;
-    for (int v = 0; v < VECTORS; ++v) {
-      const int64_t at = column + v * kLanes<T>;
-      const int lanes = std::clamp<int64_t>(product.size - at, 0, kLanes<T>);
-      if (lanes == 0) continue;
-      Vec<T> d = sums[r][v];
-      if (mask.kinds) d *= load(mask.row(gate, numbers[r]) + at, lanes);
-      T* const total = partial.total + r * kWidth + v * kLanes<T>;
-      if (per_gate && gate > product.first_gate) d += load(total);
-      if (complete && product.adds) d += load(out[r] + at, lanes);
-      if (complete) store(out[r] + at, d, lanes);
-      if (!complete) store(total, d);
+    for (int v = 0; out[r] && column + v * kLanes<T> < product.size; ++v) {
+      finish(r, v, part[r][v], std::min<int64_t>(product.size - column - v * kLanes<T>, kLanes<T>));
     }
   }
 }
@@ -201,16 +211,27 @@ void back_to_resets(const Backward<T>& run, const BackwardTile<T>& tile, int64_t
   }
 }
 
+// Have what step t reads prefetched.
+template <typename T>
+void prefetch_step(const Backward<T>& run, const BackwardTile<T>& tile, int64_t t) {
+  const int64_t units = run.sizes.units, width = run.h_size(), kept = run.cell->kept, row = t * run.sizes.batch + tile.first;
+  const auto add = [&](const T* array, int64_t size) {
+    if (array) tile.prefetcher->add(array + row * size, tile.rows * size * sizeof(T));
+  };
+  add(run.kept, kept * units);
+  add(run.all_c, units);
+  add(run.all_h, width);
+  add(run.d_h, units);
+}
+
 // Step t: d_z, and d_h of the step before.
 template <typename T>
 void backward_step(const Backward<T>& run, const BackwardTile<T>& tile, int64_t t, int64_t t0) {
-  const int64_t batch = run.sizes.batch, units = run.sizes.units, width = run.h_size(), first = tile.first, rows = tile.rows, size = rows * units;
+  const int64_t batch = run.sizes.batch, units = run.sizes.units, width = run.h_size(), first = tile.first, rows = tile.rows;
   run.through(run, tile, t, t0);
   if (t > 0) {
-    const int64_t before = ((t - 1) * batch + first) * units, kept = run.cell->kept;
-    if (run.kept) tile.prefetcher->set_range(0, run.kept + before * kept, size * kept * sizeof(T));
-    if (run.all_c) tile.prefetcher->set_range(1, run.all_c + before, size * sizeof(T));
-    tile.prefetcher->set_range(2, run.all_h + (t * batch + first) * width, rows * width * sizeof(T));
+    tile.prefetcher->clear();
+    prefetch_step(run, tile, t - 1);
   }
   // d_h of the step before; if `inner`, of the late gates' factor instead. At a step that is not valid, d_h stays as it is.
   const auto product = [&](int64_t first_gate, int64_t last_gate, bool inner) {
@@ -276,6 +297,9 @@ void run_backward_tile(const Backward<T>& run, const Sums<T>& sums, int64_t firs
     const int64_t t0 = std::max<int64_t>(0, t1 - chunk);
     tile.chunk = t1 - t0;
     for (int64_t t = t1 - 1; t >= t0; --t) backward_step(run, tile, t, t0);
+    tile.prefetcher->clear();
+    for (int64_t t = t1 - 1; run.x && t >= t0; --t) tile.prefetcher->add(run.x + (t * batch + first) * features, rows * features * sizeof(T));
+    for (int64_t t = t0 - 1; !run.cell->recurrent && t >= std::max<int64_t>(0, t0 - chunk); --t) prefetch_step(run, tile, t);
     const ChunkRows left = add_gradients(run, tile, repeats, t0, t1, begins && t1 == steps, sums);
     if (run.d_x) back_to_x(run, tile, repeats, t0, t1, left);
   }

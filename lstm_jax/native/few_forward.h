@@ -189,10 +189,11 @@ void project_panel(const FewForward<T>& few, int64_t k0, int64_t count, int64_t 
   const Forward<T>& run = *few.run;
   const auto [steps, batch, features, units, gates] = run.sizes;
   const int64_t panels = panels_of<T>(units), width = width_of<T>(units), gate = n / panels, column = n % panels * width;
+  Prefetcher none;
   pack_panel(run.w, features, units, gates, packed, n, kFull);
   with_vectors<T>(units, [&, features = features, units = units](auto VECTORS) {
     multiply_panel<T, VECTORS, kFull>(packed, width, run.bias + gate * units + column, units - column, features, few_inputs(few, k0, count, gate), 0, features, 1, count,
-                               few.z + gate * padded(units) + column, few.z_size());
+                               few.z + gate * padded(units) + column, few.z_size(), nullptr, none);
   });
 }
 

@@ -9,6 +9,7 @@
 #include "cell.h"
 #include "common.h"
 #include "lstm_blocks.h"
+#include "prefetch.h"
 #include "repeats.h"
 #include "vectors.h"
 
@@ -57,6 +58,7 @@ struct ForwardTile {
   T* packed;            // room for two packed blocks of U, null if U is packed or used as it is; for fused_lstm.h only
   T* inner;             // the factor of the late gates (rows, H), with the mask of each gate
   bool zero_h;          // h is all zeros: skip the product
+  Prefetcher* prefetcher;
 };
 
 // to = from * mask of the gate, for `rows` rows from row `row` of the batch on.
@@ -105,23 +107,21 @@ void set_factor(const Forward<T>& run, ForwardTile<T>& tile) {
 // of x, in int8 only.
 template <typename T, int VECTORS, Products P>
 void multiply_panel(const T* part, int64_t k_stride, const T* bias, int64_t columns, int64_t depth, const T* x, int64_t step_stride, int64_t row_stride,
-                    int64_t steps, int64_t rows, T* to, int64_t to_stride, const T* scales = nullptr) {
+                    int64_t steps, int64_t rows, T* to, int64_t to_stride, const T* scales, Prefetcher& prefetcher) {
   constexpr int kMax = max_rows(VECTORS);
-  int count[VECTORS];
-  Vec<T> start[VECTORS];
-  for (int v = 0; v < VECTORS; ++v) {
-    count[v] = std::clamp<int64_t>(columns - v * kLanes<T>, 0, kLanes<T>);
-    start[v] = bias ? load(bias + v * kLanes<T>, count[v]) : Vec<T>{};
-  }
+  Vec<T> start[1][VECTORS] = {};
+  if (bias) load_block(bias, 0, columns, start);
   over_depth(depth, [&](int64_t k0, int64_t k1) {
     for (int64_t s = 0; s < steps; ++s) {
       over_groups(rows, kMax, [&](int64_t begin, int64_t group) {
+        prefetcher.fetch();
         with_rows<kMax>(group, [&](auto ROWS) {
           T* const z = to + (s * rows + begin) * to_stride;
           Vec<T> sums[ROWS][VECTORS];
           LSTM_UNROLL for (int r = 0; r < ROWS; ++r) {
-            LSTM_UNROLL for (int v = 0; v < VECTORS; ++v) sums[r][v] = k0 == 0 ? (P == kQuads ? Vec<T>{} : start[v]) : load(z + r * to_stride + v * kLanes<T>, count[v]);
+            LSTM_UNROLL for (int v = 0; v < VECTORS; ++v) sums[r][v] = P == kQuads ? Vec<T>{} : start[0][v];
           }
+          if (k0 > 0) load_block(z, to_stride, columns, sums);
           const T* a = x + s * step_stride + begin * row_stride + k0;
           multiply<T, ROWS, VECTORS, P>(sums, a, row_stride, 1, part + k0 * k_stride, k1 - k0, k_stride);
           if constexpr (P == kQuads) {
@@ -129,16 +129,12 @@ void multiply_panel(const T* part, int64_t k_stride, const T* bias, int64_t colu
               LSTM_UNROLL for (int r = 0; r < ROWS; ++r) {
                 const T* const of_columns = part + depth * k_stride;
                 LSTM_UNROLL for (int v = 0; v < VECTORS; ++v) {
-                  sums[r][v] = start[v] + unscaled<T>(sums[r][v], scales[s * rows + begin + r], of_columns + v * kLanes<T>, k_stride);
+                  sums[r][v] = start[0][v] + unscaled<T>(sums[r][v], scales[s * rows + begin + r], of_columns + v * kLanes<T>, k_stride);
                 }
               }
             }
           }
-          LSTM_UNROLL for (int r = 0; r < ROWS; ++r) {
-            LSTM_UNROLL for (int v = 0; v < VECTORS; ++v) {
-              if (count[v]) store(z + r * to_stride + v * kLanes<T>, sums[r][v], count[v]);
-            }
-          }
+          store_block(z, to_stride, columns, sums);
         });
       });
     }
@@ -148,12 +144,12 @@ void multiply_panel(const T* part, int64_t k_stride, const T* bias, int64_t colu
 // `multiply_panel` for all panels of one gate.
 template <typename T, int VECTORS, Products P>
 void multiply_gate(const Panels<T>& kernel, const T* bias, int64_t gate, int64_t units, int64_t depth, const T* x, int64_t step_stride, int64_t row_stride,
-                   int64_t steps, int64_t rows, T* to, int64_t to_stride, const T* scales) {
+                   int64_t steps, int64_t rows, T* to, int64_t to_stride, const T* scales, Prefetcher& prefetcher) {
   const T* part = kernel.data + gate * kernel.gate_stride;
   for (int64_t column = 0; column < units; column += VECTORS * kLanes<T>, part += kernel.panel_stride) {
     const int64_t at = gate * units + column;
     const T* const from = bias ? bias + at : nullptr;
-    multiply_panel<T, VECTORS, P>(part, kernel.k_stride, from, units - column, depth, x, step_stride, row_stride, steps, rows, to + at, to_stride, scales);
+    multiply_panel<T, VECTORS, P>(part, kernel.k_stride, from, units - column, depth, x, step_stride, row_stride, steps, rows, to + at, to_stride, scales, prefetcher);
   }
 }
 
@@ -187,7 +183,7 @@ void project(const Forward<T>& run, const ForwardTile<T>& tile, const Repeats<T>
     const int64_t count = in_place ? t1 - t0 : 1, rows = in_place ? tile.rows : fresh.size();
     const T* const bias = run.cell->whole_rows ? nullptr : run.bias;
     with_products<T, true>(units, run.products, [&, units = units, features = features, batch = batch](auto VECTORS, auto P) {
-      multiply_gate<T, VECTORS, P>(run.kernel, bias, gate, units, depth, a, batch * features, depth, count, rows, tile.z, size, tile.x_scales);
+      multiply_gate<T, VECTORS, P>(run.kernel, bias, gate, units, depth, a, batch * features, depth, count, rows, tile.z, size, tile.x_scales, *tile.prefetcher);
     });
   }
   for (const int32_t k : fresh) {
@@ -215,7 +211,7 @@ void multiply_gates(const Forward<T>& run, const ForwardTile<T>& tile, const T* 
   for (int64_t gate = first_gate; gate < last_gate; ++gate) {
     const int64_t inner = gate == run.cell->first_part_gate ? depth_of(units, run.products) : depth;
     with_products<T, true>(units, run.products, [&](auto VECTORS, auto P) {
-      multiply_gate<T, VECTORS, P>(run.recurrent, nullptr, gate, units, inner, factor, size, depth, 1, tile.rows, tile.sums, gates * units, scales);
+      multiply_gate<T, VECTORS, P>(run.recurrent, nullptr, gate, units, inner, factor, size, depth, 1, tile.rows, tile.sums, gates * units, scales, *tile.prefetcher);
     });
     scales += gate_stride ? tile.rows : 0;
     factor += gate_stride;
@@ -331,6 +327,8 @@ void run_forward_tile(const Forward<T>& run, int64_t first, int64_t last) {
   tile.sums = sums.get();
   tile.inner = inner.get();
   tile.packed = pack_blocks ? packed.get() : nullptr;
+  Prefetcher prefetcher;
+  tile.prefetcher = &prefetcher;
   std::vector<const T*> z_rows(chunk * rows);
   tile.z_rows = z_rows.data();
   std::memcpy(tile.h, run.h + first * width, h_size * sizeof(T));
@@ -339,6 +337,8 @@ void run_forward_tile(const Forward<T>& run, int64_t first, int64_t last) {
   if (run.all_c) std::memcpy(run.all_c + first * units, run.c + first * units, size * sizeof(T));
   for (int64_t t0 = 0; t0 < steps; t0 += chunk) {
     const int64_t t1 = std::min(steps, t0 + chunk);
+    prefetcher.clear();
+    for (int64_t t = t1; !run.ids && t < std::min(steps, t1 + chunk); ++t) prefetcher.add(run.x + (t * batch + first) * features, rows * features * sizeof(T));
     if (!run.ids) project(run, tile, repeats, t0, t1, gathered.get());
     for (int64_t k = 0; run.ids && k < (t1 - t0) * rows; ++k) {
       z_rows[k] = kernel_row(run.w, run.ids[(t0 + k / rows) * batch + first + k % rows], run.sizes);

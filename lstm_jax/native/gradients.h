@@ -111,16 +111,32 @@ struct OuterRow {
 template <typename T, int MAX>
 LSTM_INLINE void transpose_rows(const Backward<T>& run, const BackwardTile<T>& tile, const OuterRows<T>& of, int64_t gate, int64_t t0, ChunkRows rows,
                                 int64_t first, int64_t last) {
-  const int64_t size = of.size;
-  for (int64_t n = first; n < last; ++n) {
-    const auto [from, mask, factor] = OuterRow<T>(run, tile, of, gate, t0, rows.numbers[n]);
-    T* to = tile.transposed + n * MAX;
-    over_groups(size, MAX, [&, from = from, mask = mask, factor = factor](int64_t begin, int64_t count) {
-      for (int64_t j = 0; j < count; ++j) to[j] = mask ? from[begin + j] * mask[begin + j] : from[begin + j];
-      for (int64_t j = 0; factor && j < count; ++j) to[j] *= factor[begin + j];
-      to += rows.count * MAX;
-    });
-  }
+  const int64_t size = of.size, groups = (size + MAX - 1) / MAX;
+  if (size == 0) return;
+  // the groups of `over_groups`, without a division for each: they have COUNT columns or one more
+  with_rows<MAX>(size / groups, [&](auto COUNT) {
+    const int64_t longer = size % groups;
+    for (int64_t n = first; n < last; ++n) {
+      const auto [from, mask, factor] = OuterRow<T>(run, tile, of, gate, t0, rows.numbers[n]);
+      T* to = tile.transposed + n * MAX;
+      for (int64_t at = 0, rest = 0; at < size; to += rows.count * MAX) {
+        rest += longer;
+        const bool one_more = rest >= groups;
+        if (one_more) {
+          rest -= groups;
+          to[COUNT] = from[at + COUNT];
+          if (mask) to[COUNT] *= mask[at + COUNT];
+          if (factor) to[COUNT] *= factor[at + COUNT];
+        }
+        T group[COUNT];
+        std::memcpy(group, from + at, sizeof(group));
+        for (int j = 0; mask && j < COUNT; ++j) group[j] *= mask[at + j];
+        for (int j = 0; factor && j < COUNT; ++j) group[j] *= factor[at + j];
+        std::memcpy(to, group, sizeof(group));
+        at += COUNT + one_more;
+      }
+    }
+  });
 }
 
 // `transpose_rows` for pairs of rows; a last single row is paired with zeros.
@@ -168,6 +184,7 @@ void add_outer(const Backward<T>& run, const BackwardTile<T>& tile, const OuterR
       const T* a = tile.transposed;
       const int64_t used = gate == of.first_part_gate ? of.first_part : of.size;
       over_groups(of.size, kMax, [&](int64_t begin, int64_t count) {
+        tile.prefetcher->fetch();
         if (begin < used) with_rows<kMax>(count, [&](auto ROWS) {
           Vec<T> part[ROWS][VECTORS];
           LSTM_UNROLL for (int r = 0; r < ROWS; ++r) {

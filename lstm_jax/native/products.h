@@ -62,6 +62,43 @@ LSTM_INLINE void multiply(Vec<T> (&sums)[ROWS][VECTORS], const T* a, int64_t row
   }
 }
 
+// Load or store a block: VECTORS vectors of ROWS rows, which are `stride` numbers apart. Of a row, at most `columns` numbers are used. A compiler keeps an array in
+// registers only if all its indices are constant; a block with fewer columns therefore passes through memory, in a function of its own.
+template <typename T>
+__attribute__((noinline)) void load_columns(const T* from, int64_t stride, int64_t columns, int rows, int vectors, Vec<T>* block) {
+  for (int n = 0; n < rows * vectors; ++n) {
+    const int64_t column = n % vectors * kLanes<T>;
+    block[n] = load(from + n / vectors * stride + column, std::clamp<int64_t>(columns - column, 0, kLanes<T>));
+  }
+}
+template <typename T>
+__attribute__((noinline)) void store_columns(T* to, int64_t stride, int64_t columns, int rows, int vectors, const Vec<T>* block) {
+  for (int n = 0; n < rows * vectors; ++n) {
+    const int64_t column = n % vectors * kLanes<T>;
+    if (column < columns) store(to + n / vectors * stride + column, block[n], std::min<int64_t>(columns - column, kLanes<T>));
+  }
+}
+template <typename T, int ROWS, int VECTORS>
+LSTM_INLINE void load_block(const T* from, int64_t stride, int64_t columns, Vec<T> (&block)[ROWS][VECTORS]) {
+  Vec<T> part[ROWS * VECTORS];
+  const bool whole = columns >= VECTORS * kLanes<T>;
+  if (!whole) load_columns(from, stride, columns, ROWS, VECTORS, part);
+  LSTM_UNROLL for (int r = 0; r < ROWS; ++r) {
+    LSTM_UNROLL for (int v = 0; v < VECTORS; ++v) block[r][v] = whole ? load(from + r * stride + v * kLanes<T>) : part[r * VECTORS + v];
+  }
+}
+template <typename T, int ROWS, int VECTORS>
+LSTM_INLINE void store_block(T* to, int64_t stride, int64_t columns, const Vec<T> (&block)[ROWS][VECTORS]) {
+  if (columns < VECTORS * kLanes<T>) {
+    Vec<T> part[ROWS * VECTORS];
+    LSTM_UNROLL for (int n = 0; n < ROWS * VECTORS; ++n) part[n] = block[n / VECTORS][n % VECTORS];
+    return store_columns(to, stride, columns, ROWS, VECTORS, part);
+  }
+  LSTM_UNROLL for (int r = 0; r < ROWS; ++r) {
+    LSTM_UNROLL for (int v = 0; v < VECTORS; ++v) store(to + r * stride + v * kLanes<T>, block[r][v]);
+  }
+}
+
 // Return the number of vectors in a row of a panel, for a matrix with `columns` columns.
 template <typename T>
 int vectors_of(int64_t columns) {
