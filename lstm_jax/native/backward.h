@@ -77,7 +77,7 @@ void back_block(const BackwardTile<T>& tile, const BackProduct<T>& product, int6
     }
     return;
   }
-  Vec<T> part[ROWS][VECTORS];  // `sums` stays in registers, as its indices are constant
+  Vec<T> part[ROWS][VECTORS];  // a copy, so that `sums` has constant indices only and stays in registers
   LSTM_UNROLL for (int r = 0; r < ROWS; ++r) {
     LSTM_UNROLL for (int v = 0; v < VECTORS; ++v) part[r][v] = sums[r][v];
   }
@@ -211,7 +211,7 @@ void back_to_resets(const Backward<T>& run, const BackwardTile<T>& tile, int64_t
   }
 }
 
-// Have what step t reads prefetched.
+// Add what step t reads to the ranges to prefetch; h after it was added with step t + 1.
 template <typename T>
 void prefetch_step(const Backward<T>& run, const BackwardTile<T>& tile, int64_t t) {
   const int64_t units = run.sizes.units, width = run.h_size(), kept = run.cell->kept, row = t * run.sizes.batch + tile.first;
@@ -220,8 +220,29 @@ void prefetch_step(const Backward<T>& run, const BackwardTile<T>& tile, int64_t 
   };
   add(run.kept, kept * units);
   add(run.all_c, units);
-  add(run.all_h, width);
   add(run.d_h, units);
+  add(run.all_h, width);
+}
+
+// Set the ranges to prefetch while the gradients of steps t0..t1-1 are added: x, and what the step before reads. Without U, all products of a chunk come
+// after its steps, so that x has been read; then what the chunk before reads, as far as the cache has room.
+template <typename T>
+void prefetch_chunk(const Backward<T>& run, const BackwardTile<T>& tile, int64_t t0, int64_t t1) {
+  const int64_t features = run.sizes.features;
+  Prefetcher& prefetcher = *tile.prefetcher;
+  const auto add_x = [&](int64_t t) {
+    if (run.x) prefetcher.add(run.x + (t * run.sizes.batch + tile.first) * features, tile.rows * features * sizeof(T));
+  };
+  prefetcher.clear();
+  if (run.cell->recurrent) {
+    for (int64_t t = t1 - 1; t >= t0; --t) add_x(t);
+    if (t0 > 0) prefetch_step(run, tile, t0 - 1);
+    return;
+  }
+  for (int64_t t = t0 - 1; t >= std::max<int64_t>(0, t0 - tile.chunk) && prefetcher.bytes() < kPrefetchedBytes; --t) {
+    prefetch_step(run, tile, t);
+    add_x(t);
+  }
 }
 
 // Step t: d_z, and d_h of the step before.
@@ -229,7 +250,7 @@ template <typename T>
 void backward_step(const Backward<T>& run, const BackwardTile<T>& tile, int64_t t, int64_t t0) {
   const int64_t batch = run.sizes.batch, units = run.sizes.units, width = run.h_size(), first = tile.first, rows = tile.rows;
   run.through(run, tile, t, t0);
-  if (t > 0) {
+  if (t > 0 && run.cell->recurrent) {  // without U, the products that fetch come after the chunk
     tile.prefetcher->clear();
     prefetch_step(run, tile, t - 1);
   }
@@ -297,9 +318,7 @@ void run_backward_tile(const Backward<T>& run, const Sums<T>& sums, int64_t firs
     const int64_t t0 = std::max<int64_t>(0, t1 - chunk);
     tile.chunk = t1 - t0;
     for (int64_t t = t1 - 1; t >= t0; --t) backward_step(run, tile, t, t0);
-    tile.prefetcher->clear();
-    for (int64_t t = t1 - 1; run.x && t >= t0; --t) tile.prefetcher->add(run.x + (t * batch + first) * features, rows * features * sizeof(T));
-    for (int64_t t = t0 - 1; !run.cell->recurrent && t >= std::max<int64_t>(0, t0 - chunk); --t) prefetch_step(run, tile, t);
+    prefetch_chunk(run, tile, t0, t1);
     const ChunkRows left = add_gradients(run, tile, repeats, t0, t1, begins && t1 == steps, sums);
     if (run.d_x) back_to_x(run, tile, repeats, t0, t1, left);
   }

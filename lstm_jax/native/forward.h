@@ -58,7 +58,7 @@ struct ForwardTile {
   T* packed;            // room for two packed blocks of U, null if U is packed or used as it is; for fused_lstm.h only
   T* inner;             // the factor of the late gates (rows, H), with the mask of each gate
   bool zero_h;          // h is all zeros: skip the product
-  Prefetcher* prefetcher;
+  Prefetcher* prefetcher;  // of x of the next chunk
 };
 
 // to = from * mask of the gate, for `rows` rows from row `row` of the batch on.
@@ -104,7 +104,7 @@ void set_factor(const Forward<T>& run, ForwardTile<T>& tile) {
 
 // to = x W + b for one panel of a gate, whose numbers from `column` of the gate on are at `part`; the rows of `to` are `to_stride` numbers apart; b is 0
 // if `bias` is null. x is (steps, rows, depth), where consecutive steps and rows are `step_stride` and `row_stride` numbers apart. scales: those of the rows
-// of x, in int8 only.
+// of x, in int8 only. Each block of rows calls `prefetcher.fetch`.
 template <typename T, int VECTORS, Products P>
 void multiply_panel(const T* part, int64_t k_stride, const T* bias, int64_t columns, int64_t depth, const T* x, int64_t step_stride, int64_t row_stride,
                     int64_t steps, int64_t rows, T* to, int64_t to_stride, const T* scales, Prefetcher& prefetcher) {

@@ -62,8 +62,9 @@ LSTM_INLINE void multiply(Vec<T> (&sums)[ROWS][VECTORS], const T* a, int64_t row
   }
 }
 
-// Load or store a block: VECTORS vectors of ROWS rows, which are `stride` numbers apart. Of a row, at most `columns` numbers are used. A compiler keeps an array in
-// registers only if all its indices are constant; a block with fewer columns therefore passes through memory, in a function of its own.
+// Load or store a block: VECTORS vectors of each of ROWS rows, which are `stride` numbers apart. Lanes from `columns` on are loaded as zeros and not
+// stored. A compiler keeps an array in registers only if all its indices are constant; a block with fewer columns therefore passes through memory, in a
+// function of its own.
 template <typename T>
 __attribute__((noinline)) void load_columns(const T* from, int64_t stride, int64_t columns, int rows, int vectors, Vec<T>* block) {
   for (int n = 0; n < rows * vectors; ++n) {

@@ -9,7 +9,7 @@
 // Products may be of bfloat16 or int8 numbers in place of the arrays' own, as narrow.h says.
 //
 // The residuals of the LSTM are the gates, h and c; writing more costs more than computing it again. Residuals do not fit into the caches, so they are written
-// past them, and prefetched before they are read.
+// past them, and prefetched before they are read, as x and d_h are.
 
 #include "cells.h"
 #include "contract.h"
