@@ -208,7 +208,8 @@ def false_alarms(rows: Iterable[Mapping[str, Any]], level: float = LEVEL, least:
 
     Returns:
         A dict with the keys "candidate" (a process that runs the same code as the baseline) and "slower" (a process that is made slower on
-        purpose). Each value is a list with one change per comparison, from the baseline to this process.
+        purpose). Each value is a list of changes, one for each comparison in which this process ran. A change compares the step time of
+        this process with that of the baseline, and has a verdict.
     """
     found: dict[str, list[Change]] = {"candidate": [], "slower": []}
     for rounds in rounds_of(rows, "comparison").values():

@@ -295,9 +295,11 @@ def sweep_first_step(processes: Sequence[Process], path: Path, sha: str) -> None
 
 
 def report_first_step(works: Sequence[Workload], candidates: Sequence[Candidate], path: Path, sha: str, series: str = "") -> None:
-    """Print a table of three times, as medians over rounds: to build the model, for the first step, and for its compilation.
+    """Print a table of the time to build the model and the time of the first step, as medians over rounds.
 
-    The table has all three times with an empty compilation cache (cold), and the first two times also with a filled cache (warm).
+    A line shows one candidate on one workload. The first three times were measured with an empty compilation cache (cold): the time to
+    build the model, the time of the first step, and the part of the first step in which XLA compiles. The other two times were measured
+    with a filled cache (warm): the time to build the model and the time of the first step.
 
     Args:
         works: workloads in the table.
@@ -307,7 +309,7 @@ def report_first_step(works: Sequence[Workload], candidates: Sequence[Candidate]
         series: label that `bench throughput --series` gave to the results when they were measured. "" shows those without a label.
 
     Raises:
-        InputError: if the commit has no such results, or none of these workloads and candidates.
+        InputError: if the commit has no first-step results with this label, or if it has none for these workloads and candidates.
     """
     table = make_table(("workload", "peer", "build s", "first step s", "compiling s", "warm: build s", "first step s", "rounds"))
     wanted = {(work.name, candidate.name) for work in works for candidate in candidates}

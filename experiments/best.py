@@ -96,7 +96,8 @@ REFERENCES = {
 def choices(base: SentimentConfig) -> list[Config]:
     """Return the configs of all choices, which are the models that the study compares.
 
-    The first choice is the unchanged Keras example imdb_lstm. Each further choice is an earlier choice with the changes in `CHOICES`.
+    The first choice is the unchanged Keras example imdb_lstm. For each further choice, `CHOICES` gives the name of an earlier choice and
+    the fields of its config that are changed.
 
     Args:
         base: config of the unchanged Keras example.

@@ -77,7 +77,11 @@ def _full(name: str) -> list[tuple[Any, dict[str, Any]]]:
 
 
 def configs(claim: Claim, new: bool) -> list[Any]:
-    """Return the configs of the runs that a claim needs. They are configs of the full study that have one of the claim's settings.
+    """Return the configs of the runs that a claim needs.
+
+    A setting of the claim is a dict from fields of a config to their values. For each setting, the result contains the configs of the
+    study's preset "full" that have all of these values, once with each seed. If the setting contains one in `SEEDLESS`, the results do not
+    depend on the seed, and only the seed 0 is used.
 
     Args:
         claim: claim.

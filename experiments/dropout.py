@@ -54,7 +54,8 @@ KEY = ("model.dropout_masks", "model.dropout", "model.recurrent_dropout")
 def verdict(rows: study.Rows) -> str:
     """Return the conclusion of the study.
 
-    Each combination of a kind of dropout masks, an input rate and a recurrent rate has one line with its metrics.
+    The conclusion has one line for each combination of a kind of dropout masks, an input rate and a recurrent rate. The line gives the mean
+    test accuracy over seeds with its 95 % confidence interval, the mean calibration error and the mean time of an epoch.
     """
     lines = []
     for key, accuracies in study.grouped(rows, KEY, "test_accuracy").items():

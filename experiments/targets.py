@@ -77,7 +77,7 @@ def run(config: Config) -> dict[str, Any]:
         - "losses": list of training losses.
         - "kinds_said": number of distinct characters that the model predicts.
         - "most_frequent": accuracy of always predicting the most frequent character.
-        - "bits": bits per character. This key is absent if numbers are predicted instead of categories.
+        - "bits": bits per character. The dict has this key only if `config.predict` is "category".
     """
     text = TextConfig(step=config.step, length=config.length)
     corpus = generation.load_corpus(GenerationConfig(articles(text) if config.text == runs.ARTICLES else text))

@@ -188,8 +188,9 @@ class Sampler:
         def first_logits(model, state, batch):
             """Return the logits (B, V) of the next character of each text.
 
-            In mode "carried" a text has one state. In mode "window" it has one state for each of its `length` windows, with the oldest
-            window first. The logits are those of the first state.
+            The logits are computed from h of the last recurrent layer. In mode "carried", h has one row for each text. In mode "window", it
+            has `length` rows for each text, one for each window. The first of them is used, which is that of the oldest window. This window
+            contains the last `length` characters of the text, or the whole text if it is shorter.
             """
             oldest = state[-1].h.reshape(batch, windows, -1)[:, 0]
             return model.logits(sharding.constrain(oldest, 0))

@@ -81,8 +81,9 @@ def sentiment_from_keras_file(path: str | os.PathLike[str]) -> Arrays:
     it and nothing else. Options that change the result, such as activations and `go_backwards`, must have the values that lstm_jax
     supports.
 
-    A `.weights.h5` file stores no options, so that they cannot be checked. It does not store the order of layers of different classes
-    either. Their order is inferred from the shapes of the arrays. If several orders are possible, an error asks for a `.keras` archive.
+    A `.weights.h5` file does not store the options of the layers. They are not checked, so make sure that lstm_jax supports them. The file
+    stores the order of layers of the same class, but not the order of layers of different classes, such as LSTM and Bidirectional. That
+    order is inferred from the shapes of the arrays. If several orders are possible, an error asks for a `.keras` archive.
 
     Args:
         path: path of the file.
@@ -154,14 +155,16 @@ def write_keras_weights(path: str | os.PathLike[str], params: Mapping[str, Any])
     `params`, and one Embedding layer if `params` has an embedding. It must also have one Dense layer, even if `params` has no "head/kernel"
     because the weights are tied. All these layers except the Embedding must have biases.
 
+    Missing folders above the file are created. If the file cannot be written, an existing file at this path is not changed.
+
     Args:
         path: path of the file, which must end in .weights.h5.
         params: the flat dict of the model; see `lstm_jax.convert`. A model whose head has one output is a sentiment model, and any other is
             a character model.
 
     Raises:
-        InputError: if a key or shape is wrong, the name does not end in .weights.h5, or the path is a link or a folder, or the file
-            cannot be written. Missing folders are created, and if the write fails an old file stays as it was.
+        InputError: if a key or shape in `params` is wrong, if the name of the file does not end in .weights.h5, if the path is a link or a
+            folder, or if the file cannot be written.
     """
     import h5py
 

@@ -23,8 +23,8 @@ def load(layer: Any, weights: Any, prefix: str = "") -> None:
 
     If the weights do not fit, no parameter is changed. The arrays are converted to the dtype of the parameters: float64 weights, for
     example, are rounded if the layer has float32 parameters. A learned initial state and the state that a stateful layer carries are not
-    changed. Options of the layer that are not weights, such as `merge_mode`, `residual`, zoneout and dropout, are not compared. With a
-    Keras layer, the direction and `merge_mode` are.
+    changed. Options of the layer such as `residual`, zoneout and dropout are never compared. Its options `go_backwards`, `keep_order` and
+    `merge_mode` are compared only if `weights` are Keras layers.
 
     E is the number of input features, H the number of units, P the number of outputs of a projection, G the number of gates and V the size
     of the vocabulary.
@@ -44,18 +44,22 @@ def load(layer: Any, weights: Any, prefix: str = "") -> None:
               are accepted.
             - The PyTorch module itself. An nn.RNN then shows whether it uses tanh or relu.
             - A Keras LSTM, GRU, SimpleRNN, or Bidirectional of one of them or, for a `RecurrentStack`, a list of such layers. The layer
-              must have the same activations, `reset_after`, `go_backwards` and `merge_mode`, and not `keep_order`.
+              must have the same activations and, if it is a GRU, the same `reset_after`. A `Recurrent` layer must have the same
+              `go_backwards`. If that is true, it must also have `keep_order=False`, since Keras returns the outputs in the order in which
+              the steps are read. A `Bidirectional` layer must have the same `merge_mode`.
 
             For a dense layer: {"kernel": (in, out), "bias": (out,)}, or an nn.Linear of PyTorch, or a state dict. For an embedding layer:
-            {"embedding": (V, E)}, or an nn.Embedding of PyTorch, or a state dict. For a model: a flat dict of arrays such as that of
-            `sentiment_from_keras_file` or `generation_from_torch`, or the `params` of `lstm_jax.models.functional`, which returns the flat
-            dict of a model. The cell of the model must be lstm, gru, gru_reset_before or simple_rnn.
+            {"embedding": (V, E)}, or an nn.Embedding of PyTorch, or a state dict. For a model: a dict from the paths of its arrays, such
+            as "recurrent/0/kernel", to the arrays. `sentiment_from_keras_file` and `generation_from_torch`, for example, return such a
+            dict. For another model of lstm_jax, it is `lstm_jax.models.functional(model).params`. The cell of the model must be lstm, gru,
+            gru_reset_before or simple_rnn.
         prefix: prefix of the names of the module's arrays in the state dict of a bigger model, for example "rnn.".
 
     Raises:
-        InputError: if `layer` is something else, or `weights` has none of these forms. Also if the two differ in the number of layers,
-            directions, features or units, in the cell, in the name or shape of a parameter, or in the activations and options, if the
-            weights show them. Also if only one of the two has a projection, or if the layer has no bias and the bias in the weights is not
+        InputError: if `layer` is something else, or `weights` has none of these forms. Also if the layer and the weights differ in the
+            number of layers, directions, features or units, in the cell, or in the name or shape of a parameter. Also if they differ in the
+            activations, which are known only for weights of PyTorch and Keras layers, or in the options named above, which are known only
+            for Keras layers. Also if only one of the two has a projection, or if the layer has no bias and the bias in the weights is not
             zero.
     """
     if is_dense(layer):

@@ -73,13 +73,14 @@ def _torch_arrays(weights: Any, prefix: str, module: str, names: tuple[str, ...]
     """Return the arrays of a PyTorch module as a dict from their names in the module, such as "weight".
 
     Args:
-        weights: the module, its state dict, or that of a model that contains it.
+        weights: the module, or a model that contains it, or the state dict of either.
         prefix: prefix of the names of the module's arrays in the state dict, for example "fc.".
         module: class of the module in error messages, such as "nn.Linear".
         names: names of the arrays that the module may have. The first one is required.
 
     Raises:
-        InputError: if `weights` is something else, the first array is missing, or there are arrays that the module does not have.
+        InputError: if `weights` is something else, if the first array in `names` is missing, or if the state dict has an array with this
+            prefix whose name without the prefix is not in `names`.
     """
     state = weights.state_dict() if callable(getattr(weights, "state_dict", None)) else weights
     remedy = f"give an {module}, its state dict, or arrays that a function of lstm_jax.convert has converted"

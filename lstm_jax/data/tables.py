@@ -89,7 +89,8 @@ def _require_commas(path: Path, header: str, wanted: tuple[str, ...]) -> None:
     """Check that commas separate the columns of a CSV file.
 
     Raises:
-        InputError: if the columns `wanted` are in the first line `header` only when it is split at semicolons or tabs.
+        InputError: if a split of the first line `header` at commas does not give all columns `wanted`, but a split at semicolons or at tabs
+            does.
     """
     if not wanted or set(wanted) <= _columns(header, ","):
         return

@@ -206,7 +206,11 @@ def summed_json(content: dict[str, Any]) -> bytes:
 
 
 def read_summed(content: bytes) -> dict[str, Any] | None:
-    """Return the dict that `summed_json` has encoded, or None if the checksum does not match or if it is not the checksum of a dict."""
+    """Return the dict that `summed_json` has encoded as `content`, or None if `content` is damaged.
+
+    It counts as damaged if the checksum in its first line is not that of the rest, or if the rest is invalid JSON, is nested too deeply or
+    is not a JSON object.
+    """
     first, _, body = content.partition(b"\n")
     if hashlib.sha256(body).hexdigest().encode() != first:
         return None

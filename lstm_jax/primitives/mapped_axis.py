@@ -8,7 +8,17 @@ import jax.numpy as jnp
 
 
 def in_front(leaves: Sequence[Any], dims: Sequence[int | None]) -> tuple[int, list[Any], tuple[int | None, ...]]:
-    """Move the axis over which `vmap` maps, which has the index `dim` in a leaf, to the front. Return (axis size, leaves, new dims)."""
+    """Move the axis over which `vmap` maps to the front of each leaf. Return (axis size, leaves, new dims).
+
+    Args:
+        leaves: arrays, some of which have the mapped axis.
+        dims: for each leaf the index of its mapped axis, or None if it has none. Such a leaf is returned unchanged. At least one entry is
+            not None.
+
+    Returns:
+        three values: the size of the mapped axis, the list of the leaves, and a tuple of the new dims. A new dim is 0, or None if the leaf
+        has no mapped axis.
+    """
     size = next(leaf.shape[dim] for leaf, dim in zip(leaves, dims, strict=True) if dim is not None)
     moved = [leaf if dim is None else jnp.moveaxis(leaf, dim, 0) for leaf, dim in zip(leaves, dims, strict=True)]
     return size, moved, tuple(None if dim is None else 0 for dim in dims)

@@ -159,7 +159,7 @@ def _run_rows(run: Callable, cell: Cell, params, x, state, valid, dropout: Dropo
 def _after_valid(valid: jax.Array, resets: Resets | None) -> jax.Array:
     """Return a bool array (T, B) that is True at the first valid step of each sequence and at all later steps of the sequence.
 
-    A reset begins a new sequence.
+    A sequence begins at the first step of a row and at each step with a reset.
 
     Args:
         valid: bool (T, B), False at padded steps.
@@ -174,8 +174,8 @@ def _after_valid(valid: jax.Array, resets: Resets | None) -> jax.Array:
 def _last_output(h: jax.Array, valid: jax.Array | None, resets: Resets | None, zeros: bool) -> jax.Array:
     """Return the last output of each row, an array (B, H): h after the last step, or zeros.
 
-    The last output is zeros if the row has no valid step since its last reset. If `zeros` is true, it is also zeros if the last step is
-    padded.
+    A sequence begins at the first step of a row and at each step with a reset. The last output is zeros if the last sequence of the row has
+    no valid step. If `zeros` is true, it is also zeros if the last step is padded.
 
     Args:
         h: the final h (B, H).
@@ -192,8 +192,8 @@ def _last_output(h: jax.Array, valid: jax.Array | None, resets: Resets | None, z
 def _all_outputs(h: jax.Array, valid: jax.Array | None, resets: Resets | None, zeros: bool) -> jax.Array:
     """Return the outputs of all steps, an array (T, B, H): h after each step, or zeros.
 
-    The outputs before the first valid step of a row, and from a reset to the next valid step, are zeros. If `zeros` is true, the outputs of
-    all padded steps are zeros.
+    A sequence begins at the first step of a row and at each step with a reset. The outputs before the first valid step of each sequence are
+    zeros. The output of a valid step is always its h, even at a reset. If `zeros` is true, the outputs of all padded steps are zeros.
 
     Args:
         h: h after each step (T, B, H).

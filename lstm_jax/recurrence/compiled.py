@@ -71,7 +71,11 @@ def run(
 
 
 def _run_joined(operation, params, x, state, valid, dropout: DropoutMasks, resets: Resets | None, tokens):
-    """Return the results of `run` for the LSTM with full gate recurrence, whose operation has the arguments of the cell `JOINED`."""
+    """Return the results of `run` for the LSTM with full gate recurrence. The arguments after `operation` are those of `run`.
+
+    `operation` is the `CompiledCell` of this LSTM, which runs the cell `gate_recurrent.JOINED` instead. Therefore the arguments are
+    converted to those of `JOINED`, and the final state of `JOINED` is converted back.
+    """
     weights, joined = gate_recurrent.join_params(params), gate_recurrent.join_state(state)
     rest = gate_recurrent.join_masks(dropout), gate_recurrent.join_resets(resets), tokens
     outputs, final = apply(operation, weights, x, joined, valid, *rest)
@@ -93,8 +97,9 @@ def why_not_mixed(cell: Cell, dtype: str) -> str:
 class CompiledCell(RecurrentOperation):
     """Operation that runs a cell over time in C++. Its arguments are (params, x, state, valid, dropout, resets, tokens), as in `run`.
 
-    The parameters, states and masks of h are those of `COMPILED_CELLS[cell].cell`, which differs from `cell` for the LSTM with full gate
-    recurrence. The output of each step is then only a part of h.
+    The LSTM with full gate recurrence has other arguments: its parameters, states and recurrent dropout masks are those of the cell
+    `gate_recurrent.JOINED`. The array h in the state of `JOINED` has 4H columns: h, then the gates i, f and o. The output of a step is the
+    first H of these columns. For every other cell, the output is the whole array h.
 
     Attributes:
         cell: the cell.

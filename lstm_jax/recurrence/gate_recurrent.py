@@ -53,7 +53,10 @@ def join_resets(resets: Resets | None) -> Resets | None:
 
 
 def without_unused(kernel: jax.Array) -> jax.Array:
-    """Return the recurrent kernel (4H, 4H) of the joined cell, with zeros where g would depend on the gates."""
+    """Return a recurrent kernel (4H, 4H) of the joined cell, with its unused weights set to zero.
+
+    The unused weights are those from the gates i, f and o of the previous step to the candidate g, which does not depend on these gates.
+    """
     units = kernel.shape[0] // 4
     return kernel.at[units:, 2 * units : 3 * units].set(0)
 
@@ -68,7 +71,11 @@ def step(params: LSTMParams, state: LSTMState, z, mask=None, compute_dtype=None)
 
 
 def init(key, features: int, units: int, dtype=jnp.float32) -> LSTMParams:
-    """Return the initial parameters of the joined cell: those of the LSTM with full gate recurrence, joined."""
+    """Return the initial parameters of the joined cell.
+
+    The kernel and the bias are those of the LSTM with full gate recurrence. The recurrent kernel (4H, 4H) consists of the recurrent kernel
+    (H, 4H) of this LSTM and, as further rows, its gate kernel (3H, 3H) with H columns of zeros for the candidate g.
+    """
     return join_params(GATE_RECURRENT.init(key, features, units, dtype))
 
 

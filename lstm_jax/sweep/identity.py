@@ -56,8 +56,9 @@ def require_importable(item: Any, kind: str) -> None:
         kind: "function" or "class of a config", for the error.
 
     Raises:
-        InputError: if the item is defined inside a function, if its module is a program without a file, such as a notebook, or if its name
-            leads to no module or to another item.
+        InputError: if the item has no name or is defined inside a function. Also if the running program defines the item and cannot be
+            found as a module, for example because it is a notebook and has no file. Also if the module of the item is not loaded, or does
+            not contain the item under its name.
     """
     name = import_name(item)
     module, _, path = name.partition(":")

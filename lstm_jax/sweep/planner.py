@@ -101,7 +101,9 @@ def _found(path: Path, wanted: Collection[str]) -> dict[str, Row]:
 
 
 def _require_json(values: Mapping[Any, Any], prefix: str = "") -> None:
-    """Check that the values of a config can be written as JSON, since the row of a run contains them.
+    """Check that the values of a config can be written as JSON.
+
+    The values become part of the row that is appended to the result file when the run of the config ends.
 
     Args:
         values: values of the config, as `dataclasses.asdict` returns them.

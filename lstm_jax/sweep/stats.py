@@ -110,8 +110,10 @@ def permutation_p(old: Values, new: Values, seed: int = 0) -> float:
 def paired_p(ratios: Values, seed: int = 0) -> float:
     """Return the two-sided p-value of a sign-flip test on the mean logarithm of paired ratios.
 
-    The null hypothesis is that the two members of each pair are exchangeable. The test enumerates all 2 ** N choices of the signs of the N
-    logarithms. If there are more than `EXACT` choices, it draws `EXACT` of them at random. The p-value is 1 for fewer than two pairs.
+    The null hypothesis is that the two members of each pair are exchangeable, so that each of the N logarithms could equally well have the
+    opposite sign. The p-value is the share of the 2 ** N choices of signs that give a mean at least as far from 0 as that of the data. If
+    there are more than `EXACT` choices, the share is computed over `EXACT` random choices and the signs of the data. The p-value is 1 for
+    fewer than two pairs.
 
     Args:
         ratios: ratio of the two members of each of the N pairs.

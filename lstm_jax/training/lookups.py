@@ -272,7 +272,7 @@ def find_lookups(loss: Callable, params: dict[str, Any], *args: Any, table: str 
 
 
 def _batch_axes(found: FoundLookups, loss: Callable, params: dict[str, Any], args: tuple) -> tuple[int, ...]:
-    """Return a tuple with one int for each lookup: the position of the batch axis among the axes of the array of row indices.
+    """Find the batch axis of the row indices of each lookup in the table. Return a tuple with the index of this axis for each lookup.
 
     The loss function is also traced with a batch of twice the size. The batch axis is the axis whose size doubles.
 

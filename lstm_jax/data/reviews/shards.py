@@ -44,7 +44,7 @@ DESCRIPTION = f"name tables, or folders of tables ({', '.join(ENDINGS)})"
 
 @dataclass(frozen=True)
 class Part:
-    """Table (a file) of reviews, which are tokenised. Their word ids become one shard, which is one part of a data set on disk."""
+    """File with a table of reviews. The ids of its words are stored as one shard, and all shards of a folder are one data set."""
 
     path: str
     split: str

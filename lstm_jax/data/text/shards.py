@@ -50,10 +50,11 @@ COMMAND = "lstm-jax data shard"
 
 @dataclass(frozen=True)
 class Part:
-    """Part of a text file whose ids are stored as one shard, which is one part of a data set on disk.
+    """Part of a text file. Its ids are stored as one shard, and all shards of a folder together are one data set.
 
-    The part consists of about the bytes from `begin` to `end`. When it is read, `_division` moves both limits forward to a position at
-    which the text can be divided, usually after white space.
+    The part extends from about the byte `begin` to about the byte `end` of the file. When it is read, `_division` moves each of these two
+    positions forward to the next position at which the text can be divided, usually after white space. A position at the start or the end
+    of the file is not moved.
     """
 
     path: str
