@@ -55,7 +55,8 @@ def read_flags(parser: argparse.ArgumentParser) -> argparse.Namespace:
         parser: argument parser that `make_parser` returned, with the flags of the command added.
 
     Raises:
-        InputError: if `--commit` is given without `--report`, or if the value of a flag in `COUNTS` or `TIMES` is too small.
+        InputError: if `--commit` is given without `--report`, if the value of a flag in `COUNTS` is below 1, or if the value of a flag in
+            `TIMES` is not above 0.
     """
     options = parser.parse_args()
     if getattr(options, "commit", None) and not options.report:  # the rows of this checkout would be stored as rows of that commit

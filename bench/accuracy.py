@@ -219,12 +219,15 @@ def summarize(rows: Iterable[Row]) -> list[Row]:
         rows: result rows of the training runs, one for each epoch.
 
     Returns:
-        Dicts with "task", "peer", "epochs", the sizes, "seeds" (the number of seeds) and these metrics:
+        Dicts with these entries:
 
+        - "task", "peer" (the library), "epochs" (the planned number of epochs) and "seeds" (the number of seeds).
+        - "T", "S" and "H": sequence length, characters from the start of one window to the start of the next, and hidden size. For
+          sentiment, "S" is None.
         - "scores": a list with one value per seed, the best test accuracy (sentiment) or the lowest bits per character (generation).
         - "examples_per_second" and "epoch_seconds": medians over all epochs of all seeds.
         - "to_target": for sentiment, a list with one value per seed, the training seconds until the test accuracy reaches `TARGET`
-          (0.83). For generation, an empty list.
+          (0.83), or infinity if it never does. For generation, an empty list.
     """
     groups: dict[tuple, dict[tuple, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:

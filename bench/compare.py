@@ -10,9 +10,9 @@ A change is reported as faster or slower only if two conditions hold. Its p-valu
 must be at most `--level`. Its relative size must be at least `--least`. On a machine that also runs other work, `bench duel` detects
 smaller changes.
 
-The verdict is "too few processes" if the test could not have found any change: its p-value can then never be as small as its limit, which
-for N comparisons is level / N unless other changes are beyond noise. Three processes a side, as the preset "standard" of
-`bench throughput` has, are always too few at the default level.
+The verdict is "too few processes" if the test could not have found any change, because even the smallest p-value that it can give is above
+the limit. For N comparisons, the limit is level / N, or level / (N - k) if k of the changes are beyond noise. Three processes in each set,
+as the preset "standard" of `bench throughput` measures, are always too few at the default level.
 
 The exit code is 1 if this project became slower on a workload. It is 2 if the two sets cannot be compared, or if this project has too few
 processes on a workload. Otherwise it is 0.
@@ -49,8 +49,8 @@ class Change:
         low: lower end of the 95 % confidence interval of the ratio.
         high: upper end of the 95 % confidence interval of the ratio.
         p: p-value of the test that the ratio is 1.
-        verdict: "faster" or "slower" if the candidate is faster or slower beyond noise, "too few processes" if the test could not have
-            found this, otherwise "same".
+        verdict: "faster" or "slower" if the candidate is faster or slower, beyond noise and by enough to count, "too few processes" if the
+            test could not have found any change with so few measurements, otherwise "same".
         smallest: smallest p-value that the test can give for this number of measurements.
     """
 
@@ -121,7 +121,7 @@ def _change(work: str, name: str, before: Sequence[float], after: Sequence[float
 
 
 def smallest_p(old: int, new: int) -> float:
-    """Return the smallest p-value that `stats.permutation_p` can give for two samples of `old` and `new` durations."""
+    """Return the smallest p-value that `stats.permutation_p` can give if one sample has `old` durations and the other has `new`."""
     divisions = math.comb(old + new, old)
     if min(old, new) < 2:
         return 1.0
@@ -131,11 +131,13 @@ def smallest_p(old: int, new: int) -> float:
 
 
 def fewest(smallest: Callable[[int], float], limit: float) -> str:
-    """Return the text with the smallest number of measurements for which a test can reach a p-value, as in "6 or more".
+    """Return a text such as "6 or more", with the smallest number of measurements for which the p-value of a test can reach a limit.
+
+    If no number up to 20 is enough, the text is "a larger --level".
 
     Args:
-        smallest: function from a number of measurements to the smallest p-value of the test.
-        limit: p-value to reach. If no number up to 20 is enough, the text asks for a larger significance level.
+        smallest: function from a number of measurements to the smallest p-value that the test can give.
+        limit: p-value to reach.
     """
     number = next((number for number in range(2, 21) if smallest(number) <= limit), None)
     return "a larger --level" if number is None else f"{number} or more"
@@ -149,17 +151,16 @@ def _times(rows: Iterable[dict[str, Any]]) -> dict[tuple, list[float]]:
 
 
 def judged(found: Sequence[Change], level: float = LEVEL, least: float = LEAST) -> list[Change]:
-    """Return the changes with verdicts: "slower" or "faster" if a change is large and beyond noise.
+    """Return the changes with their verdicts: "slower", "faster", "too few processes" or "same".
 
-    Any other change has the verdict "too few processes" if its p-value could never be as small as the limit of the first change that is not
-    beyond noise, and otherwise "same".
+    Holm's correction for multiple tests decides which changes are beyond noise. The p-values of the N changes are sorted in ascending
+    order, and p-value k (k = 0, 1, ...) is compared with the limit level / (N - k). The changes before the first p-value that is above its
+    limit are beyond noise. The change with this p-value and all changes after it are not beyond noise.
 
-    Noise is judged with Holm's correction for multiple tests. The p-values of the N changes are sorted in ascending order, and p-value k
-    (k = 0, 1, ...) is compared with the limit level / (N - k). The first change whose p-value is above its limit is not beyond noise, and
-    neither are the changes after it.
-
-    The changes before it are beyond noise. Their verdict is "slower" if the ratio (the candidate's time divided by the baseline's time) is
-    at least 1 + `least`, "faster" if the ratio is at most 1 / (1 + `least`), and otherwise "same".
+    - The verdict on a change beyond noise is "slower" if the ratio (the candidate's time divided by the baseline's time) is at least
+      1 + `least`, "faster" if the ratio is at most 1 / (1 + `least`), and otherwise "same".
+    - The verdict on any other change is "too few processes" if even the smallest p-value that its test can give is above the limit of the
+      first change that is not beyond noise. Otherwise it is "same".
 
     Args:
         found: changes without verdicts.
@@ -187,8 +188,8 @@ def add_test_flags(parser: argparse.ArgumentParser) -> None:
 def main() -> int:
     """Print the changes between the two sets of results, and return the exit code.
 
-    The exit code is 1 if this project is slower on a workload. Otherwise it is 2 if this project has too few processes on a workload, and
-    else 0.
+    The exit code is 1 if this project is slower on at least one workload. If it is slower on none, the exit code is 2 if this project has
+    too few processes on at least one workload, and 0 if it has enough on all.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("baseline", help="a file of rows, or a commit")

@@ -14,8 +14,8 @@ candidate's time divided by the baseline's time. The ratio of the round is the m
 applied to the mean logarithm of the ratios of all rounds. As in `bench compare`, a change is reported as faster or slower only if its
 p-value, corrected for multiple tests, is at most `--level` and its relative size is at least `--least`.
 
-Both checkouts must run the same backend. The compiled code of this project is no part of a commit, so a folder that `git worktree add`
-made has none until it is built there:
+Both checkouts must run the same backend. Commits do not contain the compiled code of this project. In a folder that `git worktree add`
+made, build this code first:
 
     cd ../before && python -c "from lstm_jax.native.packaged import build_packaged; build_packaged()"
 
@@ -98,14 +98,14 @@ def require_rounds(work: str, rounds: int, level: float, tests: int = 1) -> None
 
 
 def require_one_backend(work: str, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Check that the two checkouts ran the same backend on a workload. Old rows do not name the backend.
+    """Check that the two checkouts ran the same backend on a workload.
 
     Args:
         work: name of the workload.
-        rows: result rows of this workload.
+        rows: result rows of this workload. Old rows, which do not name the backend, are ignored.
 
     Raises:
-        InputError: if they ran different backends.
+        InputError: if the two checkouts ran different backends.
     """
     ran = ((row["role"], row["backend_ran"]) for row in rows if "backend_ran" in row)
     found = dict.fromkeys((role, RENAMED.get(backend, backend)) for role, backend in ran)  # an old checkout may give a former name
@@ -187,7 +187,8 @@ def changes(rows: Iterable[Mapping[str, Any]], level: float, least: float) -> li
         least: smallest relative change that counts.
 
     Raises:
-        InputError: if a workload has so few rounds that the test could not find any change, or rows of different backends.
+        InputError: if a workload has so few rounds that the test could not find any change, or if the two checkouts ran different backends
+            on a workload.
     """
     found = []
     by_workload = rounds_of(rows, "workload")
@@ -199,7 +200,9 @@ def changes(rows: Iterable[Mapping[str, Any]], level: float, least: float) -> li
 
 
 def false_alarms(rows: Iterable[Mapping[str, Any]], level: float = LEVEL, least: float = LEAST) -> dict[str, list[Change]]:
-    """Return the result of each comparison of this checkout with itself. Each comparison is judged alone.
+    """Return the result of each comparison of this checkout with itself.
+
+    The verdict on a comparison does not depend on the other comparisons: there is no correction for multiple tests.
 
     Args:
         rows: result rows of `--false-alarms`.
@@ -307,9 +310,10 @@ def _describe(item: tuple[Any, int], rows: Sequence[Row]) -> str:
 
 
 def measure_false_alarms(options: argparse.Namespace) -> None:
-    """Compare this checkout with itself several times, and print how many comparisons found a change, which is a false alarm.
+    """Compare this checkout with itself several times, and print the number of false alarms (comparisons that found a change).
 
-    An artificial slowdown is compared as well, and the number of comparisons that detected it is printed.
+    In some of the comparisons, a process that is made slower on purpose is also compared with the baseline. The number of these comparisons
+    that detected the slowdown is printed too.
 
     Unless `--report` is given, the rounds that have no results yet are measured first.
 

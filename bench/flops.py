@@ -67,7 +67,7 @@ def least_bytes(work: Workload) -> int:
       the outputs and the gradients.
     - A forward pass alone reads the parameters and the inputs, and writes the outputs.
 
-    Of an embedding table, only the rows that can occur in the batch are counted.
+    Of an embedding table, as many rows are counted as the step has words, but at most all rows of the table.
     """
     counts, rows = parameters(work), work.examples * work.length
     if work.layer_alone:

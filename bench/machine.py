@@ -55,10 +55,11 @@ def _best(work: Callable[[], object]) -> float:
 def gemm_gflops(dtype: str = "float32") -> dict[str, float]:
     """Return a dict from the name of each library to the peak speed of its matrix product on the CPU, in GFLOP/s.
 
-    The names are "numpy", "xla" and, if PyTorch is installed, "torch". The settings of each library determine its number of threads.
+    The names are "numpy" (only for float32), "xla" and, if PyTorch is installed, "torch". The settings of each library determine its number
+    of threads.
 
     Args:
-        dtype: "float32", or "bfloat16", which NumPy does not have.
+        dtype: "float32" or "bfloat16".
     """
     rng = np.random.default_rng(0)
     a, b = rng.standard_normal((2, SIZE, SIZE), dtype=np.float32)
@@ -127,10 +128,10 @@ def probe() -> float:
 def slow_probe(probes: list[float], fastest: float) -> str:
     """Return a text that says how slow the CPU was at the time of a benchmark, or "" if it was not slow.
 
-    The CPU was slow if a probe is more than the share `TOLERATED` (10 %) below `fastest`. A benchmark on a slow CPU cannot be trusted.
+    The CPU was slow if the slowest probe is more than 10 % (`TOLERATED`) below `fastest`. A benchmark on a slow CPU cannot be trusted.
 
     Args:
-        probes: GFLOP/s of the probes made just before and after the benchmark.
+        probes: GFLOP/s of the probes made just before and after the benchmark. If the list is empty, the result is "".
         fastest: GFLOP/s of the fastest probe of this machine.
     """
     if probes and min(probes) < (1 - TOLERATED) * fastest:

@@ -8,9 +8,9 @@ Without --run, each combination of T and `remat` (rematerialization) is measured
 remat "none" the forward pass keeps all residuals for the backward pass; with "sqrt" the backward pass recomputes them in segments. All
 other sizes are those of the Keras example imdb_lstm: vocabulary V 20,000, features E 128, hidden size H 128, batch B 32, both dropout rates
 0.2, Adam. The result is the peak memory of the whole process, so it includes the memory of JAX itself. Measurements that the result file
-has for the current commit are skipped. The report shows the sizes that a measurement with the same flags would have. It also prints how
-fast the memory grows with T: the exponent of a power law that is fitted to the peak memory minus the peak at the smallest T. This peak is
-the memory of the libraries, the parameters and the compiler.
+has for the current commit are skipped. The report covers only the sizes and the backend that the flags select. It also prints how fast the
+memory grows with T: the exponent of a power law that is fitted to the peak memory minus the peak at the smallest T. The peak at the
+smallest T is the memory of the libraries, the parameters and the compiler.
 
 With --run, `lstm-jax train generation` trains for one epoch on 1.1 million windows of 100 characters; a window starts at each character.
 The peak is the largest resident memory that the operating system records for the process (ru_maxrss). Each call adds a result.
@@ -74,8 +74,8 @@ def exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
 def report(rows: list[Row]) -> None:
     """Print the peak memory of each result row and, for each value of `remat`, the exponent with which the memory grows with T.
 
-    The peak at the smallest T is subtracted from the other peaks before the exponent is fitted. A peak that is not above it is left out of
-    the fit.
+    The peak at the smallest T is subtracted from the other peaks before the exponent is fitted. Peaks that are not above the peak at the
+    smallest T are left out of the fit. If fewer than two peaks remain, no exponent is printed.
     """
     for remat in dict.fromkeys(row["remat"] for row in rows):
         found = sorted((row for row in rows if row["remat"] == remat), key=lambda row: row["T"])

@@ -6,8 +6,8 @@
     python -m bench sampling --first-round 5            # five more rounds, for example on another machine or version
 
 In each round, a fresh process of Keras and a fresh process of this project run one after the other. Compilation is not timed. Both
-libraries load the same weights from a file, which the first process of Keras writes. Measurements that the result file has, of whatever
-commit, are skipped.
+libraries load the same weights from a file, which the first process of Keras writes. Measurements whose results are already in the result
+file are skipped, whatever their commit.
 
 This project draws in two modes. In the mode "carried", the state is carried from character to character. In the mode "window", the model
 reads the last 40 characters for each new character, as Keras does.
@@ -57,8 +57,12 @@ class Run:
     def methods(self, samples: Iterable[int]) -> list[str]:
         """Return the names of the methods that this process times: the value of "method" in each of its result rows.
 
+        The method of Keras is "predict loop". A method of this project is a mode with a number of texts, such as "window" (a single text)
+        or "window, 16 samples".
+
         Args:
-            samples: numbers of texts to draw at once. Keras ignores these numbers, and always draws a single text.
+            samples: numbers of texts to draw at once. This project also draws a single text if 1 is not among them. Keras ignores these
+                numbers, and always draws a single text.
         """
         counts = sorted({1, *samples})
         return [method_of(mode, count) for mode in MODES for count in counts] if self.peer == "ours" else [LOOP]
@@ -88,7 +92,7 @@ class Run:
 
 
 def method_of(mode: str, count: int) -> str:
-    """Return the value of the field "method" of a result row of this project.
+    """Return the value of the field "method" of a result row of this project, such as "window" or "window, 16 samples".
 
     Args:
         mode: "carried" or "window".

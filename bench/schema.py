@@ -188,9 +188,10 @@ def check(row: Any, place: str) -> dict[str, Any]:
 
 
 def _with_tokens(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a result row with the tokens per second of all examples of a step.
+    """Return a result row in which "tokens_per_second" counts the tokens of all examples of a step.
 
-    In old rows of the workload "evaluation", whose step covers all reviews, the stored number counts only one batch.
+    If the row has a step time of the kind "evaluation", the number is computed again from this time, because old rows of the workload
+    "evaluation" count the tokens of only one batch of reviews. All other rows are returned unchanged.
     """
     if row["measurement"] != STEP or row["kind"] != "evaluation":
         return row
@@ -213,10 +214,11 @@ def rows_of(path: Path, *measurements: str, git: str | None = None, series: str 
 
 
 def rows_of_commit(path: Path, *measurements: str, git: str, series: str = "") -> list[dict[str, Any]]:
-    """Return the rows of the given kinds of measurements and one commit, of which there must be some; see `rows_of`.
+    """Return the rows of one commit that have one of the given kinds of measurements, or raise an error if there are none; see `rows_of`.
 
     Raises:
-        InputError: if a row of the file violates the schema, or if there is no row of the commit. The error names the commits with rows.
+        InputError: if a row of the file violates the schema, or if no row is found. The error message names the commits that have rows of
+            these kinds.
     """
     rows = rows_of(path, *measurements, series=series)
     found, commits = select(rows, *measurements, git=git), ", ".join(dict.fromkeys(str(row["git"]) for row in rows))

@@ -1,6 +1,6 @@
 """Summary of the results of `bench throughput`: medians and speedups for each workload and each library with its options (candidate).
 
-Also the tables that commands print on the terminal.
+The module also has the functions with which benchmark commands print tables on the terminal.
 """
 
 import math
@@ -27,9 +27,9 @@ Interval = tuple[float, float, float]
 
 
 def ratio_interval(slow: Sequence[float], fast: Sequence[float]) -> Interval:
-    """Return the ratio of the medians of two samples with its 95 % bootstrap confidence interval.
+    """Return the ratio median(slow) / median(fast) of two samples with its 95 % bootstrap confidence interval.
 
-    If a sample has a single value, whose spread is unknown, both ends of the interval are NaN.
+    If one of the samples has only a single value, its spread is unknown, and both ends of the interval are NaN.
     """
     if min(len(slow), len(fast)) < 2:
         return float(np.median(slow) / np.median(fast)), math.nan, math.nan
@@ -60,9 +60,9 @@ CONFIDENCE = "95 % confidence interval "
 def kept(rows: Iterable[Row]) -> list[Row]:
     """Select one result row for each combination of a commit, a library with its options, a workload and a round.
 
-    In a round, each library is measured once on each workload. A combination can have several rows, because failed and noisy measurements
-    are repeated (see `bench.throughput.noise`). The last row with a time that is not noisy is selected. If there is no such row, the last
-    row with a noisy time is selected. If all measurements of the combination failed, the last row is selected.
+    A round should give one row for each library and workload. A combination can still have several rows, because failed and noisy
+    measurements are repeated (see `bench.throughput.noise`). The last row with a time that is not noisy is selected. If there is no such
+    row, the last row with a noisy time is selected. If all measurements of the combination failed, the last row is selected.
 
     Args:
         rows: result rows of `bench throughput`.
@@ -95,9 +95,11 @@ class Line:
         gbs: lower bound of the memory traffic of a step divided by the time of the step, in GB/s.
         compile_seconds: seconds spent in XLA's compiler, or None if the candidate does not use JAX.
         memory_mib: peak resident memory in MiB.
-        speedup: our speedup over the candidate (its time divided by our time, in the candidate's dtype where that is measured) with its
-            95 % confidence interval, whose ends are NaN if one of the two was timed in a single process. It is None if the
-            candidate is this project without options, or if this project has no results on the workload.
+        speedup: our speedup over the candidate, with its 95 % confidence interval. The speedup is the candidate's time divided by our time.
+            If the candidate is another library, our time is the one in the candidate's dtype, provided that this was measured. In all other
+            cases, our time is that of this project without options. Both ends of the interval are NaN if the candidate or this project was
+            timed in a single process. The value is None if the candidate is this project without options, if no process of the candidate
+            succeeded, or if this project has no results on the workload.
         note: what the candidate computes differently from this project, or "".
         error: error message of the last process if no process succeeded, else "".
     """
@@ -119,8 +121,8 @@ class Line:
 def summarize(works: Sequence[Workload], candidates: Sequence[Candidate], rows: Iterable[Row]) -> list[Line]:
     """Summarize the throughput results of each candidate (a library with its options) on each workload.
 
-    There is one line for each workload and candidate with results. The lines of a workload begin with that of this project. Another library
-    that computes in another dtype than float32 is compared with this project in the same dtype, if there are such results.
+    There is one line for each workload and candidate with results. The first line of a workload is that of this project. If another library
+    computes in a dtype other than float32, it is compared with the results of this project in the same dtype, if there are any.
 
     The candidate "ours" is this project without options. Another candidate of this project gets no line on a workload whose defaults equal
     its options, such as "ours:dropout=0.2" on a workload whose default dropout rate is 0.2.
@@ -253,6 +255,6 @@ def print_table(table: Table) -> None:
 
 
 def names_of(workloads: Iterable[str]) -> str:
-    """Return the different names among those of workloads as text for an error message, which has at most ten of them."""
+    """Return a text for an error message, which lists the first ten distinct names in `workloads` and the number of further names."""
     names = list(dict.fromkeys(workloads))
     return ", ".join(names[:10]) + f" and {len(names) - 10} more" * (len(names) > 10)

@@ -9,10 +9,10 @@
     python -m bench throughput --first-step --workload A --peer ours flax_nnx torch_compiled
 
 Workload A is the example imdb_lstm, and workload B is lstm_text_generation. The values of --peer are names of libraries. A name may be
-followed by options, such as `ours:backend=reference`, `ours:dtype=bfloat16` or `ours:dropout=0:recurrent=0` (the dropout rates of A). In
-each round, each library runs in a fresh process on two cores, one library after the other. Before a library is timed for the first time,
-its results are compared with those of this project's reference backend. Measurements that the result file has for the current commit are
-skipped; failed and noisy measurements are repeated. Each call also measures the machine's peak speeds of a matrix product and a memory
+followed by options, such as `ours:backend=reference`, `ours:dtype=bfloat16` or `ours:dropout=0:recurrent=0` (both dropout rates of A set to
+0). In each round, each library runs in a fresh process on two cores, one library after the other. Before a library is timed for the first
+time, its results are compared with those of this project's reference backend. Measurements that the result file has for the current commit
+are skipped; failed and noisy measurements are repeated. Each call also measures the machine's peak speeds of a matrix product and a memory
 copy.
 
 With --first-step, pairs of fresh processes measure the time to build the model and the time of the first step. The first process of a pair
@@ -78,7 +78,8 @@ class Sweep:
         sha: commit of this checkout, which the result rows record.
         seconds: duration of each measurement in seconds.
         most: largest number of measurements of one process. A process is measured again only if its result was noisy (see `noise`).
-        distances: largest relative error of the results of each candidate on each workload checked so far. The keys are those of `row_key`.
+        distances: dict from the key of a candidate (library with options) and workload to the largest relative error of its results. It has
+            an entry for each pair that was checked so far. The keys are those that `row_key` returns.
         fastest: highest speed that a probe has measured so far, in GFLOP/s.
         references: dict from the name of a workload to the file with its reference results.
     """
@@ -94,7 +95,7 @@ class Sweep:
     def measure(self, process: Process) -> list[Row]:
         """Measure `process` until its result is not noisy, and return the new result rows.
 
-        A process is measured at most `self.most` times, including the times of earlier calls.
+        A process is measured at most `self.most` times. This number includes `process.tries`, the noisy measurements of earlier calls.
         """
         rows = []
         for _ in range(process.tries, self.most):
@@ -163,7 +164,9 @@ def sweep(processes: Sequence[Process], seconds: float, path: Path, sha: str, mo
 
 
 def report(works: Sequence[Workload], candidates: Sequence[Candidate], path: Path, sha: str, series: str = "") -> None:
-    """Print a table of the step times of one commit, and this project's mean speedups over the other libraries on the recurrence alone.
+    """Print a table of the step times of one commit, and this project's mean speedup over each other candidate at several sizes.
+
+    The mean speedup is printed separately for each recurrent cell and workload in `TITLES`, if there are speedups at two or more sizes.
 
     Args:
         works: workloads in the table.

@@ -154,7 +154,8 @@ class Process:
         work: workload, that is, a kind of step with its sizes.
         candidate: candidate.
         round: number of the round.
-        series: label of the result rows, from the flag `--series`, which keeps them apart from other rows. If "", they have no label.
+        series: label of the result rows, given by the flag `--series`. Rows with different labels are reported separately. If "", the rows
+            get no label.
         tries: number of earlier measurements, all of them noisy.
     """
 

@@ -93,7 +93,7 @@ def _time(run: Callable[[int], None], count: int) -> float:
 
 
 def steps_per_block(run: Callable[[int], None], least: float) -> int:
-    """Find a number of steps that takes about `least` seconds, and at least 0.8 times as long, and return it.
+    """Return a number of steps that takes about `least` seconds, and not less than 0.8 times `least` seconds.
 
     Args:
         run: run(count) executes `count` steps.

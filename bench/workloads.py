@@ -16,10 +16,10 @@ A workload is selected by name, optionally with other sizes or another cell:
   the outputs h (B, T, H). From a given cotangent of h, it computes the gradients of the kernel, the recurrent kernel, the bias and x.
 - "forward" is the forward pass of "recurrence" alone: it computes the outputs h (B, T, H) and keeps nothing for a backward pass.
 - "resets" is like "recurrence", but the state is reset to zeros before 3 % of all steps, which are drawn at random. The default sizes are
-  128 rows of 128 steps, with 256 features and 256 units.
+  128 sequences of 128 steps, with 256 features and 256 units.
 
-The sizes are batch B, steps T, features E, hidden size H, vocabulary V and, in percent, resets R. The recurrent cell is an LSTM, unless the
-name of the workload gives another cell of `lstm_jax.cells`.
+The sizes are batch B, steps T, features E, hidden size H, vocabulary V and resets R (percentage of the steps before which the state is
+reset). The recurrent cell is an LSTM, unless the name of the workload gives another cell of `lstm_jax.cells`.
 """
 
 import argparse
@@ -57,7 +57,7 @@ class Workload:
         features: number of input features E. For one-hot characters it equals V.
         vocabulary: number of distinct word or character ids V. For the recurrence it is 0.
         cell: name of the recurrent cell.
-        resets: percentage of the steps before which the state of a row is reset to zeros, for the kind "recurrence".
+        resets: percentage of the steps before which the state of a sequence is reset to zeros, for a recurrent layer alone.
         one_call: whether an evaluation is one call on one batch of random reviews, instead of all IMDB test reviews in batches.
     """
 
@@ -159,7 +159,8 @@ def workload(name: str) -> Workload:
 
     Args:
         name: "A", "B", "evaluation", "inference", "recurrence", "forward" or "resets", optionally with sizes and a cell, as in
-            "A:B=4,T=5,H=8,E=8,V=30,cell=gru". The size R is the percentage of the steps before which the state is reset.
+            "A:B=4,T=5,H=8,E=8,V=30,cell=gru". The size R is the percentage of the steps before which the state is reset. It has an effect
+            only in "resets", where its default is 3, and in "recurrence" and "forward", where its default is 0.
 
     Raises:
         ValueError: if the workload, the letter of a size or the cell does not exist, or if a size is not an integer.
@@ -210,7 +211,7 @@ class Arrays:
             outputs h.
         text: for the kind "characters", ids of a text; the examples are windows that start every `STEP` characters. For other kinds, it
             is empty.
-        resets: bool (B, T), True where the state of a row is reset before a step. None if the workload has no resets.
+        resets: bool (B, T), True where the state of a sequence is reset before a step. None if the workload has no resets.
     """
 
     weights: dict[str, np.ndarray]
@@ -321,8 +322,9 @@ def read_workloads(names: Iterable[str], axes: dict[str, tuple[int, ...]], cells
 
     Args:
         names: names of workloads. A name with sizes, such as "A:H=64", and the name "evaluation" are not combined with the sizes in `axes`.
-        axes: dict from the letter of each size to its values, such as {"H": (64, 128)}. If "H", "T" or "B" is not in `axes`, the workloads
-            "recurrence" and "forward" have the values `UNITS`, `LENGTHS` or `BATCH_SIZES` for it.
+        axes: dict from the letter of each size to its values, such as {"H": (64, 128)}. For the workloads "recurrence" and "forward", the
+            sizes that are not in `axes` get these values: `UNITS` for "H", `LENGTHS` for "T", and `BATCH_SIZES` for "B". Other workloads
+            keep their default value of such a size.
         cells: names of recurrent cells.
 
     Raises:

@@ -5,9 +5,6 @@
     LSTM_JAX_DATA=... python -m experiments.best --preset choices   # all choices, without a test; 3 hours
     LSTM_JAX_DATA=... python -m experiments.best                    # all choices, and a test of the recipe with five seeds; 5 hours
 
-The hours are sums of single runs. On two cores of 130 GFLOP/s the recipe took 29 to 32 minutes, 16 to 18 of them for its language model.
-NBSVM took three more. The first eight choices took 73 minutes on two cores of 100 GFLOP/s.
-
 The study compares several models, called choices. The first choice is the unchanged Keras example imdb_lstm. Each further choice is an
 earlier choice with a few changes to the model or the training; see the table `CHOICES`. All choices are evaluated on a validation split of
 15 % of the training reviews; no movie is in both splits.
@@ -24,6 +21,10 @@ results on the test reviews:
 Expected: the recipe reaches a test accuracy of at least 0.92. Published test accuracies of models that are trained on the labelled reviews
 only are .84 to .85 (Keras example), .865 (tuned LSTM, Dai & Le 2015), .906 (fastText with bigrams), .912 (NBSVM), .919 (one-hot LSTM with
 pooling, Johnson & Zhang 2016) and .923 (CNN with an NBSVM-weighted bag of n-grams, Johnson & Zhang 2015).
+
+Durations: The hours above are sums over single runs. On two cores of 130 GFLOP/s, a run of the recipe took 29 to 32 minutes, including 16
+to 18 minutes for its language model. The NBSVM classifier took three more minutes. The first eight choices together took 73 minutes on two
+cores of 100 GFLOP/s.
 """
 
 import base64
@@ -45,7 +46,7 @@ from lstm_jax.inspection.figures import write_figure
 
 @dataclass(frozen=True)
 class Config:
-    """Config of one training run. It trains and evaluates one of the models that the study compares, which are called choices."""
+    """Config of one run, which trains and evaluates one of the models that the study compares (choices)."""
 
     choice: str = ""
     """Name of the choice, which describes the change that it makes."""
@@ -134,12 +135,20 @@ def recipe(base: SentimentConfig, seeds: int) -> list[Config]:
 def run(config: Config) -> dict[str, Any]:
     """Train the model of a config, and return its metrics.
 
-    The metrics contain the accuracy, the loss and the calibration error (ECE) on the validation split, the duration of the run in seconds,
-    and the number of parameters. If `config.tested` is True, they also contain:
+    Returns:
+        A dict with these keys:
 
-    - the accuracy, the loss and the calibration error on the test reviews;
-    - the accuracies of an NBSVM classifier and of its mixture with the model;
-    - the margins of the test reviews; see `encode_margins`.
+        - "accuracy", "loss" and "ece": accuracy, loss and calibration error on the validation split.
+        - "best_epoch": number of the epoch with the lowest validation loss, counted from 1.
+        - "by_epoch": list of the validation accuracies at all epochs.
+        - "seconds": duration of the training and the validation.
+        - "parameters": number of parameters.
+
+        If `config.tested` is True, the dict also has these keys:
+
+        - "test_accuracy", "test_loss" and "test_ece": accuracy, loss and calibration error on the test reviews.
+        - "test_reviews": number of test reviews.
+        - the keys of `_with_grams`: metrics of an NBSVM classifier and of its mixture with the model, and margins of the test reviews.
     """
     from lstm_jax.models import functional
     from lstm_jax.runtime.sharding import make_mesh
@@ -210,8 +219,9 @@ def _with_grams(reviews: data.EncodedReviews, task: SentimentConfig, logits: dic
 def encode_margins(logits: np.ndarray, labels: np.ndarray) -> str:
     """Encode the margins of N reviews as a text, so that they can be stored in the result file. The text is base64 of N float16 numbers.
 
-    The margin of a review is its logit if the label is 1, and minus its logit if the label is 0. Unless it is 0, it is positive if and only
-    if the classification is correct. With the margins of several seeds, the accuracy of their ensemble can be computed without the labels.
+    The margin of a review is its logit if the label is 1, and minus its logit if the label is 0. A positive margin means that the review is
+    classified correctly, and a negative margin that it is not. With the margins of several seeds, the accuracy of their ensemble can be
+    computed without the labels.
 
     Args:
         logits: logits (N,).
@@ -247,10 +257,11 @@ def spread(accuracies: Any, reviews: int) -> float:
 
     The variance of the mean accuracy is the sum of two terms. The first is the binomial variance, since the test reviews are a random
     sample. The second is the variance of the accuracy between seeds, divided by the number of seeds. The interval is that of Student's
-    t-distribution with the degrees of freedom of this sum by Satterthwaite (1946). With one seed, the interval covers the reviews only.
+    t-distribution with the degrees of freedom of this sum by Satterthwaite (1946). With one seed, the second term is 0. The interval is
+    then that of the normal distribution, and covers the choice of the reviews only.
 
     Args:
-        accuracies: accuracy of each seed.
+        accuracies: test accuracy of each seed.
         reviews: number of test reviews.
     """
     from scipy import stats

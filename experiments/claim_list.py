@@ -11,9 +11,10 @@ Setting = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Claim:
-    """Claim about the difference between a metric in some settings of a study and in others, or about the metric in the first ones alone.
+    """Claim that a metric of a study, or the difference of this metric between two groups of settings, lies in a certain range.
 
-    A setting is a dict from fields of the config of a run to their values. If there are several settings, the metric is averaged over them.
+    A setting is a dict from fields of the config of a run to their values. If a group has several settings, the metric is averaged over
+    them.
     """
 
     study: str
@@ -21,9 +22,9 @@ class Claim:
     metric: str | Callable[[Row], float]
     """Name of a result of the runs, or a function from a row (see `study.finished`) to a number."""
     of: tuple[Setting, ...]
-    """Settings whose metric is the minuend."""
+    """First group of settings."""
     minus: tuple[Setting, ...] = ()
-    """Settings whose metric is subtracted. If there are none, nothing is subtracted."""
+    """Second group of settings, whose metric is subtracted from that of the first group. If empty, nothing is subtracted."""
     first: int = 3
     """Number of seeds that the study had when the claim was made. They are the seeds 0 to first - 1."""
     low: float = 0.0
@@ -39,12 +40,12 @@ FAR = 100
 
 
 def _fading(name: str) -> Callable[[Row], float]:
-    """Return a function from a row of the study `memory` to the number of decades by which the gradient fades between distance 1 and 100.
+    """Return a function that measures by how many decades the gradient fades between 1 step and 100 steps before the last step.
 
-    A decade is a factor of 10.
+    A decade is a factor of 10. The argument of the function is the result of a run of the study `memory`.
 
     Args:
-        name: "gradient_before" or "gradient_after" training.
+        name: gradient to use: "gradient_before" (measured before training) or "gradient_after" (measured after training).
     """
 
     def decades(row: Row) -> float:
@@ -55,12 +56,15 @@ def _fading(name: str) -> Callable[[Row], float]:
 
 
 def _lost(row: Row) -> float:
-    """Return by how many decades more the gradient fades after training than before, for a row of the study `memory`."""
+    """Return the decades by which the gradient fades in the trained model minus those in the untrained model (study `memory`)."""
     return _fading("gradient_after")(row) - _fading("gradient_before")(row)
 
 
 def _growth(row: Row) -> dict[str, float]:
-    """Return each mean distance of a row of the study `embedding` after training, divided by that before training."""
+    """Return a dict from the name of each mean distance between words to its growth in a run of the study `embedding`.
+
+    The growth is the mean distance after training divided by the mean distance before training.
+    """
     before = dict(row["before"])
     return {name: distance / before[name] for name, distance in row["after"]}
 
@@ -68,15 +72,15 @@ def _growth(row: Row) -> dict[str, float]:
 def _apart(row: Row) -> float:
     """Return by which factor training moves words of praise further from words of blame than from each other (study `embedding`).
 
-    It is the growth (see `_growth`) of the mean distance between the two groups of words, divided by the growth of the mean distance
-    between two words of praise.
+    The factor is the growth (see `_growth`) of the mean distance between a word of praise and a word of blame, divided by the growth of the
+    mean distance between two words of praise.
     """
     growth = _growth(row)
     return growth["praise/blame"] / growth["praise"]
 
 
 def _gathered(row: Row) -> float:
-    """Return by how much training lowers the `ratio` of the group of words "family", for a row of the study `embedding`."""
+    """Return by how much training lowers the ratio of the words "family" (see `embedding.ratio`), for a run of the study `embedding`."""
     from experiments.embedding import ratio  # a late import, so that this module needs no JAX
 
     return ratio(row["before"], "family") - ratio(row["after"], "family")

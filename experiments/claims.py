@@ -6,15 +6,17 @@
     LSTM_JAX_DATA=... python -m experiments.claims --new        # first run what the claims need with five new seeds; hours
     LSTM_JAX_DATA=... python -m experiments.claims --new --study dropout --workers 2
 
-A claim says in which range a number lies, most often a difference of two settings, such as the test accuracy with input dropout minus that
-without. The number is computed for each seed. The mean over seeds has a 95 % confidence interval by Student's t-distribution, which assumes
-that the numbers are normally distributed. With two seeds the interval reaches 12.7 standard errors to each side.
+A claim says that a number lies in a certain range. Most often, the number is the difference of a metric between two settings, such as the
+test accuracy with input dropout minus the test accuracy without it. The number is computed for each seed. The mean over seeds has a 95 %
+confidence interval by Student's t-distribution, which assumes that the numbers are normally distributed. With two seeds, the interval
+reaches 12.7 standard errors to each side.
 
 A claim is shown if the whole interval lies in the claimed range, refuted if no part of it does, and otherwise open. The claims were made
-from the first seeds of each study, so that these seeds cannot confirm them. The verdict that counts is that of the new seeds, whose number
-is fixed before they are run: as long as one of them is missing, there is no verdict. The last column has the one-sided p-value of the new
-seeds, adjusted for the number of all claims. Of the claims with an adjusted p-value below 0.05, at most 5 % are expected to be false
-(Benjamini & Hochberg 1995). This holds for claims that are independent or support each other; some claims here share runs.
+from the first seeds of each study, so these seeds cannot confirm them. The verdict that counts is the verdict of five new seeds. The number
+of new seeds was fixed before they were run: there is no verdict until all five have been run. The last column of the table has the
+one-sided p-value of the new seeds, adjusted for the number of all claims. Of the claims with an adjusted p-value below 0.05, at most 5 %
+are expected to be false (Benjamini & Hochberg 1995). This holds if the p-values of the claims are independent or positively dependent.
+Some claims here share runs, so they are not independent.
 
 The intervals cover the choice of the seed and nothing else: each study has one data set and one division into training and test data.
 """
@@ -51,13 +53,20 @@ def _study(name: str) -> study.Study:
 
 
 def _seed_field(fields: Mapping[str, Any]) -> str:
-    """Return the name of the config field that has the seed. The study `scaling` has two; the one of the trained task is returned."""
+    """Return the name of the config field that holds the seed of the run.
+
+    In the study `scaling`, a config contains the configs of two tasks, and each of them has a seed. The run trains only one of the tasks,
+    which the field `kind` names. The function then returns the seed field of this task.
+
+    Args:
+        fields: fields of a config as a flat dict.
+    """
     names = [name for name in fields if name.rpartition(".")[2] == "seed"]
     return names[0] if len(names) == 1 else f"{fields['kind']}.train.seed"
 
 
 def _has(fields: Mapping[str, Any], setting: Setting) -> bool:
-    """Return whether all fields of a setting have the same values in a flat dict of fields."""
+    """Return whether a flat dict of fields contains all fields of a setting with the same values."""
     return all(fields.get(name) == value for name, value in setting.items())
 
 
@@ -66,7 +75,7 @@ def _is_seedless(setting: Setting) -> bool:
 
 
 def _seeds(claim: Claim, new: bool) -> range:
-    """Return the seeds of a claim's runs: the first ones, or the new ones that follow them."""
+    """Return the first seeds of a claim (0 to claim.first - 1), or if `new` is True, its new seeds (the next `NEW` numbers)."""
     return range(claim.first, claim.first + NEW) if new else range(claim.first)
 
 
@@ -80,12 +89,12 @@ def configs(claim: Claim, new: bool) -> list[Any]:
     """Return the configs of the runs that a claim needs.
 
     A setting of the claim is a dict from fields of a config to their values. For each setting, the result contains the configs of the
-    study's preset "full" that have all of these values, once with each seed. If the setting contains one in `SEEDLESS`, the results do not
-    depend on the seed, and only the seed 0 is used.
+    study's preset "full" that have all of these values, once with each seed. If the results of a setting do not depend on the seed (see
+    `SEEDLESS`), only the seed 0 is used.
 
     Args:
         claim: claim.
-        new: whether to return the configs with new seeds. If false, those with the first seeds are returned.
+        new: whether to use the new seeds of the claim. If False, the first seeds are used, from which the claim was made.
     """
     found = []
     for setting in claim.of + claim.minus:
@@ -97,12 +106,15 @@ def configs(claim: Claim, new: bool) -> list[Any]:
 
 
 def effects(claim: Claim, rows: study.Rows, new: bool) -> list[float]:
-    """Return the difference of a claim for each seed for which all runs exist, in the order of the seeds.
+    """Return the number that a claim is about, once for each seed whose runs all exist, in the order of the seeds.
+
+    The number is the mean metric of the settings `claim.of` minus the mean metric of the settings `claim.minus`. If `claim.minus` is empty,
+    nothing is subtracted. If the unit of the claim is "points", the result is multiplied by 100.
 
     Args:
         claim: claim.
         rows: results of the runs of the claim's study, as `study.finished` returns them.
-        new: whether to return the differences of the new seeds. If false, those of the first seeds are returned.
+        new: whether to use the new seeds of the claim. If False, the first seeds are used, from which the claim was made.
     """
 
     def by_seed(setting: Setting) -> dict[int, float]:
@@ -120,7 +132,11 @@ def effects(claim: Claim, rows: study.Rows, new: bool) -> list[float]:
 
 
 def verdict(claim: Claim, low: float, high: float) -> str:
-    """Return "shown", "refuted" or "open" for a claim, from the 95 % confidence interval (low, high) of the number it is about."""
+    """Return the verdict on a claim from the 95 % confidence interval (low, high) of the number that the claim is about.
+
+    The verdict is "shown" if the interval lies inside the claimed range, "refuted" if it lies outside, and "open" otherwise. If the ends
+    of the interval are nan, the verdict is "open".
+    """
     if claim.low < low and high < claim.high:
         return "shown"
     return "refuted" if high < claim.low or low > claim.high else "open"
@@ -129,11 +145,12 @@ def verdict(claim: Claim, low: float, high: float) -> str:
 def p_value(claim: Claim, values: Sequence[float]) -> float:
     """Return the p-value of the hypothesis that the mean difference lies outside the claimed range, by Student's t-test.
 
-    If the range has two ends, the result is the larger p-value of the two one-sided tests (Schuirmann 1987). For one value it is nan.
+    If both ends of the range are finite, the result is the larger p-value of the two one-sided tests (Schuirmann 1987). With fewer than
+    two values, the result is nan.
 
     Args:
         claim: claim.
-        values: difference of each seed.
+        values: difference of each seed, as `effects` returns them.
     """
     from scipy.stats import ttest_1samp
 
@@ -145,7 +162,10 @@ def p_value(claim: Claim, values: Sequence[float]) -> float:
 
 
 def _cells(claim: Claim, values: Sequence[float]) -> tuple[str, str]:
-    """Return the mean difference with its interval and number of seeds, and the verdict, both as text for the table."""
+    """Return two cells of the table as text: the mean difference with its interval and the number of seeds, and the verdict.
+
+    Both texts are empty if there are no values.
+    """
     if not values:
         return "", ""
     mean, low, high = stats.t_interval(values)
@@ -162,8 +182,9 @@ def _rows(name: str, results: Path) -> list[dict[str, Any]]:
 def table(results: Path) -> str:
     """Return the table of all claims in Markdown, with one line for each claim.
 
-    A line has the claim, the difference and the verdict of the first seeds, those of the new seeds, and the adjusted p-value of the new
-    seeds. Cells without runs are empty.
+    A line has these cells: the study, the claim, the mean difference and the verdict of the first seeds, the mean difference and the
+    verdict of the new seeds, and the adjusted p-value of the new seeds. Cells without runs are empty. If only some of the new seeds have
+    been run, the number of these seeds replaces their mean difference, and their verdict and p-value are empty.
 
     Args:
         results: folder of the result files of the studies.
@@ -188,6 +209,9 @@ def with_table(text: str, results: Path) -> str:
     Args:
         text: text of the page, which must contain both lines.
         results: folder of the result files of the studies.
+
+    Raises:
+        InputError: if one of the two lines is missing, or if `END` comes before `BEGIN`.
     """
     before, _, rest = text.partition(BEGIN)
     _, found, after = rest.partition(END)
@@ -196,9 +220,9 @@ def with_table(text: str, results: Path) -> str:
 
 
 def run(names: Sequence[str], results: Path, workers: int) -> int:
-    """Run what the claims of some studies need with new seeds, and return the number of runs that failed.
+    """Execute the runs with new seeds that the claims of some studies need, and return the number of failed runs.
 
-    Runs that exist are not repeated, unless they have failed.
+    A run that is already in the result file is executed again only if it failed.
 
     Args:
         names: names of the studies.
@@ -219,7 +243,9 @@ def run(names: Sequence[str], results: Path, workers: int) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line, and return the exit code: 0, 1 if runs failed, 2 for bad input, or 130 if the user interrupts it.
+    """Run the command line, and return the exit code.
+
+    The exit code is 0 for success, 1 if runs failed, 2 for bad input, and 130 for an interrupt by the user.
 
     Args:
         arguments: command-line arguments. If None, they are taken from `sys.argv`.

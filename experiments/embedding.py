@@ -4,11 +4,11 @@
     python -m experiments.embedding --preset toy                     # seconds
     LSTM_JAX_DATA=... python -m experiments.embedding --workers 2    # 12 minutes on two cores with 200 GFLOP/s together
 
-The study tests a claim of the tutorials, that a learned embedding serves to "minimize the euclidean distance of the similar words". The
-model of the Keras example imdb_lstm is trained on IMDB for two epochs, with three seeds. For groups of words with similar meanings, two
-values are measured before and after training. The first is the mean Euclidean distance between two words of the group. The second is the
-first value divided by the mean distance to the words of the nearest other group. The nearest other group is the one whose words have the
-smallest mean distance to the words of the group.
+The study tests a claim of tutorials: a learned embedding serves to "minimize the euclidean distance of the similar words". The model of the
+Keras example imdb_lstm is trained on IMDB for two epochs, with three seeds. For groups of words with similar meanings, two values are
+measured before and after training. The first is the mean Euclidean distance between two words of the group. The second is the first value
+divided by the mean distance to the words of the nearest other group. The nearest other group is the one whose words have the smallest mean
+distance to the words of the group.
 
 There are two controls. In the first control, the labels are shuffled, so that the loss can only fall by memorizing. The second control is
 gensim's word2vec (skip-grams with negative sampling, Mikolov et al. 2013). It is trained on the same reviews without labels, and its

@@ -130,10 +130,15 @@ def smoothing(series: data.Series, origin: int, moments: np.ndarray, season: int
 def run(config: Config) -> dict[str, Any]:
     """Forecast the test split of a series with one method, and return metrics of the forecasts.
 
-    The metrics contain the mean absolute error ("mae"), the root mean square error ("rmse") and the number of forecasts ("origins"). For an
-    LSTM, they also contain the bounds of the prediction intervals ("low" and "high") and the fraction of true values inside these intervals
-    ("coverage"). If the seed is 0 and no entries were removed from the series, the result also contains the forecasts and the true values,
-    which the figure shows.
+    Returns:
+        A dict with the mean absolute error ("mae"), the root mean square error ("rmse") and the number of forecasts ("origins").
+
+        - For an LSTM, the dict also has the bounds of the prediction intervals ("low" and "high") and the fraction of true values inside
+          these intervals ("coverage").
+        - If the seed is 0 and no entries were removed from the series, the dict also has the values that the figure shows: the times
+          ("times"), the true values ("truth") and the forecast values ("means").
+
+        Each of "low", "high", "times", "truth" and "means" is a list with one list for each forecast, which has `horizon` numbers.
     """
     from lstm_jax.tasks import forecast
 

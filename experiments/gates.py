@@ -10,10 +10,11 @@ with three seeds. There are four measurements:
 
 - Sentiment: Each variant is trained on 80 words of each IMDB review for two epochs. The embedding has 64 features, and the
   rates of input and recurrent dropout are 0.2. A validation split of 15 % of the training reviews is held out; no movie is in both splits.
-- Characters: Each variant is trained on articles for three epochs, in windows of 40 characters that start every 5 characters, with batch
-  size 128. The last tenth of the text is held out. After three epochs the bits per character still fall fast.
+- Characters: Each variant is trained on newspaper articles for three epochs. The windows have 40 characters and start every 5 characters.
+  The batch size is 128. The last tenth of the text is held out. After three epochs the bits per character still fall fast.
 - Converged: Each variant is trained on the same text for 30 epochs, with five seeds. The text is read as a stream in windows of 64
-  characters, and the learning rate falls from 0.005 to 0 on a cosine schedule. The metric is that of the best epoch.
+  characters, and the learning rate falls from 0.005 to 0 on a cosine schedule. The metric is the bits per character of the held-out text at
+  the best epoch.
 - Time: The forward and backward pass of each variant is timed at the sizes of the sentiment task, with the backend `reference`. All
   variants take turns in one process, so changes in the speed of the machine do not affect the ratios of their times.
 
@@ -138,6 +139,10 @@ def run(config: SentimentConfig | GenerationConfig | Cost) -> dict[str, Any]:
     """Run one measurement of the study, and return its metrics.
 
     The type of the config selects the measurement. A `GenerationConfig` that reads the text as a stream is one of the long trainings.
+
+    Returns:
+        A dict. The key "task" holds "cost", "sentiment", "characters" or "converged" (a long training). The other keys are those of the
+        function that makes the measurement: `measured`, `runs.sentiment` or `runs.generation`.
     """
     if isinstance(config, Cost):
         return {"task": "cost", **measured(config)}
@@ -188,8 +193,8 @@ def costs(rows: study.Rows) -> dict[str, tuple[float, float, float]]:
 def verdict(rows: study.Rows) -> str:
     """Return the conclusion of the study.
 
-    For each task there is one line per cell, with the metric of the cell. For the variants, the line also has the difference from the
-    metric of the LSTM. Further lines, one per variant, have the time of the variant divided by the time of the LSTM.
+    For each task there is one line per cell, with the metric of the cell. For each cell except the LSTM, the line also has the difference
+    from the metric of the LSTM. Further lines, one for each cell except the LSTM, have the time of the cell divided by that of the LSTM.
     """
     lines = []
     for task, metric in METRICS.items():

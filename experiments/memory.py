@@ -4,9 +4,9 @@
     LSTM_JAX_DATA=... python -m experiments.memory --workers 2          # an hour on two cores
 
 The study tests the claim that "the original RNN layer would tend to overwrite too much of its internal memory". It compares simple RNN,
-GRU, LSTM and minLSTM. Each cell has as many parameters as an LSTM with 64 units, but at most 160 units. The minLSTM has no recurrent kernel
-and reaches this limit, so it has fewer parameters. The cells are trained on three tasks that need information from about `lag` steps
-earlier (Hochreiter & Schmidhuber 1997):
+GRU, LSTM and minLSTM. Each cell has as many parameters as an LSTM with 64 units, unless it would need more than 160 units for this. The
+minLSTM has no recurrent kernel, so it gets 160 units and has fewer parameters. The cells are trained on three tasks that need information
+from about `lag` steps earlier (Hochreiter & Schmidhuber 1997):
 
 - adding: The inputs are numbers in [0, 1). One number in each half of the sequence is marked, and the target is the sum of the two marked
   numbers. The constant prediction 1 has a mean squared error of 1/6.
@@ -295,9 +295,9 @@ def verdict(rows: study.Rows) -> str:
     """Return the conclusion of the study.
 
     The tasks "adding", "order" and "copy" have one line each. The line has, for each cell, the longest lag at which this cell solved the
-    task. Each run on IMDB reviews also has one line. The line has the accuracy, and says how much of the gradient of the loss reaches the
-    first words, before and after training: the size of the gradient with respect to the state that is farthest from the end of the review,
-    divided by that at distance 1.
+    task. Each run on IMDB reviews has one line, too. The line has the accuracy, and a ratio of two gradient sizes before and after
+    training. The ratio is the gradient size at the largest measured distance from the last word, divided by the gradient size at distance
+    1; see `gradient_sizes`.
     """
     lines = []
     for task in TASKS:

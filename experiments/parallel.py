@@ -4,21 +4,22 @@
     LSTM_JAX_DATA=... python -m experiments.parallel --where here   # 20 minutes; one process, so that programs are compiled only once
 
 The backend `parallel` computes the states of all steps at once by Newton's method, see `lstm_jax.recurrence.solve_states`. In this study,
-an LSTM and a GRU read articles, character by character, with batch size 1 and in float64. Four settings are varied:
+an LSTM and a GRU read newspaper articles, character by character, with batch size 1 and in float64. Four settings are varied:
 
 - Length: 100 to 100,000 characters.
 - Method: Newton's method uses the full Jacobian of a step (DEER, 8 units) or only its diagonal blocks (quasi-DEER, 8 and 64 units). A
-  block has the derivatives of one unit's state, (h, c) for an LSTM, by its own last state. At 8 units, both are also run with damping
-  (ELK).
+  block has the derivatives of one unit's state, (h, c) for an LSTM, with respect to the state of the same unit one step earlier. At 8
+  units, DEER and quasi-DEER are also run with damping (ELK).
 - Gain: the initial recurrent kernel is multiplied by 0.5 to 8, which makes the network less or more chaotic.
 - Training: the network is measured before it is trained, and after 100, 1,000 and 5,000 updates.
 
-The residual is the largest difference between a state and the result of the cell's step from the state before it. A run ends when the
-residual is at most 1e-8 times max(1, largest absolute value of a state), or after the largest allowed number of iterations. The largest
-Lyapunov exponent of each network is measured, too. If it is positive, the network is chaotic.
+The residual is the largest difference between a state and the result of the cell's step from the state before it. The iterations end when
+each such difference is at most 1e-8 times max(1, absolute value of the result), or when their number reaches a limit. A run has converged
+if the residual is at most 1e-8 times max(1, largest absolute value of a state). The largest Lyapunov exponent of each network is measured,
+too. If the exponent is positive, the network is chaotic.
 
-Expected: If the exponent is negative, the number of iterations grows at most with the logarithm of the length. If it is positive, the
-number grows in proportion to the length, so that Newton's method gains nothing. Diagonal blocks need several times as many iterations as
+Expected: If the exponent is negative, the number of iterations grows at most with the logarithm of the length. If the exponent is positive,
+the number grows in proportion to the length, and Newton's method gains nothing. Diagonal blocks need several times as many iterations as
 the full Jacobian.
 """
 
@@ -197,13 +198,13 @@ def run(config: Config) -> dict[str, Any]:
 def lanes(cell: str, units: int, jacobian: str, steps: int, iterations: int) -> int | None:
     """Estimate the number of lanes of a device at which Newton's method becomes faster than a loop over the steps.
 
-    A lane does one multiplication and one addition at a time. A computation consists of phases. The work of a phase is the number of its
-    multiplications. The depth of a phase is the number of its operations that must wait for each other. The time of a phase is
-    max(work / lanes, depth). Memory, communication and damping are left out.
+    A lane is a processing unit that does one multiplication and one addition at a time. A computation consists of phases that run one after
+    another. The work of a phase is the number of its multiplications. The depth of a phase is the number of its operations that must wait
+    for each other. The time of a phase is max(work / lanes, depth). Memory, communication and damping are left out.
 
-    There are T steps, H units, G gates and K arrays in the state, and D is log2(H) + `STEP_DEPTH`. The loop has T phases of the first kind
-    below. Each iteration of Newton's method evaluates all steps with their Jacobians, and then solves linear equations with a parallel
-    scan:
+    There are T steps, H units, G gates and K arrays in the state, and D is log2(H) + `STEP_DEPTH`. The loop has T phases, one for each
+    step. Each iteration of Newton's method has two phases. The first is an evaluation of all steps with their Jacobians. The second is a
+    parallel scan that solves linear equations. These are all kinds of phases:
 
         phase                             work                        depth
         one step of the loop              G H^2                       D
@@ -220,7 +221,7 @@ def lanes(cell: str, units: int, jacobian: str, steps: int, iterations: int) -> 
         iterations: number of iterations that Newton's method needs.
 
     Returns:
-        The smallest power of 2 that is enough, or None if even 2^40 lanes are not enough.
+        The smallest number of lanes that is enough among the powers of 2, or None if even 2^40 lanes are not enough.
     """
     gates, arrays = CELLS[cell].gates, len(CELLS[cell].initial_state(1, 1))
     size, copies = (arrays * units, 1) if jacobian == "full" else (arrays, units)
@@ -262,7 +263,7 @@ def verdict(rows: study.Rows) -> str:
 
     Each combination of a cell, a method and a number of units has one line, with medians of the number of iterations of Newton's method.
     Three variables are changed one at a time: the sequence length, the gain (the factor of the initial recurrent kernel) and the number of
-    training updates. There is a median for each value of each of them. A "+" after a median means that at least one of the runs has not
+    training updates. There is one median for each value of each variable. A "+" after a median means that at least one of the runs has not
     converged. These lines follow:
 
     - the rank correlation of the Lyapunov exponent and the number of iterations, over all runs with 1,000 steps;
@@ -298,8 +299,8 @@ def draw(rows: study.Rows, path: Path) -> object:
     """Draw four panels about the computation of all steps at once by Newton's method, into the file `path`.
 
     Three panels show the number of iterations over the sequence length, the Lyapunov exponent and the number of training updates. The
-    fourth shows, over the sequence length, the number of parallel processing units (see `lanes`) from which on the method is faster than
-    the loop over the steps.
+    fourth panel shows, over the sequence length, the smallest number of parallel processing units at which the method is faster than the
+    loop over the steps (see `lanes`).
     """
 
     def fill(figure: Any) -> None:

@@ -33,9 +33,10 @@ def _cost(rows: Any) -> dict[str, float]:
 
 
 def reviews_of(config: SentimentConfig) -> data.EncodedReviews:
-    """Return the encoded reviews that a config of the sentiment task names.
+    """Load the reviews that the field `data` of a config selects, and return them as word ids.
 
-    If `config.data.data` is "synthetic", they are 400 synthetic training reviews and 200 synthetic test reviews (`TOY_REVIEWS`).
+    If `config.data.data` is "synthetic", nothing is loaded, and the result has 400 synthetic training reviews and 200 synthetic test
+    reviews (`TOY_REVIEWS`).
     """
     from lstm_jax.tasks import sentiment as task
 
@@ -73,7 +74,8 @@ def sentiment(config: SentimentConfig) -> dict[str, Any]:
     """Train the model of the sentiment task, and return its metrics.
 
     Returns:
-        A dict with these keys. If there is a validation split, its best epoch is the chosen epoch. Otherwise, it is the last epoch.
+        A dict with the keys below. The chosen epoch is the epoch with the lowest validation loss, or the last epoch if there is no
+        validation split.
 
         - "accuracy", "loss" and "ece": accuracy, loss and calibration error at the chosen epoch. They are measured on the validation split,
           or on the test split if there is no validation split.

@@ -7,8 +7,8 @@
 For text generation, windows of a given length are cut from a text. The step is the number of characters from the start of one window to the
 start of the next. Here "step" always has this meaning; a change of the parameters is called an update. The study tests a claim about the
 step and the length: "smaller number is similar to lowering the learning rate; increasing the length of the sequence is similar to train
-with larger batch size". A model with 64 units is trained with Adam on articles, whose last tenth is held out, with two seeds. There are
-three grids:
+with larger batch size". A model with 64 units is trained with Adam on newspaper articles, with two seeds unless stated otherwise. The last
+tenth of the text is held out. There are three grids:
 
 - steps: The windows have 40 characters and start every 1, 2, 5, 10 or 20 characters. The model is trained for 1, 2, 5, 10 or 20 epochs
   respectively, so that all runs make the same number of updates. The batch size is 128, and there is a run for each step and each of three
@@ -16,9 +16,9 @@ three grids:
 - lengths: The windows have 10, 20, 40 or 80 characters and start every 5 characters. There is a run for each length and each of the batch
   sizes 32, 64, 128 and 256. With these batch sizes, the model is trained for 1, 2, 4 and 8 epochs respectively, so that all runs make the
   same number of updates.
-- converged: The windows start every 1, 5 or 20 characters, and there are two learning rates, which fall to 0 on a cosine schedule. The runs
-  make eight times as many updates as those of the grid "steps", and have three seeds. The metric is that of the best epoch, since a model
-  that sees few windows many times overfits.
+- converged: The windows start every 1, 5 or 20 characters. There are two initial learning rates, which fall to 0 on a cosine schedule, and
+  three seeds. The runs make eight times as many updates as those of the grid "steps". The metric is the bits per character at the best
+  epoch instead of the last one, since a model that sees few windows many times overfits.
 
 If a smaller step acted like a lower learning rate, then at equal numbers of updates a small step with a high learning rate would give the
 same result as a large step with a low learning rate.
@@ -66,7 +66,7 @@ class Config:
 
 
 def configs(base: GenerationConfig, steps: Any, rates: Any, lengths: Any, batches: Any, seeds: int) -> list[Config]:
-    """Return the configs of all training runs. Each config of the two grids is repeated for every seed.
+    """Return the configs of the grids "steps" and "lengths", each of them once for every seed.
 
     The grid "steps" has all pairs of a step and a learning rate. The grid "lengths" has all pairs of a window length and a batch size.
 
@@ -121,9 +121,13 @@ def cells(rows: study.Rows, part: str) -> dict[tuple, tuple[float, float]]:
         part: name of the grid: "steps", "lengths" or "converged".
 
     Returns:
-        A dict from each pair (step, learning rate) or (length, batch size) to a pair (bits after the last epoch, bits after the first
-        epoch). After the last epoch, all runs have made the same number of updates. In the grid "converged", the bits of the best epoch
-        take the place of those after the last.
+        A dict. In the grid "lengths", its keys are pairs (window length, batch size). In the grids "steps" and "converged", they are pairs
+        (step, learning rate), where the step is the number of characters from the start of one window to the start of the next. The values
+        are pairs (bits after the last epoch, bits after the first epoch). In "converged", the bits of the best epoch are used instead of
+        those after the last epoch.
+
+        After the last epoch, all runs of a grid have made the same number of updates, apart from rounding. This need not hold for the best
+        epochs in "converged", since the best epoch of a run may come before its last one.
     """
     lengths = part == "lengths"
     names = ("task.data.length", "task.train.batch_size") if lengths else ("task.data.step", "task.train.learning_rate")

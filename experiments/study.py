@@ -89,14 +89,16 @@ def interval(found: tuple[float, float, float], form: str) -> str:
 
 
 def check_needs(study: Study, toy: bool = False) -> None:
-    """Check that the package is installed and the data are given that the runs of a study need.
+    """Check that the package that the runs of a study need is installed, and that the environment variable LSTM_JAX_DATA is set.
+
+    The variable names the folder of the data. It is checked only if the runs need data, and the folder itself is not checked.
 
     Args:
         study: study.
         toy: whether the runs are those of the preset "toy", which need no data.
 
     Raises:
-        InputError: if the package is not installed, or if the environment variable LSTM_JAX_DATA is not set and the runs need data.
+        InputError: if the package is not installed, or if the runs need data and the environment variable LSTM_JAX_DATA is not set.
     """
     found = not study.needs or find_spec(study.needs) is not None
     require(found, study.needs, "not installed", 'pip install ".[experiments]"')
@@ -105,7 +107,10 @@ def check_needs(study: Study, toy: bool = False) -> None:
 
 
 def execute(study: Study, preset: str, where: str, workers: int, rows_path: Path, figures: Path, report: bool = False) -> str:
-    """Execute the runs of a preset that have no result yet, draw the figure, and return the conclusion as text.
+    """Execute the runs of a preset that have no row in the result file, draw the figure, and return the conclusion as text.
+
+    A run that failed has a row, so it is not executed again. The figure and the conclusion cover the successful runs of this preset and of
+    the preset "full". For the preset "toy", they cover only its own successful runs.
 
     Args:
         study: study to execute.
@@ -116,11 +121,9 @@ def execute(study: Study, preset: str, where: str, workers: int, rows_path: Path
         figures: folder of the figure.
         report: whether to only report the existing results. If True, no run is executed.
 
-    The figure and the conclusion are those of all runs of the full preset that have a result, and of the runs of the named preset. For the
-    preset "toy" they are those of its own runs.
-
     Raises:
-        InputError: if no run has succeeded, or if runs without a row need a package that is not installed or data that are not given.
+        InputError: if none of the runs that the figure covers has succeeded. Also if there are runs to execute that need a package that is
+            not installed, or data that are not given (see `check_needs`).
     """
     configs = study.presets[preset]
     if not report:
@@ -141,13 +144,13 @@ def execute(study: Study, preset: str, where: str, workers: int, rows_path: Path
 
 
 def _absent(study: Study, configs: Sequence[Any], rows: Iterable[Mapping[str, Any]]) -> int:
-    """Return the number of configs that have no row."""
+    """Return the number of configs that have no row among `rows`, the rows of a result file."""
     ids = {row["id"] for row in rows}
     return sum(sweep.run_id(study.run, config) not in ids for config in configs)
 
 
 def main(study: Study, arguments: Sequence[str] | None = None) -> int:
-    """Run the command line of a study, and return the exit code: 0, or 2 for bad input, or 130 if the user interrupts it.
+    """Run the command line of a study, and return the exit code: 0 for success, 2 for bad input, 130 for an interrupt by the user.
 
     Args:
         study: study.
@@ -173,7 +176,10 @@ def main(study: Study, arguments: Sequence[str] | None = None) -> int:
 
 
 def _parse(study: Study, arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the command line of a study, and return its options. The text of `--help` begins with the docstring of the study."""
+    """Parse the command line of a study, and return its options.
+
+    If `arguments` is None, `sys.argv` is parsed, and the text of `--help` contains the docstring of the study's module.
+    """
     about = sys.modules["__main__"].__doc__ if arguments is None else None
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=list(study.presets), default="full", help="set of runs (default: full)")
@@ -190,11 +196,11 @@ def beside(old: Path, new: Path, out: Path) -> object:
     Args:
         old: path of the left figure, a .png file.
         new: path of the right figure, a .png file.
-        out: path of the new figure.
+        out: path of the figure to write, which must end in .png. An .svg file is written beside it.
 
     Raises:
-        InputError: if `old` or `new` cannot be read, if `out` is the same file as `old` or `new`, or if the file `out` already exists and
-            was written by another program.
+        InputError: if `old` or `new` cannot be read, or `out` does not end in .png. Also if the .png or .svg file to write is the same file
+            as `old` or `new`, already exists and was written by another program, or cannot be written.
     """
     from matplotlib import image
 

@@ -4,12 +4,12 @@
     LSTM_JAX_DATA=... python -m experiments.targets --workers 2     # 11 minutes on two cores at 200 GFLOP/s
 
 The study tests the claim that "the integer representation of characters are random not ordinal". An LSTM with 64 units is trained on
-articles, in windows of 40 characters that start every 5 characters, with three seeds. The last tenth of the text is held out. Three
-settings are varied in all combinations:
+newspaper articles, with three seeds. It reads windows of 40 characters that start every 5 characters. The last tenth of the text is held
+out. Three settings are varied in all combinations:
 
 - Target: The next character is predicted as a category (softmax) or as a number. The number is its id, the loss is the squared error, and
   the output is rounded to the nearest id.
-- Order: The ids of the characters are in the usual order or in a random order.
+- Order: The ids are assigned to the characters in the usual order (by code point) or in a random order.
 - Input: The characters are read as one-hot vectors or as numbers, which are their ids scaled to [0, 1].
 
 Expected: If categories are predicted, the order of the ids makes no difference. If numbers are predicted, the accuracy is much lower. It

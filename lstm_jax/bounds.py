@@ -54,8 +54,8 @@ def check_numbers(config: Any) -> None:
     The type of a field declares its bounds, as in `Annotated[int, Bounds(1, 9, "give 1 to 9")]`. A field whose type declares no bounds is
     not checked. If the type is a tuple of such numbers, every number in the tuple is checked.
 
-    These fields of the instance are changed in place, even if it is frozen: ints and floats take the place of NumPy numbers, which JSON
-    cannot have, and tuples take the place of lists, which JSON has instead of tuples.
+    The checked fields are changed in place, even if the instance is frozen. NumPy numbers become ints or floats, since JSON has no NumPy
+    numbers. In a field of a tuple type, a list, as read from JSON, becomes a tuple.
 
     Raises:
         InputError: if a number lies outside its bounds, or a value is no number of the field's type.

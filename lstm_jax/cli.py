@@ -82,7 +82,9 @@ def _parse(arguments: list[str]) -> Callable[..., None]:
 
 
 def _require_once(command: Any, arguments: Sequence[str]) -> None:
-    """Check that no flag that takes several values is given twice, since tyro would use only the values after the last one.
+    """Check that each flag that takes several values is given at most once.
+
+    If such a flag is given twice, tyro uses only the values after its last occurrence.
 
     Args:
         command: class of the command. Any other callable has no flags.
@@ -104,9 +106,9 @@ def _require_once(command: Any, arguments: Sequence[str]) -> None:
 def _complaint(name: str, stop: BaseException, box: str) -> InputError:
     """Convert an exception of the argument parser tyro to an `InputError`.
 
-    If a config raised an `InputError` while tyro parsed the flags, this error is returned, with the name of the flag in place of the name
-    of the field. An error about an environment variable is returned as it is. Otherwise, the result is made from the text that tyro
-    printed.
+    If a config raised an `InputError` while tyro parsed the flags, the result is this error, with the name of the flag in place of the name
+    of the config's field. If this error is about an environment variable, it is returned unchanged. If no config raised an `InputError`,
+    the result is made from the text that tyro printed.
 
     Args:
         name: name of the command.

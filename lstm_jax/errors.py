@@ -55,7 +55,7 @@ class Interrupted(RuntimeError):
 
 @contextlib.contextmanager
 def system_errors(subject: str, remedy: str) -> Iterator[None]:
-    """Convert an `OSError` in a with-statement, such as one of a file that cannot be written, to an `InputError`.
+    """Convert an `OSError` in the body of a with-statement to an `InputError`, for example if a file cannot be written.
 
     Args:
         subject: name of the file or folder in the error message.

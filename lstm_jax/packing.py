@@ -27,7 +27,8 @@ class Packed(NamedTuple):
         x: array (R, L, ...) of the steps of all sequences, with zeros at steps that belong to no sequence.
         segment_ids: int32 (R, L), the argument `segment_ids` of a recurrent layer. The sequences of a row have the ids 1, 2, ... in their
             order, and steps that belong to no sequence have the id 0.
-        where: int32 (N, 3). Row n holds three numbers for sequence n: its row in `x`, its first step in this row, and its length in steps.
+        where: int32 (N, 3). `where[n]` holds three numbers for sequence n: its row in `x`, its first step in this row, and its length in
+            steps.
     """
 
     x: np.ndarray
@@ -82,7 +83,7 @@ def pack(sequences: Sequence[Any], length: int) -> Packed:
 
 
 def assign_rows(lengths: np.ndarray, length: int) -> np.ndarray:
-    """Choose a row, and a first step in this row, for each of N sequences that are to be packed in as few rows as possible.
+    """Choose a row, and a first step in this row, for each of N sequences, so that few rows are needed.
 
     The longest sequences are placed first. Each one is put into the fullest row that has room for it ("best fit decreasing", a heuristic).
     Among sequences of equal length, the first one is placed first.
@@ -92,7 +93,7 @@ def assign_rows(lengths: np.ndarray, length: int) -> np.ndarray:
         length: number of steps of a row.
 
     Returns:
-        An int32 array (N, 3). Row n holds three numbers for sequence n: its row, its first step in this row, and its length in steps.
+        An int32 array (N, 3). Its entry n holds three numbers for sequence n: its row, its first step in this row, and its length in steps.
 
     Raises:
         InputError: if a sequence is empty or longer than `length`.
@@ -124,8 +125,8 @@ def make_segment_ids(where: np.ndarray, rows: int, length: int) -> np.ndarray:
     The sequences of a row have the ids 1, 2, ... in their order, and steps that belong to no sequence have the id 0.
 
     Args:
-        where: int (N, 3) for N sequences. Row n holds three numbers for sequence n: its row, its first step in this row, and its length in
-            steps.
+        where: int (N, 3) for N sequences. `where[n]` holds three numbers for sequence n: its row, its first step in this row, and its
+            length in steps.
         rows: number of rows.
         length: number of steps of a row.
     """
@@ -138,15 +139,15 @@ def make_segment_ids(where: np.ndarray, rows: int, length: int) -> np.ndarray:
 
 
 def unpack(outputs: Any, where: np.ndarray) -> list[np.ndarray]:
-    """Return the outputs of each of N packed sequences, as a list of N arrays in the order of the rows of `where`.
+    """Return the outputs of each of N packed sequences, as a list of N arrays in the order of `where`.
 
     Array n has the shape (T_n, ...), where T_n is the number of steps of sequence n. The outputs must be in the order of time. Reverse the
     outputs of a layer with `go_backwards=True` before the call, unless the layer has `keep_order=True`.
 
     Args:
         outputs: array (R, L, ...) with R rows of L steps, for example the outputs of a recurrent layer for `Packed.x`.
-        where: int (N, 3), as in `Packed.where`. Row n holds three numbers for sequence n: its row in `outputs`, its first step in this row,
-            and its length in steps.
+        where: int (N, 3), as in `Packed.where`. `where[n]` holds three numbers for sequence n: its row in `outputs`, its first step in this
+            row, and its length in steps.
 
     Raises:
         InputError: if `outputs` has fewer rows or steps than `where` names.
@@ -164,8 +165,8 @@ def last_outputs(outputs: jax.Array, where: Any) -> jax.Array:
 
     Args:
         outputs: array (R, L, ...) with R rows of L steps, for example the outputs of a recurrent layer for `Packed.x`.
-        where: array (N, 3) of NumPy or JAX, as in `Packed.where`. Row n holds three numbers for sequence n: its row in `outputs`, its first
-            step in this row, and its length in steps. Only a NumPy array is checked against the shape of `outputs`.
+        where: array (N, 3) of NumPy or JAX, as in `Packed.where`. `where[n]` holds three numbers for sequence n: its row in `outputs`, its
+            first step in this row, and its length in steps. Only a NumPy array is checked against the shape of `outputs`.
 
     Raises:
         InputError: if `where` is a NumPy array that names more rows or steps than `outputs` has.

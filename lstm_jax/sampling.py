@@ -12,10 +12,10 @@ A character is drawn from softmax(log p / temperature), where p are the model's 
 drawn.
 
 In mode "window" each draw has its own window, and the windows of successive draws overlap. The sampler reads the windows of the next
-`length` draws in parallel, and keeps one state of the model for each. With `length` 3 and the text "abc", for example, these windows hold
-"abc", "bc" and "c" so far. If "d" is drawn, the window "abc" is dropped, an empty window is added, and one step with "d" advances the three
-windows to "bcd", "cd" and "d", as rows of a batch. Thus a character costs one step with `length` rows per text, instead of `length` steps
-with one row.
+`length` draws in parallel, and keeps one state of the model for each window. With `length` 3 and the text "abc", for example, these windows
+hold "abc", "bc" and "c" so far. If "d" is drawn, the window "abc" is dropped, an empty window is added, and one step with "d" advances the
+three windows to "bcd", "cd" and "d", as rows of a batch. Thus a character costs one step with `length` rows per text, instead of `length`
+steps with one row.
 
 B is the number of texts and V the number of distinct characters (the vocabulary size).
 """
@@ -188,9 +188,9 @@ class Sampler:
         def first_logits(model, state, batch):
             """Return the logits (B, V) of the next character of each text.
 
-            The logits are computed from h of the last recurrent layer. In mode "carried", h has one row for each text. In mode "window", it
-            has `length` rows for each text, one for each window. The first of them is used, which is that of the oldest window. This window
-            contains the last `length` characters of the text, or the whole text if it is shorter.
+            The logits are computed from h of the last recurrent layer. In mode "carried", h has one row for each text. In mode "window", h
+            has `length` rows for each text, one for each window, and only the row of the oldest window is used. The oldest window contains
+            the last `length` characters of the text, or the whole text if it is shorter.
             """
             oldest = state[-1].h.reshape(batch, windows, -1)[:, 0]
             return model.logits(sharding.constrain(oldest, 0))

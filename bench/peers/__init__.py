@@ -28,7 +28,7 @@ class Peer:
 
     Attributes:
         name: name of the peer in result rows and flags.
-        title: name of the peer in a report. In it, "{package}" is replaced by the version of that package.
+        title: name of the peer in a report. A package name in braces, such as "{torch}", is replaced by the version of the package.
         module: module of `bench.peers` that defines `build(workload, arrays, options) -> Built` for the peer.
         imports: Python modules that must be installed.
         packages: packages whose versions are recorded in the result rows.

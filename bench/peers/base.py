@@ -123,9 +123,9 @@ def comparable(work: Workload, logits: np.ndarray) -> np.ndarray:
 
 
 def no_recurrent_dropout(options: Options) -> str:
-    """Return the note on the dropout of a library that has no recurrent dropout, or "" if both dropout rates in `options` are 0.
+    """Return the text for `Built.note` of a library that has no recurrent dropout, or "" if both dropout rates in `options` are 0.
 
-    The text is for `Built.note`. It also says that the library drops single elements of the word vectors, with a new mask at each step.
-    This project draws one mask for all steps.
+    The text names two differences from this project. The library has no recurrent dropout. Its input dropout drops single elements of the
+    word vectors, with a new mask at each step, while this project draws one mask for all steps.
     """
     return "dropout of the embedded words, elementwise; no recurrent dropout" if options.dropout or options.recurrent_dropout else ""

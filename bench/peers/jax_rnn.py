@@ -62,7 +62,7 @@ def model(work: Workload, arrays: Arrays, options: Options) -> jax_step.Model:
     tree = {"lstm": pack(arrays.cell())} | {name: array for name, array in weights.items() if not name.startswith("recurrent/")}
 
     def forward(params, x, key):
-        if work.kind == "sentiment":
+        if work.words:
             x = jnp.take(params["embedding/embedding"], x, axis=0)
             if key is not None:
                 x = jnp.where(jax.random.bernoulli(key, 1 - options.dropout, x.shape), x / (1 - options.dropout), 0)
@@ -73,7 +73,7 @@ def model(work: Workload, arrays: Arrays, options: Options) -> jax_step.Model:
         if not work.classes:
             return outputs
         logits = h[0] @ params["head/kernel"] + params["head/bias"]
-        return logits[:, 0] if work.kind == "sentiment" else logits
+        return logits[:, 0] if work.words else logits
 
     def to_ours(tree) -> dict[str, np.ndarray]:
         lstm = unpack(tree["lstm"], work.features, units)

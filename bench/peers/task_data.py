@@ -27,7 +27,7 @@ def imdb_rows() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
 
 
 def articles(config: TextConfig) -> TextConfig:
-    """Return a copy of the config of a text, which reads newspaper articles if the config names no text.
+    """Return a copy of a text config, with the newspaper articles as the text if `config` names no text.
 
     The articles are in the file articles/wp_articles.json of the folder `$LSTM_JAX_DATA`. If this variable is not set, the folder is data/.
     """

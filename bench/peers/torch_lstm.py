@@ -1,7 +1,7 @@
 """Benchmark of PyTorch: nn.LSTM (which is cuDNN's LSTM on a GPU) and torch.optim.Adam(fused=True), in eager mode or with torch.compile.
 
-In bfloat16, the layer alone has weights, inputs and states in bfloat16. A training step runs the model under `torch.autocast`, which
-keeps the weights in float32.
+If the dtype is bfloat16, a workload of a recurrent layer alone has weights, inputs and states in bfloat16. A training step runs the model
+under `torch.autocast`, which keeps the weights in float32.
 """
 
 from collections.abc import Callable
@@ -124,11 +124,11 @@ def _forward(rnn: Any, x: torch.Tensor, note: str) -> Built:
 
 def _evaluation(work: Workload, arrays: Arrays, options: Options, wrapped: Callable[[nn.Module], Any]) -> Built:
     net = wrapped(_loaded(Net(work, 0.0), convert.sentiment_to_torch(arrays.weights)).eval())
-    batches = torch.tensor(arrays.inputs, dtype=torch.int64).split(work.batch)
+    batches = torch.tensor(arrays.inputs, dtype=torch.int64, device=DEVICE).split(work.batch)
 
     @torch.inference_mode()
     def evaluate() -> np.ndarray:
-        return torch.cat([net(batch) for batch in batches]).numpy()
+        return _numpy(torch.cat([net(batch) for batch in batches]))
 
     return evaluation(work, evaluate, _devices(), BIASES)
 

@@ -1,8 +1,8 @@
 """Benchmark of TorchRL's LSTMModule, which resets the state of a sequence where an episode begins.
 
 The option `backend` is given to LSTMModule as its argument `recurrent_backend`. The backend "pad" (the default) cuts the sequences into
-episodes and packs them for nn.LSTM. The backend "scan" is a loop over steps under torch.compile; in eager mode it is slower. The backend
-"triton" needs a GPU.
+episodes and packs them for nn.LSTM. The backend "scan" is a loop over steps. This benchmark runs it under torch.compile, because it is
+slower in eager mode. The backend "triton" needs a GPU.
 """
 
 import numpy as np

@@ -87,7 +87,7 @@ BUILT_IN = frozenset(_ROWS)
 
 
 def _built_in(name: str) -> Cell:
-    """Return the cell of this library with the given name, for pickle."""
+    """Return the cell of this library with the given name. Pickle calls this function to restore a cell."""
     return next(cell for cell in _ROWS if cell.name == name)
 
 

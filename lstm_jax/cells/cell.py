@@ -59,11 +59,14 @@ class Cell:
         return self
 
     def __deepcopy__(self, memo: Any) -> "Cell":
-        """Return the cell itself. A copied layer thus has the same cell, and the same backends."""
+        """Return the cell itself. A copied layer thus keeps its cell object, which some backends require."""
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Return a function and its arguments from which pickle creates the cell again. A cell of this library stays the same object."""
+        """Return a function and its arguments from which pickle creates the cell again.
+
+        Unpickling a cell of this library returns the object that the library defines, not a new object.
+        """
         return _MAKERS.get(self) or (type(self), tuple(getattr(self, field.name) for field in fields(self)))
 
     def output_size(self, units: int) -> int:
@@ -87,7 +90,7 @@ store functions that are defined within other functions."""
 
 
 def made_by(cell: Cell, maker: Callable[..., Cell], *args: Any) -> Cell:
-    """Return `cell`, after noting for pickle that `maker(*args)` returns this object, also in another process."""
+    """Register `maker(*args)` as the call with which pickle restores `cell`, also in another process, and return `cell`."""
     _MAKERS[cell] = (maker, args)
     return cell
 

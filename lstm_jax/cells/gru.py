@@ -4,7 +4,7 @@ The gates are u (update), r (reset) and n (new), in this order:
 
     u = sigmoid(x W_u + h U_u + b_u);  r = sigmoid(x W_r + h U_r + b_r);  h' = u h + (1 - u) n
 
-The two forms differ in n. Either r multiplies h U after the product, or r multiplies h before the product:
+The two forms differ in n. The reset gate r is applied either after or before h is multiplied by U:
 
     reset after the product:   n = tanh(x W_n + b_n + r (h U_n + d_n))
     reset before the product:  n = tanh(x W_n + b_n + (r h) U_n)
@@ -49,8 +49,8 @@ class GRUParams(NamedTuple):
 class ResetBeforeParams(NamedTuple):
     """Parameters of the GRU in the form of Keras' `reset_after=False`: kernel W (E, 3H), recurrent_kernel U (H, 3H) and bias (3H,).
 
-    E is the number of input features, H the number of units and h the previous output. In this form, the candidate contains the product (r
-    h) U, where r is the reset gate.
+    E is the number of input features, H the number of units and h the previous output. In this form, the reset gate r multiplies h before
+    the matrix product, so the candidate contains (r h) U.
     """
 
     kernel: jax.Array

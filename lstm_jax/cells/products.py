@@ -21,8 +21,8 @@ NOT_DIFFERENTIABLE = "give a float dtype"
 def matmul(a: Array, b: Array, compute_dtype=None) -> Array:
     """Return the matrix product `a @ b`.
 
-    If `compute_dtype` is not None, a and b are first cast to this dtype. The product is then accumulated and returned in the dtype that b
-    had before the cast. In int8, the product is that of `int8_matmul`.
+    If `compute_dtype` is None, a and b keep their dtypes. If it is int8, the result is that of `int8_matmul`. For any other dtype, a and b
+    are first cast to this dtype, and the product is accumulated and returned in the dtype that b had before the cast.
     """
     if compute_dtype is None:
         return a @ b
@@ -32,17 +32,22 @@ def matmul(a: Array, b: Array, compute_dtype=None) -> Array:
 
 
 def _codes(array: Array, axis: int) -> tuple[Array, Array]:
-    """Scale an array to -127..127 along an axis; return the rounded numbers, int8, and their scales."""
+    """Round an array to int8, with one scale for each slice along an axis, and return the pair (int8 array, scales).
+
+    Before the rounding, each slice is divided by its scale, so that its largest absolute number becomes 127. A slice of zeros stays zeros,
+    with the scale 0. The scales have size 1 along the axis.
+    """
     scale = jnp.max(jnp.abs(array), axis, keepdims=True) / 127
     return jnp.round(array / jnp.where(scale == 0, 1, scale)).astype(jnp.int8), scale
 
 
 @jax.custom_jvp
 def int8_matmul(a: Array, b: Array) -> Array:
-    """Return the matrix product (..., B, F) of a (..., B, D) and b (D, F), of numbers rounded to int8, in the dtype of b.
+    """Return the matrix product of a (..., B, D) and b (D, F), computed with numbers that are rounded to int8.
 
-    Each row of a and each column of b is scaled so that its largest absolute number becomes 127. The sums are exact. Rows of a are scaled
-    anew in each call (dynamic quantisation, as `torch.ao.quantization.quantize_dynamic` and ONNX Runtime's `quantize_dynamic` do it).
+    The result has the shape (..., B, F) and the dtype of b. Each row of a and each column of b is scaled so that its largest absolute
+    number becomes 127. The int8 products are summed exactly. All scales are computed anew in each call. For a, this is called dynamic
+    quantisation, as in `torch.ao.quantization.quantize_dynamic` and ONNX Runtime's `quantize_dynamic`, which scale the weights b only once.
 
     Raises:
         InputError: if the product is differentiated.
@@ -83,7 +88,7 @@ def masked_matmul(x: Array, kernel: Array, mask: Array | None, compute_dtype=Non
 
 
 def is_per_gate(mask: Any) -> bool:
-    """Return whether a dropout mask contains one mask per gate, so that its shape is (gates, batch size, columns).
+    """Return whether a dropout mask contains one mask per gate, as an array (gates, batch size, columns).
 
     The result is False for a mask (batch size, columns) that all gates share, and for None.
     """

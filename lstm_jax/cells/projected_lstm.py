@@ -2,7 +2,7 @@
 
     z = x W + h U + b, split into i, f, g, o;  c' = sigmoid(f) c + sigmoid(i) tanh(g);  h' = (sigmoid(o) tanh(c')) R
 
-As in PyTorch, there is no second, non-recurrent projection, which the paper also describes.
+The paper also describes a second, non-recurrent projection. As in PyTorch, this projection is left out.
 
 B is the batch size, E the number of input features, H the number of units and P the number of outputs.
 """

@@ -38,8 +38,8 @@ def start_training(devices: int, model: RecurrentConfig) -> None:
     """Set the number of JAX's CPU devices for the training of a model, and enable JAX's compilation cache.
 
     Args:
-        devices: number of CPU devices. If it is 0, the number that suits the model is chosen: one device if the model runs on the backend
-            `compiled`, else one device per core. If it is 0 and JAX has already made its devices, these devices are kept.
+        devices: number of CPU devices. 0 means one device if the model runs on the backend `compiled`, else one device per core. With 0,
+            devices that JAX has already made are kept.
         model: config of the model.
     """
     from lstm_jax.recurrence import cpu_devices
@@ -64,13 +64,17 @@ def warn(notes: Iterable[str]) -> None:
 def say(console: Console, line: str) -> None:
     """Print a line on a console of the library Rich. Brackets in the line are not read as markup.
 
-    On a terminal a long line is wrapped between words, except a command that the user may copy. Elsewhere no line is wrapped.
+    On a terminal, a long line is wrapped between words. A line that begins with "lstm-jax " is not wrapped, because it is a command that
+    the user may copy. If the output does not go to a terminal, no line is wrapped.
     """
     console.print(line, highlight=False, markup=False, soft_wrap=not console.is_terminal or line.startswith("lstm-jax "))
 
 
 def metric_text(value: float | None, form: str) -> str:
-    """Return a number of result.json as text, such as "0.8125" if `form` is ".4f", or "nan" if the value is None."""
+    """Return a metric as text in the format `form`, such as "0.8125" if `form` is ".4f".
+
+    The value None, which is null in the file result.json, becomes "nan".
+    """
     return format(float("nan") if value is None else value, form)
 
 
@@ -78,12 +82,12 @@ Products = Literal["", "float32", "bfloat16", "int8"]
 
 
 def load_run(task: str, folder: Path, dtype: Products = "") -> Any:
-    """Load a trained run from its folder, and print the warnings that loading gave.
+    """Load a trained run from its folder, print the warnings that loading gave, and return the run.
 
     Args:
         task: name of the run's task: "sentiment", "generation" or "forecast".
         folder: folder of the run.
-        dtype: dtype of the matrix products of the recurrent layers; "" means that of the training.
+        dtype: dtype of the matrix products of the recurrent layers; "" means the dtype with which the run was trained.
     """
     trained = import_module(f"lstm_jax.tasks.{task}").load(folder)
     warn(trained.notes)
@@ -112,7 +116,10 @@ class Train(ABC):
 
     @classmethod
     def with_preset(cls, arguments: Sequence[str]) -> "Train | None":
-        """Return the command with the config of the preset that the flag `--preset` names, or None if there is no such flag or preset.
+        """Return an instance of this command with the values of the preset that `--preset` names, or None without such a preset.
+
+        A preset is a named config in `PRESETS`. The result is None if the flag `--preset` is not given, or if the task of this command has
+        no preset with the given name.
 
         Args:
             arguments: the words after the name of the command on the command line.

@@ -1,4 +1,4 @@
-"""The command `lstm-jax completion`, which prints a script for the shell that completes commands, flags and choices."""
+"""The command `lstm-jax completion`, which prints a shell script that completes commands, flags and the values of flags."""
 
 import dataclasses
 import shlex
@@ -34,7 +34,7 @@ _CASE = """\
 
 @dataclass(frozen=True)
 class Completion:
-    """Print a script that completes commands, flags and choices in a shell."""
+    """Print a shell script that completes commands, flags and the values of flags."""
 
     shell: Positional[Literal["bash", "zsh"]]
     """Shell that reads the script: `eval "$(lstm-jax completion bash)"`."""
@@ -47,9 +47,9 @@ class Completion:
 
 
 def script(shell: str, commands: dict[str, Any]) -> str:
-    """Return the script that makes a shell complete the commands of `lstm-jax`.
+    """Return the shell script that completes the commands of `lstm-jax`, their flags and the values of the flags.
 
-    After a flag without choices, the script completes the names of files.
+    After a flag whose type does not list its values, the script completes file names.
 
     Args:
         shell: "bash" or "zsh".
@@ -85,7 +85,10 @@ def flags(command: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _choices(kind: Any) -> Iterator[str]:
-    """Yield the values from which the user of a flag can choose. If its type has no fixed set of values, yield nothing."""
+    """Yield, as strings, the values that the type `kind` of a flag lists. A type that lists no values yields nothing.
+
+    A `Literal` type lists its values. A union type lists the values that its members list.
+    """
     if get_origin(kind) is Literal:
         yield from map(str, get_args(kind))
     elif get_origin(kind) is Union or type(kind).__name__ == "UnionType":

@@ -1,4 +1,4 @@
-"""Function that makes the docstrings of a command's fields the help lines of its flags."""
+"""Function that uses the docstrings of a command's fields as the help texts of the command's flags."""
 
 import dataclasses
 from functools import cache
@@ -9,10 +9,12 @@ import tyro
 
 
 def set_help(command: Any) -> None:
-    """Make the docstring of each field of a command the help line of the field's flag. The fields of configs in the command are included.
+    """Use the docstring of each field of a command as the help text of the field's flag.
 
-    The argument parser tyro (version 1.0.17) would also find the docstrings, but it would keep their line breaks, in the middle of
-    sentences. This function therefore writes each docstring without line breaks into the type annotation of the field, where tyro reads it.
+    If a field is a config, the docstrings of the config's fields are used in the same way.
+
+    The argument parser tyro (version 1.0.17) would also find the docstrings, but it would keep the line breaks within sentences. This
+    function therefore writes each docstring without line breaks into the type annotation of the field, where tyro reads it.
 
     Args:
         command: dataclass of the command. Any other callable has no flags, and is left as it is.

@@ -14,7 +14,7 @@ from lstm_jax.files.writing import check_output
 class Inspect(Checked):
     """Write an HTML page that shows step by step what a trained network does.
 
-    It shows gates, states and outputs, and what the outputs depend on.
+    The page shows gates, states and outputs, and what the outputs depend on.
     """
 
     run: Path = Path("runs/sentiment")

@@ -46,11 +46,14 @@ class Launch(Checked):
 
 
 def run_processes(command: list[str], count: int) -> list[int]:
-    """Run a command in several processes, which find each other through environment variables of JAX, and wait until all have ended.
+    """Run a command in several processes, and wait until all of these processes have ended.
 
-    If this process gets a SIGINT or SIGTERM, it sends the signal to all of these processes. If it gets a SIGHUP, because its terminal is
-    closed, it sends them a SIGTERM. If a second signal ends this process, they are killed. If one of them ends with an error, those that
-    still run `GRACE` seconds later are killed.
+    The processes find each other through environment variables of JAX.
+
+    If this process gets a SIGINT or SIGTERM, it sends the signal to all started processes. If it gets a SIGHUP, because its terminal is
+    closed, it sends a SIGTERM to all started processes. Inside the context `end_on_second_signal`, as in the command line, a second SIGINT
+    or SIGTERM kills the started processes and ends this process at once. Outside this context it is sent on like the first one. If a
+    started process ends with an error, the started processes that still run `GRACE` seconds later are killed.
 
     Args:
         command: program and arguments, the same for each process.
@@ -97,12 +100,18 @@ def divided_cores(count: int) -> list[set[int]]:
 
 @contextlib.contextmanager
 def _passed_on(started: list[subprocess.Popen], count: int) -> Iterator[Callable[[], None]]:
-    """Pass SIGINT and SIGTERM on to all processes in the list until the context ends, and SIGHUP as SIGTERM.
+    """Pass the signals that this process gets on to all started processes, until the context ends.
 
-    Signals that come before the list has `count` processes are passed on by the function that the context gives.
+    SIGINT and SIGTERM are passed on unchanged. SIGHUP, which means that the terminal was closed, is passed on as SIGTERM. It is passed on
+    only once, although a shell and the kernel may each send it. If this process ignores SIGHUP, as under nohup, it is not passed on.
+    Without this function, a SIGHUP of the terminal would not reach the started processes, because they have sessions of their own.
 
-    The processes have sessions of their own, so that the SIGHUP of a terminal that is closed does not reach them. SIGHUP is not passed on
-    if this process ignores it, as under nohup. It is passed on once, although a shell and the kernel may each send it.
+    Signals that come before all processes are started are stored. The context manager yields a function without arguments that passes the
+    stored signals on.
+
+    Args:
+        started: list to which the caller appends the processes.
+        count: number of processes that the caller starts.
     """
     has_hung_up, came = False, deque[int]()
 
@@ -135,8 +144,8 @@ def _passed_on(started: list[subprocess.Popen], count: int) -> Iterator[Callable
 def _codes(started: list[subprocess.Popen]) -> list[int]:
     """Wait until all processes have ended, and return their exit codes, in the order in which the processes ended.
 
-    The code of a process that a signal has killed is 128 plus the number of the signal. If a process ends with an error, those that still
-    run `GRACE` seconds later are killed.
+    The code of a process that a signal has killed is 128 plus the number of the signal. If a process ends with an error, the processes that
+    still run `GRACE` seconds later are killed.
     """
     running, codes, until = dict(enumerate(started)), [], float("inf")
     while running:

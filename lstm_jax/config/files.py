@@ -40,8 +40,8 @@ def with_task(raw: Any) -> Any:
 def config_changes(old: Any, new: Any) -> dict[tuple[str, str], tuple[Any, Any]]:
     """Return the fields in which two configs differ, as a dict from (section, field) to the pair of the old value and the new value.
 
-    A field that a config leaves out has its default value. The section of the task's name is "". If the tasks differ, nothing else is
-    compared.
+    A section is a part of a config, such as "model". A field that a config leaves out has its default value. If the tasks differ, the
+    result contains only the names of the tasks, under the key ("", "task").
 
     Args:
         old: a config, parsed from JSON that was written with `to_json`.
@@ -126,12 +126,13 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _section(field: dataclasses.Field, raw: dict[str, Any]) -> Any:
-    """Return the section of a config that belongs to a field of the config.
+    """Return one section of a config, such as its model section, as a dataclass.
 
-    A section that a later version of the library has added may be missing in `raw`. Its default is then returned.
+    A config that an earlier version of the library wrote may lack a section that was added later. The default of the section is then
+    returned.
 
     Args:
-        field: field of the class of the config, such as the field `model`.
+        field: field of the config's class that holds the section, such as the field `model`.
         raw: the whole config, parsed from JSON.
     """
     if field.metadata.get("added") and field.name not in raw:

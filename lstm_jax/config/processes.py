@@ -7,7 +7,7 @@ from lstm_jax.bounds import Checked, CountOrNone, ProcessIndex
 
 @dataclass(frozen=True)
 class Processes(Checked):
-    """Address, number of processes and index with which one process joins a run of several processes."""
+    """Settings of one process in a run of several processes: address of process 0, number of processes, and index of this process."""
 
     coordinator: str = ""
     """Address HOST:PORT of process 0 in a run of several processes. Under Slurm and Open MPI it is found without this flag."""

@@ -18,7 +18,8 @@ the number of units. The columns of a kernel belong to the gates i, f, g, o, in 
   transposed embedding table.
 
 The function `load` sets the parameters of a layer or a model to such weights, after checking that they fit. The functions that convert
-layers to another library also take layers themselves, and then check that the library can express the options of the layers.
+recurrent layers to another library accept a layer object of lstm_jax in place of such weights. They also check options of this object, and
+raise `InputError` if the other library does not support such an option.
 
 Each returned array is a copy and has the dtype of the array that was converted. Each function raises `InputError` if its arguments do not
 have the layout that it expects.

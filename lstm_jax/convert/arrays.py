@@ -115,9 +115,9 @@ def cell_arrays(cell: str, arrays: Mapping[str, object], where: str = "") -> Arr
 
     Args:
         cell: name of the cell, a key of `LAYOUTS`.
-        arrays: dict from the names of the arrays to the arrays: "kernel" (E, GH), "recurrent_kernel" (H, GH), and each bias (GH,). A bias
-            may be None, which means zeros. A cell with a projection to P outputs also has "projection" (H, P), and its recurrent kernel is
-            (P, GH).
+        arrays: dict from the names of the arrays to the arrays: "kernel" (E, GH), "recurrent_kernel" (H, GH), "bias" (GH,) and, for "gru",
+            "recurrent_bias" (GH,). A bias may be None, which means zeros. A cell with a projection to P outputs also has "projection"
+            (H, P), and its recurrent kernel is (P, GH).
         where: prefix of the names of the arrays in error messages.
 
     Raises:
@@ -268,8 +268,8 @@ def check_model(
         embedding: {"embedding": (V, E)} for V words or characters and E features, or None for a character model whose input is one-hot.
         layers: weights of the recurrent layers, lowest layer first. The layers of a character model must not be bidirectional.
         head: weights of the dense output layer. A sentiment model has {"kernel": (F, 1), "bias": (1,)}, where F is the number of output
-            features of the last recurrent layer. A character model has {"kernel": (F, V), "bias": (V,)}. The kernel may be absent if a
-            character model has an embedding. The weights are then tied, which means that the kernel is the transposed embedding table.
+            features of the last recurrent layer. A character model has {"kernel": (F, V), "bias": (V,)}. If it has an embedding, the kernel
+            may be absent. Without a kernel the weights are tied, which means that the transposed embedding table serves as the kernel.
         kind: "sentiment model" or "character model".
 
     Returns:
@@ -277,7 +277,7 @@ def check_model(
         of the head. The returned head has a kernel even if the weights are tied.
 
     Raises:
-        InputError: if a shape is wrong, if the parts do not fit together, or if a part is not allowed in a model of this kind.
+        InputError: if a shape is wrong, if the parts do not fit together, or if a layer of a character model is bidirectional.
     """
     table = None if embedding is None else shaped("embedding/embedding", embedding["embedding"], "V", "E")
     stack = check_stack(layers)
@@ -317,7 +317,7 @@ def join_model(embedding: Mapping[str, Any] | None, layers: Sequence[Mapping[str
         kind: "sentiment model" or "character model".
 
     Raises:
-        InputError: if a shape is wrong, if the parts do not fit together, or if a part is not allowed in a model of this kind.
+        InputError: if a shape is wrong, if the parts do not fit together, or if a layer of a character model is bidirectional.
     """
     table, stack, dense = check_model(embedding, layers, head, kind)
     model = {} if table is None else {"embedding/embedding": table["embedding"]}
@@ -352,15 +352,16 @@ def split_model(params: Mapping[str, Any], kind: Kind) -> tuple[Arrays | None, l
 def split_paths(params: Mapping[str, Any], kind: Kind) -> list[Layer]:
     """Return the weights of the recurrent layers in the flat dict of a model, lowest layer first, after checking the keys of the dict.
 
-    The arrays are not checked. A character model may lack "embedding/embedding" (one-hot input) or "head/kernel" (tied weights).
+    The arrays are not checked. A character model may lack either "embedding/embedding" (one-hot input) or "head/kernel" (tied weights), but
+    not both.
 
     Args:
         params: the flat dict, whose keys are paths such as "recurrent/0/kernel".
         kind: "sentiment model" or "character model".
 
     Raises:
-        InputError: if a key belongs to no part of such a model, if the embedding or the head is missing, or if the numbers of the layers
-            have a gap.
+        InputError: if a key belongs to no part of such a model, if a required key of the embedding or the head is missing, or if the
+            numbers of the layers have a gap.
     """
     found: dict[int, Layer] = {}
     for path, value in params.items():

@@ -2,11 +2,11 @@
 
 In lstm_jax the weights are a dict of arrays. E is the number of input features and H the number of units. A GRU has the arrays kernel
 (E, 3H), recurrent_kernel (H, 3H), bias (3H,) and recurrent_bias (3H,). The cell "gru_reset_before" has no recurrent_bias. It is the variant
-of the GRU that multiplies the state by the reset gate first and by the recurrent kernel then. The gates of a GRU have the order u, r, n
-(update, reset, new). A simple RNN has the arrays kernel (E, H), recurrent_kernel (H, H) and bias (H,). The LSTM is described in
-`lstm_jax.convert`.
+of the GRU that multiplies the state by the reset gate before it multiplies the result by the recurrent kernel. The gates of a GRU have the
+order u, r, n (update, reset, new). A simple RNN has the arrays kernel (E, H), recurrent_kernel (H, H) and bias (H,). The LSTM is described
+in `lstm_jax.convert`.
 
-A Keras GRU has the gates in the same order (Keras writes z for u), and has both biases in one array (2, 3H). These arrays are defined by
+A Keras GRU has the gates in the same order (Keras writes z for u), and has both biases in one array (2, 3H). Keras' arrays are defined by
 the methods `build` in keras/src/layers/rnn/gru.py and simple_rnn.py (Keras 3.15).
 """
 
@@ -54,6 +54,9 @@ def from_list(cell: str, weights: Sequence[Any], where: str = "") -> Arrays:
         weights: `get_weights()` of the layer: kernel, recurrent kernel and, if the layer has one, bias.
         where: text that stands before the names of the arrays in error messages.
 
+    Returns:
+        a dict with the keys "kernel", "recurrent_kernel", "bias" and, if `cell` is "gru", "recurrent_bias". An absent bias becomes zeros.
+
     Raises:
         InputError: if the number of arrays is not 2 or 3, or an array has a wrong shape.
     """
@@ -73,7 +76,7 @@ def to_list(cell: str, params: Mapping[str, Any], where: str = "") -> list[np.nd
 
     Args:
         cell: "lstm" for a Keras LSTM, or one of the names that `cell_to_keras` accepts.
-        params: dict of the arrays of the cell.
+        params: dict with the keys "kernel", "recurrent_kernel", "bias" and, if `cell` is "gru", "recurrent_bias".
         where: text that stands before the names of the arrays in error messages.
 
     Raises:
@@ -93,11 +96,12 @@ def cell_to_keras(cell: str, params: Any) -> list[np.ndarray]:
         cell: "gru" for a Keras GRU with `reset_after=True` (the default), "gru_reset_before" for a Keras GRU with `reset_after=False`, or
             "simple_rnn" for a Keras SimpleRNN.
         params: a `Recurrent` layer, or a dict with the keys "kernel", "recurrent_kernel" and "bias". If `cell` is "gru", the dict also has
-            the key "recurrent_bias". The Keras layer must have the activations and the direction of the layer, which are not checked.
+            the key "recurrent_bias". The Keras layer must have the activations and the direction of the `Recurrent` layer. This function
+            does not check them.
 
     Raises:
-        InputError: if `cell` is none of the three names, or if `params` has wrong keys or shapes. Also if it is a layer with another cell,
-            with zoneout or with a learned state, which Keras does not have.
+        InputError: if `cell` is none of the three names, or if `params` has wrong keys or shapes. Also if `params` is a layer with another
+            cell, with zoneout or with a learned initial state. Keras has neither zoneout nor a learned initial state.
     """
     _check_name(cell)
     return to_list(cell, exported_layer(cell, params, KERAS))

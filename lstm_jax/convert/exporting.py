@@ -1,4 +1,4 @@
-"""Weights of layers of lstm_jax for other libraries, after checking that the other library can express the options of the layers."""
+"""Export of the weights of lstm_jax layers, with checks that the other library can express the options of the layers."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -17,12 +17,13 @@ class Target(NamedTuple):
 
     Attributes:
         title: name of the layer in error messages, such as "PyTorch module".
-        cells: dict from the name of a cell to the values of the attribute `cell` that the target computes, for example {"lstm": ("lstm",)}.
-            A cell that is absent is not checked for its activations, because the user of the weights chooses them.
-        merges: values of `merge_mode` of a bidirectional layer that the target has.
+        cells: dict from the name of a cell without activations to the names, with activations, of its variants that the target computes,
+            for example {"simple_rnn": ("simple_rnn", "simple_rnn(relu)")}. For a cell that is not a key, the activations are not checked,
+            because the user of the weights chooses them.
+        merges: values of `merge_mode` of a bidirectional layer that the target supports.
         reverses: whether the target can read a sequence in reverse.
-        bfloat16: whether the operands of its matrix products may have another dtype than its parameters.
-        starts: whether the initial state is chosen in each call of the target. If false, the target starts from zeros.
+        bfloat16: whether the target can convert the operands of its matrix products to another dtype than that of its parameters.
+        starts: whether each call of the target receives an initial state. If false, the target starts from zeros.
     """
 
     title: str
@@ -64,10 +65,10 @@ def merge_of(parts: Sequence[Any], merge: str | None) -> str:
 
     Args:
         parts: layers or dicts of arrays. A dict of arrays does not show how its directions are combined.
-        merge: what the caller asks for. None means that of the layers or, if there is no bidirectional layer, "concat".
+        merge: the mode that the caller asks for. None means the `merge_mode` of the `Bidirectional` layers or, if there are none, "concat".
 
     Raises:
-        InputError: if two layers combine their outputs in different ways, or otherwise than the caller asks.
+        InputError: if the `Bidirectional` layers have different values of `merge_mode`, or if `merge` is given and differs from theirs.
     """
     found = [part.merge_mode for part in parts if is_a(part, OWN, "Bidirectional")]
     alike = len(set(found)) <= 1

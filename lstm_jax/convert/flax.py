@@ -53,8 +53,8 @@ def lstm_to_linen(params: Any, rnn: bool = False) -> dict[str, Any]:
         rnn: true for an nn.RNN that contains the cell: the result is then {"cell": parameters of the cell}. False for the cell itself.
 
     Raises:
-        InputError: if the keys or shapes of `params` are not those of an LSTM, or if it is a layer with other activations, with zoneout or
-            with a learned state.
+        InputError: if the keys or shapes of `params` are not those of an LSTM, or if `params` is a layer with activations other than tanh
+            and sigmoid, with zoneout or with a learned initial state.
     """
     return _wrap(_to_gates(params, forget="if"), rnn)
 
@@ -89,8 +89,8 @@ def lstm_to_nnx(params: Any, optimized: bool = True, rnn: bool = False) -> dict[
         rnn: true for an nnx.RNN that contains the cell: the result is then {"cell": parameters of the cell}. False for the cell itself.
 
     Raises:
-        InputError: if the keys or shapes of `params` are not those of an LSTM, or if it is a layer with other activations, with zoneout or
-            with a learned state.
+        InputError: if the keys or shapes of `params` are not those of an LSTM, or if `params` is a layer with activations other than tanh
+            and sigmoid, with zoneout or with a learned initial state.
     """
     if not optimized:
         return _wrap(_to_gates(params, forget="if_"), rnn)

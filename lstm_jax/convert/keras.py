@@ -1,8 +1,8 @@
 """Conversion of weights between lstm_jax and the lists of arrays that `get_weights()` of a Keras layer or model returns.
 
 The docstring of the package `lstm_jax.convert` describes the layout of weights in lstm_jax. Keras has the same gate order i, f, g, o (Keras
-writes c for g) and the same shapes, so that no array is transposed. If a Keras layer has no bias (`use_bias=False`), its bias in lstm_jax
-is zeros. Conversion to Keras always gives biases. The arrays are defined in keras/src/layers/rnn/lstm.py (`LSTMCell.build`),
+writes c for g) and the same shapes, so no array is transposed. If a Keras layer has no bias (`use_bias=False`), its bias in lstm_jax is
+zeros. Conversion to Keras always returns biases. Keras' arrays are defined in keras/src/layers/rnn/lstm.py (`LSTMCell.build`),
 keras/src/layers/rnn/bidirectional.py and keras/src/layers/core/embedding.py (Keras 3.15). V is the size of the vocabulary, E the number of
 input features and H the number of units.
 """
@@ -55,14 +55,14 @@ def lstm_to_keras(params: Any) -> list[np.ndarray]:
 
     Args:
         params: an `LSTM` layer, or {"kernel": (E, 4H), "recurrent_kernel": (H, 4H), "bias": (4H,)} for E input features and H units. The
-            Keras layer must have the activations and the direction of the layer, which are not checked.
+            Keras layer must have the activations and the direction of the `LSTM` layer. This function does not check them.
 
     Returns:
         [kernel, recurrent kernel, bias], with the same shapes.
 
     Raises:
-        InputError: if the keys or shapes of `params` are not those of an LSTM, or if it is a layer with zoneout or a learned state, which
-            Keras does not have.
+        InputError: if the keys or shapes of `params` are not those of an LSTM, or if `params` is a layer with zoneout or a learned initial
+            state. Keras has neither.
     """
     return to_list("lstm", exported_layer("lstm", params, KERAS))
 
@@ -97,12 +97,12 @@ def bidirectional_to_keras(params: Any, *, cell: str = "lstm") -> list[np.ndarra
 
     Args:
         params: a `Bidirectional` layer, or {"forward": dict, "backward": dict}, where each dict has the arrays of the cell. The Keras layer
-            must have the activations and the `merge_mode` of the layer, which are not checked.
+            must have the activations and the `merge_mode` of the `Bidirectional` layer. This function does not check them.
         cell: "lstm", "gru", "gru_reset_before" or "simple_rnn".
 
     Raises:
         InputError: if `cell` is none of these names, or if the keys or shapes of `params` are not those of a bidirectional layer with this
-            cell. Also if it is a layer with zoneout or a learned state, which Keras does not have.
+            cell. Also if `params` is a layer with zoneout or a learned initial state. Keras has neither.
     """
     _check_cell(cell)
     arrays = exported_layer(cell, params, KERAS)
@@ -183,8 +183,8 @@ def sentiment_from_keras(weights: Sequence[Any]) -> Arrays:
     equal shapes with H units each may be the two directions of one bidirectional layer, or two separate layers. They are read as one
     bidirectional layer if the layer after them has 2H input features.
 
-    The list does not show the merge mode, the activations or `go_backwards`, so that this function cannot check these options. To have them
-    checked, save the model as a `.keras` file and use `sentiment_from_keras_file`.
+    The list does not show the merge mode, the activations or `go_backwards`. This function therefore cannot check these options. To have
+    them checked, save the model as a `.keras` file and use `sentiment_from_keras_file`.
 
     Args:
         weights: `get_weights()` of the model.

@@ -1,4 +1,4 @@
-"""Checks of a Keras model's config.json, which a `.keras` archive contains: the classes, the options and the order of its layers."""
+"""Checks of the classes, the options and the order of a Keras model's layers, as the config.json in a `.keras` archive describes them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -38,6 +38,8 @@ HEAD_ACTIVATIONS: dict[Kind, tuple[object, ...]] = {SENTIMENT: ("linear", "sigmo
 
 def order_in_config(config: Any, model: Kind, subject: str) -> list[str]:
     """Return the names of a Keras model's recurrent layers in the order of the model, after checking the options of all layers.
+
+    The names are those of the layers' groups in a weight file, such as "lstm", "lstm_1" and "bidirectional".
 
     Args:
         config: the parsed config.json, which contains the order and the options.
@@ -98,9 +100,9 @@ def _check_chain(config: Any, subject: str) -> None:
         subject: name of the model in error messages.
 
     Raises:
-        InputError: if the layers that have weights are not an Embedding (or none), recurrent layers and a Dense in this order, if a layer
-            reads something else than the first output of the layer before it (and the mask of the Embedding), if a layer is called several
-            times or with training=True, or if the model has several inputs or outputs.
+        InputError: if the layers that have weights are not an optional Embedding, recurrent layers and a Dense, in this order. Also if a
+            layer reads anything other than the first output of the layer before it. The mask of the Embedding is the only exception. Also
+            if a layer is called several times or with training=True, or if the model has several inputs or outputs.
     """
     layers = [layer for layer in config["layers"] if layer["class_name"] != MASK]
     kinds = [kind for layer in layers if (kind := layer["class_name"].lower()) in (*RECURRENT, "embedding", "dense")]

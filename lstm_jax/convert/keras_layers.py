@@ -8,10 +8,13 @@ from lstm_jax.convert.matching import Given, is_a
 from lstm_jax.errors import require
 
 CELLS = {"LSTM": "lstm", "GRU": "gru", "SimpleRNN": "simple_rnn"}
-"""Dict from the class of a recurrent Keras layer to the name of its cell in lstm_jax. A GRU with `reset_after=False` has another cell."""
+"""Dict from the class of a recurrent Keras layer to the name of its cell in lstm_jax.
+
+A GRU with `reset_after=False` has the cell "gru_reset_before" instead of "gru".
+"""
 KINDS = (*CELLS, "Bidirectional")
 NAMES = {"exponential": "exp", "softsign": "soft_sign"}
-"""Dict from the name of an activation in Keras to its name in the attribute `cell` of a layer, where the two differ."""
+"""Dict from the name of an activation in Keras to its name in the attribute `cell` of a layer of lstm_jax, if the two names differ."""
 
 
 def is_keras(value: Any) -> bool:
@@ -20,15 +23,16 @@ def is_keras(value: Any) -> bool:
 
 
 def given_by_keras(layer: Any, name: str) -> Given:
-    """Return the weights of a recurrent Keras layer, with the cell and the options that are compared with those of a layer of lstm_jax.
+    """Return the weights of a recurrent Keras layer, and the cell and the options that a layer of lstm_jax must have for these weights.
 
     Args:
-        layer: a Keras LSTM, GRU, SimpleRNN, or Bidirectional of one of them. It must be built.
+        layer: a Keras LSTM, GRU, SimpleRNN, or Bidirectional of one of them. It must be built, which means that its weights exist.
         name: name of the layer in error messages.
 
     Raises:
         InputError: if `layer` is of another class, is not built, or has an activation that is not one of Keras' own functions. Also if the
-            two directions of a Bidirectional layer have different cells or activations.
+            two directions of a Bidirectional layer have different cells or activations, or if its forward layer has `go_backwards=True` or
+            its backward layer `go_backwards=False`.
     """
     if not is_a(layer, "keras", "Bidirectional"):
         given = _given_by_one(layer, name)
@@ -63,7 +67,15 @@ def _given_by_one(layer: Any, name: str) -> Given:
 
 
 def _activation(layer: Any, argument: str, name: str) -> str:
-    """Return the name that an activation of a Keras layer has in the attribute `cell` of a layer of lstm_jax.
+    """Return the name that lstm_jax uses for an activation of a Keras layer.
+
+    If a layer of lstm_jax does not have the default activations of its cell, its attribute `cell` contains their names, as in
+    "lstm(relu, sigmoid)". A name is the same as in Keras, except for the activations in `NAMES`.
+
+    Args:
+        layer: the Keras layer.
+        argument: "activation" or "recurrent_activation".
+        name: name of the layer in error messages.
 
     Raises:
         InputError: if the activation is not one of Keras' own functions.

@@ -30,9 +30,9 @@ def load(layer: Any, weights: Any, prefix: str = "") -> None:
     of the vocabulary.
 
     Args:
-        layer: what is changed in place: a `Recurrent` layer (`LSTM`, `GRU`, `SimpleRNN`), a `Bidirectional` layer or a `RecurrentStack`; a
-            dense layer (`nnx.Linear`, `ClassifierHead`); an embedding layer (`nnx.Embed`, `Embedding`); or a model (`SentimentClassifier`,
-            `CharGenerator`).
+        layer: the layer or model whose parameters are set in place. It is a `Recurrent` layer (`LSTM`, `GRU`, `SimpleRNN`), a
+            `Bidirectional` layer or a `RecurrentStack`; a dense layer (`nnx.Linear`, `ClassifierHead`); an embedding layer (`nnx.Embed`,
+            `Embedding`); or a model (`SentimentClassifier`, `CharGenerator`).
         weights: for recurrent layers, one of these.
 
             - Weights in the layout of lstm_jax: for a `Recurrent` layer a dict of arrays such as {"kernel": (E, GH), "recurrent_kernel":
@@ -40,27 +40,27 @@ def load(layer: Any, weights: Any, prefix: str = "") -> None:
               such dicts, lowest layer first. The functions of `lstm_jax.convert` that convert layers return such weights. The dict of a
               layer with a projection also has "projection": (H, P), and its recurrent kernel is (P, 4H). The activations are not checked.
             - The state dict of a PyTorch nn.LSTM, nn.GRU, nn.RNN, nn.LSTMCell, nn.GRUCell or nn.RNNCell, or of a model that contains it.
-              The layer must have the activations of PyTorch. A state dict does not show whether an nn.RNN uses tanh or relu, so that both
-              are accepted.
+              The layer must have the activations of PyTorch. A state dict does not show whether an nn.RNN uses tanh or relu. Both are
+              therefore accepted.
             - The PyTorch module itself. An nn.RNN then shows whether it uses tanh or relu.
-            - A Keras LSTM, GRU, SimpleRNN, or Bidirectional of one of them or, for a `RecurrentStack`, a list of such layers. The layer
-              must have the same activations and, if it is a GRU, the same `reset_after`. A `Recurrent` layer must have the same
-              `go_backwards`. If that is true, it must also have `keep_order=False`, since Keras returns the outputs in the order in which
-              the steps are read. A `Bidirectional` layer must have the same `merge_mode`.
+            - A Keras LSTM, GRU, SimpleRNN, or Bidirectional of one of them. For a `RecurrentStack`, a list of such Keras layers. The layer
+              must have the same activations as the Keras layer and, if it is a GRU, the same `reset_after`. A `Recurrent` layer must have
+              the same `go_backwards`. If `go_backwards` is true, it must also have `keep_order=False`, since Keras returns the outputs in
+              the order in which the steps are read. A `Bidirectional` layer must have the same `merge_mode`.
 
             For a dense layer: {"kernel": (in, out), "bias": (out,)}, or an nn.Linear of PyTorch, or a state dict. For an embedding layer:
             {"embedding": (V, E)}, or an nn.Embedding of PyTorch, or a state dict. For a model: a dict from the paths of its arrays, such
             as "recurrent/0/kernel", to the arrays. `sentiment_from_keras_file` and `generation_from_torch`, for example, return such a
-            dict. For another model of lstm_jax, it is `lstm_jax.models.functional(model).params`. The cell of the model must be lstm, gru,
-            gru_reset_before or simple_rnn.
+            dict. To copy the weights of another model object `model` of lstm_jax, give `lstm_jax.models.functional(model).params`. The
+            cell of the model must be lstm, gru, gru_reset_before or simple_rnn.
         prefix: prefix of the names of the module's arrays in the state dict of a bigger model, for example "rnn.".
 
     Raises:
         InputError: if `layer` is something else, or `weights` has none of these forms. Also if the layer and the weights differ in the
             number of layers, directions, features or units, in the cell, or in the name or shape of a parameter. Also if they differ in the
             activations, which are known only for weights of PyTorch and Keras layers, or in the options named above, which are known only
-            for Keras layers. Also if only one of the two has a projection, or if the layer has no bias and the bias in the weights is not
-            zero.
+            for Keras layers. Also if the layer has a projection and the weights have none, or the reverse. Also if the layer has no bias
+            and the bias in the weights is not zero.
     """
     if is_dense(layer):
         found = matched_dense(layer, weights, prefix)

@@ -24,7 +24,7 @@ def is_embedding(layer: Any) -> bool:
 
 
 def is_model(layer: Any) -> bool:
-    """Return whether a value is a model of lstm_jax whose weights can be one flat dict."""
+    """Return whether a value is a `SentimentClassifier` or a `CharGenerator` of lstm_jax."""
     return is_a(layer, OWN, "SentimentClassifier", "CharGenerator")
 
 
@@ -33,7 +33,8 @@ def matched_dense(layer: Any, weights: Any, prefix: str) -> Pairs:
 
     Args:
         layer: an `nnx.Linear`, or a `ClassifierHead` of lstm_jax, with a kernel (in, out).
-        weights: {"kernel": (in, out), "bias": (out,)}, or an nn.Linear of PyTorch, or its state dict, or that of a model that contains it.
+        weights: {"kernel": (in, out), "bias": (out,)}, an nn.Linear of PyTorch, its state dict, or the state dict of a model that contains
+            the nn.Linear.
         prefix: prefix of the names of the nn.Linear's arrays in the state dict, for example "fc.".
 
     Raises:
@@ -53,12 +54,13 @@ def matched_embedding(layer: Any, weights: Any, prefix: str) -> Pairs:
 
     Args:
         layer: an `nnx.Embed`, or an `Embedding` of lstm_jax, with a table (V, E).
-        weights: {"embedding": (V, E)}, or an nn.Embedding of PyTorch, or its state dict, or that of a model that contains it.
+        weights: {"embedding": (V, E)}, an nn.Embedding of PyTorch, its state dict, or the state dict of a model that contains the
+            nn.Embedding.
         prefix: prefix of the name of the nn.Embedding's array in the state dict, for example "embedding.".
 
     Raises:
-        InputError: if `weights` has none of these forms, or does not fit the layer. Also if it is an nn.Embedding with `max_norm`, which
-            changes its vectors when they are looked up.
+        InputError: if `weights` has none of these forms, or does not fit the layer. Also if `weights` is an nn.Embedding with `max_norm`,
+            because such a module changes a vector when the vector is looked up.
     """
     if isinstance(weights, Mapping) and not prefix and "embedding" in weights:
         (table,) = embedding_to_keras(weights)
@@ -79,8 +81,8 @@ def _torch_arrays(weights: Any, prefix: str, module: str, names: tuple[str, ...]
         names: names of the arrays that the module may have. The first one is required.
 
     Raises:
-        InputError: if `weights` is something else, if the first array in `names` is missing, or if the state dict has an array with this
-            prefix whose name without the prefix is not in `names`.
+        InputError: if `weights` is something else, or if the first array in `names` is missing. Also if the state dict has an array whose
+            name begins with `prefix`, followed by something that is not in `names`.
     """
     state = weights.state_dict() if callable(getattr(weights, "state_dict", None)) else weights
     remedy = f"give an {module}, its state dict, or arrays that a function of lstm_jax.convert has converted"
@@ -101,12 +103,12 @@ def split_flat(model: Any, weights: Any) -> tuple[list[Layer], Pairs]:
         weights: the flat dict, with keys such as "embedding/embedding", "recurrent/0/kernel" and "head/bias".
 
     Returns:
-        two values: the weights of the recurrent layers, lowest layer first, which are not checked; and pairs of a parameter of the
-        embedding or the head, and the array with its new values.
+        two lists. The first has the weights of the recurrent layers, lowest layer first. They are not checked. The second has pairs: a
+        parameter of the embedding or the head, and the array with its new values.
 
     Raises:
         InputError: if `weights` is not such a dict, if a key is missing or unknown, or if a shape is not that of the model. Also if the
-            weights of the model are tied, and those in `weights` are not.
+            model ties the kernel of its head to the embedding, and "head/kernel" is given but is not the transposed embedding table.
     """
     kind = SENTIMENT if is_a(model, OWN, "SentimentClassifier") else CHARACTER
     flat = isinstance(weights, Mapping) and all(isinstance(name, str) for name in weights)

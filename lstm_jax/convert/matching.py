@@ -13,9 +13,10 @@ from lstm_jax.errors import InputError, require
 OWN = "lstm_jax"
 """Name of this package, for `is_a`."""
 TORCH_CELLS = {"lstm": ("lstm",), "gru": ("gru",), "simple_rnn": ("simple_rnn", "simple_rnn(relu)"), PROJECTED: (PROJECTED,)}
-"""Dict from the name of a cell to the values of a layer's attribute `cell` for which PyTorch has a module with equal results.
+"""Dict from the name of a cell without activations to the names, with activations, of its variants that PyTorch can compute.
 
-For example, nn.RNN computes "simple_rnn" (with tanh) or "simple_rnn(relu)".
+The names of the variants are values of the attribute `cell` of a layer. For example, nn.RNN can compute "simple_rnn" (with tanh, the
+default) and "simple_rnn(relu)".
 """
 
 
@@ -28,7 +29,7 @@ class Given(NamedTuple):
         allowed: cells that the layer may have, each with its activations, for example ("simple_rnn(relu)",). If None, the layer may have
             any activations, because those of the weights are not known.
         source: what the weights come from, in error messages.
-        options: dict from the names of other attributes that the layer must have, for example "go_backwards", to their values.
+        options: dict from the name of an attribute of the layer, such as "go_backwards", to the value that the attribute must have.
     """
 
     arrays: Layer
@@ -73,8 +74,9 @@ def matched(layer: Any, given: Given, at: str) -> list[tuple[Any, Any]]:
         at: words that follow the name of the layer's attribute in error messages, such as " of layer 1".
 
     Raises:
-        InputError: if the layer is of another class. Also if the layer and the weights differ in the number of directions, features or
-            units, in the cell, or in the activations or options, if these are known.
+        InputError: if `layer` is neither a `Recurrent` nor a `Bidirectional` layer. Also if the layer and the weights differ in the number
+            of directions, features, units or outputs, or in the cell. Also if `given.allowed` is not None and does not contain the cell of
+            the layer with its activations, or if an attribute in `given.options` has another value. Also if `paired` rejects the arrays.
     """
     pair = is_a(layer, OWN, "Bidirectional")
     recurrent = pair or is_a(layer, OWN, "Recurrent")
@@ -120,7 +122,8 @@ def base_cell(layer: Any) -> str:
 def paired(layer: Any, arrays: Arrays, where: str = "", at: str = "") -> list[tuple[Any, Any]]:
     """Check that a layer has a parameter of the same name and shape for each array, and return pairs (parameter, array).
 
-    The arrays in the result have the dtypes of the parameters. An array of zeros needs no parameter, if it is a bias.
+    A layer without a bias fits if the bias in `arrays` is zero. No pair is returned for this bias. The arrays in the pairs have the dtypes
+    of the parameters.
 
     Args:
         layer: a module whose attributes are its parameters.

@@ -51,15 +51,15 @@ def layers_to_onnx(
     begin with "state/1/" and "new_state/1/", and so on. Each state has the shape (directions, batch, units), where `directions` is 1, or 2
     for a bidirectional layer.
 
-    Dropout is left out, because it ends with training. `return_sequences`, `return_state` and `stateful` of the layers do not matter.
+    Dropout is left out, because it is active only in training. `return_sequences`, `return_state` and `stateful` of the layers are ignored.
 
     Args:
         cell: name of the cell: "lstm", "gru", "gru_reset_before" or "simple_rnn".
-        layers: a `RecurrentStack`, a `Recurrent` or `Bidirectional` layer, or a list of layers, lowest layer first. In place of a layer the
-            list may contain the weights of one: a dict of the arrays of a cell, or {"forward": dict, "backward": dict}. Weights do not show
-            the options of their layer, such as `activation` and `go_backwards`, so that these are not checked.
-        merge: how the outputs of two directions are combined: "concat", "sum", "ave" or "mul". None means `merge_mode` of the layers, or
-            "concat" if weights are given.
+        layers: a `RecurrentStack`, a `Recurrent` or `Bidirectional` layer, or a list of layers, lowest layer first. An entry of the list
+            may also be the weights of a layer: a dict of the arrays of a cell, or {"forward": dict, "backward": dict}. Weights do not show
+            the options of their layer, such as `activation` and `go_backwards`. These options are then not checked.
+        merge: how the outputs of two directions are combined: "concat", "sum", "ave" or "mul". None means the `merge_mode` of the
+            `Bidirectional` layers or, if there are none, "concat".
         states: whether the states are inputs and outputs. If false, each layer starts from zeros.
         metadata: texts to add to the metadata of the model, by name. None adds none.
 
@@ -67,9 +67,11 @@ def layers_to_onnx(
         an `onnx.ModelProto`.
 
     Raises:
-        InputError: if ONNX has no operator for the cell, if a layer has another cell or an option that ONNX cannot express (activations,
-            `go_backwards`, zoneout, `dtype`, residual connections, or a learned state while `states` is false), if the keys, shapes or
-            dtypes of the weights are wrong, or if the package onnx is not installed.
+        InputError: if ONNX has no operator for the cell, if the keys, shapes or dtypes of the weights are wrong, or if the package onnx is
+            not installed. Also if a layer has another cell, or an option that ONNX cannot express: other activations than the default ones,
+            `go_backwards`, zoneout, a `dtype` other than that of the parameters, residual connections, `merge_mode=None`, or a learned
+            initial state while `states` is false. Also if `merge` is unknown or differs from the `merge_mode` of a `Bidirectional` layer,
+            or if the `Bidirectional` layers differ in `merge_mode`.
     """
     check_operator(cell)
     target = Target("recurrent layer of ONNX", ONNX_CELLS, MERGES, bfloat16=False, starts=states)
@@ -219,7 +221,8 @@ def _split(params: Mapping[str, Any], cell: str, merge: str, kind: Kind) -> tupl
         kind: "sentiment model" or "character model".
 
     Returns:
-        the embedding table or None, the weights of the layers, the arrays of the head, and the number of output features of the last layer.
+        four values: the embedding table (V, E) or None, the list of the weights of the layers, the dict of the arrays of the head with the
+        keys "bias" and, unless the weights are tied, "kernel", and the number of output features of the last layer.
     """
     layers, outputs = _check_stack(cell, split_paths(params, kind), merge)
     two = [number for number, layer in enumerate(layers) if is_bidirectional(layer)]

@@ -1,7 +1,8 @@
 """Construction of ONNX graphs that run recurrent layers with ONNX's own operators LSTM, GRU and RNN.
 
-The operators are described in ONNX's documentation (Operators.md, opset 14). Their arrays have one row for each direction, and their gates
-have the order i, o, f, c (LSTM) or z, r, h (GRU). In lstm_jax the gate c has the name g, z has the name u, and h has the name n.
+The operators are described in ONNX's documentation (Operators.md, opset 14). The first axis of their weight arrays has one entry for each
+direction. The gates of the operators have the order i, o, f, c (LSTM) or z, r, h (GRU). In lstm_jax the gate c has the name g, z has the
+name u, and h has the name n.
 
 T is the number of steps, B the batch size, D the number of directions, E the number of input features and H the number of units.
 """
@@ -181,7 +182,7 @@ def add_layers(
     """Add a stack of recurrent layers to a graph, and return the names of its outputs.
 
     If `states` is true, the initial state of each layer is an input of the graph, such as "state/0/h", and its final state is an output,
-    such as "new_state/0/h". They have the shape (D, B, H), where D is 1, or 2 for a bidirectional layer.
+    such as "new_state/0/h". Each state has the shape (D, B, H), where D is 1, or 2 for a bidirectional layer.
 
     B is the batch size, T the number of steps, E the number of input features and H the number of units.
 

@@ -3,8 +3,8 @@
 The docstring of the package `lstm_jax.convert` describes the layout of weights in lstm_jax, and the module `lstm_jax.convert.torch_layers`
 converts the layers.
 
-The head of a bidirectional sentiment model of lstm_jax reads the state of each direction after its last step. In PyTorch these states are
-cat(h_n[-2], h_n[-1]), not output[:, -1].
+The head of a bidirectional sentiment model of lstm_jax reads the final state h of each direction. A PyTorch model with the same result must
+compute its head from cat(h_n[-2], h_n[-1]), not from output[:, -1].
 """
 
 import os

@@ -1,21 +1,21 @@
 """Conversion of weights between lstm_jax and the state dicts of PyTorch's recurrent layers and cells.
 
 The layers are nn.LSTM, nn.GRU and nn.RNN, and the cells nn.LSTMCell, nn.GRUCell and nn.RNNCell. They are converted to and from the cells
-"lstm", "gru" and "simple_rnn" of lstm_jax, and an nn.LSTM with `proj_size` to and from the cell "lstm_projected", the LSTM with a recurrent
-projection. The docstring of the package `lstm_jax.convert` describes the layout of weights in lstm_jax. E is the number of input features,
-H the number of units and G the number of gates: 4 for an LSTM, 3 for a GRU and 1 for a simple RNN.
+"lstm", "gru" and "simple_rnn" of lstm_jax. An nn.LSTM with `proj_size` is converted to and from the cell "lstm_projected", an LSTM with a
+recurrent projection. The docstring of the package `lstm_jax.convert` describes the layout of weights in lstm_jax. E is the number of input
+features, H the number of units and G the number of gates: 4 for an LSTM, 3 for a GRU and 1 for a simple RNN.
 
 Layer k of a PyTorch module has two matrices: weight_ih_l[k] (GH, E) is the transposed kernel, and weight_hh_l[k] (GH, H) is the transposed
 recurrent kernel. Unless the module was created with `bias=False`, layer k also has two biases (GH,), bias_ih_l[k] and bias_hh_l[k]. The
-names of the arrays of the backward direction end in _reverse. The arrays of a cell have the same names without _l[k]. The layout is
+names of the arrays of the backward direction end in _reverse. The arrays of a PyTorch cell have the same names without _l[k]. The layout is
 described in torch/nn/modules/rnn.py ("Variables" of LSTM and "Attributes" of the others).
 
 An nn.LSTM with `proj_size=P` has another matrix weight_hr_l[k] (P, H), the transposed array "projection" of lstm_jax, and weight_hh_l[k] is
 (4H, P). The layer above reads the P outputs of each direction.
 
 The gates of an LSTM have the order i, f, g, o, as in lstm_jax. Those of a GRU have the order r, u, n in PyTorch, and u, r, n in lstm_jax.
-The two biases of a GRU are its bias and its recurrent_bias in lstm_jax. The other cells of lstm_jax have one bias, which is the sum of the
-two. Conversion to PyTorch stores it in bias_ih, and zeros in bias_hh.
+The two biases of a GRU are its bias and its recurrent_bias in lstm_jax. The other cells of lstm_jax have one bias, which is the sum of
+bias_ih and bias_hh. Conversion to PyTorch stores the sum in bias_ih, and zeros in bias_hh.
 """
 
 import re
@@ -139,9 +139,9 @@ def layers_to_torch(cell: str, layers: Any, prefix: str = "", bias: bool = True)
 
     Args:
         cell: "lstm", "gru" or "simple_rnn", for an nn.LSTM, nn.GRU or nn.RNN, or "lstm_projected" for an nn.LSTM with `proj_size`.
-        layers: a `RecurrentStack`, a `Recurrent` or `Bidirectional` layer, or a list of layers, lowest layer first. In place of a layer the
-            list may contain the weights of one, as `layers_from_torch` returns them. Weights do not show the options of their layer, such
-            as `activation` and `go_backwards`, so that these are not checked.
+        layers: a `RecurrentStack`, a `Recurrent` or `Bidirectional` layer, or a list of layers, lowest layer first. An entry of the list
+            may also be the weights of a layer, in the form that `layers_from_torch` returns. Weights do not show the options of their
+            layer, such as `activation` and `go_backwards`. These options are then not checked.
         prefix: prefix of the names in the state dict, for example "rnn.".
         bias: whether the PyTorch module has biases. If false, all biases of the layers must be zero.
 
@@ -185,15 +185,15 @@ def cell_from_torch(cell: str, state_dict: Mapping[str, Any], prefix: str = "") 
 
 
 def cell_to_torch(cell: str, params: Any, prefix: str = "", suffix: str = "_l0", bias: bool = True) -> dict[str, np.ndarray]:
-    """Convert the weights of a cell to the state dict of a PyTorch layer with one layer and one direction, or of a PyTorch cell.
+    """Convert the weights of a cell to the state dict of a PyTorch cell, or of an nn.LSTM, nn.GRU or nn.RNN with one layer and direction.
 
     This function is the inverse of `cell_from_torch`. The values of the state dict are NumPy arrays. The bias of an LSTM or a simple RNN
     becomes bias_ih, and bias_hh becomes zeros.
 
     Args:
         cell: "lstm", "gru" or "simple_rnn", or "lstm_projected" for an nn.LSTM with `proj_size`.
-        params: a `Recurrent` layer, or a dict with the keys that `cell_from_torch` returns. A dict does not show the options of its layer,
-            so that these are not checked.
+        params: a `Recurrent` layer, or a dict with the keys that `cell_from_torch` returns. The options of the layer to which a dict
+            belongs are not known, and are therefore not checked.
         prefix: prefix of the names in the state dict, for example "cell.".
         suffix: end of the names: "_l0" for an nn.LSTM, nn.GRU or nn.RNN, and "" for an nn.LSTMCell, nn.GRUCell or nn.RNNCell.
         bias: whether the PyTorch module has biases. If false, the biases in `params` must be zero.
@@ -234,8 +234,8 @@ def _grouped(state_dict: Mapping[str, Any], prefix: str, module: str) -> dict[tu
         module: class of the module in error messages, such as "nn.LSTM".
 
     Returns:
-        a dict from (number of the layer, direction) to the arrays of this layer and direction, which are a dict with keys such as
-        "weight_ih" and "bias_hh". The number is None for a PyTorch cell, and the direction is "forward" or "backward".
+        a dict from (number of the layer, direction) to a dict of the arrays of this layer and direction. The keys of the inner dict are
+        names such as "weight_ih" and "bias_hh". The number is None for a PyTorch cell, and the direction is "forward" or "backward".
     """
     found: dict[tuple[int | None, str], dict[str, object]] = {}
     for name, value in state_dict.items():

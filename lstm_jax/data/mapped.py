@@ -27,9 +27,9 @@ class MappedIds:
     `nbytes`.
 
     Args:
-        shards: a pair (ids, joint) for each shard: the ids that are stored, and an array in which joint[k] is the joint id for the stored
-            id k.
-        dtype: dtype of the joint ids.
+        shards: a pair (ids, joint) for each shard: the ids that are stored, and an array in which joint[k] is the id in the joint
+            vocabulary for the stored id k.
+        dtype: dtype of the ids in the joint vocabulary.
         begin: index of the first id of this array, counted over the ids of all shards.
         end: index after the last id of this array, also counted over the ids of all shards. If None, the array ends with the last shard.
     """
@@ -45,7 +45,7 @@ class MappedIds:
 
     @property
     def nbytes(self) -> int:
-        """Number of bytes of the ids that are in memory, which is 0."""
+        """Number of bytes of ids in memory, which is always 0 because the ids stay in files."""
         return 0
 
     def __len__(self) -> int:
@@ -114,8 +114,8 @@ def allow_open_files(count: int) -> None:
 def _give_back(ids: np.ndarray) -> None:
     """Release the pages of a mapped file from the memory of this process.
 
-    Without this call, the process would keep all pages that it has read in its memory. After the call, the pages stay in the cache of the
-    operating system as long as there is room.
+    Without this call, all pages that the process has read would stay in the memory of the process. After the call, the pages stay in the
+    cache of the operating system as long as there is room.
     """
     if isinstance(ids.base, mmap.mmap):
         ids.base.madvise(mmap.MADV_DONTNEED)

@@ -118,8 +118,8 @@ def ragged(rows: Iterable[Any]) -> tuple[np.ndarray, np.ndarray]:
     """Concatenate N rows of integers.
 
     Returns:
-        A pair (values, offsets): a one-dimensional int32 array of the integers of all rows, and an int64 array (N + 1,) of the offsets of
-        the rows in it. Both are arguments of `pad_ragged`.
+        A pair (values, offsets), as `pad_ragged` takes them. The one-dimensional int32 array `values` has the integers of all rows. The
+        int64 array `offsets` (N + 1,) divides them: row n is `values[offsets[n]:offsets[n + 1]]`.
     """
     arrays = [np.asarray(row, np.int32) for row in rows]
     offsets = np.zeros(len(arrays) + 1, np.int64)

@@ -55,9 +55,9 @@ class Series:
 
     @property
     def _ticks(self) -> np.ndarray:
-        """(N,) float64: the times, in whole microseconds if the series is dated.
+        """(N,) float64: the times in whole microseconds if the series is dated, else the unchanged `times`.
 
-        Days as float64 are not exact. Rounded to microseconds they are, from 1902 to 2038.
+        Times in days can be inexact in float64. Rounding to whole microseconds makes the times from 1902 to 2038 exact.
         """
         return self._in_ticks(self.times)
 
@@ -65,12 +65,15 @@ class Series:
         return np.rint(times * self._ticks_per_unit) if self.dated else times
 
     def times_after(self, count: int) -> np.ndarray:
-        """Return the times (count,) of further entries after the last one, each `usual_gap` after the entry before it."""
+        """Return the times (count,) of `count` further entries, which continue the series at intervals of `usual_gap`."""
         times = self._ticks[-1] + np.median(np.diff(self._ticks)) * np.arange(1, count + 1)
         return (np.rint(times) if self.dated else times) / self._ticks_per_unit
 
     def numbers(self, times: np.ndarray) -> np.ndarray:
-        """Return times as float64 numbers in the unit of `times`. Times of a dated series may be given as datetime64, in UTC.
+        """Return the given times as float64 numbers in the unit of the attribute `Series.times`.
+
+        Args:
+            times: numbers in this unit. For a dated series, datetime64 values in UTC are allowed too.
 
         Raises:
             InputError: if datetime64 times are given, and the series is not dated.
@@ -93,7 +96,8 @@ class Series:
     def shown(self, time: float) -> str:
         """Return a time of this series as text: an ISO date if the series is dated, else a number with up to 15 digits.
 
-        The text of a date has the offset of the series (`offset`), if it has one. Without an offset the time of day 00:00 is left out.
+        If the series has an offset from UTC (`offset`), a date is written with its time of day and this offset. Otherwise a date is written
+        without an offset, and the time of day is left out if it is 00:00.
 
         Raises:
             InputError: if the date is before the year 1 or after the year 9999.
@@ -142,8 +146,8 @@ def _read_moment(text: Any, before: _Moment | None, subject: str) -> _Moment:
         subject: name of the time in error messages.
 
     Raises:
-        InputError: if the text is neither a finite number nor an ISO date, or if it does not suit the time of the row before; see
-            `read_series`.
+        InputError: if the text is neither a finite number nor an ISO date, if one of the two times is a number and the other is a date, if
+            only one of the two times has an offset from UTC, or if the time is not later than the time of the row before.
     """
     moment = _moment(str(text).strip())
     if moment is None:
@@ -161,10 +165,10 @@ def _read_moment(text: Any, before: _Moment | None, subject: str) -> _Moment:
 def read_series(path: str | os.PathLike[str], time: str = "time", value: str = "value") -> Series:
     """Read a time series from two columns of a CSV or JSON-lines file.
 
-    A row without a value is left out. The gap between the rows before and after it is then longer.
+    A row without a value is left out. This makes the gap between the row before and the row after longer.
 
-    A date may have an offset from UTC, which may change within the file, as it does with summer time. The date is then an instant. A date
-    without an offset is read as UTC.
+    A date may have an offset from UTC. The offset may change within the file, for example because of summer time, and all dates are
+    converted to UTC. A date without an offset is read as UTC.
 
     Args:
         path: the file.
@@ -172,10 +176,10 @@ def read_series(path: str | os.PathLike[str], time: str = "time", value: str = "
         value: name of the column of the values.
 
     Raises:
-        InputError: if the file cannot be read, a column is missing, a time is neither a number nor an ISO date, the times do not increase,
-            the times are partly numbers and partly dates, only some of the dates have an offset from UTC, or a value is not a finite
-            number. The message names the line with the error. Also if semicolons or tabs separate the columns.
-            Also if fewer than two rows have a value, or if float64 cannot represent the gaps between the times divided by the median gap.
+        InputError: if the file cannot be read, if semicolons or tabs separate its columns, if a column is missing, if a value is not a
+            finite number, if a time is neither a finite number nor an ISO date, if the times do not increase, if some times are numbers and
+            others are dates, if only some of the dates have an offset from UTC, if fewer than two rows have a value, or if float64 cannot
+            represent the gaps between the times divided by the median gap. If the error lies in one line, the message names the line.
     """
     path = Path(path)
     times: list[float] = []

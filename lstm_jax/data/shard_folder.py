@@ -1,4 +1,4 @@
-"""Folder of shards. Several processes can write its shards at the same time, and a later call can complete an unfinished folder.
+"""Folder of shards: several processes can write the shards at the same time, and interrupted writing can be continued.
 
 A shard is one part of a data set. It consists of one or more data files and a record NNNNN.json, where NNNNN is the number of the shard.
 The record is written last. It begins with its own SHA-256, so that damage is noticed, and describes the part of the input that the shard
@@ -56,8 +56,9 @@ def write_missing(
             shards.
 
     Raises:
-        InputError: if the folder cannot be written, if it holds shards that were written for other `parts` or other files with the names
-            of shards, if `write` raises an InputError, or if a process that writes shards is killed.
+        InputError: if the folder cannot be written, if it holds shards that were written for other `parts`, if it holds no shards but other
+            files that have names of shard files or of the index, if `write` raises an InputError, or if a process that writes shards is
+            killed.
     """
     with parsing(f"shards {folder}", "name a folder that can be written"):
         folder.mkdir(parents=True, exist_ok=True)
@@ -148,7 +149,7 @@ def _numbers(folder: Path, ending: str) -> list[int]:
 
 
 def read_index(folder: Path, kind: str, command: str) -> tuple[dict[str, Any], bytes]:
-    """Read the index of a folder, which is the file index.json, and return a pair of its content and the bytes of the file.
+    """Return a pair: the content of the index file of a folder (index.json) as a dict, and the bytes of this file.
 
     Args:
         folder: the folder.
@@ -156,7 +157,7 @@ def read_index(folder: Path, kind: str, command: str) -> tuple[dict[str, Any], b
         command: command that writes such a folder, for error messages.
 
     Raises:
-        InputError: if there is no index, or if it is damaged or of another kind.
+        InputError: if there is no index, if the index is damaged, or if its entry "format" differs from `kind`.
     """
     try:
         content = (folder / INDEX).read_bytes()

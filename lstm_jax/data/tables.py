@@ -28,11 +28,12 @@ def table_rows(path: Path, wanted: tuple[str, ...] = ()) -> Iterator[tuple[int, 
 
     Args:
         path: the file.
-        wanted: names of columns that the caller needs. They serve only to recognise a CSV file whose fields are not separated by commas.
+        wanted: names of columns that the caller needs. They serve only to recognise a CSV file with semicolons or tabs between its fields:
+            splitting its first line at semicolons or tabs gives all these names, and splitting it at commas does not.
 
     Raises:
-        InputError: if the file is absent or truncated, or holds invalid UTF-8, JSON or CSV. The message names the line with the error. Also
-            if the first line of a CSV file has the columns `wanted` only when it is split at semicolons or tabs.
+        InputError: if the file is absent or truncated, if it holds invalid UTF-8, JSON or CSV (the message names the line), if two columns
+            of a CSV file have the same name, or if `wanted` shows that the fields of a CSV file are separated by semicolons or tabs.
     """
     csv_file = ".csv" in path.name.lower()[-7:]
     subject, remedy = f"file {path}", "give a complete file that can be read"

@@ -64,8 +64,8 @@ def decode_utf8(content: bytes, path: str | Path) -> str:
         path: path of the file, for the error message.
 
     Raises:
-        InputError: if `require_no_archive` or `require_utf8` does not accept the content, or if the content is not valid UTF-8. In the last
-            case the message gives the offset of the first invalid byte.
+        InputError: if the content looks like an archive, a compressed file, a PDF, UTF-16 or UTF-32 (see `require_no_archive` and
+            `require_utf8`), or if it is not valid UTF-8. For invalid UTF-8, the message gives the offset of the first invalid byte.
     """
     require_no_archive(content, path)
     require_utf8(content, f"file {path}")

@@ -90,8 +90,8 @@ def read_members(path: Path, subject: str, remedy: str, names: Sequence[str] = (
         names: names of the arrays to read. If empty, all are read.
 
     Raises:
-        InputError: if the file is damaged, or if two members have the same name. Also if a member to read does not exist, is encrypted or
-            has an unknown compression method. Also if the members to read expand to more bytes than `most_expanded` allows for the size of
+        InputError: if the file is damaged, if two members have the same name, if a member to read does not exist, is encrypted or has an
+            unknown compression method, or if the members to read expand to more bytes in total than `most_expanded` allows for the size of
             the file.
     """
     with open_input(path, subject, remedy) as file, parsing(subject, remedy), zipfile.ZipFile(file) as archive:

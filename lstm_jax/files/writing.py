@@ -53,14 +53,13 @@ def user_path(path: str | Path) -> Path:
 def check_output(path: Path, inputs: Iterable[Path | str] = (), force: bool = False) -> None:
     """Check that a command may write its output to the file that the user has named.
 
-    The path may be that of a new file. An existing file may be replaced if it has the mark of lstm-jax, which is the text `MARK`, and is
-    not one of the files in `inputs`. A file without the mark may be replaced only if `force` is true and the command does not read the
-    file.
+    The path may be that of a new file. An existing file may be replaced only if the command does not read it. If it lacks the mark of
+    lstm-jax, which is the text `MARK` near the start of a file, `force` must also be true.
 
     Args:
         path: path of the output.
-        inputs: paths of the files and folders that the command reads; "-" stands for standard input. A command that is given a folder reads
-            the files in it that do not have the mark.
+        inputs: paths of the files and folders that the command reads; "-" stands for standard input. If a folder is given, all files in it
+            and in its subfolders count as read, except those with the mark.
         force: whether an existing file without the mark may be replaced.
 
     Raises:
@@ -101,8 +100,8 @@ def _marked(path: Path) -> bool:
 def _reads(given: Path | str, path: Path, marked: bool) -> bool:
     """Return whether the existing file `path` is an input of a command that reads `given`.
 
-    The file is an input if `given` is the file itself. If `given` is a folder that contains the file, the file is an input too, except a
-    file that lstm-jax has written, since a command does not read its own outputs.
+    The file is an input in two cases: `given` is the file itself, or `given` is a folder that contains the file and lstm-jax has not
+    written the file. In a folder, a command skips the files that lstm-jax has written, because they are its outputs.
 
     Args:
         given: file or folder that the command reads, or "-" for standard input.
@@ -208,8 +207,8 @@ def summed_json(content: dict[str, Any]) -> bytes:
 def read_summed(content: bytes) -> dict[str, Any] | None:
     """Return the dict that `summed_json` has encoded as `content`, or None if `content` is damaged.
 
-    It counts as damaged if the checksum in its first line is not that of the rest, or if the rest is invalid JSON, is nested too deeply or
-    is not a JSON object.
+    `content` counts as damaged in two cases: its first line is not the checksum of the remaining lines, or the remaining lines are not a
+    JSON object that Python can parse.
     """
     first, _, body = content.partition(b"\n")
     if hashlib.sha256(body).hexdigest().encode() != first:

@@ -8,7 +8,7 @@ _CALL = re.compile(r" = (.*?) (all-reduce|all-gather|all-to-all|reduce-scatter|c
 _ARRAY = re.compile(r"\b(pred|[a-z]+\d+)(?:e\d+m\d+\w*)?\[([\d,]*)\]")
 
 _WITH_OPERAND = ("all-gather", "collective-permute", "reduce-scatter", "all-to-all")
-"""Collectives whose asynchronous form returns a tuple: its operands, its results and, on some devices, further members."""
+"""Collectives whose asynchronous form returns a tuple of the operands, the results and, on some devices, further members."""
 
 
 class Collective(NamedTuple):
@@ -21,9 +21,9 @@ class Collective(NamedTuple):
 
 
 def collectives(hlo: str) -> list[Collective]:
-    """Return the collectives of a compiled program, in the order of its text.
+    """Return the collectives of a compiled program, in the order in which they stand in the text of the program.
 
-    A collective within a loop is listed once.
+    A collective within a loop is listed once, since the text contains it once.
 
     Args:
         hlo: text of the compiled program, `jax.jit(function).lower(*arguments).compile().as_text()`.

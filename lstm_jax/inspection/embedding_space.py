@@ -245,11 +245,10 @@ def escape(word: str) -> str:
     Keras' vocabulary has words with no-break spaces and with NEL (U+0085), which many programs read as a line break. A "%" is not changed.
 
     Args:
-        word: the word. For each byte that is not valid UTF-8 it contains the surrogate that Python's error handler "surrogateescape"
-            decodes from the byte.
+        word: the word. Bytes that are not valid UTF-8 must have been decoded to surrogates by Python's error handler "surrogateescape".
 
     Raises:
-        InputError: if the word is empty, or contains a surrogate of another kind.
+        InputError: if the word is empty, or contains a surrogate that this error handler does not make.
     """
     require(word != "", "word", "empty", "leave words without letters out")
     if word.isprintable() and " " not in word:

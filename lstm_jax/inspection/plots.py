@@ -22,7 +22,7 @@ class Bins(Protocol):
         edges: (K + 1,) bounds of the bins. Bin k reaches from edges[k] to edges[k + 1].
         confidence: (K,) mean predicted probability in each bin.
         frequency: (K,) share of positive labels in each bin.
-        count: (K,) number of reviews in each bin.
+        count: (K,) number of predictions in each bin.
     """
 
     @property

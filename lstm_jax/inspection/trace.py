@@ -83,8 +83,8 @@ def trace(model: nnx.Module, *args: Any, **options: Any) -> tuple[Any, list[Laye
         A pair of the result of the model, and a list with one `LayerTrace` for each call of a recurrent layer, in the order of the calls.
 
     Raises:
-        InputError: if the model is not a module, if it calls no recurrent layer, or if it calls one inside a transformation of JAX, such as
-            `jit` or `scan`. The values inside a transformation cannot be read from outside.
+        InputError: if the model is not a module, if it calls no recurrent layer, or if it calls a recurrent layer inside a transformation
+            of JAX, such as `jit` or `scan`. The values inside a transformation cannot be read from outside.
     """
     require(isinstance(model, nnx.Module), "model", type(model).__name__, "give an nnx.Module")
     copied, running, found = nnx.clone(model), [""], list[LayerTrace]()
@@ -118,12 +118,13 @@ def _name(layer: Recurrent, path: str, running: list[str]) -> None:
     """Change a layer so that its calls record their beginning and end in the list `running`.
 
     Each call of the layer appends `path` to the list when it begins, and removes the path when it ends. The last entry of the list is thus
-    the path of the layer whose call runs. To change the layer, its class is replaced by a new subclass.
+    the path of the layer whose call runs. If one layer calls another, this is the inner layer until its call ends. To change the layer, its
+    class is replaced by a new subclass.
 
     Args:
         layer: the layer, which is changed in place.
         path: path of the layer in the model.
-        running: list of the paths of all layers whose calls run.
+        running: list of the paths of all layers whose calls have begun and not ended.
     """
     kind = type(layer)
 

@@ -20,7 +20,7 @@ from lstm_jax.inspection.offline import fill_template
 MOST_BYTES = 5_000_000
 """Largest size of a page in bytes."""
 LEAST_UNITS = 8
-"""Smallest number of units of each layer that a page may show, or the number of units of the smallest layer, if that is smaller."""
+"""Smallest number of units of each layer that a page may show. If a layer has fewer units, the size of the smallest layer replaces it."""
 _REMEDY = "give fewer or shorter examples, or fewer epochs"
 _DIVERGED = "the network has diverged: inspect another run, or train it with a lower learning rate"
 _TEMPLATE = Path(__file__).with_name("window.html")
@@ -200,9 +200,12 @@ def _sizes(window: Window) -> list[int]:
 
 
 def _units_that_fit(window: Window, most_bytes: int) -> list[np.ndarray]:
-    """Choose the units of each layer that a page of at most `most_bytes` bytes has room for, and return their indices.
+    """Choose the units of each layer to show in a page of at most `most_bytes` bytes.
 
-    If not all units of a layer fit, those whose outputs vary most are chosen.
+    If there is no room for all units of a layer, the units whose outputs vary most are chosen.
+
+    Returns:
+        One array for each layer, with the indices of the chosen units.
 
     Raises:
         InputError: if there is no room for `LEAST_UNITS` units of each layer.

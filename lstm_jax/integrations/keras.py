@@ -54,7 +54,7 @@ def why_not(layer: keras.layers.RNN) -> str:
 def _activations(cell: Any) -> list[Any]:
     """Return the activation and the recurrent activation of a Keras cell, each as its name if it is one of Keras' own functions.
 
-    The cell of a simple RNN has no recurrent activation, for which "sigmoid" is returned.
+    Any other function is returned as it is. For the cell of a simple RNN, which has no recurrent activation, "sigmoid" is returned.
     """
     functions = [cell.activation, getattr(cell, "recurrent_activation", keras.activations.sigmoid)]
     names = [keras.activations.serialize(function) for function in functions]
@@ -175,9 +175,14 @@ class _Unrolled(keras.layers.RNN):
         return last, outputs if self.return_sequences else last[:, None], list(final)
 
     def _with_first_outputs(self, outputs: Any, mask: Any, h: Any) -> Any:
-        """Return the outputs with h, the initial output (B, H), at the steps that are read before a row's first valid step.
+        """Return the outputs with the initial output in place of zeros at the steps that are read before the first valid step of a row.
 
-        This is what Keras' loop on JAX has there; `unroll` has zeros, as Keras' unrolled loop.
+        Keras' loop on JAX returns the initial output at these padded steps. `unroll` and Keras' unrolled loop return zeros.
+
+        Args:
+            outputs: outputs (B, T, H) or, if the layer does not return sequences, last output (B, H).
+            mask: bool (B, T), False at padded steps.
+            h: initial output (B, H).
         """
         if not self.return_sequences:
             has_any: Any = keras.ops.any(mask, axis=1)
@@ -214,7 +219,7 @@ class Bidirectional(keras.layers.Bidirectional):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: dict[str, type] | None = None) -> Any:
-        """Make a bidirectional layer from a config that `get_config` of one returned. The arguments are those of Keras.
+        """Make a `Bidirectional` layer from a config that `get_config` of such a layer returned. The arguments are those of Keras.
 
         The name of a class in `LAYERS`, such as "LSTM", means the layer of this module, unless `custom_objects` gives another one.
         """
@@ -288,9 +293,9 @@ class _Replacing:
         return _shared(layer, kind)
 
     def bidirectional(self, layer: Any) -> Any:
-        """Return a copy of a Keras `Bidirectional` layer whose inner layers are what the method `layer` of this class returns for them.
+        """Return a copy of a Keras `Bidirectional` layer in which the forward and the backward layer are replaced, if possible.
 
-        If that method returns both of them unchanged, the result is the given layer itself.
+        Each of the two is replaced by the result of the method `layer`. If neither can be replaced, the given layer is returned.
         """
         both = [self.layer(layer.forward_layer), self.layer(layer.backward_layer)]
         if both == [layer.forward_layer, layer.backward_layer]:
@@ -334,8 +339,8 @@ class _Replacing:
 def accelerate(model: Any) -> Any:
     """Return a copy of a Keras model whose recurrent layers are run by `lstm_jax.unroll`. The copy gives the same results.
 
-    Both models share their weights, so that training one of them also trains the other. If the given model is compiled, the new model is
-    compiled too, with the same optimizer object. A warning names each recurrent layer that is not replaced, and the reason.
+    Both models share their weights: training one of them also trains the other. If the given model is compiled, the new model is compiled
+    too, with the same optimizer object. A warning names each recurrent layer that is not replaced, and the reason.
 
     Args:
         model: a Sequential or Functional model whose weights have been created. Layers in a Sequential or Functional model inside it are

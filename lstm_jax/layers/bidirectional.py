@@ -34,7 +34,7 @@ class Bidirectional(nnx.Module):
 
     Raises:
         InputError: if `merge_mode` is unknown, `backward` contains an argument that both layers must share, the layers have different
-            numbers of outputs while `merge_mode` is "sum", "ave" or "mul", or `Recurrent` does not accept an argument.
+            numbers of output features while `merge_mode` is "sum", "ave" or "mul", or `Recurrent` does not accept an argument.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class Bidirectional(nnx.Module):
         return self.forward.initial_state(batch, dtype), self.backward.initial_state(batch, dtype)
 
     def join_states(self, states: tuple[Any, Any]) -> Any:
-        """Return the states of both directions as one state, whose arrays (B, 2 H) have the units of the forward layer first.
+        """Join the states of both directions to one state, with arrays (B, 2 H) that begin with the units of the forward layer.
 
         In an encoder-decoder model (Cho et al. 2014; Bahdanau et al. 2015), the joined state can be the initial state of a decoder with 2 H
         units. If the layers have a projection to P outputs, the decoder needs a projection to 2 P outputs.

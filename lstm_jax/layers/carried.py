@@ -115,13 +115,13 @@ class LayerState(nnx.Module):
             self.carried = carry(self.initial_state(batch))
 
     def _reset_state(self, given: Any) -> Any:
-        """Return the state to which a reset sets the layer: a state, or None, which stands for zeros.
+        """Return the state that replaces the state of the layer at a reset. None stands for zeros.
 
-        If `given` is None, the learned initial state of the layer, with arrays (H,), is returned. A layer without a learned initial state
-        then returns None.
+        If `given` is not None, it is returned unchanged. Otherwise the learned initial state of the layer, with arrays (H,), is returned.
+        The result is None if the layer has no learned initial state either.
 
         Args:
-            given: state that the caller of the layer gave as `reset_state`, which is returned unchanged; or None.
+            given: argument `reset_state` of the call of the layer, or None.
         """
         if given is not None or not self.learned_state:
             return given

@@ -41,7 +41,7 @@ class Embedding(nnx.Module):
         self.embedding = nnx.Param(initializers.draw(initializer, rngs.params(), (vocabulary, features), param_dtype))
 
     def __call__(self, ids: Int[Array, "..."], batch_axis: int = 0) -> Float[Array, "... E"]:
-        """Return the vectors (..., E) of ids (...). On a mesh they are sharded along the batch axis, whose index is `batch_axis`."""
+        """Return the vectors (..., E) of ids (...). On a device mesh, they are sharded along the axis `batch_axis` of the ids."""
         return sharding.gather_columns(self.embedding[...], ids, batch_axis)
 
     def mask(self, ids: Int[Array, "..."]) -> Bool[Array, "..."] | None:

@@ -14,7 +14,7 @@ def dropout_key(own: nnx.RngStream | None, given: Source) -> jax.Array:
 
     Args:
         own: random stream of the layer, or None if it has none.
-        given: source that the caller gave: `Rngs` with a stream `dropout`, a random stream, a key, which is returned unchanged, or None.
+        given: source that the caller gave: `Rngs` with a stream `dropout`, a random stream, a key, or None. A key is returned unchanged.
 
     Raises:
         InputError: if both sources are None, or if the source is `Rngs` without a stream `dropout`.

@@ -156,7 +156,7 @@ class Recurrent(LayerState):
             base: the layer's cell with its default activations.
 
         Raises:
-            InputError: if a rate is above 0 and the cell does not have what it needs.
+            InputError: if a rate is above 0 and the cell does not meet the conditions for this rate.
         """
         for part, rate in self.zoneout.items():
             if rate:
@@ -179,7 +179,7 @@ class Recurrent(LayerState):
         return self.row.output_size(self.units)
 
     def set_view(self, deterministic: bool | None = None) -> None:
-        """Set whether the layer runs without dropout, for `flax.nnx.view`. None changes nothing."""
+        """Set whether the layer runs without dropout. None changes nothing. `flax.nnx.view` calls this method."""
         self.deterministic = self.deterministic if deterministic is None else deterministic
 
     def cell_params(self) -> Any:
@@ -327,8 +327,8 @@ class Recurrent(LayerState):
         """Return the parameters of the cell and the dropout masks for one call of the layer.
 
         In training, weight dropout multiplies the recurrent kernel by a mask, and dropout masks are drawn unless the caller gave some. In
-        evaluation no masks are drawn. Without masks from the caller, the second result is then None or, if the layer has zoneout, contains
-        the rates of zoneout.
+        evaluation no masks are drawn. In evaluation, if the caller gave none, the second result is None for a layer without zoneout, and a
+        `DropoutMasks` with the rates of zoneout for a layer with zoneout.
 
         Args:
             batch: number of rows B.

@@ -15,7 +15,7 @@ from lstm_jax.layers.recurrent import Recurrent, Shape, count_params
 
 
 class RecurrentStack(nnx.Module):
-    """Stack of recurrent layers, of which each reads the outputs of the layer before it.
+    """Stack of recurrent layers, in which each layer reads the outputs of the layer before it.
 
     All layers get the same argument `mask`.
 
@@ -28,8 +28,8 @@ class RecurrentStack(nnx.Module):
         dropout: dropout rate of the outputs of every layer except the last. As in `torch.nn.LSTM`, each number of each step is dropped
             independently of the others. (The argument `dropout` of a call is something else: the masks inside the layers.)
         residual: whether the inputs of a layer are added to its outputs, for every layer except the first (as in Wu et al. 2016, section
-            3.1). The added inputs are those before the dropout between layers. All layers must then have the same number of outputs, and
-            the last layer must have `return_sequences=True`, too.
+            3.1). The inputs are added as they are before the dropout between layers. With residual connections, all layers must have the
+            same number of outputs, and the last layer must have `return_sequences=True`, too.
         rngs: random streams; the dropout between layers is drawn from the stream `dropout`. They are needed if `dropout` is above 0 and
             calls are made without `rngs`.
 
@@ -93,7 +93,7 @@ class RecurrentStack(nnx.Module):
         return (found, states) if self.all_states else found
 
     def set_view(self, deterministic: bool | None = None) -> None:
-        """Set whether the stack runs without dropout between its layers, for `flax.nnx.view`. None changes nothing."""
+        """Set whether the stack runs without dropout between its layers. None changes nothing. `flax.nnx.view` calls this method."""
         self.deterministic = self.deterministic if deterministic is None else deterministic
 
     def reset_state(self, batch: int | None = None) -> None:

@@ -104,8 +104,8 @@ class CharGenerator(nnx.Module):
             rngs: random streams or a key for the dropout masks. If None, each layer draws from the streams that it was made with.
 
         Returns:
-            Two values: the logits, and a list of the final states. The logits are those after every step, (B, T, V). If `last` is true,
-            they are those after the last step, (B, V).
+            A pair of the logits and the list of the final states. If `last` is false, the logits have the shape (B, T, V), with V logits
+            after each step. If `last` is true, they have the shape (B, V).
         """
         h, states = self.hidden(ids, mask=mask, state=state, deterministic=deterministic, rngs=rngs)
         return self.logits(states[-1].h) if last else jnp.swapaxes(self.logits(h), 0, 1), states

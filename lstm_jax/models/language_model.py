@@ -22,9 +22,10 @@ from lstm_jax.shapes import TokenIds
 class WordLanguageModel(nnx.Module):
     """Word-level language model whose parameters initialise a sentiment classifier (Dai & Le 2015).
 
-    It predicts the next word and, if the classifier is bidirectional, also the previous word. The layers are an embedding, a recurrent
-    layer for each direction, and a dense layer for each direction. The dense layer maps the outputs to vectors of the size of an embedding.
-    The logit of a word is the inner product of this vector and the embedding of the word, plus a bias of the word (tied weights).
+    The model predicts the next word and, if the classifier is bidirectional, also the previous word. The layers are an embedding with E
+    features, a recurrent layer for each direction, and a dense layer for each direction. At each step, the dense layer maps the output of
+    the recurrent layer to a vector (E,). The logit of a word is the inner product of this vector and the embedding of the word, plus a bias
+    of the word (tied weights).
 
     The embedding and the recurrent layer have the same names and shapes as those of a `SentimentClassifier` with the same config, so that
     their trained parameters can initialise the classifier.
@@ -48,18 +49,19 @@ class WordLanguageModel(nnx.Module):
     def __call__(
         self, ids: TokenIds, *, deterministic: bool | None = None, rngs: jax.Array | None = None
     ) -> list[tuple[Float[Array, "L B E"], Int[Array, "L B"]]]:
-        """Return one pair for each direction: word vectors (L, B, E), and the ids (L, B) of the words that they should predict.
+        """Return a list with one pair per direction: vectors (L, B, E), and the ids (L, B) of the words that the vectors should predict.
 
-        The forward direction reads the first L words of each window, and predicts the word after each. The backward direction reads the
-        last L words in reverse, and predicts the word before each; its arrays are in the order in which it reads.
+        The forward direction reads the first L words of each window, and predicts the next word after each of them. The backward direction
+        reads the last L words in reverse order, and predicts the previous word before each of them. Its arrays are in the order in which it
+        reads: entry 0 is the vector at the last word of the window, and the id of the word before that word.
 
         Args:
             ids: word ids (B, L + 1) of B windows.
             deterministic: whether to run without dropout. If None, the last call of `train()` or `eval()` decides.
-            rngs: random key from which the masks are drawn. It may be None without dropout.
+            rngs: random key from which the dropout masks are drawn. It may be None if no dropout is applied.
 
         Raises:
-            InputError: if `rngs` is None and there is dropout.
+            InputError: if `rngs` is None and dropout is applied.
         """
         words = ids.T
         vectors = self.embedding(words, 1)

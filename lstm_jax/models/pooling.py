@@ -12,7 +12,9 @@ from lstm_jax.packing import PackedPlaces
 
 
 def pool(h: Float[Array, "T B D"], ids: Int[Array, "T B"], kind: str) -> Float[Array, "B P"]:
-    """Return the outputs pooled over the words of each row. For a row without words the result is zeros.
+    """Return the outputs of a recurrent layer, pooled over the words of each row.
+
+    For a row without words, the pooled outputs are zeros.
 
     Args:
         h: outputs (T, B, D) with D features.
@@ -29,9 +31,9 @@ def pool(h: Float[Array, "T B D"], ids: Int[Array, "T B"], kind: str) -> Float[A
 
 
 def pool_packed(h: Float[Array, "T B D"], places: PackedPlaces, kind: str) -> Float[Array, "B M P"]:
-    """Return the outputs pooled over the steps of each packed text. A row contains at most M texts.
+    """Return the outputs of a recurrent layer, pooled over the steps of each text, for at most M texts that are packed in each row.
 
-    If several steps have the maximum, its gradient is divided equally among these steps, as in `jnp.max`.
+    If several steps have the same maximum, the gradient of the maximum is divided equally among these steps, as in `jnp.max`.
 
     Args:
         h: outputs (T, B, D) with D features.
@@ -39,7 +41,8 @@ def pool_packed(h: Float[Array, "T B D"], places: PackedPlaces, kind: str) -> Fl
         kind: "mean", "max" or "mean+max".
 
     Returns:
-        The pooled outputs: (B, M, 2 D) if the kind is "mean+max", else (B, M, D). The entries of missing texts are arbitrary.
+        The pooled outputs: (B, M, 2 D) if the kind is "mean+max", else (B, M, D). If a row has fewer than M texts, the remaining entries
+        of the row are arbitrary.
     """
     member = members(places, h.shape[0])
     mean = sum_members(member, h) / jnp.maximum(member.sum(-1), 1)[..., None].astype(h.dtype)

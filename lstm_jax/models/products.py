@@ -24,17 +24,17 @@ def check_products(dtype: str) -> None:
 
 
 def set_products(model: M, dtype: str) -> M:
-    """Set the dtype of the matrix products of all recurrent layers of a model, which is changed in place and returned.
+    """Set the dtype in which all recurrent layers of a model multiply matrices, and return the model.
 
-    A layer whose named backend has no products in this dtype on this machine gets the backend that is chosen automatically. A later call
-    does not restore the name.
+    The model is changed in place. If a layer names a backend that cannot compute the layer in this dtype on this machine, the name is
+    removed, and the backend is chosen automatically. A later call with another dtype does not restore the name.
 
     Args:
         model: a module with recurrent layers of this package, whose parameters are float32.
-        dtype: one of `PRODUCTS`. In "int8", each product is that of `cells.products.int8_matmul`, and the model cannot be trained.
+        dtype: one of `PRODUCTS`. With "int8", `cells.products.int8_matmul` computes each product, and the model cannot be trained.
 
     Raises:
-        InputError: if `dtype` is another one.
+        InputError: if `dtype` is not one of `PRODUCTS`.
     """
     check_products(dtype)
     for _, module in nnx.iter_modules(model):

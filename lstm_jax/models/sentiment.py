@@ -69,14 +69,14 @@ class SentimentClassifier(nnx.Module):
             summed: whether the caller uses the gradient with respect to `vectors` only after summing it over all positions of a word in a
                 row. If true, the gradient is computed faster, but only these sums are correct: one position of the word may have the whole
                 sum, and the other positions zeros.
-            packed: positions of several texts that are packed in each row, or None if a row is one text. With packed texts and the pooling
-                "last", the outputs of two directions must be merged by "concat".
+            packed: positions of several texts that are packed in each row, or None if a row is one text. If texts are packed, a
+                bidirectional model with the pooling "last" must merge the outputs of its two directions by "concat".
             deterministic: whether to run without dropout. If None, the last call of `train()` or `eval()` decides.
-            rngs: random streams or a key for the dropout masks. If None, each layer draws from the streams that it was made with.
-                Training with word dropout or dropout of the head needs `rngs`.
+            rngs: random streams or a key for the dropout masks. If None, each layer draws from the streams that it was made with. None
+                is not allowed if word dropout or dropout of the head is applied.
 
         Raises:
-            InputError: if `rngs` is None and the model is trained with word dropout or dropout of the head.
+            InputError: if `rngs` is None and word dropout or dropout of the head is applied.
         """
         steps_first = ids.T  # the recurrence runs over time, so the vectors are gathered with time as the first axis
         tokens = steps_first if not self.folded and (summed or vectors is None) else None
@@ -110,7 +110,8 @@ class SentimentClassifier(nnx.Module):
     def _last_of_each(self, h: Float[Array, "T B D"], packed: PackedPlaces) -> Float[Array, "B M D"]:
         """Return the last output of each packed text: the output of the last recurrent layer when it has read the whole text.
 
-        A backward layer reads in reverse, so that its last output is at the first step of the text.
+        A forward layer has its last output at the last step of the text. A backward layer reads in reverse, and has its last output at the
+        first step of the text. The last outputs of the two layers of a bidirectional layer are concatenated.
 
         Args:
             h: outputs (T, B, D) of the last recurrent layer.
@@ -128,8 +129,7 @@ class SentimentClassifier(nnx.Module):
         """Return a random key for word dropout or for the dropout of the head.
 
         Args:
-            rngs: a key or an `nnx.Rngs`. From a key, the returned key is derived. From an `nnx.Rngs`, the next key of the stream `dropout`
-                is taken.
+            rngs: a key, from which the returned key is derived, or an `nnx.Rngs`, whose stream `dropout` gives the returned key.
             number: 0 for word dropout, 1 for the dropout of the head.
 
         Raises:
@@ -144,10 +144,11 @@ class SentimentClassifier(nnx.Module):
         return rngs.dropout()
 
     def fold(self) -> "SentimentClassifier":
-        """Multiply the embedding table into the kernels of the first layer, so that the projection of a word becomes one lookup.
+        """Replace the input kernels of the first recurrent layer by their products with the embedding table, and return the model.
 
-        The table (V, E) is multiplied by a kernel (E, gates * H). The product (V, gates * H) replaces the kernel. Use the folded model
-        without dropout, since input dropout would drop whole words instead of features. The model is changed in place and returned.
+        The model is changed in place. For a cell with G gates and H units, the table (V, E) times a kernel (E, G * H) is an array
+        (V, G * H), in which row i is the input projection of the word with id i. The layer then looks up this row instead of multiplying
+        the word vector by the kernel. Use the folded model without dropout, since input dropout would drop whole words instead of features.
         """
         first = self.recurrent.layers[0]
         table = sharding.constrain(self.embedding.embedding[...], 0)

@@ -133,7 +133,7 @@ def _register(library: ctypes.CDLL) -> None:
 
 
 class Library(NamedTuple):
-    """Result of the search for a compiled library: the library to use, or None, and why other builds of it cannot be used."""
+    """Result of the search for a compiled library: the library to use, if any, and why other libraries cannot be used."""
 
     path: Path | None
     """Path of the library, or None if the process can use no library."""

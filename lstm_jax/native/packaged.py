@@ -1,9 +1,9 @@
 """Compiled libraries that are installed with lstm_jax, one for each level of the processor architecture.
 
-A level is a set of instructions: the levels x86-64-v2, x86-64-v3 and x86-64-v4, and x86-64-v4-bf16, which adds AVX512-BF16 and
-AVX512-VNNI, the products of bfloat16 and of int8 numbers. A processor supports a level if it has all instructions of the level. A process
-loads the library of the highest level that its processor supports. The libraries are in the folder `lib`; setup.py compiles them with
-`build_packaged`.
+A level is a set of instructions that a processor may have. For x86-64 the levels are x86-64-v2, x86-64-v3, x86-64-v4 and x86-64-v4-bf16.
+The last one adds AVX512-BF16, for products of bfloat16 numbers, and AVX512-VNNI, for products of int8 numbers. For aarch64 the only level
+is armv8-a. A processor supports a level if it has all instructions of the level. A process loads the library of the highest level that its
+processor supports. The libraries are in the folder `lib`; setup.py compiles them with `build_packaged`.
 """
 
 import functools
@@ -28,9 +28,10 @@ LEVELS: dict[str, dict[str, frozenset[str]]] = {
     },
     "aarch64": {"armv8-a": frozenset({"fp", "asimd"})},
 }
-"""Dict from a machine, a result of `platform.machine()`, to a dict from each of its levels, highest first, to processor features.
+"""Processor features of each level, as `LEVELS[machine][level]`. The levels of a machine are in the order from highest to lowest.
 
-The features are those that the level adds to the next lower level, by their names in /proc/cpuinfo.
+`machine` is a result of `platform.machine()`. The features are those that the level adds to the next lower level, by their names in
+/proc/cpuinfo.
 """
 EXTENSIONS = {
     "x86-64-v2": "cx16 sahf popcnt sse4.2",
@@ -93,8 +94,8 @@ def missing_level() -> str:
 def _targets(level: str, command: list[str]) -> list[list[str]]:
     """Return the compiler flags for a level of the processor architecture, as a list of alternatives. Each alternative is a list of flags.
 
-    The compiler is called with the first alternative and, if it fails, with the second, if any. x86-64 has two alternatives, since
-    compilers from before 2021 reject the first. Other architectures have one, and so has the compiler zig.
+    If the compiler fails with the flags of the first alternative, it is called with those of the second, if there is one. x86-64 has two
+    alternatives, since compilers from before 2021 reject the first. Other architectures, and the compiler zig, have only one alternative.
 
     Args:
         level: name of the level, such as "x86-64-v3".

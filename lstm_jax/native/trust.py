@@ -127,7 +127,7 @@ def write_packaged(path: Path, code: bytes) -> None:
 def check_folder(path: Path) -> None:
     """Create the folder of a compiled library if it does not exist, and check that it belongs to the user.
 
-    A caller that will call `write` after a long compilation can thus report an unusable folder before it.
+    If `write` will be called after a long compilation, call this function before the compilation, to report an unusable folder early.
 
     Args:
         path: path of the file of the library within the folder.

@@ -25,14 +25,19 @@ def in_front(leaves: Sequence[Any], dims: Sequence[int | None]) -> tuple[int, li
 
 
 def spread(leaf, dim: int | None, size: int):
-    """Return a leaf with a leading mapped axis. A leaf without a mapped axis (`dim` is None) is repeated `size` times along a new axis."""
+    """Return an array with the axis over which `vmap` maps as its first axis.
+
+    If `dim` is None, the array `leaf` has no mapped axis, and it is repeated `size` times along a new first axis. Otherwise the mapped axis
+    is already the first axis, and the array is returned unchanged.
+    """
     return jnp.broadcast_to(leaf[None], (size, *leaf.shape)) if dim is None else leaf
 
 
 def fold(leaf, dim: int | None, axis: int | None, size: int):
-    """Merge the leading axis of a leaf, over which `vmap` maps, into the batch axis, whose new index is `axis`.
+    """Merge the first axis of the array `leaf`, over which `vmap` maps, into its batch axis.
 
-    A leaf without a batch axis (`axis` is None) is returned unchanged. A leaf without a mapped axis (`dim` is None) is first repeated.
+    In the result, `axis` is the index of the batch axis. If `axis` is None, the array has no batch axis and is returned unchanged. If `dim`
+    is None, the array has no mapped axis and is first repeated `size` times along a new axis.
     """
     if axis is None:
         return leaf
@@ -41,22 +46,29 @@ def fold(leaf, dim: int | None, axis: int | None, size: int):
 
 
 def unfold(leaf, axis: int, size: int):
-    """Undo `fold`: split the batch axis of a leaf into the leading axis, over which `vmap` maps, and the batch axis."""
+    """Undo `fold`: split the batch axis of the array `leaf` into a new first axis of the given size, and the batch axis of one call."""
     cut = leaf.reshape(*leaf.shape[:axis], size, leaf.shape[axis] // size, *leaf.shape[axis + 1 :])
     return jnp.moveaxis(cut, axis, 0)
 
 
 def without_leading(leaves: Sequence[Any], dims: Sequence[int | None]) -> list[Any]:
-    """Return the leaves of one call under `vmap`. A mapped leaf is given by its shape and dtype, since the leading axis may have size 0."""
+    """Return the arrays that one call of a function under `vmap` gets, given the arrays of all calls.
+
+    If the entry of `dims` is None, all calls share the array, and it is returned unchanged. If the entry is 0, the first axis is mapped,
+    and the array is replaced by a `jax.ShapeDtypeStruct` without this axis. It has no values, since the axis may have size 0.
+    """
     return [leaf if dim is None else jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype) for leaf, dim in zip(leaves, dims, strict=True)]
 
 
 def no_calls(function: Callable, leaves: Sequence[Any]) -> tuple[list[jax.Array], list[int]]:
-    """Return the results under `vmap` of a function of leaves that is called 0 times, with the index of the mapped axis of each.
+    """Return the results of a function under `vmap` if the mapped axis has size 0.
 
     Args:
         function: function of a list of leaves.
-        leaves: leaves of one call, as `without_leading` returns them.
+        leaves: arrays of one call, as `without_leading` returns them.
+
+    Returns:
+        A pair: a list of the results, whose first axis has size 0, and a list with the index 0 of the mapped axis of each result.
     """
     results = jax.tree.leaves(jax.eval_shape(lambda *operands: function(operands), *leaves))
     return [jnp.zeros((0, *one.shape), one.dtype) for one in results], [0] * len(results)

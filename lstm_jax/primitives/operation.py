@@ -6,7 +6,9 @@ operation also has a twin, which is the same computation written in JAX.
 - `vmap` merges the mapped axis with the batch axis. If a mapped or differentiated leaf has no batch axis, `operation.mapped(...)` is run.
 - The custom passes run on the platforms that `Operation.runs_on` returns. Other platforms and exported programs run the twin.
 
-JAX sees three primitives. The derivative (JVP) of the primitive forward is the linear primitive tangents, whose transpose is backward.
+JAX sees three primitives: forward, tangents and backward. The derivative (JVP) of forward is tangents, which is linear, and the transpose
+of tangents is backward.
+
 A leaf is one array of a pytree. The index of a leaf is its position in the list that `jax.tree.leaves` returns.
 """
 
@@ -51,7 +53,7 @@ class Operation:
     def plain_backward(self, wanted: Any, args: tuple, residuals: Any, cotangents: Any) -> tuple:
         """Return the same results as `backward`, computed by ordinary JAX operations instead of compiled code (the twin of `backward`).
 
-        This method differentiates `plain_forward`. A subclass can override it to save work with the residuals.
+        This method differentiates `plain_forward`. A subclass can override it to compute the gradients from the residuals with less work.
         """
         del residuals
         leaves, tree = jax.tree.flatten(args)
@@ -71,7 +73,10 @@ class Operation:
 
     @abstractmethod
     def runs_on(self) -> tuple[str, ...]:
-        """Return the platforms, such as "cpu", on which `forward` and `backward` run. Others run `plain_forward` and `plain_backward`."""
+        """Return the platforms, such as "cpu", on which `forward` and `backward` run.
+
+        Other platforms run `plain_forward` and `plain_backward`.
+        """
 
     @abstractmethod
     def rows(self, args: tuple) -> list[int | None]:
@@ -158,7 +163,10 @@ def _call_backward(function: Callable, wanted: tuple[int, ...], trees: tuple, gi
 
 
 def _cut(trees: tuple, leaves: Sequence) -> tuple[Sequence, Sequence, Sequence]:
-    """Split `leaves` into three parts: argument leaves (structure `trees[0]`), residual leaves (structure `trees[1]`), and the rest."""
+    """Split the flat sequence `leaves` into three flat sequences: leaves of the arguments, leaves of the residuals, and the rest.
+
+    The numbers of leaves follow from `trees[0]`, the structure of the arguments, and `trees[1]`, the structure of the residuals.
+    """
     args, residuals = trees[0].num_leaves, trees[1].num_leaves
     return leaves[:args], leaves[args : args + residuals], leaves[args + residuals :]
 

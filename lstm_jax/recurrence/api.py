@@ -56,23 +56,24 @@ def unroll(
     Args:
         cell: the cell, such as a value of the dict `CELLS`.
         params: the parameters of the cell, all of the same float dtype.
-        x: inputs (B, T, E), or (T, B, E) if `time_major` is true, which are converted to the dtype of the parameters. x may also be int ids
+        x: inputs (B, T, E), or (T, B, E) if `time_major` is true. They are converted to the dtype of the parameters. x may also be int ids
             (B, T), or (T, B) if `time_major` is true, which stand for one-hot vectors of E features. The product of a one-hot vector and
-            the kernel is computed as a lookup of a row of the kernel. A negative id counts from the end, and an id out of range gives NaN.
+            the kernel is one row of the kernel, which is read without a multiplication. A negative id counts from the end, and an id out of
+            range gives NaN.
         initial_state: the initial state of the cell, or a tuple or list of its arrays in the order of its fields. The arrays are converted
             to the dtype of the parameters. None means `reset_state` if it is given, else zeros.
         mask: bool (B, T), or (T, B) if `time_major` is true, that is False at padded steps. A padded step copies the state and repeats the
             previous output. In a mask of numbers, 0 means False and any other number means True.
         lengths: int (B,), the number of valid steps at the start of each row, clipped to 0..T. It may be given instead of `mask`.
         resets: bool (B, T), or (T, B) if `time_major` is true. True marks the first step of a new sequence within a row, also at a padded
-            step. Before this step the state is replaced by `reset_state`, so that no value and no gradient crosses the border. If
-            `backwards` is true, the row is cut at the same places, and each part is read from its end. The state is then replaced after the
-            marked step has been processed, and a reset at step 0 has no effect.
+            step. Before this step the state is replaced by `reset_state`, so that no value and no gradient passes from one sequence to the
+            next. If `backwards` is true, the row is divided into the same sequences, and each of them is read from its end. The state is
+            then replaced after the marked step has been processed, and a reset at step 0 has no effect.
         reset_state: the state after a reset: a state of the cell, or a tuple or list of its arrays, each (B, H), or (H,) for all rows. It
             is differentiated, so that an initial state can be learned. None means zeros.
         segment_ids: int (B, T), or (T, B) if `time_major` is true, for several sequences packed in a row: the steps of a sequence have the
             same id, adjacent sequences have different ids, and padded steps have the id 0. The state is reset at the first step of each
-            sequence except the first one of the row. They are given in place of `resets`, `mask` and `lengths`; see `lstm_jax.packing`.
+            sequence except the first one of the row. `segment_ids` replaces `resets`, `mask` and `lengths`; see `lstm_jax.packing`.
         dropout: `DropoutMasks`, or None for no dropout. Input and recurrent masks are constant over time. They are converted to the dtype
             of the parameters, so that in a bool mask True keeps a value and False drops it.
         tokens: int (B, T), or (T, B) if `time_major` is true. Two steps of a row may have equal tokens only if they have equal x, for
@@ -84,7 +85,7 @@ def unroll(
         backwards: whether to read the sequence in reverse. The outputs are in the order in which the steps are processed.
         return_sequences: whether to return the outputs of all steps instead of the last output.
         zero_output_for_mask: whether the outputs of padded steps are zeros instead of the previous output.
-        time_major: whether time is the first axis of `x`, `mask`, `tokens` and the outputs.
+        time_major: whether time is the first axis of `x`, `mask`, `resets`, `segment_ids`, `tokens` and the outputs.
         compute_dtype: dtype of the matrix products, for example bfloat16. None means the dtype of the parameters. The state and sums keep
             the dtype of the parameters. Products in int8 (`cells.products.int8_matmul`) have no gradient.
         backend: a name in `BACKENDS`, or None to choose a backend automatically.

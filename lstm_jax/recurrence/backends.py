@@ -72,7 +72,10 @@ class Backend:
     mixtures: tuple[tuple[str, str], ...] = ()
     """Pairs (dtype of the parameters, dtype of the matrix products) that are supported although `mixed` is false."""
     why_not_mixed: Callable[[Cell, str], str] = lambda cell, dtype: ""
-    """Function that returns "" if a cell can have products in a dtype other than that of the parameters here, else the reason why not."""
+    """Function why_not_mixed(cell, dtype) for matrix products whose dtype differs from that of the parameters.
+
+    It returns "" if this cell can have products in `dtype` on this machine, else the reason why not.
+    """
     dtypes: tuple[str, ...] = ()
     """Dtypes that the parameters may have. An empty tuple allows any dtype."""
     dropouts: tuple[str, ...] = DROPOUTS
@@ -123,7 +126,10 @@ def _any(cell: Cell) -> bool:
 
 
 def _why_not_int8(cell: Cell, dtype: str) -> str:
-    """Return "" unless `dtype` is "int8" and the cell is not built in: its step may cast to int8, which would truncate."""
+    """Return "" if the backend `reference` can compute the matrix products of a cell in `dtype`, else the reason why not.
+
+    It cannot if `dtype` is "int8" and the cell is not built in. The step of such a cell may cast values to int8, which would truncate them.
+    """
     own = dtype == INT8 and cell not in BUILT_IN
     return "no products in int8 for a cell of one's own, with other activations or with a projection" if own else ""
 
@@ -329,7 +335,10 @@ def capability_rows() -> list[dict[str, str]]:
 
 
 def _here(backend: Backend, platform: str) -> str:
-    """Return "yes" if a backend runs here, with what it lacks of its `mixtures`, else what it lacks."""
+    """Return a text for users: "yes" if a backend runs on this machine, else the first capability that is missing.
+
+    After "yes" the text lists the dtypes of matrix products in `Backend.mixtures` that are not supported on this machine, with the reasons.
+    """
     missing = lacks(backend, Request(backend.cells[0]), platform)
     lacking = {dtypes[1]: lacks(backend, Request(backend.cells[0], *dtypes), platform) for dtypes in backend.mixtures}
     return missing or "; ".join(["yes", *(f"no products in {dtype}: {why}" for dtype, why in lacking.items() if why)])

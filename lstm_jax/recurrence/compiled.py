@@ -1,8 +1,9 @@
 """The backend `compiled`, which runs cells with compiled C++ code.
 
-This module runs most cells, with the code in native/recurrence.cc. A user's cells whose step is linear in their state are run by
-compiled_linear.py, and so are minLSTM and minGRU in a batch of one row, without products in another dtype: the products then share out the
-steps to the threads, which on two cores is faster for one row and slower for two.
+This module runs most cells, with the code in native/recurrence.cc. The module compiled_linear.py runs the other cells, which are a user's
+cells whose step is linear in their state. It also runs minLSTM and minGRU if the batch has only one row and the matrix products are in the
+dtype of the parameters. In this case the threads divide the steps among them when they compute the matrix products. On two cores this is
+faster for one row and slower for two rows.
 
 One call of the C++ code runs the forward pass over all steps, and another call computes the gradients. The C++ code has a twin, which is
 the same computation in JAX. The twin is used for derivatives of order 2 and higher, for forward-mode differentiation, and for gradients
@@ -71,10 +72,11 @@ def run(
 
 
 def _run_joined(operation, params, x, state, valid, dropout: DropoutMasks, resets: Resets | None, tokens):
-    """Return the results of `run` for the LSTM with full gate recurrence. The arguments after `operation` are those of `run`.
+    """Run the LSTM with full gate recurrence, whose gates i, f and o also depend on the gates i, f and o of the step before.
 
-    `operation` is the `CompiledCell` of this LSTM, which runs the cell `gate_recurrent.JOINED` instead. Therefore the arguments are
-    converted to those of `JOINED`, and the final state of `JOINED` is converted back.
+    The C++ code runs the equivalent cell `gate_recurrent.JOINED` instead of this LSTM. The arguments are therefore converted to those of
+    `JOINED`, and the final state is converted back. `operation` is the `CompiledCell` of this LSTM. The other arguments and the results are
+    those of the function `run` of this module.
     """
     weights, joined = gate_recurrent.join_params(params), gate_recurrent.join_state(state)
     rest = gate_recurrent.join_masks(dropout), gate_recurrent.join_resets(resets), tokens
@@ -98,8 +100,8 @@ class CompiledCell(RecurrentOperation):
     """Operation that runs a cell over time in C++. Its arguments are (params, x, state, valid, dropout, resets, tokens), as in `run`.
 
     The LSTM with full gate recurrence has other arguments: its parameters, states and recurrent dropout masks are those of the cell
-    `gate_recurrent.JOINED`. The array h in the state of `JOINED` has 4H columns: h, then the gates i, f and o. The output of a step is the
-    first H of these columns. For every other cell, the output is the whole array h.
+    `gate_recurrent.JOINED`. The array `h` in the state of `JOINED` has 4H columns: the output of this LSTM, followed by its gates i, f and
+    o. Only the first H columns are returned as the output of a step. For every other cell, the output of a step is the whole array `h`.
 
     Attributes:
         cell: the cell.
@@ -162,14 +164,14 @@ class CompiledLSTM(CompiledCell):
 def _operands(args, residuals: Residuals, cotangents) -> tuple:
     """Return the operands of the backward pass: (params, x, residuals, d_h, d_final, valid, dropout, resets, tokens).
 
-    The backward pass in C++ and the one in JAX, which exists for the LSTM, have the same operands. d_h is the gradient with respect to h of
-    all steps, or None if it is zero. d_final is the gradient with respect to the final state, in which gradients that are None are replaced
-    by zeros.
+    There are two implementations of the backward pass, which read the same operands: one in C++, and one in JAX for the LSTM only. d_h is
+    the gradient with respect to h of all steps, or None if it is zero. d_final is the gradient with respect to the final state, with zeros
+    in place of None.
 
     Args:
         args: arguments (params, x, state, valid, dropout, resets, tokens) of `CompiledCell`.
         residuals: residuals of the forward pass.
-        cotangents: gradients with respect to h of all steps and to the final state, in which None stands for zeros.
+        cotangents: pair of the gradients with respect to h of all steps and to the final state. None stands for a gradient of zeros.
     """
     params, x, state, *rest = args
     return params, x, residuals, *with_zeros(cotangents, state), *rest

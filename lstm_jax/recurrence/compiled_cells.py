@@ -127,7 +127,7 @@ def _keep_min_gru(params, state, new, z, mask, compute_dtype):
 def _keep_gate_recurrent(params, state, new, z, mask, compute_dtype):
     """Return the values that a step of the LSTM with full gate recurrence keeps for the backward pass: the candidate g (B, H).
 
-    The other gates are part of the joined state. `Kept` describes the arguments.
+    The other gates are part of the state of the cell `gate_recurrent.JOINED`. `Kept` describes the arguments.
     """
     del new
     z = z + masked_matmul(state.h, without_unused(params.recurrent_kernel), mask, compute_dtype)
@@ -141,7 +141,7 @@ class CompiledRow(NamedTuple):
         number: number of the cell in the table of native/cells.h.
         kept: number of arrays (B, H) that a step keeps for the backward pass in addition to the state.
         keep: function keep(params, state, new, z, mask, compute_dtype) that computes these arrays in JAX; see `Kept`.
-        cell: the cell that the C++ code runs. It is the cell itself, or for the LSTM with full gate recurrence the cell `JOINED`.
+        cell: the cell that the C++ code runs: `gate_recurrent.JOINED` for the LSTM with full gate recurrence, else the described cell.
     """
 
     number: int

@@ -1,4 +1,7 @@
-"""Part of the backend `compiled`: a user's cells whose step is linear in their state, h' = a h + b, and one row of minLSTM or minGRU.
+"""Part of the backend `compiled` that runs cells whose step is linear in their state, h' = a h + b.
+
+This module runs all cells of this kind that a user defines. It also runs minLSTM and minGRU if the batch has only one row and the matrix
+products are in the dtype of the parameters. Otherwise compiled.py runs them.
 
 JAX computes a and b of all steps, and the C++ code in native/linear.cc goes through the steps. It reads and writes each number once, while
 the parallel scan of the backend `associative` makes about 2 log2(T) passes over arrays (T, B, H).
@@ -21,7 +24,7 @@ from lstm_jax.recurrence.resets import Resets
 
 
 def run_linear(cell: Cell, params, x, state, valid, dropout: DropoutMasks, resets: Resets | None, sequences: bool):
-    """Run a cell that is linear in its state over time in C++. The arguments and results are those of `reference.run`."""
+    """Run a cell with linear steps (`cell.linear` is not None) over time in C++. The arguments and results are those of `reference.run`."""
     a, b, starts = coefficients(cell, params, x, valid, dropout, resets)
     h = apply(LinearSteps(), a, b, state.h, starts)
     return h if sequences else None, jax.tree.map(lambda _: h[-1], state)
@@ -31,8 +34,8 @@ def run_linear(cell: Cell, params, x, state, valid, dropout: DropoutMasks, reset
 class LinearSteps(Operation):
     """Operation that computes the steps h' = a h + b of a linear recurrence in C++, and returns h after each step (T, B, H).
 
-    Its arguments are a and b (T, B, H), the initial h (B, H), and bool (T, B) flags, or None. A flag is True where the state is reset
-    before a step. At such a step h' is b.
+    Its arguments are a (T, B, H), b (T, B, H), the initial h (B, H), and flags, bool (T, B) or None. A flag is True where the state is
+    reset before a step. At such a step h' is b.
     """
 
     def runs_on(self):

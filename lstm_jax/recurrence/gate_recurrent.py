@@ -21,25 +21,35 @@ GATE_RECURRENT = CELLS["lstm_full_gate_recurrence"]
 
 
 def join_params(params: GateRecurrentParams) -> LSTMParams:
-    """Return the parameters of the joined cell, whose recurrent kernel is (4H, 4H)."""
+    """Convert the parameters of the LSTM with full gate recurrence to those of the equivalent cell `JOINED`.
+
+    The recurrent kernel (H, 4H) and the gate kernel (3H, 3H) become one recurrent kernel (4H, 4H), in which the weights from the gates to
+    the candidate g are zeros.
+    """
     by_i, by_f, by_o = jnp.split(params.gate_kernel, 3, axis=-1)
     by_gates = jnp.concatenate([by_i, by_f, jnp.zeros_like(by_i), by_o], axis=-1)
     return LSTMParams(params.kernel, jnp.concatenate([params.recurrent_kernel, by_gates]), params.bias)
 
 
 def join_state(state: GateRecurrentState) -> LSTMState:
-    """Return a state of the joined cell, with h, i, f and o side by side in one array (B, 4H)."""
+    """Convert a state of the LSTM with full gate recurrence to a state of the equivalent cell `JOINED`.
+
+    The h of the result is one array (B, 4H), which contains h, i, f and o side by side. c is not changed.
+    """
     return LSTMState(jnp.concatenate([state.h, state.i, state.f, state.o], axis=-1), state.c)
 
 
 def split_state(state: LSTMState) -> GateRecurrentState:
-    """Return the state from which `join_state` makes `state`."""
+    """Convert a state of the cell `JOINED` back to a state of the LSTM with full gate recurrence, as the inverse of `join_state`."""
     h, i, f, o = jnp.split(state.h, 4, axis=-1)
     return GateRecurrentState(h, state.c, i, f, o)
 
 
 def join_masks(dropout: DropoutMasks) -> DropoutMasks:
-    """Return the dropout masks of the joined cell. A mask of h is extended by ones for i, f and o, which have no dropout."""
+    """Convert dropout masks of the LSTM with full gate recurrence to those of the equivalent cell `JOINED`.
+
+    A recurrent mask is extended by ones for the gates i, f and o, which have no dropout.
+    """
     mask = dropout.recurrent
     if mask is None:
         return dropout
@@ -48,12 +58,12 @@ def join_masks(dropout: DropoutMasks) -> DropoutMasks:
 
 
 def join_resets(resets: Resets | None) -> Resets | None:
-    """Return the resets of the joined cell, or None if `resets` is None."""
+    """Return the resets with their state converted to a state of the cell `JOINED`, or None if `resets` is None."""
     return None if resets is None else resets._replace(state=join_state(resets.state))
 
 
 def without_unused(kernel: jax.Array) -> jax.Array:
-    """Return a recurrent kernel (4H, 4H) of the joined cell, with its unused weights set to zero.
+    """Return a recurrent kernel (4H, 4H) of the cell `JOINED`, with its unused weights set to zero.
 
     The unused weights are those from the gates i, f and o of the previous step to the candidate g, which does not depend on these gates.
     """
@@ -62,7 +72,10 @@ def without_unused(kernel: jax.Array) -> jax.Array:
 
 
 def step(params: LSTMParams, state: LSTMState, z, mask=None, compute_dtype=None) -> LSTMState:
-    """Return the state of the joined cell after one step, in which g ignores the gates. The class `Cell` describes the arguments."""
+    """Return the state of the cell `JOINED` after one step. The class `Cell` describes the arguments.
+
+    The weights from the gates i, f and o of the step before to the candidate g are ignored; see `without_unused`.
+    """
     z = z + masked_matmul(state.h, without_unused(params.recurrent_kernel), mask, compute_dtype)
     z_i, z_f, z_g, z_o = jnp.split(z, GATES, axis=-1)
     i, f, o = jax.nn.sigmoid(z_i), jax.nn.sigmoid(z_f), jax.nn.sigmoid(z_o)
@@ -71,7 +84,7 @@ def step(params: LSTMParams, state: LSTMState, z, mask=None, compute_dtype=None)
 
 
 def init(key, features: int, units: int, dtype=jnp.float32) -> LSTMParams:
-    """Return the initial parameters of the joined cell.
+    """Return the initial parameters of the cell `JOINED`.
 
     The kernel and the bias are those of the LSTM with full gate recurrence. The recurrent kernel (4H, 4H) consists of the recurrent kernel
     (H, 4H) of this LSTM and, as further rows, its gate kernel (3H, 3H) with H columns of zeros for the candidate g.
@@ -80,9 +93,9 @@ def init(key, features: int, units: int, dtype=jnp.float32) -> LSTMParams:
 
 
 def initial_state(batch: int, units: int, dtype=jnp.float32) -> LSTMState:
-    """Return the initial state of the joined cell, which is all zeros."""
+    """Return the initial state of the cell `JOINED`, which is all zeros."""
     return join_state(GATE_RECURRENT.initial_state(batch, units, dtype))
 
 
 JOINED = Cell("lstm_full_gate_recurrence_joined", GATES, LSTMParams, init, GATE_RECURRENT.bias, initial_state, step)
-"""Cell whose state is (h, i, f, o) in one array (B, 4H), and c (B, H)."""
+"""Cell that computes the same as the LSTM with full gate recurrence. Its state is h, i, f and o in one array (B, 4H), and c (B, H)."""

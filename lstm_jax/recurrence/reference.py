@@ -42,12 +42,12 @@ def run(
         resets: resets of the state within the sequence, or None.
         compute_dtype: dtype of the matrix products; None means the dtype of the arrays.
         sequences: whether to return h of all steps.
-        record: function record(state before the step, z, state after the step) that returns a pytree of arrays (B, ...), or None. z is the
-            projected input of the step.
+        record: None, or a function record(state before the step, z, state after the step) that returns a pytree of arrays (B, ...). z is
+            the projected input of the step.
 
     Returns:
         A pair (h of all steps, final state). The first member is an array (T, B, H), or None if `sequences` is false. If `record` is given,
-        the first member has its results for all steps instead, as arrays (T, B, ...).
+        the first member instead contains the results of `record` for all steps, as arrays (T, B, ...).
     """
     z = cell.project(params, x, dropout.input, compute_dtype)
     zoneout = dropout.zoneout or {}

@@ -42,8 +42,8 @@ def restart_all(before: jax.Array, start: Any, resets: Resets | None) -> jax.Arr
     """Apply the resets to one array of the state, such as h, and return its values before each step (T, B, H).
 
     Args:
-        before: values (T, B, H) of the array at the end of the step before: first the initial value, then the value after each step but the
-            last. A step that is reset ignores them.
+        before: values (T, B, H) of the array before each step, not yet reset: first the initial value, then the value after each step
+            except the last. They are not used at a step that is reset.
         start: values (B, H) of the array in `resets.state`, with which a row that is reset starts; or None if `resets` is None.
         resets: the resets, or None.
     """

@@ -54,7 +54,7 @@ def in_segments(run: Callable, remat: Literal["sqrt"] | int) -> Callable:
 
     Args:
         run: the function `run` of a backend. Its arguments and results are those of `reference.run`.
-        remat: number of segments, or "sqrt" for ceil(sqrt(T)) segments of T steps.
+        remat: number of segments, or "sqrt" for ceil(sqrt(T)) segments, where T is the number of steps.
     """
 
     def run_segments(cell, params, x, state, valid, dropout, resets=None, compute_dtype=None, sequences=True):

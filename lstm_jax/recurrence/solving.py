@@ -57,7 +57,7 @@ def solve_states(
         resets: bool (B, T), True where the state is replaced before a step.
         reset_state: the state after a reset. None means zeros.
         dropout: dropout masks without zoneout.
-        time_major: whether time is the first axis of arrays.
+        time_major: whether time is the first axis of `x`, `mask`, `resets` and the returned states.
         options: options of Newton's method.
 
     Raises:

@@ -101,9 +101,9 @@ def read_resets(resets, steps: int, batch: int, time_major: bool) -> jax.Array:
 def read_segments(segment_ids, steps: int, batch: int, time_major: bool) -> tuple[jax.Array, jax.Array]:
     """Check the argument `segment_ids` of `unroll`. Return (valid, resets), two bool arrays (T, B) whose first axis is time.
 
-    `valid` is False at steps with the id 0, which are padded. `resets` is True at the first step of each segment, where an id other than 0
-    follows a different id, with one exception: it is False for the first segment of a row, even after padding, since the state is still the
-    initial one there.
+    `valid` is False at steps with the id 0, which are padded. A segment begins at a step whose id is not 0 and differs from the id of the
+    previous step. `resets` is True at the first step of each segment except the first segment of a row. The first segment starts from the
+    initial state, even if padded steps come before it.
 
     Args:
         segment_ids: int array (B, T), or (T, B) if `time_major` is true.
@@ -127,8 +127,8 @@ def read_segments(segment_ids, steps: int, batch: int, time_major: bool) -> tupl
 def _delayed(array: jax.Array) -> jax.Array:
     """Return the values of an array (T, B) at the step before each step. At the first step they are 0 or False.
 
-    The array is padded and not cut, since `array[:-1]` is empty for one step. With empty arrays in a program, jaxlib 0.10 may lose the
-    attributes of calls of compiled code, which then fail.
+    The array is shifted by padding, since the slice `array[:-1]` would be empty if T is 1. If a program contains empty arrays, jaxlib 0.10
+    may lose the attributes of calls of compiled code, and these calls then fail.
     """
     return jax.lax.pad(array, jnp.zeros((), array.dtype), ((1, -1, 0), (0, 0, 0)))
 
@@ -136,9 +136,9 @@ def _delayed(array: jax.Array) -> jax.Array:
 def starts_backwards(at: jax.Array) -> jax.Array:
     """Convert the resets of a sequence to the resets of the reversed sequence, and return them as a bool array (T, B).
 
-    The resets cut a sequence into parts, and both sequences have the same parts. For example, a reset at step 2 cuts the steps 0 .. 4 into
-    the parts 0, 1 and 2, 3, 4. The reversed sequence is 4, 3, 2, 1, 0, and its second part begins with step 1. The resets of the reversed
-    sequence are therefore False, False, False, True, False.
+    The resets divide a sequence into parts, and the reversed sequence is divided into the same parts. For example, a reset at step 2
+    divides the steps 0 .. 4 into the parts (0, 1) and (2, 3, 4). The reversed sequence is 4, 3, 2, 1, 0, and its second part begins with
+    step 1. The resets of the reversed sequence are therefore False, False, False, True, False.
 
     Args:
         at: bool (T, B), True where the state is reset before a step, in the order of time.
@@ -147,9 +147,12 @@ def starts_backwards(at: jax.Array) -> jax.Array:
 
 
 def read_tokens(tokens, steps: int, batch: int, time_major: bool) -> jax.Array | None:
-    """Check the argument `tokens` of `unroll`, and return an int32 array (T, B). Equal tokens stay equal, and distinct ones stay distinct.
+    """Check the argument `tokens` of `unroll`, and return it as an int32 array (T, B).
 
-    If the tokens are a JAX array of 64-bit ints, return None, since distinct values may become equal when they are truncated to 32 bits.
+    If the tokens are a NumPy array of 64-bit ints or a list, the numbers 0, 1, 2, ... replace their distinct values. Values of uint32 above
+    the highest int32 become negative. In both cases, equal tokens stay equal, and distinct tokens stay distinct. Other tokens keep their
+    values. If the tokens are a JAX array of 64-bit ints, return None, since distinct values may become equal when they are truncated to 32
+    bits.
 
     Args:
         tokens: int array (B, T), or (T, B) if `time_major` is true.

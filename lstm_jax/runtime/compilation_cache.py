@@ -41,12 +41,13 @@ def compilation_cache_dir() -> Path:
 def keep_compiled() -> None:
     """Enable JAX's persistent compilation cache in this process.
 
-    The cache also stores programs that compile within a second, which JAX does not store by default. In three cases this function changes
-    nothing:
+    Unless the environment variable JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS is set, the cache also stores programs that compile within a
+    second, which JAX does not store by default. In three cases this function changes no setting of JAX:
 
-    - The user has chosen another folder for the cache, or disabled the cache, by a setting of JAX.
-    - The folder of the cache cannot be written.
-    - XLA prints a message or raises an error when it loads a program that it has compiled on this machine.
+    - The user has named a folder for the cache, or disabled the cache, by a setting of JAX.
+    - The folder `compilation_cache_dir()` cannot be written.
+    - A test has failed in which XLA compiles a small program and loads it again: XLA printed a message or raised an error. The test runs
+      when this function is first called for a folder, and only on a CPU. Its result is stored in the folder.
     """
     if not jax.config.values["jax_enable_compilation_cache"] or jax.config.values["jax_compilation_cache_dir"]:
         return

@@ -1,6 +1,7 @@
 """Handling of the signals SIGINT and SIGTERM while a program starts and while compiled code runs.
 
-Python calls signal handlers only between instructions of Python code, while compiled code can run for minutes.
+Python calls signal handlers only between instructions of Python code. If a signal arrives while compiled code runs, its handler is called
+after this code has returned, which can take minutes.
 """
 
 import _thread
@@ -34,9 +35,10 @@ def interrupted() -> bool:
 def keep_interrupts() -> Iterator[None]:
     """Return a context manager within which no SIGINT is lost.
 
-    The function `interrupted` returns true after a SIGINT. If Python has to ignore the `KeyboardInterrupt`, as in a callback or in a method
-    `__del__`, it is raised again a little later. If a SIGINT interrupts the import of a compiled module, the traceback that the module
-    prints is suppressed. Outside the main thread, and in a process that ignores SIGINT, the context manager does nothing.
+    A SIGINT raises `KeyboardInterrupt`, and the function `interrupted` returns true from then on until the context ends. If Python has to
+    ignore the `KeyboardInterrupt`, as in a callback or in a method `__del__`, the exception is raised again after `AGAIN` seconds. If a
+    SIGINT interrupts the import of a compiled module, the traceback that the module prints is suppressed. Outside the main thread, and in a
+    process that ignores SIGINT, the context manager does nothing.
     """
     old, hook, printing = signal.getsignal(signal.SIGINT), sys.unraisablehook, sys.excepthook
     if threading.current_thread() is not threading.main_thread() or old is signal.SIG_IGN:
@@ -77,7 +79,7 @@ def end_on_second_signal() -> Iterator[None]:
     when the compiled code has returned. Only signals that have a handler in Python are counted. Outside the main thread the context manager
     does nothing. Libraries should not use it, because it ends the whole process.
 
-    No `finally` clause is executed then. The functions that are given to `before_end` are called.
+    Before the process ends, the functions that were given to `before_end` are called. `finally` clauses are not executed.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -123,7 +125,10 @@ def _watch(reader: int) -> None:
 
 @contextlib.contextmanager
 def before_end(action: Callable[[], object]) -> Iterator[None]:
-    """Context manager in which `action` is called, by another thread, if `end_on_second_signal` ends the process."""
+    """Return a context manager that lets `end_on_second_signal` call `action` before it ends the process.
+
+    `action` is called in another thread. It is not called if the process does not end inside the context.
+    """
     _last_actions.append(action)
     try:
         yield

@@ -28,13 +28,15 @@ def processor() -> str:
 def cores() -> list[int]:
     """Return the numbers of the processor cores that this process may use, in increasing order.
 
-    On a system that cannot tell them, such as macOS, these are all cores of the machine.
+    If the system does not report which cores a process may use, as on macOS, return the numbers of all cores of the machine.
     """
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
 def pin(process: int, numbers: Iterable[int]) -> None:
-    """Restrict a process to the cores with these numbers, on a system that can do this.
+    """Restrict the process with the id `process` to the processor cores in `numbers`.
+
+    If the system cannot restrict a process to cores, as on macOS, do nothing.
 
     Raises:
         OSError: if the process has ended, or may not be changed.
@@ -94,7 +96,9 @@ class Group(NamedTuple):
 
 
 def control_groups(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> list[Group]:
-    """Return the memory of each Linux control group (version 1 or 2) that contains this process and has a memory limit.
+    """Return the memory limit and the free memory of each Linux control group that contains this process and has a memory limit.
+
+    Control groups of version 1 and of version 2 are read.
 
     Args:
         root: folder where the control groups are mounted.

@@ -34,7 +34,8 @@ MANAGERS = (("SLURM_NTASKS", "SLURM_PROCID"), ("OMPI_COMM_WORLD_SIZE", "OMPI_COM
 def join(place: Processes = Processes()) -> Processes:  # noqa: B008
     """Connect this process with the other processes that train the same model, by `jax.distributed.initialize`.
 
-    Call this function before JAX makes its first array. If neither `place` nor the environment names several processes, nothing is done.
+    Call this function before JAX makes its first array. If neither `place` nor the environment names several processes, nothing is done. If
+    another process does not join the run within `CONNECT_SECONDS`, this process ends with a message and exit code 2.
 
     Args:
         place: the address of process 0, the number of processes and the index of this process. Missing fields are taken from the
@@ -45,8 +46,7 @@ def join(place: Processes = Processes()) -> Processes:  # noqa: B008
 
     Raises:
         InputError: if a field is missing or invalid, if the port is in use, or if process 0 does not listen at its address within
-            `CONNECT_SECONDS`. If another process does not join the run in this time, no error is raised, but this process ends with a
-            message and exit code 2.
+            `CONNECT_SECONDS`.
     """
     found = _from_environment(place)
     managed = not found.coordinator and found.processes > 1 and _manager() is not None

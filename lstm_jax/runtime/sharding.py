@@ -1,8 +1,9 @@
 """Device meshes, and the sharding of the batch, the parameters and the optimiser state over the devices of a mesh.
 
-The devices are CPU cores, or GPUs of one or several hosts. A mesh has one axis, "data". The rows of the batch are sharded over it, and
-parameters are replicated on each device. Only an embedding table and its optimiser state are sharded by columns, so that each entry is
-stored and updated on one device. A single device is a mesh of size one.
+The devices are CPU cores, or GPUs of one or several hosts. A mesh has one axis, "data". The rows of the batch are sharded over this axis.
+An embedding table and its optimiser state are sharded by columns over the same axis, if the number of columns is a multiple of the number
+of devices. Each of their entries is then stored and updated on one device. All other parameters are replicated on each device. If there is
+only one device, the mesh has size one.
 """
 
 import contextlib
@@ -19,7 +20,8 @@ from lstm_jax.runtime import machine
 
 DATA = "data"
 MOST_CPU_DEVICES = 64
-"""Largest number of CPU devices. A machine with more cores may have one device per core. Each device starts threads of its own."""
+"""Largest number of CPU devices that `use_cpu_cores` sets if the process may run on fewer cores than this. If it may run on more cores, the
+largest number is one device per core. The number is limited because each device starts threads of its own."""
 
 
 def use_cpu_cores(cores: int = 0) -> None:

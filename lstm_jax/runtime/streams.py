@@ -1,4 +1,4 @@
-"""Preparation of standard input, output and error for the command line, so that they are open and can show any text."""
+"""Preparation of standard input, output and error for the command line: all are open, and standard output can show any text."""
 
 import codecs
 import io
@@ -39,8 +39,9 @@ def _escape(error: UnicodeError) -> tuple[str, int]:
 
 
 def drop_output() -> None:
-    """Discard all further standard output. Call this function when standard output cannot be written, such as to a closed pipe.
+    """Discard all further standard output.
 
-    Otherwise Python would fail when it flushes the stream at exit.
+    Call this function if a write to standard output has failed, for example because the other end of a pipe is closed. Without this call,
+    Python would fail again when it flushes the stream at exit.
     """
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

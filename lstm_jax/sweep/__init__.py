@@ -32,8 +32,9 @@ The argument `where` names the executor of the runs:
 - "processes": a fresh process executes each run. At most `workers` processes run at the same time, and the cores are divided among them.
 - "slurm": a Slurm job executes each run. This needs submitit (`pip install ".[slurm]"`), whose parameters are given as `options`.
 
-With "processes" and "slurm" another process imports the function and the class of its config by name, so both must be defined at the top
-level of a module or script.
+With "processes", another process imports the function and the class of its config by name, so both must be defined at the top level of a
+module or script. With "slurm", submitit stores both in a file by cloudpickle. What stands at the top level of a module is stored by name,
+so the job must be able to import the module. What the script itself or a function defines is stored with its code.
 """
 
 from lstm_jax.sweep.configs import grid, override, variants

@@ -51,13 +51,13 @@ class Resources:
 def attempt(function: Run, config: Any) -> Row:
     """Call `function(config)` in this process and return the row of this run.
 
-    The row is a dict with the config, the status "done", the result and the duration in seconds. It does not contain the id of the run. If
-    the call raises an exception, the row has the status "failed", and the error in place of the result. A call of `sys.exit` counts as an
-    exception.
+    The row is a dict with the keys "config", "status" ("done"), "result" and "seconds" (the duration). It does not contain the id of the
+    run. If the call raises an exception, the status is "failed", and the row has the key "error" in place of "result". A call of `sys.exit`
+    counts as an exception.
 
     Raises:
-        KeyboardInterrupt: if the call is interrupted by a signal, also if the library's training has turned the signal into the exception
-            `Interrupted`. A sweep that runs `here` then ends, and the run has no row, so that it is not counted as failed.
+        KeyboardInterrupt: if a signal interrupts the call, or if the call raises `Interrupted`, as a training run of the library does after
+            a SIGINT or SIGTERM. The run is then not counted as failed. It gets no row, and a sweep with the executor `here` ends.
     """
     start = time.perf_counter()
     try:
@@ -71,7 +71,7 @@ def attempt(function: Run, config: Any) -> Row:
 
 
 def _plain(value: Any) -> Any:
-    """Return a scalar of NumPy or JAX as the number or text of Python that equals it. Any other value is returned as a float."""
+    """Convert a NumPy or JAX scalar to the equal Python number, bool or text. Convert any other value to a float."""
     item = value.item() if hasattr(value, "item") else value
     return item if isinstance(item, bool | int | float | str) else float(item)
 
@@ -102,19 +102,22 @@ def here(function: Run, missing: Mapping[str, Any], resources: Resources, tally:
 def processes(function: Run, missing: Mapping[str, Any], resources: Resources, tally: Tally) -> Outcomes:
     """Call `function` on each config in a fresh process.
 
+    If an interrupt ends the generator, or the caller closes it early, the processes that it has started are killed, and their runs have no
+    rows.
+
     Args:
         function: function that executes the run of a config.
         missing: dict from the id of each run to its config.
-        resources: settings. `resources.workers` processes, or one per core if it is 0, run at the same time, and share the cores.
+        resources: settings. `resources.workers` is the number of processes that run at the same time. If 0, it is the number of cores. The
+            cores are divided among the processes.
         tally: counts of the runs, of which this function updates `running`.
 
     Yields:
         A pair (id, row) when a run ends. The row is a dict like the result of `attempt`, and does not contain the id.
 
     Raises:
-        KeyboardInterrupt: if a SIGINT has ended one of the processes, or if the calling process receives a SIGTERM and has no handler for
-            it. In these cases, after a SIGINT to the calling process, and if the generator is closed early, all processes that this
-            function has started are killed, and their runs have no rows.
+        KeyboardInterrupt: if this process receives a SIGINT, if it receives a SIGTERM and has no handler for it, or if a SIGINT has ended
+            one of the started processes.
     """
     cores = machine.cores()
     workers = resources.workers or len(cores)
@@ -142,8 +145,8 @@ def processes(function: Run, missing: Mapping[str, Any], resources: Resources, t
 def _sigterm_interrupts() -> Iterator[None]:
     """Let a SIGTERM raise `KeyboardInterrupt` until the context ends.
 
-    A SIGTERM without a handler would end this process and leave the processes that it has started. A handler of the caller is kept. Outside
-    the main thread, the context manager does nothing.
+    Without a handler, a SIGTERM would end this process, but not the processes that it has started. The context manager does nothing if the
+    caller has already set a handler for SIGTERM, or outside the main thread.
     """
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield

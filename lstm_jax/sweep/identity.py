@@ -26,7 +26,7 @@ def import_name(item: Any) -> str:
     """Return the name "module:name" with which another process can import a function or class.
 
     Raises:
-        InputError: if the function has no name, as an instance of `functools.partial` has none.
+        InputError: if the function has no name, for example because it is an instance of `functools.partial`.
     """
     require(hasattr(item, "__qualname__"), "function", item, "give a function with a name, by which rows are found again")
     module = item.__module__
@@ -79,8 +79,9 @@ def require_importable(item: Any, kind: str) -> None:
 def run_id(function: Run, config: Any) -> str:
     """Return the id of the run of `function` on `config`: 16 hex digits of SHA-256 over the function's name and the config's values.
 
-    If the class of an inner config is not that of the field's default value, the name of the class counts, too. The values 1, 1.0 and True
-    count as different values, although Python takes them to be equal.
+    If an inner config has another class than the default value of its field, the name of its class is part of the hash, too. If the default
+    value is no config, the class is compared with the only dataclass in the annotation of the field; see `other_classes`. The values 1, 1.0
+    and True give different ids, although Python takes them to be equal.
 
     Raises:
         InputError: if the function has no name, or if a dict in the config has keys that cannot be sorted.
@@ -96,15 +97,16 @@ def run_id(function: Run, config: Any) -> str:
 
 
 def other_classes(value: Any, usual: Any, path: str = "", kinds: frozenset[type] = frozenset()) -> dict[str, str]:
-    """Return a dict from the paths, such as "train.optimizer", of inner configs to the names of their classes.
+    """Return a dict from the paths of inner configs with an unusual class, such as "train.optimizer", to the names of the classes.
 
-    Left out is an inner config of the same class as the default value of its field. An inner config that has no such value in its place is
-    left out if its class is the only dataclass that the annotation of the field names.
+    The usual class is the class of the config that stands in the same place in the default value of the field. If there is no such config,
+    the usual class is the only dataclass that the annotation of the field names. If the annotation names several dataclasses or none, no
+    class is usual, and the inner config is part of the result.
 
     Args:
         value: a config, a value of a field, or a part of such a value.
-        usual: default value in the same place, or another value of the usual class. If there is none, any other object.
-        path: path of the value, which begins with a dot.
+        usual: the default value in the same place, or another config of the usual class. If there is neither, any object but a config.
+        path: path of the value, which begins with a dot. The path of the outermost config is "".
         kinds: dataclasses that the annotation of the field names.
     """
     found: dict[str, str] = {}
@@ -128,7 +130,7 @@ def other_classes(value: Any, usual: Any, path: str = "", kinds: frozenset[type]
 
 @cache
 def _usual(kind: type, name: str) -> Any:
-    """Return the default value of a field of a dataclass. It is made once, since making the config of a task takes a millisecond."""
+    """Return the default value of a field of a dataclass. The result is cached, since making some default values takes a millisecond."""
     return default(next(field for field in dataclasses.fields(kind) if field.name == name))
 
 
@@ -177,8 +179,7 @@ class _Unpickler(pickle.Unpickler):
 def pickle_config(config: Any) -> bytes:
     """Return a config as bytes, from which another process can rebuild it with `unpickle_config`.
 
-    The rebuilt config equals the original one, with the same classes of inner configs, and with tuples and lists where the original has
-    them.
+    The rebuilt config equals the original one. Inner configs keep their classes, tuples remain tuples, and lists remain lists.
     """
     file = io.BytesIO()
     _Pickler(file).dump(config)

@@ -24,14 +24,14 @@ def in_threads(
 ) -> Generator[tuple[Key, Future[Result]], None, None]:
     """Call `measure` on each item in a pool of threads. When a call ends, yield the pair (key of its item, finished future).
 
-    If the caller closes the generator early, or an interrupt ends it, calls that have not started are cancelled, and those that run are
-    waited for.
+    If the caller closes the generator early, or an interrupt ends it, the generator calls `stop`, cancels the calls that have not started,
+    and waits for the running calls.
 
     Args:
         measure: function that takes an item.
         items: dict from the key of each item to the item.
         workers: number of threads, and thus of calls that run at the same time.
-        stop: function that makes the running calls end soon. It is called before they are waited for.
+        stop: function that makes the running calls end soon. The default does nothing.
     """
     with ThreadPoolExecutor(workers) as pool:
         try:
@@ -49,8 +49,8 @@ def record(
 ) -> None:
     """Append results to a file as they arrive, and show a progress bar.
 
-    For each pair (rows, line) that `outcomes` yields, the rows are appended to the file, the line is printed, and the bar advances. Before
-    the first pair is asked for, the file is created, so that no result is lost because the file cannot be written.
+    For each pair (rows, line) that `outcomes` yields, the rows are appended to the file, the line is printed, and the bar advances. Unless
+    `total` is 0, the file is created before the first result is computed. An error in writing thus appears before a result could be lost.
 
     Args:
         path: file with one row (a JSON object) per line.

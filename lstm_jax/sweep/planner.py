@@ -36,8 +36,8 @@ def run(
     Args:
         function: function that takes a config, executes its run and returns a dict from the name of each result to its value. It must
             have a name and not be a lambda, because the name of the function identifies its rows.
-        configs: instances of a frozen dataclass. Configs with the same id (see `run_id`) count as one run. The ids of the values 1, 1.0
-            and True of a field differ.
+        configs: instances of a frozen dataclass. Configs with the same id (see `run_id`) count as one run. Configs that differ only in that
+            a field is 1, 1.0 or True have different ids.
         path: file with one row (a JSON object) per line. Rows are only appended. The file is created, before the first run, if it does not
             exist. Floats that are not finite are written as NaN and Infinity, as Python's json does.
         where: executor of the runs: "here" (in this process), "processes" (in fresh processes) or "slurm" (in Slurm jobs). A terminal shows
@@ -47,10 +47,15 @@ def run(
         retry: whether to repeat runs that have failed.
         options: parameters of submitit by name. Only "slurm" uses them.
 
+    Returns:
+        a list of dicts with the keys "id" (id of the run), "run" (name of the function), "code" (digest of the function's source code),
+        "config", "status", "seconds" (duration of the run) and "result" or, for a failed run, "error".
+
     Raises:
-        InputError: if the function is a lambda or has no name, if `where` is "processes" and another process cannot import the function, if
-            a config is not a dataclass, if a value in a config cannot be written as JSON, if `where` is not a key of `EXECUTORS`, if
-            `workers` is negative, if `where` is "slurm" without submitit installed, or if the file holds other rows or cannot be written.
+        InputError: if the function is a lambda or has no name, if a config is not a dataclass or has a value that cannot be written as
+            JSON, if `where` is not a key of `EXECUTORS`, or if `workers` is negative. Also if the file has a row that no sweep has written,
+            or cannot be written. Also if `where` is "processes" and another process cannot import the function or the class of a config,
+            or if `where` is "slurm" and submitit is not installed.
         KeyboardInterrupt: after Ctrl-C and, if `where` is "processes", after SIGTERM. Runs that have not ended have no rows.
     """
     *first, last = EXECUTORS
@@ -145,11 +150,11 @@ def _warn(path: Path, function: Run, code: str, rows: Collection[Mapping[str, An
 def existing_rows(function: Run, configs: Iterable[Any], path: str | Path) -> list[dict[str, Any]]:
     """Return the rows in the file `path` that earlier runs of `function` on the given configs have written, in the order of the configs.
 
-    A config without a row is left out. If a config has several rows, the last row is returned.
+    A config without a row is left out. If a config has several rows, the last row is returned. Rows of other functions or configs are
+    ignored.
 
     Raises:
-        InputError: if the function has no name, or if the file cannot be read or has a row that no sweep has written. Rows of other
-            functions or configs are ignored.
+        InputError: if the function has no name, or if the file cannot be read or has a row that no sweep has written.
     """
     wanted = dict.fromkeys(run_id(function, config) for config in configs)
     found = _found(Path(path), wanted)

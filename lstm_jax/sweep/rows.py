@@ -1,7 +1,7 @@
 """Append-only files with one row (a JSON object) per line. A file whose name ends in .gz is compressed by gzip.
 
-Floats that are not finite are written as NaN, Infinity and -Infinity, which Python's json reads, but which are not JSON. Otherwise a
-diverged result and an undefined one would both become null, and a table would not show either.
+Floats that are not finite are written as NaN, Infinity and -Infinity. Python's json module reads these words, although they are not valid
+JSON. If null were written instead, a table could not tell a diverged result (Infinity) from an undefined one (NaN).
 """
 
 import gzip
@@ -78,8 +78,8 @@ def append_rows(path: Path, *rows: dict[str, Any]) -> None:
     """Append rows to a file in a single write. The file and its folder are created if they do not exist.
 
     A compressed file (.gz) is rewritten as a whole under a temporary name, and is then renamed. Several processes may append to one file
-    at the same time: each waits for the lock of the folder. If the path is a link, the file to which it leads is written. Without rows,
-    the call checks that rows can be appended.
+    at the same time: each waits for the lock of the folder. If the path is a link, the file to which it leads is written. A call without
+    rows checks that rows can be appended, and creates the file if it does not exist.
 
     Raises:
         InputError: if the path exists and is not a file of rows, if it cannot be written, or if decompression fails.

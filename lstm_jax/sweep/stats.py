@@ -1,7 +1,7 @@
 """Confidence intervals from the percentile bootstrap (Efron 1979) and from Student's t-distribution, and permutation tests (Fisher 1935).
 
-The random draws depend only on the argument `seed`, so that the same values always give the same result. SciPy is imported on first use,
-since the import takes half a second.
+The random draws depend only on the argument `seed`. The same values and seed therefore always give the same result. SciPy is imported on
+first use, since the import takes half a second.
 """
 
 from collections.abc import Callable, Sequence
@@ -47,8 +47,8 @@ def mean_interval(values: Values, seed: int = 0, draws: int = 2000) -> tuple[flo
 def t_interval(values: Values) -> tuple[float, float, float]:
     """Return the mean of N values and its 95 % confidence interval by Student's t-distribution, as (mean, low, high).
 
-    The interval assumes that the values are normally distributed. If they are, it has the right length for two to four values too, for
-    which that of `mean_interval` is too short. For one value, low and high are nan.
+    The interval assumes that the values are normally distributed. Under this assumption it is valid even for two to four values, for which
+    the interval of `mean_interval` is too short. For one value, low and high are nan.
     """
     from scipy import stats
 
@@ -110,10 +110,10 @@ def permutation_p(old: Values, new: Values, seed: int = 0) -> float:
 def paired_p(ratios: Values, seed: int = 0) -> float:
     """Return the two-sided p-value of a sign-flip test on the mean logarithm of paired ratios.
 
-    The null hypothesis is that the two members of each pair are exchangeable, so that each of the N logarithms could equally well have the
-    opposite sign. The p-value is the share of the 2 ** N choices of signs that give a mean at least as far from 0 as that of the data. If
-    there are more than `EXACT` choices, the share is computed over `EXACT` random choices and the signs of the data. The p-value is 1 for
-    fewer than two pairs.
+    The null hypothesis is that the two members of each pair are exchangeable. Each of the N logarithms could then equally well have the
+    opposite sign. The p-value is the share of the 2 ** N choices of signs that give a mean at least as far from 0 as the mean of the data.
+    If there are more than `EXACT` choices, the share is computed over `EXACT` random choices and the signs of the data. The p-value is 1
+    for fewer than two pairs.
 
     Args:
         ratios: ratio of the two members of each of the N pairs.

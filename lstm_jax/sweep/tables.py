@@ -9,7 +9,7 @@ from typing import Any
 from lstm_jax.files.writing import write_atomically
 
 _FIRST, _LAST = ("id", "status"), ("error", "seconds")
-"""Columns of the row itself, before and after those of the config and of the results."""
+"""Names of the columns that stand before (`_FIRST`) and after (`_LAST`) the columns of the config fields and of the results."""
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -29,8 +29,8 @@ def table(rows: Iterable[Mapping[str, Any]]) -> tuple[list[str], list[list[Any]]
     """Return the rows of a sweep as a table, which is a pair (names of the columns, list of lines).
 
     A line is the list of the values of one row, one value for each column. If the row has no value for a column, the line contains "".
-    The columns are id, status, the fields of the config, the results, error and seconds. If a field has the name of one of these other
-    four columns, its column is named `config.NAME`. If a result has the name of one of the four columns or of a field, its column is named
+    The columns are id, status, the fields of the config, the results, error and seconds. If a field has the name id, status, error or
+    seconds, its column is named `config.NAME`. If a result has one of these four names or the name of a field, its column is named
     `result.NAME`.
     """
     parts = [(row, flatten(row["config"]), flatten(row.get("result", {}))) for row in rows]

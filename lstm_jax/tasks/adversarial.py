@@ -15,15 +15,15 @@ from lstm_jax.models.pooling import members, sum_members, text_at_step
 from lstm_jax.packing import PackedPlaces
 
 TINY = 1e-30
-"""Smallest squared norm of a gradient by which it is divided."""
+"""Smallest squared norm with which a gradient is normalised. A smaller squared norm is raised to this value."""
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def with_gradient(loss: Callable[..., tuple[jax.Array, jax.Array]], params: Any, vectors: Any) -> tuple[jax.Array, jax.Array, Any]:
     """Return the loss, the logits, and the gradient of the loss with respect to the word vectors.
 
-    JAX can differentiate the returned loss with respect to `params` and `vectors`. This takes no further pass of `loss`: a single forward
-    and backward pass gives the returned gradient and the derivatives. The returned logits and gradient are differentiated as constants.
+    JAX can differentiate the returned loss with respect to `params` and `vectors`. A single forward and backward pass of `loss` computes
+    both these derivatives and the returned gradient. JAX treats the returned logits and the returned gradient as constants.
 
     Args:
         loss: function loss(params, vectors) that returns the loss and the logits.

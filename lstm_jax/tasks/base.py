@@ -136,10 +136,10 @@ class Task(ABC, Generic[C, D]):
         return ()
 
     def pretrained(self, folder: RunFolder, resume: bool, console: Console) -> Mapping[str, Any]:
-        """Train other models that initialise this one, and return a dict from names of parameters to their initial values.
+        """Train other models that initialise the model of the task, and return a dict from names of parameters to their initial values.
 
-        If a resumed run already has a checkpoint of this model, the method is not called. By default, nothing is trained and the dict is
-        empty.
+        By default, no other model is trained, and the dict is empty. If a resumed run already has a checkpoint of the model of the task,
+        the method is not called.
 
         Args:
             folder: folder of the run.
@@ -189,7 +189,8 @@ class Task(ABC, Generic[C, D]):
 
         Args:
             config: config of the run, which is also written to the folder.
-            folder: a new folder, or the folder of a run, interrupted or ended, if `resume` is true.
+            folder: folder of the run. If `resume` is false, it must be new or empty. If `resume` is true, it may hold a run that was
+                interrupted or has ended.
             data: the data, if they are in memory already. If None, the data that the config names are read.
             initial: dict from the name of a parameter in `Functional.params` to its initial value. All other parameters get random initial
                 values.
@@ -270,19 +271,20 @@ class Trained(ABC, Generic[C, Own]):
     def model(self) -> Any:
         """Flax NNX module with the trained parameters.
 
-        Each access returns a new module, so that a change of one does not reach the next, nor the methods of this class. If the config has
-        dropout, call the module with `deterministic=True`, or `model.eval()` before; with `rngs` it applies dropout.
+        Each access returns a new module. A change to this module affects neither later accesses nor the methods of this class. If the
+        config has dropout, a call of the module applies dropout by default, and needs `rngs`. To run the module without dropout, call its
+        method `eval()` first, or pass `deterministic=True`.
         """
         return self.rebuild({name: jnp.asarray(array) for name, array in self.params.items()})
 
     def with_products(self: T, dtype: str) -> T:
-        """Return this trained model with the matrix products of its recurrent layers in another dtype, see `models.set_products`.
+        """Return a copy of this trained model whose recurrent layers multiply matrices in another dtype; see `models.set_products`.
 
         Args:
             dtype: "float32", "bfloat16" or "int8".
 
         Raises:
-            InputError: if `dtype` is another one.
+            InputError: if `dtype` is none of these names.
         """
         check_products(dtype)
         return dataclasses.replace(self, rebuild=lambda params: set_products(self.rebuild(params), dtype))

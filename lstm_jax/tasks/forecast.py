@@ -99,14 +99,14 @@ def metrics_of(predicted: np.ndarray, part: Part, scale: Scale) -> dict[str, flo
     """Return the metrics of the predictions for the W windows of one split.
 
     Args:
-        predicted: predictions (W, 2, K) for these windows; see `make_predictions`.
+        predicted: predictions (W, 2, K) of the K entries that follow each of these windows; see `make_predictions`.
         part: the windows, with the true values in `part.target`.
         scale: mean and standard deviation of the training split.
 
     Returns:
-        A dict with four metrics. "loss" is the mean negative log-likelihood in nats per entry. "mae" and "rmse" are the mean absolute error
-        and the root mean squared error, in the units of the series. "coverage" is the share of true values inside the prediction interval
-        of probability `LEVEL`.
+        A dict with four metrics, which are computed over all W * K predicted entries. "loss" is the mean negative log-likelihood of an
+        entry in nats; see `negative_log_likelihood`. "mae" and "rmse" are the mean absolute error and the root mean squared error, in the
+        units of the series. "coverage" is the share of true values inside the prediction interval of probability `LEVEL`.
     """
     off = np.abs(predicted[:, 0] - part.target)
     wide = NormalDist().inv_cdf(0.5 + LEVEL / 2) * np.exp(np.maximum(predicted[:, 1], LEAST_LOG_SPREAD))
@@ -323,8 +323,8 @@ class Trained(base.Trained[ForecastConfig, Scale]):
     def end_of(self, series: data.Series, times: np.ndarray | None = None) -> tuple[Part, np.ndarray]:
         """Return the input from which the K entries after the end of a series are forecast, and the times (K,) of these entries.
 
-        K is the `horizon` in the config. The input is a `Part` with one window, whose targets are unknown: `target` holds zeros. The
-        arguments and errors are those of `ahead`.
+        K is the `horizon` in the config. The input is a `Part` with one window, whose targets are unknown: `target` holds zeros. The method
+        `ahead` explains the two arguments, and the errors that they can cause.
         """
         context, horizon = self.config.data.context, self.config.data.horizon
         require(len(series) >= context, f"series of {len(series)} entries", "too short", f"give {context} or more, the context of the run")
@@ -346,9 +346,10 @@ class Trained(base.Trained[ForecastConfig, Scale]):
                 entries are evenly spaced, with the median gap of the series (`series.usual_gap`).
 
         Raises:
-            InputError: if the series is shorter than the `context` of the config, `level` is not between 0 and 1, `times` does not hold
-                K increasing times after the end of the series or holds datetime64 for a series without dates, or a value that the model
-                reads is too far from the last value of the series; see `make_part`.
+            InputError: if the series has fewer entries than the `context` of the config, if `level` is not above 0 and below 1, if `times`
+                does not hold K increasing times after the end of the series, or if `times` holds datetime64 and the series has no dates.
+                The error is also raised if a value that the model reads differs too much from the last value of the series or, if `level`
+                is true in the config, from the mean of the training split; see `make_part`.
         """
         require(0 < level < 1, "level", level, "give a share between 0 and 1")
         part, moments = self.end_of(series, times)

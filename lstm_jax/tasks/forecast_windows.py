@@ -84,8 +84,9 @@ def make_part(windows: data.SeriesWindows, scale: Scale, config: ForecastConfig,
         name: name of the series in the error message.
 
     Raises:
-        InputError: if a value differs from the value of the last entry read in its window by more than `MOST_SPREADS` standard deviations.
-            If `level` is true, no value that the model reads may differ from the mean by more than `MOST_SPREADS` standard deviations.
+        InputError: if a value of a window, read or to be forecast, differs from the last value read in the window by more than
+            `MOST_SPREADS` standard deviations of the training split. If `level` is true, the error is also raised if a value that the model
+            reads differs from the mean of the training split by more than this.
     """
     values, gaps = windows.read[..., 0], windows.read[..., 1]
     last = values[:, -1]

@@ -201,9 +201,10 @@ class Trained(base.Trained[GenerationConfig, data.Characters]):
 
         Args:
             text: a string, or bytes.
-            clean: whether to clean the text first, in the same way as the training text of the run was cleaned, its line ends included.
+            clean: whether to first convert the line ends of the text and clean it, in the same way as was done with the training text of
+                the run.
             unknown: character of the vocabulary that replaces each character outside the vocabulary. If empty, characters outside the
-                vocabulary raise an error. A vocabulary of bytes contains every byte, so that this argument has no effect.
+                vocabulary raise an error. The argument has no effect if the vocabulary consists of bytes, because no byte is outside it.
 
         Raises:
             InputError: if `unknown` is not in the vocabulary, or if `unknown` is empty and the text has characters outside the vocabulary.

@@ -80,9 +80,12 @@ def require_memory(
 def require_free(needed: int, mesh: Mesh, remedy: str) -> None:
     """Check that at least `needed` bytes of memory are free. If the free memory is unknown, do nothing.
 
+    If the devices are CPUs, the memory of the machine is checked, which they share. Otherwise the memory of a single device is checked, the
+    first device of this process.
+
     Args:
-        needed: number of bytes.
-        mesh: devices whose memory is checked.
+        needed: number of bytes that must be free on the machine, or on this device.
+        mesh: devices of the run.
         remedy: advice for the user, with which the error message ends.
 
     Raises:

@@ -14,9 +14,10 @@ from lstm_jax.tasks import base, generation, sentiment
 def to_onnx(trained: base.Trained) -> Any:
     """Convert the model of a trained run to an ONNX model.
 
-    A sentiment model maps "ids" to "probability", and a character model maps "ids" and states to "logits" and new states; see
-    `convert.sentiment_to_onnx` and `convert.generation_to_onnx`. The metadata of the ONNX model are the name of the task, the cell, the
-    vocabulary as JSON, and the settings with which the run encodes a text.
+    For a sentiment run, the ONNX model has the input "ids" and the output "probability"; see `convert.sentiment_to_onnx`. For a
+    text-generation run, its inputs are "ids" and the states, and its outputs are "logits" and the new states; see
+    `convert.generation_to_onnx`. The metadata of the ONNX model are the name of the task, the name of the cell, the vocabulary as JSON, the
+    settings with which the run encodes a text, and the version of the ONNX operators.
 
     Args:
         trained: a loaded sentiment run or text-generation run.
@@ -73,19 +74,21 @@ def _metadata(task: str, settings: Mapping[str, Any], vocabulary: bytes) -> dict
 def write_onnx(trained: base.Trained, path: Path, force: bool = True) -> dict[str, Any]:
     """Write the model of a trained run to an ONNX file.
 
-    An existing file is replaced once the new one is complete.
+    An existing file is kept until the new file is complete.
 
     Args:
         trained: a loaded sentiment run or text-generation run.
         path: path of the file.
-        force: whether to replace an existing file that another program wrote.
+        force: whether an existing file without the mark of lstm-jax may be replaced; see `write_atomically`. A file with the mark, such as
+            one that this function has written, is always replaced.
 
     Returns:
-        a description of the file: its "file", "task" and "bytes", the "opset", and the "inputs" and "outputs" of the model as dicts from
-        name to text such as "int64 (batch, time)".
+        A dict that describes the file: "file" (the path), "task" (the name of the task), "bytes" (the size), "opset" (the version of the
+        ONNX operators), "inputs" and "outputs". The last two are dicts from the name of each input or output of the model to its dtype and
+        shape as text, such as "int64 (batch, time)".
 
     Raises:
-        InputError: if `to_onnx` raises an error, or if the file cannot be written.
+        InputError: if `to_onnx` raises an error, or if the file cannot be written or may not be replaced.
     """
     model = to_onnx(trained)
     content = _serialized(model)

@@ -77,8 +77,8 @@ def pretrain(
 
     Raises:
         InputError: if the text has fewer than two words.
-        Interrupted: if SIGINT or SIGTERM arrives, also after the last step. If `checkpoints` is given, the state has been saved before this
-            error is raised.
+        Interrupted: if SIGINT or SIGTERM arrives during the training, even during or after its last step. If `checkpoints` is given, the
+            state has been saved before this error is raised.
     """
     require(len(text) >= 2, "words of the training reviews", len(text), "a language model needs two or more: give --lm-epochs 0")
     windows, counts = cut_windows(text), np.bincount(text, minlength=vocabulary)

@@ -87,8 +87,8 @@ def begin(
     all processes.
 
     Args:
-        config: config of the run.
-        folder: folder of the run. It is created if it does not exist. A resumed run may get more epochs; see `RunFolder.start`.
+        config: config of the run. The config of a resumed run may have more epochs than before; see `RunFolder.start`.
+        folder: folder of the run. It is created if it does not exist.
         mesh: devices that a batch is sharded over.
         examples: number of examples in an epoch.
         fingerprint: checksum of the data. The data of a resumed run must have the same checksum as before.
@@ -101,10 +101,10 @@ def begin(
         The prepared run.
 
     Raises:
-        InputError: if no backend can run the config, or if a batch cannot be divided among the devices. Both are checked
-            before the folder is created. The error is also raised if the processes that train the model together differ in the config, the
-            data or the versions. Finally, it is raised if the folder cannot be used, if a file in it has changed, if the data have changed,
-            or if the environment has changed and `permissions` does not allow this.
+        InputError: if no backend can run the config, if a batch cannot be divided among the devices, or if the processes that train the
+            model together differ in the config, the data, the versions or the code. These conditions are checked before the folder is
+            created. The error is also raised if the folder cannot be used, if a file in it has changed, if the data have changed, or if the
+            environment has changed and `permissions.other_machine` is false.
     """
     backend = check_request(config, mesh)
     optimizer = make_optimizer(config.train, config.train.epochs * steps_per_epoch(examples, config.train.batch_size))
@@ -272,7 +272,8 @@ def load_params(run: RunFolder, like: dict[str, jax.Array]) -> tuple[dict[str, n
         like: dict from the names of the parameters to arrays with the same shapes and dtypes as the parameters.
 
     Returns:
-        A pair of a dict from names to parameters, and a tuple with one warning for each damaged or unfinished checkpoint that was skipped.
+        A pair. The first member is a dict from the name of each parameter to its array. The second member is a tuple with one warning for
+        each damaged or unfinished checkpoint that was skipped.
 
     Raises:
         InputError: if no checkpoint is intact, or if the names, shapes and dtypes in the checkpoint are not those of `like`.

@@ -20,10 +20,13 @@ from lstm_jax.training.callbacks import Callback, EpochRecord
 
 
 def sample_callback(config: SampleConfig, corpus: data.Corpus, sampler: Sampler, path: Path, console: Console) -> Callback:
-    """Return a callback that draws texts after each epoch, prints them, and appends them to the file `path`.
+    """Return a callback that draws texts after each epoch, prints them, and writes them to the file `path`.
 
     One text is drawn for each temperature in the config. All texts of an epoch continue the same prompt, which is a random excerpt of the
     training text. If the config sets the number of characters to 0 or lists no temperatures, nothing is drawn.
+
+    The file keeps the texts of earlier epochs. If it already has texts of this epoch or of later ones, as after a run was resumed from an
+    earlier checkpoint, they are removed.
 
     Args:
         config: number of characters of a text and of the prompt, and the temperatures.
@@ -66,8 +69,9 @@ def read_samples(path: Path) -> list[dict[str, Any]]:
     """Return the texts that a run has drawn so far, as stored in its file samples.jsonl.
 
     Returns:
-        A list with one dict for each text. A dict has the keys epoch, seed, temperature, mode, prompt and text. If the file does not exist,
-        the list is empty.
+        A list with one dict for each text. A dict has the keys "epoch", "seed" (seed of the run), "temperature", "mode" ("window" or
+        "carried"; see `generation.reading_mode`), "prompt", and "text" (the drawn characters, without the prompt). If the file does not
+        exist, the list is empty.
 
     Raises:
         InputError: if the file is damaged or cannot be read.

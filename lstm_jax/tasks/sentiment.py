@@ -39,7 +39,8 @@ DENSE = "each step updates the whole embedding; adam, compiled, on a CPU, update
 def make_model(config: SentimentConfig, vocabulary: int) -> SentimentClassifier:
     """Return a new model, whose random initial weights are drawn from the seed in the config.
 
-    If the config packs reviews, the model is trained without padding. It then skips padding (id 0) if it later reads padded rows.
+    If the config packs several reviews in a row, the model skips padding (id 0) when it reads padded reviews, because the reviews in the
+    training had no padding.
     """
     model = replace(config.model, mask_zero=config.model.mask_zero or config.data.packed > 0)
     return SentimentClassifier(model, vocabulary, rngs=initial_rngs(config.train.seed))
@@ -324,7 +325,7 @@ class Trained(base.Trained[SentimentConfig, data.Vocabulary]):
         return logits_of(self.rebuild, mesh_of(self.config))
 
     def logits(self, reviews: Split | np.ndarray) -> np.ndarray:
-        """Return the logits (N,) of N reviews: padded or packed reviews, or the ids (N, T) of padded reviews."""
+        """Return the logits (N,) of N reviews, which are given as `Rows`, as `PackedRows`, or as the word ids (N, T) of padded reviews."""
         return self._logits(self.params, reviews)
 
     def probabilities(self, texts: Sequence[str | bytes]) -> np.ndarray:

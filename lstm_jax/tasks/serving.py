@@ -16,17 +16,18 @@ def make_server(model: SentimentClassifier, dtype: str | None = None) -> Callabl
         trained = sentiment.load("runs/sentiment")
         logits = make_server(trained.rebuild(trained.params))
 
-    The vectors of all words are multiplied by the kernel of the first layer once, in advance (see `SentimentClassifier.fold`). Each call
-    then only looks up rows in the table of these products. For V words, H units and a cell with G gates, the table has V * G * H numbers
-    per direction. The first call with a new shape of `ids` compiles. To classify many reviews in batches, use `Trained.logits` instead.
+    The vectors of all words are multiplied by the kernel of the first recurrent layer once, in advance (see `SentimentClassifier.fold`).
+    Instead of multiplying by this kernel, each call then looks up rows in the table of the products. For V words, H units and a cell with G
+    gates, the table has V * G * H numbers per direction. JAX compiles the function when it is first called with a new shape of `ids`. To
+    classify many reviews in batches, use `Trained.logits` instead.
 
     Args:
         model: the trained model, which is not changed.
-        dtype: dtype of the matrix products of the recurrent layers, "float32", "bfloat16" or "int8", see `models.set_products`. None means
-            that of the model.
+        dtype: dtype in which the recurrent layers multiply matrices: "float32", "bfloat16" or "int8"; see `models.set_products`. If None,
+            the layers keep the dtype that they have in `model`.
 
     Returns:
-        the function. It raises `InputError` unless `ids` are ints (B, T), where T is at least 1.
+        The function. It raises `InputError` unless `ids` are integers (B, T), where T is at least 1.
     """
     folded = nnx.clone(model)
     folded.eval()

@@ -72,8 +72,8 @@ def stream_examples(text: np.ndarray | data.ShardedText, length: int, batch: int
             one more column than the model reads, because the last character is only a target.
 
     Raises:
-        InputError: if the text has fewer than (batch + 1) * length characters, or if `starts` is given for a `ShardedText`. A batch reads
-            batch * length characters. The other `length` characters are needed for the random shift and the last target.
+        InputError: if `starts` is given and `text` is a `ShardedText`, or if the text has fewer than (batch + 1) * length characters: a
+            training step reads batch * length characters, and `length` more are needed for the random shift and the last target.
     """
     needed = (batch + 1) * length  # the random shift is at most length - 1, and the last chunk needs one more character as target
     remedy = f"{batch} streams of {length} characters need {needed}: give more text, a smaller batch or length"
@@ -136,11 +136,17 @@ def window_objective(rebuild: Rebuild) -> Objective:
 def stream_objective(rebuild: Rebuild) -> Objective:
     """Return the training objective for streams: the mean cross-entropy, in nats, of each character given those before it.
 
-    The result is a `training.step.Objective` with a carry. A batch is an array of character ids (B, length + 1), in which row b holds the
-    next `length` characters of stream b (a chunk), followed by the character after them, which is only predicted. The model starts a chunk
-    from its recurrent state at the end of the previous chunk, but the gradient does not flow back into the previous chunk. This is
-    truncated back-propagation through time (Williams & Peng 1990). A batch may also be a pair of these ids and of resets, bool (B, length).
-    An entry of the resets is True if the state is replaced by zeros before the character is read.
+    The result is a `training.step.Objective` that also takes the recurrent state before a batch, and returns the state after the batch. A
+    batch is an array of character ids (B, length + 1). Row b holds a chunk, which consists of the next `length` characters of stream b, and
+    the character after the chunk. The model predicts this last character, but does not read it. The model starts a chunk from its state at
+    the end of the previous chunk, but the gradient does not flow back into the previous chunk. This is truncated back-propagation through
+    time (Williams & Peng 1990).
+
+    A batch may also be a pair (ids, resets). The array `resets`, bool (B, length), is True where the state is replaced by zeros before the
+    character is read.
+
+    Args:
+        rebuild: function that returns the model with the given parameters.
     """
 
     def objective(params, batch, weight, key, state):

@@ -43,7 +43,7 @@ class Rates(NamedTuple):
 
 
 def serves(param: jax.Array) -> bool:
-    """Return whether compiled code can update this parameter: its dtype is float32 or float64, and the code is available."""
+    """Return whether compiled code can update a parameter, that is, whether its dtype is float32 or float64 and the code is available."""
     return param.dtype in (jnp.float32, jnp.float64) and not native.why_not()
 
 

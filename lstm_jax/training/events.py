@@ -75,7 +75,7 @@ def cut_off(path: Path, step: int) -> None:
 def _messages() -> tuple[Any, Any]:
     """Return the protobuf classes Event and Summary of TensorBoard.
 
-    Protobuf creates the two classes when their modules are imported, so that a type checker does not know them.
+    A type checker does not know the two classes, because protobuf creates them only when their modules are imported.
     """
     from tensorboard.compat.proto import event_pb2, summary_pb2
 

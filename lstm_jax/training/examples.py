@@ -25,7 +25,7 @@ class Order(NamedTuple):
     examples: jax.Array | np.ndarray
     """float32 (steps,): number of examples in each batch, without those that only fill up the batch."""
     first: Any = 0
-    """Index in the epoch of the first step of the arrays. It is 0 if the arrays hold all steps of the epoch."""
+    """Index in the epoch of the step to which the first row of each array belongs. It is 0 if the arrays hold all steps of the epoch."""
 
 
 Plan = Callable[[int, int], Order]

@@ -1,8 +1,8 @@
 """Sources of batches: two methods to bring the training examples to the devices.
 
-`OnDevices` places all examples on each device, where a training step selects its batch. `FromHost` keeps them in host memory or in mapped
-files, and places the batches of a few steps at a time on the devices while the steps before them run. Each process of a run then reads only
-the rows of its own devices.
+`OnDevices` places all examples on each device, where a training step selects its batch. `FromHost` keeps the examples in host memory or in
+mapped files. While some steps run, it places the batches of the next few steps on the devices. With `FromHost`, each process of a run reads
+only the rows of its own devices.
 """
 
 import math
@@ -54,8 +54,8 @@ class Source(ABC):
         """Return the examples and the order for the chunk of steps that begins at `step`.
 
         Returns:
-            A pair of a pytree of arrays and an `Order`. The arrays contain the examples of the chunk, and the `Order` contains its steps.
-            Both may also contain those of other chunks.
+            A pair of a pytree of arrays and an `Order`. The arrays contain the examples that the chunk reads, and the `Order` contains the
+            steps of the chunk. Both may also contain the examples and the steps of other chunks.
         """
 
     @abstractmethod

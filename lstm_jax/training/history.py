@@ -9,9 +9,10 @@ from typing import Any
 class History:
     """Metrics of the finished epochs of a run, and its best epoch.
 
-    `rows` has one dict of metrics for each epoch. The best epoch is the one in which the monitored metric is smallest (or largest, if the
-    caller wants that). `best_epoch` is the number of the best epoch, counted from 1. `best_value` is the value of the monitored metric in
-    the best epoch. If there is no best epoch, `best_epoch` is 0 and `best_value` is infinity. `seconds` is the training time so far.
+    `rows` has one dict of metrics for each epoch. The best epoch is the one with the smallest value of the monitored metric, or with the
+    largest value if `with_row` is called with `largest`. `best_epoch` is the number of the best epoch, counted from 1. `best_value` is the
+    value of the monitored metric in the best epoch. If there is no best epoch, `best_epoch` is 0 and `best_value` is infinity. `seconds` is
+    the training time so far.
     """
 
     rows: tuple[dict[str, Any], ...] = ()

@@ -166,7 +166,8 @@ class FoundLookups:
     structure: Any
     """Tree structure of the results of the loss function."""
     fills: tuple[bool, ...]
-    """For each lookup in the table, whether an index outside the table gives a row of NaN. If false, it gives the last row."""
+    """For each lookup in the table, whether an index outside the table gives a row of NaN. If false, an index beyond the last row gives the
+    last row."""
     batch_axes: tuple[int, ...]
     """For each lookup in the table, the index of the batch axis of its row indices."""
 

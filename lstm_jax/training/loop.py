@@ -115,8 +115,9 @@ def fit(
             checkpoints of an earlier training.
         callbacks: functions that are called after each epoch.
         console: console that shows a progress bar if it is a terminal. If None, nothing is shown.
-        last: whether the caller will not train any further after this call. If false, a signal that arrives during or after the last
-            step raises `Interrupted`, too, so that the next training does not begin.
+        last: whether this call is the last training of the caller. If true, a SIGINT or SIGTERM that arrives during or after the last step
+            raises no error, because the training is complete. If false, such a signal raises `Interrupted`, so that the next training does
+            not begin.
 
     Returns:
         The parameters of the best epoch (or of the last epoch if no metric is monitored), the metrics of all epochs, and further fields of
@@ -265,8 +266,9 @@ class _Fit:
     def _row(self, epoch: int, seconds: float, earlier: float) -> Metrics:
         """Return a dict of the training metrics of an epoch.
 
-        The keys are "epoch", "step", "train_loss" (and so on for each metric), "seconds" and "examples_per_second". If the loop waits for
-        examples, there is also "input_seconds", the seconds that it has waited.
+        The keys are "epoch", "step" (number of steps since the start of the run), "train_NAME" for each metric NAME (such as "train_loss"),
+        "seconds" and "examples_per_second". If the source of batches measures how long the loop waits for examples, there is also
+        "input_seconds" with this time.
 
         Args:
             epoch: number of the epoch, counted from 1.
@@ -283,8 +285,8 @@ class _Fit:
     def end_epoch(self, row: Metrics, callbacks: Sequence[Callback]) -> None:
         """Finish an epoch: add its metrics `row` to the history, call the callbacks, and save a checkpoint.
 
-        If the epoch is the best one so far by the monitored metric, its parameters are kept in memory. They are also saved if there is a
-        folder for the best checkpoint.
+        If the epoch is the best one so far by the monitored metric, its parameters are kept in memory. If checkpoints are saved at all, the
+        parameters are also saved to the folder `best`. If no metric is monitored, the parameters of each epoch are saved to this folder.
         """
         require(not self.monitor or self.monitor in row, "monitor", self.monitor, f"the metrics are {', '.join(row)}")
         zeros = self._copied(dict.fromkeys(self.state.totals, np.zeros((), np.float32)))

@@ -99,7 +99,7 @@ def binary_metrics(logits: Shaped[np.ndarray, "..."], labels: Shaped[np.ndarray,
     at most 16.1.
 
     Raises:
-        InputError: if the lengths differ, there are no reviews, a logit is not finite, or a label is neither 0 nor 1.
+        InputError: if `logits` and `labels` are empty or have different lengths, a logit is not finite, or a label is neither 0 nor 1.
     """
     from scipy.special import expit
 
@@ -131,8 +131,8 @@ def reliability(probabilities: Shaped[np.ndarray, "..."], labels: Shaped[np.ndar
         bins: number of bins.
 
     Raises:
-        InputError: if the lengths differ, there are no reviews, a probability is outside [0, 1], a label is neither 0 nor 1, or `bins` is
-            below 1.
+        InputError: if `probabilities` and `labels` are empty or have different lengths, a probability is outside [0, 1], a label is neither
+            0 nor 1, or `bins` is below 1.
     """
     p, y = _checked("probabilities", probabilities, labels)
     require(bool(np.all((p >= 0) & (p <= 1))), "probabilities", f"from {p.min()} to {p.max()}", "give values from 0 to 1, no logits")
@@ -156,7 +156,7 @@ def roc_curve(scores: Shaped[np.ndarray, "..."], labels: Shaped[np.ndarray, "...
         labels: labels 0 or 1, (N,) or (N, 1).
 
     Raises:
-        InputError: if the lengths differ, there are no reviews, a score is not finite, or a label is neither 0 nor 1.
+        InputError: if `scores` and `labels` are empty or have different lengths, a score is not finite, or a label is neither 0 nor 1.
     """
     s, y = _checked("scores", scores, labels)
     order = np.argsort(-s, kind="stable")

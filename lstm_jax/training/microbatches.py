@@ -1,8 +1,8 @@
 """Gradient accumulation: a batch is divided into microbatches, which are read one after another, and their gradients are added up.
 
-Only the residuals of one microbatch, which its forward pass keeps for its backward pass, are in memory at a time. Apart from rounding, the
-sum is the gradient of the whole batch, because a training objective is a sum over the examples of the batch; see `step.Objective`. Each
-microbatch has other dropout masks.
+Residuals are the arrays that a forward pass keeps for the backward pass. Only the residuals of one microbatch are in memory at a time.
+Apart from rounding, the sum is the gradient of the whole batch, because a training objective is a sum over the examples of the batch; see
+`step.Objective`. Each microbatch has dropout masks of its own.
 """
 
 from collections.abc import Callable
@@ -66,8 +66,9 @@ def accumulated(
         key: random key. Each of several microbatches gets a key of its own.
         carry: pytree of arrays (B, ...) that one training step hands to the next, such as recurrent states. Like the batch it is divided
             by rows. It is not handed from one microbatch to the next.
-        stacked: further values, as `for_each` returns them for the same batch and `count`: with a first axis of size `count`, along which
-            each call gets one entry, or without this axis if `count` is 1. It is () if there are no further values.
+        stacked: results of `for_each` for the same batch and `count`, or () if there are none. They are the last argument of the function.
+            If `count` is above 1, each call gets one entry along the first axis of the arrays. If `count` is 1, the arrays have no such
+            axis, and the call gets the whole arrays.
 
     Returns:
         Three values: the sums over all microbatches, the other values with a new first axis if there are several microbatches, and the new

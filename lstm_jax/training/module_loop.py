@@ -59,9 +59,9 @@ def fit(
         arrays: training examples, as a sequence of arrays (N, ...) for N examples. A batch consists of B rows of each array.
         epochs: number of epochs.
         batch_size: number of examples in a batch. The last batch of an epoch may have fewer, as in Keras.
-        microbatches: number of parts into which each batch is divided. Their gradients are computed one after another and added up, so that
-            only the arrays that the forward pass of one part keeps for its backward pass are in memory. `batch_size` must be a multiple of
-            this number times the number of devices.
+        microbatches: number of parts into which each batch is divided. Their gradients are computed one after another and added up. Only
+            the residuals of one part, the arrays that are kept for the backward pass, are in memory at a time. `batch_size` must be a
+            multiple of this number times the number of devices.
         seed: seed of the order of the examples and of the random streams of the module.
         patience: the training stops early once the monitored metric has not improved for this number of epochs. If 0, it does not stop
             early.

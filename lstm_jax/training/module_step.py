@@ -54,10 +54,12 @@ def split_model(model: Any) -> Parts:
 
 
 def _check_carried(model: nnx.Module) -> None:
-    """Check that each stateful layer has a carried state, since a compiled step drops variables that a call adds.
+    """Check that each stateful layer already carries a recurrent state.
+
+    A layer without such a state would add the state as a variable in its first call. A compiled step drops variables that a call adds.
 
     Raises:
-        InputError: if a stateful layer has none.
+        InputError: if a stateful layer carries no state.
     """
     for path, layer in nnx.iter_modules(model):
         if isinstance(layer, LayerState) and layer.stateful:
@@ -103,9 +105,9 @@ class TrainStep:
     The arguments of a step are a training state and a batch. The step returns a new state and the result of the loss function. The given
     state must not be used afterwards, because the step reuses its memory (donates it).
 
-    To read the trained parameters, call the method `model` instead of reading them from a state. If updates are row-sparse, the embedding
-    table in a state may have rows that have missed the steps that did not look them up. The method `model` first lets these rows take the
-    missed steps.
+    To read the trained parameters, call the method `model` instead of reading them from a state. If updates are row-sparse, a step updates
+    only those rows of the embedding table that the batch looks up. All other rows miss the step. The method `model` first lets all rows
+    take the steps that they have missed.
     """
 
     def __init__(self, model: Any, loss_fn: Callable, optimizer: Optimizer, has_aux: bool, mesh: Mesh):
@@ -222,9 +224,9 @@ class TrainStep:
     def _objective(self, params: Any, batch: tuple, weight: Any, key: Any, variables: Any) -> tuple[jax.Array, Any]:
         """Call `loss_fn` on the model and the batch, and return (loss, (result, variables)).
 
-        `result` is what `loss_fn` returns: the loss or, with `has_aux`, a pair whose first element is the loss. The second `variables` are
-        those of the model after this call, such as its statistics. This method is a `step.Objective` whose carry consists of the variables.
-        `weight` and `key` are not used.
+        `result` is what `loss_fn` returns: the loss or, with `has_aux`, a pair whose first element is the loss. The returned variables are
+        those of the model after the call, for example its updated statistics. This method is a `step.Objective` whose carry consists of the
+        variables. `weight` and `key` are not used.
         """
         del weight, key
         model = self._parts.rebuild(params, variables)
@@ -257,8 +259,8 @@ class TrainStep:
     def _lag(self, state: TrainState) -> Any:
         """Return the `Lag` of the embedding table, which records how many steps each row has taken.
 
-        The steps are counted from the last step whose number was a multiple of `CATCH_UP_INTERVAL`. At that step, all rows took the steps
-        that they had missed.
+        A step that a row missed counts once the row has taken it later. After every `CATCH_UP_INTERVAL` steps, all rows take the steps that
+        they have missed, and the counts start again at 0.
         """
         rows = self._optimizer.rows  # pyright: ignore[reportAttributeAccessIssue]
         ((name, behind),) = state.behind.items()

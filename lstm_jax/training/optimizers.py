@@ -35,7 +35,7 @@ def keras_adam(learning_rate, b1: float = 0.9, b2: float = 0.999, eps: float = 1
         eps: small number in the denominator.
 
     Raises:
-        InputError: if a decay rate is not between 0 and 1, or `eps` is negative.
+        InputError: if a decay rate is below 0 or above 1, or if `eps` is negative.
     """
     return _adam(learning_rate, b1, b2, eps, False)
 
@@ -43,7 +43,8 @@ def keras_adam(learning_rate, b1: float = 0.9, b2: float = 0.999, eps: float = 1
 def adam(learning_rate, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> RowOptimizer:
     """Return the optimiser Adam (Kingma & Ba 2015, algorithm 1) as `optax.adam` computes it, with the same results apart from rounding.
 
-    One case differs: if the square of a gradient overflows (above 1.8e19 in float32), the parameter becomes NaN, where optax leaves it.
+    The results differ in one case: if the square of a gradient overflows (in float32, if the magnitude of the gradient exceeds 1.8e19), the
+    parameter becomes NaN, whereas optax leaves the parameter unchanged.
 
         m' = b1 m + (1 - b1) g;  v' = b2 v + (1 - b2) g^2;  p' = p - lr m' / (1 - b1^t) / (sqrt(v' / (1 - b2^t)) + eps)
 
@@ -58,7 +59,7 @@ def adam(learning_rate, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -
         eps: small number in the denominator.
 
     Raises:
-        InputError: if a decay rate is not between 0 and 1, or `eps` is negative.
+        InputError: if a decay rate is below 0 or above 1, or if `eps` is negative.
     """
     return _adam(learning_rate, b1, b2, eps, True)
 

@@ -36,14 +36,16 @@ class RowUpdate(ABC):
 
     @abstractmethod
     def begin(self, table: jax.Array, state: Any, steps: int, at: Any = 0, behind: Any = ()) -> Lag:
-        """Return the `Lag` before a given step of an epoch. It records how many steps of the epoch each row of the table has taken.
+        """Return the `Lag` of a table before a given step of an epoch.
+
+        The `Lag` records how many steps of the epoch each row has taken. A step that a row missed counts once the row has taken it later.
 
         Args:
             table: the table (V, E), with V rows and E columns.
             state: state of the optimiser before the step.
             steps: number of steps of the epoch.
             at: index of the step in the epoch, counted from 0.
-            behind: number of steps of the epoch that each row has missed so far, (V,). If (), no row has missed a step.
+            behind: number of steps of the epoch that each row has missed and not yet taken, (V,). If (), there are no such steps.
         """
 
     @abstractmethod
@@ -87,8 +89,8 @@ class RowOptimizer:
     """An optimiser that offers a dense and a row-sparse update. Both use the state that `init` returns.
 
     `dense` is a transformation of optax, which updates whole parameters. `rows` updates only the rows of a table that a step looks up. A
-    training step uses `rows` if `step.row_sparse` returns true, otherwise `dense`. If the optimiser is wrapped by `optax.chain` or another
-    function of optax, the wrapped optimiser has only the dense update. If it is wrapped by `optimizers.clipped`, it has both.
+    training step uses `rows` if `step.row_sparse` returns true, otherwise `dense`. If `optax.chain` or another function of optax is applied
+    to a `RowOptimizer`, the result has only the dense update. The result of `optimizers.clipped` has both updates.
     """
 
     dense: optax.GradientTransformation

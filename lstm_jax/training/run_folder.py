@@ -75,14 +75,14 @@ class RunFolder:
             resume: whether the folder may hold a run. If false, the folder must be empty or must not exist.
 
         Returns:
-            Whether the config gives the run in the folder more epochs than it was started with, and is the same otherwise. This is allowed
-            if the schedule is constant, because the steps then do not depend on the number of epochs. The config in the folder is kept; see
-            `lengthen`.
+            False if a run was started, or if the config equals that of the run in the folder. True if the config differs from that of the
+            run only by a larger number of epochs. This difference is allowed if the learning-rate schedule is constant, because the number
+            of epochs does not change the steps of such a run. The config in the folder is kept until `lengthen` is called.
 
         Raises:
-            InputError: if the folder holds a run and `resume` is false, if the run in the folder has another config that is not the same
-                with fewer epochs of a constant schedule, if a file of the run in the folder has changed, or if the folder holds files but
-                no run.
+            InputError: if the folder holds a run and `resume` is false, if the config differs from that of the run in the folder in a way
+                that is not allowed, if a file of the run in the folder has changed, if the folder holds files but no run, or if the path is
+                a file.
         """
         require(not self.path.exists() or self.path.is_dir(), f"run folder {self.path}", "is a file", "name a new folder")
         for folder in (self.path, self.events, self.figures):
@@ -103,9 +103,9 @@ class RunFolder:
         return longer
 
     def lengthen(self, config_json: str) -> None:
-        """Replace the config of the run by one with more epochs, and remove the result, which is that of fewer epochs.
+        """Replace the config of the run by one with more epochs, and remove the result of the training with fewer epochs.
 
-        Call `seal` next, because the manifest holds the checksum of the old config.
+        The manifest is removed, too, because it holds the checksum of the old config. Call `seal` next to write a new manifest.
 
         Args:
             config_json: the new config as JSON, for which `start` returned true.
@@ -248,8 +248,9 @@ def _shown(value: Any) -> str:
 def environment(mesh: Mesh) -> dict[str, Any]:
     """Return the environment of this process: a dict of the versions, devices and settings that can change results or speed.
 
-    The keys are "python", "versions" (of packages, a dict), "git" (commit of this package), "platform", "cpu", "cores", "devices" (a list
-    of names), "hosts", "xla_flags" and "matmul_precision".
+    The keys are "python" (version), "versions" (dict from names of packages to versions), "git" (commit of this package), "platform", "cpu"
+    (name, family and model), "cores" (number of cores that this process may use), "devices" (list of the names of the devices of `mesh`),
+    "hosts" (number of processes), "xla_flags" and "matmul_precision".
     """
     return {
         "python": sys.version.split()[0],

@@ -29,8 +29,8 @@ class TrainState(NamedTuple):
     behind: Any = ()
     """int32 (V,): number of steps that each of the V rows of a table has missed and not yet taken, because row-sparse updates change only
     the rows that a step looks up. In a `TrainStep` it is a dict from the name of the table to this array. If no update is row-sparse, it is
-    (). It may also be () if updates are row-sparse. All rows then take their missed steps at the end of each call of the compiled training
-    steps."""
+    (). If `step.make_run_steps` is used with row-sparse updates and `behind` is (), all rows take their missed steps at the end of each
+    compiled call."""
 
 
 def state_sharding(params: Any, optimizer: Optimizer, totals: tuple[str, ...], mesh: Mesh, carry: Any = (), behind: Any = ()) -> TrainState:
@@ -50,9 +50,9 @@ def state_sharding(params: Any, optimizer: Optimizer, totals: tuple[str, ...], m
     def like_parameter(path: tuple, leaf: Any) -> Any:
         """Return the sharding of an array of the optimiser state.
 
-        If the array belongs to a parameter of the same shape, it is sharded like this parameter. Otherwise it is replicated; for example,
-        adafactor has arrays of other shapes than the parameters. `path` is the path of the array in the state. The array belongs to a
-        parameter if `path` ends with the path of the parameter.
+        `path` is the path of the array in the state. The array belongs to a parameter if `path` ends with the path of this parameter. An
+        array that belongs to a parameter and has its shape, such as a moment of Adam, is sharded like the parameter. All other arrays are
+        replicated, such as the arrays of adafactor that have other shapes than their parameters.
         """
         ends = (path[n:] for n in range(len(path) + 1))
         return next((sharding_of[end] for end in ends if shapes.get(end) == leaf.shape), copied)

@@ -27,14 +27,15 @@ Objective = Callable[..., tuple[jax.Array, Any]]
 """Function objective(params, batch, weight, key) that returns the loss of a batch and a dict of metrics. `weight` (B,) holds the weight of
 each of the B examples. The weights of a batch sum to 1, and examples that only fill up a batch have weight 0. The loss and each metric are
 sums over the examples, each multiplied by its weight, so that the results for the microbatches of a batch can be added up. If the training
-state has a carry, the function is objective(params, batch, weight, key, carry), and it returns the loss and a pair of the metrics and the
-new carry."""
+state has a carry (arrays that each step hands to the next), the function is objective(params, batch, weight, key, carry), and it returns
+the loss and a pair of the metrics and the new carry."""
 EXAMPLES = "examples"
 """Name of the entry of `TrainState.totals` that counts the examples. Each other entry is the sum of a metric over the examples."""
 CATCH_UP_INTERVAL = 32
-"""Number of steps after which all rows of a table take the steps that they missed through row-sparse updates. Because this changes the last
-bits of results, it always happens at the same steps of an epoch. `TrainState.behind` hands the missed steps from one chunk to the next. The
-effect of the interval on speed is within noise (experiments/LOG.md)."""
+"""Number of steps between two catch-ups of an embedding table. With row-sparse updates, a row of the table misses all steps that do not
+look it up. In a catch-up, all rows take the steps that they have missed. A catch-up changes the last bits of results. Therefore catch-ups
+always happen at the same steps of an epoch, and `TrainState.behind` hands the numbers of missed steps from one chunk of steps to the next.
+The effect of the interval on speed is within noise (experiments/LOG.md)."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,8 @@ class LookupObjective:
     table: str
     """Name of the table among the parameters."""
     ids: Callable[[Any], jax.Array]
-    """Function from a batch to the indices of the rows that it looks up. The last axis of the result is the batch axis. `vectors` has the
-    axes of the result, and one more axis for the columns of the table."""
+    """Function from a batch to an array (..., B) of the indices of the rows that the batch looks up. B is the batch size. For E columns of
+    the table, the argument `vectors` of `loss` has the shape (..., B, E)."""
 
     def __call__(self, *args, **options) -> tuple[jax.Array, Any]:
         return self.loss(*args, **options)
@@ -81,11 +82,11 @@ class LookupObjective:
 
 
 def row_sparse(objective: Any, optimizer: Any, params: Any) -> bool:
-    """Return whether training steps use the optimiser's row-sparse update, in which a step updates only the table rows that it looks up.
+    """Return whether training steps use the row-sparse update of the optimiser instead of the dense update.
 
-    The result is true if three conditions hold: the objective says which rows it looks up (as a `LookupObjective` or a `FoundLookups`), the
-    optimiser has a row-sparse update (as a `RowOptimizer`), and this update is available for the table. Otherwise training steps use the
-    dense update.
+    A row-sparse update changes only those rows of an embedding table that a step looks up. A dense update changes whole parameters. The
+    result is true if three conditions hold: the objective says which rows it looks up (as a `LookupObjective` or a `FoundLookups`), the
+    optimiser has a row-sparse update (as a `RowOptimizer`), and this update is available for the table.
     """
     looks_up = isinstance(objective, LookupObjective | FoundLookups)
     return looks_up and isinstance(optimizer, RowOptimizer) and optimizer.rows.serves(params[objective.table])
@@ -168,7 +169,8 @@ def steps_program(
         objective: function that returns the loss and the metrics of a batch; see `Objective`.
         optimizer: an optimiser with a dense or a row-sparse update.
         gather: function gather(arrays, numbers) that returns the batch of the examples with the indices `numbers`.
-        carries: whether the training state has a carry, which is then the last argument of the objective; see `Objective`.
+        carries: whether the training state has a carry (arrays that each step hands to the next). If true, the carry is the last argument
+            of the objective; see `Objective`.
         steps: number of steps of an epoch. It may be 0 if the argument `order` of `run_steps` holds all steps of an epoch.
         microbatches: number of parts into which each batch is divided. Their gradients are computed one after another, and their sum is the
             gradient of the batch.
@@ -202,11 +204,11 @@ def dense_update(objective: Objective, optimizer: Any, carries: bool, microbatch
     Args:
         objective: function that returns the loss and the metrics of a batch; see `Objective`.
         optimizer: optimiser with a dense update.
-        carries: whether the objective has the carry as its last argument.
+        carries: whether the last argument of the objective is the carry (arrays that each step hands to the next).
         microbatches: number of parts into which the batch is divided.
         state: training state before the step.
-        lag: value that is returned unchanged, because a dense update needs no `Lag`. It makes the arguments the same as those of
-            `row_sparse_update`.
+        lag: not used, and returned unchanged. The argument exists because `row_sparse_update`, which is called in the same way, needs a
+            `Lag` at this position.
         batch: the batch.
         weight: weights (B,) of the examples in the batch.
         key: random key of the step.
@@ -248,7 +250,7 @@ def row_sparse_update(
     Args:
         lookup: objective that uses the table only to look up rows.
         rows_only: row-sparse update of the optimiser.
-        carries: whether the objective has the carry as its last argument.
+        carries: whether the last argument of the objective is the carry (arrays that each step hands to the next).
         microbatches: number of parts into which the batch is divided.
         state: training state before the step.
         lag: `Lag` before the step, which records how many steps each row of the table has taken.
@@ -283,10 +285,10 @@ def row_sparse_update(
 
 
 def _joined(arrays: list[jax.Array], columns: int) -> jax.Array:
-    """Concatenate the arrays of several lookups, whose leading axes are joined to one. If there is one lookup, return its array unchanged.
+    """Flatten the arrays of several lookups and concatenate them.
 
-    `columns` is the number of last axes that are kept as they are: 0 for arrays of row indices, and 1 for arrays of row vectors, whose last
-    axis has the columns of the table.
+    If there is one lookup, return its array unchanged. `columns` is the number of last axes that are not flattened: 0 for arrays of row
+    indices, which become (n,), and 1 for arrays of row vectors, which become (n, E). E is the number of columns of the table.
     """
     if len(arrays) == 1:
         return arrays[0]
@@ -344,8 +346,8 @@ def _row_sparse_steps(body: Callable, table: str, rows: RowUpdate, lag, state: T
     """Take steps start .. stop - 1 of an epoch with row-sparse updates, and return the new training state.
 
     Whenever the index of the next step is a multiple of `CATCH_UP_INTERVAL`, and at the end of the epoch, all rows of the table take the
-    steps that they have missed. Between two calls, `state.behind` has the number of missed steps of each row. If it is (), the state has no
-    room for these numbers, so that all rows also take their missed steps before this function returns.
+    steps that they have missed. Between two calls, `state.behind` has the number of missed steps of each row. If `state.behind` is (),
+    these numbers are not stored, and all rows also take their missed steps before this function returns.
 
     Args:
         body: function body(n, (lag, state)) that takes step n; see `_take_step`.

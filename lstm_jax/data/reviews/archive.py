@@ -87,7 +87,7 @@ def read_archive_source(found: Found, options: ReadOptions) -> dict[str, TextSpl
     If the file is named aclImdb_v1.tar.gz and `options.verify` is true, its size and checksum are verified first.
 
     Raises:
-        InputError: if the size or the checksum is wrong, or if `read_archive` raises an error.
+        InputError: if the size or the checksum is wrong, or if the archive is damaged or unsuitable; see `read_archive`.
     """
     if options.verify and found.path.name == ARCHIVE_NAME:
         verify_archive(found.path)

@@ -85,7 +85,7 @@ def prepare(
 def encode_reviews(splits: dict[str, TextSplit], num_words: int | None = None) -> EncodedReviews:
     """Encode reviews that are given as texts, and return them as ids. The reviews keep their order.
 
-    The vocabulary is built from the training texts by `build_vocabulary`, so that more frequent words have smaller ids.
+    The vocabulary is built from the training texts by `build_vocabulary`. More frequent words have smaller ids.
 
     Args:
         splits: dict that contains the training reviews under the key "train" and the test reviews, if any, under the key "test".

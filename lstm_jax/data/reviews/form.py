@@ -11,7 +11,7 @@ from lstm_jax.data.reviews.texts import TextSplit
 
 
 class Found(NamedTuple):
-    """Location of reviews, as a file or a folder, with the files from which they are read. `Form.find` returns it."""
+    """Location of reviews, which `Form.find` returns: one file or folder, and the files from which the reviews are read."""
 
     path: Path
     """The file or folder that holds the reviews."""
@@ -61,8 +61,8 @@ class Form:
     """Function that takes a path and returns a dict from the name of each split to its word ranks. If this field is None, the form does not
     hold word ranks."""
     keyword: str = ""
-    """Word, such as "tfds", that the user gives in place of a path to choose this form. `find` then ignores its argument. If the keyword is
-    empty, the form is recognised by the path."""
+    """Word, such as "tfds", that the user gives in place of a path to choose this form. A form with a keyword has a function `find` that
+    ignores its argument. If the keyword is empty, the form is recognised by the path."""
     takes_test_table: bool = False
     """Whether the user may give the test split as a second table."""
     description: str = ""

@@ -87,10 +87,10 @@ def judge(text: str) -> int:
 
 
 def synthetic_reviews(count: int, seed: int) -> TextSplit:
-    """Return synthetic reviews of 8 to 60 words. Half of them are positive, and all are different.
+    """Return `count` synthetic reviews of 8 to 60 words, which all differ from each other.
 
-    The names of the reviews are "synthetic/0", "synthetic/1" and so on. The field `groups` is None, because these reviews have no movies.
-    If `count` is odd, there is one more negative than positive review.
+    If `count` is even, half of the reviews are positive. If it is odd, there is one more negative than positive review. The names are
+    "synthetic/0", "synthetic/1" and so on. The field `groups` (movie ids) is None, since no review is about a real movie.
 
     Args:
         count: number of reviews.

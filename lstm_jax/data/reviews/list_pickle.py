@@ -134,10 +134,11 @@ class _Machine:
         return found
 
     def do_mark(self, _: None) -> None:
-        """Carry out the instruction MARK, which stores the height of the stack. A later instruction then takes all items above it.
+        """Carry out the instruction MARK, which stores the current height of the stack.
 
-        A pickle usually fills a list of integers with MARK, the integers, and APPENDS, which adds them to the list. In this case this
-        method reads the integers and carries out APPENDS in one fast loop, and stores no height.
+        A later instruction takes all items above this height. To fill a list of integers, a pickle usually has MARK, then the integers,
+        then APPENDS, which adds the integers to the list. In this case, this method does all three steps in one fast loop, and stores no
+        height.
         """
         ids, end = _integers(self.content, self.file.tell())
         if ids is not None and self.stack and type(self.stack[-1]) is _List and not self.stack[-1].rows:

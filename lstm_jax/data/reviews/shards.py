@@ -4,7 +4,7 @@ A folder of shards holds these files:
 
     00000.ids    int32 word ids of shard 0, from the shard's own vocabulary; each review begins with the id 0
     00000.npz    for each review: its number of ids, its label, its movie, and a hash of its words
-    00000.json   the shard's words with their counts, its movies and the SHA-256 of both files; it is written last
+    00000.json   the shard's words with their counts, its movies and the SHA-256 of the two files above; it is written last
     index.json   the joint vocabulary of the training tables; it is written once all shards are finished
 
 An opened folder takes 28 bytes of memory for each review (its label, movie, hash and position), and 4 bytes for each word of each shard's
@@ -187,7 +187,7 @@ def _write_shard(folder: Path, parts: Sequence[Part], number: int) -> int:
 class ShardedSplit:
     """N encoded reviews whose ids stay in mapped files.
 
-    It has the same methods as `EncodedSplit`. A method that returns ids reads them from the files.
+    This class has the same methods as `EncodedSplit`. A method that returns ids reads them from the files.
     """
 
     values: MappedIds
@@ -235,10 +235,10 @@ class ShardedSplit:
 
 @dataclass(frozen=True)
 class PaddedReviews:
-    """Array (N, maxlen) of padded reviews, whose rows `take` reads from mapped files.
+    """Array (N, maxlen) of padded reviews that is not in memory: the method `take` reads the requested rows from mapped files.
 
-    It can replace a NumPy array in `lstm_jax.training.examples.Examples.arrays`. `EncodedSplit.padded` describes the fields `maxlen`,
-    `padding` and `truncating`.
+    An instance can replace a NumPy array in `lstm_jax.training.examples.Examples.arrays`. `EncodedSplit.padded` describes the fields
+    `maxlen`, `padding` and `truncating`.
     """
 
     split: ShardedSplit
@@ -252,7 +252,7 @@ class PaddedReviews:
 
     @property
     def nbytes(self) -> int:
-        """Number of bytes of the ids that are in memory, which is 0."""
+        """Number of bytes of ids in memory, which is always 0 because the ids stay in files."""
         return 0
 
     def take(self, rows: np.ndarray, axis: int = 0, mode: str = "clip") -> np.ndarray:
@@ -277,8 +277,8 @@ class ShardedReviews:
     test: ShardedSplit | None
     vocabulary: Vocabulary
     fingerprint: str
-    """SHA-256 of the index and of the size of the vocabulary. Since the index has the checksums of all shards, it also covers their
-    content."""
+    """SHA-256 of the index and of the size of the vocabulary. This hash also covers the .ids and .npz files of all shards, because the
+    index has their checksums."""
 
 
 Reviews = EncodedReviews | ShardedReviews
@@ -290,7 +290,8 @@ def read_review_shards(folder: str | Path, num_words: int | None = None) -> Shar
 
     Args:
         folder: folder that `write_review_shards` has written.
-        num_words: number of ids, including the four reserved ids 0 to 3; see `encode_reviews`.
+        num_words: number of ids, including the four reserved ids 0 to 3. Words that are too rare for an id of their own have the id 2. If
+            None or 0, every word of the vocabulary has an id of its own.
 
     Raises:
         InputError: if the folder holds no finished shards, if a shard is missing, damaged or of other reviews, or if a split has no

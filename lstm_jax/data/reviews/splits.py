@@ -45,10 +45,10 @@ def grouped_split(
 
 
 def _components(labels: np.ndarray, groups: np.ndarray, text_hashes: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Divide N rows into C sets, so that all rows of a set must be in the same split.
+    """Divide N rows into C sets of rows that must be in the same split.
 
     The sets are the connected components of a graph in which each row is linked to its group and, if `text_hashes` is given, to its text.
-    They are in the order of their first rows.
+    The sets are in the order of their first rows.
 
     Args:
         labels: (N,) class of each row, 0 or 1.
@@ -82,8 +82,9 @@ def _choose(counts: np.ndarray, fraction: float, order: np.ndarray, inside: set[
 
     A set consists of rows that must be in the same split, and cannot be divided.
 
-    This function goes through the sets once. It chooses a set if the validation split then has at most the share `fraction` of the rows of
-    each class. Then it adds or removes single sets as long as this brings the numbers of rows nearer to this share.
+    This function first goes through the sets once. It chooses each set unless the validation split would then have more than the share
+    `fraction` of the rows of a class. Afterwards it adds or removes single sets as long as this brings the numbers of rows nearer to this
+    share.
 
     Args:
         counts: (C, 2) number of rows of each class in each of the C sets.

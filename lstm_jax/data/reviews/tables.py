@@ -105,7 +105,15 @@ def collect(path: Path, rows: Iterable[tuple[int, dict[str, Any]]], text_column:
 
 
 def _utf8(text: str, subject: str) -> bytes:
-    """Encode a text of a table as UTF-8. `subject` is its name in the error message for a text that UTF-8 cannot represent."""
+    """Encode a text of a table as UTF-8.
+
+    Args:
+        text: the text.
+        subject: name of the text in the error message.
+
+    Raises:
+        InputError: if UTF-8 cannot represent the text.
+    """
     try:
         return text.encode()
     except UnicodeEncodeError as error:

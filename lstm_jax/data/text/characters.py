@@ -26,7 +26,7 @@ _FORMAT = 1
 class Characters:
     """Vocabulary of the distinct characters of a corpus. The id of a character is its index in `characters`.
 
-    With the unit "byte" the vocabulary has all 256 bytes, and the id of a byte is its value, so that every text can be encoded.
+    With the unit "byte", the vocabulary has all 256 bytes, and the id of a byte is its value. Every text can therefore be encoded.
     """
 
     characters: tuple[str, ...]
@@ -94,7 +94,7 @@ class Characters:
         """Return the ids (T,) of a text of T characters. Their dtype is the smallest of uint8, uint16 and int32 that can hold every id.
 
         Args:
-            text: a str or, with the unit "byte", a str or bytes. With the unit "byte" a str is first encoded as UTF-8.
+            text: a str. With the unit "byte", the text may also be bytes, and a str is first encoded as UTF-8.
 
         Raises:
             InputError: if the text has characters outside the vocabulary (the message shows up to five), or if the text is bytes and the
@@ -138,7 +138,7 @@ class Characters:
     def decode_bytes(self, ids: Iterable[int] | np.ndarray) -> bytes:
         """Return the text with the given ids (T,) as bytes.
 
-        With the unit "byte", the result equals the bytes that were encoded. With the unit "character", the result is the text in UTF-8.
+        With the unit "byte", each id becomes the byte of the same value. With the unit "character", the result is the text in UTF-8.
 
         Raises:
             InputError: if an id is out of range, or the ids are not a one-dimensional array of integers.

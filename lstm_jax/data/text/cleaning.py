@@ -25,8 +25,9 @@ def clean(text: AnyStr, recipe: str = "source") -> AnyStr:
     - "lower": letters become lower case, and nothing else changes. In bytes only ASCII letters are changed.
     - "none" and "exact": the text is unchanged.
 
-    The recipes "none" and "exact" differ only when `prepare_corpus` or `write_shards` reads a text with the unit "character". For every
-    recipe except "exact", these two functions replace the line endings of Windows and old Macs by LF before they call this function.
+    In this function, "none" and "exact" have the same effect. They differ in `prepare_corpus` and `write_shards`. If the argument `unit` of
+    these two functions is "character", they replace the line endings of Windows and old Macs by LF before they call `clean`, unless the
+    recipe is "exact".
 
     No recipe normalises Unicode.
 

@@ -17,8 +17,8 @@ TEXT_NAMES = ("text", "article", "body", "content")
 JSON_FORMS = 'give [{"text": ...}, ...] or {"text": {"0": ..., ...}}; name it .jsonl if each line is an object'
 
 Columns = dict[str, dict[str, Any]]
-"""Dict from the name of each column to its values by the name of the row, for example `{"text": {"line 2": "Once ...", "line 3": ...}}`.
-Error messages show the names of the rows."""
+"""Dict from the name of each column to a dict that maps the name of each row to the value in this row and column, for example
+`{"text": {"line 2": "Once ...", "line 3": ...}}`. Error messages show the names of the rows."""
 
 
 def has_columns(path: Path) -> bool:

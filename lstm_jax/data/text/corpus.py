@@ -40,7 +40,7 @@ class Corpus:
     fingerprint: str
     """SHA-256 of the vocabulary and of the ids of both splits. For a corpus in shards, SHA-256 of the index file of the shards."""
     train_starts: np.ndarray = field(default_factory=_no_starts)
-    """(A,) int64: positions in `train` at which the articles begin, in ascending order. The first one is 0."""
+    """(A,) int64: positions in `train` at which the articles begin, in ascending order. The first is 0. Empty for a corpus in shards."""
     validation_starts: np.ndarray = field(default_factory=_no_starts)
     """(A',) int64: positions in `validation` at which the articles begin. If an article begins in `train` and ends in `validation`, its
     second part counts as an article."""
@@ -116,8 +116,8 @@ def sharded_corpus(
 ) -> Corpus:
     """Return a corpus from the shards that `write_shards` has written.
 
-    The training split stays in the mapped files. The validation split is read into memory. The positions at which the articles begin are
-    unknown, so that `train_starts` and `validation_starts` are empty.
+    The training split stays in the mapped files. The validation split is read into memory. The arrays `train_starts` and
+    `validation_starts` of the result are empty, because the positions at which the articles begin are unknown.
 
     Args:
         folder: folder of the shards.
@@ -195,11 +195,12 @@ def _with_unseen(tail: str, characters: Characters, unseen: str, notes: list[str
         notes: list of messages to the user. If characters are added or removed, a message about them is appended to this list.
 
     Returns:
-        The vocabulary that encodes both splits, the text of the validation split, and an array that maps each position of the given text to
-        its position in the returned text, or None if no character was removed.
+        The vocabulary that encodes both splits, the text of the validation split, and None or an array. If characters were removed, the
+        array maps each position in `tail` to a position in the returned text. A removed character maps to the next kept character or, if
+        there is none, to the end of the returned text.
 
     Raises:
-        InputError: if there are such characters and `unseen` is "error".
+        InputError: if a character occurs only in the validation split and `unseen` is "error".
     """
     missing = characters.unknown(tail)
     if not missing:

@@ -32,10 +32,11 @@ from lstm_jax.files.writing import write_atomically
 SHARD_BYTES = 32 * 2**20
 """Size, in bytes, of the part of a text file that becomes one shard."""
 SHARD = ("characters", "count", "sha256")
-"""Names of the values of each shard that the index copies from the shard's .json file. The index also has the value "apart" of each shard,
+"""Names of the entries that are copied from the .json file of a shard to the index. The index has one more entry for each shard: "apart",
 which is true if a separator stands before the shard."""
 SEPARATOR = " "
-"""Character between two articles, and between two shards with white space between them if the recipe removes it."""
+"""Character between two articles. If the recipe removes white space at the ends of a text, this character also stands between two shards of
+an article, unless the text was divided within a word."""
 SPACE = b" \t\n"
 """Bytes after which a text may be divided. The carriage return is left out, since the two bytes of a Windows line end must stay
 together."""
@@ -94,8 +95,9 @@ def write_shards(
         shard_bytes: size, in bytes, of the part of a file that becomes one shard.
 
     Raises:
-        InputError: if a path leads to no text file, if a file cannot be read, is not UTF-8 or changes while it is read, or if the folder
-            cannot be written or holds other files or shards of another text or another cleaning.
+        InputError: if a path leads to no text file, if all files are empty, if a file cannot be read, is an archive or changes while it is
+            read, if a file is not UTF-8 and `unit` is "character", if the folder cannot be written, or if the folder holds shards that were
+            written from another text or with other options, or foreign files that have names of shard files or of the index.
     """
     require(recipe in get_args(Recipe), "clean", recipe, f"give one of {', '.join(get_args(Recipe))}")
     parts = [part for path in source_files(paths) for part in _parts(path, recipe, unit, shard_bytes)]
@@ -161,7 +163,7 @@ def _write_shard(folder: Path, parts: Sequence[Part], number: int) -> int:
 
 
 def _is_intact(folder: Path, number: int, found: dict[str, Any]) -> bool:
-    """Return whether the file of ids of a shard exists, and whether the ids have the expected SHA-256 checksum.
+    """Return whether the file of ids of a shard exists and holds ids with the expected SHA-256 checksum.
 
     Args:
         folder: folder of the shards.
@@ -175,7 +177,10 @@ def _is_intact(folder: Path, number: int, found: dict[str, Any]) -> bool:
 
 
 def _is_current(folder: Path, number: int, found: dict[str, Any]) -> bool:
-    """Return whether a shard is intact and its record has "edges". Older versions wrote none, and divided some texts elsewhere."""
+    """Return whether a shard is intact and its record (its .json file) has the entry "edges".
+
+    Older versions of this project wrote records without this entry, and divided some texts at other positions.
+    """
     return "edges" in found and _is_intact(folder, number, found)
 
 
@@ -184,10 +189,13 @@ def _digest(ids: np.ndarray) -> str:
 
 
 def _read(part: Part) -> Any:
-    """Return the text of a part before its cleaning, as a str with Unix line ends or, with the unit "byte", as bytes.
+    """Return the text of a part before cleaning, as bytes if the unit is "byte", else as a str.
+
+    In a str, line ends of Windows and old Macs become LF, unless the recipe is "exact".
 
     Raises:
-        InputError: if the file cannot be read, is an archive or is not UTF-8, or if it has changed since the parts were made.
+        InputError: if the file cannot be read or is an archive, if it has changed since the `Part` was made, or if it is not UTF-8 and the
+            unit is "character".
     """
     with parsing(f"file {part.path}", READABLE), open(part.path, "rb") as file:
         begin, end = (_division(file, place, part.size) for place in (part.begin, part.end))
@@ -213,8 +221,9 @@ def _decoded(content: bytes, path: str, begin: int) -> str:
 def _division(file: Any, place: int, size: int) -> int:
     """Return the first position, from `place` on, at which a text file can be divided.
 
-    This is the position after the next white space or, if there is none, the end of the file. If the next 65,536 bytes have no white space,
-    it is the next position between two characters.
+    The 65,536 bytes from `place` on are searched for a space, a tab or a line feed. If one is found, the result is the position after the
+    first one. If none is found, the result is the end of the file if the search reached it, else the first position between two UTF-8
+    characters.
 
     Args:
         file: the text file, opened for reading bytes.
@@ -246,12 +255,12 @@ class ShardedText(MappedIds):
     """Ids of a text, or of a part of the text, that stay in memory-mapped files (shards) and are read when they are used.
 
     Args:
-        shards: a pair (ids, joint) for each shard: the ids that are stored, and an array in which joint[k] is the joint id for the stored
-            id k.
+        shards: a pair (ids, joint) for each shard: the ids that are stored, and an array in which joint[k] is the id in the joint
+            vocabulary for the stored id k.
         characters: joint vocabulary of all shards.
-        index: facts about the whole text.
-        begin: index in the whole text of the first id.
-        end: index in the whole text after the last id. If None, the ids end with the whole text.
+        index: `Index` with facts about the whole text, such as the number of its articles.
+        begin: position of the first id of this object in the whole text, counted from 0.
+        end: position after the last id of this object in the whole text. If None, this object ends where the whole text ends.
     """
 
     def __init__(self, shards: Sequence[Shard], characters: Characters, index: Index, begin: int = 0, end: int | None = None):

@@ -112,7 +112,7 @@ def embedded_articles() -> tuple[str, ...]:
     """Return about 80 English articles that need no download.
 
     The articles are the topics of Python's language reference that `help()` shows, sorted by name. They are read from `pydoc_data.topics`
-    of the running Python, so that the text depends on the version of Python.
+    of the running Python. Their text therefore depends on the version of Python.
 
     Raises:
         InputError: if this Python was installed without `pydoc_data`.

@@ -131,7 +131,7 @@ def stream_chunks(n: int, length: int, batch: int) -> np.ndarray:
     """Return the indices of the chunks that form each batch of truncated back-propagation through time.
 
     The text is cut into `batch` consecutive streams of equal length, and each stream into S chunks. Batch s consists of chunk s of every
-    stream, so that row b of batch s continues row b of batch s - 1. Characters at the end of the text that do not fill one more chunk in
+    stream. Row b of batch s therefore continues row b of batch s - 1. Characters at the end of the text that do not fill one more chunk in
     every stream are left out. The last character of the text is left out too, because it has no next character as its target.
 
     Args:

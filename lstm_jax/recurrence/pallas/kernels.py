@@ -168,7 +168,7 @@ class Part:
             self.tile(block, gate).write(gates, value, t)
 
     def mask(self, ref, block) -> Blocks:
-        """Return one block of units of the dropout mask `ref`: a tuple of one array for a mask (B, H), of four for a mask (4, B, H)."""
+        """Return one block of units of the dropout mask `ref` as a tuple: one array if `ref` is (B, H), or four if it is (4, B, H)."""
         if len(ref.shape) == 2:
             return (self.tile(block).read(ref),)
         return tuple(self.tile(block).read(ref, gate) for gate in range(GATES))
@@ -208,7 +208,9 @@ def _reader(tiling: Tiling, kernel, transposed: bool) -> Callable[..., jax.Array
 
 
 def _add_products(tiling: Tiling, sums: Blocks, operand: Callable, tile: Callable) -> Blocks:
-    """Return four arrays, one for each gate: sums[gate], plus the sum over the blocks k of units of operand(gate, k) @ tile(k, gate).
+    """Add matrix products to the four arrays in `sums`, one for each gate, and return the four results.
+
+    The result for a gate is sums[gate] plus the sum over k of operand(gate, k) @ tile(k, gate), where k is the index of a block of units.
 
     Args:
         tiling: division of the units into blocks.
@@ -328,7 +330,7 @@ def forward_kernel(
 def backward_kernel(
     tiling: Tiling, steps: int, barrier: Callable, kernel, gates, all_c, d_h, d_final, mask, valid, resets, d_state, d_reset, d_z
 ) -> None:
-    """Back-propagate through `forward_kernel`, from the last step to the first, for the rows of one program (instance of this GPU kernel).
+    """Compute the gradients of the LSTM, from the last step to the first, for the batch rows of one program (instance of this GPU kernel).
 
     The arguments from `kernel` on are refs: arrays in memory that the GPU kernel reads, or writes if they are results.
 
@@ -337,8 +339,8 @@ def backward_kernel(
         steps: number of steps T.
         barrier: function that waits until all threads of the program have called it.
         kernel: transposed recurrent kernel (4H, H) in the dtype of the matrix products.
-        gates: gates as in `Residuals`.
-        all_c: c of all steps as in `Residuals`.
+        gates: gates as in `Residuals`, a result of `forward_kernel`.
+        all_c: c of all steps as in `Residuals`, a result of `forward_kernel`.
         d_h: gradient with respect to h of all steps (T, B, H), or None.
         d_final: gradient with respect to the final state.
         mask: recurrent dropout mask (B, H) or (4, B, H), or None.

@@ -59,9 +59,10 @@ def _shapes(state: LSTMState):
 
 
 def _gates(like, split: bool):
-    """Return a float32 `jax.ShapeDtypeStruct` for the array of all gates (T, B, 4H), or four of them, (T, B, H), if `split` is true.
+    """Return the shape and dtype (float32) of the gates of all steps, as `jax.ShapeDtypeStruct`.
 
-    The argument `like` is the tuple (T, B, H).
+    If `split` is true, the result is a tuple of four structs (T, B, H), one for each gate. Otherwise it is one struct (T, B, 4H). The
+    argument `like` is the tuple (T, B, H).
     """
     steps, batch, units = like
     if split:

@@ -144,15 +144,16 @@ def solve(
 
 
 def _unpack(stacked: jax.Array, like: Any) -> Any:
-    """Return a state of the same class as `like`, whose K arrays (..., H) are taken from the last axis of one array (..., H, K)."""
+    """Split one array (..., H, K) into the K arrays (..., H) of a state, and return the state, which has the same class as `like`."""
     return type(like)(*(stacked[..., k] for k in range(stacked.shape[-1])))
 
 
 def _own_units(params: Any, h: jax.Array, z: jax.Array, mask: jax.Array | None) -> tuple[Any, jax.Array]:
-    """Change the parameters and the projected input z of a step such that each unit reads only its own h. The result stays the same.
+    """Change the parameters and the projected input z of a step such that its derivatives with respect to h have no terms between units.
 
-    In the recurrent kernel of each gate only the diagonal is kept. The product of h and the other entries is treated as a constant. It is
-    added to z or, for a GRU, to the recurrent bias. Thus the derivative of the changed step with respect to h has no terms between units.
+    In the recurrent kernel of each gate only the diagonal is kept. The product of h and the other entries is treated as a constant, which
+    is added to z or, for a GRU, to the recurrent bias. The changed step therefore returns the same values as before, apart from rounding.
+    Only its derivatives with respect to h differ: those of a unit with respect to the h of other units are zero.
 
     Args:
         params: parameters of the cell.
@@ -181,7 +182,7 @@ def _steps(cell: Cell, operands: _Operands, before: jax.Array, own: bool = False
         cell: the cell.
         operands: parameters, inputs, masks and resets of the steps.
         before: states (T, B, H, K) before each step. Resets are not yet applied.
-        own: whether derivatives between different units are left out, by a call of `_own_units`. The states are the same.
+        own: whether to leave out derivatives between different units; see `_own_units`. The returned states do not depend on `own`.
     """
     params, z, _, valid, mask, resets = operands
     names = cell.initial_state(1, 1)
@@ -215,7 +216,7 @@ def _blocks(cell: Cell, operands: _Operands, before: jax.Array, full: bool) -> j
     previous values of the same unit.
 
     Returns:
-        An array (T, B, 1, H K, H K) if `full` is true, else (T, B, H, K, K).
+        An array (T, B, 1, H * K, H * K) if `full` is true, else (T, B, H, K, K).
     """
     units, count = before.shape[2:]
     if full:
@@ -231,7 +232,8 @@ def _blocks(cell: Cell, operands: _Operands, before: jax.Array, full: bool) -> j
 def _in_blocks(vectors: jax.Array, blocks: jax.Array) -> jax.Array:
     """Reshape an array (T, B, H, K) such that its last axis fits the matrices in `blocks`, which is a result of `_blocks`.
 
-    The new shape is (T, B, 1, H K) if the matrices are full Jacobians. It is (T, B, H, K) if they are diagonal blocks.
+    K is the number of arrays (B, H) in the state. If the matrices are full Jacobians, the new shape is (T, B, 1, H * K). If they are
+    diagonal blocks, the shape stays (T, B, H, K).
     """
     return vectors.reshape(blocks.shape[:-1])
 

@@ -30,10 +30,10 @@ class Request:
     texts: tuple[str, ...] = ()
     """Reviews (for a sentiment run) or texts (for a text-generation run) to show."""
     file: Path | None = None
-    """File with the examples: one review per line, a text, or a series. Of a series, the last window is shown."""
+    """File with the examples. Depending on the task, it holds one review per line, one text, or one series, whose last window is shown."""
     examples: int = 2
-    """Number of examples of each kind that are chosen from the held-out data. The kinds depend on the task; for reviews they are those
-    about which the network was surest and right, most wrong, and least sure."""
+    """Number of examples of each kind that are chosen from the held-out data. The kinds depend on the task. For reviews, the three kinds
+    are the most certain correct classifications, the most certain wrong classifications, and the least certain classifications."""
     chars: int = 200
     """Number of characters that are shown of each text."""
     epochs: int = 6
@@ -46,7 +46,7 @@ class Request:
 
 
 class Epochs(NamedTuple):
-    """Training epochs whose models an HTML page about a run shows, with the parameters of the model after each of them."""
+    """Training epochs that an HTML page about a run shows, with the parameters of the model after each of these epochs."""
 
     numbers: tuple[int, ...]
     """Numbers of the epochs, counted from 1, or (0,) if the number is not known."""
@@ -60,7 +60,8 @@ def kept_epochs(trained: base.Trained, most: int) -> Epochs:
     """Return the parameters of the epochs that the run has kept, or those of its best epoch if it has kept none.
 
     A run has kept an epoch if the parameters of the epoch are on disk. If the run has kept more than `most` epochs, `most` of them are
-    selected: the best one first, then the last one, then the first one, then others that are about evenly spaced.
+    selected. The best epoch has priority, followed by the last epoch, the first epoch, and other epochs that are about evenly spaced. The
+    returned epochs are sorted by their numbers.
 
     Raises:
         InputError: if the parameters of an epoch are damaged.

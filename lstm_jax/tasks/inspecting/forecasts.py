@@ -30,7 +30,11 @@ class SeriesNetwork:
         self.predict = jax.jit(lambda params, entries, ahead: trained.rebuild(params)(entries, ahead, deterministic=True))
 
     def means(self, entries: jax.Array, params: Any, ahead: jax.Array) -> jax.Array:
-        """Return the predicted means (K,) of the next K entries, minus the last entry that the model reads, in the units of the series."""
+        """Return the predicted means (K,) of the next K entries, each as a difference from the last entry read, in the units of the series.
+
+        `entries` (C, F) are the features of the entries that the model reads. `ahead` (K,) has the times of the entries to forecast, as
+        numbers that `forecast_windows.Part.ahead` explains.
+        """
         return self.rebuild(params)(entries[None], ahead[None], deterministic=True)[0, 0] * self.scale.spread
 
     def mean(self, entries: jax.Array, params: Any, ahead: jax.Array) -> jax.Array:
@@ -122,7 +126,8 @@ def _replaced(network: SeriesNetwork, params: Any, entries: jax.Array, ahead: ja
 
     Returns:
         C numbers in the units of the series. Number n tells how much the average of the K predicted means falls if entry n is replaced by
-        the mean of its neighbours. The first and the last entry are replaced by their only neighbour. A single entry has none and is kept.
+        the mean of its two neighbours. The first and the last entry are replaced by their only neighbour. If C is 1, the entry has no
+        neighbour and is not replaced.
     """
     whole = np.asarray(entries)
     last = len(whole) - 1

@@ -164,7 +164,8 @@ def _chosen(trained: sentiment.Trained, count: int) -> list[Review]:
     """Choose held-out reviews of three kinds, up to `count` of each.
 
     The kinds are "surest and right" (logits farthest on the correct side of 0), "most wrong" (logits farthest on the wrong side) and "most
-    torn" (logits nearest to 0). If a network classifies fewer than `count` reviews correctly or wrongly, there are fewer of that kind.
+    torn" (logits nearest to 0). The first kind has fewer than `count` reviews if the network classifies fewer than `count` reviews
+    correctly. The second kind has fewer if the network classifies fewer than `count` reviews wrongly.
     """
     reviews = sentiment.load_reviews(trained.config)
     check_own_data(trained.run, reviews.fingerprint)

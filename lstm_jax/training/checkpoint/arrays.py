@@ -17,7 +17,7 @@ def quiet() -> Iterator[None]:
     """Silence some messages of Orbax until the context ends.
 
     The silenced messages are warnings about settings that this project chose on purpose, and the error "Event loop is closed" of Orbax'
-    threads. If an exception ends the context, the error stays silenced afterwards, because the threads may report it later.
+    threads. If an exception ends the context, "Event loop is closed" stays silenced afterwards, because the threads may report it later.
     """
     logger = logging.getLogger("absl")
     level, hook = logger.level, sys.unraisablehook

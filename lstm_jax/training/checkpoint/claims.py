@@ -23,8 +23,8 @@ def claimed(folder: Path, parts: Sequence[str], resume: bool) -> Iterator[None]:
     Args:
         folder: folder of the checkpoints.
         parts: names of its subfolders with checkpoints.
-        resume: whether the subfolders may hold checkpoints. Only the checkpoints with the highest step numbers are kept, so those of a new
-            training would be deleted beside those of an older one.
+        resume: whether the subfolders may hold checkpoints of an earlier training. A new training must not add checkpoints to them: only
+            the checkpoints with the highest step numbers are kept, so the first checkpoints of the new training would be deleted.
 
     Raises:
         InputError: if another training uses the folder, if the folder cannot be written, or if it holds checkpoints and `resume` is false.

@@ -109,12 +109,13 @@ def restore(
         added: paths of leaves, such as "state.behind", that may be absent from the checkpoint, because older versions did not write them.
             If such a leaf is absent, the result holds the leaf of `like` in its place.
         step: number of the step whose checkpoint is loaded. If None, the newest intact checkpoint is loaded.
-        dropped: dict from the paths of leaves that `like` may lack to the remedy of an error. If `like` lacks such a leaf, the leaf of the
-            checkpoint is left out of the result. If it has an entry other than 0, the error with the remedy is raised.
+        dropped: leaves that the checkpoint may have although `like` lacks them, as a dict from the path of each leaf to advice for the
+            user. These leaves are left out of the result, and all their values in the checkpoint must be 0. If a value is not 0, an error
+            is raised whose message ends with the advice. An entry for a leaf that `like` has is ignored.
 
     Raises:
         InputError: if there is no intact checkpoint (of the step `step`, if it is given), if the leaves in the checkpoint have other
-            paths, shapes or dtypes than the leaves in `like`, or if a leaf in `dropped` that `like` lacks has an entry other than 0.
+            paths, shapes or dtypes than the leaves in `like`, or if a leaf in `dropped` that `like` lacks has a value other than 0.
     """
     rejected: list[tuple[int, str]] = []
     wanted = _named(like)
@@ -175,16 +176,16 @@ def _named(tree: PyTree) -> dict[str, Any]:
 
 
 def _zeros(record: dict[str, Any], step: int, name: str, remedy: str) -> np.ndarray:
-    """Return zeros with the shape and dtype of a leaf of a checkpoint.
+    """Check that all values of a leaf of a checkpoint are 0, and return an array of zeros with the shape and dtype of the leaf.
 
     Args:
-        record: entry of the leaf in the manifest.
+        record: dtype, shape and checksum of the leaf, as in the manifest.
         step: step of the checkpoint.
         name: path of the leaf.
-        remedy: remedy of the error.
+        remedy: advice to the user at the end of the error message.
 
     Raises:
-        InputError: if an entry of the leaf is not 0.
+        InputError: if a value of the leaf is not 0.
     """
     zeros = np.zeros(record["shape"], record["dtype"])
     require(leaf_record(zeros) == record, f"checkpoint leaf {name} of step {step}", "not zero", remedy)
