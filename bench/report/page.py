@@ -36,8 +36,8 @@ def line_record(line: Line, row: Row | None) -> Row:
 
     Returns:
         A dict with the names, sizes and metrics of the line. A metric that is not finite is None. The metric "intensity" is the arithmetic
-        intensity of a step: its FLOPs divided by the smallest number of bytes that it must move. In "speedup", an
-        unknown end of the interval is None.
+        intensity of a step: its FLOPs divided by the smallest number of bytes that it must move. The entry "speedup" is None, or a list of
+        the speedup and the two ends of its confidence interval, in which a number that is not finite is None.
     """
     work = line.work
     moved = line.gbs * line.ms * 1e6

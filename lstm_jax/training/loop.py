@@ -283,10 +283,10 @@ class _Fit:
         return {"epoch": epoch, "step": int(self.state.step)} | means | speed | waited
 
     def end_epoch(self, row: Metrics, callbacks: Sequence[Callback]) -> None:
-        """Finish an epoch: add its metrics `row` to the history, call the callbacks, and save a checkpoint.
+        """Finish an epoch: add its metrics `row` to the history, call the callbacks, and save a checkpoint if checkpoints are saved at all.
 
-        If the epoch is the best one so far by the monitored metric, its parameters are kept in memory. If checkpoints are saved at all, the
-        parameters are also saved to the folder `best`. If no metric is monitored, the parameters of each epoch are saved to this folder.
+        If the epoch is the best one so far by the monitored metric, its parameters are kept in memory and, if checkpoints are saved, also
+        in the folder `best`. If checkpoints are saved and no metric is monitored, the parameters of each epoch are saved in this folder.
         """
         require(not self.monitor or self.monitor in row, "monitor", self.monitor, f"the metrics are {', '.join(row)}")
         zeros = self._copied(dict.fromkeys(self.state.totals, np.zeros((), np.float32)))
