@@ -31,11 +31,11 @@ struct BackProduct {
 };
 
 // out[r] = the sum over gates of mask * (d_z kernel^T), VECTORS vectors from `column` on, for ROWS rows of the chunk from `row` on. Only panels
-// first..last-1 of all gates are added; the last ones complete the result. numbers: the rows' numbers in the batch. A row whose `out` is null is
-// skipped.
+// first..last-1 of all gates are added; the last ones complete the result. width: numbers in a row of `kernel`, of which these VECTORS vectors come
+// first. numbers: the rows' numbers in the batch. A row whose `out` is null is skipped.
 template <typename T, int ROWS, int VECTORS, Products P>
-void back_block(const BackwardTile<T>& tile, const BackProduct<T>& product, int64_t row, int64_t column, const T* kernel, int64_t first, int64_t last,
-                const BackPartial<T>& partial, const int64_t* numbers, T* const* out) {
+void back_block(const BackwardTile<T>& tile, const BackProduct<T>& product, int64_t row, int64_t column, const T* kernel, int64_t width, int64_t first,
+                int64_t last, const BackPartial<T>& partial, const int64_t* numbers, T* const* out) {
   constexpr int64_t kWidth = VECTORS * kLanes<T>;
   const Mask<T>& mask = product.mask;
   const bool per_gate = mask.per_gate();
@@ -50,8 +50,8 @@ void back_block(const BackwardTile<T>& tile, const BackProduct<T>& product, int6
     tile.prefetcher->fetch();
     const int64_t from = number * tile.width, depth = depth_of(std::min(tile.width, units - from), P);
     const T* const a = P == kPairs ? tile.pair_panel(product.slots[of_gate], number) : tile.panel(product.slots[of_gate], number);
-    const T* const b = kernel + (of_gate * depth_of(units, P) + depth_of(from, P)) * kWidth;
-    multiply<T, ROWS, VECTORS, P>(sums, a + row * row_size, row_size, 1, b, depth);
+    const T* const b = kernel + (of_gate * depth_of(units, P) + depth_of(from, P)) * width;
+    multiply<T, ROWS, VECTORS, P>(sums, a + row * row_size, row_size, 1, b, depth, width);
     if (++number == tile.panels) number = 0, ++of_gate;
   }
   if ((last - start) % count != 0) {
@@ -92,7 +92,6 @@ void back_block(const BackwardTile<T>& tile, const BackProduct<T>& product, int6
 // `out`.
 template <typename T, int VECTORS, Products P, typename Address>
 void back_rows(const BackwardTile<T>& tile, const BackProduct<T>& product, int64_t row, int64_t rows, const Address& address) {
-  constexpr int kMax = max_rows(VECTORS);
   constexpr int64_t kWidth = VECTORS * kLanes<T>;
   const int64_t piece = product.units > kDepthPiece ? std::max<int64_t>(1, kDepthPiece / tile.width) : product.count() * tile.panels;
   const T* kernel = product.kernel;
@@ -102,16 +101,18 @@ void back_rows(const BackwardTile<T>& tile, const BackProduct<T>& product, int64
       round_row<T>(tile.panel(slot, number) + at, nullptr, rows * tile.width, tile.pair_panel(slot, number) + at / 2);
     }
   }
-  const auto panels = [&](int64_t column, int64_t begin_panel, int64_t end_panel) {
+  const auto panels = [&](auto USED, int64_t column, int64_t begin_panel, int64_t end_panel) {
+    constexpr int kVectorsUsed = USED, kMax = max_rows(kVectorsUsed);
+    constexpr int64_t kUsed = kVectorsUsed * kLanes<T>;
     over_groups(end_panel - begin_panel, piece, [&](int64_t first, int64_t panel_count) {
       first += begin_panel;
       over_groups(rows, kMax, [&](int64_t begin, int64_t count) {
         int64_t numbers[kMax];
         T* out[kMax];
         for (int64_t n = 0; n < count; ++n) address(row + begin + n, numbers[n], out[n]);
-        const BackPartial<T> partial{tile.partial + begin * kWidth, tile.partial + (rows + begin) * kWidth};
+        const BackPartial<T> partial{tile.partial + begin * kUsed, tile.partial + (rows + begin) * kUsed};
         with_rows<kMax>(count, [&](auto ROWS) {
-          back_block<T, ROWS, VECTORS, P>(tile, product, row + begin, column, kernel, first, first + panel_count, partial, numbers, out);
+          back_block<T, ROWS, kVectorsUsed, P>(tile, product, row + begin, column, kernel, kWidth, first, first + panel_count, partial, numbers, out);
         });
       });
     });
@@ -120,15 +121,17 @@ void back_rows(const BackwardTile<T>& tile, const BackProduct<T>& product, int64
     const int64_t groups = product.mask.per_gate() ? product.count() : 1, count = product.count() / groups * tile.panels;
     const int64_t start = product.first_gate * tile.panels;
     const int64_t skipped = column < product.first_part ? -1 : product.first_part_gate, skip = skipped * tile.panels;
-    for (int64_t n = 0; n < groups; ++n) {
-      const int64_t first = start + n * count, last = first + count;
-      if (skipped < 0 || skip < first || skip >= last) {
-        panels(column, first, last);
-      } else if (groups == 1) {
-        panels(column, first, skip);
-        panels(column, skip + tile.panels, last);
+    with_used<T, VECTORS>(product.size - column, [&](auto USED) {
+      for (int64_t n = 0; n < groups; ++n) {
+        const int64_t first = start + n * count, last = first + count;
+        if (skipped < 0 || skip < first || skip >= last) {
+          panels(USED, column, first, last);
+        } else if (groups == 1) {
+          panels(USED, column, first, skip);
+          panels(USED, column, skip + tile.panels, last);
+        }
       }
-    }
+    });
   }
 }
 

@@ -192,8 +192,10 @@ void project_panel(const FewForward<T>& few, int64_t k0, int64_t count, int64_t 
   Prefetcher none;
   pack_panel(run.w, features, units, gates, packed, n, kFull);
   with_vectors<T>(units, [&, features = features, units = units](auto VECTORS) {
-    multiply_panel<T, VECTORS, kFull>(packed, width, run.bias + gate * units + column, units - column, features, few_inputs(few, k0, count, gate), 0, features, 1, count,
-                               few.z + gate * padded(units) + column, few.z_size(), nullptr, none);
+    with_used<T, VECTORS>(units - column, [&, features = features, units = units](auto USED) {
+      multiply_panel<T, USED, kFull>(packed, width, run.bias + gate * units + column, units - column, features, few_inputs(few, k0, count, gate), 0, features, 1, count,
+                                     few.z + gate * padded(units) + column, few.z_size(), nullptr, none);
+    });
   });
 }
 

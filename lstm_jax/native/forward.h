@@ -149,7 +149,9 @@ void multiply_gate(const Panels<T>& kernel, const T* bias, int64_t gate, int64_t
   for (int64_t column = 0; column < units; column += VECTORS * kLanes<T>, part += kernel.panel_stride) {
     const int64_t at = gate * units + column;
     const T* const from = bias ? bias + at : nullptr;
-    multiply_panel<T, VECTORS, P>(part, kernel.k_stride, from, units - column, depth, x, step_stride, row_stride, steps, rows, to + at, to_stride, scales, prefetcher);
+    with_used<T, VECTORS>(units - column, [&](auto USED) {
+      multiply_panel<T, USED, P>(part, kernel.k_stride, from, units - column, depth, x, step_stride, row_stride, steps, rows, to + at, to_stride, scales, prefetcher);
+    });
   }
 }
 

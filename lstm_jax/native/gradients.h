@@ -186,14 +186,17 @@ void add_outer(const Backward<T>& run, const BackwardTile<T>& tile, const OuterR
       over_groups(of.size, kMax, [&](int64_t begin, int64_t count) {
         tile.prefetcher->fetch();
         if (begin < used) with_rows<kMax>(count, [&](auto ROWS) {
-          Vec<T> part[ROWS][VECTORS];
-          LSTM_UNROLL for (int r = 0; r < ROWS; ++r) {
-            LSTM_UNROLL for (int v = 0; v < VECTORS; ++v) part[r][v] = first ? Vec<T>{} : load(sums + r * tile.width + v * kLanes<T>);
-          }
-          multiply<T, ROWS, VECTORS, P>(part, a, 1, kMax, d_z, depth);
-          LSTM_UNROLL for (int r = 0; r < ROWS; ++r) {
-            LSTM_UNROLL for (int v = 0; v < VECTORS; ++v) store(sums + r * tile.width + v * kLanes<T>, part[r][v]);
-          }
+          constexpr int kCount = ROWS;
+          with_used<T, VECTORS>(run.sizes.units - panel * tile.width, [&](auto USED) {
+            Vec<T> part[kCount][USED];
+            LSTM_UNROLL for (int r = 0; r < kCount; ++r) {
+              LSTM_UNROLL for (int v = 0; v < USED; ++v) part[r][v] = first ? Vec<T>{} : load(sums + r * tile.width + v * kLanes<T>);
+            }
+            multiply<T, kCount, USED, P>(part, a, 1, kMax, d_z, depth, tile.width);
+            LSTM_UNROLL for (int r = 0; r < kCount; ++r) {
+              LSTM_UNROLL for (int v = 0; v < USED; ++v) store(sums + r * tile.width + v * kLanes<T>, part[r][v]);
+            }
+          });
         });
         a += depth * kMax;
         const int64_t unused = std::clamp<int64_t>(begin + count - used, 0, count);
