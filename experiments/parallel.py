@@ -282,9 +282,10 @@ def verdict(rows: study.Rows) -> str:
             told = [f"{value:g}: {_median([row for row in chosen if row[field] == value])}" for value in values]
             parts += [f"{title} {', '.join(told)}"] if told else []
         lines.append(f"{name}: iterations by {'; by '.join(parts)}")
-    exponents, shares = zip(*((row["exponent"], row["iterations"] / row["steps"]) for row in rows if row["steps"] == 1000), strict=True)
+    of_1000 = [row for row in rows if row["steps"] == 1000]
+    exponents = [row["exponent"] for row in of_1000]
     if len(set(exponents)) > 2:
-        correlation: Any = spearmanr(exponents, shares)
+        correlation: Any = spearmanr(exponents, [row["iterations"] for row in of_1000])
         lines.append(f"T 1000: rank correlation of exponent and iterations {correlation.statistic:.2f}")
     fewest = [(lanes(*(row[k] for k in ("cell", "units", "jacobian", "steps", "iterations"))), row) for row in rows if row["converged"]]
     wins = [(count, row) for count, row in fewest if count is not None]

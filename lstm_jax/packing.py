@@ -150,7 +150,7 @@ def unpack(outputs: Any, where: np.ndarray) -> list[np.ndarray]:
             row, and its length in steps.
 
     Raises:
-        InputError: if `outputs` has fewer rows or steps than `where` names.
+        InputError: if `outputs` has fewer rows or steps than `where` names, or if the shape of `where` is not (N, 3).
     """
     host = np.asarray(outputs)
     _check_fits(host.shape, np.asarray(where))
@@ -169,7 +169,7 @@ def last_outputs(outputs: jax.Array, where: Any) -> jax.Array:
             first step in this row, and its length in steps. Only a NumPy array is checked against the shape of `outputs`.
 
     Raises:
-        InputError: if `where` is a NumPy array that names more rows or steps than `outputs` has.
+        InputError: if `where` is a NumPy array that names more rows or steps than `outputs` has, or whose shape is not (N, 3).
     """
     if isinstance(where, np.ndarray):
         _check_fits(outputs.shape, where)

@@ -9,8 +9,8 @@
 
 namespace {
 
-// Partial results of `back` for one panel of columns: (rows, width) sums over the part of the inner dimension done so far, and, for masks that
-// differ between the gates, the total over gates.
+// Partial results of `back` for one panel of columns: (rows, columns of the vectors in use) sums over the part of the inner dimension done so far, and,
+// for masks that differ between the gates, the total over gates.
 template <typename T>
 struct BackPartial {
   T *sums, *total;
@@ -36,14 +36,14 @@ struct BackProduct {
 template <typename T, int ROWS, int VECTORS, Products P>
 void back_block(const BackwardTile<T>& tile, const BackProduct<T>& product, int64_t row, int64_t column, const T* kernel, int64_t width, int64_t first,
                 int64_t last, const BackPartial<T>& partial, const int64_t* numbers, T* const* out) {
-  constexpr int64_t kWidth = VECTORS * kLanes<T>;
+  constexpr int64_t kUsed = VECTORS * kLanes<T>;
   const Mask<T>& mask = product.mask;
   const bool per_gate = mask.per_gate();
   const int64_t units = product.units, gate = first / tile.panels, start = product.first_gate * tile.panels,
                 count = per_gate ? tile.panels : product.count() * tile.panels, row_size = depth_of(tile.width, P);
   Vec<T> sums[ROWS][VECTORS];
   LSTM_UNROLL for (int r = 0; r < ROWS; ++r) {
-    LSTM_UNROLL for (int v = 0; v < VECTORS; ++v) sums[r][v] = (first - start) % count == 0 ? Vec<T>{} : load(partial.sums + r * kWidth + v * kLanes<T>);
+    LSTM_UNROLL for (int v = 0; v < VECTORS; ++v) sums[r][v] = (first - start) % count == 0 ? Vec<T>{} : load(partial.sums + r * kUsed + v * kLanes<T>);
   }
   int64_t of_gate = gate, number = first - gate * tile.panels;  // kept up to date, since a division takes as long as some steps of the product
   for (int64_t panel = first; panel < last; ++panel) {
@@ -56,7 +56,7 @@ void back_block(const BackwardTile<T>& tile, const BackProduct<T>& product, int6
   }
   if ((last - start) % count != 0) {
     LSTM_UNROLL for (int r = 0; r < ROWS; ++r) {
-      LSTM_UNROLL for (int v = 0; v < VECTORS; ++v) store(partial.sums + r * kWidth + v * kLanes<T>, sums[r][v]);
+      LSTM_UNROLL for (int v = 0; v < VECTORS; ++v) store(partial.sums + r * kUsed + v * kLanes<T>, sums[r][v]);
     }
     return;
   }
@@ -64,13 +64,13 @@ void back_block(const BackwardTile<T>& tile, const BackProduct<T>& product, int6
   const auto finish = [&](int r, int v, Vec<T> d, int lanes) __attribute__((always_inline)) {
     const int64_t at = column + v * kLanes<T>;
     if (mask.kinds) d *= load(mask.row(gate, numbers[r]) + at, lanes);
-    T* const total = partial.total + r * kWidth + v * kLanes<T>;
+    T* const total = partial.total + r * kUsed + v * kLanes<T>;
     if (per_gate && gate > product.first_gate) d += load(total);
     if (complete && product.adds) d += load(out[r] + at, lanes);
     if (complete) store(out[r] + at, d, lanes);
     if (!complete) store(total, d);
   };
-  if (column + kWidth <= product.size) {
+  if (column + kUsed <= product.size) {
     LSTM_UNROLL for (int r = 0; r < ROWS; ++r) {
       if (!out[r]) continue;
       LSTM_UNROLL for (int v = 0; v < VECTORS; ++v) finish(r, v, sums[r][v], kLanes<T>);

@@ -103,10 +103,11 @@ void finish_step_back(const FewBackward<T>& few, int64_t t, int64_t t0, int64_t 
   }
 }
 
-// to (size, GH) = turned^T d for a panel of columns of a gate, or added to it, over `depth` rows; `d` is the panel of slots of these rows.
-template <typename T, int VECTORS>
+// to (size, GH) = turned^T d for a panel of columns of a gate, or added to it, over `depth` rows; `d` is the panel of slots of these rows, in whose rows of
+// WIDTH vectors VECTORS are used. `turned` is grouped by the rows of a block of whole panels.
+template <typename T, int WIDTH, int VECTORS>
 void outer_panel(const T* turned, int64_t size, const T* d, int64_t depth, T* to, int64_t to_stride, int64_t columns, bool first) {
-  constexpr int kMax = max_rows(VECTORS);
+  constexpr int kMax = max_rows(WIDTH);
   int lanes[VECTORS];
   for (int v = 0; v < VECTORS; ++v) lanes[v] = std::clamp<int64_t>(columns - v * kLanes<T>, 0, kLanes<T>);
   over_groups(size, kMax, [&](int64_t begin, int64_t count) {
@@ -116,7 +117,7 @@ void outer_panel(const T* turned, int64_t size, const T* d, int64_t depth, T* to
       LSTM_UNROLL for (int r = 0; r < ROWS; ++r) {
         LSTM_UNROLL for (int v = 0; v < VECTORS; ++v) sums[r][v] = first ? Vec<T>{} : load(at + r * to_stride + v * kLanes<T>, lanes[v]);
       }
-      multiply<T, ROWS, VECTORS>(sums, turned, 1, kMax, d, depth);
+      multiply<T, ROWS, VECTORS>(sums, turned, 1, kMax, d, depth, WIDTH * kLanes<T>);
       LSTM_UNROLL for (int r = 0; r < ROWS; ++r) {
         LSTM_UNROLL for (int v = 0; v < VECTORS; ++v) {
           if (lanes[v]) store(at + r * to_stride + v * kLanes<T>, sums[r][v], lanes[v]);
@@ -144,7 +145,10 @@ void add_panel(const FewBackward<T>& few, const Chunk& chunk, int64_t n, const i
   to += gate * units + column;
   if (turned) {
     return with_vectors<T>(units, [&, units = units, gates = gates](auto VECTORS) {
-      outer_panel<T, VECTORS>(turned, size, packed + skipped * width, depth - skipped, to, gates * units, columns, chunk.first);
+      constexpr int kWidth = VECTORS;
+      with_used<T, VECTORS>(columns, [&](auto USED) {
+        outer_panel<T, kWidth, USED>(turned, size, packed + skipped * width, depth - skipped, to, gates * units, columns, chunk.first);
+      });
     });
   }
   for (int64_t row = 0; chunk.first && row < features; ++row) std::fill_n(to + row * gates * units, columns, T(0));

@@ -102,9 +102,10 @@ void set_factor(const Forward<T>& run, ForwardTile<T>& tile) {
   tile.factor_stride = run.mask.per_gate() ? size : 0;
 }
 
-// to = x W + b for one panel of a gate, whose numbers from `column` of the gate on are at `part`; the rows of `to` are `to_stride` numbers apart; b is 0
-// if `bias` is null. x is (steps, rows, depth), where consecutive steps and rows are `step_stride` and `row_stride` numbers apart. scales: those of the rows
-// of x, in int8 only. Each block of rows calls `prefetcher.fetch`.
+// to = x W + b for one panel of a gate, which is at `part` with rows k_stride numbers apart, of which the first VECTORS vectors are used, for `columns`
+// columns or as many as there are in these; the rows of `to` are `to_stride` numbers apart; b is 0 if `bias` is null. x is (steps, rows, depth), where
+// consecutive steps and rows are `step_stride` and `row_stride` numbers apart. scales: those of the rows of x, in int8 only. Each block of rows
+// calls `prefetcher.fetch`.
 template <typename T, int VECTORS, Products P>
 void multiply_panel(const T* part, int64_t k_stride, const T* bias, int64_t columns, int64_t depth, const T* x, int64_t step_stride, int64_t row_stride,
                     int64_t steps, int64_t rows, T* to, int64_t to_stride, const T* scales, Prefetcher& prefetcher) {

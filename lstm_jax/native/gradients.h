@@ -50,7 +50,7 @@ struct Sums {
     d_kernel = data.get();
     d_recurrent = d_kernel + kernel_size;
     d_slots = d_recurrent + recurrent_size;
-    if (ids) std::fill(d_kernel, d_recurrent, T(0));  // without ids, the first chunk overwrites the sums
+    if (ids) std::fill(d_kernel, d_recurrent, T(0));  // without ids, the first chunk overwrites the sums that are used
     std::fill(d_slots, d_slots + cell.slots * panels * width, T(0));
   }
   int64_t width, panels, kernel_size, recurrent_size;
@@ -65,7 +65,7 @@ struct ChunkRows {
 };
 
 // The buffers of one tile of rows: the cell's slots of a chunk, d_z (slots, panels, rows of the chunk, width); x or h transposed (groups of columns,
-// rows of the chunk, columns of a group); and the sums of `back_block`, twice (rows of the chunk, kVectors vectors).
+// rows of the chunk, columns of a group); and the sums of `back_block`, twice (rows of the chunk, at most kVectors vectors).
 template <typename T>
 struct BackwardTile {
   int64_t first, rows, chunk, width, panels;
@@ -163,7 +163,8 @@ LSTM_INLINE void transpose_pairs(const Backward<T>& run, const BackwardTile<T>& 
 constexpr int kInputSlots[kMostGates] = {0, 1, 2, 3};
 
 // sums[gate] += (rows * mask of the gate)^T d_z of slots[gate] over the chunk's rows `rows` of data (T, B, size); if `first`, sums[gate] is overwritten. d_z of
-// these rows lie in the order of `rows` from number `begin` on. t0 is the chunk's first step.
+// these rows lie in the order of `rows` from number `begin` on. t0 is the chunk's first step. The sums of vectors that are not in use stay as they are, and
+// `gather` does not read them. kMax is that of whole panels, by which `transposed` is grouped.
 template <typename T, int VECTORS, Products P>
 void add_outer(const Backward<T>& run, const BackwardTile<T>& tile, const OuterRows<T>& of, const int* slots, int64_t t0, ChunkRows rows,
                int64_t begin, bool first, T* sums) {
@@ -182,10 +183,10 @@ void add_outer(const Backward<T>& run, const BackwardTile<T>& tile, const OuterR
         d_z = tile.pairs;
       }
       const T* a = tile.transposed;
-      const int64_t used = gate == of.first_part_gate ? of.first_part : of.size;
+      const int64_t used_rows = gate == of.first_part_gate ? of.first_part : of.size;
       over_groups(of.size, kMax, [&](int64_t begin, int64_t count) {
         tile.prefetcher->fetch();
-        if (begin < used) with_rows<kMax>(count, [&](auto ROWS) {
+        if (begin < used_rows) with_rows<kMax>(count, [&](auto ROWS) {
           constexpr int kCount = ROWS;
           with_used<T, VECTORS>(run.sizes.units - panel * tile.width, [&](auto USED) {
             Vec<T> part[kCount][USED];
@@ -199,8 +200,8 @@ void add_outer(const Backward<T>& run, const BackwardTile<T>& tile, const OuterR
           });
         });
         a += depth * kMax;
-        const int64_t unused = std::clamp<int64_t>(begin + count - used, 0, count);
-        if (first || begin < used) std::fill_n(sums + (count - unused) * tile.width, unused * tile.width, T(0));
+        const int64_t unused = std::clamp<int64_t>(begin + count - used_rows, 0, count);
+        if (first || begin < used_rows) std::fill_n(sums + (count - unused) * tile.width, unused * tile.width, T(0));
         sums += count * tile.width;
       });
     }

@@ -126,10 +126,12 @@ LSTM_INLINE void with_vectors(int64_t columns, const F& f) {
   if constexpr (kVectors == 4) f(std::integral_constant<int, 4>{});
 }
 
-// Call f(USED) with the number of vectors that `columns` numbers need, at most MAX, as a compile-time constant: those of a panel's row that are used.
-template <typename T, int MAX, typename F>
+// Call f(USED) with the number of vectors that `columns` numbers need as a compile-time constant, where a row of the panel has VECTORS vectors and
+// `columns` is what is left of the matrix from the panel's first column on. Only rows of kVectors vectors may have unused ones.
+template <typename T, int VECTORS, typename F>
 LSTM_INLINE void with_used(int64_t columns, const F& f) {
-  with_rows<MAX>(std::min<int64_t>(MAX, blocks_of<T>(columns)), f);
+  if constexpr (VECTORS < kVectors) f(std::integral_constant<int, VECTORS>{});
+  else with_rows<VECTORS>(std::min<int64_t>(VECTORS, blocks_of<T>(columns)), f);
 }
 
 // Call f(VECTORS, PRODUCTS) with `vectors_of(columns)` and `products` as compile-time constants; QUADS: it may be kQuads.

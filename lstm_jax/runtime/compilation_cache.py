@@ -26,7 +26,7 @@ MOST_BYTES = 2**30
 
 JAX itself never removes a program.
 """
-VERDICT = "loads.txt"
+VERDICT = "loads_on_cpu.txt"
 
 
 def compilation_cache_dir() -> Path:
@@ -47,7 +47,7 @@ def keep_compiled() -> None:
     - The user has named a folder for the cache, or disabled the cache, by a setting of JAX.
     - The folder `compilation_cache_dir()` cannot be written.
     - A test has failed in which XLA compiles a small program and loads it again: XLA printed a message or raised an error. The test runs
-      when this function is first called for a folder, and only on a CPU. Its result is stored in the folder.
+      when a process whose default platform is the CPU first calls this function for a folder. Its result is stored in the folder.
     """
     if not jax.config.values["jax_enable_compilation_cache"] or jax.config.values["jax_compilation_cache_dir"]:
         return
@@ -80,15 +80,18 @@ def _loads(verdict: Path) -> bool:
 
     On some processors XLA mistakes its own tuning flags for features that the machine does not have (openxla/xla issue 44565). XLA then
     prints a long message for each program that it loads, and may refuse to load the program. If JAX runs on a CPU, this function loads one
-    program as a test. On other platforms there is no test, and the result is True. The result is stored in a file, and later calls read it
-    from there.
+    program as a test. The result of the test is stored in a file, and later calls read it from there. On other platforms there is no test,
+    nothing is stored, and the result is True.
 
     Args:
         verdict: path of the file with the result. It contains "yes", or the message of XLA if the test has failed.
     """
+    if verdict.exists() and verdict.read_text() == "yes":
+        return True
+    if jax.default_backend() != "cpu":  # asked only now: it starts the backend
+        return True
     if not verdict.exists():
-        complaint = _stderr_of(_load_a_program) if jax.default_backend() == "cpu" else ""
-        write_atomically(verdict, complaint or "yes")
+        write_atomically(verdict, _stderr_of(_load_a_program) or "yes")
     return verdict.read_text() == "yes"
 
 

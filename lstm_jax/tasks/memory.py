@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 
 from lstm_jax.config import RunConfig
 from lstm_jax.errors import require
@@ -35,6 +35,10 @@ def require_memory(
 
     The check counts the initial parameters, the trained parameters, the gradient, the moments of the optimiser, the residuals of a
     microbatch, and the training data. Residuals are the arrays that the forward pass keeps for the backward pass.
+
+    CPU devices share the memory of the machine. Therefore the residuals and the data of all CPU devices of this process are added up;
+    parameters are counted once. For GPUs, the check counts what a single device holds: its columns of each embedding table, all other
+    parameters, its rows of the microbatch, and the data, unless there are several processes, whose devices hold only a few batches.
 
     Args:
         config: config of the run.
@@ -66,10 +70,15 @@ def require_memory(
         return params, optimizer.init(params), residuals
 
     with sharding.on(mesh):
-        params, moments, residuals = (_bytes(part) for part in jax.eval_shape(trace, batch, jax.eval_shape(lambda: jax.random.key(0))))
+        params, moments, residuals = jax.eval_shape(trace, batch, jax.eval_shape(lambda: jax.random.key(0)))
+    cpu = _is_cpu(mesh)
+    params, moments = (_bytes(tree, 1 if cpu else mesh.size) for tree in (params, moments))
+    sharing = len(mesh.local_devices) if cpu else 1  # devices whose arrays lie in the memory that is checked
+    residuals = _bytes(residuals) * sharing // mesh.size
     gradients = 1 if config.train.microbatches == 1 else 2  # the sum, and that of a microbatch
     copies = (2 + gradients) * params  # and the initial and the trained parameters
-    data = data_bytes if processes.several() else data_bytes * (1 + mesh.size)  # several processes place a few batches at a time
+    placed = 0 if processes.several() else mesh.size if cpu else 1  # copies on devices: several processes place a few batches at a time
+    data = data_bytes * (placed + cpu)  # CPU devices lie in the memory of the host, which has a copy
     by_flags = {"parameters": copies + moments, "residuals": residuals, "data": data}
     least = flags[max(by_flags, key=lambda name: by_flags[name])]
     needed = {"parameters": copies, "moments of the optimiser": moments, "residuals of a batch": residuals, "training data": data}
@@ -95,8 +104,18 @@ def require_free(needed: int, mesh: Mesh, remedy: str) -> None:
     require(free is None or needed <= free, "memory", f"{_shown(needed)} needed, {_shown(free or 0)} free", remedy)
 
 
-def _bytes(tree: Any) -> int:
-    return sum(int(np.prod(leaf.shape, dtype=object)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+def _is_cpu(mesh: Mesh) -> bool:
+    return mesh.local_devices[0].platform == "cpu"
+
+
+def _bytes(tree: Any, devices: int = 1) -> int:
+    """Return the number of bytes of a pytree's arrays on one of `devices` devices, among which embedding tables are divided by columns."""
+
+    def size(path: tuple, leaf: Any) -> int:
+        divided = sharding.param_spec(devices, path, leaf) != PartitionSpec()
+        return int(np.prod(leaf.shape, dtype=object)) * leaf.dtype.itemsize // (devices if divided else 1)
+
+    return sum(size(path, leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree))
 
 
 def _shown(count: int) -> str:
@@ -109,8 +128,7 @@ def _free(mesh: Mesh) -> int | None:
 
     If the devices are CPUs, this is the free memory of the machine. Otherwise it is the free memory of the first device of this process.
     """
-    device = mesh.local_devices[0]
-    if device.platform == "cpu":
+    if _is_cpu(mesh):
         return machine.free_memory()
-    stats = device.memory_stats() or {}
+    stats = mesh.local_devices[0].memory_stats() or {}
     return stats["bytes_limit"] - stats.get("bytes_in_use", 0) if "bytes_limit" in stats else None

@@ -88,7 +88,7 @@ def page() -> str:
     lines = [
         "# Keras' own tests of its recurrent layers, here",
         "",
-        "Written by `python tests/keras_ported/keras_table.py`; a test holds that the list is complete for the installed Keras.",
+        "Written by `python tests/keras_ported/keras_table.py`; a test checks that the list is complete for the installed Keras.",
         f"{ported} of {len(TESTS)} tests are ported, with Keras' numbers, and pass. The others are about Keras' internals.",
         "",
         "What is spelled in another way here: penalties of weights are terms of the loss, a stack of cells is a stack of layers",

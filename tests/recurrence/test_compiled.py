@@ -25,8 +25,7 @@ from lstm_jax.recurrence.resets import Resets
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 built = pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the backend with")
 
-# around every border of the blocks: 16 (float32, AVX-512), 8 and 4 lanes, 1, 2 and 4 vectors at a time, 6 rows forward, 6 to 12 backward,
-# a depth of 128 or 256, tiles of 32 rows a thread
+# around every border of the blocks: of lanes (16, 8, 4), vectors (1, 2 with 12 rows, 3 with 8, 4 with 6), depth (128, 256), tile (32 rows)
 SIZES = [
     (1, 1, 1),
     (2, 3, 17),
@@ -36,8 +35,9 @@ SIZES = [
     (14, 17, 5),
     (4, 32, 31),
     (11, 33, 70),
-    (25, 47, 3),
+    (32, 47, 3),
     (9, 65, 8),
+    (24, 100, 105),
     (13, 270, 260),
     (150, 4, 3),
 ]

@@ -135,6 +135,19 @@ def test_off_where_xla_complains_of_its_own_programs(settings: Path, monkeypatch
     assert capfd.readouterr().err == "after\n"
 
 
+def test_no_verdict_without_a_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that runs on a GPU tests nothing, so that it leaves no verdict for one that runs on the CPU, and needs none."""
+    verdict = tmp_path / "verdict"
+    monkeypatch.setattr(compilation_cache, "_load_a_program", _complain)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert compilation_cache._loads(verdict)
+    assert not verdict.exists()
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+    assert not compilation_cache._loads(verdict)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert compilation_cache._loads(verdict)
+
+
 def test_a_program_loads() -> None:
     assert isinstance(compilation_cache._stderr_of(compilation_cache._load_a_program), str)
     assert "Error" not in compilation_cache._stderr_of(compilation_cache._load_a_program)

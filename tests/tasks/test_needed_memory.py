@@ -14,7 +14,9 @@ from lstm_jax.tasks import forecast, memory
 FLAGS = {"parameters": "P", "residuals": "R", "data": "D"}
 
 
-def needed(monkeypatch, units: int = 8, batch: int = 4, rows: int = 0, free: int = 1, microbatches: int = 1, **model) -> str:
+def needed(
+    monkeypatch, units: int = 8, batch: int = 4, rows: int = 0, free: int = 1, microbatches: int = 1, devices: int = 1, **model
+) -> str:
     """The error of a forecast's run where so many bytes are free."""
     config = ForecastConfig(model=ForecastModelConfig(units=units, **model))
     config = ForecastConfig(model=config.model, train=TrainConfig(batch_size=batch, microbatches=microbatches))
@@ -22,7 +24,7 @@ def needed(monkeypatch, units: int = 8, batch: int = 4, rows: int = 0, free: int
     arrays = tuple(jax.ShapeDtypeStruct((batch, *shape), np.float32) for shape in ((48, 3), (12,), (12,)))
     with pytest.raises(InputError) as error:
         memory.require_memory(
-            config, lambda: forecast.make_model(config), forecast.objective, arrays, sharding.make_mesh(1), FLAGS, data_bytes=rows
+            config, lambda: forecast.make_model(config), forecast.objective, arrays, sharding.make_mesh(devices), FLAGS, data_bytes=rows
         )
     return str(error.value)
 
@@ -44,6 +46,39 @@ def test_what_a_run_takes(monkeypatch):
     assert int(quarter.split("residuals of a batch ")[1].split(" ")[0]) < residuals / 3
     total = sum(int(word) for part in told.split("free; ")[1].split(": lower")[0].split(", ") for word in part.split() if word.isdigit())
     assert told.startswith(f"memory: {total} B needed, 1 B free; ")
+
+
+def parts(told: str) -> dict[str, int]:
+    """The parts of the needed memory that an error names, in bytes."""
+    found = [part.rsplit(" ", 2) for part in told.split("free; ")[1].split(": lower")[0].split(", ")]
+    return {name: int(size) for name, size, _ in found}
+
+
+def test_devices_with_memory_of_their_own(monkeypatch):
+    """A GPU holds its rows of the batch and one copy of the data; two CPU devices hold all rows, and with the host three copies."""
+    monkeypatch.setattr(memory, "_shown", lambda count: f"{count} B")
+    shared = parts(needed(monkeypatch, rows=10_000, devices=2))
+    assert shared["training data"] == 30_000
+    monkeypatch.setattr(memory, "_is_cpu", lambda mesh: False)
+    monkeypatch.setattr(memory, "_free", lambda mesh: 1)
+    own = parts(needed(monkeypatch, rows=10_000, devices=2))
+    assert own == shared | {"residuals of a batch": shared["residuals of a batch"] // 2, "training data": 10_000}
+
+
+@pytest.mark.parametrize(("cpu", "data"), [(True, 10_000), (False, 0)])
+def test_several_processes_place_a_few_batches(cpu, data, monkeypatch):
+    monkeypatch.setattr(memory, "_shown", lambda count: f"{count} B")
+    monkeypatch.setattr(memory.processes, "several", lambda: True)
+    monkeypatch.setattr(memory, "_is_cpu", lambda mesh: cpu)
+    monkeypatch.setattr(memory, "_free", lambda mesh: 1)
+    assert parts(needed(monkeypatch, rows=10_000))["training data"] == data
+
+
+def test_a_table_is_divided_by_columns():
+    params = {"embedding/embedding": jax.ShapeDtypeStruct((10, 6), np.float32), "head/kernel": jax.ShapeDtypeStruct((6, 2), np.float32)}
+    assert memory._bytes(params) == 240 + 48
+    assert memory._bytes(params, 3) == 80 + 48
+    assert memory._bytes(params, 4) == 240 + 48  # 6 columns cannot be divided among 4
 
 
 def test_the_flags_of_the_largest_part(monkeypatch):
