@@ -140,9 +140,8 @@ def cells(rows: study.Rows, part: str) -> dict[tuple, tuple[float, float]]:
 def verdict(rows: study.Rows) -> str:
     """Return the conclusion of the study.
 
-    The text has one line with the bits per character for each setting. First come the combinations of the step between windows and the
-    learning rate, then those of the length of a window and the batch size, and last the combinations of step and learning rate of the long
-    trainings.
+    The text has one line for each setting, with its bits per character. The settings are, in this order: pairs of a step and a learning
+    rate, pairs of a window length and a batch size, and pairs of a step and a learning rate in the long trainings.
     """
     lines = [
         f"step {a}, rate {b:g}: {x:.3f} bits at equal updates, {y:.3f} after one pass" for (a, b), (x, y) in cells(rows, "steps").items()

@@ -240,7 +240,9 @@ def read_candidates(names: Iterable[str], backends: Iterable[str | None], dtypes
 
 
 def title(name: str, rows: Iterable[Mapping[str, Any]]) -> str:
-    """Return the title of a library with its options (a candidate) in a report, such as "Equinox 0.11.4, dropout=0".
+    """Return the title under which a report lists a candidate, such as "Equinox 0.11.4, dropout=0".
+
+    A candidate is a library together with its options.
 
     Args:
         name: value of `--peer` that names the candidate.

@@ -34,9 +34,9 @@ class TextConfig:
     text_column: str = ""
     """Column or key that contains the text in a .csv, .json or .jsonl file. If empty, it is guessed."""
     clean: Literal["source", "source-cased", "lower", "none", "exact"] = "source"
-    """'source' replaces all characters except English letters and . , ' ! ; ? by spaces and uses lower case, as the Keras example
-    lstm_text_generation does. 'source-cased' does the same but keeps upper case. 'lower' only changes letters to lower case. 'none' and
-    'exact' keep all characters. All except 'exact' change line endings to those of Unix."""
+    """'source' replaces all characters except English letters and . , ' ! ; ? by spaces and uses lower case. 'source-cased' does the same
+    but keeps upper case. 'lower' only changes letters to lower case. 'none' and 'exact' keep all characters. All except 'exact' change line
+    endings to those of Unix."""
     unit: Literal["character", "byte"] = "character"
     """Token of the model: a Unicode character, or a byte, with which the text may have any encoding."""
     regime: Literal["windows", "stream"] = "windows"

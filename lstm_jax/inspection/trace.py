@@ -118,8 +118,8 @@ def _name(layer: Recurrent, path: str, running: list[str]) -> None:
     """Change a layer so that its calls record their beginning and end in the list `running`.
 
     Each call of the layer appends `path` to the list when it begins, and removes the path when it ends. The last entry of the list is thus
-    the path of the layer whose call runs. If one layer calls another, this is the inner layer until its call ends. To change the layer, its
-    class is replaced by a new subclass.
+    the path of the layer whose call runs. While an outer layer calls an inner layer, the last entry is the path of the inner layer. To
+    change the layer, its class is replaced by a new subclass.
 
     Args:
         layer: the layer, which is changed in place.

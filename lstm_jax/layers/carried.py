@@ -88,7 +88,10 @@ class LayerState(nnx.Module):
             dtype: dtype of the state; None means the dtype of the parameters.
         """
         if batch is None:
-            return jax.tree.map(lambda part: part[0], self.initial_state(1, dtype))
+            return jax.tree.map(lambda part: part[0], self._initial_state(1, dtype))
+        return self._initial_state(batch, dtype)
+
+    def _initial_state(self, batch: int, dtype: Any = None) -> Any:
         state = self.row.initial_state(batch, self.units, self.kernel[...].dtype if dtype is None else dtype)
         learned = self._reset_state(None)
         if learned is None:
@@ -148,7 +151,7 @@ class LayerState(nnx.Module):
         """
         if self.carried is None:
             fresh = self.learned_state and initial_state is None and reset_state is None
-            return self.initial_state(batch) if fresh else initial_state
+            return self._initial_state(batch) if fresh else initial_state
         check_batch(self.carried, batch)
         if initial_state is not None:
             return initial_state

@@ -184,6 +184,9 @@ class Recurrent(LayerState):
 
     def cell_params(self) -> Any:
         """Return a NamedTuple of arrays: the parameters of the layer, with zeros in place of a bias that the layer does not have."""
+        return self._cell_params()
+
+    def _cell_params(self) -> Any:  # a call uses no public methods, so that `nnx.tabulate`, which wraps them, shows layers alone
         kernel = self.kernel[...]
         arrays = [getattr(self, name) for name in self.row.params._fields]
         return self.row.params(*(jnp.zeros(kernel.shape[1:], kernel.dtype) if a is None else a[...] for a in arrays))
@@ -224,6 +227,9 @@ class Recurrent(LayerState):
             InputError: if the layer has dropout or zoneout and there is no source of random numbers, or if it has zoneout and `steps` is
                 below 1.
         """
+        return self._draw_masks(batch, rngs, steps)
+
+    def _draw_masks(self, batch: int, rngs: nnx.Rngs | nnx.RngStream | jax.Array | None, steps: int) -> DropoutMasks:
         has_zoneout = any(self.zoneout.values())
         if not (self.dropout or self.recurrent_dropout or has_zoneout):
             return DropoutMasks()
@@ -338,7 +344,7 @@ class Recurrent(LayerState):
                 own stream.
             training: whether the layer runs in training mode.
         """
-        params = self.cell_params()
+        params = self._cell_params()
         if self.weight_drop and training:
             key = dropout_key(self.rngs, rngs)
             rngs = jax.random.fold_in(key, 0) if dropout is None else rngs
@@ -346,7 +352,7 @@ class Recurrent(LayerState):
             factors = draw_mask(jax.random.fold_in(key, 1), self.weight_drop, kernel.shape, kernel.dtype)
             params = params._replace(recurrent_kernel=kernel * factors)
         if dropout is None and training:
-            dropout = self.draw_masks(batch, rngs, steps)
+            dropout = self._draw_masks(batch, rngs, steps)
         if dropout is None and any(self.zoneout.values()):
             dropout = DropoutMasks(zoneout=mean_zoneout(self.zoneout, params.kernel.dtype))
         return params, dropout

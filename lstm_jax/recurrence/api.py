@@ -175,8 +175,8 @@ def _after_valid(valid: jax.Array, resets: Resets | None) -> jax.Array:
 def _last_output(h: jax.Array, valid: jax.Array | None, resets: Resets | None, zeros: bool) -> jax.Array:
     """Return the last output of each row, an array (B, H): h after the last step, or zeros.
 
-    A sequence begins at the first step of a row and at each step with a reset. The last output is zeros if the last sequence of the row has
-    no valid step. If `zeros` is true, it is also zeros if the last step is padded.
+    A sequence begins at the first step of a row and at each step with a reset. The last output is zeros in two cases: if the last
+    sequence of the row has no valid step, or if `zeros` is true and the last step is padded.
 
     Args:
         h: the final h (B, H).

@@ -84,10 +84,11 @@ def step(params: LSTMParams, state: LSTMState, z, mask=None, compute_dtype=None)
 
 
 def init(key, features: int, units: int, dtype=jnp.float32) -> LSTMParams:
-    """Return the initial parameters of the cell `JOINED`.
+    """Return the initial parameters of the cell `JOINED`, made from those of an LSTM with full gate recurrence.
 
-    The kernel and the bias are those of the LSTM with full gate recurrence. The recurrent kernel (4H, 4H) consists of the recurrent kernel
-    (H, 4H) of this LSTM and, as further rows, its gate kernel (3H, 3H) with H columns of zeros for the candidate g.
+    The kernel and the bias are the same for both. The recurrent kernel of `JOINED` (4H, 4H) stacks two arrays of the LSTM: the first H rows
+    are its recurrent kernel (H, 4H), and the other 3H rows are its gate kernel (3H, 3H), to which H columns of zeros are added for the
+    candidate g, since g does not depend on the previous gates.
     """
     return join_params(GATE_RECURRENT.init(key, features, units, dtype))
 

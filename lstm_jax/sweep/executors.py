@@ -191,7 +191,7 @@ class _Children:
             self._running.discard(process)
 
     def kill(self) -> None:
-        """Kill all processes that run, and let no other one start."""
+        """Kill all processes that run, and prevent further ones from starting."""
         with self._lock:
             self._ended = True
             for process in list(self._running):

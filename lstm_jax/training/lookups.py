@@ -140,7 +140,7 @@ def _row_indices(indices: Any, equation: Any, rows: int) -> jax.Array:
     """Return the row indices of one lookup in a table.
 
     If the lookup clips indices to the table, the returned indices are clipped. Otherwise an index outside the table is replaced by `rows`,
-    so that it gets no gradient.
+    which is no row of the table, so that this lookup adds to no row's gradient.
 
     Args:
         indices: indices as the equation reads them.

@@ -192,6 +192,17 @@ def test_views() -> None:
     assert not np.allclose(call(silent, X, rngs=key), call(stack, X, rngs=key))
 
 
+def test_tabulate() -> None:
+    """Flax' table of a model shows its layers, once each, and none of the methods that a call of a layer uses."""
+    rngs = nnx.Rngs(0)
+    first = LSTM(E, H, dropout=0.2, return_sequences=True, learned_state=True, rngs=rngs)
+    model = nnx.Sequential(first, LSTM(H, 2, rngs=rngs), nnx.Linear(2, 1, rngs=rngs))
+    table = nnx.tabulate(model, X, console_kwargs={"force_terminal": False, "width": 200})
+    paths = [line.split("│")[1].strip() for line in table.splitlines() if line.startswith("│")]
+    assert [path for path in paths if path] == ["layers/0", "layers/1", "layers/2"]
+    assert f"Total Parameters: {first.count_params() + 4 * 2 * (H + 2 + 1) + 3 + 2:,}" in table  # and two numbers of a random stream
+
+
 def test_stack_with_a_reversed_layer() -> None:
     """Arguments with one entry for each step are refused, unless `keep_order` puts the outputs of the first layer in the order of time."""
     rngs = nnx.Rngs(0)
