@@ -29,6 +29,12 @@ def needed(
     return str(error.value)
 
 
+def parts(told: str) -> dict[str, int]:
+    """The parts of the needed memory that an error names, in bytes."""
+    found = [part.rsplit(" ", 2) for part in told.split("free; ")[1].split(": lower")[0].split(", ")]
+    return {name: int(size) for name, size, _ in found}
+
+
 def test_what_a_run_takes(monkeypatch):
     monkeypatch.setattr(memory, "_shown", lambda count: f"{count} B")
     config = ForecastConfig(model=ForecastModelConfig(units=8))
@@ -37,21 +43,15 @@ def test_what_a_run_takes(monkeypatch):
     told = needed(monkeypatch, rows=10_000)
     assert f"parameters {3 * size} B, moments of the optimiser {2 * size + 4} B, residuals of a batch " in told
     assert "training data 20000 B: lower " in told
-    residuals = int(told.split("residuals of a batch ")[1].split(" ")[0])
+    residuals = parts(told)["residuals of a batch"]
     kept = 48 * 4 * 8 * 4  # an array over time, of a batch of 4
     assert 4 * kept < residuals < 20 * kept
     halved = needed(monkeypatch, remat="sqrt")
-    assert int(halved.split("residuals of a batch ")[1].split(" ")[0]) < residuals / 2
+    assert parts(halved)["residuals of a batch"] < residuals / 2
     quarter = needed(monkeypatch, microbatches=4)
-    assert int(quarter.split("residuals of a batch ")[1].split(" ")[0]) < residuals / 3
-    total = sum(int(word) for part in told.split("free; ")[1].split(": lower")[0].split(", ") for word in part.split() if word.isdigit())
+    assert parts(quarter)["residuals of a batch"] < residuals / 3
+    total = sum(parts(told).values())
     assert told.startswith(f"memory: {total} B needed, 1 B free; ")
-
-
-def parts(told: str) -> dict[str, int]:
-    """The parts of the needed memory that an error names, in bytes."""
-    found = [part.rsplit(" ", 2) for part in told.split("free; ")[1].split(": lower")[0].split(", ")]
-    return {name: int(size) for name, size, _ in found}
 
 
 def test_devices_with_memory_of_their_own(monkeypatch):
