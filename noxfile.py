@@ -16,7 +16,7 @@ def tests(session: nox.Session) -> None:
     """Run all tests on Python 3.11 and on the newest installed Python. `nox -s tests -- torch` also runs the tests that need PyTorch."""
     extras = "tests,torch" if "torch" in session.posargs else "tests"
     session.install("-e", f".[{extras}]")
-    session.run("python", "-m", "pytest", "-n", "2", "--dist", "worksteal")
+    session.run("python", "-m", "pytest", "-n", "2", "--dist", "worksteal", "--all")
 
 
 @nox.session(python="3.11")

@@ -49,8 +49,8 @@ def forward_flops(work: Workload) -> dict[str, int]:
 def step_flops(work: Workload) -> int:
     """Return the FLOPs of one step.
 
-    An evaluation and the workload "forward" have only a forward pass. All other steps also have a backward pass with twice the FLOPs of the
-    forward pass.
+    The workloads "evaluation" and "forward" have only a forward pass. The steps of all others also have a backward pass, with twice the
+    FLOPs of the forward pass.
     """
     return (1 if work.kind in ("evaluation", "forward") else 3) * sum(forward_flops(work).values())
 

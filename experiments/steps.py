@@ -154,9 +154,10 @@ def verdict(rows: study.Rows) -> str:
 def draw(rows: study.Rows, path: Path) -> object:
     """Draw the bits per character of the held-out text in four panels.
 
-    The first, second and last panel have the step between windows on the horizontal axis and one line for each learning rate. The first
-    panel shows the bits after the last epoch, the second those after the first epoch, and the last those of the best epoch of the long
-    trainings. The third panel has the batch size on the horizontal axis and one line for each length. Panels without results are empty.
+    Panels 1, 2 and 4 have the step between windows on the horizontal axis and one line for each learning rate. Panel 1 shows the bits
+    after the last epoch, panel 2 those after the first epoch, and panel 4 those of the best epoch of the preset `converged`. Panel 3 has
+    the batch size on the horizontal axis and one line for each window length, with the bits after the last epoch. Panels without results
+    are empty.
     """
 
     def fill(figure: Any) -> None:

@@ -1,6 +1,7 @@
 """Strict JAX with two CPU devices, reproducible hypothesis, and what the tests share. It must run before JAX makes its devices."""
 
 import contextlib
+import gc
 import io
 import os
 import sys
@@ -20,14 +21,47 @@ import jax
 import jaxtyping
 import pytest
 from hypothesis import settings
+from selection import left_out
 
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")  # on a GPU, TF32 would not reach the parity bar
 
+
+def _share_one_context() -> None:
+    """Keep one MLIR context for all programs. JAX makes one for each, which takes a seventh of the time of tests of small programs."""
+    from jax._src.interpreters import mlir
+
+    context = mlir.make_ir_context()
+    mlir.make_ir_context = lambda: context
+
+
+_share_one_context()
+
+
 settings.register_profile("lstm_jax", deadline=None, derandomize=True, max_examples=25)
 settings.load_profile("lstm_jax")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all", action="store_true", help="also run the tests and the cases that are marked slow")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("all") or any("::" in argument for argument in config.args):
+        return
+    out = left_out(items)
+    config.hook.pytest_deselected(items=out)
+    stay = set(items) - set(out)
+    items[:] = [item for item in items if item in stay]
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector what imports and the collection have made: while JAX traces, it would look through it again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000)
 
 
 def pytest_sessionstart() -> None:

@@ -42,6 +42,7 @@ def numbers() -> list[tuple[str, str, type, Bounds]]:
     return found
 
 
+@pytest.mark.slow(keep=5)
 @pytest.mark.parametrize("command", dict.fromkeys(command for command, *_ in numbers()))
 def test_every_number_has_bounds(command, ask):
     for _, flag, kind, limits in (row for row in numbers() if row[0] == command):

@@ -82,6 +82,7 @@ def test_a_preset_replaces_the_defaults_of_the_other_flags(ask, tmp_path: Path) 
 # what a run writes
 
 
+@pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("cell", ["gru", "lstm_full_gate_recurrence", "min_gru"])
 def test_another_cell(cell, ask, run, tmp_path):
     """Trained, drawn from both ways, scored."""

@@ -50,6 +50,7 @@ def test_predict_from_arguments_file_and_standard_input(ask, run, tmp_path):
     assert ask("predict", "--run", run, stdin="\r\n".join(texts).encode() + b"\r\n") == (0, wanted, "")
 
 
+@pytest.mark.slow
 def test_the_preset_best_is_the_recipe_of_the_study(ask, reviews, tmp_path: Path) -> None:
     """Flags replace its values; the language model is trained, pooled over packed reviews, and its folder of checkpoints is gone."""
     preset = PRESETS["sentiment"]["best"]
@@ -216,6 +217,7 @@ def test_a_damaged_checkpoint_is_warned_of(ask, run, tmp_path):
     assert (code, err) == (0, "warning: checkpoint of step 99 is unfinished (it has no manifest); an older one is used\n")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the compiled step with")
 def test_a_dense_optimizer_is_said(ask, reviews, tmp_path):
     """Adam updates by rows, clipped or not; where each step updates the whole embedding, a line says so."""

@@ -34,6 +34,7 @@ def _program(page: Path) -> str:
     return "\n".join(blocks(page, "python") + (blocks(page, "{code-cell}") if here else []))
 
 
+@pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("page", [page for page in PAGES if _program(page)], ids=lambda page: page.stem)
 def test_python_runs(page: Path) -> None:
     if page.stem == "onnx":
@@ -43,6 +44,7 @@ def test_python_runs(page: Path) -> None:
     assert run.returncode == 0, run.stderr
 
 
+@pytest.mark.slow
 def test_first_study_runs(tmp_path: Path) -> None:
     """Run its blocks one after the other in a folder that stands for the checkout."""
     for name in CODE:

@@ -98,6 +98,7 @@ def test_two_processes_are_two_devices(text: Path, two: Path, tmp_path: Path) ->
     assert (environment["hosts"], len(environment["devices"])) == (2, 2)
 
 
+@pytest.mark.slow
 def test_killed_and_interrupted(text: Path, two: Path, tmp_path: Path) -> None:
     """SIGTERM to one process saves on both; kill -9 of one ends the other; resumed, the run has the bits of one that nothing stopped."""
     run, address = tmp_path / "run", free_address()
@@ -121,6 +122,7 @@ def test_killed_and_interrupted(text: Path, two: Path, tmp_path: Path) -> None:
     assert leaves(run) == leaves(two)
 
 
+@pytest.mark.slow
 def test_resumed_by_one_process(text: Path, two: Path, tmp_path: Path) -> None:
     """A run that two processes began goes on in one, which says so, and has the same numbers."""
     run, command = tmp_path / "run", ("train", "generation", "--data", text, *CHUNKS, "--run", tmp_path / "run")
@@ -137,6 +139,7 @@ def test_resumed_by_one_process(text: Path, two: Path, tmp_path: Path) -> None:
     assert_same_numbers(run, two)
 
 
+@pytest.mark.slow
 def test_sentiment_with_a_sharded_table(tmp_path: Path) -> None:
     """The table and its moments are sharded over the processes, and updated by rows."""
     write_csvs(tmp_path, 240, 60)
@@ -150,6 +153,7 @@ def test_sentiment_with_a_sharded_table(tmp_path: Path) -> None:
     assert_same_numbers(tmp_path / "two", tmp_path / "one")
 
 
+@pytest.mark.slow
 def test_processes_that_differ(text: Path, tmp_path: Path) -> None:
     """Another config on one process: each ends with the same line, and nothing is written."""
     address, command = free_address(), ("train", "generation", "--data", text, *CHUNKS, "--run", tmp_path / "run")
@@ -161,6 +165,7 @@ def test_processes_that_differ(text: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_data_that_one_process_lacks(text: Path, tmp_path: Path) -> None:
     address = free_address()
     paths = (text, tmp_path / "nothing.txt")
@@ -229,6 +234,7 @@ sys.exit(max(launch.run_processes([sys.executable, "-c", child], 2)))
 """
 
 
+@pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("ignored", [False, True])
 def test_a_closed_terminal(ignored: bool) -> None:
     """The SIGHUP that `launch` gets reaches its processes as one SIGTERM, after which a training saves its state. Under nohup they go on.

@@ -88,6 +88,7 @@ def damaged(path: Path) -> Iterator[str]:
     path.write_bytes(content)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_damage_of_what_an_answer_depends_on(task, root, ask, tmp_path):
     run = Path(shutil.copytree(root / task, tmp_path / "run"))
@@ -101,6 +102,7 @@ def test_damage_of_what_an_answer_depends_on(task, root, ask, tmp_path):
     assert ask(*commands[0])[0] == 0
 
 
+@pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("task", TASKS)
 def test_damage_of_files_that_nothing_depends_on(task, root, ask, tmp_path):
     run = Path(shutil.copytree(root / task, tmp_path / "run"))

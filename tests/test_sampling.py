@@ -91,6 +91,7 @@ def test_a_draw_from_many_characters(vocabulary):
     assert draw(uniform, logits, make_rules(vocabulary)).tolist() == wanted
 
 
+@pytest.mark.slow(keep=2)
 @pytest.mark.parametrize("vocabulary", [256, 300, 1000])
 def test_characters_that_are_excluded_are_never_drawn(vocabulary):
     """Rounding errors of cumulative sums do not make room for a character, at the largest random numbers either."""

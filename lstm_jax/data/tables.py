@@ -17,7 +17,7 @@ FIELD_LIMIT = 1 << 30  # largest field in characters; the default of Python's cs
 
 
 def is_table(path: Path) -> bool:
-    """Return whether a file is a table, which means that its name ends in .jsonl, .jsonl.xz, .csv or .csv.xz, in any case."""
+    """Return whether a file is a table, which means that its name ends in .jsonl, .jsonl.xz, .csv or .csv.xz, in upper or lower case."""
     return path.name.lower().endswith(ENDINGS)
 
 

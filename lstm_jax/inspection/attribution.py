@@ -130,8 +130,8 @@ def reach(norms: np.ndarray | jax.Array, share: float = 0.9) -> np.ndarray:
     """Return how many earlier steps of the input matter to each output, judged by the norms of the gradients of the output.
 
     The model computes an output after each of the last K of the T steps. Output k follows step s = T - K + k and depends on the steps 0 to
-    s. Its result is the smallest number n for which the norms of the steps s - n to s sum to at least `share` times the sum over the steps
-    0 to s.
+    s. The result for output k is the smallest number n for which the norms of the steps s - n to s sum to at least `share` times the sum
+    over the steps 0 to s.
 
     Args:
         norms: norms (K, T) of the gradients of K outputs with respect to T steps, as `gradient_norms` returns them.

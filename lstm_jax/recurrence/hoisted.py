@@ -59,7 +59,7 @@ class LocalDerivatives(NamedTuple):
     h: jax.Array
 
     def h_before(self, resets: Resets | None) -> jax.Array:
-        """Return h before each step (T, B, H). At a reset it is the h of the reset state, which the field `h` contains already.
+        """Return h before each step (T, B, H). At a reset it is the h of the reset state; the field `h` already contains it.
 
         The argument `resets` is therefore ignored. The function has it because `Residuals.h_before` needs it.
         """

@@ -44,11 +44,11 @@ class Residuals(NamedTuple):
     all_c: Any
 
     def h_before(self, resets: Resets | None) -> jax.Array:
-        """Return h before each step (T, B, H). After a reset it is the h of `resets.state`."""
+        """Return h before each step (T, B, H). At a step that begins with a reset, it is the h of `resets.state`."""
         return restart_all(self.all_h[:-1], None if resets is None else resets.state.h, resets)
 
     def c_before(self, resets: Resets | None) -> jax.Array:
-        """Return c before each step (T, B, H). After a reset it is the c of `resets.state`."""
+        """Return c before each step (T, B, H). At a step that begins with a reset, it is the c of `resets.state`."""
         return restart_all(self.all_c[:-1], None if resets is None else resets.state.c, resets)
 
 

@@ -260,5 +260,8 @@ def on_host(leaf: Any) -> np.ndarray:
 
 
 def gathered(tree: Any) -> Any:
-    """Return a pytree of arrays as NumPy arrays; see `on_host`. In a run of one process, the tree is returned as it is."""
+    """Return a pytree of arrays whose parts on other processes are gathered: NumPy arrays, as `on_host` returns them.
+
+    In a run of one process, the tree is returned unchanged and its arrays are not converted.
+    """
     return jax.tree.map(on_host, tree) if several() else tree

@@ -23,7 +23,7 @@ def with_gradient(loss: Callable[..., tuple[jax.Array, jax.Array]], params: Any,
     """Return the loss, the logits, and the gradient of the loss with respect to the word vectors.
 
     JAX can differentiate the returned loss with respect to `params` and `vectors`. A single forward and backward pass of `loss` computes
-    both these derivatives and the returned gradient. JAX treats the returned logits and the returned gradient as constants.
+    these derivatives as well as the returned gradient. JAX treats the returned logits and the returned gradient as constants.
 
     Args:
         loss: function loss(params, vectors) that returns the loss and the logits.

@@ -51,11 +51,11 @@ class Source(ABC):
 
     @abstractmethod
     def at(self, step: int) -> tuple[Any, Order]:
-        """Return the examples and the order for the chunk of steps that begins at `step`.
+        """Return the examples for the chunk of steps that begins at `step`, and the order in which the steps read them.
 
         Returns:
-            A pair of a pytree of arrays and an `Order`. The arrays contain the examples that the chunk reads, and the `Order` contains the
-            steps of the chunk. Both may also contain the examples and the steps of other chunks.
+            A pair of a pytree of arrays, which are the examples, and an `Order`, which names the examples that each step reads. The arrays
+            may contain more examples than the chunk reads, and the `Order` more steps than the chunk has.
         """
 
     @abstractmethod

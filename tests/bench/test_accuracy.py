@@ -129,6 +129,7 @@ def test_committed_studies() -> None:
 ARTICLES = Path(os.environ.get("LSTM_JAX_DATA", ROOT.parent / "shared" / "data"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (ARTICLES / "articles").is_dir(), reason=f"needs the articles in {ARTICLES}")
 def test_a_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert GenerationConfig().data.length == accuracy.EXAMPLE_SIZES["generation"]["T"]

@@ -13,6 +13,7 @@ from bench.workloads import make_arrays, workload
 TINY = "A:B=4,T=5,H=8,E=6,V=30"
 
 
+@pytest.mark.slow
 def test_a_row_names_the_parts() -> None:
     row = json.loads(bench("breakdown", "--one", "--workload", TINY).stdout.splitlines()[-1])
     assert row["workload"] == TINY

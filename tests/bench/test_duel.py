@@ -87,6 +87,7 @@ def test_verdict_and_exit_code_of_the_command(factor: float, verdict: str, code:
     assert expected.ratio == pytest.approx(factor, rel=0.01)
 
 
+@pytest.mark.slow
 def test_turns_of_two_processes() -> None:
     """Each has a sample for each turn, and a process that fails is not waited for."""
     work = "recurrence:H=4,T=3,B=2"
@@ -98,6 +99,7 @@ def test_turns_of_two_processes() -> None:
         timing.run_in_turns([module, ["bench.no_such_module"]], 1)
 
 
+@pytest.mark.slow
 def test_command(tmp_path: Path) -> None:
     """Two rounds give the change of their samples; one that has rows is not run again; a folder that is no checkout is refused."""
     path, versions = tmp_path / "duel.jsonl", dict.fromkeys(("baseline", "candidate"), duel.version(ROOT))

@@ -19,6 +19,7 @@ def test_exponents() -> None:
     assert memory.exponent(sizes, 2.0 * sizes) == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_a_row_a_process(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "rows.jsonl"
     arguments = ["--length", "5", "--sizes", "B=4,H=4,E=4,V=9", "--results", str(path)]

@@ -140,6 +140,7 @@ for name in sys.argv[2:]:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("peer", ["torch_lstm", "torch_compiled", "torchrl", "onnx_runtime"])
 def test_peers_without_jax_do_not_load_it(peer: str) -> None:
     """JAX would count in the memory of such a peer and in its time. A model of torch.compile is built but not compiled here."""
@@ -153,6 +154,7 @@ def test_peers_without_jax_do_not_load_it(peer: str) -> None:
     assert run.stdout.splitlines() == [f"{name} False" for name in names]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("peers", _groups(), ids=" ".join)
 def test_peers_do_the_same_work(references: Path, peers: list[str]) -> None:
     for peer in peers:
@@ -165,6 +167,7 @@ def test_peers_do_the_same_work(references: Path, peers: list[str]) -> None:
             assert "no recurrent dropout" in row["note"]
 
 
+@pytest.mark.slow
 def test_resets_and_other_cells(tmp_path: Path) -> None:
     """Peers that reset the state, peers with other cells, and whole training steps of ours with any cell."""
     rl, torch = ([name] * (find_spec(package) is not None) for name, package in (("torchrl", "torchrl"), ("torch_lstm", "torch")))
@@ -210,6 +213,7 @@ def test_workloads_with_any_cell() -> None:
         workload("A:cell=grue")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed")
 def test_a_peer_with_weights_off_by_one_percent_is_refused(references: Path) -> None:
     """Whichever array of weights it is."""

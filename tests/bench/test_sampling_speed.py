@@ -13,6 +13,7 @@ from lstm_jax import InputError
 pytestmark = pytest.mark.usefixtures("quick_processes")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("keras") is None, reason="keras is not installed")
 def test_command(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"

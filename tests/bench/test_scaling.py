@@ -54,6 +54,7 @@ def test_a_file_with_rows_of_another_command(tmp_path: Path, monkeypatch: pytest
     assert len(asked) == 1
 
 
+@pytest.mark.slow
 def test_a_sweep(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     path, figure = tmp_path / "rows.jsonl", tmp_path / "figures" / "scaling.png"
     command = ["scaling", "--grid", "T=3:6", "--middle", "T=3,H=4,B=2", "--devices", "2", "--rounds", "1"]

@@ -36,6 +36,7 @@ def test_a_mark_without_rows() -> None:
             report.with_tables(f"<!-- bench {mark} -->\nold\n<!-- end -->\n")
 
 
+@pytest.mark.slow
 def test_command() -> None:
     run = bench_here("report", "--tables", "--check")
     assert run.returncode == 0, run.stdout

@@ -110,6 +110,7 @@ QUICK += "timing.peaks = lambda: "
 QUICK += "{f'{name}_{n}': 10.0 for name in ('gemm_gflops', 'copy_gbs') for n in (1, 2)}; throughput.main()"
 
 
+@pytest.mark.slow
 def test_a_sweep_that_is_killed_goes_on(tmp_path: Path) -> None:
     """Kill -9 while a process is timed, and a torn last line as a machine that goes down may leave: no row lost, none doubled."""
     path = tmp_path / "rows.jsonl"
@@ -158,6 +159,7 @@ def test_a_sweep_keeps_its_rows(tmp_path: Path) -> None:
     assert len(path.read_text().splitlines()) == 3
 
 
+@pytest.mark.slow
 def test_first_step(tmp_path: Path) -> None:
     """A cold and a warm process of each round; a failure is a row; what has rows is skipped."""
     path = tmp_path / "rows.jsonl"

@@ -223,6 +223,7 @@ def load(torch, module, state):
     module.load_state_dict({name: torch.from_numpy(array) for name, array in state.items()})
 
 
+@pytest.mark.slow(keep=3)
 @KINDS
 @pytest.mark.parametrize("names", [("embedding", "lstm", "fc"), ("encoder", "rnn", "decoder")], ids="-".join)
 def test_torch_models(torch, layers, embed, names):

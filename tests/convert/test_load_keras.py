@@ -63,6 +63,7 @@ ONE = {
 OPTIONS = [{}, {"use_bias": False}, {"activation": "softsign"}, {"activation": None, "go_backwards": True}]
 
 
+@pytest.mark.slow(keep=5)
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("cell", ONE)
 def test_layers(peer_rules, built, cell: str, options: dict[str, Any]) -> None:
@@ -70,6 +71,7 @@ def test_layers(peer_rules, built, cell: str, options: dict[str, Any]) -> None:
     check(peer_rules, built(make(return_sequences=True, **options)), ours(kind, **own, **options))
 
 
+@pytest.mark.slow(keep=3)
 @pytest.mark.parametrize("merge", ["concat", "sum"])
 @pytest.mark.parametrize("cell", ONE)
 def test_bidirectional(peer_rules, built, cell: str, merge: str) -> None:

@@ -70,6 +70,7 @@ def made_stack(cell: str, kinds: tuple[str, ...], merge: str = "concat") -> tupl
     return rebuilt, weights
 
 
+@pytest.mark.slow(keep=3)
 @CELLS
 @pytest.mark.parametrize("kinds", [("one",), ("two",), ("one", "one"), ("two", "two"), ("two", "one")], ids="-".join)
 def test_layers(cell, kinds):
@@ -143,6 +144,7 @@ def check_sentiment(cell: str = "lstm", merge: str = "concat", pooling: str = "l
         close(file.run(None, {"ids": ids})[0], wanted)
 
 
+@pytest.mark.slow(keep=2)
 @CELLS
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("mask_zero", [False, True])
@@ -150,6 +152,7 @@ def test_sentiment_cells(cell, bidirectional, mask_zero):
     check_sentiment(cell, mask_zero=mask_zero, bidirectional=bidirectional, layers=2)
 
 
+@pytest.mark.slow(keep=2)
 @pytest.mark.parametrize("merge", MERGES)
 @pytest.mark.parametrize("pooling", ["last", "mean", "max", "mean+max"])
 def test_sentiment_merges_and_poolings(merge, pooling):
@@ -187,6 +190,7 @@ def run_steps(file: Any, ids: np.ndarray, sizes: list[int]) -> tuple[np.ndarray,
     return np.concatenate(logits, axis=1), states
 
 
+@pytest.mark.slow(keep=2)
 @CELLS
 @pytest.mark.parametrize(
     "options", [{}, {"embed": 4}, {"embed": UNITS, "tied": True}, {"layers": 2}], ids=["one-hot", "embedding", "tied", "two layers"]

@@ -21,6 +21,7 @@ def reviews(imdb, cache):
     return prepare(data=str(imdb), num_words=None, cache_dir=cache)
 
 
+@pytest.mark.slow
 def test_hashes_and_lengths(reviews):
     assert (len(reviews.train), len(reviews.test)) == (25_000, 25_000)
     assert keras_check_hash(reviews.train) == TRAIN

@@ -56,6 +56,7 @@ def test_a_text_without_white_space(text: str, recipe: Any, tmp_path: Path) -> N
     assert got.characters.decode(got[:]) == data.clean(text, recipe)
 
 
+@pytest.mark.slow(keep=6)
 @pytest.mark.parametrize("size", [1, 3, 8, 10, 11, 20])
 @pytest.mark.parametrize("text", ["aaaaaaaaa é", "the last wordword", "one two\n  ", " \n\t", "word"])
 def test_the_last_word_is_whole(text: str, size: int, tmp_path: Path) -> None:
@@ -277,6 +278,7 @@ def test_a_sharded_corpus(tmp_path: Path) -> None:
             data.sharded_corpus(tmp_path / "s", **options)
 
 
+@pytest.mark.slow
 def test_the_command(ask, tmp_path: Path) -> None:
     files = write_files(tmp_path)
     code, said, _ = ask("data", "shard", *files, "--out", tmp_path / "s", "--workers", 1)

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.usefixtures("quick_compiles")
 STUDIES = sorted(path.stem for path in study.HERE.glob("*.py") if "\nSTUDY = " in path.read_text())
 
 
+@pytest.mark.slow(keep=["embedding", "targets"])
 @pytest.mark.parametrize("name", STUDIES)
 def test_toy(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     module = importlib.import_module(f"experiments.{name}")

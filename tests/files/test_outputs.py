@@ -141,6 +141,7 @@ PROJECTOR = ["embedding", "export", "--format", "projector", "{out}"]
 OF = {"score": "generation", "units": "generation", "embedding": "sentiment"}
 
 
+@pytest.mark.slow(keep=3)
 @pytest.mark.parametrize("arguments", [*GENERATION, *SENTIMENT, PROJECTOR], ids=" ".join)
 def test_no_command_replaces_a_file_without_force(arguments, ask, made, tmp_path):
     filled = [word.format(out=tmp_path / "out") for word in arguments] + ["--run", str(made / OF[arguments[0]])]

@@ -30,6 +30,7 @@ def shells(world) -> Iterator[list[Shell]]:
         yield [one, other]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "first"), [(kind, first) for kind, count in CASES.items() for first in range(0, count, AT_ONCE)])
 def test_no_fault(kind, first, world, shells):
     numbers = range(first, min(first + AT_ONCE, CASES[kind]))

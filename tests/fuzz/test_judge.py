@@ -35,6 +35,7 @@ def planted(shell, tmp_path) -> Callable[..., Outcome]:
     return run
 
 
+@pytest.mark.slow(keep=1)
 @pytest.mark.parametrize(
     ("name", "fault"),
     [

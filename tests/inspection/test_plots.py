@@ -55,6 +55,7 @@ def drawn(tmp_path_factory):
     return functools.cache(lambda name: ALL[name][0](root / name / f"{name}.png"))
 
 
+@pytest.mark.slow(keep=3)
 @pytest.mark.parametrize("name", ALL)
 def test_both_files(drawn, name):
     _, (width, height) = ALL[name]
@@ -83,6 +84,7 @@ def test_nothing_is_cut_at_the_edge(tmp_path, figure, monkeypatch, name):
     assert box.y1 <= inches[1]
 
 
+@pytest.mark.slow(keep=3)
 @pytest.mark.parametrize("name", ALL)
 def test_equal_numbers_give_equal_svgs(drawn, tmp_path, name):
     assert drawn(name)[1].read_bytes() == ALL[name][0](tmp_path / "figure.png")[1].read_bytes()

@@ -19,6 +19,7 @@ def make(cell: str | Cell, sizes: tuple[int, ...], *, features: int = 4, return_
     return RecurrentStack(layers)
 
 
+@pytest.mark.slow(keep=2)
 @pytest.mark.parametrize(
     ("cell", "weights", "rates"),
     [

@@ -34,6 +34,7 @@ def test_every_activation_of_keras(keras, peer_rules) -> None:
     assert find_activation(None) is ACTIVATIONS["linear"]
 
 
+@pytest.mark.slow
 def test_every_initialiser_of_keras(keras, peer_rules) -> None:
     from keras.src.initializers import ALL_OBJECTS_DICT
 
@@ -194,6 +195,7 @@ def ours_from(config: Configuration, weights) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow(keep=4)
 @pytest.mark.parametrize("seed", range(20))
 def test_random_configurations_as_in_keras(keras, peer_rules, seed: int) -> None:
     config = configuration(seed)

@@ -26,6 +26,7 @@ class Model(nnx.Module):
         return self.recurrent(self.embedding(ids), mask=self.embedding.mask(ids), rngs=key)
 
 
+@pytest.mark.slow(keep=1)
 @pytest.mark.skipif(jax.device_count() < 2, reason=f"needs two devices, JAX shows {jax.device_count()}")
 @pytest.mark.parametrize("compiled", [True, False])
 def test_gradients(compiled: bool) -> None:

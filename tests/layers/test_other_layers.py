@@ -140,6 +140,7 @@ def test_bad_options(options: dict, message: str) -> None:
     assert str(caught.value).startswith(message)
 
 
+@pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("cell", ["gru", "simple_rnn", "lstm_layernorm", "lstm_full_gate_recurrence", "min_lstm"])
 def test_both_models(cell: str) -> None:
     """Any cell has the same logits, gradients of all parameters, and the folded table's logits."""

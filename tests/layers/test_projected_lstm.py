@@ -47,6 +47,7 @@ def summed(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return state | sums | {name: np.zeros_like(array) for name, array in state.items() if "bias_hh" in name}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64", "eager")
 def test_layers_are_those_of_torch(torch) -> None:
     """Fifteen configurations: one to three layers, in one direction or both, with and without biases, at two sizes."""

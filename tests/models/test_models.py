@@ -147,6 +147,7 @@ def test_probabilities_equal_keras(keras, peer_rules, backend: str) -> None:
         np.testing.assert_array_equal(mine, theirs)
 
 
+@pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("steps", [1, 3])
 def test_adam_steps_equal_keras(keras, peer_rules, steps: int) -> None:
     """`train_on_batch` with binary cross-entropy and Adam, and ours from logits: every parameter moves the same way.
@@ -201,6 +202,7 @@ VARIANTS = [
 ]
 
 
+@pytest.mark.slow(keep=3)
 @pytest.mark.parametrize("options", VARIANTS, ids=str)
 def test_variants(options: dict) -> None:
     """Each is a function of its ids with a gradient for every parameter, dropout on; and dropout off is deterministic."""
@@ -228,6 +230,7 @@ def test_variants(options: dict) -> None:
     assert_close(nnx.jit(lambda model, vectors: model(jnp.asarray(IDS), vectors=vectors))(model, vectors), logits, "float32")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the backend with")
 @pytest.mark.parametrize("options", [*VARIANTS[3:5], {"word_dropout": 0.4}, {"dropout": 0.0, "pooling": "mean"}], ids=str)
 def test_words_that_come_again(options: dict) -> None:
@@ -264,6 +267,7 @@ def test_gradients_by_words_at_their_places() -> None:
         assert_close(summed[places].sum(0), whole[places].sum(0), "float32")
 
 
+@pytest.mark.slow(keep=2)
 @pytest.mark.parametrize("options", VARIANTS, ids=str)
 @pytest.mark.parametrize("devices", [1, 2])
 def test_embedding_and_projection_folded(options: dict, devices: int) -> None:
@@ -279,6 +283,7 @@ def test_embedding_and_projection_folded(options: dict, devices: int) -> None:
     np.testing.assert_array_equal(choose(made.params, few), apart(made.params, few))
 
 
+@pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("options", [{}, {"bidirectional": True, "layers": 2, "mask_zero": True}], ids=str)
 def test_remat_changes_no_value(options: dict) -> None:
     """Logits and gradients with dropout on, from one stream of masks, whether the recurrence is run in segments or not."""

@@ -64,6 +64,7 @@ def _others(like, name: str, alone: bool) -> Iterator[tuple[str, tuple[int, ...]
         yield dtype, shape[::-1] if shape[::-1] != shape else (*shape[:-1], shape[-1] + 1)
 
 
+@pytest.mark.slow(keep=4)
 @pytest.mark.parametrize("kind", CALLS)
 def test_misfits_of_every_array(kind: str) -> None:
     """Each operand and result in another type, rank and extent: refused by name, with what it has and what fits."""
@@ -215,6 +216,7 @@ def test_ids_out_of_range_name_no_row(count: int) -> None:
     np.testing.assert_array_equal(done, [3 * (word in (2, 5) and count > 4) for word in range(6)])
 
 
+@pytest.mark.slow(keep=3)
 @pytest.mark.parametrize("sizes", [(0, 2, 5, 4), (3, 0, 5, 4), (3, 2, 0, 4), (3, 2, 5, 0), (0, 0, 0, 0)])
 @pytest.mark.parametrize("ids", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -303,6 +305,7 @@ def _of_rows(array, rows: slice, many: int):
     return array[rows] if array.shape[0] == many else array[:, rows] if array.ndim > 1 and array.shape[1] == many else array
 
 
+@pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("backward", [False, True])
 def test_memory_that_is_not_there(backward: bool) -> None:
     """An allocation that fails, here or in a thread, is an error of that call, and the next one works."""

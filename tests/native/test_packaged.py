@@ -153,6 +153,7 @@ def test_which_feature_the_processor_lacks(monkeypatch: pytest.MonkeyPatch, fold
     assert library.why_not_products("bfloat16") == "this processor lacks avx512_bf16"
 
 
+@pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("level", ["x86-64-v2", "x86-64-v3", "x86-64-v4", "x86-64-v4-bf16", "armv8-a"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_each_level_equals_the_reference(level: str, dtype: str, monkeypatch: pytest.MonkeyPatch, x64: None) -> None:
@@ -226,6 +227,7 @@ def test_the_wheel(tmp_path: Path) -> None:
     assert {"lstm_jax/native/recurrence.cc", "lstm_jax/native/vectors.h"} <= set(wheel.namelist())
 
 
+@pytest.mark.slow
 def test_the_wheel_where_the_compiler_fails(tmp_path: Path) -> None:
     """The installation works without compiled code, and says why in one line."""
     wheel, err = _make_wheel(tmp_path, "echo no disk: an error >&2; exit 1")

@@ -10,6 +10,7 @@ pytestmark = pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compi
 SIZES = [(70, 1, 3, 200), (4, 3, 20, 140), (9, 2, 7, 260), (5, 2, 7, 16)]
 
 
+@pytest.mark.slow(keep=4)
 @pytest.mark.parametrize("cell", ["lstm", "gru", "simple_rnn"])
 @pytest.mark.parametrize("backward", [False, True])
 @pytest.mark.parametrize("ids", [False, True])

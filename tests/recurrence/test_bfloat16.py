@@ -22,6 +22,7 @@ def _rounded(array) -> np.ndarray:
     return np.asarray(jnp.asarray(array, jnp.bfloat16).astype(jnp.float32))
 
 
+@pytest.mark.slow(keep=9)
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("cell", [name for name in NAMES if name != "gru_reset_before"])  # it rounds r * h
 def test_a_step_of_exact_numbers(cell: str, size: tuple[int, int, int, int]) -> None:
@@ -48,6 +49,7 @@ def _run(cell: str, operands: tuple, options: dict[str, Any], backend: str, dtyp
         return jax.tree.map(np.asarray, differentiate(function, params, x, state))
 
 
+@pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("cell", NAMES)
 def test_as_exact_as_products_of_jax(cell: str) -> None:
     """Outputs, states and gradients are as far from float64 as those of the reference, whose products XLA computes in bfloat16."""
@@ -61,6 +63,7 @@ def test_as_exact_as_products_of_jax(cell: str) -> None:
         assert (max(found) > 1e-5) == multiplies(cell, operands), name
 
 
+@pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("cell", ["lstm", "gru", "lstm_layernorm"])
 def test_second_derivatives_and_tangents(cell: str) -> None:
     """The twin in JAX, which computes what the C++ does not, has products in bfloat16 too."""

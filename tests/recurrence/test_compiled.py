@@ -1,10 +1,8 @@
-"""The compiled recurrence: against its JAX twins over odd sizes, with threads of their own, and what building says when it cannot."""
+"""The compiled recurrence: against its JAX twins over odd sizes, with threads of their own."""
 
-import os
 import subprocess
 import sys
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +12,6 @@ from tables import BACKENDS, assert_close
 
 from lstm_jax.cells import CELLS, LSTMParams, LSTMState
 from lstm_jax.dropout import DropoutMasks
-from lstm_jax.errors import InputError
-from lstm_jax.native import compiler, library, packaged
-from lstm_jax.recurrence import BACKENDS as BACKEND_TABLE
 from lstm_jax.recurrence import compiled as recurrence
 from lstm_jax.recurrence import compiled_linear, unroll
 from lstm_jax.recurrence.compiled_cells import COMPILED_CELLS
@@ -86,6 +81,7 @@ def _before(state):
     return jax.tree.map(lambda part: jnp.asarray(np.asarray(part)[::-1] - 1), state)
 
 
+@pytest.mark.slow(keep=4)
 @built
 @pytest.mark.parametrize(("batch", "units", "features"), SIZES)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -114,6 +110,7 @@ def test_calls_equal_their_twins(batch: int, units: int, features: int, dtype: s
             assert_close(ours(*back), twin(*back), tolerance, str(kind))
 
 
+@pytest.mark.slow(keep=5)
 @built
 @pytest.mark.parametrize("cell", [cell.name for cell in COMPILED_CELLS])
 @pytest.mark.parametrize(("turn", "sizes"), list(enumerate([(5, 7, 2), (13, 270, 131), (33, 17, 70)])))
@@ -139,6 +136,7 @@ def test_other_cells_equal_their_twins(cell: str, turn: int, sizes: tuple[int, i
             assert_close(ours(*back), twin(*back), 1e-12, str(kind))
 
 
+@pytest.mark.slow(keep=3)
 @built
 @pytest.mark.parametrize("sizes", [(1, 1, 1), (6, 5, 7), (40, 3, 700), (3, 70, 131)])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -156,6 +154,7 @@ def test_linear_steps_equal_their_twins(sizes: tuple[int, int, int], dtype: str)
             assert_close(operation.backward(*back), operation.plain_backward(*back), dtype)
 
 
+@pytest.mark.slow(keep=1)
 @built
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_long_sequences_in_chunks(cell: str) -> None:
@@ -307,6 +306,7 @@ for batch, units in SIZES:
 """
 
 
+@pytest.mark.slow
 @built
 def test_threads_change_nothing() -> None:
     """On one CPU device with all cores, the number of threads changes no bit of a row's results.
@@ -322,6 +322,7 @@ def test_threads_change_nothing() -> None:
         assert len({line for line in lines if line.startswith(f"{batch} {units} sums")}) == 4
 
 
+@pytest.mark.slow(keep=1)
 @built
 @pytest.mark.parametrize("cell", ["lstm", "lstm_full_gate_recurrence"])
 def test_second_derivatives(cell: str) -> None:
@@ -342,24 +343,6 @@ def test_second_derivatives(cell: str) -> None:
         assert_close(got, want, 1e-11)
 
 
-def test_not_built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(library, "library_path", lambda: tmp_path / "none.so")
-    monkeypatch.setattr(packaged, "FOLDER", tmp_path)
-    assert BACKEND_TABLE["compiled"].why_not() == "not built: run lstm-jax backends --build"
-    with pytest.raises(InputError, match=r"^native code: not built; run lstm-jax backends --build"):
-        library.register()
-    with pytest.raises(InputError, match=r"^backend compiled: not built"):
-        unroll(CELLS["lstm"], CELLS["lstm"].init(jax.random.key(0), 2, 3), jnp.ones((1, 1, 2)), backend="compiled")
-
-
-def _no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(library, "library_path", lambda: tmp_path / "native" / "lstm.so")
-    monkeypatch.setattr(packaged, "FOLDER", tmp_path)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.delenv("CXX", raising=False)
-    monkeypatch.setattr(compiler.importlib.util, "find_spec", lambda name: None)
-
-
 @built
 @pytest.mark.parametrize(("cell", "batch"), [("lstm", 2), ("lstm_full_gate_recurrence", 2), ("min_gru", 2), ("min_gru", 1)])
 def test_no_tracer_is_kept(cell: str, batch: int) -> None:
@@ -368,33 +351,3 @@ def test_no_tracer_is_kept(cell: str, batch: int) -> None:
     with jax.checking_leaks():
         gradients = jax.jit(jax.grad(lambda params: unroll(CELLS[cell], params, jnp.ones((batch, 5, 3)), **options)[0].sum()))(params)
     assert all(leaf.any() for leaf in gradients)
-
-
-def test_no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    _no_compiler(monkeypatch, tmp_path)
-    with pytest.raises(InputError, match=r"^C\+\+ compiler: none found; install g\+\+ or clang\+\+, or pip install"):
-        library.build()
-
-
-@pytest.mark.skipif(os.name != "posix", reason="the stand-in is a shell script")
-@pytest.mark.parametrize(
-    ("script", "complaint"), [("echo 'x.cc:1: error: no such thing' >&2; exit 1", "no such thing"), ("exit 3", "exit code 3")]
-)
-def test_a_compiler_that_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str, complaint: str) -> None:
-    _no_compiler(monkeypatch, tmp_path)
-    compiler = tmp_path / "c++"
-    compiler.write_text(f"#!/bin/sh\n{script}\n")
-    compiler.chmod(0o755)
-    with pytest.raises(InputError, match=rf"^compiling with c\+\+: .*{complaint}; name another compiler in CXX"):
-        library.build()
-    assert not list((tmp_path / "native").iterdir())  # nothing half made is left
-
-
-def test_a_library_that_does_not_load_is_not_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    _no_compiler(monkeypatch, tmp_path)
-    compiler = tmp_path / "c++"
-    compiler.write_text('#!/bin/sh\nfor last; do :; done\nprintf nonsense > "$last"\n')
-    compiler.chmod(0o755)
-    with pytest.raises(InputError, match=r"^library made by c\+\+: .*; name another compiler in CXX"):
-        library.build()
-    assert not list((tmp_path / "native").iterdir())

@@ -134,6 +134,7 @@ def sets_of(cell: str, case: Case, dtype: str) -> list[Arrays]:
     return [make_arrays(case._replace(mask=kind, seed=9 * case.seed + n), dtype, cell) for n, kind in enumerate(kinds)]
 
 
+@pytest.mark.slow(keep=8)
 @pytest.mark.parametrize("backend", [name for name in EVERY_BACKEND if name != "reference"])
 @pytest.mark.parametrize(("cell", "dtype"), [(cell, dtype) for dtype in TOLERANCE for cell in CELLS_IN[dtype]])
 def test_backends_agree(cell: str, backend: str, dtype: str) -> None:
@@ -173,6 +174,7 @@ def test_inputs_of_another_type(backend: str, kind: str) -> None:
     assert_close(got, want, "float32")
 
 
+@pytest.mark.slow(keep=4)
 @pytest.mark.parametrize("backend", FAST)
 @pytest.mark.parametrize("dropout", DROPOUTS)
 def test_each_kind_of_dropout(backend: str, dropout: str) -> None:
@@ -183,6 +185,7 @@ def test_each_kind_of_dropout(backend: str, dropout: str) -> None:
     assert_close(differentiate_case(case, arrays, backend), differentiate_case(case, arrays, "reference"), "float32")
 
 
+@pytest.mark.slow(keep=3)
 @pytest.mark.parametrize("backend", serving("float64"))
 @pytest.mark.parametrize(("mask", "dropout"), [("none", "none"), ("gaps", "both, per gate"), ("trailing", "both, shared")])
 def test_derivatives_are_those_of_differences(x64: None, backend: str, mask: str, dropout: str) -> None:
@@ -197,6 +200,7 @@ def test_derivatives_are_those_of_differences(x64: None, backend: str, mask: str
     check_grads(function, arrays[:4], order=2 if mask == "none" else 1, modes=["rev"], atol=1e-6, rtol=1e-6)
 
 
+@pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("backend", [name for name in serving("float64") if BACKEND_TABLE[name].forward_mode])
 @pytest.mark.parametrize("mask", ["none", "gaps"])
 def test_forward_mode(x64: None, backend: str, mask: str) -> None:
@@ -356,6 +360,7 @@ def test_batch_over_two_devices(backend: str) -> None:
 IN_BFLOAT16 = [name for name in EVERY_CASE if "bfloat16" in BACKEND_TABLE[name].compute_dtypes]
 
 
+@pytest.mark.slow(keep=3)
 @pytest.mark.parametrize("backend", IN_BFLOAT16)
 @pytest.mark.parametrize("dropout", ["none", "both, shared", "both, per gate"])
 def test_products_in_bfloat16(backend: str, dropout: str) -> None:

@@ -205,6 +205,7 @@ def test_facts_of_cells() -> None:
     assert len(TRAITS) == 4
 
 
+@pytest.mark.slow(keep=7)
 @pytest.mark.parametrize("cell", STEPS)
 def test_reference_is_the_definition(cell: str) -> None:
     @settings(max_examples=4)
@@ -245,6 +246,7 @@ OF_EACH_KIND = ("gru_reset_before", "lstm_layernorm", "lstm_coupled", "lstm_full
 """Whose step, state and projection differ in kind; derivatives are JAX's own of what the test above has seen."""
 
 
+@pytest.mark.slow(keep=2)
 @pytest.mark.parametrize("cell", OF_EACH_KIND)
 def test_derivatives_are_those_of_differences(x64: None, cell: str) -> None:
     """Gradients by parameters, x and initial state."""
@@ -259,6 +261,7 @@ def test_derivatives_are_those_of_differences(x64: None, cell: str) -> None:
     check_grads(function, arrays[:3], order=1, modes=["rev", "fwd"], atol=1e-6, rtol=1e-6)
 
 
+@pytest.mark.slow(keep=2)
 @pytest.mark.parametrize("cell", OF_EACH_KIND)
 def test_batch_over_two_devices_and_in_segments(cell: str) -> None:
     """Values are the same with the batch's rows split over a mesh, and with segments computed again."""

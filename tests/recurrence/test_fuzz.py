@@ -2,7 +2,7 @@
 
 drawn_calls.py draws the operands. Operations run one by one (`jax.disable_jit`), so that no program is compiled for an example.
 
-LSTM_JAX_FUZZ_EXAMPLES=10000 python -m pytest tests/recurrence/test_fuzz.py tests/recurrence/test_fuzz_layers.py --timeout 0
+LSTM_JAX_FUZZ_EXAMPLES=10000 python -m pytest --all tests/recurrence/test_fuzz.py tests/recurrence/test_fuzz_layers.py --timeout 0
 
 is the long run, half of it of layers.
 """
@@ -75,6 +75,7 @@ def gradients(call: Call, operands: dict[str, Any], backend: str | None):
     return jax.grad(lambda params: weigh(run_call(call, operands, backend, params)))(operands["params"])
 
 
+@pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("x64", [False, True])
 @pytest.mark.filterwarnings("ignore:Explicitly requested dtype")
 def test_unroll(x64: bool) -> None:

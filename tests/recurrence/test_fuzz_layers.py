@@ -114,6 +114,7 @@ def check_layer(on: Drawing) -> None:
     compare(jnp.swapaxes(got, 0, 1) if time_major and got.ndim == 3 else got, want, 2e-5)
 
 
+@pytest.mark.slow
 def test_layers(unchecked: None) -> None:
     count = itertools.count(1)
 

@@ -16,6 +16,7 @@ pytestmark = pytest.mark.usefixtures("quick_compiles")
 CELL = CELLS["lstm"]
 
 
+@pytest.mark.slow(keep=3)
 @pytest.mark.parametrize("backend", EVERY_CASE)
 @pytest.mark.parametrize(("dropout", "recurrent_dropout"), [(0.0, 0.0), (0.0, 0.3), (0.2, 0.3)])
 def test_ids_equal_one_hot_rows(backend, dropout, recurrent_dropout):

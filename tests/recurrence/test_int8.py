@@ -36,6 +36,7 @@ def test_a_product_of_exact_numbers() -> None:
     assert 0 < np.abs(rounded - (a.astype(np.float64) + 0.001) @ b).max() < 33 * 0.005
 
 
+@pytest.mark.slow(keep=9)
 @built
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("cell", [name for name in SERVED if name != "gru_reset_before"])  # it rounds r * h
@@ -63,6 +64,7 @@ def _run(cell: str, operands: tuple, options: dict[str, Any], backend: str, dtyp
         return jax.tree.map(np.asarray, unroll(CELLS[cell], params, x, state, backend=backend, compute_dtype=compute_dtype, **options))
 
 
+@pytest.mark.slow(keep=1)
 @built
 @pytest.mark.parametrize("cell", SERVED)
 def test_as_exact_as_the_reference(cell: str) -> None:

@@ -28,6 +28,7 @@ def test_a_linear_network(x64: None) -> None:
     np.testing.assert_allclose(largest_lyapunov_exponent(cell, params, x), [np.log(0.5)] * 2, rtol=1e-12)
 
 
+@pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_growth_of_the_product_of_jacobians(x64: None, cell: str) -> None:
     """The difference grows at most as the norm of the product, and after many steps as fast as it."""

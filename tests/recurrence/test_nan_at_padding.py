@@ -13,6 +13,7 @@ pytestmark = pytest.mark.usefixtures("quick_compiles")
 PADDED = [(cell, backend) for cell in CELLS for backend in serving(cell=cell, mask="mask")]
 
 
+@pytest.mark.slow(keep=8)
 @pytest.mark.parametrize(("cell", "backend"), PADDED)
 def test_nan_at_padding_reaches_nothing(cell: str, backend: str) -> None:
     """Outputs, states and all gradients are those of zeros at padding; the gradient by x is 0 there."""
@@ -35,6 +36,7 @@ def test_nan_at_padding_reaches_nothing(cell: str, backend: str) -> None:
     assert np.abs(gradients[1][valid]).min() > 0
 
 
+@pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("backend", EVERY_CASE)
 @pytest.mark.parametrize("lowest", [0, -(2**31)])
 def test_padding_shares_no_token(eager: None, backend: str, lowest: int) -> None:

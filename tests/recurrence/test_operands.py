@@ -196,6 +196,7 @@ ALIKE: dict[str, tuple[Change, Change]] = {
 }
 
 
+@pytest.mark.slow(keep=11)
 @pytest.mark.parametrize("name", ALIKE)
 def test_what_can_be_converted_equals_the_reference(name: str, eager: None) -> None:
     change, clean = ALIKE[name]

@@ -39,6 +39,7 @@ def loss_of(name: str, backend: str, options: dict[str, Any]):
     return lambda params, x, state: weigh(unroll(cell, params, x, state, backend=backend, **options))
 
 
+@pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("name", OWN)
 @pytest.mark.parametrize("batch", [1, 4])
 def test_derivatives(name: str, batch: int) -> None:

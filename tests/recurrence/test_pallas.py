@@ -71,6 +71,7 @@ def _compare(batch: int, units: int, kind: tuple[str, bool, bool], products: str
 
 
 # rows around the 16 of a program, units around blocks of 16 and 64
+@pytest.mark.slow(keep=2)
 @pytest.mark.parametrize(
     ("size", "kind", "products"),
     [
@@ -87,6 +88,7 @@ def test_loops_equal_their_twins(size: tuple[int, int], kind: tuple[str, bool, b
     _compare(*size, kind, products)
 
 
+@pytest.mark.slow(keep=1)
 @pytest.mark.parametrize(
     ("size", "kind", "products"), [((16, 16), PLAIN, None), ((5, 65), EACH, None), ((33, 20), SHARED, "bfloat16")], ids=str
 )
@@ -105,6 +107,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow(keep=1)
 @pytest.mark.parametrize(("case", "products"), CASES, ids=str)
 def test_gradients_are_the_references(monkeypatch: pytest.MonkeyPatch, case: Case, products: str | None) -> None:
     monkeypatch.setitem(backends.BACKENDS, "pallas", replace(BACKENDS["pallas"], run=_interpreted, platforms=("cpu", "gpu")))
@@ -118,6 +121,7 @@ def _triton_calls(function, *args) -> int:
     return lowered.as_text().count("__gpu$xla.gpu.triton") or lowered.as_text().count("triton_kernel_call")
 
 
+@pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("products", PRODUCTS, ids=str)
 @pytest.mark.parametrize("size", [(1, 1), (17, 33), (32, 128), (3, 256)], ids=str)
 def test_lowers_for_a_gpu(size: tuple[int, int], products: str | None) -> None:

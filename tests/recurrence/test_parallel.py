@@ -26,6 +26,7 @@ def jacobian(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     return request.param
 
 
+@pytest.mark.slow(keep=1)
 @pytest.mark.parametrize(("turn", "cell"), list(enumerate(["lstm", "gru", "simple_rnn", "lstm_peephole", "lstm_coupled"])))
 def test_equals_the_reference(jacobian: str, turn: int, cell: str) -> None:
     del jacobian
@@ -39,6 +40,7 @@ def test_equals_the_reference(jacobian: str, turn: int, cell: str) -> None:
             assert_close(got, want, dtype, f"{cell} {case}")
 
 
+@pytest.mark.slow(keep=4)
 @pytest.mark.parametrize("cell", NEWTON_CELLS)
 def test_every_cell(x64: None, jacobian: str, cell: str) -> None:
     del jacobian
@@ -48,6 +50,7 @@ def test_every_cell(x64: None, jacobian: str, cell: str) -> None:
     assert_close(got, want, "float64")
 
 
+@pytest.mark.slow(keep=2)
 @pytest.mark.parametrize("dropout", ["none", "recurrent, shared", "recurrent, per gate"])
 @pytest.mark.parametrize("cell", NEWTON_CELLS)
 def test_diagonal_blocks_are_those_of_the_full_jacobian(x64: None, eager: None, cell: str, dropout: str) -> None:
@@ -65,6 +68,7 @@ def test_diagonal_blocks_are_those_of_the_full_jacobian(x64: None, eager: None, 
     assert jnp.abs(by_unit[:, :, 0, :, 1, :]).max() > 0
 
 
+@pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("backwards", [False, True])
 def test_resets(x64: None, jacobian: str, backwards: bool) -> None:
     del jacobian
@@ -81,6 +85,7 @@ def test_resets(x64: None, jacobian: str, backwards: bool) -> None:
     assert_close(results("parallel"), results("reference"), "float64")
 
 
+@pytest.mark.slow
 def test_transformations(x64: None, jacobian: str) -> None:
     """Forward mode, second derivatives and `vmap` over parameters."""
     del jacobian
@@ -135,6 +140,7 @@ def test_iterations(x64: None) -> None:
         assert_close(solution.states, by_steps(problem), "float64")
 
 
+@pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_k_iterations_make_k_states_exact(x64: None, jacobian: str, cell: str) -> None:
     problem = network(cell, 6, 40, gain=8.0)  # far from the solution, the later states are far off
@@ -152,6 +158,7 @@ def test_as_many_iterations_as_steps_make_all_states_exact(x64: None, jacobian: 
     assert_close(solution.states, by_steps(problem), "float64")
 
 
+@pytest.mark.slow
 def test_large_recurrent_kernels_need_more_iterations(x64: None) -> None:
     """A network that forgets its initial state fast needs a few iterations, one that forgets it slowly needs more."""
     found = []
@@ -172,6 +179,7 @@ def test_a_large_recurrent_kernel_in_single_precision(jacobian: str) -> None:
     np.testing.assert_allclose(h, after, atol=1e-5)
 
 
+@pytest.mark.slow(keep=1)
 def test_gradients_with_a_large_recurrent_kernel(jacobian: str) -> None:
     """The loss sees early steps alone. Without a guard, products of the Jacobians of later steps made these gradients NaN."""
     del jacobian
@@ -188,6 +196,7 @@ def test_gradients_with_a_large_recurrent_kernel(jacobian: str) -> None:
         assert_close(gradients("parallel", remat), want, 1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jacobian", ["full", "diagonal"])
 def test_damping_finds_the_same_states(x64: None, jacobian: Any) -> None:
     problem = network("gru", 6, 60, gain=2.0)
@@ -222,6 +231,7 @@ def test_linear_scan(seed: int, size: int, reverse: bool) -> None:
         np.testing.assert_allclose(got[turn, row], want, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 @given(st.integers(0, 99), st.sampled_from([1, 2, 3, 6]), st.sampled_from([1e-3, 0.5, 20.0]))
 def test_damped_scan_minimises_its_sum_of_squares(seed: int, size: int, damping: float) -> None:
     with precision("float64"):
@@ -266,6 +276,7 @@ def test_what_solve_states_refuses() -> None:
         solve_states(linear, linear.init(jax.random.key(0), 3, 2), x)
 
 
+@pytest.mark.slow
 def test_axes_and_masks() -> None:
     """Rows first by default, as in `unroll`; a mask and resets act as there."""
     cell, params, x, _ = network("gru", 4, 6, dtype="float32")

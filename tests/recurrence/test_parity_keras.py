@@ -61,6 +61,7 @@ def compare(keras, peer_rules, case: Case, dtype: str) -> None:
             assert_close(run_layer(case, arrays, dtype, backend), want, dtype, f"{backend} {case} ")
 
 
+@pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("dtype", EXAMPLES)
 def test_lstm(keras, peer_rules, dtype: str) -> None:
     @settings(max_examples=EXAMPLES[dtype])
@@ -73,6 +74,7 @@ def test_lstm(keras, peer_rules, dtype: str) -> None:
     check()
 
 
+@pytest.mark.slow(keep=2)
 @pytest.mark.parametrize("dropout", [name for name, row in DROPOUTS.items() if row.input or row.recurrent])
 def test_each_kind_of_dropout(keras, peer_rules, dropout: str) -> None:
     compare(keras, peer_rules, Case(SHAPES[2], dropout=dropout), "float64")
@@ -108,6 +110,7 @@ BOTH_WAYS = [
 ]
 
 
+@pytest.mark.slow(keep=3)
 @pytest.mark.parametrize(("merge_mode", "case"), BOTH_WAYS)
 def test_bidirectional(keras, peer_rules, merge_mode: str | None, case: Case) -> None:
     dtype = "float64" if case.mask == "gaps" else "float32"

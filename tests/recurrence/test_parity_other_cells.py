@@ -81,6 +81,7 @@ def run_keras(keras, cell: str, case: Case, arrays: Any, dtype: str, unroll: boo
     return differentiate(function, arrays.params, arrays.x, arrays.state)
 
 
+@pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("cell", LAYERS)
 def test_keras(keras, peer_rules, cell: str, dtype: str) -> None:
@@ -98,6 +99,7 @@ def test_keras(keras, peer_rules, cell: str, dtype: str) -> None:
     check()
 
 
+@pytest.mark.slow(keep=3)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("cell", ["gru", "simple_rnn"])
 @pytest.mark.parametrize("shape", [Shape(1, 1, 1, 1), Shape(3, 5, 2, 4)], ids=str)

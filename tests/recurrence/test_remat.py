@@ -34,6 +34,7 @@ def test_segments(remat, steps: int, length: int) -> None:
     assert segments <= (int(np.ceil(np.sqrt(steps))) if remat == "sqrt" else remat + (remat == 2))
 
 
+@pytest.mark.slow(keep=3)
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(
     ("remat", "dtype", "case"),
@@ -52,6 +53,7 @@ def test_values_are_those_of_one_piece(backend: str, remat, dtype: str, case: Ca
         assert_close(got, want, dtype)
 
 
+@pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_ids_and_lengths(backend: str) -> None:
     case = Case(Shape(2, 7, 5, 3), dropout="both, shared")
@@ -65,6 +67,7 @@ def test_ids_and_lengths(backend: str) -> None:
     assert_close(got, want, "float32")
 
 
+@pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("backend", [name for name in BACKENDS if "bfloat16" in BACKEND_TABLE[name].compute_dtypes])
 def test_products_in_bfloat16(backend: str) -> None:
     case = Case(mask="gaps", dropout="both, shared")
@@ -74,6 +77,7 @@ def test_products_in_bfloat16(backend: str) -> None:
     assert_close(got[1], want[1], 1e-2)  # sums of rounded products, in another order
 
 
+@pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_derivatives_are_those_of_differences(x64: None, backend: str) -> None:
     """Reverse mode, of order 2 for the first backend; where the backend has forward mode it stays."""
@@ -89,6 +93,7 @@ def test_derivatives_are_those_of_differences(x64: None, backend: str) -> None:
         check_grads(function, arrays[:2], order=1, modes=["fwd"], atol=1e-6, rtol=1e-6)
 
 
+@pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_batch_over_two_devices(backend: str) -> None:
     """The rows stay split over the mesh, and no device gathers the others'."""
@@ -126,6 +131,7 @@ def test_batch_over_two_devices(backend: str) -> None:
     assert "all-to-all" not in compiled.as_text()
 
 
+@pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_less_is_kept(backend: str) -> None:
     """XLA's memory beside arguments and results: no (T, B, 4H), with which one piece begins. T is odd and no square."""

@@ -117,6 +117,7 @@ def _program(cut: Cut, cell: str, backend: str, remat: Any = None):
     return jax.jit(program)
 
 
+@pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("cut", CUTS, ids=str)
 @given(drawn=values)
 @settings(max_examples=2)
@@ -126,6 +127,7 @@ def test_reference_is_the_host(cut: Cut, drawn):
         assert_close(_program(cut, "lstm", "reference")(arrays, *steps), _on_host(cut, "lstm", arrays, *steps), "float64")
 
 
+@pytest.mark.slow(keep=3)
 @pytest.mark.parametrize("cut", CUTS, ids=str)
 @pytest.mark.parametrize("backend", [name for name in EVERY_BACKEND if name not in ("reference", "associative")])
 @given(drawn=values)
@@ -138,6 +140,7 @@ def test_backends_are_the_reference(backend: str, cut: Cut, drawn):
         assert_close(got, want, "float64")
 
 
+@pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("cell", [name for name in CELLS if name != "lstm"])
 def test_every_cell(x64, cell: str):
     cut = Cut(masked=True, dropout="input, shared")
@@ -149,6 +152,7 @@ def test_every_cell(x64, cell: str):
         assert_close(_program(cut, cell, backend)(arrays, *steps), want, "float64", backend)
 
 
+@pytest.mark.slow(keep=2)
 @pytest.mark.parametrize("cell", CELLS)
 def test_nan_does_not_cross_a_reset(x64, cell: str):
     """In row 0, step 1 reads NaN and step 3 begins anew: no other output and no gradient by a later x sees it."""
@@ -183,6 +187,7 @@ def _interpreted(cell, params, x, state, valid, dropout, resets=None, compute_dt
     return apply(hoisted.HoistedLSTM(loops.INTERPRETED, compute_dtype, sequences), params, x, state, valid, dropout, resets)
 
 
+@pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("resident", [True, False])
 @pytest.mark.parametrize("masked", [True, False])
 def test_pallas_kernels(monkeypatch: pytest.MonkeyPatch, masked: bool, resident: bool):

@@ -14,6 +14,7 @@ def test_page_has_all_rows() -> None:
     assert [line.split(" | ")[0].removeprefix("| ") for line in LINES[len(head()) :]] == list(ROWS)
 
 
+@pytest.mark.slow(keep=3)
 @pytest.mark.parametrize("name", ROWS)
 def test_row(name: str) -> None:
     """Each cell is what the page says, which is "exact", "exact through reference" or "its own path"."""

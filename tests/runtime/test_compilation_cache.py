@@ -37,6 +37,7 @@ def reviews(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_csvs(tmp_path_factory.mktemp("reviews"), 64, 16)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_processes")
 def test_cold_and_warm_give_the_same_bits(reviews: Path, tmp_path: Path) -> None:
     """Fresh processes on all cores, the first backend, donated state; the second finds one entry cut short and does without."""

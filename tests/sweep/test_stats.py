@@ -78,6 +78,7 @@ def test_paired_ratios() -> None:
     assert stats.paired_p(np.exp(many)) == pytest.approx(scipy_stats.ttest_1samp(many, 0).pvalue, abs=0.02)
 
 
+@pytest.mark.slow(keep=1)
 @pytest.mark.parametrize(("count", "least", "most"), [(2, 0.62, 0.75), (3, 0.84, 0.94), (5, 0.93, 0.99)])
 def test_coverage_of_the_interval_of_a_ratio(count: int, least: float, most: float) -> None:
     """Bootstrap intervals of a few values are too narrow: 95 % of them should contain the true ratio. The values vary by 10 %."""

@@ -211,6 +211,7 @@ def test_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         sweep.run(made_sweep.score, [Config()], tmp_path / "rows", "slurm")
 
 
+@pytest.mark.slow
 def test_slurm_through_submitit_on_this_machine(tmp_path: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     """An array of 16 jobs, of which one raises and one is killed, on submitit's cluster "local", by the code that submits to Slurm."""
     pytest.importorskip("submitit")

@@ -20,6 +20,7 @@ def write(path: Path, writer: int, count: int) -> None:
         rows = rows[size:]
 
 
+@pytest.mark.slow(keep=1)
 @pytest.mark.parametrize(("name", "count"), [("rows.jsonl", 1250), ("rows.jsonl.gz", 20)])
 def test_eight_writers(name: str, count: int, tmp_path: Path, capsys) -> None:
     """10,000 rows of a plain file; a compressed one is rewritten each time."""

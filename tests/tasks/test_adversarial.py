@@ -58,6 +58,7 @@ def test_packed_reviews_are_perturbed_as_alone() -> None:
     assert_close(found, spread[2], "float32")
 
 
+@pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("packed", [False, True])
 def test_loss_and_its_gradient(packed: bool) -> None:
     """The loss is that of the reviews and of the changed reviews; the change itself has no gradient; each changed review has a larger loss.
@@ -108,6 +109,7 @@ def test_loss_and_its_gradient(packed: bool) -> None:
     assert not np.allclose(plain["head/kernel"], gradient["head/kernel"], rtol=1e-3)
 
 
+@pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("devices", [1, 2])
 def test_dropout_rows_and_devices(devices: int) -> None:
     """Reviews and changed reviews have the same masks; gradients by the rows that are looked up add up to those of the whole embedding."""

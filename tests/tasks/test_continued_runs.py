@@ -39,6 +39,7 @@ def rows_of(run: Path) -> list[dict]:
     return [{name: value for name, value in row.items() if name not in ("seconds", "examples_per_second")} for row in rows]
 
 
+@pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("warmup", [0, 3])
 def test_more_epochs_give_the_bits_of_one_longer_run(series: Series, tmp_path: Path, warmup: int) -> None:
     short, long = (trained_for(CONFIG, epochs, warmup_steps=warmup) for epochs in (2, 4))
@@ -56,6 +57,7 @@ def test_more_epochs_give_the_bits_of_one_longer_run(series: Series, tmp_path: P
     assert (trained.config.train.epochs, trained.notes) == (4, ())
 
 
+@pytest.mark.slow
 def test_the_result_of_fewer_epochs_goes_when_more_are_trained(run: Path, series: Series) -> None:
     """A run that is killed on its way has no result, as every unfinished run."""
 
@@ -68,6 +70,7 @@ def test_the_result_of_fewer_epochs_goes_when_more_are_trained(run: Path, series
     assert forecast.load(run).config.train.epochs == 3
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_while_it_is_prolonged(run: Path, series: Series, monkeypatch: pytest.MonkeyPatch) -> None:
     """A kill between the new config and its manifest leaves a run that goes on."""
 
@@ -83,6 +86,7 @@ def test_a_run_that_is_killed_while_it_is_prolonged(run: Path, series: Series, m
     assert forecast.load(run).notes == ()
 
 
+@pytest.mark.slow(keep=1)
 @pytest.mark.parametrize(
     ("config", "message"),
     [

@@ -90,6 +90,7 @@ def test_a_run_of_one_s_own_in_a_demo_s_folder_is_left_alone(quick, tmp_path):
     assert everything(tmp_path) == before
 
 
+@pytest.mark.slow(keep=3)
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [

@@ -138,6 +138,7 @@ def test_forecasts_have_the_offset_of_the_last_entry(ask, tmp_path: Path) -> Non
         assert [line.split(",")[0] for line in out.splitlines()] == [f"2026-10-26T{hour}:00:00{wanted}" for hour in (13, 14)]
 
 
+@pytest.mark.slow
 def test_the_command_line(ask, tmp_path: Path) -> None:
     series = wave(80)
     path = tmp_path / "series.csv"
@@ -184,6 +185,7 @@ def test_the_command_line(ask, tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_has_diverged(ask, tmp_path: Path) -> None:
     """Numbers of the run are null in JSON and "nan" in text, and `inspect` reports the run with an error of one line."""
     path, run = tmp_path / "series.csv", tmp_path / "run"

@@ -89,6 +89,7 @@ def made(text, tmp_path_factory, quick_compiles) -> Callable[[str], Made]:
 # training
 
 
+@pytest.mark.slow(keep=1)
 @REGIMES
 def test_the_folder_s_contents(regime, made):
     folder, config, result, seen, _ = made(regime)
@@ -206,6 +207,7 @@ def timeless(rows) -> list[dict]:
     return [{name: value for name, value in row.items() if name not in ("seconds", "examples_per_second")} for row in rows]
 
 
+@pytest.mark.slow(keep=1)
 @REGIMES
 def test_interrupted_and_resumed(regime, made, text, tmp_path, monkeypatch):
     """After the first epoch; and in the middle of the second, where a stream's state is on its way."""
@@ -259,6 +261,7 @@ def test_nothing_held_out_and_nothing_drawn(text, tmp_path, monkeypatch):
         generation.read_ids(trained)
 
 
+@pytest.mark.slow
 def test_bytes(tmp_path, monkeypatch):
     """Text in no encoding; and U+2028 and U+0085, which end lines for Python but not in JSON lines."""
     monkeypatch.setattr(plots, "learning_curves", lambda *_: None)
@@ -346,6 +349,7 @@ def test_a_folder_that_is_no_run(made, tmp_path):
             samples.read_samples(folder / "samples.jsonl")
 
 
+@pytest.mark.slow
 def test_articles_are_read_apart(tmp_path):
     """The held-out loss is the mean over the articles, each scored from a zero state; the flag needs a stream."""
     articles = ["an old house stood on the hill. " * 9, "the sea was calm, the sky was clear! " * 9, "who goes there? nobody. " * 9]

@@ -48,6 +48,7 @@ def logit(trained: sentiment.Trained, text: str) -> float:
     return float(np.log(p / (1 - p)))
 
 
+@pytest.mark.slow
 def test_each_epoch_is_kept(run) -> None:
     epochs = kept_epochs(run, 9)
     assert epochs.numbers == (1, 2, 3)
@@ -95,6 +96,7 @@ def test_one_text_is_no_list(run) -> None:
         run.probabilities(TEXT)
 
 
+@pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("change", ["bidirectional", "packed", "max", "mask", "post"])
 def test_other_models_of_reviews(reviews, change, tmp_path: Path) -> None:
     models: dict[str, dict[str, Any]] = {"bidirectional": {"bidirectional": True}, "max": {"pooling": "max"}, "mask": {"mask_zero": True}}
@@ -194,6 +196,7 @@ def a_series(tmp_path_factory) -> forecast.Trained:
     return forecast.load(folder / "run")
 
 
+@pytest.mark.slow
 def test_a_series(a_series, tmp_path: Path) -> None:
     trained = a_series
     window = make_window(trained, Request(examples=1))
@@ -293,6 +296,7 @@ def test_evidence(run, measures) -> None:
     assert found["integrated gradients / leaving out, surest half"] == pytest.approx(ratios[sure], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_characters_and_entries(a_text, a_series, measures) -> None:
     params = kept_epochs(a_text, 1).params[0]
     found = measures.characters(a_text, params, 70, 2)

@@ -64,6 +64,7 @@ OPTIONS = [
 ]
 
 
+@pytest.mark.slow(keep=2)
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_logits_are_those_of_each_review_alone(reviews, options):
     rows = pack_reviews(reviews.test, 60)
@@ -76,6 +77,7 @@ def test_logits_are_those_of_each_review_alone(reviews, options):
     assert packed.std() > 1e-3
 
 
+@pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("pooling", ["mean", "max", "mean+max"])
 def test_gradients_of_pooled_reviews_are_those_of_each_review_alone(reviews, pooling: str):
     """Max pooling divides its gradient among equal maxima: zero vectors of one repeated word make many."""
@@ -147,6 +149,7 @@ def test_microbatches_of_packed_reviews(config, reviews):
     assert [row["train_loss"] for row in found[1].rows] == pytest.approx([row["train_loss"] for row in found[0].rows], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_run_trains_on_packed_reviews(config, reviews, tmp_path):
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=5, batch_size=4))
     result = sentiment.train(config, tmp_path / "run", figures=False)

@@ -56,6 +56,7 @@ def test_windows_cover_the_text() -> None:
     assert pretraining.cut_windows(text[:5]).tolist() == [text[:5].tolist()]
 
 
+@pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("directions", [1, 2])
 def test_it_learns_and_the_classifier_takes_it(directions: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each next word, and each word before, is certain in a text that repeats six words."""
@@ -108,6 +109,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SentimentConfig:
     return dataclasses.replace(made, data=data, pretraining=PretrainingConfig(2, 0.01, 0.1))
 
 
+@pytest.mark.slow
 def test_a_run_begins_with_the_language_model(config: SentimentConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that is interrupted in the language model, and again in the classifier, ends with the bits of the uninterrupted one."""
     begun = []
@@ -146,6 +148,7 @@ def test_a_run_begins_with_the_language_model(config: SentimentConfig, tmp_path:
     jax.tree.map(np.testing.assert_array_equal, result.params, whole.params)
 
 
+@pytest.mark.slow
 def test_a_signal_after_the_last_step_of_the_language_model(
     config: SentimentConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,6 +176,7 @@ def test_a_signal_after_the_last_step_of_the_language_model(
     assert len(result.rows) == config.train.epochs
 
 
+@pytest.mark.slow
 def test_several_devices(config: SentimentConfig) -> None:
     """The batch is a multiple of their number, and two devices train what one trains."""
     text = RNG.integers(1, V, 200).astype(np.int32)

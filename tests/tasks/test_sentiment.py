@@ -372,6 +372,7 @@ def test_the_objective_by_hand():
     assert (float(metrics["loss"]), float(metrics["accuracy"])) == (float(loss), 1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the backend with")
 def test_how_long_chunks_last_changes_no_bit(monkeypatch, tmp_path):
     """Chunks end by the clock; rows of the embedding that lag behind are caught up at fixed steps all the same."""

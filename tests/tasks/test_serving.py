@@ -14,6 +14,7 @@ from lstm_jax.tasks.serving import make_server
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 
+@pytest.mark.slow(keep=1)
 @pytest.mark.parametrize(
     "config",
     [

@@ -63,6 +63,7 @@ def test_an_epoch_of_windows_reads_each_once():
     assert (orders[0].rows != orders[1].rows).any()
 
 
+@pytest.mark.slow
 @given(st.integers(0, 300), st.sampled_from([1, 2, 5, 9]), st.integers(1, 6))
 def test_streams_go_on_where_they_ended(n, length, batch):
     text = made_ids(n)

@@ -114,6 +114,7 @@ def test_a_signal_in_the_middle_of_an_epoch(uninterrupted, tmp_path, monkeypatch
     assert kept == [([103] * BATCH, PartitionSpec("data"))]
 
 
+@pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("devices", [1, 2])
 @pytest.mark.parametrize("kind", [np.asarray, jnp.asarray])
 def test_the_caller_s_carry_is_left_as_it_was(kind, devices):

@@ -56,6 +56,7 @@ for step in range(10**6):
 """
 
 
+@pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("delay", [0.0, 0.013, 0.03])
 def test_kill_9_during_saves_leaves_the_last_finished_one(tmp_path, delay):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "JAX_PLATFORMS": "cpu"}

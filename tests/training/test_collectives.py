@@ -58,6 +58,7 @@ LOOKUPS = {
 }
 
 
+@pytest.mark.slow(keep=2)
 @pytest.mark.skipif("compiled" not in BACKENDS, reason="the row-sparse update needs the compiled code")
 @pytest.mark.parametrize("lookup", LOOKUPS)
 def test_collectives_of_the_public_step(lookup: str) -> None:

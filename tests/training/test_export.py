@@ -49,6 +49,7 @@ def _program(task: str, dropout: float) -> tuple[Any, tuple[Any, ...]]:
     return jax.jit(steps_program(objective, optimizer)), arguments
 
 
+@pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
 @pytest.mark.parametrize("task", ["sentiment", "generation"])
 def test_training_step(task: str, dropout: float) -> None:
@@ -66,6 +67,7 @@ def test_training_step(task: str, dropout: float) -> None:
         assert all(f"@lstm_jax_{name}" in here for name in calls)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["sentiment", "generation"])
 def test_both_paths_give_the_same(task: str) -> None:
     """The exported program, plain JAX, trains as the compiled one does."""

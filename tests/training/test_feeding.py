@@ -42,6 +42,7 @@ def assert_close(fed, resident) -> None:
         assert left == pytest.approx(right, rel=1e-6)
 
 
+@pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("steps", [1, 4, 100])
 def test_fed_batches_train_as_resident_ones(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """In groups of 1 and 4 of the 6 steps of an epoch, the last of which is not full, and in one group."""

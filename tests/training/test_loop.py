@@ -156,6 +156,7 @@ def test_an_order_of_their_own():
         assert row["train_loss"] == pytest.approx((4 * losses[epoch] + 2 * losses[epoch + 1] + 2 * losses[epoch + 2]) / 8, rel=1e-6)
 
 
+@pytest.mark.slow(keep=2)
 @pytest.mark.parametrize(
     ("values", "best", "epochs"),
     [
@@ -211,6 +212,7 @@ def test_callbacks_get_frozen_records():
         records[0].epoch = 9
 
 
+@pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_after_an_epoch(number, uninterrupted, tmp_path):
     handlers = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
@@ -253,6 +255,7 @@ def test_a_signal_in_the_middle_of_an_epoch(uninterrupted, tmp_path, monkeypatch
     assert row["examples_per_second"] == pytest.approx((COUNT - 3 * 4) / row["seconds"])
 
 
+@pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("damaged", [False, True])
 def test_checkpoints_within_an_epoch_resume_too(damaged, uninterrupted, tmp_path, monkeypatch):
     config = dataclasses.replace(CONFIG, checkpoint_steps=2)
@@ -314,6 +317,7 @@ def test_resume_without_a_checkpoint_starts_anew(uninterrupted, tmp_path):
     assert_same_as(uninterrupted, train(resume=True, checkpoints=tmp_path, evaluate=evaluate, monitor="test_loss"), tmp_path)
 
 
+@pytest.mark.slow(keep=2)
 @pytest.mark.parametrize("name", ["[x]", "a*b?", "back\\slash", "line\nbreak", "not utf-8 \udcff"])
 def test_folders_of_any_name(name, tmp_path):
     """Orbax reads "[x]" as a pattern and saved what it could not read."""

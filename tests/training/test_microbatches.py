@@ -41,6 +41,7 @@ def train(microbatches: int, made, loss, devices: int, optimizer: str = "adam"):
     return fit(made.params, loss, make_optimizer(config, 100), examples, config, sharding.make_mesh(devices))
 
 
+@pytest.mark.slow(keep=2)
 @pytest.mark.parametrize(("microbatches", "devices"), [(3, 1), (12, 1), (3, 2)])
 @pytest.mark.parametrize("kind", ["dense", "row-sparse"])
 def test_parts_train_as_the_whole(kind: str, microbatches: int, devices: int) -> None:
@@ -82,6 +83,7 @@ def test_each_row_keeps_its_carry(devices: int) -> None:
     assert float(states[1].params["w"]) == pytest.approx(float(states[0].params["w"]), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_module_and_its_random_streams() -> None:
     """`lstm_jax.fit` finds the embedding. With dropout, each microbatch draws masks of its own, so that the numbers differ."""
 

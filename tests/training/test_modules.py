@@ -78,6 +78,7 @@ def _own_loop(model: nnx.Module, transformation, steps: int) -> nnx.Module:
     return model
 
 
+@pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("rate", [0.0, 0.3])
 def test_the_step_is_that_of_a_loop_of_ones_own(rate: float, x64: None, peer_rules) -> None:
     """35 steps, past a catch-up of all rows: optax' Adam in Flax' loop and ours by rows, with the same dropout from the model's streams.
@@ -98,6 +99,7 @@ def test_the_step_is_that_of_a_loop_of_ones_own(rate: float, x64: None, peer_rul
     assert counts == [value[...] for path, value in nnx.to_flat_state(nnx.state(wanted, nnx.RngCount))]
 
 
+@pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("embed", [nnx.Embed, Embedding])
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_many_steps_a_call(embed, name: str) -> None:
@@ -245,6 +247,7 @@ def test_a_table_alone() -> None:
     assert set(moved) == {*first.tolist(), *second.tolist()}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the row-sparse update with")
 def test_a_state_goes_on_in_another_step() -> None:
     """A state is read, and continued, by a step that has not seen a batch, and by one that updates the whole table."""

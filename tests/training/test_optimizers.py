@@ -47,6 +47,7 @@ def test_same_as_keras(ours, theirs, keras, peer_rules):
     assert (travelled > 0).sum() == 60
 
 
+@pytest.mark.slow(keep=2)
 @pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the compiled step with")
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(("columns", "form"), [(1, keras_adam), (5, adam), (64, keras_adam), (70, adam)])
@@ -165,6 +166,7 @@ def test_types_of_decay_rates(rate, unchecked):
     assert found["table"].tolist() == np.ones((3, 8)).tolist()
 
 
+@pytest.mark.slow(keep=2)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("scheduled", [False, True])
 def test_adam_equals_optax(scheduled, dtype, peer_rules):

@@ -19,6 +19,7 @@ pytestmark = [
 ]
 
 
+@pytest.mark.slow
 def test_where_rows_wait_bits_do_not_depend_on_checkpoints(tmp_path, monkeypatch):
     """Rows of a table that no batch read are caught up every 8 steps of an epoch of 20; checkpoints come every 5, and one is resumed."""
     monkeypatch.setattr("lstm_jax.training.step.CATCH_UP_INTERVAL", 8)

@@ -186,7 +186,7 @@ def _with_unix_line_ends(articles: Sequence[str], notes: list[str]) -> Sequence[
 
 
 def _with_unseen(tail: str, characters: Characters, unseen: str, notes: list[str]) -> tuple[Characters, str, np.ndarray | None]:
-    """Handle the characters that occur only in the validation split.
+    """Add, refuse or drop the characters that occur only in the validation split, as `unseen` says.
 
     Args:
         tail: text of the validation split.
