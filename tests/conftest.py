@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
-# XLA compiles small programs for a CPU in half the time without its newer code generator; LSTM_JAX_TEST_XLA=default keeps it
+# XLA compiles small programs for a CPU in half the time without its newer code generator; LSTM_JAX_TEST_XLA=default leaves JAX as it is
 if os.environ.get("LSTM_JAX_TEST_XLA") != "default":
     quick = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quick}".strip()
@@ -21,7 +21,7 @@ import jax
 import jaxtyping
 import pytest
 from hypothesis import settings
-from selection import left_out
+from selection import COLLECTED, left_out
 
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -30,14 +30,16 @@ jax.config.update("jax_default_matmul_precision", "highest")  # on a GPU, TF32 w
 
 
 def _share_one_context() -> None:
-    """Keep one MLIR context for all programs. JAX makes one for each, which takes a seventh of the time of tests of small programs."""
+    """Let JAX use one MLIR context for all programs. To make one for each takes a seventh of the time of tests that compile much."""
     from jax._src.interpreters import mlir
 
-    context = mlir.make_ir_context()
-    mlir.make_ir_context = lambda: context
+    if make := getattr(mlir, "make_ir_context", None):
+        context = make()
+        mlir.make_ir_context = lambda: context
 
 
-_share_one_context()
+if os.environ.get("LSTM_JAX_TEST_XLA") != "default":
+    _share_one_context()
 
 
 settings.register_profile("lstm_jax", deadline=None, derandomize=True, max_examples=25)
@@ -48,8 +50,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all", action="store_true", help="also run the tests and the cases that are marked slow")
 
 
+def pytest_report_header(config: pytest.Config) -> str:
+    return "all tests" if config.getoption("all") else "quick suite: tests and cases that are marked slow run with --all"
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("all") or any("::" in argument for argument in config.args):
+    config.stash[COLLECTED] = list(items)
+    if config.getoption("all") or config.getoption("lf", False) or any("::" in argument for argument in config.args):
         return
     out = left_out(items)
     config.hook.pytest_deselected(items=out)
@@ -58,7 +65,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish() -> None:
-    """Spare the garbage collector what imports and the collection have made: while JAX traces, it would look through it again and again."""
+    """Take what imports and the collection have made out of the garbage collector's search, and search seldom: JAX allocates much."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000)

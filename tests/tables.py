@@ -1,4 +1,4 @@
-"""The tables that drive the contract tests: a new cell, backend, shape or dtype joins with a row."""
+"""The tables that drive the contract tests: a new cell, backend, shape or dtype joins with a row, and is run with --all."""
 
 import contextlib
 from collections.abc import Callable

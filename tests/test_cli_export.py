@@ -65,7 +65,7 @@ def close(got: np.ndarray, wanted: np.ndarray) -> None:
     np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(keep=["packed"])
 @pytest.mark.parametrize("name", REVIEW_RUNS)
 def test_sentiment_run(name, ask, root, tmp_path):
     """A reader of the file alone, with the vocabulary and the settings in it, gets the probabilities of `predict`."""

@@ -67,7 +67,7 @@ def uninterrupted(command, tmp_path_factory) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.slow(keep=["[1]"])
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_kill_and_resume(seed, command, uninterrupted, tmp_path):
     draw = random.Random(seed)

@@ -88,7 +88,7 @@ def damaged(path: Path) -> Iterator[str]:
     path.write_bytes(content)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(keep=["generation"])
 @pytest.mark.parametrize("task", TASKS)
 def test_damage_of_what_an_answer_depends_on(task, root, ask, tmp_path):
     run = Path(shutil.copytree(root / task, tmp_path / "run"))

@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from selection import kept_cases, left_out, spread_cases
+from selection import COLLECTED, kept_cases, left_out, slow_tests, spread_cases
 
 CELLS = ["lstm", "gru"]
 CASES = {f"test_x[{number}-{cell}]": {"number": str(number), "cell": cell} for number in range(3) for cell in CELLS}
@@ -23,7 +23,7 @@ def test_cases_that_differ() -> None:
 
 @given(st.integers(1, 12), st.integers(1, 5), st.integers(1, 5))
 def test_every_value_is_chosen(count: int, rows: int, columns: int) -> None:
-    """As many cases as the longest parameter has values: each value of each parameter, none of the longest twice."""
+    """No value is chosen twice before each value of its parameter is chosen once."""
     cases = {f"{row} {column}": {"row": str(row), "column": str(column)} for row in range(rows) for column in range(columns)}
     count = min(count, len(cases))
     chosen = [cases[name] for name in spread_cases(cases, count)]
@@ -36,22 +36,35 @@ def test_cases_by_parts_of_their_names() -> None:
     assert kept_cases(CASES, ["gru", "0-"]) == set(names(0, 1, 3, 5))
 
 
-@pytest.mark.parametrize("keep", [6, 7, ["lstm", "gru"], ["rnn"]])
-def test_marks_that_leave_out_nothing_or_name_no_case(keep: int | list[str]) -> None:
-    with pytest.raises(pytest.UsageError, match="slow: "):
-        kept_cases(CASES, keep)
+def filtered(config: pytest.Config) -> bool:
+    return not (config.getoption("all") or config.getoption("lf", False) or any("::" in argument for argument in config.args))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [0, 1])
 def test_with_all_alone(number: int, request: pytest.FixtureRequest) -> None:
-    named = any("::" in argument for argument in request.config.args)
-    assert request.config.getoption("all") or named
+    assert not filtered(request.config)
 
 
-def test_items(request: pytest.FixtureRequest) -> None:
-    """A mark without `keep` leaves out all cases, and a test without a mark stays."""
-    own = [item for item in request.session.items if item.path == request.path]
-    out = {item.name for item in left_out(own)}
-    assert request.node.name not in out
-    assert out == {item.name for item in own if item.name.startswith("test_with_all_alone")}
+@pytest.mark.slow(keep=["gru", "2-"])
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("number", [1, 2])
+def test_with_cases_that_stay(number: int, cell: str, request: pytest.FixtureRequest) -> None:
+    assert not filtered(request.config) or (number, cell) != (1, "lstm")
+
+
+def test_what_is_left_out_of_this_module(request: pytest.FixtureRequest) -> None:
+    own = [item for item in request.config.stash[COLLECTED] if item.path == request.path]
+    alone = {f"test_with_all_alone[{number}]" for number in range(2)}
+    assert {item.name for item in left_out(own)} == {*alone, "test_with_cases_that_stay[1-lstm]"}
+
+
+def test_every_mark_leaves_something_out_and_keeps_what_it_names(request: pytest.FixtureRequest) -> None:
+    if request.config.getoption("lf", False):
+        pytest.skip("of the tests that failed, some cases alone are collected")
+    for test, (cases, mark) in slow_tests(request.config.stash[COLLECTED]).items():
+        assert not mark.args, test
+        assert set(mark.kwargs) <= {"keep"}, test
+        keep = mark.kwargs.get("keep", 0)
+        assert isinstance(keep, int | list), test
+        assert bool(keep) <= len(kept_cases(cases, keep)) < len(cases), test

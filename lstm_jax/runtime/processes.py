@@ -260,7 +260,7 @@ def on_host(leaf: Any) -> np.ndarray:
 
 
 def gathered(tree: Any) -> Any:
-    """Return a pytree of arrays whose parts on other processes are gathered: NumPy arrays, as `on_host` returns them.
+    """Return the pytree with each array as a NumPy array, as `on_host` returns it.
 
     In a run of one process, the tree is returned unchanged and its arrays are not converted.
     """

@@ -1,16 +1,19 @@
 """Choice of the tests of the quick suite: what is marked `slow` is left out, but for the cases that the mark keeps."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import pytest
 
+COLLECTED = pytest.StashKey[list[pytest.Item]]()
+"""All tests that were collected, before any is left out."""
+
 
 def spread_cases(cases: Mapping[str, Mapping[str, str]], count: int) -> list[str]:
-    """Return the names of `count` cases that differ in as many parameters as they can.
+    """Return the names of `count` cases that have few values of parameters in common.
 
-    The first case is chosen first. Each next one is the case whose values have been chosen least often. If there are several, it is the one
-    farthest, in the order of the cases, from those chosen.
+    The first case is chosen first. Each next one is the case with the smallest sum, over its parameters, of how often its value was chosen
+    before. If there are several, it is the one farthest, in the order of the cases, from those chosen.
 
     Args:
         cases: for each case, in order, the value of each parameter as a string.
@@ -37,20 +40,10 @@ def kept_cases(cases: Mapping[str, Mapping[str, str]], keep: int | list[str]) ->
     Args:
         cases: for each case, in order, the value of each parameter as a string.
         keep: number of cases, for `spread_cases`; or parts of the names of the cases that stay.
-
-    Raises:
-        pytest.UsageError: if all cases would stay, or if no name contains one of the parts.
     """
     if isinstance(keep, list):
-        for part in keep:
-            if not any(part in name for name in cases):
-                raise pytest.UsageError(f"slow: no case {part} among {', '.join(cases)}")
-        chosen = {name for name in cases if any(part in name for part in keep)}
-    else:
-        chosen = set(spread_cases(cases, min(keep, len(cases))))
-    if len(chosen) == len(cases):
-        raise pytest.UsageError(f"slow: keep={keep} keeps all cases of {min(cases)}")
-    return chosen
+        return {name for name in cases if any(part in name for part in keep)}
+    return set(spread_cases(cases, min(keep, len(cases))))
 
 
 def _values(item: pytest.Item) -> dict[str, str]:
@@ -58,15 +51,18 @@ def _values(item: pytest.Item) -> dict[str, str]:
     return {name: repr(value) for name, value in callspec.params.items()} if callspec else {}
 
 
+def slow_tests(items: Sequence[pytest.Item]) -> dict[str, tuple[dict[str, Mapping[str, str]], pytest.Mark]]:
+    """Return for each test that is marked slow its cases, as `kept_cases` reads them, and its mark."""
+    found: dict[str, tuple[dict[str, Mapping[str, str]], pytest.Mark]] = {}
+    for item in items:
+        if mark := item.get_closest_marker("slow"):
+            found.setdefault(item.nodeid.partition("[")[0], ({}, mark))[0][item.nodeid] = _values(item)
+    return found
+
+
 def left_out(items: Sequence[pytest.Item]) -> list[pytest.Item]:
     """Return the items that the quick suite leaves out."""
-    slow = defaultdict(list)
-    for item in items:
-        if item.get_closest_marker("slow"):
-            slow[item.nodeid.partition("[")[0]].append(item)
-    out = []
-    for members in slow.values():
-        cases = {item.name: _values(item) for item in members}
-        stay = kept_cases(cases, members[0].get_closest_marker("slow").kwargs.get("keep", 0))
-        out += [item for item in members if item.name not in stay]
-    return out
+    out: set[str] = set()
+    for cases, mark in slow_tests(items).values():
+        out |= set(cases) - kept_cases(cases, mark.kwargs.get("keep", 0))
+    return [item for item in items if item.nodeid in out]

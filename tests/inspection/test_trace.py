@@ -56,7 +56,7 @@ def test_gates_of_a_gru_make_its_states() -> None:
     np.testing.assert_allclose(found.gates["reset"], want, rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.slow(keep=5)
+@pytest.mark.slow(keep=["[lstm]", "[gru]", "layernorm", "full_gate", "min_lstm"])
 @pytest.mark.parametrize("cell", CELLS)
 def test_states_are_those_of_the_layer(cell: str) -> None:
     """For each cell, with padded steps and resets; the last state of an LSTM by its final c, too."""

@@ -37,7 +37,7 @@ def _steps(layer: Any, x: jax.Array, resets: jax.Array | None = None) -> tuple[j
     return jnp.stack(outputs, 1), state
 
 
-@pytest.mark.slow(keep=5)
+@pytest.mark.slow(keep=["[lstm]", "[gru]", "layernorm", "full_gate", "min_lstm"])
 @pytest.mark.parametrize("cell", CELLS)
 def test_steps_are_the_sequence(cell: str):
     layer = _learn(Recurrent(FEATURES, UNITS, cell=cell, learned_state=True, return_sequences=True, return_state=True, rngs=nnx.Rngs(0)))

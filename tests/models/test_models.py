@@ -147,7 +147,7 @@ def test_probabilities_equal_keras(keras, peer_rules, backend: str) -> None:
         np.testing.assert_array_equal(mine, theirs)
 
 
-@pytest.mark.slow(keep=1)
+@pytest.mark.slow(keep=["[3]"])
 @pytest.mark.parametrize("steps", [1, 3])
 def test_adam_steps_equal_keras(keras, peer_rules, steps: int) -> None:
     """`train_on_batch` with binary cross-entropy and Adam, and ours from logits: every parameter moves the same way.
@@ -202,7 +202,7 @@ VARIANTS = [
 ]
 
 
-@pytest.mark.slow(keep=3)
+@pytest.mark.slow(keep=["{'bidirectional': True, 'merge': 'mul', 'mask_zero': True}", "bfloat16", "variational"])
 @pytest.mark.parametrize("options", VARIANTS, ids=str)
 def test_variants(options: dict) -> None:
     """Each is a function of its ids with a gradient for every parameter, dropout on; and dropout off is deterministic."""
@@ -267,7 +267,7 @@ def test_gradients_by_words_at_their_places() -> None:
         assert_close(summed[places].sum(0), whole[places].sum(0), "float32")
 
 
-@pytest.mark.slow(keep=2)
+@pytest.mark.slow(keep=["1-{'bidirectional': True, 'layers': 2", "2-{'mask_zero': True}"])
 @pytest.mark.parametrize("options", VARIANTS, ids=str)
 @pytest.mark.parametrize("devices", [1, 2])
 def test_embedding_and_projection_folded(options: dict, devices: int) -> None:

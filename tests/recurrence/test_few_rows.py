@@ -23,7 +23,7 @@ def _masks(rng: np.random.Generator, kinds: int, batch: int, size: int) -> jax.A
     return jnp.asarray(rng.integers(0, 2, shape) * 2.0) if kinds else None
 
 
-@pytest.mark.slow(keep=4)
+@pytest.mark.slow(keep=["sizes1-lstm]", "sizes3-gru]", "sizes5-simple_rnn", "sizes7-lstm_coupled"])
 @pytest.mark.parametrize("cell", ["lstm", "gru", "simple_rnn", "lstm_peephole", "lstm_coupled"])
 @pytest.mark.parametrize("sizes", SIZES)
 def test_values_and_gradients(cell: str, sizes: tuple[int, int, int, int]) -> None:

@@ -71,7 +71,7 @@ def _compare(batch: int, units: int, kind: tuple[str, bool, bool], products: str
 
 
 # rows around the 16 of a program, units around blocks of 16 and 64
-@pytest.mark.slow(keep=2)
+@pytest.mark.slow(keep=["(17, 33)", "(5, 65)"])
 @pytest.mark.parametrize(
     ("size", "kind", "products"),
     [
@@ -88,7 +88,7 @@ def test_loops_equal_their_twins(size: tuple[int, int], kind: tuple[str, bool, b
     _compare(*size, kind, products)
 
 
-@pytest.mark.slow(keep=1)
+@pytest.mark.slow(keep=["(5, 65)"])
 @pytest.mark.parametrize(
     ("size", "kind", "products"), [((16, 16), PLAIN, None), ((5, 65), EACH, None), ((33, 20), SHARED, "bfloat16")], ids=str
 )
@@ -121,7 +121,7 @@ def _triton_calls(function, *args) -> int:
     return lowered.as_text().count("__gpu$xla.gpu.triton") or lowered.as_text().count("triton_kernel_call")
 
 
-@pytest.mark.slow(keep=1)
+@pytest.mark.slow(keep=["(17, 33)-None", "(17, 33)-bfloat16"])
 @pytest.mark.parametrize("products", PRODUCTS, ids=str)
 @pytest.mark.parametrize("size", [(1, 1), (17, 33), (32, 128), (3, 256)], ids=str)
 def test_lowers_for_a_gpu(size: tuple[int, int], products: str | None) -> None:

@@ -26,7 +26,7 @@ def jacobian(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     return request.param
 
 
-@pytest.mark.slow(keep=1)
+@pytest.mark.slow(keep=["full-0-lstm]", "diagonal-1-gru]"])
 @pytest.mark.parametrize(("turn", "cell"), list(enumerate(["lstm", "gru", "simple_rnn", "lstm_peephole", "lstm_coupled"])))
 def test_equals_the_reference(jacobian: str, turn: int, cell: str) -> None:
     del jacobian
@@ -68,7 +68,7 @@ def test_diagonal_blocks_are_those_of_the_full_jacobian(x64: None, eager: None, 
     assert jnp.abs(by_unit[:, :, 0, :, 1, :]).max() > 0
 
 
-@pytest.mark.slow(keep=1)
+@pytest.mark.slow(keep=["diagonal-True"])
 @pytest.mark.parametrize("backwards", [False, True])
 def test_resets(x64: None, jacobian: str, backwards: bool) -> None:
     del jacobian

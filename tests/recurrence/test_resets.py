@@ -117,7 +117,7 @@ def _program(cut: Cut, cell: str, backend: str, remat: Any = None):
     return jax.jit(program)
 
 
-@pytest.mark.slow(keep=1)
+@pytest.mark.slow(keep=["both, per gate"])
 @pytest.mark.parametrize("cut", CUTS, ids=str)
 @given(drawn=values)
 @settings(max_examples=2)
@@ -127,7 +127,7 @@ def test_reference_is_the_host(cut: Cut, drawn):
         assert_close(_program(cut, "lstm", "reference")(arrays, *steps), _on_host(cut, "lstm", arrays, *steps), "float64")
 
 
-@pytest.mark.slow(keep=3)
+@pytest.mark.slow(keep=["compiled-Cut(learned=True, masked=True", "compiled-Cut(learned=False, masked=True", "hoisted-Cut(learned=False"])
 @pytest.mark.parametrize("cut", CUTS, ids=str)
 @pytest.mark.parametrize("backend", [name for name in EVERY_BACKEND if name not in ("reference", "associative")])
 @given(drawn=values)

@@ -20,7 +20,7 @@ class Name:
         return self.path
 
 
-@pytest.mark.slow(keep=1)
+@pytest.mark.slow(keep=["Path"])
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("kind", [str, Path, lambda path: Name(str(path))])
 def test_folders_and_files(tmp_path: Path, kind) -> None:

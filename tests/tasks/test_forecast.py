@@ -138,7 +138,6 @@ def test_forecasts_have_the_offset_of_the_last_entry(ask, tmp_path: Path) -> Non
         assert [line.split(",")[0] for line in out.splitlines()] == [f"2026-10-26T{hour}:00:00{wanted}" for hour in (13, 14)]
 
 
-@pytest.mark.slow
 def test_the_command_line(ask, tmp_path: Path) -> None:
     series = wave(80)
     path = tmp_path / "series.csv"

@@ -64,7 +64,7 @@ OPTIONS = [
 ]
 
 
-@pytest.mark.slow(keep=2)
+@pytest.mark.slow(keep=["{'bidirectional': True, 'layers': 2}", "mean+max"])
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_logits_are_those_of_each_review_alone(reviews, options):
     rows = pack_reviews(reviews.test, 60)
@@ -77,7 +77,7 @@ def test_logits_are_those_of_each_review_alone(reviews, options):
     assert packed.std() > 1e-3
 
 
-@pytest.mark.slow(keep=1)
+@pytest.mark.slow(keep=["[max]"])
 @pytest.mark.parametrize("pooling", ["mean", "max", "mean+max"])
 def test_gradients_of_pooled_reviews_are_those_of_each_review_alone(reviews, pooling: str):
     """Max pooling divides its gradient among equal maxima: zero vectors of one repeated word make many."""

@@ -78,7 +78,7 @@ def _own_loop(model: nnx.Module, transformation, steps: int) -> nnx.Module:
     return model
 
 
-@pytest.mark.slow(keep=1)
+@pytest.mark.slow(keep=["[0.3]"])
 @pytest.mark.parametrize("rate", [0.0, 0.3])
 def test_the_step_is_that_of_a_loop_of_ones_own(rate: float, x64: None, peer_rules) -> None:
     """35 steps, past a catch-up of all rows: optax' Adam in Flax' loop and ours by rows, with the same dropout from the model's streams.

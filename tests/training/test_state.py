@@ -103,7 +103,7 @@ def test_a_carry_lives_by_rows_before_and_after_a_step_and_the_given_one_is_left
     assert create_state(tiny().params, keras_adam(0.1), TOTALS, mesh)[0].carry == ()
 
 
-@pytest.mark.slow(keep=1)
+@pytest.mark.slow(keep=["adafactor", "sm3"])
 @pytest.mark.parametrize("name", ["sgd", "lion", "adamw", "adafactor", "novograd", "sm3"])
 def test_optimisers_whose_moments_are_shaped_otherwise(name, peer_rules):
     """Adafactor keeps rows and columns, novograd a number a tensor, sm3 a list of vectors."""

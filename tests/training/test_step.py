@@ -172,7 +172,7 @@ def looked_up(params, batch, weight, key, vectors=None, noise=0.1):
 LOOKUP = LookupObjective(looked_up, "embedding/embedding", lambda batch: batch[0].T)
 
 
-@pytest.mark.slow(keep=1)
+@pytest.mark.slow(keep=["[2]"])
 @pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the compiled step with")
 @pytest.mark.parametrize("devices", [1, 2])
 def test_chunks_change_no_bit_of_rows_that_wait(devices, monkeypatch):
@@ -191,7 +191,7 @@ def test_chunks_change_no_bit_of_rows_that_wait(devices, monkeypatch):
     assert partial.max() == 3
 
 
-@pytest.mark.slow(keep=2)
+@pytest.mark.slow(keep=["None-1", "0.1-2"])
 @pytest.mark.parametrize("devices", [1, 2])
 @pytest.mark.parametrize("clip", [None, 0.1, 1e3])
 def test_by_rows_as_by_the_whole_table(devices, clip):
