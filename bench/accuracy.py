@@ -148,7 +148,7 @@ def cells_of(tasks: Iterable[str], axes: dict[str, dict[str, tuple[int, ...]]]) 
 def runs_of(cells: Sequence[Cell], peers: Sequence[str], seeds: int, epochs: dict[str, int]) -> Iterator[Run]:
     """Yield a training run for every combination of a cell (task with sizes), a library and a seed.
 
-    Keras is combined only with the sentiment task at the sizes of the Keras example imdb_lstm. All its other combinations are left out.
+    Keras is combined only with the sentiment task at the sizes of the Keras example imdb_lstm.
 
     Args:
         cells: tasks with their sizes.

@@ -121,11 +121,12 @@ class Line:
 def summarize(works: Sequence[Workload], candidates: Sequence[Candidate], rows: Iterable[Row]) -> list[Line]:
     """Summarize the throughput results of each candidate (a library with its options) on each workload.
 
-    There is one line for each workload and candidate with results. The first line of a workload is that of this project. If another library
-    computes in a dtype other than float32, it is compared with the results of this project in the same dtype, if there are any.
+    There is one line for each workload and candidate with results, with one exception: a candidate of this project with options, such as
+    "ours:dropout=0.2", gets no line on a workload that has these options by default.
 
-    The candidate "ours" is this project without options. Another candidate of this project gets no line on a workload whose defaults equal
-    its options, such as "ours:dropout=0.2" on a workload whose default dropout rate is 0.2.
+    The first line of a workload is that of the candidate "ours", which is this project without options. The other lines are compared with
+    it. If another library computes in a dtype other than float32, its line is compared with the results of "ours" in that dtype, if there
+    are any.
 
     Args:
         works: workloads, that is, kinds of steps with their sizes.

@@ -234,7 +234,8 @@ def ensemble_accuracy(texts: Iterable[str]) -> float:
     """Return the accuracy of an ensemble of models. The logit of the ensemble is the mean of the logits of the models.
 
     Args:
-        texts: margins of the same reviews by each model, as texts that `encode_margins` returned.
+        texts: one text for each model, which `encode_margins` returned: the margin of each review, which is the logit with the sign of the
+            label. All models must have read the same reviews in the same order.
     """
     margins = [np.frombuffer(base64.b64decode(text), "<f2").astype(np.float32) for text in texts]
     return float((np.mean(margins, axis=0) > 0).mean())

@@ -27,7 +27,7 @@ def require_no_archive(content: bytes, path: str | Path) -> None:
         path: path of the file, for the error message.
 
     Raises:
-        InputError: if the file begins like an archive, a compressed file or a PDF. The message says how to unpack it.
+        InputError: if the file begins like an archive, a compressed file or a PDF. The message says what to do with it.
     """
     for magic, (kind, remedy) in ARCHIVES.items():
         require(not content.startswith(magic), f"file {path}", f"is {kind}, not a text", remedy)

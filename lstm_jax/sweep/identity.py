@@ -163,7 +163,7 @@ def source_digest(function: Run) -> str:
 
 
 class _Pickler(pickle.Pickler):
-    """Pickler that stores classes by the names with which another process can import them, also those of the module `__main__`."""
+    """Pickler that stores classes by the names with which another process can import them, including classes of the module `__main__`."""
 
     def persistent_id(self, obj: Any) -> str | None:
         return import_name(obj) if isinstance(obj, type) else None

@@ -228,7 +228,7 @@ def _integers(content: bytes, at: int) -> tuple[array | None, int]:
         at: offset of the first integer, in bytes.
 
     Returns:
-        A pair (integers, end), where `end` is the offset of the first byte after APPENDS. If an instruction that is not an integer comes
+        A pair (integers, end), where `end` is the offset of the first byte after APPENDS. If an instruction that stores no integer comes
         before APPENDS, or if there are no integers, `integers` is None and `end` has no meaning.
     """
     ids = array("i")

@@ -120,8 +120,8 @@ def write_shards(
 def _separated(parts: Sequence[Part], records: Sequence[dict[str, Any]]) -> list[bool]:
     """Return for each shard whether a separator stands before it.
 
-    A separator stands between two articles. If the recipe removes white space at the ends of a text, a separator also stands between two
-    shards of an article, unless the text was divided within a word. Shards without ids have no separator.
+    A separator stands between two articles. If the recipe removes white space at the ends of each shard, a separator also stands between
+    two shards of an article, unless the article was divided within a word. Shards without ids have no separator.
     """
     found: list[bool] = []
     begun = within = False  # whether there is an id so far; whether the last id lies within a word that goes on
