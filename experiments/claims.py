@@ -162,7 +162,7 @@ def p_value(claim: Claim, values: Sequence[float]) -> float:
 
 
 def _cells(claim: Claim, values: Sequence[float]) -> tuple[str, str]:
-    """Return two cells of the table as text: a cell with the mean difference, its interval and the number of seeds, and one with the verdict.
+    """Return two cells of the table as text: the mean difference with its interval and the number of seeds, then the verdict.
 
     Both texts are empty if there are no values.
     """
