@@ -135,7 +135,7 @@ class Run:
 
 
 def cells_of(tasks: Iterable[str], axes: dict[str, dict[str, tuple[int, ...]]]) -> list[Cell]:
-    """Return a `Cell` for every task and every combination of its sizes.
+    """Return the cells of the result table: one `Cell` for each task and each combination of its sizes.
 
     Args:
         tasks: names of the tasks.

@@ -159,8 +159,9 @@ def judged(found: Sequence[Change], level: float = LEVEL, least: float = LEAST) 
 
     - The verdict on a change beyond noise is "slower" if the ratio (the candidate's time divided by the baseline's time) is at least
       1 + `least`, "faster" if the ratio is at most 1 / (1 + `least`), and otherwise "same".
-    - The verdict on any other change is "too few processes" if even the smallest p-value that its test can give is above the limit of the
-      first change that is not beyond noise. Otherwise it is "same".
+    - The verdict on any other change is "too few processes" or "same". It depends on the limit of the first change that is not beyond
+      noise. If even the smallest p-value that the test of a change can give is above this limit, the verdict is "too few processes".
+      Otherwise it is "same".
 
     Args:
         found: changes without verdicts.
@@ -188,8 +189,8 @@ def add_test_flags(parser: argparse.ArgumentParser) -> None:
 def main() -> int:
     """Print the changes between the two sets of results, and return the exit code.
 
-    The exit code is 1 if this project is slower on at least one workload. If it is slower on none, the exit code is 2 if this project has
-    too few processes on at least one workload, and 0 if it has enough on all.
+    The exit code depends on the verdicts on the step times of this project (see `judged`). It is 1 if at least one verdict is "slower".
+    Otherwise it is 2 if at least one verdict is "too few processes", and 0 if there is no such verdict.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("baseline", help="a file of rows, or a commit")

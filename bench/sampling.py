@@ -74,9 +74,9 @@ class Run:
         number of texts.
 
         Args:
-            folder: folder with the file of weights. If this project runs and the file does not exist, another process of Keras writes it.
+            folder: folder with the file of weights. If `peer` is "ours" and the file does not exist, a process of Keras writes it first.
             samples: numbers of texts to draw at once. Keras ignores these numbers, and always draws a single text.
-            known: methods that already have a result row. Their new rows are left out.
+            known: values of "method" (see `methods`) that already have a result row. New rows with these values are left out.
         """
         weights = Path(folder) / f"{self.units}.weights.h5"
         if self.peer == "ours" and not weights.exists():  # the row of Keras is from an earlier call of the command

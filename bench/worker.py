@@ -202,7 +202,8 @@ def timed_row(
         work: workload, that is, a kind of step with its sizes.
         options: options of the library.
         reference: file with the reference results. If None, the results are not checked.
-        checked: relative error that an earlier process found. It becomes the field "distance" if `reference` is None.
+        checked: largest relative error of the results (see `distances`), found by an earlier process. It becomes the field "distance" if
+            `reference` is None.
         seconds: duration of the measurement in seconds. If `turns` is True, it is the duration of a block.
         turns: whether to wait for a line on standard input before each block (see `measure_in_turns`).
     """

@@ -234,8 +234,8 @@ def ensemble_accuracy(texts: Iterable[str]) -> float:
     """Return the accuracy of an ensemble of models. The logit of the ensemble is the mean of the logits of the models.
 
     Args:
-        texts: one text for each model, which `encode_margins` returned: the margin of each review, which is the logit with the sign of the
-            label. All models must have read the same reviews in the same order.
+        texts: one text for each model, as `encode_margins` returns it. It holds the margin of each review. A review is classified correctly
+            if the mean of its margins is positive. All models must have read the same reviews in the same order.
     """
     margins = [np.frombuffer(base64.b64decode(text), "<f2").astype(np.float32) for text in texts]
     return float((np.mean(margins, axis=0) > 0).mean())
@@ -305,7 +305,7 @@ def verdict(rows: study.Rows) -> str:
 
 
 def _ensembles(tested: study.Rows) -> dict[str, float]:
-    """Return a dict from the name of each ensemble of all seeds to its test accuracy. It is empty if there are fewer than two seeds."""
+    """Return a dict from each name in `ENSEMBLES` to the test accuracy of that ensemble. It is empty if there are fewer than two seeds."""
     return {name: ensemble_accuracy(row[key] for row in tested) for name, key in ENSEMBLES.items()} if len(tested) > 1 else {}
 
 

@@ -56,7 +56,7 @@ def _fading(name: str) -> Callable[[Row], float]:
 
 
 def _lost(row: Row) -> float:
-    """Return the decades by which the gradient fades in the trained model minus those in the untrained model (study `memory`)."""
+    """Return by how many more powers of 10 the gradient fades in the trained model than in the untrained model (study `memory`)."""
     return _fading("gradient_after")(row) - _fading("gradient_before")(row)
 
 
@@ -80,7 +80,7 @@ def _apart(row: Row) -> float:
 
 
 def _gathered(row: Row) -> float:
-    """Return by how much training lowers the ratio of the words "family" (see `embedding.ratio`), for a run of the study `embedding`."""
+    """Return the `embedding.ratio` of the word group "family" before training, minus its value after training (study `embedding`)."""
     from experiments.embedding import ratio  # a late import, so that this module needs no JAX
 
     return ratio(row["before"], "family") - ratio(row["after"], "family")

@@ -174,10 +174,10 @@ def ratio(pairs: Any, name: str) -> float:
 def verdict(rows: study.Rows) -> str:
     """Return the conclusion of the study.
 
-    Each combination of a kind of labels and a group of words has one line with two values, each of them before and after training. The
-    first value is the mean distance between two words of the group. The second is the mean distance to the words of the nearest other
-    group, divided by the first value; this is the inverse of `ratio`. Further lines have the nearest neighbours of the words in `QUERIES`
-    for the first seed.
+    Each combination of a kind of labels and a group of words has one line with two quantities. Each of them is given before and after
+    training. The first quantity is the mean distance between two words of the group, averaged over the runs. The second compares the mean
+    distance to the words of the nearest other group with the first one: it is the inverse of the mean of `ratio` over the runs. Further
+    lines have the nearest neighbours of the words in `QUERIES` for the first seed.
     """
     lines = []
     for labels, title in LABELS.items():

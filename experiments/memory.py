@@ -295,9 +295,9 @@ def verdict(rows: study.Rows) -> str:
     """Return the conclusion of the study.
 
     The tasks "adding", "order" and "copy" have one line each. The line has, for each cell, the longest lag at which this cell solved the
-    task. Each run on IMDB reviews has one line, too. The line has the accuracy, and a ratio of two gradient sizes before and after
-    training. The ratio is the gradient size at the largest measured distance from the last word, divided by the gradient size at distance
-    1; see `gradient_sizes`.
+    task. Each run on IMDB reviews has one line, too. The line has the accuracy, and two ratios of gradient sizes, one from before training
+    and one from after training. Each ratio is the gradient size at the largest measured distance from the last word, divided by the
+    gradient size at distance 1; see `gradient_sizes`.
     """
     lines = []
     for task in TASKS:
@@ -321,8 +321,8 @@ def verdict(rows: study.Rows) -> str:
 def draw(rows: study.Rows, path: Path) -> object:
     """Draw the scores and the gradient sizes of the cells, with one column of panels for each task.
 
-    The upper panel shows the score over the lag. The lower panel shows the gradient size over the distance from the end, at the longest
-    lag.
+    The upper panel shows the score over the lag. The lower panel shows the gradient size at each distance, before and after training, at
+    the longest lag; see `gradient_sizes`.
     """
 
     def fill(figure: Any) -> None:

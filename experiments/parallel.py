@@ -299,9 +299,10 @@ def verdict(rows: study.Rows) -> str:
 def draw(rows: study.Rows, path: Path) -> object:
     """Draw four panels about the computation of all steps at once by Newton's method, into the file `path`.
 
-    Three panels show the number of iterations over the sequence length, the Lyapunov exponent and the number of training updates. The
-    fourth panel shows, over the sequence length, the smallest number of parallel processing units at which the method is faster than the
-    loop over the steps (see `lanes`).
+    The vertical axis of three panels is the number of iterations. The horizontal axis is the sequence length in the first panel, the
+    largest Lyapunov exponent in the second, and the number of training updates in the third. In the fourth panel, the horizontal axis is
+    the sequence length. The vertical axis is the smallest number of parallel processing units at which the method is faster than the loop
+    over the steps (see `lanes`).
     """
 
     def fill(figure: Any) -> None:

@@ -141,7 +141,8 @@ def verdict(rows: study.Rows) -> str:
     """Return the conclusion of the study.
 
     The text has one line for each setting, with its bits per character. The settings are, in this order: pairs of a step and a learning
-    rate, pairs of a window length and a batch size, and pairs of a step and a learning rate in the long trainings.
+    rate, pairs of a window length and a batch size, and pairs of a step and a learning rate in the long trainings. A step is the number of
+    characters from the start of one window to the start of the next.
     """
     lines = [
         f"step {a}, rate {b:g}: {x:.3f} bits at equal updates, {y:.3f} after one pass" for (a, b), (x, y) in cells(rows, "steps").items()
@@ -154,10 +155,10 @@ def verdict(rows: study.Rows) -> str:
 def draw(rows: study.Rows, path: Path) -> object:
     """Draw the bits per character of the held-out text in four panels.
 
-    Panels 1, 2 and 4 have the step between windows on the horizontal axis and one line for each learning rate. Panel 1 shows the bits
-    after the last epoch, panel 2 those after the first epoch, and panel 4 those of the best epoch of the preset `converged`. Panel 3 has
-    the batch size on the horizontal axis and one line for each window length, with the bits after the last epoch. Panels without results
-    are empty.
+    Panels 1 and 2 belong to the grid "steps", panel 3 to the grid "lengths", and panel 4 to the grid "converged". Panels 1, 2 and 4 have
+    the step between windows on the horizontal axis and one line for each learning rate. Panel 3 has the batch size on the horizontal axis
+    and one line for each window length. Panels 1 and 3 show the bits after the last epoch, panel 2 those after the first epoch, and panel
+    4 those of the best epoch. Panels without results are empty.
     """
 
     def fill(figure: Any) -> None:

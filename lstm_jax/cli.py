@@ -87,7 +87,7 @@ def _require_once(command: Any, arguments: Sequence[str]) -> None:
     If such a flag is given twice, tyro uses only the values after its last occurrence.
 
     Args:
-        command: class of the command. Any other callable has no flags.
+        command: class of the command. If it is a callable that is not a class, it has no flags, and nothing is checked.
         arguments: the words after the name of the command on the command line.
 
     Raises:

@@ -189,8 +189,8 @@ class Sampler:
             """Return the logits (B, V) of the next character of each text.
 
             The logits are computed from h of the last recurrent layer. In mode "carried", h has one row for each text. In mode "window", h
-            has `length` rows for each text, one for each window, and only the row of the oldest window is used. The oldest window contains
-            the last `length` characters of the text, or the whole text if it is shorter.
+            has `length` rows for each text, one for each window. Only the row of the oldest window is used. This window has read the most
+            characters: the last `length` characters of the text, or the whole text if it is shorter.
             """
             oldest = state[-1].h.reshape(batch, windows, -1)[:, 0]
             return model.logits(sharding.constrain(oldest, 0))
@@ -207,7 +207,10 @@ class Sampler:
             return Drawing(key, jnp.zeros((), jnp.int32), first_logits(model, state, batch), state)
 
         def shifted(part):
-            """Remove the oldest window of each text from the state array `part`, and append a new window with a zero state."""
+            """Return the state array `part` without the row of the oldest window of each text, and with a row of zeros for a new window.
+
+            `part` has `length` rows for each text, one for each window, the oldest window first. The row of zeros is added at the end.
+            """
             rows = part.reshape(-1, length, part.shape[-1])
             return jnp.concatenate([rows[:, 1:], jnp.zeros_like(rows[:, :1])], axis=1).reshape(part.shape)
 

@@ -17,9 +17,10 @@ class Target(NamedTuple):
 
     Attributes:
         title: name of the layer in error messages, such as "PyTorch module".
-        cells: dict from the name of a cell without activations to the names, with activations, of its variants that the target computes,
-            for example {"simple_rnn": ("simple_rnn", "simple_rnn(relu)")}. For a cell that is not a key, the activations are not checked,
-            because the user of the weights chooses them.
+        cells: dict from the name of a cell, without its activations, to the names of those variants of the cell that the target computes.
+            The name of a variant includes its activations if they are not the default, for example
+            {"simple_rnn": ("simple_rnn", "simple_rnn(relu)")}. For a cell that is not a key, the activations are not checked, because the
+            user of the weights chooses them.
         merges: values of `merge_mode` of a bidirectional layer that the target supports.
         reverses: whether the target can read a sequence in reverse.
         bfloat16: whether the target can convert the operands of its matrix products to another dtype than that of its parameters.

@@ -101,8 +101,8 @@ def _check_chain(config: Any, subject: str) -> None:
 
     Raises:
         InputError: if the layers that have weights are not an optional Embedding, recurrent layers and a Dense, in this order. Also if a
-            layer reads anything other than the first output of the layer before it. The mask of the Embedding is the only exception. Also
-            if a layer is called several times or with training=True, or if the model has several inputs or outputs.
+            layer reads anything other than the first output of the layer before it and, optionally, the mask of the Embedding. Also if a
+            layer is called several times or with training=True, or if the model has several inputs or outputs.
     """
     layers = [layer for layer in config["layers"] if layer["class_name"] != MASK]
     kinds = [kind for layer in layers if (kind := layer["class_name"].lower()) in (*RECURRENT, "embedding", "dense")]

@@ -56,9 +56,9 @@ def write_missing(
             shards.
 
     Raises:
-        InputError: if the folder cannot be written, if it holds shards that were written for other `parts`, if it holds no shards but other
-            files that have names of shard files or of the index, if `write` raises an InputError, or if a process that writes shards is
-            killed.
+        InputError: if the folder cannot be written, if it holds shards that were written for other `parts`, if `write` raises an
+            InputError, or if a process that writes shards is killed. Also if the folder holds a file with the name of a shard file or of
+            the index (see `INDEX`), but no intact record, no intact index and no file `UNFINISHED`.
     """
     with parsing(f"shards {folder}", "name a folder that can be written"):
         folder.mkdir(parents=True, exist_ok=True)

@@ -80,7 +80,8 @@ def _draw_embedding_map(figure: Any, coordinates: np.ndarray, words: Sequence[st
 def _label_order(colours: np.ndarray) -> np.ndarray:
     """Return the indices of the words in the order in which they are labelled.
 
-    Each word has a rank by frequency and a rank by the distance of its polarity from 0.5. The order is by the better of these two ranks.
+    Each word has a rank by frequency (the most frequent word first) and a rank by polarity (the polarity furthest from 0.5 first). The
+    words are sorted by the better of their two ranks.
 
     Args:
         colours: (N,) polarity of each word, from the most frequent word to the least frequent word.

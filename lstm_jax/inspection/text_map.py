@@ -118,8 +118,8 @@ def most_active(activations: np.ndarray, count: int, over: int = 25) -> list[int
     Args:
         activations: (N, H) activation of each of the H units after each of the N characters. N must be at least 1.
         count: number of units to return.
-        over: number of characters in the moving average. If it is above N // 2, N // 2 is used instead, or 1 if N is 1, where the
-            activity of every unit is 0, and the units 0 to `count` - 1 are returned.
+        over: number of characters in the moving average. If it is above N // 2, it is reduced to N // 2, but not below 1.
+            If N is 1, the activity of every unit is 0, and the units 0 to `count` - 1 are returned.
     """
     over = min(over, max(1, len(activations) // 2))
     sums = np.cumsum(np.concatenate([np.zeros((1, activations.shape[1])), activations.astype(np.float64)]), axis=0)

@@ -102,8 +102,9 @@ class LayerState(nnx.Module):
         """Reset the state that a stateful layer carries between calls, so that the next call starts from the state of `initial_state`.
 
         Args:
-            batch: number of rows in the following calls. None keeps the number of rows. Before the first call of the layer,
-                `reset_state(None)` has no effect. A layer with a learned state accepts any number of rows after a reset.
+            batch: number of rows in the following calls. If None, the number of rows stays the same. Before the first call of the layer,
+                `reset_state(None)` has no effect. If the layer has a learned initial state, `batch` is ignored, and the next call may have
+                any number of rows.
 
         Raises:
             InputError: if the layer was not created with `stateful=True`.

@@ -16,7 +16,7 @@ class ClassifierHead(nnx.Module):
 
     Args:
         features: number of input features D.
-        classes: number of classes, which is the number of logits.
+        classes: number of logits. This is the number of classes, except that two classes need only 1 logit.
         kernel_initializer: name of an initialiser, or a function (key, shape, dtype) -> array.
         bias_initializer: name of an initialiser, or a function (key, shape, dtype) -> array.
         param_dtype: dtype of the parameters.

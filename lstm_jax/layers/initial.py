@@ -80,10 +80,14 @@ def initial_params(
 def _biases(cell: Cell, units: int, second: bool, how: Initials, dtype: Any, rngs: nnx.Rngs) -> tuple[jax.Array, jax.Array]:
     """Return two arrays: the initial bias and the initial recurrent bias of a recurrent layer.
 
-    If `how.bias` is None, the second array is zeros, and the first array is the default bias of the cell, or zeros if
-    `how.unit_forget_bias` is false. Otherwise the initialiser `how.bias` draws the biases. For a cell with a recurrent bias, it draws one
-    array whose two rows are the two biases, as in Keras. For a cell without a recurrent bias, the first array is that of `_forgetful`, and
-    the second array is zeros, which the caller ignores.
+    If `how.bias` is None, the first array is the default bias of the cell, or zeros if `how.unit_forget_bias` is false. The second array is
+    zeros. Otherwise the initialiser `how.bias` draws the biases:
+
+    - For a cell with a recurrent bias, it draws one array whose two rows are the two biases, as in Keras.
+    - For a cell without a recurrent bias, it draws the first array, but the entries of a forget gate are 1 if `how.unit_forget_bias` is
+      true; see `_forgetful`. The second array is zeros.
+
+    If the cell has no recurrent bias, the caller ignores the second array.
 
     Args:
         cell: cell of the layer.

@@ -332,9 +332,9 @@ class Recurrent(LayerState):
     def _drop(self, batch: int, steps: int, dropout: DropoutMasks | None, rngs: Any, training: bool) -> tuple[Any, DropoutMasks | None]:
         """Return the parameters of the cell and the dropout masks for one call of the layer.
 
-        In training, weight dropout multiplies the recurrent kernel by a mask, and dropout masks are drawn unless the caller gave some. In
-        evaluation no masks are drawn. In evaluation, if the caller gave none, the second result is None for a layer without zoneout, and a
-        `DropoutMasks` with the rates of zoneout for a layer with zoneout.
+        In training, weight dropout multiplies the recurrent kernel by a mask. Dropout masks that the caller gave are returned unchanged. If
+        the caller gave none, they are drawn in training. In evaluation, the second result is then None for a layer without zoneout, and a
+        `DropoutMasks` with only the rates of zoneout for a layer with zoneout.
 
         Args:
             batch: number of rows B.

@@ -36,8 +36,9 @@ def spread(leaf, dim: int | None, size: int):
 def fold(leaf, dim: int | None, axis: int | None, size: int):
     """Merge the first axis of the array `leaf`, over which `vmap` maps, into its batch axis.
 
-    In the result, `axis` is the index of the batch axis. If `axis` is None, the array has no batch axis and is returned unchanged. If `dim`
-    is None, the array has no mapped axis and is first repeated `size` times along a new axis.
+    `dim` is 0 if the first axis is mapped. If `dim` is None, no axis is mapped, and the array is first repeated `size` times along a new
+    first axis. `axis` is the index of the batch axis in the result. If `axis` is None, the array has no batch axis, and is returned
+    unchanged whatever `dim` is.
     """
     if axis is None:
         return leaf
@@ -52,10 +53,11 @@ def unfold(leaf, axis: int, size: int):
 
 
 def without_leading(leaves: Sequence[Any], dims: Sequence[int | None]) -> list[Any]:
-    """Return the arrays that one call of a function under `vmap` gets, given the arrays of all calls.
+    """Return the arrays that one call of a function under `vmap` gets, or only their shapes and dtypes, given the arrays of all calls.
 
     If the entry of `dims` is None, all calls share the array, and it is returned unchanged. If the entry is 0, the first axis is mapped,
-    and the array is replaced by a `jax.ShapeDtypeStruct` without this axis. It has no values, since the axis may have size 0.
+    and a `jax.ShapeDtypeStruct` without this axis is returned in place of the array. It has no values, because there may be no call to
+    take them from: the mapped axis may have size 0.
     """
     return [leaf if dim is None else jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype) for leaf, dim in zip(leaves, dims, strict=True)]
 

@@ -48,7 +48,7 @@ class Operation:
 
     @abstractmethod
     def plain_forward(self, keep: bool, *args) -> tuple[Any, Any]:
-        """Return the same results as `forward`, computed by ordinary JAX operations instead of compiled code (the twin of `forward`)."""
+        """Return the same results as `forward`. This method is its twin: it uses ordinary JAX operations instead of compiled code."""
 
     def plain_backward(self, wanted: Any, args: tuple, residuals: Any, cotangents: Any) -> tuple:
         """Return the same results as `backward`, computed by ordinary JAX operations instead of compiled code (the twin of `backward`).
@@ -352,7 +352,11 @@ class Vmapped(Operation):
         return self._over(lambda args: self.inner.plain_forward(keep, *args), args)
 
     def backward(self, wanted, args, residuals, cotangents):
-        """Return the gradients of `inner`, stacked. An argument that is not stacked gets the sum over the calls of `inner` that used it."""
+        """Return the gradients with respect to `args`. A gradient is None where `wanted` is False.
+
+        The gradient of a stacked argument is the stack of the gradients of all calls of `inner`. An argument that is not stacked is shared
+        by all calls, and its gradient is the sum of their gradients.
+        """
         return self._back(self.inner.backward, wanted, args, residuals, cotangents)
 
     def plain_backward(self, wanted, args, residuals, cotangents):
@@ -371,7 +375,7 @@ class Vmapped(Operation):
         return tree.unflatten([None if not want else next(found) if dim == 0 else next(found).sum(0) for dim, want in pairs])
 
     def rows(self, args: tuple) -> list[int | None]:
-        """Return a list with the index of the batch axis of each array in `args`, or None if it has none; see `Operation.rows`."""
+        """Return one entry for each array in `args`: the index of its batch axis, or None if it has no such axis; see `Operation.rows`."""
         leaves, tree = jax.tree.flatten(args)
         axes = self.inner.rows(tree.unflatten(without_leading(leaves, self.dims)))
         return [axis if axis is None or dim is None else axis + 1 for axis, dim in zip(axes, self.dims, strict=True)]

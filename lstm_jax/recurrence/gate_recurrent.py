@@ -74,7 +74,8 @@ def without_unused(kernel: jax.Array) -> jax.Array:
 def step(params: LSTMParams, state: LSTMState, z, mask=None, compute_dtype=None) -> LSTMState:
     """Return the state of the cell `JOINED` after one step. The class `Cell` describes the arguments.
 
-    The weights from the gates i, f and o of the step before to the candidate g are ignored; see `without_unused`.
+    The candidate g does not depend on the gates i, f and o of the previous step. The weights from these gates to g are ignored; see
+    `without_unused`.
     """
     z = z + masked_matmul(state.h, without_unused(params.recurrent_kernel), mask, compute_dtype)
     z_i, z_f, z_g, z_o = jnp.split(z, GATES, axis=-1)

@@ -59,9 +59,10 @@ class LocalDerivatives(NamedTuple):
     h: jax.Array
 
     def h_before(self, resets: Resets | None) -> jax.Array:
-        """Return h before each step (T, B, H). At a reset it is the h of the reset state; the field `h` already contains it.
+        """Return h before each step (T, B, H). At a step that begins with a reset, it is the h of `resets.state`.
 
-        The argument `resets` is therefore ignored. The function has it because `Residuals.h_before` needs it.
+        The field `h` already contains these values. Therefore the argument `resets` is ignored. It exists only so that this method can be
+        called in the same way as `Residuals.h_before`.
         """
         del resets
         return self.h
@@ -130,7 +131,10 @@ class HoistedLSTM(RecurrentOperation):
     sequences: bool
 
     def runs_on(self):
-        """Return the platforms on which the loops run, or () if the loops are written in JAX; see `Operation.runs_on`."""
+        """Return the platforms, such as "cuda", on which `forward` and `backward` run. See `Operation.runs_on`.
+
+        If the loops are written in JAX, return (). Every platform then runs `plain_forward` and `plain_backward`, with the same loops.
+        """
         return self.loops.platforms
 
     def forward(self, keep, *args):

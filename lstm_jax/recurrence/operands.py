@@ -278,7 +278,7 @@ def _read_zoneout(cell: Cell, given, steps: int, state, dtype) -> dict[str, jax.
         given: dict from the name of a state array, "h" or "c", to a mask or a rate; or None. A mask is a bool array with the shape of the
             state array at all steps, (T, B, H) or, for the h of a cell with P outputs, (T, B, P). A rate is a scalar.
         steps: number of steps T.
-        state: initial state of the call. A mask must have the shape of the array (B, H) to which it is applied.
+        state: initial state of the call. Its arrays give the batch size B and the sizes H and P that the masks must have.
         dtype: dtype to which rates are converted.
 
     Raises:

@@ -26,7 +26,7 @@ class Resets(NamedTuple):
 
 
 def restart(state: Any, at: jax.Array | None, resets: Resets | None) -> Any:
-    """Return the state before a step, in which the reset rows have the state `resets.state`.
+    """Return the state from which a step starts: `resets.state` in the rows that are reset, and `state` in all other rows.
 
     Args:
         state: the state after the previous step.

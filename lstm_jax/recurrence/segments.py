@@ -41,7 +41,7 @@ def segment_length(remat: Literal["sqrt"] | int, steps: int) -> int:
     third segment of one step.
 
     Args:
-        remat: number of segments, or "sqrt" for ceil(sqrt(steps)) segments.
+        remat: approximate number of segments, or "sqrt" for about ceil(sqrt(steps)) segments.
         steps: number of steps of the sequence.
     """
     segments = math.isqrt(steps - 1) + 1 if remat == "sqrt" else min(remat, steps)

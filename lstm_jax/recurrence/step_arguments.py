@@ -12,7 +12,9 @@ from lstm_jax.recurrence.conversion import LOWEST, REAL, as_int32, of_kinds
 
 
 def _of_steps(name: str, value, kinds: tuple, remedy: str, steps: int, batch: int, time_major: bool) -> jax.Array | np.ndarray:
-    """Return an argument with one value for each step as an array, after checking its dtype and shape.
+    """Convert an argument that has one value for each step to an array, check its dtype and shape, and return it.
+
+    The order of the axes is not changed.
 
     Args:
         name: name of the argument in the error message.

@@ -260,8 +260,8 @@ def on_host(leaf: Any) -> np.ndarray:
 
 
 def gathered(tree: Any) -> Any:
-    """Return the pytree with each array as a NumPy array, as `on_host` returns it.
+    """Convert each leaf of a pytree to a NumPy array with `on_host` if several processes run this program, and return the result.
 
-    In a run of one process, the tree is returned unchanged and its arrays are not converted.
+    In a run of one process, the tree is returned unchanged.
     """
     return jax.tree.map(on_host, tree) if several() else tree

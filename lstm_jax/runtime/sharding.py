@@ -33,8 +33,8 @@ def use_cpu_cores(cores: int = 0) -> None:
     Call this function before JAX makes its first array. It also makes the process keep freed memory; see `machine.keep_freed_memory`.
 
     Args:
-        cores: number of CPU devices. 0 means the number of cores on which this process may run. A number above `MOST_CPU_DEVICES` and above
-            the number of these cores is lowered to the larger of the two.
+        cores: number of CPU devices. 0 means the number of cores on which this process may run. The largest possible number is the larger
+            of `MOST_CPU_DEVICES` and the number of these cores. A number above it is lowered to it.
 
     Raises:
         InputError: if `cores` is negative, or if JAX has already made a different number of CPU devices.

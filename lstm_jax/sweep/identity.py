@@ -79,8 +79,9 @@ def require_importable(item: Any, kind: str) -> None:
 def run_id(function: Run, config: Any) -> str:
     """Return the id of the run of `function` on `config`: 16 hex digits of SHA-256 over the function's name and the config's values.
 
-    If an inner config has another class than the default value of its field, the name of its class is part of the hash, too. If the default
-    value is no config, the class is compared with the only dataclass in the annotation of the field; see `other_classes`. The values 1, 1.0
+    An inner config is a config inside `config`, for example the value of a field. If its class is not the usual one for its place, the name
+    of the class is part of the hash, too. The usual class is the class of the default value of the field. If the default value is no
+    config, the usual class is the only dataclass in the annotation of the field; see `other_classes`. The values 1, 1.0
     and True give different ids, although Python takes them to be equal.
 
     Raises:
@@ -99,15 +100,16 @@ def run_id(function: Run, config: Any) -> str:
 def other_classes(value: Any, usual: Any, path: str = "", kinds: frozenset[type] = frozenset()) -> dict[str, str]:
     """Return a dict from the paths of inner configs with an unusual class, such as "train.optimizer", to the names of the classes.
 
-    The usual class is the class of the config that stands in the same place in the default value of the field. If there is no such config,
-    the usual class is the only dataclass that the annotation of the field names. If the annotation names several dataclasses or none, no
-    class is usual, and the inner config is part of the result.
+    The class of an inner config is usual if the default value of the field has a config of the same class in the same place. If the default
+    value has no config in this place, the class is usual if it is the only dataclass in the annotation of the field. All inner configs
+    whose class is not usual are part of the result.
 
     Args:
         value: a config, a value of a field, or a part of such a value.
-        usual: the default value in the same place, or another config of the usual class. If there is neither, any object but a config.
+        usual: the default value in the same place. If `value` is the outermost config, `usual` is a config of the usual class. If there is
+            no default value, it is any object that is not a config, such as None.
         path: path of the value, which begins with a dot. The path of the outermost config is "".
-        kinds: dataclasses that the annotation of the field names.
+        kinds: dataclasses in the annotation of the field to which the value belongs.
     """
     found: dict[str, str] = {}
     if is_config(value):

@@ -36,8 +36,8 @@ def run(
     Args:
         function: function that takes a config, executes its run and returns a dict from the name of each result to its value. It must
             have a name and not be a lambda, because the name of the function identifies its rows.
-        configs: instances of a frozen dataclass. Configs with the same id (see `run_id`) count as one run. Configs that differ only in that
-            a field is 1, 1.0 or True have different ids.
+        configs: instances of a frozen dataclass. Configs with the same id (see `run_id`) count as one run. In a field, the values 1, 1.0
+            and True give different ids, although Python takes them to be equal.
         path: file with one row (a JSON object) per line. Rows are only appended. The file is created, before the first run, if it does not
             exist. Floats that are not finite are written as NaN and Infinity, as Python's json does.
         where: executor of the runs: "here" (in this process), "processes" (in fresh processes) or "slurm" (in Slurm jobs). A terminal shows

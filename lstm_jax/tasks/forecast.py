@@ -348,8 +348,9 @@ class Trained(base.Trained[ForecastConfig, Scale]):
         Raises:
             InputError: if the series has fewer entries than the `context` of the config, if `level` is not above 0 and below 1, if `times`
                 does not hold K increasing times after the end of the series, or if `times` holds datetime64 and the series has no dates.
-                The error is also raised if a value that the model reads differs too much from the last value of the series or, if `level`
-                is true in the config, from the mean of the training split; see `make_part`.
+                The error is also raised if a value that the model reads differs too much from the last value of the series. If
+                `data.level` of the config (not the argument `level`) is true, a value must not differ too much from the mean of the
+                training split either; see `make_part`.
         """
         require(0 < level < 1, "level", level, "give a share between 0 and 1")
         part, moments = self.end_of(series, times)

@@ -75,7 +75,7 @@ def features_of(config: ForecastConfig) -> int:
 
 
 def make_part(windows: data.SeriesWindows, scale: Scale, config: ForecastConfig, name: str) -> Part:
-    """Convert windows of a series to the features and units that the model reads.
+    """Return windows of a series as a `Part`, which holds the features that the model reads and the values that it is to forecast.
 
     Args:
         windows: values and times of the windows.

@@ -38,7 +38,8 @@ def require_memory(
 
     CPU devices share the memory of the machine. Therefore the residuals and the data of all CPU devices of this process are added up;
     parameters are counted once. For GPUs, the check counts what a single device holds: its columns of each embedding table, all other
-    parameters, its rows of the microbatch, and the data, unless there are several processes, whose devices hold only a few batches.
+    parameters, and the residuals of its rows of the microbatch. The training data are also counted if there is only one process. With
+    several processes the data are not counted, because a device then holds only a few batches at a time.
 
     Args:
         config: config of the run.
@@ -109,7 +110,11 @@ def _is_cpu(mesh: Mesh) -> bool:
 
 
 def _bytes(tree: Any, devices: int = 1) -> int:
-    """Return the number of bytes of a pytree's arrays on one of `devices` devices, among which embedding tables are divided by columns."""
+    """Return the number of bytes that the arrays of a pytree take on one of `devices` devices.
+
+    Arrays that `sharding.param_spec` shards, such as embedding tables, are divided among the devices by columns. Each device has a copy of
+    every other array.
+    """
 
     def size(path: tuple, leaf: Any) -> int:
         divided = sharding.param_spec(devices, path, leaf) != PartitionSpec()

@@ -94,7 +94,7 @@ def begin(
         fingerprint: checksum of the data. The data of a resumed run must have the same checksum as before.
         files: dict from the names of the task's own files to their contents; see `manifest.FILES`. If a resumed run has already written a
             file, this file is kept.
-        permissions: whether an interrupted run in the folder may be continued.
+        permissions: whether and how far a run that is already in the folder may be continued; see `Permissions`.
         console: console that shows a note if the environment has changed.
 
     Yields:

@@ -39,8 +39,8 @@ DENSE = "each step updates the whole embedding; adam, compiled, on a CPU, update
 def make_model(config: SentimentConfig, vocabulary: int) -> SentimentClassifier:
     """Return a new model, whose random initial weights are drawn from the seed in the config.
 
-    If the config packs several reviews in a row, the model skips padding (id 0) when it reads padded reviews, because the reviews in the
-    training had no padding.
+    If the config packs several reviews in a row, the model is trained on reviews without padding. `mask_zero` is then true in the model,
+    so that it skips the padding (id 0) of reviews that are padded instead of packed.
     """
     model = replace(config.model, mask_zero=config.model.mask_zero or config.data.packed > 0)
     return SentimentClassifier(model, vocabulary, rngs=initial_rngs(config.train.seed))

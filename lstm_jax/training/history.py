@@ -28,8 +28,8 @@ class History:
 
         Args:
             row: metrics of the epoch.
-            monitor: name of the metric by which the best epoch is chosen. If empty, each new epoch counts as the best one, and `best_epoch`
-                stays 0.
+            monitor: name of the metric by which the best epoch is chosen. If empty, no best epoch is recorded: `best_epoch` stays 0, and
+                the second result is always true.
             seconds: training time so far.
             largest: whether the best epoch is the one with the largest value of the metric, instead of the smallest.
         """

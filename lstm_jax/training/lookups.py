@@ -37,7 +37,7 @@ class _Unknown(NamedTuple):
 
 
 class _OtherUseError(Exception):
-    """Error that is raised if a program uses the parameter `name` for anything else than looking up rows."""
+    """Error that is raised if a program uses an embedding table for anything else than looking up rows. `name` is the name of the table."""
 
     def __init__(self, name: str):
         self.name = name
@@ -229,7 +229,9 @@ def _leaves(params: dict[str, Any], args: tuple) -> list[Any]:
 
 
 def find_lookups(loss: Callable, params: dict[str, Any], *args: Any, table: str = "") -> FoundLookups | None:
-    """Find the largest embedding table of a loss function, and the lookups in this table.
+    """Trace a loss function and find its largest embedding table, and return the traced function as a `FoundLookups`.
+
+    An embedding table is a parameter that the loss function uses only to look up rows. The result also describes these lookups.
 
     Args:
         loss: function loss(params, *args). Its result can be any pytree of arrays.

@@ -322,7 +322,7 @@ def _chunks(start: int, stop: int, every: int, most: Callable[[int], int]) -> It
         start: index of the first step.
         stop: index after the last step.
         every: if not 0, a chunk ends at each index that is a multiple of this number.
-        most: function most(n) that returns the largest index after the last step of a chunk that begins at step n.
+        most: function most(n) that returns the largest allowed `end` of a chunk whose first step is n.
 
     Yields:
         A pair (first, end) for each chunk. The chunk consists of the steps first .. end - 1.

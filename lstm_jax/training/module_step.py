@@ -26,10 +26,10 @@ from lstm_jax.training.step import CATCH_UP_INTERVAL, catch_up_if, dense_update,
 
 
 def split_model(model: Any) -> Parts:
-    """Split a module into its parameters, its other variables, and a function that rebuilds the module from both.
+    """Split a model into its parameters, its other variables, and a function that rebuilds the model from both.
 
-    A pytree of parameters has no other variables. It is split into a dict from the paths of its leaves to the leaves, and a function that
-    rebuilds the pytree.
+    The model is an nnx.Module or a pytree of parameters. A pytree has no other variables: it is split into a dict from the paths of its
+    leaves to the leaves, and a function that rebuilds the pytree.
 
     Raises:
         InputError: if the model has no parameters, if one of them is not an array of floats, if two have the same path, or if a stateful
@@ -194,8 +194,9 @@ class TrainStep:
     def _prepared(self, axis: int, state: TrainState, batch: tuple) -> tuple[TrainState, tuple]:
         """Return the arguments of the compiled step: the training state, and the batch, which is sharded over the devices of the mesh.
 
-        If the step updates only the rows of the embedding table that the batch looks up, the returned state has an array that counts the
-        missed steps of each row. Otherwise all rows of the table in the returned state have taken their missed steps.
+        If the step updates only the rows of the embedding table that the batch looks up, all other rows miss the step. The returned state
+        then has an array that counts, for each row, the steps that it has missed and not yet taken. Otherwise the returned state has no
+        such array. If rows have missed earlier steps, they take these steps before the state is returned.
 
         `axis` is the batch axis of the arrays in `batch`: 0 for one batch, and 1 if a first axis counts several batches.
         """
@@ -259,7 +260,7 @@ class TrainStep:
     def _lag(self, state: TrainState) -> Any:
         """Return the `Lag` of the embedding table, which records how many steps each row has taken.
 
-        A step that a row missed counts once the row has taken it later. After every `CATCH_UP_INTERVAL` steps, all rows take the steps that
+        A step that a row missed is not counted until the row takes it. After every `CATCH_UP_INTERVAL` steps, all rows take the steps that
         they have missed, and the counts start again at 0.
         """
         rows = self._optimizer.rows  # pyright: ignore[reportAttributeAccessIssue]
@@ -297,7 +298,7 @@ def make_train_step(model: Any, loss_fn: Callable, optimizer: Optimizer, *, has_
             state, loss = step(state, x, y)
         model = step.model(state)
 
-    If the optimiser has a row-sparse update, and its compiled code can run, a step treats the largest embedding table specially: it
+    If the optimiser has a row-sparse update, and this update's C++ code can run, a step treats the largest embedding table specially: it
     computes the gradients of those rows that the batch looks up, and updates only these rows. The other rows take their missed steps later,
     at the latest when `step.model` is called. Apart from rounding, the result is the same as that of a dense update. `lstm_jax.adam` and
     `lstm_jax.keras_adam` have a row-sparse update, also with gradient clipping by `training.optimizers.clipped`.

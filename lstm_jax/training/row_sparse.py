@@ -38,7 +38,7 @@ class RowUpdate(ABC):
     def begin(self, table: jax.Array, state: Any, steps: int, at: Any = 0, behind: Any = ()) -> Lag:
         """Return the `Lag` of a table before a given step of an epoch.
 
-        The `Lag` records how many steps of the epoch each row has taken. A step that a row missed counts once the row has taken it later.
+        The `Lag` records how many steps of the epoch each row has taken. A step that a row missed is not counted until the row takes it.
 
         Args:
             table: the table (V, E), with V rows and E columns.

@@ -187,8 +187,9 @@ class Part:
 def _reader(tiling: Tiling, kernel, transposed: bool) -> Callable[..., jax.Array]:
     """Return a function read(k, gate, n) that returns one tile of the recurrent kernel, or of its transpose.
 
-    The four gates have one matrix (H, H) each. The matrices stand side by side in the recurrent kernel (H, 4H), and one below the other in
-    its transpose (4H, H). The tile read(k, gate, n) consists of the rows in block k and the columns in block n of the gate's matrix.
+    The four gates have one matrix (H, H) each. The matrices stand side by side in the recurrent kernel (H, 4H). In its transpose (4H, H),
+    their transposes stand one below the other. The tile read(k, gate, n) consists of the rows in block k and the columns in block n of the
+    gate's matrix or, if `transposed` is true, of its transpose.
 
     If `tiling.resident` is true, all tiles are read when `_reader` is called. If it is false, each call of `read` reads one tile.
 
@@ -265,8 +266,8 @@ def forward_kernel(
 ) -> None:
     """Run the LSTM forward over all steps, for the batch rows that one program (instance of this GPU kernel) computes.
 
-    The arguments from `kernel` on are refs: arrays in memory that the GPU kernel reads, or writes if they are results. `all_h`, `all_c` and
-    `gates` are None if they are not requested.
+    The arguments from `kernel` on are refs: arrays in memory that the GPU kernel reads, or writes if they are results. The results `all_h`,
+    `all_c` and `gates` may be None, which means that they are not written.
 
     Args:
         tiling: division of rows and units into blocks.
@@ -279,7 +280,7 @@ def forward_kernel(
         valid: float32 (T, B), above 0 at valid steps and 0 at padded steps, or None if no step is padded.
         resets: `Resets` whose flags are float32 (T, B), above 0 where the state of a row is replaced before a step; or None.
         final: final state, a result.
-        all_h: h of all steps as in `Residuals`, a result. It may be None only if the recurrent kernel stays on the chip.
+        all_h: h of all steps as in `Residuals`, a result. It must not be None if `tiling.resident` is false: each step reads h from it.
         all_c: c of all steps as in `Residuals`, a result.
         gates: gates as in `Residuals`, a result.
     """

@@ -174,7 +174,7 @@ def _own_units(params: Any, h: jax.Array, z: jax.Array, mask: jax.Array | None) 
 
 
 def _steps(cell: Cell, operands: _Operands, before: jax.Array, own: bool = False) -> jax.Array:
-    """Compute each step of the cell from a given state, all steps at once, and return the states (T, B, H, K) after the steps.
+    """Compute all steps of the cell at once, each from the given state before it, and return the states (T, B, H, K) after the steps.
 
     K is the number of arrays (B, H) in the state.
 
@@ -182,7 +182,8 @@ def _steps(cell: Cell, operands: _Operands, before: jax.Array, own: bool = False
         cell: the cell.
         operands: parameters, inputs, masks and resets of the steps.
         before: states (T, B, H, K) before each step. Resets are not yet applied.
-        own: whether to leave out derivatives between different units; see `_own_units`. The returned states do not depend on `own`.
+        own: whether the derivatives of the result leave out the terms between different units; see `_own_units`. The result itself does not
+            depend on `own`, apart from rounding.
     """
     params, z, _, valid, mask, resets = operands
     names = cell.initial_state(1, 1)
@@ -259,7 +260,11 @@ def _iterate(cell: Cell, options: Newton, operands: _Operands) -> tuple[jax.Arra
     limit = steps if options.limit is None else options.limit
 
     def evaluate(states):
-        """Return the results of all steps, and the largest difference from `states` relative to max(1, result)."""
+        """Return the state after each step, computed from the state before it, and the largest relative error of `states`.
+
+        The state before a step is taken from `states`, which holds a guess of the state after each step. The relative error is the
+        absolute difference between a computed state and the guess, divided by max(1, absolute value of the computed state).
+        """
         after = _steps(cell, operands, _before(states, start))
         scale = jnp.where(jnp.isfinite(after), jnp.maximum(1, jnp.abs(after)), 1)
         return after, (_differences(states, after) / scale).max(initial=0)
@@ -301,7 +306,8 @@ def _solved_jvp(cell: Cell, options: Newton, primals, tangents):
     """Return the results of `_solved` and their tangents, as a rule for `jax.custom_jvp`.
 
     The tangents d of the states satisfy d[t] = J[t] d[t - 1] + e[t]. Here J[t] is the Jacobian of step t with respect to the state before
-    the step, and e[t] is the tangent of the step if only the operands change. The other two results have zero tangents.
+    the step, and e[t] is the tangent of the step if only the operands change. The other two results of `_solved`, the number of iterations
+    and the largest difference that is left, have zero tangents.
 
     Args:
         cell: the cell.

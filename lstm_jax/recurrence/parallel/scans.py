@@ -96,10 +96,10 @@ def _compose(first: _Filtered, second: _Filtered) -> _Filtered:
 def damped(a: jax.Array, b: jax.Array, damping: float) -> jax.Array:
     """Return vectors v (T, ..., n) that are small and approximately satisfy the recurrence v[t] = a[t] v[t - 1] + b[t] of `linear`.
 
-    They minimise the sum over t of |v[t] - a[t] v[t - 1] - b[t]|^2 + damping |v[t]|^2, where v before the first step is 0. The
-    Levenberg-Marquardt method minimises such a sum in each step. The minimum is the mean of a Kalman smoother (Gonzalez et al. 2024,
-    "Towards scalable and stable parallelization of nonlinear RNNs"). It is computed by parallel scans (Särkkä & García-Fernández 2021,
-    "Temporal parallelization of Bayesian smoothers").
+    They minimise the sum over t of |v[t] - a[t] v[t - 1] - b[t]|^2 + damping |v[t]|^2, where v before the first step is 0. Each iteration
+    of the Levenberg-Marquardt method minimises such a sum. The vectors that minimise it are the means of a Kalman smoother (Gonzalez et
+    al. 2024, "Towards scalable and stable parallelization of nonlinear RNNs"). They are computed by parallel scans (Särkkä &
+    García-Fernández 2021, "Temporal parallelization of Bayesian smoothers").
 
     Args:
         a: matrices (T, ..., n, n). The first one has no effect.

@@ -57,7 +57,7 @@ class Epochs(NamedTuple):
 
 
 def kept_epochs(trained: base.Trained, most: int) -> Epochs:
-    """Return the parameters of the epochs that the run has kept, or those of its best epoch if it has kept none.
+    """Return the epochs that the run has kept, with their parameters. If it has kept none, return its best epoch only.
 
     A run has kept an epoch if the parameters of the epoch are on disk. If the run has kept more than `most` epochs, `most` of them are
     selected. The best epoch has priority, followed by the last epoch, the first epoch, and other epochs that are about evenly spaced. The

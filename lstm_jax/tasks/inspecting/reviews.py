@@ -103,9 +103,9 @@ class ReviewNetwork:
         return self._batch(params, [words[: n + 1] for n in range(len(words))], len(review.ids))
 
     def _batch(self, params: Any, rows: list[np.ndarray], length: int) -> np.ndarray:
-        """Pad N reviews to `length` ids on the side that the run pads, and return their logits (N,). N is at most `length`.
+        """Pad N reviews to `length` ids each, on the side that the run pads, and return their logits (N,).
 
-        `rows` contains one array with the unpadded ids of each review.
+        There may be at most `length` reviews. `rows` contains one array with the unpadded ids of each review.
         """
         post, count = bool(self.config.packed) or self.config.padding == "post", np.asarray([len(row) for row in rows])
         full = np.zeros((length, length), np.int32)  # one shape, so that one program serves all reviews of a length
