@@ -332,7 +332,7 @@ def draw(rows: study.Rows, path: Path) -> object:
 
 
 def _line(axes: Any, rows: study.Rows, field: str, label: str, value: str = "iterations", shift: int = 0) -> None:
-    """Draw the median of a value, such as "iterations", over a config field, such as "steps", as a line.
+    """Draw a line of a value, such as "iterations", against a config field, such as "steps". Each point is a median over runs.
 
     Args:
         axes: axes of matplotlib.

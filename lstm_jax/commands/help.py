@@ -17,7 +17,7 @@ def set_help(command: Any) -> None:
     function therefore writes each docstring without line breaks into the type annotation of the field, where tyro reads it.
 
     Args:
-        command: dataclass of the command. Any other callable has no flags, and is left as it is.
+        command: dataclass of the command. If it is a callable that is no dataclass, it has no flags, and is left as it is.
     """
     for kind in getattr(command, "__mro__", ()):
         if dataclasses.is_dataclass(kind):

@@ -93,23 +93,14 @@ def fit(
     others = [var for _, var in nnx.to_flat_state(parts.variables) if not isinstance(var, nnx.RngState)]
     remedy = "fit trains parameters alone: use make_train_step, which carries all variables from step to step"
     require(not others, "variables", type(others[0]).__name__ if others else "", remedy)
-    require(all(np.ndim(array) for array in arrays), "arrays", "a scalar", "give arrays with one row per example")
-    given = tuple(array if isinstance(array, jax.Array) else np.asarray(array) for array in arrays)
-    counts = sorted({len(array) for array in given})
-    require(len(counts) == 1, "arrays", f"{counts} rows", "give arrays with the same number of rows")
+    given, count = _rows(arrays)
     require(checkpoints is not None or not keep_epochs, "keep_epochs", keep_epochs, "give the folder checkpoints, in which they are kept")
     mesh = checked_mesh(mesh)
 
     def gather(arrays, numbers):
         return jax.tree.map(lambda rows: sharding.constrain(rows, 0), take_rows(arrays, numbers))
 
-    def objective(params, rows, weight, key):
-        losses = loss_fn(parts.rebuild(params, _reseeded(parts.variables, key)), *rows)
-        require(isinstance(losses, jax.Array), "losses", type(losses).__name__, "return an array with one loss per example")
-        require(jnp.shape(losses) == weight.shape, "losses", f"shape {jnp.shape(losses)}", f"return one loss per example, {weight.shape}")
-        mean = (losses * weight.astype(losses.dtype)).sum()
-        return mean, {"loss": mean}
-
+    objective = _mean_loss(loss_fn, parts)
     config = TrainConfig(
         epochs=epochs,
         batch_size=batch_size,
@@ -120,7 +111,7 @@ def fit(
         keep_epochs=keep_epochs,
     )
     loop.check_batch_size(config, mesh)
-    examples, size = Examples(given, counts[0], gather), batch_size // microbatches
+    examples, size = Examples(given, count, gather), batch_size // microbatches
     numbers, weight = jax.ShapeDtypeStruct((size,), jnp.int32), jax.ShapeDtypeStruct((size,), jnp.float32)
     with sharding.on(mesh):
         rows = jax.eval_shape(gather, given, numbers)
@@ -144,6 +135,35 @@ def fit(
     )
     nnx.update(model, nnx.state(parts.rebuild(result.params, parts.variables), nnx.Param))
     return result
+
+
+def _rows(arrays: Sequence[Any]) -> tuple[tuple[Any, ...], int]:
+    """Return the arrays of the examples, and their number of rows.
+
+    Raises:
+        InputError: if an array is a scalar, or if the arrays have different numbers of rows.
+    """
+    require(all(np.ndim(array) for array in arrays), "arrays", "a scalar", "give arrays with one row per example")
+    given = tuple(array if isinstance(array, jax.Array) else np.asarray(array) for array in arrays)
+    counts = sorted({len(array) for array in given})
+    require(len(counts) == 1, "arrays", f"{counts} rows", "give arrays with the same number of rows")
+    return given, counts[0]
+
+
+def _mean_loss(loss_fn: Callable[..., Any], parts: Any) -> Callable[..., tuple[jax.Array, dict[str, jax.Array]]]:
+    """Return the function of parameters, rows, weights and a key that computes the weighted mean of the losses, and the metric "loss".
+
+    It raises an InputError if `loss_fn` does not return an array with one loss per example.
+    """
+
+    def objective(params, rows, weight, key):
+        losses = loss_fn(parts.rebuild(params, _reseeded(parts.variables, key)), *rows)
+        require(isinstance(losses, jax.Array), "losses", type(losses).__name__, "return an array with one loss per example")
+        require(jnp.shape(losses) == weight.shape, "losses", f"shape {jnp.shape(losses)}", f"return one loss per example, {weight.shape}")
+        mean = (losses * weight.astype(losses.dtype)).sum()
+        return mean, {"loss": mean}
+
+    return objective
 
 
 def _reseeded(variables: Any, key: jax.Array) -> Any:
