@@ -164,10 +164,11 @@ def draw(rows: study.Rows, path: Path) -> object:
     def fill(figure: Any) -> None:
         updates, characters, lengths, converged = figure.subplots(1, 4)
         by_step, by_length, long = (cells(rows, part) for part in ("steps", "lengths", "converged"))
+        rates = sorted({rate for _, rate in [*by_step, *long]})
         for axes, steps, which in ((updates, by_step, 0), (characters, by_step, 1), (converged, long, 0)):
             for rate in sorted({rate for _, rate in steps}):
                 line = [(step, bits[which]) for (step, of), bits in steps.items() if of == rate]
-                axes.plot(*zip(*line, strict=True), "o-", label=f"rate {rate:g}")
+                axes.plot(*zip(*line, strict=True), "o-", color=f"C{rates.index(rate)}", label=f"rate {rate:g}")
             log_axis(axes, "x", sorted({step for step, _ in steps}))
             axes.set_xlabel("characters from window to window")
         updates.set_title("equal updates")
