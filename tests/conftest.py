@@ -21,7 +21,7 @@ import jax
 import jaxtyping
 import pytest
 from hypothesis import settings
-from selection import COLLECTED, left_out
+from selection import COLLECTED, is_filtered, left_out
 
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -51,12 +51,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_report_header(config: pytest.Config) -> str:
-    return "all tests" if config.getoption("all") else "quick suite: tests and cases that are marked slow run with --all"
+    return "quick suite: tests and cases that are marked slow run with --all" if is_filtered(config) else "slow tests included"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     config.stash[COLLECTED] = list(items)
-    if config.getoption("all") or config.getoption("lf", False) or any("::" in argument for argument in config.args):
+    if not is_filtered(config):
         return
     out = left_out(items)
     config.hook.pytest_deselected(items=out)

@@ -17,7 +17,7 @@ from lstm_jax.runtime import sharding
 from lstm_jax.training import loop
 from lstm_jax.training.callbacks import Callback
 from lstm_jax.training.examples import Examples, take_rows
-from lstm_jax.training.module_step import checked_mesh, split_model
+from lstm_jax.training.module_step import Parts, checked_mesh, split_model
 from lstm_jax.training.row_sparse import Optimizer
 from lstm_jax.training.step import row_sparse_lookups
 
@@ -150,7 +150,7 @@ def _rows(arrays: Sequence[Any]) -> tuple[tuple[Any, ...], int]:
     return given, counts[0]
 
 
-def _mean_loss(loss_fn: Callable[..., Any], parts: Any) -> Callable[..., tuple[jax.Array, dict[str, jax.Array]]]:
+def _mean_loss(loss_fn: Callable[..., Any], parts: Parts) -> Callable[..., tuple[jax.Array, dict[str, jax.Array]]]:
     """Return the function of parameters, rows, weights and a key that computes the weighted mean of the losses, and the metric "loss".
 
     It raises an InputError if `loss_fn` does not return an array with one loss per example.

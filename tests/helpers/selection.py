@@ -1,4 +1,4 @@
-"""Choice of the tests of the quick suite: what is marked `slow` is left out, but for the cases that the mark keeps."""
+"""Choice of the tests of the quick suite. Tests marked `slow` are left out, but for the cases that the mark keeps."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,18 +19,12 @@ def spread_cases(cases: Mapping[str, Mapping[str, str]], count: int) -> list[str
         cases: for each case, in order, the value of each parameter as a string.
         count: number of cases to choose, at most that of all cases.
     """
-    names, chosen, used = list(cases), [], Counter()
-    for _ in range(count):
+    names, chosen = list(cases), [0][:count]
+    while len(chosen) < count:
+        used = Counter(value for place in chosen for value in cases[names[place]].items())
         left = [place for place in range(len(names)) if place not in chosen]
-        best = min(
-            left,
-            key=lambda place: (
-                sum(used[value] for value in cases[names[place]].items()),
-                -min((abs(place - other) for other in chosen), default=-place),
-            ),
-        )
-        chosen.append(best)
-        used.update(cases[names[best]].items())
+        common = {place: sum(used[value] for value in cases[names[place]].items()) for place in left}
+        chosen.append(min(left, key=lambda place: (common[place], -min(abs(place - other) for other in chosen))))
     return [names[place] for place in sorted(chosen)]
 
 
@@ -51,18 +45,27 @@ def _values(item: pytest.Item) -> dict[str, str]:
     return {name: repr(value) for name, value in callspec.params.items()} if callspec else {}
 
 
+def is_filtered(config: pytest.Config) -> bool:
+    """Return whether the quick suite alone runs: without --all and --lf, and if no test is named by `::`."""
+    return not (config.getoption("all") or config.getoption("lf", False) or any("::" in argument for argument in config.args))
+
+
 def slow_tests(items: Sequence[pytest.Item]) -> dict[str, tuple[dict[str, Mapping[str, str]], pytest.Mark]]:
-    """Return for each test that is marked slow its cases, as `kept_cases` reads them, and its mark."""
+    """Return for each test that is marked slow its cases, as `kept_cases` reads them, and its mark.
+
+    The name of a case is what stands in brackets, with the brackets. A test without parameters has one case, with the name "".
+    """
     found: dict[str, tuple[dict[str, Mapping[str, str]], pytest.Mark]] = {}
     for item in items:
         if mark := item.get_closest_marker("slow"):
-            found.setdefault(item.nodeid.partition("[")[0], ({}, mark))[0][item.nodeid] = _values(item)
+            test = item.nodeid.partition("[")[0]
+            found.setdefault(test, ({}, mark))[0][item.nodeid.removeprefix(test)] = _values(item)
     return found
 
 
 def left_out(items: Sequence[pytest.Item]) -> list[pytest.Item]:
     """Return the items that the quick suite leaves out."""
     out: set[str] = set()
-    for cases, mark in slow_tests(items).values():
-        out |= set(cases) - kept_cases(cases, mark.kwargs.get("keep", 0))
+    for test, (cases, mark) in slow_tests(items).items():
+        out |= {test + case for case in set(cases) - kept_cases(cases, mark.kwargs.get("keep", 0))}
     return [item for item in items if item.nodeid in out]

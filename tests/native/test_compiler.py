@@ -1,4 +1,4 @@
-"""What the compiled backend says where it is not built, and where no compiler can build it."""
+"""Tests of the errors where the compiled backend is not built, and where no compiler can build it."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The cases that the contract of a backend is tested with cover what they say."""
+"""Test that the cases of the backends' contract cover each pair of options."""
 
 from itertools import combinations
 

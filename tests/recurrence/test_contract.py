@@ -120,6 +120,7 @@ def sets_of(cell: str, case: Case, dtype: str) -> list[Arrays]:
     keep=[
         "[lstm-float32-c",
         "[gru-float64-c",
+        "simple_rnn-float32-c",
         "norm-float64-c",
         "recurrence-float64-c",
         "[lstm-float64-h",
