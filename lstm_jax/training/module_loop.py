@@ -13,11 +13,12 @@ from rich.console import Console
 
 from lstm_jax.config import TrainConfig
 from lstm_jax.errors import require
+from lstm_jax.models import Parts
 from lstm_jax.runtime import sharding
 from lstm_jax.training import loop
 from lstm_jax.training.callbacks import Callback
 from lstm_jax.training.examples import Examples, take_rows
-from lstm_jax.training.module_step import Parts, checked_mesh, split_model
+from lstm_jax.training.module_step import checked_mesh, split_model
 from lstm_jax.training.row_sparse import Optimizer
 from lstm_jax.training.step import row_sparse_lookups
 
