@@ -28,8 +28,8 @@ _MODULES = {
     "InputError": "errors",
     "adam": "training.optimizers",
     "keras_adam": "training.optimizers",
-    "make_train_step": "training.module_step",
-    "fit": "training.module_loop",
+    "make_train_step": "training.make_train_step",
+    "fit": "training.fit",
     "use_cpu_cores": "runtime.sharding",
     "compiled_code": "native",
 }

@@ -14,8 +14,8 @@ from typing import Any
 import lstm_jax
 
 _TRAINING = (
-    "module_step",
-    "module_loop",
+    "make_train_step",
+    "fit",
     "optimizers",
     "step",
     "loop",

@@ -4,7 +4,7 @@ This package needs neither JAX nor TensorFlow. It imports tensorflow-datasets an
 """
 
 from lstm_jax.data.padding import pad_ragged, pad_sequences
-from lstm_jax.data.reviews.archive import ARCHIVE_BYTES, ARCHIVE_SHA256_PREFIX, ARCHIVE_URL, download_archive, verify_archive
+from lstm_jax.data.reviews.acl_imdb import ARCHIVE_BYTES, ARCHIVE_SHA256_PREFIX, ARCHIVE_URL, download_archive, verify_archive
 from lstm_jax.data.reviews.dataset import encode_reviews, prepare
 from lstm_jax.data.reviews.encoded import EncodedReviews, EncodedSplit, keras_check_hash
 from lstm_jax.data.reviews.grammar import judge, synthetic_reviews, synthetic_splits

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lstm_jax.data.reviews.archive import ARCHIVE_NAME, find_archive, find_folder, read_archive_source, read_folder_source
+from lstm_jax.data.reviews.acl_imdb import ARCHIVE_NAME, find_archive, find_folder, read_archive_source, read_folder_source
 from lstm_jax.data.reviews.form import Form, Found, ReadOptions
 from lstm_jax.data.reviews.keras_npz import find_keras_npz, read_keras_npz
 from lstm_jax.data.reviews.tables import find_tables, read_tables

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from lstm_jax.data.reviews.archive import download_archive
+from lstm_jax.data.reviews.acl_imdb import download_archive
 from lstm_jax.data.reviews.sources import load_reviews
 from lstm_jax.data.reviews.tfds_dataset import load_tfds, quiet_tfds, tfds_builder, tfds_dir
 from lstm_jax.errors import InputError

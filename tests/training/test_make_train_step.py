@@ -1,6 +1,5 @@
-"""The public training step and `fit` on users' own models, against Flax' own loop and against dense updates, on one and two devices."""
+"""Tests of the public training step on users' own models, against Flax' own loop and against dense updates, on one and two devices."""
 
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -57,7 +56,7 @@ def _params(model: nnx.Module) -> dict:
     return dict(nnx.to_flat_state(nnx.state(model, nnx.Param)))
 
 
-def _close(got: nnx.Module, want: nnx.Module, far: float) -> None:
+def assert_near(got: nnx.Module, want: nnx.Module, far: float) -> None:
     want = _params(want)
     for path, value in _params(got).items():
         np.testing.assert_allclose(value[...], want[path][...], rtol=0, atol=far, err_msg=str(path))
@@ -93,7 +92,7 @@ def test_the_step_is_that_of_a_loop_of_ones_own(rate: float, x64: None, peer_rul
     with peer_rules():
         wanted = _own_loop(Classifier(rate, param_dtype=jnp.float64), optax.adam(1e-2), 35)
     assert step.table == ("embed/embedding" if "compiled" in BACKENDS else "")
-    _close(step.model(state), wanted, 1e-10)
+    assert_near(step.model(state), wanted, 1e-10)
     assert all((value[...] == before[path][...]).all() for path, value in _params(model).items())  # the model given is not changed
     counts = [value[...] for path, value in nnx.to_flat_state(nnx.state(step.model(state), nnx.RngCount))]
     assert counts == [value[...] for path, value in nnx.to_flat_state(nnx.state(wanted, nnx.RngCount))]
@@ -115,7 +114,7 @@ def test_many_steps_a_call(embed, name: str) -> None:
     second, rest = many.many(second, IDS[1:36], LABELS[1:36])
     np.testing.assert_allclose([float(loss), *rest], single, rtol=1e-5)
     assert int(second.step) == 36
-    _close(many.model(second), one.model(first), 2e-5)
+    assert_near(many.model(second), one.model(first), 2e-5)
 
 
 @pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the row-sparse update with")
@@ -147,7 +146,7 @@ def test_two_devices() -> None:
             state, _ = step(state, IDS[n], LABELS[n])
         state, _ = step.many(state, IDS[3:36], LABELS[3:36])
         models.append(step.model(state))
-    _close(*models, 2e-5)
+    assert_near(*models, 2e-5)
     with pytest.raises(InputError, match=r"^batch: \(3, 6\); give a batch size that is a multiple of the mesh's 2 devices"):
         step(state, IDS[0][:3], LABELS[0][:3])
 
@@ -260,11 +259,11 @@ def test_a_state_goes_on_in_another_step() -> None:
     for n in range(5):
         state, _ = one(state, IDS[n], LABELS[n])
     kept = jax.tree.map(jnp.copy, state)
-    _close(other.model(state), one.model(state), 0)
+    assert_near(other.model(state), one.model(state), 0)
     state, _ = other(state, IDS[5], LABELS[5])
     kept, _ = dense(kept, IDS[5], LABELS[5])
     assert kept.behind == ()
-    _close(dense.model(kept), other.model(state), 2e-6)
+    assert_near(dense.model(kept), other.model(state), 2e-6)
     kept, _ = one(kept, IDS[6], LABELS[6])
     assert "embed/embedding" in kept.behind
     with lstm_jax.compiled_code(False), pytest.raises(InputError, match=r"^training state: rows of embed/embedding have missed steps; "):
@@ -320,67 +319,3 @@ def test_bad_input() -> None:
     step = lstm_jax.make_train_step(Classifier(), losses, lstm_jax.adam(1e-3))
     with pytest.raises(InputError, match=r"^loss: shape \(4,\); return a scalar, such as the mean over the batch"):
         step(step.init(), IDS[0], LABELS[0])
-    with pytest.raises(InputError, match=r"^losses: shape \(\); return one loss per example, \(4,\)"):
-        lstm_jax.fit(Classifier(), mean, lstm_jax.adam(1e-3), [IDS[0], LABELS[0]], batch_size=4)
-    with pytest.raises(InputError, match=r"^arrays: \[3, 4\] rows; give arrays with the same number of rows"):
-        lstm_jax.fit(Classifier(), losses, lstm_jax.adam(1e-3), [IDS[0], LABELS[0][:3]], batch_size=4)
-    normed = nnx.Sequential(nnx.BatchNorm(3, rngs=nnx.Rngs(0)))
-    with pytest.raises(InputError, match=r"^variables: BatchStat; fit trains parameters alone: use make_train_step"):
-        lstm_jax.fit(normed, losses, lstm_jax.adam(1e-3), [IDS[0], LABELS[0]], batch_size=4)
-
-
-def test_fit(tmp_path: Path) -> None:
-    """Losses fall; an interrupted and resumed training ends with the bits of one that was not; rows and whole tables agree."""
-    ids = IDS.reshape(-1, LENGTH)[:50]
-    labels = (ids.sum(1) % 2).astype(np.float32)
-
-    def run(epochs: int, optimizer, folder: Path | None = None, **more):
-        model = Classifier(0.1)
-        result = lstm_jax.fit(model, losses, optimizer, [ids, labels.tolist()], epochs=epochs, batch_size=8, checkpoints=folder, **more)
-        return model, result
-
-    whole, result = run(4, lstm_jax.adam(1e-2))
-    run(2, lstm_jax.adam(1e-2), tmp_path / "c")
-    resumed, _ = run(4, lstm_jax.adam(1e-2), tmp_path / "c", resume=True)
-    assert [row["epoch"] for row in result.rows] == [1, 2, 3, 4]
-    assert result.rows[-1]["train_loss"] < 0.9 * result.rows[0]["train_loss"]
-    _close(resumed, whole, 0)
-    with jax.numpy_dtype_promotion("standard"):
-        dense, _ = run(4, optax.adam(1e-2))
-    _close(dense, whole, 2e-4)
-    on_two, _ = run(1, lstm_jax.adam(1e-2), mesh=sharding.make_mesh(2))
-    on_one, _ = run(1, lstm_jax.adam(1e-2))
-    _close(on_two, on_one, 2e-5)
-
-
-def test_fit_evaluates_and_stops() -> None:
-    """The module that `evaluate` gets has the parameters of the epoch; the best epoch's are those of the model at the end."""
-    seen: list[float] = []
-    model = Classifier()
-
-    def evaluate(current: Classifier) -> dict[str, float]:
-        seen.append(float(current.head.bias[...][0]))
-        return {"validation_loss": [3.0, 1.0, 2.0, 2.5][len(seen) - 1]}
-
-    arrays = [IDS.reshape(-1, LENGTH)[:16], LABELS.reshape(-1)[:16]]
-    result = lstm_jax.fit(
-        model, losses, lstm_jax.adam(1e-2), arrays, epochs=10, batch_size=8, patience=2, evaluate=evaluate, monitor="validation_loss"
-    )
-    assert (result.best_epoch, len(result.rows), result.stopped_early) == (2, 4, True)
-    assert float(model.head.bias[...][0]) == seen[1] != seen[3]
-
-
-def test_fit_monitors_a_metric_that_should_be_large(tmp_path: Path) -> None:
-    values = iter([0.5, 0.7, 0.6, 0.6, 0.6, 0.6])
-    arrays = [IDS.reshape(-1, LENGTH)[:16], LABELS.reshape(-1)[:16]]
-    options = {"epochs": 6, "batch_size": 8, "patience": 2, "monitor": "score", "checkpoints": tmp_path}
-    options["evaluate"] = lambda model: {"score": next(values)}
-    result = lstm_jax.fit(Classifier(), losses, lstm_jax.adam(1e-2), arrays, mode="max", keep_epochs=True, **options)
-    assert (result.best_epoch, len(result.rows), result.stopped_early) == (2, 4, True)
-    assert len(list((tmp_path / "epochs").glob("*.manifest.json"))) == 4
-    resumed = lstm_jax.fit(Classifier(), losses, lstm_jax.adam(1e-2), arrays, mode="max", resume=True, **options)
-    assert (resumed.best_epoch, len(resumed.rows)) == (2, 4)
-    with pytest.raises(InputError, match=r"^keep_epochs: True; give the folder checkpoints"):
-        lstm_jax.fit(Classifier(), losses, lstm_jax.adam(1e-2), arrays, keep_epochs=True)
-    with pytest.raises(InputError, match=r"^mode: highest; give min or max"):
-        lstm_jax.fit(Classifier(), losses, lstm_jax.adam(1e-2), arrays, mode="highest", **options)

@@ -18,7 +18,7 @@ from lstm_jax.runtime import sharding
 from lstm_jax.training import loop
 from lstm_jax.training.callbacks import Callback
 from lstm_jax.training.examples import Examples, take_rows
-from lstm_jax.training.module_step import checked_mesh, split_model
+from lstm_jax.training.make_train_step import checked_mesh, split_model
 from lstm_jax.training.row_sparse import Optimizer
 from lstm_jax.training.step import row_sparse_lookups
 
