@@ -9,7 +9,7 @@ import pytest
 from made_reviews import made_rows
 
 from lstm_jax.data import download_archive, load_reviews, verify_archive
-from lstm_jax.data.reviews import archive as archives
+from lstm_jax.data.reviews import acl_imdb
 from lstm_jax.errors import InputError
 
 
@@ -90,10 +90,10 @@ def test_one_class_or_nothing_is_refused(archive, folder):
 
 
 def test_wrong_checksum(archive, tmp_path, monkeypatch):
-    path = archive().rename(tmp_path / archives.ARCHIVE_NAME)
+    path = archive().rename(tmp_path / acl_imdb.ARCHIVE_NAME)
     with pytest.raises(InputError, match=r"size of .* instead of 84125825.*download it again"):
         load_reviews(path)
-    monkeypatch.setattr(archives, "ARCHIVE_BYTES", path.stat().st_size)
+    monkeypatch.setattr(acl_imdb, "ARCHIVE_BYTES", path.stat().st_size)
     with pytest.raises(InputError, match=r"sha256 of .* instead of c40f74a1.*download it again"):
         verify_archive(path)
     check(load_reviews(path, verify=False))
@@ -117,7 +117,7 @@ def test_download(archive, tmp_path, monkeypatch):
         download_archive(tmp_path / "new")
     assert list((tmp_path / "new").iterdir()) == []
 
-    monkeypatch.setattr(archives, "verify_archive", lambda path: None)
+    monkeypatch.setattr(acl_imdb, "verify_archive", lambda path: None)
     seen = []
     path = download_archive(tmp_path / "new", lambda done, total: seen.append((done, total)))
     assert path.read_bytes() == content
