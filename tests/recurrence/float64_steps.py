@@ -1,0 +1,150 @@
+"""The equations of each cell's paper in float64 NumPy, for one row and one step, and facts about each cell.
+
+The tests compare `CELLS` with both. test_contract.py has the equations of the LSTM.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+Vector = np.ndarray
+
+
+def sigmoid(z: Vector) -> Vector:
+    return 1 / (1 + np.exp(-z))
+
+
+def normalised(z: Vector) -> Vector:
+    return (z - z.mean()) / np.sqrt(z.var() + 1e-5)
+
+
+class Row:
+    """One row's products at one step: `x(g)` is the input's part of gate g's sum, `h(g)` the state's, without biases."""
+
+    def __init__(self, params: Any, x: Vector, h: Vector, of_x: Vector, of_h: Vector):
+        self.p = {name: np.asarray(array, np.float64) for name, array in params._asdict().items()}
+        self.input, self.state, self.of_x, self.of_h = x, h, of_x, of_h
+        self.units = len(h)
+
+    def part(self, name: str, gate: int) -> Vector:
+        return self.p[name][..., gate * self.units : (gate + 1) * self.units]
+
+    def x(self, gate: int) -> Vector:
+        return (self.input * self.of_x[gate]) @ self.part("kernel", gate)
+
+    def h(self, gate: int) -> Vector:
+        return (self.state * self.of_h[gate]) @ self.part("recurrent_kernel", gate)
+
+    def z(self, gate: int) -> Vector:
+        return self.x(gate) + self.h(gate) + self.part("bias", gate)
+
+
+State = dict[str, Vector]
+
+
+def simple_rnn(row: Row, state: State) -> State:
+    return {"h": np.tanh(row.z(0))}
+
+
+def gru(row: Row, state: State) -> State:
+    def inner(gate: int) -> Vector:
+        return row.h(gate) + row.part("recurrent_bias", gate)
+
+    u, r = (sigmoid(row.x(gate) + row.part("bias", gate) + inner(gate)) for gate in (0, 1))
+    n = np.tanh(row.x(2) + row.part("bias", 2) + r * inner(2))
+    return {"h": u * state["h"] + (1 - u) * n}
+
+
+def gru_reset_before(row: Row, state: State) -> State:
+    u, r = sigmoid(row.z(0)), sigmoid(row.z(1))
+    n = np.tanh(row.x(2) + row.part("bias", 2) + (r * state["h"] * row.of_h[2]) @ row.part("recurrent_kernel", 2))
+    return {"h": u * state["h"] + (1 - u) * n}
+
+
+def lstm_peephole(row: Row, state: State) -> State:
+    p_i, p_f, p_o = np.split(row.p["peepholes"], 3)
+    c = state["c"]
+    new = sigmoid(row.z(1) + p_f * c) * c + sigmoid(row.z(0) + p_i * c) * np.tanh(row.z(2))
+    return {"h": sigmoid(row.z(3) + p_o * new) * np.tanh(new), "c": new}
+
+
+def lstm_layernorm(row: Row, state: State) -> State:
+    by_x = normalised(np.concatenate([row.x(gate) for gate in range(4)])) * row.p["input_gain"]
+    by_h = normalised(np.concatenate([row.h(gate) for gate in range(4)])) * row.p["recurrent_gain"]
+    i, f, g, o = np.split(by_x + by_h + row.p["bias"], 4)
+    c = sigmoid(f) * state["c"] + sigmoid(i) * np.tanh(g)
+    return {"h": sigmoid(o) * np.tanh(normalised(c) * row.p["memory_gain"] + row.p["memory_bias"]), "c": c}
+
+
+def ablation(gates: str, **changed: Any) -> Callable[[Row, State], State]:
+    """gates: those with weights; changed: what else is otherwise."""
+
+    def step(row: Row, state: State) -> State:
+        z = {gate: row.z(number) for number, gate in enumerate(gates)}
+        i, f, o = (sigmoid(z[gate]) if gate in z else 1.0 for gate in "ifo")
+        f = 1 - i if changed.get("coupled") else f
+        c = f * state["c"] + i * changed.get("input", np.tanh)(z["g"])
+        return {"h": o * changed.get("output", np.tanh)(c), "c": c}
+
+    return step
+
+
+def lstm_full_gate_recurrence(row: Row, state: State) -> State:
+    more = np.concatenate([state["i"], state["f"], state["o"]]) @ row.p["gate_kernel"]
+    r_i, r_f, r_o = np.split(more, 3)
+    i, f, o = sigmoid(row.z(0) + r_i), sigmoid(row.z(1) + r_f), sigmoid(row.z(3) + r_o)
+    c = f * state["c"] + i * np.tanh(row.z(2))
+    return {"h": o * np.tanh(c), "c": c, "i": i, "f": f, "o": o}
+
+
+def min_lstm(row: Row, state: State) -> State:
+    i, f, g = (row.x(gate) + row.part("bias", gate) for gate in range(3))
+    i, f = sigmoid(i), sigmoid(f)
+    return {"h": f / (f + i) * state["h"] + i / (f + i) * g}
+
+
+def min_gru(row: Row, state: State) -> State:
+    u = sigmoid(row.x(0) + row.part("bias", 0))
+    return {"h": (1 - u) * state["h"] + u * (row.x(1) + row.part("bias", 1))}
+
+
+def same(c: Vector) -> Vector:
+    return c
+
+
+STEPS: dict[str, Callable[[Row, State], State]] = {
+    "simple_rnn": simple_rnn,
+    "gru": gru,
+    "gru_reset_before": gru_reset_before,
+    "lstm_peephole": lstm_peephole,
+    "lstm_layernorm": lstm_layernorm,
+    "lstm_no_input_gate": ablation("fgo"),
+    "lstm_no_forget_gate": ablation("igo"),
+    "lstm_no_output_gate": ablation("ifg"),
+    "lstm_coupled": ablation("igo", coupled=True),
+    "lstm_no_input_activation": ablation("ifgo", input=same),
+    "lstm_no_output_activation": ablation("ifgo", output=same),
+    "lstm_full_gate_recurrence": lstm_full_gate_recurrence,
+    "min_lstm": min_lstm,
+    "min_gru": min_gru,
+}
+
+
+FACTS = {  # number of gates, recurrent kernel, cell state, linear in the state
+    "lstm": (4, True, True, False),
+    "gru": (3, True, False, False),
+    "gru_reset_before": (3, True, False, False),
+    "simple_rnn": (1, True, False, False),
+    "lstm_layernorm": (4, True, True, False),
+    "lstm_peephole": (4, True, True, False),
+    "lstm_no_input_gate": (3, True, True, False),
+    "lstm_no_forget_gate": (3, True, True, False),
+    "lstm_no_output_gate": (3, True, True, False),
+    "lstm_coupled": (3, True, True, False),
+    "lstm_no_input_activation": (4, True, True, False),
+    "lstm_no_output_activation": (4, True, True, False),
+    "lstm_full_gate_recurrence": (4, True, True, False),
+    "min_lstm": (3, False, False, True),
+    "min_gru": (2, False, False, True),
+}
