@@ -73,11 +73,11 @@ CHARACTER_FIELDS = {"units": "model.units", "length": "data.length", "data": "da
 def configs(sentiment: SentimentConfig, characters: GenerationConfig, axes: Any, seeds: int) -> list[Config]:
     """Return the configs of all runs. An axis is a quantity that is varied, such as the number of units.
 
-    Each task has one run for each of its axes, each value of the axis and each seed.
+    For each task, each of its axes and each value of this axis there is one run with each seed.
 
     Args:
-        sentiment: config of the sentiment task. Each run changes one of its fields.
-        characters: config of the character task. Each run changes one of its fields.
+        sentiment: config of the sentiment task. Each run changes the field of its axis, and the seed.
+        characters: config of the character task. Each run changes the field of its axis, and the seed.
         axes: dict from the name of a task to a dict. The inner dict maps the name of an axis to the values of this axis.
         seeds: number of seeds.
     """

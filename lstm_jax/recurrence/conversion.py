@@ -88,7 +88,7 @@ def as_int32(name: str, value, remedy: str) -> jax.Array:
         remedy: advice at the end of the error message.
 
     Raises:
-        InputError: if `value` is not an array of ints.
+        InputError: if the dtype of `value` is not an int.
     """
     array = of_kinds(name, value, (jnp.integer,), remedy)
     if jnp.iinfo(array.dtype).max > HIGHEST:

@@ -92,8 +92,8 @@ def forward_on_mesh(call: Callable, kernel, z, state, mask, valid, resets):
 def backward_on_mesh(call: Callable, kernel, residuals: Residuals, d_h, d_final, mask, valid, resets):
     """Run an LSTM's backward loop with `on_mesh`, and return its results.
 
-    `call(kernel, residuals, d_h, d_final, mask, valid, resets)` is the backward loop. The docstring of `hoisted.Loops` describes its
-    arguments and its results: the gradients with respect to the initial state, the reset state and the pre-activations.
+    `call(kernel, residuals, d_h, d_final, mask, valid, resets)` is the backward loop. It returns the gradients with respect to the
+    initial state, the reset state and the pre-activations. `hoisted.Loops` describes its arguments and results.
     """
     in_specs = (COPIED, TIME_FIRST, TIME_FIRST, BATCH_FIRST, mask_sharding(mask), TIME_FIRST, _reset_spec(resets))
     args = (kernel, residuals, d_h, d_final, mask, valid, resets)

@@ -114,7 +114,7 @@ def weight_of_reviews(labels: jax.Array, weight: jax.Array) -> jax.Array:
     """Return the weight of each review in a batch of B rows of at most M reviews, as an array (B, M).
 
     Each review has the weight that `weight` gives for its row. An entry without a review has weight 0. In a batch of
-    `PackedRows.examples`, the rows that only fill up the batch have weight 0. All other reviews have the same weight, and the sum is 1.
+    `PackedRows.examples`, the weights of all reviews are equal and add up to 1.
 
     Args:
         labels: int (B, M): labels of the reviews. If a row has fewer than M reviews, its last entries are `NONE` (-1).

@@ -137,13 +137,13 @@ def stream_objective(rebuild: Rebuild) -> Objective:
     """Return the training objective for streams: the mean cross-entropy, in nats, of each character given those before it.
 
     The result is a `training.step.Objective` that also takes the recurrent state before a batch, and returns the state after the batch. A
-    batch is an array of character ids (B, length + 1). Row b holds a chunk, which consists of the next `length` characters of stream b, and
-    the character after the chunk. The model predicts this last character, but does not read it. The model starts a chunk from its state at
+    batch is an array of character ids (B, length + 1). Row b holds a chunk, which is the next `length` characters of stream b; then the
+    character after the chunk, which the model predicts but does not read. The model starts a chunk from its state at
     the end of the previous chunk, but the gradient does not flow back into the previous chunk. This is truncated back-propagation through
     time (Williams & Peng 1990).
 
     A batch may also be a pair (ids, resets). The array `resets`, bool (B, length), is True where the state is replaced by zeros before the
-    character is read.
+    character at this place is read.
 
     Args:
         rebuild: function that returns the model with the given parameters.

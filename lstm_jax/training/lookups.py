@@ -158,7 +158,7 @@ def _row_indices(indices: Any, equation: Any, rows: int) -> jax.Array:
 
 @dataclass(frozen=True)
 class FoundLookups:
-    """Loss function, traced by JAX to a jaxpr, that uses one of its parameters only to look up rows. This parameter is called the table."""
+    """A loss function, traced by JAX to a jaxpr, that uses one of its parameters, the table, only by looking up rows of it."""
 
     table: str
     """Name of the table among the parameters."""
