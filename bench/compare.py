@@ -160,7 +160,7 @@ def judged(found: Sequence[Change], level: float = LEVEL, least: float = LEAST) 
     - The verdict on a change beyond noise is "slower" if the ratio (the candidate's time divided by the baseline's time) is at least
       1 + `least`, "faster" if the ratio is at most 1 / (1 + `least`), and otherwise "same".
     - The verdict on any other change is "too few processes" or "same". It depends on the limit of the first change that is not beyond
-      noise. If even the smallest p-value that the test of a change can give is above this limit, the verdict is "too few processes".
+      noise. If even the smallest p-value that the test of this change can give is above this limit, the verdict is "too few processes".
       Otherwise it is "same".
 
     Args:

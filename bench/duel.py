@@ -81,7 +81,7 @@ def smallest_p(rounds: int) -> float:
 
 
 def require_rounds(work: str, rounds: int, level: float, tests: int = 1) -> None:
-    """Check that the test can find a change: that its p-value can be as small as level / tests.
+    """Check that the test of a workload has enough rounds to find a change: its p-value can then be as small as level / tests.
 
     Args:
         work: name of the workload.
@@ -318,7 +318,8 @@ def measure_false_alarms(options: argparse.Namespace) -> None:
     Unless `--report` is given, the rounds that have no results yet are measured first.
 
     Raises:
-        InputError: if several workloads are given, if the rounds are too few to find a change, or if the commit has no results.
+        InputError: if several workloads are given, if the rounds are too few to find a change, or if `--report` is given and the commit has
+            no results.
     """
     sha = options.commit or commit()
     works = read_workloads(options.workload or ["A"], {})

@@ -78,8 +78,8 @@ class Sweep:
         sha: commit of this checkout, which the result rows record.
         seconds: duration of each measurement in seconds.
         most: largest number of measurements of one process. A process is measured again only if its result was noisy (see `noise`).
-        distances: dict from the key of a candidate (library with options) and workload to the largest relative error of its results. It has
-            an entry for each pair that was checked so far. The keys are those that `row_key` returns.
+        distances: dict from the key of each pair (candidate, workload) that was checked so far, as `row_key` returns it, to the largest
+            relative error of the candidate's results. A candidate is a library with options.
         fastest: highest speed that a probe has measured so far, in GFLOP/s.
         references: dict from the name of a workload to the file with its reference results.
     """

@@ -321,7 +321,8 @@ def read_workloads(names: Iterable[str], axes: dict[str, tuple[int, ...]], cells
     """Return the named workloads for every combination of the given sizes and recurrent cells.
 
     Args:
-        names: names of workloads. A name with sizes, such as "A:H=64", and the name "evaluation" are not combined with the sizes in `axes`.
+        names: names of workloads. A name with sizes, such as "A:H=64", is not combined with `axes` or `cells`, and the name "evaluation"
+            only with `cells`.
         axes: dict from the letter of each size to its values, such as {"H": (64, 128)}. For the workloads "recurrence" and "forward", the
             sizes that are not in `axes` get these values: `UNITS` for "H", `LENGTHS` for "T", and `BATCH_SIZES` for "B". Other workloads
             keep their default value of such a size.

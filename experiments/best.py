@@ -46,7 +46,7 @@ from lstm_jax.inspection.figures import write_figure
 
 @dataclass(frozen=True)
 class Config:
-    """Config of one run, which trains and evaluates one of the models that the study compares (choices)."""
+    """Config of one run, which trains and evaluates one of the models that the study compares. These models are called choices."""
 
     choice: str = ""
     """Name of the choice, which describes the change that it makes."""

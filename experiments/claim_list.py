@@ -56,7 +56,7 @@ def _fading(name: str) -> Callable[[Row], float]:
 
 
 def _lost(row: Row) -> float:
-    """Return by how many more powers of 10 the gradient fades in the trained model than in the untrained model (study `memory`)."""
+    """Return the fading of the gradient in the trained model minus that in the untrained model, in powers of 10 (study `memory`)."""
     return _fading("gradient_after")(row) - _fading("gradient_before")(row)
 
 

@@ -220,7 +220,7 @@ def with_table(text: str, results: Path) -> str:
 
 
 def run(names: Sequence[str], results: Path, workers: int) -> int:
-    """Execute the runs with new seeds that the claims of some studies need, and return the number of failed runs.
+    """Execute, with new seeds (see `configs`), the runs that the claims of some studies need, and return the number of failed runs.
 
     A run that is already in the result file is executed again only if it failed.
 

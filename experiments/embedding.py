@@ -164,7 +164,7 @@ def ratio(pairs: Any, name: str) -> float:
     """Return the mean distance between two words of a group, divided by the mean distance to the words of the nearest other group.
 
     Args:
-        pairs: list of pairs (name, mean distance), which are the items of a result of `distances`.
+        pairs: items (key, mean distance) of a result of `distances`. The key is a group, or two groups as in "praise/blame".
         name: name of the group.
     """
     found = dict(pairs)
@@ -175,9 +175,9 @@ def verdict(rows: study.Rows) -> str:
     """Return the conclusion of the study.
 
     Each combination of a kind of labels and a group of words has one line with two quantities. Each of them is given before and after
-    training. The first quantity is the mean distance between two words of the group, averaged over the runs. The second compares the mean
-    distance to the words of the nearest other group with the first one: it is the inverse of the mean of `ratio` over the runs. Further
-    lines have the nearest neighbours of the words in `QUERIES` for the first seed.
+    training. The first quantity is the mean distance between two words of the group, averaged over the runs. The second tells how many
+    times as large the mean distance to the words of the nearest other group is: 1 / (mean of `ratio` over the runs). Further lines have the
+    nearest neighbours of the words in `QUERIES` for the first seed.
     """
     lines = []
     for labels, title in LABELS.items():

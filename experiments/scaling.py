@@ -108,7 +108,10 @@ def curves(rows: study.Rows) -> dict[tuple[str, str], list[tuple[float, float, f
 
 
 def verdict(rows: study.Rows) -> str:
-    """Return the conclusion of the study. For each task and axis, one line has the values of the axis and the mean score at each value."""
+    """Return the conclusion of the study.
+
+    For each task and varied quantity (`Config.axis`), one line has the values of the quantity and the mean score at each value.
+    """
     return "\n".join(
         f"{kind}, {axis}: " + ", ".join(f"{value:g} {score:.4f}" for value, score, _, _ in line)
         for (kind, axis), line in curves(rows).items()
@@ -116,7 +119,10 @@ def verdict(rows: study.Rows) -> str:
 
 
 def draw(rows: study.Rows, path: Path) -> object:
-    """Draw the score over the values of the axis, with a panel for each task and axis. A band shows the range over seeds."""
+    """Draw the score over the values of the varied quantity (`Config.axis`), with a panel for each task and quantity.
+
+    A band shows the range over seeds.
+    """
 
     def fill(figure: Any) -> None:
         panels = figure.subplots(2, 4)

@@ -189,8 +189,9 @@ class Sampler:
             """Return the logits (B, V) of the next character of each text.
 
             The logits are computed from h of the last recurrent layer. In mode "carried", h has one row for each text. In mode "window", h
-            has `length` rows for each text, one for each window. Only the row of the oldest window is used. This window has read the most
-            characters: the last `length` characters of the text, or the whole text if it is shorter.
+            has `length` rows for each text, one for each of `length` windows that begin one character apart. Only the row of the oldest
+            window, which begins first, is used. It has read the most characters: the last `length` characters of the text, or the whole
+            text if it is shorter.
             """
             oldest = state[-1].h.reshape(batch, windows, -1)[:, 0]
             return model.logits(sharding.constrain(oldest, 0))

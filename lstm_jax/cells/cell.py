@@ -168,7 +168,7 @@ def _check_step(cell: Cell, columns: int, params: Any, state: Any) -> None:
 
 
 def _check_linear(cell: Cell, columns: int) -> None:
-    """Check the function `linear` of a cell. `columns` is the number of columns of the argument z of this function, gates * H."""
+    """Check the function `linear` of a cell. The argument z of `linear` has `columns` columns, which is gates * H."""
     linear: Any = cell.linear
     pair = _shapes(cell, "linear", linear, jax.ShapeDtypeStruct((_BATCH, columns), jnp.float32))
     require(isinstance(pair, tuple) and len(pair) == 2, f"linear of cell {cell.name}", type(pair).__name__, "return a pair a, b")

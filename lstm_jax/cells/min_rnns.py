@@ -75,7 +75,7 @@ def linear_lstm(z: Float[Array, "... Z"]) -> tuple[Array, Array]:
 def make_step(linear: Callable[[Array], tuple[Array, Array]]) -> Callable[..., HiddenState]:
     """Return the function step(params, state, z, mask, compute_dtype) of minGRU or minLSTM.
 
-    The returned function computes the state after one step. The class `Cell` describes its arguments. Its argument `mask` must be None,
+    The returned function computes the state after one step. Its arguments are described in the class `Cell`. Of these, `mask` must be None,
     since these cells have no recurrent kernel and therefore no recurrent dropout.
 
     Args:

@@ -46,8 +46,9 @@ def int8_matmul(a: Array, b: Array) -> Array:
     """Return the matrix product of a (..., B, D) and b (D, F), computed with numbers that are rounded to int8.
 
     The result has the shape (..., B, F) and the dtype of b. Each row of a and each column of b is scaled so that its largest absolute
-    number becomes 127. The int8 products are summed exactly. All scales are computed anew in each call. For a, this is called dynamic
-    quantisation, as in `torch.ao.quantization.quantize_dynamic` and ONNX Runtime's `quantize_dynamic`, which scale the weights b only once.
+    number becomes 127. The int8 products are summed exactly. All scales are computed anew in each call. Scaling the inputs `a` in each call
+    is called dynamic quantisation, as in `torch.ao.quantization.quantize_dynamic` and ONNX Runtime's `quantize_dynamic`. These functions
+    scale the weights `b` only once.
 
     Raises:
         InputError: if the product is differentiated.
@@ -138,7 +139,8 @@ def project(
         params: parameters of a cell. W is the field `kernel`, and b is the field `bias`, or 0 if there is no such field.
         x: inputs (T, B, E); or int ids (T, B), which stand for one-hot vectors.
         mask: mask of input dropout: (B, E) if all gates share one mask, (gates, B, E) if each gate has its own mask, or None for no mask.
-        compute_dtype: dtype of the product x W, or None for the dtype of the arrays; see `matmul`.
+        compute_dtype: dtype to which x and W are converted for the product, or None for no conversion. The result keeps the dtype of W; see
+            `matmul`.
 
     Raises:
         InputError: if x contains ids and `mask` is not None.

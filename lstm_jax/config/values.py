@@ -15,8 +15,8 @@ default value, so that a new config still equals the stored config."""
 def config_values(config: Any) -> dict[str, Any]:
     """Return the values of a config as a dict, but leave out each added field that has its default value.
 
-    An added field has the metadata `ADDED`: it did not exist in an earlier version with which users stored configs. A new config without
-    the added field still equals such a stored config. A field that is a dataclass becomes a dict too.
+    An added field has the metadata `ADDED`: it did not exist in an earlier version with which users stored configs. The dict of a new
+    config thus still equals a dict stored by that version. A field that is a dataclass becomes a dict too.
 
     Args:
         config: instance of a dataclass.

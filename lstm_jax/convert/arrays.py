@@ -308,7 +308,8 @@ def check_model(
 def join_model(embedding: Mapping[str, Any] | None, layers: Sequence[Mapping[str, Any]], head: Mapping[str, Any], kind: Kind) -> Arrays:
     """Join the weights of the embedding, the recurrent layers and the head of a model, and return them as one flat dict.
 
-    The keys of the dict are paths such as "recurrent/0/kernel". The key "head/kernel" is present even if the weights are tied.
+    The keys of the dict are paths such as "recurrent/0/kernel". The key "head/kernel" is present even if the weights are tied and `head`
+    has no kernel.
 
     Args:
         embedding: {"embedding": array}, or None for a character model whose input is one-hot.

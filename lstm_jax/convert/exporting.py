@@ -127,7 +127,8 @@ def exported_layer(cell: str, layer: Any, target: Target) -> Mapping[str, Any]:
         target: what the other library can express.
 
     Raises:
-        InputError: if the layer has another cell, or an option that the other library cannot express, or if `layer` is something else.
+        InputError: if the cell of the layer is not `cell`, if the other library cannot express an option of the layer, or if `layer` has
+            another type.
     """
     return exported(cell, [layer], target)[0]
 

@@ -70,8 +70,8 @@ def _activation(layer: Any, argument: str, name: str) -> str:
     """Return the name that lstm_jax uses for an activation of a Keras layer.
 
     If a layer of lstm_jax has activations that are not the defaults of its cell, the attribute `cell` of the layer contains the names of
-    these activations, as in "lstm(relu, sigmoid)". This function returns such a name. It is the same as in Keras, except for the
-    activations in `NAMES`.
+    these activations, as in "lstm(relu, sigmoid)". This function returns the name of one activation, such as "relu". The name is the same
+    as in Keras, except for the activations in `NAMES`.
 
     Args:
         layer: the Keras layer.

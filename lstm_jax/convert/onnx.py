@@ -266,7 +266,8 @@ def _without_padding(graph: Graph, ids: str) -> tuple[str, str]:
     """Add nodes that move the padding of each row behind its words and count the words, and return the names of both results.
 
     ONNX's recurrent operators have no mask. They take a length for each row instead, and read only this number of steps from the start of
-    the row. A masked step would leave the state unchanged. Moving the padding to the end therefore does not change the final state.
+    the row. In the model, padding is masked and leaves the state unchanged. Moving the padding to the end therefore does not change the
+    final state.
 
     Args:
         graph: graph to which the nodes are added.

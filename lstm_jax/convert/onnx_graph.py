@@ -235,7 +235,7 @@ def _operands(cell: str, arrays: Arrays) -> tuple[np.ndarray, np.ndarray, np.nda
     def reordered(array: np.ndarray) -> np.ndarray:
         """Return a copy of an array with its gates in ONNX's order.
 
-        The last axis of the array has one block for each gate, in the order of lstm_jax.
+        The last axis of the given array has one block for each gate, in the order of lstm_jax.
         """
         parts = np.split(array, gates, axis=-1)
         return np.concatenate([parts[gate] for gate in order], axis=-1)

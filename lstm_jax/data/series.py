@@ -168,7 +168,7 @@ def read_series(path: str | os.PathLike[str], time: str = "time", value: str = "
     A row without a value is left out. This makes the gap between the row before and the row after longer.
 
     A date may have an offset from UTC. The offset may change within the file, for example because of summer time, and all dates are
-    converted to UTC. A date without an offset is read as UTC.
+    converted to UTC. If no date has an offset, all are read as UTC.
 
     Args:
         path: the file.

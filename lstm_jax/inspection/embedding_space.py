@@ -214,8 +214,8 @@ def export_projector(
 
     Raises:
         InputError: if a column is named "word", does not have N values, or has a name or value that is empty or contains a tab or a line
-            break. Also if a word is empty or occurs twice, or a feature is not finite. Also if the numbers of words and vectors differ, or
-            a file cannot be written.
+            break. Also if a word is empty or occurs twice, or an entry of `vectors` is not finite. Also if the numbers of words and vectors
+            differ, or a file cannot be written.
     """
     written = _checked_words(words, vectors)
     table = {"word": written} | {name: [str(value) for value in column] for name, column in columns.items()}

@@ -115,7 +115,7 @@ def _forgetful(cell: Cell, usual: jax.Array, units: int, how: Initials, dtype: A
 
     Args:
         cell: cell of the layer.
-        usual: default initial bias of the cell, an array (gates * H,). The ones of the forget gate are taken from it.
+        usual: default initial bias of the cell, an array (gates * H,). The entries of the forget gate, which are 1, are taken from it.
         units: number of units H.
         how: arguments of the layer that determine its initial parameters.
         dtype: dtype of the bias.

@@ -333,8 +333,8 @@ class Recurrent(LayerState):
         """Return the parameters of the cell and the dropout masks for one call of the layer.
 
         In training, weight dropout multiplies the recurrent kernel by a mask. Dropout masks that the caller gave are returned unchanged. If
-        the caller gave none, they are drawn in training. In evaluation, the second result is then None for a layer without zoneout, and a
-        `DropoutMasks` with only the rates of zoneout for a layer with zoneout.
+        the caller gave none, the masks are drawn in training. If the caller gave none in evaluation, the second result is None for a layer
+        without zoneout, and a `DropoutMasks` with only the rates of zoneout for a layer with zoneout.
 
         Args:
             batch: number of rows B.
@@ -367,8 +367,8 @@ class Recurrent(LayerState):
             state: state before the step, for example that of `initial_state`. Its arrays are (B, H), or (H,) if x has no batch axis.
             reset: bool (B,), or () if x has no batch axis. Rows with True start a new sequence: before the step their state is replaced by
                 the initial state. None means that no row starts a new sequence.
-            dropout: masks, for example from `draw_masks`: the dropout masks of the sequence, and the zoneout masks of this step alone, each
-                (1, B, H). None means no dropout, and zoneout as in evaluation.
+            dropout: masks, for example from `draw_masks`: the dropout masks, which all steps of a sequence share, and the zoneout masks (1,
+                B, H), which are for this step alone. None means no dropout, and zoneout as in evaluation.
 
         Returns:
             (output (B, H), state after the step), without the batch axis if x has none.

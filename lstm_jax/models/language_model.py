@@ -31,7 +31,8 @@ class WordLanguageModel(nnx.Module):
     their trained parameters can initialise the classifier.
 
     Args:
-        config: config of the classifier, which must have one recurrent layer. Its rates of dropout apply to the language model, too.
+        config: config of the classifier, which must have one recurrent or bidirectional layer. Its rates of dropout apply to the language
+            model, too.
         vocabulary: vocabulary size V.
         rngs: random streams; the parameters are drawn from the stream `params`.
     """

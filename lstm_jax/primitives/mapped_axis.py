@@ -53,11 +53,11 @@ def unfold(leaf, axis: int, size: int):
 
 
 def without_leading(leaves: Sequence[Any], dims: Sequence[int | None]) -> list[Any]:
-    """Return the arrays that one call of a function under `vmap` gets, or only their shapes and dtypes, given the arrays of all calls.
+    """Given the arrays of all calls of a function under `vmap`, return the arrays of one call, or only their shapes and dtypes.
 
-    If the entry of `dims` is None, all calls share the array, and it is returned unchanged. If the entry is 0, the first axis is mapped,
-    and a `jax.ShapeDtypeStruct` without this axis is returned in place of the array. It has no values, because there may be no call to
-    take them from: the mapped axis may have size 0.
+    If the entry of `dims` for an array is None, all calls share the array, and it is returned unchanged. If the entry is 0, the first axis
+    is mapped, and a `jax.ShapeDtypeStruct` without this axis is returned in place of the array. Values are not returned, because the mapped
+    axis may have size 0, and there is then no call to take them from.
     """
     return [leaf if dim is None else jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype) for leaf, dim in zip(leaves, dims, strict=True)]
 
@@ -67,7 +67,7 @@ def no_calls(function: Callable, leaves: Sequence[Any]) -> tuple[list[jax.Array]
 
     Args:
         function: function of a list of leaves.
-        leaves: arrays of one call, as `without_leading` returns them.
+        leaves: arrays of one call, or their shapes and dtypes; see `without_leading`.
 
     Returns:
         A pair: a list of the results, whose first axis has size 0, and a list with the index 0 of the mapped axis of each result.

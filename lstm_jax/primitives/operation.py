@@ -44,7 +44,10 @@ class Operation:
 
     @abstractmethod
     def backward(self, wanted: Any, args: tuple, residuals: Any, cotangents: Any) -> tuple:
-        """Return the gradients with respect to `args` as a tuple of the same structure. A gradient may be None where `wanted` is False."""
+        """Return the gradients with respect to `args` as a tuple of the same structure.
+
+        A gradient may be None where `wanted` is False. `Operation` describes the arguments.
+        """
 
     @abstractmethod
     def plain_forward(self, keep: bool, *args) -> tuple[Any, Any]:
@@ -127,7 +130,10 @@ def _apply(operation: Operation, args: tuple):
 
 
 def _run_forward(operation: Operation, keep: bool, tree, leaves: Leaves) -> tuple[Any, Any]:
-    """Run the forward pass as a JAX primitive, and return (outputs, residuals). The arguments are `tree.unflatten(leaves)`."""
+    """Run `operation.forward` as a JAX primitive, and return (outputs, residuals).
+
+    Its arguments are `keep` (see `Operation`) and those in `tree.unflatten(leaves)`.
+    """
 
     def compiled(*leaves):
         return operation.forward(keep, *tree.unflatten(leaves))
@@ -344,7 +350,7 @@ class Vmapped(Operation):
         return jax.vmap(lambda leaves, *more: function(tree.unflatten(leaves), *more), (list(self.dims), *(0 for _ in more)))(leaves, *more)
 
     def forward(self, keep: bool, *args):
-        """Run the forward pass of `inner` for each of the stacked arguments, by `jax.vmap`, and return the stacked (outputs, residuals)."""
+        """Run the forward pass of `inner` by `jax.vmap` for each entry of the stacked arguments; return stacked (outputs, residuals)."""
         return self._over(lambda args: self.inner.forward(keep, *args), args)
 
     def plain_forward(self, keep: bool, *args):

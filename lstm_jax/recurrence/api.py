@@ -99,9 +99,9 @@ def unroll(
 
     Raises:
         InputError: if an argument has a wrong class, shape or dtype, if T is 0, or if `remat` is below 1. Also if two arguments are given
-            that exclude each other: `mask` and `lengths`, `remat` and zoneout, or `segment_ids` and one of `mask`, `lengths` and `resets`.
-            Also if `reset_state` is given without resets. Also if the named backend does not support the call, or if no backend is named
-            and none supports the call.
+            that exclude each other: `mask` and `lengths`, `remat` and a `dropout` with zoneout, or `segment_ids` and one of `mask`,
+            `lengths` and `resets`. Also if `reset_state` is given without resets. Also if the named backend does not support the call, or
+            if no backend is named and none supports the call.
     """
     order = {"backwards": backwards, "time_major": time_major}
     cuts = {"resets": resets, "reset_state": reset_state, "segment_ids": segment_ids}

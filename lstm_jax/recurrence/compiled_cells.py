@@ -101,9 +101,9 @@ def _keep_nothing(params, state, new, z, mask, compute_dtype):
 
 
 def _keep_min_lstm(params, state, new, z, mask, compute_dtype):
-    """Return what a step of minLSTM keeps for the backward pass, one array (B, 4H): f / i, which is kept finite, z_g, 1 - f and 1 - i.
+    """Return what a step of minLSTM keeps for the backward pass, one array (B, 4H): f / i, z_g, 1 - f and 1 - i.
 
-    i is the input gate, f the forget gate and z_g the candidate for the new h.
+    i is the input gate, f the forget gate and z_g the candidate for the new h. The quotient f / i is limited so that it stays finite.
 
     `Kept` describes the arguments.
     """

@@ -245,8 +245,8 @@ def _read_dropout(cell: Cell, given, sizes: tuple[int, int, int], state, dtype) 
         cell: the cell.
         given: a `DropoutMasks`, or None.
         sizes: number of steps T, number of input features E and number of units H.
-        state: initial state of the call. A mask must have the shape of the array (B, H) to which it is applied.
-        dtype: dtype of the result, except bool masks of zoneout.
+        state: initial state of the call. Its arrays give the batch size B and the sizes that zoneout masks must have.
+        dtype: dtype to which all masks are converted, except bool masks of zoneout.
 
     Raises:
         InputError: if the class, a shape or a dtype is wrong, or the cell has no recurrent kernel and there is a recurrent mask.

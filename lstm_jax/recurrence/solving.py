@@ -45,7 +45,7 @@ def solve_states(
 ) -> Solution:
     """Compute the states of a cell after all steps of a batch of sequences by Newton's method, as the backend `parallel` does.
 
-    Only the states are differentiable. The arguments up to `time_major` are those of `unroll`.
+    Only the field `states` of the result is differentiable. The arguments up to `time_major` are those of `unroll`.
 
     Args:
         cell: a cell that the backend `parallel` supports.

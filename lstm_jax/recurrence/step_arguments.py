@@ -178,7 +178,8 @@ def apart_from_padding(tokens: jax.Array, valid: jax.Array) -> jax.Array:
     """Return the tokens (T, B), changed so that no padded step has the same token as a valid step of the same sequence.
 
     This is necessary because steps with equal tokens must have equal inputs x, and x has been set to 0 at padded steps. The token of a
-    padded step becomes the lowest int32. If a valid step of a sequence already has this token, all its tokens become 0, 1, 2, ..., T - 1.
+    padded step becomes the lowest int32. If a valid step of a sequence already has this token, the tokens of the whole sequence become 0,
+    1, 2, ..., T - 1 instead.
 
     Args:
         tokens: int32 (T, B).

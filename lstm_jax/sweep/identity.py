@@ -81,7 +81,7 @@ def run_id(function: Run, config: Any) -> str:
 
     An inner config is a config inside `config`, for example the value of a field. If its class is not the usual one for its place, the name
     of the class is part of the hash, too. The usual class is the class of the default value of the field. If the default value is no
-    config, the usual class is the only dataclass in the annotation of the field; see `other_classes`. The values 1, 1.0
+    config, and the annotation of the field names only one dataclass, this one is the usual class; see `other_classes`. The values 1, 1.0
     and True give different ids, although Python takes them to be equal.
 
     Raises:
@@ -100,15 +100,15 @@ def run_id(function: Run, config: Any) -> str:
 def other_classes(value: Any, usual: Any, path: str = "", kinds: frozenset[type] = frozenset()) -> dict[str, str]:
     """Return a dict from the paths of inner configs with an unusual class, such as "train.optimizer", to the names of the classes.
 
-    The class of an inner config is usual if the default value of the field has a config of the same class in the same place. If the default
-    value has no config in this place, the class is usual if it is the only dataclass in the annotation of the field. All inner configs
-    whose class is not usual are part of the result.
+    An inner config is the value of a field or a part of it. Its class is usual if the default value of this field has a config of the same
+    class in the same place. If the default value has no config in this place, the class is usual if it is the only dataclass in the
+    annotation of the field. All inner configs whose class is not usual are part of the result.
 
     Args:
         value: a config, a value of a field, or a part of such a value.
         usual: the default value in the same place. If `value` is the outermost config, `usual` is a config of the usual class. If there is
             no default value, it is any object that is not a config, such as None.
-        path: path of the value, which begins with a dot. The path of the outermost config is "".
+        path: path of the value with a dot before it, which the paths in the result lack. The path of the outermost config is "".
         kinds: dataclasses in the annotation of the field to which the value belongs.
     """
     found: dict[str, str] = {}

@@ -112,7 +112,7 @@ def _require_json(values: Mapping[Any, Any], prefix: str = "") -> None:
 
     Args:
         values: values of the config, as `dataclasses.asdict` returns them.
-        prefix: text that is put before each name.
+        prefix: text before the name of a field in the error.
 
     Raises:
         InputError: if a value cannot be written. The error names its field.
@@ -133,8 +133,8 @@ def _warn(path: Path, function: Run, code: str, rows: Collection[Mapping[str, An
     Args:
         path: file of rows, for the message.
         function: function of the sweep.
-        code: digest of the function's source code; see `source_digest`. A row with another digest is from another version. If it is "", the
-            versions are not compared.
+        code: digest of the function's source code; see `source_digest`. A row with another digest is from another version. If `code` is "",
+            the versions are not compared.
         rows: the existing rows.
         retry: whether failed runs will be repeated. If true, failed rows give no warning.
     """

@@ -257,8 +257,8 @@ class Trained(base.Trained[GenerationConfig, data.Characters]):
             `chars`.
 
         Raises:
-            InputError: if `prompt` is a text, `chars` is below 0, `samples` is below 1, `seed` is outside 0 .. 2**32 - 1, or there is not
-                enough memory.
+            InputError: if `prompt` is a string instead of ids, `chars` is below 0, `samples` is below 1, `seed` is outside 0 .. 2**32 - 1,
+                or there is not enough memory.
         """
         _require_ids("prompt", prompt)
         require(chars >= 0, "chars", chars, "give 0 or more")

@@ -38,13 +38,14 @@ def require_memory(
 
     CPU devices share the memory of the machine. Therefore the residuals and the data of all CPU devices of this process are added up;
     parameters are counted once. For GPUs, the check counts what a single device holds: its columns of each embedding table, all other
-    parameters, and the residuals of its rows of the microbatch. The training data are also counted if there is only one process. With
-    several processes the data are not counted, because a device then holds only a few batches at a time.
+    parameters, and the residuals of its rows of the microbatch. For GPUs, the training data are counted only if there is a single process.
+    With several processes, a GPU holds only a few batches at a time.
 
     Args:
         config: config of the run.
         make: function that returns the model. It is only traced by JAX, so that no weights are allocated.
-        objective: function that returns the training objective. Its only argument is a function from parameters to the model.
+        objective: function objective(rebuild) that returns the training objective, where `rebuild` is a function from parameters to the
+            model.
         batch: shapes and dtypes of one batch, as a pytree of `jax.ShapeDtypeStruct` with shapes (B, ...), where B is the batch size.
         mesh: devices that a batch is sharded over.
         flags: dict from three kinds of arrays ("parameters", "residuals" and "data") to the command-line flags that change their sizes, as

@@ -236,7 +236,7 @@ def is_own_data(run: RunFolder, fingerprint: str) -> bool:
     """Return whether `fingerprint` (a checksum of data) is the fingerprint of the data that the run was trained on.
 
     Raises:
-        InputError: if the file `data.sha256` of the run, which holds this fingerprint, cannot be read.
+        InputError: if the file `data.sha256` of the run, which holds the fingerprint of the run's data, cannot be read.
     """
     return read_input(run.data, remedy="name the folder of a finished or interrupted run").strip() == fingerprint.encode()
 

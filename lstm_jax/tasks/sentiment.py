@@ -39,8 +39,8 @@ DENSE = "each step updates the whole embedding; adam, compiled, on a CPU, update
 def make_model(config: SentimentConfig, vocabulary: int) -> SentimentClassifier:
     """Return a new model, whose random initial weights are drawn from the seed in the config.
 
-    If the config packs several reviews in a row, the model is trained on reviews without padding. `mask_zero` is then true in the model,
-    so that it skips the padding (id 0) of reviews that are padded instead of packed.
+    If the config packs several reviews in a row, the model is trained on reviews without padding. It may still be given padded reviews
+    later. `mask_zero` is therefore set to true, so that the model skips their padding (id 0).
     """
     model = replace(config.model, mask_zero=config.model.mask_zero or config.data.packed > 0)
     return SentimentClassifier(model, vocabulary, rngs=initial_rngs(config.train.seed))

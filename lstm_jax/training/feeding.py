@@ -132,8 +132,8 @@ class FromHost(Source):
             group: index of the group in the epoch.
 
         Returns:
-            A pair of a pytree of arrays (S, b, ...) and the `Order` in which the steps read them. b is the number of rows of a batch that
-            this process reads.
+            A pair: arrays (S, b, ...) as a pytree, with one batch per step, and an `Order` whose `rows` index these batches. b is the
+            number of rows of a batch that this process reads.
         """
         first = group * self.size
         order = orders(first, min(first + self.size, self.steps))

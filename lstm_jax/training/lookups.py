@@ -236,9 +236,9 @@ def find_lookups(loss: Callable, params: dict[str, Any], *args: Any, table: str 
     Args:
         loss: function loss(params, *args). Its result can be any pytree of arrays.
         params: dict from the names of the parameters to arrays. Only parameters with two axes and at least `LEAST` entries can be tables.
-        args: further arguments of the loss function, which are pytrees of arrays. In the arrays of the first two further arguments, the
-            batch axis is the first axis.
-        table: name of the only parameter that can be the table. If empty, any parameter can be the table.
+        args: further arguments of the loss function, which are pytrees of arrays. In all arrays of the first two of them, the first axis is
+            the batch axis.
+        table: name of the only parameter that can be the table. If empty, any parameter of the kind above can be the table.
 
     Returns:
         The loss function as a `FoundLookups`, or None if it has no embedding table or has side effects, such as callbacks.
@@ -279,8 +279,8 @@ def _batch_axes(found: FoundLookups, loss: Callable, params: dict[str, Any], arg
 
     The loss function is also traced with a batch of twice the size. The batch axis is the axis whose size doubles.
 
-    If no axis or several axes double, or if the loss function cannot be traced with the larger batch, -1 (the last axis) is returned. A
-    wrong axis does not change the results, but the devices of a mesh may exchange more data.
+    The index is -1 (the last axis) for a lookup of which no axis or several axes double, and for all lookups if the loss function cannot be
+    traced with the larger batch. A wrong axis does not change the results, but the devices of a mesh may exchange more data.
 
     Args:
         found: the traced loss function.

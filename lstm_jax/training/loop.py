@@ -127,7 +127,8 @@ def fit(
         InputError: if there are no examples, if the batch size is not a multiple of the number of microbatches times the number of devices,
             if `monitor` is not the name of a metric, if `mode` is neither "min" nor "max", if all checkpoints from which the run could be
             resumed are damaged, if another training uses the folder `checkpoints`, or if it holds checkpoints and `resume` is false.
-        Interrupted: if SIGINT or SIGTERM arrives. If `checkpoints` is given, the state has been saved before this error is raised.
+        Interrupted: if SIGINT or SIGTERM arrives; see also `last`. If `checkpoints` is given, the state has been saved before this error is
+            raised.
     """
     require(examples.count >= 1, "training examples", examples.count, "give at least one")
     check_batch_size(config, mesh)

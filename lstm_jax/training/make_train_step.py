@@ -149,8 +149,8 @@ class TrainStep:
 
         Args:
             state: training state before the steps. It must not be used afterwards.
-            batches: S batches of B examples each. They are the further arguments of the loss function with one more axis in front: pytrees
-                of arrays (S, B, ...).
+            batches: the further arguments of the loss function, each with S batches of B examples stacked on a new first axis: pytrees of
+                arrays (S, B, ...).
 
         Returns:
             A pair of the training state after the last step, and the results of the loss function in all steps. Each array of the results
@@ -164,7 +164,7 @@ class TrainStep:
     def model(self, state: TrainState) -> Any:
         """Return a model with the parameters and the other variables of a training state. The state is not changed and stays valid.
 
-        If rows of the embedding table have missed steps, they take these steps in the returned model.
+        If rows of the embedding table were left out of some updates (see `table`), they take these updates in the returned model.
         """
         with sharding.on(self._mesh):
             state = self._caught_up(state)
@@ -195,8 +195,8 @@ class TrainStep:
         """Return the arguments of the compiled step: the training state, and the batch, which is sharded over the devices of the mesh.
 
         If the step updates only the rows of the embedding table that the batch looks up, all other rows miss the step. The returned state
-        then has an array that counts, for each row, the steps that it has missed and not yet taken. Otherwise the returned state has no
-        such array. If rows have missed earlier steps, they take these steps before the state is returned.
+        then has an array that counts, for each row, the steps that it has missed and not yet taken. Otherwise the rows first take the steps
+        that they have missed earlier, and the returned state has no such array.
 
         `axis` is the batch axis of the arrays in `batch`: 0 for one batch, and 1 if a first axis counts several batches.
         """

@@ -38,7 +38,8 @@ class RowUpdate(ABC):
     def begin(self, table: jax.Array, state: Any, steps: int, at: Any = 0, behind: Any = ()) -> Lag:
         """Return the `Lag` of a table before a given step of an epoch.
 
-        The `Lag` records how many steps of the epoch each row has taken. A step that a row missed is not counted until the row takes it.
+        The `Lag` records how many steps of the epoch each row has taken. A step whose batch does not look up the row is not counted until
+        `catch_up` takes it.
 
         Args:
             table: the table (V, E), with V rows and E columns.
@@ -50,7 +51,7 @@ class RowUpdate(ABC):
 
     @abstractmethod
     def catch_up(self, name: str, ids: Any, lag: Lag, state: Any, params: Any) -> tuple[Lag, Any, Any]:
-        """Let rows of a table take the steps that they missed.
+        """Let rows of a table take the steps whose batches did not look them up.
 
         Args:
             name: name of the table among the parameters.
@@ -186,9 +187,9 @@ class ClippedRows(RowUpdate):
 def summed_rows(ids: jax.Array, rows: jax.Array, table: jax.Array, name: str) -> jax.Array:
     """Add up the gradients that belong to the same row of the table, and return the sums.
 
-    The result contains all non-zero rows of the dense gradient of the table. All other rows of the result are zero. Therefore the result
-    has the same norm as the dense gradient. As in `RowUpdate.update`, negative row indices count from the end of the table, and indices
-    outside the table are ignored.
+    The result contains the sums in the order of their row indices, then rows of zeros. It does not tell which row of the table a sum
+    belongs to, but has the same norm as the dense gradient. As in `RowUpdate.update`, negative row indices count from the end of the table,
+    and indices outside the table are ignored.
 
     Args:
         ids: row indices, (..., B).

@@ -138,7 +138,7 @@ def make_run_steps(
         shardings: shardings of the training state.
         mesh: devices that a batch is sharded over.
         gather: function gather(arrays, numbers) that returns the batch of the examples with the indices `numbers`.
-        steps: number of steps of an epoch. It may be 0 if the argument `order` of `run_steps` holds all steps of an epoch.
+        steps: number of steps of an epoch. If 0, it is the number of steps in the argument `order` of `run_steps`.
         microbatches: number of parts into which each batch is divided. Their gradients are computed one after another, and their sum is the
             gradient of the batch.
     """
@@ -171,7 +171,7 @@ def steps_program(
         gather: function gather(arrays, numbers) that returns the batch of the examples with the indices `numbers`.
         carries: whether the training state has a carry (arrays that each step hands to the next). If true, the carry is the last argument
             of the objective; see `Objective`.
-        steps: number of steps of an epoch. It may be 0 if the argument `order` of `run_steps` holds all steps of an epoch.
+        steps: number of steps of an epoch. If 0, it is the number of steps in the argument `order` of `run_steps`.
         microbatches: number of parts into which each batch is divided. Their gradients are computed one after another, and their sum is the
             gradient of the batch.
     """
@@ -243,7 +243,7 @@ def row_sparse_update(
     weight,
     key,
 ):
-    """Take one step that updates only those rows of the table that the batch looks up, and all other parameters as a whole.
+    """Take one step that updates all parameters, but of the embedding table only the rows that the batch looks up.
 
     The gradient of the table is computed only for the rows that are looked up.
 

@@ -75,7 +75,8 @@ def find_source(data: str = "", test_data: str = "") -> Source:
         test_data: path of a second table, which has the test split. It may be given only if `data` is a single table.
 
     Raises:
-        InputError: if the source does not exist or has no known form, or if `test_data` is given for a source with its own test split.
+        InputError: if a path does not exist or has no known form, or if `test_data` is given for a source that is no table or has a test
+            split of its own.
     """
     for form in FORMS:
         if data and data == form.keyword:
@@ -92,7 +93,8 @@ def recognise(path: Path, test_path: str = "") -> Source:
         test_path: path of a second table, which has the test split. It may be given only if `path` is a single table.
 
     Raises:
-        InputError: if a path does not exist or has no known form, or if `test_path` is given for a source with its own test split.
+        InputError: if a path does not exist or has no known form, or if `test_path` is given for a source that is no table or has a test
+            split of its own.
     """
     source = _first((form for form in FORMS if not form.keyword), locate(path, "data", f"give {DESCRIPTION}"))
     if not test_path:

@@ -221,14 +221,14 @@ def _decoded(content: bytes, path: str, begin: int) -> str:
 def _division(file: Any, place: int, size: int) -> int:
     """Return the first position, from `place` on, at which a text file can be divided.
 
-    The 65,536 bytes from `place` on are searched for a space, a tab or a line feed. If one is found, the result is the position after the
-    first one. If none is found, the result is the end of the file if the search reached it, else the first position from `place` on that
-    lies between two UTF-8 characters.
+    If `place` is 0 or `size`, the result is `place`. Otherwise the 65,536 bytes from `place` on are searched for a space, a tab or a line
+    feed. If one is found, the result is the position after the first one. If none is found, the result is the end of the file if the search
+    reached it, else the first position from `place` on that lies between two UTF-8 characters.
 
     Args:
         file: the text file, opened for reading bytes.
         place: position at which the search begins, in bytes.
-        size: size of the file in bytes. If `place` is 0 or `size`, the result is `place`.
+        size: size of the file in bytes.
     """
     if place in (0, size):
         return place

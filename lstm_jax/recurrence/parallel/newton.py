@@ -65,8 +65,8 @@ class Newton:
         damping: weight of the damping (ELK, Gonzalez et al. 2024), which makes the changes of an iteration smaller; see `scans.damped`. 0
             means no damping.
         tolerance: the iterations end when the two sides of each equation differ by at most this number times max(1, absolute value of the
-            right side). None means 16 times the machine epsilon. With None, differences up to 64 times as large are also accepted once the
-            largest of them no longer shrinks.
+            right side). None means 16 times the machine epsilon. With None, the iterations also end when the differences are within 64
+            times this tolerance and the largest of them no longer shrinks.
         limit: largest number of iterations. None means the number of steps.
 
     Raises:
@@ -149,7 +149,7 @@ def _unpack(stacked: jax.Array, like: Any) -> Any:
 
 
 def _own_units(params: Any, h: jax.Array, z: jax.Array, mask: jax.Array | None) -> tuple[Any, jax.Array]:
-    """Change the parameters and the projected input z of a step such that its derivatives with respect to h have no terms between units.
+    """Change parameters and projected input z of a step such that the step's derivatives by h have no terms between units.
 
     In the recurrent kernel of each gate only the diagonal is kept. The product of h and the other entries is treated as a constant, which
     is added to z or, for a GRU, to the recurrent bias. The changed step therefore returns the same values as before, apart from rounding.
@@ -340,7 +340,7 @@ def _solve_linear(scan, reverse: bool, matvec, b: jax.Array) -> jax.Array:
     the scan is repeated for the remaining right-hand side b - matvec(d), and each solution is added to d.
 
     The rows of the batch are independent of each other. The iterations end when the remaining right-hand side of each row is small compared
-    with the values of this row.
+    with the largest entry of b and d in this row.
 
     Args:
         scan: function that takes a right-hand side and returns an approximate solution.
@@ -356,7 +356,7 @@ def _solve_linear(scan, reverse: bool, matvec, b: jax.Array) -> jax.Array:
         return array.max((0, 2, 3), initial=0)
 
     def remaining(d, rest):
-        """Return the size of the remaining right-hand side of each row, and the scale that it is compared with."""
+        """Return the largest absolute value of each row in `rest` (the remaining right-hand side), and the largest one in `b` and `d`."""
         off = jnp.where(jnp.isnan(rest), jnp.where(jnp.isnan(d), 0, jnp.inf), jnp.abs(rest))
         return by_row(off), by_row(jnp.nan_to_num(jnp.maximum(jnp.abs(b), jnp.abs(d)), posinf=jnp.inf))
 

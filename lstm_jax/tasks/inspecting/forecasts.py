@@ -21,7 +21,7 @@ class SeriesNetwork:
     """Trained forecasting model, with methods that take parameters and one window of a series.
 
     A window consists of two arrays. `entries` (C, F) has the F features of each entry that the model reads. `ahead` (K,) has the times of
-    the entries that it forecasts, as numbers that `forecast_windows.Part.ahead` explains.
+    the entries that the model forecasts, as numbers that `forecast_windows.Part.ahead` explains.
     """
 
     def __init__(self, trained: forecast.Trained):
@@ -125,9 +125,9 @@ def _replaced(network: SeriesNetwork, params: Any, entries: jax.Array, ahead: ja
     """Measure how much each of the C entries of a window matters to the forecast.
 
     Returns:
-        C numbers in the units of the series. Number n tells how much the average of the K predicted means falls if entry n is replaced by
-        the mean of its two neighbours. The first and the last entry are replaced by their only neighbour. If C is 1, the entry has no
-        neighbour and is not replaced.
+        C numbers in the units of the series. Number n tells how much the predicted means, averaged over the K forecast entries, fall if
+        entry n is replaced by the mean of its two neighbours. The first and the last entry are replaced by their only neighbour. If C is 1,
+        the entry has no neighbour and is not replaced.
     """
     whole = np.asarray(entries)
     last = len(whole) - 1

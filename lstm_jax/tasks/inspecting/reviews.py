@@ -105,7 +105,8 @@ class ReviewNetwork:
     def _batch(self, params: Any, rows: list[np.ndarray], length: int) -> np.ndarray:
         """Pad N reviews to `length` ids each, on the side that the run pads, and return their logits (N,).
 
-        There may be at most `length` reviews. `rows` contains one array with the unpadded ids of each review.
+        N is at most `length`, because all reviews are put in an array (length, length). `rows` contains one array with the unpadded ids of
+        each review.
         """
         post, count = bool(self.config.packed) or self.config.padding == "post", np.asarray([len(row) for row in rows])
         full = np.zeros((length, length), np.int32)  # one shape, so that one program serves all reviews of a length
