@@ -25,6 +25,7 @@ from lstm_jax.errors import Interrupted
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
+TASKS = [name.removeprefix("train ") for name in COMMANDS if name.startswith("train ")]
 POSITIONAL = {
     "completion": "shell",
     "launch": "command",
@@ -82,7 +83,7 @@ def test_an_error_in_a_variable_is_not_one_of_a_flag(ask, monkeypatch):
     ("words", "found"),
     [
         ("tr", ["train"]),
-        ("train ", ["sentiment", "generation", "forecast"]),
+        ("train ", TASKS),
         ("train sentiment --epo", ["--epochs"]),
         ("train sentiment --padding ", ["pre", "post"]),
         ("data shard", ["shard", "shard-reviews"]),
@@ -179,7 +180,7 @@ def test_a_reader_that_leaves(tmp_path):
     ("arguments", "needles"),
     [
         ("nonsense", ["command: nonsense; give one of demo, train sentiment, evaluate"]),
-        ("train nonsense", ["command: train nonsense; give one of train sentiment, train generation, train forecast\n"]),
+        ("train nonsense", ["command: train nonsense; give one of " + ", ".join(f"train {task}" for task in TASKS) + "\n"]),
         ("export --file x", ["command: export --file; give one of export onnx\n"]),
         ("predict --text good --text bad", ["error: --text: given twice; give all its values after one --text\n"]),
         ("train generation --data=a --data b --units 0", ["error: --data: given twice; "]),

@@ -39,6 +39,7 @@ class Peer:
         cells: recurrent cells, besides the LSTM, that the peer can run in workloads of a recurrent layer alone.
         kinds: kinds of workload that the peer can run.
         resets: whether the peer can reset the state within a sequence.
+        loads_jax: whether the process of the peer imports JAX. A test checks that it does not if this is False.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Peer:
     cells: tuple[str, ...] = ()
     kinds: tuple[str, ...] = COMMON_KINDS
     resets: bool = False
+    loads_jax: bool = True
 
     def lacks(self, work: Workload) -> str:
         """Return "" if the library supports a workload. Otherwise return what it lacks: the kind, the recurrent cell or the resets."""
@@ -75,7 +77,16 @@ class Peer:
 def _torch(name: str, title: str) -> Peer:
     options = (*RATES, "dtype") if name == "torch_lstm" else RATES
     return Peer(
-        name, f"PyTorch {{torch}}, {title}", name, ("torch",), ("torch",), "torch", options=options, cells=COMMON_CELLS, kinds=KINDS
+        name,
+        f"PyTorch {{torch}}, {title}",
+        name,
+        ("torch",),
+        ("torch",),
+        "torch",
+        options=options,
+        cells=COMMON_CELLS,
+        kinds=KINDS,
+        loads_jax=False,
     )
 
 
@@ -116,6 +127,7 @@ TABLE = (
         options=("backend",),
         kinds=("recurrence",),
         resets=True,
+        loads_jax=False,
     ),
     Peer(
         "onnx_runtime",
@@ -126,6 +138,7 @@ TABLE = (
         "onnx",
         options=("dtype",),
         kinds=("evaluation",),
+        loads_jax=False,
     ),
     _keras("jax", "JAX", "jax"),
     _keras("torch", "PyTorch", "torch"),

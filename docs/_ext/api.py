@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import Any
 
 import lstm_jax
+from lstm_jax.config import CONFIGS
 
 _TRAINING = (
     "make_train_step",
@@ -39,12 +40,10 @@ _INSPECTION = (
     "collectives",
 )
 _TASKS = (
-    "sentiment",
+    *CONFIGS,
     "review_rows",
     "pretraining",
     "adversarial",
-    "generation",
-    "forecast",
     "base",
     "inspecting",
     "serving",

@@ -3,6 +3,7 @@
 `LSTM_JAX_FUZZ_EXAMPLES` sets how many mutated files are read; a long run asks for thousands.
 """
 
+import contextlib
 import gzip
 import io
 import json
@@ -24,6 +25,7 @@ from lstm_jax.convert import read_keras_weights, read_torch_file
 from lstm_jax.data import load_reviews, read_articles, read_byte_articles, read_series
 from lstm_jax.data.reviews.cache import load_cache, save_cache
 from lstm_jax.data.reviews.keras_npz import read_keras_npz
+from lstm_jax.data.reviews.sources import FORMS, recognise
 from lstm_jax.errors import InputError
 from lstm_jax.files import reading as input_files
 from lstm_jax.files.npz import read_npz
@@ -188,6 +190,15 @@ def test_valid_files_are_read(tmp_path: Path) -> None:
             assert read_mutation(tmp_path, name, content), name
     save_cache(tmp_path / "cache.npz", "key", {"a": np.arange(3)})
     assert _cache(tmp_path / "cache.npz") is not None
+
+
+def test_every_form_of_reviews_has_a_sample(tmp_path: Path) -> None:
+    found = set()
+    for name, (content, _) in KINDS.items():
+        (tmp_path / name).write_bytes(content)
+        with contextlib.suppress(InputError):
+            found.add(recognise(tmp_path / name).form.name)
+    assert found == {form.name for form in FORMS} - {"folder", "tfds"}
 
 
 def test_mutated_files_are_read_or_refused(tmp_path: Path) -> None:
