@@ -18,9 +18,9 @@ namespace {
 template <typename T>
 struct FewForward;
 
-// A cell's step for units first..last-1 of all rows.
+// A cell's step for units first..last-1 of all rows; quads: the factors of U, in int8 only.
 template <typename T>
-using StepUnits = void (*)(const FewForward<T>& few, int64_t t, int64_t t0, int64_t first, int64_t last);
+using StepUnits = void (*)(const FewForward<T>& few, int64_t t, int64_t t0, int64_t first, int64_t last, const T* quads);
 
 // The buffers of a call, and what its members need of it. The numbers of a gate are padded(H) apart in z and sums.
 template <typename T>
@@ -34,12 +34,20 @@ struct FewForward {
   T *h[2];             // (rows, H) before even and odd steps
   T *factors[2];       // h times the masks (kinds, rows, H), if there are masks
   T *reset_factors;    // the same of the h of the resets
-  T *dropped;          // x times the masks (kinds, rows of a chunk, E), if there are masks
+  T *dropped;          // x times the masks (kinds, rows of a chunk, E), if there are masks; in int8 always, in quads
+  T *x_scales;         // in int8: of the rows of `dropped`
   T *panels;           // a panel of W for each member
-  T *blocks;           // U packed by `pack_units`, or null
+  T *blocks;           // U packed by `pack_units` or `pack_quad_blocks`, or null
+  T *quads;            // in int8, of each member: the factors of U (kinds, rows) in quads, then their scales
   int64_t rows() const { return run->sizes.batch; }
   int64_t z_size() const { return run->sizes.gates * padded(run->sizes.units); }
-  int64_t panel_size() const { return run->sizes.features * width_of<T>(run->sizes.units); }
+  int64_t panel_size() const { return packed_depth(run->sizes.features, run->products) * width_of<T>(run->sizes.units); }
+  int64_t block_size() const { return packed_depth(run->sizes.units, run->products) * run->sizes.gates * kUnitStep; }
+  bool in_quads() const { return run->products == kQuads; }
+  int64_t x_kinds() const { return std::max<int64_t>(in_quads(), run->input_mask.kinds); }
+  int64_t x_depth() const { return depth_of(run->sizes.features, run->products); }
+  int64_t factor_count() const { return std::max<int64_t>(1, run->mask.kinds) * rows(); }
+  int64_t quads_size() const { return in_quads() ? padded(factor_count() * (depth_of(run->sizes.units, kQuads) + 1)) : 0; }
 
   const T* h_before(int64_t t, int64_t row) const { return (run->resets.starts(t, row) ? run->resets.h : h[t & 1]) + row * run->sizes.units; }
   const T* c_before(int64_t t, int64_t row) const { return (run->resets.starts(t, row) ? run->resets.c : run->final_c) + row * run->sizes.units; }
@@ -101,6 +109,48 @@ void multiply_few(const FewForward<T>& few, int64_t t, int64_t t0, int64_t begin
   }
 }
 
+// quads = the factors of U at step t, then their scales.
+template <typename T>
+void quantize_few(const FewForward<T>& few, int64_t t, T* quads) {
+  const int64_t units = few.run->sizes.units, depth = depth_of(units, kQuads);
+  for (int64_t n = 0; n < few.factor_count(); ++n) {
+    quads[few.factor_count() * depth + n] = quantize_row<T>(few.factor(t, n % few.rows(), n / few.rows()), nullptr, units, quads + n * depth);
+  }
+}
+
+// `multiply_few` in int8.
+template <typename T, int ROWS, bool IS_LSTM>
+void multiply_few_quads(const FewForward<T>& few, int64_t t, int64_t t0, int64_t begin, int64_t first, int64_t last, const T* quads) {
+  const auto [steps, batch, features, units, gates] = few.run->sizes;
+  const bool per_gate = few.run->mask.per_gate();
+  const int64_t depth = depth_of(units, kQuads), stride = gates * kUnitStep;
+  for (int64_t at = first; at < last; at += kUnitStep) {
+    const T* const block = few.blocks + at / kUnitStep * few.block_size();
+    T* sums[ROWS];
+    for (int r = 0; r < ROWS; ++r) sums[r] = few.sums + (begin + r) * few.z_size() + at;
+    for (int64_t gate = 0; gate < gates; gate += per_gate ? 1 : gates) {
+      const int64_t end = per_gate ? gate + 1 : gates;
+      const T* a[ROWS];
+      for (int r = 0; r < ROWS; ++r) {
+        a[r] = quads + ((per_gate ? gate * batch : 0) + begin + r) * depth;
+        for (int64_t g = gate; g < end; ++g) std::fill_n(sums[r] + g * padded(units), kUnitStep, T(0));
+      }
+      add_block<T, ROWS, kQuads>(a, block, gates, depth, gate, end, sums, padded(units));
+    }
+    for (int r = 0; r < ROWS; ++r) {
+      const T* const z = IS_LSTM ? few_z(few, t, t0, begin + r) : nullptr;
+      for (int64_t gate = 0; gate < gates; ++gate) {
+        const T* const scales = block + depth * stride + gate * kUnitStep;
+        const T row_scale = quads[few.factor_count() * depth + (per_gate ? gate * batch : 0) + begin + r];
+        over_vectors<T>(at, std::min(at + kUnitStep, last), [&, units = units](int64_t n, int count) {
+          T* const to = sums[r] + gate * padded(units) + n - at;
+          store(to, (IS_LSTM ? few_x(few, z, gate, n, count) : Vec<T>{}) + unscaled<T>(load(to), row_scale, scales + n - at, stride));
+        });
+      }
+    }
+  }
+}
+
 // The numbers that a step writes for a vector of units of a row.
 template <typename T, int KEPT>
 struct Written {
@@ -155,23 +205,29 @@ void finish_few(const FewForward<T>& few, int64_t t, int64_t t0, int64_t r, int6
 }
 
 template <typename T, typename Cell>
-void step_units(const FewForward<T>& few, int64_t t, int64_t t0, int64_t first, int64_t last) {
+void step_units(const FewForward<T>& few, int64_t t, int64_t t0, int64_t first, int64_t last, const T* quads) {
   over_groups(few.rows(), kFewRows, [&](int64_t begin, int64_t count) {
-    with_rows<kFewRows>(count, [&](auto ROWS) { multiply_few<T, ROWS, kIsLSTM<T, Cell>>(few, t, t0, begin, first, last); });
+    with_rows<kFewRows>(count, [&](auto ROWS) {
+      if constexpr (kHasQuads && std::is_same_v<T, float>) {
+        if (quads) return multiply_few_quads<T, ROWS, kIsLSTM<T, Cell>>(few, t, t0, begin, first, last, quads);
+      }
+      multiply_few<T, ROWS, kIsLSTM<T, Cell>>(few, t, t0, begin, first, last);
+    });
   });
   for (int64_t r = 0; r < few.rows(); ++r) finish_few<T, Cell>(few, t, t0, r, first, last);
 }
 
-// x times the masks, for rows of the chunk that begins with row k0 (of all steps).
+// x times the masks, for rows of the chunk that begins with row k0 (of all steps); in int8 in quads.
 template <typename T>
 void drop_few(const FewForward<T>& few, int64_t k0, int64_t count, int64_t k) {
   const Forward<T>& run = *few.run;
   const int64_t features = run.sizes.features;
   const T* const x = run.x + (k0 + k) * features;
-  for (int64_t kind = 0; kind < run.input_mask.kinds; ++kind) {
-    const T* const mask = run.input_mask.row(kind, (k0 + k) % few.rows());
-    T* const to = few.dropped + (kind * count + k) * features;
-    for (int64_t n = 0; n < features; ++n) to[n] = x[n] * mask[n];
+  for (int64_t kind = 0; kind < few.x_kinds(); ++kind) {
+    const T* const mask = run.input_mask.kinds ? run.input_mask.row(kind, (k0 + k) % few.rows()) : nullptr;
+    T* const to = few.dropped + (kind * count + k) * few.x_depth();
+    if (few.in_quads()) few.x_scales[kind * count + k] = quantize_row<T>(x, mask, features, to);
+    else for (int64_t n = 0; n < features; ++n) to[n] = x[n] * mask[n];
   }
 }
 
@@ -179,8 +235,8 @@ void drop_few(const FewForward<T>& few, int64_t k0, int64_t count, int64_t k) {
 template <typename T>
 const T* few_inputs(const FewForward<T>& few, int64_t k0, int64_t count, int64_t gate) {
   const Forward<T>& run = *few.run;
-  if (!run.input_mask.kinds) return run.x + k0 * run.sizes.features;
-  return few.dropped + (run.input_mask.per_gate() ? gate * count : 0) * run.sizes.features;
+  if (!few.x_kinds()) return run.x + k0 * run.sizes.features;
+  return few.dropped + (run.input_mask.per_gate() ? gate * count : 0) * few.x_depth();
 }
 
 // z = x W + b of `count` rows from row k0 (of all steps) on, for panel `n` of all gates.
@@ -190,11 +246,12 @@ void project_panel(const FewForward<T>& few, int64_t k0, int64_t count, int64_t 
   const auto [steps, batch, features, units, gates] = run.sizes;
   const int64_t panels = panels_of<T>(units), width = width_of<T>(units), gate = n / panels, column = n % panels * width;
   Prefetcher none;
-  pack_panel(run.w, features, units, gates, packed, n, kFull);
-  with_vectors<T>(units, [&, features = features, units = units](auto VECTORS) {
-    with_used<T, VECTORS>(units - column, [&, features = features, units = units](auto USED) {
-      multiply_panel<T, USED, kFull>(packed, width, run.bias + gate * units + column, units - column, features, few_inputs(few, k0, count, gate), 0, features, 1, count,
-                                     few.z + gate * padded(units) + column, few.z_size(), nullptr, none);
+  pack_panel(run.w, features, units, gates, packed, n, run.products);
+  const T *const inputs = few_inputs(few, k0, count, gate), *const scales = few.x_scales + (run.input_mask.per_gate() ? gate * count : 0);
+  with_products<T, true>(units, run.products, [&, units = units](auto VECTORS, auto P) {
+    with_used<T, VECTORS>(units - column, [&, units = units](auto USED) {
+      multiply_panel<T, USED, P>(packed, width, run.bias + gate * units + column, units - column, few.x_depth(), inputs, 0, few.x_depth(), 1, count,
+                                 few.z + gate * padded(units) + column, few.z_size(), scales, none);
     });
   });
 }
@@ -222,8 +279,8 @@ void project_units(const FewForward<T>& few, int64_t k0, int64_t count, int64_t 
 template <typename T>
 void project_few(const FewForward<T>& few, int64_t k0, int64_t count, Team::Member& member) {
   const Sizes& sizes = few.run->sizes;
-  if (few.run->input_mask.kinds) member.pieces(count, [&](int64_t k, int64_t) { drop_few(few, k0, count, k); });
-  if (count > kFewRows) {
+  if (few.x_kinds()) member.pieces(count, [&](int64_t k, int64_t) { drop_few(few, k0, count, k); });
+  if (count > kFewRows || few.in_quads()) {
     return member.pieces(sizes.gates * panels_of<T>(sizes.units), [&](int64_t n, int64_t index) {
       project_panel(few, k0, count, n, few.panels + index * few.panel_size());
     });
@@ -241,14 +298,20 @@ void run_few_forward(const FewForward<T>& few, Team::Member& member) {
   for (int64_t t0 = 0; t0 < steps; t0 += few.chunk) {
     const int64_t t1 = std::min(steps, t0 + few.chunk);
     if (t0 == 0 && few.blocks) {
-      member.pieces(padded(units) / kUnitStep, [&, units = units, gates = gates](int64_t n, int64_t) {
-        pack_units(few.recurrent, units, units, gates, n, few.blocks + n * kUnitStep * gates * units);
+      static_assert(kUnitStep == kLanes<T> || !kHasQuads || !std::is_same_v<T, float>, "blocks of one vector a gate");
+      member.pieces(few.in_quads() ? quad_pieces<T>(units, gates) : padded(units) / kUnitStep, [&, units = units, gates = gates](int64_t n, int64_t) {
+        if (few.in_quads()) return pack_quad_blocks(few.recurrent, units, units, gates, n, few.blocks);
+        pack_units(few.recurrent, units, units, gates, n, few.blocks + n * few.block_size());
       });
     }
     if (!run.ids) project_few(few, t0 * batch, (t1 - t0) * batch, member);
     for (int64_t t = t0; t < t1; ++t) {
       member.share([&, units = units](int64_t index, int64_t size) {
-        over_share(units, index, size, [&](int64_t first, int64_t last) { few.step(few, t, t0, first, last); });
+        over_share(units, index, size, [&](int64_t first, int64_t last) {
+          T* const quads = few.in_quads() ? few.quads + index * few.quads_size() : nullptr;
+          if (quads) quantize_few(few, t, quads);
+          few.step(few, t, t0, first, last, quads);
+        });
       });
     }
   }
@@ -271,10 +334,10 @@ void start_few_forward(FewForward<T>& few) {
   for (int64_t r = 0; r < few.rows(); ++r) few.zero_h = few.zero_h && all_zero(few.h_before(0, r), run.sizes.units);
 }
 
-// Whether packing U pays: a large U is read faster from one place, which takes as long as some steps.
-inline bool packs_few(const Sizes& sizes) {
+// Whether U is packed: always in int8, else where it pays, as a large U is read faster from one place, which takes as long as some steps.
+inline bool packs_few(const Sizes& sizes, Products products) {
   constexpr int64_t kLarge = 1 << 18, kSteps = 48;
-  return sizes.gates * sizes.units * sizes.units >= kLarge && sizes.steps >= kSteps;
+  return products == kQuads || sizes.gates * sizes.units * sizes.units >= kLarge && sizes.steps >= kSteps;
 }
 
 // The whole pass.
@@ -283,8 +346,9 @@ void forward_few(ffi::ThreadPool pool, const Forward<T>& run, const T* recurrent
   const auto [steps, batch, features, units, gates] = run.sizes;
   FewForward<T> few{&run, recurrent, step, chunk_steps(batch, steps)};
   const int64_t size = batch * units, kinds = run.mask.kinds, rows = few.chunk * batch, z_rows = run.ids ? 0 : rows;
-  const int64_t panels = run.ids ? 0 : threads * few.panel_size(), blocks = packs_few(run.sizes) ? few.z_size() * units : 0;
-  Aligned<T> room(few.z_size() * (z_rows + batch) + (2 + 3 * kinds) * padded(size) + panels + blocks + run.input_mask.kinds * rows * features);
+  const int64_t panels = run.ids ? 0 : threads * few.panel_size(), blocks = packs_few(run.sizes, run.products) ? padded(units) / kUnitStep * few.block_size() : 0;
+  const int64_t inputs = run.ids ? 0 : few.x_kinds() * rows, quads = threads * few.quads_size();
+  Aligned<T> room(few.z_size() * (z_rows + batch) + (2 + 3 * kinds) * padded(size) + panels + blocks + quads + inputs * (few.x_depth() + 1));
   T* next = room.get();
   const auto take = [&](int64_t count) { return std::exchange(next, next + count); };
   few.blocks = blocks ? next : nullptr;
@@ -294,8 +358,10 @@ void forward_few(ffi::ThreadPool pool, const Forward<T>& run, const T* recurrent
   for (int n = 0; n < 2; ++n) few.h[n] = take(padded(size));
   for (int n = 0; n < 2; ++n) few.factors[n] = take(kinds * padded(size));
   few.reset_factors = take(kinds * padded(size));
+  few.quads = take(quads);
   few.panels = take(panels);
-  few.dropped = next;
+  few.dropped = take(inputs * few.x_depth());
+  few.x_scales = next;
   start_few_forward(few);
   Team::run(pool, threads, [&](Team::Member& member) { run_few_forward(few, member); });
   std::copy_n(few.h[steps & 1], size, run.final_h);

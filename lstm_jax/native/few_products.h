@@ -100,7 +100,7 @@ void pack_units(const T* kernel, int64_t depth, int64_t units, int64_t gates, in
 }
 
 // to[r][gate * to_stride] += a[r] times the columns of kUnitStep units of GATES gates, which are `k_stride` numbers apart.
-template <typename T, int ROWS, int GATES>
+template <typename T, int ROWS, int GATES, Products P>
 LSTM_INLINE void add_gates(const T* const* a, const T* kernel, int64_t k_stride, int64_t depth, T* const* to, int64_t to_stride) {
   constexpr int kVectorsOfGate = kUnitStep / kLanes<T>;
   Vec<T> sums[ROWS][GATES * kVectorsOfGate];
@@ -109,11 +109,9 @@ LSTM_INLINE void add_gates(const T* const* a, const T* kernel, int64_t k_stride,
     LSTM_UNROLL for (int v = 0; v < GATES * kVectorsOfGate; ++v) sums[r][v] = load(at(r, v));
   }
   for (int64_t k = 0; k < depth; ++k, kernel += k_stride) {
-    Vec<T> factors[ROWS];
-    LSTM_UNROLL for (int r = 0; r < ROWS; ++r) factors[r] = all<T>(a[r][k]);
     LSTM_UNROLL for (int v = 0; v < GATES * kVectorsOfGate; ++v) {
       const Vec<T> weights = load(kernel + v * kLanes<T>);
-      LSTM_UNROLL for (int r = 0; r < ROWS; ++r) sums[r][v] += factors[r] * weights;
+      LSTM_UNROLL for (int r = 0; r < ROWS; ++r) add_product<T, P>(sums[r][v], a[r] + k, weights);
     }
   }
   LSTM_UNROLL for (int r = 0; r < ROWS; ++r) {
@@ -121,14 +119,14 @@ LSTM_INLINE void add_gates(const T* const* a, const T* kernel, int64_t k_stride,
   }
 }
 
-// `add_gates` for gates first..last-1 of a block packed by `pack_units`, as many at a time as there are registers for their sums.
-template <typename T, int ROWS>
+// `add_gates` for gates first..last-1 of a block packed by `pack_units` or `pack_quad_blocks`, as many at a time as there are registers for their sums.
+template <typename T, int ROWS, Products P = kFull>
 void add_block(const T* const* a, const T* block, int64_t gates, int64_t depth, int64_t first, int64_t last, T* const* to, int64_t to_stride) {
   constexpr int kFit = kSums / (ROWS * (kUnitStep / kLanes<T>)), kAtOnce = kFit >= 4 ? 4 : kFit >= 2 ? 2 : 1;
   const auto add = [&](auto GATES) {
     T* at[ROWS];
     for (int r = 0; r < ROWS; ++r) at[r] = to[r] + first * to_stride;
-    add_gates<T, ROWS, GATES>(a, block + first * kUnitStep, gates * kUnitStep, depth, at, to_stride);
+    add_gates<T, ROWS, GATES, P>(a, block + first * kUnitStep, gates * kUnitStep, depth, at, to_stride);
     first += GATES;
   };
   while (first + kAtOnce <= last) add(std::integral_constant<int, kAtOnce>{});

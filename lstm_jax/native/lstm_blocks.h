@@ -46,18 +46,11 @@ LSTM_INLINE void add_products(Vec<T> (&z)[BLOCKS][ROWS][kLSTMGates], const T* co
   }
 }
 
-// Pack blocks first..last-1 of a kernel: (K, 4H) -> (H / lanes, K, 4, lanes), padded with zeros; K is packed_depth for groups.
+// Pack blocks first..last-1 of a kernel: (K, 4H) -> (H / lanes, K, 4, lanes), padded with zeros; K is half as long for pairs. `pack_quad_blocks` packs quads.
 template <typename T>
 void pack_forward(const T* kernel, int64_t depth, int64_t units, T* packed, int64_t first, int64_t last, Products products = kFull) {
   for (int64_t block = first; block < last; ++block) {
     const int count = std::min<int64_t>(kLanes<T>, units - block * kLanes<T>);
-    for (int gate = 0; products == kQuads && gate < kLSTMGates; ++gate) {
-      pack_quads(kernel + gate * units + block * kLanes<T>, kLSTMGates * units, depth, count, kLanes<T>, packed + gate * kLanes<T>, kLSTMGates * kLanes<T>);
-    }
-    if (products == kQuads) {
-      packed += packed_depth(depth, products) * kLSTMGates * kLanes<T>;
-      continue;
-    }
     for (int64_t k = 0; k < depth; k += products == kPairs ? 2 : 1) {
       for (int gate = 0; gate < kLSTMGates; ++gate, packed += kLanes<T>) {
         const T* const from = kernel + (k * kLSTMGates + gate) * units + block * kLanes<T>;

@@ -153,47 +153,74 @@ T quantize_row(const T* from, const T* mask, int64_t size, T* to) {
   return T(0);  // never reached
 }
 
-// Pack `count` columns of a kernel (depth, ...) in quads: rows of `width` quads, `stride` numbers apart, filled up with zeros. Two rows follow: the
-// scales of the columns, and 128 times the sums of their int8 numbers.
-template <typename T>
-void pack_quads(const T* from, int64_t row_stride, int64_t depth, int64_t count, int64_t width, T* packed, int64_t stride) {
+// Vectors of columns that `pack_quads` reads at a time, as rows of a kernel are far apart.
+constexpr int64_t kPackedVectors = 4;
+
+// `pack_quads` for VECTORS vectors.
+template <typename T, int VECTORS>
+void pack_quad_vectors(const T* from, int64_t row_stride, int64_t depth, int64_t count, T* packed, int64_t vector_stride, int64_t stride) {
 #if defined(__AVX512VNNI__)
   if constexpr (std::is_same_v<T, float>) {
-    // the first rows are kept from the first reading to the second: where their stride is a multiple of a large power of 2, they do not stay in the L1
-    // cache; on the stack, since this must not throw
-    constexpr int64_t kCopied = 256;
-    alignas(kVectorBytes) T copy[kCopied * kLanes<T>];
-    for (int64_t n = 0; n < width; n += kLanes<T>) {
-      const int lanes = std::clamp<int64_t>(count - n, 0, kLanes<T>);
-      const auto read = [&](int64_t k) { return lanes ? load(from + k * row_stride + n, lanes) : Vec<T>{}; };
-      const auto row = [&](int64_t k) { return (__m512)(k >= depth ? Vec<T>{} : k < kCopied ? load(copy + k * kLanes<T>) : read(k)); };
-      __m512 most = _mm512_setzero_ps();
-      __mmask16 odd = 0;
-      for (int64_t k = 0; k < depth; ++k) {
-        const Vec<T> numbers = read(k);
-        if (k < kCopied) store(copy + k * kLanes<T>, numbers);
-        odd |= not_finite(_mm512_abs_ps((__m512)numbers));
-        most = _mm512_max_ps(most, _mm512_abs_ps((__m512)numbers));
-      }
-      using Limits = std::numeric_limits<T>;
-      const __m512 scale = _mm512_mask_mov_ps(_mm512_div_ps(most, _mm512_set1_ps(127)), odd, _mm512_set1_ps(Limits::quiet_NaN()));
-      const __m512 inverse = _mm512_maskz_div_ps(_mm512_cmp_ps_mask(scale, _mm512_set1_ps(Limits::min()), _CMP_GE_OQ), _mm512_set1_ps(1), scale);
-      __m512i total = _mm512_setzero_si512();
-      T* to = packed + n;
-      for (int64_t k = 0; k < depth; k += 4, to += stride) {
+    const auto row = [&](int64_t k, int v) __attribute__((always_inline)) {
+      const T* const at = from + k * row_stride + v * kLanes<T>;
+      return k >= depth ? Vec<T>{} : count >= VECTORS * kLanes<T> ? load(at) : load(at, static_cast<int>(std::clamp<int64_t>(count - v * kLanes<T>, 0, kLanes<T>)));
+    };
+    // absolute numbers are ordered as their bits are, and NaN is above all others
+    __m512i most[VECTORS] = {};
+    for (int64_t k = 0; k < depth; ++k) {
+      LSTM_UNROLL for (int v = 0; v < VECTORS; ++v) most[v] = _mm512_max_epu32(most[v], (__m512i)_mm512_abs_ps((__m512)row(k, v)));
+    }
+    using Limits = std::numeric_limits<T>;
+    __m512 scale[VECTORS], inverse[VECTORS];
+    for (int v = 0; v < VECTORS; ++v) {
+      const __m512 size = (__m512)most[v];
+      scale[v] = _mm512_mask_mov_ps(_mm512_div_ps(size, _mm512_set1_ps(127)), not_finite(size), _mm512_set1_ps(Limits::quiet_NaN()));
+      inverse[v] = _mm512_maskz_div_ps(_mm512_cmp_ps_mask(scale[v], _mm512_set1_ps(Limits::min()), _CMP_GE_OQ), _mm512_set1_ps(1), scale[v]);
+    }
+    __m512i total[VECTORS] = {};
+    for (int64_t k = 0; k < depth; k += 4, packed += stride) {
+      LSTM_UNROLL for (int v = 0; v < VECTORS; ++v) {
         __m512i quads = _mm512_setzero_si512();
-        for (int part = 0; part < 4; ++part) {
-          const __m512i codes = _mm512_cvtps_epi32(_mm512_mul_ps(row(k + part), inverse));
-          total = _mm512_add_epi32(total, codes);
-          quads = _mm512_or_si512(quads, _mm512_slli_epi32(_mm512_and_si512(codes, _mm512_set1_epi32(255)), 8 * part));
+        LSTM_UNROLL for (int part = 0; part < 4; ++part) {
+          const __m512i codes = _mm512_cvtps_epi32(_mm512_mul_ps((__m512)row(k + part, v), inverse[v]));
+          quads = _mm512_or_si512(quads, _mm512_and_si512(_mm512_slli_epi32(codes, 8 * part), _mm512_set1_epi32(255u << 8 * part)));
         }
-        store(to, (Vec<T>)quads);
+        total[v] = _mm512_dpbusd_epi32(total[v], _mm512_set1_epi8(1), quads);
+        store(packed + v * vector_stride, (Vec<T>)quads);
       }
-      store(to, (Vec<T>)scale);
-      store(to + stride, (Vec<T>)_mm512_slli_epi32(total, 7));
+    }
+    for (int v = 0; v < VECTORS; ++v, packed += vector_stride) {
+      store(packed, (Vec<T>)scale[v]);
+      store(packed + stride, (Vec<T>)_mm512_slli_epi32(total[v], 7));
     }
   }
 #endif
+}
+
+// Pack `count` columns of a kernel (depth, ...) in quads, filled up with zeros to `vectors` vectors, which begin `vector_stride` numbers apart; rows are
+// `stride` numbers apart. Two rows follow: the scales of the columns, and 128 times the sums of their int8 numbers.
+template <typename T>
+void pack_quads(const T* from, int64_t row_stride, int64_t depth, int64_t count, int64_t vectors, T* packed, int64_t vector_stride, int64_t stride) {
+  for (; vectors > 0; vectors -= kPackedVectors, count -= kPackedVectors * kLanes<T>, from += kPackedVectors * kLanes<T>, packed += kPackedVectors * vector_stride) {
+    if (vectors >= kPackedVectors) pack_quad_vectors<T, kPackedVectors>(from, row_stride, depth, count, packed, vector_stride, stride);
+    else if (vectors == 3) pack_quad_vectors<T, 3>(from, row_stride, depth, count, packed, vector_stride, stride);
+    else if (vectors == 2) pack_quad_vectors<T, 2>(from, row_stride, depth, count, packed, vector_stride, stride);
+    else pack_quad_vectors<T, 1>(from, row_stride, depth, count, packed, vector_stride, stride);
+  }
+}
+
+// Return the pieces in which `pack_quad_blocks` packs a kernel.
+template <typename T>
+int64_t quad_pieces(int64_t units, int64_t gates) {
+  return gates * ((units + kPackedVectors * kLanes<T> - 1) / (kPackedVectors * kLanes<T>));
+}
+
+// Pack piece n of a kernel: (K, GH) -> (H / lanes, packed_depth, G, lanes).
+template <typename T>
+void pack_quad_blocks(const T* kernel, int64_t depth, int64_t units, int64_t gates, int64_t n, T* packed) {
+  const int64_t gate = n % gates, first = n / gates * kPackedVectors, count = units - first * kLanes<T>, row = gates * kLanes<T>;
+  const int64_t size = packed_depth(depth, kQuads) * row, vectors = std::min(kPackedVectors, (count + kLanes<T> - 1) / kLanes<T>);
+  pack_quads(kernel + gate * units + first * kLanes<T>, gates * units, depth, count, vectors, packed + first * size + gate * kLanes<T>, size, row);
 }
 
 // Pack `count` columns of a kernel's rows k and k + 1 as pairs; `packed` is filled up to `width` columns with zeros. second: whether row k + 1 exists.

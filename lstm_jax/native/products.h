@@ -153,7 +153,7 @@ void pack_panel(const T* kernel, int64_t depth, int64_t units, int64_t gates, T*
   const int64_t width = width_of<T>(units), panels = panels_of<T>(units);
   const int64_t column = n % panels * width, count = std::min(width, units - column);
   const T* from = kernel + n / panels * units + column;
-  if (products == kQuads) return pack_quads(from, gates * units, depth, count, width, packed, width);
+  if (products == kQuads) return pack_quads(from, gates * units, depth, count, width / kLanes<T>, packed, kLanes<T>, width);
   if (products == kPairs) {
     for (int64_t k = 0; k < depth; k += 2, packed += width) pack_pairs(from + k * gates * units, gates * units, k + 1 < depth, count, width, packed);
     return;

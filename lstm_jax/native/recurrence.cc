@@ -83,7 +83,7 @@ constexpr int64_t kMostFewRows = 3;
 // Whether a call takes few_forward.h and few_backward.h.
 template <typename T>
 bool shares_units(const CellCode<T>& code, const Sizes& sizes, bool tokens, Products products) {
-  return code.step_units && sizes.batch <= kMostFewRows && !tokens && products == kFull;
+  return code.step_units && sizes.batch <= kMostFewRows && !tokens && products != kPairs;
 }
 
 // Numbers in the part of U that is worth a thread that shares the units.
@@ -125,11 +125,13 @@ void forward_tiles(ffi::ThreadPool pool, Forward<T>& run, const T* recurrent, in
   } else {
     run.recurrent = panels_at(recurrent_panels ? to_recurrent : nullptr, recurrent, recurrent_depth);
   }
-  SharedWork pack(blocks + kernel_panels + recurrent_panels);
+  const int64_t block_pieces = blocks && run.products == kQuads ? quad_pieces<T>(units, gates) : blocks;
+  SharedWork pack(block_pieces + kernel_panels + recurrent_panels);
   parallel_for(pool, threads, threads, batch, [&, units = units, features = features, gates = gates](int64_t, int64_t first, int64_t last) {
     pack([&](int64_t n) {
-      if (n < blocks) return pack_forward(recurrent, units, units, room.get() + n * run.blocks.block_stride, n, n + 1, run.products);
-      n -= blocks;
+      if (n < block_pieces && run.products == kQuads) return pack_quad_blocks(recurrent, units, units, gates, n, room.get());
+      if (n < block_pieces) return pack_forward(recurrent, units, units, room.get() + n * run.blocks.block_stride, n, n + 1, run.products);
+      n -= block_pieces;
       if (n < kernel_panels) return pack_panels(run.w, features, units, gates, to_kernel, n, n + 1, run.products);
       n -= kernel_panels;
       pack_panels(recurrent, run.h_size(), units, gates, to_recurrent, n, n + 1, run.products);

@@ -153,6 +153,7 @@ inline void Team::shut() {
 
 // Wait until all members have left; one that was invited after the last phase leaves too.
 inline void Team::close() {
+  lstm_jax::spinning_threads().withdraw(this);
   shut();
   wait([&] { return left.load(std::memory_order_acquire) == joined; });
 }
@@ -198,7 +199,7 @@ void Team::run(ffi::ThreadPool pool, int64_t threads, const Work& work) {
     }
     team->left.fetch_add(1, std::memory_order_release);
   };
-  const int64_t awake = start_threads(pool, threads - 1, join);
+  const int64_t awake = start_threads(pool, threads - 1, team.get(), join);
   for (const int64_t began = awake ? nanoseconds_now() : 0; team->arrived <= awake && nanoseconds_now() - began < kArrival;) pause_briefly();
   team->invite(0, 1);
   Member leader(*team, 0, 0);

@@ -24,34 +24,57 @@ namespace lstm_jax {
 
 constexpr std::chrono::microseconds kSpinTime{500};
 
-// Pool threads that have finished their work and spin for kSpinTime before they sleep. A sleeping thread takes 0.2 to 0.3 ms to wake on a
-// virtual machine, which is longer than the pause between two calls of a training step. The threads belong to their pools, so no additional
-// threads compete for a core.
+// Whether this thread is giving a task to a pool. A pool whose queue is full (1024 tasks, if its threads get no processor for a while) runs the
+// task on this thread at once, which must not wait there for what it does itself later.
+inline thread_local bool scheduling = false;
+
+// Jobs that calls have for other threads, and the pool threads that take them. A thread that has done a job spins for kSpinTime before it sleeps: a
+// sleeping thread takes 0.2 to 0.3 ms to wake on a virtual machine, which is longer than the pause between two calls of a training step. The threads
+// belong to their pools, so no additional threads compete for a core.
 class SpinningThreads {
  public:
   using Job = std::function<void()>;
+  enum Taker { kSpins, kScheduled, kMissing };
 
-  // Give the job to a spinning thread; return whether there is one.
-  bool offer(const Job& job) {
+  // Add a job of a call; return which thread will take it: one that spins, one that a pool has been asked for, or one that the caller has to ask
+  // a pool for, to run `work`. So no more tasks wait in a pool's queue than there are jobs.
+  Taker offer(const void* call, const Job& job) {
     std::lock_guard<std::mutex> lock(mutex);
-    if (static_cast<int64_t>(jobs.size()) >= spinning) return false;
-    jobs.push_back(job);
+    jobs.push_back({call, job});
     job_count = jobs.size();
-    return true;
+    if (job_count <= spinning) return kSpins;
+    if (job_count <= spinning + scheduled) return kScheduled;
+    ++scheduled;
+    return kMissing;
   }
 
-  // Do jobs until none comes for kSpinTime.
-  void spin() {
+  // Remove the jobs of a call that no thread has taken.
+  void withdraw(const void* call) {
+    if (job_count == 0) return;
+    std::lock_guard<std::mutex> lock(mutex);
+    jobs.erase(std::remove_if(jobs.begin(), jobs.end(), [call](const Waiting& waiting) { return waiting.call == call; }), jobs.end());
+    job_count = jobs.size();
+  }
+
+  // The pool did not take the task.
+  void not_scheduled() {
+    std::lock_guard<std::mutex> lock(mutex);
+    --scheduled;
+  }
+
+  // The task of a pool's thread: do jobs until none comes for kSpinTime.
+  void work() {
     using Clock = std::chrono::steady_clock;
     std::unique_lock<std::mutex> lock(mutex);
-    for (;;) {
+    --scheduled;
+    while (!scheduling) {
       ++spinning;
       lock.unlock();
       for (const auto began = Clock::now(); job_count == 0 && Clock::now() - began < kSpinTime;) std::this_thread::yield();
       lock.lock();
       --spinning;
       if (jobs.empty()) return;
-      const Job job = std::move(jobs.front());
+      const Job job = std::move(jobs.front().job);
       jobs.pop_front();
       job_count = jobs.size();
       lock.unlock();
@@ -61,9 +84,13 @@ class SpinningThreads {
   }
 
  private:
+  struct Waiting {
+    const void* call;
+    Job job;
+  };
   std::mutex mutex;
-  std::deque<Job> jobs;  // at most one for each spinning thread
-  int64_t spinning = 0;
+  std::deque<Waiting> jobs;
+  int64_t spinning = 0, scheduled = 0;  // threads
   std::atomic<int64_t> job_count{0};
 };
 
@@ -82,23 +109,24 @@ inline int64_t threads_for(ffi::ThreadPool pool, int64_t threads, int64_t size) 
   return std::max<int64_t>(1, std::min({threads, size, pool.num_threads()}));
 }
 
-// Let up to `count` threads call job(), which must not throw; return the number of them that are awake. It throws nothing: where memory is missing,
-// fewer threads start.
+// Let up to `count` threads call job(), which must not throw, until the call `withdraw`s it; return the number of them that are awake. It throws
+// nothing: where memory is missing, fewer threads start.
 template <typename Job>
-int64_t start_threads(ffi::ThreadPool pool, int64_t count, const Job& job) noexcept {
+int64_t start_threads(ffi::ThreadPool pool, int64_t count, const void* call, const Job& job) noexcept {
+  using lstm_jax::SpinningThreads;
+  SpinningThreads& threads = lstm_jax::spinning_threads();
   int64_t awake = 0;
   try {
     for (int64_t thread = 0; thread < count; ++thread) {
-      if (lstm_jax::spinning_threads().offer(job)) {
-        ++awake;
-        continue;
-      }
-      pool.Schedule([job] {
-        job();
-        lstm_jax::spinning_threads().spin();
-      });
+      const SpinningThreads::Taker taker = threads.offer(call, job);
+      awake += taker == SpinningThreads::kSpins;
+      lstm_jax::scheduling = taker == SpinningThreads::kMissing;
+      if (lstm_jax::scheduling) pool.Schedule([&threads] { threads.work(); });
+      lstm_jax::scheduling = false;
     }
   } catch (...) {
+    if (lstm_jax::scheduling) threads.not_scheduled();
+    lstm_jax::scheduling = false;
   }
   return awake;
 }
@@ -129,8 +157,9 @@ void parallel_for(ffi::ThreadPool pool, int64_t threads, int64_t parts, int64_t 
       if (++shared->done == parts) shared->changed.notify_one();
     }
   };
-  start_threads(pool, threads - 1, take);
+  start_threads(pool, threads - 1, shared.get(), take);
   take();
+  lstm_jax::spinning_threads().withdraw(shared.get());
   const auto raise = [&] {
     if (shared->error) std::rethrow_exception(shared->error);
   };

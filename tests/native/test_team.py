@@ -1,9 +1,12 @@
 """Calls of few rows, whose threads form a team: the number of threads changes no bit."""
 
+import jax
 import numpy as np
 import pytest
-from calls import recurrence
+from calls import SHAPES, recurrence
 from tables import BACKENDS
+
+from lstm_jax import native
 
 pytestmark = pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the backend with")
 # T, B, E, H: enough units for several threads, also more steps than a chunk has, and units for one thread only
@@ -21,4 +24,32 @@ def test_threads_change_no_bit(cell: str, backward: bool, ids: bool) -> None:
         alone = call.run(threads=1)
         for threads in (2, 3, 64, 2, 2, 2):
             for got, want in zip(call.run(threads=threads), alone, strict=True):
+                np.testing.assert_array_equal(got, want)
+
+
+def rows_of(name: str, array: np.ndarray, rows: int) -> np.ndarray:
+    """Return the first rows of an operand: (B, ...) or, of each step or gate, (T, B, ...)."""
+    if "kernel" in name or array.ndim == 1:
+        return array
+    first = array.ndim == 2 and name not in ("ids", "valid", "resets")
+    return array[:rows] if first else array[:, :rows]
+
+
+@pytest.mark.skipif(bool(native.why_not_products("int8")), reason="no products in int8")
+@pytest.mark.parametrize("cell", ["lstm", "gru", "simple_rnn"])
+@pytest.mark.parametrize(("ids", "kinds"), [(True, 0), (False, 1), (False, None)])
+def test_few_rows_in_int8(cell: str, ids: bool, kinds: int | None) -> None:
+    """Rows have the same bits alone as in a batch of many rows, whatever the number of threads; None: a mask for each gate."""
+    kinds = SHAPES[cell].gates if kinds is None else kinds
+    for steps, rows, features, units in SIZES:
+        many = recurrence(
+            False, sizes=(steps, 9, features, units), ids=ids, kinds=(0 if ids else kinds, kinds), cell=cell, keep=False, products=2
+        )
+        few = many._replace(
+            operands={name: rows_of(name, np.asarray(array), rows) for name, array in many.operands.items()},
+            results={name: jax.ShapeDtypeStruct((rows, units), np.float32) for name in many.results},
+        )
+        wanted = [result[:rows] for result in many.run()]
+        for threads in (1, 2, 3, 64):
+            for got, want in zip(few.run(threads=threads), wanted, strict=True):
                 np.testing.assert_array_equal(got, want)

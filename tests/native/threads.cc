@@ -1,6 +1,6 @@
 // The compiled functions called through a small stand-in for XLA, with threads of its own, several calls at once: for ThreadSanitizer, which
 // Python and XLA do not run under. It prints what differs between one thread and several, and what an allocation that fails leaves behind. Calls of
-// few rows, whose threads meet after each step, also run while the pool's threads are late or do not come at all.
+// few rows, whose threads meet after each step, also run while the pool's threads are late or do not come at all, and while its queue is full.
 
 #include <algorithm>
 #include <atomic>
@@ -60,6 +60,7 @@ class Pool {
     for (std::thread& worker : workers) worker.join();
   }
   void schedule(XLA_FFI_Task* task, void* data) {
+    if (full) return task(data);
     {
       std::lock_guard<std::mutex> lock(mutex);
       tasks.emplace_back(task, data);
@@ -68,6 +69,7 @@ class Pool {
   }
   int64_t size() const { return workers.size(); }
   std::atomic<bool> late{false};  // whether tasks start up to half a millisecond after they are taken
+  std::atomic<bool> full{false};  // whether tasks run at once on the thread that schedules them, as in XLA where its queue is full
 
  private:
   std::atomic<int64_t> tasks_late{0};
@@ -353,6 +355,9 @@ int main() {
       pool->late = true;
       for (int64_t turn = 0; turn < 6; ++turn) run(one, alone.results, 3);
       pool->late = false;
+      pool->full = true;
+      for (int64_t turn = 0; turn < 3; ++turn) run(one, alone.results, 3);
+      pool->full = false;
       run_out_of_memory(one);
       run(one, alone.results, 3);
     }
