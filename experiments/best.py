@@ -312,8 +312,8 @@ def _ensembles(tested: study.Rows) -> dict[str, float]:
 def draw(rows: study.Rows, path: Path) -> object:
     """Draw the accuracies of the study as points, and published test accuracies as vertical lines.
 
-    The points are the validation accuracy of each compared model (choice) and the test accuracies of the models in `TESTED` and of the
-    ensembles in `ENSEMBLES`.
+    The points are the validation accuracy of each compared model, and the test accuracies of the models in `TESTED` and of the ensembles in
+    `ENSEMBLES`.
     """
 
     def fill(figure: Any) -> None:

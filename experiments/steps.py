@@ -140,9 +140,9 @@ def cells(rows: study.Rows, part: str) -> dict[tuple, tuple[float, float]]:
 def verdict(rows: study.Rows) -> str:
     """Return the conclusion of the study.
 
-    The text has one line for each setting, with its bits per character. The settings are, in this order: pairs of a step and a learning
-    rate, pairs of a window length and a batch size, and pairs of a step and a learning rate in the long trainings. A step is the number of
-    characters from the start of one window to the start of the next.
+    The text has one line for each setting, with its bits per character: first the pairs of a step and a learning rate, then the pairs of a
+    window length and a batch size, and last the pairs of a step and a learning rate that were trained for longer. A step is here the number
+    of characters from the start of one window to the start of the next.
     """
     lines = [
         f"step {a}, rate {b:g}: {x:.3f} bits at equal updates, {y:.3f} after one pass" for (a, b), (x, y) in cells(rows, "steps").items()
