@@ -261,14 +261,14 @@ def _median(rows: study.Rows) -> str:
 def verdict(rows: study.Rows) -> str:
     """Return the conclusion of the study.
 
-    Each combination of a cell, a method and a number of units has one line, with medians of the number of iterations of Newton's method.
-    Three variables are changed one at a time: the sequence length, the gain (the factor of the initial recurrent kernel) and the number of
-    training updates. There is one median for each value of each variable. A "+" after a median means that at least one of the runs has not
-    converged. These lines follow:
+    Each combination of a cell, a kind of Jacobian (see `Config`) and a number of units has one line, with medians of the number of
+    iterations of Newton's method. Three variables are changed one at a time: the sequence length, the gain (the factor of the initial
+    recurrent kernel) and the number of training updates. There is one median for each value of each variable. A "+" after a median means
+    that at least one of the runs has not converged. These lines follow:
 
     - the rank correlation of the Lyapunov exponent and the number of iterations, over all runs with 1,000 steps;
     - the number of runs in which Newton's method converges and would be faster than the loop on a device with enough lanes (see `lanes`);
-    - the smallest number of lanes that is enough in one of these runs.
+    - the smallest number of lanes with which at least one of these runs would be faster than the loop.
     """
     lines = []
     for name, group in methods(rows).items():

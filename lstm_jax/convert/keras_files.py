@@ -282,7 +282,7 @@ def _order_by_width(stacks: dict[str, list[Layer]], embedding: Arrays | None, he
 
         Args:
             taken: number of layers that already have a position, one entry for each class of layers. The entries have the order of
-                `queues`, which holds a list with the names of the layers of each class.
+                `queues`, which holds one list of layer names for each class.
             width: number of features that the next layer gets as input.
         """
         if all(count == len(queue) for count, queue in zip(taken, queues, strict=True)):

@@ -63,14 +63,15 @@ def without_leading(leaves: Sequence[Any], dims: Sequence[int | None]) -> list[A
 
 
 def no_calls(function: Callable, leaves: Sequence[Any]) -> tuple[list[jax.Array], list[int]]:
-    """Return the results of a function under `vmap` if the mapped axis has size 0.
+    """Return the results of a function under `vmap`, for a mapped axis of size 0.
 
     Args:
         function: function of a list of leaves.
-        leaves: arrays of one call, or their shapes and dtypes; see `without_leading`.
+        leaves: the arguments of a single call, which have no mapped axis, as arrays or as shapes and dtypes; see `without_leading`.
 
     Returns:
-        A pair: a list of the results, whose first axis has size 0, and a list with the index 0 of the mapped axis of each result.
+        A pair: a list of the results, whose first axis has size 0, and a list with one 0 for each result, because its mapped axis is axis
+        0.
     """
     results = jax.tree.leaves(jax.eval_shape(lambda *operands: function(operands), *leaves))
     return [jnp.zeros((0, *one.shape), one.dtype) for one in results], [0] * len(results)

@@ -72,7 +72,7 @@ class PackedRows:
         """Return the rows as training examples. Each epoch reads them in random order. The metrics are means over reviews.
 
         Each review in a batch has the same weight: 1 divided by the number of reviews in the batch. In the `Order` of an epoch, the field
-        `weight` has one entry for each row of a batch. It is this weight of one review, not the sum over the reviews of the row.
+        `weight` has one entry for each row of a batch. Each entry is the weight of one review, not the sum over the reviews of the row.
         """
         counts = jnp.asarray((self.labels != NONE).sum(1), jnp.float32)
 

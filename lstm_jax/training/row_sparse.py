@@ -51,11 +51,13 @@ class RowUpdate(ABC):
 
     @abstractmethod
     def catch_up(self, name: str, ids: Any, lag: Lag, state: Any, params: Any) -> tuple[Lag, Any, Any]:
-        """Let rows of a table take the steps whose batches did not look them up.
+        """Apply to rows of a table the optimiser steps that they have missed.
+
+        A row misses a step if the batch of this step does not look it up.
 
         Args:
             name: name of the table among the parameters.
-            ids: indices of the rows, (..., B). If None, all rows take their missed steps.
+            ids: indices of the rows that catch up, (..., B). If None, all rows catch up.
             lag: record of the steps that each row has taken.
             state: state of the optimiser.
             params: dict from the names of the parameters to arrays.
