@@ -29,12 +29,12 @@ struct FewForward {
   const T* recurrent;
   StepUnits<T> step;
   int64_t chunk;       // steps
-  bool zero_h;         // h before the first step is all zeros: skip the product
+  bool zero_h;         // h before the first step is all zeros: skip the product, but not in int8
   T *z, *sums;         // of each row of a chunk (G padded(H)); of each row
   T *h[2];             // (rows, H) before even and odd steps
   T *factors[2];       // h times the masks (kinds, rows, H), if there are masks
   T *reset_factors;    // the same of the h of the resets
-  T *dropped;          // x times the masks (kinds, rows of a chunk, E), if there are masks; in int8 always, in quads
+  T *dropped;          // x times the masks (kinds, rows of a chunk, E), if there are masks; in int8 x itself too, in quads
   T *x_scales;         // in int8: of the rows of `dropped`
   T *panels;           // a panel of W for each member
   T *blocks;           // U packed by `pack_units` or `pack_quad_blocks`, or null
@@ -337,7 +337,7 @@ void start_few_forward(FewForward<T>& few) {
 // Whether U is packed: always in int8, else where it pays, as a large U is read faster from one place, which takes as long as some steps.
 inline bool packs_few(const Sizes& sizes, Products products) {
   constexpr int64_t kLarge = 1 << 18, kSteps = 48;
-  return products == kQuads || sizes.gates * sizes.units * sizes.units >= kLarge && sizes.steps >= kSteps;
+  return products == kQuads || (sizes.gates * sizes.units * sizes.units >= kLarge && sizes.steps >= kSteps);
 }
 
 // The whole pass.

@@ -153,7 +153,7 @@ inline void Team::shut() {
 
 // Wait until all members have left; one that was invited after the last phase leaves too.
 inline void Team::close() {
-  lstm_jax::spinning_threads().withdraw(this);
+  lstm_jax::jobs().withdraw(this);
   shut();
   wait([&] { return left.load(std::memory_order_acquire) == joined; });
 }

@@ -24,36 +24,37 @@ namespace lstm_jax {
 
 constexpr std::chrono::microseconds kSpinTime{500};
 
-// Whether this thread is giving a task to a pool. A pool whose queue is full (1024 tasks, if its threads get no processor for a while) runs the
-// task on this thread at once, which must not wait there for what it does itself later.
+// Whether this thread is giving a task to a pool. A pool whose queue is full (1024 tasks, if its threads get no processor for a while), or that fails,
+// runs the task at once on the thread that gives it. `work` then returns without a job, which might wait for what this thread does only later.
 inline thread_local bool scheduling = false;
 
 // Jobs that calls have for other threads, and the pool threads that take them. A thread that has done a job spins for kSpinTime before it sleeps: a
 // sleeping thread takes 0.2 to 0.3 ms to wake on a virtual machine, which is longer than the pause between two calls of a training step. The threads
-// belong to their pools, so no additional threads compete for a core.
-class SpinningThreads {
+// belong to their pools, so no additional threads compete for a core. No call may rely on its jobs being taken.
+class Jobs {
  public:
   using Job = std::function<void()>;
   enum Taker { kSpins, kScheduled, kMissing };
 
-  // Add a job of a call; return which thread will take it: one that spins, one that a pool has been asked for, or one that the caller has to ask
-  // a pool for, to run `work`. So no more tasks wait in a pool's queue than there are jobs.
+  // Add a job of a call; return which thread is expected to take it: one that spins, one that a pool has been asked for, or one that the caller has to
+  // ask a pool for, to run `work`. A thread takes any call's job, so that never more tasks are in the pools' queues than there were jobs at a time.
+  // call: an address that belongs to the call until it has withdrawn its jobs.
   Taker offer(const void* call, const Job& job) {
     std::lock_guard<std::mutex> lock(mutex);
-    jobs.push_back({call, job});
-    job_count = jobs.size();
-    if (job_count <= spinning) return kSpins;
-    if (job_count <= spinning + scheduled) return kScheduled;
+    waiting.push_back({call, job});
+    count = waiting.size();
+    if (count <= spinning) return kSpins;
+    if (count <= spinning + scheduled) return kScheduled;
     ++scheduled;
     return kMissing;
   }
 
   // Remove the jobs of a call that no thread has taken.
   void withdraw(const void* call) {
-    if (job_count == 0) return;
+    if (count == 0) return;
     std::lock_guard<std::mutex> lock(mutex);
-    jobs.erase(std::remove_if(jobs.begin(), jobs.end(), [call](const Waiting& waiting) { return waiting.call == call; }), jobs.end());
-    job_count = jobs.size();
+    waiting.erase(std::remove_if(waiting.begin(), waiting.end(), [call](const Waiting& one) { return one.call == call; }), waiting.end());
+    count = waiting.size();
   }
 
   // The pool did not take the task.
@@ -70,13 +71,13 @@ class SpinningThreads {
     while (!scheduling) {
       ++spinning;
       lock.unlock();
-      for (const auto began = Clock::now(); job_count == 0 && Clock::now() - began < kSpinTime;) std::this_thread::yield();
+      for (const auto began = Clock::now(); count == 0 && Clock::now() - began < kSpinTime;) std::this_thread::yield();
       lock.lock();
       --spinning;
-      if (jobs.empty()) return;
-      const Job job = std::move(jobs.front().job);
-      jobs.pop_front();
-      job_count = jobs.size();
+      if (waiting.empty()) return;
+      const Job job = std::move(waiting.front().job);
+      waiting.pop_front();
+      count = waiting.size();
       lock.unlock();
       job();
       lock.lock();
@@ -89,15 +90,15 @@ class SpinningThreads {
     Job job;
   };
   std::mutex mutex;
-  std::deque<Waiting> jobs;
-  int64_t spinning = 0, scheduled = 0;  // threads
-  std::atomic<int64_t> job_count{0};
+  std::deque<Waiting> waiting;
+  int64_t spinning = 0, scheduled = 0;  // threads that spin, and tasks in the queues of pools
+  std::atomic<int64_t> count{0};        // of `waiting`
 };
 
 // One object for all source files, never destroyed: a thread may spin while the process ends.
-inline SpinningThreads& spinning_threads() {
-  static SpinningThreads* const threads = new SpinningThreads;
-  return *threads;
+inline Jobs& jobs() {
+  static Jobs* const made = new Jobs;
+  return *made;
 }
 
 }  // namespace lstm_jax
@@ -109,23 +110,23 @@ inline int64_t threads_for(ffi::ThreadPool pool, int64_t threads, int64_t size) 
   return std::max<int64_t>(1, std::min({threads, size, pool.num_threads()}));
 }
 
-// Let up to `count` threads call job(), which must not throw, until the call `withdraw`s it; return the number of them that are awake. It throws
-// nothing: where memory is missing, fewer threads start.
+// Let up to `count` threads call job(), which must not throw, until `withdraw(call)`; return the number of them that are awake. It throws nothing: where
+// memory is missing, fewer threads start.
 template <typename Job>
 int64_t start_threads(ffi::ThreadPool pool, int64_t count, const void* call, const Job& job) noexcept {
-  using lstm_jax::SpinningThreads;
-  SpinningThreads& threads = lstm_jax::spinning_threads();
+  using lstm_jax::Jobs;
+  Jobs& jobs = lstm_jax::jobs();
   int64_t awake = 0;
   try {
     for (int64_t thread = 0; thread < count; ++thread) {
-      const SpinningThreads::Taker taker = threads.offer(call, job);
-      awake += taker == SpinningThreads::kSpins;
-      lstm_jax::scheduling = taker == SpinningThreads::kMissing;
-      if (lstm_jax::scheduling) pool.Schedule([&threads] { threads.work(); });
+      const Jobs::Taker taker = jobs.offer(call, job);
+      awake += taker == Jobs::kSpins;
+      lstm_jax::scheduling = taker == Jobs::kMissing;
+      if (lstm_jax::scheduling) pool.Schedule([&jobs] { jobs.work(); });
       lstm_jax::scheduling = false;
     }
   } catch (...) {
-    if (lstm_jax::scheduling) threads.not_scheduled();
+    if (lstm_jax::scheduling) jobs.not_scheduled();
     lstm_jax::scheduling = false;
   }
   return awake;
@@ -159,7 +160,7 @@ void parallel_for(ffi::ThreadPool pool, int64_t threads, int64_t parts, int64_t 
   };
   start_threads(pool, threads - 1, shared.get(), take);
   take();
-  lstm_jax::spinning_threads().withdraw(shared.get());
+  lstm_jax::jobs().withdraw(shared.get());
   const auto raise = [&] {
     if (shared->error) std::rethrow_exception(shared->error);
   };

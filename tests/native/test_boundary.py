@@ -173,11 +173,12 @@ def test_threads_give_the_same_rows(products: int, dtype: str) -> None:
         np.testing.assert_array_equal(alone, together)
 
 
-def test_int8_without_features() -> None:
+@pytest.mark.parametrize("rows", [2, 5])
+def test_int8_without_features(rows: int) -> None:
     if native.why_not_products("int8"):
         pytest.skip("no products in int8")
-    call = recurrence(False, sizes=(3, 2, 0, 4), masked=False, resets=False, keep=False, products=2)
-    whole = recurrence(False, sizes=(3, 2, 0, 4), masked=False, resets=False, keep=False)
+    call = recurrence(False, sizes=(3, rows, 0, 4), masked=False, resets=False, keep=False, products=2)
+    whole = recurrence(False, sizes=(3, rows, 0, 4), masked=False, resets=False, keep=False)
     for got, want in zip(call.run(), whole.run(), strict=True):
         np.testing.assert_allclose(got, want, atol=0.02)
 

@@ -58,7 +58,10 @@ def kill(process: subprocess.Popen, stopped: list[int]) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="stops single threads by Linux' ptrace")
 @pytest.mark.parametrize("rows", [1, 32])
 def test_calls_end_without_the_pool(rows: int) -> None:
-    """A pool whose queue is full runs a task on the thread that schedules it; a call whose rows share the units then waited for itself."""
+    """Calls leave so few tasks that XLA's queue does not fill; each once left one, and waited for itself when a full queue ran it at once.
+
+    tests/native/threads.cc has calls while the queue is full.
+    """
     command = [sys.executable, "-c", CALLS, str(rows)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin

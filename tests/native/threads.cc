@@ -262,6 +262,7 @@ std::vector<Case> cases(int64_t T, int64_t B, int64_t E, int64_t H) {
       {"backward, bfloat16", lstm_jax_backward, all({{x}, kernels, all_steps, state, {floats({T, B, H})}, last}),
        all({state, kernels, {bias, x}, state}), narrow_backward, false},
       {"forward, int8", lstm_jax_forward, all({{x}, kernels, {bias}, state, last}), all({state, {all_steps[1]}}), int8, true},
+      {"forward, int8, no tokens", lstm_jax_forward, all({{x}, kernels, {bias}, state, few_last}), all({state, {all_steps[1]}}), without_tokens(int8), true},
       {"forward, no tokens", lstm_jax_forward, all({{x}, kernels, {bias}, state, few_last}), all({state, {all_steps[1], all_steps[2], all_steps[0]}}),
        without_tokens(forward), true},
       {"backward, no tokens", lstm_jax_backward, all({{x}, kernels, all_steps, state, {floats({T, B, H})}, few_last}),

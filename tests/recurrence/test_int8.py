@@ -51,9 +51,10 @@ def test_a_step_of_exact_numbers(cell: str, size: tuple[int, int, int, int]) -> 
 
 
 @built
+@pytest.mark.parametrize("batch", [2, 5])  # rows that share the units, and a tile of rows
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
-def test_an_inner_dimension_in_pieces(cell: str) -> None:
-    test_a_step_of_exact_numbers(cell, (2, 1, 1030, 1029))
+def test_an_inner_dimension_in_pieces(cell: str, batch: int) -> None:
+    test_a_step_of_exact_numbers(cell, (batch, 1, 1030, 1029))
 
 
 def _run(cell: str, operands: tuple, options: dict[str, Any], backend: str, dtype: str, compute_dtype: str | None) -> Any:
@@ -101,11 +102,12 @@ def test_no_gradients(backend: str) -> None:
         jax.jvp(loss, (x,), (x,))
 
 
+@pytest.mark.parametrize("batch", [3, 5])
 @pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_rows_of_nan_and_of_zeros(backend: str, odd: float) -> None:
+def test_rows_of_nan_and_of_zeros(backend: str, odd: float, batch: int) -> None:
     """A row with a number that is not finite becomes NaN and no other; a row or a kernel of zeros has no scale and is no division by 0."""
-    params, x, _ = make_operands("lstm", (3, 4, 20, 7))
+    params, x, _ = make_operands("lstm", (batch, 4, 20, 7))
     x = jnp.asarray(x).at[0, 1, 2].set(odd).at[1].set(0)
     params = params._replace(kernel=jnp.asarray(params.kernel).at[:, :9].set(0))
     outputs, _ = unroll(CELLS["lstm"], params, x, backend=backend, compute_dtype="int8")
