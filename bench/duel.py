@@ -312,8 +312,9 @@ def _describe(item: tuple[Any, int], rows: Sequence[Row]) -> str:
 def measure_false_alarms(options: argparse.Namespace) -> None:
     """Compare this checkout with itself several times, and print the number of false alarms (comparisons that found a change).
 
-    In some of the comparisons, a process that is made slower on purpose is also compared with the baseline. The number of these comparisons
-    that detected the slowdown is printed too.
+    A comparison has several rounds. A round measures two processes of this checkout, of which one is called the baseline. In some of the
+    comparisons, each round also measures a process that is made slower on purpose. It is compared with the baseline too, and the number of
+    comparisons that detected the slowdown is printed.
 
     Unless `--report` is given, the rounds that have no results yet are measured first.
 
