@@ -202,10 +202,9 @@ void pack_quad_vectors(const T* from, int64_t row_stride, int64_t depth, int64_t
 template <typename T>
 void pack_quads(const T* from, int64_t row_stride, int64_t depth, int64_t count, int64_t vectors, T* packed, int64_t vector_stride, int64_t stride) {
   for (; vectors > 0; vectors -= kPackedVectors, count -= kPackedVectors * kLanes<T>, from += kPackedVectors * kLanes<T>, packed += kPackedVectors * vector_stride) {
-    if (vectors >= kPackedVectors) pack_quad_vectors<T, kPackedVectors>(from, row_stride, depth, count, packed, vector_stride, stride);
-    else if (vectors == 3) pack_quad_vectors<T, 3>(from, row_stride, depth, count, packed, vector_stride, stride);
-    else if (vectors == 2) pack_quad_vectors<T, 2>(from, row_stride, depth, count, packed, vector_stride, stride);
-    else pack_quad_vectors<T, 1>(from, row_stride, depth, count, packed, vector_stride, stride);
+    with_rows<kPackedVectors>(std::min(vectors, kPackedVectors), [&](auto VECTORS) {
+      pack_quad_vectors<T, VECTORS>(from, row_stride, depth, count, packed, vector_stride, stride);
+    });
   }
 }
 

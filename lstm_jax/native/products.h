@@ -29,15 +29,6 @@ int64_t blocks_of(int64_t size) {
   return (size + kLanes<T> - 1) / kLanes<T>;
 }
 
-// Call f(ROWS) with `rows` as a compile-time constant, for 1 <= rows <= MAX.
-template <int MAX, typename F>
-LSTM_INLINE void with_rows(int64_t rows, const F& f) {
-  if constexpr (MAX > 0) {
-    if (rows == MAX) return f(std::integral_constant<int, MAX>{});
-    with_rows<MAX - 1>(rows, f);
-  }
-}
-
 // Call f(begin, count) for groups of at most `max` of `size` rows; the groups' sizes differ by at most 1.
 template <typename F>
 LSTM_INLINE void over_groups(int64_t size, int64_t max, const F& f) {

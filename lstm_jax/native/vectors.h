@@ -7,6 +7,7 @@
 #include <limits>
 #include <memory>
 #include <new>
+#include <type_traits>
 
 #if defined(__AVX__)
 #include <immintrin.h>
@@ -130,5 +131,14 @@ struct Aligned {
   std::unique_ptr<T, Free> data;
   T* get() const { return data.get(); }
 };
+
+// Call f(ROWS) with `rows` as a compile-time constant, for 1 <= rows <= MAX.
+template <int MAX, typename F>
+LSTM_INLINE void with_rows(int64_t rows, const F& f) {
+  if constexpr (MAX > 0) {
+    if (rows == MAX) return f(std::integral_constant<int, MAX>{});
+    with_rows<MAX - 1>(rows, f);
+  }
+}
 
 }  // namespace
