@@ -38,7 +38,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session(python="3.11")
 def fuzz(session: nox.Session) -> None:
-    """Run all fuzzers, with some thousand random cases.
+    """Run all fuzzers, with several thousand random cases.
 
     The cases are random command lines, damaged files, flipped bits and killed processes. Arguments after `--` select a part, as in
     `nox -s fuzz -- flags --seed 7`; see tests/fuzz/__main__.py.

@@ -5,7 +5,7 @@ the version of Python. They are compiled by the first of these compilers that ex
 clang++, and the build requirement ziglang. If the compilation fails, lstm_jax is installed without the libraries.
 
 To compile for another machine, set the environment variable LSTM_JAX_MACHINE to its architecture, such as "aarch64", set CXX to a cross
-compiler, and give --plat-name.
+compiler, and give the option --plat-name to the command bdist_wheel.
 """
 
 import os

@@ -10,19 +10,20 @@
     LSTM_JAX_DATA=... python -m bench accuracy --study epoch_time    # seconds per epoch, ours and Keras in turns
 
 Without --study, the command trains models for every combination of sequence length (--length), hidden size (--units) and, for text
-generation, number of characters from the start of one window to the start of the next (--step). There are two tasks:
+generation, number of characters from the start of one window to the start of the next (--step). The flag --peer names the libraries that
+train, where "ours" is this project. There are two tasks:
 
-- "sentiment" trains on all 25,000 training reviews of IMDB, and reports the best test accuracy of all epochs, as the Keras example
-  imdb_lstm does. It also reports the training time until the test accuracy is 0.83, without compilation and evaluation.
-- "generation" trains on newspaper articles without the last tenth of the text, and reports the bits per character of that tenth at the best
-  epoch.
+- "sentiment" trains on all 25,000 training reviews of IMDB, as the Keras example imdb_lstm does, and reports the best test accuracy of all
+  epochs. It also reports the training time until the test accuracy is 0.83, without compilation and evaluation.
+- "generation" trains on newspaper articles without the last tenth of the text, and reports the lowest bits per character of that tenth over
+  all epochs.
 
 Each training run is a fresh process on `--cores` cores (default: one). Several runs are executed at the same time if the machine has enough
 cores. A run is skipped if its results for the current commit and this number of cores are already in the result file.
 
 With --study, the command compares several recipes for the models of the Keras examples imdb_lstm and lstm_text_generation. A recipe is a
-library with training flags. A run is skipped if its results are already in the result file, whatever their commit. The study held_out takes
-about an hour.
+library (this project or Keras) together with the command-line flags for its training. A run is skipped if its results are already in the
+result file, whatever their commit. The study held_out takes about an hour.
 """
 
 import argparse
@@ -164,7 +165,7 @@ def runs_of(cells: Sequence[Cell], peers: Sequence[str], seeds: int, epochs: dic
 def setting_key(row: Row) -> tuple:
     """Return a tuple (task, library, number of epochs, *sizes) that identifies the setting of a result row.
 
-    Rows that differ only in the seed or the epoch have the same setting.
+    Rows that differ only in the seed and in the epoch that they describe have the same setting. The number of epochs is the planned number.
     """
     return (row["task"], row["peer"], row["epochs"], *(row.get(letter) for letter in FLAGS))
 

@@ -12,7 +12,8 @@ parts.
 
 The floor of the forward or backward pass of the LSTM is the time that its matrix products take at the machine's peak speed. The floor of
 any other part is the time to copy the smallest number of bytes that the part must move. For workloads without word ids, only the two parts
-of the LSTM have a floor. The peak speed of a matrix product and the speed of a copy are measured in the same call of the command.
+of the LSTM have a floor. The peak speed of a matrix product and the speed of a copy are measured in the same run of the command as the
+times of the parts.
 """
 
 import json
@@ -47,7 +48,7 @@ PARTS = {
 def floors(work: Workload, arrays: Arrays, gflops: float, copy_gbs: float) -> dict[str, float]:
     """Return a dict from the name of each part of a training step, such as "LSTM forward", to a lower bound of its time in milliseconds.
 
-    For a workload without word ids, the dict contains only the two parts of the LSTM.
+    For a workload without word ids, the dict contains only "LSTM forward" and "LSTM backward".
 
     Args:
         work: workload, that is, a kind of training step with its sizes.

@@ -11,8 +11,8 @@ must be at most `--level`. Its relative size must be at least `--least`. On a ma
 smaller changes.
 
 The verdict is "too few processes" if the test could not have found any change, because even the smallest p-value that it can give is above
-the limit. For N comparisons, the limit is level / N, or level / (N - k) if k of the changes are beyond noise. Three processes in each set,
-as the preset "standard" of `bench throughput` measures, are always too few at the default level.
+the limit. For N comparisons, the limit is level / N, or level / (N - k) if k of the changes are significant after Holm's correction. Three
+processes in each set, as the preset "standard" of `bench throughput` measures, are always too few at the default level.
 
 The exit code is 1 if this project became slower on a workload. It is 2 if the two sets cannot be compared, or if this project has too few
 processes on a workload. Otherwise it is 0.
@@ -49,8 +49,8 @@ class Change:
         low: lower end of the 95 % confidence interval of the ratio.
         high: upper end of the 95 % confidence interval of the ratio.
         p: p-value of the test that the ratio is 1.
-        verdict: "faster" or "slower" if the candidate is faster or slower, beyond noise and by enough to count, "too few processes" if the
-            test could not have found any change with so few measurements, otherwise "same".
+        verdict: "faster" or "slower" if the time differs significantly between baseline and candidate, and by enough to count (see
+            `judged`). "too few processes" if the test could not have found any change with so few measurements. Otherwise "same".
         smallest: smallest p-value that the test can give for this number of measurements.
     """
 
@@ -93,7 +93,9 @@ def timed_rows(text: str, path: Path = PATH) -> list[dict[str, Any]]:
 
 
 def changes(baseline: list[dict[str, Any]], candidate: list[dict[str, Any]], level: float = LEVEL, least: float = LEAST) -> list[Change]:
-    """Return the change of the step time, with a verdict, for each library (with its options) and workload that both sets contain.
+    """Return the changes of the step times between two sets of results, each with a verdict.
+
+    There is one change for each pair of a library (with its options) and a workload that both sets contain.
 
     Args:
         baseline: result rows with the step times of the baseline.
@@ -102,7 +104,8 @@ def changes(baseline: list[dict[str, Any]], candidate: list[dict[str, Any]], lev
         least: smallest relative change that counts, such as 0.03.
 
     Raises:
-        InputError: if this project was measured on more than one machine, or if the two sets have no workload and library in common.
+        InputError: if this project was measured on more than one machine, or if no library was measured on the same workload in both
+            `baseline` and `candidate`.
     """
     ours = [row for row in baseline + candidate if row["peer"] == OURS]
     machines = sorted({f"{row['cpu']}, {row['cores']} cores, {', '.join(row['devices'])}" for row in ours})
@@ -159,9 +162,8 @@ def judged(found: Sequence[Change], level: float = LEVEL, least: float = LEAST) 
 
     - The verdict on a change beyond noise is "slower" if the ratio (the candidate's time divided by the baseline's time) is at least
       1 + `least`, "faster" if the ratio is at most 1 / (1 + `least`), and otherwise "same".
-    - The verdict on any other change is "too few processes" or "same". It depends on the limit of the first change that is not beyond
-      noise. If even the smallest p-value that the test of this change can give is above this limit, the verdict is "too few processes".
-      Otherwise it is "same".
+    - The verdict on a change that is not beyond noise is "too few processes" if even the smallest p-value that its test can give is above
+      the limit for the first change that is not beyond noise. Otherwise the verdict is "same".
 
     Args:
         found: changes without verdicts.
@@ -187,10 +189,10 @@ def add_test_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def main() -> int:
-    """Print the changes between the two sets of results, and return the exit code.
+    """Print the changes between two sets of results, the baseline and the candidate, and return the exit code.
 
-    The exit code depends on the verdicts on the step times of this project (see `judged`). It is 1 if at least one verdict is "slower".
-    Otherwise it is 2 if at least one verdict is "too few processes", and 0 if there is no such verdict.
+    The exit code depends on the verdicts on the step times of this project (see `judged`). It is 1 if at least one verdict is "slower". If
+    none is "slower", it is 2 if at least one verdict is "too few processes", and 0 otherwise.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("baseline", help="a file of rows, or a commit")

@@ -19,11 +19,12 @@ made, build this code first:
 
     cd ../before && python -c "from lstm_jax.native.packaged import build_packaged; build_packaged()"
 
-This command does not check that both checkouts compute the same results. The exit code is 1 if the candidate is slower on a workload, 2 for
+`bench duel` does not check that both checkouts compute the same results. The exit code is 1 if the candidate is slower on a workload, 2 for
 bad input, and otherwise 0.
 
 With --false-alarms, this checkout is compared with itself twenty times, each time in fresh processes. In the first ten comparisons, a third
-process is compared with the same baseline. That process is made 10 % slower: after each call it waits for a tenth of the call's duration.
+process is compared with the same baseline. That process is made 10 % slower: at the end of each block, it waits for a tenth of the time
+that the steps of the block took.
 """
 
 import argparse
@@ -98,7 +99,7 @@ def require_rounds(work: str, rounds: int, level: float, tests: int = 1) -> None
 
 
 def require_one_backend(work: str, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Check that the two checkouts ran the same backend on a workload.
+    """Check that the two compared checkouts, called baseline and candidate, ran the same backend on a workload.
 
     Args:
         work: name of the workload.
@@ -187,8 +188,8 @@ def changes(rows: Iterable[Mapping[str, Any]], level: float, least: float) -> li
         least: smallest relative change that counts.
 
     Raises:
-        InputError: if a workload has so few rounds that the test could not find any change, or if the two checkouts ran different backends
-            on a workload.
+        InputError: if a workload was measured in so few rounds (see the docstring of this module) that the test could not find any change,
+            or if the two checkouts ran different backends on a workload.
     """
     found = []
     by_workload = rounds_of(rows, "workload")
@@ -211,8 +212,8 @@ def false_alarms(rows: Iterable[Mapping[str, Any]], level: float = LEVEL, least:
 
     Returns:
         A dict with the keys "candidate" (a process that runs the same code as the baseline) and "slower" (a process that is made slower on
-        purpose). Each value is a list of changes, one for each comparison in which this process ran. A change compares the step time of
-        this process with that of the baseline, and has a verdict.
+        purpose). The value of a key is a list of changes, one for each comparison in which the process of this key ran. A change compares
+        the step time of that process with the step time of the baseline, and has a verdict.
     """
     found: dict[str, list[Change]] = {"candidate": [], "slower": []}
     for rounds in rounds_of(rows, "comparison").values():
@@ -268,7 +269,7 @@ def _parse() -> argparse.Namespace:
 
 
 def duel(options: argparse.Namespace) -> int:
-    """Compare two checkouts, print the changes, and return the exit code: 1 if the candidate is slower on a workload, else 0.
+    """Compare the speed of two checkouts, print the results, and return the exit code: 1 if the candidate is slower on a workload, else 0.
 
     Raises:
         InputError: if a workload has too few rounds to find a change, or if the checkouts run different backends.

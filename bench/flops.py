@@ -1,7 +1,7 @@
 """Analytic counts of the floating-point operations (FLOPs) and the memory traffic of a training or evaluation step.
 
-Only matrix products are counted; a multiply-add is 2 FLOPs. Each product of the forward pass leads to two products of the same size in the
-backward pass, one for the gradient of each operand. The following operations are not counted:
+The counts of FLOPs include only matrix products, in which a multiply-add is 2 FLOPs. Each product of the forward pass leads to two products
+of the same size in the backward pass, one for the gradient of each operand. The FLOPs of the following operations are not counted:
 
 - the product with a one-hot input: it is a gather of kernel rows, and its gradient is a scatter
 - elementwise operations, about 30 per unit and time step
@@ -47,10 +47,10 @@ def forward_flops(work: Workload) -> dict[str, int]:
 
 
 def step_flops(work: Workload) -> int:
-    """Return the FLOPs of one step.
+    """Return the FLOPs of one step of a workload: a training step, an evaluation, or a pass through a recurrent layer alone.
 
-    The workloads "evaluation" and "forward" have only a forward pass. The steps of all others also have a backward pass, with twice the
-    FLOPs of the forward pass.
+    A step of a workload of the kind "evaluation" or "forward" has only a forward pass. The steps of all other kinds also have a backward
+    pass, with twice the FLOPs of the forward pass.
     """
     return (1 if work.kind in ("evaluation", "forward") else 3) * sum(forward_flops(work).values())
 

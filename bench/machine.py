@@ -5,8 +5,8 @@
     python -m bench.machine --gpu           # peaks of JAX's first device
     python -m bench.machine --probe         # present speed of small matrix products
 
-Each command prints a JSON line. A peak is the best of several tries. On a CPU, the peak of the matrix product is the best of XLA, NumPy
-and, if it is installed, PyTorch, because none of the three is the fastest on every CPU.
+Each command prints a JSON line. A peak is the best of several tries. With `--threads`, the peak of the matrix product is that of the
+fastest library among XLA, NumPy and, if it is installed, PyTorch, because none of the three is the fastest on every CPU.
 """
 
 import argparse

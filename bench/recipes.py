@@ -1,6 +1,6 @@
 """Training recipes for the Keras examples imdb_lstm and lstm_text_generation, and reports of the results over seeds.
 
-A recipe is a library with training flags. A study is a group of recipes that are compared with each other.
+A recipe is a library that trains a task with fixed flags. A study is a group of recipes that are compared with each other.
 """
 
 from collections import defaultdict
@@ -104,7 +104,8 @@ class Run:
     Attributes:
         study: name of the study, a key of `RECIPES`.
         recipe: training recipe.
-        number: seed of the run. In the study `EPOCH_TIME`, where all runs have the default seed, it is the number of the round.
+        number: seed of the run. In the study `EPOCH_TIME`, all runs have the default seed, and `number` is the number of the round. In a
+            round, each recipe is run once.
     """
 
     study: str
@@ -117,7 +118,8 @@ class Run:
     def measure(self) -> list[Row]:
         """Train with the recipe in a fresh process, and return its result rows: one for each epoch, and one more if data is held out.
 
-        In the study `EPOCH_TIME`, only the row of the last epoch is returned, because the first epoch of this project includes compilation.
+        In the study `EPOCH_TIME`, only the row of the last epoch is returned, because the first epoch of a training with this project
+        includes the compilation.
         """
         known = {"recipe": self.recipe.name, "task": self.recipe.task}
         if self.study != EPOCH_TIME:
@@ -216,8 +218,8 @@ def report_seeds(rows: Iterable[Row]) -> list[str]:
 def report_loss(rows: Iterable[Row]) -> list[str]:
     """Return the report of the training loss, with one line of text for each epoch.
 
-    For each recipe, a line has the mean and the range over seeds of the loss at this epoch. Every line also has the loss that an existing
-    notebook printed for this epoch (`PRINTED`).
+    For each recipe, a line has the mean over seeds and the range over seeds of the loss at this epoch. Every line also has the loss that an
+    existing notebook, which trains the model of the Keras example lstm_text_generation, printed for this epoch (see `PRINTED`).
     """
     losses: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:

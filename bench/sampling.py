@@ -1,4 +1,4 @@
-"""Time to draw characters from the model of lstm_text_generation with this project, compared with a loop of calls of Keras' `predict`.
+"""Time to draw characters from the model of the Keras example lstm_text_generation, with this project and with calls of Keras' `predict`.
 
     python -m bench sampling                            # 5 rounds, about 5 minutes on two idle cores
     python -m bench sampling --preset quick --units 64,256 --samples 1,16 --chars 100
@@ -61,8 +61,8 @@ class Run:
         or "window, 16 samples".
 
         Args:
-            samples: numbers of texts to draw at once. This project also draws a single text if 1 is not among them. Keras ignores these
-                numbers, and always draws a single text.
+            samples: numbers of texts that are drawn together in one call. This project also draws a single text if 1 is not among these
+                numbers. Keras ignores these numbers, and always draws a single text.
         """
         counts = sorted({1, *samples})
         return [method_of(mode, count) for mode in MODES for count in counts] if self.peer == "ours" else [LOOP]
@@ -96,7 +96,7 @@ def method_of(mode: str, count: int) -> str:
 
     Args:
         mode: "carried" or "window".
-        count: number of texts that are drawn at once.
+        count: number of texts that are drawn together in one batch.
     """
     return mode if count == 1 else f"{mode}, {count} samples"
 
@@ -115,7 +115,7 @@ def report(rows: Iterable[Row], units: int, samples: Sequence[int]) -> None:
         samples: numbers of texts in one call. For each number with results, the time relative to one text is printed.
 
     Raises:
-        InputError: if the results of Keras' loop or of one of the two `MODES` of this project are missing.
+        InputError: if the results of Keras' loop, or of one of the two modes (`MODES`) in which this project draws texts, are missing.
     """
     times: dict[str, list[float]] = {}
     for row in rows:

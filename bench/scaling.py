@@ -71,10 +71,10 @@ def points(grid: dict[str, Sequence[int]], middle: Sizes) -> Iterator[Sizes]:
 
 
 def measure_here(point: Sizes, devices: int, seconds: float) -> dict[str, Any]:
-    """Measure the time and memory of the recurrent layer in this process, and return the fields of a result row (`bench.schema.FIELDS`).
+    """Measure the time and memory of an LSTM layer in this process, and return the fields of a result row (`bench.schema.FIELDS`).
 
     Args:
-        point: dict from the letter of each size to its value.
+        point: dict from the letter of each size, "T" (steps), "H" (hidden size) or "B" (batch size), to its value.
         devices: number of CPU devices.
         seconds: duration of the measurement in seconds.
     """
@@ -139,7 +139,8 @@ def curves(rows: Sequence[dict[str, Any]], middle: Sizes, devices: Sequence[int]
 
     Args:
         rows: result rows of one commit.
-        middle: dict from the letter of each size (T, H and B) to the value that the size has when it is not varied.
+        middle: dict from the letter of each size, "T" (steps), "H" (hidden size) or "B" (batch size), to the value that the size has when
+            it is not varied.
         devices: numbers of devices.
     """
     for letter in middle:
@@ -181,7 +182,7 @@ def _sizes(text: str) -> dict[str, Sequence[int]]:
     """Parse a text such as "T=20:40,H=32:64", and return a dict from the letter of each size to its values.
 
     Raises:
-        argparse.ArgumentTypeError: if the text has another form, a letter that is not in `MIDDLE`, or a size below 1.
+        argparse.ArgumentTypeError: if the text has another form, a letter other than T, H and B (the keys of `MIDDLE`), or a size below 1.
     """
     found: dict[str, Sequence[int]] = {}
     for part in text.split(","):

@@ -129,7 +129,7 @@ def summarize(works: Sequence[Workload], candidates: Sequence[Candidate], rows: 
     are any.
 
     Args:
-        works: workloads, that is, kinds of steps with their sizes.
+        works: workloads, that is, kinds of computations with their sizes, such as training steps.
         candidates: candidates.
         rows: result rows of `bench throughput`.
     """

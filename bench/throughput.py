@@ -8,7 +8,8 @@
     python -m bench throughput --workload A B recurrence --report
     python -m bench throughput --first-step --workload A --peer ours flax_nnx torch_compiled
 
-Workload A is the example imdb_lstm, and workload B is lstm_text_generation. The values of --peer are names of libraries. A name may be
+Workload A is the Keras example imdb_lstm, workload B is the Keras example lstm_text_generation, and the workload "recurrence" is a
+recurrent layer alone. The file bench/workloads.py describes all workloads. The values of --peer are names of libraries. A name may be
 followed by options, such as `ours:backend=reference`, `ours:dtype=bfloat16` or `ours:dropout=0:recurrent=0` (both dropout rates of A set to
 0). In each round, each library runs in a fresh process on two cores, one library after the other. Before a library is timed for the first
 time, its results are compared with those of this project's reference backend. Measurements that the result file has for the current commit
@@ -58,7 +59,7 @@ def noise(row: Row, fastest: float = 0.0) -> str:
     """Return the reason why a time is noisy (samples that spread too widely, a slow CPU, or other work on the cores), or "" if it is not.
 
     Args:
-        row: result row with the time. `SPREAD` documents the limits above which a time is noisy.
+        row: result row with the time. The limits that decide whether a time is noisy are documented at `SPREAD`.
         fastest: highest CPU speed that `bench.machine.probe` has measured on this machine, in GFLOP/s. If 0, the speed is not considered.
     """
     low, middle, high = np.quantile(row["samples"], [0.25, 0.5, 0.75])
@@ -80,7 +81,7 @@ class Sweep:
         most: largest number of measurements of one process. A process is measured again only if its result was noisy (see `noise`).
         distances: dict from the key of each pair (candidate, workload) that was checked so far, as `row_key` returns it, to the largest
             relative error of the candidate's results. A candidate is a library with options.
-        fastest: highest speed that a probe has measured so far, in GFLOP/s.
+        fastest: highest CPU speed that `bench.machine.probe` has measured so far, in GFLOP/s.
         references: dict from the name of a workload to the file with its reference results.
     """
 
@@ -95,7 +96,8 @@ class Sweep:
     def measure(self, process: Process) -> list[Row]:
         """Measure `process` until its result is not noisy, and return the new result rows.
 
-        A process is measured at most `self.most` times. This number includes `process.tries`, the noisy measurements of earlier calls.
+        A process is measured at most `self.most` times. This number includes `process.tries`, the number of noisy measurements in earlier
+        calls of `bench throughput`.
         """
         rows = []
         for _ in range(process.tries, self.most):
@@ -140,7 +142,7 @@ def sweep(processes: Sequence[Process], seconds: float, path: Path, sha: str, mo
     """Measure the processes that have no result yet or only noisy results, and append the new results to a file.
 
     Args:
-        processes: processes to measure. Each one is a library with options, a workload and a round.
+        processes: processes to measure. Each one runs one workload in one round, with one candidate (a library with its options).
         seconds: duration of each measurement in seconds.
         path: result file.
         sha: commit of this checkout. Results of other commits in the file are ignored.
@@ -177,7 +179,7 @@ def report(works: Sequence[Workload], candidates: Sequence[Candidate], path: Pat
             shown. "" shows the results that have no label.
 
     Raises:
-        InputError: if the commit has no results with this label, or none of these workloads and candidates.
+        InputError: if the commit has no results with this label for these workloads and candidates.
     """
     rows = rows_of_commit(path, STEP, FAILED, git=sha, series=series)
     (gemm, copy), lines = peaks(rows_of(path, PEAK, git=sha)), summarize(works, candidates, rows)
@@ -234,7 +236,7 @@ class Preset:
 
     Attributes:
         workloads: values of each size, as nested dicts: name of the workload -> letter of the size -> values.
-        rounds: number of processes for each candidate and workload.
+        rounds: number of processes for each workload and each candidate (a library with its options).
         seconds: duration of each measurement in seconds.
         without: names of libraries that are left out.
         tries: largest number of measurements of one process. A process is measured again only if its result was noisy.

@@ -151,7 +151,7 @@ class Process:
     """Process to be timed: a candidate (a library with its options) runs a workload in one round.
 
     Attributes:
-        work: workload, that is, a kind of step with its sizes.
+        work: workload, that is, a kind of computation with its sizes, such as a training step.
         candidate: candidate.
         round: number of the round.
         series: label of the result rows, given by the flag `--series`. Rows with different labels are reported separately. If "", the rows

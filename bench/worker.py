@@ -93,11 +93,11 @@ def _time(run: Callable[[int], None], count: int) -> float:
 
 
 def steps_per_block(run: Callable[[int], None], least: float) -> int:
-    """Return a number of steps that takes about `least` seconds, and not less than 0.8 times `least` seconds.
+    """Return a number of steps that together take about `least` seconds, and not less than 0.8 times `least` seconds.
 
     Args:
         run: run(count) executes `count` steps.
-        least: wanted duration of a block in seconds.
+        least: wanted duration of all these steps together, in seconds.
     """
     count = 1
     while (took := _time(run, count)) < 0.8 * least:
@@ -112,7 +112,7 @@ def _block(run: Callable[[int], None], count: int) -> float:
 
 
 def measure(run: Callable[[int], None], seconds: float, block_seconds: float) -> tuple[int, list[float]]:
-    """Time blocks of steps one after the other for a given number of seconds.
+    """Run blocks of steps one after the other for a given number of seconds, and measure the duration of each block.
 
     Args:
         run: run(count) executes `count` steps.

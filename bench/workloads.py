@@ -50,12 +50,14 @@ class Workload:
 
     Attributes:
         name: name that the function `workload` parses, such as "A" or "recurrence:H=64".
-        kind: "sentiment" (training on word ids), "characters" (training on one-hot characters), "evaluation", "recurrence" or "forward".
+        kind: "sentiment" (training on word ids), "characters" (training on one-hot characters), "evaluation" (a sentiment model without
+            dropout), "recurrence" (forward and backward pass of a recurrent layer alone) or "forward" (only the forward pass of such a
+            layer).
         batch: batch size B.
         length: number of steps T.
         units: hidden size H.
         features: number of input features E. For one-hot characters it equals V.
-        vocabulary: number of distinct word or character ids V. For the recurrence it is 0.
+        vocabulary: number of distinct word or character ids V. For a recurrent layer alone it is 0.
         cell: name of the recurrent cell.
         resets: percentage of the steps before which the state of a sequence is reset to zeros, for a recurrent layer alone.
         one_call: whether an evaluation is one call on one batch of random reviews, instead of all IMDB test reviews in batches.
@@ -120,7 +122,7 @@ class Workload:
     def batches(self) -> int:
         """Number of distinct batches. After the last batch, training starts again with the first one.
 
-        The 128 batches of the kind "sentiment" contain nearly all words of the vocabulary.
+        If the kind of the workload is "sentiment", the 128 batches together contain nearly all words of the vocabulary.
         """
         return {"sentiment": 128, "evaluation": 1}.get(self.kind, 8)
 
@@ -221,7 +223,7 @@ class Arrays:
     resets: np.ndarray | None = None
 
     def cell(self) -> dict[str, np.ndarray]:
-        """Return a dict from name to array of the weights of the recurrent cell. The names do not contain "recurrent/0/".
+        """Return a dict of the weights of the recurrent cell, from their names without the prefix "recurrent/0/" to their arrays.
 
         For an LSTM the weights are kernel (E, 4 H), recurrent_kernel (H, 4 H) and bias (4 H,). Some other cells have other weights or a
         number of gates other than 4.
@@ -279,7 +281,7 @@ def make_arrays(work: Workload, seed: int = 0) -> Arrays:
 def _shapes(work: Workload) -> dict[str, tuple[int, ...]]:
     """Return a dict from the name of each parameter of the workload's cell to its shape.
 
-    The shapes come from `jax.eval_shape`. This does not create JAX's devices, so the number of devices can still be chosen later.
+    The shapes come from `jax.eval_shape`, which does not create JAX's devices, so the number of devices can still be chosen later.
     """
     import jax
 
@@ -321,11 +323,11 @@ def read_workloads(names: Iterable[str], axes: dict[str, tuple[int, ...]], cells
     """Return the named workloads for every combination of the given sizes and recurrent cells.
 
     Args:
-        names: names of workloads. A name with sizes, such as "A:H=64", is not combined with `axes` or `cells`, and the name "evaluation"
-            only with `cells`.
+        names: names of workloads. A name with sizes, such as "A:H=64", is not combined with `axes` or `cells`. The name "evaluation" is
+            combined with `cells`, but not with `axes`.
         axes: dict from the letter of each size to its values, such as {"H": (64, 128)}. For the workloads "recurrence" and "forward", the
             sizes that are not in `axes` get these values: `UNITS` for "H", `LENGTHS` for "T", and `BATCH_SIZES` for "B". Other workloads
-            keep their default value of such a size.
+            keep their default values of the sizes that are not in `axes`.
         cells: names of recurrent cells.
 
     Raises:

@@ -117,10 +117,10 @@ def compare(theirs: Callable, ours: Callable, sizes: Sizes, steps: int) -> Compa
 
 
 def main(run: Callable[[Sizes, int], Comparison], arguments: Sequence[str] | None = None) -> None:
-    """Run an example from the command line, and print the last loss and the time per step of both versions of its model.
+    """Run an example from the command line, and print the last loss and the time per step of its model without and with lstm_jax.
 
     Args:
-        run: run(sizes, steps) trains both versions for `steps` steps, and returns the comparison.
+        run: run(sizes, steps) trains the model without and with lstm_jax, for `steps` steps each, and returns the comparison.
         arguments: command-line arguments. If None, they are taken from `sys.argv`.
     """
     parser = argparse.ArgumentParser()

@@ -38,7 +38,8 @@ EXTREME = 50
 def ratings(trained: sentiment.Trained, rows: sentiment.Rows) -> dict[str, float]:
     """Measure how a sentiment model judges reviews that end with a written rating, such as "7/10".
 
-    A review ends with a rating if its last two words are a number from 1 to 10 and "10".
+    The slash is not part of a word. A review therefore ends with a rating if its last two words are a number from 1 to 10 and the number
+    10.
 
     Args:
         trained: trained model of a sentiment run.
@@ -50,7 +51,7 @@ def ratings(trained: sentiment.Trained, rows: sentiment.Rows) -> dict[str, float
         - the share of reviews with a rating
         - the accuracy on reviews with a rating, and on all others
         - the share of reviews with a rating among the `EXTREME` correct predictions with the largest absolute logits, and among the
-          `EXTREME` worst errors
+        `EXTREME` worst errors, which are the wrong predictions with the largest absolute logits
         - among the worst errors with a rating, the share whose label contradicts the rating
         - for each rating, the mean predicted probability that a review with this rating is positive
     """
@@ -82,9 +83,9 @@ def ratings(trained: sentiment.Trained, rows: sentiment.Rows) -> dict[str, float
 def evidence(trained: sentiment.Trained, rows: sentiment.Rows, count: int = 200) -> dict[str, float]:
     """Measure how the gradients and attributions of a sentiment model depend on its certainty, which is the absolute value of its logit.
 
-    The gradient of the logit with respect to each word has a norm. The reach of a review is the number of words, counted back from its end,
-    that contribute 90 % of the sum of these norms. Two methods attribute the logit to words: integrated gradients, and leaving out single
-    words.
+    The gradient of the logit is computed with respect to the vector of each word. The reach of a review is the smallest number n for which
+    the norms of these gradients at its last n + 1 words add up to at least 90 % of the sum over all its words. Two methods attribute the
+    logit to words: integrated gradients, and leaving out single words.
 
     Args:
         trained: trained model of a sentiment run.
@@ -97,8 +98,8 @@ def evidence(trained: sentiment.Trained, rows: sentiment.Rows, count: int = 200)
         - the median reach
         - the rank correlation of reach and certainty
         - the mean rank correlation of the two attributions of a review, for the less certain half of the reviews and for the other half
-        - the median ratio of the attributions' sizes (sums of absolute values), integrated gradients to leaving out, for each of the two
-          halves
+        - the median over reviews of the size of the attribution by integrated gradients, divided by the size of the attribution by leaving
+          out words, for each of the two halves (the size is the sum of the absolute values)
     """
     network, params, found = ReviewNetwork(trained), jax.device_put(trained.params), []
 
@@ -127,7 +128,7 @@ def evidence(trained: sentiment.Trained, rows: sentiment.Rows, count: int = 200)
 
 
 def characters(trained: generation.Trained, params: Any, chars: int = 200, count: int = 20) -> dict[str, float]:
-    """Measure how many characters back the gradients of a character model reach, and how many of its units keep a constant cell state.
+    """Measure how far back, in characters, the gradients of a character model reach, and how many of its units keep a constant cell state.
 
     A unit of the first LSTM layer is constant if the standard deviation of its cell state is below a tenth of the absolute value of the
     mean. Both are computed over all texts and over all characters after the first `SETTLED`.
@@ -161,11 +162,12 @@ def entries(trained: forecast.Trained, step: int = 4) -> dict[str, float]:
 
     Args:
         trained: forecasting run.
-        step: distance of the windows for which integrated gradients are computed: with 4, they are computed for every fourth window.
+        step: interval between the windows for which integrated gradients are computed. If it is 4, they are computed for every fourth
+            window.
 
     Returns:
-        A dict with the share of the oldest and of the newest sixth of the entries in the attribution, and with R2 of the predicted
-        position.
+        A dict with three numbers: the shares that the oldest sixth and the newest sixth of the entries have in the sum of the absolute
+        attributions, and R2 (the coefficient of determination) of the predicted position.
     """
     part = forecast_windows.parts_of(trained.series(), trained.config)[0]["test"]
     params, network = jax.device_put(trained.params), SeriesNetwork(trained)

@@ -2,7 +2,7 @@
 
     python examples/nnx_loop.py
 
-The program trains both versions of the model, and prints the last loss and the time per step of each.
+The program trains the model with `nnx.RNN` and with `lstm_jax.LSTM`, and prints the last loss and the time per step of each version.
 """
 
 import optax
@@ -41,7 +41,7 @@ class Classifier(nnx.Module):
 def loop(model: Classifier):
     """Return a function step(ids, labels) that takes one training step on a batch, and returns the loss before the step.
 
-    A step is one step of Adam in the training loop that the documentation of Flax shows. It updates the model in place.
+    The function is written like the training loop in the documentation of Flax. It uses Adam, and updates the model in place.
 
     Args:
         model: model to train.

@@ -160,7 +160,7 @@ class Actors(NamedTuple):
 class Rollout(NamedTuple):
     """Record of T steps of B environments, from which the policy learns. All arrays have the shape (T, B, ...).
 
-    `reset` is True where an episode begins with a step, and `done` where it ends. `total` is the sum of the rewards of the episode so far.
+    `reset` is True at the first step of an episode, and `done` at its last step. `total` is the sum of the episode's rewards so far.
     """
 
     observation: jax.Array
@@ -234,8 +234,8 @@ def _log_prob(logits: jax.Array, action: jax.Array) -> jax.Array:
 def advantages(rollout: Rollout, last: jax.Array, discount: float, decay: float) -> jax.Array:
     """Return the generalised advantage estimates (T, B) of the actions in T steps of B environments (Schulman et al. 2016).
 
-    No estimate uses rewards of another episode. `last` has the values (B,) of the observations after the last step, and `decay` is the
-    parameter lambda of the estimates.
+    No estimate uses rewards of another episode. `last` has the policy's value estimates (B,) for the observations after the last step, and
+    `decay` is the parameter lambda of the advantage estimates.
     """
 
     def back(carry: tuple[jax.Array, jax.Array], step: Rollout) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:

@@ -61,7 +61,7 @@ def decode(ids: Any) -> list[str]:
 
 
 def make_problems(count: int, digits: int, seed: int = 0) -> Problems:
-    """Return random addition problems. All are different, and none is another one with its two numbers swapped.
+    """Return random addition problems. No two problems have the same two numbers, not even in swapped order.
 
     Args:
         count: number of problems.

@@ -10,7 +10,7 @@ next word of praise or complaint. The trained classifier reads word by word with
   argument `reset` of `layer.step` sets the state of a new user to zeros. At each tick, some of the users send a word. The states of the
   other users do not change.
 
-The probabilities of both programs are compared with those of the layer on whole sentences.
+The probabilities of both programs are compared with those that the classifier computes when it reads whole sentences.
 """
 
 import argparse
@@ -53,7 +53,7 @@ def encode(text: str) -> np.ndarray:
 
 
 def make_sentences(count: int, length: int, rng: np.random.Generator) -> Sentences:
-    """Return `count` random sentences. Sentences with as much praise as complaint are left out.
+    """Return `count` random labelled sentences, none of which has as much praise as complaint.
 
     Args:
         count: number of sentences.
@@ -84,7 +84,7 @@ class Classifier(nnx.Module):
         self.head = nnx.Linear(units, 1, rngs=rngs)
 
     def __call__(self, ids: jax.Array) -> jax.Array:
-        """Return the logit of praise after each word: (B, T) for B sentences of T words, or (T,) for a single sentence.
+        """Return the logit of label 1 (praise) after each word: (B, T) for B sentences of T words, or (T,) for a single sentence.
 
         Args:
             ids: ids of the words (B, T) or (T,).
@@ -99,8 +99,8 @@ class Classifier(nnx.Module):
         Args:
             ids: id of the next word of each sentence (B,).
             state: state of the LSTM after the previous words.
-            reset: bool (B,), True if a new sentence begins in this row. Its state is then set to zeros before the word is read. None means
-                that no sentence begins.
+            reset: bool (B,), True for each of the B entries in which a new sentence begins. The state of such an entry is set to zeros
+                before the word is read. None means that no sentence begins.
         """
         h, state = self.layer.step(self.embed(ids), state, reset=reset)
         return self.head(h)[..., 0], state
@@ -111,7 +111,7 @@ def loss(model: Classifier, ids: jax.Array, lengths: jax.Array, labels: jax.Arra
 
     Args:
         model: classifier.
-        ids: ids of the words (B, T), in rows of T words.
+        ids: ids of the words (B, T). Ids after the end of a sentence are ignored.
         lengths: number of words of each sentence (B,).
         labels: label of each sentence (B,), 0 or 1.
     """
@@ -203,8 +203,8 @@ class Session(NamedTuple):
     """Results of `serve`.
 
     Attributes:
-        probabilities: one list for each user, with the probability of praise after each word.
-        ticks: number of calls of `Server.send`.
+        probabilities: one list for each user, with the probability after each word that the sentence has more praise than complaint.
+        ticks: number of ticks. A tick is one call of `Server.send`.
         words: number of words of all users.
         seconds: duration of all ticks but the first, which compiles the program.
     """
@@ -251,10 +251,10 @@ class Result(NamedTuple):
     Attributes:
         model: trained classifier.
         accuracy: accuracy of the classifier on whole sentences that it was not trained on.
-        stream_difference: largest difference between a probability of `stream` and the probability that the layer gives on the whole
-            sentence.
-        server_difference: largest difference between a probability of the server and the probability that the layer gives on the whole
-            sentence.
+        stream_difference: largest difference, over all words, between the probability that `stream` returns after a word and the
+            probability that the classifier gives after this word when it reads the whole sentence in one call.
+        server_difference: largest difference, over all words of all users, between the probability that the server returns after a word and
+            the probability that the classifier gives after this word when it reads the whole sentence in one call.
         session: results of the server.
     """
 
@@ -292,8 +292,8 @@ def run(steps: int = 800, units: int = 64, length: int = 20, users: int = 1_000,
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the example from the command line, and print its results.
 
-    The results are the probability after each word of a text, the largest differences from whole sentences, and the words per second of the
-    server.
+    The results are the accuracy on new sentences, the probability of praise after each word of a text, the largest differences between
+    probabilities computed word by word and those computed on whole sentences, and the speed of the server in words per second.
     """
     parser = argparse.ArgumentParser()
     parser.add_argument("--steps", type=int, default=800)

@@ -62,7 +62,7 @@ def by_steps_back(sizes: jax.Array, answered: int = 1) -> dict[int, float]:
     step. The dict has those distances of the constant `BACK` (1, 2, 5, 10, ..., 1000) that lie within the sequence.
 
     Args:
-        sizes: gradient sizes (T,), one for each of T steps.
+        sizes: size of the gradient of the loss with respect to the state h at each of T steps (T,), as `gradient_sizes` returns it.
         answered: number of answered steps, which are the last ones of the sequence.
     """
     last = len(sizes) - answered
@@ -70,7 +70,7 @@ def by_steps_back(sizes: jax.Array, answered: int = 1) -> dict[int, float]:
 
 
 def on_reviews(config: SentimentConfig) -> dict[str, Any]:
-    """Train the model of the sentiment task, and measure the gradient with respect to the state h in the untrained and trained model.
+    """Train the model of the sentiment task, and measure the gradient of the loss with respect to the state h before and after training.
 
     The gradient is measured on test reviews with at least `config.data.maxlen` words, so that no review is padded.
 
@@ -80,8 +80,8 @@ def on_reviews(config: SentimentConfig) -> dict[str, Any]:
         - "score": test accuracy after the last epoch.
         - "losses": training loss of each epoch.
         - "parameters": number of parameters of the recurrent cell.
-        - "gradient_before": list of pairs (distance from the last step, gradient size), measured before training.
-        - "gradient_after": the same pairs, measured after training.
+        - "gradient_before": list of pairs (distance from the last step, gradient size; see `gradient_sizes`), measured before training.
+        - "gradient_after": list of such pairs for the same distances, measured after training.
     """
     from lstm_jax.models import functional
     from lstm_jax.tasks import sentiment as task

@@ -7,7 +7,7 @@
 
 The study compares several models, called choices. The first choice is the unchanged Keras example imdb_lstm. Each further choice is an
 earlier choice with a few changes to the model or the training; see the table `CHOICES`. All choices are evaluated on a validation split of
-15 % of the training reviews; no movie is in both splits.
+15 % of the training reviews. The models are trained on the remaining reviews, which are about other movies.
 
 The last choice is called the recipe. It is the preset "best" of `lstm-jax train sentiment`. Only the recipe is evaluated on the test
 reviews. It is trained with several seeds, and each run uses the weights of the epoch with the lowest validation loss. There are three main
@@ -16,7 +16,8 @@ results on the test reviews:
 - Recipe: the mean accuracy over the seeds.
 - Recipe and NBSVM: the logits of the recipe are mixed with those of an NBSVM classifier of n-grams (`experiments.nbsvm`). The proportion of
   the mixture is the one with the lowest validation loss.
-- Ensembles: the logits of all seeds are averaged. One ensemble consists of the recipes, the other of the mixtures with NBSVM.
+- Ensembles: the logits of all seeds are averaged. One ensemble averages the logits of the recipe, and the other those of its mixture with
+  NBSVM.
 
 Expected: the recipe reaches a test accuracy of at least 0.92. Published test accuracies of models that are trained on the labelled reviews
 only are .84 to .85 (Keras example), .865 (tuned LSTM, Dai & Le 2015), .906 (fastText with bigrams), .912 (NBSVM), .919 (one-hot LSTM with
@@ -122,7 +123,8 @@ def named(base: SentimentConfig, choice: str) -> Config:
 def recipe(base: SentimentConfig, seeds: int) -> list[Config]:
     """Return the configs of the runs that train the recipe and evaluate it on the test reviews, one config for each seed.
 
-    The recipe is the last of the models that the study compares, `CHOICES[RECIPE]`.
+    The study compares variants of the Keras example imdb_lstm. The recipe is the last of these variants. `CHOICES[RECIPE]` holds the name
+    of the variant on which it is based, and the changes to that variant.
 
     Args:
         base: config of the unchanged Keras example.
@@ -148,7 +150,8 @@ def run(config: Config) -> dict[str, Any]:
 
         - "test_accuracy", "test_loss" and "test_ece": accuracy, loss and calibration error on the test reviews.
         - "test_reviews": number of test reviews.
-        - the keys of `_with_grams`: metrics of an NBSVM classifier and of its mixture with the model, and margins of the test reviews.
+        - the keys of the dict that `_with_grams` returns: accuracies of an NBSVM classifier and of a weighted mean of its logits and the
+          model's logits, the model's weight in this mean, and margins of the test reviews.
     """
     from lstm_jax.models import functional
     from lstm_jax.runtime.sharding import make_mesh
@@ -194,7 +197,7 @@ def _with_grams(reviews: data.EncodedReviews, task: SentimentConfig, logits: dic
     Returns:
         A dict with these keys:
 
-        - "share": share of the model in the mixture. The rest is the share of the classifier.
+        - "share": weight w of the model in the mixture, whose logits are w * (logits of the model) + (1 - w) * (logits of the classifier).
         - "nbsvm_accuracy" and "mixed_accuracy": accuracies of the classifier and of the mixture on the validation split.
         - "test_nbsvm_accuracy" and "test_mixed_accuracy": accuracies of the classifier and of the mixture on the test reviews.
         - "test_margins" and "test_mixed_margins": margins of the test reviews by the model and by the mixture; see `encode_margins`.
@@ -234,8 +237,9 @@ def ensemble_accuracy(texts: Iterable[str]) -> float:
     """Return the accuracy of an ensemble of models. The logit of the ensemble is the mean of the logits of the models.
 
     Args:
-        texts: one text for each model, as `encode_margins` returns it. It holds the margin of each review. A review is classified correctly
-            if the mean of its margins is positive. All models must have read the same reviews in the same order.
+        texts: one text for each model, as `encode_margins` returns it. It holds the margin of each review, which is the logit if the label
+            is 1, and minus the logit if the label is 0. The ensemble classifies a review correctly if the mean of its margins over the
+            models is positive. All models must have read the same reviews in the same order.
     """
     margins = [np.frombuffer(base64.b64decode(text), "<f2").astype(np.float32) for text in texts]
     return float((np.mean(margins, axis=0) > 0).mean())

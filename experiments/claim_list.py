@@ -40,7 +40,7 @@ FAR = 100
 
 
 def _fading(name: str) -> Callable[[Row], float]:
-    """Return a function that measures by how many decades the gradient fades between 1 step and 100 steps before the last step.
+    """Return a function that measures by how many decades the gradient is smaller 100 steps before the last step than 1 step before it.
 
     A decade is a factor of 10. The argument of the function is the result of a run of the study `memory`.
 
@@ -70,9 +70,9 @@ def _growth(row: Row) -> dict[str, float]:
 
 
 def _apart(row: Row) -> float:
-    """Return by which factor training moves words of praise further from words of blame than from each other (study `embedding`).
+    """Return the growth of the distance between praise and blame words, relative to that between praise words (study `embedding`).
 
-    The factor is the growth (see `_growth`) of the mean distance between a word of praise and a word of blame, divided by the growth of the
+    The result is the growth (see `_growth`) of the mean distance between a word of praise and a word of blame, divided by the growth of the
     mean distance between two words of praise.
     """
     growth = _growth(row)

@@ -11,12 +11,12 @@ test accuracy with input dropout minus the test accuracy without it. The number 
 confidence interval by Student's t-distribution, which assumes that the numbers are normally distributed. With two seeds, the interval
 reaches 12.7 standard errors to each side.
 
-A claim is shown if the whole interval lies in the claimed range, refuted if no part of it does, and otherwise open. The claims were made
-from the first seeds of each study, so these seeds cannot confirm them. The verdict that counts is the verdict of five new seeds. The number
-of new seeds was fixed before they were run: there is no verdict until all five have been run. The last column of the table has the
-one-sided p-value of the new seeds, adjusted for the number of all claims. Of the claims with an adjusted p-value below 0.05, at most 5 %
-are expected to be false (Benjamini & Hochberg 1995). This holds if the p-values of the claims are independent or positively dependent.
-Some claims here share runs, so they are not independent.
+The verdict on a claim is "shown" if the whole interval lies in the claimed range, "refuted" if no part of it does, and otherwise "open".
+The claims were made from the first seeds of each study, so these seeds cannot confirm them. The verdict that counts is the verdict of five
+new seeds. The number of new seeds was fixed before they were run: there is no verdict until all five have been run. The last column of the
+table has the one-sided p-value of the new seeds, adjusted for the number of all claims. Of the claims with an adjusted p-value below 0.05,
+at most 5 % are expected to be false (Benjamini & Hochberg 1995). This holds if the p-values of the claims are independent or positively
+dependent. Some claims here share runs, so they are not independent.
 
 The intervals cover the choice of the seed and nothing else: each study has one data set and one division into training and test data.
 """
@@ -88,9 +88,9 @@ def _full(name: str) -> list[tuple[Any, dict[str, Any]]]:
 def configs(claim: Claim, new: bool) -> list[Any]:
     """Return the configs of the runs that a claim needs.
 
-    A setting of the claim is a dict from fields of a config to their values. For each setting, the result contains the configs of the
-    study's preset "full" that have all of these values, once with each seed. If the results of a setting do not depend on the seed (see
-    `SEEDLESS`), only the seed 0 is used.
+    A setting of the claim is a dict from fields of a config to their values. For each setting, the result contains the configs in the
+    preset "full" of the claim's study that have all values of the setting, once with each seed. If the results of a setting do not depend
+    on the seed (see `SEEDLESS`), only the seed 0 is used.
 
     Args:
         claim: claim.
@@ -106,7 +106,7 @@ def configs(claim: Claim, new: bool) -> list[Any]:
 
 
 def effects(claim: Claim, rows: study.Rows, new: bool) -> list[float]:
-    """Return the number that a claim is about, once for each seed whose runs all exist, in the order of the seeds.
+    """Return the values of the number that a claim is about, one for each seed whose runs all exist, in the order of the seeds.
 
     The number is the mean metric of the settings `claim.of` minus the mean metric of the settings `claim.minus`. If `claim.minus` is empty,
     nothing is subtracted. If the unit of the claim is "points", the result is multiplied by 100.
@@ -143,14 +143,14 @@ def verdict(claim: Claim, low: float, high: float) -> str:
 
 
 def p_value(claim: Claim, values: Sequence[float]) -> float:
-    """Return the p-value of the hypothesis that the mean difference lies outside the claimed range, by Student's t-test.
+    """Return the p-value of the hypothesis that the mean of a claim's number lies outside the claimed range, by Student's t-test.
 
     If both ends of the range are finite, the result is the larger p-value of the two one-sided tests (Schuirmann 1987). With fewer than
     two values, the result is nan.
 
     Args:
         claim: claim.
-        values: difference of each seed, as `effects` returns them.
+        values: the number that the claim is about, once for each seed, as `effects` returns it.
     """
     from scipy.stats import ttest_1samp
 
@@ -162,9 +162,9 @@ def p_value(claim: Claim, values: Sequence[float]) -> float:
 
 
 def _cells(claim: Claim, values: Sequence[float]) -> tuple[str, str]:
-    """Return two cells of the table as text: the mean difference with its interval and the number of seeds, then the verdict.
+    """Return two cells of the table of claims (see `table`): the mean difference with its interval and number of seeds, and the verdict.
 
-    Both texts are empty if there are no values.
+    `values` are the numbers that `effects` returns, one for each seed. If there are none, both cells are empty strings.
     """
     if not values:
         return "", ""

@@ -175,9 +175,9 @@ def verdict(rows: study.Rows) -> str:
     """Return the conclusion of the study.
 
     Each combination of a kind of labels and a group of words has one line with two quantities. Each of them is given before and after
-    training. The first quantity is the mean distance between two words of the group, averaged over the runs. The second tells how many
-    times as large the mean distance to the words of the nearest other group is: 1 / (mean of `ratio` over the runs). Further lines have the
-    nearest neighbours of the words in `QUERIES` for the first seed.
+    training. The first quantity is the mean distance between two words of the group, averaged over the runs. The second quantity is the
+    mean distance to the words of the nearest other group, as a multiple of the mean distance within the group. It is computed as 1 / (mean
+    of `ratio` over the runs). Further lines have the nearest neighbours of the words in `QUERIES` for the first seed.
     """
     lines = []
     for labels, title in LABELS.items():
@@ -196,9 +196,10 @@ def verdict(rows: study.Rows) -> str:
 def draw(rows: study.Rows, path: Path) -> object:
     """Draw two panels: the distances between similar words, and a map of the words.
 
-    The first panel shows four values of `ratio` for each group of words: before training, after training with the reviews' own labels,
-    after training with shuffled labels, and after training with word2vec. The second panel shows the trained embeddings of the words on
-    their first two principal components.
+    For each group of words, the first panel shows the mean distance within the group divided by the mean distance to the nearest other
+    group (see `ratio`). It shows this ratio before training, after training with the reviews' own labels, after training with shuffled
+    labels, and after training with word2vec. The second panel shows the first two principal components of the words' embeddings after
+    training with the reviews' own labels.
     """
 
     def fill(figure: Any) -> None:
@@ -228,7 +229,7 @@ def draw(rows: study.Rows, path: Path) -> object:
 
 
 def configs(base: SentimentConfig, seeds: int) -> list[Config]:
-    """Return the configs of all runs, one for every combination of a kind of labels and a seed.
+    """Return the configs of all runs, one for every combination of a seed and a value of `Config.labels`, such as "shuffled".
 
     Args:
         base: config of the sentiment task.

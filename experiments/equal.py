@@ -22,7 +22,7 @@ def cell_parameters(cell: str, features: int, units: int) -> int:
 
 @cache
 def equal_units(cell: str, features: int, units: int, like: str = "lstm") -> int:
-    """Return the largest hidden size at which a cell has no more parameters than a reference cell. The result is at least 1.
+    """Return the largest hidden size at which a cell has no more parameters than a reference cell, or 1 if there is no such size.
 
     Args:
         cell: name of the cell.

@@ -138,7 +138,7 @@ def run(config: Config) -> dict[str, Any]:
         - If the seed is 0 and no entries were removed from the series, the dict also has the values that the figure shows: the times
           ("times"), the true values ("truth") and the forecast values ("means").
 
-        Each of "low", "high", "times", "truth" and "means" is a list with one list for each forecast, which has `horizon` numbers.
+        Each of "low", "high", "times", "truth" and "means" is a list that contains one list of `horizon` numbers for each forecast.
     """
     from lstm_jax.tasks import forecast
 
@@ -213,9 +213,9 @@ def verdict(rows: study.Rows) -> str:
 def draw(rows: study.Rows, path: Path) -> object:
     """Draw the forecasts and the errors of the methods, with one column of panels for each series.
 
-    The upper panel shows the forecasts of exponential smoothing and those of the LSTM with prediction intervals, for the complete series,
-    from which no entries were removed. The lower panel shows the mean absolute error of each method on the complete and on the reduced
-    series.
+    In each column, the upper panel shows forecasts for the complete series, from which no entries were removed: those of exponential
+    smoothing, and those of the LSTM with their prediction intervals. The lower panel shows the mean absolute error of each method, both on
+    the complete series and on the series from which entries were removed.
     """
 
     def fill(figure: Any) -> None:

@@ -6,7 +6,7 @@
     LSTM_JAX_DATA=... python -m experiments.gates --workers 2   # everything; two hours or more
 
 Each variant has as many parameters in its recurrent layer as an LSTM with 64 units (see `experiments.equal`). Each training is repeated
-with three seeds. There are four measurements:
+with three seeds, unless another number is given below. There are four measurements:
 
 - Sentiment: Each variant is trained on 80 words of each IMDB review for two epochs. The embedding has 64 features, and the
   rates of input and recurrent dropout are 0.2. A validation split of 15 % of the training reviews is held out; no movie is in both splits.
@@ -19,8 +19,8 @@ with three seeds. There are four measurements:
   variants take turns in one process, so changes in the speed of the machine do not affect the ratios of their times.
 
 Expected: According to the paper, the accuracy falls if the forget gate or the output activation is removed, and hardly changes for the
-other variants. If one of the four gates is removed, a pass takes about a quarter less time. Only the expectation for the forget gate was
-confirmed, see `LOG.md`.
+other variants. If one of the gates i, f and o is removed, a pass takes about a quarter less time. Only the expectation for the forget gate
+was confirmed, see `LOG.md`.
 """
 
 import sys
@@ -108,11 +108,11 @@ def variant(config: Any, cell: str, seed: int) -> Any:
 def measured(config: Cost) -> dict[str, Any]:
     """Time the forward and backward pass of each recurrent cell.
 
-    The cells take turns: in each turn, a block of `config.passes` passes is timed for each cell.
+    The measurement has `config.blocks` rounds. In each round, one block of `config.passes` passes is timed for each cell.
 
     Returns:
         A dict whose only key is "milliseconds". Its value is a dict from the name of each cell to a list. The list has one time for each
-        turn, the mean milliseconds of a pass in this turn.
+        round, the mean milliseconds of a pass in this round.
     """
     x = jax.random.normal(jax.random.key(0), (config.batch, config.length, config.features))
     calls = {}
@@ -138,7 +138,8 @@ def measured(config: Cost) -> dict[str, Any]:
 def run(config: SentimentConfig | GenerationConfig | Cost) -> dict[str, Any]:
     """Run one measurement of the study, and return its metrics.
 
-    The type of the config selects the measurement. A `GenerationConfig` that reads the text as a stream is one of the long trainings.
+    The type of the config selects the measurement. A `GenerationConfig` with which the text is read as a stream selects one of the long
+    trainings.
 
     Returns:
         A dict. The key "task" holds "cost", "sentiment", "characters" or "converged" (a long training). The other keys are those of the
@@ -177,14 +178,14 @@ def differences(rows: study.Rows, task: str) -> dict[str, tuple[float, float, fl
 def costs(rows: study.Rows) -> dict[str, tuple[float, float, float]]:
     """Return the time of each variant divided by the time of the LSTM.
 
-    The cells were timed in turns (see `measured`). In each ratio, both times are from the same turn.
+    The cells were timed in several rounds (see `measured`). The two times of each ratio are from the same round.
 
     Args:
         rows: results of the runs.
 
     Returns:
-        A dict from the name of each variant to three numbers: the mean ratio over turns, the lower end of the 95 % confidence interval of
-        this mean, and the upper end. The dict is empty if `rows` contain no time measurement.
+        A dict from the name of each variant to three numbers: the mean ratio over the rounds, the lower end of the 95 % confidence interval
+        of this mean, and the upper end of this interval. The dict is empty if `rows` contain no time measurement.
     """
     times = next((row["milliseconds"] for row in rows if row["task"] == "cost"), {})
     return {cell: stats.mean_interval(np.divide(own, times["lstm"]).tolist()) for cell, own in times.items() if cell != "lstm"}

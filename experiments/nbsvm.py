@@ -31,7 +31,7 @@ def train(split: EncodedSplit, order: int = 3, penalty: float = 1.0) -> Callable
 
     Raises:
         InputError: if scikit-learn is not installed.
-        ConvergenceWarning: if the regression does not converge.
+        ConvergenceWarning: if the regression does not converge. This warning of scikit-learn is raised as an exception.
     """
     try:
         from sklearn.exceptions import ConvergenceWarning  # pyright: ignore[reportMissingImports]

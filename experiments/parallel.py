@@ -3,8 +3,8 @@
     python -m experiments.parallel --preset toy                     # seconds
     LSTM_JAX_DATA=... python -m experiments.parallel --where here   # 20 minutes; one process, so that programs are compiled only once
 
-The backend `parallel` computes the states of all steps at once by Newton's method, see `lstm_jax.recurrence.solve_states`. In this study,
-an LSTM and a GRU read newspaper articles, character by character, with batch size 1 and in float64. Four settings are varied:
+The backend `parallel` computes the states of all steps in parallel by Newton's method (see `lstm_jax.recurrence.solve_states`). In this
+study, an LSTM and a GRU read newspaper articles, character by character, with batch size 1 and in float64. Four settings are varied:
 
 - Length: 100 to 100,000 characters.
 - Method: Newton's method uses the full Jacobian of a step (DEER, 8 units) or only its diagonal blocks (quasi-DEER, 8 and 64 units). A
@@ -85,7 +85,7 @@ def states_by_steps(cell: Cell, params: Any, ids: jax.Array, state: Any) -> tupl
         state: initial state.
 
     Returns:
-        A pair: the states after all steps, with arrays (T, B, H), and the final state, with arrays (B, H).
+        A pair: the state after each step, with arrays (T, B, H), and the final state, with arrays (B, H).
     """
 
     def step(state: Any, z: jax.Array) -> tuple[Any, Any]:
@@ -199,8 +199,9 @@ def lanes(cell: str, units: int, jacobian: str, steps: int, iterations: int) -> 
     """Estimate the number of lanes of a device at which Newton's method becomes faster than a loop over the steps.
 
     A lane is a processing unit that does one multiplication and one addition at a time. A computation consists of phases that run one after
-    another. The work of a phase is the number of its multiplications. The depth of a phase is the number of its operations that must wait
-    for each other. The time of a phase is max(work / lanes, depth). Memory, communication and damping are left out.
+    another. The work of a phase is the number of its multiplications. The depth of a phase is the length of its longest chain of operations
+    in which each operation needs the result of the one before. The time of a phase is max(work / lanes, depth). Memory, communication and
+    damping are left out.
 
     There are T steps, H units, G gates and K arrays in the state, and D is log2(H) + `STEP_DEPTH`. The loop has T phases, one for each
     step. Each iteration of Newton's method has two phases. The first is an evaluation of all steps with their Jacobians. The second is a
@@ -221,7 +222,7 @@ def lanes(cell: str, units: int, jacobian: str, steps: int, iterations: int) -> 
         iterations: number of iterations that Newton's method needs.
 
     Returns:
-        The smallest number of lanes that is enough among the powers of 2, or None if even 2^40 lanes are not enough.
+        The smallest such number of lanes among the powers of 2, or None if Newton's method is not faster even with 2^40 lanes.
     """
     gates, arrays = CELLS[cell].gates, len(CELLS[cell].initial_state(1, 1))
     size, copies = (arrays * units, 1) if jacobian == "full" else (arrays, units)
@@ -261,13 +262,14 @@ def _median(rows: study.Rows) -> str:
 def verdict(rows: study.Rows) -> str:
     """Return the conclusion of the study.
 
-    Each combination of a cell, a kind of Jacobian (see `Config`) and a number of units has one line, with medians of the number of
-    iterations of Newton's method. Three variables are changed one at a time: the sequence length, the gain (the factor of the initial
+    Each combination of a cell, a kind of Jacobian, a damping (see `Config`) and a number of units has one line, with medians of the number
+    of iterations of Newton's method. Three variables are changed one at a time: the sequence length, the gain (the factor of the initial
     recurrent kernel) and the number of training updates. There is one median for each value of each variable. A "+" after a median means
     that at least one of the runs has not converged. These lines follow:
 
-    - the rank correlation of the Lyapunov exponent and the number of iterations, over all runs with 1,000 steps;
-    - the number of runs in which Newton's method converges and would be faster than the loop on a device with enough lanes (see `lanes`);
+    - the rank correlation of the Lyapunov exponent and the number of iterations, over all runs with a sequence length of 1,000;
+    - the number of runs in which Newton's method converges and would be faster than the loop over the time steps on a device with enough
+      lanes (parallel processing units; see `lanes`);
     - the smallest number of lanes with which at least one of these runs would be faster than the loop.
     """
     lines = []
@@ -297,7 +299,7 @@ def verdict(rows: study.Rows) -> str:
 
 
 def draw(rows: study.Rows, path: Path) -> object:
-    """Draw four panels about the computation of all steps at once by Newton's method, into the file `path`.
+    """Draw four panels about Newton's method, which computes the states of all time steps in parallel, into the file `path`.
 
     The vertical axis of three panels is the number of iterations. The horizontal axis is the sequence length in the first panel, the
     largest Lyapunov exponent in the second, and the number of training updates in the third. In the fourth panel, the horizontal axis is

@@ -14,8 +14,8 @@ One of these quantities (an axis) is varied at a time, and each run is repeated 
   256), the length of a window (8 to 128 characters) and the fraction of the text that is used for training (1/32 to 9/10).
 
 Expected: At the largest sizes, the accuracy still grows with length and data, but hardly with the number of units. The bits per character
-fall if units and data grow together. All runs of a task have the same number of epochs. They do not have the same number of updates,
-because shorter windows and more data lead to more updates.
+fall with the number of units as well as with the amount of data. All runs of a task have the same number of epochs. They do not have the
+same number of updates, because shorter windows and more data lead to more updates.
 """
 
 import sys
@@ -95,7 +95,7 @@ def configs(sentiment: SentimentConfig, characters: GenerationConfig, axes: Any,
 
 
 def curves(rows: study.Rows) -> dict[tuple[str, str], list[tuple[float, float, float, float]]]:
-    """Return one curve for each pair (task, axis). The curve has the score at each value of the axis, such as each number of units.
+    """Return a curve of the score for each pair of a task and an axis, which is a varied quantity such as the number of units.
 
     Returns:
         A dict from (task, axis) to a list of points. A point has four numbers: the value of the axis, and the mean, the lowest and the
@@ -121,7 +121,7 @@ def verdict(rows: study.Rows) -> str:
 def draw(rows: study.Rows, path: Path) -> object:
     """Draw the score over the values of the varied quantity (`Config.axis`), with a panel for each task and quantity.
 
-    A band shows the range over seeds.
+    In each panel, a line shows the mean over seeds, and a band shows the range from the lowest to the highest score.
     """
 
     def fill(figure: Any) -> None:

@@ -6,9 +6,9 @@
 
 For text generation, windows of a given length are cut from a text. The step is the number of characters from the start of one window to the
 start of the next. Here "step" always has this meaning; a change of the parameters is called an update. The study tests a claim about the
-step and the length: "smaller number is similar to lowering the learning rate; increasing the length of the sequence is similar to train
-with larger batch size". A model with 64 units is trained with Adam on newspaper articles, with two seeds unless stated otherwise. The last
-tenth of the text is held out. There are three grids:
+step (the "number" in the quotation) and the length: "smaller number is similar to lowering the learning rate; increasing the length of the
+sequence is similar to train with larger batch size". An LSTM with 64 units is trained with Adam on newspaper articles, with two seeds
+unless stated otherwise. The last tenth of the text is held out. There are three grids:
 
 - steps: The windows have 40 characters and start every 1, 2, 5, 10 or 20 characters. The model is trained for 1, 2, 5, 10 or 20 epochs
   respectively, so that all runs make the same number of updates. The batch size is 128, and there is a run for each step and each of three
@@ -66,7 +66,7 @@ class Config:
 
 
 def configs(base: GenerationConfig, steps: Any, rates: Any, lengths: Any, batches: Any, seeds: int) -> list[Config]:
-    """Return the configs of the grids "steps" and "lengths", each of them once for every seed.
+    """Return the configs of the grids "steps" and "lengths", where each config occurs once for every seed.
 
     The grid "steps" has all pairs of a step and a learning rate. The grid "lengths" has all pairs of a window length and a batch size.
 
@@ -92,13 +92,14 @@ def configs(base: GenerationConfig, steps: Any, rates: Any, lengths: Any, batche
 
 
 def long_configs(base: GenerationConfig, steps: Any, rates: Any, longer: int, seeds: int) -> list[Config]:
-    """Return the configs of the grid "converged": all pairs of a step and a learning rate, each with every seed.
+    """Return the configs of the grid "converged": all pairs of an entry of `steps` and a learning rate, each with every seed.
 
     Args:
         base: config of the text generation task, in which each run changes some fields.
         steps: numbers of characters from the start of one window to the start of the next.
         rates: learning rates at the start of the training. They fall to 0 on a cosine schedule.
-        longer: number of epochs of the runs with the smallest step. All runs make the same number of updates.
+        longer: number of epochs of the runs with the smallest entry of `steps`. The other runs have more epochs, so that all runs make
+            about the same number of updates.
         seeds: number of seeds.
     """
     found = []
@@ -140,9 +141,10 @@ def cells(rows: study.Rows, part: str) -> dict[tuple, tuple[float, float]]:
 def verdict(rows: study.Rows) -> str:
     """Return the conclusion of the study.
 
-    The text has one line for each setting, with its bits per character: first the pairs of a step and a learning rate, then the pairs of a
-    window length and a batch size, and last the pairs of a step and a learning rate that were trained for longer. A step is here the number
-    of characters from the start of one window to the start of the next.
+    The text has one line for each setting, with its bits per character. First come the settings of the grid "steps" (pairs of a step and a
+    learning rate), then those of the grid "lengths" (pairs of a window length and a batch size), and last those of the grid "converged"
+    (pairs of a step and a learning rate, with longer training). Here a step is the number of characters from the start of one window to the
+    start of the next.
     """
     lines = [
         f"step {a}, rate {b:g}: {x:.3f} bits at equal updates, {y:.3f} after one pass" for (a, b), (x, y) in cells(rows, "steps").items()
@@ -155,10 +157,11 @@ def verdict(rows: study.Rows) -> str:
 def draw(rows: study.Rows, path: Path) -> object:
     """Draw the bits per character of the held-out text in four panels.
 
-    Panels 1 and 2 belong to the grid "steps", panel 3 to the grid "lengths", and panel 4 to the grid "converged". Panels 1, 2 and 4 have
-    the step between windows on the horizontal axis and one line for each learning rate. Panel 3 has the batch size on the horizontal axis
-    and one line for each window length. Panels 1 and 3 show the bits after the last epoch, panel 2 those after the first epoch, and panel
-    4 those of the best epoch. Panels without results are empty.
+    Panels 1 and 2 show the runs of the hyperparameter grid "steps", panel 3 those of the grid "lengths", and panel 4 those of the grid
+    "converged". Panels 1, 2 and 4 have on the horizontal axis the number of characters from the start of one window to the start of the
+    next, and one line for each learning rate. Panel 3 has the batch size on the horizontal axis and one line for each window length. Panels
+    1 and 3 show the bits after the last epoch, panel 2 those after the first epoch, and panel 4 those of the best epoch. Panels without
+    results are empty.
     """
 
     def fill(figure: Any) -> None:

@@ -78,10 +78,10 @@ def grouped(rows: Iterable[Mapping[str, Any]], fields: Sequence[str], metric: st
 
 
 def interval(found: tuple[float, float, float], form: str) -> str:
-    """Return the interval of a mean as text: " (low to high)", or "" if there is none because there was only one value.
+    """Return the confidence interval of a mean as text: " (low to high)", or "" if a single value was given, which has no interval.
 
     Args:
-        found: mean, lower end and upper end, as `stats.t_interval` returns them.
+        found: mean of the values, and lower and upper end of its confidence interval, as `stats.t_interval` returns them.
         form: format of the ends, such as ".4f".
     """
     _, low, high = found
@@ -122,8 +122,8 @@ def execute(study: Study, preset: str, where: str, workers: int, rows_path: Path
         report: whether to only report the existing results. If True, no run is executed.
 
     Raises:
-        InputError: if none of the runs that the figure covers has succeeded. Also if there are runs to execute that need a package that is
-            not installed, or data that are not given (see `check_needs`).
+        InputError: if there is no successful run that the figure could show. It is also raised if a run that is to be executed needs a
+            package that is not installed, or data that are not given (see `check_needs`).
     """
     configs = study.presets[preset]
     if not report:

@@ -42,7 +42,7 @@ TRAITS = {
 
 
 def cell_traits(cell: str) -> CellTraits:
-    """Return the traits of a cell.
+    """Return the traits of a cell, which are the properties that configs check (see `CellTraits`).
 
     Args:
         cell: name of the cell, such as "lstm".

@@ -28,7 +28,7 @@ class InputError(ValueError):
     def __reduce__(self) -> tuple[Any, ...]:
         """Return the class and the arguments from which pickle creates the error again, for example in the parent of a worker process.
 
-        The value is returned as text, because an arbitrary value may not support pickling.
+        The attribute `value` of the error is converted to text, because an arbitrary object may not support pickling.
         """
         return type(self), (self.subject, str(self.value), self.remedy)
 
@@ -36,7 +36,7 @@ class InputError(ValueError):
 class Interrupted(RuntimeError):
     """Error that ends a training run after SIGINT or SIGTERM.
 
-    The command line then exits with the attribute `code`, which is 75 (`RESTART`) after SIGTERM and 130 after SIGINT.
+    The command line then exits with the code in the attribute `code`, which is 75 (`RESTART`) after SIGTERM and 130 after SIGINT.
 
     Args:
         step: number of completed training steps. The state after these steps has been saved.

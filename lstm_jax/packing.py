@@ -169,7 +169,7 @@ def last_outputs(outputs: jax.Array, where: Any) -> jax.Array:
             first step in this row, and its length in steps. Only a NumPy array is checked against the shape of `outputs`.
 
     Raises:
-        InputError: if `where` is a NumPy array that names more rows or steps than `outputs` has, or whose shape is not (N, 3).
+        InputError: if `where` is a NumPy array that refers to rows or steps that `outputs` does not have, or whose shape is not (N, 3).
     """
     if isinstance(where, np.ndarray):
         _check_fits(outputs.shape, where)

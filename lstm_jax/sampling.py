@@ -1,4 +1,4 @@
-"""Sampling of text from a character model, in which one compiled call draws all characters.
+"""Sampling of text from a character model: one compiled call draws all characters.
 
 The sampler has two modes, which differ in the characters that the model reads before each draw:
 
@@ -188,10 +188,10 @@ class Sampler:
         def first_logits(model, state, batch):
             """Return the logits (B, V) of the next character of each text.
 
-            The logits are computed from h of the last recurrent layer. In mode "carried", h has one row for each text. In mode "window", h
-            has `length` rows for each text, one for each of `length` windows that begin one character apart. Only the row of the oldest
-            window, which begins first, is used. It has read the most characters: the last `length` characters of the text, or the whole
-            text if it is shorter.
+            The logits are computed from h of the last recurrent layer. In the sampler's mode "carried", h has one row for each text. In its
+            mode "window", h has `length` rows for each text, one for each of the windows that the model reads in parallel. These windows
+            begin one character apart. Only the row of the window that begins first is used. In this window the model has read the most
+            characters: the last `length` characters of the text, or the whole text if it is shorter.
             """
             oldest = state[-1].h.reshape(batch, windows, -1)[:, 0]
             return model.logits(sharding.constrain(oldest, 0))
@@ -210,7 +210,8 @@ class Sampler:
         def shifted(part):
             """Return the state array `part` without the row of the oldest window of each text, and with a row of zeros for a new window.
 
-            `part` has `length` rows for each text, one for each window, the oldest window first. The row of zeros is added at the end.
+            In the sampler's mode "window", `part` has `length` rows for each text, one for each of the windows that the model reads in
+            parallel. The oldest window comes first. The row of zeros is added at the end.
             """
             rows = part.reshape(-1, length, part.shape[-1])
             return jnp.concatenate([rows[:, 1:], jnp.zeros_like(rows[:, :1])], axis=1).reshape(part.shape)
@@ -247,7 +248,8 @@ class Sampler:
     def start(self, params: Any, key: jax.Array, prompt: Integer[Array, "B P"], samples: int = 1) -> Drawing:
         """Read the prompts and return the state from which `advance` draws characters.
 
-        If the mode of the sampler is "window" and a prompt is longer than `length`, only its last `length` characters are read.
+        If the mode of the sampler is "window" and a prompt is longer than a window, only the last characters of the prompt are read, as
+        many as a window has (the sampler's argument `length`).
 
         Args:
             params: parameters of the model.
@@ -279,7 +281,7 @@ class Sampler:
         return drawing._replace(logits=logits, state=state)
 
     def advance(self, params: Any, drawing: Drawing, rules: Rules, chars: int) -> tuple[Drawing, Int[Array, "B N"]]:
-        """Draw the next characters of each text, and return the new state and the character ids (B, chars).
+        """Draw the next characters of each of B texts, and return the new state and the character ids (B, chars).
 
         Args:
             params: parameters of the model.

@@ -237,9 +237,9 @@ sys.exit(max(launch.run_processes([sys.executable, "-c", child], 2)))
 @pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("ignored", [False, True])
 def test_a_closed_terminal(ignored: bool) -> None:
-    """The SIGHUP that `launch` gets reaches its processes as one SIGTERM, after which a training saves its state. Under nohup they go on.
+    """A SIGHUP to `launch` reaches its processes as one SIGTERM, after which a training saves its state. Under nohup the processes go on.
 
-    A terminal with bash sends it twice.
+    When a terminal that runs bash is closed, `launch` gets SIGHUP twice.
     """
     action = "SIG_IGN" if ignored else "SIG_DFL"  # not what the tests themselves were started with
     program = f"import signal; signal.signal(signal.SIGHUP, signal.{action})\n{HANGING}"

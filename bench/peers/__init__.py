@@ -39,7 +39,7 @@ class Peer:
         cells: recurrent cells, besides the LSTM, that the peer can run in workloads of a recurrent layer alone.
         kinds: kinds of workload that the peer can run.
         resets: whether the peer can reset the state within a sequence.
-        loads_jax: whether the process of the peer imports JAX. A test checks that it does not if this is False.
+        loads_jax: whether the process of the peer imports JAX. If False, a test checks that the process does not import JAX.
     """
 
     name: str
@@ -199,7 +199,8 @@ def read_candidate(text: str) -> Candidate:
     """Parse a value of the flag `--peer`, such as "ours:dropout=0.2", and return the candidate, that is, the library with its options.
 
     Args:
-        text: PEER[:backend=NAME][:dropout=RATE][:recurrent=RATE][:dtype=DTYPE][:slower=FRACTION].
+        text: the value, in the form PEER[:backend=NAME][:dropout=RATE][:recurrent=RATE][:dtype=DTYPE][:slower=FRACTION]. `Candidate`
+            describes the options.
 
     Raises:
         InputError: if the peer does not exist, if an option does not exist for this peer, or if the value of an option is invalid.

@@ -24,8 +24,8 @@ class Options:
         devices: number of devices of our mesh. If 0, it is chosen to suit the backend.
         dtype: dtype of the matrix products of this project, of `torch_lstm` (not "int8") and of `onnx_runtime` (not "bfloat16"). All
             other peers compute in float32.
-        slower: artificial slowdown, which tests whether a benchmark detects a slower process. After each call, our process waits for this
-            fraction of the call's duration.
+        slower: artificial slowdown, which tests whether a benchmark detects a slower process. After each call of `Built.run`, our process
+            waits for this fraction of the call's duration.
     """
 
     backend: str | None = None
@@ -52,9 +52,9 @@ class Built:
             are the logits of all reviews.
         after_one_step: after_one_step() returns the results of one step as a dict of arrays. For training, the step is one step of Adam
             (learning rate 1e-3, epsilon 1e-7) on the first batch without dropout. The dict then contains each new weight under its name,
-            and the loss of the batch under "loss". For the recurrence, the dict contains the gradient of each weight under the name of the
-            weight, and the gradient of the inputs under "x". For an evaluation and a forward pass, the dict is empty. The names and layouts
-            of the weights are those of `bench.workloads.Arrays.weights`.
+            and the loss of the batch under "loss". For the forward and backward pass of a recurrent layer, the dict contains the gradient
+            of each weight under the name of the weight, and the gradient of the inputs under "x". For an evaluation, and for the forward
+            pass alone, the dict is empty. The names and layouts of the weights are those of `bench.workloads.Arrays.weights`.
         adam: form of Adam. "keras" adds epsilon to the square root of the second moment without bias correction. "corrected" adds epsilon
             to the square root of the bias-corrected second moment, as algorithm 1 of the Adam paper and Optax do.
         devices: names of the devices that run the workload.

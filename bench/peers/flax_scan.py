@@ -16,7 +16,7 @@ from lstm_jax import convert
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Prepare the forward and backward pass of an LSTM that loops over a Flax cell, and return functions that run it; see `base.Built`.
+    """Prepare the forward and backward pass of an LSTM that calls a Flax cell at each step; see `base.Built`.
 
     Args:
         work: workload "resets", which resets the state at random steps, or "recurrence", which does not.

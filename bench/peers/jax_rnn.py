@@ -28,8 +28,8 @@ def unpack(weights: np.ndarray, features: int, units: int) -> dict[str, np.ndarr
     """Return the kernel, recurrent kernel and bias of an LSTM from cuDNN's flat array. This function is the inverse of `pack`.
 
     cuDNN's LSTM adds two biases, which have the same gradient. `pack` sets the second bias to zeros, and this function returns only the
-    first. The first step of Adam therefore changes the returned bias in the same way as the bias of an LSTM that has only one. Later steps
-    differ, because both biases change in each step.
+    first. The first step of Adam therefore changes the returned bias in the same way as the bias of an LSTM that has only one bias. Later
+    steps differ, because both biases change in each step.
 
     Args:
         weights: cuDNN's flat array of weights or gradients.

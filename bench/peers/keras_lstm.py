@@ -1,8 +1,8 @@
 """Benchmark of Keras 3 on the backend that the environment variable KERAS_BACKEND names.
 
 The models of the Keras examples are trained with `fit`. The time of a training step is the duration of a call of `fit` on many batches,
-divided by the number of batches. The time thus includes a share of the start of `fit`. For the workload "recurrence", a forward and
-backward pass of a single recurrent Keras layer is timed.
+divided by the number of batches. The time thus includes a share of the time that `fit` needs to start. For the workload "recurrence", a
+forward and backward pass of a single recurrent Keras layer is timed.
 
 On JAX, the option `backend` may be "accelerated": then `lstm_jax.integrations.keras.accelerate` replaces the recurrent layers of the model.
 """

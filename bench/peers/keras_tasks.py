@@ -53,7 +53,9 @@ def sentiment_model() -> keras.Model:
 
 
 def generation_model(characters: int, length: int = LENGTH, units: int = 128) -> keras.Model:
-    """Return the compiled Keras model of lstm_text_generation: LSTM(units), Dense(characters, softmax); Adam.
+    """Return the compiled model of the Keras example lstm_text_generation.
+
+    The model is LSTM(units) and Dense(characters, softmax), and its optimiser is Adam.
 
     Args:
         characters: number of distinct characters.
@@ -95,7 +97,7 @@ def sentiment_rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def generation_rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Train the model of lstm_text_generation, and yield a result row for each epoch.
+    """Train the model of the Keras example lstm_text_generation, and yield a result row for each epoch.
 
     If `options.validation` is not 0, one more row follows after the last epoch, with the bits per character of the held-out text.
     """
@@ -124,7 +126,8 @@ def _held_out_bits(model: keras.Model, corpus: data.Corpus) -> dict[str, float]:
 def draw(model: keras.Model, ids: np.ndarray, chars: int, rng: np.random.Generator) -> list[int]:
     """Draw characters that continue a text, and return their ids.
 
-    As in lstm_text_generation, each character is drawn after a call of `predict` on the one-hot window of the last 40 characters.
+    As in the Keras example lstm_text_generation, each character is drawn after a call of `predict` on the one-hot window of the last 40
+    characters.
 
     Args:
         model: Keras model of lstm_text_generation.

@@ -1,6 +1,7 @@
-"""Benchmark of ONNX Runtime, which runs the sentiment model as `lstm_jax.convert` exports it: Gather, LSTM, MatMul, Sigmoid.
+"""Benchmark of ONNX Runtime, which runs the sentiment model as `lstm_jax.convert` exports it.
 
-In int8, the weights of the LSTM and of the output layer are quantised by ONNX Runtime's `quantize_dynamic`.
+The main ONNX operators of the exported model are Gather, LSTM, MatMul and Sigmoid. With the dtype int8, the weights of the LSTM and of the
+output layer are quantised by ONNX Runtime's `quantize_dynamic`.
 """
 
 import os

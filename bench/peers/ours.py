@@ -39,9 +39,9 @@ def _mesh(work: Workload, options: Options) -> jax.sharding.Mesh:
     """Return the JAX mesh on which a workload runs.
 
     On a CPU, `options.devices` is the number of devices. If it is 0, this function chooses the number: one device if the batch size is not
-    divisible by the number of cores, otherwise the number that suits the backend.
+    divisible by the number of cores or if the backend `compiled` will run, otherwise one device per core.
 
-    On a machine with GPUs, the mesh contains only the first GPU, because all other libraries also use only this GPU.
+    On a machine with GPUs, the mesh contains only the first GPU, because the other libraries of the benchmark also use only this GPU.
     """
     suited = cpu_devices(options.backend, options.dtype, work.cell) if work.batch % len(os.sched_getaffinity(0)) == 0 else 1
     if options.devices or not suited:

@@ -1,4 +1,4 @@
-"""Script that trains the model of a Keras example or samples text with this project, and prints JSON lines.
+"""Script that uses this project to train the model of a Keras example or to sample text, and prints JSON lines.
 
     python -m bench.peers.ours_tasks sentiment --seed 0 --epochs 3
     python -m bench.peers.ours_tasks sentiment --seed 0 --epochs 10 --validation 0.15 --patience 2
@@ -73,8 +73,8 @@ def sentiment_rows(arguments: list[str]) -> Iterator[dict[str, Any]]:
 def generation_rows(arguments: list[str]) -> Iterator[dict[str, Any]]:
     """Train a text generation model, and yield a result row for each epoch.
 
-    If there is a validation split, one more row follows. It has the bits per character of the held-out text at the best epoch, and the CPU
-    time, the peak memory and the number of parameters of the run.
+    If there is a validation split, one more row follows. It has the bits per character of this split with the parameters of the best epoch,
+    and the CPU time, the peak memory and the number of parameters of the run.
 
     Args:
         arguments: flags of `lstm-jax train generation`.
@@ -115,11 +115,12 @@ def sampling_rows(arguments: list[str]) -> Iterator[dict[str, Any]]:
     """Measure how long it takes to draw characters, and yield a result row for each sampling mode and each number of texts.
 
     In the mode "carried", the state is carried from character to character. In the mode "window", the model reads the last 40 characters
-    for each new character. `CALLS` calls are timed. The first call is not counted, because it compiles. A result row has the median
-    duration of the other calls in seconds.
+    for each new character. For each result row, `CALLS` calls are made. The first of them is not counted, because it includes the
+    compilation. The row has the median duration of the other calls in seconds.
 
     Args:
-        arguments: command-line flags --weights, --units, --chars (characters per text) and --samples (numbers of texts drawn at once).
+        arguments: command-line flags --weights, --units, --chars (characters per text) and --samples (numbers of texts that one call
+            draws).
     """
     parser = argparse.ArgumentParser(prog="python -m bench.peers.ours_tasks sampling")
     parser.add_argument("--weights", type=Path, required=True, help="weights of a Keras model")

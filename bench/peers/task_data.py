@@ -36,7 +36,7 @@ def articles(config: TextConfig) -> TextConfig:
 
 
 def article_windows(validation: float) -> tuple[np.ndarray, np.ndarray, data.Corpus]:
-    """Return the training windows of the articles, and the corpus.
+    """Return windows of the training text of the newspaper articles, and the corpus of these articles.
 
     Args:
         validation: fraction of the text that is held out.

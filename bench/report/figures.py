@@ -15,9 +15,9 @@ AXIS_NAMES = {"T": "steps T", "H": "units H, features E = H", "B": "batch B"}
 
 
 def draw_grid(lines: Sequence[Line], peer: str, path: Path, force: bool = True, name: str = "") -> None:
-    """Draw heat maps of our speedup over another library on a recurrent layer alone, by hidden size (rows) and number of steps (columns).
+    """Draw heat maps of this project's speedup over another library on a recurrent layer alone.
 
-    The figure has one panel for each batch size.
+    The figure has one panel for each batch size. The rows of a panel are the hidden sizes, and its columns are the numbers of steps.
 
     Args:
         lines: summary of the throughput results.

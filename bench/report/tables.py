@@ -99,10 +99,12 @@ def accuracy_records(rows: Sequence[Row]) -> list[Row]:
 
 
 def accuracy_tables(rows: Sequence[Row]) -> str:
-    """Return Markdown tables with the mean score of this project over seeds, by hidden size (rows) and sequence length (columns).
+    """Return Markdown tables of this project's mean scores over seeds.
 
-    There is one table for sentiment. For text generation, there is one table for each stride in `rows`, which is the number of characters
-    from the start of one window to the start of the next.
+    Each table has a line for each hidden size and a column for each sequence length.
+
+    There is one table for sentiment. For text generation, there is one table for each stride that occurs in the results. The stride is the
+    number of characters from the start of one window to the start of the next.
 
     Args:
         rows: result rows of `bench accuracy`, one for each epoch.

@@ -233,7 +233,7 @@ def to_rst(app: Any, kind: str, name: str, found: Any, options: Any, lines: list
     Sphinx calls this function for each docstring, with the arguments of the event "autodoc-process-docstring".
 
     Names of the public API in backticks become links. Other text in backticks is shown as code. An indented block that follows an empty
-    line becomes a code block, except below another indented line or a list item.
+    line becomes a code block, unless the last line before the empty line is indented or begins a list item.
     """
     del app, name, found, options
     # napoleon would read the words before a colon as a type: an empty comment in front keeps it from doing so

@@ -42,10 +42,12 @@ def _title(title: str) -> str:
 
 
 def _flag(action: argparse.Action) -> str:
-    """Return the Markdown text of a flag: a line with its names and a placeholder for its value, then a line with its help text.
+    """Return the Markdown text of a flag or positional argument.
+
+    The first line has its names and the placeholder of its value, and the second line has its help text.
 
     Args:
-        action: flag or positional argument of an argument parser.
+        action: the flag or positional argument, as an action of an argument parser.
     """
     names = ", ".join(f"`{name}`" for name in action.option_strings) or f"`{action.metavar or action.dest}`"
     values = f" `{action.metavar}`" if action.metavar and action.option_strings and action.nargs != 0 else ""

@@ -46,7 +46,8 @@ def _rows(path: Path) -> list[str]:
 def _text(node: ast.expr) -> str:
     """Return the text of a string or an f-string in source code, or "" if the expression is neither.
 
-    In an f-string, each inserted value is replaced by its name in braces.
+    In an f-string, each inserted value is replaced by braces with the name of its variable or attribute, or with "..." if the value is any
+    other expression.
 
     Args:
         node: syntax tree of the expression.

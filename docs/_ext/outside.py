@@ -15,10 +15,11 @@ LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
 
 
 def shown(page: Path) -> Path | None:
-    """Return the path of the file whose text a page shows, or None if the page does not consist of a single link.
+    """Return the path of the file that a page links to if the page consists of a single link to a Markdown file, else None.
 
     Args:
-        page: path of the Markdown file of the page in docs/.
+        page: path of the Markdown file of the page in docs/. If this file consists of a single link, the page of the site shows the text of
+            the linked file.
     """
     found = ONE_LINK.fullmatch(page.read_text()) if page.exists() else None
     return (page.parent / found[1]).resolve() if found else None

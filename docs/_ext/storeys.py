@@ -24,7 +24,7 @@ def layers() -> list[list[str]]:
 
 
 def leaves() -> list[str]:
-    """Return the names of the packages that are drawn beside the storeys (layers) of the code and are called leaves.
+    """Return the names of the packages called leaves, which the drawing of the code shows beside the storeys (layers).
 
     Leaves may import only modules of the lowest storeys, apart from a few exceptions in the file .importlinter.
     """

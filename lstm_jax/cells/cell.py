@@ -32,8 +32,8 @@ class Cell:
             input of this step, `mask` is the mask of recurrent dropout or None, and `compute_dtype` is the dtype of the matrix products, or
             None for the dtype of the arrays.
         project: function project(params, x, mask, compute_dtype) that returns the projected input z (T, B, gates * H) of all steps. The
-            input x has the shape (T, B, E), and `mask` is the mask of input dropout or None. The default function returns x W + b, where W
-            is the kernel and b the bias.
+            input x has the shape (T, B, E), and `mask` is the mask of input dropout or None. The default function returns x W plus the
+            bias, where W is the kernel.
         linear: function linear(z) for a cell whose output after a step is a h + b, elementwise, where h is the output before the step. It
             returns the arrays a and b. None if the cell is not of this form.
         make_step: function make_step(activation, recurrent_activation) that returns a function `step` with these activations; None if the
@@ -105,8 +105,8 @@ def check_cell(cell: Cell) -> None:
     The functions are evaluated for shapes and dtypes only, with `jax.eval_shape`.
 
     Raises:
-        InputError: if an attribute of the cell is wrong, or a function raises an error or returns a wrong class, shape or dtype. The
-            message names the function, its result and the expected result.
+        InputError: if an attribute of the cell is wrong, or if a function raises an error or returns a value of a wrong class, shape or
+            dtype. The message names the attribute or function, its value or result, and what is expected.
     """
     require(isinstance(cell, Cell), "cell", type(cell).__name__, "give a lstm_jax.Cell, or the name of one")
     named = isinstance(cell.name, str) and bool(cell.name) and cell.name.isprintable()

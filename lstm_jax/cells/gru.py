@@ -1,4 +1,4 @@
-"""The GRU (gated recurrent unit, Cho et al. 2014) in its two forms, equal to `keras.layers.GRU`.
+"""The two forms of the GRU (gated recurrent unit, Cho et al. 2014), which compute the same as the two forms of `keras.layers.GRU`.
 
 The gates are u (update), r (reset) and n (new), in this order:
 
@@ -9,8 +9,8 @@ The two forms differ in n. The reset gate r is applied either after or before h 
     reset after the product:   n = tanh(x W_n + b_n + r (h U_n + d_n))
     reset before the product:  n = tanh(x W_n + b_n + (r h) U_n)
 
-`keras.layers.GRU`, `torch.nn.GRU` and cuDNN use the first form. In the first form each gate, including u and r, has a second bias d, which
-is added to h U. The paper and `keras.layers.GRU` with `reset_after=False` use the second form.
+`keras.layers.GRU`, `torch.nn.GRU` and cuDNN use the first form. In the first form each of the three gates has a second bias d, which is
+added to h U. The equations of u and r above leave it out. The paper and `keras.layers.GRU` with `reset_after=False` use the second form.
 
 Papers differ on whether h is multiplied by u or by 1 - u. Here h is multiplied by u, as in Keras and PyTorch.
 

@@ -3,8 +3,10 @@
     minGRU:   u = sigmoid(z_u);  h' = (1 - u) h + u z_n
     minLSTM:  f = sigmoid(z_f), i = sigmoid(z_i);  h' = (f h + i z_g) / (f + i)
 
-The pre-activations z = x W + bias are computed for all T steps at once. Each step then has the form h' = a h + b, where a and b depend on z
-only. A parallel scan can therefore compute all steps in log2(T) rounds. E is the number of input features and H the number of units.
+Here h' is the output after the step, and z_u, z_n, z_f, z_i and z_g are the columns of the pre-activations z = x W + bias that belong to
+one gate or candidate. Since z does not depend on h, it is computed for all T steps together. Each step then has the form h' = a h + b,
+where a and b depend on z only. A parallel scan can therefore compute all steps in log2(T) rounds. E is the number of input features and H
+the number of units.
 """
 
 from collections.abc import Callable
@@ -22,7 +24,8 @@ from lstm_jax.cells.simple_rnn import HiddenState
 class MinParams(NamedTuple):
     """Parameters of minGRU or minLSTM: kernel (E, gates * H) and bias (gates * H,), for E input features and H units.
 
-    minGRU has the gates u and n, and minLSTM has the gates i, f and g. The columns of the gates have this order.
+    Here the candidate counts as a gate. The columns of minGRU are those of the update gate u and the candidate n, in this order. The
+    columns of minLSTM are those of the input gate i, the forget gate f and the candidate g, in this order.
     """
 
     kernel: jax.Array

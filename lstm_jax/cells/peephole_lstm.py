@@ -32,7 +32,7 @@ class PeepholeParams(NamedTuple):
 
 
 def init(key: Array, features: int, units: int, dtype=jnp.float32) -> PeepholeParams:
-    """Return the initial parameters of the LSTM with peepholes: the parameters of an LSTM, and peepholes of zero.
+    """Return the initial parameters of the LSTM with peepholes: those of an LSTM without peepholes, and peephole weights that are zero.
 
     Raises:
         InputError: if `features` or `units` is below 1.

@@ -34,8 +34,8 @@ def matmul(a: Array, b: Array, compute_dtype=None) -> Array:
 def _codes(array: Array, axis: int) -> tuple[Array, Array]:
     """Round an array to int8, with one scale for each slice along an axis, and return the pair (int8 array, scales).
 
-    Before the rounding, each slice is divided by its scale, so that its largest absolute number becomes 127. A slice of zeros stays zeros,
-    with the scale 0. The scales have size 1 along the axis.
+    Before the rounding, each slice is divided by its scale, so that the largest absolute value in the slice becomes 127. A slice of zeros
+    stays zeros, with the scale 0. The scales have size 1 along the axis.
     """
     scale = jnp.max(jnp.abs(array), axis, keepdims=True) / 127
     return jnp.round(array / jnp.where(scale == 0, 1, scale)).astype(jnp.int8), scale
@@ -109,7 +109,9 @@ def one_hot_rows(ids: Array, features: int, dtype) -> Array:
 def multiplied(
     kernel: Array, x: Float[Array, "T B E"] | Int[Array, "T B"], mask: Array | None = None, compute_dtype=None
 ) -> Float[Array, "T B Z"]:
-    """Return the product x W of the inputs x of all steps with a kernel W. Its shape is (T, B, gates * H).
+    """Return the product x W (T, B, gates * H) of the inputs x of all steps and a kernel W.
+
+    Here `gates` is the number of gates of the cell.
 
     T is the number of steps, B the batch size, E the number of input features and H the number of units.
 
@@ -131,7 +133,7 @@ def multiplied(
 def project(
     params: Any, x: Float[Array, "T B E"] | Int[Array, "T B"], mask: Array | None = None, compute_dtype=None
 ) -> Float[Array, "T B Z"]:
-    """Return the projected inputs x W + b of all steps. Their shape is (T, B, gates * H).
+    """Return the projected inputs x W + b (T, B, gates * H) of all steps, where `gates` is the number of gates of the cell.
 
     T is the number of steps, B the batch size, E the number of input features and H the number of units.
 

@@ -37,7 +37,7 @@ class ProjectedParams(NamedTuple):
 
 
 def step(params: ProjectedParams, state: LSTMState, z: Float[Array, "B Z"], mask: Array | None = None, compute_dtype=None) -> LSTMState:
-    """Return the state of the LSTM with a recurrent projection after one step: the output h (B, P) and the cell state c (B, H).
+    """Run one step of the LSTM with a recurrent projection, and return the new state: the output h (B, P) and the cell state c (B, H).
 
     B is the batch size, H the number of units and P the number of outputs. The class `Cell` describes the arguments. `mask` is (B, P) if
     all gates share it, or (4, B, P) with one mask per gate.

@@ -52,8 +52,8 @@ def run_processes(command: list[str], count: int) -> list[int]:
 
     If this process gets a SIGINT or SIGTERM, it sends the signal to all started processes. If it gets a SIGHUP, because its terminal is
     closed, it sends a SIGTERM to all started processes. Inside the context `end_on_second_signal`, as in the command line, a second SIGINT
-    or SIGTERM kills the started processes and ends this process at once. Outside this context, the second signal is sent on like the first
-    one. If a started process ends with an error, the started processes that still run `GRACE` seconds later are killed.
+    or SIGTERM immediately kills the started processes and ends this process. Outside this context, the second signal is sent on like the
+    first one. If a started process ends with an error, the started processes that still run `GRACE` seconds later are killed.
 
     Args:
         command: program and arguments, the same for each process.

@@ -36,7 +36,7 @@ class ShardText(Checked):
 
     Use shards for a text that is larger than the memory.
 
-    To train on them, use train generation --input stream.
+    To train on the shards, use the command `lstm-jax train generation --input stream`.
 
     After an interrupt, the same command continues where it stopped.
     """
@@ -65,9 +65,9 @@ class ShardText(Checked):
 class ShardReviews(Checked):
     """Write reviews as files of word ids, called shards.
 
-    Use shards for reviews that are larger than the memory.
+    Use shards for a set of reviews that is larger than the memory.
 
-    To train on them, use train sentiment --input stream.
+    To train on the shards, use the command `lstm-jax train sentiment --input stream`.
 
     After an interrupt, the same command continues where it stopped.
     """

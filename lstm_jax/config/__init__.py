@@ -1,4 +1,4 @@
-"""Configs of training runs, as frozen dataclasses. This package does not import JAX, so that `lstm-jax --help` answers at once.
+"""Configs of training runs, as frozen dataclasses. This package does not import JAX, so that `lstm-jax --help` answers without delay.
 
 The docstring of a field is the help line of the flag with the same name.
 """

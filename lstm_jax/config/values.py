@@ -1,7 +1,7 @@
 """Conversion of configs (instances of dataclasses) to dicts.
 
-A field that was added in a later version is left out of the dict while it has its default value. A config that an earlier version stored
-therefore still equals the config of this version.
+A field that was added after users had stored configs without it is left out of the dict while it has its default value. The dict that an
+earlier version stored for a config therefore still equals the dict of the same config in this version.
 """
 
 import dataclasses
@@ -15,8 +15,9 @@ default value, so that a new config still equals the stored config."""
 def config_values(config: Any) -> dict[str, Any]:
     """Return the values of a config as a dict, but leave out each added field that has its default value.
 
-    An added field has the metadata `ADDED`: it did not exist in an earlier version with which users stored configs. The dict of a new
-    config thus still equals a dict stored by that version. A field that is a dataclass becomes a dict too.
+    An added field has the metadata `ADDED`: it did not exist in an earlier version of lstm_jax, with which users stored configs. If all
+    added fields have their default values, the dict thus equals the one that the earlier version stored for the same config. A field that
+    is a dataclass becomes a dict too.
 
     Args:
         config: instance of a dataclass.

@@ -3,11 +3,12 @@
 Keras, PyTorch and Flax are not imported. The package onnx is imported by the functions that return an ONNX model.
 
 The layout of weights in lstm_jax consists of dicts of NumPy arrays. V is the size of the vocabulary, E the number of input features and H
-the number of units. The columns of a kernel belong to the gates i, f, g, o, in this order.
+the number of units. The columns of both kernels of an LSTM belong to the gates i, f, g, o, in this order.
 
 - An LSTM is `{"kernel": (E, 4H), "recurrent_kernel": (H, 4H), "bias": (4H,)}`. For a GRU or a simple RNN see `lstm_jax.convert.cells`.
 - An LSTM with a recurrent projection to P outputs also has `"projection": (H, P)`, and its recurrent kernel is (P, 4H).
-- A layer is an LSTM or, if it is bidirectional, `{"forward": LSTM, "backward": LSTM}`.
+- A recurrent layer is the dict of its cell, for example that of an LSTM. If it is bidirectional, it is `{"forward": dict, "backward":
+  dict}` with such a dict for each direction.
 - An embedding is `{"embedding": (V, E)}`, and a dense layer is `{"kernel": (in, out), "bias": (out,)}`.
 - A sentiment model is one flat dict. It has the keys `embedding/embedding`, `head/kernel` and `head/bias`, where the head is the dense
   output layer. The lowest recurrent layer has the keys `recurrent/0/kernel`, `recurrent/0/recurrent_kernel` and `recurrent/0/bias`. The

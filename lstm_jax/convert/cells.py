@@ -100,8 +100,8 @@ def cell_to_keras(cell: str, params: Any) -> list[np.ndarray]:
             does not check them.
 
     Raises:
-        InputError: if `cell` is none of the three names, or if `params` has wrong keys or shapes. Also if `params` is a layer with another
-            cell, with zoneout or with a learned initial state. Keras has neither zoneout nor a learned initial state.
+        InputError: if `cell` is none of the three names, if `params` has wrong keys or shapes, or if `params` is a layer with another cell,
+            with zoneout or with a learned initial state. Keras has neither zoneout nor a learned initial state.
     """
     _check_name(cell)
     return to_list(cell, exported_layer(cell, params, KERAS))

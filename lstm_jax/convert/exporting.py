@@ -84,7 +84,7 @@ def exported(cell: str, layers: Any, target: Target) -> list[Mapping[str, Any]]:
     """Return the weights of a stack of layers, lowest layer first, after checking that another library can express the layers.
 
     The result contains a dict of arrays for a `Recurrent` layer, and {"forward": dict, "backward": dict} for a `Bidirectional` layer. A
-    dict among the layers is returned as it is, because it does not show the options of its layer.
+    dict among the layers is returned unchanged and is not checked, because it does not show the options of its layer.
 
     Args:
         cell: name of the cell of all layers, for example "lstm".
@@ -119,7 +119,7 @@ def exported(cell: str, layers: Any, target: Target) -> list[Mapping[str, Any]]:
 
 
 def exported_layer(cell: str, layer: Any, target: Target) -> Mapping[str, Any]:
-    """Return the weights of one layer, after checking that another library can express it; see `exported`.
+    """Return the weights of one layer, after checking that another library can express the layer; see `exported`.
 
     Args:
         cell: name of the cell, for example "lstm".

@@ -31,7 +31,7 @@ def read_hdf5(source: str | os.PathLike[str] | io.BytesIO, name: str, skip: froz
     """Read the arrays of an HDF5 file and the paths of its groups.
 
     Args:
-        source: path of the file, or its bytes.
+        source: path of the file, or a `BytesIO` with the bytes of the file.
         name: name of the file in error messages.
         skip: paths of groups that are left out, with everything in them.
 
@@ -40,7 +40,7 @@ def read_hdf5(source: str | os.PathLike[str] | io.BytesIO, name: str, skip: froz
         are in natural order, in which lstm_2 comes before lstm_10.
 
     Raises:
-        InputError: if the file is truncated, damaged or not an HDF5 file. Also if it contains a soft link, an external link, an object with
+        InputError: if the file is truncated, damaged or not an HDF5 file, or if it contains a soft link, an external link, an object with
             two names, an array that is stored in another file, a compressed array, an array that was never written, an array of something
             other than numbers, or arrays that together take more bytes than the file has.
     """

@@ -58,7 +58,7 @@ def lstm_to_keras(params: Any) -> list[np.ndarray]:
             Keras layer must have the activations and the direction of the `LSTM` layer. This function does not check them.
 
     Returns:
-        [kernel, recurrent kernel, bias], with the same shapes.
+        [kernel, recurrent kernel, bias], with the shapes given above for `params`.
 
     Raises:
         InputError: if the keys or shapes of `params` are not those of an LSTM, or if `params` is a layer with zoneout or a learned initial

@@ -281,8 +281,8 @@ def _order_by_width(stacks: dict[str, list[Layer]], embedding: Arrays | None, he
         An order is a list of names of layers. At most two orders are returned, which are enough to show that the order is not unique.
 
         Args:
-            taken: number of layers that already have a position, one entry for each class of layers. The entries have the order of
-                `queues`, which holds one list of layer names for each class.
+            taken: for each class of layers, the number of layers that already have a position. The classes have the order of `queues`,
+                which holds one list of layer names for each class.
             width: number of features that the next layer gets as input.
         """
         if all(count == len(queue) for count, queue in zip(taken, queues, strict=True)):

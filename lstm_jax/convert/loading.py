@@ -19,7 +19,7 @@ LOADABLE = (
 
 
 def load(layer: Any, weights: Any, prefix: str = "") -> None:
-    """Set the parameters of a layer or a model to weights of another library, after checking that they fit.
+    """Set the parameters of a layer or a model to given weights, such as those of another library, after checking that the weights fit.
 
     If the weights do not fit, no parameter is changed. The arrays are converted to the dtype of the parameters: float64 weights, for
     example, are rounded if the layer has float32 parameters. A learned initial state and the state that a stateful layer carries are not
@@ -48,19 +48,20 @@ def load(layer: Any, weights: Any, prefix: str = "") -> None:
               the same `go_backwards`. If `go_backwards` is true, it must also have `keep_order=False`, since Keras returns the outputs in
               the order in which the steps are read. A `Bidirectional` layer must have the same `merge_mode`.
 
-            For a dense layer: {"kernel": (in, out), "bias": (out,)}, or an nn.Linear of PyTorch, or a state dict. For an embedding layer:
-            {"embedding": (V, E)}, or an nn.Embedding of PyTorch, or a state dict. For a model: a dict from the paths of its arrays, such
-            as "recurrent/0/kernel", to the arrays. `sentiment_from_keras_file` and `generation_from_torch`, for example, return such a
-            dict. To copy the weights of another model object `model` of lstm_jax, give `lstm_jax.models.functional(model).params`. The
-            cell of the model must be lstm, gru, gru_reset_before or simple_rnn.
-        prefix: prefix of the names of the module's arrays in the state dict of a bigger model, for example "rnn.".
+            For a dense layer: {"kernel": (in, out), "bias": (out,)}, or an nn.Linear of PyTorch, or the state dict of an nn.Linear or of a
+            model that contains it. For an embedding layer: {"embedding": (V, E)}, or an nn.Embedding of PyTorch, or the state dict of an
+            nn.Embedding or of a model that contains it. For a model: a dict from the paths of its arrays, such as "recurrent/0/kernel", to
+            the arrays. `sentiment_from_keras_file` and `generation_from_torch`, for example, return such a dict. To copy the weights of
+            another model object `model` of lstm_jax, give `lstm_jax.models.functional(model).params`. In all these cases, the cell of the
+            model `layer` must be lstm, gru, gru_reset_before or simple_rnn.
+        prefix: prefix of the names of the PyTorch module's arrays in the state dict of a bigger model, for example "rnn.".
 
     Raises:
         InputError: if `layer` is something else, or `weights` has none of these forms. Also if the layer and the weights differ in the
             number of layers, directions, features or units, in the cell, or in the name or shape of a parameter. Also if they differ in the
-            activations, which are known only for weights of PyTorch and Keras layers, or in the options named above, which are known only
-            for Keras layers. Also if the layer has a projection and the weights have none, or the reverse. Also if the layer has no bias
-            and the bias in the weights is not zero.
+            activations, which are known only for weights of PyTorch and Keras layers, or in `go_backwards`, `keep_order` or `merge_mode`,
+            which are compared only for Keras layers. Also if the layer has a projection and the weights have none, or the reverse. Also if
+            the layer has no bias and the bias in the weights is not zero.
     """
     if is_dense(layer):
         found = matched_dense(layer, weights, prefix)
@@ -96,7 +97,7 @@ def _matched_layers(layer: Any, given: list[Given]) -> list[tuple[Any, Any]]:
 
 
 def _given(weights: Any, prefix: str) -> list[Given]:
-    """Return the weights of each recurrent layer as a list, lowest layer first.
+    """Return a list that has one entry for each recurrent layer, lowest layer first: the weights of the layer.
 
     Args:
         weights: weights in the layout of lstm_jax, the state dict of a PyTorch module, the module itself, or Keras layers; see `load`.

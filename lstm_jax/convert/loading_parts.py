@@ -96,7 +96,7 @@ def _torch_arrays(weights: Any, prefix: str, module: str, names: tuple[str, ...]
 
 
 def split_flat(model: Any, weights: Any) -> tuple[list[Layer], Pairs]:
-    """Split the flat dict of a model's weights, after checking that its embedding and its head fit the model.
+    """Split a flat dict of weights, after checking that its arrays for the embedding and the head fit a model.
 
     Args:
         model: a `SentimentClassifier` or a `CharGenerator`.
@@ -107,8 +107,9 @@ def split_flat(model: Any, weights: Any) -> tuple[list[Layer], Pairs]:
         parameter of the embedding or the head, and the array with its new values.
 
     Raises:
-        InputError: if `weights` is not such a dict, if a key is missing or unknown, or if a shape is not that of the model. Also if the
-            model ties the kernel of its head to the embedding, and "head/kernel" is given but is not the transposed embedding table.
+        InputError: if `weights` is not such a dict, if a key is missing or unknown, or if a shape is not that of the model. The error is
+            also raised if the model ties the kernel of its head to the embedding, and "head/kernel" is given but is not the transposed
+            embedding table.
     """
     kind = SENTIMENT if is_a(model, OWN, "SentimentClassifier") else CHARACTER
     flat = isinstance(weights, Mapping) and all(isinstance(name, str) for name in weights)

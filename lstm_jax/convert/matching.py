@@ -28,7 +28,7 @@ class Given(NamedTuple):
         cell: name of the cell.
         allowed: cells that the layer may have, each with its activations, for example ("simple_rnn(relu)",). If None, the layer may have
             any activations, because those of the weights are not known.
-        source: what the weights come from, in error messages.
+        source: origin of the weights as error messages name it, for example "PyTorch module".
         options: dict from the name of an attribute of the layer, such as "go_backwards", to the value that the attribute must have.
     """
 

@@ -68,10 +68,10 @@ def layers_to_onnx(
 
     Raises:
         InputError: if ONNX has no operator for the cell, if the keys, shapes or dtypes of the weights are wrong, or if the package onnx is
-            not installed. Also if a layer has another cell, or an option that ONNX cannot express: other activations than the default ones,
-            `go_backwards`, zoneout, a `dtype` other than that of the parameters, residual connections, `merge_mode=None`, or a learned
-            initial state while `states` is false. Also if `merge` is unknown or differs from the `merge_mode` of a `Bidirectional` layer,
-            or if the `Bidirectional` layers differ in `merge_mode`.
+            not installed. It is also raised if a layer has another cell, or an option that ONNX cannot express: other activations than the
+            default ones, `go_backwards`, zoneout, a `dtype` other than that of the parameters, residual connections, `merge_mode=None`, or
+            a learned initial state while `states` is false. Finally, it is raised if `merge` is unknown or differs from the `merge_mode` of
+            a `Bidirectional` layer, or if the `Bidirectional` layers differ in `merge_mode`.
     """
     check_operator(cell)
     target = Target("recurrent layer of ONNX", ONNX_CELLS, MERGES, bfloat16=False, starts=states)
@@ -221,8 +221,9 @@ def _split(params: Mapping[str, Any], cell: str, merge: str, kind: Kind) -> tupl
         kind: "sentiment model" or "character model".
 
     Returns:
-        four values: the embedding table (V, E) or None, the list of the weights of the layers, the dict of the arrays of the head with the
-        keys "bias" and, unless the weights are tied, "kernel", and the number of output features of the last layer.
+        four values: the embedding table (V, E) or None; the list of the weights of the recurrent layers; the dict of the arrays of the
+        head, which has the key "bias" and, unless the weights are tied, also the key "kernel"; and the number of output features of the
+        last recurrent layer.
     """
     layers, outputs = _check_stack(cell, split_paths(params, kind), merge)
     two = [number for number, layer in enumerate(layers) if is_bidirectional(layer)]

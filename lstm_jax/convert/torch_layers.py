@@ -95,8 +95,8 @@ def layers_from_torch(cell: str, state_dict: Mapping[str, Any], prefix: str = ""
     E is the number of input features, H the number of units, G the number of gates, and P the number of outputs of a recurrent projection.
 
     Args:
-        cell: "lstm", "gru" or "simple_rnn", for an nn.LSTM, nn.GRU or nn.RNN, or "lstm_projected" for an nn.LSTM with `proj_size`. Use
-            "simple_rnn" for an nn.RNN with tanh and for one with relu.
+        cell: "lstm" for an nn.LSTM, "gru" for an nn.GRU, "simple_rnn" for an nn.RNN (with tanh or with relu), or "lstm_projected" for an
+            nn.LSTM with `proj_size`.
         state_dict: state dict of the module, or of a model that contains it. Its values are arrays or tensors. The state dict of an
             nn.LSTMCell, nn.GRUCell or nn.RNNCell becomes a list of one layer.
         prefix: prefix of the names of the module's arrays in the state dict, for example "rnn.". Names with another prefix are ignored.
@@ -107,9 +107,9 @@ def layers_from_torch(cell: str, state_dict: Mapping[str, Any], prefix: str = ""
         bidirectional, the entry of a layer is {"forward": dict, "backward": dict}. If the module has no biases, the biases are zeros.
 
     Raises:
-        InputError: if `cell` is none of these names, an array is missing, or a shape is wrong. Also if no name in the state dict begins
-            with `prefix`, or a name that begins with `prefix` does not belong to an array of such a module. Also if the module has a
-            projection and `cell` is not "lstm_projected".
+        InputError: if `cell` is none of the four names above, an array is missing, or a shape is wrong. The error is also raised if no name
+            in the state dict begins with `prefix`, if a name that begins with `prefix` does not belong to an array of such a module, or if
+            the module has a projection and `cell` is not "lstm_projected".
     """
     module = _peer(cell).module
     found = _grouped(state_dict, prefix, module)
@@ -185,10 +185,11 @@ def cell_from_torch(cell: str, state_dict: Mapping[str, Any], prefix: str = "") 
 
 
 def cell_to_torch(cell: str, params: Any, prefix: str = "", suffix: str = "_l0", bias: bool = True) -> dict[str, np.ndarray]:
-    """Convert the weights of a cell to the state dict of a PyTorch cell, or of an nn.LSTM, nn.GRU or nn.RNN with one layer and direction.
+    """Convert the weights of a cell to a state dict of PyTorch.
 
-    This function is the inverse of `cell_from_torch`. The values of the state dict are NumPy arrays. The bias of an LSTM or a simple RNN
-    becomes bias_ih, and bias_hh becomes zeros.
+    The state dict is that of a PyTorch cell, or of an nn.LSTM, nn.GRU or nn.RNN with one layer and one direction. This function is the
+    inverse of `cell_from_torch`. The values of the state dict are NumPy arrays. The bias of an LSTM or a simple RNN becomes bias_ih, and
+    bias_hh becomes zeros.
 
     Args:
         cell: "lstm", "gru" or "simple_rnn", or "lstm_projected" for an nn.LSTM with `proj_size`.

@@ -89,7 +89,7 @@ class MappedIds:
 
 
 def allow_open_files(count: int) -> None:
-    """Make sure that this process may open enough files to map `count` files.
+    """Make sure that this process may open enough files to map `count` files into memory.
 
     A mapped file counts as open. If the process may open fewer than `count` + `OTHER_FILES` files, its limit is raised to this number.
     `OTHER_FILES` (512) is the number of files that the process may need for other purposes.

@@ -57,7 +57,8 @@ class Series:
     def _ticks(self) -> np.ndarray:
         """(N,) float64: the times in whole microseconds if the series is dated, else the unchanged `times`.
 
-        Times in days can be inexact in float64. Rounding to whole microseconds makes the times from 1902 to 2038 exact.
+        A float64 number of days can differ slightly from the exact time. If the exact time is a whole number of microseconds and lies
+        between 1902 and 2038, the rounding removes this difference.
         """
         return self._in_ticks(self.times)
 
@@ -179,7 +180,7 @@ def read_series(path: str | os.PathLike[str], time: str = "time", value: str = "
         InputError: if the file cannot be read, if semicolons or tabs separate its columns, if a column is missing, if a value is not a
             finite number, if a time is neither a finite number nor an ISO date, if the times do not increase, if some times are numbers and
             others are dates, if only some of the dates have an offset from UTC, if fewer than two rows have a value, or if float64 cannot
-            represent the gaps between the times divided by the median gap. If the error lies in one line, the message names the line.
+            represent the gaps between the times in units of the median gap. If the error lies in one line, the message names the line.
     """
     path = Path(path)
     times: list[float] = []

@@ -1,8 +1,8 @@
 """Folder of shards: several processes can write the shards at the same time, and interrupted writing can be continued.
 
 A shard is one part of a data set. It consists of one or more data files and a record NNNNN.json, where NNNNN is the number of the shard.
-The record is written last. It begins with its own SHA-256, so that damage is noticed, and describes the part of the input that the shard
-holds.
+The record is written last. Its first line is the SHA-256 of its other lines, so that damage is noticed. These describe the data files, and
+the part of the input that the shard holds.
 """
 
 import re
@@ -57,8 +57,8 @@ def write_missing(
 
     Raises:
         InputError: if the folder cannot be written, if it holds shards that were written for other `parts`, if `write` raises an
-            InputError, or if a process that writes shards is killed. Also if the folder holds a file with the name of a shard file or of
-            the index (see `INDEX`), but no intact record, no intact index and no file `UNFINISHED`.
+            InputError, or if a process that writes shards is killed. The error is also raised if the folder holds a file with the name of a
+            shard file or of the index (see `INDEX`), but no intact record, no intact index and no file `UNFINISHED`.
     """
     with parsing(f"shards {folder}", "name a folder that can be written"):
         folder.mkdir(parents=True, exist_ok=True)

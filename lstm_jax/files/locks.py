@@ -16,7 +16,7 @@ _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 @contextlib.contextmanager
 def locked(path: Path, subject: str) -> Iterator[None]:
-    """Hold the lock of a lock file during a with-statement, or raise an error at once if another holder has it.
+    """Hold the lock of a lock file during a with-statement, or raise an error without waiting if another holder has the lock.
 
     The lock file is created if it does not exist. It contains the id of this process and the name of its host, and is removed at the end.
     If the file system does not support locks, the with-statement runs without a lock.

@@ -1,7 +1,8 @@
 """Atomic writing of files, and checks of the path to which a command writes its output.
 
-A file has the mark of lstm-jax if its first 4,096 bytes contain the text `MARK`. lstm-jax writes this text into its pages and figures, so
-that a later command may replace them. Files without the mark may belong to the user, and are replaced only if `force` is true.
+A file has the mark of lstm-jax if its first 4,096 bytes contain the text that the constant `MARK` holds. lstm-jax writes this text into its
+pages and figures, so that a later command may replace them. Files without the mark may belong to the user. The functions of this module
+allow such a file to be replaced only if their argument `force` is true.
 """
 
 import contextlib

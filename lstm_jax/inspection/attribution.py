@@ -41,12 +41,12 @@ class Attribution:
 def integrated_gradients(
     function: Callable[..., jax.Array], inputs: jax.Array, *args: Any, baseline: jax.Array | None = None, tolerance: float = 1e-3
 ) -> Attribution:
-    """Return the contribution of each step of an input to an output, by integrated gradients (Sundararajan, Taly & Yan 2017).
+    """Return how much each step of an input contributes to an output, by integrated gradients (Sundararajan, Taly & Yan 2017).
 
     The gradient of the output is integrated along the straight line from a baseline to the input, and multiplied by the input minus the
     baseline. The integral is computed by Gauss-Legendre quadrature, as a weighted sum over points of the line. The exact sum of all
-    contributions is the output for the input minus the output for the baseline. The number of points is doubled until the sum has an error
-    of at most `tolerance`, or until there are `MOST_POINTS` points.
+    contributions is the output for the input minus the output for the baseline. The number of points is doubled until the sum of the
+    computed contributions differs from this value by at most `tolerance`, or until there are `MOST_POINTS` points.
 
     Args:
         function: a function that is called as function(inputs, *args) and returns a scalar, the output. Its gradient is compiled anew for
@@ -54,7 +54,7 @@ def integrated_gradients(
         inputs: the input (T, E).
         args: further arguments of the function: pytrees of arrays, such as parameters.
         baseline: the baseline (T, E). If None, it is zeros.
-        tolerance: largest absolute error of the sum that is accepted before there are `MOST_POINTS` points.
+        tolerance: largest absolute error of the sum of the contributions that is accepted before there are `MOST_POINTS` points.
 
     Raises:
         InputError: if `inputs` has another number of axes than 2, if `baseline` has another shape than `inputs`, or if the function does
@@ -88,8 +88,8 @@ def _output(function: Callable[..., jax.Array], inputs: jax.Array, *args: Any) -
 def _shares(function: Callable[..., jax.Array], start: jax.Array, step: jax.Array, places: jax.Array, *args: Any) -> jax.Array:
     """Return the integrand of integrated gradients at P points of the line from the baseline to the input, an array (P, T).
 
-    For point p and step t, the integrand is the gradient at p times the difference between input and baseline, summed over the features of
-    t.
+    For point p and time step t, the integrand is the gradient at p times the difference between input and baseline, summed over the
+    features of this time step.
 
     Args:
         function: function that is called as function(inputs, *args) and returns a scalar.

@@ -189,7 +189,8 @@ def _lines(rows: Sequence[Mapping[str, Any]], metric: str) -> dict[str, np.ndarr
     The array contains NaN for an epoch without a value. A split without finite values is left out.
 
     Args:
-        rows: one dict for each epoch. The value of a metric has a key such as "train_loss": the split, "_" and the metric. It may be None.
+        rows: one dict for each epoch. The key of a value consists of the name of the split, "_" and the name of the metric, such as
+            "train_loss". The value may be None or missing.
         metric: name of the metric, such as "loss".
     """
     columns = {split: [row.get(f"{split}_{metric}") for row in rows] for split in SPLITS}

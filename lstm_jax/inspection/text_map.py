@@ -82,7 +82,7 @@ def surprise_page(text: str, bits: np.ndarray, path: Path, title: str, force: bo
 def units_page(text: str, activations: np.ndarray, units: Sequence[int], path: Path, title: str, force: bool = True) -> None:
     """Write an HTML page that shows a text once for each unit, with each character coloured by the activation of the unit.
 
-    The activation that belongs to a character is that of the unit after it has read the character.
+    The activation that belongs to a character is that of the unit after the network has read the character.
 
     Args:
         text: the N characters.

@@ -1,6 +1,6 @@
 """Self-contained HTML page that shows what a recurrent network does at each step of some examples.
 
-The page opens without a network connection. Hover, click and the arrow keys choose a step and a unit.
+The page opens without a network connection. The mouse pointer, clicks and the arrow keys choose a step and a unit.
 
 T is the number of steps of an example, H the number of units of a layer, and K the number of outputs whose gradients are shown.
 """

@@ -295,7 +295,8 @@ class _Replacing:
     def bidirectional(self, layer: Any) -> Any:
         """Return a copy of a Keras `Bidirectional` layer in which the forward and the backward layer are replaced, if possible.
 
-        Each of the two is replaced by the result of the method `layer`. If neither can be replaced, the given layer is returned.
+        Each of the two is replaced by the layer that the method `self.layer` returns for it. If neither can be replaced, the given layer is
+        returned.
         """
         both = [self.layer(layer.forward_layer), self.layer(layer.backward_layer)]
         if both == [layer.forward_layer, layer.backward_layer]:

@@ -179,7 +179,8 @@ class Bidirectional(nnx.Module):
             rngs: source of random numbers for the masks: a key, a random stream, or `Rngs` with a stream `dropout`. A key is split into one
                 key for each layer. None means the random streams of the layers.
             time_major: whether time is the first axis of the inputs and outputs.
-            return_sequences: whether to return the outputs of all steps. None means the argument of the layer.
+            return_sequences: whether to return the outputs of all steps. None means the value of `return_sequences` that `Bidirectional`
+                was created with.
             options: further arguments of `Recurrent.__call__`, which are passed to both layers. By default, `zero_output_for_mask` is true
                 if the outputs of all steps are returned.
 

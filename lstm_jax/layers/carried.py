@@ -63,7 +63,7 @@ class LayerState(nnx.Module):
     B is the number of rows of the batch and H the number of units.
 
     Attributes:
-        row: the `Cell` of the layer.
+        row: the `Cell` of the layer. The name does not refer to the rows of the batch.
         units: number of units H.
         stateful: whether a call starts from the final state of the previous call.
         learned_state: whether the initial state is a parameter.
@@ -99,7 +99,10 @@ class LayerState(nnx.Module):
         return jax.tree.map(lambda part, like: jnp.broadcast_to(part.astype(like.dtype)[None], like.shape), learned, state)
 
     def reset_state(self, batch: int | None = None) -> None:
-        """Reset the state that a stateful layer carries between calls, so that the next call starts from the state of `initial_state`.
+        """Reset the state that a stateful layer carries between calls.
+
+        The next call then starts from the state that `initial_state` returns.
+
 
         Args:
             batch: number of rows in the following calls. If None, the number of rows stays the same. Before the first call of the layer,

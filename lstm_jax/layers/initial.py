@@ -81,7 +81,7 @@ def _biases(cell: Cell, units: int, second: bool, how: Initials, dtype: Any, rng
     """Return two arrays: the initial bias and the initial recurrent bias of a recurrent layer.
 
     If `how.bias` is None, the first array is the default bias of the cell, or zeros if `how.unit_forget_bias` is false. The second array is
-    zeros. Otherwise the initialiser `how.bias` draws the biases:
+    zeros. If `how.bias` is an initialiser, it draws the biases:
 
     - For a cell with a recurrent bias, it draws one array whose two rows are the two biases, as in Keras.
     - For a cell without a recurrent bias, it draws the first array, but the entries of a forget gate are 1 if `how.unit_forget_bias` is

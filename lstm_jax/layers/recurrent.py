@@ -59,11 +59,11 @@ class Recurrent(LayerState):
         learned_state: whether the initial state is a parameter of the layer: `initial_h` (H,) and, for a cell with a cell state,
             `initial_c` (H,). Before training they are zeros. A call starts from this state if no other state is given or carried, and it is
             also the state after a reset.
-        stateful: whether each call starts from the final state of the previous call. The first call, and the first call after
-            `reset_state`, start from the initial state.
+        stateful: whether each call starts from the final state of the previous call. The first call, and the first call after the method
+            `reset_state` was called, start from the initial state.
         unit_forget_bias: whether the bias of the forget gate, if the cell has one, is initialised to 1.
         use_bias: whether the layer has bias parameters.
-        zero_output_for_mask: whether the outputs of masked steps are zeros instead of the previous output.
+        zero_output_for_mask: whether the outputs of padded steps are zeros instead of the previous output.
         kernel_initializer: initialiser of the kernel: a name in `keras.initializers`, or a function (key, shape, dtype) -> array. None
             means glorot uniform, or the function `init` of a user's cell.
         recurrent_initializer: initialiser of the recurrent kernel, given in the same way. None means orthogonal, or the function `init` of
@@ -202,8 +202,9 @@ class Recurrent(LayerState):
             shape: shape (B, T, E) of the input; an unknown size is None.
 
         Returns:
-            the shape of the outputs: (B, T, H) if `return_sequences` is true, else (B, H). If `return_state` is true, the result is a pair:
-            the shape of the outputs, and a state that contains shapes in place of arrays.
+            the shape of the outputs: (B, T, H) if `return_sequences` is true, else (B, H). H is the number of units, or the number of
+            outputs P if the layer has a projection. If `return_state` is true, the result is a pair: the shape of the outputs, and a state
+            that contains shapes in place of arrays.
 
         Raises:
             InputError: if `shape` does not have three entries, or its last entry is neither None nor E.
@@ -276,14 +277,14 @@ class Recurrent(LayerState):
                 padded steps. They are given in place of `mask`, `lengths` and `resets`; see `unroll`.
             initial_state: initial state of the cell: a state, or a tuple or list of (B, H) arrays. None means the state carried from the
                 previous call or, if there is none, the state after a reset (see `reset_state`).
-            dropout: masks to use. If they are None and the layer is in training mode, new masks are drawn.
+            dropout: dropout masks to use. If None and the layer is in training mode, new masks are drawn.
             tokens: int (B, T), or (T, B) if `time_major` is true, by which a backend may recognise equal inputs and save time. Two steps of
                 a row may have equal tokens only if they have equal inputs; see `unroll`. None if no such tokens are known.
             deterministic: whether to run without dropout. If None, the last call of `train()` or `eval()` decides.
-            rngs: source of random numbers for the masks, as in `draw_masks`.
-            time_major: whether time is the first axis of `x`, `mask`, `tokens` and the outputs.
-            return_sequences: whether to return the outputs of all steps. None means the argument of the layer.
-            zero_output_for_mask: whether the outputs of masked steps are zeros. None means the argument of the layer.
+            rngs: source of random numbers for the dropout masks, as in `draw_masks`.
+            time_major: whether time is the first axis of `x`, `mask`, `resets`, `segment_ids`, `tokens` and the outputs.
+            return_sequences: whether to return the outputs of all steps. None means the value with which the layer was created.
+            zero_output_for_mask: whether the outputs of padded steps are zeros. None means the value with which the layer was created.
 
         Returns:
             the outputs (B, T, H) of all steps if `return_sequences` is true, else the last output (B, H). If `return_state` is true,
@@ -333,8 +334,8 @@ class Recurrent(LayerState):
         """Return the parameters of the cell and the dropout masks for one call of the layer.
 
         In training, weight dropout multiplies the recurrent kernel by a mask. Dropout masks that the caller gave are returned unchanged. If
-        the caller gave none, the masks are drawn in training. If the caller gave none in evaluation, the second result is None for a layer
-        without zoneout, and a `DropoutMasks` with only the rates of zoneout for a layer with zoneout.
+        the caller gave none, the second result depends on the mode. In training mode, new masks are drawn. In evaluation mode, the second
+        result is None for a layer without zoneout, and a `DropoutMasks` with only the rates of zoneout for a layer with zoneout.
 
         Args:
             batch: number of rows B.
@@ -364,11 +365,12 @@ class Recurrent(LayerState):
 
         Args:
             x: input of the step (B, E); int ids (B,); or, without a batch axis, (E,) or an int ().
-            state: state before the step, for example that of `initial_state`. Its arrays are (B, H), or (H,) if x has no batch axis.
+            state: state before the step, for example the one that the method `initial_state` returns. Its arrays are (B, H), or (H,) if x
+                has no batch axis.
             reset: bool (B,), or () if x has no batch axis. Rows with True start a new sequence: before the step their state is replaced by
                 the initial state. None means that no row starts a new sequence.
             dropout: masks, for example from `draw_masks`: the dropout masks, which all steps of a sequence share, and the zoneout masks (1,
-                B, H), which are for this step alone. None means no dropout, and zoneout as in evaluation.
+                B, H), which are for this step alone. None means that the step applies no dropout, and applies zoneout as in evaluation.
 
         Returns:
             (output (B, H), state after the step), without the batch axis if x has none.

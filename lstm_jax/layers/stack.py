@@ -28,8 +28,8 @@ class RecurrentStack(nnx.Module):
         dropout: dropout rate of the outputs of every layer except the last. As in `torch.nn.LSTM`, each number of each step is dropped
             independently of the others. (The argument `dropout` of a call is something else: the masks inside the layers.)
         residual: whether the inputs of a layer are added to its outputs, for every layer except the first (as in Wu et al. 2016, section
-            3.1). The inputs are added as they are before the dropout between layers. With residual connections, all layers must have the
-            same number of outputs, and the last layer must have `return_sequences=True`, too.
+            3.1). The dropout between layers is not applied to the inputs that are added. With residual connections, all layers must have
+            the same number of outputs, and the last layer must have `return_sequences=True`, too.
         rngs: random streams; the dropout between layers is drawn from the stream `dropout`. They are needed if `dropout` is above 0 and
             calls are made without `rngs`.
 
@@ -168,11 +168,11 @@ class RecurrentStack(nnx.Module):
         return y if not states else (y, states if self.all_states else states[0])
 
     def _connect(self, n: int, given: Any, y: Any) -> Any:
-        """Return the outputs of a layer, plus its inputs if the stack has residual connections and the layer is not the first.
+        """Return the outputs of a layer, with its inputs added if the stack has residual connections and the layer is not the first.
 
         Args:
             n: index of the layer.
-            given: inputs of the layer before the dropout between layers.
+            given: inputs of the layer, as they are before the dropout between layers is applied to them.
             y: outputs of the layer.
         """
         return y + given if self.residual and n > 0 else y
@@ -196,9 +196,9 @@ class RecurrentStack(nnx.Module):
 
         Args:
             x: input of the step (B, E); int ids (B,); or, without a batch axis, (E,) or an int ().
-            state: list of the states of all layers before the step, for example that of `initial_state`.
-            reset: bool (B,). Rows with True start a new sequence: before the step their states are replaced by the initial states. None
-                means that no row starts a new sequence.
+            state: list of the states of all layers before the step, for example the list that the method `initial_state` returns.
+            reset: bool (B,), or () if x has no batch axis. Rows with True start a new sequence: before the step their states are replaced
+                by the initial states. None means that no row starts a new sequence.
 
         Raises:
             InputError: if an argument has a wrong shape or dtype, or if a layer reads sequences in reverse.

@@ -21,8 +21,9 @@ from lstm_jax.shapes import TokenIds, ValidSteps
 class CharGenerator(nnx.Module):
     """Character-level language model. It maps ids (B, T) to logits (B, T, V), which predict the next character after each step.
 
-    The input is encoded one-hot or by an embedding. Recurrent layers and a dense layer with V outputs follow. With a vocabulary of 33
-    characters and 128 units the model has 87,201 parameters, as many as the Keras example lstm_text_generation.
+    The input is encoded one-hot or by an embedding. Recurrent layers and a dense layer with V outputs follow. With one-hot inputs, one LSTM
+    layer of 128 units and a vocabulary of 33 characters, the model has 87,201 parameters, as many as the model of the Keras example
+    lstm_text_generation has with this vocabulary.
     """
 
     def __init__(self, config: GenerationModelConfig, vocabulary: int, *, rngs: nnx.Rngs):

@@ -1,7 +1,7 @@
 """Word-level language model that shares its embedding and its recurrent layer with a sentiment classifier.
 
-B is the number of windows in a batch, L the number of words of a window that are read, E the number of features of a word, H the number of
-units and V the vocabulary size.
+B is the number of windows in a batch, L the number of words that each direction of the model reads from a window of L + 1 words, E the
+number of features of a word, H the number of units and V the vocabulary size.
 """
 
 from typing import Any
@@ -52,9 +52,10 @@ class WordLanguageModel(nnx.Module):
     ) -> list[tuple[Float[Array, "L B E"], Int[Array, "L B"]]]:
         """Return a list with one pair per direction: vectors (L, B, E), and the ids (L, B) of the words that the vectors should predict.
 
-        The forward direction reads the first L words of each window, and predicts the next word after each of them. The backward direction
-        reads the last L words in reverse order, and predicts the previous word before each of them. Its arrays are in the order in which it
-        reads: entry 0 is the vector at the last word of the window, and the id of the word before that word.
+        The forward direction reads the first L words of each window, and predicts the word after each of them. The backward direction reads
+        the last L words in reverse order, and predicts the word before each of them. The arrays of the backward direction are in the order
+        in which it reads: entry 0 of the vectors belongs to the last word of the window, and entry 0 of the ids is the id of the word
+        before that word.
 
         Args:
             ids: word ids (B, L + 1) of B windows.

@@ -33,7 +33,7 @@ class Parts(NamedTuple):
 def split_module(module: nnx.Module) -> Parts:
     """Split a Flax NNX module into its parameters, its other variables, and a function that rebuilds the module from both.
 
-    The function `rebuild` raises `InputError` if a parameter is missing or unknown, or has another shape than in `module`.
+    The returned function, `rebuild`, raises `InputError` if a parameter is missing or unknown, or has another shape than in `module`.
     """
     graph, state, rest = nnx.split(module, nnx.Param, ...)
     paths = {"/".join(str(part) for part in path if part != "layers"): path for path, _ in nnx.to_flat_state(state)}

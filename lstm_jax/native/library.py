@@ -1,7 +1,7 @@
 """Functions that choose a compiled library of the C++ code, load it, and call the functions in it.
 
 If the function `build` has compiled a library for exactly this processor, that library is used. It is in the user's cache folder. Otherwise
-one of the libraries that were compiled when lstm_jax was installed is used; see packaged.py.
+one of the libraries that were installed with lstm_jax is used; see packaged.py.
 """
 
 import ctypes
@@ -65,7 +65,8 @@ def build() -> Path:
     """Compile the C++ library for exactly this processor, store it in the user's cache folder, and return its path.
 
     The compilation takes about a minute. If the library has been compiled before, can be loaded, and cannot have been written by another
-    user (see `native.trust`), it is not compiled again. A process that already uses another library continues to use it.
+    user (see `native.trust`), it is not compiled again. A process that already uses another compiled library, such as one that was
+    installed with lstm_jax, continues to use that one.
 
     Raises:
         InputError: if there is no compiler, the compiler fails or takes longer than `compiler.SECONDS`, the library cannot be loaded, or it
@@ -208,7 +209,7 @@ def register() -> None:
     """Load a compiled library and register its functions with XLA, if this process has not done so yet.
 
     Raises:
-        InputError: if no library exists that can be trusted and loaded.
+        InputError: if no library exists that passes the checks of `native.trust` and can be loaded.
     """
     library = _load()
     if not library.path:

@@ -80,8 +80,8 @@ def packaged_paths() -> list[Path]:
 def missing_level() -> str:
     """Return a message that says why this processor can run none of the levels in `LEVELS`, or "" if it can run one.
 
-    The message names the features that the processor lacks for the lowest level. It is also "" if `LEVELS` has no level for the
-    architecture.
+    The message names the features that the processor lacks for the lowest level. The result is also "" if `LEVELS` has no level for the
+    architecture of this processor.
     """
     levels = LEVELS.get(platform.machine(), {})
     if levels_here() or not levels:

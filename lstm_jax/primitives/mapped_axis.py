@@ -56,8 +56,8 @@ def without_leading(leaves: Sequence[Any], dims: Sequence[int | None]) -> list[A
     """Given the arrays of all calls of a function under `vmap`, return the arrays of one call, or only their shapes and dtypes.
 
     If the entry of `dims` for an array is None, all calls share the array, and it is returned unchanged. If the entry is 0, the first axis
-    is mapped, and a `jax.ShapeDtypeStruct` without this axis is returned in place of the array. Values are not returned, because the mapped
-    axis may have size 0, and there is then no call to take them from.
+    is mapped, and a `jax.ShapeDtypeStruct` without this axis is returned in place of the array. The values of such an array are not
+    returned, because its mapped axis may have size 0, and there is then no call to take them from.
     """
     return [leaf if dim is None else jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype) for leaf, dim in zip(leaves, dims, strict=True)]
 

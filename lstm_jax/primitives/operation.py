@@ -3,7 +3,8 @@
 `apply(operation, *args)` runs an `Operation`. The custom passes may be compiled code that JAX cannot differentiate. Therefore each
 operation also has a twin, which is the same computation written in JAX.
 - Reverse mode runs the custom passes. Forward mode and derivatives of order 2 and higher differentiate the twin.
-- `vmap` merges the mapped axis with the batch axis. If a mapped or differentiated leaf has no batch axis, `operation.mapped(...)` is run.
+- `vmap` merges the mapped axis with the batch axis. If a mapped or differentiated leaf (array) has no batch axis, the operation that
+  `Operation.mapped` returns is run instead.
 - The custom passes run on the platforms that `Operation.runs_on` returns. Other platforms and exported programs run the twin.
 
 JAX sees three primitives: forward, tangents and backward. The derivative (JVP) of forward is tangents, which is linear, and the transpose
@@ -54,7 +55,7 @@ class Operation:
         """Return the same results as `forward`. This method is its twin: it uses ordinary JAX operations instead of compiled code."""
 
     def plain_backward(self, wanted: Any, args: tuple, residuals: Any, cotangents: Any) -> tuple:
-        """Return the same results as `backward`, computed by ordinary JAX operations instead of compiled code (the twin of `backward`).
+        """Return the same results as `backward`, computed by ordinary JAX operations instead of compiled code.
 
         This method differentiates `plain_forward`. A subclass can override it to compute the gradients from the residuals with less work.
         """
@@ -132,7 +133,7 @@ def _apply(operation: Operation, args: tuple):
 def _run_forward(operation: Operation, keep: bool, tree, leaves: Leaves) -> tuple[Any, Any]:
     """Run `operation.forward` as a JAX primitive, and return (outputs, residuals).
 
-    Its arguments are `keep` (see `Operation`) and those in `tree.unflatten(leaves)`.
+    The arguments of `operation.forward` are `keep` (see `Operation`), followed by the entries of `tree.unflatten(leaves)`.
     """
 
     def compiled(*leaves):
@@ -360,8 +361,9 @@ class Vmapped(Operation):
     def backward(self, wanted, args, residuals, cotangents):
         """Return the gradients with respect to `args`. A gradient is None where `wanted` is False.
 
-        The gradient of a stacked argument is the stack of the gradients of all calls of `inner`. An argument that is not stacked is shared
-        by all calls, and its gradient is the sum of their gradients.
+        An array in `args` is stacked if its entry in `dims` is 0. It then has one entry along its leading axis for each call of `inner`,
+        and its gradient is the stack of the gradients of all calls. An array that is not stacked is shared by all calls, and its gradient
+        is the sum of their gradients.
         """
         return self._back(self.inner.backward, wanted, args, residuals, cotangents)
 

@@ -50,8 +50,9 @@ def unroll(
     """Run a recurrent cell over a batch of sequences, with the semantics of Keras.
 
     Arrays may be JAX arrays, NumPy arrays or lists. Where floats are expected, ints and bools are also accepted and converted to the dtype
-    of the parameters; see operands.py. A row is one sequence of the batch. All steps are valid except those that `mask` or `lengths`
-    declares to be padding. The values of x at padded steps, even NaN, do not affect any result or gradient.
+    of the parameters; see operands.py. A row is one entry of the batch. It holds one sequence, or several sequences if `resets` or
+    `segment_ids` is given. All steps are valid except those that `mask`, `lengths` or `segment_ids` declares to be padding. The values of x
+    at padded steps, even NaN, do not affect any result or gradient.
 
     Args:
         cell: the cell, such as a value of the dict `CELLS`.
@@ -86,22 +87,23 @@ def unroll(
         return_sequences: whether to return the outputs of all steps instead of the last output.
         zero_output_for_mask: whether the outputs of padded steps are zeros instead of the previous output.
         time_major: whether time is the first axis of `x`, `mask`, `resets`, `segment_ids`, `tokens` and the outputs.
-        compute_dtype: dtype of the matrix products, for example bfloat16. None means the dtype of the parameters. The state and sums keep
-            the dtype of the parameters. Products in int8 (`cells.products.int8_matmul`) have no gradient.
+        compute_dtype: dtype of the matrix products, for example bfloat16. None means the dtype of the parameters. The state and the results
+            of the products keep the dtype of the parameters. Products in int8 (`cells.products.int8_matmul`) have no gradient.
         backend: a name in `BACKENDS`, or None to choose a backend automatically.
-        remat: number of segments into which the sequence is divided to save memory (Chen et al. 2016). The forward pass stores only the
-            first state of each segment, and the backward pass computes the residuals of each segment again, as with `jax.remat`. "sqrt"
-            means ceil(sqrt(T)) segments. None stores all residuals. The results do not depend on this argument.
+        remat: approximate number of segments into which the T steps are divided to save memory (Chen et al. 2016). These segments are not
+            those of `segment_ids`. The forward pass stores only the first state of each segment, and the backward pass computes the
+            residuals of each segment again, as with `jax.remat`. "sqrt" means ceil(sqrt(T)) segments. None stores all residuals. The
+            results do not depend on this argument.
 
     Returns:
         A pair of the outputs and the final state. The outputs are (B, T, H), or (T, B, H) if `time_major` is true. If `return_sequences` is
         false, they are only the last output (B, H). If the attribute `outputs` of the cell is not 0, it replaces H in these shapes.
 
     Raises:
-        InputError: if an argument has a wrong class, shape or dtype, if T is 0, or if `remat` is below 1. Also if two arguments are given
-            that exclude each other: `mask` and `lengths`, `remat` and a `dropout` with zoneout, or `segment_ids` and one of `mask`,
-            `lengths` and `resets`. Also if `reset_state` is given without resets. Also if the named backend does not support the call, or
-            if no backend is named and none supports the call.
+        InputError: if an argument has a wrong class, shape or dtype, if T is 0, or if `remat` is below 1. The error is also raised if two
+            arguments are given that exclude each other: `mask` and `lengths`, `remat` and a `dropout` with zoneout, or `segment_ids` and
+            one of `mask`, `lengths` and `resets`. It is also raised if `reset_state` is given, but neither `resets` nor `segment_ids`, if
+            the named backend does not support the call, or if no backend is named and none supports the call.
     """
     order = {"backwards": backwards, "time_major": time_major}
     cuts = {"resets": resets, "reset_state": reset_state, "segment_ids": segment_ids}
@@ -150,7 +152,8 @@ def _run(backend: Backend, cell: Cell, operands: Operands, compute_dtype, sequen
 def _run_rows(run: Callable, cell: Cell, params, x, state, valid, dropout: DropoutMasks, *rest):
     """Call the function `run` of a backend on the other arguments, which are those of `reference.run`, and return its results.
 
-    An input dropout mask cannot be applied to ids. If there is such a mask and x contains ids, they are first converted to one-hot vectors.
+    An input dropout mask cannot be applied to ids. If there is such a mask and x contains ids, the ids are first converted to one-hot
+    vectors.
     """
     if x.ndim == 2 and dropout.input is not None:
         x = one_hot_rows(x, params.kernel.shape[0], params.kernel.dtype)

@@ -1,8 +1,8 @@
 """The table `BACKENDS` of the implementations of `unroll`, with their capabilities, and the choice of a backend for a call.
 
 If the user names a backend, this backend is used. If it does not have a capability that the call needs, an error names the capability. If
-the user names no backend, the first backend in the table that has all needed capabilities is chosen. `capability_rows` returns a
-table of the capabilities for users.
+the user names no backend, the first backend in the table that has all needed capabilities is chosen. `capability_rows` describes the
+capabilities of all backends for users.
 """
 
 from collections.abc import Callable
@@ -337,7 +337,8 @@ def capability_rows() -> list[dict[str, str]]:
 def _here(backend: Backend, platform: str) -> str:
     """Return a text for users: "yes" if a backend runs on this machine, else the first capability that is missing.
 
-    After "yes" the text lists the dtypes of matrix products in `Backend.mixtures` that are not supported on this machine, with the reasons.
+    `Backend.mixtures` contains pairs (dtype of the parameters, dtype of the matrix products). After "yes" the text lists, for each pair
+    that this machine does not support, the dtype of the matrix products and the reason.
     """
     missing = lacks(backend, Request(backend.cells[0]), platform)
     lacking = {dtypes[1]: lacks(backend, Request(backend.cells[0], *dtypes), platform) for dtypes in backend.mixtures}

@@ -1,9 +1,9 @@
 """The backend `compiled`, which runs cells with compiled C++ code.
 
-This module runs most cells, with the code in native/recurrence.cc. The module compiled_linear.py runs the other cells, which are a user's
-cells whose step is linear in their state. It also runs minLSTM and minGRU if the batch has only one row and the matrix products are in the
-dtype of the parameters. In this case the threads divide the steps among them when they compute the matrix products. On two cores this is
-faster for one row and slower for two rows.
+This module runs most cells, with the code in native/recurrence.cc. The module compiled_linear.py runs the other cells, which are cells that
+users define and whose step is linear in the state. That module also runs minLSTM and minGRU if the batch has only one row and the matrix
+products are in the dtype of the parameters. In this case each thread computes the matrix products of some of the steps. On two cores this
+is faster than the code in recurrence.cc for one row, and slower for two rows.
 
 One call of the C++ code runs the forward pass over all steps, and another call computes the gradients. The C++ code has a twin, which is
 the same computation in JAX. The twin is used for derivatives of order 2 and higher, for forward-mode differentiation, and for gradients
@@ -332,8 +332,8 @@ def _twin_gradients(
 ):
     """Back-propagate through an LSTM in JAX, with the same results as the backward pass in C++.
 
-    The arguments after `compute_dtype` are the tuple that `_operands` returns, in its order. d_h is the gradient with respect to h of all
-    steps, and d_final the gradient with respect to the final state. The initial state is part of `residuals`.
+    The arguments after `compute_dtype` are the elements of the tuple that `_operands` returns, in the same order. d_h is the gradient with
+    respect to h of all steps, and d_final the gradient with respect to the final state. The initial state is part of `residuals`.
 
     Returns:
         Five values: the gradients with respect to the parameters, x, the initial state, the dropout masks and the resets.

@@ -115,7 +115,7 @@ def _keep_min_lstm(params, state, new, z, mask, compute_dtype):
 
 
 def _keep_min_gru(params, state, new, z, mask, compute_dtype):
-    """Return the values that a step of minGRU keeps for the backward pass: the update gate and the candidate, one array (B, 2H).
+    """Return the values that a step of minGRU keeps for the backward pass: the update gate and the candidate, in one array (B, 2H).
 
     `Kept` describes the arguments.
     """
@@ -135,10 +135,10 @@ def _keep_gate_recurrent(params, state, new, z, mask, compute_dtype):
 
 
 class CompiledRow(NamedTuple):
-    """Row of the table `COMPILED_CELLS`, which describes a cell to the backend `compiled`.
+    """Row of the table `COMPILED_CELLS`: the description of one cell for the backend `compiled`.
 
     Attributes:
-        number: number of the cell in the table of native/cells.h.
+        number: index of the cell in the table in native/cells.h, counted from 0.
         kept: number of arrays (B, H) that a step keeps for the backward pass in addition to the state.
         keep: function keep(params, state, new, z, mask, compute_dtype) that computes these arrays in JAX; see `Kept`.
         cell: the cell that the C++ code runs: `gate_recurrent.JOINED` for the LSTM with full gate recurrence, else the described cell.

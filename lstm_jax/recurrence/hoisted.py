@@ -133,7 +133,8 @@ class HoistedLSTM(RecurrentOperation):
     def runs_on(self):
         """Return the platforms, such as "cuda", on which `forward` and `backward` run. See `Operation.runs_on`.
 
-        If the loops are written in JAX, return (). Every platform then runs `plain_forward` and `plain_backward`, with the same loops.
+        If the loops over time (`loops`) are written in JAX, the result is an empty tuple. Every platform then runs `plain_forward` and
+        `plain_backward`, which use the same loops.
         """
         return self.loops.platforms
 

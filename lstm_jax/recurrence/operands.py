@@ -49,8 +49,8 @@ class Operands(NamedTuple):
         valid: bool (T, B) that is False at padded steps, or None if no step is padded.
         dropout: dropout masks.
         resets: resets of the state within the sequence, or None.
-        tokens: int32 (T, B), or None. Steps of a row with equal tokens have equal x, so that a backend may compute the product of x and the
-            kernel only once for all of them.
+        tokens: int32 (T, B), or None. If several steps of the same row have equal tokens, they also have equal inputs, so that a backend
+            may compute the product of the inputs and the kernel only once for all of these steps.
     """
 
     params: Any

@@ -37,8 +37,8 @@ def check_remat(remat: Any) -> Remat:
 def segment_length(remat: Literal["sqrt"] | int, steps: int) -> int:
     """Return the number of steps in each segment. The last segment may be shorter.
 
-    For `remat=2` the length is half of the steps, rounded down. An odd number of steps is thus cut into two segments of this length and a
-    third segment of one step.
+    For `remat=2` the length is half the number of steps, rounded down. An odd number of steps is thus cut into two segments of this length
+    and a third segment of one step.
 
     Args:
         remat: approximate number of segments, or "sqrt" for about ceil(sqrt(steps)) segments.
@@ -54,7 +54,7 @@ def in_segments(run: Callable, remat: Literal["sqrt"] | int) -> Callable:
 
     Args:
         run: the function `run` of a backend. Its arguments and results are those of `reference.run`.
-        remat: number of segments, or "sqrt" for ceil(sqrt(T)) segments, where T is the number of steps.
+        remat: approximate number of segments, or "sqrt" for about ceil(sqrt(T)) segments, where T is the number of steps.
     """
 
     def run_segments(cell, params, x, state, valid, dropout, resets=None, compute_dtype=None, sequences=True):

@@ -20,8 +20,8 @@ class Solution(NamedTuple):
     Attributes:
         states: the state of the cell after each step, with arrays (B, T, H), or (T, B, H) if time is the first axis.
         iterations: number of iterations, an int32 scalar.
-        residual: largest absolute difference between the two sides of an equation s[t] = f(s[t - 1], x[t]) for these states s, where f is
-            one step of the cell.
+        residual: largest absolute difference, over all entries of `states`, between the state s[t] and f(s[t - 1], x[t]), where f is one
+            step of the cell.
     """
 
     states: Any
@@ -43,7 +43,7 @@ def solve_states(
     time_major: bool = False,
     options: Newton = parallel.DEFAULTS,
 ) -> Solution:
-    """Compute the states of a cell after all steps of a batch of sequences by Newton's method, as the backend `parallel` does.
+    """Compute by Newton's method the state of a cell after each step of a batch of sequences, as the backend `parallel` does.
 
     Only the field `states` of the result is differentiable. The arguments up to `time_major` are those of `unroll`.
 
@@ -61,7 +61,7 @@ def solve_states(
         options: options of Newton's method.
 
     Raises:
-        InputError: if an argument is wrong, see `unroll`, or if the backend `parallel` does not support the call.
+        InputError: if an argument is wrong (see `unroll`), or if the backend `parallel` does not support the call.
     """
     cuts = {"resets": resets, "reset_state": reset_state}
     operands = read_operands(cell, params, x, initial_state, mask=mask, lengths=lengths, dropout=dropout, time_major=time_major, **cuts)

@@ -73,7 +73,7 @@ def read_lengths(lengths, steps: int, batch: int) -> jax.Array:
 
 
 def check_alone(mask, lengths, resets) -> None:
-    """Check that `mask`, `lengths` and `resets` are None, because the argument `segment_ids` of `unroll` replaces them.
+    """Check that `mask`, `lengths` and `resets` are None, as `unroll` requires if its argument `segment_ids` is given.
 
     Raises:
         InputError: if one of them is not None.
@@ -84,7 +84,7 @@ def check_alone(mask, lengths, resets) -> None:
 
 
 def read_resets(resets, steps: int, batch: int, time_major: bool) -> jax.Array:
-    """Check the argument `resets` of `unroll`, and return it as a bool array (T, B) in the order of time.
+    """Check the argument `resets` of `unroll`, and return it as a bool array (T, B) whose first axis is time.
 
     Args:
         resets: bool array (B, T), or (T, B) if `time_major` is true.

@@ -46,9 +46,9 @@ def keep_compiled() -> None:
 
     - The user has named a folder for the cache, or disabled the cache, by a setting of JAX.
     - The folder `compilation_cache_dir()` cannot be written.
-    - The default platform is the CPU, and a test of XLA has failed. In this test, XLA compiles a small program and loads it again. The
-      test fails if XLA prints a message or raises an error. It runs once for each folder `compilation_cache_dir()`, and its result is
-      stored there.
+    - The default platform is the CPU, and a test of XLA has failed. In this test, XLA compiles a small program and loads it again. The test
+      fails if XLA prints a message or raises an error. The test runs once for each folder that `compilation_cache_dir()` returns, and its
+      result is stored in this folder.
     """
     if not jax.config.values["jax_enable_compilation_cache"] or jax.config.values["jax_compilation_cache_dir"]:
         return

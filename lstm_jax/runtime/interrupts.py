@@ -102,8 +102,8 @@ def _watch(reader: int) -> None:
     """Wait for signals, and end the process when a second SIGINT or SIGTERM arrives.
 
     Python writes the number of each arriving signal to a pipe. This function reads these numbers, and returns when the other end of the
-    pipe is closed. If the process still runs `PATIENCE` seconds after the first signal, this function prints how to end the process at
-    once.
+    pipe is closed. If the process still runs `PATIENCE` seconds after the first signal, this function prints how to end the process
+    immediately.
 
     Args:
         reader: file descriptor of the reading end of the pipe.
@@ -127,7 +127,8 @@ def _watch(reader: int) -> None:
 def before_end(action: Callable[[], object]) -> Iterator[None]:
     """Return a context manager that lets `end_on_second_signal` call `action` before it ends the process.
 
-    `action` is called in another thread. It is not called if the process does not end inside the context.
+    `action` is called only if the process is ended by `end_on_second_signal` while the context is active. The call is made in a thread
+    other than the main thread.
     """
     _last_actions.append(action)
     try:

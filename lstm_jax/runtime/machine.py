@@ -26,9 +26,9 @@ def processor() -> str:
 
 
 def cores() -> list[int]:
-    """Return the numbers of the processor cores that this process may use, in increasing order.
+    """Return the indices of the processor cores that this process may use, in increasing order.
 
-    If the system does not report which cores a process may use, as on macOS, return the numbers of all cores of the machine.
+    If the system does not report which cores a process may use, as on macOS, return the indices of all cores of the machine.
     """
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 

@@ -154,7 +154,8 @@ def _ended_if_alone(place: Processes) -> Iterator[None]:
     """Return a context manager that ends this process if the body of the with-statement takes longer than `CONNECT_SECONDS`.
 
     In the body, JAX waits for the other processes without returning to Python, and would abort this process if another process never joins.
-    This context manager instead prints one line, with the number of processes in `place`, and ends this process with exit code 2.
+    This context manager instead prints one line with the expected number of processes (`place.processes`), and ends this process with exit
+    code 2.
     """
 
     def end() -> None:

@@ -25,16 +25,16 @@ largest number is one device per core. The number is limited because each device
 
 
 def use_cpu_cores(cores: int = 0) -> None:
-    """Set the number of CPU devices that JAX has in this process, by default one per core. GPUs and TPUs are not affected.
+    """Set the number of CPU devices that JAX has in this process. GPUs and TPUs are not affected.
 
-    Several devices make a program faster if it shards its batches over them and does not use the backend `compiled`. The backend `compiled`
-    uses all cores with a single device, which is JAX's default.
+    Several devices make a program faster if it shards its batches over them and does not use the backend `compiled`. This backend uses all
+    cores even with a single device. Unless this function is called, JAX by default has a single CPU device.
 
     Call this function before JAX makes its first array. It also makes the process keep freed memory; see `machine.keep_freed_memory`.
 
     Args:
-        cores: number of CPU devices. 0 means the number of cores on which this process may run. The largest possible number is the larger
-            of `MOST_CPU_DEVICES` and the number of these cores. A number above it is lowered to it.
+        cores: number of CPU devices. 0, the default, means the number of cores on which this process may run. The largest possible number
+            is the larger of `MOST_CPU_DEVICES` and the number of these cores. A number above it is lowered to it.
 
     Raises:
         InputError: if `cores` is negative, or if JAX has already made a different number of CPU devices.
@@ -181,7 +181,8 @@ def gather_columns(table: jax.Array, ids: jax.Array, batch_axis: int = -1, mode:
         table: embedding table (V, E).
         ids: int array (...).
         batch_axis: index of the batch axis of `ids`.
-        mode: what an id outside the table gives: "fill" gives a row of NaN, and "clip" the nearest row, as in `jnp.take`.
+        mode: how an id outside the table is treated, as in `jnp.take`. With "fill" its result is a row of NaN, and with "clip" it is the
+            nearest row of the table.
 
     Returns:
         array (..., E), which on a mesh is sharded along the batch axis.
@@ -213,16 +214,15 @@ def _divides(x: jax.Array, axis: int) -> bool:
 def splits(size: int) -> bool:
     """Return whether an axis of the given size can be sharded over the devices of the current mesh.
 
-    This is true if there are several devices and the size is a multiple of their number. If no mesh is set with `jax.set_mesh`, return
-    False.
+    This is true if there are several devices and the size is a multiple of their number. It is false if no mesh is set with `jax.set_mesh`.
     """
     return devices() > 1 and size % devices() == 0
 
 
 def devices() -> int:
-    """Return the number of devices of the current mesh, which `jax.set_mesh` has set.
+    """Return the number of devices along the axis "data" of the current mesh, which `jax.set_mesh` has set.
 
-    If no mesh is set, or if its axis "data" does not have the type `AxisType.Auto`, return 1.
+    If no mesh is set, or if the mesh has no axis "data" of the type `AxisType.Auto`, return 1.
     """
     mesh = jax.sharding.get_abstract_mesh()
     return mesh.shape[DATA] if not mesh.empty and DATA in mesh.auto_axes else 1

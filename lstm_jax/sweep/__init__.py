@@ -24,17 +24,20 @@ succeeded or failed. With `retry=True`, failed runs are repeated. If the source 
 `run` warns. `run` does not notice changes of data, or of code that the function calls: use a new file of rows after such a change.
 
 If a run raises an exception or its process is killed, its row holds the error, and the other runs continue. An interrupt (Ctrl-C) ends the
-sweep and kills its processes, whose runs then have no rows. To continue an interrupted sweep, repeat the same call.
+sweep and kills its processes or cancels its Slurm jobs. Their runs then have no rows. To continue an interrupted sweep, repeat the same
+call.
 
 The argument `where` names the executor of the runs:
 
-- "here": this process executes one run after another. All runs share the devices that JAX made for the first run.
+- "here": this process executes one run after another. JAX sets up its devices once in a process, when they are first used, so all runs
+  share the same devices.
 - "processes": a fresh process executes each run. At most `workers` processes run at the same time, and the cores are divided among them.
 - "slurm": a Slurm job executes each run. This needs submitit (`pip install ".[slurm]"`), whose parameters are given as `options`.
 
 With "processes", another process imports the function and the class of its config by name, so both must be defined at the top level of a
-module or script. With "slurm", submitit stores both in a file by cloudpickle. What stands at the top level of a module is stored by name,
-so the job must be able to import the module. What the script itself or a function defines is stored with its code.
+module or script. With "slurm", submitit stores both in a file by cloudpickle. If they are defined at the top level of an imported module,
+only their names are stored, and the job must be able to import the module. If they are defined in the script itself or inside a function,
+their code is stored.
 """
 
 from lstm_jax.sweep.configs import grid, override, variants

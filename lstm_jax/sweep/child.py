@@ -1,7 +1,7 @@
 """Program that executes one run of a sweep in a process of its own.
 
 `python -m lstm_jax.sweep.child FUNCTION ROW.json` imports the function of the run by its name (see `identity.import_name`), reads the
-config of the run from standard input (see `identity.pickle_config`), and writes the row of the run to ROW.json.
+config of the run from standard input (see `identity.pickle_config`), and writes the result row of the run, a JSON object, to ROW.json.
 """
 
 import json

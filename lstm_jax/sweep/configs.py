@@ -18,7 +18,8 @@ def override(config: Any, changes: Mapping[str, Any]) -> Any:
 
     Args:
         config: frozen dataclass.
-        changes: dict from the name of a field to its new value. A name with dots, such as "model.units", is a field of an inner config.
+        changes: dict from the name of a field to its new value. A name with dots, such as "model.units", stands for a field of an inner
+            config.
 
     Raises:
         InputError: if a name in `changes` is not a field of the config.
@@ -37,8 +38,8 @@ def variants(config: Any, changes: Iterable[Mapping[str, Any]]) -> list[Any]:
 
     Args:
         config: frozen dataclass.
-        changes: one dict for each copy, from the name of a field to its new value. A name with dots, such as "model.units", is a field of
-            an inner config.
+        changes: one dict for each copy, from the name of a field to its new value. A name with dots, such as "model.units", stands for a
+            field of an inner config.
 
     Raises:
         InputError: if a name in `changes` is not a field of the config.
@@ -52,7 +53,7 @@ def grid(config: Any, **axes: Sequence[Any]) -> list[Any]:
     Args:
         config: frozen dataclass.
         **axes: each keyword is the name of a field to vary, and its argument is the list of values of this field. The last field varies
-            fastest. A name with dots, such as "model.units", is a field of an inner config.
+            fastest. A name with dots, such as "model.units", stands for a field of an inner config.
 
     Raises:
         InputError: if a keyword is not a field of the config.

@@ -170,10 +170,10 @@ class _Children:
 
     @contextlib.contextmanager
     def started(self, *arguments: Any, **options: Any) -> Iterator[subprocess.Popen]:
-        """Start a process, with the arguments of `subprocess.Popen`, and kill it if an exception ends the context.
+        """Start a process with the arguments of `subprocess.Popen` for a `with` block, and kill the process if an exception ends the block.
 
         Raises:
-            KeyboardInterrupt: if the method `kill` of this object was called before; no process is started then.
+            KeyboardInterrupt: if the method `kill` of this object was called before. In this case no process is started.
         """
         with self._lock:  # otherwise `kill` could miss a process that is about to start
             if self._ended:

@@ -79,10 +79,10 @@ def require_importable(item: Any, kind: str) -> None:
 def run_id(function: Run, config: Any) -> str:
     """Return the id of the run of `function` on `config`: 16 hex digits of SHA-256 over the function's name and the config's values.
 
-    An inner config is a config inside `config`, for example the value of a field. If its class is not the usual one for its place, the name
-    of the class is part of the hash, too. The usual class is the class of the default value of the field. If the default value is no
-    config, and the annotation of the field names only one dataclass, this one is the usual class; see `other_classes`. The values 1, 1.0
-    and True give different ids, although Python takes them to be equal.
+    An inner config is a config inside `config`, for example the value of a field. If the class of an inner config is not the usual class
+    for its place, the hash also covers the name of the class. The usual class is the class of the default value of the field. If the
+    default value is not a config and the annotation of the field names only one dataclass, the usual class is this dataclass; see
+    `other_classes`. The values 1, 1.0 and True give different ids, although Python takes them to be equal.
 
     Raises:
         InputError: if the function has no name, or if a dict in the config has keys that cannot be sorted.
@@ -108,7 +108,8 @@ def other_classes(value: Any, usual: Any, path: str = "", kinds: frozenset[type]
         value: a config, a value of a field, or a part of such a value.
         usual: the default value in the same place. If `value` is the outermost config, `usual` is a config of the usual class. If there is
             no default value, it is any object that is not a config, such as None.
-        path: path of the value with a dot before it, which the paths in the result lack. The path of the outermost config is "".
+        path: path of the value, with a leading dot, such as ".train.optimizer". The paths in the result have no leading dot. For the
+            outermost config, it is "".
         kinds: dataclasses in the annotation of the field to which the value belongs.
     """
     found: dict[str, str] = {}

@@ -39,7 +39,7 @@ def run(
         configs: instances of a frozen dataclass. Configs with the same id (see `run_id`) count as one run. In a field, the values 1, 1.0
             and True give different ids, although Python takes them to be equal.
         path: file with one row (a JSON object) per line. Rows are only appended. The file is created, before the first run, if it does not
-            exist. Floats that are not finite are written as NaN and Infinity, as Python's json does.
+            exist. Floats that are not finite are written in the form of Python's json module: NaN, Infinity or -Infinity.
         where: executor of the runs: "here" (in this process), "processes" (in fresh processes) or "slurm" (in Slurm jobs). A terminal shows
             how many runs are running, waiting, done and failed.
         workers: number of processes that run at the same time. The cores are divided among these processes. 0 means the number of cores.
@@ -53,9 +53,9 @@ def run(
 
     Raises:
         InputError: if the function is a lambda or has no name, if a config is not a dataclass or has a value that cannot be written as
-            JSON, if `where` is not a key of `EXECUTORS`, or if `workers` is negative. Also if the file has a row that no sweep has written,
-            or cannot be written. Also if `where` is "processes" and another process cannot import the function or the class of a config,
-            or if `where` is "slurm" and submitit is not installed.
+            JSON, if `where` is not a key of `EXECUTORS`, or if `workers` is negative. Also if the file cannot be written, or if it has a
+            row that no sweep has written. Also if `where` is "processes" and another process cannot import the function or the class of a
+            config, or if `where` is "slurm" and submitit is not installed.
         KeyboardInterrupt: after Ctrl-C and, if `where` is "processes", after SIGTERM. Runs that have not ended have no rows.
     """
     *first, last = EXECUTORS
@@ -91,7 +91,7 @@ def run(
 
 
 def _found(path: Path, wanted: Collection[str]) -> dict[str, Row]:
-    """Return the rows of a file whose ids are wanted, as a dict from the id to the last row with this id.
+    """Return the rows of a file that have an id in `wanted`, as a dict from each id to the last row with this id.
 
     Raises:
         InputError: if the file has a row that no sweep has written.
@@ -128,7 +128,7 @@ def _require_json(values: Mapping[Any, Any], prefix: str = "") -> None:
 
 
 def _warn(path: Path, function: Run, code: str, rows: Collection[Mapping[str, Any]], retry: bool) -> None:
-    """Warn about existing rows that the user may want to repeat: rows of failed runs, and rows from another version of the function.
+    """Warn about existing rows whose runs the user may want to repeat: rows of failed runs, and rows from another version of the function.
 
     Args:
         path: file of rows, for the message.

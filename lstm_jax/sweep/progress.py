@@ -43,7 +43,7 @@ class _TallyColumn(ProgressColumn):
 def bar(title: str, total: int, tally: Tally | None = None) -> Iterator[Callable[[str], None]]:
     """Show a progress bar during a with-statement.
 
-    If the output is not a terminal, lines are printed but no bar is shown.
+    If the output is not a terminal, no bar is shown. The lines that are given to the yielded function are printed in any case.
 
     Args:
         title: label of the bar.

@@ -1,7 +1,7 @@
 """Append-only files with one row (a JSON object) per line. A file whose name ends in .gz is compressed by gzip.
 
 Floats that are not finite are written as NaN, Infinity and -Infinity. Python's json module reads these words, although they are not valid
-JSON. If null were written instead, a table could not tell a diverged result (Infinity) from an undefined one (NaN).
+JSON. If null were written instead, a reader of the file could not tell a diverged result (Infinity) from an undefined one (NaN).
 """
 
 import gzip
@@ -45,7 +45,7 @@ def _read(path: Path) -> bytes:
 
 
 def read_rows(path: Path, check: Callable[[Any, str], dict[str, Any]] = lambda row, location: row) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a file. If the file does not exist, yield nothing.
+    """Yield the rows of a file that has one row (a JSON object) per line. If the file does not exist, yield nothing.
 
     A killed process may leave an incomplete line. A line that is not valid JSON in UTF-8 is skipped, and a note is printed to standard
     error.

@@ -84,8 +84,9 @@ def geometric_mean_interval(ratios: Values, seed: int = 0, draws: int = 10_000) 
 def permutation_p(old: Values, new: Values, seed: int = 0) -> float:
     """Return the two-sided p-value of a permutation test that compares the mean logarithms of two independent samples of durations.
 
-    The test enumerates all divisions of the pooled durations into two samples of the given sizes. If there are more than `EXACT` divisions,
-    the test draws `EXACT` of them at random. The p-value is 1 if a sample has fewer than two durations, since one value has no spread.
+    The test enumerates all divisions of the pooled durations into two samples that have the sizes of `old` and `new`. If there are more
+    than `EXACT` divisions, the test draws `EXACT` of them at random. The p-value is 1 if a sample has fewer than two durations, since one
+    value has no spread.
 
     Args:
         old: durations in one sample.

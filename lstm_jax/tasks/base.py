@@ -199,7 +199,7 @@ class Task(ABC, Generic[C, D]):
                 uninterrupted run of that many epochs.
             allow_other_machine: whether to resume even if devices, package versions or compiled code have changed. The metrics can then
                 differ in their last bits from those of an uninterrupted run.
-            console: console that shows progress and the table of layers. If None, nothing is shown.
+            console: console that shows the progress and a table of the model's layers. If None, nothing is shown.
             callbacks: functions that are called after each epoch, after the built-in callbacks.
             figures: whether to draw the figures at the end.
 

@@ -99,7 +99,8 @@ def metrics_of(predicted: np.ndarray, part: Part, scale: Scale) -> dict[str, flo
     """Return the metrics of the predictions for the W windows of one split.
 
     Args:
-        predicted: predictions (W, 2, K) of the K entries that follow each of these windows; see `make_predictions`.
+        predicted: means and log standard deviations (W, 2, K) that are predicted for the K entries after each window; see
+            `make_predictions`.
         part: the windows, with the true values in `part.target`.
         scale: mean and standard deviation of the training split.
 
@@ -236,8 +237,8 @@ def draw_forecast(series: data.Series, part: Part, predicted: np.ndarray, scale:
 
     Args:
         series: the series.
-        part: windows of the split to draw.
-        predicted: predictions (W, 2, K) for these windows; see `interval`.
+        part: W windows of the split whose forecasts are drawn.
+        predicted: predictions (W, 2, K) for the W windows; see `interval`.
         scale: mean and standard deviation of the training split.
         level: probability with which the prediction intervals should contain the true value.
         path: path of the .png file; an .svg file is written beside it.

@@ -38,10 +38,11 @@ class Scale:
 
 @dataclass(frozen=True)
 class Part:
-    """W windows of one split (training, validation or test) of a series, with the input of the model and its targets.
+    """W windows of one split (training, validation or test) of a series, with the inputs and the targets of the model.
 
-    In each window the model reads C entries with F features each, and forecasts the next K entries. `target` and the first
-    feature of `entries` are differences from the value of the last entry read, divided by the standard deviation of the training split.
+    In each window the model reads C entries with F features each, and forecasts the next K entries. `target` and the first feature of
+    `entries` are differences from the value of the last entry that the model reads in the window, divided by the standard deviation of the
+    training split.
     """
 
     entries: np.ndarray

@@ -164,7 +164,7 @@ class Generation(base.Task[GenerationConfig, data.Corpus]):
         return self.scorer.text(params, self.data.validation, starts).metrics("validation_")
 
     def finish(self, folder: RunFolder, result: FitResult, figures: bool) -> None:
-        """Write the best epoch, the training time and the metrics of the whole held-out text to result.json.
+        """Write the number of the best epoch, the training time and the metrics of the whole held-out text to result.json.
 
         If `figures` is true, also draw the figures.
         """
@@ -307,7 +307,7 @@ class Trained(base.Trained[GenerationConfig, data.Characters]):
     def activations(self, ids: np.ndarray) -> np.ndarray:
         """Return the outputs of the last recurrent layer after each character of a text.
 
-        The model reads the text in one pass that carries the recurrent state.
+        The model reads the text once, and the recurrent state is carried from each character to the next.
 
         Args:
             ids: character ids (N,) of the text, as `encode` returns them.
@@ -316,7 +316,7 @@ class Trained(base.Trained[GenerationConfig, data.Characters]):
             An array (N, H), where H is the number of hidden units.
 
         Raises:
-            InputError: if `ids` is a text.
+            InputError: if `ids` is a str or bytes object instead of an array, or if N is 0.
         """
         _require_ids("ids", ids)
         return self._scorer("auto").activations(self.params, ids)

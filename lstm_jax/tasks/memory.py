@@ -91,11 +91,11 @@ def require_memory(
 def require_free(needed: int, mesh: Mesh, remedy: str) -> None:
     """Check that at least `needed` bytes of memory are free. If the free memory is unknown, do nothing.
 
-    If the devices are CPUs, the memory of the machine is checked, which they share. Otherwise the memory of a single device is checked, the
-    first device of this process.
+    If the devices are CPUs, they share the memory of the machine, and this memory is checked. Otherwise only the memory of the first device
+    of this process is checked.
 
     Args:
-        needed: number of bytes that must be free on the machine, or on this device.
+        needed: number of bytes that must be free on the machine or, if the devices are not CPUs, on the first device of this process.
         mesh: devices of the run.
         remedy: advice for the user, with which the error message ends.
 

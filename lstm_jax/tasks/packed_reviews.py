@@ -69,10 +69,11 @@ class PackedRows:
         return self.ids[row, self.places.first[row, column] : self.places.last[row, column] + 1]
 
     def examples(self) -> Examples:
-        """Return the rows as training examples. Each epoch reads them in random order. The metrics are means over reviews.
+        """Return the rows of packed reviews as training examples, which each epoch reads in random order.
 
-        Each review in a batch has the same weight: 1 divided by the number of reviews in the batch. In the `Order` of an epoch, the field
-        `weight` has one entry for each row of a batch. Each entry is the weight of one review, not the sum over the reviews of the row.
+        The metrics are means over reviews. Each review in a batch has the same weight: 1 divided by the number of reviews in the batch. In
+        the `Order` of an epoch, the field `weight` has one entry for each row of a batch. This entry is the weight of a single review of
+        the row, not the sum of the weights of all its reviews.
         """
         counts = jnp.asarray((self.labels != NONE).sum(1), jnp.float32)
 

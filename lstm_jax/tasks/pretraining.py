@@ -230,7 +230,7 @@ def _draw_words(key: jax.Array, counts: np.ndarray) -> jax.Array:
 def _row_losses(
     model: WordLanguageModel, ids: jax.Array, sample: jax.Array, log_share: np.ndarray, key: jax.Array | None = None
 ) -> jax.Array:
-    """Return the loss (B,) of each of B windows, which is the mean sampled cross-entropy of its words; see `sampled_losses`.
+    """Return the loss (B,) of each of B windows: the mean sampled cross-entropy of the words of the window; see `sampled_losses`.
 
     If the model predicts the next and the previous word, the mean is over both predictions.
 

@@ -135,8 +135,8 @@ def begin(
 def _compiled_code() -> dict[str, str]:
     """Return a dict that describes the compiled code of this process, as a part of the environment of a run.
 
-    The key "compiled" has the file name of the library in use. If no library is in use, this name is "", and the key "not_compiled" has the
-    reason.
+    The key "compiled" has the file name of the compiled C++ library that this process uses. If the process uses none, this name is "", and
+    the key "not_compiled" has the reason.
     """
     path = native.loaded_library()
     return {"compiled": path.name} if path else {"compiled": "", "not_compiled": native.why_not()}
@@ -233,7 +233,7 @@ def write_result(run: RunFolder, result: FitResult, metrics: dict[str, Any]) -> 
 
 
 def is_own_data(run: RunFolder, fingerprint: str) -> bool:
-    """Return whether `fingerprint` (a checksum of data) is the fingerprint of the data that the run was trained on.
+    """Return whether `fingerprint` (a checksum of data) is the fingerprint of the data that the run's model was trained on.
 
     Raises:
         InputError: if the file `data.sha256` of the run, which holds the fingerprint of the run's data, cannot be read.

@@ -39,8 +39,8 @@ DENSE = "each step updates the whole embedding; adam, compiled, on a CPU, update
 def make_model(config: SentimentConfig, vocabulary: int) -> SentimentClassifier:
     """Return a new model, whose random initial weights are drawn from the seed in the config.
 
-    If the config packs several reviews in a row, the model is trained on reviews without padding. It may still be given padded reviews
-    later. `mask_zero` is therefore set to true, so that the model skips their padding (id 0).
+    If the config packs several reviews into each row of a batch, the model is trained on reviews without padding. It may still be given
+    padded reviews later. `mask_zero` is therefore set to true, so that the model skips their padding (id 0).
     """
     model = replace(config.model, mask_zero=config.model.mask_zero or config.data.packed > 0)
     return SentimentClassifier(model, vocabulary, rngs=initial_rngs(config.train.seed))
@@ -109,7 +109,7 @@ def make_logits(rebuild: Callable, mesh: jax.sharding.Mesh, fold: bool | None = 
 
 
 def make_packed_logits(rebuild: Callable, mesh: jax.sharding.Mesh) -> Callable[[Any, PackedRows], np.ndarray]:
-    """Return a function logits(params, rows) that returns the logits (N,) of N packed reviews, computed without dropout.
+    """Return a function logits(params, rows) that returns the logits (N,) of the N reviews in a `PackedRows`, computed without dropout.
 
     Args:
         rebuild: function from parameters to the model.

@@ -29,8 +29,8 @@ def _gather(length: int, step: int) -> Callable[[Any, Any], Any]:
     """Return a function gather(text, numbers) that cuts the B examples of a batch out of a text.
 
     `numbers` (B,) holds one integer for each example. The example with the integer n begins at position n * step of the text. It consists
-    of `length` characters that the model reads and the character after them. The function returns character ids (B, length + 1). Both
-    arguments are JAX or NumPy arrays.
+    of `length` characters that the model reads and the character after them. The function `gather` returns character ids (B, length + 1).
+    Its arguments `text` and `numbers` are JAX or NumPy arrays.
     """
 
     def gather(text: Any, numbers: jax.Array | np.ndarray) -> Any:
@@ -68,8 +68,8 @@ def stream_examples(text: np.ndarray | data.ShardedText, length: int, batch: int
         length: number of characters of each stream that a training step reads.
         batch: number of streams.
         starts: positions in the text before which the recurrent state is reset, such as the beginnings of articles. If they are given, a
-            batch is a pair of ids (B, length + 1) and resets, bool (B, length). If they are None, a batch is the ids alone. The ids have
-            one more column than the model reads, because the last character is only a target.
+            batch is a pair of arrays: ids (`batch`, `length` + 1), and bool resets (`batch`, `length`). If they are None, a batch is the
+            ids alone. The ids have one more column than the model reads, because the last character of each row is only a target.
 
     Raises:
         InputError: if `starts` is given and `text` is a `ShardedText`, or if the text has fewer than (batch + 1) * length characters: a
@@ -101,8 +101,8 @@ def stream_examples(text: np.ndarray | data.ShardedText, length: int, batch: int
 def _metrics(logits: jax.Array, targets: jax.Array, weight: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Return the loss of a batch, and a dict with the metrics "loss" and "accuracy".
 
-    The loss is the cross-entropy in nats. For each of the B examples, both metrics are averaged over all leading axes, such as the steps of
-    a stream. The averages are then multiplied by the weights of the examples and added up.
+    The loss is the cross-entropy in nats. For each of the B examples, both metrics are averaged over all leading axes, such as a time axis.
+    The averages are then multiplied by the weights of the examples and added up.
 
     Args:
         logits: (..., B, V), where ... are the leading axes, B is the batch size and V the size of the vocabulary.
@@ -137,8 +137,8 @@ def stream_objective(rebuild: Rebuild) -> Objective:
     """Return the training objective for streams: the mean cross-entropy, in nats, of each character given those before it.
 
     The result is a `training.step.Objective` that also takes the recurrent state before a batch, and returns the state after the batch. A
-    batch is an array of character ids (B, length + 1). Row b holds a chunk, which is the next `length` characters of stream b; then the
-    character after the chunk, which the model predicts but does not read. The model starts a chunk from its state at
+    batch is an array of character ids (B, length + 1). Row b consists of a chunk, which is the next `length` characters of stream b, and
+    the character after the chunk. The model predicts this last character, but does not read it. The model starts a chunk from its state at
     the end of the previous chunk, but the gradient does not flow back into the previous chunk. This is truncated back-propagation through
     time (Williams & Peng 1990).
 

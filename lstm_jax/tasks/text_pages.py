@@ -50,7 +50,7 @@ def draw_units(characters: data.Characters, ids: np.ndarray, activations: np.nda
         ids: character ids (N,) of the text.
         activations: outputs (N, H) of the H hidden units after the model has read each character.
         path: path of the page.
-        count: number of hidden units to show.
+        count: number of hidden units to show. They are chosen by `text_map.most_active`.
         force: whether an existing file that lstm-jax did not write may be replaced. A file that lstm-jax wrote may always be
             replaced; see `files.writing.check_output`.
 

@@ -79,7 +79,7 @@ class WordSpace:
     def common(self) -> np.ndarray:
         """Ids of the common words, which are the words that occur in many training reviews.
 
-        A common word occurs in at least `COMMON` training reviews. In a small data set the limit is lower: it is min(COMMON, n // 20), but
+        A common word occurs in at least `COMMON` training reviews. In a small data set fewer reviews are enough: min(COMMON, n // 20), but
         at least 1, where n is the number of training reviews that contain the most frequent id.
         """
         _, count = self.statistics

@@ -1,7 +1,8 @@
 """Adam: a dense step in JAX, and a row-sparse step in compiled code.
 
 The dense step updates a whole parameter. XLA fuses its operations, so that the step passes over memory once. The row-sparse step updates
-only the rows of a table that have a gradient. A table is a parameter of V rows and E columns, such as an embedding. B is the batch size.
+only the rows of a table that have a gradient. A table is a parameter of V rows and E columns, such as an embedding. In the array shapes of
+this module, B is the batch size.
 
 If the compiled code is not available, the row-sparse step is computed in JAX instead, and updates the whole table.
 """
@@ -107,8 +108,8 @@ def step_rows(rates: Rates, name: str, table, m, v, lag: Lag, ids, rows):
 class _Rows(ForwardOperation):
     """Operation that computes `catch_up` or `step_rows` by compiled code; see `primitives.operation`.
 
-    If the compiled code is not available, the method `plain_forward` computes the operation in JAX. Each step then updates all rows, so
-    that no row ever misses a step.
+    Both functions update rows of a table, which is a parameter such as an embedding. If the compiled code is not available, the method
+    `plain_forward` computes the operation in JAX. Each training step then updates all rows of the table, so that no row ever misses a step.
 
     Args:
         target: name of the compiled function: "lstm_jax_adam_catch_up" or "lstm_jax_adam_rows".

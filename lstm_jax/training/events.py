@@ -47,7 +47,8 @@ def append_scalars(path: Path, step: int, scalars: Mapping[str, float]) -> None:
 def cut_off(path: Path, step: int) -> None:
     """Truncate an event file, so that it ends before the first event that is damaged or has a step number of at least `step`.
 
-    A resumed run writes the removed events again. If `step` is 0, only damage counts. If the file does not exist, do nothing.
+    A resumed run writes the removed events again. If `step` is 0, step numbers are ignored, and only a damaged event ends the file. If the
+    file does not exist, this function does nothing.
 
     Raises:
         InputError: if the file cannot be read or truncated.

@@ -29,7 +29,7 @@ AHEAD = 2
 class Source(ABC):
     """Abstract source of the batches that the training steps of an epoch read.
 
-    The epoch is divided into chunks of consecutive steps. One compiled call takes all steps of a chunk. The method `at` returns two
+    The epoch is divided into chunks of consecutive steps. One compiled call executes all steps of a chunk. The method `at` returns two
     arguments of this call: the arrays that contain the examples, and the `Order` in which the steps read them; see `step.steps_program`.
     """
 
@@ -94,8 +94,8 @@ def take_batch(batches: Any, number: jax.Array) -> Any:
 class FromHost(Source):
     """Source that reads batches on the host, and places them on the devices of a mesh.
 
-    The batches of several consecutive steps form a group, which is placed at once. While the steps of a group run, a thread of the library
-    Grain reads the next groups.
+    The batches of several consecutive steps form a group, and all batches of a group are placed together. While the steps of a group run, a
+    thread of the library Grain reads the next groups.
 
     Args:
         examples: the training examples, whose arrays are NumPy arrays or mapped files.
@@ -132,8 +132,8 @@ class FromHost(Source):
             group: index of the group in the epoch.
 
         Returns:
-            A pair: arrays (S, b, ...) as a pytree, with one batch per step, and an `Order` whose `rows` index these batches. b is the
-            number of rows of a batch that this process reads.
+            A pair. The first member is a pytree of arrays (S, b, ...), which holds one batch for each step. The second member is an `Order`
+            whose `rows` index these batches. b is the number of rows of a batch that this process reads.
         """
         first = group * self.size
         order = orders(first, min(first + self.size, self.steps))

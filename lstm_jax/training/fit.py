@@ -60,9 +60,9 @@ def fit(
         arrays: training examples, as a sequence of arrays (N, ...) for N examples. A batch consists of B rows of each array.
         epochs: number of epochs.
         batch_size: number of examples in a batch. The last batch of an epoch may have fewer, as in Keras.
-        microbatches: number of parts into which each batch is divided. Their gradients are computed one after another and added up. Only
-            the residuals of one part, the arrays that are kept for the backward pass, are in memory at a time. `batch_size` must be a
-            multiple of this number times the number of devices.
+        microbatches: number of parts into which each batch is divided. Their gradients are computed one after another and added up.
+            Residuals are the arrays that are kept for the backward pass. Only those of one part are in memory at a time. `batch_size` must
+            be a multiple of this number times the number of devices.
         seed: seed of the order of the examples and of the random streams of the module.
         patience: the training stops early once the monitored metric has not improved for this number of epochs. If 0, it does not stop
             early.
@@ -85,9 +85,9 @@ def fit(
         The result of `loop.fit`. Its field `rows` has one dict of metrics for each epoch.
 
     Raises:
-        InputError: if the model has no parameters, if it has variables that are neither parameters nor random streams, if the arrays have
-            different numbers of rows, if the shape of the losses is not (B,), if `keep_epochs` is true without `checkpoints`, or if
-            `loop.fit` raises an error.
+        InputError: if the model has no parameters, if it has variables that are neither parameters nor random streams, if an array is a
+            scalar, if the arrays have different numbers of rows, if the shape of the losses is not (B,), if `keep_epochs` is true without
+            `checkpoints`, or if `checked_mesh` or `loop.fit` raises this error.
         Interrupted: if SIGINT or SIGTERM arrives. If `checkpoints` is given, the state has been saved before this error is raised.
     """
     parts = split_model(model)
@@ -139,7 +139,7 @@ def fit(
 
 
 def _rows(arrays: Sequence[Any]) -> tuple[tuple[Any, ...], int]:
-    """Return the arrays of the examples, and their number of rows.
+    """Return the arrays of the examples, as a tuple of JAX or NumPy arrays, and the number of rows that each of them has.
 
     Raises:
         InputError: if an array is a scalar, or if the arrays have different numbers of rows.
@@ -152,9 +152,10 @@ def _rows(arrays: Sequence[Any]) -> tuple[tuple[Any, ...], int]:
 
 
 def _mean_loss(loss_fn: Callable[..., Any], parts: Parts) -> Callable[..., tuple[jax.Array, dict[str, jax.Array]]]:
-    """Return the function of parameters, rows, weights and a key that computes the weighted mean of the losses, and the metric "loss".
+    """Return the training objective (see `step.Objective`) that computes the weighted mean of the losses of a batch.
 
-    It raises an InputError if `loss_fn` does not return an array with one loss per example.
+    The objective is a function (params, rows, weight, key) that returns this mean and the metrics, a dict in which "loss" is this mean. It
+    raises an InputError if `loss_fn` does not return an array with one loss per example.
     """
 
     def objective(params, rows, weight, key):

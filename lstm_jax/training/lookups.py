@@ -176,11 +176,11 @@ class FoundLookups:
         return jax.tree.unflatten(self.structure, core.jaxpr_as_fun(self.jaxpr)(*_leaves(params, args)))
 
     def indices(self, params: dict[str, Any], *args: Any) -> list[jax.Array]:
-        """Return a list with one array (..., B) for each lookup in the table: the row indices that are looked up.
+        """Return a list with one array (..., B) for each lookup in the embedding table: the row indices that are looked up.
 
-        B is the size of the batch axis, which is moved to the end. The arguments are those of the loss function. If a lookup clips indices
-        to the table, its indices are clipped. Otherwise an index outside the table is replaced by the number of rows of the table, so that
-        it gets no gradient.
+        B is the size of the batch axis, which is moved to the end. The arguments are those of the loss function. If a lookup replaces an
+        index outside the table by the nearest row index, the returned index is replaced in the same way. Otherwise an index outside the
+        table is replaced by the number of rows of the table, so that no row gets a gradient from it.
         """
         found = []
         rows = len(params[self.table])
@@ -204,10 +204,10 @@ class FoundLookups:
         return [sharding.gather_columns(table, ids, mode=mode) for ids, mode in zip(indices, modes, strict=True)]
 
     def loss_of(self, params: dict[str, Any], vectors: Sequence[jax.Array], *args: Any) -> Any:
-        """Return the results of the loss function, computed with given row vectors instead of rows that are looked up in the table.
+        """Return the results of the loss function, computed with `vectors` in place of the rows that it looks up in the embedding table.
 
         Args:
-            params: parameters. The table among them is not read.
+            params: parameters. The embedding table among them is not read.
             vectors: one array for each lookup, as the method `vectors` returns them.
             args: further arguments of the loss function.
         """
@@ -275,12 +275,12 @@ def find_lookups(loss: Callable, params: dict[str, Any], *args: Any, table: str 
 
 
 def _batch_axes(found: FoundLookups, loss: Callable, params: dict[str, Any], args: tuple) -> tuple[int, ...]:
-    """Find the batch axis of the row indices of each lookup in the table. Return a tuple with the index of this axis for each lookup.
+    """Return the batch axis of the row indices of each lookup in the embedding table, as a tuple with one axis number for each lookup.
 
     The loss function is also traced with a batch of twice the size. The batch axis is the axis whose size doubles.
 
-    The index is -1 (the last axis) for a lookup of which no axis or several axes double, and for all lookups if the loss function cannot be
-    traced with the larger batch. A wrong axis does not change the results, but the devices of a mesh may exchange more data.
+    The axis number is -1 (the last axis) for a lookup of which no axis or several axes double, and for all lookups if the loss function
+    cannot be traced with the larger batch. A wrong axis does not change the results, but the devices of a mesh may exchange more data.
 
     Args:
         found: the traced loss function.

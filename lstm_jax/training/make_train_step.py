@@ -1,4 +1,4 @@
-"""Compiled training step of a user's own model, which `make_train_step` returns.
+"""The function `make_train_step`, which returns a compiled training step of a user's own model.
 
 The model is a Flax NNX module, or the pytree of parameters of a model in another library, such as Flax Linen, Haiku or Equinox. With an
 optimiser such as `lstm_jax.adam`, a step updates only those rows of the largest embedding table that the batch looks up.
@@ -271,10 +271,11 @@ class TrainStep:
         return jax.lax.scan(self._step, state, batches)
 
     def _caught_up(self, state: TrainState) -> TrainState:
-        """Return the state after all rows of its embedding table have taken the steps that they missed.
+        """Return the state after all rows of its embedding table have taken the steps that they missed in row-sparse updates.
 
         Raises:
-            InputError: if rows have missed steps, but the row-sparse update of the optimiser is not available.
+            InputError: if rows have missed steps, but the optimiser has no row-sparse update that is available for the table on this
+                machine.
         """
         if not state.behind:
             return state

@@ -55,10 +55,10 @@ def write(folder: Path, environments: tuple[dict[str, Any], ...]) -> Manifest:
 
 
 def read(folder: Path) -> Manifest | None:
-    """Return the content of the manifest of a run, or None if the run has no manifest, as runs of older versions.
+    """Return the content of the manifest of a run, or None if the run has no manifest.
 
-    The manifest of a run is the file manifest.json in its folder. The manifests of checkpoints are other files, which
-    `checkpoint.sums.read_manifest` reads.
+    The manifest of a run is the file manifest.json in its folder. Runs of older versions of lstm_jax have no manifest. The manifests of
+    checkpoints are other files, which `checkpoint.sums.read_manifest` reads.
 
     Raises:
         InputError: if the manifest cannot be read or is damaged.

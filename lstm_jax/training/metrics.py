@@ -67,9 +67,9 @@ class Reliability:
     def ece(self) -> float:
         """Expected calibration error (Naeini et al. 2015, eq. 1).
 
-        It is the sum of count / N * |frequency - confidence| over all bins that are not empty, where N is the number of reviews. The
-        confidence is computed from the probability of the positive class, as by Naeini et al. Guo et al. 2017 use the probability of the
-        predicted class instead.
+        It is the sum of count / N * |frequency - confidence| over all bins that are not empty. Here count, frequency and confidence are the
+        attributes of this class, and N is the number of reviews. Like Naeini et al., this class computes the confidence from the
+        probability of the positive class. Guo et al. 2017 use the probability of the predicted class instead.
         """
         filled = self.count > 0
         gaps = np.abs(self.frequency[filled] - self.confidence[filled])
@@ -81,8 +81,8 @@ class RocCurve:
     """ROC curve, as arrays with one entry per point.
 
     A point consists of a false-positive rate, a true-positive rate and a threshold. The first point has the rates (0, 0). It is followed by
-    one point for each distinct score, in descending order of the scores. The last point has the rates (1, 1). If all labels are the same,
-    both rates of every point are nan.
+    one point for each distinct score, in descending order of the scores. The last of these points has the rates (1, 1). If all labels are
+    the same, the curve is undefined, and both rates of every point, including the first, are nan.
     """
 
     false_positive_rate: Float[np.ndarray, "points"]
@@ -92,7 +92,7 @@ class RocCurve:
 
 
 def binary_metrics(logits: Shaped[np.ndarray, "..."], labels: Shaped[np.ndarray, "..."]) -> BinaryMetrics:
-    """Return all metrics of N logits and N labels, each given with shape (N,) or (N, 1).
+    """Return the `BinaryMetrics` of N reviews, given their logits and their labels, each of shape (N,) or (N, 1).
 
     If a review has the logit z and the label y, its loss is max(z, 0) - z y + log(1 + exp(-|z|)). This form does not overflow and needs no
     clipping. If Keras is given probabilities instead of logits, it clips them to [1e-7, 1 - 1e-7]. In Keras, the loss of a review is then
@@ -121,7 +121,7 @@ def binary_metrics(logits: Shaped[np.ndarray, "..."], labels: Shaped[np.ndarray,
 
 
 def reliability(probabilities: Shaped[np.ndarray, "..."], labels: Shaped[np.ndarray, "..."], bins: int = 15) -> Reliability:
-    """Group predictions by probability into bins of equal width, and compare them with the labels of each bin.
+    """Group predictions by probability into bins of equal width, and compare the mean probability with the labels in each bin.
 
     Each bin contains its upper boundary but not its lower one. The first bin contains both 0 and its upper boundary.
 

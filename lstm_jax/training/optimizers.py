@@ -1,7 +1,7 @@
 """Optimisers by name, with learning-rate schedules and gradient clipping.
 
-`make_optimizer` computes "adam" and "rmsprop" as Keras does, and takes all other optimisers from optax. The function `adam` computes Adam
-as optax does.
+`make_optimizer` returns an optimiser by its name. The names "adam" and "rmsprop" stand for Keras' forms of Adam and RMSprop, and all other
+names for optimisers of optax. The function `adam`, in contrast, returns the form of Adam that optax computes.
 """
 
 import inspect
@@ -134,7 +134,7 @@ OURS: dict[str, Callable] = {"adam": keras_adam, "rmsprop": keras_rmsprop}
 
 
 def make_schedule(config: TrainConfig, total_steps: int) -> optax.Schedule | float:
-    """Return the learning rate as a number if it is constant, otherwise as a function from the number of past steps to a number.
+    """Return the learning rate: a number if it is constant, otherwise a function of the number of past steps.
 
     Args:
         config: config of the training. It gives the kind of the schedule, the learning rates and the number of warm-up steps.

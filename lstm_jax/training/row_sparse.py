@@ -117,8 +117,9 @@ Optimizer = optax.GradientTransformation | RowOptimizer
 class AdamRows(RowUpdate):
     """Row-sparse update of Adam, computed by compiled code; see `compiled_adam`.
 
-    `rates` holds the decay rates of Adam. `advance` is a function that returns the learning rate of the next step and other numbers; see
-    `Advance`. `dense_update` is a function that computes the update of all parameters other than the table.
+    The update is row-sparse for one parameter, called the table. `rates` holds the decay rates of Adam. `advance` is a function that
+    returns numbers for the next step, such as its learning rate; see `Advance`. `dense_update` is a function that computes the update of
+    all other parameters.
     """
 
     rates: Rates
@@ -159,9 +160,10 @@ def _with_table(name, results, lag, state, params):
 class ClippedRows(RowUpdate):
     """Row-sparse update with gradient clipping.
 
-    If the global norm of the dense gradient exceeds `most`, the gradients are scaled so that the norm is `most`. The row-sparse update
-    `inner` then takes the step with the scaled gradients. The state of the optimiser is a pair, as with
-    `optax.chain(optax.clip_by_global_norm(most), ...)`. The second member of the pair is the state that `inner` uses.
+    If the global norm of the gradient of all parameters exceeds `most`, the gradients are scaled so that the norm is `most`. Gradients of
+    the same row of the table are added up before the norm is computed. The row-sparse update `inner` then takes the step with the scaled
+    gradients. The state of the optimiser is a pair, as with `optax.chain(optax.clip_by_global_norm(most), ...)`. The second member of the
+    pair is the state that `inner` uses.
     """
 
     inner: RowUpdate

@@ -132,8 +132,8 @@ class RunFolder:
     def verify(self) -> tuple[str, ...]:
         """Check that the files on which predictions depend are unchanged since the run wrote them, and return a tuple of warnings.
 
-        The files are compared with their checksums in the manifest of the run. If an older version wrote the run, it has no manifest, and
-        the tuple has one warning: changes of the files cannot be noticed. Otherwise the tuple is empty.
+        The files are compared with their checksums in the manifest of the run. If an older version of lstm_jax wrote the run, the run has
+        no manifest, and the tuple has one warning: changes of the files cannot be noticed. Otherwise the tuple is empty.
 
         Raises:
             InputError: if a file has changed. The error names the file.
@@ -159,7 +159,8 @@ class RunFolder:
     def _written_environments(self) -> tuple[dict[str, Any], ...]:
         """Return the environments in environment.json, oldest first, or () if the file cannot be read.
 
-        This file is a copy for people to read. The manifest holds the environments as well.
+        An environment is a dict of versions, devices and settings. The file environment.json is a copy for people to read. The manifest
+        holds the environments as well.
         """
         try:
             raw = json.loads(self.environment.read_bytes())
@@ -171,8 +172,8 @@ class RunFolder:
     def seal(self, environments: tuple[dict[str, Any], ...]) -> None:
         """Write the two files that record the state of a run: its manifest and environment.json.
 
-        The manifest contains the checksums of the files as they are now, and all environments. environment.json contains the first
-        environment and, under the key "resumed", a list of the later ones.
+        The manifest contains the current checksums of the files on which the predictions of the run depend, and all environments.
+        environment.json contains the first environment and, under the key "resumed", a list of the later ones.
 
         Args:
             environments: environments that the run was trained in, oldest first; see the function `environment`.
@@ -276,7 +277,8 @@ def _version(package: str) -> str:
 def _git() -> str:
     """Return the git commit of this package, followed by "+" if its code has uncommitted changes.
 
-    If no git repository tracks the package, return "". An installed package can lie inside a repository of something else.
+    If no git repository tracks the package, return "". This is also the result if the package is installed in a folder inside the
+    repository of another project.
     """
     file = Path(__file__)
     commands = (["ls-files", "--", file.name], ["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "--", ".."])

@@ -77,7 +77,7 @@ class Scorer:
 
     Args:
         rebuild: function from parameters to the character model, a `CharGenerator`.
-        mesh: devices that windows and streams are sharded over.
+        mesh: device mesh over which windows are sharded, and also streams, which are the sections into which `text` divides a long text.
         mode: "carried" to carry the recurrent state through the text, or "window" to read each window from a zero state.
         length: number of characters in a window.
     """
@@ -117,10 +117,11 @@ class Scorer:
     def text(self, params: Any, ids: Integer[np.ndarray, "N"], starts: np.ndarray | None = None) -> Scores:
         """Compute the negative log-probability of each character of a text, given the characters before it.
 
-        In mode "carried", the recurrent state is carried through the text. A text with at least `2 * STREAM` characters to score is divided
-        into sections, called streams, which are read in parallel. Each stream first reads, without scoring them, the `WARM_UP` characters
-        before the characters that it scores. In mode "window", each character is predicted from a zero state and the `length` characters
-        before it, or all characters before it if they are fewer.
+        If the mode of the scorer is "carried", the recurrent state is carried through the text. A text with at least `2 * STREAM`
+        characters to score is divided into sections, called streams, which are read in parallel. Each stream first reads, without scoring
+        them, the `WARM_UP` characters before the characters that it scores. In mode "window", each character is predicted from a zero state
+        and the window before it, which has as many characters as the scorer's argument `length` says. If fewer characters precede a
+        character, it is predicted from all of them.
 
         Args:
             params: parameters of the model.

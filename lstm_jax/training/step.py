@@ -74,9 +74,10 @@ class LookupObjective:
         return [sharding.gather_columns(table, ids) for ids in indices]
 
     def loss_of(self, params: Any, vectors: list[jax.Array], *args: Any) -> tuple[jax.Array, Any]:
-        """Return the results of the objective, computed from given row vectors instead of a lookup in the table.
+        """Return the results of the objective, computed from given rows of the parameter `table`, which are then not looked up.
 
-        `vectors` is a list with one array, as the method `vectors` returns it.
+        The argument `vectors` is a list with one array of these rows, as the method `vectors` returns it. `args` are the arguments of the
+        objective after `params`.
         """
         return self.loss(params, *args, vectors[0])
 
@@ -113,7 +114,7 @@ def row_sparse_lookups(objective: Objective, optimizer: Any, params: Any, *args:
 def no_rows_behind(objective: Any, optimizer: Any, params: Any) -> Any:
     """Return the value of `TrainState.behind` at the start of training, when no row of the embedding table waits for an update.
 
-    The value is an array of zeros (V,) for a table of V rows, or () if each step updates all rows.
+    The value is an array of zeros (V,) for a table of V rows, or an empty tuple if each step updates all rows.
     """
     return np.zeros(len(params[objective.table]), np.int32) if row_sparse(objective, optimizer, params) else ()
 
@@ -199,7 +200,7 @@ def steps_program(
 
 
 def dense_update(objective: Objective, optimizer: Any, carries: bool, microbatches: int, state: TrainState, lag, batch, weight, key):
-    """Take one step that updates whole parameters.
+    """Take one training step that updates whole parameters, not only the rows that the batch looks up.
 
     Args:
         objective: function that returns the loss and the metrics of a batch; see `Objective`.
@@ -243,7 +244,7 @@ def row_sparse_update(
     weight,
     key,
 ):
-    """Take one step that updates all parameters, but of the embedding table only the rows that the batch looks up.
+    """Take one training step that updates all parameters except the rows of the embedding table that the batch does not look up.
 
     The gradient of the table is computed only for the rows that are looked up.
 
@@ -285,7 +286,7 @@ def row_sparse_update(
 
 
 def _joined(arrays: list[jax.Array], columns: int) -> jax.Array:
-    """Flatten the arrays of several lookups and concatenate them.
+    """Flatten the arrays of several lookups in an embedding table, and concatenate them.
 
     If there is one lookup, return its array unchanged. `columns` is the number of last axes that are not flattened: 0 for arrays of row
     indices, which become (n,), and 1 for arrays of row vectors, which become (n, E). E is the number of columns of the table.
@@ -323,7 +324,7 @@ def _take_step(
 
 
 def catch_up_if(due: jax.Array, rows: RowUpdate, table: str, lag, opt_state: Any, params: Any) -> tuple[Any, Any, Any]:
-    """If `due` is true, let all rows of the table take the steps that they missed. Otherwise change nothing.
+    """If `due` is true, let all rows of the embedding table `table` take the training steps that they missed. Otherwise change nothing.
 
     Args:
         due: scalar of dtype bool.
@@ -345,9 +346,10 @@ def catch_up_if(due: jax.Array, rows: RowUpdate, table: str, lag, opt_state: Any
 def _row_sparse_steps(body: Callable, table: str, rows: RowUpdate, lag, state: TrainState, last: int, start, stop) -> TrainState:
     """Take steps start .. stop - 1 of an epoch with row-sparse updates, and return the new training state.
 
-    Whenever the index of the next step is a multiple of `CATCH_UP_INTERVAL`, and at the end of the epoch, all rows of the table take the
-    steps that they have missed. Between two calls, `state.behind` has the number of missed steps of each row. If `state.behind` is (),
-    these numbers are not stored, and all rows also take their missed steps before this function returns.
+    A row of the embedding table misses each step that does not look it up. Whenever the index of the next step is a multiple of
+    `CATCH_UP_INTERVAL`, and at the end of the epoch, all rows of this table take the steps that they have missed. Between two calls,
+    `state.behind` has the number of missed steps of each row. If `state.behind` is (), these numbers are not stored, and all rows also take
+    their missed steps before this function returns.
 
     Args:
         body: function body(n, (lag, state)) that takes step n; see `_take_step`.

@@ -83,8 +83,8 @@ def streams(key: jax.Array, count: int, batch_size: int, length: int) -> Plan:
         length: number of characters of a chunk.
 
     Returns:
-        A function plan(first, stop), which returns the `Order` of the steps first .. stop - 1. Its field `rows` has the position in the
-        text at which each chunk begins.
+        A function plan(first, stop), which returns the `Order` of the steps first .. stop - 1. The field `rows` of the `Order` has the
+        position in the text at which each chunk begins.
     """
     steps, shift = count // batch_size, int(jax.random.randint(key, (), 0, length))
 

@@ -1,6 +1,7 @@
-"""The peers of the throughput benchmark do the same work as ours: the same outputs, and the same weights or gradients after a step.
+"""The peers of the throughput benchmark do the same work as this project: the same outputs, and the same weights or gradients after a step.
 
-Peers run in processes of their own: they warn at import, and Keras takes one backend a process.
+The peers run in processes of their own, because some of them give warnings when they are imported, and because Keras can use only one
+backend in a process.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Hostile files: each read gives data or one `InputError`, whatever the bytes, and nothing waits, expands without bound or leaves the type.
+"""Hostile files: whatever the bytes, each read returns data or raises `InputError`, and none runs forever or expands a file without bound.
 
 `LSTM_JAX_FUZZ_EXAMPLES` sets how many mutated files are read; a long run asks for thousands.
 """
@@ -168,10 +168,10 @@ def mutations(seed: int, count: int) -> Iterator[tuple[str, bytes]]:
 
 
 def read_mutation(folder: Path, name: str, content: bytes) -> bool:
-    """Write the file and read it as its kind is read; whether that gave data.
+    """Write a file, read it with the function that `KINDS` has for its name, and return True, or False if the read raised `InputError`.
 
     Raises:
-        Exception: whatever else than `InputError` the read raised.
+        Exception: if the read raises any exception other than `InputError`.
     """
     path = folder / name
     path.write_bytes(content)

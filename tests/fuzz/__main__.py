@@ -1,7 +1,7 @@
 """Run the fuzzers: `python -m tests.fuzz [flags|files|flips|kills|all] --cases N --seed S`.
 
-Each case is a copy of a small world (data, a finished run of each task) and one or a few commands on it. Faults are listed by kind, each
-with the number of the case, which `--only NUMBER` runs again alone. Exit code 1 if there is any.
+Each case copies a folder with small data and a finished run of each task, and runs one or a few commands in the copy. The faults are listed
+by kind, with the numbers of cases that show them. `--only NUMBER` runs a single case again. The exit code is 1 if there is any fault.
 """
 
 import argparse

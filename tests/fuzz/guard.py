@@ -21,11 +21,13 @@ PATHS = {  # event -> numbers of its arguments that are paths, each with that of
 
 
 def watch(roots: Sequence[Path], notes: int) -> None:
-    """Refuse, as the system would to an ordinary user, every change outside `roots`.
+    """Refuse every change of files outside `roots` and every network connection.
+
+    The errors are those that the system raises for an ordinary user.
 
     Args:
-        roots: folders in which all may be done.
-        notes: descriptor to which a line is written for each refusal that concerns a file that exists.
+        roots: folders in which every change is allowed.
+        notes: file descriptor to which a line is written for each refused change of a path that exists.
     """
     allowed = tuple(os.path.realpath(root) for root in roots)
 

@@ -18,10 +18,10 @@ _LEFT = re.compile(r"\.tmp$|orbax-checkpoint-tmp|\.tmp\.|run\.lock$")
 
 
 def fault_of(outcome: Outcome) -> str:
-    """The fault in how it ended; empty if there is none.
+    """The fault in how a command ended; empty if there is none.
 
-    It may end with exit code 0, 2 with one line that begins with "error:", 130 after an interrupt, and 75 after a SIGTERM that a training
-    has saved its state for.
+    A command may end with exit code 0, with exit code 2 and a single line that begins with "error:", with exit code 130 after an interrupt,
+    or with exit code 75 if a training run has saved its state after a SIGTERM. A signal that was sent to the command may also end it.
     """
     if outcome.ended:
         return {"hang": "hang: ignores two interrupts", "memory": "memory: grows without bound"}[outcome.ended]

@@ -1,7 +1,8 @@
-"""A process that has imported everything, and forks a child for each command line: what a fresh process does, without its three seconds.
+"""A server process that imports all modules that commands may need, and then forks a child process for each command line.
 
-Requests come as JSON lines on standard input, answers go as JSON lines to standard output. JAX has made no devices when the child is
-forked, so that each command chooses its own. `python -m tests.fuzz.server` runs it; `shell.Shell` speaks to it.
+A child does what a fresh process would do, but saves the three seconds that the imports take. Requests come as JSON lines on standard
+input, and answers go as JSON lines to standard output. JAX has created no devices when a child is forked, so each command can choose its
+own devices. `python -m tests.fuzz.server` runs the server, and `shell.Shell` sends requests to it.
 """
 
 import contextlib

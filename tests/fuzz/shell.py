@@ -65,11 +65,11 @@ class Outcome:
 
 
 class Shell:
-    """A server process, started when first needed and again after it was lost.
+    """Client that sends commands to a server process, and starts this process when it is first needed and whenever it has ended.
 
     Args:
-        environment: of every command, beside PATH and the like.
-        writable: folders in which commands may write, beside their own.
+        environment: environment variables of every command, in addition to those that this class passes on or sets itself, such as PATH.
+        writable: folders in which every command may write, in addition to the folder in which it runs and its folder for temporary files.
     """
 
     def __init__(self, environment: Mapping[str, str], writable: Sequence[Path] = ()):

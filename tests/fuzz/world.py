@@ -69,10 +69,11 @@ class World:
 
 @contextmanager
 def make_world(library: Path | None = None) -> Iterator[World]:
-    """Write the data, train the runs; all of it is removed at the end.
+    """Return a context manager that writes the data and trains the runs in a temporary folder, and removes this folder at the end.
 
     Args:
-        library: what `native.build` made, to spare each world its twenty seconds; None: the backend compiled is left out.
+        library: path of the compiled backend, as `native_library` returns it. It is copied into the world's cache folder, because a new
+            build would take about twenty seconds. None means that the backend could not be built, and nothing is copied.
     """
     with tempfile.TemporaryDirectory(prefix="lstm_jax-fuzz-") as folder:
         root = Path(folder)

@@ -12,12 +12,13 @@ COLLECTED = pytest.StashKey[list[pytest.Item]]()
 def spread_cases(cases: Mapping[str, Mapping[str, str]], count: int) -> list[str]:
     """Return the names of `count` cases that have few values of parameters in common.
 
-    The first case is chosen first. Each next one is the case with the smallest sum, over its parameters, of how often its value was chosen
-    before. If there are several, it is the one farthest, in the order of the cases, from those chosen.
+    The first case is chosen first. Each further choice is the case with the smallest overlap. The overlap of a case is the sum, over its
+    parameters, of the number of chosen cases in which the parameter has the same value. If several cases have the smallest overlap, the one
+    whose nearest chosen case is farthest away in the order of `cases` is chosen.
 
     Args:
         cases: for each case, in order, the value of each parameter as a string.
-        count: number of cases to choose, at most that of all cases.
+        count: number of cases to choose, at most the number of all cases.
     """
     names, chosen = list(cases), [0][:count]
     while len(chosen) < count:
@@ -33,7 +34,8 @@ def kept_cases(cases: Mapping[str, Mapping[str, str]], keep: int | list[str]) ->
 
     Args:
         cases: for each case, in order, the value of each parameter as a string.
-        keep: number of cases, for `spread_cases`; or parts of the names of the cases that stay.
+        keep: if an integer, the number of cases that stay, which `spread_cases` chooses. If a list of strings, a case stays if its name
+            contains one of them.
     """
     if isinstance(keep, list):
         return {name for name in cases if any(part in name for part in keep)}
@@ -51,9 +53,10 @@ def is_filtered(config: pytest.Config) -> bool:
 
 
 def slow_tests(items: Sequence[pytest.Item]) -> dict[str, tuple[dict[str, Mapping[str, str]], pytest.Mark]]:
-    """Return for each test that is marked slow its cases, as `kept_cases` reads them, and its mark.
+    """Return a dict from each test that is marked slow to a pair: its cases, in the form that `kept_cases` takes, and its mark.
 
-    The name of a case is what stands in brackets, with the brackets. A test without parameters has one case, with the name "".
+    The name of a case is the part of the test's id in square brackets, including the brackets. A test without parameters has one case, with
+    the name "".
     """
     found: dict[str, tuple[dict[str, Mapping[str, str]], pytest.Mark]] = {}
     for item in items:

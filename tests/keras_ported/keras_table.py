@@ -1,4 +1,4 @@
-"""The tests of Keras' recurrent layers by name, and where each is ported to, or why it is about Keras' internals.
+"""Table of the tests of Keras' recurrent layers, with the port of each test or the reason why it is not ported.
 
 python tests/keras_ported/keras_table.py    writes docs/reference/keras_tests.md
 """

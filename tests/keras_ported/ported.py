@@ -40,9 +40,10 @@ def alike(rows: list[float], units: int) -> np.ndarray:
 
 
 def check_basics(make: Any, shape: tuple[int, ...], wanted: tuple[int, ...], **training: Any) -> None:
-    """Check a layer as Keras' `run_layer_test` does: the shape that it promises and gives, gradients of all weights, masks, short types.
+    """Check a layer as Keras' `run_layer_test` does: its output shapes, its gradients, a call with a mask, and a call in bfloat16.
 
-    make(**options) -> the layer; training: options of its rates of dropout.
+    make(**options) returns the layer, which must map an input of the shape `shape` to an output of the shape `wanted`. `training` holds the
+    options that set the dropout rates of the layer.
     """
     x, mask = jax.random.normal(jax.random.key(0), shape), jnp.ones(shape[:2], bool).at[0, -1].set(False)
     layer = make(**training)

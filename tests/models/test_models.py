@@ -150,11 +150,11 @@ def test_probabilities_equal_keras(keras, peer_rules, backend: str) -> None:
 @pytest.mark.slow(keep=["[3]"])
 @pytest.mark.parametrize("steps", [1, 3])
 def test_adam_steps_equal_keras(keras, peer_rules, steps: int) -> None:
-    """`train_on_batch` with binary cross-entropy and Adam, and ours from logits: every parameter moves the same way.
+    """Keras' `train_on_batch` with binary cross-entropy and Adam, and our Adam steps on logits: every parameter changes by the same amount.
 
-    In float64, since Adam divides by a gradient's own size and so blows up float32's rounding of the small ones: on one seed in two, two
-    programs in float32, Keras' own among them, are more than 1e-5 of a step away from the exact one. Even so Keras computes something in
-    float32: its gradients are 1e-9 off.
+    Both run in float64, because Adam divides each gradient by its own size and so magnifies the rounding errors that small gradients have
+    in float32. With one seed in two, each of two float32 programs, one of which is Keras, differs from the exact result by more than 1e-5
+    of the change of a parameter. Even in float64, Keras computes something in float32, since its gradients are off by 1e-9.
     """
     with peer_rules(), jax.enable_x64(True):
         model = keras_model(keras, 0.0, "float64")

@@ -48,10 +48,10 @@ class Call(NamedTuple):
     attributes: dict[str, Any]
 
     def run(self, threads: int = 1) -> list[np.ndarray]:
-        """Return the results.
+        """Make the call with the given number of threads, and return its results.
 
         Raises:
-            jax.errors.JaxRuntimeError: if the function refuses the call.
+            jax.errors.JaxRuntimeError: if the compiled function rejects the call.
         """
         return [np.asarray(result) for result in self.traced(threads)]
 
@@ -69,10 +69,10 @@ class Call(NamedTuple):
 
 
 def refusals(calls: Sequence[Call]) -> list[str]:
-    """Return the refusal of each call; the calls are branches of one program, which takes one of them at a time.
+    """Return the message of the error that each call raises; the calls are branches of one program, which runs one of them at a time.
 
     Raises:
-        pytest.fail.Exception: if a call is not refused.
+        pytest.fail.Exception: if a call does not raise an error of the kind INVALID_ARGUMENT.
     """
 
     def branch(call: Call) -> Callable[[], int]:

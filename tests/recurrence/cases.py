@@ -40,10 +40,11 @@ cases = st.builds(
 
 
 def covering_cases(turn: int) -> list[tuple[Case, bool]]:
-    """Return eight cases, each with whether it is computed in float64.
+    """Return eight pairs of a case and a bool, which tells whether the case is computed in float64.
 
-    Two-valued options are the columns of an orthogonal array, so that each pair of their values is among the eight. Dropouts and shapes
-    take turns, so that over several values of `turn` each comes with each other and with both values of each option.
+    The options with two values follow the columns of an orthogonal array, so that for any two of these options each pair of values occurs
+    among the eight cases. The dropout and the shape change from case to case and with `turn`. Over several values of `turn`, each dropout
+    therefore occurs with each shape, and each dropout and each shape occur with both values of each option.
     """
     kinds, chosen = list(DROPOUTS), []
     for row in range(8):

@@ -1,6 +1,7 @@
-"""Random operands of calls and their meaning, for test_fuzz.py.
+"""Random operands for calls of `unroll` and of the layers, each also in a plain form, for test_fuzz.py and test_fuzz_layers.py.
 
-NumPy computes the meaning, apart from the library: lengths and padding as a mask, ids as one-hot rows, dtypes by `astype`.
+NumPy computes the plain form without the library: lengths and padding become a mask, ids become one-hot rows, and dtypes are converted by
+`astype`.
 """
 
 from dataclasses import dataclass, field

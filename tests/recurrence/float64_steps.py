@@ -1,6 +1,6 @@
-"""The equations of each cell's paper in float64 NumPy, for one row and one step, and facts about each cell.
+"""The equations of each cell's paper in float64 NumPy for one row and one step, and facts about each cell, such as its number of gates.
 
-The tests compare `CELLS` with both. test_contract.py has the equations of the LSTM.
+The tests compare the cells in `CELLS` with the equations and with the facts. The equations of the LSTM are in test_contract.py.
 """
 
 from collections.abc import Callable

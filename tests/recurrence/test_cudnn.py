@@ -1,6 +1,7 @@
-"""The backend cudnn, without cuDNN.
+"""The backend `cudnn`, tested without the library cuDNN.
 
-Its weights against the unpacking of jax.experimental.rnn; the code around the library's call with that module's reference in its place.
+The packed weights are compared with what jax.experimental.rnn unpacks from them. To test the code around the calls of cuDNN, the reference
+implementation in jax.experimental.rnn takes the place of cuDNN.
 """
 
 from dataclasses import replace

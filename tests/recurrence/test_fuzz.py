@@ -1,10 +1,11 @@
-"""Random calls of `unroll` and of the layers: each equals the reference run on plain operands, or raises `InputError` where it must.
+"""Random calls of `unroll` and of the layers: each gives the results of the backend `reference`, or raises `InputError` where it must.
 
-drawn_calls.py draws the operands. Operations run one by one (`jax.disable_jit`), so that no program is compiled for an example.
+drawn_calls.py draws the operands. It also converts them to plain operands for the backend `reference`, for example lengths to a mask and
+ids to one-hot vectors. Operations run one by one (`jax.disable_jit`), so that no program is compiled for an example.
 
 LSTM_JAX_FUZZ_EXAMPLES=10000 python -m pytest --all tests/recurrence/test_fuzz.py tests/recurrence/test_fuzz_layers.py --timeout 0
 
-is the long run, half of it of layers.
+The command above is the long run. Half of its examples are calls of layers, and the other half are calls of `unroll`.
 """
 
 import itertools

@@ -1,7 +1,8 @@
-"""The Triton kernels, interpreted.
+"""The Triton kernels of the backend `pallas`, mostly run by the interpreter of Pallas.
 
-They are compared with the twins of their loops over odd sizes, and whole gradients with the reference. Lowering for a GPU is checked
-without one.
+The loops over time in these kernels are compared with their twins, which are loops in JAX that compute the same results. Many of the tested
+sizes are not multiples of the block sizes. The results and gradients of `unroll` are compared with those of the backend `reference`.
+Another test checks that the kernels can be lowered for a GPU. It needs no GPU.
 """
 
 from dataclasses import replace

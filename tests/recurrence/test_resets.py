@@ -1,6 +1,7 @@
-"""Resets within a sequence, against rows that are cut on the host and whose pieces are run one by one.
+"""Resets within a sequence, compared with rows that are cut at the resets in Python and whose pieces are run one by one.
 
-Outputs, final states and the gradients by every argument are compared in float64, the reset state among them.
+This comparison is in float64. It covers the outputs, the final states, and the gradients with respect to every argument, including the
+reset state.
 """
 
 from collections.abc import Iterator

@@ -1,6 +1,8 @@
 """The table of JAX's transformations by backend. `python tests/recurrence/transformations.py` writes docs/reference/transformations.md.
 
-Each transformation is compiled and compared with the reference; the compiled program says how it came to its numbers.
+Each transformation is compiled, and its results are compared with those of the backend `reference` or, if the batch is sharded, with those
+on one device. The text of the compiled program shows whether the backend's own code or that of `reference` computed the results. Exported
+programs are not run. Only their text is examined.
 """
 
 import contextlib
@@ -182,10 +184,10 @@ def text_of(compiled: str, column: Column, sharded: bool = False) -> str:
 
 
 def alone(name: str, column: Column) -> str:
-    """Return the cell of the table for a transformation on one device.
+    """Return the entry in the table of docs/reference/transformations.md for a transformation on one device, such as "exact".
 
     Raises:
-        AssertionError: if the numbers are not the reference's.
+        AssertionError: if the results are not close to those of the backend `reference`.
     """
     p, want = problem(column.cell, column.backend), expected(name, column.cell)
     if column.backend == "reference":  # it is what the others are compared with

@@ -61,9 +61,9 @@ def test_packed_reviews_are_perturbed_as_alone() -> None:
 @pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("packed", [False, True])
 def test_loss_and_its_gradient(packed: bool) -> None:
-    """The loss is that of the reviews and of the changed reviews; the change itself has no gradient; each changed review has a larger loss.
+    """The loss is that of the reviews plus that of the perturbed reviews; each perturbed review has a larger loss than the original review.
 
-    Values of a loop over the reviews, each alone.
+    No gradient flows through the perturbation. The expected values come from a loop that handles each review alone.
     """
     config = SentimentModelConfig(embed=E, units=H, pooling="mean+max", dropout=0.0, recurrent_dropout=0.0)
     made = functional(SentimentClassifier(config, V, rngs=nnx.Rngs(0)))

@@ -80,9 +80,10 @@ def _own_loop(model: nnx.Module, transformation, steps: int) -> nnx.Module:
 @pytest.mark.slow(keep=["[0.3]"])
 @pytest.mark.parametrize("rate", [0.0, 0.3])
 def test_the_step_is_that_of_a_loop_of_ones_own(rate: float, x64: None, peer_rules) -> None:
-    """35 steps, past a catch-up of all rows: optax' Adam in Flax' loop and ours by rows, with the same dropout from the model's streams.
+    """35 steps of our row-sparse Adam, with a catch-up of all rows among them, give the same parameters as optax' Adam in Flax' loop.
 
-    In float64, in which Adam does not enlarge rounding where gradients are as small as epsilon.
+    Both draw the same dropout masks from the model's random streams. The test runs in float64, because in float32 Adam enlarges the
+    rounding errors of gradients that are as small as its epsilon.
     """
     model = Classifier(rate, param_dtype=jnp.float64)
     step = lstm_jax.make_train_step(model, mean, lstm_jax.adam(1e-2))

@@ -52,9 +52,10 @@ def test_same_as_keras(ours, theirs, keras, peer_rules):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(("columns", "form"), [(1, keras_adam), (5, adam), (64, keras_adam), (70, adam)])
 def test_adam_by_rows(columns, form, dtype):
-    """Rows left behind and caught up are where dense Adam takes them, when they are read and at the end.
+    """Rows that miss steps and then catch up equal the rows that dense Adam gives, both when a batch looks them up and at the end.
 
-    Rows that come twice add up, negative ids count from the end, ids that are not there are passed over.
+    The gradients of a row that a batch looks up several times are added up, negative ids count from the end of the table, and ids outside
+    the table are ignored.
     """
     count, steps, rng = 40, 60, np.random.default_rng(columns)
     with jax.enable_x64(dtype == "float64"):

@@ -98,7 +98,7 @@ def read_archive(path: Path) -> dict[str, TextSplit]:
     """Return the reviews in a .tar.gz archive, as a dict from the name of each split to its reviews.
 
     The archive is not extracted to the disk. Only the reviews and the files `urls_pos.txt` and `urls_neg.txt` are read. These files contain
-    a URL for each review, which shows the movie of the review.
+    one URL for each review. The URL identifies the movie that the review is about.
 
     Raises:
         InputError: if the archive is truncated, is damaged or expands to too many bytes, if a member is a link, a device or a sparse file,

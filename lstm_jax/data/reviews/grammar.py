@@ -154,7 +154,7 @@ def _neutral(draw: random.Random) -> str:
 
 
 def _judgement(draw: random.Random, label: int) -> str:
-    """Return a random sentence whose verdict is `label`.
+    """Return a random sentence whose verdict is `label` (0 negative, 1 positive).
 
     With probability 0.6 the sentence also contains a concession that expresses the opposite verdict.
     """

@@ -66,7 +66,7 @@ def write_review_shards(
     workers: int = 1,
     on_progress: Progress | None = None,
 ) -> "ShardedReviews":
-    """Encode the reviews in tables as ids, write the ids to a folder of shards, and return the reviews as `ShardedReviews`.
+    """Encode the reviews of some tables as ids, write the ids to a folder of shards, and return the reviews as `ShardedReviews`.
 
     Each table becomes one shard, and is read row by row, so that it need not fit in memory. The ids are those that `encode_reviews` gives
     for the same reviews. If an earlier call for the same folder was interrupted, the intact shards that it has written are kept.
@@ -185,7 +185,7 @@ def _write_shard(folder: Path, parts: Sequence[Part], number: int) -> int:
 
 @dataclass(frozen=True)
 class ShardedSplit:
-    """N encoded reviews whose ids stay in mapped files.
+    """N encoded reviews whose word ids stay in memory-mapped files.
 
     This class has the same methods as `EncodedSplit`. A method that returns ids reads them from the files.
     """
@@ -256,7 +256,7 @@ class PaddedReviews:
         return 0
 
     def take(self, rows: np.ndarray, axis: int = 0, mode: str = "clip") -> np.ndarray:
-        """Return the padded reviews with the R indices `rows` (R,), as an int32 array (R, maxlen).
+        """Return the R reviews whose indices are in `rows` (R,), padded or cut to an int32 array (R, maxlen).
 
         Indices are clipped to 0 .. N - 1, where N is the number of reviews. The arguments `axis` and `mode` are ignored.
         """
@@ -294,8 +294,8 @@ def read_review_shards(folder: str | Path, num_words: int | None = None) -> Shar
             None or 0, every word of the vocabulary has an id of its own.
 
     Raises:
-        InputError: if the folder holds no finished shards, if a shard is missing, damaged or of other reviews, or if a split has no
-            positive or no negative reviews.
+        InputError: if the folder holds no finished shards, if a shard is missing, is damaged or contains other reviews than the index of
+            the folder states, or if a split has no positive or no negative reviews.
     """
     folder, remedy = Path(folder), f"write them again with {COMMAND}"
     index, content = read_index(folder, FORMAT, COMMAND)

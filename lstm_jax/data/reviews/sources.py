@@ -54,10 +54,10 @@ class Source:
 
 
 def find_imdb(explicit: str = "") -> Path:
-    """Return the path of the reviews, after checking that it exists.
+    """Return the path of the reviews that a user names, after checking that it exists.
 
     Args:
-        explicit: the path. If empty, it is `$LSTM_JAX_DATA/imdb`.
+        explicit: path of the reviews. If empty, the path is `$LSTM_JAX_DATA/imdb`.
 
     Raises:
         InputError: if the path does not exist, or if `explicit` is empty and LSTM_JAX_DATA is not set.

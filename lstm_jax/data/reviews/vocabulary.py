@@ -54,7 +54,7 @@ class Vocabulary:
     """Vocabulary that maps the words of a review to ids.
 
     - A word in `words` whose id is below `num_words` is encoded as this id.
-    - A word in `words` whose id is `num_words` or more is encoded as the id 2.
+    - A word in `words` whose id is `num_words` or more is encoded as the id 2, which stands for all unknown words.
     - A word that is not in `words` is encoded as the id 2 if `kind` is "frequency". It is dropped if `kind` is "keras", because such words
       were dropped when Keras' data set was made.
 

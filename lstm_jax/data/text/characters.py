@@ -26,7 +26,8 @@ _FORMAT = 1
 class Characters:
     """Vocabulary of the distinct characters of a corpus. The id of a character is its index in `characters`.
 
-    With the unit "byte", the vocabulary has all 256 bytes, and the id of a byte is its value. Every text can therefore be encoded.
+    If the field `unit` is "byte", the vocabulary has all 256 bytes instead, and the id of a byte is its value. In this case every text can
+    be encoded.
     """
 
     characters: tuple[str, ...]
@@ -81,10 +82,10 @@ class Characters:
 
     @cached_property
     def _id_of_code(self) -> np.ndarray:
-        """Lookup table (int32) whose entry c is the id of the character with code point c, or -1 if there is no such id.
+        """Lookup table (int32) from the code points of characters to their ids.
 
-        The table ends one entry after the highest code point in the vocabulary. This last entry is -1 and stands for all higher code
-        points.
+        Entry c is the id of the character with code point c, or -1 if this character is not in the vocabulary. The table ends one entry
+        after the highest code point in the vocabulary. This last entry is -1 and stands for all higher code points.
         """
         table = np.full(max(map(ord, self.characters), default=-1) + 2, -1, np.int32)
         table[[ord(character) for character in self.characters]] = np.arange(self.size)
@@ -138,7 +139,8 @@ class Characters:
     def decode_bytes(self, ids: Iterable[int] | np.ndarray) -> bytes:
         """Return the text with the given ids (T,) as bytes.
 
-        With the unit "byte", each id becomes the byte of the same value. With the unit "character", the result is the text in UTF-8.
+        If the field `unit` of the vocabulary is "byte", each id becomes the byte of the same value. If it is "character", the result is the
+        text in UTF-8.
 
         Raises:
             InputError: if an id is out of range, or the ids are not a one-dimensional array of integers.

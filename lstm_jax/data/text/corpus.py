@@ -116,8 +116,8 @@ def sharded_corpus(
 ) -> Corpus:
     """Return a corpus from the shards that `write_shards` has written.
 
-    The training split stays in the mapped files. The validation split is read into memory. The arrays `train_starts` and
-    `validation_starts` of the result are empty, because the positions at which the articles begin are unknown.
+    The training split stays in the memory-mapped files of the shards. The validation split is read into memory. The arrays `train_starts`
+    and `validation_starts` of the result are empty, because it is unknown at which positions the articles (the original text files) begin.
 
     Args:
         folder: folder of the shards.

@@ -120,8 +120,9 @@ def write_shards(
 def _separated(parts: Sequence[Part], records: Sequence[dict[str, Any]]) -> list[bool]:
     """Return for each shard whether a separator stands before it.
 
-    A separator stands between two articles. If the recipe removes white space at the ends of each shard, a separator also stands between
-    two shards of an article, unless the article was divided within a word. Shards without ids have no separator.
+    A separator stands between two articles. If the recipe by which the articles are cleaned removes white space at the ends of each shard,
+    a separator also stands between two shards of an article, unless the article was divided within a word. Shards without ids have no
+    separator.
     """
     found: list[bool] = []
     begun = within = False  # whether there is an id so far; whether the last id lies within a word that goes on
@@ -191,7 +192,7 @@ def _digest(ids: np.ndarray) -> str:
 def _read(part: Part) -> Any:
     """Return the text of a part before cleaning, as bytes if the unit is "byte", else as a str.
 
-    In a str, line ends of Windows and old Macs become LF, unless the recipe is "exact".
+    In a str, line ends of Windows and old Macs become LF, unless the part is to be cleaned by the recipe "exact" (see `clean`).
 
     Raises:
         InputError: if the file cannot be read or is an archive, if it has changed since the `Part` was made, or if it is not UTF-8 and the
@@ -255,8 +256,8 @@ class ShardedText(MappedIds):
     """Ids of a text, or of a part of the text, that stay in memory-mapped files (shards) and are read when they are used.
 
     Args:
-        shards: a pair (ids, joint) for each shard: the ids that are stored, and an array in which joint[k] is the id in the joint
-            vocabulary for the stored id k.
+        shards: a pair (ids, joint) for each shard. The array `ids` has the ids that the shard stores. The array `joint` converts them: for
+            the stored id k, joint[k] is the id in the joint vocabulary.
         characters: joint vocabulary of all shards.
         index: `Index` with facts about the whole text, such as the number of its articles.
         begin: position of the first id of this object in the whole text, counted from 0.
@@ -278,7 +279,8 @@ def read_shards(folder: str | Path) -> ShardedText:
     Only the headers of these files are read.
 
     Raises:
-        InputError: if the folder holds no finished shards, or if a shard is missing, has another size or belongs to another text.
+        InputError: if the folder holds no finished shards, or if a shard is missing, has another number of ids than the index says, or
+            belongs to another text than the index.
     """
     folder, remedy = Path(folder), f"write them again with {COMMAND}"
     index, content = read_index(folder, FORMAT, COMMAND)

@@ -95,7 +95,7 @@ def read_articles(paths: Paths, text_column: str = "") -> tuple[str, ...]:
 def read_byte_articles(paths: Paths, text_column: str = "") -> tuple[bytes, ...]:
     """Read the articles at one or several paths as bytes, and return them in the order of the paths.
 
-    Text files may have any encoding, and their bytes are unchanged. Tables must be UTF-8, and their texts are returned as UTF-8.
+    Text files may have any encoding, and their bytes are returned unchanged. Tables must be UTF-8, and their texts are returned as UTF-8.
 
     Args:
         paths: one path or a list of paths. A path leads to a text file, a folder of text files or a table, or is "-" for standard input.

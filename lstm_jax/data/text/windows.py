@@ -1,8 +1,8 @@
-"""Windows of a text and the characters that follow them, as views of the array of ids, so that nothing is copied.
+"""Windows of a text and the characters that follow them, as views of the array of character ids, so that nothing is copied.
 
 This project reproduces a variant of the Keras example lstm_text_generation. The variant cuts a text into windows of 40 characters, which
-start 5 characters apart. It stores the N windows in one-hot encoding, as a boolean array (N, 40, 33), because its text has 33 distinct
-characters. The function `windows` instead returns the windows and their targets as views of the ids.
+start 5 characters apart. Its text has 33 distinct characters, and it stores the N windows in one-hot encoding, as a boolean array (N, 40,
+33). The function `windows` instead returns the windows and their targets (the characters that follow them) as views of the array of ids.
 """
 
 import numpy as np
@@ -132,7 +132,8 @@ def stream_chunks(n: int, length: int, batch: int) -> np.ndarray:
 
     The text is cut into `batch` consecutive streams of equal length, and each stream into S chunks. Batch s consists of chunk s of every
     stream. Row b of batch s therefore continues row b of batch s - 1. Characters at the end of the text that do not fill one more chunk in
-    every stream are left out. The last character of the text is left out too, because it has no next character as its target.
+    every stream are left out. The last character of the text is never an input, because it has no next character as its target, but it may
+    be a target itself.
 
     Args:
         n: number of characters of the text.

@@ -1,13 +1,13 @@
 """GPU kernels for the LSTM's forward and backward loops over time, written in Pallas and compiled by Triton.
 
-A kernel is launched as several programs, which run in parallel. Each program computes `ROWS` rows of the batch for all T steps,
+A GPU kernel is launched as several programs, which run in parallel. Each program computes `ROWS` rows of the batch for all T steps,
 independently of other programs. A program of the forward kernel keeps h and c in registers, and a program of the backward kernel keeps
 their gradients there. The units are divided into blocks whose size is a power of two, as Triton requires. Entries beyond the last row of
 the batch or the last unit are read as 0 and are not written.
 
-A small recurrent kernel is read once and stays on the chip (`Tiling.resident` is true). A larger one is read again at each step, tile by
-tile, from the cache that all programs share. In the second case the left operand of the product with the recurrent kernel is also written
-to memory, and read from there. This operand is h in the forward kernel and d_z in the backward kernel.
+A small matrix of recurrent weights is read once and stays on the chip (`Tiling.resident` is true). A larger one is read again at each step,
+tile by tile, from the cache that all programs share. In the second case the left operand of the product with this matrix is also written to
+memory, and read from there. This operand is h in the forward kernel and d_z in the backward kernel.
 
 The precision of float32 products depends on `jax_default_matmul_precision`, as in the other backends: TF32 is used unless it is "highest".
 Sums and the state are float32.
@@ -62,7 +62,7 @@ class Tiling:
     Attributes:
         batch: number of rows B.
         units: number of units H.
-        resident: whether the recurrent kernel is read once and stays on the chip, instead of being read at each step.
+        resident: whether the matrix of recurrent weights is read once and stays on the chip, instead of being read at each step.
     """
 
     batch: int
@@ -139,7 +139,7 @@ class Tile:
 
 
 class Part:
-    """Reader and writer of arrays (..., B, H) for one program of a GPU kernel, which computes only some of the B rows.
+    """Reader and writer of arrays (..., B, H) for one program of a GPU kernel, where each program computes only some of the B rows.
 
     The rows of the program are read and written as one array for each block of units; see `Blocks`. The values of the gates may be stored
     as one array (T, B, 4H) or as four arrays (T, B, H).
@@ -174,9 +174,9 @@ class Part:
         return tuple(self.tile(block).read(ref, gate) for gate in range(GATES))
 
     def flags(self, ref, t) -> jax.Array | None:
-        """Return a bool array (ROWS, 1) that is True for rows in which `ref` is above 0 at step t, or None if `ref` is None.
+        """Return a bool array (ROWS, 1) that is True for batch rows in which `ref` is above 0 at step t, or None if `ref` is None.
 
-        `ref` is an array (T, B), for example one that is above 0 at valid steps.
+        `ref` is an array (T, B), for example one that is above 0 at valid steps. `ROWS` is the number of rows of one program.
         """
         if ref is None:
             return None
@@ -239,8 +239,8 @@ def _choose(valid: jax.Array | None, a: jax.Array, b: jax.Array) -> jax.Array:
 def _restart(starts: jax.Array | None, part: Part, resets, before: Carry) -> Carry:
     """Return the state before a step: the state `resets.state` in the rows that are reset, and `before` in all other rows.
 
-    `starts` is True in the rows that are reset, or None if there are no resets. `part` reads the rows of this program from `resets.state`.
-    `before` is the state after the previous step.
+    `starts` is True in the rows that are reset, or None if there are no resets. `part` reads from `resets.state` the rows that this program
+    of the GPU kernel computes. `before` is the state after the previous step.
     """
     if starts is None:
         return before
@@ -273,7 +273,7 @@ def forward_kernel(
         tiling: division of rows and units into blocks.
         steps: number of steps T.
         barrier: function that waits until all threads of the program have called it.
-        kernel: recurrent kernel (H, 4H) in the dtype of the matrix products.
+        kernel: recurrent kernel, the weight matrix (H, 4H) that multiplies h, in the dtype of the matrix products.
         z: projected input, one array (T, B, 4H) or four arrays (T, B, H).
         state: initial state.
         mask: recurrent dropout mask (B, H) or (4, B, H), or None.

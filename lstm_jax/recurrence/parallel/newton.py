@@ -149,7 +149,7 @@ def _unpack(stacked: jax.Array, like: Any) -> Any:
 
 
 def _own_units(params: Any, h: jax.Array, z: jax.Array, mask: jax.Array | None) -> tuple[Any, jax.Array]:
-    """Change parameters and projected input z of a step such that the step's derivatives by h have no terms between units.
+    """Change the parameters and the input z of a step so that its derivatives with respect to h have no terms between different units.
 
     In the recurrent kernel of each gate only the diagonal is kept. The product of h and the other entries is treated as a constant, which
     is added to z or, for a GRU, to the recurrent bias. The changed step therefore returns the same values as before, apart from rounding.
@@ -174,7 +174,7 @@ def _own_units(params: Any, h: jax.Array, z: jax.Array, mask: jax.Array | None) 
 
 
 def _steps(cell: Cell, operands: _Operands, before: jax.Array, own: bool = False) -> jax.Array:
-    """Compute all steps of the cell at once, each from the given state before it, and return the states (T, B, H, K) after the steps.
+    """Compute all steps of the cell in parallel, each from the given state before it, and return the states (T, B, H, K) after the steps.
 
     K is the number of arrays (B, H) in the state.
 
@@ -295,19 +295,20 @@ def _iterate(cell: Cell, options: Newton, operands: _Operands) -> tuple[jax.Arra
 def _solved(cell: Cell, options: Newton, operands: _Operands) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Compute the states of all steps with Newton's method.
 
-    The three results are those of `_iterate`: the states (T, B, H, K), the number of iterations, and the largest difference that is left.
-    JAX differentiates the states by the rule `_solved_jvp`, without differentiating the iterations.
+    The three results are those of `_iterate`: the states (T, B, H, K), the number of iterations, and the largest absolute difference
+    between a state and the result of the cell's step from the state before it. JAX differentiates the states by the rule `_solved_jvp`,
+    without differentiating the iterations.
     """
     return _iterate(cell, options, operands)
 
 
 @_solved.defjvp
 def _solved_jvp(cell: Cell, options: Newton, primals, tangents):
-    """Return the results of `_solved` and their tangents, as a rule for `jax.custom_jvp`.
+    """Differentiate `_solved`: return its results and their tangents, in the form that `jax.custom_jvp` requires.
 
     The tangents d of the states satisfy d[t] = J[t] d[t - 1] + e[t]. Here J[t] is the Jacobian of step t with respect to the state before
     the step, and e[t] is the tangent of the step if only the operands change. The other two results of `_solved`, the number of iterations
-    and the largest difference that is left, have zero tangents.
+    and the residual (see `solve`), have zero tangents.
 
     Args:
         cell: the cell.

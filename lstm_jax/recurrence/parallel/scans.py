@@ -1,7 +1,8 @@
 """Parallel scans over time for linear recurrences whose matrices are block diagonal.
 
-All arrays have time as their first axis. A vector is an array (T, ..., n), and a matrix is an array (T, ..., n, n). Each index in the
-middle axes is a recurrence of its own, with n components.
+All arrays have time as their first axis, with T steps. Vectors are stored as an array (T, ..., n), and the diagonal blocks of the matrices
+as an array (T, ..., n, n). Each index along the middle axes belongs to one diagonal block, that is, to a separate recurrence with n
+components.
 """
 
 from typing import NamedTuple
@@ -50,7 +51,7 @@ def _inverse(a: jax.Array) -> jax.Array:
 def linear(a: jax.Array, b: jax.Array, reverse: bool = False) -> jax.Array:
     """Return the solution v (T, ..., n) of the linear recurrence v[t] = a[t] v[t - 1] + b[t], where v before the first step is 0.
 
-    Each index in the middle axes ... is a recurrence of its own, whose vectors have n components.
+    There is a separate recurrence for each index into the middle axes (written as "..."), and its vectors have n components.
 
     Args:
         a: matrices (T, ..., n, n). The first one has no effect.
@@ -94,12 +95,12 @@ def _compose(first: _Filtered, second: _Filtered) -> _Filtered:
 
 
 def damped(a: jax.Array, b: jax.Array, damping: float) -> jax.Array:
-    """Return vectors v (T, ..., n) that are small and approximately satisfy the recurrence v[t] = a[t] v[t - 1] + b[t] of `linear`.
+    """Return vectors v (T, ..., n) that are small and approximately satisfy a linear recurrence.
 
-    They minimise the sum over t of |v[t] - a[t] v[t - 1] - b[t]|^2 + damping |v[t]|^2, where v before the first step is 0. Each iteration
-    of the Levenberg-Marquardt method minimises such a sum. The vectors that minimise it are the means of a Kalman smoother (Gonzalez et
-    al. 2024, "Towards scalable and stable parallelization of nonlinear RNNs"). They are computed by parallel scans (Särkkä &
-    García-Fernández 2021, "Temporal parallelization of Bayesian smoothers").
+    The recurrence is v[t] = a[t] v[t - 1] + b[t], as in `linear`. The vectors minimise the sum over t of |v[t] - a[t] v[t - 1] - b[t]|^2 +
+    damping |v[t]|^2, where v before the first step is 0. Each iteration of the Levenberg-Marquardt method minimises such a sum. The vectors
+    that minimise it are the means of a Kalman smoother (Gonzalez et al. 2024, "Towards scalable and stable parallelization of nonlinear
+    RNNs"). They are computed by parallel scans (Särkkä & García-Fernández 2021, "Temporal parallelization of Bayesian smoothers").
 
     Args:
         a: matrices (T, ..., n, n). The first one has no effect.

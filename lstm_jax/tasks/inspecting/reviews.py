@@ -58,7 +58,8 @@ class ReviewNetwork:
     def _logits(self) -> Any:
         """Compiled function that takes parameters, the ids (N, T) of N reviews and `packed`, and returns logits (N,).
 
-        `packed` has the positions of the reviews in the rows if the run packs several reviews in a row. Otherwise it is None.
+        Here each row of the ids holds one review. If the model was trained on rows that hold several packed reviews, `packed` has the
+        position of the review in its row. Otherwise `packed` is None.
         """
 
         def logits(params: Any, ids: jax.Array, packed: PackedPlaces | None) -> jax.Array:

@@ -34,7 +34,7 @@ def require_space(folder: Path, leaves: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def explained(folder: Path) -> Iterator[None]:
-    """Convert file-system errors that occur inside the context to `InputError`.
+    """Convert file-system errors that occur inside the `with` block of this context manager to `InputError`.
 
     The library tensorstore, which Orbax uses, reports some file-system errors only in the text of other exceptions. These exceptions are
     converted, too.

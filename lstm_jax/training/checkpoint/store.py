@@ -176,12 +176,12 @@ def _named(tree: PyTree) -> dict[str, Any]:
 
 
 def _zeros(record: dict[str, Any], step: int, name: str, remedy: str) -> np.ndarray:
-    """Check that all values of a leaf of a checkpoint are 0, and return an array of zeros with the shape and dtype of the leaf.
+    """Check that all values of a leaf (array) of a checkpoint are 0, and return an array of zeros with the shape and dtype of the leaf.
 
     Args:
-        record: dtype, shape and checksum of the leaf, as in the manifest.
+        record: dtype, shape and checksum of the leaf, as in the manifest. The checksum is compared with that of an array of zeros.
         step: step of the checkpoint.
-        name: path of the leaf.
+        name: path of the leaf in the pytree that the checkpoint stores.
         remedy: advice to the user at the end of the error message.
 
     Raises:
@@ -234,7 +234,8 @@ def _unfinished(folder: Path, step: int) -> tuple[int, ...]:
 def _clean(folder: Path) -> None:
     """Remove the leftovers of interrupted saves: unfinished manifests, and folders of arrays that belong to no finished checkpoint.
 
-    All other entries of the folder are kept. If the manifest of a step cannot be read, the folders of arrays of this step are kept, too.
+    All other entries of the folder are kept. A manifest is the file that `save` writes last. If the manifest of a step exists but is
+    damaged or cannot be read, the folders of arrays of this step are kept, too.
     """
     manifests = {step: read_manifest(folder, step) for step in steps(folder)}
     for entry in list(folder.iterdir()):

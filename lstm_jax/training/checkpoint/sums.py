@@ -41,7 +41,7 @@ def leaf_record(leaf: Any) -> dict[str, Any]:
 def file_records(arrays: Path, sync: bool = False) -> dict[str, dict[str, Any]]:
     """Return the sizes and the checksums of all files below the folder `arrays`.
 
-    If `sync` is true, the files are also flushed to disk, so that a power cut cannot leave a manifest without its files.
+    If `sync` is true, the files are also flushed to disk, so that after a power cut there is no manifest that lists files which were lost.
 
     Returns:
         A dict with one entry for each file. The key is the path of the file relative to `arrays`. The value is a dict with the keys "bytes"
@@ -119,8 +119,8 @@ def require_same_tree(step: int, saved: dict[str, Any], wanted: dict[str, Any]) 
 
     Raises:
         InputError: if a leaf is in the checkpoint but not in the tree, if a leaf is in the tree but not in the checkpoint, if the shapes or
-            dtypes of a leaf differ, or if a leaf of the tree has a sharding that does not fit its shape. The cause is a wrong config, not
-            damage.
+            dtypes of a leaf differ, or if a leaf of the tree has a sharding that does not fit its shape. Such an error is caused by a wrong
+            config or mesh, not by a damaged checkpoint.
     """
     remedy = "use the config that the run was saved with"
     for name in saved:
