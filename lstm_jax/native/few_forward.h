@@ -101,7 +101,7 @@ void multiply_few(const FewForward<T>& few, int64_t t, int64_t t0, int64_t begin
       for (int64_t at = first; at < last; at += kUnitStep) {
         T* sums[ROWS];
         for (int r = 0; r < ROWS; ++r) sums[r] = to[r] + at;
-        add_block<T, ROWS>(a, few.blocks + at * gates * units, gates, units, gate, end, sums, padded(units));
+        add_blocks<T, ROWS>(a, few.blocks + at * gates * units, 0, gates, units, gate, end, sums, padded(units));
       }
       continue;
     }
@@ -124,29 +124,28 @@ void multiply_few_quads(const FewForward<T>& few, int64_t t, int64_t t0, int64_t
   const auto [steps, batch, features, units, gates] = few.run->sizes;
   const bool per_gate = few.run->mask.per_gate();
   const int64_t depth = depth_of(units, kQuads), stride = gates * kUnitStep;
-  for (int64_t at = first; at < last; at += kUnitStep) {
-    const T* const block = few.blocks + at / kUnitStep * few.block_size();
+  constexpr int kAtOnce = ROWS == 1 ? 4 : ROWS == 2 ? 2 : 1;  // blocks; the sums of a single one wait for each other
+  over_groups(padded(last - first) / kUnitStep, kAtOnce, [&, batch = batch, units = units, gates = gates](int64_t block, int64_t count) {
+    const T* const packed = few.blocks + (first / kUnitStep + block) * few.block_size();
     T* sums[ROWS];
-    for (int r = 0; r < ROWS; ++r) sums[r] = few.sums + (begin + r) * few.z_size() + at;
+    for (int r = 0; r < ROWS; ++r) sums[r] = few.sums + (begin + r) * few.z_size() + first + block * kUnitStep;
     for (int64_t gate = 0; gate < gates; gate += per_gate ? 1 : gates) {
-      const int64_t end = per_gate ? gate + 1 : gates;
       const T* a[ROWS];
-      for (int r = 0; r < ROWS; ++r) {
-        a[r] = quads + ((per_gate ? gate * batch : 0) + begin + r) * depth;
-        for (int64_t g = gate; g < end; ++g) std::fill_n(sums[r] + g * padded(units), kUnitStep, T(0));
-      }
-      add_block<T, ROWS, kQuads>(a, block, gates, depth, gate, end, sums, padded(units));
+      for (int r = 0; r < ROWS; ++r) a[r] = quads + ((per_gate ? gate * batch : 0) + begin + r) * depth;
+      with_rows<kAtOnce>(count, [&](auto BLOCKS) {
+        add_blocks<T, ROWS, BLOCKS, kQuads>(a, packed, few.block_size(), gates, depth, gate, per_gate ? gate + 1 : gates, sums, padded(units));
+      });
     }
-    for (int r = 0; r < ROWS; ++r) {
-      const T* const z = IS_LSTM ? few_z(few, t, t0, begin + r) : nullptr;
-      for (int64_t gate = 0; gate < gates; ++gate) {
-        const T* const scales = block + depth * stride + gate * kUnitStep;
-        const T row_scale = quads[few.factor_count() * depth + (per_gate ? gate * batch : 0) + begin + r];
-        over_vectors<T>(at, std::min(at + kUnitStep, last), [&, units = units](int64_t n, int count) {
-          T* const to = sums[r] + gate * padded(units) + n - at;
-          store(to, (IS_LSTM ? few_x(few, z, gate, n, count) : Vec<T>{}) + unscaled<T>(load(to), row_scale, scales + n - at, stride));
-        });
-      }
+  });
+  for (int r = 0; r < ROWS; ++r) {
+    const T* const z = IS_LSTM ? few_z(few, t, t0, begin + r) : nullptr;
+    for (int64_t gate = 0; gate < gates; ++gate) {
+      const T row_scale = quads[few.factor_count() * depth + (per_gate ? gate * batch : 0) + begin + r];
+      T* const sums = few.sums + (begin + r) * few.z_size() + gate * padded(units);
+      over_vectors<T>(first, last, [&](int64_t n, int lanes) {
+        const T* const scales = few.blocks + n / kUnitStep * few.block_size() + depth * stride + gate * kUnitStep;
+        store(sums + n, (IS_LSTM ? few_x(few, z, gate, n, lanes) : Vec<T>{}) + unscaled<T>(load(sums + n), row_scale, scales, stride));
+      });
     }
   }
 }
@@ -290,6 +289,15 @@ void project_few(const FewForward<T>& few, int64_t k0, int64_t count, Team::Memb
   });
 }
 
+// Pack blocks first..last-1 of U.
+template <typename T>
+void pack_few(const FewForward<T>& few, int64_t first, int64_t last) {
+  static_assert(kUnitStep == kLanes<T> || !kHasQuads || !std::is_same_v<T, float>, "blocks of one vector a gate");
+  const int64_t units = few.run->sizes.units, gates = few.run->sizes.gates;
+  for (int64_t gate = 0; few.in_quads() && gate < gates; ++gate) pack_quad_blocks(few.recurrent, units, units, gates, gate, first, last, few.blocks);
+  for (int64_t n = first; !few.in_quads() && n < last; ++n) pack_units(few.recurrent, units, units, gates, n, few.blocks + n * few.block_size());
+}
+
 // All steps, as one member of the team.
 template <typename T>
 void run_few_forward(const FewForward<T>& few, Team::Member& member) {
@@ -298,10 +306,8 @@ void run_few_forward(const FewForward<T>& few, Team::Member& member) {
   for (int64_t t0 = 0; t0 < steps; t0 += few.chunk) {
     const int64_t t1 = std::min(steps, t0 + few.chunk);
     if (t0 == 0 && few.blocks) {
-      static_assert(kUnitStep == kLanes<T> || !kHasQuads || !std::is_same_v<T, float>, "blocks of one vector a gate");
-      member.pieces(few.in_quads() ? quad_pieces<T>(units, gates) : padded(units) / kUnitStep, [&, units = units, gates = gates](int64_t n, int64_t) {
-        if (few.in_quads()) return pack_quad_blocks(few.recurrent, units, units, gates, n, few.blocks);
-        pack_units(few.recurrent, units, units, gates, n, few.blocks + n * few.block_size());
+      member.share([&, units = units](int64_t index, int64_t size) {
+        over_share(units, index, size, [&](int64_t first, int64_t last) { pack_few(few, first / kUnitStep, padded(last) / kUnitStep); });
       });
     }
     if (!run.ids) project_few(few, t0 * batch, (t1 - t0) * batch, member);

@@ -99,34 +99,39 @@ void pack_units(const T* kernel, int64_t depth, int64_t units, int64_t gates, in
   }
 }
 
-// to[r][gate * to_stride] += a[r] times the columns of kUnitStep units of GATES gates, which are `k_stride` numbers apart.
-template <typename T, int ROWS, int GATES, Products P>
-LSTM_INLINE void add_gates(const T* const* a, const T* kernel, int64_t k_stride, int64_t depth, T* const* to, int64_t to_stride) {
-  constexpr int kVectorsOfGate = kUnitStep / kLanes<T>;
-  Vec<T> sums[ROWS][GATES * kVectorsOfGate];
-  const auto at = [&](int r, int v) { return to[r] + v / kVectorsOfGate * to_stride + v % kVectorsOfGate * kLanes<T>; };
+// to[r][gate * to_stride] += a[r] times the columns of BLOCKS kUnitStep units of GATES gates, which are `k_stride` numbers apart, and from one block to the
+// next `block_stride`. In int8 the sums begin at 0.
+template <typename T, int ROWS, int BLOCKS, int GATES, Products P>
+LSTM_INLINE void add_gates(const T* const* a, const T* kernel, int64_t block_stride, int64_t k_stride, int64_t depth, T* const* to, int64_t to_stride) {
+  constexpr int kVectorsOfGate = kUnitStep / kLanes<T>, kVectorsOfBlock = GATES * kVectorsOfGate;
+  Vec<T> sums[ROWS][BLOCKS * kVectorsOfBlock];
+  const auto at = [&](int r, int v) __attribute__((always_inline)) {
+    const int in_block = v % kVectorsOfBlock;
+    return to[r] + v / kVectorsOfBlock * kUnitStep + in_block / kVectorsOfGate * to_stride + in_block % kVectorsOfGate * kLanes<T>;
+  };
   LSTM_UNROLL for (int r = 0; r < ROWS; ++r) {
-    LSTM_UNROLL for (int v = 0; v < GATES * kVectorsOfGate; ++v) sums[r][v] = load(at(r, v));
+    LSTM_UNROLL for (int v = 0; v < BLOCKS * kVectorsOfBlock; ++v) sums[r][v] = P == kQuads ? Vec<T>{} : load(at(r, v));
   }
   for (int64_t k = 0; k < depth; ++k, kernel += k_stride) {
-    LSTM_UNROLL for (int v = 0; v < GATES * kVectorsOfGate; ++v) {
-      const Vec<T> weights = load(kernel + v * kLanes<T>);
+    LSTM_UNROLL for (int v = 0; v < BLOCKS * kVectorsOfBlock; ++v) {
+      const Vec<T> weights = load(kernel + v / kVectorsOfBlock * block_stride + v % kVectorsOfBlock * kLanes<T>);
       LSTM_UNROLL for (int r = 0; r < ROWS; ++r) add_product<T, P>(sums[r][v], a[r] + k, weights);
     }
   }
   LSTM_UNROLL for (int r = 0; r < ROWS; ++r) {
-    LSTM_UNROLL for (int v = 0; v < GATES * kVectorsOfGate; ++v) store(at(r, v), sums[r][v]);
+    LSTM_UNROLL for (int v = 0; v < BLOCKS * kVectorsOfBlock; ++v) store(at(r, v), sums[r][v]);
   }
 }
 
-// `add_gates` for gates first..last-1 of a block packed by `pack_units` or `pack_quad_blocks`, as many at a time as there are registers for their sums.
-template <typename T, int ROWS, Products P = kFull>
-void add_block(const T* const* a, const T* block, int64_t gates, int64_t depth, int64_t first, int64_t last, T* const* to, int64_t to_stride) {
-  constexpr int kFit = kSums / (ROWS * (kUnitStep / kLanes<T>)), kAtOnce = kFit >= 4 ? 4 : kFit >= 2 ? 2 : 1;
+// `add_gates` for gates first..last-1 of blocks packed by `pack_units` or `pack_quad_blocks`, as many at a time as there are registers for their sums.
+template <typename T, int ROWS, int BLOCKS = 1, Products P = kFull>
+void add_blocks(const T* const* a, const T* block, int64_t block_stride, int64_t gates, int64_t depth, int64_t first, int64_t last, T* const* to,
+                int64_t to_stride) {
+  constexpr int kFit = kSums / (ROWS * BLOCKS * (kUnitStep / kLanes<T>)), kAtOnce = kFit >= 4 ? 4 : kFit >= 2 ? 2 : 1;
   const auto add = [&](auto GATES) {
     T* at[ROWS];
     for (int r = 0; r < ROWS; ++r) at[r] = to[r] + first * to_stride;
-    add_gates<T, ROWS, GATES, P>(a, block + first * kUnitStep, gates * kUnitStep, depth, at, to_stride);
+    add_gates<T, ROWS, BLOCKS, GATES, P>(a, block + first * kUnitStep, block_stride, gates * kUnitStep, depth, at, to_stride);
     first += GATES;
   };
   while (first + kAtOnce <= last) add(std::integral_constant<int, kAtOnce>{});

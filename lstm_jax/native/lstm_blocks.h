@@ -46,7 +46,7 @@ LSTM_INLINE void add_products(Vec<T> (&z)[BLOCKS][ROWS][kLSTMGates], const T* co
   }
 }
 
-// Pack blocks first..last-1 of a kernel: (K, 4H) -> (H / lanes, K, 4, lanes), padded with zeros; K is half as long for pairs. `pack_quad_blocks` packs quads.
+// Pack blocks first..last-1 of a kernel: (K, 4H) -> (H / lanes, K, 4, lanes), padded with zeros; K is half as long for pairs. `pack_quad_piece` packs quads.
 template <typename T>
 void pack_forward(const T* kernel, int64_t depth, int64_t units, T* packed, int64_t first, int64_t last, Products products = kFull) {
   for (int64_t block = first; block < last; ++block) {

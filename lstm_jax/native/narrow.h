@@ -153,8 +153,8 @@ T quantize_row(const T* from, const T* mask, int64_t size, T* to) {
   return T(0);  // never reached
 }
 
-// Vectors of columns that `pack_quads` reads at a time, as rows of a kernel are far apart.
-constexpr int64_t kPackedVectors = 4;
+// Vectors of columns that `pack_quads` reads at a time, as rows of a kernel are far apart, and rows of them that it keeps in the L1 cache.
+constexpr int64_t kPackedVectors = 4, kKeptRows = 128;
 
 // `pack_quads` for VECTORS vectors.
 template <typename T, int VECTORS>
@@ -165,10 +165,15 @@ void pack_quad_vectors(const T* from, int64_t row_stride, int64_t depth, int64_t
       const T* const at = from + k * row_stride + v * kLanes<T>;
       return k >= depth ? Vec<T>{} : count >= VECTORS * kLanes<T> ? load(at) : load(at, static_cast<int>(std::clamp<int64_t>(count - v * kLanes<T>, 0, kLanes<T>)));
     };
+    alignas(64) T kept[kKeptRows * VECTORS * kLanes<T>];
     // absolute numbers are ordered as their bits are, and NaN is above all others
     __m512i most[VECTORS] = {};
-    for (int64_t k = 0; k < depth; ++k) {
-      LSTM_UNROLL for (int v = 0; v < VECTORS; ++v) most[v] = _mm512_max_epu32(most[v], (__m512i)_mm512_abs_ps((__m512)row(k, v)));
+    for (int64_t k = 0; k < 4 * depth_of(depth, kQuads); ++k) {
+      LSTM_UNROLL for (int v = 0; v < VECTORS; ++v) {
+        const Vec<T> numbers = row(k, v);
+        if (k < kKeptRows) store(kept + (k * VECTORS + v) * kLanes<T>, numbers);
+        most[v] = _mm512_max_epu32(most[v], (__m512i)_mm512_abs_ps((__m512)numbers));
+      }
     }
     using Limits = std::numeric_limits<T>;
     __m512 scale[VECTORS], inverse[VECTORS];
@@ -179,10 +184,12 @@ void pack_quad_vectors(const T* from, int64_t row_stride, int64_t depth, int64_t
     }
     __m512i total[VECTORS] = {};
     for (int64_t k = 0; k < depth; k += 4, packed += stride) {
+      for (int64_t n = 0; k >= kKeptRows && n < 4 * VECTORS; ++n) store(kept + n * kLanes<T>, row(k + n / VECTORS, n % VECTORS));
+      const T* const rows = kept + (k < kKeptRows ? k : 0) * VECTORS * kLanes<T>;
       LSTM_UNROLL for (int v = 0; v < VECTORS; ++v) {
         __m512i quads = _mm512_setzero_si512();
         LSTM_UNROLL for (int part = 0; part < 4; ++part) {
-          const __m512i codes = _mm512_cvtps_epi32(_mm512_mul_ps((__m512)row(k + part, v), inverse[v]));
+          const __m512i codes = _mm512_cvtps_epi32(_mm512_mul_ps((__m512)load(rows + (part * VECTORS + v) * kLanes<T>), inverse[v]));
           quads = _mm512_or_si512(quads, _mm512_and_si512(_mm512_slli_epi32(codes, 8 * part), _mm512_set1_epi32(255u << 8 * part)));
         }
         total[v] = _mm512_dpbusd_epi32(total[v], _mm512_set1_epi8(1), quads);
@@ -208,18 +215,24 @@ void pack_quads(const T* from, int64_t row_stride, int64_t depth, int64_t count,
   }
 }
 
-// Return the pieces in which `pack_quad_blocks` packs a kernel.
+// Return the pieces in which `pack_quad_piece` packs a kernel.
 template <typename T>
 int64_t quad_pieces(int64_t units, int64_t gates) {
   return gates * ((units + kPackedVectors * kLanes<T> - 1) / (kPackedVectors * kLanes<T>));
 }
 
-// Pack piece n of a kernel: (K, GH) -> (H / lanes, packed_depth, G, lanes).
+// Pack blocks first..last-1 of one gate of a kernel: (K, GH) -> (H / lanes, packed_depth, G, lanes).
 template <typename T>
-void pack_quad_blocks(const T* kernel, int64_t depth, int64_t units, int64_t gates, int64_t n, T* packed) {
-  const int64_t gate = n % gates, first = n / gates * kPackedVectors, count = units - first * kLanes<T>, row = gates * kLanes<T>;
-  const int64_t size = packed_depth(depth, kQuads) * row, vectors = std::min(kPackedVectors, (count + kLanes<T> - 1) / kLanes<T>);
-  pack_quads(kernel + gate * units + first * kLanes<T>, gates * units, depth, count, vectors, packed + first * size + gate * kLanes<T>, size, row);
+void pack_quad_blocks(const T* kernel, int64_t depth, int64_t units, int64_t gates, int64_t gate, int64_t first, int64_t last, T* packed) {
+  const int64_t row = gates * kLanes<T>, size = packed_depth(depth, kQuads) * row, column = first * kLanes<T>;
+  pack_quads(kernel + gate * units + column, gates * units, depth, units - column, last - first, packed + first * size + gate * kLanes<T>, size, row);
+}
+
+// Pack piece n of a kernel by `pack_quad_blocks`.
+template <typename T>
+void pack_quad_piece(const T* kernel, int64_t depth, int64_t units, int64_t gates, int64_t n, T* packed) {
+  const int64_t first = n / gates * kPackedVectors, last = std::min(first + kPackedVectors, (units + kLanes<T> - 1) / kLanes<T>);
+  pack_quad_blocks(kernel, depth, units, gates, n % gates, first, last, packed);
 }
 
 // Pack `count` columns of a kernel's rows k and k + 1 as pairs; `packed` is filled up to `width` columns with zeros. second: whether row k + 1 exists.

@@ -129,7 +129,7 @@ void forward_tiles(ffi::ThreadPool pool, Forward<T>& run, const T* recurrent, in
   SharedWork pack(block_pieces + kernel_panels + recurrent_panels);
   parallel_for(pool, threads, threads, batch, [&, units = units, features = features, gates = gates](int64_t, int64_t first, int64_t last) {
     pack([&](int64_t n) {
-      if (n < block_pieces && run.products == kQuads) return pack_quad_blocks(recurrent, units, units, gates, n, room.get());
+      if (n < block_pieces && run.products == kQuads) return pack_quad_piece(recurrent, units, units, gates, n, room.get());
       if (n < block_pieces) return pack_forward(recurrent, units, units, room.get() + n * run.blocks.block_stride, n, n + 1, run.products);
       n -= block_pieces;
       if (n < kernel_panels) return pack_panels(run.w, features, units, gates, to_kernel, n, n + 1, run.products);

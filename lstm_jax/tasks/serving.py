@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from lstm_jax.errors import require
+from lstm_jax.errors import InputError
 from lstm_jax.models import SentimentClassifier, functional, set_products
 
 
@@ -38,8 +38,8 @@ def make_server(model: SentimentClassifier, dtype: str | None = None) -> Callabl
 
     def logits(ids: np.ndarray) -> np.ndarray:
         ids = np.asarray(ids)
-        fits = ids.ndim == 2 and ids.shape[1] > 0 and np.issubdtype(ids.dtype, np.integer)
-        require(fits, "ids", f"{ids.dtype} {ids.shape}", "give ints (B, T), where T is 1 or more")
-        return np.asarray(compiled(params, ids.astype(np.int32)))
+        if ids.ndim != 2 or ids.shape[1] == 0 or ids.dtype.kind not in "iu":
+            raise InputError("ids", f"{ids.dtype} {ids.shape}", "give ints (B, T), where T is 1 or more")
+        return np.asarray(compiled(params, ids.astype(np.int32, copy=False)))
 
     return logits

@@ -51,7 +51,7 @@ def test_a_step_of_exact_numbers(cell: str, size: tuple[int, int, int, int]) -> 
 
 
 @built
-@pytest.mark.parametrize("batch", [2, 5])  # rows that share the units, and a tile of rows
+@pytest.mark.parametrize("batch", [1, 2, 5])  # one row and two rows that share the units, and a tile of rows
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_an_inner_dimension_in_pieces(cell: str, batch: int) -> None:
     test_a_step_of_exact_numbers(cell, (batch, 1, 1030, 1029))
