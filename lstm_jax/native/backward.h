@@ -169,11 +169,11 @@ template <typename T, typename Cell>
 void through_cell(const Backward<T>& run, const BackwardTile<T>& tile, int64_t t, int64_t t0) {
   static_assert(Cell::kParts == 1 || !Cell::kDirect, "one d of h before the step");
   const int64_t units = run.sizes.units, slot = tile.panels * tile.chunk * tile.rows * tile.width;
-  const T* const d_outputs = run.d_h ? run.d_h + (t * run.sizes.batch + tile.first) * units : nullptr;
+  const T* const d_outputs = run.d_h ? run.d_h + run.order.at(t, tile.first) * units : nullptr;
   over_tile<T, Cell>(run, tile, t, t0, [&](int64_t r, bool valid, const Units<T>& now, T* d_h, T* d_c, T* slots) __attribute__((always_inline)) {
     Vec<T> d[Cell::kParts];
     LSTM_UNROLL for (int n = 0; n < Cell::kParts; ++n) d[n] = load(d_h + n * units, now.count);
-    if (d_outputs) d[0] += load(d_outputs + r * units + now.at, now.count);
+    if (d_outputs) d[0] += load(d_outputs + r * run.order.row * units + now.at, now.count);
     Vec<T> d_slots[Cell::kSlots] = {}, d_h_before = d[0], d_c_before;
     if (valid) {
       Cell::backward(now, parts_of<T>(d), Cell::kCellState ? load(d_c, now.count) : Vec<T>{}, d_slots, d_h_before, d_c_before);
@@ -223,7 +223,7 @@ void prefetch_step(const Backward<T>& run, const BackwardTile<T>& tile, int64_t 
   };
   add(run.kept, kept * units);
   add(run.all_c, units);
-  add(run.d_h, units);
+  if (run.d_h) tile.prefetcher->add_steps(run.d_h, run.order, units, t, t + 1, tile.first, tile.rows);
   add(run.all_h, width);
 }
 
@@ -233,18 +233,18 @@ template <typename T>
 void prefetch_chunk(const Backward<T>& run, const BackwardTile<T>& tile, int64_t t0, int64_t t1) {
   const int64_t features = run.sizes.features;
   Prefetcher& prefetcher = *tile.prefetcher;
-  const auto add_x = [&](int64_t t) {
-    if (run.x) prefetcher.add(run.x + (t * run.sizes.batch + tile.first) * features, tile.rows * features * sizeof(T));
+  const auto add_x = [&](int64_t from, int64_t to) {
+    if (run.x) prefetcher.add_steps(run.x, run.order, features, from, to, tile.first, tile.rows);
   };
   prefetcher.clear();
   if (run.cell->recurrent) {
-    for (int64_t t = t1 - 1; t >= t0; --t) add_x(t);
+    add_x(t0, t1);
     if (t0 > 0) prefetch_step(run, tile, t0 - 1);
     return;
   }
   for (int64_t t = t0 - 1; t >= std::max<int64_t>(0, t0 - tile.chunk) && prefetcher.bytes() < kPrefetchedBytes; --t) {
     prefetch_step(run, tile, t);
-    add_x(t);
+    add_x(t, t + 1);
   }
 }
 
@@ -282,13 +282,13 @@ void back_to_x(const Backward<T>& run, const BackwardTile<T>& tile, const Repeat
   const auto [steps, batch, features, units, gates] = run.sizes;
   const int64_t first = tile.first, rows = tile.rows;
   for (int64_t k = 0; k < (t1 - t0) * rows && chunk_rows.count < (t1 - t0) * rows; ++k) {
-    if (repeats.repeated(t0 * rows + k)) std::fill_n(run.d_x + ((t0 + k / rows) * batch + first + k % rows) * features, features, T(0));
+    if (repeats.repeated(t0 * rows + k)) std::fill_n(run.d_x + run.order.at(t0 + k / rows, first + k % rows) * features, features, T(0));
   }
   const BackProduct<T> product{run.input_mask, kInputSlots, gates, units, features, run.transposed_kernel, 0, gates, false, run.products};
-  back(tile, product, 0, chunk_rows.count, [&, first = first, rows = rows, batch = batch, features = features](int64_t n, int64_t& number, T*& out) {
+  back(tile, product, 0, chunk_rows.count, [&, first = first, rows = rows, features = features](int64_t n, int64_t& number, T*& out) {
     const int64_t k = chunk_rows.numbers[n];
     number = first + k % rows;
-    out = run.d_x + ((t0 + k / rows) * batch + number) * features;
+    out = run.d_x + run.order.at(t0 + k / rows, number) * features;
   });
 }
 

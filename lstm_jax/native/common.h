@@ -13,6 +13,20 @@ struct Sizes {
   int64_t steps, batch, features, units, gates;
 };
 
+// Most rows of a batch for which threads share the units instead of the rows. The number of threads does not enter the choice, since the two ways add
+// up numbers in different orders.
+constexpr int64_t kMostFewRows = 3;
+
+// The order of x, d_x and d of the outputs: (T, B, size), or (B, T, size). step, row: how many numbers lie from one step, or from one row of the batch, to
+// the next, divided by the size.
+struct Order {
+  int64_t step, row;
+  bool batch_first() const { return row != 1; }
+  int64_t at(int64_t t, int64_t of_row) const { return t * step + of_row * row; }
+};
+
+inline Order order_of(const Sizes& sizes, bool batch_first) { return batch_first ? Order{1, sizes.steps} : Order{sizes.batch, 1}; }
+
 // A dropout mask, constant over time: none (kinds 0), one for all gates (kinds 1, (B, size)), or one for each gate (kinds G, (G, B, size)).
 template <typename T>
 struct Mask {

@@ -35,16 +35,23 @@ inline ffi::Error check_attributes(const Contract& contract, ffi::DataType real,
   });
 }
 
+// Check the order of x, after the arrays have been checked: few_forward.h and few_backward.h have one order.
+inline ffi::Error check_order(const Contract& contract, bool batch_first) {
+  if (!batch_first || contract.number_of(B) > kMostFewRows) return ffi::Error::Success();
+  return contract.invalid("batch_first", "1", "give 0 for " + std::to_string(kMostFewRows) + " rows or fewer");
+}
+
 inline ffi::Error check_forward(const ffi::RemainingArgs& args, const ffi::RemainingRets& rets, int64_t cell, bool ids, int64_t input_masks,
-                                int64_t recurrent_masks, bool masked, bool tokens, bool resets, int64_t products, bool sequences, bool keep, int64_t threads) {
+                                int64_t recurrent_masks, bool masked, bool tokens, bool resets, bool batch_first, int64_t products, bool sequences, bool keep, int64_t threads) {
   const ffi::DataType real = real_type(args, 1);
   Contract contract("lstm_jax_forward", args, rets, 2);
   ffi::Error error = check_attributes(contract, real, cell, ids, input_masks, recurrent_masks, products, keep, threads);
   if (error.failure()) return error;
   const CellShape& of = kCells<float>[cell].shape;
   const int gates = of.gates;
-  return contract.check_arrays(
-      {{"x", real, {T, B, E}, !ids},
+  error = contract.check_arrays(
+      {{"x", real, {T, B, E}, !ids && !batch_first},
+       {"x", real, {B, T, E}, !ids && batch_first},
        {"ids", ffi::S32, {T, B}, ids},
        {"kernel", real, {E, gates * H}},
        {"recurrent kernel", real, {of.parts * H, gates * H}, of.recurrent},
@@ -66,10 +73,11 @@ inline ffi::Error check_forward(const ffi::RemainingArgs& args, const ffi::Remai
        {"h of all steps", real, {T + 1, B, of.parts * H}, sequences || keep},
        {"c of all steps", real, {T + 1, B, H}, keep && of.cell_state},
        {"kept", real, {T, B, of.kept * H}, keep && of.kept > 0}});
+  return error.failure() ? error : check_order(contract, batch_first);
 }
 
 inline ffi::Error check_backward(const ffi::RemainingArgs& args, const ffi::RemainingRets& rets, int64_t cell, bool ids, int64_t input_masks,
-                                 int64_t recurrent_masks, bool masked, bool tokens, bool resets, int64_t products, bool sequences, bool d_x, int64_t threads) {
+                                 int64_t recurrent_masks, bool masked, bool tokens, bool resets, bool batch_first, int64_t products, bool sequences, bool d_x, int64_t threads) {
   const ffi::DataType real = real_type(args, 1);
   Contract contract("lstm_jax_backward", args, rets, 2);
   ffi::Error error = check_attributes(contract, real, cell, ids, input_masks, recurrent_masks, products, true, threads);
@@ -78,8 +86,9 @@ inline ffi::Error check_backward(const ffi::RemainingArgs& args, const ffi::Rema
   const CellShape& of = kCells<float>[cell].shape;
   const int gates = of.gates;
   const std::string d_extras = std::string("d of ") + of.extra_name;
-  return contract.check_arrays(
-      {{"x", real, {T, B, E}, !ids},
+  error = contract.check_arrays(
+      {{"x", real, {T, B, E}, !ids && !batch_first},
+       {"x", real, {B, T, E}, !ids && batch_first},
        {"ids", ffi::S32, {T, B}, ids},
        {"kernel", real, {E, gates * H}},
        {"recurrent kernel", real, {of.parts * H, gates * H}, of.recurrent},
@@ -89,7 +98,8 @@ inline ffi::Error check_backward(const ffi::RemainingArgs& args, const ffi::Rema
        {"c of all steps", real, {T + 1, B, H}, of.cell_state},
        {"d of final h", real, {B, of.parts * H}},
        {"d of final c", real, {B, H}, of.cell_state},
-       {"d of outputs", real, {T, B, H}, sequences},
+       {"d of outputs", real, {T, B, H}, sequences && !batch_first},
+       {"d of outputs", real, {B, T, H}, sequences && batch_first},
        {"input mask", real, {B, E}, input_masks == 1},
        {"input mask", real, {gates, B, E}, input_masks > 1},
        {"recurrent mask", real, {B, of.parts * H}, recurrent_masks == 1},
@@ -105,9 +115,11 @@ inline ffi::Error check_backward(const ffi::RemainingArgs& args, const ffi::Rema
        {"d of recurrent kernel", real, {of.parts * H, gates * H}, of.recurrent},
        {"d of bias", real, {gates * H}},
        {d_extras.c_str(), real, {of.extras * H}, of.extras > 0},
-       {"d of x", real, {T, B, E}, d_x},
+       {"d of x", real, {T, B, E}, d_x && !batch_first},
+       {"d of x", real, {B, T, E}, d_x && batch_first},
        {"d of h of resets", real, {B, of.parts * H}, resets},
        {"d of c of resets", real, {B, H}, resets && of.cell_state}});
+  return error.failure() ? error : check_order(contract, batch_first);
 }
 
 }  // namespace

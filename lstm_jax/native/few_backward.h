@@ -207,8 +207,8 @@ void turn_rows(const FewBackward<T>& few, const Chunk& chunk, int64_t gate, int6
       transpose_rows<T, kMax>(run, tile, of, gate, chunk.t0, {few.numbers + begin, count}, n * count / pieces, (n + 1) * count / pieces);
     });
   };
-  if (gate == 0 || run.mask.per_gate()) turn({run.all_h, run.mask, run.resets, run.sizes.units, run.sizes.gates}, few.turned_h, skipped);
-  if (!run.ids && (gate == 0 || run.input_mask.per_gate())) turn({run.x, run.input_mask, Resets<T>{}, run.sizes.features, run.sizes.gates}, few.turned_x, 0);
+  if (gate == 0 || run.mask.per_gate()) turn({run.all_h, run.order, run.mask, run.resets, run.sizes.units, run.sizes.gates}, few.turned_h, skipped);
+  if (!run.ids && (gate == 0 || run.input_mask.per_gate())) turn({run.x, run.order, run.input_mask, Resets<T>{}, run.sizes.features, run.sizes.gates}, few.turned_x, 0);
 }
 
 // The gradients of the kernels, the sums of the slots and d_x of a chunk.

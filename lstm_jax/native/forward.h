@@ -25,7 +25,8 @@ struct Forward {
   const CellShape* cell;
   // one step of a tile, after the resets, from the x W of its rows
   void (*step)(const Forward<T>& run, ForwardTile<T>& tile, int64_t t, const T* const* z_rows);
-  const T* x;             // (T, B, E), or null if there are ids
+  Order order;            // of x
+  const T* x;             // (T, B, E) or (B, T, E), or null if there are ids
   const int32_t* ids;     // (T, B): the row of x W is a row of W
   const int32_t* tokens;  // (T, B) or null: steps of a row with equal tokens have equal x
   const T *w, *bias, *extras;
@@ -156,8 +157,14 @@ void multiply_gate(const Panels<T>& kernel, const T* bias, int64_t gate, int64_t
   }
 }
 
+// Whether `project` copies the rows of x.
+template <typename T>
+bool gathers(const Forward<T>& run, const Repeats<T>& repeats) {
+  return run.input_mask.kinds || repeats.any() || run.products != kFull || run.order.batch_first();
+}
+
 // z of steps t0..t1-1, one gate at a time, so that its panel of W or its masked x stays in the L1 cache. A repeated x is multiplied once. If x
-// is masked, repeated or in groups, its rows are copied to `gathered` first.
+// is masked, repeated, in groups or (B, T, E), its rows are copied to `gathered` first.
 template <typename T>
 void project(const Forward<T>& run, const ForwardTile<T>& tile, const Repeats<T>& repeats, int64_t t0, int64_t t1, T* gathered) {
   const auto [steps, batch, features, units, gates] = run.sizes;
@@ -168,8 +175,8 @@ void project(const Forward<T>& run, const ForwardTile<T>& tile, const Repeats<T>
     tile.z_rows[k] = kept ? kept : tile.z + fresh.size() * size;
     if (!kept) fresh.push_back(k);
   }
-  const bool in_place = !kinds && !repeats.any() && run.products == kFull;
-  const auto from = [&](int64_t k) { return run.x + ((t0 + k / tile.rows) * batch + tile.first + k % tile.rows) * features; };
+  const bool in_place = !gathers(run, repeats);
+  const auto from = [&](int64_t k) { return run.x + run.order.at(t0 + k / tile.rows, tile.first + k % tile.rows) * features; };
   for (int64_t gate = 0; gate < gates; ++gate) {
     if (!in_place && gate < std::max<int64_t>(1, kinds)) {
       T *to = gathered, *scale = tile.x_scales;
@@ -177,7 +184,8 @@ void project(const Forward<T>& run, const ForwardTile<T>& tile, const Repeats<T>
         const T* const x = from(k);
         const T* const mask = kinds ? run.input_mask.row(gate, tile.first + k % tile.rows) : nullptr;
         if (run.products != kFull) narrow_row(run.products, x, mask, features, to, scale);
-        for (int64_t n = 0; run.products == kFull && n < features; ++n) to[n] = mask ? x[n] * mask[n] : x[n];
+        else if (!mask) std::copy_n(x, features, to);
+        else for (int64_t n = 0; n < features; ++n) to[n] = x[n] * mask[n];
         to += depth;
         scale += run.products == kQuads;
       }
@@ -313,12 +321,12 @@ void run_forward_tile(const Forward<T>& run, int64_t first, int64_t last) {
   ForwardTile<T> tile{first, rows};
   const int64_t z_size = run.ids ? 0 : chunk * gates * size;
   const Repeats<T> repeats(run.tokens, steps, batch, first, last, gates * units);
-  const bool gathers = run.input_mask.kinds || repeats.any() || run.products != kFull;
+  const int64_t gathered_size = gathers(run, repeats) ? chunk * rows * features : 0;
   const bool pack_blocks = run.blocks.data && run.blocks.gate_stride != kLanes<T> && rows > 2 * kRows;
   const int64_t kinds = factor_kinds(run), sums_size = run.cell->recurrent ? gates * size : 0;
   const bool scaled = run.products == kQuads;
   Aligned<T> scales(scaled ? kinds * rows : 0), x_scales(scaled ? chunk * rows : 0);
-  Aligned<T> state(2 * h_size), dropped(kinds * h_size), gathered(gathers ? chunk * rows * features : 0), z(z_size);
+  Aligned<T> state(2 * h_size), dropped(kinds * h_size), gathered(gathered_size), z(z_size);
   Aligned<T> sums(run.blocks.data ? partial_size<T>(depth_of(units, run.products), rows) : sums_size), packed(pack_blocks ? packed_size<T>(units) : 0);
   Aligned<T> inner(run.cell->late_gates ? size : 0);
   tile.h = state.get();
@@ -341,7 +349,7 @@ void run_forward_tile(const Forward<T>& run, int64_t first, int64_t last) {
   for (int64_t t0 = 0; t0 < steps; t0 += chunk) {
     const int64_t t1 = std::min(steps, t0 + chunk);
     prefetcher.clear();
-    for (int64_t t = t1; !run.ids && t < std::min(steps, t1 + chunk); ++t) prefetcher.add(run.x + (t * batch + first) * features, rows * features * sizeof(T));
+    if (!run.ids && t1 < steps) prefetcher.add_steps(run.x, run.order, features, t1, std::min(steps, t1 + chunk), first, rows);
     if (!run.ids) project(run, tile, repeats, t0, t1, gathered.get());
     for (int64_t k = 0; run.ids && k < (t1 - t0) * rows; ++k) {
       z_rows[k] = kernel_row(run.w, run.ids[(t0 + k / rows) * batch + first + k % rows], run.sizes);

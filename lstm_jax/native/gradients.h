@@ -25,6 +25,7 @@ struct Backward {
   void (*through)(const Backward<T>& run, const BackwardTile<T>& tile, int64_t t, int64_t t0);
   // for a cell with late gates: the slot of the gate in `inner` and what it adds to d of h before the step, from d of `inner`
   void (*through_inner)(const Backward<T>& run, const BackwardTile<T>& tile, int64_t t, int64_t t0);
+  Order order;  // of x, d_h and d_x
   const T* x;
   const int32_t *ids, *tokens;
   const T *extras, *transposed_kernel, *transposed_recurrent;  // kernels packed by `pack_backward` or `pack_backward_pairs`
@@ -78,11 +79,12 @@ struct BackwardTile {
   T* pair_panel(int64_t slot, int64_t number) const { return pairs + (slot * panels + number) * chunk * rows * width / 2; }
 };
 
-// The factors of a product's rows (T, B, size): data, after a reset the row of `resets` instead; times the mask of the gate; and for late gates,
-// times the kept number `late_factor` of the step.
+// The factors of a product's rows (T, B, size) or (B, T, size): data, after a reset the row of `resets` instead; times the mask of the gate; and for
+// late gates, times the kept number `late_factor` of the step.
 template <typename T>
 struct OuterRows {
   const T* data;
+  Order order;
   const Mask<T>& mask;
   const Resets<T>& resets;
   int64_t size, first_late;
@@ -95,7 +97,7 @@ struct OuterRow {
   const T *from, *mask, *factor;
   OuterRow(const Backward<T>& run, const BackwardTile<T>& tile, const OuterRows<T>& of, int64_t gate, int64_t t0, int64_t k) {
     const int64_t t = t0 + k / tile.rows, row = tile.first + k % tile.rows, at = t * run.sizes.batch + row;
-    from = of.resets.starts(t, row) ? of.resets.h + row * of.size : of.data + at * of.size;
+    from = of.resets.starts(t, row) ? of.resets.h + row * of.size : of.data + of.order.at(t, row) * of.size;
     mask = of.mask.kinds ? of.mask.row(gate, row) : nullptr;
     factor = gate >= of.first_late ? run.kept + (at * run.cell->kept + run.cell->late_factor) * of.size : nullptr;
   }
@@ -285,8 +287,8 @@ ChunkRows add_gradients(const Backward<T>& run, const BackwardTile<T>& tile, con
   const int64_t start = tile.first * run.h_size(), size = tile.rows * run.h_size();
   const bool zero_h = t0 == 0 && all_zero(run.all_h + start, size) && (!run.resets.at || all_zero(run.resets.h + start, size));
   const int64_t begin = zero_h ? tile.rows : 0;
-  const OuterRows<T> of_h{run.all_h, run.mask, run.resets, run.h_size(), gates - run.cell->late_gates, run.cell->first_part_gate, units};
-  const OuterRows<T> of_x{run.x, run.input_mask, Resets<T>{}, features, gates};
+  const OuterRows<T> of_h{run.all_h, order_of(run.sizes, false), run.mask, run.resets, run.h_size(), gates - run.cell->late_gates, run.cell->first_part_gate, units};
+  const OuterRows<T> of_x{run.x, run.order, run.input_mask, Resets<T>{}, features, gates};
   if (run.cell->recurrent) outer(of_h, run.cell->recurrent_slots, {tile.numbers + begin, depth - begin}, begin, sums.d_recurrent);
   if (!run.x) return {tile.numbers, 0};
   const ChunkRows rows{tile.numbers, repeats.any() ? add_repeats(tile, repeats, gates, t0) : depth};

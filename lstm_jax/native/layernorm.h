@@ -117,7 +117,7 @@ void through_layernorm(const Backward<T>& run, const BackwardTile<T>& tile, int6
     const bool valid = !run.valid || run.valid[before];
     T *const d_h = run.d_first_h + row * units, *const d_c = run.d_first_c + row * units;
     if (run.d_h) {
-      over_vectors<T>(0, units, [&](int64_t at, int count) { store(d_h + at, load(d_h + at, count) + load(run.d_h + before * units + at, count), count); });
+      over_vectors<T>(0, units, [&](int64_t at, int count) { store(d_h + at, load(d_h + at, count) + load(run.d_h + run.order.at(t, row) * units + at, count), count); });
     }
     if (!valid) std::fill_n(d, LayerNormCell::kSlots * units, T(0));
     if (valid) {

@@ -107,6 +107,9 @@ class Contract {
     return error.failure() ? error : check_all("results", rets, results, false);
   }
 
+  // The number that a letter stands for, once an operand has set it.
+  int64_t number_of(const Extent& letter) const { return bound[letter.letter - 'A']; }
+
   ffi::Error invalid(const std::string& name, const std::string& found, const std::string& remedy) const {
     return ffi::Error::InvalidArgument(std::string(function) + ": " + name + ": " + found + "; " + remedy);
   }

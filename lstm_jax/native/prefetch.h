@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "common.h"
+
 namespace {
 
 // Most bytes that are fetched ahead of a chunk of steps, half of a usual L2 cache.
@@ -23,14 +25,25 @@ class Prefetcher {
     ranges_.push_back({static_cast<const char*>(from), static_cast<const char*>(from) + bytes});
     bytes_ += bytes;
   }
+  // Add steps t0..t1-1 of rows first..first+rows-1 of an array with `size` numbers for each.
+  template <typename T>
+  void add_steps(const T* from, const Order& order, int64_t size, int64_t t0, int64_t t1, int64_t first, int64_t rows) {
+    if (order.batch_first()) {
+      for (int64_t row = first; row < first + rows; ++row) add(from + order.at(t0, row) * size, (t1 - t0) * size * sizeof(T));
+    } else {
+      for (int64_t t = t0; t < t1; ++t) add(from + order.at(t, first) * size, rows * size * sizeof(T));
+    }
+  }
   int64_t bytes() const { return bytes_; }  // of all ranges since `clear`
   // Prefetch the next cache lines.
   void fetch() {
     constexpr int kLines = 32, kLine = 64;
-    while (next_ < ranges_.size() && ranges_[next_].at >= ranges_[next_].end) ++next_;
-    if (next_ == ranges_.size()) return;
-    Range& range = ranges_[next_];
-    for (int n = 0; n < kLines; ++n, range.at += kLine) __builtin_prefetch(range.at, 0, 2);
+    for (int n = 0; next_ < ranges_.size() && n < kLines; ++n) {
+      Range& range = ranges_[next_];
+      __builtin_prefetch(range.at, 0, 2);
+      range.at += kLine;
+      if (range.at >= range.end) ++next_;
+    }
   }
 
  private:

@@ -66,19 +66,15 @@ struct Results {
 // Numbers in a kernel from which moving it is worth waking threads.
 constexpr int64_t kLargeKernel = 1 << 18;
 
-// x (T, B, E) or ids (T, B) is operand 0, the kernel (E, GH) operand 1.
-Sizes sizes_of(const ffi::RemainingArgs& args, const Sets& sets, int64_t gates) {
+// x (T, B, E), or (B, T, E) if `x_batch_first`, or ids (T, B) is operand 0, the kernel (E, GH) operand 1.
+Sizes sizes_of(const ffi::RemainingArgs& args, const Sets& sets, int64_t gates, bool x_batch_first) {
   const auto x = args.get<ffi::AnyBuffer>(0)->dimensions(), kernel = args.get<ffi::AnyBuffer>(1)->dimensions();
   const size_t n = sets.rank();
-  return {x[n], x[n + 1], kernel[n], kernel[n + 1] / gates, gates};
+  return {x[n + x_batch_first], x[n + !x_batch_first], kernel[n], kernel[n + 1] / gates, gates};
 }
 
 // Whether a call has no steps, rows or units: its final state is the initial one.
 bool is_empty(const Sizes& sizes) { return sizes.steps == 0 || sizes.batch == 0 || sizes.units == 0; }
-
-// Most rows of a batch for which threads share the units instead of the rows. The number of threads does not enter the choice, since the two ways add
-// up numbers in different orders.
-constexpr int64_t kMostFewRows = 3;
 
 // Whether a call takes few_forward.h and few_backward.h.
 template <typename T>
@@ -146,13 +142,14 @@ void forward_tiles(ffi::ThreadPool pool, Forward<T>& run, const T* recurrent, in
 // Results: final h, final c, h of all steps (if `sequences` or `keep`), and if `keep` c of all steps and what is kept (T, B, kept H).
 template <typename T>
 void forward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, const Sets& sets, int64_t set, int64_t cell, bool ids,
-             int64_t input_masks, int64_t recurrent_masks, bool masked, bool tokens, bool resets, int64_t products, bool sequences, bool keep, int64_t threads) {
+             int64_t input_masks, int64_t recurrent_masks, bool masked, bool tokens, bool resets, bool batch_first, int64_t products, bool sequences, bool keep, int64_t threads) {
   Arguments in{args, sets, set};
   Results out{rets, sets, set};
   const CellCode<T>& code = kCells<T>[cell];
   const bool has_c = code.shape.cell_state;
-  Forward<T> run{sizes_of(args, sets, code.shape.gates), &code.shape, code.step};
+  Forward<T> run{sizes_of(args, sets, code.shape.gates, batch_first && !ids), &code.shape, code.step};
   const auto [steps, batch, features, units, gates] = run.sizes;
+  run.order = order_of(run.sizes, batch_first);
   if (ids) run.ids = in.take<int32_t>();
   if (!ids) run.x = in.take<T>();
   run.w = in.take<T>();
@@ -265,13 +262,14 @@ void backward_tiles(ffi::ThreadPool pool, Backward<T>& run, const T* kernel, con
 // resets. Results: d of h, c, kernel, recurrent kernel, bias, further parameters, if `d_x` of x, and if `resets` of their h and c.
 template <typename T>
 void backward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, const Sets& sets, int64_t set, int64_t cell, bool ids,
-              int64_t input_masks, int64_t recurrent_masks, bool masked, bool tokens, bool resets, int64_t products, bool sequences, bool d_x, int64_t threads) {
+              int64_t input_masks, int64_t recurrent_masks, bool masked, bool tokens, bool resets, bool batch_first, int64_t products, bool sequences, bool d_x, int64_t threads) {
   Arguments in{args, sets, set};
   Results out{rets, sets, set};
   const CellCode<T>& code = kCells<T>[cell];
   const bool has_c = code.shape.cell_state;
-  Backward<T> run{sizes_of(args, sets, code.shape.gates), &code.shape, code.through, code.through_inner};
+  Backward<T> run{sizes_of(args, sets, code.shape.gates, batch_first && !ids), &code.shape, code.through, code.through_inner};
   const auto [steps, batch, features, units, gates] = run.sizes;
+  run.order = order_of(run.sizes, batch_first);
   if (ids) run.ids = in.take<int32_t>();
   if (!ids) run.x = in.take<T>();
   const T *kernel = in.take<T>(), *recurrent = in.take_if<T>(code.shape.recurrent);
@@ -358,6 +356,7 @@ auto binding(const char* last) {
       .Attr<bool>("masked")
       .Attr<bool>("tokens")
       .Attr<bool>("resets")
+      .Attr<bool>("batch_first")
       .Attr<int64_t>("products")
       .Attr<bool>("sequences")
       .Attr<bool>(last)
@@ -366,8 +365,8 @@ auto binding(const char* last) {
 
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(lstm_jax_forward, (forward_handler<int64_t, bool, int64_t, int64_t, bool, bool, bool, int64_t, bool, bool>), binding("keep"));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(lstm_jax_backward, (backward_handler<int64_t, bool, int64_t, int64_t, bool, bool, bool, int64_t, bool, bool>), binding("d_x"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(lstm_jax_forward, (forward_handler<int64_t, bool, int64_t, int64_t, bool, bool, bool, bool, int64_t, bool, bool>), binding("keep"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(lstm_jax_backward, (backward_handler<int64_t, bool, int64_t, int64_t, bool, bool, bool, bool, int64_t, bool, bool>), binding("d_x"));
 
 // Whether the library has products of a kind: the attribute `products` of both calls, see narrow.h.
 extern "C" int lstm_jax_has_products(int64_t products) { return has_products(products); }

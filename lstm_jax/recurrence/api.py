@@ -113,7 +113,7 @@ def unroll(
     kinds = {"dropout": dropout_kinds(operands.dropout), "mask": kind, "resets": operands.resets is not None}
     units = operands.params.kernel.shape[1] // cell.gates
     chosen = resolve_backend(backend, cell, operands.params.kernel.dtype, compute_dtype, units=units, **kinds)
-    h, final = _run(chosen, cell, operands, compute_dtype, return_sequences, _checked_remat(remat, operands.dropout))
+    h, final = _run(chosen, cell, operands, compute_dtype, return_sequences, _checked_remat(remat, operands.dropout), not time_major)
     if not return_sequences:
         return _last_output(final.h, operands.valid, operands.resets, zero_output_for_mask), final
     h = _all_outputs(h, operands.valid, operands.resets, zero_output_for_mask)
@@ -126,7 +126,7 @@ def _checked_remat(remat: Any, dropout: DropoutMasks) -> Remat:
     return found
 
 
-def _run(backend: Backend, cell: Cell, operands: Operands, compute_dtype, sequences: bool, remat: Remat):
+def _run(backend: Backend, cell: Cell, operands: Operands, compute_dtype, sequences: bool, remat: Remat, batch_first: bool):
     """Run a backend on arguments that `unroll` has checked and converted, and return (h of all steps, final state).
 
     Args:
@@ -136,15 +136,17 @@ def _run(backend: Backend, cell: Cell, operands: Operands, compute_dtype, sequen
         compute_dtype: dtype of the matrix products; None means the dtype of the parameters.
         sequences: whether to return h of all steps (T, B, H). If false, None is returned in its place.
         remat: number of segments for rematerialisation, "sqrt", or None for no rematerialisation.
+        batch_first: whether the arrays that the user gave and gets are (B, T, ...); see `compiled.run`.
     """
-    run = partial(_run_rows, backend.run)
+    shares = backend.shares and remat is None
+    run = partial(_run_rows, partial(backend.run, batch_first=batch_first) if shares else backend.run)
     run = run if remat is None else in_segments(run, remat)
 
     def call(params, x, state, valid, dropout, resets, *tokens):
         return run(cell, params, x, state, valid, dropout, resets, compute_dtype, sequences, *tokens)
 
     *arrays, tokens = operands
-    shared = (tokens,) if tokens is not None and backend.shares and remat is None else ()
+    shared = (tokens,) if tokens is not None and shares else ()
     out_axes = (1 if sequences else None, jax.tree.map(lambda part: 0, operands.state))
     return in_automatic_mode(call, 1, out_axes)(*vary_together(*arrays, *shared))
 

@@ -40,6 +40,9 @@ from lstm_jax.recurrence.resets import Resets, restart
 from lstm_jax.recurrence.residuals import Residuals, backward_twin, forward_twin
 from lstm_jax.shapes import GATES
 
+FEW_ROWS = 3
+"""Largest batch size for which the C++ code divides the units among threads, not the rows."""
+
 
 def run(
     cell: Cell,
@@ -52,10 +55,13 @@ def run(
     compute_dtype=None,
     sequences: bool = True,
     tokens: jax.Array | None = None,
+    batch_first: bool = False,
 ):
     """Run a cell over time in C++. The cell must be one for which `is_compiled` returns true.
 
-    The arguments and results are those of `reference.run`. The additional argument `tokens` (T, B) is described in `unroll`.
+    The arguments and results are those of `reference.run`. There are two additional arguments. `tokens` (T, B) is described in `unroll`.
+    `batch_first` says that the caller holds x and the outputs as arrays (B, T, ...), whose first two axes it swaps for this call. If it is
+    true, XLA need not move them in memory, since the C++ code reads and writes arrays of this order too. It changes no result.
     """
     name = compute_dtype_name(compute_dtype, params.kernel.dtype)
     products = name if name in PRODUCT_NUMBERS else None
@@ -65,7 +71,7 @@ def run(
     tokens = None if tokens is None or x.ndim == 2 else tokens.astype(jnp.int32)
     if cell.gates == 1:  # the C++ code has no axis of a single gate
         dropout = DropoutMasks(_without_gates(dropout.input), _without_gates(dropout.recurrent))
-    operation: Any = (CompiledLSTM if cell is CELLS["lstm"] else CompiledCell)(cell, sequences, products)
+    operation: Any = (CompiledLSTM if cell is CELLS["lstm"] else CompiledCell)(cell, sequences, products, batch_first)
     if COMPILED_CELLS[cell].cell != cell:
         return _run_joined(operation, params, x, state, valid, dropout, resets, tokens)
     return apply(operation, params, x, state, valid, dropout, resets, tokens)
@@ -107,11 +113,13 @@ class CompiledCell(RecurrentOperation):
         cell: the cell.
         sequences: whether to return the outputs of all steps.
         compute_dtype: dtype of the matrix products, "bfloat16" or "int8", or None for the dtype of the parameters.
+        batch_first: whether the C++ code reads and writes x, its gradient, and the gradient of the outputs as arrays (B, T, ...).
     """
 
     cell: Cell
     sequences: bool
     compute_dtype: str | None = None
+    batch_first: bool = False
 
     def runs_on(self):
         """Return ("cpu",), since the C++ code is compiled for the CPU; see `Operation.runs_on`."""
@@ -235,6 +243,16 @@ def _output(of: CompiledCell, params, h):
     return h if h.shape[-1] == units else h[..., :units]
 
 
+def _in_order(of: CompiledCell, x, *arrays) -> tuple:
+    """Return `arrays` (T, B, ...) in the order in which the C++ code reads them, and the attribute that tells it this order.
+
+    The order is (B, T, ...) if `of.batch_first` is true, unless there are few rows, for which the C++ code has only one order. Ids (T, B)
+    and None are returned unchanged. `x` has the axes (T, B, ...) and gives the number of rows.
+    """
+    swaps = of.batch_first and x.shape[1] > FEW_ROWS
+    return (*(jnp.swapaxes(a, 0, 1) if swaps and a is not None and a.ndim == 3 else a for a in arrays), {"batch_first": swaps})
+
+
 def _call_forward(of: CompiledCell, keep: bool, params, x, state, valid, dropout: DropoutMasks, resets, tokens):
     sequences = of.sequences
     options = _options(of, x, valid, dropout, resets, tokens, sequences)
@@ -248,7 +266,8 @@ def _call_forward(of: CompiledCell, keep: bool, params, x, state, valid, dropout
         first = args[state_args]
         shapes = [(steps + 1, *part.shape) for part in first[:states]] + [(steps, batch, kept * units)] * bool(kept)
         results = [*first, *(jax.ShapeDtypeStruct(shape, dtype) for shape in shapes)]
-        return native.call("lstm_jax_forward", results, args, {}, sets=True, keep=keep, **options)
+        x, order = _in_order(of, args[0], args[0])
+        return native.call("lstm_jax_forward", results, (x, *args[1:]), {}, sets=True, keep=keep, **options, **order)
 
     operands = [(x, 1), *((param, None) for param in weights), *((part, 0) for part in state)]
     operands += _with_axes(valid, dropout, resets, tokens)
@@ -264,13 +283,20 @@ def _call_backward(of: CompiledCell, by_x: bool, params, x, residuals: Residuals
     extras, kept = _further(params), [part for part in residuals if part is not None]
     states, others, count, has_resets = len(d_final), len(extras), len(kernels), resets is not None
     state_args = slice(others + len(kept), others + len(kept) + states)  # as in `_call_forward`, `call` must not hold arrays
+    outputs_at = state_args.stop if options["sequences"] else None  # of d_h in `rest`
 
     def call(*args):
-        x, kernels, rest = args[0], args[1 : 1 + count], args[1 + count :]
+        x, kernels, rest = args[0], args[1 : 1 + count], list(args[1 + count :])
         state = rest[state_args]
         bias = jax.ShapeDtypeStruct(kernels[0].shape[1:], kernels[0].dtype)
+        d_h = None if outputs_at is None else rest[outputs_at]
+        x, d_h, order = _in_order(of, x, x, d_h)
+        if outputs_at is not None:
+            rest[outputs_at] = d_h
         results = [*state, *kernels, bias, *rest[:others], *([x] if by_x else []), *(state if has_resets else [])]
-        return native.call("lstm_jax_backward", results, args, {}, sets=True, d_x=by_x, **options)
+        found = native.call("lstm_jax_backward", results, (x, *kernels, *rest), {}, sets=True, d_x=by_x, **options, **order)
+        at = len(state) + count + 1 + others  # of d_x
+        return [jnp.swapaxes(d, 0, 1) if by_x and n == at and order["batch_first"] else d for n, d in enumerate(found)]
 
     operands = [(x, 1), *((param, None) for param in (*kernels, *extras)), *((part, 1) for part in kept)]
     operands += [*((part, 0) for part in d_final), *([] if d_h is None else [(d_h, 1)]), *_with_axes(valid, dropout, resets, tokens)]

@@ -62,6 +62,15 @@ class Call(NamedTuple):
         call = jax.ffi.ffi_call(self.function, list(self.results.values()), has_side_effect=always)
         return call(*self.operands.values(), **fixed)
 
+    def batch_first(self) -> "Call":
+        """Return the call with x, its gradient and the gradient of the outputs as arrays (B, T, ...)."""
+        swapped = {name: np.swapaxes(self.operands[name], 0, 1) for name in ("x", "d of outputs") if name in self.operands}
+        results = dict(self.results)
+        if "d of x" in results:
+            steps, batch, features = results["d of x"].shape
+            results["d of x"] = _like(results["d of x"].dtype.name, batch, steps, features)
+        return self._replace(operands=self.operands | swapped, results=results, attributes=self.attributes | {"batch_first": True})
+
     def but(self, name: str, value: Any) -> "Call":
         """Return the call with another operand, result or attribute of that name, in that order."""
         part = next(part for part in ("operands", "results", "attributes") if name in getattr(self, part))
@@ -135,7 +144,7 @@ def recurrence(
     if resets:
         last |= {"resets": rng.random((steps, batch)) < 0.3, **{f"{name} of resets": normal(batch, size) for name, size in states.items()}}
     attributes = {"ids": ids, "input_masks": kinds[0], "recurrent_masks": kinds[1], "masked": masked, "tokens": tokens, "resets": resets}
-    attributes |= {"cell": shape.number, "products": products}
+    attributes |= {"cell": shape.number, "products": products, "batch_first": False}
     if not backward:
         state = {name: normal(batch, size) for name, size in states.items()}
         operands = {**first, **kernels, "bias": normal(columns), **extras, **state, **last}

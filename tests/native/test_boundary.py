@@ -27,6 +27,8 @@ CALLS = {
     "forward, ids": recurrence(False, ids=True, kinds=(0, 4), masked=False, keep=False),
     "backward": recurrence(True, kinds=(1, 4), tokens=True),
     "backward, ids": recurrence(True, ids=True),
+    "forward, batch first": recurrence(False, sizes=(3, 6, 5, 4)).batch_first(),
+    "backward, batch first": recurrence(True, sizes=(3, 6, 5, 4)).batch_first(),
     **{
         f"forward, {cell}": recurrence(False, kinds=(SHAPES[cell].gates, int(SHAPES[cell].recurrent)), cell=cell)
         for cell in list(SHAPES)[1:]
@@ -138,6 +140,12 @@ def test_attributes_out_of_range(kind: str, name: str, value, remedy: str) -> No
         rf"{call.function}: {name}: [^;]+; {remedy}",
         refusal(call._replace(attributes={"threads": 1} | call.attributes).but(name, value).run),
     )
+
+
+@pytest.mark.parametrize("ids", [False, True])
+@pytest.mark.parametrize("backward", [False, True])
+def test_few_rows_have_one_order(backward: bool, ids: bool) -> None:
+    assert "batch_first: 1; give 0 for 3 rows or fewer" in refusal(recurrence(backward, ids=ids).batch_first().run)
 
 
 @pytest.mark.parametrize(("products", "dtype"), [(1, "bfloat16"), (2, "int8")])

@@ -213,7 +213,7 @@ std::vector<Case> cases(int64_t T, int64_t B, int64_t E, int64_t H) {
     return whole;
   };
   const Attributes common = {{"cell", int64_t{0}}, {"ids", false}, {"input_masks", int64_t{4}}, {"recurrent_masks", int64_t{4}}, {"masked", true}, {"tokens", true},
-                             {"resets", true}, {"products", int64_t{0}}, {"sequences", true}};
+                             {"resets", true}, {"batch_first", false}, {"products", int64_t{0}}, {"sequences", true}};
   Attributes forward = common, backward = common;
   forward["keep"] = backward["d_x"] = true;
   // the GRU, without masks: three gates, a second bias, no c
@@ -223,10 +223,13 @@ std::vector<Case> cases(int64_t T, int64_t B, int64_t E, int64_t H) {
     (*attributes)["cell"] = int64_t{1};
     (*attributes)["input_masks"] = (*attributes)["recurrent_masks"] = int64_t{0};
   }
-  // minGRU, which has no U
-  const Arrays minimal = {floats({E, 2 * H}), floats({2 * H}), floats({T, B, 2 * H})};
+  // minGRU, which has no U, with x and d of the outputs (B, T, ...) where there are enough rows
+  const bool batch_first = B > 3;
+  const Arrays minimal = {floats({E, 2 * H}), floats({2 * H}), floats({T, B, 2 * H}), batch_first ? floats({B, T, E}) : x,
+                          batch_first ? floats({B, T, H}) : floats({T, B, H})};
   Attributes minimal_forward = gru_forward, minimal_backward = gru_backward;
   minimal_forward["cell"] = minimal_backward["cell"] = int64_t{13};
+  minimal_forward["batch_first"] = minimal_backward["batch_first"] = batch_first;
   // without tokens, few rows take few_forward.h and few_backward.h
   const auto without_tokens = [](Attributes attributes) {
     attributes["tokens"] = false;
@@ -253,10 +256,10 @@ std::vector<Case> cases(int64_t T, int64_t B, int64_t E, int64_t H) {
       {"backward, GRU", lstm_jax_backward,
        all({{x, gru[0], gru[1], gru[3], all_steps[0], all_steps[1], state[0], floats({T, B, H})}, gru_last}),
        {state[0], gru[0], gru[1], gru[2], gru[3], x, state[0]}, gru_backward, false},
-      {"forward, minGRU", lstm_jax_forward, all({{x, minimal[0], minimal[1], state[0]}, gru_last}), {state[0], all_steps[1], minimal[2]}, minimal_forward,
+      {"forward, minGRU", lstm_jax_forward, all({{minimal[3], minimal[0], minimal[1], state[0]}, gru_last}), {state[0], all_steps[1], minimal[2]}, minimal_forward,
        true},
-      {"backward, minGRU", lstm_jax_backward, all({{x, minimal[0], minimal[2], all_steps[1], state[0], floats({T, B, H})}, gru_last}),
-       {state[0], minimal[0], minimal[1], x, state[0]}, minimal_backward, false},
+      {"backward, minGRU", lstm_jax_backward, all({{minimal[3], minimal[0], minimal[2], all_steps[1], state[0], minimal[4]}, gru_last}),
+       {state[0], minimal[0], minimal[1], minimal[3], state[0]}, minimal_backward, false},
       {"forward, bfloat16", lstm_jax_forward, all({{x}, kernels, {bias}, state, last}), all({state, {all_steps[1], all_steps[2], all_steps[0]}}),
        narrow_forward, true},
       {"backward, bfloat16", lstm_jax_backward, all({{x}, kernels, all_steps, state, {floats({T, B, H})}, last}),

@@ -1,0 +1,93 @@
+"""Calls that read and write arrays (B, T, ...) in place of (T, B, ...): no bit of a result changes."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from calls import SHAPES, recurrence
+from tables import BACKENDS
+
+from lstm_jax import CELLS, native, unroll
+from lstm_jax.native.library import PRODUCT_NUMBERS
+
+pytestmark = [
+    pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the backend with"),
+    pytest.mark.usefixtures("quick_compiles"),
+]
+SIZES = [(9, 5, 7, 20), (70, 6, 3, 16), (1, 4, 5, 3), (5, 37, 33, 40)]  # T, B, E, H; also more steps than a chunk has, and a single one
+
+
+@pytest.mark.slow(keep=6)
+@pytest.mark.parametrize("products", [name for name in PRODUCT_NUMBERS if name is None or not native.why_not_products(name)])
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("cell", SHAPES)
+def test_the_same_bits(cell: str, backward: bool, products: str | None) -> None:
+    if products == "int8" and (backward or SHAPES[cell].parts > 1):
+        pytest.skip("no such products")
+    for n, sizes in enumerate(SIZES):
+        options: dict[str, Any] = {"kinds": [(0, 0), (1, 0), (SHAPES[cell].gates, 0)][n % 3], "tokens": n == 3, "ids": n == 2}
+        options |= {"kinds": (0, 0)} if n == 2 else {}
+        call = recurrence(backward, sizes=sizes, cell=cell, keep=products != "int8", products=PRODUCT_NUMBERS[products], **options)
+        for threads in (1, 3):
+            found = dict(zip(call.results, call.batch_first().run(threads), strict=True))
+            if "d of x" in found:
+                found["d of x"] = np.swapaxes(found["d of x"], 0, 1)
+            for name, want in zip(call.results, call.run(threads), strict=True):
+                np.testing.assert_array_equal(found[name], want, err_msg=name)
+
+
+def _gradients(run: Callable, params: Any, x: jax.Array) -> Any:
+    return jax.value_and_grad(lambda params, x: (run(params, x) ** 2).sum(), argnums=(0, 1))(params, x)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru", "min_gru"])
+@pytest.mark.parametrize("batch", [3, 4])  # few rows, which have one order, and more
+def test_a_users_arrays(cell: str, batch: int) -> None:
+    """Outputs and gradients of arrays (B, T, E) equal those of arrays (T, B, E), alone, in `vmap` over x and over the parameters."""
+    steps, features, units = 6, 5, 20
+    gates = CELLS[cell].gates
+    rng = np.random.default_rng(0)
+    shape = SHAPES[cell]
+    weights = {"kernel": (features, gates * units), "recurrent_kernel": (units, gates * units), "bias": (gates * units,)}
+    fields = {name: jnp.asarray(rng.normal(0, 0.3, (2, *size)), jnp.float32) for name, size in weights.items()}
+    if not shape.recurrent:
+        del fields["recurrent_kernel"]
+    if shape.extras:
+        fields["recurrent_bias"] = jnp.asarray(rng.normal(0, 0.3, (2, shape.extras[1] * units)), jnp.float32)
+    params = CELLS[cell].params(**fields)
+    x = jnp.asarray(rng.normal(size=(2, batch, steps, features)), jnp.float32)
+
+    def by_batch(params: Any, x: jax.Array) -> jax.Array:
+        return unroll(CELLS[cell], params, x, backend="compiled")[0]
+
+    def by_time(params: Any, x: jax.Array) -> jax.Array:
+        return jnp.swapaxes(unroll(CELLS[cell], params, jnp.swapaxes(x, 0, 1), backend="compiled", time_major=True)[0], 0, 1)
+
+    one = jax.tree.map(lambda array: array[0], params)
+    for axes, args in (((0, 0), (params, x)), ((None, 0), (one, x)), ((0, None), (params, x[0])), (None, (one, x[0]))):
+        runs = []
+        for run in (by_batch, by_time):
+            call = jax.jit(lambda params, x, run=run: _gradients(run, params, x))
+            runs.append((jax.vmap(call, in_axes=axes) if axes else call)(*args))
+        for got, want in zip(jax.tree.leaves(runs[0]), jax.tree.leaves(runs[1]), strict=True):
+            np.testing.assert_allclose(got, want, rtol=2e-6, atol=2e-6)
+
+
+def test_no_array_is_moved() -> None:
+    """The compiled program passes x, its gradient and the gradient of the outputs as they are; h is copied once, without its first step."""
+    x, weights = jnp.zeros((8, 5, 16)), jnp.zeros((16, 32))
+    params = CELLS["min_gru"].params(kernel=weights, bias=jnp.zeros(32))
+
+    def run(params: Any, x: jax.Array, d_h: jax.Array) -> Any:
+        h, pull = jax.vjp(lambda params, x: unroll(CELLS["min_gru"], params, x, backend="compiled")[0], params, x)
+        return h, pull(d_h)
+
+    text = jax.jit(run).lower(params, x, jnp.zeros((8, 5, 16))).compile().as_text()
+    calls = [line for line in text.splitlines() if "custom-call(" in line]
+    assert len(calls) == 2
+    for call in calls:
+        assert "%x.1" in call
+    assert "%d_h.1" in calls[1]
