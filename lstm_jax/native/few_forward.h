@@ -179,8 +179,10 @@ void finish_few(const FewForward<T>& few, int64_t t, int64_t t0, int64_t r, int6
   const T* const c_before = Cell::kCellState ? few.c_before(t, r) : nullptr;
   const bool valid = !run.valid || run.valid[t * few.rows() + r];
   over_vectors<T>(first, last, [&](int64_t at, int count) __attribute__((always_inline)) {
-    Written<T, std::max(1, Cell::kKept)> now{};
+    using Numbers = Written<T, std::max(1, Cell::kKept)>;
+    Numbers now;
     if (!valid) {
+      now = Numbers{};
       now.h = load(h_before + at, count);
       if (Cell::kCellState) now.c = load(c_before + at, count);
     } else if constexpr (kIsLSTM<T, Cell>) {
