@@ -40,8 +40,8 @@ def lint(session: nox.Session) -> None:
 def fuzz(session: nox.Session) -> None:
     """Run all fuzzers, with several thousand random cases.
 
-    The cases are random command lines, damaged files, flipped bits and killed processes. Arguments after `--` select a part, as in
-    `nox -s fuzz -- flags --seed 7`; see tests/fuzz/__main__.py.
+    The cases are random command lines, damaged files, flipped bits and killed processes. Arguments after `--` are passed to
+    tests/fuzz/__main__.py. For example, `nox -s fuzz -- flags --seed 7` runs only the fuzzer of command lines, with the seed 7.
     """
     session.install("-e", ".[tests]")
     session.run("python", "-m", "tests.fuzz", *session.posargs)

@@ -82,7 +82,7 @@ def smallest_p(rounds: int) -> float:
 
 
 def require_rounds(work: str, rounds: int, level: float, tests: int = 1) -> None:
-    """Check that there are enough rounds to find a change: that the p-value of a test can be as small as level / tests.
+    """Check that there are enough rounds to find a change, that is, that the p-value of a test can be as small as level / tests.
 
     Args:
         work: name of the workload.

@@ -1,6 +1,7 @@
 """Training recipes for the Keras examples imdb_lstm and lstm_text_generation, and reports of the results over seeds.
 
-A recipe is a library that trains a task with fixed flags. A study is a group of recipes that are compared with each other.
+A recipe is the combination of a task, a library that trains it, and the flags of the training. A study is a group of recipes that are
+compared with each other.
 """
 
 from collections import defaultdict
@@ -218,8 +219,8 @@ def report_seeds(rows: Iterable[Row]) -> list[str]:
 def report_loss(rows: Iterable[Row]) -> list[str]:
     """Return the report of the training loss, with one line of text for each epoch.
 
-    For each recipe, a line has the mean over seeds and the range over seeds of the loss at this epoch. Every line also has the loss that an
-    existing notebook, which trains the model of the Keras example lstm_text_generation, printed for this epoch (see `PRINTED`).
+    The line of an epoch has, for each recipe, the mean and the range over seeds of the loss at that epoch. It also has the loss that an
+    existing notebook printed for that epoch (see `PRINTED`). This notebook trains the model of the Keras example lstm_text_generation.
     """
     losses: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
@@ -232,7 +233,7 @@ def report_loss(rows: Iterable[Row]) -> list[str]:
 
 
 def report_held_out(rows: Iterable[Row]) -> list[str]:
-    """Return the report of the bits per character on held-out text, with one line of text for each training run.
+    """Return a report with one line for each training run: its bits per character on held-out text.
 
     For runs of this project, a line also has the CPU time and the best epoch.
     """

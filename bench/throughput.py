@@ -79,8 +79,8 @@ class Sweep:
         sha: commit of this checkout, which the result rows record.
         seconds: duration of each measurement in seconds.
         most: largest number of measurements of one process. A process is measured again only if its result was noisy (see `noise`).
-        distances: dict from the key of each pair (candidate, workload) that was checked so far, as `row_key` returns it, to the largest
-            relative error of the candidate's results. A candidate is a library with options.
+        distances: largest relative error of the results of each pair (candidate, workload) that was checked so far, as a dict. Its keys
+            have the form that `row_key` returns. A candidate is a library with options.
         fastest: highest CPU speed that `bench.machine.probe` has measured so far, in GFLOP/s.
         references: dict from the name of a workload to the file with its reference results.
     """
@@ -96,8 +96,8 @@ class Sweep:
     def measure(self, process: Process) -> list[Row]:
         """Measure `process` until its result is not noisy, and return the new result rows.
 
-        A process is measured at most `self.most` times. This number includes `process.tries`, the number of noisy measurements in earlier
-        calls of `bench throughput`.
+        A process is measured at most `self.most` times, including the `process.tries` noisy measurements that earlier calls of `bench
+        throughput` made.
         """
         rows = []
         for _ in range(process.tries, self.most):
@@ -302,9 +302,9 @@ def sweep_first_step(processes: Sequence[Process], path: Path, sha: str) -> None
 def report_first_step(works: Sequence[Workload], candidates: Sequence[Candidate], path: Path, sha: str, series: str = "") -> None:
     """Print a table of the time to build the model and the time of the first step, as medians over rounds.
 
-    A line shows one candidate on one workload. The first three times were measured with an empty compilation cache (cold): the time to
-    build the model, the time of the first step, and the part of the first step in which XLA compiles. The other two times were measured
-    with a filled cache (warm): the time to build the model and the time of the first step.
+    A line shows one candidate on one workload, and has five columns of times. Three columns were measured with an empty compilation cache
+    (cold): the time to build the model, the time of the first step, and the part of the first step in which XLA compiles. The other two
+    columns were measured with a filled cache (warm): the time to build the model and the time of the first step.
 
     Args:
         works: workloads in the table.

@@ -156,7 +156,7 @@ class Process:
         round: number of the round.
         series: label of the result rows, given by the flag `--series`. Rows with different labels are reported separately. If "", the rows
             get no label.
-        tries: number of earlier measurements, all of them noisy.
+        tries: number of noisy measurements of this process in earlier calls of `bench throughput`.
     """
 
     work: Workload

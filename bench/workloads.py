@@ -10,8 +10,8 @@ A workload is selected by name, optionally with other sizes or another cell:
   40 characters with the softmax cross-entropy of the next character, batch size 128 and Adam.
 - "evaluation" runs the model of A without dropout on the 25,000 IMDB test reviews, in batches of 512. The reviews are read from
   `$LSTM_JAX_DATA` or the download cache.
-- "inference" runs the model of A without dropout on one batch of B random reviews of T words, in one call. By default it is one review of
-  80 words.
+- "inference" runs the model of A without dropout on one batch of random reviews, in one call. By default the batch is one review of 80
+  words.
 - "recurrence" is the forward and backward pass of a recurrent layer alone. From inputs x (B, T, E) and a zero initial state, it computes
   the outputs h (B, T, H). From a given cotangent of h, it computes the gradients of the kernel, the recurrent kernel, the bias and x.
 - "forward" is the forward pass of "recurrence" alone: it computes the outputs h (B, T, H) and keeps nothing for a backward pass.

@@ -98,8 +98,8 @@ def evidence(trained: sentiment.Trained, rows: sentiment.Rows, count: int = 200)
         - the median reach
         - the rank correlation of reach and certainty
         - the mean rank correlation of the two attributions of a review, for the less certain half of the reviews and for the other half
-        - the median over reviews of the size of the attribution by integrated gradients, divided by the size of the attribution by leaving
-          out words, for each of the two halves (the size is the sum of the absolute values)
+        - the median over reviews of a ratio, for each of the two halves: the size of the attribution by integrated gradients divided by the
+          size of the attribution by leaving out words (the size is the sum of the absolute values)
     """
     network, params, found = ReviewNetwork(trained), jax.device_put(trained.params), []
 
@@ -131,7 +131,8 @@ def characters(trained: generation.Trained, params: Any, chars: int = 200, count
     """Measure how far back, in characters, the gradients of a character model reach, and how many of its units keep a constant cell state.
 
     A unit of the first LSTM layer is constant if the standard deviation of its cell state is below a tenth of the absolute value of the
-    mean. Both are computed over all texts and over all characters after the first `SETTLED`.
+    mean. Both are computed over all texts and over all characters after the first `SETTLED`. The texts are sections of the held-out text of
+    the run. The function `reach` computes how far back the gradients reach.
 
     Args:
         trained: text-generation run. Its held-out text is read.

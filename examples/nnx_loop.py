@@ -15,7 +15,8 @@ from lstm_jax import LSTM, convert
 class Classifier(nnx.Module):
     """Flax NNX model that computes the logits (B,) of B sequences of token ids (B, T): embedding, LSTM, and dense layer with one output.
 
-    If `ours` is true, the LSTM is `lstm_jax.LSTM` with the weights of Flax' LSTM. Otherwise, it is `nnx.RNN` of Flax.
+    If `ours` is true, the LSTM is `lstm_jax.LSTM`, whose initial weights are copied from an LSTM of Flax. Otherwise, it is `nnx.RNN` of
+    Flax.
     """
 
     def __init__(self, sizes: Sizes, ours: bool):

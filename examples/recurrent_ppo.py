@@ -300,7 +300,7 @@ def make_train(settings: Settings, report: Callable[[Any], None] | None = None) 
 
     Args:
         settings: settings of the training.
-        report: report(mean) is called after each rollout with its mean return, while the program runs. If None, nothing is reported.
+        report: function report(mean) that is called after each rollout, with the mean return of the episodes that end in it, or None.
     """
     simulation = make_simulation(settings)
 

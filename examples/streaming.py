@@ -53,7 +53,7 @@ def encode(text: str) -> np.ndarray:
 
 
 def make_sentences(count: int, length: int, rng: np.random.Generator) -> Sentences:
-    """Return `count` random labelled sentences, none of which has as much praise as complaint.
+    """Return `count` random labelled sentences, none with as many words of praise as of complaint after the reversals by "not".
 
     Args:
         count: number of sentences.
@@ -203,7 +203,8 @@ class Session(NamedTuple):
     """Results of `serve`.
 
     Attributes:
-        probabilities: one list for each user, with the probability after each word that the sentence has more praise than complaint.
+        probabilities: one list for each user, with one entry for each word of the user's sentence: the probability that the sentence has
+            more praise than complaint, computed after this word.
         ticks: number of ticks. A tick is one call of `Server.send`.
         words: number of words of all users.
         seconds: duration of all ticks but the first, which compiles the program.
@@ -216,7 +217,7 @@ class Session(NamedTuple):
 
 
 def serve(model: Classifier, sentences: list[np.ndarray], slots: int, rng: np.random.Generator) -> Session:
-    """Let one user for each sentence send its words to a server, and return the results.
+    """Simulate the users of a server, each of whom sends the words of one sentence, and return the results of the server.
 
     A user joins when a slot is free, sends the words one by one at random ticks, and leaves after the last word. A tick is one call of
     `Server.send`.

@@ -71,7 +71,8 @@ def tags_of(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
 def make_rows(count: int, length: int, letters: int, rng: np.random.Generator) -> Rows:
     """Return random rows of letters with their tags.
 
-    Each row draws its letters from about half of the alphabet. Letters therefore often occur again in the same row, and no tag is rare.
+    The tag of a letter tells whether the same letter occurs earlier and whether it occurs later in the row. Each row draws its letters from
+    about half of the alphabet. The same letter therefore often occurs several times in a row, and no tag is rare.
 
     Args:
         count: number of rows.
@@ -167,9 +168,9 @@ def run(
 
 
 def _chunks(steps: int, batch: int, length: int, letters: int, rng: np.random.Generator) -> Iterator[Rows]:
-    """Yield chunks of random rows, each for up to 50 training steps, until there are rows for `steps` steps.
+    """Yield chunks of random rows until there are rows for `steps` training steps.
 
-    The arrays of a chunk have the shape (number of steps, batch, length).
+    A chunk has the rows for up to 50 training steps. Its arrays have the shape (number of steps, batch, length).
 
     Args:
         steps: number of training steps.

@@ -70,7 +70,7 @@ def by_steps_back(sizes: jax.Array, answered: int = 1) -> dict[int, float]:
 
 
 def on_reviews(config: SentimentConfig) -> dict[str, Any]:
-    """Train the model of the sentiment task, and measure the gradient of the loss with respect to the state h before and after training.
+    """Train the model of the sentiment task and, before and after training, measure the gradient of the loss with respect to the state h.
 
     The gradient is measured on test reviews with at least `config.data.maxlen` words, so that no review is padded.
 

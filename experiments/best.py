@@ -9,9 +9,9 @@ The study compares several models, called choices. The first choice is the uncha
 earlier choice with a few changes to the model or the training; see the table `CHOICES`. All choices are evaluated on a validation split of
 15 % of the training reviews. The models are trained on the remaining reviews, which are about other movies.
 
-The last choice is called the recipe. It is the preset "best" of `lstm-jax train sentiment`. Only the recipe is evaluated on the test
-reviews. It is trained with several seeds, and each run uses the weights of the epoch with the lowest validation loss. There are three main
-results on the test reviews:
+The last choice is called the recipe. It is the preset "best" of `lstm-jax train sentiment`. Of the choices, only the recipe is evaluated on
+the test reviews. It is trained with several seeds, and each run uses the weights of the epoch with the lowest validation loss. There are
+three main results on the test reviews:
 
 - Recipe: the mean accuracy over the seeds.
 - Recipe and NBSVM: the logits of the recipe are mixed with those of an NBSVM classifier of n-grams (`experiments.nbsvm`). The proportion of
@@ -23,9 +23,9 @@ Expected: the recipe reaches a test accuracy of at least 0.92. Published test ac
 only are .84 to .85 (Keras example), .865 (tuned LSTM, Dai & Le 2015), .906 (fastText with bigrams), .912 (NBSVM), .919 (one-hot LSTM with
 pooling, Johnson & Zhang 2016) and .923 (CNN with an NBSVM-weighted bag of n-grams, Johnson & Zhang 2015).
 
-Durations: The hours above are sums over single runs. On two cores of 130 GFLOP/s, a run of the recipe took 29 to 32 minutes, including 16
-to 18 minutes for its language model. The NBSVM classifier took three more minutes. The first eight choices together took 73 minutes on two
-cores of 100 GFLOP/s.
+Durations: The hours above are sums of the durations of single training runs, which were not all made in one call of the command. On two
+cores of 130 GFLOP/s, a run of the recipe took 29 to 32 minutes, including 16 to 18 minutes for its language model. The NBSVM classifier
+took three more minutes. The first eight choices together took 73 minutes on two cores of 100 GFLOP/s.
 """
 
 import base64
@@ -150,8 +150,9 @@ def run(config: Config) -> dict[str, Any]:
 
         - "test_accuracy", "test_loss" and "test_ece": accuracy, loss and calibration error on the test reviews.
         - "test_reviews": number of test reviews.
-        - the keys of the dict that `_with_grams` returns: accuracies of an NBSVM classifier and of a weighted mean of its logits and the
-          model's logits, the model's weight in this mean, and margins of the test reviews.
+        - the keys of the dict that `_with_grams` returns. This function mixes the logits of an NBSVM classifier with those of the model.
+        The values are the accuracies of the classifier and of the mixture, the weight of the model in the mixture, and margins of the test
+        reviews.
     """
     from lstm_jax.models import functional
     from lstm_jax.runtime.sharding import make_mesh
@@ -238,8 +239,8 @@ def ensemble_accuracy(texts: Iterable[str]) -> float:
 
     Args:
         texts: one text for each model, as `encode_margins` returns it. It holds the margin of each review, which is the logit if the label
-            is 1, and minus the logit if the label is 0. The ensemble classifies a review correctly if the mean of its margins over the
-            models is positive. All models must have read the same reviews in the same order.
+            is 1, and minus the logit if the label is 0. The ensemble classifies a review correctly if the mean of the review's margins, one
+            from each model, is positive. All models must have read the same reviews in the same order.
     """
     margins = [np.frombuffer(base64.b64decode(text), "<f2").astype(np.float32) for text in texts]
     return float((np.mean(margins, axis=0) > 0).mean())

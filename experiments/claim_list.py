@@ -40,7 +40,7 @@ FAR = 100
 
 
 def _fading(name: str) -> Callable[[Row], float]:
-    """Return a function that measures by how many decades the gradient is smaller 100 steps before the last step than 1 step before it.
+    """Return a function that measures by how many decades the gradient shrinks between 1 step and 100 steps before the last step.
 
     A decade is a factor of 10. The argument of the function is the result of a run of the study `memory`.
 
@@ -61,9 +61,10 @@ def _lost(row: Row) -> float:
 
 
 def _growth(row: Row) -> dict[str, float]:
-    """Return a dict from the name of each mean distance between words to its growth in a run of the study `embedding`.
+    """Return the growth of each mean distance between words in a run of the study `embedding`, as a dict from names to growths.
 
-    The growth is the mean distance after training divided by the mean distance before training.
+    The growth is the mean distance after training divided by the mean distance before training. The function `embedding.distances`
+    describes the names.
     """
     before = dict(row["before"])
     return {name: distance / before[name] for name, distance in row["after"]}

@@ -143,10 +143,10 @@ def verdict(claim: Claim, low: float, high: float) -> str:
 
 
 def p_value(claim: Claim, values: Sequence[float]) -> float:
-    """Return the p-value of the hypothesis that the mean of a claim's number lies outside the claimed range, by Student's t-test.
+    """Return the p-value of a claim by Student's t-test.
 
-    If both ends of the range are finite, the result is the larger p-value of the two one-sided tests (Schuirmann 1987). With fewer than
-    two values, the result is nan.
+    The tested hypothesis is that the number that the claim is about has a mean outside the claimed range. If both ends of the range are
+    finite, the result is the larger p-value of the two one-sided tests (Schuirmann 1987). With fewer than two values, the result is nan.
 
     Args:
         claim: claim.
@@ -183,8 +183,9 @@ def table(results: Path) -> str:
     """Return the table of all claims in Markdown, with one line for each claim.
 
     A line has these cells: the study, the claim, the mean difference and the verdict of the first seeds, the mean difference and the
-    verdict of the new seeds, and the adjusted p-value of the new seeds. Cells without runs are empty. If only some of the new seeds have
-    been run, the number of these seeds replaces their mean difference, and their verdict and p-value are empty.
+    verdict of the new seeds, and the adjusted p-value of the new seeds. The first seeds are those from which the claims were made, and the
+    new seeds are those with which the claims are tested. Cells without runs are empty. If only some of the new seeds have been run, the
+    number of these seeds replaces their mean difference, and their verdict and p-value are empty.
 
     Args:
         results: folder of the result files of the studies.

@@ -72,8 +72,8 @@ def verdict(rows: study.Rows) -> str:
 def draw(rows: study.Rows, path: Path) -> object:
     """Draw the accuracy, the calibration error and the time of an epoch as heat maps over the input and the recurrent dropout rate.
 
-    A fourth panel compares masks that differ between gates with masks that all gates share. It shows the accuracy over the dropout rate,
-    where the input and the recurrent rate are equal.
+    A fourth panel compares masks that differ between gates with masks that all gates share. It shows the accuracy over the dropout rate in
+    the runs whose input and recurrent rates are equal.
     """
 
     def fill(figure: Any) -> None:

@@ -120,7 +120,8 @@ def run(config: Config) -> dict[str, Any]:
         - "before": list of pairs (name, mean distance), measured before training. The function `distances` describes the names.
         - "after": the same pairs, measured after training.
         - "neighbours": list of pairs (a word of `QUERIES`, its nearest neighbours as one string).
-        - "words": list of pairs (word, name of its group) for all words of the groups.
+        - "words": list of pairs (word, name of its group) for the words of `GROUPS` that are in the vocabulary. A group with fewer than two
+        such words is left out.
         - "map": coordinates of these words on the first two principal components, in the same order.
         - "test_accuracy": test accuracy after training, or None for word2vec.
     """

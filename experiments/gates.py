@@ -138,8 +138,8 @@ def measured(config: Cost) -> dict[str, Any]:
 def run(config: SentimentConfig | GenerationConfig | Cost) -> dict[str, Any]:
     """Run one measurement of the study, and return its metrics.
 
-    The type of the config selects the measurement. A `GenerationConfig` with which the text is read as a stream selects one of the long
-    trainings.
+    The type of the config selects the measurement. A `GenerationConfig` selects one of the long trainings if it says that the text is read
+    as a stream, and otherwise the measurement "characters".
 
     Returns:
         A dict. The key "task" holds "cost", "sentiment", "characters" or "converged" (a long training). The other keys are those of the

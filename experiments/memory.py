@@ -238,7 +238,7 @@ def _gradient_sizes(config: Config, params: Params, key: jax.Array) -> jax.Array
 
 
 def reviews_config(config: Config) -> SentimentConfig:
-    """Return the config of the sentiment task for a run of the task "imdb".
+    """Return the config of the sentiment task of lstm_jax for a run of the task "imdb" of this study.
 
     The model reads `config.lag` words of a review. The number of epochs is chosen so that there are about `config.steps` updates.
     """

@@ -115,7 +115,7 @@ def network(cell: str, units: int, gain: float, updates: int, text: str, seed: i
     Args:
         cell: name of the cell.
         units: hidden size H.
-        gain: factor of the initial recurrent kernel.
+        gain: number by which the initial recurrent kernel is multiplied.
         updates: number of training updates. If 0, the initial parameters are returned.
         text: text to train on; see `characters`.
         seed: seed of the initial parameters and of the batches.
@@ -205,7 +205,7 @@ def lanes(cell: str, units: int, jacobian: str, steps: int, iterations: int) -> 
 
     There are T steps, H units, G gates and K arrays in the state, and D is log2(H) + `STEP_DEPTH`. The loop has T phases, one for each
     step. Each iteration of Newton's method has two phases. The first is an evaluation of all steps with their Jacobians. The second is a
-    parallel scan that solves linear equations. These are all kinds of phases:
+    parallel scan that solves linear equations. The table lists every kind of phase:
 
         phase                             work                        depth
         one step of the loop              G H^2                       D
@@ -302,9 +302,8 @@ def draw(rows: study.Rows, path: Path) -> object:
     """Draw four panels about Newton's method, which computes the states of all time steps in parallel, into the file `path`.
 
     The vertical axis of three panels is the number of iterations. The horizontal axis is the sequence length in the first panel, the
-    largest Lyapunov exponent in the second, and the number of training updates in the third. In the fourth panel, the horizontal axis is
-    the sequence length. The vertical axis is the smallest number of parallel processing units at which the method is faster than the loop
-    over the steps (see `lanes`).
+    largest Lyapunov exponent in the second, and the number of training updates in the third. The fourth panel shows, for each sequence
+    length, the smallest number of parallel processing units at which the method is faster than the loop over the steps (see `lanes`).
     """
 
     def fill(figure: Any) -> None:

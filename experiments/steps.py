@@ -5,10 +5,10 @@
     LSTM_JAX_DATA=... python -m experiments.steps --workers 2   # everything; two or three hours
 
 For text generation, windows of a given length are cut from a text. The step is the number of characters from the start of one window to the
-start of the next. Here "step" always has this meaning; a change of the parameters is called an update. The study tests a claim about the
-step (the "number" in the quotation) and the length: "smaller number is similar to lowering the learning rate; increasing the length of the
-sequence is similar to train with larger batch size". An LSTM with 64 units is trained with Adam on newspaper articles, with two seeds
-unless stated otherwise. The last tenth of the text is held out. There are three grids:
+start of the next. Here "step" always has this meaning; a change of the parameters is called an update. The study tests this claim about the
+step and the length: "smaller number is similar to lowering the learning rate; increasing the length of the sequence is similar to train
+with larger batch size". The "number" in this quotation is the step. An LSTM with 64 units is trained with Adam on newspaper articles, with
+two seeds unless stated otherwise. The last tenth of the text is held out. There are three grids:
 
 - steps: The windows have 40 characters and start every 1, 2, 5, 10 or 20 characters. The model is trained for 1, 2, 5, 10 or 20 epochs
   respectively, so that all runs make the same number of updates. The batch size is 128, and there is a run for each step and each of three
@@ -23,9 +23,10 @@ unless stated otherwise. The last tenth of the text is held out. There are three
 If a smaller step acted like a lower learning rate, then at equal numbers of updates a small step with a high learning rate would give the
 same result as a large step with a low learning rate.
 
-Expected: All comparisons are at equal numbers of updates. Steps of 1 to 10 differ by at most 0.02 bits per character, and a step of 20 at
-the highest learning rate needs 0.1 bits more. The lowest and the highest learning rate differ by 0.6 bits. Lengths of 10 and 80 differ
-by at most 0.05 bits, and batch sizes of 32 and 256 differ by 0.24 bits (see `LOG.md`).
+Expected: All comparisons are at equal numbers of updates. At the same learning rate, the results for steps of 1 to 10 differ by at most
+0.02 bits per character. At the highest learning rate, a step of 20 gives 0.1 bits more than these steps. The lowest and the highest
+learning rate differ by 0.6 bits. Lengths of 10 and 80 differ by at most 0.05 bits, and batch sizes of 32 and 256 differ by 0.24 bits (see
+`LOG.md`).
 """
 
 import sys
@@ -57,8 +58,8 @@ BASE = GenerationConfig(
 class Config:
     """Config of one training run, which belongs to one of three grids of configs.
 
-    The grids "steps" and "converged" vary the step between windows and the learning rate. The grid "lengths" varies the window length and
-    the batch size.
+    The grids "steps" and "converged" vary the learning rate and the step, which is the number of characters from the start of one window of
+    text to the start of the next. The grid "lengths" varies the window length and the batch size.
     """
 
     part: Literal["steps", "lengths", "converged"] = "steps"

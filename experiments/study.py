@@ -78,7 +78,7 @@ def grouped(rows: Iterable[Mapping[str, Any]], fields: Sequence[str], metric: st
 
 
 def interval(found: tuple[float, float, float], form: str) -> str:
-    """Return the confidence interval of a mean as text: " (low to high)", or "" if a single value was given, which has no interval.
+    """Return the confidence interval of a mean as text: " (low to high)", or "" if the mean is that of one value and has no interval.
 
     Args:
         found: mean of the values, and lower and upper end of its confidence interval, as `stats.t_interval` returns them.
@@ -199,8 +199,8 @@ def beside(old: Path, new: Path, out: Path) -> object:
         out: path of the figure to write, which must end in .png. An .svg file is written beside it.
 
     Raises:
-        InputError: if `old` or `new` cannot be read, or `out` does not end in .png. Also if the .png or .svg file to write is the same file
-            as `old` or `new`, already exists and was written by another program, or cannot be written.
+        InputError: if `old` or `new` cannot be read, if `out` does not end in .png, or if the .png or .svg file cannot be written or may
+            not be replaced. The files `old` and `new`, and files that another program wrote, may not be replaced.
     """
     from matplotlib import image
 

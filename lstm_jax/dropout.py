@@ -163,7 +163,8 @@ def draw_masks(
         key: random key.
         batch: number of rows B.
         features: number of input features E.
-        units: number of columns of the recurrent mask: the size of the output h, which is H unless the cell projects its output.
+        units: number of columns of the recurrent mask. This is the size of the output h, which equals the number of units unless the cell
+            projects its output.
         dropout: rate of the input masks. If it is 0, the field `input` of the result is None.
         recurrent_dropout: rate of the recurrent masks. If it is 0, the field `recurrent` of the result is None.
         kind: "per_gate" (each gate has its own masks, which are stacked on a first axis), "variational" (all gates share the masks), or

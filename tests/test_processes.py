@@ -239,7 +239,7 @@ sys.exit(max(launch.run_processes([sys.executable, "-c", child], 2)))
 def test_a_closed_terminal(ignored: bool) -> None:
     """A SIGHUP to `launch` reaches its processes as one SIGTERM, after which a training saves its state. Under nohup the processes go on.
 
-    When a terminal that runs bash is closed, `launch` gets SIGHUP twice.
+    The test sends SIGHUP twice, because `launch` gets two of them when a terminal that runs bash is closed.
     """
     action = "SIG_IGN" if ignored else "SIG_DFL"  # not what the tests themselves were started with
     program = f"import signal; signal.signal(signal.SIGHUP, signal.{action})\n{HANGING}"

@@ -1,6 +1,6 @@
-"""Table of the benchmarked libraries (peers), and the parser of the flag `--peer`, which names a peer with options (a candidate).
+"""Table of the benchmarked libraries (peers), and the parser of the flag `--peer`.
 
-Each peer runs in its own process.
+The flag gives the name of a peer and its options, which together are called a candidate. Each peer runs in its own process.
 """
 
 from collections.abc import Iterable, Mapping
@@ -178,7 +178,7 @@ class Candidate:
         return [self.peer, *(text for name, value in named.items() if value is not None for text in (name, str(value)))]
 
     def key(self, work: Workload) -> tuple:
-        """Return a key that identifies this candidate on a workload: a tuple of the peer, the workload and all options.
+        """Return a key that identifies this candidate, which is a peer with its options, on a workload.
 
         `row_key` returns the same key for the result rows of this candidate on this workload.
         """

@@ -101,7 +101,7 @@ def evaluation(work: Workload, evaluate: Callable[[], np.ndarray], devices: list
         work: workload.
         evaluate: evaluate() returns the logits of all reviews of the workload.
         devices: names of the devices that run the workload.
-        note: what this library computes differently from this project, or "".
+        note: what the benchmarked library computes differently from this project, or "".
         backend: name of the backend that runs, or "".
     """
 

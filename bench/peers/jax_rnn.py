@@ -28,8 +28,9 @@ def unpack(weights: np.ndarray, features: int, units: int) -> dict[str, np.ndarr
     """Return the kernel, recurrent kernel and bias of an LSTM from cuDNN's flat array. This function is the inverse of `pack`.
 
     cuDNN's LSTM adds two biases, which have the same gradient. `pack` sets the second bias to zeros, and this function returns only the
-    first. The first step of Adam therefore changes the returned bias in the same way as the bias of an LSTM that has only one bias. Later
-    steps differ, because both biases change in each step.
+    first. The second bias is zero before the first step of Adam. The first step therefore changes the returned bias in the same way as it
+    would change the bias of an LSTM that has only one bias. The first step also changes the second bias, so later steps differ from those
+    of such an LSTM.
 
     Args:
         weights: cuDNN's flat array of weights or gradients.

@@ -1,7 +1,7 @@
 """Benchmark of PyTorch: nn.LSTM (which is cuDNN's LSTM on a GPU) and torch.optim.Adam(fused=True), in eager mode or with torch.compile.
 
-If the dtype is bfloat16, a workload of a recurrent layer alone has weights, inputs and states in bfloat16. A training step runs the model
-under `torch.autocast`, which keeps the weights in float32.
+If the dtype is bfloat16, there are two cases. A workload of a recurrent layer alone has weights, inputs and states in bfloat16. A training
+step of a whole model runs the model under `torch.autocast`, which keeps the weights in float32.
 """
 
 from collections.abc import Callable

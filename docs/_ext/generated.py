@@ -46,7 +46,8 @@ def write(folder: Path = FOLDER) -> None:
 def write_report(app: Sphinx, error: Exception | None) -> None:
     """Write the HTML page with the benchmark results to the folder `report` of the site.
 
-    The page shows the commit that the first benchmark table in README.md names. Sphinx calls this function at the end of a build.
+    The throughput results on the page are those of the commit that the first benchmark table in README.md names. Sphinx calls this function
+    at the end of a build.
 
     Args:
         app: Sphinx application. Nothing is written if it builds another format than HTML.

@@ -76,7 +76,7 @@ def make_bias(gates: str) -> Callable[..., jax.Array]:
 
 
 def make_init(gates: str) -> Callable[..., LSTMParams]:
-    """Return the function init(key, features, units, dtype) of an LSTM variant, which draws the initial parameters.
+    """Return the function init(key, features, units, dtype) that draws the initial parameters of an LSTM variant.
 
     Args:
         gates: letters of the gates that have weights, for example "igo".

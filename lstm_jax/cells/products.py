@@ -1,6 +1,6 @@
 """Matrix products of the recurrent cells. Inputs are float arrays, or int ids that stand for one-hot vectors.
 
-The products support dropout masks, and a dtype that differs from the dtype of the arrays (`compute_dtype`).
+The products support dropout masks. The argument `compute_dtype` lets a product be computed in another dtype than that of the arrays.
 
 B is the batch size, T the number of steps, E the number of input features and H the number of units.
 """
@@ -89,7 +89,7 @@ def masked_matmul(x: Array, kernel: Array, mask: Array | None, compute_dtype=Non
 
 
 def is_per_gate(mask: Any) -> bool:
-    """Return whether a dropout mask contains one mask per gate, as an array (gates, batch size, columns).
+    """Return whether a dropout mask has the shape (gates, batch size, columns), that is, contains one mask per gate.
 
     The result is False for a mask (batch size, columns) that all gates share, and for None.
     """

@@ -85,7 +85,7 @@ def flags(command: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _choices(kind: Any) -> Iterator[str]:
-    """Yield, as strings, the values that the type `kind` of a flag lists. A type that lists no values yields nothing.
+    """Yield, as strings, the values that a flag of the type `kind` can take, or nothing if the type does not list them.
 
     A `Literal` type lists its values. A union type lists the values that its members list.
     """

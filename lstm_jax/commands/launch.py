@@ -100,7 +100,7 @@ def divided_cores(count: int) -> list[set[int]]:
 
 @contextlib.contextmanager
 def _passed_on(started: list[subprocess.Popen], count: int) -> Iterator[Callable[[], None]]:
-    """Pass SIGINT, SIGTERM and SIGHUP on from this process to all started processes, until the context ends.
+    """Pass SIGINT, SIGTERM and SIGHUP on from this process to all started processes during a with-statement.
 
     SIGINT and SIGTERM are passed on unchanged. SIGHUP, which means that the terminal was closed, is passed on as SIGTERM. It is passed on
     only once, although a shell and the kernel may each send it. If this process ignores SIGHUP, as under nohup, it is not passed on.

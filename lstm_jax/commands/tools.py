@@ -36,9 +36,8 @@ class ShardText(Checked):
 
     Use shards for a text that is larger than the memory.
 
-    To train on the shards, use the command `lstm-jax train generation --input stream`.
-
-    After an interrupt, the same command continues where it stopped.
+    If the writing is interrupted, the next call of this command continues where it stopped. To train on the shards, use the command
+    `lstm-jax train generation --input stream`.
     """
 
     data: Positional[tuple[str, ...]]
@@ -69,7 +68,7 @@ class ShardReviews(Checked):
 
     To train on the shards, use the command `lstm-jax train sentiment --input stream`.
 
-    After an interrupt, the same command continues where it stopped.
+    If the writing of the shards is interrupted, run `lstm-jax data shard-reviews` again with the same arguments to continue.
     """
 
     data: Positional[tuple[str, ...]]

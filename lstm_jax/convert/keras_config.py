@@ -129,6 +129,6 @@ def _check_chain(config: Any, subject: str) -> None:
 def _history(value: Any) -> list[Any] | None:
     """Return the origin of a tensor in a functional model: [name of the layer, number of the call, number of the output].
 
-    Return None if `value` is the JSON of something else.
+    `value` is decoded JSON. If it does not describe a tensor, return None.
     """
     return value["config"]["keras_history"] if isinstance(value, dict) and value.get("class_name") == "__keras_tensor__" else None

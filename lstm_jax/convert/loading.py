@@ -52,8 +52,8 @@ def load(layer: Any, weights: Any, prefix: str = "") -> None:
             model that contains it. For an embedding layer: {"embedding": (V, E)}, or an nn.Embedding of PyTorch, or the state dict of an
             nn.Embedding or of a model that contains it. For a model: a dict from the paths of its arrays, such as "recurrent/0/kernel", to
             the arrays. `sentiment_from_keras_file` and `generation_from_torch`, for example, return such a dict. To copy the weights of
-            another model object `model` of lstm_jax, give `lstm_jax.models.functional(model).params`. In all these cases, the cell of the
-            model `layer` must be lstm, gru, gru_reset_before or simple_rnn.
+            another model object `model` of lstm_jax, give `lstm_jax.models.functional(model).params`. If `layer` is a model, its cell must
+            be lstm, gru, gru_reset_before or simple_rnn.
         prefix: prefix of the names of the PyTorch module's arrays in the state dict of a bigger model, for example "rnn.".
 
     Raises:
@@ -97,7 +97,7 @@ def _matched_layers(layer: Any, given: list[Given]) -> list[tuple[Any, Any]]:
 
 
 def _given(weights: Any, prefix: str) -> list[Given]:
-    """Return a list that has one entry for each recurrent layer, lowest layer first: the weights of the layer.
+    """Return a list of the weights of each recurrent layer, in which the lowest layer comes first.
 
     Args:
         weights: weights in the layout of lstm_jax, the state dict of a PyTorch module, the module itself, or Keras layers; see `load`.

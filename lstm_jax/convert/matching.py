@@ -25,7 +25,7 @@ class Given(NamedTuple):
 
     Attributes:
         arrays: the weights in the layout of lstm_jax.
-        cell: name of the cell.
+        cell: name of the cell that the weights belong to, without its activations.
         allowed: cells that the layer may have, each with its activations, for example ("simple_rnn(relu)",). If None, the layer may have
             any activations, because those of the weights are not known.
         source: origin of the weights as error messages name it, for example "PyTorch module".
@@ -74,9 +74,10 @@ def matched(layer: Any, given: Given, at: str) -> list[tuple[Any, Any]]:
         at: words that follow the name of the layer's attribute in error messages, such as " of layer 1".
 
     Raises:
-        InputError: if `layer` is neither a `Recurrent` nor a `Bidirectional` layer. Also if the layer and the weights differ in the number
-            of directions, features, units or outputs, or in the cell. Also if `given.allowed` is not None and does not contain the cell of
-            the layer with its activations, or if an attribute in `given.options` has another value. Also if `paired` rejects the arrays.
+        InputError: if `layer` is neither a `Recurrent` nor a `Bidirectional` layer, if the layer and the weights differ in the cell or in
+            the number of directions, features, units or outputs, or if `paired` rejects the arrays. It is also raised if `given.allowed` is
+            not None and does not contain the cell of the layer with its activations, or if an attribute of the layer does not have the
+            value that `given.options` requires.
     """
     pair = is_a(layer, OWN, "Bidirectional")
     recurrent = pair or is_a(layer, OWN, "Recurrent")
@@ -98,9 +99,9 @@ def _matched_cell(layer: Any, given: Given, arrays: Arrays, at: str) -> list[tup
 
     Args:
         layer: the `Recurrent` layer, which may be one direction of a `Bidirectional` layer.
-        given: the weights of the whole layer.
+        given: the weights of the layer, or of the `Bidirectional` layer to which it belongs.
         arrays: `given.arrays` or, if the layer is one direction of a `Bidirectional` layer, the arrays of this direction.
-        at: words that follow the name of the layer's attribute in error messages, such as " of layer 1, forward".
+        at: words that say in error messages which layer is meant, such as " of layer 1, forward" in "units of layer 1, forward".
     """
     cell = base_cell(layer)
     outputs, columns = arrays["recurrent_kernel"].shape

@@ -1,8 +1,8 @@
 """Folder of shards: several processes can write the shards at the same time, and interrupted writing can be continued.
 
 A shard is one part of a data set. It consists of one or more data files and a record NNNNN.json, where NNNNN is the number of the shard.
-The record is written last. Its first line is the SHA-256 of its other lines, so that damage is noticed. These describe the data files, and
-the part of the input that the shard holds.
+The record is written last. Its first line is the SHA-256 of its other lines, so that damage is noticed. The other lines describe the data
+files, and the part of the input that the shard holds.
 """
 
 import re

@@ -182,7 +182,7 @@ def _read_all(file: IO[bytes] | io.BufferedIOBase, subject: str, remedy: str) ->
 
 
 class _Bounded(io.RawIOBase):
-    """Stream that reads from another stream, and raises `InputError` once more than `most` bytes have been read.
+    """Stream that reads from another stream, and raises `InputError` when the number of bytes read exceeds `most`.
 
     `subject` is the name of the file in the error message.
     """

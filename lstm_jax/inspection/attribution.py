@@ -86,7 +86,7 @@ def _output(function: Callable[..., jax.Array], inputs: jax.Array, *args: Any) -
 
 @partial(jax.jit, static_argnums=0)
 def _shares(function: Callable[..., jax.Array], start: jax.Array, step: jax.Array, places: jax.Array, *args: Any) -> jax.Array:
-    """Return the integrand of integrated gradients at P points of the line from the baseline to the input, an array (P, T).
+    """Return an array (P, T): the integrand of integrated gradients at P points of the line from the baseline to the input.
 
     For point p and time step t, the integrand is the gradient at p times the difference between input and baseline, summed over the
     features of this time step.

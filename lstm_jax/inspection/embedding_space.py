@@ -78,7 +78,7 @@ def project(
     """Project N vectors to a plane and return their coordinates (N, 2), in float64 and with mean 0.
 
     The principal directions are orthogonal unit vectors, sorted by the variance along them, the greatest first. The sign of a direction is
-    arbitrary. It is chosen here so that the entry of the direction with the largest absolute value is positive.
+    arbitrary. It is chosen here so that, of the E entries of the direction, the one with the largest absolute value is positive.
 
     Args:
         rows: (N, E) the vectors.

@@ -9,8 +9,8 @@
 Keras. The new model shares the weights of the old model. The layers of this module can also be used directly, with the same arguments as
 Keras' layers. They need the environment variable `KERAS_BACKEND=jax`.
 
-A saved model contains only the names of Keras' layers, and can thus be loaded without this package. It then consists of Keras' layers. To
-load it with the layers of this module, call `accelerate` on the loaded model, or pass `custom_objects=LAYERS` to
+In a saved model, the layers have the names of Keras' own classes, so that it can be loaded without this package. It then consists of Keras'
+layers. To load it with the layers of this module, call `accelerate` on the loaded model, or pass `custom_objects=LAYERS` to
 `keras.models.load_model`.
 
 If `unroll` does not support the settings of a layer (see `why_not`), Keras runs the layer, with the same result.
@@ -119,7 +119,7 @@ def _mask(masks: Any) -> Any:
 
 
 def _masks(cell: Any, x: Any, h: Any, training: bool) -> DropoutMasks:
-    """Return the dropout masks that a Keras cell draws for this call of its layer.
+    """Return the dropout masks that a Keras cell draws for one call of the layer to which it belongs.
 
     Args:
         cell: the Keras cell.
@@ -175,9 +175,10 @@ class _Unrolled(keras.layers.RNN):
         return last, outputs if self.return_sequences else last[:, None], list(final)
 
     def _with_first_outputs(self, outputs: Any, mask: Any, h: Any) -> Any:
-        """Return the outputs with the initial output in place of zeros at the steps that are read before the first valid step of a row.
+        """Return the outputs, in which the padded steps before the first valid step of a row have the initial output instead of zeros.
 
-        Keras' loop on JAX returns the initial output at these padded steps. `unroll` and Keras' unrolled loop return zeros.
+        "Before" means in the order in which the layer reads the steps. Keras' loop on JAX returns the initial output at these padded steps.
+        `unroll` and Keras' unrolled loop return zeros.
 
         Args:
             outputs: outputs (B, T, H) or, if the layer does not return sequences, last output (B, H).
@@ -208,7 +209,8 @@ class Bidirectional(keras.layers.Bidirectional):
     """Wrapper that makes a layer bidirectional, with the arguments, weights and results of `keras.layers.Bidirectional`.
 
     Use it for the layers `LSTM`, `GRU` and `SimpleRNN` of this module, which are run by `lstm_jax.unroll`. Keras' own wrapper makes a new
-    forward layer from the class name of the given layer, and would thus make a layer of Keras.
+    forward layer from the class name of the given layer, and would thus make the Keras layer of this name instead of the layer of this
+    module.
     """
 
     @no_type_check  # Keras reads the signature

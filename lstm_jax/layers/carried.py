@@ -122,7 +122,7 @@ class LayerState(nnx.Module):
             self.carried = carry(self.initial_state(batch))
 
     def _reset_state(self, given: Any) -> Any:
-        """Return the state that replaces the state of the layer at a reset. None stands for zeros.
+        """Return the state that replaces the state of the layer at a reset, or None if zeros replace it.
 
         If `given` is not None, it is returned unchanged. Otherwise the learned initial state of the layer, with arrays (H,), is returned.
         The result is None if the layer has no learned initial state either.

@@ -127,9 +127,10 @@ class RecurrentStack(nnx.Module):
             tokens: int (B, T), or (T, B) if `time_major` is true, by which the first layer may recognise equal inputs and save time.
                 Two steps of a row may have equal tokens only if they have equal `x`; see `unroll`. None if no such tokens are known.
             deterministic: whether to run without dropout. If None, the last call of `train()` or `eval()` decides.
-            return_sequences: whether the last layer returns the outputs of all steps. None means the argument of the layer.
-            rngs: source of random numbers for the masks: a key, a random stream, or `Rngs` with a stream `dropout`. If it is a key, layer n
-                gets `jax.random.fold_in(key, n)`. None means the random streams of the layers.
+            return_sequences: whether the last layer returns the outputs of all steps. None means the value with which the last layer was
+                created.
+            rngs: source of random numbers for the dropout masks: a key, a random stream, or `Rngs` with a stream `dropout`. If it is a key,
+                layer n gets `jax.random.fold_in(key, n)`. None means the random streams of the layers.
             options: further arguments of `Recurrent.__call__` for all layers. `initial_state`, `reset_state` and `dropout` are lists with
                 one entry per layer.
 
@@ -137,9 +138,10 @@ class RecurrentStack(nnx.Module):
             the outputs, together with final states if layers have `return_state=True`; see the class.
 
         Raises:
-            InputError: if a layer does not accept an argument, a list does not have one entry per layer, or the last output of a stack with
-                residual connections is requested. Also if `mask`, `lengths`, `resets` or `segment_ids` are given and a layer before the
-                last returns its outputs in the reverse order of time, since these arguments would not fit the inputs of the next layer.
+            InputError: if a layer does not accept an argument, if a list does not have one entry per layer, or if `return_sequences` is
+                False and the stack has residual connections, which need the outputs of all steps. Also if `mask`, `lengths`, `resets` or
+                `segment_ids` are given and a layer before the last returns its outputs in the reverse order of time, since these arguments
+                would not fit the inputs of the next layer.
         """
         per_layer = {name: options.pop(name) for name in ("initial_state", "reset_state", "dropout") if options.get(name) is not None}
         last = self.residual and return_sequences is False and len(self.layers) > 1

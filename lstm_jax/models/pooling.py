@@ -33,7 +33,8 @@ def pool(h: Float[Array, "T B D"], ids: Int[Array, "T B"], kind: str) -> Float[A
 def pool_packed(h: Float[Array, "T B D"], places: PackedPlaces, kind: str) -> Float[Array, "B M P"]:
     """Return the outputs of a recurrent layer, pooled over the steps of each text, for at most M texts that are packed in each row.
 
-    If several steps have the same maximum, the gradient of the maximum is divided equally among these steps, as in `jnp.max`.
+    If a feature has its maximum at several steps of a text, the gradient of the maximum is divided equally among these steps, as in
+    `jnp.max`.
 
     Args:
         h: outputs (T, B, D) with D features.
@@ -108,11 +109,11 @@ def text_at_step(values: Float[Array, "B M D"], member: Bool[Array, "B M T"]) ->
 
 
 def sum_members(member: Bool[Array, "B M T"], values: Float[Array, "T B D"]) -> Float[Array, "B M D"]:
-    """Return the sums of D values over the steps of each of the M texts of a row, computed by a matrix product.
+    """Return the sums (B, M, D) of `values` over the steps of each of the M texts of each row, computed by a matrix product.
 
     Args:
         member: bool (B, M, T) that tells which steps belong to each text, as `members` returns it.
-        values: (T, B, D) D values for each step.
+        values: array (T, B, D) with D values for each step of each row.
     """
     return jnp.einsum("bmt,tbd->bmd", member.astype(values.dtype), values, precision=lax.Precision.HIGHEST)
 

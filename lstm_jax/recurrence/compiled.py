@@ -60,8 +60,10 @@ def run(
     """Run a cell over time in C++. The cell must be one for which `is_compiled` returns true.
 
     The arguments and results are those of `reference.run`. There are two additional arguments. `tokens` (T, B) is described in `unroll`.
-    `batch_first` says that the caller holds x and the outputs as arrays (B, T, ...), whose first two axes it swaps for this call. If it is
-    true, XLA need not move them in memory, since the C++ code reads and writes arrays of this order too. It changes no result.
+    `batch_first` tells whether the caller stores x and the outputs as arrays (B, T, ...), and swaps their first two axes before and after
+    this call. If `batch_first` is true and the batch size on a device is above `FEW_ROWS`, the C++ code reads and writes x, its gradient
+    and the gradient of the outputs in the order (B, T, ...), so that XLA need not transpose these arrays in memory. `batch_first` does not
+    change the results.
     """
     name = compute_dtype_name(compute_dtype, params.kernel.dtype)
     products = name if name in PRODUCT_NUMBERS else None
@@ -244,10 +246,11 @@ def _output(of: CompiledCell, params, h):
 
 
 def _in_order(of: CompiledCell, x, *arrays) -> tuple:
-    """Return `arrays` (T, B, ...) in the order in which the C++ code reads them, and the attribute that tells it this order.
+    """Return `arrays` (T, B, ...) with their axes in the order that the C++ code reads, and a dict that tells the code this order.
 
-    The order is (B, T, ...) if `of.batch_first` is true, unless there are few rows, for which the C++ code has only one order. Ids (T, B)
-    and None are returned unchanged. `x` has the axes (T, B, ...) and gives the number of rows.
+    The order is (B, T, ...) if `of.batch_first` is true and the batch size B is above `FEW_ROWS`. Otherwise it is (T, B, ...), the only
+    order that the C++ code supports for at most `FEW_ROWS` sequences. The dict has one entry, the attribute "batch_first" of the call. Ids
+    (T, B) and None are returned unchanged. `x` has the axes (T, B, ...) and gives B.
     """
     swaps = of.batch_first and x.shape[1] > FEW_ROWS
     return (*(jnp.swapaxes(a, 0, 1) if swaps and a is not None and a.ndim == 3 else a for a in arrays), {"batch_first": swaps})

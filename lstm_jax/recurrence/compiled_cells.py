@@ -127,7 +127,8 @@ def _keep_min_gru(params, state, new, z, mask, compute_dtype):
 def _keep_gate_recurrent(params, state, new, z, mask, compute_dtype):
     """Return the values that a step of the LSTM with full gate recurrence keeps for the backward pass: the candidate g (B, H).
 
-    The other gates are part of the state of the cell `gate_recurrent.JOINED`. `Kept` describes the arguments.
+    The gates i, f and o need not be kept, because they are part of the state of the cell `gate_recurrent.JOINED`. `Kept` describes the
+    arguments.
     """
     del new
     z = z + masked_matmul(state.h, without_unused(params.recurrent_kernel), mask, compute_dtype)

@@ -285,7 +285,7 @@ def gradients(params: LSTMParams, x: Array, dropout: DropoutMasks, h: Array, d_z
 
 
 def _flat_gradients(x: Array, kernel: Array, mask: Array | None, d_z: Array, compute_dtype):
-    """Return the gradients of the product (x * mask) @ kernel with respect to the kernel, x and the mask.
+    """Back-propagate through the product (x * mask) @ kernel, and return the gradients with respect to the kernel, x and the mask.
 
     All three are computed. The compiler removes the computation of a gradient that is not used.
 

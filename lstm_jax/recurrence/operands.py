@@ -166,7 +166,9 @@ def _like_state(initial_state: Callable, units: int, dtype):
 
 
 def _read_params(cell: Cell, params) -> tuple[Any, int, int]:
-    """Check the parameters of a cell. Return a tuple (parameters as JAX arrays, number of input features E, number of units H).
+    """Check the class, shapes and dtypes of a cell's parameters.
+
+    Return a tuple (parameters as JAX arrays, number of features E, number of units H).
 
     Raises:
         InputError: if the class, a shape or a dtype is wrong.
@@ -212,7 +214,8 @@ def _read_state(cell: Cell, given, batch: int, units: int, dtype, what: str):
 
     Args:
         cell: the cell.
-        given: a state, a tuple or list of its arrays, or None. An array of a reset state may also be (H,), one for all rows.
+        given: an instance of the state class of the cell, a tuple or list of the arrays of a state, or None. An array of a reset state may
+            also have the shape (H,), and then it applies to all rows.
         batch: number of rows B.
         units: number of units H.
         dtype: dtype of the result.
@@ -249,7 +252,8 @@ def _read_dropout(cell: Cell, given, sizes: tuple[int, int, int], state, dtype) 
         dtype: dtype to which all masks are converted, except bool masks of zoneout.
 
     Raises:
-        InputError: if the class, a shape or a dtype is wrong, or the cell has no recurrent kernel and there is a recurrent mask.
+        InputError: if `given` is neither a `DropoutMasks` nor None, if a mask has a wrong shape or dtype, if there is a recurrent mask but
+            the cell has no recurrent kernel, or if `_read_zoneout` rejects the zoneout masks.
     """
     if given is None:
         return DropoutMasks()

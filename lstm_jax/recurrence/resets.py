@@ -16,9 +16,9 @@ class Resets(NamedTuple):
     """Resets of the state within a sequence.
 
     Attributes:
-        at: bool (T, B). True means that the state of the row is replaced before the step. The steps are in the order in which they are
-            processed.
-        state: the state that a row gets, with arrays (B, H).
+        at: bool (T, B). The entry (t, b) is True if the state of row b of the batch is replaced before step t. The steps are in the order
+            in which they are processed.
+        state: the state with arrays (B, H) whose row b replaces the state of row b.
     """
 
     at: Any
@@ -43,8 +43,9 @@ def restart_all(before: jax.Array, start: Any, resets: Resets | None) -> jax.Arr
 
     Args:
         before: values (T, B, H) of the array before each step, not yet reset: first the initial value, then the value after each step
-            except the last. They are not used at a step that is reset.
-        start: values (B, H) of the array in `resets.state`, with which a row that is reset starts; or None if `resets` is None.
+            except the last. Where a row is reset before a step, its values are not used.
+        start: the corresponding array (B, H) of `resets.state`, from whose values a row starts again when it is reset; or None if `resets`
+            is None.
         resets: the resets, or None.
     """
     return before if resets is None else jnp.where(resets.at[:, :, None], start[None], before)

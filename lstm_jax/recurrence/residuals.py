@@ -129,7 +129,7 @@ def forward_twin(sequences: bool, keep: bool, compute_dtype, kernel, z, state, m
 
 
 def backward_twin(split: bool, compute_dtype, kernel, residuals: Residuals, d_h, d_final, mask, valid, resets):
-    """Run the backward loop of the LSTM over time in JAX. The residuals that it reads are a `Residuals`.
+    """Run the backward loop of the LSTM over time in JAX. The argument `residuals` is an instance of `Residuals`.
 
     The docstring of `hoisted.Loops` describes the arguments and results.
     """

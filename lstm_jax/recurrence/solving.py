@@ -45,7 +45,7 @@ def solve_states(
 ) -> Solution:
     """Compute by Newton's method the state of a cell after each step of a batch of sequences, as the backend `parallel` does.
 
-    Only the field `states` of the result is differentiable. The arguments up to `time_major` are those of `unroll`.
+    The result is a `Solution`, of which only the field `states` is differentiable. The arguments up to `time_major` are those of `unroll`.
 
     Args:
         cell: a cell that the backend `parallel` supports.

@@ -127,7 +127,7 @@ def read_segments(segment_ids, steps: int, batch: int, time_major: bool) -> tupl
 
 
 def _delayed(array: jax.Array) -> jax.Array:
-    """Return the values of an array (T, B) at the step before each step. At the first step they are 0 or False.
+    """Return an array (T, B) shifted by one step: each step gets the value of the step before it, and the first step gets 0 or False.
 
     The array is shifted by padding, since the slice `array[:-1]` would be empty if T is 1. If a program contains empty arrays, jaxlib 0.10
     may lose the attributes of calls of compiled code, and these calls then fail.

@@ -30,11 +30,12 @@ def use_cpu_cores(cores: int = 0) -> None:
     Several devices make a program faster if it shards its batches over them and does not use the backend `compiled`. This backend uses all
     cores even with a single device. Unless this function is called, JAX by default has a single CPU device.
 
-    Call this function before JAX makes its first array. It also makes the process keep freed memory; see `machine.keep_freed_memory`.
+    Call this function before JAX makes its first array. The function also makes the process keep freed memory; see
+    `machine.keep_freed_memory`.
 
     Args:
         cores: number of CPU devices. 0, the default, means the number of cores on which this process may run. The largest possible number
-            is the larger of `MOST_CPU_DEVICES` and the number of these cores. A number above it is lowered to it.
+            is the larger of `MOST_CPU_DEVICES` and the number of these cores. A larger value of `cores` is lowered to this limit.
 
     Raises:
         InputError: if `cores` is negative, or if JAX has already made a different number of CPU devices.

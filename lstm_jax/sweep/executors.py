@@ -1,6 +1,7 @@
 """Executors of the runs of a sweep: in this process, in fresh processes or in Slurm jobs.
 
-Each executor is a generator. When a run ends, the executor yields the pair (id, row) of the run. The row itself does not contain the id.
+Each executor is a generator. When a run ends, the executor yields the pair (id, row) of the run. The row is a dict that describes the
+outcome of the run; see `attempt`. The row does not contain the id.
 """
 
 import contextlib

@@ -98,18 +98,19 @@ def run_id(function: Run, config: Any) -> str:
 
 
 def other_classes(value: Any, usual: Any, path: str = "", kinds: frozenset[type] = frozenset()) -> dict[str, str]:
-    """Return a dict from the paths of inner configs with an unusual class, such as "train.optimizer", to the names of the classes.
+    """Return the names of the unusual classes of inner configs, as a dict.
 
-    An inner config is the value of a field or a part of it. Its class is usual if the default value of this field has a config of the same
-    class in the same place. If the default value has no config in this place, the class is usual if it is the only dataclass in the
-    annotation of the field. All inner configs whose class is not usual are part of the result.
+    The keys of the dict are the paths of the inner configs, such as "train.optimizer". An inner config is the value of a field or a part of
+    it. Its class is usual if the default value of this field has a config of the same class in the same place. If the default value has no
+    config in this place, the class is usual if it is the only dataclass in the annotation of the field. All inner configs whose class is
+    not usual are part of the result.
 
     Args:
         value: a config, a value of a field, or a part of such a value.
         usual: the default value in the same place. If `value` is the outermost config, `usual` is a config of the usual class. If there is
             no default value, it is any object that is not a config, such as None.
-        path: path of the value, with a leading dot, such as ".train.optimizer". The paths in the result have no leading dot. For the
-            outermost config, it is "".
+        path: path of the value. It is "" for the outermost config, and otherwise has a leading dot, such as ".train.optimizer". The paths
+            in the result have no leading dot.
         kinds: dataclasses in the annotation of the field to which the value belongs.
     """
     found: dict[str, str] = {}

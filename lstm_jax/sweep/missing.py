@@ -1,4 +1,4 @@
-"""Functions that measure many items, such as benchmarks, and append the results of each item as rows to a file.
+"""Functions that measure each of many items, for example each benchmark, and append the results of each item as rows to a file.
 
 An item that already has a row in the file is not measured again.
 """

@@ -301,7 +301,8 @@ class Trained(ABC, Generic[C, Own]):
 
         Args:
             config: config of the run.
-            own: content of the task's own file, as `_read_own` returns it. Text tasks take the size of the vocabulary from it.
+            own: content of the task's own file in the run folder, as `_read_own` returns it. For text tasks it is the vocabulary, whose
+                size the model needs.
         """
 
     @classmethod

@@ -212,7 +212,7 @@ class Forecasting(base.Task[ForecastConfig, data.Series]):
 
 
 def interval(predicted: np.ndarray, last: np.ndarray, scale: Scale, level: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the mean and the bounds of the prediction interval of each forecast entry.
+    """Return the predicted mean of each forecast entry, and the bounds of its prediction interval.
 
     Args:
         predicted: predictions (W, 2, K) of K entries after each of W windows; see `make_predictions`.
@@ -237,7 +237,8 @@ def draw_forecast(series: data.Series, part: Part, predicted: np.ndarray, scale:
 
     Args:
         series: the series.
-        part: W windows of the split whose forecasts are drawn.
+        part: the W windows of the split. Each window starts one entry after the previous one, and the forecasts of every K-th window, from
+            the first on, are drawn.
         predicted: predictions (W, 2, K) for the W windows; see `interval`.
         scale: mean and standard deviation of the training split.
         level: probability with which the prediction intervals should contain the true value.
@@ -316,8 +317,9 @@ class Trained(base.Trained[ForecastConfig, Scale]):
     def predict(self, part: Part) -> np.ndarray:
         """Return the predictions for the K entries (`horizon` in the config) after each of the W windows in `part`.
 
-        The result is an array (W, 2, K), in which [:, 0] are the means and [:, 1] the log standard deviations. Both are in units of the
-        standard deviation of the training split, and the means are relative to the last entry that the model reads.
+        The result is an array (W, 2, K), in which [:, 0] are the means and [:, 1] the logarithms of the standard deviations. The means and
+        the standard deviations are in units of the standard deviation of the training split, and the means are relative to the last entry
+        that the model reads.
         """
         return make_predictions(self.rebuild, mesh_of(self.config))(self.params, part)
 

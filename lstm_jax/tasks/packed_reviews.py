@@ -33,9 +33,10 @@ class PackedRows:
 
     @property
     def arrays(self) -> tuple[Any, ...]:
-        """Tuple (ids, labels, places) that holds the training examples. Entry r of each array in it belongs to row r.
+        """Tuple (ids, labels, places) that holds the training examples.
 
-        `places` holds the positions at which the reviews of a row begin and end.
+        Each example is a row of several reviews, one after another. Entry r of each of the three arrays belongs to row r. `places` holds
+        the positions at which the reviews of a row begin and end.
         """
         return self.ids, self.labels, self.places
 

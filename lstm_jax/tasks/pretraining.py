@@ -77,8 +77,8 @@ def pretrain(
 
     Raises:
         InputError: if the text has fewer than two words.
-        Interrupted: if SIGINT or SIGTERM arrives during the training, even during or after its last step. If `checkpoints` is given, the
-            state has been saved before this error is raised.
+        Interrupted: if SIGINT or SIGTERM arrives during the training. A signal during the last training step, or between this step and the
+            end of the training, also raises this error. If `checkpoints` is given, the state has been saved before this error is raised.
     """
     require(len(text) >= 2, "words of the training reviews", len(text), "a language model needs two or more: give --lm-epochs 0")
     windows, counts = cut_windows(text), np.bincount(text, minlength=vocabulary)
@@ -139,12 +139,12 @@ def _batch_size(mesh: Mesh) -> int:
 
 
 def train_config(config: SentimentConfig, mesh: Mesh, steps: int) -> TrainConfig:
-    """Return the config of the training of the language model: Adam with a cosine schedule, and with the seed of the sentiment run.
+    """Return the training config of the language model, which uses Adam, a cosine schedule and the seed of the sentiment run.
 
     Args:
         config: config of the sentiment run.
         mesh: devices that a batch is sharded over.
-        steps: number of steps of all epochs.
+        steps: total number of training steps in all epochs together.
     """
     size, parts = _batch_size(mesh), config.train.microbatches
     return TrainConfig(

@@ -55,7 +55,7 @@ class Splits:
     def held_out(self) -> dict[str, Split]:
         """Return the reviews of the validation split and of the test split, as a dict with the keys "validation" and "test".
 
-        If the run does not have one of the two splits, the dict does not have its key.
+        A split that the run does not have is left out of the dict.
         """
         parts = {"validation": self.validation, "test": self.test}
         return {name: rows for name, rows in parts.items() if rows is not None}

@@ -22,8 +22,8 @@ from lstm_jax.runtime import sharding
 class Lag(NamedTuple):
     """Record of how many steps of the current epoch each row of a table has taken. The table has V rows, and the epoch has S steps.
 
-    With row-sparse updates, a row takes only the steps that look it up, and misses all other steps. Before a row is looked up again, it
-    takes the steps that it has missed.
+    With row-sparse updates, a training step updates only the rows that it looks up, and all other rows miss this step. Before a row is
+    looked up again, it takes the steps that it has missed.
     """
 
     scales: jax.Array
@@ -86,7 +86,7 @@ def catch_up(rates: Rates, name: str, table, m, v, lag: Lag, ids=None):
 
 
 def step_rows(rates: Rates, name: str, table, m, v, lag: Lag, ids, rows):
-    """Take one step of Adam for some rows of a table. A row that has missed steps takes those first.
+    """Take one step of Adam for some rows of a table, after the steps that each of these rows has missed since it was last looked up.
 
     Args:
         rates: constants of Adam.

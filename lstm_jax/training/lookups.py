@@ -236,9 +236,10 @@ def find_lookups(loss: Callable, params: dict[str, Any], *args: Any, table: str 
     Args:
         loss: function loss(params, *args). Its result can be any pytree of arrays.
         params: dict from the names of the parameters to arrays. Only parameters with two axes and at least `LEAST` entries can be tables.
-        args: further arguments of the loss function, which are pytrees of arrays. In all arrays of the first two of them, the first axis is
+        args: further arguments of the loss function, each a pytree of arrays. In the first two arguments, the first axis of each array is
             the batch axis.
-        table: name of the only parameter that can be the table. If empty, any parameter of the kind above can be the table.
+        table: name of the only parameter that can be the table. If empty, any parameter with two axes and at least `LEAST` entries can be
+            the table.
 
     Returns:
         The loss function as a `FoundLookups`, or None if it has no embedding table or has side effects, such as callbacks.

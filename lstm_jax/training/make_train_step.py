@@ -194,9 +194,9 @@ class TrainStep:
     def _prepared(self, axis: int, state: TrainState, batch: tuple) -> tuple[TrainState, tuple]:
         """Return the arguments of the compiled step: the training state, and the batch, which is sharded over the devices of the mesh.
 
-        If the step updates only the rows of the embedding table that the batch looks up, all other rows miss the step. The returned state
-        then has an array that counts, for each row, the steps that it has missed and not yet taken. Otherwise the rows first take the steps
-        that they have missed earlier, and the returned state has no such array.
+        If the step updates only the rows of the embedding table that the batch looks up, all other rows miss the update. The returned state
+        then has an array with one entry for each row, the number of missed updates that the row has not made up yet. If the step updates
+        all rows, the rows first make up the updates that they missed in earlier steps, and the returned state has no such array.
 
         `axis` is the batch axis of the arrays in `batch`: 0 for one batch, and 1 if a first axis counts several batches.
         """

@@ -196,7 +196,7 @@ def _auc(scores: np.ndarray, labels: np.ndarray) -> float:
     """Return the area under the ROC curve, or nan if all labels are the same.
 
     The area is U / (P Q), where U is the Mann-Whitney statistic, and P and Q are the numbers of positive and negative labels. U is the sum
-    of the ranks of the positive scores, minus P (P + 1) / 2. Equal scores share their mean rank.
+    of the ranks of the scores whose label is positive, minus P (P + 1) / 2. Equal scores share their mean rank.
     """
     from scipy.stats import rankdata  # takes half a second to import
 

@@ -1,8 +1,8 @@
 """Gradient accumulation: a batch is divided into microbatches, which are read one after another, and their gradients are added up.
 
 Residuals are the arrays that a forward pass keeps for the backward pass. Only the residuals of one microbatch are in memory at a time.
-Apart from rounding, the sum is the gradient of the whole batch, because a training objective is a sum over the examples of the batch; see
-`step.Objective`. Each microbatch has dropout masks of its own.
+Apart from rounding, the sum of the microbatches' gradients is the gradient of the whole batch, because a training objective is a sum over
+the examples of the batch; see `step.Objective`. Each microbatch has dropout masks of its own.
 """
 
 from collections.abc import Callable

@@ -26,8 +26,8 @@ Update = Callable[..., tuple[Any, Any]]
 class RowUpdate(ABC):
     """Base class of a row-sparse update, in which a training step updates only those rows of a table (V, E) that it looks up.
 
-    A table is a parameter of V rows and E columns, such as an embedding. The other rows of the table miss the step. Later, the method
-    `catch_up` lets these rows take the steps that they missed. A `Lag` records how many steps each row has taken.
+    A table is a parameter of V rows and E columns, such as an embedding. The rows that a training step does not look up miss this step.
+    Later, the method `catch_up` lets these rows take the steps that they missed. A `Lag` records how many steps each row has taken.
     """
 
     @abstractmethod
@@ -160,10 +160,10 @@ def _with_table(name, results, lag, state, params):
 class ClippedRows(RowUpdate):
     """Row-sparse update with gradient clipping.
 
-    If the global norm of the gradient of all parameters exceeds `most`, the gradients are scaled so that the norm is `most`. Gradients of
-    the same row of the table are added up before the norm is computed. The row-sparse update `inner` then takes the step with the scaled
-    gradients. The state of the optimiser is a pair, as with `optax.chain(optax.clip_by_global_norm(most), ...)`. The second member of the
-    pair is the state that `inner` uses.
+    If the global norm of the gradient of all parameters exceeds `most`, the gradients are scaled so that the norm is `most`. If a step
+    looks up a row of the table (see `RowUpdate`) several times, the gradients of this row are added up before the norm is computed. The
+    row-sparse update `inner` then takes the step with the scaled gradients. The state of the optimiser is a pair, as with
+    `optax.chain(optax.clip_by_global_norm(most), ...)`. The second member of the pair is the state that `inner` uses.
     """
 
     inner: RowUpdate

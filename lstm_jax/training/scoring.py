@@ -77,7 +77,8 @@ class Scorer:
 
     Args:
         rebuild: function from parameters to the character model, a `CharGenerator`.
-        mesh: device mesh over which windows are sharded, and also streams, which are the sections into which `text` divides a long text.
+        mesh: device mesh over which windows and streams are sharded. Streams are the sections into which the method `text` divides a long
+            text.
         mode: "carried" to carry the recurrent state through the text, or "window" to read each window from a zero state.
         length: number of characters in a window.
     """

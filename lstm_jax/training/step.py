@@ -74,10 +74,10 @@ class LookupObjective:
         return [sharding.gather_columns(table, ids) for ids in indices]
 
     def loss_of(self, params: Any, vectors: list[jax.Array], *args: Any) -> tuple[jax.Array, Any]:
-        """Return the results of the objective, computed from given rows of the parameter `table`, which are then not looked up.
+        """Return the results of the objective for given rows of the table, instead of looking up these rows in `params`.
 
-        The argument `vectors` is a list with one array of these rows, as the method `vectors` returns it. `args` are the arguments of the
-        objective after `params`.
+        The table is the parameter that the attribute `table` names. The argument `vectors` is a list with one array of its rows, as the
+        method `vectors` returns it. `args` are the arguments of the objective after `params`.
         """
         return self.loss(params, *args, vectors[0])
 
@@ -96,8 +96,9 @@ def row_sparse(objective: Any, optimizer: Any, params: Any) -> bool:
 def row_sparse_lookups(objective: Objective, optimizer: Any, params: Any, *args: Any) -> FoundLookups | None:
     """Return the objective as a `FoundLookups`, or None if the training steps must use the dense update of the optimiser.
 
-    A `FoundLookups` is the traced objective with the lookups in its largest embedding table. The steps must use the dense update if the
-    optimiser is not a `RowOptimizer`, if the objective has no embedding table, or if the row-sparse update is not available for this table.
+    A `FoundLookups` holds the traced objective, and those of its operations that look up rows in its largest embedding table. The steps
+    must use the dense update if the optimiser is not a `RowOptimizer`, if the objective has no embedding table, or if the row-sparse update
+    is not available for this table.
 
     Args:
         objective: function objective(params, *args); see `Objective`.

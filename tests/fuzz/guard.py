@@ -23,7 +23,7 @@ PATHS = {  # event -> numbers of its arguments that are paths, each with that of
 def watch(roots: Sequence[Path], notes: int) -> None:
     """Refuse every change of files outside `roots` and every network connection.
 
-    The errors are those that the system raises for an ordinary user.
+    A refused change raises PermissionError. A refused connection or look-up of a host name raises the OSError "Network is unreachable".
 
     Args:
         roots: folders in which every change is allowed.

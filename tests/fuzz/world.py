@@ -69,11 +69,12 @@ class World:
 
 @contextmanager
 def make_world(library: Path | None = None) -> Iterator[World]:
-    """Return a context manager that writes the data and trains the runs in a temporary folder, and removes this folder at the end.
+    """Return a context manager that writes tiny data and trains a run per task in a temporary folder, and removes the folder at the end.
 
     Args:
-        library: path of the compiled backend, as `native_library` returns it. It is copied into the world's cache folder, because a new
-            build would take about twenty seconds. None means that the backend could not be built, and nothing is copied.
+        library: path of the compiled backend, as `native_library` returns it. It is copied into the cache folder inside the temporary
+            folder, because a new build would take about twenty seconds. None means that the backend could not be built, and nothing is
+            copied.
     """
     with tempfile.TemporaryDirectory(prefix="lstm_jax-fuzz-") as folder:
         root = Path(folder)

@@ -58,7 +58,7 @@ def kill(process: subprocess.Popen, stopped: list[int]) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="stops single threads by Linux' ptrace")
 @pytest.mark.parametrize("rows", [1, 32])
 def test_calls_end_without_the_pool(rows: int) -> None:
-    """Calls end while the threads of XLA's pool are stopped, since they leave so few tasks in the pool's queue that it does not fill.
+    """Calls end while the threads of XLA's pool are stopped, since the calls leave so few tasks in the pool's queue that it does not fill.
 
     In an earlier version, each call left one task in the queue. When the queue was full, XLA ran the task immediately on the thread of the
     call, and the call waited for itself. The program tests/native/threads.cc tests calls while the queue is full.

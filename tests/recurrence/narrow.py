@@ -75,10 +75,11 @@ def make_options(cell: str, size: tuple[int, int, int, int], kind: str) -> tuple
 
 
 def cases_of(cell: str) -> Iterator[tuple[str, tuple[Any, Any, Any], dict[str, Any]]]:
-    """Yield (name, (params, x, state), options) for each kind in `KINDS`, with a size that depends on the kind and the cell.
+    """Yield (name, (params, x, state), options) for each kind of options in `KINDS`.
 
-    If the options contain tokens, x is a table with one row for each token, and the caller looks up the input of each step in it. Thus
-    steps with equal tokens read equal inputs, as `unroll` requires.
+    The batch size and the numbers of steps, units and features depend on the kind and the cell. If the options contain tokens, x is a table
+    with one row for each token, and the caller looks up the input of each step in it. Thus steps with equal tokens read equal inputs, as
+    `unroll` requires.
     """
     for turn, kind in enumerate(KINDS):
         size = SIZES[1:][(NAMES.index(cell) + turn) % (len(SIZES) - 1)]

@@ -311,8 +311,9 @@ for batch, units in SIZES:
 def test_threads_change_nothing() -> None:
     """On one CPU device with all cores, the number of threads changes no bit of a row's results.
 
-    With a fixed number of threads, no bit of the sums over rows changes from call to call. The test starts a process of its own, since the
-    number of JAX devices cannot be changed within a process.
+    The sums over rows, such as the gradients of the parameters, may depend on the number of threads. With a fixed number of threads, no bit
+    of them changes from call to call. The test starts a process of its own, since the number of JAX devices cannot be changed within a
+    process.
     """
     sizes = [(1, 22), (3, 22), (26, 22), (3, 260)]
     run = subprocess.run([sys.executable, "-c", f"SIZES = {sizes}\n{THREADS}"], capture_output=True, text=True)

@@ -110,8 +110,8 @@ def expected(cell: str, case: Case, dtype: str) -> list:
 def sets_of(cell: str, case: Case, dtype: str) -> list[Arrays]:
     """Return the arrays of a case, one set for each kind of mask, or a single set without a mask if `case.mask` is "none".
 
-    With these seeds, no compared array with a single entry is the difference of two nearly equal numbers. The relative rounding error of
-    such a difference has no bound.
+    The seed of each set is computed from the seed of the case. With these seeds, none of the compared results that have a single entry is
+    the difference of two nearly equal numbers. The relative rounding error of such a difference has no bound.
     """
     kinds = ["none"] if case.mask == "none" else [kind for kind in MASKS if kind != "none"]
     return [make_arrays(case._replace(mask=kind, seed=9 * case.seed + n), dtype, cell) for n, kind in enumerate(kinds)]

@@ -1,7 +1,7 @@
 """The backend `cudnn`, tested without the library cuDNN.
 
-The packed weights are compared with what jax.experimental.rnn unpacks from them. To test the code around the calls of cuDNN, the reference
-implementation in jax.experimental.rnn takes the place of cuDNN.
+The packed weights are unpacked by jax.experimental.rnn, and the result is compared with the parameters that were packed. To test the code
+around the calls of cuDNN, the reference implementation in jax.experimental.rnn takes the place of cuDNN.
 """
 
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Resets within a sequence, compared with rows that are cut at the resets in Python and whose pieces are run one by one.
+"""Resets within a sequence, compared with sequences that are cut at the resets in Python and whose pieces are run one by one.
 
 This comparison is in float64. It covers the outputs, the final states, and the gradients with respect to every argument, including the
 reset state.

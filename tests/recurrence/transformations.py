@@ -1,8 +1,9 @@
 """The table of JAX's transformations by backend. `python tests/recurrence/transformations.py` writes docs/reference/transformations.md.
 
 Each transformation is compiled, and its results are compared with those of the backend `reference` or, if the batch is sharded, with those
-on one device. The text of the compiled program shows whether the backend's own code or that of `reference` computed the results. Exported
-programs are not run. Only their text is examined.
+on one device. The text of the compiled program shows whether the backend's own code or that of `reference` computed the results. Further
+rows of the table, such as "program for tpu", are for programs that are exported for a platform. These programs are not run. Only their text
+is examined.
 """
 
 import contextlib
@@ -184,7 +185,7 @@ def text_of(compiled: str, column: Column, sharded: bool = False) -> str:
 
 
 def alone(name: str, column: Column) -> str:
-    """Return the entry in the table of docs/reference/transformations.md for a transformation on one device, such as "exact".
+    """Return the entry, such as "exact", for a transformation on one device in the table of docs/reference/transformations.md.
 
     Raises:
         AssertionError: if the results are not close to those of the backend `reference`.

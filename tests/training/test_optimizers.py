@@ -52,10 +52,10 @@ def test_same_as_keras(ours, theirs, keras, peer_rules):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(("columns", "form"), [(1, keras_adam), (5, adam), (64, keras_adam), (70, adam)])
 def test_adam_by_rows(columns, form, dtype):
-    """Rows that miss steps and then catch up equal the rows that dense Adam gives, both when a batch looks them up and at the end.
+    """The rows of a table equal those of dense Adam whenever a batch looks them up, and after the last step.
 
-    The gradients of a row that a batch looks up several times are added up, negative ids count from the end of the table, and ids outside
-    the table are ignored.
+    Adam by rows updates a row only when a batch looks it up, and then makes up the steps that the row has missed. The gradients of a row
+    that a batch looks up several times are added up, negative ids count from the end of the table, and ids outside the table are ignored.
     """
     count, steps, rng = 40, 60, np.random.default_rng(columns)
     with jax.enable_x64(dtype == "float64"):

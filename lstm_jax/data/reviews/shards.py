@@ -1,4 +1,4 @@
-"""Data sets of reviews that are larger than the memory. The ids stay in memory-mapped files (shards), one for each table of reviews.
+"""Data sets of reviews that are larger than the memory. Each table of reviews becomes a shard, whose ids stay in a memory-mapped file.
 
 A folder of shards holds these files:
 
@@ -235,7 +235,7 @@ class ShardedSplit:
 
 @dataclass(frozen=True)
 class PaddedReviews:
-    """Array (N, maxlen) of padded reviews that is not in memory: the method `take` reads the requested rows from mapped files.
+    """Array (N, maxlen) of padded reviews that is not in memory: the method `take` reads the requested rows from memory-mapped files.
 
     An instance can replace a NumPy array in `lstm_jax.training.examples.Examples.arrays`. `EncodedSplit.padded` describes the fields
     `maxlen`, `padding` and `truncating`.

@@ -125,8 +125,8 @@ class Vocabulary:
     def capped(self, num_words: int | None) -> "Vocabulary":
         """Return a copy of this vocabulary that has `num_words` ids.
 
-        The copy encodes a word whose id would be `num_words` or more as the id 2. If `kind` is "frequency", such a word is also left out of
-        the `words` of the copy. If `kind` is "keras", the copy has the same `words`.
+        If the id of a word is `num_words` or more, the copy encodes the word as the id 2. If `kind` is "frequency", such a word is also
+        left out of the `words` of the copy. If `kind` is "keras", the copy has the same `words`.
 
         Args:
             num_words: number of ids, including the four reserved ids 0 to 3. If None or 0, every word in `words` has an id of its own.

@@ -57,8 +57,8 @@ def find_word_index(near: Path, cache_dir: Path | None = None) -> Path:
     4. the folder of the cache
 
     Args:
-        near: path of the data. If it is a folder, this folder and its parent are searched. If it is a file, the folder of the file is
-            searched.
+        near: path of the data. If it is a folder, this folder is the folder of the data, and its parent is searched after it. If it is a
+            file, the folder of the data is the folder that contains the file.
         cache_dir: folder of the cache. If None, it is the folder that `default_cache_dir` returns.
 
     Raises:

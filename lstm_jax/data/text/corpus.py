@@ -155,11 +155,11 @@ def _hold_out(articles: list[AnyStr], share: float) -> tuple[int, list[AnyStr], 
     """Find the cut that divides the articles into a training and a validation split.
 
     In the joined text, one separator stands between two articles. The cut may divide an article. The validation split is the text after the
-    cut. If an article that begins after the cut is a copy of an article that begins before the cut, the copy is left out.
+    cut without certain copies: an article that begins after the cut is left out if it is a copy of an article that begins before the cut.
 
     Args:
         articles: the articles.
-        share: share of the characters of the joined text in the validation split.
+        share: share of the characters of the joined text that lie after the cut.
 
     Returns:
         The index of the cut in the joined text, the articles of the validation split, and the number of articles that were left out. If the

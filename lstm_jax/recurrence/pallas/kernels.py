@@ -9,8 +9,8 @@ A small matrix of recurrent weights is read once and stays on the chip (`Tiling.
 tile by tile, from the cache that all programs share. In the second case the left operand of the product with this matrix is also written to
 memory, and read from there. This operand is h in the forward kernel and d_z in the backward kernel.
 
-The precision of float32 products depends on `jax_default_matmul_precision`, as in the other backends: TF32 is used unless it is "highest".
-Sums and the state are float32.
+The precision of float32 products depends on the setting `jax_default_matmul_precision`, as in the other backends: TF32 is used unless this
+setting is "highest". Sums and the state are float32.
 
 B is the batch size, T the number of steps and H the number of units. A name d_x stands for the gradient with respect to x. A ref is an
 array in memory that a Pallas kernel reads or writes.
@@ -57,11 +57,11 @@ class Carry(NamedTuple):
 
 @dataclass(frozen=True)
 class Tiling:
-    """Division of the rows of the batch and of the units into blocks, for the GPU kernels of the LSTM.
+    """Blocks into which the GPU kernels of the LSTM divide the rows of the batch, and the units.
 
     Attributes:
-        batch: number of rows B.
-        units: number of units H.
+        batch: number of rows B of the whole batch.
+        units: number of units H of the whole layer.
         resident: whether the matrix of recurrent weights is read once and stays on the chip, instead of being read at each step.
     """
 

@@ -64,9 +64,9 @@ class Newton:
             the number of units, else "diagonal".
         damping: weight of the damping (ELK, Gonzalez et al. 2024), which makes the changes of an iteration smaller; see `scans.damped`. 0
             means no damping.
-        tolerance: the iterations end when the two sides of each equation differ by at most this number times max(1, absolute value of the
-            right side). None means 16 times the machine epsilon. With None, the iterations also end when the differences are within 64
-            times this tolerance and the largest of them no longer shrinks.
+        tolerance: the iterations end when the relative error of each equation is at most this number. The relative error is the absolute
+            difference between the two sides, divided by max(1, absolute value of the right side). None means 16 times the machine epsilon.
+            With None, the iterations also end when the largest relative error is at most 64 times this tolerance and no longer shrinks.
         limit: largest number of iterations. None means the number of steps.
 
     Raises:

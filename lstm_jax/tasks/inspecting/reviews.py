@@ -58,8 +58,8 @@ class ReviewNetwork:
     def _logits(self) -> Any:
         """Compiled function that takes parameters, the ids (N, T) of N reviews and `packed`, and returns logits (N,).
 
-        Here each row of the ids holds one review. If the model was trained on rows that hold several packed reviews, `packed` has the
-        position of the review in its row. Otherwise `packed` is None.
+        Each row of the ids holds one review, even if the model was trained on rows that hold several packed reviews. For such a model,
+        `packed` holds the first and the last step of the review in each row. For other models, `packed` is None.
         """
 
         def logits(params: Any, ids: jax.Array, packed: PackedPlaces | None) -> jax.Array:

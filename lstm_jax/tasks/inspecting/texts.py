@@ -103,7 +103,7 @@ def _given(trained: generation.Trained, request: Request) -> list[tuple[str, np.
 
 
 def _chosen(trained: generation.Trained, request: Request) -> list[tuple[str, np.ndarray]]:
-    """Choose the parts of the held-out text that the page shows: some that are easy, some that are hard, and some of median difficulty.
+    """Choose easy and hard parts of the held-out text, and parts of median difficulty, for the HTML page about a run.
 
     The text is cut into parts of up to `request.chars` characters. A part is easy if the model gives high probabilities to its
     characters. Up to `request.examples` parts of each of the three kinds are chosen.

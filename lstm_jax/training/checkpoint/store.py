@@ -207,7 +207,7 @@ def _load(folder: Path, wanted: dict[str, Any], saved: dict[str, Any]) -> tuple[
         saved: dict from the path of each leaf to its dtype, shape and checksum, as in the manifest.
 
     Returns:
-        A pair of a dict from paths to leaves, and a description of the damage. The description is "" if the leaves are intact.
+        A pair: a dict from paths to leaves, and a description of the damage. The description is "" if the leaves are intact.
     """
     try:
         loaded = arrays.restore_arrays(folder, wanted)
