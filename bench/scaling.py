@@ -182,7 +182,7 @@ def _sizes(text: str) -> dict[str, Sequence[int]]:
     """Parse a text such as "T=20:40,H=32:64", and return a dict from the letter of each size to its values.
 
     Raises:
-        argparse.ArgumentTypeError: if the text has another form, a letter other than T, H and B (the keys of `MIDDLE`), or a size below 1.
+        argparse.ArgumentTypeError: if the text has another form, a letter other than T, H and B (the keys of `MIDDLE`), or a value below 1.
     """
     found: dict[str, Sequence[int]] = {}
     for part in text.split(","):

@@ -1,6 +1,6 @@
-"""Summary of the results of `bench throughput`: medians and speedups for each workload and each library with its options (candidate).
+"""Summary of the results of `bench throughput`: medians and speedups for each workload and each candidate.
 
-The module also has the functions with which benchmark commands print tables on the terminal.
+A candidate is a library with its options. The module also has the functions with which benchmark commands print tables on the terminal.
 """
 
 import math

@@ -166,7 +166,7 @@ def sweep(processes: Sequence[Process], seconds: float, path: Path, sha: str, mo
 
 
 def report(works: Sequence[Workload], candidates: Sequence[Candidate], path: Path, sha: str, series: str = "") -> None:
-    """Print a table of the step times of one commit, and this project's mean speedup over each other candidate at several sizes.
+    """Print a table of the step times of one commit, and this project's speedup over every other candidate, averaged over sizes.
 
     The mean speedup is printed separately for each recurrent cell and workload in `TITLES`, if there are speedups at two or more sizes.
 

@@ -88,9 +88,9 @@ def _full(name: str) -> list[tuple[Any, dict[str, Any]]]:
 def configs(claim: Claim, new: bool) -> list[Any]:
     """Return the configs of the runs that a claim needs.
 
-    A setting of the claim is a dict from fields of a config to their values. For each setting, the result contains the configs in the
-    preset "full" of the claim's study that have all values of the setting, once with each seed. If the results of a setting do not depend
-    on the seed (see `SEEDLESS`), only the seed 0 is used.
+    A setting of the claim is a dict from fields of a config to their values. For each setting, those configs are selected
+    from the preset "full" of the claim's study whose fields have the values of the setting. The result contains them once with each seed.
+    If the results of a setting do not depend on the seed (see `SEEDLESS`), only the seed 0 is used.
 
     Args:
         claim: claim.

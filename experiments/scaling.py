@@ -119,7 +119,7 @@ def verdict(rows: study.Rows) -> str:
 
 
 def draw(rows: study.Rows, path: Path) -> object:
-    """Draw a panel for each pair of a task and a varied quantity (`Config.axis`), which shows the score for each value of the quantity.
+    """Draw a panel for each pair of a task and a varied quantity (`Config.axis`). The panel shows the score for each value of the quantity.
 
     In each panel, a line shows the mean over seeds, and a band shows the range from the lowest to the highest score.
     """

@@ -63,7 +63,7 @@ class LayerState(nnx.Module):
     B is the number of rows of the batch and H the number of units.
 
     Attributes:
-        row: the `Cell` of the layer. The name does not refer to the rows of the batch.
+        row: the `Cell` of the layer, which is usually a row of the table `CELLS`.
         units: number of units H.
         stateful: whether a call starts from the final state of the previous call.
         learned_state: whether the initial state is a parameter.

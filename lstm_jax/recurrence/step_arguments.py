@@ -12,9 +12,9 @@ from lstm_jax.recurrence.conversion import LOWEST, REAL, as_int32, of_kinds
 
 
 def _of_steps(name: str, value, kinds: tuple, remedy: str, steps: int, batch: int, time_major: bool) -> jax.Array | np.ndarray:
-    """Convert an argument that has one value for each step to an array, check its dtype and shape, and return it.
+    """Convert an argument to an array, check its dtype and shape, and return it.
 
-    The order of the axes is not changed.
+    The argument has one value for each step of each row. The order of its axes is not changed.
 
     Args:
         name: name of the argument in the error message.

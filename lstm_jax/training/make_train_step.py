@@ -260,8 +260,8 @@ class TrainStep:
     def _lag(self, state: TrainState) -> Any:
         """Return the `Lag` of the embedding table, which records how many steps each row has taken.
 
-        A step that a row missed is not counted until the row takes it. After every `CATCH_UP_INTERVAL` steps, all rows take the steps that
-        they have missed, and the counts start again at 0.
+        A training step updates only the rows that the batch looks up. A step that another row misses is applied to this row, and counted,
+        later. After every `CATCH_UP_INTERVAL` training steps, all missed steps are applied, and the counts start again at 0.
         """
         rows = self._optimizer.rows  # pyright: ignore[reportAttributeAccessIssue]
         ((name, behind),) = state.behind.items()

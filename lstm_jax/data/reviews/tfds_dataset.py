@@ -1,7 +1,7 @@
 """Data set `lstm_jax_imdb` for TensorFlow Datasets (TFDS). Its builder class and its reader do not need TensorFlow.
 
-The builder `imdb_reviews` of TFDS, in contrast, needs TensorFlow to prepare the data. The builder in this module gets the reviews from
-`build_tfds` and stores them in array_record files, which the method `as_data_source()` of a builder reads.
+The builder `imdb_reviews` of TFDS, in contrast, needs TensorFlow to prepare the data. The function `build_tfds` gives the reviews to the
+builder in this module, which stores them in array_record files. The builder's method `as_data_source()` is the reader of these files.
 """
 
 import contextlib

@@ -129,7 +129,8 @@ class Vocabulary:
         left out of the `words` of the copy. If `kind` is "keras", the copy has the same `words`.
 
         Args:
-            num_words: number of ids, including the four reserved ids 0 to 3. If None or 0, every word in `words` has an id of its own.
+            num_words: number of ids, including the four reserved ids 0 to 3. If None or 0, there is no limit: in the copy, every word in
+                `words` of this vocabulary has its own id.
         """
         size = num_words or FIRST_WORD + len(self.words)
         kept = self.words if self.kind == "keras" else self.words[: max(size - FIRST_WORD, 0)]

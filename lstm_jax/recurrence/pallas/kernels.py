@@ -113,7 +113,7 @@ class Tiling:
 class Tile:
     """Rectangular block of entries along the last two axes of an array. The block may reach beyond the end of an axis.
 
-    `rows` and `columns` are the indices of the block along these two axes; see `AxisIndices`.
+    `rows` and `columns` are the indices, along these two axes, of the entries in the block; see `AxisIndices`.
     """
 
     def __init__(self, rows: AxisIndices, columns: AxisIndices):
@@ -340,8 +340,8 @@ def backward_kernel(
         steps: number of steps T.
         barrier: function that waits until all threads of the program have called it.
         kernel: transposed recurrent kernel (4H, H) in the dtype of the matrix products.
-        gates: gates as in `Residuals`, a result of `forward_kernel`.
-        all_c: c of all steps as in `Residuals`, a result of `forward_kernel`.
+        gates: gates as in `Residuals`, which `forward_kernel` has written.
+        all_c: c of all steps as in `Residuals`, which `forward_kernel` has written.
         d_h: gradient with respect to h of all steps (T, B, H), or None.
         d_final: gradient with respect to the final state.
         mask: recurrent dropout mask (B, H) or (4, B, H), or None.

@@ -41,7 +41,8 @@ def leaf_record(leaf: Any) -> dict[str, Any]:
 def file_records(arrays: Path, sync: bool = False) -> dict[str, dict[str, Any]]:
     """Return the sizes and the checksums of all files below the folder `arrays`.
 
-    If `sync` is true, the files are also flushed to disk, so that after a power cut there is no manifest that lists files which were lost.
+    If `sync` is true, the files are also flushed to disk. A manifest that the caller then writes from the result lists no file that a power
+    cut could destroy.
 
     Returns:
         A dict with one entry for each file. The key is the path of the file relative to `arrays`. The value is a dict with the keys "bytes"
