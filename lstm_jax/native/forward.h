@@ -321,7 +321,7 @@ void run_forward_tile(const Forward<T>& run, int64_t first, int64_t last) {
   ForwardTile<T> tile{first, rows};
   const int64_t z_size = run.ids ? 0 : chunk * gates * size;
   const Repeats<T> repeats(run.tokens, steps, batch, first, last, gates * units);
-  const int64_t gathered_size = gathers(run, repeats) ? chunk * rows * features : 0;
+  const int64_t gathered_size = !run.ids && gathers(run, repeats) ? chunk * rows * features : 0;
   const bool pack_blocks = run.blocks.data && run.blocks.gate_stride != kLanes<T> && rows > 2 * kRows;
   const int64_t kinds = factor_kinds(run), sums_size = run.cell->recurrent ? gates * size : 0;
   const bool scaled = run.products == kQuads;

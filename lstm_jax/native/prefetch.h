@@ -22,6 +22,7 @@ class Prefetcher {
     bytes_ = 0;
   }
   void add(const void* from, int64_t bytes) {
+    if (bytes <= 0) return;
     ranges_.push_back({static_cast<const char*>(from), static_cast<const char*>(from) + bytes});
     bytes_ += bytes;
   }

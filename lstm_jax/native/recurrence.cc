@@ -139,7 +139,8 @@ void forward_tiles(ffi::ThreadPool pool, Forward<T>& run, const T* recurrent, in
 // Operands in order: x or ids, kernel, recurrent kernel (if the cell has U, here and below), bias, further parameters (if the cell has any), h, c (if the cell has c, here and
 // below), input mask (unless `input_masks` is 0), recurrent mask (unless `recurrent_masks` is 0), valid if `masked`, tokens if `tokens`, and if
 // `resets` the flags (T, B), h and c of the resets.
-// Results: final h, final c, h of all steps (if `sequences` or `keep`), and if `keep` c of all steps and what is kept (T, B, kept H).
+// Results: final h, final c, h of all steps (if `sequences` or `keep`), and if `keep` c of all steps and what is kept (T, B, kept H). If `batch_first`, x is
+// (B, T, E) in place of (T, B, E), in the other call also d of x, and d of outputs (B, T, H).
 template <typename T>
 void forward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, const Sets& sets, int64_t set, int64_t cell, bool ids,
              int64_t input_masks, int64_t recurrent_masks, bool masked, bool tokens, bool resets, bool batch_first, int64_t products, bool sequences, bool keep, int64_t threads) {

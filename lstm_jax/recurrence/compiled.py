@@ -41,7 +41,7 @@ from lstm_jax.recurrence.residuals import Residuals, backward_twin, forward_twin
 from lstm_jax.shapes import GATES
 
 FEW_ROWS = 3
-"""Largest batch size for which the C++ code divides the units among threads, not the rows."""
+"""Largest batch size for which the C++ code has only the order (T, B, ...) of x, its gradient, and the gradient of the outputs."""
 
 
 def run(
@@ -115,7 +115,8 @@ class CompiledCell(RecurrentOperation):
         cell: the cell.
         sequences: whether to return the outputs of all steps.
         compute_dtype: dtype of the matrix products, "bfloat16" or "int8", or None for the dtype of the parameters.
-        batch_first: whether the C++ code reads and writes x, its gradient, and the gradient of the outputs as arrays (B, T, ...).
+        batch_first: whether the C++ code reads and writes x, its gradient, and the gradient of the outputs as arrays (B, T, ...) if the
+            batch size is above `FEW_ROWS`.
     """
 
     cell: Cell
@@ -252,7 +253,8 @@ def _in_order(of: CompiledCell, x, *arrays) -> tuple:
     order that the C++ code supports for at most `FEW_ROWS` sequences. The dict has one entry, the attribute "batch_first" of the call. Ids
     (T, B) and None are returned unchanged. `x` has the axes (T, B, ...) and gives B.
     """
-    swaps = of.batch_first and x.shape[1] > FEW_ROWS
+    batch = x.shape[1]  # no int in an exported program of a symbolic batch size, which runs the twin
+    swaps = of.batch_first and isinstance(batch, int) and batch > FEW_ROWS
     return (*(jnp.swapaxes(a, 0, 1) if swaps and a is not None and a.ndim == 3 else a for a in arrays), {"batch_first": swaps})
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -17,7 +18,14 @@ pytestmark = [
     pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the backend with"),
     pytest.mark.usefixtures("quick_compiles"),
 ]
-SIZES = [(9, 5, 7, 20), (70, 6, 3, 16), (1, 4, 5, 3), (5, 37, 33, 40)]  # T, B, E, H; also more steps than a chunk has, and a single one
+# T, B, E, H, and options of the call; also more steps than a chunk has, and a single one; masks -1: one for each gate
+CALLS: list[tuple[tuple[int, int, int, int], dict[str, Any]]] = [
+    ((9, 5, 7, 20), {}),
+    ((9, 5, 7, 20), {"ids": True}),
+    ((70, 6, 3, 16), {"masks": 1}),
+    ((1, 4, 5, 3), {"masks": -1}),
+    ((5, 37, 33, 40), {"masks": -1, "tokens": True}),
+]
 
 
 @pytest.mark.slow(keep=6)
@@ -27,9 +35,9 @@ SIZES = [(9, 5, 7, 20), (70, 6, 3, 16), (1, 4, 5, 3), (5, 37, 33, 40)]  # T, B, 
 def test_the_same_bits(cell: str, backward: bool, products: str | None) -> None:
     if products == "int8" and (backward or SHAPES[cell].parts > 1):
         pytest.skip("no such products")
-    for n, sizes in enumerate(SIZES):
-        options: dict[str, Any] = {"kinds": [(0, 0), (1, 0), (SHAPES[cell].gates, 0)][n % 3], "tokens": n == 3, "ids": n == 2}
-        options |= {"kinds": (0, 0)} if n == 2 else {}
+    for sizes, given in CALLS:
+        masks = given.get("masks", 0)
+        options = {"kinds": (SHAPES[cell].gates if masks < 0 else masks, 0), "ids": "ids" in given, "tokens": "tokens" in given}
         call = recurrence(backward, sizes=sizes, cell=cell, keep=products != "int8", products=PRODUCT_NUMBERS[products], **options)
         for threads in (1, 3):
             found = dict(zip(call.results, call.batch_first().run(threads), strict=True))
@@ -91,3 +99,13 @@ def test_no_array_is_moved() -> None:
     for call in calls:
         assert "%x.1" in call
     assert "%d_h.1" in calls[1]
+
+
+def test_a_symbolic_batch_size(unchecked: None) -> None:
+    """A program for any number of rows can be exported, although the order depends on this number."""
+    params = CELLS["simple_rnn"].params(kernel=jnp.ones((3, 4)) / 9, recurrent_kernel=jnp.ones((4, 4)) / 9, bias=jnp.zeros(4))
+    shape = jax.ShapeDtypeStruct(jax.export.symbolic_shape("b, 5, 3"), jnp.float32)
+    exported = jax.export.export(jax.jit(lambda x: unroll(CELLS["simple_rnn"], params, x)[0]))(shape)
+    for rows in (2, 7):
+        x = jnp.asarray(np.random.default_rng(rows).normal(size=(rows, 5, 3)), jnp.float32)
+        np.testing.assert_allclose(exported.call(x), unroll(CELLS["simple_rnn"], params, x)[0], rtol=2e-6, atol=2e-6)
