@@ -36,8 +36,9 @@ class ShardText(Checked):
 
     Use shards for a text that is larger than the memory.
 
-    If the writing is interrupted, the next call of this command continues where it stopped. To train on the shards, use the command
-    `lstm-jax train generation --input stream`.
+    If this is interrupted, the same command continues where it stopped.
+
+    To train on the shards, use train generation --input stream.
     """
 
     data: Positional[tuple[str, ...]]
@@ -66,9 +67,9 @@ class ShardReviews(Checked):
 
     Use shards for a set of reviews that is larger than the memory.
 
-    To train on the shards, use the command `lstm-jax train sentiment --input stream`.
+    If this is interrupted, the same command continues where it stopped.
 
-    If the writing of the shards is interrupted, run `lstm-jax data shard-reviews` again with the same arguments to continue.
+    To train on the shards, use train sentiment --input stream.
     """
 
     data: Positional[tuple[str, ...]]
