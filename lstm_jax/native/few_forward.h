@@ -101,7 +101,7 @@ void multiply_few(const FewForward<T>& few, int64_t t, int64_t t0, int64_t begin
       for (int64_t at = first; at < last; at += kUnitStep) {
         T* sums[ROWS];
         for (int r = 0; r < ROWS; ++r) sums[r] = to[r] + at;
-        add_blocks<T, ROWS>(a, few.blocks + at * gates * units, 0, gates, units, gate, end, sums, padded(units));
+        add_blocks<T, ROWS>(a, few.blocks + at / kUnitStep * few.block_size(), few.block_size(), gates, units, gate, end, sums, padded(units));
       }
       continue;
     }
@@ -296,8 +296,11 @@ template <typename T>
 void pack_few(const FewForward<T>& few, int64_t first, int64_t last) {
   static_assert(kUnitStep == kLanes<T> || !kHasQuads || !std::is_same_v<T, float>, "blocks of one vector a gate");
   const int64_t units = few.run->sizes.units, gates = few.run->sizes.gates;
-  for (int64_t gate = 0; few.in_quads() && gate < gates; ++gate) pack_quad_blocks(few.recurrent, units, units, gates, gate, first, last, few.blocks);
-  for (int64_t n = first; !few.in_quads() && n < last; ++n) pack_units(few.recurrent, units, units, gates, n, few.blocks + n * few.block_size());
+  if (few.in_quads()) {
+    for (int64_t gate = 0; gate < gates; ++gate) pack_quad_blocks(few.recurrent, units, units, gates, gate, first, last, few.blocks);
+  } else {
+    for (int64_t n = first; n < last; ++n) pack_units(few.recurrent, units, units, gates, n, few.blocks + n * few.block_size());
+  }
 }
 
 // All steps, as one member of the team.

@@ -164,9 +164,9 @@ LSTM_INLINE void transpose_pairs(const Backward<T>& run, const BackwardTile<T>& 
 // The slots of x W are those of the gates' own numbers.
 constexpr int kInputSlots[kMostGates] = {0, 1, 2, 3};
 
-// sums[gate] += (rows * mask of the gate)^T d_z of slots[gate] over the chunk's rows `rows` of data (T, B, size) or (B, T, size); if `first`, sums[gate] is overwritten. d_z of
-// these rows lie in the order of `rows` from number `begin` on. t0 is the chunk's first step. The sums of vectors that are not in use stay as they are, and
-// `gather` does not read them. kMax is that of whole panels, by which `transposed` is grouped.
+// sums[gate] += (rows * mask of the gate)^T d_z of slots[gate] over the chunk's rows `rows` of data (T, B, size) or (B, T, size); if `first`, sums[gate]
+// is overwritten. d_z of these rows lie in the order of `rows` from number `begin` on. t0 is the chunk's first step. The sums of vectors that are not in
+// use stay as they are, and `gather` does not read them. kMax is that of whole panels, by which `transposed` is grouped.
 template <typename T, int VECTORS, Products P>
 void add_outer(const Backward<T>& run, const BackwardTile<T>& tile, const OuterRows<T>& of, const int* slots, int64_t t0, ChunkRows rows,
                int64_t begin, bool first, T* sums) {

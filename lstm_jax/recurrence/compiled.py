@@ -300,8 +300,10 @@ def _call_backward(of: CompiledCell, by_x: bool, params, x, residuals: Residuals
             rest[outputs_at] = d_h
         results = [*state, *kernels, bias, *rest[:others], *([x] if by_x else []), *(state if has_resets else [])]
         found = native.call("lstm_jax_backward", results, (x, *kernels, *rest), {}, sets=True, d_x=by_x, **options, **order)
-        at = len(state) + count + 1 + others  # of d_x
-        return [jnp.swapaxes(d, 0, 1) if by_x and n == at and order["batch_first"] else d for n, d in enumerate(found)]
+        if by_x and order["batch_first"]:
+            at = len(state) + count + 1 + others  # of d_x
+            found[at] = jnp.swapaxes(found[at], 0, 1)
+        return found
 
     operands = [(x, 1), *((param, None) for param in (*kernels, *extras)), *((part, 1) for part in kept)]
     operands += [*((part, 0) for part in d_final), *([] if d_h is None else [(d_h, 1)]), *_with_axes(valid, dropout, resets, tokens)]

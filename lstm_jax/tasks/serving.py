@@ -37,14 +37,12 @@ def make_server(model: SentimentClassifier, dtype: str | None = None) -> Callabl
     folded.fold().embedding.embedding = nnx.Param(jnp.zeros((0, 0)))  # no longer read, so it need not stay in memory
     params, rebuild = functional(folded)
     # each argument of a compiled call takes some tenths of a microsecond, and a dict takes longer than a flat list
-    leaves, tree = jax.tree.flatten(params)
-    at = [n for n, leaf in enumerate(leaves) if leaf.size]
-    given = [leaves[n] for n in at]
+    read = {name: array for name, array in params.items() if array.size}
+    unread = {name: array for name, array in params.items() if not array.size}
+    given = list(read.values())
 
     def run(ids: jax.Array, *given: jax.Array) -> jax.Array:
-        filled = dict(zip(at, given, strict=True))
-        model = rebuild(tree.unflatten([filled.get(n, leaf) for n, leaf in enumerate(leaves)]))
-        return model(ids, deterministic=True)
+        return rebuild(unread | dict(zip(read, given, strict=True)))(ids, deterministic=True)
 
     compiled = jax.jit(run)
 

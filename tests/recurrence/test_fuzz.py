@@ -104,8 +104,9 @@ def check_call(on: Drawing, call: Call, backend: str | None) -> None:
         assert not call.given["return_sequences"] or got[0].shape[:2] == call.x_sizes
         return
     assert not call.wrong, f"accepted: {call.wrong}"
-    own = call.clean["params"].kernel.dtype.name
-    dtype = max(own, call.given["compute_dtype"] or own, key=lambda name: TOLERANCE[name])  # the narrower of the two
+    dtype = call.clean["params"].kernel.dtype.name if call.given["compute_dtype"] in (None, "float32") else "bfloat16"
     compare(got, run_call(call, call.clean, "reference"), TOLERANCE[dtype])
     if dtype != "bfloat16" and on.one(False, False, True) and not np.isnan(call.clean["x"]).any():
-        compare(gradients(call, call.given, backend), gradients(call, call.clean, "reference"), 10 * TOLERANCE[dtype])
+        # gradients that float32 products make of float64 parameters are rounded to float32 in another order by each backend
+        products = call.given["compute_dtype"] or dtype
+        compare(gradients(call, call.given, backend), gradients(call, call.clean, "reference"), 10 * TOLERANCE[products])
