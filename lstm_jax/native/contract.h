@@ -70,9 +70,10 @@ inline ffi::Error check_forward(const ffi::RemainingArgs& args, const ffi::Remai
        {"c of resets", real, {B, H}, resets && of.cell_state}},
       {{"final h", real, {B, of.parts * H}},
        {"final c", real, {B, H}, of.cell_state},
-       {"h of all steps", real, {T + 1, B, of.parts * H}, sequences || keep},
+       {"h of all steps", real, {T + 1, B, of.parts * H}, keep || (sequences && !batch_first)},
        {"c of all steps", real, {T + 1, B, H}, keep && of.cell_state},
-       {"kept", real, {T, B, of.kept * H}, keep && of.kept > 0}});
+       {"kept", real, {T, B, of.kept * H}, keep && of.kept > 0},
+       {"outputs", real, {B, T, H}, sequences && batch_first}});
   return error.failure() ? error : check_order(contract, batch_first);
 }
 

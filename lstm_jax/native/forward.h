@@ -25,7 +25,7 @@ struct Forward {
   const CellShape* cell;
   // one step of a tile, after the resets, from the x W of its rows
   void (*step)(const Forward<T>& run, ForwardTile<T>& tile, int64_t t, const T* const* z_rows);
-  Order order;            // of x
+  Order order;            // of x and outputs
   const T* x;             // (T, B, E) or (B, T, E), or null if there are ids
   const int32_t* ids;     // (T, B): the row of x W is a row of W
   const int32_t* tokens;  // (T, B) or null: steps of a row with equal tokens have equal x
@@ -38,9 +38,9 @@ struct Forward {
   const uint8_t* valid;  // (T, B) or null; any byte but 0 is true
   Resets<T> resets;
   T *final_h, *final_c;
-  // null unless requested; all_h and all_c have T + 1 steps, the first one is the initial state; kept is (T, B, kept H)
-  T *all_h, *all_c, *kept;
-  bool aligned;  // whether all vectors of these three are aligned
+  // null unless requested; all_h and all_c have T + 1 steps, the first one is the initial state; kept is (T, B, kept H), outputs (B, T, H)
+  T *all_h, *all_c, *kept, *outputs;
+  bool aligned;  // whether all vectors of these four are aligned
   int64_t h_size() const { return cell->parts * sizes.units; }  // numbers of h in a row
 };
 
@@ -313,6 +313,17 @@ void step_of(const Forward<T>& run, ForwardTile<T>& tile, int64_t t, const T* co
   }
 }
 
+// Write the outputs of step t, which are the first H numbers of h after it.
+template <typename T>
+void write_outputs(const Forward<T>& run, const ForwardTile<T>& tile, int64_t t) {
+  const int64_t units = run.sizes.units, width = run.h_size();
+  for (int64_t r = 0; r < tile.rows; ++r) {
+    const T* const h = tile.h + r * width;
+    T* const to = run.outputs + run.order.at(t, tile.first + r) * units;
+    over_vectors<T>(0, units, [&](int64_t at, int count) __attribute__((always_inline)) { stream(to + at, load(h + at, count), count, run.aligned); });
+  }
+}
+
 // All T steps of rows first..last-1.
 template <typename T>
 void run_forward_tile(const Forward<T>& run, int64_t first, int64_t last) {
@@ -360,6 +371,7 @@ void run_forward_tile(const Forward<T>& run, int64_t first, int64_t last) {
       set_factor(run, tile);
       run.step(run, tile, t, tile.z_rows + (t - t0) * rows);
       std::swap(tile.h, tile.h_next);
+      if (run.outputs) write_outputs(run, tile, t);
     }
   }
   std::memcpy(run.final_h + first * width, tile.h, h_size * sizeof(T));

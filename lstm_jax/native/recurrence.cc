@@ -139,8 +139,9 @@ void forward_tiles(ffi::ThreadPool pool, Forward<T>& run, const T* recurrent, in
 // Operands in order: x or ids, kernel, recurrent kernel (if the cell has U, here and below), bias, further parameters (if the cell has any), h, c (if the cell has c, here and
 // below), input mask (unless `input_masks` is 0), recurrent mask (unless `recurrent_masks` is 0), valid if `masked`, tokens if `tokens`, and if
 // `resets` the flags (T, B), h and c of the resets.
-// Results: final h, final c, h of all steps (if `sequences` or `keep`), and if `keep` c of all steps and what is kept (T, B, kept H). If `batch_first`, x is
-// (B, T, E) in place of (T, B, E), in the other call also d of x, and d of outputs (B, T, H).
+// Results: final h, final c, h of all steps (if `keep`, or if `sequences` and not `batch_first`), if `keep` c of all steps and what is kept (T, B, kept H), and
+// if `sequences` and `batch_first` the outputs (B, T, H). If `batch_first`, x is (B, T, E) in place of (T, B, E), in the other call also d of x, and d of
+// outputs (B, T, H).
 template <typename T>
 void forward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, const Sets& sets, int64_t set, int64_t cell, bool ids,
              int64_t input_masks, int64_t recurrent_masks, bool masked, bool tokens, bool resets, bool batch_first, int64_t products, bool sequences, bool keep, int64_t threads) {
@@ -166,12 +167,13 @@ void forward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets r
   run.resets = in.resets<T>(resets, has_c, batch);
   run.final_h = out.take<T>();
   run.final_c = out.take_if<T>(has_c);
-  run.all_h = out.take_if<T>(sequences || keep);
+  run.all_h = out.take_if<T>(keep || (sequences && !batch_first));
   run.all_c = out.take_if<T>(keep && has_c);
   run.kept = out.take_if<T>(keep && code.shape.kept);
+  run.outputs = out.take_if<T>(sequences && batch_first);
   if (is_empty(run.sizes)) return forward_empty(run);
   run.products = static_cast<Products>(products);
-  run.aligned = units % kLanes<T> == 0 && aligned(run.all_h) && aligned(run.all_c) && aligned(run.kept);
+  run.aligned = units % kLanes<T> == 0 && aligned(run.all_h) && aligned(run.all_c) && aligned(run.kept) && aligned(run.outputs);
   if (shares_units(code, run.sizes, tokens, run.products)) return forward_few(pool, run, recurrent, code.step_units, unit_threads(pool, threads, run.sizes));
   forward_tiles(pool, run, recurrent, threads_for(pool, threads, batch));
 }

@@ -41,7 +41,7 @@ from lstm_jax.recurrence.residuals import Residuals, backward_twin, forward_twin
 from lstm_jax.shapes import GATES
 
 FEW_ROWS = 3
-"""Largest batch size for which the C++ code has only the order (T, B, ...) of x, its gradient, and the gradient of the outputs."""
+"""Largest batch size for which the C++ code has only the order (T, B, ...) of x, the outputs, and the gradients of both."""
 
 
 def run(
@@ -61,9 +61,9 @@ def run(
 
     The arguments and results are those of `reference.run`. There are two additional arguments. `tokens` (T, B) is described in `unroll`.
     `batch_first` tells whether the caller stores x and the outputs as arrays (B, T, ...), and swaps their first two axes before and after
-    this call. If `batch_first` is true and the batch size on a device is above `FEW_ROWS`, the C++ code reads and writes x, its gradient
-    and the gradient of the outputs in the order (B, T, ...), so that XLA need not transpose these arrays in memory. `batch_first` does not
-    change the results.
+    this call. If `batch_first` is true and the batch size on a device is above `FEW_ROWS`, the C++ code reads and writes x, the outputs and
+    the gradients of both in the order (B, T, ...), so that XLA need not transpose these arrays in memory. `batch_first` does not change the
+    results.
     """
     name = compute_dtype_name(compute_dtype, params.kernel.dtype)
     products = name if name in PRODUCT_NUMBERS else None
@@ -115,8 +115,8 @@ class CompiledCell(RecurrentOperation):
         cell: the cell.
         sequences: whether to return the outputs of all steps.
         compute_dtype: dtype of the matrix products, "bfloat16" or "int8", or None for the dtype of the parameters.
-        batch_first: whether the C++ code reads and writes x, its gradient, and the gradient of the outputs as arrays (B, T, ...) if the
-            batch size is above `FEW_ROWS`.
+        batch_first: whether the C++ code reads and writes x, the outputs and the gradients of both as arrays (B, T, ...) if the batch size
+            is above `FEW_ROWS`.
     """
 
     cell: Cell
@@ -263,23 +263,30 @@ def _call_forward(of: CompiledCell, keep: bool, params, x, state, valid, dropout
     options = _options(of, x, valid, dropout, resets, tokens, sequences)
     weights = (*params[:3], *_further(params))
     kept = COMPILED_CELLS[of.cell].kept if keep else 0
-    states = len(state) if keep else int(sequences)  # arrays of the state that are returned for all steps
     state_args = slice(len(weights) + 1, len(weights) + 1 + len(state))  # JAX keeps `call`, so that it must not hold arrays of this trace
 
     def call(*args):
         (steps, batch), dtype, units = args[0].shape[:2], args[1].dtype, args[1].shape[1] // of.cell.gates
         first = args[state_args]
-        shapes = [(steps + 1, *part.shape) for part in first[:states]] + [(steps, batch, kept * units)] * bool(kept)
-        results = [*first, *(jax.ShapeDtypeStruct(shape, dtype) for shape in shapes)]
         x, order = _in_order(of, args[0], args[0])
-        return native.call("lstm_jax_forward", results, (x, *args[1:]), {}, sets=True, keep=keep, **options, **order)
+        swaps = order["batch_first"]
+        states = len(first) if keep else int(sequences and not swaps)  # arrays of the state that are returned for all steps
+        shapes = [(steps + 1, *part.shape) for part in first[:states]]
+        shapes += [(steps, batch, kept * units)] * bool(kept) + [(batch, steps, units)] * (sequences and swaps)
+        results = [*first, *(jax.ShapeDtypeStruct(shape, dtype) for shape in shapes)]
+        found = native.call("lstm_jax_forward", results, (x, *args[1:]), {}, sets=True, keep=keep, **options, **order)
+        if not sequences:
+            return found
+        outputs = jnp.swapaxes(found.pop(), 0, 1) if swaps else found[len(first)][1:, :, :units]
+        return [*found[: None if keep else len(first)], outputs]
 
     operands = [(x, 1), *((param, None) for param in weights), *((part, 0) for part in state)]
     operands += _with_axes(valid, dropout, resets, tokens)
-    found = call_partitioned(call, operands, [0] * len(state) + [1] * (states + bool(kept)))
+    found = list(call_partitioned(call, operands, [0] * len(state) + [1] * (len(state) * keep + bool(kept) + sequences)))
+    outputs = found.pop() if sequences else None
+    gates = found.pop() if kept else None
     final, steps = type(state)(*found[: len(state)]), found[len(state) :]
-    residuals = Residuals(steps[states] if kept else None, steps[0], steps[1] if states > 1 else None) if keep else None
-    return (_output(of, params, steps[0][1:]) if sequences else None, final), residuals
+    return (outputs, final), Residuals(gates, steps[0], steps[1] if len(steps) > 1 else None) if keep else None
 
 
 def _call_backward(of: CompiledCell, by_x: bool, params, x, residuals: Residuals, d_h, d_final, valid, dropout, resets, tokens):

@@ -63,12 +63,18 @@ class Call(NamedTuple):
         return call(*self.operands.values(), **fixed)
 
     def batch_first(self) -> "Call":
-        """Return the call with x, its gradient and the gradient of the outputs as arrays (B, T, ...)."""
+        """Return the call with x, its gradient and the gradient of the outputs as arrays (B, T, ...), and with the outputs (B, T, H)."""
         swapped = {name: np.swapaxes(self.operands[name], 0, 1) for name in ("x", "d of outputs") if name in self.operands}
         results = dict(self.results)
         if "d of x" in results:
             steps, batch, features = results["d of x"].shape
             results["d of x"] = _like(results["d of x"].dtype.name, batch, steps, features)
+        if self.function == "lstm_jax_forward" and self.attributes["sequences"]:
+            shape = next(shape for shape in SHAPES.values() if shape.number == self.attributes["cell"])
+            steps, batch, width = self.results["h of all steps"].shape
+            results["outputs"] = _like(results["h of all steps"].dtype.name, batch, steps - 1, width // shape.parts)
+            if not self.attributes["keep"]:
+                del results["h of all steps"]
         return self._replace(operands=self.operands | swapped, results=results, attributes=self.attributes | {"batch_first": True})
 
     def but(self, name: str, value: Any) -> "Call":
@@ -114,8 +120,9 @@ def recurrence(
     resets: bool = True,
     cell: str = "lstm",
     products: int = 0,
+    sequences: bool | None = None,
 ) -> Call:
-    """Return a call of a cell forward or backward that fits; sizes: T, B, E, H."""
+    """Return a call of a cell forward or backward that fits; sizes: T, B, E, H; sequences: as `keep` if None."""
     steps, batch, features, units = sizes
     shape = SHAPES[cell]
     width = shape.parts * units
@@ -149,8 +156,10 @@ def recurrence(
         state = {name: normal(batch, size) for name, size in states.items()}
         operands = {**first, **kernels, "bias": normal(columns), **extras, **state, **last}
         results = {f"final {name}": _like(dtype, batch, size) for name, size in states.items()}
-        results |= {name: _like(dtype, *array.shape) for name, array in (all_steps | kept).items() if keep}
-        return Call("lstm_jax_forward", operands, results, attributes | {"sequences": keep, "keep": keep})
+        sequences = keep if sequences is None else sequences
+        returned = all_steps | kept if keep else {"h of all steps": all_steps["h of all steps"]} if sequences else {}
+        results |= {name: _like(dtype, *array.shape) for name, array in returned.items()}
+        return Call("lstm_jax_forward", operands, results, attributes | {"sequences": sequences, "keep": keep})
     given = {f"d of final {name}": normal(batch, size) for name, size in states.items()} | {"d of outputs": normal(steps, batch, units)}
     results = {
         **{f"d of {name}": _like(dtype, batch, size) for name, size in states.items()},

@@ -1,4 +1,4 @@
-"""Calls that read and write arrays (B, T, ...) in place of (T, B, ...): no bit of a result changes."""
+"""Calls that read and write arrays (B, T, ...) in place of (T, B, ...): no bit of a result changes, and the outputs are those bits too."""
 
 import re
 from collections.abc import Callable
@@ -39,13 +39,19 @@ def test_the_same_bits(cell: str, backward: bool, products: str | None) -> None:
     for sizes, given in CALLS:
         masks = given.get("masks", 0)
         options = {"kinds": (SHAPES[cell].gates if masks < 0 else masks, 0), "ids": "ids" in given, "tokens": "tokens" in given}
-        call = recurrence(backward, sizes=sizes, cell=cell, keep=products != "int8", products=PRODUCT_NUMBERS[products], **options)
-        for threads in (1, 3):
-            found = dict(zip(call.results, call.batch_first().run(threads), strict=True))
-            if "d of x" in found:
-                found["d of x"] = np.swapaxes(found["d of x"], 0, 1)
-            for name, want in zip(call.results, call.run(threads), strict=True):
-                np.testing.assert_array_equal(found[name], want, err_msg=name)
+        units, number = sizes[3], PRODUCT_NUMBERS[products]
+        for keep in {products != "int8", backward}:
+            call = recurrence(backward, sizes=sizes, cell=cell, keep=keep, products=number, sequences=True, **options)
+            swapped = call.batch_first()
+            for threads in (1, 3):
+                found = dict(zip(swapped.results, swapped.run(threads), strict=True))
+                if "d of x" in found:
+                    found["d of x"] = np.swapaxes(found["d of x"], 0, 1)
+                for name, want in zip(call.results, call.run(threads), strict=True):
+                    if name == "h of all steps":
+                        np.testing.assert_array_equal(np.swapaxes(found["outputs"], 0, 1), want[1:, :, :units], err_msg="outputs")
+                    if name in found:
+                        np.testing.assert_array_equal(found[name], want, err_msg=name)
 
 
 def _gradients(run: Callable, params: Any, x: jax.Array) -> Any:
@@ -86,7 +92,7 @@ def test_a_users_arrays(cell: str, batch: int) -> None:
 
 
 def test_no_array_is_moved() -> None:
-    """The compiled program passes x and the gradient of the outputs as it got them, and returns the gradient of x as the call made it."""
+    """The compiled program passes x and the gradient of the outputs as it got them, and returns what the calls made of both."""
     x, weights = jnp.zeros((8, 5, 16)), jnp.zeros((16, 32))
     params = CELLS["min_gru"].params(kernel=weights, bias=jnp.zeros(32))
 
@@ -101,9 +107,10 @@ def test_no_array_is_moved() -> None:
     whole = [[operand for operand in operands if operand.startswith("f32[8,5,16]")] for operands in read]
     assert [len(operands) for operands in whole] == [1, 2]
     assert all(" parameter(" in operand for operands in whole for operand in operands)
-    last = re.findall(r"%[\w.-]+", text[text.index("ROOT %tuple") :].split("tuple(")[1].split("\n")[0].split(")")[0])[-1]
-    assert "get-tuple-element(" in made[last]
-    assert made[last].startswith("f32[8,5,16]")
+    results = re.findall(r"%[\w.-]+", text[text.index("ROOT %tuple") :].split("tuple(")[1].split("\n")[0].split(")")[0])
+    for result in (results[0], results[-1]):
+        assert "get-tuple-element(" in made[result]
+        assert made[result].startswith("f32[8,5,16]")
 
 
 def test_a_symbolic_batch_size(unchecked: None) -> None:

@@ -223,10 +223,11 @@ std::vector<Case> cases(int64_t T, int64_t B, int64_t E, int64_t H) {
     (*attributes)["cell"] = int64_t{1};
     (*attributes)["input_masks"] = (*attributes)["recurrent_masks"] = int64_t{0};
   }
-  // minGRU, which has no U, with x and d of the outputs (B, T, ...) where there are enough rows
+  // minGRU, which has no U, with x, the outputs and their gradient (B, T, ...) where there are enough rows
   const bool batch_first = B > 3;
   const Arrays minimal = {floats({E, 2 * H}), floats({2 * H}), floats({T, B, 2 * H}), batch_first ? floats({B, T, E}) : x,
                           batch_first ? floats({B, T, H}) : floats({T, B, H})};
+  const Arrays minimal_outputs = batch_first ? Arrays{minimal[4]} : Arrays{};
   Attributes minimal_forward = gru_forward, minimal_backward = gru_backward;
   minimal_forward["cell"] = minimal_backward["cell"] = int64_t{13};
   minimal_forward["batch_first"] = minimal_backward["batch_first"] = batch_first;
@@ -256,7 +257,7 @@ std::vector<Case> cases(int64_t T, int64_t B, int64_t E, int64_t H) {
       {"backward, GRU", lstm_jax_backward,
        all({{x, gru[0], gru[1], gru[3], all_steps[0], all_steps[1], state[0], floats({T, B, H})}, gru_last}),
        {state[0], gru[0], gru[1], gru[2], gru[3], x, state[0]}, gru_backward, false},
-      {"forward, minGRU", lstm_jax_forward, all({{minimal[3], minimal[0], minimal[1], state[0]}, gru_last}), {state[0], all_steps[1], minimal[2]}, minimal_forward,
+      {"forward, minGRU", lstm_jax_forward, all({{minimal[3], minimal[0], minimal[1], state[0]}, gru_last}), all({{state[0], all_steps[1], minimal[2]}, minimal_outputs}), minimal_forward,
        true},
       {"backward, minGRU", lstm_jax_backward, all({{minimal[3], minimal[0], minimal[2], all_steps[1], state[0], minimal[4]}, gru_last}),
        {state[0], minimal[0], minimal[1], minimal[3], state[0]}, minimal_backward, false},
