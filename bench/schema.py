@@ -144,13 +144,22 @@ FIELDS = {
 def make_row(measurement: str, **fields: Any) -> dict[str, Any]:
     """Return a result row with the current schema version, the kind of measurement and the given fields.
 
-    If the measurement is `STEP` or `SCALING`, "samples" is reduced to at most `KEPT_SAMPLES` values (see `thinned`), and "sample_count" is
-    set to the number of samples before this reduction.
+    If the measurement is `STEP` or `SCALING`, "samples" is reduced to at most `KEPT_SAMPLES` values (see `thinned`), "sample_count" is set
+    to the number of samples before this reduction, and all floating-point numbers are rounded to 6 significant digits.
     """
     row = {"schema": VERSION, "measurement": measurement} | fields
     if measurement in TIMED:
-        row |= {"samples": thinned(row["samples"]), "sample_count": len(row["samples"])}
+        row = rounded(row | {"samples": thinned(row["samples"]), "sample_count": len(row["samples"])})
     return row
+
+
+def rounded(value: Any) -> Any:
+    """Return a JSON value in which every floating-point number is rounded to 6 significant digits."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {name: rounded(part) for name, part in value.items()}
+    return [rounded(part) for part in value] if isinstance(value, list) else value
 
 
 def thinned(samples: Sequence[float]) -> list[float]:

@@ -11,7 +11,7 @@ from bench.report.figures import draw_grid
 from bench.summary import of_commit
 
 FIGURE = ROOT / "docs" / "images" / "speed.svg"
-COMMIT = "8343e8c9e398"
+COMMIT = "764b2ba13990"
 LARGEST = 150_000
 
 
