@@ -2,7 +2,7 @@
 
 The sampler has two modes, which differ in the characters that the model reads before each draw:
 
-- "carried": the model keeps its state, and reads only the character that was drawn last.
+- "carried": the model reads the prompt before the first draw. It keeps its state, and then reads only the character that was drawn last.
 - "window": the model starts from a zero state, and reads the last `length` characters of the text, as in the Keras example
   lstm_text_generation. These characters are a window.
 
@@ -11,11 +11,11 @@ If the prompt is not longer than a window, both modes draw the same first charac
 A character is drawn from softmax(log p / temperature), where p are the model's probabilities. At temperature 0 the likeliest character is
 drawn.
 
-In mode "window" each draw has its own window, and the windows of successive draws overlap. The sampler reads the windows of the next
-`length` draws in parallel, and keeps one state of the model for each window. With `length` 3 and the text "abc", for example, these windows
-hold "abc", "bc" and "c" so far. If "d" is drawn, the window "abc" is dropped, an empty window is added, and one step with "d" advances the
-three windows to "bcd", "cd" and "d", as rows of a batch. Thus a character costs one step with `length` rows per text, instead of `length`
-steps with one row.
+In mode "window" each draw has its own window, and the windows of successive draws overlap. The sampler keeps one state of the model for
+the window of each of the next `length` draws, and a new character is read into all these windows at once. With `length` 3 and the text
+"abc", for example, the windows hold "abc", "bc" and "c" so far. If "d" is drawn, the window "abc" is dropped, an empty window is added,
+and one step with "d" advances the three windows to "bcd", "cd" and "d", as rows of a batch. Thus a character costs one step with `length`
+rows per text, instead of `length` steps with one row.
 
 B is the number of texts and V the number of distinct characters (the vocabulary size).
 """

@@ -35,8 +35,8 @@ def join(place: Processes = Processes()) -> Processes:  # noqa: B008
     """Connect this process with the other processes that train the same model, by `jax.distributed.initialize`.
 
     Call this function before JAX makes its first array. If neither `place` nor the environment names several processes, nothing is done. If
-    process 0 listens, but some process does not join the run within `CONNECT_SECONDS`, no exception is raised: this process prints a
-    message and ends with exit code 2.
+    process 0 listens, but another process does not join the run within `CONNECT_SECONDS`, no exception is raised: the process that called
+    this function prints a message and ends with exit code 2.
 
     Args:
         place: the address of process 0, the number of processes and the index of this process. Missing fields are taken from the

@@ -34,8 +34,8 @@ def use_cpu_cores(cores: int = 0) -> None:
     `machine.keep_freed_memory`.
 
     Args:
-        cores: number of CPU devices. 0, the default, means the number of cores on which this process may run. The largest possible number
-            is the larger of `MOST_CPU_DEVICES` and the number of these cores. A larger value of `cores` is lowered to this limit.
+        cores: number of CPU devices. 0, the default, means the number n of cores on which this process may run. A value above
+            max(`MOST_CPU_DEVICES`, n) is replaced by this maximum.
 
     Raises:
         InputError: if `cores` is negative, or if JAX has already made a different number of CPU devices.

@@ -100,15 +100,15 @@ def run_id(function: Run, config: Any) -> str:
 def other_classes(value: Any, usual: Any, path: str = "", kinds: frozenset[type] = frozenset()) -> dict[str, str]:
     """Return the names of the unusual classes of inner configs, as a dict.
 
-    The keys of the dict are the paths of the inner configs, such as "train.optimizer". An inner config is the value of a field or a part of
-    it. Its class is usual if the default value of this field has a config of the same class in the same place. If the default value has no
-    config in this place, the class is usual if it is the only dataclass in the annotation of the field. All inner configs whose class is
-    not usual are part of the result.
+    An inner config is a config that is stored in a field of another config, directly or in a container. The keys of the dict are the paths
+    of the inner configs, such as "train.optimizer". The usual class of an inner config is the class that the default value of the field has
+    in the same place. If the default value has no config there, the usual class is the only dataclass in the annotation of the field. With
+    several dataclasses in the annotation, there is no usual class. An inner config is in the result unless its class is the usual one.
 
     Args:
         value: a config, a value of a field, or a part of such a value.
-        usual: the default value in the same place. If `value` is the outermost config, `usual` is a config of the usual class. If there is
-            no default value, it is any object that is not a config, such as None.
+        usual: what the default value has in the place of `value`, or any object that is not a config, such as None, if there is no default
+            value. For the outermost config, it is a config of the class that is expected.
         path: path of the value. It is "" for the outermost config, and otherwise has a leading dot, such as ".train.optimizer". The paths
             in the result have no leading dot.
         kinds: dataclasses in the annotation of the field to which the value belongs.

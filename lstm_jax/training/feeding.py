@@ -133,7 +133,7 @@ class FromHost(Source):
 
         Returns:
             A pair. The first member is a pytree of arrays (S, b, ...), which holds one batch for each step. The second member is an `Order`
-            whose `rows` index these batches. b is the number of rows of a batch that this process reads.
+            whose `rows` index these batches. A process reads a share of the rows of each batch, and b is the number of rows in this share.
         """
         first = group * self.size
         order = orders(first, min(first + self.size, self.steps))

@@ -74,10 +74,10 @@ class LookupObjective:
         return [sharding.gather_columns(table, ids) for ids in indices]
 
     def loss_of(self, params: Any, vectors: list[jax.Array], *args: Any) -> tuple[jax.Array, Any]:
-        """Return the results of the objective for given rows of the table, instead of looking up these rows in `params`.
+        """Return the results of the objective. It gets the rows of the table as an argument, and does not look them up in `params`.
 
-        The table is the parameter that the attribute `table` names. The argument `vectors` is a list with one array of its rows, as the
-        method `vectors` returns it. `args` are the arguments of the objective after `params`.
+        The table is the parameter that the attribute `table` names. The list `vectors` contains a single array, the looked-up rows of the
+        table. `args` are the arguments of the objective after `params`.
         """
         return self.loss(params, *args, vectors[0])
 

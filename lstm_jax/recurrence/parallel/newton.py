@@ -260,10 +260,11 @@ def _iterate(cell: Cell, options: Newton, operands: _Operands) -> tuple[jax.Arra
     limit = steps if options.limit is None else options.limit
 
     def evaluate(states):
-        """Return the state after each step, computed from the state before it, and the largest relative error of `states`.
+        """Return the state after each step, computed from guesses of the states, and the largest relative error of the guesses.
 
-        The state before a step is taken from `states`, which holds a guess of the state after each step. The relative error is the
-        absolute difference between a computed state and the guess, divided by max(1, absolute value of the computed state).
+        `states` has a guess of the state after each step. The state after step t is computed by one step of the cell from the guess for
+        step t - 1. The relative error is the absolute difference between a computed state and the guess for the same step, divided by
+        max(1, absolute value of the computed state).
         """
         after = _steps(cell, operands, _before(states, start))
         scale = jnp.where(jnp.isfinite(after), jnp.maximum(1, jnp.abs(after)), 1)
