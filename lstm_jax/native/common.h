@@ -17,8 +17,8 @@ struct Sizes {
 // up numbers in different orders.
 constexpr int64_t kMostFewRows = 3;
 
-// The order of x, d_x, the outputs and their gradient: (T, B, size), or (B, T, size). step, row: how many numbers lie from one step, or from one row of the batch, to
-// the next, divided by the size.
+// The order of x, d_x, the outputs and their gradient: (T, B, size), or (B, T, size). step, row: how many numbers lie from one step, or from one row of
+// the batch, to the next, divided by the size.
 struct Order {
   int64_t step, row;
   bool batch_first() const { return row != 1; }
