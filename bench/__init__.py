@@ -12,12 +12,22 @@ The docstrings of this package use four terms:
 """
 
 import argparse
+import os
 from pathlib import Path
 
 from lstm_jax.errors import InputError, require
 
 RESULTS = Path(__file__).parent / "results"
 """Folder of the result files; each benchmark command has one file."""
+
+
+def data_file(*names: str) -> str:
+    """Return the path of a file in the data folder, which is `$LSTM_JAX_DATA` or, if this variable is not set, data/.
+
+    Args:
+        names: names of the folders below the data folder, then the name of the file.
+    """
+    return os.path.join(os.environ.get("LSTM_JAX_DATA", "data"), *names)
 
 
 def commit() -> str:
@@ -45,11 +55,11 @@ def make_parser(doc: str | None, results: Path, report: bool = True) -> argparse
 
 
 COUNTS, TIMES = ("rounds", "turns", "seeds", "epochs", "chars"), ("seconds",)
-"""Names of the flags whose value must be 1 or more, and of those whose value must be above 0."""
+"""Names of the flags whose value must be at least 1 (`COUNTS`), and of the flags whose value must be above 0 (`TIMES`)."""
 
 
 def read_flags(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """Parse the command line of a benchmark command, check the flags that several commands share, and return their values.
+    """Parse the command line of a benchmark command, check the flags that several commands share, and return the values of all flags.
 
     Args:
         parser: argument parser that `make_parser` returned, with the flags of the command added.
@@ -59,7 +69,7 @@ def read_flags(parser: argparse.ArgumentParser) -> argparse.Namespace:
             `TIMES` is not above 0.
     """
     options = parser.parse_args()
-    if getattr(options, "commit", None) and not options.report:  # the rows of this checkout would be stored as rows of that commit
+    if getattr(options, "commit", None) and not options.report:  # measured rows would be stored as rows of a commit that did not run
         raise InputError("commit", options.commit, "give --report too: only the checked-out commit can be measured")
     for name in COUNTS:
         value = getattr(options, name, None)

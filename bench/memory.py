@@ -4,7 +4,7 @@
     python -m bench memory --report
     LSTM_JAX_DATA=... python -m bench memory --run # text generation on tiny Shakespeare; about 5 minutes on two cores
 
-Without --run, several sequence lengths T are measured. Each combination of T and `remat` (rematerialization) is measured in a fresh
+Without --run, several sequence lengths T are measured. Each combination of T and `remat` (rematerialisation) is measured in a fresh
 process, which takes two training steps. With remat "none" the forward pass keeps all residuals for the backward pass; with "sqrt" the
 backward pass recomputes them in segments. All other sizes are those of the Keras example imdb_lstm: vocabulary V 20,000, features E 128,
 hidden size H 128, batch B 32, both dropout rates 0.2, Adam. The result is the peak memory of the whole process, so it includes the memory
@@ -18,7 +18,6 @@ The peak is the largest resident memory that the operating system records for th
 
 import argparse
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -30,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from bench import RESULTS, commit, make_parser, read_flags, timing
+from bench import RESULTS, commit, data_file, make_parser, read_flags, timing
 from bench.schema import RUN_MEMORY, STEP_MEMORY, check, make_row, rows_of, rows_of_commit
 from bench.summary import names_of
 from bench.workloads import read_sizes
@@ -46,7 +45,7 @@ Row = dict[str, Any]
 
 
 def measure_here(name: str, remat: str, backend: str | None) -> Row:
-    """Take two training steps in this process, and return a result row with the peak memory in MiB before and after the steps.
+    """Take two training steps in this process, and return fields of the result row: sizes, and peak memory before and after the steps.
 
     Args:
         name: name of the workload, such as "A:T=100".
@@ -90,7 +89,7 @@ def report(rows: list[Row]) -> None:
 
 def measure_run() -> Row:
     """Train a text generation model for one epoch in a new process, and return a result row with the peak memory of that process in MiB."""
-    corpus = os.path.join(os.environ.get("LSTM_JAX_DATA", "data"), "charlm", "tinyshakespeare.txt")
+    corpus = data_file("charlm", "tinyshakespeare.txt")
     flags = [word for name, value in RUN_FLAGS.items() for word in (f"--{name}", str(value))]
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "lstm_jax.cli", "train", "generation", "--data", corpus, "--run", f"{folder}/run", *flags]
@@ -139,7 +138,10 @@ def _parse() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Unless `--report` is given, measure the peak memory. Then print the report."""
+    """Unless `--report` is given, measure the peak memory. Then print the report.
+
+    With `--here`, a workload is measured in this process, and only its fields of the result row are printed.
+    """
     options = _parse()
     if options.here:
         name, remat = options.here

@@ -5,17 +5,16 @@ Their argument is the config of the task. A study may vary any field of it.
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bench.peers.task_data import articles
-from lstm_jax import data
+from bench import data_file
+from lstm_jax import data, sweep
 from lstm_jax.commands.common import start_training
 from lstm_jax.config import GenerationConfig, SentimentConfig
 
-ARTICLES = "articles"
-"""Special value of `TextConfig.data`. The function `generation` replaces it by the path of the articles in $LSTM_JAX_DATA."""
+ARTICLES, SHAKESPEARE = "articles", "tiny Shakespeare"
+"""Special values of `TextConfig.data`. The function `generation` replaces them by the path of the text in $LSTM_JAX_DATA."""
 TOY_REVIEWS = 400, 200
 """Number of training reviews and number of test reviews if `data` is "synthetic" in a config."""
 
@@ -106,8 +105,9 @@ def generation(config: GenerationConfig) -> dict[str, Any]:
         - "examples_per_second": highest throughput of an epoch.
         - "parameters": number of parameters.
     """
-    if config.data.data == (ARTICLES,):
-        config = replace(config, data=articles(replace(config.data, data=())))
+    texts = {(ARTICLES,): ("articles", "wp_articles.json"), (SHAKESPEARE,): ("charlm", "tinyshakespeare.txt")}
+    if names := texts.get(config.data.data):
+        config = sweep.override(config, {"data.data": (data_file(*names),)})
     start_training(config.train.devices, config.model)
     from lstm_jax.tasks import generation as task
 

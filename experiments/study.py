@@ -103,7 +103,7 @@ def check_needs(study: Study, toy: bool = False) -> None:
     found = not study.needs or find_spec(study.needs) is not None
     require(found, study.needs, "not installed", 'pip install ".[experiments]"')
     given = toy or not study.data or bool(os.environ.get("LSTM_JAX_DATA"))
-    require(given, "LSTM_JAX_DATA", "not set", "name the folder that holds imdb/ and articles/")
+    require(given, "LSTM_JAX_DATA", "not set", "name the folder that holds imdb/, articles/ and charlm/")
 
 
 def execute(study: Study, preset: str, where: str, workers: int, rows_path: Path, figures: Path, report: bool = False) -> str:

@@ -4,11 +4,11 @@ The data for imdb_lstm are the padded IMDB reviews. The data for lstm_text_gener
 way as the text of this Keras example.
 """
 
-import os
 from dataclasses import replace
 
 import numpy as np
 
+from bench import data_file
 from bench.workloads import LENGTH, STEP
 from lstm_jax import data
 from lstm_jax.config import GenerationConfig, SentimentConfig, TextConfig
@@ -27,12 +27,11 @@ def imdb_rows() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
 
 
 def articles(config: TextConfig) -> TextConfig:
-    """Return a copy of a text config, with the newspaper articles as the text if `config` names no text.
+    """Return a copy of a text config. If `config` names no text, the text of the copy is the newspaper articles.
 
-    The articles are in the file articles/wp_articles.json of the folder `$LSTM_JAX_DATA`. If this variable is not set, the folder is data/.
+    The articles are in the file articles/wp_articles.json of the data folder.
     """
-    default = (os.path.join(os.environ.get("LSTM_JAX_DATA", "data"), "articles", "wp_articles.json"),)
-    return replace(config, data=config.data or default)
+    return replace(config, data=config.data or (data_file("articles", "wp_articles.json"),))
 
 
 def article_windows(validation: float) -> tuple[np.ndarray, np.ndarray, data.Corpus]:

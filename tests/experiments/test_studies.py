@@ -81,7 +81,7 @@ def test_data_that_are_not_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     """Nothing is run, and no row of a failed run is left."""
     monkeypatch.delenv("LSTM_JAX_DATA", raising=False)
     assert study.main(memory.STUDY, ["--out", str(tmp_path)]) == 2
-    assert capsys.readouterr().err == "memory: LSTM_JAX_DATA: not set; name the folder that holds imdb/ and articles/\n"
+    assert capsys.readouterr().err == "memory: LSTM_JAX_DATA: not set; name the folder that holds imdb/, articles/ and charlm/\n"
     assert not list(tmp_path.iterdir())
 
 

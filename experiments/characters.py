@@ -1,0 +1,161 @@
+"""Study of how well LSTMs predict the next character of tiny Shakespeare and of newspaper articles.
+
+    python -m experiments.characters --preset toy                     # seconds
+    LSTM_JAX_DATA=... python -m experiments.characters --workers 1    # DURATION
+
+There are two texts, and the end of each text, one tenth, is held out. All models read the text as a stream and carry the state from chunk
+to chunk. Their metric is the loss of the held-out text at the best epoch, with the state carried through this text. The epoch and the
+recipe are chosen on the held-out text itself, as in the published results that the study is compared with.
+
+- Tiny Shakespeare, with the split of nanoGPT: the first 90 % of the characters are used for training, and the last 10 % are held out. The
+  recipe is the preset "shakespeare" of `lstm-jax train generation`, with three seeds. The loss is given in nats per character.
+- Articles, cleaned as in the Keras example lstm_text_generation. One recipe has the 87,201 parameters of this example, and is trained with
+  three seeds. Three recipes have at most ten times as many parameters: one layer, two layers, and two layers with shorter chunks. They are
+  compared with one seed, and the best of them gets two more seeds. The loss is given in bits per character.
+
+Expected: On tiny Shakespeare, the LSTM is better than the 1.4697 nats of nanoGPT, which has five times as many parameters. On the articles,
+ten times as many parameters gain at most 0.05 bits, because the text has only 870,000 characters.
+"""
+
+import sys
+import time
+from dataclasses import dataclass, field, replace
+from math import log
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments import runs, study
+from lstm_jax import sweep
+from lstm_jax.config import PRESETS, GenerationConfig, GenerationModelConfig, SampleConfig, TextConfig, TrainConfig
+from lstm_jax.inspection.figures import write_figure
+
+
+@dataclass(frozen=True)
+class Config:
+    """Config of one training run, which follows a recipe."""
+
+    recipe: str = ""
+    """Name of the recipe, a key of `RECIPES`."""
+    task: GenerationConfig = field(default_factory=GenerationConfig)
+
+
+SHAKESPEARE = "tiny Shakespeare"
+"""Name of the only recipe for tiny Shakespeare. All other recipes are for the articles."""
+NO_SAMPLES = SampleConfig(sample_chars=0)
+SMALL = GenerationConfig(
+    TextConfig(data=(runs.ARTICLES,), regime="stream", length=50, unseen="error"),
+    GenerationModelConfig(units=128, recurrent_dropout=0.1),
+    TrainConfig(epochs=120, learning_rate=5e-3, schedule="cosine", clip_norm=1.0),
+    NO_SAMPLES,
+)
+LARGE = sweep.override(SMALL, {"data.length": 100, "model.dropout": 0.2, "train.epochs": 30, "train.learning_rate": 3e-3})
+ONE_LAYER = {"model.units": 446, "model.recurrent_dropout": 0.3}
+TWO_LAYERS = {"model.units": 262, "model.layers": 2, "model.recurrent_dropout": 0.25}
+RECIPES: dict[str, tuple[GenerationConfig, int]] = {
+    SHAKESPEARE: (
+        sweep.override(PRESETS["generation"]["shakespeare"], {"data.data": (runs.SHAKESPEARE,), "sample.sample_chars": 0}),
+        3,
+    ),
+    "articles, 128 units": (SMALL, 3),
+    "articles, 446 units": (sweep.override(LARGE, ONE_LAYER), 1),
+    "articles, 2 x 262 units": (sweep.override(LARGE, TWO_LAYERS), 1),
+    "articles, 2 x 262 units, chunks of 50": (sweep.override(LARGE, TWO_LAYERS | {"data.length": 50}), 1),
+}
+"""Dict from the name of each recipe to a pair (config, number of seeds)."""
+REFERENCES = {"nanoGPT": 1.4697, "Transformer": 1.547, "minGRU": 1.548, "minLSTM": 1.555, "Mamba": 1.575}
+"""Published losses on tiny Shakespeare, in nats per character: nanoGPT's README for its model of 10.65 million parameters, and Feng et al.
+2024 for the others."""
+
+
+def configs(recipes: dict[str, tuple[GenerationConfig, int]]) -> list[Config]:
+    """Return the configs of all runs: each recipe with the seeds 0 to n - 1, where n is its number of seeds.
+
+    Args:
+        recipes: dict from the name of each recipe to a pair (config, number of seeds).
+    """
+    return [
+        sweep.override(Config(name, task), {"task.train.seed": seed}) for name, (task, seeds) in recipes.items() for seed in range(seeds)
+    ]
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Train the model of a config, and return its metrics.
+
+    Returns:
+        The metrics of `runs.generation`, such as the bits per character of the held-out text at each epoch, and "seconds", the duration of
+        the run.
+    """
+    began = time.perf_counter()
+    return runs.generation(config.task) | {"seconds": time.perf_counter() - began}
+
+
+def nats(bits: float) -> float:
+    """Return a loss in nats per character from a loss in bits per character."""
+    return bits * log(2)
+
+
+def verdict(rows: study.Rows) -> str:
+    """Return the conclusion of the study: one line for each recipe, with its loss on the held-out text for each seed and in the mean.
+
+    The loss of tiny Shakespeare is given in nats per character, and that of the articles in bits per character. The line also has the
+    number of parameters and the mean duration of a run.
+    """
+    lines = []
+    for name in dict.fromkeys(row["recipe"] for row in rows):
+        own = [row for row in rows if row["recipe"] == name]
+        unit, loss = ("nats", nats) if name == SHAKESPEARE else ("bits", float)
+        losses = [loss(row["bits"]) for row in own]
+        minutes = np.mean([row["seconds"] for row in own]) / 60
+        by_seed = ", ".join(f"{value:.4f}" for value in losses)
+        lines.append(f"{name}: {np.mean(losses):.4f} {unit} ({by_seed}), {own[0]['parameters']:,} parameters, {minutes:.1f} minutes a run")
+    return "\n".join(lines)
+
+
+def draw(rows: study.Rows, path: Path) -> object:
+    """Draw the loss of the held-out text at each epoch in two panels, with one line for each run.
+
+    The left panel shows tiny Shakespeare, with horizontal lines for the published losses. The right panel shows the articles, with one
+    color for each recipe. Its horizontal axis is the fraction of the training, since the recipes have different numbers of epochs.
+    """
+
+    def fill(figure: Any) -> None:
+        left, right = figure.subplots(1, 2)
+        for row in rows:
+            if row["recipe"] == SHAKESPEARE:
+                losses = [nats(bits) for bits in row["by_epoch"]]
+                left.plot(range(1, len(losses) + 1), losses, "o-", markersize=3, label=f"LSTM, seed {row['task.train.seed']}")
+        for number, (name, loss) in enumerate(REFERENCES.items()):
+            left.axhline(loss, color=f"C{5 + number}", linestyle="--", linewidth=1, label=f"{name} {loss:g}")
+        left.set_xlabel("epoch")
+        left.set_ylabel("held-out nats per character")
+        left.set_title("tiny Shakespeare")
+        left.set_ylim(top=1.1 * max([*REFERENCES.values(), *(nats(row["bits"]) for row in rows if row["recipe"] == SHAKESPEARE)]))
+        left.legend(fontsize=8)
+        names = list(dict.fromkeys(row["recipe"] for row in rows if row["recipe"] != SHAKESPEARE))
+        for row in rows:
+            if row["recipe"] in names:
+                bits = row["by_epoch"]
+                label = row["recipe"].removeprefix("articles, ") if row["task.train.seed"] == 0 else None
+                right.plot(np.arange(1, len(bits) + 1) / len(bits), bits, color=f"C{names.index(row['recipe'])}", linewidth=1, label=label)
+        right.set_xlabel("fraction of the training")
+        right.set_ylabel("held-out bits per character")
+        right.set_title("articles")
+        right.set_ylim(top=1.3 * max((row["bits"] for row in rows if row["recipe"] in names), default=1.0))
+        right.legend(fontsize=8)
+
+    return write_figure(path, (11.0, 4.5), fill)
+
+
+def small(config: GenerationConfig) -> GenerationConfig:
+    """Return a copy of a config that trains a model of four units for two epochs on the documentation of Python, in chunks half as long."""
+    data = TextConfig(regime="stream", length=config.data.length // 2)
+    return replace(config, data=data, model=replace(config.model, units=4, embed=0), train=replace(config.train, epochs=2, batch_size=256))
+
+
+TOY = configs({name: (small(task), 1) for name, (task, _) in RECIPES.items()})
+STUDY = study.Study("characters", run, {"toy": TOY, "full": configs(RECIPES)}, draw, verdict)
+
+if __name__ == "__main__":
+    sys.exit(study.main(STUDY))
