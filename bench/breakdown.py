@@ -171,7 +171,11 @@ def report(row: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Unless `--report` is given, measure each workload. Then print the newest result of each workload."""
+    """Unless `--report` is given, measure each workload. Then print the newest result of each workload.
+
+    With `--commit`, the newest result of this commit is printed. With `--one`, a workload is measured in this process, and only its row is
+    printed.
+    """
     parser = make_parser(__doc__, PATH)
     parser.add_argument("--workload", nargs="+", default=["A", "B"])
     parser.add_argument("--one", action="store_true", help="measure one workload in this process, and print its row")

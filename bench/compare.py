@@ -75,7 +75,7 @@ class Change:
 def timed_rows(text: str, path: Path = PATH) -> list[dict[str, Any]]:
     """Return the result rows that have step times, either those of a result file or those of one commit.
 
-    Of repeated measurements, only the row that `bench.summary.kept` selects is returned. Each returned row is from a separate process.
+    If a measurement was repeated, only the row that `bench.summary.kept` selects is returned. Each returned row is from a separate process.
 
     Args:
         text: path of a result file, or the first digits of a commit hash.
@@ -130,7 +130,7 @@ def smallest_p(old: int, new: int) -> float:
         return 1.0
     if divisions > stats.EXACT:
         return 1 / (stats.EXACT + 1)
-    return (2 if old == new else 1) / divisions  # samples of one size may be exchanged, which gives the same difference
+    return (2 if old == new else 1) / divisions  # exchanging two samples of equal size gives the same difference again
 
 
 def fewest(smallest: Callable[[int], float], limit: float) -> str:
@@ -177,7 +177,7 @@ def judged(found: Sequence[Change], level: float = LEVEL, least: float = LEAST) 
             break
         change = found[n]
         verdicts[n] = "same" if abs(math.log(change.ratio)) < math.log1p(least) else "slower" if change.ratio > 1 else "faster"
-    limit = level / max(1, len(found) - len(verdicts))  # that of the first change that is not beyond noise
+    limit = level / max(1, len(found) - len(verdicts))  # limit for the first change that is not beyond noise
     few: list[Verdict] = [TOO_FEW if change.smallest > limit else "same" for change in found]
     return [replace(change, verdict=verdicts.get(n, few[n])) for n, change in enumerate(found)]
 

@@ -62,7 +62,7 @@ Row = dict[str, Any]
 
 
 def change(work: str, name: str, ratios: Sequence[float]) -> Change:
-    """Combine the time ratios of all rounds of a comparison into a `Change`, whose verdict is not determined yet.
+    """Combine the time ratios of all rounds of a comparison into a `Change`. Its verdict is the default, "same"; `judged` determines it.
 
     The change has the geometric mean of the ratios, its 95 % confidence interval, and the p-value of a sign-flip test.
 
@@ -240,7 +240,9 @@ def report_false_alarms(rows: Iterable[Mapping[str, Any]], level: float = LEVEL,
 
 
 def version(folder: Path) -> str:
-    """Return the Git commit of a checkout, followed by "+" and a hash of its uncommitted changes if there are any.
+    """Return the Git commit of a checkout, followed by "+" and a hash of the uncommitted changes of its code if there are any.
+
+    The code consists of the tracked files in the folders lstm_jax and bench, without bench/results.
 
     Raises:
         InputError: if the folder is not a checkout of this project.
@@ -277,7 +279,7 @@ def duel(options: argparse.Namespace) -> int:
     folders = {"baseline": options.baseline.resolve(), "candidate": options.candidate.resolve()}
     versions = {name: version(folder) for name, folder in folders.items()}
     works = {work.name: work for work in read_workloads(options.workload or ["A", "B"], {})}
-    for name in works:  # before hours of measurements that could not find anything
+    for name in works:  # checked before hours are spent on measurements that could not find a change
         require_rounds(name, options.rounds, options.level, len(works))
 
     def key(row: Row) -> tuple | None:

@@ -6,7 +6,7 @@ of the same size in the backward pass, one for the gradient of each operand. The
 - the product with a one-hot input: it is a gather of kernel rows, and its gradient is a scatter
 - elementwise operations, about 30 per unit and time step
 - operations with vectors of weights, such as peephole weights
-- the optimizer
+- the optimiser
 """
 
 from bench.workloads import Workload
@@ -67,7 +67,7 @@ def least_bytes(work: Workload) -> int:
       the outputs and the gradients.
     - A forward pass alone reads the parameters and the inputs, and writes the outputs.
 
-    Of an embedding table, as many rows are counted as the step has words, but at most all rows of the table.
+    For an embedding table, the bound counts one row for each word of the step, but at most the number of rows of the table.
     """
     counts, rows = parameters(work), work.examples * work.length
     if work.layer_alone:

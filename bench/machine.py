@@ -140,7 +140,7 @@ def slow_probe(probes: list[float], fastest: float) -> str:
 
 
 def main() -> None:
-    """Measure how fast the machine multiplies matrices and copies memory, and print the result as a line of JSON."""
+    """Measure the speeds that the command line selects (of matrix products, and of a memory copy), and print them as a JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     group = parser.add_mutually_exclusive_group(required=True)
     group.add_argument("--threads", type=int, help="measure the peaks of so many threads")

@@ -45,7 +45,9 @@ Row = dict[str, Any]
 
 
 def measure_here(name: str, remat: str, backend: str | None) -> Row:
-    """Take two training steps in this process, and return fields of the result row: sizes, and peak memory before and after the steps.
+    """Take two training steps in this process, and return fields of the result row.
+
+    The fields are `remat`, the sizes, the backend that ran, and the peak memory of the process in MiB before and after the steps.
 
     Args:
         name: name of the workload, such as "A:T=100".

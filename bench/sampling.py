@@ -79,7 +79,7 @@ class Run:
             known: values of "method" (see `methods`) that already have a result row. New rows with these values are left out.
         """
         weights = Path(folder) / f"{self.units}.weights.h5"
-        if self.peer == "ours" and not weights.exists():  # the row of Keras is from an earlier call of the command
+        if self.peer == "ours" and not weights.exists():  # an earlier call measured Keras, and its file of weights is gone
             self._run("keras_jax", weights, 1)
         about = {"round": self.round, "units": self.units, "chars": self.chars, "cores": timing.CORES, "load": timing.load()}
         flags = ["--samples", *map(str, samples)] if self.peer == "ours" else []

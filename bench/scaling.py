@@ -210,7 +210,10 @@ def _parse() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Unless `--report` is given, measure the points that have no result yet. Then print the report and draw the figure."""
+    """Unless `--report` is given, measure the points that have no result yet. Then print the report and draw the figure.
+
+    With `--here`, a point is measured in this process, and only its fields of the result row are printed.
+    """
     options = _parse()
     if options.here:
         print(json.dumps(measure_here(options.here, options.devices[0], options.seconds)))

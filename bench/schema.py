@@ -199,9 +199,9 @@ def check(row: Any, place: str) -> dict[str, Any]:
 def _with_tokens(row: dict[str, Any]) -> dict[str, Any]:
     """Return a result row in which "tokens_per_second" counts the tokens of all examples of a step.
 
-    A step of the workload "evaluation" evaluates all test reviews, but old rows count the tokens of only one batch of them. If the row has
-    a step time and its field "kind" is "evaluation", the number is therefore computed again from this time. All other rows are returned
-    unchanged.
+    A step of the workload "evaluation" evaluates all test reviews, but old rows count only the tokens of one batch of reviews. If `row` has
+    a step time and its field "kind" is "evaluation", "tokens_per_second" is therefore computed again from the step time. All other rows
+    are returned unchanged.
     """
     if row["measurement"] != STEP or row["kind"] != "evaluation":
         return row

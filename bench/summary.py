@@ -96,10 +96,10 @@ class Line:
         compile_seconds: seconds spent in XLA's compiler, or None if the candidate does not use JAX.
         memory_mib: peak resident memory in MiB.
         speedup: our speedup over the candidate, with its 95 % confidence interval. The speedup is the candidate's time divided by our time.
-            If the candidate is another library, our time is the one in the candidate's dtype, provided that this was measured. In all other
-            cases, our time is that of this project without options. Both ends of the interval are NaN if the candidate or this project was
-            timed in a single process. The value is None if the candidate is this project without options, if no process of the candidate
-            succeeded, or if this project has no results on the workload.
+            If the candidate is another library, and this project was measured in the candidate's dtype, our time is the time in this dtype.
+            Otherwise our time is that of this project without options. Both ends of the interval are NaN if the candidate or this project
+            was timed in a single process. The value is None if the candidate is this project without options, if no process of the
+            candidate succeeded, or if this project has no results on the workload.
         note: what the candidate computes differently from this project, or "".
         error: error message of the last process if no process succeeded, else "".
     """
@@ -119,10 +119,10 @@ class Line:
 
 
 def summarize(works: Sequence[Workload], candidates: Sequence[Candidate], rows: Iterable[Row]) -> list[Line]:
-    """Summarize the throughput results of each candidate (a library with its options) on each workload.
+    """Return the summary of the throughput results: a line for each candidate (a library with its options) on each workload.
 
-    There is one line for each workload and candidate with results, with one exception: a candidate of this project with options, such as
-    "ours:dropout=0.2", gets no line on a workload that has these options by default.
+    A candidate gets no line on a workload on which it has no results. A candidate of this project with options, such as
+    "ours:dropout=0.2", also gets no line on a workload that has these options by default.
 
     The first line of a workload is that of the candidate "ours", which is this project without options. The other lines are compared with
     it. If another library computes in a dtype other than float32, its line is compared with the results of "ours" in that dtype, if there
@@ -149,7 +149,7 @@ def summarize(works: Sequence[Workload], candidates: Sequence[Candidate], rows: 
 
 
 def _line(work: Workload, name: str, rows: Sequence[Row], baseline: Sequence[Row]) -> Line:
-    """Summarize the throughput results of one candidate (a library with its options) on one workload.
+    """Summarise the throughput results of one candidate (a library with its options) on one workload.
 
     Args:
         work: workload, that is, a kind of step with its sizes.
@@ -206,7 +206,7 @@ def speedups_over_sizes(lines: Iterable[Line], name: str, cell: str = "lstm") ->
 
 
 def mean_speedup(speedups: Sequence[float]) -> str:
-    """Return a text that summarizes our speedups over a library at several sizes.
+    """Return a text that summarises our speedups over a library at several sizes.
 
     The text contains the geometric mean of the speedups with its 95 % confidence interval, the smallest and the largest speedup, and the
     number of sizes at which this project is slower.

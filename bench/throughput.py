@@ -49,7 +49,7 @@ PATH = RESULTS / ("throughput_gpu.jsonl.gz" if machine.gpu() else "throughput.js
 SPREAD, TRIES = 0.1, 3
 """Limits for noisy measurements. A measurement is noisy if the interquartile range of its block times is above `SPREAD` times their median,
 if a probe before or after it was slow (`bench.machine.slow_probe`), or if the load average was above twice the number of cores. A noisy
-measurement is repeated until there are `TRIES` measurements."""
+measurement is repeated, until one is not noisy or `TRIES` measurements were made."""
 Row = dict[str, Any]
 CACHES = ("cold", "warm")
 PHASES = ("build_seconds", "first_step_seconds", "compile_seconds")
@@ -79,8 +79,8 @@ class Sweep:
         sha: commit of this checkout, which the result rows record.
         seconds: duration of each measurement in seconds.
         most: largest number of measurements of one process. A process is measured again only if its result was noisy (see `noise`).
-        distances: largest relative error of the results of each pair (candidate, workload) that was checked so far, as a dict. Its keys
-            have the form that `row_key` returns. A candidate is a library with options.
+        distances: dict with an entry for each pair of a candidate (a library with its options) and a workload that was checked so far. A
+            key has the form that `row_key` returns. The value is the largest relative error of the results.
         fastest: highest CPU speed that `bench.machine.probe` has measured so far, in GFLOP/s.
         references: dict from the name of a workload to the file with its reference results.
     """
@@ -255,18 +255,18 @@ PRESETS = {
     "standard": Preset({"A": {"H": (32, 64, 128, 256), "T": (20, 40, 80, 160)}, "B": {}}, 3, 1.0),
     "full": Preset({"A": EVERY, "B": EVERY, "recurrence": EVERY, "evaluation": {}}, 5, 3.0),
 }
-"""Presets by name. On two cores, the preset "quick" took 4 minutes, and one to two rounds of "standard" took 47 minutes. The preset "quick"
-leaves out the libraries that are slow to start."""
+"""Presets by name. On two cores, the preset "quick" took 4 minutes, and one to two of the three rounds of "standard" took 47 minutes. The
+preset "quick" leaves out the libraries that are slow to start."""
 
 
 def first_step_rows(process: Process, sha: str) -> list[Row]:
-    """Time the first step of a workload with an empty compilation cache (cold), then with the filled cache (warm). Return the two rows.
+    """Time the first step with an empty compilation cache (cold), then with the filled cache (warm), and return the two result rows.
 
     Each of the two measurements runs in a fresh process of the operating system. If that process fails, the row has the field "error"
     instead of times.
 
     Args:
-        process: what to measure: a workload, the candidate (the library or variant to time) and the number of the round.
+        process: description of the measurement: workload, candidate (library with its options) and number of the round.
         sha: commit of this checkout.
     """
     peer, *options = process.candidate.arguments()

@@ -167,7 +167,7 @@ class Process:
 
     @property
     def key(self) -> tuple:
-        """Tuple of library, workload, options and round, by which the result rows of this process are found; see `key_of`."""
+        """Tuple of library, workload, options and round. `key_of` returns the same tuple for each result row of this process."""
         return (*self.candidate.key(self.work), self.round)
 
     def __str__(self) -> str:

@@ -28,7 +28,7 @@ import numpy as np
 
 from bench import flops, machine
 from bench.peers import PEERS
-from bench.peers.base import Built, Options
+from bench.peers.base import Built, Options, slowed
 from bench.timing import TURN
 from bench.workloads import Arrays, Workload, make_arrays, workload
 
@@ -38,7 +38,7 @@ BLOCKS = 50
 
 
 def build(peer: str, work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Set the environment variables of a benchmarked library, import its module in `bench.peers`, and prepare a workload with it.
+    """Set the environment variables of a benchmarked library, import its module in `bench.peers`, and return the workload built with it.
 
     Args:
         peer: name of the library, a key of `bench.peers.PEERS`.
@@ -54,8 +54,9 @@ def distances(work: Workload, built: Built, reference: Mapping[str, np.ndarray],
     """Compare the results of a library with the reference results, and return a dict from the name of each array to its relative error.
 
     The relative error is the largest absolute difference, divided by the largest absolute entry of the reference array. For a training
-    workload, the outputs, the weights after one step and the loss of this step are compared. For the workload "recurrence", the outputs
-    and the gradients are compared. For an evaluation and the workload "forward", only the outputs are compared.
+    workload, the outputs, the weights after one step and the loss of this step are compared. For a workload of the kind "recurrence", the
+    outputs and the gradients are compared. For the kinds "evaluation" and "forward", only the outputs are compared. Rows of a weight that
+    `built.excluded` marks are not compared.
 
     Args:
         work: workload, that is, a kind of step with its sizes.
@@ -93,7 +94,7 @@ def _time(run: Callable[[int], None], count: int) -> float:
 
 
 def steps_per_block(run: Callable[[int], None], least: float) -> int:
-    """Return a number of steps that together take about `least` seconds, and not less than 0.8 times `least` seconds.
+    """Find a number of steps that together take about `least` seconds, and at least 0.8 times `least` seconds.
 
     Args:
         run: run(count) executes `count` steps.
@@ -173,7 +174,7 @@ def first_step(built: Built) -> dict[str, float | None]:
 def peak_mib() -> float:
     """Return the peak resident memory of this process in MiB.
 
-    It is read from /proc/self/status. If that fails, `ru_maxrss` is used instead, which can be the peak of the parent process.
+    The peak is read from /proc/self/status. If that fails, the result is `ru_maxrss`, which can be the higher peak of the parent process.
     """
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
@@ -215,7 +216,7 @@ def timed_row(
         with np.load(reference) as file:
             checked = max(distances(work, built, file, options.dtype).values())
     probes = [] if machine.gpu() else [machine.probe()]
-    steps, samples = (measure_in_turns if turns else measure)(built.run, seconds, built.block_seconds)
+    steps, samples = (measure_in_turns if turns else measure)(slowed(built.run, options.slower), seconds, built.block_seconds)
     probes += [] if machine.gpu() else [machine.probe()]
     median = float(np.median(samples))
     row |= {"peak_memory_mib": peak_mib()}

@@ -234,7 +234,7 @@ class Arrays:
 def make_arrays(work: Workload, seed: int = 0) -> Arrays:
     """Return random weights and data for a workload. The same seed gives the same arrays.
 
-    Kernels and embeddings are drawn from the distributions of Keras' initializers. Recurrent kernels are drawn from a normal distribution.
+    Kernels and embeddings are drawn from the distributions of Keras' initialisers. Recurrent kernels are drawn from a normal distribution.
     Biases are random, so that a wrong order of the gates changes the results. The workload "evaluation" has the IMDB test reviews as data.
     """
     rng = np.random.default_rng(seed)

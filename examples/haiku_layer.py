@@ -21,7 +21,7 @@ def to_ours(linear: dict[str, jax.Array], features: int) -> LSTMParams:
     """Convert the parameters of `hk.LSTM` to those of the LSTM of lstm_jax.
 
     Haiku has one kernel for the concatenation [x, h], orders the gates as i, g, f, o, and adds 1 to the preactivation of the forget gate f.
-    lstm_jax has a kernel for x and one for h, and orders the gates as i, f, g, o. The 1 is added to the bias of the forget gate.
+    lstm_jax has a kernel for x and one for h, and orders the gates as i, f, g, o. In the result, the forget gate's bias includes the 1.
 
     Args:
         linear: dict with Haiku's kernel "w" (E + H, 4 H) and bias "b" (4 H,), for E input features and hidden size H.

@@ -30,9 +30,9 @@ from lstm_jax.tasks.inspecting.texts import TextNetwork
 from lstm_jax.tasks.running import check_own_data
 
 SETTLED = 60
-"""Number of characters after which the cell state of a unit must be constant."""
+"""Number of characters at the start of each text that the measurements of `characters` leave out."""
 EXTREME = 50
-"""Number of reviews that count as the surest, and of those that count as the worst errors."""
+"""Number of reviews in each of the two groups that `ratings` measures: the surest correct predictions and the worst errors."""
 
 
 def ratings(trained: sentiment.Trained, rows: sentiment.Rows) -> dict[str, float]:
@@ -51,7 +51,7 @@ def ratings(trained: sentiment.Trained, rows: sentiment.Rows) -> dict[str, float
         - the share of reviews with a rating
         - the accuracy on reviews with a rating, and on all others
         - the share of reviews with a rating among the `EXTREME` correct predictions with the largest absolute logits, and among the
-        `EXTREME` worst errors, which are the wrong predictions with the largest absolute logits
+          `EXTREME` worst errors, which are the wrong predictions with the largest absolute logits
         - among the worst errors with a rating, the share whose label contradicts the rating
         - for each rating, the mean predicted probability that a review with this rating is positive
     """
@@ -130,9 +130,9 @@ def evidence(trained: sentiment.Trained, rows: sentiment.Rows, count: int = 200)
 def characters(trained: generation.Trained, params: Any, chars: int = 200, count: int = 20) -> dict[str, float]:
     """Measure how far back, in characters, the gradients of a character model reach, and how many of its units keep a constant cell state.
 
-    A unit of the first LSTM layer is constant if the standard deviation of its cell state is below a tenth of the absolute value of the
-    mean. Both are computed over all texts and over all characters after the first `SETTLED`. The texts are sections of the held-out text of
-    the run. The function `reach` computes how far back the gradients reach.
+    The texts are sections of the held-out text of the run. Both measurements leave out the first `SETTLED` characters of each text. The
+    function `reach` computes how far back the gradients reach. A unit of the first LSTM layer is constant if the standard deviation of its
+    cell state over all texts and characters is below a tenth of the absolute value of its mean.
 
     Args:
         trained: text-generation run. Its held-out text is read.
@@ -167,8 +167,8 @@ def entries(trained: forecast.Trained, step: int = 4) -> dict[str, float]:
             window.
 
     Returns:
-        A dict with three numbers: the shares that the oldest sixth and the newest sixth of the entries have in the sum of the absolute
-        attributions, and R2 (the coefficient of determination) of the predicted position.
+        A dict with three numbers: the share of the oldest sixth of the entries in the sum of the absolute attributions, the share of the
+        newest sixth, and R2 (the coefficient of determination) of the predicted position.
     """
     part = forecast_windows.parts_of(trained.series(), trained.config)[0]["test"]
     params, network = jax.device_put(trained.params), SeriesNetwork(trained)

@@ -19,7 +19,7 @@ CELL = CELLS["lstm"]
 class Classifier(nn.Module):
     """Flax Linen model that computes the logits (B,) of B sequences of token ids (B, T): embedding, LSTM, and dense layer with one output.
 
-    If `ours` is true, `lstm_jax.unroll` runs the LSTM with the parameters of Flax' LSTM cell. Otherwise, `nn.RNN` of Flax runs it.
+    If `ours` is true, `lstm_jax.unroll` runs the LSTM with the parameters of Flax's LSTM cell. Otherwise, `nn.RNN` of Flax runs it.
     """
 
     sizes: Sizes

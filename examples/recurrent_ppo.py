@@ -190,14 +190,14 @@ class Batch(NamedTuple):
 
 
 def make_simulation(settings: Settings) -> Simulation:
-    """Return the environment that the settings name, with episodes of the length in the settings."""
+    """Return the environment `settings.environment`, with its length set to `settings.length`."""
     environment, params = gymnax.make(settings.environment)
     lengths = {LENGTHS[settings.environment]: settings.length, "max_steps_in_episode": settings.length + 2}
     return Simulation(environment, params.replace(**lengths))
 
 
 def make_policy(settings: Settings, simulation: Simulation, key: jax.Array) -> Policy:
-    """Return a policy with random initial weights, with the sizes that the settings and the environment need."""
+    """Return a policy with random initial weights. The settings and the environment determine its sizes."""
     (features,) = simulation.environment.observation_space(simulation.params).shape
     return Policy(features, simulation.environment.num_actions, settings.units, settings.memoryless, nnx.Rngs(key))
 

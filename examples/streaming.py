@@ -53,7 +53,9 @@ def encode(text: str) -> np.ndarray:
 
 
 def make_sentences(count: int, length: int, rng: np.random.Generator) -> Sentences:
-    """Return `count` random labelled sentences, none with as many words of praise as of complaint after the reversals by "not".
+    """Return random labelled sentences.
+
+    After the reversals by "not", no sentence has as many words of praise as words of complaint, so every sentence has a label.
 
     Args:
         count: number of sentences.
@@ -182,7 +184,7 @@ class Server:
         self._free.append(self._slots.pop(user))
 
     def send(self, words: dict[Hashable, int]) -> dict[Hashable, float]:
-        """Read one more word from some users, and return the probability of praise for the sentence of each of them.
+        """Read the next word of some users, and return the probability of praise for the sentence of each of these users.
 
         Args:
             words: dict from each user that sends a word to the id of the word.

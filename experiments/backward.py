@@ -1,6 +1,6 @@
 """Measurement of how the gradient of a loss with respect to the recurrent state h grows or vanishes over the steps.
 
-The measurement works for any recurrent cell and loss, and for the model of the sentiment task.
+`gradient_sizes` makes the measurement for any recurrent cell and loss, and `on_reviews` makes it for the model of the sentiment task.
 """
 
 from collections.abc import Callable

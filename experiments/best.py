@@ -79,8 +79,8 @@ CHOICES: dict[str, tuple[str, dict[str, Any]]] = {
         {"task.model.adversarial": 2.0, "task.model.dropout": 0.3, "task.train.learning_rate": 2e-3},
     ),
 }
-"""Dict from the name of each choice after the first to a pair. The pair is the name of the choice that is changed, and a dict from the
-fields of `Config` that are changed to their new values."""
+"""Dict from the name of each choice after the first to a pair (name of the earlier choice that it changes, changes). The changes are a
+dict from fields of `Config` to their new values."""
 RECIPE = "adversarial"
 SEEDS = 5
 ORDER = 3
@@ -123,8 +123,8 @@ def named(base: SentimentConfig, choice: str) -> Config:
 def recipe(base: SentimentConfig, seeds: int) -> list[Config]:
     """Return the configs of the runs that train the recipe and evaluate it on the test reviews, one config for each seed.
 
-    The study compares variants of the Keras example imdb_lstm. The recipe is the last of these variants. `CHOICES[RECIPE]` holds the name
-    of the variant on which it is based, and the changes to that variant.
+    The recipe is the last of the choices, which are the models that the study compares. `CHOICES[RECIPE]` holds the name of the choice on
+    which it is based, and the changes to that choice.
 
     Args:
         base: config of the unchanged Keras example.
@@ -151,8 +151,8 @@ def run(config: Config) -> dict[str, Any]:
         - "test_accuracy", "test_loss" and "test_ece": accuracy, loss and calibration error on the test reviews.
         - "test_reviews": number of test reviews.
         - the keys of the dict that `_with_grams` returns. This function mixes the logits of an NBSVM classifier with those of the model.
-        The values are the accuracies of the classifier and of the mixture, the weight of the model in the mixture, and margins of the test
-        reviews.
+          The values are the accuracies of the classifier and of the mixture, the weight of the model in the mixture, and margins of the
+          test reviews.
     """
     from lstm_jax.models import functional
     from lstm_jax.runtime.sharding import make_mesh
@@ -188,7 +188,7 @@ def run(config: Config) -> dict[str, Any]:
 
 
 def _with_grams(reviews: data.EncodedReviews, task: SentimentConfig, logits: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Train an NBSVM classifier, and mix its logits with those of a model.
+    """Train an NBSVM classifier, mix its logits with those of a model, and return the accuracies of the classifier and of the mixture.
 
     Args:
         reviews: reviews of the task.

@@ -3,9 +3,9 @@
     python -m experiments.characters --preset toy                     # seconds
     LSTM_JAX_DATA=... python -m experiments.characters --workers 1    # DURATION
 
-There are two texts, and the end of each text, one tenth, is held out. All models read the text as a stream and carry the state from chunk
-to chunk. Their metric is the loss of the held-out text at the best epoch, with the state carried through this text. The epoch and the
-recipe are chosen on the held-out text itself, as in the published results that the study is compared with.
+The last tenth of each of the two texts is held out. All models read the text as a stream and carry the state from chunk to chunk. Their
+metric is the loss of the held-out text at the best epoch, with the state carried through this text. The epoch and the recipe are chosen on
+the held-out text itself, as in the published results with which those of the study are compared.
 
 - Tiny Shakespeare, with the split of nanoGPT: the first 90 % of the characters are used for training, and the last 10 % are held out. The
   recipe is the preset "shakespeare" of `lstm-jax train generation`, with three seeds. The loss is given in nats per character.
@@ -92,15 +92,15 @@ def run(config: Config) -> dict[str, Any]:
 
 
 def nats(bits: float) -> float:
-    """Return a loss in nats per character from a loss in bits per character."""
+    """Convert a loss in bits per character to nats per character."""
     return bits * log(2)
 
 
 def verdict(rows: study.Rows) -> str:
-    """Return the conclusion of the study: one line for each recipe, with its loss on the held-out text for each seed and in the mean.
+    """Return the conclusion of the study.
 
-    The loss of tiny Shakespeare is given in nats per character, and that of the articles in bits per character. The line also has the
-    number of parameters and the mean duration of a run.
+    Each recipe has one line with the mean loss of the held-out text over seeds, the loss for each seed, the number of parameters and the
+    mean duration of a run. The loss of tiny Shakespeare is given in nats per character, and that of the articles in bits per character.
     """
     lines = []
     for name in dict.fromkeys(row["recipe"] for row in rows):
@@ -117,7 +117,7 @@ def draw(rows: study.Rows, path: Path) -> object:
     """Draw the loss of the held-out text at each epoch in two panels, with one line for each run.
 
     The left panel shows tiny Shakespeare, with horizontal lines for the published losses. The right panel shows the articles, with one
-    color for each recipe. Its horizontal axis is the fraction of the training, since the recipes have different numbers of epochs.
+    colour for each recipe. Its horizontal axis is the fraction of the training, since the recipes have different numbers of epochs.
     """
 
     def fill(figure: Any) -> None:
@@ -149,7 +149,10 @@ def draw(rows: study.Rows, path: Path) -> object:
 
 
 def small(config: GenerationConfig) -> GenerationConfig:
-    """Return a copy of a config that trains a model of four units for two epochs on the documentation of Python, in chunks half as long."""
+    """Return a copy of a config for a short training: four units, two epochs and chunks of half the length.
+
+    The text is the documentation of Python.
+    """
     data = TextConfig(regime="stream", length=config.data.length // 2)
     return replace(config, data=data, model=replace(config.model, units=4, embed=0), train=replace(config.train, epochs=2, batch_size=256))
 

@@ -1,4 +1,4 @@
-"""Claims of the studies, which `experiments.claims` tests. Each one says in which range a metric, or a difference of metrics, lies."""
+"""Claims of the studies, which `experiments.claims` tests. A claim says in which range a metric, or the difference of two metrics, lies."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,8 +13,7 @@ Setting = Mapping[str, Any]
 class Claim:
     """Claim that a metric of a study, or the difference of this metric between two groups of settings, lies in a certain range.
 
-    A setting is a dict from fields of the config of a run to their values. If a group has several settings, the metric is averaged over
-    them.
+    A setting is a dict from fields of a run's config to their values. If a group has several settings, the metric is averaged over them.
     """
 
     study: str
@@ -24,15 +23,15 @@ class Claim:
     of: tuple[Setting, ...]
     """First group of settings."""
     minus: tuple[Setting, ...] = ()
-    """Second group of settings, whose metric is subtracted from that of the first group. If empty, nothing is subtracted."""
+    """Second group of settings. Its metric is subtracted from that of the first group. If empty, nothing is subtracted."""
     first: int = 3
     """Number of seeds that the study had when the claim was made. They are the seeds 0 to first - 1."""
     low: float = 0.0
-    """Lower end of the claimed range of the difference."""
+    """Lower end of the claimed range of the metric or difference, in the unit below."""
     high: float = inf
     """Upper end of the claimed range."""
     unit: str = "points"
-    """Unit of the difference. If it is "points", the metric is an accuracy and the difference is multiplied by 100."""
+    """Unit of the metric or difference. If it is "points", the metric is an accuracy, and it is multiplied by 100."""
 
 
 FAR = 100
@@ -40,9 +39,9 @@ FAR = 100
 
 
 def _fading(name: str) -> Callable[[Row], float]:
-    """Return a function that measures by how many decades the gradient shrinks between 1 step and 100 steps before the last step.
+    """Return a function from a row of the study `memory` to the fading of the gradient, in decades (powers of 10).
 
-    A decade is a factor of 10. The argument of the function is the result of a run of the study `memory`.
+    The fading is log10(a / b), where a and b are the sizes of the gradient 1 step and 100 steps (`FAR`) before the last step.
 
     Args:
         name: gradient to use: "gradient_before" (measured before training) or "gradient_after" (measured after training).
@@ -56,12 +55,12 @@ def _fading(name: str) -> Callable[[Row], float]:
 
 
 def _lost(row: Row) -> float:
-    """Return the fading of the gradient in the trained model minus that in the untrained model, in powers of 10 (study `memory`)."""
+    """Return the fading of the gradient after training minus that before training, in decades (study `memory`; see `_fading`)."""
     return _fading("gradient_after")(row) - _fading("gradient_before")(row)
 
 
 def _growth(row: Row) -> dict[str, float]:
-    """Return the growth of each mean distance between words in a run of the study `embedding`, as a dict from names to growths.
+    """Return a dict from the name of each mean distance in a run of the study `embedding` to the growth of this distance.
 
     The growth is the mean distance after training divided by the mean distance before training. The function `embedding.distances`
     describes the names.

@@ -1,4 +1,4 @@
-"""Test of the claims of the studies on new seeds, with the size of each effect, its interval and a verdict.
+"""Test of the studies' claims on new seeds: the size of each claimed effect, its confidence interval, and a verdict on the claim.
 
     pip install ".[experiments]"                                # gensim and statsmodels, for two of the studies
     python -m experiments.claims                                # the table, from the results in results/; seconds
@@ -6,13 +6,13 @@
     LSTM_JAX_DATA=... python -m experiments.claims --new        # first run what the claims need with five new seeds; hours
     LSTM_JAX_DATA=... python -m experiments.claims --new --study dropout --workers 2
 
-A claim says that a number lies in a certain range. Most often, the number is the difference of a metric between two settings, such as the
-test accuracy with input dropout minus the test accuracy without it. The number is computed for each seed. The mean over seeds has a 95 %
-confidence interval by Student's t-distribution, which assumes that the numbers are normally distributed. With two seeds, the interval
-reaches 12.7 standard errors to each side.
+A claim says that a number, called the effect, lies in a certain range. Most effects are differences of a metric between two settings, such
+as the test accuracy with input dropout minus the test accuracy without it. The effect is computed for each seed. The mean effect over seeds
+has a 95 % confidence interval by Student's t-distribution, which assumes that the effects of the seeds are normally distributed. With two
+seeds, the interval reaches 12.7 standard errors to each side.
 
 The verdict on a claim is "shown" if the whole interval lies in the claimed range, "refuted" if no part of it does, and otherwise "open".
-The claims were made from the first seeds of each study, so these seeds cannot confirm them. The verdict that counts is the verdict of five
+The claims were made from the first seeds of each study, so these seeds cannot confirm them. The verdict that counts is the one from five
 new seeds. The number of new seeds was fixed before they were run: there is no verdict until all five have been run. The last column of the
 table has the one-sided p-value of the new seeds, adjusted for the number of all claims. Of the claims with an adjusted p-value below 0.05,
 at most 5 % are expected to be false (Benjamini & Hochberg 1995). This holds if the p-values of the claims are independent or positively
@@ -42,7 +42,7 @@ from lstm_jax.sweep import stats
 
 PAGE = study.HERE.parent / "docs" / "studies.md"
 BEGIN, END = "<!-- claims: begin -->", "<!-- claims: end -->"
-"""Lines of the page between which the table stands."""
+"""Lines of the page `PAGE` that mark the beginning and the end of the table."""
 HEAD = "| study | claim | first seeds | verdict | new seeds | verdict | adjusted p |\n| --- | --- | --- | --- | --- | --- | --- |"
 NEW = 5
 """Number of new seeds with which the claims are tested."""
@@ -55,8 +55,8 @@ def _study(name: str) -> study.Study:
 def _seed_field(fields: Mapping[str, Any]) -> str:
     """Return the name of the config field that holds the seed of the run.
 
-    In the study `scaling`, a config contains the configs of two tasks, and each of them has a seed. The run trains only one of the tasks,
-    which the field `kind` names. The function then returns the seed field of this task.
+    In the study `scaling`, a config contains the configs of two tasks, and each of them has a seed. The field `kind` names the task that
+    the run trains, and the seed field of this task is returned.
 
     Args:
         fields: fields of a config as a flat dict.
@@ -88,9 +88,9 @@ def _full(name: str) -> list[tuple[Any, dict[str, Any]]]:
 def configs(claim: Claim, new: bool) -> list[Any]:
     """Return the configs of the runs that a claim needs.
 
-    A setting of the claim is a dict from fields of a config to their values. For each setting, those configs are selected
-    from the preset "full" of the claim's study whose fields have the values of the setting. The result contains them once with each seed.
-    If the results of a setting do not depend on the seed (see `SEEDLESS`), only the seed 0 is used.
+    A setting of the claim is a dict from fields of a config to their values. For each setting, the configs whose fields have these values
+    are selected from the preset "full" of the claim's study. The result contains each selected config once for each seed. If the results of
+    a setting do not depend on the seed (see `SEEDLESS`), only the seed 0 is used.
 
     Args:
         claim: claim.
@@ -106,10 +106,10 @@ def configs(claim: Claim, new: bool) -> list[Any]:
 
 
 def effects(claim: Claim, rows: study.Rows, new: bool) -> list[float]:
-    """Return the values of the number that a claim is about, one for each seed whose runs all exist, in the order of the seeds.
+    """Return the effect of a claim for each seed, in the order of the seeds. A seed is left out if one of its runs has no result.
 
-    The number is the mean metric of the settings `claim.of` minus the mean metric of the settings `claim.minus`. If `claim.minus` is empty,
-    nothing is subtracted. If the unit of the claim is "points", the result is multiplied by 100.
+    The effect is the mean metric of the settings `claim.of` minus the mean metric of the settings `claim.minus`. If `claim.minus` is empty,
+    nothing is subtracted. If the unit of the claim is "points", the effect is multiplied by 100.
 
     Args:
         claim: claim.
@@ -132,7 +132,7 @@ def effects(claim: Claim, rows: study.Rows, new: bool) -> list[float]:
 
 
 def verdict(claim: Claim, low: float, high: float) -> str:
-    """Return the verdict on a claim from the 95 % confidence interval (low, high) of the number that the claim is about.
+    """Return the verdict on a claim from the 95 % confidence interval (low, high) of its mean effect.
 
     The verdict is "shown" if the interval lies inside the claimed range, "refuted" if it lies outside, and "open" otherwise. If the ends
     of the interval are nan, the verdict is "open".
@@ -145,12 +145,12 @@ def verdict(claim: Claim, low: float, high: float) -> str:
 def p_value(claim: Claim, values: Sequence[float]) -> float:
     """Return the p-value of a claim by Student's t-test.
 
-    The tested hypothesis is that the number that the claim is about has a mean outside the claimed range. If both ends of the range are
-    finite, the result is the larger p-value of the two one-sided tests (Schuirmann 1987). With fewer than two values, the result is nan.
+    The null hypothesis is that the mean effect lies outside the claimed range. If both ends of the range are finite, the result is the
+    larger p-value of the two one-sided tests (Schuirmann 1987). With fewer than two values, the result is nan.
 
     Args:
         claim: claim.
-        values: the number that the claim is about, once for each seed, as `effects` returns it.
+        values: effect for each seed, as `effects` returns it.
     """
     from scipy.stats import ttest_1samp
 
@@ -162,9 +162,9 @@ def p_value(claim: Claim, values: Sequence[float]) -> float:
 
 
 def _cells(claim: Claim, values: Sequence[float]) -> tuple[str, str]:
-    """Return two cells of the table of claims (see `table`): the mean difference with its interval and number of seeds, and the verdict.
+    """Return two cells of the table of claims (see `table`): the mean effect with its interval and number of seeds, and the verdict.
 
-    `values` are the numbers that `effects` returns, one for each seed. If there are none, both cells are empty strings.
+    `values` has the effect for each seed, as `effects` returns it. If it is empty, both cells are empty strings.
     """
     if not values:
         return "", ""
@@ -174,7 +174,7 @@ def _cells(claim: Claim, values: Sequence[float]) -> tuple[str, str]:
 
 
 def _rows(name: str, results: Path) -> list[dict[str, Any]]:
-    """Return the results of the runs that the claims of a study need, as `study.finished` returns them."""
+    """Return the results of the successful runs that the claims of a study need, in the form of `study.finished`."""
     needed = [config for claim in CLAIMS if claim.study == name for new in (False, True) for config in configs(claim, new)]
     return study.finished(sweep.existing_rows(_study(name).run, needed, results / f"{name}.jsonl"))
 
@@ -182,10 +182,10 @@ def _rows(name: str, results: Path) -> list[dict[str, Any]]:
 def table(results: Path) -> str:
     """Return the table of all claims in Markdown, with one line for each claim.
 
-    A line has these cells: the study, the claim, the mean difference and the verdict of the first seeds, the mean difference and the
-    verdict of the new seeds, and the adjusted p-value of the new seeds. The first seeds are those from which the claims were made, and the
-    new seeds are those with which the claims are tested. Cells without runs are empty. If only some of the new seeds have been run, the
-    number of these seeds replaces their mean difference, and their verdict and p-value are empty.
+    A line has these cells: the study, the claim, the mean effect and the verdict of the first seeds, the mean effect and the verdict of the
+    new seeds, and the adjusted p-value of the new seeds. The claims were made from the first seeds and are tested with the new seeds. Cells
+    without runs are empty. If only some of the new seeds have been run, their number replaces the mean effect, and the cells of the verdict
+    and the p-value are empty.
 
     Args:
         results: folder of the result files of the studies.

@@ -10,7 +10,7 @@ measured before and after training. The first is the mean Euclidean distance bet
 divided by the mean distance to the words of the nearest other group. The nearest other group is the one whose words have the smallest mean
 distance to the words of the group.
 
-There are two controls. In the first control, the labels are shuffled, so that the loss can only fall by memorizing. The second control is
+There are two controls. In the first control, the labels are shuffled, so that the loss can only fall by memorising. The second control is
 gensim's word2vec (skip-grams with negative sampling, Mikolov et al. 2013). It is trained on the same reviews without labels, and its
 vectors are scaled to length 1.
 
@@ -175,10 +175,10 @@ def ratio(pairs: Any, name: str) -> float:
 def verdict(rows: study.Rows) -> str:
     """Return the conclusion of the study.
 
-    Each combination of a kind of labels and a group of words has one line with two quantities. Each of them is given before and after
-    training. The first quantity is the mean distance between two words of the group, averaged over the runs. The second quantity is the
-    mean distance to the words of the nearest other group, as a multiple of the mean distance within the group. It is computed as 1 / (mean
-    of `ratio` over the runs). Further lines have the nearest neighbours of the words in `QUERIES` for the first seed.
+    Each combination of a kind of labels and a group of words has one line with two quantities, each before and after training. The first
+    quantity is the mean distance between two words of the group, averaged over the runs. The second quantity is the mean distance to the
+    words of the nearest other group, divided by the mean distance within the group. It is computed as 1 / (mean of `ratio` over the runs).
+    Further lines have the nearest neighbours of the words in `QUERIES` for the first seed.
     """
     lines = []
     for labels, title in LABELS.items():

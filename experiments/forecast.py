@@ -5,12 +5,13 @@
     python -m experiments.forecast --workers 2       # 4 minutes on two cores at 200 GFLOP/s
 
 The two series are from statsmodels: yearly sunspot numbers from 1700 to 2008, and weekly CO2 at Mauna Loa from 1958 to 2001, where 59 weeks
-are missing. Each series is used as it is and with 30 % of its entries removed at random. The last 15 % of a series is the test split.
-A forecast covers 11 years of sunspots or 26 weeks of CO2 (the horizon). It is repeated from starting points that are one horizon apart, so
-that the forecasts cover the test split. The methods are:
+are missing. Each series is used as it is and with 30 % of its entries removed at random. The last 15 % of a series is the test split. A
+forecast covers the next 11 entries of sunspots or the next 26 entries of CO2 (the horizon). If no entry is missing, these are 11 years or
+26 weeks. The starting points of the forecasts are one horizon apart, so that the forecasts cover the test split. The methods are:
 
 - LSTM: 32 units, three seeds, with or without the times between entries as an input.
-- Seasonal naive: the forecast for a time t is the entry whose time is closest to t minus one season (11 years or 52 weeks).
+- Seasonal naive: a time is moved back by whole seasons (11 years or 52 weeks) until it is not later than the last entry before the starting
+  point. The forecast is the entry that is closest to the moved time.
 - Exponential smoothing: additive Holt-Winters, without a trend for sunspots. At each starting point it is fitted to the entries before that
   point, which are first interpolated linearly to a regular grid.
 
@@ -52,7 +53,7 @@ class Config:
     method: str = "lstm"
     """Name of the method, one of `METHODS`."""
     task: ForecastConfig = field(default_factory=ForecastConfig)
-    """Config of the forecasting task. The file `data.csv` is not read, because the study provides the series."""
+    """Config of the forecasting task. Its field `data.csv`, which names a file, is not used, because the study provides the series."""
 
 
 def load(config: Config) -> data.Series:
@@ -193,7 +194,8 @@ def _lstm(config: Config, series: data.Series, chosen: np.ndarray, scale: Any) -
 def verdict(rows: study.Rows) -> str:
     """Return the conclusion of the study.
 
-    There is one line with the mean absolute error for each combination of a series, a fraction of removed entries and a method.
+    Each combination of a series, a fraction of removed entries and a method has one line with the mean absolute error. The line of an LSTM
+    also has the fraction of true values inside the 90 % prediction intervals.
     """
     lines = []
     for (name, missing, method), errors in study.grouped(rows, ["series", "missing", "method"], "mae").items():
@@ -253,7 +255,7 @@ def draw(rows: study.Rows, path: Path) -> object:
 def configs(names: Any, shares: Any, seeds: int, changes: dict[str, Any]) -> list[Config]:
     """Return the configs of all runs, for every combination of a series, a fraction of removed entries and a method.
 
-    A combination with an LSTM has one run for each seed, and any other combination has one run.
+    A combination with an LSTM has one run for each seed. A combination with another method has a single run.
 
     Args:
         names: names of the series.

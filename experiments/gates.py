@@ -5,8 +5,8 @@
     LSTM_JAX_DATA=... python -m experiments.gates --preset converged   # only the long trainings on characters; an hour or two
     LSTM_JAX_DATA=... python -m experiments.gates --workers 2   # everything; two hours or more
 
-Each variant has as many parameters in its recurrent layer as an LSTM with 64 units (see `experiments.equal`). Each training is repeated
-with three seeds, unless another number is given below. There are four measurements:
+The recurrent layer of each variant has about as many parameters as an LSTM with 64 units, but not more (see `experiments.equal`). Each
+training is repeated with three seeds, unless another number is given below. There are four measurements:
 
 - Sentiment: Each variant is trained on 80 words of each IMDB review for two epochs. The embedding has 64 features, and the
   rates of input and recurrent dropout are 0.2. A validation split of 15 % of the training reviews is held out; no movie is in both splits.
@@ -84,7 +84,7 @@ class Cost:
     length: int = 80
     features: int = 64
     units: int = UNITS
-    """Hidden size of the LSTM. The other cells get the hidden size at which they have as many parameters as this LSTM."""
+    """Hidden size of the LSTM. Each other cell has the largest hidden size at which it has no more parameters than this LSTM."""
     passes: int = 10
     """Number of forward and backward passes in a block. The mean time of a pass in a block is one sample."""
     blocks: int = 30
@@ -138,12 +138,12 @@ def measured(config: Cost) -> dict[str, Any]:
 def run(config: SentimentConfig | GenerationConfig | Cost) -> dict[str, Any]:
     """Run one measurement of the study, and return its metrics.
 
-    The type of the config selects the measurement. A `GenerationConfig` selects one of the long trainings if it says that the text is read
-    as a stream, and otherwise the measurement "characters".
+    The type of the config selects the measurement. A `GenerationConfig` selects a short training on characters if `config.data.regime` is
+    "windows", and a long training otherwise.
 
     Returns:
-        A dict. The key "task" holds "cost", "sentiment", "characters" or "converged" (a long training). The other keys are those of the
-        function that makes the measurement: `measured`, `runs.sentiment` or `runs.generation`.
+        A dict. The key "task" holds "cost", "sentiment", "characters" (a short training) or "converged" (a long training). The other keys
+        are those of the dict that the function of the measurement returns: `measured`, `runs.sentiment` or `runs.generation`.
     """
     if isinstance(config, Cost):
         return {"task": "cost", **measured(config)}
@@ -215,7 +215,7 @@ PANELS = (
     ("time of a step, the LSTM's is 1", costs, 1, 0),
 )
 """Panels of the figure. Each tuple has the title, a function from the results to the interval of each variant, the value of the LSTM, and a
-sign. The sign is 1 if a higher value is better, -1 if a lower value is better, and 0 if neither is marked as better."""
+sign. The sign is 1 if a higher value is better, -1 if a lower value is better, and 0 if the figure does not mark better variants."""
 
 
 def draw(rows: study.Rows, path: Path) -> object:

@@ -4,9 +4,9 @@
     LSTM_JAX_DATA=... python -m experiments.memory --workers 2          # an hour on two cores
 
 The study tests the claim that "the original RNN layer would tend to overwrite too much of its internal memory". It compares simple RNN,
-GRU, LSTM and minLSTM. Each cell has as many parameters as an LSTM with 64 units, unless it would need more than 160 units for this. The
-minLSTM has no recurrent kernel, so it gets 160 units and has fewer parameters. The cells are trained on three tasks that need information
-from about `lag` steps earlier (Hochreiter & Schmidhuber 1997):
+GRU, LSTM and minLSTM. Each cell has about as many parameters as an LSTM with 64 units, but at most 160 units. The minLSTM has no recurrent
+kernel, so even with 160 units it has fewer parameters. The cells are trained on three tasks that need information from about `lag` steps
+earlier (Hochreiter & Schmidhuber 1997):
 
 - adding: The inputs are numbers in [0, 1). One number in each half of the sequence is marked, and the target is the sum of the two marked
   numbers. The constant prediction 1 has a mean squared error of 1/6.
@@ -20,8 +20,8 @@ The study also measures the gradient of the loss with respect to the state at se
 with the untrained and with the trained models, on the three tasks and on sentiment classification of IMDB reviews of 200 words.
 
 Expected: The gated cells solve adding (squared error below 0.01) and order (accuracy above 0.99) at lags at which the simple RNN is not
-better than chance. This was confirmed for adding. It was not confirmed for order, which all four cells solve up to the same lag. On copy,
-for which this expectation says nothing, the simple RNN is better than the gated cells (see `LOG.md`).
+better than chance. This was confirmed for adding. It was not confirmed for order, which all four cells solve up to the same lag. The
+expectation does not cover copy, where the simple RNN is better than the gated cells (see `LOG.md`).
 """
 
 import sys
@@ -61,9 +61,9 @@ class Config:
     task: Task = "adding"
     cell: str = "lstm"
     lag: int = 100
-    """Length of the input sequence in steps; the task copy has 20 more steps. For the task imdb, it is the number of words of a review."""
+    """Length of the input sequence in steps, to which the task copy adds 20. For the task imdb, it is the number of words of a review."""
     units: int = 64
-    """Hidden size of the LSTM. The other cells get the hidden size at which they have as many parameters as this LSTM."""
+    """Hidden size of the LSTM. The function `units_of` returns that of the other cells."""
     steps: int = 3000
     """Number of parameter updates."""
     batch: int = 64
@@ -161,10 +161,10 @@ class Params(NamedTuple):
 
 
 def units_of(config: Config, features: int) -> int:
-    """Return the hidden size at which a cell has as many parameters as an LSTM with `config.units` units, but at most 160 (`WIDEST`).
+    """Return the largest hidden size at which a cell has no more parameters than an LSTM with `config.units` units, but at most `WIDEST`.
 
-    Without this limit, a minLSTM with two input features would have 1,900 units, and its training at lag 10 would take twelve times
-    as long.
+    Without the limit `WIDEST`, which is 160, a minLSTM with two input features would have 1,900 units, and its training at lag 10 would
+    take twelve times as long.
 
     Args:
         config: config with the name of the cell (`cell`) and the hidden size of the LSTM (`units`).
@@ -238,7 +238,7 @@ def _gradient_sizes(config: Config, params: Params, key: jax.Array) -> jax.Array
 
 
 def reviews_config(config: Config) -> SentimentConfig:
-    """Return the config of the sentiment task of lstm_jax for a run of the task "imdb" of this study.
+    """Convert the config of a run of the task "imdb" to a config of the library's sentiment task.
 
     The model reads `config.lag` words of a review. The number of epochs is chosen so that there are about `config.steps` updates.
     """
@@ -295,10 +295,10 @@ def solved(row: Any) -> bool:
 def verdict(rows: study.Rows) -> str:
     """Return the conclusion of the study.
 
-    The tasks "adding", "order" and "copy" have one line each. The line has, for each cell, the longest lag at which this cell solved the
-    task. Each run on IMDB reviews has one line, too. The line has the accuracy, and two ratios of gradient sizes, one from before training
-    and one from after training. Each ratio is the gradient size at the largest measured distance from the last word, divided by the
-    gradient size at distance 1; see `gradient_sizes`.
+    The tasks "adding", "order" and "copy" have one line each, with the longest lag at which each cell solved the task. Each run on IMDB
+    reviews also has one line, with the accuracy and two ratios of gradient sizes, one from before training and one from after training.
+    Each ratio is the gradient size at the largest measured distance from the last word, divided by the gradient size at distance 1; see
+    `gradient_sizes`.
     """
     lines = []
     for task in TASKS:

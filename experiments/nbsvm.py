@@ -16,7 +16,7 @@ SMOOTHING = 1.0
 def train(split: EncodedSplit, order: int = 3, penalty: float = 1.0) -> Callable[[EncodedSplit], np.ndarray]:
     """Train the classifier, and return a function from the N texts of a split to their logits (N,).
 
-    Let D be the number of different n-grams in the training texts. The training chooses a vector w (D,) and a bias b that minimize
+    Let D be the number of different n-grams in the training texts. The training chooses a vector w (D,) and a bias b that minimise
 
         sum_i log(1 + exp(-y_i (w . (r * f_i) + b))) + penalty / 2 |w|^2
 

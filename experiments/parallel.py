@@ -51,7 +51,7 @@ from lstm_jax.tasks import generation
 
 TOLERANCE = 1e-8
 STEP_DEPTH = 10
-"""Assumed number of operations of a step that must wait for each other, apart from the sums of its matrix product."""
+"""Assumed number of operations in the longest chain of dependent operations of a step, without the sums of its matrix product."""
 
 
 @dataclass(frozen=True)
@@ -263,14 +263,15 @@ def verdict(rows: study.Rows) -> str:
     """Return the conclusion of the study.
 
     Each combination of a cell, a kind of Jacobian, a damping (see `Config`) and a number of units has one line, with medians of the number
-    of iterations of Newton's method. Three variables are changed one at a time: the sequence length, the gain (the factor of the initial
-    recurrent kernel) and the number of training updates. There is one median for each value of each variable. A "+" after a median means
-    that at least one of the runs has not converged. These lines follow:
+    of iterations of Newton's method. The runs vary one of three variables at a time: the sequence length, the gain (the factor of the
+    initial recurrent kernel) and the number of training updates. The line has one median for each value of each variable. A "+" after a
+    median means that at least one of the runs has not converged. These lines follow:
 
-    - the rank correlation of the Lyapunov exponent and the number of iterations, over all runs with a sequence length of 1,000;
-    - the number of runs in which Newton's method converges and would be faster than the loop over the time steps on a device with enough
-      lanes (parallel processing units; see `lanes`);
-    - the smallest number of lanes with which at least one of these runs would be faster than the loop.
+    - one line with the rank correlation of the largest Lyapunov exponent and the number of iterations, over all runs with a sequence length
+      of 1,000;
+    - one line with the number of runs in which Newton's method converges and would be faster than the loop over the steps on a device with
+      enough lanes (parallel processing units; see `lanes`);
+    - one line with the smallest number of lanes with which at least one of these runs would be faster than the loop.
     """
     lines = []
     for name, group in methods(rows).items():
@@ -322,7 +323,7 @@ def draw(rows: study.Rows, path: Path) -> object:
         by_updates.set(xlabel="training updates + 1 (T 1000)", ylabel="iterations")
         by_lanes.set(xlabel="steps T, untrained", ylabel="lanes from which it would be faster")
         for axes in (by_length, by_updates, by_lanes):
-            if axes.lines:  # the toy preset leaves some empty, and a logarithm needs values
+            if axes.lines:  # some panels are empty in the preset "toy", and a logarithmic axis needs values
                 log_axis(axes, "x")
         for axes in (by_length, by_exponent, by_updates, by_lanes):
             if axes.lines:

@@ -1,6 +1,6 @@
 """Functions that train a model with one of the library's tasks, and return metrics.
 
-Their argument is the config of the task. A study may vary any field of it.
+Their argument is the config of the task. A study may vary any field of this config.
 """
 
 import tempfile
@@ -14,9 +14,9 @@ from lstm_jax.commands.common import start_training
 from lstm_jax.config import GenerationConfig, SentimentConfig
 
 ARTICLES, SHAKESPEARE = "articles", "tiny Shakespeare"
-"""Special values of `TextConfig.data`. The function `generation` replaces them by the path of the text in $LSTM_JAX_DATA."""
+"""Names of texts. If one of them is the only entry of `TextConfig.data`, `generation` replaces it by the path of the text's file."""
 TOY_REVIEWS = 400, 200
-"""Number of training reviews and number of test reviews if `data` is "synthetic" in a config."""
+"""Number of training reviews and number of test reviews if the field `data.data` of a config is "synthetic"."""
 
 
 def _cost(rows: Any) -> dict[str, float]:
@@ -32,10 +32,10 @@ def _cost(rows: Any) -> dict[str, float]:
 
 
 def reviews_of(config: SentimentConfig) -> data.EncodedReviews:
-    """Load the reviews that the field `data` of a config selects, and return them as word ids.
+    """Return the reviews that `config.data` selects, encoded as word ids.
 
-    If `config.data.data` is "synthetic", nothing is loaded, and the result has 400 synthetic training reviews and 200 synthetic test
-    reviews (`TOY_REVIEWS`).
+    If `config.data.data` is "synthetic", no file is read, and the reviews are random: 400 for training and 200 for the test
+    (`TOY_REVIEWS`).
     """
     from lstm_jax.tasks import sentiment as task
 
@@ -105,7 +105,10 @@ def generation(config: GenerationConfig) -> dict[str, Any]:
         - "examples_per_second": highest throughput of an epoch.
         - "parameters": number of parameters.
     """
-    texts = {(ARTICLES,): ("articles", "wp_articles.json"), (SHAKESPEARE,): ("charlm", "tinyshakespeare.txt")}
+    texts: dict[tuple[str, ...], tuple[str, str]] = {
+        (ARTICLES,): ("articles", "wp_articles.json"),
+        (SHAKESPEARE,): ("charlm", "tinyshakespeare.txt"),
+    }
     if names := texts.get(config.data.data):
         config = sweep.override(config, {"data.data": (data_file(*names),)})
     start_training(config.train.devices, config.model)

@@ -1,17 +1,18 @@
-"""Study of how the results of two tasks improve with the number of units, the sequence length, the vocabulary size and the amount of data.
+"""Study of how the scores of two tasks depend on the number of units, the sequence length, the vocabulary size and the amount of data.
 
     python -m experiments.scaling --preset toy                    # seconds
     LSTM_JAX_DATA=... python -m experiments.scaling --workers 2   # half an hour on two cores
 
-One of these quantities (an axis) is varied at a time, and each run is repeated with two seeds. There are two tasks:
+These quantities are called axes. Each run varies one axis, and is repeated with two seeds. There are two tasks:
 
 - sentiment: The model of the Keras example imdb_lstm, but with 64 units and an embedding of 64 features, is trained for three epochs. The
   score is the test accuracy of the last epoch. If only a fraction of the training reviews is used, the other reviews are the validation
   split, and the score is the test accuracy of the epoch that is best on this split. The axes are the number of units (8 to 256), the number
   of words read from each review (10 to 320), the vocabulary size (200 to 20,000) and the fraction of the training reviews (1/32 to 1).
 - characters: A model is trained on articles for 30 epochs. The text is read as a stream in windows of 64 characters, and the learning rate
-  falls from 0.005 to 0 on a cosine schedule. The score is the bits per character of held-out text. The axes are the number of units (16 to
-  256), the length of a window (8 to 128 characters) and the fraction of the text that is used for training (1/32 to 9/10).
+  falls from 0.005 to 0 on a cosine schedule. The score is the bits per character of held-out text at the best epoch. The axes are the
+  number of units (16 to 256), the length of a window (8 to 128 characters) and the fraction of the text that is used for training (1/32 to
+  9/10).
 
 Expected: At the largest sizes, the accuracy still grows with length and data, but hardly with the number of units. The bits per character
 fall with the number of units as well as with the amount of data. All runs of a task have the same number of epochs. They do not have the
@@ -73,7 +74,7 @@ CHARACTER_FIELDS = {"units": "model.units", "length": "data.length", "data": "da
 def configs(sentiment: SentimentConfig, characters: GenerationConfig, axes: Any, seeds: int) -> list[Config]:
     """Return the configs of all runs. An axis is a quantity that is varied, such as the number of units.
 
-    For each task, each of its axes and each value of this axis there is one run with each seed.
+    The result has one config for each combination of a task, an axis of this task, a value of this axis and a seed.
 
     Args:
         sentiment: config of the sentiment task. Each run changes the field of its axis, and the seed.

@@ -67,9 +67,10 @@ class Config:
 
 
 def configs(base: GenerationConfig, steps: Any, rates: Any, lengths: Any, batches: Any, seeds: int) -> list[Config]:
-    """Return the configs of the grids "steps" and "lengths", where each config occurs once for every seed.
+    """Return the configs of the grids "steps" and "lengths".
 
     The grid "steps" has all pairs of a step and a learning rate. The grid "lengths" has all pairs of a window length and a batch size.
+    Each pair has one config for each seed.
 
     Args:
         base: config of the text generation task, in which each run changes some fields.
@@ -93,7 +94,7 @@ def configs(base: GenerationConfig, steps: Any, rates: Any, lengths: Any, batche
 
 
 def long_configs(base: GenerationConfig, steps: Any, rates: Any, longer: int, seeds: int) -> list[Config]:
-    """Return the configs of the grid "converged": all pairs of an entry of `steps` and a learning rate, each with every seed.
+    """Return the configs of the grid "converged": one for each combination of a step between windows, a learning rate and a seed.
 
     Args:
         base: config of the text generation task, in which each run changes some fields.
@@ -158,11 +159,10 @@ def verdict(rows: study.Rows) -> str:
 def draw(rows: study.Rows, path: Path) -> object:
     """Draw the bits per character of the held-out text in four panels.
 
-    Panels 1 and 2 show the runs of the hyperparameter grid "steps", panel 3 those of the grid "lengths", and panel 4 those of the grid
-    "converged". Panels 1, 2 and 4 have on the horizontal axis the number of characters from the start of one window to the start of the
-    next, and one line for each learning rate. Panel 3 has the batch size on the horizontal axis and one line for each window length. Panels
-    1 and 3 show the bits after the last epoch, panel 2 those after the first epoch, and panel 4 those of the best epoch. Panels without
-    results are empty.
+    Panels 1 and 2 show the runs of the grid "steps", panel 3 those of the grid "lengths", and panel 4 those of the grid "converged". Panels
+    1, 2 and 4 have on the horizontal axis the number of characters from the start of one window to the start of the next, and one line for
+    each learning rate. Panel 3 has the batch size on the horizontal axis and one line for each window length. Panels 1 and 3 show the bits
+    after the last epoch, panel 2 those after the first epoch, and panel 4 those of the best epoch. A panel without results is hidden.
     """
 
     def fill(figure: Any) -> None:

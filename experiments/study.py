@@ -60,7 +60,7 @@ def finished(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def grouped(rows: Iterable[Mapping[str, Any]], fields: Sequence[str], metric: str) -> dict[tuple, list[float]]:
-    """Group the values of a metric by the values of some config fields.
+    """Group the values of a metric by the values of some config fields, and return a dict from groups to lists of metric values.
 
     Args:
         rows: results of runs, as `finished` returns them.
@@ -78,10 +78,13 @@ def grouped(rows: Iterable[Mapping[str, Any]], fields: Sequence[str], metric: st
 
 
 def interval(found: tuple[float, float, float], form: str) -> str:
-    """Return the confidence interval of a mean as text: " (low to high)", or "" if the mean is that of one value and has no interval.
+    """Return the confidence interval of a mean as text, " (low to high)". The text is empty if the mean has no interval.
+
+    The mean of a single value has no interval.
 
     Args:
-        found: mean of the values, and lower and upper end of its confidence interval, as `stats.t_interval` returns them.
+        found: mean, and lower and upper end of its confidence interval, as `stats.t_interval` returns them. Without an interval, the ends
+            are nan.
         form: format of the ends, such as ".4f".
     """
     _, low, high = found
@@ -89,16 +92,16 @@ def interval(found: tuple[float, float, float], form: str) -> str:
 
 
 def check_needs(study: Study, toy: bool = False) -> None:
-    """Check that the package that the runs of a study need is installed, and that the environment variable LSTM_JAX_DATA is set.
+    """Check that the package `study.needs` is installed and, if the runs need data, that the environment variable LSTM_JAX_DATA is set.
 
-    The variable names the folder of the data. It is checked only if the runs need data, and the folder itself is not checked.
+    The variable names the folder of the data. Whether the folder exists is not checked.
 
     Args:
-        study: study.
+        study: study whose runs are to be executed.
         toy: whether the runs are those of the preset "toy", which need no data.
 
     Raises:
-        InputError: if the package is not installed, or if the runs need data and the environment variable LSTM_JAX_DATA is not set.
+        InputError: if the package is not installed, or if the runs need data and the variable is not set.
     """
     found = not study.needs or find_spec(study.needs) is not None
     require(found, study.needs, "not installed", 'pip install ".[experiments]"')
@@ -119,18 +122,18 @@ def execute(study: Study, preset: str, where: str, workers: int, rows_path: Path
         workers: number of processes that run at the same time. If 0, there is one process for each core.
         rows_path: result file.
         figures: folder of the figure.
-        report: whether to only report the existing results. If True, no run is executed.
+        report: if True, no run is executed, and the existing results are reported.
 
     Raises:
-        InputError: if there is no successful run that the figure could show. It is also raised if a run that is to be executed needs a
-            package that is not installed, or data that are not given (see `check_needs`).
+        InputError: if no run has succeeded that the figure could show. Also if runs must be executed, and they need a package that is not
+            installed or data that are not given (see `check_needs`).
     """
     configs = study.presets[preset]
     if not report:
         if _absent(study, configs, sweep.existing_rows(study.run, configs, rows_path)):
             check_needs(study, preset == "toy")
         sweep.run(study.run, configs, rows_path, where, workers)  # also warns of failed rows and of rows of another version
-    # a figure of a part of the runs would replace that of all runs
+    # the runs of "full" are included, because a figure of this preset alone would replace the figure of all runs
     rows = sweep.existing_rows(study.run, [*configs, *(study.presets["full"] if preset != "toy" else ())], rows_path)
     good = finished(rows)
     require(bool(good), f"rows of {study.name}", f"none in {rows_path}", "run it without --report, or see what its failed rows say")

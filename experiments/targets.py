@@ -73,7 +73,7 @@ def run(config: Config) -> dict[str, Any]:
     Returns:
         A dict with these keys. Except for "losses", the values are measured on the held-out text.
 
-        - "accuracy": accuracy.
+        - "accuracy": fraction of the characters that are predicted correctly.
         - "losses": list of training losses.
         - "kinds_said": number of distinct characters that the model predicts.
         - "most_frequent": accuracy of always predicting the most frequent character.
@@ -126,8 +126,8 @@ KEY = ("predict", "read", "order")
 def verdict(rows: study.Rows) -> str:
     """Return the conclusion of the study.
 
-    There is one line with the accuracy for each combination of the three settings: target, input and order of the ids. The last line has
-    the accuracy of always predicting the most frequent character.
+    Each combination of target, input and order of the ids has one line, with the mean accuracy and the mean number of distinct characters
+    that the model predicts. The last line has the accuracy of always predicting the most frequent character.
     """
     lines = []
     for key, values in study.grouped(rows, KEY, "accuracy").items():

@@ -16,7 +16,7 @@ CHUNK = 100
 
 
 def fit(loss: Callable[[Any, Any], jax.Array], params: Any, batch: Callable[[Any], Any], updates: int, rate: float, clip: float = 1.0):
-    """Minimize a loss by Keras' form of Adam, with gradient clipping.
+    """Minimise a loss with gradient clipping and Keras' form of Adam, and return the trained parameters and the training losses.
 
     Args:
         loss: loss(params, batch) returns the loss of one batch.

@@ -1,4 +1,7 @@
-"""Strict JAX with two CPU devices, reproducible hypothesis, and what the tests share. It must run before JAX makes its devices."""
+"""Settings and fixtures that all tests share: strict JAX with two CPU devices, and reproducible hypothesis.
+
+This module must be imported before JAX creates its devices.
+"""
 
 import contextlib
 import gc
@@ -26,11 +29,11 @@ from selection import COLLECTED, is_filtered, left_out
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_default_matmul_precision", "highest")  # on a GPU, TF32 would not reach the parity bar
+jax.config.update("jax_default_matmul_precision", "highest")  # on a GPU, results in TF32 would exceed the tolerances
 
 
 def _share_one_context() -> None:
-    """Let JAX use one MLIR context for all programs. To make one for each takes a seventh of the time of tests that compile much."""
+    """Let JAX use one MLIR context for all programs. One context per program takes a seventh of the time of tests that compile a lot."""
     from jax._src.interpreters import mlir
 
     if make := getattr(mlir, "make_ir_context", None):
@@ -65,14 +68,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish() -> None:
-    """Take what imports and the collection have made out of the garbage collector's search, and search seldom: JAX allocates much."""
+    """Let the garbage collector ignore the objects that exist so far, and run it less often, because JAX allocates many objects."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000)
 
 
 def pytest_sessionstart() -> None:
-    """Keep out of the user's cache. Build the compiled backend, which is kept there, if the installed one is not that of these sources."""
+    """Use the tests' own cache folder. Build the compiled backend there, unless a usable library of these sources already exists."""
     from lstm_jax import native  # not above: what is imported before jaxtyping's hook is not checked for types
     from lstm_jax.errors import InputError
 
@@ -80,7 +83,7 @@ def pytest_sessionstart() -> None:
     if native.why_not():
         with contextlib.suppress(InputError):
             native.build()
-    jax.devices()  # made now: a test alone sees the two devices that it sees in the whole suite
+    jax.devices()  # create the devices now, so that a test that runs alone has the two devices that it has in the whole suite
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -95,7 +98,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
-    """The folder with the real data sets: $LSTM_JAX_DATA, or shared/data beside the repository."""
+    """Return the folder with the real data sets: $LSTM_JAX_DATA, or shared/data beside the repository. Skip the test without it."""
     folder = Path(os.environ.get("LSTM_JAX_DATA") or Path(__file__).parents[2] / "shared" / "data")
     if not folder.is_dir():
         pytest.skip(f"no data in {folder}: set LSTM_JAX_DATA")
@@ -104,21 +107,21 @@ def data_dir() -> Path:
 
 @pytest.fixture
 def x64() -> Iterator[None]:
-    """float64 within the test."""
+    """Enable float64 within the test."""
     with jax.enable_x64(True):
         yield
 
 
 @pytest.fixture
 def eager() -> Iterator[None]:
-    """Operations one by one: each is compiled once, whatever program it stands in."""
+    """Run operations one by one without `jax.jit`, so that each operation is compiled once, for whatever programs use it."""
     with jax.disable_jit():
         yield
 
 
 @pytest.fixture(scope="module")
 def quick_compiles() -> Iterator[None]:
-    """Half the time for programs that are compiled anew and run once: XLA and LLVM leave most optimisations out."""
+    """Make XLA and LLVM skip most optimisations. This halves the time of programs that are compiled and run only once."""
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
@@ -134,7 +137,7 @@ def quick_processes() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def kept_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep what the processes of a module compile for those that it starts later, as the command line does for a user."""
+    """Let the processes that a module starts reuse programs that earlier ones compiled, as the command line does for a user."""
     settings = {"ENABLE_COMPILATION_CACHE": "true", "COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("programs"))}
     settings |= {"PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
     with pytest.MonkeyPatch.context() as patch:
@@ -145,13 +148,16 @@ def kept_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No checks of types at run time, as for a user: the errors that our own code raises come through."""
+    """Disable the type checks at run time, as for a user, so that the errors of our own code are raised instead of type errors."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 @pytest.fixture
 def ask(capfd, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str, str]]:
-    """ask(arguments, stdin=b"") -> (exit code, standard output, standard error) of a command line in this process."""
+    """Return a function ask(*arguments, stdin=None) that runs a command line of lstm-jax in this process.
+
+    It returns a tuple (exit code, standard output, standard error).
+    """
     from lstm_jax import cli  # not above: what is imported before the tests are is not checked for types
 
     # `use_cpu_cores` asks for one device a core; the tests have two, whatever the machine has
@@ -181,14 +187,14 @@ def _peer_rules() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def only_peers() -> Iterator[None]:
-    """Keep the rules of `peer_rules` for a whole module in which JAX runs nothing but peers."""
+    """Apply the rules of `peer_rules` to a whole module, whose tests run the code of peers."""
     with _peer_rules():
         yield
 
 
 @pytest.fixture(scope="session")
 def peer_rules() -> Callable[[], contextlib.AbstractContextManager[None]]:
-    """A context for a peer's own code, which is not written for strict promotion; nothing of ours runs in it."""
+    """Return a function that makes a context without strict promotion, for the code of peers, which is not written for it."""
     return _peer_rules
 
 

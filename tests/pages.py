@@ -1,4 +1,4 @@
-"""The pages of the documentation, and what tests read from them: fenced blocks, code spans, links, commands."""
+"""Pages of the documentation, and functions that return parts of a page: fenced blocks, code spans, links and commands."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,7 @@ LOG = ROOT / "experiments" / "LOG.md"
 DOCS = ROOT / "docs"
 GENERATED = DOCS / "reference" / "generated"
 SITE = tuple(path for path in sorted(DOCS.glob("**/*.md")) if "_build" not in path.parts and path.parent != GENERATED)
-"""Pages of the site that stand in the repository. Others are made from the code when the site is built."""
+"""Pages of the site that are in the repository. The other pages are generated from the code when the site is built."""
 PAGES = (README, ROOT / "CONTRIBUTING.md", *SITE)
 NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES]
 
@@ -19,22 +19,22 @@ _COMMAND = re.compile(r"(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?(lstm-jax|python -m (?:
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    """Return the fenced blocks of a language, in order. The language of a cell that the site runs is `{code-cell}`."""
+    """Return the fenced blocks of a page that have a language, in order. Cells that the site runs have the language `{code-cell}`."""
     return [text for _, found, text in _FENCE.findall(page.read_text()) if found == language]
 
 
 def spans(page: Path) -> list[str]:
-    """Return the code spans of the text outside fenced blocks."""
+    """Return the code spans of a page, except those in fenced blocks."""
     return re.findall(r"`([^`\n]+)`", _FENCE.sub("", page.read_text()))
 
 
 def links(page: Path) -> list[str]:
-    """Return the targets of relative links and images, fenced blocks left out."""
+    """Return the targets of the relative links and images of a page, except those in fenced blocks."""
     return [target for target in _LINK.findall(_FENCE.sub("", page.read_text())) if "://" not in target]
 
 
 def toctree(page: Path) -> list[Path]:
-    """Return the files, without their ending, that the tables of contents of a page list."""
+    """Return the paths that the tables of contents of a page list. The paths have no file extension."""
     lines = [line for block in blocks(page, "{toctree}") for line in block.splitlines()]
     return [page.parent / line for line in lines if line and not line.startswith(":")]
 
@@ -46,7 +46,7 @@ def anchors(page: Path) -> set[str]:
 
 
 def commands(page: Path) -> list[tuple[str, str]]:
-    """Return the commands of a page as pairs (program, arguments): lines of blocks, and code spans."""
+    """Return the commands in the shell blocks, indented lines and code spans of a page as pairs (program, arguments)."""
     shown = [line.removeprefix("$ ") for block in blocks(page, "console") + blocks(page, "sh") for line in block.splitlines()]
     indented = re.findall(r"^ {4}(\S.*)$", _FENCE.sub("", page.read_text()), re.MULTILINE)
     lines = [part for line in shown + indented + spans(page) for part in line.split(" && ")]

@@ -1,4 +1,4 @@
-"""The tables that drive the contract tests: a new cell, backend, shape or dtype joins with a row, and is run with --all."""
+"""Tables of the cases of the contract tests. A new cell, backend, shape or dtype is tested by adding a row; --all runs all cases."""
 
 import contextlib
 from collections.abc import Callable
@@ -16,21 +16,21 @@ CELLS = tuple(CELL_TABLE)
 
 
 def lacking(backend: str, **request: Any) -> str:
-    """Return the feature that a backend lacks here for a request, fields as in `recurrence.Request`; empty if it serves."""
+    """Return the feature of a request that a backend lacks on this machine, or "" if it lacks none. See `Request` for the fields."""
     return lacks(BACKEND_TABLE[backend], Request(**request), jax.default_backend())
 
 
-HELD = tuple(name for name in BACKEND_TABLE if name != "parallel")  # test_parallel.py holds parallel, which iterates, to the reference
+HELD = tuple(name for name in BACKEND_TABLE if name != "parallel")  # test_parallel.py compares parallel, which iterates, with the reference
 
 
 def serving(dtype: str = "float32", **request: Any) -> tuple[str, ...]:
-    """Backends that serve here."""
+    """Return the backends in `HELD` that can run a request on this machine."""
     return tuple(name for name in HELD if not lacking(name, dtype=dtype, compute_dtype=dtype, **request))
 
 
 BACKENDS = serving()
-EVERY_CASE = serving(dropout=DROPOUT_KINDS, mask="mask")  # those of them that refuse no dropout and no mask
-EVERY_BACKEND = tuple(name for name in HELD if not all(lacking(name, cell=cell) for cell in CELLS))  # those that have a cell here
+EVERY_CASE = serving(dropout=DROPOUT_KINDS, mask="mask")  # those that support every dropout and masks
+EVERY_BACKEND = tuple(name for name in HELD if not all(lacking(name, cell=cell) for cell in CELLS))  # those that support a cell here
 FAST = tuple(name for name in BACKENDS if name != "reference")
 
 
@@ -61,7 +61,7 @@ def _empty_row(rng: np.random.Generator, batch: int, steps: int) -> np.ndarray:
 
 
 def lengths(rng: np.random.Generator, batch: int, steps: int) -> np.ndarray:
-    """int32 (B,), with 0 and T among them where B allows."""
+    """Draw the lengths (B,) of a batch as int32. They include T and, if B is above 1, also 0."""
     drawn = rng.integers(0, steps + 1, batch)
     drawn[-1] = 0
     drawn[0] = steps
@@ -80,7 +80,7 @@ MASKS: dict[str, Callable[[np.random.Generator, int, int], np.ndarray | None]] =
 
 
 class Dropped(NamedTuple):
-    """Choice of the products that have a dropout mask, and whether each gate has its own."""
+    """Choice of the products (of the input, of the state) that have a dropout mask, and whether each gate has its own mask."""
 
     input: bool
     recurrent: bool
@@ -99,12 +99,15 @@ DROPOUTS = {
 
 
 def precision(dtype: str) -> contextlib.AbstractContextManager[Any]:
-    """A context in which arrays of `dtype` can be made."""
+    """Return a context manager within which arrays of `dtype` can be created."""
     return jax.enable_x64(dtype == "float64")
 
 
 def assert_close(got: Any, want: Any, tolerance: float | str, what: str = "") -> None:
-    """Equal trees, each array within `tolerance` (a number, or a dtype of the table) of its largest entry."""
+    """Check that two trees have arrays of equal shapes, which differ by at most `tolerance` times the largest absolute entry of `want`.
+
+    `tolerance` is a number or a dtype, whose tolerance is in `TOLERANCE`. All entries of `got` must be finite.
+    """
     tolerance = TOLERANCE[tolerance] if isinstance(tolerance, str) else tolerance
     got_leaves, want_leaves = jax.tree.leaves_with_path(got), jax.tree.leaves(want)
     assert len(got_leaves) == len(want_leaves) > 0, f"{what}: {len(got_leaves)} arrays, {len(want_leaves)} wanted"

@@ -1,4 +1,4 @@
-"""Old names of backends in the files of runs."""
+"""Tests of former names of backends in the files of runs."""
 
 import json
 from pathlib import Path

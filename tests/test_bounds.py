@@ -1,4 +1,4 @@
-"""Every number of every command: what is below, above or no number is refused in one line, before anything starts."""
+"""Tests of the bounds of numeric flags: a value out of bounds or not a number is refused in one line, before the command starts."""
 
 import dataclasses
 import math
@@ -15,18 +15,18 @@ from lstm_jax.errors import InputError
 
 REQUIRED = {"embedding export": ["vectors.txt"], "embedding neighbours": ["good"]}
 OWN_RULES = {"remat", "top_p"}
-"""Numbers that other code than the bounds checks."""
+"""Numeric fields that are checked by other code than `Bounds`."""
 
 
 def parts_of(kind: type) -> list[type]:
-    """The dataclasses whose fields are flags of a command."""
+    """Return the dataclasses whose fields are the flags of a command: `kind` and the dataclasses nested in it."""
     hints = get_type_hints(kind)
     inner = [hints[field.name] for field in dataclasses.fields(kind) if dataclasses.is_dataclass(hints[field.name])]
     return [kind, *(part for one in inner for part in parts_of(one))]
 
 
 def numbers() -> list[tuple[str, str, type, Bounds]]:
-    """Command, flag, kind and bounds of each number."""
+    """Return a tuple (command, flag, type, bounds) for each numeric flag of each command."""
     found = []
     for command, kind in COMMANDS.items():
         for part in parts_of(kind):

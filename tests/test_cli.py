@@ -1,4 +1,7 @@
-"""The command line, in this process but for what only a fresh one shows: help, answers, and errors of one line that name the remedy."""
+"""Tests of the command line: help, answers, and errors of one line that name a remedy.
+
+Commands run in the process of the tests, except where a new process is needed.
+"""
 
 import ast
 import dataclasses
@@ -111,7 +114,7 @@ def test_version(ask):
 
 
 def help_lines(part: type) -> dict[str, str]:
-    """Each field's docstring, inherited ones too: the string behind its annotation."""
+    """Return a dict from each field, inherited or not, to its docstring, which is the string after the annotation."""
     found: dict[str, str] = {}
     for base in part.__mro__[-2:0:-1]:
         found |= help_lines(base)
@@ -143,7 +146,7 @@ def test_every_field_is_a_flag_with_a_help_line(name, ask):
 
 @pytest.mark.parametrize("name", list(COMMANDS))
 def test_help_fits_in_80_columns(name, ask, monkeypatch):
-    """No line is longer but the usage, which tyro does not fold, and the help lines have no line breaks of the source."""
+    """Only the line with the usage, which tyro does not fold, is longer, and help texts do not keep the line breaks of the source."""
     monkeypatch.setenv("COLUMNS", "80")
     _, out, _ = ask(*name.split(), "--help")
     assert [line for line in out.splitlines()[1:] if len(line) > 80] == []
@@ -155,7 +158,10 @@ def test_help_fits_in_80_columns(name, ask, monkeypatch):
 
 
 def test_starts_without_what_takes_time_to_import():
-    """An interrupt during imports would be a traceback; `lstm-jax --help` and errors in flags answer at once, without JAX."""
+    """Importing `cli`, showing the help and refusing a flag import no slow package such as JAX.
+
+    The answers then come at once, and an interrupt is unlikely to arrive during the imports, where it would give a traceback.
+    """
     code = "import sys; from lstm_jax import cli; print({'tyro', 'rich', 'numpy', 'jax'} & set(sys.modules)); "
     code += "cli.main(['--help']); cli.main(['evaluate', '--nonsense']); "
     code += "print([m for m in ('jax', 'flax', 'optax', 'orbax', 'matplotlib', 'numpy', 'tensorboard') if m in sys.modules])"
@@ -165,7 +171,7 @@ def test_starts_without_what_takes_time_to_import():
 
 
 def test_a_reader_that_leaves(tmp_path):
-    """`lstm-jax --help | true`: neither a traceback nor Python's own complaint at exit."""
+    """If the reader of a pipe leaves, as in `lstm-jax --help | true`, neither a traceback nor Python's own message at exit is printed."""
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "wb") as pipe:
@@ -281,7 +287,7 @@ def test_an_interrupt_of_which_a_library_makes_an_error_of_its_own(ask, monkeypa
     monkeypatch.setitem(COMMANDS, "backends", lambda: swallow)
     assert ask("backends") == (130, "", "interrupted\n")
     monkeypatch.setitem(COMMANDS, "backends", lambda: lambda console: 1 / 0)
-    with pytest.raises(ZeroDivisionError):  # the next call knows nothing of it
+    with pytest.raises(ZeroDivisionError):  # the interrupt does not affect the next call
         ask("backends")
 
 

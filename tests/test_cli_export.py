@@ -1,4 +1,4 @@
-"""The command `export onnx`: trained runs in ONNX Runtime answer as `predict` and `score` do, and errors are one line."""
+"""Tests of the command `export onnx`: in ONNX Runtime, runs give the answers of `predict` and `score`, and errors are one line."""
 
 import dataclasses
 import errno
@@ -43,7 +43,7 @@ TEXT_RUNS = ["stream", "windows", "bytes"]
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory, quick_compiles) -> Path:
-    """A run of each name in `RUNS`, in a folder of its name."""
+    """Train a run for each name in `RUNS`, in a folder of this name, and return the folder that contains them."""
     root = write_csvs(tmp_path_factory.mktemp("export"), 160, 60)
     (root / "text.txt").write_text(TEXT)
     (root / "series.csv").write_text("time,value\n" + "".join(f"{n},{n % 7 + n / 10}\n" for n in range(90)))
@@ -56,7 +56,7 @@ def root(tmp_path_factory, quick_compiles) -> Path:
 
 
 def read(path: Path) -> tuple[Any, dict[str, str]]:
-    """A session of an ONNX file, and the metadata of the file."""
+    """Return a session of ONNX Runtime with an ONNX file, and the metadata of the file."""
     file = runtime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
     return file, file.get_modelmeta().custom_metadata_map
 
@@ -68,7 +68,7 @@ def close(got: np.ndarray, wanted: np.ndarray) -> None:
 @pytest.mark.slow(keep=["packed"])
 @pytest.mark.parametrize("name", REVIEW_RUNS)
 def test_sentiment_run(name, ask, root, tmp_path):
-    """A reader of the file alone, with the vocabulary and the settings in it, gets the probabilities of `predict`."""
+    """The exported file, with the vocabulary and the settings in its metadata, gives the probabilities that `predict` gives."""
     assert ask("export", "onnx", "--run", root / name, "--file", tmp_path / "model.onnx")[0] == 0
     file, metadata = read(tmp_path / "model.onnx")
     vocabulary = data.Vocabulary.from_json(metadata["vocabulary"].encode())
@@ -86,7 +86,7 @@ def test_sentiment_run(name, ask, root, tmp_path):
 
 @pytest.mark.parametrize("name", TEXT_RUNS)
 def test_text_run(name, ask, root, tmp_path):
-    """Step by step from the states of the file, the next character has the probabilities of `score`."""
+    """The exported file, run step by step on the states that it returns, gives each next character the probability that `score` gives."""
     assert ask("export", "onnx", "--run", root / name, "--file", tmp_path / "model.onnx")[0] == 0
     file, metadata = read(tmp_path / "model.onnx")
     trained = generation.load(root / name)

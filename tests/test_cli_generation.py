@@ -1,4 +1,4 @@
-"""The command line of text generation, in this process: training, what a run writes and scores, and errors of one line."""
+"""Tests of the command line of text generation: training, the output of a run's commands, and errors of one line."""
 
 import json
 import os
@@ -24,7 +24,7 @@ SIZES = _SIZES.split()
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, quick_compiles) -> str:
-    """A run that `lstm-jax train generation` made."""
+    """Train a run with `lstm-jax train generation`, and return its folder."""
     root = tmp_path_factory.mktemp("cli")
     (root / "text.txt").write_text(TEXT)
     folder = root / "a long name of a folder that would not fit into a line of eighty characters" / "[bold]run[/x]"
@@ -85,7 +85,7 @@ def test_a_preset_replaces_the_defaults_of_the_other_flags(ask, tmp_path: Path) 
 @pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("cell", ["gru", "lstm_full_gate_recurrence", "min_gru"])
 def test_another_cell(cell, ask, run, tmp_path):
-    """Trained, drawn from both ways, scored."""
+    """Runs with other cells can be trained, draw text in both modes and score text. The minimal GRU refuses recurrent dropout."""
     text, folder = Path(run).parents[2] / "text.txt", tmp_path / "run"
     code, _, err = ask("train", "generation", "--data", text, "--run", folder, "--epochs", 1, "--cell", cell, "--sample-chars", 0, *SIZES)
     assert (code, err) == (0, "")
@@ -101,7 +101,10 @@ def test_another_cell(cell, ask, run, tmp_path):
 
 
 def test_zoneout(ask, run, tmp_path):
-    """Trained by the one backend that has it, and the same text drawn both times; refused where the cell or the backend lacks it."""
+    """Zoneout trains with the backend `reference`, and the run draws the same text twice from the same seed.
+
+    Zoneout is refused for a cell, a backend or a value of --remat that does not support it.
+    """
     text, folder = Path(run).parents[2] / "text.txt", tmp_path / "run"
     common = ["train", "generation", "--data", text, "--epochs", 1, "--sample-chars", 0, *SIZES, "--zoneout", 0.1, "--zoneout-cell", 0.2]
     code, out, err = ask(*common, "--run", folder)

@@ -1,4 +1,4 @@
-"""Commands that read a sentiment run, and `data prepare`: what they print and write."""
+"""Tests of the commands that read a sentiment run, and of `data prepare`: what they print and write."""
 
 import itertools
 import json
@@ -52,7 +52,10 @@ def test_predict_from_arguments_file_and_standard_input(ask, run, tmp_path):
 
 @pytest.mark.slow
 def test_the_preset_best_is_the_recipe_of_the_study(ask, reviews, tmp_path: Path) -> None:
-    """Flags replace its values; the language model is trained, pooled over packed reviews, and its folder of checkpoints is gone."""
+    """The preset is the recipe of the study `best`, flags replace its values, and a small run with it gives the expected probabilities.
+
+    The run first trains a language model, whose checkpoints are removed at the end.
+    """
     preset = PRESETS["sentiment"]["best"]
     assert preset == best.recipe(best.BASE, 1)[0].task
     small = {"data": str(reviews), "cache-dir": str(tmp_path / "cache"), "vocabulary": "frequency", "num-words": 300}
@@ -128,7 +131,7 @@ def test_evaluate(ask, run):
 
 
 def test_evaluate_refuses_other_data(ask, run, reviews):
-    """Another row would give another vocabulary: the run's ids would be other words."""
+    """Changed reviews are refused, because they could give another vocabulary, in which the run's ids stand for other words."""
     table = reviews / "train.csv"
     before = table.read_bytes()
     try:
@@ -220,7 +223,7 @@ def test_a_damaged_checkpoint_is_warned_of(ask, run, tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the compiled step with")
 def test_a_dense_optimizer_is_said(ask, reviews, tmp_path):
-    """Adam updates by rows, clipped or not; where each step updates the whole embedding, a line says so."""
+    """If each step updates the whole embedding, as with SGD, a line says so. Adam updates it by rows, also with clipped gradients."""
     for flag, value, dense in (("--clip-norm", "1", False), ("--optimizer", "sgd", True)):
         places = ["--data", reviews, "--cache-dir", tmp_path, "--run", tmp_path / value]
         code, out, _ = ask("train", "sentiment", *places, *SIZES, flag, value)

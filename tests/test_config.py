@@ -1,4 +1,4 @@
-"""Configs: bounds, the round trip through JSON, and files that are none."""
+"""Tests of configs: bounds, the round trip through JSON, and files that contain no config."""
 
 import dataclasses
 import json
@@ -234,7 +234,7 @@ def test_frozen():
 
 
 def test_fields_of_later_versions_leave_stored_configs_equal():
-    """A default that a stored config lacks is not written, so that ids of sweeps and resumed runs stay as they were."""
+    """A new field with its default value is not written to JSON, so that ids of sweeps and configs of resumed runs stay equal."""
     for made, section, name, other in (
         (SentimentConfig(), "data", "packed", {"packed": 60}),
         (GenerationConfig(), "data", "article_resets", {"article_resets": True, "regime": "stream"}),

@@ -1,4 +1,4 @@
-"""The documentation is true of the code: its code runs, its commands and flags exist, its links resolve, its paths are there."""
+"""Tests that the documentation agrees with the code: its programs run, and its commands, flags, links and paths exist."""
 
 import importlib
 import io
@@ -22,14 +22,14 @@ from lstm_jax.commands import COMMANDS
 STUDIES = [path.stem for path in sorted((ROOT / "experiments").glob("*.py")) if path.stem != "study" and "study.main(" in path.read_text()]
 ARCHITECTURE = DOCS / "contributing" / "architecture.md"
 RUN_HERE = ("concepts", "contributing")
-"""Folders of the site whose cells run here too: they are quick. Those of the tutorials run when the site is built."""
+"""Folders of the site whose cells are quick and are also run by these tests. Cells of tutorials run only when the site is built."""
 CODE = ("lstm_jax", "bench", "experiments")
 pages = pytest.mark.parametrize("page", PAGES, ids=NAMES)
 pytestmark = pytest.mark.usefixtures("quick_processes")
 
 
 def _program(page: Path) -> str:
-    """Return the blocks of a page as one program. The page `numerics` is left out: Keras warns in it."""
+    """Return the Python code of a page as one program. The cells of the page numerics are left out, because Keras warns in them."""
     here = (page.parent.name in RUN_HERE or page.stem == "onnx") and page.stem != "numerics"
     return "\n".join(blocks(page, "python") + (blocks(page, "{code-cell}") if here else []))
 
@@ -46,7 +46,7 @@ def test_python_runs(page: Path) -> None:
 
 @pytest.mark.slow
 def test_first_study_runs(tmp_path: Path) -> None:
-    """Run its blocks one after the other in a folder that stands for the checkout."""
+    """The shell blocks of the page study.md run one after the other, in a folder that stands for the checkout."""
     for name in CODE:
         (tmp_path / name).symlink_to(ROOT / name)
     shown = blocks(DOCS / "contributing" / "study.md", "sh")
@@ -63,7 +63,7 @@ def test_first_study_runs(tmp_path: Path) -> None:
 
 
 def test_every_sh_block_is_run() -> None:
-    """Blocks of the language sh are in pages whose blocks a test or CI runs; others are of the language console."""
+    """Only pages whose shell blocks are run by a test or by CI have blocks of the language sh. Other pages use the language console."""
     assert [page.stem for page in PAGES if blocks(page, "sh")] == ["README", "study"]
 
 
@@ -140,7 +140,7 @@ def test_links_resolve(page: Path) -> None:
     for target in links(page):
         name, _, anchor = target.partition("#")
         path = (page.parent / name).resolve() if name else page
-        if path.parent == GENERATED:  # test_docs_site holds that it will be there
+        if path.parent == GENERATED:  # test_docs_site.py checks that the page is generated
             continue
         assert path.exists(), target
         assert path.is_relative_to(ROOT), target
@@ -149,7 +149,7 @@ def test_links_resolve(page: Path) -> None:
 
 @pages
 def test_paths_are_there(page: Path) -> None:
-    """Every path of the code that a page names, in a code span, exists."""
+    """Every path of a file or folder of the code that a page names in a code span exists, and only folders end with a slash."""
     for span in spans(page):
         if re.fullmatch(r"(lstm_jax|bench|experiments|tests|docs)/[\w./-]*", span):
             assert (ROOT / span).exists(), span
@@ -172,7 +172,7 @@ def test_extras_exist(page: Path) -> None:
 
 
 def test_studies_are_described() -> None:
-    """A study whose rows are in the repository has its section and its line of the README; before that its docstring suffices."""
+    """A study with committed rows has a section in studies.md and a link to it in the README. Other studies need only their docstring."""
     headings = anchors(DOCS / "studies.md")
     answered = [path.stem for path in sorted((ROOT / "experiments" / "results").glob("*.jsonl"))]
     assert len(answered) > 8

@@ -1,4 +1,4 @@
-"""Every public name, command and flag has an entry on a page of the reference."""
+"""Tests that every public name, command and flag has an entry on a page of the reference."""
 
 import importlib
 import pkgutil
@@ -16,7 +16,7 @@ from lstm_jax.config import DataConfig, SentimentModelConfig, TrainConfig
 
 
 def _extension(name: str) -> ModuleType:
-    """Return a module of docs/_ext, under a name that no other test uses."""
+    """Import a module of docs/_ext under a name that no other test uses, and return it."""
     spec = spec_from_file_location(f"docs_{name}", DOCS / "_ext" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None

@@ -1,4 +1,4 @@
-"""The documentation site, without building it: every page is in a table of contents, and a build fails on a warning."""
+"""Tests of the documentation site without building it: every page is in a table of contents, and warnings make a build fail."""
 
 import ast
 import os
@@ -13,7 +13,7 @@ EXTENSIONS = DOCS / "_ext"
 
 
 def _generated() -> set[str]:
-    """Return the names of the generated files, read from the text of the extension: Sphinx need not be installed here."""
+    """Return the names of the generated files. They are read from the extension's source text, which works without Sphinx."""
     tree = ast.parse((EXTENSIONS / "generated.py").read_text())
     (pages,) = [node.value for node in tree.body if isinstance(node, ast.AnnAssign) and getattr(node.target, "id", "") == "PAGES"]
     assert isinstance(pages, ast.Dict)
@@ -45,7 +45,7 @@ def test_links_to_generated_pages(page: Path) -> None:
 
 @pytest.mark.parametrize("page", [page for page in SITE if blocks(page, "{code-cell}")], ids=lambda page: page.stem)
 def test_cells_have_a_kernel(page: Path) -> None:
-    """Without this header MyST shows the cells and runs none of them."""
+    """Pages with cells begin with a header that names a kernel. Without this header, MyST shows the cells but does not run them."""
     assert page.read_text().startswith("---\nfile_format: mystnb\nkernelspec:\n  name: python3\n---\n")
 
 

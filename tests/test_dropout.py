@@ -1,4 +1,4 @@
-"""Dropout masks: values, shares, shapes, keys; and their use by the layer."""
+"""Tests of dropout masks: their values, the share of zeros, their shapes and keys, and their use by the layer."""
 
 from functools import partial
 from typing import Any
@@ -117,12 +117,12 @@ X = jnp.asarray(np.random.default_rng(0).normal(size=(4, 6, 3)), jnp.float32)
 
 @partial(nnx.jit, static_argnames="deterministic")
 def call(layer, x: jax.Array, **options):
-    """Compiled once for calls that differ in values only."""
+    """Call a layer in a compiled program, which is compiled only once for calls that differ only in values."""
     return layer(x, **options)
 
 
 def test_the_layer_applies_the_same_mask_at_each_step() -> None:
-    """Input dropout alone equals an input that is multiplied by one mask (B, 1, E)."""
+    """A layer with only input dropout gives the outputs for an input that is multiplied by one mask (B, 1, E)."""
     layer = make_layer(recurrent_dropout=0.0)
     key = jax.random.key(3)
     masks = layer.draw_masks(4, key)
@@ -164,7 +164,7 @@ def test_given_masks_are_used_even_when_deterministic() -> None:
 
 
 def test_sources_of_randomness() -> None:
-    """A key, a stream, Rngs, or the layer's own stream."""
+    """Masks are drawn from a key, a stream, an `nnx.Rngs` or the layer's own stream, and a key or seed determines them."""
     layer = make_layer()
     key = jax.random.key(7)
     np.testing.assert_array_equal(call(layer, X, rngs=key), call(layer, X, rngs=key))
@@ -190,7 +190,7 @@ def test_no_stream_to_draw_from() -> None:
 
 
 def test_expectation_of_a_linear_layer() -> None:
-    """Averaged over many masks, the projected input is that without dropout."""
+    """The mean of the projected input over many dropout masks is close to the projection without dropout."""
     cell, layer = CELLS["lstm"], make_layer()
     params = layer.cell_params()
     count = 4000

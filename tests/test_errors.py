@@ -1,4 +1,4 @@
-"""The one error: thing, value, remedy, one line."""
+"""Tests of error messages, which name the subject, its value and a remedy in one line."""
 
 import pickle
 import signal

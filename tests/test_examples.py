@@ -1,4 +1,8 @@
-"""The examples: comparisons with other libraries train alike, step by step; programs learn, and read steps as they read sequences."""
+"""Tests of the examples.
+
+In comparisons with other libraries, the losses of both libraries are equal at each step. Programs learn, and give the same results for a
+sequence as for its single steps.
+"""
 
 import sys
 from collections.abc import Iterator
@@ -22,7 +26,7 @@ PROGRAMS = ("inside_runs", "recurrent_ppo", "seq2seq", "streaming", "tagging")
 
 @contextmanager
 def imported(*names: str) -> Iterator[list[ModuleType]]:
-    """Import examples, and forget them at the end."""
+    """Import examples, yield their modules, and remove them from `sys.modules` at the end."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(EXAMPLES))
         try:

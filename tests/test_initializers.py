@@ -1,4 +1,4 @@
-"""Initial weights against the formulas and against Keras' own initialisers."""
+"""Tests that compare initial weights with formulas and with Keras' initialisers."""
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ def test_glorot_uniform(keras, peer_rules) -> None:
 
 @pytest.mark.parametrize("shape", [(5, 20), (32, 128), (1, 4)])
 def test_orthogonal(keras, peer_rules, shape: tuple[int, int]) -> None:
-    """U (H, 4H) has orthonormal rows: U U^T = I, as Keras'."""
+    """The recurrent kernel U (H, 4H) has orthonormal rows (U U^T = I), as the one of Keras has."""
     ours = np.asarray(initializers.orthogonal(jax.random.key(0), shape, jnp.float32))
     with peer_rules():
         theirs = np.asarray(keras.initializers.Orthogonal(seed=0)(shape))
@@ -57,7 +57,10 @@ def test_lstm_bias() -> None:
 
 
 def test_the_layers_start_as_keras_layers_do(keras, peer_rules) -> None:
-    """Same shapes; equal biases; kernels with the same bounds and spread; orthogonal recurrent kernels."""
+    """Initial biases equal those of Keras, and kernels have equal shapes and about equal bounds and standard deviations.
+
+    The recurrent kernels of both are orthogonal.
+    """
     units, features = 24, 40
     ours = LSTM(features, units, rngs=nnx.Rngs(0))
     dense = ClassifierHead(features, 70, rngs=nnx.Rngs(0))

@@ -1,4 +1,4 @@
-"""Operations with passes of their own: what runs where, and how often it is traced."""
+"""Tests of operations with custom passes: which pass runs on which platform, and how often the passes are traced."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ TRACED: Counter[str] = Counter()
 
 @dataclass(frozen=True)
 class Doubled(Operation):
-    """2 x as its own passes have it, and x + x as its twin has it; both count how often they are traced."""
+    """Operation whose custom passes compute 2 x and whose twin computes x + x. The custom passes count how often they are traced."""
 
     own: tuple[str, ...]
 
@@ -76,7 +76,7 @@ def test_rows_are_folded_into_one_call() -> None:
 
 @pytest.mark.parametrize("operand", ["x", "parameters", "key"])
 def test_no_calls_under_vmap(operand: str) -> None:
-    """An axis of size 0 gives empty results and gradients of the right shapes, as for other functions of JAX."""
+    """`jax.vmap` over an axis of size 0 gives empty results and gradients of the right shapes, as for other functions of JAX."""
     cell = CELLS["lstm"]
     params = LSTMParams(jnp.ones((5, 28)), jnp.ones((7, 28)), jnp.ones(28))
     if operand == "key":

@@ -1,4 +1,4 @@
-"""Packing of sequences in rows: nothing is lost, rows are as full as the sequences allow, and layers read each sequence alone."""
+"""Tests of packing sequences in rows: no step is lost, rows are well filled, and layers read each sequence separately."""
 
 import jax
 import jax.numpy as jnp
@@ -28,11 +28,11 @@ def test_every_step_is_in_one_place(lengths: list[int], length: int):
         assert len(set(ids[start : start + steps])) == 1, n
         assert start == 0 or ids[start - 1] != ids[start]
         assert start + steps == length or ids[start + steps] != ids[start]
-    assert rows <= 2 * -(-sum(lengths) // length)  # two rows that are at most half full would have been one
+    assert rows <= 2 * -(-sum(lengths) // length)  # two rows that are at most half full would have been merged
 
 
 def test_best_fit_decreasing_fills_rows():
-    """10, 9, 8, 2, 1: the 2 joins the 8, the 1 the 9."""
+    """Sequences of 10, 9, 8, 2 and 1 steps fill three rows of 10: that of 2 joins that of 8, and that of 1 joins that of 9."""
     where = assign_rows(np.array([2, 8, 1, 9, 10]), 10)
     assert where.tolist() == [[2, 8, 2], [2, 0, 8], [1, 9, 1], [1, 0, 9], [0, 0, 10]]
     assert make_segment_ids(where, 3, 10)[2].tolist() == [1] * 8 + [2] * 2

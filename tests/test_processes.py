@@ -1,4 +1,4 @@
-"""Runs of several processes over loopback: the numbers of one process, kills, resumption elsewhere, and errors that end all of them."""
+"""Tests of runs of several local processes: results as of one process, kills, resuming, and errors that end all processes."""
 
 import contextlib
 import json
@@ -79,16 +79,16 @@ def assert_same_numbers(run: Path, other: Path) -> None:
 
 @pytest.fixture(scope="module")
 def two(text: Path, tmp_path_factory) -> Path:
-    """A run of two processes, which nothing has interrupted."""
+    """Train an uninterrupted run with two processes, and return its folder."""
     run = tmp_path_factory.mktemp("two") / "run"
     code, said = ended(started("launch", "-n", 2, "--", "train", "generation", "--data", text, *CHUNKS, "--run", run))
     assert code == 0, said
-    assert said.count("epoch    loss") == 1  # one of them speaks
+    assert said.count("epoch    loss") == 1  # only one of them prints
     return run
 
 
 def test_two_processes_are_two_devices(text: Path, two: Path, tmp_path: Path) -> None:
-    """Losses, accuracies and the held-out text, and what was drawn."""
+    """A run of two processes gives the metrics, the drawn samples and the files of a run of one process with two devices."""
     code, said = ended(started("train", "generation", "--data", text, *CHUNKS, "--devices", 2, "--run", tmp_path / "one"))
     assert code == 0, said
     assert_same_numbers(two, tmp_path / "one")
@@ -100,7 +100,10 @@ def test_two_processes_are_two_devices(text: Path, two: Path, tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_killed_and_interrupted(text: Path, two: Path, tmp_path: Path) -> None:
-    """SIGTERM to one process saves on both; kill -9 of one ends the other; resumed, the run has the bits of one that nothing stopped."""
+    """After a SIGTERM to one process, both save the state; after kill -9 of one process, the other one ends too.
+
+    The resumed run has the bits of an uninterrupted run.
+    """
     run, address = tmp_path / "run", free_address()
     command = ("train", "generation", "--data", text, *CHUNKS, "--run", run)
     for number, code in ((signal.SIGTERM, 75), (signal.SIGKILL, None)):
@@ -124,7 +127,7 @@ def test_killed_and_interrupted(text: Path, two: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_resumed_by_one_process(text: Path, two: Path, tmp_path: Path) -> None:
-    """A run that two processes began goes on in one, which says so, and has the same numbers."""
+    """One process can resume a run of two processes only with --allow-other-machine, and the metrics agree with those of two."""
     run, command = tmp_path / "run", ("train", "generation", "--data", text, *CHUNKS, "--run", tmp_path / "run")
     launched = started("launch", "--", *command)
     while not list(run.glob("checkpoints/latest/*.manifest.json")) and launched.poll() is None:
@@ -141,7 +144,10 @@ def test_resumed_by_one_process(text: Path, two: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_sentiment_with_a_sharded_table(tmp_path: Path) -> None:
-    """The table and its moments are sharded over the processes, and updated by rows."""
+    """A sentiment run of two processes has the metrics of a run on two devices of one process.
+
+    The embedding table and its moments are sharded over the processes and updated by rows.
+    """
     write_csvs(tmp_path, 240, 60)
     source = ("--data", tmp_path / "train.csv", "--test-data", tmp_path / "test.csv", "--cache-dir", tmp_path / "cache")
     sizes = ("--vocabulary", "frequency", "--num-words", 300, "--maxlen", 20, "--embed", 64, "--units", 8, "--epochs", 2)
@@ -155,7 +161,7 @@ def test_sentiment_with_a_sharded_table(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_processes_that_differ(text: Path, tmp_path: Path) -> None:
-    """Another config on one process: each ends with the same line, and nothing is written."""
+    """If one process has another config, both processes end with the same line of error, and nothing is written."""
     address, command = free_address(), ("train", "generation", "--data", text, *CHUNKS, "--run", tmp_path / "run")
     pair = [started(*command, "--learning-rate", rate, place=(address, 2, index)) for index, rate in enumerate((0.001, 0.002))]
     for code, said in map(ended, pair):
@@ -181,7 +187,7 @@ def test_data_that_one_process_lacks(text: Path, tmp_path: Path) -> None:
 
 
 def test_codes_of_launched_processes() -> None:
-    """The code of each, in the order in which they ended; their places and cores."""
+    """`run_processes` returns the exit codes in the order in which the processes end, numbers them, and divides the cores among them."""
     program = "import os, sys, time; n = int(os.environ['JAX_PROCESS_ID']); time.sleep(n / 2); sys.exit(0 if n else 7)"
     assert run_processes([sys.executable, "-c", program], 2) == [7, 0]
     program = "import os; os.kill(os.getpid(), 9)"
@@ -203,7 +209,7 @@ raise SystemExit(cli.main(["backends"]))
 
 
 def test_a_second_signal_leaves_no_process() -> None:
-    """Processes that are in the middle of a long step end with `launch`, which a second Ctrl-C ends at once."""
+    """A second Ctrl-C ends `launch` at once, and with it the processes that ignore Ctrl-C, as in the middle of a long step."""
     with subprocess.Popen([sys.executable, "-c", LAUNCH], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as launched:
         assert launched.stdout is not None
         assert [launched.stdout.readline() for _ in range(2)] == ["running\n"] * 2
@@ -211,7 +217,7 @@ def test_a_second_signal_leaves_no_process() -> None:
         with pytest.raises(subprocess.TimeoutExpired):
             launched.wait(0.3)
         launched.send_signal(signal.SIGINT)
-        launched.communicate(timeout=30)  # its end is that of the last process that has the pipe
+        launched.communicate(timeout=30)  # the pipe ends with the last process that has it
         assert launched.returncode == 130
 
 
@@ -253,7 +259,7 @@ def test_a_closed_terminal(ignored: bool) -> None:
             with pytest.raises(subprocess.TimeoutExpired):
                 launched.wait(0.3)
             launched.send_signal(signal.SIGTERM)
-        launched.communicate(timeout=30)  # its end is that of the last process that has the pipe
+        launched.communicate(timeout=30)  # the pipe ends with the last process that has it
         assert launched.returncode == 75
 
 
@@ -327,7 +333,7 @@ def test_a_port_in_use(no_place) -> None:
     ],
 )
 def test_places_that_the_environment_names(no_place, variables: dict[str, str], found: Processes) -> None:
-    """Places in the environment reach JAX, which finds the address of process 0 under Slurm and Open MPI."""
+    """The number of processes and the index in the environment reach JAX, which finds process 0 itself under Slurm and Open MPI."""
     calls = []
     no_place.setattr(processes.jax.distributed, "initialize", lambda *args, **options: calls.append((args, options)))
     no_place.setattr(processes.jax.config, "update", lambda *args: None)

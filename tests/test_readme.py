@@ -1,4 +1,4 @@
-"""The README is short, and its first two blocks install and test the project."""
+"""Tests that the README is short, and that its first two shell blocks install and test the project."""
 
 import re
 
@@ -12,7 +12,7 @@ def test_short() -> None:
 
 
 def test_the_first_two_blocks_install_and_run() -> None:
-    """`.ci/run` runs the second block of the language sh."""
+    """The first two shell blocks are those that install, run and test the project. The script .ci/run runs the second one."""
     first, second = blocks(README, "sh")
     assert first == "python3 -m venv .venv && .venv/bin/pip install . && .venv/bin/lstm-jax demo\n"
     assert (
@@ -21,7 +21,7 @@ def test_the_first_two_blocks_install_and_run() -> None:
 
 
 def test_parts() -> None:
-    """One program of ten lines, four command lines, one figure, one table of rows, one of studies."""
+    """The README has one program of at most ten lines, four command lines, one figure and one table of benchmark rows."""
     text = README.read_text()
     (program,) = blocks(README, "python")
     assert len(program.splitlines()) <= 10

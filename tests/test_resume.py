@@ -1,4 +1,4 @@
-"""`kill -9` at any moment, then --resume: the checkpoint at the end has the bits of an uninterrupted run."""
+"""Tests of resuming: after kill -9 at any moment and --resume, the last checkpoint has the bits of an uninterrupted run."""
 
 import json
 import random
@@ -21,7 +21,7 @@ SIZES = _SIZES.split()
 
 @pytest.fixture(scope="module")
 def command(tmp_path_factory) -> list[str]:
-    """The command line of a run, but for --run."""
+    """Return the command line of a training run, without --run."""
     root = write_csvs(tmp_path_factory.mktemp("reviews"), 240, 60)
     source = ["--data", str(root / "train.csv"), "--test-data", str(root / "test.csv"), "--cache-dir", str(root / "cache")]
     return [sys.executable, "-m", "lstm_jax.cli", "train", "sentiment", *source, *SIZES, "--checkpoint-steps", "5"]
@@ -32,7 +32,11 @@ def manifests(latest: Path) -> list[int]:
 
 
 def final(run: Path) -> dict[str, Any]:
-    """The sums of all arrays of the last checkpoint (parameters, moments, totals), and the rows without times."""
+    """Return the results of a run as a dict.
+
+    It has the step of the last checkpoint, the checksums of its arrays (parameters, moments, totals) and of those of the best checkpoint,
+    and the rows without times.
+    """
     latest = run / "checkpoints" / "latest"
     manifest = json.loads((latest / f"{manifests(latest)[-1]}.manifest.json").read_text().partition("\n")[2])
     rows = [{k: v for k, v in row.items() if "seconds" not in k and "per_second" not in k} for row in manifest["extra"]["rows"]]
@@ -45,7 +49,11 @@ def best(run: Path) -> dict[str, Any]:
 
 
 def stop_when(command: list[str], run: Path, step: int, delay: float, number: int) -> tuple[int, str]:
-    """Start the run and send a signal `delay` seconds after the first checkpoint at or beyond `step`."""
+    """Start a run, and send it a signal `delay` seconds after its first checkpoint at or beyond `step`.
+
+    Returns:
+        A pair: the exit code and the standard error of the run.
+    """
     with subprocess.Popen([*command, "--run", str(run)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 120
         while process.poll() is None and time.monotonic() < deadline and max(manifests(run / "checkpoints" / "latest"), default=0) < step:

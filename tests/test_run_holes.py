@@ -1,4 +1,7 @@
-"""Each file of a run removed, cut, emptied or with a bit flipped: the command answers as before, or says in one line what is wrong."""
+"""Tests of damaged run folders: a file of a run is removed, cut, emptied, replaced by a folder, or has a flipped bit.
+
+A command then answers as before, or says in one line what is wrong.
+"""
 
 import os
 import shutil
@@ -35,7 +38,7 @@ def train(root: Path, task: str, run: Path, *more: str) -> list[str]:
 
 
 def asking(task: str, run: Path, out: Path) -> list[list[str]]:
-    """A command line of each kind that reads a run; each task's first one is quick."""
+    """Return command lines that read a run of a task, one of each kind. The first one is quick."""
     words = f"embedding export {out}/vectors.txt --force", f"embedding export {out}/folder --format projector --force"
     commands = {
         "sentiment": [
@@ -55,7 +58,7 @@ def asking(task: str, run: Path, out: Path) -> list[list[str]]:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Iterator[Path]:
-    """A run of each task, in folders of their names."""
+    """Train a run of each task, in a folder named after the task, and return the folder that contains them."""
     root = tmp_path_factory.mktemp("holes")
     for name, split in data.synthetic_splits(80, 20, seed=4).items():
         rows = (f'"{text.decode()}",{label}\n' for text, label in zip(split.texts, split.labels, strict=True))
@@ -75,7 +78,7 @@ def flipped(content: bytes) -> bytes:
 
 
 def damaged(path: Path) -> Iterator[str]:
-    """The file as it would be after each kind of damage; at the end it is as it was."""
+    """Damage a file in several ways, and yield the name of the damage after each. At the end, the file is restored."""
     content = path.read_bytes()
     for kind, after in (("cut", content[: len(content) // 2]), ("empty", b""), ("flipped", flipped(content))):
         path.write_bytes(after)
@@ -145,7 +148,7 @@ def test_a_run_interrupted_before_its_first_checkpoint(task, root, ask, tmp_path
 
 
 def test_a_run_interrupted_after_its_first_checkpoint_has_its_words(root, ask, tmp_path):
-    """The words of a run are written before training."""
+    """All commands can read a run that has no result yet, because the words of a run are written before training."""
     run = Path(shutil.copytree(root / "sentiment", tmp_path / "run"))
     (run / "result.json").unlink()
     for command in asking("sentiment", run, tmp_path):

@@ -1,4 +1,4 @@
-"""Drawing characters: both ways agree on the first, the rules do what they say, draws follow the model's distribution."""
+"""Tests of drawing characters: both modes agree on the first character, the rules hold, and draws follow the distribution."""
 
 import jax
 import jax.numpy as jnp
@@ -28,11 +28,11 @@ def _likeliest(ids: jax.Array, valid: jax.Array) -> jax.Array:
 
 
 def _by_hand(prompt: list[int], chars: int, window: int | None) -> list[int]:
-    """Greedy, by reading the whole text (or its last `window`) anew for each character."""
+    """Draw greedily by reading the whole text, or its last `window` characters, anew for each character."""
     text = list(prompt)
     for _ in range(chars):
         read = text if window is None else text[-window:]
-        room = 20 - len(read)  # one length, one compilation
+        room = 20 - len(read)  # equal lengths, so that the program is compiled once
         text.append(int(_likeliest(jnp.array([[0] * room + read]), jnp.arange(20)[None] >= room)))
     return text[len(prompt) :]
 
@@ -83,7 +83,7 @@ def test_a_draw_is_where_the_number_falls_among_the_cumulated_probabilities():
 
 @pytest.mark.parametrize("vocabulary", [200, 300])
 def test_a_draw_from_many_characters(vocabulary):
-    """Sums are cumulated in another way from 257 on."""
+    """The draws are those of `np.searchsorted`. From 257 characters on, the cumulative sums are computed in another way."""
     logits = jax.random.normal(jax.random.key(0), (50, vocabulary))
     uniform = jax.random.uniform(jax.random.key(1), (50,))
     reached = np.cumsum(np.exp(np.asarray(logits, float)), axis=1)
@@ -94,7 +94,7 @@ def test_a_draw_from_many_characters(vocabulary):
 @pytest.mark.slow(keep=2)
 @pytest.mark.parametrize("vocabulary", [256, 300, 1000])
 def test_characters_that_are_excluded_are_never_drawn(vocabulary):
-    """Rounding errors of cumulative sums do not make room for a character, at the largest random numbers either."""
+    """Rounding errors of the cumulative sums let no excluded character be drawn, even with the largest random numbers."""
     rng = np.random.default_rng(vocabulary)
     logits = jnp.asarray(rng.standard_normal((900, vocabulary)), jnp.float32)
     rules = make_rules(vocabulary, 1.0, top_k=vocabulary // 3)
@@ -105,7 +105,7 @@ def test_characters_that_are_excluded_are_never_drawn(vocabulary):
 
 
 def test_each_character_has_a_key_of_its_own():
-    """`fold_in(key, number of the character)`, on one device or two."""
+    """The random numbers of a character have the key `jax.random.fold_in(key, number)`, on one device and on two."""
     rules, prompt, key = make_rules(V, 0.8), jnp.array([[1, 2], [3, 0], [1, 1], [0, 5]]), jax.random.key(9)
     text = prompt
     for number in range(6):

@@ -1,4 +1,4 @@
-"""Tests of the choice of the quick suite, and of all marks `slow`."""
+"""Tests of the selection of the quick suite, and of the arguments of all marks `slow`."""
 
 import pytest
 from hypothesis import given
@@ -16,7 +16,7 @@ def names(*numbers: int) -> list[str]:
 
 
 def test_cases_that_differ() -> None:
-    """The second case differs in both parameters, the third has the number that is missing."""
+    """The second chosen case differs from the first in both parameters, and the third has the number that is still missing."""
     assert spread_cases(CASES, 0) == []
     assert spread_cases(CASES, 1) == names(0)
     assert spread_cases(CASES, 2) == names(0, 5)
@@ -25,7 +25,7 @@ def test_cases_that_differ() -> None:
 
 @given(st.integers(1, 12), st.integers(1, 5), st.integers(1, 5))
 def test_every_value_is_chosen(count: int, rows: int, columns: int) -> None:
-    """No value is chosen twice before each value of its parameter is chosen once."""
+    """No value of a parameter is chosen twice before all values of the parameter are chosen once."""
     cases = {f"{row} {column}": {"row": str(row), "column": str(column)} for row in range(rows) for column in range(columns)}
     count = min(count, len(cases))
     chosen = [cases[name] for name in spread_cases(cases, count)]
@@ -66,5 +66,5 @@ def test_every_mark_leaves_something_out_and_keeps_what_it_names(request: pytest
         keep = mark.kwargs.get("keep", 0)
         assert isinstance(keep, int | list), test
         assert bool(keep) <= len(kept_cases(cases, keep)) < len(cases), test
-        for part in keep if isinstance(keep, list) and not native.why_not() else ():  # some names have the backend `compiled`
+        for part in keep if isinstance(keep, list) and not native.why_not() else ():  # some names need the backend `compiled`
             assert any(part in case for case in cases), (test, part)

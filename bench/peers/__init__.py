@@ -39,7 +39,8 @@ class Peer:
         cells: recurrent cells, besides the LSTM, that the peer can run in workloads of a recurrent layer alone.
         kinds: kinds of workload that the peer can run.
         resets: whether the peer can reset the state within a sequence.
-        loads_jax: whether the process of the peer imports JAX. If False, a test checks that the process does not import JAX.
+        loads_jax: whether building and running a workload with the peer imports JAX. If False, a test checks that JAX is not imported.
+            After the measurement, `bench.worker` imports JAX for every peer.
     """
 
     name: str

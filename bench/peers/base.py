@@ -18,14 +18,14 @@ class Options:
         backend: what to run instead of the peer's default. The meaning depends on the peer: a backend of the recurrence ("ours"), a
             training loop ("own_loop"), a cell class ("flax_nnx"), the text "accelerated" ("keras_jax"), or a recurrent backend of TorchRL
             ("torchrl"). None stands for the default. All other peers ignore this option.
-        dropout: rate of the input dropout in the training of the sentiment model (workload A).
-        recurrent_dropout: rate of the recurrent dropout in workload A. A peer that has no recurrent dropout reports this in `Built.note`.
-        remat: rematerialization of our recurrence: "none" keeps all residuals, and "sqrt" recomputes them in segments.
-        devices: number of devices of our mesh. If 0, it is chosen to suit the backend.
+        dropout: rate of the input dropout in training. On one-hot characters (workload B), only "ours", "own_loop" and Keras apply it.
+        recurrent_dropout: rate of the recurrent dropout in training. A peer that has no recurrent dropout reports this in `Built.note`.
+        remat: rematerialisation of our recurrence: "none" keeps all residuals, and "sqrt" recomputes them in segments.
+        devices: number of devices of our mesh. If 0, it is chosen to suit the backend and the batch size.
         dtype: dtype of the matrix products of this project, of `torch_lstm` (not "int8") and of `onnx_runtime` (not "bfloat16"). All
             other peers compute in float32.
-        slower: artificial slowdown, which tests whether a benchmark detects a slower process. After each call of `Built.run`, our process
-            waits for this fraction of the call's duration.
+        slower: artificial slowdown, which tests whether a benchmark detects a slower process. After each call of `Built.run`, the measured
+            process waits for this fraction of the call's duration.
     """
 
     backend: str | None = None

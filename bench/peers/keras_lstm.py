@@ -66,7 +66,7 @@ def _training(work: Workload, arrays: Arrays, options: Options) -> Built:
         ]
         model: Any = _accelerated(keras.Sequential(layers), options.backend)
         loss, metrics = ("binary_crossentropy", ["accuracy"]) if words else ("categorical_crossentropy", None)
-        model.compile(loss=loss, optimizer="adam", metrics=metrics)  # the default epsilon of Keras' Adam is ours, 1e-7
+        model.compile(loss=loss, optimizer="adam", metrics=metrics)  # the default epsilon of Keras' Adam is 1e-7, as in our Adam
         model.set_weights(to_keras(arrays.weights))
         return model
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bench.peers.base import Built, Options, comparable, evaluation, slowed
+from bench.peers.base import Built, Options, comparable, evaluation
 from bench.workloads import LAYER, STEP, Arrays, Workload
 from lstm_jax import CELLS, unroll
 from lstm_jax.config import GenerationConfig, GenerationModelConfig, SentimentConfig, SentimentModelConfig
@@ -72,7 +72,7 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
         return _one_step(work, arrays, options, mesh, keras_adam(1e-3))
 
     return Built(
-        slowed(training.run, options.slower),
+        training.run,
         lambda: _outputs(work, arrays, options, mesh),
         after_one_step,
         "keras",
@@ -86,8 +86,8 @@ def write_reference(path: Path, work: Workload, arrays: Arrays, backend: str) ->
     """Run one step of a workload with this project, and write the results to an .npz file as the reference for all libraries.
 
     The file contains the model's outputs as "outputs". For a training workload it also contains the weights and the loss after one step
-    with each of the two forms of Adam that `Built.adam` describes, under names that begin with "keras/" and "corrected/". For the workload
-    "recurrence" it contains the gradients, under names that begin with "gradients/".
+    with each of the two forms of Adam that `Built.adam` describes, under names that begin with "keras/" and "corrected/". For a workload of
+    the kind "recurrence" it contains the gradients, under names that begin with "gradients/".
 
     Args:
         path: path of the .npz file.

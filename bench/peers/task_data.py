@@ -29,7 +29,7 @@ def imdb_rows() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
 def articles(config: TextConfig) -> TextConfig:
     """Return a copy of a text config. If `config` names no text, the text of the copy is the newspaper articles.
 
-    The articles are in the file articles/wp_articles.json of the data folder.
+    The articles are in the file articles/wp_articles.json of the data folder; see `bench.data_file`.
     """
     return replace(config, data=config.data or (data_file("articles", "wp_articles.json"),))
 

@@ -6,11 +6,10 @@
     python -m bench report --tables                     # rewrite the tables in README.md and docs/
     python -m bench report --tables --check             # exit with code 1 if a table would change
 
-The HTML page works offline. In README.md and docs/, there is a comment before and a comment after each table. The comment before the table
-names the benchmark command (throughput or accuracy) and the commit whose results the table shows, as in
-`<!-- bench accuracy c5e447ebe3d5 -->`. For throughput, this comment may also name the workloads in the table, as in
-`<!-- bench throughput c5e447ebe3d5 A B -->`; if it names no workloads, the table shows all of them. The comment after the table is
-`<!-- end -->`.
+The HTML page works offline. In README.md and docs/, each table is between two comments. The comment before the table names the benchmark
+command (throughput or accuracy) and the commit whose results the table shows, as in `<!-- bench accuracy c5e447ebe3d5 -->`. For
+throughput, this comment may also name the workloads in the table, as in `<!-- bench throughput c5e447ebe3d5 A B -->`; if it names no
+workloads, the table shows all workloads of the commit. The comment after the table is `<!-- end -->`.
 """
 
 import argparse

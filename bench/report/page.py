@@ -32,7 +32,7 @@ def line_record(line: Line, row: Row | None) -> Row:
 
     Args:
         line: line of the throughput summary, which has the medians of one library on one workload.
-        row: one of the result rows that the line summarizes. The device and the dtype are read from this row. If None, both are "".
+        row: one of the result rows that the line summarises. The device and the dtype are read from this row. If None, both are "".
 
     Returns:
         A dict with the names, sizes and metrics of the line. A metric that is not finite is None. The metric "intensity" is the arithmetic

@@ -82,10 +82,15 @@ def accuracy_records(rows: Sequence[Row]) -> list[Row]:
         rows: result rows of `bench accuracy`, one for each epoch.
 
     Returns:
-        Dicts with "task", "peer" (the library), the sizes "T" (sequence length), "S" (characters from one window to the next; None for
-        sentiment) and "H" (hidden size), and "seeds" (the number of seeds). "score", "low" and "high" are the mean, lowest and highest
-        score over seeds. "speed" is the number of training examples per second. "to_target" has the seconds to the target accuracy for each
-        seed. "front" tells whether the result is on the Pareto front of score and speed.
+        Dicts with these entries:
+
+        - "task", "peer" (the library) and "seeds" (the number of seeds).
+        - "T", "S" and "H": sequence length, characters from the start of one window to the start of the next (None for sentiment), and
+          hidden size.
+        - "score", "low" and "high": mean, lowest and highest score over seeds.
+        - "speed": number of training examples per second.
+        - "to_target": list with the training seconds to the target accuracy for each seed. For text generation, the list is empty.
+        - "front": whether the result is on the Pareto front of score and speed.
     """
     lines = summarize(rows)
     front = pareto_front(lines)
@@ -101,10 +106,9 @@ def accuracy_records(rows: Sequence[Row]) -> list[Row]:
 def accuracy_tables(rows: Sequence[Row]) -> str:
     """Return Markdown tables of this project's mean scores over seeds.
 
-    Each table has a line for each hidden size and a column for each sequence length.
-
-    There is one table for sentiment. For text generation, there is one table for each stride that occurs in the results. The stride is the
-    number of characters from the start of one window to the start of the next.
+    Each table has a line for each hidden size and a column for each sequence length. Sentiment has one table. Text generation has one table
+    for each stride that occurs in the results. The stride is the number of characters from the start of one window to the start of the
+    next.
 
     Args:
         rows: result rows of `bench accuracy`, one for each epoch.

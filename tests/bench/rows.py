@@ -1,4 +1,4 @@
-"""Rows of `bench.throughput` made up for tests, and the commands in processes of their own."""
+"""Helpers for the tests of `bench`: made-up result rows, and functions that run Python and the benchmark commands."""
 
 import contextlib
 import io
@@ -21,22 +21,22 @@ from bench.workloads import workload  # noqa: E402
 FAILED_FIELDS = ("schema", "git", "cores", "load", "peer", "candidate", "round", "workload", "backend", "dropout", "recurrent_dropout")
 
 TINY = ("A:B=4,T=5,H=8,E=6,V=30", "B:B=4,T=5,H=8,V=7", "recurrence:B=4,T=5,H=8")
-"""Small sizes of one workload of each kind but an evaluation."""
+"""Small workloads of the kinds sentiment, characters and recurrence."""
 
 
 def run_python(arguments: Sequence[str], first: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
-    """Run Python with arguments in the checkout. `first` is what the command starts with, before Python."""
+    """Run Python with `arguments` in the root of the checkout. `first` has the words before Python, such as taskset and its flags."""
     environment = os.environ | {"KERAS_BACKEND": "jax", "PYTHONPATH": str(ROOT)}
     return subprocess.run([*first, sys.executable, *arguments], capture_output=True, text=True, cwd=ROOT, env=environment)
 
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run `python -m bench`."""
+    """Run `python -m bench` with `arguments` in a new process."""
     return run_python(["-m", "bench", *arguments])
 
 
 def bench_here(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a command of `python -m bench` that starts no process to measure, in this process."""
+    """Run `python -m bench` with `arguments` in this process. The output of processes that the command starts is not returned."""
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         patch.setattr(sys, "argv", ["bench", *arguments])
@@ -49,7 +49,7 @@ def bench_here(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def timed(name: str, candidate: str, ms: float, number: int = 0, git: str = "abc", **changes: Any) -> dict[str, Any]:
-    """Return a valid row of a process."""
+    """Return a valid result row with the step time `ms` in milliseconds, of the round `number`. The fields in `changes` are replaced."""
     work = workload(name)
     examples = {str: "", int: 1, float: 1.0, list: [], dict: {}, type(None): None}
     row = {field: examples[about.types[0]] for field, about in FIELDS.items() if STEP in about.required}
@@ -68,6 +68,6 @@ def timed(name: str, candidate: str, ms: float, number: int = 0, git: str = "abc
 
 
 def failed(name: str, candidate: str, error: str, number: int = 0) -> dict[str, Any]:
-    """Return a valid row of a process that failed."""
+    """Return a valid result row of a process that failed with the message `error` in the round `number`."""
     row = timed(name, candidate, 1.0, number)
     return {field: row[field] for field in FAILED_FIELDS} | {"measurement": "failed", "error": error}

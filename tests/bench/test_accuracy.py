@@ -1,4 +1,4 @@
-"""The accuracy benchmark: its runs, reports of rows by hand, recipes, and a cell measured where the articles are."""
+"""Tests of `bench accuracy`: planned runs, reports of made-up rows, recipes, and one cell that is measured where the articles are."""
 
 import json
 import os
@@ -25,7 +25,7 @@ def test_runs_of_the_grid() -> None:
     cells = accuracy.cells_of(["sentiment", "generation"], accuracy.PRESETS["standard"].axes)
     assert len(cells) == 4 * 4 + 4 * 3 * 4
     runs = list(accuracy.runs_of(cells, ["ours", "keras_jax"], 3, {"sentiment": 3, "generation": 3}))
-    assert len(runs) == 3 * (len(cells) + 1)  # Keras at the sizes of its example, and no generation
+    assert len(runs) == 3 * (len(cells) + 1)  # Keras runs only sentiment, at the sizes of its example
     run = next(run for run in runs if run.peer == "keras_jax" and run.seed == 1)
     assert run.cell.sizes == {"T": 80, "H": 128}
     assert run.arguments() == ["bench.peers.keras_tasks", "sentiment", "--warm-up", "--epochs", "3", "--seed", "1"]
@@ -58,7 +58,7 @@ def test_report(capsys) -> None:
 
 
 def test_rows_of_other_cores_are_reported_apart() -> None:
-    """The committed grid has runs on one core; three seeds of ours and of Keras at the sizes of imdb_lstm had both cores."""
+    """`grid_rows` selects runs by their number of cores. Three seeds of ours and of Keras, at the sizes of imdb_lstm, had two cores."""
     one, both = (accuracy.grid_rows(accuracy.PATH, "aea29158c4a4", cores) for cores in (1, 2))
     assert len(one) == 288
     (ours, keras) = accuracy.summarize(both)
@@ -67,7 +67,7 @@ def test_rows_of_other_cores_are_reported_apart() -> None:
 
 
 def test_recipes() -> None:
-    """Each study's arguments are read by the task they are for."""
+    """Recipes of a study and task have different names, our tasks can parse the flags of our recipes, and unknown recipes are refused."""
     for study, of_study in recipes.RECIPES.items():
         assert len({(recipe.task, recipe.name) for recipe in of_study}) == len(of_study), study
         for recipe in of_study:
@@ -83,7 +83,7 @@ def test_recipes() -> None:
 
 
 def test_runs_of_a_recipe_are_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Seeds from the first on, each in a process; a report of those seeds; what has rows is skipped."""
+    """Each seed is run in one process, the report covers the seeds from `first` on, and seeds that have rows are not run again."""
     path, asked = tmp_path / "rows.jsonl", []
 
     def process(arguments: list[str]) -> list[dict]:
@@ -118,7 +118,7 @@ def test_reports_of_recipes_by_hand() -> None:
 
 
 def test_committed_studies() -> None:
-    """Numbers of the log: epochs of sentiment and generation against Keras, accuracy over the seeds named before they were run."""
+    """The committed rows give the numbers in the log: epoch times compared with Keras, and the accuracy over 20 seeds chosen in advance."""
     run = bench_here("accuracy", "--study", "epoch_time", "--report")
     assert "sentiment: speedup over keras_jax 2.20x (95 % confidence interval 2.1" in run.stdout
     assert "generation: speedup over keras_jax 3.39x (95 % confidence interval 3.2" in run.stdout

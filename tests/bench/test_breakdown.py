@@ -1,4 +1,4 @@
-"""Parts of a step: a row of a tiny workload in its own process, floors by hand, and the report's sums; no time is asserted."""
+"""Tests of `bench breakdown`: the row of a tiny workload, lower bounds of the times (floors), and the report. No time is asserted."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The commands of `python -m bench`: their list, their help, and bad input."""
+"""Tests of the commands of `python -m bench`: the list of commands, their help, and the errors for bad input."""
 
 import pytest
 from rows import bench, bench_here
@@ -59,7 +59,7 @@ def test_bad_input(arguments: list[str], complaint: str) -> None:
 
 @pytest.mark.parametrize("name", ["throughput", "accuracy", "sampling", "memory", "scaling", "breakdown", "duel"])
 def test_only_this_checkout_is_measured(name: str) -> None:
-    """Rows of this checkout would else be stored as those of another commit."""
+    """Without --report, --commit is refused, because rows of this checkout would be stored as rows of another commit."""
     run = bench_here(name, "--commit", "c5e447ebe3d5")
     assert run.returncode == 2
     assert run.stderr == "bench: commit: c5e447ebe3d5; give --report too: only the checked-out commit can be measured\n"

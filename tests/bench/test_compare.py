@@ -1,4 +1,4 @@
-"""Comparing rows: a comparison of equals and a slowdown drawn many times, several machines, exit codes."""
+"""Tests of `bench compare`: its error rates on random times, its verdicts, rows of several machines, and exit codes."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,10 @@ from lstm_jax.sweep import stats
 
 @pytest.mark.parametrize(("slower", "least", "most"), [(1.0, 0, 10), (1.1, 90, 100)])
 def test_noise_is_not_called_a_change_and_a_tenth_is(slower: float, least: int, most: int) -> None:
-    """Count the verdicts of 100 comparisons of five processes each, whose times spread by 2 %."""
+    """At most 10 of 100 comparisons of equal times find a change, and at least 90 of 100 comparisons find a slowdown by 10 %.
+
+    Each side has the times of five processes, with 2 % noise.
+    """
     rng = np.random.default_rng(1)
     called = 0
     for _ in range(100):
@@ -26,19 +29,19 @@ def test_noise_is_not_called_a_change_and_a_tenth_is(slower: float, least: int, 
 
 
 def test_changes_by_hand() -> None:
-    """The median ratio with its interval around it, for what both sets have."""
+    """The change is the ratio of the medians, inside its interval. Workloads and peers that only one set has are left out."""
     old = [timed("A", "ours", ms, n) for n, ms in enumerate((10.0, 10.1, 9.9, 10.2, 9.8))] + [timed("B", "ours", 1.0)]
     new = [timed("A", "ours", ms, n) for n, ms in enumerate((12.0, 12.1, 11.9, 12.2, 11.8))] + [timed("A", "haiku", 1.0)]
     (change,) = compare.changes(old, new)
     assert (change.workload, change.peer, change.verdict) == ("A", "ours", "slower")
     assert change.ratio == pytest.approx(1.2)
     assert 1.15 < change.low < 1.2 < change.high < 1.25
-    assert change.p == pytest.approx(2 / 252)  # of 252 ways to divide ten times two are as distant
+    assert change.p == pytest.approx(2 / 252)  # 2 of the 252 ways to divide the ten times are as far apart
     assert str(change).endswith(f"1.200 times the baseline's time ({change.low:.3f} to {change.high:.3f}), p 0.008: slower")
 
 
 def test_many_workloads_are_allowed_for() -> None:
-    """Holm: the same p is enough alone and not among twenty."""
+    """With Holm's correction, a p-value that shows a change in a single comparison shows none among twenty comparisons."""
     found = [compare.Change(str(n), "ours", 1.2, 1.1, 1.3, 0.008 if n == 0 else 0.5) for n in range(20)]
     assert [change.verdict for change in compare.judged(found[:1], 0.02, 0.03)] == ["slower"]
     assert {change.verdict for change in compare.judged(found, 0.02, 0.03)} == {"same"}
@@ -50,12 +53,12 @@ def test_many_workloads_are_allowed_for() -> None:
 
 @pytest.mark.parametrize(("old", "new"), [(1, 5), (2, 2), (3, 3), (5, 4), (4, 5), (5, 5), (8, 8)])
 def test_smallest_p(old: int, new: int) -> None:
-    """The smallest p-value is that of two sets as far apart as can be."""
+    """`smallest_p` equals the p-value of two samples of these sizes that do not overlap."""
     assert compare.smallest_p(old, new) == pytest.approx(stats.permutation_p(np.linspace(1, 1.01, old), np.linspace(9, 9.01, new)))
 
 
 def _sides(peer: str, workloads: str, old: int, new: int) -> tuple[list[dict], list[dict]]:
-    """Return the rows of two sets, the second of which takes three times as long, with these numbers of processes."""
+    """Return `old` baseline rows and `new` candidate rows of each workload. The candidate takes three times as long."""
     sides = [
         [timed(work, peer, factor * (1 + n / 1000), n) for work in workloads for n in range(count)]
         for factor, count in ((1.0, old), (3.0, new))
@@ -75,12 +78,12 @@ def _sides(peer: str, workloads: str, old: int, new: int) -> tuple[list[dict], l
     ],
 )
 def test_too_few_processes(workloads: str, old: int, new: int, verdict: str) -> None:
-    """A change by three times that the test could not find is not called the same."""
+    """If the test cannot find any change, even a change by a factor of three is called "too few processes" instead of "same"."""
     assert {change.verdict for change in compare.changes(*_sides("ours", workloads, old, new))} == {verdict}
 
 
 def test_a_change_beyond_noise_leaves_a_larger_limit() -> None:
-    """The second of two changes is compared with the whole level, as Holm's correction has it."""
+    """If one of two changes is significant, the other one is compared with the whole level, as Holm's correction prescribes."""
     beyond = compare.Change("A", "ours", 2, 1, 3, 0.0079, smallest=0.0079)
     for smallest, verdict in ((1 / 84, "same"), (1 / 35, "too few processes")):
         found = compare.judged([beyond, compare.Change("B", "ours", 1, 1, 1, 0.5, smallest=smallest)])
@@ -88,7 +91,10 @@ def test_a_change_beyond_noise_leaves_a_larger_limit() -> None:
 
 
 def test_summary_of_too_few_processes(tmp_path: Path) -> None:
-    """The summary counts them; of ours they end the command with code 2, of a peer with 0; one process a side gives no interval."""
+    """The summary counts comparisons with too few processes, and one process on each side gives no confidence interval.
+
+    The exit code is 2 if this project has such a comparison, and 0 if only a peer has one.
+    """
     paths = [tmp_path / "old.jsonl", tmp_path / "new.jsonl"]
 
     def compared(ours: int, haiku: int) -> tuple[int, list[str]]:

@@ -1,15 +1,15 @@
-"""Two checkouts that take turns: verdicts of made-up rounds, two real processes, and the error rate of the test. No time is asserted."""
+"""Tests of `bench duel`: verdicts on made-up rounds, two real processes that take turns, and false alarms. No time is asserted."""
 
 import json
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 from rows import ROOT, bench, bench_here
 
-from bench import duel, timing
+from bench import duel, timing, worker
 from bench.peers import base
 from bench.workloads import workload
 from lstm_jax import InputError
@@ -19,7 +19,10 @@ pytestmark = pytest.mark.usefixtures("quick_processes")
 
 
 def _rows(factor: float, rounds: int = 8, work: str = "A", **about: object) -> list[dict]:
-    """Return rows of a machine whose speed changes from block to block, by up to two times, with noise of 2 %."""
+    """Return rows of a duel in which the candidate's times are `factor` times the baseline's times, with 2 % noise.
+
+    The speed of the made-up machine changes by up to a factor of two from block to block, for both checkouts alike.
+    """
     rng = np.random.default_rng(3)
     found = []
     for number in range(rounds):
@@ -32,7 +35,10 @@ def _rows(factor: float, rounds: int = 8, work: str = "A", **about: object) -> l
 
 
 def test_a_tenth_is_seen_on_a_machine_that_changes() -> None:
-    """No change is the same; too few rounds are refused, since none of their changes could be beyond noise."""
+    """A slowdown by a tenth is found although the speed of the machine changes, and equal times give the verdict "same".
+
+    Too few rounds are refused, because no change could be significant.
+    """
     (slower,) = duel.changes(_rows(1.1), 0.02, 0.03)
     assert slower.verdict == "slower"
     assert slower.ratio == pytest.approx(1.1, rel=0.01)
@@ -43,7 +49,7 @@ def test_a_tenth_is_seen_on_a_machine_that_changes() -> None:
 
 
 def test_rounds_are_enough_for_the_number_of_workloads() -> None:
-    """Eight rounds can find a change in two workloads and not in three, whose limit is a third of the level."""
+    """Eight rounds are too few for three workloads, where the limit of a p-value is a third of the level; nine rounds are enough."""
     for rounds in range(2, 13):
         assert duel.smallest_p(rounds) == stats.paired_p(np.full(rounds, 1.5) + np.arange(rounds) / 100)
     three = [row for work in "ABC" for row in _rows(3.0, 8, work)]
@@ -57,7 +63,7 @@ def test_rounds_are_enough_for_the_number_of_workloads() -> None:
 
 
 def test_checkouts_that_run_different_backends_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Different backends are refused in rows, and after a round, which leaves no row; a former name of a backend is the same backend."""
+    """Rows with different backends are refused, and so is a round that gives them. A backend's former name counts as its current name."""
     rows = [row | {"backend_ran": {"baseline": "hoisted", "candidate": "compiled"}[row["role"]]} for row in _rows(1.0)]
     remedy = 'in that without compiled code, run python -c "from lstm_jax.native.packaged import build_packaged; build_packaged()"'
     message = f"backends of A: baseline hoisted, candidate compiled; give two checkouts that run the same one; {remedy}"
@@ -73,7 +79,7 @@ def test_checkouts_that_run_different_backends_are_refused(monkeypatch: pytest.M
 
 @pytest.mark.parametrize(("factor", "verdict", "code"), [(1.1, "slower", 1), (1.0, "same", 0), (0.9, "faster", 0)])
 def test_verdict_and_exit_code_of_the_command(factor: float, verdict: str, code: int, tmp_path: Path) -> None:
-    """Rows of this checkout against itself, made up: the command reports them and measures nothing."""
+    """With --report, the command measures nothing, prints the verdict on made-up rows, and returns the matching exit code."""
     path, versions = tmp_path / "duel.jsonl", dict.fromkeys(("baseline", "candidate"), duel.version(ROOT))
     rows = _rows(factor, schema=3, measurement="duel", versions=versions)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -89,7 +95,7 @@ def test_verdict_and_exit_code_of_the_command(factor: float, verdict: str, code:
 
 @pytest.mark.slow
 def test_turns_of_two_processes() -> None:
-    """Each has a sample for each turn, and a process that fails is not waited for."""
+    """Each of two processes gives one sample per turn. If a process fails, `run_in_turns` raises an error and does not wait for it."""
     work = "recurrence:H=4,T=3,B=2"
     module = ["bench.worker", "ours", work, "--backend", "reference", "--checked", "0", "--seconds", "0.001"]
     rows = timing.run_in_turns([module, [*module, "--slower", "0.1"]], 5)
@@ -101,7 +107,7 @@ def test_turns_of_two_processes() -> None:
 
 @pytest.mark.slow
 def test_command(tmp_path: Path) -> None:
-    """Two rounds give the change of their samples; one that has rows is not run again; a folder that is no checkout is refused."""
+    """The command prints the change over two rounds, does not repeat a round that has rows, and refuses a folder that is no checkout."""
     path, versions = tmp_path / "duel.jsonl", dict.fromkeys(("baseline", "candidate"), duel.version(ROOT))
     known = [
         row | {"samples": row["samples"][:3]}
@@ -134,7 +140,10 @@ def test_roles_of_false_alarms() -> None:
 
 
 def test_a_slower_call_waits_for_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Measure turns by a made-up clock on which a step takes a second and reading the clock a hundredth."""
+    """`slowed` with the share 0.1 makes steps take 1.1 times as long.
+
+    On the made-up clock of this test, a step takes one second, and reading the clock takes 0.01 seconds.
+    """
     now = [0.0]
 
     def look() -> float:
@@ -152,8 +161,35 @@ def test_a_slower_call_waits_for_its_share(monkeypatch: pytest.MonkeyPatch) -> N
     assert base.slowed(run, 0.0) is run
 
 
+@pytest.mark.parametrize("text", ["A", "recurrence", "forward", "inference"])
+def test_the_slowdown_reaches_every_workload(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The function that a worker times is the slowed one, whatever the workload."""
+    timed = []
+
+    def measure(run: Callable[[int], None], seconds: float, block_seconds: float) -> tuple[int, list[float]]:
+        timed.append(run)
+        return 1, [1.0]
+
+    def run(count: int) -> None:
+        pass
+
+    built = base.Built(run, lambda: np.zeros(1), dict, "keras", ["cpu:test"])
+    monkeypatch.setattr(worker, "build", lambda *_: built)
+    monkeypatch.setattr(worker, "measure", measure)
+    monkeypatch.setattr(worker.machine, "probe", lambda: 1.0)
+    for share in (0.0, 0.1):
+        worker.timed_row("ours", workload(text), base.Options(slower=share), None, 0.0, 0.1)
+    plain, slower = timed
+    assert plain is run
+    assert slower is not run
+    assert slower.__qualname__.startswith("slowed")
+
+
 def test_false_alarms_by_hand(capsys: pytest.CaptureFixture[str]) -> None:
-    """Among two comparisons the first has a slower process, the second a difference where there is none."""
+    """The report counts the false alarms and the detected slower processes of two made-up comparisons.
+
+    In the first comparison, a process is 10 % slower. In the second comparison, the candidate's times differ although it should be equal.
+    """
     speeds = np.linspace(1, 2, 8)  # a machine that gets slower
     factors = {(0, "baseline"): 1.0, (0, "candidate"): 1.0, (0, "slower"): 1.1, (1, "baseline"): 1.0, (1, "candidate"): 0.9}
     rows: list[Mapping] = [
@@ -176,7 +212,7 @@ def test_false_alarms_by_hand(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_flags_of_false_alarms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rounds, turns, seconds, level and least are used; the workload must be one."""
+    """The values of --rounds, --turns, --seconds, --level and --least are used, and more than one workload is refused."""
     asked = []
 
     def measured(roles, work, environment, folders, turns: int, seconds: float) -> list[dict]:

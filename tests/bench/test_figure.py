@@ -1,4 +1,4 @@
-"""The figure of the README shows what the committed rows say."""
+"""Test that the figure of the README agrees with the committed result rows."""
 
 import re
 from pathlib import Path
@@ -16,7 +16,7 @@ LARGEST = 150_000
 
 
 def test_figure_is_up_to_date(tmp_path: Path) -> None:
-    """Compare the texts of the drawing, which matplotlib also writes as comments: the numbers, whatever its version."""
+    """The committed figure has the texts of a new drawing. Every version of matplotlib writes the texts of an SVG file as comments too."""
     assert FIGURE.stat().st_size < LARGEST
     rows, lines = of_commit(throughput.PATH, COMMIT)
     draw_grid(lines, "torch_lstm", tmp_path / "speed.png", name=title("torch_lstm", rows))

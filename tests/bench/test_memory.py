@@ -1,4 +1,4 @@
-"""The memory benchmark at tiny sizes: a row for each process, and rows that exist are skipped; no amount is asserted."""
+"""Tests of `bench memory` at tiny sizes: each process gives a row, and existing rows are not measured again. No amount is asserted."""
 
 import json
 import sys
@@ -46,7 +46,7 @@ def _memory_row(T: int, peak: float, sizes: str = "", git: str = "abc") -> dict:
 
 
 def test_report_of_the_sizes_asked_for(tmp_path: Path) -> None:
-    """Rows of other sizes are left out; a peak that is not above that of the smallest T is left out of the fit."""
+    """The report leaves out rows of other sizes, and its fit leaves out peaks that are not above the peak at the smallest T."""
     path = tmp_path / "rows.jsonl"
     mine = [_memory_row(T, peak) for T, peak in ((1, 200.0), (100, 200.0), (1000, 210.0), (10_000, 300.0))]
     other = [_memory_row(T, 9000.0, ",H=8") for T in (1, 50)]
@@ -67,7 +67,7 @@ def test_report_of_the_sizes_asked_for(tmp_path: Path) -> None:
 
 
 def test_a_run_that_fails_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The process has printed its own message: here there is no text to train on."""
+    """If the training process fails, here because its text is missing, the command prints one line of error and writes no row."""
     monkeypatch.setenv("LSTM_JAX_DATA", str(tmp_path))
     run = bench_here("memory", "--run", "--results", str(tmp_path / "rows.jsonl"))
     assert (run.returncode, run.stderr) == (2, "bench: process: ended with code 2; see its message above\n")

@@ -85,7 +85,7 @@ EVERY_KIND = (*TINY, "inference:B=3,T=5,H=4,E=3,V=20")
 
 
 class Work(NamedTuple):
-    """Peers that compute workloads, against references in a folder, which has one for each kind of workload."""
+    """Peers and the workloads that they compute, with the folder of the reference results, which has one file for each kind of workload."""
 
     folder: Path
     peers: Sequence[str]
@@ -93,7 +93,10 @@ class Work(NamedTuple):
 
 
 def _check(*works: Work) -> list[dict[tuple[str, str], dict]]:
-    """Return the rows of each work, all computed in one process, which raises beyond 1e-4."""
+    """Compute all works in one process, and return the rows of each work as a dict from (peer, kind) to the row.
+
+    The process fails if a relative error is above 1e-4.
+    """
     own = any("torch_lstm" in work.peers for work in works)
     run = run_python(["-c", CHECK, "" if own else "jax", json.dumps([(str(work.folder), *work[1:]) for work in works])])
     assert run.returncode == 0, run.stderr[-3000:]
@@ -107,7 +110,7 @@ def _check(*works: Work) -> list[dict[tuple[str, str], dict]]:
 
 @pytest.fixture(scope="module")
 def references(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the references, against which ours has been checked."""
+    """Return the folder of the reference results. The relative errors of this project are checked to be below 1e-5."""
     folder = tmp_path_factory.mktemp("references")
     for row in _check(Work(folder, ["ours"]))[0].values():
         assert max(row["distances"].values()) < 1e-5
@@ -115,11 +118,11 @@ def references(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 OWN_LOOPS = {"own_loop": [f"own_loop:{loop}" for loop in ("donated", "functions", "train_step")], "keras_jax": ["keras_jax:accelerated"]}
-"""Every loop with our layer, and Keras with our layers, beside the peers that they are variants of."""
+"""Dict from a peer to its variants: the other training loops with our layer, and Keras with our layers."""
 
 
 def _groups() -> list[list[str]]:
-    """Peers that share a process, those of one framework: all of the table but ours and those that need a GPU or compile for minutes."""
+    """Return groups of peers, one group for each framework. Ours, peers that need a GPU and the slow `torch_compiled` are left out."""
     groups: dict[tuple[str, ...], list[str]] = {}
     for name, peer in PEERS.items():
         if name not in ("ours", "torch_compiled") and not peer.gpu:
@@ -144,7 +147,10 @@ for name in sys.argv[2:]:
 @pytest.mark.slow
 @pytest.mark.parametrize("peer", [name for name, peer in PEERS.items() if not peer.loads_jax])
 def test_peers_without_jax_do_not_load_it(peer: str) -> None:
-    """JAX would count in the memory of such a peer and in its time. A model of torch.compile is built but not compiled here."""
+    """A peer without `loads_jax` does not import JAX, which would add to its memory and its time.
+
+    A model of torch.compile is only built, not run, because its compilation takes long.
+    """
     for name in PEERS[peer].imports:
         if find_spec(name) is None:
             pytest.skip(f"{name} is not installed")
@@ -170,7 +176,7 @@ def test_peers_do_the_same_work(references: Path, peers: list[str]) -> None:
 
 @pytest.mark.slow
 def test_resets_and_other_cells(tmp_path: Path) -> None:
-    """Peers that reset the state, peers with other cells, and whole training steps of ours with any cell."""
+    """Peers with resets, peers with the cells GRU and simple RNN, and our training steps with further cells agree with the references."""
     others = ("torch_compiled", "keras_torch", "keras_tensorflow")  # a minute of compilation, and Keras takes one backend a process
     here = [peer for name, peer in PEERS.items() if not peer.missing() and name not in others]
     resets = Work(tmp_path / "resets", [peer.name for peer in here if peer.resets], ["resets:B=4,T=9,H=8,R=30"])
@@ -198,7 +204,7 @@ def test_workloads_with_resets() -> None:
 
 
 def test_workloads_with_any_cell() -> None:
-    """A peer says what it lacks."""
+    """The parameters and FLOPs of a workload depend on its cell, and a peer names the cell or the kind of workload that it lacks."""
     work = workload("B:cell=lstm_coupled")
     assert (work.cell, work.gates) == ("lstm_coupled", 3)
     assert PEERS["torch_lstm"].lacks(work) == "no lstm_coupled in B"
@@ -222,7 +228,7 @@ def test_workloads_with_any_cell() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed")
 def test_a_peer_with_weights_off_by_one_percent_is_refused(references: Path) -> None:
-    """Whichever array of weights it is."""
+    """A peer is refused if any one of its arrays of weights is 1 % too large."""
     run = run_python(["-c", PERTURBED, str(references), "torch_lstm", " ".join(TINY)])
     assert run.returncode == 0, run.stderr[-3000:]
     lines = run.stdout.splitlines()
@@ -231,7 +237,7 @@ def test_a_peer_with_weights_off_by_one_percent_is_refused(references: Path) -> 
 
 
 def test_a_peer_that_needs_a_gpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Without a GPU it is skipped, and the reason printed; with one its processes compute in float32, and its rows are kept apart."""
+    """Without a GPU, such a peer is skipped with a printed reason. With a GPU, processes get the settings for float32 without TF32."""
     found = [peers.read_candidate("ours"), peers.read_candidate("jax_rnn")]
     monkeypatch.setattr(machine, "gpu", lambda: False)
     assert peers.installed(found) == found[:1]
@@ -244,7 +250,7 @@ def test_a_peer_that_needs_a_gpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest
 
 @pytest.mark.parametrize("name", TINY)
 def test_cudnn_without_it(monkeypatch: pytest.MonkeyPatch, references: Path, peer_rules, name: str) -> None:
-    """With jax.experimental.rnn's reference in its place the peer does the same work; its weights come back as they went."""
+    """With `lstm_ref` in place of cuDNN's LSTM, the peer `jax_rnn` agrees with the reference, and its weights convert back exactly."""
     from jax.experimental import rnn
 
     from bench.peers import jax_rnn, jax_step

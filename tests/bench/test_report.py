@@ -1,4 +1,4 @@
-"""The report: content of the page, the summary and the figures, and the page in a browser."""
+"""Tests of the benchmark report: the data on the page, the summary, the figures, and the page in a browser."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from bench.report.tables import throughput_tables
 from bench.summary import summarize, workloads_in
 
 NASTY = "<!--<script> no </script> memory"
-"""Text that would blank the page: after "<!--<script" one "</script>" no longer ends the script."""
+"""Text that would empty the page if it were not escaped: after "<!--<script", a single "</script>" does not end the script."""
 
 
 def _rows() -> list[dict]:
@@ -29,7 +29,10 @@ ABOUT = {"schema": 3, "measurement": "grid", "peer": "ours", "git": "def", "core
 
 
 def _trained() -> list[dict]:
-    """Two seeds of sentiment at two lengths and units, of which one is worse than a faster one; generation at two steps."""
+    """Return accuracy rows of two seeds: sentiment at two lengths and two hidden sizes, and generation at two steps between windows.
+
+    One of the sentiment models, (T, H) = (20, 64), is less accurate than a faster one.
+    """
     rows = []
     for seed in range(2):
         for T, H in ((20, 32), (20, 64), (80, 32), (80, 64)):
@@ -95,7 +98,7 @@ def test_summary_and_figures(page: Path) -> None:
 
 
 def test_tables_keep_cells_and_workloads_apart() -> None:
-    """A forward pass of another cell, resets and the recurrence have a column each."""
+    """The forward pass of a GRU, the recurrence with resets and the recurrence alone have a column each."""
     ms = {"forward:H={},T=20,B=1,cell=gru": 3.0, "resets:H={},R=1": 5.0, "recurrence:H={},T=20,B=1": 2.0}
     rows = [
         timed(name.format(units), peer, slower if peer == "torch_lstm" else 1.0, 0)
@@ -122,7 +125,7 @@ def test_bad_input(tmp_path: Path) -> None:
 
 @needs_browser
 def test_in_a_browser(page: Path, tmp_path: Path) -> None:
-    """No console error; the selectors change the figures; the table sorts, filters and downloads."""
+    """In a browser, the console has no error, the selectors change the figures, and the table can be sorted, filtered and downloaded."""
     with open_page(page / "index.html", tmp_path) as browser:
         from selenium.webdriver.support.select import Select
         from selenium.webdriver.support.wait import WebDriverWait

@@ -1,4 +1,4 @@
-"""The benchmark of drawing characters at tiny sizes: rows that exist are skipped. No time is asserted."""
+"""Tests of `bench sampling` at tiny sizes: existing rows are not measured again. No time is asserted."""
 
 import json
 from importlib.util import find_spec
@@ -31,7 +31,10 @@ def test_command(tmp_path: Path) -> None:
 
 
 def _process(asked: list):
-    """Return a stand-in for the processes of both libraries, which notes what was asked for and writes or needs the weights."""
+    """Return a replacement of `run_module` that appends each call to `asked` and returns made-up rows.
+
+    A call of Keras writes the file of weights, and a call of this project needs that file.
+    """
 
     def run_module(arguments: list[str]) -> list[dict]:
         module, _, *flags = arguments
@@ -56,7 +59,7 @@ ARGUMENTS = ("sampling", "--rounds", "1", "--units", "4", "--chars", "5")
 
 
 def test_a_round_that_was_interrupted_is_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The row of Keras is there and its weights are gone: another process of Keras writes them, and gives no row."""
+    """If Keras has its row but its weights are lost, another process of Keras writes the weights and gives no row."""
     path, asked = tmp_path / "rows.jsonl", []
     monkeypatch.setattr(sampling.timing, "run_module", _process(asked))
     row = {"schema": 3, "measurement": "sampling", "cores": 2, "load": 1.0, "round": 0, "units": 4, "chars": 5}
@@ -68,7 +71,7 @@ def test_a_round_that_was_interrupted_is_completed(tmp_path: Path, monkeypatch: 
 
 
 def test_other_numbers_of_samples_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows of one number of texts are no rows of another, and none is measured twice."""
+    """Rows for one number of texts do not count for another number, and no method gets two rows."""
     path, asked = tmp_path / "rows.jsonl", []
     monkeypatch.setattr(sampling.timing, "run_module", _process(asked))
     for samples in ("1,64", "1,16", "16,64"):

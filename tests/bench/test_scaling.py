@@ -1,4 +1,4 @@
-"""The scaling benchmark at tiny sizes: a row a process, curves and exponents from rows, a figure; no time is asserted."""
+"""Tests of `bench scaling` at tiny sizes: the measured points, curves and exponents of rows, and the figure. No time is asserted."""
 
 import json
 import sys
@@ -21,7 +21,7 @@ def test_each_point_once() -> None:
 
 
 def test_curves_of_rows() -> None:
-    """Medians over rounds, only of rows that vary one size; two devices are a curve of their own."""
+    """A curve has medians over rounds. It uses only rows of one number of devices that differ from the middle in at most one size."""
     middle = {"T": 10, "H": 4, "B": 2}
 
     def line(ms: float, devices: int = 1, **sizes: int) -> dict:
@@ -42,7 +42,7 @@ def test_exponents_above_a_constant(power: float) -> None:
 
 
 def test_a_file_with_rows_of_another_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows without a commit are no points of the sweep, which goes on to measure."""
+    """Rows of another command, which have no commit, do not count as measured points."""
     row = next(row for row in map(json.loads, (RESULTS / "accuracy.jsonl").read_text().splitlines()) if "git" not in row)
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps(row) + "\n")

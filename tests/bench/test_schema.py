@@ -1,4 +1,4 @@
-"""The schema of rows: the committed rows keep to it and none is lost, and a row that does not fit is named."""
+"""Tests of the schema of rows: committed rows satisfy it, none is lost, and an error names the field of a row that does not fit."""
 
 from collections import Counter
 
@@ -20,7 +20,7 @@ COMMITTED = {
     "breakdown.jsonl": {"breakdown": 18},
     "duel.jsonl": {"duel": 160, "false_alarm": 400},
 }
-"""Rows by file and measurement, at least; a measurement adds to them."""
+"""Smallest number of committed rows for each file and kind of measurement. New measurements add rows."""
 
 
 def test_no_committed_row_is_lost() -> None:
@@ -31,7 +31,7 @@ def test_no_committed_row_is_lost() -> None:
 
 
 def test_committed_numbers_are_rounded() -> None:
-    """Six digits: further ones, which no measurement has, would be a quarter of the file."""
+    """Numbers are rounded to six digits. Further digits are below the accuracy of any measurement and would fill a quarter of the file."""
     for row in read_rows(throughput.PATH, lambda row, place: row):
         assert row == (schema.rounded(row) if row["measurement"] == schema.STEP else row)
     kept = schema.make_row(schema.STEP, samples=[1.23456789], ms_per_step=15.68624999, load=1 / 3, versions={"jax": "0.10.2"})
@@ -41,7 +41,7 @@ def test_committed_numbers_are_rounded() -> None:
 
 
 def test_committed_samples_are_thinned() -> None:
-    """Order statistics whose median is that of the row to the digits kept."""
+    """Committed samples are sorted, there are at most `KEPT_SAMPLES`, and their median agrees with `ms_per_step` within 0.1 %."""
     for row in schema.rows_of(throughput.PATH, schema.STEP):
         assert len(row["samples"]) == min(row["sample_count"], schema.KEPT_SAMPLES)
         assert row["samples"] == sorted(row["samples"])
@@ -94,7 +94,7 @@ def test_a_missing_field() -> None:
 
 
 def test_tokens_of_an_evaluation() -> None:
-    """An evaluation covers 25,000 reviews, of which old rows count only a batch; other rows stay as they are."""
+    """The tokens of an evaluation are those of 25,000 reviews. Old rows, which count one batch, are corrected; other rows are unchanged."""
     old = timed("evaluation", "ours", 1500.0, tokens_per_second=512 * 80 / 1.5)
     assert schema.check(old, "here") == old | {"tokens_per_second": pytest.approx(25_000 * 80 / 1.5)}
     for name in ("A", "inference:B=2,T=3"):

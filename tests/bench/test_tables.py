@@ -1,4 +1,4 @@
-"""The tables in README and docs say what the committed rows say."""
+"""Tests that the tables in the README and the documentation agree with the committed rows."""
 
 import pytest
 from rows import bench_here
@@ -15,7 +15,7 @@ def test_tables_are_up_to_date() -> None:
 
 
 def test_tables_are_rewritten(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stale table is found by --check and written without it; the text around it stays."""
+    """With `check`, a stale table is only reported. Without it, the table is rewritten, and the text around it stays."""
     page, mark = tmp_path / "README.md", "<!-- bench throughput 8343e8c9e398 A -->\n"
     (tmp_path / "docs").mkdir()
     page.write_text(f"before\n{mark}stale\n<!-- end -->\nafter\n")

@@ -1,4 +1,4 @@
-"""The throughput benchmark: FLOPs are counted right, sweeps keep their rows, a failure is a row. No time is asserted."""
+"""Tests of `bench throughput`: FLOP counts, sweeps that keep their rows, rows of failures, and summaries. No time is asserted."""
 
 import json
 import os
@@ -31,11 +31,11 @@ RATE = 0.2
 
 def test_flops_by_hand() -> None:
     a = workload("A:B=2,T=3,H=4,E=5,V=7")
-    # six rows: by kernel 5 x 16, by recurrent kernel 4 x 16; a head of 4 x 1 on two rows; backward twice the forward
+    # six rows times kernel 5 x 16 and recurrent kernel 4 x 16; two rows times head 4 x 1; backward takes twice the forward
     assert flops.forward_flops(a) == {"projection": 6 * 80 * 2, "recurrence": 6 * 64 * 2, "head": 2 * 4 * 2}
     assert flops.step_flops(a) == 3 * (960 + 768 + 16)
     assert flops.parameters(a) == {"recurrent": 80 + 64 + 16, "head": 5, "embedding": 35}
-    # 165 small parameters 9 times, the table 6 times and its 6 touched rows of 5 thrice, 6 ids, 2 labels
+    # 165 small parameters and the 6 touched rows of 5 in the table, moved 9 times each; 6 ids, 2 labels
     assert flops.least_bytes(a) == 4 * (9 * 165 + 9 * 30 + 6 + 2)
     b = workload("B:B=2,T=3,H=4,V=7")
     assert flops.step_flops(b) == 3 * (768 + 2 * 4 * 7 * 2)
@@ -90,7 +90,7 @@ def test_candidates_are_read() -> None:
 
 
 def test_table_of_peers() -> None:
-    """Each row names a module that exists, an extra of the project, and a title whose versions its rows have."""
+    """Each peer names a module that exists, an extra of this project, and a title with versions of recorded packages only."""
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     for name, peer in PEERS.items():
         assert peer.name == name
@@ -112,7 +112,7 @@ QUICK += "{f'{name}_{n}': 10.0 for name in ('gemm_gflops', 'copy_gbs') for n in 
 
 @pytest.mark.slow
 def test_a_sweep_that_is_killed_goes_on(tmp_path: Path) -> None:
-    """Kill -9 while a process is timed, and a torn last line as a machine that goes down may leave: no row lost, none doubled."""
+    """After kill -9 during a measurement and with a torn last line, a sweep continues without losing a row or measuring one twice."""
     path = tmp_path / "rows.jsonl"
     arguments = ["--workload", "recurrence:B=2,T=3,H=4", "--peer", "ours", "ours:backend=reference", "--rounds", "3", "--seconds", "0.05"]
     command = [sys.executable, "-c", QUICK, *arguments, "--results", str(path)]
@@ -137,7 +137,7 @@ def test_a_sweep_that_is_killed_goes_on(tmp_path: Path) -> None:
 
 
 def test_a_sweep_keeps_its_rows(tmp_path: Path) -> None:
-    """A row a process, skipped when it is there; a peer that fails leaves a row that says so, and is tried again. One core suffices."""
+    """Each process gives a row, a peer that fails gives a row with its error, and --report adds no row. One core is enough."""
     path, work = tmp_path / "rows.jsonl", "recurrence:B=2,T=3,H=4"
     failing = "ours:backend=cudnn"  # needs a GPU
     arguments = ["--workload", work, "--peer", "ours", failing, "--rounds", "1", "--seconds", "0.05", "--results", str(path)]
@@ -161,7 +161,7 @@ def test_a_sweep_keeps_its_rows(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_first_step(tmp_path: Path) -> None:
-    """A cold and a warm process of each round; a failure is a row; what has rows is skipped."""
+    """Each round has a cold and a warm process, a failure gives a row, and processes that have rows are not run again."""
     path = tmp_path / "rows.jsonl"
     arguments = ["throughput", "--first-step", "--workload", "recurrence:B=2,T=3,H=4", "--rounds", "1", "--results", str(path)]
     arguments += ["--peer", "ours", "ours:backend=cudnn"]
@@ -182,7 +182,7 @@ def test_first_step(tmp_path: Path) -> None:
 
 
 def test_summary_by_hand() -> None:
-    """Medians and speedups of rows made up; a candidate that equals ours on a workload is left out."""
+    """The summary has medians and speedups of made-up rows, and leaves out a candidate whose options change nothing on a workload."""
     rows = [timed("A", name, ms * factor, n) for name, ms in (("ours", 2.0), ("haiku", 3.0)) for n, factor in enumerate((0.9, 1.0, 1.5))]
     rows += [timed("B", "ours", 4.0), failed("B", "haiku", "out of memory")]
     candidates = [peers.read_candidate(name) for name in ("ours", "haiku", "ours:dropout=0.2:recurrent=0.2")]
@@ -199,7 +199,10 @@ def test_summary_by_hand() -> None:
 
 
 def test_a_peer_in_another_dtype_is_compared_with_ours_in_it() -> None:
-    """PyTorch in bfloat16 is compared with our bfloat16 where that is measured, else with our float32, as our own bfloat16 always is."""
+    """PyTorch in bfloat16 is compared with this project in bfloat16 or, if that was not measured, in float32.
+
+    This project in bfloat16 is always compared with itself in float32.
+    """
     names = ("ours", "ours:dtype=bfloat16", "torch_lstm", "torch_lstm:dtype=bfloat16")
     times = dict(zip(names, (4.0, 2.0, 6.0, 5.0), strict=True))
     rows = [timed("A", name, ms, n) | {"dtype": name.partition("dtype=")[2] or "float32"} for name, ms in times.items() for n in range(2)]
@@ -213,7 +216,7 @@ def test_a_peer_in_another_dtype_is_compared_with_ours_in_it() -> None:
 
 
 def test_one_process_gives_no_interval(tmp_path: Path) -> None:
-    """One process on either side gives no interval, and the page has no ends of it."""
+    """If one side has a single process, the speedup has no interval in the report, and the ends of the interval are None on the page."""
     counts = {"ours": 3, "haiku": 1, "equinox": 2}
     rows = [timed("A", name, ms, n) for name, ms in (("ours", 2.0), ("haiku", 3.0), ("equinox", 4.0)) for n in range(counts[name])]
     _, equinox, haiku = summary.summarize([workload("A")], [peers.read_candidate(name) for name in ("equinox", "haiku")], rows)
@@ -229,7 +232,7 @@ def test_one_process_gives_no_interval(tmp_path: Path) -> None:
 
 
 def test_first_steps_of_a_series(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """First steps of a series are measured although the same steps without a series have rows, and reported apart from them."""
+    """First steps with --series are measured even if there are rows without a series, and both are reported separately."""
     path, asked = tmp_path / "rows.jsonl", []
     seconds = {"build_seconds": 1.0, "compile_seconds": 1.0, "cpu": "chip", "versions": {}, "backend_ran": "hoisted"}
 
@@ -250,7 +253,7 @@ def test_first_steps_of_a_series(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_series_are_kept_apart() -> None:
-    """Workload A of the commit was measured twice: against peers, and with and without recurrent dropout."""
+    """Rows of a series are kept apart from rows without a series, although both have workload A of the same commit."""
     rows = [schema.rows_of(throughput.PATH, "step", git="8343e8c9e398", series=name) for name in ("", "recurrent dropout")]
     counts = [sum(row["workload"] == "A" and row["candidate"] == "ours" for row in summary.kept(part)) for part in rows]
     assert counts == [7, 18]

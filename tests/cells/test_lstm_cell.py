@@ -1,4 +1,4 @@
-"""The cell's pure functions, and the table of cells."""
+"""Tests of the functions of the LSTM, of the cells in `CELLS`, of the matrix products, and of copied and pickled cells."""
 
 import copy
 import dataclasses
@@ -23,7 +23,7 @@ def sigmoid(z: float) -> float:
 @pytest.mark.slow(keep=["[lstm]", "[gru]", "layernorm", "full_gate", "min_lstm"])
 @pytest.mark.parametrize("name", CELLS)
 def test_row_of_the_table(name: str) -> None:
-    """init, initial_state, project and step fit together as `Cell` says."""
+    """The functions `init`, `initial_state`, `project` and `step` of each cell return the shapes that `Cell` describes."""
     cell = CELL_TABLE[name]
     assert cell.name == name
     params = cell.init(jax.random.key(0), 3, 5, jnp.float32)
@@ -38,7 +38,7 @@ def test_row_of_the_table(name: str) -> None:
 
 
 def test_a_step_by_hand() -> None:
-    """E = H = B = 1, so that the equations can be written out."""
+    """One step of the LSTM has the values of its equations, which are written out for E = H = B = 1."""
     params = LSTMParams(jnp.asarray([[0.1, -0.2, 0.3, 0.4]]), jnp.asarray([[0.5, 0.6, -0.7, 0.8]]), jnp.asarray([0.01, 1.0, 0.03, -0.04]))
     state = LSTMState(jnp.asarray([[0.25]]), jnp.asarray([[-0.5]]))
     z = products.project(params, jnp.asarray([[[2.0]]]))
@@ -105,7 +105,7 @@ def own_project(params, x: jax.Array, mask: jax.Array | None = None, compute_dty
 
 @pytest.mark.parametrize("name", [*CELLS, "projected", "other activations", "own function"])
 def test_copies_are_the_cell_itself(name: str) -> None:
-    """A copied or unpickled layer has the same cell, and thus the same backends."""
+    """Copying or unpickling a cell returns the same object, so that a copied layer can run on the same backends."""
     others = {
         "projected": projected_lstm(2),
         "other activations": with_activations(CELL_TABLE["gru"], "relu", None),
@@ -125,7 +125,7 @@ def test_copies_of_a_layer() -> None:
 
 
 def test_pickle_of_an_own_cell() -> None:
-    """A cell can be pickled if its functions can be imported from a module."""
+    """A user's cell can be pickled if its functions can be imported from a module."""
     own = dataclasses.replace(CELL_TABLE["lstm_peephole"], name="own", project=own_project)
     assert pickle.loads(pickle.dumps(own)) == own
     assert copy.deepcopy(own) is own

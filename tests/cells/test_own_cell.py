@@ -1,4 +1,4 @@
-"""Cells of a user's own, as docs/contributing/own_cell.md shows: layers, models, command line and bench, and what is refused."""
+"""Tests of cells that users define (docs/contributing/own_cell.md): in layers, models, command line and bench, and refusals."""
 
 import dataclasses
 import json
@@ -33,7 +33,7 @@ X = jax.random.normal(jax.random.key(0), (B, T, E))
 
 @pytest.fixture(autouse=True)
 def only_ours() -> Iterator[None]:
-    """Cells that a test registers are gone after it."""
+    """Remove the cells that a test has registered from `CELLS` after the test."""
     yield
     for name in set(CELLS) - {cell.name for cell in BUILT_IN}:
         del CELLS[name]
@@ -42,14 +42,14 @@ def only_ours() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def diagonal() -> Cell:
-    """The cell of the page."""
+    """Return the cell `diagonal` that the first code block of `PAGE` defines."""
     found: dict[str, Any] = {}
     exec(BLOCKS[0], found)
     return found["diagonal"]
 
 
 def by_hand(params, x: jax.Array, mask: np.ndarray | None = None) -> jax.Array:
-    """The page's equation in a loop of Python."""
+    """Return the outputs (B, T, H) of the cell `diagonal`, computed from its equation in a Python loop over the steps."""
     h, outputs = jnp.zeros((x.shape[0], H), x.dtype), []
     for t in range(x.shape[1]):
         f, n = jnp.split(x[:, t] @ params.kernel + params.bias[None], 2, axis=-1)
@@ -94,7 +94,7 @@ def test_in_both_directions_and_in_a_stack(diagonal: Cell) -> None:
 
 
 def test_a_cell_named_lstm_is_not_run_as_ours() -> None:
-    """The memory of this one never fades; it has the parameters and the state of an LSTM."""
+    """A user's cell that is named lstm, but whose step adds 1 to h, runs with its own step, and backends for our LSTM refuse it."""
 
     def step(params, state, z, mask=None, compute_dtype=None):
         new = lstm.step(params, state, z, mask, compute_dtype)

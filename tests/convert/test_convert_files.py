@@ -1,4 +1,4 @@
-"""Keras' weight files, read and written without Keras: layouts that Keras itself wrote, and files that must be refused."""
+"""Weight files of Keras are read and written without Keras. Files written by Keras are converted; invalid files are refused."""
 
 import io
 import json
@@ -25,7 +25,10 @@ pytestmark = [
 
 
 def new_model(middle, features=7, functional=False, **dense):
-    """Embedding(50, features) -> `middle` -> Dense(1) in Keras, with every weight random (Keras starts biases at 0 and 1)."""
+    """Return the Keras model Embedding(50, features) -> `middle` -> Dense(1).
+
+    All weights are random, biases included, which Keras would initialise to 0 and 1.
+    """
     keras = pytest.importorskip("keras", reason="needs the peer Keras")
     layers = [keras.layers.Embedding(50, features), *middle, keras.layers.Dense(1, **({"activation": "sigmoid"} | dense))]
     start = keras.Input((6,), dtype="int32")
@@ -53,7 +56,7 @@ def keras_layers(keras):
 
 @pytest.fixture(scope="module")
 def example_model(keras_layers):
-    """The model of Keras' example imdb_lstm, with an optimizer, so that its files hold one too."""
+    """Return a small model like that of Keras' example imdb_lstm. It has an optimizer, so that its files hold optimizer variables too."""
     model = new_model([keras_layers.LSTM(5, dropout=0.2, recurrent_dropout=0.2)])
     model.compile("adam", "binary_crossentropy")
     model.optimizer.build(model.trainable_variables)
@@ -153,7 +156,7 @@ def test_write_loads_in_keras(keras_layers, tmp_path, functional):
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision(keras_layers, tmp_path, dtype):
     keras = pytest.importorskip("keras", reason="needs the peer Keras")
-    # Keras cannot draw an orthogonal kernel in half precision, and then leaves the model unbuilt without a word.
+    # Keras cannot draw an orthogonal kernel in half precision, and then leaves the model unbuilt without an error.
     lstm = keras_layers.LSTM(5, dtype=dtype, recurrent_initializer="glorot_uniform")
     layers = [keras_layers.Embedding(50, 7, dtype=dtype), lstm, keras_layers.Dense(1, dtype=dtype)]
     model = keras.Sequential([keras.Input((6,), dtype="int32"), *layers])
@@ -222,7 +225,7 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, example_file, monkeypatch):
 
 
 def test_refuses_subclassed_models_and_legacy_files(keras_layers, example_model, tmp_path):
-    with h5py.File(tmp_path / "own.weights.h5", "w") as file:  # a subclassed model is laid out by its attributes' names
+    with h5py.File(tmp_path / "own.weights.h5", "w") as file:  # arrays of a subclassed model are named after its attributes
         file["emb/vars/0"] = np.zeros((3, 2), np.float32)
     with h5py.File(tmp_path / "old.h5", "w") as file:
         file["model_weights/lstm/lstm/kernel:0"] = np.zeros((3, 8), np.float32)

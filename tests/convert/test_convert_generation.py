@@ -1,4 +1,4 @@
-"""Whole character models to and from Keras and PyTorch: loaded into `CharGenerator`, they give the peer's own probabilities."""
+"""Character models converted from and to Keras and PyTorch: a `CharGenerator` with their weights gives the peer's probabilities."""
 
 import jax
 import jax.numpy as jnp
@@ -32,12 +32,12 @@ def random_params(layers=1, embed=0, units=UNITS, vocabulary=V, tied=False):
 
 
 def changed(params, change):
-    """`params` with the arrays in `change`; a None takes the array out."""
+    """Return `params` with the arrays of `change`. A value None in `change` removes the array."""
     return {name: array for name, array in (params | change).items() if array is not None}
 
 
 def logits(params, **config):
-    """(B, T, V) of our model with converted arrays, which must be all that it has."""
+    """Return the logits (B, T, V) of a `CharGenerator` with the arrays `params`, which must be all of its parameters."""
     model = CharGenerator(GenerationModelConfig(units=UNITS, **config), V, rngs=nnx.Rngs(params=0))
     own, rebuild = functional(model)
     assert params.keys() == own.keys()
@@ -45,7 +45,7 @@ def logits(params, **config):
 
 
 def close(ours, wanted):
-    """Probabilities of our logits against a peer's, of all steps or of the last."""
+    """Check that the softmax of our logits equals a peer's probabilities, which are those of all steps or of the last step."""
     probabilities = np.asarray(jax.nn.softmax(ours))
     np.testing.assert_allclose(probabilities if wanted.ndim == 3 else probabilities[:, -1], wanted, rtol=0, atol=1e-6)
 
@@ -54,7 +54,7 @@ def close(ours, wanted):
 
 
 def keras_model(keras, layers=1, embed=0, sequences=False, activation="softmax", **lstm):
-    """A Sequential in which every weight is random (Keras starts biases at 0 and 1)."""
+    """Return a Keras `Sequential` character model. All weights are random, biases included, which Keras would initialise to 0 and 1."""
     model = keras.Sequential([keras.Input((9,), dtype="int32"), keras.layers.Embedding(V, embed)] if embed else [keras.Input((9, V))])
     for number in range(layers):
         model.add(keras.layers.LSTM(UNITS, return_sequences=sequences or number + 1 < layers, **lstm))
@@ -200,7 +200,10 @@ def test_the_two_kinds_of_model_are_not_mixed_up(keras, peer_rules, tmp_path, na
 
 
 def torch_model(torch, names, layers=1, embed=0, tied=False, **lstm):
-    """A module with the attributes `names` (embedding, lstm, head), and its probabilities of each step (B, T, V)."""
+    """Return a PyTorch module, and a function that returns its probabilities (B, T, V) for `IDS`.
+
+    `names` are the names of its embedding, LSTM and head.
+    """
     table, rnn, head = names
     parts = {rnn: torch.nn.LSTM(embed or V, UNITS, num_layers=layers, batch_first=True, **lstm), head: torch.nn.Linear(UNITS, V)}
     module = torch.nn.ModuleDict(({table: torch.nn.Embedding(V, embed)} if embed else {}) | parts)

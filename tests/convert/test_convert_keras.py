@@ -1,4 +1,4 @@
-"""Weights to and from Keras' layers: Keras' own forward pass against a float64 LSTM with the converted arrays."""
+"""Weights are converted to and from Keras layers; Keras' outputs equal those of a float64 NumPy LSTM with the converted arrays."""
 
 import numpy as np
 import pytest

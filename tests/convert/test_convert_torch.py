@@ -1,4 +1,4 @@
-"""Weights to and from PyTorch's modules: PyTorch's own forward pass against a float64 LSTM with the converted arrays."""
+"""Weights are converted to and from PyTorch modules; PyTorch's outputs equal those of a float64 NumPy LSTM with these arrays."""
 
 import numpy as np
 import pytest

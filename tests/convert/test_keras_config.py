@@ -1,4 +1,4 @@
-"""Keras archives whose layers are no chain, or not Keras' own."""
+"""Keras archives are refused if their layers form no supported chain or are not Keras' own."""
 
 import os
 
@@ -47,7 +47,7 @@ def _two_outputs(x):
     ],
 )
 def test_an_archive_shows_what_each_layer_reads(tmp_path, build, message):
-    """Models that have the arrays of a supported model and predict something else are refused."""
+    """A model that has the arrays of a supported model but computes something else is refused."""
     keras.utils.clear_session()
     ids = keras.Input((6,))
     keras.Model(ids, build(layers.Embedding(7, 4)(ids))).save(tmp_path / "x.keras")
@@ -90,7 +90,7 @@ def _sequential(middle, dense=1):
 
 @pytest.mark.parametrize("suffix", [".keras", ".weights.h5"])
 def test_another_architecture_is_converted_layer_by_layer(tmp_path, suffix):
-    """Files and lists of arrays: the message names what is supported, and the functions that convert one layer."""
+    """For files and lists of arrays, the error names the supported models and the functions that convert single layers."""
     keras.utils.clear_session()
     models = {"both": _sequential([layers.Bidirectional(layers.GRU(6))]), "gru": _sequential([layers.GRU(6)])}
     models["dense"] = _sequential([layers.LSTM(6)], dense=2)

@@ -1,4 +1,4 @@
-"""Layers and stacks given to the exporters themselves: PyTorch and ONNX Runtime compute the same, and what they cannot do is refused."""
+"""The exporters take our layers and stacks: PyTorch and ONNX Runtime compute equal outputs; options that a peer lacks are refused."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ BY_ARRAYS = "; to export the weights alone, give layer.cell_params()._asdict()"
 
 
 def made(kind: type, features: int = E, **options: Any) -> Any:
-    """A layer with random weights and biases."""
+    """Return a layer with H units and random weights and biases."""
     layer = kind(features, H, rngs=nnx.Rngs(0), **({"return_sequences": True} | options))
     for number, (_, variable) in enumerate(nnx.to_flat_state(nnx.state(layer, nnx.Param))):
         variable[...] = jnp.asarray(normal(number, *variable.shape))

@@ -1,4 +1,4 @@
-"""`convert.load` against PyTorch's own modules in float64, there and back; what does not fit is refused and changes nothing."""
+"""`convert.load`: layers give the outputs of PyTorch's modules in float64; weights that do not fit are refused and change nothing."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ KINDS = {"LSTM": "lstm", "GRU": "gru", "RNN tanh": "simple_rnn", "RNN relu": "si
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 SIZES = [(1, 1, 1, 1), (3, 2, 2, 3), (2, 3, 2, 1), (4, 2, 1, 4)]
-"""Features, units, batch and steps: few, since each size of an array is compiled anew."""
+"""Tuples of features, units, batch size and number of steps. The list is short because each new array size is compiled anew."""
 
 
 class Config(NamedTuple):
@@ -46,7 +46,7 @@ def torch_module(torch, config: Config, of: str = ""):
 
 
 def zeros(make: Callable[..., Any], *sizes: int, **options) -> Any:
-    """A layer whose parameters are zeros. Nothing is drawn, so that nothing is compiled."""
+    """Return a layer whose parameters are zeros. No random numbers are drawn, so that nothing is compiled."""
     options |= {"kernel_initializer": "zeros", "recurrent_initializer": "zeros", "backend": "reference"}
     graph, shapes = nnx.split(nnx.eval_shape(lambda: make(*sizes, rngs=nnx.Rngs(0), **options)))
     return nnx.merge(graph, jax.tree.map(lambda leaf: jax.device_put(np.zeros(leaf.shape, leaf.dtype)), shapes))
@@ -66,13 +66,16 @@ def new_layers(config: Config):
 
 
 def flat_states(config: Config, state) -> list:
-    """The states of all directions of all layers, in the order of PyTorch's h_n."""
+    """Return the states of all layers and directions as a flat list, in the order of PyTorch's h_n."""
     per_layer = [state] if config.layers == 1 else state
     return [direction for layer in per_layer for direction in (layer if config.both else [layer])]
 
 
 def summed(cell: str, state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The state dict that comes back: a cell with one bias keeps the sum of PyTorch's two."""
+    """Return the state dict that is expected after a conversion to our layout and back.
+
+    A cell with one bias keeps only the sum of PyTorch's two biases, which comes back as bias_ih. Then bias_hh is zero.
+    """
     if cell == "gru":
         return state
     sums = {name: array + state[name.replace("_ih", "_hh")] for name, array in state.items() if "bias_ih" in name}
@@ -91,7 +94,7 @@ def close(got, want) -> None:
 @pytest.mark.usefixtures("x64", "eager")
 @pytest.mark.parametrize("kind", KINDS)
 def test_layers(torch, kind: str) -> None:
-    """Fifteen configurations of each kind."""
+    """Layers with PyTorch's weights give PyTorch's outputs and final states in 15 configurations, and the weights convert back."""
     torch.manual_seed(0)
     cell, seen = KINDS[kind], set()
     for seed in range(15):
@@ -116,7 +119,7 @@ def test_layers(torch, kind: str) -> None:
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
 def test_cells(torch, kind: str, bias: bool) -> None:
-    """The cell inside a bigger model, and three steps of it."""
+    """A cell whose weights are part of a bigger model gives PyTorch's outputs and states in three steps, and converts back."""
     torch.manual_seed(0)
     config = Config(kind, 1, False, bias, features=3, units=4, batch=2, steps=3)
     module = torch_module(torch, config, "Cell")
@@ -173,7 +176,10 @@ def test_dtype_is_that_of_the_layer(dtype) -> None:
 
 @pytest.mark.parametrize("cell", [cell for cell in LAYOUTS if cell != PROJECTED])
 def test_weights_of_other_libraries(cell: str) -> None:
-    """Activations are not known, and layers may have different cells. A zero bias needs no bias in the layer."""
+    """Converted arrays load into layers with any activation, into layers without biases if they are zero, and into mixed stacks.
+
+    A mixed stack has layers with different cells. Converted arrays do not tell the activation.
+    """
     options: dict[str, Any] = {"cell": cell, "activation": "relu"}
     layer, bare = (zeros(Recurrent, 3, 4, use_bias=use_bias, **options) for use_bias in (True, False))
     both = zeros(Bidirectional, 3, 4, return_sequences=True, **options)

@@ -1,4 +1,4 @@
-"""`convert.load` of Keras layers themselves: the outputs of Keras, and layers with other options, which are refused."""
+"""`convert.load` takes Keras layers: our layers then give Keras' outputs, and Keras layers with other options are refused."""
 
 import os
 
@@ -31,7 +31,7 @@ E, H = 3, 4
 
 @pytest.fixture
 def built(peer_rules) -> Callable[..., Any]:
-    """A function that gives a Keras layer random weights, biases included."""
+    """Return a function that builds a Keras layer, sets random weights and biases, and returns the layer."""
 
     def build(layer: Any, features: int = E) -> Any:
         with peer_rules():
@@ -75,7 +75,7 @@ def test_layers(peer_rules, built, cell: str, options: dict[str, Any]) -> None:
 @pytest.mark.parametrize("merge", ["concat", "sum"])
 @pytest.mark.parametrize("cell", ONE)
 def test_bidirectional(peer_rules, built, cell: str, merge: str) -> None:
-    """The Keras layer, and its arrays there and back."""
+    """A layer loaded from a Keras layer, or from its arrays, gives Keras' outputs, and its weights convert back to these arrays."""
     theirs = built(layers.Bidirectional(ONE[cell][0](return_sequences=True), merge_mode=merge))
     layer = ours(Bidirectional, cell=cell, merge_mode=merge)
     check(peer_rules, theirs, layer)
@@ -156,7 +156,7 @@ def test_layers_that_are_not_ready() -> None:
 
 
 def test_model_there_trained_and_back(peer_rules, tmp_path) -> None:
-    """Keras' logits in our model, and after an epoch of training here our logits in Keras."""
+    """A loaded model gives Keras' logits; after an epoch of training, Keras gives our logits with the weights converted back."""
     with peer_rules():
         theirs = keras.Sequential([keras.Input((6,)), layers.Embedding(11, E), layers.LSTM(H), layers.Dense(1)])
         theirs.save(tmp_path / "x.keras")

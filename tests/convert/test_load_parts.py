@@ -1,4 +1,4 @@
-"""`convert.load` of dense layers, embedding layers and whole models, against PyTorch; what does not fit is refused and changes nothing."""
+"""`convert.load` for dense layers, embeddings and whole models, compared with PyTorch; bad weights are refused and change nothing."""
 
 from typing import Any
 
@@ -73,7 +73,7 @@ def test_embedding(torch, make) -> None:
 
 
 def random_weights(model: nnx.Module) -> dict[str, np.ndarray]:
-    """The flat dict of a model, as `functional` names its keys, with random arrays."""
+    """Return random arrays for all parameters of a model, in a flat dict with the keys of `functional`."""
     return {name: normal(number, *array.shape) for number, (name, array) in enumerate(sorted(functional(model).params.items()))}
 
 
@@ -89,7 +89,7 @@ MODELS = {
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_model(kind: str) -> None:
-    """Every parameter gets the array of its name, and the flat dict of the model is the one that was loaded."""
+    """After a flat dict is loaded, each parameter of the model equals the array of the same name."""
     model = MODELS[kind]()
     weights = random_weights(model)
     convert.load(model, weights)
@@ -98,7 +98,7 @@ def test_model(kind: str) -> None:
 
 
 def test_model_of_torch(torch) -> None:
-    """A model loaded from PyTorch computes PyTorch's logits, and converted back gives PyTorch's state dict."""
+    """A model loaded from PyTorch gives PyTorch's logits, and its recurrent kernel converts back to PyTorch's weight_hh_l0."""
     theirs = torch.nn.ModuleDict(
         {"embedding": torch.nn.Embedding(V, E), "lstm": torch.nn.LSTM(E, H, batch_first=True), "fc": torch.nn.Linear(H, V)}
     )
@@ -120,7 +120,7 @@ def test_tied_model_takes_the_head_that_is_its_embedding() -> None:
 
 
 def flat(kind: str = "sentiment", **change: Any) -> dict[str, Any]:
-    """The flat dict of a model; a None takes an array out."""
+    """Return the random flat dict of a model with changes: "__" in a name stands for "/", and a value None removes the array."""
     renamed = {name.replace("__", "/"): array for name, array in change.items()}
     return {name: array for name, array in (random_weights(MODELS[kind]()) | renamed).items() if array is not None}
 

@@ -1,4 +1,4 @@
-"""ONNX files in ONNX Runtime give the values of our own layers and models, for every batch size and length that one file is run with."""
+"""ONNX Runtime computes the outputs of our layers and models from exported files. Each file is run with several shapes of its input."""
 
 import sys
 from typing import Any
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 E, UNITS, V = 5, 6, 11
 SIZES = [(1, 1), (3, 7), (4, 2)]
-"""Batch sizes and lengths that one file is run with."""
+"""Pairs of batch size and number of steps. Each file is run with all of them."""
 CELLS = pytest.mark.parametrize("cell", list(OPERATORS))
 MERGES = ["concat", "sum", "ave", "mul"]
 
@@ -43,7 +43,10 @@ def operators(model: Any) -> list[str]:
 
 
 def with_random_values(module: nnx.Module) -> tuple[Any, dict[str, np.ndarray]]:
-    """The module with random values of all parameters, biases included, which tell each gate from the others, and these values."""
+    """Return a copy of a module with random parameters, and these parameters.
+
+    All parameters are random, biases included, so that a test notices if two gates are exchanged.
+    """
     rng, (params, rebuild) = np.random.default_rng(0), functional(module)
     values = {name: rng.normal(0, 0.7, array.shape).astype(np.float32) for name, array in sorted(params.items())}
     return rebuild({name: jnp.asarray(array) for name, array in values.items()}), values
@@ -53,7 +56,7 @@ def with_random_values(module: nnx.Module) -> tuple[Any, dict[str, np.ndarray]]:
 
 
 def made_stack(cell: str, kinds: tuple[str, ...], merge: str = "concat") -> tuple[RecurrentStack, list[dict[str, Any]]]:
-    """A stack of layers with random parameters, and its weights for `convert`."""
+    """Return a stack of layers with random parameters, and its weights in the form that `convert.layers_to_onnx` takes."""
     layers, width = [], E
     options: dict[str, Any] = {"cell": cell, "return_sequences": True, "return_state": True, "rngs": nnx.Rngs(0)}
     for kind in kinds:
@@ -94,7 +97,7 @@ def test_merges(merge):
 
 @CELLS
 def test_states_of_layers(cell):
-    """States go in and out, in both directions: (directions, batch, H) in ONNX, a pair of states here."""
+    """For given initial states, outputs and final states equal ours. ONNX has arrays (directions, B, H), our `Bidirectional` a pair."""
     stack, weights = made_stack(cell, ("two", "one"))
     file = session(convert.layers_to_onnx(cell, weights, states=True))
     names, batch = OPERATORS[cell].states, 3
@@ -121,7 +124,7 @@ def made_sentiment(**options) -> tuple[Any, dict[str, np.ndarray]]:
 
 
 def padded_ids(batch: int, steps: int) -> np.ndarray:
-    """Random ids with padding before, behind and between words, and a row of nothing but padding."""
+    """Return random ids (B, T) with padding at the start and the end and, if B > 2, between words and in a whole row."""
     rng = np.random.default_rng(batch)
     ids = rng.integers(1, V, (batch, steps))
     ids[0, : steps // 2] = 0
@@ -177,7 +180,10 @@ def zeros(file: Any, batch: int) -> dict[str, np.ndarray]:
 
 
 def run_steps(file: Any, ids: np.ndarray, sizes: list[int]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Run a file in calls of the given numbers of steps, each of which starts from the states of the call before it."""
+    """Run a file once for each number of steps in `sizes`, and return the logits of all steps and the final states.
+
+    Each run starts from the final states of the run before it.
+    """
     states, logits, begin = zeros(file, len(ids)), [], 0
     for size in sizes:
         found = dict(
@@ -234,7 +240,7 @@ def test_what_a_file_says_of_itself():
 
 
 def test_file_without_unrolled_steps():
-    """One node of each layer, whatever the length."""
+    """A file has one operator for each recurrent layer, which processes any number of steps."""
     _, params = made_sentiment(layers=3)
     assert operators(convert.sentiment_to_onnx(params)) == ["LSTM"] * 3
 
@@ -243,7 +249,7 @@ def test_file_without_unrolled_steps():
 
 
 def edited(params: dict[str, Any], **change) -> dict[str, Any]:
-    """`params` with the arrays of `change`; a None takes an array out."""
+    """Return `params` with changes: "__" in a name stands for "/", and a value None removes the array."""
     renamed = {name.replace("__", "/"): array for name, array in change.items()}
     return {name: array for name, array in (params | renamed).items() if array is not None}
 

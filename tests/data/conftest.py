@@ -1,4 +1,4 @@
-"""Reviews for tests: the real ones where they are, small made ones everywhere. No test here sees the network or the user's folders."""
+"""Fixtures with real and small made reviews. The tests in this folder use neither the network nor the user's folders."""
 
 import io
 import json
@@ -14,7 +14,7 @@ from made_reviews import WORDS, made_rows, members
 
 @pytest.fixture(scope="session")
 def imdb(data_dir: Path) -> Path:
-    """The folder with the real reviews."""
+    """Return the folder with the real reviews. The test is skipped if they are absent."""
     if not (data_dir / "imdb" / "train.jsonl.xz").is_file():
         pytest.skip(f"no IMDB reviews in {data_dir / 'imdb'}: set LSTM_JAX_DATA")
     return data_dir / "imdb"
@@ -22,7 +22,7 @@ def imdb(data_dir: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def alone(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No network, a home of its own, no LSTM_JAX_DATA."""
+    """Refuse network access, set a new home folder, and unset `LSTM_JAX_DATA` and `TFDS_DATA_DIR`."""
     home = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))
@@ -37,7 +37,11 @@ def alone(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 
 @pytest.fixture
 def archive(tmp_path: Path) -> Callable[..., Path]:
-    """archive(extra members..., files=...) writes a small tar.gz and returns its path."""
+    """Return a function that writes small.tar.gz and returns its path.
+
+    Its arguments are `extra`, tar members without content, and `files`, a dict from paths in `aclImdb` to contents. By default, `files`
+    are the small made reviews.
+    """
 
     def write(*extra: tarfile.TarInfo, files: dict[str, bytes] | None = None) -> Path:
         path = tmp_path / "small.tar.gz"
@@ -55,7 +59,7 @@ def archive(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """An extracted `aclImdb` folder."""
+    """Return an extracted `aclImdb` folder with the small made reviews."""
     for name, content in members().items():
         path = tmp_path / "aclImdb" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -65,7 +69,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def jsonl(tmp_path: Path) -> Path:
-    """A folder with train.jsonl and test.jsonl, and a word index beside them."""
+    """Return a folder with made reviews in train.jsonl and test.jsonl, and with a word index."""
     path = tmp_path / "jsonl"
     path.mkdir()
     for split in ("train", "test"):

@@ -1,4 +1,4 @@
-"""The archive and the folder of the Large Movie Review Dataset, made small; each way in which they can be wrong."""
+"""Small copies of the archive and the folder of the Large Movie Review Dataset are read; damaged or unsafe copies are refused."""
 
 import gzip
 import tarfile

@@ -1,4 +1,4 @@
-"""The bag of characters, its two maps, and what it refuses."""
+"""`Characters`: the maps between characters and ids, encoding and decoding, JSON files, and errors for invalid input."""
 
 import json
 

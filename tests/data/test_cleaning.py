@@ -1,4 +1,4 @@
-"""The cleaning of the lstm_text_generation example, character by character, for any size of block."""
+"""`clean` gives the text that the lstm_text_generation example gives, for any block size."""
 
 import re
 
@@ -14,7 +14,7 @@ TEXTS = st.text(st.sampled_from("abZ .,'!;?\n\t-é☃Σ\u00a0\u2028İ0") | st.ch
 
 
 def naive(text):
-    """Clean as the example does."""
+    """Clean a text as the lstm_text_generation example does, in one piece."""
     text = re.sub(r"[^a-zA-Z .,'!;?]", " ", text).lower()
     return " ".join(text.split())
 

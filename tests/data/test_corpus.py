@@ -1,4 +1,4 @@
-"""Corpora: the counts of the lstm_text_generation example, the held-out tail, refusals, and a large file."""
+"""`prepare_corpus`: the counts of the lstm_text_generation example, the validation part, errors, and the cost of a large file."""
 
 import json
 import time
@@ -65,7 +65,10 @@ def test_embedded_is_the_default():
 
 
 def naive_parts(articles, share):
-    """Character by character: whose it is, and whether it is behind the cut."""
+    """Return the training text, the validation text and the number of omitted copies, found by a plain loop over the articles.
+
+    An article that begins after the cut is omitted if it equals an article that begins before the cut.
+    """
     text = " ".join(articles)
     cut = len(text) - round(share * len(text))
     pieces, copies, start = [], 0, 0
@@ -164,7 +167,7 @@ def test_fingerprint(tmp_path):
 
 @pytest.mark.parametrize("recipe", ["source", "lower", "none"])
 def test_large_file(tmp_path, recipe):
-    # 5 MiB; 50 MiB take 1 to 4 s and 200 to 260 MiB
+    # The file has 5 MiB. A file of 50 MiB takes 1 to 4 s and 200 to 260 MiB of memory.
     path = tmp_path / "a.txt"
     line = "It was the best of times, it was the worst of times — it was the age of wisdom ...\n"
     content = line.encode() * (5 * 1024 * 1024 // len(line.encode()))
@@ -172,13 +175,13 @@ def test_large_file(tmp_path, recipe):
     started = time.perf_counter()
     made = prepare_corpus(path, recipe=recipe)
     X, _ = windows(made.train, 40, 1)
-    assert time.perf_counter() - started < 10  # 0.3 s where nothing else runs
+    assert time.perf_counter() - started < 10  # 0.3 s on an idle machine
     assert len(X) > 4_000_000
     tracemalloc.start()
     prepare_corpus(path, recipe=recipe)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    # the file's bytes, and its text and joined text at two bytes a character; more for one block of a mebibyte
+    # the bytes of the file, its text and the joined text (two bytes a character), and 100 MiB to clean a block of 2**20 characters
     assert peak < 8 * len(content) + 100 * 2**20
 
 
@@ -189,7 +192,7 @@ def test_reading_is_what_preparing_reads(tmp_path):
 
 
 def test_articles_begin_where_they_are_said_to(tmp_path):
-    """Also where the cut divides an article, and where characters are dropped before a beginning."""
+    """`train_starts` and `validation_starts` are right, also if the cut divides an article or characters before a start are dropped."""
     articles = ["one red blue old fish", "two fish é", "red fish", "blué fish", "old fish"]
     for n, article in enumerate(articles):
         (tmp_path / f"{n}.txt").write_text(article)

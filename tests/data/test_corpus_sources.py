@@ -1,4 +1,4 @@
-"""Articles from every form of source, and one line for each that is none."""
+"""Articles are read from every supported kind of source, and invalid sources raise one-line errors."""
 
 import csv
 import io
@@ -89,9 +89,9 @@ def test_tables(tmp_path):
 @pytest.mark.parametrize(
     ("columns", "found"),
     [
-        ({"year": ["1984", ""]}, ("1984",)),  # there is no other
-        ({"essay": ["x", "y"], "id": ["1", "2.5"]}, ("x", "y")),  # numbers are no texts
-        ({"": ["0", "1"], "essay": ["x", None]}, ("x",)),  # pandas' index
+        ({"year": ["1984", ""]}, ("1984",)),  # the only column
+        ({"essay": ["x", "y"], "id": ["1", "2.5"]}, ("x", "y")),  # a column of numbers has no texts
+        ({"": ["0", "1"], "essay": ["x", None]}, ("x",)),  # pandas writes its index as a column without a name
         ({"Text": ["x"], "title": ["t"]}, ("x",)),
         ({"body": ["x"], "essay": ["y"]}, ("x",)),
         ({"text": [float("nan"), "x"], "stars": [1.5, 2]}, ("x",)),

@@ -1,4 +1,4 @@
-"""Synthetic reviews: the label follows from the text, and counting words does not find it."""
+"""Synthetic reviews: the words determine the label, but two bag-of-words classifiers find it with an accuracy below 0.65."""
 
 import numpy as np
 import pytest
@@ -41,7 +41,7 @@ def test_judge_refuses_other_texts():
 
 def test_labels_follow_from_the_words(splits):
     for split in splits.values():
-        # the tokens alone are enough: a model sees no punctuation
+        # the tokens alone determine the label, since a model sees no punctuation
         assert [judge(b" ".join(tokenize(text)).decode()) for text in split.texts] == split.labels.tolist()
 
 
@@ -78,7 +78,10 @@ def test_tens_of_thousands_differ():
 
 
 def counts(split, vocabulary):
-    """Return (N, V) counts of words, sparse: many small dense products are slow where other processes use the cores."""
+    """Return the word counts (N, V) of the reviews.
+
+    The array is sparse because many small products of dense arrays are slow if other processes use the cores.
+    """
     values, offsets = vocabulary.encode_all(split.texts)
     return csr_array((np.ones(len(values)), values, offsets), shape=(len(split), vocabulary.size))
 

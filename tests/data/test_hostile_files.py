@@ -1,6 +1,6 @@
-"""Hostile files: whatever the bytes, each read returns data or raises `InputError`, and none runs forever or expands a file without bound.
+"""Hostile files: each reader returns data or raises `InputError`. None runs forever or expands a file without bound.
 
-`LSTM_JAX_FUZZ_EXAMPLES` sets how many mutated files are read; a long run asks for thousands.
+The environment variable `LSTM_JAX_FUZZ_EXAMPLES` sets the number of mutated files (default 300). Long runs use thousands.
 """
 
 import contextlib
@@ -127,7 +127,11 @@ SPLICED = (
 
 
 def mutated(content: bytes, rng: np.random.Generator) -> bytes:
-    """A copy with one to four changes: bytes flipped or cut, parts repeated or moved, numbers and marks put in, its beginning edited."""
+    """Return a copy of `content` with one to four random changes.
+
+    A change replaces a byte, cuts off the end, deletes a part, inserts a copy of a part, inserts one of `SPLICED`, overwrites four bytes
+    near the beginning or the end, or overwrites eight bytes with a number that is extreme as a size or an offset.
+    """
     made = bytearray(content)
     for _ in range(rng.integers(1, 5)):
         size = max(len(made), 1)
@@ -153,7 +157,10 @@ def mutated(content: bytes, rng: np.random.Generator) -> bytes:
 
 
 def mutations(seed: int, count: int) -> Iterator[tuple[str, bytes]]:
-    """`count` mutated files: the name, which tells the kind, and the bytes. Archives within gzip and xz are mutated inside, too."""
+    """Yield `count` mutated files, each as its name in `KINDS` and its bytes.
+
+    About half of the files that are compressed by gzip or xz are unpacked, mutated and compressed again.
+    """
     names = sorted(KINDS)
     for number in range(count):
         rng = np.random.default_rng((seed, number))
@@ -206,12 +213,12 @@ def test_mutated_files_are_read_or_refused(tmp_path: Path) -> None:
     assert 0 < read < EXAMPLES
 
 
-# bombs
+# files that expand to more bytes than allowed, and files that are too large
 
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files and what they expand to have 100,000 bytes at most."""
+    """Limit files, and the data to which they expand, to 100,000 bytes."""
     monkeypatch.setenv(input_files.MAX_BYTES, "100000")
 
 
@@ -323,7 +330,7 @@ def test_arrays_in_fortran_order_are_read(tmp_path: Path) -> None:
 
 
 def _patched(flag: int = 0, method: int = 0) -> bytes:
-    """A .npz whose members say that they are encrypted, or compressed by that method."""
+    """Return a .npz file whose member has the header flags `flag` (1: encrypted) and, if it is not 0, the compression method `method`."""
     content = bytearray(_npz(a=np.arange(3)))
     for mark, place in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
         start = content.index(mark) + place

@@ -1,4 +1,4 @@
-"""Hostile texts, tables and series, one line for each, and what is made of texts from other systems."""
+"""Invalid texts, tables and series raise `InputError`. Foreign line ends, and new characters in the validation part, cause a note."""
 
 import bz2
 import gzip

@@ -1,4 +1,4 @@
-"""The real reviews: Keras' ids, order and labels, checked by the two hashes."""
+"""The real reviews have the ids, the order and the labels of Keras, which is checked by a hash of each split."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ def test_hashes_and_lengths(reviews):
 
 
 def test_cap_padding_and_second_call(imdb, cache, reviews, monkeypatch):
-    monkeypatch.setattr(dataset, "read_source", None)  # the cache answers
+    monkeypatch.setattr(dataset, "read_source", None)  # so that only the cache can be read
     capped = prepare(data=str(imdb), num_words=20_000, cache_dir=cache)
     assert (capped.train.values.max(), capped.vocabulary.size) == (19_999, 20_000)
     rows = capped.train.padded(80)
@@ -52,7 +52,7 @@ def test_validation_shares_no_movie(reviews):
     assert abs(float(labels[validation].mean()) - 0.5) <= 0.005
     assert not np.intersect1d(groups[train], groups[validation]).size
     assert not np.intersect1d(hashes[train], hashes[validation]).size
-    assert 25_000 - len(np.unique(hashes)) >= 96  # the copies that are known
+    assert 25_000 - len(np.unique(hashes)) >= 96  # the data set is known to hold at least 96 copies
 
 
 def test_word_index(imdb, tmp_path):

@@ -1,4 +1,4 @@
-"""Keras' imdb.npz: read as Keras reads it, and nothing in it is run."""
+"""Keras' imdb.npz: `prepare` gives the ids and labels of Keras' `load_data`, and no code in the file is run."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def made():
     for split, count in (("train", 30), ("test", 20)):
         arrays[f"x_{split}"] = objects([RNG.integers(1, 50, size=RNG.integers(0, 9)).tolist() for _ in range(count)])
         arrays[f"y_{split}"] = np.arange(count) % 2
-    # Keras takes the largest id for the cap where there is none; a word that only it sees keeps the comparison exact.
+    # Rank 50 occurs only here. Its id, 53, is the largest one, which Keras uses as `num_words` if none is given.
     arrays["x_test"][0] = [50]
     return arrays
 
@@ -93,7 +93,7 @@ def test_malicious_pickle_is_refused(npz, tmp_path):
     assert not victim.exists()
     with np.load(npz, allow_pickle=True) as file:
         file["x_train"]
-    assert victim.exists()  # so the file was as dangerous as it says
+    assert victim.exists()  # NumPy has run the pickle, so the file was dangerous
 
 
 @pytest.mark.parametrize("payload", [pickle.dumps([1]), pickle.dumps(7), b"", b"\x80\x04garbage", b"cbuiltins\neval\n."])

@@ -1,4 +1,4 @@
-"""Pickles of lists: read as Python reads them, and nothing else is made of any bytes."""
+"""`read_lists` reads pickled object arrays of lists of integers as Python does, and refuses any other pickle."""
 
 import io
 import pickle
@@ -26,7 +26,7 @@ def objects(rows: list) -> np.ndarray:
 
 
 class Made:
-    """An object whose pickle is exactly this call and this state."""
+    """Object whose pickle consists of exactly the given call, arguments and state."""
 
     def __init__(self, call, arguments: tuple, state: object):
         self.parts = call, arguments, state
@@ -36,7 +36,7 @@ class Made:
 
 
 def pickled(dtype_state: tuple = STATE, rows: object = (), shape: tuple = (1,), dtype: str = "O8") -> bytes:
-    """The pickle of an array whose parts may be wrong."""
+    """Return the pickle of an array whose dtype, dtype state, rows and shape are given, and may be wrong."""
     kind = Made(np.dtype, (dtype, False, True), dtype_state)
     return pickle.dumps(Made(np._core.multiarray._reconstruct, (np.ndarray, (0,), b"b"), (1, shape, kind, False, rows)), 4)
 
@@ -58,7 +58,7 @@ def test_long_rows_and_rows_that_are_one_object() -> None:
 @pytest.mark.parametrize(
     ("content", "found"),
     [
-        (pickled((3, "|", None, None, None, -1, -1, 0), b"\x41" * 8), "gives a dtype the state"),  # bytes would be addresses
+        (pickled((3, "|", None, None, None, -1, -1, 0), b"\x41" * 8), "gives a dtype the state"),  # NumPy would take the bytes as addresses
         (pickled((3, "|", ("a",), {"a": (np.dtype("i4"), 0)}, 8, 1, 27), [[1]]), "holds EMPTY_DICT"),
         (pickled(STATE, b"\x41" * 8), "another array than one of lists"),
         (pickled(STATE, [[1], [2]]), "another array than one of lists"),

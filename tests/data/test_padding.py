@@ -1,4 +1,4 @@
-"""Padding against the installed Keras."""
+"""`pad_sequences` and `pad_ragged` return the arrays that the installed Keras returns."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Preparation of reviews from a source to ids, through the cache; the cache is rebuilt whenever it is not what it should be."""
+"""`prepare` turns reviews into ids and caches them. A cache that is damaged, or belongs to other data, is rebuilt."""
 
 import errno
 import json

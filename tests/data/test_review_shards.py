@@ -1,4 +1,4 @@
-"""Shards of reviews: ids, labels and vocabulary are those in memory; batches read only their rows; damage and bad input are errors."""
+"""Shards of reviews give the ids, labels and vocabulary of the reviews in memory; damaged shards and bad input raise errors."""
 
 import csv
 import dataclasses
@@ -19,7 +19,7 @@ from lstm_jax.errors import InputError
 
 
 def write_tables(folder: Path, splits: dict[str, data.TextSplit], parts: int = 3) -> list[str]:
-    """Write each split as tables in a folder of its own, in turn as CSV and JSON lines, and return the folders."""
+    """Write each split as `parts` tables, alternately CSV and JSON lines, to a folder of its own, and return the folders."""
     for name, split in splits.items():
         (folder / name).mkdir(parents=True)
         groups = split.groups or [""] * len(split)
@@ -91,7 +91,7 @@ def mapped(splits, folders, tmp_path_factory: pytest.TempPathFactory):
 
 
 def test_copies_have_equal_hashes(tmp_path: Path) -> None:
-    """The hash is of the words, so that other punctuation makes no other review."""
+    """Reviews with the same words have the same hash, even if case and punctuation differ."""
     (tmp_path / "t.csv").write_text("text,label\nA good film!,1\na bad film,0\na GOOD film,1\n")
     hashes = data.write_review_shards([str(tmp_path / "t.csv")], tmp_path / "s").train.hashes()
     assert hashes[0] == hashes[2] != hashes[1]
@@ -202,7 +202,7 @@ def test_the_labels_have_the_types_of_memory(mapped) -> None:
 
 
 def test_bad_tables_in_several_processes(tmp_path: Path) -> None:
-    """An error of a worker process is the error of the caller."""
+    """An error in a worker process is raised in the process that called `write_review_shards`."""
     for name in ("a.csv", "b.csv"):
         (tmp_path / name).write_text("words,label\ngood,1\n")
     with pytest.raises(InputError, match=r"column 'text'"):

@@ -1,4 +1,4 @@
-"""JSON lines, CSV and the recognition of sources."""
+"""Reviews are read from JSON-lines and CSV tables; sources of unknown form and bad tables are refused."""
 
 import csv
 import json

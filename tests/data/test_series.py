@@ -1,4 +1,4 @@
-"""Series from tables, their gaps and windows."""
+"""Time series: reading them from tables, their gaps, and their windows."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -38,7 +38,10 @@ def test_dates_numbers_and_missing_values(tmp_path: Path) -> None:
 
 
 def test_times_of_day_are_exact(tmp_path: Path) -> None:
-    """Times that are a microsecond apart, and one of the year 1700, at which days in float64 have no exact microseconds."""
+    """Times that are microseconds apart have exact gaps and are shown exactly; a time of the year 1700 is shown to the second.
+
+    Days in float64 are too coarse for single microseconds in 1700.
+    """
     lines = [f"2026-11-25T08:00:00.{n:06},1" for n in (0, 1, 2, 3, 5, 7, 8, 9)]
     series = read_series(write(tmp_path / "a.csv", "time,value", *lines))
     np.testing.assert_array_equal(series.gaps, [1, 1, 1, 1, 2, 2, 1, 1])
@@ -91,13 +94,13 @@ def test_columns_that_commas_do_not_separate(tmp_path: Path, mark: str, lines: l
         read_series(path)
     remedy = f"pandas.read_csv('semi.csv', sep={mark!r}, decimal=',').to_csv('new.csv', index=False)"
     assert str(caught.value) == f"columns of {path}: separated by {shown}give commas, and points in numbers: {remedy}"
-    with pytest.raises(InputError, match="column 'when' in line 2"):  # a name that is in neither split
+    with pytest.raises(InputError, match="column 'when' in line 2"):  # neither commas nor semicolons give a column of this name
         read_series(write(tmp_path / "other.csv", "time;value", "1;2"), "when")
     assert read_series(write(tmp_path / "name.csv", "a;b,value", "1,2", "2,3"), "a;b").values.tolist() == [2, 3]
 
 
 def test_times_with_an_offset_from_utc(tmp_path: Path) -> None:
-    """Times with an offset are instants, also across the change from summer time, and are shown with the offset of the last entry."""
+    """Times with an offset from UTC have the right gaps when summer time ends, and are shown with the offset of the last entry."""
     lines = ["2026-10-25T00:00+02:00,1", "2026-10-25T02:00+02:00,2", "2026-10-25T03:00+01:00,3"]
     series = read_series(str(write(tmp_path / "a.csv", "time,value", *lines)))
     np.testing.assert_allclose(np.diff(series.times) * 24, [2, 2])
@@ -119,7 +122,7 @@ def test_absent(tmp_path: Path) -> None:
 
 @given(st.integers(2, 12), st.integers(1, 5), st.integers(1, 4), st.integers(0, 6), st.integers(0, 12), st.integers(0, 99))
 def test_windows(count: int, context: int, horizon: int, first: int, last: int, seed: int) -> None:
-    """Each is what stands in the series around its origin; none reaches outside of its part."""
+    """Each window holds the entries before and after its origin, and all of its targets lie in the entries `first` to `last` - 1."""
     rng = np.random.default_rng(seed)
     last = min(last, count) or count
     series = Series(np.cumsum(rng.integers(1, 4, count)).astype(float), rng.normal(size=count), False)

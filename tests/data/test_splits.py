@@ -1,4 +1,4 @@
-"""Validation parts: nothing shared, sizes and classes as asked, the same for a seed."""
+"""`grouped_split`: the parts share no group and no copy, have the wanted size and class balance, and are equal for equal seeds."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,10 @@ def rows(draw):
 
 
 def inseparable(labels, groups, hashes):
-    """Each row's set, found by joining one pair of rows after the other."""
+    """Return for each row the number of its set: rows of a set share groups or hashes, directly or through other rows.
+
+    The sets are found by comparing all pairs of rows.
+    """
     sets = list(range(len(labels)))
     for one in range(len(labels)):
         for other in range(one):
@@ -35,7 +38,7 @@ def test_parts_are_whole_disjoint_and_share_nothing(made, fraction, seed):
     try:
         train, validation = grouped_split(labels, groups, fraction, seed, hashes)
     except InputError:
-        # it may give up only where no split exists: a class whose rows are all in one inseparable set
+        # an error is right only if no split exists, because all rows of a class are in one inseparable set
         sets = inseparable(labels, groups, hashes)
         assert min(len({sets[row] for row in np.flatnonzero(labels == label)}) for label in (0, 1)) < 2
         return
@@ -69,7 +72,7 @@ def test_seeds_differ():
 
 
 def test_chain_of_copies_stays_together():
-    # texts tie the groups 0-1, 1-2 and 2-3: one set of eight rows, beside sixteen rows of their own
+    # equal hashes join the groups 0-1, 1-2 and 2-3 to one set of eight rows; each of the other sixteen rows is a set of its own
     labels = np.arange(24, dtype=np.int32) % 2
     groups = np.asarray([0, 0, 1, 1, 2, 2, 3, 3] + [-1] * 16, np.int32)
     hashes = np.asarray([10, 0, 0, 1, 1, 2, 2, 11, *range(20, 36)])

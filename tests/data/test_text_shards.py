@@ -1,4 +1,4 @@
-"""Shards of a text: the ids are those of the text in memory; a second call continues; damage is an error."""
+"""Shards of a text hold the ids of the text in memory; a second call writes missing shards; damaged shards raise errors."""
 
 import hashlib
 import json
@@ -33,7 +33,10 @@ def write_files(folder: Path, seed: int = 1, count: int = 3) -> list[str]:
 @pytest.mark.parametrize("unit", ["character", "byte"])
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_shards_are_the_text_in_memory(recipe: str, unit: str, tmp_path: Path) -> None:
-    """Cut at 97 bytes, so within words, lines and characters, at 300 and not at all."""
+    """Shards of 97 bytes, of 300 bytes and of whole files hold the ids that `prepare_corpus` returns.
+
+    Some multiples of 97 bytes lie within words, lines and UTF-8 characters of the files.
+    """
     files = write_files(tmp_path)
     want = data.prepare_corpus(files, "", recipe, unit, 0.0)
     for size in (97, 300, 10**6):
@@ -49,7 +52,7 @@ def test_shards_are_the_text_in_memory(recipe: str, unit: str, tmp_path: Path) -
     ("text", "recipe"), [("日本語" * 100_000, "none"), ("acgt" * 100_000, "source"), ("a1" + "9" * 300_000 + "b", "source")]
 )
 def test_a_text_without_white_space(text: str, recipe: Any, tmp_path: Path) -> None:
-    """Division falls between two characters, not within one, and adds no white space to a word."""
+    """A text without white space is divided between two UTF-8 characters, and its shards decode to the whole cleaned text."""
     (tmp_path / "a.txt").write_text(text)
     got = data.write_shards(str(tmp_path / "a.txt"), tmp_path / "s", recipe, shard_bytes=100_000)
     assert len(list((tmp_path / "s").glob("*.npy"))) > 2
@@ -123,7 +126,7 @@ def test_an_interrupt_before_the_first_record(tmp_path: Path, monkeypatch) -> No
 
 
 def test_shards_of_an_older_version_are_written_again(tmp_path: Path) -> None:
-    """Older versions may have divided the text elsewhere."""
+    """A shard whose record lacks the entry "edges" is written again, since older versions may have divided the text elsewhere."""
     (tmp_path / "a.txt").write_text("two words")
     data.write_shards(tmp_path / "a.txt", folder := tmp_path / "s", "none", shard_bytes=6)
     record = read_summed((folder / "00000.json").read_bytes())
@@ -189,7 +192,7 @@ def test_a_second_call_writes_what_is_missing(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_another_text(tmp_path: Path) -> None:
-    """Another cleaning, another text, fewer shards and a text that has changed: nothing of the folder is replaced."""
+    """Writing another text, fewer files, a changed file or another recipe to a folder of shards raises an error and changes no file."""
     files, folder = write_files(tmp_path), tmp_path / "s"
     data.write_shards(files, folder, shard_bytes=300)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}

@@ -1,4 +1,4 @@
-"""The TFDS builder: there and back without TensorFlow."""
+"""The TFDS builder writes reviews that are read back unchanged, without TensorFlow."""
 
 import subprocess
 import sys
@@ -32,7 +32,7 @@ def test_round_trip(jsonl, home, capfd):
     for name, split in expected.items():
         assert (back[name].texts, back[name].names, back[name].groups) == (split.texts, split.names, split.groups)
         np.testing.assert_array_equal(back[name].labels, split.labels, strict=True)
-    assert build_tfds(home / "absent").is_prepared()  # what is there is kept
+    assert build_tfds(home / "absent").is_prepared()  # a data set that exists is not built again
     assert "tensorflow" not in sys.modules
     assert capfd.readouterr() == ("", "")
 

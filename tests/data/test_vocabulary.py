@@ -1,4 +1,4 @@
-"""Words, ids, and the word index."""
+"""`tokenize`, `Vocabulary` with its ids and files, and the search for Keras' word index."""
 
 import json
 import time
@@ -45,7 +45,7 @@ def test_tokenize_follows_the_recipe(text):
 
 
 def test_encode_decode():
-    # ids 4 the, 5 film, 6 was; good is 7, not below num_words; "odd" is in no index
+    # "the", "film" and "was" have the ids 4, 5 and 6; "good" has 7, which is not below num_words; "odd" has no id
     np.testing.assert_array_equal(KERAS.encode("The film was odd, good"), np.asarray([1, 4, 5, 6, 2], np.int32), strict=True)
     np.testing.assert_array_equal(FREQUENCY.encode(b"The film was odd, good"), np.asarray([1, 4, 5, 6, 2, 2], np.int32), strict=True)
     assert KERAS.encode("").tolist() == FREQUENCY.encode("").tolist() == [1]
@@ -75,7 +75,7 @@ def test_capping():
 def test_build_vocabulary():
     texts = ["b a b", b"A c \xff", "b d"]
     whole = build_vocabulary(texts)
-    assert whole.words == ("b", "a", "c", "d", "\udcff")  # 3, 2, then ties by byte
+    assert whole.words == ("b", "a", "c", "d", "\udcff")  # counts 3 and 2, then words with equal counts in the order of their bytes
     assert (whole.num_words, whole.kind) == (9, "frequency")
     assert whole.encode(b"\xff d z").tolist() == [1, 8, 7, 2]
     assert build_vocabulary(texts, 6) == Vocabulary(("b", "a"), 6, "frequency")

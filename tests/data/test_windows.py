@@ -1,4 +1,4 @@
-"""Windows and streams are views, and what naive loops give."""
+"""Windows, chunks and streams of a text equal those of plain loops; windows and chunks are read-only views of the ids."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ def made_ids(n):
 
 
 def source_windows(text, length, step):
-    """Cut windows by the loop of the lstm_text_generation example."""
+    """Return the windows and the character after each window, as the loop of the lstm_text_generation example cuts them."""
     sentences, following = [], []
     for start in range(0, len(text) - length, step):
         sentences.append(text[start : start + length])

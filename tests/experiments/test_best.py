@@ -1,4 +1,4 @@
-"""The ensemble of the study `best`: its accuracy from the margins in the result file, against the mean of the logits; its conclusion."""
+"""Tests of the ensemble of the study `best`: its accuracy from stored margins, compared with that of the mean logits; its conclusion."""
 
 import numpy as np
 import pytest
@@ -16,13 +16,13 @@ def test_ensemble_accuracy() -> None:
     alone = [float(((one > 0) == (labels == 1)).mean()) for one in logits]
     assert [ensemble_accuracy([text]) for text in texts] == alone
     want = float(((np.mean(logits, axis=0) > 0) == (labels == 1)).mean())
-    assert abs(ensemble_accuracy(texts) - want) <= 1e-3  # float16 may turn a review whose mean is close to 0
+    assert abs(ensemble_accuracy(texts) - want) <= 1e-3  # rounding to float16 may change the class of a review whose mean is close to 0
     assert want > max(alone) + 0.1
 
 
 def test_the_conclusion_names_each_model() -> None:
     labels = np.ones(4, int)
-    # four reviews, two seeds: the models are right on 2 and 3, their mean on 3, the mean of the mixtures on 4
+    # four reviews and two seeds: the models are right on 2 and 3 reviews, their mean on 3, and the mean of the mixtures on 4
     rows = [
         {
             "tested": True,

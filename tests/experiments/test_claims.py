@@ -1,4 +1,4 @@
-"""The claims of the studies: differences, intervals and verdicts by hand, the runs that a claim needs, and the page with the table."""
+"""Tests of the claims of the studies: their intervals and verdicts, the runs that a claim needs, and the page with the table."""
 
 import json
 import math
@@ -54,7 +54,7 @@ def test_verdict(claimed: tuple[float, float], interval: tuple[float, float], wa
 
 
 def test_the_p_value_agrees_with_the_interval() -> None:
-    """Half of 1 - 0.95 is the p-value of a one-sided test at which an end of the interval lies on the end of the claimed range."""
+    """The one-sided p-value is 0.025 if an end of the 95 % interval coincides with an end of the claimed range."""
     values = np.random.default_rng(1).normal(1, 1, 5)
     _, low, high = stats.t_interval(values)
     for claimed in ((low, math.inf), (-math.inf, high), (low, high + 9), (low - 9, high)):
@@ -89,7 +89,7 @@ def test_the_table_pairs_by_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     line = cells(claims.table(tmp_path).splitlines()[2])
     p: Any = scipy_stats.ttest_1samp([1, 2, 3, 4, 5], 0, alternative="greater")[1]
     assert line[2:] == ["+0.75 (-2.43 to 3.93), 2 seeds", "open", "+3 (1.04 to 4.96), 5 seeds", "shown", f"{p:.2g}"]
-    written = (tmp_path / "gates.jsonl").read_text().splitlines()  # a missing seed takes the verdict, so that nobody stops at a good moment
+    written = (tmp_path / "gates.jsonl").read_text().splitlines()  # no verdict before all seeds have run: nobody can stop at a good moment
     (tmp_path / "gates.jsonl").write_text("\n".join(line for line in written if '"seed": 7' not in line) + "\n")
     assert cells(claims.table(tmp_path).splitlines()[2])[4:] == ["4 of 5 run", "", ""]
     other = next(claim for claim in CLAIMS if "Characters, 30 epochs: the GRU" in claim.text)

@@ -1,4 +1,4 @@
-"""The NBSVM classifier against a dense one by Newton's method, on n-grams that Python's sets find; and the share of a mixture."""
+"""Tests of the NBSVM classifier, compared with a dense classifier fitted by Newton's method, and of the best share of a mixture."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def grams(text: np.ndarray, order: int) -> set[tuple[int, ...]]:
 
 @pytest.mark.parametrize("order", [1, 3])
 def test_against_a_dense_classifier(order: int) -> None:
-    train, test = split(60, 6), split(20, 8)  # with words and n-grams that are new
+    train, test = split(60, 6), split(20, 8)  # the second has words and n-grams that the first lacks
     sets = [grams(train.row(n), order) for n in range(len(train))]
     names = sorted(set.union(*sets))
     rows = np.asarray([[name in own for name in names] for own in sets], float)

@@ -1,4 +1,4 @@
-"""The toy preset of every study runs, draws a figure and gives a verdict; the parts of studies are checked by hand."""
+"""Tests of the studies: every toy preset runs, draws a figure and gives a verdict; the data and metrics of single studies are right."""
 
 import importlib
 import json
@@ -43,12 +43,15 @@ def test_studies_are_found_by_their_files() -> None:
 
 
 OLD_RECIPE = {"1ff9f7c355775b73", "56eb5b40bf0cac15"}
-"""Ids of two rows of `best` whose recipe the code no longer has."""
+"""Ids of two rows of the study `best` whose recipe is no longer in the code."""
 
 
 @pytest.mark.parametrize("path", sorted(study.RESULTS.glob("*.jsonl")), ids=lambda path: path.stem)
 def test_the_rows_are_those_of_the_configs(path: Path) -> None:
-    """A field that is added to a config without `ADDED` changes the ids, so that hours of runs would be done again."""
+    """Each committed row has the id of a config of its study.
+
+    A new field of a config without the metadata `ADDED` would change the ids, and hours of runs would have to be repeated.
+    """
     own = importlib.import_module(f"experiments.{path.stem}").STUDY
     configs = [*own.presets["full"], *(c for claim in CLAIMS if claim.study == path.stem for c in claims.configs(claim, new=True))]
     assert {row["id"] for row in read_rows(path)} - OLD_RECIPE <= {sweep.run_id(own.run, config) for config in configs}
@@ -78,7 +81,7 @@ def test_report_without_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_data_that_are_not_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Nothing is run, and no row of a failed run is left."""
+    """Without a folder of data, a study runs nothing and writes no row."""
     monkeypatch.delenv("LSTM_JAX_DATA", raising=False)
     assert study.main(memory.STUDY, ["--out", str(tmp_path)]) == 2
     assert capsys.readouterr().err == "memory: LSTM_JAX_DATA: not set; name the folder that holds imdb/, articles/ and charlm/\n"
@@ -113,7 +116,7 @@ def test_copy() -> None:
 
 
 def test_gradient_sizes_by_hand() -> None:
-    """A minimal GRU's gradient decays by 1 - u a step; a cell whose u is known."""
+    """The gradient of a minimal GRU whose update gate u is 1/2 shrinks by the factor 1 - u in each step."""
     config = memory.Config("adding", "min_gru", lag=6, units=2, batch=3)
     params = memory.initial(config)
     still = params.cell._replace(kernel=jnp.zeros_like(params.cell.kernel), bias=jnp.zeros_like(params.cell.bias))  # u is 1/2

@@ -1,4 +1,4 @@
-"""A file is written whole or not at all."""
+"""`write_atomically` writes a file as a whole or not at all."""
 
 import errno
 import os
@@ -74,7 +74,7 @@ def test_a_replaced_file_keeps_its_permissions(tmp_path):
 
 
 def test_a_temporary_file_that_another_process_removes(tmp_path, monkeypatch):
-    """A write takes another temporary file if another process locks the first one before it does."""
+    """If another process has locked the temporary file that a write created, the write creates another one."""
     asked = []
 
     def taken(file):

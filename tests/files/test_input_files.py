@@ -1,4 +1,4 @@
-"""Things that are no regular files, names of nothing, and files that change: refused at once, in one line."""
+"""Readers refuse missing files, paths that are no regular files, and files that change while they are read, with one-line errors."""
 
 import os
 import socket
@@ -16,12 +16,12 @@ from lstm_jax.files import reading as input_files
 TEXT = "It was the best of times.\n"
 
 
-# what is no regular file
+# paths that are no regular files
 
 
 @pytest.fixture
 def strange(tmp_path: Path) -> dict[str, Path]:
-    """Kind -> path of things that are no regular files."""
+    """Return paths that are no regular files. Each key is a part of the expected error."""
     os.mkfifo(tmp_path / "fifo")
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(os.path.relpath(tmp_path / "socket"))
@@ -61,7 +61,7 @@ def test_folders_without_permission(tmp_path: Path) -> None:
     folder.chmod(stat.S_IRUSR)
     uid = os.geteuid()
     try:
-        if uid == 0:  # whom no permission stops
+        if uid == 0:  # root, for whom permissions are not checked
             tmp_path.chmod(0o755)
             os.chown(folder, 65534, 65534)
             os.seteuid(65534)

@@ -1,4 +1,7 @@
-"""No output replaces what its command reads or something else wrote: the rule of `files.check_output`, alone and in each command."""
+"""No command overwrites a file that it reads or, without --force, a file without the mark of lstm-jax.
+
+The rule is tested for `check_output` alone and for each command.
+"""
 
 import os
 import shutil
@@ -35,7 +38,7 @@ def test_a_file_of_another_s_needs_force(keep):
 
 @pytest.mark.parametrize("force", [False, True])
 def test_an_input_is_no_output(force, keep, tmp_path, monkeypatch):
-    """Names of an input: its own, another one, through a link to its folder, a hard link, as standard input, within a folder."""
+    """An input is refused as an output, also by another path, a linked folder, a hard link, standard input, or as part of a folder."""
     os.link(keep, tmp_path / "hard.txt")
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "folder").symlink_to(tmp_path)
@@ -121,7 +124,7 @@ def test_pages_and_figures_may_replace_themselves(tmp_path):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
-    """A folder with a text, a run of each task and the reviews of one."""
+    """Return a folder with a text, a table of reviews, and the runs of a generation and a sentiment model trained on them."""
     root = tmp_path_factory.mktemp("outputs")
     (root / "text.txt").write_text(" ".join([SENTENCES] * 8))
     small = ["--units", "4", "--batch-size", "16", "--epochs", "1", "--no-figures"]
@@ -152,7 +155,7 @@ def test_no_command_replaces_a_file_without_force(arguments, ask, made, tmp_path
     assert_error(ask(*filled), f"writing {mine}: ")
     assert mine.read_text() == SENTENCES
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [mine]
-    if arguments[1] != "{out}.html":  # an input is none with --force either
+    if arguments[1] != "{out}.html":  # else the output is an input, which --force does not replace either
         assert ask(*filled, "--force")[0] == 0
         assert mine.read_text() != SENTENCES
     else:

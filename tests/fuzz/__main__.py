@@ -30,7 +30,7 @@ from tests.fuzz.shell import Shell
 from tests.fuzz.world import World, make_world
 
 LONG = {"flags": 3000, "files": 1000, "flips": 500, "kills": 200}
-"""Cases of the long run."""
+"""Number of cases of each kind in the long run, which is the default."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,14 +48,17 @@ class Row:
 
 
 def run_case(kind: str, seed: int, number: int, shell: Shell, world: World) -> Row:
-    """Run one case, which follows from kind, seed and number."""
+    """Run one case, which `kind`, `seed` and `number` determine."""
     module = importlib.import_module(f"tests.fuzz.{kind}")
     verdict = module.run(random.Random(f"{kind} {seed} {number}"), shell, world)
     return Row(kind, seed, number, verdict)
 
 
 def run_cases(world: World, shells: Sequence[Shell], kind: str, numbers: Sequence[int], seed: int, seconds: float = 0) -> Iterator[Row]:
-    """Run cases, one at a time in each of the shells, each row as it comes; after `seconds` (0: never) no more are begun."""
+    """Run cases, one at a time in each of the shells, and yield each row as soon as it is ready.
+
+    After `seconds` (0: no limit), no further case is begun.
+    """
     free: queue.SimpleQueue[Shell] = queue.SimpleQueue()
     for shell in shells:
         free.put(shell)
@@ -77,7 +80,7 @@ def run_cases(world: World, shells: Sequence[Shell], kind: str, numbers: Sequenc
 
 
 def native_library() -> Path | None:
-    """The compiled backend, installed or in the tests' own cache; None where it cannot be built."""
+    """Return the path of the compiled backend, installed or in the tests' own cache folder, or None if it cannot be built."""
     from lstm_jax import native
     from lstm_jax.errors import InputError
 
@@ -91,7 +94,7 @@ def native_library() -> Path | None:
 
 
 def summary(rows: Sequence[Row]) -> Table:
-    """Return the table of how the cases of each kind ended."""
+    """Return a table with the numbers of cases, faults and exit codes of each kind."""
     table = Table("kind", "cases", "faults", "exit 0", "exit 2", "exit 130", "seconds, longest", title="fuzz")
     by_kind = defaultdict(list)
     for row in rows:
@@ -104,7 +107,7 @@ def summary(rows: Sequence[Row]) -> Table:
 
 
 def report(console: Console, rows: Sequence[Row]) -> None:
-    """Faults by kind, most frequent first, with up to three cases each."""
+    """Print each fault with the number of its cases and up to three of them, the most frequent fault first."""
     groups = defaultdict(list)
     for row in sorted(rows, key=lambda row: (row.kind, row.number)):
         if row.verdict.fault:
@@ -116,7 +119,7 @@ def report(console: Console, rows: Sequence[Row]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what the command line asks for; 1 if there are faults."""
+    """Run the cases that the command line selects, and return 1 if there is a fault, else 0."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("kind", choices=[*LONG, "all"], nargs="?", default="all")
     parser.add_argument("--cases", type=int, default=0, help="cases of each kind; 0: those of the long run")

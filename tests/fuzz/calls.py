@@ -1,4 +1,7 @@
-"""Readers of files that no command calls, as commands: 0 if a file is read, 2 with one line of error if it is refused."""
+"""Commands for the functions that read files but that no command line calls.
+
+Each command returns 0 if the file is read. If the file is refused, it prints one line of error and returns 2.
+"""
 
 import sys
 from collections.abc import Callable
@@ -20,20 +23,20 @@ def _answer(read: Callable[[Path], object], path: str) -> int:
 
 
 def keras_npz(path: str) -> int:
-    """Keras' imdb.npz."""
+    """Read a file in the format of Keras' imdb.npz, and return the exit code."""
     return _answer(read_keras_npz, path)
 
 
 def word_index(path: str) -> int:
-    """Keras' word index."""
+    """Read a file in the format of Keras' word index, and return the exit code."""
     return _answer(lambda path: keras_vocabulary(path, check=False), path)
 
 
 def torch_file(path: str) -> int:
-    """Weights of PyTorch."""
+    """Read a file with weights of PyTorch, and return the exit code."""
     return _answer(lambda path: convert.generation_from_torch(convert.read_torch_file(path)), path)
 
 
 def keras_file(path: str) -> int:
-    """Weights of Keras."""
+    """Read a file with weights of Keras, and return the exit code."""
     return _answer(convert.generation_from_keras_file, path)

@@ -8,7 +8,15 @@ from tests.fuzz.shell import Command, Outcome
 
 @dataclass(frozen=True)
 class Verdict:
-    """line: what was done, to be read; ended: "0", "2", "130" or what else; fault: empty if all is well; err: the end of standard error."""
+    """Verdict on one case of a fuzzer.
+
+    Attributes:
+        line: description of the case for the report.
+        ended: exit code of the last command of the case as a string, such as "0", "2" or "130".
+        fault: description of the fault, or "" if there is none.
+        seconds: duration of the last command.
+        err: end of the last command's standard error.
+    """
 
     line: str
     ended: str
@@ -18,12 +26,12 @@ class Verdict:
 
     @staticmethod
     def of(command: Command | str, outcome: Outcome, faults: Iterable[str]) -> "Verdict":
-        """The verdict on a case of one command: the first of its faults that is not empty."""
+        """Return the verdict on a case whose last command had the given outcome. The first of `faults` that is not empty counts."""
         fault = next((fault for fault in faults if fault), "")
         return Verdict(shown(command), str(outcome.code), fault, outcome.seconds, outcome.err[-3000:])
 
 
 def shown(command: Command | str) -> str:
-    """A line that can be printed on any terminal, long words cut."""
+    """Return a command as a line that any terminal can print, with long words shortened."""
     text = str(command).encode("unicode_escape", errors="surrogatepass").decode("ascii")
     return " ".join(word if len(word) <= 120 else f"{word[:40]}...({len(word)} characters)" for word in text.split(" "))

@@ -1,4 +1,4 @@
-"""Hostile files: a valid one of each kind that a command reads, damaged, and given to that command."""
+"""Fuzzer of input files: a valid file of a kind that a command reads is damaged and given to that command."""
 
 import csv
 import gzip
@@ -30,7 +30,15 @@ TEXT = TRAIN["generation"].replace("text.txt", "FILE")
 
 @dataclass(frozen=True)
 class Form:
-    """A kind of file. asks: command lines that read FILE, or "module:function"; the first is asked most; inner: of what is packed."""
+    """Kind of input file.
+
+    Attributes:
+        name: last part of the file's name.
+        make: function that returns the content of a valid file.
+        asks: command lines that read FILE, or functions "module:function" that do. One of them is drawn.
+        kinds: mutations that damage the bytes of the file.
+        pack: function that damages the content inside a compressed file or an archive and packs it again, or None.
+    """
 
     name: str
     make: Callable[[], bytes]
@@ -81,7 +89,7 @@ def _npz() -> bytes:
 
 
 def _repack_npz(draw: random.Random, content: bytes) -> bytes:
-    """One member damaged (its header, or its pickle), the archive whole; or a member of another kind."""
+    """Return the archive with one damaged member, or with a member that is marked as encrypted or has an unknown compression method."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     name = draw.choice(sorted(members))
@@ -128,7 +136,7 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes, **fields: object) -> N
 
 
 def _odd_tar(draw: random.Random) -> bytes:
-    """Members of odd names, types, sizes and pax headers behind the good ones."""
+    """Return a tar archive with a further member at its end, whose name, type, size or pax header is odd."""
     file = io.BytesIO(_tar())
     names = (
         "aclImdb/train/pos/" + "9" * 5000 + "_9.txt",
@@ -152,7 +160,7 @@ def _gzip_tar(draw: random.Random, content: bytes) -> bytes:
 
 
 def _xz(draw: random.Random, content: bytes) -> bytes:
-    """Damaged within, whole without; or some gigabytes of nothing in some kilobytes, as streams one behind the other."""
+    """Return a whole .xz file with damaged content or, less often, a small file of many streams that expands to 4 GiB."""
     if draw.random() < 0.15:
         return lzma.compress(content) + lzma.compress(draw.choice((b" ", b"\n", b"a")) * 2**24, preset=0) * 256
     return lzma.compress(mutated(draw, content, TEXTUAL)[1])
@@ -211,7 +219,7 @@ FORMS = (
 
 
 def hostile(draw: random.Random, form: Form) -> tuple[str, bytes]:
-    """A damaged file of that form, and what was done to it."""
+    """Return a description of the damage, and the damaged content of a file of the given form."""
     content = form.make()
     if form.pack is not None and draw.random() < 0.6:
         return f"repacked by {form.pack.__name__.strip('_')}", form.pack(draw, content)
@@ -223,7 +231,7 @@ def hostile(draw: random.Random, form: Form) -> tuple[str, bytes]:
 
 
 def run(draw: random.Random, shell: Shell, world: World) -> Verdict:
-    """Damage a file, give it to a command that reads it, and see that no other file was lost."""
+    """Damage a file, give it to a command that reads it, and return the verdict. A lost or changed other file is a fault."""
     form = draw.choice(FORMS)
     what, content = hostile(draw, form)
     ask = draw.choice(form.asks)

@@ -1,4 +1,4 @@
-"""Random flags of every command: good values, odd ones, extreme ones, of a wrong type, missing and repeated."""
+"""Fuzzer of command lines: values that are good, odd, extreme or of a wrong type, and flags that are missing or repeated."""
 
 import dataclasses
 import random
@@ -48,14 +48,22 @@ BASES = {f"train {task}": f"{flags.replace('--epochs 2', '--epochs 1')} --run ne
 BASES |= {"data prepare": "--data reviews --vocabulary frequency --cache-dir cache", "demo": "--run new-demo", "backends": ""}
 BASES["run accept"] = "--run runs/sentiment"
 RARE = {"demo": 0.1, "backends": 0.3}
-"""Commands of few flags, or long ones, that need no more than a share of the cases."""
+"""Weights with which commands are drawn that have few flags or take long. Other commands have the weight 1 or, for training, 2."""
 CHANGED = re.compile(r"^runs/\w+(/(checkpoints|events|figures|metrics|result|environment|samples|manifest).*)?$")
-"""Files that resuming a run, or accepting its files, may change."""
+"""Paths of the files that may change when a run is resumed or its files are accepted."""
 
 
 @dataclass(frozen=True)
 class Flag:
-    """A flag of a command. kind: a key of `GOOD`, "bool" or "choice"; many: takes several values."""
+    """Flag of a command.
+
+    Attributes:
+        name: name of the flag with its dashes.
+        kind: type of its values: a key of `GOOD`, "bool" or "choice".
+        choices: values that the flag accepts, if they are listed.
+        many: whether the flag takes several values.
+        positional: whether the values are positional arguments, without the flag's name.
+    """
 
     name: str
     kind: str
@@ -65,7 +73,7 @@ class Flag:
 
 
 def flags_of(command: type) -> list[Flag]:
-    """The flags of a command or config, nested configs included, by its fields."""
+    """Return the flags of a command or config, one for each field, including the fields of nested configs."""
     found = []
     for name, hint in get_type_hints(command, include_extras=True).items():
         positional = get_origin(hint) is Annotated and POSITIONAL in hint.__metadata__
@@ -93,7 +101,10 @@ FLAGS = {name: flags_of(typing.cast(type, command)) for name, command in COMMAND
 
 
 def base(name: str) -> dict[str, list[str]]:
-    """Flags with which the command does its work on the tiny data in a moment: flag -> values ("" : positional)."""
+    """Return flags with which a command works quickly on the tiny data: a dict from each flag to its values.
+
+    The key "" has the positional arguments.
+    """
     known = [question for questions in ASK.values() for question in questions if question.startswith(name)]
     line = BASES.get(name, known[0][len(name) :] if known else "")
     if name == "embedding plot":
@@ -108,7 +119,7 @@ def base(name: str) -> dict[str, list[str]]:
 
 
 def draw_value(draw: random.Random, flag: Flag) -> str:
-    """A value for a flag: four in seven good ones."""
+    """Draw a value for a flag: with probability 4/7 a good one, else an odd one or one of a wrong type."""
     sort = draw.choices(("good", "odd", "wrong"), (8, 5, 1))[0]
     if sort == "wrong":
         return draw.choice(WRONG)
@@ -119,7 +130,7 @@ def draw_value(draw: random.Random, flag: Flag) -> str:
 
 
 def draw_arguments(draw: random.Random) -> tuple[str, ...]:
-    """A command line."""
+    """Draw a command line, and return its words."""
     name = draw.choices(list(FLAGS), [RARE.get(name, 2 if name.startswith("train") else 1) for name in FLAGS])[0]
     flags, chosen = FLAGS[name], base(name)
     for flag in draw.sample(flags, min(len(flags), draw.choices(range(6), (1, 6, 5, 3, 2, 1))[0])):
@@ -140,7 +151,7 @@ def draw_arguments(draw: random.Random) -> tuple[str, ...]:
 
 
 def run(draw: random.Random, shell: Shell, world: World) -> Verdict:
-    """Draw a command line, run it, and see that no file was lost."""
+    """Draw a command line, run it, and return the verdict. A lost or changed file is a fault."""
     arguments = draw_arguments(draw)
     stdin = draw.choice((b"", b"", b"the cat sat\na good film\n", b"\xff\x00\r\n", b"the cat sat on the mat. " * 9))
     stdout = draw.choices(("file", "/dev/full", "closed"), (30, 1, 1))[0]

@@ -1,4 +1,7 @@
-"""One bit flipped, one digit edited, one file cut or gone in a run's folder: each answer is as before, or one line says what is wrong."""
+"""Fuzzer of run folders: one bit is flipped, one digit or byte edited, or one file cut or removed.
+
+Afterwards each answer of the run must be as before, or one line must say what is wrong.
+"""
 
 import random
 import re
@@ -13,13 +16,13 @@ from tests.fuzz.world import ASK, TRAIN, World
 FREE = re.compile(r"^runs/\w+/((events|figures)/|(metrics\.jsonl|samples\.jsonl|result\.json|environment\.json)$)")
 """Files of a run on which no answer depends."""
 DATA = {"sentiment": ("reviews/*.csv", "cache/*.npz"), "generation": ("text.txt",)}
-"""The data of a run: a change must be noticed where it counts. A series may grow: forecasts go on from its new end."""
+"""Data files by task. A change must be noticed if an answer depends on it. A series may grow: forecasts begin at its new end."""
 WRITTEN = ("vectors.txt", "page.html")
-"""Files that the questions write: a part of the answer."""
+"""Files that the questions in `ASK` write. Their contents are a part of the answer."""
 
 
 def flip(draw: random.Random, path: Path) -> str:
-    """Damage the file; returns how."""
+    """Damage a file, and return a description of the damage."""
     content = path.read_bytes()
     digits = [place for place, byte in enumerate(content) if chr(byte).isdigit()]
     how = draw.choices(("bit", "digit", "byte", "cut", "gone"), (60, 15 if digits else 0, 10, 8, 7))[0]
@@ -37,7 +40,7 @@ def flip(draw: random.Random, path: Path) -> str:
 
 
 def answer(outcome: Outcome, folder: Path) -> str:
-    """All that a question answers, without what a run may say of its own state."""
+    """Return the answer to a question: standard output and the contents of the files in `WRITTEN`, without standard error."""
     return outcome.out + "".join((folder / name).read_text() for name in WRITTEN if (folder / name).exists())
 
 
@@ -45,7 +48,7 @@ _answers: dict[tuple[Path, str], str] = {}
 
 
 def expected(question: str, shell: Shell, world: World) -> str:
-    """The answer of the undamaged run, asked once."""
+    """Return the answer of the undamaged run to a question. Each question is asked only once."""
     if (world.root, question) not in _answers:
         with world.case() as folder:
             outcome = shell.run(Command(tuple(question.split())), folder)
@@ -56,7 +59,7 @@ def expected(question: str, shell: Shell, world: World) -> str:
 
 
 def run(draw: random.Random, shell: Shell, world: World) -> Verdict:
-    """Damage one file of one run, or of its data, then ask it one of its questions, or resume it."""
+    """Damage one file of a run or of its data, ask the run a question or resume it, and return the verdict."""
     task = draw.choice(list(ASK))
     resume = draw.random() < 0.2
     question = f"train {task} {TRAIN[task]} --run runs/{task} --resume" if resume else draw.choice(ASK[task])
@@ -75,7 +78,11 @@ def run(draw: random.Random, shell: Shell, world: World) -> Verdict:
 
 
 def _damage(draw: random.Random, folder: Path, task: str) -> tuple[str, str]:
-    """Damage one file: one in ten of the data, of the others half not of a checkpoint, which are few."""
+    """Damage one file, and return its path and a description of the damage.
+
+    In one of ten cases, it is a file of the data, if the task has any in `DATA`. In half of the other cases, it is neither in a checkpoint
+    nor in `FREE`, because few files are.
+    """
     if task in DATA and draw.random() < 0.1:
         chosen = [path for pattern in DATA[task] for path in folder.glob(pattern)]
     else:
@@ -87,5 +94,5 @@ def _damage(draw: random.Random, folder: Path, task: str) -> tuple[str, str]:
 
 
 def _kind(name: str) -> str:
-    """A file's name without sums and steps."""
+    """Return a file's name with hashes and numbers replaced by N, so that alike files are grouped."""
     return re.sub(r"[0-9a-f]{8,}|\d+", "N", name)

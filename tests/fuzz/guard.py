@@ -1,4 +1,4 @@
-"""An audit hook that keeps a fuzzed command inside its folders and off the network, whoever runs it."""
+"""Audit hook that keeps a fuzzed command inside its folders and off the network, even if root runs it."""
 
 import os
 import stat
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-PATHS = {  # event -> numbers of its arguments that are paths, each with that of the folder descriptor it is relative to
+PATHS = {  # event -> pairs: index of an argument that is a path, index of the folder descriptor that the path is relative to
     "os.rename": ((0, 2), (1, 3)),
     "os.remove": ((0, 1),),
     "os.rmdir": ((0, 1),),
@@ -72,7 +72,7 @@ def _inside(path: str, allowed: tuple[str, ...]) -> bool:
 
 
 def _device(path: str) -> bool:
-    """Writing to a device that is there changes no file."""
+    """Return whether a path is an existing character device. Writing to a device changes no file."""
     try:
         return stat.S_ISCHR(os.stat(path).st_mode)
     except (OSError, ValueError):

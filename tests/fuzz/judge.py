@@ -1,4 +1,4 @@
-"""Return the fault of a command's end, in words by which alike faults are grouped."""
+"""Functions that find the faults of a command. Similar faults have the same description, so that they can be grouped."""
 
 import hashlib
 import os
@@ -18,7 +18,7 @@ _LEFT = re.compile(r"\.tmp$|orbax-checkpoint-tmp|\.tmp\.|run\.lock$")
 
 
 def fault_of(outcome: Outcome) -> str:
-    """The fault in how a command ended; empty if there is none.
+    """Return a description of the fault in how a command ended, or "" if there is none.
 
     A command may end with exit code 0, with exit code 2 and a single line that begins with "error:", with exit code 130 after an interrupt,
     or with exit code 75 if a training run has saved its state after a SIGTERM. A signal that was sent to the command may also end it.
@@ -54,13 +54,13 @@ def _code_fault(outcome: Outcome) -> str:
 
 
 def silent_number(outcome: Outcome) -> str:
-    """A nan or an infinity among the numbers that a command answers with exit code 0."""
+    """Return a fault if a command prints a nan or an infinity but ends with exit code 0, else ""."""
     found = outcome.code == 0 and not outcome.asked and _NUMBERS.search(outcome.out)
     return f"silent: {found[0]} with exit code 0" if found else ""
 
 
 def _raised(text: str) -> str:
-    """Type of the last exception, and the last frame of the project's code above it."""
+    """Return the type of the last exception, the last frame in the project's code, and the shortened message."""
     frames, errors = _FRAME.findall(text), _ERROR.findall(text)
     where = f"{frames[-1][0]}, {frames[-1][2]}" if frames else "outside of the project"
     kind, message = errors[-1] if errors else ("?", "")
@@ -68,12 +68,12 @@ def _raised(text: str) -> str:
 
 
 def _shape(message: str) -> str:
-    """A message without what differs from case to case."""
+    """Return the beginning of a message, with numbers, paths and quoted words replaced, which differ from case to case."""
     return re.sub(r"\d+", "N", re.sub(r"'[^']*'|/\S+", "...", message)).strip()[:80]
 
 
 def snapshot(folder: Path) -> dict[str, str]:
-    """Every entry below the folder: path -> its type and content."""
+    """Return a dict from the path of each entry below a folder to its type or, for a file, the hash of its content."""
     found = {}
     for here, folders, files in os.walk(folder):
         for name in (*folders, *files):
@@ -92,7 +92,10 @@ def _content(path: Path) -> str:
 
 
 def lost(before: Mapping[str, str], after: Mapping[str, str], may_change: re.Pattern[str] = re.compile("(?!)")) -> str:
-    """The first file of before that is gone or another one now, but for those that may change."""
+    """Return a fault with the first path of `before` that is missing or different in `after`, else "".
+
+    Paths that match `may_change` are ignored.
+    """
     for path, content in before.items():
         if after.get(path) != content and not may_change.search(path):
             return f"{'replaces' if path in after else 'removes'} {path}"
@@ -100,7 +103,7 @@ def lost(before: Mapping[str, str], after: Mapping[str, str], may_change: re.Pat
 
 
 def left_behind(after: Iterable[str]) -> str:
-    """The first temporary file among the paths."""
+    """Return a fault with the name of the first temporary file among the paths, else ""."""
     return next(
         (f"leaves a temporary file: {_shape(re.sub('[0-9a-f]{8}', 'N', Path(path).name))}" for path in after if _LEFT.search(path)), ""
     )

@@ -1,4 +1,7 @@
-"""A training run killed or interrupted at random moments, once or twice, then resumed: the bits are those of an uninterrupted run."""
+"""Fuzzer of interruptions: a training run is killed or interrupted at random moments, once or twice, and resumed.
+
+Its results must have the bits of an uninterrupted run.
+"""
 
 import json
 import os
@@ -27,7 +30,7 @@ RUN = "runs/killed"
 
 @dataclass(frozen=True)
 class Whole:
-    """An uninterrupted run: what it has come to, its rows of metrics, and its seconds."""
+    """Results of an uninterrupted run: its last checkpoints as `final` returns them, its rows of metrics, and its duration in seconds."""
 
     final: dict[str, Any]
     rows: list[dict[str, Any]]
@@ -39,12 +42,12 @@ _lock = threading.Lock()
 
 
 def command_of(task: str, resume: bool, signals: tuple[tuple[float, int], ...] = ()) -> Command:
-    """The training command of a task."""
+    """Return the command that trains or resumes a run of a task, with the signals that the command gets."""
     return Command(("train", task, *FLAGS[task].split(), "--run", RUN, *["--resume"] * resume), signals=signals)
 
 
 def start(fresh: bool, command: Command, shell: Shell, folder: Path) -> Outcome:
-    """Run it, `fresh` as a process of its own from Python's start on, else forked from the server."""
+    """Run a command: in a new Python process if `fresh` is true, else in a process that is forked from the server."""
     if not fresh:
         return shell.run(command, folder)
     began, limit = time.monotonic(), PATIENT.kill
@@ -74,7 +77,7 @@ def _send(process: "subprocess.Popen[bytes]", began: float, signals: tuple[tuple
 
 
 def whole(task: str, shell: Shell, world: World) -> Whole:
-    """The uninterrupted run, made once."""
+    """Return the results of the uninterrupted run of a task. The run is made only once."""
     with _lock:
         if (world.root, task) not in _whole:
             with world.case() as folder:
@@ -86,13 +89,13 @@ def whole(task: str, shell: Shell, world: World) -> Whole:
 
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:
-    """metrics.jsonl without times."""
+    """Return the rows of metrics.jsonl without times."""
     rows = [json.loads(line) for line in (folder / RUN / "metrics.jsonl").read_text().splitlines()]
     return [{key: value for key, value in row.items() if "second" not in key} for row in rows]
 
 
 def run(draw: random.Random, shell: Shell, world: World) -> Verdict:
-    """Stop a run once or twice, go on with it, and compare."""
+    """Stop a run once or twice, resume it, compare it with the uninterrupted run, and return the verdict."""
     task, fresh = draw.choice(list(FLAGS)), draw.random() < 0.4
     known = whole(task, shell, world)
     seconds = known.seconds + shell.startup * fresh
@@ -112,7 +115,7 @@ def run(draw: random.Random, shell: Shell, world: World) -> Verdict:
 
 
 def _begun(folder: Path) -> bool:
-    """Whether there is a run to resume: without a config nothing has begun, and the same command begins it."""
+    """Return whether there is a run to resume. Without its config file, no run has begun, and the command without --resume begins it."""
     return (folder / RUN / "config.json").exists()
 
 
@@ -120,7 +123,7 @@ def _stop_fault(outcome: Outcome, number: int) -> str:
     name = signal.Signals(number).name
     if fault := fault_of(outcome):
         return f"{name}: {fault}"
-    by_python = outcome.code == 1 and "Traceback" in outcome.err  # its own start or end, see `fault_of`
+    by_python = outcome.code == 1 and "Traceback" in outcome.err  # interrupted while Python starts or ends, see `fault_of`
     expected = (0, 130, RESTART, -number) if number == signal.SIGTERM else (0, 130, -number)
     return "" if by_python or outcome.code in expected else f"exit code {outcome.code} after {name}: {outcome.err[-200:]}"
 

@@ -1,4 +1,4 @@
-"""Damage to the bytes of a file: flipped bits, cuts, splices, edited numbers and sizes, other encodings, deep nesting."""
+"""Mutations that damage the bytes of a file: flipped bits, cuts, splices, edited numbers and sizes, other encodings, deep nesting."""
 
 import random
 import re
@@ -29,49 +29,49 @@ Mutation = Callable[[random.Random, bytes], bytes]
 
 
 def flip_bit(draw: random.Random, content: bytes) -> bytes:
-    """One bit."""
+    """Flip one bit."""
     place = draw.randrange(len(content))
     return content[:place] + bytes([content[place] ^ 1 << draw.randrange(8)]) + content[place + 1 :]
 
 
 def flip_bits(draw: random.Random, content: bytes) -> bytes:
-    """Up to 20 bits."""
+    """Flip 2 to 20 bits."""
     for _ in range(draw.randint(2, 20)):
         content = flip_bit(draw, content)
     return content
 
 
 def set_byte(draw: random.Random, content: bytes) -> bytes:
-    """Another byte in the place of one."""
+    """Replace one byte by a random one."""
     place = draw.randrange(len(content))
     return content[:place] + bytes([draw.randrange(256)]) + content[place + 1 :]
 
 
 def truncate(draw: random.Random, content: bytes) -> bytes:
-    """The beginning."""
+    """Keep only the beginning of the content."""
     return content[: draw.randrange(len(content))]
 
 
 def splice(draw: random.Random, content: bytes) -> bytes:
-    """A part of the content put in at another place."""
+    """Insert a copy of a part of the content at another place."""
     start, place = draw.randrange(len(content)), draw.randrange(len(content))
     return content[:place] + content[start : start + draw.randint(1, 200)] + content[place:]
 
 
 def remove(draw: random.Random, content: bytes) -> bytes:
-    """All but a part."""
+    """Remove a part of the content."""
     start = draw.randrange(len(content))
     return content[:start] + content[start + draw.randint(1, 200) :]
 
 
 def insert(draw: random.Random, content: bytes) -> bytes:
-    """Bytes that mean something somewhere."""
+    """Insert bytes that have a special meaning in some file format."""
     place = draw.randrange(len(content) + 1)
     return content[:place] + draw.choice(CHUNKS) * draw.choice((1, 1, 3)) + content[place:]
 
 
 def edit_number(draw: random.Random, content: bytes) -> bytes:
-    """Another number, or none, in the place of one."""
+    """Replace a number by another one, or by a text that is no number."""
     found = list(re.finditer(rb"-?\d+(?:\.\d+)?", content))
     if not found:
         return content
@@ -80,13 +80,13 @@ def edit_number(draw: random.Random, content: bytes) -> bytes:
 
 
 def edit_size(draw: random.Random, content: bytes) -> bytes:
-    """Four bytes that may be a size."""
+    """Overwrite four bytes by an integer that a reader may take for a size."""
     place = draw.randrange(max(1, len(content) - 4))
     return content[:place] + struct.pack(draw.choice("<>") + "I", draw.choice(SIZES)) + content[place + 4 :]
 
 
 def edit_word(draw: random.Random, content: bytes) -> bytes:
-    """A word doubled, emptied, or exchanged for another one."""
+    """Double, remove or capitalise a word, or replace it by another word, an accented letter or a very long word."""
     found = list(re.finditer(rb"[A-Za-z_]{2,}", content[:20_000]))
     if not found:
         return content
@@ -96,7 +96,7 @@ def edit_word(draw: random.Random, content: bytes) -> bytes:
 
 
 def encode(draw: random.Random, content: bytes) -> bytes:
-    """The text in another encoding, or with other line ends."""
+    """Write the text in another encoding, with other line ends, or with letters that are not valid UTF-8."""
     text = content.decode("latin-1")
     encodings = ("utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-8-sig", "utf-7")
     ends = (text.replace("\n", "\r\n"), text.replace("\n", "\r"), text.replace("\n", "\u2028"), text.replace("e", "\xe9"))
@@ -104,13 +104,13 @@ def encode(draw: random.Random, content: bytes) -> bytes:
 
 
 def nest(draw: random.Random, content: bytes) -> bytes:
-    """Brackets deeper than a stack, instead of the file or in it."""
+    """Insert brackets that may be nested deeper than a parser's stack, or replace the content by them."""
     deep = draw.choice((b"[", b'{"a":', b'{"text": [')) * draw.choice((100, 100_000))
     return deep if draw.random() < 0.5 else content[:20] + deep + content[20:]
 
 
 def empty(draw: random.Random, content: bytes) -> bytes:
-    """Nothing, or next to nothing."""
+    """Replace the content by nothing or by a few bytes without meaning."""
     return draw.choice((b"", b"\n", b"\x00" * 100, content[:1], b"\xef\xbb\xbf", b" " * 50))
 
 
@@ -119,7 +119,7 @@ TEXTUAL: tuple[Mutation, ...] = (*ANY, edit_number, edit_number, edit_number, ed
 
 
 def mutated(draw: random.Random, content: bytes, kinds: tuple[Mutation, ...]) -> tuple[str, bytes]:
-    """One to three mutations: their names, and what becomes of the content."""
+    """Apply one to three mutations, and return their names and the damaged content."""
     names = []
     for kind in draw.choices(kinds, k=draw.choice((1, 1, 1, 2, 3))):
         content = kind(draw, content or b" ")

@@ -1,4 +1,4 @@
-"""Commands with a fault each, by which the fuzzers themselves are tested."""
+"""Commands with which the fuzzers themselves are tested. Most of them have one planted fault; the others are correct."""
 
 import os
 import signal
@@ -8,25 +8,25 @@ from pathlib import Path
 
 
 def crashes() -> int:
-    """Die of a segmentation fault."""
+    """End by a segmentation fault."""
     os.kill(os.getpid(), signal.SIGSEGV)
     return 0
 
 
 def raises() -> int:
-    """Let an exception through."""
+    """Raise an exception that nothing catches."""
     raise ZeroDivisionError("planted")
 
 
 def hangs() -> int:
-    """Ignore interrupts."""
+    """Take a minute, and ignore interrupts."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     time.sleep(60)
     return 0
 
 
 def heeds() -> int:
-    """Take for ever, and end at an interrupt as the command line does."""
+    """Take a minute, but end with exit code 130 at an interrupt, as the command line does."""
     try:
         time.sleep(60)
     except KeyboardInterrupt:
@@ -35,26 +35,26 @@ def heeds() -> int:
 
 
 def grows() -> int:
-    """Fill the memory."""
+    """Allocate memory without end."""
     kept = []
     while True:
         kept.append(b"x" * 2**26)
 
 
 def talks() -> int:
-    """Report bad input in two lines."""
+    """Report bad input in two lines instead of one."""
     print("error: x: 1; y\nand more", file=sys.stderr)
     return 2
 
 
 def refuses() -> int:
-    """Report bad input as it should be."""
+    """Report bad input correctly: one line of error after a warning."""
     print("warning: a note\nerror: x: 1; y", file=sys.stderr)
     return 2
 
 
 def replaces_outside(path: str) -> int:
-    """Put a file in the place of one outside the case's folder."""
+    """Replace a file outside the case's folder by a new file."""
     made = Path("made")
     made.write_text("x")
     try:
@@ -66,13 +66,13 @@ def replaces_outside(path: str) -> int:
 
 
 def answers_nan() -> int:
-    """Give a number that is none as if all were well."""
+    """Print nan as an answer, and end with exit code 0."""
     print("0.5,nan,1.0")
     return 0
 
 
 def connects() -> int:
-    """Ask for a connection, which the guard must refuse."""
+    """Open a network connection, and return 0 if the guard refuses it, else 1."""
     import socket
 
     with socket.socket() as connection:

@@ -1,4 +1,4 @@
-"""Return the result of a run: the sums of its last checkpoints and its rows, without times."""
+"""Functions that return the results of a run: its rows without times, and the checksums of its last checkpoints."""
 
 import json
 from pathlib import Path
@@ -6,12 +6,12 @@ from typing import Any
 
 
 def steps(folder: Path) -> list[int]:
-    """Steps with a manifest in a folder of checkpoints, ascending."""
+    """Return the steps of the checkpoints in a folder that have a manifest, in ascending order."""
     return sorted(int(path.name.split(".")[0]) for path in folder.glob("*.manifest.json")) if folder.is_dir() else []
 
 
 def final(run: Path) -> dict[str, Any]:
-    """Step, sums of all arrays of the last checkpoint and of the best one, rows."""
+    """Return the step, the checksums of all arrays and the rows without times, for the latest and for the best checkpoint."""
     found: dict[str, Any] = {}
     for name in ("latest", "best"):
         folder = run / "checkpoints" / name

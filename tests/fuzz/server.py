@@ -26,7 +26,7 @@ FILE_BYTES = 2**30
 
 
 def preload() -> None:
-    """Import what a command may need."""
+    """Import the modules that a command may need."""
     for name in ("demo", "forecast", "generation", "prepare", "sentiment"):
         importlib.import_module(f"lstm_jax.tasks.{name}")
     for name in ("cli", "convert", "runtime.compilation_cache", *(f"inspection.{name}" for name in INSPECTION)):
@@ -37,7 +37,7 @@ def preload() -> None:
 
 
 def serve() -> dict[str, Any] | None:
-    """Answer requests until standard input ends, then return None; in a forked child, return the request."""
+    """Fork a child for each request, and answer how it ended. Return None when standard input ends; in a child, return its request."""
     requests = os.fdopen(os.dup(0), "rb", buffering=0)
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -56,7 +56,7 @@ def serve() -> dict[str, Any] | None:
 
 
 def _watch(child: int, request: dict[str, Any]) -> dict[str, Any]:
-    """Wait for the child: send its signals in time, kill it when it takes too much time or memory."""
+    """Wait for a child, send its signals in time, kill it if it exceeds its limits of time or memory, and return the answer."""
     began = time.monotonic()
     signals = sorted(request["signals"])
     answer: dict[str, Any] = {"ended": "", "peak": 0}
@@ -85,13 +85,13 @@ def _resident(process: int) -> int:
 
 
 def _kill_group(child: int) -> None:
-    """Return the processes that the child has started and left running."""
+    """Kill the processes that the child has started and left running."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(child, signal.SIGKILL)
 
 
 def become(request: dict[str, Any]) -> int:
-    """Be the process that the request describes; returns the exit code of its command."""
+    """Turn this child into the process that the request describes, run the command, and return its exit code."""
     os.setpgid(0, 0)
     sys.dont_write_bytecode = True
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,4 +1,4 @@
-"""Command lines run by a `server`, one after another, each with a limit of time and memory."""
+"""Client of the module `server`, which runs command lines one after another, each with limits of time and memory."""
 
 import json
 import os
@@ -14,12 +14,12 @@ from types import TracebackType
 
 ROOT = Path(__file__).parents[2]
 MEMORY = 3 * 2**30
-"""Resident bytes beyond which a command is stopped; a training run of the largest size here takes under 1 GiB."""
+"""Resident bytes above which a command is killed. The largest training run of the fuzzers takes less than 1 GiB."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Seconds: when a command is asked to stop (SIGINT), asked again, and killed as hung."""
+    """Times in seconds after which a command is interrupted (SIGINT), interrupted again, and killed because it hangs."""
 
     ask: float
     again: float
@@ -27,14 +27,24 @@ class Limits:
 
 
 BRISK = Limits(12, 24, 60)
-"""Time limit of commands that may be of any length, and must then heed an interrupt."""
+"""Limits of commands that may take any time. They must end soon after an interrupt."""
 PATIENT = Limits(120, 140, 160)
-"""Time limit of commands that must end by themselves, on a machine with other work too."""
+"""Limits of commands that must end by themselves, even on a machine with other work."""
 
 
 @dataclass(frozen=True)
 class Command:
-    """A command line and what surrounds it. call: "module:function" instead of the command line. signals: (seconds, number)."""
+    """Command line with its surroundings.
+
+    Attributes:
+        arguments: arguments of lstm-jax.
+        stdin: bytes on standard input.
+        stdout: "file" to return standard output, "closed" to close it, or the path of a file or device that gets it.
+        encoding: encoding of the standard streams.
+        call: function "module:function" that is called with the arguments instead of lstm-jax, or "".
+        signals: pairs (seconds, signal number) that the command gets, instead of interrupts at the limits.
+        environment: further environment variables.
+    """
 
     arguments: tuple[str, ...]
     stdin: bytes = b""
@@ -52,7 +62,18 @@ class Command:
 
 @dataclass(frozen=True)
 class Outcome:
-    """End of a command. ended: "hang" or "memory" if it was killed for that; outside: changes outside its folder that were refused."""
+    """Result of a command.
+
+    Attributes:
+        command: the command.
+        code: exit code, or minus the number of the signal that ended the command.
+        out: standard output.
+        err: standard error.
+        ended: "hang" or "memory" if the command was killed for this reason, else "".
+        seconds: duration.
+        asked: whether the command took so long that it was interrupted.
+        outside: refused changes of files outside the folders of the command.
+    """
 
     command: Command
     code: int
@@ -77,7 +98,7 @@ class Shell:
         self.environment |= {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "MPLBACKEND": "agg", "OPENBLAS_NUM_THREADS": "1"}
         self.writable = tuple(writable)
         self.startup = 0.0
-        """Seconds that the server took to import everything."""
+        """Seconds that the server took to start, mostly for imports."""
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> "Shell":
@@ -89,7 +110,7 @@ class Shell:
             self._process.communicate()
 
     def run(self, command: Command, folder: Path, limits: Limits = PATIENT) -> Outcome:
-        """Run it in `folder`; its output goes to files beside that."""
+        """Run a command in `folder`, and return its outcome. Its standard streams are files in a folder beside `folder`."""
         aside = folder.parent / f"{folder.name}.streams"
         aside.mkdir(exist_ok=True)
         names = {name: aside / name for name in ("stdin", "stdout", "stderr", "notes", "tmp")}

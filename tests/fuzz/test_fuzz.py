@@ -1,4 +1,4 @@
-"""Some hundred cases of the fuzzers, always the same ones; `nox -s fuzz` runs thousands."""
+"""Tests that run about a hundred cases of the fuzzers, always the same ones. `nox -s fuzz` runs thousands."""
 
 import sys
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from tests.fuzz.world import World, make_world
 SEED = 16
 CASES = {"flags": 40, "files": 40, "flips": 20, "kills": 4}
 AT_ONCE = 20
-"""Cases of one test, so that none takes minutes on a busy machine."""
+"""Largest number of cases in one test, so that no test takes minutes on a busy machine."""
 
 
 @pytest.fixture(scope="module")

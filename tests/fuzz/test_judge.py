@@ -1,4 +1,4 @@
-"""The fuzzers see the faults that they look for: each is planted once."""
+"""Tests that the fuzzers detect the faults that they look for. Each fault is planted once."""
 
 import random
 import sys
@@ -25,7 +25,7 @@ def shell() -> Iterator[Shell]:
 
 @pytest.fixture
 def planted(shell, tmp_path) -> Callable[..., Outcome]:
-    """planted(name, arguments...) -> how the planted command ended."""
+    """Return a function planted(name, *arguments) that runs a command of planted.py and returns its outcome."""
     folder = tmp_path / "case"
     folder.mkdir()
 

@@ -1,4 +1,7 @@
-"""The folder that every case begins with a copy of: tiny data of each kind, a finished run of each task, files that are a user's own."""
+"""Folder that is copied for every case of the fuzzers.
+
+It has tiny data of each kind, a finished run of each task, and files that stand for a user's own.
+"""
 
 import csv
 import json
@@ -20,7 +23,7 @@ TRAIN = {
     "generation": f"--data text.txt --length 8 --step 4 --sample-chars 4 --sample-prompt 3 {_TINY}",
     "forecast": f"--csv series.csv --context 6 --horizon 3 {_TINY}",
 }
-"""Flags of a training run of each task, but for --run."""
+"""Flags of a training run of each task, without --run."""
 ASK = {
     "sentiment": (
         "evaluate --json --run runs/sentiment",
@@ -38,14 +41,14 @@ ASK = {
     ),
     "forecast": ("forecast --json --run runs/forecast", "forecast --json --csv series.csv --level 0.5 --run runs/forecast"),
 }
-"""Questions to a run of each task."""
+"""Command lines, called questions, that read a run of each task and print an answer."""
 SENTENCES = "the cat sat on the mat. a dog ran to the red house, and the cat was not there! "
 HOME = "home"
 
 
 @dataclass(frozen=True)
 class World:
-    """root/start is copied for each case; root/cache and root/home stand for the user's."""
+    """Folder of all cases: root/start is copied for each case, and root/cache and root/home replace the user's cache and home."""
 
     root: Path
     environment: dict[str, str]
@@ -59,7 +62,7 @@ class World:
 
     @contextmanager
     def case(self) -> Iterator[Path]:
-        """A copy of the folder, removed at the end."""
+        """Yield a copy of the folder `start`, and remove it at the end."""
         with tempfile.TemporaryDirectory(dir=self.root, prefix="case-", ignore_cleanup_errors=True) as folder:
             here = Path(folder) / "w"
             shutil.copytree(self.start, here, symlinks=True, ignore=shutil.ignore_patterns("fifo"))
@@ -109,7 +112,7 @@ def _train(world: World) -> None:
 
 
 def write_data(folder: Path) -> None:
-    """The data: reviews, a text, a series, a review a line; and files that no command made."""
+    """Write the data (reviews, a text, a series, a file with one review per line) and files that no command has made."""
     draw = random.Random(7)
     (folder / "reviews").mkdir()
     for split, rows in (("train", 64), ("test", 24)):
@@ -130,6 +133,6 @@ def write_data(folder: Path) -> None:
 
 
 def review(draw: random.Random, label: int) -> tuple[str, int]:
-    """A made review and its label."""
+    """Return a made-up review with the given label, and the label."""
     words = ["the", "film", "plot", "was", "a", ("bad", "good")[label], ("dull", "fine")[label]]
     return " ".join(draw.choice(words) for _ in range(draw.randint(3, 9))), label

@@ -1,4 +1,4 @@
-"""Small made reviews: some that look like the real data set, some from the grammar; and files of them."""
+"""Made-up reviews, in the form of the IMDB data set or drawn from a grammar, and functions that write them to files."""
 
 import csv
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +11,7 @@ WORDS = ["the", "film", "was", "good", "bad", "a", "plot", "not"]
 
 
 def made_rows(split: str) -> list[dict]:
-    """Return 24 rows, half of them positive, three to a movie, ids and ratings as in the real data."""
+    """Return 24 reviews with ids and ratings as in the IMDB data set. Half of them are positive, and each movie has three."""
     rows = []
     for number in range(ROWS):
         label = number % 2
@@ -21,7 +21,7 @@ def made_rows(split: str) -> list[dict]:
 
 
 def members() -> dict[str, bytes]:
-    """Return the files of a small `aclImdb` folder: name -> content."""
+    """Return the files of a small `aclImdb` folder as a dict from path to content."""
     files = {"README": b"read me", "train/unsup/0_0.txt": b"no label"}
     for split in ("train", "test"):
         urls: dict[str, list[str]] = {"pos": [], "neg": []}
@@ -34,7 +34,7 @@ def members() -> dict[str, bytes]:
 
 
 def write_csv(path: Path, rows: Iterable[Mapping[str, object]], columns: Sequence[str] = ("text", "label")) -> Path:
-    """Write the columns of the rows as CSV; return `path`."""
+    """Write the given columns of rows to a CSV file, and return its path."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore")
         writer.writeheader()
@@ -43,7 +43,7 @@ def write_csv(path: Path, rows: Iterable[Mapping[str, object]], columns: Sequenc
 
 
 def write_csvs(folder: Path, train: int = 240, test: int = 80) -> Path:
-    """Write synthetic reviews as train.csv and test.csv into a folder that may be new; return it."""
+    """Write synthetic reviews to train.csv and test.csv in a folder, which is created if it does not exist, and return the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, split in data.synthetic_splits(train, test, seed=4).items():
         rows = zip(split.texts, split.labels, strict=True)

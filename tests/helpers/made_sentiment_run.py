@@ -1,4 +1,4 @@
-"""A sentiment run made by the command line."""
+"""Sentiment run that the command line trains, for tests of commands that read a run."""
 
 import os
 from pathlib import Path

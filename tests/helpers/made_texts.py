@@ -1,4 +1,4 @@
-"""A small made text, a small config to train on it, and its LSTM written out in NumPy."""
+"""Small made-up text, a small config for training on it, and the equations of the trained model in NumPy."""
 
 import html
 import re
@@ -26,7 +26,10 @@ def small_config(path: Path, regime: str = "windows", sample: dict[str, Any] | N
 
 
 def read(params: dict[str, np.ndarray], ids) -> tuple[np.ndarray, np.ndarray]:
-    """Return outputs (N, H) of the LSTM from a zero state, and log p (N + 1, V) of the next character before and after each of ids (N,)."""
+    """Run the model over ids (N,) from a zero state, and return the outputs (N, H) and log p (N + 1, V) of the next character.
+
+    Row n of log p is for the character that follows the first n ids.
+    """
     p = {name: np.asarray(array, np.float64) for name, array in params.items()}
     h, c = np.zeros(8), np.zeros(8)
     outputs = [h]
@@ -40,7 +43,7 @@ def read(params: dict[str, np.ndarray], ids) -> tuple[np.ndarray, np.ndarray]:
 
 
 def log_p_by_hand(params, ids, window: int | None) -> np.ndarray:
-    """Return log p (N - 1, V) of the characters 1 .. N - 1, each from the `window` ids before it, or from all."""
+    """Return log p (N - 1, V) for the characters 1 to N - 1. Each depends on the `window` ids before it, or on all of them if None."""
     if window is None:
         return read(params, ids)[1][1:-1]
     return np.array([read(params, ids[max(0, n - window) : n])[1][-1] for n in range(1, len(ids))])
@@ -68,6 +71,6 @@ def ids_of(text: str) -> list[int]:
 
 
 def shown(path: Path) -> list[str]:
-    """Return the texts of a page, without colours."""
+    """Return the texts of the pre blocks of an HTML page, without the markup in them."""
     blocks = re.findall(r"<pre>(.*?)</pre>", path.read_text(), flags=re.DOTALL)
     return [html.unescape(re.sub(r"<[^>]*>", "", block)) for block in blocks]

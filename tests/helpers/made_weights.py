@@ -1,4 +1,4 @@
-"""Random weights in our layout, the comparison of arrays bit by bit, and weights that are refused."""
+"""Random weights in the layout of this project, a comparison of arrays bit by bit, and a check that weights are refused."""
 
 import jax
 import numpy as np
@@ -31,7 +31,7 @@ def assert_same(got, want, ordered: bool = True) -> None:
 
 
 def assert_refused(layer, weights, message: str) -> None:
-    """Check that `convert.load` refuses weights with an error that begins with a message, and leaves the layer as it was."""
+    """Check that `convert.load` refuses weights with an error that begins with `message`, and leaves the layer unchanged."""
     before = [np.asarray(array) for array in jax.tree.leaves(nnx.state(layer, nnx.Param))]
     with pytest.raises(InputError) as refused:
         convert.load(layer, weights)

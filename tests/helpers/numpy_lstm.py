@@ -1,4 +1,4 @@
-"""An LSTM in float64 NumPy, its equations written out, for arrays in our layout."""
+"""LSTM in float64 NumPy with its equations written out, for weights in the layout of this project."""
 
 import numpy as np
 from scipy.special import expit
@@ -18,7 +18,7 @@ def lstm(params, x):
 
 
 def stack(layers, x):
-    """Return all outputs (B, T, H or 2H), in time order, and the last state (B, H or 2H) of each direction of the top layer."""
+    """Return the outputs (B, T, H or 2H) of the top layer in time order, and the last h (B, H or 2H) of each of its directions."""
     last = x[:, -1]
     for layer in layers:
         if "forward" in layer:
@@ -31,7 +31,7 @@ def stack(layers, x):
 
 
 def probabilities(model, ids):
-    """Return (B, 1) probabilities of a sentiment model in our layout, for token ids (B, T)."""
+    """Return the probabilities (B, 1) of a sentiment model for token ids (B, T)."""
     count = 1 + max(int(path.split("/")[1]) for path in model if path.startswith("recurrent/"))
     layers = []
     for number in range(count):
@@ -44,7 +44,7 @@ def probabilities(model, ids):
 
 
 def assert_close(got, want, tolerance: float = 1e-5) -> None:
-    """Check that two arrays differ by at most `tolerance` of the largest entry."""
+    """Check that two arrays differ by at most `tolerance` times the largest absolute entry of `want`."""
     got, want = np.asarray(got), np.asarray(want)
     assert got.shape == want.shape
     assert np.abs(got - want).max() <= tolerance * np.abs(want).max()

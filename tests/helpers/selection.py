@@ -1,4 +1,4 @@
-"""Choice of the tests of the quick suite. Tests marked `slow` are left out, but for the cases that the mark keeps."""
+"""Selection of the tests of the quick suite. Tests marked `slow` are left out, except for the cases that the mark keeps."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 COLLECTED = pytest.StashKey[list[pytest.Item]]()
-"""All tests that were collected, before any is left out."""
+"""Key of the list of all collected tests, before any of them are left out."""
 
 
 def spread_cases(cases: Mapping[str, Mapping[str, str]], count: int) -> list[str]:
@@ -48,7 +48,7 @@ def _values(item: pytest.Item) -> dict[str, str]:
 
 
 def is_filtered(config: pytest.Config) -> bool:
-    """Return whether the quick suite alone runs: without --all and --lf, and if no test is named by `::`."""
+    """Return whether only the quick suite runs: neither --all nor --lf is given, and no argument names a test with `::`."""
     return not (config.getoption("all") or config.getoption("lf", False) or any("::" in argument for argument in config.args))
 
 

@@ -1,4 +1,4 @@
-"""Neighbours, projections, polarity and exports of an embedding table, against values worked out by hand."""
+"""Neighbours, projections, word polarity and exports of an embedding table are compared with values computed by hand."""
 
 import math
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from lstm_jax.errors import InputError
 from lstm_jax.inspection.embedding_space import escape, export_projector, export_word2vec, lookup, neighbours, project, word_polarity
 
-# Ids 0 to 3 are reserved, although 1 and 2 are nearest to everything.
+# Ids 0 to 3 are reserved and must not be found as neighbours, although the vectors of 1 and 2 are close to those of words.
 TABLE = np.float32([[0, 0], [1, 0], [1, 0.1], [9, 9], [2, 0], [3, 3], [0, 5], [-1, 0], [0, 0], [2, 0]])
 
 

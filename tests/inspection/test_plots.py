@@ -1,4 +1,4 @@
-"""Figures: what they show is read from matplotlib's objects, what they write from the files."""
+"""Figures: the tests read what a figure shows from matplotlib's objects, and check the files that it is written to."""
 
 import functools
 import subprocess
@@ -50,7 +50,7 @@ ALL = {
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
-    """drawn(name) -> paths of one of ALL, which is drawn once."""
+    """Return a function that draws the figure `name` of `ALL`, only once, and returns the paths of its two files."""
     root = tmp_path_factory.mktemp("drawn")
     return functools.cache(lambda name: ALL[name][0](root / name / f"{name}.png"))
 
@@ -245,7 +245,7 @@ def test_matplotlib_is_imported_when_a_figure_is_drawn():
 
 
 def test_log_axis() -> None:
-    """Plain numbers at the values asked for, none between them."""
+    """A logarithmic axis labels the requested ticks with plain numbers, and has no labels between them."""
     with matplotlib.rc_context(figures.STYLE):
         figure = Figure()
         axes = figure.subplots()

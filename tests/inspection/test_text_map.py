@@ -1,4 +1,4 @@
-"""Pages of coloured text: self-contained, escaped, every character there, shades by value."""
+"""Pages of coloured text are self-contained, escape HTML, show every character, and colour characters by value."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def test_surprise(tmp_path):
     assert "<script" not in page
     assert "http" not in page
     assert f"{bits.mean():.3f} bits a character" in page
-    assert 'class="s11"' in page  # the last ones are above 8 bits
+    assert 'class="s11"' in page  # the last characters have more than 8 bits
     assert page.index('class="s1"') < page.index('class="s11"')
 
 
@@ -29,7 +29,7 @@ def test_units(tmp_path):
     assert shown(tmp_path / "page.html") == [TEXT, TEXT]
     assert page.index("unit 1") < page.index("unit 0")
     assert page.index('class="n11"') < page.index('class="p11"')
-    assert "span" not in page[page.index("unit 1") : page.index("unit 0")]  # a silent unit colours nothing
+    assert "span" not in page[page.index("unit 1") : page.index("unit 0")]  # a unit whose activation is 0 colours nothing
 
 
 def test_sizes_that_do_not_fit(tmp_path):
@@ -52,7 +52,7 @@ def test_a_unit_that_stays_on_beats_one_that_rests_or_flickers():
     assert most_active(activations, 2) == [4, 2]
     assert set(most_active(activations, 5)) == set(range(5))
     assert most_active(activations, 9) == most_active(activations, 5)
-    assert most_active(activations, 1, over=1) == [1]  # character by character the flickering one moves most
+    assert most_active(activations, 1, over=1) == [1]  # if nothing is averaged, the flickering unit varies most
 
 
 def test_activity_is_the_deviation_of_the_mean_over_some_characters():
@@ -65,4 +65,4 @@ def test_activity_is_the_deviation_of_the_mean_over_some_characters():
 def test_in_a_short_text_the_mean_is_over_half_of_it():
     activations = np.stack([np.zeros(8), np.array([1, -1] * 4), np.repeat([1, -1], 4)], axis=1)
     assert most_active(activations, 3, over=25) == [2, 0, 1]
-    assert most_active(activations[:1], 2) == [0, 1]  # of one character nothing is known
+    assert most_active(activations[:1], 2) == [0, 1]  # with one character, the activity of all units is 0

@@ -1,4 +1,4 @@
-"""Traces of layers: states are those of the layer, gates are those of the cell's equations in float64, in any model."""
+"""Traces of layers, alone and in a model: states equal those of the layer, and gates equal the cell's equations in float64."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ B, T, E, H = 3, 6, 4, 5
 
 
 def inputs() -> jax.Array:
-    """Return an input (B, T, E), float64 under the fixture `x64`, else float32."""
+    """Return a random input (B, T, E). It is float64 if the test uses the fixture `x64`, else float32."""
     return jnp.asarray(np.random.default_rng(0).standard_normal((B, T, E)), float)
 
 
@@ -59,7 +59,7 @@ def test_gates_of_a_gru_make_its_states() -> None:
 @pytest.mark.slow(keep=["[lstm]", "[gru]", "layernorm", "full_gate", "min_lstm"])
 @pytest.mark.parametrize("cell", CELLS)
 def test_states_are_those_of_the_layer(cell: str) -> None:
-    """For each cell, with padded steps and resets; the last state of an LSTM by its final c, too."""
+    """The traced states of each cell equal the layer's outputs and final state, with padded steps and resets."""
     layer = Recurrent(E, H, cell=cell, return_sequences=True, return_state=True, rngs=nnx.Rngs(1))
     lengths, resets = [T, 2, 4], jnp.arange(T)[None] == jnp.array([[2], [0], [3]])
     (outputs, state), (found,) = trace(layer, inputs(), lengths=jnp.array(lengths), resets=resets)
@@ -73,7 +73,10 @@ def test_states_are_those_of_the_layer(cell: str) -> None:
 
 
 def test_a_model_of_ones_own() -> None:
-    """Layers of both directions and of a stack have their paths; segments reset; ids and dropout go through; the model stays as it was."""
+    """The trace of a user's own model has the path of each layer and direction, respects segments, and leaves the model unchanged.
+
+    The model reads ids, and has dropout, which is off.
+    """
 
     class Tagger(nnx.Module):
         def __init__(self, rngs: nnx.Rngs):
@@ -107,7 +110,7 @@ def test_dropout_masks_are_those_of_the_call() -> None:
 
 
 def test_ids_under_dropout_masks() -> None:
-    """Ids stand for one-hot vectors; a negative one counts from the end."""
+    """With a dropout mask, traced states equal the outputs for ids, which stand for one-hot vectors; id -1 is the last feature."""
     layer = lstm_jax.LSTM(E, H, return_sequences=True, dropout=0.3, rngs=nnx.Rngs(0, dropout=1))
     outputs, (found,) = trace(layer, jnp.array([[0, 3, -1, -4, 2, 1]]), rngs=jax.random.key(5))
     np.testing.assert_allclose(found.state["h"], outputs, rtol=2e-5, atol=2e-6)
@@ -129,7 +132,7 @@ def test_what_cannot_be_traced() -> None:
 
 
 def test_a_layer_within_a_transformation() -> None:
-    """The values of a layer within a transformation cannot be read; a trace as a whole may be compiled."""
+    """A layer that a model calls within `nnx.jit` cannot be traced, but a function that calls `trace` can be compiled."""
     layer = lstm_jax.LSTM(E, H, rngs=nnx.Rngs(0))
 
     class Compiled(nnx.Module):

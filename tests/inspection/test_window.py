@@ -1,4 +1,4 @@
-"""The page of `inspect`: its data, its size, the order of units, and what it does in a browser."""
+"""The HTML page of the command `inspect`: its data, its largest size, the order of units, and its behaviour in a browser."""
 
 import base64
 import json
@@ -53,7 +53,7 @@ def content(text: str) -> dict[str, Any]:
 
 def test_arrays_can_be_read_back() -> None:
     text = page(WINDOW)
-    assert not re.search(r"""(src|href)=["']?(https?:)?//""", text)  # opens offline
+    assert not re.search(r"""(src|href)=["']?(https?:)?//""", text)  # the page needs no other files
     found = content(text)
     assert (found["epochs"], found["shown"], found["neighbours"]) == ([1, 4], 1, {"film": [["movie", 0.9]]})
     for example, want in zip(found["examples"], WINDOW.examples, strict=True):
@@ -128,13 +128,13 @@ def test_a_file_of_the_user_is_kept(tmp_path: Path) -> None:
         write_page(WINDOW, path, force=False)
     assert path.read_text() == "mine"
     write_page(WINDOW, path)
-    write_page(replace(WINDOW, title="Other"), path, force=False)  # its own page
+    write_page(replace(WINDOW, title="Other"), path, force=False)  # a page that lstm-jax wrote may be replaced
     assert content(path.read_text())["title"] == "Other"
 
 
 @needs_browser
 def test_in_a_browser(tmp_path: Path) -> None:
-    """No console error; hover, click, keys, sort, epoch, example and theme change the picture."""
+    """Hovering, clicks, keys, sorting, epoch, example and theme change what the page shows, without an error in the console."""
     write_page(WINDOW, tmp_path / "page.html")
     with open_page(tmp_path / "page.html", tmp_path) as browser:
         from selenium.webdriver.common.action_chains import ActionChains
@@ -155,7 +155,7 @@ def test_in_a_browser(tmp_path: Path) -> None:
         assert "movie 0.90" in find("#panel").text
         assert "here 1 of 1" in find("#reach-about").text
         before = picture()
-        spans[3].click()  # pins the step
+        spans[3].click()  # keeps the step selected while the pointer moves
         ActionChains(browser).move_to_element(spans[0]).perform()
         assert 'is "good"' in find("#panel").text
         assert picture() != before

@@ -1,4 +1,4 @@
-"""Keras' models with our layers in the place of theirs: same weights, losses, gradients and files, as random options ask for them."""
+"""Tests of Keras models in which our layers replace Keras' layers: weights, outputs, losses and files stay the same."""
 
 import warnings
 from collections.abc import Callable
@@ -22,7 +22,7 @@ LABELS = RNG.integers(0, 2, (B, 1))
 
 
 def sentiment(recurrent: Callable[[], object], mask: bool = False, seed: int = 1) -> keras.Model:
-    """Keras' imdb_lstm in small."""
+    """Return a small version of the model of the Keras example imdb_lstm, with the given recurrent layer."""
     keras.utils.set_random_seed(seed)
     layers = [keras.Input((T,), dtype="int32"), keras.layers.Embedding(V, E, mask_zero=mask), recurrent(), keras.layers.Dense(1, "sigmoid")]
     return keras.Sequential(layers)
@@ -96,7 +96,7 @@ def test_gru_reset_before() -> None:
     "options", [{"dropout": 0.3}, {"recurrent_dropout": 0.4, "implementation": 1}, {"dropout": 0.3, "recurrent_dropout": 0.4}], ids=str
 )
 def test_dropout_is_keras_own_draw(kind: type, options: dict) -> None:
-    """Keras draws the masks, from its seed: training gives the same outputs."""
+    """Keras draws the dropout masks from its seed, so that our layer and Keras' layer have the same outputs in training."""
     if kind is SimpleRNN:
         options = {name: value for name, value in options.items() if name != "implementation"}
     ours, theirs = (layer(H, seed=7, **options) for layer in (kind, KINDS[kind]))
@@ -213,7 +213,7 @@ def test_loss_and_metric_of_the_users_own() -> None:
 
 
 class Own(keras.Model):
-    """A subclass of Model, whose graph is not known."""
+    """Subclass of `keras.Model`, whose graph of layers is not known."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -248,7 +248,7 @@ def test_what_is_left_is_named(layer: Callable, note: str) -> None:
 
 
 def test_layer_that_keras_runs() -> None:
-    """Ours with a policy that `unroll` does not have gives what Keras gives."""
+    """With a dtype policy that `unroll` does not support, our layer gives exactly the outputs of Keras' layer."""
     ours, theirs = (kind(H, dtype="mixed_bfloat16", seed=1) for kind in (LSTM, keras.layers.LSTM))
     ours.build(X.shape), theirs.build(X.shape)
     ours.set_weights(theirs.get_weights())

@@ -68,22 +68,22 @@ TESTS: list[tuple[str, str]] = [
     ("rnn_test.py::test_stateful_batch_size_mismatch_raises", RNN + "test_stateful_batch_size_mismatch_raises"),
     ("rnn_test.py::test_masking", RNN + "test_masking"),
 ]
-"""(test of Keras, its port in this folder, or the reason why there is none)."""
+"""Pairs of a test of Keras, and its port in this folder or the reason why there is none."""
 
 
 def names_in(path: Path) -> set[str]:
-    """Names "file::test" of the test functions and methods of a file."""
+    """Return the names "file::test" of the test functions and methods of a file."""
     tree = ast.parse(path.read_text())
     return {f"{path.name}::{node.name}" for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")}
 
 
 def is_ported(where: str) -> bool:
-    """Whether the second entry of a row is a test."""
+    """Return whether the second entry of a pair in `TESTS` names a test."""
     return "::" in where
 
 
 def page() -> str:
-    """Return docs/reference/keras_tests.md."""
+    """Return the text of the page docs/reference/keras_tests.md."""
     ported = sum(is_ported(where) for _, where in TESTS)
     lines = [
         "# Keras' own tests of its recurrent layers, here",

@@ -1,4 +1,4 @@
-"""Helpers of the ported tests: constant weights, the numbers 0, 1, 2, ... as inputs, the two cells of Keras' tests, comparisons."""
+"""Helpers of the ported tests: layers with constant weights, the inputs 0, 1, 2, ..., the two cells of Keras' tests, and comparisons."""
 
 from typing import Any, NamedTuple
 
@@ -18,24 +18,24 @@ CONSTANTS: dict[str, Any] = {
 
 
 def constant(kind, features: int, units: int, **options):
-    """A layer with kernels of 0.01 and 0.02 and biases of 0.03."""
+    """Return a layer whose kernel is 0.01, whose recurrent kernel is 0.02 and whose biases are 0.03."""
     return kind(features, units, rngs=nnx.Rngs(0, dropout=1), **(CONSTANTS | options))
 
 
 def counted(*shape: int) -> jax.Array:
-    """0, 1, 2, ... in this shape."""
+    """Return the numbers 0, 1, 2, ... as an array of the given shape."""
     return jnp.arange(np.prod(shape), dtype=jnp.float32).reshape(shape)
 
 
 def near(got: Any, want: Any) -> None:
-    """Within Keras' own tolerance for these numbers, 1e-5 absolute and relative."""
+    """Check that an array equals `want` within the tolerance of Keras' own tests, 1e-5 absolute and relative."""
     want = np.asarray(want)
     assert got.shape == want.shape
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
 def alike(rows: list[float], units: int) -> np.ndarray:
-    """A number a row, the same for all units: what constant weights give."""
+    """Repeat each number for all units, because all units have the same value if the weights are constant."""
     return np.repeat(np.asarray(rows)[..., None], units, axis=-1)
 
 
@@ -89,7 +89,7 @@ ONE_STATE = Cell(
     initial_state=lambda batch, units, dtype=jnp.float32: OneState(jnp.zeros((batch, units), dtype)),
     step=lambda params, state, z, mask=None, compute_dtype=None: OneState(z + state.h @ params.recurrent_kernel),
 )
-"""h' = x W + h U, all weights 1: `OneStateRNNCell`."""
+"""Cell h' = x W + h U with all weights 1, which is OneStateRNNCell in Keras' tests."""
 
 
 class TwoStatesParams(NamedTuple):
@@ -99,7 +99,7 @@ class TwoStatesParams(NamedTuple):
 
 
 class TwoStates(NamedTuple):
-    """h is the output, which in Keras is no part of the state."""
+    """State of `TWO_STATES`. Its `h` is the output, which is not a part of the state in Keras."""
 
     h: jax.Array
     first: jax.Array
@@ -126,4 +126,4 @@ TWO_STATES = Cell(
     initial_state=lambda batch, units, dtype=jnp.float32: TwoStates(*(jnp.zeros((batch, units), dtype) for _ in "123")),
     step=two_states_step,
 )
-"""`TwoStatesRNNCell`."""
+"""Cell with two states and all weights 1, which is TwoStatesRNNCell in Keras' tests."""

@@ -1,4 +1,4 @@
-"""`bidirectional_test.py` of Keras on our Bidirectional."""
+"""Tests of bidirectional_test.py of Keras, applied to our `Bidirectional`."""
 
 import jax
 import jax.numpy as jnp
@@ -80,7 +80,7 @@ def test_output_shape(merge_mode: str | None, return_state: bool) -> None:
 
 
 def test_keeps_its_backend() -> None:
-    """The place of `use_cudnn` is taken by `backend`."""
+    """Both directions get `backend`, which takes the place of `use_cudnn` in Keras."""
     for cell in ("gru", "lstm"):
         for backend in (None, "reference"):
             layer = Bidirectional(2, 1, cell=cell, backend=backend, rngs=nnx.Rngs(0))

@@ -1,4 +1,4 @@
-"""`gru_test.py` of Keras on our GRU."""
+"""Tests of gru_test.py of Keras, applied to our `GRU`."""
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ def test_basics(keras, peer_rules) -> None:
     for reset_after, cell in ((True, "gru"), (False, "gru_reset_before")):
         layer = make(reset_after=reset_after)
         weights = convert.cell_to_keras(cell, layer.cell_params()._asdict())
-        assert len(weights) == 3  # Keras' bias (2, 3H) is our two
+        assert len(weights) == 3  # one bias (2, 3H) of Keras stands for our two
         with peer_rules():
             theirs = keras.layers.GRU(3, reset_after=reset_after, bias_regularizer="l1")
             theirs.build((3, 2, 4))

@@ -1,4 +1,4 @@
-"""`lstm_test.py` of Keras on our LSTM, by every backend that serves here."""
+"""Tests of lstm_test.py of Keras, applied to our `LSTM` with every backend that runs on this machine."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -26,7 +26,7 @@ def test_basics(keras, peer_rules) -> None:
     weights = convert.lstm_to_keras(layer.cell_params()._asdict())
     assert len(weights) == 3
     assert layer.count_params() == sum(array.size for array in weights)
-    with peer_rules():  # penalties are terms of the loss here: the three of Keras are these
+    with peer_rules():  # this project has no penalties: a user adds them to the loss, as in `ours`
         theirs = keras.layers.LSTM(3, bias_regularizer="l1", kernel_regularizer="l2", recurrent_regularizer="l2")
         theirs.build((3, 2, 4))
         theirs.set_weights(weights)

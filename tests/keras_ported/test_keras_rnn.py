@@ -1,4 +1,4 @@
-"""`rnn_test.py` of Keras: a layer over cells of one's own."""
+"""Tests of rnn_test.py of Keras, applied to our `Recurrent` with user-defined cells."""
 
 import jax
 import jax.numpy as jnp

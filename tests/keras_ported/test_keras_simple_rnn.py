@@ -1,4 +1,4 @@
-"""`simple_rnn_test.py` of Keras on our SimpleRNN."""
+"""Tests of simple_rnn_test.py of Keras, applied to our `SimpleRNN`."""
 
 import jax.numpy as jnp
 import numpy as np

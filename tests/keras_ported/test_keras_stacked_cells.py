@@ -1,4 +1,7 @@
-"""`stacked_rnn_cells_test.py` of Keras on our RecurrentStack, which runs layers in turn where Keras runs cells in turn at each step."""
+"""Tests of stacked_rnn_cells_test.py of Keras, applied to our `RecurrentStack`.
+
+Our stack runs each layer over all steps before the next layer. Keras runs all cells of the stack at each step.
+"""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""The table of ported tests is complete, names tests that exist, and is what the page shows."""
+"""Tests that the table of ported tests is complete, names tests that exist, and agrees with the page of the documentation."""
 
 from pathlib import Path
 

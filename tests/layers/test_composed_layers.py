@@ -1,4 +1,4 @@
-"""Bidirectional, RecurrentStack and ClassifierHead against what they are made of."""
+"""`Bidirectional`, `RecurrentStack` and `ClassifierHead`, compared with direct computations from their parts."""
 
 from functools import partial
 from typing import Any
@@ -22,7 +22,7 @@ LENGTHS = jnp.asarray([6, 0, 3])
 
 @partial(nnx.jit, static_argnames="deterministic")
 def call(layer, x: jax.Array, **options):
-    """Compiled once for calls that differ in values only."""
+    """Call a layer in a compiled program, which is reused if only the values of arrays differ."""
     return layer(x, **options)
 
 
@@ -43,7 +43,7 @@ MERGES = {
 @pytest.mark.parametrize("sequences", [True, False])
 @pytest.mark.parametrize("merge_mode", MERGES)
 def test_merges(merge_mode: Any, sequences: bool) -> None:
-    """The forward layer over the sequence, the backward layer over its reverse, turned back into the order of time."""
+    """The result merges the forward outputs with the outputs for the reversed sequence, which are turned back into the order of time."""
     layer = Bidirectional(E, H, merge_mode=merge_mode, return_sequences=sequences, return_state=True, rngs=nnx.Rngs(0))
 
     @nnx.jit
@@ -76,7 +76,7 @@ def test_bidirectional_with_lengths() -> None:
 
 
 def test_bidirectional_sequences_of_a_call() -> None:
-    """`return_sequences` of a call gives the same outputs as that of the layer, also of padded rows."""
+    """The argument `return_sequences` has the same effect in a call as in the constructor, also if rows are padded."""
     all_steps, last = (Bidirectional(E, H, return_sequences=sequences, rngs=nnx.Rngs(0)) for sequences in (True, False))
     for asked, own, other in ((False, last, all_steps), (True, all_steps, last)):
         np.testing.assert_array_equal(other(X, lengths=LENGTHS, return_sequences=asked), own(X, lengths=LENGTHS))
@@ -181,7 +181,7 @@ def test_stack_in_jax() -> None:
 
 
 def test_views() -> None:
-    """`flax.nnx.view` switches the dropout of layers and between layers off and on."""
+    """`flax.nnx.view` switches the dropout within layers and the dropout between layers off and on."""
     rngs = nnx.Rngs(0)
     inner = Bidirectional(E, H, dropout=0.4, return_sequences=True, rngs=rngs)
     stack = RecurrentStack([inner, LSTM(2 * H, 2, recurrent_dropout=0.4, rngs=rngs)], dropout=0.4, rngs=rngs)
@@ -193,18 +193,21 @@ def test_views() -> None:
 
 
 def test_tabulate() -> None:
-    """Flax' table of a model shows its layers, once each, and none of the methods that a call of a layer uses."""
+    """The table of `nnx.tabulate` has one row for each layer of a model, and no rows for the methods that a call of a layer uses."""
     rngs = nnx.Rngs(0)
     first = LSTM(E, H, dropout=0.2, return_sequences=True, learned_state=True, rngs=rngs)
     model = nnx.Sequential(first, LSTM(H, 2, rngs=rngs), nnx.Linear(2, 1, rngs=rngs))
     table = nnx.tabulate(model, X, console_kwargs={"force_terminal": False, "width": 200})
     paths = [line.split("│")[1].strip() for line in table.splitlines() if line.startswith("│")]
     assert [path for path in paths if path] == ["layers/0", "layers/1", "layers/2"]
-    assert f"Total Parameters: {first.count_params() + 4 * 2 * (H + 2 + 1) + 3 + 2:,}" in table  # and two numbers of a random stream
+    assert f"Total Parameters: {first.count_params() + 4 * 2 * (H + 2 + 1) + 3 + 2:,}" in table  # the last 2 belong to a random stream
 
 
 def test_stack_with_a_reversed_layer() -> None:
-    """Arguments with one entry for each step are refused, unless `keep_order` puts the outputs of the first layer in the order of time."""
+    """If a layer before the last returns its outputs in reverse order, the stack refuses arguments such as `mask` and `lengths`.
+
+    With `keep_order`, the outputs are in the order of time, and the arguments are accepted.
+    """
     rngs = nnx.Rngs(0)
     first, second = LSTM(E, H, return_sequences=True, go_backwards=True, rngs=rngs), LSTM(H, 2, rngs=rngs)
     stack = RecurrentStack([first, second])

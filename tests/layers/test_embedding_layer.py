@@ -1,4 +1,4 @@
-"""The embedding against a product with one-hot rows, its mask, and Keras' layer."""
+"""The embedding layer and its mask, compared with indexing of the table, with a product with one-hot rows, and with Keras' layer."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Options that layers share with Keras' layers: activations and initialisers by name, biases, carried state; random mixtures of them."""
+"""Options that layers share with Keras' layers: named activations and initialisers, biases, carried states, and random combinations."""
 
 from typing import Any, NamedTuple
 
@@ -73,7 +73,10 @@ def test_the_bias_initialiser_of_a_gru_draws_both_biases() -> None:
 
 
 def test_a_drawn_bias_of_an_lstm_has_the_spread_of_keras(keras, peer_rules) -> None:
-    """Keras draws the parts before and behind the forget gate apart, so that their fans are H and 2 H."""
+    """Each part of a drawn bias has the same range as in Keras.
+
+    Keras draws the H entries before the forget gate and the 2 H entries after it separately, so that their fans are H and 2 H.
+    """
     units = 500
     ours = LSTM(2, units, bias_initializer="glorot_uniform", recurrent_initializer="zeros", rngs=nnx.Rngs(0)).bias[...]
     with peer_rules():
@@ -82,7 +85,7 @@ def test_a_drawn_bias_of_an_lstm_has_the_spread_of_keras(keras, peer_rules) -> N
         theirs = layer.get_weights()[2]
     for part in (slice(0, units), slice(units, 2 * units), slice(2 * units, None)):
         assert abs(np.abs(ours[part]).max() / np.abs(theirs[part]).max() - 1) < 0.02
-    jax.jit(lambda: nnx.state(LSTM(2, 3, bias_initializer="ones", rngs=nnx.Rngs(0))))()  # made within a jit
+    jax.jit(lambda: nnx.state(LSTM(2, 3, bias_initializer="ones", rngs=nnx.Rngs(0))))()  # a layer can be made within `jax.jit`
 
 
 def test_a_layer_owns_its_cell() -> None:
@@ -93,7 +96,7 @@ def test_a_layer_owns_its_cell() -> None:
 
 def test_other_activations_are_run_by_the_reference_alone() -> None:
     cell = with_activations(CELLS["lstm"], "relu", jax.nn.sigmoid)
-    assert cell is with_activations(CELLS["lstm"], jax.nn.relu, "sigmoid")  # one object, so that compiled programs are found again
+    assert cell is with_activations(CELLS["lstm"], jax.nn.relu, "sigmoid")  # the same object, so that compiled programs are reused
     assert with_activations(CELLS["lstm"], "tanh", "sigmoid") is CELLS["lstm"]
     x = jnp.ones((B, T, E))
     layer = LSTM(E, H, activation="relu", rngs=nnx.Rngs(0))
@@ -148,7 +151,7 @@ def test_stateful_bidirectional_continues_each_direction() -> None:
 
 
 class Configuration(NamedTuple):
-    """A random layer: kind, options that both libraries know, and what a call gets."""
+    """Random layer and call: the cell, options of both libraries, whether it is bidirectional, and whether a mask and a state are given."""
 
     kind: str
     options: dict[str, Any]
@@ -183,7 +186,7 @@ def keras_layer(keras, config: Configuration):
 
 
 def ours_from(config: Configuration, weights) -> dict[str, Any]:
-    """Arrays of a Keras layer (weights, or gradients by them) under our names."""
+    """Return the arrays of a Keras layer (its weights, or gradients with respect to them) as a dict with the names of our parameters."""
     names = ("forward/", "backward/") if config.both_ways else ("",)
     half = len(weights) // len(names)
     found = {}

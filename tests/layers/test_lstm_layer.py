@@ -1,4 +1,4 @@
-"""The LSTM layer: its arguments, carried state, train and eval, and life in nnx, jax and linen."""
+"""The LSTM layer: its arguments, its carried state, training and evaluation, and its use with nnx transforms, plain JAX and Linen."""
 
 import jax
 import jax.numpy as jnp
@@ -107,7 +107,7 @@ def test_initializers() -> None:
 
 
 def test_stateful() -> None:
-    """Two calls over the halves are one call over the whole."""
+    """Two calls on consecutive parts of a sequence give the outputs and the final state of one call on the whole sequence."""
     whole, whole_state = make(return_sequences=True, return_state=True)(X)
     layer = make(stateful=True, return_sequences=True, return_state=True)
     layer.reset_state(B)
@@ -116,7 +116,7 @@ def test_stateful() -> None:
     assert_close((jnp.concatenate([first, second], 1), state), (whole, whole_state), "float32")
     layer.reset_state(B)
     assert_close(layer(X)[0], whole, "float32")
-    given, _ = layer(X, initial_state=STATE)  # an initial state that is given goes before the carried one
+    given, _ = layer(X, initial_state=STATE)  # a given initial state replaces the carried one
     assert_close(given, plain(layer, initial_state=STATE)[0], "float32")
 
 
@@ -187,7 +187,7 @@ def loss(outputs: jax.Array) -> jax.Array:
 
 
 def test_in_plain_jax() -> None:
-    """split, then jax.jit and jax.grad over merge, give what `unroll` gives."""
+    """The gradient of a layer that is split, and merged within `jax.jit` and `jax.grad`, equals the gradient of `unroll`."""
     layer = make()
     graph, params, rest = nnx.split(layer, nnx.Param, ...)
     gradient = jax.jit(jax.grad(lambda params: loss(nnx.merge(graph, params, rest)(X))))(params)

@@ -1,4 +1,4 @@
-"""Whole models over two devices, on meshes and axes of the user's own: the gradients are those of one device."""
+"""Gradients of a whole model on a mesh of two devices that the user makes, with Auto or Explicit axes: they equal those of one device."""
 
 import contextlib
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 
 class Model(nnx.Module):
-    """Masked embedding, both directions, a stack, every kind of dropout."""
+    """Model with a masked embedding, a bidirectional layer, and an LSTM layer with dropout and recurrent dropout."""
 
     def __init__(self, rngs: nnx.Rngs):
         self.embedding = Embedding(10, 4, mask_zero=True, rngs=rngs)

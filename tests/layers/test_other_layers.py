@@ -1,4 +1,4 @@
-"""Layers of every cell, weight drop, and the two models built of them."""
+"""Layers with every cell, weight drop, zoneout, and two models with several cells."""
 
 import jax
 import jax.numpy as jnp
@@ -69,7 +69,7 @@ def test_masks_have_as_many_gates_as_the_cell() -> None:
 
 
 def test_weight_drop() -> None:
-    """The outputs are those of a kernel some of whose entries are gone and the others larger; none are without training."""
+    """In training, a random part of the recurrent kernel does not affect the outputs. In evaluation, weight drop changes nothing."""
     layer = make("lstm", weight_drop=0.5, return_sequences=True)
     key = jax.random.key(7)
     outputs = layer(X, rngs=key)
@@ -85,7 +85,7 @@ def test_weight_drop() -> None:
     kernel = made.params["recurrent_kernel"]
     gradient = jax.grad(by_kernel)(kernel)
     dropped = float((gradient == 0).mean())
-    assert 0.3 < dropped < 0.7  # those entries have no part in the outputs
+    assert 0.3 < dropped < 0.7  # dropped entries do not affect the outputs
     shifted = jnp.where(gradient == 0, kernel + 10, kernel)
     assert_close(by_kernel(shifted), by_kernel(kernel), "float32")
 
@@ -94,7 +94,7 @@ def test_weight_drop() -> None:
     ("cell", "rates"), [("lstm", {"zoneout": 0.4, "zoneout_cell": 0.3}), ("gru", {"zoneout": 0.5}), ("min_gru", {"zoneout": 0.5})]
 )
 def test_zoneout(cell: str, rates: dict[str, float]) -> None:
-    """Step by step: where a drawn mask is True the state stays, and in evaluation the two are mixed by the rate."""
+    """In training, a unit keeps its state where its mask is True. In evaluation, it mixes old and new state by the rate."""
     layer = make(cell, return_sequences=True, **rates)
     key = jax.random.key(7)
     masks = layer.draw_masks(B, key, T)
@@ -143,8 +143,12 @@ def test_bad_options(options: dict, message: str) -> None:
 @pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("cell", ["gru", "simple_rnn", "lstm_layernorm", "lstm_full_gate_recurrence", "min_lstm"])
 def test_both_models(cell: str) -> None:
-    """Any cell has the same logits, gradients of all parameters, and the folded table's logits."""
-    rate = 0.0 if CELL_TABLE[cell].linear else 0.2  # the config refuses more
+    """The sentiment model and the character model work with several cells.
+
+    In the sentiment model, all parameters have gradients, and folding does not change the logits. The character model gives the same logits
+    if it reads a text in two parts and carries its state.
+    """
+    rate = 0.0 if CELL_TABLE[cell].linear else 0.2  # the config refuses recurrent dropout for cells without a recurrent kernel
     config = SentimentModelConfig(embed=E, units=H, layers=2, cell=cell, recurrent_dropout=rate)  # pyright: ignore[reportArgumentType]
     model = SentimentClassifier(config, 9, rngs=nnx.Rngs(0, dropout=1))
     ids = jnp.asarray(RNG.integers(0, 9, (B, T)), jnp.int32)

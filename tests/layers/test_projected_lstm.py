@@ -1,4 +1,4 @@
-"""The LSTM with a recurrent projection against `torch.nn.LSTM(proj_size=P)` in float64, and the options of layers with it."""
+"""LSTM with a recurrent projection, compared with `torch.nn.LSTM(proj_size=P)` in float64, and options of layers that have a projection."""
 
 from typing import Any
 
@@ -17,14 +17,14 @@ from lstm_jax.convert.arrays import PROJECTED
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 SIZES = [(2, 5, 2, 2, 3), (4, 3, 2, 2, 3)]
-"""Features, units, outputs, batch and steps: few, since each size of an array is compiled anew."""
+"""Tuples (features, units, outputs, batch, steps). Only two are used, since operations are compiled anew for each shape."""
 BATCH, STEPS, FEATURES, UNITS, OUTPUTS = 3, 5, 4, 6, 2
 X = jnp.asarray(normal(0, BATCH, STEPS, FEATURES))
 RESETS = jnp.asarray([[0, 0, 1, 0, 0], [1, 0, 0, 0, 1], [0, 0, 0, 0, 0]], bool)
 
 
 def zeros(make: Any, *sizes: int, **options) -> Any:
-    """A layer whose parameters are zeros. Nothing is drawn, so that nothing is compiled."""
+    """Return a layer whose parameters are zeros. No random numbers are drawn, so that nothing is compiled."""
     graph, shapes = nnx.split(nnx.eval_shape(lambda: make(*sizes, rngs=nnx.Rngs(0), **options)))
     return nnx.merge(graph, jax.tree.map(lambda leaf: jax.device_put(np.zeros(leaf.shape, leaf.dtype)), shapes))
 
@@ -42,7 +42,10 @@ def make_layers(features: int, units: int, outputs: int, layers: int, both: bool
 
 
 def summed(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The state dict that comes back: our one bias is the sum of PyTorch's two."""
+    """Return the state dict that is expected after a conversion from PyTorch and back.
+
+    Our layer has one bias, the sum of PyTorch's two. It is converted to the bias `bias_ih`, and the bias `bias_hh` becomes zeros.
+    """
     sums = {name: array + state[name.replace("_ih", "_hh")] for name, array in state.items() if "bias_ih" in name}
     return state | sums | {name: np.zeros_like(array) for name, array in state.items() if "bias_hh" in name}
 
@@ -50,7 +53,10 @@ def summed(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 @pytest.mark.slow
 @pytest.mark.usefixtures("x64", "eager")
 def test_layers_are_those_of_torch(torch) -> None:
-    """Fifteen configurations: one to three layers, in one direction or both, with and without biases, at two sizes."""
+    """Outputs, final states and weights converted back equal those of PyTorch in fifteen configurations.
+
+    They have one to three layers, one or two directions, two sizes, and biases or none.
+    """
     torch.manual_seed(0)
     for seed in range(15):
         layers, both, bias = 1 + seed % 3, bool(seed // 3 % 2), seed % 4 > 0
@@ -115,7 +121,7 @@ def test_parameters_start_as_those_of_an_lstm() -> None:
 
 
 def test_steps_and_resets_are_the_sequence() -> None:
-    """A sequence with resets, its pieces run alone, and its steps run one by one."""
+    """The outputs after a reset equal those of a call on the rest alone, and single steps equal the call on the whole sequence."""
     layer = make(learned_state=True, return_state=True)
     assert (layer.initial_h.shape, layer.initial_c.shape) == ((OUTPUTS,), (UNITS,))
     layer.initial_h[...], layer.initial_c[...] = jnp.asarray(normal(1, OUTPUTS)), jnp.asarray(normal(2, UNITS))

@@ -1,4 +1,4 @@
-"""One step at a time, learned initial states, resets and single sequences of layers, against calls on whole sequences."""
+"""Single steps, learned initial states, resets, and inputs without a batch axis, compared with calls of layers on batches of sequences."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ RESETS = jnp.asarray([[0, 0, 1, 0, 0], [1, 0, 0, 0, 1], [0, 0, 0, 0, 0]], bool)
 
 
 def _learn(layer: Any) -> Any:
-    """The layer with an initial state other than zeros."""
+    """Set the learned initial states of a layer, if it has any, to random values, and return the layer."""
     for name in ("initial_h", "initial_c"):
         if hasattr(layer, name):
             param = getattr(layer, name)
@@ -101,7 +101,10 @@ def test_residual_connections_add_what_dropout_has_not_touched():
 
 
 def test_dropout_between_layers_is_that_of_torch():
-    """Each number of each step on its own, on the outputs of all layers but the last; the mean is kept; none in evaluation."""
+    """As in `torch.nn.LSTM`, dropout between layers acts on the outputs of each layer but the last, and is off in evaluation.
+
+    Each number of each step is dropped independently, and the kept numbers are divided by 1 minus the rate.
+    """
     rngs = nnx.Rngs(0, dropout=1)
     seen: list[jax.Array] = []
 
@@ -119,7 +122,7 @@ def test_dropout_between_layers_is_that_of_torch():
     dropped = given == 0
     assert_close(given[~dropped], np.asarray(plain)[~dropped] / 0.75, 1e-6)
     assert abs(dropped.mean() - 0.25) < 0.05
-    assert (dropped.any((0, 1)) & ~dropped.all((0, 1))).all()  # not the same at all steps
+    assert (dropped.any((0, 1)) & ~dropped.all((0, 1))).all()  # each unit is dropped at some steps, but not everywhere
     assert_close(seen[0], X, 0.0)
     stack(X)
     assert (np.asarray(seen[3]) != given).any()
@@ -153,7 +156,10 @@ def test_a_stateful_layer_returns_to_its_learned_state():
 
 
 def test_states_without_a_batch():
-    """The state of one environment, for `step` under vmap; and a star imports the layers."""
+    """`initial_state(None)` returns states without a batch axis, which `step` accepts under `jax.vmap`.
+
+    `from lstm_jax import *` imports the layers.
+    """
     layer = _learn(LSTM(FEATURES, UNITS, learned_state=True, rngs=nnx.Rngs(0)))
     stack = RecurrentStack([LSTM(FEATURES, UNITS, return_sequences=True, rngs=nnx.Rngs(0)), GRU(UNITS, 3, rngs=nnx.Rngs(1))])
     for each in (layer, stack, Bidirectional(FEATURES, UNITS, rngs=nnx.Rngs(0))):
@@ -192,7 +198,7 @@ def test_both_directions_are_cut_at_the_same_places():
 
 
 def test_the_states_of_both_directions_start_a_decoder():
-    """Concatenated, they are an initial state with as many units as both directions together."""
+    """A decoder with as many units as both directions of the encoder can start from the joined states of the encoder."""
     encoder = Bidirectional(FEATURES, UNITS, return_state=True, rngs=nnx.Rngs(0))
     output, (ahead, back) = encoder(X)
     joined = encoder.join_states((ahead, back))

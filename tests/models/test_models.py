@@ -1,4 +1,4 @@
-"""The sentiment model: its size, its life as a pure function, and Keras' model with the same weights."""
+"""The sentiment model: its parameters, its use as a pure function, its variants, and parity with Keras' model of the same weights."""
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,7 @@ def small(**options) -> SentimentClassifier:
 
 @nnx.jit
 def plain(model: SentimentClassifier, ids: jax.Array) -> jax.Array:
-    """Logits without dropout."""
+    """Return the logits without dropout."""
     return model(ids, deterministic=True)
 
 
@@ -40,7 +40,7 @@ def probabilities(model: nnx.Module, ids: np.ndarray = IDS) -> jax.Array:
 
 
 def keras_model(keras, dropout: float, dtype: str = "float32", seed: int = 0):
-    """Return the model of the imdb_lstm example: no mask, dropout and recurrent dropout on the LSTM."""
+    """Return the model of Keras' imdb_lstm example. It has dropout and recurrent dropout in the LSTM, and reads padding like any word."""
     keras.utils.set_random_seed(seed)
     model = keras.Sequential(
         [
@@ -54,7 +54,7 @@ def keras_model(keras, dropout: float, dtype: str = "float32", seed: int = 0):
 
 
 def test_parameters_at_the_defaults() -> None:
-    """2,691,713, as Keras' example prints."""
+    """The default model has 2,691,713 parameters, the number that Keras' imdb_lstm example prints."""
     model = nnx.eval_shape(lambda: SentimentClassifier(SentimentModelConfig(), 20_000, rngs=nnx.Rngs(0)))
     shapes = jax.tree.leaves(nnx.state(model, nnx.Param))
     assert sum(int(np.prod(leaf.shape)) for leaf in shapes) == 2_691_713 == 20_000 * 128 + 4 * 128 * (128 + 128 + 1) + 129
@@ -150,7 +150,7 @@ def test_probabilities_equal_keras(keras, peer_rules, backend: str) -> None:
 @pytest.mark.slow(keep=["[3]"])
 @pytest.mark.parametrize("steps", [1, 3])
 def test_adam_steps_equal_keras(keras, peer_rules, steps: int) -> None:
-    """Keras' `train_on_batch` with binary cross-entropy and Adam, and our Adam steps on logits: every parameter changes by the same amount.
+    """Our Adam steps on logits change every parameter as Keras' `train_on_batch` does with Adam and binary cross-entropy.
 
     Both run in float64, because Adam divides each gradient by its own size and so magnifies the rounding errors that small gradients have
     in float32. For about half of the seeds, two float32 programs (Keras and another one) each differ from the exact result by more than
@@ -205,7 +205,10 @@ VARIANTS = [
 @pytest.mark.slow(keep=["{'bidirectional': True, 'merge': 'mul', 'mask_zero': True}", "bfloat16", "variational"])
 @pytest.mark.parametrize("options", VARIANTS, ids=str)
 def test_variants(options: dict) -> None:
-    """Each is a function of its ids with a gradient for every parameter, dropout on; and dropout off is deterministic."""
+    """With dropout, the key determines the loss, and every parameter has a finite, non-zero gradient.
+
+    Without dropout, the logits are the same with `deterministic=True`, after `eval()`, and if the word vectors are given.
+    """
     model = small(**options)
     made = functional(model)
 
@@ -234,7 +237,10 @@ def test_variants(options: dict) -> None:
 @pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the backend with")
 @pytest.mark.parametrize("options", [*VARIANTS[3:5], {"word_dropout": 0.4}, {"dropout": 0.0, "pooling": "mean"}], ids=str)
 def test_words_that_come_again(options: dict) -> None:
-    """The compiled recurrence shares their products: logits and gradients are those of the scan that does not, on one device and on two."""
+    """The compiled backend gives the loss and gradients of the reference, on one device and on two, if words occur repeatedly.
+
+    The compiled backend computes the product of a word vector and the kernel once for all positions of the word in a row.
+    """
     ids = jnp.asarray(np.random.default_rng(1).integers(0, 5, (B, 20), dtype=np.int32))
     found = []
     for backend, devices in (("reference", 1), ("compiled", 1), ("compiled", 2)):
@@ -251,7 +257,10 @@ def test_words_that_come_again(options: dict) -> None:
 
 
 def test_gradients_by_words_at_their_places() -> None:
-    """Each place has its own, as for saliency, unless the caller says that they are added up."""
+    """Each position of a word has its own gradient, as saliency needs it, unless `summed` is true.
+
+    If `summed` is true, only the sum of the gradients over all positions of a word is checked.
+    """
     ids = jnp.asarray([[3, 1, 3, 3, 2, 1]], jnp.int32)
     model = small(dropout=0.0, recurrent_dropout=0.0)
     vectors = model.embedding(ids.T)
@@ -271,7 +280,7 @@ def test_gradients_by_words_at_their_places() -> None:
 @pytest.mark.parametrize("options", VARIANTS, ids=str)
 @pytest.mark.parametrize("devices", [1, 2])
 def test_embedding_and_projection_folded(options: dict, devices: int) -> None:
-    """One table for both gives the same logits; it is made where there are more rows to read than words."""
+    """A table of word vectors times the kernel gives the same logits. By default it is used if there are more reviews than words."""
     made = functional(small(**options))
     mesh = sharding.make_mesh(devices)
     ids = np.random.default_rng(0).integers(0, V, (V + 9, T), dtype=np.int32)
@@ -286,7 +295,7 @@ def test_embedding_and_projection_folded(options: dict, devices: int) -> None:
 @pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("options", [{}, {"bidirectional": True, "layers": 2, "mask_zero": True}], ids=str)
 def test_remat_changes_no_value(options: dict) -> None:
-    """Logits and gradients with dropout on, from one stream of masks, whether the recurrence is run in segments or not."""
+    """Logits and gradients are equal with and without `remat` if dropout draws its masks from the same key."""
 
     def value_and_gradient(remat):
         made = functional(small(remat=remat, **options))

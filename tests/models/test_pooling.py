@@ -1,4 +1,4 @@
-"""Input of the sentiment model's head: pooling over words by hand and against Keras, and word dropout."""
+"""Features that the head of the sentiment model reads: pooling, compared with NumPy and Keras, word dropout, and dropout of the head."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 V, E, H, B, T = 20, 4, 3, 5, 6
 IDS = np.random.default_rng(0).integers(1, V, (B, T)).astype(np.int32)
-IDS[0, :4], IDS[1] = 0, 0  # padding in front, and a row of nothing else
+IDS[0, :4], IDS[1] = 0, 0  # row 0 begins with padding, row 1 is padding only
 
 
 def make(**options) -> SentimentClassifier:
@@ -50,7 +50,10 @@ def test_gradients_are_finite_where_a_row_has_no_word() -> None:
 
 
 def test_keras_pools_alike(keras, peer_rules) -> None:
-    """Bidirectional(LSTM) and GlobalMaxPooling1D, without padding, which Keras' layer would pool too."""
+    """A bidirectional model with max pooling gives the probabilities of Keras' Bidirectional(LSTM) and GlobalMaxPooling1D.
+
+    The reviews have no padding, because Keras' pooling layer would include it.
+    """
     full = np.maximum(IDS, 1)
     with peer_rules():
         keras.utils.set_random_seed(0)
@@ -66,7 +69,7 @@ def test_keras_pools_alike(keras, peer_rules) -> None:
 
 
 def test_word_dropout() -> None:
-    """The logits are those of vectors some of which are zeros; without training none are."""
+    """In training, word dropout multiplies random word vectors by zero. In evaluation, it changes nothing."""
     model = make(word_dropout=0.5, dropout=0.0, recurrent_dropout=0.0)
     ids, key = jnp.asarray(IDS), jax.random.key(3)
     vectors = model.embedding(ids.T)
@@ -84,7 +87,7 @@ def test_word_dropout() -> None:
 
 @pytest.mark.parametrize("pooling", ["last", "mean+max"])
 def test_dropout_of_the_head(pooling: str) -> None:
-    """The head reads the features times a mask of inverted dropout; without training there is none."""
+    """In training, the head reads its features multiplied by a mask of inverted dropout. In evaluation, it reads them unchanged."""
     model = make(head_dropout=0.5, dropout=0.0, recurrent_dropout=0.0, pooling=pooling)
     plain = make(dropout=0.0, recurrent_dropout=0.0, pooling=pooling)
     ids, key, seen = jnp.asarray(IDS), jax.random.key(3), []

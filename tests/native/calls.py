@@ -1,4 +1,4 @@
-"""Calls of the compiled functions as they stand at XLA's boundary, past the checks in Python."""
+"""Calls of the compiled functions at XLA's boundary, without the checks of the Python code."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -14,7 +14,17 @@ RATES = {"b1": 0.9, "b2": 0.99}
 
 
 class Shape(NamedTuple):
-    """Sizes of a cell in native/cells.h: number, gates, arrays kept a step, cell state, further parameters, U or not, parts of h."""
+    """Sizes of a recurrent cell in native/cells.h.
+
+    Attributes:
+        number: number of the cell in the table of cells.
+        gates: number of gates.
+        kept: number of residuals (B, H) of a step, which the forward pass keeps for the backward pass.
+        cell_state: whether the state has c besides h.
+        extras: name of a further parameter and the number of vectors (H,) in it, or None.
+        recurrent: whether the cell has a recurrent kernel U.
+        parts: number of parts (B, H) of h.
+    """
 
     number: int
     gates: int = 4
@@ -40,7 +50,14 @@ SHAPES = {
 
 
 class Call(NamedTuple):
-    """A function's name; its operands and the shapes of its results, by their names in the error texts; its attributes."""
+    """Call of a compiled function.
+
+    Attributes:
+        function: name of the function.
+        operands: dict from the name of each operand in error messages to its array.
+        results: dict from the name of each result in error messages to its shape and dtype.
+        attributes: attributes of the call.
+    """
 
     function: str
     operands: dict[str, Any]
@@ -56,14 +73,14 @@ class Call(NamedTuple):
         return [np.asarray(result) for result in self.traced(threads)]
 
     def traced(self, threads: int = 1, always: bool = False) -> list[jax.Array]:
-        """Return the results as JAX has them; always: the call is made although nobody reads them."""
+        """Make the call, possibly while it is traced, and return JAX arrays. If `always`, the call is made even if no result is used."""
         library.register()
         fixed = {name: np.int64(value) if type(value) is int else value for name, value in {"threads": threads, **self.attributes}.items()}
         call = jax.ffi.ffi_call(self.function, list(self.results.values()), has_side_effect=always)
         return call(*self.operands.values(), **fixed)
 
     def batch_first(self) -> "Call":
-        """Return the call with x, its gradient and the gradient of the outputs as arrays (B, T, ...), and with the outputs (B, T, H)."""
+        """Return the call with the batch first: x, its gradient and the outputs' gradient (B, T, ...), and the outputs (B, T, H)."""
         swapped = {name: np.swapaxes(self.operands[name], 0, 1) for name in ("x", "d of outputs") if name in self.operands}
         results = dict(self.results)
         if "d of x" in results:
@@ -78,13 +95,13 @@ class Call(NamedTuple):
         return self._replace(operands=self.operands | swapped, results=results, attributes=self.attributes | {"batch_first": True})
 
     def but(self, name: str, value: Any) -> "Call":
-        """Return the call with another operand, result or attribute of that name, in that order."""
+        """Return the call with `value` as the operand `name` or, if there is none, as the result or else the attribute `name`."""
         part = next(part for part in ("operands", "results", "attributes") if name in getattr(self, part))
         return self._replace(**{part: getattr(self, part) | {name: value}})
 
 
 def refusals(calls: Sequence[Call]) -> list[str]:
-    """Return the message of the error that each call raises; the calls are branches of one program, which runs one of them at a time.
+    """Return the error message of each call. The calls are branches of one program, which is compiled once and runs one call at a time.
 
     Raises:
         pytest.fail.Exception: if a call does not raise an error of the kind INVALID_ARGUMENT.
@@ -98,7 +115,7 @@ def refusals(calls: Sequence[Call]) -> list[str]:
 
 
 def refusal(run: Callable[[], Any]) -> str:
-    """Return the refusal of what `run` runs."""
+    """Check that `run` raises an error of the kind INVALID_ARGUMENT, and return its message."""
     with pytest.raises((ValueError, jax.errors.JaxRuntimeError), match="INVALID_ARGUMENT") as caught:
         jax.block_until_ready(run())
     return str(caught.value)
@@ -122,7 +139,22 @@ def recurrence(
     products: int = 0,
     sequences: bool | None = None,
 ) -> Call:
-    """Return a call of a cell forward or backward that fits; sizes: T, B, E, H; sequences: as `keep` if None."""
+    """Return a valid call of the forward or backward pass of a cell.
+
+    Args:
+        backward: whether the call is the backward pass.
+        dtype: dtype of the parameters.
+        sizes: T, B, E and H.
+        ids: whether the inputs are ids instead of features.
+        kinds: number of input masks and number of recurrent masks (dropout).
+        masked: whether a mask of valid steps is given.
+        tokens: whether the ids of the inputs are given besides x.
+        keep: whether the forward pass keeps residuals.
+        resets: whether the state is reset at some steps.
+        cell: name of the cell in `SHAPES`.
+        products: dtype of the products, as a number of `PRODUCT_NUMBERS`.
+        sequences: whether the forward pass returns h of all steps. If None, it does if `keep` is true.
+    """
     steps, batch, features, units = sizes
     shape = SHAPES[cell]
     width = shape.parts * units
@@ -174,7 +206,7 @@ def recurrence(
 
 
 def linear(backward: bool, dtype: str = "float32", sizes: tuple[int, int, int] = (STEPS, BATCH, UNITS), resets: bool = True) -> Call:
-    """Return a call of the linear steps forward or backward that fits; sizes: T, B, H."""
+    """Return a valid call of the forward or backward pass of the linear recurrence h' = a h + b. `sizes` are T, B and H."""
     rng = np.random.default_rng(0)
     a, b, all_h = (rng.standard_normal(sizes).astype(dtype) for _ in range(3))
     h = rng.standard_normal(sizes[1:]).astype(dtype)
@@ -187,7 +219,10 @@ def linear(backward: bool, dtype: str = "float32", sizes: tuple[int, int, int] =
 
 
 def table(rows: bool, dtype: str = "float32", at: int = 2, words: int = 6, columns: int = 5, ids: int | None = 3, scales: int = 4) -> Call:
-    """Return a call of the row-sparse Adam: the step of `ids` rows, or what rows have missed; ids: None for all rows."""
+    """Return a valid call of the row-sparse Adam: a step of `ids` rows of a table if `rows` is true, else a catch-up of `ids` rows.
+
+    If `ids` is None, all rows catch up.
+    """
     operands: dict[str, Any] = {name: np.ones((words, columns), dtype) for name in ("table", "m", "v")}
     operands |= {"steps done": np.zeros(words, np.int32), "scales": np.ones(scales, dtype), "eps": np.full(scales, 1e-7, dtype)}
     operands |= {"number of the step": np.asarray(at, np.int32)}
@@ -198,6 +233,6 @@ def table(rows: bool, dtype: str = "float32", at: int = 2, words: int = 6, colum
 
 
 def mask(shape: tuple[int, ...] = (2, 7)) -> Call:
-    """Return a call of the draw of a dropout mask."""
+    """Return a valid call that draws a dropout mask."""
     attributes = {"keep": np.float32(0.5), "scale": np.float32(2)}
     return Call("lstm_jax_mask", {"key": np.arange(2, dtype=np.uint32)}, {"mask": _like("float32", *shape)}, attributes)

@@ -1,4 +1,4 @@
-"""Calls that read and write arrays (B, T, ...) in place of (T, B, ...): no bit of a result changes, and the outputs are those bits too."""
+"""Tests of calls with arrays (B, T, ...) instead of (T, B, ...): all results, including the outputs, have the same bits."""
 
 import re
 from collections.abc import Callable
@@ -19,7 +19,7 @@ pytestmark = [
     pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the backend with"),
     pytest.mark.usefixtures("quick_compiles"),
 ]
-# T, B, E, H, and options of the call; also more steps than a chunk has, and a single one; masks -1: one for each gate
+# T, B, E, H, and options of the call. Some have more steps than a chunk, one has a single step. masks -1: one input mask for each gate
 CALLS: list[tuple[tuple[int, int, int, int], dict[str, Any]]] = [
     ((9, 5, 7, 20), {}),
     ((9, 5, 7, 20), {"ids": True}),
@@ -59,9 +59,9 @@ def _gradients(run: Callable, params: Any, x: jax.Array) -> Any:
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru", "min_gru"])
-@pytest.mark.parametrize("batch", [3, 4])  # few rows, which have one order, and more
+@pytest.mark.parametrize("batch", [3, 4])  # a batch of 3 rows or fewer is always (T, B, ...) in a call
 def test_a_users_arrays(cell: str, batch: int) -> None:
-    """Outputs and gradients of arrays (B, T, E) equal those of arrays (T, B, E), alone, in `vmap` over x and over the parameters."""
+    """Outputs and gradients for x (B, T, E) equal those for x (T, B, E), without `vmap` and in `vmap` over x, the parameters or both."""
     steps, features, units = 6, 5, 20
     gates = CELLS[cell].gates
     rng = np.random.default_rng(0)
@@ -92,7 +92,7 @@ def test_a_users_arrays(cell: str, batch: int) -> None:
 
 
 def test_no_array_is_moved() -> None:
-    """The compiled program passes x and the gradient of the outputs as it got them, and returns what the calls made of both."""
+    """The compiled program passes x and the outputs' gradient to the calls unchanged, and returns the outputs and d x unchanged."""
     x, weights = jnp.zeros((8, 5, 16)), jnp.zeros((16, 32))
     params = CELLS["min_gru"].params(kernel=weights, bias=jnp.zeros(32))
 
@@ -114,7 +114,7 @@ def test_no_array_is_moved() -> None:
 
 
 def test_a_symbolic_batch_size(unchecked: None) -> None:
-    """A program for any number of rows can be exported, although the order depends on this number."""
+    """A program with a symbolic batch size can be exported, although the order of the arrays depends on the batch size."""
     params = CELLS["simple_rnn"].params(kernel=jnp.ones((3, 4)) / 9, recurrent_kernel=jnp.ones((4, 4)) / 9, bias=jnp.zeros(4))
     shape = jax.ShapeDtypeStruct(jax.export.symbolic_shape("b, 5, 3"), jnp.float32)
     exported = jax.export.export(jax.jit(lambda x: unroll(CELLS["simple_rnn"], params, x)[0]))(shape)

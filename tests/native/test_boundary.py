@@ -1,4 +1,4 @@
-"""Errors of the compiled functions at XLA's boundary about calls that do not fit, and their results where there is nothing to compute."""
+"""Tests of the compiled functions at XLA's boundary: errors for calls that do not fit, and results if there is nothing to compute."""
 
 import os
 import re
@@ -51,12 +51,15 @@ CALLS = {
     "rows": table(True),
     "mask": mask(),
 }
-SETS_THE_SIZES = {"a", "x", "ids", "kernel", "table", "m", "scales"}  # a misfit of theirs shows at the next operand
+SETS_THE_SIZES = {"a", "x", "ids", "kernel", "table", "m", "scales"}  # if one of them does not fit, the error names a later operand
 ANY_SHAPE = {"mask"}
 
 
 def _others(like, name: str, alone: bool) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Types and shapes near to `like` that do not fit; alone: no other operand or result has its extents."""
+    """Yield dtypes and shapes that differ a little from those of `like` and do not fit.
+
+    If `alone` is true, no other operand or result has the extents of `like`, so that other extents would fit.
+    """
     shape, dtype = tuple(like.shape), np.dtype(like.dtype).name
     yield {"float32": "bfloat16", "int32": "float32", "bool": "int8", "uint32": "int32"}[dtype], shape
     if name in ANY_SHAPE:
@@ -69,7 +72,7 @@ def _others(like, name: str, alone: bool) -> Iterator[tuple[str, tuple[int, ...]
 @pytest.mark.slow(keep=4)
 @pytest.mark.parametrize("kind", CALLS)
 def test_misfits_of_every_array(kind: str) -> None:
-    """Each operand and result in another type, rank and extent: refused by name, with what it has and what fits."""
+    """An operand or result with a wrong dtype, rank or extent is refused. The error gives its name, what it has, and what fits."""
     call = CALLS[kind]
     call.run()
     arrays, tried = call.operands | call.results, []
@@ -92,10 +95,10 @@ def test_numbers_of_arrays(kind: str) -> None:
     for part, what in ((call.operands, "operands"), (call.results, "results")):
         given = list(part.values())
         for some in (given[:-1], [*given, given[0]], given[:1]):
-            if len(some) in (0, len(given)):  # without results XLA leaves the call out
+            if len(some) in (0, len(given)):  # XLA removes a call without results
                 continue
             other = call._replace(**{what: dict(enumerate(some))})
-            if kind.startswith("catch up") and what == "operands":  # with ids or without
+            if kind.startswith("catch up") and what == "operands":  # 7 without ids, 8 with them
                 if len(some) not in (7, 8):
                     others.append((other, f"operands: {len(some)}; give 8: {', '.join(CALLS['catch up'].operands)}"))
                 continue
@@ -151,7 +154,7 @@ def test_few_rows_have_one_order(backward: bool, ids: bool) -> None:
 @pytest.mark.parametrize(("products", "dtype"), [(1, "bfloat16"), (2, "int8")])
 @pytest.mark.parametrize("backward", [False, True])
 def test_products_that_cannot_be(backward: bool, products: int, dtype: str, x64: None) -> None:
-    """Narrow products of parameters in float64, by a library for a processor that has none, and in int8 for a gradient."""
+    """Narrow products are refused with parameters in float64, by a library that lacks them and, in int8, for a gradient."""
     if native.why_not_products(dtype):
         said = refusal(recurrence(backward, products=products).run)
         assert f"products: {products}; give 0, or build the library for a processor with AVX512-BF16 and AVX512-VNNI" in said
@@ -164,7 +167,10 @@ def test_products_that_cannot_be(backward: bool, products: int, dtype: str, x64:
 
 @pytest.mark.skipif(bool(native.why_not_products("bfloat16")), reason="no products in bfloat16")
 def test_the_backward_pass_rounds_its_products() -> None:
-    """Each gradient differs from that of float32 by what bfloat16 rounds; d of c and of the bias, which are no products, may by less."""
+    """Each gradient differs from the one with float32 products by about the rounding error of bfloat16.
+
+    The gradients with respect to c and the bias, which are not results of products, may differ less.
+    """
     sizes = (3, 5, 40, 33)
     whole, rounded = (recurrence(True, sizes=sizes, resets=False, products=products) for products in (0, 1))
     for name, exact, got in zip(whole.results, whole.run(), rounded.run(), strict=True):
@@ -198,7 +204,7 @@ def test_a_kernel_that_is_no_multiple_of_four() -> None:
 
 @pytest.mark.parametrize("rows", [False, True])
 def test_steps_that_cannot_be(rows: bool) -> None:
-    """Step numbers beyond the scales, and rows that had taken more steps than were begun, or fewer than none."""
+    """Step numbers beyond the scales are refused, and so are rows whose number of steps done is negative or above the step number."""
     last = 3 if rows else 4
     for at in (-1, last + 1, 2**31 - 1, -(2**31)):
         assert f"number of the step: {at}; give 0 to {last}" in refusal(table(rows, at=at).run).replace(
@@ -212,13 +218,13 @@ def test_steps_that_cannot_be(rows: bool) -> None:
 
 
 def _with(call: Call, done: int) -> np.ndarray:
-    """Return the steps that rows have taken, with another number at row 1."""
+    """Return the numbers of steps that the rows have done, with `done` at row 1."""
     return np.where(np.arange(6) == 1, done, call.operands["steps done"]).astype(np.int32)
 
 
 @pytest.mark.parametrize("count", [2, 40])
 def test_ids_out_of_range_name_no_row(count: int) -> None:
-    """Negative ids are those of JAX: negative ids count from the end, and a gradient of others is dropped."""
+    """Ids have the meaning of JAX: negative ids count from the end, and gradients of ids out of range are dropped."""
     call = table(True, ids=count)
     ids = np.resize(np.array([-(2**31), 2**31 - 1, 6, -7, -1, 2], np.int32), count)
     done = call.but("ids", ids).run()[3]
@@ -230,7 +236,11 @@ def test_ids_out_of_range_name_no_row(count: int) -> None:
 @pytest.mark.parametrize("ids", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_nothing_to_compute(sizes: tuple[int, int, int, int], ids: bool, dtype: str) -> None:
-    """No steps, rows, features or units: the state goes through, gradients by what is there are zeros, and nothing is left unwritten."""
+    """Calls without steps, rows, features or units have the results that the equations give, and write all of them.
+
+    Without steps, the state is returned unchanged. Without steps, rows or units, the gradient of the final state is returned unchanged, and
+    all other gradients are zero. Without features, the gates of the first step are computed from the bias and h alone.
+    """
     with jax.enable_x64(dtype == "float64"):
         call = recurrence(False, dtype, sizes, ids, kinds=(0 if ids else 4, 4), masked=False, tokens=not ids)
         h, c, all_h, all_c, gates = call.run()
@@ -240,7 +250,7 @@ def test_nothing_to_compute(sizes: tuple[int, int, int, int], ids: bool, dtype: 
             np.testing.assert_array_equal(c, call.operands["c"])
             np.testing.assert_array_equal(all_h[0], h)
             np.testing.assert_array_equal(all_c[0], c)
-        elif features == 0 and not ids:  # z is the bias at the first step, but for what comes from h
+        elif features == 0 and not ids:  # at the first step, z is the bias plus h U
             z = call.operands["bias"] + np.concatenate(
                 [
                     (call.operands["h"] * call.operands["recurrent mask"][gate]) @ part
@@ -249,7 +259,7 @@ def test_nothing_to_compute(sizes: tuple[int, int, int, int], ids: bool, dtype: 
                 axis=1,
             )
             np.testing.assert_allclose(gates[0][:, :units], 1 / (1 + np.exp(-z[:, :units])), rtol=1e-5)
-        elif features == 0:  # ids that are not there
+        elif features == 0:  # all ids are out of range
             assert np.isnan(gates).all()
         for cell in list(SHAPES)[1:]:
             others = recurrence(False, dtype, sizes, ids, masked=False, cell=cell)
@@ -281,7 +291,7 @@ def test_empty_tables(rows: bool) -> None:
 
 
 def test_masks_of_any_byte() -> None:
-    """A bool that another program wrote as 2 is true."""
+    """A bool that another program has stored as the byte 2 is true."""
     call = recurrence(False)
     odd = (call.operands["valid"].astype(np.uint8) * 2).view(bool)
     for got, want in zip(call.but("valid", odd).run(), call.run(), strict=True):
@@ -289,7 +299,7 @@ def test_masks_of_any_byte() -> None:
 
 
 def test_a_batch_of_many_rows() -> None:
-    """More rows than any tile or thread has, in an order that a mistake in places would change: rows equal those of small batches."""
+    """Some rows of a batch that is larger than any tile and any thread's part have the results of a small batch of these rows."""
     steps, features, units, many = 2, 3, 5, 5000
     whole = recurrence(False, sizes=(steps, many, features, units), kinds=(4, 4), tokens=True)
     back = recurrence(True, sizes=(steps, many, features, units), kinds=(4, 4), tokens=True)
@@ -317,8 +327,8 @@ def _of_rows(array, rows: slice, many: int):
 @pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("backward", [False, True])
 def test_memory_that_is_not_there(backward: bool) -> None:
-    """An allocation that fails, here or in a thread, is an error of that call, and the next one works."""
-    # in a process of its own: what earlier tests freed would be enough to work in
+    """A failed allocation, in the calling thread or in another one, gives an error of that call, and the next call works."""
+    # in a new process, because memory that earlier tests have freed would be enough for the call
     run = subprocess.run(
         [sys.executable, "-c", f"import test_boundary; test_boundary.call_without_memory({backward})"],
         capture_output=True,
@@ -330,8 +340,8 @@ def test_memory_that_is_not_there(backward: bool) -> None:
 
 
 def call_without_memory(backward: bool) -> None:
-    """Run a call for which 22 MiB are left, enough for its results alone, then one with all the memory that there is."""
-    # one unit fills a vector of lanes: more than 26 MiB to work in, with lanes of 32 bytes
+    """Run a call with 22 MiB of free memory, which is enough for its results only, then another call with all the memory."""
+    # one unit is padded to a whole vector: with vectors of 32 bytes, the call needs more than 26 MiB to work in
     call = recurrence(backward, sizes=(1, 2, 1_200_000, 1), keep=False, masked=False)
     results = {name: like for name, like in call.results.items() if name != "d of x"}
     call = call._replace(results=results, attributes=call.attributes | ({"d_x": False} if backward else {}))

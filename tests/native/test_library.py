@@ -1,4 +1,4 @@
-"""Loading of libraries: a planted, damaged or writable one is not loaded, is named in a line, and is built anew."""
+"""Tests of loading a library: a planted, damaged or writable library is not loaded, is reported in one line, and is built anew."""
 
 import ctypes
 import os
@@ -25,7 +25,7 @@ compiler = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
 
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, Path]:
-    """The bytes of a library whose constructor makes a file, and that file."""
+    """Return the bytes of a library whose constructor creates a file, and the path of that file (the marker)."""
     folder = tmp_path_factory.mktemp("planted")
     source, made = folder / "planted.cc", folder / "planted.so"
     marker = folder / "it ran"
@@ -38,7 +38,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, Path]:
 
 @pytest.fixture
 def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, planted: tuple[bytes, Path]) -> Path:
-    """A place for a library of which nothing is known yet; the marker of the planted one is gone."""
+    """Return a new path, where `library` looks for a library, and remove the marker of the planted library."""
     place = tmp_path / "cache" / "lstm_jax" / "native" / "lstm.so"
     monkeypatch.setattr(library, "library_path", lambda: place)
     monkeypatch.setattr(packaged, "FOLDER", tmp_path / "none")
@@ -49,7 +49,7 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, planted: tuple[bytes, 
 
 @pytest.fixture
 def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, planted: tuple[bytes, Path]):
-    """stand_in(script) puts a compiler in place that is a shell script; $last is the file that it must make."""
+    """Return a function stand_in(script) that makes a shell script the compiler. In it, $last is the path of the library to make."""
     whole = tmp_path / "whole.so"
     whole.write_bytes(planted[0])
 
@@ -129,14 +129,14 @@ def test_what_cannot_be_trusted_is_not_loaded(kind: str, path: Path, planted: tu
 
 @compiler
 def test_a_planted_library_is_not_loaded(path: Path, planted: tuple[bytes, Path]) -> None:
-    """Write the library as its compiler wrote it, without a hash."""
+    """A library without a hash, as a compiler writes it, is not loaded. With a hash, it is loaded and its constructor runs."""
     code, marker = planted
     path.parent.mkdir(parents=True, mode=0o700)
     path.write_bytes(code)
     path.chmod(0o600)
     assert "not what was built" in library.why_not()
     assert not marker.exists()
-    trust.write(path, code)  # and it would have run
+    trust.write(path, code)  # with a hash, it runs
     assert library.why_not() == ""
     assert marker.exists()
 
@@ -157,7 +157,10 @@ def test_what_cannot_be_trusted_is_built_anew(kind: str, path: Path, planted: tu
 
 @compiler
 def test_places_that_cannot_be_used(path: Path, planted: tuple[bytes, Path], stand_in) -> None:
-    """A folder where the file should be, another user's folder, a file where the folder should be: a line, and nothing half written."""
+    """If a library cannot be written, the error is one line and no partial file is left.
+
+    The causes are a folder at the path of the library, a folder of another user, and a file at the path of the folder.
+    """
     stand_in()
     trust.write(path, planted[0])
     _folder(path)
@@ -181,7 +184,7 @@ def test_places_that_cannot_be_used(path: Path, planted: tuple[bytes, Path], sta
 @compiler
 @pytest.mark.parametrize("umask", [0, 0o002, 0o277, 0o777])
 def test_no_umask_matters(umask: int, path: Path, planted: tuple[bytes, Path], stand_in) -> None:
-    """Every folder that is made and the file are this user's alone."""
+    """Whatever the umask is, only this user can access the written file and the folders that are created for it."""
     stand_in("cat > /dev/null < /dev/null")
     before = os.umask(umask)
     try:
@@ -195,7 +198,7 @@ def test_no_umask_matters(umask: int, path: Path, planted: tuple[bytes, Path], s
 
 @compiler
 def test_a_disk_that_is_full(path: Path, planted: tuple[bytes, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The library that stands stays as it is."""
+    """If the disk is full, the existing library stays unchanged."""
     trust.write(path, planted[0])
     before = path.read_bytes()
 
@@ -211,7 +214,7 @@ def test_a_disk_that_is_full(path: Path, planted: tuple[bytes, Path], monkeypatc
 
 @compiler
 def test_a_compiler_that_hangs(path: Path, stand_in, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The compiler is ended with its children, after a time that is in the message."""
+    """A compiler that exceeds the time limit is ended with its children, and the message gives the limit."""
     monkeypatch.setattr(compiler_module, "SECONDS", 0.5)
     stand_in(f"sleep 1000 & echo $! > {tmp_path}/child; wait")
     with pytest.raises(InputError, match=r"^compiling with .*: not done after 0\.5 s; name another compiler in CXX"):
@@ -232,7 +235,7 @@ def test_a_compiler_that_hangs(path: Path, stand_in, monkeypatch: pytest.MonkeyP
     "script", ["kill -9 $$", "exit 0", ": > $last", "head -c 3000 whole > $last", "echo disk full, an error >&2; exit 1"]
 )
 def test_a_compiler_that_makes_no_library(script: str, path: Path, stand_in, tmp_path: Path) -> None:
-    """Killed, nothing, empty, cut short: one line, and what stood there stays."""
+    """A compiler that is killed, fails, or makes no, an empty or a truncated library gives one line of error and leaves no file."""
     stand_in(script.replace("whole", str(tmp_path / "whole.so")))
     with pytest.raises(InputError, match=r"^(compiling with|library made by) .*; name another compiler in CXX$"):
         library.build()
@@ -241,7 +244,7 @@ def test_a_compiler_that_makes_no_library(script: str, path: Path, stand_in, tmp
 
 @compiler
 def test_builds_at_once(path: Path, stand_in) -> None:
-    """All end with a library that loads."""
+    """Several builds at the same time all succeed and leave one library, which can be loaded."""
     stand_in()
     errors = []
 
@@ -263,7 +266,7 @@ def test_builds_at_once(path: Path, stand_in) -> None:
 
 @compiler
 def test_what_was_checked_is_loaded(path: Path, planted: tuple[bytes, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file that takes the name between the check and the load is not."""
+    """If another file takes the library's name between the check and the loading, the checked file is loaded, not the other one."""
     trust.write(path, planted[0])
     load, seen = ctypes.CDLL, []
 
@@ -287,7 +290,10 @@ def test_a_library_that_cannot_be_loaded(path: Path) -> None:
 
 
 def test_cache_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A relative XDG_CACHE_HOME does not count: it would load what lies in the current folder. Without a home the reason is named."""
+    """A relative XDG_CACHE_HOME is ignored, because a library in the current folder would be loaded.
+
+    If the user has no home, the messages say so.
+    """
     monkeypatch.setenv("HOME", str(tmp_path))
     for value in ("", "cache", "./x"):
         monkeypatch.setenv("XDG_CACHE_HOME", value)
@@ -300,7 +306,7 @@ def test_cache_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_sanitizers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sanitizers are flags, and another file; the plain library is never taken for a sanitized one."""
+    """Sanitizers add compiler flags and change the library's file name, so that the plain library is never used for a sanitized one."""
     monkeypatch.delenv("LSTM_JAX_SANITIZE", raising=False)  # set where the tests themselves run with sanitizers
     plain = library.library_path()
     monkeypatch.setenv("LSTM_JAX_SANITIZE", "address,undefined")
@@ -314,7 +320,7 @@ def test_sanitizers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the backend with")
 def test_a_process_loads_what_stands() -> None:
-    """A process loads the library from the user's folder, as it was built."""
+    """A new process loads the library that was installed or built before."""
     command = "from lstm_jax import native; print(native.why_not() or 'loaded')"
     run = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
     assert run.stdout == "loaded\n"

@@ -1,4 +1,4 @@
-"""Libraries that the installation compiles: the choice of a level, what is used in their place, and the wheel that contains them."""
+"""Tests of the libraries that the installation compiles: the choice of a level, the fallbacks, and the wheel that contains them."""
 
 import os
 import shutil
@@ -31,7 +31,7 @@ def _processor(monkeypatch: pytest.MonkeyPatch, text: str, machine: str = "x86_6
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of the packaged libraries, empty; nothing is built in the cache, and no library is registered."""
+    """Return an empty folder for installed libraries. The cache has no library, and libraries are not registered with XLA."""
     place = tmp_path / "lib"
     place.mkdir()
     monkeypatch.setattr(packaged, "FOLDER", place)
@@ -77,7 +77,7 @@ def test_a_processor_below_the_lowest_level(monkeypatch: pytest.MonkeyPatch, fol
 
 @pytest.fixture
 def small(tmp_path: Path) -> bytes:
-    """A library of one function."""
+    """Return the bytes of a library with one function."""
     if not (command := shutil.which("c++")):
         pytest.skip("no C++ compiler")
     source = tmp_path / "small.cc"
@@ -87,7 +87,7 @@ def small(tmp_path: Path) -> bytes:
 
 
 def test_which_library_is_used(monkeypatch: pytest.MonkeyPatch, folder: Path, small: bytes) -> None:
-    """The one built for this processor comes first; if it is damaged, the installed one is used, and the message says so."""
+    """The library that was built for this processor is used first. If it is damaged, the installed one is used, and the message says so."""
     _processor(monkeypatch, V3)
     path = folder / packaged.file_name("x86-64-v3")
     trust.write_packaged(path, small)
@@ -127,7 +127,7 @@ def test_a_damaged_installed_library(monkeypatch: pytest.MonkeyPatch, folder: Pa
 
 
 def test_an_interface_that_xla_refuses(monkeypatch: pytest.MonkeyPatch, folder: Path, small: bytes) -> None:
-    """A library that XLA does not accept, here one without the functions, is an error with the reason."""
+    """A library that XLA does not accept, here because it lacks the functions, gives an error with the reason."""
     monkeypatch.undo()
     monkeypatch.setattr(packaged, "FOLDER", folder)
     monkeypatch.setattr(library, "library_path", lambda: folder / "none.so")
@@ -141,7 +141,10 @@ def test_an_interface_that_xla_refuses(monkeypatch: pytest.MonkeyPatch, folder: 
 
 
 def test_which_feature_the_processor_lacks(monkeypatch: pytest.MonkeyPatch, folder: Path, small: bytes) -> None:
-    """A processor with VNNI alone, whose installed library has no products in int8: building one gives them, but not those in bfloat16."""
+    """The message about missing products depends on the processor, which here has AVX512-VNNI but not AVX512-BF16.
+
+    For int8, it says that building a library gives the products. For bfloat16, it names the feature that the processor lacks.
+    """
     monkeypatch.setattr(library, "_REGISTERED", {})
     _processor(monkeypatch, f"{V4} avx512_vnni")
     monkeypatch.setattr(library, "processor", packaged.processor)
@@ -157,7 +160,7 @@ def test_which_feature_the_processor_lacks(monkeypatch: pytest.MonkeyPatch, fold
 @pytest.mark.parametrize("level", ["x86-64-v2", "x86-64-v3", "x86-64-v4", "x86-64-v4-bf16", "armv8-a"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_each_level_equals_the_reference(level: str, dtype: str, monkeypatch: pytest.MonkeyPatch, x64: None) -> None:
-    """The installed library of each level that this processor has: output, state and gradients of a masked LSTM."""
+    """The installed library of each level that this processor has equals the reference: output and gradients of a masked LSTM."""
     path = packaged.FOLDER / packaged.file_name(level)
     if level not in packaged.levels_here() or not path.exists():
         pytest.skip(f"no library of {level} for this processor is installed")
@@ -189,7 +192,10 @@ def test_each_level_equals_the_reference(level: str, dtype: str, monkeypatch: py
 
 
 def _make_wheel(tmp_path: Path, script: str) -> tuple[zipfile.ZipFile, str]:
-    """Build the wheel from a copy of the sources with a stand-in for the compiler, which knows its last argument as $last."""
+    """Build a wheel from a copy of the sources, and return it with the standard error of the build.
+
+    The shell script `script` replaces the compiler. In it, $last is the last argument, which is the path of the library to make.
+    """
     pytest.importorskip("setuptools.command.bdist_wheel", reason="setuptools 70 or later is not installed")
     copy = tmp_path / "copy"
     shutil.copytree(ROOT / "lstm_jax", copy / "lstm_jax", ignore=shutil.ignore_patterns("__pycache__", "lib"))
@@ -211,7 +217,7 @@ def _make_wheel(tmp_path: Path, script: str) -> tuple[zipfile.ZipFile, str]:
 
 
 def test_the_wheel(tmp_path: Path) -> None:
-    """One wheel for all versions of Python, with a library a level, each with its hash and readable by all."""
+    """The wheel suits all versions of Python. It has a library for each level, each with its hash and readable by all users."""
     wheel, _ = _make_wheel(tmp_path, 'echo "$*" > "$last"')
     assert Path(str(wheel.filename)).name.startswith("lstm_jax-0.2.0-py3-none-linux_")
     libraries = [entry for entry in wheel.infolist() if entry.filename.startswith("lstm_jax/native/lib/")]
@@ -229,7 +235,7 @@ def test_the_wheel(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_wheel_where_the_compiler_fails(tmp_path: Path) -> None:
-    """The installation works without compiled code, and says why in one line."""
+    """If the compiler fails, the wheel is built without compiled code, and one line says why."""
     wheel, err = _make_wheel(tmp_path, "echo no disk: an error >&2; exit 1")
     assert Path(str(wheel.filename)).name == "lstm_jax-0.2.0-py3-none-any.whl"
     assert not [name for name in wheel.namelist() if name.endswith(".so")]
@@ -238,7 +244,10 @@ def test_the_wheel_where_the_compiler_fails(tmp_path: Path) -> None:
 
 
 def test_an_old_compiler(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that does not know the levels gets the names of the instructions; a level that fails with both is left out."""
+    """A compiler that does not know a level gets the flags of its instructions, and a level that fails with both is left out.
+
+    If all levels fail, the error of the compiler is raised. The compiler of ziglang gets other names of the levels.
+    """
     asked = []
 
     def compile_library(command: list[str], flags: list[str], made: Path) -> None:
@@ -262,7 +271,7 @@ def test_an_old_compiler(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_stale_libraries_are_removed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Libraries of other sources are removed; libraries of these sources are not compiled again."""
+    """Libraries that were built from other sources are removed. Libraries of the present sources are not compiled again."""
     (folder / "lstm-x86-64-v2-0123456789abcdef.so").touch()
     compiled = []
 

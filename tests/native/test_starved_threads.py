@@ -1,4 +1,4 @@
-"""Calls of the compiled code while the threads of XLA's pool get no processor, as on a machine with too much to do."""
+"""Test of calls of the compiled code while the threads of XLA's pool get no processor time, as on an overloaded machine."""
 
 import contextlib
 import ctypes
@@ -47,7 +47,7 @@ def stop_pool(process: subprocess.Popen) -> list[int]:
 
 
 def kill(process: subprocess.Popen, stopped: list[int]) -> None:
-    """Kill the child; a thread that was stopped has to be waited for on its own."""
+    """Kill the child process, and wait for each of its stopped threads separately, as ptrace requires."""
     process.kill()
     for thread in stopped:
         with contextlib.suppress(ChildProcessError):

@@ -1,4 +1,4 @@
-"""Calls of few rows, whose threads form a team: the number of threads changes no bit."""
+"""Tests of calls with few rows, whose threads work as a team: the number of threads changes no bit of the results."""
 
 import jax
 import numpy as np
@@ -9,7 +9,7 @@ from tables import BACKENDS
 from lstm_jax import native
 
 pytestmark = pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the backend with")
-# T, B, E, H: enough units for several threads, also more steps than a chunk has, and units for one thread only
+# T, B, E, H: the first has more steps than a chunk, the last has too few units for a second thread
 SIZES = [(70, 1, 3, 200), (4, 3, 20, 140), (9, 2, 7, 260), (5, 2, 7, 16)]
 
 
@@ -18,7 +18,7 @@ SIZES = [(70, 1, 3, 200), (4, 3, 20, 140), (9, 2, 7, 260), (5, 2, 7, 16)]
 @pytest.mark.parametrize("backward", [False, True])
 @pytest.mark.parametrize("ids", [False, True])
 def test_threads_change_no_bit(cell: str, backward: bool, ids: bool) -> None:
-    """Outputs, gradients and sums over rows, with one thread and with more threads than there are cores or units for."""
+    """Results with several threads have the bits of those with one thread, even if there are more threads than cores or units."""
     for sizes in SIZES:
         call = recurrence(backward, sizes=sizes, ids=ids, kinds=(0, 1), cell=cell)
         alone = call.run(threads=1)
@@ -28,7 +28,7 @@ def test_threads_change_no_bit(cell: str, backward: bool, ids: bool) -> None:
 
 
 def rows_of(name: str, array: np.ndarray, rows: int) -> np.ndarray:
-    """Return the first rows of an operand: (B, ...) or, of each step or gate, (T, B, ...)."""
+    """Return an operand with only the first `rows` rows of its batch axis. Kernels and vectors are returned unchanged."""
     if "kernel" in name or array.ndim == 1:
         return array
     first = array.ndim == 2 and name not in ("ids", "valid", "resets")
@@ -39,7 +39,10 @@ def rows_of(name: str, array: np.ndarray, rows: int) -> np.ndarray:
 @pytest.mark.parametrize("cell", ["lstm", "gru", "simple_rnn"])
 @pytest.mark.parametrize(("ids", "kinds"), [(True, 0), (False, 1), (False, None)])
 def test_few_rows_in_int8(cell: str, ids: bool, kinds: int | None) -> None:
-    """Rows have the same bits alone as in a batch of many rows, whatever the number of threads; None: a mask for each gate."""
+    """A few rows alone have the same bits as in a larger batch, whatever the number of threads.
+
+    `kinds` is the number of masks; None means one mask for each gate.
+    """
     kinds = SHAPES[cell].gates if kinds is None else kinds
     for steps, rows, features, units in SIZES:
         many = recurrence(

@@ -1,4 +1,4 @@
-"""One case of a recurrence: its options, its arrays, and outputs with gradients of whatever runs it."""
+"""Test cases of a recurrence: options and arrays of a call of `unroll`, and functions that compute its results and gradients."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -56,14 +56,17 @@ def covering_cases(turn: int) -> list[tuple[Case, bool]]:
 
 
 def request(case: Case, **more: str) -> dict[str, Any]:
-    """Return the request of the case to a backend; its arrays come with a mask, not with lengths."""
+    """Return the fields of a `recurrence.Request` for a case, and those in `more`. Padding of any kind counts as a mask, not as lengths."""
     dropped, each = DROPOUTS[case.dropout], " per gate" * DROPOUTS[case.dropout].per_gate
     kinds = [name + each for name, there in (("input dropout", dropped.input), ("recurrent dropout", dropped.recurrent)) if there]
     return {"dropout": tuple(kinds), "mask": "" if case.mask == "none" else "mask", "units": case.shape.units} | more
 
 
 def refused(case: Case, backend: str, dtype: str = "float32", compute_dtype: str = "", cell: str = "lstm", **options) -> bool:
-    """Whether the backend, or the cell, refuses the case, in which case this has seen it do so, by name and in a line."""
+    """Return whether the backend or the cell refuses a case.
+
+    If so, also check that `run_case` raises an `InputError` that names the reason.
+    """
     asked = request(case, dtype=dtype, compute_dtype=compute_dtype or dtype, cell=cell)
     why = lacking(backend, **asked)
     stateless = DROPOUTS[case.dropout].recurrent and not CELLS[cell].has_recurrent_kernel
@@ -79,7 +82,10 @@ def refused(case: Case, backend: str, dtype: str = "float32", compute_dtype: str
 
 
 class Arrays(NamedTuple):
-    """x (B, T, E) and mask (B, T), batch first in any case; state and mask may be None."""
+    """Arrays of a case. The batch is the first axis of x (B, T, E) and mask (B, T), also if the case is time major.
+
+    `state` and `mask` may be None.
+    """
 
     params: Any
     x: jax.Array
@@ -114,7 +120,7 @@ def make_arrays(case: Case, dtype: str = "float32", cell: str = "lstm") -> Array
 
 
 def run_case(case: Case, arrays: Arrays, backend: str | None, cell: str = "lstm", **options):
-    """(outputs, final state) of `unroll`, batch first."""
+    """Return the pair (outputs, final state) of `unroll` for a case. The batch is the first axis of the outputs."""
     x, mask = arrays.x, arrays.mask
     if case.time_major:
         x, mask = jnp.swapaxes(x, 0, 1), None if mask is None else mask.T
@@ -136,19 +142,19 @@ def run_case(case: Case, arrays: Arrays, backend: str | None, cell: str = "lstm"
 
 
 def run_compiled(case: Case, arrays: Arrays, backend: str | None, cell: str = "lstm"):
-    """Return what `run_case` returns, of one program instead of one for each operation."""
+    """Return the results of `run_case`, computed by one compiled program instead of one program for each operation."""
     return jax.jit(lambda arrays: run_case(case, arrays, backend, cell))(arrays)
 
 
 def weigh(results: Any, seed: int = 1) -> jax.Array:
-    """A scalar that each entry of `results` moves by a weight of its own, so that its gradients see all of them."""
+    """Return the sum of all entries of `results`, each times its own random weight, so that its gradients depend on every entry."""
     rng = np.random.default_rng(seed)
     parts = [(leaf * rng.normal(size=leaf.shape).astype(leaf.dtype)).sum() for leaf in jax.tree.leaves(results)]
     return sum(parts[1:], parts[0])
 
 
 def differentiate(function: Callable, *args) -> tuple[Any, Any]:
-    """`function(*args)` and the gradients of `weigh` of it by every argument, compiled."""
+    """Return `function(*args)`, and the gradients of `weigh` of this result with respect to every argument, from one compiled program."""
 
     def loss(*args):
         results = function(*args)
@@ -160,7 +166,7 @@ def differentiate(function: Callable, *args) -> tuple[Any, Any]:
 
 
 def differentiate_all(case: Case, sets: list[Arrays], backend: str | None, cell: str = "lstm") -> list[tuple[Any, Any]]:
-    """Return what `differentiate_case` returns, for each of several sets of arrays of a case, of one compiled program."""
+    """Return the results of `differentiate_case` for each of several sets of arrays of a case, all from one compiled program."""
 
     def loss(params, x, state, dropout, mask):
         results = run_case(case, Arrays(params, x, state, dropout, mask), backend, cell)
@@ -172,7 +178,7 @@ def differentiate_all(case: Case, sets: list[Arrays], backend: str | None, cell:
 
 
 def differentiate_case(case: Case, arrays: Arrays, backend: str | None, cell: str = "lstm", **options):
-    """Results of `run_case` and gradients by params, x, initial state and dropout masks."""
+    """Return the results of `run_case`, and the gradients of `weigh` of them with respect to params, x, initial state and dropout masks."""
 
     def function(params, x, state, dropout):
         return run_case(case, Arrays(params, x, state, dropout, arrays.mask), backend, cell, **options)

@@ -25,7 +25,7 @@ MISFITS = ("an axis less", "an axis more", "longer", "shorter", "turned")
 
 
 def mostly(usual: Any, *others: Any, share: int = 8) -> st.SearchStrategy:
-    """One of `others` in one of `share` draws."""
+    """Return a strategy that draws one of `others` in about one of `share` draws, and `usual` in all other draws."""
     return st.integers(0, share - 1).flatmap(lambda n: st.sampled_from(others) if n == share - 1 else st.just(usual))
 
 
@@ -47,21 +47,21 @@ def misfitting(array: np.ndarray, misfit: str | None) -> np.ndarray:
 
 @dataclass
 class Call:
-    """Operands as they are given, what they mean, and whether they fit."""
+    """Operands of a call in the drawn form (`given`) and in the plain form (`clean`), and the name of a wrong operand (`wrong`), if any."""
 
     cell: str
     given: dict[str, Any]
     clean: dict[str, Any] = field(default_factory=dict)
     wrong: str = ""
-    unlike: bool = False
-    """Whether gradients cannot be compared: NaN among the outputs, or gradients in another dtype."""
+    x_has_gradient: bool = False
+    """Whether gradients with respect to x can be compared: x has the parameters' dtype, is finite where it is valid, and has no tokens."""
     sizes: tuple[int, int] = (0, 0)
-    """B and T of the operands that fit."""
+    """B and T of the operands other than x, if x does not fit them."""
     x_sizes: tuple[int, int] | None = None
-    """B and T of an x that does not fit and is an x of other sizes, or other ids. The B of an unbatched x is 0."""
+    """B and T of an x that does not fit the other operands, but is a valid x or valid ids of other sizes. B is 0 without a batch axis."""
 
     def is_another_call(self) -> bool:
-        """Whether no operand contradicts the x that does not fit, so that the call is valid with the sizes of this x."""
+        """Return whether x alone is wrong and no other operand contradicts its B and T, so that the call is valid with these sizes."""
         if self.wrong != "x" or self.x_sizes is None:
             return False
         zoneout = getattr(self.given.get("dropout"), "zoneout", None)
@@ -72,7 +72,7 @@ class Call:
 
 
 class Drawing:
-    """One example's choices."""
+    """Source of the random choices of one Hypothesis example: the function `draw` and the NumPy generator `rng`."""
 
     def __init__(self, data: st.DataObject):
         self.draw = data.draw
@@ -82,7 +82,10 @@ class Drawing:
         return self.draw(st.sampled_from(options))
 
     def array(self, array: np.ndarray, dtype: str, x64: bool, share: int = 24) -> tuple[Any, np.ndarray]:
-        """The operand as it is given (seldom with another shape; JAX's, NumPy's or a list), and as NumPy has it."""
+        """Return an operand as it is passed to the call, and as a NumPy array.
+
+        It is passed as a JAX array, a NumPy array or a list. In one of `share` draws, its shape is changed.
+        """
         array = misfitting(array, self.draw(mostly(None, *MISFITS, share=share)))
         with np.errstate(invalid="ignore", over="ignore"):
             array = np.asarray(array.astype(jnp.dtype(dtype)))
@@ -99,8 +102,8 @@ def fits(array: np.ndarray, shape: tuple[int, ...]) -> bool:
     return array.shape == shape
 
 
-def draw_params(on: Drawing, call: Call, shape: Shape, dtype: str, x64: bool) -> tuple[int, int, np.ndarray]:
-    """E, H and the dtype, as the kernel says."""
+def draw_params(on: Drawing, call: Call, shape: Shape, dtype: str, x64: bool) -> None:
+    """Draw the parameters of the cell into `call`."""
     row = CELL_TABLE[call.cell]
     like = shapes_of(call.cell, shape)
     own, clean = {}, {}
@@ -113,14 +116,13 @@ def draw_params(on: Drawing, call: Call, shape: Shape, dtype: str, x64: bool) ->
         if not fits(clean[name], leaf.shape) or clean[name].dtype != jnp.dtype(dtype):
             call.wrong = call.wrong or f"params.{name}"
     call.given["params"], call.clean["params"] = row.params(**own), row.params(**{k: jnp.asarray(v) for k, v in clean.items()})
-    return shape.features, shape.units, clean["kernel"]
 
 
 _SHAPES: dict[tuple[str, Shape], Any] = {}
 
 
 def shapes_of(cell: str, shape: Shape):
-    """Shapes of the cell's parameters."""
+    """Return the shapes of the cell's parameters, which are computed once for each cell and shape."""
     if (cell, shape) not in _SHAPES:
         init = CELL_TABLE[cell].init
         _SHAPES[cell, shape] = jax.eval_shape(lambda key: init(key, shape.features, shape.units), jax.random.key(0))
@@ -128,7 +130,7 @@ def shapes_of(cell: str, shape: Shape):
 
 
 def draw_valid(on: Drawing, call: Call, shape: Shape, x64: bool, time_major: bool) -> np.ndarray | None:
-    """Mask or lengths; returns what is valid (B, T)."""
+    """Draw a mask or lengths, and return bools (B, T) that are True at valid steps, or None if neither is drawn or they do not fit."""
     batch, steps = shape.batch, shape.steps
     kind = on.one("none", "mask", "lengths", "lengths", "mask")
     valid = None
@@ -156,7 +158,7 @@ def draw_valid(on: Drawing, call: Call, shape: Shape, x64: bool, time_major: boo
 
 
 def refuse_x(call: Call, shape: Shape, array: np.ndarray, time_major: bool) -> None:
-    """Note that x does not fit, and the B and T of the x or of the ids that it is."""
+    """Record in `call` that x does not fit. If x is a valid x, or valid ids, of other sizes, also record its B and T."""
     call.wrong, call.sizes = call.wrong or "x", (shape.batch, shape.steps)
     number = array.dtype.kind in "fViu"
     lead = array.shape[:-1] if number and array.shape[-1:] == (shape.features,) else ()
@@ -202,7 +204,6 @@ def draw_x(on: Drawing, call: Call, shape: Shape, dtype: str, x64: bool, valid: 
             if kept == "int32" and on.one(False, True):
                 tokens = np.where(which == 0, -(2**31), tokens)
             call.given["tokens"], array = on.array(tokens.T if time_major else tokens, kept, x64)
-            call.unlike = True  # by x
             if not fits(array, (steps, batch) if time_major else (batch, steps)) or jnp.dtype(kept).kind not in "iu":
                 call.wrong = call.wrong or "tokens"
         if jnp.dtype(name).kind in "fV":
@@ -212,9 +213,9 @@ def draw_x(on: Drawing, call: Call, shape: Shape, dtype: str, x64: bool, valid: 
             refuse_x(call, shape, array, time_major)
             return
         call.clean["x"] = np.swapaxes(array, 0, 1) if time_major else array
-        call.unlike |= name != dtype
+        call.x_has_gradient = name == dtype and "tokens" not in call.given  # tokens add up gradients with respect to equal x
     call.clean["x"] = np.where(padding[:, :, None], 0, call.clean["x"]).astype(jnp.dtype(dtype))
-    call.unlike |= not np.isfinite(call.clean["x"].astype(np.float64)).all()
+    call.x_has_gradient &= bool(np.isfinite(call.clean["x"].astype(np.float64)).all())
 
 
 def draw_state(on: Drawing, call: Call, shape: Shape, dtype: str, x64: bool) -> None:

@@ -20,7 +20,11 @@ def normalised(z: Vector) -> Vector:
 
 
 class Row:
-    """One row's products at one step: `x(g)` is the input's part of gate g's sum, `h(g)` the state's, without biases."""
+    """Parameters and operands of one row of the batch at one step, and the pre-activations of its gates.
+
+    For gate g, `x(g)` is the product of the input and the kernel, `h(g)` is the product of the state h and the recurrent kernel, and `z(g)`
+    is the sum of both and the bias.
+    """
 
     def __init__(self, params: Any, x: Vector, h: Vector, of_x: Vector, of_h: Vector):
         self.p = {name: np.asarray(array, np.float64) for name, array in params._asdict().items()}
@@ -78,7 +82,11 @@ def lstm_layernorm(row: Row, state: State) -> State:
 
 
 def ablation(gates: str, **changed: Any) -> Callable[[Row, State], State]:
-    """gates: those with weights; changed: what else is otherwise."""
+    """Return the step of an LSTM in which only the gates in `gates` have weights. A gate without weights is 1.
+
+    `changed` may contain `coupled=True` for f = 1 - i, and functions `input` and `output` that replace the tanh of the candidate g and of
+    c.
+    """
 
     def step(row: Row, state: State) -> State:
         z = {gate: row.z(number) for number, gate in enumerate(gates)}
@@ -131,7 +139,7 @@ STEPS: dict[str, Callable[[Row, State], State]] = {
 }
 
 
-FACTS = {  # number of gates, recurrent kernel, cell state, linear in the state
+FACTS = {  # number of gates, whether there is a recurrent kernel, a cell state, and whether the step is linear in the state
     "lstm": (4, True, True, False),
     "gru": (3, True, False, False),
     "gru_reset_before": (3, True, False, False),

@@ -1,4 +1,4 @@
-"""Keras' own LSTM on a case, with our dropout masks in place of those that it would draw."""
+"""Functions that run Keras' LSTM on a `Case`, with our dropout masks in place of those that Keras would draw."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ from tables import DROPOUTS
 
 
 def inject(cell, dropout) -> None:
-    """Make a Keras cell use these masks: one in its implementation 2, a list of four in its implementation 1."""
+    """Make a Keras cell use the masks in `dropout`: one for all gates in implementation 2, a list of four in implementation 1."""
     gates_share = cell.implementation == 2
 
     def form(mask):
@@ -38,7 +38,7 @@ def make_layer(keras, case: Case, dtype: str, **options):
 
 
 def run_keras(keras, case: Case, arrays: Arrays, dtype: str, unroll: bool = False):
-    """((outputs, (h, c)), gradients by params, x and initial state), to be called within `peer_rules`."""
+    """Return ((outputs, (h, c)), gradients with respect to params, x and initial state) of Keras' LSTM. Call it within `peer_rules`."""
     layer = make_layer(keras, case, dtype, unroll=unroll)
     layer.build(arrays.x.shape)
     fixed = [variable.value for variable in layer.non_trainable_variables]
@@ -53,7 +53,10 @@ def run_keras(keras, case: Case, arrays: Arrays, dtype: str, unroll: bool = Fals
 
 
 def run_keras_bidirectional(keras, case: Case, pair: tuple[Arrays, Arrays], merge_mode: str | None, dtype: str):
-    """((outputs, states), gradients by both params, x and both initial states); x and mask are those of the first of the pair."""
+    """Return ((outputs, states), gradients with respect to both params, x and both initial states) of Keras' `Bidirectional`.
+
+    `pair` contains the arrays of the forward and of the backward layer. Both layers read the x and the mask of the forward layer.
+    """
     ahead, back = pair
     layer = keras.layers.Bidirectional(make_layer(keras, case, dtype), merge_mode=merge_mode, dtype=dtype)
     layer.build(ahead.x.shape)

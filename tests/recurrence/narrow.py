@@ -1,4 +1,4 @@
-"""Cases of products in bfloat16 and int8: sizes, operands and options of a recurrence, and distances from exact results."""
+"""Test cases of products in bfloat16 and int8: sizes, operands and options of a recurrence, and distances from exact results."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,8 +10,8 @@ from lstm_jax import CELLS, DropoutMasks
 from lstm_jax.recurrence.compiled_cells import COMPILED_CELLS
 
 NAMES = [cell.name for cell in COMPILED_CELLS]
-# batch, steps, units, features: odd and even depths, a part of a vector, several panels, blocks and tiles, chunks of an odd number of rows,
-# and an inner dimension that is cut into pieces in bfloat16
+# (batch, steps, units, features): odd and even inner dimensions, less than a vector, several panels, blocks and tiles, chunks with an odd
+# number of rows, and an inner dimension that the C++ code cuts into pieces in bfloat16
 SIZES = [
     (1, 1, 1, 1),
     (1, 6, 20, 9),
@@ -26,7 +26,7 @@ SIZES = [
 
 
 def make_operands(cell: str, size: tuple[int, int, int, int], draw=lambda array: array.astype(np.float32)) -> tuple[Any, Any, Any]:
-    """Return (params, x, state) of a cell, whose numbers `draw` rounds."""
+    """Return random NumPy arrays (params, x, state) of a cell, each converted or rounded by the function `draw`."""
     batch, steps, units, features = size
     rng, row = np.random.default_rng(sum(size)), CELLS[cell]
 
@@ -49,13 +49,13 @@ KINDS = {
 
 
 def distances(got: Any, want: Any) -> list[float]:
-    """Return the distance of each array from the exact one, of the norm of the exact one."""
+    """Return, for each array, the norm of its difference from the exact array, divided by the norm of the exact array."""
     pairs = zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True)
     return [float(np.linalg.norm(np.asarray(a, np.float64) - b) / (np.linalg.norm(b) + 1e-30)) for a, b in pairs]
 
 
 def make_options(cell: str, size: tuple[int, int, int, int], kind: str) -> tuple[dict[str, Any], np.ndarray]:
-    """Return the options of a kind, and ids (B, T)."""
+    """Return the options of `unroll` for a kind in `KINDS`, and random int ids (B, T)."""
     batch, steps, units, features = size
     rng, asked = np.random.default_rng(7), KINDS[kind]
     ids = rng.integers(0, features, (batch, steps)).astype(np.int32)
@@ -91,10 +91,10 @@ def cases_of(cell: str) -> Iterator[tuple[str, tuple[Any, Any, Any], dict[str, A
 
 
 def multiplies(cell: str, operands: tuple[Any, Any, Any]) -> bool:
-    """Return whether a cell multiplies matrices: not if x (ids) only selects rows of the kernel, and there is no recurrent kernel."""
+    """Return whether a call computes matrix products: not if x has ids, which select kernel rows, and there is no recurrent kernel."""
     return operands[1].dtype != np.int32 or CELLS[cell].has_recurrent_kernel
 
 
 def as_floats(tree: Any, dtype: str) -> Any:
-    """Return the arrays of a tree, those of floats in the given dtype."""
+    """Return a tree in which the float arrays are converted to `dtype`."""
     return jax.tree.map(lambda leaf: np.asarray(leaf, dtype if leaf.dtype.kind == "f" else leaf.dtype), tree)

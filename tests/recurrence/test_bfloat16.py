@@ -1,4 +1,4 @@
-"""Products in bfloat16 by the compiled code: exact where nothing is rounded, and as close to float64 as JAX's own products elsewhere."""
+"""Tests of products in bfloat16 in the backend `compiled`: exact if no operand is rounded, else as close to float64 as JAX's products."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ def _rounded(array) -> np.ndarray:
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("cell", [name for name in NAMES if name != "gru_reset_before"])  # it rounds r * h
 def test_a_step_of_exact_numbers(cell: str, size: tuple[int, int, int, int]) -> None:
-    """Where x, h and the kernels have no more digits than bfloat16, a step is that of float32: sums and states keep all their digits."""
+    """If bfloat16 represents x, h and the kernels exactly, a step equals one in float32: sums and states are not rounded to bfloat16."""
     batch, _, units, features = size
     params, x, state = make_operands(cell, (batch, 1, units, features), _rounded)
     run = jax.jit(lambda dtype: unroll(CELLS[cell], params, x, state, backend="compiled", compute_dtype=dtype), static_argnums=0)
@@ -35,7 +35,10 @@ def test_a_step_of_exact_numbers(cell: str, size: tuple[int, int, int, int]) -> 
 
 
 def _run(cell: str, operands: tuple, options: dict[str, Any], backend: str, dtype: str, compute_dtype: str | None) -> Any:
-    """Return outputs, state, and the gradients by parameters, x (with tokens: by the table) and initial state."""
+    """Return the pair (outputs, state) and the gradients with respect to parameters, x and initial state.
+
+    If there are tokens, x is the table in which they are looked up. If x contains ids, there is no gradient with respect to x.
+    """
     with precision(dtype):
         params, x, state = as_floats(operands, dtype)
         options = options | {"dropout": as_floats(options["dropout"], dtype)}
@@ -52,7 +55,7 @@ def _run(cell: str, operands: tuple, options: dict[str, Any], backend: str, dtyp
 @pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("cell", NAMES)
 def test_as_exact_as_products_of_jax(cell: str) -> None:
-    """Outputs, states and gradients are as far from float64 as those of the reference, whose products XLA computes in bfloat16."""
+    """The errors of outputs, states and gradients are at most twice those of `reference` with bfloat16 products, plus 5e-3."""
     for name, operands, options in cases_of(cell):
         exact = _run(cell, operands, options, "reference", "float64", None)
         got = _run(cell, operands, options, "compiled", "float32", "bfloat16")
@@ -66,7 +69,7 @@ def test_as_exact_as_products_of_jax(cell: str) -> None:
 @pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("cell", ["lstm", "gru", "lstm_layernorm"])
 def test_second_derivatives_and_tangents(cell: str) -> None:
-    """The twin in JAX, which computes what the C++ does not, has products in bfloat16 too."""
+    """Second derivatives, which are computed by the JAX twin of the C++ code, also use products in bfloat16."""
     params, x, state = make_operands(cell, (3, 4, 8, 5))
 
     def loss(params, backend, dtype):
@@ -82,7 +85,7 @@ def test_second_derivatives_and_tangents(cell: str) -> None:
 
 
 def _layer(batch: int = 6):
-    """Return a function of x and state, of an LSTM with products in bfloat16, and both."""
+    """Return (run, params, x, state), where run(x, state) runs an LSTM with products in bfloat16."""
     params, x, state = make_operands("lstm", (batch, 6, 20, 12))
 
     def run(x, state, params=params, **options):
@@ -104,7 +107,11 @@ def test_the_last_output_alone() -> None:
 
 
 def test_transformations() -> None:
-    """Several sets under `vmap` give what each alone gives. Rematerialisation, and gradients by dropout masks, agree but for rounding."""
+    """The outputs under `vmap` over x have the same bits as those of separate calls.
+
+    Gradients with `remat` equal those without it up to rounding, and gradients with respect to dropout masks equal those of `reference` up
+    to the rounding to bfloat16.
+    """
     run, params, x, state = _layer()
     sets = jnp.stack([jnp.asarray(x), jnp.asarray(x) + 1])
     several = jax.jit(jax.vmap(lambda x: run(x, state)[0]))(sets)

@@ -1,4 +1,4 @@
-"""Test that the cases of the backends' contract cover each pair of options."""
+"""Test of `covering_cases`, whose cases drive the tests of the backends: they cover each pair of options."""
 
 from itertools import combinations
 
@@ -7,7 +7,10 @@ from tables import CELLS, DROPOUTS, SHAPES
 
 
 def test_cases_cover_every_pair_of_options() -> None:
-    """For each cell every pair of two-valued options and each dropout and shape, over the cells every pair of options at all."""
+    """The cases of each cell contain every pair of values of two-valued options, every dropout and every shape.
+
+    The cases of all cells together contain every pair of values of any two options.
+    """
     two_valued = ("mask", "backwards", "return_sequences", "zero_output", "time_major", "initial_state")
 
     def pairs(rows: list[dict], names: tuple[str, ...]) -> set[tuple]:

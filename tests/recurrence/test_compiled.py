@@ -1,4 +1,4 @@
-"""The compiled recurrence: against its JAX twins over odd sizes, with threads of their own."""
+"""Tests of the backend `compiled`, which is compared with its JAX twins and other backends, for odd sizes and numbers of threads."""
 
 import subprocess
 import sys
@@ -20,7 +20,8 @@ from lstm_jax.recurrence.resets import Resets
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 built = pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the backend with")
 
-# around every border of the blocks: of lanes (16, 8, 4), vectors (1, 2 with 12 rows, 3 with 8, 4 with 6), depth (128, 256), tile (32 rows)
+# (batch, units, features) around the block sizes of the C++ code: lanes (16, 8, 4), vectors (1, 2 with 12 rows, 3 with 8, 4 with 6), inner
+# dimension (128, 256) and rows of a tile (32)
 SIZES = [
     (1, 1, 1),
     (2, 3, 17),
@@ -49,7 +50,10 @@ STEPS = 6
 def _arrays(
     batch: int, units: int, features: int, dtype: str, input_kind: str, kind: str, masked: bool, repeated: bool, name: str = "lstm"
 ):
-    """Return the operands of the C++ code's cell, drawn and computed by NumPy, for which nothing is compiled."""
+    """Return (params, x, state, dropout, valid, tokens, d_h, d_final) of the cell that the C++ code runs for the cell `name`.
+
+    NumPy draws and computes these arrays, so that no program is compiled for them.
+    """
     cell = COMPILED_CELLS[CELLS[name]].cell
     rng = np.random.default_rng(batch * 100 + units)
 
@@ -63,7 +67,7 @@ def _arrays(
 
     shapes = jax.eval_shape(lambda key: cell.init(key, features, units), jax.random.key(0))
     params = jax.tree.map(lambda like: normal(*like.shape) / (like.shape[0] if like.ndim == 2 else 1) ** 0.5, shapes)
-    if name == "lstm_full_gate_recurrence":  # whose C++ code asks for zeros where g would depend on the gates
+    if name == "lstm_full_gate_recurrence":  # its C++ code requires zeros where g would depend on the gates
         params.recurrent_kernel[units:, 2 * units : 3 * units] = 0
     ids = rng.integers(-features, features, (STEPS, batch)).astype(np.int32)
     tokens = rng.integers(-1, 3, (STEPS, batch)).astype(np.int32) if repeated else None
@@ -77,7 +81,7 @@ def _arrays(
 
 
 def _before(state):
-    """Return a state to reset to: the rows of another one in reverse, less 1."""
+    """Return a reset state: the arrays of `state` with their rows in reverse order, minus 1."""
     return jax.tree.map(lambda part: jnp.asarray(np.asarray(part)[::-1] - 1), state)
 
 
@@ -91,7 +95,7 @@ def test_calls_equal_their_twins(batch: int, units: int, features: int, dtype: s
     with jax.enable_x64(dtype == "float64"):
         for kind in (KINDS[turn % 5], KINDS[(turn + 2) % 5]):
             params, x, state, dropout, valid, tokens, d_h, d_final = _arrays(batch, units, features, dtype, *kind)
-            if kind != KINDS[turn % 5]:  # a tile that starts from zeros leaves products out
+            if kind != KINDS[turn % 5]:  # the code leaves out products of a tile of rows whose h is all zeros
                 state = state._replace(h=jnp.asarray(np.where(np.arange(batch)[:, None] < 64, 0, state.h), dtype))
             at = jnp.asarray(np.random.default_rng(turn).random((STEPS, batch)) < 0.4)
             resets = Resets(at, _before(state)) if (turn + kind[2]) % 2 else None
@@ -115,7 +119,10 @@ def test_calls_equal_their_twins(batch: int, units: int, features: int, dtype: s
 @pytest.mark.parametrize("cell", [cell.name for cell in COMPILED_CELLS])
 @pytest.mark.parametrize(("turn", "sizes"), list(enumerate([(5, 7, 2), (13, 270, 131), (33, 17, 70)])))
 def test_other_cells_equal_their_twins(cell: str, turn: int, sizes: tuple[int, int, int]) -> None:
-    """Outputs, states, what is kept, and all gradients, in float64; with gradients of the outputs and resets, or a start from zeros."""
+    """Outputs, states, residuals and all gradients of the C++ code equal those of its JAX twin in float64.
+
+    For each cell, one call has resets and a gradient with respect to the outputs. Another call has neither and starts from zeros.
+    """
     batch, units, features = sizes
     turn += list(COMPILED_CELLS).index(CELLS[cell])
     with jax.enable_x64(True):
@@ -141,7 +148,7 @@ def test_other_cells_equal_their_twins(cell: str, turn: int, sizes: tuple[int, i
 @pytest.mark.parametrize("sizes", [(1, 1, 1), (6, 5, 7), (40, 3, 700), (3, 70, 131)])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_linear_steps_equal_their_twins(sizes: tuple[int, int, int], dtype: str) -> None:
-    """More units than a thread takes at a time, and enough for two threads."""
+    """The C++ code of `LinearSteps` equals its JAX twin, also for sizes that occupy two threads and several blocks of units per thread."""
     with jax.enable_x64(dtype == "float64"):
         rng = np.random.default_rng(sizes[0])
         a, b, d_h = (jnp.asarray(rng.uniform(-1, 1, sizes), dtype) for _ in range(3))
@@ -158,7 +165,7 @@ def test_linear_steps_equal_their_twins(sizes: tuple[int, int, int], dtype: str)
 @built
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_long_sequences_in_chunks(cell: str) -> None:
-    """More steps than a chunk has, and not a multiple of them."""
+    """Gradients equal those of `reference` if the number of steps is larger than that of a chunk and not a multiple of it."""
     rng = np.random.default_rng(0)
     params = CELLS[cell].init(jax.random.key(0), 3, 5)
     for batch, steps in ((1, 150), (3, 50), (40, 5), (100, 3)):
@@ -176,7 +183,10 @@ def test_long_sequences_in_chunks(cell: str) -> None:
     ("batch", "steps", "dropped", "backwards"), [(1, 90, False, False), (3, 17, True, True), (40, 5, False, True), (33, 64, True, False)]
 )
 def test_repeated_words(batch: int, steps: int, dropped: bool, backwards: bool) -> None:
-    """Tokens change no output and no gradient by the table, whichever words repeat, in float64; one program for many texts."""
+    """Tokens change neither the loss nor the gradients with respect to parameters and table, whichever words repeat, in float64.
+
+    One compiled program is run on many texts.
+    """
     rng = np.random.default_rng(batch)
     words = 30
     cell = CELLS["gru" if batch % 2 and dropped else "lstm"]
@@ -199,10 +209,10 @@ def test_repeated_words(batch: int, steps: int, dropped: bool, backwards: bool) 
 
 @built
 def test_repeats_that_do_not_fit_the_cache() -> None:
-    """More different words that come again than there is room for: the others are computed each time."""
+    """Tokens do not change the gradients if more words repeat than there is room for: 800 words, where 4 MiB hold 655 of 400 units."""
     rng = np.random.default_rng(0)
     params = CELLS["lstm"].init(jax.random.key(0), 2, 400)
-    table, ids = jnp.asarray(rng.standard_normal((500, 2)), jnp.float32), jnp.asarray(rng.permutation(np.repeat(np.arange(500), 3))[None])
+    table, ids = jnp.asarray(rng.standard_normal((800, 2)), jnp.float32), jnp.asarray(rng.permutation(np.repeat(np.arange(800), 3))[None])
 
     def loss(params, table, tokens):
         return (unroll(CELLS["lstm"], params, table[ids] * 0.1, tokens=tokens, backend="compiled")[0] ** 2).sum()
@@ -213,7 +223,7 @@ def test_repeats_that_do_not_fit_the_cache() -> None:
 
 @built
 def test_ids_that_are_not_there() -> None:
-    """Ids are those of the other backends: negative ids count from the end, others out of range give NaN and no gradient."""
+    """As in the backend `hoisted`, a negative id counts from the end, and an id that is out of range gives NaN."""
     params = CELLS["lstm"].init(jax.random.key(0), 4, 3)
     for ids in ([[0, -1, 3]], [[1, 4, 2]], [[-5, 0, 1]]):
         x = jnp.asarray(ids)
@@ -224,7 +234,7 @@ def test_ids_that_are_not_there() -> None:
 @built
 @pytest.mark.parametrize("cell", ["lstm", "lstm_full_gate_recurrence"])
 def test_gradients_by_masks(cell: str) -> None:
-    """Gradients by masks come from the twin in JAX, and the others with them."""
+    """Gradients with respect to params, x and dropout masks, all of which the JAX twin computes here, equal those of `reference`."""
     rng = np.random.default_rng(0)
     params = CELLS[cell].init(jax.random.key(0), 3, 5)
     x = jnp.asarray(rng.standard_normal((2, 4, 3)), jnp.float32)
@@ -240,7 +250,7 @@ def test_gradients_by_masks(cell: str) -> None:
 @built
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_gates_far_out(dtype: str) -> None:
-    """Saturated, tiny, infinite and undefined inputs come out as sigmoid and tanh have them."""
+    """Gates of saturated, tiny, infinite or NaN pre-activations have the values of sigmoid and tanh, up to rounding."""
     with jax.enable_x64(dtype == "float64"):
         x = np.concatenate([[0.0, 1e-30, 1e-8, 1e-4, 0.3, 1, 10, 50, 100, 1e4, 1e30, np.inf], np.linspace(0, 20, 500)])
         x = np.concatenate([x, -x]).astype(dtype)
@@ -328,7 +338,7 @@ def test_threads_change_nothing() -> None:
 @built
 @pytest.mark.parametrize("cell", ["lstm", "lstm_full_gate_recurrence"])
 def test_second_derivatives(cell: str) -> None:
-    """Gradient of a gradient's norm, against the scan's."""
+    """The gradient of the squared norm of the gradients equals that of the backend `reference`."""
     rng = np.random.default_rng(0)
     with jax.enable_x64(True):
         params = CELLS[cell].init(jax.random.key(0), 3, 5, dtype=jnp.float64)

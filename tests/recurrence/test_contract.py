@@ -1,4 +1,4 @@
-"""Contract of each backend: the reference's values and derivatives. The reference itself is held against a loop in numpy."""
+"""Tests that each backend has the values and derivatives of `reference`, whose values are compared with a loop in NumPy."""
 
 from functools import cache, partial
 
@@ -48,7 +48,7 @@ pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 
 def lstm_in_numpy(case: Case, arrays: Arrays) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
-    """The definition, a row and a step at a time, in float64: outputs (B, T, H) or (B, H), and (h, c)."""
+    """Return outputs (B, T, H) or (B, H) and final (h, c) from the LSTM's equations, one row and one step at a time, in float64."""
 
     def sigmoid(z):
         return 1 / (1 + np.exp(-z))
@@ -97,12 +97,12 @@ def test_reference_is_the_definition() -> None:
 
 
 CELLS_IN = {"float32": tuple(cell for cell in CELLS if cell != "lstm_layernorm"), "float64": CELLS}
-"""Cells compared in each dtype: the gradient through the normalisation of two nearly equal units has no digits left in float32."""
+"""Cells compared in each dtype. In float32, the gradient of `lstm_layernorm` with two nearly equal units has no correct digits."""
 
 
 @cache
 def expected(cell: str, case: Case, dtype: str) -> list:
-    """Return the reference's outputs, final state and gradients for each kind of mask, or for none, computed once for all backends."""
+    """Return the results and gradients of `reference` for each set of `sets_of`. They are cached: all backends are compared with them."""
     with precision(dtype):
         return differentiate_all(case, sets_of(cell, case, dtype), "reference", cell)
 
@@ -132,7 +132,7 @@ def sets_of(cell: str, case: Case, dtype: str) -> list[Arrays]:
 @pytest.mark.parametrize("backend", [name for name in EVERY_BACKEND if name != "reference"])
 @pytest.mark.parametrize(("cell", "dtype"), [(cell, dtype) for dtype in TOLERANCE for cell in CELLS_IN[dtype]])
 def test_backends_agree(cell: str, backend: str, dtype: str) -> None:
-    """Outputs, final state and gradients by parameters, x, initial state and dropout masks are the reference's, with each kind of mask."""
+    """Outputs, final state and gradients (by params, x, initial state, dropout masks) equal those of `reference` for every padding mask."""
     if cell not in BACKEND_TABLE[backend].cells:
         with pytest.raises(InputError, match=f"no cell {cell}"):
             run_case(Case(), make_arrays(Case(), cell=cell), backend, cell)
@@ -151,7 +151,7 @@ def test_backends_agree(cell: str, backend: str, dtype: str) -> None:
 @pytest.mark.parametrize("backend", FAST)
 @pytest.mark.parametrize("kind", ["bfloat16", "float16"])
 def test_inputs_of_another_type(backend: str, kind: str) -> None:
-    """Gradients under JAX's default promotion of types have the types and values of the reference's."""
+    """If x has another float dtype, gradients under JAX's standard dtype promotion have the dtypes and values of those of `reference`."""
     case = Case(Shape(2, 4, 3, 2), initial_state=False)
     arrays = make_arrays(case)
     arrays = arrays._replace(x=(3 * arrays.x).astype(kind))
@@ -183,7 +183,7 @@ def test_each_kind_of_dropout(backend: str, dropout: str) -> None:
 @pytest.mark.parametrize("backend", serving("float64"))
 @pytest.mark.parametrize(("mask", "dropout"), [("none", "none"), ("gaps", "both, per gate"), ("trailing", "both, shared")])
 def test_derivatives_are_those_of_differences(x64: None, backend: str, mask: str, dropout: str) -> None:
-    """Reverse mode of order 1, and of order 2 for the case without masks."""
+    """Reverse-mode derivatives equal finite differences: of order 1 for all cases, and also of order 2 for the case without a mask."""
     case = Case(Shape(2, 3, 2, 2), mask=mask, dropout=dropout)
     arrays = make_arrays(case, "float64")
 
@@ -211,7 +211,7 @@ def test_forward_mode(x64: None, backend: str, mask: str) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("wanted", ["outputs", "h", "c"])
 def test_gradient_of_one_result(backend: str, wanted: str) -> None:
-    """A caller that reads only outputs, only h or only c gets that result's gradient alone."""
+    """A loss of only the outputs, only h or only c has the gradient of a loss of all three in which the other two have the weight 0."""
     case = Case(Shape(2, 4, 3, 2), mask="gaps" if backend in EVERY_CASE else "none")
     arrays = make_arrays(case)
 
@@ -313,7 +313,7 @@ def test_jit_equals_eager(backend: str) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_batch_over_two_devices(backend: str) -> None:
-    """Values are the same with the batch's rows split over a mesh; they stay split, and no device gathers the others' rows."""
+    """Splitting the batch over two devices changes no result and no gradient; rows stay split, and no device gathers those of the other."""
     if jax.device_count() < 2:
         pytest.skip(f"needs two devices, JAX shows {jax.device_count()}")
     shape = Shape(4, 5, 3, 2)
@@ -383,7 +383,7 @@ def test_backends_agree_in_bfloat16() -> None:
 
 @pytest.mark.parametrize("backend", [name for name in EVERY_CASE if "float16" in BACKEND_TABLE[name].compute_dtypes])
 def test_float16(backend: str) -> None:
-    """Parameters, states and products in float16 give what float32 gives, but for the rounding."""
+    """With all arrays or only the products in float16, results and gradients equal those in float32 up to rounding."""
     case = Case(Shape(2, 4, 3, 5), mask="gaps")
     half = jax.tree.map(lambda leaf: leaf if leaf.dtype == jnp.bool_ else leaf.astype(jnp.float16), make_arrays(case))
     whole = jax.tree.map(lambda leaf: leaf if leaf.dtype == jnp.bool_ else leaf.astype(jnp.float32), half)

@@ -1,4 +1,4 @@
-"""The backend `cudnn`, tested without the library cuDNN.
+"""Tests of the backend `cudnn`. Only `test_on_a_gpu` needs the library cuDNN.
 
 The packed weights are unpacked by jax.experimental.rnn, and the result is compared with the parameters that were packed. To test the code
 around the calls of cuDNN, the reference implementation in jax.experimental.rnn takes the place of cuDNN.
@@ -27,14 +27,14 @@ LENGTHS = lengths(np.random.default_rng(0), 5, 7)
 
 
 def _library(x, h, c, weights, seq_lengths, sizes: tuple[int, int]):
-    """Function of cuDNN in plain JAX."""
+    """Return the results of the LSTM of cuDNN, computed in plain JAX by `rnn.lstm_ref`."""
     parts = rnn.unpack_lstm_weights(weights, *sizes, 1, False)
     return rnn.lstm_ref(x, h, c, *parts, seq_lengths, *sizes, 1, 0.0, False)
 
 
 @pytest.fixture
 def library(monkeypatch: pytest.MonkeyPatch) -> None:
-    """jax.experimental.rnn's reference in the place of cuDNN, and the backend in the table of this platform."""
+    """Replace cuDNN by the reference implementation in jax.experimental.rnn, and allow the backend `cudnn` on a CPU."""
 
     def lstm_fwd(x, h, c, weights, seq_lengths, input_size: int, hidden_size: int, layers: int, dropout: float, both: bool, precision):
         assert (layers, dropout, both, precision) == (1, 0.0, False, jax.lax.Precision.HIGHEST)
@@ -54,7 +54,7 @@ def library(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_weights() -> None:
-    """Packed as jax.experimental.rnn unpacks them, and back."""
+    """Both `rnn.unpack_lstm_weights` and `cudnn.unpack` recover the parameters from the weights that `cudnn.pack` returns."""
     params = make_arrays(Case(SHAPE)).params
     weights = cudnn.pack(params)
     assert weights.shape == (rnn.get_num_params_in_lstm(3, 4, 1, False),)
@@ -83,7 +83,7 @@ def test_gradients_are_the_references(library: None, case: Case) -> None:
 
 @pytest.mark.parametrize("zero_output", [False, True])
 def test_lengths(library: None, zero_output: bool) -> None:
-    """Lengths include 0 and T; ids stand for one-hot rows."""
+    """With lengths that include 0 and T, results and gradients equal those of `reference`, for floats x and for ids."""
     arrays = make_arrays(Case(SHAPE))
     ids = jnp.asarray(np.random.default_rng(1).integers(0, 3, (5, 7)))
     for x in (arrays.x, ids):
@@ -98,7 +98,7 @@ def test_lengths(library: None, zero_output: bool) -> None:
 
 
 def test_vmap_and_mesh(library: None) -> None:
-    """Parameter sets one after the other; each device its rows, the weights' gradients summed over them."""
+    """Under `vmap` over parameter sets, and with rows split over two devices, the loss and its gradients equal those of a plain call."""
     case = Case(Shape(4, 3, 3, 2))
     arrays = make_arrays(case)
 
@@ -165,7 +165,7 @@ def test_without_the_library() -> None:
 
 @pytest.mark.gpu
 def test_on_a_gpu() -> None:
-    """The library itself, with lengths, and without TF32."""
+    """On a GPU, cuDNN without TF32 has the results and gradients of `reference`, for rows of different lengths."""
     arrays = make_arrays(Case(Shape(33, 40, 20, 64)))
     counts = jnp.asarray(lengths(np.random.default_rng(0), 33, 40))
 
@@ -178,7 +178,7 @@ def test_on_a_gpu() -> None:
 
 
 def test_the_librarys_own_calls(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One forward and one backward of jax.experimental.rnn's, traced as for a GPU; true float32 where that is asked for."""
+    """A gradient traced as for a GPU has one forward and one backward call of cuDNN, with TF32 unless full precision is requested."""
     monkeypatch.setattr(rnn.gpu_rnn, "compute_rnn_workspace_reserve_space_sizes", lambda *_: (0, 16), raising=False)
     monkeypatch.setitem(backends.BACKENDS, "cudnn", replace(BACKENDS["cudnn"], platforms=("cpu", "gpu"), why_not=str))
     arrays = make_arrays(Case(SHAPE))

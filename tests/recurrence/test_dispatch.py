@@ -1,4 +1,4 @@
-"""The one place where a backend is chosen: what it takes, what its table says, and what it refuses, in a line."""
+"""Tests of the choice of a backend, of the table of capabilities, and of the one-line errors for unsupported or wrong calls."""
 
 import dataclasses
 
@@ -64,7 +64,7 @@ def test_unknown_backend() -> None:
 
 @pytest.mark.parametrize("cell", ["lstm", "gru", "lstm_full_gate_recurrence"])
 def test_a_cell_that_equals_one_of_the_library(cell: str) -> None:
-    """Cells are compared by their attributes."""
+    """A copy of a cell of the library gives exactly the same outputs as the cell, since cells are compared by their attributes."""
     arrays, same = make_arrays(Case(), cell=cell), dataclasses.replace(CELL_TABLE[cell])
     found = [jax.jit(lambda params, x, row=row: unroll(row, params, x)[0])(arrays.params, arrays.x) for row in (CELL_TABLE[cell], same)]
     np.testing.assert_array_equal(*found)
@@ -88,7 +88,7 @@ PAIRS = [
     ("float16", "float16"),
 ]
 FLOATS = [pair for pair in PAIRS if "int8" not in pair]
-SERVED_ON_A_CPU = {  # of the backends that are held to a list: backend -> (dtype of parameters, of products) -> cells
+SERVED_ON_A_CPU = {  # backend -> (dtype of the parameters, dtype of the products) -> cells; other backends are not checked
     "compiled": {
         ("float32", "float32"): COMPILED,
         ("float32", "bfloat16"): COMPILED,
@@ -158,7 +158,7 @@ HERE = {
 
 
 def test_capability_rows() -> None:
-    """A row of text for each backend, in the table's order; those of the backends that are held to a list are as in it."""
+    """`capability_rows` has one row per backend, in the order of `BACKEND_TABLE`; those in `SERVED_ON_A_CPU` equal `CAPABILITIES`."""
     table = capability_rows()
     assert [row["backend"] for row in table] == list(BACKEND_TABLE)
     assert [row for row in (tuple(row[column] for column in COLUMNS) for row in table) if row[0] in SERVED_ON_A_CPU] == CAPABILITIES
@@ -189,7 +189,10 @@ def test_cpu_devices(backend: str | None, dtype: str, cell: str, devices: int) -
 
 @pytest.mark.parametrize("lacks", ["", "this processor lacks avx512_bf16"])
 def test_products_in_bfloat16_on_a_cpu(lacks: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The backend `compiled` where the processor has the instructions, else the next one; named, it says what the processor lacks."""
+    """Products in bfloat16 run on `compiled` if the processor has the instructions, else on `hoisted`.
+
+    Otherwise, the reason why `compiled` does not support them names the missing instructions.
+    """
     row = dataclasses.replace(BACKEND_TABLE["compiled"], why_not=str)
     monkeypatch.setitem(BACKEND_TABLE, "compiled", row)
     monkeypatch.setattr(backends, "_COMPILED", row)

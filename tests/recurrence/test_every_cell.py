@@ -1,4 +1,4 @@
-"""Every cell but the LSTM against its paper's equations, a row and a step at a time, in float64; test_contract.py has the LSTM."""
+"""Tests that compare every cell except the LSTM with the equations of its paper in float64; test_contract.py has the LSTM."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 
 def by_hand(cell: str, case: Case, arrays: Arrays) -> tuple[Vector, State]:
-    """Outputs (B, T, H) or (B, H) and the final state."""
+    """Return outputs (B, T, H) or (B, H) and the final state from the equations in `STEPS`, one row and one step at a time."""
     gates = CELLS[cell].gates
     batch, steps, features, units = case.shape
 
@@ -54,7 +54,7 @@ def test_every_cell_is_here() -> None:
 
 
 def test_facts_of_cells() -> None:
-    """The facts in the rows of `CELLS`, and the traits that configs read without JAX."""
+    """The attributes of the cells in `CELLS`, and the traits of these cells that configs read, agree with `FACTS`."""
     found = {name: (row.gates, row.has_recurrent_kernel, row.has_cell_state, row.linear is not None) for name, row in CELLS.items()}
     assert found == FACTS
     traits = {name: cell_traits(name) for name in CELLS}
@@ -93,7 +93,7 @@ def test_another_cell_s_parameters() -> None:
 
 
 def test_gates_that_are_zero_in_the_minimal_lstm() -> None:
-    """F / (f + i) of gates that both round to 0."""
+    """The outputs of minLSTM are finite if its gates i and f both round to 0, although its equation divides by f + i."""
     shape = SHAPES[2]
     arrays = make_arrays(Case(shape), "float32", "min_lstm")
     params = arrays.params._replace(bias=jnp.full_like(arrays.params.bias, -200.0))
@@ -102,13 +102,13 @@ def test_gates_that_are_zero_in_the_minimal_lstm() -> None:
 
 
 OF_EACH_KIND = ("gru_reset_before", "lstm_layernorm", "lstm_coupled", "lstm_full_gate_recurrence", "min_lstm")
-"""Whose step, state and projection differ in kind; derivatives are JAX's own of what the test above has seen."""
+"""Cells that represent all kinds of steps, states and projections. Only these are used to test derivatives, split batches and segments."""
 
 
 @pytest.mark.slow(keep=2)
 @pytest.mark.parametrize("cell", OF_EACH_KIND)
 def test_derivatives_are_those_of_differences(x64: None, cell: str) -> None:
-    """Gradients by parameters, x and initial state."""
+    """Derivatives with respect to parameters, x and initial state equal finite differences, in reverse and forward mode."""
     linear = CELLS[cell].linear is not None
     case = Case(Shape(2, 3, 2, 2), mask="gaps", dropout="input, per gate" if linear else "both, per gate")
     arrays = make_arrays(case, "float64", cell)
@@ -123,7 +123,7 @@ def test_derivatives_are_those_of_differences(x64: None, cell: str) -> None:
 @pytest.mark.slow(keep=2)
 @pytest.mark.parametrize("cell", OF_EACH_KIND)
 def test_batch_over_two_devices_and_in_segments(cell: str) -> None:
-    """Values are the same with the batch's rows split over a mesh, and with segments computed again."""
+    """Neither splitting the batch over two devices nor computing segments again (`remat`) changes results or gradients."""
     if jax.device_count() < 2:
         pytest.skip(f"needs two devices, JAX shows {jax.device_count()}")
     case = Case(Shape(4, 5, 3, 2), mask="gaps")
@@ -139,7 +139,7 @@ def test_batch_over_two_devices_and_in_segments(cell: str) -> None:
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_masked_steps_and_initial_gates(cell: str) -> None:
-    """A row without a valid step keeps its state, all parts of it."""
+    """A row without a valid step has a final state that equals its initial state in all arrays."""
     case = Case(mask="nothing valid")
     arrays = make_arrays(case, "float32", cell)
     _, state = run_compiled(case, arrays, None, cell)

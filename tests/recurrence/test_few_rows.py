@@ -1,4 +1,4 @@
-"""Batches of few rows on the backend `compiled`, whose threads share the units: values and gradients."""
+"""Tests of batches of few rows on the backend `compiled`, whose threads then divide the units instead of the rows."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ pytestmark = [
     pytest.mark.usefixtures("quick_compiles"),
     pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the backend with"),
 ]
-# T, B, E, H: one step; more steps than a chunk of either pass has; units on both sides of 16, and enough for two threads; too many rows
+# (T, B, E, H): one step; more steps than a chunk of either pass; H around 16, and enough for two threads; B too large to divide the units
 SIZES = [(1, 1, 3, 5), (70, 1, 6, 17), (300, 1, 2, 16), (5, 2, 33, 40), (50, 4, 3, 31), (9, 3, 5, 140), (3, 5, 4, 9), (50, 1, 4, 260)]
 
 
@@ -27,7 +27,7 @@ def _masks(rng: np.random.Generator, kinds: int, batch: int, size: int) -> jax.A
 @pytest.mark.parametrize("cell", ["lstm", "gru", "simple_rnn", "lstm_peephole", "lstm_coupled"])
 @pytest.mark.parametrize("sizes", SIZES)
 def test_values_and_gradients(cell: str, sizes: tuple[int, int, int, int]) -> None:
-    """Outputs and all gradients in float64, against the reference, without and with masks, resets and padding."""
+    """Outputs, final state and gradients equal those of `reference` in float64, without and with dropout masks, resets and padding."""
     steps, batch, features, units = sizes
     rng = np.random.default_rng(steps)
     gates = CELLS[cell].gates
@@ -57,7 +57,7 @@ def test_values_and_gradients(cell: str, sizes: tuple[int, int, int, int]) -> No
 
 
 def test_a_row_does_not_depend_on_its_batch() -> None:
-    """The outputs of an LSTM's row have the same bits in a batch of few rows and in a batch of many rows."""
+    """Each row of an LSTM has bit-identical outputs in a batch of few rows and in a batch of many rows."""
     rng = np.random.default_rng(0)
     params = CELLS["lstm"].init(jax.random.key(0), 20, 70)
     x = jnp.asarray(rng.standard_normal((9, 30, 20)), jnp.float32)

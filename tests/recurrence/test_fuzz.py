@@ -1,4 +1,4 @@
-"""Random calls of `unroll` and of the layers: each gives the results of the backend `reference`, or raises `InputError` where it must.
+"""Random calls of `unroll` and layers: each gives the results of the backend `reference`, or an `InputError` if an operand is wrong.
 
 drawn_calls.py draws the operands. It also converts them to plain operands for the backend `reference`, for example lengths to a mask and
 ids to one-hot vectors. Operations run one by one (`jax.disable_jit`), so that no program is compiled for an example.
@@ -40,7 +40,7 @@ TOLERANCE = {"float32": 2e-5, "float64": 1e-10, "bfloat16": 6e-2}
 
 
 def forget_programs(count: int) -> None:
-    """Free memory in a long run: JAX keeps every program that it has compiled."""
+    """Clear JAX's caches at every 500th example: JAX keeps every compiled program, which would fill the memory in a long run."""
     if count % 500 == 0:
         jax.clear_caches()
 
@@ -57,23 +57,32 @@ def compare(got: Any, want: Any, tolerance: float) -> None:
 
 
 def attempt(function: Callable) -> tuple[Any, InputError | None]:
-    """Return its result, or the refusal that it raises."""
+    """Return (result of `function`, None), or (None, error) if it raises an `InputError`."""
     try:
         return function(), None
     except InputError as error:
         return None, error
 
 
-def run_call(call: Call, operands: dict[str, Any], backend: str | None, params=None):
-    operands = operands if params is None else operands | {"params": params}
+def run_call(call: Call, operands: dict[str, Any], backend: str | None):
     outputs, state = unroll(CELL_TABLE[call.cell], backend=backend, **operands)
     many = operands.get("time_major") and operands["return_sequences"]
     return jnp.swapaxes(outputs, 0, 1) if many else outputs, state
 
 
-def gradients(call: Call, operands: dict[str, Any], backend: str | None):
-    """Gradients by parameters, and by x and state where they are of the parameters' dtype."""
-    return jax.grad(lambda params: weigh(run_call(call, operands, backend, params)))(operands["params"])
+def gradients(call: Call, operands: dict[str, Any], backend: str | None) -> dict[str, Any]:
+    """Return the gradients, by operand, of the scalar that `weigh` makes of the results.
+
+    They are those with respect to the parameters, the initial state and the reset state, and with respect to x (B, T, E) if
+    `call.x_has_gradient` is true.
+    """
+    by = {"params": operands["params"]} | {name: call.clean[name] for name in ("initial_state", "reset_state") if name in call.clean}
+    if call.x_has_gradient:
+        by["x"] = jnp.asarray(operands["x"], call.clean["x"].dtype)
+    found = jax.grad(lambda by: weigh(run_call(call, operands | by, backend)))(by)
+    if "x" in found and operands.get("time_major"):
+        found["x"] = jnp.swapaxes(found["x"], 0, 1)
+    return found
 
 
 @pytest.mark.slow(keep=1)

@@ -1,4 +1,4 @@
-"""Random calls of the layers: each equals the reference run on plain operands, or raises `InputError`; see test_fuzz.py."""
+"""Random calls of layers: each has the outputs of `reference` for plain operands, or raises `InputError`; see test_fuzz.py."""
 
 import functools
 import itertools
@@ -42,7 +42,7 @@ def make(kind: str) -> Any:
 
 
 def wanted(layer: Any, x: jax.Array, state: Any, valid: np.ndarray | None) -> jax.Array:
-    """The layer's outputs by the reference; x (B, T, E)."""
+    """Return the outputs of a layer for x (B, T, E), computed by the backend `reference`."""
     if isinstance(layer, RecurrentStack):
         return wanted(layer.layers[1], wanted(layer.layers[0], x, None, valid), None, valid)
     if isinstance(layer, Bidirectional):
@@ -75,7 +75,7 @@ def draw_options(on: Drawing, layer: Any) -> None:
 
 
 def damaged(on: Drawing, layer: Any, call: Call):
-    """Put a parameter of another shape or dtype into a side of the layer, as `nnx.update` may; return what to put back."""
+    """Replace a parameter of the layer by one of another shape or dtype with `nnx.update`, and return arguments that restore it."""
     side = sides_of(layer)[0]
     name = on.one("kernel", "recurrent_kernel", "bias")
     usual = getattr(side, name)[...]

@@ -1,4 +1,4 @@
-"""Purpose of `hoisted`: its two loops contain nothing but the products by the recurrent kernel."""
+"""Tests of the purpose of `hoisted`: its two loops contain no matrix products except those with the recurrent kernel."""
 
 from collections.abc import Iterator
 
@@ -16,7 +16,7 @@ RECURRENT = {"forward": BATCH * 4 * UNITS, "backward": BATCH * UNITS}  # entries
 
 
 def inner(equation) -> Iterator:
-    seen = set()  # an operation's program is the same on every platform here
+    seen = set()  # an operation may hold the same program once for each platform
     for value in equation.params.values():
         for item in value if isinstance(value, (tuple, list)) else (value,):
             item = getattr(item, "jaxpr", item)
@@ -26,7 +26,7 @@ def inner(equation) -> Iterator:
 
 
 def walk(jaxpr, in_scan: bool = False) -> Iterator:
-    """(equation, whether it lies in a scan's body), through all nested programs."""
+    """Yield (equation, whether it lies in the body of a scan) for the equations of a jaxpr and of all jaxprs nested in it."""
     for equation in jaxpr.eqns:
         yield equation, in_scan
         for nested in inner(equation):
@@ -34,7 +34,7 @@ def walk(jaxpr, in_scan: bool = False) -> Iterator:
 
 
 def loops(function, *args) -> list[list[int]]:
-    """The sizes of the products in each scan's body, in program order."""
+    """Return, for each outermost scan in program order, the sizes of the results of the matrix products in its body."""
     found = []
     for equation, in_scan in walk(jax.make_jaxpr(function)(*args).jaxpr):
         if equation.primitive.name == "scan" and not in_scan:
@@ -61,7 +61,7 @@ def test_the_loops_hold_only_recurrent_products(mask: str, dropout: str) -> None
 
 
 def test_the_reference_makes_weight_gradients_in_its_loop() -> None:
-    """So that the count above can fail: autodiff puts dU, of (H, 4H), into the backward loop."""
+    """The backward loop of `reference` computes the gradient (H, 4H) of the recurrent kernel, so that the test above can fail."""
     gradient, arrays = gradient_of(Case(Shape(BATCH, STEPS, FEATURES, UNITS)), "reference")
     forward, backward = loops(gradient, *arrays)
     assert forward == [RECURRENT["forward"]]
@@ -87,7 +87,7 @@ def test_saturated_gates_have_finite_gradients() -> None:
 
 
 def test_gates_that_are_almost_closed() -> None:
-    """An input gate of 4e-8 is not rounded to another number, as 0.5 tanh(z / 2) + 0.5 is."""
+    """An input gate of 4e-8 keeps its digits, which it would lose if it were computed as 0.5 tanh(z / 2) + 0.5."""
     case = Case(Shape(2, 5, 3, 4), initial_state=False)
     arrays = make_arrays(case)
     bias = jnp.repeat(jnp.asarray([-17.0, 8.0, 0.0, 0.0]), 4)

@@ -1,4 +1,4 @@
-"""int ids into `unroll` stand for one-hot rows: the same outputs, states and gradients as the rows themselves."""
+"""Tests that `unroll` has the same values and gradients for int ids as for the one-hot vectors for which they stand."""
 
 import jax
 import jax.numpy as jnp

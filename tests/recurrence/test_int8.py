@@ -1,4 +1,4 @@
-"""Products in int8: exact where nothing is rounded, the compiled code as close to float64 as the reference, and no gradients."""
+"""Tests of products in int8: exact if nothing is rounded, as close to float64 in `compiled` as in `reference`, and not differentiable."""
 
 import dataclasses
 from typing import Any
@@ -20,7 +20,10 @@ BACKENDS = ["reference", pytest.param("compiled", marks=built)]
 
 
 def _on_grid(array: np.ndarray) -> np.ndarray:
-    """Return numbers n / 128 with whole n from -127 to 127, which is n = 127 in each row and column."""
+    """Round an array to numbers n / 128 with whole n from -127 to 127, and set some of them to n = 127.
+
+    Each row, and each column of a matrix, contains n = 127. All scales are therefore 1 / 128, and int8 represents all numbers exactly.
+    """
     whole = np.clip(np.rint(array * 50), -127, 127)
     whole.reshape(-1, whole.shape[-1])[:, :: 2 if whole.shape[-1] > 1 else 1] = 127
     if whole.ndim == 2:
@@ -41,7 +44,7 @@ def test_a_product_of_exact_numbers() -> None:
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("cell", [name for name in SERVED if name != "gru_reset_before"])  # it rounds r * h
 def test_a_step_of_exact_numbers(cell: str, size: tuple[int, int, int, int]) -> None:
-    """A step of numbers that int8 can represent is that of float32, but for the rounding of float32."""
+    """If int8 represents all operands exactly, a step equals one with products in float32 up to the rounding of float32."""
     batch, _, units, features = size
     params, x, state = make_operands(cell, (batch, 1, units, features))
     kernels = {name: _on_grid(np.asarray(getattr(params, name))) for name in params._fields if "kernel" in name}
@@ -80,7 +83,7 @@ def test_as_exact_as_the_reference(cell: str) -> None:
 
 @pytest.mark.parametrize("registered", [False, True])
 def test_a_cell_of_ones_own(registered: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The step of a user's cell may cast to int8, which would truncate h; it is refused, in the table of cells or not."""
+    """Products in int8 are refused for a user's cell, registered or not: its step may cast h to int8, which would truncate it."""
     cell = dataclasses.replace(CELLS["lstm"], name="own")
     params, x, state = make_operands("lstm", (2, 3, 4, 5))
     if registered:
@@ -106,7 +109,7 @@ def test_no_gradients(backend: str) -> None:
 @pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_rows_of_nan_and_of_zeros(backend: str, odd: float, batch: int) -> None:
-    """A row with a number that is not finite becomes NaN and no other; a row or a kernel of zeros has no scale and is no division by 0."""
+    """A number that is not finite makes only its own row NaN. Zero rows and kernel columns, whose scale is 0, cause no division by 0."""
     params, x, _ = make_operands("lstm", (batch, 4, 20, 7))
     x = jnp.asarray(x).at[0, 1, 2].set(odd).at[1].set(0)
     params = params._replace(kernel=jnp.asarray(params.kernel).at[:, :9].set(0))

@@ -1,4 +1,4 @@
-"""Largest Lyapunov exponent: against a linear map, a dense product of Jacobians in float64, and two trajectories."""
+"""Tests that compare the largest Lyapunov exponent with a linear map, a product of Jacobians in float64, and two trajectories."""
 
 from dataclasses import replace
 from functools import partial
@@ -21,7 +21,7 @@ def drawn(cell: Any, gain: float, steps: int, rows: int = 2, units: int = 5) -> 
 
 
 def test_a_linear_network(x64: None) -> None:
-    """With h' = x W + h U, where U = 0.5 Q for an orthogonal Q, each difference halves at each step, whatever the inputs are."""
+    """The exponent of h' = x W + h U is log 0.5 if U = 0.5 Q for an orthogonal Q, since each step halves the difference of two states."""
     simple: Any = CELLS["simple_rnn"]
     cell = replace(simple, step=simple.make_step(lambda h: h, None))
     params, x = drawn(cell, 0.5, 30)
@@ -31,7 +31,7 @@ def test_a_linear_network(x64: None) -> None:
 @pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_growth_of_the_product_of_jacobians(x64: None, cell: str) -> None:
-    """The difference grows at most as the norm of the product, and after many steps as fast as it."""
+    """After 400 steps, the exponent is the mean log growth of the norm of the product of the Jacobians, to within 0.01 nats per step."""
     row = CELLS[cell]
     params, x = drawn(row, 3.0, 400, rows=1)
     state = row.initial_state(1, 5, jnp.float64)
@@ -60,7 +60,7 @@ def test_growth_of_the_product_of_jacobians(x64: None, cell: str) -> None:
 
 
 def test_chaos_and_order(x64: None) -> None:
-    """A positive exponent where two trajectories separate, a negative one where they meet."""
+    """The exponent is positive if two trajectories separate, and negative if they approach each other."""
     row = CELLS["simple_rnn"]
     for gain, sign in ((0.5, -1), (3.0, 1)):
         params, x = drawn(row, gain, 200, units=30)

@@ -1,4 +1,4 @@
-"""Padding, on every backend and of every cell: what x, ids and tokens hold there reaches no result and no gradient."""
+"""Tests that x, ids and tokens at padded steps affect no result and no gradient, on every backend and, for x, in every cell."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ PADDED = [(cell, backend) for cell in CELLS for backend in serving(cell=cell, ma
 @pytest.mark.slow(keep=8)
 @pytest.mark.parametrize(("cell", "backend"), PADDED)
 def test_nan_at_padding_reaches_nothing(cell: str, backend: str) -> None:
-    """Outputs, states and all gradients are those of zeros at padding; the gradient by x is 0 there."""
+    """NaN in x at padded steps changes no output, state or gradient; the gradient with respect to x is 0 there and nonzero elsewhere."""
     operands = usual(cell)
     valid = MASK.astype(bool)
 
@@ -40,7 +40,7 @@ def test_nan_at_padding_reaches_nothing(cell: str, backend: str) -> None:
 @pytest.mark.parametrize("backend", EVERY_CASE)
 @pytest.mark.parametrize("lowest", [0, -(2**31)])
 def test_padding_shares_no_token(eager: None, backend: str, lowest: int) -> None:
-    """A padded step whose token also stands at a valid one: its x is not what the valid one reads, in either order."""
+    """A valid step never reuses the x of a padded step with the same token, whichever comes first: gradients equal those without tokens."""
     operands = usual()
     table = np.array([[0.5, -1.0, 2.0], [1.0, 0.25, -0.5]], np.float32)
     tokens = np.array([[0, 0, 1, 0], [1, 1, 1, 0]])

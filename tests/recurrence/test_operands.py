@@ -1,4 +1,4 @@
-"""Every operand of `unroll` that does not fit: converted as Keras and JAX convert, or refused in a line that names it, by every backend."""
+"""Tests that every backend converts operands of `unroll` as Keras and JAX do, or refuses them with a one-line error that names them."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -202,7 +202,7 @@ def test_what_can_be_converted_equals_the_reference(name: str, eager: None) -> N
     change, clean = ALIKE[name]
     operands = usual()
     want = run(operands | clean(operands), "reference")
-    turn = list(ALIKE).index(name) % len(EVERY_CASE)  # conversions come before any backend: the default one, and the others by turns
+    turn = list(ALIKE).index(name) % len(EVERY_CASE)  # operands are converted before a backend runs: the default and one other suffice
     for backend in {EVERY_CASE[0], EVERY_CASE[turn]}:
         assert_close(run(operands | change(operands), backend), want, "float32", f"{backend} ")
 
@@ -243,7 +243,7 @@ def test_more_steps_than_an_int8_counts() -> None:
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_parameters_of_every_cell_are_checked(cell: str) -> None:
-    """Each field in turn has one entry too few, then another dtype."""
+    """If a parameter of a cell has one entry too few or another dtype than the others, an `InputError` names a parameter."""
     operands = usual(cell)
     for name, array in operands["params"]._asdict().items():
         for wrong in (array[:-1], array.astype(jnp.float16)):
@@ -270,7 +270,7 @@ def test_zoneout_of_other_dtypes(eager: None) -> None:
 
 
 def diagonal() -> Cell:
-    """A cell of a user's own: h' = a h + z, with a count of its steps in the state."""
+    """Return a user's cell with the step h' = decay h + z, whose state also counts the steps."""
 
     class Params(NamedTuple):
         kernel: jax.Array
@@ -317,7 +317,7 @@ def test_recurrent_kernel_put_in_by_nnx_update() -> None:
 
 @pytest.mark.parametrize(("backend", "promotion"), [*((name, "strict") for name in EVERY_CASE), (None, "standard")])
 def test_the_same_within_transformations(backend: str | None, promotion: str) -> None:
-    """jit, vmap and grad see shapes and dtypes alone; conversions happen within them, and gradients come back through them."""
+    """Operands are checked and converted also within `jit`, `vmap` and `grad`, and gradients have the dtype of the given operand."""
     operands = usual()
 
     def loss(backend, x, state, mask, lengths):

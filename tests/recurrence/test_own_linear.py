@@ -1,4 +1,4 @@
-"""A user's own cell that is linear in its state, on the backend `compiled`: derivatives, transformations and two devices."""
+"""Tests of a user's cell that is linear in its state, on the backend `compiled`: derivatives, `vmap` and two devices."""
 
 from dataclasses import replace
 from typing import Any
@@ -23,7 +23,7 @@ STEPS, FEATURES, UNITS = 5, 3, 6
 
 
 def operands(name: str, batch: int) -> tuple[Any, Any, Any, dict[str, Any]]:
-    """Return (params, x, state, options), with padding, resets to a state and a mask of the inputs for each gate."""
+    """Return (params, x, state, options). The options are random padding, resets, a reset state and an input dropout mask per gate."""
     rng, row = np.random.default_rng(batch), CELLS[name]
     params, x = row.init(jax.random.key(0), FEATURES, UNITS), jnp.asarray(rng.standard_normal((batch, STEPS, FEATURES)), jnp.float32)
     state, other = (
@@ -43,7 +43,7 @@ def loss_of(name: str, backend: str, options: dict[str, Any]):
 @pytest.mark.parametrize("name", OWN)
 @pytest.mark.parametrize("batch", [1, 4])
 def test_derivatives(name: str, batch: int) -> None:
-    """The loss, its gradients, and the tangents of these."""
+    """The loss, its gradients and the tangents of the gradients equal those of the library's cell on `reference`."""
     params, x, state, options = operands(name, batch)
 
     def results(backend: str):
@@ -55,7 +55,7 @@ def test_derivatives(name: str, batch: int) -> None:
 
 @pytest.mark.parametrize("name", OWN)
 def test_vmap_and_two_devices(name: str) -> None:
-    """Gradients of three sets of parameters, with the rows of the batch on two devices."""
+    """Gradients under `vmap` over three parameter sets, with the batch split over two devices, equal those of `reference`."""
     params, x, state, options = operands(name, 4)
     many = jax.tree.map(lambda array: jnp.stack([array, 2 * array, -array]), params)
 

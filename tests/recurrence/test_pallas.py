@@ -23,7 +23,7 @@ from lstm_jax.recurrence.residuals import backward_twin, forward_twin
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
-# dropout of the state, gates that travel apart, a valid mask
+# kind of recurrent dropout, whether the gates are four separate arrays, whether there is a padding mask
 PLAIN, SHARED, EACH, ALONE, APART = (
     ("none", False, False),
     ("shared", False, True),
@@ -37,7 +37,7 @@ STEPS = 3
 
 @pytest.fixture
 def read_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No recurrent kernel is small enough to stay."""
+    """Set the size limit for recurrent kernels that stay on the chip to 0, so that every kernel is read again at each step."""
     monkeypatch.setattr(kernels, "RESIDENT", 0)
 
 
@@ -71,7 +71,7 @@ def _compare(batch: int, units: int, kind: tuple[str, bool, bool], products: str
     assert_close(backward(True, *args), jax.jit(backward_twin, static_argnums=(0, 1))(*args), tolerance, kind[0])
 
 
-# rows around the 16 of a program, units around blocks of 16 and 64
+# numbers of rows around the 16 of a program, and of units around the block sizes 16 and 64
 @pytest.mark.slow(keep=["(17, 33)", "(5, 65)"])
 @pytest.mark.parametrize(
     ("size", "kind", "products"),
@@ -126,7 +126,7 @@ def _triton_calls(function, *args) -> int:
 @pytest.mark.parametrize("products", PRODUCTS, ids=str)
 @pytest.mark.parametrize("size", [(1, 1), (17, 33), (32, 128), (3, 256)], ids=str)
 def test_lowers_for_a_gpu(size: tuple[int, int], products: str | None) -> None:
-    """One launch forward and one backward, for every kind of mask: Triton takes no size that is not a power of two, and few primitives."""
+    """Each pass lowers to one GPU launch for every kind of mask. Triton refuses sizes that are not powers of two, and many primitives."""
     for kind in (PLAIN, SHARED, EACH, ALONE):
         kernel, z, state, mask, valid, d_h, d_final = _arrays(*size, kind)
 
@@ -158,7 +158,10 @@ def test_what_it_refuses() -> None:
 @pytest.mark.parametrize("products", PRODUCTS, ids=str)
 @pytest.mark.parametrize("size", [(3, 5), (33, 128), (17, 200)], ids=str)
 def test_kernels_on_a_gpu(size: tuple[int, int], products: str | None) -> None:
-    """Compiled; the recurrent kernel of the second stays on the chip in bfloat16 alone, that of the third in neither."""
+    """The compiled kernels have the results and gradients of `reference` on a GPU.
+
+    The recurrent kernel stays on the chip for 5 units, for 128 units only in bfloat16, and for 200 units in neither dtype.
+    """
     batch, units = size
     case = Case(Shape(batch, 40, 7, units), mask="gaps", dropout="both, per gate")
     arrays = make_arrays(case)

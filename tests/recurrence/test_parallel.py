@@ -1,4 +1,4 @@
-"""Newton's method over time against the sequential computation: values, gradients, iterations; and its scans against dense equations."""
+"""Tests that compare Newton's method over time with sequential steps, and its parallel scans with dense linear equations."""
 
 from functools import partial
 from typing import Any
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 @pytest.fixture(params=["full", "diagonal"])
 def jacobian(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Each kind of Jacobian as the default, whatever the size."""
+    """Make each kind of Jacobian in turn the default for all sizes, and return the name of the kind."""
     monkeypatch.setattr(newton, "_LARGEST_FULL", 10_000 if request.param == "full" else 0)
     return request.param
 
@@ -87,7 +87,7 @@ def test_resets(x64: None, jacobian: str, backwards: bool) -> None:
 
 @pytest.mark.slow
 def test_transformations(x64: None, jacobian: str) -> None:
-    """Forward mode, second derivatives and `vmap` over parameters."""
+    """Forward-mode derivatives, second derivatives and gradients with `vmap` over parameters equal those of `reference`."""
     del jacobian
     case = Case(Shape(2, 6, 2, 3), mask="gaps", dropout="both, per gate")
     at = jnp.eye(2, 6, dtype=bool)
@@ -111,7 +111,7 @@ def test_transformations(x64: None, jacobian: str) -> None:
 
 
 def network(cell: str, units: int, steps: int, gain: float = 1.0, dtype: str = "float64") -> tuple[Any, Any, jax.Array, Any]:
-    """A cell whose recurrent kernel is multiplied by `gain`, with normal inputs (T, 1, 3)."""
+    """Return (cell, params, x, initial state), with normal inputs x (T, 1, 3) and a recurrent kernel that is multiplied by `gain`."""
     row = CELLS[cell]
     of_params, of_x = jax.random.split(jax.random.key(0))
     params = row.init(of_params, 3, units, dtype)
@@ -124,13 +124,13 @@ def solved(problem: Any, options: Newton = Newton()) -> Solution:  # noqa: B008
 
 
 def by_steps(problem: Any) -> Any:
-    """The states after all steps, computed one by one."""
+    """Return the states after all steps, computed one after the other by the backend `reference`."""
     cell, params, x, state = problem
     return reference.run(cell, params, x, state, None, DropoutMasks(), record=lambda before, z, after: after)[0]
 
 
 def test_iterations(x64: None) -> None:
-    """Newton's method with the full Jacobian needs a few, the diagonal more, and both far fewer than there are steps."""
+    """For 400 steps, Newton's method needs at most 10 iterations with the full Jacobian; with diagonal blocks it needs more, at most 60."""
     problem = network("lstm", 8, 400)
     full, diagonal = (solved(problem, Newton(jacobian)) for jacobian in ("full", "diagonal"))
     assert 2 <= full.iterations <= 10
@@ -152,7 +152,7 @@ def test_k_iterations_make_k_states_exact(x64: None, jacobian: str, cell: str) -
 
 
 def test_as_many_iterations_as_steps_make_all_states_exact(x64: None, jacobian: str) -> None:
-    """Rounding errors that grow by many powers of ten do not matter then."""
+    """The default limit, one iteration per step, suffices even if rounding errors grow by many powers of ten."""
     problem = network("gru", 6, 250, gain=8.0)
     solution = solved(problem, Newton(jacobian))  # pyright: ignore[reportArgumentType]
     assert_close(solution.states, by_steps(problem), "float64")
@@ -160,7 +160,7 @@ def test_as_many_iterations_as_steps_make_all_states_exact(x64: None, jacobian: 
 
 @pytest.mark.slow
 def test_large_recurrent_kernels_need_more_iterations(x64: None) -> None:
-    """A network that forgets its initial state fast needs a few iterations, one that forgets it slowly needs more."""
+    """Newton's method needs few iterations if the network forgets its initial state fast, and over twice as many if it does so slowly."""
     found = []
     for gain, low, high in ((1.0, -5.0, -0.5), (4.0, -0.2, -0.05)):
         problem = network("gru", 6, 500, gain=gain)
@@ -170,7 +170,7 @@ def test_large_recurrent_kernels_need_more_iterations(x64: None) -> None:
 
 
 def test_a_large_recurrent_kernel_in_single_precision(jacobian: str) -> None:
-    """Each step follows from the one before it, although the guesses of states have large Jacobians."""
+    """Each state is the result of a step from the state before it, although the guesses of Newton's method have large Jacobians."""
     del jacobian
     cell, params, x, state = network("gru", 6, 120, gain=20.0, dtype="float32")
     h, _ = unroll(cell, params, x, state, time_major=True, backend="parallel")
@@ -181,7 +181,10 @@ def test_a_large_recurrent_kernel_in_single_precision(jacobian: str) -> None:
 
 @pytest.mark.slow(keep=1)
 def test_gradients_with_a_large_recurrent_kernel(jacobian: str) -> None:
-    """The loss sees early steps alone. Without a guard, products of the Jacobians of later steps made these gradients NaN."""
+    """The gradients of a loss of the first four steps equal those of `reference`.
+
+    Without a guard, products of the Jacobians of later steps made them NaN.
+    """
     del jacobian
     cell, params, x, state = network("gru", 6, 300, gain=20.0, dtype="float32")
 
@@ -212,7 +215,7 @@ def problem_of(seed: int, size: int, steps: int) -> tuple[np.ndarray, np.ndarray
 
 
 def dense(a: np.ndarray, row: int) -> np.ndarray:
-    """The matrix M of the equations M v = b of one recurrence."""
+    """Return the matrix M for which M v = b is the linear recurrence v[t] = a[t] v[t - 1] + b[t] of one row of the batch."""
     steps, size = a.shape[0], a.shape[2]
     whole = np.eye(steps * size)
     for t in range(1, steps):
@@ -278,7 +281,7 @@ def test_what_solve_states_refuses() -> None:
 
 @pytest.mark.slow
 def test_axes_and_masks() -> None:
-    """Rows first by default, as in `unroll`; a mask and resets act as there."""
+    """As in `unroll`, the batch is the first axis by default, and lengths and resets have the same effects on the states."""
     cell, params, x, _ = network("gru", 4, 6, dtype="float32")
     rows = jnp.concatenate([jnp.swapaxes(x, 0, 1), jnp.ones((1, 6, 3))])
     options: dict[str, Any] = {"lengths": jnp.array([6, 4]), "resets": jnp.eye(2, 6, dtype=bool)}
@@ -289,7 +292,7 @@ def test_axes_and_masks() -> None:
 
 
 def test_rows_that_are_not_numbers_or_are_large(jacobian: str) -> None:
-    """NaN spreads as in a loop over the steps, and neither NaN nor a large state of one row changes another row."""
+    """NaN spreads as in the backend `reference`, and neither NaN nor a large state in one row changes another row."""
     del jacobian
     arrays = make_arrays(Case(Shape(2, 4, 3, 4)))
 

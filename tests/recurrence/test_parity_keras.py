@@ -1,4 +1,4 @@
-"""`LSTM` and `Bidirectional` against Keras' own: outputs, final states and every gradient, by both backends."""
+"""Tests that `LSTM`, on each backend, and `Bidirectional` have the outputs, final states and gradients of Keras' layers."""
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ EXAMPLES = {"float32": 6, "float64": 3}
 
 
 def run_layer(case: Case, arrays, dtype: str, backend: str):
-    """Return what `run_keras` returns, for our layer."""
+    """Return ((outputs, state), gradients with respect to params, x and initial state) of our layer; `run_keras` does so for Keras'."""
     layer = LSTM(
         case.shape.features,
         case.shape.units,
@@ -55,7 +55,7 @@ def compare(keras, peer_rules, case: Case, dtype: str) -> None:
     with precision(dtype):
         arrays = make_arrays(case, dtype)
         with peer_rules():
-            # where a gap precedes the first valid step, Keras' scan on JAX outputs the initial h, its loop outputs zeros: see below
+            # before the first valid step, Keras' scan outputs the initial h and its loop zeros; see test_before_the_first_valid_step
             want = run_keras(keras, case, arrays, dtype, unroll=leading_gaps(case) and case.initial_state and not case.zero_output)
         for backend in serving(dtype, **request(case)):
             assert_close(run_layer(case, arrays, dtype, backend), want, dtype, f"{backend} {case} ")
@@ -81,7 +81,7 @@ def test_each_kind_of_dropout(keras, peer_rules, dropout: str) -> None:
 
 
 def test_before_the_first_valid_step(keras, peer_rules) -> None:
-    """Ours gives zeros there, as Keras' loop does; Keras' scan repeats the initial h. Final states are equal in all."""
+    """Before the first valid step, our code and Keras' loop output zeros, and Keras' scan outputs the initial h. Final states are equal."""
     case = Case(Shape(2, 3, 3, 2), mask="leading", seed=1)
     arrays = make_arrays(case)._replace(mask=jnp.asarray([[False, False, True], [False, False, False]]))
     with peer_rules():
@@ -144,7 +144,7 @@ def test_bidirectional(keras, peer_rules, merge_mode: str | None, case: Case) ->
 
 
 def test_keras_own_masks(keras, peer_rules) -> None:
-    """With the masks that Keras drew by itself, at the layer's default: four input masks and four recurrent masks, constant over time."""
+    """Our outputs equal Keras' with masks that Keras draws by default: one input and one recurrent mask per gate, constant over time."""
     case = Case(dropout="both, per gate")
     arrays = make_arrays(case)
     with peer_rules():
@@ -174,6 +174,6 @@ def test_keras_own_masks(keras, peer_rules) -> None:
 
 
 def test_state_order() -> None:
-    """(h, c), as Keras lists them."""
+    """The fields of the state and of the parameters have the order in which Keras lists them, such as (h, c)."""
     assert LSTMState._fields == ("h", "c")
     assert LSTMParams._fields == ("kernel", "recurrent_kernel", "bias")

@@ -1,4 +1,4 @@
-"""GRU (both forms) and simple RNN against Keras' and PyTorch's own: outputs, final states and every gradient."""
+"""Tests that GRU (both forms) and simple RNN have the outputs, final states and gradients of Keras' and PyTorch's layers."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ LAYERS = {"gru": (GRU, {}), "gru_reset_before": (GRU, {"reset_after": False}), "
 
 
 def run_layer(cell: str, case: Case, arrays: Any, dtype: str):
-    """((outputs, final h), gradients by params, x and initial h) of our layer."""
+    """Return ((outputs, final h), gradients with respect to params, x and initial h) of our layer."""
     kind, options = LAYERS[cell]
     layer: Recurrent = kind(
         case.shape.features,
@@ -42,7 +42,7 @@ def run_layer(cell: str, case: Case, arrays: Any, dtype: str):
 
 
 def run_keras(keras, cell: str, case: Case, arrays: Any, dtype: str, unroll: bool):
-    """Return the results of Keras' layer, with our masks in place of those that it would draw."""
+    """Return what `run_layer` returns, but for Keras' layer, with our dropout masks in place of those that Keras would draw."""
     kind, own = (keras.layers.SimpleRNN, {}) if cell == "simple_rnn" else (keras.layers.GRU, {"reset_after": cell == "gru"})
     if cell != "simple_rnn":
         own |= {"implementation": 1, "use_cudnn": False}
@@ -119,7 +119,7 @@ def test_torch(cell: str, shape: Shape, dtype: str) -> None:
         outputs, h = module(x, start)
         results, (by_params, by_x, by_state) = run_layer(cell, case, arrays, dtype)
         assert_close(results, (outputs.detach().numpy(), HiddenState(h[0].detach().numpy())), dtype)
-        # the weights of `weigh`
+        # the same weights as `weigh` uses
         rng = np.random.default_rng(1)
         parts = [(part * torch.tensor(rng.normal(size=part.shape).astype(dtype))).sum() for part in (outputs, h[0])]
         sum(parts[1:], parts[0]).backward()

@@ -1,4 +1,4 @@
-"""Stacks of our layers against `torch.nn.LSTM` with the same weights: outputs, states and every gradient, packed sequences included."""
+"""Tests that stacks of our layers have the outputs, states and gradients of `torch.nn.LSTM`, also for packed sequences."""
 
 from typing import NamedTuple
 
@@ -38,7 +38,11 @@ STACKS = [
 
 
 def torch_results(torch, stack: Stack, dtype: str):
-    """State dict, x, h0, c0 as numpy; (outputs, h, c); gradients by name, x, h0, c0."""
+    """Run `torch.nn.LSTM` and return five groups of NumPy arrays.
+
+    These are the weights by name; x, h0 and c0; the outputs, h and c; the gradients with respect to the weights by name; and those with
+    respect to x, h0 and c0.
+    """
     torch.manual_seed(0)
     batch, steps, features, units = stack.shape
     directions = 2 if stack.bidirectional else 1
@@ -124,7 +128,7 @@ def ours(stack: Stack, backend: str, lengths, params, x, h, c):
 
 
 def test_weigh() -> None:
-    """The scalar whose gradients are compared sees every entry with a weight of its own."""
+    """The scalar that `weigh` returns, whose gradients are compared, has its own weight for each entry."""
     gradient = jax.grad(lambda a: weigh((a, a[:2])))(jnp.zeros((3, 2)))
     rng = np.random.default_rng(1)
     want = rng.normal(size=(3, 2))

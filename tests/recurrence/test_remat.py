@@ -1,4 +1,4 @@
-"""Long sequences in segments: the values and gradients of one piece, whatever the backend, and less memory."""
+"""Tests that running a sequence in segments (`remat`) changes no value and no gradient on any backend, and needs less memory."""
 
 from functools import partial
 
@@ -46,7 +46,7 @@ def test_segments(remat, steps: int, length: int) -> None:
     ],
 )
 def test_values_are_those_of_one_piece(backend: str, remat, dtype: str, case: Case) -> None:
-    """Outputs, final state and gradients by parameters, x, initial state and dropout masks."""
+    """Outputs, final state and gradients (by parameters, x, initial state and dropout masks) equal those without `remat`."""
     with precision(dtype):
         arrays = make_arrays(case, dtype)
         got, want = (differentiate_case(case, arrays, backend, remat=segments) for segments in (remat, None))
@@ -80,7 +80,7 @@ def test_products_in_bfloat16(backend: str) -> None:
 @pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_derivatives_are_those_of_differences(x64: None, backend: str) -> None:
-    """Reverse mode, of order 2 for the first backend; where the backend has forward mode it stays."""
+    """Reverse-mode (order 2 for the first backend) and, if supported, forward-mode derivatives with `remat` equal finite differences."""
     case = Case(Shape(2, 5, 2, 2), dropout="both, shared")
     arrays = make_arrays(case, "float64")
 
@@ -96,7 +96,7 @@ def test_derivatives_are_those_of_differences(x64: None, backend: str) -> None:
 @pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_batch_over_two_devices(backend: str) -> None:
-    """The rows stay split over the mesh, and no device gathers the others'."""
+    """With `remat` and rows split over two devices, values equal those with neither; rows stay split, and no device gathers other rows."""
     if jax.device_count() < 2:
         pytest.skip(f"needs two devices, JAX shows {jax.device_count()}")
     case = Case(Shape(4, 7, 3, 2), mask="trailing", dropout="both, per gate")
@@ -134,7 +134,7 @@ def test_batch_over_two_devices(backend: str) -> None:
 @pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_less_is_kept(backend: str) -> None:
-    """XLA's memory beside arguments and results: no (T, B, 4H), with which one piece begins. T is odd and no square."""
+    """XLA needs less temporary memory with `remat`; with "sqrt" no array (T, B, 4H) of all steps is kept. T is odd and not a square."""
     steps, units = 907, 16
     params = CELL.init(jax.random.key(0), units, units)
     x = jax.ShapeDtypeStruct((steps, 8, units), jnp.float32)
@@ -151,7 +151,8 @@ def test_less_is_kept(backend: str) -> None:
 
     whole = steps * 8 * units * 4
     best, halves, all_kept = (allotted(remat) for remat in ("sqrt", 2, None))
-    # z, local derivatives, h and c; compiled code gives the gates z's place and keeps no derivatives, so that halves save less of it
+    # without `remat` z, local derivatives, h and c are kept; the compiled code stores the gates in place of z and keeps no derivatives,
+    # so that two segments save less
     kept, share = (6, 0.9) if backend == "compiled" else (8, 0.8)
     assert all_kept > kept * whole
     assert best < 2.5 * whole + 2**20 // 2

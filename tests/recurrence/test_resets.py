@@ -39,7 +39,7 @@ PATTERNS = {
 
 
 class Cut(NamedTuple):
-    """Options of a call that are fixed when it is compiled; the values of its arrays are not among them."""
+    """Options that are fixed when a call is compiled, in contrast to the values of its arrays."""
 
     learned: bool = True
     masked: bool = False
@@ -61,7 +61,7 @@ values = st.tuples(st.sampled_from(list(PATTERNS)), st.sampled_from(list(MASKS)[
 
 
 def _arrays(cut: Cut, cell: str = "lstm", pattern: str = "some", mask: str = "gaps", seed: int = 0):
-    """(params, x, initial state, dropout, reset state), (mask, resets); both states and the mask may be None."""
+    """Return (params, x, initial state, dropout, reset state) and (mask, resets). Both states and the mask may be None."""
     arrays = make_arrays(Case(SHAPE, mask if cut.masked else "none", cut.dropout, seed=seed), "float64", cell)
     rng = np.random.default_rng(seed)
     learned = jax.tree.map(lambda part: jnp.asarray(rng.normal(size=part.shape)), arrays.state)
@@ -71,7 +71,7 @@ def _arrays(cut: Cut, cell: str = "lstm", pattern: str = "some", mask: str = "ga
 
 
 def _pieces(resets: np.ndarray, backwards: bool) -> Iterator[slice]:
-    """The pieces of a row in the order in which they are read."""
+    """Return an iterator over the slices between the resets of a row, in the order in which they are read."""
     borders = [0, *(np.flatnonzero(resets[1:]) + 1), len(resets)]
     pieces = [slice(a, b) for a, b in pairwise(borders)]
     return iter(pieces[::-1] if backwards else pieces)
@@ -82,7 +82,7 @@ def _options(cut: Cut) -> dict[str, Any]:
 
 
 def _on_host(cut: Cut, cell: str, arrays: tuple, mask: Any, resets: np.ndarray):
-    """(results, gradients) of rows that are cut and whose pieces are run by `reference`, operation by operation."""
+    """Return (results, gradients) of rows that are cut at the resets, whose pieces `reference` runs, operation by operation."""
 
     def run(params, x, state, dropout, learned):
         later = CELLS[cell].initial_state(SHAPE.batch, SHAPE.units, x.dtype) if learned is None else learned
@@ -106,7 +106,7 @@ def _on_host(cut: Cut, cell: str, arrays: tuple, mask: Any, resets: np.ndarray):
 
 @lru_cache
 def _program(cut: Cut, cell: str, backend: str, remat: Any = None):
-    """Compile once for all values: (results, gradients) of arrays, mask and resets."""
+    """Return a compiled function of (arrays, mask, resets) that returns (results, gradients). It is compiled once for all values."""
 
     def program(arrays, mask, resets):
         def run(params, x, state, dropout, learned):
@@ -156,7 +156,7 @@ def test_every_cell(x64, cell: str):
 @pytest.mark.slow(keep=2)
 @pytest.mark.parametrize("cell", CELLS)
 def test_nan_does_not_cross_a_reset(x64, cell: str):
-    """In row 0, step 1 reads NaN and step 3 begins anew: no other output and no gradient by a later x sees it."""
+    """A NaN in x before a reset reaches neither outputs after the reset or in other rows, nor gradients with respect to their x."""
     row = CELLS[cell]
     params = row.init(jax.random.key(0), 4, 5, jnp.float64)
     x = jnp.asarray(np.random.default_rng(0).standard_normal((3, 6, 4))).at[0, 1].set(jnp.nan)
@@ -203,7 +203,7 @@ def test_pallas_kernels(monkeypatch: pytest.MonkeyPatch, masked: bool, resident:
 
 
 def test_no_gradient_crosses_a_reset(x64):
-    """Exactly 0, from each output after the reset to each input, and to the initial state, before it."""
+    """Gradients of the outputs after a reset are exactly 0 with respect to the x before it and to the initial state."""
     arrays, _ = _arrays(Cut())
     params, x, state = arrays[:3]
     resets = np.zeros(SHAPE[:2], bool)
@@ -260,7 +260,10 @@ def test_segment_ids_of_64_bits_stay_apart():
 
 
 def test_segment_ids_of_one_step_in_both_directions():
-    """XLA did not find the compiled code of this program, which had empty arrays."""
+    """A program that runs sequences of one step in both directions has the outputs of `reference`.
+
+    XLA once did not find the compiled code of this program, which had empty arrays at that time.
+    """
     arrays = make_arrays(Case(Shape(2, 1, 3, 4), initial_state=False))
 
     @jax.jit

@@ -33,7 +33,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "reference" / "transformations.md"
 
 
 class Column(NamedTuple):
-    """A column of the page: a backend and a cell. All but `parallel` are chosen by default on a CPU, with or without compiled code."""
+    """Column of the page: a backend and a cell. All but `parallel` are defaults for some calls on a CPU, with or without C++ code."""
 
     backend: str
     cell: str
@@ -58,7 +58,7 @@ Loss = Callable[..., jax.Array]
 
 
 class Problem(NamedTuple):
-    """loss(params, x) of a backend, its arguments, and stacks of three of each."""
+    """Function loss(params, x) of a backend, its arguments, and stacks of three values of each argument."""
 
     loss: Loss
     params: Any
@@ -69,7 +69,7 @@ class Problem(NamedTuple):
 
 @cache
 def problem(cell: str, backend: str) -> Problem:
-    """Return the problem of a cell on a backend, with a mask, resets and, where the cell has them, both dropouts."""
+    """Return the problem of a cell on a backend, with a mask, resets, input dropout and, if the cell allows it, recurrent dropout."""
     case = Case(SHAPE, mask="gaps", dropout="both, per gate" if cell != "min_gru" else "input, per gate")
     sets = [make_arrays(case._replace(seed=seed), cell=cell) for seed in range(3)]
 
@@ -120,11 +120,11 @@ ALONE: dict[str, Callable[[Problem], Any]] = {
     "grad of vmap over parameters": _ensemble,
     "vmap over parameters, then over x": lambda p: jax.vmap(lambda x: jax.vmap(_both(p.loss), (0, None))(p.many_params, x))(p.many_x),
 }
-"""Transformations on one device."""
+"""Dict from the name of a transformation on one device to a function that applies it to a `Problem`."""
 
 
 class Sharded(NamedTuple):
-    """A batch over two devices: the axes' type, whether the mesh is set, and `shard_map` with or without `check_vma`, or None for none."""
+    """Way to split a batch over two devices: type of the mesh axis, whether the mesh is set, `check_vma`, or None without `shard_map`."""
 
     axes: AxisType
     is_set: bool
@@ -139,13 +139,13 @@ SHARDED = {
     "shard_map": Sharded(AxisType.Auto, False, True),
     "shard_map, check_vma=False": Sharded(AxisType.Auto, False, False),
 }
-"""Gradients on two devices, by axes of a name that is not ours."""
+"""Dict from a row name to the way in which the batch is split. The mesh axis has a name, "rows", that the library does not use."""
 
 
 def _sharded_gradient(p: Problem, how: Sharded, mesh) -> Callable:
     if how.check_vma is None:
         return _both(p.loss)
-    # the problem's dropout masks and padding are those of the whole batch: under shard_map each device has its own part of them
+    # under shard_map a device sees only its own rows, so that the loss must not contain arrays of the whole batch; see `simple_problem`
     rows, copied = PartitionSpec("rows"), PartitionSpec()
 
     def of_part(params, x):
@@ -157,14 +157,14 @@ def _sharded_gradient(p: Problem, how: Sharded, mesh) -> Callable:
 
 @cache
 def expected(name: str, cell: str) -> Any:
-    """Return the reference's numbers of a transformation on one device, computed once for all backends."""
+    """Return the results of a transformation of `reference` on one device. They are cached: all backends are compared with them."""
     loss, *arrays = problem(cell, "reference")
     return jax.jit(lambda *args: ALONE[name](Problem(loss, *args)))(*arrays)
 
 
 @cache
 def simple_problem(column: Column) -> Problem:
-    """Return a problem without arrays of the batch's size but x, so that parts of a batch are problems too."""
+    """Return a problem in which only x has a batch axis, so that each device can run it on its own rows of x."""
     backend, cell = column
     arrays = make_arrays(Case(SHAPE), cell=cell)
 
@@ -176,7 +176,7 @@ def simple_problem(column: Column) -> Problem:
 
 
 def text_of(compiled: str, column: Column, sharded: bool = False) -> str:
-    """Return what the program says of itself: "exact", or what it did instead."""
+    """Return the table entry for the text of a compiled program: "exact", or in which way the program differs from that."""
     if sharded and ("all-gather" in compiled or "all-to-all" in compiled):
         return "exact, gathers the batch"
     if column.backend != "compiled":
@@ -203,13 +203,13 @@ def alone(name: str, column: Column) -> str:
 
 @cache
 def on_one_device(column: Column) -> Any:
-    """Return the gradients of the simple problem of a column on one device, computed once for all shardings."""
+    """Return the gradients of the simple problem of a column on one device. They are cached: all shardings are compared with them."""
     p = simple_problem(column)
     return jax.jit(_both(p.loss))(p.params, p.x)
 
 
 def sharded(name: str, column: Column) -> str:
-    """Return the cell of the table for a batch on two devices; raises as `alone`."""
+    """Return the table entry for a batch on two devices, whose gradients must be those on one device; it raises errors like `alone`."""
     how, p = SHARDED[name], simple_problem(column)
     mesh = jax.make_mesh((2,), ("rows",), axis_types=(how.axes,))
     placed = jax.device_put(p.params, NamedSharding(mesh, PartitionSpec())), jax.device_put(p.x, NamedSharding(mesh, PartitionSpec("rows")))
@@ -223,7 +223,7 @@ def sharded(name: str, column: Column) -> str:
 
 
 def exported(name: str, column: Column) -> str:
-    """Return the cell of the table for programs for other platforms, made on a CPU."""
+    """Return the table entry for a program that is exported for the platform in `name`, which may differ from that of this machine."""
     platform, p = name.split()[-1], simple_problem(column)
     traced = jax.jit(_both(p.loss)).trace(p.params, p.x)
     text = traced.lower(lowering_platforms=(platform,)).as_text()
@@ -237,18 +237,18 @@ EXPORTED = ("program for tpu", "program for cuda", "program for cpu")
 ROWS: dict[str, tuple[str, Callable[[str, Column], str]]] = (
     dict.fromkeys(ALONE, ("1", alone)) | dict.fromkeys(SHARDED, ("2", sharded)) | dict.fromkeys(EXPORTED, ("none", exported))
 )
-"""Name of a transformation -> devices, how its cells are made."""
+"""Dict from the name of each row to its number of devices and a function(name, column) that returns an entry."""
 
 
 def row(name: str, columns: tuple[Column, ...]) -> str:
-    """Return a line of the page."""
+    """Return a row of the table in Markdown. Only the entries of `columns` are filled in."""
     devices, cell = ROWS[name]
     cells = (cell(name, column) if column in columns else "" for column in COLUMNS)
     return f"| {name} | {devices} | {' | '.join(cells)} |"
 
 
 def head() -> list[str]:
-    """Return the page's first lines."""
+    """Return the lines of the page above the first row of the table."""
     names = " | ".join(f"`{backend}` ({cell})" for backend, cell in COLUMNS)
     return [
         "# JAX's transformations",
@@ -269,7 +269,7 @@ def head() -> list[str]:
 
 
 def main() -> None:
-    """Write the page, with the compiled code built."""
+    """Build the compiled code, and write the page."""
     native.build()
     PAGE.write_text("\n".join([*head(), *(row(name, COLUMNS) for name in ROWS)]) + "\n")
 

@@ -1,4 +1,4 @@
-"""Compiled programs kept from run to run: the same bits, JAX's own settings obeyed, and nothing in the way of a run."""
+"""Persistent compilation cache: it changes no bit of a result, JAX's own settings take precedence, and its faults stop no run."""
 
 import json
 import os
@@ -40,11 +40,14 @@ def reviews(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.usefixtures("quick_processes")
 def test_cold_and_warm_give_the_same_bits(reviews: Path, tmp_path: Path) -> None:
-    """Fresh processes on all cores, the first backend, donated state; the second finds one entry cut short and does without."""
+    """A training with a warm cache gives the same parameters, bit for bit, as one with a cold cache, even if a cache entry is truncated.
+
+    Both trainings run in fresh processes with the default devices and the default backend, and their compiled steps donate the state.
+    """
     home = os.environ["XDG_CACHE_HOME"]
     kept = tmp_path / "cache" / "lstm_jax"
     kept.mkdir(parents=True)
-    if (Path(home) / "lstm_jax" / "native").is_dir():  # the compiled backend, as it is
+    if (Path(home) / "lstm_jax" / "native").is_dir():  # use the compiled backend that is already built
         (kept / "native").symlink_to(Path(home) / "lstm_jax" / "native")
     environment = {name: value for name, value in os.environ.items() if name != "JAX_ENABLE_COMPILATION_CACHE"}
     answers, files = [], []
@@ -68,7 +71,7 @@ def test_cold_and_warm_give_the_same_bits(reviews: Path, tmp_path: Path) -> None
 
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The cache allowed, its folder below a new one, and JAX's settings put back afterwards; nothing is compiled meanwhile."""
+    """Allow the cache in a new folder, compile no program to test XLA, and restore JAX's settings afterwards."""
     before = {name: getattr(jax.config, name) for name in SETTINGS}
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(compilation_cache, "_load_a_program", lambda: None)
@@ -137,7 +140,7 @@ def test_off_where_xla_complains_of_its_own_programs(settings: Path, monkeypatch
 
 
 def test_no_verdict_without_a_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that runs on a GPU tests nothing, so that it leaves no verdict for one that runs on the CPU, and needs none."""
+    """A process on a GPU does not test XLA, stores no verdict for a later process on the CPU, and ignores a verdict that is stored."""
     verdict = tmp_path / "verdict"
     monkeypatch.setattr(compilation_cache, "_load_a_program", _complain)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")

@@ -1,4 +1,4 @@
-"""A second signal ends a process whose main thread is in compiled code."""
+"""A second SIGINT or SIGTERM ends a process, even while its main thread runs compiled code."""
 
 import os
 import signal
@@ -45,7 +45,10 @@ def test_a_second_signal_ends_a_running_step(numbers):
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_signals_are_counted_and_nothing_is_left_behind(count, monkeypatch):
-    """The first is left to its handler, and said of where that does not come to its turn."""
+    """Each signal reaches its handler. The first also prints a message, and only the second calls `_end`, which ends the process.
+
+    The watching thread and the wakeup file descriptor are gone afterwards.
+    """
     ended, told, lines = threading.Event(), threading.Event(), []
     monkeypatch.setattr(interrupts, "_end", ended.set)
     monkeypatch.setattr(interrupts, "PATIENCE", 0.0)

@@ -1,4 +1,4 @@
-"""An interrupt that Python or a library swallows is not lost."""
+"""A SIGINT is not lost if Python or a library swallows the `KeyboardInterrupt`."""
 
 import contextlib
 import os
@@ -12,7 +12,7 @@ from lstm_jax.training.signals import noted_signals
 
 
 class Dying:
-    """Python ignores what its `__del__` raises."""
+    """Object that receives a SIGINT in `__del__`, where Python ignores the `KeyboardInterrupt`."""
 
     def __del__(self):
         os.kill(os.getpid(), signal.SIGINT)

@@ -1,4 +1,4 @@
-"""Freed memory of a process, counted in page faults."""
+"""Tests of `machine`: freed memory that a process keeps, measured in page faults, and the cores that it may use."""
 
 import os
 import platform
@@ -31,12 +31,12 @@ def test_freed_memory_is_kept() -> None:
         set_, faults = run.stdout.split()
         assert set_ == str(keep == "1")
         found[keep] = int(faults)
-    # a fault for each page of 4 KiB, or of 2 MiB where the system makes large ones
+    # without kept memory there is a fault for each page of 4 KiB, or of 2 MiB if the system makes large pages
     assert found["1"] < 100 <= found["0"]
 
 
 def test_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The cores of this process, or all where the system cannot tell, which also cannot pin a process."""
+    """`cores` returns the cores of this process. On a system without CPU affinity it returns all cores, and `pin` does nothing."""
     allowed = os.sched_getaffinity(0)
     assert machine.cores() == sorted(allowed)
     machine.pin(0, [min(allowed)])

@@ -1,4 +1,4 @@
-"""The mesh, the sharding of parameters, and the equality of results with a split embedding."""
+"""Device mesh, sharding of parameters, and results with a sharded embedding table against those of a single device."""
 
 import subprocess
 import sys
@@ -43,12 +43,12 @@ def test_make_mesh_errors(devices: int) -> None:
 
 
 def run_program(program: str) -> str:
-    """Return the output of a Python program in a process of its own."""
+    """Run a Python program in a new process, and return its standard output without surrounding whitespace."""
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip()
 
 
 def test_use_cpu_cores() -> None:
-    """The count of devices is set before JAX is used; afterwards another count is refused."""
+    """`use_cpu_cores` sets the number of CPU devices before JAX is used, and refuses a different number afterwards."""
     assert run_program("from lstm_jax import use_cpu_cores; use_cpu_cores(3); import jax; print(jax.device_count('cpu'))") == "3"
     here = jax.local_device_count("cpu")
     use_cpu_cores(here)
@@ -59,7 +59,7 @@ def test_use_cpu_cores() -> None:
 
 
 def test_runs_of_two_cells_in_a_process() -> None:
-    """Count 0 gives a device a core; the second run, whose cell would have another count, takes the devices that exist."""
+    """`use_cpu_cores(0)` makes one device per core. Later trainings keep these devices, even if their cell suits another number."""
     program = """
 import os
 import jax
@@ -87,7 +87,10 @@ def test_rows_and_copies() -> None:
 
 @two_devices
 def test_where_parameters_live() -> None:
-    """The embedding by columns, all else copied; also under the names of a nested tree, and in the optimiser's moments."""
+    """`param_spec` shards an embedding table by columns and replicates all other parameters, in flat and in nested trees.
+
+    It also replicates a table whose columns do not divide evenly, and arrays that only resemble a table in name.
+    """
     mesh = make_mesh(2)
 
     def specs(tree) -> dict[str, PartitionSpec]:
@@ -122,7 +125,7 @@ def test_constrain_on_a_mesh() -> None:
     mesh = make_mesh(2)
     with on(mesh):
         by_rows, by_columns = (jax.jit(lambda x, axis=axis: constrain(2 * x, axis))(x) for axis in (0, 1))
-        assert constrain(jnp.ones((3, 2)), 0).shape == (3, 2)  # 3 rows do not divide: left as they are
+        assert constrain(jnp.ones((3, 2)), 0).shape == (3, 2)  # 3 rows cannot be divided among 2 devices, and are not sharded
     assert split(by_rows) == [(2, 6)] * 2
     assert split(by_columns) == [(4, 3)] * 2
     np.testing.assert_array_equal(by_rows, 2 * x)
@@ -135,7 +138,10 @@ def test_constrain_on_a_mesh() -> None:
 @two_devices
 @pytest.mark.parametrize(("shape", "axis"), [((4, 6), 0), ((4, 6), 1), ((7, 4), 1), ((8,), 0)], ids=str)
 def test_embedding_by_columns(shape: tuple[int, ...], axis: int) -> None:
-    """A table split by columns gives the rows and the gradient of a whole one; the gradient lies where the table does."""
+    """A table that is sharded by columns gives the same vectors as an unsharded one, and the same gradient up to rounding.
+
+    The gradient is sharded like the table, and the vectors are sharded along the axis `axis`.
+    """
     mesh = make_mesh(2)
     layer = functional(Embedding(11, 6, rngs=nnx.Rngs(0)))
     table = layer.params["embedding"]
@@ -162,7 +168,7 @@ def test_embedding_by_columns(shape: tuple[int, ...], axis: int) -> None:
 
 @two_devices
 def test_no_device_gathers_the_table() -> None:
-    """Devices trade vectors (all-to-all) and ids; the table itself, here the largest array by far, does not travel."""
+    """Devices exchange vectors (by all-to-all) and ids, but never the table, which is by far the largest array here."""
     mesh = make_mesh(2)
     table, ids = jnp.zeros((999, 6)), jnp.zeros((4, 8), jnp.int32)
     with on(mesh):

@@ -1,4 +1,4 @@
-"""Closed, full and narrow standard streams: an answer or one line, never a traceback."""
+"""Closed, full and ASCII-only standard streams: a command answers or prints an error of one line. Only a bug shows a traceback."""
 
 import io
 import json
@@ -16,13 +16,13 @@ TEXT = 'naïve 🎬 "\udcff"'
 
 
 def shell(command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A command line of the shell, in which `lstm-jax` is this project's."""
+    """Run a bash command, in which `lstm-jax` stands for this project's command line, and return the completed process."""
     command = command.replace("lstm-jax", f"{sys.executable} -m lstm_jax.cli")
     return subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, env={"PATH": "/usr/bin:/bin"} | environment)
 
 
 def test_closed_and_full_streams():
-    """Run the commands in one process of the shell, so that Python starts few times."""
+    """With a full or closed standard stream, a command ends with exit code 0 or 2 and prints at most one line to standard error."""
     commands = ["lstm-jax --help >/dev/full", "lstm-jax --help >&-", "lstm-jax predict --run none <&- ", "lstm-jax nonsense 2>&-"]
     done = shell("; ".join(f"{command}; echo $? >&2" for command in commands))
     lines = done.stderr.splitlines()
@@ -34,7 +34,7 @@ def test_closed_and_full_streams():
 
 
 def test_an_ascii_terminal(ask, monkeypatch):
-    """Text that it cannot show comes as an escape that JSON reads back."""
+    """If standard output is ASCII, a character outside ASCII is printed as an escape that a JSON reader decodes."""
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "ascii"))
     monkeypatch.setitem(COMMANDS, "backends", lambda: lambda console: print(json.dumps(TEXT, ensure_ascii=False)))
     assert ask("backends")[0] == 0

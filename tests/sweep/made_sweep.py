@@ -1,4 +1,7 @@
-"""Sweep of twelve runs, two of which fail, in a module that their processes can import."""
+"""Configs and functions of the sweeps in the tests, in a module that the processes of a sweep can import.
+
+As a script, the module runs a sweep of twelve runs, two of which fail, or a sweep of two endless runs.
+"""
 
 import os
 import signal
@@ -44,7 +47,7 @@ class Adam:
 
 @dataclass(frozen=True)
 class Nested:
-    """Config with all that JSON does not tell apart."""
+    """Config with values that JSON cannot distinguish, such as tuples and lists, or classes with equal fields."""
 
     optimizer: Sgd | Adam = field(default_factory=Sgd)
     model: Inner = Inner()
@@ -56,25 +59,25 @@ class Nested:
 
 @dataclass(frozen=True)
 class Said:
-    """Config of a run that fails, exits or returns something, as its text says."""
+    """Config of a run of `say`, which raises an error or exits, as `text` says."""
 
     text: str = ""
 
 
 def say(config: Said) -> dict[str, Any]:
-    """Fail with the text as the message, or exit with it."""
+    """Exit with the text if it begins with "exit", otherwise raise `ValueError` with the text as its message."""
     if config.text.startswith("exit"):
         sys.exit(config.text)
     raise ValueError(config.text)
 
 
 def show(config: Any) -> dict[str, str]:
-    """Return the config as text."""
+    """Return a dict with the `repr` of the config."""
     return {"config": repr(config)}
 
 
 def score(config: Config) -> dict[str, float]:
-    """Log the number, fail as the config asks, and return a score."""
+    """Append the number to the log, fail or sleep if `wrong` says so, and otherwise return a score."""
     with Path(config.log).open("a") as file:
         file.write(f"{config.number}\n")
     if config.wrong == "raise":
@@ -91,7 +94,7 @@ def score(config: Config) -> dict[str, float]:
 
 
 def cores(config: Config) -> dict[str, list[int]]:
-    """Return the cores that the process may run on."""
+    """Sleep for `number` tenths of a second, and return the cores on which the process may run."""
     time.sleep(0.1 * config.number)
     return {"cores": sorted(os.sched_getaffinity(0))}
 

@@ -1,4 +1,4 @@
-"""The sweep over items without rows: order, skipping, failures, workers, and files that are compressed."""
+"""Tests of `run_missing`, which measures the items that have no row yet: order, skipped items, failures, workers and compressed files."""
 
 import gzip
 import json

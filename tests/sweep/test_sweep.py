@@ -51,9 +51,12 @@ def test_equal_configs_have_one_id() -> None:
 
 
 def test_the_classes_of_inner_configs_count() -> None:
-    """Another class gives another id, also with equal values. The id of a config without another class is that of its values."""
+    """An inner config whose class is not the default one changes the id of a run, even if all values are equal.
+
+    Without such an inner config, the id is a hash of the function's name and the config's values.
+    """
     wanted = [Nested(), Nested(Adam()), Nested(more=(Sgd(),)), Nested(more=(Adam(),)), Nested(Adam(), more=(Adam(),))]
-    assert identity.other_classes(Optional(Inner(), (Inner(),)), Optional()) == {}  # there is no other class
+    assert identity.other_classes(Optional(Inner(), (Inner(),)), Optional()) == {}  # all classes are the usual ones
     assert len({sweep.run_id(made_sweep.show, config) for config in wanted}) == len(wanted)
     text = json.dumps(["made_sweep:show", dataclasses.asdict(Nested())], sort_keys=True)
     assert sweep.run_id(made_sweep.show, Nested()) == hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -70,7 +73,7 @@ def test_a_config_reaches_its_run_unchanged(where: str, tmp_path: Path) -> None:
 
 
 def test_a_config_that_is_no_json(tmp_path: Path) -> None:
-    """The error comes before the first run, and not when its row is written."""
+    """A config that JSON cannot represent raises an error before the first run, and not only when its row is written."""
     log = tmp_path / "log"
     for path, name in ((log, "path"), ({"a": {"b": log}}, r"path\.a\.b"), ({(1, 2): 3}, "path")):
         with pytest.raises(InputError, match=rf"^field {name} of a config: not JSON: .*; give text or numbers"):
@@ -84,7 +87,7 @@ def environment() -> dict[str, str]:
 
 
 def test_a_sweep_of_twelve(tmp_path: Path, environment: dict[str, str]) -> None:
-    """Two runs fail and the sweep is killed midway: repeated, it ends with twelve rows, and no finished run is repeated."""
+    """A sweep with two failing runs is killed midway. When it is repeated, it ends with twelve rows, and no finished run is repeated."""
     path = tmp_path / "rows.jsonl"
     command = [sys.executable, str(Path(made_sweep.__file__)), str(tmp_path)]
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True) as first:
@@ -141,7 +144,7 @@ def test_here_retry_and_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_a_run_that_a_signal_interrupts_ends_the_sweep(tmp_path: Path) -> None:
-    """The interrupted run has no row, not even that of a failure, so that the same command repeats it."""
+    """A run that raises `Interrupted` ends the sweep. It has no row, not even that of a failure, so that the same command repeats it."""
     path = tmp_path / "rows.jsonl"
     wanted = [Config(n, "interrupted" if n == 1 else "", str(tmp_path / "log")) for n in range(3)]
     for _ in range(2):
@@ -152,7 +155,10 @@ def test_a_run_that_a_signal_interrupts_ends_the_sweep(tmp_path: Path) -> None:
 
 
 def test_an_interrupt_kills_the_processes(tmp_path: Path) -> None:
-    """No running process is waited for. A killed run has no row, not even that of a failure, so that the same command repeats it."""
+    """A SIGINT ends a sweep at once: running processes are killed, and not waited for.
+
+    A killed run has no row, not even that of a failure, so that the same command would repeat it.
+    """
     path, log = tmp_path / "rows.jsonl", tmp_path / "log"
 
     def interrupt() -> None:
@@ -213,7 +219,7 @@ def test_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_slurm_through_submitit_on_this_machine(tmp_path: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """An array of 16 jobs, of which one raises and one is killed, on submitit's cluster "local", by the code that submits to Slurm."""
+    """The Slurm executor gives a row for each of 16 jobs on submitit's cluster "local", although one raises and one is killed."""
     pytest.importorskip("submitit")
     monkeypatch.setenv("PYTHONPATH", environment["PYTHONPATH"])
     monkeypatch.setattr(executors, "ARRAY_JOBS", 10)  # so that there are two arrays
@@ -261,7 +267,7 @@ def test_the_bar_shows_the_tally(capsys: pytest.CaptureFixture[str], monkeypatch
 def test_brackets_and_colons_in_an_error_are_no_markup(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The text of an error is printed as it is on a terminal, and the sweep goes on."""
+    """On a terminal, the text of an error is printed unchanged, even if it looks like markup of Rich, and the sweep goes on."""
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
     rows = sweep.run(made_sweep.say, [Said("[/INST]"), Said("[red] :smile:")], tmp_path / "rows.jsonl")
     assert [row["error"] for row in rows] == ["ValueError: [/INST]", "ValueError: [red] :smile:"]

@@ -1,4 +1,4 @@
-"""Sweeps with mistakes: files that cannot be written or hold other rows, functions without names, results that are no plain numbers."""
+"""Faults in sweeps: files that cannot be written or hold other rows, functions that cannot be imported, unusual results, and SIGTERM."""
 
 import functools
 import gzip
@@ -83,7 +83,7 @@ def test_a_file_that_cannot_be_written_is_found_before_the_first_run(name: str, 
 
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz"])
 def test_rows_through_a_link(name: str, tmp_path: Path) -> None:
-    """The file to which the link leads is written, and the link stays."""
+    """If the path of the rows is a link, the file to which the link leads is written, and the link stays."""
     (tmp_path / name).symlink_to(Path("folder") / name)
     rows = sweep.run(nothing, [Config(1), Config(2)], tmp_path / name)
     assert [row["result"] for row in rows] == [{"score": 1.0}] * 2
@@ -94,7 +94,7 @@ def test_rows_through_a_link(name: str, tmp_path: Path) -> None:
 
 
 def test_a_write_that_fails_names_the_file(tmp_path: Path) -> None:
-    """The limit on the size of a file of this process stands for a full disk."""
+    """A write that fails raises an error with the name of the file. A limit on the file sizes of this process stands in for a full disk."""
     path = tmp_path / "rows.jsonl"
     append_rows(path, {"number": 1})
     limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -173,7 +173,7 @@ def test_a_run_that_exits_is_a_failed_one(where: str, tmp_path: Path) -> None:
 
 
 def test_local_functions(tmp_path: Path) -> None:
-    """Local functions are refused before the first run, and may run here."""
+    """Local functions and configs of local classes are refused before the first run in processes, but may run in this process."""
 
     def inner(config: Config) -> dict[str, float]:
         return {"score": 2.0}
@@ -212,7 +212,7 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize(("name", "said"), [("study-1.py", "{'score': 1}"), ("my.study.py", ""), ("-", "")])
 def test_scripts_that_another_process_cannot_import(name: str, said: str, tmp_path: Path) -> None:
-    """The name of a script may have no dots, and a program on standard input has no name."""
+    """Processes can run the sweep of a script, unless its module name contains a dot or the script is read from standard input."""
     (tmp_path / name).write_text(SCRIPT)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     ended = subprocess.run([sys.executable, name], cwd=tmp_path, env=environment, input=SCRIPT, capture_output=True, text=True)
@@ -226,7 +226,7 @@ def test_scripts_that_another_process_cannot_import(name: str, said: str, tmp_pa
 
 
 def running(number: int) -> bool:
-    """Return whether a process runs and is not a zombie."""
+    """Return whether the process with the id `number` exists and is not a zombie."""
     try:
         return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:

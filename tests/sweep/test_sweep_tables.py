@@ -1,4 +1,4 @@
-"""Tables of rows: columns whose names collide keep all values."""
+"""Tables of the rows of a sweep: if the names of columns collide, prefixes keep their values apart."""
 
 import csv
 from pathlib import Path
@@ -13,7 +13,7 @@ def row(number: int, config: dict[str, Any], result: dict[str, Any] | None) -> d
 
 
 def test_results_named_as_other_columns(tmp_path: Path) -> None:
-    """Columns whose names collide stand apart in each row, and the row's own columns hold what their names say."""
+    """A result with the name of another column gets a column with the prefix "result.", and the other column keeps its name and values."""
     result = {"error": 0.25, "seconds": 7.5, "status": "x", "id": "y", "units": -1, "model": {"depth": 3}, "loss": 2.0}
     rows = [row(1, {"units": 8, "model": {"depth": 1}}, result), row(2, {"units": 9, "model": {"depth": 2}}, None)]
     sweep.write_table(rows, tmp_path / "table.csv")
@@ -43,7 +43,7 @@ def test_fields_named_as_other_columns() -> None:
 
 
 def test_names_that_collide_again() -> None:
-    """The prefix is repeated until the name is free."""
+    """The prefix is repeated until no other column has the name."""
     names, lines = sweep.table([row(1, {"rate": 0.1}, {"error": 1, "result.error": 2, "result.rate": 3, "rate": 4})])
     assert names == ["id", "status", "rate", "result.result.error", "result.error", "result.rate", "result.result.rate", "error", "seconds"]
     assert lines == [["1", "done", 0.1, 1, 2, 3, 4, "", 0.5]]

@@ -12,7 +12,7 @@ WRITERS = 8
 
 
 def write(path: Path, writer: int, count: int) -> None:
-    """Append rows of different lengths, one to three at a time."""
+    """Append `count` rows of different lengths, one to three rows per call."""
     rows = [{"writer": writer, "number": number, "text": "x" * (number * 37 % 9000)} for number in range(count)]
     while rows:
         size = 1 + len(rows) % 3
@@ -23,7 +23,7 @@ def write(path: Path, writer: int, count: int) -> None:
 @pytest.mark.slow(keep=1)
 @pytest.mark.parametrize(("name", "count"), [("rows.jsonl", 1250), ("rows.jsonl.gz", 20)])
 def test_eight_writers(name: str, count: int, tmp_path: Path, capsys) -> None:
-    """10,000 rows of a plain file; a compressed one is rewritten each time."""
+    """Eight processes append 10,000 rows to a plain file, or 160 rows to a compressed one, which each call rewrites. No row is lost."""
     path = tmp_path / name
     with ProcessPoolExecutor(WRITERS, get_context("spawn")) as pool:
         for task in [pool.submit(write, path, writer, count) for writer in range(WRITERS)]:

@@ -1,4 +1,4 @@
-"""Small made reviews as files, and a small config to train on them."""
+"""Helpers that write a small file of synthetic reviews, and return a config for training a small model on such a file."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ from lstm_jax.config import DataConfig, SentimentConfig, SentimentModelConfig, T
 
 
 def write_jsonl_with_movies(path: Path, movies: int = 40, each: int = 5) -> None:
-    """Reviews of both classes; each names its movie in a word of its own."""
+    """Write reviews of both classes as JSON lines, `each` for every movie. Each review contains a word that names its movie."""
     rows = [
         {
             "text": f"review {n} of movie{m} was {('bad', 'good')[(m + n) % 2]}",

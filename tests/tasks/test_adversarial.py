@@ -1,4 +1,4 @@
-"""Adversarial word vectors: their size and direction for padded and packed reviews, and the loss that is trained."""
+"""Adversarial perturbations of word vectors: their size and direction for padded and packed reviews, and the training loss with them."""
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ def padded() -> np.ndarray:
 
 
 def test_perturbation_of_padded_reviews_by_hand() -> None:
-    """A review without a gradient is not changed, nor is padding."""
+    """The perturbation equals its formula, computed in NumPy. It is zero for padding and for a review whose gradient is zero."""
     ids = padded()
     vectors, gradient = (RNG.normal(size=(*ids.T.shape, E)).astype(np.float32) for _ in range(2))
     gradient[:, 3] = 0
@@ -104,7 +104,7 @@ def test_loss_and_its_gradient(packed: bool) -> None:
     assert all(changed > plain for plain, changed in losses)
     expected = jax.grad(lambda params: want(params)[0])(made.params)
     for name, array in gradient.items():
-        np.testing.assert_allclose(array, expected[name], rtol=1e-5, atol=1e-6)  # terms of 0.1 cancel
+        np.testing.assert_allclose(array, expected[name], rtol=1e-5, atol=1e-6)  # terms of about 0.1 cancel, hence `atol`
     plain = jax.grad(sentiment.objective(made.rebuild), has_aux=True)(made.params, batch, weight, key)[0]
     assert not np.allclose(plain["head/kernel"], gradient["head/kernel"], rtol=1e-3)
 
@@ -112,7 +112,10 @@ def test_loss_and_its_gradient(packed: bool) -> None:
 @pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("devices", [1, 2])
 def test_dropout_rows_and_devices(devices: int) -> None:
-    """Reviews and changed reviews have the same masks; gradients by the rows that are looked up add up to those of the whole embedding."""
+    """Dropout has the same masks for the original and the perturbed reviews.
+
+    The gradients with respect to the looked-up word vectors add up to the gradient with respect to the embedding.
+    """
     rates = {"dropout": 0.3, "recurrent_dropout": 0.2, "head_dropout": 0.4, "word_dropout": 0.2}
     made = functional(SentimentClassifier(SentimentModelConfig(embed=E, units=H, pooling="max", **rates), V, rngs=nnx.Rngs(0)))
     ids, labels, key = jnp.asarray(padded()), jnp.asarray(LABELS), jax.random.key(5)
@@ -143,7 +146,10 @@ def test_dropout_rows_and_devices(devices: int) -> None:
 
 
 def test_no_derivative_of_order_2_is_asked_for() -> None:
-    """Some backends have none. The backward pass of this model refuses to be differentiated."""
+    """The adversarial objective does not differentiate a backward pass, because some backends have no second derivative.
+
+    The backward pass of the model in this test raises an error if it is differentiated.
+    """
 
     @jax.custom_jvp
     def once(x):

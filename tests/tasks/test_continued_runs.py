@@ -1,4 +1,4 @@
-"""Resumed runs with another config: which fields differ, and a run that is given more epochs."""
+"""Runs that are resumed with another config: more epochs of a constant schedule are accepted; other changes are listed in an error."""
 
 import json
 from dataclasses import replace
@@ -59,7 +59,7 @@ def test_more_epochs_give_the_bits_of_one_longer_run(series: Series, tmp_path: P
 
 @pytest.mark.slow
 def test_the_result_of_fewer_epochs_goes_when_more_are_trained(run: Path, series: Series) -> None:
-    """A run that is killed on its way has no result, as every unfinished run."""
+    """If a finished run is resumed with more epochs and then interrupted, it has no result.json, like every unfinished run."""
 
     def stop(record) -> None:
         raise KeyboardInterrupt
@@ -72,7 +72,7 @@ def test_the_result_of_fewer_epochs_goes_when_more_are_trained(run: Path, series
 
 @pytest.mark.slow
 def test_a_run_that_is_killed_while_it_is_prolonged(run: Path, series: Series, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A kill between the new config and its manifest leaves a run that goes on."""
+    """A run can still be resumed if it is killed after the config with more epochs is written, but before the manifest is."""
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""The demo on shrunken sizes."""
+"""The demo with small models and little data, and the folders that it refuses to write to."""
 
 import io
 from dataclasses import replace
@@ -69,7 +69,7 @@ def everything(folder) -> dict[str, bytes | None]:
 
 @pytest.fixture
 def quick(monkeypatch):
-    """A demo that makes two files."""
+    """Replace the two trainings of the demo by functions that only write two small files each."""
     for name in ("sentiment", "generation"):
 
         def make(folder, *_):
@@ -81,7 +81,7 @@ def quick(monkeypatch):
 
 
 def test_a_run_of_one_s_own_in_a_demo_s_folder_is_left_alone(quick, tmp_path):
-    """Though its config is that of the demo."""
+    """The demo refuses a folder without its marker file and changes nothing in it, even if a run there has the config of the demo."""
     (tmp_path / "sentiment").mkdir()
     (tmp_path / "sentiment" / "config.json").write_text(to_json(demo.SENTIMENT))
     before = everything(tmp_path)

@@ -1,4 +1,4 @@
-"""Paths as strings or path objects, given to the functions of the tasks and in configs."""
+"""Paths in configs and in arguments of the task functions may be strings or path objects."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from lstm_jax.tasks import forecast
 
 @dataclass
 class Name:
-    """A path object of another library."""
+    """Path object that is neither a string nor a `Path`."""
 
     path: str
 

@@ -1,4 +1,4 @@
-"""Forecasting: what the network is given, its loss by hand, a run from a file to a forecast, and its errors."""
+"""Forecasting: inputs of the network, loss and metrics computed by hand, runs from a file to a forecast, and error messages."""
 
 import json
 from dataclasses import replace
@@ -22,7 +22,7 @@ CONFIG = ForecastConfig(SeriesConfig("none", context=6, horizon=3), ForecastMode
 
 
 def wave(count: int = 160, seed: int = 0) -> Series:
-    """A wave with noise, at times that are not even."""
+    """Return a noisy sine wave, sampled at unevenly spaced times."""
     rng = np.random.default_rng(seed)
     times = np.cumsum(rng.choice([1.0, 1.0, 1.0, 2.0], count))
     return Series(times, 50 + 10 * np.sin(2 * np.pi * times / 12) + rng.normal(size=count), False)
@@ -36,7 +36,7 @@ def test_parts_do_not_share_targets() -> None:
     targets = {name: {int(n) + k for n in part.origin for k in range(3)} for name, part in parts.items()}
     for name, (first, last) in cuts.items():
         assert targets[name] == set(range(max(first, 6), last))
-    assert scale.mean == pytest.approx(series.values[:112].mean())  # nothing of what is to be forecast
+    assert scale.mean == pytest.approx(series.values[:112].mean())  # the scale is that of the training part alone
 
 
 def test_what_is_read() -> None:
@@ -78,7 +78,10 @@ def test_metrics_by_hand() -> None:
 
 
 def test_a_run_learns_and_forecasts(tmp_path: Path) -> None:
-    """Better than saying the last value; the interval covers about as much as it says; the same again from its folder."""
+    """A trained run has under half the mean absolute error of repeating the last value, and its intervals cover over 70 % of the values.
+
+    Loaded from its folder, the run continues the wave after its end, and a higher level gives a wider interval.
+    """
     series, folder = wave(400), tmp_path / "run"
     config = replace(CONFIG, train=TrainConfig(epochs=40, batch_size=32, learning_rate=1e-2))
     forecast.train(config, folder, data=series, figures=False)
@@ -99,7 +102,10 @@ def test_a_run_learns_and_forecasts(tmp_path: Path) -> None:
 
 
 def test_dated_entries_after_the_end_have_the_gap_of_the_series(tmp_path: Path) -> None:
-    """Times after the end are exact, where multiples of the difference of two float64 days would be off by microseconds."""
+    """The forecast times after an hourly series are exact hours.
+
+    Multiples of the difference between two times, which are float64 numbers of days, would be off by microseconds.
+    """
     dates = np.datetime64("2026-01-01T00:00") + np.timedelta64(1, "h") * np.arange(200)
     series = Series(dates.astype("datetime64[s]").astype(float) / 86_400, np.sin(np.arange(200.0)), True)
     config = replace(CONFIG, data=replace(CONFIG.data, horizon=12))
@@ -111,7 +117,7 @@ def test_dated_entries_after_the_end_have_the_gap_of_the_series(tmp_path: Path) 
 
 
 def test_forecast_times_in_the_unit_of_the_series(tmp_path: Path) -> None:
-    """Numbers, or datetime64 of any unit if the series is dated."""
+    """The times of a forecast may be numbers in the unit of the series or, if the series is dated, datetime64 of any unit."""
     series = Series(np.arange(20.0), np.sin(np.arange(20.0)), True)
     trained = forecast.Trained(RunFolder(tmp_path), CONFIG, {}, (), lambda params: None, forecast_windows.Scale(0.0, 1.0))
     wanted = 20 + 1.5 * np.arange(CONFIG.data.horizon)
@@ -132,7 +138,7 @@ def test_forecasts_have_the_offset_of_the_last_entry(ask, tmp_path: Path) -> Non
     path.write_text("\n".join(["time,value", *lines]) + "\n")
     sizes = ["--context", 6, "--horizon", 2, "--units", 2, "--epochs", 1, "--no-figures"]
     assert ask("train", "forecast", "--csv", path, *sizes, "--run", run)[0] == 0
-    for more, wanted in (([], "+02:00"), (["2026-10-26T12:00:00+01:00,0"], "+01:00")):  # an hour later
+    for more, wanted in (([], "+02:00"), (["2026-10-26T12:00:00+01:00,0"], "+01:00")):  # 12:00+01:00 is an hour after 12:00+02:00
         path.write_text("\n".join(["time,value", *lines, "2026-10-26T12:00:00+02:00,0", *more]) + "\n")
         out = ask("forecast", "--run", run)[1]
         assert [line.split(",")[0] for line in out.splitlines()] == [f"2026-10-26T{hour}:00:00{wanted}" for hour in (13, 14)]
@@ -155,7 +161,7 @@ def test_the_command_line(ask, tmp_path: Path) -> None:
     code, out, _ = ask("forecast", "--run", tmp_path / "run", "--json", "--level", 0.5)
     assert set(json.loads(out.splitlines()[0])) == {"time", "mean", "low", "high"}
     widths = {}
-    for level in ("0.5", "0.9999999999999999"):  # half of one plus the second is 1
+    for level in ("0.5", "0.9999999999999999"):  # in float64, (1 + the second) / 2 is 1
         rows = [json.loads(line) for line in ask("forecast", "--run", tmp_path / "run", "--json", "--level", level)[1].splitlines()]
         widths[level] = rows[0]["high"] - rows[0]["mean"]
     assert widths["0.9999999999999999"] / widths["0.5"] == pytest.approx(stats.norm.isf(2.0**-54) / stats.norm.isf(0.25), rel=1e-6)
@@ -186,7 +192,7 @@ def test_the_command_line(ask, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_run_that_has_diverged(ask, tmp_path: Path) -> None:
-    """Numbers of the run are null in JSON and "nan" in text, and `inspect` reports the run with an error of one line."""
+    """Metrics and forecasts that are not finite are null in JSON and "nan" in text, and `inspect` reports the run in a one-line error."""
     path, run = tmp_path / "series.csv", tmp_path / "run"
     series = wave(60)
     path.write_text("time,value\n" + "".join(f"{t},{v}\n" for t, v in zip(series.times, series.values, strict=True)))

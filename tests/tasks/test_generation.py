@@ -1,4 +1,4 @@
-"""A text-generation run from a file to its answers, in both regimes, held against an LSTM written out in NumPy."""
+"""Text-generation runs in both regimes, from a text file to scores and samples, compared with an LSTM written in NumPy."""
 
 import dataclasses
 import functools
@@ -51,7 +51,10 @@ REGIMES = pytest.mark.parametrize("regime", ["windows", "stream"])
 
 
 class Made(NamedTuple):
-    """A run, what a callback saw after each epoch (record, the parameters, samples so far), and the run read back."""
+    """Trained run: its folder, config and result, what a callback saw after each epoch, and the run as loaded from its folder.
+
+    For each epoch, `seen` has the record, a copy of the parameters, and the number of samples written so far.
+    """
 
     folder: Path
     config: GenerationConfig
@@ -69,7 +72,7 @@ def text(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def made(text, tmp_path_factory, quick_compiles) -> Callable[[str], Made]:
-    """made(regime), trained once."""
+    """Return a function made(regime) that returns a trained run of the regime. It trains one run for each regime, at the first call."""
     root = tmp_path_factory.mktemp("generation")
 
     @functools.cache
@@ -128,7 +131,7 @@ def test_rows_and_result(regime, made):
         for part in ("train", "validation"):
             assert row[f"{part}_bits"] == pytest.approx(row[f"{part}_loss"] / np.log(2), rel=1e-12)
             assert row[f"{part}_perplexity"] == pytest.approx(np.exp(row[f"{part}_loss"]), rel=1e-12)
-        # of the windows that are trained on elsewhere; a stream has all characters
+        # targets: the character after each window, or every character of a stream
         part = slice(LENGTH - 1, None, STEP) if regime == "windows" else slice(None)
         log_p = log_p_by_hand(params, held_out, window_of(regime))[part]
         targets = np.array(held_out[1:])[part]
@@ -148,7 +151,10 @@ def test_rows_and_result(regime, made):
 
 @REGIMES
 def test_training_metrics_by_hand(regime, text, tmp_path):
-    """Metrics of frozen weights equal those over all windows from a zero state, or over whole streams from any start in a chunk."""
+    """With frozen weights, the training loss is the mean over all windows or, for one of the possible shifts, over all streams.
+
+    The model starts each window or stream from a zero state. The streams of an epoch begin at a random shift, so that all are tried.
+    """
     train = {"epochs": 1, "optimizer": "sgd", "learning_rate": 1e-12}
     config = small_config(text, regime, validation=0.0, sample={"sample_chars": 0}, train=train)
     result = generation.train(config, tmp_path / "run", figures=False)
@@ -210,7 +216,10 @@ def timeless(rows) -> list[dict]:
 @pytest.mark.slow(keep=1)
 @REGIMES
 def test_interrupted_and_resumed(regime, made, text, tmp_path, monkeypatch):
-    """After the first epoch; and in the middle of the second, where a stream's state is on its way."""
+    """A resumed run ends with the rows, parameters and files of an uninterrupted run.
+
+    It is interrupted after the first epoch and, if it reads streams, also within the second, where it carries a state between steps.
+    """
     config, run = small_config(text, regime), tmp_path / "run"
     whole = made(regime)
     steps = whole.result.rows[0]["step"]
@@ -222,7 +231,7 @@ def test_interrupted_and_resumed(regime, made, text, tmp_path, monkeypatch):
         generation.train(config, run, callbacks=[stop])
     assert [row["epoch"] for row in samples.read_samples(run / "samples.jsonl")] == [1, 1]
     assert not (run / "result.json").exists()
-    with (run / "samples.jsonl").open("a") as file:  # as if killed behind the second epoch's samples, before its state was saved
+    with (run / "samples.jsonl").open("a") as file:  # as if killed after writing a sample of epoch 2, but before saving its checkpoint
         file.write(json.dumps({"epoch": 2, "text": "of another try"}) + "\n")
 
     def one_by_one(start, end, every, most):
@@ -263,7 +272,10 @@ def test_nothing_held_out_and_nothing_drawn(text, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_bytes(tmp_path, monkeypatch):
-    """Text in no encoding; and U+2028 and U+0085, which end lines for Python but not in JSON lines."""
+    """A run with byte units reads text that is not UTF-8, and its samples may contain U+2028 and U+0085.
+
+    Python's `str.splitlines` ends a line at these two characters, but they do not end a line of a JSON-lines file.
+    """
     monkeypatch.setattr(plots, "learning_curves", lambda *_: None)
     (tmp_path / "bytes.txt").write_bytes(BYTES)
     sample = {"sample_prompt": 30, "sample_chars": 2}
@@ -351,7 +363,10 @@ def test_a_folder_that_is_no_run(made, tmp_path):
 
 @pytest.mark.slow
 def test_articles_are_read_apart(tmp_path):
-    """The held-out loss is the mean over the articles, each scored from a zero state; the flag needs a stream."""
+    """With `article_resets`, the validation loss is the mean over all characters, with each article scored from a zero state.
+
+    The regime "windows" refuses `article_resets`.
+    """
     articles = ["an old house stood on the hill. " * 9, "the sea was calm, the sky was clear! " * 9, "who goes there? nobody. " * 9]
     for n, article in enumerate(articles * 2):
         (tmp_path / f"{n}.txt").write_text(article + f"and {'x' * n} so it ends.")

@@ -1,4 +1,4 @@
-"""Files and answers of a run of text generation, held against an LSTM written out in NumPy."""
+"""Generated texts, encodings, scores and HTML pages of a text-generation run, compared with an LSTM written in NumPy."""
 
 import json
 import re
@@ -83,7 +83,7 @@ def test_a_text_is_encoded_first(trained):
 
 
 def test_the_model_as_a_module(trained):
-    """The module of a run computes the losses of `score`, and each access gives a new module."""
+    """The module `Trained.model` computes the losses of `score`. Each access to `model` returns a new module."""
     model, ids = trained.model, trained.encode("the cat s")
     logits, _ = model(jnp.asarray(ids, jnp.int32)[None, :-1], deterministic=True)
     nats = -np.asarray(jax.nn.log_softmax(logits[0]))[np.arange(8), ids[1:]]
@@ -95,7 +95,10 @@ def test_the_model_as_a_module(trained):
 
 @pytest.mark.parametrize("recipe", ["source", "lower", "none", "exact"])
 def test_clean_treats_line_ends_as_those_of_the_training_text(recipe, trained):
-    """All recipes but "exact" make every line end a line feed, before "source" makes it a space."""
+    """`clean=True` converts line ends by the recipe of the training text.
+
+    All recipes but "exact" replace every line end by a line feed; "source" then replaces line feeds by spaces.
+    """
     config = replace(trained.config, data=replace(trained.config.data, clean=recipe))
     known = replace(trained, config=config, own=Characters.of(TEXT + "\r\n"))
     wanted = {"source": "the cat sat", "exact": "the cat\r\nsat\r"}.get(recipe, "the cat\nsat\n")

@@ -1,4 +1,4 @@
-"""Pages of trained runs: what they show is what the run computes, and the parameters of each epoch are kept."""
+"""HTML pages about trained runs: they show what the models compute, and can show each epoch, whose parameters the run keeps."""
 
 import dataclasses
 import sys
@@ -84,7 +84,7 @@ def test_a_review(run) -> None:
     blank = run.rebuild(kept_epochs(run, 1).params[0])(jnp.zeros((1, 20), jnp.int32), vectors=jnp.zeros((20, 1, 8)), deterministic=True)
     pads = float(found.strips[0].about.split("padding has ")[1].split(";")[0])
     assert shares.sum() + pads == pytest.approx(whole - float(blank[0]), abs=2e-3)
-    for n, word in enumerate(TEXT.split()):  # the first step is the start of the review
+    for n, word in enumerate(TEXT.split()):  # step 0 is the id that starts every review
         rest = TEXT.split()[:n] + TEXT.split()[n + 1 :]
         assert without[n + 1] == pytest.approx(whole - logit(run, " ".join(rest)), abs=2e-4), word
     assert found.each_step
@@ -118,7 +118,7 @@ def test_other_models_of_reviews(reviews, change, tmp_path: Path) -> None:
     without = np.asarray(found.strips[1].values)
     rest = " ".join(TEXT.split()[1:])
     assert without[1] == pytest.approx(whole - logit(trained, rest), abs=2e-4)
-    if change != "post":  # a model that reads padding after the words changes its mind there
+    if change != "post":  # with padding after the words, the logit still changes after the last word
         assert found.curve.values[-1] == pytest.approx(expit(whole), abs=1e-5)
     assert {layer.name.split(", ")[0] for layer in found.layers} == (
         {"recurrent/layers/0/forward", "recurrent/layers/0/backward"} if change == "bidirectional" else {"recurrent/layers/0"}
@@ -226,7 +226,10 @@ def test_a_series(a_series, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("entries", "want"), [([3], [0]), ([1, 5], [-4, 4]), ([1, 2, 9], [-1, -3, 7])])
 def test_entries_replaced_by_their_neighbours(entries: list[float], want: list[float]) -> None:
-    """An entry at an end has one neighbour, and a single entry none. The network here forecasts the sum of the entries."""
+    """An entry is replaced by the mean of its neighbours, an end by its only neighbour, and a single entry is not replaced.
+
+    The network in this test forecasts the sum of the entries.
+    """
 
     class Total(SeriesNetwork):
         def __init__(self) -> None:
@@ -253,7 +256,7 @@ def test_bad_requests(run, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def measures() -> Iterator[ModuleType]:
-    """The example that measures over held-out data what the pages show for single examples."""
+    """Import the example `inside_runs`, which measures over all held-out data what the pages show for single examples."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(Path(__file__).parents[2] / "examples"))
         yield import_module("inside_runs")
@@ -281,7 +284,7 @@ def test_written_ratings(run, measures) -> None:
 
 
 def test_evidence(run, measures) -> None:
-    """Two reviews: their reach, and the sums of their attributions, are those of their pages."""
+    """For two reviews, the reach and the ratio of the two sums of absolute attributions equal those computed from their pages."""
     rows = sentiment.padded_rows(sentiment.load_reviews(run.config), run.config).test
     assert isinstance(rows, sentiment.Rows)
     two = sentiment.Rows(np.asarray(rows.ids)[:2], rows.labels[:2])

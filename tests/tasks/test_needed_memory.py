@@ -1,4 +1,4 @@
-"""A run that does not fit into memory is refused before anything of it is made; the sizes are those of the arrays."""
+"""Memory check of training runs: the needed sizes follow from array shapes, and a run that does not fit is refused at once."""
 
 import jax
 import numpy as np
@@ -17,7 +17,10 @@ FLAGS = {"parameters": "P", "residuals": "R", "data": "D"}
 def needed(
     monkeypatch, units: int = 8, batch: int = 4, rows: int = 0, free: int = 1, microbatches: int = 1, devices: int = 1, **model
 ) -> str:
-    """The error of a forecast's run where so many bytes are free."""
+    """Return the message of the error that a forecast run raises if `free` bytes of memory are free.
+
+    `rows` is the size of the training data in bytes.
+    """
     config = ForecastConfig(model=ForecastModelConfig(units=units, **model))
     config = ForecastConfig(model=config.model, train=TrainConfig(batch_size=batch, microbatches=microbatches))
     monkeypatch.setattr(machine, "free_memory", lambda: free)
@@ -30,7 +33,7 @@ def needed(
 
 
 def parts(told: str) -> dict[str, int]:
-    """The parts of the needed memory that an error names, in bytes."""
+    """Return the parts of the needed memory that an error message lists, as a dict from name to number of bytes."""
     found = [part.rsplit(" ", 2) for part in told.split("free; ")[1].split(": lower")[0].split(", ")]
     return {name: int(size) for name, size, _ in found}
 
@@ -44,7 +47,7 @@ def test_what_a_run_takes(monkeypatch):
     assert f"parameters {3 * size} B, moments of the optimiser {2 * size + 4} B, residuals of a batch " in told
     assert "training data 20000 B: lower " in told
     residuals = parts(told)["residuals of a batch"]
-    kept = 48 * 4 * 8 * 4  # an array over time, of a batch of 4
+    kept = 48 * 4 * 8 * 4  # bytes of a float32 array (T, B, H) with T = 48, B = 4 and H = 8
     assert 4 * kept < residuals < 20 * kept
     halved = needed(monkeypatch, remat="sqrt")
     assert parts(halved)["residuals of a batch"] < residuals / 2
@@ -55,7 +58,10 @@ def test_what_a_run_takes(monkeypatch):
 
 
 def test_devices_with_memory_of_their_own(monkeypatch):
-    """A GPU holds its rows of the batch and one copy of the data; two CPU devices hold all rows, and with the host three copies."""
+    """The check counts the arrays of one GPU, or those of all CPU devices together.
+
+    One of two GPUs holds half of the residuals and one copy of the data. Two CPU devices and the host hold all residuals and three copies.
+    """
     monkeypatch.setattr(memory, "_shown", lambda count: f"{count} B")
     shared = parts(needed(monkeypatch, rows=10_000, devices=2))
     assert shared["training data"] == 30_000

@@ -1,4 +1,4 @@
-"""Reviews that are packed in rows: the model reads each one as if it were alone, and a run trains on them from files to answers."""
+"""Reviews that are packed in rows: the model reads each one as if it were alone, and a run trains on them and predicts."""
 
 import dataclasses
 
@@ -80,7 +80,10 @@ def test_logits_are_those_of_each_review_alone(reviews, options):
 @pytest.mark.slow(keep=["[max]"])
 @pytest.mark.parametrize("pooling", ["mean", "max", "mean+max"])
 def test_gradients_of_pooled_reviews_are_those_of_each_review_alone(reviews, pooling: str):
-    """Max pooling divides its gradient among equal maxima: zero vectors of one repeated word make many."""
+    """Pooled packed reviews have the gradients of padded reviews, also where max pooling has many equal maxima.
+
+    Max pooling divides its gradient among equal maxima. If all word vectors are zeros, the outputs are zeros at all steps.
+    """
     rows = pack_reviews(reviews.test, 60)
     options = {"units": 5, "embed": 4, "pooling": pooling, "bidirectional": True, "dropout": 0.0, "recurrent_dropout": 0.0}
     made = [
@@ -122,7 +125,7 @@ def test_the_loss_is_the_mean_over_reviews(reviews):
     assert float(metrics["accuracy"]) == pytest.approx(np.mean((logits > 0) == (labels == 1)), rel=1e-6)
     shares = weight_of_reviews(batch[1], weight)
     assert float(shares.sum()) == pytest.approx(1)
-    assert np.unique(np.asarray(shares)).size == 2  # 0, and the same for each review
+    assert np.unique(np.asarray(shares)).size == 2  # 0 for missing reviews, and one weight for all others
 
 
 def test_an_epoch_counts_reviews(reviews):
@@ -134,7 +137,10 @@ def test_an_epoch_counts_reviews(reviews):
 
 
 def test_microbatches_of_packed_reviews(config, reviews):
-    """Rows have different numbers of reviews: the gradient is that of the mean over all reviews of the batch."""
+    """Two microbatches train the same parameters as a whole batch, although rows hold different numbers of reviews.
+
+    The loss is the mean over all reviews of the batch, not the mean over its rows.
+    """
     rows = pack_reviews(reviews.train, 24)
     assert np.unique((rows.labels != NONE).sum(1)).size > 1
     model = SentimentModelConfig(units=5, embed=4, dropout=0.0, recurrent_dropout=0.0)

@@ -1,4 +1,4 @@
-"""`data prepare` says what it found."""
+"""The command `data prepare` prints the sizes of the splits and of the vocabulary."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""The language model that initialises a classifier: its loss, what it learns, and a run that trains both from the command line."""
+"""Language model that initialises a sentiment classifier: its loss, its training, and runs that train both models."""
 
 import dataclasses
 import json
@@ -37,7 +37,7 @@ def test_a_sample_of_all_words_gives_the_whole_softmax() -> None:
     right = logits[np.arange(5), targets]
     np.testing.assert_allclose(losses(np.arange(V), np.full(V, -np.log(V))), np.log(np.exp(logits).sum(1)) - right, rtol=1e-5)
 
-    # a sample of some, of unequal shares: each word's score less the log of its share, the right word counted once
+    # a sample of some words with unequal shares: the log of the share is subtracted from a score, and the correct word counts once
     share, sample = np.asarray([0.1, 0.2, 0.3, 0.1, 0.1, 0.1, 0.1]), [3, 1, 1]
     shifted, want = logits - np.log(share), []
     for row, word in zip(shifted, targets, strict=True):
@@ -47,7 +47,7 @@ def test_a_sample_of_all_words_gives_the_whole_softmax() -> None:
 
 
 def test_windows_cover_the_text() -> None:
-    """Each word but the first is predicted from the words before it once; what fills no window is left out."""
+    """Each word except the first is a target once. Words after the last full window are left out, unless there is no full window."""
     text = np.arange(1, 2 * pretraining.LENGTH + 10)
     windows = pretraining.cut_windows(text)
     assert windows.shape == (2, pretraining.LENGTH + 1)
@@ -59,7 +59,10 @@ def test_windows_cover_the_text() -> None:
 @pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("directions", [1, 2])
 def test_it_learns_and_the_classifier_takes_it(directions: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each next word, and each word before, is certain in a text that repeats six words."""
+    """The language model learns a text that repeats six words, and its parameters initialise all of a classifier but the head.
+
+    In such a text, each word determines the next one and the previous one.
+    """
     for name, value in {"BATCH": 4, "LENGTH": 8, "SAMPLED": 16}.items():
         monkeypatch.setattr(pretraining, name, value)
     text = np.tile(np.arange(1, V), 100).astype(np.int32)
@@ -81,7 +84,7 @@ def test_it_learns_and_the_classifier_takes_it(directions: int, monkeypatch: pyt
 
 
 def test_the_last_word_is_predicted_from_words_before_it_alone() -> None:
-    """The forward direction does not see what follows, the backward direction does not see what precedes; both see the rest."""
+    """Output n of the forward direction depends on the first n + 1 words only, and that of the backward direction on the last n + 1."""
     config = SentimentModelConfig(embed=E, units=H, bidirectional=True)
     made = functional(pretraining.WordLanguageModel(config, V, rngs=pretraining.initial_rngs(0)))
     ids = jnp.asarray(RNG.integers(0, V, (1, 6)))
@@ -111,7 +114,10 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SentimentConfig:
 
 @pytest.mark.slow
 def test_a_run_begins_with_the_language_model(config: SentimentConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that is interrupted in the language model, and again in the classifier, ends with the bits of the uninterrupted one."""
+    """A run first trains the language model, and then the classifier.
+
+    A run that is interrupted and resumed in each of the two trainings ends with the same bits as an uninterrupted run.
+    """
     begun = []
     trained, own_fit = [], pretraining.fit
 
@@ -143,7 +149,7 @@ def test_a_run_begins_with_the_language_model(config: SentimentConfig, tmp_path:
         with pytest.raises(Interrupted):
             sentiment.train(config, tmp_path / "cut", figures=False, resume=True)
     result = sentiment.train(config, tmp_path / "cut", figures=False, resume=True)
-    assert begun == [False, True, True]  # not again after the classifier has a checkpoint
+    assert begun == [False, True, True]  # the language model is not fitted again once the classifier has a checkpoint
     assert result.rows[-1]["validation_loss"] == whole.rows[-1]["validation_loss"]
     jax.tree.map(np.testing.assert_array_equal, result.params, whole.params)
 
@@ -152,7 +158,7 @@ def test_a_run_begins_with_the_language_model(config: SentimentConfig, tmp_path:
 def test_a_signal_after_the_last_step_of_the_language_model(
     config: SentimentConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The classifier does not begin. The run goes on with it, without training the language model again."""
+    """A signal after the last step of the language model ends the run. The resumed run trains the classifier only."""
     make, asked = pretraining._make_evaluate, []
 
     def interrupting(*args):
@@ -178,7 +184,7 @@ def test_a_signal_after_the_last_step_of_the_language_model(
 
 @pytest.mark.slow
 def test_several_devices(config: SentimentConfig) -> None:
-    """The batch is a multiple of their number, and two devices train what one trains."""
+    """Training on two devices gives the same parameters and validation loss as training on one device."""
     text = RNG.integers(1, V, 200).astype(np.int32)
     small = dataclasses.replace(config, model=SentimentModelConfig(embed=4, units=H, bidirectional=True))
     one, two = (pretraining.pretrain(small, V, text, text[:60], make_mesh(devices)) for devices in (1, 2))
@@ -196,7 +202,10 @@ def test_batch_size(devices: int, wanted: int) -> None:
 
 
 def test_memory(config: SentimentConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The language model may need more than the classifier, whose batch is smaller."""
+    """The memory check counts what the language model needs separately from what the classifier needs.
+
+    Longer windows of the language model raise only its own needs.
+    """
     needed = []
     monkeypatch.setattr(memory, "require_free", lambda count, mesh, remedy: needed.append((count, remedy)))
     large = dataclasses.replace(config.model, units=64)
@@ -204,7 +213,7 @@ def test_memory(config: SentimentConfig, monkeypatch: pytest.MonkeyPatch) -> Non
     task.check_memory()
     monkeypatch.setattr(pretraining, "LENGTH", 800)
     task.check_memory()
-    assert [count for count, _ in needed][::2] == [needed[0][0]] * 2  # the classifier needs what it needed
+    assert [count for count, _ in needed][::2] == [needed[0][0]] * 2  # the needs of the classifier are unchanged
     assert needed[3][0] > 2 * needed[1][0]
     assert needed[3][1].endswith("lower --units, or give --microbatches, --remat sqrt or --lm-epochs 0")
 

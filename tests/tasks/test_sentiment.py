@@ -1,4 +1,4 @@
-"""A run from files to answers, held against what can be computed by hand."""
+"""Sentiment runs, from files of reviews to predictions, compared with values computed in NumPy and with Keras."""
 
 import dataclasses
 import json
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """(folder, config, what `train` gave)."""
+    """Train a run, and return (folder, config, result of `sentiment.train`)."""
     root = tmp_path_factory.mktemp("sentiment")
     write_csvs(root / "reviews")
     config = small_config(root / "reviews", root / "cache")
@@ -126,7 +126,7 @@ def test_load_and_evaluate_agree_with_the_last_row(run, trained):
 
 
 def by_hand(trained: sentiment.Trained, text: bytes) -> float:
-    """Ids -> embedding -> LSTM -> Dense -> sigmoid in float64, one review at a time, from the equations."""
+    """Return the probability that a review is positive, computed in float64 from the equations of embedding, LSTM and head."""
     words = text.lower()
     for sign in b'!"#$%&()*+,-./:;<=>?@[\\]^_`{|}~\t\n':
         words = words.replace(bytes([sign]), b" ")
@@ -243,7 +243,7 @@ def test_another_machine_is_refused_unless_allowed(run, tmp_path, monkeypatch):
     found = json.loads((folder / "environment.json").read_text())
     assert {name: found[name] for name in first} == first
     assert [row["cores"] for row in found["resumed"]] == [3]
-    sentiment.train(run[1], folder, resume=True, figures=False)  # it is the run's last one now
+    sentiment.train(run[1], folder, resume=True, figures=False)  # this machine is now the last one of the run
     assert json.loads((folder / "environment.json").read_text()) == found
 
 
@@ -303,7 +303,7 @@ def test_validation_shares_no_movie_and_decides_the_best_epoch(with_movies, tmp_
 
 
 def test_one_feature_is_enough_to_train(run, trained, tmp_path):
-    """Too little for a map in the plane, and no reason to fail at the end of a run."""
+    """For an embedding with one feature, `draw_figures` only leaves out the map in the plane, but `WordSpace.draw` raises an error."""
     folder = RunFolder(Path(shutil.copytree(run[0], tmp_path / "copy")))
     shutil.rmtree(folder.figures)
     table = trained.params["embedding/embedding"][:, :1]
@@ -315,7 +315,7 @@ def test_one_feature_is_enough_to_train(run, trained, tmp_path):
 
 
 def test_initial_parameters_take_the_place_of_drawn_ones(run, tmp_path):
-    """Initial parameters come out again if the learning rate is next to nothing; one that the model lacks leaves no folder."""
+    """A run starts from given initial parameters and draws the others. A wrong name or shape is refused before a folder is made."""
     _, config, result = run
     given = {"embedding/embedding": np.asarray(result.params["embedding/embedding"]) + 1}
     still = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=1, learning_rate=1e-9))
@@ -333,7 +333,11 @@ def test_initial_parameters_take_the_place_of_drawn_ones(run, tmp_path):
 
 
 def test_padded_rows_are_keras_rows_in_keras_order(keras, tmp_path):
-    """Keras sorts nothing it has not shuffled: positive first, by name, then RandomState(113), a shuffle a split."""
+    """Padded rows have the ids and the order of the rows of Keras' IMDB data.
+
+    The order of a split: positive reviews come first, each class is sorted by file name, and then the split is shuffled. One
+    `RandomState(113)` shuffles the training split and then the test split.
+    """
     folder = tmp_path / "reviews"
     folder.mkdir()
     names, words = {}, ["the", "film", "was", "good", "bad"]
@@ -348,7 +352,7 @@ def test_padded_rows_are_keras_rows_in_keras_order(keras, tmp_path):
         config = small_config(folder, tmp_path / "cache")
         options = {"vocabulary": "keras", "num_words": 7, "maxlen": 5, "padding": padding, "truncating": truncating}
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, **options))
-        # a word index of our own is none of the published one: `prepare` would refuse it
+        # our word index is not the published one, so `prepare` must not verify it
         reviews = data.prepare(data=str(folder), vocabulary="keras", num_words=7, cache_dir=str(tmp_path / "cache"), verify=False)
         splits = sentiment.padded_rows(reviews, config)
         shuffler = np.random.RandomState(113)
@@ -375,7 +379,10 @@ def test_the_objective_by_hand():
 @pytest.mark.slow
 @pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the backend with")
 def test_how_long_chunks_last_changes_no_bit(monkeypatch, tmp_path):
-    """Chunks end by the clock; rows of the embedding that lag behind are caught up at fixed steps all the same."""
+    """Results do not depend on where a chunk of steps ends, although the clock decides this.
+
+    The catch-up of embedding rows that have missed optimiser steps happens at fixed steps, not at the ends of chunks.
+    """
     config = SentimentConfig(
         DataConfig("synthetic", maxlen=8), SentimentModelConfig(embed=16, units=4), TrainConfig(epochs=1, batch_size=4, devices=1)
     )

@@ -1,4 +1,4 @@
-"""The server's function gives the logits of the model itself, for any kind of model and any number of reviews."""
+"""The function that `make_server` returns gives the logits of the model, for several kinds of models and numbers of reviews."""
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +47,7 @@ def test_logits(config: SentimentModelConfig) -> None:
 
 
 def test_products_of_a_model_with_a_named_backend() -> None:
-    """The backend stays if it has products in the dtype, else another is chosen."""
+    """`set_products` keeps the named backend of a layer if it has products in the dtype. Otherwise the backend is chosen automatically."""
     compiled = None if native.why_not_products("int8") else "compiled"
     cases = [
         ("hoisted", "bfloat16", "hoisted"),

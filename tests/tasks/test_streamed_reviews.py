@@ -1,4 +1,4 @@
-"""Sentiment runs whose reviews stay in shards: from the command to the answers, with the numbers of the training in memory."""
+"""Sentiment runs that stream reviews from shards, compared with runs that hold the same reviews in memory, and their commands."""
 
 import dataclasses
 import json
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 @pytest.fixture(scope="module")
 def configs(tmp_path_factory: pytest.TempPathFactory) -> tuple[SentimentConfig, SentimentConfig]:
-    """Return a config of shards, and one of the same reviews in memory."""
+    """Return a config that streams reviews from shards, and a config that reads the same reviews into memory."""
     root = tmp_path_factory.mktemp("streamed")
     write_csvs(root / "reviews")
     data.write_review_shards([str(root / "reviews" / "train.csv")], root / "s", [str(root / "reviews" / "test.csv")])
@@ -33,7 +33,10 @@ def configs(tmp_path_factory: pytest.TempPathFactory) -> tuple[SentimentConfig, 
 
 
 def test_a_run(configs, tmp_path: Path) -> None:
-    """A streamed run learns as in memory, its epochs wait for their input, and the run answers without its data."""
+    """A streamed run learns, and records the time that it waits for its input.
+
+    Its vocabulary, word statistics and evaluations are those of the same reviews in memory.
+    """
     streamed, memory = configs
     result = sentiment.train(streamed, tmp_path / "run", figures=False)
     rows = result.rows
@@ -56,7 +59,7 @@ def test_a_run(configs, tmp_path: Path) -> None:
 
 
 def test_batches_are_those_of_the_order(configs) -> None:
-    """The validation split is held out as in memory, and each batch has the rows that the order of the stream names."""
+    """The validation split is that of the same reviews in memory, and a batch consists of the rows that `stream_order.shuffled` names."""
     streamed, memory = (dataclasses.replace(config, data=dataclasses.replace(config.data, validation=0.25)) for config in configs)
     mapped, whole = (sentiment.padded_rows(sentiment.load_reviews(config), config) for config in (streamed, memory))
     assert isinstance(mapped.validation, sentiment.Rows)
@@ -74,7 +77,7 @@ def test_batches_are_those_of_the_order(configs) -> None:
 
 
 def test_memory_of_the_data(configs) -> None:
-    """Only the validation and test splits count, and they are not read for it."""
+    """Only the validation and test splits count as data in memory, and their size is computed without reading them."""
     streamed, _ = configs
     reviews = sentiment.load_reviews(streamed)
     for share, count in ((0.0, 80), (0.25, 60 + 80)):

@@ -1,4 +1,7 @@
-"""A text as examples: windows are those of `data.windows`, streams go on where they ended; losses and gradients against a plain loop."""
+"""Training examples and objectives of a text that is read in windows or as streams.
+
+Windows are compared with those of `data.windows`; losses, states and gradients with direct computations.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +31,7 @@ def made_ids(n: int) -> np.ndarray:
 
 
 def made_model(**config) -> tuple[dict, CharGenerator, object]:
-    """Parameters large enough that each character counts, the model that has them, rebuild."""
+    """Return random parameters, the model with them, and `rebuild`. The parameters are so large that each character affects the loss."""
     params, rebuild = functional(CharGenerator(GenerationModelConfig(units=6, **config), V, rngs=nnx.Rngs(params=1)))
     rng = np.random.default_rng(1)
     params = {name: jnp.asarray(rng.standard_normal(array.shape), jnp.float32) for name, array in sorted(params.items())}
@@ -67,7 +70,7 @@ def test_an_epoch_of_windows_reads_each_once():
 @given(st.integers(0, 300), st.sampled_from([1, 2, 5, 9]), st.integers(1, 6))
 def test_streams_go_on_where_they_ended(n, length, batch):
     text = made_ids(n)
-    steps = (n - length) // (batch * length)  # as many as fit behind the furthest beginning
+    steps = (n - length) // (batch * length)  # as many as fit after the largest shift
     if steps < 1:
         needs = f"text: {n} characters; {batch} streams of {length} characters need {(batch + 1) * length}: give more text, a smaller"
         with pytest.raises(InputError, match=needs):
@@ -110,7 +113,7 @@ def test_a_text_without_a_window():
 
 
 def by_hand(logits, targets) -> tuple[np.ndarray, np.ndarray]:
-    """Nats and hits in float64."""
+    """Return the cross-entropy in nats, and whether the prediction is correct, for each target; computed in float64."""
     z, targets = np.asarray(logits, np.float64), np.asarray(targets)
     return np.log(np.exp(z).sum(-1)) - np.take_along_axis(z, targets[..., None], -1)[..., 0], z.argmax(-1) == targets
 
@@ -184,7 +187,7 @@ def test_the_gradient_ends_where_a_chunk_begins():
     chunks = [examples.gather(jnp.asarray(examples.arrays), rows) for rows in order.rows]
 
     def step(params, ids, state):
-        """Mean nats of a chunk, and the state after it."""
+        """Return the mean cross-entropy of a chunk in nats, and the state after the chunk."""
         logits, after = rebuild(params)(ids[:, :-1], state=state, deterministic=True)
         return optax.softmax_cross_entropy_with_integer_labels(logits, ids[:, 1:]).mean(), after
 
@@ -203,11 +206,11 @@ def test_the_gradient_ends_where_a_chunk_begins():
     state = run_steps(state, text, order, 0, 2, key)
     for name, array in wanted.items():
         np.testing.assert_allclose(state.params[name], array, rtol=0, atol=1e-6)
-    assert max(float(jnp.abs(part).max()) for part in across.values()) > 1e-3  # it would show
+    assert max(float(jnp.abs(part).max()) for part in across.values()) > 1e-3  # the cut gradient is large enough to be noticed
 
 
 def test_streams_are_reset_where_articles_begin():
-    """The flags of a batch follow the characters; the loss after a reset is that of a zero state, whatever came before."""
+    """The resets of a batch mark the beginnings of articles. After a reset the model starts from a zero state, whatever its state was."""
     text, starts = made_ids(60), np.array([0, 7, 21, 22, 48])
     examples = stream_examples(text, 5, 4, starts)
     arrays = jax.tree.map(jnp.asarray, examples.arrays)

@@ -1,4 +1,4 @@
-"""Trees that checkpoints are made of."""
+"""Pytrees that tests save in checkpoints, and a bitwise comparison of two pytrees."""
 
 from collections import namedtuple
 
@@ -11,7 +11,7 @@ Pair = namedtuple("Pair", "mu nu")
 
 
 def make_state(seed: int):
-    """A tree with each dtype, sharded and replicated leaves, and the bit patterns that a careless copy loses."""
+    """Return a pytree with leaves of several dtypes, sharded, replicated and on the host, and with bits that a careless copy loses."""
     mesh = Mesh(np.array(jax.devices()), ("batch",))
     rows, all_over = NamedSharding(mesh, PartitionSpec("batch")), NamedSharding(mesh, PartitionSpec())
     rng = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""Carry from a step to the next one, over epochs: begun anew in each, saved within one, and the caller's own left alone."""
+"""Carry from step to step: each epoch begins with the given carry, checkpoints store the carry, and the given arrays stay unchanged."""
 
 import dataclasses
 import os
@@ -27,7 +27,10 @@ METRICS = ("loss", "accuracy", "seen")
 
 
 def objective(params, batch, weight, key, carry):
-    """Noisy logits to which half of those of the step before are added; how many steps each row of the carry has seen."""
+    """Return the loss, and a pair of the metrics and the new carry. Half of the logits in the carry is added to the noisy logits.
+
+    The entry "seen" of the carry counts the steps, and its weighted mean before the step is a metric.
+    """
     ids, labels = batch
     z = logits(params, ids) + 0.1 * jax.random.normal(key, labels.shape) + carry["logits"] / 2
     loss = (optax.sigmoid_binary_cross_entropy(z, labels.astype(z.dtype)) * weight).sum()
@@ -55,14 +58,14 @@ def uninterrupted(tmp_path_factory) -> tuple[FitResult, dict]:
 
 
 def test_each_epoch_begins_with_the_given_carry(uninterrupted):
-    """Six steps see 100 .. 105 before them, the last of them with 2 rows of 4."""
+    """In each epoch, the six steps find the counts 100 .. 105 in the carry, since the given counts are 100. The last step has 2 rows."""
     seen = (4 * (100 + 101 + 102 + 103 + 104) + 2 * 105) / COUNT
     assert [row["train_seen"] for row in uninterrupted[0].rows] == pytest.approx([seen] * 3, rel=1e-6)
     assert sum("carry" in name for name in uninterrupted[1]) == 2
 
 
 def test_the_losses_of_an_epoch_by_hand():
-    """Without noise or learning to speak of, from the order that the seed gives."""
+    """The training loss of each epoch equals one computed by NumPy in the same order of rows, without noise and almost without learning."""
 
     def quiet(params, batch, weight, key, carry):
         return objective(params, batch, weight, key, carry | {"logits": carry["logits"] - 0.2 * jax.random.normal(key, weight.shape)})
@@ -88,7 +91,7 @@ def test_the_losses_of_an_epoch_by_hand():
 
 
 def test_a_signal_in_the_middle_of_an_epoch(uninterrupted, tmp_path, monkeypatch):
-    """After step 9 of 18, the third of the second epoch."""
+    """A run that is interrupted after step 9 of 18, within epoch 2, resumes with the saved carry and equals an uninterrupted run."""
 
     def one_by_one(start, stop, every, most):
         for step in range(start, stop):
@@ -118,7 +121,7 @@ def test_a_signal_in_the_middle_of_an_epoch(uninterrupted, tmp_path, monkeypatch
 @pytest.mark.parametrize("devices", [1, 2])
 @pytest.mark.parametrize("kind", [np.asarray, jnp.asarray])
 def test_the_caller_s_carry_is_left_as_it_was(kind, devices):
-    """Wide enough for whole pages, which JAX may share with NumPy instead of copying them."""
+    """Training leaves the caller's carry unchanged, even if its arrays fill whole pages of memory, which JAX may share with NumPy."""
 
     def wide(params, batch, weight, key, carry):
         loss, (metrics, after) = objective(params, batch, weight, key, {name: array[:, 0] for name, array in carry.items()})

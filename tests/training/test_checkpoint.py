@@ -1,4 +1,4 @@
-"""A checkpoint comes back bit by bit, or the one before it does: flipped bits, lost files, other models."""
+"""Checkpoints are restored bit by bit. In place of a damaged one, an older one is restored. The checkpoint of another model is refused."""
 
 import os
 import random
@@ -184,7 +184,7 @@ def test_saving_over_a_damaged_step_mends_it(folder):
 
 
 def test_a_manifest_that_is_gone_is_told(folder):
-    """The older checkpoint is loaded, and what is left of the newer one is named."""
+    """If the newest checkpoint has lost its manifest, the older one is restored, and the step of the newest is listed as `unfinished`."""
     (folder / "12.manifest.json").unlink()
     found = checkpoint.restore(folder, make_state(0))
     assert (found.step, found.unfinished, found.rejected) == (7, (12,), ())
@@ -249,7 +249,7 @@ def test_a_sharding_that_does_not_divide_is_the_users_error(tmp_path):
 
 
 def test_each_process_asks_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that has found damage itself asks, too: the others wait for its answer."""
+    """Each process tells the others whether it has found damage, even if it has found some itself, because the others wait for it."""
     asked = []
     monkeypatch.setattr(processes, "largest", lambda *numbers: asked.append(numbers) or (1,))
     assert store._agreed("cut off") == "cut off"

@@ -1,4 +1,4 @@
-"""A folder of checkpoints belongs to one training: a new one needs an empty folder, and two at once are refused."""
+"""A checkpoint folder belongs to one training: a new one needs a folder without checkpoints, and two cannot use one at the same time."""
 
 import dataclasses
 import hashlib
@@ -21,11 +21,14 @@ LONG, SHORT = dataclasses.replace(CONFIG, epochs=2), dataclasses.replace(CONFIG,
 
 
 def test_a_new_training_needs_a_folder_without_checkpoints(tmp_path: Path) -> None:
-    """Checkpoints of an older training, with higher steps, would be kept instead of the new ones, and a resumption would return them."""
+    """A new training refuses a folder that holds checkpoints of another training.
+
+    Otherwise the older checkpoints, if their steps are higher, would be kept instead of the new ones, and a resumption would load them.
+    """
     first = train(LONG, checkpoints=tmp_path / "old")
     before = leaf_sums(tmp_path / "old")
     message = rf"^checkpoint folder {tmp_path / 'old'}: holds checkpoints of a training; give resume=True to continue it, or name another"
-    for gone in ("", "latest", "best"):  # one of the two is enough
+    for gone in ("", "latest", "best"):  # checkpoints in one of the folders "latest" and "best" are enough
         if gone:
             (tmp_path / "old" / gone).rename(tmp_path / "aside")
         with pytest.raises(InputError, match=message):
@@ -43,7 +46,7 @@ def test_a_new_training_needs_a_folder_without_checkpoints(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("resume", [False, True])
 def test_two_trainings_at_once(resume: bool, tmp_path: Path) -> None:
-    """The second is refused, the first goes on, and no lock is left."""
+    """A second training in the same folder is refused, the first goes on, and no lock is left."""
     refused = []
 
     def second(record) -> None:
@@ -65,7 +68,7 @@ def test_a_folder_that_is_a_file(tmp_path: Path) -> None:
 
 
 def test_a_manifest_of_other_content_is_damaged(tmp_path: Path) -> None:
-    """A manifest of other content with a right checksum is damaged."""
+    """A manifest with unexpected content counts as damaged, even if its checksum is right."""
     train(SHORT, checkpoints=tmp_path)
     path = sums.manifest_path(tmp_path / "latest", 6)
     good = json.loads(path.read_text().partition("\n")[2])

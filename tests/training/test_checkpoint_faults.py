@@ -115,7 +115,10 @@ def test_a_limit_of_files_is_noticed_before_anything_is_written(folder, monkeypa
     [(errno.EFBIG, r"File too large; allow larger files \(ulimit -f\)"), (errno.EIO, "Input/output error; name a folder")],
 )
 def test_errors_that_tensorstore_reports_are_said_in_a_line(code, message, folder, monkeypatch):
-    """Also where other threads of orbax are still at it: what they say of the event loop is nothing to a user."""
+    """A file error that TensorStore reports with an error number becomes an error of one line.
+
+    Threads of Orbax that still run may then raise "Event loop is closed", which is not shown to the user. Other errors are shown.
+    """
 
     def failing(*_):
         with arrays.quiet():

@@ -1,4 +1,4 @@
-"""Collectives of a training step: none grows with the vocabulary, and the gradients are summed in one call."""
+"""Collectives of a training step: none grows with the vocabulary, and a single all-reduce sums the gradients."""
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +44,7 @@ def test_collectives_of_a_step() -> None:
 
 
 def expected(others: int, metrics: int) -> list[tuple[str, int]]:
-    """Return the collectives of a step on two devices, for parameters with `others` entries beside the table."""
+    """Return the expected collectives of a step on two devices, with `others` parameters outside the table and `metrics` metrics."""
     vectors = 4 * (BATCH // 2) * LENGTH * EMBED  # a device's part of the word vectors
     ids = 4 * BATCH * LENGTH
     return [("all-gather", ids), ("all-reduce", 4 * (others + metrics)), ("all-to-all", vectors), ("all-to-all", vectors)]
@@ -62,7 +62,10 @@ LOOKUPS = {
 @pytest.mark.skipif("compiled" not in BACKENDS, reason="the row-sparse update needs the compiled code")
 @pytest.mark.parametrize("lookup", LOOKUPS)
 def test_collectives_of_the_public_step(lookup: str) -> None:
-    """The embedding table is found, and however the model looks up its rows, the vectors are exchanged once in each direction."""
+    """For each kind of lookup, the step finds the embedding table, and the devices exchange vectors in only two all-to-all operations.
+
+    One operation exchanges the vectors, and the other their gradients.
+    """
 
     def loss_fn(params, ids, labels):
         vectors = LOOKUPS[lookup](params["embedding"], ids)
@@ -80,7 +83,7 @@ def test_collectives_of_the_public_step(lookup: str) -> None:
 
 
 def test_collectives_of_a_text() -> None:
-    """Types of all sizes, tuples, scalars, and the asynchronous form of a GPU; other operations are left out."""
+    """`collectives` reads dtypes of all sizes, tuples, scalars and the asynchronous operations of a GPU, and skips other operations."""
     text = """
       %a = f32[8,4]{1,0} all-gather(%x), replica_groups={{0,1}}
       %b = (bf16[3]{0}, f32[]) all-reduce(%y, %z), to_apply=%add

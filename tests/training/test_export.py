@@ -1,4 +1,4 @@
-"""Training steps of the tasks as programs for other platforms, made on a CPU: each has its platform's own path, never the CPU's calls."""
+"""Training steps of the tasks, exported and lowered on a CPU for several platforms: only a step lowered for the CPU calls compiled code."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ from lstm_jax.training.state import create_state
 from lstm_jax.training.step import no_rows_behind, row_sparse, steps_program
 
 BATCH, STEPS, WORDS = 4, 2, 1100
-"""Sizes; the words are enough for the embedding to be updated by compiled code."""
+"""Batch size, number of steps, and number of words, which is large enough for a row-sparse update of the embedding by compiled code."""
 
 
 def _order() -> Order:
@@ -29,7 +29,7 @@ def _order() -> Order:
 
 
 def _program(task: str, dropout: float) -> tuple[Any, tuple[Any, ...]]:
-    """Return the program of two training steps and its arguments."""
+    """Return the jitted program of two training steps of a task, and the arguments of the program."""
     rng = np.random.default_rng(0)
     optimizer = make_optimizer(TrainConfig(batch_size=BATCH), STEPS)
     options: dict[str, Any] = {"units": 8, "dropout": dropout, "recurrent_dropout": dropout}
@@ -70,7 +70,7 @@ def test_training_step(task: str, dropout: float) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["sentiment", "generation"])
 def test_both_paths_give_the_same(task: str) -> None:
-    """The exported program, plain JAX, trains as the compiled one does."""
+    """The exported program, which is plain JAX, gives the same training state as the program with compiled code, up to rounding."""
     program, arguments = _program(task, 0.2)
     exported = jax.export.export(program, platforms=["cpu"])(*arguments)
     got, want = exported.call(*arguments), program(*arguments)

@@ -1,4 +1,4 @@
-"""Batches fed from the host train as those on the devices do; orders that need little memory read each example once."""
+"""Training with batches fed from the host against training with examples on the devices, and orders of examples that need little memory."""
 
 import dataclasses
 from typing import Any
@@ -35,7 +35,7 @@ def untimed(rows) -> list[dict]:
 
 
 def assert_close(fed, resident) -> None:
-    """Equal but for rounding: XLA compiles the sum of a loss in another order where the rows come from an argument."""
+    """Assert that two results of `fit` agree up to rounding: XLA sums a loss in another order if its rows come from an argument."""
     for name, param in resident.params.items():
         np.testing.assert_allclose(fed.params[name], param, rtol=1e-5, atol=1e-6)
     for left, right in zip(untimed(fed.rows), untimed(resident.rows), strict=True):
@@ -45,7 +45,10 @@ def assert_close(fed, resident) -> None:
 @pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("steps", [1, 4, 100])
 def test_fed_batches_train_as_resident_ones(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In groups of 1 and 4 of the 6 steps of an epoch, the last of which is not full, and in one group."""
+    """Training with batches fed from the host agrees with training on resident examples, up to rounding.
+
+    The 6 steps of an epoch are fed in groups of 1 step, in groups of 4 steps, the last of which is not full, and in a single group.
+    """
     monkeypatch.setattr(feeding, "FED_STEPS", steps)
     fed, resident = train(True), train(False)
     assert_close(fed, resident)
@@ -87,7 +90,7 @@ def test_groups_hold_what_the_order_says(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_which_source(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several processes always read their own rows."""
+    """Examples are fed from the host if they are streamed, and always if there are several processes, each of which reads its own rows."""
     made, mesh = tiny(), sharding.make_mesh(1)
     examples = Examples.of_rows(made.data)
     assert isinstance(make_source(examples, mesh, 4), OnDevices)
@@ -100,7 +103,10 @@ def test_which_source(monkeypatch: pytest.MonkeyPatch) -> None:
 @settings(deadline=None, max_examples=40)
 @given(st.integers(1, 900), st.integers(1, 64), st.integers(0, 99))
 def test_a_shuffled_order_reads_each_example_once(count: int, batch: int, seed: int) -> None:
-    """In small blocks and windows, so that there are several of both, and a rest that fills neither."""
+    """A shuffled order reads each example once, and any part of it can be computed without the steps before it.
+
+    Blocks and windows are small here, so that there are several of each, and a remainder that fills neither.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stream_order, "BLOCK", 8)
         patch.setattr(stream_order, "WINDOW", 4)
@@ -112,13 +118,13 @@ def test_a_shuffled_order_reads_each_example_once(count: int, batch: int, seed: 
         np.testing.assert_allclose(np.asarray(whole.weight).sum(1), 1, rtol=1e-6)
         assert np.asarray(whole.examples).tolist() == real.sum(1).tolist()
         middle = steps // 2
-        again = stream_order.shuffled(key, count, batch)  # from anywhere in the epoch
+        again = stream_order.shuffled(key, count, batch)  # a plan can begin anywhere in the epoch
         for parts in zip(again(middle, steps)[:3], whole[:3], strict=True):
             np.testing.assert_array_equal(parts[0], np.asarray(parts[1])[middle:])
 
 
 def test_a_shuffled_order_mixes() -> None:
-    """Each batch has examples from all parts of the data, and two epochs differ."""
+    """In a shuffled order, each batch has examples from all parts of the data, and two keys give different orders."""
     count, batch = 1_000_000, 256
     first, other = (np.asarray(stream_order.shuffled(jax.random.key(seed), count, batch)(0, 8).rows) for seed in (0, 1))
     assert (first != other).mean() > 0.99
@@ -128,7 +134,7 @@ def test_a_shuffled_order_mixes() -> None:
 
 
 def test_streams_are_read_in_their_chunks() -> None:
-    """The order of `streams` is that of `data.stream_chunks`, moved by one random number of characters."""
+    """`streams` reads the chunks in the order of `data.stream_chunks`, with all positions shifted by one random number of characters."""
     size, length, batch = 1000, 7, 4
     chunks = data.stream_chunks(size - length + 1, length, batch)
     shifts = set()

@@ -1,4 +1,4 @@
-"""Search for embedding tables: which uses of a parameter are lookups, and gradients by rows against those of the whole table."""
+"""Search for embedding tables: which uses of a parameter are lookups, and gradients of looked-up rows against that of the whole table."""
 
 from collections.abc import Callable
 
@@ -38,7 +38,7 @@ LOOKS: dict[str, Callable] = {
     "flax.linen": lambda p, ids: linen.Embed(ROWS, COLUMNS).apply({"params": {"embedding": p["table"]}}, ids),
     "vmap twice, as Equinox": lambda p, ids: jax.vmap(jax.vmap(lambda one: p["table"][one]))(ids),
 }
-"""Ways to look up rows."""
+"""Functions that use the table only to look up rows."""
 OTHERS: dict[str, Callable] = {
     "a penalty": lambda p, ids: p["table"][ids] + (p["table"] ** 2).sum(),
     "a product with the table": lambda p, ids: p["table"][ids] @ p["table"].T,
@@ -53,7 +53,7 @@ OTHERS: dict[str, Callable] = {
     "filled with zeros": lambda p, ids: p["table"].at[ids].get(mode="fill", fill_value=0),
     "in another dtype": lambda p, ids: p["table"].astype(jnp.bfloat16)[ids].astype(jnp.float32),
 }
-"""Uses for which the gradient of the whole table is needed, or not worth to be avoided."""
+"""Functions in which `find_lookups` finds no table: they need the gradient of the whole table, or avoiding it is not worth the effort."""
 
 
 def _with(layer: nnx.Module, table: jax.Array):
@@ -67,7 +67,7 @@ def _loss(look: Callable, p: dict[str, jax.Array], ids: jax.Array):
 
 
 def _by_rows(look: Callable, p: dict[str, jax.Array], ids: jax.Array):
-    """Value, further results and gradients, with the gradient of the table put together from its rows."""
+    """Return the value, further results and gradients of the loss. The table's gradient is put together from those of looked-up rows."""
     found = find_lookups(lambda p, ids: _loss(look, p, ids), p, ids)
     assert found is not None
     assert found.table == "table"
@@ -88,7 +88,7 @@ def _by_rows(look: Callable, p: dict[str, jax.Array], ids: jax.Array):
 @pytest.mark.parametrize("look", LOOKS)
 @pytest.mark.parametrize("ids", ["inside", "negative", "outside"])
 def test_gradients_by_rows(look: str, ids: str, peer_rules) -> None:
-    """Value, results and gradients of every way to look up rows are those of the whole table, for each kind of index."""
+    """For each way to look up rows and each kind of index, `_by_rows` gives the results of `jax.value_and_grad`, up to rounding."""
     given = {"inside": IDS, "negative": IDS - ROWS, "outside": np.where(IDS == 5, ROWS + 7, IDS)}[ids]
     if (look in ("at get", "flax.linen") and ids == "negative") or (look == "flax.linen" and ids == "outside"):
         pytest.skip("undefined by contract, or refused by the peer")
@@ -104,7 +104,7 @@ def test_gradients_by_rows(look: str, ids: str, peer_rules) -> None:
 
 @pytest.mark.parametrize(("rows", "dtype"), [(256, "uint8"), (300, "uint8"), (300, "int8"), (40_000, "int16"), (300, "uint32")])
 def test_indices_of_small_types(rows: int, dtype: str) -> None:
-    """The number of rows may lie outside the range of the indices' type."""
+    """Indices are read correctly, even if the number of rows of the table is outside the range of their integer type."""
     p = {"table": jnp.arange(rows * 64, dtype=jnp.float32).reshape(rows, 64), "w": jnp.ones(64)}
     ids = jnp.asarray([[3, 100, 0]]).astype(dtype)
     found = find_lookups(lambda p, ids: _loss(LOOKS["take"], p, ids), p, ids)
@@ -115,7 +115,7 @@ def test_indices_of_small_types(rows: int, dtype: str) -> None:
 @pytest.mark.parametrize(("mode", "want"), [("clip", ROWS - 1), ("fill", ROWS)])
 @pytest.mark.parametrize("large", [2**32 - 1, 2**32 + 5])
 def test_indices_beyond_int32(large: int, mode: str, want: int, x64: None) -> None:
-    """An index beyond the range of int32 is outside of the table, and does not become another row."""
+    """An index beyond the range of int32 is treated as outside the table, and does not wrap around to another row."""
     for ids in (np.array([[large, 1]]), np.array([[large, 1]], np.uint32 if large < 2**32 else np.uint64)):
         p, given = _params(w=jnp.ones(COLUMNS, jnp.float32)), jnp.asarray(ids)
         found = find_lookups(lambda p, ids: _loss(lambda p, ids: jnp.take(p["table"], ids, axis=0, mode=mode), p, ids), p, given)
@@ -124,7 +124,7 @@ def test_indices_beyond_int32(large: int, mode: str, want: int, x64: None) -> No
 
 
 def test_rows_of_nan() -> None:
-    """An index outside the table gives a row of NaN and no gradient of the table, as in JAX."""
+    """An index outside the table gives a row of NaN, as in JAX, and is replaced by the number of rows, so that no row gets its gradient."""
     p, ids = _params(), jnp.asarray([[1, ROWS + 1]], jnp.int32)
     found = find_lookups(lambda p, ids: _loss(LOOKS["take"], p, ids), p, ids)
     assert found is not None
@@ -159,7 +159,7 @@ def test_the_largest_table_counts() -> None:
 
 
 def test_a_loss_with_effects() -> None:
-    """A loss with effects, such as a print, is not traced into lookups, since its jaxpr is evaluated twice."""
+    """`find_lookups` returns None for a loss with side effects, such as a print, because they would happen twice."""
 
     def loss(p, ids):
         jax.debug.print("read")

@@ -1,4 +1,4 @@
-"""Epochs: rows, early stopping, checkpoints, interrupts; a resumed run equals the uninterrupted one bit by bit."""
+"""Training loop: rows of metrics, early stopping, checkpoints, interrupts. A resumed run equals an uninterrupted one bit by bit."""
 
 import dataclasses
 import json
@@ -36,14 +36,14 @@ def train(config: TrainConfig = CONFIG, made: Tiny | None = None, loss=objective
 
 
 def evaluate(params) -> dict[str, float]:
-    """Loss over all rows, without noise."""
+    """Return the mean loss over all rows, without noise."""
     ids, labels = tiny().data
     z = logits(params, jnp.asarray(ids))
     return {"test_loss": float(optax.sigmoid_binary_cross_entropy(z, jnp.asarray(labels, jnp.float32)).mean())}
 
 
 def leaf_sums(folder: Path) -> dict[str, Any]:
-    """SHA-256 of every array of the newest checkpoint: parameters, moments, step, totals, best parameters."""
+    """Return the SHA-256 of each array in the newest checkpoint: parameters, moments, step, totals, best parameters."""
     newest = checkpoint.steps(folder / "latest")[-1]
     return json.loads((folder / "latest" / f"{newest}.manifest.json").read_text().partition("\n")[2])["leaves"]
 
@@ -91,7 +91,7 @@ def test_rows_have_the_documented_metrics(uninterrupted):
 
 
 def test_train_metrics_are_means_over_rows():
-    """22 rows in batches of 4: the two rows of the last batch weigh as much as any other row."""
+    """Training metrics are means over all 22 rows: in batches of 4, the two rows of the last batch weigh as much as any other row."""
     made = tiny()
     config = dataclasses.replace(CONFIG, epochs=2, optimizer="sgd", learning_rate=1e-12)
     result = train(config, made, quiet_objective)
@@ -137,7 +137,7 @@ def test_derived_metrics_join_the_row():
 
 
 def test_an_order_of_their_own():
-    """Each epoch has a key of its own, and reads what the examples make of it."""
+    """Examples may have an `order` of their own: it gets a different key in each epoch, and the epoch reads the rows that it returns."""
     keys = []
 
     def order(key, count, batch_size):
@@ -194,7 +194,7 @@ def test_resuming_a_run_that_stopped_early_does_not_go_on(tmp_path):
     assert_bits(again.params, first.params)
 
 
-@pytest.mark.parametrize("patience", [3, 2, 0])  # a patience of 2 ends with the last of the 3 epochs
+@pytest.mark.parametrize("patience", [3, 2, 0])  # a patience of 2 runs out only at the end of the last of the 3 epochs
 def test_all_epochs_run_when_patience_lasts(patience):
     result = train(dataclasses.replace(CONFIG, patience=patience), evaluate=lambda params: {"held_loss": 1.0}, monitor="held_loss")
     assert (len(result.rows), result.best_epoch, result.stopped_early) == (3, 1, False)
@@ -235,7 +235,10 @@ def test_a_second_sigint_stops_at_once():
 
 
 def test_a_signal_in_the_middle_of_an_epoch(uninterrupted, tmp_path, monkeypatch):
-    """Stretches of one step; the signal comes in step 9 of 18, which is the third of the second epoch."""
+    """A run that a signal interrupts within an epoch saves its state after the current step, and gives the same bits when resumed.
+
+    Chunks have one step here. The signal comes in step 9 of 18, which is the third step of the second epoch.
+    """
 
     def one_by_one(start, stop, every, most):
         for step in range(start, stop):
@@ -251,7 +254,7 @@ def test_a_signal_in_the_middle_of_an_epoch(uninterrupted, tmp_path, monkeypatch
     assert checkpoint.steps(tmp_path / "latest") == [6, 9]
     result = train(resume=True, **options)
     assert_same_as(uninterrupted, result, tmp_path)
-    row = result.rows[1]  # three of its six steps were done before
+    row = result.rows[1]  # three of the six steps of this epoch were done before the resumption
     assert row["examples_per_second"] == pytest.approx((COUNT - 3 * 4) / row["seconds"])
 
 
@@ -320,7 +323,7 @@ def test_resume_without_a_checkpoint_starts_anew(uninterrupted, tmp_path):
 @pytest.mark.slow(keep=2)
 @pytest.mark.parametrize("name", ["[x]", "a*b?", "back\\slash", "line\nbreak", "not utf-8 \udcff"])
 def test_folders_of_any_name(name, tmp_path):
-    """Orbax reads "[x]" as a pattern and saved what it could not read."""
+    """A run is saved and resumed in a folder of any name, although Orbax takes a name such as "[x]" for a glob pattern."""
     (tmp_path / "axb!").mkdir()
     config = dataclasses.replace(CONFIG, epochs=1)
     first = train(config, checkpoints=tmp_path / name)
@@ -372,6 +375,6 @@ def test_chunks_cover_every_step_once_and_end_at_checkpoints(start, stop, every)
 
 
 def test_chunks_end_where_the_examples_do():
-    """A chunk stays within a group of 4 steps."""
+    """A chunk of steps ends where the argument `most` of `_chunks` says, here at the end of each group of 4 steps."""
     parts = list(loop._chunks(1, 10, 0, lambda step: (step // 4 + 1) * 4))
     assert parts == [(1, 4), (4, 8), (8, 10)]

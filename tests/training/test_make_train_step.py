@@ -63,7 +63,7 @@ def assert_near(got: nnx.Module, want: nnx.Module, far: float) -> None:
 
 
 def _own_loop(model: nnx.Module, transformation, steps: int) -> nnx.Module:
-    """Train as Flax' documentation shows."""
+    """Train a model with the loop that Flax' documentation shows, and return the model."""
     optimizer = nnx.Optimizer(model, transformation, wrt=nnx.Param)
 
     @nnx.jit
@@ -94,7 +94,7 @@ def test_the_step_is_that_of_a_loop_of_ones_own(rate: float, x64: None, peer_rul
         wanted = _own_loop(Classifier(rate, param_dtype=jnp.float64), optax.adam(1e-2), 35)
     assert step.table == ("embed/embedding" if "compiled" in BACKENDS else "")
     assert_near(step.model(state), wanted, 1e-10)
-    assert all((value[...] == before[path][...]).all() for path, value in _params(model).items())  # the model given is not changed
+    assert all((value[...] == before[path][...]).all() for path, value in _params(model).items())  # the given model is not changed
     counts = [value[...] for path, value in nnx.to_flat_state(nnx.state(step.model(state), nnx.RngCount))]
     assert counts == [value[...] for path, value in nnx.to_flat_state(nnx.state(wanted, nnx.RngCount))]
 
@@ -103,7 +103,7 @@ def test_the_step_is_that_of_a_loop_of_ones_own(rate: float, x64: None, peer_rul
 @pytest.mark.parametrize("embed", [nnx.Embed, Embedding])
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_many_steps_a_call(embed, name: str) -> None:
-    """Many steps in a call are those of single calls, and the state goes on from either."""
+    """`many` gives the losses and parameters of single steps, up to rounding, and continues a state that a single step has made."""
     one, many = (lstm_jax.make_train_step(Classifier(0.2, embed), mean, OPTIMIZERS[name]) for _ in range(2))
     first, second, single = one.init(), many.init(), []
     for n in range(36):
@@ -120,7 +120,10 @@ def test_many_steps_a_call(embed, name: str) -> None:
 
 @pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the row-sparse update with")
 def test_rows_wait_until_they_are_read() -> None:
-    """A row that no batch reads moves on only by momentum: as dense Adam has it at the end, and not before."""
+    """A row that batches do not look up misses steps. The method `model` lets it catch up, and it then equals that of dense Adam.
+
+    Until then, the row in the state lacks the changes that dense Adam makes by momentum.
+    """
     step = lstm_jax.make_train_step(Classifier(), mean, lstm_jax.adam(1e-2))
     dense = lstm_jax.make_train_step(Classifier(), mean, optax.adam(1e-2))
     state, other = step.init(), dense.init()
@@ -138,7 +141,7 @@ def test_rows_wait_until_they_are_read() -> None:
 
 
 def test_two_devices() -> None:
-    """A batch sharded over two devices takes the same steps."""
+    """Steps with batches sharded over two devices give the parameters of steps on one device, up to rounding."""
     models = []
     for mesh in (None, sharding.make_mesh(2)):
         step = lstm_jax.make_train_step(Classifier(0.2), mean, lstm_jax.adam(1e-2), mesh=mesh)
@@ -153,7 +156,7 @@ def test_two_devices() -> None:
 
 
 def test_further_results_and_variables() -> None:
-    """The step returns the further results of the loss function; running means move on from step to step."""
+    """A step returns the further results of the loss function, and updates the running mean of batch normalisation."""
 
     class Normed(nnx.Module):
         def __init__(self):
@@ -180,7 +183,7 @@ def test_further_results_and_variables() -> None:
 
 
 def test_a_pytree_of_parameters(peer_rules) -> None:
-    """A model of Flax Linen, as a pytree of parameters and a function."""
+    """A Flax Linen model, given as a pytree of parameters, takes the steps of a plain loop with `optax.adam`, up to rounding."""
 
     class Model(linen.Module):
         @linen.compact
@@ -206,7 +209,7 @@ def test_a_pytree_of_parameters(peer_rules) -> None:
 
 
 class Pair(NamedTuple):
-    """A pytree whose leaves do not have the order of their names."""
+    """Pytree whose fields are not in the alphabetical order of their names."""
 
     second: jax.Array
     first: jax.Array
@@ -222,7 +225,7 @@ class Pair(NamedTuple):
     ids=["list", "named tuple", "dict"],
 )
 def test_leaves_keep_their_places(params) -> None:
-    """Names are sorted by JAX, "10" before "2"; leaves of equal shape must not be exchanged."""
+    """Leaves of equal shape keep their places in the pytree, although JAX sorts their names, for example "10" before "2"."""
     step = lstm_jax.make_train_step(
         params, lambda params, x: sum(leaf.sum() for leaf in jax.tree.leaves(params)) * x.mean(), optax.sgd(0.0)
     )
@@ -233,7 +236,7 @@ def test_leaves_keep_their_places(params) -> None:
 
 
 def test_a_table_alone() -> None:
-    """A model whose only parameter is the table."""
+    """A step also trains a model whose only parameter is the table, and changes only the rows that are looked up."""
     params = {"table": jnp.asarray(rng.standard_normal((WORDS, FEATURES)), jnp.float32)}
 
     def loss(params, first, second):
@@ -250,7 +253,10 @@ def test_a_table_alone() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the row-sparse update with")
 def test_a_state_goes_on_in_another_step() -> None:
-    """A state is read, and continued, by a step that has not seen a batch, and by one that updates the whole table."""
+    """A state can be read by a step that has not seen a batch, and continued by this step and by one that updates the whole table.
+
+    Without compiled code, a state whose rows have missed steps is refused. A state made without it can later be continued with it.
+    """
 
     def penalised(model, ids, labels):
         return mean(model, ids, labels) + 0 * (model.embed.embedding[...] ** 2).sum()
@@ -280,7 +286,7 @@ def test_a_state_goes_on_in_another_step() -> None:
 
 
 def test_values_that_layers_sow() -> None:
-    """Variables that a call makes are left out of the state."""
+    """A step also trains a module whose call creates variables, such as `nnx.Intermediate`, which the state leaves out."""
 
     class Sowing(nnx.Module):
         def __init__(self):
@@ -295,6 +301,7 @@ def test_values_that_layers_sow() -> None:
         state, first = step(step.init(), jnp.ones((2, 3)))
         state, later = step.many(state, jnp.ones((3, 2, 3)))
     assert later[-1] < first
+    assert set(state.params) == {"head/kernel", "head/bias"}
 
 
 def test_bad_input() -> None:

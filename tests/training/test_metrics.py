@@ -1,4 +1,4 @@
-"""Metrics against values worked out by hand and against the slow definitions."""
+"""Metrics against values worked out by hand and against slow, direct implementations of their definitions."""
 
 import json
 import math

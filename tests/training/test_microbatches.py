@@ -1,4 +1,4 @@
-"""Gradient accumulation: the training of a batch in parts is that of the whole batch, and needs less memory."""
+"""Gradient accumulation: training with microbatches gives the results of training with whole batches, and needs less memory."""
 
 import dataclasses
 from functools import partial
@@ -45,7 +45,10 @@ def train(microbatches: int, made, loss, devices: int, optimizer: str = "adam"):
 @pytest.mark.parametrize(("microbatches", "devices"), [(3, 1), (12, 1), (3, 2)])
 @pytest.mark.parametrize("kind", ["dense", "row-sparse"])
 def test_parts_train_as_the_whole(kind: str, microbatches: int, devices: int) -> None:
-    """The last batch of an epoch is not full, so that some microbatches have no example; gradients are clipped."""
+    """Training with microbatches gives the metrics and parameters of training with whole batches, up to rounding.
+
+    Gradients are clipped. The last batch of an epoch is not full, so that of twelve microbatches some have no example.
+    """
     if kind == "row-sparse" and "compiled" not in BACKENDS:
         pytest.skip("the row-sparse update needs the compiled code")
     made, loss = (tall(), QUIET_LOOKUP) if kind == "row-sparse" else (tiny(), quiet_objective)
@@ -56,7 +59,7 @@ def test_parts_train_as_the_whole(kind: str, microbatches: int, devices: int) ->
 
 
 def halved(params, batch, weight, key, carry):
-    """Halve the carry of each row and add the row's value; the gradient of w is the mean carry."""
+    """Halve the carry of each row and add the row's value. The loss is w times the mean carry, which is therefore the gradient of w."""
     del key
     carry = carry / 2 + batch
     mean = (carry * weight).sum()
@@ -85,7 +88,10 @@ def test_each_row_keeps_its_carry(devices: int) -> None:
 
 @pytest.mark.slow
 def test_a_module_and_its_random_streams() -> None:
-    """`lstm_jax.fit` finds the embedding. With dropout, each microbatch draws masks of its own, so that the numbers differ."""
+    """`lstm_jax.fit` gives the same losses with and without microbatches, up to rounding, for a module with an embedding table.
+
+    With dropout the losses differ, because each microbatch draws its own masks, but they are the same in each run.
+    """
 
     class Tagger(nnx.Module):
         def __init__(self, rate: float):

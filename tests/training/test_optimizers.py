@@ -1,4 +1,4 @@
-"""Optimisers against Keras' own, and schedules and clipping against values worked out by hand."""
+"""Optimisers against those of Keras and optax, row-sparse against dense updates, and schedules and clipping against values by hand."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ STEPS = 5
 
 
 def gradients() -> list[np.ndarray]:
-    """Magnitudes from 1e-12 to 1e2, of either sign, with some exact zeros."""
+    """Return a gradient (64,) for each step, with magnitudes of about 1e-12 to 1e2, both signs and some exact zeros."""
     rng = np.random.default_rng(3)
     size = np.logspace(-12, 2, 64)
     made = [(size * rng.uniform(0.5, 2, 64) * rng.choice([-1, 1], 64)).astype(np.float32) for _ in range(STEPS)]
@@ -68,7 +68,7 @@ def test_adam_by_rows(columns, form, dtype):
             "params": jax.tree.map(jnp.abs, params),
             "mu": zeros,
             "nu": zeros,
-        }  # the sizes that rounding is measured by: a moment can go through 0
+        }  # rounding is measured by the sizes reached so far, since a moment can go through 0
 
         def check(rows, lazy, dense):
             pairs = {"params": (lazy[1], dense[0]), "mu": (lazy[0].mu, dense[1].mu), "nu": (lazy[0].nu, dense[1].nu)}
@@ -77,7 +77,7 @@ def test_adam_by_rows(columns, form, dtype):
                     far = steps * np.finfo(dtype).eps * reached[kind][name]
                     assert (np.abs(got[name] - want[name]) <= far)[rows].all(), (kind, name)
 
-        for call in range(2):  # each begins where the one before it has caught up
+        for call in range(2):  # the second call begins after the first one has let all rows catch up
             lag = optimizer.rows.begin(params["table"], lazy[0], steps)
             for _ in range(steps // (call + 1)):
                 ids = jnp.asarray(np.floor(float(3 * count) ** rng.random((3, 2))) - 2 * count // 3, jnp.int32)
@@ -100,7 +100,7 @@ def test_adam_by_rows(columns, form, dtype):
 
 
 def _wait(optimizer, state, table, steps: int):
-    """Table and state after steps without a gradient: caught up at once, and step by step."""
+    """Return two pairs (table, state) after `steps` steps with zero gradients: one from a single catch-up, and one from dense steps."""
     params = {"table": table}
     dense, whole, update = params, state, jax.jit(optimizer.update)
     for _ in range(steps):
@@ -113,7 +113,7 @@ def _wait(optimizer, state, table, steps: int):
 
 @pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the compiled step with")
 def test_rows_far_behind():
-    """A row that stands still is passed over, one that has just moved takes each of a thousand steps."""
+    """A catch-up on 1000 missed steps equals dense steps, up to rounding, for a row that does not move and for rows that move."""
     with jax.enable_x64(False):
         params = {"table": jnp.ones((4, 40))}
         optimizer = keras_adam(1e-3)
@@ -130,7 +130,7 @@ def test_rows_far_behind():
 @pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the compiled step with")
 @pytest.mark.parametrize("sign", [1, -1])
 def test_rows_that_wait_while_the_rate_begins_at_zero(sign):
-    """Rows catch up on steps whose rates grow from 0, downhill or uphill."""
+    """A catch-up equals dense steps, up to rounding, if the learning rate begins at 0 and then grows, or falls below 0."""
     params = {"table": jnp.ones((3, 40))}
     optimizer = adam(optax.linear_schedule(0.0, sign * 1e-2, 10))
     state = optimizer.init(params)
@@ -143,7 +143,7 @@ def test_rows_that_wait_while_the_rate_begins_at_zero(sign):
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("scheduled", [False, True])
 def test_learning_rates_of_half_precision(scheduled, dtype, peer_rules):
-    """The bias correction is computed in float32: its rates would be 1 in bfloat16."""
+    """With a learning rate of half precision, the bias correction is computed in float32, since in bfloat16 a decay rate of 0.999 is 1."""
     value = jnp.asarray(2.0**-7, dtype)
     ours, theirs = (form((lambda _: value) if scheduled else value) for form in (adam, optax.adam))
     params = {"w": jnp.ones(3)}
@@ -159,7 +159,7 @@ def test_learning_rates_of_half_precision(scheduled, dtype, peer_rules):
 @pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the compiled step with")
 @pytest.mark.parametrize("rate", [0, np.float32(0.5), jnp.float32(0.5)], ids=repr)
 def test_types_of_decay_rates(rate, unchecked):
-    """The compiled step of rows takes every number that the dense step takes."""
+    """The compiled row-sparse update takes decay rates of every number type that the dense update takes."""
     optimizer, params = adam(1e-2, b1=rate, b2=rate), {"table": jnp.ones((3, 8))}
     state = optimizer.init(params)
     lag = optimizer.rows.begin(params["table"], state, 4)._replace(at=jnp.int32(2))
@@ -211,7 +211,7 @@ def test_adam_departs_from_optax_where_gradients_are_as_small_as_epsilon(peer_ru
 @pytest.mark.parametrize("name", ["sgd", "lion", "adamw", "adam", "rmsprop"])
 def test_names(name, peer_rules):
     params = {"w": jnp.full(3, 2.0)}
-    with peer_rules():  # optax' Adam raises a float to an integer
+    with peer_rules():  # optax' Adam raises a float to an integer power
         optimizer = make_optimizer(TrainConfig(optimizer=name, learning_rate=0.5), 10)
         updates, _ = optimizer.update({"w": jnp.array([1.0, -2.0, 4.0])}, optimizer.init(params), params)
     assert np.sign(updates["w"]).tolist() == [-1, 1, -1]
@@ -295,7 +295,7 @@ def test_clipping_bounds_the_global_norm():
 
 
 IDS = jnp.array([[2, -1, 2], [9, 4, 2]], jnp.int32)
-"""Row 2 comes three times, row 4 twice, once from the end; row 9 is outside of 5 rows."""
+"""Indices of a table with 5 rows: row 2 occurs three times, row 4 occurs as 4 and as -1, and 9 is outside the table."""
 
 
 def test_gradients_of_a_row_are_added_up():
@@ -309,7 +309,10 @@ def test_gradients_of_a_row_are_added_up():
 @pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the compiled step with")
 @pytest.mark.parametrize("most", [0.05, 3.0, 1e6])
 def test_clipping_by_rows_is_clipping_the_whole_table(most):
-    """The norm is the dense gradient's: squaring the rows one by one would give another one."""
+    """Clipping of row-sparse updates gives the results of clipping of dense updates, up to rounding.
+
+    The gradients of a row that occurs several times are added up before the norm is computed. Otherwise the norm would be wrong.
+    """
     rng = np.random.default_rng(0)
     params = {"table": jnp.asarray(rng.standard_normal((5, 3)), jnp.float32), "other": jnp.ones(3)}
     optimizer = clipped(keras_adam(0.1), most)

@@ -1,4 +1,4 @@
-"""Runs whose compiled code lets rows of a table wait for steps: checkpoints, and their resumption with and without compiled code."""
+"""Runs in which rows of a table miss steps until they catch up: checkpoints, and resumption with and without compiled code."""
 
 import dataclasses
 
@@ -21,7 +21,10 @@ pytestmark = [
 
 @pytest.mark.slow
 def test_where_rows_wait_bits_do_not_depend_on_checkpoints(tmp_path, monkeypatch):
-    """Rows of a table that no batch read are caught up every 8 steps of an epoch of 20; checkpoints come every 5, and one is resumed."""
+    """Checkpoints every 5 steps, and a resumption from one of them, change no bit of a run whose rows catch up every 8 steps.
+
+    Epochs have 20 steps. In the resumed checkpoint rows have missed steps, so that a resumption without compiled code is refused.
+    """
     monkeypatch.setattr("lstm_jax.training.step.CATCH_UP_INTERVAL", 8)
     config = dataclasses.replace(CONFIG, epochs=2)
     train(config, tall(), LOOKUP, checkpoints=tmp_path / "whole")
@@ -48,7 +51,10 @@ def test_where_rows_wait_bits_do_not_depend_on_checkpoints(tmp_path, monkeypatch
 
 
 def test_a_run_with_compiled_code_goes_on_without(tmp_path):
-    """After an epoch no row waits for a step, so that dense updates continue the run. The results agree up to rounding."""
+    """A run with compiled code, interrupted after an epoch, can be continued without it, with the same results up to rounding.
+
+    Dense updates can continue the run, because no row has missed steps at the end of an epoch.
+    """
     config, options = dataclasses.replace(CONFIG, epochs=2), {"checkpoints": tmp_path}
     whole = train(config, tall(), LOOKUP)
     with pytest.raises(Interrupted):

@@ -1,4 +1,4 @@
-"""A run's folder is entered as a new one or, on purpose, as the one of the same config."""
+"""Folder of a run: a run starts in a new folder or resumes, on purpose, one of the same config. Changes of its files are noticed."""
 
 import hashlib
 import json
@@ -70,7 +70,10 @@ def test_environment_without_git_or_proc(tmp_path, monkeypatch):
 
 
 def test_the_commit_is_that_of_a_repository_with_the_package(tmp_path, monkeypatch):
-    """An installed package may lie inside another repository, which ignores it."""
+    """The commit is that of the repository that tracks the package. A repository around the package that does not track it is ignored.
+
+    Only uncommitted changes of the package itself add a "+" to the commit.
+    """
 
     def git(*words: str) -> str:
         person = ("-c", "user.name=a", "-c", "user.email=a@b")
@@ -167,12 +170,12 @@ def test_every_flipped_bit_of_the_manifest_is_noticed(tmp_path):
         with pytest.raises(InputError, match=r"manifest .*manifest\.json: damaged"):
             run.verify()
     assert set(run.accept()) == {"config.json", "data.sha256", "vocabulary.json"}
-    assert run.manifest.read_bytes() == good  # environments come from environment.json
+    assert run.manifest.read_bytes() == good  # `accept` has read the environments from environment.json
 
 
 @pytest.mark.parametrize("content", [b"[]\n", b"{}\n", b'{"files": 1}\n', b'{"files": {}, "environments": [1]}\n', b"no JSON"])
 def test_a_manifest_of_other_content_is_damaged(content, tmp_path):
-    """A manifest of other content with a right checksum is damaged."""
+    """A manifest with unexpected content counts as damaged, even if its checksum is right."""
     run = sealed(tmp_path)
     good = run.manifest.read_bytes()
     run.manifest.write_bytes(hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
@@ -197,7 +200,7 @@ def test_a_run_without_a_manifest_is_read_and_said_so(tmp_path):
 
 
 def test_killed_before_the_config_was_renamed(tmp_path):
-    """Only our own temporary names go."""
+    """Starting a run removes temporary files of a killed process, but no other files with similar names."""
     run = RunFolder(tmp_path)
     (tmp_path / ".config.json.0a1b2c3d.tmp").write_text("{")
     with run.locked():

@@ -1,4 +1,4 @@
-"""Scores of a text: every character against the model run on what precedes it, in both ways, in streams, on one and two devices."""
+"""Scores of a text against the model's own predictions from the preceding characters: both modes, streams, one and two devices."""
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ V, LENGTH = 7, 5
 
 
 def made(**config):
-    """Parameters large enough that a character is felt for long, and rebuild."""
+    """Return parameters that are so large that a character influences many later ones, and the function that rebuilds the model."""
     params, rebuild = functional(CharGenerator(GenerationModelConfig(units=6, **config), V, rngs=nnx.Rngs(params=1)))
     rng = np.random.default_rng(1)
     return {name: jnp.asarray(rng.standard_normal(array.shape), jnp.float32) for name, array in sorted(params.items())}, rebuild
@@ -41,14 +41,14 @@ def _logits(ids: jax.Array) -> jax.Array:
 
 
 def surprise(logits, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """-log softmax and hits of ids in float64, logits (..., V)."""
+    """Return the negative log-probability of each id in nats, in float64, from logits (..., V), and whether its logit is the largest."""
     z = np.asarray(logits, np.float64)
     p = np.exp(z) / np.exp(z).sum(-1, keepdims=True)
     return -np.log(np.take_along_axis(p, ids[..., None].astype(int), -1)[..., 0]), z.argmax(-1) == ids
 
 
 def read_through(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the bits of characters 1 .. N - 1, in one pass."""
+    """Return the results of `surprise` for the characters 1 .. N - 1, from one pass through the text."""
     return surprise(_logits(ids[None, :-1])[0], ids[1:])
 
 
@@ -62,7 +62,7 @@ def assert_scores(got: Scores, nats, correct):
 
 @pytest.mark.parametrize("n", [2, 3, 9, 16, 17, 18, 60])
 def test_a_carried_text_as_one_pass(n, monkeypatch):
-    """Also over several chunks, the last of them filled up."""
+    """The scores in mode "carried" are those of one pass through the text, also over several chunks, the last of which is filled up."""
     monkeypatch.setattr(scoring, "CHUNK", 16)
     ids = made_ids(n)
     assert_scores(Scorer(REBUILD, ONE, "carried").text(PARAMS, ids), *read_through(ids))
@@ -76,7 +76,7 @@ def test_windows_as_one_character_after_the_other(n):
 
 
 def test_the_windows_of_a_long_text():
-    """More than are copied at a time."""
+    """The windows of a text are scored correctly, even if there are too many of them to be copied at once."""
     ids = made_ids((1 << 16) + 100)
     windows = np.lib.stride_tricks.sliding_window_view(ids, LENGTH + 1)
     wanted = surprise(_logits(windows[:, :-1])[:, -1], windows[:, -1])
@@ -102,7 +102,7 @@ def small_streams(monkeypatch):
         (20, 1, 19),
         (21, 2, 10),
         (48, 4, 12),  # the last stream has 11
-        (131, 4, 33),  # no more than 4
+        (131, 4, 33),  # there are at most 4 streams
     ],
 )
 def test_a_long_text_in_streams(n, streams, own, small_streams):
@@ -117,7 +117,7 @@ def test_a_long_text_in_streams(n, streams, own, small_streams):
     assert_scores(scores, nats, correct)
     again = Scorer(REBUILD, ONE, "carried").text(jax.tree.map(np.asarray, PARAMS), ids)
     assert again.nats.tolist() == scores.nats.tolist()
-    if streams > 1:  # where a stream begins it knows less than one pass does
+    if streams > 1:  # near its beginning, a stream knows less of the text than one pass does
         assert np.abs(scores.nats - read_through(ids)[0]).max() > 1e-3
 
 
@@ -134,14 +134,14 @@ def test_activations_are_the_model_s_own(n, monkeypatch):
     ids = made_ids(n)
     hidden, _ = REBUILD(PARAMS).hidden(jnp.asarray(ids, jnp.int32)[None], deterministic=True)
     scorer = Scorer(REBUILD, ONE, "window", LENGTH)
-    for params in (PARAMS, jax.tree.map(np.asarray, PARAMS)):  # those of a run that is read back are NumPy's
+    for params in (PARAMS, jax.tree.map(np.asarray, PARAMS)):  # the parameters of a loaded run are NumPy arrays
         found = scorer.activations(params, ids)
         assert (found.dtype, found.shape) == (np.float32, (n, 6))
         np.testing.assert_allclose(found, hidden[:, 0], rtol=0, atol=1e-6)
 
 
 def test_two_devices_as_one(small_streams):
-    """The parameters lie as they do while a run trains, the table by columns."""
+    """Scores and activations on two devices equal those on one, up to rounding. As in training, the table is sharded by columns."""
     ids = made_ids(60)
     both = []
     for devices in (1, 2):

@@ -1,4 +1,4 @@
-"""Placement of the state: beside its parameters, copied from those given."""
+"""Training state: moments are sharded like their parameters, the carry by rows, and the given arrays are copied."""
 
 import jax
 import jax.numpy as jnp
@@ -106,7 +106,10 @@ def test_a_carry_lives_by_rows_before_and_after_a_step_and_the_given_one_is_left
 @pytest.mark.slow(keep=["adafactor", "sm3"])
 @pytest.mark.parametrize("name", ["sgd", "lion", "adamw", "adafactor", "novograd", "sm3"])
 def test_optimisers_whose_moments_are_shaped_otherwise(name, peer_rules):
-    """Adafactor keeps rows and columns, novograd a number a tensor, sm3 a list of vectors."""
+    """A step on two devices equals a plain update by the optimiser, even if the optimiser's state has other shapes than the parameters.
+
+    For each matrix, adafactor keeps a vector for the rows and one for the columns, novograd a number, and sm3 a list of vectors.
+    """
     params = tiny(features=128).params | {"embedding/embedding": jnp.full((256, 128), 0.5, jnp.float32)}  # adafactor factors from 128 on
     with peer_rules():
         optimizer = make_optimizer(TrainConfig(optimizer=name, learning_rate=0.1), 10)

@@ -10,7 +10,7 @@ from lstm_jax.errors import InputError
 
 
 def test_a_stateful_layer() -> None:
-    """The state goes on from step to step, as in a loop of Flax, and a layer without a state yet is refused."""
+    """Steps carry the state of a stateful layer on, as a loop of Flax does. A layer that does not carry a state yet is refused."""
 
     class Stateful(nnx.Module):
         def __init__(self, learned: bool = False):

@@ -1,4 +1,4 @@
-"""Compiled steps against a plain Python loop, on one and two devices; and a tiny task that `test_state` and `test_loop` train too."""
+"""Compiled steps against a plain Python loop, on one and two devices, and a tiny task that other test modules train, too."""
 
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ COUNT, BATCH = 22, 4  # the last of 6 steps has 2 rows
 
 
 class Tiny(NamedTuple):
-    """Rows of 3 ids and a label; logit = mean vector . w + b."""
+    """Tiny task: parameters, and rows of 3 ids and a label. The logit is the dot product of w and the mean embedding vector, plus b."""
 
     params: dict[str, jax.Array]
     data: tuple[np.ndarray, np.ndarray]
@@ -41,7 +41,7 @@ def tiny(count: int = COUNT, features: int = 4) -> Tiny:
 
 
 def tall() -> Tiny:
-    """80 rows of ids of a table of which a batch of 4 reads few rows."""
+    """Return a task with 80 rows of ids and a table of 64 rows, of which a batch of 4 looks up at most 12."""
     made, rng = tiny(count=80, features=40), np.random.default_rng(1)
     table = jnp.asarray(rng.standard_normal((64, 40)), jnp.float32)
     return Tiny(made.params | {"embedding/embedding": table}, (rng.integers(0, 64, (80, 3)).astype(np.int32), made.data[1]))
@@ -53,7 +53,7 @@ def logits(params: Any, ids: jax.Array) -> jax.Array:
 
 
 def objective(params, batch, weight, key):
-    """With noise on the logits, as dropout has it: a wrong key shows."""
+    """Return the loss and the metrics, with noise on the logits. As with dropout, a wrong random key changes the result."""
     return _objective(params, batch, weight, 0.1 * jax.random.normal(key, batch[1].shape))
 
 
@@ -77,7 +77,7 @@ def run(
     optimizer=ADAM,
     behind: bool = False,
 ):
-    """The state after those chunks of an epoch; with `behind`, rows that no batch read wait for their step across chunks."""
+    """Return the state after the chunks `parts` of an epoch. With `behind`, the missed steps of table rows are kept from chunk to chunk."""
     made = made or tiny()
     mesh = sharding.make_mesh(devices)
     everywhere = sharding.replicated(mesh)
@@ -93,7 +93,7 @@ def run(
 
 
 def plain_loop(loss, made: Tiny, cut: bool, optimizer=ADAM):
-    """Gradient and optimiser, step by step; with `cut` the last batch is short instead of filled up."""
+    """Train an epoch in a plain loop, and return parameters, optimiser state and totals. With `cut`, the last batch is not filled up."""
     order = epoch_order(jax.random.key(5), len(made.data[1]), BATCH)
     params, opt_state = made.params, optimizer.init(made.params)
     totals = dict.fromkeys(TOTALS, 0.0)
@@ -161,7 +161,7 @@ def test_as_a_plain_loop():
 
 
 def looked_up(params, batch, weight, key, vectors=None, noise=0.1):
-    """`objective` given the rows that it would look up."""
+    """Compute `objective` from `vectors`, the table rows that the batch looks up. If `vectors` is None, look them up first."""
     ids, labels = batch
     vectors = jnp.take(params["embedding/embedding"], ids.T, axis=0) if vectors is None else vectors
     z = vectors.mean(0) @ params["head/w"] + params["head/b"] + noise * jax.random.normal(key, labels.shape)
@@ -176,7 +176,10 @@ LOOKUP = LookupObjective(looked_up, "embedding/embedding", lambda batch: batch[0
 @pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the compiled step with")
 @pytest.mark.parametrize("devices", [1, 2])
 def test_chunks_change_no_bit_of_rows_that_wait(devices, monkeypatch):
-    """Rows are caught up every 8 steps of the epoch, wherever chunks end; without `behind` a chunk's end would move last bits."""
+    """With `behind`, the division into chunks changes no bit: all rows catch up every 8 steps of the epoch, wherever chunks end.
+
+    Without `behind`, all rows also catch up at the end of each chunk, which changes last bits.
+    """
     monkeypatch.setattr("lstm_jax.training.step.CATCH_UP_INTERVAL", 8)
     made = tall()
     whole = run([(0, 20)], devices, LOOKUP, made, behind=True)
@@ -195,7 +198,7 @@ def test_chunks_change_no_bit_of_rows_that_wait(devices, monkeypatch):
 @pytest.mark.parametrize("devices", [1, 2])
 @pytest.mark.parametrize("clip", [None, 0.1, 1e3])
 def test_by_rows_as_by_the_whole_table(devices, clip):
-    """The objective given the rows that it would look up, and the optimiser their gradients: as the plain loop, rounding apart."""
+    """Row-sparse steps, with and without clipping, give the results of the plain loop with dense updates, up to rounding."""
     optimizer = keras_adam(0.05) if clip is None else clipped(keras_adam(0.05), clip)
     state = run([(0, 2), (2, 6)], devices, LOOKUP, optimizer=optimizer)
     params, opt_state, totals = plain_loop(objective, tiny(), False, optimizer)
@@ -204,7 +207,7 @@ def test_by_rows_as_by_the_whole_table(devices, clip):
 
 
 def test_clipping_keeps_the_update_by_rows():
-    """And the bits of a run are the same each time, cut at another step or not."""
+    """With clipping, the optimiser still has its row-sparse update, and two equal runs give the same bits."""
     optimizer = clipped(keras_adam(0.05), 0.1)
     assert row_sparse(LOOKUP, optimizer, tiny().params) == row_sparse(LOOKUP, keras_adam(0.05), tiny().params)
     again = [run(parts, 2, LOOKUP, optimizer=optimizer) for parts in ([(0, 6)], [(0, 6)])]
@@ -238,7 +241,10 @@ ORDER = Order(jnp.array([[3, 0], [2, 3], [1, 1]]), jnp.array([[0.5, 0.5], [0.25,
 
 
 def test_a_step_reads_what_its_examples_gather_in_their_order():
-    """Numbers are places in the array; the batch is what stands there and behind it. The loss is 0 wherever w is."""
+    """A step reads the batch that `gather` returns for the step's numbers in the order: here each value plus 100 times the next one.
+
+    The loss is w times the mean of the batch, so that each step subtracts this weighted mean from w.
+    """
     values = np.array([5, 7, 11, 13, 17], np.float32)
 
     def pairs(array, numbers):
@@ -259,7 +265,7 @@ def test_a_step_reads_what_its_examples_gather_in_their_order():
 
 
 def faded(params, batch, weight, key, carry):
-    """Each row's carry is halved and its value added; w has a gradient of the mean carry."""
+    """Halve the carry of each row and add the row's value. The loss is w times the mean carry, which is therefore the gradient of w."""
     del key
     carry = carry / 2 + batch
     mean = (carry * weight).sum()
