@@ -94,11 +94,11 @@ def _time(run: Callable[[int], None], count: int) -> float:
 
 
 def steps_per_block(run: Callable[[int], None], least: float) -> int:
-    """Find a number of steps that together take about `least` seconds, and at least 0.8 times `least` seconds.
+    """Find a number of steps whose total duration is about `least` seconds. It can be 20 % shorter.
 
     Args:
         run: run(count) executes `count` steps.
-        least: wanted duration of all these steps together, in seconds.
+        least: wanted total duration, in seconds.
     """
     count = 1
     while (took := _time(run, count)) < 0.8 * least:

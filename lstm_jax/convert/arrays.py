@@ -44,12 +44,12 @@ class Layout(NamedTuple):
 
     @property
     def columns(self) -> str:
-        """Number of columns of the kernels as text, such as "4H" for a cell with 4 gates and H units."""
+        """Text that gives the number of columns of the kernels, such as "4H" for a cell with 4 gates and H units."""
         return f"{self.gates}H" if self.gates > 1 else "H"
 
     @property
     def rows(self) -> str:
-        """Number of rows of the recurrent kernel as text: "P" (the number of outputs) with a projection, else "H" (the number of units)."""
+        """Text that gives the number of rows of the recurrent kernel: "P" (outputs) with a projection, else "H" (units)."""
         return "P" if PROJECTION in self.names else "H"
 
 

@@ -172,7 +172,7 @@ class FoundLookups:
     """For each lookup in the table, the index of the batch axis of its row indices."""
 
     def __call__(self, params: dict[str, Any], *args: Any) -> Any:
-        """Return the results of the loss function. The rows are looked up in the table, as in the original function."""
+        """Return the results of the loss function. As in the function that was traced, each lookup takes its rows from the table."""
         return jax.tree.unflatten(self.structure, core.jaxpr_as_fun(self.jaxpr)(*_leaves(params, args)))
 
     def indices(self, params: dict[str, Any], *args: Any) -> list[jax.Array]:

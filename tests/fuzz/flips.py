@@ -48,7 +48,7 @@ _answers: dict[tuple[Path, str], str] = {}
 
 
 def expected(question: str, shell: Shell, world: World) -> str:
-    """Return the answer of the undamaged run to a question. Each question is asked only once."""
+    """Return the output that the command `question` has for the undamaged run. The output is cached: each command runs only once."""
     if (world.root, question) not in _answers:
         with world.case() as folder:
             outcome = shell.run(Command(tuple(question.split())), folder)

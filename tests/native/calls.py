@@ -54,8 +54,8 @@ class Call(NamedTuple):
 
     Attributes:
         function: name of the function.
-        operands: dict from the name of each operand in error messages to its array.
-        results: dict from the name of each result in error messages to its shape and dtype.
+        operands: dict of the arrays that are passed. Error messages name the arrays by the keys of this dict.
+        results: dict of the shapes and dtypes of the results, with keys of the same kind.
         attributes: attributes of the call.
     """
 

@@ -61,7 +61,7 @@ def test_the_loops_hold_only_recurrent_products(mask: str, dropout: str) -> None
 
 
 def test_the_reference_makes_weight_gradients_in_its_loop() -> None:
-    """The backward loop of `reference` computes the gradient (H, 4H) of the recurrent kernel, so that the test above can fail."""
+    """The backward loop of `reference` does compute the gradient (H, 4H) of the recurrent kernel. So the test above can fail."""
     gradient, arrays = gradient_of(Case(Shape(BATCH, STEPS, FEATURES, UNITS)), "reference")
     forward, backward = loops(gradient, *arrays)
     assert forward == [RECURRENT["forward"]]

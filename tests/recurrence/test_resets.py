@@ -262,7 +262,7 @@ def test_segment_ids_of_64_bits_stay_apart():
 def test_segment_ids_of_one_step_in_both_directions():
     """A program that runs sequences of one step in both directions has the outputs of `reference`.
 
-    XLA once did not find the compiled code of this program, which had empty arrays at that time.
+    The compiled code of this program once had empty arrays as operands, and XLA then did not find this code.
     """
     arrays = make_arrays(Case(Shape(2, 1, 3, 4), initial_state=False))
 

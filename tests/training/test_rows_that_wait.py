@@ -23,7 +23,8 @@ pytestmark = [
 def test_where_rows_wait_bits_do_not_depend_on_checkpoints(tmp_path, monkeypatch):
     """Checkpoints every 5 steps, and a resumption from one of them, change no bit of a run whose rows catch up every 8 steps.
 
-    Epochs have 20 steps. In the resumed checkpoint rows have missed steps, so that a resumption without compiled code is refused.
+    Epochs have 20 steps. The run is resumed from a checkpoint in which some rows have missed steps. Without compiled code, resuming from
+    this checkpoint is an error.
     """
     monkeypatch.setattr("lstm_jax.training.step.CATCH_UP_INTERVAL", 8)
     config = dataclasses.replace(CONFIG, epochs=2)
