@@ -51,14 +51,14 @@ def metrics_file(path: Path) -> Callback:
 def tensorboard(folder: Path) -> Callback:
     """Return a callback that writes the metrics of each epoch as TensorBoard scalars to an event file in `folder`.
 
-    A resumed run continues the event file of the interrupted run.
+    The first epoch of a training begins a new file. A training that is resumed after its first epoch continues its file.
     """
     path: Path | None = None
 
     def write(record: EpochRecord) -> None:
         nonlocal path
-        if path is None:
-            path = events_file(folder)
+        if path is None or len(record.rows) == 1:
+            path = events_file(folder, resumed=len(record.rows) > 1)
             cut_off(path, record.step)
         numbers = {name: value for name, value in record.row.items() if isinstance(value, (int, float)) and name not in ("epoch", "step")}
         append_scalars(path, record.step, numbers)

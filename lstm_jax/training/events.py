@@ -14,12 +14,22 @@ from typing import Any
 from lstm_jax.errors import InputError, system_errors
 
 _HEADER, _CHECKSUM = 12, 4
+_OURS = ".lstm_jax"
+"""Ending of the event files that this module writes."""
 
 
-def events_file(folder: Path) -> Path:
-    """Return the path of the newest event file in `folder`, or a path for a new file if the folder has none."""
-    found = sorted(folder.glob("events.out.tfevents.*"))
-    return found[-1] if found else folder / f"events.out.tfevents.{int(time.time())}.{os.uname().nodename}"
+def events_file(folder: Path, resumed: bool) -> Path:
+    """Return the path of the event file of a training.
+
+    Args:
+        folder: folder of the event files. It may contain files of earlier trainings and of other programs.
+        resumed: whether an earlier process began the training. The result is then the newest file of this module, if there is one.
+            Otherwise it is a path for a new file.
+    """
+    found = sorted(folder.glob(f"events.out.tfevents.*{_OURS}"))
+    if found and resumed:
+        return found[-1]
+    return folder / f"events.out.tfevents.{int(time.time()):010}.{os.uname().nodename}.{time.time_ns()}{_OURS}"
 
 
 def append_scalars(path: Path, step: int, scalars: Mapping[str, float]) -> None:

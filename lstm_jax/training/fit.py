@@ -18,7 +18,7 @@ from lstm_jax.runtime import sharding
 from lstm_jax.training import loop
 from lstm_jax.training.callbacks import Callback
 from lstm_jax.training.examples import Examples, take_rows
-from lstm_jax.training.make_train_step import checked_mesh, split_model
+from lstm_jax.training.make_train_step import check_optimizer, checked_mesh, split_model
 from lstm_jax.training.row_sparse import Optimizer
 from lstm_jax.training.step import row_sparse_lookups
 
@@ -38,7 +38,7 @@ def fit(
     monitor: str = "",
     mode: str = "min",
     mesh: Mesh | None = None,
-    checkpoints: Path | None = None,
+    checkpoints: str | Path | None = None,
     checkpoint_steps: int = 0,
     keep_epochs: bool = False,
     resume: bool = False,
@@ -86,16 +86,21 @@ def fit(
 
     Raises:
         InputError: if the model has no parameters, if it has variables that are neither parameters nor random streams, if an array is a
-            scalar, if the arrays have different numbers of rows, if the shape of the losses is not (B,), if `keep_epochs` is true without
-            `checkpoints`, or if `checked_mesh` or `loop.fit` raises this error.
+            scalar, if the arrays have no rows or different numbers of rows, if the losses are not floats of the shape (B,), if
+            `keep_epochs`, `resume` or `checkpoint_steps` is given without `checkpoints`, if `model` is not a module or `optimizer` not an
+            optimiser, or if `checked_mesh` or `loop.fit` raises this error.
         Interrupted: if SIGINT or SIGTERM arrives. If `checkpoints` is given, the state has been saved before this error is raised.
     """
+    require(isinstance(model, nnx.Module), "model", type(model).__name__, "give an nnx.Module; make_train_step takes a pytree, too")
+    check_optimizer(optimizer)
     parts = split_model(model)
     others = [var for _, var in nnx.to_flat_state(parts.variables) if not isinstance(var, nnx.RngState)]
     remedy = "fit trains parameters alone: use make_train_step, which carries all variables from step to step"
     require(not others, "variables", type(others[0]).__name__ if others else "", remedy)
     given, count = _rows(arrays)
-    require(checkpoints is not None or not keep_epochs, "keep_epochs", keep_epochs, "give the folder checkpoints, in which they are kept")
+    saving = {"keep_epochs": keep_epochs, "resume": resume, "checkpoint_steps": checkpoint_steps}
+    for name, value in saving.items():
+        require(checkpoints is not None or not value, name, value, "give the folder of the checkpoints in checkpoints")
     mesh = checked_mesh(mesh)
 
     def gather(arrays, numbers):
@@ -129,7 +134,7 @@ def fit(
         evaluate=evaluate and (lambda params: evaluate(parts.rebuild(jax.tree.map(jnp.copy, params), parts.variables))),
         monitor=monitor,
         mode=mode,
-        checkpoints=checkpoints,
+        checkpoints=None if checkpoints is None else Path(checkpoints),
         resume=resume,
         callbacks=callbacks,
         console=console,
@@ -142,12 +147,13 @@ def _rows(arrays: Sequence[Any]) -> tuple[tuple[Any, ...], int]:
     """Return the arrays of the examples, as a tuple of JAX or NumPy arrays, and the number of rows that each of them has.
 
     Raises:
-        InputError: if an array is a scalar, or if the arrays have different numbers of rows.
+        InputError: if an array is a scalar, or if the arrays have no rows or different numbers of rows.
     """
     require(all(np.ndim(array) for array in arrays), "arrays", "a scalar", "give arrays with one row per example")
     given = tuple(array if isinstance(array, jax.Array) else np.asarray(array) for array in arrays)
     counts = sorted({len(array) for array in given})
     require(len(counts) == 1, "arrays", f"{counts} rows", "give arrays with the same number of rows")
+    require(counts[0] >= 1, "training examples", counts[0], "give at least one")
     return given, counts[0]
 
 
@@ -162,6 +168,7 @@ def _mean_loss(loss_fn: Callable[..., Any], parts: Parts) -> Callable[..., tuple
         losses = loss_fn(parts.rebuild(params, _reseeded(parts.variables, key)), *rows)
         require(isinstance(losses, jax.Array), "losses", type(losses).__name__, "return an array with one loss per example")
         require(jnp.shape(losses) == weight.shape, "losses", f"shape {jnp.shape(losses)}", f"return one loss per example, {weight.shape}")
+        require(jnp.issubdtype(losses.dtype, jnp.floating), "losses", losses.dtype, "return floats")
         mean = (losses * weight.astype(losses.dtype)).sum()
         return mean, {"loss": mean}
 

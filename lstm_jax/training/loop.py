@@ -71,6 +71,17 @@ def check_batch_size(config: TrainConfig, mesh: Mesh) -> None:
     require(config.batch_size % (mesh.size * config.microbatches) == 0, "microbatches", each, remedy)
 
 
+def plain_metrics(found: Any) -> Metrics:
+    """Return a dict of metrics in which JAX and NumPy scalars are replaced by Python numbers.
+
+    Raises:
+        InputError: if `found` is not a dict.
+    """
+    require(isinstance(found, dict), "metrics", type(found).__name__, "return a dict from names to numbers")
+    arrays = (jax.Array, np.ndarray, np.generic)
+    return {name: value.item() if isinstance(value, arrays) and value.ndim == 0 else value for name, value in found.items()}
+
+
 def fit(
     params: Any,
     objective: Objective,
@@ -125,8 +136,9 @@ def fit(
 
     Raises:
         InputError: if there are no examples, if the batch size is not a multiple of the number of microbatches times the number of devices,
-            if `monitor` is not the name of a metric, if `mode` is neither "min" nor "max", if all checkpoints from which the run could be
-            resumed are damaged, if another training uses the folder `checkpoints`, or if it holds checkpoints and `resume` is false.
+            if `monitor` is not the name of a metric that is a number, if `mode` is neither "min" nor "max", if all checkpoints from which
+            the run could be resumed are damaged or are of a training with another seed, batch size or number of examples, if another
+            training uses the folder `checkpoints`, or if it holds checkpoints and `resume` is false.
         Interrupted: if SIGINT or SIGTERM arrives; see also `last`. If `checkpoints` is given, the state has been saved before this error is
             raised.
     """
@@ -142,8 +154,8 @@ def fit(
         with noted_signals() as asked, progress_bar(console) as progress:
             while not run.ended:
                 row = run.train_epoch(asked, progress)
-                row |= derive(row) if derive else {}
-                row |= evaluate(run.state.params) if evaluate else {}
+                row |= plain_metrics(derive(row)) if derive else {}
+                row |= plain_metrics(evaluate(run.state.params)) if evaluate else {}
                 run.end_epoch(row, callbacks)
                 number = run.agreed(asked)
                 if number and not (run.ended and last):
@@ -157,6 +169,8 @@ class _Fit:
     def __init__(self, params, objective, optimizer, examples, config, mesh, carry, metrics, monitor, largest, checkpoints):
         self.examples, self.config, self.mesh, self.metrics = examples, config, mesh, metrics
         self.monitor, self.largest = monitor, largest
+        # with other values, the steps of a resumed epoch would be other steps than those before the interruption
+        self.identity = {"examples": examples.count, "batch_size": config.batch_size, "seed": config.seed}
         self.per_epoch = steps_per_epoch(examples.count, config.batch_size)
         self.source = make_source(examples, mesh, config.batch_size)
         self.carry = jax.tree.map(np.asarray, carry)  # in host memory, since a step reuses the memory of device arrays in its state
@@ -206,6 +220,9 @@ class _Fit:
         found = checkpoint.restore(self.latest, self._saved(), added=("state.behind",), dropped={"state.behind": compiled})
         for step, reason in found.rejected:
             console.print(Text(f"checkpoint of step {step} is damaged ({reason}); an older one is used"))
+        for name, value in found.extra.get("run", {}).items():
+            remedy = f"the checkpoints in {self.latest} are of a training with {value}: give that, or another folder"
+            require(value == self.identity[name], name, self.identity[name], remedy)
         self.state, self.best_params = found.state["state"], found.state.get("best")
         self.history = History.from_json(found.extra)
         console.print(f"resumed after step {found.step} of {self.config.epochs * self.per_epoch}", highlight=False)
@@ -222,7 +239,7 @@ class _Fit:
 
     def _save(self, seconds: float) -> None:
         if self.latest is not None:
-            extra = replace(self.history, seconds=seconds).to_json()
+            extra = replace(self.history, seconds=seconds).to_json() | {"run": self.identity}
             checkpoint.save(self.latest, int(self.state.step), self._saved(), extra)
             checkpoint.prune(self.latest, KEEP)
 
@@ -290,6 +307,9 @@ class _Fit:
         in the folder `best`. If checkpoints are saved and no metric is monitored, the parameters of each epoch are saved in this folder.
         """
         require(not self.monitor or self.monitor in row, "monitor", self.monitor, f"the metrics are {', '.join(row)}")
+        if self.monitor:
+            value = row[self.monitor]
+            require(isinstance(value, int | float), f"metric {self.monitor}", type(value).__name__, "monitor a metric that is a number")
         zeros = self._copied(dict.fromkeys(self.state.totals, np.zeros((), np.float32)))
         self.state = self.state._replace(totals=zeros, carry=sharding.put(self.carry, self.shardings.carry))
         self.history, better = self.history.with_row(row, self.monitor, self._seconds(), self.largest)

@@ -87,6 +87,16 @@ class _Programs(NamedTuple):
     catch_up: Callable
 
 
+def check_optimizer(optimizer: Any) -> None:
+    """Check that an object has the two functions of an optimiser, `init` and `update`.
+
+    Raises:
+        InputError: if it has not.
+    """
+    functions = all(callable(getattr(optimizer, name, None)) for name in ("init", "update"))
+    require(functions, "optimizer", repr(optimizer), "give an optimiser of this project or of optax, such as lstm_jax.adam(1e-3)")
+
+
 def checked_mesh(mesh: Mesh | None) -> Mesh:
     """Check the axes of a mesh and return the mesh. If `mesh` is None, return a mesh of one device.
 
@@ -107,7 +117,7 @@ class TrainStep:
 
     To read the trained parameters, call the method `model` instead of reading them from a state. If updates are row-sparse, a step updates
     only those rows of the embedding table that the batch looks up. All other rows miss the step. The method `model` first lets all rows
-    take the steps that they have missed.
+    take the steps that they have missed. Call the method `caught_up` before you replace a part of a state, such as the optimiser's state.
     """
 
     def __init__(self, model: Any, loss_fn: Callable, optimizer: Optimizer, has_aux: bool, mesh: Mesh):
@@ -169,6 +179,15 @@ class TrainStep:
         with sharding.on(self._mesh):
             state = self._caught_up(state)
         return self._parts.rebuild(*jax.tree.map(lambda a: a.copy(), (state.params, state.carry)))
+
+    def caught_up(self, state: TrainState) -> TrainState:
+        """Return the training state after all rows of the embedding table (see `table`) have taken the steps that they missed.
+
+        Its parameters are those that a dense optimiser would have. The given state is not changed and stays valid. An example that restarts
+        the optimiser: `state = step.caught_up(state); state = state._replace(opt_state=optimizer.init(state.params))`.
+        """
+        with sharding.on(self._mesh):
+            return self._caught_up(state)
 
     @property
     def table(self) -> str:
@@ -317,7 +336,8 @@ def make_train_step(model: Any, loss_fn: Callable, optimizer: Optimizer, *, has_
         mesh: devices that each batch is sharded over; see `runtime.sharding.make_mesh`. If None, one device is used.
 
     Raises:
-        InputError: if the model has no parameters, if one of them is not an array of floats, if two have the same path, or if a stateful
-            layer carries no state yet.
+        InputError: if the model has no parameters, if one of them is not an array of floats, if two have the same path, if a stateful layer
+            carries no state yet, or if `optimizer` is not an optimiser.
     """
+    check_optimizer(optimizer)
     return TrainStep(model, loss_fn, optimizer, has_aux, checked_mesh(mesh))

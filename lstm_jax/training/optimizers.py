@@ -124,7 +124,11 @@ def clipped(optimizer: Optimizer, most: float) -> Optimizer:
     If `optimizer` is a `RowOptimizer`, the result is a `RowOptimizer`, too. Its row-sparse update clips by the same norm as the dense
     update: if a batch looks up a row several times, the gradients of the row are added up before the norm is computed. The state has the
     structure of `optax.chain(optax.clip_by_global_norm(most), optimizer)`.
+
+    Raises:
+        InputError: if `most` is not above 0.
     """
+    require(most > 0, "most", most, "give the largest norm of the gradient, a number above 0")
     if isinstance(optimizer, RowOptimizer):
         return RowOptimizer(optax.chain(optax.clip_by_global_norm(most), optimizer.dense), ClippedRows(optimizer.rows, most))
     return optax.chain(optax.clip_by_global_norm(most), optimizer)

@@ -132,6 +132,7 @@ class AdamRows(RowUpdate):
     def begin(self, table, state, steps, at=0, behind=()):
         at = jnp.asarray(at, jnp.int32)
         counts = state.count - at.astype(state.count.dtype) + jnp.arange(steps, dtype=state.count.dtype)
+        counts = jnp.maximum(counts, 0)  # a new optimiser state within an epoch has fewer steps than the epoch
         _, *found = jax.vmap(lambda count: self.advance(state._replace(count=count)))(counts)
         scales, eps = (array.astype(table.dtype) for array in found)
         return Lag(scales, eps, at, at - (jnp.zeros(len(table), jnp.int32) if isinstance(behind, tuple) else behind))

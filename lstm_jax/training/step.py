@@ -319,7 +319,7 @@ def _take_step(
     at = n - order.first
     step_key = jax.random.fold_in(key, state.step)
     lag, opt_state, params, metrics, carry = update(state, lag, gather(arrays, order.rows[at]), order.weight[at], step_key)
-    metrics = {name: value.astype(jnp.float32) for name, value in metrics.items()} | {EXAMPLES: jnp.ones(())}
+    metrics = {name: value.astype(jnp.float32) for name, value in metrics.items()} | {EXAMPLES: jnp.ones((), jnp.float32)}
     totals = {name: total + metrics[name] * order.examples[at] for name, total in state.totals.items()}
     return lag, TrainState(state.step + 1, params, opt_state, totals, carry, state.behind)
 

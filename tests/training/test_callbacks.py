@@ -89,6 +89,23 @@ def test_a_resumed_run_goes_on_with_its_events(lost, tmp_path):
     assert events(tmp_path) == ONE + TWO
 
 
+def test_a_new_training_begins_a_new_file(tmp_path):
+    """Events of an earlier training and of another program stay as they are, also if one callback serves two trainings."""
+    foreign = tmp_path / "events.out.tfevents.9999999999.host"
+    append_scalars(foreign, 40, {"x": 1.0})
+    kept = foreign.read_bytes()
+    write = tensorboard(tmp_path)
+    write(record(FIRST))
+    write(record(FIRST, SECOND))
+    (first,) = set(tmp_path.iterdir()) - {foreign}
+    before = first.read_bytes()
+    for callback in (write, tensorboard(tmp_path)):
+        callback(record(FIRST))
+    assert first.read_bytes() == before
+    assert foreign.read_bytes() == kept
+    assert len(list(tmp_path.iterdir())) == 4
+
+
 def test_events_on_a_full_disk(tmp_path):
     with pytest.raises(InputError, match=r"^writing .*full: No space left on device; free some space"):
         append_scalars(Path("/dev/full"), 1, {"x": 1.0})

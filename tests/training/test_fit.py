@@ -1,8 +1,11 @@
 """Tests of `fit` on a user's own model: resuming, evaluation, early stopping, and the same result on one and two devices."""
 
+import json
+import re
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -12,6 +15,7 @@ from test_make_train_step import IDS, LABELS, LENGTH, Classifier, assert_near, l
 import lstm_jax
 from lstm_jax.errors import InputError
 from lstm_jax.runtime import sharding
+from lstm_jax.training.callbacks import metrics_file
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
@@ -24,6 +28,68 @@ def test_bad_input() -> None:
     normed = nnx.Sequential(nnx.BatchNorm(3, rngs=nnx.Rngs(0)))
     with pytest.raises(InputError, match=r"^variables: BatchStat; fit trains parameters alone: use make_train_step"):
         lstm_jax.fit(normed, losses, lstm_jax.adam(1e-3), [IDS[0], LABELS[0]], batch_size=4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"arrays": [IDS[0][:0], LABELS[0][:0]]}, "training examples: 0; give at least one"),
+        ({"resume": True}, "resume: True; give the folder of the checkpoints in checkpoints"),
+        ({"checkpoint_steps": 3}, "checkpoint_steps: 3; give the folder of the checkpoints in checkpoints"),
+        ({"model": {"w": np.ones(3, np.float32)}}, "model: dict; give an nnx.Module; make_train_step takes a pytree, too"),
+        ({"optimizer": "adam"}, "optimizer: 'adam'; give an optimiser of this project or of optax"),
+        ({"loss_fn": lambda model, ids, labels: labels > 0}, "losses: bool; return floats"),
+        ({"evaluate": lambda model: None}, "metrics: NoneType; return a dict from names to numbers"),
+        ({"evaluate": lambda model: {"m": np.ones(2)}, "monitor": "m"}, "metric m: ndarray; monitor a metric that is a number"),
+    ],
+)
+def test_wrong_arguments(changes: dict, message: str, unchecked: None) -> None:
+    given = {"model": Classifier(), "loss_fn": losses, "optimizer": lstm_jax.adam(1e-3), "arrays": [IDS[0], LABELS[0]], "batch_size": 4}
+    with pytest.raises(InputError, match="^" + re.escape(message)):
+        lstm_jax.fit(**given | changes)
+
+
+@pytest.mark.parametrize(("name", "value", "was"), [("batch_size", 4, 8), ("seed", 1, 0), ("examples", 12, 16)])
+def test_another_training_is_not_resumed(name: str, value: int, was: int, tmp_path: Path) -> None:
+    """Resuming with another batch size, seed or number of examples is an error, because the steps of its epochs are other steps."""
+    arrays = [IDS.reshape(-1, LENGTH)[:16], LABELS.reshape(-1)[:16]]
+    options = {"batch_size": 8, "epochs": 1, "checkpoints": str(tmp_path / "c")}
+    lstm_jax.fit(Classifier(), losses, lstm_jax.adam(1e-2), arrays, **options)
+    if name == "examples":
+        arrays = [array[:value] for array in arrays]
+    else:
+        options |= {name: value}
+    with pytest.raises(InputError, match=rf"^{name}: {value}; the checkpoints in .* are of a training with {was}: give that"):
+        lstm_jax.fit(Classifier(), losses, lstm_jax.adam(1e-2), arrays, resume=True, **options | {"epochs": 2})
+
+
+@pytest.mark.parametrize("make", [jnp.float32, np.float32, np.asarray], ids=["jax", "numpy", "array"])
+def test_metrics_that_are_scalars_of_jax_or_numpy(make, tmp_path: Path) -> None:
+    """A metric may be a JAX or NumPy scalar: it is monitored, and the result, a checkpoint and the file of metrics have a Python number."""
+    arrays = [IDS.reshape(-1, LENGTH)[:16], LABELS.reshape(-1)[:16]]
+    options = {"batch_size": 8, "epochs": 2, "checkpoints": tmp_path / "c", "monitor": "m"}
+    write = metrics_file(tmp_path / "metrics.jsonl")
+    values = iter([2.0, 1.0])
+    result = lstm_jax.fit(
+        Classifier(), losses, lstm_jax.adam(1e-2), arrays, evaluate=lambda model: {"m": make(next(values))}, callbacks=[write], **options
+    )
+    assert [row["m"] for row in result.rows] == [2.0, 1.0]
+    assert all(type(row["m"]) is float for row in result.rows)
+    assert result.best_epoch == 2
+    assert [json.loads(line)["m"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [2.0, 1.0]
+
+
+def test_fit_with_x64(x64: None) -> None:
+    """With `jax_enable_x64`, float32 and float64 models are trained, and the float64 one as optax trains it."""
+    ids, labels = IDS.reshape(-1, LENGTH)[:16], LABELS.reshape(-1)[:16].astype(np.float32)
+    optimizers = {"ours": lstm_jax.adam(1e-2), "optax": optax.adam(1e-2), "single": lstm_jax.adam(1e-2)}
+    trained = {}
+    with jax.numpy_dtype_promotion("standard"):
+        for name, optimizer in optimizers.items():
+            trained[name] = Classifier(param_dtype=jnp.float32 if name == "single" else jnp.float64)
+            lstm_jax.fit(trained[name], losses, optimizer, [ids, labels], batch_size=8, epochs=2)
+    assert_near(trained["ours"], trained["optax"], 1e-12)
+    assert all(value[...].dtype == jnp.float32 for value in jax.tree.leaves(nnx.state(trained["single"], nnx.Param)))
 
 
 def test_fit(tmp_path: Path) -> None:
@@ -80,7 +146,7 @@ def test_fit_monitors_a_metric_that_should_be_large(tmp_path: Path) -> None:
     assert len(list((tmp_path / "epochs").glob("*.manifest.json"))) == 4
     resumed = lstm_jax.fit(Classifier(), losses, lstm_jax.adam(1e-2), arrays, mode="max", resume=True, **options)
     assert (resumed.best_epoch, len(resumed.rows)) == (2, 4)
-    with pytest.raises(InputError, match=r"^keep_epochs: True; give the folder checkpoints"):
+    with pytest.raises(InputError, match=r"^keep_epochs: True; give the folder of the checkpoints"):
         lstm_jax.fit(Classifier(), losses, lstm_jax.adam(1e-2), arrays, keep_epochs=True)
     with pytest.raises(InputError, match=r"^mode: highest; give min or max"):
         lstm_jax.fit(Classifier(), losses, lstm_jax.adam(1e-2), arrays, mode="highest", **options)

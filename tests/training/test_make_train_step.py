@@ -285,6 +285,25 @@ def test_a_state_goes_on_in_another_step() -> None:
     assert late.table == "embed/embedding"
 
 
+@pytest.mark.parametrize("caught_up", [True, False])
+def test_a_restarted_optimizer(caught_up: bool, x64: None, peer_rules) -> None:
+    """A new state of the optimiser, after 10 steps, gives what it gives in optax if rows caught up before, and finite numbers otherwise."""
+    trained = {}
+    for name, optimizer in (("ours", lstm_jax.adam(1e-2)), ("optax", optax.adam(1e-2))):
+        with peer_rules():
+            step = lstm_jax.make_train_step(Classifier(param_dtype=jnp.float64), mean, optimizer)
+            state = step.init()
+            for n in range(20):
+                if n == 10:
+                    state = step.caught_up(state) if caught_up else state
+                    state = state._replace(opt_state=optimizer.init(state.params))
+                state, _ = step(state, IDS[n], LABELS[n])
+            trained[name] = step.model(state)
+    assert all(np.isfinite(value[...]).all() for value in _params(trained["ours"]).values())
+    if caught_up:
+        assert_near(trained["ours"], trained["optax"], 1e-10)
+
+
 def test_values_that_layers_sow() -> None:
     """A step also trains a module whose call creates variables, such as `nnx.Intermediate`, which the state leaves out."""
 
