@@ -37,6 +37,13 @@ def commit() -> str:
     return run_folder._git()
 
 
+def cpu() -> str:
+    """Return the name, the family and the model of the CPU, as result rows have them in the field "cpu"."""
+    from lstm_jax.training import run_folder
+
+    return run_folder._cpu()
+
+
 def make_parser(doc: str | None, results: Path, report: bool = True) -> argparse.ArgumentParser:
     """Return an argument parser with the flags that all benchmark commands share.
 

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bench.peers import OURS, row_key
-from bench.schema import STEP, rows_of
+from bench.schema import STEP, match_commit, rows_of
 from bench.summary import ends_text, kept, ratio_interval
 from bench.throughput import PATH
 from lstm_jax.errors import InputError, require
@@ -78,16 +78,13 @@ def timed_rows(text: str, path: Path = PATH) -> list[dict[str, Any]]:
     If a measurement was repeated, only the row that `bench.summary.kept` selects is returned. Each returned row is from a separate process.
 
     Args:
-        text: path of a result file, or the first digits of a commit hash.
+        text: path of a result file, or the first digits of a commit hash, see `bench.schema.match_commit`.
         path: result file with the rows of the commit. It is read only if `text` is not the path of a file.
 
     Raises:
-        InputError: if the file or the commit has no step times.
+        InputError: if the file or the commit has no step times, or if the digits do not identify a commit.
     """
-    if Path(text).is_file():
-        found = kept(rows_of(Path(text), STEP))
-    else:
-        found = kept(row for row in rows_of(path, STEP) if row["git"].startswith(text))
+    found = kept(rows_of(Path(text), STEP) if Path(text).is_file() else match_commit(rows_of(path, STEP), text))
     require(bool(found), "rows", text, f"give a file of rows, or a commit that {path.name} has timed rows of")
     return found
 
@@ -108,7 +105,7 @@ def changes(baseline: list[dict[str, Any]], candidate: list[dict[str, Any]], lev
             `baseline` and `candidate`.
     """
     ours = [row for row in baseline + candidate if row["peer"] == OURS]
-    machines = sorted({f"{row['cpu']}, {row['cores']} cores, {', '.join(row['devices'])}" for row in ours})
+    machines = sorted({f"{row['cpu']}, {row['cores']} cores, {', '.join(sorted(set(row['devices'])))}" for row in ours})
     require(len(machines) <= 1, "machines", " and ".join(machines), "compare rows of one machine")
     before, after = _times(baseline), _times(candidate)
     names = {row_key(row): (row["workload"], row["candidate"]) for row in candidate}

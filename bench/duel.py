@@ -14,6 +14,9 @@ candidate's time divided by the baseline's time. The ratio of the round is the m
 applied to the mean logarithm of the ratios of all rounds. As in `bench compare`, a change is reported as faster or slower only if its
 p-value, corrected for multiple tests, is at most `--level` and its relative size is at least `--least`.
 
+A repeated call measures only the rounds that are missing. Rounds of other commits, of another CPU or number of cores, or with other values
+of `--turns` and `--seconds` do not count. With --report, the rounds that count are those with the CPU, cores and flags of the newest round.
+
 Both checkouts must run the same backend. Commits do not contain the compiled code of this project. In a folder that `git worktree add`
 made, build this code first:
 
@@ -33,16 +36,16 @@ import math
 import subprocess
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bench import RESULTS, commit, make_parser, read_flags, timing
+from bench import RESULTS, commit, cpu, make_parser, read_flags, timing
 from bench.compare import LEAST, LEVEL, Change, add_test_flags, fewest, judged
 from bench.peers import OURS, Candidate
-from bench.schema import DUEL, FALSE_ALARM, check, make_row, rows_of_commit
+from bench.schema import DUEL, FALSE_ALARM, check, make_row, rows_of, rows_of_commit
 from bench.workloads import Workload, read_workloads
 from lstm_jax.backend_names import RENAMED
 from lstm_jax.errors import InputError, require
@@ -51,7 +54,7 @@ from lstm_jax.sweep.missing import run_missing
 
 PATH = RESULTS / "duel.jsonl"
 ROUNDS, TURNS, BLOCK_SECONDS = 8, 30, 0.05
-KEPT = ("ms_per_step", "samples", "steps_per_block", "probe_gflops", "cpu", "backend_ran", "slower")
+KEPT = ("ms_per_step", "samples", "steps_per_block", "probe_gflops", "backend_ran", "slower")
 BUILD = """in that without compiled code, run python -c "from lstm_jax.native.packaged import build_packaged; build_packaged()\""""
 ALIKE, SLOWED, SHARE = 20, 10, 0.1
 """Constants of `--false-alarms`: the number of comparisons, the number of comparisons that also have a slower process, and the relative
@@ -152,7 +155,8 @@ def measure_round(
     for candidate in roles.values():
         peer, *options = candidate.arguments()
         commands.append(["bench.worker", peer, work.name, *options, "--checked", "0", "--seconds", str(seconds)])
-    about = {"cores": timing.CORES, "load": timing.load(), "workload": work.name}
+    # the name of the CPU is from this process: an old checkout may give another name to the same CPU
+    about = {"cpu": cpu(), "cores": timing.CORES, "load": timing.load(), "workload": work.name, "seconds": seconds}
     try:
         rows = timing.run_in_turns(commands, turns, folders, environment)
     except subprocess.CalledProcessError as error:
@@ -177,6 +181,25 @@ def rounds_of(rows: Iterable[Mapping[str, Any]], group: str) -> dict[Any, dict[i
     for row in rows:
         found[row[group]][row["round"]][row["role"]] = row
     return found
+
+
+def counted(options: argparse.Namespace, mine: Callable[[Row], bool]) -> Callable[[Row], bool]:
+    """Return a function that takes a row and returns whether it counts for the comparison.
+
+    The rows that count are from the compared code and workloads, from one CPU and number of cores, and with one number of turns and length
+    of a block. These are those of this machine and the flags or, with `--report`, those of the newest round.
+
+    Args:
+        options: values of the flags.
+        mine: function that takes a row, and returns whether it is from the compared code and workloads.
+    """
+
+    def setting(row: Row) -> tuple[Any, ...]:
+        return row["cpu"], row["cores"], len(row["samples"]), row.get("seconds", options.seconds)  # old rows have no seconds
+
+    rows = [row for row in rows_of(options.results, DUEL, FALSE_ALARM) if mine(row)] if options.report else []
+    wanted = setting(rows[-1]) if rows else (cpu(), timing.CORES, options.turns, options.seconds)
+    return lambda row: mine(row) and setting(row) == wanted
 
 
 def changes(rows: Iterable[Mapping[str, Any]], level: float, least: float) -> list[Change]:
@@ -245,16 +268,19 @@ def version(folder: Path) -> str:
     The code consists of the tracked files in the folders lstm_jax and bench, without bench/results.
 
     Raises:
-        InputError: if the folder is not a checkout of this project.
+        InputError: if the folder is not a checkout of this project, or is a copy of its files that has no commit.
     """
-    exists = (folder / "bench" / "worker.py").is_file()
-    require(exists, "checkout", folder, "name a folder that `git worktree add` or `git clone` made")
+    worker = Path("bench", "worker.py")
 
     def git(*arguments: str) -> str:
         return subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False).stdout
 
+    found, sha = (folder / worker).is_file(), git("rev-parse", "--short=12", "HEAD").strip()
+    # a copy in a folder of another repository has the commit of that repository, which does not track it
+    tracked = found and sha != "" and git("ls-files", "--", str(worker)) != ""
+    require(tracked, "checkout", folder, "name a folder that `git worktree add` or `git clone` made")
     changed = git("diff", "HEAD", "--", "lstm_jax", "bench", ":!bench/results")
-    return git("rev-parse", "--short=12", "HEAD").strip() + (f"+{hashlib.sha256(changed.encode()).hexdigest()[:8]}" if changed else "")
+    return sha + (f"+{hashlib.sha256(changed.encode()).hexdigest()[:8]}" if changed else "")
 
 
 def _parse() -> argparse.Namespace:
@@ -282,8 +308,10 @@ def duel(options: argparse.Namespace) -> int:
     for name in works:  # checked before hours are spent on measurements that could not find a change
         require_rounds(name, options.rounds, options.level, len(works))
 
+    counts = counted(options, lambda row: row["measurement"] == DUEL and row["versions"] == versions and row["workload"] in works)
+
     def key(row: Row) -> tuple | None:
-        return (row["workload"], row["round"]) if row["measurement"] == DUEL and row["versions"] == versions else None
+        return (row["workload"], row["round"]) if counts(row) else None
 
     with tempfile.TemporaryDirectory() as folder:
         cache = timing.compilation_cache(folder)
@@ -330,10 +358,11 @@ def measure_false_alarms(options: argparse.Namespace) -> None:
     require(len(works) == 1, "workload", " ".join(work.name for work in works), "give one with --false-alarms")
     work = works[0]
     require_rounds(work.name, options.rounds, options.level)
+    about = (FALSE_ALARM, sha, work.name)
+    counts = counted(options, lambda row: (row["measurement"], row.get("git"), row["workload"]) == about)
 
     def key(row: Row) -> tuple | None:
-        mine = row["measurement"] == FALSE_ALARM and (row["git"], row["workload"]) == (sha, work.name)
-        return (row["comparison"], row["round"]) if mine else None
+        return (row["comparison"], row["round"]) if counts(row) else None
 
     with tempfile.TemporaryDirectory() as folder:
         cache = timing.compilation_cache(folder)

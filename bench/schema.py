@@ -92,7 +92,11 @@ FIELDS = {
     "seed": Field(WHOLE, TRAINED, "seed of weights, dropout and order"),
     "epochs": Field(WHOLE, (GRID,), "planned epochs of the run"),
     "epoch": Field((int, str), TRAINED, "number from 1; best or last for the final scores of a run"),
-    "seconds": Field(NUMBER, (GRID, EPOCH_TIME, SAMPLING, RUN_MEMORY), "of the epoch's training without compilation, of a call, of a run"),
+    "seconds": Field(
+        NUMBER,
+        (GRID, EPOCH_TIME, SAMPLING, RUN_MEMORY),
+        "of the epoch's training without compilation, of a call, of a run, of a block of a duel",
+    ),
     "train_loss": Field(NUMBER, (LOSS,), "mean loss of the epoch"),
     "test_accuracy": Field(NUMBER, (SEEDS,), "share of 25,000 reviews, of sentiment"),
     "validation_bits": Field(NUMBER, (), "bits a character of the last tenth of the text, of generation"),
@@ -234,6 +238,27 @@ def rows_of_commit(path: Path, *measurements: str, git: str, series: str = "") -
     found, commits = select(rows, *measurements, git=git), ", ".join(dict.fromkeys(str(row["git"]) for row in rows))
     require(bool(found), f"rows of commit {git}", f"none in {path}", f"name a commit with --commit: {commits or 'none has rows'}")
     return found
+
+
+def match_commit(rows: Iterable[dict[str, Any]], text: str) -> list[dict[str, Any]]:
+    """Return the result rows of the commit whose hash begins with the given digits, or an empty list if no row has such a commit.
+
+    Args:
+        rows: result rows, which have the field "git".
+        text: first digits of a commit hash. With "+" after the digits, the rows are those of the commit with uncommitted changes, and
+            otherwise those without. If a commit equals `text`, other commits that begin with `text` are ignored. The empty text thus stands
+            for rows without a commit if there are any.
+
+    Raises:
+        InputError: if several commits begin with the digits, or if there are no digits.
+    """
+    rows, digits = list(rows), text.removesuffix("+")
+    commits = dict.fromkeys(row["git"] for row in rows)
+    if text not in commits:
+        found = [git for git in commits if git.startswith(digits) and git.endswith("+") == text.endswith("+")]
+        require(digits != "" and len(found) <= 1, "commit", text or "no digits", f"give the digits of one of {', '.join(found)}")
+        text = found[0] if found else text
+    return [row for row in rows if row["git"] == text]
 
 
 def select(rows: Iterable[dict[str, Any]], *measurements: str, git: str | None = None) -> list[dict[str, Any]]:

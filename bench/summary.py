@@ -16,7 +16,7 @@ from rich.table import Table
 
 from bench import machine
 from bench.peers import OURS, Candidate, read_candidate, row_key
-from bench.schema import FAILED, PEAK, STEP, rows_of, select
+from bench.schema import FAILED, PEAK, STEP, match_commit, rows_of, select
 from bench.workloads import WORKLOADS, Workload, workload
 from lstm_jax.errors import require
 from lstm_jax.sweep import stats
@@ -227,12 +227,12 @@ def of_commit(path: Path, commit: str) -> tuple[list[Row], list[Line]]:
 
     Args:
         path: result file of `bench throughput`.
-        commit: first digits of the commit hash.
+        commit: first digits of the commit hash, see `bench.schema.match_commit`.
 
     Raises:
-        InputError: if the commit has no step times, or step times from more than one machine.
+        InputError: if the commit has no step times, or step times from more than one machine, or if the digits do not identify a commit.
     """
-    rows = [row for row in rows_of(path, STEP, FAILED, PEAK) if row["git"].startswith(commit)]
+    rows = match_commit(rows_of(path, STEP, FAILED, PEAK), commit)
     good = timed(rows)
     require(bool(good), "commit", commit, f"give one that {path} has timed rows of")
     machines = sorted({f"{row['cpu']}, {row['cores']} cores" for row in good})

@@ -103,7 +103,7 @@ def steps_per_block(run: Callable[[int], None], least: float) -> int:
     count = 1
     while (took := _time(run, count)) < 0.8 * least:
         count = max(count + 1, min(10 * count, math.ceil(count * least / took)))
-    _time(run, count)
+    _time(run, count)  # warm-up: a block of this length that is not timed
     return count
 
 

@@ -4,6 +4,7 @@ Example: `units: Annotated[int, Bounds(1, MOST, "give 1 or more")]`.
 """
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Annotated, Any, get_args, get_origin
@@ -58,13 +59,16 @@ def check_numbers(config: Any) -> None:
     numbers. In a field of a tuple type, a list, as read from JSON, becomes a tuple.
 
     Raises:
-        InputError: if a number lies outside its bounds, or a value is no number of the field's type.
+        InputError: if a number lies outside its bounds, if a value is no number of the field's type, or if a field of a tuple type does not
+            hold several values.
     """
     for field in dataclasses.fields(config):
         value, annotation = getattr(config, field.name), field.type
         several = get_origin(annotation) is tuple
         annotation = get_args(annotation)[0] if several else annotation
         if get_origin(annotation) is Annotated:
+            if several and (isinstance(value, str) or not isinstance(value, Iterable)):
+                raise InputError(field.name, repr(value), "give several numbers in a tuple or a list")
             checked = tuple(check_number(field.name, number, annotation) for number in (value if several else [value]))
             object.__setattr__(config, field.name, checked if several else checked[0])
 

@@ -203,6 +203,10 @@ def test_a_reader_that_leaves(tmp_path):
         ("train sentiment --num-words 3", ["error: --num-words: 3; give 4 or more (0, 1 and 2 are reserved)"]),
         ("train sentiment --seed 4294967296", ["error: --seed: 4294967296; give a number below 2**32"]),
         ("train sentiment --schedule exponential", ["error: --final-learning-rate: 0.0; an exponential schedule ends above 0"]),
+        (
+            "train sentiment --final-learning-rate 1e-5",
+            ["error: --final-learning-rate: 1e-05; a constant schedule keeps the learning rate at its peak: give 0, or another schedule"],
+        ),
         ("train sentiment --remat cbrt", ["error: --remat: cbrt; give {none,sqrt}|INT"]),
         ("train sentiment --remat 0", ["error: --remat: 0; give none, sqrt, or 1 or more segments"]),
         ("train sentiment --cell gruu", ["error: --cell: gruu; give one of lstm, gru"]),

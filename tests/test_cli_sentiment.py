@@ -1,5 +1,6 @@
 """Tests of the commands that read a sentiment run, and of `data prepare`: what they print and write."""
 
+import gzip
 import itertools
 import json
 import os
@@ -48,6 +49,30 @@ def test_predict_from_arguments_file_and_standard_input(ask, run, tmp_path):
     assert ask("predict", "--run", run, "--file", tmp_path / "texts") == (0, wanted, "")
     assert ask("predict", "--run", run, stdin="\n".join(texts).encode() + b"\n") == (0, wanted, "")
     assert ask("predict", "--run", run, stdin="\r\n".join(texts).encode() + b"\r\n") == (0, wanted, "")
+
+
+def test_reviews_in_another_encoding(ask, run, tmp_path):
+    """Reviews in UTF-16 or compressed reviews are refused, and a byte-order mark of UTF-8 is no part of the first review."""
+    text = "good film"
+    path, page = tmp_path / "texts", tmp_path / "page.html"
+    for content, message in (
+        (text.encode("utf-16"), "the file is UTF-16; convert it"),
+        (gzip.compress(text.encode()), "compressed by gzip"),
+    ):
+        path.write_bytes(content)
+        assert_error(ask("predict", "--run", run, "--file", path), f"file {path}: ", message)
+        assert_error(ask("predict", "--run", run, stdin=content), "file -: ", message)
+        assert_error(ask("inspect", "--run", run, "--file", path, "--out", page), f"file {path}: ", message)
+    assert not page.exists()
+    marked = text.encode("utf-8-sig")
+    path.write_bytes(marked)
+    wanted = ask("predict", "--run", run, "--json", "--text", text)
+    assert ask("predict", "--run", run, "--json", "--file", path) == ask("predict", "--run", run, "--json", stdin=marked) == wanted
+    assert ask("inspect", "--run", run, "--file", path, "--out", page)[0] == 0
+    shown = page.read_bytes()
+    path.write_text(text)
+    assert ask("inspect", "--run", run, "--file", path, "--out", page)[0] == 0
+    assert page.read_bytes() == shown
 
 
 @pytest.mark.slow

@@ -3,8 +3,10 @@
 import dataclasses
 import json
 import re
+from pathlib import Path
 from typing import Literal, get_args, get_origin
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,11 +15,13 @@ from lstm_jax.cells import CELLS
 from lstm_jax.config import (
     DataConfig,
     ForecastConfig,
+    ForecastModelConfig,
     GenerationConfig,
     GenerationModelConfig,
     SampleConfig,
     SentimentConfig,
     SentimentModelConfig,
+    SeriesConfig,
     TextConfig,
     TrainConfig,
     read_config,
@@ -186,6 +190,56 @@ def test_bounds(part, field, value):
         part(**{field: value})
 
 
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("part", "field", "value", "message"),
+    [
+        (SentimentModelConfig, "mask_zero", "false", "'false'; give True or False"),
+        (SentimentModelConfig, "bidirectional", 1, "1; give True or False"),
+        (TrainConfig, "keep_epochs", None, "None; give True or False"),
+        (SeriesConfig, "gaps", np.array([True]), "array([ True]); give True or False"),
+        (TrainConfig, "optimizer", 5, "5; give a text"),
+        (SeriesConfig, "time", None, "None; give a text"),
+        (DataConfig, "data", b"reviews", "b'reviews'; give a text"),
+        (SentimentModelConfig, "cell", ["lstm"], "['lstm']; give a text"),
+        (SentimentModelConfig, "backend", 3, "3; give a text"),
+        (TextConfig, "data", 5, "5; give a path, or several"),
+        (TextConfig, "data", [3], "3; give a text"),
+        (SampleConfig, "sample_temperatures", 0.5, "0.5; give several numbers in a tuple or a list"),
+        (SampleConfig, "sample_temperatures", "0.5", "'0.5'; give several numbers in a tuple or a list"),
+        (SentimentModelConfig, "remat", True, "True; give none, sqrt, or 1 or more segments"),
+        (SentimentModelConfig, "remat", 2**31, "2147483648; give none, sqrt, or 1 or more segments"),
+        (SentimentModelConfig, "remat", np.float64(4), "4.0; give none, sqrt, or 1 or more segments"),
+        (SentimentModelConfig, "remat", ["none"], "['none']; give none, sqrt, or 1 or more segments"),
+    ],
+)
+def test_types_of_fields(part, field, value, message):
+    with pytest.raises(InputError) as caught:
+        part(**{field: value})
+    assert str(caught.value) == f"{field}: {message}"
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_numpy_values_and_paths_are_written_as_json():
+    config = ForecastConfig(
+        SeriesConfig(csv=Path("a.csv"), gaps=np.bool_(False), level=np.True_),
+        ForecastModelConfig(remat=np.int64(4)),
+    )
+    assert (config.data.csv, config.data.gaps, config.data.level, config.model.remat) == ("a.csv", False, True, 4)
+    assert [type(value) for value in (config.data.gaps, config.data.level, config.model.remat)] == [bool, bool, int]
+    written = json.loads(to_json(config))
+    assert (written["data"]["gaps"], written["data"]["level"], written["model"]["remat"]) == (False, True, 4)
+
+
+def test_a_constant_schedule_has_no_end():
+    for config in (TrainConfig(), TrainConfig(schedule="constant", final_learning_rate=0.0)):
+        assert config.final_learning_rate == 0
+    with pytest.raises(InputError) as caught:
+        TrainConfig(final_learning_rate=1e-5)
+    remedy = "a constant schedule keeps the learning rate at its peak: give 0, or another schedule"
+    assert str(caught.value) == f"final_learning_rate: 1e-05; {remedy}"
+
+
 def test_an_exponential_schedule_needs_an_end():
     with pytest.raises(InputError, match="final_learning_rate"):
         TrainConfig(schedule="exponential")
@@ -216,10 +270,11 @@ def test_named_choices_are_choices():
     assert len(chosen) == 20
     for part, f, choices in chosen:
         shards = {"data": "s", "vocabulary": "frequency"} if part is DataConfig else {"data": ("s",)}
-        own = {"schedule": {"final_learning_rate": 1e-9}, "cell": {"recurrent_dropout": 0.0}, "input": shards}
+        own = {"cell": {"recurrent_dropout": 0.0}, "input": shards}
         extra: dict = own.get(f.name, {})
         for choice in choices:
-            assert getattr(part(**{f.name: choice}, **extra), f.name) == choice
+            more: dict = {"final_learning_rate": 1e-9} if choice == "exponential" else extra
+            assert getattr(part(**{f.name: choice}, **more), f.name) == choice
         config = part(**extra)
         object.__setattr__(config, f.name, "sideways")  # past beartype, which only the tests have
         with pytest.raises(InputError, match=f"^{f.name}: sideways; give one of .*{re.escape(choices[-1])}"):

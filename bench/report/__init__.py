@@ -111,7 +111,7 @@ def write_report(options: argparse.Namespace) -> None:
     for path in outputs:
         check_output(path, (options.results, options.accuracy), options.force)
     trained: list[dict[str, Any]] = accuracy.grid_rows(options.accuracy, newest(options.accuracy, GRID))
-    of_scaling = [row for row in rows_of(scaling.PATH, SCALING) if row["git"].startswith(commit)]
+    of_scaling = rows_of(scaling.PATH, SCALING, git=rows[0]["git"])
     curves = list(scaling.curves(of_scaling if options.results == throughput.PATH else [], scaling.MIDDLE, scaling.DEVICES))
     write_atomically(outputs[0], page(lines, rows, curves, html.escape(commit), trained), options.force)
     text = "\n".join((f"<!-- {MARK} -->\n", throughput_tables(lines, rows, commit), accuracy_tables(trained)))

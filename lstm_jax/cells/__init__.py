@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from lstm_jax.cell_names import import_cells
 from lstm_jax.cells import gate_ablations, gru, layernorm_lstm, lstm, min_rnns, peephole_lstm, simple_rnn
-from lstm_jax.cells.activations import Activation, activation_name, find_activation
+from lstm_jax.cells.activations import Activation, activation_label, activation_name, find_activation
 from lstm_jax.cells.cell import Cell, check_cell, made_by
 from lstm_jax.cells.gate_ablations import VARIANTS, GateRecurrentParams, GateRecurrentState
 from lstm_jax.cells.gru import GRUParams, ResetBeforeParams
@@ -184,7 +184,7 @@ def _variant(cell: Cell, activation: Activation, recurrent_activation: Activatio
     """
     assert cell.make_step is not None
     used = [activation, recurrent_activation] if cell.gates > 1 else [activation]
-    name = f"{cell.name}({', '.join(getattr(f, '__name__', 'function') for f in used)})"
+    name = f"{cell.name}({', '.join(map(activation_label, used))})"
     made = replace(cell, name=name, step=cell.make_step(activation, recurrent_activation))
     return made_by(made, with_activations, cell, activation_name(activation), activation_name(recurrent_activation))
 

@@ -5,6 +5,7 @@ B is the batch size, T the number of steps, E the number of input features and H
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -35,7 +36,8 @@ class Cell:
             input x has the shape (T, B, E), and `mask` is the mask of input dropout or None. The default function returns x W plus the
             bias, where W is the kernel.
         linear: function linear(z) for a cell whose output after a step is a h + b, elementwise, where h is the output before the step. It
-            returns the arrays a and b. None if the cell is not of this form.
+            returns the arrays a and b. None if the cell is not of this form. Backends call it in place of `step` only if the state has no
+            field besides `h`; see `is_linear`.
         make_step: function make_step(activation, recurrent_activation) that returns a function `step` with these activations; None if the
             activations of the cell cannot be changed. A cell with one gate ignores `recurrent_activation`.
         outputs: number of columns of the output h, which is also the number of rows of the recurrent kernel and the number of columns of a
@@ -77,6 +79,11 @@ class Cell:
     def has_cell_state(self) -> bool:
         """Whether the state contains a cell state c in addition to the output h, as in an LSTM."""
         return "c" in jax.eval_shape(lambda: self.initial_state(1, 1))._fields
+
+    @cached_property
+    def is_linear(self) -> bool:
+        """Whether `linear` computes the whole step: the cell has this function, and its state has no field besides the output h."""
+        return self.linear is not None and jax.eval_shape(lambda: self.initial_state(1, 1))._fields == ("h",)
 
     @property
     def has_recurrent_kernel(self) -> bool:

@@ -178,5 +178,6 @@ class Units(Checked):
         trained = load_run("generation", self.run)
         check_output(self.out, (self.run, *(self.data or trained.config.data.data)), self.force)
         ids = generation.read_ids(trained, self.data, self.text, self.text_column, self.clean, self.unknown, self.chars)
-        text_pages.draw_units(trained.characters, ids, trained.activations(ids), self.out, self.count, self.force)
+        starts = generation.held_out_starts(trained) if self.text is None and not self.data else None
+        text_pages.draw_units(trained.characters, ids, trained.activations(ids, starts), self.out, self.count, self.force)
         say(console, f"{self.out}")

@@ -94,13 +94,15 @@ class Predict:
 
     def __call__(self, console: Console) -> None:
         del console
+        from lstm_jax.data.text_files import review_lines
+
         texts: list[str | bytes] = list(self.text)
         if self.file is not None:
-            texts += read_input(self.file).splitlines()
+            texts += review_lines(read_input(self.file), self.file)
         if not self.text and self.file is None:
             if sys.stdin.isatty():
                 raise InputError("text", "none given", "give --text, --file, or reviews on standard input")
-            texts += read_input(STANDARD_INPUT).splitlines()
+            texts += review_lines(read_input(STANDARD_INPUT), STANDARD_INPUT)
         start()
         for text, p in zip(texts, load_run("sentiment", self.run, self.dtype).probabilities(texts), strict=True):
             shown = (text.encode(errors="surrogateescape") if isinstance(text, str) else text).decode(errors="replace")

@@ -66,9 +66,30 @@ def _cut(value: Any) -> str:
     return shown if len(shown) <= 40 else shown[:37] + "..."
 
 
+def _as_now(raw: dict[str, Any]) -> dict[str, Any]:
+    """Return a parsed JSON config in which values that this version refuses are replaced by allowed values of the same meaning.
+
+    Earlier versions ignored the final learning rate of a constant schedule. In fields of the type bool they allowed any value, which they
+    took as true or false as Python's `if` does.
+
+    Args:
+        raw: the config, with the name of its task under the key "task".
+    """
+    kind = CONFIGS.get(str(raw.get("task", "")))
+    parts: dict[str, dict[str, Any]] = {}
+    for section in dataclasses.fields(kind) if kind else ():
+        if isinstance(part := raw.get(section.name), dict):
+            bools = {field.name for field in dataclasses.fields(section.type) if field.type is bool}  # pyright: ignore[reportArgumentType]
+            parts[section.name] = {name: bool(value) if name in bools else value for name, value in part.items()}
+    train = parts.get("train", {})
+    if "final_learning_rate" in train and train.get("schedule", "constant") == "constant":
+        train["final_learning_rate"] = 0.0
+    return raw | parts
+
+
 def _flat(raw: Any) -> dict[tuple[str, str], Any]:
     """Return the fields of a config that was parsed from JSON, as a dict from (section, field) to the value."""
-    raw = with_task(raw) if isinstance(raw, dict) else {"": raw}
+    raw = _as_now(with_task(raw)) if isinstance(raw, dict) else {"": raw}
     found: dict[tuple[str, str], Any] = {}
     kind = CONFIGS.get(str(raw.get("task", "")))
     for section in dataclasses.fields(kind) if kind else ():
@@ -122,7 +143,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     raw = with_task(raw)
     task = raw["task"]
     require(isinstance(task, str) and task in CONFIGS, f"config {path}", f"task {task}", _REMEDY)
-    return raw
+    return _as_now(raw)
 
 
 def _section(field: dataclasses.Field, raw: dict[str, Any]) -> Any:

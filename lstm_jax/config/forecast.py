@@ -15,7 +15,7 @@ class SeriesConfig:
     csv: str = ""
     """A .csv or .jsonl file that contains a column of times and a column of values. Rows without a value are left out."""
     time: str = "time"
-    """Name of the column of times. The times must be increasing numbers or ISO dates."""
+    """Name of the column of times. The times must be increasing numbers or ISO dates such as 2026-11-25."""
     value: str = "value"
     """Name of the column of values."""
     context: Entries = 48

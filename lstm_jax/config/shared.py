@@ -7,17 +7,17 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, get_args, get_origin
 
 from lstm_jax.backend_names import AUTO, check_backend
-from lstm_jax.bounds import MOST, Count, CountOrNone, Devices, Layers, Rate, RateOrNone, Rows, Seed, Share, check_numbers
+from lstm_jax.bounds import MOST, Bounds, Count, CountOrNone, Devices, Layers, Rate, RateOrNone, Rows, Seed, Share, check_numbers
 from lstm_jax.cell_names import cell_traits
 from lstm_jax.config.values import ADDED
 from lstm_jax.errors import require
 
 
 def check_fields(config: Any) -> None:
-    """Check the fields of a config: that numbers are within their bounds, and that the value of a `Literal` field is one of its choices.
+    """Check the fields of a config: the bounds of numbers, the types bool and str, and that a `Literal` field has one of its choices.
 
-    The config is changed in place, so that it can be written as JSON: path objects become strings, and a single path in a field of the type
-    tuple[str, ...] becomes a tuple with one string.
+    The config is changed in place, so that it can be written as JSON: path objects become strings, NumPy numbers and bools become those of
+    Python, and a single path in a field of the type tuple[str, ...] becomes a tuple with one string.
 
     Raises:
         InputError: if the value of a field is not allowed. The message names the first such field.
@@ -27,6 +27,8 @@ def check_fields(config: Any) -> None:
         value = getattr(config, own.name)
         if own.type in (str, tuple[str, ...]):
             object.__setattr__(config, own.name, _as_text(own.name, value, several=own.type is not str))
+        if own.type is bool:
+            object.__setattr__(config, own.name, _as_bool(own.name, value))
         if get_origin(own.type) is Literal:
             require(value in get_args(own.type), own.name, value, f"give one of {', '.join(map(str, get_args(own.type)))}")
 
@@ -40,18 +42,32 @@ def _as_text(name: str, value: Any, several: bool) -> Any:
         several: whether the type of the field is tuple[str, ...]. A single path or text then becomes a tuple with one string.
 
     Raises:
-        InputError: if `several` is true, and the value is neither a path, a text nor iterable.
+        InputError: if the value is neither a path nor a text, or, if `several` is true, neither one of these nor several of them.
     """
     if several:
         texts = [value] if isinstance(value, str | os.PathLike) else value
         require(isinstance(texts, Iterable), name, value, "give a path, or several")
         return tuple(_as_text(name, text, False) for text in texts)
-    return os.fspath(value) if isinstance(value, os.PathLike) else value
+    text = os.fspath(value) if isinstance(value, os.PathLike) else value
+    require(isinstance(text, str), name, repr(value), "give a text")
+    return text
 
 
-def _require_segments(remat: Any) -> None:
-    count = isinstance(remat, int) and not isinstance(remat, bool) and 1 <= remat <= MOST
-    require(count or remat in ("none", "sqrt"), "remat", remat, "give none, sqrt, or 1 or more segments")
+def _as_bool(name: str, value: Any) -> bool:
+    """Return the value of a config field of the type bool. A NumPy bool becomes a bool of Python.
+
+    Raises:
+        InputError: if the value is no bool.
+    """
+    if not isinstance(value, bool):
+        import numpy as np  # not above: its import takes longer than that of the package lstm_jax.config
+
+        require(isinstance(value, np.bool_), name, repr(value), "give True or False")
+    return bool(value)
+
+
+_REMAT = "give none, sqrt, or 1 or more segments"
+_SEGMENTS = Bounds(1, MOST, _REMAT, _REMAT)
 
 
 @dataclass(frozen=True)
@@ -91,7 +107,8 @@ class RecurrentConfig:
         check_fields(self)
         traits = cell_traits(self.cell)
         check_backend(self.backend)
-        _require_segments(self.remat)
+        if not (isinstance(self.remat, str) and self.remat in ("none", "sqrt")):
+            object.__setattr__(self, "remat", _SEGMENTS.check("remat", self.remat, int))
         for name in ("recurrent_dropout", "weight_drop"):  # some cells have no recurrent kernel
             have, rate = traits.has_recurrent_kernel, getattr(self, name)
             require(have or not rate, name, rate, f"the cell {self.cell} multiplies no state by a kernel: give 0")
@@ -137,12 +154,9 @@ class TrainConfig:
 
     def __post_init__(self):
         check_fields(self)
-        require(
-            self.schedule != "exponential" or self.final_learning_rate > 0,
-            "final_learning_rate",
-            self.final_learning_rate,
-            "an exponential schedule ends above 0",
-        )
+        final, remedy = self.final_learning_rate, "a constant schedule keeps the learning rate at its peak: give 0, or another schedule"
+        require(self.schedule != "constant" or not final, "final_learning_rate", final, remedy)
+        require(self.schedule != "exponential" or final > 0, "final_learning_rate", final, "an exponential schedule ends above 0")
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from lstm_jax.convert.checks import check_named, kind_of
 from lstm_jax.errors import InputError, require
 
 Arrays = dict[str, np.ndarray]
@@ -165,8 +166,9 @@ def check_keys(subject: str, mapping: Mapping[str, Any], expected: Sequence[str]
         expected: the expected keys.
 
     Raises:
-        InputError: if an expected key is missing, or the dict has a key that is not expected.
+        InputError: if `mapping` is not a dict, an expected key is missing, or the dict has a key that is not expected.
     """
+    require(isinstance(mapping, Mapping), subject, kind_of(mapping), f"give a dict of {', '.join(expected)}")
     remedy = f"expected exactly {', '.join(expected)}"
     require(set(mapping) == set(expected), subject, f"keys {', '.join(sorted(map(str, mapping))) or '(none)'}", remedy)
 
@@ -361,9 +363,10 @@ def split_paths(params: Mapping[str, Any], kind: Kind) -> list[Layer]:
         kind: "sentiment model" or "character model".
 
     Raises:
-        InputError: if a key belongs to no part of such a model, if a required key of the embedding or the head is missing, or if the
-            numbers of the layers have a gap.
+        InputError: if `params` is not a dict with strings as its keys, if a key belongs to no part of such a model, if a required key of
+            the embedding or the head is missing, or if the numbers of the layers have a gap.
     """
+    check_named(f"weights of a {kind}", params, "give a flat dict with keys such as recurrent/0/kernel")
     found: dict[int, Layer] = {}
     for path, value in params.items():
         if match := _PATH.fullmatch(path):

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from lstm_jax.convert.arrays import Arrays, cell_arrays, check_cell, shaped
+from lstm_jax.convert.arrays import LAYOUTS, Arrays, cell_arrays, check_cell, shaped
+from lstm_jax.convert.checks import is_list, kind_of
 from lstm_jax.convert.exporting import KERAS, exported_layer
 from lstm_jax.errors import require
 
@@ -24,6 +25,20 @@ CELLS = ("gru", "gru_reset_before", "simple_rnn")
 
 def _check_name(cell: str) -> None:
     require(cell in CELLS, "cell", cell, f"give one of {', '.join(CELLS)}; LSTMs have functions of their own")
+
+
+def listed(subject: str, weights: Any) -> list[Any]:
+    """Return the weights of a Keras layer or model as a list, after checking that they are a list or a similar collection.
+
+    Args:
+        subject: name of the weights in the error message.
+        weights: the weights.
+
+    Raises:
+        InputError: if `weights` is not such a collection, for example if it is a Keras layer.
+    """
+    require(is_list(weights), subject, kind_of(weights), "give the list that get_weights() returns")
+    return list(weights)
 
 
 def cell_from_keras(cell: str, weights: Sequence[Any]) -> Arrays:
@@ -40,7 +55,7 @@ def cell_from_keras(cell: str, weights: Sequence[Any]) -> Arrays:
         a dict with the keys "kernel", "recurrent_kernel" and "bias". If `cell` is "gru", it also has the key "recurrent_bias".
 
     Raises:
-        InputError: if `cell` is none of the three names, the number of arrays is not 2 or 3, or an array has a wrong shape.
+        InputError: if `cell` is none of the three names, `weights` is not a list of 2 or 3 arrays, or an array has a wrong shape.
     """
     _check_name(cell)
     return from_list(cell, weights)
@@ -58,13 +73,15 @@ def from_list(cell: str, weights: Sequence[Any], where: str = "") -> Arrays:
         a dict with the keys "kernel", "recurrent_kernel", "bias" and, if `cell` is "gru", "recurrent_bias". An absent bias becomes zeros.
 
     Raises:
-        InputError: if the number of arrays is not 2 or 3, or an array has a wrong shape.
+        InputError: if `weights` is not a list of 2 or 3 arrays, or an array has a wrong shape.
     """
     title = "LSTM" if cell == "lstm" else cell
+    weights = listed(f"{where}{title} weights", weights)
     require(len(weights) in (2, 3), f"{where}{title} weights", f"{len(weights)} arrays", "give kernel, recurrent kernel and, if any, bias")
     arrays = {"kernel": weights[0], "recurrent_kernel": weights[1], "bias": weights[2] if len(weights) == 3 else None}
     if cell == "gru":
-        rows = (None, None) if arrays["bias"] is None else shaped(f"{where}bias", arrays["bias"], 2, np.shape(weights[0])[-1])
+        columns = shaped(f"{where}kernel", weights[0], "E", LAYOUTS[cell].columns).shape[1]
+        rows = (None, None) if arrays["bias"] is None else shaped(f"{where}bias", arrays["bias"], 2, columns)
         arrays["bias"], arrays["recurrent_bias"] = rows
     return cell_arrays(cell, arrays, where)
 

@@ -1,11 +1,12 @@
 """Export of the weights of lstm_jax layers, with checks that the other library can express the options of the layers."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from lstm_jax.convert.arrays import DIRECTIONS
+from lstm_jax.convert.checks import is_list, kind_of
 from lstm_jax.convert.matching import OWN, TORCH_CELLS, base_cell, check_activations, is_a
 from lstm_jax.errors import require
 
@@ -56,8 +57,7 @@ def parts_of(layers: Any, target: Target) -> list[Any]:
         return list(layers.layers)
     if is_a(layers, OWN, "Recurrent", "Bidirectional"):
         return [layers]
-    listed = isinstance(layers, Collection) and not isinstance(layers, str | Mapping)
-    require(listed, "layers", type(layers).__name__, "give a list of layers or of dicts of arrays, or a RecurrentStack")
+    require(is_list(layers), "layers", kind_of(layers), "give a list of layers or of dicts of arrays, or a RecurrentStack")
     return list(layers)
 
 
@@ -111,7 +111,7 @@ def exported(cell: str, layers: Any, target: Target) -> list[Mapping[str, Any]]:
             found.append(_cell_arrays(cell, part, target, at))
         else:
             remedy = "give a Recurrent or Bidirectional layer, or a dict of arrays"
-            require(isinstance(part, Mapping), f"layers[{number}]", type(part).__name__, remedy)
+            require(isinstance(part, Mapping), f"layers[{number}]", kind_of(part), remedy)
             found.append(part)
     alike = len(used) <= 1 or cell not in target.cells
     require(alike, "activations", ", ".join(sorted(used)), f"a {target.title} has the same in all layers: export them one by one")

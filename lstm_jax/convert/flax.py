@@ -22,7 +22,9 @@ from typing import Any
 import numpy as np
 
 from lstm_jax.convert.arrays import Arrays, check_keys, check_lstm, lstm_arrays, shaped
+from lstm_jax.convert.checks import kind_of
 from lstm_jax.convert.exporting import FLAX, exported_layer
+from lstm_jax.errors import require
 
 GATE_NAMES = "ifgo"
 
@@ -117,6 +119,8 @@ def _cell_leaves(tree: Mapping[Any, Any]) -> dict[str, object]:
     Some trees have the outer keys "params" and "cell". These keys are removed from the paths. The state of random number generators is left
     out.
     """
+    remedy = "give the parameters of a cell, such as nnx.to_pure_dict(nnx.state(cell))"
+    require(isinstance(tree, Mapping), "parameter tree", kind_of(tree), remedy)
     leaves = {path: value for path, value in _leaves(tree).items() if "rngs" not in path.split("/")}
     for wrapper in ("params/", "cell/"):
         if leaves and all(path.startswith(wrapper) for path in leaves):

@@ -27,7 +27,7 @@ from lstm_jax.convert.arrays import (
     split_model,
     to_numpy,
 )
-from lstm_jax.convert.cells import CELLS, from_list, to_list
+from lstm_jax.convert.cells import CELLS, from_list, listed, to_list
 from lstm_jax.convert.exporting import KERAS, exported_layer
 from lstm_jax.convert.keras_config import LAYER_BY_LAYER
 from lstm_jax.errors import InputError, require
@@ -45,7 +45,7 @@ def lstm_from_keras(weights: Sequence[Any], where: str = "") -> Arrays:
         {"kernel": (E, 4H), "recurrent_kernel": (H, 4H), "bias": (4H,)}.
 
     Raises:
-        InputError: if the number of arrays is not 2 or 3, or the shapes are not those of an LSTM.
+        InputError: if `weights` is not a list of 2 or 3 arrays, or the shapes are not those of an LSTM.
     """
     return from_list("lstm", weights, where)
 
@@ -81,9 +81,10 @@ def bidirectional_from_keras(weights: Sequence[Any], where: str = "", *, cell: s
         "recurrent_bias".
 
     Raises:
-        InputError: if `cell` is none of these names, the number of arrays is not 4 or 6, or the shapes are not those of such a layer.
+        InputError: if `cell` is none of these names, `weights` is not a list of 4 or 6 arrays, or the shapes are not those of such a layer.
     """
     _check_cell(cell)
+    weights = listed(f"{where}Bidirectional weights", weights)
     count = len(weights)
     require(count in (4, 6), f"{where}Bidirectional weights", f"{count} arrays", "give the forward layer's 2 or 3, then the backward's")
     halves = zip(DIRECTIONS, (weights[: count // 2], weights[count // 2 :]), strict=True)
@@ -123,8 +124,9 @@ def embedding_from_keras(weights: Sequence[Any]) -> Arrays:
         weights: `get_weights()` of the layer, a list of one array (V, E) for V words and E features.
 
     Raises:
-        InputError: if `weights` does not contain exactly one array, or the array does not have two axes.
+        InputError: if `weights` is not a list of exactly one array, or the array does not have two axes.
     """
+    weights = listed("Embedding weights", weights)
     require(len(weights) == 1, "Embedding weights", f"{len(weights)} arrays", "give one, (V, E)")
     return {"embedding": shaped("embedding", weights[0], "V", "E")}
 
@@ -150,8 +152,9 @@ def dense_from_keras(weights: Sequence[Any], where: str = "") -> Arrays:
         where: text that stands before the names of the arrays in error messages.
 
     Raises:
-        InputError: if the number of arrays is not 1 or 2, or the shapes are not those of a dense layer.
+        InputError: if `weights` is not a list of 1 or 2 arrays, or the shapes are not those of a dense layer.
     """
+    weights = listed(f"{where}Dense weights", weights)
     require(len(weights) in (1, 2), f"{where}Dense weights", f"{len(weights)} arrays", "give kernel and, if any, bias")
     kernel = shaped(f"{where}kernel", weights[0], "in", "out")
     outputs = kernel.shape[1]
@@ -259,7 +262,7 @@ def _from_list(weights: Sequence[Any], kind: Kind, remedy: str) -> Arrays:
         kind: "sentiment model" or "character model".
         remedy: description of the expected list. Error messages end with this text.
     """
-    arrays = [to_numpy(f"weights[{index}]", array) for index, array in enumerate(weights)]
+    arrays = [to_numpy(f"weights[{index}]", array) for index, array in enumerate(listed("model weights", weights))]
     matrices = sum(array.ndim == 2 for array in arrays)  # two of each LSTM and one of Dense: if even, one is an embedding table
     first = 1 if kind == SENTIMENT or matrices % 2 == 0 else 0
     require(len(arrays) >= first + 3, "model weights", f"{len(arrays)} arrays", remedy)

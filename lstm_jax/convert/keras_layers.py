@@ -83,7 +83,8 @@ def _activation(layer: Any, argument: str, name: str) -> str:
     """
     function = getattr(layer, argument)
     called = getattr(function, "__name__", type(function).__name__)
-    own = (getattr(function, "__module__", None) or "").startswith("keras.")
+    module = (getattr(function, "__module__", None) or "").split(".")
+    own = module[0] == "keras" and "activations" in module  # keras.ops has other functions of the same names: its gelu approximates
     remedy = "only the functions of keras.activations can be compared: give layer.get_weights(), converted by a function of convert"
     require(own and hasattr(function, "__name__"), f"{argument} of {name}", called, remedy)
     return NAMES.get(called, called)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lstm_jax.convert.arrays import DIRECTIONS, LAYOUTS, LSTM_NAMES, PROJECTED, check_keys, check_layer, is_bidirectional, shaped
+from lstm_jax.convert.checks import check_named, has_state_dict, kind_of
 from lstm_jax.convert.keras_layers import given_by_keras, is_keras
 from lstm_jax.convert.loading_parts import is_dense, is_embedding, is_model, matched_dense, matched_embedding, split_flat
 from lstm_jax.convert.matching import OWN, TORCH_CELLS, Given, is_a, matched
@@ -73,7 +74,7 @@ def load(layer: Any, weights: Any, prefix: str = "") -> None:
         found = found + _matched_layers(layer.recurrent, _converted(layers, "recurrent/{}/"))
     else:
         recurrent = is_a(layer, OWN, "Recurrent", "Bidirectional", "RecurrentStack")
-        require(recurrent, "layer", type(layer).__name__, LOADABLE)
+        require(recurrent, "layer", kind_of(layer), LOADABLE)
         found = _matched_layers(layer, _given(weights, prefix))
     for variable, array in found:
         variable[...] = array
@@ -107,17 +108,16 @@ def _given(weights: Any, prefix: str) -> list[Given]:
         InputError: if `weights` has none of these forms, or if the layout or the shapes are wrong.
     """
     if isinstance(weights, Mapping):
-        named = all(isinstance(name, str) for name in weights)
-        require(named, "weights", "names that are no text", "give the state dict of a PyTorch module, or converted weights")
+        check_named("weights", weights, "give the state dict of a PyTorch module, or converted weights")
         inside = bool(prefix) and any(name.startswith(prefix) for name in weights)
         if inside or not KEYS & set(weights):
             return _from_torch(weights, prefix, None)
-    elif callable(getattr(weights, "state_dict", None)) and not is_keras(weights):
+    elif has_state_dict(weights) and not is_keras(weights):
         return _from_torch(weights.state_dict(), prefix, None if prefix else getattr(weights, "nonlinearity", None))
     require(not prefix, "prefix", repr(prefix), "only the state dict of a bigger model has one: leave it out")
     if is_keras(weights):
         return [given_by_keras(weights, "weights")]
-    require(isinstance(weights, Mapping | list | tuple), "weights", type(weights).__name__, REMEDY)
+    require(isinstance(weights, Mapping | list | tuple), "weights", kind_of(weights), REMEDY)
     return _converted([weights], "") if isinstance(weights, Mapping) else _converted(weights, "weights[{}]/")
 
 
@@ -136,7 +136,7 @@ def _converted(weights: Sequence[Any], where: str) -> list[Given]:
         if is_keras(arrays):
             found.append(given_by_keras(arrays, f"weights[{number}]"))
             continue
-        require(isinstance(arrays, Mapping), f"weights[{number}]", type(arrays).__name__, REMEDY)
+        require(isinstance(arrays, Mapping), f"weights[{number}]", kind_of(arrays), REMEDY)
         path = where.format(number)
         cell = _find_cell(arrays, path)
         found.append(Given(check_layer(arrays, path, cell), cell))
@@ -168,12 +168,13 @@ def _find_cell(layer: Mapping[str, Any], where: str) -> str:
         where: prefix of the names of the arrays in error messages.
 
     Raises:
-        InputError: if no cell in `LAYOUTS` has such weights.
+        InputError: if the weights are not dicts with strings as their keys, or if no cell in `LAYOUTS` has such weights.
     """
     arrays = layer
     if is_bidirectional(layer):
         check_keys(f"{where}bidirectional layer", layer, DIRECTIONS)
         arrays, where = layer["forward"], f"{where}forward/"
+    check_named(f"{where}weights", arrays, REMEDY)
     named = [cell for cell, layout in LAYOUTS.items() if set(layout.names) == set(arrays)]
     remedy = "expected kernel, recurrent_kernel, bias and, for a GRU, recurrent_bias or, for an LSTM with a projection, projection"
     require(bool(named), f"{where}weights", f"keys {', '.join(sorted(map(str, arrays))) or '(none)'}", remedy)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from lstm_jax.convert.arrays import CHARACTER, ENDS, SENTIMENT, Arrays, Layer, shaped, split_paths
+from lstm_jax.convert.checks import check_named, has_state_dict, kind_of
 from lstm_jax.convert.keras import dense_from_keras, dense_to_keras, embedding_from_keras, embedding_to_keras
 from lstm_jax.convert.matching import OWN, is_a, paired
 from lstm_jax.errors import require
@@ -84,9 +85,9 @@ def _torch_arrays(weights: Any, prefix: str, module: str, names: tuple[str, ...]
         InputError: if `weights` is something else, or if the first array in `names` is missing. Also if the state dict has an array whose
             name begins with `prefix`, followed by something that is not in `names`.
     """
-    state = weights.state_dict() if callable(getattr(weights, "state_dict", None)) else weights
+    state = weights.state_dict() if has_state_dict(weights) else weights
     remedy = f"give an {module}, its state dict, or arrays that a function of lstm_jax.convert has converted"
-    require(isinstance(state, Mapping), "weights", type(weights).__name__, remedy)
+    require(isinstance(state, Mapping), "weights", kind_of(weights), remedy)
     found = {name.removeprefix(prefix): value for name, value in state.items() if isinstance(name, str) and name.startswith(prefix)}
     remedy = f"give the state dict of an {module}, and its prefix if it is part of a bigger model ('fc.')"
     require(names[0] in found, f"{prefix}{names[0]} in the state dict", "missing", remedy)
@@ -112,9 +113,8 @@ def split_flat(model: Any, weights: Any) -> tuple[list[Layer], Pairs]:
             embedding table.
     """
     kind = SENTIMENT if is_a(model, OWN, "SentimentClassifier") else CHARACTER
-    flat = isinstance(weights, Mapping) and all(isinstance(name, str) for name in weights)
     remedy = "give a flat dict such as that of sentiment_from_keras_file, or load the parts of the model one by one"
-    require(flat, f"weights of a {kind}", type(weights).__name__, remedy)
+    check_named(f"weights of a {kind}", weights, remedy)
     layers = split_paths(weights, kind)
     arrays: dict[str, Arrays] = {"embedding": {}, "head": {}}
     for path in (path for path in ENDS if path in weights):

@@ -1,8 +1,9 @@
 """Conversion of recurrent layers and of whole models to ONNX, the format of models that many programs and devices run.
 
 Each public function returns an `onnx.ModelProto`, which `onnx.save` writes to a file. Each recurrent layer becomes one node of ONNX's
-operator LSTM, GRU or RNN (opset 17). The batch size and the number of steps are not fixed. All weights must be float32. The functions need
-the package onnx, which `pip install '.[onnx]'` installs.
+operator LSTM, GRU or RNN (opset 17). The batch size and the number of steps are not fixed, but must be 1 or more: an empty batch, or for a
+GRU an empty sequence, aborts the process of ONNX Runtime 1.32. All weights must be float32. The functions need the package onnx, which
+`pip install '.[onnx]'` installs.
 
 The docstring of the package `lstm_jax.convert` describes the layout of weights in lstm_jax.
 """
@@ -26,11 +27,13 @@ from lstm_jax.convert.arrays import (
     to_numpy,
     widths,
 )
+from lstm_jax.convert.checks import check_named
 from lstm_jax.convert.exporting import Target, exported, merge_of, parts_of
 from lstm_jax.convert.onnx_graph import MERGES, OPERATORS, Graph, add_layers, check_operator
 from lstm_jax.errors import require
 
 ONNX_CELLS = {cell: (cell,) for cell in OPERATORS}
+METADATA = "give a dict from names to texts"
 POOLINGS = {"last": 1, "mean": 1, "max": 1, "mean+max": 2}
 """Dict from the name of each pooling to the number of pooled vectors that it concatenates."""
 
@@ -67,11 +70,12 @@ def layers_to_onnx(
         an `onnx.ModelProto`.
 
     Raises:
-        InputError: if ONNX has no operator for the cell, if the keys, shapes or dtypes of the weights are wrong, or if the package onnx is
-            not installed. It is also raised if a layer has another cell, or an option that ONNX cannot express: other activations than the
-            default ones, `go_backwards`, zoneout, a `dtype` other than that of the parameters, residual connections, `merge_mode=None`, or
-            a learned initial state while `states` is false. Finally, it is raised if `merge` is unknown or differs from the `merge_mode` of
-            a `Bidirectional` layer, or if the `Bidirectional` layers differ in `merge_mode`.
+        InputError: if ONNX has no operator for the cell, if the keys, shapes or dtypes of the weights are wrong, if `metadata` is not a
+            dict from strings to strings, or if the package onnx is not installed. It is also raised if a layer has another cell, or an
+            option that ONNX cannot express: other activations than the default ones, `go_backwards`, zoneout, a `dtype` other than that of
+            the parameters, residual connections, `merge_mode=None`, or a learned initial state while `states` is false. Finally, it is
+            raised if `merge` is unknown or differs from the `merge_mode` of a `Bidirectional` layer, or if the `Bidirectional` layers
+            differ in `merge_mode`.
     """
     check_operator(cell)
     target = Target("recurrent layer of ONNX", ONNX_CELLS, MERGES, bfloat16=False, starts=states)
@@ -83,7 +87,7 @@ def layers_to_onnx(
     x = graph.input("x", "FLOAT", "batch", "time", widths(checked[0])[0])
     found = add_layers(graph, cell, checked, _swapped(graph, x), merge=merge, states=states)
     graph.output(_swapped(graph, found.sequence), "y", "batch", "time", outputs, first=True)
-    return graph.model("recurrent_layers", f"{len(checked)} recurrent layers", {"cell": cell, **(metadata or {})})
+    return graph.model("recurrent_layers", f"{len(checked)} recurrent layers", _metadata(cell, metadata))
 
 
 def sentiment_to_onnx(
@@ -114,10 +118,10 @@ def sentiment_to_onnx(
         an `onnx.ModelProto`.
 
     Raises:
-        InputError: if ONNX has no operator for the cell, if the keys, shapes or dtypes of the parameters are wrong, or if the package onnx
-            is not installed.
+        InputError: if ONNX has no operator for the cell, if the keys, shapes or dtypes of the parameters are wrong, if `metadata` is not a
+            dict from strings to strings, or if the package onnx is not installed.
     """
-    require(pooling in POOLINGS, "pooling", pooling, f"give one of {', '.join(POOLINGS)}")
+    require(isinstance(pooling, str) and pooling in POOLINGS, "pooling", pooling, f"give one of {', '.join(POOLINGS)}")
     table, layers, head, outputs = _split(params, cell, merge, SENTIMENT)
     kernel = shaped("head/kernel", head["kernel"], outputs * POOLINGS[pooling], 1)
     bias = shaped("head/bias", head["bias"], 1)
@@ -131,7 +135,7 @@ def sentiment_to_onnx(
     logits = _dense(graph, features, kernel, bias)
     probability = graph.node("Sigmoid", graph.node("Squeeze", logits, graph.integers(1)))
     graph.output(probability, "probability", "batch")
-    return graph.model("sentiment", description, {"cell": cell, **(metadata or {})})
+    return graph.model("sentiment", description, _metadata(cell, metadata))
 
 
 def generation_to_onnx(
@@ -156,8 +160,8 @@ def generation_to_onnx(
         an `onnx.ModelProto`.
 
     Raises:
-        InputError: if ONNX has no operator for the cell, if the keys, shapes or dtypes of the parameters are wrong, or if the package onnx
-            is not installed.
+        InputError: if ONNX has no operator for the cell, if the keys, shapes or dtypes of the parameters are wrong, if `metadata` is not a
+            dict from strings to strings, or if the package onnx is not installed.
     """
     table, layers, head, outputs = _split(params, cell, "concat", CHARACTER)
     features = widths(layers[0])[0]
@@ -174,7 +178,21 @@ def generation_to_onnx(
     found = add_layers(graph, cell, layers, x, states=True)
     logits = _dense(graph, _swapped(graph, found.sequence), kernel, bias)
     graph.output(logits, "logits", "batch", "time", characters, first=True)
-    return graph.model("generation", description, {"cell": cell, **(metadata or {})})
+    return graph.model("generation", description, _metadata(cell, metadata))
+
+
+def _metadata(cell: str, metadata: Mapping[str, str] | None) -> dict[str, str]:
+    """Return the metadata of a model: the name of its cell, and the texts that the caller adds.
+
+    Raises:
+        InputError: if `metadata` is neither None nor a dict from strings to strings.
+    """
+    if metadata is None:
+        return {"cell": cell}
+    check_named("metadata", metadata, METADATA)
+    for name, value in metadata.items():
+        require(isinstance(value, str), f"metadata {name}", repr(value), METADATA)
+    return {"cell": cell, **metadata}
 
 
 def _float32(name: str, value: Any) -> np.ndarray:

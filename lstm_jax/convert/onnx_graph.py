@@ -63,7 +63,8 @@ def check_operator(cell: str) -> None:
     Raises:
         InputError: if ONNX has no operator for the cell.
     """
-    require(cell in OPERATORS, "cell", cell, f"ONNX has no operator for it: only {', '.join(OPERATORS)} can be exported")
+    remedy = f"ONNX has no operator for it: only {', '.join(OPERATORS)} can be exported"
+    require(isinstance(cell, str) and cell in OPERATORS, "cell", cell, remedy)
 
 
 class Graph:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from lstm_jax.convert.arrays import CHARACTER, SENTIMENT, Arrays, Kind, Layer, join_model, shaped, split_model
-from lstm_jax.convert.torch_layers import layers_from_torch, layers_to_torch
+from lstm_jax.convert.torch_layers import check_state_dict, layers_from_torch, layers_to_torch
 from lstm_jax.errors import require
 from lstm_jax.files.reading import open_input, parsing
 
@@ -62,7 +62,8 @@ def sentiment_from_torch(state_dict: Mapping[str, Any], embedding: str = "embedd
         a dict with keys such as "embedding/embedding", "recurrent/0/kernel" and "head/bias"; see `lstm_jax.convert`.
 
     Raises:
-        InputError: if an array is missing, has a wrong shape, or belongs to none of these three submodules.
+        InputError: if `state_dict` is not a dict with strings as its keys, or if an array is missing, has a wrong shape, or belongs to none
+            of these three submodules.
     """
     return _from_state(state_dict, embedding, lstm, head, SENTIMENT)
 
@@ -105,7 +106,8 @@ def generation_from_torch(state_dict: Mapping[str, Any], embedding: str = "embed
         a dict with keys such as "recurrent/0/kernel" and "head/bias"; see `lstm_jax.convert`.
 
     Raises:
-        InputError: if an array is missing, has a wrong shape, or belongs to none of these submodules, or if the nn.LSTM is bidirectional.
+        InputError: if `state_dict` is not a dict with strings as its keys, if an array is missing, has a wrong shape, or belongs to none of
+            these submodules, or if the nn.LSTM is bidirectional.
     """
     return _from_state(state_dict, embedding, lstm, head, CHARACTER)
 
@@ -131,6 +133,7 @@ def generation_to_torch(
 
 
 def _from_state(state_dict: Mapping[str, Any], embedding: str, lstm: str, head: str, kind: Kind) -> Arrays:
+    check_state_dict(state_dict)
     table_name, kernel_name, bias_name = f"{embedding}.weight", f"{head}.weight", f"{head}.bias"
     for name in state_dict:
         known = name in (table_name, kernel_name, bias_name) or name.startswith(f"{lstm}.")

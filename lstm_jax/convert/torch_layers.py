@@ -38,6 +38,7 @@ from lstm_jax.convert.arrays import (
     is_bidirectional,
     shaped,
 )
+from lstm_jax.convert.checks import check_named
 from lstm_jax.convert.exporting import TORCH, exported, exported_layer
 from lstm_jax.errors import InputError, require
 
@@ -65,6 +66,15 @@ PEERS = {
     "simple_rnn": Peer("nn.RNN", (0,)),
     PROJECTED: Peer("nn.LSTM", (0, 1, 2, 3)),
 }
+
+
+def check_state_dict(state_dict: Any) -> None:
+    """Check that a value is a state dict.
+
+    Raises:
+        InputError: if the value is not a dict with strings as its keys, for example if it is a PyTorch module.
+    """
+    check_named("state dict", state_dict, "give module.state_dict() of a PyTorch module")
 
 
 def find_torch_cell(state_dict: Mapping[str, Any], prefix: str = "") -> str:
@@ -107,11 +117,12 @@ def layers_from_torch(cell: str, state_dict: Mapping[str, Any], prefix: str = ""
         bidirectional, the entry of a layer is {"forward": dict, "backward": dict}. If the module has no biases, the biases are zeros.
 
     Raises:
-        InputError: if `cell` is none of the four names above, an array is missing, or a shape is wrong. The error is also raised if no name
-            in the state dict begins with `prefix`, if a name that begins with `prefix` does not belong to an array of such a module, or if
-            the module has a projection and `cell` is not "lstm_projected".
+        InputError: if `cell` is none of the four names above, `state_dict` is not a dict with strings as its keys, an array is missing, or
+            a shape is wrong. The error is also raised if no name in the state dict begins with `prefix`, if a name that begins with
+            `prefix` does not belong to an array of such a module, or if the module has a projection and `cell` is not "lstm_projected".
     """
     module = _peer(cell).module
+    check_state_dict(state_dict)
     found = _grouped(state_dict, prefix, module)
     require(bool(found), f"{module} in the state dict", f"none under {prefix!r}", f"give the prefix of the {module} ('rnn.')")
     numbers = sorted({number for number, _ in found if number is not None})
@@ -218,7 +229,7 @@ def cell_to_torch(cell: str, params: Any, prefix: str = "", suffix: str = "_l0",
 
 
 def _peer(cell: str) -> Peer:
-    require(cell in PEERS, "cell", cell, f"PyTorch has {', '.join(PEERS)}")
+    require(isinstance(cell, str) and cell in PEERS, "cell", cell, f"PyTorch has {', '.join(PEERS)}")
     return PEERS[cell]
 
 

@@ -3,8 +3,10 @@
 import hashlib
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta, timezone
+from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,20 +72,28 @@ class Series:
         times = self._ticks[-1] + np.median(np.diff(self._ticks)) * np.arange(1, count + 1)
         return (np.rint(times) if self.dated else times) / self._ticks_per_unit
 
-    def numbers(self, times: np.ndarray) -> np.ndarray:
+    def numbers(self, times: np.ndarray | Sequence[Any]) -> np.ndarray:
         """Return the given times as float64 numbers in the unit of the attribute `Series.times`.
 
         Args:
-            times: numbers in this unit. For a dated series, datetime64 values in UTC are allowed too.
+            times: numbers in this unit. For a dated series, dates are allowed too: datetime64 values in UTC, `datetime.date` objects, and
+                `datetime.datetime` objects, which are in UTC if they have no offset from UTC.
 
         Raises:
-            InputError: if datetime64 times are given, and the series is not dated.
+            InputError: if the times are neither numbers nor dates, or if dates are given and the series is not dated.
         """
-        found = np.asarray(times)
-        if found.dtype.kind != "M":
+        remedy = "give numbers, or dates such as datetime64" if self.dated else "give numbers, as the series has"
+        with parsing("times", remedy):  # NumPy fails on lists of unequal lengths, and on integers beyond float64
+            found = np.asarray(times)
+            objects = found.dtype.kind == "O"
+            if objects and all(isinstance(time, date) for time in found.flat):
+                found = np.asarray([_in_utc(time) for time in found.flat], "datetime64[us]").reshape(found.shape)
+            if found.dtype.kind == "M":
+                require(self.dated, "times", found.dtype, remedy)
+                return found.astype("datetime64[us]").astype(np.float64) / (DAY * 1e6)
+            numbers = found.dtype.kind in "iuf" or (objects and all(isinstance(time, Real) for time in found.flat))
+            require(numbers, "times", found.tolist(), remedy)
             return found.astype(np.float64)
-        require(self.dated, "times", found.dtype, "give numbers, as the series has")
-        return found.astype("datetime64[us]").astype(np.float64) / (DAY * 1e6)
 
     @property
     def gaps(self) -> np.ndarray:
@@ -113,6 +123,11 @@ class Series:
         return moment.date().isoformat() if moment.time() == datetime.min.time() else moment.replace(tzinfo=None).isoformat()
 
 
+def _in_utc(time: date) -> date:
+    """Return a datetime in UTC without its offset from UTC. A date, or a datetime that has no offset, is returned unchanged."""
+    return time.astimezone(UTC).replace(tzinfo=None) if isinstance(time, datetime) and time.utcoffset() is not None else time
+
+
 class _Moment(NamedTuple):
     """Time of one row of a table."""
 
@@ -138,7 +153,18 @@ def _moment(text: str) -> _Moment | None:
     return _Moment((moment.replace(tzinfo=UTC) if offset is None else moment).timestamp() / DAY, True, offset)
 
 
-def _read_moment(text: Any, before: _Moment | None, subject: str) -> _Moment:
+def _is_basic_date(text: str) -> bool:
+    """Return whether a text consists of 8 digits that are a date in the basic format of ISO 8601, as in 20261125."""
+    if not (len(text) == 8 and text.isascii() and text.isdigit()):
+        return False
+    try:
+        date.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _read_moment(text: str, before: _Moment | None, subject: str) -> _Moment:
     """Parse the time of a row, and check it against the time of the row before.
 
     Args:
@@ -150,7 +176,7 @@ def _read_moment(text: Any, before: _Moment | None, subject: str) -> _Moment:
         InputError: if the text is neither a finite number nor an ISO date, if one of the two times is a number and the other is a date, if
             only one of the two times has an offset from UTC, or if the time is not later than the time of the row before.
     """
-    moment = _moment(str(text).strip())
+    moment = _moment(text)
     if moment is None:
         raise InputError(subject, repr(text), "give a number, or a date as in 2026-11-25 or 2026-11-25T08:00")
     require(math.isfinite(moment.time), subject, repr(text), "give a finite number, or a date")
@@ -168,6 +194,9 @@ def read_series(path: str | os.PathLike[str], time: str = "time", value: str = "
 
     A row without a value is left out. This makes the gap between the row before and the row after longer.
 
+    A time of 8 digits, such as 20261125, is a number. If all times are dates in this format, the series is refused, because the numbers
+    would have a gap of 70 at the end of a month.
+
     A date may have an offset from UTC. The offset may change within the file, for example because of summer time, and all dates are
     converted to UTC. If no date has an offset, all are read as UTC.
 
@@ -179,14 +208,15 @@ def read_series(path: str | os.PathLike[str], time: str = "time", value: str = "
     Raises:
         InputError: if the file cannot be read, if semicolons or tabs separate its columns, if a column is missing, if a value is not a
             finite number, if a time is neither a finite number nor an ISO date, if the times do not increase, if some times are numbers and
-            others are dates, if only some of the dates have an offset from UTC, if fewer than two rows have a value, or if float64 cannot
-            represent the gaps between the times in units of the median gap. If the error lies in one line, the message names the line.
+            others are dates, if all times are dates without hyphens, if only some of the dates have an offset from UTC, if fewer than two
+            rows have a value, or if float64 cannot represent the gaps between the times in units of the median gap. If the error lies in
+            one line, the message names the line.
     """
     path = Path(path)
     times: list[float] = []
     values: list[float] = []
     moment: _Moment | None = None
-    skipped = 0
+    when, skipped, basic = "", 0, True
     for number, row in table_rows(path, (time, value)):
         here = f"line {number} of {path}"
         for column, flag in ((time, "--time"), (value, "--value")):
@@ -200,11 +230,15 @@ def read_series(path: str | os.PathLike[str], time: str = "time", value: str = "
         except ValueError as error:
             raise InputError(f"{value!r} in {here}", repr(text), "give a number, or nothing where there is none") from error
         require(math.isfinite(found), f"{value!r} in {here}", text, "give a finite number, or nothing where there is none")
-        moment = _read_moment(row[time], moment, f"{time!r} in {here}")
+        when = str(row[time]).strip()
+        moment = _read_moment(when, moment, f"{time!r} in {here}")
+        basic = basic and _is_basic_date(when)
         times.append(moment.time)
         values.append(found)
     if moment is None or len(times) < 2:
         raise InputError(f"rows of {path}", len(times), "give two or more with a value")
+    remedy = f"write {when[:4]}-{when[4:6]}-{when[6:]} for a date, or {when}.0 for a number"
+    require(not basic, f"{time!r} of {path}", f"{when} and all others look like dates", remedy)
     series = Series(np.asarray(times), np.asarray(values), moment.dated, skipped, str(path), moment.offset)
     require(_is_even_enough(series), f"{time!r} of {path}", "gaps too wide or too unlike for numbers", "give times on another scale")
     return series

@@ -1,5 +1,6 @@
 """Decoding of text files as UTF-8. If a file is not UTF-8, the error names its probable kind or the offset of its first invalid byte."""
 
+import codecs
 from pathlib import Path
 
 from lstm_jax.errors import InputError, require
@@ -74,3 +75,21 @@ def decode_utf8(content: bytes, path: str | Path) -> str:
     except UnicodeDecodeError as error:
         found = f"byte 0x{content[error.start]:02x} at offset {error.start} is not UTF-8"
         raise InputError(f"file {path}", found, "convert the file to UTF-8, or read a text file as bytes (unit 'byte')") from error
+
+
+def review_lines(content: bytes, path: str | Path) -> list[bytes]:
+    """Return the lines of a file that contains one review per line, without their line ends and without a UTF-8 byte-order mark.
+
+    Invalid UTF-8 in a review is allowed, as in the training reviews.
+
+    Args:
+        content: all bytes of the file.
+        path: path of the file, for the error message.
+
+    Raises:
+        InputError: if the content looks like an archive, a compressed file, a PDF, UTF-16 or UTF-32 (see `require_no_archive` and
+            `require_utf8`).
+    """
+    require_no_archive(content, path)
+    require_utf8(content, f"file {path}")
+    return content.removeprefix(codecs.BOM_UTF8).splitlines()

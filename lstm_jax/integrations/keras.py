@@ -137,6 +137,19 @@ def _masks(cell: Any, x: Any, h: Any, training: bool) -> DropoutMasks:
     return DropoutMasks(_mask(of_input), _mask(of_state))
 
 
+def _rows_of_mask(mask: Any, rows: Any) -> Any:
+    """Return a mask (B, T), (1, T), (B, T, 1) or (1, T, 1) as a bool array (B, T).
+
+    Args:
+        mask: the mask, in which False means a padded step.
+        rows: the batch size B, an int or a symbolic size of JAX.
+    """
+    valid: Any = keras.ops.cast(mask, "bool")
+    if valid.ndim == 3 and valid.shape[2] == 1:
+        valid = valid[:, :, 0]
+    return keras.ops.broadcast_to(valid, (rows, *valid.shape[1:])) if valid.shape[0] == 1 else valid
+
+
 class _Unrolled(keras.layers.RNN):
     """Base class of the recurrent Keras layers that are run by `lstm_jax.unroll`."""
 
@@ -148,7 +161,8 @@ class _Unrolled(keras.layers.RNN):
         Args:
             sequences: inputs (B, T, E).
             initial_state: the initial state, one array or a list of arrays.
-            mask: bool (B, T), False at padded steps, or None.
+            mask: bool (B, T), False at padded steps, or None. As in Keras' loop on JAX, it may also be (1, T), for all rows, or have a last
+                axis of size 1.
             training: whether the layer is called in training.
 
         Returns:
@@ -162,7 +176,7 @@ class _Unrolled(keras.layers.RNN):
         state = state_type(*keras.tree.flatten(initial_state))
         mask = next((part for part in keras.tree.flatten(mask) if part is not None), None)
         options: dict[str, Any] = {
-            "mask": None if mask is None else keras.ops.cast(mask, "bool"),
+            "mask": None if mask is None else _rows_of_mask(mask, sequences.shape[0]),
             "dropout": _masks(self.cell, sequences[:, 0], state.h, training),
             "backwards": self.go_backwards,
             "return_sequences": self.return_sequences,
@@ -233,6 +247,8 @@ LAYERS: dict[str, type] = {"LSTM": LSTM, "GRU": GRU, "SimpleRNN": SimpleRNN, "Bi
 for _kind in LAYERS.values():
     _kind.__module__ = "keras.layers"  # Keras writes this name into saved models, so that they can be loaded without this package
 
+_GRAPHS = ("Sequential", "Functional")
+"""Names of Keras' own classes of models that can be cloned with other layers."""
 _RECURRENT = {keras.layers.LSTM: LSTM, keras.layers.GRU: GRU, keras.layers.SimpleRNN: SimpleRNN}
 
 
@@ -262,6 +278,12 @@ def _shared(layer: Any, kind: type) -> Any:
     return made
 
 
+def _inside(layer: Any) -> list[str]:
+    """Return the names of the recurrent layers inside a Keras layer, except those that `lstm_jax.unroll` already runs."""
+    parts = layer._flatten_layers(include_self=False)
+    return [part.name for part in parts if isinstance(part, keras.layers.RNN) and not isinstance(part, _Unrolled)]
+
+
 class _Replacing:
     """Object that replaces the recurrent layers of one Keras model by layers that are run by `lstm_jax.unroll`.
 
@@ -276,14 +298,13 @@ class _Replacing:
 
     def layer(self, layer: Any) -> Any:
         """Return a layer that replaces the given Keras layer, or the given layer if it is not recurrent or cannot be replaced."""
-        if type(layer) is keras.layers.Bidirectional:
+        if type(layer) in (keras.layers.Bidirectional, Bidirectional):
             return self.bidirectional(layer)
         if isinstance(layer, keras.Model):
             return self.model(layer)
         if isinstance(layer, _Unrolled) or not isinstance(layer, keras.layers.RNN):
-            wrapped = getattr(layer, "layer", None)  # TimeDistributed and the like
-            if isinstance(wrapped, keras.layers.RNN):
-                self.notes.append(f"{layer.name}: a {type(layer).__name__} around a recurrent layer")
+            where = f"inside the layer {layer.name}, whose class {type(layer).__name__} is kept as it is"
+            self.notes.extend(f"{name}: {where}" for name in _inside(layer))
             return layer
         kind, reason = _RECURRENT.get(type(layer)), why_not(layer)
         if kind is None and not reason:
@@ -311,14 +332,12 @@ class _Replacing:
 
     def model(self, model: Any) -> Any:
         """Return a copy of a model with its recurrent layers replaced, or the model itself if no layer can be replaced."""
-        graph = isinstance(model, keras.Sequential) or type(model).__name__ == "Functional"
-        if not graph:
-            inside = [part for part in model._flatten_layers(include_self=False) if isinstance(part, keras.layers.RNN)]
-            if inside:
-                names = ", ".join(part.name for part in inside)
-                self.notes.append(
-                    f"{model.name}: a subclass of Model; use the layers of lstm_jax.integrations.keras in its code for {names}"
-                )
+        kind = type(model)
+        if not (kind.__name__ in _GRAPHS and kind.__module__.startswith("keras.")):  # a copy would lose the methods of a subclass
+            base = "Sequential" if isinstance(model, keras.Sequential) else "Model"
+            if names := ", ".join(_inside(model)):
+                remedy = f"use the layers of lstm_jax.integrations.keras in its code for {names}"
+                self.notes.append(f"{model.name}: a subclass of {base}; {remedy}")
             return model
         before = self.count
         made: dict[int, Any] = {}
@@ -345,9 +364,13 @@ def accelerate(model: Any) -> Any:
     Both models share their weights: training one of them also trains the other. If the given model is compiled, the new model is compiled
     too, with the same optimizer object. A warning names each recurrent layer that is not replaced, and the reason.
 
+    The layers that are not replaced are the same objects in both models, and their attribute `output` belongs to the given model. To make a
+    model of the output of an inner layer, make it from the given model, as in `keras.Model(model.inputs, model.layers[1].output)`, and
+    accelerate it.
+
     Args:
         model: a Sequential or Functional model whose weights have been created. Layers in a Sequential or Functional model inside it are
-            also replaced.
+            also replaced. A subclass of `keras.Sequential` or `keras.Model` is kept, with all its layers.
 
     Returns:
         The new model, or the given model if no layer can be replaced.

@@ -11,7 +11,7 @@ from lstm_jax.dropout import DropoutMasks
 from lstm_jax.errors import InputError, require
 from lstm_jax.layers.named import recurrent
 from lstm_jax.layers.recurrent import Shape, count_params
-from lstm_jax.layers.single import is_single
+from lstm_jax.layers.single import is_single, read_input
 
 
 class Bidirectional(nnx.Module):
@@ -187,11 +187,15 @@ class Bidirectional(nnx.Module):
         Returns:
             the outputs: one array, or a pair (forward outputs, backward outputs) if `merge_mode` is None. If `return_state` is true,
             (outputs, (forward state, backward state)) is returned instead.
+
+        Raises:
+            InputError: if an argument is not of a form described above, or `Recurrent.__call__` does not accept it.
         """
+        x = read_input(x)
         keys = (rngs, rngs) if rngs is None or isinstance(rngs, (nnx.Rngs, nnx.RngStream)) else jax.random.split(rngs)
         sequences = self.return_sequences if return_sequences is None else return_sequences
         options = {"zero_output_for_mask": sequences} | options | {"time_major": time_major, "return_sequences": sequences}
-        own = zip(self._pair(initial_state), self._pair(reset_state, "reset_state"), dropout or (None, None), keys, strict=True)
+        own = zip(self._pair(initial_state), self._pair(reset_state, "reset_state"), _pair_of_masks(dropout), keys, strict=True)
         results = [
             layer(x, initial_state=start, reset_state=reset, dropout=masks, rngs=key, **options)
             for layer, (start, reset, masks, key) in zip((self.forward, self.backward), own, strict=True)
@@ -201,6 +205,20 @@ class Bidirectional(nnx.Module):
             back = jnp.flip(back, 0 if time_major or is_single(x) else 1)
         outputs = _merge(self.merge_mode, ahead, back)
         return (outputs, (ahead_state, back_state)) if self.return_state else outputs
+
+
+def _pair_of_masks(dropout: Any) -> tuple[Any, Any]:
+    """Return the argument `dropout` of a call as a pair (forward masks, backward masks). None becomes (None, None).
+
+    Raises:
+        InputError: if `dropout` is neither a pair nor None.
+    """
+    if dropout is None:
+        return None, None
+    fits = type(dropout) in (tuple, list) and len(dropout) == 2
+    shown = f"{type(dropout).__name__} of {len(dropout)}" if isinstance(dropout, tuple | list) else type(dropout).__name__
+    require(fits, "dropout", shown, "give a pair of DropoutMasks, forward and backward")
+    return dropout[0], dropout[1]
 
 
 def _merge(mode: str | None, ahead: jax.Array, back: jax.Array):

@@ -1,12 +1,14 @@
 """Initialisation of the parameters of a recurrent layer, with the initialisers of Keras."""
 
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from lstm_jax.bounds import Count, check_number
 from lstm_jax.cells import BUILT_IN, Cell
 from lstm_jax.errors import require
 from lstm_jax.initializers import Initializer, draw
@@ -34,6 +36,20 @@ class Initials:
     bias: Initial | None = None
     use_bias: bool = True
     unit_forget_bias: bool = True
+
+
+def check_size(name: str, value: Any) -> int:
+    """Return a size of a layer, such as its number of units, as an int.
+
+    Args:
+        name: name of the size in the error message.
+        value: the size.
+
+    Raises:
+        InputError: if `value` is not an int of 1 or more.
+    """
+    require(isinstance(value, Integral) and not isinstance(value, bool), name, repr(value), "give an int of 1 or more")
+    return check_number(name, value, Count)
 
 
 def initial_params(

@@ -1,12 +1,21 @@
 """Random keys of the layers that draw dropout masks."""
 
+from typing import Any
+
 import jax
+import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from lstm_jax.errors import InputError
 
 Source = nnx.Rngs | nnx.RngStream | jax.Array | None
 """Source of random numbers: `Rngs` with a stream `dropout`, a random stream, a key, or None for the stream of the layer itself."""
+
+
+def as_key(source: Any) -> Any:
+    """Return a source of random numbers, in which a raw key that is a NumPy array has become a JAX array. Other sources are unchanged."""
+    return jnp.asarray(source) if isinstance(source, np.ndarray) else source
 
 
 def dropout_key(own: nnx.RngStream | None, given: Source) -> jax.Array:

@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from lstm_jax.cells import BUILT_IN, Cell, find_cell, with_activations, with_projection
@@ -18,9 +17,9 @@ from lstm_jax.cells.cell import reads_mask
 from lstm_jax.dropout import DropoutMasks, MaskKind, check_mask_kind, check_rate, draw_mask, draw_masks, draw_zoneout, mean_zoneout
 from lstm_jax.errors import require
 from lstm_jax.layers.carried import INITIAL, LayerState
-from lstm_jax.layers.initial import Initial, Initials, initial_params
+from lstm_jax.layers.initial import Initial, Initials, check_size, initial_params
 from lstm_jax.layers.keys import dropout_key
-from lstm_jax.layers.single import call_on_single, is_single
+from lstm_jax.layers.single import call_on_single, is_single, read_input, read_step
 from lstm_jax.recurrence import Remat, check_remat, check_zoneout, unroll
 
 Shape = tuple[int | None, ...]
@@ -79,8 +78,9 @@ class Recurrent(LayerState):
         rngs: random streams; weights are drawn from the stream `params`, and masks from the stream `dropout`.
 
     Raises:
-        InputError: if `features`, `units` or `remat` is below 1, if a rate is not in [0, 1), if a cell, activation or initialiser is
-            unknown, or if an argument does not apply to the cell (for example, `zoneout_cell` is above 0 and the cell has no cell state).
+        InputError: if `features`, `units` or `remat` is not an int of 1 or more, if a rate is not in [0, 1), if a cell, activation or
+            initialiser is unknown, or if an argument does not apply to the cell (for example, `zoneout_cell` is above 0 and the cell has no
+            cell state).
     """
 
     kernel: nnx.Param[jax.Array]
@@ -118,8 +118,7 @@ class Recurrent(LayerState):
         remat: Remat = None,
         rngs: nnx.Rngs,
     ):
-        require(features >= 1, "features", features, "give 1 or more")
-        require(units >= 1, "units", units, "give 1 or more")
+        features, units = check_size("features", features), check_size("units", units)
         base = find_cell(cell)
         self.row = with_projection(with_activations(base, activation, recurrent_activation), projection, units)
         self.features, self.units, self.cell = features, units, self.row.name
@@ -277,7 +276,8 @@ class Recurrent(LayerState):
                 padded steps. They are given in place of `mask`, `lengths` and `resets`; see `unroll`.
             initial_state: initial state of the cell: a state, or a tuple or list of (B, H) arrays. None means the state carried from the
                 previous call or, if there is none, the state after a reset (see `reset_state`).
-            dropout: dropout masks to use. If None and the layer is in training mode, new masks are drawn.
+            dropout: dropout masks to use. If None and the layer is in training mode, new masks are drawn. For a single sequence, the masks
+                have no batch axis, or a batch axis of 1.
             tokens: int (B, T), or (T, B) if `time_major` is true, by which a backend may recognise equal inputs and save time. Two steps of
                 a row may have equal tokens only if they have equal inputs; see `unroll`. None if no such tokens are known.
             deterministic: whether to run without dropout. If None, the last call of `train()` or `eval()` decides.
@@ -295,14 +295,13 @@ class Recurrent(LayerState):
         """
         sequences = self.return_sequences if return_sequences is None else return_sequences
         zeros = self.zero_output_for_mask if zero_output_for_mask is None else zero_output_for_mask
+        x = read_input(x)
         if is_single(x):
             per_step = {"mask": mask, "resets": resets, "segment_ids": segment_ids, "tokens": tokens}
             per_row = {"lengths": lengths, "reset_state": reset_state, "initial_state": initial_state}
             options: dict[str, Any] = {"deterministic": deterministic, "rngs": rngs, "zero_output_for_mask": zeros}
             return call_on_single(self, x, time_major, sequences, per_step, per_row, dropout, **options)
-        shape = np.shape(x)
-        require(len(shape) >= 2, "x", shape, "give floats (B, T, E), or int ids (B, T)")
-        batch, steps = (shape[1], shape[0]) if time_major else shape[:2]
+        batch, steps = (x.shape[1], x.shape[0]) if time_major else x.shape[:2]
         training = not (self.deterministic if deterministic is None else deterministic)
         params, dropout = self._drop(batch, steps, dropout, rngs, training)
         outputs, state = unroll(
@@ -370,7 +369,8 @@ class Recurrent(LayerState):
             reset: bool (B,), or () if x has no batch axis. Rows with True start a new sequence: before the step their state is replaced by
                 the initial state. None means that no row starts a new sequence.
             dropout: masks, for example from `draw_masks`: the dropout masks, which all steps of a sequence share, and the zoneout masks (1,
-                B, H), which are for this step alone. None means that the step applies no dropout, and applies zoneout as in evaluation.
+                B, H), which are for this step alone. None means that the step applies no dropout, and applies zoneout as in evaluation. If
+                x has no batch axis, the masks have none either, or a batch axis of 1.
 
         Returns:
             (output (B, H), state after the step), without the batch axis if x has none.
@@ -379,13 +379,9 @@ class Recurrent(LayerState):
             InputError: if an argument has a wrong shape or dtype, or if the layer reads sequences in reverse.
         """
         require(not self.go_backwards, "go_backwards", True, "a single step has no reverse order: call the layer on the whole sequence")
-        x = jnp.asarray(x)
-        single = x.ndim == (0 if jnp.issubdtype(x.dtype, jnp.integer) else 1)
-        if single:
-            x, state = x[None], jax.tree.map(lambda part: part[None], state)
-            reset = None if reset is None else jnp.asarray(reset)[None]
+        x, state, reset, dropout, single = read_step(x, state, reset, dropout)
         params, dropout = self._drop(x.shape[0], 1, dropout, None, training=False)
-        resets = None if reset is None else jnp.asarray(reset)[:, None]
+        resets = None if reset is None else reset[:, None]
         reset_state = None if reset is None else self._reset_state(None)
         options: dict[str, Any] = {"dropout": dropout, "compute_dtype": self.dtype, "backend": self.backend or "reference"}
         output, state = unroll(

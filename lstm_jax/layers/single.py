@@ -1,8 +1,9 @@
-"""Calls of recurrent layers on a single sequence, whose arrays have no batch axis.
+"""Inputs of recurrent layers, and calls of layers on a single sequence, whose arrays have no batch axis.
 
-T is the number of steps, E the number of input features and H the number of units.
+B is the batch size, T the number of steps, E the number of input features and H the number of units.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,14 +11,54 @@ import jax.numpy as jnp
 import numpy as np
 
 from lstm_jax.dropout import DropoutMasks
+from lstm_jax.errors import require
+from lstm_jax.recurrence import REAL, as_array, of_kinds
 
 
-def is_single(x: Any) -> bool:
+def read_input(x: Any) -> Any:
+    """Return the input x of a layer as a JAX or NumPy array: floats (B, T, E) or int ids (B, T), or a single sequence without the axis B.
+
+    Raises:
+        InputError: if x cannot be converted to an array, or has too few axes.
+    """
+    remedy = "give floats (B, T, E), or int ids (B, T)"
+    array = as_array("x", x, remedy)
+    require(array.ndim >= 2 or is_single(array), "x", array.shape, remedy)
+    return array
+
+
+def is_single(x: jax.Array | np.ndarray) -> bool:
     """Return whether the input of a layer is a single sequence: floats (T, E) or int ids (T,)."""
-    if np.ndim(x) not in (1, 2):
-        return False
-    dtype = x.dtype if hasattr(x, "dtype") else np.asarray(x).dtype
-    return np.ndim(x) == (1 if jnp.issubdtype(dtype, jnp.integer) else 2)
+    return x.ndim == (1 if jnp.issubdtype(x.dtype, jnp.integer) else 2)
+
+
+def read_step(x: Any, state: Any, reset: Any, dropout: Any) -> tuple[Any, Any, Any, Any, bool]:
+    """Return the arguments of `Recurrent.step` with a batch axis, and whether the caller gave them without a batch axis.
+
+    Args:
+        x: input (B, E); int ids (B,); or, without a batch axis, (E,) or an int ().
+        state: state before the step.
+        reset: bool (B,), or () if x has no batch axis; or None.
+        dropout: `DropoutMasks`, or None.
+
+    Returns:
+        A tuple (x, state, reset, dropout, single). If x has no batch axis, `single` is True, and the other values have a batch axis of one
+        row. Otherwise, `single` is False, and `state` and `dropout` are returned unchanged.
+
+    Raises:
+        InputError: if x or `reset` has a wrong dtype or number of axes, or an argument cannot be converted to an array.
+    """
+    remedy = "give floats (B, E) or int ids (B,), or one row without the axis B"
+    x = of_kinds("x", x, REAL, remedy)
+    single = x.ndim == (0 if jnp.issubdtype(x.dtype, jnp.integer) else 1)
+    require(single or x.ndim in (1, 2), "x", x.shape, remedy)
+    if reset is not None:
+        reset = of_kinds("reset", reset, (jnp.bool_,), "give bools")
+        shape = () if single else x.shape[:1]
+        require(reset.shape == shape, "reset", reset.shape, f"give shape {shape}")
+    if single:
+        x, state, reset, dropout = x[None], _with_row("state", state), _expanded("reset", reset, 0), _with_batch(dropout)
+    return x, state, reset, dropout, single
 
 
 def call_on_single(
@@ -34,40 +75,80 @@ def call_on_single(
         sequences: whether to return the outputs of all steps.
         per_step: dict from the names of arguments of the layer to their values, each an array (T,) or None.
         per_row: dict from the names of arguments of the layer to their values, each a number, a state with arrays (H,), or None.
-        dropout: `DropoutMasks` without batch axes, or None.
+        dropout: `DropoutMasks` without a batch axis or with a batch axis of one row, or None.
         options: further arguments of the layer.
+
+    Raises:
+        InputError: if an argument cannot be converted to an array, or the layer does not accept it.
     """
     axis = int(time_major)
-    steps = {name: _expanded(value, axis) for name, value in per_step.items()}
-    rows = {name: _with_row(value) for name, value in per_row.items()}
+    steps = {name: _expanded(name, value, axis) for name, value in per_step.items()}
+    rows = {name: _with_row(name, value) for name, value in per_row.items()}
     own: dict[str, Any] = {"time_major": time_major, "return_sequences": sequences, "dropout": _with_batch(dropout)}
-    found = layer(_expanded(x, axis), **own, **steps, **rows, **options)
+    found = layer(_expanded("x", x, axis), **own, **steps, **rows, **options)
     outputs, state = found if layer.return_state else (found, None)
     outputs = jnp.squeeze(outputs, axis if sequences else 0)
     return (outputs, jax.tree.map(lambda part: part[0], state)) if layer.return_state else outputs
 
 
-def _expanded(value: Any, axis: int) -> Any:
+def _expanded(name: str, value: Any, axis: int) -> Any:
     """Add an axis with the index `axis` to an array or a list, and return the array. None stays None.
 
-    A NumPy array or a list becomes a NumPy array, not a JAX array, so that 64-bit values are not truncated before they are checked.
+    A NumPy array or a list becomes a NumPy array, not a JAX array, so that 64-bit values are not truncated before they are checked. A
+    number gets its axis at the index 0; the check of its shape then refuses it.
+
+    Args:
+        name: name of the value in the error message.
+        value: the array, list or number, or None.
+        axis: index of the new axis.
+
+    Raises:
+        InputError: if `value` cannot be converted to an array.
     """
-    if value is None or isinstance(value, jax.Array):
-        return None if value is None else jnp.expand_dims(value, axis)
-    return np.expand_dims(np.asarray(value), axis)
+    if value is None:
+        return None
+    array = as_array(name, value, "give an array, or a list with rows of equal length")
+    expand: Callable = jnp.expand_dims if isinstance(array, jax.Array) else np.expand_dims
+    return expand(array, min(axis, array.ndim))
 
 
-def _with_row(value: Any) -> Any:
-    """Add a batch axis to a number or an array, or to each array of a state."""
+def _with_row(name: str, value: Any) -> Any:
+    """Add a batch axis to a number or an array, or to each array of a state. `name` is the name of the value in the error message."""
     if isinstance(value, tuple | list):
-        parts = [_expanded(part, 0) for part in value]
+        parts = [_expanded(name, part, 0) for part in value]
         return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
-    return _expanded(value, 0)
+    return _expanded(name, value, 0)
 
 
-def _with_batch(dropout: DropoutMasks | None) -> DropoutMasks | None:
-    """Add a batch axis before the last axis of each mask. The rates of zoneout, which have no axes, are not changed.
+def _with_batch(dropout: Any) -> Any:
+    """Add a batch axis before the last axis of each dropout or zoneout mask that has none.
 
-    The masks of a single sequence are (features,), or (gates, features) with one mask per gate, or (T, features) for zoneout.
+    Without a batch axis, a mask of a single sequence is (features,), or (gates, features) with one mask per gate, or (T, features) for
+    zoneout. With a batch axis of one row, it is (1, features), (gates, 1, features) or (T, 1, features). If a cell has a single gate, a
+    mask (1, features) may be meant either way, and its effect is the same. The rates of zoneout, which have no axes, are not changed.
+
+    Args:
+        dropout: `DropoutMasks`, or None. Any other value is returned unchanged, since `unroll` refuses it.
     """
-    return jax.tree.map(lambda mask: mask if jnp.ndim(mask) == 0 else jnp.expand_dims(jnp.asarray(mask), -2), dropout)
+    if not isinstance(dropout, DropoutMasks):
+        return dropout
+    zoneout: Any = dropout.zoneout
+    if isinstance(zoneout, dict):
+        zoneout = {part: _mask_with_batch(f"dropout.zoneout of {part}", mask, True) for part, mask in zoneout.items()}
+    masks = {name: _mask_with_batch(f"dropout.{name}", getattr(dropout, name), False) for name in ("input", "recurrent")}
+    return DropoutMasks(**masks, zoneout=zoneout)
+
+
+def _mask_with_batch(name: str, mask: Any, per_step: bool) -> Any:
+    """Add a batch axis to one mask if it has none; see `_with_batch`. None stays None.
+
+    Args:
+        name: name of the mask in the error message.
+        mask: the mask, or a rate of zoneout, or None.
+        per_step: whether the mask is a mask of zoneout, which has an axis of steps.
+    """
+    if mask is None:
+        return None
+    mask = as_array(name, mask, "give an array")
+    lacks = mask.ndim == 1 or (mask.ndim == 2 and (per_step or mask.shape[0] != 1))
+    return _expanded(name, mask, -2) if lacks else mask

@@ -10,7 +10,7 @@ from lstm_jax.dropout import check_rate, draw_mask
 from lstm_jax.errors import require
 from lstm_jax.layers.bidirectional import Bidirectional
 from lstm_jax.layers.carried import check_stateful
-from lstm_jax.layers.keys import Source, dropout_key
+from lstm_jax.layers.keys import Source, as_key, dropout_key
 from lstm_jax.layers.recurrent import Recurrent, Shape, count_params
 
 
@@ -154,6 +154,7 @@ class RecurrentStack(nnx.Module):
         for name in ("mask", "lengths", "resets", "segment_ids"):
             remedy = "the next layer reads its outputs in reverse order: set keep_order=True, or use Bidirectional"
             require(not reversing or options.get(name) is None, name, reversing[0] if reversing else "", remedy)
+        rngs = as_key(rngs)
         training = bool(self.dropout) and not (self.deterministic if deterministic is None else deterministic)
         y: Any = x
         states: list[Any] = []

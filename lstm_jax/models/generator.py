@@ -89,6 +89,7 @@ class CharGenerator(nnx.Module):
         ids: TokenIds,
         *,
         mask: ValidSteps | None = None,
+        resets: jax.Array | None = None,
         state: list[Any] | None = None,
         last: bool = False,
         deterministic: bool | None = None,
@@ -99,6 +100,8 @@ class CharGenerator(nnx.Module):
         Args:
             ids: character ids (B, T), where T is at least 1.
             mask: bool (B, T), False at steps to skip. If None, no step is skipped.
+            resets: bool (B, T), True where the state is replaced by zeros before the character is read. If None, the state is never
+                replaced.
             state: initial states, one per recurrent layer. If None, they are zeros.
             last: whether to return only the logits after the last step.
             deterministic: whether to run without dropout. If None, the last call of `train()` or `eval()` decides.
@@ -107,6 +110,10 @@ class CharGenerator(nnx.Module):
         Returns:
             A pair of the logits and the list of the final states. If `last` is false, the logits have the shape (B, T, V), with V logits
             after each step. If `last` is true, they have the shape (B, V).
+
+            If `mask` skips every step of a row, the logits of this row with `last=True` are those of its final h, so that a text can be
+            continued; this is its initial h if no reset replaces it. The logits after each step are instead those of an output of zeros, as
+            at all steps before the first valid one.
         """
-        h, states = self.hidden(ids, mask=mask, state=state, deterministic=deterministic, rngs=rngs)
+        h, states = self.hidden(ids, mask=mask, resets=resets, state=state, deterministic=deterministic, rngs=rngs)
         return self.logits(states[-1].h) if last else jnp.swapaxes(self.logits(h), 0, 1), states

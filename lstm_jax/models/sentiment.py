@@ -15,14 +15,18 @@ from lstm_jax.config import SentimentModelConfig
 from lstm_jax.dropout import draw_mask
 from lstm_jax.errors import InputError
 from lstm_jax.layers import Bidirectional, ClassifierHead, Embedding, Recurrent, RecurrentStack, recurrent
+from lstm_jax.layers.keys import as_key
 from lstm_jax.models.layers import make_layer
 from lstm_jax.models.pooling import pool, pool_packed
 from lstm_jax.packing import PackedPlaces
+from lstm_jax.recurrence import LOWEST, as_int32
 from lstm_jax.runtime import sharding
 from lstm_jax.shapes import TokenIds
 
 EMBEDDING = "embedding/embedding"
 """Name of the embedding table in `Functional.params`."""
+DROPPED = LOWEST + 1
+"""Token of all dropped words, whose vectors are equal. No table has a row with this id, and `LOWEST` is the token of padded steps."""
 
 
 class SentimentClassifier(nnx.Module):
@@ -76,9 +80,10 @@ class SentimentClassifier(nnx.Module):
                 is not allowed if word dropout or dropout of the head is applied.
 
         Raises:
-            InputError: if `rngs` is None and word dropout or dropout of the head is applied.
+            InputError: if `ids` are not ints, or `rngs` is None and word dropout or dropout of the head is applied.
         """
-        steps_first = ids.T  # the recurrence runs over time, so the vectors are gathered with time as the first axis
+        # the recurrence runs over time, so the vectors are gathered with time as the first axis; int32 has room for the token `DROPPED`
+        steps_first = as_int32("ids", ids, "give ints").T
         tokens = steps_first if not self.folded and (summed or vectors is None) else None
         if vectors is None:
             vectors = sharding.constrain(steps_first, 1) if self.folded else self.embedding(steps_first, 1)
@@ -88,7 +93,7 @@ class SentimentClassifier(nnx.Module):
         if self.word_dropout and training:
             kept = jax.random.bernoulli(self._key(rngs, 0), 1 - self.word_dropout, (*steps_first.shape, 1))
             vectors = vectors * jnp.broadcast_to(kept, vectors.shape).astype(vectors.dtype)
-            tokens = None if tokens is None else jnp.where(kept[..., 0], tokens, -1)  # all dropped words have equal vectors
+            tokens = None if tokens is None else jnp.where(kept[..., 0], tokens, DROPPED)
         h: Any = self.recurrent(
             vectors,
             mask=self.embedding.mask(steps_first) if packed is None else None,
@@ -135,6 +140,7 @@ class SentimentClassifier(nnx.Module):
         Raises:
             InputError: if `rngs` is None.
         """
+        rngs = as_key(rngs)
         if isinstance(rngs, jax.Array):
             return jax.random.fold_in(rngs, len(self.recurrent.layers) + number)  # the layers fold in the smaller numbers
         if rngs is None:

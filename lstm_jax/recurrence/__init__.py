@@ -17,6 +17,7 @@ from lstm_jax.recurrence.backends import (
     lacks,
     resolve_backend,
 )
+from lstm_jax.recurrence.conversion import LOWEST, REAL, as_array, as_int32, of_kinds
 from lstm_jax.recurrence.lyapunov import largest_lyapunov_exponent
 from lstm_jax.recurrence.operands import check_zoneout
 from lstm_jax.recurrence.parallel import Newton
@@ -26,13 +27,17 @@ from lstm_jax.recurrence.solving import Solution, solve_states
 __all__ = [
     "BACKENDS",
     "DROPOUTS",
+    "LOWEST",
     "MASKS",
+    "REAL",
     "ZONEOUT",
     "Backend",
     "Newton",
     "Remat",
     "Request",
     "Solution",
+    "as_array",
+    "as_int32",
     "capability_rows",
     "check_remat",
     "check_zoneout",
@@ -40,6 +45,7 @@ __all__ = [
     "dropout_kinds",
     "lacks",
     "largest_lyapunov_exponent",
+    "of_kinds",
     "resolve_backend",
     "solve_states",
     "unroll",

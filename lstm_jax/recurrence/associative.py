@@ -25,7 +25,7 @@ def run(
     compute_dtype=None,
     sequences: bool = True,
 ):
-    """Run a cell that is linear in its state (`cell.linear` is not None) with a parallel scan over time.
+    """Run a cell that is linear in its state (`cell.is_linear` is true) with a parallel scan over time.
 
     The arguments and results are those of `reference.run`. For T steps, B rows and H units the scan makes about 2 log2(T) passes over
     arrays (T, B, H).

@@ -113,7 +113,7 @@ def _is_lstm(cell: Cell) -> bool:
 
 
 def _is_linear(cell: Cell) -> bool:
-    return cell.linear is not None
+    return cell.is_linear
 
 
 def _is_newton(cell: Cell) -> bool:
@@ -255,7 +255,7 @@ def _lacks_dtype(backend: Backend, request: Request) -> str:
 
 def _lacks_kind(backend: Backend, request: Request, cell: Cell) -> str:
     # the linear form of a step has no place for a mask of h
-    dropouts = backend.dropouts if cell.linear is None or backend.any_cell else _ASSOCIATIVE.dropouts
+    dropouts = backend.dropouts if not cell.is_linear or backend.any_cell else _ASSOCIATIVE.dropouts
     refused = [kind for kind in request.dropout if kind not in dropouts]
     refused += [request.mask] * bool(request.mask and request.mask not in backend.masks)
     refused += ["resets"] * (request.resets and not backend.resets)

@@ -67,7 +67,7 @@ def run(
     """
     name = compute_dtype_name(compute_dtype, params.kernel.dtype)
     products = name if name in PRODUCT_NUMBERS else None
-    if cell not in COMPILED_CELLS or (cell.linear is not None and x.shape[1] == 1 and products is None):
+    if cell not in COMPILED_CELLS or (cell.is_linear and x.shape[1] == 1 and products is None):
         return run_linear(cell, params, x, state, valid, dropout, resets, sequences)
     x = x.astype(jnp.int32) if jnp.issubdtype(x.dtype, jnp.integer) else x
     tokens = None if tokens is None or x.ndim == 2 else tokens.astype(jnp.int32)

@@ -171,8 +171,8 @@ COMPILED_CELLS = _rows()
 
 
 def is_compiled(cell: Cell) -> bool:
-    """Return whether the backend `compiled` supports a cell: one of `COMPILED_CELLS`, or any cell that is linear in its state.
+    """Return whether the backend `compiled` supports a cell: one of `COMPILED_CELLS`, or any cell whose `is_linear` is true.
 
     Cells are compared by all their attributes. A user's cell that only has the name of a supported cell is therefore not supported.
     """
-    return cell in COMPILED_CELLS or cell.linear is not None
+    return cell in COMPILED_CELLS or cell.is_linear

@@ -24,7 +24,7 @@ from lstm_jax.recurrence.resets import Resets
 
 
 def run_linear(cell: Cell, params, x, state, valid, dropout: DropoutMasks, resets: Resets | None, sequences: bool):
-    """Run a cell with linear steps (`cell.linear` is not None) over time in C++. The arguments and results are those of `reference.run`."""
+    """Run a cell with linear steps (`cell.is_linear` is true) over time in C++. The arguments and results are those of `reference.run`."""
     a, b, starts = coefficients(cell, params, x, valid, dropout, resets)
     h = apply(LinearSteps(), a, b, state.h, starts)
     return h if sequences else None, jax.tree.map(lambda _: h[-1], state)

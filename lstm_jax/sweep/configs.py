@@ -24,13 +24,20 @@ def override(config: Any, changes: Mapping[str, Any]) -> Any:
     Raises:
         InputError: if a name in `changes` is not a field of the config.
     """
+    new: dict[str, Any] = {}
+    inner: dict[str, dict[str, Any]] = {}
     for name, value in changes.items():
         field, _, rest = name.partition(".")
         require(is_config(config), "field", name, f"{type(config).__name__} {config!r} is no config and has no fields")
         fields = [f.name for f in dataclasses.fields(config)]
         require(field in fields, "field", name, f"{type(config).__name__} has {', '.join(fields)}")
-        config = dataclasses.replace(config, **{field: override(getattr(config, field), {rest: value}) if rest else value})
-    return config
+        if rest:
+            inner.setdefault(field, {})[rest] = value
+        else:
+            new[field] = value
+            inner.pop(field, None)  # a later change of the whole field replaces earlier changes of its parts
+    new |= {field: override(new.get(field, getattr(config, field)), parts) for field, parts in inner.items()}
+    return dataclasses.replace(config, **new) if new else config  # at once, since a config checks its fields together
 
 
 def variants(config: Any, changes: Iterable[Mapping[str, Any]]) -> list[Any]:
@@ -47,7 +54,7 @@ def variants(config: Any, changes: Iterable[Mapping[str, Any]]) -> list[Any]:
     return [override(config, overrides) for overrides in changes]
 
 
-def grid(config: Any, **axes: Sequence[Any]) -> list[Any]:
+def grid(config: Any, /, **axes: Sequence[Any]) -> list[Any]:
     """Return one copy of the config for every combination of the given values.
 
     Args:

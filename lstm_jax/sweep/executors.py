@@ -5,6 +5,7 @@ outcome of the run; see `attempt`. The row does not contain the id.
 """
 
 import contextlib
+import copy
 import dataclasses
 import json
 import os
@@ -50,8 +51,9 @@ class Resources:
 
 
 def attempt(function: Run, config: Any) -> Row:
-    """Call `function(config)` in this process and return the row of this run.
+    """Call `function` on a copy of the config in this process, and return the row of this run.
 
+    The row has the values of the config before the call, even if the function changes a dict or a list in its config.
     The row is a dict with the keys "config", "status" ("done"), "result" and "seconds" (the duration). It does not contain the id of the
     run. If the call raises an exception, the status is "failed", and the row has the key "error" in place of "result". A call of `sys.exit`
     counts as an exception.
@@ -62,7 +64,7 @@ def attempt(function: Run, config: Any) -> Row:
     """
     start = time.perf_counter()
     try:
-        result = json.loads(json.dumps(dict(function(config)), default=_plain))
+        result = json.loads(json.dumps(dict(function(copy.deepcopy(config))), default=_plain))
     except Interrupted as error:
         raise KeyboardInterrupt(str(error)) from error
     except (Exception, SystemExit) as error:
@@ -241,15 +243,19 @@ def slurm(function: Run, missing: Mapping[str, Any], resources: Resources, tally
         A pair (id, row) when a run ends. The row is a dict like the result of `attempt`, and does not contain the id.
 
     Raises:
-        InputError: if submitit is not installed.
+        InputError: if submitit is not installed, or if it does not know the cluster or a parameter.
     """
     try:
         import submitit  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise InputError("submitit", "not installed", 'pip install ".[slurm]"') from error
     parameters = dict(resources.options)
-    executor = submitit.AutoExecutor(folder=resources.folder, cluster=parameters.pop("cluster", None))
-    executor.update_parameters(**parameters)
+    try:
+        executor = submitit.AutoExecutor(folder=resources.folder, cluster=parameters.pop("cluster", None))
+        executor.update_parameters(**parameters)
+    except (NameError, RuntimeError, ValueError) as error:
+        first_line = str(error).split("\n")[0].rstrip(".")
+        raise InputError("options", first_line, 'give a cluster such as "local", and parameters of submitit') from error
     if not missing:
         return
     jobs = {}

@@ -8,6 +8,7 @@ import json
 import pickle
 import sys
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -37,10 +38,18 @@ def import_name(item: Any) -> str:
     return f"{module}:{item.__qualname__}"
 
 
+IMPORTING: ContextVar[bool] = ContextVar("importing", default=False)
+"""Whether `import_item` imports a module at the moment, and thus executes the code at the top level of this module."""
+
+
 def import_item(name: str) -> Any:
-    """Import a function or class by its name "module:name", and return it."""
+    """Import a function or class by its name "module:name", and return it. `IMPORTING` is true while its module is imported."""
     module, _, path = name.partition(":")
-    item = import_module(module)
+    token = IMPORTING.set(True)
+    try:
+        item = import_module(module)
+    finally:
+        IMPORTING.reset(token)
     for part in path.split("."):
         item = getattr(item, part)
     return item

@@ -1,6 +1,7 @@
 """Execution of a sweep. Configs that have no row yet are run, and each run appends its row to a file when it ends."""
 
 import dataclasses
+import inspect
 import json
 import warnings
 from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import Any
 from lstm_jax.errors import InputError, require
 from lstm_jax.sweep.configs import is_config
 from lstm_jax.sweep.executors import EXECUTORS, FAILED, Resources
-from lstm_jax.sweep.identity import Run, import_name, require_importable, run_id, source_digest
+from lstm_jax.sweep.identity import IMPORTING, Run, import_name, require_importable, run_id, source_digest
 from lstm_jax.sweep.missing import Row, record
 from lstm_jax.sweep.progress import Tally
 from lstm_jax.sweep.rows import read_rows
@@ -35,9 +36,10 @@ def run(
 
     Args:
         function: function that takes a config, executes its run and returns a dict from the name of each result to its value. It must
-            have a name and not be a lambda, because the name of the function identifies its rows.
+            have a name and not be a lambda, because the name of the function identifies its rows. It must not be a method of an object
+            other than a class. Values of an enclosing function that it uses are not part of the id: put them into the config.
         configs: instances of a frozen dataclass. Configs with the same id (see `run_id`) count as one run. In a field, the values 1, 1.0
-            and True give different ids, although Python takes them to be equal.
+            and True give different ids, although Python takes them to be equal. Rows of a class with another name do not count.
         path: file with one row (a JSON object) per line. Rows are only appended. The file is created, before the first run, if it does not
             exist. Floats that are not finite are written in the form of Python's json module: NaN, Infinity or -Infinity.
         where: executor of the runs: "here" (in this process), "processes" (in fresh processes) or "slurm" (in Slurm jobs). A terminal shows
@@ -49,28 +51,20 @@ def run(
 
     Returns:
         a list of dicts with the keys "id" (id of the run), "run" (name of the function), "code" (digest of the function's source code),
-        "config", "status", "seconds" (duration of the run) and "result" or, for a failed run, "error".
+        "class" (name of the config's class), "config", "status", "seconds" (duration of the run) and "result" or, for a failed run,
+        "error".
 
     Raises:
-        InputError: if the function is a lambda or has no name, if a config is not a dataclass or has a value that cannot be written as
-            JSON, if `where` is not a key of `EXECUTORS`, or if `workers` is negative. Also if the file cannot be written, or if it has a
-            row that no sweep has written. Also if `where` is "processes" and another process cannot import the function or the class of a
-            config, or if `where` is "slurm" and submitit is not installed.
+        InputError: if the function is a lambda, a method of an object or has no name, if a config is not a dataclass or has a value that
+            cannot be written as JSON, if configs of two classes have the same values, if `where` is not a key of `EXECUTORS`, or if
+            `workers` is negative. Also if the file cannot be written, or if it has a row that no sweep has written. Also if `where` is
+            "processes" and another process cannot import the function or the class of a config, or if `where` is "slurm" and submitit is
+            not installed. Also if a process of a sweep imports a script that calls `run` at its top level.
         KeyboardInterrupt: after Ctrl-C and, if `where` is "processes", after SIGTERM. Runs that have not ended have no rows.
     """
-    *first, last = EXECUTORS
-    require(where in EXECUTORS, "where", where, f"give {', '.join(first)} or {last}")
-    require(workers >= 0, "workers", workers, "give 0 (one a core) or more")
-    require("<lambda>" not in import_name(function), "function", "a lambda", "give a function with a name, by which rows are found again")
     configs = list(configs)
-    for config in configs:
-        require(is_config(config), "config", repr(config), "give instances of a frozen dataclass")
-        _require_json(dataclasses.asdict(config))
-    if where == "processes":
-        require_importable(function, "function")
-        for kind in {type(config) for config in configs}:
-            require_importable(kind, "class of a config")
-    path, wanted, code = Path(path), {run_id(function, config): config for config in configs}, source_digest(function)
+    _check(function, configs, where, workers)
+    path, wanted, code = Path(path), _by_id(function, configs), source_digest(function)
     found = _found(path, wanted)
     _warn(path, function, code, found.values(), retry)
     status = {key: row["status"] for key, row in found.items()}
@@ -84,14 +78,61 @@ def run(
                     tally.failed += 1
                 else:
                     tally.done += 1
-                yield [{"id": key, "run": import_name(function), "code": code} | row], _summary(key, row)
+                about = {"id": key, "run": import_name(function), "code": code, "class": import_name(type(missing[key]))}
+                yield [about | row], _summary(key, row)
 
     record(path, "runs", len(missing), outcomes(), tally)
-    return existing_rows(function, wanted.values(), path)
+    found = _found(path, wanted)
+    return [found[key] for key in wanted if key in found]
 
 
-def _found(path: Path, wanted: Collection[str]) -> dict[str, Row]:
-    """Return the rows of a file that have an id in `wanted`, as a dict from each id to the last row with this id.
+def _check(function: Run, configs: Sequence[Any], where: str, workers: int) -> None:
+    """Check the arguments of `run`.
+
+    Raises:
+        InputError: if an argument is wrong, or if `run` may not be called now, because a process of a sweep imports its function.
+    """
+    importing = "called while a run's process imports its function"
+    require(not IMPORTING.get(), "sweep", importing, 'put the call below if __name__ == "__main__":')
+    *first, last = EXECUTORS
+    require(where in EXECUTORS, "where", where, f"give {', '.join(first)} or {last}")
+    require(workers >= 0, "workers", workers, "give 0 (one a core) or more")
+    name = import_name(function)
+    require("<lambda>" not in name, "function", "a lambda", "give a function with a name, by which rows are found again")
+    bound = inspect.ismethod(function) and not isinstance(function.__self__, type)
+    require(not bound, "function", name, "the object of a method is not part of the id: give a function that needs only its config")
+    for config in configs:
+        require(is_config(config), "config", repr(config), "give instances of a frozen dataclass")
+        _require_json(dataclasses.asdict(config))
+    if where == "processes":
+        require_importable(function, "function")
+        for kind in {type(config) for config in configs}:
+            require_importable(kind, "class of a config")
+
+
+def _by_id(function: Run, configs: Iterable[Any]) -> dict[str, Any]:
+    """Return a dict from the id of each run to its config.
+
+    Raises:
+        InputError: if two configs have the same id but different classes. The id of a run does not cover the name of its config's class.
+    """
+    wanted: dict[str, Any] = {}
+    for config in configs:
+        first = wanted.setdefault(run_id(function, config), config)
+        names = [import_name(type(item)) for item in (first, config)]
+        require(names[0] == names[1], "configs", f"{' and '.join(names)} with the same values", "run each class in a call of its own")
+    return wanted
+
+
+def _found(path: Path, wanted: Mapping[str, Any]) -> dict[str, Row]:
+    """Return the rows of a file that belong to the given configs, as a dict from the id of each run to its last row.
+
+    A row belongs to a config if it has the same id, and the name of the config's class. Old rows do not have the name of the class, and
+    count as rows of the same class.
+
+    Args:
+        path: file of rows.
+        wanted: dict from the id of each run to its config.
 
     Raises:
         InputError: if the file has a row that no sweep has written.
@@ -102,7 +143,9 @@ def _found(path: Path, wanted: Collection[str]) -> dict[str, Row]:
         require(known, f"rows {location}", "not a row of a sweep", "name the file of a sweep, or a new one")
         return row
 
-    return {row["id"]: row for row in read_rows(path, check) if row["id"] in wanted}
+    classes = {key: import_name(type(config)) for key, config in wanted.items()}
+    rows = [row for row in read_rows(path, check) if row["id"] in classes]
+    return {row["id"]: row for row in rows if row.get("class", classes[row["id"]]) == classes[row["id"]]}
 
 
 def _require_json(values: Mapping[Any, Any], prefix: str = "") -> None:
@@ -151,12 +194,13 @@ def existing_rows(function: Run, configs: Iterable[Any], path: str | Path) -> li
     """Return the rows in the file `path` that earlier runs of `function` on the given configs have written, in the order of the configs.
 
     A config without a row is left out. If a config has several rows, the last row is returned. Rows of other functions or configs are
-    ignored.
+    ignored, and so are rows of another class of configs.
 
     Raises:
-        InputError: if the function has no name, or if the file cannot be read or has a row that no sweep has written.
+        InputError: if the function has no name, if configs of two classes have the same values, or if the file cannot be read or has a row
+            that no sweep has written.
     """
-    wanted = dict.fromkeys(run_id(function, config) for config in configs)
+    wanted = _by_id(function, configs)
     found = _found(Path(path), wanted)
     return [found[key] for key in wanted if key in found]
 

@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 import jax
@@ -218,7 +219,8 @@ class Task(ABC, Generic[C, D]):
             task.check_memory()
             remedy = "early stopping needs a validation split: give --validation, or --patience 0"
             idle = bool(config.train.patience) and not task.monitor
-            require(resume or not idle, "patience", config.train.patience, remedy)  # an older version let such runs start
+            begun = resume and RunFolder(Path(folder)).config.exists()  # an older version let such runs start
+            require(begun or not idle, "patience", config.train.patience, remedy)
             examples, (params, rebuild) = task.examples(), task.functional
             params = replaced(params, initial or {})
         permissions, fingerprint = Permissions(resume, allow_other_machine), getattr(task.data, "fingerprint")  # noqa: B009

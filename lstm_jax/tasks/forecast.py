@@ -7,7 +7,7 @@ entries the model returns a normal distribution. W is the number of windows and 
 import json
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,7 @@ import numpy as np
 from rich.console import Console
 
 from lstm_jax import data
+from lstm_jax.bounds import Level, check_number
 from lstm_jax.config import ForecastConfig
 from lstm_jax.errors import InputError, require
 from lstm_jax.models import Forecaster
@@ -323,7 +324,7 @@ class Trained(base.Trained[ForecastConfig, Scale]):
         """
         return make_predictions(self.rebuild, mesh_of(self.config))(self.params, part)
 
-    def end_of(self, series: data.Series, times: np.ndarray | None = None) -> tuple[Part, np.ndarray]:
+    def end_of(self, series: data.Series, times: np.ndarray | Sequence[Any] | None = None) -> tuple[Part, np.ndarray]:
         """Return the input from which the K entries after the end of a series are forecast, and the times (K,) of these entries.
 
         K is the `horizon` in the config. The input is a `Part` with one window, whose targets are unknown: `target` holds zeros. The method
@@ -339,23 +340,23 @@ class Trained(base.Trained[ForecastConfig, Scale]):
         windows = data.SeriesWindows(read, series.gaps_between(series.times[-1:], moments)[None], unknown, np.asarray([len(series)]))
         return make_part(windows, self.scale, self.config, series.name), moments
 
-    def ahead(self, series: data.Series, level: float = LEVEL, times: np.ndarray | None = None) -> Forecast:
+    def ahead(self, series: data.Series, level: float = LEVEL, times: np.ndarray | Sequence[Any] | None = None) -> Forecast:
         """Forecast the K entries after the end of a series, where K is the `horizon` in the config of the run.
 
         Args:
             series: series whose last entries the model reads.
             level: probability with which the prediction intervals should contain the true values, between 0 and 1.
-            times: times of the K entries, in the unit of `series.times`, or as datetime64 in UTC if the series is dated. If None, the
-                entries are evenly spaced, with the median gap of the series (`series.usual_gap`).
+            times: times of the K entries, in the unit of `series.times`, or as dates if the series is dated; see `Series.numbers`. If None,
+                the entries are evenly spaced, with the median gap of the series (`series.usual_gap`).
 
         Raises:
             InputError: if the series has fewer entries than the `context` of the config, if `level` is not above 0 and below 1, if `times`
-                does not hold K increasing times after the end of the series, or if `times` holds datetime64 and the series has no dates.
+                does not hold K increasing times after the end of the series, or if `times` holds dates and the series has no dates.
                 The error is also raised if a value that the model reads differs too much from the last value of the series. If
                 `data.level` of the config (not the argument `level`) is true, a value must not differ too much from the mean of the
                 training split either; see `make_part`.
         """
-        require(0 < level < 1, "level", level, "give a share between 0 and 1")
+        level = check_number("level", level, Level)
         part, moments = self.end_of(series, times)
         mean, low, high = interval(self.predict(part), part.last, self.scale, level)
         return Forecast(moments, mean[0], low[0], high[0])

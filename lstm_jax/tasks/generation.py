@@ -171,7 +171,7 @@ class Generation(base.Task[GenerationConfig, data.Corpus]):
         held_out = self.data.validation
         write_result(folder, result, self._score_held_out(result.params) if len(held_out) else {})
         if figures:
-            draw_figures(folder, result, self.data, self.scorer)
+            draw_figures(folder, result, self.data, self.scorer, self.config.data.article_resets)
 
 
 @dataclass(frozen=True)
@@ -304,13 +304,14 @@ class Trained(base.Trained[GenerationConfig, data.Characters]):
         _require_ids("ids", ids)
         return self._scorer(mode).text(self.params, ids, starts)
 
-    def activations(self, ids: np.ndarray) -> np.ndarray:
+    def activations(self, ids: np.ndarray, starts: np.ndarray | None = None) -> np.ndarray:
         """Return the outputs of the last recurrent layer after each character of a text.
 
         The model reads the text once, and the recurrent state is carried from each character to the next.
 
         Args:
             ids: character ids (N,) of the text, as `encode` returns them.
+            starts: positions in the text before which the recurrent state is replaced by zeros, as `held_out_starts` returns them.
 
         Returns:
             An array (N, H), where H is the number of hidden units.
@@ -319,7 +320,7 @@ class Trained(base.Trained[GenerationConfig, data.Characters]):
             InputError: if `ids` is a str or bytes object instead of an array, or if N is 0.
         """
         _require_ids("ids", ids)
-        return self._scorer("auto").activations(self.params, ids)
+        return self._scorer("auto").activations(self.params, ids, starts)
 
     def _scorer(self, mode: WantedMode) -> Scorer:
         return Scorer(self.rebuild, mesh_of(self.config), self.mode(mode), self.config.data.length)

@@ -73,7 +73,7 @@ def _shown(characters: data.Characters, ids: np.ndarray) -> str:
     return "".join(characters.characters[int(i)] for i in ids)
 
 
-def draw_figures(run: RunFolder, result: FitResult, corpus: data.Corpus, scorer: Scorer) -> None:
+def draw_figures(run: RunFolder, result: FitResult, corpus: data.Corpus, scorer: Scorer, article_resets: bool = False) -> None:
     """Draw the learning curves, and write two HTML pages that show a coloured text.
 
     The first page colours each character by its surprise, which is the negative log-probability that the model gives the character. The
@@ -85,6 +85,7 @@ def draw_figures(run: RunFolder, result: FitResult, corpus: data.Corpus, scorer:
         result: result of the training, with the metrics of all epochs and the trained parameters.
         corpus: the training text and the held-out text.
         scorer: scorer that computes the surprise of characters and the outputs of hidden units.
+        article_resets: whether the recurrent state is replaced by zeros at the beginning of each article, as in the training.
     """
     from lstm_jax.inspection import plots
 
@@ -92,5 +93,7 @@ def draw_figures(run: RunFolder, result: FitResult, corpus: data.Corpus, scorer:
     held_out = len(corpus.validation) > 0
     ids = (corpus.validation if held_out else corpus.train)[:SHOWN]
     which = "held-out" if held_out else "training"
-    draw_surprise(corpus.characters, ids, scorer.text(result.params, ids), run.figures / "surprise.html", f"Surprise, {which} text")
-    draw_units(corpus.characters, ids, scorer.activations(result.params, ids), run.figures / "units.html", UNITS)
+    starts = (corpus.validation_starts if held_out else corpus.train_starts) if article_resets else None
+    scores, activations = scorer.text(result.params, ids, starts), scorer.activations(result.params, ids, starts)
+    draw_surprise(corpus.characters, ids, scores, run.figures / "surprise.html", f"Surprise, {which} text")
+    draw_units(corpus.characters, ids, activations, run.figures / "units.html", UNITS)

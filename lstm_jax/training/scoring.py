@@ -100,8 +100,8 @@ class Scorer:
             return state, _score(model.logits(h), ids[:, 1:].T)
 
         @partial(jax.jit, out_shardings=whole)
-        def hidden(params, state, ids):
-            return rebuild(params).hidden(ids, state=state, deterministic=True)
+        def hidden(params, state, ids, resets):
+            return rebuild(params).hidden(ids, resets=resets, state=state, deterministic=True)
 
         self._window, self._chunk, self._hidden = make_predict(window, mesh), chunk, hidden
 
@@ -173,7 +173,7 @@ class Scorer:
 
         return Scores(joined(nats), joined(correct))
 
-    def activations(self, params: Any, ids: Integer[np.ndarray, "N"]) -> np.ndarray:
+    def activations(self, params: Any, ids: Integer[np.ndarray, "N"], starts: np.ndarray | None = None) -> np.ndarray:
         """Return the outputs of the last recurrent layer after each character of a text.
 
         The model reads the text in one pass that carries the recurrent state.
@@ -181,6 +181,7 @@ class Scorer:
         Args:
             params: parameters of the model.
             ids: character ids (N,) of the text.
+            starts: positions in the text before which the recurrent state is replaced by zeros; None means no positions.
 
         Returns:
             A float32 array (N, H), where H is the number of hidden units.
@@ -191,9 +192,11 @@ class Scorer:
         require(len(ids) >= 1, "text", "0 characters", "give 1 or more")
         size = min(CHUNK, 1 << max(0, len(ids) - 1).bit_length())
         padded = np.concatenate([ids, np.zeros(-len(ids) % size, ids.dtype)]).astype(np.int32)
+        at = None if starts is None else np.isin(np.arange(len(padded)), starts)
         state, parts = self._initial_state(params, 1), []
         for begin in range(0, len(padded), size):
-            h, state = self._hidden(params, state, padded[None, begin : begin + size])
+            cuts = None if at is None else at[None, begin : begin + size]
+            h, state = self._hidden(params, state, padded[None, begin : begin + size], cuts)
             parts.append(np.asarray(h[:, 0]))
         return np.concatenate(parts)[: len(ids)]
 

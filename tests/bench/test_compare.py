@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from rows import bench_here, timed
 
-from bench import compare
+from bench import compare, summary
 from lstm_jax import InputError
 from lstm_jax.sweep import stats
 
@@ -119,6 +119,28 @@ def test_rows_that_cannot_be_compared() -> None:
         compare.changes(here, there)
     with pytest.raises(InputError, match="in common"):
         compare.changes(here, [timed("B", "ours", 1.0)])
+
+
+def test_devices_of_one_machine() -> None:
+    """Rows of one machine can be compared although a backend runs on two devices of the same name, but not rows of other devices."""
+    rows = [timed("A", "ours", 1.0), timed("A", "ours:backend=reference", 1.0, backend="reference", devices=["cpu:cpu"] * 2)]
+    assert [change.ratio for change in compare.changes(rows, rows)] == [1.0, 1.0]
+    with pytest.raises(InputError, match=r"^machines: chip, 2 cores, cpu:cpu and chip, 2 cores, gpu:H100; compare rows of one machine$"):
+        compare.changes(rows, [timed("A", "ours", 1.0, devices=["gpu:H100"])])
+
+
+def test_a_commit_without_its_uncommitted_version(tmp_path: Path) -> None:
+    """`timed_rows` and `of_commit` keep the rows of a commit apart from those with uncommitted changes."""
+    path = tmp_path / "rows.jsonl"
+    both = [timed("A", "ours", ms, n, git) for git, ms in (("abc", 10.0), ("abc+", 7.0)) for n in range(3)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in both))
+    for text, ms in (("abc", 10.0), ("ab", 10.0), ("abc+", 7.0)):
+        assert [row["ms_per_step"] for row in compare.timed_rows(text, path)] == [ms] * 3
+        rows, (line,) = summary.of_commit(path, text)
+        assert (len(rows), line.processes, line.ms) == (3, 3, ms)
+    for call in (lambda: compare.timed_rows("", path), lambda: summary.of_commit(path, "")):
+        with pytest.raises(InputError, match=r"^commit: no digits; give the digits of one of abc$"):
+            call()
 
 
 def test_exit_codes(tmp_path: Path) -> None:

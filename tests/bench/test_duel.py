@@ -1,6 +1,7 @@
 """Tests of `bench duel`: verdicts on made-up rounds, two real processes that take turns, and false alarms. No time is asserted."""
 
 import json
+import re
 import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from rows import ROOT, bench, bench_here
 
-from bench import duel, timing, worker
+from bench import cpu, duel, timing, worker
 from bench.peers import base
 from bench.workloads import workload
 from lstm_jax import InputError
@@ -109,10 +110,8 @@ def test_turns_of_two_processes() -> None:
 def test_command(tmp_path: Path) -> None:
     """The command prints the change over two rounds, does not repeat a round that has rows, and refuses a folder that is no checkout."""
     path, versions = tmp_path / "duel.jsonl", dict.fromkeys(("baseline", "candidate"), duel.version(ROOT))
-    known = [
-        row | {"samples": row["samples"][:3]}
-        for row in _rows(1.0, 1, "recurrence:H=4,T=3,B=2", schema=3, measurement="duel", versions=versions)
-    ]
+    about = {"schema": 3, "measurement": "duel", "versions": versions, "cpu": cpu(), "cores": timing.CORES}
+    known = [row | {"samples": row["samples"][:3]} for row in _rows(1.0, 1, "recurrence:H=4,T=3,B=2", **about)]
     path.write_text("".join(json.dumps(row) + "\n" for row in known))
     few = ["--workload", "recurrence:H=4,T=3,B=2", "--rounds", "2", "--turns", "3", "--seconds", "0.001", "--level", "0.6"]
     run = bench("duel", str(ROOT), *few, "--results", str(path))
@@ -131,6 +130,67 @@ def test_command(tmp_path: Path) -> None:
     assert bad.returncode == 2
     assert bad.stderr.strip().startswith(f"bench: checkout: {tmp_path}; name a folder that")
     assert bench_here("duel").stderr == "bench: baseline: none; name a checkout\n"
+
+
+def test_rounds_of_other_settings_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A repeated call measures nothing. On another CPU, or with other turns, seconds or code, all rounds are measured again."""
+    path, asked, here = tmp_path / "rows.jsonl", [], {"cpu": "chip", "version": "abc"}
+
+    def take_turns(commands, turns: int, folders, environment) -> list[dict]:
+        asked.append(turns)
+        row = {"ms_per_step": 1.0, "steps_per_block": 1, "cpu": "name in an old checkout"}
+        return [row | {"samples": [(1 + len(asked) / 1000) * (1 + number) for number in range(turns)]} for _ in commands]
+
+    monkeypatch.setattr(duel.timing, "run_in_turns", take_turns)
+    monkeypatch.setattr(duel, "cpu", lambda: here["cpu"])
+    monkeypatch.setattr(duel, "version", lambda folder: here["version"])
+
+    def measured(*flags: str) -> int:
+        asked.clear()
+        run = bench_here("duel", str(ROOT), "--workload", "A", "--results", str(path), *flags)
+        assert run.returncode == 0, run.stderr
+        assert " 1.000 times the baseline's time" in run.stdout.splitlines()[-1]
+        return len(asked)
+
+    assert (measured("--turns", "3"), measured("--turns", "3")) == (8, 0)
+    assert (measured("--turns", "4"), measured("--turns", "4"), measured("--turns", "3")) == (8, 0, 0)
+    assert measured("--turns", "3", "--seconds", "0.2") == 8
+    for name, value in (("cpu", "another"), ("version", "abd")):
+        here[name] = value
+        assert (measured("--turns", "3"), measured("--turns", "3")) == (8, 0)
+    assert measured("--turns", "3", "--seconds", "0.2") == 8
+    here["cpu"] = "third"
+    assert measured("--report") == 0  # of the newest rounds, which another CPU has run
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    found = [(row["cpu"], row["versions"]["baseline"], len(row["samples"]), row["seconds"]) for row in rows[::16]]
+    chip, other = [("chip", "abc", 3, 0.05), ("chip", "abc", 4, 0.05), ("chip", "abc", 3, 0.2)], "another"
+    assert found == [*chip, (other, "abc", 3, 0.05), (other, "abd", 3, 0.05), (other, "abd", 3, 0.2)]
+    old = [{name: value for name, value in row.items() if name != "seconds"} for row in rows if row["seconds"] == 0.2][-16:]
+    path.write_text("".join(json.dumps(row) + "\n" for row in old))
+    here["cpu"] = other
+    assert measured("--turns", "3", "--seconds", "0.7") == 0  # old rows do not tell the seconds
+
+
+def test_a_folder_without_a_commit(tmp_path: Path) -> None:
+    """A copy of the files is no checkout, neither outside of a repository nor in a folder of a repository that does not track it."""
+
+    def git(*arguments: str) -> None:
+        subprocess.run(["git", "-C", str(tmp_path), *arguments], check=True, capture_output=True)
+
+    copy = tmp_path / "copy"
+    (copy / "bench").mkdir(parents=True)
+    (copy / "bench" / "worker.py").write_text("")
+    message = f"checkout: {copy}; name a folder that `git worktree add` or `git clone` made"
+    author = ("-c", "user.name=a", "-c", "user.email=a@b")
+    for prepare in ((), ("init", "-q"), (*author, "commit", "-q", "--allow-empty", "-m", "first")):
+        if prepare:
+            git(*prepare)
+        with pytest.raises(InputError) as error:
+            duel.version(copy)
+        assert str(error.value) == message
+    git("add", ".")
+    git(*author, "commit", "-q", "-m", "second")
+    assert re.fullmatch("[0-9a-f]{12}", duel.version(copy))
 
 
 def test_roles_of_false_alarms() -> None:
@@ -222,6 +282,7 @@ def test_flags_of_false_alarms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         return [about | {"role": role, "ms_per_step": factors[role], "samples": [factors[role]] * turns} for role in roles]
 
     monkeypatch.setattr(duel, "measure_round", measured)
+    monkeypatch.setattr(duel, "cpu", lambda: "chip")
     monkeypatch.setattr(duel, "ALIKE", 2)
     path = tmp_path / "rows.jsonl"
     arguments = ["duel", "--false-alarms", "--workload", "B", "--rounds", "3", "--turns", "2", "--seconds", "0.5", "--results", str(path)]

@@ -84,6 +84,20 @@ def test_a_wrong_field(changes: dict, complaint: str) -> None:
     assert str(error.value).startswith(complaint)
 
 
+def test_rows_of_the_first_digits_of_a_commit() -> None:
+    """A commit and the same commit with uncommitted changes ("+") are two commits, and digits that several commits share are refused."""
+    rows = [{"git": git, "number": n} for n, git in enumerate(("abc1", "abc1+", "abd22", "abc1", "abd2"))]
+    found = {
+        text: [row["number"] for row in schema.match_commit(rows, text)] for text in ("abc", "abc1", "abc+", "abc1+", "abd22", "abd2", "e")
+    }
+    assert found == {"abc": [0, 3], "abc1": [0, 3], "abc+": [1], "abc1+": [1], "abd22": [2], "abd2": [4], "e": []}
+    for text, shown, commits in (("ab", "ab", "abc1, abd22, abd2"), ("", "no digits", "abc1, abd22, abd2"), ("+", "+", "abc1+")):
+        with pytest.raises(InputError) as error:
+            schema.match_commit(rows, text)
+        assert str(error.value) == f"commit: {shown}; give the digits of one of {commits}"
+    assert schema.match_commit([*rows, {"git": ""}], "") == [{"git": ""}]  # measured in a folder without a commit
+
+
 def test_a_missing_field() -> None:
     row = timed("A", "ours", 1.0)
     del row["load"]

@@ -119,6 +119,35 @@ def test_a_cell_named_lstm_is_not_run_as_ours() -> None:
         register_cell(mine)
 
 
+class Summed(NamedTuple):
+    h: jax.Array
+    total: jax.Array
+
+
+def test_a_linear_cell_with_a_second_field() -> None:
+    """A cell with `linear` whose state also has the sum of all h runs on backends that call its step, since `linear` gives h alone."""
+    base = CELLS["min_gru"]
+
+    def step(params, state, z, mask=None, compute_dtype=None):
+        h = base.step(params, HiddenState(state.h), z, mask, compute_dtype).h
+        return Summed(h, state.total + h)
+
+    def start(batch, units, dtype=jnp.float32):
+        return Summed(jnp.zeros((batch, units), dtype), jnp.zeros((batch, units), dtype))
+
+    summing = dataclasses.replace(base, name="summing", step=step, initial_state=start)
+    params, lengths = base.init(jax.random.key(1), E, H), jnp.asarray([7, 0, 3, 1, 5])
+    first = Summed(*jax.random.normal(jax.random.key(2), (2, B, H)))
+    outputs, final = unroll(summing, params, X, first, lengths=lengths)
+    wanted, state = unroll(base, params, X, HiddenState(first.h), lengths=lengths)
+    assert_close((outputs, final.h), (wanted, state.h), "float32")
+    valid = np.arange(T)[None, :, None] < np.asarray(lengths)[:, None, None]
+    assert_close(final.total, first.total + jnp.where(valid, wanted, 0).sum(1), "float32")
+    for backend in ("associative", "compiled"):
+        with pytest.raises(InputError, match=rf"^backend {backend}: no cell summing of one's own; leave the backend out"):
+            unroll(summing, params, X, backend=backend)
+
+
 def test_registered_it_is_known_by_name(diagonal: Cell) -> None:
     with pytest.raises(InputError, match=r"^cell: diagonal; give one of lstm, gru"):
         SentimentModelConfig(cell="diagonal")

@@ -150,6 +150,20 @@ def test_module_shows_its_nonlinearity(torch) -> None:
         convert.load(relu, torch.nn.RNN(3, 4))
 
 
+def test_another_function_of_the_same_name(torch) -> None:
+    def relu(x):
+        return x * x
+
+    layer = zeros(SimpleRNN, 3, 4, activation=relu)
+    for module in (torch.nn.RNN(3, 4, nonlinearity="relu"), torch_state("simple_rnn")):
+        assert_refused(layer, module, "activations: simple_rnn(custom relu); the PyTorch module computes simple_rnn")
+    with pytest.raises(
+        InputError, match=r"^activations: simple_rnn\(custom relu\); the PyTorch module computes simple_rnn or simple_rnn\(relu"
+    ):
+        convert.layers_to_torch("simple_rnn", layer)
+    convert.load(zeros(SimpleRNN, 3, 4, activation=jax.nn.relu), torch.nn.RNN(3, 4, nonlinearity="relu"))
+
+
 def weights(cell: str, features: int = 3, units: int = 4, dtype: Any = np.float32, outputs: int = 2) -> dict[str, np.ndarray]:
     columns = LAYOUTS[cell].gates * units
     outputs = outputs if cell == PROJECTED else units

@@ -7,6 +7,7 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -137,6 +138,21 @@ REFUSALS = [
     (lambda: layers.LSTM(H), lambda: ours(Bidirectional), "directions: 2; the weights have one direction: give a Recurrent layer"),
     (lambda: layers.LSTM(H), lambda: ours(LSTM, use_bias=False), "use_bias: False; the bias of the weights is not zero: give a layer with"),
     (lambda: layers.LSTM(H, activation=twice), lambda: ours(LSTM), "activation of weights: twice; only the functions of keras.activations"),
+    (
+        lambda: layers.SimpleRNN(H, activation="leaky_relu"),
+        lambda: ours(SimpleRNN, activation=jax.nn.leaky_relu),  # its slope is 0.01, that of Keras 0.2
+        "activations: simple_rnn(custom leaky_relu); the Keras layer computes simple_rnn(leaky_relu): give such a layer",
+    ),
+    (
+        lambda: layers.GRU(H, recurrent_activation="gelu"),
+        lambda: ours(GRU, recurrent_activation=jax.nn.gelu),  # an approximation
+        "activations: gru(tanh, custom gelu); the Keras layer computes gru(tanh, gelu): give such a layer",
+    ),
+    (
+        lambda: layers.SimpleRNN(H, activation=keras.ops.gelu),  # an approximation
+        lambda: ours(SimpleRNN, activation="gelu"),
+        "activation of weights: gelu; only the functions of keras.activations can be compared",
+    ),
     (lambda: layers.Dense(H), lambda: ours(LSTM), "weights: Dense; give a LSTM, GRU, SimpleRNN, Bidirectional of Keras, or arrays that"),
 ]
 

@@ -11,6 +11,7 @@ from test_hostile_files import TEXT, _keras
 
 from lstm_jax.data import load_reviews, prepare_corpus, read_articles, read_byte_articles, read_series
 from lstm_jax.data.series import Series
+from lstm_jax.data.text_files import review_lines
 from lstm_jax.errors import InputError
 
 # texts and tables
@@ -37,6 +38,26 @@ def test_texts_that_are_none(tmp_path: Path, content: bytes, found: str) -> None
     path.write_bytes(content)
     with pytest.raises(InputError, match=found):
         read_articles(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ("good\nbad\n".encode("utf-16"), "file reviews: byte 0xff at offset 0 is not UTF-8: the file is UTF-16; convert it from UTF-16"),
+        ("good\nbad\n".encode("utf-16-le"), "file reviews: 9 of 18 bytes are NUL, as in UTF-16 or a binary file"),
+        (gzip.compress(b"good\n"), "file reviews: is compressed by gzip, not a text; unpack it with gunzip"),
+    ],
+    ids=range(3),
+)
+def test_reviews_that_are_none(content: bytes, found: str) -> None:
+    with pytest.raises(InputError, match=f"^{found}"):
+        review_lines(content, "reviews")
+
+
+def test_lines_of_reviews() -> None:
+    content = b"\xef\xbb\xbfgood\r\nbad \xff\xef\xbb\xbf\n\n\xe2\x80\xa8"
+    assert review_lines(content, "reviews") == [b"good", b"bad \xff\xef\xbb\xbf", b"", "\u2028".encode()]
+    assert review_lines(b"", "reviews") == []
 
 
 def test_archives_are_no_bytes_to_train_on_either(tmp_path: Path) -> None:

@@ -80,6 +80,21 @@ def test_what_is_wrong(tmp_path: Path, lines: list[str], message: str) -> None:
     assert str(caught.value).startswith(message.format(path=path))
 
 
+def test_dates_without_hyphens(tmp_path: Path) -> None:
+    """Times that all look like dates without hyphens are refused: as numbers, the end of November would be followed by a gap of 71."""
+    lines = ["20261128,1", "20261129,2", "20261130,3", "20261201,4"]
+    path = write(tmp_path / "a.csv", "time,value", *lines)
+    with pytest.raises(InputError) as caught:
+        read_series(path)
+    remedy = "write 2026-12-01 for a date, or 20261201.0 for a number"
+    assert str(caught.value) == f"'time' of {path}: 20261201 and all others look like dates; {remedy}"
+    with pytest.raises(InputError, match="20261129 and all others look like dates"):
+        read_series(write(tmp_path / "a.jsonl", '{"time": 20261128, "value": 1}', '{"time": 20261129, "value": 2}'))
+    for more in ("20261232,5", "20261202.0,5", "100000000,5"):  # not all of them are dates of 8 digits
+        series = read_series(write(path, "time,value", *lines, more))
+        assert (series.dated, series.times[3] - series.times[2]) == (False, 71)
+
+
 @pytest.mark.parametrize(
     ("mark", "lines", "shown"),
     [

@@ -69,6 +69,21 @@ def test_same_as_kerass_layer(kind: type, options: dict, mask: str | None) -> No
     assert ours.get_config() == theirs.get_config() | {"name": ours.name}
 
 
+@pytest.mark.parametrize("shape", [(B, T, 1), (1, T), (1, T, 1)], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"unroll": True, "return_sequences": True}, {"go_backwards": True, "return_sequences": True}], ids=str
+)
+def test_masks_that_are_broadcast(options: dict, shape: tuple[int, ...]) -> None:
+    ours, theirs = (layer(H, **options) for layer in (LSTM, keras.layers.LSTM))
+    ours.build(X.shape), theirs.build(X.shape)
+    ours.set_weights(theirs.get_weights())
+    valid = np.random.default_rng(1).random(shape) > 0.4
+    assert 0 < valid.mean() < 1
+    np.testing.assert_allclose(ours(X, mask=valid), theirs(X, mask=valid), atol=2e-6, rtol=1e-5)
+    with pytest.raises(Exception, match=r"mask: \(2, 5\); give \(B, T\)"):
+        ours(X, mask=np.ones((2, T), bool))
+
+
 @pytest.mark.parametrize("options", [{}, {"zero_output_for_mask": True}, {"unroll": True}, {"go_backwards": True}], ids=str)
 @pytest.mark.parametrize("kind", KINDS)
 def test_initial_state_before_the_first_valid_step(kind: type, options: dict) -> None:
@@ -212,39 +227,25 @@ def test_loss_and_metric_of_the_users_own() -> None:
     np.testing.assert_allclose(ours.train_on_batch(X, X[:, 0, :1])[0], want[0], rtol=1e-5)
 
 
-class Own(keras.Model):
-    """Subclass of `keras.Model`, whose graph of layers is not known."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.recurrent = keras.layers.LSTM(H, name="inside")
-
-    def call(self, x):
-        return self.recurrent(x)
+def test_keras_layers_in_our_bidirectional_are_replaced() -> None:
+    layer = Bidirectional(keras.layers.LSTM(H))
+    ours = accelerate(model := keras.Sequential([keras.Input((T, E)), layer]))
+    assert [type(part) for part in (ours.layers[0].forward_layer, ours.layers[0].backward_layer)] == [LSTM, LSTM]
+    np.testing.assert_allclose(ours.predict(X, verbose=0), model.predict(X, verbose=0), atol=2e-6)
 
 
-@pytest.mark.parametrize(
-    ("layer", "note"),
-    [
-        (lambda: keras.layers.RNN(keras.layers.LSTMCell(H), name="free"), r"free: its class is RNN, not LSTM, GRU or SimpleRNN"),
-        (lambda: keras.layers.RNN([keras.layers.LSTMCell(H)] * 1, name="stacked"), r"stacked: its cell is StackedRNNCells"),
-        (lambda: keras.layers.LSTM(H, dtype="mixed_bfloat16", name="mixed"), r"mixed: its dtype policy is mixed_bfloat16"),
-        (lambda: keras.layers.LSTM(H, use_cudnn=True, name="cudnn"), r"cudnn: it asks for cuDNN"),
-        (lambda: keras.layers.GRU(H, activation="sparsemax", name="max"), r"max: its activation sparsemax is not supported"),
-        (
-            lambda: keras.layers.LSTM(H, activation=keras.layers.PReLU(), name="p"),
-            r"p: its activation is a layer that has weights or is not built, PReLU",
-        ),
-        (Own, r"own: a subclass of Model; .* for inside"),
-    ],
-)
-def test_what_is_left_is_named(layer: Callable, note: str) -> None:
-    inner = layer()
-    if isinstance(inner, Own):
-        inner(X)
-    model = keras.Sequential([keras.Input((T, E)), inner])
-    with pytest.warns(UserWarning, match=f"^left to Keras: {note}"):
-        assert accelerate(model) is model
+def test_model_of_an_inner_output() -> None:
+    given = keras.Input((T, E))
+    inner = keras.layers.Dense(2)(keras.layers.LSTM(H)(given))
+    model = keras.Model(given, keras.layers.Dense(1)(inner))
+    whole = accelerate(model)
+    features = keras.Model(model.input, model.layers[2].output)
+    ours = accelerate(features)
+    assert type(ours.layers[1]) is LSTM
+    assert same_weights(ours, features)
+    assert all(any(weight is other for other in whole.weights) for weight in ours.weights)
+    np.testing.assert_allclose(ours(X), features(X), atol=2e-6)
+    np.testing.assert_allclose(model.layers[3](ours(X)), whole(X), atol=2e-6)
 
 
 def test_layer_that_keras_runs() -> None:

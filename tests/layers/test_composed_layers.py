@@ -124,6 +124,10 @@ def test_bidirectional_errors(unchecked: None) -> None:
         Bidirectional(E, H, rngs=nnx.Rngs(0), merge_mode="sum", backward={"units": 3})
     with pytest.raises(InputError, match=r"^units: 0; give 1 or more$"):
         Bidirectional(E, 0, rngs=nnx.Rngs(0))
+    layer: Any = Bidirectional(E, H, rngs=nnx.Rngs(0))
+    for masks, shown in ((DropoutMasks(), "DropoutMasks of 3"), ([None], "list of 1"), ("ab", "str")):
+        with pytest.raises(InputError, match=rf"^dropout: {shown}; give a pair of DropoutMasks, forward and backward$"):
+            layer(X, dropout=masks)
 
 
 def make_stack(**options) -> RecurrentStack:
@@ -163,6 +167,12 @@ def test_stack_dropout() -> None:
     assert not np.allclose(outputs, plain)
     stack.eval()
     assert_close(call(stack, X)[0], plain, "float32")
+
+
+def test_stack_with_a_key_in_numpy(unchecked: None) -> None:
+    """A raw key that is a NumPy array gives each layer the masks that the same key as a JAX array gives it."""
+    stack, key = make_stack(dropout=0.3, recurrent_dropout=0.3), jax.random.PRNGKey(5)
+    np.testing.assert_array_equal(stack(X, rngs=np.asarray(key))[0], stack(X, rngs=key)[0])
 
 
 def test_stack_in_jax() -> None:

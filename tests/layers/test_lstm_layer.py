@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 from tables import assert_close
 
-from lstm_jax import CELLS, LSTM, DropoutMasks, InputError, LSTMParams, LSTMState, unroll
+from lstm_jax import CELLS, LSTM, Bidirectional, DropoutMasks, InputError, LSTMParams, LSTMState, RecurrentStack, unroll
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
@@ -144,12 +144,15 @@ def test_stateful_errors() -> None:
         ({"features": 0}, "features: 0; give 1 or more"),
         ({"units": 0}, "units: 0; give 1 or more"),
         ({"units": -3}, "units: -3; give 1 or more"),
+        ({"units": "4"}, "units: '4'; give an int of 1 or more"),
+        ({"units": 4.5}, "units: 4.5; give an int of 1 or more"),
+        ({"features": True}, "features: True; give an int of 1 or more"),
         ({"dropout": 1.2}, "dropout: 1.2; give a share from 0 to below 1"),
         ({"remat": 0}, "remat: 0; give None, 'sqrt', or 1 or more segments"),
         ({"recurrent_dropout": 1.0}, "recurrent_dropout: 1.0; give a share from 0 to below 1"),
     ],
 )
-def test_errors(options: dict, message: str) -> None:
+def test_errors(options: dict, message: str, unchecked: None) -> None:
     with pytest.raises(InputError) as caught:
         LSTM(**({"features": E, "units": H} | options), rngs=nnx.Rngs(0))
     assert str(caught.value) == message
@@ -175,6 +178,17 @@ def test_exported_with_its_state() -> None:
     outputs, state = jax.export.deserialize(stored).call(X, STATE)
     assert isinstance(state, LSTMState)
     assert_close((outputs, state), layer(X, initial_state=STATE), "float32")
+
+
+def test_x_is_a_list(unchecked: None) -> None:
+    """A list of tracers is an input like any other, and a ragged list is refused, also by layers that contain this one."""
+    layers = [make(), Bidirectional(E, H, return_sequences=True, rngs=nnx.Rngs(0)), RecurrentStack([make()])]
+    for layer in layers:
+        assert_close(jax.jit(lambda a, layer=layer: layer([a, 2 * a]))(X[0]), layer(jnp.stack([X[0], 2 * X[0]])), "float32")
+        with pytest.raises(InputError, match=r"^x: list; give floats \(B, T, E\), or int ids \(B, T\)$"):
+            layer([[[1.0] * E], [[1.0] * E] * 2])
+    with pytest.raises(InputError, match=r"^mask: list; give an array, or a list with rows of equal length$"):
+        layers[0](X[0], mask=[[True], [True, False]])
 
 
 def test_unknown_backend_raises_in_the_call() -> None:

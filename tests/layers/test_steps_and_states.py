@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 from tables import assert_close
 
-from lstm_jax import GRU, LSTM, Bidirectional, InputError, Recurrent, RecurrentStack, SimpleRNN
+from lstm_jax import GRU, LSTM, Bidirectional, DropoutMasks, InputError, Recurrent, RecurrentStack, SimpleRNN
 from lstm_jax.cells import CELLS
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -72,6 +72,39 @@ def test_a_step_of_ids_and_of_one_row():
     assert_close(got, jax.tree.map(lambda part: part[0], want), 1e-6)
     reset = layer.step(one_hot[0], jax.tree.map(jnp.ones_like, row), reset=True)
     assert_close(reset, got, 1e-6)
+
+
+def test_a_step_of_ids_of_64_bits(unchecked: None):
+    """An id beyond int32 gives NaN, as in a call of the layer, and not the output of another id."""
+    layer = LSTM(FEATURES, UNITS, rngs=nnx.Rngs(0))
+    wide, state = np.array([2**32 + 1, 1]), layer.initial_state(2)
+    for ids in (wide, wide.tolist()):
+        output, _ = layer.step(ids, state)
+        assert np.isnan(output[0]).all()
+        assert_close(output[1], layer(jnp.asarray([[1]]))[0], 1e-6)
+        np.testing.assert_allclose(output, layer(wide[:, None]), rtol=0, atol=1e-6)
+    assert np.isnan(layer.step(wide[0], layer.initial_state(None))[0]).all()
+
+
+@pytest.mark.parametrize("batch", [False, True])
+@pytest.mark.parametrize("kind", ["keras", "per_gate", "variational"])
+def test_masks_of_a_single_sequence(kind: Any, batch: bool):
+    """Masks of a single sequence and of a single row have no batch axis or one of 1, and each has the effect that it has in a batch."""
+    options: dict[str, Any] = {"dropout": 0.4, "recurrent_dropout": 0.3, "dropout_masks": kind, "rngs": nnx.Rngs(0, dropout=1)}
+    for layer in (LSTM(FEATURES, UNITS, zoneout=0.3, zoneout_cell=0.2, **options), SimpleRNN(FEATURES, UNITS, zoneout=0.3, **options)):
+        whole, one = layer.draw_masks(1, steps=STEPS), layer.draw_masks(1, steps=1)
+        given, given_one = (whole, one) if batch else jax.tree.map(lambda mask: jnp.squeeze(mask, -2), (whole, one))
+        assert_close(layer(X[0], dropout=given), layer(X[:1], dropout=whole)[0], 1e-6)
+        state = layer.initial_state(None)
+        wanted = layer.step(X[:1, 0], layer.initial_state(1), dropout=one)
+        assert_close(layer.step(X[0, 0], state, dropout=given_one), jax.tree.map(lambda part: part[0], wanted), 1e-6)
+
+
+def test_a_step_of_one_row_with_lists():
+    layer = LSTM(FEATURES, UNITS, rngs=nnx.Rngs(0))
+    h, c = (RNG.normal(size=UNITS).astype(np.float32) for _ in range(2))
+    wanted = layer.step(X[0, 0], (jnp.asarray(h), jnp.asarray(c)))
+    assert_close(layer.step(X[0, 0].tolist(), (h.tolist(), c.tolist()), reset=False), wanted, 1e-6)
 
 
 def test_a_stack_steps_through_its_layers():
@@ -208,6 +241,10 @@ def test_the_states_of_both_directions_start_a_decoder():
     assert decoder(X, initial_state=joined).shape == (BATCH, 2 * UNITS)
 
 
+def one_step(*args: Any, **options: Any) -> Any:
+    return LSTM(4, 6, rngs=nnx.Rngs(0)).step(*args, **options)
+
+
 REFUSED = {
     "return_sequences: False; residual connections need": lambda: RecurrentStack(
         [LSTM(4, 6, return_sequences=True, rngs=nnx.Rngs(0)), LSTM(6, 6, return_sequences=True, rngs=nnx.Rngs(0))], residual=True
@@ -229,12 +266,23 @@ REFUSED = {
     "state: 1 states; give 2, one for each layer": lambda: RecurrentStack(
         [LSTM(4, 6, return_sequences=True, rngs=nnx.Rngs(0)), LSTM(6, 6, rngs=nnx.Rngs(0))]
     ).step(X[:, 0], [None]),
+    "x: <U1; give floats (B, E) or int ids (B,), or one row": lambda: one_step("a", None),
+    "x: (); give floats (B, E) or int ids (B,), or one row": lambda: one_step(1.0, None),
+    "x: (3, 5, 4); give floats (B, E) or int ids (B,), or one row": lambda: one_step(X, None),
+    "reset: (); give shape (3,)": lambda: one_step(X[:, 0], None, reset=True),
+    "reset: (3,); give shape ()": lambda: one_step(X[0, 0], None, reset=RESETS[:, 0]),
+    "reset: int32; give bools": lambda: one_step(X[:, 0], None, reset=jnp.zeros(3, jnp.int32)),
+    "state: list; give an array, or a list with rows of equal length": lambda: one_step(X[0, 0], ([[1.0], [1.0, 2.0]], [0.0] * 6)),
+    "initial_state: ArrayImpl; give LSTMState(h, c)": lambda: one_step(X[0, 0], jnp.zeros(6)),
+    "dropout: tuple; give DropoutMasks(input, recurrent, zoneout)": lambda: one_step(X[0, 0], None, dropout=(None, None)),
+    "dropout.input: (1, 6); give shape (1, 4) or (4, 1, 4)": lambda: one_step(X[0, 0], None, dropout=DropoutMasks(jnp.ones(6))),
+    "mask: (1,); give (B, T), or (T, B) if time_major": lambda: LSTM(4, 6, rngs=nnx.Rngs(0))(X[0], mask=jnp.asarray(True), time_major=True),
     "states: layers of different cells": lambda: Bidirectional(4, 6, backward={"cell": "gru"}, rngs=nnx.Rngs(0)).join_states((None, None)),
 }
 
 
 @pytest.mark.parametrize("message", REFUSED)
-def test_refused(message: str):
+def test_refused(message: str, unchecked: None):
     with pytest.raises(InputError) as raised:
         REFUSED[message]()
     assert str(raised.value).startswith(message)

@@ -49,6 +49,18 @@ def test_the_last_step_is_the_last_of_all():
     np.testing.assert_array_equal(states[0].c, same[0].c)
 
 
+def test_logits_of_a_row_that_is_skipped():
+    """The last logits of a row without valid steps are those of its initial h, and its logits after each step those of zeros."""
+    model, ids, mask = _model(layers=2), jnp.array([[1, 2, 3], [4, 5, 6]]), jnp.array([[True] * 3, [False] * 3])
+    _, state = model(ids, deterministic=True)
+    all_steps, _ = model(ids, mask=mask, state=state, deterministic=True)
+    last, _ = model(ids, mask=mask, state=state, last=True, deterministic=True)
+    np.testing.assert_allclose(last[1], model.logits(state[-1].h)[1], atol=1e-6)
+    np.testing.assert_allclose(all_steps[1], jnp.broadcast_to(model.logits(jnp.zeros(6)), (3, 7)), atol=1e-6)
+    np.testing.assert_allclose(last[0], all_steps[0, -1], atol=1e-6)
+    assert np.abs(np.asarray(last[1] - all_steps[1, -1])).max() > 1e-3
+
+
 @pytest.mark.parametrize("layers", [1, 2])
 def test_two_halves_with_the_state_carried_equal_the_whole(layers):
     model, ids = _model(layers=layers), jax.random.randint(jax.random.key(2), (3, 8), 0, 7)

@@ -256,6 +256,22 @@ def test_words_that_come_again(options: dict) -> None:
     assert_close(found[2], found[0], "float32")
 
 
+@pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the backend with")
+@pytest.mark.parametrize(("dtype", "word", "rows"), [("uint8", 255, 256), ("uint16", 65535, 65536), ("int16", -1, 256), ("int32", -1, 256)])
+def test_dropped_words_share_no_token_with_a_word(dtype: str, word: int, rows: int, unchecked: None) -> None:
+    """The compiled backend gives the loss and gradients of the reference, also if -1 in the dtype of the ids is the id of a word."""
+    options = {"embed": 2, "units": 4, "word_dropout": 0.5, "dropout": 0.0, "recurrent_dropout": 0.0}
+    found = []
+    for backend, ids in (("compiled", jnp.full((2, 12), word, dtype)), ("reference", jnp.full((2, 12), word, jnp.int32))):
+        made = functional(SentimentClassifier(SentimentModelConfig(**options, backend=backend), rows, rngs=nnx.Rngs(0)))
+
+        def loss(params, made=made, ids=ids):
+            return (made.rebuild(params)(ids, rngs=jax.random.key(1)) ** 2).sum()
+
+        found.append(jax.value_and_grad(loss)(made.params))
+    assert_close(*found, "float32")
+
+
 def test_gradients_by_words_at_their_places() -> None:
     """Each position of a word has its own gradient, as saliency needs it, unless `summed` is true.
 
@@ -329,3 +345,9 @@ def test_dropout_needs_a_stream() -> None:
     with pytest.raises(InputError, match=r"^rngs: None"):
         model(jnp.asarray(IDS))
     assert np.isfinite(model(jnp.asarray(IDS), rngs=nnx.Rngs(dropout=0))).all()
+
+
+def test_a_key_in_numpy(unchecked: None) -> None:
+    """A raw key that is a NumPy array gives the masks that the same key as a JAX array gives, also to words and to the head."""
+    model, key = small(layers=2, word_dropout=0.3, head_dropout=0.3), jax.random.PRNGKey(3)
+    np.testing.assert_array_equal(model(jnp.asarray(IDS), rngs=np.asarray(key)), model(jnp.asarray(IDS), rngs=key))

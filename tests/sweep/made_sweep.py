@@ -76,6 +76,20 @@ def show(config: Any) -> dict[str, str]:
     return {"config": repr(config)}
 
 
+def nest(config: Config) -> dict[str, str]:
+    """Run a sweep in processes with the file `config.log`, whose only run is `show` on the inner config, and return its result."""
+    (row,) = sweep.run(show, [config.inner], config.log, "processes", workers=1)
+    return row["result"]
+
+
+def take(config: Nested) -> dict[str, float]:
+    """Remove the entry "rate" from the dict `config.path` and return it, or fail if the dict has another entry."""
+    rate = config.path.pop("rate")
+    if config.path:
+        raise ValueError("more entries")
+    return {"rate": rate}
+
+
 def score(config: Config) -> dict[str, float]:
     """Append the number to the log, fail or sleep if `wrong` says so, and otherwise return a score."""
     with Path(config.log).open("a") as file:

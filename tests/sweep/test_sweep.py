@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from importlib.util import find_spec
 from pathlib import Path
 
 import made_sweep
@@ -18,6 +20,7 @@ import pytest
 from made_sweep import Adam, Config, Inner, Nested, Optional, Said, Sgd
 
 from lstm_jax import sweep
+from lstm_jax.config import TrainConfig
 from lstm_jax.errors import InputError
 from lstm_jax.sweep import executors, identity, planner, progress
 from lstm_jax.sweep.executors import Resources
@@ -31,6 +34,12 @@ def test_grids_and_overrides() -> None:
     found = sweep.grid(Config(), number=[1, 2], **{"inner.scale": [0.5, 2.0]})
     assert [(c.number, c.inner.scale) for c in found] == [(1, 0.5), (1, 2.0), (2, 0.5), (2, 2.0)]
     assert sweep.variants(Config(), [{"number": 5}, {"inner.scale": 3.0}]) == [Config(5), Config(inner=Inner(3.0))]
+    assert sweep.override(Config(), {"inner.scale": 3.0, "inner": Inner(4.0)}) == Config(inner=Inner(4.0))
+    assert sweep.override(Config(), {"inner": Inner(4.0), "inner.scale": 3.0, "number": 2}) == Config(2, inner=Inner(3.0))
+    for changes in itertools.permutations({"schedule": "cosine", "final_learning_rate": 1e-5}.items()):  # one alone would be refused
+        assert sweep.override(TrainConfig(), dict(changes)) == TrainConfig(schedule="cosine", final_learning_rate=1e-5)
+    named = dataclasses.make_dataclass("Named", [("config", str, "a")], frozen=True)  # a field has the name of an argument of `grid`
+    assert [made.config for made in sweep.grid(named(), config=["b", "c"])] == ["b", "c"]
     with pytest.raises(InputError, match=r"^field: colour; Config has number, wrong, log"):
         sweep.grid(Config(), colour=["red"])
     with pytest.raises(InputError, match=r"^field: width; Inner has scale"):
@@ -63,6 +72,37 @@ def test_the_classes_of_inner_configs_count() -> None:
     needed = dataclasses.make_dataclass("Needed", [("inner", Inner), ("other", "Inner")], frozen=True)(Inner(2.0), Inner())
     assert identity.other_classes(needed, needed) == {}
     assert identity.other_classes(Nested(Adam()), Nested()) == {"optimizer": "made_sweep:Adam"}
+
+
+def test_configs_of_two_classes_with_equal_values(tmp_path: Path) -> None:
+    """Rows of another class do not count, although their ids are equal. Old rows, which do not name the class, count for every class."""
+    path, kinds = tmp_path / "rows.jsonl", (Sgd, Adam)
+    assert sweep.run_id(made_sweep.show, Sgd()) == sweep.run_id(made_sweep.show, Adam())
+    for _ in range(2):
+        assert [sweep.run(made_sweep.show, [kind()], path)[0]["result"]["config"] for kind in kinds] == ["Sgd(rate=0.1)", "Adam(rate=0.1)"]
+    assert [row["class"] for row in read_rows(path)] == ["made_sweep:Sgd", "made_sweep:Adam"]
+    assert [sweep.existing_rows(made_sweep.show, [kind()], path) for kind in kinds] == [[row] for row in read_rows(path)]
+    for call in (sweep.run, sweep.existing_rows):
+        with pytest.raises(InputError) as error:
+            call(made_sweep.show, [Sgd(0.2), Sgd(0.2), Sgd(), Adam()], path)
+        assert str(error.value) == "configs: made_sweep:Sgd and made_sweep:Adam with the same values; run each class in a call of its own"
+    old = [{name: value for name, value in row.items() if name != "class"} for row in read_rows(path)][:1]
+    path.write_text(json.dumps(old[0]) + "\n")
+    assert [sweep.run(made_sweep.show, [kind()], path) for kind in kinds] == [old, old]
+
+
+@pytest.mark.parametrize("where", ["here", "processes"])
+def test_a_run_that_changes_its_config(where: str, tmp_path: Path) -> None:
+    """The row of a run that removes an entry of a dict in its config has the values from before, so that it is found again."""
+    path, wanted = tmp_path / "rows.jsonl", [Nested(path={"rate": 0.5}), Nested(path={"rate": 2, "fails": 1})]
+    rows = sweep.run(made_sweep.take, wanted, path, where, workers=1)
+    assert [(row["config"]["path"], row.get("result")) for row in rows] == [
+        ({"rate": 0.5}, {"rate": 0.5}),
+        ({"rate": 2, "fails": 1}, None),
+    ]
+    assert wanted == [Nested(path={"rate": 0.5}), Nested(path={"rate": 2, "fails": 1})]
+    with pytest.warns(UserWarning, match="1 of 2 runs have failed before"):
+        assert sweep.run(made_sweep.take, wanted, path, where, workers=1) == rows == list(read_rows(path))
 
 
 @pytest.mark.parametrize("where", ["here", "processes"])
@@ -212,6 +252,10 @@ def test_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         sweep.run(lambda config: {}, [Config()], tmp_path / "rows")
     with pytest.raises(InputError, match=r"^workers: -1; "):
         sweep.run(made_sweep.score, [], tmp_path / "rows", workers=-1)
+    if find_spec("submitit"):
+        for options, said in (({"nosuch": 1}, "Parameter 'nosuch' need"), ({"cluster": "moon"}, "AutoExecutor doesn't know any")):
+            with pytest.raises(InputError, match=rf'^options: {said} .*; give a cluster such as "local", and parameters of submitit$'):
+                sweep.run(made_sweep.score, [Config()], tmp_path / "rows", "slurm", options={"cluster": "debug"} | options)
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(InputError, match=r"^submitit: not installed; pip install"):
         sweep.run(made_sweep.score, [Config()], tmp_path / "rows", "slurm")

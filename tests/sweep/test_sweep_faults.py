@@ -34,6 +34,9 @@ ROOT = Path(__file__).parents[2]
 class Table:
     table: dict[Any, Any] = field(default_factory=dict)
 
+    def entries(self, config: Any) -> dict[str, int]:
+        return {"entries": len(self.table)}
+
     @classmethod
     def size(cls, config: Any) -> dict[str, int]:
         return {"size": len(config.table)}
@@ -151,6 +154,14 @@ def test_functions_without_names(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_methods_of_objects(tmp_path: Path) -> None:
+    """A method of an object is refused, since the rows of all objects would have one id."""
+    remedy = "the object of a method is not part of the id: give a function that needs only its config"
+    with pytest.raises(InputError, match=rf"^function: {__name__}:Table\.entries; {remedy}$"):
+        sweep.run(Table({1: 2}).entries, [Config()], tmp_path / "rows")
+    assert not list(tmp_path.iterdir())
+
+
 def test_configs_that_are_none(tmp_path: Path) -> None:
     mixed = Table({1: "a", "b": 2})
     remedy = "give text or numbers, and dicts with keys of one type"
@@ -223,6 +234,32 @@ def test_scripts_that_another_process_cannot_import(name: str, said: str, tmp_pa
     module = "<stdin>" if name == "-" else "my.study"
     assert f"InputError: function: {module}:run; another process cannot import it: define it" in ended.stderr
     assert not (tmp_path / "rows.jsonl").exists()
+
+
+BRAKE = """
+import os
+os.environ["DEPTH"] = os.environ.get("DEPTH", "") + "x"
+assert len(os.environ["DEPTH"]) < 4
+"""
+"""Lines that end a script if it is started by processes that are started by processes that it has started."""
+
+
+def test_a_script_without_a_guard(tmp_path: Path) -> None:
+    """If a script calls `run` at its top level, the process of a run ends with an error of one line and does not start another sweep."""
+    call = 'sweep.run(run, [Config()], "rows.jsonl", "processes", workers=1)\n'
+    (tmp_path / "bare.py").write_text(SCRIPT.partition("if __name__")[0] + BRAKE + call)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    ended = subprocess.run([sys.executable, "bare.py"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    called = "sweep: called while a run's process imports its function"
+    assert ended.stderr == f'{called}; put the call below if __name__ == "__main__":\n'
+    assert [row["error"] for row in read_rows(tmp_path / "rows.jsonl")] == ["ended with code 2"]
+
+
+def test_a_sweep_within_a_run(tmp_path: Path) -> None:
+    inner, outer = tmp_path / "inner.jsonl", tmp_path / "outer.jsonl"
+    (row,) = sweep.run(made_sweep.nest, [Config(log=str(inner))], outer, "processes", workers=1)
+    assert row["result"] == {"config": "Inner(scale=1.0)"}
+    assert [row["result"] for row in read_rows(inner)] == [row["result"]]
 
 
 def running(number: int) -> bool:

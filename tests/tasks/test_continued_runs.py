@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import made_texts
 import numpy as np
 import pytest
 
@@ -11,8 +12,9 @@ from lstm_jax import InputError
 from lstm_jax.config import ForecastConfig, ForecastModelConfig, SeriesConfig, TrainConfig
 from lstm_jax.config.files import config_changes, shown_changes
 from lstm_jax.data import Series
-from lstm_jax.tasks import forecast
+from lstm_jax.tasks import forecast, generation
 from lstm_jax.training import manifest
+from lstm_jax.training.run_folder import RunFolder
 
 CONFIG = ForecastConfig(
     SeriesConfig(context=6, horizon=2), ForecastModelConfig(units=3), TrainConfig(epochs=2, batch_size=16, learning_rate=1e-2)
@@ -112,6 +114,40 @@ def test_more_epochs_change_the_steps_of_a_schedule(series: Series, tmp_path: Pa
         InputError, match=r"give its config to resume it: epochs: 1 in the run, 2 given \(more epochs need a constant schedule\)$"
     ):
         forecast.train(trained_for(CONFIG, 2, schedule="cosine"), tmp_path / "run", data=series, resume=True, figures=False)
+
+
+def written_by_an_older_version(run: Path, section: str, **fields) -> None:
+    """Change fields in the config of a run to values that this version would refuse."""
+    written = json.loads((run / "config.json").read_text())
+    written[section] |= fields
+    (run / "config.json").write_text(json.dumps(written))
+    RunFolder(run).accept()
+
+
+def test_settings_without_effect_that_older_versions_let_pass(run: Path, series: Series) -> None:
+    """Such runs can be loaded and resumed: a final learning rate of a constant schedule, and a text where the field is a bool."""
+    written_by_an_older_version(run, "train", final_learning_rate=1e-4)
+    written_by_an_older_version(run, "data", gaps="false")  # a text is true
+    assert forecast.load(run).config == CONFIG
+    resumed = forecast.train(trained_for(CONFIG, 3), run, data=series, resume=True, figures=False)
+    assert [row["epoch"] for row in resumed.rows] == [1, 2, 3]
+    assert forecast.load(run).config.train == replace(CONFIG.train, epochs=3)
+    written = json.loads((run / "config.json").read_text())
+    assert (written["train"]["final_learning_rate"], written["data"]["gaps"]) == (0.0, True)
+
+
+@pytest.mark.slow
+def test_a_patience_without_held_out_text(tmp_path: Path) -> None:
+    """A run with a patience and no validation split, which an older version has begun, can be resumed, but not begun."""
+    (tmp_path / "text.txt").write_text(made_texts.TEXT)
+    plain = made_texts.small_config(tmp_path / "text.txt", "stream", {"sample_chars": 0}, {"epochs": 1}, validation=0.0)
+    idle = replace(plain, train=replace(plain.train, epochs=2, patience=3))
+    for resume in (False, True):
+        with pytest.raises(InputError, match=r"^patience: 3; early stopping needs a validation split"):
+            generation.train(idle, tmp_path / "run", resume=resume, figures=False)
+    generation.train(plain, tmp_path / "run", figures=False)
+    written_by_an_older_version(tmp_path / "run", "train", patience=3)
+    assert len(generation.train(idle, tmp_path / "run", resume=True, figures=False).rows) == 2
 
 
 def test_a_field_that_is_left_out_has_its_default() -> None:

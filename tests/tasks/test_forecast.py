@@ -2,6 +2,8 @@
 
 import json
 from dataclasses import replace
+from datetime import date, datetime, timedelta, timezone
+from fractions import Fraction
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -130,6 +132,40 @@ def test_forecast_times_in_the_unit_of_the_series(tmp_path: Path) -> None:
         np.testing.assert_array_equal(again.ahead, part.ahead)
     with pytest.raises(InputError, match=r"^times: datetime64\[s\]; give numbers, as the series has$"):
         trained.end_of(replace(series, dated=False), stamps.astype("datetime64[s]"))
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_forecast_times_that_are_dates(tmp_path: Path) -> None:
+    """Dates of Python, with and without an offset from UTC, are those of datetime64. What is neither a number nor a date is refused."""
+    series = Series(np.arange(20.0), np.sin(np.arange(20.0)), True)
+    trained = forecast.Trained(RunFolder(tmp_path), CONFIG, {}, (), lambda params: None, forecast_windows.Scale(0.0, 1.0))
+    days = [date(1970, 1, 22), date(1970, 1, 23), date(1970, 1, 25)]
+    east = timezone(timedelta(hours=2))
+    for given, wanted in (
+        (days, [21, 22, 24]),
+        ([datetime(1970, 1, day, 6) for day in (22, 23, 25)], [21.25, 22.25, 24.25]),
+        ([datetime(1970, 1, day, 2, tzinfo=east) for day in (22, 23, 25)], [21, 22, 24]),
+        ([days[0], datetime(1970, 1, 23, 12), datetime(1970, 1, 25, 2, tzinfo=east)], [21, 22.5, 24]),
+        (np.array(days), [21, 22, 24]),
+        ([21, np.float32(22), Fraction(49, 2)], [21, 22, 24.5]),
+    ):
+        np.testing.assert_array_equal(trained.end_of(series, given)[1], wanted)
+    dates, remedy = [str(day) for day in days], "give numbers, or dates such as datetime64"
+    for bad in (
+        dates,
+        np.array(dates),
+        [21, days[1], days[2]],
+        [True, False, True],
+        np.arange(21, 24, dtype="timedelta64[D]"),
+        [[1], [2, 3]],
+    ):
+        with pytest.raises(InputError, match=f"^times: .*; {remedy}$"):
+            trained.end_of(series, bad)
+    with pytest.raises(InputError, match=r"^times: .*; give numbers, as the series has$"):
+        trained.end_of(replace(series, dated=False), days)
+    for level in ("0.9", 0.0, 1.0, np.nan, None):
+        with pytest.raises(InputError, match=f"^level: {level}; give a share between 0 and 1$"):
+            trained.ahead(series, level)
 
 
 def test_forecasts_have_the_offset_of_the_last_entry(ask, tmp_path: Path) -> None:

@@ -258,9 +258,10 @@ def test_another_machine_is_refused_unless_allowed(run, tmp_path, monkeypatch):
 )
 def test_a_config_that_cannot_run_leaves_no_folder(train, message, run, tmp_path):
     config = dataclasses.replace(run[1], train=dataclasses.replace(run[1].train, **train))
-    with pytest.raises(InputError, match=message):
-        sentiment.train(config, tmp_path / "new")
-    assert not (tmp_path / "new").exists()
+    for resume in (False, True):
+        with pytest.raises(InputError, match=message):
+            sentiment.train(config, tmp_path / "new", resume=resume)
+        assert not (tmp_path / "new").exists()
 
 
 def test_no_data_leaves_no_folder(run, tmp_path):

@@ -249,7 +249,8 @@ def test_an_optimiser_that_does_not_suit_is_refused(name, schedule, reason, peer
 )
 @pytest.mark.parametrize("warmup", [0, 10])
 def test_schedules(schedule, middle, warmup):
-    config = TrainConfig(schedule=schedule, learning_rate=0.4, final_learning_rate=0.1, warmup_steps=warmup)
+    final = 0.0 if schedule == "constant" else 0.1
+    config = TrainConfig(schedule=schedule, learning_rate=0.4, final_learning_rate=final, warmup_steps=warmup)
     rate = make_schedule(config, 100 + warmup)
     if not callable(rate):
         assert (schedule, warmup, rate) == ("constant", 0, 0.4)

@@ -140,6 +140,17 @@ def test_activations_are_the_model_s_own(n, monkeypatch):
         np.testing.assert_allclose(found, hidden[:, 0], rtol=0, atol=1e-6)
 
 
+def test_activations_with_resets(monkeypatch):
+    """The outputs after a reset are those of a text that begins there, also if a chunk begins or ends there."""
+    monkeypatch.setattr(scoring, "CHUNK", 8)
+    ids, starts = made_ids(21), np.array([0, 5, 8, 15, 16, 30])
+    scorer = Scorer(REBUILD, ONE, "carried")
+    parts = [scorer.activations(PARAMS, part) for part in np.split(ids, [5, 8, 15, 16])]
+    found = scorer.activations(PARAMS, ids, starts)
+    np.testing.assert_allclose(found, np.concatenate(parts), rtol=0, atol=1e-6)
+    assert np.abs(found - scorer.activations(PARAMS, ids)).max() > 1e-2
+
+
 def test_two_devices_as_one(small_streams):
     """Scores and activations on two devices equal those on one, up to rounding. As in training, the table is sharded by columns."""
     ids = made_ids(60)

@@ -96,22 +96,23 @@ class Tracer:
     def __init__(self, rebuild: Callable[..., Any]):
         self._names: list[str] = []
 
-        def arrays(params: Any, *args: Any) -> list[dict[str, jax.Array]]:
-            _, layers = trace(rebuild(params), *args, deterministic=True)
+        def arrays(params: Any, *args: Any, **options: Any) -> list[dict[str, jax.Array]]:
+            _, layers = trace(rebuild(params), *args, deterministic=True, **options)
             self._names = [f"{layer.layer}, {layer.cell}{', reads backwards' * layer.backwards}" for layer in layers]
             return [layer.gates | layer.state for layer in layers]
 
         self._arrays = jax.jit(arrays)
 
-    def __call__(self, params: Any, *args: Any, steps: slice | np.ndarray = slice(None)) -> list[Layer]:
+    def __call__(self, params: Any, *args: Any, steps: slice | np.ndarray = slice(None), **options: Any) -> list[Layer]:
         """Return the gates and states of all recurrent layers for a batch of one example.
 
         Args:
             params: parameters of the model.
             args: arguments of the model, with a batch axis of size 1.
             steps: slice or indices of the steps whose gates and states are returned.
+            options: keyword arguments of the model, with a batch axis of size 1.
         """
-        found = self._arrays(params, *args)
+        found = self._arrays(params, *args, **options)
         layers = []
         for name, arrays in zip(self._names, found, strict=True):
             keys = sorted(arrays, key=lambda key: (_ORDER.index(key) if key in _ORDER else -1, key))

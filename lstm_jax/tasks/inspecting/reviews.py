@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lstm_jax import data
+from lstm_jax.data.text_files import review_lines
 from lstm_jax.errors import require
 from lstm_jax.files.reading import read_input
 from lstm_jax.inspection.attribution import gradient_norms, integrated_gradients, reach
@@ -152,7 +153,7 @@ def _rows(trained: sentiment.Trained, split: data.EncodedSplit) -> np.ndarray:
 def _given(trained: sentiment.Trained, request: Request) -> list[Review]:
     texts: list[str | bytes] = list(request.texts)
     if request.file is not None:
-        texts += [line for line in read_input(request.file).splitlines() if line.strip()]
+        texts += [line for line in review_lines(read_input(request.file), request.file) if line.strip()]
     require(bool(texts) or request.file is None, "file", str(request.file), "give one review per line")
     found = []
     for number, text in enumerate(texts, 1):

@@ -4,7 +4,7 @@ N is the number of characters of a text, V the size of the vocabulary and E the 
 """
 
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,17 @@ READ = 20_000
 """Number of held-out characters from which the examples are chosen."""
 
 
+class _Text(NamedTuple):
+    """Text to show on the page."""
+
+    name: str
+    """Title of the text on the page."""
+    ids: np.ndarray
+    """Character ids (N + 1,) of the text. The model reads the first N characters."""
+    resets: np.ndarray | None = None
+    """bool (N,), True where the state is replaced by zeros before the character is read. None if the state is never replaced."""
+
+
 class TextNetwork:
     """Trained character model of a text-generation run, with methods that compute its results for one text.
 
@@ -33,29 +44,32 @@ class TextNetwork:
         self.rebuild, self.size = trained.rebuild, trained.characters.size
         self.trace = Tracer(trained.rebuild)
 
-    def _logits(self, vectors: jax.Array, params: Any) -> jax.Array:
+    def _logits(self, vectors: jax.Array, params: Any, resets: jax.Array | None) -> jax.Array:
         """Return the logits (N, V) of the next character after each of N characters, whose input features are `vectors` (N, E)."""
-        model = self.rebuild(params)
-        hidden, _ = model.recurrent(vectors[:, None], deterministic=True, time_major=True)
+        model, cuts = self.rebuild(params), None if resets is None else resets[:, None]
+        hidden, _ = model.recurrent(vectors[:, None], resets=cuts, deterministic=True, time_major=True)
         return model.logits(hidden)[:, 0]
 
-    def outputs(self, vectors: jax.Array, params: Any, following: jax.Array) -> jax.Array:
+    def outputs(self, vectors: jax.Array, params: Any, following: jax.Array, resets: jax.Array | None = None) -> jax.Array:
         """Return the surprise (N,) of N characters, which is their negative log-probability in nats.
 
         Args:
             vectors: input features (N, E) of the characters that the model reads.
             params: parameters of the model.
             following: ids (N,) of the characters to score. Each one follows the input character with the same index.
+            resets: bool (N,), True where the state is replaced by zeros before the input character is read, or None.
         """
-        return -jnp.take_along_axis(jax.nn.log_softmax(self._logits(vectors, params)), following[:, None], axis=-1)[:, 0]
+        log_p = jax.nn.log_softmax(self._logits(vectors, params, resets))
+        return -jnp.take_along_axis(log_p, following[:, None], axis=-1)[:, 0]
 
     @cached_property
     def log_probabilities(self) -> Any:
-        """Compiled function f(vectors, params) that returns the log-probabilities (N, V) of the next character.
+        """Compiled function f(vectors, params, resets) that returns the log-probabilities (N, V) of the next character.
 
         `vectors` (N, E) holds the input features of N characters. Row n of the result belongs to the character that follows character n.
+        `resets` is explained in the method `outputs`.
         """
-        return jax.jit(lambda vectors, params: jax.nn.log_softmax(self._logits(vectors, params)))
+        return jax.jit(lambda vectors, params, resets: jax.nn.log_softmax(self._logits(vectors, params, resets)))
 
     @cached_property
     def vectors(self) -> Any:
@@ -82,15 +96,17 @@ def text_window(trained: generation.Trained, request: Request) -> Window:
     epochs, network = kept_epochs(trained, request.epochs), TextNetwork(trained)
     characters = trained.characters.characters
     examples = [
-        Example(name, [characters[i] for i in ids[:-1]], [_frame(network, params, ids, characters) for params in epochs.params])
-        for name, ids in texts
+        Example(text.name, [characters[i] for i in text.ids[:-1]], [_frame(network, params, text, characters) for params in epochs.params])
+        for text in texts
     ]
     model = trained.config.model
     about = f"{trained.run.path}: {model.cell}, {model.layers} x {model.units} units. Each text is read in one pass from a state of zeros."
+    if any(text.resets is not None for text in texts):
+        about += " At the beginning of each article, the state is replaced by zeros."
     return Window("Text, character by character", about, "character", epochs.numbers, epochs.shown, examples)
 
 
-def _given(trained: generation.Trained, request: Request) -> list[tuple[str, np.ndarray]]:
+def _given(trained: generation.Trained, request: Request) -> list[_Text]:
     named: list[tuple[str, dict[str, Any]]] = [(f"text {n}", {"text": text}) for n, text in enumerate(request.texts, 1)]
     if request.file is not None:
         named.append((request.file.name, {"paths": (str(request.file),)}))
@@ -98,23 +114,22 @@ def _given(trained: generation.Trained, request: Request) -> list[tuple[str, np.
     for name, where in named:
         ids = generation.read_ids(trained, **where, clean=trained.config.data.clean != "exact", most=request.chars + 1)
         require(len(ids) >= 3, name, f"{len(ids)} characters", "give 3 or more")
-        found.append((name, ids))
+        found.append(_Text(name, ids))
     return found
 
 
-def _chosen(trained: generation.Trained, request: Request) -> list[tuple[str, np.ndarray]]:
+def _chosen(trained: generation.Trained, request: Request) -> list[_Text]:
     """Choose easy and hard parts of the held-out text, and parts of median difficulty, for the HTML page about a run.
 
     The text is cut into parts of up to `request.chars` characters. A part is easy if the model gives high probabilities to its
-    characters. Up to `request.examples` parts of each of the three kinds are chosen.
-
-    Returns:
-        A list of pairs (title of the part, its character ids).
+    characters. Up to `request.examples` parts of each of the three kinds are chosen. If the training replaced the state by zeros at the
+    beginnings of articles, the same is done here.
     """
     held_out = generation.read_ids(trained, most=READ)
     size = min(request.chars, len(held_out) - 1)
     require(size >= 2, "held-out text", f"{len(held_out)} characters", "give --text or --file")
-    bits = trained.score(held_out).nats / np.log(2)
+    articles = generation.held_out_starts(trained)
+    bits = trained.score(held_out, starts=articles).nats / np.log(2)
     starts = np.arange(0, len(held_out) - size, size)
     means = np.asarray([bits[start : start + size].mean() for start in starts])
     order = np.argsort(means, kind="stable")
@@ -123,23 +138,24 @@ def _chosen(trained: generation.Trained, request: Request) -> list[tuple[str, np
     for kind, ranked in {"surest": order, "most surprised": order[::-1], "median": middle}.items():
         for n in first_of(ranked, request.examples):
             name = f"{kind}: held-out text from character {starts[n]}, {means[n]:.2f} bits a character"
-            found.setdefault(int(starts[n]), (name, np.asarray(held_out[starts[n] : starts[n] + size + 1])))
+            resets = None if articles is None else np.isin(np.arange(starts[n], starts[n] + size), articles)
+            found.setdefault(int(starts[n]), _Text(name, np.asarray(held_out[starts[n] : starts[n] + size + 1]), resets))
     return list(found.values())
 
 
-def _frame(network: TextNetwork, params: Any, ids: np.ndarray, characters: tuple[str, ...]) -> Frame:
-    ids = ids.astype(np.int32)
+def _frame(network: TextNetwork, params: Any, text: _Text, characters: tuple[str, ...]) -> Frame:
+    ids, resets = text.ids.astype(np.int32), None if text.resets is None else jnp.asarray(text.resets)
     read, following = jnp.asarray(ids[:-1]), jnp.asarray(ids[1:])
     vectors = network.vectors(params, read)
-    log_p = np.asarray(network.log_probabilities(vectors, params), np.float64)
+    log_p = np.asarray(network.log_probabilities(vectors, params, resets), np.float64)
     bits = -log_p[np.arange(len(read)), ids[1:]] / np.log(2)
-    norms = np.asarray(gradient_norms(network.outputs, vectors, params, following))
+    norms = np.asarray(gradient_norms(network.outputs, vectors, params, following, resets))
     best = np.argsort(-log_p, axis=1, kind="stable")[:, :LIKELY]
     own = np.concatenate([[0.0], bits[:-1]])
     return Frame(
         f"{bits.mean():.3f} bits a character on this text.",
         Curve("surprise of the next character, bits", bits.tolist(), (0.0, float(bits.max()))),
-        network.trace(params, ids[None, :-1]),
+        network.trace(params, ids[None, :-1], resets=None if resets is None else resets[None]),
         (Strip("surprise", own.tolist(), "Bits of each character, given those before it."),),
         norms,
         True,

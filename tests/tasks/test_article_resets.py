@@ -1,0 +1,115 @@
+"""Figures and pages of a run with `article_resets`: the model reads each article from a zero state, as for the metrics of the run."""
+
+import json
+import re
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_texts import nats_by_hand, read, small_config
+
+from lstm_jax.tasks import generation, text_pages
+from lstm_jax.tasks.inspecting import Request, make_window
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+ARTICLES = ("an old house stood on the hill. ", "the sea was calm, the sky was clear! ", "who goes there? nobody. ")
+UNITS = 3
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("articles")
+    for n in range(12):
+        (folder / f"{n:02}.txt").write_text(ARTICLES[n % 3] * 2 + "x" * n)  # a copy of another article would be left out
+    return folder
+
+
+def train(texts: Path, folder: Path, validation: float) -> generation.Trained:
+    config = small_config(texts, "stream", {"sample_chars": 0}, article_resets=True, validation=validation)
+    generation.train(config, folder)
+    return generation.load(folder)
+
+
+@pytest.fixture(scope="module")
+def trained(texts, tmp_path_factory) -> generation.Trained:
+    return train(texts, tmp_path_factory.mktemp("run") / "run", 0.5)
+
+
+def bits_by_hand(trained: generation.Trained, ids: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Return the bits of the characters 1 to N - 1. The first character of an article is predicted from the article before it."""
+    borders = [*starts, len(ids)]
+    parts = [nats_by_hand(trained.params, ids[a : b + 1], None) for a, b in pairwise(borders)]
+    return np.concatenate(parts) / np.log(2)
+
+
+def outputs_by_hand(trained: generation.Trained, ids: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    return np.concatenate([read(trained.params, ids[a:b])[0] for a, b in pairwise([*starts, len(ids)])])
+
+
+def test_activations(trained) -> None:
+    corpus = generation.load_corpus(trained.config)
+    ids, starts = corpus.validation, corpus.validation_starts
+    assert len(starts) > 3
+    wanted = outputs_by_hand(trained, ids, starts)
+    np.testing.assert_allclose(trained.activations(ids, starts), wanted, rtol=0, atol=1e-5)
+    assert np.abs(trained.activations(ids) - wanted).max() > 1e-2
+
+
+@pytest.mark.parametrize("held_out", [True, False])
+def test_figures_of_a_run(held_out: bool, request, texts, tmp_path: Path) -> None:
+    """The pages that a training draws show the bits and the activations with resets, of the training text if no text is held out.
+
+    The mean number of bits on the first page is the metric in result.json.
+    """
+    trained = request.getfixturevalue("trained") if held_out else train(texts, tmp_path / "run", 0.0)
+    corpus = generation.load_corpus(trained.config)
+    ids, starts = (corpus.validation, corpus.validation_starts) if held_out else (corpus.train, corpus.train_starts)
+    drawn = (trained.run.figures / "surprise.html").read_text()
+    shown = float(re.findall(r"([0-9.]+) bits a character", drawn)[0])
+    assert shown == pytest.approx(bits_by_hand(trained, ids, starts).mean(), abs=6e-4)  # the page has three decimals
+    assert abs(trained.score(ids).metrics()["bits"] - shown) > 2e-3
+    if held_out:
+        assert shown == round(json.loads((trained.run.path / "result.json").read_text())["validation_bits"], 3)
+    title = f"Surprise, {'held-out' if held_out else 'training'} text"
+    text_pages.draw_surprise(trained.characters, ids, trained.score(ids, starts=starts), tmp_path / "surprise.html", title)
+    assert drawn == (tmp_path / "surprise.html").read_text()
+    text_pages.draw_units(trained.characters, ids, trained.activations(ids, starts), tmp_path / "units.html", text_pages.UNITS)
+    assert (trained.run.figures / "units.html").read_bytes() == (tmp_path / "units.html").read_bytes()
+
+
+def test_units(trained, ask, tmp_path: Path) -> None:
+    """The command `units` resets the state within the held-out text of the run, and never within a text that the user gives."""
+    corpus = generation.load_corpus(trained.config)
+    given = "who goes there? an old house"
+    for ids, starts, more in (
+        (corpus.validation, corpus.validation_starts, []),
+        (trained.encode(given), None, ["--text", given]),
+    ):
+        text_pages.draw_units(trained.characters, ids, trained.activations(ids, starts), tmp_path / "wanted.html", UNITS)
+        assert ask("units", "--run", trained.run.path, "--count", UNITS, "--chars", 0, "--out", tmp_path / "page.html", *more)[0] == 0
+        assert (tmp_path / "page.html").read_bytes() == (tmp_path / "wanted.html").read_bytes()
+
+
+def test_inspect(trained) -> None:
+    """The parts of the held-out text are chosen by their bits with resets, and the state is reset within a part, too."""
+    corpus = generation.load_corpus(trained.config)
+    ids, starts, size = corpus.validation, corpus.validation_starts, 60
+    window = make_window(trained, Request(examples=20, chars=size))
+    assert window.about.endswith("At the beginning of each article, the state is replaced by zeros.")
+    bits, within = bits_by_hand(trained, ids, starts), 0
+    for example in window.examples:
+        begin, mean = re.findall(r"from character (\d+), ([0-9.]+) bits", example.name)[0]
+        part = ids[int(begin) : int(begin) + size + 1]
+        assert float(mean) == pytest.approx(bits[int(begin) : int(begin) + size].mean(), abs=0.006)
+        inner = starts[(starts > int(begin)) & (starts < int(begin) + size)] - int(begin)
+        within += len(inner)
+        (found,) = example.frames
+        borders = np.array([0, *inner])
+        np.testing.assert_allclose(found.curve.values, bits_by_hand(trained, part, borders), rtol=0, atol=1e-4)
+        np.testing.assert_allclose(found.layers[0].arrays["h"], outputs_by_hand(trained, part[:-1], borders), rtol=0, atol=1e-5)
+        for start in inner:  # what is read after the beginning of an article does not depend on what is read before it
+            assert not found.norms[start:, :start].any()
+    assert within > 2
+    (given,) = make_window(trained, Request(texts=("who goes there? an old house",))).examples
+    assert given.frames[0].norms[-1].all()
