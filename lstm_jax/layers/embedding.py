@@ -5,7 +5,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from lstm_jax import initializers
-from lstm_jax.errors import require
+from lstm_jax.layers.initial import check_size
+from lstm_jax.recurrence import as_int32
 from lstm_jax.runtime import sharding
 
 
@@ -22,7 +23,7 @@ class Embedding(nnx.Module):
         rngs: random streams; the initial table is drawn from the stream `params`.
 
     Raises:
-        InputError: if `vocabulary` or `features` is below 1, or the initialiser is unknown.
+        InputError: if `vocabulary` or `features` is not an int of 1 or more, or the initialiser is unknown.
     """
 
     def __init__(
@@ -35,14 +36,18 @@ class Embedding(nnx.Module):
         param_dtype=jnp.float32,
         rngs: nnx.Rngs,
     ):
-        require(vocabulary >= 1, "vocabulary", vocabulary, "give 1 or more")
-        require(features >= 1, "features", features, "give 1 or more")
+        vocabulary, features = check_size("vocabulary", vocabulary), check_size("features", features)
         self.mask_zero = mask_zero
         self.embedding = nnx.Param(initializers.draw(initializer, rngs.params(), (vocabulary, features), param_dtype))
 
     def __call__(self, ids: Int[Array, "..."], batch_axis: int = 0) -> Float[Array, "... E"]:
-        """Return the vectors (..., E) of ids (...). On a device mesh, they are sharded along the axis `batch_axis` of the ids."""
-        return sharding.gather_columns(self.embedding[...], ids, batch_axis)
+        """Return the vectors (..., E) of ids (...). On a device mesh, they are sharded along the axis `batch_axis` of the ids.
+
+        Raises:
+            InputError: if the ids are not ints.
+        """
+        # ids of few bits cannot be compared with the number of rows, and JAX would wrap ids of 64 bits
+        return sharding.gather_columns(self.embedding[...], as_int32("ids", ids, "give ints"), batch_axis)
 
     def mask(self, ids: Int[Array, "..."]) -> Bool[Array, "..."] | None:
         """Return a bool array that is True where an id is not padding (id 0), or None if the layer has `mask_zero=False`."""

@@ -6,7 +6,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from lstm_jax import initializers
-from lstm_jax.errors import require
+from lstm_jax.layers.initial import check_size
 
 
 class ClassifierHead(nnx.Module):
@@ -23,7 +23,7 @@ class ClassifierHead(nnx.Module):
         rngs: random streams; the parameters are drawn from the stream `params`.
 
     Raises:
-        InputError: if `features` or `classes` is below 1, or an initialiser is unknown.
+        InputError: if `features` or `classes` is not an int of 1 or more, or an initialiser is unknown.
     """
 
     def __init__(
@@ -36,8 +36,7 @@ class ClassifierHead(nnx.Module):
         param_dtype=jnp.float32,
         rngs: nnx.Rngs,
     ):
-        require(features >= 1, "features", features, "give 1 or more")
-        require(classes >= 1, "classes", classes, "give 1 or more")
+        features, classes = check_size("features", features), check_size("classes", classes)
         self.kernel = nnx.Param(
             initializers.draw(kernel_initializer, rngs.params(), (features, classes), param_dtype, "kernel_initializer")
         )
@@ -60,11 +59,11 @@ class TiedHead(nnx.Module):
         rngs: random streams with a stream `params`. The bias does not depend on them, since it begins as zeros.
 
     Raises:
-        InputError: if `classes` is below 1.
+        InputError: if `classes` is not an int of 1 or more.
     """
 
     def __init__(self, classes: int, *, param_dtype=jnp.float32, rngs: nnx.Rngs):
-        require(classes >= 1, "classes", classes, "give 1 or more")
+        classes = check_size("classes", classes)
         self.bias = nnx.Param(initializers.zeros(rngs.params(), (classes,), param_dtype))
 
     def __call__(self, x: Float[Array, "... D"], table: Float[Array, "C D"]) -> Float[Array, "... C"]:

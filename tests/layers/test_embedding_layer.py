@@ -58,6 +58,20 @@ def test_an_id_outside_is_not_a_number() -> None:
     assert np.isfinite(layer(jnp.asarray([V - 1]))).all()
 
 
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.int64, np.uint64])
+def test_ids_of_every_width(dtype: type, unchecked: None) -> None:
+    """Ids of any int dtype give the rows of int32 ids, and an id outside the table gives NaN, also one that int32 cannot hold."""
+    layer = Embedding(300, E, rngs=nnx.Rngs(0))
+    np.testing.assert_array_equal(layer(np.array([0, 100, 127], dtype)), layer(jnp.asarray([0, 100, 127])))
+    if np.dtype(dtype).itemsize == 8:
+        assert np.isnan(layer(np.array([2**32 + 1], dtype))).all()
+
+
+def test_ids_that_are_no_ints(unchecked: None) -> None:
+    with pytest.raises(InputError, match=r"^ids: float32; give ints$"):
+        Embedding(V, E, rngs=nnx.Rngs(0))(jnp.ones(3))
+
+
 def test_initial_table() -> None:
     table = Embedding(200, 50, rngs=nnx.Rngs(0)).embedding[...]
     assert table.dtype == jnp.float32
@@ -78,8 +92,16 @@ def test_equals_keras(keras, peer_rules) -> None:
     np.testing.assert_array_equal(ours.mask(IDS), mask)
 
 
-@pytest.mark.parametrize(("sizes", "message"), [((0, E), "vocabulary: 0; give 1 or more"), ((V, 0), "features: 0; give 1 or more")])
-def test_errors(sizes: tuple[int, int], message: str) -> None:
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ((0, E), "vocabulary: 0; give 1 or more"),
+        ((V, 0), "features: 0; give 1 or more"),
+        (("4", E), "vocabulary: '4'; give an int of 1 or more"),
+        ((V, 2.0), "features: 2.0; give an int of 1 or more"),
+    ],
+)
+def test_errors(sizes: tuple, message: str, unchecked: None) -> None:
     with pytest.raises(InputError) as caught:
         Embedding(*sizes, rngs=nnx.Rngs(0))
     assert str(caught.value) == message
