@@ -105,7 +105,7 @@ def changes(baseline: list[dict[str, Any]], candidate: list[dict[str, Any]], lev
             `baseline` and `candidate`.
     """
     ours = [row for row in baseline + candidate if row["peer"] == OURS]
-    machines = sorted({f"{row['cpu']}, {row['cores']} cores, {', '.join(sorted(set(row['devices'])))}" for row in ours})
+    machines = sorted({f"{row['cpu']}, {row['cores']} cores, {', '.join(_devices(row))}" for row in ours})
     require(len(machines) <= 1, "machines", " and ".join(machines), "compare rows of one machine")
     before, after = _times(baseline), _times(candidate)
     names = {row_key(row): (row["workload"], row["candidate"]) for row in candidate}
@@ -113,6 +113,12 @@ def changes(baseline: list[dict[str, Any]], candidate: list[dict[str, Any]], lev
     if not shared:
         raise InputError("rows", f"{len(baseline)} and {len(candidate)}", "give rows that have a workload and a peer in common")
     return judged([_change(*names[key], before[key], after[key]) for key in shared], level, least)
+
+
+def _devices(row: dict[str, Any]) -> list[str]:
+    """Return the names of the devices of a row. The devices of a CPU share its cores, so their number does not matter."""
+    devices = row["devices"]
+    return sorted(set(devices)) if all(name.startswith("cpu") for name in devices) else devices
 
 
 def _change(work: str, name: str, before: Sequence[float], after: Sequence[float]) -> Change:

@@ -13,9 +13,8 @@ the other runs one block of training steps, so that a short slowdown of the mach
 candidate's time divided by the baseline's time. The ratio of the round is the median of these ratios. A sign-flip test (Fisher 1935) is
 applied to the mean logarithm of the ratios of all rounds. As in `bench compare`, a change is reported as faster or slower only if its
 p-value, corrected for multiple tests, is at most `--level` and its relative size is at least `--least`.
-
 A repeated call measures only the rounds that are missing. Rounds of other commits, of another CPU or number of cores, or with other values
-of `--turns` and `--seconds` do not count. With --report, the rounds that count are those with the CPU, cores and flags of the newest round.
+of `--turns` and `--seconds` do not count. With --report, the CPU, cores and flags that most rounds have count.
 
 Both checkouts must run the same backend. Commits do not contain the compiled code of this project. In a folder that `git worktree add`
 made, build this code first:
@@ -186,8 +185,8 @@ def rounds_of(rows: Iterable[Mapping[str, Any]], group: str) -> dict[Any, dict[i
 def counted(options: argparse.Namespace, mine: Callable[[Row], bool]) -> Callable[[Row], bool]:
     """Return a function that takes a row and returns whether it counts for the comparison.
 
-    The rows that count are from the compared code and workloads, from one CPU and number of cores, and with one number of turns and length
-    of a block. These are those of this machine and the flags or, with `--report`, those of the newest round.
+    The rows that count are from the compared code and workloads, and have the CPU, number of cores, turns and length of a block of this
+    machine and the flags or, with `--report`, those that most rows have, and the newest of several.
 
     Args:
         options: values of the flags.
@@ -197,8 +196,8 @@ def counted(options: argparse.Namespace, mine: Callable[[Row], bool]) -> Callabl
     def setting(row: Row) -> tuple[Any, ...]:
         return row["cpu"], row["cores"], len(row["samples"]), row.get("seconds", options.seconds)  # old rows have no seconds
 
-    rows = [row for row in rows_of(options.results, DUEL, FALSE_ALARM) if mine(row)] if options.report else []
-    wanted = setting(rows[-1]) if rows else (cpu(), timing.CORES, options.turns, options.seconds)
+    settings = [setting(row) for row in rows_of(options.results, DUEL, FALSE_ALARM) if mine(row)] if options.report else []
+    wanted = max(reversed(settings), key=settings.count, default=(cpu(), timing.CORES, options.turns, options.seconds))
     return lambda row: mine(row) and setting(row) == wanted
 
 
@@ -307,7 +306,6 @@ def duel(options: argparse.Namespace) -> int:
     works = {work.name: work for work in read_workloads(options.workload or ["A", "B"], {})}
     for name in works:  # checked before hours are spent on measurements that could not find a change
         require_rounds(name, options.rounds, options.level, len(works))
-
     counts = counted(options, lambda row: row["measurement"] == DUEL and row["versions"] == versions and row["workload"] in works)
 
     def key(row: Row) -> tuple | None:
@@ -322,7 +320,10 @@ def duel(options: argparse.Namespace) -> int:
 
         wanted = {(name, number): (name, number) for number in range(options.rounds) for name in works}
         rows = run_missing(options.results, {} if options.report else wanted, key, measure, "rounds", _describe, check)
-    verdicts = changes([row for row in rows if key(row) in wanted], options.level, options.least)
+    mine = [row for row in rows if key(row) in wanted]
+    for name in works.keys() - {row["workload"] for row in mine}:
+        raise InputError("workload", name, f"{options.results} has no rounds of it with the CPU and flags of the others: measure it")
+    verdicts = changes(mine, options.level, options.least)
     print(", ".join(f"{name} {versions[name]} in {folders[name]}" for name in folders))
     for found in verdicts:
         print(found)
@@ -358,8 +359,7 @@ def measure_false_alarms(options: argparse.Namespace) -> None:
     require(len(works) == 1, "workload", " ".join(work.name for work in works), "give one with --false-alarms")
     work = works[0]
     require_rounds(work.name, options.rounds, options.level)
-    about = (FALSE_ALARM, sha, work.name)
-    counts = counted(options, lambda row: (row["measurement"], row.get("git"), row["workload"]) == about)
+    counts = counted(options, lambda row: (row["measurement"], row.get("git"), row["workload"]) == (FALSE_ALARM, sha, work.name))
 
     def key(row: Row) -> tuple | None:
         return (row["comparison"], row["round"]) if counts(row) else None

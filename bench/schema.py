@@ -256,7 +256,8 @@ def match_commit(rows: Iterable[dict[str, Any]], text: str) -> list[dict[str, An
     commits = dict.fromkeys(row["git"] for row in rows)
     if text not in commits:
         found = [git for git in commits if git.startswith(digits) and git.endswith("+") == text.endswith("+")]
-        require(digits != "" and len(found) <= 1, "commit", text or "no digits", f"give the digits of one of {', '.join(found)}")
+        remedy = f"give the digits of one of {', '.join(found or commits) or 'no commit: there are no rows'}"
+        require(digits != "" and len(found) <= 1, "commit", text or "no digits", remedy)
         text = found[0] if found else text
     return [row for row in rows if row["git"] == text]
 

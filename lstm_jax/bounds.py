@@ -4,7 +4,6 @@ Example: `units: Annotated[int, Bounds(1, MOST, "give 1 or more")]`.
 """
 
 import dataclasses
-from collections.abc import Iterable
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Annotated, Any, get_args, get_origin
@@ -49,6 +48,20 @@ class Bounds:
         raise InputError(name, value, (self.above or f"{self.remedy}, at most {self.high:.12g}") if number > self.high else self.remedy)
 
 
+def as_tuple(name: str, value: Any, remedy: str) -> tuple[Any, ...]:
+    """Return the items of an iterable as a tuple.
+
+    Raises:
+        InputError: if `value` is a text, bytes, or not iterable, as an array of NumPy without axes.
+    """
+    try:
+        if not isinstance(value, str | bytes):
+            return tuple(value)
+    except TypeError:
+        pass
+    raise InputError(name, repr(value), remedy)
+
+
 def check_numbers(config: Any) -> None:
     """Check the numbers of a dataclass instance against the bounds of their fields, and convert them to Python's own types.
 
@@ -67,9 +80,8 @@ def check_numbers(config: Any) -> None:
         several = get_origin(annotation) is tuple
         annotation = get_args(annotation)[0] if several else annotation
         if get_origin(annotation) is Annotated:
-            if several and (isinstance(value, str) or not isinstance(value, Iterable)):
-                raise InputError(field.name, repr(value), "give several numbers in a tuple or a list")
-            checked = tuple(check_number(field.name, number, annotation) for number in (value if several else [value]))
+            numbers = as_tuple(field.name, value, "give several numbers in a tuple or a list") if several else (value,)
+            checked = tuple(check_number(field.name, number, annotation) for number in numbers)
             object.__setattr__(config, field.name, checked if several else checked[0])
 
 

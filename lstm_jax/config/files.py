@@ -82,7 +82,8 @@ def _as_now(raw: dict[str, Any]) -> dict[str, Any]:
             bools = {field.name for field in dataclasses.fields(section.type) if field.type is bool}  # pyright: ignore[reportArgumentType]
             parts[section.name] = {name: bool(value) if name in bools else value for name, value in part.items()}
     train = parts.get("train", {})
-    if "final_learning_rate" in train and train.get("schedule", "constant") == "constant":
+    final = train.get("final_learning_rate")
+    if isinstance(final, int | float) and final > 0 and train.get("schedule", "constant") == "constant":
         train["final_learning_rate"] = 0.0
     return raw | parts
 

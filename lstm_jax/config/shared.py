@@ -2,12 +2,11 @@
 
 import dataclasses
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, get_args, get_origin
 
 from lstm_jax.backend_names import AUTO, check_backend
-from lstm_jax.bounds import MOST, Bounds, Count, CountOrNone, Devices, Layers, Rate, RateOrNone, Rows, Seed, Share, check_numbers
+from lstm_jax.bounds import MOST, Bounds, Count, CountOrNone, Devices, Layers, Rate, RateOrNone, Rows, Seed, Share, as_tuple, check_numbers
 from lstm_jax.cell_names import cell_traits
 from lstm_jax.config.values import ADDED
 from lstm_jax.errors import require
@@ -45,8 +44,7 @@ def _as_text(name: str, value: Any, several: bool) -> Any:
         InputError: if the value is neither a path nor a text, or, if `several` is true, neither one of these nor several of them.
     """
     if several:
-        texts = [value] if isinstance(value, str | os.PathLike) else value
-        require(isinstance(texts, Iterable), name, value, "give a path, or several")
+        texts = (value,) if isinstance(value, str | os.PathLike) else as_tuple(name, value, "give a path, or several")
         return tuple(_as_text(name, text, False) for text in texts)
     text = os.fspath(value) if isinstance(value, os.PathLike) else value
     require(isinstance(text, str), name, repr(value), "give a text")

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, timezone
+from decimal import Decimal
 from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -86,12 +87,13 @@ class Series:
         with parsing("times", remedy):  # NumPy fails on lists of unequal lengths, and on integers beyond float64
             found = np.asarray(times)
             objects = found.dtype.kind == "O"
-            if objects and all(isinstance(time, date) for time in found.flat):
+            if objects and all(isinstance(time, date | np.datetime64) for time in found.flat):
                 found = np.asarray([_in_utc(time) for time in found.flat], "datetime64[us]").reshape(found.shape)
             if found.dtype.kind == "M":
                 require(self.dated, "times", found.dtype, remedy)
                 return found.astype("datetime64[us]").astype(np.float64) / (DAY * 1e6)
-            numbers = found.dtype.kind in "iuf" or (objects and all(isinstance(time, Real) for time in found.flat))
+            numbers = found.dtype.kind in "iuf" or found.dtype.name in ("bfloat16", "float16")
+            numbers = numbers or (objects and all(isinstance(time, Real | Decimal) for time in found.flat))
             require(numbers, "times", found.tolist(), remedy)
             return found.astype(np.float64)
 
@@ -123,8 +125,8 @@ class Series:
         return moment.date().isoformat() if moment.time() == datetime.min.time() else moment.replace(tzinfo=None).isoformat()
 
 
-def _in_utc(time: date) -> date:
-    """Return a datetime in UTC without its offset from UTC. A date, or a datetime that has no offset, is returned unchanged."""
+def _in_utc(time: date | np.datetime64) -> date | np.datetime64:
+    """Return a datetime in UTC without its offset from UTC. Any other date, or a datetime that has no offset, is returned unchanged."""
     return time.astimezone(UTC).replace(tzinfo=None) if isinstance(time, datetime) and time.utcoffset() is not None else time
 
 
@@ -154,14 +156,22 @@ def _moment(text: str) -> _Moment | None:
 
 
 def _is_basic_date(text: str) -> bool:
-    """Return whether a text consists of 8 digits that are a date in the basic format of ISO 8601, as in 20261125."""
-    if not (len(text) == 8 and text.isascii() and text.isdigit()):
+    """Return whether a text looks like a date in digits alone: a day, as in 20261125, perhaps with an hour, a minute and a second.
+
+    With an hour, the year must lie between 1900 and 2099, because seconds since 1970 have ten digits too.
+    """
+    form = _BASIC_DATES.get(len(text))
+    if form is None or not (text.isascii() and text.isdigit()) or (len(text) > 8 and text[:2] not in ("19", "20")):
         return False
     try:
-        date.fromisoformat(text)
+        datetime.strptime(text, form)
     except ValueError:
         return False
     return True
+
+
+_BASIC_DATES = {8: "%Y%m%d", 10: "%Y%m%d%H", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
+"""Dict from a number of digits to the format of a date with so many digits."""
 
 
 def _read_moment(text: str, before: _Moment | None, subject: str) -> _Moment:
@@ -237,7 +247,9 @@ def read_series(path: str | os.PathLike[str], time: str = "time", value: str = "
         values.append(found)
     if moment is None or len(times) < 2:
         raise InputError(f"rows of {path}", len(times), "give two or more with a value")
-    remedy = f"write {when[:4]}-{when[4:6]}-{when[6:]} for a date, or {when}.0 for a number"
+    clock = ":".join(when[start : start + 2] for start in range(8, len(when), 2))
+    shown = f"{when[:4]}-{when[4:6]}-{when[6:8]}" + (f"T{clock}{':00' * (len(when) == 10)}" if basic and clock else "")
+    remedy = f"write {shown} for a date, or {when}.0 for a number"
     require(not basic, f"{time!r} of {path}", f"{when} and all others look like dates", remedy)
     series = Series(np.asarray(times), np.asarray(values), moment.dated, skipped, str(path), moment.offset)
     require(_is_even_enough(series), f"{time!r} of {path}", "gaps too wide or too unlike for numbers", "give times on another scale")

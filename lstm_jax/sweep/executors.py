@@ -24,6 +24,7 @@ from typing import Any
 
 from lstm_jax.errors import InputError, Interrupted
 from lstm_jax.runtime import machine
+from lstm_jax.sweep.configs import is_config
 from lstm_jax.sweep.identity import Run, import_name, pickle_config
 from lstm_jax.sweep.missing import Row, in_threads
 from lstm_jax.sweep.progress import Tally
@@ -31,6 +32,8 @@ from lstm_jax.sweep.progress import Tally
 DONE, FAILED = "done", "failed"
 POLL_SECONDS = 0.5
 """Number of seconds after which the state of the Slurm jobs of a sweep is read again. submitit itself asks Slurm less often."""
+REFUSED = "refused"
+"""Key of the arguments of an `InputError`, in place of a row, if a process of a sweep cannot begin its run."""
 Outcomes = Generator[tuple[str, Row], None, None]
 
 
@@ -64,13 +67,23 @@ def attempt(function: Run, config: Any) -> Row:
     """
     start = time.perf_counter()
     try:
-        result = json.loads(json.dumps(dict(function(copy.deepcopy(config))), default=_plain))
+        result = json.loads(json.dumps(dict(function(_copied(config))), default=_plain))
     except Interrupted as error:
         raise KeyboardInterrupt(str(error)) from error
     except (Exception, SystemExit) as error:
         traceback.print_exc()
         return _failed(config, f"{type(error).__name__}: {error}", time.perf_counter() - start)
     return {"config": dataclasses.asdict(config), "status": DONE, "result": result, "seconds": time.perf_counter() - start}
+
+
+def _copied(value: Any) -> Any:
+    """Return a copy of a config, with copies of the values of its fields. Other attributes of the config, such as locks, are shared."""
+    if not is_config(value):
+        return copy.deepcopy(value)
+    new = copy.copy(value)
+    for own in dataclasses.fields(value):
+        object.__setattr__(new, own.name, _copied(getattr(value, own.name)))
+    return new
 
 
 def _plain(value: Any) -> Any:
@@ -207,6 +220,7 @@ def _in_process(function: Run, config: Any, cores: Iterable[int], children: _Chi
     If the process ends without a row, for example because it is killed, the row has the status "failed".
 
     Raises:
+        InputError: if the process refuses the import of the function or of the config's class; see `lstm_jax.sweep.child`.
         KeyboardInterrupt: if a SIGINT has ended the process.
     """
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
@@ -219,7 +233,10 @@ def _in_process(function: Run, config: Any, cores: Iterable[int], children: _Chi
                 machine.pin(process.pid, cores)
             process.communicate(pickle_config(config))
         if answer.exists():
-            return json.loads(answer.read_text())
+            row = json.loads(answer.read_text())
+            if REFUSED in row:
+                raise InputError(*row[REFUSED])
+            return row
     code = process.returncode
     if code == -signal.SIGINT:  # a Ctrl-C in the terminal reaches the process, too
         raise KeyboardInterrupt
@@ -253,7 +270,7 @@ def slurm(function: Run, missing: Mapping[str, Any], resources: Resources, tally
     try:
         executor = submitit.AutoExecutor(folder=resources.folder, cluster=parameters.pop("cluster", None))
         executor.update_parameters(**parameters)
-    except (NameError, RuntimeError, ValueError) as error:
+    except (AssertionError, NameError, RuntimeError, TypeError, ValueError) as error:
         first_line = str(error).split("\n")[0].rstrip(".")
         raise InputError("options", first_line, 'give a cluster such as "local", and parameters of submitit') from error
     if not missing:

@@ -8,7 +8,6 @@ import json
 import pickle
 import sys
 from collections.abc import Callable, Mapping
-from contextvars import ContextVar
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -38,18 +37,23 @@ def import_name(item: Any) -> str:
     return f"{module}:{item.__qualname__}"
 
 
-IMPORTING: ContextVar[bool] = ContextVar("importing", default=False)
-"""Whether `import_item` imports a module at the moment, and thus executes the code at the top level of this module."""
+_importing = False
+
+
+def is_importing() -> bool:
+    """Return whether `import_item` imports a module at the moment, in any thread, and thus executes the code at its top level."""
+    return _importing
 
 
 def import_item(name: str) -> Any:
-    """Import a function or class by its name "module:name", and return it. `IMPORTING` is true while its module is imported."""
+    """Import a function or class by its name "module:name", and return it. While its module is imported, `is_importing` is true."""
+    global _importing
     module, _, path = name.partition(":")
-    token = IMPORTING.set(True)
+    before, _importing = _importing, True
     try:
         item = import_module(module)
     finally:
-        IMPORTING.reset(token)
+        _importing = before
     for part in path.split("."):
         item = getattr(item, part)
     return item

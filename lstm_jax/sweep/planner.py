@@ -13,7 +13,7 @@ from typing import Any
 from lstm_jax.errors import InputError, require
 from lstm_jax.sweep.configs import is_config
 from lstm_jax.sweep.executors import EXECUTORS, FAILED, Resources
-from lstm_jax.sweep.identity import IMPORTING, Run, import_name, require_importable, run_id, source_digest
+from lstm_jax.sweep.identity import Run, import_name, is_importing, require_importable, run_id, source_digest
 from lstm_jax.sweep.missing import Row, record
 from lstm_jax.sweep.progress import Tally
 from lstm_jax.sweep.rows import read_rows
@@ -65,8 +65,10 @@ def run(
     configs = list(configs)
     _check(function, configs, where, workers)
     path, wanted, code = Path(path), _by_id(function, configs), source_digest(function)
-    found = _found(path, wanted)
+    found, others = _found(path, wanted)
     _warn(path, function, code, found.values(), retry)
+    if others:
+        warnings.warn(f"{path}: of {others} configs, the rows are of another class with equal values and do not count", stacklevel=2)
     status = {key: row["status"] for key, row in found.items()}
     missing = {key: config for key, config in wanted.items() if key not in status or (retry and status[key] == FAILED)}
     resources, tally = Resources(workers, path.with_suffix(".jobs"), options or {}), Tally(len(missing))
@@ -82,7 +84,7 @@ def run(
                 yield [about | row], _summary(key, row)
 
     record(path, "runs", len(missing), outcomes(), tally)
-    found = _found(path, wanted)
+    found, _ = _found(path, wanted)
     return [found[key] for key in wanted if key in found]
 
 
@@ -93,7 +95,7 @@ def _check(function: Run, configs: Sequence[Any], where: str, workers: int) -> N
         InputError: if an argument is wrong, or if `run` may not be called now, because a process of a sweep imports its function.
     """
     importing = "called while a run's process imports its function"
-    require(not IMPORTING.get(), "sweep", importing, 'put the call below if __name__ == "__main__":')
+    require(not is_importing(), "sweep", importing, 'put the call below if __name__ == "__main__":')
     *first, last = EXECUTORS
     require(where in EXECUTORS, "where", where, f"give {', '.join(first)} or {last}")
     require(workers >= 0, "workers", workers, "give 0 (one a core) or more")
@@ -124,11 +126,11 @@ def _by_id(function: Run, configs: Iterable[Any]) -> dict[str, Any]:
     return wanted
 
 
-def _found(path: Path, wanted: Mapping[str, Any]) -> dict[str, Row]:
-    """Return the rows of a file that belong to the given configs, as a dict from the id of each run to its last row.
+def _found(path: Path, wanted: Mapping[str, Any]) -> tuple[dict[str, Row], int]:
+    """Return the rows of a file that belong to the given configs, and the number of configs that have only rows of another class.
 
-    A row belongs to a config if it has the same id, and the name of the config's class. Old rows do not have the name of the class, and
-    count as rows of the same class.
+    The first result is a dict from the id of each run to its last row. A row belongs to a config if it has the same id, and the name of the
+    config's class. Old rows do not have the name of the class, and count as rows of the same class.
 
     Args:
         path: file of rows.
@@ -145,7 +147,8 @@ def _found(path: Path, wanted: Mapping[str, Any]) -> dict[str, Row]:
 
     classes = {key: import_name(type(config)) for key, config in wanted.items()}
     rows = [row for row in read_rows(path, check) if row["id"] in classes]
-    return {row["id"]: row for row in rows if row.get("class", classes[row["id"]]) == classes[row["id"]]}
+    mine = {row["id"]: row for row in rows if row.get("class", classes[row["id"]]) == classes[row["id"]]}
+    return mine, len({row["id"] for row in rows} - mine.keys())
 
 
 def _require_json(values: Mapping[Any, Any], prefix: str = "") -> None:
@@ -201,7 +204,7 @@ def existing_rows(function: Run, configs: Iterable[Any], path: str | Path) -> li
             that no sweep has written.
     """
     wanted = _by_id(function, configs)
-    found = _found(Path(path), wanted)
+    found, _ = _found(Path(path), wanted)
     return [found[key] for key in wanted if key in found]
 
 

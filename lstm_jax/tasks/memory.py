@@ -58,7 +58,7 @@ def require_memory(
         InputError: if the run does not fit, if no backend can run it, or if a batch cannot be divided among the devices.
     """
     check_request(config, mesh)
-    optimizer = make_optimizer(replace(config.train, schedule="constant", warmup_steps=0), 1)
+    optimizer = make_optimizer(replace(config.train, schedule="constant", final_learning_rate=0.0, warmup_steps=0), 1)
     size = jax.tree.leaves(batch)[0].shape[0] // config.train.microbatches
     batch = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape[1:]), leaf.dtype), batch)
 

@@ -127,6 +127,8 @@ def test_devices_of_one_machine() -> None:
     assert [change.ratio for change in compare.changes(rows, rows)] == [1.0, 1.0]
     with pytest.raises(InputError, match=r"^machines: chip, 2 cores, cpu:cpu and chip, 2 cores, gpu:H100; compare rows of one machine$"):
         compare.changes(rows, [timed("A", "ours", 1.0, devices=["gpu:H100"])])
+    with pytest.raises(InputError, match=r"^machines: chip, 2 cores, gpu:H100 and chip, 2 cores, gpu:H100, gpu:H100; compare rows of one"):
+        compare.changes([timed("A", "ours", 1.0, devices=["gpu:H100"])], [timed("A", "ours", 1.0, devices=["gpu:H100"] * 2)])
 
 
 def test_a_commit_without_its_uncommitted_version(tmp_path: Path) -> None:

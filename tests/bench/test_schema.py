@@ -95,6 +95,8 @@ def test_rows_of_the_first_digits_of_a_commit() -> None:
         with pytest.raises(InputError) as error:
             schema.match_commit(rows, text)
         assert str(error.value) == f"commit: {shown}; give the digits of one of {commits}"
+    with pytest.raises(InputError, match=r"^commit: no digits; give the digits of one of abc\+$"):
+        schema.match_commit([{"git": "abc+"}], "")
     assert schema.match_commit([*rows, {"git": ""}], "") == [{"git": ""}]  # measured in a folder without a commit
 
 

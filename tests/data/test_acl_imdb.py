@@ -32,6 +32,17 @@ def test_folder_and_its_parent(folder):
     check(load_reviews(str(folder.parent)))
 
 
+def test_folder_in_another_encoding(folder):
+    """A review in UTF-16 is refused, and the byte-order mark of UTF-8 is no part of a review."""
+    path = next(folder.glob("train/pos/*.txt"))
+    text = path.read_bytes()
+    path.write_bytes(b"\xef\xbb\xbf" + text)
+    check(load_reviews(folder))
+    path.write_bytes(text.decode().encode("utf-16"))
+    with pytest.raises(InputError, match=rf"^file .*{path.name}: byte 0xff at offset 0 is not UTF-8: the file is UTF-16; convert it"):
+        load_reviews(folder)
+
+
 def test_texts_are_bytes(archive):
     texts = {"train/pos/0_9.txt": b"\xff\xfe caf\xe9", "train/neg/0_1.txt": b"nul \x00 here", "train/neg/1_1.txt": b""}
     split = load_reviews(archive(files=texts))["train"]

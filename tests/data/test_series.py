@@ -90,6 +90,10 @@ def test_dates_without_hyphens(tmp_path: Path) -> None:
     assert str(caught.value) == f"'time' of {path}: 20261201 and all others look like dates; {remedy}"
     with pytest.raises(InputError, match="20261129 and all others look like dates"):
         read_series(write(tmp_path / "a.jsonl", '{"time": 20261128, "value": 1}', '{"time": 20261129, "value": 2}'))
+    for times, shown in ((("2026112823", "2026112900"), "2026-11-29T00:00"), (("20261128230000", "20261128230005"), "2026-11-28T23:00:05")):
+        with pytest.raises(InputError, match=f"write {shown} for a date, or {times[1]}.0 for a number"):
+            read_series(write(path, "time,value", *(f"{time},1" for time in times)))
+    assert not read_series(write(path, "time,value", "1712011200,1", "1712011260,2")).dated  # seconds since 1970
     for more in ("20261232,5", "20261202.0,5", "100000000,5"):  # not all of them are dates of 8 digits
         series = read_series(write(path, "time,value", *lines, more))
         assert (series.dated, series.times[3] - series.times[2]) == (False, 71)

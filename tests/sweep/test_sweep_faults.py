@@ -244,15 +244,26 @@ assert len(os.environ["DEPTH"]) < 4
 """Lines that end a script if it is started by processes that are started by processes that it has started."""
 
 
-def test_a_script_without_a_guard(tmp_path: Path) -> None:
-    """If a script calls `run` at its top level, the process of a run ends with an error of one line and does not start another sweep."""
-    call = 'sweep.run(run, [Config()], "rows.jsonl", "processes", workers=1)\n'
-    (tmp_path / "bare.py").write_text(SCRIPT.partition("if __name__")[0] + BRAKE + call)
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    ended = subprocess.run([sys.executable, "bare.py"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+@pytest.mark.parametrize("thread", [False, True])
+def test_a_script_without_a_guard(thread: bool, tmp_path: Path) -> None:
+    """If a script calls `run` without a guard, also in a thread, the processes of its runs start no further sweeps.
+
+    Without a thread, the call raises an error of one line and leaves no rows, so that the same call works once the guard is there.
+    """
+    call = 'sweep.run(run, [Config()], "rows.jsonl", "processes", workers=1)'
+    start = f"import threading\nthread = threading.Thread(target=lambda: {call})\nthread.start()\nthread.join()" if thread else call
+    begin, environment = SCRIPT.partition("if __name__")[0], os.environ | {"PYTHONPATH": str(ROOT)}
+
+    def execute(text: str) -> str:
+        (tmp_path / "bare.py").write_text(begin + text)
+        return subprocess.run([sys.executable, "bare.py"], cwd=tmp_path, env=environment, capture_output=True, text=True).stderr
+
     called = "sweep: called while a run's process imports its function"
-    assert ended.stderr == f'{called}; put the call below if __name__ == "__main__":\n'
-    assert [row["error"] for row in read_rows(tmp_path / "rows.jsonl")] == ["ended with code 2"]
+    assert f'{called}; put the call below if __name__ == "__main__":' in execute(BRAKE + start)
+    if not thread:
+        assert (tmp_path / "rows.jsonl").read_text() == ""
+        execute(f'if __name__ == "__main__":\n    {call}')
+    assert [row["status"] for row in read_rows(tmp_path / "rows.jsonl")] == ["done"]
 
 
 def test_a_sweep_within_a_run(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from datetime import date, datetime, timedelta, timezone
+from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 
@@ -103,6 +104,16 @@ def test_a_run_learns_and_forecasts(tmp_path: Path) -> None:
     assert (wider.high - wider.low > found.high - found.low).all()
 
 
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "exponential"])
+def test_a_final_learning_rate(schedule: str, tmp_path: Path) -> None:
+    """A run whose learning rate falls to a number above 0 is trained, and resuming the finished run gives its metrics."""
+    config = replace(CONFIG, train=TrainConfig(epochs=1, batch_size=16, schedule=schedule, final_learning_rate=1e-5))
+    result = forecast.train(config, tmp_path / "run", data=wave(), figures=False)
+    assert len(result.rows) == 1
+    again = forecast.train(config, tmp_path / "run", data=wave(), figures=False, resume=True)
+    assert again.rows == result.rows
+
+
 def test_dated_entries_after_the_end_have_the_gap_of_the_series(tmp_path: Path) -> None:
     """The forecast times after an hourly series are exact hours.
 
@@ -148,6 +159,9 @@ def test_forecast_times_that_are_dates(tmp_path: Path) -> None:
         ([days[0], datetime(1970, 1, 23, 12), datetime(1970, 1, 25, 2, tzinfo=east)], [21, 22.5, 24]),
         (np.array(days), [21, 22, 24]),
         ([21, np.float32(22), Fraction(49, 2)], [21, 22, 24.5]),
+        ([Decimal("21.5"), Decimal(22), 24.5], [21.5, 22, 24.5]),
+        ([np.datetime64("1970-01-22"), days[1], np.datetime64("1970-01-25T12")], [21, 22, 24.5]),
+        (jnp.asarray([21, 22, 24], jnp.bfloat16), [21, 22, 24]),
     ):
         np.testing.assert_array_equal(trained.end_of(series, given)[1], wanted)
     dates, remedy = [str(day) for day in days], "give numbers, or dates such as datetime64"

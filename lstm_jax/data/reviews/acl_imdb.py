@@ -1,5 +1,6 @@
 """Reading of the Large Movie Review Dataset (Maas et al., ACL 2011) from the archive `aclImdb_v1.tar.gz` or its extracted folder."""
 
+import codecs
 import gzip
 import os
 import re
@@ -12,6 +13,7 @@ import numpy as np
 from lstm_jax.data.download import download, file_digest
 from lstm_jax.data.reviews.form import Found, ReadOptions
 from lstm_jax.data.reviews.texts import CLASSES, TextSplit, check_splits
+from lstm_jax.data.text_files import require_utf8
 from lstm_jax.errors import require
 from lstm_jax.files.reading import expanded, open_input, parsing, read_input
 
@@ -151,10 +153,18 @@ def _folder_files(folder: Path) -> dict[str, Path]:
 def read_folder_source(found: Found, _: ReadOptions) -> dict[str, TextSplit]:
     """Return the reviews in an extracted `aclImdb` folder, as a dict from the name of each split to its reviews.
 
+    A byte-order mark of UTF-8 at the beginning of a file is dropped.
+
     Raises:
-        InputError: if a file cannot be read, or if a split has no positive or no negative reviews.
+        InputError: if a file cannot be read or is encoded as UTF-16 or UTF-32, or if a split has no positive or no negative reviews.
     """
-    return _assemble(((name, read_input(path)) for name, path in found.files.items()), found.path)
+
+    def read(path: Path) -> bytes:
+        content = read_input(path)
+        require_utf8(content, f"file {path}")
+        return content.removeprefix(codecs.BOM_UTF8)
+
+    return _assemble(((name, read(path)) for name, path in found.files.items()), found.path)
 
 
 def _assemble(files: Iterable[tuple[str, bytes]], source: Path) -> dict[str, TextSplit]:
