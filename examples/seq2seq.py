@@ -218,6 +218,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--units", type=int, default=128)
     parser.add_argument("--digits", type=int, default=3)
     given = parser.parse_args(arguments)
+    if given.epochs < 1:
+        parser.error(f"--epochs: {given.epochs}; give 1 or more")
     began = time.perf_counter()
     found = run(given.units, given.digits, epochs=given.epochs, console=Console())
     for row in found.rows[:: max(1, len(found.rows) // 10)]:

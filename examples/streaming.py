@@ -304,9 +304,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--slots", type=int, default=64)
     parser.add_argument("--text", default="the film was not good and the cast was great very funny")
     given = parser.parse_args(arguments)
+    text = given.text.lower()
+    if unknown := [word for word in text.split() if word not in WORDS]:
+        parser.error(f"--text: {unknown[0]}; give words of {' '.join(WORDS)}")
     found = run(given.steps, users=given.users, slots=given.slots)
     print(f"accuracy on new sentences: {found.accuracy:.3f}; probability of praise after each word:")
-    for word, probability in zip(given.text.split(), stream(found.model, encode(given.text)), strict=True):
+    for word, probability in zip(text.split(), stream(found.model, encode(text)), strict=True):
         print(f"{word:>10} {probability:.3f} {'#' * round(40 * probability)}")
     print(f"largest difference from whole sentences: {found.stream_difference:.1e} alone, {found.server_difference:.1e} on the server")
     session = found.session

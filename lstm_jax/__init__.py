@@ -1,9 +1,11 @@
 """Library to train, measure and inspect LSTMs in JAX.
 
-A public name is imported from its submodule only when it is first used, so that `import lstm_jax` and `lstm-jax --help` are fast.
+A public name or a submodule, such as `lstm_jax.data`, is imported only when it is first used, so that `import lstm_jax` and
+`lstm-jax --help` are fast.
 """
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 _MODULES = {
@@ -41,6 +43,8 @@ __all__ = list(_MODULES)  # pyright: ignore[reportUnsupportedDunderAll]
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return getattr(import_module(f"lstm_jax.{_MODULES[name]}"), name)
+    if not name.startswith("_") and find_spec(f"lstm_jax.{name}"):
+        return import_module(f"lstm_jax.{name}")
     raise AttributeError(f"module lstm_jax has no attribute {name}")
 
 

@@ -2,6 +2,8 @@
 
 import importlib
 import pkgutil
+import subprocess
+import sys
 from dataclasses import fields
 from importlib.util import module_from_spec, spec_from_file_location
 from types import ModuleType
@@ -50,6 +52,13 @@ def test_every_exported_name_has_an_entry(api: ModuleType) -> None:
 
 def test_every_name_of_the_front_page_has_an_entry(api: ModuleType) -> None:
     assert {f"lstm_jax.{module}.{name}" for name, module in lstm_jax._MODULES.items()} <= api.documented()
+
+
+def test_submodules_are_imported_when_they_are_used() -> None:
+    """`import lstm_jax` imports neither JAX nor a submodule, and yet names such as `lstm_jax.data.pad_sequences` are found after it."""
+    code = "import sys, lstm_jax; print('jax' in sys.modules, lstm_jax.data.pad_sequences.__name__, hasattr(lstm_jax, 'nothing'))"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout.split() == ["False", "pad_sequences", "False"]
 
 
 def test_front_page_lists_every_name(api: ModuleType) -> None:

@@ -78,12 +78,16 @@ class Cell:
     @property
     def has_cell_state(self) -> bool:
         """Whether the state contains a cell state c in addition to the output h, as in an LSTM."""
-        return "c" in jax.eval_shape(lambda: self.initial_state(1, 1))._fields
+        return "c" in self._state_fields
 
     @cached_property
     def is_linear(self) -> bool:
         """Whether `linear` computes the whole step: the cell has this function, and its state has no field besides the output h."""
-        return self.linear is not None and jax.eval_shape(lambda: self.initial_state(1, 1))._fields == ("h",)
+        return self.linear is not None and self._state_fields == ("h",)
+
+    @cached_property
+    def _state_fields(self) -> tuple[str, ...]:
+        return jax.eval_shape(lambda: self.initial_state(_BATCH, _UNITS))._fields
 
     @property
     def has_recurrent_kernel(self) -> bool:

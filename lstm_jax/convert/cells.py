@@ -10,7 +10,7 @@ A Keras GRU has the gates in the same order (Keras writes z for u), and has both
 the methods `build` in keras/src/layers/rnn/gru.py and simple_rnn.py (Keras 3.15).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,7 @@ def listed(subject: str, weights: Any) -> list[Any]:
     Raises:
         InputError: if `weights` is not such a collection, for example if it is a Keras layer.
     """
+    weights = list(weights) if isinstance(weights, Iterator) else weights
     require(is_list(weights), subject, kind_of(weights), "give the list that get_weights() returns")
     return list(weights)
 

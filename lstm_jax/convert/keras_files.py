@@ -40,6 +40,7 @@ from lstm_jax.convert.arrays import (
     to_numpy,
     widths,
 )
+from lstm_jax.convert.checks import check_named
 from lstm_jax.convert.hdf5 import natural, read_hdf5
 from lstm_jax.convert.keras import (
     bidirectional_to_keras,
@@ -168,6 +169,7 @@ def write_keras_weights(path: str | os.PathLike[str], params: Mapping[str, Any])
     """
     import h5py
 
+    check_named("params", params, "give the flat dict of a model, see lstm_jax.convert")
     bias = params.get("head/bias")
     embedding, layers, head = split_model(params, SENTIMENT if bias is None or to_numpy("head/bias", bias).shape == (1,) else CHARACTER)
     name = os.fspath(path)

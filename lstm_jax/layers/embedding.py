@@ -51,7 +51,7 @@ class Embedding(nnx.Module):
 
     def mask(self, ids: Int[Array, "..."]) -> Bool[Array, "..."] | None:
         """Return a bool array that is True where an id is not padding (id 0), or None if the layer has `mask_zero=False`."""
-        return ids != 0 if self.mask_zero else None
+        return as_int32("ids", ids, "give ints") != 0 if self.mask_zero else None
 
 
 __all__ = ["Embedding"]

@@ -1,7 +1,7 @@
 """Initialisation of the parameters of a recurrent layer, with the initialisers of Keras."""
 
+import operator
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any
 
 import jax
@@ -10,7 +10,7 @@ from flax import nnx
 
 from lstm_jax.bounds import Count, check_number
 from lstm_jax.cells import BUILT_IN, Cell
-from lstm_jax.errors import require
+from lstm_jax.errors import InputError, require
 from lstm_jax.initializers import Initializer, draw
 
 Initial = str | Initializer
@@ -38,6 +38,25 @@ class Initials:
     unit_forget_bias: bool = True
 
 
+def as_int(name: str, value: Any, remedy: str) -> int:
+    """Return an int, or an array without axes that holds one, as an int of Python.
+
+    Args:
+        name: name of the value in the error message.
+        value: the value.
+        remedy: advice at the end of the error message.
+
+    Raises:
+        InputError: if `value` is neither. A bool is no int.
+    """
+    try:
+        if not isinstance(value, bool):
+            return operator.index(value)
+    except TypeError:
+        pass
+    raise InputError(name, repr(value), remedy)
+
+
 def check_size(name: str, value: Any) -> int:
     """Return a size of a layer, such as its number of units, as an int.
 
@@ -48,8 +67,7 @@ def check_size(name: str, value: Any) -> int:
     Raises:
         InputError: if `value` is not an int of 1 or more.
     """
-    require(isinstance(value, Integral) and not isinstance(value, bool), name, repr(value), "give an int of 1 or more")
-    return check_number(name, value, Count)
+    return check_number(name, as_int(name, value, "give an int of 1 or more"), Count)
 
 
 def initial_params(

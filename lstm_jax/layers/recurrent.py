@@ -17,7 +17,7 @@ from lstm_jax.cells.cell import reads_mask
 from lstm_jax.dropout import DropoutMasks, MaskKind, check_mask_kind, check_rate, draw_mask, draw_masks, draw_zoneout, mean_zoneout
 from lstm_jax.errors import require
 from lstm_jax.layers.carried import INITIAL, LayerState
-from lstm_jax.layers.initial import Initial, Initials, check_size, initial_params
+from lstm_jax.layers.initial import Initial, Initials, as_int, check_size, initial_params
 from lstm_jax.layers.keys import dropout_key
 from lstm_jax.layers.single import call_on_single, is_single, read_input, read_step
 from lstm_jax.recurrence import Remat, check_remat, check_zoneout, unroll
@@ -78,7 +78,8 @@ class Recurrent(LayerState):
         rngs: random streams; weights are drawn from the stream `params`, and masks from the stream `dropout`.
 
     Raises:
-        InputError: if `features`, `units` or `remat` is not an int of 1 or more, if a rate is not in [0, 1), if a cell, activation or
+        InputError: if `features` or `units` is not an int of 1 or more, if `projection` is not an int from 0 to below `units`,
+            if `remat` is neither an int of 1 or more nor "sqrt" nor None, if a rate is not in [0, 1), if a cell, activation or
             initialiser is unknown, or if an argument does not apply to the cell (for example, `zoneout_cell` is above 0 and the cell has no
             cell state).
     """
@@ -119,6 +120,7 @@ class Recurrent(LayerState):
         rngs: nnx.Rngs,
     ):
         features, units = check_size("features", features), check_size("units", units)
+        projection = as_int("projection", projection, "give an int below units, or 0")
         base = find_cell(cell)
         self.row = with_projection(with_activations(base, activation, recurrent_activation), projection, units)
         self.features, self.units, self.cell = features, units, self.row.name

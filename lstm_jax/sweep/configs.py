@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from typing import Any
 
+from lstm_jax.bounds import as_tuple
 from lstm_jax.errors import require
 
 
@@ -63,6 +64,7 @@ def grid(config: Any, /, **axes: Sequence[Any]) -> list[Any]:
             fastest. A name with dots, such as "model.units", stands for a field of an inner config.
 
     Raises:
-        InputError: if a keyword is not a field of the config.
+        InputError: if a keyword is not a field of the config, or if the values of a field are a text or not iterable.
     """
+    axes = {name: as_tuple(name, values, "give a list of values") for name, values in axes.items()}
     return variants(config, (dict(zip(axes, values, strict=True)) for values in product(*axes.values())))

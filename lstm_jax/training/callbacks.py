@@ -31,34 +31,37 @@ class EpochRecord:
     params: Any = field(repr=False)
     """Parameters of the model. They are valid only until the callback returns, because the next training step reuses their memory."""
     seed: int = 0
+    resumed: bool = False
+    """Whether the training was asked to resume from checkpoints, if there are any."""
 
 
 Callback = Callable[[EpochRecord], object]
 
 
-def metrics_file(path: Path) -> Callback:
+def metrics_file(path: str | Path) -> Callback:
     """Return a callback that writes the metrics of all epochs to the file `path`, as one line of JSON per epoch.
 
     After each epoch it writes the whole file anew, so that a resumed run repeats no line. A metric that is not finite has the value null.
     """
 
     def write(record: EpochRecord) -> None:
-        write_atomically(path, "".join(json_text(row) + "\n" for row in record.rows))
+        write_atomically(Path(path), "".join(json_text(row) + "\n" for row in record.rows))
 
     return write
 
 
-def tensorboard(folder: Path) -> Callback:
+def tensorboard(folder: str | Path) -> Callback:
     """Return a callback that writes the metrics of each epoch as TensorBoard scalars to an event file in `folder`.
 
-    The first epoch of a training begins a new file. A training that is resumed after its first epoch continues its file.
+    A new training begins a new file. A resumed training continues the newest file in the folder.
     """
+    folder = Path(folder)
     path: Path | None = None
 
     def write(record: EpochRecord) -> None:
         nonlocal path
-        if path is None or len(record.rows) == 1:
-            path = events_file(folder, resumed=len(record.rows) > 1)
+        if path is None or (len(record.rows) == 1 and not record.resumed):
+            path = events_file(folder, record.resumed)
             cut_off(path, record.step)
         numbers = {name: value for name, value in record.row.items() if isinstance(value, (int, float)) and name not in ("epoch", "step")}
         append_scalars(path, record.step, numbers)

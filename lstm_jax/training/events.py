@@ -23,10 +23,10 @@ def events_file(folder: Path, resumed: bool) -> Path:
 
     Args:
         folder: folder of the event files. It may contain files of earlier trainings and of other programs.
-        resumed: whether an earlier process began the training. The result is then the newest file of this module, if there is one.
-            Otherwise it is a path for a new file.
+        resumed: whether the training is resumed. The result is then the newest file of this module, or the newest other file, which a
+            former version of this module may have written. If there is no file, or the training is new, it is a path for a new file.
     """
-    found = sorted(folder.glob(f"events.out.tfevents.*{_OURS}"))
+    found = sorted(folder.glob(f"events.out.tfevents.*{_OURS}")) or sorted(folder.glob("events.out.tfevents.*"))
     if found and resumed:
         return found[-1]
     return folder / f"events.out.tfevents.{int(time.time()):010}.{os.uname().nodename}.{time.time_ns()}{_OURS}"

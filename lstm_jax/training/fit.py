@@ -11,6 +11,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from rich.console import Console
 
+from lstm_jax.bounds import as_tuple
 from lstm_jax.config import TrainConfig
 from lstm_jax.errors import require
 from lstm_jax.models import Parts
@@ -93,6 +94,8 @@ def fit(
     """
     require(isinstance(model, nnx.Module), "model", type(model).__name__, "give an nnx.Module; make_train_step takes a pytree, too")
     check_optimizer(optimizer)
+    for callback in as_tuple("callbacks", callbacks, "give a list of functions"):
+        require(callable(callback), "callbacks", repr(callback), "give a list of functions")
     parts = split_model(model)
     others = [var for _, var in nnx.to_flat_state(parts.variables) if not isinstance(var, nnx.RngState)]
     remedy = "fit trains parameters alone: use make_train_step, which carries all variables from step to step"

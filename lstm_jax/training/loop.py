@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -75,9 +75,9 @@ def plain_metrics(found: Any) -> Metrics:
     """Return a dict of metrics in which JAX and NumPy scalars are replaced by Python numbers.
 
     Raises:
-        InputError: if `found` is not a dict.
+        InputError: if `found` is not a dict or another mapping.
     """
-    require(isinstance(found, dict), "metrics", type(found).__name__, "return a dict from names to numbers")
+    require(isinstance(found, Mapping), "metrics", type(found).__name__, "return a dict from names to numbers")
     arrays = (jax.Array, np.ndarray, np.generic)
     return {name: value.item() if isinstance(value, arrays) and value.ndim == 0 else value for name, value in found.items()}
 
@@ -149,6 +149,7 @@ def fit(
     with contextlib.nullcontext() if checkpoints is None else claimed(checkpoints, PARTS, resume):
         run = _Fit(params, objective, optimizer, examples, config, mesh, carry, metrics, monitor, mode == "max", checkpoints)
         if resume:
+            run.resumed = True
             run.resume(console)
         run.begin()
         with noted_signals() as asked, progress_bar(console) as progress:
@@ -179,7 +180,7 @@ class _Fit:
         behind = no_rows_behind(objective, optimizer, params)
         self.state, self.shardings = create_state(params, optimizer, (*metrics, EXAMPLES), mesh, self.carry, behind)
         self.run_steps = make_run_steps(objective, optimizer, self.shardings, mesh, self.source.gather, self.per_epoch, config.microbatches)
-        self.history = History()
+        self.history, self.resumed = History(), False
         self.best_params = self._params() if monitor else None
         self.latest, self.best, self.each = (checkpoints and checkpoints / name for name in PARTS)
         self.began = 0.0
@@ -220,7 +221,8 @@ class _Fit:
         found = checkpoint.restore(self.latest, self._saved(), added=("state.behind",), dropped={"state.behind": compiled})
         for step, reason in found.rejected:
             console.print(Text(f"checkpoint of step {step} is damaged ({reason}); an older one is used"))
-        for name, value in found.extra.get("run", {}).items():
+        saved_run = found.extra.get("run", {})  # of an older version empty, of a later one perhaps with more entries
+        for name, value in [(name, saved_run[name]) for name in self.identity if name in saved_run]:
             remedy = f"the checkpoints in {self.latest} are of a training with {value}: give that, or another folder"
             require(value == self.identity[name], name, self.identity[name], remedy)
         self.state, self.best_params = found.state["state"], found.state.get("best")
@@ -322,7 +324,7 @@ class _Fit:
         if self.config.keep_epochs and self.each is not None:
             checkpoint.save(self.each, step, self.state.params, self.history.to_json())
         params = processes.gathered(self.state.params) if callbacks else self.state.params
-        record = EpochRecord(len(self.history.rows), step, row, self.history.rows, params, self.config.seed)
+        record = EpochRecord(len(self.history.rows), step, row, self.history.rows, params, self.config.seed, self.resumed)
         for callback in callbacks:
             callback(record)
         self._save(self.history.seconds)

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.core import Tracer
 
 from lstm_jax.bounds import MOST
 from lstm_jax.config import TrainConfig
@@ -128,7 +129,8 @@ def clipped(optimizer: Optimizer, most: float) -> Optimizer:
     Raises:
         InputError: if `most` is not above 0.
     """
-    require(most > 0, "most", most, "give the largest norm of the gradient, a number above 0")
+    if not isinstance(most, Tracer):  # a traced number has no value yet
+        require(most > 0, "most", most, "give the largest norm of the gradient, a number above 0")
     if isinstance(optimizer, RowOptimizer):
         return RowOptimizer(optax.chain(optax.clip_by_global_norm(most), optimizer.dense), ClippedRows(optimizer.rows, most))
     return optax.chain(optax.clip_by_global_norm(most), optimizer)

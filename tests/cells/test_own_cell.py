@@ -148,6 +148,20 @@ def test_a_linear_cell_with_a_second_field() -> None:
             unroll(summing, params, X, backend=backend)
 
 
+def test_a_linear_cell_for_even_numbers_of_units() -> None:
+    """A cell that works only for some numbers of units, but for those on which cells are checked, runs on `compiled` and `associative`."""
+    base = CELLS["min_gru"]
+
+    def start(batch, units, dtype=jnp.float32):
+        assert units % 2 == 0
+        return base.initial_state(batch, units, dtype)
+
+    even, params = dataclasses.replace(base, name="even", initial_state=start), base.init(jax.random.key(1), E, 2)
+    wanted = unroll(base, params, X)[0]
+    for backend in (None, "associative"):
+        assert_close(unroll(even, params, X, backend=backend)[0], wanted, "float32")
+
+
 def test_registered_it_is_known_by_name(diagonal: Cell) -> None:
     with pytest.raises(InputError, match=r"^cell: diagonal; give one of lstm, gru"):
         SentimentModelConfig(cell="diagonal")

@@ -86,6 +86,7 @@ CALLS: list[tuple[Callable[[], Any], str]] = [
     (lambda: convert.dense_from_keras(LAYER), f"Dense weights: Linear; {GET_WEIGHTS}"),
     (lambda: convert.dense_to_keras(LAYER), "dense layer: Linear; give a dict of kernel, bias"),
     (lambda: convert.embedding_from_keras(LAYER), f"Embedding weights: Linear; {GET_WEIGHTS}"),
+    (lambda: convert.write_keras_weights("a.weights.h5", LAYER), "params: Linear; give the flat dict of a model, see lstm_jax.convert"),
     (lambda: convert.sentiment_from_keras(LAYER), f"model weights: Linear; {GET_WEIGHTS}"),
     (
         lambda: convert.sentiment_to_keras(LAYER),

@@ -47,9 +47,10 @@ def test_gradient_is_that_of_one_hot_rows() -> None:
     np.testing.assert_array_equal(gradient[unused], 0)
 
 
-def test_mask() -> None:
+def test_mask(unchecked: None) -> None:
     np.testing.assert_array_equal(Embedding(V, E, mask_zero=True, rngs=nnx.Rngs(0)).mask(IDS), np.asarray(IDS) != 0)
     assert Embedding(V, E, rngs=nnx.Rngs(0)).mask(IDS) is None
+    np.testing.assert_array_equal(Embedding(V, E, mask_zero=True, rngs=nnx.Rngs(0)).mask(IDS.tolist()), np.asarray(IDS) != 0)
 
 
 def test_an_id_outside_is_not_a_number() -> None:
@@ -65,6 +66,11 @@ def test_ids_of_every_width(dtype: type, unchecked: None) -> None:
     np.testing.assert_array_equal(layer(np.array([0, 100, 127], dtype)), layer(jnp.asarray([0, 100, 127])))
     if np.dtype(dtype).itemsize == 8:
         assert np.isnan(layer(np.array([2**32 + 1], dtype))).all()
+
+
+def test_sizes_of_numpy_and_jax(unchecked: None) -> None:
+    layer = Embedding(np.int64(4), np.array(3), rngs=nnx.Rngs(0))
+    assert layer.embedding[...].shape == Embedding(jnp.asarray(4), 3, rngs=nnx.Rngs(0)).embedding[...].shape == (4, 3)
 
 
 def test_ids_that_are_no_ints(unchecked: None) -> None:

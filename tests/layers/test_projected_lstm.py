@@ -189,6 +189,7 @@ def test_one_cell_for_each_number_of_outputs() -> None:
 
 
 REFUSED = {
+    "projection: 2.0; give an int below units, or 0": lambda: make(projection=2.0),
     "projection: -1; give 1 or more, fewer than the 6 units, or 0": lambda: make(projection=-1),
     "projection: 6; give 1 or more, fewer than the 6 units, or 0": lambda: make(projection=6),
     "projection: 2; the cell gru has none: only lstm, with its default": lambda: make(GRU),
@@ -210,7 +211,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("message", REFUSED)
-def test_refused(message: str) -> None:
+def test_refused(message: str, unchecked: None) -> None:
     with pytest.raises(InputError) as raised:
         REFUSED[message]()
     assert str(raised.value).startswith(message)

@@ -109,6 +109,12 @@ def test_a_run_that_changes_its_config(where: str, tmp_path: Path) -> None:
         assert sweep.run(made_sweep.take, wanted, path, where, workers=1) == rows == list(read_rows(path))
 
 
+def test_an_axis_of_one_value(unchecked: None) -> None:
+    for values in (3, "abc"):
+        with pytest.raises(InputError, match=f"^scale: {values!r}; give a list of values$"):
+            sweep.grid(Inner(), scale=values)
+
+
 @dataclass(frozen=True)
 class Locking:
     """Config with an attribute that is no field and cannot be copied."""

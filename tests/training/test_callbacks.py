@@ -19,8 +19,8 @@ FIRST = {"epoch": 1, "step": 6, "train_loss": 0.75, "train_accuracy": 0.5, "seco
 SECOND = FIRST | {"epoch": 2, "step": 12, "train_loss": 0.5, "test_auc": 0.875}
 
 
-def record(*rows: dict) -> EpochRecord:
-    return EpochRecord(len(rows), rows[-1]["step"], rows[-1], rows, {})
+def record(*rows: dict, resumed: bool = False) -> EpochRecord:
+    return EpochRecord(len(rows), rows[-1]["step"], rows[-1], rows, {}, resumed=resumed)
 
 
 def test_metrics_file_holds_all_rows_once(tmp_path):
@@ -85,7 +85,23 @@ def test_a_resumed_run_goes_on_with_its_events(lost, tmp_path):
     write(record(FIRST, SECOND))
     after = path.stat().st_size
     os.truncate(path, after - math.ceil(lost * (after - before)))
-    tensorboard(tmp_path)(record(FIRST, SECOND))
+    tensorboard(tmp_path)(record(FIRST, SECOND, resumed=True))
+    assert events(tmp_path) == ONE + TWO
+
+
+@pytest.mark.parametrize("name", ["", "events.out.tfevents.1700000000.host"])
+def test_a_resumed_run_repeats_its_first_epochs(name, tmp_path):
+    """A run that is resumed in its first epoch repeats that epoch, also if a former version wrote its file, and the file has it once."""
+    write = tensorboard(str(tmp_path))
+    write(record(FIRST))
+    write(record(FIRST, SECOND))
+    if name:
+        (path,) = tmp_path.iterdir()
+        path.rename(tmp_path / name)
+    again = tensorboard(tmp_path)
+    again(record(FIRST, resumed=True))
+    assert events(tmp_path) == ONE
+    again(record(FIRST, SECOND, resumed=True))
     assert events(tmp_path) == ONE + TWO
 
 

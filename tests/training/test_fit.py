@@ -39,6 +39,8 @@ def test_bad_input() -> None:
         ({"model": {"w": np.ones(3, np.float32)}}, "model: dict; give an nnx.Module; make_train_step takes a pytree, too"),
         ({"optimizer": "adam"}, "optimizer: 'adam'; give an optimiser of this project or of optax"),
         ({"loss_fn": lambda model, ids, labels: labels > 0}, "losses: bool; return floats"),
+        ({"callbacks": print}, "callbacks: <built-in function print>; give a list of functions"),
+        ({"callbacks": [3]}, "callbacks: 3; give a list of functions"),
         ({"evaluate": lambda model: None}, "metrics: NoneType; return a dict from names to numbers"),
         ({"evaluate": lambda model: {"m": np.ones(2)}, "monitor": "m"}, "metric m: ndarray; monitor a metric that is a number"),
     ],

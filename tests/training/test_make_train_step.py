@@ -299,6 +299,9 @@ def test_a_restarted_optimizer(caught_up: bool, x64: None, peer_rules) -> None:
                     state = state._replace(opt_state=optimizer.init(state.params))
                 state, _ = step(state, IDS[n], LABELS[n])
             trained[name] = step.model(state)
+            step.model(step.caught_up(state))  # leaves the state valid
+            step(step.caught_up(state), IDS[0], LABELS[0])
+            assert_near(step.model(state), trained[name], 0)
     assert all(np.isfinite(value[...]).all() for value in _params(trained["ours"]).values())
     if caught_up:
         assert_near(trained["ours"], trained["optax"], 1e-10)

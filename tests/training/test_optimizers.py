@@ -307,6 +307,15 @@ def test_gradients_of_a_row_are_added_up():
     assert float(jnp.sum(found**2)) == float(jnp.sum(dense**2))
 
 
+def test_norms_to_clip_to(unchecked: None) -> None:
+    for most in (0.0, -1.0, np.nan):
+        with pytest.raises(InputError, match=f"^most: {most}; give the largest norm of the gradient, a number above 0$"):
+            clipped(optax.sgd(0.1), most)
+    optimizer = optax.inject_hyperparams(lambda most: clipped(optax.sgd(1.0), most))(most=0.5)
+    updates, _ = jax.jit(optimizer.update)({"w": jnp.asarray([3.0, 4.0])}, optimizer.init({"w": jnp.zeros(2)}))
+    np.testing.assert_allclose(updates["w"], [-0.3, -0.4], rtol=1e-6)
+
+
 @pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the compiled step with")
 @pytest.mark.parametrize("most", [0.05, 3.0, 1e6])
 def test_clipping_by_rows_is_clipping_the_whole_table(most):
