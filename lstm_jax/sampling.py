@@ -3,8 +3,8 @@
 The sampler has two modes, which differ in the characters that the model reads before each draw:
 
 - "carried": the model reads the prompt before the first draw. It keeps its state, and then reads only the character that was drawn last.
-- "window": the model starts from a zero state, and reads the last `length` characters of the text, as in the Keras example
-  lstm_text_generation. These characters are a window.
+- "window": the model starts from its initial state, which is zero for all built-in cells, and reads the last `length` characters of the
+  text, as in the Keras example lstm_text_generation. These characters are a window.
 
 If the prompt is not longer than a window, both modes draw the same first character.
 
@@ -27,11 +27,14 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Integer
 
-from lstm_jax.bounds import Temperature, check_number
+from lstm_jax.bounds import Characters, CharactersOrNone, Count, CountOrAll, Temperature, TopP, check_number
 from lstm_jax.errors import require
+from lstm_jax.recurrence import clipped_int32, of_kinds
 from lstm_jax.runtime import sharding
 
 Mode = Literal["carried", "window"]
@@ -75,6 +78,44 @@ class Rules(NamedTuple):
     at least this value (nucleus sampling, Holtzman et al. 2020). If 1, no character is excluded."""
 
 
+def check_mode(mode: Mode) -> Mode:
+    """Return a mode of reading text, after checking it.
+
+    Raises:
+        InputError: if `mode` is neither "carried" nor "window".
+    """
+    require(mode in ("carried", "window"), "mode", mode, "give carried or window")
+    return mode
+
+
+def check_scalar(name: str, value: Any, kind: Any) -> Any:
+    """Check a number with `bounds.check_number`, and return it as an int or a float. The number may be an array without axes."""
+    return check_number(name, value.item() if getattr(value, "ndim", None) == 0 else value, kind)
+
+
+def check_ids(name: str, ids: Any, vocabulary: int | None = None, axes: int = 1) -> Any:
+    """Return character ids as a NumPy array of ints of at most 32 bits, after checking them. A tracer of JAX stays a tracer.
+
+    Args:
+        name: name of the ids in the error message.
+        ids: an array or a list.
+        vocabulary: vocabulary size V. If None, the values of the ids are not checked, and ids beyond int32 are clipped to its range.
+        axes: number of axes that the ids must have.
+
+    Raises:
+        InputError: if `ids` are not ints, have another number of axes, or contain an id outside 0 .. V - 1.
+    """
+    array = of_kinds(name, np.zeros(0, np.int32) if isinstance(ids, list) and not ids else ids, (jnp.integer,), "give ints")
+    require(array.ndim == axes, name, f"shape {array.shape}", "give one axis" if axes == 1 else f"give {axes} axes")
+    if isinstance(array, Tracer):
+        return clipped_int32(array)
+    array = np.asarray(array)
+    if vocabulary is not None and array.size:
+        low, high = int(array.min()), int(array.max())
+        require(low >= 0 and high < vocabulary, name, low if low < 0 else high, f"ids are 0 to {vocabulary - 1}")
+    return clipped_int32(array) if array.dtype.itemsize >= 4 else array
+
+
 def make_rules(vocabulary: int, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> Rules:
     """Check the arguments and return them as `Rules`.
 
@@ -86,11 +127,10 @@ def make_rules(vocabulary: int, temperature: float = 1.0, top_k: int = 0, top_p:
             least `top_p`. If 1, no character is excluded.
 
     Raises:
-        InputError: if `temperature` is neither 0 nor between 1e-6 and 1e6, `top_k` is below 0, or `top_p` is not in (0, 1].
+        InputError: if `temperature` is neither 0 nor between 1e-6 and 1e6, `top_k` is no int or is below 0, or `top_p` is not in (0, 1].
     """
-    check_number("temperature", float(temperature), Temperature)
-    require(top_k >= 0, "top_k", top_k, "give 0 (all) or more")
-    require(0 < top_p <= 1, "top_p", top_p, "give a share above 0, at most 1")
+    temperature, top_k = check_scalar("temperature", temperature, Temperature), check_scalar("top_k", top_k, CountOrAll)
+    top_p = check_scalar("top_p", top_p, TopP)
     return Rules(jnp.float32(temperature), jnp.int32(min(top_k or vocabulary, vocabulary)), jnp.float32(top_p))
 
 
@@ -177,11 +217,13 @@ class Sampler:
         length: number of characters that the model reads before each draw in mode "window".
         mesh: device mesh over which the texts are sharded if their number is divisible by the number of devices. If None, the texts are
             not sharded. The drawn characters do not depend on the mesh.
+
+    Raises:
+        InputError: if `mode` is neither "carried" nor "window", or `length` is not an int of at least 1.
     """
 
     def __init__(self, rebuild: Callable, vocabulary: int, mode: Mode = "carried", length: int = 40, mesh: Mesh | None = None):
-        require(mode in ("carried", "window"), "mode", mode, "give carried or window")
-        require(length >= 1, "length", length, "give 1 or more characters")
+        mode, length = check_mode(mode), check_scalar("length", length, Characters)
         self.vocabulary, self.mode, self.length, self.mesh = vocabulary, mode, length, mesh
         windows = length if mode == "window" else 1
 
@@ -207,14 +249,15 @@ class Sampler:
             _, state = model.hidden(sharding.constrain(ids, 0), mask=valid, deterministic=True)
             return Drawing(key, jnp.zeros((), jnp.int32), first_logits(model, state, batch), state)
 
-        def shifted(part):
-            """Return the state array `part` without the row of the oldest window of each text, and with a row of zeros for a new window.
+        def shifted(part, initial):
+            """Return the state array `part` without the row of the oldest window of each text, and with a row `initial` for a new window.
 
             In the sampler's mode "window", `part` has `length` rows for each text, one for each of the windows that the model reads in
-            parallel. The oldest window comes first. The row of zeros is added at the end.
+            parallel. The oldest window comes first. The row `initial` (1, H), the model's initial state, is added at the end.
             """
             rows = part.reshape(-1, length, part.shape[-1])
-            return jnp.concatenate([rows[:, 1:], jnp.zeros_like(rows[:, :1])], axis=1).reshape(part.shape)
+            opened = jnp.broadcast_to(initial[None].astype(rows.dtype), (len(rows), 1, rows.shape[-1]))
+            return jnp.concatenate([rows[:, 1:], opened], axis=1).reshape(part.shape)
 
         @partial(jax.jit, static_argnames="samples")
         def repeat(logits, state, samples: int):
@@ -232,7 +275,7 @@ class Sampler:
 
             def draw_one(drawing: Drawing, uniform):
                 drawn = draw(uniform, drawing.logits, rules, method)
-                state = jax.tree.map(shifted, drawing.state) if mode == "window" else drawing.state
+                state = jax.tree.map(shifted, drawing.state, model.initial_state(1)) if mode == "window" else drawing.state
                 _, state = model.hidden(jnp.repeat(drawn, windows)[:, None], state=state, deterministic=True)
                 return Drawing(drawing.key, drawing.drawn + 1, first_logits(model, state, len(drawn)), state), drawn
 
@@ -245,7 +288,7 @@ class Sampler:
         split = self.mesh is not None and self.mesh.size > 1 and batch % self.mesh.size == 0
         return sharding.on(self.mesh) if split and self.mesh is not None else contextlib.nullcontext()
 
-    def start(self, params: Any, key: jax.Array, prompt: Integer[Array, "B P"], samples: int = 1) -> Drawing:
+    def start(self, params: Any, key: jax.Array, prompt: Integer[Array | np.ndarray, "B P"], samples: int = 1) -> Drawing:
         """Read the prompts and return the state from which `advance` draws characters.
 
         If the mode of the sampler is "window" and a prompt is longer than a window, only the last characters of the prompt are read, as
@@ -258,13 +301,15 @@ class Sampler:
             samples: number of texts to draw for each prompt. It may be above 1 only if there is a single prompt.
 
         Raises:
-            InputError: if `samples` is below 1, or if it is above 1 and there are several prompts.
+            InputError: if `prompt` is not an array of ints with two axes, has no rows, or contains an id outside the vocabulary, or if
+                `samples` is no int or is below 1, or is above 1 although there are several prompts.
         """
-        require(samples >= 1, "samples", samples, "give 1 or more")
+        samples, prompt = check_scalar("samples", samples, Count), check_ids("prompt", prompt, self.vocabulary, axes=2)
+        require(len(prompt) >= 1, "prompt", f"shape {prompt.shape}", "give one prompt or more")
         require(
             samples == 1 or len(prompt) == 1, "samples", f"{samples} of {len(prompt)} prompts", "give one prompt, or one sample of each"
         )
-        prompt = prompt.astype(jnp.int32)
+        prompt = jnp.asarray(prompt, jnp.int32)
         if self.mode == "window":
             prompt = prompt[:, max(0, prompt.shape[1] - self.length) :]
         batch, size = prompt.shape
@@ -293,7 +338,7 @@ class Sampler:
             return self._advance(params, drawing, rules, chars, method_of(rules, self.vocabulary))
 
     def generate(
-        self, params: Any, key: jax.Array, prompt: Integer[Array, "B P"], chars: int, rules: Rules, samples: int = 1
+        self, params: Any, key: jax.Array, prompt: Integer[Array | np.ndarray, "B P"], chars: int, rules: Rules, samples: int = 1
     ) -> Int[Array, "S N"]:
         """Draw `chars` characters that continue each of B prompts. The same key gives the same characters.
 
@@ -303,7 +348,7 @@ class Sampler:
             The ids of the drawn characters: (B, chars), or (samples, chars) if `samples` is above 1, which requires a single prompt.
 
         Raises:
-            InputError: if `chars` is below 0, `samples` is below 1, or `samples` is above 1 and there are several prompts.
+            InputError: if `chars` is no int or is below 0, or if `start` raises the error.
         """
-        require(chars >= 0, "chars", chars, "give 0 or more")
+        chars = check_scalar("chars", chars, CharactersOrNone)
         return self.advance(params, self.start(params, key, prompt, samples), rules, chars)[1]

@@ -1,5 +1,7 @@
 """Tests of drawing characters: both modes agree on the first character, the rules hold, and draws follow the distribution."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lstm_jax import CELLS
 from lstm_jax.config import GenerationModelConfig
 from lstm_jax.errors import InputError
 from lstm_jax.models import CharGenerator, functional
@@ -50,6 +53,21 @@ def test_greedy_equals_reading_anew(mode, prompt):
     rules = make_rules(V, temperature=0.0)
     got = BOTH[mode].generate(PARAMS, jax.random.key(0), jnp.array([prompt]), 9, rules)
     assert got.tolist() == [_by_hand(prompt, 9, 5 if mode == "window" else None)]
+
+
+def test_windows_of_a_cell_whose_initial_state_is_not_zero(monkeypatch):
+    """In mode "window" the characters are those of a model that reads each window anew, also if its cell starts from ones."""
+    gru = CELLS["gru"]
+    ones = dataclasses.replace(gru, name="ones", initial_state=lambda *sizes: jax.tree.map(jnp.ones_like, gru.initial_state(*sizes)))
+    monkeypatch.setitem(CELLS, "ones", ones)
+    params, rebuild = functional(CharGenerator(GenerationModelConfig(units=12, cell="ones"), V, rngs=nnx.Rngs(params=3)))
+    params = jax.tree.map(lambda array: 4 * array, params)
+    read = jax.jit(lambda ids: rebuild(params)(ids, last=True, deterministic=True)[0])
+    text = [0, 1, 2, 3, 4]
+    for _ in range(12):
+        text.append(int(read(jnp.array([text[-5:]]))[0].argmax()))
+    drawn = Sampler(rebuild, V, "window", 5).generate(params, jax.random.key(0), jnp.array([text[:5]]), 12, make_rules(V, 0.0))
+    assert drawn.tolist() == [text[5:]]
 
 
 @pytest.mark.parametrize("mode", ["carried", "window"])
@@ -165,3 +183,52 @@ def test_bad_rules():
     with pytest.raises(InputError, match="chars"):
         BOTH["carried"].generate(PARAMS, jax.random.key(0), jnp.array([[1]]), -1, make_rules(V))
     assert BOTH["carried"].generate(PARAMS, jax.random.key(0), jnp.array([[1]]), 0, make_rules(V)).shape == (1, 0)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    "bad", [{"temperature": "x"}, {"temperature": None}, {"top_k": 0.9}, {"top_k": "3"}, {"top_p": ".5"}, {"top_p": float("nan")}], ids=str
+)
+def test_rules_that_are_no_numbers(bad):
+    ((name, value),) = bad.items()
+    with pytest.raises(InputError, match=f"^{name}: {value}; give "):
+        make_rules(V, **bad)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_rules_may_be_scalars_of_numpy_and_jax():
+    wanted = make_rules(V, 0.5, 3, 0.75)
+    assert make_rules(V, np.float32(0.5), np.int64(3), np.float64(0.75)) == wanted
+    assert make_rules(V, jnp.float32(0.5), jnp.int32(3), jnp.float32(0.75)) == wanted
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("mode", ["carried", "window"])
+def test_wrong_prompts(mode):
+    def ask(prompt, chars=3, samples=1):
+        return BOTH[mode].generate(PARAMS, jax.random.key(0), prompt, chars, make_rules(V), samples)
+
+    for prompt, message in (
+        (np.array([[1, V]]), "7; ids are 0 to 6"),
+        (np.array([[1, -1]]), "-1; ids are 0 to 6"),
+        (np.array([[1, 2**32 + 2]]), "4294967298; ids are 0 to 6"),
+        (np.array([[0.5]]), "float64; give ints"),
+        (jnp.array([1, 2]), r"shape \(2,\); give 2 axes"),
+        (np.zeros((0, 3), int), r"shape \(0, 3\); give one prompt or more"),
+    ):
+        with pytest.raises(InputError, match=f"^prompt: {message}$"):
+            ask(prompt)
+    for bad in ({"chars": 2.5}, {"samples": 1.5}):
+        with pytest.raises(InputError, match=f"^{next(iter(bad))}: .*; give "):
+            ask(np.array([[1]]), **bad)
+    assert ask([[1, 2]]).tolist() == ask(jnp.array([[1, 2]], jnp.uint8)).tolist()
+    read = jax.jit(lambda prompt: BOTH[mode].start(PARAMS, jax.random.key(0), prompt).logits)  # the ids of a tracer are not checked
+    np.testing.assert_allclose(read(jnp.array([[1, 2]])), BOTH[mode].start(PARAMS, jax.random.key(0), np.array([[1, 2]])).logits, atol=1e-6)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_wrong_samplers():
+    with pytest.raises(InputError, match=r"^mode: auto; give carried or window$"):
+        Sampler(REBUILD, V, "auto")
+    with pytest.raises(InputError, match=r"^length: 2\.5; give 1 or more characters$"):
+        Sampler(REBUILD, V, "window", 2.5)

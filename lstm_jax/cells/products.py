@@ -46,17 +46,20 @@ def int8_matmul(a: Array, b: Array) -> Array:
     """Return the matrix product of a (..., B, D) and b (D, F), computed with numbers that are rounded to int8.
 
     The result has the shape (..., B, F) and the dtype of b. Each row of a and each column of b is scaled so that its largest absolute
-    number becomes 127. The int8 products are summed exactly. All scales are computed anew in each call. Scaling the inputs `a` in each call
+    number becomes 127. The int8 products are summed exactly. If a and b have fewer than 32 bits, the scales are computed in float32, and
+    only the result is rounded to the dtype of b. All scales are computed anew in each call. Scaling the inputs `a` in each call
     is called dynamic quantisation, as in `torch.ao.quantization.quantize_dynamic` and ONNX Runtime's `quantize_dynamic`. These functions
     scale the weights `b` only once.
 
     Raises:
         InputError: if the product is differentiated.
     """
-    (a_codes, a_scale), (b_codes, b_scale) = _codes(a, -1), _codes(b, -2)
+    # float16 has room neither for the sums, which exceed 65504, nor for the scales of small numbers
+    wide_a, wide_b = (array.astype(jnp.float32) if array.dtype.itemsize < 4 else array for array in (a, b))
+    (a_codes, a_scale), (b_codes, b_scale) = _codes(wide_a, -1), _codes(wide_b, -2)
     product = jnp.matmul(a_codes, b_codes, preferred_element_type=jnp.int32)
     scales = jnp.broadcast_to(a_scale, product.shape) * jnp.broadcast_to(b_scale, product.shape)
-    return product.astype(b.dtype) * scales.astype(b.dtype)
+    return (product.astype(wide_b.dtype) * scales.astype(wide_b.dtype)).astype(b.dtype)
 
 
 @int8_matmul.defjvp

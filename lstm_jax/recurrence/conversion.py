@@ -1,6 +1,5 @@
 """Functions that convert the arguments of `unroll` to arrays of a given dtype. A value that cannot be converted raises an `InputError`."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -100,7 +99,9 @@ def clipped_int32(array: jax.Array | np.ndarray) -> Any:
     """Convert an array of ints to int32, after clipping it to the range of int32. A NumPy array stays a NumPy array."""
     if array.dtype == np.int32:
         return array
-    if jnp.iinfo(array.dtype).max > HIGHEST:
-        clip: Callable = np.clip if isinstance(array, np.ndarray) else jnp.clip
-        array = clip(array, max(LOWEST, int(jnp.iinfo(array.dtype).min)), HIGHEST)
+    bounds = jnp.iinfo(array.dtype)
+    if bounds.max > HIGHEST:
+        low = max(LOWEST, int(bounds.min))
+        # a call of a server converts few ids, for which np.clip takes three times as long
+        array = np.minimum(np.maximum(array, low), HIGHEST) if isinstance(array, np.ndarray) else jnp.clip(array, low, HIGHEST)
     return array.astype(np.int32)

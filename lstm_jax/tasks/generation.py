@@ -6,16 +6,16 @@ from functools import cached_property
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
 from lstm_jax import data
+from lstm_jax.bounds import CharactersOrNone, Count, DrawingSeed
 from lstm_jax.cells import CELLS
 from lstm_jax.config import GenerationConfig
 from lstm_jax.errors import InputError, require
 from lstm_jax.models import CharGenerator
-from lstm_jax.sampling import Mode, Rules, Sampler, make_rules
+from lstm_jax.sampling import Mode, Rules, Sampler, check_ids, check_mode, check_scalar, make_rules
 from lstm_jax.tasks import base
 from lstm_jax.tasks.memory import require_free
 from lstm_jax.tasks.running import Run, check_own_data, initial_rngs, mesh_of, write_result
@@ -228,8 +228,12 @@ class Trained(base.Trained[GenerationConfig, data.Characters]):
         return known.encode(shown)
 
     def mode(self, wanted: WantedMode = "auto") -> Mode:
-        """Return the mode in which to read text: `wanted` itself, or the mode of the training if `wanted` is "auto"."""
-        return reading_mode(self.config) if wanted == "auto" else wanted
+        """Return the mode in which to read text: `wanted` itself, or the mode of the training if `wanted` is "auto".
+
+        Raises:
+            InputError: if `wanted` is none of "auto", "carried" and "window".
+        """
+        return reading_mode(self.config) if wanted == "auto" else check_mode(wanted)
 
     def rules(self, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> Rules:
         """Return the rules by which characters are drawn from the probabilities that the model predicts.
@@ -257,18 +261,18 @@ class Trained(base.Trained[GenerationConfig, data.Characters]):
             `chars`.
 
         Raises:
-            InputError: if `prompt` is a string instead of ids, `chars` is below 0, `samples` is below 1, `seed` is outside 0 .. 2**32 - 1,
-                or there is not enough memory.
+            InputError: if `prompt` is not an array (P,) of ids of the vocabulary, `chars` is below 0, `samples` is below 1, `seed` is
+                outside 0 .. 2**32 - 1, one of these numbers is no int, `mode` is unknown, or there is not enough memory.
         """
-        _require_ids("prompt", prompt)
-        require(chars >= 0, "chars", chars, "give 0 or more")
-        require(0 <= seed < 2**32, "seed", seed, "give a number from 0 to below 2**32")
+        prompt = self._known("prompt", prompt)
+        chars, samples = check_scalar("chars", chars, CharactersOrNone), check_scalar("samples", samples, Count)
+        seed = check_scalar("seed", seed, DrawingSeed)
         mesh, model = mesh_of(self.config), self.config.model
         windows = self.config.data.length if self.mode(mode) == "window" else 1
         row = windows * model.units * (2 * model.layers + CELLS[model.cell].gates) + self.characters.size + min(chars, CHUNK)
         require_free(4 * samples * row, mesh, f"drawing {samples} texts at once: lower --samples")
         sampler = Sampler(self.rebuild, self.characters.size, self.mode(mode), self.config.data.length, mesh)
-        drawing = sampler.start(self.params, jax.random.key(seed), jnp.asarray(prompt, jnp.int32)[None], samples)
+        drawing = sampler.start(self.params, jax.random.key(seed), prompt[None], samples)
         return self._chunks(sampler, drawing, chars, rules)
 
     def _chunks(self, sampler: Sampler, drawing: Any, chars: int, rules: Rules) -> Iterator[np.ndarray]:
@@ -299,10 +303,9 @@ class Trained(base.Trained[GenerationConfig, data.Characters]):
             The scores of the last N - 1 characters. The first character has no score, because no character precedes it.
 
         Raises:
-            InputError: if N is below 2, or if `ids` is a text.
+            InputError: if N is below 2, if `ids` is not an array (N,) of ids of the vocabulary, or if `mode` is unknown.
         """
-        _require_ids("ids", ids)
-        return self._scorer(mode).text(self.params, ids, starts)
+        return self._scorer(mode).text(self.params, self._known("ids", ids), starts)
 
     def activations(self, ids: np.ndarray, starts: np.ndarray | None = None) -> np.ndarray:
         """Return the outputs of the last recurrent layer after each character of a text.
@@ -317,17 +320,16 @@ class Trained(base.Trained[GenerationConfig, data.Characters]):
             An array (N, H), where H is the number of hidden units.
 
         Raises:
-            InputError: if `ids` is a str or bytes object instead of an array, or if N is 0.
+            InputError: if `ids` is not an array (N,) of ids of the vocabulary, or if N is 0.
         """
-        _require_ids("ids", ids)
-        return self._scorer("auto").activations(self.params, ids, starts)
+        return self._scorer("auto").activations(self.params, self._known("ids", ids), starts)
 
     def _scorer(self, mode: WantedMode) -> Scorer:
         return Scorer(self.rebuild, mesh_of(self.config), self.mode(mode), self.config.data.length)
 
-
-def _require_ids(name: str, ids: Any) -> None:
-    require(not isinstance(ids, str | bytes), name, repr(ids), "encode it first, with the method encode of the trained run")
+    def _known(self, name: str, ids: Any) -> np.ndarray:
+        require(not isinstance(ids, str | bytes), name, repr(ids), "encode it first, with the method encode of the trained run")
+        return check_ids(name, ids, self.characters.size)
 
 
 def held_out_starts(trained: Trained) -> np.ndarray | None:

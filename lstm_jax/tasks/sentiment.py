@@ -3,7 +3,7 @@
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -14,6 +14,7 @@ import optax
 from rich.console import Console
 
 from lstm_jax import data
+from lstm_jax.bounds import as_tuple
 from lstm_jax.config import SentimentConfig
 from lstm_jax.errors import require
 from lstm_jax.models import EMBEDDING, SentimentClassifier
@@ -21,7 +22,7 @@ from lstm_jax.runtime import processes
 from lstm_jax.tasks import base, pretraining
 from lstm_jax.tasks.adversarial import perturbation, with_gradient
 from lstm_jax.tasks.packed_reviews import PackedRows, weight_of_reviews
-from lstm_jax.tasks.review_rows import Rows, Split, Splits, load_reviews, padded_rows, rows_of, split_reviews
+from lstm_jax.tasks.review_rows import Rows, Split, Splits, load_reviews, padded_ids, padded_rows, rows_of, split_reviews
 from lstm_jax.tasks.running import Run, check_own_data, initial_rngs, mesh_of, write_result
 from lstm_jax.tasks.word_space import WordSpace, write_words
 from lstm_jax.training.callbacks import metrics_file, print_row
@@ -127,7 +128,10 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
 
 
 def logits_of(rebuild: Callable, mesh: jax.sharding.Mesh) -> Callable[[Any, Split | np.ndarray], np.ndarray]:
-    """Return a function logits(params, reviews) that computes N logits from `Rows`, `PackedRows` or the ids (N, T) of padded reviews."""
+    """Return a function logits(params, reviews) that computes N logits from `Rows`, `PackedRows` or the ids (N, T) of padded reviews.
+
+    The function raises `InputError` if it is given something else.
+    """
     padded, packed = make_logits(rebuild, mesh), make_packed_logits(rebuild, mesh)
 
     def logits(params: Any, rows: Split | np.ndarray) -> np.ndarray:
@@ -136,7 +140,7 @@ def logits_of(rebuild: Callable, mesh: jax.sharding.Mesh) -> Callable[[Any, Spli
         ids = rows.ids if isinstance(rows, Rows) else rows
         if isinstance(ids, data.PaddedReviews):
             return np.concatenate([padded(params, block) for block in ids.blocks()])
-        return padded(params, ids)
+        return padded(params, ids if isinstance(rows, Rows) else padded_ids(ids))
 
     return logits
 
@@ -325,22 +329,28 @@ class Trained(base.Trained[SentimentConfig, data.Vocabulary]):
         return logits_of(self.rebuild, mesh_of(self.config))
 
     def logits(self, reviews: Split | np.ndarray) -> np.ndarray:
-        """Return the logits (N,) of N reviews, which are given as `Rows`, as `PackedRows`, or as the word ids (N, T) of padded reviews."""
+        """Return the logits (N,) of N reviews, which are given as `Rows`, as `PackedRows`, or as the word ids (N, T) of padded reviews.
+
+        Raises:
+            InputError: if `reviews` is something else.
+        """
         return self._logits(self.params, reviews)
 
-    def probabilities(self, texts: Sequence[str | bytes]) -> np.ndarray:
+    def probabilities(self, texts: Iterable[str | bytes]) -> np.ndarray:
         """Return the probability that each of N texts is a positive review, as float64 (N,).
 
         The texts are encoded in the same way as the training reviews.
 
         Raises:
-            InputError: if `texts` is one text and not a sequence of texts.
+            InputError: if `texts` is one text and not several texts, or if one of them is neither a str nor bytes.
         """
-        require(not isinstance(texts, str | bytes), "texts", texts, "give a list of texts")
-        if not texts:
+        listed = as_tuple("texts", texts, "give a list of texts")
+        for text in listed:
+            require(isinstance(text, str | bytes), "text", repr(text), "give str or bytes")
+        count = len(listed)
+        if not count:
             return np.zeros(0)
-        values, offsets = self.vocabulary.encode_all(texts)
-        count = len(texts)
+        values, offsets = self.vocabulary.encode_all(listed)
         split = data.EncodedSplit(values, offsets, np.zeros(count, np.int32), np.zeros(count, np.int32))
         return probabilities(self.logits(rows_of(split, self.config)))
 
@@ -354,9 +364,10 @@ def evaluate(trained: Trained, reviews: data.Reviews | None = None, split: str =
         split: "train", "validation" or "test".
 
     Raises:
-        InputError: if the reviews do not have this split, or if the vocabulary of the reviews differs from that of the run. If `reviews` is
-            None, the error is also raised if the data of the run have changed.
+        InputError: if `split` is unknown, if the reviews do not have this split, or if the vocabulary of the reviews differs from that of
+            the run. If `reviews` is None, the error is also raised if the data of the run have changed.
     """
+    require(split in ("train", "validation", "test"), "split", split, "give train, validation or test")
     if reviews is None:
         reviews = load_reviews(trained.config)
         check_own_data(trained.run, reviews.fingerprint)

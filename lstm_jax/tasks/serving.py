@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from lstm_jax.errors import InputError
 from lstm_jax.models import SentimentClassifier, functional, set_products
+from lstm_jax.recurrence import clipped_int32
+from lstm_jax.tasks.review_rows import padded_ids
 
 
 def make_server(model: SentimentClassifier, dtype: str | None = None) -> Callable[[np.ndarray], np.ndarray]:
@@ -47,9 +48,6 @@ def make_server(model: SentimentClassifier, dtype: str | None = None) -> Callabl
     compiled = jax.jit(run)
 
     def logits(ids: np.ndarray) -> np.ndarray:
-        ids = np.asarray(ids)
-        if ids.ndim != 2 or ids.shape[1] == 0 or ids.dtype.kind not in "iu":
-            raise InputError("ids", f"{ids.dtype} {ids.shape}", "give ints (B, T), where T is 1 or more")
-        return np.asarray(compiled(ids.astype(np.int32, copy=False), *given))
+        return np.asarray(compiled(clipped_int32(padded_ids(ids)), *given))
 
     return logits

@@ -19,7 +19,8 @@ def make_predict(
 ) -> Callable[[Any, Any], np.ndarray]:
     """Return a compiled function predict(params, rows) that applies a model to N examples in batches.
 
-    `rows` is a pytree of arrays (N, ...). The result is one NumPy array. Its row n is the prediction for row n of the arrays.
+    `rows` is a pytree of arrays (N, ...). The result is one NumPy array. Its row n is the prediction for row n of the arrays. Ints of 64
+    bits are clipped to 32 bits, unless JAX has 64-bit dtypes (`jax_enable_x64`).
 
     Args:
         forward: function forward(prepared, batch) that returns an array with one row for each row of the batch. `prepared` is the result of
@@ -45,6 +46,9 @@ def make_predict(
         padded = -(-count // size) * size
 
         def cut(array):
+            kept = jax.dtypes.canonicalize_dtype(array.dtype) if array.dtype.kind in "iu" else array.dtype
+            if kept != array.dtype:  # JAX would drop the upper bits, and make other numbers of large ones
+                array = np.clip(array, np.iinfo(kept).min, np.iinfo(kept).max).astype(kept)
             array = np.concatenate([array, np.zeros((padded - count, *array.shape[1:]), array.dtype)])
             return sharding.put(array.reshape(-1, size, *array.shape[1:]), sharding.replicated(mesh))
 

@@ -17,9 +17,11 @@ from jax.sharding import Mesh
 from jaxtyping import Integer
 from numpy.lib.stride_tricks import sliding_window_view
 
+from lstm_jax.bounds import Characters
 from lstm_jax.errors import require
+from lstm_jax.recurrence import as_int32
 from lstm_jax.runtime import processes, sharding
-from lstm_jax.sampling import Mode
+from lstm_jax.sampling import Mode, check_ids, check_mode, check_scalar
 from lstm_jax.training.predict import make_predict
 
 CHUNK = 1024
@@ -81,15 +83,18 @@ class Scorer:
             text.
         mode: "carried" to carry the recurrent state through the text, or "window" to read each window from a zero state.
         length: number of characters in a window.
+
+    Raises:
+        InputError: if `mode` is neither "carried" nor "window", or `length` is not an int of at least 1.
     """
 
     def __init__(self, rebuild: Callable, mesh: Mesh, mode: Mode, length: int = 40):
-        self.mode, self.length, self.mesh = mode, length, mesh
+        self.mode, self.length, self.mesh = check_mode(mode), check_scalar("length", length, Characters), mesh
         whole = sharding.replicated(mesh) if processes.several() else None  # each process reads the scores of all streams
         self._initial_state = jax.jit(lambda params, batch: rebuild(params).initial_state(batch), static_argnums=1)
 
         def window(params, ids):
-            ids = ids.astype(jnp.int32)
+            ids = as_int32("ids", ids, "give ints")
             logits, _ = rebuild(params)(ids[:, :-1], last=True, deterministic=True)
             return jnp.stack(_pair(_score(logits, ids[:, -1])), axis=-1)
 
@@ -111,8 +116,11 @@ class Scorer:
         Args:
             params: parameters of the model.
             ids: (N, L): character ids of N windows, where L is the number of characters in a window, including the last one.
+
+        Raises:
+            InputError: if `ids` are not ints (N, L).
         """
-        scored = self._window(params, ids)
+        scored = self._window(params, check_ids("ids", ids, axes=2))
         return Scores(scored[:, 0], scored[:, 1] > 0)
 
     def text(self, params: Any, ids: Integer[np.ndarray, "N"], starts: np.ndarray | None = None) -> Scores:
@@ -134,8 +142,9 @@ class Scorer:
             The scores of the last N - 1 characters. The first character has no score, because no character precedes it.
 
         Raises:
-            InputError: if N is below 2.
+            InputError: if `ids` are not ints (N,), or if N is below 2.
         """
+        ids = check_ids("ids", ids)
         require(len(ids) >= 2, "text", f"{len(ids)} characters", "give 2 or more: the first has nothing before it")
         if self.mode == "carried":
             return self._carried(params, ids, starts)
@@ -187,8 +196,9 @@ class Scorer:
             A float32 array (N, H), where H is the number of hidden units.
 
         Raises:
-            InputError: if N is 0.
+            InputError: if `ids` are not ints (N,), or if N is 0.
         """
+        ids = check_ids("ids", ids)
         require(len(ids) >= 1, "text", "0 characters", "give 1 or more")
         size = min(CHUNK, 1 << max(0, len(ids) - 1).bit_length())
         padded = np.concatenate([ids, np.zeros(-len(ids) % size, ids.dtype)]).astype(np.int32)

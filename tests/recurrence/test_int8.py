@@ -39,6 +39,33 @@ def test_a_product_of_exact_numbers() -> None:
     assert 0 < np.abs(rounded - (a.astype(np.float64) + 0.001) @ b).max() < 33 * 0.005
 
 
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 50.0])  # the scales of small numbers and the sums of all lie outside the range of float16
+def test_products_of_float16(scale: float) -> None:
+    """float16 numbers have the same product as the equal float32 numbers, apart from the rounding of the result."""
+    rng = np.random.default_rng(0)
+    a = jnp.asarray(scale * rng.standard_normal((7, 300)), jnp.float16)
+    b = jnp.asarray(scale**0.25 * rng.standard_normal((300, 12)), jnp.float16)
+    half, wide = int8_matmul(a, b), np.asarray(int8_matmul(a.astype(jnp.float32), b.astype(jnp.float32)))
+    assert half.dtype == jnp.float16
+    np.testing.assert_array_equal(half, wide.astype(np.float16))
+    exact = np.asarray(a, np.float64) @ np.asarray(b, np.float64)
+    assert 0 < np.abs(np.asarray(half, np.float64) - exact).max() < 0.02 * np.abs(exact).max()
+
+
+def test_parameters_in_float16() -> None:
+    """A layer with float16 parameters loses about as much as one with float32 parameters, also on small inputs."""
+    params, x, _ = make_operands("lstm", (3, 6, 8, 60))
+    for scale in (1e-3, 1.0):
+        losses = []
+        for dtype in (jnp.float32, jnp.float16):
+            cast = jax.tree.map(lambda array, dtype=dtype: jnp.asarray(array, dtype), params)
+            inputs = jnp.asarray(scale * x, dtype)
+            outputs, _ = unroll(CELLS["lstm"], cast, inputs, backend="reference")
+            rounded, _ = unroll(CELLS["lstm"], cast, inputs, backend="reference", compute_dtype="int8")
+            losses.append(np.abs(np.asarray(rounded, np.float64) - np.asarray(outputs, np.float64)).max())
+        assert 0 < losses[1] <= 1.5 * losses[0] + 1e-3
+
+
 @pytest.mark.slow(keep=9)
 @built
 @pytest.mark.parametrize("size", SIZES, ids=str)

@@ -82,6 +82,43 @@ def test_a_text_is_encoded_first(trained):
         assert str(caught.value) == f"{name.strip()}: 'the cat'; {remedy}"
 
 
+@pytest.mark.usefixtures("unchecked")
+def test_ids_are_those_of_the_vocabulary(trained):
+    size, rules = trained.characters.size, trained.rules()
+    for name, call in {"ids": trained.score, "ids ": trained.activations, "prompt": lambda ids: trained.write(ids, 3, rules)}.items():
+        for ids, message in (
+            (np.array([1, size]), f"{size}; ids are 0 to {size - 1}"),
+            (np.array([1, -1]), f"-1; ids are 0 to {size - 1}"),
+            (np.array([1, 2**32 + 2]), f"4294967298; ids are 0 to {size - 1}"),
+            (np.array([0.5, 1.5]), "float64; give ints"),
+            (np.array([[1, 2]]), "shape (1, 2); give one axis"),
+            (None, "None; give ints"),
+        ):
+            with pytest.raises(InputError) as caught:
+                call(ids)
+            assert str(caught.value) == f"{name.strip()}: {message}"
+    assert trained.score([1, 2, 3]).nats.tolist() == trained.score(np.array([1, 2, 3], np.uint8)).nats.tolist()
+    (drawn,), (wanted,) = (trained.write(ids, 3, rules) for ids in ([1, 2], np.array([1, 2], np.uint8)))
+    assert drawn.tolist() == wanted.tolist()
+    assert len(list(trained.write([], 3, rules))) == 1
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_unknown_modes_and_numbers_that_are_no_ints(trained):
+    for mode in ("stream", "Carried", None):
+        for call in (
+            trained.mode,
+            lambda mode: trained.score([1, 2], mode),
+            lambda mode: trained.write([1], 3, trained.rules(), mode=mode),
+        ):
+            with pytest.raises(InputError, match=f"^mode: {mode}; give carried or window$"):
+                call(mode)
+    for bad in ({"chars": 2.5}, {"chars": "3"}, {"samples": 1.5}, {"samples": True}, {"seed": 1.5}):
+        (name, value), *_ = bad.items()
+        with pytest.raises(InputError, match=f"^{name}: {value}; give "):
+            trained.write([1], rules=trained.rules(), **({"chars": 3} | bad))
+
+
 def test_the_model_as_a_module(trained):
     """The module `Trained.model` computes the losses of `score`. Each access to `model` returns a new module."""
     model, ids = trained.model, trained.encode("the cat s")

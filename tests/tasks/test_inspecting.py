@@ -96,6 +96,36 @@ def test_one_text_is_no_list(run) -> None:
         run.probabilities(TEXT)
 
 
+@pytest.mark.usefixtures("unchecked")
+def test_texts_in_other_forms(run) -> None:
+    wanted = run.probabilities(["good", "bad"])
+    assert run.probabilities(np.array(["good", "bad"])).tolist() == wanted.tolist()
+    assert run.probabilities(text for text in (b"good", "bad")).tolist() == wanted.tolist()
+    assert run.probabilities(np.array([], str)).tolist() == []
+    with pytest.raises(InputError, match=r"^text: 3; give str or bytes$"):
+        run.probabilities(["good", 3])
+    with pytest.raises(InputError, match=r"^texts: None; give a list of texts$"):
+        run.probabilities(None)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_ids_of_reviews(run) -> None:
+    """Ids beyond int32 are no ids of other words, lists of ids are accepted, and other values are refused."""
+    ids = np.array([[1, 5], [1, 2**32 + 5]])
+    assert np.isnan(run.logits(ids)).tolist() == [False, True]
+    assert run.logits(ids[:1].tolist()).tolist() == run.logits(ids[:1].astype(np.uint8)).tolist() == run.logits(ids)[:1].tolist()
+    for wrong in (ids[0], ids[:, :0], ids.astype(float), None):
+        with pytest.raises(InputError, match=r"^ids: .*; give ints \(B, T\), where T is 1 or more$"):
+            run.logits(wrong)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("split", ["tset", "held_out", None])
+def test_an_unknown_split(split, run) -> None:
+    with pytest.raises(InputError, match=rf"^split: {split}; give train, validation or test$"):
+        sentiment.evaluate(run, split=split)
+
+
 @pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("change", ["bidirectional", "packed", "max", "mask", "post"])
 def test_other_models_of_reviews(reviews, change, tmp_path: Path) -> None:

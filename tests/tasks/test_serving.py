@@ -41,7 +41,16 @@ def test_logits(config: SentimentModelConfig) -> None:
         assert dtype == "float32" or distance > 1e-6, "nothing was rounded"
     with pytest.raises(InputError, match=r"^dtype: float16; give one of float32, bfloat16, int8$"):
         make_server(model, "float16")
-    for wrong in (ids[0], ids[:, :0], ids.astype(float)):
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_ids() -> None:
+    """Ids beyond int32 are no ids of other words, lists of ids are accepted, and other values are refused."""
+    serve = make_server(SentimentClassifier(SentimentModelConfig(embed=5, units=6), 30, rngs=nnx.Rngs(0)))
+    ids = np.array([[1, 5], [1, 2**32 + 5], [1, 2**63 + 5]], np.uint64)
+    assert np.isnan(serve(ids)).tolist() == [False, True, True]
+    np.testing.assert_array_equal(serve(ids[:1].tolist()), serve(ids[:1]))
+    for wrong in (ids[0], ids[:, :0], ids.astype(float), ids > 3, [[1], [2, 3]], None):
         with pytest.raises(InputError, match=r"^ids: .*; give ints \(B, T\)"):
             serve(wrong)
 

@@ -186,3 +186,34 @@ def test_nothing_to_score(n):
             Scorer(REBUILD, ONE, mode, LENGTH).text(PARAMS, made_ids(n))
     with pytest.raises(InputError, match="text: 0 characters; give 1 or more"):
         Scorer(REBUILD, ONE, "carried").activations(PARAMS, made_ids(0))
+
+
+@pytest.mark.parametrize("mode", ["carried", "window"])
+def test_ids_beyond_int32_are_no_other_ids(mode):
+    """An id of 64 bits beyond int32 gives NaN from there on, and not the scores of the id with the same lower 32 bits."""
+    ids = made_ids(12).astype(np.int64)
+    scorer, large = Scorer(REBUILD, ONE, mode, LENGTH), ids.copy()
+    large[8] += 2**32
+    found, wanted = scorer.text(PARAMS, large).nats, scorer.text(PARAMS, ids).nats
+    assert found[:7].tolist() == wanted[:7].tolist()
+    assert np.isnan(found[7:]).all()
+    assert np.isnan(scorer.activations(PARAMS, large)).any(1).tolist() == [False] * 8 + [True] * 4
+    rows = np.stack([ids[:5], large[4:9], large[5:10]])
+    assert np.isnan(scorer.windows(PARAMS, rows).nats).tolist() == [False, True, True]
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_wrong_arguments_of_a_scorer():
+    for mode in ("auto", "Carried", None):
+        with pytest.raises(InputError, match=rf"^mode: {mode}; give carried or window$"):
+            Scorer(REBUILD, ONE, mode)
+    with pytest.raises(InputError, match=r"^length: 2\.5; give 1 or more characters$"):
+        Scorer(REBUILD, ONE, "window", 2.5)
+    scorer = Scorer(REBUILD, ONE, "carried")
+    for call in (scorer.text, scorer.activations):
+        assert len(call(PARAMS, [1, 2, 3])) == len(call(PARAMS, np.array([1, 2, 3])))
+        for ids, message in (([1.5, 2.0], "ids: float64; give ints"), ([[1, 2]], r"ids: shape \(1, 2\); give one axis")):
+            with pytest.raises(InputError, match=f"^{message}$"):
+                call(PARAMS, np.array(ids))
+    with pytest.raises(InputError, match=r"^ids: shape \(2,\); give 2 axes$"):
+        scorer.windows(PARAMS, np.array([1, 2]))

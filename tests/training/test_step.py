@@ -316,3 +316,10 @@ def test_predict_takes_trees_gives_more_than_numbers_and_batches_that_do_not_div
     rows = {"a": rng.standard_normal((13, 2)).astype(np.float32), "b": rng.standard_normal(13).astype(np.float32)}
     predict = make_predict(lambda p, batch: p * batch["a"] + batch["b"][:, None], sharding.make_mesh(2), batch_size=5)
     assert predict(jnp.float32(3), rows) == pytest.approx(3 * rows["a"] + rows["b"][:, None], rel=1e-6)
+
+
+@pytest.mark.parametrize(("dtype", "wanted"), [(np.int64, [5, 2**31 - 1, -(2**31)]), (np.uint64, [5, 2**32 - 1, 2**32 - 1])])
+def test_predict_clips_ints_of_64_bits(dtype, wanted):
+    """Without `jax_enable_x64` JAX would drop the upper bits, so that 2**32 + 5 became 5."""
+    rows = np.array([5, 2**32 + 5, -(2**40) + 5]).astype(dtype)
+    assert make_predict(lambda _, batch: batch, sharding.make_mesh(1))((), rows).tolist() == wanted
