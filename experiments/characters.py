@@ -1,7 +1,7 @@
 """Study of how well LSTMs predict the next character of tiny Shakespeare and of newspaper articles.
 
     python -m experiments.characters --preset toy                     # seconds
-    LSTM_JAX_DATA=... python -m experiments.characters --workers 1    # DURATION
+    LSTM_JAX_DATA=... python -m experiments.characters --workers 1    # an hour on two cores
 
 The last tenth of each of the two texts is held out. All models read the text as a stream and carry the state from chunk to chunk. Their
 metric is the loss of the held-out text at the best epoch, with the state carried through this text. The epoch and the recipe are chosen on
@@ -11,7 +11,7 @@ the held-out text itself, as in the published results with which those of the st
   recipe is the preset "shakespeare" of `lstm-jax train generation`, with three seeds. The loss is given in nats per character.
 - Articles, cleaned as in the Keras example lstm_text_generation. One recipe has the 87,201 parameters of this example, and is trained with
   three seeds. Three recipes have at most ten times as many parameters: one layer, two layers, and two layers with shorter chunks. They are
-  compared with one seed, and the best of them gets two more seeds. The loss is given in bits per character.
+  compared with one seed. The loss is given in bits per character.
 
 Expected: On tiny Shakespeare, the LSTM is better than the 1.4697 nats of nanoGPT, which has five times as many parameters. On the articles,
 ten times as many parameters gain at most 0.05 bits, because the text has only 870,000 characters.
