@@ -15,6 +15,11 @@ from lstm_jax.config import GenerationConfig, SentimentConfig
 
 ARTICLES, SHAKESPEARE = "articles", "tiny Shakespeare"
 """Names of texts. If one of them is the only entry of `TextConfig.data`, `generation` replaces it by the path of the text's file."""
+TEXTS: dict[tuple[str, ...], tuple[str, str]] = {
+    (ARTICLES,): ("articles", "wp_articles.json"),
+    (SHAKESPEARE,): ("charlm", "tinyshakespeare.txt"),
+}
+"""Dict from the values of `TextConfig.data` that stand for a text to the names of folder and file below the data folder."""
 TOY_REVIEWS = 400, 200
 """Number of training reviews and number of test reviews if the field `data.data` of a config is "synthetic"."""
 
@@ -105,11 +110,7 @@ def generation(config: GenerationConfig) -> dict[str, Any]:
         - "examples_per_second": highest throughput of an epoch.
         - "parameters": number of parameters.
     """
-    texts: dict[tuple[str, ...], tuple[str, str]] = {
-        (ARTICLES,): ("articles", "wp_articles.json"),
-        (SHAKESPEARE,): ("charlm", "tinyshakespeare.txt"),
-    }
-    if names := texts.get(config.data.data):
+    if names := TEXTS.get(config.data.data):
         config = sweep.override(config, {"data.data": (data_file(*names),)})
     start_training(config.train.devices, config.model)
     from lstm_jax.tasks import generation as task

@@ -28,7 +28,9 @@ class Bounds:
     """Whether 0 is allowed even if it is below `low`."""
 
     def check(self, name: str, value: Any, kind: type) -> int | float:
-        """Return `value` after checking that it is a number within these bounds. A NumPy number becomes an int or a float.
+        """Return `value` after checking that it is a number within these bounds.
+
+        A NumPy number, or an array without axes, becomes an int or a float.
 
         Args:
             name: name of the value in the error message.
@@ -40,6 +42,7 @@ class Bounds:
         """
         number = value
         if type(value) is not int and type(value) is not kind:  # a check against an abstract class takes microseconds
+            value = value.item() if getattr(value, "ndim", None) == 0 else value
             if not isinstance(value, Integral if kind is int else Real) or isinstance(value, bool):
                 raise InputError(name, value, self.remedy)
             number = int(value) if isinstance(value, Integral) else float(value)  # NumPy would round the bounds to the dtype of the value

@@ -88,11 +88,6 @@ def check_mode(mode: Mode) -> Mode:
     return mode
 
 
-def check_scalar(name: str, value: Any, kind: Any) -> Any:
-    """Check a number with `bounds.check_number`, and return it as an int or a float. The number may be an array without axes."""
-    return check_number(name, value.item() if getattr(value, "ndim", None) == 0 else value, kind)
-
-
 def check_ids(name: str, ids: Any, vocabulary: int | None = None, axes: int = 1) -> Any:
     """Return character ids as a NumPy array of ints of at most 32 bits, after checking them. A tracer of JAX stays a tracer.
 
@@ -129,8 +124,8 @@ def make_rules(vocabulary: int, temperature: float = 1.0, top_k: int = 0, top_p:
     Raises:
         InputError: if `temperature` is neither 0 nor between 1e-6 and 1e6, `top_k` is no int or is below 0, or `top_p` is not in (0, 1].
     """
-    temperature, top_k = check_scalar("temperature", temperature, Temperature), check_scalar("top_k", top_k, CountOrAll)
-    top_p = check_scalar("top_p", top_p, TopP)
+    temperature, top_k = check_number("temperature", temperature, Temperature), check_number("top_k", top_k, CountOrAll)
+    top_p = check_number("top_p", top_p, TopP)
     return Rules(jnp.float32(temperature), jnp.int32(min(top_k or vocabulary, vocabulary)), jnp.float32(top_p))
 
 
@@ -223,7 +218,7 @@ class Sampler:
     """
 
     def __init__(self, rebuild: Callable, vocabulary: int, mode: Mode = "carried", length: int = 40, mesh: Mesh | None = None):
-        mode, length = check_mode(mode), check_scalar("length", length, Characters)
+        mode, length = check_mode(mode), check_number("length", length, Characters)
         self.vocabulary, self.mode, self.length, self.mesh = vocabulary, mode, length, mesh
         windows = length if mode == "window" else 1
 
@@ -231,9 +226,9 @@ class Sampler:
             """Return the logits (B, V) of the next character of each text.
 
             The logits are computed from h of the last recurrent layer. In the sampler's mode "carried", h has one row for each text. In its
-            mode "window", h has `length` rows for each text, one for each of the windows that the model reads in parallel. These windows
-            begin one character apart. Only the row of the window that begins first is used. In this window the model has read the most
-            characters: the last `length` characters of the text, or the whole text if it is shorter.
+            mode "window", h has `length` rows for each text. Each row belongs to a window. All windows end at the end of the text so far,
+            and each begins one character after the one before. Only the first row is used: its window has the last `length` characters of
+            the text, or the whole text if it is shorter.
             """
             oldest = state[-1].h.reshape(batch, windows, -1)[:, 0]
             return model.logits(sharding.constrain(oldest, 0))
@@ -304,7 +299,7 @@ class Sampler:
             InputError: if `prompt` is not an array of ints with two axes, has no rows, or contains an id outside the vocabulary, or if
                 `samples` is no int or is below 1, or is above 1 although there are several prompts.
         """
-        samples, prompt = check_scalar("samples", samples, Count), check_ids("prompt", prompt, self.vocabulary, axes=2)
+        samples, prompt = check_number("samples", samples, Count), check_ids("prompt", prompt, self.vocabulary, axes=2)
         require(len(prompt) >= 1, "prompt", f"shape {prompt.shape}", "give one prompt or more")
         require(
             samples == 1 or len(prompt) == 1, "samples", f"{samples} of {len(prompt)} prompts", "give one prompt, or one sample of each"
@@ -350,5 +345,5 @@ class Sampler:
         Raises:
             InputError: if `chars` is no int or is below 0, or if `start` raises the error.
         """
-        chars = check_scalar("chars", chars, CharactersOrNone)
+        chars = check_number("chars", chars, CharactersOrNone)
         return self.advance(params, self.start(params, key, prompt, samples), rules, chars)[1]

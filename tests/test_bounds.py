@@ -5,6 +5,7 @@ import math
 import struct
 from typing import Annotated, get_args, get_origin, get_type_hints
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -109,3 +110,12 @@ def test_numpy_numbers_become_numbers_of_python():
             check_numbers(Config(wrong, ()))
     with pytest.raises(InputError, match=r"^share: 1\.0; give a share from 0 to below 1$"):
         bounds.check_number("share", np.float16(1), bounds.Share)  # 1 - 1e-6 is 1 in float16
+
+
+def test_an_array_without_axes_is_a_number():
+    for value in (np.array(3), jnp.int32(3)):
+        found = bounds.check_number("count", value, bounds.Count)
+        assert (found, type(found)) == (3, int)
+    for wrong in (np.array([3]), np.array(3.5), np.array(True)):
+        with pytest.raises(InputError, match=r"^count: .*; give 1 or more$"):
+            bounds.check_number("count", wrong, bounds.Count)

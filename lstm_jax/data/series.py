@@ -92,7 +92,7 @@ class Series:
             if found.dtype.kind == "M":
                 require(self.dated, "times", found.dtype, remedy)
                 return found.astype("datetime64[us]").astype(np.float64) / (DAY * 1e6)
-            numbers = found.dtype.kind in "iuf" or found.dtype.name in ("bfloat16", "float16")
+            numbers = found.dtype.kind in "iuf" or found.dtype.name == "bfloat16"
             numbers = numbers or (objects and all(isinstance(time, Real | Decimal) for time in found.flat))
             require(numbers, "times", found.tolist(), remedy)
             return found.astype(np.float64)
@@ -155,6 +155,10 @@ def _moment(text: str) -> _Moment | None:
     return _Moment((moment.replace(tzinfo=UTC) if offset is None else moment).timestamp() / DAY, True, offset)
 
 
+_BASIC_DATES = {8: "%Y%m%d", 10: "%Y%m%d%H", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
+"""Dict from a number of digits to the format of a date with so many digits."""
+
+
 def _is_basic_date(text: str) -> bool:
     """Return whether a text looks like a date in digits alone: a day, as in 20261125, perhaps with an hour, a minute and a second.
 
@@ -170,8 +174,10 @@ def _is_basic_date(text: str) -> bool:
     return True
 
 
-_BASIC_DATES = {8: "%Y%m%d", 10: "%Y%m%d%H", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
-"""Dict from a number of digits to the format of a date with so many digits."""
+def _with_hyphens(text: str) -> str:
+    """Return a date in digits alone, for which `_is_basic_date` is true, in the format that `read_series` reads as a date."""
+    moment = datetime.strptime(text, _BASIC_DATES[len(text)])
+    return moment.date().isoformat() if len(text) == 8 else moment.isoformat(timespec="seconds" if len(text) == 14 else "minutes")
 
 
 def _read_moment(text: str, before: _Moment | None, subject: str) -> _Moment:
@@ -204,8 +210,8 @@ def read_series(path: str | os.PathLike[str], time: str = "time", value: str = "
 
     A row without a value is left out. This makes the gap between the row before and the row after longer.
 
-    A time of 8 digits, such as 20261125, is a number. If all times are dates in this format, the series is refused, because the numbers
-    would have a gap of 70 at the end of a month.
+    A time in digits alone, such as 20261125 or 202611251430, is a number. If all times look like dates in such a format, the series is
+    refused, because the numbers would have a wide gap at the end of a day or a month.
 
     A date may have an offset from UTC. The offset may change within the file, for example because of summer time, and all dates are
     converted to UTC. If no date has an offset, all are read as UTC.
@@ -247,10 +253,9 @@ def read_series(path: str | os.PathLike[str], time: str = "time", value: str = "
         values.append(found)
     if moment is None or len(times) < 2:
         raise InputError(f"rows of {path}", len(times), "give two or more with a value")
-    clock = ":".join(when[start : start + 2] for start in range(8, len(when), 2))
-    shown = f"{when[:4]}-{when[4:6]}-{when[6:8]}" + (f"T{clock}{':00' * (len(when) == 10)}" if basic and clock else "")
-    remedy = f"write {shown} for a date, or {when}.0 for a number"
-    require(not basic, f"{time!r} of {path}", f"{when} and all others look like dates", remedy)
+    if basic:
+        remedy = f"write {_with_hyphens(when)} for a date, or {when}.0 for a number"
+        raise InputError(f"{time!r} of {path}", f"{when} and all others look like dates", remedy)
     series = Series(np.asarray(times), np.asarray(values), moment.dated, skipped, str(path), moment.offset)
     require(_is_even_enough(series), f"{time!r} of {path}", "gaps too wide or too unlike for numbers", "give times on another scale")
     return series

@@ -88,7 +88,8 @@ def unroll(
         zero_output_for_mask: whether the outputs of padded steps are zeros instead of the previous output.
         time_major: whether time is the first axis of `x`, `mask`, `resets`, `segment_ids`, `tokens` and the outputs.
         compute_dtype: dtype of the matrix products, for example bfloat16. None means the dtype of the parameters. The state and the results
-            of the products keep the dtype of the parameters. Products in int8 (`cells.products.int8_matmul`) have no gradient.
+            of the products keep the dtype of the parameters. Ids look up rows of the kernel, which are not converted. Products in int8
+            (`cells.products.int8_matmul`) have no gradient.
         backend: a name in `BACKENDS`, or None to choose a backend automatically.
         remat: approximate number of segments into which the T steps are divided to save memory (Chen et al. 2016). These segments are not
             those of `segment_ids`. The forward pass stores only the first state of each segment, and the backward pass computes the

@@ -10,12 +10,12 @@ import numpy as np
 from rich.console import Console
 
 from lstm_jax import data
-from lstm_jax.bounds import CharactersOrNone, Count, DrawingSeed
+from lstm_jax.bounds import CharactersOrNone, Count, DrawingSeed, check_number
 from lstm_jax.cells import CELLS
 from lstm_jax.config import GenerationConfig
 from lstm_jax.errors import InputError, require
 from lstm_jax.models import CharGenerator
-from lstm_jax.sampling import Mode, Rules, Sampler, check_ids, check_mode, check_scalar, make_rules
+from lstm_jax.sampling import Mode, Rules, Sampler, check_ids, check_mode, make_rules
 from lstm_jax.tasks import base
 from lstm_jax.tasks.memory import require_free
 from lstm_jax.tasks.running import Run, check_own_data, initial_rngs, mesh_of, write_result
@@ -265,8 +265,8 @@ class Trained(base.Trained[GenerationConfig, data.Characters]):
                 outside 0 .. 2**32 - 1, one of these numbers is no int, `mode` is unknown, or there is not enough memory.
         """
         prompt = self._known("prompt", prompt)
-        chars, samples = check_scalar("chars", chars, CharactersOrNone), check_scalar("samples", samples, Count)
-        seed = check_scalar("seed", seed, DrawingSeed)
+        chars, samples = check_number("chars", chars, CharactersOrNone), check_number("samples", samples, Count)
+        seed = check_number("seed", seed, DrawingSeed)
         mesh, model = mesh_of(self.config), self.config.model
         windows = self.config.data.length if self.mode(mode) == "window" else 1
         row = windows * model.units * (2 * model.layers + CELLS[model.cell].gates) + self.characters.size + min(chars, CHUNK)

@@ -94,7 +94,8 @@ def fit(
     """
     require(isinstance(model, nnx.Module), "model", type(model).__name__, "give an nnx.Module; make_train_step takes a pytree, too")
     check_optimizer(optimizer)
-    for callback in as_tuple("callbacks", callbacks, "give a list of functions"):
+    callbacks = as_tuple("callbacks", callbacks, "give a list of functions")
+    for callback in callbacks:
         require(callable(callback), "callbacks", repr(callback), "give a list of functions")
     parts = split_model(model)
     others = [var for _, var in nnx.to_flat_state(parts.variables) if not isinstance(var, nnx.RngState)]

@@ -221,10 +221,11 @@ class _Fit:
         found = checkpoint.restore(self.latest, self._saved(), added=("state.behind",), dropped={"state.behind": compiled})
         for step, reason in found.rejected:
             console.print(Text(f"checkpoint of step {step} is damaged ({reason}); an older one is used"))
-        saved_run = found.extra.get("run", {})  # of an older version empty, of a later one perhaps with more entries
-        for name, value in [(name, saved_run[name]) for name in self.identity if name in saved_run]:
-            remedy = f"the checkpoints in {self.latest} are of a training with {value}: give that, or another folder"
-            require(value == self.identity[name], name, self.identity[name], remedy)
+        saved_run = found.extra.get("run", {})  # empty if an older version saved the checkpoint
+        for name, value in self.identity.items():
+            was = saved_run.get(name, value)
+            remedy = f"the checkpoints in {self.latest} are of a training with {was}: give that, or another folder"
+            require(was == value, name, value, remedy)
         self.state, self.best_params = found.state["state"], found.state.get("best")
         self.history = History.from_json(found.extra)
         console.print(f"resumed after step {found.step} of {self.config.epochs * self.per_epoch}", highlight=False)

@@ -279,8 +279,8 @@ class TrainStep:
     def _lag(self, state: TrainState) -> Any:
         """Return the `Lag` of the embedding table, which records how many steps each row has taken.
 
-        A training step updates only the rows that the batch looks up. A step that another row misses is applied to this row, and counted,
-        later. After every `CATCH_UP_INTERVAL` training steps, all missed steps are applied, and the counts start again at 0.
+        A training step updates only the rows that the batch looks up. All other rows miss the step: it is applied to them, and counted for
+        them, later. After every `CATCH_UP_INTERVAL` training steps, all missed steps are applied, and the counts start again at 0.
         """
         rows = self._optimizer.rows  # pyright: ignore[reportAttributeAccessIssue]
         ((name, behind),) = state.behind.items()

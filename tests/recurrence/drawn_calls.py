@@ -53,6 +53,7 @@ class Call:
     given: dict[str, Any]
     clean: dict[str, Any] = field(default_factory=dict)
     wrong: str = ""
+    x_are_ids: bool = False
     x_has_gradient: bool = False
     """Whether gradients with respect to x can be compared: x has the parameters' dtype, is finite where it is valid, and has no tokens."""
     sizes: tuple[int, int] = (0, 0)
@@ -172,7 +173,8 @@ def refuse_x(call: Call, shape: Shape, array: np.ndarray, time_major: bool) -> N
 def draw_x(on: Drawing, call: Call, shape: Shape, dtype: str, x64: bool, valid: np.ndarray | None, time_major: bool) -> None:
     batch, steps, features, _ = shape
     padding = np.zeros((batch, steps), bool) if valid is None else ~valid
-    if on.draw(mostly(False, True, share=4)):  # ids
+    if on.draw(mostly(False, True, share=4)):
+        call.x_are_ids = True
         name = on.draw(mostly("int32", *INTS, "bool", share=3))
         ids = on.rng.integers(-features if jnp.dtype(name).kind == "i" else 0, features, (batch, steps))
         outside = on.one(False, False, False, True) and name != "bool"

@@ -133,3 +133,14 @@ def test_transformations() -> None:
     masks = DropoutMasks(*(jnp.asarray(rng.random((4, 6, width)) < 0.7, jnp.float32) / 0.7 for width in (12, 20)))
     exact, got = by_masks("reference", None, masks), by_masks("compiled", "bfloat16", masks)
     assert all(1e-5 < distance < 0.02 for distance in distances(got, exact))
+
+
+@pytest.mark.parametrize("backend", [None, "reference"])
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_rows_that_ids_look_up_are_not_rounded(cell: str, backend: str | None) -> None:
+    """In the first step from a state of zeros, products in bfloat16 change nothing for ids, but change the result for one-hot vectors."""
+    params, ids = CELLS[cell].init(jax.random.key(0), 6, 32), jnp.arange(6, dtype=jnp.int32)[:, None]
+    exact = unroll(CELLS[cell], params, ids, backend=backend)[0]
+    rounded = [unroll(CELLS[cell], params, x, compute_dtype="bfloat16", backend=backend)[0] for x in (ids, jax.nn.one_hot(ids, 6))]
+    np.testing.assert_allclose(rounded[0], exact, rtol=0, atol=1e-7)
+    assert 1e-5 < float(jnp.abs(rounded[1] - exact).max()) < 1e-2

@@ -51,6 +51,14 @@ def test_wrong_arguments(changes: dict, message: str, unchecked: None) -> None:
         lstm_jax.fit(**given | changes)
 
 
+def test_callbacks_may_be_an_iterator(unchecked: None) -> None:
+    seen: list[int] = []
+    arrays = [IDS.reshape(-1, LENGTH)[:16], LABELS.reshape(-1)[:16]]
+    callbacks = iter([lambda record: seen.append(record.epoch)])
+    lstm_jax.fit(Classifier(), losses, lstm_jax.adam(1e-2), arrays, epochs=2, callbacks=callbacks)
+    assert seen == [1, 2]
+
+
 @pytest.mark.parametrize(("name", "value", "was"), [("batch_size", 4, 8), ("seed", 1, 0), ("examples", 12, 16)])
 def test_another_training_is_not_resumed(name: str, value: int, was: int, tmp_path: Path) -> None:
     """Resuming with another batch size, seed or number of examples is an error, because the steps of its epochs are other steps."""
