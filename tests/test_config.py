@@ -18,6 +18,7 @@ from lstm_jax.config import (
     ForecastModelConfig,
     GenerationConfig,
     GenerationModelConfig,
+    RunConfig,
     SampleConfig,
     SentimentConfig,
     SentimentModelConfig,
@@ -286,6 +287,23 @@ def test_frozen():
         config = part()
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(config, dataclasses.fields(part)[0].name, None)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("kind", "section", "wanted"),
+    [
+        (SentimentConfig, "data", "DataConfig"),
+        (SentimentConfig, "model", "SentimentModelConfig"),
+        (SentimentConfig, "pretraining", "PretrainingConfig"),
+        (GenerationConfig, "model", "GenerationModelConfig"),
+        (GenerationConfig, "sample", "SampleConfig"),
+        (ForecastConfig, "train", "TrainConfig"),
+    ],
+)
+def test_sections_of_another_class(kind: type[RunConfig], section: str, wanted: str) -> None:
+    with pytest.raises(InputError, match=rf"^{section}: dict; give a lstm_jax\.config\.{wanted}$"):
+        kind(**{section: {}})
 
 
 def test_fields_of_later_versions_leave_stored_configs_equal():

@@ -114,6 +114,7 @@ class SentimentConfig(RunConfig):
     pretraining: PretrainingConfig = field(default_factory=PretrainingConfig, metadata=ADDED)
 
     def __post_init__(self):
+        super().__post_init__()
         epochs = self.pretraining.lm_epochs
         require(self.model.layers == 1 or not epochs, "lm_epochs", epochs, "a language model trains one recurrent layer: give --layers 1")
         require(self.data.input == "memory" or not epochs, "lm_epochs", epochs, "a language model needs --input memory")

@@ -168,3 +168,10 @@ class RunConfig:
     data: Any
     model: RecurrentConfig
     train: TrainConfig
+
+    def __post_init__(self):
+        """Check that each section is an instance of the class that its annotation names."""
+        for own in dataclasses.fields(self):
+            section, kind = getattr(self, own.name), own.type
+            assert isinstance(kind, type)
+            require(isinstance(section, kind), own.name, type(section).__name__, f"give a lstm_jax.config.{kind.__name__}")

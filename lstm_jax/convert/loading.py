@@ -58,11 +58,11 @@ def load(layer: Any, weights: Any, prefix: str = "") -> None:
         prefix: prefix of the names of the PyTorch module's arrays in the state dict of a bigger model, for example "rnn.".
 
     Raises:
-        InputError: if `layer` is something else, or `weights` has none of these forms. Also if the layer and the weights differ in the
-            number of layers, directions, features or units, in the cell, or in the name or shape of a parameter. Also if they differ in the
-            activations, which are known only for weights of PyTorch and Keras layers, or in `go_backwards`, `keep_order` or `merge_mode`,
-            which are compared only for Keras layers. Also if the layer has a projection and the weights have none, or the reverse. Also if
-            the layer has no bias and the bias in the weights is not zero.
+        InputError: if `layer` is something else, or its parameters are no arrays, or `weights` has none of these forms. Also if the layer
+            and the weights differ in the number of layers, directions, features or units, in the cell, or in the name or shape of a
+            parameter. Also if they differ in the activations, which are known only for weights of PyTorch and Keras layers, or in
+            `go_backwards`, `keep_order` or `merge_mode`, which are compared only for Keras layers. Also if the layer has a projection and
+            the weights have none, or the reverse. Also if the layer has no bias and the bias in the weights is not zero.
     """
     if is_dense(layer):
         found = matched_dense(layer, weights, prefix)
@@ -76,6 +76,9 @@ def load(layer: Any, weights: Any, prefix: str = "") -> None:
         recurrent = is_a(layer, OWN, "Recurrent", "Bidirectional", "RecurrentStack")
         require(recurrent, "layer", kind_of(layer), LOADABLE)
         found = _matched_layers(layer, _given(weights, prefix))
+    for variable, _ in found:
+        held = variable.get_raw_value()  # of `nnx.eval_shape`, a shape and a dtype alone
+        require(hasattr(held, "__array__"), "layer", type(held).__name__, "give one whose parameters are arrays")
     for variable, array in found:
         variable[...] = array
 

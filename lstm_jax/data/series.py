@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lstm_jax.bounds import Count, CountOrNone, check_number
 from lstm_jax.data.tables import table_rows
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.reading import parsing
@@ -296,7 +297,14 @@ def series_windows(series: Series, context: int, horizon: int, first: int = 0, l
         horizon: number of targets of a window.
         first: index of the first entry that may be a target.
         last: index after the last entry that may be a target. If 0, it is the length of the series.
+
+    Raises:
+        InputError: if `context` or `horizon` is no int of 1 or more, if `first` or `last` is no int of 0 or more, or if `last` is
+            above the length of the series.
     """
+    context, horizon = check_number("context", context, Count), check_number("horizon", horizon, Count)
+    first, last = (check_number(name, index, CountOrNone) for name, index in (("first", first), ("last", last)))
+    require(last <= len(series), "last", last, f"the series has {len(series)} entries: give at most as many")
     last = last or len(series)
     origins = np.arange(max(first, context), last - horizon + 1)
     if len(origins) == 0:

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from lstm_jax.cells.products import INT8, matmul
 from lstm_jax.config import SentimentModelConfig
 from lstm_jax.dropout import draw_mask
-from lstm_jax.errors import InputError
+from lstm_jax.errors import InputError, require
 from lstm_jax.layers import Bidirectional, ClassifierHead, Embedding, Recurrent, RecurrentStack, recurrent
 from lstm_jax.layers.keys import as_key
 from lstm_jax.models.layers import make_layer
@@ -155,7 +155,11 @@ class SentimentClassifier(nnx.Module):
         The model is changed in place. For a cell with G gates and H units, the table (V, E) times a kernel (E, G * H) is an array
         (V, G * H), in which row i is the input projection of the word with id i. The layer then looks up this row instead of multiplying
         the word vector by the kernel. Use the folded model without dropout, since input dropout would drop whole words instead of features.
+
+        Raises:
+            InputError: if the model is already folded.
         """
+        require(not self.folded, "model", "folded", "fold a model once")
         first = self.recurrent.layers[0]
         table = sharding.constrain(self.embedding.embedding[...], 0)
         for layer in (first.forward, first.backward) if isinstance(first, Bidirectional) else (first,):

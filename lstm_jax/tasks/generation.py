@@ -262,11 +262,13 @@ class Trained(base.Trained[GenerationConfig, data.Characters]):
 
         Raises:
             InputError: if `prompt` is not an array (P,) of ids of the vocabulary, `chars` is below 0, `samples` is below 1, `seed` is
-                outside 0 .. 2**32 - 1, one of these numbers is no int, `mode` is unknown, or there is not enough memory.
+                outside 0 .. 2**32 - 1, one of these numbers is no int, `rules` are no `Rules`, `mode` is unknown, or there is not enough
+                memory.
         """
         prompt = self._known("prompt", prompt)
         chars, samples = check_number("chars", chars, CharactersOrNone), check_number("samples", samples, Count)
         seed = check_number("seed", seed, DrawingSeed)
+        require(isinstance(rules, Rules), "rules", repr(rules), "give what the method rules returns")
         mesh, model = mesh_of(self.config), self.config.model
         windows = self.config.data.length if self.mode(mode) == "window" else 1
         row = windows * model.units * (2 * model.layers + CELLS[model.cell].gates) + self.characters.size + min(chars, CHUNK)

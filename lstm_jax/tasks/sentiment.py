@@ -364,13 +364,15 @@ def evaluate(trained: Trained, reviews: data.Reviews | None = None, split: str =
         split: "train", "validation" or "test".
 
     Raises:
-        InputError: if `split` is unknown, if the reviews do not have this split, or if the vocabulary of the reviews differs from that of
-            the run. If `reviews` is None, the error is also raised if the data of the run have changed.
+        InputError: if `split` is unknown, if `reviews` are no tokenised reviews, if they do not have this split, or if their vocabulary
+            differs from that of the run. If `reviews` is None, the error is also raised if the data of the run have changed.
     """
     require(split in ("train", "validation", "test"), "split", split, "give train, validation or test")
     if reviews is None:
         reviews = load_reviews(trained.config)
         check_own_data(trained.run, reviews.fingerprint)
+    remedy = "give what sentiment.load_reviews returns"
+    require(isinstance(reviews, data.EncodedReviews | data.ShardedReviews), "reviews", type(reviews).__name__, remedy)
     same = reviews.vocabulary == trained.vocabulary
     require(same, "vocabulary of the reviews", "not the run's", "give the reviews that the run was trained on")
     splits = padded_rows(reviews, trained.config)

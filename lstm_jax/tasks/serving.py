@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from lstm_jax.errors import require
 from lstm_jax.models import SentimentClassifier, functional, set_products
 from lstm_jax.recurrence import clipped_int32
 from lstm_jax.tasks.review_rows import padded_ids
@@ -30,7 +31,13 @@ def make_server(model: SentimentClassifier, dtype: str | None = None) -> Callabl
 
     Returns:
         The function. It raises `InputError` unless `ids` are integers (B, T), where T is at least 1.
+
+    Raises:
+        InputError: if `model` is no `SentimentClassifier`, or if it is already folded.
     """
+    remedy = "give a SentimentClassifier, such as trained.rebuild(trained.params)"
+    require(isinstance(model, SentimentClassifier), "model", type(model).__name__, remedy)
+    require(not model.folded, "model", "folded", "give the model before it is folded; make_server folds a copy")
     folded = nnx.clone(model)
     folded.eval()
     if dtype is not None:

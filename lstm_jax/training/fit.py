@@ -19,7 +19,7 @@ from lstm_jax.runtime import sharding
 from lstm_jax.training import loop
 from lstm_jax.training.callbacks import Callback
 from lstm_jax.training.examples import Examples, take_rows
-from lstm_jax.training.make_train_step import check_optimizer, checked_mesh, split_model
+from lstm_jax.training.make_train_step import check_loss, check_optimizer, checked_mesh, split_model
 from lstm_jax.training.row_sparse import Optimizer
 from lstm_jax.training.step import row_sparse_lookups
 
@@ -88,12 +88,15 @@ def fit(
     Raises:
         InputError: if the model has no parameters, if it has variables that are neither parameters nor random streams, if an array is a
             scalar, if the arrays have no rows or different numbers of rows, if the losses are not floats of the shape (B,), if
-            `keep_epochs`, `resume` or `checkpoint_steps` is given without `checkpoints`, if `model` is not a module or `optimizer` not an
-            optimiser, or if `checked_mesh` or `loop.fit` raises this error.
+            `keep_epochs`, `resume` or `checkpoint_steps` is given without `checkpoints`, if `model` is not a module, `optimizer` not an
+            optimiser, `arrays` no sequence, or `loss_fn` or `evaluate` not a function, or if `checked_mesh` or `loop.fit` raises this
+            error.
         Interrupted: if SIGINT or SIGTERM arrives. If `checkpoints` is given, the state has been saved before this error is raised.
     """
     require(isinstance(model, nnx.Module), "model", type(model).__name__, "give an nnx.Module; make_train_step takes a pytree, too")
+    check_loss(loss_fn)
     check_optimizer(optimizer)
+    require(evaluate is None or callable(evaluate), "evaluate", repr(evaluate), "give a function of the model, or None")
     callbacks = as_tuple("callbacks", callbacks, "give a list of functions")
     for callback in callbacks:
         require(callable(callback), "callbacks", repr(callback), "give a list of functions")
@@ -151,8 +154,12 @@ def _rows(arrays: Sequence[Any]) -> tuple[tuple[Any, ...], int]:
     """Return the arrays of the examples, as a tuple of JAX or NumPy arrays, and the number of rows that each of them has.
 
     Raises:
-        InputError: if an array is a scalar, or if the arrays have no rows or different numbers of rows.
+        InputError: if `arrays` is one array or no sequence, if an array is a scalar, or if the arrays have no rows or different numbers of
+            rows.
     """
+    several = not isinstance(arrays, jax.Array | np.ndarray | dict)
+    require(several, "arrays", type(arrays).__name__, "give a sequence of arrays, such as (x, y)")
+    arrays = as_tuple("arrays", arrays, "give a sequence of arrays, such as (x, y)")
     require(all(np.ndim(array) for array in arrays), "arrays", "a scalar", "give arrays with one row per example")
     given = tuple(array if isinstance(array, jax.Array) else np.asarray(array) for array in arrays)
     counts = sorted({len(array) for array in given})

@@ -97,13 +97,23 @@ def check_optimizer(optimizer: Any) -> None:
     require(functions, "optimizer", repr(optimizer), "give an optimiser of this project or of optax, such as lstm_jax.adam(1e-3)")
 
 
+def check_loss(loss_fn: Any) -> None:
+    """Check that a loss function can be called.
+
+    Raises:
+        InputError: if it cannot.
+    """
+    require(callable(loss_fn), "loss_fn", repr(loss_fn), "give a function of the model and a batch")
+
+
 def checked_mesh(mesh: Mesh | None) -> Mesh:
     """Check the axes of a mesh and return the mesh. If `mesh` is None, return a mesh of one device.
 
     Raises:
-        InputError: if the mesh has other axes than one axis "data" of the type `jax.sharding.AxisType.Auto`.
+        InputError: if `mesh` is no mesh, or if it has other axes than one axis "data" of the type `jax.sharding.AxisType.Auto`.
     """
-    mesh = mesh or sharding.make_mesh(1)
+    mesh = sharding.make_mesh(1) if mesh is None else mesh
+    require(isinstance(mesh, Mesh), "mesh", repr(mesh), "give lstm_jax.runtime.sharding.make_mesh()")
     fits = mesh.axis_names == (sharding.DATA,) and mesh.axis_types == (AxisType.Auto,)
     require(fits, "mesh", f"axes {mesh.axis_names}", "give lstm_jax.runtime.sharding.make_mesh()")
     return mesh
@@ -337,7 +347,8 @@ def make_train_step(model: Any, loss_fn: Callable, optimizer: Optimizer, *, has_
 
     Raises:
         InputError: if the model has no parameters, if one of them is not an array of floats, if two have the same path, if a stateful layer
-            carries no state yet, or if `optimizer` is not an optimiser.
+            carries no state yet, if `loss_fn` is not a function or `optimizer` not an optimiser, or if `checked_mesh` raises this error.
     """
+    check_loss(loss_fn)
     check_optimizer(optimizer)
     return TrainStep(model, loss_fn, optimizer, has_aux, checked_mesh(mesh))

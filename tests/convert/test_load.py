@@ -304,6 +304,12 @@ def test_a_layer_of_the_user_s_own_in_a_stack() -> None:
         convert.load(stack, [weights("lstm"), weights("lstm", 4)])
 
 
+def test_a_layer_without_arrays() -> None:
+    """A layer of `nnx.eval_shape` holds shapes in place of arrays, which cannot be set."""
+    with pytest.raises(InputError, match=r"^layer: ShapeDtypeStruct; give one whose parameters are arrays$"):
+        convert.load(nnx.eval_shape(lstm), weights("lstm"))
+
+
 def test_a_refused_upper_layer_leaves_the_lower_one() -> None:
     stack = two_layers()
     with pytest.raises(InputError, match=r"^units of layer 1: 4; the weights have 2 units"):

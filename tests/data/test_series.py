@@ -139,6 +139,21 @@ def test_absent(tmp_path: Path) -> None:
         read_series(tmp_path / "none.csv")
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"horizon": -1}, "horizon: -1; give 1 or more"),
+        ({"context": 0}, "context: 0; give 1 or more"),
+        ({"first": -2}, "first: -2; give 0 or more"),
+        ({"last": 9}, "last: 9; the series has 8 entries: give at most as many"),
+    ],
+)
+def test_windows_that_no_series_has(changes: dict[str, int], message: str) -> None:
+    series = Series(np.arange(8.0), np.arange(8.0), False)
+    with pytest.raises(InputError, match=f"^{message}$"):
+        series_windows(series, **{"context": 3, "horizon": 2} | changes)
+
+
 @given(st.integers(2, 12), st.integers(1, 5), st.integers(1, 4), st.integers(0, 6), st.integers(0, 12), st.integers(0, 99))
 def test_windows(count: int, context: int, horizon: int, first: int, last: int, seed: int) -> None:
     """Each window holds the entries before and after its origin, and all of its targets lie in the entries `first` to `last` - 1."""

@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,7 @@ def trained(tmp_path_factory, quick_compiles) -> generation.Trained:
     return generation.load(root / "run")
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_write(trained):
     prompt, rules = trained.encode("the cat "), trained.rules(0.9)
     key = jax.random.key(5)
@@ -42,6 +44,8 @@ def test_write(trained):
         (name, value), *_ = bad.items()
         with pytest.raises(InputError, match=f"^{name}: {value}; give "):
             trained.write(prompt, rules=rules, **({"chars": 3} | bad))
+    with pytest.raises(InputError, match=r"^rules: None; give what the method rules returns"):
+        trained.write(prompt, 3, cast(Any, None))
 
 
 @pytest.mark.parametrize("prompt", ["", "t", "the red house, and t"])

@@ -1,5 +1,7 @@
 """The function that `make_server` returns gives the logits of the model, for several kinds of models and numbers of reviews."""
 
+from typing import Any, cast
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -53,6 +55,18 @@ def test_ids() -> None:
     for wrong in (ids[0], ids[:, :0], ids.astype(float), ids > 3, [[1], [2, 3]], None):
         with pytest.raises(InputError, match=r"^ids: .*; give ints \(B, T\)"):
             serve(wrong)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_models_that_cannot_be_served() -> None:
+    """A folded model has no embedding table for its kernels any more: serving it, or folding it once more, is an error."""
+    model = SentimentClassifier(SentimentModelConfig(embed=5, units=6), 30, rngs=nnx.Rngs(0)).fold()
+    with pytest.raises(InputError, match=r"^model: folded; give the model before it is folded"):
+        make_server(model)
+    with pytest.raises(InputError, match=r"^model: folded; fold a model once$"):
+        model.fold()
+    with pytest.raises(InputError, match=r"^model: dict; give a SentimentClassifier, such as"):
+        make_server(cast(Any, functional(model).params))
 
 
 def test_products_of_a_model_with_a_named_backend() -> None:

@@ -1,6 +1,6 @@
 """Tests of the public training step on users' own models, against Flax' own loop and against dense updates, on one and two devices."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -326,6 +326,7 @@ def test_values_that_layers_sow() -> None:
     assert set(state.params) == {"head/kernel", "head/bias"}
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_bad_input() -> None:
     with pytest.raises(InputError, match=r"^model: Dropout; it has no parameters"):
         lstm_jax.make_train_step(nnx.Dropout(0.5), mean, lstm_jax.adam(1e-3))
@@ -337,6 +338,8 @@ def test_bad_input() -> None:
         lstm_jax.make_train_step({"a/b": jnp.ones(1), "a": {"b": jnp.ones(1)}}, mean, lstm_jax.adam(1e-3))
     with pytest.raises(InputError, match=r"^mesh: axes \('rows',\); give lstm_jax.runtime.sharding.make_mesh"):
         lstm_jax.make_train_step(Classifier(), mean, lstm_jax.adam(1e-3), mesh=jax.make_mesh((2,), ("rows",)))
+    with pytest.raises(InputError, match=r"^loss_fn: 'mse'; give a function of the model and a batch"):
+        lstm_jax.make_train_step(Classifier(), cast(Any, "mse"), lstm_jax.adam(1e-3))
     for loss, has_aux, message in (
         (lambda *given: (mean(*given), {}), False, "loss: a pair; give has_aux=True"),
         (mean, True, "loss: no pair; give has_aux=True"),
