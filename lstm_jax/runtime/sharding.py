@@ -116,11 +116,12 @@ def own_rows(mesh: Mesh, count: int) -> slice:
     """Return the slice of the rows that the devices of this process hold, if a batch of `count` rows is sharded over the mesh.
 
     Raises:
-        InputError: if the devices of this process are not consecutive in the mesh.
+        InputError: if the devices of this process are not consecutive in the mesh, or if `count` is no multiple of their number.
     """
     places = [place for place, device in enumerate(mesh.devices.flat) if device.process_index == jax.process_index()]
     remedy = "make the mesh with lstm_jax.runtime.sharding.make_mesh()"
     require(bool(places) and places == list(range(places[0], places[-1] + 1)), "mesh", f"devices {places} of this process", remedy)
+    require(count >= 0 and count % mesh.size == 0, "rows", count, f"give a multiple of the mesh's {mesh.size} devices")
     per_device = count // mesh.size
     return slice(places[0] * per_device, (places[-1] + 1) * per_device)
 

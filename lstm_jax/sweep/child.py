@@ -3,15 +3,18 @@
 `python -m lstm_jax.sweep.child FUNCTION ROW.json` imports the function of the run by its name (see `identity.import_name`), reads the
 config of the run from standard input (see `identity.pickle_config`), and writes the result row of the run, a JSON object, to ROW.json.
 
+A SIGTERM that a training run of the library answers by saving its state ends the process with this signal, as it ends any other process.
+
 If the import raises an `InputError`, for example because the imported script calls `sweep.run` without a guard, the arguments of the
 error are written to ROW.json in place of a row, and the parent process raises the error.
 """
 
 import json
+import signal
 import sys
 from pathlib import Path
 
-from lstm_jax.errors import InputError
+from lstm_jax.errors import InputError, Interrupted
 from lstm_jax.files.writing import write_atomically
 from lstm_jax.sweep.executors import REFUSED, attempt
 from lstm_jax.sweep.identity import import_item, unpickle_config
@@ -25,7 +28,14 @@ def main() -> None:
     except InputError as error:
         row = {REFUSED: [error.subject, str(error.value), error.remedy]}
     else:
-        row = attempt(item, config)
+        try:
+            row = attempt(item, config)
+        except KeyboardInterrupt as error:
+            cause = error.__cause__
+            if isinstance(cause, Interrupted) and cause.number == signal.SIGTERM:  # of this run alone; a SIGINT ends the sweep
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
+                signal.raise_signal(signal.SIGTERM)
+            raise
     write_atomically(Path(path), json.dumps(row).encode())
 
 

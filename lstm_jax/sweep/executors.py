@@ -25,7 +25,7 @@ from typing import Any
 from lstm_jax.errors import InputError, Interrupted
 from lstm_jax.runtime import machine
 from lstm_jax.sweep.configs import is_config
-from lstm_jax.sweep.identity import Run, import_name, pickle_config
+from lstm_jax.sweep.identity import Run, import_name, main_name, pickle_config, set_main_name
 from lstm_jax.sweep.missing import Row, in_threads
 from lstm_jax.sweep.progress import Tally
 
@@ -227,8 +227,9 @@ def _in_process(function: Run, config: Any, cores: Iterable[int], children: _Chi
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "row.json"
-        command = [sys.executable, "-m", "lstm_jax.sweep.child", import_name(function), str(answer)]
-        with children.started(command, stdin=subprocess.PIPE, env=environment, stdout=sys.stderr) as process:
+        # -P: a module of the working folder, which python -m puts first, would take the place of a script or a library of the same name
+        command = [sys.executable, "-P", "-m", "lstm_jax.sweep.child", import_name(function), str(answer)]
+        with children.started(command, stdin=subprocess.PIPE, env=environment, stdout=_error_output()) as process:
             with contextlib.suppress(ProcessLookupError):  # the process has ended already
                 machine.pin(process.pid, cores)
             process.communicate(pickle_config(config))
@@ -241,6 +242,15 @@ def _in_process(function: Run, config: Any, cores: Iterable[int], children: _Chi
     if code == -signal.SIGINT:  # a Ctrl-C in the terminal reaches the process, too
         raise KeyboardInterrupt
     return _failed(config, f"killed by signal {-code}" if code < 0 else f"ended with code {code}", time.perf_counter() - start)
+
+
+def _error_output() -> Any:
+    """Return the file to which the processes of a sweep write: standard error, in Python's sense if this is a file of the system."""
+    try:
+        sys.stderr.fileno()
+    except (AttributeError, OSError):  # for example `contextlib.redirect_stderr` to a buffer
+        return 2
+    return sys.stderr
 
 
 def slurm(function: Run, missing: Mapping[str, Any], resources: Resources, tally: Tally) -> Outcomes:
@@ -260,7 +270,7 @@ def slurm(function: Run, missing: Mapping[str, Any], resources: Resources, tally
         A pair (id, row) when a run ends. The row is a dict like the result of `attempt`, and does not contain the id.
 
     Raises:
-        InputError: if submitit is not installed, or if it does not know the cluster or a parameter.
+        InputError: if submitit is not installed, if it does not know the cluster or a parameter, or if Slurm refuses the jobs.
     """
     try:
         import submitit  # pyright: ignore[reportMissingImports]
@@ -278,8 +288,9 @@ def slurm(function: Run, missing: Mapping[str, Any], resources: Resources, tally
     jobs = {}
     try:
         for keys in _slices(list(missing), ARRAY_JOBS):
-            with executor.batch():
-                jobs |= {key: executor.submit(attempt, function, missing[key]) for key in keys}
+            with _submission_errors(submitit), executor.batch():
+                submitted = {key: executor.submit(_attempt_in_job, main_name(), function, missing[key]) for key in keys}
+            jobs |= submitted  # only now: a job that is not submitted yet cannot be cancelled
         while jobs:
             ended = [key for key, job in jobs.items() if job.done()]
             tally.running = sum(job.state == "RUNNING" for key, job in jobs.items() if key not in ended)
@@ -289,6 +300,21 @@ def slurm(function: Run, missing: Mapping[str, Any], resources: Resources, tally
     finally:
         for job in jobs.values():
             job.cancel(check=False)
+
+
+def _attempt_in_job(main: str, function: Run, config: Any) -> Row:
+    """Return the row of a run (see `attempt`), in a job of the script with the name `main`, by which rows and ids name its functions."""
+    set_main_name(main)
+    return attempt(function, config)
+
+
+@contextlib.contextmanager
+def _submission_errors(submitit: Any) -> Iterator[None]:
+    """Convert the error of a submission that Slurm refuses to an `InputError` with the first line of Slurm's message."""
+    try:
+        yield
+    except submitit.core.utils.FailedJobError as error:
+        raise InputError("Slurm", str(error).strip().split("\n")[0], "correct the options") from error
 
 
 def _slices(keys: list[str], size: int) -> Iterator[list[str]]:

@@ -29,15 +29,25 @@ def import_name(item: Any) -> str:
         InputError: if the function has no name, for example because it is an instance of `functools.partial`.
     """
     require(hasattr(item, "__qualname__"), "function", item, "give a function with a name, by which rows are found again")
-    module = item.__module__
-    if module == "__main__":
-        main = sys.modules["__main__"]
-        spec = getattr(main, "__spec__", None)  # set by python -m; a script is imported by its file name, since its folder is on the path
-        module = spec.name if spec else Path(getattr(main, "__file__", None) or module).stem
+    module = main_name() if item.__module__ == "__main__" else item.__module__
     return f"{module}:{item.__qualname__}"
 
 
+_main_of_parent = ""
 _importing = False
+
+
+def main_name() -> str:
+    """Return the name by which another process can import the running script. In a Slurm job, it is the script that submitted the job."""
+    main = sys.modules["__main__"]
+    spec = getattr(main, "__spec__", None)  # set by python -m; a script is imported by its file name, since its folder is on the path
+    return _main_of_parent or (spec.name if spec else Path(getattr(main, "__file__", None) or "__main__").stem)
+
+
+def set_main_name(name: str) -> None:
+    """Set the result of `main_name`, in a process whose own script is not the one that defines the function of the run."""
+    global _main_of_parent
+    _main_of_parent = name
 
 
 def is_importing() -> bool:
@@ -183,7 +193,11 @@ class _Pickler(pickle.Pickler):
     """Pickler that stores classes by the names with which another process can import them, including classes of the module `__main__`."""
 
     def persistent_id(self, obj: Any) -> str | None:
-        return import_name(obj) if isinstance(obj, type) else None
+        if not isinstance(obj, type):
+            return None
+        if dataclasses.is_dataclass(obj):
+            require_importable(obj, "class of a config")
+        return import_name(obj)
 
 
 class _Unpickler(pickle.Unpickler):
@@ -197,9 +211,15 @@ def pickle_config(config: Any) -> bytes:
     """Return a config as bytes, from which another process can rebuild it with `unpickle_config`.
 
     The rebuilt config equals the original one. Inner configs keep their classes, tuples remain tuples, and lists remain lists.
+
+    Raises:
+        InputError: if another process cannot import the class of the config or of an inner config, or if a value cannot be pickled.
     """
     file = io.BytesIO()
-    _Pickler(file).dump(config)
+    try:
+        _Pickler(file).dump(config)
+    except (AttributeError, TypeError, pickle.PicklingError) as error:
+        raise InputError(f"config {type(config).__name__}", error, 'leave out what pickle cannot copy, or use where="here"') from error
     return file.getvalue()
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from lstm_jax.errors import InputError, require
 from lstm_jax.sweep.configs import is_config
 from lstm_jax.sweep.executors import EXECUTORS, FAILED, Resources
-from lstm_jax.sweep.identity import Run, import_name, is_importing, require_importable, run_id, source_digest
+from lstm_jax.sweep.identity import Run, import_name, is_importing, pickle_config, require_importable, run_id, source_digest
 from lstm_jax.sweep.missing import Row, record
 from lstm_jax.sweep.progress import Tally
 from lstm_jax.sweep.rows import read_rows
@@ -64,7 +64,8 @@ def run(
     """
     configs = list(configs)
     _check(function, configs, where, workers)
-    path, wanted, code = Path(path), _by_id(function, configs), source_digest(function)
+    # absolute, since a run may change the working folder
+    path, wanted, code = Path(path).absolute(), _by_id(function, configs), source_digest(function)
     found, others = _found(path, wanted)
     _warn(path, function, code, found.values(), retry)
     if others:
@@ -108,8 +109,8 @@ def _check(function: Run, configs: Sequence[Any], where: str, workers: int) -> N
         _require_json(dataclasses.asdict(config))
     if where == "processes":
         require_importable(function, "function")
-        for kind in {type(config) for config in configs}:
-            require_importable(kind, "class of a config")
+        for config in configs:
+            pickle_config(config)
 
 
 def _by_id(function: Run, configs: Iterable[Any]) -> dict[str, Any]:

@@ -170,8 +170,10 @@ class _Fit:
     def __init__(self, params, objective, optimizer, examples, config, mesh, carry, metrics, monitor, largest, checkpoints):
         self.examples, self.config, self.mesh, self.metrics = examples, config, mesh, metrics
         self.monitor, self.largest = monitor, largest
-        # with other values, the steps of a resumed epoch would be other steps than those before the interruption
+        # with other values, the steps of a resumed epoch would be other steps than those before the interruption, or its best epoch would
+        # be chosen by comparing two metrics
         self.identity = {"examples": examples.count, "batch_size": config.batch_size, "seed": config.seed}
+        self.identity |= {"monitor": monitor, "mode": "max" if largest else "min"}
         self.per_epoch = steps_per_epoch(examples.count, config.batch_size)
         self.source = make_source(examples, mesh, config.batch_size)
         self.carry = jax.tree.map(np.asarray, carry)  # in host memory, since a step reuses the memory of device arrays in its state

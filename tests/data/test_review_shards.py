@@ -150,6 +150,8 @@ def test_bad_input(folders, tmp_path: Path) -> None:
     train, test = folders[1]
     with pytest.raises(InputError, match=r"^reviews: no table; name tables, or folders of tables"):
         data.write_review_shards([], tmp_path / "s", [test])
+    with pytest.raises(InputError, match=r"^reviews: .*; a table of both splits: name it for the training or for the test"):
+        data.write_review_shards([str(Path(test).parent)], tmp_path / "s", [test])
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"^reviews: .*empty; name tables"):
         data.write_review_shards([str(tmp_path / "empty")], tmp_path / "s")

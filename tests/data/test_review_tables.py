@@ -138,6 +138,8 @@ def test_sources_that_are_none(tmp_path, jsonl, monkeypatch):
         load_reviews(jsonl, str(jsonl / "test.jsonl"))
     with pytest.raises(InputError, match=r"test_data.*; give a file that ends in"):
         load_reviews(jsonl / "train.jsonl", str(jsonl / "absent.jsonl"))
+    with pytest.raises(InputError, match=r"test_data.*; it has the training reviews: give another table"):
+        load_reviews(jsonl / "train.jsonl", str(jsonl / "train.jsonl"))
     (jsonl / "train.csv").write_text("text,label\n")
     with pytest.raises(InputError, match="keep one of them"):
         load_reviews(jsonl)

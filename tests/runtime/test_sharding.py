@@ -14,7 +14,7 @@ from tables import assert_close
 from lstm_jax import Embedding, InputError, SentimentClassifier
 from lstm_jax.config import SentimentModelConfig
 from lstm_jax.models import functional
-from lstm_jax.runtime.sharding import DATA, constrain, gather_columns, make_mesh, on, param_spec, replicated, rows, use_cpu_cores
+from lstm_jax.runtime.sharding import DATA, constrain, gather_columns, make_mesh, on, own_rows, param_spec, replicated, rows, use_cpu_cores
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 two_devices = pytest.mark.skipif("jax.device_count() < 2", reason="needs two devices")
@@ -83,6 +83,10 @@ def test_rows_and_copies() -> None:
     assert split(jax.device_put(x, rows(mesh))) == [(2, 6)] * 2
     assert split(jax.device_put(x, rows(mesh, 1))) == [(4, 3)] * 2
     assert split(jax.device_put(x, replicated(mesh))) == [(4, 6)] * 2
+    assert own_rows(mesh, 64) == slice(0, 64)
+    for count in (1, 65, -2):
+        with pytest.raises(InputError, match=rf"^rows: {count}; give a multiple of the mesh's 2 devices"):
+            own_rows(mesh, count)
 
 
 @two_devices

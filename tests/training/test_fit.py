@@ -65,14 +65,27 @@ def test_callbacks_may_be_an_iterator(unchecked: None) -> None:
     assert seen == [1, 2]
 
 
-@pytest.mark.parametrize(("name", "value", "was"), [("batch_size", 4, 8), ("seed", 1, 0), ("examples", 12, 16)])
-def test_another_training_is_not_resumed(name: str, value: int, was: int, tmp_path: Path) -> None:
-    """Resuming with another batch size, seed or number of examples is an error, because the steps of its epochs are other steps."""
+CHANGES = [("batch_size", 4, 8), ("seed", 1, 0), ("examples", 12, 16), ("monitor", "b", "a"), ("mode", "max", "min")]
+"""Names of what differs from the training that is resumed, its value, and the value of that training."""
+
+
+@pytest.mark.parametrize(("name", "value", "was"), CHANGES)
+def test_another_training_is_not_resumed(name: str, value: int | str, was: int | str, tmp_path: Path) -> None:
+    """Resuming with another batch size, seed or number of examples is an error, because the steps of its epochs are other steps.
+
+    So is resuming with another monitored metric, because the best epochs before and after would be chosen by two metrics.
+    """
     arrays = [IDS.reshape(-1, LENGTH)[:16], LABELS.reshape(-1)[:16]]
-    options = {"batch_size": 8, "epochs": 1, "checkpoints": str(tmp_path / "c")}
+    options = {
+        "batch_size": 8,
+        "epochs": 1,
+        "checkpoints": str(tmp_path / "c"),
+        "evaluate": lambda model: {"a": 1.0, "b": 2.0},
+        "monitor": "a",
+    }
     lstm_jax.fit(Classifier(), losses, lstm_jax.adam(1e-2), arrays, **options)
     if name == "examples":
-        arrays = [array[:value] for array in arrays]
+        arrays = [array[: int(value)] for array in arrays]
     else:
         options |= {name: value}
     with pytest.raises(InputError, match=rf"^{name}: {value}; the checkpoints in .* are of a training with {was}: give that"):

@@ -81,10 +81,13 @@ def write_review_shards(
         on_progress: function that is called with the number of finished shards and the number of all shards.
 
     Raises:
-        InputError: if a path leads to no table, if a table cannot be read (see `read_table`) or has no reviews, if a split has no positive
-            or no negative reviews, or if the folder cannot be written or holds shards of other reviews.
+        InputError: if a path leads to no table, if a table is in both splits, if a table cannot be read (see `read_table`) or has no
+            reviews, if a split has no positive or no negative reviews, or if the folder cannot be written or holds shards of other reviews.
     """
     files = [(path, split) for split, names in (("train", paths), ("test", test_paths)) for path in _tables(names)]
+    trained, tested = ({path.resolve() for path, own in files if own == split} for split in ("train", "test"))
+    both = sorted(trained & tested)
+    require(not both, "reviews", both[0] if both else "", "a table of both splits: name it for the training or for the test")
     stats = [path.stat() for path, _ in files]
     parts = [
         Part(str(path), split, stat.st_size, stat.st_mtime_ns, text_column, label_column)

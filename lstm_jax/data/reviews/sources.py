@@ -94,7 +94,7 @@ def recognise(path: Path, test_path: str = "") -> Source:
 
     Raises:
         InputError: if a path does not exist or has no known form, or if `test_path` is given for a source that is no table or has a test
-            split of its own.
+            split of its own, or is the same file.
     """
     source = _first((form for form in FORMS if not form.keyword), locate(path, "data", f"give {DESCRIPTION}"))
     if not test_path:
@@ -104,6 +104,7 @@ def recognise(path: Path, test_path: str = "") -> Source:
     remedy = f"give a file that ends in one of {', '.join(source.form.endings)}"
     test = locate(test_path, "test_data", remedy)
     require(test.is_file() and source.form.find(test) is not None, "test_data", test_path, remedy)
+    require(not path.exists() or not test.samefile(path), "test_data", test_path, "it has the training reviews: give another table")
     return replace(source, files=source.files | {"test": test})
 
 

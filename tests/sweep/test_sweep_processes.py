@@ -1,0 +1,142 @@
+"""Runs of a sweep in other processes: which script they import, how they end, and what their rows and ids say in Slurm jobs."""
+
+import contextlib
+import io
+import os
+import signal
+import stat
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import made_sweep
+import pytest
+from made_sweep import Config
+
+from lstm_jax import sweep
+from lstm_jax.errors import InputError, Interrupted
+from lstm_jax.sweep.rows import read_rows
+
+ROOT = Path(__file__).parents[2]
+
+
+def stop(config: Config) -> dict[str, int]:
+    """Interrupt the run as a training of the library does after the signal with the number `config.number`, unless this is 0."""
+    if config.number:
+        raise Interrupted(3, config.number)
+    return {"done": 1}
+
+
+def move(config: Config) -> dict[str, int]:
+    """Change the working folder to `config.log`, and return the number of the config."""
+    os.chdir(config.log)
+    return {"number": config.number}
+
+
+@dataclass(frozen=True)
+class Locked:
+    """Config with a value that cannot be pickled."""
+
+    number: int = 0
+
+    def __post_init__(self):
+        object.__setattr__(self, "lock", threading.Lock())
+
+
+@dataclass(frozen=True)
+class Outer:
+    inner: Any = field(default_factory=made_sweep.Inner)
+
+
+SCRIPT = """
+from dataclasses import dataclass
+from lstm_jax import sweep
+
+@dataclass(frozen=True)
+class Config:
+    number: int = 0
+
+def run(config):
+    return {"file": FILE, "id": sweep.run_id(run, config)}
+
+if __name__ == "__main__":
+    import sys
+    options = {"cluster": "local", "timeout_min": 2} if sys.argv[1] == "slurm" else None
+    for row in sweep.run(run, [Config()], "rows.jsonl", sys.argv[1], workers=1, options=options):
+        print(row["result"], row["id"] == row["result"]["id"])
+"""
+
+
+@pytest.mark.parametrize("where", ["processes", pytest.param("slurm", marks=pytest.mark.slow)])
+def test_the_script_that_was_started_is_run(where: str, tmp_path: Path) -> None:
+    """A script in a subfolder is run, although the working folder holds one of the same name, and its runs know the ids of their rows."""
+    if where == "slurm":
+        pytest.importorskip("submitit")
+    (tmp_path / "inner").mkdir()
+    for path, name in ((tmp_path / "inner" / "study.py", "inner"), (tmp_path / "study.py", "outer")):
+        path.write_text(SCRIPT.replace("FILE", repr(name)))
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "inner/study.py", where]
+    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    last = ended.stdout.splitlines()[-1]
+    assert last.startswith("{'file': 'inner', ")
+    assert last.endswith("} True")
+
+
+def test_rows_stay_in_their_file_if_runs_change_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folders = [tmp_path / name for name in "ab"]
+    for folder in folders:
+        folder.mkdir()
+    rows = sweep.run(move, [Config(number, log=str(folder)) for number, folder in enumerate(folders)], "rows.jsonl")
+    assert [row["result"] for row in rows] == [{"number": 0}, {"number": 1}]
+    assert [row["result"] for row in read_rows(tmp_path / "rows.jsonl")] == [{"number": 0}, {"number": 1}]
+
+
+def test_a_sigterm_to_one_run_fails_it_alone(tmp_path: Path) -> None:
+    """A run that a SIGTERM interrupts fails like one that a SIGTERM kills, and the others go on; a SIGINT ends the sweep."""
+    rows = sweep.run(stop, [Config(signal.SIGTERM), Config()], tmp_path / "rows.jsonl", "processes", workers=1)
+    assert [row.get("error", row.get("result")) for row in rows] == [f"killed by signal {signal.SIGTERM.value}", {"done": 1}]
+    with pytest.raises(KeyboardInterrupt):
+        sweep.run(stop, [Config(signal.SIGINT)], tmp_path / "rows.jsonl", "processes", workers=1)
+    assert len(list(read_rows(tmp_path / "rows.jsonl"))) == 2
+
+
+def test_standard_error_may_be_a_buffer(tmp_path: Path) -> None:
+    with contextlib.redirect_stderr(io.StringIO()):
+        (row,) = sweep.run(stop, [Config()], tmp_path / "rows.jsonl", "processes", workers=1)
+    assert row["result"] == {"done": 1}
+
+
+def test_configs_that_cannot_be_handed_over(tmp_path: Path) -> None:
+    """A config that cannot be pickled, or holds one of a local class, is refused before the first run in processes."""
+
+    @dataclass(frozen=True)
+    class Local:
+        scale: float = 1.0
+
+    local = rf"^class of a config: {__name__}:test_configs_that_cannot_be_handed_over.<locals>.Local; another process cannot import it"
+    for config, message in (
+        (Locked(), r"^config Locked: cannot pickle '_thread\.lock' object; leave out what pickle"),
+        (Outer(Local()), local),
+    ):
+        with pytest.raises(InputError, match=message):
+            sweep.run(stop, [Config(), config], tmp_path / "rows.jsonl", "processes", workers=1)
+        assert not list(tmp_path.iterdir())
+
+
+def test_jobs_that_slurm_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first line of Slurm's message is the error, and no job is left."""
+    pytest.importorskip("submitit")
+    for name, text in (("sbatch", "echo 'sbatch: error: invalid partition specified: shrt' >&2; exit 1"), ("srun", "exit 0")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(stat.S_IRWXU)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    options = {"slurm_partition": "shrt", "timeout_min": 1}
+    with pytest.raises(InputError, match=r"^Slurm: sbatch: error: invalid partition specified: shrt; correct the options$"):
+        sweep.run(stop, [Config(0), Config(0, "x")], tmp_path / "rows.jsonl", "slurm", options=options)
+    assert (tmp_path / "rows.jsonl").read_text() == ""
