@@ -10,6 +10,7 @@ from rich.console import Console
 from lstm_jax.bounds import Checked, Level
 from lstm_jax.commands.common import Flat, Train, load_run, metric_text, start, warn
 from lstm_jax.config import ForecastConfig
+from lstm_jax.files.digits import digits_for
 from lstm_jax.files.json_text import json_text
 
 
@@ -52,9 +53,10 @@ class Forecast(Checked):
             warn(["the series has changed since the run was trained: forecasts begin after its present end"])
         found = trained.ahead(series, self.level)
         times = [series.shown(time) for time in found.times]
+        digits = max(digits_for(ends, 6) for ends in zip(found.low, found.high, strict=True))
         for time, *numbers in zip(times, found.mean, found.low, found.high, strict=True):
             row = dict(zip(("mean", "low", "high"), (float(number) for number in numbers), strict=True))
             if self.json:
                 print(json_text({"time": time} | row))
             else:
-                print(",".join([time, *(f"{number:.6g}" for number in row.values())]))
+                print(",".join([time, *(f"{number:.{digits}g}" for number in row.values())]))

@@ -3,6 +3,7 @@
 T is the number of steps of the input and E the number of features of a step.
 """
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -50,7 +51,8 @@ def integrated_gradients(
 
     Args:
         function: a function that is called as function(inputs, *args) and returns a scalar, the output. Its gradient is compiled anew for
-            each function object, shape of the arguments and number of points.
+            each shape of the arguments and number of points and, unless it is the method of an object, at each call. A method is compiled
+            once, with the arrays that its object holds: give parameters that change in `args`.
         inputs: the input (T, E).
         args: further arguments of the function: pytrees of arrays, such as parameters.
         baseline: the baseline (T, E). If None, it is zeros.
@@ -63,7 +65,7 @@ def integrated_gradients(
     require(inputs.ndim == 2, "inputs", f"shape {inputs.shape}", "give an array (T, E)")
     start = jnp.zeros_like(inputs) if baseline is None else baseline
     require(start.shape == inputs.shape, "baseline", f"shape {start.shape}", f"give the shape of the inputs, {inputs.shape}")
-    step = inputs - start
+    step, function = inputs - start, _traced_anew(function)
     output = _output(function, inputs, *args)
     shape = getattr(output, "shape", None)
     require(shape == (), "function", type(output).__name__ if shape is None else f"shape {shape}", "return a scalar")
@@ -77,6 +79,15 @@ def integrated_gradients(
         if error <= tolerance or points >= MOST_POINTS:
             return Attribution(values, difference, error, points)
         points *= 2
+
+
+def _traced_anew(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """Return an equal function that JAX compiles anew, or the function itself if it is the method of an object.
+
+    JAX finds a compiled program by the function object. The program holds the arrays of the function's closure as constants, such as the
+    parameters of an NNX module, which a training step changes in place.
+    """
+    return function if inspect.ismethod(function) else partial(function)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -108,15 +119,16 @@ def gradient_norms(function: Callable[..., jax.Array], inputs: jax.Array, *args:
     A large norm means that the output depends strongly on the step.
 
     Args:
-        function: a function that is called as function(inputs, *args) and returns the K outputs (K,). It is compiled anew for each function
-            object and shape of the arguments.
+        function: a function that is called as function(inputs, *args) and returns the K outputs (K,). It is compiled anew for each shape of
+            the arguments and, unless it is the method of an object, at each call. A method is compiled once, with the arrays that its
+            object holds: give parameters that change in `args`.
         inputs: the input (T, E).
         args: further arguments of the function: pytrees of arrays, such as parameters.
 
     Returns:
         An array (K, T). The entry (k, t) is the Euclidean norm of the gradient of output k with respect to the features of step t.
     """
-    return _norms(function, inputs, *args)
+    return _norms(_traced_anew(function), inputs, *args)
 
 
 @partial(jax.jit, static_argnums=0)

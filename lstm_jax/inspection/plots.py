@@ -140,7 +140,7 @@ def _draw_forecast(
     dated: bool,
 ) -> None:
     def on_axis(moments: np.ndarray) -> np.ndarray:
-        return moments.astype("datetime64[D]") if dated else moments
+        return np.rint(moments * 86_400e6).astype("datetime64[us]") if dated else moments  # days to microseconds
 
     axes = figure.subplots()
     for number, (moments, mean, low, high) in enumerate(ahead):

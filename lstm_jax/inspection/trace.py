@@ -3,6 +3,7 @@
 B is the batch size, T the number of steps and H the number of units.
 """
 
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.core import Tracer
+from jax.extend.core import get_opaque_trace_state
 
 from lstm_jax.cells import CELLS, Cell
 from lstm_jax.cells.products import masked_matmul, one_hot_rows
@@ -91,21 +92,17 @@ def trace(model: nnx.Module, *args: Any, **options: Any) -> tuple[Any, list[Laye
     for path, layer in _layers(copied):
         _name(layer, path, running)
 
-    given = _has_tracer((args, options, nnx.state(model)))
+    level = get_opaque_trace_state()
 
     def observer(cell: Cell, operands: Operands, compute_dtype: Any, backwards: bool) -> None:
         remedy = "it is called within jit, scan or another transformation: call it outside, or under jax.disable_jit()"
-        require(given or not _has_tracer(operands), f"layer {running[-1]}", "traced by JAX", remedy)
+        require(get_opaque_trace_state() == level, f"layer {running[-1]}", "traced by JAX", remedy)
         found.append(_traced(running[-1], cell, operands, compute_dtype, backwards))
 
     with observed(observer):
         result = copied(*args, **options)  # pyright: ignore[reportCallIssue]
     require(bool(found), "model", type(model).__name__, "it calls no recurrent layer of lstm_jax")
     return result, found
-
-
-def _has_tracer(tree: Any) -> bool:
-    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
 
 
 def _layers(model: nnx.Module) -> Iterator[tuple[str, Recurrent]]:
@@ -115,7 +112,7 @@ def _layers(model: nnx.Module) -> Iterator[tuple[str, Recurrent]]:
 
 
 def _name(layer: Recurrent, path: str, running: list[str]) -> None:
-    """Change a layer so that its calls record their beginning and end in the list `running`.
+    """Change a layer so that its calls, and those of its method `step`, record their beginning and end in the list `running`.
 
     Each call of the layer appends `path` to the list when it begins, and removes the path when it ends. The last entry of the list is thus
     the path of the layer whose call runs. While an outer layer calls an inner layer, the last entry is the path of the inner layer. To
@@ -128,13 +125,22 @@ def _name(layer: Recurrent, path: str, running: list[str]) -> None:
     """
     kind = type(layer)
 
+    @contextlib.contextmanager
+    def named() -> Iterator[None]:
+        running.append(path)
+        try:
+            yield
+        finally:
+            running.pop()
+
     class Named(kind):
         def __call__(self, *args: Any, **options: Any) -> Any:
-            running.append(path)
-            try:
+            with named():
                 return super().__call__(*args, **options)
-            finally:
-                running.pop()
+
+        def step(self, *args: Any, **options: Any) -> Any:
+            with named():
+                return super().step(*args, **options)
 
     object.__setattr__(layer, "__class__", Named)
 

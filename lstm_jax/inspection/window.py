@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from lstm_jax.errors import require
+from lstm_jax.files.digits import digits_for
 from lstm_jax.files.writing import write_atomically
 from lstm_jax.inspection.offline import fill_template
 
@@ -269,4 +270,5 @@ def _bytes(values: np.ndarray, low: float, high: float) -> str:
 
 
 def _rounded(values: Sequence[float]) -> list[float]:
-    return [float(f"{float(value):.5g}") for value in values]
+    digits = digits_for(values, 5)
+    return [float(f"{float(value):.{digits}g}") for value in values]

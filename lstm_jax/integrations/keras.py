@@ -297,7 +297,13 @@ class _Replacing:
         self.count = 0
 
     def layer(self, layer: Any) -> Any:
-        """Return a layer that replaces the given Keras layer, or the given layer if it is not recurrent or cannot be replaced."""
+        """Return a layer that replaces the given Keras layer, or the given layer if it is not recurrent or cannot be replaced.
+
+        `keras.models.clone_model` also hands over the operations of a Functional model that are no layers, such as the comparison of ids
+        with 0 that computes a mask. They are returned as they are.
+        """
+        if not isinstance(layer, keras.layers.Layer):
+            return layer
         if type(layer) in (keras.layers.Bidirectional, Bidirectional):
             return self.bidirectional(layer)
         if isinstance(layer, keras.Model):

@@ -53,6 +53,26 @@ def test_complete_for_an_lstm() -> None:
     assert coarse.error > 1e-3
 
 
+def test_a_module_that_is_changed_in_place() -> None:
+    """A second call of the same function has the numbers of the module's new parameters, as after a training step."""
+    layer = lstm_jax.LSTM(E, 4, return_sequences=True, rngs=nnx.Rngs(0))
+
+    def outputs(x: jax.Array) -> jax.Array:
+        return layer(x[None])[0].sum(-1)
+
+    def last(x: jax.Array) -> jax.Array:
+        return outputs(x)[-1]
+
+    x = jnp.asarray(INPUTS, jnp.float32)
+    norms = []
+    for _ in range(2):
+        assert integrated_gradients(last, x).difference == pytest.approx(float(last(x)), abs=1e-6)
+        norms.append(float(gradient_norms(outputs, x)[-1, -1]))
+        assert norms[-1] == pytest.approx(float(jnp.linalg.norm(jax.grad(last)(x)[-1])), rel=1e-5)
+        layer.kernel[...] *= 3
+    assert norms[1] > 1.1 * norms[0]
+
+
 @pytest.mark.usefixtures("x64")
 def test_gradient_norms_against_differences() -> None:
     layer = lstm_jax.LSTM(E, 4, param_dtype=jnp.float64, return_sequences=True, rngs=nnx.Rngs(0))

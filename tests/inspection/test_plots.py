@@ -103,6 +103,17 @@ def test_learning_curves_draw_a_line_a_split(figure):
         assert text.get_color() == line.get_color()
 
 
+def test_entries_of_a_day_have_times_of_their_own(figure):
+    """Hourly entries are drawn an hour apart, to the microsecond."""
+    days = 20_000 + np.arange(30) / 24
+    values = np.arange(30.0)
+    plots._draw_forecast(figure, days[:24], values[:24], [(days[24:], values[24:], values[24:] - 1, values[24:] + 1)], 0.9, True)
+    drawn = [line.get_xdata() for line in figure.axes[0].get_lines()]
+    assert sorted(map(len, drawn)) == [6, 24]
+    for times in drawn:
+        assert set(np.diff(times.astype("datetime64[us]")).astype(int)) == {3_600_000_000}
+
+
 def test_a_metric_that_is_absent_has_no_panel(figure):
     plots._draw_learning_curves(figure, [{"epoch": 1, "train_loss": 2.0, "train_accuracy": None}, {"epoch": 2}], "Run 1")
     assert len(figure.axes) == 1

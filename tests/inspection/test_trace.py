@@ -102,6 +102,22 @@ def test_a_model_of_ones_own() -> None:
     np.testing.assert_allclose(layers[1].state["h"][0, 2:5], trace(model, ids[:1, 2:5], segments[:1, 2:5])[1][1].state["h"][0], atol=1e-6)
 
 
+def test_steps_have_the_paths_of_their_layers() -> None:
+    """The layers of a decoder that calls `step` have their paths, and the states of the calls."""
+
+    class Decoder(nnx.Module):
+        def __init__(self, rngs: nnx.Rngs):
+            self.low, self.high = lstm_jax.LSTM(E, E, rngs=rngs), lstm_jax.GRU(E, H, rngs=rngs)
+
+        def __call__(self, x):
+            y, _ = self.low.step(x, self.low.initial_state(B))
+            return self.high.step(y, self.high.initial_state(B))[0]
+
+    outputs, layers = trace(Decoder(nnx.Rngs(0)), inputs()[:, 0])
+    assert [(layer.layer, layer.cell) for layer in layers] == [("low", "lstm"), ("high", "gru")]
+    np.testing.assert_allclose(layers[1].state["h"][:, 0], outputs, rtol=2e-5, atol=2e-6)
+
+
 def test_dropout_masks_are_those_of_the_call() -> None:
     layer = lstm_jax.LSTM(E, H, return_sequences=True, recurrent_dropout=0.4, dropout=0.3, rngs=nnx.Rngs(0, dropout=1))
     outputs, (found,) = trace(layer, inputs(), rngs=jax.random.key(5))
@@ -145,5 +161,7 @@ def test_a_layer_within_a_transformation() -> None:
 
     with pytest.raises(InputError, match=r"^layer lstm: traced by JAX; it is called within jit"):
         trace(Compiled(), inputs())
+    with pytest.raises(InputError, match=r"^layer lstm: traced by JAX; it is called within jit"):
+        jax.jit(lambda x: trace(Compiled(), x)[1][0].state["h"])(inputs())
     whole = jax.jit(lambda x: trace(layer, x)[1][0].state["h"])(inputs())
     np.testing.assert_allclose(whole, trace(layer, inputs())[1][0].state["h"], rtol=1e-6, atol=1e-7)

@@ -41,6 +41,19 @@ def same_weights(a: keras.Model, b: keras.Model) -> bool:
     return len(a.weights) == len(b.weights) and all(one is other for one, other in zip(a.weights, b.weights, strict=True))
 
 
+def test_functional_models_with_masks_and_operations() -> None:
+    """Operations that are no layers, such as the one that computes a mask, are kept, and the outputs are those of Keras."""
+    ids, x = keras.Input((T,), dtype="int32"), keras.Input((T, E))
+    masked = keras.layers.Embedding(V, E, mask_zero=True)(ids)
+    joined = keras.layers.Bidirectional(keras.layers.GRU(H))(keras.layers.Masking(0.5)(keras.ops.tanh(x) * 2 + 1))
+    model = keras.Model([ids, x], keras.layers.Concatenate()([keras.layers.LSTM(H)(masked), joined]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # one would name a layer that is not replaced
+        fast = accelerate(model)
+    np.testing.assert_allclose(fast([IDS, X]), model([IDS, X]), atol=2e-6, rtol=1e-5)
+    assert {type(layer) for layer in fast.layers} & {LSTM, Bidirectional} == {LSTM, Bidirectional}
+
+
 @pytest.mark.slow(keep=["-gaps"])
 @pytest.mark.parametrize("mask", [None, "gaps", "none valid"])
 @pytest.mark.parametrize("kind", KINDS)

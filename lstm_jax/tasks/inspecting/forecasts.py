@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lstm_jax.errors import require
+from lstm_jax.files.digits import digits_for
 from lstm_jax.inspection.attribution import gradient_norms, integrated_gradients
 from lstm_jax.inspection.window import Curve, Example, Frame, Strip, Window
 from lstm_jax.tasks import forecast
@@ -99,8 +100,10 @@ def _frame(network: SeriesNetwork, params: Any, part: Part, n: int, known: bool)
         future["truth"] = (part.last[n] + part.target[n] * network.scale.spread).tolist()
     values = part.last[n] + np.asarray(part.entries[n, :, 0], np.float64) * network.scale.spread
     path = integrated_gradients(network.mean, entries, params, ahead)
+    digits = digits_for((low[0], high[0]), 5)
+    first, *bounds = (f"{number:.{digits}g}" for number in (mean[0], low[0], high[0]))
     return Frame(
-        f"The forecast of the first entry is {mean[0]:.5g}, with an interval of {low[0]:.5g} to {high[0]:.5g} ({forecast.LEVEL:.0%}).",
+        f"The forecast of the first entry is {first}, with an interval of {' to '.join(bounds)} ({forecast.LEVEL:.0%}).",
         Curve("value of the series", values.tolist(), ahead=future),
         network.trace(params, entries[None], ahead[None]),
         (

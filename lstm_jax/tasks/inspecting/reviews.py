@@ -51,8 +51,9 @@ class ReviewNetwork:
     def __init__(self, trained: sentiment.Trained):
         self.rebuild, self.config = trained.rebuild, trained.config.data
         model = trained.config.model
-        # only the outputs of such a model say what it would answer after each word
-        self.stepwise = model.pooling == "last" and not model.bidirectional
+        # only the outputs of such a model say what it would answer after each word; one that reads the padding after the words does not
+        reads_on = self.config.padding == "post" and not model.mask_zero and not self.config.packed
+        self.stepwise = model.pooling == "last" and not model.bidirectional and not reads_on
         self.trace = Tracer(trained.rebuild)
 
     @cached_property
@@ -81,8 +82,8 @@ class ReviewNetwork:
     def outputs(self, vectors: jax.Array, params: Any, ids: jax.Array) -> jax.Array:
         """Return the logits (T,) that the model gives after each of the T ids of a review.
 
-        A model that needs the whole review, such as a bidirectional one, gives only the logit (1,) of the whole review. `vectors` (T, E)
-        are the word vectors of the review, and `ids` (T,) its word ids.
+        A model that needs the whole review, such as a bidirectional one or one that reads padding after it, gives only the logit (1,) of
+        the whole review. `vectors` (T, E) are the word vectors of the review, and `ids` (T,) its word ids.
         """
         if not self.stepwise:
             return self.verdict(vectors, params, ids)[None]

@@ -1,0 +1,34 @@
+"""Numbers of digits: numbers that differ little are written with as many as show the difference, others with few."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lstm_jax.files.digits import MOST, digits_for
+
+
+@pytest.mark.parametrize(
+    ("values", "least", "digits"),
+    [
+        ([1233996.1, 1234003.5], 3, 8),
+        ([0.1, 0.9], 5, 5),
+        ([3.0, 3.0], 5, 5),
+        ([], 5, 5),
+        ([math.nan, 1.0, math.inf, 1.001], 3, 6),
+        ([1.0, 1.0 + 1e-14], 5, MOST),
+        ([-1000.0, 1000.0], 4, 4),
+    ],
+)
+def test_known_numbers(values: list[float], least: int, digits: int) -> None:
+    assert digits_for(values, least) == digits
+
+
+@given(st.floats(-1e9, 1e9), st.floats(1e-3, 1e3), st.integers(2, 6))
+def test_the_difference_keeps_its_digits(low: float, width: float, least: int) -> None:
+    """The width of an interval is written with at least `least` - 1 digits, where 15 digits of its ends allow it."""
+    high = low + width
+    digits = digits_for([low, high], least)
+    written = float(f"{high:.{digits}g}") - float(f"{low:.{digits}g}")
+    assert abs(written - (high - low)) <= 10.0 ** (2 - least) * (high - low) + 1e-5
