@@ -42,6 +42,7 @@ import numpy as np
 from experiments import nbsvm, runs, study
 from lstm_jax import data, sweep
 from lstm_jax.config import DataConfig, SentimentConfig, SentimentModelConfig, TrainConfig
+from lstm_jax.config.values import ADDED
 from lstm_jax.inspection.figures import write_figure
 
 
@@ -55,11 +56,15 @@ class Config:
     """Whether the trained model is evaluated on the test reviews."""
     averaged: int = 0
     """Number of epochs, at the end of training, whose weights are averaged. If 0, the weights of the best epoch are used."""
+    epoch: int = field(default=0, metadata=ADDED)
+    """Epoch whose weights are used, for a run without a validation split. If 0, `averaged` applies."""
+    share: float = field(default=0.0, metadata=ADDED)
+    """Weight of the model's logits in their mixture with those of NBSVM, for a run without a validation split."""
     task: SentimentConfig = field(default_factory=SentimentConfig)
 
 
-SOURCE = "the source"
-"""Name of the first choice in the result file: the unchanged Keras example imdb_lstm."""
+SOURCE, ALL_REVIEWS = "the source", "256 units, all reviews"
+"""Name of the first choice in the result file, the unchanged Keras example imdb_lstm, and of the runs of `wide_recipe`."""
 CHOICES: dict[str, tuple[str, dict[str, Any]]] = {
     "400 words": (SOURCE, {"task.data.maxlen": 400}),
     "pooled over time": ("400 words", {"task.model.pooling": "mean+max"}),
@@ -78,11 +83,15 @@ CHOICES: dict[str, tuple[str, dict[str, Any]]] = {
         "language model first",
         {"task.model.adversarial": 2.0, "task.model.dropout": 0.3, "task.train.learning_rate": 2e-3},
     ),
+    "256 units": ("adversarial", {"task.model.units": 256, "task.model.dtype": "bfloat16"}),
 }
 """Dict from the name of each choice after the first to a pair (name of the earlier choice that it changes, changes). The changes are a
 dict from fields of `Config` to their new values."""
-RECIPE = "adversarial"
+RECIPE, WIDE = "adversarial", "256 units"
 SEEDS = 5
+EPOCH, SHARE = 2, 0.65
+"""Epoch whose weights are used, and weight of the model in the mixture, in the runs that train on all reviews. The validation split of the
+choice `WIDE` gave both."""
 ORDER = 3
 """Largest n of the n-grams of the NBSVM classifier."""
 REFERENCES = {
@@ -134,15 +143,30 @@ def recipe(base: SentimentConfig, seeds: int) -> list[Config]:
     return [sweep.override(best, {"choice": "recipe", "tested": True, "task.train.seed": seed}) for seed in range(seeds)]
 
 
+def wide_recipe(base: SentimentConfig, seeds: int) -> list[Config]:
+    """Return the configs of the runs that train the wider recipe on all training reviews and evaluate it on the test reviews.
+
+    There is one config for each seed. No reviews are held out, so that nothing is chosen in these runs: the epoch and the share of the model
+    in the mixture are those that the validation split of the choice `WIDE` gave.
+
+    Args:
+        base: config of the unchanged Keras example.
+        seeds: number of seeds; the seeds are 0 to seeds - 1.
+    """
+    changes = {"choice": ALL_REVIEWS, "tested": True, "epoch": EPOCH, "share": SHARE, "task.data.validation": 0.0}
+    wide = sweep.override(named(base, WIDE), changes)
+    return [sweep.override(wide, {"task.train.seed": seed}) for seed in range(seeds)]
+
+
 def run(config: Config) -> dict[str, Any]:
     """Train the model of a config, and return its metrics.
 
     Returns:
-        A dict with these keys:
+        A dict with these keys. The first three are missing if there is no validation split.
 
         - "accuracy", "loss" and "ece": accuracy, loss and calibration error on the validation split.
-        - "best_epoch": number of the epoch with the lowest validation loss, counted from 1.
-        - "by_epoch": list of the validation accuracies at all epochs.
+        - "best_epoch": number of the epoch with the lowest validation loss, counted from 1, or of the last epoch.
+        - "by_epoch": list of the validation accuracies at all epochs, which is empty if there is no validation split.
         - "seconds": duration of the training and the validation.
         - "parameters": number of parameters.
 
@@ -164,9 +188,12 @@ def run(config: Config) -> dict[str, Any]:
     def keep(record: Any) -> None:
         epochs.append({name: np.array(array) for name, array in record.params.items()})
 
-    callbacks = [keep] if config.averaged else []
+    callbacks = [keep] if config.averaged or config.epoch else []
     reviews, result = runs.train_sentiment(task, lambda reviews: replace(reviews, test=None), callbacks)
-    params = _mean(epochs[-config.averaged :]) if config.averaged else result.params
+    if config.epoch:
+        params = epochs[config.epoch - 1]
+    else:
+        params = _mean(epochs[-config.averaged :]) if config.averaged else result.params
     logits = sentiment.logits_of(functional(sentiment.make_model(task, reviews.vocabulary.size)).rebuild, make_mesh(task.train.devices))
 
     def score(rows: Any) -> dict[str, float]:
@@ -174,42 +201,44 @@ def run(config: Config) -> dict[str, Any]:
         return {name: getattr(metrics, name) for name in ("accuracy", "loss", "ece")}
 
     held_out = sentiment.padded_rows(reviews, task).validation
-    assert held_out is not None
-    metrics: dict[str, Any] = score(held_out)
-    metrics |= {"best_epoch": result.best_epoch, "by_epoch": [row["validation_accuracy"] for row in result.rows]}
+    metrics: dict[str, Any] = {} if held_out is None else score(held_out)
+    by_epoch = [row["validation_accuracy"] for row in result.rows] if held_out else []
+    metrics |= {"best_epoch": result.best_epoch, "by_epoch": by_epoch}
     metrics |= {"seconds": time.perf_counter() - start, "parameters": sum(a.size for a in result.params.values())}
     if config.tested:
         whole = runs.reviews_of(task)
         rows = sentiment.padded_rows(whole, task).test
         assert rows is not None
         metrics |= {f"test_{name}": value for name, value in score(rows).items()} | {"test_reviews": len(rows.targets)}
-        metrics |= _with_grams(whole, task, {"": logits(params, held_out), "test_": logits(params, rows)})
+        by_part = {"test_": logits(params, rows)} | ({"": logits(params, held_out)} if held_out else {})
+        metrics |= _with_grams(whole, config, by_part)
     return metrics
 
 
-def _with_grams(reviews: data.EncodedReviews, task: SentimentConfig, logits: dict[str, np.ndarray]) -> dict[str, Any]:
+def _with_grams(reviews: data.EncodedReviews, config: Config, logits: dict[str, np.ndarray]) -> dict[str, Any]:
     """Train an NBSVM classifier, mix its logits with those of a model, and return the accuracies of the classifier and of the mixture.
 
     Args:
         reviews: reviews of the task.
-        task: config of the task.
-        logits: logits of the model. The key "" has those of the validation split, and the key "test_" has those of the test reviews.
+        config: config of the run.
+        logits: logits of the model. The key "" has those of the validation split, if there is one, and the key "test_" has those of the
+            test reviews.
 
     Returns:
         A dict with these keys:
 
         - "share": weight w of the model in the mixture, whose logits are w * (logits of the model) + (1 - w) * (logits of the classifier).
-        - "nbsvm_accuracy" and "mixed_accuracy": accuracies of the classifier and of the mixture on the validation split.
+        - "nbsvm_accuracy" and "mixed_accuracy": accuracies of the classifier and of the mixture on the validation split, if there is one.
         - "test_nbsvm_accuracy" and "test_mixed_accuracy": accuracies of the classifier and of the mixture on the test reviews.
         - "test_margins" and "test_mixed_margins": margins of the test reviews by the model and by the mixture; see `encode_margins`.
     """
     from lstm_jax.tasks.review_rows import split_reviews
 
-    train, held_out = split_reviews(reviews, task)
+    train, held_out = split_reviews(reviews, config.task)
     logits_of = nbsvm.train(train, ORDER)
-    parts = {"": held_out, "test_": reviews.test}
+    parts = {name: part for name, part in (("", held_out), ("test_", reviews.test)) if name in logits}
     own = {name: logits_of(part) for name, part in parts.items()}
-    share = nbsvm.best_share((logits[""], own[""]), held_out.labels)
+    share = nbsvm.best_share((logits[""], own[""]), held_out.labels) if held_out else config.share
     mixed = {name: share * logits[name] + (1 - share) * own[name] for name in parts}
     test = parts["test_"].labels
     metrics: dict[str, Any] = {"share": share}
@@ -288,30 +317,44 @@ def verdict(rows: study.Rows) -> str:
     """Return the conclusion of the study.
 
     Each run that did not use the test reviews has one line with its validation metrics. If there are runs that used them, these lines
-    follow:
+    follow, first for the recipe, then for the wider recipe on all training reviews:
 
     - one line for each model in `TESTED`, with its accuracy on the test reviews;
     - one line for each ensemble in `ENSEMBLES`, with its accuracy on the test reviews, if there are several seeds;
-    - one line with the validation accuracies and the mean duration of the runs that used the test reviews.
+    - one line with the validation accuracies, if there are any, and the mean duration of the runs that used the test reviews.
     """
     lines = []
     for row in (row for row in rows if not row["tested"]):
         lines.append(f"{row['choice']}: validation {row['accuracy']:.4f}, loss {row['loss']:.4f}, {row['seconds']:.0f} s")
-    tested = [row for row in rows if row["tested"]]
-    accuracies = {name: [row[metric] for row in tested] for name, metric in TESTED.items()} if tested else {}
-    for name, values in (accuracies | {name: [accuracy] for name, accuracy in _ensembles(tested).items()}).items():
-        half, mean = spread(values, tested[0]["test_reviews"]), np.mean(values)
-        by_seed = f", seeds {' '.join(f'{value:.4f}' for value in values)}" if len(values) > 1 else ""
-        lines.append(f"{name} on the test reviews: {mean:.4f} (95 %: {mean - half:.4f} to {mean + half:.4f}){by_seed}")
-    if tested:
-        validated = " ".join(f"{row['accuracy']:.4f}" for row in tested)
-        lines.append(f"the recipe's seeds: validation {validated}, {np.mean([row['seconds'] for row in tested]):.0f} s each")
+    for suffix, tested in _tested(rows).items():
+        for name, values in _accuracies(tested).items():
+            half, mean = spread(values, tested[0]["test_reviews"]), np.mean(values)
+            by_seed = f", seeds {' '.join(f'{value:.4f}' for value in values)}" if len(values) > 1 else ""
+            lines.append(f"{name}{suffix} on the test reviews: {mean:.4f} (95 %: {mean - half:.4f} to {mean + half:.4f}){by_seed}")
+        validated = " ".join(f"{row['accuracy']:.4f}" for row in tested if "accuracy" in row) or "none"
+        lines.append(f"the recipe's seeds{suffix}: validation {validated}, {np.mean([row['seconds'] for row in tested]):.0f} s each")
     return "\n".join(lines)
 
 
-def _ensembles(tested: study.Rows) -> dict[str, float]:
-    """Return a dict from each name in `ENSEMBLES` to the test accuracy of that ensemble. It is empty if there are fewer than two seeds."""
-    return {name: ensemble_accuracy(row[key] for row in tested) for name, key in ENSEMBLES.items()} if len(tested) > 1 else {}
+def _tested(rows: study.Rows) -> dict[str, study.Rows]:
+    """Return the rows of the runs that used the test reviews, by recipe. The keys are suffixes of the names of their models.
+
+    The suffix of the recipe is "", and that of the wider recipe on all training reviews is "; 256 units, all reviews".
+    """
+    found: dict[str, Any] = {}
+    for row in (row for row in rows if row["tested"]):
+        found.setdefault(f"; {ALL_REVIEWS}" if row.get("choice") == ALL_REVIEWS else "", []).append(row)
+    return found
+
+
+def _accuracies(tested: study.Rows) -> dict[str, list[float]]:
+    """Return the test accuracies of the runs of one recipe: a dict from each name in `TESTED` and in `ENSEMBLES` to a list.
+
+    The list has one accuracy for each seed, or that of the ensemble. There are no ensembles if there is only one seed.
+    """
+    found = {name: [row[metric] for row in tested] for name, metric in TESTED.items()}
+    ensembles = ENSEMBLES if len(tested) > 1 else {}
+    return found | {name: [ensemble_accuracy(row[key] for row in tested)] for name, key in ensembles.items()}
 
 
 def draw(rows: study.Rows, path: Path) -> object:
@@ -323,9 +366,8 @@ def draw(rows: study.Rows, path: Path) -> object:
 
     def fill(figure: Any) -> None:
         points = [(row["choice"], [row["accuracy"]]) for row in rows if not row["tested"]]
-        tested = [row for row in rows if row["tested"]]
-        points += [(f"{name}, test", [row[metric] for row in tested]) for name, metric in TESTED.items() if tested]
-        points += [(f"{name}, test", [accuracy]) for name, accuracy in _ensembles(tested).items()]
+        for suffix, tested in _tested(rows).items():
+            points += [(f"{name}{suffix}, test", values) for name, values in _accuracies(tested).items()]
         axes = figure.subplots()
         for y, (name, values) in enumerate(points):
             of_test = name.endswith(", test")
@@ -340,18 +382,18 @@ def draw(rows: study.Rows, path: Path) -> object:
         axes.set_xlabel("accuracy on the validation part (blue) and on the test reviews (orange)")
         axes.grid(axis="y", visible=False)
 
-    return write_figure(path, (9.0, 5.4), fill)
+    return write_figure(path, (9.0, 7.0), fill)
 
 
 BASE = SentimentConfig(DataConfig(validation=0.15), SentimentModelConfig(), TrainConfig(epochs=3))
 TOY = SentimentConfig(DataConfig("synthetic", maxlen=8, validation=0.2), SentimentModelConfig(embed=4, units=4), TrainConfig(epochs=1))
-FULL = [config for config in choices(BASE) if config.choice != RECIPE] + recipe(BASE, SEEDS)
+FULL = [config for config in choices(BASE) if config.choice != RECIPE] + recipe(BASE, SEEDS) + wide_recipe(BASE, SEEDS)
 """Configs of the preset "full". The choice `RECIPE` is left out, because the tested recipe with seed 0 is the same training run and has the
 same validation accuracy."""
 STUDY = study.Study(
     "best",
     run,
-    {"toy": [named(TOY, "weights averaged"), *recipe(TOY, 2)], "choices": choices(BASE), "full": FULL},
+    {"toy": [named(TOY, "weights averaged"), *recipe(TOY, 2), *wide_recipe(TOY, 2)], "choices": choices(BASE), "full": FULL},
     draw,
     verdict,
     needs="sklearn",
