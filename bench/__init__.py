@@ -1,13 +1,13 @@
 """Benchmarks of this project and other libraries.
 
-A command that measures something appends its results to a file in `bench/results/`, and prints a report of the results in this file.
+A command that measures something appends its results to a file in `bench/results/`. It then prints a report of the results in that file.
 
 The docstrings of this package use four terms:
 
-- A row is one result: a JSON object on a line of its own, with the measurement of one process or of one training epoch.
+- A row is one result: a JSON object on one line of a result file. It has the measurement of one process or of one training epoch.
 - A peer is a library that is measured. This project is one of the peers.
-- A candidate is a peer with options, such as a dropout rate. In `bench.compare` and `bench.duel`, the word has another meaning: there the
-  candidate is the version of this project that is compared with a baseline version.
+- A candidate is a peer with options, such as a dropout rate. In `bench.compare` and `bench.duel`, the word has another meaning: they
+  compare two versions of this project, of which one is called the baseline and the other the candidate.
 - A workload is the work to be measured (a training step, an evaluation, or a recurrent layer alone) together with its sizes.
 """
 
@@ -38,7 +38,7 @@ def commit() -> str:
 
 
 def cpu() -> str:
-    """Return the name, the family and the model of the CPU, as result rows have them in the field "cpu"."""
+    """Return a text with the name, the family and the model of the CPU. Result rows have this text in the field "cpu"."""
     from lstm_jax.training import run_folder
 
     return run_folder._cpu()
@@ -72,8 +72,11 @@ def read_flags(parser: argparse.ArgumentParser) -> argparse.Namespace:
         parser: argument parser that `make_parser` returned, with the flags of the command added.
 
     Raises:
-        InputError: if `--commit` is given without `--report`, if the value of a flag in `COUNTS` is below 1, or if the value of a flag in
-            `TIMES` is not above 0.
+        InputError: in one of these cases.
+
+            - `--commit` is given without `--report`.
+            - A flag for a number, such as `--rounds`, is below 1. `COUNTS` lists these flags.
+            - A flag for a duration, such as `--seconds`, is not above 0. `TIMES` lists these flags.
     """
     options = parser.parse_args()
     if getattr(options, "commit", None) and not options.report:  # measured rows would be stored as rows of a commit that did not run

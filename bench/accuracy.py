@@ -14,9 +14,9 @@ generation, number of characters from the start of one window to the start of th
 train, where "ours" is this project. There are two tasks:
 
 - "sentiment" trains on all 25,000 training reviews of IMDB, as the Keras example imdb_lstm does, and reports the best test accuracy of all
-  epochs. It also reports the training time until the test accuracy is 0.83, without compilation and evaluation.
-- "generation" trains on newspaper articles without the last tenth of the text, and reports the lowest bits per character of that tenth over
-  all epochs.
+  epochs. It also reports the training time (without compilation and evaluation) until the test accuracy reaches 0.83.
+- "generation" trains on the first nine tenths of the text of newspaper articles. After each epoch, the model is evaluated on the last
+  tenth. The lowest bits per character of all epochs are reported.
 
 Each training run is a fresh process on `--cores` cores (default: one). Several runs are executed at the same time if the machine has enough
 cores. A run is skipped if its results for the current commit and this number of cores are already in the result file.
@@ -129,7 +129,7 @@ class Run:
         return {"task": self.cell.task, "peer": self.peer, "seed": self.seed, "epochs": self.epochs} | self.cell.sizes
 
     def arguments(self) -> list[str]:
-        """Return the arguments of `python -m` that execute this training run."""
+        """Return the arguments that `python -m` needs to execute this training run: the module and its flags."""
         flags = TASK_FLAGS[self.cell.task]
         sizes = [text for letter, size in self.cell.sizes.items() for text in (flags[letter], str(size))] if self.peer == "ours" else []
         return [*MODULES[self.peer, self.cell.task], *sizes, "--epochs", str(self.epochs), "--seed", str(self.seed)]

@@ -3,16 +3,18 @@
     python -m bench compare BASELINE CANDIDATE      # result files, or commits in bench/results/throughput.jsonl.gz
     python -m bench compare 32f0c1 mine.jsonl --least 0.05
 
-Each set has several step times for a library on a workload (a kind of step with its sizes), one from each process that was timed. For each
-library and workload that both sets contain, a permutation test (Fisher 1935) compares the mean logarithms of the step times.
+Each set has several step times for each pair of a library and a workload (a kind of step with its sizes): one from each process that was
+timed. For each pair that is in both sets, a permutation test (Fisher 1935) compares the mean logarithm of the step times in one set with
+that in the other.
 
 A change is reported as faster or slower only if two conditions hold. Its p-value, after Holm's correction for multiple tests (Holm 1979),
 must be at most `--level`. Its relative size must be at least `--least`. On a machine that also runs other work, `bench duel` detects
 smaller changes.
 
-The verdict is "too few processes" if the test could not have found any change, because even the smallest p-value that it can give is above
-the limit. For N comparisons, the limit is level / N, or level / (N - k) if k of the changes are significant after Holm's correction. Three
-processes in each set, as the preset "standard" of `bench throughput` measures, are always too few at the default level.
+The verdict is "too few processes" if the test could not have found a change of any size. This is so if the smallest p-value that the test
+can give is above the limit. For N comparisons, the limit is level / N. If k changes are significant after Holm's correction, the limit is
+level / (N - k). The preset "standard" of `bench throughput` measures three processes for each set, which are always too few at the default
+level.
 
 The exit code is 1 if this project became slower on a workload. It is 2 if the two sets cannot be compared, or if this project has too few
 processes on a workload. Otherwise it is 0.
@@ -116,7 +118,11 @@ def changes(baseline: list[dict[str, Any]], candidate: list[dict[str, Any]], lev
 
 
 def _devices(row: dict[str, Any]) -> list[str]:
-    """Return the names of the devices of a row. The devices of a CPU share its cores, so their number does not matter."""
+    """Return the names of the devices of a row, in the form in which the machines of two rows are compared.
+
+    If all devices are CPU devices, each name occurs only once. Such devices share the cores of the machine, so their number says nothing
+    about the machine.
+    """
     devices = row["devices"]
     return sorted(set(devices)) if all(name.startswith("cpu") for name in devices) else devices
 
@@ -159,14 +165,14 @@ def _times(rows: Iterable[dict[str, Any]]) -> dict[tuple, list[float]]:
 def judged(found: Sequence[Change], level: float = LEVEL, least: float = LEAST) -> list[Change]:
     """Return the changes with their verdicts: "slower", "faster", "too few processes" or "same".
 
-    Holm's correction for multiple tests decides which changes are beyond noise. The p-values of the N changes are sorted in ascending
-    order, and p-value k (k = 0, 1, ...) is compared with the limit level / (N - k). The changes before the first p-value that is above its
-    limit are beyond noise. The change with this p-value and all changes after it are not beyond noise.
+    Holm's correction for multiple tests decides which changes are significant. The p-values of the N changes are sorted in ascending order.
+    One after the other, p-value k (k = 0, 1, ...) is compared with the limit level / (N - k), until a p-value is above its limit. The
+    changes before this p-value are significant. The change with this p-value and all later changes are not significant.
 
-    - The verdict on a change beyond noise is "slower" if the ratio (the candidate's time divided by the baseline's time) is at least
-      1 + `least`, "faster" if the ratio is at most 1 / (1 + `least`), and otherwise "same".
-    - The verdict on a change that is not beyond noise is "too few processes" if even the smallest p-value that its test can give is above
-      the limit for the first change that is not beyond noise. Otherwise the verdict is "same".
+    - A significant change gets the verdict "slower" if its ratio (the candidate's time divided by the baseline's time) is at least
+      1 + `least`. It gets "faster" if its ratio is at most 1 / (1 + `least`). Otherwise it gets "same".
+    - Any other change gets the verdict "too few processes" if the smallest p-value that its test can give is above the limit at which the
+      comparison of the p-values ended. Otherwise it gets "same".
 
     Args:
         found: changes without verdicts.

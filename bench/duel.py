@@ -13,8 +13,9 @@ the other runs one block of training steps, so that a short slowdown of the mach
 candidate's time divided by the baseline's time. The ratio of the round is the median of these ratios. A sign-flip test (Fisher 1935) is
 applied to the mean logarithm of the ratios of all rounds. As in `bench compare`, a change is reported as faster or slower only if its
 p-value, corrected for multiple tests, is at most `--level` and its relative size is at least `--least`.
-A repeated call measures only the rounds that are missing. Rounds of other commits, of another CPU or number of cores, or with other values
-of `--turns` and `--seconds` do not count. With --report, the CPU, cores and flags that most rounds have count.
+A repeated call measures only the rounds that are missing. An existing round counts only if its commits, CPU, number of cores, `--turns` and
+`--seconds` are those of this call. With --report, nothing is measured, and rounds of another machine or with other flags can count. These
+are the rounds with the most frequent combination of CPU, number of cores, `--turns` and `--seconds`.
 
 Both checkouts must run the same backend. Commits do not contain the compiled code of this project. In a folder that `git worktree add`
 made, build this code first:
@@ -64,7 +65,7 @@ Row = dict[str, Any]
 
 
 def change(work: str, name: str, ratios: Sequence[float]) -> Change:
-    """Combine the time ratios of all rounds of a comparison into a `Change`. Its verdict is the default, "same"; `judged` determines it.
+    """Combine the time ratios of all rounds of a comparison into a `Change`. Its verdict is a placeholder, which `judged` replaces.
 
     The change has the geometric mean of the ratios, its 95 % confidence interval, and the p-value of a sign-flip test.
 
@@ -183,10 +184,11 @@ def rounds_of(rows: Iterable[Mapping[str, Any]], group: str) -> dict[Any, dict[i
 
 
 def counted(options: argparse.Namespace, mine: Callable[[Row], bool]) -> Callable[[Row], bool]:
-    """Return a function that takes a row and returns whether it counts for the comparison.
+    """Return a function that takes a row, and returns whether the row counts for the comparison.
 
-    The rows that count are from the compared code and workloads, and have the CPU, number of cores, turns and length of a block of this
-    machine and the flags or, with `--report`, those that most rows have, and the newest of several.
+    A row counts if `mine(row)` is True, and if its setting (CPU, number of cores, turns, seconds of a block) is that of this machine and
+    of the flags. With `--report`, the setting must instead be the most frequent one among the rows in the result file for which `mine`
+    returns True. Of several equally frequent settings, the newest counts.
 
     Args:
         options: values of the flags.
@@ -210,8 +212,7 @@ def changes(rows: Iterable[Mapping[str, Any]], level: float, least: float) -> li
         least: smallest relative change that counts.
 
     Raises:
-        InputError: if a workload was measured in so few rounds (see the docstring of this module) that the test could not find any change,
-            or if the two checkouts ran different backends on a workload.
+        InputError: if a workload has too few rounds to find a change, or if the two checkouts ran different backends on a workload.
     """
     found = []
     by_workload = rounds_of(rows, "workload")
@@ -267,7 +268,7 @@ def version(folder: Path) -> str:
     The code consists of the tracked files in the folders lstm_jax and bench, without bench/results.
 
     Raises:
-        InputError: if the folder is not a checkout of this project, or is a copy of its files that has no commit.
+        InputError: if the folder does not contain this project, or if it contains files of this project that Git does not track.
     """
     worker = Path("bench", "worker.py")
 
@@ -351,8 +352,7 @@ def measure_false_alarms(options: argparse.Namespace) -> None:
     Unless `--report` is given, the rounds that have no results yet are measured first.
 
     Raises:
-        InputError: if several workloads are given, if the rounds are too few to find a change, or if `--report` is given and the commit has
-            no results.
+        InputError: if several workloads are given, if the rounds are too few to find a change, or if `--report` finds no results.
     """
     sha = options.commit or commit()
     works = read_workloads(options.workload or ["A"], {})
@@ -381,7 +381,7 @@ def measure_false_alarms(options: argparse.Namespace) -> None:
 def roles_of(comparison: int, slowed: int = SLOWED) -> dict[str, Candidate]:
     """Return a dict from the role of each process to its library and options, for one comparison of this checkout with itself.
 
-    The roles are "baseline", "candidate" and, in the first `slowed` comparisons, also "slower", a process that waits after each call.
+    The roles are "baseline", "candidate" and, in the first `slowed` comparisons, "slower": a process that waits after each block of steps.
 
     Args:
         comparison: index of the comparison, counted from 0.

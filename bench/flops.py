@@ -34,9 +34,12 @@ def forward_flops(work: Workload) -> dict[str, int]:
     """Return the FLOPs of the matrix products of a forward pass.
 
     Returns:
-        A dict from the name of each product to its FLOPs. The names are "projection" (inputs times kernel), "recurrence" (state times
-        recurrent kernel, and gates of the previous step times their matrices) and "head" (last output times head kernel). The projection
-        of one-hot inputs has 0 FLOPs, because it is a gather of kernel rows. A product that the model does not have also has 0 FLOPs.
+        A dict from the name of each product to its FLOPs, or to 0 if the model does not have the product. The names are:
+
+        - "projection": inputs times kernel. For one-hot inputs it has 0 FLOPs, because it is a gather of kernel rows.
+        - "recurrence": previous state times recurrent kernel. If the cell also reads the gates of the previous step, the products of these
+          gates with their matrices are added (see `GATE_MATRICES`).
+        - "head": last output times head kernel.
     """
     rows = work.examples * work.length
     return {

@@ -45,7 +45,7 @@ class Recipe:
     repeats: int = 1
 
     def arguments(self) -> list[str]:
-        """Return the arguments of `python -m` that train with this recipe, without the seed."""
+        """Return the arguments that `python -m` needs to train with this recipe: the module, the task and the flags without the seed."""
         module = "bench.peers.ours_tasks" if self.peer == "ours" else "bench.peers.keras_tasks"
         return [module, self.task, *self.flags]
 

@@ -155,7 +155,10 @@ def curves(rows: Sequence[dict[str, Any]], middle: Sizes, devices: Sequence[int]
 
 
 def exponent_above_constant(sizes: Sequence[float], values: Sequence[float]) -> float:
-    """Fit value = constant + factor * size ** p by least squares of the relative errors, and return the exponent p, between 0.2 and 3."""
+    """Fit value = constant + factor * size ** p by least squares of the relative errors, and return the exponent p.
+
+    The best exponent of a grid from 0.2 to 3 is returned.
+    """
     n, y = np.asarray(sizes, float), np.asarray(values, float)
 
     def miss(power: float) -> float:

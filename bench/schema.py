@@ -148,8 +148,11 @@ FIELDS = {
 def make_row(measurement: str, **fields: Any) -> dict[str, Any]:
     """Return a result row with the current schema version, the kind of measurement and the given fields.
 
-    If the measurement is `STEP` or `SCALING`, "samples" is reduced to at most `KEPT_SAMPLES` values (see `thinned`), "sample_count" is set
-    to the number of samples before this reduction, and all floating-point numbers are rounded to 6 significant digits.
+    For the measurements `STEP` and `SCALING`, the given fields are changed:
+
+    - "samples" is reduced to at most `KEPT_SAMPLES` values (see `thinned`).
+    - "sample_count" is set to the number of samples before this reduction.
+    - All floating-point numbers are rounded to 6 significant digits.
     """
     row = {"schema": VERSION, "measurement": measurement} | fields
     if measurement in TIMED:
@@ -181,8 +184,15 @@ def check(row: Any, place: str) -> dict[str, Any]:
         place: file and line number of the row, which error messages name.
 
     Raises:
-        InputError: if the row is not a dict, its schema version is not `VERSION`, its measurement is not a key of `MEASUREMENTS`, a
-            required field is missing, or the value of a field has a wrong type.
+        InputError: in one of these cases.
+
+            - The row is not a dict.
+            - Its schema version is not `VERSION`.
+            - Its measurement is not a key of `MEASUREMENTS`.
+            - A required field is missing, or the value of a field has a wrong type.
+            - Its measurement is `GRID`, and its task is neither "sentiment" nor "generation".
+            - Its measurement is `GRID`, and the score of its task is missing: "test_accuracy" for sentiment, "validation_bits" for
+              generation.
     """
     if not isinstance(row, dict):
         raise InputError(place, row, "give rows of python -m bench, each an object")
@@ -228,7 +238,7 @@ def rows_of(path: Path, *measurements: str, git: str | None = None, series: str 
 
 
 def rows_of_commit(path: Path, *measurements: str, git: str, series: str = "") -> list[dict[str, Any]]:
-    """Return the rows of one commit that have one of the given kinds of measurements, or raise an error if there are none; see `rows_of`.
+    """Return the rows of one commit, of the given kinds of measurements. There is at least one row. See `rows_of` for the arguments.
 
     Raises:
         InputError: if a row of the file violates the schema, or if no row is found. The error message names the commits that have rows of
@@ -245,12 +255,12 @@ def match_commit(rows: Iterable[dict[str, Any]], text: str) -> list[dict[str, An
 
     Args:
         rows: result rows, which have the field "git".
-        text: first digits of a commit hash. With "+" after the digits, the rows are those of the commit with uncommitted changes, and
-            otherwise those without. If a commit equals `text`, other commits that begin with `text` are ignored. The empty text thus stands
-            for rows without a commit if there are any.
+        text: first digits of a commit hash, optionally followed by "+". With "+", the returned rows were measured with uncommitted changes
+            on top of the commit. Without "+", they were measured without such changes. If the field "git" of a row equals `text`, other
+            commits that begin with `text` are ignored. The empty text therefore finds the rows whose field "git" is empty.
 
     Raises:
-        InputError: if several commits begin with the digits, or if there are no digits.
+        InputError: if several commits begin with the digits, or if `text` has no digits and is not the "git" of any row.
     """
     rows, digits = list(rows), text.removesuffix("+")
     commits = dict.fromkeys(row["git"] for row in rows)

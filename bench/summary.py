@@ -37,7 +37,9 @@ def ratio_interval(slow: Sequence[float], fast: Sequence[float]) -> Interval:
 
 
 def ends_text(interval: Interval, digits: int = 2, label: str = "") -> str:
-    """Return a space and then the lower and upper end of an interval in brackets, such as " (1.20 to 1.40)", or "" if the ends are NaN.
+    """Return a text with the two ends of an interval, such as " (1.20 to 1.40)", or "" if the ends are NaN.
+
+    The text begins with a space, so that it can be appended to another text.
 
     Args:
         interval: a value and the two ends of its interval, of which only the ends are printed.
@@ -49,7 +51,7 @@ def ends_text(interval: Interval, digits: int = 2, label: str = "") -> str:
 
 
 def speedup_text(interval: Interval, digits: int = 2, label: str = "") -> str:
-    """Return a speedup as a text such as "1.61x (1.54 to 1.64)", or without brackets if its interval is unknown; see `ends_text`."""
+    """Return a speedup as a text such as "1.61x (1.54 to 1.64)", or "1.61x" if its interval is unknown. See `ends_text`."""
     return f"{interval[0]:.{digits}f}x{ends_text(interval, digits, label)}"
 
 
@@ -95,11 +97,11 @@ class Line:
         gbs: lower bound of the memory traffic of a step divided by the time of the step, in GB/s.
         compile_seconds: seconds spent in XLA's compiler, or None if the candidate does not use JAX.
         memory_mib: peak resident memory in MiB.
-        speedup: our speedup over the candidate, with its 95 % confidence interval. The speedup is the candidate's time divided by our time.
-            If the candidate is another library, and this project was measured in the candidate's dtype, our time is the time in this dtype.
-            Otherwise our time is that of this project without options. Both ends of the interval are NaN if the candidate or this project
-            was timed in a single process. The value is None if the candidate is this project without options, if no process of the
-            candidate succeeded, or if this project has no results on the workload.
+        speedup: our speedup over the candidate (its time divided by our time), with the 95 % confidence interval. Our time is that of this
+            project without options. For another library, it is our time in the library's dtype, if this project was measured in that dtype.
+            Both ends of the interval are NaN if the candidate or this project was timed in a single process. The value is None if the
+            candidate is this project without options, if no process of the candidate succeeded, or if this project has no results on the
+            workload.
         note: what the candidate computes differently from this project, or "".
         error: error message of the last process if no process succeeded, else "".
     """
@@ -230,7 +232,8 @@ def of_commit(path: Path, commit: str) -> tuple[list[Row], list[Line]]:
         commit: first digits of the commit hash, see `bench.schema.match_commit`.
 
     Raises:
-        InputError: if the commit has no step times, or step times from more than one machine, or if the digits do not identify a commit.
+        InputError: if the commit has no step times, if its step times are from more than one machine, or if the digits do not identify a
+            commit.
     """
     rows = match_commit(rows_of(path, STEP, FAILED, PEAK), commit)
     good = timed(rows)

@@ -180,5 +180,5 @@ class Process:
 
 
 def key_of(row: Row) -> tuple:
-    """Return the key (*row_key(row), round) of the process that a result row belongs to: the library, workload, options and round."""
+    """Return the key of the process that gave a result row: the entries of `row_key(row)` (library, workload, options), then the round."""
     return (*row_key(row), row["round"])

@@ -38,7 +38,9 @@ BLOCKS = 50
 
 
 def build(peer: str, work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Set the environment variables of a benchmarked library, import its module in `bench.peers`, and return the workload built with it.
+    """Build a workload with a benchmarked library, and return it.
+
+    First, the environment variables that the library needs are set, and the module of `bench.peers` for this library is imported.
 
     Args:
         peer: name of the library, a key of `bench.peers.PEERS`.
@@ -94,7 +96,9 @@ def _time(run: Callable[[int], None], count: int) -> float:
 
 
 def steps_per_block(run: Callable[[int], None], least: float) -> int:
-    """Find a number of steps whose total duration is about `least` seconds. It can be 20 % shorter.
+    """Return a number of steps that together take about `least` seconds, and not less than 80 % of it.
+
+    The number is found by timing blocks with an increasing number of steps.
 
     Args:
         run: run(count) executes `count` steps.
@@ -174,7 +178,8 @@ def first_step(built: Built) -> dict[str, float | None]:
 def peak_mib() -> float:
     """Return the peak resident memory of this process in MiB.
 
-    The peak is read from /proc/self/status. If that fails, the result is `ru_maxrss`, which can be the higher peak of the parent process.
+    The peak is read from /proc/self/status. If this file cannot be read, `ru_maxrss` of the operating system is returned. `ru_maxrss` is
+    too high if the parent process had a higher peak than this process.
     """
     try:
         lines = Path("/proc/self/status").read_text().splitlines()

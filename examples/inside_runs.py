@@ -4,9 +4,9 @@
 
 Each flag names the folder of a training run. `lstm-jax inspect` shows similar results for single examples.
 
-- Sentiment run: how accurate the model is on reviews that end with a written rating, such as "7/10", and on the others; how many words back
-  the gradient of the logit reaches, and whether this number depends on the certainty of the model; and whether two methods of attribution,
-  integrated gradients and leaving out single words, agree.
+- Sentiment run: how accurate the model is on reviews that end with a written rating, such as "7/10", and on all other reviews. How many
+  words back the gradient of the logit reaches, and whether this number depends on the certainty of the model. Whether two methods of
+  attribution (integrated gradients and leaving out single words) agree.
 - Text-generation run: how many characters back the gradient reaches, and how many units keep a constant cell state.
 - Forecasting run: which entries of the series the forecast depends on, and whether the cell state encodes how many entries have been read.
 """
@@ -46,13 +46,15 @@ def ratings(trained: sentiment.Trained, rows: sentiment.Rows) -> dict[str, float
         rows: padded reviews with labels.
 
     Returns:
-        A dict from the name of each metric to its value. The metrics are:
+        A dict from the name of each metric to its value. A rated review is one that ends with a rating. The surest correct predictions are
+        the `EXTREME` correct predictions with the largest absolute logits. The worst errors are the `EXTREME` wrong predictions with the
+        largest absolute logits. The metrics are:
 
-        - the share of reviews with a rating
-        - the accuracy on reviews with a rating, and on all others
-        - the share of reviews with a rating among the `EXTREME` correct predictions with the largest absolute logits, and among the
-          `EXTREME` worst errors, which are the wrong predictions with the largest absolute logits
-        - among the worst errors with a rating, the share whose label contradicts the rating
+        - the share of rated reviews in all reviews
+        - the accuracy on rated reviews, and the accuracy on all other reviews
+        - the share of rated reviews in the surest correct predictions
+        - the share of rated reviews in the worst errors
+        - the share of the rated worst errors whose label contradicts the rating (a rating from 6 to 10 is positive)
         - for each rating, the mean predicted probability that a review with this rating is positive
     """
     index, ids, logits = trained.vocabulary.index, np.asarray(rows.ids), trained.logits(rows)
@@ -83,9 +85,12 @@ def ratings(trained: sentiment.Trained, rows: sentiment.Rows) -> dict[str, float
 def evidence(trained: sentiment.Trained, rows: sentiment.Rows, count: int = 200) -> dict[str, float]:
     """Measure how the gradients and attributions of a sentiment model depend on its certainty, which is the absolute value of its logit.
 
-    The gradient of the logit is computed with respect to the vector of each word. The reach of a review is the smallest number n for which
-    the norms of these gradients at its last n + 1 words add up to at least 90 % of the sum over all its words. Two methods attribute the
-    logit to words: integrated gradients, and leaving out single words.
+    The reach of a review says how many words back the gradient goes. For each word of the review, the norm of the gradient of the logit
+    with respect to the vector of the word is computed. The reach is the smallest number n for which the norms of the last n + 1 words sum
+    to at least 90 % of the sum over all words.
+
+    The logit is attributed to the words by two methods: by integrated gradients, and by leaving out single words. The size of an
+    attribution is the sum of its absolute values.
 
     Args:
         trained: trained model of a sentiment run.
@@ -97,9 +102,12 @@ def evidence(trained: sentiment.Trained, rows: sentiment.Rows, count: int = 200)
 
         - the median reach
         - the rank correlation of reach and certainty
-        - the mean rank correlation of the two attributions of a review, for the less certain half of the reviews and for the other half
-        - the median over reviews of a ratio, for each of the two halves: the size of the attribution by integrated gradients divided by the
-          size of the attribution by leaving out words (the size is the sum of the absolute values)
+        - the agreement: the rank correlation of the two attributions of a review, as the mean over reviews
+        - the size of the attribution by integrated gradients divided by the size of the attribution by leaving out words, as the median
+          over reviews
+
+        The last two metrics are given twice: for the half of the reviews with the lower certainty, and for the half with the higher
+        certainty.
     """
     network, params, found = ReviewNetwork(trained), jax.device_put(trained.params), []
 
@@ -130,9 +138,11 @@ def evidence(trained: sentiment.Trained, rows: sentiment.Rows, count: int = 200)
 def characters(trained: generation.Trained, params: Any, chars: int = 200, count: int = 20) -> dict[str, float]:
     """Measure how far back, in characters, the gradients of a character model reach, and how many of its units keep a constant cell state.
 
-    The texts are sections of the held-out text of the run. Both measurements leave out the first `SETTLED` characters of each text. The
-    function `reach` computes how far back the gradients reach. A unit of the first LSTM layer is constant if the standard deviation of its
-    cell state over all texts and characters is below a tenth of the absolute value of its mean.
+    The texts are sections of the held-out text of the run. Both measurements leave out the first `SETTLED` characters of each text.
+
+    The reach of an output is the smallest number n for which the current and the n previous characters have at least 90 % of the sum of
+    the gradient norms (see `reach`). A unit of the first LSTM layer is constant if its cell state hardly varies: the standard deviation of
+    the cell state over all texts and characters is below a tenth of the absolute value of its mean.
 
     Args:
         trained: text-generation run. Its held-out text is read.
@@ -167,8 +177,11 @@ def entries(trained: forecast.Trained, step: int = 4) -> dict[str, float]:
             window.
 
     Returns:
-        A dict with three numbers: the share of the oldest sixth of the entries in the sum of the absolute attributions, the share of the
-        newest sixth, and R2 (the coefficient of determination) of the predicted position.
+        A dict with three numbers:
+
+        - the sum of the absolute attributions to the oldest sixth of the entries, as a fraction of the sum over all entries
+        - the same fraction for the newest sixth of the entries
+        - R2 (the coefficient of determination) of the predicted position
     """
     part = forecast_windows.parts_of(trained.series(), trained.config)[0]["test"]
     params, network = jax.device_put(trained.params), SeriesNetwork(trained)

@@ -8,7 +8,7 @@ PPO is that of Schulman et al. 2017, in the recurrent form of CleanRL and PureJa
 minibatch consists of all T steps of some environments, because the LSTM reads the steps in order.
 
 The policy calls the LSTM layer in two ways. To act in the environments, `layer.step(x, state, reset=...)` runs one step. To compute the
-loss, `layer(x, initial_state=..., resets=...)` runs all steps of a rollout, from the state that the layer had at its start. A reset
+loss, `layer(x, initial_state=..., resets=...)` runs all steps of a rollout, from the state that the layer had before the rollout. A reset
 replaces the state by zeros where an episode begins, so that nothing passes from one episode to the next. With `--memoryless`, the policy
 has a dense layer instead of the LSTM.
 
@@ -90,13 +90,13 @@ class Memoryless(nnx.Module):
         return jnp.tanh(self.dense(x)), state
 
     def __call__(self, x: jax.Array, **options: Any) -> jax.Array:
-        """Return the outputs (T, B, units) for inputs (T, B, features) of T steps. The options of an LSTM layer have no effect."""
+        """Return the outputs (T, B, units) for inputs (T, B, features) of T steps. The `options`, meant for the LSTM layer, are ignored."""
         del options
         return jnp.tanh(self.dense(x))
 
 
 class Policy(nnx.Module):
-    """Policy network on an LSTM or, if `memoryless` is true, a dense layer. It outputs action logits and values (estimated returns)."""
+    """Policy network with an LSTM or, if `memoryless` is true, a dense layer. It outputs action logits and values (estimated returns)."""
 
     def __init__(self, features: int, actions: int, units: int, memoryless: bool, rngs: nnx.Rngs):
         initial = nnx.initializers.orthogonal
@@ -106,7 +106,7 @@ class Policy(nnx.Module):
         self.critic = nnx.Linear(units, 1, kernel_init=initial(1.0), rngs=rngs)
 
     def initial_state(self, batch: int) -> Any:
-        """Return the state of the LSTM before the first step of an episode, for `batch` environments."""
+        """Return the state before the first step of an episode, for `batch` environments. Without an LSTM, the state is empty."""
         return self.core.initial_state(batch)
 
     def step(self, observation: jax.Array, state: Any, reset: jax.Array) -> tuple[jax.Array, jax.Array, Any]:
@@ -210,7 +210,7 @@ def begin(settings: Settings, simulation: Simulation, policy: Policy, key: jax.A
 
 
 def roll_out(simulation: Simulation, policy: Policy, actors: Actors, key: jax.Array, steps: int) -> tuple[Actors, Rollout, jax.Array]:
-    """Let the policy act for `steps` steps. Return the new `Actors`, the record of the steps, and the values of the last observations."""
+    """Let the policy act for `steps` steps. Return the new `Actors`, the record of the steps, and the values (B,) after the last step."""
 
     def act(actors: Actors, key: jax.Array) -> tuple[Actors, Rollout]:
         first, second = jax.random.split(key)
@@ -362,9 +362,9 @@ def run(settings: Settings, seeds: int = 1, console: Console | None = None) -> R
 
 
 def table(settings: Settings, found: Result, rows: int = 10) -> str:
-    """Return a text table of the mean return, with a column for each seed and a row for each of `rows` equal parts of the training.
+    """Return a text table of the mean return, with a column for each seed and a row for each part of the training.
 
-    The first column has the number of steps in all environments up to the end of the part.
+    The training is divided into `rows` equal parts. The first column has the number of environment steps up to the end of each part.
     """
     per_update = settings.steps * settings.environments
     lines = ["steps up to".rjust(12) + "".join(f"  seed {seed}" for seed in range(len(found.returns)))]

@@ -5,7 +5,7 @@ python examples/seq2seq.py --epochs 20
 The example shows these parts of the library:
 
 - Layers that take int ids in place of one-hot vectors.
-- A batch of problems with different lengths, which the layer gets as the argument `lengths`.
+- A batch of problems that differ in length. The layer gets the length of each problem in its argument `lengths`.
 - A `Bidirectional` encoder. The final states of its two directions are concatenated and become the initial state of the decoder.
 - Training with `fit`. The loss ignores the characters after the end of an answer.
 - Greedy decoding with `layer.step`. Each step reads the character that the previous step has chosen.
@@ -107,7 +107,7 @@ class Adder(nnx.Module):
     def __call__(self, ids: jax.Array, lengths: jax.Array, answers: jax.Array) -> jax.Array:
         """Return the logits of each character of N answers, for training. Their shape is (N, A, number of possible characters).
 
-        The logits of a character depend on the problem and on the correct characters before it (teacher forcing).
+        The logits of a character depend on the problem and on the correct characters that precede it in the answer (teacher forcing).
 
         Args:
             ids: character ids of the problems (N, S).
@@ -144,8 +144,8 @@ class Adder(nnx.Module):
 def losses(model: Adder, ids: jax.Array, lengths: jax.Array, answers: jax.Array) -> jax.Array:
     """Return the losses of N problems, an array (N,).
 
-    The loss of a problem is the mean cross-entropy of the characters of its answer. The space that ends the answer counts as one of them,
-    but further padding does not.
+    The loss of a problem is the mean cross-entropy of the characters of its answer. The mean includes the space that ends the answer, but
+    not the padding after this space.
     """
     found = optax.softmax_cross_entropy_with_integer_labels(model(ids, lengths, answers), answers)
     counts = (answers != END).sum(1, keepdims=True) + 1
@@ -154,7 +154,10 @@ def losses(model: Adder, ids: jax.Array, lengths: jax.Array, answers: jax.Array)
 
 @partial(nnx.jit, static_argnames="size")
 def solve(model: Adder, ids: jax.Array, lengths: jax.Array, size: int) -> jax.Array:
-    """Return the answers of a model to N problems, as character ids (N, size). This is `Adder.solve`, compiled with `nnx.jit`."""
+    """Return the answers of a model to N problems, as an array (N, size) with `size` character ids for each answer.
+
+    The function is `Adder.solve`, compiled with `nnx.jit`.
+    """
     return model.solve(ids, lengths, size)
 
 

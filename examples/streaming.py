@@ -55,7 +55,8 @@ def encode(text: str) -> np.ndarray:
 def make_sentences(count: int, length: int, rng: np.random.Generator) -> Sentences:
     """Return random labelled sentences.
 
-    After the reversals by "not", no sentence has as many words of praise as words of complaint, so every sentence has a label.
+    The word "not" turns the next word of praise into a word of complaint, and vice versa. Counted in this way, no sentence has as many
+    words of praise as words of complaint. Every sentence therefore has a label.
 
     Args:
         count: number of sentences.
@@ -205,8 +206,8 @@ class Session(NamedTuple):
     """Results of `serve`.
 
     Attributes:
-        probabilities: one list for each user, with one entry for each word of the user's sentence: the probability that the sentence has
-            more praise than complaint, computed after this word.
+        probabilities: one list for each user, with one entry for each word of the user's sentence. The entry is the probability, computed
+            after this word, that the sentence has more praise than complaint.
         ticks: number of ticks. A tick is one call of `Server.send`.
         words: number of words of all users.
         seconds: duration of all ticks but the first, which compiles the program.
@@ -251,13 +252,14 @@ def serve(model: Classifier, sentences: list[np.ndarray], slots: int, rng: np.ra
 class Result(NamedTuple):
     """Results of `run`.
 
+    Two of the attributes are differences between two probabilities of praise after the same word. The first probability is computed word by
+    word. The second is computed by the classifier when it reads the whole sentence in one call.
+
     Attributes:
         model: trained classifier.
         accuracy: accuracy of the classifier on whole sentences that it was not trained on.
-        stream_difference: largest difference, over all words, between the probability that `stream` returns after a word and the
-            probability that the classifier gives after this word when it reads the whole sentence in one call.
-        server_difference: largest difference, over all words of all users, between the probability that the server returns after a word and
-            the probability that the classifier gives after this word when it reads the whole sentence in one call.
+        stream_difference: largest difference over all words of the sentence that `stream` reads word by word.
+        server_difference: largest difference over all words of all users, whose sentences the server reads word by word.
         session: results of the server.
     """
 
@@ -295,8 +297,12 @@ def run(steps: int = 800, units: int = 64, length: int = 20, users: int = 1_000,
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the example from the command line, and print its results.
 
-    The results are the accuracy on new sentences, the probability of praise after each word of a text, the largest differences between
-    probabilities computed word by word and those computed on whole sentences, and the speed of the server in words per second.
+    The results are:
+
+    - the accuracy on new sentences;
+    - the probability of praise after each word of a text;
+    - the largest differences between probabilities computed word by word and probabilities computed on whole sentences;
+    - the speed of the server in words per second.
     """
     parser = argparse.ArgumentParser()
     parser.add_argument("--steps", type=int, default=800)

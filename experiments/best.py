@@ -9,9 +9,9 @@ The study compares several models, called choices. The first choice is the uncha
 earlier choice with a few changes to the model or the training; see the table `CHOICES`. All choices are evaluated on a validation split of
 15 % of the training reviews. The models are trained on the remaining reviews, which are about other movies.
 
-The last choice is called the recipe. It is the preset "best" of `lstm-jax train sentiment`. Of the choices, only the recipe is evaluated on
-the test reviews. It is trained with several seeds, and each run uses the weights of the epoch with the lowest validation loss. There are
-three main results on the test reviews:
+The choice "adversarial" is called the recipe. It is the preset "best" of `lstm-jax train sentiment`. Of the choices, only the recipe is
+evaluated on the test reviews. It is trained with several seeds, and each run uses the weights of the epoch with the lowest validation loss.
+There are three main results on the test reviews:
 
 - Recipe: the mean accuracy over the seeds.
 - Recipe and NBSVM: the logits of the recipe are mixed with those of an NBSVM classifier of n-grams (`experiments.nbsvm`). The proportion of
@@ -107,8 +107,8 @@ REFERENCES = {
 def choices(base: SentimentConfig) -> list[Config]:
     """Return the configs of all choices.
 
-    The first choice is the unchanged Keras example imdb_lstm. For each further choice, `CHOICES` gives the name of an earlier choice and
-    the fields of its config that are changed.
+    The first choice is the unchanged Keras example imdb_lstm. Each further choice has the config of an earlier choice with some fields
+    changed. `CHOICES` holds the name of the earlier choice and these changes.
 
     Args:
         base: config of the unchanged Keras example.
@@ -132,8 +132,8 @@ def named(base: SentimentConfig, choice: str) -> Config:
 def recipe(base: SentimentConfig, seeds: int) -> list[Config]:
     """Return the configs of the runs that train the recipe and evaluate it on the test reviews, one config for each seed.
 
-    The recipe is the last of the choices, which are the models that the study compares. `CHOICES[RECIPE]` holds the name of the choice on
-    which it is based, and the changes to that choice.
+    The choices are the models that the study compares, and the recipe is the choice `RECIPE`. `CHOICES[RECIPE]` holds the name of the
+    choice on which the recipe is based, and the changes to that choice.
 
     Args:
         base: config of the unchanged Keras example.
@@ -144,9 +144,10 @@ def recipe(base: SentimentConfig, seeds: int) -> list[Config]:
 
 
 def wide_recipe(base: SentimentConfig, seeds: int) -> list[Config]:
-    """Return the configs, one for each seed, of the runs that train the wider recipe on all training reviews and evaluate it on the test.
+    """Return the configs of the runs that train the wider recipe on all training reviews and test it, one config for each seed.
 
-    No reviews are held out: the weights are those of the last epoch, and the share in the mixture is `SHARE`.
+    The wider recipe is the choice `WIDE`. No reviews are held out, so a run uses the weights of the last epoch. The logits of the model
+    have the weight `SHARE` in their mixture with those of NBSVM.
 
     Args:
         base: config of the unchanged Keras example.
@@ -160,10 +161,10 @@ def run(config: Config) -> dict[str, Any]:
     """Train the model of a config, and return its metrics.
 
     Returns:
-        A dict with these keys. The first three are missing if there is no validation split.
+        A dict with these keys. Without a validation split, "accuracy", "loss" and "ece" are missing.
 
         - "accuracy", "loss" and "ece": accuracy, loss and calibration error on the validation split.
-        - "best_epoch": number of the epoch with the lowest validation loss, counted from 1, or of the last epoch.
+        - "best_epoch": number, counted from 1, of the epoch with the lowest validation loss, or of the last epoch without such a split.
         - "by_epoch": list of the validation accuracies at all epochs, which is empty if there is no validation split.
         - "seconds": duration of the training and the validation.
         - "parameters": number of parameters.
@@ -288,7 +289,7 @@ def spread(accuracies: Any, reviews: int) -> float:
     The variance of the mean accuracy is the sum of two terms. The first is the binomial variance, since the test reviews are a random
     sample. The second is the variance of the accuracy between seeds, divided by the number of seeds. The interval is that of Student's
     t-distribution with the degrees of freedom of this sum by Satterthwaite (1946). With one seed, the second term is 0. The interval is
-    then that of the normal distribution, and covers the choice of the reviews only.
+    then that of the normal distribution, and reflects only the random choice of the reviews.
 
     Args:
         accuracies: test accuracy of each seed.
@@ -311,12 +312,12 @@ ENSEMBLES = {"ensemble of the seeds": "test_margins", "ensemble and NBSVM": "tes
 def verdict(rows: study.Rows) -> str:
     """Return the conclusion of the study.
 
-    Each run that did not use the test reviews has one line with its validation metrics. If there are runs that used them, these lines
-    follow, first for the recipe, then for the wider recipe on all training reviews:
+    Each run that did not use the test reviews has one line with its validation metrics. Two groups of runs used them: those of the recipe,
+    and those of the wider recipe on all training reviews. Each group that has runs adds these lines:
 
     - one line for each model in `TESTED`, with its accuracy on the test reviews;
     - one line for each ensemble in `ENSEMBLES`, with its accuracy on the test reviews, if there are several seeds;
-    - one line with the validation accuracies, if there are any, and the mean duration of the runs that used the test reviews.
+    - one line with the validation accuracies, if there are any, and the mean duration of the runs of the group.
     """
     lines = []
     for row in (row for row in rows if not row["tested"]):
@@ -332,9 +333,9 @@ def verdict(rows: study.Rows) -> str:
 
 
 def _tested(rows: study.Rows) -> dict[str, study.Rows]:
-    """Return the rows of the runs that used the test reviews, by recipe. The keys are suffixes of the names of their models.
+    """Return the rows of the runs that used the test reviews, as a dict with one key for the recipe and one for the wider recipe.
 
-    The suffix of the recipe is "", and that of the wider recipe on all training reviews is "; 256 units, all reviews".
+    The key is appended to the names of the models: "" for the recipe, "; 256 units, all reviews" for the wider recipe.
     """
     found: dict[str, Any] = {}
     for row in (row for row in rows if row["tested"]):
@@ -343,9 +344,10 @@ def _tested(rows: study.Rows) -> dict[str, study.Rows]:
 
 
 def _accuracies(tested: study.Rows) -> dict[str, list[float]]:
-    """Return the test accuracies of the runs of one recipe: a dict from each name in `TESTED` and in `ENSEMBLES` to a list.
+    """Return the test accuracies of the runs of one recipe, as a dict from each name in `TESTED` and in `ENSEMBLES` to a list.
 
-    The list has one accuracy for each seed, or that of the ensemble. There are no ensembles if there is only one seed.
+    For a name in `TESTED`, the list has one accuracy for each seed. For a name in `ENSEMBLES`, it has only the accuracy of the ensemble.
+    With one seed, the names in `ENSEMBLES` are left out.
     """
     found = {name: [row[metric] for row in tested] for name, metric in TESTED.items()}
     ensembles = ENSEMBLES if len(tested) > 1 else {}
@@ -355,8 +357,7 @@ def _accuracies(tested: study.Rows) -> dict[str, list[float]]:
 def draw(rows: study.Rows, path: Path) -> object:
     """Draw the accuracies of the study as points, and published test accuracies as vertical lines.
 
-    The points are the validation accuracy of each compared model, and the test accuracies of the models in `TESTED` and of the ensembles in
-    `ENSEMBLES`.
+    The points are the validation accuracies of the compared models, and the test accuracies of the names in `TESTED` and `ENSEMBLES`.
     """
 
     def fill(figure: Any) -> None:

@@ -4,8 +4,9 @@
     LSTM_JAX_DATA=... python -m experiments.characters --workers 1    # an hour on two cores
 
 The last tenth of each of the two texts is held out. All models read the text as a stream and carry the state from chunk to chunk. Their
-metric is the loss of the held-out text at the best epoch, with the state carried through this text. The epoch and the recipe are chosen on
-the held-out text itself, as in the published results with which those of the study are compared.
+metric is the loss of the held-out text at the best epoch, with the state carried through this text. A recipe is a model together with its
+training settings. The epoch and the recipe are chosen on the held-out text itself. The published results with which the study compares its
+own were obtained in the same way.
 
 - Tiny Shakespeare, with the split of nanoGPT: the first 90 % of the characters are used for training, and the last 10 % are held out. The
   recipe is the preset "shakespeare" of `lstm-jax train generation`, with three seeds. The loss is given in nats per character.
@@ -34,7 +35,7 @@ from lstm_jax.inspection.figures import write_figure
 
 @dataclass(frozen=True)
 class Config:
-    """Config of one training run, which follows a recipe."""
+    """Config of one training run: the name of a recipe in `RECIPES`, and the config of this recipe with the seed of the run."""
 
     recipe: str = ""
     """Name of the recipe, a key of `RECIPES`."""

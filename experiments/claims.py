@@ -18,7 +18,8 @@ table has the one-sided p-value of the new seeds, adjusted for the number of all
 at most 5 % are expected to be false (Benjamini & Hochberg 1995). This holds if the p-values of the claims are independent or positively
 dependent. Some claims here share runs, so they are not independent.
 
-The intervals cover the choice of the seed and nothing else: each study has one data set and one division into training and test data.
+The intervals reflect only how much the effect varies with the seed. They do not reflect the choice of the data, because each study has one
+data set and one division into training and test data.
 """
 
 import argparse

@@ -4,9 +4,9 @@
     LSTM_JAX_DATA=... python -m experiments.memory --workers 2          # an hour on two cores
 
 The study tests the claim that "the original RNN layer would tend to overwrite too much of its internal memory". It compares simple RNN,
-GRU, LSTM and minLSTM. Each cell has about as many parameters as an LSTM with 64 units, but at most 160 units. The minLSTM has no recurrent
-kernel, so even with 160 units it has fewer parameters. The cells are trained on three tasks that need information from about `lag` steps
-earlier (Hochreiter & Schmidhuber 1997):
+GRU, LSTM and minLSTM. Each cell has about as many parameters as an LSTM with 64 units. The exception is the minLSTM, which has no recurrent
+kernel: even with 160 units, the largest number allowed here, it has fewer parameters. The cells are trained on three tasks that need
+information from about `lag` steps earlier (Hochreiter & Schmidhuber 1997):
 
 - adding: The inputs are numbers in [0, 1). One number in each half of the sequence is marked, and the target is the sum of the two marked
   numbers. The constant prediction 1 has a mean squared error of 1/6.
@@ -161,7 +161,7 @@ class Params(NamedTuple):
 
 
 def units_of(config: Config, features: int) -> int:
-    """Return the largest hidden size at which a cell has no more parameters than an LSTM with `config.units` units, but at most `WIDEST`.
+    """Return the largest hidden size up to `WIDEST` at which a cell has no more parameters than an LSTM with `config.units` units.
 
     Without the limit `WIDEST`, which is 160, a minLSTM with two input features would have 1,900 units, and its training at lag 10 would
     take twelve times as long.

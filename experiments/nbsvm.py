@@ -57,9 +57,10 @@ def _words(split: EncodedSplit) -> list[str]:
 
 
 def best_share(scores: Sequence[np.ndarray], labels: np.ndarray) -> float:
-    """Return the share w for which the mixture w a + (1 - w) b of the logits of two classifiers has the smallest cross-entropy.
+    """Return the share w with which a mixture of two classifiers has the smallest cross-entropy.
 
-    The share is one of 0, 0.05, 0.1, ..., 1.
+    The logits of the mixture are w * a + (1 - w) * b, where a and b are the logits of the two classifiers. The share is one of 0, 0.05,
+    0.1, ..., 1.
 
     Args:
         scores: pair of the logits a (N,) and b (N,) that two classifiers give for the same N texts.

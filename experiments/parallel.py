@@ -14,9 +14,9 @@ study, an LSTM and a GRU read newspaper articles, character by character, with b
 - Training: the network is measured before it is trained, and after 100, 1,000 and 5,000 updates.
 
 The residual is the largest difference between a state and the result of the cell's step from the state before it. The iterations end when
-each such difference is at most 1e-8 times max(1, absolute value of the result), or when their number reaches a limit. A run has converged
-if the residual is at most 1e-8 times max(1, largest absolute value of a state). The largest Lyapunov exponent of each network is measured,
-too. If the exponent is positive, the network is chaotic.
+each such difference is at most 1e-8 times max(1, absolute value of the result). They also end when the number of iterations reaches a
+limit. A run has converged if the residual is at most 1e-8 times max(1, largest absolute value of a state). The largest Lyapunov exponent of
+each network is measured, too. If the exponent is positive, the network is chaotic.
 
 Expected: If the exponent is negative, the number of iterations grows at most with the logarithm of the length. If the exponent is positive,
 the number grows in proportion to the length, and Newton's method gains nothing. Diagonal blocks need several times as many iterations as
@@ -222,7 +222,8 @@ def lanes(cell: str, units: int, jacobian: str, steps: int, iterations: int) -> 
         iterations: number of iterations that Newton's method needs.
 
     Returns:
-        The smallest such number of lanes among the powers of 2, or None if Newton's method is not faster even with 2^40 lanes.
+        The smallest number of lanes with which Newton's method is faster than the loop. Only the powers of 2 up to 2^40 are tried. The
+        result is None if Newton's method is faster with none of them.
     """
     gates, arrays = CELLS[cell].gates, len(CELLS[cell].initial_state(1, 1))
     size, copies = (arrays * units, 1) if jacobian == "full" else (arrays, units)

@@ -3,7 +3,8 @@
     python -m experiments.scaling --preset toy                    # seconds
     LSTM_JAX_DATA=... python -m experiments.scaling --workers 2   # half an hour on two cores
 
-These quantities are called axes. Each run varies one axis, and is repeated with two seeds. There are two tasks:
+The quantities that are varied, such as the number of units, are called axes. Each run varies one axis, and is repeated with two seeds.
+There are two tasks:
 
 - sentiment: The model of the Keras example imdb_lstm, but with 64 units and an embedding of 64 features, is trained for three epochs. The
   score is the test accuracy of the last epoch. If only a fraction of the training reviews is used, the other reviews are the validation

@@ -125,8 +125,11 @@ def execute(study: Study, preset: str, where: str, workers: int, rows_path: Path
         report: if True, no run is executed, and the existing results are reported.
 
     Raises:
-        InputError: if no run has succeeded that the figure could show. Also if runs must be executed, and they need a package that is not
-            installed or data that are not given (see `check_needs`).
+        InputError: in one of these cases.
+
+            - There is no successful run that the figure could show.
+            - Runs must be executed, but a package that they need is not installed, or data that they need are not given (see
+              `check_needs`).
     """
     configs = study.presets[preset]
     if not report:
@@ -202,8 +205,13 @@ def beside(old: Path, new: Path, out: Path) -> object:
         out: path of the figure to write, which must end in .png. An .svg file is written beside it.
 
     Raises:
-        InputError: if `old` or `new` cannot be read, if `out` does not end in .png, or if the .png or .svg file cannot be written or may
-            not be replaced. The files `old` and `new`, and files that another program wrote, may not be replaced.
+        InputError: in one of these cases.
+
+            - `old` or `new` cannot be read.
+            - `out` does not end in .png.
+            - The .png or the .svg file cannot be written.
+            - One of these two files exists, and may not be replaced. The files `old` and `new`, and files that another program wrote, may
+              not be replaced.
     """
     from matplotlib import image
 

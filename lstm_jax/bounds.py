@@ -54,8 +54,13 @@ class Bounds:
 def as_tuple(name: str, value: Any, remedy: str) -> tuple[Any, ...]:
     """Return the items of an iterable as a tuple.
 
+    Args:
+        name: name of the value in the error message.
+        value: the iterable.
+        remedy: advice to the user in the error message.
+
     Raises:
-        InputError: if `value` is a text, bytes, or not iterable, as an array of NumPy without axes.
+        InputError: if `value` is a text or bytes, or cannot be iterated over. For example, a NumPy array without axes cannot.
     """
     try:
         if not isinstance(value, str | bytes):
@@ -75,8 +80,11 @@ def check_numbers(config: Any) -> None:
     numbers. In a field of a tuple type, a list, as read from JSON, becomes a tuple.
 
     Raises:
-        InputError: if a number lies outside its bounds, if a value is no number of the field's type, or if a field of a tuple type does not
-            hold several values.
+        InputError: in one of these cases.
+
+            - A number lies outside its bounds.
+            - A value is not a number of the type that its field declares.
+            - A field of a tuple type holds a text, bytes or a single number in place of a tuple or a list.
     """
     for field in dataclasses.fields(config):
         value, annotation = getattr(config, field.name), field.type

@@ -1,10 +1,10 @@
 """Properties ("traits") of recurrent cells, which configs look up by the name of the cell.
 
 Configs must not import JAX. For the cells that Keras also has, such as "lstm", the traits are therefore stored in this module. For any
-other name, `cell_traits` imports JAX and the user's modules, and then looks up the name in `lstm_jax.cells.CELLS`.
+other name, `cell_traits` imports JAX and the modules in which a user registers cells. It then looks up the name in `lstm_jax.cells.CELLS`.
 
-The environment variable `LSTM_JAX_CELLS` contains the names of the user's modules, separated by commas. With this variable, the command
-line and the benchmark processes find the cells that these modules register.
+The environment variable `LSTM_JAX_CELLS` contains the names of the user's modules, separated by commas. Through this variable, the command
+line and the benchmark processes find the cells that the modules register.
 """
 
 import functools

@@ -46,7 +46,7 @@ def _group(name: str) -> list[str]:
 
 
 def _parse(arguments: list[str]) -> Callable[..., None]:
-    """Parse the command-line arguments, and return the command, an object that runs the command when it is called.
+    """Parse the command-line arguments, and return an object. A call of this object runs the command.
 
     The object is an instance of the command's class, and its fields have the values of the flags.
 
@@ -106,9 +106,9 @@ def _require_once(command: Any, arguments: Sequence[str]) -> None:
 def _complaint(name: str, stop: BaseException, box: str) -> InputError:
     """Convert an exception of the argument parser tyro to an `InputError`.
 
-    If a config raised an `InputError` while tyro parsed the flags, the result is this error, with the name of the flag in place of the name
-    of the config's field. If this error is about an environment variable, it is returned unchanged. If no config raised an `InputError`,
-    the result is made from the text that tyro printed.
+    While tyro parsed the flags, a config may have raised an `InputError`. The result is then a copy of this error, with the name of the
+    flag in place of the name of the config's field. If the `InputError` is about an environment variable, it is returned unchanged. If no
+    config raised an `InputError`, the result is made from the text that tyro printed.
 
     Args:
         name: name of the command.

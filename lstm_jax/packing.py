@@ -2,9 +2,9 @@
 
     packed = pack(sequences, 512)
     outputs = layer(packed.x, segment_ids=packed.segment_ids)  # the state is reset between the sequences of a row
-    last = last_outputs(outputs, packed.where)  # one row for each sequence
+    last = last_outputs(outputs, packed.where)  # array (N, ...): one output for each sequence
 
-As an alternative that keeps one sequence in a row, `buckets` puts sequences of similar lengths into the same batch.
+The function `buckets` is an alternative that keeps one sequence in a row: it divides the sequences into batches of similar lengths.
 
 N is the number of sequences, R the number of rows and L the number of steps of a row.
 """
@@ -64,7 +64,11 @@ def pack(sequences: Sequence[Any], length: int) -> Packed:
         length: number of steps of a row.
 
     Raises:
-        InputError: if there is no sequence, a sequence is empty or longer than `length`, or the sequences have different shapes or dtypes.
+        InputError: in one of these cases.
+
+            - There is no sequence.
+            - A sequence is empty, is longer than `length`, or is a single number.
+            - The sequences have different dtypes, or different shapes apart from T_n.
     """
     require(len(sequences) >= 1, "sequences", "none", "give one or more")
     arrays = [np.asarray(sequence) for sequence in sequences]
@@ -185,11 +189,12 @@ def _check_fits(shape: tuple[int, ...], where: np.ndarray) -> None:
 
 
 def buckets(lengths: np.ndarray, batch_size: int, widths: Sequence[int], seed: int = 0) -> Iterator[tuple[int, np.ndarray]]:
-    """Divide N sequences into batches of similar lengths, and yield the batches in random order.
+    """Divide N sequences into batches, so that the sequences of a batch have similar lengths, and yield the batches in random order.
 
     Each sequence belongs to the smallest width that is at least its length. With `widths` (64, 128), for example, a sequence of 70 steps
     belongs to the width 128. All sequences of a batch belong to the same width, and the caller pads them to this number of steps. A jitted
-    training step is thus compiled once for each width, or twice if one batch of the width is smaller than the others.
+    training step is thus compiled once for each width. It is compiled a second time for a width if one batch of this width is smaller than
+    the others.
 
     Args:
         lengths: int (N,), the number of steps of each sequence.

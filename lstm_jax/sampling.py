@@ -4,17 +4,17 @@ The sampler has two modes, which differ in the characters that the model reads b
 
 - "carried": the model reads the prompt before the first draw. It keeps its state, and then reads only the character that was drawn last.
 - "window": the model starts from its initial state, which is zero for all built-in cells, and reads the last `length` characters of the
-  text, as in the Keras example lstm_text_generation. These characters are a window.
+  text, as in the Keras example lstm_text_generation. The characters that the model reads before a draw are called the window of the draw.
 
-If the prompt is not longer than a window, both modes draw the same first character.
+If the prompt has at most `length` characters, both modes draw the same first character.
 
 A character is drawn from softmax(log p / temperature), where p are the model's probabilities. At temperature 0 the likeliest character is
 drawn.
 
-In mode "window" each draw has its own window, and the windows of successive draws overlap. The sampler keeps one state of the model for
-the window of each of the next `length` draws, and a new character is read into all these windows at once. With `length` 3 and the text
-"abc", for example, the windows hold "abc", "bc" and "c" so far. If "d" is drawn, the window "abc" is dropped, an empty window is added,
-and one step with "d" advances the three windows to "bcd", "cd" and "d", as rows of a batch. Thus a character costs one step with `length`
+In mode "window" the windows of successive draws overlap. The sampler keeps one state of the model for the window of each of the next
+`length` draws. These windows are the rows of a batch, so that one step of the model reads a new character into all of them. With `length` 3
+and the text "abc", for example, the windows hold "abc", "bc" and "c" so far. If "d" is drawn, the window "abc" is dropped, and an empty
+window is added. One step with "d" then advances the three windows to "bcd", "cd" and "d". Thus a character costs one step with `length`
 rows per text, instead of `length` steps with one row.
 
 B is the number of texts and V the number of distinct characters (the vocabulary size).
@@ -79,7 +79,7 @@ class Rules(NamedTuple):
 
 
 def check_mode(mode: Mode) -> Mode:
-    """Return a mode of reading text, after checking it.
+    """Check the mode in which a model reads text, and return it.
 
     Raises:
         InputError: if `mode` is neither "carried" nor "window".
@@ -225,10 +225,9 @@ class Sampler:
         def first_logits(model, state, batch):
             """Return the logits (B, V) of the next character of each text.
 
-            The logits are computed from h of the last recurrent layer. In the sampler's mode "carried", h has one row for each text. In its
-            mode "window", h has `length` rows for each text. Each row belongs to a window. All windows end at the end of the text so far,
-            and each begins one character after the one before. Only the first row is used: its window has the last `length` characters of
-            the text, or the whole text if it is shorter.
+            The logits of a text are computed from one row of h, which is the output of the last recurrent layer. In the sampler's mode
+            "carried", h has only one row for each text. In its mode "window", h has `length` rows for each text, one for each window. The
+            first of these rows is used. Its window contains the last `length` characters of the text, or the whole text if it is shorter.
             """
             oldest = state[-1].h.reshape(batch, windows, -1)[:, 0]
             return model.logits(sharding.constrain(oldest, 0))
@@ -245,10 +244,11 @@ class Sampler:
             return Drawing(key, jnp.zeros((), jnp.int32), first_logits(model, state, batch), state)
 
         def shifted(part, initial):
-            """Return the state array `part` without the row of the oldest window of each text, and with a row `initial` for a new window.
+            """Return the state array `part` after dropping the oldest window of each text and adding a new window.
 
             In the sampler's mode "window", `part` has `length` rows for each text, one for each of the windows that the model reads in
-            parallel. The oldest window comes first. The row `initial` (1, H), the model's initial state, is added at the end.
+            parallel. The first row of each text belongs to its oldest window, and is removed. The row `initial` (1, H), which is the
+            model's initial state, is added as the last row of each text.
             """
             rows = part.reshape(-1, length, part.shape[-1])
             opened = jnp.broadcast_to(initial[None].astype(rows.dtype), (len(rows), 1, rows.shape[-1]))
@@ -286,8 +286,8 @@ class Sampler:
     def start(self, params: Any, key: jax.Array, prompt: Integer[Array | np.ndarray, "B P"], samples: int = 1) -> Drawing:
         """Read the prompts and return the state from which `advance` draws characters.
 
-        If the mode of the sampler is "window" and a prompt is longer than a window, only the last characters of the prompt are read, as
-        many as a window has (the sampler's argument `length`).
+        In the sampler's mode "window", at most the last `length` characters of each prompt are read. `length` is an argument of the
+        sampler.
 
         Args:
             params: parameters of the model.
@@ -296,8 +296,11 @@ class Sampler:
             samples: number of texts to draw for each prompt. It may be above 1 only if there is a single prompt.
 
         Raises:
-            InputError: if `prompt` is not an array of ints with two axes, has no rows, or contains an id outside the vocabulary, or if
-                `samples` is no int or is below 1, or is above 1 although there are several prompts.
+            InputError: in one of these cases.
+
+                - `prompt` is not an array of ints with two axes, has no rows, or contains an id outside the vocabulary.
+                - `samples` is not an int of at least 1.
+                - `samples` is above 1 although there are several prompts.
         """
         samples, prompt = check_number("samples", samples, Count), check_ids("prompt", prompt, self.vocabulary, axes=2)
         require(len(prompt) >= 1, "prompt", f"shape {prompt.shape}", "give one prompt or more")
@@ -343,7 +346,7 @@ class Sampler:
             The ids of the drawn characters: (B, chars), or (samples, chars) if `samples` is above 1, which requires a single prompt.
 
         Raises:
-            InputError: if `chars` is no int or is below 0, or if `start` raises the error.
+            InputError: if `chars` is not an int of at least 0, or if `start` raises an `InputError` for the other arguments.
         """
         chars = check_number("chars", chars, CharactersOrNone)
         return self.advance(params, self.start(params, key, prompt, samples), rules, chars)[1]

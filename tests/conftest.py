@@ -114,7 +114,10 @@ def x64() -> Iterator[None]:
 
 @pytest.fixture
 def eager() -> Iterator[None]:
-    """Run operations one by one without `jax.jit`, so that each operation is compiled once, for whatever programs use it."""
+    """Disable `jax.jit`, so that JAX runs operations one by one.
+
+    JAX then compiles each operation only once, even if several functions use it.
+    """
     with jax.disable_jit():
         yield
 
@@ -137,7 +140,7 @@ def quick_processes() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def kept_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Let the processes that a module starts reuse programs that earlier ones compiled, as the command line does for a user."""
+    """Let the processes that a test module starts share a cache of compiled programs, as the processes of the command line do."""
     settings = {"ENABLE_COMPILATION_CACHE": "true", "COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("programs"))}
     settings |= {"PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
     with pytest.MonkeyPatch.context() as patch:
@@ -148,7 +151,7 @@ def kept_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Disable the type checks at run time, as for a user, so that the errors of our own code are raised instead of type errors."""
+    """Disable the type checks at run time, which users do not have, so that wrong arguments reach the library's own checks."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
@@ -187,14 +190,17 @@ def _peer_rules() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def only_peers() -> Iterator[None]:
-    """Apply the rules of `peer_rules` to a whole module, whose tests run the code of peers."""
+    """Enter the context of `peer_rules` for a whole test module, whose tests run the code of peers."""
     with _peer_rules():
         yield
 
 
 @pytest.fixture(scope="session")
 def peer_rules() -> Callable[[], contextlib.AbstractContextManager[None]]:
-    """Return a function that makes a context without strict promotion, for the code of peers, which is not written for it."""
+    """Return a function that makes a context in which JAX promotes dtypes and ranks as it does by default.
+
+    The tests run with strict promotion, under which the code of peers would raise errors.
+    """
     return _peer_rules
 
 

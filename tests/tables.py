@@ -80,7 +80,13 @@ MASKS: dict[str, Callable[[np.random.Generator, int, int], np.ndarray | None]] =
 
 
 class Dropped(NamedTuple):
-    """Choice of the products (of the input, of the state) that have a dropout mask, and whether each gate has its own mask."""
+    """Choice of the products that have a dropout mask.
+
+    Attributes:
+        input: whether the product of the input and the kernel has a mask.
+        recurrent: whether the product of the state and the recurrent kernel has a mask.
+        per_gate: whether each gate has its own mask.
+    """
 
     input: bool
     recurrent: bool

@@ -1,4 +1,4 @@
-"""Tests of former names of backends in the files of runs."""
+"""Tests that files of runs may contain former names of backends, whereas new calls may not."""
 
 import json
 from pathlib import Path

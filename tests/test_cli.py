@@ -146,7 +146,10 @@ def test_every_field_is_a_flag_with_a_help_line(name, ask):
 
 @pytest.mark.parametrize("name", list(COMMANDS))
 def test_help_fits_in_80_columns(name, ask, monkeypatch):
-    """Only the line with the usage, which tyro does not fold, is longer, and help texts do not keep the line breaks of the source."""
+    """Help texts have at most 80 columns, except for the usage line, which tyro does not fold.
+
+    Help texts do not keep the line breaks of the source.
+    """
     monkeypatch.setenv("COLUMNS", "80")
     _, out, _ = ask(*name.split(), "--help")
     assert [line for line in out.splitlines()[1:] if len(line) > 80] == []

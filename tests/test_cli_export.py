@@ -86,7 +86,10 @@ def test_sentiment_run(name, ask, root, tmp_path):
 
 @pytest.mark.parametrize("name", TEXT_RUNS)
 def test_text_run(name, ask, root, tmp_path):
-    """The exported file, run step by step on the states that it returns, gives each next character the probability that `score` gives."""
+    """The exported file gives each next character the probability that `score` gives.
+
+    The file is run step by step, each time with the states that it has returned at the step before.
+    """
     assert ask("export", "onnx", "--run", root / name, "--file", tmp_path / "model.onnx")[0] == 0
     file, metadata = read(tmp_path / "model.onnx")
     trained = generation.load(root / name)

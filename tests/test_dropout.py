@@ -122,7 +122,7 @@ def call(layer, x: jax.Array, **options):
 
 
 def test_the_layer_applies_the_same_mask_at_each_step() -> None:
-    """A layer with only input dropout gives the outputs for an input that is multiplied by one mask (B, 1, E)."""
+    """A layer with only input dropout gives the outputs of the layer without dropout for x multiplied by one mask (B, 1, E)."""
     layer = make_layer(recurrent_dropout=0.0)
     key = jax.random.key(3)
     masks = layer.draw_masks(4, key)

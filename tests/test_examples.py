@@ -1,7 +1,7 @@
 """Tests of the examples.
 
-In comparisons with other libraries, the losses of both libraries are equal at each step. Programs learn, and give the same results for a
-sequence as for its single steps.
+In comparisons with other libraries, the losses of both libraries are equal at each step. The example programs learn, and their models give
+the same results for a sequence as for its single steps.
 """
 
 import sys

@@ -187,7 +187,10 @@ def test_data_that_one_process_lacks(text: Path, tmp_path: Path) -> None:
 
 
 def test_codes_of_launched_processes() -> None:
-    """`run_processes` returns the exit codes in the order in which the processes end, numbers them, and divides the cores among them."""
+    """`run_processes` returns the exit codes of its processes in the order in which they end.
+
+    It numbers the processes, and divides the cores among them.
+    """
     program = "import os, sys, time; n = int(os.environ['JAX_PROCESS_ID']); time.sleep(n / 2); sys.exit(0 if n else 7)"
     assert run_processes([sys.executable, "-c", program], 2) == [7, 0]
     program = "import os; os.kill(os.getpid(), 9)"
@@ -264,7 +267,7 @@ def test_a_closed_terminal(ignored: bool) -> None:
 
 
 def test_a_signal_while_processes_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A SIGTERM that comes between the start of a process and its entry in the list reaches that process too."""
+    """A SIGTERM also ends a process that has just been started and is not yet in the list of processes."""
     made: list[subprocess.Popen] = []
 
     def popen(command: list[str], **options: Any) -> subprocess.Popen:
@@ -333,7 +336,10 @@ def test_a_port_in_use(no_place) -> None:
     ],
 )
 def test_places_that_the_environment_names(no_place, variables: dict[str, str], found: Processes) -> None:
-    """The number of processes and the index in the environment reach JAX, which finds process 0 itself under Slurm and Open MPI."""
+    """The number of processes and the index of this process are read from environment variables, and passed on to JAX.
+
+    Under Slurm and Open MPI, JAX itself finds the address of process 0.
+    """
     calls = []
     no_place.setattr(processes.jax.distributed, "initialize", lambda *args, **options: calls.append((args, options)))
     no_place.setattr(processes.jax.config, "update", lambda *args: None)

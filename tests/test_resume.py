@@ -34,8 +34,8 @@ def manifests(latest: Path) -> list[int]:
 def final(run: Path) -> dict[str, Any]:
     """Return the results of a run as a dict.
 
-    It has the step of the last checkpoint, the checksums of its arrays (parameters, moments, totals) and of those of the best checkpoint,
-    and the rows without times.
+    The dict has the step of the last checkpoint and the checksums of its arrays, which are parameters, moments and totals. It also has the
+    checksums of the arrays of the best checkpoint, and the rows of metrics without their times.
     """
     latest = run / "checkpoints" / "latest"
     manifest = json.loads((latest / f"{manifests(latest)[-1]}.manifest.json").read_text().partition("\n")[2])

@@ -38,7 +38,7 @@ def train(root: Path, task: str, run: Path, *more: str) -> list[str]:
 
 
 def asking(task: str, run: Path, out: Path) -> list[list[str]]:
-    """Return command lines that read a run of a task, one of each kind. The first one is quick."""
+    """Return one command line for each kind of command that reads a run of the task. The first command is quick."""
     words = f"embedding export {out}/vectors.txt --force", f"embedding export {out}/folder --format projector --force"
     commands = {
         "sentiment": [

@@ -101,7 +101,10 @@ def test_a_draw_is_where_the_number_falls_among_the_cumulated_probabilities():
 
 @pytest.mark.parametrize("vocabulary", [200, 300])
 def test_a_draw_from_many_characters(vocabulary):
-    """The draws are those of `np.searchsorted`. From 257 characters on, the cumulative sums are computed in another way."""
+    """The drawn characters are those that `np.searchsorted` finds in cumulative sums computed by NumPy.
+
+    From 257 characters on, the library computes the cumulative sums in another way.
+    """
     logits = jax.random.normal(jax.random.key(0), (50, vocabulary))
     uniform = jax.random.uniform(jax.random.key(1), (50,))
     reached = np.cumsum(np.exp(np.asarray(logits, float)), axis=1)

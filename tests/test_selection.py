@@ -16,7 +16,7 @@ def names(*numbers: int) -> list[str]:
 
 
 def test_cases_that_differ() -> None:
-    """The second chosen case differs from the first in both parameters, and the third has the number that is still missing."""
+    """The second chosen case differs from the first in both parameters. The third has the value of "number" that neither of them has."""
     assert spread_cases(CASES, 0) == []
     assert spread_cases(CASES, 1) == names(0)
     assert spread_cases(CASES, 2) == names(0, 5)

@@ -27,10 +27,9 @@ def pack(lstm: dict[str, np.ndarray]) -> np.ndarray:
 def unpack(weights: np.ndarray, features: int, units: int) -> dict[str, np.ndarray]:
     """Return the kernel, recurrent kernel and bias of an LSTM from cuDNN's flat array. This function is the inverse of `pack`.
 
-    cuDNN's LSTM adds two biases, which have the same gradient. `pack` sets the second bias to zeros, and this function returns only the
-    first. The second bias is zero before the first step of Adam. The first step therefore changes the returned bias in the same way as it
-    would change the bias of an LSTM that has only one bias. The first step also changes the second bias, so later steps differ from those
-    of such an LSTM.
+    cuDNN's LSTM adds two biases. `pack` sets the second bias to zeros, and this function returns only the first bias. Both biases have the
+    same gradient, so each step of Adam changes both. After one step, the returned bias is equal to that of an LSTM with a single bias.
+    After later steps it differs, because the second bias is no longer zero.
 
     Args:
         weights: cuDNN's flat array of weights or gradients.

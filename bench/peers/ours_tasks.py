@@ -98,7 +98,7 @@ def generation_rows(arguments: list[str]) -> Iterator[dict[str, Any]]:
 
 
 def _changed(config: GenerationConfig) -> dict[str, Any]:
-    """Return a dict from name to value of all settings that differ from those of the default config `GENERATION`.
+    """Return the settings whose values differ from the default config `GENERATION`, as a dict from name to value.
 
     The settings `data`, `seed` and `validation` are left out.
     """

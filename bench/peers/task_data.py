@@ -27,7 +27,7 @@ def imdb_rows() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
 
 
 def articles(config: TextConfig) -> TextConfig:
-    """Return a copy of a text config. If `config` names no text, the text of the copy is the newspaper articles.
+    """Return a copy of a text config. The copy names the newspaper articles as its text if `config` names no text.
 
     The articles are in the file articles/wp_articles.json of the data folder; see `bench.data_file`.
     """

@@ -72,7 +72,7 @@ def table(command: str, commit: str, workloads: Sequence[str] = ()) -> str:
 
 
 def with_tables(text: str) -> str:
-    """Return the text of a document in which each benchmark table is replaced by a new one that is made from the result files."""
+    """Replace each benchmark table in the text of a document by a new table from the result files, and return the new text."""
     return TABLE.sub(lambda found: f"{found[1]}\n{table(found[2], found[3], found[4].split())}\n{found[6]}", text)
 
 

@@ -213,7 +213,7 @@ def signature(app: Any, kind: str, name: str, found: Any, options: Any, shown: s
     Sphinx would show, and `returned` is the text of the return annotation. Two things are changed in `shown`:
 
     - Sphinx shows "(*args, **kwargs)" for an NNX module, because a metaclass hides the module's arguments. This text is replaced by the
-    arguments of `__init__`.
+      arguments of `__init__`.
     - A default value such as "<class 'x.Y'>" is shown as "x.Y". Any other text in angle brackets is shown as "...".
 
     Returns:

@@ -66,8 +66,11 @@ def write_report(app: Sphinx, error: Exception | None) -> None:
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register the functions of this extension with Sphinx, which calls `setup` when it loads the extension.
 
-    Sphinx then calls the registered functions during the build. They write the generated files and the benchmark report, put the text of
-    the linked file on each page that consists of a single link, and change the docstrings and signatures that the reference pages show.
+    Sphinx then calls the registered functions during the build. They do three things:
+
+    - They write the generated files and the benchmark report.
+    - If a page consists of a single link to a Markdown file, they replace the link by the text of that file.
+    - They change the docstrings and signatures that the reference pages show.
 
     Returns:
         A dict that tells Sphinx that pages may be read in parallel.

@@ -140,10 +140,14 @@ def with_activations(cell: Cell, activation: str | Activation | None, recurrent_
     Args:
         cell: the cell.
         activation: an activation function or its name in `keras.activations`. None means the identity.
-        recurrent_activation: activation function of the gates, given in the same way.
+        recurrent_activation: activation function of the gates: a function, a name or None, as for `activation`.
 
     Raises:
-        InputError: if an activation is unknown, or the activations of the cell cannot be changed.
+        InputError: in one of these cases.
+
+            - An activation is unknown.
+            - The activations of the cell cannot be changed. This holds for every cell that a user registers.
+            - The cell has one gate, and `recurrent_activation` is not sigmoid.
     """
     inner, gates = find_activation(activation), find_activation(recurrent_activation, "recurrent_activation")
     if inner is jnp.tanh and gates is jax.nn.sigmoid:

@@ -111,8 +111,9 @@ def find_activation(which: str | Activation | None, argument: str = "activation"
 def activation_label(function: Activation) -> str:
     """Return the text that stands for an activation function in the name of a cell.
 
-    It is the name of the function if the function is in `ACTIVATIONS`. For any other function, the text is "custom" and the name. Another
-    library may have another function of this name: `jax.nn.leaky_relu`, for example, has not the slope of Keras' `leaky_relu`.
+    If the function is in `ACTIVATIONS`, the text is the name of the function. For any other function, the text is "custom" followed by the
+    name, because a function in `ACTIVATIONS` may have the same name. For example, `jax.nn.leaky_relu` has a different slope than the
+    function `leaky_relu` of Keras.
     """
     name = getattr(function, "__name__", "function")
     return name if any(function is known for known in ACTIVATIONS.values()) else f"custom {name}"

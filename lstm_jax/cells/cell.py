@@ -101,7 +101,7 @@ store functions that are defined within other functions."""
 
 
 def made_by(cell: Cell, maker: Callable[..., Cell], *args: Any) -> Cell:
-    """Register `maker(*args)` as the call with which pickle restores `cell`, also in another process, and return `cell`."""
+    """Make pickle restore `cell` with the call `maker(*args)`, also in another process, and return `cell`."""
     _MAKERS[cell] = (maker, args)
     return cell
 

@@ -32,10 +32,10 @@ def matmul(a: Array, b: Array, compute_dtype=None) -> Array:
 
 
 def _codes(array: Array, axis: int) -> tuple[Array, Array]:
-    """Round an array to int8, with one scale for each slice along an axis, and return the pair (int8 array, scales).
+    """Scale an array and round it to int8, and return the pair (int8 array, scales).
 
-    Before the rounding, each slice is divided by its scale, so that the largest absolute value in the slice becomes 127. A slice of zeros
-    stays zeros, with the scale 0. The scales have size 1 along the axis.
+    Each slice along the axis `axis` has its own scale. Before the rounding, the slice is divided by its scale, so that the largest absolute
+    value in the slice becomes 127. A slice of zeros stays zeros, with the scale 0. The array of the scales has size 1 along the axis.
     """
     scale = jnp.max(jnp.abs(array), axis, keepdims=True) / 127
     return jnp.round(array / jnp.where(scale == 0, 1, scale)).astype(jnp.int8), scale
@@ -47,9 +47,10 @@ def int8_matmul(a: Array, b: Array) -> Array:
 
     The result has the shape (..., B, F) and the dtype of b. Each row of a and each column of b is scaled so that its largest absolute
     number becomes 127. The int8 products are summed exactly. If a and b have fewer than 32 bits, the scales are computed in float32, and
-    only the result is rounded to the dtype of b. All scales are computed anew in each call. Scaling the inputs `a` in each call
-    is called dynamic quantisation, as in `torch.ao.quantization.quantize_dynamic` and ONNX Runtime's `quantize_dynamic`. These functions
-    scale the weights `b` only once.
+    only the result is rounded to the dtype of b.
+
+    This function computes the scales of `a` and `b` anew in each call. By contrast, `torch.ao.quantization.quantize_dynamic` and
+    `quantize_dynamic` of ONNX Runtime scale the inputs `a` in each call (dynamic quantisation), but the weights `b` only once.
 
     Raises:
         InputError: if the product is differentiated.

@@ -116,7 +116,7 @@ class Train(ABC):
 
     @classmethod
     def with_preset(cls, arguments: Sequence[str]) -> "Train | None":
-        """Return an instance of this command with the values of the preset that `--preset` names, or None without such a preset.
+        """Return an instance of this command with the values of the preset that the flag `--preset` names, or None.
 
         A preset is a named config in `PRESETS`. The result is None if the flag `--preset` is not given, or if the task of this command has
         no preset with the given name.

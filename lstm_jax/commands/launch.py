@@ -102,8 +102,8 @@ def divided_cores(count: int) -> list[set[int]]:
 def _passed_on(started: list[subprocess.Popen], count: int) -> Iterator[Callable[[], None]]:
     """Pass SIGINT, SIGTERM and SIGHUP on from this process to all started processes during a with-statement.
 
-    SIGINT and SIGTERM are passed on unchanged. SIGHUP, which means that the terminal was closed, is passed on as SIGTERM. It is passed on
-    only once, although a shell and the kernel may each send it. If this process ignores SIGHUP, as under nohup, it is not passed on.
+    SIGINT and SIGTERM are passed on unchanged. SIGHUP, which means that the terminal was closed, is passed on as SIGTERM. SIGHUP is passed
+    on only once, although a shell and the kernel may each send it. If this process ignores SIGHUP, as under nohup, SIGHUP is not passed on.
     Without this function, a SIGHUP of the terminal would not reach the started processes, because they have sessions of their own.
 
     Signals that come before all processes are started are stored. The context manager yields a function without arguments that passes the

@@ -36,7 +36,7 @@ class ShardText(Checked):
 
     Use shards for a text that is larger than the memory.
 
-    If this is interrupted, the same command continues where it stopped.
+    After an interrupt, the same command continues where it stopped.
 
     To train on the shards, use train generation --input stream.
     """
@@ -67,7 +67,7 @@ class ShardReviews(Checked):
 
     Use shards for a set of reviews that is larger than the memory.
 
-    If this is interrupted, the same command continues where it stopped.
+    After an interrupt, the same command continues where it stopped.
 
     To train on the shards, use train sentiment --input stream.
     """

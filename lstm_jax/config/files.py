@@ -69,8 +69,8 @@ def _cut(value: Any) -> str:
 def _as_now(raw: dict[str, Any]) -> dict[str, Any]:
     """Return a parsed JSON config in which values that this version refuses are replaced by allowed values of the same meaning.
 
-    Earlier versions ignored the final learning rate of a constant schedule. In fields of the type bool they allowed any value, which they
-    took as true or false as Python's `if` does.
+    Earlier versions ignored the final learning rate of a constant schedule. It is set to 0. Earlier versions also allowed any value in a
+    field of the type bool. Such a value is converted with `bool`.
 
     Args:
         raw: the config, with the name of its task under the key "task".
@@ -110,8 +110,11 @@ def read_config(path: Path, kind: type[C]) -> C:
         kind: expected class of the config.
 
     Raises:
-        InputError: if the file does not exist or is not JSON, if it contains a config of another class than `kind`, or if the config has a
-            missing section, an unknown field or an invalid value.
+        InputError: in one of these cases.
+
+            - The file does not exist or is not JSON.
+            - It contains no config, or a config of another class than `kind`.
+            - The config lacks a section, or has an unknown field or an invalid value.
     """
     raw = _read_json(path)
     task = raw["task"]

@@ -103,7 +103,7 @@ class PretrainingConfig:
 
 @dataclass(frozen=True)
 class SentimentConfig(RunConfig):
-    """Config of one run of the sentiment task: its reviews, model and training, and the language model that initialises the model."""
+    """Config of one run of the sentiment task: its reviews, its model, its training, and the pretraining of the model."""
 
     task: ClassVar[str] = "sentiment"
     commands: ClassVar[str] = "predict or evaluate"

@@ -13,10 +13,13 @@ from lstm_jax.errors import require
 
 
 def check_fields(config: Any) -> None:
-    """Check the fields of a config: the bounds of numbers, the types bool and str, and that a `Literal` field has one of its choices.
+    """Check that each field of a config has an allowed value.
 
-    The config is changed in place, so that it can be written as JSON: path objects become strings, NumPy numbers and bools become those of
-    Python, and a single path in a field of the type tuple[str, ...] becomes a tuple with one string.
+    A number must lie within the bounds of its field. The value of a field of the type bool, str or tuple[str, ...] must have this type, or
+    one that is converted to it. The value of a `Literal` field must be one of its choices.
+
+    The config is changed in place, so that it can be written as JSON. Path objects become strings, and NumPy numbers and bools become those
+    of Python. A single path in a field of the type tuple[str, ...] becomes a tuple with one string.
 
     Raises:
         InputError: if the value of a field is not allowed. The message names the first such field.
@@ -41,7 +44,7 @@ def _as_text(name: str, value: Any, several: bool) -> Any:
         several: whether the type of the field is tuple[str, ...]. A single path or text then becomes a tuple with one string.
 
     Raises:
-        InputError: if the value is neither a path nor a text, or, if `several` is true, neither one of these nor several of them.
+        InputError: if the value is neither a path nor a text. If `several` is true, a list of paths and texts is accepted too.
     """
     if several:
         texts = (value,) if isinstance(value, str | os.PathLike) else as_tuple(name, value, "give a path, or several")

@@ -1,7 +1,7 @@
 """Conversion of configs (instances of dataclasses) to dicts.
 
-A field that was added after users had stored configs without it is left out of the dict while it has its default value. The dict that an
-earlier version stored for a config therefore still equals the dict of the same config in this version.
+Users store such dicts. A later version of lstm_jax may add a field to a config. While the new field has its default value, it is left out
+of the dict. The dict of a config therefore equals the dict that an earlier version stored for the same config.
 """
 
 import dataclasses
@@ -13,11 +13,11 @@ default value, so that a new config still equals the stored config."""
 
 
 def config_values(config: Any) -> dict[str, Any]:
-    """Return the values of a config as a dict, but leave out each added field that has its default value.
+    """Return the values of a config as a dict, without the later added fields that have their default values.
 
-    An added field has the metadata `ADDED`: it did not exist in an earlier version of lstm_jax, with which users stored configs. If all
-    added fields have their default values, the dict thus equals the one that the earlier version stored for the same config. A field that
-    is a dataclass becomes a dict too.
+    A later added field has the metadata `ADDED`. It did not exist in an earlier version of lstm_jax, with which users stored configs. If
+    all such fields have their default values, the dict equals the dict that the earlier version stored for the same config. A field that is
+    a dataclass becomes a dict too.
 
     Args:
         config: instance of a dataclass.

@@ -363,8 +363,12 @@ def split_paths(params: Mapping[str, Any], kind: Kind) -> list[Layer]:
         kind: "sentiment model" or "character model".
 
     Raises:
-        InputError: if `params` is not a dict with strings as its keys, if a key belongs to no part of such a model, if a required key of
-            the embedding or the head is missing, or if the numbers of the layers have a gap.
+        InputError: in one of these cases.
+
+            - `params` is not a dict with strings as its keys.
+            - A key belongs to no part of such a model.
+            - A required key of the embedding or the head is missing.
+            - The numbers of the layers are not 0, 1, 2, ... without a gap.
     """
     check_named(f"weights of a {kind}", params, "give a flat dict with keys such as recurrent/0/kernel")
     found: dict[int, Layer] = {}

@@ -33,5 +33,5 @@ def is_list(value: object) -> bool:
 
 
 def has_state_dict(value: object) -> bool:
-    """Return whether a value is an object with a method `state_dict`, such as a PyTorch module. A class of modules is not."""
+    """Return whether a value has a method `state_dict`, as a PyTorch module has. If the value is a class, the result is false."""
     return not isinstance(value, type) and callable(getattr(value, "state_dict", None))

@@ -14,18 +14,18 @@ BY_ARRAYS = "to export the weights alone, give layer.cell_params()._asdict()"
 
 
 class Target(NamedTuple):
-    """Features that the layers of another library can express.
+    """Kind of layer in another library, to which weights are exported, with the features that it can express.
 
     Attributes:
-        title: name of the layer in error messages, such as "PyTorch module".
-        cells: dict from the name of a cell, without its activations, to the names of those variants of the cell that the target computes.
-            The name of a variant includes its activations if they are not the default, for example
+        title: name of the kind of layer in error messages, such as "PyTorch module".
+        cells: dict from the name of a cell, without its activations, to a tuple of names: the variants of the cell that the other layer can
+            compute. The name of a variant includes its activations if they are not the default, for example
             {"simple_rnn": ("simple_rnn", "simple_rnn(relu)")}. For a cell that is not a key, the activations are not checked, because the
             user of the weights chooses them.
-        merges: values of `merge_mode` of a bidirectional layer that the target supports.
-        reverses: whether the target can read a sequence in reverse.
-        bfloat16: whether the target can convert the operands of its matrix products to another dtype than that of its parameters.
-        starts: whether each call of the target receives an initial state. If false, the target starts from zeros.
+        merges: values of `merge_mode` that the other layer supports if it is bidirectional.
+        reverses: whether the other layer can read a sequence in reverse.
+        bfloat16: whether the other layer can compute its matrix products in another dtype than that of its parameters.
+        starts: whether each call of the other layer receives an initial state. If false, it starts from zeros.
     """
 
     title: str
@@ -92,7 +92,12 @@ def exported(cell: str, layers: Any, target: Target) -> list[Mapping[str, Any]]:
         target: what the other library can express.
 
     Raises:
-        InputError: if a layer has another cell, or an option that the other library cannot express, or if `layers` is something else.
+        InputError: in one of these cases.
+
+            - `layers` is something else.
+            - A layer has another cell.
+            - A layer or the stack has an option that the other library cannot express.
+            - The layers have different activations, and `cell` is a key of `target.cells`.
     """
     parts = parts_of(layers, target)
     found: list[Mapping[str, Any]] = []
@@ -140,7 +145,7 @@ def _cell_arrays(cell: str, layer: Any, target: Target, at: str, direction: str 
         cell: name that the cell must have.
         layer: the layer.
         target: what the other library can express.
-        at: words that follow the name of the layer's attribute in error messages, such as " of layer 1".
+        at: words that say in error messages which layer is meant, such as " of layer 1" in "zoneout of layer 1".
         direction: "forward" or "backward" if the layer is one direction of a `Bidirectional` layer, else an empty text.
 
     Raises:

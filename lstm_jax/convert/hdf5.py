@@ -40,9 +40,14 @@ def read_hdf5(source: str | os.PathLike[str] | io.BytesIO, name: str, skip: froz
         are in natural order, in which lstm_2 comes before lstm_10.
 
     Raises:
-        InputError: if the file is truncated, damaged or not an HDF5 file, or if it contains a soft link, an external link, an object with
-            two names, an array that is stored in another file, a compressed array, an array that was never written, an array of something
-            other than numbers, or arrays that together take more bytes than the file has.
+        InputError: in one of these cases.
+
+            - The file is truncated, damaged or not an HDF5 file.
+            - It contains a soft link, an external link, or an object that is neither a group nor an array.
+            - An object has two names.
+            - An array is stored in another file, is compressed or was never written.
+            - An array contains something other than numbers.
+            - The arrays together take more bytes than the file has.
     """
     import h5py
 

@@ -47,8 +47,12 @@ def order_in_config(config: Any, model: Kind, subject: str) -> list[str]:
         subject: name of the model in error messages.
 
     Raises:
-        InputError: if config.json is malformed, if a layer or an option is not supported, or if the layers are not a chain of an Embedding
-            (or none), recurrent layers and a Dense.
+        InputError: in one of these cases.
+
+            - config.json is malformed.
+            - A layer or an option is not supported.
+            - The layers are not a chain of an optional Embedding, recurrent layers and a Dense.
+            - The last recurrent layer of a sentiment model returns its outputs at all steps.
     """
     options = OPTIONS | {"Dense": {"activation": HEAD_ACTIVATIONS[model]}}
     counts: dict[str, int] = {}
@@ -100,9 +104,13 @@ def _check_chain(config: Any, subject: str) -> None:
         subject: name of the model in error messages.
 
     Raises:
-        InputError: if the layers that have weights are not an optional Embedding, recurrent layers and a Dense, in this order. Also if a
-            layer reads anything other than the first output of the layer before it and, optionally, the mask of the Embedding. Also if a
-            layer is called several times or with training=True, or if the model has several inputs or outputs.
+        InputError: in one of these cases.
+
+            - The layers that have weights are not an optional Embedding, recurrent layers and a Dense, in this order.
+            - A layer does not read the first output of the layer before it.
+            - A layer reads something else too. Only the mask of the Embedding is allowed as a second input.
+            - A layer is called several times, or with training=True.
+            - The model has several inputs or outputs.
     """
     layers = [layer for layer in config["layers"] if layer["class_name"] != MASK]
     kinds = [kind for layer in layers if (kind := layer["class_name"].lower()) in (*RECURRENT, "embedding", "dense")]

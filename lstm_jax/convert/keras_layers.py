@@ -30,9 +30,12 @@ def given_by_keras(layer: Any, name: str) -> Given:
         name: name of the layer in error messages.
 
     Raises:
-        InputError: if `layer` is of another class, is not built, or has an activation that is not one of Keras' own functions. Also if the
-            two directions of a Bidirectional layer have different cells or activations, or if its forward layer has `go_backwards=True` or
-            its backward layer `go_backwards=False`.
+        InputError: in one of these cases.
+
+            - `layer` is of another class, or is not built.
+            - An activation is not one of Keras' own functions.
+            - The two directions of a Bidirectional layer have different cells or activations.
+            - The forward layer of a Bidirectional layer has `go_backwards=True`, or its backward layer has `go_backwards=False`.
     """
     if not is_a(layer, "keras", "Bidirectional"):
         given = _given_by_one(layer, name)
@@ -67,11 +70,10 @@ def _given_by_one(layer: Any, name: str) -> Given:
 
 
 def _activation(layer: Any, argument: str, name: str) -> str:
-    """Return the name that lstm_jax uses for an activation of a Keras layer.
+    """Return the name that an activation of a Keras layer has in lstm_jax, such as "relu".
 
-    If a layer of lstm_jax has activations that are not the defaults of its cell, the attribute `cell` of the layer contains the names of
-    these activations, as in "lstm(relu, sigmoid)". This function returns the name of one activation, such as "relu". The name is the same
-    as in Keras, except for the activations in `NAMES`.
+    It is the same name as in Keras, except for the activations in `NAMES`. In lstm_jax, such names are part of the name of a cell whose
+    activations are not the default ones, as in "lstm(relu, sigmoid)".
 
     Args:
         layer: the Keras layer.

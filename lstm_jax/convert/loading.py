@@ -24,8 +24,8 @@ def load(layer: Any, weights: Any, prefix: str = "") -> None:
 
     If the weights do not fit, no parameter is changed. The arrays are converted to the dtype of the parameters: float64 weights, for
     example, are rounded if the layer has float32 parameters. A learned initial state and the state that a stateful layer carries are not
-    changed. Options of the layer such as `residual`, zoneout and dropout are never compared. Its options `go_backwards`, `keep_order` and
-    `merge_mode` are compared only if `weights` are Keras layers.
+    changed. Options of the layer such as `residual`, zoneout and dropout are never compared with those of the other library. The options
+    `go_backwards`, `keep_order` and `merge_mode` of the layer are compared only if `weights` are Keras layers.
 
     E is the number of input features, H the number of units, P the number of outputs of a projection, G the number of gates and V the size
     of the vocabulary.
@@ -50,19 +50,28 @@ def load(layer: Any, weights: Any, prefix: str = "") -> None:
               the order in which the steps are read. A `Bidirectional` layer must have the same `merge_mode`.
 
             For a dense layer: {"kernel": (in, out), "bias": (out,)}, or an nn.Linear of PyTorch, or the state dict of an nn.Linear or of a
-            model that contains it. For an embedding layer: {"embedding": (V, E)}, or an nn.Embedding of PyTorch, or the state dict of an
-            nn.Embedding or of a model that contains it. For a model: a dict from the paths of its arrays, such as "recurrent/0/kernel", to
-            the arrays. `sentiment_from_keras_file` and `generation_from_torch`, for example, return such a dict. To copy the weights of
-            another model object `model` of lstm_jax, give `lstm_jax.models.functional(model).params`. If `layer` is a model, its cell must
-            be lstm, gru, gru_reset_before or simple_rnn.
+            model that contains it.
+
+            For an embedding layer: {"embedding": (V, E)}, or an nn.Embedding of PyTorch, or the state dict of an nn.Embedding or of a model
+            that contains it.
+
+            For a model: a dict from the paths of its arrays, such as "recurrent/0/kernel", to the arrays. `sentiment_from_keras_file` and
+            `generation_from_torch`, for example, return such a dict. To copy the weights of another model object `model` of lstm_jax, give
+            `lstm_jax.models.functional(model).params`. If `layer` is a model, its cell must be lstm, gru, gru_reset_before or simple_rnn.
         prefix: prefix of the names of the PyTorch module's arrays in the state dict of a bigger model, for example "rnn.".
 
     Raises:
-        InputError: if `layer` is something else, or its parameters are no arrays, or `weights` has none of these forms. Also if the layer
-            and the weights differ in the number of layers, directions, features or units, in the cell, or in the name or shape of a
-            parameter. Also if they differ in the activations, which are known only for weights of PyTorch and Keras layers, or in
-            `go_backwards`, `keep_order` or `merge_mode`, which are compared only for Keras layers. Also if the layer has a projection and
-            the weights have none, or the reverse. Also if the layer has no bias and the bias in the weights is not zero.
+        InputError: in one of these cases.
+
+            - `layer` is something else, or its parameters are no arrays.
+            - `weights` has none of these forms.
+            - `prefix` is given for weights other than a PyTorch module or a state dict.
+            - The layer and the weights differ in the number of layers, directions, features or units, or in the cell.
+            - The layer and the weights differ in the name or the shape of a parameter.
+            - The layer and the weights differ in the activations. Those of the weights are known only for PyTorch and Keras layers.
+            - The layer and a Keras layer differ in `go_backwards`, `keep_order` or `merge_mode`.
+            - Only one of the layer and the weights has a projection.
+            - The layer has no bias, and the bias in the weights is not zero.
     """
     if is_dense(layer):
         found = matched_dense(layer, weights, prefix)

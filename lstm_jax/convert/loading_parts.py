@@ -104,13 +104,13 @@ def split_flat(model: Any, weights: Any) -> tuple[list[Layer], Pairs]:
         weights: the flat dict, with keys such as "embedding/embedding", "recurrent/0/kernel" and "head/bias".
 
     Returns:
-        two lists. The first has the weights of the recurrent layers, lowest layer first. They are not checked. The second has pairs: a
-        parameter of the embedding or the head, and the array with its new values.
+        two lists. The first has the weights of the recurrent layers, lowest layer first. This function does not check these weights. The
+        second list has pairs: a parameter of the embedding or the head, and the array with its new values.
 
     Raises:
-        InputError: if `weights` is not such a dict, if a key is missing or unknown, or if a shape is not that of the model. The error is
-            also raised if the model ties the kernel of its head to the embedding, and "head/kernel" is given but is not the transposed
-            embedding table.
+        InputError: if `weights` is not such a dict, if a key is missing or unknown, or if a shape is not that of the model. If the model
+            ties the kernel of its head to the embedding, "head/kernel" may be absent. The error is also raised if it is given and is not
+            the transposed embedding table.
     """
     kind = SENTIMENT if is_a(model, OWN, "SentimentClassifier") else CHARACTER
     remedy = "give a flat dict such as that of sentiment_from_keras_file, or load the parts of the model one by one"

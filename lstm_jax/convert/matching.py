@@ -56,7 +56,7 @@ def check_activations(layer: Any, allowed: tuple[str, ...], at: str, source: str
     Args:
         layer: the layer.
         allowed: cells that the layer may have, each with its activations, for example ("simple_rnn", "simple_rnn(relu)").
-        at: words that follow the name of the layer's attribute in error messages, such as " of layer 1".
+        at: words that say in error messages which layer is meant, such as " of layer 1" in "activations of layer 1".
         source: the other library's layer in error messages, for example "PyTorch module".
 
     Raises:
@@ -71,13 +71,16 @@ def matched(layer: Any, given: Given, at: str) -> list[tuple[Any, Any]]:
     Args:
         layer: a `Recurrent` or `Bidirectional` layer.
         given: the weights.
-        at: words that follow the name of the layer's attribute in error messages, such as " of layer 1".
+        at: words that say in error messages which layer is meant, such as " of layer 1" in "directions of layer 1".
 
     Raises:
-        InputError: if `layer` is neither a `Recurrent` nor a `Bidirectional` layer, if the layer and the weights differ in the cell or in
-            the number of directions, features, units or outputs, or if `paired` rejects the arrays. It is also raised if `given.allowed` is
-            not None and does not contain the cell of the layer with its activations, or if an attribute of the layer does not have the
-            value that `given.options` requires.
+        InputError: in one of these cases.
+
+            - `layer` is neither a `Recurrent` nor a `Bidirectional` layer.
+            - The layer and the weights differ in the cell, or in the number of directions, features, units or outputs.
+            - `given.allowed` is not None, and does not contain the cell of the layer with its activations.
+            - An attribute of the layer does not have the value that `given.options` requires.
+            - `paired` rejects the arrays.
     """
     pair = is_a(layer, OWN, "Bidirectional")
     recurrent = pair or is_a(layer, OWN, "Recurrent")

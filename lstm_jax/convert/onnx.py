@@ -64,18 +64,24 @@ def layers_to_onnx(
         merge: how the outputs of two directions are combined: "concat", "sum", "ave" or "mul". None means the `merge_mode` of the
             `Bidirectional` layers or, if there are none, "concat".
         states: whether the states are inputs and outputs. If false, each layer starts from zeros.
-        metadata: texts to add to the metadata of the model, by name. None adds none.
+        metadata: dict from names to texts, which are added to the metadata of the model. None adds nothing.
 
     Returns:
         an `onnx.ModelProto`.
 
     Raises:
-        InputError: if ONNX has no operator for the cell, if the keys, shapes or dtypes of the weights are wrong, if `metadata` is not a
-            dict from strings to strings, or if the package onnx is not installed. It is also raised if a layer has another cell, or an
-            option that ONNX cannot express: other activations than the default ones, `go_backwards`, zoneout, a `dtype` other than that of
-            the parameters, residual connections, `merge_mode=None`, or a learned initial state while `states` is false. Finally, it is
-            raised if `merge` is unknown or differs from the `merge_mode` of a `Bidirectional` layer, or if the `Bidirectional` layers
-            differ in `merge_mode`.
+        InputError: in one of these cases.
+
+            - The package onnx is not installed.
+            - ONNX has no operator for the cell, or a layer has another cell.
+            - The keys, shapes or dtypes of the weights are wrong.
+            - A layer has an option that ONNX cannot express: other activations than the default ones, `go_backwards`, zoneout, a `dtype`
+              other than that of the parameters, or `merge_mode=None`.
+            - A layer has a learned initial state, and `states` is false.
+            - The stack has residual connections.
+            - `merge` is unknown, or differs from the `merge_mode` of a `Bidirectional` layer.
+            - The `Bidirectional` layers have different values of `merge_mode`.
+            - `metadata` is not a dict from strings to strings.
     """
     check_operator(cell)
     target = Target("recurrent layer of ONNX", ONNX_CELLS, MERGES, bfloat16=False, starts=states)
@@ -112,7 +118,7 @@ def sentiment_to_onnx(
             over the words, or "mean+max" (both, concatenated).
         skip_padding: whether the recurrent layers skip padding (id 0), wherever it stands in a row, as with `mask_zero` in Keras.
         description: text for the field `doc_string` of the model.
-        metadata: texts to add to the metadata of the model, by name. None adds none.
+        metadata: dict from names to texts, which are added to the metadata of the model. None adds nothing.
 
     Returns:
         an `onnx.ModelProto`.
@@ -154,7 +160,7 @@ def generation_to_onnx(
             embedding table.
         cell: name of the cell: "lstm", "gru", "gru_reset_before" or "simple_rnn".
         description: text for the field `doc_string` of the model.
-        metadata: texts to add to the metadata of the model, by name. None adds none.
+        metadata: dict from names to texts, which are added to the metadata of the model. None adds nothing.
 
     Returns:
         an `onnx.ModelProto`.

@@ -138,7 +138,7 @@ class Graph:
         Args:
             name: name of the graph.
             description: text for the field `doc_string` of the model.
-            metadata: texts to add to the metadata of the model, by name.
+            metadata: dict from names to texts, which are added to the metadata of the model.
 
         Raises:
             InputError: if the weights are too big for one file.

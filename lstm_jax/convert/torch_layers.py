@@ -117,9 +117,14 @@ def layers_from_torch(cell: str, state_dict: Mapping[str, Any], prefix: str = ""
         bidirectional, the entry of a layer is {"forward": dict, "backward": dict}. If the module has no biases, the biases are zeros.
 
     Raises:
-        InputError: if `cell` is none of the four names above, `state_dict` is not a dict with strings as its keys, an array is missing, or
-            a shape is wrong. The error is also raised if no name in the state dict begins with `prefix`, if a name that begins with
-            `prefix` does not belong to an array of such a module, or if the module has a projection and `cell` is not "lstm_projected".
+        InputError: in one of these cases.
+
+            - `cell` is none of the four names above.
+            - `state_dict` is not a dict with strings as its keys.
+            - An array is missing, or a shape is wrong.
+            - No name in the state dict begins with `prefix`.
+            - A name that begins with `prefix` does not belong to an array of such a module.
+            - The module has a projection, and `cell` is not "lstm_projected".
     """
     module = _peer(cell).module
     check_state_dict(state_dict)
@@ -157,10 +162,15 @@ def layers_to_torch(cell: str, layers: Any, prefix: str = "", bias: bool = True)
         bias: whether the PyTorch module has biases. If false, all biases of the layers must be zero.
 
     Raises:
-        InputError: if `cell` is none of these names, a key or shape is wrong, not all layers have the same numbers of units, outputs and
-            directions, or a bias is not zero and `bias` is false. Also if a layer has another cell, or an option that PyTorch cannot
-            express: other activations, `go_backwards`, zoneout, a learned state, residual connections, or a `merge_mode` other than
-            "concat".
+        InputError: in one of these cases.
+
+            - `cell` is none of these names, or a layer has another cell.
+            - A key or a shape is wrong.
+            - The layers differ in the number of units, outputs or directions.
+            - A bias is not zero, and `bias` is false.
+            - A layer has an option that PyTorch cannot express: other activations, `go_backwards`, zoneout, a learned initial state, or a
+              `merge_mode` other than "concat".
+            - The stack has residual connections.
     """
     _peer(cell)
     checked = check_stack(exported(cell, layers, TORCH), cell=cell)

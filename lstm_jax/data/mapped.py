@@ -22,7 +22,9 @@ id k of the shard."""
 class MappedIds:
     """One-dimensional array of ids that are stored in several memory-mapped files, called shards, one shard after the other.
 
-    The ids in a shard belong to a vocabulary of the shard. They are converted to the joint vocabulary of all shards when they are read.
+    Each shard has a vocabulary of its own, to which its stored ids belong. When ids are read, they are converted to the joint vocabulary of
+    all shards.
+
     This class has those operations of a NumPy array that training needs: `len`, slices, arrays of indices, `take`, `dtype`, `itemsize` and
     `nbytes`.
 
@@ -52,7 +54,7 @@ class MappedIds:
         return self.end - self.begin
 
     def __getitem__(self, places: slice | np.ndarray) -> np.ndarray:
-        """Return the ids of a slice or of an array of indices, as a NumPy array. Negative indices count from the end."""
+        """Return the ids at the indices `places`, a slice or an array, as a NumPy array. Negative indices count from the end."""
         if isinstance(places, slice):
             return self.take(np.arange(*places.indices(len(self))))
         return self.take(np.where(places < 0, places + len(self), places))

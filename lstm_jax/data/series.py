@@ -61,8 +61,8 @@ class Series:
     def _ticks(self) -> np.ndarray:
         """(N,) float64: the times in whole microseconds if the series is dated, else the unchanged `times`.
 
-        A float64 number of days can differ slightly from the exact time. If the exact time is a whole number of microseconds and lies
-        between 1902 and 2038, the rounding removes this difference.
+        A dated series stores its times as float64 numbers of days, which can differ slightly from the exact times. If an exact time is a
+        whole number of microseconds and lies between 1902 and 2038, rounding to whole microseconds restores it.
         """
         return self._in_ticks(self.times)
 
@@ -127,7 +127,10 @@ class Series:
 
 
 def _in_utc(time: date | np.datetime64) -> date | np.datetime64:
-    """Return a datetime in UTC without its offset from UTC. Any other date, or a datetime that has no offset, is returned unchanged."""
+    """Return a date without an offset from UTC.
+
+    A datetime with an offset is converted to UTC, and its offset is removed. Any other date is returned unchanged.
+    """
     return time.astimezone(UTC).replace(tzinfo=None) if isinstance(time, datetime) and time.utcoffset() is not None else time
 
 
@@ -163,7 +166,8 @@ _BASIC_DATES = {8: "%Y%m%d", 10: "%Y%m%d%H", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S
 def _is_basic_date(text: str) -> bool:
     """Return whether a text looks like a date in digits alone: a day, as in 20261125, perhaps with an hour, a minute and a second.
 
-    With an hour, the year must lie between 1900 and 2099, because seconds since 1970 have ten digits too.
+    A date with an hour has ten digits, as a present time in seconds since 1970 has. A text with an hour therefore counts as a date only if
+    its year lies between 1900 and 2099.
     """
     form = _BASIC_DATES.get(len(text))
     if form is None or not (text.isascii() and text.isdigit()) or (len(text) > 8 and text[:2] not in ("19", "20")):
@@ -182,16 +186,20 @@ def _with_hyphens(text: str) -> str:
 
 
 def _read_moment(text: str, before: _Moment | None, subject: str) -> _Moment:
-    """Parse the time of a row, and check it against the time of the row before.
+    """Parse the time of a row, after checking that it is valid and later than the time of the previous row.
 
     Args:
         text: the time.
-        before: time of the row before, or None for the first row.
+        before: time of the previous row, or None for the first row.
         subject: name of the time in error messages.
 
     Raises:
-        InputError: if the text is neither a finite number nor an ISO date, if one of the two times is a number and the other is a date, if
-            only one of the two times has an offset from UTC, or if the time is not later than the time of the row before.
+        InputError: in one of these cases.
+
+            - The text is neither a finite number nor an ISO date.
+            - One of the two times is a number, and the other is a date.
+            - Only one of the two times has an offset from UTC.
+            - The time is not later than the time of the previous row.
     """
     moment = _moment(text)
     if moment is None:
@@ -209,7 +217,7 @@ def _read_moment(text: str, before: _Moment | None, subject: str) -> _Moment:
 def read_series(path: str | os.PathLike[str], time: str = "time", value: str = "value") -> Series:
     """Read a time series from two columns of a CSV or JSON-lines file.
 
-    A row without a value is left out. This makes the gap between the row before and the row after longer.
+    A row without a value is left out. The series then has one longer gap, from the previous row to the next row.
 
     A time in digits alone, such as 20261125 or 202611251430, is a number. If all times look like dates in such a format, the series is
     refused, because the numbers would have a wide gap at the end of a day or a month.
@@ -223,11 +231,18 @@ def read_series(path: str | os.PathLike[str], time: str = "time", value: str = "
         value: name of the column of the values.
 
     Raises:
-        InputError: if the file cannot be read, if semicolons or tabs separate its columns, if a column is missing, if a value is not a
-            finite number, if a time is neither a finite number nor an ISO date, if the times do not increase, if some times are numbers and
-            others are dates, if all times are dates without hyphens, if only some of the dates have an offset from UTC, if fewer than two
-            rows have a value, or if float64 cannot represent the gaps between the times in units of the median gap. If the error lies in
-            one line, the message names the line.
+        InputError: in one of these cases. If the error lies in one line, the message names the line.
+
+            - The file cannot be read, or semicolons or tabs separate its columns.
+            - A column is missing.
+            - A value is not a finite number.
+            - A time is neither a finite number nor an ISO date.
+            - The times do not increase.
+            - Some times are numbers, and others are dates.
+            - All times look like dates in digits alone.
+            - Only some of the dates have an offset from UTC.
+            - Fewer than two rows have a value.
+            - float64 cannot represent the gaps between the times in units of the median gap.
     """
     path = Path(path)
     times: list[float] = []

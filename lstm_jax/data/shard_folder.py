@@ -46,7 +46,7 @@ def write_missing(
 
     Args:
         folder: the folder, which is created if it does not exist.
-        parts: one dataclass instance for each shard. It describes the part of the input that the shard holds, for example a file.
+        parts: one dataclass instance for each shard. The instance describes the input of the shard, for example a file.
         write: function write(folder, parts, number) that writes the data files of the shard for `parts[number]`, then calls `write_record`,
             and returns `number`.
         intact: function intact(folder, number, record) that reads the data files of a shard, and returns whether they have the checksums in
@@ -56,9 +56,14 @@ def write_missing(
             shards.
 
     Raises:
-        InputError: if the folder cannot be written, if it holds shards that were written for other `parts`, if `write` raises an
-            InputError, or if a process that writes shards is killed. The error is also raised if the folder holds a file with the name of a
-            shard file or of the index (see `INDEX`), but no intact record, no intact index and no file `UNFINISHED`.
+        InputError: in one of these cases.
+
+            - The folder cannot be written.
+            - The folder holds shards that were written for other `parts`.
+            - The folder holds foreign files: a file has the name of a shard file or of the index (see `INDEX`), but there is no intact
+              record, no intact index and no file `UNFINISHED`.
+            - `write` raises an InputError.
+            - A process that writes shards is killed.
     """
     with parsing(f"shards {folder}", "name a folder that can be written"):
         folder.mkdir(parents=True, exist_ok=True)
@@ -176,7 +181,7 @@ def verify(folder: Path, ending: str, intact: Callable[[Path, int, dict[str, Any
 
     Args:
         folder: the folder.
-        ending: ending of the name of the file that holds the ids of a shard, such as "npy".
+        ending: ending of the name of each shard's file of ids, such as "npy".
         intact: function intact(folder, number, record) that reads the data files of a shard, and returns whether they have the checksums in
             `record`.
         command: command that writes such a folder, for error messages.

@@ -28,12 +28,17 @@ def table_rows(path: Path, wanted: tuple[str, ...] = ()) -> Iterator[tuple[int, 
 
     Args:
         path: the file.
-        wanted: names of columns that the caller needs. They serve only to recognise a CSV file with semicolons or tabs between its fields:
-            splitting its first line at semicolons or tabs gives all these names, and splitting it at commas does not.
+        wanted: names of columns that the caller needs. They serve only to detect a CSV file that separates its fields by semicolons or
+            tabs. Such a file is detected if its first line, split at semicolons or at tabs, gives all these names. Split at commas, the
+            line must not give all of them.
 
     Raises:
-        InputError: if the file is absent or truncated, if it holds invalid UTF-8, JSON or CSV (the message names the line), if two columns
-            of a CSV file have the same name, or if `wanted` shows that the fields of a CSV file are separated by semicolons or tabs.
+        InputError: in one of these cases.
+
+            - The file is absent or truncated.
+            - The file holds invalid UTF-8, JSON or CSV. The message names the line.
+            - Two columns of a CSV file have the same name.
+            - The columns `wanted` show that semicolons or tabs separate the fields of a CSV file.
     """
     csv_file = ".csv" in path.name.lower()[-7:]
     subject, remedy = f"file {path}", "give a complete file that can be read"

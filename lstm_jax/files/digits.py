@@ -1,4 +1,4 @@
-"""Number of digits with which numbers are written, so that their differences can be seen."""
+"""Choice of the number of digits with which several numbers are written, so that the differences between them remain visible."""
 
 import math
 from collections.abc import Iterable
@@ -10,14 +10,15 @@ MOST = 15
 
 
 def digits_for(values: Iterable[float], least: int) -> int:
-    """Return the number of significant digits with which some numbers are written, so that their differences can be seen.
+    """Return how many significant digits each of several numbers needs, so that the differences between the numbers remain visible.
 
-    It is `least`, and one more for each power of ten by which the largest absolute value exceeds the largest difference. For 1233996.1 and
-    1234003.5, whose difference is 7.4, and `least` 3, it is 8. It is at most `MOST`. Numbers that are not finite are ignored.
+    Let m be the largest absolute value, and d the difference between the largest and the smallest number. The result is `least` plus
+    floor(log10(m / d)), but at least `least` and at most `MOST`. If d is 0, the result is `least`. For example, the numbers 1233996.1 and
+    1234003.5 differ by 7.4, and with `least` 3 they need 8 digits. Numbers that are not finite are ignored.
     """
     finite = np.asarray(list(values), np.float64)
     finite = finite[np.isfinite(finite)]
     spread = float(np.ptp(finite)) if len(finite) else 0.0
     if spread == 0:
-        return least
+        return min(MOST, least)
     return min(MOST, least + max(0, math.floor(math.log10(np.abs(finite).max() / spread))))

@@ -90,9 +90,12 @@ def read_members(path: Path, subject: str, remedy: str, names: Sequence[str] = (
         names: names of the arrays to read. If empty, all are read.
 
     Raises:
-        InputError: if the file is damaged, if two members have the same name, if a member to read does not exist, is encrypted or has an
-            unknown compression method, or if the members to read expand to more bytes in total than `most_expanded` allows for the size of
-            the file.
+        InputError: in one of these cases.
+
+            - The file cannot be read or is damaged.
+            - Two members have the same name.
+            - A member to read does not exist, is encrypted, or has an unknown compression method.
+            - The members to read expand to more bytes in total than `most_expanded` allows for a file of this size.
     """
     with open_input(path, subject, remedy) as file, parsing(subject, remedy), zipfile.ZipFile(file) as archive:
         members = archive.infolist()

@@ -1,9 +1,9 @@
 """Safe reading of data files. Only regular files of limited size are read, and every error message names the file.
 
-The path of a data file may lead to one of these:
-- a FIFO to which no process writes, or a device that never ends,
-- a small file that expands to gigabytes,
-- content on which a parser fails with an exception that its documentation does not mention.
+The path of a data file can cause three problems:
+- It may lead to a FIFO to which no process writes, or to a device that never ends.
+- It may lead to a small compressed file that expands to gigabytes.
+- It may lead to a file on which a parser fails with an exception that the parser's documentation does not mention.
 
 Therefore all code that reads data opens files with `open_input` or `read_input`, decompresses them with `expanded`, and parses them inside
 `with parsing(...)`.
@@ -99,8 +99,12 @@ def locate(path: str | Path, subject: str, remedy: str) -> Path:
         remedy: advice to the user at the end of the error message.
 
     Raises:
-        InputError: if the path is empty or too long, if it does not exist or cannot be accessed, if it is a folder that cannot be listed
-            and entered, or if it begins with `~name` and there is no user `name`.
+        InputError: in one of these cases.
+
+            - The path is empty or too long.
+            - The path does not exist or cannot be accessed.
+            - The path is a folder that cannot be listed or cannot be entered.
+            - The path begins with `~name`, and there is no user `name`.
     """
     require(str(path) != "", subject, "an empty name", remedy)
     with parsing(f"{subject} {path}", remedy):
@@ -160,8 +164,10 @@ def read_input(path: str | Path, subject: str = "", remedy: str = READABLE) -> b
         remedy: advice to the user at the end of error messages.
 
     Raises:
-        InputError: if the input cannot be read, if it has more than `most_bytes()` bytes, or if the file `path` does not exist, is not a
-            regular file, or has changed while it was read.
+        InputError: in one of these cases.
+
+            - The file or standard input cannot be read, or has more than `most_bytes()` bytes.
+            - The file does not exist, is not a regular file, or has changed while it was read.
     """
     subject = subject or f"file {path}"
     if str(path) == STANDARD_INPUT:

@@ -54,7 +54,7 @@ def user_path(path: str | Path) -> Path:
 def check_output(path: Path, inputs: Iterable[Path | str] = (), force: bool = False) -> None:
     """Check that a command may write its output to the file that the user has named.
 
-    The path may be that of a new file. An existing file may be replaced only if the command does not read it. If it lacks the mark of
+    The file may be new. An existing file may be replaced only if the command does not read it. If an existing file lacks the mark of
     lstm-jax, which is the text `MARK` near the start of a file, `force` must also be true.
 
     Args:
@@ -132,8 +132,11 @@ def write_atomically(path: Path, content: str | bytes | Callable[[IO[bytes]], ob
             replaced.
 
     Raises:
-        InputError: if the path is a link, a folder, a device, a pipe or a socket, if the file exists without the mark and `force` is false,
-            if the folder cannot be written, or if the disk is full. In each of these cases no temporary file is left.
+        InputError: in one of these cases. No temporary file is left.
+
+            - The path is a link, a folder, a device, a pipe or a socket.
+            - The file exists without the mark, and `force` is false.
+            - The folder cannot be written, or the disk is full.
     """
     temporary = None
     check_output(path, force=force)

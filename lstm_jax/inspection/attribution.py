@@ -47,12 +47,14 @@ def integrated_gradients(
     The gradient of the output is integrated along the straight line from a baseline to the input, and multiplied by the input minus the
     baseline. The integral is computed by Gauss-Legendre quadrature, as a weighted sum over points of the line. The exact sum of all
     contributions is the output for the input minus the output for the baseline. The number of points is doubled until the sum of the
-    computed contributions differs from this value by at most `tolerance`, or until there are `MOST_POINTS` points.
+    computed contributions differs from the exact sum by at most `tolerance`, or until there are `MOST_POINTS` points.
 
     Args:
-        function: a function that is called as function(inputs, *args) and returns a scalar, the output. Its gradient is compiled anew for
-            each shape of the arguments and number of points and, unless it is the method of an object, at each call. A method is compiled
-            once, with the arrays that its object holds: give parameters that change in `args`.
+        function: a function that is called as function(inputs, *args) and returns a scalar, the output. Its gradient is compiled for each
+            shape of the arguments and each number of points. If `function` is a method of an object, later calls of `integrated_gradients`
+            use the same compiled program, which contains the arrays that the object held at the time of the compilation. Parameters
+            that change must therefore be passed in `args`. The gradient of any other function is compiled again at each call of
+            `integrated_gradients`.
         inputs: the input (T, E).
         args: further arguments of the function: pytrees of arrays, such as parameters.
         baseline: the baseline (T, E). If None, it is zeros.
@@ -82,10 +84,11 @@ def integrated_gradients(
 
 
 def _traced_anew(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-    """Return an equal function that JAX compiles anew, or the function itself if it is the method of an object.
+    """Return a new function object that computes the same as `function`, so that JAX compiles it again. Return a method unchanged.
 
-    JAX finds a compiled program by the function object. The program holds the arrays of the function's closure as constants, such as the
-    parameters of an NNX module, which a training step changes in place.
+    JAX stores a compiled program under the function object from which it was compiled. The program contains the arrays of the function's
+    closure as constants, for example the parameters of an NNX module. After a training step has changed these parameters in place, the
+    stored program would still use the old values.
     """
     return function if inspect.ismethod(function) else partial(function)
 
@@ -99,8 +102,8 @@ def _output(function: Callable[..., jax.Array], inputs: jax.Array, *args: Any) -
 def _shares(function: Callable[..., jax.Array], start: jax.Array, step: jax.Array, places: jax.Array, *args: Any) -> jax.Array:
     """Return an array (P, T): the integrand of integrated gradients at P points of the line from the baseline to the input.
 
-    For point p and time step t, the integrand is the gradient at p times the difference between input and baseline, summed over the
-    features of this time step.
+    For point p and time step t, the integrand is a sum over the features of this time step. The term of a feature is the derivative of the
+    output with respect to the feature, taken at point p, times the difference between the input and the baseline in this feature.
 
     Args:
         function: function that is called as function(inputs, *args) and returns a scalar.
@@ -119,9 +122,10 @@ def gradient_norms(function: Callable[..., jax.Array], inputs: jax.Array, *args:
     A large norm means that the output depends strongly on the step.
 
     Args:
-        function: a function that is called as function(inputs, *args) and returns the K outputs (K,). It is compiled anew for each shape of
-            the arguments and, unless it is the method of an object, at each call. A method is compiled once, with the arrays that its
-            object holds: give parameters that change in `args`.
+        function: a function that is called as function(inputs, *args) and returns an array (K,) of K outputs. It is compiled for each shape
+            of the arguments. If `function` is a method of an object, later calls of `gradient_norms` use the same compiled program, which
+            contains the arrays that the object held at the time of the compilation. Parameters that change must therefore be passed in
+            `args`. Any other function is compiled again at each call of `gradient_norms`.
         inputs: the input (T, E).
         args: further arguments of the function: pytrees of arrays, such as parameters.
 
@@ -141,16 +145,16 @@ def _norms(function: Callable[..., jax.Array], inputs: jax.Array, *args: Any) ->
 def reach(norms: np.ndarray | jax.Array, share: float = 0.9) -> np.ndarray:
     """Return how many earlier steps of the input matter to each output, judged by the norms of the gradients of the output.
 
-    The model computes an output after each of the last K of the T steps. Output k follows step s = T - K + k and depends on the steps 0 to
-    s. The result for output k is the smallest number n for which the norms of the steps s - n to s sum to at least `share` times the sum
-    over the steps 0 to s.
+    The input has T steps, and the model computes one output after each of the last K steps. Output k is computed after step s = T - K + k,
+    so it depends on the steps 0 to s. The result for output k is the smallest number n with this property: the norms of the steps s - n to
+    s sum to at least `share` times the sum of the norms of the steps 0 to s.
 
     Args:
         norms: norms (K, T) of the gradients of K outputs with respect to T steps, as `gradient_norms` returns them.
         share: fraction of the sum of the norms, above 0 and at most 1.
 
     Returns:
-        An int array (K,) with the number n of each output. n is 0 if the norm of step s alone is large enough.
+        An int array (K,) with the number n for each output. n is 0 if the norm of step s alone is large enough.
     """
     count, steps = norms.shape
     reached = np.zeros(count, int)

@@ -89,8 +89,13 @@ def project(
             positive words minus the mean vector of negative words. With the method "pca" the axis must be None.
 
     Raises:
-        InputError: if there are fewer than 2 vectors or features, a value is not finite, `method` is unknown, `axis` is given for "pca", or
-            `axis` is missing, zero or not finite for "pca+axis".
+        InputError: in one of these cases.
+
+            - There are fewer than 2 vectors or fewer than 2 features.
+            - A value is not finite.
+            - `method` is unknown.
+            - `method` is "pca", and `axis` is given.
+            - `method` is "pca+axis", and `axis` is missing, zero or not finite.
     """
     require(min(rows.shape) >= 2, "vectors to project", f"shape {rows.shape}", "give at least 2 rows of at least 2 features")
     require(bool(np.isfinite(rows).all()), "vectors to project", "not finite", "the model has diverged: lower the learning rate")
@@ -213,9 +218,14 @@ def export_projector(
             with the mark are always replaced.
 
     Raises:
-        InputError: if a column is named "word", does not have N values, or has a name or value that is empty or contains a tab or a line
-            break. Also if a word is empty or occurs twice, or an entry of `vectors` is not finite. Also if the numbers of words and vectors
-            differ, or a file cannot be written.
+        InputError: in one of these cases.
+
+            - A column is named "word" or does not have N values.
+            - The name of a column, or a value in it, is empty or contains a tab or a line break.
+            - A word is empty or occurs twice.
+            - An entry of `vectors` is not finite.
+            - The numbers of words and vectors differ.
+            - A file cannot be written.
     """
     written = _checked_words(words, vectors)
     table = {"word": written} | {name: [str(value) for value in column] for name, column in columns.items()}
@@ -248,7 +258,7 @@ def escape(word: str) -> str:
         word: the word. Bytes that are not valid UTF-8 must have been decoded to surrogates by Python's error handler "surrogateescape".
 
     Raises:
-        InputError: if the word is empty, or contains a surrogate that this error handler does not make.
+        InputError: if the word is empty, or contains a surrogate that the error handler "surrogateescape" does not produce.
     """
     require(word != "", "word", "empty", "leave words without letters out")
     if word.isprintable() and " " not in word:

@@ -112,16 +112,16 @@ def _layers(model: nnx.Module) -> Iterator[tuple[str, Recurrent]]:
 
 
 def _name(layer: Recurrent, path: str, running: list[str]) -> None:
-    """Change a layer so that its calls, and those of its method `step`, record their beginning and end in the list `running`.
+    """Change a layer so that its path is in the list `running` while the layer runs.
 
-    Each call of the layer appends `path` to the list when it begins, and removes the path when it ends. The last entry of the list is thus
-    the path of the layer whose call runs. While an outer layer calls an inner layer, the last entry is the path of the inner layer. To
-    change the layer, its class is replaced by a new subclass.
+    Each call of the layer, or of its method `step`, appends `path` to the list when it begins, and removes the path when it ends. The last
+    entry of the list is therefore the path of the layer that runs at the moment. While an outer layer calls an inner layer, the last entry
+    is the path of the inner layer. The class of the layer is replaced by a new subclass that does this.
 
     Args:
         layer: the layer, which is changed in place.
         path: path of the layer in the model.
-        running: list of the paths of all layers whose calls have begun and not ended.
+        running: list of the paths of all layers whose calls have begun but not ended.
     """
     kind = type(layer)
 

@@ -9,9 +9,9 @@
 Keras. The new model shares the weights of the old model. The layers of this module can also be used directly, with the same arguments as
 Keras' layers. They need the environment variable `KERAS_BACKEND=jax`.
 
-In a saved model, the layers have the names of Keras' own classes, so that it can be loaded without this package. It then consists of Keras'
-layers. To load it with the layers of this module, call `accelerate` on the loaded model, or pass `custom_objects=LAYERS` to
-`keras.models.load_model`.
+A saved model contains the names of Keras' own classes instead of the classes of this module. It can therefore be loaded without this
+package, and then consists of Keras' layers. To get a model with the layers of this module, call `accelerate` on the loaded model, or pass
+`custom_objects=LAYERS` to `keras.models.load_model`.
 
 If `unroll` does not support the settings of a layer (see `why_not`), Keras runs the layer, with the same result.
 """
@@ -52,9 +52,10 @@ def why_not(layer: keras.layers.RNN) -> str:
 
 
 def _activations(cell: Any) -> list[Any]:
-    """Return the activation and the recurrent activation of a Keras cell, each as its name if it is one of Keras' own functions.
+    """Return a list of two entries: the activation and the recurrent activation of a Keras cell.
 
-    Any other function is returned as it is. For the cell of a simple RNN, which has no recurrent activation, "sigmoid" is returned.
+    A function of Keras itself is returned as its name, such as "tanh". Any other function is returned as it is. The cell of a simple RNN
+    has no recurrent activation, so that the second entry is "sigmoid".
     """
     functions = [cell.activation, getattr(cell, "recurrent_activation", keras.activations.sigmoid)]
     names = [keras.activations.serialize(function) for function in functions]
@@ -189,10 +190,10 @@ class _Unrolled(keras.layers.RNN):
         return last, outputs if self.return_sequences else last[:, None], list(final)
 
     def _with_first_outputs(self, outputs: Any, mask: Any, h: Any) -> Any:
-        """Return the outputs, in which the padded steps before the first valid step of a row have the initial output instead of zeros.
+        """Replace the zeros at the padded steps before the first valid step of a row by the initial output, and return the outputs.
 
-        "Before" means in the order in which the layer reads the steps. Keras' loop on JAX returns the initial output at these padded steps.
-        `unroll` and Keras' unrolled loop return zeros.
+        "Before" refers to the order in which the layer reads the steps. At these padded steps, Keras' loop on JAX returns the initial
+        output, but `unroll` and Keras' unrolled loop return zeros. A last output (B, H) is replaced only in rows without a valid step.
 
         Args:
             outputs: outputs (B, T, H) or, if the layer does not return sequences, last output (B, H).
@@ -299,8 +300,8 @@ class _Replacing:
     def layer(self, layer: Any) -> Any:
         """Return a layer that replaces the given Keras layer, or the given layer if it is not recurrent or cannot be replaced.
 
-        `keras.models.clone_model` also hands over the operations of a Functional model that are no layers, such as the comparison of ids
-        with 0 that computes a mask. They are returned as they are.
+        `keras.models.clone_model` also calls this method for those operations of a Functional model that are not layers, for example the
+        comparison of ids with 0 that computes a mask. Such operations are returned unchanged.
         """
         if not isinstance(layer, keras.layers.Layer):
             return layer
@@ -370,9 +371,9 @@ def accelerate(model: Any) -> Any:
     Both models share their weights: training one of them also trains the other. If the given model is compiled, the new model is compiled
     too, with the same optimizer object. A warning names each recurrent layer that is not replaced, and the reason.
 
-    The layers that are not replaced are the same objects in both models, and their attribute `output` belongs to the given model. To make a
-    model of the output of an inner layer, make it from the given model, as in `keras.Model(model.inputs, model.layers[1].output)`, and
-    accelerate it.
+    The layers that are not replaced are the same objects in both models, and their attribute `output` belongs to the given model. To get an
+    accelerated model that returns the output of an inner layer, first make such a model from the given model, as in
+    `keras.Model(model.inputs, model.layers[1].output)`. Then call `accelerate` on this model.
 
     Args:
         model: a Sequential or Functional model whose weights have been created. Layers in a Sequential or Functional model inside it are

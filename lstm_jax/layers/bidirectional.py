@@ -33,8 +33,13 @@ class Bidirectional(nnx.Module):
         options: further arguments of `Recurrent` for both layers, except `go_backwards` and `keep_order`. The cell is an LSTM by default.
 
     Raises:
-        InputError: if `merge_mode` is unknown, `backward` contains an argument that both layers must share, the layers have different
-            numbers of output features while `merge_mode` is "sum", "ave" or "mul", or `Recurrent` does not accept an argument.
+        InputError: in one of these cases.
+
+            - `merge_mode` is unknown.
+            - `go_backwards` or `keep_order` is true.
+            - `backward` contains an argument that both layers must share.
+            - `merge_mode` is "sum", "ave" or "mul", and the two layers have different numbers of output features.
+            - `Recurrent` does not accept an argument.
     """
 
     def __init__(

@@ -103,7 +103,6 @@ class LayerState(nnx.Module):
 
         The next call then starts from the state that `initial_state` returns.
 
-
         Args:
             batch: number of rows in the following calls. If None, the number of rows stays the same. Before the first call of the layer,
                 `reset_state(None)` has no effect. If the layer has a learned initial state, `batch` is ignored, and the next call may have

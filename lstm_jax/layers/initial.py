@@ -39,7 +39,7 @@ class Initials:
 
 
 def as_int(name: str, value: Any, remedy: str) -> int:
-    """Return an int, or an array without axes that holds one, as an int of Python.
+    """Return an integer as a Python int. The integer may be given as a number of Python or NumPy, or as an array without axes.
 
     Args:
         name: name of the value in the error message.
@@ -47,7 +47,7 @@ def as_int(name: str, value: Any, remedy: str) -> int:
         remedy: advice at the end of the error message.
 
     Raises:
-        InputError: if `value` is neither. A bool is no int.
+        InputError: if `value` is not an integer. A bool does not count as an integer.
     """
     try:
         if not isinstance(value, bool):

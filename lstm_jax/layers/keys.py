@@ -14,7 +14,7 @@ Source = nnx.Rngs | nnx.RngStream | jax.Array | None
 
 
 def as_key(source: Any) -> Any:
-    """Return a source of random numbers, in which a raw key that is a NumPy array has become a JAX array. Other sources are unchanged."""
+    """Return a source of random numbers. If it is a NumPy array (a raw key), it is converted to a JAX array, else it is unchanged."""
     return jnp.asarray(source) if isinstance(source, np.ndarray) else source
 
 

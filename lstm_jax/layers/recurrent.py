@@ -78,10 +78,13 @@ class Recurrent(LayerState):
         rngs: random streams; weights are drawn from the stream `params`, and masks from the stream `dropout`.
 
     Raises:
-        InputError: if `features` or `units` is not an int of 1 or more, if `projection` is not an int from 0 to below `units`,
-            if `remat` is neither an int of 1 or more nor "sqrt" nor None, if a rate is not in [0, 1), if a cell, activation or
-            initialiser is unknown, or if an argument does not apply to the cell (for example, `zoneout_cell` is above 0 and the cell has no
-            cell state).
+        InputError: in one of these cases.
+
+            - `features` or `units` is not an int of 1 or more, or `projection` is not an int from 0 to `units` - 1.
+            - A rate is not in [0, 1).
+            - `remat` is not an int of 1 or more, and is neither "sqrt" nor None.
+            - A cell, kind of dropout masks, activation or initialiser is unknown.
+            - An argument does not apply to the cell. For example, `zoneout_cell` is above 0 and the cell has no cell state.
     """
 
     kernel: nnx.Param[jax.Array]
@@ -334,9 +337,9 @@ class Recurrent(LayerState):
     def _drop(self, batch: int, steps: int, dropout: DropoutMasks | None, rngs: Any, training: bool) -> tuple[Any, DropoutMasks | None]:
         """Return the parameters of the cell and the dropout masks for one call of the layer.
 
-        In training, weight dropout multiplies the recurrent kernel by a mask. Dropout masks that the caller gave are returned unchanged. If
-        the caller gave none, the second result depends on the mode. In training mode, new masks are drawn. In evaluation mode, the second
-        result is None for a layer without zoneout, and a `DropoutMasks` with only the rates of zoneout for a layer with zoneout.
+        In training mode, weight dropout multiplies the recurrent kernel by a mask. Dropout masks that the caller gave are returned
+        unchanged. If the caller gave none, new masks are drawn in training mode. In evaluation mode, `DropoutMasks` with only the rates of
+        zoneout are then returned for a layer with zoneout, and None instead of masks for a layer without zoneout.
 
         Args:
             batch: number of rows B.
@@ -370,9 +373,9 @@ class Recurrent(LayerState):
                 has no batch axis.
             reset: bool (B,), or () if x has no batch axis. Rows with True start a new sequence: before the step their state is replaced by
                 the initial state. None means that no row starts a new sequence.
-            dropout: masks, for example from `draw_masks`: the dropout masks, which all steps of a sequence share, and the zoneout masks (1,
-                B, H), which are for this step alone. None means that the step applies no dropout, and applies zoneout as in evaluation. If
-                x has no batch axis, the masks have none either, or a batch axis of 1.
+            dropout: masks, for example from `draw_masks`. All steps of a sequence share its dropout masks, while the zoneout masks
+                (1, B, H) are for this step alone. None means no dropout, and zoneout as in evaluation. If x has no batch axis, the masks
+                have none either, or a batch axis of 1.
 
         Returns:
             (output (B, H), state after the step), without the batch axis if x has none.

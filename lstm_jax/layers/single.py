@@ -95,7 +95,7 @@ def _expanded(name: str, value: Any, axis: int) -> Any:
     """Add an axis with the index `axis` to an array or a list, and return the array. None stays None.
 
     A NumPy array or a list becomes a NumPy array, not a JAX array, so that 64-bit values are not truncated before they are checked. A
-    number gets its axis at the index 0; the check of its shape then refuses it.
+    number becomes an array (1,), whatever `axis` is. If the layer needs an array with more axes, it later raises an error.
 
     Args:
         name: name of the value in the error message.
@@ -128,7 +128,7 @@ def _with_batch(dropout: Any) -> Any:
     mask (1, features) may be meant either way, and its effect is the same. The rates of zoneout, which have no axes, are not changed.
 
     Args:
-        dropout: `DropoutMasks`, or None. Any other value is returned unchanged, since `unroll` refuses it.
+        dropout: `DropoutMasks`, or None. Any other value is returned unchanged, and `unroll` later raises an error for it.
     """
     if not isinstance(dropout, DropoutMasks):
         return dropout

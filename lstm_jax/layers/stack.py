@@ -29,13 +29,13 @@ class RecurrentStack(nnx.Module):
             independently of the others. (The argument `dropout` of a call is something else: the masks inside the layers.)
         residual: whether the inputs of a layer are added to its outputs, for every layer except the first (as in Wu et al. 2016, section
             3.1). The dropout between layers is not applied to the inputs that are added. With residual connections, all layers must have
-            the same number of outputs, and the last layer must have `return_sequences=True`, too.
+            the same number of outputs, and the last of several layers must have `return_sequences=True`, too. No layer may return its
+            outputs in the reverse order of time, or as a pair (`merge_mode=None`).
         rngs: random streams; the dropout between layers is drawn from the stream `dropout`. They are needed if `dropout` is above 0 and
             calls are made without `rngs`.
 
     Raises:
-        InputError: if `layers` is empty, a layer's `return_sequences` or `return_state` is not as described above, `dropout` is not in
-            [0, 1), or the layers cannot have residual connections.
+        InputError: if `layers` is empty, if `dropout` is not in [0, 1), or if the layers do not meet the conditions above.
     """
 
     def __init__(
@@ -138,10 +138,13 @@ class RecurrentStack(nnx.Module):
             the outputs, together with final states if layers have `return_state=True`; see the class.
 
         Raises:
-            InputError: if a layer does not accept an argument, if a list does not have one entry per layer, or if `return_sequences` is
-                False and the stack has residual connections, which need the outputs of all steps. Also if `mask`, `lengths`, `resets` or
-                `segment_ids` are given and a layer before the last returns its outputs in the reverse order of time, since these arguments
-                would not fit the inputs of the next layer.
+            InputError: in one of these cases.
+
+                - A layer does not accept an argument.
+                - A list does not have one entry per layer.
+                - `return_sequences` is False, and several layers have residual connections, which need the outputs of all steps.
+                - `mask`, `lengths`, `resets` or `segment_ids` is given, and a layer before the last returns its outputs in the reverse
+                  order of time. These arguments would then not fit the inputs of the next layer.
         """
         per_layer = {name: options.pop(name) for name in ("initial_state", "reset_state", "dropout") if options.get(name) is not None}
         last = self.residual and return_sequences is False and len(self.layers) > 1

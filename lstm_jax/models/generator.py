@@ -111,9 +111,9 @@ class CharGenerator(nnx.Module):
             A pair of the logits and the list of the final states. If `last` is false, the logits have the shape (B, T, V), with V logits
             after each step. If `last` is true, they have the shape (B, V).
 
-            If `mask` skips every step of a row, the logits of this row with `last=True` are those of its final h, so that a text can be
-            continued; this is its initial h if no reset replaces it. The logits after each step are instead those of an output of zeros, as
-            at all steps before the first valid one.
+            At the steps of a row before its first valid step, the logits are computed from an output of zeros. If `mask` skips every step
+            of a row, this applies to all steps of the row. With `last=True`, the logits of such a row are instead computed from its final
+            h, so that a text can be continued. This final h is the initial h of the row, or zeros if a reset has replaced the initial h.
         """
         h, states = self.hidden(ids, mask=mask, resets=resets, state=state, deterministic=deterministic, rngs=rngs)
         return self.logits(states[-1].h) if last else jnp.swapaxes(self.logits(h), 0, 1), states

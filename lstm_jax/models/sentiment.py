@@ -70,9 +70,9 @@ class SentimentClassifier(nnx.Module):
         Args:
             ids: word ids (B, T), padded with 0.
             vectors: word vectors (T, B, E). If None, they are looked up in the embedding.
-            summed: whether the caller uses the gradient with respect to `vectors` only after summing it over all positions of a word in a
-                row. If true, the gradient is computed faster, but only these sums are correct: one position of the word may have the whole
-                sum, and the other positions zeros.
+            summed: whether the caller needs only sums of the gradient with respect to `vectors`: for each word of a row, the sum over all
+                positions of the word in this row. If true, the gradient is computed faster, but only these sums are correct. For example,
+                one position of the word may have the whole sum, and the other positions zeros.
             packed: positions of several texts that are packed in each row, or None if a row is one text. If texts are packed, a
                 bidirectional model with the pooling "last" must merge the outputs of its two directions by "concat".
             deterministic: whether to run without dropout. If None, the last call of `train()` or `eval()` decides.

@@ -69,8 +69,12 @@ def build() -> Path:
     installed with lstm_jax, continues to use that one.
 
     Raises:
-        InputError: if there is no compiler, the compiler fails or takes longer than `compiler.SECONDS`, the library cannot be loaded, or it
-            cannot be written to the cache folder.
+        InputError: in one of these cases.
+
+            - There is no compiler.
+            - The compiler fails or takes longer than `compiler.SECONDS`.
+            - The compiled library cannot be loaded.
+            - The library cannot be written to the cache folder.
     """
     path = library_path()
     try:

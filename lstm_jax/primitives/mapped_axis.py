@@ -34,11 +34,13 @@ def spread(leaf, dim: int | None, size: int):
 
 
 def fold(leaf, dim: int | None, axis: int | None, size: int):
-    """Merge the first axis of the array `leaf`, over which `vmap` maps, into its batch axis.
+    """Merge the axis over which `vmap` maps into the batch axis of the array `leaf`, and return the result.
 
-    `dim` is 0 if the first axis is mapped. If `dim` is None, no axis is mapped, and the array is first repeated `size` times along a new
-    first axis. `axis` is the index of the batch axis in the result. If `axis` is None, the array has no batch axis, and is returned
-    unchanged whatever `dim` is.
+    Args:
+        leaf: array. If it has a mapped axis, this is its first axis.
+        dim: 0 if `leaf` has a mapped axis, else None. If it is None, the array is first repeated `size` times along a new first axis.
+        axis: index of the batch axis in the result. None means that the array has no batch axis. It is then returned unchanged.
+        size: size of the mapped axis.
     """
     if axis is None:
         return leaf
@@ -47,31 +49,39 @@ def fold(leaf, dim: int | None, axis: int | None, size: int):
 
 
 def unfold(leaf, axis: int, size: int):
-    """Undo `fold`: split the batch axis of the array `leaf` into a new first axis of the given size, and the batch axis of one call."""
+    """Undo `fold`: split the batch axis of the array `leaf` into the axis over which `vmap` maps and the batch axis of one call.
+
+    The mapped axis has the size `size`, and is the first axis of the result. `axis` is the index of the batch axis in `leaf`.
+    """
     cut = leaf.reshape(*leaf.shape[:axis], size, leaf.shape[axis] // size, *leaf.shape[axis + 1 :])
     return jnp.moveaxis(cut, axis, 0)
 
 
 def without_leading(leaves: Sequence[Any], dims: Sequence[int | None]) -> list[Any]:
-    """Given the arrays of all calls of a function under `vmap`, return the arrays of one call, or only their shapes and dtypes.
+    """Return the arguments of one of the calls that `vmap` makes, as arrays or as shapes and dtypes.
 
-    If the entry of `dims` for an array is None, all calls share the array, and it is returned unchanged. If the entry is 0, the first axis
-    is mapped, and a `jax.ShapeDtypeStruct` without this axis is returned in place of the array. The values of such an array are not
-    returned, because its mapped axis may have size 0, and there is then no call to take them from.
+    Args:
+        leaves: arrays that contain the arguments of all calls.
+        dims: one entry for each array: 0 if its first axis is mapped, or None if all calls share the array.
+
+    Returns:
+        A list with one entry for each array. An array that all calls share is returned unchanged. In place of an array with a mapped axis,
+        the list contains a `jax.ShapeDtypeStruct` without this axis. It has no values, because the mapped axis may have size 0, so that
+        there is no call whose values could be returned.
     """
     return [leaf if dim is None else jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype) for leaf, dim in zip(leaves, dims, strict=True)]
 
 
 def no_calls(function: Callable, leaves: Sequence[Any]) -> tuple[list[jax.Array], list[int]]:
-    """Return the results of a function under `vmap`, for a mapped axis of size 0.
+    """Return the results of a function under `vmap` if the mapped axis has size 0, so that `vmap` makes no call.
 
     Args:
         function: function of a list of leaves.
         leaves: the arguments of a single call, which have no mapped axis, as arrays or as shapes and dtypes; see `without_leading`.
 
     Returns:
-        A pair: a list of the results, whose first axis has size 0, and a list with one 0 for each result, because its mapped axis is axis
-        0.
+        A pair of lists with one entry for each result. The first list contains the results, whose first axis has size 0. The second list
+        contains the index of the mapped axis of each result, which is 0.
     """
     results = jax.tree.leaves(jax.eval_shape(lambda *operands: function(operands), *leaves))
     return [jnp.zeros((0, *one.shape), one.dtype) for one in results], [0] * len(results)

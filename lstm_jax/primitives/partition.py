@@ -81,7 +81,7 @@ def call_partitioned(
 def devices_at_once() -> int:
     """Return the number of devices that will run the function that JAX is tracing. Each device runs it on its own shard.
 
-    If the function is traced neither by `partitioned` nor under `shard_map`, this is 1, even if JAX has several devices.
+    If the function is traced neither by `partitioned` nor under `shard_map`, return 1, even if JAX has several devices.
     """
     mesh = jax.sharding.get_abstract_mesh()
     return max(_DEVICES.get(), math.prod(mesh.shape[name] for name in mesh.manual_axes))

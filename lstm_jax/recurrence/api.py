@@ -101,10 +101,13 @@ def unroll(
         false, they are only the last output (B, H). If the attribute `outputs` of the cell is not 0, it replaces H in these shapes.
 
     Raises:
-        InputError: if an argument has a wrong class, shape or dtype, if T is 0, or if `remat` is below 1. The error is also raised if two
-            arguments are given that exclude each other: `mask` and `lengths`, `remat` and a `dropout` with zoneout, or `segment_ids` and
-            one of `mask`, `lengths` and `resets`. It is also raised if `reset_state` is given, but neither `resets` nor `segment_ids`, if
-            the named backend does not support the call, or if no backend is named and none supports the call.
+        InputError: in one of these cases.
+
+            - An argument has a wrong class, shape or dtype, T is 0, or `remat` is below 1.
+            - Two arguments are given that exclude each other: `mask` and `lengths`, or `remat` and a `dropout` with zoneout, or
+              `segment_ids` and one of `mask`, `lengths` and `resets`.
+            - `reset_state` is given, but neither `resets` nor `segment_ids` is given.
+            - The named backend does not support the call, or no backend is named and none supports the call.
     """
     order = {"backwards": backwards, "time_major": time_major}
     cuts = {"resets": resets, "reset_state": reset_state, "segment_ids": segment_ids}
@@ -137,7 +140,8 @@ def _run(backend: Backend, cell: Cell, operands: Operands, compute_dtype, sequen
         compute_dtype: dtype of the matrix products; None means the dtype of the parameters.
         sequences: whether to return h of all steps (T, B, H). If false, None is returned in its place.
         remat: number of segments for rematerialisation, "sqrt", or None for no rematerialisation.
-        batch_first: whether the arrays that the user gave and gets are (B, T, ...); see `compiled.run`.
+        batch_first: whether the x that the user gives to `unroll`, and the outputs that `unroll` returns, are (B, T, ...) instead of
+            (T, B, ...); see `compiled.run`.
     """
     shares = backend.shares and remat is None
     run = partial(_run_rows, partial(backend.run, batch_first=batch_first) if shares else backend.run)
@@ -153,10 +157,10 @@ def _run(backend: Backend, cell: Cell, operands: Operands, compute_dtype, sequen
 
 
 def _run_rows(run: Callable, cell: Cell, params, x, state, valid, dropout: DropoutMasks, *rest):
-    """Call the function `run` of a backend on the other arguments, which are those of `reference.run`, and return its results.
+    """Call the function `run` of a backend and return its results. If necessary, first convert ids in x to one-hot vectors.
 
-    An input dropout mask cannot be applied to ids. If there is such a mask and x contains ids, the ids are first converted to one-hot
-    vectors.
+    The conversion is necessary if there is an input dropout mask, since this mask cannot be applied to ids. The arguments after `run` are
+    those of `reference.run`.
     """
     if x.ndim == 2 and dropout.input is not None:
         x = one_hot_rows(x, params.kernel.shape[0], params.kernel.dtype)
@@ -197,10 +201,10 @@ def _last_output(h: jax.Array, valid: jax.Array | None, resets: Resets | None, z
 
 
 def _all_outputs(h: jax.Array, valid: jax.Array | None, resets: Resets | None, zeros: bool) -> jax.Array:
-    """Return the outputs of all steps, an array (T, B, H): h after each step, or zeros.
+    """Return the outputs of all steps, an array (T, B, H). The output of each step is h after this step, or zeros.
 
-    A sequence begins at the first step of a row and at each step with a reset. The outputs before the first valid step of each sequence are
-    zeros. The output of a valid step is always its h, even at a reset. If `zeros` is true, the outputs of all padded steps are zeros.
+    The output of a valid step is always h, even at a reset. The output of a padded step is zeros in two cases: if `zeros` is true, or if
+    the step comes before the first valid step of its sequence. A sequence begins at the first step of a row and at each step with a reset.
 
     Args:
         h: h after each step (T, B, H).

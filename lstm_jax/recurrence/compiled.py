@@ -238,20 +238,21 @@ def _split_further(params, gradient) -> list[jax.Array]:
 
 
 def _output(of: CompiledCell, params, h):
-    """Return the output (T, B, H) of all steps: the first H columns of `h`, which are all its columns for most cells.
+    """Return the outputs of all steps (T, B, H), which are the first H columns of `h`.
 
-    `h` is the array h of the state after each step, (T, B, H) or (T, B, n H), where H follows from the parameters and the cell.
+    `h` is the array h of the state after each step. It has 4H columns for the LSTM with full gate recurrence (see `CompiledCell`), and H
+    columns for any other cell. H follows from the parameters and the cell.
     """
     units = params.kernel.shape[1] // of.cell.gates
     return h if h.shape[-1] == units else h[..., :units]
 
 
 def _in_order(of: CompiledCell, x, *arrays) -> tuple:
-    """Return `arrays` (T, B, ...) with their axes in the order that the C++ code reads, and a dict that tells the code this order.
+    """Return `arrays` with their axes in the order that the C++ code reads, and a dict with the attribute "batch_first" of the call.
 
-    The order is (B, T, ...) if `of.batch_first` is true and the batch size B is above `FEW_ROWS`. Otherwise it is (T, B, ...), the only
-    order that the C++ code supports for at most `FEW_ROWS` sequences. The dict has one entry, the attribute "batch_first" of the call. Ids
-    (T, B) and None are returned unchanged. `x` has the axes (T, B, ...) and gives B.
+    The arguments `x` and `arrays` have the axes (T, B, ...). If `of.batch_first` is true and the batch size B is above `FEW_ROWS`, the axes
+    of the returned arrays are (B, T, ...), and the attribute is True. Otherwise the arrays are returned unchanged, and the attribute is
+    False: for at most `FEW_ROWS` rows, the C++ code supports only the order (T, B, ...). Ids (T, B) and None are always returned unchanged.
     """
     batch = x.shape[1]  # no int in an exported program of a symbolic batch size, which runs the twin
     swaps = of.batch_first and isinstance(batch, int) and batch > FEW_ROWS

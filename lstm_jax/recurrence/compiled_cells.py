@@ -173,6 +173,7 @@ COMPILED_CELLS = _rows()
 def is_compiled(cell: Cell) -> bool:
     """Return whether the backend `compiled` supports a cell: one of `COMPILED_CELLS`, or any cell whose `is_linear` is true.
 
-    Cells are compared by all their attributes. A user's cell that only has the name of a supported cell is therefore not supported.
+    Cells are compared by all their attributes. A user's cell with the name of a cell in the table, but with other attributes, is
+    therefore not taken for the cell in the table.
     """
     return cell in COMPILED_CELLS or cell.is_linear

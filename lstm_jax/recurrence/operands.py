@@ -83,8 +83,12 @@ def read_operands(
     The docstring of `unroll` describes the arguments.
 
     Raises:
-        InputError: if an argument has a wrong class or shape, if its dtype is wrong and cannot be converted, if T is 0, or if arguments are
-            given that exclude each other.
+        InputError: in one of these cases.
+
+            - An argument has a wrong class or shape, or a wrong dtype that cannot be converted.
+            - The number of steps T is 0.
+            - Two arguments are given that exclude each other.
+            - `reset_state` is given, but neither `resets` nor `segment_ids` is given.
     """
     require(isinstance(cell, Cell), "cell", cell, "give a Cell, such as a row of CELLS")
     require(mask is None or lengths is None, "lengths", "given with mask", "give one of the two")
@@ -252,8 +256,12 @@ def _read_dropout(cell: Cell, given, sizes: tuple[int, int, int], state, dtype) 
         dtype: dtype to which all masks are converted, except bool masks of zoneout.
 
     Raises:
-        InputError: if `given` is neither a `DropoutMasks` nor None, if a mask has a wrong shape or dtype, if there is a recurrent mask but
-            the cell has no recurrent kernel, or if `_read_zoneout` rejects the zoneout masks.
+        InputError: in one of these cases.
+
+            - `given` is neither a `DropoutMasks` nor None.
+            - A mask has a wrong shape or dtype.
+            - There is a recurrent mask, but the cell has no recurrent kernel.
+            - `_read_zoneout` rejects the zoneout masks.
     """
     if given is None:
         return DropoutMasks()

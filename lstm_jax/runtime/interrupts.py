@@ -75,9 +75,9 @@ def keep_interrupts() -> Iterator[None]:
 def end_on_second_signal() -> Iterator[None]:
     """Return a context manager that ends this process at once, with exit code 130, when a second SIGINT or SIGTERM arrives.
 
-    This works even while the main thread runs compiled code. The first signal does not end the process: its handler in Python is called
-    when the compiled code has returned. Only signals that have a handler in Python are counted. Outside the main thread the context manager
-    does nothing. Libraries should not use it, because it ends the whole process.
+    The second signal ends the process even while the main thread runs compiled code. The first signal does not end the process: its handler
+    in Python is called when the compiled code has returned. Only signals that have a handler in Python are counted. Outside the main thread
+    the context manager does nothing. Libraries should not use it, because it ends the whole process.
 
     Before the process ends, the functions that were given to `before_end` are called. `finally` clauses are not executed.
     """

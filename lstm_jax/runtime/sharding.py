@@ -116,7 +116,8 @@ def own_rows(mesh: Mesh, count: int) -> slice:
     """Return the slice of the rows that the devices of this process hold, if a batch of `count` rows is sharded over the mesh.
 
     Raises:
-        InputError: if the devices of this process are not consecutive in the mesh, or if `count` is no multiple of their number.
+        InputError: if the mesh contains no device of this process, if the devices of this process are not consecutive in the mesh, or if
+            `count` is not a multiple of the number of all devices of the mesh.
     """
     places = [place for place, device in enumerate(mesh.devices.flat) if device.process_index == jax.process_index()]
     remedy = "make the mesh with lstm_jax.runtime.sharding.make_mesh()"
@@ -127,12 +128,12 @@ def own_rows(mesh: Mesh, count: int) -> slice:
 
 
 def from_own_rows(tree: Any, mesh: Mesh, axis: int = 0) -> Any:
-    """Combine the rows of all processes into arrays that are sharded along one axis, and return these arrays as a pytree.
+    """Return a pytree of arrays that are sharded along the batch axis, made from the rows of the batch that each process has.
 
     Args:
         tree: pytree of NumPy arrays with the rows of this process; see `own_rows`.
-        mesh: devices that the arrays are sharded over.
-        axis: index of the axis of the rows.
+        mesh: devices over which the returned arrays are sharded.
+        axis: index of the batch axis, which is the axis of the rows.
     """
     over = rows(mesh, axis)
     return jax.tree.map(lambda array: jax.make_array_from_process_local_data(over, array), tree)

@@ -1,4 +1,7 @@
-"""Preparation of standard input, output and error for the command line: all are open, and standard output can show any text."""
+"""Functions that prepare standard input, output and error for the command line.
+
+After a call of `prepare_streams` all three streams are open, and standard output accepts every character.
+"""
 
 import codecs
 import io

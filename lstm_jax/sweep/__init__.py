@@ -19,14 +19,14 @@ A config is an instance of a frozen dataclass:
         sweep.write_table(rows, "table.csv")
 
 A config may contain other configs. A name with dots overrides a field of an inner config: `grid(config, **{"model.units": [16, 32]})`.
-The name of the function and the values of the config identify a run (see `run_id`), together with the name of the config's class. A run
+Three things identify a run: the name of the function, the values of the config (see `run_id`), and the name of the config's class. A run
 that already has a row is skipped, whether it succeeded or failed. With `retry=True`, failed runs are repeated. If the source of the
 function itself has changed since a row was written, `run` warns. `run` does not notice changes of data, or of code that the function calls:
 use a new file of rows after such a change.
 
 If a run raises an exception or its process is killed, its row holds the error, and the other runs continue. An interrupt (Ctrl-C) ends the
-sweep and kills its processes or cancels its Slurm jobs. Their runs then have no rows. To continue an interrupted sweep, repeat the same
-call.
+sweep and kills its processes or cancels its Slurm jobs. The interrupted runs have no rows. To continue an interrupted sweep, repeat the
+same call.
 
 The argument `where` names the executor of the runs:
 
@@ -35,10 +35,10 @@ The argument `where` names the executor of the runs:
 - "processes": a fresh process executes each run. At most `workers` processes run at the same time, and the cores are divided among them.
 - "slurm": a Slurm job executes each run. This needs submitit (`pip install ".[slurm]"`), whose parameters are given as `options`.
 
-With "processes", another process imports the function and the class of its config by name, so both must be defined at the top level of a
-module or script, and a script must call `run` below `if __name__ == "__main__":`. With "slurm", submitit stores both in a file by
-cloudpickle. If they are defined at the top level of an imported module, only their names are stored, and the job must be able to import the
-module. If they are defined in the script itself or inside a function, their code is stored.
+With "processes", another process imports the function and the class of its config by name. Both must therefore be defined at the top level
+of a module or script, and a script must call `run` below `if __name__ == "__main__":`. With "slurm", submitit stores the function and the
+class in a file by cloudpickle. If they are defined at the top level of an imported module, only their names are stored, and the job must be
+able to import the module. If they are defined in the script itself or inside a function, their code is stored.
 """
 
 from lstm_jax.sweep.configs import grid, override, variants

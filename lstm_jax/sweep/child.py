@@ -3,10 +3,12 @@
 `python -m lstm_jax.sweep.child FUNCTION ROW.json` imports the function of the run by its name (see `identity.import_name`), reads the
 config of the run from standard input (see `identity.pickle_config`), and writes the result row of the run, a JSON object, to ROW.json.
 
-A SIGTERM that a training run of the library answers by saving its state ends the process with this signal, as it ends any other process.
+After a SIGTERM a training run of the library saves its state and raises `Interrupted`. This program then ends itself by a SIGTERM without
+writing a row, as if the run had not handled the signal. The parent process counts the run as failed.
 
-If the import raises an `InputError`, for example because the imported script calls `sweep.run` without a guard, the arguments of the
-error are written to ROW.json in place of a row, and the parent process raises the error.
+If the import of the function or of a class in the config raises an `InputError`, this program writes the arguments of the error to ROW.json
+in place of a row, and the parent process raises the error. One cause is a script that calls `sweep.run` at its top level without the guard
+`if __name__ == "__main__":`.
 """
 
 import json

@@ -56,14 +56,15 @@ class Resources:
 def attempt(function: Run, config: Any) -> Row:
     """Call `function` on a copy of the config in this process, and return the row of this run.
 
-    The row has the values of the config before the call, even if the function changes a dict or a list in its config.
     The row is a dict with the keys "config", "status" ("done"), "result" and "seconds" (the duration). It does not contain the id of the
-    run. If the call raises an exception, the status is "failed", and the row has the key "error" in place of "result". A call of `sys.exit`
-    counts as an exception.
+    run. "config" has the values of the config before the call, even if the function changes a dict or a list in its config. If the call
+    raises an exception, the status is "failed", and the row has the key "error" in place of "result". A call of `sys.exit` counts as an
+    exception.
 
     Raises:
-        KeyboardInterrupt: if a signal interrupts the call, or if the call raises `Interrupted`, as a training run of the library does after
-            a SIGINT or SIGTERM. The run is then not counted as failed. It gets no row, and a sweep with the executor `here` ends.
+        KeyboardInterrupt: if a signal interrupts the call, or if the call raises `Interrupted`. A training run of the library raises
+            `Interrupted` after a SIGINT or SIGTERM. In this case no row is returned, not even one with the status "failed". In a sweep with
+            the executor `here`, the `KeyboardInterrupt` ends the sweep.
     """
     start = time.perf_counter()
     try:
@@ -103,7 +104,7 @@ def here(function: Run, missing: Mapping[str, Any], resources: Resources, tally:
         function: function that executes the run of a config.
         missing: dict from the id of each run to its config.
         resources: settings, which this executor ignores.
-        tally: counts of the runs, of which this function updates `running`.
+        tally: counts of the runs. This function updates its field `running`.
 
     Yields:
         A pair (id, row) when a run ends. The row is a dict like the result of `attempt`, and does not contain the id.
@@ -118,15 +119,15 @@ def here(function: Run, missing: Mapping[str, Any], resources: Resources, tally:
 def processes(function: Run, missing: Mapping[str, Any], resources: Resources, tally: Tally) -> Outcomes:
     """Call `function` on each config in a fresh process.
 
-    If an interrupt ends the generator, or the caller closes it early, the processes that it has started are killed, and their runs have no
-    rows.
+    If an interrupt ends the generator, or the caller closes the generator early, the processes that still run are killed. The runs of these
+    processes have no rows.
 
     Args:
         function: function that executes the run of a config.
         missing: dict from the id of each run to its config.
         resources: settings. `resources.workers` is the number of processes that run at the same time. If 0, it is the number of cores. The
             cores are divided among the processes.
-        tally: counts of the runs, of which this function updates `running`.
+        tally: counts of the runs. This function updates its field `running`.
 
     Yields:
         A pair (id, row) when a run ends. The row is a dict like the result of `attempt`, and does not contain the id.
@@ -186,7 +187,9 @@ class _Children:
 
     @contextlib.contextmanager
     def started(self, *arguments: Any, **options: Any) -> Iterator[subprocess.Popen]:
-        """Start a process with the arguments of `subprocess.Popen` for a `with` block, and kill the process if an exception ends the block.
+        """Return a context manager that starts a process, and that kills the process if an exception ends the `with` block.
+
+        The arguments are those of `subprocess.Popen`. At the end of the block, the context manager waits until the process has ended.
 
         Raises:
             KeyboardInterrupt: if the method `kill` of this object was called before. In this case no process is started.
@@ -220,7 +223,8 @@ def _in_process(function: Run, config: Any, cores: Iterable[int], children: _Chi
     If the process ends without a row, for example because it is killed, the row has the status "failed".
 
     Raises:
-        InputError: if the process refuses the import of the function or of the config's class; see `lstm_jax.sweep.child`.
+        InputError: if the config cannot be pickled, or if the import of the function or of a class in the config raises an `InputError` in
+            the fresh process; see `lstm_jax.sweep.child`.
         KeyboardInterrupt: if a SIGINT has ended the process.
     """
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
@@ -245,7 +249,10 @@ def _in_process(function: Run, config: Any, cores: Iterable[int], children: _Chi
 
 
 def _error_output() -> Any:
-    """Return the file to which the processes of a sweep write: standard error, in Python's sense if this is a file of the system."""
+    """Return the argument `stdout` of `subprocess.Popen` that sends the standard output of the new process to standard error.
+
+    The result is `sys.stderr`, or the file descriptor 2 if `sys.stderr` has no file descriptor, for example because it is a buffer.
+    """
     try:
         sys.stderr.fileno()
     except (AttributeError, OSError):  # for example `contextlib.redirect_stderr` to a buffer
@@ -263,8 +270,8 @@ def slurm(function: Run, missing: Mapping[str, Any], resources: Resources, tally
     Args:
         function: function that executes the run of a config.
         missing: dict from the id of each run to its config.
-        resources: settings, of which `folder` and `options` are used.
-        tally: counts of the runs, of which this function updates `running`.
+        resources: settings. This executor uses the fields `folder` and `options`.
+        tally: counts of the runs. This function updates its field `running`.
 
     Yields:
         A pair (id, row) when a run ends. The row is a dict like the result of `attempt`, and does not contain the id.
@@ -303,14 +310,21 @@ def slurm(function: Run, missing: Mapping[str, Any], resources: Resources, tally
 
 
 def _attempt_in_job(main: str, function: Run, config: Any) -> Row:
-    """Return the row of a run (see `attempt`), in a job of the script with the name `main`, by which rows and ids name its functions."""
+    """Execute a run in a Slurm job, and return the row of the run; see `attempt`.
+
+    `main` is the name of the script that submitted the job. `main_name` returns this name in the job, too, so that a function of the script
+    has the same name in the job as in the script; see `import_name`.
+    """
     set_main_name(main)
     return attempt(function, config)
 
 
 @contextlib.contextmanager
 def _submission_errors(submitit: Any) -> Iterator[None]:
-    """Convert the error of a submission that Slurm refuses to an `InputError` with the first line of Slurm's message."""
+    """Return a context manager for the submission of jobs. If Slurm refuses the jobs, it raises an `InputError`.
+
+    The error contains the first line of Slurm's message.
+    """
     try:
         yield
     except submitit.core.utils.FailedJobError as error:

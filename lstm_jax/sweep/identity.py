@@ -38,20 +38,29 @@ _importing = False
 
 
 def main_name() -> str:
-    """Return the name by which another process can import the running script. In a Slurm job, it is the script that submitted the job."""
+    """Return the name by which another process can import the running script.
+
+    In a Slurm job, return the name of the script that submitted the job.
+    """
     main = sys.modules["__main__"]
     spec = getattr(main, "__spec__", None)  # set by python -m; a script is imported by its file name, since its folder is on the path
     return _main_of_parent or (spec.name if spec else Path(getattr(main, "__file__", None) or "__main__").stem)
 
 
 def set_main_name(name: str) -> None:
-    """Set the result of `main_name`, in a process whose own script is not the one that defines the function of the run."""
+    """Set the name that `main_name` returns in this process.
+
+    A Slurm job calls this function, because its running script is not the script that submitted the job.
+    """
     global _main_of_parent
     _main_of_parent = name
 
 
 def is_importing() -> bool:
-    """Return whether `import_item` imports a module at the moment, in any thread, and thus executes the code at its top level."""
+    """Return whether a call of `import_item`, in any thread, is importing a module at the moment.
+
+    During the import, the code at the top level of the module is executed.
+    """
     return _importing
 
 
@@ -79,9 +88,11 @@ def require_importable(item: Any, kind: str) -> None:
         kind: "function" or "class of a config", for the error.
 
     Raises:
-        InputError: if the item has no name or is defined inside a function. Also if the running program defines the item and cannot be
-            found as a module, for example because it is a notebook and has no file. Also if the module of the item is not loaded, or does
-            not contain the item under its name.
+        InputError: in one of these cases.
+
+            - The item has no name, or is defined inside a function.
+            - The running script defines the item, but cannot be found as a module, for example because it is a notebook and has no file.
+            - The module of the item is not loaded, or does not contain the item under its name.
     """
     name = import_name(item)
     module, _, path = name.partition(":")
@@ -102,10 +113,11 @@ def require_importable(item: Any, kind: str) -> None:
 def run_id(function: Run, config: Any) -> str:
     """Return the id of the run of `function` on `config`: 16 hex digits of SHA-256 over the function's name and the config's values.
 
-    An inner config is a config inside `config`, for example the value of a field. If the class of an inner config is not the usual class
-    for its place, the hash also covers the name of the class. The usual class is the class of the default value of the field. If the
-    default value is not a config and the annotation of the field names only one dataclass, the usual class is this dataclass; see
-    `other_classes`. The values 1, 1.0 and True give different ids, although Python takes them to be equal.
+    The hash does not cover the name of the class of `config`. It covers the names of some classes of inner configs, which are configs
+    inside `config`, for example the values of fields. The name of such a class is covered only if it is not the usual class in this place,
+    which in most cases is the class of the field's default value. The docstring of `other_classes` defines the usual class.
+
+    The values 1, 1.0 and True give different ids, although Python takes them to be equal.
 
     Raises:
         InputError: if the function has no name, or if a dict in the config has keys that cannot be sorted.
@@ -121,17 +133,19 @@ def run_id(function: Run, config: Any) -> str:
 
 
 def other_classes(value: Any, usual: Any, path: str = "", kinds: frozenset[type] = frozenset()) -> dict[str, str]:
-    """Return the names of the unusual classes of inner configs, as a dict.
+    """Return the inner configs whose class is not the usual one, as a dict from the path of an inner config to the name of its class.
 
-    An inner config is a config that is stored in a field of another config, directly or in a container. The keys of the dict are the paths
-    of the inner configs, such as "train.optimizer". The usual class of an inner config is the class that the default value of the field has
-    in the same place. If the default value has no config there, the usual class is the only dataclass in the annotation of the field. With
-    several dataclasses in the annotation, there is no usual class. An inner config is in the result unless its class is the usual one.
+    An inner config is a config that is stored in a field of another config, directly or in a container. A path is a text such as
+    "train.optimizer". The usual class of an inner config is defined by the field in which it is stored:
+
+    - If the default value of the field contains a config in the same place, the usual class is the class of this config.
+    - Otherwise, if the annotation of the field names exactly one dataclass, the usual class is this dataclass.
+    - Otherwise there is no usual class, and the inner config is always in the result.
 
     Args:
         value: a config, a value of a field, or a part of such a value.
-        usual: what the default value has in the place of `value`, or any object that is not a config, such as None, if there is no default
-            value. For the outermost config, it is a config of the class that is expected.
+        usual: the part of the default value that is in the same place as `value`. If there is none, it is any object that is not a config,
+            such as None. For the outermost config, it is a config of the class that is expected.
         path: path of the value. It is "" for the outermost config, and otherwise has a leading dot, such as ".train.optimizer". The paths
             in the result have no leading dot.
         kinds: dataclasses in the annotation of the field to which the value belongs.
@@ -201,7 +215,7 @@ class _Pickler(pickle.Pickler):
 
 
 class _Unpickler(pickle.Unpickler):
-    """Reader of what `_Pickler` writes."""
+    """Unpickler that reads the bytes that a `_Pickler` has written, and imports each class by its name."""
 
     def persistent_load(self, pid: str) -> Any:
         return import_item(pid)

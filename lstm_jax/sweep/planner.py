@@ -36,10 +36,11 @@ def run(
 
     Args:
         function: function that takes a config, executes its run and returns a dict from the name of each result to its value. It must
-            have a name and not be a lambda, because the name of the function identifies its rows. It must not be a method of an object
-            other than a class. Values of an enclosing function that it uses are not part of the id: put them into the config.
-        configs: instances of a frozen dataclass. Configs with the same id (see `run_id`) count as one run. In a field, the values 1, 1.0
-            and True give different ids, although Python takes them to be equal. Rows of a class with another name do not count.
+            have a name and not be a lambda, because the name of the function identifies its rows. It may be a class method, but not a
+            method of an instance. Put all values on which the results depend into the config, and not into an enclosing function: the id
+            of a run (see `run_id`) covers only the config and the name of the function.
+        configs: instances of a frozen dataclass. Configs with the same id count as one run. In a field, the values 1, 1.0 and True give
+            different ids, although Python takes them to be equal. If a row names another config class, it is not a row of the config.
         path: file with one row (a JSON object) per line. Rows are only appended. The file is created, before the first run, if it does not
             exist. Floats that are not finite are written in the form of Python's json module: NaN, Infinity or -Infinity.
         where: executor of the runs: "here" (in this process), "processes" (in fresh processes) or "slurm" (in Slurm jobs). A terminal shows
@@ -55,11 +56,17 @@ def run(
         "error".
 
     Raises:
-        InputError: if the function is a lambda, a method of an object or has no name, if a config is not a dataclass or has a value that
-            cannot be written as JSON, if configs of two classes have the same values, if `where` is not a key of `EXECUTORS`, or if
-            `workers` is negative. Also if the file cannot be written, or if it has a row that no sweep has written. Also if `where` is
-            "processes" and another process cannot import the function or the class of a config, or if `where` is "slurm" and submitit is
-            not installed. Also if a process of a sweep imports a script that calls `run` at its top level.
+        InputError: in one of these cases.
+
+            - The function is a lambda or a method of an instance, or has no name.
+            - A config is not an instance of a frozen dataclass, or has a value that cannot be written as JSON.
+            - Configs of two classes have the same values.
+            - `where` is not a key of `EXECUTORS`, or `workers` is negative.
+            - The file cannot be written, or has a row that no sweep has written.
+            - `where` is "processes", and another process cannot import the function or the class of a config.
+            - `where` is "slurm", and submitit is not installed, or does not accept `options`, or Slurm refuses the jobs.
+            - A process of a sweep imports a script that calls `run` at its top level.
+
         KeyboardInterrupt: after Ctrl-C and, if `where` is "processes", after SIGTERM. Runs that have not ended have no rows.
     """
     configs = list(configs)
@@ -93,7 +100,8 @@ def _check(function: Run, configs: Sequence[Any], where: str, workers: int) -> N
     """Check the arguments of `run`.
 
     Raises:
-        InputError: if an argument is wrong, or if `run` may not be called now, because a process of a sweep imports its function.
+        InputError: if an argument is wrong. Also if this process belongs to a sweep, and calls `run` while it imports the function of its
+            own run. This happens if a script calls `run` at its top level.
     """
     importing = "called while a run's process imports its function"
     require(not is_importing(), "sweep", importing, 'put the call below if __name__ == "__main__":')
@@ -128,10 +136,11 @@ def _by_id(function: Run, configs: Iterable[Any]) -> dict[str, Any]:
 
 
 def _found(path: Path, wanted: Mapping[str, Any]) -> tuple[dict[str, Row], int]:
-    """Return the rows of a file that belong to the given configs, and the number of configs that have only rows of another class.
+    """Find the rows of the given configs in a file, and return them with the number of configs that have rows of another class only.
 
-    The first result is a dict from the id of each run to its last row. A row belongs to a config if it has the same id, and the name of the
-    config's class. Old rows do not have the name of the class, and count as rows of the same class.
+    The rows are returned as a dict from the id of each run to its last row. A row belongs to a config if its id is that of the config's
+    run, and if it names the class of the config. A row from an older version of this module names no class. It belongs to the config whose
+    run has its id.
 
     Args:
         path: file of rows.

@@ -56,8 +56,8 @@ def read_rows(path: Path, check: Callable[[Any, str], dict[str, Any]] = lambda r
             `InputError`.
 
     Raises:
-        InputError: if the path is not a regular file, if it cannot be read, if the content does not begin like a file of rows, or if
-            decompression fails.
+        InputError: if the file cannot be read or decompressed. Also if the path is not a regular file, or if the content does not begin
+            like a file of rows.
     """
     with system_errors(f"rows {path}", "name a file that can be read, or a new one"):
         if not path.exists():
@@ -93,9 +93,19 @@ def append_rows(path: Path, *rows: dict[str, Any]) -> None:
 
 
 def _append(path: Path, real: Path, text: str) -> None:
-    """Append text to the file `real`, to which the path leads."""
+    """Append text to a file of rows, which is compressed if `path` ends in .gz.
+
+    If the last line of the file is incomplete, the text begins on a new line.
+
+    Args:
+        path: path of the file, which may be a link.
+        real: path of the same file after all links have been followed.
+        text: text to append.
+    """
     if path.suffix == ".gz":
-        write_atomically(real, gzip.compress((_read(path) if path.exists() else b"") + text.encode(), mtime=0))
+        before = _read(path) if path.exists() else b""
+        between = b"\n" if before and not before.endswith(b"\n") else b""
+        write_atomically(real, gzip.compress(before + between + text.encode(), mtime=0))
         return
     with real.open("ab+") as file:
         if file.tell():

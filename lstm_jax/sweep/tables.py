@@ -47,11 +47,14 @@ def table(rows: Iterable[Mapping[str, Any]]) -> tuple[list[str], list[list[Any]]
 
 
 def _columns(names: Collection[str], prefix: str, taken: set[str]) -> dict[str, str]:
-    """Return a dict from each name to the name of its column: the same name, or the name with the prefix if the name is taken.
+    """Return a dict from each name to the name of its column. The two names are the same unless another column has this name.
+
+    If another column has it, the prefix is put before the name once. If the longer name is not free either, the prefix is put before it
+    again, and so on.
 
     Args:
         names: names of fields or of results.
-        prefix: text that is put before a name, again and again until no other column has the name.
+        prefix: text that is put before a name that is not free.
         taken: names of other columns.
     """
     columns: dict[str, str] = {}

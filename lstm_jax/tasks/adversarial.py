@@ -1,6 +1,7 @@
 """Adversarial perturbations of word vectors: the changes of a given size that raise the loss of a text most (Miyato et al. 2017).
 
-T is the number of steps, B the number of rows and E the number of features of a word.
+A row of a batch holds one text or several packed texts. B is the number of rows, T the number of steps (words) of a row, and E the number
+of features of a word.
 """
 
 from collections.abc import Callable
@@ -22,8 +23,8 @@ TINY = 1e-30
 def with_gradient(loss: Callable[..., tuple[jax.Array, jax.Array]], params: Any, vectors: Any) -> tuple[jax.Array, jax.Array, Any]:
     """Return the loss, the logits, and the gradient of the loss with respect to the word vectors.
 
-    JAX can differentiate the returned loss with respect to `params` and `vectors`. A single forward and backward pass of `loss` computes
-    these derivatives as well as the returned gradient. JAX treats the returned logits and the returned gradient as constants.
+    If JAX differentiates the returned loss with respect to `params` and `vectors`, `loss` is not evaluated again: the derivatives and the
+    returned gradient come from the same forward and backward pass. The returned logits and the returned gradient count as constants.
 
     Args:
         loss: function loss(params, vectors) that returns the loss and the logits.
@@ -70,9 +71,14 @@ def perturbation(
 
 
 def _text_sums(values: Float[Array, "T B N"], places: PackedPlaces | None) -> list[jax.Array]:
-    """Return a list of N arrays (T, B). At each step, array n holds the sum of `values[..., n]` over all steps of the same text.
+    """Add up values over the steps of each text, and return a list of N arrays (T, B).
 
-    `places` has the positions of the texts that are packed in the rows. It is None if each row is one text.
+    Entry [t, b] of array n is the sum of `values[..., n]` over all steps of the text to which step t of row b belongs. If this step belongs
+    to no text, the entry is arbitrary.
+
+    Args:
+        values: N values for each of the T steps of B rows.
+        places: positions of the texts that are packed in the rows, or None if each row is one text.
     """
     if places is None:
         sums = jnp.broadcast_to(values.sum(0, keepdims=True), values.shape)

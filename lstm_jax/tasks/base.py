@@ -46,7 +46,7 @@ class Task(ABC, Generic[C, D]):
 
     Args:
         config: config of the run.
-        data: the data that `read` returns. Their class has an attribute `fingerprint`, which is a checksum of the data.
+        data: data of the run, as `read` returns them. They have an attribute `fingerprint`, which is a checksum of the data.
         mesh: device mesh over which each batch is sharded.
     """
 
@@ -208,8 +208,13 @@ class Task(ABC, Generic[C, D]):
             The parameters of the best epoch (of the last epoch if no metric is monitored), and the metrics of each epoch.
 
         Raises:
-            InputError: if the config, the data, the folder or `initial` is invalid, for example if `initial` contains a
-                name that is not a parameter of the model, or if the config of a new run has a patience and the task monitors no metric.
+            InputError: in one of these cases.
+
+                - The config, the data or the folder is invalid.
+                - `initial` contains a name that is not a parameter of the model, or an array of another shape than the parameter.
+                - The training does not fit into the free memory.
+                - The config of a new run sets a patience, but the task monitors no metric.
+
             Interrupted: if SIGINT or SIGTERM arrives. The state has been saved before this error is raised.
         """
         console = console or Console(quiet=True)

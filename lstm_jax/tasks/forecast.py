@@ -64,9 +64,12 @@ def negative_log_likelihood(predicted: jax.Array, target: jax.Array) -> jax.Arra
 def objective(rebuild: Callable) -> Objective:
     """Return the training objective: the mean negative log-likelihood of the targets, in nats.
 
-    The result is a `training.step.Objective`, which computes the loss and the metrics of a batch of B windows. A batch is a tuple of three
-    arrays: B rows of the fields `entries` (what the model reads), `ahead` (times of the targets) and `target` of a `forecast_windows.Part`.
-    The metrics are "loss" and "absolute", which is the mean absolute error in standard deviations of the training split.
+    The result is a `training.step.Objective`, which computes the loss and the metrics of a batch of B windows. A batch is a tuple of the
+    three fields `entries`, `ahead` and `target` of a `forecast_windows.Part`, for the B windows. They are the features that the model
+    reads, the times of the targets, and the targets.
+
+    The metrics are "loss" and "absolute". The metric "absolute" is the mean absolute error of the predicted means, in standard deviations
+    of the training split.
 
     Args:
         rebuild: function from parameters to the model.
@@ -350,11 +353,14 @@ class Trained(base.Trained[ForecastConfig, Scale]):
                 the entries are evenly spaced, with the median gap of the series (`series.usual_gap`).
 
         Raises:
-            InputError: if the series has fewer entries than the `context` of the config, if `level` is not above 0 and below 1, if `times`
-                does not hold K increasing times after the end of the series, or if `times` holds dates and the series has no dates.
-                The error is also raised if a value that the model reads differs too much from the last value of the series. If
-                `data.level` of the config (not the argument `level`) is true, a value must not differ too much from the mean of the
-                training split either; see `make_part`.
+            InputError: in one of these cases. `make_part` explains how large a difference may be.
+
+                - The series has fewer entries than the `context` of the config.
+                - The argument `level` is not above 0 and below 1.
+                - `times` does not hold K increasing times after the end of the series.
+                - `times` holds dates, but the series has no dates.
+                - A value that the model reads differs too much from the last value of the series.
+                - `data.level` of the config is true, and a value that the model reads differs too much from the mean of the training split.
         """
         level = check_number("level", level, Level)
         part, moments = self.end_of(series, times)

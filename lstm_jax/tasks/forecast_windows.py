@@ -85,9 +85,11 @@ def make_part(windows: data.SeriesWindows, scale: Scale, config: ForecastConfig,
         name: name of the series in the error message.
 
     Raises:
-        InputError: if a value of a window, read or to be forecast, differs from the last value read in the window by more than
-            `MOST_SPREADS` standard deviations of the training split. If `level` is true, the error is also raised if a value that the model
-            reads differs from the mean of the training split by more than this.
+        InputError: in one of these cases. The limit is `MOST_SPREADS` standard deviations of the training split.
+
+            - A value that the model reads or is to forecast differs by more than the limit from the last value that it reads in the window.
+            - `level` is true in the config, and a value that the model reads differs by more than the limit from the mean of the training
+              split.
     """
     values, gaps = windows.read[..., 0], windows.read[..., 1]
     last = values[:, -1]

@@ -261,9 +261,12 @@ class Trained(base.Trained[GenerationConfig, data.Characters]):
             `chars`.
 
         Raises:
-            InputError: if `prompt` is not an array (P,) of ids of the vocabulary, `chars` is below 0, `samples` is below 1, `seed` is
-                outside 0 .. 2**32 - 1, one of these numbers is no int, `rules` are no `Rules`, `mode` is unknown, or there is not enough
-                memory.
+            InputError: in one of these cases.
+
+                - `prompt` is not an array (P,) of ids of the vocabulary.
+                - `chars` is below 0, `samples` is below 1, or `seed` is outside 0 .. 2**32 - 1. The three numbers must also be ints.
+                - `rules` are no `Rules`, or `mode` is unknown.
+                - There is not enough memory.
         """
         prompt = self._known("prompt", prompt)
         chars, samples = check_number("chars", chars, CharactersOrNone), check_number("samples", samples, Count)

@@ -4,8 +4,8 @@ The loss of the language model is a sampled softmax (Jean et al. 2015): the soft
 that the whole batch shares. The sample is drawn in proportion to the frequencies of the words in the text, and the scores are corrected for
 these frequencies.
 
-B is the number of windows in a batch, L the number of words of a window that are read, K the number of sampled words, E the number of
-features of a word and V the vocabulary size.
+B is the number of windows in a batch, L the number of words that the model reads in a window, K the number of sampled words, E the number
+of features of a word and V the vocabulary size.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -252,8 +252,8 @@ def _row_losses(
 def _make_evaluate(rebuild: Callable, mesh: Mesh, counts: np.ndarray, windows: np.ndarray) -> Callable:
     """Return a function from parameters to a dict that holds the loss on a held-out text under the key "validation_loss".
 
-    The loss is a sampled softmax. The words that each true word competes with are drawn once, with probabilities that depend on `counts`,
-    so that the losses of all epochs can be compared.
+    The loss is the mean cross-entropy of a sampled softmax; see `sampled_losses`. The sampled words are drawn in proportion to `counts`.
+    They are drawn only once, so that the losses of all epochs can be compared.
 
     Args:
         rebuild: function from parameters to the `WordLanguageModel`.

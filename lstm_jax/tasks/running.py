@@ -94,17 +94,21 @@ def begin(
         fingerprint: checksum of the data. The data of a resumed run must have the same checksum as before.
         files: dict from the names of the task's own files to their contents; see `manifest.FILES`. If a resumed run has already written a
             file, this file is kept.
-        permissions: whether and how far a run that is already in the folder may be continued; see `Permissions`.
+        permissions: whether a run that is already in the folder may be continued, and whether the environment may have changed.
         console: console that shows a note if the environment has changed.
 
     Yields:
         The prepared run.
 
     Raises:
-        InputError: if no backend can run the config, if a batch cannot be divided among the devices, or if the processes that train the
-            model together differ in the config, the data, the versions or the code. These conditions are checked before the folder is
-            created. The error is also raised if the folder cannot be used, if a file in it has changed, if the data have changed, or if the
-            environment has changed and `permissions.other_machine` is false.
+        InputError: in one of these cases. The first three are checked before the folder is created.
+
+            - No backend can run the config.
+            - A batch cannot be divided among the devices.
+            - The processes that train the model together differ in the config, the data, the versions or the code.
+            - The folder cannot be used, or a file in it has changed.
+            - The data have changed.
+            - The environment has changed, and `permissions.other_machine` is false.
     """
     backend = check_request(config, mesh)
     optimizer = make_optimizer(config.train, config.train.epochs * steps_per_epoch(examples, config.train.batch_size))

@@ -25,8 +25,8 @@ def sample_callback(config: SampleConfig, corpus: data.Corpus, sampler: Sampler,
     One text is drawn for each temperature in the config. All texts of an epoch continue the same prompt, which is a random excerpt of the
     training text. If the config sets the number of characters to 0 or lists no temperatures, nothing is drawn.
 
-    The file keeps the texts of earlier epochs. If it already has texts of this epoch or of later ones, as after a run was resumed from an
-    earlier checkpoint, they are removed.
+    The file keeps the texts of earlier epochs. After a run was resumed from an earlier checkpoint, the file may already have texts of the
+    current epoch or of later epochs. The callback removes these texts.
 
     Args:
         config: number of characters of a text and of the prompt, and the temperatures.

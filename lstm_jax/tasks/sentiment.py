@@ -364,8 +364,11 @@ def evaluate(trained: Trained, reviews: data.Reviews | None = None, split: str =
         split: "train", "validation" or "test".
 
     Raises:
-        InputError: if `split` is unknown, if `reviews` are no tokenised reviews, if they do not have this split, or if their vocabulary
-            differs from that of the run. If `reviews` is None, the error is also raised if the data of the run have changed.
+        InputError: in one of these cases.
+
+            - `split` is unknown, or the reviews do not have this split.
+            - `reviews` are no tokenised reviews, or their vocabulary differs from that of the run.
+            - `reviews` is None, and the data of the run have changed.
     """
     require(split in ("train", "validation", "test"), "split", split, "give train, validation or test")
     if reviews is None:

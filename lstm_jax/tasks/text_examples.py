@@ -138,12 +138,14 @@ def stream_objective(rebuild: Rebuild) -> Objective:
 
     The result is a `training.step.Objective` that also takes the recurrent state before a batch, and returns the state after the batch. A
     batch is an array of character ids (B, length + 1). Row b consists of a chunk, which is the next `length` characters of stream b, and
-    the character after the chunk. The model predicts this last character, but does not read it. The model starts a chunk from its state at
-    the end of the previous chunk, but the gradient does not flow back into the previous chunk. This is truncated back-propagation through
-    time (Williams & Peng 1990).
+    the character after the chunk. After each character of the chunk, the model predicts the next character of the row. It thus predicts the
+    last character of the row, but does not read it.
 
-    A batch may also be a pair (ids, resets). The array `resets`, bool (B, length), is True where the state is replaced by zeros before the
-    character at this place is read.
+    The model starts a chunk from its state at the end of the previous chunk. The gradient does not flow back into the previous chunk. This
+    is truncated back-propagation through time (Williams & Peng 1990).
+
+    A batch may also be a pair (ids, resets). The array `resets`, bool (B, length), has one entry for each character that the model reads.
+    If it is True, the state is replaced by zeros before the model reads the character.
 
     Args:
         rebuild: function that returns the model with the given parameters.

@@ -117,8 +117,8 @@ class WordSpace:
     ) -> list[tuple[str, float]]:
         """Return the words nearest to `word`, nearest first, as a list of pairs.
 
-        A pair consists of a word and a number. The number is the similarity of the word to `word` if `metric` is "cosine", or the distance
-        between the two words if `metric` is "euclidean".
+        A pair consists of a neighbour and a number. If `metric` is "cosine", the number is the cosine similarity of the vectors of the
+        neighbour and of `word`. If `metric` is "euclidean", it is the distance between the two vectors.
 
         Args:
             word: a word of the vocabulary.

@@ -23,8 +23,12 @@ def events_file(folder: Path, resumed: bool) -> Path:
 
     Args:
         folder: folder of the event files. It may contain files of earlier trainings and of other programs.
-        resumed: whether the training is resumed. The result is then the newest file of this module, or the newest other file, which a
-            former version of this module may have written. If there is no file, or the training is new, it is a path for a new file.
+        resumed: whether the training is resumed.
+
+    Returns:
+        If the training is resumed, the path of the newest event file that this module has written. If there is no such file, the newest
+        other event file is taken, because an older version of this module may have written it. If there is no event file at all, or if the
+        training is new, the result is a path for a new file.
     """
     found = sorted(folder.glob(f"events.out.tfevents.*{_OURS}")) or sorted(folder.glob("events.out.tfevents.*"))
     if found and resumed:

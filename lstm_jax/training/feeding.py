@@ -132,8 +132,8 @@ class FromHost(Source):
             group: index of the group in the epoch.
 
         Returns:
-            A pair. The first member is a pytree of arrays (S, b, ...), which holds one batch for each step. The second member is an `Order`
-            whose `rows` index these batches. A process reads a share of the rows of each batch, and b is the number of rows in this share.
+            A pair. The first member is a pytree of arrays (S, b, ...). Entry s holds the batch of step s, where b is the number of rows of
+            the batch that this process reads. The second member is an `Order`, whose field `rows` holds the indices s.
         """
         first = group * self.size
         order = orders(first, min(first + self.size, self.steps))

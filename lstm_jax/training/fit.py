@@ -61,9 +61,9 @@ def fit(
         arrays: training examples, as a sequence of arrays (N, ...) for N examples. A batch consists of B rows of each array.
         epochs: number of epochs.
         batch_size: number of examples in a batch. The last batch of an epoch may have fewer, as in Keras.
-        microbatches: number of parts into which each batch is divided. Their gradients are computed one after another and added up.
-            Residuals are the arrays that are kept for the backward pass. Only those of one part are in memory at a time. `batch_size` must
-            be a multiple of this number times the number of devices.
+        microbatches: number of microbatches into which each batch is divided. The gradients of the microbatches are computed one after
+            another and added up. Only the residuals of one microbatch are in memory at a time. Residuals are the arrays that are kept for
+            the backward pass. `batch_size` must be a multiple of this number times the number of devices.
         seed: seed of the order of the examples and of the random streams of the module.
         patience: the training stops early once the monitored metric has not improved for this number of epochs. If 0, it does not stop
             early.
@@ -86,11 +86,18 @@ def fit(
         The result of `loop.fit`. Its field `rows` has one dict of metrics for each epoch.
 
     Raises:
-        InputError: if the model has no parameters, if it has variables that are neither parameters nor random streams, if an array is a
-            scalar, if the arrays have no rows or different numbers of rows, if the losses are not floats of the shape (B,), if
-            `keep_epochs`, `resume` or `checkpoint_steps` is given without `checkpoints`, if `model` is not a module, `optimizer` not an
-            optimiser, `arrays` no sequence, or `loss_fn` or `evaluate` not a function, or if `checked_mesh` or `loop.fit` raises this
-            error.
+        InputError: in one of these cases.
+
+            - `model` is not a module, or has no parameters, or has a parameter that is not an array of floats.
+            - The model has variables that are neither parameters nor random streams.
+            - `optimizer` is not an optimiser.
+            - `loss_fn`, `evaluate` or a member of `callbacks` is not a function.
+            - `arrays` is no sequence, one of the arrays is a scalar, or the arrays have no rows or different numbers of rows.
+            - The losses are not floats of the shape (B,).
+            - `keep_epochs`, `resume` or `checkpoint_steps` is given without `checkpoints`.
+            - A number, such as `epochs`, is outside its allowed range.
+            - `checked_mesh` or `loop.fit` raises this error.
+
         Interrupted: if SIGINT or SIGTERM arrives. If `checkpoints` is given, the state has been saved before this error is raised.
     """
     require(isinstance(model, nnx.Module), "model", type(model).__name__, "give an nnx.Module; make_train_step takes a pytree, too")
@@ -171,8 +178,9 @@ def _rows(arrays: Sequence[Any]) -> tuple[tuple[Any, ...], int]:
 def _mean_loss(loss_fn: Callable[..., Any], parts: Parts) -> Callable[..., tuple[jax.Array, dict[str, jax.Array]]]:
     """Return the training objective (see `step.Objective`) that computes the weighted mean of the losses of a batch.
 
-    The objective is a function (params, rows, weight, key) that returns this mean and the metrics, a dict in which "loss" is this mean. It
-    raises an InputError if `loss_fn` does not return an array with one loss per example.
+    The objective is a function (params, rows, weight, key). It returns a pair of the weighted mean and a dict of metrics. The only metric
+    is "loss", which is the weighted mean, too. The objective raises an `InputError` if `loss_fn` does not return an array of floats with
+    one loss per example.
     """
 
     def objective(params, rows, weight, key):

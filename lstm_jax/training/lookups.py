@@ -278,10 +278,10 @@ def find_lookups(loss: Callable, params: dict[str, Any], *args: Any, table: str 
 def _batch_axes(found: FoundLookups, loss: Callable, params: dict[str, Any], args: tuple) -> tuple[int, ...]:
     """Return the batch axis of the row indices of each lookup in the embedding table, as a tuple with one axis number for each lookup.
 
-    The loss function is also traced with a batch of twice the size. The batch axis is the axis whose size doubles.
-
-    The axis number is -1 (the last axis) for a lookup of which no axis or several axes double, and for all lookups if the loss function
-    cannot be traced with the larger batch. A wrong axis does not change the results, but the devices of a mesh may exchange more data.
+    The loss function is also traced with a batch of twice the size. The batch axis of a lookup is the axis of its row indices that then has
+    twice the size. If no axis or more than one axis has twice the size, the axis number of the lookup is -1, the last axis. If the loss
+    function cannot be traced with the larger batch, all axis numbers are -1. A wrong axis does not change the results, but the devices of a
+    mesh may exchange more data.
 
     Args:
         found: the traced loss function.

@@ -135,10 +135,19 @@ def fit(
         `FitResult`.
 
     Raises:
-        InputError: if there are no examples, if the batch size is not a multiple of the number of microbatches times the number of devices,
-            if `monitor` is not the name of a metric that is a number, if `mode` is neither "min" nor "max", if all checkpoints from which
-            the run could be resumed are damaged or are of a training with another seed, batch size or number of examples, if another
-            training uses the folder `checkpoints`, or if it holds checkpoints and `resume` is false.
+        InputError: in one of these cases.
+
+            - There are no examples.
+            - The batch size is not a multiple of the number of microbatches times the number of devices.
+            - `monitor` is not the name of a metric, or is the name of a metric that is not a number.
+            - `mode` is neither "min" nor "max".
+            - `derive` or `evaluate` does not return a dict.
+            - Another training uses the folder `checkpoints`.
+            - `resume` is false, and the folder `checkpoints` holds checkpoints.
+            - `resume` is true, and all checkpoints from which the run could be resumed are damaged.
+            - `resume` is true, and the checkpoint is of a training with another seed, batch size, number of examples, `monitor` or `mode`.
+            - `resume` is true, and the arrays in the checkpoint have other names, shapes or dtypes than those of this training.
+
         Interrupted: if SIGINT or SIGTERM arrives; see also `last`. If `checkpoints` is given, the state has been saved before this error is
             raised.
     """

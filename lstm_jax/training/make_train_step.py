@@ -28,12 +28,12 @@ from lstm_jax.training.step import CATCH_UP_INTERVAL, catch_up_if, dense_update,
 def split_model(model: Any) -> Parts:
     """Split a model into its parameters, its other variables, and a function that rebuilds the model from both.
 
-    The model is an nnx.Module or a pytree of parameters. A pytree has no other variables: it is split into a dict from the paths of its
-    leaves to the leaves, and a function that rebuilds the pytree.
+    The model is an nnx.Module or a pytree of parameters. A pytree has no other variables. Its parameters are returned as a dict from the
+    path of each leaf to the leaf.
 
     Raises:
-        InputError: if the model has no parameters, if one of them is not an array of floats, if two have the same path, or if a stateful
-            layer carries no state yet.
+        InputError: if the model has no parameters, if a parameter is not an array of floats, or if two parameters have the same path. Also
+            if a stateful layer carries no state yet.
     """
     if isinstance(model, nnx.Module):
         _check_carried(model)
@@ -110,7 +110,8 @@ def checked_mesh(mesh: Mesh | None) -> Mesh:
     """Check the axes of a mesh and return the mesh. If `mesh` is None, return a mesh of one device.
 
     Raises:
-        InputError: if `mesh` is no mesh, or if it has other axes than one axis "data" of the type `jax.sharding.AxisType.Auto`.
+        InputError: if `mesh` is no mesh. Also if it has more than one axis, or if its axis is not named "data" or is not of the type
+            `jax.sharding.AxisType.Auto`.
     """
     mesh = sharding.make_mesh(1) if mesh is None else mesh
     require(isinstance(mesh, Mesh), "mesh", repr(mesh), "give lstm_jax.runtime.sharding.make_mesh()")
@@ -160,7 +161,8 @@ class TrainStep:
             step.
 
         Raises:
-            InputError: if B is not a multiple of the number of devices, or if the loss is not a scalar.
+            InputError: if B is not a multiple of the number of devices, or if the loss is not a float scalar. Also if `loss_fn` returns a
+                pair without `has_aux`, or no pair with `has_aux`.
         """
         return self._call(self._programs.step, 0, state, batch)
 
@@ -177,7 +179,7 @@ class TrainStep:
             has a new first axis of size S.
 
         Raises:
-            InputError: if B is not a multiple of the number of devices, or if the loss is not a scalar.
+            InputError: if a single step with these batches would raise this error; see `__call__`.
         """
         return self._call(self._programs.many, 1, state, batches)
 
@@ -223,11 +225,15 @@ class TrainStep:
     def _prepared(self, axis: int, state: TrainState, batch: tuple) -> tuple[TrainState, tuple]:
         """Return the arguments of the compiled step: the training state, and the batch, which is sharded over the devices of the mesh.
 
-        If the step updates only the rows of the embedding table that the batch looks up, all other rows miss the update. The returned state
-        then has an array with one entry for each row, the number of missed updates that the row has not made up yet. If the step updates
-        all rows, the rows first make up the updates that they missed in earlier steps, and the returned state has no such array.
+        If the step is row-sparse, it updates only the rows of the embedding table that the batch looks up. All other rows miss the update.
+        The returned state then has an array `behind`. It holds, for each row, the number of updates that the row has missed and not yet
+        taken.
 
-        `axis` is the batch axis of the arrays in `batch`: 0 for one batch, and 1 if a first axis counts several batches.
+        If the step updates all rows, the returned state has no such array. Rows that missed updates in earlier steps have taken these
+        updates in the returned state.
+
+        `axis` is the batch axis of the arrays in `batch`. It is 0 for a single batch. It is 1 if `batch` holds several batches, stacked on
+        a new first axis.
         """
         if self._mesh.size > 1:
             for leaf in jax.tree.leaves(batch):
@@ -289,8 +295,9 @@ class TrainStep:
     def _lag(self, state: TrainState) -> Any:
         """Return the `Lag` of the embedding table, which records how many steps each row has taken.
 
-        A training step updates only the rows that the batch looks up. All other rows miss the step: it is applied to them, and counted for
-        them, later. After every `CATCH_UP_INTERVAL` training steps, all missed steps are applied, and the counts start again at 0.
+        A training step updates only the rows that the batch looks up. All other rows miss the step and take it later. It is counted for a
+        row when the row takes it. After every `CATCH_UP_INTERVAL` training steps, all rows take the steps that they have missed, and the
+        counts start again at 0.
         """
         rows = self._optimizer.rows  # pyright: ignore[reportAttributeAccessIssue]
         ((name, behind),) = state.behind.items()
@@ -346,8 +353,12 @@ def make_train_step(model: Any, loss_fn: Callable, optimizer: Optimizer, *, has_
         mesh: devices that each batch is sharded over; see `runtime.sharding.make_mesh`. If None, one device is used.
 
     Raises:
-        InputError: if the model has no parameters, if one of them is not an array of floats, if two have the same path, if a stateful layer
-            carries no state yet, if `loss_fn` is not a function or `optimizer` not an optimiser, or if `checked_mesh` raises this error.
+        InputError: in one of these cases.
+
+            - The model has no parameters, a parameter is not an array of floats, or two parameters have the same path.
+            - A stateful layer carries no state yet.
+            - `loss_fn` is not a function, or `optimizer` is not an optimiser.
+            - `checked_mesh` raises this error.
     """
     check_loss(loss_fn)
     check_optimizer(optimizer)

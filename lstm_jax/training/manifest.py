@@ -1,4 +1,4 @@
-"""Manifest of a run: a file that holds the environments of the run, and checksums of other files of the run.
+"""Manifest of a run: a file that holds checksums of other files of the run, and the environments in which the run was trained.
 
 The manifest holds the SHA-256 of each file that the predictions of the run depend on. An environment is a dict of the versions, devices and
 settings that the run was trained with. Checkpoints have manifests of their own; see `checkpoint`.
@@ -30,9 +30,9 @@ class Manifest:
 
 
 def accepting(folder: Path) -> str:
-    """Return the advice at the end of error messages about changed or damaged files of a run.
+    """Return the text with which error messages about changed or damaged files of a run end.
 
-    The advice is to restore the file, or to accept the change with `lstm-jax run accept`.
+    The text advises the user to restore the file, or to accept the change with `lstm-jax run accept`.
     """
     return f"bring the old one back, or if this is meant: lstm-jax run accept --run {folder}"
 

@@ -59,7 +59,7 @@ def accumulated(
 
     Args:
         function: function(batch, weight, key, carry, stacked) that returns three values: a pytree of sums over the examples, such as
-            gradients and metrics; a pytree of values that belong to the microbatch alone; and the new carry.
+            gradients and metrics; a pytree of values that are not added up; and the new carry.
         count: number of microbatches. If 1, the function is called once for the whole batch.
         batch: pytree of arrays (B, ...).
         weight: weights (B,) of the examples.
@@ -71,8 +71,9 @@ def accumulated(
             axis, and the call gets the whole arrays.
 
     Returns:
-        Three values: the sums over all microbatches, the other values with a new first axis if there are several microbatches, and the new
-        carry, whose arrays are (B, ...) again.
+        Three values: the sums over all microbatches, the values that are not added up, and the new carry. If there are several
+        microbatches, the arrays of the second value have a new first axis, with one entry for each microbatch. The arrays of the new carry
+        are (B, ...) again.
     """
     if count == 1:
         return function(batch, weight, key, carry, stacked)

@@ -44,7 +44,7 @@ def keras_adam(learning_rate, b1: float = 0.9, b2: float = 0.999, eps: float = 1
 def adam(learning_rate, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> RowOptimizer:
     """Return the optimiser Adam (Kingma & Ba 2015, algorithm 1) as `optax.adam` computes it, with the same results apart from rounding.
 
-    The results differ in one case: if the square of a gradient overflows (in float32, if the magnitude of the gradient exceeds 1.8e19), the
+    There is one exception. If the square of a gradient overflows (in float32, if the magnitude of the gradient exceeds 1.8e19), the
     parameter becomes NaN, whereas optax leaves the parameter unchanged.
 
         m' = b1 m + (1 - b1) g;  v' = b2 v + (1 - b2) g^2;  p' = p - lr m' / (1 - b1^t) / (sqrt(v' / (1 - b2^t)) + eps)
@@ -122,9 +122,9 @@ def clipped(optimizer: Optimizer, most: float) -> Optimizer:
 
     If the global norm of the gradient exceeds `most`, the gradient is scaled so that its norm is `most`.
 
-    If `optimizer` is a `RowOptimizer`, the result is a `RowOptimizer`, too. Its row-sparse update clips by the same norm as the dense
-    update: if a batch looks up a row several times, the gradients of the row are added up before the norm is computed. The state has the
-    structure of `optax.chain(optax.clip_by_global_norm(most), optimizer)`.
+    If `optimizer` is a `RowOptimizer`, the result is a `RowOptimizer`, too. Its dense and its row-sparse update clip by the same norm. If
+    a batch looks up a row of the embedding table several times, the row-sparse update therefore adds up the gradients of this row before
+    it computes the norm. The state of the result has the structure of `optax.chain(optax.clip_by_global_norm(most), optimizer)`.
 
     Raises:
         InputError: if `most` is not above 0.
@@ -180,9 +180,12 @@ def make_optimizer(config: TrainConfig, total_steps: int) -> Optimizer:
     """Return the optimiser of a run of `total_steps` steps, with its learning-rate schedule and its gradient clipping.
 
     Raises:
-        InputError: if `config.optimizer` is neither "adam", "rmsprop" nor the name of an optimiser of optax that needs only a learning
-            rate, if this optimiser does not allow the schedule, if its state holds a random key, which a checkpoint cannot store, or if
-            `make_schedule` raises an error.
+        InputError: in one of these cases.
+
+            - `config.optimizer` is neither "adam", "rmsprop" nor the name of an optimiser of optax that needs only a learning rate.
+            - This optimiser does not allow the schedule.
+            - The state of the optimiser holds a random key, which a checkpoint cannot store.
+            - `make_schedule` raises an error.
     """
     schedule = make_schedule(config, total_steps)
     factory: Any = OURS.get(config.optimizer) or getattr(optax, config.optimizer, None)

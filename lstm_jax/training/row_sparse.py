@@ -51,7 +51,7 @@ class RowUpdate(ABC):
 
     @abstractmethod
     def catch_up(self, name: str, ids: Any, lag: Lag, state: Any, params: Any) -> tuple[Lag, Any, Any]:
-        """Apply to rows of a table the optimiser steps that they have missed.
+        """Let rows of a table take the optimiser steps that they have missed.
 
         A row misses a step if the batch of this step does not look it up.
 

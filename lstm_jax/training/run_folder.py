@@ -80,9 +80,13 @@ class RunFolder:
             of epochs does not change the steps of such a run. The config in the folder is kept until `lengthen` is called.
 
         Raises:
-            InputError: if the folder holds a run and `resume` is false, if the config differs from that of the run in the folder in a way
-                that is not allowed, if a file of the run in the folder has changed, if the folder holds files but no run, or if the path is
-                a file.
+            InputError: in one of these cases.
+
+                - The folder holds a run, and `resume` is false.
+                - The config differs from that of the run in the folder in a way that is not allowed.
+                - A file of the run in the folder has changed.
+                - The folder holds files but no run.
+                - The path is a file.
         """
         require(not self.path.exists() or self.path.is_dir(), f"run folder {self.path}", "is a file", "name a new folder")
         for folder in (self.path, self.events, self.figures):

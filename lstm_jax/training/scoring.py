@@ -127,10 +127,11 @@ class Scorer:
         """Compute the negative log-probability of each character of a text, given the characters before it.
 
         If the mode of the scorer is "carried", the recurrent state is carried through the text. A text with at least `2 * STREAM`
-        characters to score is divided into sections, called streams, which are read in parallel. Each stream first reads, without scoring
-        them, the `WARM_UP` characters before the characters that it scores. In mode "window", each character is predicted from a zero state
-        and the window before it, which has as many characters as the scorer's argument `length` says. If fewer characters precede a
-        character, it is predicted from all of them.
+        characters to score is divided into sections, called streams, which are read in parallel. Before its section, each stream reads the
+        `WARM_UP` characters that precede the section, without scoring them.
+
+        In mode "window", each character is predicted from a zero state and the `length` characters before it. Here `length` is the argument
+        of the scorer. A character that fewer than `length` characters precede is predicted from all characters before it.
 
         Args:
             params: parameters of the model.
@@ -212,6 +213,6 @@ class Scorer:
 
 
 def _pair(scored: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-    """Convert the second of the two arrays that `_score` returns to the dtype of the first, so that they can be stacked in one array."""
+    """Return the two arrays of `_score` with a common dtype, that of the first array, so that they can be stacked in one array."""
     nats, correct = scored
     return nats, correct.astype(nats.dtype)

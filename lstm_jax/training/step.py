@@ -74,10 +74,11 @@ class LookupObjective:
         return [sharding.gather_columns(table, ids) for ids in indices]
 
     def loss_of(self, params: Any, vectors: list[jax.Array], *args: Any) -> tuple[jax.Array, Any]:
-        """Return the results of the objective. It gets the rows of the table as an argument, and does not look them up in `params`.
+        """Return the results of the objective, computed from rows of the table that have already been looked up.
 
         The table is the parameter that the attribute `table` names. The list `vectors` contains a single array, the looked-up rows of the
-        table. `args` are the arguments of the objective after `params`.
+        table. The objective uses these rows, and does not look them up in `params`. `args` are the arguments of the objective after
+        `params`.
         """
         return self.loss(params, *args, vectors[0])
 
@@ -96,9 +97,9 @@ def row_sparse(objective: Any, optimizer: Any, params: Any) -> bool:
 def row_sparse_lookups(objective: Objective, optimizer: Any, params: Any, *args: Any) -> FoundLookups | None:
     """Return the objective as a `FoundLookups`, or None if the training steps must use the dense update of the optimiser.
 
-    A `FoundLookups` holds the traced objective, and those of its operations that look up rows in its largest embedding table. The steps
-    must use the dense update if the optimiser is not a `RowOptimizer`, if the objective has no embedding table, or if the row-sparse update
-    is not available for this table.
+    A `FoundLookups` holds the traced objective and a part of its operations: those that look up rows in its largest embedding table. The
+    steps must use the dense update if the optimiser is not a `RowOptimizer`, if the objective has no embedding table, or if the row-sparse
+    update is not available for this table.
 
     Args:
         objective: function objective(params, *args); see `Objective`.
@@ -245,9 +246,9 @@ def row_sparse_update(
     weight,
     key,
 ):
-    """Take one training step that updates all parameters except the rows of the embedding table that the batch does not look up.
+    """Take one training step that updates only those rows of the embedding table that the batch looks up, and all other parameters.
 
-    The gradient of the table is computed only for the rows that are looked up.
+    The gradient of the table is computed only for these rows.
 
     Args:
         lookup: objective that uses the table only to look up rows.

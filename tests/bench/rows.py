@@ -25,7 +25,10 @@ TINY = ("A:B=4,T=5,H=8,E=6,V=30", "B:B=4,T=5,H=8,V=7", "recurrence:B=4,T=5,H=8")
 
 
 def run_python(arguments: Sequence[str], first: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
-    """Run Python with `arguments` in the root of the checkout. `first` has the words before Python, such as taskset and its flags."""
+    """Run Python with `arguments` in the root of the checkout.
+
+    `first` holds the words that precede Python in the command line, such as taskset and its flags.
+    """
     environment = os.environ | {"KERAS_BACKEND": "jax", "PYTHONPATH": str(ROOT)}
     return subprocess.run([*first, sys.executable, *arguments], capture_output=True, text=True, cwd=ROOT, env=environment)
 
@@ -49,7 +52,10 @@ def bench_here(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def timed(name: str, candidate: str, ms: float, number: int = 0, git: str = "abc", **changes: Any) -> dict[str, Any]:
-    """Return a valid result row with the step time `ms` in milliseconds, of the round `number`. The fields in `changes` are replaced."""
+    """Return a valid result row of the round `number`, with the step time `ms` in milliseconds.
+
+    The values in `changes` replace the values of the fields with the same names.
+    """
     work = workload(name)
     examples = {str: "", int: 1, float: 1.0, list: [], dict: {}, type(None): None}
     row = {field: examples[about.types[0]] for field, about in FIELDS.items() if STEP in about.required}

@@ -1,4 +1,7 @@
-"""Tests of `bench accuracy`: planned runs, reports of made-up rows, recipes, and one cell that is measured where the articles are."""
+"""Tests of `bench accuracy`: planned runs, reports of made-up rows, recipes, and one cell of the grid.
+
+The cell is trained on the articles of the data sets. Its test is skipped on a machine without these articles.
+"""
 
 import json
 import os
@@ -58,7 +61,11 @@ def test_report(capsys) -> None:
 
 
 def test_rows_of_other_cores_are_reported_apart() -> None:
-    """`grid_rows` selects runs by their number of cores. Three seeds of ours and of Keras, at the sizes of imdb_lstm, had two cores."""
+    """`grid_rows` returns only the committed rows of runs that used the given number of cores.
+
+    In the tested commit, two cores were used only at the sizes of the Keras example imdb_lstm. These runs have three seeds of this project
+    and three of Keras.
+    """
     one, both = (accuracy.grid_rows(accuracy.PATH, "aea29158c4a4", cores) for cores in (1, 2))
     assert len(one) == 288
     (ours, keras) = accuracy.summarize(both)
@@ -67,7 +74,10 @@ def test_rows_of_other_cores_are_reported_apart() -> None:
 
 
 def test_recipes() -> None:
-    """Recipes of a study and task have different names, our tasks can parse the flags of our recipes, and unknown recipes are refused."""
+    """The recipes of a study have different names within each task, and unknown recipes are refused.
+
+    The module `ours_tasks` can parse the flags of each recipe of this project.
+    """
     for study, of_study in recipes.RECIPES.items():
         assert len({(recipe.task, recipe.name) for recipe in of_study}) == len(of_study), study
         for recipe in of_study:
@@ -83,7 +93,10 @@ def test_recipes() -> None:
 
 
 def test_runs_of_a_recipe_are_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each seed is run in one process, the report covers the seeds from `first` on, and seeds that have rows are not run again."""
+    """Each seed is run in a process of its own, and a seed that has rows is not run again.
+
+    The report covers the requested seeds, here the seeds 3 and 4.
+    """
     path, asked = tmp_path / "rows.jsonl", []
 
     def process(arguments: list[str]) -> list[dict]:
@@ -118,7 +131,10 @@ def test_reports_of_recipes_by_hand() -> None:
 
 
 def test_committed_studies() -> None:
-    """The committed rows give the numbers in the log: epoch times compared with Keras, and the accuracy over 20 seeds chosen in advance."""
+    """The committed rows give the numbers in the documentation.
+
+    The numbers are the speedups of an epoch over Keras, and the mean accuracy of 20 seeds that were chosen in advance.
+    """
     run = bench_here("accuracy", "--study", "epoch_time", "--report")
     assert "sentiment: speedup over keras_jax 2.20x (95 % confidence interval 2.1" in run.stdout
     assert "generation: speedup over keras_jax 3.39x (95 % confidence interval 3.2" in run.stdout

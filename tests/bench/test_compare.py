@@ -29,7 +29,10 @@ def test_noise_is_not_called_a_change_and_a_tenth_is(slower: float, least: int, 
 
 
 def test_changes_by_hand() -> None:
-    """The change is the ratio of the medians, inside its interval. Workloads and peers that only one set has are left out."""
+    """The change is the ratio of the candidate's median time to the baseline's, and lies inside its confidence interval.
+
+    Workloads and peers that only one of the two sets of rows has are left out.
+    """
     old = [timed("A", "ours", ms, n) for n, ms in enumerate((10.0, 10.1, 9.9, 10.2, 9.8))] + [timed("B", "ours", 1.0)]
     new = [timed("A", "ours", ms, n) for n, ms in enumerate((12.0, 12.1, 11.9, 12.2, 11.8))] + [timed("A", "haiku", 1.0)]
     (change,) = compare.changes(old, new)
@@ -53,7 +56,7 @@ def test_many_workloads_are_allowed_for() -> None:
 
 @pytest.mark.parametrize(("old", "new"), [(1, 5), (2, 2), (3, 3), (5, 4), (4, 5), (5, 5), (8, 8)])
 def test_smallest_p(old: int, new: int) -> None:
-    """`smallest_p` equals the p-value of two samples of these sizes that do not overlap."""
+    """`smallest_p(old, new)` equals the p-value of two samples with `old` and `new` values whose ranges do not overlap."""
     assert compare.smallest_p(old, new) == pytest.approx(stats.permutation_p(np.linspace(1, 1.01, old), np.linspace(9, 9.01, new)))
 
 
@@ -78,12 +81,18 @@ def _sides(peer: str, workloads: str, old: int, new: int) -> tuple[list[dict], l
     ],
 )
 def test_too_few_processes(workloads: str, old: int, new: int, verdict: str) -> None:
-    """If the test cannot find any change, even a change by a factor of three is called "too few processes" instead of "same"."""
+    """With too few processes for any significant change, the verdict is "too few processes", although the times differ threefold.
+
+    With enough processes, the verdict is "slower".
+    """
     assert {change.verdict for change in compare.changes(*_sides("ours", workloads, old, new))} == {verdict}
 
 
 def test_a_change_beyond_noise_leaves_a_larger_limit() -> None:
-    """If one of two changes is significant, the other one is compared with the whole level, as Holm's correction prescribes."""
+    """If one of two changes is significant, the limit for the other p-value is the significance level instead of half of it.
+
+    This limit is that of Holm's correction. It decides whether the verdict is "same" or "too few processes".
+    """
     beyond = compare.Change("A", "ours", 2, 1, 3, 0.0079, smallest=0.0079)
     for smallest, verdict in ((1 / 84, "same"), (1 / 35, "too few processes")):
         found = compare.judged([beyond, compare.Change("B", "ours", 1, 1, 1, 0.5, smallest=smallest)])
@@ -93,7 +102,7 @@ def test_a_change_beyond_noise_leaves_a_larger_limit() -> None:
 def test_summary_of_too_few_processes(tmp_path: Path) -> None:
     """The summary counts comparisons with too few processes, and one process on each side gives no confidence interval.
 
-    The exit code is 2 if this project has such a comparison, and 0 if only a peer has one.
+    The exit code is 2 if a comparison of this project has too few processes. It is 0 if only a comparison of a peer has too few.
     """
     paths = [tmp_path / "old.jsonl", tmp_path / "new.jsonl"]
 
@@ -122,7 +131,10 @@ def test_rows_that_cannot_be_compared() -> None:
 
 
 def test_devices_of_one_machine() -> None:
-    """Rows of one machine can be compared although a backend runs on two devices of the same name, but not rows of other devices."""
+    """Rows that ran on one CPU device and rows that ran on two CPU devices count as rows of one machine.
+
+    Rows of a CPU and of a GPU do not, and neither do rows of one GPU and of two GPUs. Comparing them raises an error.
+    """
     rows = [timed("A", "ours", 1.0), timed("A", "ours:backend=reference", 1.0, backend="reference", devices=["cpu:cpu"] * 2)]
     assert [change.ratio for change in compare.changes(rows, rows)] == [1.0, 1.0]
     with pytest.raises(InputError, match=r"^machines: chip, 2 cores, cpu:cpu and chip, 2 cores, gpu:H100; compare rows of one machine$"):

@@ -64,7 +64,10 @@ def test_rounds_are_enough_for_the_number_of_workloads() -> None:
 
 
 def test_checkouts_that_run_different_backends_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows with different backends are refused, and so is a round that gives them. A backend's former name counts as its current name."""
+    """An error is raised if baseline and candidate ran different backends, both for stored rows and for a new round.
+
+    The former name of a backend counts as its current name.
+    """
     rows = [row | {"backend_ran": {"baseline": "hoisted", "candidate": "compiled"}[row["role"]]} for row in _rows(1.0)]
     remedy = 'in that without compiled code, run python -c "from lstm_jax.native.packaged import build_packaged; build_packaged()"'
     message = f"backends of A: baseline hoisted, candidate compiled; give two checkouts that run the same one; {remedy}"
@@ -133,7 +136,10 @@ def test_command(tmp_path: Path) -> None:
 
 
 def test_rounds_of_other_settings_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A repeated call measures nothing. On another CPU, or with other turns, seconds or code, all rounds are measured again."""
+    """A repeated call with the same settings measures nothing.
+
+    If the CPU, the number of turns, the seconds or the code are new, all rounds are measured again.
+    """
     path, asked, here = tmp_path / "rows.jsonl", [], {"cpu": "chip", "version": "abc"}
 
     def take_turns(commands, turns: int, folders, environment) -> list[dict]:
@@ -172,7 +178,10 @@ def test_rounds_of_other_settings_do_not_count(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_folder_without_a_commit(tmp_path: Path) -> None:
-    """A copy of the files is no checkout, neither outside of a repository nor in a folder of a repository that does not track it."""
+    """A copy of the files is refused if no Git repository tracks it, and has a commit as soon as one tracks it.
+
+    It is refused outside of a repository, in a repository without a commit, and in a repository with a commit that lacks the copy.
+    """
 
     def git(*arguments: str) -> None:
         subprocess.run(["git", "-C", str(tmp_path), *arguments], check=True, capture_output=True)
@@ -200,7 +209,7 @@ def test_roles_of_false_alarms() -> None:
 
 
 def test_a_slower_call_waits_for_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`slowed` with the share 0.1 makes steps take 1.1 times as long.
+    """A function that `slowed` has slowed down by the share 0.1 takes 1.1 times as long.
 
     On the made-up clock of this test, a step takes one second, and reading the clock takes 0.01 seconds.
     """
@@ -223,7 +232,7 @@ def test_a_slower_call_waits_for_its_share(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize("text", ["A", "recurrence", "forward", "inference"])
 def test_the_slowdown_reaches_every_workload(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The function that a worker times is the slowed one, whatever the workload."""
+    """For each kind of workload, a worker with the option `slower` times the function that `slowed` returns."""
     timed = []
 
     def measure(run: Callable[[int], None], seconds: float, block_seconds: float) -> tuple[int, list[float]]:
@@ -246,9 +255,10 @@ def test_the_slowdown_reaches_every_workload(text: str, monkeypatch: pytest.Monk
 
 
 def test_false_alarms_by_hand(capsys: pytest.CaptureFixture[str]) -> None:
-    """The report counts the false alarms and the detected slower processes of two made-up comparisons.
+    """The report counts the false alarms and the detected slowdowns in two made-up comparisons.
 
-    In the first comparison, a process is 10 % slower. In the second comparison, the candidate's times differ although it should be equal.
+    In the first comparison, the candidate has the baseline's speed, and a third process is 10 % slower. The second comparison has no such
+    process. Its candidate is 10 % faster than the baseline, which counts as a false alarm.
     """
     speeds = np.linspace(1, 2, 8)  # a machine that gets slower
     factors = {(0, "baseline"): 1.0, (0, "candidate"): 1.0, (0, "slower"): 1.1, (1, "baseline"): 1.0, (1, "candidate"): 0.9}

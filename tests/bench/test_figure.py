@@ -16,7 +16,10 @@ LARGEST = 150_000
 
 
 def test_figure_is_up_to_date(tmp_path: Path) -> None:
-    """The committed figure has the texts of a new drawing. Every version of matplotlib writes the texts of an SVG file as comments too."""
+    """The committed SVG figure contains the same texts as a new drawing of the committed rows.
+
+    The texts are read from the comments of the SVG files, because every version of matplotlib writes each text as a comment, too.
+    """
     assert FIGURE.stat().st_size < LARGEST
     rows, lines = of_commit(throughput.PATH, COMMIT)
     draw_grid(lines, "torch_lstm", tmp_path / "speed.png", name=title("torch_lstm", rows))

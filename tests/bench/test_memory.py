@@ -46,7 +46,10 @@ def _memory_row(T: int, peak: float, sizes: str = "", git: str = "abc") -> dict:
 
 
 def test_report_of_the_sizes_asked_for(tmp_path: Path) -> None:
-    """The report leaves out rows of other sizes, and its fit leaves out peaks that are not above the peak at the smallest T."""
+    """The report contains only rows of the requested sizes.
+
+    Its fit of peak memory against T, the number of steps, uses only peaks above the peak at the smallest T.
+    """
     path = tmp_path / "rows.jsonl"
     mine = [_memory_row(T, peak) for T, peak in ((1, 200.0), (100, 200.0), (1000, 210.0), (10_000, 300.0))]
     other = [_memory_row(T, 9000.0, ",H=8") for T in (1, 50)]

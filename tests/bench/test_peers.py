@@ -85,7 +85,11 @@ EVERY_KIND = (*TINY, "inference:B=3,T=5,H=4,E=3,V=20")
 
 
 class Work(NamedTuple):
-    """Peers and the workloads that they compute, with the folder of the reference results, which has one file for each kind of workload."""
+    """Workloads that some peers compute, and the folder of the results with which their results are compared.
+
+    `peers` and `names` are the names of the peers and of the workloads. `folder` has one file of reference results for each kind of
+    workload.
+    """
 
     folder: Path
     peers: Sequence[str]
@@ -93,9 +97,10 @@ class Work(NamedTuple):
 
 
 def _check(*works: Work) -> list[dict[tuple[str, str], dict]]:
-    """Compute all works in one process, and return the rows of each work as a dict from (peer, kind) to the row.
+    """Let the peers of each `Work` compute its workloads, all in one process, and return one dict of rows for each `Work`.
 
-    The process fails if a relative error is above 1e-4.
+    The key of a row is the pair of its peer and its kind of workload. The process fails if the results of a peer differ from the reference
+    results by a relative error above 1e-4.
     """
     own = any("torch_lstm" in work.peers for work in works)
     run = run_python(["-c", CHECK, "" if own else "jax", json.dumps([(str(work.folder), *work[1:]) for work in works])])
@@ -110,7 +115,10 @@ def _check(*works: Work) -> list[dict[tuple[str, str], dict]]:
 
 @pytest.fixture(scope="module")
 def references(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of the reference results. The relative errors of this project are checked to be below 1e-5."""
+    """Return the folder of the reference results.
+
+    They are computed by the backend "reference". The fixture checks that the relative errors of the default backend are below 1e-5.
+    """
     folder = tmp_path_factory.mktemp("references")
     for row in _check(Work(folder, ["ours"]))[0].values():
         assert max(row["distances"].values()) < 1e-5
@@ -122,7 +130,10 @@ OWN_LOOPS = {"own_loop": [f"own_loop:{loop}" for loop in ("donated", "functions"
 
 
 def _groups() -> list[list[str]]:
-    """Return groups of peers, one group for each framework. Ours, peers that need a GPU and the slow `torch_compiled` are left out."""
+    """Return groups of names of peers, one group for each framework.
+
+    The groups do not contain this project, peers that need a GPU, and the slow peer `torch_compiled`.
+    """
     groups: dict[tuple[str, ...], list[str]] = {}
     for name, peer in PEERS.items():
         if name not in ("ours", "torch_compiled") and not peer.gpu:
@@ -147,7 +158,7 @@ for name in sys.argv[2:]:
 @pytest.mark.slow
 @pytest.mark.parametrize("peer", [name for name, peer in PEERS.items() if not peer.loads_jax])
 def test_peers_without_jax_do_not_load_it(peer: str) -> None:
-    """A peer without `loads_jax` does not import JAX, which would add to its memory and its time.
+    """A peer whose attribute `loads_jax` is false does not import JAX, because the import would add to its memory and its time.
 
     A model of torch.compile is only built, not run, because its compilation takes long.
     """
@@ -176,7 +187,10 @@ def test_peers_do_the_same_work(references: Path, peers: list[str]) -> None:
 
 @pytest.mark.slow
 def test_resets_and_other_cells(tmp_path: Path) -> None:
-    """Peers with resets, peers with the cells GRU and simple RNN, and our training steps with further cells agree with the references."""
+    """The results of peers agree with the reference results in three kinds of workloads.
+
+    They are a workload with resets, workloads with the cells GRU and simple RNN, and training steps of this project with two other cells.
+    """
     others = ("torch_compiled", "keras_torch", "keras_tensorflow")  # a minute of compilation, and Keras takes one backend a process
     here = [peer for name, peer in PEERS.items() if not peer.missing() and name not in others]
     resets = Work(tmp_path / "resets", [peer.name for peer in here if peer.resets], ["resets:B=4,T=9,H=8,R=30"])
@@ -204,7 +218,10 @@ def test_workloads_with_resets() -> None:
 
 
 def test_workloads_with_any_cell() -> None:
-    """The parameters and FLOPs of a workload depend on its cell, and a peer names the cell or the kind of workload that it lacks."""
+    """The numbers of parameters and FLOPs of a workload depend on its cell.
+
+    If a peer does not support a workload, its method `lacks` names the unsupported cell or kind of workload.
+    """
     work = workload("B:cell=lstm_coupled")
     assert (work.cell, work.gates) == ("lstm_coupled", 3)
     assert PEERS["torch_lstm"].lacks(work) == "no lstm_coupled in B"
@@ -237,7 +254,10 @@ def test_a_peer_with_weights_off_by_one_percent_is_refused(references: Path) -> 
 
 
 def test_a_peer_that_needs_a_gpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Without a GPU, such a peer is skipped with a printed reason. With a GPU, processes get the settings for float32 without TF32."""
+    """On a machine without a GPU, a peer that needs a GPU is skipped, and the reason is printed.
+
+    On a machine with a GPU, the measured processes get the settings for float32 without TF32.
+    """
     found = [peers.read_candidate("ours"), peers.read_candidate("jax_rnn")]
     monkeypatch.setattr(machine, "gpu", lambda: False)
     assert peers.installed(found) == found[:1]
@@ -250,7 +270,10 @@ def test_a_peer_that_needs_a_gpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest
 
 @pytest.mark.parametrize("name", TINY)
 def test_cudnn_without_it(monkeypatch: pytest.MonkeyPatch, references: Path, peer_rules, name: str) -> None:
-    """With `lstm_ref` in place of cuDNN's LSTM, the peer `jax_rnn` agrees with the reference, and its weights convert back exactly."""
+    """If JAX's `lstm_ref` replaces cuDNN's LSTM, the results of the peer `jax_rnn` agree with the reference results.
+
+    Converting the weights to the layout of the peer and back returns the same weights.
+    """
     from jax.experimental import rnn
 
     from bench.peers import jax_rnn, jax_step

@@ -29,9 +29,10 @@ ABOUT = {"schema": 3, "measurement": "grid", "peer": "ours", "git": "def", "core
 
 
 def _trained() -> list[dict]:
-    """Return accuracy rows of two seeds: sentiment at two lengths and two hidden sizes, and generation at two steps between windows.
+    """Return made-up accuracy rows of sentiment and generation models, each with two seeds.
 
-    One of the sentiment models, (T, H) = (20, 64), is less accurate than a faster one.
+    The sentiment models have two sequence lengths T and two hidden sizes H. The generation models differ in S, the number of characters
+    from the start of one window to the start of the next. The sentiment model with T = 20 and H = 64 is less accurate than a faster one.
     """
     rows = []
     for seed in range(2):

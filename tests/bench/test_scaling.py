@@ -21,7 +21,10 @@ def test_each_point_once() -> None:
 
 
 def test_curves_of_rows() -> None:
-    """A curve has medians over rounds. It uses only rows of one number of devices that differ from the middle in at most one size."""
+    """A curve has the medians over the rounds, and only rows with one number of devices.
+
+    All sizes of these rows, except for the size that the curve varies, have the values in `middle`.
+    """
     middle = {"T": 10, "H": 4, "B": 2}
 
     def line(ms: float, devices: int = 1, **sizes: int) -> dict:
@@ -42,7 +45,7 @@ def test_exponents_above_a_constant(power: float) -> None:
 
 
 def test_a_file_with_rows_of_another_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows of another command, which have no commit, do not count as measured points."""
+    """If the file of results contains rows of another command, which have no commit, they do not count as measured points."""
     row = next(row for row in map(json.loads, (RESULTS / "accuracy.jsonl").read_text().splitlines()) if "git" not in row)
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps(row) + "\n")

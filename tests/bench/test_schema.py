@@ -85,7 +85,10 @@ def test_a_wrong_field(changes: dict, complaint: str) -> None:
 
 
 def test_rows_of_the_first_digits_of_a_commit() -> None:
-    """A commit and the same commit with uncommitted changes ("+") are two commits, and digits that several commits share are refused."""
+    """`match_commit` returns the rows of the commit whose first digits are given, and refuses digits with which several commits begin.
+
+    A commit and the same commit with uncommitted changes, marked by "+", count as two commits.
+    """
     rows = [{"git": git, "number": n} for n, git in enumerate(("abc1", "abc1+", "abd22", "abc1", "abd2"))]
     found = {
         text: [row["number"] for row in schema.match_commit(rows, text)] for text in ("abc", "abc1", "abc+", "abc1+", "abd22", "abd2", "e")
@@ -110,7 +113,10 @@ def test_a_missing_field() -> None:
 
 
 def test_tokens_of_an_evaluation() -> None:
-    """The tokens of an evaluation are those of 25,000 reviews. Old rows, which count one batch, are corrected; other rows are unchanged."""
+    """The rate of tokens of an evaluation counts the tokens of all 25,000 reviews.
+
+    Old rows of evaluations, whose rate counts the tokens of a single batch, are corrected. Rows of other workloads are unchanged.
+    """
     old = timed("evaluation", "ours", 1500.0, tokens_per_second=512 * 80 / 1.5)
     assert schema.check(old, "here") == old | {"tokens_per_second": pytest.approx(25_000 * 80 / 1.5)}
     for name in ("A", "inference:B=2,T=3"):

@@ -90,7 +90,10 @@ def test_candidates_are_read() -> None:
 
 
 def test_table_of_peers() -> None:
-    """Each peer names a module that exists, an extra of this project, and a title with versions of recorded packages only."""
+    """Each peer names an existing module and, if it imports further packages, an extra of this project.
+
+    The title of a peer contains only versions of packages that its rows record.
+    """
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     for name, peer in PEERS.items():
         assert peer.name == name
@@ -112,7 +115,10 @@ QUICK += "{f'{name}_{n}': 10.0 for name in ('gemm_gflops', 'copy_gbs') for n in 
 
 @pytest.mark.slow
 def test_a_sweep_that_is_killed_goes_on(tmp_path: Path) -> None:
-    """After kill -9 during a measurement and with a torn last line, a sweep continues without losing a row or measuring one twice."""
+    """After kill -9 during a measurement, a sweep continues without losing a row or measuring one twice.
+
+    An incomplete last line, which a killed sweep may leave in the file of rows, is skipped.
+    """
     path = tmp_path / "rows.jsonl"
     arguments = ["--workload", "recurrence:B=2,T=3,H=4", "--peer", "ours", "ours:backend=reference", "--rounds", "3", "--seconds", "0.05"]
     command = [sys.executable, "-c", QUICK, *arguments, "--results", str(path)]
@@ -137,7 +143,10 @@ def test_a_sweep_that_is_killed_goes_on(tmp_path: Path) -> None:
 
 
 def test_a_sweep_keeps_its_rows(tmp_path: Path) -> None:
-    """Each process gives a row, a peer that fails gives a row with its error, and --report adds no row. One core is enough."""
+    """Each process gives a row, a peer that fails gives a row with its error, and --report adds no row.
+
+    The sweep works if it may use only one core.
+    """
     path, work = tmp_path / "rows.jsonl", "recurrence:B=2,T=3,H=4"
     failing = "ours:backend=cudnn"  # needs a GPU
     arguments = ["--workload", work, "--peer", "ours", failing, "--rounds", "1", "--seconds", "0.05", "--results", str(path)]
@@ -161,7 +170,10 @@ def test_a_sweep_keeps_its_rows(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_first_step(tmp_path: Path) -> None:
-    """Each round has a cold and a warm process, a failure gives a row, and processes that have rows are not run again."""
+    """Each round has one process with an empty compilation cache ("cold"), and one with a filled cache ("warm").
+
+    A process that fails gives a row, too. Processes that have rows are not run again.
+    """
     path = tmp_path / "rows.jsonl"
     arguments = ["throughput", "--first-step", "--workload", "recurrence:B=2,T=3,H=4", "--rounds", "1", "--results", str(path)]
     arguments += ["--peer", "ours", "ours:backend=cudnn"]

@@ -38,7 +38,7 @@ def test_row_of_the_table(name: str) -> None:
 
 
 def test_a_step_by_hand() -> None:
-    """One step of the LSTM has the values of its equations, which are written out for E = H = B = 1."""
+    """One step of the LSTM has the values of its equations, which the test writes out for one feature, one unit and a batch of one."""
     params = LSTMParams(jnp.asarray([[0.1, -0.2, 0.3, 0.4]]), jnp.asarray([[0.5, 0.6, -0.7, 0.8]]), jnp.asarray([0.01, 1.0, 0.03, -0.04]))
     state = LSTMState(jnp.asarray([[0.25]]), jnp.asarray([[-0.5]]))
     z = products.project(params, jnp.asarray([[[2.0]]]))

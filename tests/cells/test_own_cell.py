@@ -1,4 +1,7 @@
-"""Tests of cells that users define (docs/contributing/own_cell.md): in layers, models, command line and bench, and refusals."""
+"""Tests of cells that users define, as docs/contributing/own_cell.md describes.
+
+The cells work in layers, models, the command line and bench. A cell that breaks the contract of the class `Cell` is refused.
+"""
 
 import dataclasses
 import json
@@ -33,7 +36,7 @@ X = jax.random.normal(jax.random.key(0), (B, T, E))
 
 @pytest.fixture(autouse=True)
 def only_ours() -> Iterator[None]:
-    """Remove the cells that a test has registered from `CELLS` after the test."""
+    """After each test, remove from `CELLS` the cells that the test has registered."""
     yield
     for name in set(CELLS) - {cell.name for cell in BUILT_IN}:
         del CELLS[name]
@@ -125,7 +128,11 @@ class Summed(NamedTuple):
 
 
 def test_a_linear_cell_with_a_second_field() -> None:
-    """A cell with `linear` whose state also has the sum of all h runs on backends that call its step, since `linear` gives h alone."""
+    """A cell whose function `linear` does not compute its whole state is run by its function `step`.
+
+    The state of this cell has two fields: h, which `linear` computes, and the sum of all h so far. The backends "associative" and
+    "compiled", which would use `linear`, refuse the cell.
+    """
     base = CELLS["min_gru"]
 
     def step(params, state, z, mask=None, compute_dtype=None):
@@ -149,7 +156,10 @@ def test_a_linear_cell_with_a_second_field() -> None:
 
 
 def test_a_linear_cell_for_even_numbers_of_units() -> None:
-    """A cell that works only for some numbers of units, but for those on which cells are checked, runs on `compiled` and `associative`."""
+    """A cell with `linear` that works only for even numbers of units runs on the default backend and on "associative".
+
+    The check of new cells accepts it, because the check uses an even number of units.
+    """
     base = CELLS["min_gru"]
 
     def start(batch, units, dtype=jnp.float32):

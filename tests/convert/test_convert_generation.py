@@ -32,7 +32,10 @@ def random_params(layers=1, embed=0, units=UNITS, vocabulary=V, tied=False):
 
 
 def changed(params, change):
-    """Return `params` with the arrays of `change`. A value None in `change` removes the array."""
+    """Return a copy of the dict `params` in which the arrays of `change` replace those of the same names.
+
+    If a value in `change` is None, the copy lacks the array of this name.
+    """
     return {name: array for name, array in (params | change).items() if array is not None}
 
 

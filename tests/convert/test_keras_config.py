@@ -1,4 +1,4 @@
-"""Keras archives are refused if their layers form no supported chain or are not Keras' own."""
+"""Keras archives are refused if their layers are not connected in a supported chain, or if a layer is not of a class of Keras."""
 
 import os
 

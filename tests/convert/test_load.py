@@ -190,9 +190,9 @@ def test_dtype_is_that_of_the_layer(dtype) -> None:
 
 @pytest.mark.parametrize("cell", [cell for cell in LAYOUTS if cell != PROJECTED])
 def test_weights_of_other_libraries(cell: str) -> None:
-    """Converted arrays load into layers with any activation, into layers without biases if they are zero, and into mixed stacks.
+    """Converted arrays load into layers with another activation than the default, because the arrays do not tell the activation.
 
-    A mixed stack has layers with different cells. Converted arrays do not tell the activation.
+    They also load into layers without biases if all biases in the arrays are zero, and into stacks of layers with different cells.
     """
     options: dict[str, Any] = {"cell": cell, "activation": "relu"}
     layer, bare = (zeros(Recurrent, 3, 4, use_bias=use_bias, **options) for use_bias in (True, False))

@@ -97,7 +97,10 @@ def test_merges(merge):
 
 @CELLS
 def test_states_of_layers(cell):
-    """For given initial states, outputs and final states equal ours. ONNX has arrays (directions, B, H), our `Bidirectional` a pair."""
+    """For given initial states, the exported file gives the outputs and final states of our layers.
+
+    In ONNX, a state is an array (directions, B, H). The state of our `Bidirectional` is a pair with one state for each direction.
+    """
     stack, weights = made_stack(cell, ("two", "one"))
     file = session(convert.layers_to_onnx(cell, weights, states=True))
     names, batch = OPERATORS[cell].states, 3
@@ -180,8 +183,9 @@ def zeros(file: Any, batch: int) -> dict[str, np.ndarray]:
 
 
 def run_steps(file: Any, ids: np.ndarray, sizes: list[int]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Run a file once for each number of steps in `sizes`, and return the logits of all steps and the final states.
+    """Run an ONNX file on consecutive parts of `ids`, and return the logits of all steps and the final states.
 
+    `sizes` holds the number of steps of each part.
     Each run starts from the final states of the run before it.
     """
     states, logits, begin = zeros(file, len(ids)), [], 0
@@ -240,7 +244,7 @@ def test_what_a_file_says_of_itself():
 
 
 def test_file_without_unrolled_steps():
-    """A file has one operator for each recurrent layer, which processes any number of steps."""
+    """An exported file has exactly one operator for each recurrent layer. The operator processes any number of steps."""
     _, params = made_sentiment(layers=3)
     assert operators(convert.sentiment_to_onnx(params)) == ["LSTM"] * 3
 

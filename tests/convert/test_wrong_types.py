@@ -34,7 +34,7 @@ def sentiment() -> SentimentClassifier:
 
 
 class Stateful:
-    """Class with the method that a PyTorch module has."""
+    """Class that has the method `state_dict`, as a PyTorch module does, but no weights."""
 
     def state_dict(self) -> dict[str, Any]:
         return {}

@@ -1,4 +1,4 @@
-"""Fixtures with real and small made reviews. The tests in this folder use neither the network nor the user's folders."""
+"""Fixtures with the real reviews and with small made-up ones. Tests in this folder use neither the network nor the user's folders."""
 
 import io
 import json

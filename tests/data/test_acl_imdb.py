@@ -33,7 +33,7 @@ def test_folder_and_its_parent(folder):
 
 
 def test_folder_in_another_encoding(folder):
-    """A review in UTF-16 is refused, and the byte-order mark of UTF-8 is no part of a review."""
+    """A review in UTF-16 is refused. A byte-order mark at the start of a review in UTF-8 is removed."""
     path = next(folder.glob("train/pos/*.txt"))
     text = path.read_bytes()
     path.write_bytes(b"\xef\xbb\xbf" + text)

@@ -1,4 +1,7 @@
-"""Invalid texts, tables and series raise `InputError`. Foreign line ends, and new characters in the validation part, cause a note."""
+"""Invalid texts, tables and series raise `InputError`.
+
+A text whose line ends are not those of Unix gives a note, and so do characters that only the validation part has.
+"""
 
 import bz2
 import gzip

@@ -26,7 +26,10 @@ def objects(rows: list) -> np.ndarray:
 
 
 class Made:
-    """Object whose pickle consists of exactly the given call, arguments and state."""
+    """Object that is pickled as a call of the function `call` with `arguments`, followed by setting the state `state`.
+
+    All three can be chosen freely, so that tests can make pickles that Python itself would not write.
+    """
 
     def __init__(self, call, arguments: tuple, state: object):
         self.parts = call, arguments, state
@@ -36,7 +39,7 @@ class Made:
 
 
 def pickled(dtype_state: tuple = STATE, rows: object = (), shape: tuple = (1,), dtype: str = "O8") -> bytes:
-    """Return the pickle of an array whose dtype, dtype state, rows and shape are given, and may be wrong."""
+    """Return the pickle of an array with the given dtype, dtype state, rows and shape, which need not be valid."""
     kind = Made(np.dtype, (dtype, False, True), dtype_state)
     return pickle.dumps(Made(np._core.multiarray._reconstruct, (np.ndarray, (0,), b"b"), (1, shape, kind, False, rows)), 4)
 

@@ -81,7 +81,11 @@ def test_what_is_wrong(tmp_path: Path, lines: list[str], message: str) -> None:
 
 
 def test_dates_without_hyphens(tmp_path: Path) -> None:
-    """Times that all look like dates without hyphens are refused: as numbers, the end of November would be followed by a gap of 71."""
+    """Times that all look like dates without hyphens, such as 20261130, are refused.
+
+    If they were read as numbers, the gap between November 30 and December 1 would be 71 instead of 1. If only some of the times look like
+    dates, all of them are read as numbers.
+    """
     lines = ["20261128,1", "20261129,2", "20261130,3", "20261201,4"]
     path = write(tmp_path / "a.csv", "time,value", *lines)
     with pytest.raises(InputError) as caught:

@@ -19,9 +19,10 @@ def rows(draw):
 
 
 def inseparable(labels, groups, hashes):
-    """Return for each row the number of its set: rows of a set share groups or hashes, directly or through other rows.
+    """Divide the rows into sets that a split must not divide, and return a list with the number of each row's set.
 
-    The sets are found by comparing all pairs of rows.
+    Two rows belong to the same set if they share a group or a hash, or if other rows link them in this way. The sets are found by comparing
+    all pairs of rows.
     """
     sets = list(range(len(labels)))
     for one in range(len(labels)):

@@ -1,4 +1,7 @@
-"""Tests of the ensemble of the study `best`: its accuracy from stored margins, compared with that of the mean logits; its conclusion."""
+"""Tests of the ensemble of models in the study `best`, and of the conclusion of the study.
+
+The accuracy of the ensemble, computed from stored margins, is compared with the accuracy of the mean logits of the models.
+"""
 
 import numpy as np
 import pytest

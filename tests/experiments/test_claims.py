@@ -54,7 +54,7 @@ def test_verdict(claimed: tuple[float, float], interval: tuple[float, float], wa
 
 
 def test_the_p_value_agrees_with_the_interval() -> None:
-    """The one-sided p-value is 0.025 if an end of the 95 % interval coincides with an end of the claimed range."""
+    """The one-sided p-value of a claim is 0.025 if an end of the 95 % confidence interval coincides with an end of the claimed range."""
     values = np.random.default_rng(1).normal(1, 1, 5)
     _, low, high = stats.t_interval(values)
     for claimed in ((low, math.inf), (-math.inf, high), (low, high + 9), (low - 9, high)):

@@ -1,4 +1,7 @@
-"""Tests of the NBSVM classifier, compared with a dense classifier fitted by Newton's method, and of the best share of a mixture."""
+"""Tests of the NBSVM classifier, which is compared with a dense classifier fitted by Newton's method.
+
+Another test checks `best_share`, which weights two classifiers so that their mixture has the smallest cross-entropy.
+"""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Numbers of digits: numbers that differ little are written with as many as show the difference, others with few."""
+"""Tests of `digits_for`: numbers that differ little get as many digits as their difference needs, and other numbers get `least`."""
 
 import math
 
@@ -27,7 +27,10 @@ def test_known_numbers(values: list[float], least: int, digits: int) -> None:
 
 @given(st.floats(-1e9, 1e9), st.floats(1e-3, 1e3), st.integers(2, 6))
 def test_the_difference_keeps_its_digits(low: float, width: float, least: int) -> None:
-    """The width of an interval is written with at least `least` - 1 digits, where 15 digits of its ends allow it."""
+    """The difference of two written numbers has at least `least` - 1 correct digits.
+
+    It has fewer if the numbers differ so little that their first 15 digits do not show more of the difference.
+    """
     high = low + width
     digits = digits_for([low, high], least)
     written = float(f"{high:.{digits}g}") - float(f"{low:.{digits}g}")

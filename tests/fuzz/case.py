@@ -1,4 +1,4 @@
-"""The result of a case of any kind."""
+"""Verdict on one case of a fuzzer. All kinds of cases have verdicts of the same class."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -26,7 +26,10 @@ class Verdict:
 
     @staticmethod
     def of(command: Command | str, outcome: Outcome, faults: Iterable[str]) -> "Verdict":
-        """Return the verdict on a case whose last command had the given outcome. The first of `faults` that is not empty counts."""
+        """Return the verdict on a case whose last command had the given outcome.
+
+        The fault in the verdict is the first of `faults` that is not "". If all of them are "", the case has no fault.
+        """
         fault = next((fault for fault in faults if fault), "")
         return Verdict(shown(command), str(outcome.code), fault, outcome.seconds, outcome.err[-3000:])
 

@@ -35,9 +35,11 @@ class Form:
     Attributes:
         name: last part of the file's name.
         make: function that returns the content of a valid file.
-        asks: command lines that read FILE, or functions "module:function" that do. One of them is drawn.
+        asks: commands that read the file. Each is a command line with the word FILE in place of the file's name, or a function, given as
+            "module:function". A case uses one of them, drawn at random.
         kinds: mutations that damage the bytes of the file.
-        pack: function that damages the content inside a compressed file or an archive and packs it again, or None.
+        pack: function that damages the content inside a compressed file or an archive, and packs the content again. None if there is no
+            such function.
     """
 
     name: str
@@ -160,7 +162,7 @@ def _gzip_tar(draw: random.Random, content: bytes) -> bytes:
 
 
 def _xz(draw: random.Random, content: bytes) -> bytes:
-    """Return a whole .xz file with damaged content or, less often, a small file of many streams that expands to 4 GiB."""
+    """Return a valid .xz file with damaged content or, less often, a small .xz file that expands to 4 GiB."""
     if draw.random() < 0.15:
         return lzma.compress(content) + lzma.compress(draw.choice((b" ", b"\n", b"a")) * 2**24, preset=0) * 256
     return lzma.compress(mutated(draw, content, TEXTUAL)[1])
@@ -231,7 +233,10 @@ def hostile(draw: random.Random, form: Form) -> tuple[str, bytes]:
 
 
 def run(draw: random.Random, shell: Shell, world: World) -> Verdict:
-    """Damage a file, give it to a command that reads it, and return the verdict. A lost or changed other file is a fault."""
+    """Damage a file, give it to a command that reads it, and return the verdict.
+
+    If the command removes or changes any file, this is a fault, too.
+    """
     form = draw.choice(FORMS)
     what, content = hostile(draw, form)
     ask = draw.choice(form.asks)

@@ -1,6 +1,7 @@
 """Fuzzer of run folders: one bit is flipped, one digit or byte edited, or one file cut or removed.
 
-Afterwards each answer of the run must be as before, or one line must say what is wrong.
+A command then answers a question from the run, or resumes it. Its result must be the same as before the damage, or the command must print
+one line that says what is wrong.
 """
 
 import random
@@ -40,7 +41,10 @@ def flip(draw: random.Random, path: Path) -> str:
 
 
 def answer(outcome: Outcome, folder: Path) -> str:
-    """Return the answer to a question: standard output and the contents of the files in `WRITTEN`, without standard error."""
+    """Return the answer of a command to a question about a run, as one string.
+
+    It consists of standard output and the contents of those files in `WRITTEN` that the command wrote. Standard error is no part of it.
+    """
     return outcome.out + "".join((folder / name).read_text() for name in WRITTEN if (folder / name).exists())
 
 
@@ -48,7 +52,10 @@ _answers: dict[tuple[Path, str], str] = {}
 
 
 def expected(question: str, shell: Shell, world: World) -> str:
-    """Return the output that the command `question` has for the undamaged run. The output is cached: each command runs only once."""
+    """Return the answer of the command `question` for the undamaged run; see `answer`.
+
+    Answers are cached, so that each command runs only once.
+    """
     if (world.root, question) not in _answers:
         with world.case() as folder:
             outcome = shell.run(Command(tuple(question.split())), folder)
@@ -59,7 +66,7 @@ def expected(question: str, shell: Shell, world: World) -> str:
 
 
 def run(draw: random.Random, shell: Shell, world: World) -> Verdict:
-    """Damage one file of a run or of its data, ask the run a question or resume it, and return the verdict."""
+    """Damage one file of a run or of its data, let a command query or resume the run, and return the verdict."""
     task = draw.choice(list(ASK))
     resume = draw.random() < 0.2
     question = f"train {task} {TRAIN[task]} --run runs/{task} --resume" if resume else draw.choice(ASK[task])
@@ -78,10 +85,10 @@ def run(draw: random.Random, shell: Shell, world: World) -> Verdict:
 
 
 def _damage(draw: random.Random, folder: Path, task: str) -> tuple[str, str]:
-    """Damage one file, and return its path and a description of the damage.
+    """Damage one file of a run or of its data, and return the path of the file and a description of the damage.
 
-    In one of ten cases, it is a file of the data, if the task has any in `DATA`. In half of the other cases, it is neither in a checkpoint
-    nor in `FREE`, because few files are.
+    If `DATA` has files of the task, one of them is damaged with probability 0.1. Otherwise a file of the run is damaged. In half of these
+    cases, the file must not belong to a checkpoint or match `FREE`. The few files that remain would otherwise be damaged rarely.
     """
     if task in DATA and draw.random() < 0.1:
         chosen = [path for pattern in DATA[task] for path in folder.glob(pattern)]

@@ -54,7 +54,10 @@ def _code_fault(outcome: Outcome) -> str:
 
 
 def silent_number(outcome: Outcome) -> str:
-    """Return a fault if a command prints a nan or an infinity but ends with exit code 0, else ""."""
+    """Return a fault if a command prints a nan or an infinity but ends with exit code 0, else "".
+
+    A command that was interrupted because it took too long has no such fault.
+    """
     found = outcome.code == 0 and not outcome.asked and _NUMBERS.search(outcome.out)
     return f"silent: {found[0]} with exit code 0" if found else ""
 
@@ -68,7 +71,7 @@ def _raised(text: str) -> str:
 
 
 def _shape(message: str) -> str:
-    """Return the beginning of a message, with numbers, paths and quoted words replaced, which differ from case to case."""
+    """Return the beginning of a message, with placeholders for numbers, paths and quoted words, which differ from case to case."""
     return re.sub(r"\d+", "N", re.sub(r"'[^']*'|/\S+", "...", message)).strip()[:80]
 
 
@@ -92,9 +95,9 @@ def _content(path: Path) -> str:
 
 
 def lost(before: Mapping[str, str], after: Mapping[str, str], may_change: re.Pattern[str] = re.compile("(?!)")) -> str:
-    """Return a fault with the first path of `before` that is missing or different in `after`, else "".
+    """Return a fault that names the first path in `before` that is missing or different in `after`, or "" if there is none.
 
-    Paths that match `may_change` are ignored.
+    `before` and `after` are results of `snapshot`. Paths that match `may_change` are ignored.
     """
     for path, content in before.items():
         if after.get(path) != content and not may_change.search(path):

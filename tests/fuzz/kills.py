@@ -1,6 +1,6 @@
 """Fuzzer of interruptions: a training run is killed or interrupted at random moments, once or twice, and resumed.
 
-Its results must have the bits of an uninterrupted run.
+Its results must be bit-identical to those of an uninterrupted run.
 """
 
 import json
@@ -115,7 +115,10 @@ def run(draw: random.Random, shell: Shell, world: World) -> Verdict:
 
 
 def _begun(folder: Path) -> bool:
-    """Return whether there is a run to resume. Without its config file, no run has begun, and the command without --resume begins it."""
+    """Return whether the folder holds a run that can be resumed, that is, whether the config file of the run exists.
+
+    If it does not exist, the training command must be given without --resume.
+    """
     return (folder / RUN / "config.json").exists()
 
 

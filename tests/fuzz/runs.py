@@ -6,12 +6,15 @@ from typing import Any
 
 
 def steps(folder: Path) -> list[int]:
-    """Return the steps of the checkpoints in a folder that have a manifest, in ascending order."""
+    """Return the step numbers of those checkpoints in a folder that have a manifest, in ascending order."""
     return sorted(int(path.name.split(".")[0]) for path in folder.glob("*.manifest.json")) if folder.is_dir() else []
 
 
 def final(run: Path) -> dict[str, Any]:
-    """Return the step, the checksums of all arrays and the rows without times, for the latest and for the best checkpoint."""
+    """Return a dict with one entry for the latest and one for the best checkpoint of a run.
+
+    Each entry is a dict of the step number, the checksums of all arrays, and the rows of metrics without times.
+    """
     found: dict[str, Any] = {}
     for name in ("latest", "best"):
         folder = run / "checkpoints" / name

@@ -37,7 +37,11 @@ def preload() -> None:
 
 
 def serve() -> dict[str, Any] | None:
-    """Fork a child for each request, and answer how it ended. Return None when standard input ends; in a child, return its request."""
+    """Fork a child process for each request on standard input, and write an answer that says how the child ended.
+
+    The function returns in every process: in a child, it returns the request of this child. In the server itself, it returns None when
+    standard input ends.
+    """
     requests = os.fdopen(os.dup(0), "rb", buffering=0)
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -91,7 +95,7 @@ def _kill_group(child: int) -> None:
 
 
 def become(request: dict[str, Any]) -> int:
-    """Turn this child into the process that the request describes, run the command, and return its exit code."""
+    """Set up this child process as the request describes, run the command of the request, and return its exit code."""
     os.setpgid(0, 0)
     sys.dont_write_bytecode = True
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -48,7 +48,10 @@ HOME = "home"
 
 @dataclass(frozen=True)
 class World:
-    """Folder of all cases: root/start is copied for each case, and root/cache and root/home replace the user's cache and home."""
+    """Folder that all cases share.
+
+    Its subfolder start is copied for each case. Its subfolders cache and home replace the cache folder and the home folder of the user.
+    """
 
     root: Path
     environment: dict[str, str]

@@ -43,7 +43,10 @@ def read(params: dict[str, np.ndarray], ids) -> tuple[np.ndarray, np.ndarray]:
 
 
 def log_p_by_hand(params, ids, window: int | None) -> np.ndarray:
-    """Return log p (N - 1, V) for the characters 1 to N - 1. Each depends on the `window` ids before it, or on all of them if None."""
+    """Return log p (N - 1, V) for the characters at the positions 1 to N - 1.
+
+    Each character is predicted from the `window` ids before it, or from all ids before it if `window` is None.
+    """
     if window is None:
         return read(params, ids)[1][1:-1]
     return np.array([read(params, ids[max(0, n - window) : n])[1][-1] for n in range(1, len(ids))])

@@ -18,7 +18,10 @@ def lstm(params, x):
 
 
 def stack(layers, x):
-    """Return the outputs (B, T, H or 2H) of the top layer in time order, and the last h (B, H or 2H) of each of its directions."""
+    """Return the outputs of the top layer, (B, T, H) in the order of time, and its final h, (B, H).
+
+    If the top layer is bidirectional, both arrays have the H columns of the forward direction and then those of the backward direction.
+    """
     last = x[:, -1]
     for layer in layers:
         if "forward" in layer:

@@ -12,9 +12,9 @@ COLLECTED = pytest.StashKey[list[pytest.Item]]()
 def spread_cases(cases: Mapping[str, Mapping[str, str]], count: int) -> list[str]:
     """Return the names of `count` cases that have few values of parameters in common.
 
-    The first case is chosen first. Each further choice is the case with the smallest overlap. The overlap of a case is the sum, over its
-    parameters, of the number of chosen cases in which the parameter has the same value. If several cases have the smallest overlap, the one
-    whose nearest chosen case is farthest away in the order of `cases` is chosen.
+    The first case is chosen first. Each further choice is the case with the smallest overlap. The overlap of a case is a sum over its
+    parameters: for each parameter, it counts the chosen cases in which the parameter has the same value. If several cases have the smallest
+    overlap, the choice is the case that is farthest away, in the order of `cases`, from the nearest chosen case.
 
     Args:
         cases: for each case, in order, the value of each parameter as a string.

@@ -54,7 +54,10 @@ def test_complete_for_an_lstm() -> None:
 
 
 def test_a_module_that_is_changed_in_place() -> None:
-    """A second call of the same function has the numbers of the module's new parameters, as after a training step."""
+    """If the parameters of a module change between two calls with the same function, the second call uses the new parameters.
+
+    The calls are those of `integrated_gradients` and `gradient_norms`.
+    """
     layer = lstm_jax.LSTM(E, 4, return_sequences=True, rngs=nnx.Rngs(0))
 
     def outputs(x: jax.Array) -> jax.Array:

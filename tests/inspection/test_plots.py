@@ -50,7 +50,10 @@ ALL = {
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
-    """Return a function that draws the figure `name` of `ALL`, only once, and returns the paths of its two files."""
+    """Return a function of the name of a figure in `ALL`, which draws the figure and returns the paths of its two files.
+
+    The function draws each figure only once.
+    """
     root = tmp_path_factory.mktemp("drawn")
     return functools.cache(lambda name: ALL[name][0](root / name / f"{name}.png"))
 
@@ -104,7 +107,7 @@ def test_learning_curves_draw_a_line_a_split(figure):
 
 
 def test_entries_of_a_day_have_times_of_their_own(figure):
-    """Hourly entries are drawn an hour apart, to the microsecond."""
+    """In the figure of a forecast, hourly entries are drawn exactly one hour apart, to the microsecond."""
     days = 20_000 + np.arange(30) / 24
     values = np.arange(30.0)
     plots._draw_forecast(figure, days[:24], values[:24], [(days[24:], values[24:], values[24:] - 1, values[24:] + 1)], 0.9, True)

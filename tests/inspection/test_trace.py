@@ -103,7 +103,7 @@ def test_a_model_of_ones_own() -> None:
 
 
 def test_steps_have_the_paths_of_their_layers() -> None:
-    """The layers of a decoder that calls `step` have their paths, and the states of the calls."""
+    """The trace of a decoder that calls the method `step` of its layers has the path of each layer, and its states after the calls."""
 
     class Decoder(nnx.Module):
         def __init__(self, rngs: nnx.Rngs):
@@ -126,7 +126,10 @@ def test_dropout_masks_are_those_of_the_call() -> None:
 
 
 def test_ids_under_dropout_masks() -> None:
-    """With a dropout mask, traced states equal the outputs for ids, which stand for one-hot vectors; id -1 is the last feature."""
+    """If the inputs are ids and dropout is on, the traced states equal the outputs of the layer.
+
+    An id stands for a one-hot vector. A negative id counts from the last feature.
+    """
     layer = lstm_jax.LSTM(E, H, return_sequences=True, dropout=0.3, rngs=nnx.Rngs(0, dropout=1))
     outputs, (found,) = trace(layer, jnp.array([[0, 3, -1, -4, 2, 1]]), rngs=jax.random.key(5))
     np.testing.assert_allclose(found.state["h"], outputs, rtol=2e-5, atol=2e-6)

@@ -134,7 +134,10 @@ def test_a_file_of_the_user_is_kept(tmp_path: Path) -> None:
 
 @needs_browser
 def test_in_a_browser(tmp_path: Path) -> None:
-    """Hovering, clicks, keys, sorting, epoch, example and theme change what the page shows, without an error in the console."""
+    """Each action of a user changes what the page shows, and the browser's console has no error.
+
+    The actions are hovering, clicks, arrow keys, and the use of the controls for sorting, array, epoch, example and theme.
+    """
     write_page(WINDOW, tmp_path / "page.html")
     with open_page(tmp_path / "page.html", tmp_path) as browser:
         from selenium.webdriver.common.action_chains import ActionChains

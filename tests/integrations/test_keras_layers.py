@@ -42,7 +42,7 @@ def same_weights(a: keras.Model, b: keras.Model) -> bool:
 
 
 def test_functional_models_with_masks_and_operations() -> None:
-    """Operations that are no layers, such as the one that computes a mask, are kept, and the outputs are those of Keras."""
+    """If a functional Keras model contains masks and operations that are not layers, `accelerate` keeps them. The outputs stay the same."""
     ids, x = keras.Input((T,), dtype="int32"), keras.Input((T, E))
     masked = keras.layers.Embedding(V, E, mask_zero=True)(ids)
     joined = keras.layers.Bidirectional(keras.layers.GRU(H))(keras.layers.Masking(0.5)(keras.ops.tanh(x) * 2 + 1))

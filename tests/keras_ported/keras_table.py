@@ -78,7 +78,7 @@ def names_in(path: Path) -> set[str]:
 
 
 def is_ported(where: str) -> bool:
-    """Return whether the second entry of a pair in `TESTS` names a test."""
+    """Return whether `where`, the second entry of a pair in `TESTS`, names a test. If not, it is the reason why there is no port."""
     return "::" in where
 
 

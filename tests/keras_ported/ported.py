@@ -35,7 +35,7 @@ def near(got: Any, want: Any) -> None:
 
 
 def alike(rows: list[float], units: int) -> np.ndarray:
-    """Repeat each number for all units, because all units have the same value if the weights are constant."""
+    """Return the expected outputs of a layer with constant weights: each number in `rows` is repeated for all units."""
     return np.repeat(np.asarray(rows)[..., None], units, axis=-1)
 
 
@@ -99,7 +99,7 @@ class TwoStatesParams(NamedTuple):
 
 
 class TwoStates(NamedTuple):
-    """State of `TWO_STATES`. Its `h` is the output, which is not a part of the state in Keras."""
+    """State of the cell `TWO_STATES`. The field `h` is the output of the cell, which is not a part of the state in Keras."""
 
     h: jax.Array
     first: jax.Array

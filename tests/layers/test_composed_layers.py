@@ -43,7 +43,10 @@ MERGES = {
 @pytest.mark.parametrize("sequences", [True, False])
 @pytest.mark.parametrize("merge_mode", MERGES)
 def test_merges(merge_mode: Any, sequences: bool) -> None:
-    """The result merges the forward outputs with the outputs for the reversed sequence, which are turned back into the order of time."""
+    """`Bidirectional` gives the forward outputs merged with the backward outputs.
+
+    The backward outputs are those for the reversed sequence. They are merged after they have been put back into the order of time.
+    """
     layer = Bidirectional(E, H, merge_mode=merge_mode, return_sequences=sequences, return_state=True, rngs=nnx.Rngs(0))
 
     @nnx.jit

@@ -61,7 +61,7 @@ def test_an_id_outside_is_not_a_number() -> None:
 
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.int64, np.uint64])
 def test_ids_of_every_width(dtype: type, unchecked: None) -> None:
-    """Ids of any int dtype give the rows of int32 ids, and an id outside the table gives NaN, also one that int32 cannot hold."""
+    """Ids of any int dtype give the same rows of the table as int32 ids. An id that int32 cannot hold gives NaN."""
     layer = Embedding(300, E, rngs=nnx.Rngs(0))
     np.testing.assert_array_equal(layer(np.array([0, 100, 127], dtype)), layer(jnp.asarray([0, 100, 127])))
     if np.dtype(dtype).itemsize == 8:

@@ -73,9 +73,10 @@ def test_the_bias_initialiser_of_a_gru_draws_both_biases() -> None:
 
 
 def test_a_drawn_bias_of_an_lstm_has_the_spread_of_keras(keras, peer_rules) -> None:
-    """Each part of a drawn bias has the same range as in Keras.
+    """Each part of a bias that an initialiser draws has the same range as in Keras.
 
-    Keras draws the H entries before the forget gate and the 2 H entries after it separately, so that their fans are H and 2 H.
+    The bias of H units has H entries before those of the forget gate and 2 H entries after them. Keras draws these two parts separately,
+    with the fans H and 2 H.
     """
     units = 500
     ours = LSTM(2, units, bias_initializer="glorot_uniform", recurrent_initializer="zeros", rngs=nnx.Rngs(0)).bias[...]

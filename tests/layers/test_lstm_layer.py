@@ -181,7 +181,7 @@ def test_exported_with_its_state() -> None:
 
 
 def test_x_is_a_list(unchecked: None) -> None:
-    """A list of tracers is an input like any other, and a ragged list is refused, also by layers that contain this one."""
+    """`LSTM`, `Bidirectional` and `RecurrentStack` accept a list of tracers as an input, and refuse a ragged list."""
     layers = [make(), Bidirectional(E, H, return_sequences=True, rngs=nnx.Rngs(0)), RecurrentStack([make()])]
     for layer in layers:
         assert_close(jax.jit(lambda a, layer=layer: layer([a, 2 * a]))(X[0]), layer(jnp.stack([X[0], 2 * X[0]])), "float32")
@@ -201,7 +201,10 @@ def loss(outputs: jax.Array) -> jax.Array:
 
 
 def test_in_plain_jax() -> None:
-    """The gradient of a layer that is split, and merged within `jax.jit` and `jax.grad`, equals the gradient of `unroll`."""
+    """A layer can be differentiated in plain JAX, and its gradient equals the gradient of `unroll`.
+
+    `nnx.split` divides the layer into its graph and its parameters. `nnx.merge` makes it again within `jax.jit` and `jax.grad`.
+    """
     layer = make()
     graph, params, rest = nnx.split(layer, nnx.Param, ...)
     gradient = jax.jit(jax.grad(lambda params: loss(nnx.merge(graph, params, rest)(X))))(params)

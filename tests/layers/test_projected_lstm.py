@@ -53,9 +53,10 @@ def summed(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 @pytest.mark.slow
 @pytest.mark.usefixtures("x64", "eager")
 def test_layers_are_those_of_torch(torch) -> None:
-    """Outputs, final states and weights converted back equal those of PyTorch in fifteen configurations.
+    """In fifteen configurations, our layers with PyTorch's weights give PyTorch's outputs and final states.
 
-    They have one to three layers, one or two directions, two sizes, and biases or none.
+    Weights that are converted from PyTorch and back equal the result of `summed` for the original weights. The configurations have one to
+    three layers, one or two directions, two sizes, and biases or none.
     """
     torch.manual_seed(0)
     for seed in range(15):
@@ -121,7 +122,10 @@ def test_parameters_start_as_those_of_an_lstm() -> None:
 
 
 def test_steps_and_resets_are_the_sequence() -> None:
-    """The outputs after a reset equal those of a call on the rest alone, and single steps equal the call on the whole sequence."""
+    """The outputs after a reset equal those of a call on only the steps after the reset.
+
+    The outputs of single calls of `step` equal those of one call on the whole sequence.
+    """
     layer = make(learned_state=True, return_state=True)
     assert (layer.initial_h.shape, layer.initial_c.shape) == ((OUTPUTS,), (UNITS,))
     layer.initial_h[...], layer.initial_c[...] = jnp.asarray(normal(1, OUTPUTS)), jnp.asarray(normal(2, UNITS))

@@ -75,7 +75,7 @@ def test_a_step_of_ids_and_of_one_row():
 
 
 def test_a_step_of_ids_of_64_bits(unchecked: None):
-    """An id beyond int32 gives NaN, as in a call of the layer, and not the output of another id."""
+    """For an id that int32 cannot hold, `step` gives NaN, as a call of the layer does, and not the output of another id."""
     layer = LSTM(FEATURES, UNITS, rngs=nnx.Rngs(0))
     wide, state = np.array([2**32 + 1, 1]), layer.initial_state(2)
     for ids in (wide, wide.tolist()):
@@ -89,7 +89,10 @@ def test_a_step_of_ids_of_64_bits(unchecked: None):
 @pytest.mark.parametrize("batch", [False, True])
 @pytest.mark.parametrize("kind", ["keras", "per_gate", "variational"])
 def test_masks_of_a_single_sequence(kind: Any, batch: bool):
-    """Masks of a single sequence and of a single row have no batch axis or one of 1, and each has the effect that it has in a batch."""
+    """If the input of a call or of `step` has no batch axis, dropout masks have the same effect as in a batch of one.
+
+    The masks may lack the batch axis, too, or have a batch axis of size 1.
+    """
     options: dict[str, Any] = {"dropout": 0.4, "recurrent_dropout": 0.3, "dropout_masks": kind, "rngs": nnx.Rngs(0, dropout=1)}
     for layer in (LSTM(FEATURES, UNITS, zoneout=0.3, zoneout_cell=0.2, **options), SimpleRNN(FEATURES, UNITS, zoneout=0.3, **options)):
         whole, one = layer.draw_masks(1, steps=STEPS), layer.draw_masks(1, steps=1)
@@ -231,7 +234,7 @@ def test_both_directions_are_cut_at_the_same_places():
 
 
 def test_the_states_of_both_directions_start_a_decoder():
-    """A decoder with as many units as both directions of the encoder can start from the joined states of the encoder."""
+    """A decoder with 2 H units can start from the joined final states of a bidirectional encoder with H units in each direction."""
     encoder = Bidirectional(FEATURES, UNITS, return_state=True, rngs=nnx.Rngs(0))
     output, (ahead, back) = encoder(X)
     joined = encoder.join_states((ahead, back))

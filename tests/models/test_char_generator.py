@@ -50,7 +50,10 @@ def test_the_last_step_is_the_last_of_all():
 
 
 def test_logits_of_a_row_that_is_skipped():
-    """The last logits of a row without valid steps are those of its initial h, and its logits after each step those of zeros."""
+    """If all steps of a row are masked, its last logits are computed from its initial h.
+
+    Its logits at each step are computed from zeros.
+    """
     model, ids, mask = _model(layers=2), jnp.array([[1, 2, 3], [4, 5, 6]]), jnp.array([[True] * 3, [False] * 3])
     _, state = model(ids, deterministic=True)
     all_steps, _ = model(ids, mask=mask, state=state, deterministic=True)

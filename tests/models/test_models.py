@@ -237,9 +237,9 @@ def test_variants(options: dict) -> None:
 @pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the backend with")
 @pytest.mark.parametrize("options", [*VARIANTS[3:5], {"word_dropout": 0.4}, {"dropout": 0.0, "pooling": "mean"}], ids=str)
 def test_words_that_come_again(options: dict) -> None:
-    """The compiled backend gives the loss and gradients of the reference, on one device and on two, if words occur repeatedly.
+    """If words occur repeatedly, the compiled backend has the loss and gradients of the reference, on one device and on two.
 
-    The compiled backend computes the product of a word vector and the kernel once for all positions of the word in a row.
+    For each row, the compiled backend multiplies a word vector by the kernel only once, and uses the product at all positions of the word.
     """
     ids = jnp.asarray(np.random.default_rng(1).integers(0, 5, (B, 20), dtype=np.int32))
     found = []
@@ -259,7 +259,10 @@ def test_words_that_come_again(options: dict) -> None:
 @pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the backend with")
 @pytest.mark.parametrize(("dtype", "word", "rows"), [("uint8", 255, 256), ("uint16", 65535, 65536), ("int16", -1, 256), ("int32", -1, 256)])
 def test_dropped_words_share_no_token_with_a_word(dtype: str, word: int, rows: int, unchecked: None) -> None:
-    """The compiled backend gives the loss and gradients of the reference, also if -1 in the dtype of the ids is the id of a word."""
+    """With word dropout, a word whose id is -1 in the dtype of the ids is not mistaken for a dropped word.
+
+    Such an id is 255 in uint8 or -1 in int32. The compiled backend gives the loss and gradients of the reference.
+    """
     options = {"embed": 2, "units": 4, "word_dropout": 0.5, "dropout": 0.0, "recurrent_dropout": 0.0}
     found = []
     for backend, ids in (("compiled", jnp.full((2, 12), word, dtype)), ("reference", jnp.full((2, 12), word, jnp.int32))):
@@ -273,9 +276,9 @@ def test_dropped_words_share_no_token_with_a_word(dtype: str, word: int, rows: i
 
 
 def test_gradients_by_words_at_their_places() -> None:
-    """Each position of a word has its own gradient, as saliency needs it, unless `summed` is true.
+    """Gradients with respect to the word vectors equal those of the reference at each position, as saliency needs them.
 
-    If `summed` is true, only the sum of the gradients over all positions of a word is checked.
+    If `summed` is true, only their sum over all positions of a word is checked.
     """
     ids = jnp.asarray([[3, 1, 3, 3, 2, 1]], jnp.int32)
     model = small(dropout=0.0, recurrent_dropout=0.0)
@@ -296,7 +299,10 @@ def test_gradients_by_words_at_their_places() -> None:
 @pytest.mark.parametrize("options", VARIANTS, ids=str)
 @pytest.mark.parametrize("devices", [1, 2])
 def test_embedding_and_projection_folded(options: dict, devices: int) -> None:
-    """A table of word vectors times the kernel gives the same logits. By default it is used if there are more reviews than words."""
+    """Logits from the folded table equal those of the unfolded model. The folded table has the products of word vectors and kernel.
+
+    By default, the folded table is used if there are more reviews than words.
+    """
     made = functional(small(**options))
     mesh = sharding.make_mesh(devices)
     ids = np.random.default_rng(0).integers(0, V, (V + 9, T), dtype=np.int32)
@@ -348,6 +354,9 @@ def test_dropout_needs_a_stream() -> None:
 
 
 def test_a_key_in_numpy(unchecked: None) -> None:
-    """A raw key that is a NumPy array gives the masks that the same key as a JAX array gives, also to words and to the head."""
+    """The logits are the same whether a raw key is given as a NumPy array or as a JAX array.
+
+    The key draws the masks of the layers, of word dropout and of the dropout of the head.
+    """
     model, key = small(layers=2, word_dropout=0.3, head_dropout=0.3), jax.random.PRNGKey(3)
     np.testing.assert_array_equal(model(jnp.asarray(IDS), rngs=np.asarray(key)), model(jnp.asarray(IDS), rngs=key))

@@ -23,7 +23,7 @@ class Shape(NamedTuple):
         cell_state: whether the state has c besides h.
         extras: name of a further parameter and the number of vectors (H,) in it, or None.
         recurrent: whether the cell has a recurrent kernel U.
-        parts: number of parts (B, H) of h.
+        parts: number of arrays (B, H) that are concatenated in the state h, such as 4 for h and three gates.
     """
 
     number: int
@@ -54,8 +54,8 @@ class Call(NamedTuple):
 
     Attributes:
         function: name of the function.
-        operands: dict of the arrays that are passed. Error messages name the arrays by the keys of this dict.
-        results: dict of the shapes and dtypes of the results, with keys of the same kind.
+        operands: dict from name to array. Error messages contain these names.
+        results: dict from name to shape and dtype of a result. Error messages contain these names, too.
         attributes: attributes of the call.
     """
 
@@ -73,14 +73,20 @@ class Call(NamedTuple):
         return [np.asarray(result) for result in self.traced(threads)]
 
     def traced(self, threads: int = 1, always: bool = False) -> list[jax.Array]:
-        """Make the call, possibly while it is traced, and return JAX arrays. If `always`, the call is made even if no result is used."""
+        """Make the call, and return its results as JAX arrays. The method may be called while JAX traces a function.
+
+        If `always` is true, XLA makes the call even if no result is used.
+        """
         library.register()
         fixed = {name: np.int64(value) if type(value) is int else value for name, value in {"threads": threads, **self.attributes}.items()}
         call = jax.ffi.ffi_call(self.function, list(self.results.values()), has_side_effect=always)
         return call(*self.operands.values(), **fixed)
 
     def batch_first(self) -> "Call":
-        """Return the call with the batch first: x, its gradient and the outputs' gradient (B, T, ...), and the outputs (B, T, H)."""
+        """Return the same call for arrays whose first axis is the batch.
+
+        The arrays are x, its gradient and the gradient of the outputs, all (B, T, ...), and the outputs (B, T, H).
+        """
         swapped = {name: np.swapaxes(self.operands[name], 0, 1) for name in ("x", "d of outputs") if name in self.operands}
         results = dict(self.results)
         if "d of x" in results:
@@ -95,7 +101,10 @@ class Call(NamedTuple):
         return self._replace(operands=self.operands | swapped, results=results, attributes=self.attributes | {"batch_first": True})
 
     def but(self, name: str, value: Any) -> "Call":
-        """Return the call with `value` as the operand `name` or, if there is none, as the result or else the attribute `name`."""
+        """Return the call with `value` in place of the operand, result or attribute `name`.
+
+        The name is looked up in the operands first, then in the results, and then in the attributes.
+        """
         part = next(part for part in ("operands", "results", "attributes") if name in getattr(self, part))
         return self._replace(**{part: getattr(self, part) | {name: value}})
 
@@ -219,9 +228,10 @@ def linear(backward: bool, dtype: str = "float32", sizes: tuple[int, int, int] =
 
 
 def table(rows: bool, dtype: str = "float32", at: int = 2, words: int = 6, columns: int = 5, ids: int | None = 3, scales: int = 4) -> Call:
-    """Return a valid call of the row-sparse Adam: a step of `ids` rows of a table if `rows` is true, else a catch-up of `ids` rows.
+    """Return a valid call of the row-sparse Adam for a table (`words`, `columns`), whose current step has the number `at`.
 
-    If `ids` is None, all rows catch up.
+    If `rows` is true, the call is a step that updates `ids` rows of the table. Otherwise it lets `ids` rows catch up, or all rows if `ids`
+    is None. `scales` is the number of steps for which the call gets scales.
     """
     operands: dict[str, Any] = {name: np.ones((words, columns), dtype) for name in ("table", "m", "v")}
     operands |= {"steps done": np.zeros(words, np.int32), "scales": np.ones(scales, dtype), "eps": np.full(scales, 1e-7, dtype)}

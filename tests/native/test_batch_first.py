@@ -1,4 +1,4 @@
-"""Tests of calls with arrays (B, T, ...) instead of (T, B, ...): all results, including the outputs, have the same bits."""
+"""Tests that calls with arrays (B, T, ...) give the same bits as calls with arrays (T, B, ...) in all results, including the outputs."""
 
 import re
 from collections.abc import Callable
@@ -92,7 +92,11 @@ def test_a_users_arrays(cell: str, batch: int) -> None:
 
 
 def test_no_array_is_moved() -> None:
-    """The compiled program passes x and the outputs' gradient to the calls unchanged, and returns the outputs and d x unchanged."""
+    """XLA transposes neither x nor the outputs nor their gradients, if the batch is their first axis.
+
+    The compiled program passes x and the gradient of the outputs to the C++ code unchanged. It returns the outputs and the gradient of x
+    unchanged.
+    """
     x, weights = jnp.zeros((8, 5, 16)), jnp.zeros((16, 32))
     params = CELLS["min_gru"].params(kernel=weights, bias=jnp.zeros(32))
 
@@ -114,7 +118,10 @@ def test_no_array_is_moved() -> None:
 
 
 def test_a_symbolic_batch_size(unchecked: None) -> None:
-    """A program with a symbolic batch size can be exported, although the order of the arrays depends on the batch size."""
+    """A program with a symbolic batch size can be exported.
+
+    If the batch size is known, it decides whether the C++ code gets arrays (B, T, ...) or (T, B, ...).
+    """
     params = CELLS["simple_rnn"].params(kernel=jnp.ones((3, 4)) / 9, recurrent_kernel=jnp.ones((4, 4)) / 9, bias=jnp.zeros(4))
     shape = jax.ShapeDtypeStruct(jax.export.symbolic_shape("b, 5, 3"), jnp.float32)
     exported = jax.export.export(jax.jit(lambda x: unroll(CELLS["simple_rnn"], params, x)[0]))(shape)

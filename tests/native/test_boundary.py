@@ -56,9 +56,9 @@ ANY_SHAPE = {"mask"}
 
 
 def _others(like, name: str, alone: bool) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Yield dtypes and shapes that differ a little from those of `like` and do not fit.
+    """Yield pairs (dtype, shape) that differ slightly from those of the array `like`, and that a call must refuse.
 
-    If `alone` is true, no other operand or result has the extents of `like`, so that other extents would fit.
+    If `alone` is true, no other array of the call has the extents of `like`. Other extents would then be valid, and are not yielded.
     """
     shape, dtype = tuple(like.shape), np.dtype(like.dtype).name
     yield {"float32": "bfloat16", "int32": "float32", "bool": "int8", "uint32": "int32"}[dtype], shape
@@ -154,7 +154,11 @@ def test_few_rows_have_one_order(backward: bool, ids: bool) -> None:
 @pytest.mark.parametrize(("products", "dtype"), [(1, "bfloat16"), (2, "int8")])
 @pytest.mark.parametrize("backward", [False, True])
 def test_products_that_cannot_be(backward: bool, products: int, dtype: str, x64: None) -> None:
-    """Narrow products are refused with parameters in float64, by a library that lacks them and, in int8, for a gradient."""
+    """Products in bfloat16 and int8 are refused in three cases.
+
+    They are refused if the parameters are float64, or if the library lacks such products. Products in int8 are also refused in a call for a
+    gradient.
+    """
     if native.why_not_products(dtype):
         said = refusal(recurrence(backward, products=products).run)
         assert f"products: {products}; give 0, or build the library for a processor with AVX512-BF16 and AVX512-VNNI" in said
@@ -204,7 +208,10 @@ def test_a_kernel_that_is_no_multiple_of_four() -> None:
 
 @pytest.mark.parametrize("rows", [False, True])
 def test_steps_that_cannot_be(rows: bool) -> None:
-    """Step numbers beyond the scales are refused, and so are rows whose number of steps done is negative or above the step number."""
+    """A call is refused if its step number is negative or too large for its scales.
+
+    It is also refused if the number of steps that a row has done is negative or larger than the step number.
+    """
     last = 3 if rows else 4
     for at in (-1, last + 1, 2**31 - 1, -(2**31)):
         assert f"number of the step: {at}; give 0 to {last}" in refusal(table(rows, at=at).run).replace(
@@ -218,13 +225,13 @@ def test_steps_that_cannot_be(rows: bool) -> None:
 
 
 def _with(call: Call, done: int) -> np.ndarray:
-    """Return the numbers of steps that the rows have done, with `done` at row 1."""
+    """Return the operand "steps done" of a call, with the value `done` for row 1."""
     return np.where(np.arange(6) == 1, done, call.operands["steps done"]).astype(np.int32)
 
 
 @pytest.mark.parametrize("count", [2, 40])
 def test_ids_out_of_range_name_no_row(count: int) -> None:
-    """Ids have the meaning of JAX: negative ids count from the end, and gradients of ids out of range are dropped."""
+    """As in JAX, negative ids count from the end of the table, and gradients of ids out of range are dropped."""
     call = table(True, ids=count)
     ids = np.resize(np.array([-(2**31), 2**31 - 1, 6, -7, -1, 2], np.int32), count)
     done = call.but("ids", ids).run()[3]
@@ -236,7 +243,7 @@ def test_ids_out_of_range_name_no_row(count: int) -> None:
 @pytest.mark.parametrize("ids", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_nothing_to_compute(sizes: tuple[int, int, int, int], ids: bool, dtype: str) -> None:
-    """Calls without steps, rows, features or units have the results that the equations give, and write all of them.
+    """Calls without steps, rows, features or units write all their results, with the values that the equations give.
 
     Without steps, the state is returned unchanged. Without steps, rows or units, the gradient of the final state is returned unchanged, and
     all other gradients are zero. Without features, the gates of the first step are computed from the bias and h alone.
@@ -291,7 +298,7 @@ def test_empty_tables(rows: bool) -> None:
 
 
 def test_masks_of_any_byte() -> None:
-    """A bool that another program has stored as the byte 2 is true."""
+    """A bool in the mask counts as true if another program has stored it as the byte 2."""
     call = recurrence(False)
     odd = (call.operands["valid"].astype(np.uint8) * 2).view(bool)
     for got, want in zip(call.but("valid", odd).run(), call.run(), strict=True):
@@ -299,7 +306,10 @@ def test_masks_of_any_byte() -> None:
 
 
 def test_a_batch_of_many_rows() -> None:
-    """Some rows of a batch that is larger than any tile and any thread's part have the results of a small batch of these rows."""
+    """Seven rows of a batch of 5000 rows have the results that they have in a batch of their own, up to rounding.
+
+    The large batch is larger than a tile, and several threads share its rows.
+    """
     steps, features, units, many = 2, 3, 5, 5000
     whole = recurrence(False, sizes=(steps, many, features, units), kinds=(4, 4), tokens=True)
     back = recurrence(True, sizes=(steps, many, features, units), kinds=(4, 4), tokens=True)
@@ -327,7 +337,7 @@ def _of_rows(array, rows: slice, many: int):
 @pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("backward", [False, True])
 def test_memory_that_is_not_there(backward: bool) -> None:
-    """A failed allocation, in the calling thread or in another one, gives an error of that call, and the next call works."""
+    """If an allocation fails, in the calling thread or in another one, the call raises an error. The next call works."""
     # in a new process, because memory that earlier tests have freed would be enough for the call
     run = subprocess.run(
         [sys.executable, "-c", f"import test_boundary; test_boundary.call_without_memory({backward})"],

@@ -38,7 +38,10 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, Path]:
 
 @pytest.fixture
 def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, planted: tuple[bytes, Path]) -> Path:
-    """Return a new path, where `library` looks for a library, and remove the marker of the planted library."""
+    """Return a new path, and make `library` look for the library there.
+
+    The file that the constructor of the planted library creates is removed.
+    """
     place = tmp_path / "cache" / "lstm_jax" / "native" / "lstm.so"
     monkeypatch.setattr(library, "library_path", lambda: place)
     monkeypatch.setattr(packaged, "FOLDER", tmp_path / "none")
@@ -49,7 +52,10 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, planted: tuple[bytes, 
 
 @pytest.fixture
 def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, planted: tuple[bytes, Path]):
-    """Return a function stand_in(script) that makes a shell script the compiler. In it, $last is the path of the library to make."""
+    """Return a function stand_in(script), which makes a shell script take the place of the compiler.
+
+    In the script, $last is the path of the library that the compiler is to write.
+    """
     whole = tmp_path / "whole.so"
     whole.write_bytes(planted[0])
 
@@ -235,7 +241,10 @@ def test_a_compiler_that_hangs(path: Path, stand_in, monkeypatch: pytest.MonkeyP
     "script", ["kill -9 $$", "exit 0", ": > $last", "head -c 3000 whole > $last", "echo disk full, an error >&2; exit 1"]
 )
 def test_a_compiler_that_makes_no_library(script: str, path: Path, stand_in, tmp_path: Path) -> None:
-    """A compiler that is killed, fails, or makes no, an empty or a truncated library gives one line of error and leaves no file."""
+    """If the compiler makes no valid library, the error is one line, and no file is left.
+
+    The compiler is killed, fails, makes no library, or makes an empty or truncated one.
+    """
     stand_in(script.replace("whole", str(tmp_path / "whole.so")))
     with pytest.raises(InputError, match=r"^(compiling with|library made by) .*; name another compiler in CXX$"):
         library.build()

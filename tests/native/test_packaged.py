@@ -141,9 +141,10 @@ def test_an_interface_that_xla_refuses(monkeypatch: pytest.MonkeyPatch, folder: 
 
 
 def test_which_feature_the_processor_lacks(monkeypatch: pytest.MonkeyPatch, folder: Path, small: bytes) -> None:
-    """The message about missing products depends on the processor, which here has AVX512-VNNI but not AVX512-BF16.
+    """The message about missing products depends on the instructions that the processor has.
 
-    For int8, it says that building a library gives the products. For bfloat16, it names the feature that the processor lacks.
+    The processor in this test has AVX512-VNNI but not AVX512-BF16. For products in int8, the message says that building a library gives
+    them. For products in bfloat16, it names the feature that the processor lacks.
     """
     monkeypatch.setattr(library, "_REGISTERED", {})
     _processor(monkeypatch, f"{V4} avx512_vnni")
@@ -160,7 +161,10 @@ def test_which_feature_the_processor_lacks(monkeypatch: pytest.MonkeyPatch, fold
 @pytest.mark.parametrize("level", ["x86-64-v2", "x86-64-v3", "x86-64-v4", "x86-64-v4-bf16", "armv8-a"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_each_level_equals_the_reference(level: str, dtype: str, monkeypatch: pytest.MonkeyPatch, x64: None) -> None:
-    """The installed library of each level that this processor has equals the reference: output and gradients of a masked LSTM."""
+    """An LSTM on the installed library of a level has the outputs, states and gradients of the reference.
+
+    The rows have different lengths. A level that this processor does not have is skipped.
+    """
     path = packaged.FOLDER / packaged.file_name(level)
     if level not in packaged.levels_here() or not path.exists():
         pytest.skip(f"no library of {level} for this processor is installed")
@@ -244,9 +248,10 @@ def test_the_wheel_where_the_compiler_fails(tmp_path: Path) -> None:
 
 
 def test_an_old_compiler(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A compiler that does not know a level gets the flags of its instructions, and a level that fails with both is left out.
+    """If a compiler does not know the name of a level, it gets flags for the instructions of the level instead.
 
-    If all levels fail, the error of the compiler is raised. The compiler of ziglang gets other names of the levels.
+    A level that cannot be compiled in either way is left out. If no level can be compiled, the error of the compiler is raised. The
+    compiler of the package ziglang uses other names of the levels.
     """
     asked = []
 

@@ -58,10 +58,11 @@ def kill(process: subprocess.Popen, stopped: list[int]) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="stops single threads by Linux' ptrace")
 @pytest.mark.parametrize("rows", [1, 32])
 def test_calls_end_without_the_pool(rows: int) -> None:
-    """Calls end while the threads of XLA's pool are stopped, since the calls leave so few tasks in the pool's queue that it does not fill.
+    """Calls end even if the threads of XLA's pool are stopped.
 
-    In an earlier version, each call left one task in the queue. When the queue was full, XLA ran the task immediately on the thread of the
-    call, and the call waited for itself. The program tests/native/threads.cc tests calls while the queue is full.
+    The reason is that calls leave few tasks in the pool's queue, so that the queue does not fill. In an earlier version, each call left one
+    task there. When the queue was full, XLA ran the next task at once on the thread of the call, and the call waited for itself. The
+    program tests/native/threads.cc tests calls while the queue is full.
     """
     command = [sys.executable, "-c", CALLS, str(rows)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:

@@ -42,9 +42,9 @@ cases = st.builds(
 def covering_cases(turn: int) -> list[tuple[Case, bool]]:
     """Return eight pairs of a case and a bool, which tells whether the case is computed in float64.
 
-    The options with two values follow the columns of an orthogonal array, so that for any two of these options each pair of values occurs
-    among the eight cases. The dropout and the shape change from case to case and with `turn`. Over several values of `turn`, each dropout
-    therefore occurs with each shape, and each dropout and each shape occur with both values of each option.
+    The options with two values follow the columns of an orthogonal array. For any two of these options, each pair of values therefore
+    occurs among the eight cases. The dropout and the shape change from case to case, and with `turn`. Over several values of `turn`, each
+    dropout therefore occurs with each shape. Each dropout and each shape also occur with both values of each of the options.
     """
     kinds, chosen = list(DROPOUTS), []
     for row in range(8):
@@ -56,7 +56,10 @@ def covering_cases(turn: int) -> list[tuple[Case, bool]]:
 
 
 def request(case: Case, **more: str) -> dict[str, Any]:
-    """Return the fields of a `recurrence.Request` for a case, and those in `more`. Padding of any kind counts as a mask, not as lengths."""
+    """Return the fields of a `recurrence.Request` for a case, together with the fields in `more`.
+
+    If the case has padding of any kind, the request has a mask, and not lengths.
+    """
     dropped, each = DROPOUTS[case.dropout], " per gate" * DROPOUTS[case.dropout].per_gate
     kinds = [name + each for name, there in (("input dropout", dropped.input), ("recurrent dropout", dropped.recurrent)) if there]
     return {"dropout": tuple(kinds), "mask": "" if case.mask == "none" else "mask", "units": case.shape.units} | more

@@ -1,7 +1,7 @@
-"""Random operands for calls of `unroll` and of the layers, each also in a plain form, for test_fuzz.py and test_fuzz_layers.py.
+"""Random operands for calls of `unroll` and of layers, used by test_fuzz.py and test_fuzz_layers.py.
 
-NumPy computes the plain form without the library: lengths and padding become a mask, ids become one-hot rows, and dtypes are converted by
-`astype`.
+Each operand has the form in which it is drawn, and a plain form for the backend `reference`. NumPy computes the plain form without the
+library: lengths and padding become a mask, ids become one-hot rows, and dtypes are converted by `astype`.
 """
 
 from dataclasses import dataclass, field
@@ -62,7 +62,10 @@ class Call:
     """B and T of an x that does not fit the other operands, but is a valid x or valid ids of other sizes. B is 0 without a batch axis."""
 
     def is_another_call(self) -> bool:
-        """Return whether x alone is wrong and no other operand contradicts its B and T, so that the call is valid with these sizes."""
+        """Return whether the call would be valid with the B and T of an x that does not fit.
+
+        This is true if x is the only wrong operand, and the axes of all other operands agree with these B and T.
+        """
         if self.wrong != "x" or self.x_sizes is None:
             return False
         zoneout = getattr(self.given.get("dropout"), "zoneout", None)
@@ -131,7 +134,10 @@ def shapes_of(cell: str, shape: Shape):
 
 
 def draw_valid(on: Drawing, call: Call, shape: Shape, x64: bool, time_major: bool) -> np.ndarray | None:
-    """Draw a mask or lengths, and return bools (B, T) that are True at valid steps, or None if neither is drawn or they do not fit."""
+    """Draw a mask or lengths, and return the valid steps as bools (B, T).
+
+    The result is None if neither a mask nor lengths are drawn, or if the drawn operand does not fit the call.
+    """
     batch, steps = shape.batch, shape.steps
     kind = on.one("none", "mask", "lengths", "lengths", "mask")
     valid = None
@@ -159,7 +165,10 @@ def draw_valid(on: Drawing, call: Call, shape: Shape, x64: bool, time_major: boo
 
 
 def refuse_x(call: Call, shape: Shape, array: np.ndarray, time_major: bool) -> None:
-    """Record in `call` that x does not fit. If x is a valid x, or valid ids, of other sizes, also record its B and T."""
+    """Record in `call` that the drawn x does not fit the other operands.
+
+    If x would be valid with another B or T, as features or as ids, also record its own B and T.
+    """
     call.wrong, call.sizes = call.wrong or "x", (shape.batch, shape.steps)
     number = array.dtype.kind in "fViu"
     lead = array.shape[:-1] if number and array.shape[-1:] == (shape.features,) else ()

@@ -26,7 +26,10 @@ def _rounded(array) -> np.ndarray:
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("cell", [name for name in NAMES if name != "gru_reset_before"])  # it rounds r * h
 def test_a_step_of_exact_numbers(cell: str, size: tuple[int, int, int, int]) -> None:
-    """If bfloat16 represents x, h and the kernels exactly, a step equals one in float32: sums and states are not rounded to bfloat16."""
+    """If bfloat16 represents x, h and the kernels exactly, a step with products in bfloat16 equals one with products in float32.
+
+    Sums and states are thus not rounded to bfloat16.
+    """
     batch, _, units, features = size
     params, x, state = make_operands(cell, (batch, 1, units, features), _rounded)
     run = jax.jit(lambda dtype: unroll(CELLS[cell], params, x, state, backend="compiled", compute_dtype=dtype), static_argnums=0)
@@ -35,7 +38,7 @@ def test_a_step_of_exact_numbers(cell: str, size: tuple[int, int, int, int]) -> 
 
 
 def _run(cell: str, operands: tuple, options: dict[str, Any], backend: str, dtype: str, compute_dtype: str | None) -> Any:
-    """Return the pair (outputs, state) and the gradients with respect to parameters, x and initial state.
+    """Run `unroll`. Return (outputs, state), and gradients of their weighted sum with respect to parameters, x and initial state.
 
     If there are tokens, x is the table in which they are looked up. If x contains ids, there is no gradient with respect to x.
     """

@@ -50,9 +50,10 @@ STEPS = 6
 def _arrays(
     batch: int, units: int, features: int, dtype: str, input_kind: str, kind: str, masked: bool, repeated: bool, name: str = "lstm"
 ):
-    """Return (params, x, state, dropout, valid, tokens, d_h, d_final) of the cell that the C++ code runs for the cell `name`.
+    """Return random operands of the C++ code: (params, x, state, dropout, valid, tokens, d_h, d_final).
 
-    NumPy draws and computes these arrays, so that no program is compiled for them.
+    The C++ code may run another cell in place of the cell `name`. The parameters and the state are then those of the other cell. NumPy
+    draws and computes these arrays, so that no program is compiled for them.
     """
     cell = COMPILED_CELLS[CELLS[name]].cell
     rng = np.random.default_rng(batch * 100 + units)
@@ -81,7 +82,7 @@ def _arrays(
 
 
 def _before(state):
-    """Return a reset state: the arrays of `state` with their rows in reverse order, minus 1."""
+    """Return a reset state that differs from `state`: its arrays with the rows in reverse order, minus 1."""
     return jax.tree.map(lambda part: jnp.asarray(np.asarray(part)[::-1] - 1), state)
 
 
@@ -165,7 +166,7 @@ def test_linear_steps_equal_their_twins(sizes: tuple[int, int, int], dtype: str)
 @built
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_long_sequences_in_chunks(cell: str) -> None:
-    """Gradients equal those of `reference` if the number of steps is larger than that of a chunk and not a multiple of it."""
+    """Gradients equal those of `reference` if a sequence is read in several chunks of steps, the last of which is not full."""
     rng = np.random.default_rng(0)
     params = CELLS[cell].init(jax.random.key(0), 3, 5)
     for batch, steps in ((1, 150), (3, 50), (40, 5), (100, 3)):
@@ -183,9 +184,9 @@ def test_long_sequences_in_chunks(cell: str) -> None:
     ("batch", "steps", "dropped", "backwards"), [(1, 90, False, False), (3, 17, True, True), (40, 5, False, True), (33, 64, True, False)]
 )
 def test_repeated_words(batch: int, steps: int, dropped: bool, backwards: bool) -> None:
-    """Tokens change neither the loss nor the gradients with respect to parameters and table, whichever words repeat, in float64.
+    """In float64, tokens change neither the loss nor the gradients with respect to the parameters and the table of word vectors.
 
-    One compiled program is run on many texts.
+    One compiled program reads many texts, which consist of 1 to 30 different words.
     """
     rng = np.random.default_rng(batch)
     words = 30
@@ -209,7 +210,10 @@ def test_repeated_words(batch: int, steps: int, dropped: bool, backwards: bool) 
 
 @built
 def test_repeats_that_do_not_fit_the_cache() -> None:
-    """Tokens do not change the gradients if more words repeat than there is room for: 800 words, where 4 MiB hold 655 of 400 units."""
+    """Tokens do not change the gradients, even if the cache has no room for all repeated words.
+
+    The text repeats 800 words. With 400 units, the cache of 4 MiB has room for 655 words.
+    """
     rng = np.random.default_rng(0)
     params = CELLS["lstm"].init(jax.random.key(0), 2, 400)
     table, ids = jnp.asarray(rng.standard_normal((800, 2)), jnp.float32), jnp.asarray(rng.permutation(np.repeat(np.arange(800), 3))[None])

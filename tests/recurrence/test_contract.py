@@ -110,8 +110,8 @@ def expected(cell: str, case: Case, dtype: str) -> list:
 def sets_of(cell: str, case: Case, dtype: str) -> list[Arrays]:
     """Return the arrays of a case, one set for each kind of mask, or a single set without a mask if `case.mask` is "none".
 
-    The seed of each set is computed from the seed of the case. With these seeds, none of the compared results that have a single entry is
-    the difference of two nearly equal numbers. The relative rounding error of such a difference has no bound.
+    The seed of each set is computed from the seed of the case. If a result has one entry, which is the difference of two nearly equal
+    numbers, its relative rounding error has no bound. With these seeds, no compared result is such a difference.
     """
     kinds = ["none"] if case.mask == "none" else [kind for kind in MASKS if kind != "none"]
     return [make_arrays(case._replace(mask=kind, seed=9 * case.seed + n), dtype, cell) for n, kind in enumerate(kinds)]
@@ -151,7 +151,10 @@ def test_backends_agree(cell: str, backend: str, dtype: str) -> None:
 @pytest.mark.parametrize("backend", FAST)
 @pytest.mark.parametrize("kind", ["bfloat16", "float16"])
 def test_inputs_of_another_type(backend: str, kind: str) -> None:
-    """If x has another float dtype, gradients under JAX's standard dtype promotion have the dtypes and values of those of `reference`."""
+    """If x has another float dtype than the parameters, gradients have the dtypes and values of those of `reference`.
+
+    The gradients are with respect to the parameters, under JAX's standard dtype promotion.
+    """
     case = Case(Shape(2, 4, 3, 2), initial_state=False)
     arrays = make_arrays(case)
     arrays = arrays._replace(x=(3 * arrays.x).astype(kind))
@@ -313,7 +316,10 @@ def test_jit_equals_eager(backend: str) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_batch_over_two_devices(backend: str) -> None:
-    """Splitting the batch over two devices changes no result and no gradient; rows stay split, and no device gathers those of the other."""
+    """Splitting the batch over two devices changes no result and no gradient, apart from rounding.
+
+    The rows stay split, and no device gathers the rows of the other one.
+    """
     if jax.device_count() < 2:
         pytest.skip(f"needs two devices, JAX shows {jax.device_count()}")
     shape = Shape(4, 5, 3, 2)

@@ -178,7 +178,10 @@ def test_on_a_gpu() -> None:
 
 
 def test_the_librarys_own_calls(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A gradient traced as for a GPU has one forward and one backward call of cuDNN, with TF32 unless full precision is requested."""
+    """A program for a gradient on a GPU contains one forward call and one backward call of cuDNN.
+
+    Both calls allow TF32, unless full precision is requested. The program is only traced, so that the test needs no GPU.
+    """
     monkeypatch.setattr(rnn.gpu_rnn, "compute_rnn_workspace_reserve_space_sizes", lambda *_: (0, 16), raising=False)
     monkeypatch.setitem(backends.BACKENDS, "cudnn", replace(BACKENDS["cudnn"], platforms=("cpu", "gpu"), why_not=str))
     arrays = make_arrays(Case(SHAPE))

@@ -158,7 +158,10 @@ HERE = {
 
 
 def test_capability_rows() -> None:
-    """`capability_rows` has one row per backend, in the order of `BACKEND_TABLE`; those in `SERVED_ON_A_CPU` equal `CAPABILITIES`."""
+    """`capability_rows` has one row per backend, in the order of `BACKEND_TABLE`.
+
+    The rows of the backends in `SERVED_ON_A_CPU` equal the expected rows in `CAPABILITIES`.
+    """
     table = capability_rows()
     assert [row["backend"] for row in table] == list(BACKEND_TABLE)
     assert [row for row in (tuple(row[column] for column in COLUMNS) for row in table) if row[0] in SERVED_ON_A_CPU] == CAPABILITIES
@@ -191,7 +194,7 @@ def test_cpu_devices(backend: str | None, dtype: str, cell: str, devices: int) -
 def test_products_in_bfloat16_on_a_cpu(lacks: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Products in bfloat16 run on `compiled` if the processor has the instructions, else on `hoisted`.
 
-    Otherwise, the reason why `compiled` does not support them names the missing instructions.
+    If the processor lacks them, the reason why `compiled` does not support such products names the missing instructions.
     """
     row = dataclasses.replace(BACKEND_TABLE["compiled"], why_not=str)
     monkeypatch.setitem(BACKEND_TABLE, "compiled", row)

@@ -123,7 +123,7 @@ def test_derivatives_are_those_of_differences(x64: None, cell: str) -> None:
 @pytest.mark.slow(keep=2)
 @pytest.mark.parametrize("cell", OF_EACH_KIND)
 def test_batch_over_two_devices_and_in_segments(cell: str) -> None:
-    """Neither splitting the batch over two devices nor computing segments again (`remat`) changes results or gradients."""
+    """Results and gradients do not change if the batch is split over two devices, or if `remat` computes segments again."""
     if jax.device_count() < 2:
         pytest.skip(f"needs two devices, JAX shows {jax.device_count()}")
     case = Case(Shape(4, 5, 3, 2), mask="gaps")

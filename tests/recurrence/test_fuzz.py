@@ -71,10 +71,10 @@ def run_call(call: Call, operands: dict[str, Any], backend: str | None):
 
 
 def gradients(call: Call, operands: dict[str, Any], backend: str | None) -> dict[str, Any]:
-    """Return the gradients, by operand, of the scalar that `weigh` makes of the results.
+    """Return the gradients of the scalar that `weigh` makes of the results of a call, as a dict from operand to gradient.
 
-    They are those with respect to the parameters, the initial state and the reset state, and with respect to x (B, T, E) if
-    `call.x_has_gradient` is true.
+    The operands are the parameters, the initial state and the reset state if they are given, and x (B, T, E) if `call.x_has_gradient` is
+    true.
     """
     by = {"params": operands["params"]} | {name: call.clean[name] for name in ("initial_state", "reset_state") if name in call.clean}
     if call.x_has_gradient:

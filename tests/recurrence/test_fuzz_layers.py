@@ -1,4 +1,4 @@
-"""Random calls of layers: each has the outputs of `reference` for plain operands, or raises `InputError`; see test_fuzz.py."""
+"""Random calls of layers: each gives the outputs of `reference`, or an `InputError` if an operand is wrong; see test_fuzz.py."""
 
 import functools
 import itertools
@@ -75,7 +75,10 @@ def draw_options(on: Drawing, layer: Any) -> None:
 
 
 def damaged(on: Drawing, layer: Any, call: Call):
-    """Replace a parameter of the layer by one of another shape or dtype with `nnx.update`, and return arguments that restore it."""
+    """Replace a parameter of the layer by one of another shape or dtype with `nnx.update`.
+
+    Return the arguments with which `nnx.update` restores the original parameter.
+    """
     side = sides_of(layer)[0]
     name = on.one("kernel", "recurrent_kernel", "bias")
     usual = getattr(side, name)[...]

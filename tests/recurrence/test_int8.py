@@ -53,7 +53,7 @@ def test_products_of_float16(scale: float) -> None:
 
 
 def test_parameters_in_float16() -> None:
-    """A layer with float16 parameters loses about as much as one with float32 parameters, also on small inputs."""
+    """Rounding to int8 changes the outputs about as much with float16 parameters as with float32 parameters, also for small inputs."""
     params, x, _ = make_operands("lstm", (3, 6, 8, 60))
     for scale in (1e-3, 1.0):
         losses = []
@@ -71,7 +71,7 @@ def test_parameters_in_float16() -> None:
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("cell", [name for name in SERVED if name != "gru_reset_before"])  # it rounds r * h
 def test_a_step_of_exact_numbers(cell: str, size: tuple[int, int, int, int]) -> None:
-    """If int8 represents all operands exactly, a step equals one with products in float32 up to the rounding of float32."""
+    """If int8 represents all operands exactly, a step with products in int8 equals one with products in float32, up to float32 rounding."""
     batch, _, units, features = size
     params, x, state = make_operands(cell, (batch, 1, units, features))
     kernels = {name: _on_grid(np.asarray(getattr(params, name))) for name in params._fields if "kernel" in name}

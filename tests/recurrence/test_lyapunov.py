@@ -1,4 +1,4 @@
-"""Tests that compare the largest Lyapunov exponent with a linear map, a product of Jacobians in float64, and two trajectories."""
+"""Tests of the largest Lyapunov exponent against that of a linear map, products of Jacobians in float64, and two trajectories."""
 
 from dataclasses import replace
 from functools import partial

@@ -35,7 +35,10 @@ def test_gates_near_0_and_1(cell: str) -> None:
 
 @pytest.mark.parametrize("z", [(-15.0, 15.0), (15.0, -15.0), (-20.0, 20.0), (1.0, -2.0)], ids=str)
 def test_a_share_near_0_has_all_its_digits(z: tuple[float, float]) -> None:
-    """Gradients with respect to z_i, z_f and z_g have relative errors of at most 2e-6 in float32, also if f / (f + i) is near 0 or 1."""
+    """Gradients of minLSTM in float32 have relative errors of at most 2e-6, also if f / (f + i) is near 0 or 1.
+
+    The gradients are with respect to the pre-activations z_i, z_f and z_g. The exact values come from `reference` in float64.
+    """
 
     def gradient(backend: str, dtype: str) -> np.ndarray:
         row, x, state = CELLS["min_lstm"], jnp.zeros((2, 1, 1), dtype), HiddenState(jnp.ones((2, 1), dtype))

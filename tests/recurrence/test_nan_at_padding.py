@@ -40,7 +40,10 @@ def test_nan_at_padding_reaches_nothing(cell: str, backend: str) -> None:
 @pytest.mark.parametrize("backend", EVERY_CASE)
 @pytest.mark.parametrize("lowest", [0, -(2**31)])
 def test_padding_shares_no_token(eager: None, backend: str, lowest: int) -> None:
-    """A valid step never reuses the x of a padded step with the same token, whichever comes first: gradients equal those without tokens."""
+    """A valid step shares no result with a padded step that has the same token, whichever of the two comes first.
+
+    Gradients therefore equal those without tokens, computed by `reference`.
+    """
     operands = usual()
     table = np.array([[0.5, -1.0, 2.0], [1.0, 0.25, -0.5]], np.float32)
     tokens = np.array([[0, 0, 1, 0], [1, 1, 1, 0]])

@@ -152,7 +152,10 @@ def test_k_iterations_make_k_states_exact(x64: None, jacobian: str, cell: str) -
 
 
 def test_as_many_iterations_as_steps_make_all_states_exact(x64: None, jacobian: str) -> None:
-    """The default limit, one iteration per step, suffices even if rounding errors grow by many powers of ten."""
+    """With its default limit of one iteration per step, Newton's method finds the states of sequential steps.
+
+    This holds even if rounding errors grow by many powers of ten.
+    """
     problem = network("gru", 6, 250, gain=8.0)
     solution = solved(problem, Newton(jacobian))  # pyright: ignore[reportArgumentType]
     assert_close(solution.states, by_steps(problem), "float64")
@@ -170,7 +173,10 @@ def test_large_recurrent_kernels_need_more_iterations(x64: None) -> None:
 
 
 def test_a_large_recurrent_kernel_in_single_precision(jacobian: str) -> None:
-    """Each state is the result of a step from the state before it, although the guesses of Newton's method have large Jacobians."""
+    """With a large recurrent kernel in float32, each state of `parallel` is the result of a step from the state before it.
+
+    In this case, the Jacobians at the guesses of Newton's method are large.
+    """
     del jacobian
     cell, params, x, state = network("gru", 6, 120, gain=20.0, dtype="float32")
     h, _ = unroll(cell, params, x, state, time_major=True, backend="parallel")
@@ -181,9 +187,9 @@ def test_a_large_recurrent_kernel_in_single_precision(jacobian: str) -> None:
 
 @pytest.mark.slow(keep=1)
 def test_gradients_with_a_large_recurrent_kernel(jacobian: str) -> None:
-    """The gradients of a loss of the first four steps equal those of `reference`.
+    """With a large recurrent kernel, the gradients of a loss of only the first four steps equal those of `reference`.
 
-    Without a guard, products of the Jacobians of later steps made them NaN.
+    The products of the Jacobians of later steps may overflow. If `parallel` did not handle this, these gradients would be NaN.
     """
     del jacobian
     cell, params, x, state = network("gru", 6, 300, gain=20.0, dtype="float32")

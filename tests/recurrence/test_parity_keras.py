@@ -19,7 +19,10 @@ EXAMPLES = {"float32": 6, "float64": 3}
 
 
 def run_layer(case: Case, arrays, dtype: str, backend: str):
-    """Return ((outputs, state), gradients with respect to params, x and initial state) of our layer; `run_keras` does so for Keras'."""
+    """Return ((outputs, state), gradients with respect to params, x and initial state) of our layer.
+
+    The function `run_keras` returns the same for Keras' layer.
+    """
     layer = LSTM(
         case.shape.features,
         case.shape.units,
@@ -144,7 +147,11 @@ def test_bidirectional(keras, peer_rules, merge_mode: str | None, case: Case) ->
 
 
 def test_keras_own_masks(keras, peer_rules) -> None:
-    """Our outputs equal Keras' with masks that Keras draws by default: one input and one recurrent mask per gate, constant over time."""
+    """With the masks that Keras has drawn, our outputs equal those of Keras.
+
+    By default, Keras draws one input mask and one recurrent mask per gate, which are constant over time. Our layer draws masks of the same
+    shapes.
+    """
     case = Case(dropout="both, per gate")
     arrays = make_arrays(case)
     with peer_rules():

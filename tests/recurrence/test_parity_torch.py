@@ -128,7 +128,7 @@ def ours(stack: Stack, backend: str, lengths, params, x, h, c):
 
 
 def test_weigh() -> None:
-    """The scalar that `weigh` returns, whose gradients are compared, has its own weight for each entry."""
+    """In the scalar that `weigh` returns, each entry of the results has a random weight of its own."""
     gradient = jax.grad(lambda a: weigh((a, a[:2])))(jnp.zeros((3, 2)))
     rng = np.random.default_rng(1)
     want = rng.normal(size=(3, 2))

@@ -80,7 +80,10 @@ def test_products_in_bfloat16(backend: str) -> None:
 @pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_derivatives_are_those_of_differences(x64: None, backend: str) -> None:
-    """Reverse-mode (order 2 for the first backend) and, if supported, forward-mode derivatives with `remat` equal finite differences."""
+    """With `remat`, derivatives equal finite differences in reverse mode and, on backends that support it, in forward mode.
+
+    Derivatives are of order 1. On the first backend, those in reverse mode are also of order 2.
+    """
     case = Case(Shape(2, 5, 2, 2), dropout="both, shared")
     arrays = make_arrays(case, "float64")
 
@@ -96,7 +99,10 @@ def test_derivatives_are_those_of_differences(x64: None, backend: str) -> None:
 @pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_batch_over_two_devices(backend: str) -> None:
-    """With `remat` and rows split over two devices, values equal those with neither; rows stay split, and no device gathers other rows."""
+    """With `remat` and rows split over two devices, results and gradients equal those without `remat` on one device.
+
+    The rows stay split, and no device gathers the rows of the other one.
+    """
     if jax.device_count() < 2:
         pytest.skip(f"needs two devices, JAX shows {jax.device_count()}")
     case = Case(Shape(4, 7, 3, 2), mask="trailing", dropout="both, per gate")
@@ -134,7 +140,10 @@ def test_batch_over_two_devices(backend: str) -> None:
 @pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_less_is_kept(backend: str) -> None:
-    """XLA needs less temporary memory with `remat`; with "sqrt" no array (T, B, 4H) of all steps is kept. T is odd and not a square."""
+    """XLA needs less temporary memory with `remat`.
+
+    With "sqrt", no array (T, B, 4H) of all steps is kept. The number of steps T is odd and not a square.
+    """
     steps, units = 907, 16
     params = CELL.init(jax.random.key(0), units, units)
     x = jax.ShapeDtypeStruct((steps, 8, units), jnp.float32)

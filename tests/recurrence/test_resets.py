@@ -156,7 +156,10 @@ def test_every_cell(x64, cell: str):
 @pytest.mark.slow(keep=2)
 @pytest.mark.parametrize("cell", CELLS)
 def test_nan_does_not_cross_a_reset(x64, cell: str):
-    """A NaN in x before a reset reaches neither outputs after the reset or in other rows, nor gradients with respect to their x."""
+    """A NaN in x before a reset reaches no output after the reset, and no output of another row.
+
+    The gradients of the outputs after the reset are finite with respect to x after the reset and with respect to x of other rows.
+    """
     row = CELLS[cell]
     params = row.init(jax.random.key(0), 4, 5, jnp.float64)
     x = jnp.asarray(np.random.default_rng(0).standard_normal((3, 6, 4))).at[0, 1].set(jnp.nan)

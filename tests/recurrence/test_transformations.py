@@ -17,7 +17,7 @@ def test_page_has_all_rows() -> None:
 @pytest.mark.slow(keep=3)
 @pytest.mark.parametrize("name", ROWS)
 def test_row(name: str) -> None:
-    """Each entry of a row is that of the page, and is "exact", "exact through reference" or "its own path"."""
+    """Each computed entry of a row equals the entry on the page, and is "exact", "exact through reference" or "its own path"."""
     if jax.device_count() < 2 and ROWS[name][0] == "2":
         pytest.skip(f"needs two devices, JAX shows {jax.device_count()}")
     here = tuple(column for column in COLUMNS if column.backend in ("associative", "parallel", *SERVING))

@@ -33,7 +33,10 @@ PAGE = Path(__file__).parents[2] / "docs" / "reference" / "transformations.md"
 
 
 class Column(NamedTuple):
-    """Column of the page: a backend and a cell. All but `parallel` are defaults for some calls on a CPU, with or without C++ code."""
+    """Column of the table: a backend and a cell.
+
+    Each backend but `parallel` is the default for some calls on a CPU, with or without C++ code.
+    """
 
     backend: str
     cell: str
@@ -124,7 +127,13 @@ ALONE: dict[str, Callable[[Problem], Any]] = {
 
 
 class Sharded(NamedTuple):
-    """Way to split a batch over two devices: type of the mesh axis, whether the mesh is set, `check_vma`, or None without `shard_map`."""
+    """Way to split a batch over two devices.
+
+    Attributes:
+        axes: type of the mesh axis.
+        is_set: whether the mesh is set by `jax.set_mesh`.
+        check_vma: argument of `jax.shard_map`, or None if `jax.shard_map` is not used.
+    """
 
     axes: AxisType
     is_set: bool
@@ -157,7 +166,10 @@ def _sharded_gradient(p: Problem, how: Sharded, mesh) -> Callable:
 
 @cache
 def expected(name: str, cell: str) -> Any:
-    """Return the results of a transformation of `reference` on one device. They are cached: all backends are compared with them."""
+    """Return the results of a transformation of the backend `reference` on one device.
+
+    They are cached, because all backends are compared with them.
+    """
     loss, *arrays = problem(cell, "reference")
     return jax.jit(lambda *args: ALONE[name](Problem(loss, *args)))(*arrays)
 
@@ -176,7 +188,10 @@ def simple_problem(column: Column) -> Problem:
 
 
 def text_of(compiled: str, column: Column, sharded: bool = False) -> str:
-    """Return the table entry for the text of a compiled program: "exact", or in which way the program differs from that."""
+    """Return the table entry that follows from the text of a compiled program.
+
+    It is "exact" or, if the program gathers the batch or runs the code of `reference`, an entry that says so.
+    """
     if sharded and ("all-gather" in compiled or "all-to-all" in compiled):
         return "exact, gathers the batch"
     if column.backend != "compiled":
@@ -209,7 +224,12 @@ def on_one_device(column: Column) -> Any:
 
 
 def sharded(name: str, column: Column) -> str:
-    """Return the table entry for a batch on two devices, whose gradients must be those on one device; it raises errors like `alone`."""
+    """Return the table entry for a batch that is split over two devices.
+
+    Raises:
+        AssertionError: if the gradients are not close to those on one device, if the gradient of x is not split, or if the gradients of the
+            parameters are not summed over the devices.
+    """
     how, p = SHARDED[name], simple_problem(column)
     mesh = jax.make_mesh((2,), ("rows",), axis_types=(how.axes,))
     placed = jax.device_put(p.params, NamedSharding(mesh, PartitionSpec())), jax.device_put(p.x, NamedSharding(mesh, PartitionSpec("rows")))
@@ -223,7 +243,10 @@ def sharded(name: str, column: Column) -> str:
 
 
 def exported(name: str, column: Column) -> str:
-    """Return the table entry for a program that is exported for the platform in `name`, which may differ from that of this machine."""
+    """Return the table entry for a program that is exported for another platform or for that of this machine.
+
+    The platform is the last word of `name`.
+    """
     platform, p = name.split()[-1], simple_problem(column)
     traced = jax.jit(_both(p.loss)).trace(p.params, p.x)
     text = traced.lower(lowering_platforms=(platform,)).as_text()

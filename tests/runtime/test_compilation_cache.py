@@ -71,7 +71,10 @@ def test_cold_and_warm_give_the_same_bits(reviews: Path, tmp_path: Path) -> None
 
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Allow the cache in a new folder, compile no program to test XLA, and restore JAX's settings afterwards."""
+    """Enable the cache in a new folder, and restore JAX's settings afterwards.
+
+    Skip the test of whether XLA can load a program, so that no program is compiled for it.
+    """
     before = {name: getattr(jax.config, name) for name in SETTINGS}
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(compilation_cache, "_load_a_program", lambda: None)
@@ -140,7 +143,10 @@ def test_off_where_xla_complains_of_its_own_programs(settings: Path, monkeypatch
 
 
 def test_no_verdict_without_a_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process on a GPU does not test XLA, stores no verdict for a later process on the CPU, and ignores a verdict that is stored."""
+    """A process on a GPU does not test whether XLA can load programs.
+
+    It stores no result of such a test for later processes on a CPU, and ignores a result that is stored.
+    """
     verdict = tmp_path / "verdict"
     monkeypatch.setattr(compilation_cache, "_load_a_program", _complain)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")

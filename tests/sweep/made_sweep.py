@@ -77,7 +77,10 @@ def show(config: Any) -> dict[str, str]:
 
 
 def nest(config: Config) -> dict[str, str]:
-    """Run a sweep in processes with the file `config.log`, whose only run is `show` on the inner config, and return its result."""
+    """Run a sweep with a single run, which calls `show` on `config.inner`, and return the result of this run.
+
+    The sweep runs in processes, and writes its rows to the file `config.log`.
+    """
     (row,) = sweep.run(show, [config.inner], config.log, "processes", workers=1)
     return row["result"]
 
@@ -91,7 +94,10 @@ def take(config: Nested) -> dict[str, float]:
 
 
 def score(config: Config) -> dict[str, float]:
-    """Append the number to the log, fail or sleep if `wrong` says so, and otherwise return a score."""
+    """Append `config.number` to the file `config.log`, and return a score.
+
+    Depending on `config.wrong`, the function fails or sleeps before it returns.
+    """
     with Path(config.log).open("a") as file:
         file.write(f"{config.number}\n")
     if config.wrong == "raise":
@@ -108,7 +114,7 @@ def score(config: Config) -> dict[str, float]:
 
 
 def cores(config: Config) -> dict[str, list[int]]:
-    """Sleep for `number` tenths of a second, and return the cores on which the process may run."""
+    """Sleep for `config.number` tenths of a second, and return the cores on which this process may run."""
     time.sleep(0.1 * config.number)
     return {"cores": sorted(os.sched_getaffinity(0))}
 

@@ -1,4 +1,4 @@
-"""Sweeps: grids, ids, rows, tables; runs that raise or are killed; a sweep that is killed."""
+"""Tests of sweeps: grids, ids, rows and tables, runs that raise an error or are killed, and a sweep that is killed."""
 
 import csv
 import dataclasses
@@ -77,7 +77,10 @@ def test_the_classes_of_inner_configs_count() -> None:
 
 
 def test_configs_of_two_classes_with_equal_values(tmp_path: Path) -> None:
-    """Rows of another class do not count, although their ids are equal. Old rows, which do not name the class, count for every class."""
+    """Rows of one config class do not count for another class, although the ids of their runs are equal.
+
+    Old rows, which do not name the class, count for every class.
+    """
     path, kinds = tmp_path / "rows.jsonl", (Sgd, Adam)
     assert sweep.run_id(made_sweep.show, Sgd()) == sweep.run_id(made_sweep.show, Adam())
     sweep.run(made_sweep.show, [Sgd()], path)
@@ -97,7 +100,10 @@ def test_configs_of_two_classes_with_equal_values(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("where", ["here", "processes"])
 def test_a_run_that_changes_its_config(where: str, tmp_path: Path) -> None:
-    """The row of a run that removes an entry of a dict in its config has the values from before, so that it is found again."""
+    """If a run removes an entry of a dict in its config, its row contains the config from before the run.
+
+    A repeated sweep therefore finds the row again.
+    """
     path, wanted = tmp_path / "rows.jsonl", [Nested(path={"rate": 0.5}), Nested(path={"rate": 2, "fails": 1})]
     rows = sweep.run(made_sweep.take, wanted, path, where, workers=1)
     assert [(row["config"]["path"], row.get("result")) for row in rows] == [

@@ -308,3 +308,11 @@ def test_the_handler_of_sigterm_is_restored(tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGTERM)
     sweep.run(made_sweep.show, [Config()], tmp_path / "rows.jsonl", "processes", workers=1)
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz"])
+def test_rows_after_an_incomplete_line_begin_on_a_new_one(name: str, tmp_path: Path) -> None:
+    path, content = tmp_path / name, b'{"a": 1}\n{"b": '
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    append_rows(path, {"c": 3})
+    assert list(read_rows(path)) == [{"a": 1}, {"c": 3}]

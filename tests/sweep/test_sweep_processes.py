@@ -24,7 +24,10 @@ ROOT = Path(__file__).parents[2]
 
 
 def stop(config: Config) -> dict[str, int]:
-    """Interrupt the run as a training of the library does after the signal with the number `config.number`, unless this is 0."""
+    """Interrupt the run as a signal interrupts a training of the library.
+
+    The signal has the number `config.number`. If the number is 0, the run is not interrupted.
+    """
     if config.number:
         raise Interrupted(3, config.number)
     return {"done": 1}
@@ -113,7 +116,7 @@ def test_standard_error_may_be_a_buffer(tmp_path: Path) -> None:
 
 
 def test_configs_that_cannot_be_handed_over(tmp_path: Path) -> None:
-    """A config that cannot be pickled, or holds one of a local class, is refused before the first run in processes."""
+    """A config that cannot be pickled, or that contains a config of a local class, is refused before the first run in processes."""
 
     @dataclass(frozen=True)
     class Local:
@@ -130,7 +133,7 @@ def test_configs_that_cannot_be_handed_over(tmp_path: Path) -> None:
 
 
 def test_jobs_that_slurm_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first line of Slurm's message is the error, and no job is left."""
+    """If Slurm refuses the jobs, the error is the first line of its message, and no job is left."""
     pytest.importorskip("submitit")
     for name, text in (("sbatch", "echo 'sbatch: error: invalid partition specified: shrt' >&2; exit 1"), ("srun", "exit 0")):
         (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")

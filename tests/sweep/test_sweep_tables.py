@@ -43,7 +43,7 @@ def test_fields_named_as_other_columns() -> None:
 
 
 def test_names_that_collide_again() -> None:
-    """The prefix is repeated until no other column has the name."""
+    """The prefix "result." of a column is repeated until no other column has the name."""
     names, lines = sweep.table([row(1, {"rate": 0.1}, {"error": 1, "result.error": 2, "result.rate": 3, "rate": 4})])
     assert names == ["id", "status", "rate", "result.result.error", "result.error", "result.rate", "result.result.rate", "error", "seconds"]
     assert lines == [["1", "done", 0.1, 1, 2, 3, 4, "", 0.5]]

@@ -37,7 +37,10 @@ def trained(texts, tmp_path_factory) -> generation.Trained:
 
 
 def bits_by_hand(trained: generation.Trained, ids: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """Return the bits of the characters 1 to N - 1. The first character of an article is predicted from the article before it."""
+    """Return the negative log-probability, in bits, of each of the characters 1 to N - 1.
+
+    The model begins each article with a zero state. The first character of an article is predicted from the article before it.
+    """
     borders = [*starts, len(ids)]
     parts = [nats_by_hand(trained.params, ids[a : b + 1], None) for a, b in pairwise(borders)]
     return np.concatenate(parts) / np.log(2)
@@ -58,9 +61,10 @@ def test_activations(trained) -> None:
 
 @pytest.mark.parametrize("held_out", [True, False])
 def test_figures_of_a_run(held_out: bool, request, texts, tmp_path: Path) -> None:
-    """The pages that a training draws show the bits and the activations with resets, of the training text if no text is held out.
+    """The pages that a training draws show bits and activations that are computed with resets.
 
-    The mean number of bits on the first page is the metric in result.json.
+    They are those of the held-out text or, if no text is held out, of the training text. For a held-out text, the mean number of bits on
+    the first page is the metric in result.json.
     """
     trained = request.getfixturevalue("trained") if held_out else train(texts, tmp_path / "run", 0.0)
     corpus = generation.load_corpus(trained.config)
@@ -92,7 +96,10 @@ def test_units(trained, ask, tmp_path: Path) -> None:
 
 
 def test_inspect(trained) -> None:
-    """The parts of the held-out text are chosen by their bits with resets, and the state is reset within a part, too."""
+    """For its examples, `inspect` chooses pieces of the held-out text by their bits, which are computed with resets.
+
+    Within a piece, the state is reset at the beginning of each article, too.
+    """
     corpus = generation.load_corpus(trained.config)
     ids, starts, size = corpus.validation, corpus.validation_starts, 60
     window = make_window(trained, Request(examples=20, chars=size))

@@ -125,7 +125,10 @@ def written_by_an_older_version(run: Path, section: str, **fields) -> None:
 
 
 def test_settings_without_effect_that_older_versions_let_pass(run: Path, series: Series) -> None:
-    """Such runs can be loaded and resumed: a final learning rate of a constant schedule, and a text where the field is a bool."""
+    """A run whose config has settings that only older versions accept can be loaded and resumed.
+
+    These settings are a final learning rate with a constant schedule, and a string in a field for a bool.
+    """
     written_by_an_older_version(run, "train", final_learning_rate=1e-4)
     written_by_an_older_version(run, "data", gaps="false")  # a text is true
     assert forecast.load(run).config == CONFIG
@@ -138,7 +141,7 @@ def test_settings_without_effect_that_older_versions_let_pass(run: Path, series:
 
 @pytest.mark.slow
 def test_a_patience_without_held_out_text(tmp_path: Path) -> None:
-    """A run with a patience and no validation split, which an older version has begun, can be resumed, but not begun."""
+    """A run with a patience but without a validation split cannot be begun. If an older version has begun it, it can be resumed."""
     (tmp_path / "text.txt").write_text(made_texts.TEXT)
     plain = made_texts.small_config(tmp_path / "text.txt", "stream", {"sample_chars": 0}, {"epochs": 1}, validation=0.0)
     idle = replace(plain, train=replace(plain.train, epochs=2, patience=3))

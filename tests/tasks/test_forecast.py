@@ -147,7 +147,10 @@ def test_forecast_times_in_the_unit_of_the_series(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("unchecked")
 def test_forecast_times_that_are_dates(tmp_path: Path) -> None:
-    """Dates of Python, with and without an offset from UTC, are those of datetime64. What is neither a number nor a date is refused."""
+    """Times of a forecast may be Python dates, with and without an offset from UTC. They mean the same as in datetime64.
+
+    A time that is neither a number nor a date is refused.
+    """
     series = Series(np.arange(20.0), np.sin(np.arange(20.0)), True)
     trained = forecast.Trained(RunFolder(tmp_path), CONFIG, {}, (), lambda params: None, forecast_windows.Scale(0.0, 1.0))
     days = [date(1970, 1, 22), date(1970, 1, 23), date(1970, 1, 25)]

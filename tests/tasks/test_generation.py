@@ -151,9 +151,10 @@ def test_rows_and_result(regime, made):
 
 @REGIMES
 def test_training_metrics_by_hand(regime, text, tmp_path):
-    """With frozen weights, the training loss is the mean over all windows or, for one of the possible shifts, over all streams.
+    """With frozen weights, the training loss is the mean loss of all windows or streams, each read from a zero state.
 
-    The model starts each window or stream from a zero state. The streams of an epoch begin at a random shift, so that all are tried.
+    The streams of an epoch begin at a random shift. The test computes their loss for all possible shifts, and compares the nearest one with
+    the training loss.
     """
     train = {"epochs": 1, "optimizer": "sgd", "learning_rate": 1e-12}
     config = small_config(text, regime, validation=0.0, sample={"sample_chars": 0}, train=train)

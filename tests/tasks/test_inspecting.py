@@ -1,4 +1,4 @@
-"""HTML pages about trained runs: they show what the models compute, and can show each epoch, whose parameters the run keeps."""
+"""HTML pages about trained runs: they show what a model computes, on request after each epoch whose parameters the run has kept."""
 
 import dataclasses
 import sys
@@ -110,7 +110,7 @@ def test_texts_in_other_forms(run) -> None:
 
 @pytest.mark.usefixtures("unchecked")
 def test_ids_of_reviews(run) -> None:
-    """Ids beyond int32 are no ids of other words, lists of ids are accepted, and other values are refused."""
+    """An id beyond int32 gives NaN, and not the logit of another word. Lists of ids are accepted, and other values are refused."""
     ids = np.array([[1, 5], [1, 2**32 + 5]])
     assert np.isnan(run.logits(ids)).tolist() == [False, True]
     assert run.logits(ids[:1].tolist()).tolist() == run.logits(ids[:1].astype(np.uint8)).tolist() == run.logits(ids)[:1].tolist()
@@ -315,7 +315,10 @@ def test_written_ratings(run, measures) -> None:
 
 
 def test_evidence(run, measures) -> None:
-    """For two reviews, the reach and the ratio of the two sums of absolute attributions equal those computed from their pages."""
+    """For two reviews, the measured reach and ratio of attributions equal those computed from the pages of the reviews.
+
+    The ratio is that of two sums of absolute attributions: by integrated gradients, and by leaving words out.
+    """
     rows = sentiment.padded_rows(sentiment.load_reviews(run.config), run.config).test
     assert isinstance(rows, sentiment.Rows)
     two = sentiment.Rows(np.asarray(rows.ids)[:2], rows.labels[:2])

@@ -47,7 +47,10 @@ def test_a_sample_of_all_words_gives_the_whole_softmax() -> None:
 
 
 def test_windows_cover_the_text() -> None:
-    """Each word except the first is a target once. Words after the last full window are left out, unless there is no full window."""
+    """Each word except the first is a target once, but words after the last full window are left out.
+
+    A text that is shorter than a full window is a window of its own.
+    """
     text = np.arange(1, 2 * pretraining.LENGTH + 10)
     windows = pretraining.cut_windows(text)
     assert windows.shape == (2, pretraining.LENGTH + 1)

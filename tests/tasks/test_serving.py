@@ -47,7 +47,7 @@ def test_logits(config: SentimentModelConfig) -> None:
 
 @pytest.mark.usefixtures("unchecked")
 def test_ids() -> None:
-    """Ids beyond int32 are no ids of other words, lists of ids are accepted, and other values are refused."""
+    """An id beyond int32 gives NaN, and not the logit of another word. Lists of ids are accepted, and other values are refused."""
     serve = make_server(SentimentClassifier(SentimentModelConfig(embed=5, units=6), 30, rngs=nnx.Rngs(0)))
     ids = np.array([[1, 5], [1, 2**32 + 5], [1, 2**63 + 5]], np.uint64)
     assert np.isnan(serve(ids)).tolist() == [False, True, True]
@@ -59,7 +59,10 @@ def test_ids() -> None:
 
 @pytest.mark.usefixtures("unchecked")
 def test_models_that_cannot_be_served() -> None:
-    """A folded model has no embedding table for its kernels any more: serving it, or folding it once more, is an error."""
+    """A folded model can be neither served nor folded again, because it has no embedding table any more.
+
+    A dict of parameters is not served either.
+    """
     model = SentimentClassifier(SentimentModelConfig(embed=5, units=6), 30, rngs=nnx.Rngs(0)).fold()
     with pytest.raises(InputError, match=r"^model: folded; give the model before it is folded"):
         make_server(model)
@@ -70,7 +73,10 @@ def test_models_that_cannot_be_served() -> None:
 
 
 def test_products_of_a_model_with_a_named_backend() -> None:
-    """`set_products` keeps the named backend of a layer if it has products in the dtype. Otherwise the backend is chosen automatically."""
+    """`set_products` keeps the named backend of a layer if this backend has products in the dtype.
+
+    Otherwise the backend of the layer is chosen automatically.
+    """
     compiled = None if native.why_not_products("int8") else "compiled"
     cases = [
         ("hoisted", "bfloat16", "hoisted"),

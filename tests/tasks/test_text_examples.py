@@ -31,7 +31,10 @@ def made_ids(n: int) -> np.ndarray:
 
 
 def made_model(**config) -> tuple[dict, CharGenerator, object]:
-    """Return random parameters, the model with them, and `rebuild`. The parameters are so large that each character affects the loss."""
+    """Return random parameters, the model with these parameters, and the function `rebuild`, which makes a model from parameters.
+
+    The parameters are so large that each character affects the loss.
+    """
     params, rebuild = functional(CharGenerator(GenerationModelConfig(units=6, **config), V, rngs=nnx.Rngs(params=1)))
     rng = np.random.default_rng(1)
     params = {name: jnp.asarray(rng.standard_normal(array.shape), jnp.float32) for name, array in sorted(params.items())}

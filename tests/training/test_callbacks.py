@@ -91,7 +91,10 @@ def test_a_resumed_run_goes_on_with_its_events(lost, tmp_path):
 
 @pytest.mark.parametrize("name", ["", "events.out.tfevents.1700000000.host"])
 def test_a_resumed_run_repeats_its_first_epochs(name, tmp_path):
-    """A run that is resumed in its first epoch repeats that epoch, also if a former version wrote its file, and the file has it once."""
+    """A run that is resumed in its first epoch repeats this epoch, and the event file then has the epoch once.
+
+    This also holds if the event file has the name that a former version gave it.
+    """
     write = tensorboard(str(tmp_path))
     write(record(FIRST))
     write(record(FIRST, SECOND))

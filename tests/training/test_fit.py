@@ -71,9 +71,9 @@ CHANGES = [("batch_size", 4, 8), ("seed", 1, 0), ("examples", 12, 16), ("monitor
 
 @pytest.mark.parametrize(("name", "value", "was"), CHANGES)
 def test_another_training_is_not_resumed(name: str, value: int | str, was: int | str, tmp_path: Path) -> None:
-    """Resuming with another batch size, seed or number of examples is an error, because the steps of its epochs are other steps.
+    """Resuming with another batch size, seed or number of examples is an error, because each step would have other examples.
 
-    So is resuming with another monitored metric, because the best epochs before and after would be chosen by two metrics.
+    Resuming with another monitored metric is an error, too. Otherwise the best epoch would be chosen partly by the old metric.
     """
     arrays = [IDS.reshape(-1, LENGTH)[:16], LABELS.reshape(-1)[:16]]
     options = {

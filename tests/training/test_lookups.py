@@ -124,7 +124,10 @@ def test_indices_beyond_int32(large: int, mode: str, want: int, x64: None) -> No
 
 
 def test_rows_of_nan() -> None:
-    """An index outside the table gives a row of NaN, as in JAX, and is replaced by the number of rows, so that no row gets its gradient."""
+    """As in JAX, an index outside the table gives a row of NaN.
+
+    Such an index is replaced by the number of rows of the table, so that no row gets its gradient.
+    """
     p, ids = _params(), jnp.asarray([[1, ROWS + 1]], jnp.int32)
     found = find_lookups(lambda p, ids: _loss(LOOKS["take"], p, ids), p, ids)
     assert found is not None

@@ -137,7 +137,10 @@ def test_derived_metrics_join_the_row():
 
 
 def test_an_order_of_their_own():
-    """Examples may have an `order` of their own: it gets a different key in each epoch, and the epoch reads the rows that it returns."""
+    """Examples may have their own function `order`, which returns the rows that an epoch reads.
+
+    The function gets a different key in each epoch.
+    """
     keys = []
 
     def order(key, count, batch_size):
@@ -375,6 +378,6 @@ def test_chunks_cover_every_step_once_and_end_at_checkpoints(start, stop, every)
 
 
 def test_chunks_end_where_the_examples_do():
-    """A chunk of steps ends where the argument `most` of `_chunks` says, here at the end of each group of 4 steps."""
+    """`_chunks` ends a chunk of steps no later than its argument `most` says, here at the end of each group of 4 steps."""
     parts = list(loop._chunks(1, 10, 0, lambda step: (step // 4 + 1) * 4))
     assert parts == [(1, 4), (4, 8), (8, 10)]

@@ -120,9 +120,9 @@ def test_many_steps_a_call(embed, name: str) -> None:
 
 @pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the row-sparse update with")
 def test_rows_wait_until_they_are_read() -> None:
-    """A row that batches do not look up misses steps. The method `model` lets it catch up, and it then equals that of dense Adam.
+    """If batches do not look up a row, the row misses steps, and lacks the changes that dense Adam makes by momentum.
 
-    Until then, the row in the state lacks the changes that dense Adam makes by momentum.
+    The method `model` lets all rows catch up. The table then equals that of dense Adam, up to rounding.
     """
     step = lstm_jax.make_train_step(Classifier(), mean, lstm_jax.adam(1e-2))
     dense = lstm_jax.make_train_step(Classifier(), mean, optax.adam(1e-2))
@@ -253,9 +253,10 @@ def test_a_table_alone() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the row-sparse update with")
 def test_a_state_goes_on_in_another_step() -> None:
-    """A state can be read by a step that has not seen a batch, and continued by this step and by one that updates the whole table.
+    """The state of one step function can be read and continued by other step functions.
 
-    Without compiled code, a state whose rows have missed steps is refused. A state made without it can later be continued with it.
+    A function that has not seen a batch yet can read the state. The state can also be continued with dense updates. Without compiled
+    code, a state whose rows have missed steps is refused. A state that is made without compiled code can later be continued with it.
     """
 
     def penalised(model, ids, labels):
@@ -287,7 +288,10 @@ def test_a_state_goes_on_in_another_step() -> None:
 
 @pytest.mark.parametrize("caught_up", [True, False])
 def test_a_restarted_optimizer(caught_up: bool, x64: None, peer_rules) -> None:
-    """A new state of the optimiser, after 10 steps, gives what it gives in optax if rows caught up before, and finite numbers otherwise."""
+    """If the state of the optimiser is made anew after 10 steps, further steps give the same parameters as with optax.
+
+    This holds if all rows have caught up before. Otherwise, the parameters are at least finite.
+    """
     trained = {}
     for name, optimizer in (("ours", lstm_jax.adam(1e-2)), ("optax", optax.adam(1e-2))):
         with peer_rules():

@@ -59,7 +59,10 @@ def test_parts_train_as_the_whole(kind: str, microbatches: int, devices: int) ->
 
 
 def halved(params, batch, weight, key, carry):
-    """Halve the carry of each row and add the row's value. The loss is w times the mean carry, which is therefore the gradient of w."""
+    """Return the loss, the metrics and the new carry, which is half of the old carry of each row plus the row's value.
+
+    The loss is w times the mean of the new carry. This mean is therefore the gradient with respect to w.
+    """
     del key
     carry = carry / 2 + batch
     mean = (carry * weight).sum()

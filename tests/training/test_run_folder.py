@@ -1,4 +1,4 @@
-"""Folder of a run: a run starts in a new folder or resumes, on purpose, one of the same config. Changes of its files are noticed."""
+"""Folder of a run: it is new, or has a run of the same config that is explicitly resumed. Changes of its files are noticed."""
 
 import hashlib
 import json

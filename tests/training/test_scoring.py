@@ -1,4 +1,4 @@
-"""Scores of a text against the model's own predictions from the preceding characters: both modes, streams, one and two devices."""
+"""Scores of the characters of a text, given the characters before them: modes "carried" and "window", streams, one and two devices."""
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +48,7 @@ def surprise(logits, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def read_through(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the results of `surprise` for the characters 1 .. N - 1, from one pass through the text."""
+    """Return the results of `surprise` for all characters but the first. The model reads the text once, from start to end."""
     return surprise(_logits(ids[None, :-1])[0], ids[1:])
 
 
@@ -141,7 +141,7 @@ def test_activations_are_the_model_s_own(n, monkeypatch):
 
 
 def test_activations_with_resets(monkeypatch):
-    """The outputs after a reset are those of a text that begins there, also if a chunk begins or ends there."""
+    """The outputs after a reset are those of a text that begins at the reset, even if a chunk begins or ends there."""
     monkeypatch.setattr(scoring, "CHUNK", 8)
     ids, starts = made_ids(21), np.array([0, 5, 8, 15, 16, 30])
     scorer = Scorer(REBUILD, ONE, "carried")
@@ -190,7 +190,7 @@ def test_nothing_to_score(n):
 
 @pytest.mark.parametrize("mode", ["carried", "window"])
 def test_ids_beyond_int32_are_no_other_ids(mode):
-    """An id of 64 bits beyond int32 gives NaN from there on, and not the scores of the id with the same lower 32 bits."""
+    """An id of 64 bits beyond int32 gives NaN for it and all later characters, and not the scores of the id with the same lower 32 bits."""
     ids = made_ids(12).astype(np.int64)
     scorer, large = Scorer(REBUILD, ONE, mode, LENGTH), ids.copy()
     large[8] += 2**32

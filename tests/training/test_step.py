@@ -178,7 +178,7 @@ LOOKUP = LookupObjective(looked_up, "embedding/embedding", lambda batch: batch[0
 def test_chunks_change_no_bit_of_rows_that_wait(devices, monkeypatch):
     """With `behind`, the division into chunks changes no bit: all rows catch up every 8 steps of the epoch, wherever chunks end.
 
-    Without `behind`, all rows also catch up at the end of each chunk, which changes last bits.
+    Without `behind`, all rows also catch up at the end of each chunk, which changes the last bits of the results.
     """
     monkeypatch.setattr("lstm_jax.training.step.CATCH_UP_INTERVAL", 8)
     made = tall()
@@ -241,9 +241,10 @@ ORDER = Order(jnp.array([[3, 0], [2, 3], [1, 1]]), jnp.array([[0.5, 0.5], [0.25,
 
 
 def test_a_step_reads_what_its_examples_gather_in_their_order():
-    """A step reads the batch that `gather` returns for the step's numbers in the order: here each value plus 100 times the next one.
+    """A step reads the batch that the function `gather` returns for the indices that the order has for this step.
 
-    The loss is w times the mean of the batch, so that each step subtracts this weighted mean from w.
+    In this test, `gather` returns each value plus 100 times the next value. The loss is w times the weighted mean of the batch, so that
+    each step subtracts this mean from w.
     """
     values = np.array([5, 7, 11, 13, 17], np.float32)
 
@@ -265,7 +266,10 @@ def test_a_step_reads_what_its_examples_gather_in_their_order():
 
 
 def faded(params, batch, weight, key, carry):
-    """Halve the carry of each row and add the row's value. The loss is w times the mean carry, which is therefore the gradient of w."""
+    """Return the loss, the metrics and the new carry, which is half of the old carry of each row plus the row's value.
+
+    The loss is w times the mean of the new carry. This mean is therefore the gradient with respect to w.
+    """
     del key
     carry = carry / 2 + batch
     mean = (carry * weight).sum()
@@ -320,6 +324,9 @@ def test_predict_takes_trees_gives_more_than_numbers_and_batches_that_do_not_div
 
 @pytest.mark.parametrize(("dtype", "wanted"), [(np.int64, [5, 2**31 - 1, -(2**31)]), (np.uint64, [5, 2**32 - 1, 2**32 - 1])])
 def test_predict_clips_ints_of_64_bits(dtype, wanted):
-    """Without `jax_enable_x64` JAX would drop the upper bits, so that 2**32 + 5 became 5."""
+    """`make_predict` clips integers of 64 bits to the range of 32 bits.
+
+    Without `jax_enable_x64`, JAX would drop the upper bits, and 2**32 + 5 would become 5.
+    """
     rows = np.array([5, 2**32 + 5, -(2**40) + 5]).astype(dtype)
     assert make_predict(lambda _, batch: batch, sharding.make_mesh(1))((), rows).tolist() == wanted

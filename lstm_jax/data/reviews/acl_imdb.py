@@ -103,8 +103,12 @@ def read_archive(path: Path) -> dict[str, TextSplit]:
     one URL for each review. The URL identifies the movie that the review is about.
 
     Raises:
-        InputError: if the archive is truncated, is damaged or expands to too many bytes, if a member is a link, a device or a sparse file,
-            if the path of a member leads out of the archive, or if a split has no positive or no negative reviews.
+        InputError: in one of these cases.
+
+            - The archive is truncated or damaged, or expands to too many bytes.
+            - A member is a link, a device or a sparse file.
+            - The path of a member leads out of the archive.
+            - A split has no positive or no negative reviews.
     """
     subject = f"archive {path}"
 

@@ -42,19 +42,25 @@ def prepare(
     Args:
         data: a path that `load_reviews` reads, the path of Keras' imdb.npz, or "tfds" for the data set that `build_tfds` made. If empty,
             the path is `$LSTM_JAX_DATA/imdb`.
-        test_data: path of a second table, which has the test split. It may be given only if `data` is a single table.
+        test_data: path of a second table, which has the test split. It may be given only if `data` is a single table, or a folder with a
+            table for the training split alone.
         text_column: name of the column of the texts in a table.
         label_column: name of the column of the labels in a table.
         vocabulary: "keras" (Keras' word index) or "frequency" (built from the training texts).
         num_words: number of ids, including the four reserved ids 0 to 3. Words that are too rare for an id of their own have the id 2. If
             None or 0, every word of the vocabulary has an id of its own.
         cache_dir: folder of the cache. If empty, it is the folder that `default_cache_dir` returns.
-        verify: whether a file named aclImdb_v1.tar.gz and Keras' word index are checked against the published checksums.
+        verify: whether two files are checked against the published checksums: a file named aclImdb_v1.tar.gz, and Keras' word index.
         on_progress: function that is called with a description of the current stage, the number of finished stages and the number of all
             stages.
 
     Raises:
-        InputError: if an argument is out of range, the source cannot be read or changes while it is read, or the cache cannot be written.
+        InputError: in one of these cases.
+
+            - An argument is out of range.
+            - The source cannot be read, or changes while it is read.
+            - Keras' word index is needed, but is neither found nor can be downloaded.
+            - The cache cannot be written.
     """
     require(vocabulary in ("keras", "frequency"), "vocabulary", vocabulary, "give 'keras' or 'frequency'")
     require(not num_words or num_words >= 4, "num_words", num_words, "give 4 or more (0 to 3 are reserved)")

@@ -11,7 +11,7 @@ from lstm_jax.data.reviews.texts import TextSplit
 
 
 class Found(NamedTuple):
-    """Location of reviews, which `Form.find` returns: one file or folder, and the files from which the reviews are read."""
+    """Result of `Form.find`, the location of reviews: one file or folder, and all files from which the reviews are read."""
 
     path: Path
     """The file or folder that holds the reviews."""

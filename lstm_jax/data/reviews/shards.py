@@ -81,8 +81,13 @@ def write_review_shards(
         on_progress: function that is called with the number of finished shards and the number of all shards.
 
     Raises:
-        InputError: if a path leads to no table, if a table is in both splits, if a table cannot be read (see `read_table`) or has no
-            reviews, if a split has no positive or no negative reviews, or if the folder cannot be written or holds shards of other reviews.
+        InputError: in one of these cases.
+
+            - A path leads to no table, or there is no table with training reviews.
+            - A table is in both splits.
+            - A table cannot be read (see `read_table`), or has no reviews.
+            - A split has no positive or no negative reviews.
+            - The folder cannot be written, or holds shards of other reviews.
     """
     files = [(path, split) for split, names in (("train", paths), ("test", test_paths)) for path in _tables(names)]
     trained, tested = ({path.resolve() for path, own in files if own == split} for split in ("train", "test"))
@@ -214,7 +219,7 @@ class ShardedSplit:
         return self.values[int(self.starts[number]) : int(self.starts[number] + self.lengths[number])]
 
     def select(self, rows: np.ndarray | slice) -> "ShardedSplit":
-        """Return a split of only the reviews with the indices `rows`, in this order, without reading their word ids from the files."""
+        """Return a split of only the reviews with the indices `rows`, in the order of `rows`. No word ids are read from the files."""
         parts = (self.starts, self.lengths, self.labels, self.groups, self.digests)
         return ShardedSplit(self.values, *(part[rows] for part in parts))
 
@@ -297,8 +302,8 @@ def read_review_shards(folder: str | Path, num_words: int | None = None) -> Shar
             None or 0, every word of the vocabulary has an id of its own.
 
     Raises:
-        InputError: if the folder holds no finished shards, if a shard is missing, is damaged or contains other reviews than the index of
-            the folder states, or if a split has no positive or no negative reviews.
+        InputError: if the folder holds no finished shards, if a shard is missing, is damaged or does not match the index of the folder, or
+            if a split has no positive or no negative reviews.
     """
     folder, remedy = Path(folder), f"write them again with {COMMAND}"
     index, content = read_index(folder, FORMAT, COMMAND)

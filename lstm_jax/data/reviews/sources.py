@@ -72,11 +72,15 @@ def find_source(data: str = "", test_data: str = "") -> Source:
 
     Args:
         data: path of the reviews, or "tfds" for the data set that `build_tfds` made. If empty, the path is `$LSTM_JAX_DATA/imdb`.
-        test_data: path of a second table, which has the test split. It may be given only if `data` is a single table.
+        test_data: path of a second table, which has the test split. It may be given only if `data` is a single table, or a folder with a
+            table for the training split alone.
 
     Raises:
-        InputError: if a path does not exist or has no known form, or if `test_data` is given for a source that is no table or has a test
-            split of its own.
+        InputError: in one of these cases.
+
+            - A path does not exist or has no known form.
+            - `test_data` is given, and the source is no table or has a test split of its own.
+            - `test_data` is no table, or is the same file as `data`.
     """
     for form in FORMS:
         if data and data == form.keyword:
@@ -90,11 +94,15 @@ def recognise(path: Path, test_path: str = "") -> Source:
 
     Args:
         path: path of a source that has one of the forms in `FORMS`.
-        test_path: path of a second table, which has the test split. It may be given only if `path` is a single table.
+        test_path: path of a second table, which has the test split. It may be given only if `path` is a single table, or a folder with a
+            table for the training split alone.
 
     Raises:
-        InputError: if a path does not exist or has no known form, or if `test_path` is given for a source that is no table or has a test
-            split of its own, or is the same file.
+        InputError: in one of these cases.
+
+            - A path does not exist or has no known form.
+            - `test_path` is given, and the source is no table or has a test split of its own.
+            - `test_path` is no table, or is the same file as `path`.
     """
     source = _first((form for form in FORMS if not form.keyword), locate(path, "data", f"give {DESCRIPTION}"))
     if not test_path:
@@ -104,7 +112,8 @@ def recognise(path: Path, test_path: str = "") -> Source:
     remedy = f"give a file that ends in one of {', '.join(source.form.endings)}"
     test = locate(test_path, "test_data", remedy)
     require(test.is_file() and source.form.find(test) is not None, "test_data", test_path, remedy)
-    require(not path.exists() or not test.samefile(path), "test_data", test_path, "it has the training reviews: give another table")
+    own = any(test.samefile(file) for file in source.files.values())
+    require(not own, "test_data", test_path, "it has the training reviews: give another table")
     return replace(source, files=source.files | {"test": test})
 
 
@@ -144,7 +153,8 @@ def load_reviews(
 
     Args:
         path: the path.
-        test_path: path of a second table, which has the test split. It may be given only if `path` is a single table.
+        test_path: path of a second table, which has the test split. It may be given only if `path` is a single table, or a folder with a
+            table for the training split alone.
         text_column: name of the column of the texts in a table.
         label_column: name of the column of the labels in a table.
         verify: whether a file named `aclImdb_v1.tar.gz` is checked against the published size and checksum.

@@ -121,9 +121,9 @@ def _pinned(counts: np.ndarray, order: np.ndarray) -> tuple[set[int], set[int]]:
     A set consists of rows that must be in the same split, and cannot be divided.
 
     The size of a set is the number of its rows. First the two smallest sets with rows of class 0 are chosen: the smaller one for the
-    validation split, and the other for the training split. Then two sets are chosen for class 1 in the same way. If one of these two was
-    already chosen for class 0, it keeps its split, and the other one gets the other split. If only one set contains rows of a class, no
-    sets are chosen for this class.
+    validation split, and the larger one for the training split. Then the two smallest sets with rows of class 1 are chosen in the same way.
+    However, a set that was already chosen for class 0 keeps its split, and the second set for class 1 is then chosen for the opposite
+    split. If only one set contains rows of a class, no sets are chosen for this class.
 
     Args:
         counts: (C, 2) number of rows of each class in each of the C sets.

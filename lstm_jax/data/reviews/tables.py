@@ -41,8 +41,11 @@ def read_tables(found: Found, options: ReadOptions) -> dict[str, TextSplit]:
     """Return the reviews in tables, as a dict from the name of each split to its reviews.
 
     Raises:
-        InputError: if a table cannot be read, if a column is missing, if a label is unknown, if a text is not a string, or if a split has
-            no positive or no negative reviews.
+        InputError: in one of these cases.
+
+            - A table cannot be read, or has no column of texts or of labels.
+            - A label is unknown, or a text is not a string.
+            - A split has no positive or no negative reviews.
     """
     splits = {name: read_table(path, options.text_column, options.label_column) for name, path in found.files.items()}
     check_splits(splits, found.path)
@@ -63,8 +66,12 @@ def read_table(path: Path, text_column: str = "text", label_column: str = "label
         label_column: name of the column of the labels.
 
     Raises:
-        InputError: if the file is absent or truncated, if it holds invalid UTF-8, JSON or CSV, if a column is missing, if a label is
-            unknown, or if a text is not a string. The message names the line with the error.
+        InputError: in one of these cases. If the error lies in one line, the message names the line.
+
+            - The file is absent or truncated.
+            - The file holds invalid UTF-8, JSON or CSV; see `table_rows`.
+            - A column is missing.
+            - A label is unknown, or a text is not a string.
     """
     return collect(path, table_rows(path, (text_column, label_column)), text_column, label_column)
 

@@ -1,7 +1,7 @@
-"""Data set `lstm_jax_imdb` for TensorFlow Datasets (TFDS). Its builder class and its reader do not need TensorFlow.
+"""Data set `lstm_jax_imdb` for TensorFlow Datasets (TFDS), which can be written and read without TensorFlow.
 
 The builder `imdb_reviews` of TFDS, in contrast, needs TensorFlow to prepare the data. The function `build_tfds` gives the reviews to the
-builder in this module, which stores them in array_record files. The builder's method `as_data_source()` is the reader of these files.
+builder class in this module, which stores them in array_record files. The builder's method `as_data_source()` reads these files.
 """
 
 import contextlib

@@ -51,14 +51,14 @@ def find_word_index(near: Path, cache_dir: Path | None = None) -> Path:
 
     The file is searched for in these folders, in this order:
 
-    1. the folder of the data (see `near`)
+    1. the folder of the data, which the argument `near` gives
     2. `$LSTM_JAX_DATA/imdb`, if the variable is set
     3. `~/.keras/datasets`
     4. the folder of the cache
 
     Args:
-        near: path of the data. If it is a folder, this folder is the folder of the data, and its parent is searched after it. If it is a
-            file, the folder of the data is the folder that contains the file.
+        near: path of the data. If it leads to a file, the folder that contains the file is searched. If it leads to a folder, this folder
+            is searched first, and its parent folder next.
         cache_dir: folder of the cache. If None, it is the folder that `default_cache_dir` returns.
 
     Raises:

@@ -25,9 +25,9 @@ def clean(text: AnyStr, recipe: str = "source") -> AnyStr:
     - "lower": letters become lower case, and nothing else changes. In bytes only ASCII letters are changed.
     - "none" and "exact": the text is unchanged.
 
-    In this function, "none" and "exact" have the same effect. They differ in `prepare_corpus` and `write_shards`. If the argument `unit` of
-    these two functions is "character", they replace the line endings of Windows and old Macs by LF before they call `clean`, unless the
-    recipe is "exact".
+    In `clean` itself, "none" and "exact" have the same effect. They differ in `prepare_corpus` and `write_shards`, which call `clean`. With
+    the recipe "exact", these two functions keep all line endings. With any other recipe, and with `unit="character"`, they replace the line
+    endings of Windows and old Macs by LF before they call `clean`.
 
     No recipe normalises Unicode.
 

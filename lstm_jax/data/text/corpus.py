@@ -77,8 +77,13 @@ def prepare_corpus(
             `validation` is 0, the validation split is empty and only the training split is checked.
 
     Raises:
-        InputError: if an argument is out of range, a source cannot be read, a split is not longer than a window, the training split has a
-            single distinct character, or `unseen` is "error" and a character occurs only in the validation split.
+        InputError: in one of these cases.
+
+            - An argument is out of range.
+            - A source cannot be read.
+            - A split is not longer than a window.
+            - The training split has a single distinct character.
+            - `unseen` is "error", and a character occurs only in the validation split.
     """
     check_number("validation", validation, Share)
     require(unseen in ("include", "error", "drop"), "unseen", unseen, "give 'include', 'error' or 'drop'")
@@ -127,7 +132,11 @@ def sharded_corpus(
         length: number of characters of the windows on which a model will be trained.
 
     Raises:
-        InputError: if the shards cannot be read, if they have another recipe or unit, or if a split is not longer than a window.
+        InputError: in one of these cases.
+
+            - `validation` is out of range.
+            - The shards cannot be read, or have another recipe or unit.
+            - A split is not longer than a window.
     """
     check_number("validation", validation, Share)
     text = read_shards(folder)

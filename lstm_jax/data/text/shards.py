@@ -2,11 +2,12 @@
 
 A folder of shards holds these files:
 
-    00000.npy    ids of shard 0, from the shard's own vocabulary, so that a shard can be written before the others are read
-    00000.json   the shard's vocabulary, its number of ids and the SHA-256 of its ids; it is written last
+    00000.npy    the ids of shard 0
+    00000.json   the vocabulary of shard 0, its number of ids and the SHA-256 of its ids; it is written after 00000.npy
     index.json   the joint vocabulary and the list of the shards; it is written once all shards are finished
 
-Each .json file begins with its own SHA-256, so that damage is noticed.
+Each shard has its own vocabulary. It can therefore be written before the text of the other shards has been read. The first line of a .json
+file is the SHA-256 of its other lines, so that damage is noticed.
 """
 
 import hashlib
@@ -80,8 +81,8 @@ def write_shards(
 ) -> "ShardedText":
     """Encode text files as ids, write the ids to a folder of shards, and return the text as a `ShardedText`.
 
-    A shard holds the ids of one part of a file. All ids together equal those of the training split that `prepare_corpus` returns for the
-    same files with `validation=0`.
+    A shard holds the ids of one part of a file. The ids of the returned text equal the training split that `prepare_corpus` returns for the
+    same files, recipe and unit with `validation=0`.
 
     If an earlier call for the same folder was interrupted, the intact shards that it has written are kept.
 
@@ -95,9 +96,14 @@ def write_shards(
         shard_bytes: size, in bytes, of the part of a file that becomes one shard.
 
     Raises:
-        InputError: if a path leads to no text file, if all files are empty, if a file cannot be read, is an archive or changes while it is
-            read, if a file is not UTF-8 and `unit` is "character", if the folder cannot be written, or if the folder holds shards that were
-            written from another text or with other options, or foreign files that have names of shard files or of the index.
+        InputError: in one of these cases.
+
+            - A path leads to no text file, or all files are empty.
+            - A file cannot be read, is an archive, or changes while it is read.
+            - `unit` is "character", and a file is not UTF-8.
+            - The folder cannot be written.
+            - The folder holds shards that were written from another text or with other options.
+            - The folder holds foreign files that have the names of shard files or of the index.
     """
     require(recipe in get_args(Recipe), "clean", recipe, f"give one of {', '.join(get_args(Recipe))}")
     parts = [part for path in source_files(paths) for part in _parts(path, recipe, unit, shard_bytes)]
@@ -120,9 +126,9 @@ def write_shards(
 def _separated(parts: Sequence[Part], records: Sequence[dict[str, Any]]) -> list[bool]:
     """Return for each shard whether a separator stands before it.
 
-    A separator stands between two articles. If the recipe by which the articles are cleaned removes white space at the ends of each shard,
-    a separator also stands between two shards of an article, unless the article was divided within a word. Shards without ids have no
-    separator.
+    A separator stands between two articles. The recipes "source" and "source-cased" remove the white space at both ends of each shard. With
+    these recipes, a separator therefore also stands between two shards of one article, unless a word was divided there. A shard without ids
+    has no separator before it.
     """
     found: list[bool] = []
     begun = within = False  # whether there is an id so far; whether the last id lies within a word that goes on
@@ -192,11 +198,14 @@ def _digest(ids: np.ndarray) -> str:
 def _read(part: Part) -> Any:
     """Return the text of a part before cleaning, as bytes if the unit is "byte", else as a str.
 
-    In a str, line ends of Windows and old Macs become LF, unless the part is to be cleaned by the recipe "exact" (see `clean`).
+    In a str, line ends of Windows and old Macs become LF, unless the recipe of the part is "exact" (see `clean`).
 
     Raises:
-        InputError: if the file cannot be read or is an archive, if it has changed since the `Part` was made, or if it is not UTF-8 and the
-            unit is "character".
+        InputError: in one of these cases.
+
+            - The file cannot be read or is an archive.
+            - The file has changed since the `Part` was made.
+            - The unit is "character", and the file is not UTF-8.
     """
     with parsing(f"file {part.path}", READABLE), open(part.path, "rb") as file:
         begin, end = (_division(file, place, part.size) for place in (part.begin, part.end))
@@ -223,8 +232,11 @@ def _division(file: Any, place: int, size: int) -> int:
     """Return the first position, from `place` on, at which a text file can be divided.
 
     If `place` is 0 or `size`, the result is `place`. Otherwise the 65,536 bytes from `place` on are searched for a space, a tab or a line
-    feed. If one is found, the result is the position after the first one. If none is found, the result is the end of the file if the search
-    reached it, else the first position from `place` on that lies between two UTF-8 characters.
+    feed. There are three cases:
+
+    - If one of these characters is found, the result is the position after the first one.
+    - If none is found and the search has reached the end of the file, the result is the end of the file.
+    - Otherwise the result is the first position from `place` on that lies between two UTF-8 characters.
 
     Args:
         file: the text file, opened for reading bytes.
@@ -274,13 +286,17 @@ class ShardedText(MappedIds):
 
 
 def read_shards(folder: str | Path) -> ShardedText:
-    """Open a folder of shards, and return its text. The ids of the text stay in memory-mapped files.
+    """Open a folder of shards, and return its text.
 
-    Only the headers of these files are read.
+    The ids of the text stay in memory-mapped files, of which only the headers are read.
 
     Raises:
-        InputError: if the folder holds no finished shards, or if a shard is missing, has another number of ids than the index says, or
-            belongs to another text than the index.
+        InputError: in one of these cases.
+
+            - The folder holds no finished shards.
+            - A shard is missing.
+            - A shard has another number of ids than the index says.
+            - The .json file of a shard is damaged or contradicts the index, for example because the shard belongs to another text.
     """
     folder, remedy = Path(folder), f"write them again with {COMMAND}"
     index, content = read_index(folder, FORMAT, COMMAND)

@@ -86,8 +86,11 @@ def read_articles(paths: Paths, text_column: str = "") -> tuple[str, ...]:
         text_column: name of the column of the texts in tables. If empty, the column is guessed (see `read_text_column`).
 
     Raises:
-        InputError: if a file is absent, cannot be read, is an archive or is not UTF-8, if the column of the texts in a table is not found,
-            or if all articles are empty.
+        InputError: in one of these cases.
+
+            - A file is absent, cannot be read, is an archive or is not UTF-8.
+            - The column of the texts in a table is not found.
+            - All articles are empty.
     """
     return _not_empty([text for path, form in _sources(paths) for text in form.read(path, text_column)], paths)
 
@@ -102,8 +105,12 @@ def read_byte_articles(paths: Paths, text_column: str = "") -> tuple[bytes, ...]
         text_column: name of the column of the texts in tables. If empty, the column is guessed (see `read_text_column`).
 
     Raises:
-        InputError: if a file is absent, cannot be read or is an archive, if a table is not UTF-8, if the column of the texts in a table is
-            not found, or if all articles are empty.
+        InputError: in one of these cases.
+
+            - A file is absent, cannot be read or is an archive.
+            - A table is not UTF-8.
+            - The column of the texts in a table is not found.
+            - All articles are empty.
     """
     return _not_empty([content for path, form in _sources(paths) for content in form.read_bytes(path, text_column)], paths)
 

@@ -5,9 +5,9 @@ independently of other programs. A program of the forward kernel keeps h and c i
 their gradients there. The units are divided into blocks whose size is a power of two, as Triton requires. Entries beyond the last row of
 the batch or the last unit are read as 0 and are not written.
 
-A small matrix of recurrent weights is read once and stays on the chip (`Tiling.resident` is true). A larger one is read again at each step,
-tile by tile, from the cache that all programs share. In the second case the left operand of the product with this matrix is also written to
-memory, and read from there. This operand is h in the forward kernel and d_z in the backward kernel.
+A small matrix of recurrent weights is read once and stays on the chip (`Tiling.resident` is true). A large matrix is read again at each
+step, tile by tile, from the cache that all programs share. The left operand of the product with a large matrix is also written to memory at
+each step, and read from there. This operand is h in the forward kernel and d_z in the backward kernel.
 
 The precision of float32 products depends on the setting `jax_default_matmul_precision`, as in the other backends: TF32 is used unless this
 setting is "highest". Sums and the state are float32.

@@ -240,7 +240,10 @@ def _in_blocks(vectors: jax.Array, blocks: jax.Array) -> jax.Array:
 
 
 def _differences(found: jax.Array, wanted: jax.Array) -> jax.Array:
-    """Return the absolute differences of two arrays. They are 0 where both are NaN or the same infinity, and infinite at any other NaN."""
+    """Return the absolute differences of two arrays.
+
+    Where both arrays are NaN or the same infinity, the difference is 0. Where only one array is NaN, the difference is infinite.
+    """
     off = jnp.abs(wanted - found)
     equal = (found == wanted) | (jnp.isnan(found) & jnp.isnan(wanted))
     return jnp.where(equal, 0, jnp.where(jnp.isnan(off), jnp.inf, off))
@@ -358,7 +361,10 @@ def _solve_linear(scan, reverse: bool, matvec, b: jax.Array) -> jax.Array:
         return array.max((0, 2, 3), initial=0)
 
     def remaining(d, rest):
-        """Return the largest absolute value of each row in `rest` (the remaining right-hand side), and the largest one in `b` and `d`."""
+        """Return two arrays (B,) with the largest absolute values in each row of the batch.
+
+        The first array is for `rest`, the remaining right-hand side. The second array is for the entries of `b` and `d` together.
+        """
         off = jnp.where(jnp.isnan(rest), jnp.where(jnp.isnan(d), 0, jnp.inf), jnp.abs(rest))
         return by_row(off), by_row(jnp.nan_to_num(jnp.maximum(jnp.abs(b), jnp.abs(d)), posinf=jnp.inf))
 

@@ -32,7 +32,7 @@ LEAST_REVIEWS = 100
 
 @dataclass(frozen=True)
 class Review:
-    """Review in the form that a model reads: word ids with padding, and a title."""
+    """Review that the HTML page shows: its title, and its word ids with the padding that the model reads."""
 
     name: str
     """Title of the review on the page."""
@@ -82,8 +82,9 @@ class ReviewNetwork:
     def outputs(self, vectors: jax.Array, params: Any, ids: jax.Array) -> jax.Array:
         """Return the logits (T,) that the model gives after each of the T ids of a review.
 
-        A model that needs the whole review, such as a bidirectional one or one that reads padding after it, gives only the logit (1,) of
-        the whole review. `vectors` (T, E) are the word vectors of the review, and `ids` (T,) its word ids.
+        Some models need the whole review: they are bidirectional, pool over all steps, or read padding after the words. For such a model,
+        the result is only the logit (1,) of the whole review. `vectors` (T, E) are the word vectors of the review, and `ids` (T,) its word
+        ids.
         """
         if not self.stepwise:
             return self.verdict(vectors, params, ids)[None]
@@ -108,8 +109,11 @@ class ReviewNetwork:
     def _batch(self, params: Any, rows: list[np.ndarray], length: int) -> np.ndarray:
         """Pad N reviews to `length` ids each, on the side that the run pads, and return their logits (N,).
 
-        N is at most `length`, because all reviews are put in an array (length, length). `rows` contains one array with the unpadded ids of
-        each review.
+        Args:
+            params: parameters of the model.
+            rows: list of N arrays, each with the unpadded ids of one review.
+            length: number of ids of a padded review. It must be at least N, because the array of the padded reviews always has the shape
+                (length, length).
         """
         post, count = bool(self.config.packed) or self.config.padding == "post", np.asarray([len(row) for row in rows])
         full = np.zeros((length, length), np.int32)  # one shape, so that one program serves all reviews of a length

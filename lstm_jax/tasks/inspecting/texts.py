@@ -23,7 +23,7 @@ READ = 20_000
 
 
 class _Text(NamedTuple):
-    """Text to show on the page."""
+    """Text that the HTML page shows, as character ids with a title."""
 
     name: str
     """Title of the text on the page."""
@@ -121,9 +121,9 @@ def _given(trained: generation.Trained, request: Request) -> list[_Text]:
 def _chosen(trained: generation.Trained, request: Request) -> list[_Text]:
     """Choose easy and hard parts of the held-out text, and parts of median difficulty, for the HTML page about a run.
 
-    The text is cut into parts of up to `request.chars` characters. A part is easy if the model gives high probabilities to its
-    characters. Up to `request.examples` parts of each of the three kinds are chosen. If the training replaced the state by zeros at the
-    beginnings of articles, the same is done here.
+    The first `READ` characters of the held-out text are cut into parts of up to `request.chars` characters. A part is easy if the model
+    gives high probabilities to its characters. Up to `request.examples` parts of each of the three kinds are chosen. If the training
+    replaced the state by zeros at the beginnings of articles, the same is done here.
     """
     held_out = generation.read_ids(trained, most=READ)
     size = min(request.chars, len(held_out) - 1)

@@ -1,4 +1,4 @@
-"""Use of a folder of checkpoints by one training at a time."""
+"""Lock that lets only one training at a time use a folder of checkpoints."""
 
 import contextlib
 from collections.abc import Iterator, Sequence

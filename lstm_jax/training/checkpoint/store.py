@@ -60,8 +60,13 @@ def save(folder: Path, step: int, state: PyTree, extra: dict[str, Any]) -> Path:
         extra: dict that JSON can represent, for example the history of a run.
 
     Raises:
-        InputError: if no space is left, the folder cannot be written, a leaf is not an array or is empty, `extra` cannot be written as
-            JSON, or `step` is below 0.
+        InputError: in one of these cases.
+
+            - `step` is below 0.
+            - `state` has no leaves, or two of its leaves have the same path.
+            - A leaf is not an array, is empty, or is a random key made by `jax.random.key`.
+            - `extra` cannot be written as JSON.
+            - The folder cannot be written, or there is not enough space.
     """
     require(step >= 0, "checkpoint step", step, "give 0 or more")
     leaves = _named(state)
@@ -109,13 +114,18 @@ def restore(
         added: paths of leaves, such as "state.behind", that may be absent from the checkpoint, because older versions did not write them.
             If such a leaf is absent, the result holds the leaf of `like` in its place.
         step: number of the step whose checkpoint is loaded. If None, the newest intact checkpoint is loaded.
-        dropped: leaves that the checkpoint may have although `like` lacks them, as a dict from the path of each leaf to advice for the
-            user. These leaves are left out of the result, and all their values in the checkpoint must be 0. If a value is not 0, an error
-            is raised whose message ends with the advice. An entry for a leaf that `like` has is ignored.
+        dropped: dict from the paths of some leaves to advice for the user. The checkpoint may have these leaves even if `like` lacks them.
+            They are then left out of the result, and all their values in the checkpoint must be 0. If a value is not 0, an error is raised
+            whose message ends with the advice. An entry for a leaf that `like` has is ignored.
 
     Raises:
-        InputError: if there is no intact checkpoint (of the step `step`, if it is given), if the leaves in the checkpoint have other
-            paths, shapes or dtypes than the leaves in `like`, or if a leaf in `dropped` that `like` lacks has a value other than 0.
+        InputError: in one of these cases.
+
+            - `step` is None, and there is no intact checkpoint.
+            - `step` is given, and there is no intact checkpoint of this step.
+            - Except as `added` and `dropped` allow, the leaves in the checkpoint have other paths, shapes or dtypes than those in `like`.
+            - A leaf in `like` has a sharding that does not fit its shape.
+            - A leaf that is in `dropped` but not in `like` has a value other than 0 in the checkpoint.
     """
     rejected: list[tuple[int, str]] = []
     wanted = _named(like)

@@ -41,8 +41,8 @@ def leaf_record(leaf: Any) -> dict[str, Any]:
 def file_records(arrays: Path, sync: bool = False) -> dict[str, dict[str, Any]]:
     """Return the sizes and the checksums of all files below the folder `arrays`.
 
-    If `sync` is true, the files are also flushed to disk. A manifest that the caller then writes from the result lists no file that a power
-    cut could destroy.
+    If `sync` is true, the files are also flushed to disk. After that, a power cut cannot destroy them. The caller can therefore list them
+    in a manifest.
 
     Returns:
         A dict with one entry for each file. The key is the path of the file relative to `arrays`. The value is a dict with the keys "bytes"
@@ -119,9 +119,11 @@ def require_same_tree(step: int, saved: dict[str, Any], wanted: dict[str, Any]) 
         wanted: dict from the path of each leaf of the tree to the leaf.
 
     Raises:
-        InputError: if a leaf is in the checkpoint but not in the tree, if a leaf is in the tree but not in the checkpoint, if the shapes or
-            dtypes of a leaf differ, or if a leaf of the tree has a sharding that does not fit its shape. Such an error is caused by a wrong
-            config or mesh, not by a damaged checkpoint.
+        InputError: in one of these cases. Each is caused by a wrong config or mesh, not by a damaged checkpoint.
+
+            - A leaf is in the checkpoint but not in the tree, or in the tree but not in the checkpoint.
+            - The shapes or dtypes of a leaf in the checkpoint and in the tree differ.
+            - A leaf of the tree has a sharding that does not fit its shape.
     """
     remedy = "use the config that the run was saved with"
     for name in saved:
