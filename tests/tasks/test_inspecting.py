@@ -126,6 +126,13 @@ def test_an_unknown_split(split, run) -> None:
         sentiment.evaluate(run, split=split)
 
 
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("reviews", [5, "aclImdb", {"train": ()}])
+def test_reviews_that_are_not_tokenised(reviews: Any, run) -> None:
+    with pytest.raises(InputError, match=rf"^reviews: {type(reviews).__name__}; give what sentiment.load_reviews returns$"):
+        sentiment.evaluate(run, reviews)
+
+
 @pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("change", ["bidirectional", "packed", "max", "mask", "post"])
 def test_other_models_of_reviews(reviews, change, tmp_path: Path) -> None:
