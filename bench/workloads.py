@@ -343,11 +343,11 @@ def read_workloads(names: Iterable[str], axes: dict[str, tuple[int, ...]], cells
 
 
 def _resized(name: str, sizes: dict[str, int], cell: str) -> Workload:
-    """Return the named workload with the given sizes and recurrent cell.
+    """Return the workload that `name` stands for, with the given sizes and recurrent cell.
 
-    If `name` already contains sizes, as in "A:H=64", then `sizes` and `cell` have no effect. A workload with its default sizes and cell
-    gets its plain name, such as "A" instead of "A:H=128". The exceptions are the workloads in `GRIDS`, which keep the given sizes in their
-    names.
+    If `name` already contains sizes, as in "A:H=64", then `sizes` and `cell` have no effect. If the sizes and the cell are the defaults of
+    the workload, the field `name` of the result has no sizes: it is "A" instead of "A:H=128". Workloads in `GRIDS` always have the given
+    sizes in their names.
     """
     changes = ",".join([f"{letter}={size}" for letter, size in sizes.items()] + [f"cell={cell}"] * (cell != "lstm"))
     try:

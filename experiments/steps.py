@@ -143,10 +143,12 @@ def cells(rows: study.Rows, part: str) -> dict[tuple, tuple[float, float]]:
 def verdict(rows: study.Rows) -> str:
     """Return the conclusion of the study.
 
-    The text has one line for each setting, with its bits per character. First come the settings of the grid "steps" (pairs of a step and a
-    learning rate), then those of the grid "lengths" (pairs of a window length and a batch size), and last those of the grid "converged"
-    (pairs of a step and a learning rate, with longer training). Here a step is the number of characters from the start of one window to the
-    start of the next.
+    The text has one line for each setting, with its bits per character. Below, the stride is the number of characters from the start of one
+    window to the start of the next. The lines have this order:
+
+    - the settings of the grid "steps": pairs of a stride and a learning rate;
+    - the settings of the grid "lengths": pairs of a window length and a batch size;
+    - the settings of the grid "converged": pairs of a stride and a learning rate, with longer training.
     """
     lines = [
         f"step {a}, rate {b:g}: {x:.3f} bits at equal updates, {y:.3f} after one pass" for (a, b), (x, y) in cells(rows, "steps").items()

@@ -190,7 +190,10 @@ def _peer_rules() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def only_peers() -> Iterator[None]:
-    """Enter the context of `peer_rules` for a whole test module, whose tests run the code of peers."""
+    """Let JAX promote dtypes and ranks as it does by default, in all tests of a module.
+
+    The other tests run with strict promotion. Code of peers, such as Keras or Flax, would raise errors under it.
+    """
     with _peer_rules():
         yield
 

@@ -1,4 +1,4 @@
-"""Tests of the command line of text generation: training, the output of a run's commands, and errors of one line."""
+"""Tests of the command line of text generation: training, the commands that read a trained run, and one-line error messages."""
 
 import json
 import os

@@ -248,7 +248,10 @@ def test_a_damaged_checkpoint_is_warned_of(ask, run, tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the compiled step with")
 def test_a_dense_optimizer_is_said(ask, reviews, tmp_path):
-    """If each step updates the whole embedding, as with SGD, a line says so. Adam updates it by rows, also with clipped gradients."""
+    """With SGD, whose steps update the whole embedding, the training command prints a line that says this.
+
+    Adam updates only some rows of the embedding, also with clipped gradients, and the line is not printed.
+    """
     for flag, value, dense in (("--clip-norm", "1", False), ("--optimizer", "sgd", True)):
         places = ["--data", reviews, "--cache-dir", tmp_path, "--run", tmp_path / value]
         code, out, _ = ask("train", "sentiment", *places, *SIZES, flag, value)

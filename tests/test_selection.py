@@ -1,4 +1,4 @@
-"""Tests of the selection of the quick suite, and of the arguments of all marks `slow`."""
+"""Tests of how the quick suite selects its tests, and of the arguments that the tests give to the mark `pytest.mark.slow`."""
 
 import pytest
 from hypothesis import given

@@ -70,14 +70,14 @@ class SentimentClassifier(nnx.Module):
         Args:
             ids: word ids (B, T), padded with 0.
             vectors: word vectors (T, B, E). If None, they are looked up in the embedding.
-            summed: whether the caller needs only sums of the gradient with respect to `vectors`: for each word of a row, the sum over all
-                positions of the word in this row. If true, the gradient is computed faster, but only these sums are correct. For example,
-                one position of the word may have the whole sum, and the other positions zeros.
+            summed: whether wrong gradients with respect to `vectors` are acceptable, as long as their sums are right. Each sum is over the
+                positions of one word in a row. If true, the gradient is computed faster, and one position of a word may have the whole sum
+                while its other positions have zeros.
             packed: positions of several texts that are packed in each row, or None if a row is one text. If texts are packed, a
                 bidirectional model with the pooling "last" must merge the outputs of its two directions by "concat".
             deterministic: whether to run without dropout. If None, the last call of `train()` or `eval()` decides.
-            rngs: random streams or a key for the dropout masks. If None, each layer draws from the streams that it was made with. None
-                is not allowed if word dropout or dropout of the head is applied.
+            rngs: random streams or a key for the dropout masks. It must be given if word dropout or dropout of the head is applied. For the
+                dropout of the recurrent layers it may be None: they then draw from the streams that they were made with.
 
         Raises:
             InputError: if `ids` are not ints, or `rngs` is None and word dropout or dropout of the head is applied.

@@ -100,8 +100,8 @@ def _check(function: Run, configs: Sequence[Any], where: str, workers: int) -> N
     """Check the arguments of `run`.
 
     Raises:
-        InputError: if an argument is wrong. Also if this process belongs to a sweep, and calls `run` while it imports the function of its
-            own run. This happens if a script calls `run` at its top level.
+        InputError: if an argument is wrong. Also if a script calls `run` at its top level, and a process of its sweep imports this script:
+            the process would start the sweep once more.
     """
     importing = "called while a run's process imports its function"
     require(not is_importing(), "sweep", importing, 'put the call below if __name__ == "__main__":')

@@ -143,9 +143,9 @@ def test_a_sweep_that_is_killed_goes_on(tmp_path: Path) -> None:
 
 
 def test_a_sweep_keeps_its_rows(tmp_path: Path) -> None:
-    """Each process gives a row, a peer that fails gives a row with its error, and --report adds no row.
+    """A call of `bench throughput` on a single core writes one row for each peer, and `--report` adds no row.
 
-    The sweep works if it may use only one core.
+    The row of a peer that fails has the error in place of the step time.
     """
     path, work = tmp_path / "rows.jsonl", "recurrence:B=2,T=3,H=4"
     failing = "ours:backend=cudnn"  # needs a GPU
@@ -265,7 +265,10 @@ def test_first_steps_of_a_series(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_series_are_kept_apart() -> None:
-    """Rows of a series are kept apart from rows without a series, although both have workload A of the same commit."""
+    """The rows of a named series of measurements are reported apart from the rows without a series.
+
+    This holds although both were measured on the workload A at the same commit.
+    """
     rows = [schema.rows_of(throughput.PATH, "step", git="8343e8c9e398", series=name) for name in ("", "recurrent dropout")]
     counts = [sum(row["workload"] == "A" and row["candidate"] == "ours" for row in summary.kept(part)) for part in rows]
     assert counts == [7, 18]

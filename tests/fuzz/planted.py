@@ -26,7 +26,7 @@ def hangs() -> int:
 
 
 def heeds() -> int:
-    """Take a minute, but end with exit code 130 at an interrupt, as the command line does."""
+    """Sleep for a minute. At an interrupt, return at once with exit code 130, as the command line does."""
     try:
         time.sleep(60)
     except KeyboardInterrupt:

@@ -1,4 +1,7 @@
-"""Tests of the libraries that the installation compiles: the choice of a level, the fallbacks, and the wheel that contains them."""
+"""Tests of the C++ libraries that the installation compiles, one for each level of processors, such as x86-64-v3.
+
+The tests cover how the level of this processor is chosen, what is used where a library is missing, and the wheel that contains them.
+"""
 
 import os
 import shutil

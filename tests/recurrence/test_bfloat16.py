@@ -141,7 +141,11 @@ def test_transformations() -> None:
 @pytest.mark.parametrize("backend", [None, "reference"])
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_rows_that_ids_look_up_are_not_rounded(cell: str, backend: str | None) -> None:
-    """In the first step from a state of zeros, products in bfloat16 change nothing for ids, but change the result for one-hot vectors."""
+    """With products in bfloat16, rows of the kernel that ids look up keep their float32 values.
+
+    Only the input matters here, because the single step starts from a state of zeros. One-hot vectors of the same ids are multiplied by the
+    kernel, so that their results are rounded.
+    """
     params, ids = CELLS[cell].init(jax.random.key(0), 6, 32), jnp.arange(6, dtype=jnp.int32)[:, None]
     exact = unroll(CELLS[cell], params, ids, backend=backend)[0]
     rounded = [unroll(CELLS[cell], params, x, compute_dtype="bfloat16", backend=backend)[0] for x in (ids, jax.nn.one_hot(ids, 6))]

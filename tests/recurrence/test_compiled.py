@@ -122,7 +122,8 @@ def test_calls_equal_their_twins(batch: int, units: int, features: int, dtype: s
 def test_other_cells_equal_their_twins(cell: str, turn: int, sizes: tuple[int, int, int]) -> None:
     """Outputs, states, residuals and all gradients of the C++ code equal those of its JAX twin in float64.
 
-    For each cell, one call has resets and a gradient with respect to the outputs. Another call has neither and starts from zeros.
+    Each cell is called twice. In the first call there are resets, and the gradient comes back from all outputs and from the final state. In
+    the second call there are no resets, the initial state is zero, and the gradient comes back from the final state alone.
     """
     batch, units, features = sizes
     turn += list(COMPILED_CELLS).index(CELLS[cell])

@@ -127,10 +127,10 @@ def test_an_unknown_split(split, run) -> None:
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("reviews", [5, "aclImdb", {"train": ()}])
-def test_reviews_that_are_not_tokenised(reviews: Any, run) -> None:
-    with pytest.raises(InputError, match=rf"^reviews: {type(reviews).__name__}; give what sentiment.load_reviews returns$"):
-        sentiment.evaluate(run, reviews)
+@pytest.mark.parametrize("wrong", [5, "aclImdb", {"train": ()}])
+def test_reviews_that_are_not_tokenised(wrong: Any, run) -> None:
+    with pytest.raises(InputError, match=rf"^reviews: {type(wrong).__name__}; give what sentiment.load_reviews returns$"):
+        sentiment.evaluate(run, wrong)
 
 
 @pytest.mark.slow(keep=1)

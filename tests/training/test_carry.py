@@ -29,8 +29,8 @@ METRICS = ("loss", "accuracy", "seen")
 def objective(params, batch, weight, key, carry):
     """Return the loss, and a pair of the metrics and the new carry.
 
-    The logits are the sum of the model's logits, noise, and half of the logits in the given carry. The entry "seen" of the carry counts the
-    steps, and its weighted mean before the step is a metric.
+    The logits are the sum of the model's logits, noise, and half of the logits in the given carry. The carry also has a counter of steps
+    for each example, "seen". The metric "seen" is the weighted mean of these counters before they are increased.
     """
     ids, labels = batch
     z = logits(params, ids) + 0.1 * jax.random.normal(key, labels.shape) + carry["logits"] / 2
