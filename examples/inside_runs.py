@@ -110,14 +110,10 @@ def evidence(trained: sentiment.Trained, rows: sentiment.Rows, count: int = 200)
         certainty.
     """
     network, params, found = ReviewNetwork(trained), jax.device_put(trained.params), []
-
-    def verdict(vectors: jax.Array, params: Any, ids: jax.Array) -> jax.Array:
-        return network.verdict(vectors, params, ids)[None]
-
     for n in np.random.default_rng(0).choice(rows.count, min(count, rows.count), replace=False):
         review = Review(str(n), np.asarray(rows.ids[n]))
         ids, vectors = jnp.asarray(review.ids), network.vectors(params, jnp.asarray(review.ids))
-        steps = int(reach(np.asarray(gradient_norms(verdict, vectors, params, ids))[:, review.words])[0])
+        steps = int(reach(np.asarray(gradient_norms(network.verdicts, vectors, params, ids))[:, review.words])[0])
         shares = integrated_gradients(network.verdict, vectors, params, ids).values[review.words]
         logit = network.whole(params, review)
         left_out = logit - network.without_each(params, review)

@@ -339,7 +339,7 @@ def _tested(rows: study.Rows) -> dict[str, study.Rows]:
     """
     found: dict[str, Any] = {}
     for row in (row for row in rows if row["tested"]):
-        found.setdefault(f"; {ALL_REVIEWS}" if row.get("choice") == ALL_REVIEWS else "", []).append(row)
+        found.setdefault(f"; {ALL_REVIEWS}" if row["choice"] == ALL_REVIEWS else "", []).append(row)
     return found
 
 

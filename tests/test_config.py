@@ -4,7 +4,7 @@ import dataclasses
 import json
 import re
 from pathlib import Path
-from typing import Literal, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import numpy as np
 import pytest
@@ -304,6 +304,20 @@ def test_frozen():
 def test_sections_of_another_class(kind: type[RunConfig], section: str, wanted: str) -> None:
     with pytest.raises(InputError, match=rf"^{section}: dict; give a lstm_jax\.config\.{wanted}$"):
         kind(**{section: {}})
+
+
+def test_sections_of_a_config_of_ones_own() -> None:
+    """A user's config of a run may have sections of any class where its annotation names none."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Own(RunConfig):
+        data: Any = "words.txt"
+        model: SentimentModelConfig = dataclasses.field(default_factory=SentimentModelConfig)
+        train: "TrainConfig" = dataclasses.field(default_factory=TrainConfig)
+
+    assert Own(data={"a": 1}).data == {"a": 1}
+    with pytest.raises(InputError, match=r"^model: GenerationModelConfig; give a lstm_jax\.config\.SentimentModelConfig$"):
+        Own(model=GenerationModelConfig())
 
 
 def test_fields_of_later_versions_leave_stored_configs_equal():

@@ -86,8 +86,8 @@ def load(layer: Any, weights: Any, prefix: str = "") -> None:
         require(recurrent, "layer", kind_of(layer), LOADABLE)
         found = _matched_layers(layer, _given(weights, prefix))
     for variable, _ in found:
-        held = variable.get_raw_value()  # of `nnx.eval_shape`, a shape and a dtype alone
-        require(hasattr(held, "__array__"), "layer", type(held).__name__, "give one whose parameters are arrays")
+        shape_alone = is_a(variable.get_raw_value(), "jax", "ShapeDtypeStruct")  # as `nnx.eval_shape` makes it
+        require(not shape_alone, "layer", "ShapeDtypeStruct", "give one whose parameters are arrays")
     for variable, array in found:
         variable[...] = array
 

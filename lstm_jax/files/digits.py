@@ -18,7 +18,7 @@ def digits_for(values: Iterable[float], least: int) -> int:
     """
     finite = np.asarray(list(values), np.float64)
     finite = finite[np.isfinite(finite)]
-    spread = float(np.ptp(finite)) if len(finite) else 0.0
-    if spread == 0:
+    spread = float(finite.max()) - float(finite.min()) if len(finite) else 0.0
+    if not 0 < spread < math.inf:
         return min(MOST, least)
     return min(MOST, least + max(0, math.floor(math.log10(np.abs(finite).max() / spread))))

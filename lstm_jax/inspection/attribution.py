@@ -6,12 +6,13 @@ T is the number of steps of the input and E the number of features of a step.
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from lstm_jax.errors import require
 
@@ -51,10 +52,10 @@ def integrated_gradients(
 
     Args:
         function: a function that is called as function(inputs, *args) and returns a scalar, the output. Its gradient is compiled for each
-            shape of the arguments and each number of points. If `function` is a method of an object, later calls of `integrated_gradients`
-            use the same compiled program, which contains the arrays that the object held at the time of the compilation. Parameters
-            that change must therefore be passed in `args`. The gradient of any other function is compiled again at each call of
-            `integrated_gradients`.
+            shape of the arguments and each number of points. If `function` is a method of an object that is no NNX module, later calls of
+            `integrated_gradients` use the same compiled program, which contains the arrays that the object held at the time of the
+            compilation. Parameters that change must therefore be passed in `args`. The gradient of any other function is compiled again at
+            each call of `integrated_gradients`.
         inputs: the input (T, E).
         args: further arguments of the function: pytrees of arrays, such as parameters.
         baseline: the baseline (T, E). If None, it is zeros.
@@ -67,15 +68,15 @@ def integrated_gradients(
     require(inputs.ndim == 2, "inputs", f"shape {inputs.shape}", "give an array (T, E)")
     start = jnp.zeros_like(inputs) if baseline is None else baseline
     require(start.shape == inputs.shape, "baseline", f"shape {start.shape}", f"give the shape of the inputs, {inputs.shape}")
-    step, function = inputs - start, _traced_anew(function)
-    output = _output(function, inputs, *args)
+    step, output_of, shares_of = inputs - start, _compiled(_output, function), _compiled(_shares, function)
+    output = output_of(inputs, *args)
     shape = getattr(output, "shape", None)
     require(shape == (), "function", type(output).__name__ if shape is None else f"shape {shape}", "return a scalar")
-    difference = float(output) - float(_output(function, start, *args))
+    difference = float(output) - float(output_of(start, *args))
     points = _AT_ONCE
     while True:
         places, weights = np.polynomial.legendre.leggauss(points)
-        found = np.asarray(_shares(function, start, step, jnp.asarray((places + 1) / 2, inputs.dtype), *args), np.float64)
+        found = np.asarray(shares_of(start, step, jnp.asarray((places + 1) / 2, inputs.dtype), *args), np.float64)
         values = (weights[:, None] / 2 * found).sum(0)
         error = abs(float(values.sum()) - difference)
         if error <= tolerance or points >= MOST_POINTS:
@@ -83,22 +84,26 @@ def integrated_gradients(
         points *= 2
 
 
-def _traced_anew(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-    """Return a new function object that computes the same as `function`, so that JAX compiles it again. Return a method unchanged.
+def _compiled(plain: Callable[..., Any], function: Callable[..., jax.Array]) -> Callable[..., Any]:
+    """Return the compiled function that calls `plain` with `function` as its first argument.
 
-    JAX stores a compiled program under the function object from which it was compiled. The program contains the arrays of the function's
-    closure as constants, for example the parameters of an NNX module. After a training step has changed these parameters in place, the
-    stored program would still use the old values.
+    The program holds the arrays of the function's closure as constants. They may be the parameters of an NNX module, which a training step
+    changes in place. A new program is therefore made for each call, except for methods of objects that are not NNX modules.
     """
-    return function if inspect.ismethod(function) else partial(function)
+    if inspect.ismethod(function) and not isinstance(function.__self__, nnx.Module):
+        return partial(_cached(plain), function)
+    return jax.jit(partial(plain, function))
 
 
-@partial(jax.jit, static_argnums=0)
+@cache
+def _cached(plain: Callable[..., Any]) -> Callable[..., Any]:
+    return jax.jit(plain, static_argnums=0)
+
+
 def _output(function: Callable[..., jax.Array], inputs: jax.Array, *args: Any) -> jax.Array:
     return function(inputs, *args)
 
 
-@partial(jax.jit, static_argnums=0)
 def _shares(function: Callable[..., jax.Array], start: jax.Array, step: jax.Array, places: jax.Array, *args: Any) -> jax.Array:
     """Return an array (P, T): the integrand of integrated gradients at P points of the line from the baseline to the input.
 
@@ -123,19 +128,18 @@ def gradient_norms(function: Callable[..., jax.Array], inputs: jax.Array, *args:
 
     Args:
         function: a function that is called as function(inputs, *args) and returns an array (K,) of K outputs. It is compiled for each shape
-            of the arguments. If `function` is a method of an object, later calls of `gradient_norms` use the same compiled program, which
-            contains the arrays that the object held at the time of the compilation. Parameters that change must therefore be passed in
-            `args`. Any other function is compiled again at each call of `gradient_norms`.
+            of the arguments. If `function` is a method of an object that is no NNX module, later calls of `gradient_norms` use the same
+            compiled program, which contains the arrays that the object held at the time of the compilation. Parameters that change must
+            therefore be passed in `args`. Any other function is compiled again at each call of `gradient_norms`.
         inputs: the input (T, E).
         args: further arguments of the function: pytrees of arrays, such as parameters.
 
     Returns:
         An array (K, T). The entry (k, t) is the Euclidean norm of the gradient of output k with respect to the features of step t.
     """
-    return _norms(_traced_anew(function), inputs, *args)
+    return _compiled(_norms, function)(inputs, *args)
 
 
-@partial(jax.jit, static_argnums=0)
 def _norms(function: Callable[..., jax.Array], inputs: jax.Array, *args: Any) -> jax.Array:
     outputs, pull_back = jax.vjp(lambda given: function(given, *args), inputs)
     rows = jnp.eye(outputs.shape[0], dtype=outputs.dtype)

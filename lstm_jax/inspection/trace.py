@@ -95,7 +95,7 @@ def trace(model: nnx.Module, *args: Any, **options: Any) -> tuple[Any, list[Laye
     level = get_opaque_trace_state()
 
     def observer(cell: Cell, operands: Operands, compute_dtype: Any, backwards: bool) -> None:
-        remedy = "it is called within jit, scan or another transformation: call it outside, or under jax.disable_jit()"
+        remedy = "it is called within jit, scan or another transformation: call it outside or, within jit or scan, under jax.disable_jit()"
         require(get_opaque_trace_state() == level, f"layer {running[-1]}", "traced by JAX", remedy)
         found.append(_traced(running[-1], cell, operands, compute_dtype, backwards))
 

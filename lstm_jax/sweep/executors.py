@@ -323,12 +323,13 @@ def _attempt_in_job(main: str, function: Run, config: Any) -> Row:
 def _submission_errors(submitit: Any) -> Iterator[None]:
     """Return a context manager for the submission of jobs. If Slurm refuses the jobs, it raises an `InputError`.
 
-    The error contains the first line of Slurm's message.
+    The error contains the last line of Slurm's message.
     """
     try:
         yield
-    except submitit.core.utils.FailedJobError as error:
-        raise InputError("Slurm", str(error).strip().split("\n")[0], "correct the options") from error
+    except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
+        said = str(error).strip().split("\n")[-1] or type(error).__name__
+        raise InputError("Slurm", said, "correct the options, or submit fewer jobs") from error
 
 
 def _slices(keys: list[str], size: int) -> Iterator[list[str]]:

@@ -182,7 +182,7 @@ class _Fit:
         # with other values, the steps of a resumed epoch would be other steps than those before the interruption, or its best epoch would
         # be chosen by comparing two metrics
         self.identity = {"examples": examples.count, "batch_size": config.batch_size, "seed": config.seed}
-        self.identity |= {"monitor": monitor, "mode": "max" if largest else "min"}
+        self.identity |= {"monitor": monitor, "mode": "max" if monitor and largest else "min"}
         self.per_epoch = steps_per_epoch(examples.count, config.batch_size)
         self.source = make_source(examples, mesh, config.batch_size)
         self.carry = jax.tree.map(np.asarray, carry)  # in host memory, since a step reuses the memory of device arrays in its state

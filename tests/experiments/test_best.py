@@ -6,7 +6,7 @@ The accuracy of the ensemble, computed from stored margins, is compared with the
 import numpy as np
 import pytest
 
-from experiments.best import encode_margins, ensemble_accuracy, spread, verdict
+from experiments.best import ALL_REVIEWS, encode_margins, ensemble_accuracy, spread, verdict
 
 RNG = np.random.default_rng(0)
 
@@ -28,6 +28,7 @@ def test_the_conclusion_names_each_model() -> None:
     # four reviews and two seeds: the models are right on 2 and 3 reviews, their mean on 3, and the mean of the mixtures on 4
     rows = [
         {
+            "choice": "recipe",
             "tested": True,
             "test_reviews": 4,
             "test_accuracy": accuracy,
@@ -47,6 +48,29 @@ def test_the_conclusion_names_each_model() -> None:
     means = {name: float(text.split()[0]) for name, text in found.items()}
     assert means == {"recipe": 0.625, "NBSVM": 0.25, "recipe and NBSVM": 0.75, "ensemble of the seeds": 0.75, "ensemble and NBSVM": 1.0}
     assert found["recipe"].endswith("seeds 0.5000 0.7500")
+
+
+def test_the_conclusion_of_runs_on_all_reviews() -> None:
+    """The models of a run that trains on all reviews have lines of their own, without ensembles of a single seed and validation."""
+    rows = [
+        {"choice": "400 words", "tested": False, "accuracy": 0.84, "loss": 0.4, "seconds": 9.0},
+        {
+            "choice": ALL_REVIEWS,
+            "tested": True,
+            "test_reviews": 25_000,
+            "test_accuracy": 0.75,
+            "test_nbsvm_accuracy": 0.25,
+            "test_mixed_accuracy": 0.875,
+            "seconds": 60.0,
+        },
+    ]
+    first, *tested, last = verdict(rows).splitlines()
+    assert first == "400 words: validation 0.8400, loss 0.4000, 9 s"
+    assert [line.split(" (95 %")[0] for line in tested] == [
+        f"{name}; {ALL_REVIEWS} on the test reviews: {accuracy}"
+        for name, accuracy in (("recipe", "0.7500"), ("NBSVM", "0.2500"), ("recipe and NBSVM", "0.8750"))
+    ]
+    assert last == f"the recipe's seeds; {ALL_REVIEWS}: validation none, 60 s each"
 
 
 def test_spread() -> None:

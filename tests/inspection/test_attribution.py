@@ -3,6 +3,8 @@
 Gradient norms equal those of finite differences in float64.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -53,26 +55,33 @@ def test_complete_for_an_lstm() -> None:
     assert coarse.error > 1e-3
 
 
-def test_a_module_that_is_changed_in_place() -> None:
-    """If the parameters of a module change between two calls with the same function, the second call uses the new parameters.
+class Last(nnx.Module):
+    """Module with the outputs of an LSTM and the last of them as methods, which `functions` also returns as plain functions."""
 
-    The calls are those of `integrated_gradients` and `gradient_norms`.
-    """
-    layer = lstm_jax.LSTM(E, 4, return_sequences=True, rngs=nnx.Rngs(0))
+    def __init__(self):
+        self.lstm = lstm_jax.LSTM(E, 4, return_sequences=True, rngs=nnx.Rngs(0))
 
-    def outputs(x: jax.Array) -> jax.Array:
-        return layer(x[None])[0].sum(-1)
+    def outputs(self, x: jax.Array) -> jax.Array:
+        return self.lstm(x[None])[0].sum(-1)
 
-    def last(x: jax.Array) -> jax.Array:
-        return outputs(x)[-1]
+    def last(self, x: jax.Array) -> jax.Array:
+        return self.outputs(x)[-1]
 
-    x = jnp.asarray(INPUTS, jnp.float32)
+    def functions(self, plain: bool) -> tuple[Callable, Callable]:
+        return (lambda x: self.outputs(x), lambda x: self.last(x)) if plain else (self.outputs, self.last)
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_a_module_that_is_changed_in_place(plain: bool) -> None:
+    """A second call with the same function has the numbers of the module's new parameters, as after a training step."""
+    module, x = Last(), jnp.asarray(INPUTS, jnp.float32)
+    outputs, last = module.functions(plain)
     norms = []
     for _ in range(2):
         assert integrated_gradients(last, x).difference == pytest.approx(float(last(x)), abs=1e-6)
         norms.append(float(gradient_norms(outputs, x)[-1, -1]))
         assert norms[-1] == pytest.approx(float(jnp.linalg.norm(jax.grad(last)(x)[-1])), rel=1e-5)
-        layer.kernel[...] *= 3
+        module.lstm.kernel[...] *= 3
     assert norms[1] > 1.1 * norms[0]
 
 

@@ -133,13 +133,14 @@ def test_configs_that_cannot_be_handed_over(tmp_path: Path) -> None:
 
 
 def test_jobs_that_slurm_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If Slurm refuses the jobs, the error is the first line of its message, and no job is left."""
+    """If Slurm refuses the jobs, the error is the last line of its message, and no job is left."""
     pytest.importorskip("submitit")
-    for name, text in (("sbatch", "echo 'sbatch: error: invalid partition specified: shrt' >&2; exit 1"), ("srun", "exit 0")):
+    message = "sbatch: error: invalid partition specified: shrt\nsbatch: error: Batch job submission failed: Invalid partition"
+    for name, text in (("sbatch", f"echo '{message}' >&2; exit 1"), ("srun", "exit 0")):
         (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
         (tmp_path / name).chmod(stat.S_IRWXU)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     options = {"slurm_partition": "shrt", "timeout_min": 1}
-    with pytest.raises(InputError, match=r"^Slurm: sbatch: error: invalid partition specified: shrt; correct the options$"):
+    with pytest.raises(InputError, match=r"^Slurm: sbatch: error: Batch job submission failed: Invalid partition; correct the options"):
         sweep.run(stop, [Config(0), Config(0, "x")], tmp_path / "rows.jsonl", "slurm", options=options)
     assert (tmp_path / "rows.jsonl").read_text() == ""

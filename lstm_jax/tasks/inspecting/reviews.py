@@ -51,7 +51,7 @@ class ReviewNetwork:
     def __init__(self, trained: sentiment.Trained):
         self.rebuild, self.config = trained.rebuild, trained.config.data
         model = trained.config.model
-        # only the outputs of such a model say what it would answer after each word; one that reads the padding after the words does not
+        # the outputs of such a model are its answers after each word; one that also reads padding after the words answers later
         reads_on = self.config.padding == "post" and not model.mask_zero and not self.config.packed
         self.stepwise = model.pooling == "last" and not model.bidirectional and not reads_on
         self.trace = Tracer(trained.rebuild)
@@ -79,6 +79,10 @@ class ReviewNetwork:
         """Return the logit of one review. `vectors` (T, E) are its word vectors, and `ids` (T,) its word ids."""
         return self.rebuild(params)(ids[None], vectors=vectors[:, None], deterministic=True)[0]
 
+    def verdicts(self, vectors: jax.Array, params: Any, ids: jax.Array) -> jax.Array:
+        """Return the logit of one review as an array (1,). The arguments are those of the method `verdict`."""
+        return self.verdict(vectors, params, ids)[None]
+
     def outputs(self, vectors: jax.Array, params: Any, ids: jax.Array) -> jax.Array:
         """Return the logits (T,) that the model gives after each of the T ids of a review.
 
@@ -87,7 +91,7 @@ class ReviewNetwork:
         ids.
         """
         if not self.stepwise:
-            return self.verdict(vectors, params, ids)[None]
+            return self.verdicts(vectors, params, ids)
         model = self.rebuild(params)
         options: dict[str, Any] = {"return_sequences": True, "deterministic": True, "time_major": True}
         return model.head(model.recurrent(vectors[:, None], mask=model.embedding.mask(ids[:, None]), **options))[:, 0, 0]
