@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -77,12 +78,13 @@ def test_reviews_in_another_encoding(ask, run, tmp_path):
 
 @pytest.mark.slow
 def test_the_preset_best_is_the_recipe_of_the_study(ask, reviews, tmp_path: Path) -> None:
-    """The preset is the recipe of the study `best`, flags replace its values, and a small run with it gives the expected probabilities.
+    """The preset has the values of the study's widest choice, with products in float32, and flags replace its values.
 
-    The run first trains a language model, whose checkpoints are removed at the end.
+    A small run with the preset gives the expected probabilities. It first trains a language model and removes its checkpoints at the end.
     """
     preset = PRESETS["sentiment"]["best"]
-    assert preset == best.recipe(best.BASE, 1)[0].task
+    wide = best.named(best.BASE, best.WIDE).task
+    assert preset == replace(wide, model=replace(wide.model, dtype="float32"))
     small = {"data": str(reviews), "cache-dir": str(tmp_path / "cache"), "vocabulary": "frequency", "num-words": 300}
     small |= {"units": 4, "embed": 4, "packed": 40, "maxlen": 20, "epochs": 1, "lm-epochs": 1, "batch-size": 8}
     run = tmp_path / "run"
