@@ -3,8 +3,6 @@
 import math
 from collections.abc import Iterable
 
-import numpy as np
-
 MOST = 15
 """Number of digits that each float64 number keeps."""
 
@@ -16,9 +14,8 @@ def digits_for(values: Iterable[float], least: int) -> int:
     floor(log10(m / d)), but at least `least` and at most `MOST`. If d is 0, the result is `least`. For example, the numbers 1233996.1 and
     1234003.5 differ by 7.4, and with `least` 3 they need 8 digits. Numbers that are not finite are ignored.
     """
-    finite = np.asarray(list(values), np.float64)
-    finite = finite[np.isfinite(finite)]
-    spread = float(finite.max()) - float(finite.min()) if len(finite) else 0.0
+    finite = [float(value) for value in values if math.isfinite(value)]
+    spread = max(finite) - min(finite) if finite else 0.0
     if not 0 < spread < math.inf:
         return min(MOST, least)
-    return min(MOST, least + max(0, math.floor(math.log10(np.abs(finite).max() / spread))))
+    return min(MOST, least + max(0, math.floor(math.log10(max(map(abs, finite)) / spread))))
