@@ -336,11 +336,11 @@ def verdict(rows: study.Rows) -> str:
 def _tested(rows: study.Rows) -> dict[str, study.Rows]:
     """Return the rows of the runs that used the test reviews, as a dict with one key for the recipe and one for the wider recipe.
 
-    The key is appended to the names of the models: "" for the recipe, "; 256 units, all reviews" for the wider recipe.
+    The key is appended to the names of the models: "" for the recipe, " (all reviews)" for the wider recipe.
     """
     found: dict[str, Any] = {}
     for row in (row for row in rows if row["tested"]):
-        found.setdefault(f"; {ALL_REVIEWS}" if row["choice"] == ALL_REVIEWS else "", []).append(row)
+        found.setdefault(" (all reviews)" if row["choice"] == ALL_REVIEWS else "", []).append(row)
     return found
 
 
@@ -376,7 +376,7 @@ def draw(rows: study.Rows, path: Path) -> object:
             axes.text(value, -0.7, name, rotation=45, fontsize=8, color="#555555", ha="left", va="bottom")
         axes.set_yticks(range(len(points)), [name for name, _ in points])
         axes.set_ylim(len(points) - 0.4, -0.6)
-        axes.set_xlabel("accuracy on the validation part (blue) and on the test reviews (orange)")
+        axes.set_xlabel("accuracy: validation part (blue), test reviews (orange)")
         axes.grid(axis="y", visible=False)
 
     return write_figure(path, (9.0, 7.0), fill)

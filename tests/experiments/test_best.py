@@ -67,10 +67,10 @@ def test_the_conclusion_of_runs_on_all_reviews() -> None:
     first, *tested, last = verdict(rows).splitlines()
     assert first == "400 words: validation 0.8400, loss 0.4000, 9 s"
     assert [line.split(" (95 %")[0] for line in tested] == [
-        f"{name}; {ALL_REVIEWS} on the test reviews: {accuracy}"
+        f"{name} (all reviews) on the test reviews: {accuracy}"
         for name, accuracy in (("recipe", "0.7500"), ("NBSVM", "0.2500"), ("recipe and NBSVM", "0.8750"))
     ]
-    assert last == f"the recipe's seeds; {ALL_REVIEWS}: validation none, 60 s each"
+    assert last == "the recipe's seeds (all reviews): validation none, 60 s each"
 
 
 def test_spread() -> None:
