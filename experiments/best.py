@@ -233,7 +233,7 @@ def _with_grams(reviews: data.EncodedReviews, config: Config, logits: dict[str, 
 
     train, held_out = split_reviews(reviews, config.task)
     logits_of = nbsvm.train(train, ORDER)
-    parts = {name: part for name, part in (("", held_out), ("test_", reviews.test)) if name in logits}
+    parts: dict[str, Any] = {name: part for name, part in (("", held_out), ("test_", reviews.test)) if name in logits}
     own = {name: logits_of(part) for name, part in parts.items()}
     share = nbsvm.best_share((logits[""], own[""]), held_out.labels) if held_out else config.share
     mixed = {name: share * logits[name] + (1 - share) * own[name] for name in parts}
