@@ -177,7 +177,8 @@ def _cells(claim: Claim, values: Sequence[float]) -> tuple[str, str]:
 def _rows(name: str, results: Path) -> list[dict[str, Any]]:
     """Return the results of the successful runs that the claims of a study need, in the form of `study.finished`."""
     needed = [config for claim in CLAIMS if claim.study == name for new in (False, True) for config in configs(claim, new)]
-    return study.finished(sweep.existing_rows(_study(name).run, needed, results / f"{name}.jsonl"))
+    own = _study(name)
+    return study.finished(sweep.existing_rows(own.run, needed, own.rows_path(results)))
 
 
 def table(results: Path) -> str:
@@ -239,7 +240,8 @@ def run(names: Sequence[str], results: Path, workers: int) -> int:
         study.check_needs(_study(name))
     for name in names:
         needed = [config for claim in CLAIMS if claim.study == name for config in configs(claim, new=True)]
-        rows = sweep.run(_study(name).run, needed, results / f"{name}.jsonl", "processes", workers, retry=True)
+        own = _study(name)
+        rows = sweep.run(own.run, needed, own.rows_path(results), "processes", workers, retry=True)
         failed += sum(row["status"] == sweep.FAILED for row in rows)
     return failed
 

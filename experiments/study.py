@@ -35,7 +35,7 @@ class Study:
     """Description of a study: the configs of its runs, the function that executes a run, and functions that report the results."""
 
     name: str
-    """Name of the study's module. The result file and the figure have the same name."""
+    """Name of the study's module. The names of the result file and of the figure begin with it."""
     run: sweep.Run
     """Function run(config) that executes one run, such as a training, and returns its results by name."""
     presets: Mapping[str, Sequence[Any]]
@@ -48,6 +48,12 @@ class Study:
     """Name of a package that the runs need in addition to the dependencies of the library, or "" if there is none."""
     data: bool = True
     """Whether the runs of all presets except "toy" read data from the folder in the environment variable LSTM_JAX_DATA."""
+    ending: str = ".jsonl"
+    """Ending of the name of the result file. It is ".jsonl.gz" if the rows are compressed, because they are large."""
+
+    def rows_path(self, folder: Path) -> Path:
+        """Return the path of the result file in a folder."""
+        return folder / f"{self.name}{self.ending}"
 
 
 def finished(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -167,7 +173,8 @@ def main(study: Study, arguments: Sequence[str] | None = None) -> int:
     where = options.where or ("here" if toy else "processes")
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) if toy and options.out is None else options.out
-        rows_path, figures = (RESULTS / f"{study.name}.jsonl", FIGURES) if out is None else (out / f"{study.name}.jsonl", out)
+        results, figures = (RESULTS, FIGURES) if out is None else (out, out)
+        rows_path = study.rows_path(results)
         try:
             print(execute(study, options.preset, where, options.workers, rows_path, figures, options.report))
         except InputError as error:

@@ -1,7 +1,6 @@
 """Tests of the studies: every toy preset runs, draws a figure and gives a verdict; the data and metrics of single studies are right."""
 
 import importlib
-import json
 import re
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from lstm_jax.sweep.rows import read_rows
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
+RESULTS = sorted(study.RESULTS.iterdir())
 STUDIES = sorted(path.stem for path in study.HERE.glob("*.py") if "\nSTUDY = " in path.read_text())
 
 
@@ -30,7 +30,7 @@ def test_toy(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert study.main(module.STUDY, ["--preset", "toy", "--where", "here", "--out", str(tmp_path)]) == 0
     said = capsys.readouterr().out
     assert "failed" not in said
-    rows = [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
+    rows = list(read_rows(module.STUDY.rows_path(tmp_path)))
     assert len(rows) == len(module.STUDY.presets["toy"])
     assert {(tmp_path / f"{name}.{ending}").stat().st_size > 5000 for ending in ("png", "svg")} == {True}
     assert study.main(module.STUDY, ["--preset", "toy", "--report", "--out", str(tmp_path)]) == 0
@@ -39,21 +39,25 @@ def test_toy(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 def test_studies_are_found_by_their_files() -> None:
     assert len(STUDIES) >= 9
-    assert {path.stem for path in study.RESULTS.glob("*.jsonl")} <= set(STUDIES)
+    assert set(RESULTS) <= {importlib.import_module(f"experiments.{name}").STUDY.rows_path(study.RESULTS) for name in STUDIES}
+
+
+def test_result_files_are_small_enough_for_the_repository() -> None:
+    assert {path.name: path.stat().st_size for path in RESULTS if path.stat().st_size >= 2**20} == {}
 
 
 OLD_RECIPE = {"1ff9f7c355775b73", "56eb5b40bf0cac15"}
 """Ids of two rows of the study `best` whose recipe is no longer in the code."""
 
 
-@pytest.mark.parametrize("path", sorted(study.RESULTS.glob("*.jsonl")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.name)
 def test_the_rows_are_those_of_the_configs(path: Path) -> None:
     """Each committed row has the id of a config of its study.
 
     A new field of a config without the metadata `ADDED` would change the ids, and hours of runs would have to be repeated.
     """
-    own = importlib.import_module(f"experiments.{path.stem}").STUDY
-    configs = [*own.presets["full"], *(c for claim in CLAIMS if claim.study == path.stem for c in claims.configs(claim, new=True))]
+    own = importlib.import_module(f"experiments.{path.name.split('.')[0]}").STUDY
+    configs = [*own.presets["full"], *(c for claim in CLAIMS if claim.study == own.name for c in claims.configs(claim, new=True))]
     assert {row["id"] for row in read_rows(path)} - OLD_RECIPE <= {sweep.run_id(own.run, config) for config in configs}
 
 
