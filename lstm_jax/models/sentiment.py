@@ -159,7 +159,7 @@ class SentimentClassifier(nnx.Module):
         Raises:
             InputError: if the model is already folded.
         """
-        require(not self.folded, "model", "folded", "fold a model once")
+        require(not self.folded, "model", "folded", "give the model before it is folded")
         first = self.recurrent.layers[0]
         table = sharding.constrain(self.embedding.embedding[...], 0)
         for layer in (first.forward, first.backward) if isinstance(first, Bidirectional) else (first,):

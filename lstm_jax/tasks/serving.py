@@ -37,7 +37,6 @@ def make_server(model: SentimentClassifier, dtype: str | None = None) -> Callabl
     """
     remedy = "give a SentimentClassifier, such as trained.rebuild(trained.params)"
     require(isinstance(model, SentimentClassifier), "model", type(model).__name__, remedy)
-    require(not model.folded, "model", "folded", "give the model before it is folded; make_server folds a copy")
     folded = nnx.clone(model)
     folded.eval()
     if dtype is not None:

@@ -164,9 +164,9 @@ def _rows(arrays: Sequence[Any]) -> tuple[tuple[Any, ...], int]:
         InputError: if `arrays` is one array or no sequence, if an array is a scalar, or if the arrays have no rows or different numbers of
             rows.
     """
-    several = not isinstance(arrays, jax.Array | np.ndarray | dict)
-    require(several, "arrays", type(arrays).__name__, "give a sequence of arrays, such as (x, y)")
-    arrays = as_tuple("arrays", arrays, "give a sequence of arrays, such as (x, y)")
+    remedy = "give a sequence of arrays, such as (x, y)"
+    require(not isinstance(arrays, jax.Array | np.ndarray | dict), "arrays", type(arrays).__name__, remedy)
+    arrays = as_tuple("arrays", arrays, remedy)
     require(all(np.ndim(array) for array in arrays), "arrays", "a scalar", "give arrays with one row per example")
     given = tuple(array if isinstance(array, jax.Array) else np.asarray(array) for array in arrays)
     counts = sorted({len(array) for array in given})

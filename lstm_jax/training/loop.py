@@ -220,6 +220,14 @@ class _Fit:
     def ended(self) -> bool:
         return len(self.history.rows) >= self.config.epochs or self.stopped
 
+    def _check_identity(self, extra: dict[str, Any]) -> None:
+        """Check that a checkpoint with the given `extra` was saved by a training that agrees with this one in all items of `identity`."""
+        saved_run = extra.get("run", {})  # empty if an older version saved the checkpoint
+        for name, value in self.identity.items():
+            was = saved_run.get(name, value)
+            remedy = f"the checkpoints in {self.latest} are of a training with {was or repr(was)}: give that, or another folder"
+            require(was == value, name, value or repr(value), remedy)
+
     def resume(self, console: Console) -> None:
         """Load the state from the newest intact checkpoint. If there is no checkpoint, do nothing."""
         if self.latest is None:
@@ -229,14 +237,10 @@ class _Fit:
         if not saved:
             return
         compiled = f"rows of a table wait for steps of the compiled code: resume the run where it is available ({native.why_not()})"
-        found = checkpoint.restore(self.latest, self._saved(), added=("state.behind",), dropped={"state.behind": compiled})
+        added, dropped = ("state.behind",), {"state.behind": compiled}
+        found = checkpoint.restore(self.latest, self._saved(), added=added, dropped=dropped, check=self._check_identity)
         for step, reason in found.rejected:
             console.print(Text(f"checkpoint of step {step} is damaged ({reason}); an older one is used"))
-        saved_run = found.extra.get("run", {})  # empty if an older version saved the checkpoint
-        for name, value in self.identity.items():
-            was = saved_run.get(name, value)
-            remedy = f"the checkpoints in {self.latest} are of a training with {was}: give that, or another folder"
-            require(was == value, name, value, remedy)
         self.state, self.best_params = found.state["state"], found.state.get("best")
         self.history = History.from_json(found.extra)
         console.print(f"resumed after step {found.step} of {self.config.epochs * self.per_epoch}", highlight=False)

@@ -64,10 +64,9 @@ def test_models_that_cannot_be_served() -> None:
     A dict of parameters is not served either.
     """
     model = SentimentClassifier(SentimentModelConfig(embed=5, units=6), 30, rngs=nnx.Rngs(0)).fold()
-    with pytest.raises(InputError, match=r"^model: folded; give the model before it is folded"):
-        make_server(model)
-    with pytest.raises(InputError, match=r"^model: folded; fold a model once$"):
-        model.fold()
+    for call in (lambda: make_server(model), model.fold):
+        with pytest.raises(InputError, match=r"^model: folded; give the model before it is folded$"):
+            call()
     with pytest.raises(InputError, match=r"^model: dict; give a SentimentClassifier, such as"):
         make_server(cast(Any, functional(model).params))
 

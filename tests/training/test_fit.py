@@ -65,7 +65,7 @@ def test_callbacks_may_be_an_iterator(unchecked: None) -> None:
     assert seen == [1, 2]
 
 
-CHANGES = [("batch_size", 4, 8), ("seed", 1, 0), ("examples", 12, 16), ("monitor", "b", "a"), ("mode", "max", "min")]
+CHANGES = [("batch_size", 4, 8), ("seed", 1, 0), ("examples", 12, 16), ("monitor", "b", "a"), ("monitor", "", "a"), ("mode", "max", "min")]
 """Names of what differs from the training that is resumed, its value, and the value of that training."""
 
 
@@ -88,7 +88,8 @@ def test_another_training_is_not_resumed(name: str, value: int | str, was: int |
         arrays = [array[: int(value)] for array in arrays]
     else:
         options |= {name: value}
-    with pytest.raises(InputError, match=rf"^{name}: {value}; the checkpoints in .* are of a training with {was}: give that"):
+    given = value or "''"
+    with pytest.raises(InputError, match=rf"^{name}: {given}; the checkpoints in .* are of a training with {was}: give that"):
         lstm_jax.fit(Classifier(), losses, lstm_jax.adam(1e-2), arrays, resume=True, **options | {"epochs": 2})
 
 

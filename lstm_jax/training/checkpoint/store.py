@@ -3,7 +3,7 @@
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,7 +102,12 @@ def save(folder: Path, step: int, state: PyTree, extra: dict[str, Any]) -> Path:
 
 
 def restore(
-    folder: Path, like: PyTree, added: tuple[str, ...] = (), step: int | None = None, dropped: Mapping[str, str] | None = None
+    folder: Path,
+    like: PyTree,
+    added: tuple[str, ...] = (),
+    step: int | None = None,
+    dropped: Mapping[str, str] | None = None,
+    check: Callable[[dict[str, Any]], None] = lambda extra: None,
 ) -> Restored:
     """Load the newest intact checkpoint, or the checkpoint of a given step. A checkpoint is intact if all its checksums are correct.
 
@@ -117,6 +122,8 @@ def restore(
         dropped: dict from the paths of some leaves to advice for the user. The checkpoint may have these leaves even if `like` lacks them.
             They are then left out of the result, and all their values in the checkpoint must be 0. If a value is not 0, an error is raised
             whose message ends with the advice. An entry for a leaf that `like` has is ignored.
+        check: function check(extra) that is called with the dict `extra` of the checkpoint before its arrays are compared with `like`. It
+            may raise an error.
 
     Raises:
         InputError: in one of these cases.
@@ -135,6 +142,7 @@ def restore(
         damage = _agreed(damage)
         loaded: dict[str, Any] = {}
         if not damage:
+            check(manifest["extra"])
             present = {name: leaf for name, leaf in wanted.items() if name in manifest["leaves"] or name not in added}
             saved = manifest["leaves"]
             left = {name: _zeros(saved[name], number, name, remedy) for name, remedy in unwanted.items() if name in saved}
