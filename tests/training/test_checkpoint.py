@@ -48,6 +48,33 @@ def test_shapes_and_shardings_alone_are_enough_to_restore(two_steps):
     assert restored["a"].tolist() == [0, 1, 2]
 
 
+@pytest.mark.parametrize("generator", ["threefry2x32", "rbg"])
+def test_random_keys(tmp_path: Path, generator: str) -> None:
+    """Keys made by `jax.random.key` are restored as keys of the same generator; a template may stand in for them."""
+    saved = {"key": jax.random.key(3, impl=generator), "keys": jax.random.split(jax.random.key(5, impl=generator), 4), "a": jnp.ones(2)}
+    checkpoint.save(tmp_path, 0, saved, {})
+    others = {"key": jax.random.key(0, impl=generator), "keys": jax.random.split(jax.random.key(1, impl=generator), 4), "a": jnp.zeros(2)}
+    for like in (others, jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), others)):
+        restored = checkpoint.restore(tmp_path, like).state
+        for name in ("key", "keys"):
+            assert restored[name].dtype == saved[name].dtype
+            assert jax.random.key_data(restored[name]).tolist() == jax.random.key_data(saved[name]).tolist()
+        assert jax.random.normal(restored["key"], (3,)).tolist() == jax.random.normal(saved["key"], (3,)).tolist()
+    with pytest.raises(InputError, match=r"^checkpoint leaf key of step 0: saved as \('key<.+>', \[\]\), wanted as \('key<urbg>', \[\]\)"):
+        checkpoint.restore(tmp_path, others | {"key": jax.random.key(0, impl="unsafe_rbg")})
+    with pytest.raises(InputError, match=r"^checkpoint leaf key of step 0: saved as \('key<.+>', \[\]\), wanted as \('uint32', \[2\]\)"):
+        checkpoint.restore(tmp_path, others | {"key": jnp.zeros(2, jnp.uint32)})
+
+
+def test_random_keys_keep_their_sharding(tmp_path: Path) -> None:
+    mesh = jax.make_mesh((2,), ("data",), devices=jax.devices()[:2])
+    keys = jax.device_put(jax.random.split(jax.random.key(0), 4), NamedSharding(mesh, PartitionSpec("data")))
+    checkpoint.save(tmp_path, 0, {"keys": keys}, {})
+    restored = checkpoint.restore(tmp_path, {"keys": keys}).state["keys"]
+    assert restored.sharding.is_equivalent_to(keys.sharding, 1)
+    assert jax.random.key_data(restored).tolist() == jax.random.key_data(keys).tolist()
+
+
 def test_restores_onto_another_sharding(two_steps):
     like = make_state(0)
     like["table"] = jax.device_put(like["table"], like["step"].sharding)

@@ -151,11 +151,6 @@ def test_what_cannot_be_saved_is_refused(tmp_path, step, state, extra, message):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_typed_random_key_is_refused_with_the_remedy(tmp_path):
-    with pytest.raises(InputError, match="key_data"):
-        checkpoint.save(tmp_path, 0, {"key": jax.random.key(0)}, {})
-
-
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"checkpoint folder .*file"):

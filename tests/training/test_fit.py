@@ -180,3 +180,19 @@ def test_fit_monitors_a_metric_that_should_be_large(tmp_path: Path) -> None:
         lstm_jax.fit(Classifier(), losses, lstm_jax.adam(1e-2), arrays, keep_epochs=True)
     with pytest.raises(InputError, match=r"^mode: highest; give min or max"):
         lstm_jax.fit(Classifier(), losses, lstm_jax.adam(1e-2), arrays, mode="highest", **options)
+
+
+@pytest.mark.filterwarnings("ignore:Specifying a key:UserWarning")
+def test_fit_resumes_an_optimiser_that_draws_random_numbers(tmp_path: Path) -> None:
+    """The random key in the optimiser's state is saved and restored, so that a resumed training ends with the same bits."""
+
+    def train(epochs: int, **more) -> dict[str, jax.Array]:
+        noisy = optax.chain(optax.adam(1e-2), optax.add_noise(0.1, 0.5, key=0))
+        with jax.numpy_dtype_promotion("standard"):  # optax's noise needs it
+            return lstm_jax.fit(Classifier(), losses, noisy, [IDS[0], LABELS[0]], epochs=epochs, batch_size=4, **more).params
+
+    whole, first = train(2), train(1, checkpoints=tmp_path / "run")
+    resumed = train(2, checkpoints=tmp_path / "run", resume=True)
+    for name, array in whole.items():
+        assert array.tolist() == resumed[name].tolist()
+    assert any(array.tolist() != first[name].tolist() for name, array in whole.items())

@@ -234,7 +234,6 @@ def test_a_name_that_is_no_optimiser_is_refused(name):
     [
         ("optimistic_adam", "cosine", "give another, or no schedule and no warm-up"),
         ("Schedule", "constant", "give adam, rmsprop, sgd"),
-        ("noisy_sgd", "constant", "its state holds a random key, which no checkpoint can store: give another"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:Specifying a key:UserWarning")

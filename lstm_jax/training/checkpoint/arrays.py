@@ -1,4 +1,7 @@
-"""Arrays of a checkpoint, written and read by Orbax."""
+"""Arrays of a checkpoint, written and read by Orbax.
+
+In place of a random key made by `jax.random.key`, Orbax stores the array `jax.random.key_data(key)`.
+"""
 
 import contextlib
 import logging
@@ -9,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -64,10 +68,16 @@ def _plain_path(arrays: Path) -> Iterator[Path]:
         yield link / path.name
 
 
+def is_random_key(leaf: Any) -> bool:
+    """Return whether an array, or the template of an array, holds random keys made by `jax.random.key`."""
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
 def save_arrays(arrays: Path, leaves: dict[str, Any]) -> None:
     """Write the arrays in `leaves`, a dict from names to arrays, to the new folder `arrays`."""
     import orbax.checkpoint as ocp
 
+    leaves = {name: jax.random.key_data(leaf) if is_random_key(leaf) else leaf for name, leaf in leaves.items()}
     with _checkpointer() as checkpointer, _plain_path(arrays) as path:
         checkpointer.save(path, args=ocp.args.PyTreeSave(leaves))
 
@@ -84,6 +94,9 @@ def restore_arrays(arrays: Path, wanted: dict[str, Any]) -> dict[str, Any]:
     """
     import orbax.checkpoint as ocp
 
+    keys = {name: leaf for name, leaf in wanted.items() if is_random_key(leaf)}
+    wanted = wanted | {name: _template_of_data(key) for name, key in keys.items()}
+
     def how(leaf: Any) -> Any:
         if isinstance(leaf, np.ndarray):
             return ocp.RestoreArgs(restore_type=np.ndarray)
@@ -93,4 +106,18 @@ def restore_arrays(arrays: Path, wanted: dict[str, Any]) -> dict[str, Any]:
     arguments = {name: how(leaf) for name, leaf in wanted.items()}
     shapes = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in wanted.items()}
     with _checkpointer() as checkpointer, _plain_path(arrays) as path:
-        return checkpointer.restore(path, args=ocp.args.PyTreeRestore(item=shapes, restore_args=arguments))
+        found = checkpointer.restore(path, args=ocp.args.PyTreeRestore(item=shapes, restore_args=arguments))
+    return found | {name: jax.random.wrap_key_data(found[name], impl=_generator(key)) for name, key in keys.items()}
+
+
+def _template_of_data(key: Any) -> jax.ShapeDtypeStruct:
+    """Return the template of the array `jax.random.key_data(key)`. The argument is an array of random keys or the template of one."""
+    data = jax.eval_shape(jax.random.key_data, key)
+    return jax.ShapeDtypeStruct(data.shape, data.dtype, sharding=getattr(key, "sharding", None))
+
+
+def _generator(key: Any) -> Any:
+    """Return the random-number generator of a random key, or of the template of one, as `jax.random.key_impl` returns it."""
+    found: list[Any] = []
+    jax.eval_shape(lambda traced: found.append(jax.random.key_impl(traced)), key)  # key_impl itself takes no template
+    return found[0]

@@ -55,8 +55,7 @@ def save(folder: Path, step: int, state: PyTree, extra: dict[str, Any]) -> Path:
     Args:
         folder: folder that holds the checkpoints of a run. It is created if it does not exist.
         step: number of the step, at least 0.
-        state: tree of JAX or NumPy arrays, none of which is empty. In place of a random key `k` made by `jax.random.key`, it must hold
-            `jax.random.key_data(k)`.
+        state: tree of JAX or NumPy arrays, none of which is empty. Random keys made by `jax.random.key` are arrays, too.
         extra: dict that JSON can represent, for example the history of a run.
 
     Raises:
@@ -64,15 +63,14 @@ def save(folder: Path, step: int, state: PyTree, extra: dict[str, Any]) -> Path:
 
             - `step` is below 0.
             - `state` has no leaves, or two of its leaves have the same path.
-            - A leaf is not an array, is empty, or is a random key made by `jax.random.key`.
+            - A leaf is not an array, or is empty.
             - `extra` cannot be written as JSON.
             - The folder cannot be written, or there is not enough space.
     """
     require(step >= 0, "checkpoint step", step, "give 0 or more")
     leaves = _named(state)
     for name, leaf in leaves.items():
-        plain = isinstance(getattr(leaf, "dtype", None), np.dtype)  # a typed random key has a JAX dtype
-        require(plain, f"checkpoint leaf {name}", type(leaf).__name__, "give an array (of a random key: jax.random.key_data(key))")
+        require(isinstance(leaf, jax.Array | np.ndarray | np.generic), f"checkpoint leaf {name}", type(leaf).__name__, "give an array")
         require(leaf.size > 0, f"checkpoint leaf {name}", f"shape {leaf.shape}", "leave arrays without elements out of the state")
     try:
         extra = json.loads(json.dumps(extra))

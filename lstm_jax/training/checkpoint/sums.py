@@ -6,11 +6,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.writing import read_summed, summed_json
 from lstm_jax.runtime import processes
+from lstm_jax.training.checkpoint.arrays import is_random_key
 
 _MANIFEST = re.compile(r"(0|[1-9][0-9]*)\.manifest\.json")
 
@@ -31,11 +33,20 @@ def steps(folder: Path) -> list[int]:
 
 
 def leaf_record(leaf: Any) -> dict[str, Any]:
-    """Return the entry of a manifest for an array: a dict with the keys "dtype", "shape" and "sha256"."""
-    array = processes.on_host(leaf)
-    digest = hashlib.sha256(f"{array.dtype.name} {list(array.shape)}\n".encode())
+    """Return the entry of a manifest for an array: a dict with the keys "dtype", "shape" and "sha256".
+
+    The array may also hold random keys made by `jax.random.key`. The checksum then covers the bytes of `jax.random.key_data(leaf)`.
+    """
+    array = processes.on_host(jax.random.key_data(leaf) if is_random_key(leaf) else leaf)
+    dtype, shape = _dtype_name(leaf), list(leaf.shape)
+    digest = hashlib.sha256(f"{dtype} {shape}\n".encode())
     digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-    return {"dtype": array.dtype.name, "shape": list(array.shape), "sha256": digest.hexdigest()}
+    return {"dtype": dtype, "shape": shape, "sha256": digest.hexdigest()}
+
+
+def _dtype_name(leaf: Any) -> str:
+    """Return the name of the dtype of an array or of a template, such as "bfloat16", or "key<fry>" for random keys."""
+    return str(leaf.dtype) if is_random_key(leaf) else np.dtype(leaf.dtype).name
 
 
 def file_records(arrays: Path, sync: bool = False) -> dict[str, dict[str, Any]]:
@@ -130,7 +141,7 @@ def require_same_tree(step: int, saved: dict[str, Any], wanted: dict[str, Any]) 
         require(name in wanted, f"checkpoint leaf {name} of step {step}", "not in this model or optimiser", remedy)
     for name, leaf in wanted.items():
         require(name in saved, f"checkpoint leaf {name} of step {step}", "not in the checkpoint", remedy)
-        here, there = (np.dtype(leaf.dtype).name, list(leaf.shape)), (saved[name]["dtype"], saved[name]["shape"])
+        here, there = (_dtype_name(leaf), list(leaf.shape)), (saved[name]["dtype"], saved[name]["shape"])
         require(here == there, f"checkpoint leaf {name} of step {step}", f"saved as {there}, wanted as {here}", remedy)
         sharding = getattr(leaf, "sharding", None)
         try:
