@@ -125,7 +125,7 @@ class Run:
         return f"{self.cell}, {self.peer}, seed {self.seed}"
 
     def about(self) -> Row:
-        """Return the fields that all result rows of this training run have in common: task, peer, seed, epochs and sizes."""
+        """Return the fields that describe this run in each of its result rows: task, peer, seed, epochs and each size by its letter."""
         return {"task": self.cell.task, "peer": self.peer, "seed": self.seed, "epochs": self.epochs} | self.cell.sizes
 
     def arguments(self) -> list[str]:

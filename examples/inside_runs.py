@@ -32,7 +32,7 @@ from lstm_jax.tasks.running import check_own_data
 SETTLED = 60
 """Number of characters at the start of each text that the measurements of `characters` leave out."""
 EXTREME = 50
-"""Number of reviews in each of the two groups that `ratings` measures: the surest correct predictions and the worst errors."""
+"""Largest number of reviews in each of the two groups that `ratings` measures: the surest correct predictions and the worst errors."""
 
 
 def ratings(trained: sentiment.Trained, rows: sentiment.Rows) -> dict[str, float]:
@@ -48,7 +48,7 @@ def ratings(trained: sentiment.Trained, rows: sentiment.Rows) -> dict[str, float
     Returns:
         A dict from the name of each metric to its value. A rated review is one that ends with a rating. The surest correct predictions are
         the `EXTREME` correct predictions with the largest absolute logits. The worst errors are the `EXTREME` wrong predictions with the
-        largest absolute logits. The metrics are:
+        largest absolute logits. If there are fewer such predictions, all of them are used; without any, the value is NaN. The metrics are:
 
         - the share of rated reviews in all reviews
         - the accuracy on rated reviews, and the accuracy on all other reviews
@@ -63,15 +63,15 @@ def ratings(trained: sentiment.Trained, rows: sentiment.Rows) -> dict[str, float
     rated = np.any(list(marks.values()), axis=0)
     margin = np.where(rows.labels == 1, logits, -logits)
     order, right = np.argsort(-margin, kind="stable"), margin > 0
-    worst = order[::-1][:EXTREME]
+    surest, worst = order[right[order]][:EXTREME], order[~right[order]][::-1][:EXTREME]
     good = np.any([marks[n] for n in range(6, 11)], axis=0)
     contradicted = (good != (rows.labels == 1))[worst][rated[worst]]
     found = {
         "rated reviews": rated.mean(),
         "accuracy, rated": right[rated].mean() if rated.any() else np.nan,
         "accuracy, others": right[~rated].mean(),
-        "rated among the surest and right": rated[order[:EXTREME]].mean(),
-        "rated among the worst errors": rated[worst].mean(),
+        "rated among the surest and right": rated[surest].mean() if len(surest) else np.nan,
+        "rated among the worst errors": rated[worst].mean() if len(worst) else np.nan,
         "of these, labels that contradict the rating": contradicted.mean() if len(contradicted) else np.nan,
     }
     found |= {

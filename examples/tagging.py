@@ -72,7 +72,7 @@ def make_rows(count: int, length: int, letters: int, rng: np.random.Generator) -
     """Return random rows of letters with their tags.
 
     The tag of a letter tells whether the same letter occurs earlier and whether it occurs later in the row. Each row draws its letters from
-    about half of the alphabet. The same letter therefore often occurs several times in a row, and no tag is rare.
+    about half of the alphabet. Many letters therefore occur several times in their row, and no tag is rare.
 
     Args:
         count: number of rows.

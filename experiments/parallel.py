@@ -305,7 +305,8 @@ def draw(rows: study.Rows, path: Path) -> object:
 
     The vertical axis of three panels is the number of iterations. The horizontal axis is the sequence length in the first panel, the
     largest Lyapunov exponent in the second, and the number of training updates in the third. The fourth panel shows, for each sequence
-    length, the smallest number of parallel processing units at which the method is faster than the loop over the steps (see `lanes`).
+    length, an estimate of the smallest number of parallel processing units with which the method would be faster than the loop over the
+    steps (see `lanes`).
     """
 
     def fill(figure: Any) -> None:

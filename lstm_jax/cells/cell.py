@@ -39,7 +39,8 @@ class Cell:
             returns the arrays a and b. None if the cell is not of this form. Backends call it in place of `step` only if the state has no
             field besides `h`; see `is_linear`.
         make_step: function make_step(activation, recurrent_activation) that returns a function `step` with these activations; None if the
-            activations of the cell cannot be changed. A cell with one gate ignores `recurrent_activation`.
+            activations of the cell cannot be changed. A cell with one gate ignores `recurrent_activation`. It is only used for the cells of
+            this library: the activations of other cells cannot be changed.
         outputs: number of columns of the output h, which is also the number of rows of the recurrent kernel and the number of columns of a
             mask of recurrent dropout. 0 means the number of units H.
     """

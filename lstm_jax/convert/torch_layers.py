@@ -299,7 +299,15 @@ def _reordered(order: Sequence[int], array: np.ndarray) -> np.ndarray:
 
 
 def _check_uniform(layers: Sequence[Layer], cell: str) -> None:
-    """Check that all layers have the same numbers of units, outputs and directions, as the layers of one PyTorch module have."""
+    """Check that all layers have the same numbers of units, outputs and directions, as the layers of one PyTorch module have.
+
+    Args:
+        layers: the layers.
+        cell: name of their cell. The numbers of outputs are compared only for "lstm_projected".
+
+    Raises:
+        InputError: if the layers differ.
+    """
     kinds = [(2, layer["forward"]) if is_bidirectional(layer) else (1, layer) for layer in layers]
     sizes = [arrays[PROJECTION].shape if cell == PROJECTED else arrays["recurrent_kernel"].shape[:1] for _, arrays in kinds]
     found = {" x ".join(map(str, (directions, *size))) for (directions, _), size in zip(kinds, sizes, strict=True)}

@@ -10,11 +10,12 @@ from lstm_jax.files.writing import MARK
 def fill_template(template: Path, data: Any) -> str:
     """Return the HTML text of a page, made from a template, data, and the style sheet and script that all pages share.
 
-    In the template, the text `SHARED_STYLE` is replaced by the content of offline.css, `SHARED_SCRIPT` by the content of offline.js, and
-    `DATA` by the data as JSON. The text `files.writing.MARK` is added as a comment, which shows that lstm-jax wrote the page.
+    In the template, the first `SHARED_STYLE` is replaced by the content of offline.css, the first `SHARED_SCRIPT` by the content of
+    offline.js, and `DATA` in the first `DATA</script>` by the data as JSON. A comment with the text `files.writing.MARK`, which shows that
+    lstm-jax wrote the page, is added after `<!doctype html>`.
 
     Args:
-        template: path of the template.
+        template: path of the template, which contains these four texts.
         data: data that JSON can represent. All numbers must be finite.
     """
     text = template.read_text().replace("<!doctype html>", f"<!doctype html>\n<!-- {MARK} -->", 1)

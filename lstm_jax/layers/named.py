@@ -40,7 +40,7 @@ class GRU(Recurrent):
         options: further arguments of `Recurrent`, except `cell`.
 
     Raises:
-        InputError: if `cell` is given, or `Recurrent` does not accept an argument.
+        InputError: if `cell` is given, or `Recurrent` raises an `InputError` for the other arguments.
     """
 
     def __init__(self, features: int, units: int, *, reset_after: bool = True, rngs: nnx.Rngs, **options):

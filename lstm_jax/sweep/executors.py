@@ -57,14 +57,15 @@ def attempt(function: Run, config: Any) -> Row:
     """Call `function` on a copy of the config in this process, and return the row of this run.
 
     The row is a dict with the keys "config", "status" ("done"), "result" and "seconds" (the duration). It does not contain the id of the
-    run. "config" has the values of the config before the call, even if the function changes a dict or a list in its config. If the call
-    raises an exception, the status is "failed", and the row has the key "error" in place of "result". A call of `sys.exit` counts as an
-    exception.
+    run. "config" has the values of the config before the call, even if the function changes a dict or a list in its config. "result" is the
+    dict that the function returned, in the form that JSON gives it: tuples become lists, and NumPy and JAX scalars become numbers. If the
+    call raises an exception, or its result is no dict that JSON can represent, the status is "failed", and the row has the key "error" in
+    place of "result". A call of `sys.exit` counts as an exception.
 
     Raises:
-        KeyboardInterrupt: if a signal interrupts the call, or if the call raises `Interrupted`. A training run of the library raises
-            `Interrupted` after a SIGINT or SIGTERM. In this case no row is returned, not even one with the status "failed". In a sweep with
-            the executor `here`, the `KeyboardInterrupt` ends the sweep.
+        KeyboardInterrupt: if a SIGINT (Ctrl-C) interrupts the call, or if the call raises `Interrupted`. A training run of the library
+            raises `Interrupted` after a SIGINT or SIGTERM. In this case no row is returned, not even one with the status "failed". In a
+            sweep with the executor `here`, the `KeyboardInterrupt` ends the sweep.
     """
     start = time.perf_counter()
     try:

@@ -165,7 +165,7 @@ def cut_windows(text: np.ndarray) -> np.ndarray:
     """Return the N windows of a text as int32 (N, L + 1): L words to read, and one more word because each word predicts the next.
 
     L is `LENGTH`. The last word of a window is the first word of the next one. The words at the end of the text that fill no window are
-    left out. If the text has at most L words, it is returned as one shorter window.
+    left out. The text must have at least two words. If it has at most L words, it is returned as one shorter window.
     """
     length = min(LENGTH, len(text) - 1)
     return np.lib.stride_tricks.sliding_window_view(text, length + 1)[::length].astype(np.int32)

@@ -87,9 +87,10 @@ class WordSpace:
         return common[common >= RESERVED]
 
     def draw(self, path: Path, words: int = 400, force: bool = True) -> None:
-        """Draw a map of the common words (see `common`) that occur mostly in positive or mostly in negative reviews.
+        """Draw a map of common words (see `common`).
 
-        The position of a word is the projection of its vector onto the first two principal axes of the vectors of all words on the map.
+        If there are more than `words` of them, those are drawn that occur most one-sidedly in positive or in negative reviews. The
+        position of a word is the projection of its vector onto the first two principal axes of the vectors of all words on the map.
 
         Args:
             path: path of the .png file; an .svg file is written beside it.
@@ -100,10 +101,16 @@ class WordSpace:
                 replaced; see `files.writing.check_output`.
 
         Raises:
-            InputError: if there are fewer than 3 common words, or if the vectors have fewer than 2 entries.
+            InputError: in one of these cases.
+
+                - `words` is below 2, or there are fewer than 3 common words.
+                - The vectors have fewer than 2 entries, or are not finite.
+                - The file of words of the run is missing or damaged.
+                - The path does not end in .png, or a file cannot be written or may not be replaced.
         """
         from lstm_jax.inspection import embedding_map, embedding_space
 
+        require(words >= 2, "words on a map", words, "give 2 or more")
         (share, count), common = self.statistics, self.common
         require(len(common) >= 3, "words for a map", len(common), "train on more reviews or with a larger --num-words")
         one_sided = common[np.argsort(-np.abs(share[common] - 0.5) * np.sqrt(count[common]), kind="stable")][:words]

@@ -205,7 +205,7 @@ class TrainStep:
     def table(self) -> str:
         """Name of the embedding table that is updated row-sparsely: a step updates only those of its rows that the batch looks up.
 
-        The name is "" before the first step, and also afterwards if there is no such table.
+        The name is "" before the first step or call of `lower`, and also afterwards if there is no such table.
         """
         return self._table or ""
 

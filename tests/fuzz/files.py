@@ -138,7 +138,7 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes, **fields: object) -> N
 
 
 def _odd_tar(draw: random.Random) -> bytes:
-    """Return a tar archive with a further member at its end, whose name, type, size or pax header is odd."""
+    """Return a tar archive with a further member at its end. Its name is odd, and often also its type and its pax header."""
     file = io.BytesIO(_tar())
     names = (
         "aclImdb/train/pos/" + "9" * 5000 + "_9.txt",

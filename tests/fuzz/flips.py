@@ -23,7 +23,10 @@ WRITTEN = ("vectors.txt", "page.html")
 
 
 def flip(draw: random.Random, path: Path) -> str:
-    """Damage a file, and return a description of the damage."""
+    """Flip a bit of a file, change a digit or a byte, cut the file or remove it, and return a description of the damage.
+
+    An empty file is always removed.
+    """
     content = path.read_bytes()
     digits = [place for place, byte in enumerate(content) if chr(byte).isdigit()]
     how = draw.choices(("bit", "digit", "byte", "cut", "gone"), (60, 15 if digits else 0, 10, 8, 7))[0]

@@ -65,7 +65,7 @@ class World:
 
     @contextmanager
     def case(self) -> Iterator[Path]:
-        """Yield a copy of the folder `start`, and remove it at the end."""
+        """Yield a copy of the folder `start`. The copy is removed at the end."""
         with tempfile.TemporaryDirectory(dir=self.root, prefix="case-", ignore_cleanup_errors=True) as folder:
             here = Path(folder) / "w"
             shutil.copytree(self.start, here, symlinks=True, ignore=shutil.ignore_patterns("fifo"))

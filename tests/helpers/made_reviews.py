@@ -43,7 +43,10 @@ def write_csv(path: Path, rows: Iterable[Mapping[str, object]], columns: Sequenc
 
 
 def write_csvs(folder: Path, train: int = 240, test: int = 80) -> Path:
-    """Write synthetic reviews to train.csv and test.csv in a folder, which is created if it does not exist, and return the folder."""
+    """Write `train` synthetic reviews to train.csv and `test` to test.csv in a folder, and return the folder.
+
+    The folder is created if it does not exist.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for name, split in data.synthetic_splits(train, test, seed=4).items():
         rows = zip(split.texts, split.labels, strict=True)

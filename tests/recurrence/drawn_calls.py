@@ -134,9 +134,10 @@ def shapes_of(cell: str, shape: Shape):
 
 
 def draw_valid(on: Drawing, call: Call, shape: Shape, x64: bool, time_major: bool) -> np.ndarray | None:
-    """Draw a mask or lengths, and return the valid steps as bools (B, T).
+    """Draw a mask or lengths into `call`, and return the valid steps as bools (B, T).
 
-    The result is None if neither a mask nor lengths are drawn, or if the drawn operand does not fit the call.
+    If the drawn operand does not fit the call, or both are drawn, this is recorded in `call.wrong`. The result is None if neither is drawn,
+    or if the mask, or lengths that are drawn alone, do not fit.
     """
     batch, steps = shape.batch, shape.steps
     kind = on.one("none", "mask", "lengths", "lengths", "mask")

@@ -316,7 +316,10 @@ def test_written_ratings(run, measures) -> None:
     assert found["accuracy, rated"] == pytest.approx(right[:quarter].mean())
     assert found["accuracy, others"] == pytest.approx(right[quarter:].mean())
     assert found[f"mean probability, 7/10 ({quarter} reviews)"] == pytest.approx(expit(logits[:quarter]).mean(), abs=1e-6)
-    worst = np.argsort(np.where(rows.labels == 1, logits, -logits))[:50]
+    ordered = np.argsort(np.where(rows.labels == 1, logits, -logits))
+    worst, surest = ordered[~right[ordered]][:50], ordered[right[ordered]][-50:]
+    assert 0 < len(worst) < 50  # not filled up with right answers
+    assert found["rated among the surest and right"] == pytest.approx((surest < quarter).mean())
     assert found["rated among the worst errors"] == pytest.approx((worst < quarter).mean())
     assert found["of these, labels that contradict the rating"] == pytest.approx((rows.labels[worst[worst < quarter]] == 0).mean())
 

@@ -103,9 +103,8 @@ def test_a_map_of_words_gets_the_most_frequent_first(trained, tmp_path, monkeypa
     ((plane, words, shares, *_),) = seen
     (share, count), ids = trained.words.statistics, [trained.words.index[word] for word in words]
     scores = np.abs(share - 0.5) * np.sqrt(count)
-    assert count[ids].tolist() == sorted(count[ids], reverse=True)
+    assert (count[ids].tolist(), shares.tolist()) == (sorted(count[ids], reverse=True), share[ids].tolist())
     assert scores[ids].min() >= np.sort(scores[trained.words.common])[-12]
-    assert shares.tolist() == share[ids].tolist()
     np.testing.assert_allclose(plane, embedding_space.project(trained.words.table[ids]), atol=1e-6)
 
 
@@ -311,8 +310,9 @@ def test_one_feature_is_enough_to_train(run, trained, tmp_path):
     sentiment.draw_figures(folder, dataclasses.replace(run[2], params={"embedding/embedding": table}), None, "")
     assert (folder.figures / "learning_curves.png").is_file()
     assert not (folder.figures / "embedding_map.png").exists()
-    with pytest.raises(InputError, match="give at least 2 rows of at least 2 features"):
-        WordSpace(folder, trained.vocabulary, table).draw(tmp_path / "map.png")
+    for words, message in ((400, "give at least 2 rows of at least 2 features"), (-1, "^words on a map: -1; give 2 or more$")):
+        with pytest.raises(InputError, match=message):
+            WordSpace(folder, trained.vocabulary, table).draw(tmp_path / "map.png", words)
 
 
 def test_initial_parameters_take_the_place_of_drawn_ones(run, tmp_path):

@@ -10,7 +10,6 @@ import threading
 import time
 import types
 
-import jax
 import numpy as np
 import pytest
 from made_checkpoints import assert_same, make_state
