@@ -223,7 +223,7 @@ def draw(rows: study.Rows, path: Path) -> object:
 
     The panels show the gain in test accuracy, the decrease in bits per character after the short and after the long training, and the time
     divided by that of the LSTM. In each panel, a vertical line marks the LSTM. In the first three panels, the variants on the right of this
-    line are better than the LSTM.
+    line are better than the LSTM. An interval that is much wider than the others of its panel is cut at the edge of the panel.
     """
 
     def fill(figure: Any) -> None:
@@ -238,12 +238,30 @@ def draw(rows: study.Rows, path: Path) -> object:
                     ink = "#0072B2" if sign and low > baseline else "#D55E00" if sign and high < baseline else "#777777"
                     axes.plot([low, high], [y, y], color=ink)
                     axes.plot([mean], [y], "o", color=ink)
+            axes.set_xlim(*_limits([[value * (sign or 1) for value in interval] for interval in intervals.values()], baseline))
             axes.axvline(baseline, color="#222222", linewidth=0.8)
             axes.set_title(title)
             axes.set_yticks(range(len(VARIANTS) - 1), [cell.removeprefix("lstm_").replace("_", " ") for cell in VARIANTS[1:]])
         figure.suptitle("Against the LSTM of as many parameters", x=0.01, ha="left")
 
     return write_figure(path, (16.0, 5.2), fill)
+
+
+def _limits(intervals: list[list[float]], baseline: float) -> tuple[float, float]:
+    """Return the limits of the horizontal axis of a panel, with a margin of 5 % on each side.
+
+    The axis contains the baseline, all means, and the intervals that are at most five times as wide as the median interval.
+
+    Args:
+        intervals: for each variant, the mean and the two ends of its interval.
+        baseline: value of the LSTM.
+    """
+    widths = [abs(last - first) for _, first, last in intervals]
+    wide = 5 * float(np.median(widths))
+    parts = [interval if width <= wide else interval[:1] for interval, width in zip(intervals, widths, strict=True)]
+    shown = [baseline, *(value for part in parts for value in part)]
+    margin = 0.05 * (max(shown) - min(shown))
+    return min(shown) - margin, max(shown) + margin
 
 
 SHORT = [variant(config, cell, seed) for config in (SENTIMENT, GENERATION) for cell in VARIANTS for seed in range(SEEDS)]
