@@ -77,6 +77,7 @@ def read_flags(parser: argparse.ArgumentParser) -> argparse.Namespace:
             - `--commit` is given without `--report`.
             - A flag for a number, such as `--rounds`, is below 1. `COUNTS` lists these flags.
             - A flag for a duration, such as `--seconds`, is not above 0. `TIMES` lists these flags.
+            - `--level` is not between 0 and 1, or `--least` is negative or not finite.
     """
     options = parser.parse_args()
     if getattr(options, "commit", None) and not options.report:  # measured rows would be stored as rows of a commit that did not run
@@ -87,4 +88,7 @@ def read_flags(parser: argparse.ArgumentParser) -> argparse.Namespace:
     for name in TIMES:
         value = getattr(options, name, None)
         require(value is None or value > 0, name, value, "give more than 0")
+    level, least = getattr(options, "level", None), getattr(options, "least", None)
+    require(level is None or 0 < level < 1, "level", level, "give a number between 0 and 1, such as 0.05")
+    require(least is None or 0 <= least < float("inf"), "least", least, "give 0 or more, such as 0.03")
     return options

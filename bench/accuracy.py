@@ -266,8 +266,8 @@ def seconds_to(epochs: Sequence[Row], accuracy: float = TARGET) -> float:
 def pareto_front(lines: Sequence[Row]) -> list[Row]:
     """Return the results on the Pareto front of score and speed (training examples per second).
 
-    A result is dominated if another result of the same task is faster and has an equal or better score. The front consists of the results
-    that are not dominated.
+    A result is dominated if another result of the same task and number of epochs is faster and has an equal or better score. The front
+    consists of the results that are not dominated.
 
     Args:
         lines: results of `summarize`.
@@ -277,14 +277,14 @@ def pareto_front(lines: Sequence[Row]) -> list[Row]:
         return float(np.mean(line["scores"])) * (1 if line["task"] == "sentiment" else -1)
 
     def dominated(line: Row) -> bool:
-        others = [other for other in lines if other is not line and other["task"] == line["task"]]
+        others = [other for other in lines if other is not line and all(other[name] == line[name] for name in ("task", "epochs"))]
         return any(gain(other) >= gain(line) and other["examples_per_second"] > line["examples_per_second"] for other in others)
 
     return [line for line in lines if not dominated(line)]
 
 
 def report(rows: Iterable[Row]) -> None:
-    """Print a table with the score (test accuracy or bits per character) and the speed for each task, library and combination of sizes.
+    """Print a table with the score (test accuracy or bits per character) and the speed for each task, library, epochs and sizes.
 
     In the table, * marks the results on the Pareto front of score and speed.
 
@@ -293,17 +293,17 @@ def report(rows: Iterable[Row]) -> None:
     """
     lines = summarize(rows)
     front = pareto_front(lines)
-    table = make_table(("task", "peer", *FLAGS, "seeds", "score", "range", "examples/s", "s an epoch", f"s to {TARGET}"))
-    for line in sorted(lines, key=lambda line: (line["task"], line["peer"], *((line[letter] or 0) for letter in FLAGS))):
+    table = make_table(("task", "peer", "epochs", *FLAGS, "seeds", "score", "range", "examples/s", "s an epoch", f"s to {TARGET}"))
+    for line in sorted(lines, key=lambda line: (line["task"], line["peer"], line["epochs"], *((line[letter] or 0) for letter in FLAGS))):
         scores, middle = line["scores"], float(np.median(line["to_target"])) if line["to_target"] else float("nan")
         cells = (f"{np.mean(scores):.4f}{' *' if line in front else '  '}", f"{min(scores):.4f} to {max(scores):.4f}")
         speed = (f"{line['examples_per_second']:,.0f}", f"{line['epoch_seconds']:.1f}")
         to_target = "" if not line["to_target"] else f"{middle:.1f}" if np.isfinite(middle) else "not reached"
         sizes = ("" if line[letter] is None else str(line[letter]) for letter in FLAGS)
-        table.add_row(line["task"], line["peer"], *sizes, str(line["seeds"]), *cells, *speed, to_target)
+        table.add_row(line["task"], line["peer"], str(line["epochs"]), *sizes, str(line["seeds"]), *cells, *speed, to_target)
     print_table(table)
     print("score: mean over seeds of the best epoch's test accuracy (sentiment) or held-out bits a character (generation)")
-    print("*: Pareto front, no other cell of the task is both better and faster")
+    print("*: Pareto front, no other cell of the task and its epochs is both better and faster")
 
 
 def _parse() -> argparse.Namespace:

@@ -130,7 +130,7 @@ def measure(name: str) -> dict[str, Any]:
 
         work = workload(name)
         arrays = make_arrays(work)
-        built = ours.build(work, arrays, Options(None, work.dropout, work.dropout))
+        built = ours.build(work, arrays, Options(None, work.dropout, work.recurrent_dropout))
         built.run(3 * STEPS)
         times = []
         for _ in range(ROUNDS):

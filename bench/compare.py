@@ -28,6 +28,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from bench import read_flags
 from bench.peers import OURS, row_key
 from bench.schema import STEP, match_commit, rows_of
 from bench.summary import ends_text, kept, ratio_interval
@@ -207,7 +208,7 @@ def main() -> int:
     parser.add_argument("baseline", help="a file of rows, or a commit")
     parser.add_argument("candidate", help="a file of rows, or a commit")
     add_test_flags(parser)
-    options = parser.parse_args()
+    options = read_flags(parser)
     found = changes(timed_rows(options.baseline), timed_rows(options.candidate), options.level, options.least)
     for change in found:
         print(change)

@@ -60,7 +60,7 @@ def measure_here(name: str, remat: str, backend: str | None) -> Row:
     from bench.workloads import make_arrays, workload
 
     work = workload(name)
-    built = ours.build(work, make_arrays(work), Options(backend, work.dropout, work.dropout, remat))
+    built = ours.build(work, make_arrays(work), Options(backend, work.dropout, work.recurrent_dropout, remat))
     before = peak_mib()
     built.run(2)
     sizes = {"B": work.batch, "T": work.length, "H": work.units, "E": work.features, "V": work.vocabulary}

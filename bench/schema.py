@@ -250,6 +250,16 @@ def rows_of_commit(path: Path, *measurements: str, git: str, series: str = "") -
     return found
 
 
+def require_one_machine(rows: Iterable[dict[str, Any]], remedy: str = "report rows of one machine") -> None:
+    """Check that all rows are from machines with the same CPU and the same number of cores. The rows have the fields "cpu" and "cores".
+
+    Raises:
+        InputError: if the rows are from several machines. Its message names these machines and ends with `remedy`.
+    """
+    machines = sorted({f"{row['cpu']}, {row['cores']} cores" for row in rows})
+    require(len(machines) <= 1, "machines", " and ".join(machines), remedy)
+
+
 def match_commit(rows: Iterable[dict[str, Any]], text: str) -> list[dict[str, Any]]:
     """Return the result rows of the commit whose hash begins with the given digits, or an empty list if no row has such a commit.
 

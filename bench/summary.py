@@ -16,7 +16,7 @@ from rich.table import Table
 
 from bench import machine
 from bench.peers import OURS, Candidate, read_candidate, row_key
-from bench.schema import FAILED, PEAK, STEP, match_commit, rows_of, select
+from bench.schema import FAILED, PEAK, STEP, match_commit, require_one_machine, rows_of, select
 from bench.workloads import WORKLOADS, Workload, workload
 from lstm_jax.errors import require
 from lstm_jax.sweep import stats
@@ -238,8 +238,7 @@ def of_commit(path: Path, commit: str) -> tuple[list[Row], list[Line]]:
     rows = match_commit(rows_of(path, STEP, FAILED, PEAK), commit)
     good = timed(rows)
     require(bool(good), "commit", commit, f"give one that {path} has timed rows of")
-    machines = sorted({f"{row['cpu']}, {row['cores']} cores" for row in good})
-    require(len(machines) == 1, "machines", " and ".join(machines), "report rows of one machine")
+    require_one_machine(good)
     candidates = [read_candidate(name) for name in dict.fromkeys(row["candidate"] for row in kept(rows))]
     return rows, summarize(workloads_in(rows), candidates, rows)
 

@@ -34,9 +34,9 @@ from typing import Any
 
 import numpy as np
 
-from bench import RESULTS, commit, machine, make_parser, read_flags, timing
+from bench import RESULTS, commit, cpu, machine, make_parser, read_flags, timing
 from bench.peers import DTYPES, KEY, OURS, PEERS, Candidate, installed, read_candidates, row_key
-from bench.schema import FAILED, FIRST_STEP, PEAK, STEP, check, make_row, rows_of, rows_of_commit
+from bench.schema import FAILED, FIRST_STEP, PEAK, STEP, check, make_row, require_one_machine, rows_of, rows_of_commit, select
 from bench.summary import kept, make_table, mean_speedup, names_of, peaks, print_table, speedup_text, speedups_over_sizes, summarize
 from bench.timing import Process, key_of
 from bench.workloads import LENGTHS, TITLES, UNITS, WORKLOADS, Workload, add_size_flags, given_axes, read_workloads
@@ -147,8 +147,12 @@ def sweep(processes: Sequence[Process], seconds: float, path: Path, sha: str, mo
         path: result file.
         sha: commit of this checkout. Results of other commits in the file are ignored.
         most: number of noisy results, including those of earlier calls, after which a process is not measured again.
+
+    Raises:
+        InputError: if the file has results of this commit from another machine.
     """
     rows = [row for series in {process.series for process in processes} for row in rows_of(path, STEP, git=sha, series=series)]
+    require_one_machine([*rows, {"cpu": cpu(), "cores": timing.CORES}], "measure on one machine, or give another file in --results")
     tries = Counter(key_of(row) for row in rows if row["noisy"])
     done = {key_of(row) for row in rows if not row["noisy"]} | {key for key, count in tries.items() if count >= most}
     wanted = {process.key: replace(process, tries=tries[process.key]) for process in processes if process.key not in done}
@@ -179,15 +183,17 @@ def report(works: Sequence[Workload], candidates: Sequence[Candidate], path: Pat
             shown. "" shows the results that have no label.
 
     Raises:
-        InputError: if the commit has no results with this label for these workloads and candidates.
+        InputError: if the commit has no results with this label for these workloads and candidates, or has results from several machines.
     """
     rows = rows_of_commit(path, STEP, FAILED, git=sha, series=series)
+    require_one_machine(select(rows, STEP))
     (gemm, copy), lines = peaks(rows_of(path, PEAK, git=sha)), summarize(works, candidates, rows)
     have = names_of(row["workload"] for row in rows)
     require(bool(lines), f"rows of commit {sha}", "none of these workloads and peers", f"measure them first, or report some of {have}")
     device = "a GPU" if machine.gpu() else f"{timing.CORES} cores"
     print(f"commit {sha or 'unknown'}; {device}: {gemm:.0f} GFLOP/s of a float32 product, {copy:.1f} GB/s of a copy")
-    used = [row for row in kept(rows) if row["workload"] in {work.name for work in works}]
+    shown = {candidate.key(work) for candidate in candidates for work in works}
+    used = [row for row in kept(rows) if row_key(row) in shown]
     if noisy := sum(bool(row.get("noisy")) for row in used):
         print(f"{noisy} rows are noisy (measured up to {TRIES} times, by the preset quick once)")
     if loads := [row["load"] for row in used]:

@@ -125,7 +125,6 @@ def comparable(work: Workload, logits: np.ndarray) -> np.ndarray:
 def no_recurrent_dropout(options: Options) -> str:
     """Return the text for `Built.note` of a library that has no recurrent dropout, or "" if both dropout rates in `options` are 0.
 
-    The text names two differences from this project. The library has no recurrent dropout. Its input dropout drops single elements of the
-    word vectors, with a new mask at each step, while this project draws one mask for all steps.
+    The input dropout of the library uses one mask for all steps of a sequence, as in this project.
     """
-    return "dropout of the embedded words, elementwise; no recurrent dropout" if options.dropout or options.recurrent_dropout else ""
+    return "no recurrent dropout" if options.dropout or options.recurrent_dropout else ""

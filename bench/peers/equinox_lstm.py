@@ -32,7 +32,7 @@ class Net(eqx.Module):
     def __call__(self, x, key):
         if self.embedding is not None:
             x = jax.vmap(self.embedding)(x)
-            x = self.dropout(x, key=key, inference=key is None)
+            x = x * self.dropout(jnp.ones_like(x[:1]), key=key, inference=key is None)  # one mask for all words of a review, as in Keras
         zeros = jnp.zeros(self.cell.hidden_size)
 
         def body(state, x_t):

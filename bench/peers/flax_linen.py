@@ -25,7 +25,7 @@ class Net(nn.Module):
         work = self.work
         if work.words:
             x = nn.Embed(work.vocabulary, work.features, name="embedding")(x)
-            x = nn.Dropout(self.rate)(x, deterministic=not train)
+            x = nn.Dropout(self.rate, broadcast_dims=(1,))(x, deterministic=not train)  # one mask for all words of a review, as in Keras
         result: Any = nn.RNN(nn.OptimizedLSTMCell(work.units, name="cell", parent=None), return_carry=True, name="rnn")(x)
         (_, h), outputs = result
         if not work.classes:

@@ -25,7 +25,7 @@ class Net(nnx.Module):
 
     def __init__(self, work: Workload, rate: float, cell: str, rngs: nnx.Rngs):
         self.embedding = nnx.Embed(work.vocabulary, work.features, rngs=rngs) if work.words else None
-        self.dropout = nnx.Dropout(rate)
+        self.dropout = nnx.Dropout(rate, broadcast_dims=(1,))  # one mask for all words of a review, as in Keras
         self.rnn = nnx.RNN(CELLS[cell](work.features, work.units, rngs=rngs), return_carry=True, rngs=False)
         self.head = nnx.Linear(work.units, work.classes, rngs=rngs) if work.classes else None
 

@@ -39,7 +39,8 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
     def net(x, train: bool):
         if work.words:
             x = hk.Embed(work.vocabulary, work.features, name="embedding")(x)
-            x = hk.dropout(hk.next_rng_key(), options.dropout, x) if train and options.dropout else x
+            if train and options.dropout:  # one mask for all words of a review, as in Keras
+                x = hk.dropout(hk.next_rng_key(), options.dropout, x, broadcast_dims=(1,))
         core = hk.LSTM(units, name="lstm")
         result: Any = hk.dynamic_unroll(core, x, core.initial_state(x.shape[0]), time_major=False)
         outputs, state = result

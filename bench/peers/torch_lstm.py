@@ -35,7 +35,9 @@ class Net(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.embedding is not None:
-            x = self.dropout(self.embedding(x))
+            x = self.embedding(x)
+            if self.training:
+                x = x * self.dropout(x.new_ones(len(x), 1, x.shape[2]))  # one mask for all words of a review, as in Keras
         _, (h, _) = self.lstm(x)
         logits = self.fc(h[-1])
         return logits if self.embedding is None else logits[:, 0]

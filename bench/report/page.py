@@ -53,14 +53,17 @@ def line_record(line: Line, row: Row | None) -> Row:
 def accuracy_record(record: Row) -> Row:
     """Convert an accuracy result to a dict for the JavaScript of the HTML page.
 
-    The list "to_target" (training seconds to the target accuracy for each seed) is replaced by its median, "seconds_to_target". The median
-    is None if it is not finite.
+    The task gets the number of epochs, as in "sentiment, 3 epochs", so that the page does not compare trainings of different lengths. The
+    list "to_target" (training seconds to the target accuracy for each seed) is replaced by its median, "seconds_to_target". The median is
+    None if it is not finite.
 
     Args:
         record: one of the dicts that `accuracy_records` returns.
     """
     seconds = float(np.median(record["to_target"])) if record["to_target"] else float("nan")
-    return {name: value for name, value in record.items() if name != "to_target"} | {"seconds_to_target": _finite(seconds)}
+    task = f"{record['task']}, {record['epochs']} epoch{'s' * (record['epochs'] > 1)}"
+    rest = {name: value for name, value in record.items() if name not in ("to_target", "epochs")}
+    return rest | {"task": task, "seconds_to_target": _finite(seconds)}
 
 
 def page(lines: Sequence[Line], rows: Sequence[Row], curves: Sequence[Curve], commit: str, trained: Sequence[Row] = ()) -> str:

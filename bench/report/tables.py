@@ -76,7 +76,7 @@ def _over_sizes(lines: Sequence[Line], rows: Sequence[Row]) -> str:
 
 
 def accuracy_records(rows: Sequence[Row]) -> list[Row]:
-    """Return the accuracy results as one dict for each combination of task, library and sizes.
+    """Return the accuracy results as one dict for each combination of task, library, number of epochs and sizes.
 
     Args:
         rows: result rows of `bench accuracy`, one for each epoch.
@@ -84,7 +84,7 @@ def accuracy_records(rows: Sequence[Row]) -> list[Row]:
     Returns:
         Dicts with these entries:
 
-        - "task", "peer" (the library) and "seeds" (the number of seeds).
+        - "task", "peer" (the library), "epochs" (the planned number of epochs) and "seeds" (the number of seeds).
         - "T", "S" and "H": sequence length, characters from the start of one window to the start of the next (None for sentiment), and
           hidden size.
         - "score", "low" and "high": mean, lowest and highest score over seeds.
@@ -97,7 +97,7 @@ def accuracy_records(rows: Sequence[Row]) -> list[Row]:
     records = []
     for line in lines:
         scores = line["scores"]
-        record = {name: line[name] for name in ("task", "peer", "T", "S", "H", "seeds", "to_target")}
+        record = {name: line[name] for name in ("task", "peer", "epochs", "T", "S", "H", "seeds", "to_target")}
         record |= {"score": sum(scores) / len(scores), "low": min(scores), "high": max(scores), "speed": line["examples_per_second"]}
         records.append(record | {"front": line in front})
     return records
@@ -106,24 +106,28 @@ def accuracy_records(rows: Sequence[Row]) -> list[Row]:
 def accuracy_tables(rows: Sequence[Row]) -> str:
     """Return Markdown tables of this project's mean scores over seeds.
 
-    Each table has a line for each hidden size and a column for each sequence length. Sentiment has one table. Text generation has one table
-    for each stride that occurs in the results. The stride is the number of characters from the start of one window to the start of the
-    next.
+    Each table has a line for each hidden size and a column for each sequence length. There is one table for each task, number of epochs
+    and, for text generation, stride that occur in the results. The stride is the number of characters from the start of one window to the
+    start of the next.
 
     Args:
         rows: result rows of `bench accuracy`, one for each epoch.
     """
     records = [record for record in accuracy_records(rows) if record["peer"] == OURS]
     text = ""
-    for task, step in dict.fromkeys((record["task"], record["S"]) for record in records):
-        cells = {(record["H"], record["T"]): record for record in records if (record["task"], record["S"]) == (task, step)}
+    tables: dict[tuple, dict[tuple[int, int], Row]] = {}
+    for record in records:
+        tables.setdefault((record["task"], record["S"], record["epochs"]), {})[record["H"], record["T"]] = record
+    for (task, step, epochs), cells in tables.items():
         units, lengths = (sorted({sizes[n] for sizes in cells}) for n in (0, 1))
         score = "Sentiment: test accuracy" if task == "sentiment" else f"Generation, windows every {step}: held-out bits a character"
-        seeds = max(record["seeds"] for record in cells.values())
-        text += f"{score}, mean of {seeds} seeds; in brackets thousand training examples a second. Commit {rows[0]['git']}.\n\n"
+        seeds = {record["seeds"] for record in cells.values()}
+        count = " to ".join(map(str, sorted({min(seeds), max(seeds)})))
+        trained = f"{epochs} epoch{'s' * (epochs > 1)}, mean of {count} seed{'s' * (max(seeds) > 1)}"
+        text += f"{score}, {trained}; in brackets thousand training examples a second. Commit {rows[0]['git']}.\n\n"
         heads = ["units", *(f"length {T}" for T in lengths)]
         text += markdown(heads, [[str(H), *(_score(cells.get((H, T))) for T in lengths)] for H in units]) + "\n"
-    return text + "\\*: Pareto front, no other cell of the task is both better and faster.\n" if text else ""
+    return text + "\\*: Pareto front, no other cell of the task and its epochs is both better and faster.\n" if text else ""
 
 
 def _score(record: Row | None) -> str:

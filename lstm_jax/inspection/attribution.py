@@ -62,10 +62,10 @@ def integrated_gradients(
         tolerance: largest absolute error of the sum of the contributions that is accepted before there are `MOST_POINTS` points.
 
     Raises:
-        InputError: if `inputs` has another number of axes than 2, if `baseline` has another shape than `inputs`, or if the function does
-            not return a scalar.
+        InputError: if `inputs` has another number of axes than 2 or no elements, if `baseline` has another shape than `inputs`, or if the
+            function does not return a scalar.
     """
-    require(inputs.ndim == 2, "inputs", f"shape {inputs.shape}", "give an array (T, E)")
+    require(inputs.ndim == 2 and inputs.size > 0, "inputs", f"shape {inputs.shape}", "give an array (T, E) with elements")
     start = jnp.zeros_like(inputs) if baseline is None else baseline
     require(start.shape == inputs.shape, "baseline", f"shape {start.shape}", f"give the shape of the inputs, {inputs.shape}")
     step, output_of, shares_of = inputs - start, _compiled(_output, function), _compiled(_shares, function)

@@ -79,8 +79,11 @@ def confusion_matrix(
     Raises:
         InputError: if `confusion` is not 2 by 2 or has a negative count, the path does not end in .png, or a file cannot be written.
     """
-    counts = np.asarray(confusion)
-    require(counts.shape == (2, 2) and bool((counts >= 0).all()), "confusion matrix", counts.tolist(), "give 2 by 2 counts")
+    try:
+        counts = np.asarray(confusion)
+    except ValueError:  # rows of different lengths
+        counts = np.zeros(0)
+    require(counts.shape == (2, 2) and bool((counts >= 0).all()), "confusion matrix", confusion, "give 2 by 2 counts")
     return write_figure(path, (5.2, 5.1), lambda figure: _draw_confusion_matrix(figure, counts, title, class_names))
 
 

@@ -12,6 +12,7 @@ from rows import ROOT, bench, bench_here
 
 from bench import accuracy, recipes
 from bench.peers import ours_tasks
+from bench.report.tables import accuracy_tables
 from lstm_jax import InputError
 from lstm_jax.config import GenerationConfig
 
@@ -51,6 +52,19 @@ def test_summary_by_hand() -> None:
     assert text["scores"] == [2.5]
     assert text["examples_per_second"] == 1000
     assert accuracy.pareto_front([small, large, text]) == [small, text]  # the large one is worse and slower
+
+
+def test_tables_keep_numbers_of_epochs_apart() -> None:
+    """A run of more epochs and fewer seeds has a table of its own, and does not push others off the Pareto front."""
+    rows = [_row("generation", 32, seed, 1, 3.0, 2.0) | {"epochs": 1, "git": "abc"} for seed in range(2)]
+    rows += [_row("generation", 32, 0, epoch, 2.5, 1.0) | {"git": "abc"} for epoch in (1, 2)]
+    rows += [_row("generation", 64, 0, 1, 2.9, 1.0) | {"epochs": 1, "git": "abc"}]
+    text = accuracy_tables(rows)
+    assert "bits a character, 1 epoch, mean of 1 to 2 seeds; in" in text
+    assert "bits a character, 2 epochs, mean of 1 seed; in" in text
+    assert "| 32 | 3.0000 (0.5) |" in text
+    assert "| 64 | 2.9000* (1) |" in text
+    assert "| 32 | 2.5000* (1) |" in text
 
 
 def test_report(capsys) -> None:

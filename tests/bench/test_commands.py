@@ -47,6 +47,10 @@ def test_help(name: str) -> None:
         (["throughput", "--seconds", "0"], "bench: seconds: 0.0; give more than 0"),
         (["accuracy", "--epochs", "0"], "bench: epochs: 0; give 1 or more"),
         (["duel", ".", "--rounds", "0"], "bench: rounds: 0; give 1 or more"),
+        (["duel", ".", "--level", "2"], "bench: level: 2.0; give a number between 0 and 1"),
+        (["compare", "a", "b", "--level", "nan"], "bench: level: nan; give a number between 0 and 1"),
+        (["compare", "a", "b", "--least", "-1"], "bench: least: -1.0; give 0 or more"),
+        (["compare", "a", "b", "--least", "inf"], "bench: least: inf; give 0 or more"),
         (["report", "--commit", "0000000"], "bench: commit: 0000000; give one that "),
     ],
 )

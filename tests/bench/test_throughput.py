@@ -243,6 +243,31 @@ def test_one_process_gives_no_interval(tmp_path: Path) -> None:
     assert re.search(r"haiku +3\.000 +1\.50x +853,333 ", run.stdout), run.stdout
 
 
+def test_rows_of_two_machines_are_not_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of one commit from two machines are not reported together, and a sweep refuses a file with rows of another machine."""
+    rows = [timed("A", "ours", 2.0, n, cpu="chip") for n in range(2)] + [timed("A", "haiku", 3.0, n, cpu="other chip") for n in range(2)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    flags = ("--results", str(path), "--workload", "A", "--peer", "ours")
+    run = bench_here("throughput", "--report", "--commit", "abc", *flags)
+    assert (run.returncode, run.stderr) == (2, "bench: machines: chip, 2 cores and other chip, 2 cores; report rows of one machine\n")
+    monkeypatch.setattr(throughput, "commit", lambda: "abc")
+    monkeypatch.setattr(throughput, "cpu", lambda: "chip")
+    run = bench_here("throughput", *flags, "--rounds", "9")
+    assert run.returncode == 2
+    assert run.stderr.endswith("; measure on one machine, or give another file in --results\n")
+    assert path.read_text().splitlines() == [json.dumps(row) for row in rows]
+
+
+def test_only_noisy_rows_that_are_shown_are_counted(tmp_path: Path) -> None:
+    rows = [timed("A", name, 2.0, n, noisy="wide") for name in ("ours", "haiku") for n in range(2)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = ("throughput", "--report", "--commit", "abc", "--results", str(path), "--workload", "A", "--peer")
+    assert "2 rows are noisy" in bench_here(*arguments, "ours").stdout
+    assert "4 rows are noisy" in bench_here(*arguments, "ours", "haiku").stdout
+
+
 def test_first_steps_of_a_series(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """First steps with --series are measured even if there are rows without a series, and both are reported separately."""
     path, asked = tmp_path / "rows.jsonl", []

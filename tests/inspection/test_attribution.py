@@ -110,6 +110,8 @@ def test_reach() -> None:
 def test_bad_input() -> None:
     with pytest.raises(InputError, match=r"inputs: shape \(3,\)"):
         integrated_gradients(cubic, jnp.ones(3))
+    with pytest.raises(InputError, match=r"inputs: shape \(0, 3\); give an array \(T, E\) with elements"):
+        integrated_gradients(cubic, jnp.ones((0, 3)))
     with pytest.raises(InputError, match=r"baseline: shape \(2, 3\)"):
         integrated_gradients(cubic, jnp.ones((3, 3)), baseline=jnp.ones((2, 3)))
 

@@ -220,6 +220,7 @@ def test_words_without_a_share_are_left_out(tmp_path):
         (lambda path: plots.learning_curves([{"epoch": 1}], path, ""), "no loss and no accuracy"),
         (lambda path: plots.confusion_matrix([[1, 2]], path, ""), "2 by 2"),
         (lambda path: plots.confusion_matrix([[1, 2], [-1, 2]], path, ""), "2 by 2"),
+        (lambda path: plots.confusion_matrix([[1, 2], [3]], path, ""), "2 by 2"),
         (lambda path: embedding_map.embedding_map(POINTS, ["a"], SHARES, path, ""), "1 for 300 points"),
         (lambda path: plots.learning_curves(ROWS, path.with_suffix(".pdf"), ""), "end it in .png"),
         (lambda path: plots.learning_curves(ROWS, path / "figure.png", ""), "name a folder that can be written"),
