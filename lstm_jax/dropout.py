@@ -184,7 +184,7 @@ def draw_masks(
     )
 
 
-def draw_zoneout(key: jax.Array, rates: dict[str, float], steps: int, batch: int, sizes: Mapping[str, int]) -> dict[str, jax.Array]:
+def draw_zoneout(key: jax.Array, rates: Mapping[str, float], steps: int, batch: int, sizes: Mapping[str, int]) -> dict[str, jax.Array]:
     """Return the zoneout masks of one call in training: a dict from the name of a state array to its mask, bool (T, B, size).
 
     A unit keeps its previous value where the mask is True. Each entry of the mask is True with a probability equal to the zoneout rate.
@@ -204,7 +204,7 @@ def draw_zoneout(key: jax.Array, rates: dict[str, float], steps: int, batch: int
     return {name: jax.random.bernoulli(keys[name], check_rate("zoneout", rates[name]), shape) for name, shape in shapes.items()}
 
 
-def mean_zoneout(rates: dict[str, float], dtype=jnp.float32) -> dict[str, jax.Array]:
+def mean_zoneout(rates: Mapping[str, float], dtype=jnp.float32) -> dict[str, jax.Array]:
     """Return the expected values of the zoneout masks: a dict from the name of a state array to a float array of shape ().
 
     In evaluation, these values replace the random masks. The expected value of a mask is its zoneout rate.

@@ -116,6 +116,19 @@ def find_cell(cell: str | Cell) -> Cell:
     return cell
 
 
+def shown_name(cell: Cell, base: Cell) -> str:
+    """Return the name of a layer's cell. A user's cell that has the name of a cell of this library is called "custom" and this name.
+
+    Without this word, for example, the conversion of weights would take the cell for the one of this library.
+
+    Args:
+        cell: the cell of the layer.
+        base: the same cell with its default activations and without a projection.
+    """
+    taken = base not in BUILT_IN and any(base.name == known.name for known in BUILT_IN)
+    return f"custom {cell.name}" if taken else cell.name
+
+
 def register_cell(cell: Cell) -> Cell:
     """Add a user's cell to the dict `CELLS` and return the cell. Layers, configs and benchmarks can then refer to it by its name.
 

@@ -88,7 +88,8 @@ def find_activation(which: str | Activation | None, argument: str = "activation"
         argument: name that error messages give to the value.
 
     Raises:
-        InputError: if the name is unknown, or the function raises an error or returns an array of another shape or dtype than its input.
+        InputError: if the name is unknown, if the function raises an error or returns an array of another shape or dtype than its input,
+            or if it is a Flax module, whose parameters would not be trained.
     """
     if which is None:
         return linear
@@ -96,6 +97,8 @@ def find_activation(which: str | Activation | None, argument: str = "activation"
         require(which in ACTIVATIONS, argument, which, f"give a function, or one of {', '.join(ACTIVATIONS)}")
         return ACTIVATIONS[which]
     require(callable(which), argument, type(which).__name__, "give a name, or a function of an array")
+    trained = any(kind.__module__.startswith("flax.") for kind in type(which).__mro__)  # this package does not import Flax
+    require(not trained, argument, type(which).__name__, "its parameters would not be trained: give a function")
     x = jax.ShapeDtypeStruct((2, 6), jnp.float32)
     try:
         found = jax.eval_shape(which, x)

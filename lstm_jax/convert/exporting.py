@@ -158,7 +158,7 @@ def _cell_arrays(cell: str, layer: Any, target: Target, at: str, direction: str 
     dtype = own_dtype if layer.dtype is None or target.bfloat16 else np.dtype(layer.dtype)
     refused = [
         ("go_backwards", layer.go_backwards and not (target.reverses or direction), f"{title} reads forwards: reverse its input"),
-        ("zoneout", any(layer.zoneout.values()) and layer.zoneout, f"{title} has no zoneout, which also acts in evaluation"),
+        ("zoneout", any(layer.zoneout.values()) and dict(layer.zoneout), f"{title} has no zoneout, which also acts in evaluation"),
         ("learned_state", layer.learned_state and not target.starts, f"{title} starts from zeros: pass initial_h and initial_c to it"),
         ("dtype", dtype != own_dtype and dtype.name, f"{title} multiplies in the dtype of the parameters, {own_dtype}"),
     ]

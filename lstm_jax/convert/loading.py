@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from lstm_jax.convert.arrays import DIRECTIONS, LAYOUTS, LSTM_NAMES, PROJECTED, check_keys, check_layer, is_bidirectional, shaped
 from lstm_jax.convert.checks import check_named, has_state_dict, kind_of
 from lstm_jax.convert.keras_layers import given_by_keras, is_keras
@@ -64,6 +66,7 @@ def load(layer: Any, weights: Any, prefix: str = "") -> None:
         InputError: in one of these cases.
 
             - `layer` is something else, or its parameters are no arrays.
+            - Layers share a parameter, and the weights have different values for it.
             - `weights` has none of these forms.
             - `prefix` is given for weights other than a PyTorch module or a state dict.
             - The layer and the weights differ in the number of layers, directions, features or units, or in the cell.
@@ -85,7 +88,10 @@ def load(layer: Any, weights: Any, prefix: str = "") -> None:
         recurrent = is_a(layer, OWN, "Recurrent", "Bidirectional", "RecurrentStack")
         require(recurrent, "layer", kind_of(layer), LOADABLE)
         found = _matched_layers(layer, _given(weights, prefix))
-    for variable, _ in found:
+    first: dict[int, Any] = {}
+    for variable, array in found:
+        same = np.array_equal(first.setdefault(id(variable), array), array, equal_nan=True)
+        require(same, "layer", "two layers that share a parameter", "the weights differ there: give layers with parameters of their own")
         shape_alone = is_a(variable.get_raw_value(), "jax", "ShapeDtypeStruct")  # as `nnx.eval_shape` makes it
         require(not shape_alone, "layer", "ShapeDtypeStruct", "give one whose parameters are arrays")
     for variable, array in found:

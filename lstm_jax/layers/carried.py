@@ -162,8 +162,14 @@ class LayerState(nnx.Module):
         return type(like)(*(v[...] for v in self.carried))
 
     def _carry(self, state: Any) -> None:
-        """Store the final state of a call for the next call, if the layer is stateful."""
-        if self.stateful and self.carried is None:
+        """Store a copy of the final state of a call for the next call, if the layer is stateful.
+
+        The call may return the state, or a part of it as its output. A caller that donates the layer's variables would lose these arrays.
+        """
+        if not self.stateful:
+            return
+        state = jax.tree.map(jnp.copy, state)
+        if self.carried is None:
             self.carried = carry(state)
-        elif self.stateful:
+        else:
             keep(self.carried, state)

@@ -1,6 +1,7 @@
 """Initialisation of the parameters of a recurrent layer, with the initialisers of Keras."""
 
 import operator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,10 +99,11 @@ def initial_params(
         return _own_cell(cell, features, units, how, dtype, rngs)
     columns = cell.gates * units
     params: dict[str, jax.Array | None] = {}
-    params["kernel"] = draw(how.kernel or "glorot_uniform", rngs.params(), (features, columns), dtype, "kernel_initializer")
+    which = "glorot_uniform" if how.kernel is None else how.kernel
+    params["kernel"] = draw(which, rngs.params(), (features, columns), dtype, "kernel_initializer")
     if cell.has_recurrent_kernel:
-        kernel = draw(how.recurrent or "orthogonal", rngs.params(), (cell.output_size(units), columns), dtype, "recurrent_initializer")
-        params["recurrent_kernel"] = kernel
+        which = "orthogonal" if how.recurrent is None else how.recurrent
+        params["recurrent_kernel"] = draw(which, rngs.params(), (cell.output_size(units), columns), dtype, "recurrent_initializer")
     second = "recurrent_bias" in fields
     biases = _biases(cell, units, second, how, dtype, rngs) if how.use_bias else (None, None)
     params["bias"] = biases[0]
@@ -109,6 +111,22 @@ def initial_params(
         drawn = cell.init(rngs.params(), features, units, dtype)
         params |= {name: getattr(drawn, name) for name in fields if name not in _FIRST}
     return params | ({"recurrent_bias": biases[1]} if second else {})
+
+
+def set_params(layer: Any, *params: Mapping[str, jax.Array | None]) -> None:
+    """Make each array a parameter of a recurrent layer, that is, an attribute of the given name. None stays None.
+
+    Args:
+        layer: the layer, which has all its other attributes already.
+        params: dicts from the names of the parameters to their initial values.
+
+    Raises:
+        InputError: if the layer already has an attribute of such a name.
+    """
+    for name, array in (pair for group in params for pair in group.items()):
+        remedy = "a layer has an attribute of this name: rename the field"
+        require(not hasattr(layer, name), f"params of cell {layer.row.name}", name, remedy)
+        setattr(layer, name, None if array is None else nnx.Param(array))
 
 
 def _biases(cell: Cell, units: int, second: bool, how: Initials, dtype: Any, rngs: nnx.Rngs) -> tuple[jax.Array, jax.Array]:

@@ -10,14 +10,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from flax.core import FrozenDict
 
-from lstm_jax.cells import BUILT_IN, Cell, find_cell, with_activations, with_projection
+from lstm_jax.cells import BUILT_IN, Cell, find_cell, shown_name, with_activations, with_projection
 from lstm_jax.cells.activations import Activation
 from lstm_jax.cells.cell import reads_mask
 from lstm_jax.dropout import DropoutMasks, MaskKind, check_mask_kind, check_rate, draw_mask, draw_masks, draw_zoneout, mean_zoneout
 from lstm_jax.errors import require
 from lstm_jax.layers.carried import INITIAL, LayerState
-from lstm_jax.layers.initial import Initial, Initials, as_int, check_size, initial_params
+from lstm_jax.layers.initial import Initial, Initials, as_int, check_size, initial_params, set_params
 from lstm_jax.layers.keys import dropout_key
 from lstm_jax.layers.single import call_on_single, is_single, read_input, read_step
 from lstm_jax.recurrence import Remat, check_remat, check_zoneout, unroll
@@ -126,29 +127,27 @@ class Recurrent(LayerState):
         projection = as_int("projection", projection, "give an int below units, or 0")
         base = find_cell(cell)
         self.row = with_projection(with_activations(base, activation, recurrent_activation), projection, units)
-        self.features, self.units, self.cell = features, units, self.row.name
+        self.features, self.units, self.cell = features, units, shown_name(self.row, base)
         self.dropout = check_rate("dropout", dropout)
         self.recurrent_dropout = check_rate("recurrent_dropout", recurrent_dropout)
         self.weight_drop = check_rate("weight_drop", weight_drop)
         self.dropout_masks: MaskKind = check_mask_kind(dropout_masks)
-        self.zoneout = {"h": check_rate("zoneout", zoneout), "c": check_rate("zoneout_cell", zoneout_cell)}
+        self.zoneout = FrozenDict(h=check_rate("zoneout", zoneout), c=check_rate("zoneout_cell", zoneout_cell))  # nnx.GraphDef needs a hash
         self._check_cell(base)
         self.return_sequences, self.return_state = return_sequences, return_state
         self.go_backwards, self.keep_order, self.stateful = go_backwards, keep_order, stateful
         self.zero_output_for_mask = zero_output_for_mask
-        self.dtype, self.backend = dtype, backend
+        self.dtype, self.backend, self.deterministic = dtype, backend, False
         self.remat: Remat = check_remat(remat)
-        self.deterministic = False
         how = Initials(kernel_initializer, recurrent_initializer, bias_initializer, use_bias, unit_forget_bias)
-        for name, array in initial_params(self.row, base, features, units, how, param_dtype, rngs).items():
-            setattr(self, name, None if array is None else nnx.Param(array))
+        params = initial_params(self.row, base, features, units, how, param_dtype, rngs)
         draws = self.dropout or self.recurrent_dropout or self.weight_drop or any(self.zoneout.values())
         stream = getattr(rngs, "dropout", None) if draws else None
         self.rngs = None if stream is None else stream.fork()
         self.carried = nnx.data(None)
         self.learned_state = learned_state
-        for name, array in self.row.initial_state(1, units, param_dtype)._asdict().items() if learned_state else ():
-            setattr(self, INITIAL + name, nnx.Param(array[0]))
+        first = self.row.initial_state(1, units, param_dtype)._asdict() if learned_state else {}
+        set_params(self, params, {INITIAL + name: array[0] for name, array in first.items()})
 
     def _check_cell(self, base: Cell) -> None:
         """Check that the layer's rates of zoneout, recurrent dropout and weight dropout can be applied to its cell.

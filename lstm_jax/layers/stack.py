@@ -1,6 +1,6 @@
 """The class `RecurrentStack`, a stack of recurrent layers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -23,8 +23,8 @@ class RecurrentStack(nnx.Module):
     only the last layer has `return_state=True`, it returns (outputs, final state).
 
     Args:
-        layers: `Recurrent` or `Bidirectional` modules. Every layer except the last must have `return_sequences=True`. `return_state` must
-            be true for all layers, for the last one only, or for none.
+        layers: `Recurrent` or `Bidirectional` modules. Every layer except the last must have `return_sequences=True` and return one array
+            of outputs (a `merge_mode` other than None). `return_state` must be true for all layers, for the last one only, or for none.
         dropout: dropout rate of the outputs of every layer except the last. As in `torch.nn.LSTM`, each number of each step is dropped
             independently of the others. (The argument `dropout` of a call is something else: the masks inside the layers.)
         residual: whether the inputs of a layer are added to its outputs, for every layer except the first (as in Wu et al. 2016, section
@@ -46,8 +46,15 @@ class RecurrentStack(nnx.Module):
         residual: bool = False,
         rngs: nnx.Rngs | None = None,
     ):
+        require(isinstance(layers, Iterable), "layers", type(layers).__name__, "give a list of layers")
+        layers = list(layers)
         require(len(layers) >= 1, "layers", len(layers), "give 1 or more")
+        for n, layer in enumerate(layers):
+            known = isinstance(layer, Recurrent | Bidirectional)
+            require(known, f"layer {n}", type(layer).__name__, "give Recurrent or Bidirectional layers")
         for n, layer in enumerate(layers[:-1]):
+            joined = getattr(layer, "merge_mode", "") is not None
+            require(joined, f"layer {n}", "merge_mode None, a pair of outputs", "give another merge_mode, or make it the last layer")
             require(layer.return_sequences, f"layer {n}", "returns its last output", "set return_sequences=True")
             alike = layer.return_state == layers[0].return_state and layers[-1].return_state >= layer.return_state
             require(alike, f"layer {n}", f"return_state={layer.return_state}", "return states from all layers, the last or none")

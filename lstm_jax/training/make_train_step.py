@@ -64,7 +64,7 @@ def _check_carried(model: nnx.Module) -> None:
     for path, layer in nnx.iter_modules(model):
         if isinstance(layer, LayerState) and layer.stateful:
             name = "/".join(map(str, path)) or type(layer).__name__
-            remedy = "call the model once on a batch, or reset_state"
+            remedy = "call the model once on a batch" + ("" if layer.learned_state else ", or reset_state")
             require(layer.carried is not None, f"stateful layer {name}", "carries no state yet", remedy)
 
 

@@ -276,6 +276,23 @@ def test_what_breaks_the_contract(cell, message: str, unchecked: None) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["step", "carried", "rngs", "initial_state"])
+def test_parameters_with_names_of_the_layer_s_own(name: str) -> None:
+    kind = NamedTuple("Kind", [("kernel", jax.Array), (name, jax.Array)])
+    cell = Cell(
+        name="mine",
+        gates=1,
+        params=kind,
+        init=lambda key, features, units, dtype=jnp.float32: kind(jnp.ones((features, units), dtype), jnp.ones(units, dtype)),
+        bias=None,
+        initial_state=lambda batch, units, dtype=jnp.float32: HiddenState(jnp.zeros((batch, units), dtype)),
+        step=lambda params, state, z, mask, dtype: HiddenState(z),
+        project=lambda params, x, mask, dtype: x @ params.kernel,
+    )
+    with pytest.raises(InputError, match=rf"^params of cell mine: {name}; a layer has an attribute of this name: rename the field$"):
+        Recurrent(E, H, cell=cell, rngs=nnx.Rngs(0))
+
+
 def test_a_mask_that_the_step_ignores() -> None:
     deaf = plain(step=lambda params, state, z, mask, dtype: HiddenState(z + state.h @ params.recurrent_kernel))
     Recurrent(E, H, cell=deaf, rngs=nnx.Rngs(0))

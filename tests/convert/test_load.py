@@ -1,6 +1,7 @@
 """`convert.load`: layers give the outputs of PyTorch's modules in float64; weights that do not fit are refused and change nothing."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +11,7 @@ import pytest
 from flax import nnx
 from made_weights import assert_refused, assert_same, normal
 
-from lstm_jax import GRU, LSTM, Bidirectional, InputError, Recurrent, RecurrentStack, SimpleRNN, convert
+from lstm_jax import CELLS, GRU, LSTM, Bidirectional, InputError, Recurrent, RecurrentStack, SimpleRNN, convert
 from lstm_jax.convert.arrays import LAYOUTS, PROJECTED
 
 KINDS = {"LSTM": "lstm", "GRU": "gru", "RNN tanh": "simple_rnn", "RNN relu": "simple_rnn"}
@@ -302,6 +303,33 @@ def test_a_layer_of_the_user_s_own_in_a_stack() -> None:
     stack.layers[1] = nnx.Linear(4, 4, rngs=nnx.Rngs(0))
     with pytest.raises(InputError, match=r"^layer of layer 1: Linear; give Recurrent and Bidirectional layers$"):
         convert.load(stack, [weights("lstm"), weights("lstm", 4)])
+
+
+def test_layers_that_share_a_parameter() -> None:
+    """Different weights for one parameter are refused, and equal ones are loaded."""
+    shared = zeros(LSTM, 4, 4, return_sequences=True)
+    stack, first, second = RecurrentStack([shared, shared]), weights("lstm", 4), {k: v + 1 for k, v in weights("lstm", 4).items()}
+    with pytest.raises(InputError, match=r"^layer: two layers that share a parameter; the weights differ there"):
+        convert.load(stack, [first, second])
+    assert not shared.kernel[...].any()
+    convert.load(stack, [first, dict(first)])
+    np.testing.assert_array_equal(shared.kernel[...], first["kernel"])
+
+
+def test_a_user_s_cell_with_the_name_of_ours(torch) -> None:
+    """Weights are neither loaded into a layer of such a cell nor exported from it: PyTorch would compute something else."""
+
+    def step(params, state, z, mask=None, compute_dtype=None):
+        return CELLS["lstm"].step(params, state, 2 * z, mask, compute_dtype)
+
+    layer = Recurrent(3, 4, cell=replace(CELLS["lstm"], step=step), rngs=nnx.Rngs(0))
+    assert layer.cell == "custom lstm"
+    with pytest.raises(InputError, match=r"^cell: custom lstm; the weights are those of the cell lstm"):
+        convert.load(layer, torch.nn.LSTM(3, 4))
+    with pytest.raises(InputError, match=r"^cell.*: custom lstm; the layers were named lstm"):
+        convert.layers_to_torch("lstm", layer)
+    with pytest.raises(InputError, match=r"^cell.*: custom lstm; the layers were named lstm"):
+        convert.lstm_to_keras(layer)
 
 
 def test_a_layer_without_arrays() -> None:

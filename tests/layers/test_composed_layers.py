@@ -233,9 +233,19 @@ def test_stack_with_a_reversed_layer() -> None:
     assert_close(stack(X, lengths=LENGTHS)[2], stack(X[2:, :3])[0], "float32")
 
 
-def test_stack_errors() -> None:
+def test_stack_errors(unchecked: None) -> None:
     with pytest.raises(InputError, match=r"^layers: 0; give 1 or more$"):
         RecurrentStack([])
+    with pytest.raises(InputError, match=r"^layers: LSTM; give a list of layers$"):
+        RecurrentStack(LSTM(E, H, rngs=nnx.Rngs(0)))
+    inner = LSTM(E, E, return_sequences=True, rngs=nnx.Rngs(0))
+    assert len(RecurrentStack(iter([inner, inner])).layers) == 2
+    for other in (nnx.Dropout(0.3), RecurrentStack([inner])):
+        with pytest.raises(InputError, match=rf"^layer 1: {type(other).__name__}; give Recurrent or Bidirectional layers$"):
+            RecurrentStack([inner, other, inner])
+    both = Bidirectional(E, H, merge_mode=None, return_sequences=True, rngs=nnx.Rngs(0))
+    with pytest.raises(InputError, match=r"^layer 0: merge_mode None, a pair of outputs; give another merge_mode, "):
+        RecurrentStack([both, LSTM(H, H, rngs=nnx.Rngs(0))])
     inner = LSTM(E, H, rngs=nnx.Rngs(0))
     with pytest.raises(InputError, match=r"^layer 0: returns its last output; set return_sequences=True$"):
         RecurrentStack([inner, LSTM(H, H, rngs=nnx.Rngs(0))])

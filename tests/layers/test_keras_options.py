@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
+from flax import linen, nnx
 from tables import assert_close
 
 from lstm_jax import CELLS, GRU, LSTM, Bidirectional, ClassifierHead, Embedding, InputError, Recurrent, SimpleRNN, convert
@@ -115,6 +115,8 @@ def test_other_activations_are_run_by_the_reference_alone() -> None:
         ({"cell": ["lstm"]}, "cell: list; give a lstm_jax.Cell, or the name of one"),
         ({"activation": "tan"}, "activation: tan; give a function, or one of linear, tanh"),
         ({"activation": 3}, "activation: int; give a name, or a function of an array"),
+        ({"activation": nnx.PReLU()}, "activation: PReLU; its parameters would not be trained: give a function"),
+        ({"recurrent_activation": linen.PReLU()}, "recurrent_activation: PReLU; its parameters would not be trained: give a function"),
         (
             {"recurrent_activation": lambda x: x.sum()},
             "recurrent_activation: maps (2, 6) float32 to () float32; give a function that keeps",
@@ -124,6 +126,11 @@ def test_other_activations_are_run_by_the_reference_alone() -> None:
         ({"cell": "simple_rnn", "recurrent_activation": "relu"}, "recurrent_activation: relu; simple_rnn has none: leave it out"),
         ({"kernel_initializer": "glorot"}, "kernel_initializer: glorot; give a function (key, shape, dtype), or one of zeros, ones"),
         ({"kernel_initializer": 0.5}, "kernel_initializer: float; give a name, or a function (key, shape, dtype) -> array"),
+        (
+            {"kernel_initializer": jnp.ones((3, 4))},
+            "kernel_initializer: ArrayImpl; give a name, or a function",
+        ),
+        ({"recurrent_initializer": np.ones((3, 4))}, "recurrent_initializer: ndarray; give a name, or a function"),
         ({"recurrent_initializer": lambda shape: 0}, "recurrent_initializer: "),
         ({"bias_initializer": lambda *_: jnp.zeros(5)}, "bias_initializer: gave shape (5,); (3,) was asked for"),
         ({"cell": "min_gru", "recurrent_initializer": "ones"}, "recurrent_initializer: ones; the cell min_gru has no recurrent_kernel"),

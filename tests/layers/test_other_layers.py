@@ -1,5 +1,7 @@
 """Layers with every cell, weight drop, zoneout, and two models with several cells."""
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,6 +42,23 @@ def test_stateful_continues(cell: str) -> None:
     layer.reset_state(B)
     parts = jnp.concatenate([layer(X[:, :2]), layer(X[:, 2:])], axis=1)
     assert_close(parts, make(cell, return_sequences=True)(X), "float32")
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_split_and_donated(cell: str) -> None:
+    """The graph of a layer is a static argument of `jax.jit`, and all arrays of a new layer can be donated."""
+    layer = Recurrent(E, H, cell=cell, rngs=nnx.Rngs(0))
+    graph, params, rest = nnx.split(layer, nnx.Param, ...)
+    assert hash(graph) == hash(nnx.split(Recurrent(E, H, cell=cell, rngs=nnx.Rngs(1)), nnx.Param, ...)[0])
+    wanted = layer(X)
+
+    def call(graph, params, rest, x):
+        return nnx.merge(graph, params, rest)(x)
+
+    compiled = jax.jit(call, static_argnums=0, donate_argnums=1)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Some donated buffers were not usable")
+        assert_close(compiled(graph, params, rest, X), wanted, "float32")
 
 
 def test_named_layers() -> None:

@@ -24,7 +24,8 @@ def test_a_stateful_layer() -> None:
 
     x = jax.random.normal(jax.random.key(0), (2, 5, 3))
     for learned in (False, True):
-        refused = r"^stateful layer rnn: carries no state yet; call the model once on a batch, or reset_state$"
+        other = "" if learned else ", or reset_state"
+        refused = rf"^stateful layer rnn: carries no state yet; call the model once on a batch{other}$"
         with pytest.raises(InputError, match=refused):
             lstm_jax.make_train_step(Stateful(learned), loss, lstm_jax.adam(1e-2))
         with pytest.raises(InputError, match=refused):
@@ -41,3 +42,13 @@ def test_a_stateful_layer() -> None:
             optimizer.update(model, gradients)
             want.append(value)
         np.testing.assert_allclose(found, want, rtol=1e-5)
+
+
+def test_outputs_are_not_the_carried_arrays() -> None:
+    """A caller may donate the variables of a stateful layer after a call, and still read the outputs and the state of that call."""
+    layer = lstm_jax.LSTM(3, 4, stateful=True, return_state=True, rngs=nnx.Rngs(0))
+    outputs, state = layer(jax.random.normal(jax.random.key(0), (2, 5, 3)))
+    for variable in layer.carried:
+        variable[...].delete()
+    assert np.isfinite(outputs).all()
+    assert np.isfinite(state.c).all()
