@@ -22,7 +22,7 @@ from scipy.stats import spearmanr
 
 from lstm_jax.inspection.attribution import gradient_norms, integrated_gradients, reach
 from lstm_jax.inspection.trace import trace
-from lstm_jax.tasks import forecast, forecast_windows, generation, sentiment
+from lstm_jax.tasks import corpora, forecast, forecast_windows, generation, sentiment
 from lstm_jax.tasks.inspecting.common import kept_epochs
 from lstm_jax.tasks.inspecting.forecasts import SeriesNetwork
 from lstm_jax.tasks.inspecting.reviews import Review, ReviewNetwork
@@ -149,7 +149,7 @@ def characters(trained: generation.Trained, params: Any, chars: int = 200, count
     Returns:
         A dict with "median reach in characters" and "constant units" (the number of constant units).
     """
-    held_out = generation.read_ids(trained, most=count * (chars + 1)).astype(np.int32)
+    held_out = corpora.read_text(trained, most=count * (chars + 1)).ids.astype(np.int32)
     texts = held_out[: len(held_out) // (chars + 1) * (chars + 1)].reshape(-1, chars + 1)
     network, reached = TextNetwork(trained), []
     for text in texts:

@@ -67,7 +67,7 @@ def _parse(arguments: list[str]) -> Callable[..., None]:
     else:
         raise InputError("command", name or "none", f"give one of {', '.join(_group(''.join(arguments[:1])) or COMMANDS)}")
     command: Any = COMMANDS[name]
-    _require_once(command, arguments[size:])
+    _check_lists(command, arguments[size:])
     set_help(command)
     default = command.with_preset(arguments[size:]) if hasattr(command, "preset") else None
     chosen: dict[str, Any] = {} if default is None else {"default": default}
@@ -81,17 +81,18 @@ def _parse(arguments: list[str]) -> Callable[..., None]:
         raise _complaint(name, stop, complaint.getvalue()) from stop
 
 
-def _require_once(command: Any, arguments: Sequence[str]) -> None:
-    """Check that each flag that takes several values is given at most once.
+def _check_lists(command: Any, arguments: Sequence[str]) -> None:
+    """Check that each flag that takes several values is given at most once, and with a value.
 
-    If such a flag is given twice, tyro uses only the values after its last occurrence.
+    If such a flag is given twice, tyro uses only the values after its last occurrence. Without a value, as in `--data $UNSET`, tyro uses an
+    empty list, and a training would read the default text.
 
     Args:
         command: class of the command. If it is a callable that is not a class, it has no flags, and nothing is checked.
         arguments: the words after the name of the command on the command line.
 
     Raises:
-        InputError: if such a flag is given twice.
+        InputError: if such a flag is given twice, or without a value.
     """
     from lstm_jax.commands.completion import flags
 
@@ -100,7 +101,12 @@ def _require_once(command: Any, arguments: Sequence[str]) -> None:
     before_positional = arguments[: arguments.index("--")] if "--" in arguments else arguments
     given = [word.partition("=")[0].replace("_", "-") for word in before_positional]  # tyro reads --a_b as --a-b
     for flag, kind in flags(command):
-        require(get_origin(kind) is not tuple or given.count(flag) < 2, flag, "given twice", f"give all its values after one {flag}")
+        if get_origin(kind) is not tuple or flag not in given:
+            continue
+        require(given.count(flag) == 1, flag, "given twice", f"give all its values after one {flag}")
+        word, *following = before_positional[given.index(flag) :][:2]
+        valued = "=" in word or (following and not following[0].startswith("--"))
+        require(bool(valued), flag, "without a value", "give one or more, or leave the flag out")
 
 
 def _complaint(name: str, stop: BaseException, box: str) -> InputError:
@@ -161,11 +167,11 @@ def _run(arguments: list[str]) -> int:
 
             print(version("lstm-jax"))
         else:
-            from rich.console import Console
+            from lstm_jax.commands.common import PipeConsole
 
             command = _parse(arguments)
             with end_on_second_signal():
-                command(Console())
+                command(PipeConsole())
         sys.stdout.flush()
     except BrokenPipeError:  # the reader has closed the pipe (`| head`)
         drop_output()

@@ -182,6 +182,21 @@ def test_a_reader_that_leaves(tmp_path):
     assert (done.returncode, done.stderr) == (0, b"")
 
 
+def test_a_training_whose_reader_leaves(tmp_path):
+    """A training goes on to its end if the reader of its output leaves, as in `lstm-jax train ... | head -1`."""
+    run, text = tmp_path / "run", tmp_path / "a.txt"
+    text.write_text("the cat sat on the mat. " * 60)
+    flags = ["--units", "4", "--epochs", "2", "--length", "8", "--sample-chars", "0", "--no-figures"]
+    command = [sys.executable, "-m", "lstm_jax.cli", "train", "generation", "--data", str(text), "--run", str(run), *flags]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as training:
+        assert training.stdout is not None
+        assert training.stdout.readline()
+        training.stdout.close()
+        assert training.wait(timeout=120) == 0
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == 2
+    assert (run / "result.json").is_file()
+
+
 # errors
 
 
@@ -193,6 +208,8 @@ def test_a_reader_that_leaves(tmp_path):
         ("export --file x", ["command: export --file; give one of export onnx\n"]),
         ("predict --text good --text bad", ["error: --text: given twice; give all its values after one --text\n"]),
         ("train generation --data=a --data b --units 0", ["error: --data: given twice; "]),
+        ("train generation --data", ["error: --data: without a value; give one or more, or leave the flag out\n"]),
+        ("train generation --data --units 4", ["error: --data: without a value; "]),
         ("train generation --sample-temperatures 1 --sample_temperatures=0.5", ["error: --sample-temperatures: given twice; "]),
         ("train sentiment --units 3 --units 0", ["error: --units: 0; give 1 or more"]),
         ("train sentiment --nonsense 3", ["--nonsense", "see lstm-jax train sentiment --help"]),

@@ -16,9 +16,22 @@ from rich.console import Console
 
 from lstm_jax.config import PRESETS, RecurrentConfig
 from lstm_jax.config.processes import Processes
+from lstm_jax.runtime.streams import drop_output
 
 Flat = tyro.conf.OmitArgPrefixes
 Positional = tyro.conf.Positional
+
+
+class PipeConsole(Console):
+    """Console that discards its output once the reader has closed the pipe (`| head`). The command then runs to its end.
+
+    The console of Rich would end the process with exit code 1.
+    """
+
+    def on_broken_pipe(self) -> None:
+        """Discard this and all further output."""
+        self.quiet = True
+        drop_output()
 
 
 def start(devices: int = 0) -> None:

@@ -1,5 +1,6 @@
 """The commands `lstm-jax train forecast` and `lstm-jax forecast`, which train a forecasting model and forecast with it."""
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +26,7 @@ class TrainForecast(Train):
     def report(self, result: dict[str, Any]) -> Iterator[str]:
         metrics = ", ".join(f"{name} {metric_text(result[f'test_{name}'], '.4g')}" for name in ("mae", "rmse", "coverage"))
         yield f"test part: {metrics} of the 90 % interval (epoch {result['best_epoch']})"
-        yield f"run in {self.run}: lstm-jax forecast --run {self.run}"
+        yield f"run in {self.run}: lstm-jax forecast --run {shlex.quote(str(self.run))}"
 
 
 @dataclass(frozen=True)

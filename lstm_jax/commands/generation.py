@@ -2,6 +2,7 @@
 
 import codecs
 import json
+import shlex
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -36,7 +37,7 @@ class TrainGeneration(Train):
     def report(self, result: dict[str, Any]) -> Iterator[str]:
         if "validation_bits" in result:
             yield f"held-out text: {metric_text(result['validation_bits'], '.4f')} bits a character (epoch {result['best_epoch']})"
-        yield f"run in {self.run}: lstm-jax generate --run {self.run} --prompt '...'"
+        yield f"run in {self.run}: lstm-jax generate --run {shlex.quote(str(self.run))} --prompt '...'"
 
 
 @dataclass(frozen=True)
@@ -126,14 +127,13 @@ class Score:
 
     def __call__(self, console: Console) -> None:
         start()
-        from lstm_jax.tasks import generation, text_pages
+        from lstm_jax.tasks import corpora, text_pages
 
         trained = load_run("generation", self.run, self.dtype)
         if self.html is not None:
             check_output(self.html, (self.run, *(self.data or trained.config.data.data)), self.force)
-        ids = generation.read_ids(trained, self.data, self.text, self.text_column, self.clean, self.unknown)
-        starts = generation.held_out_starts(trained) if self.text is None and not self.data else None
-        scores = trained.score(ids, self.mode, starts)
+        read = corpora.read_text(trained, self.data, self.text, self.text_column, self.clean, self.unknown)
+        scores = trained.score(read.ids, self.mode, read.starts)
         row = {"characters": len(scores.nats)} | scores.metrics()
         if self.json:
             print(json_text(row))
@@ -142,7 +142,7 @@ class Score:
             say(console, f"{row['characters']:,} characters, {row['accuracy']:.1%} of them were the likeliest")
         sys.stdout.flush()  # if standard output is full, the error comes before the page is written
         if self.html is not None:
-            text_pages.draw_surprise(trained.characters, ids, scores, self.html, "Surprise", self.force)
+            text_pages.draw_surprise(trained.characters, read.ids, scores, self.html, "Surprise", self.force)
             say(Console(stderr=True), f"{self.html}")
 
 
@@ -173,11 +173,10 @@ class Units(Checked):
 
     def __call__(self, console: Console) -> None:
         start()
-        from lstm_jax.tasks import generation, text_pages
+        from lstm_jax.tasks import corpora, text_pages
 
         trained = load_run("generation", self.run)
         check_output(self.out, (self.run, *(self.data or trained.config.data.data)), self.force)
-        ids = generation.read_ids(trained, self.data, self.text, self.text_column, self.clean, self.unknown, self.chars)
-        starts = generation.held_out_starts(trained) if self.text is None and not self.data else None
-        text_pages.draw_units(trained.characters, ids, trained.activations(ids, starts), self.out, self.count, self.force)
+        read = corpora.read_text(trained, self.data, self.text, self.text_column, self.clean, self.unknown, self.chars)
+        text_pages.draw_units(trained.characters, read.ids, trained.activations(*read), self.out, self.count, self.force)
         say(console, f"{self.out}")

@@ -1,5 +1,6 @@
 """The command `lstm-jax train sentiment`, and the commands that use a sentiment run."""
 
+import shlex
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -39,7 +40,7 @@ class TrainSentiment(Train):
                 accuracy, auc = (metric_text(result[f"{part}_{metric}"], ".4f") for metric in ("accuracy", "auc"))
                 yield f"{part} accuracy {accuracy}, AUC {auc} (epoch {result['best_epoch']})"
                 break
-        yield f"run in {self.run}: lstm-jax predict --run {self.run} --text '...'"
+        yield f"run in {self.run}: lstm-jax predict --run {shlex.quote(str(self.run))} --text '...'"
 
 
 @dataclass(frozen=True)

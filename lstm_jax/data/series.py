@@ -159,18 +159,18 @@ def _moment(text: str) -> _Moment | None:
     return _Moment((moment.replace(tzinfo=UTC) if offset is None else moment).timestamp() / DAY, True, offset)
 
 
-_BASIC_DATES = {8: "%Y%m%d", 10: "%Y%m%d%H", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
+_BASIC_DATES = {6: "%Y%m", 8: "%Y%m%d", 10: "%Y%m%d%H", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
 """Dict from a number of digits to the format of a date with so many digits."""
 
 
 def _is_basic_date(text: str) -> bool:
-    """Return whether a text looks like a date in digits alone: a day, as in 20261125, perhaps with an hour, a minute and a second.
+    """Return whether a text looks like a date in digits alone, as in 202611 (a month), 20261125 or 202611251430.
 
-    A date with an hour has ten digits, as a present time in seconds since 1970 has. A text with an hour therefore counts as a date only if
-    its year lies between 1900 and 2099.
+    A date with an hour has ten digits, as a present time in seconds since 1970 has. A text that is no day therefore counts as a date only
+    if its year lies between 1900 and 2099.
     """
     form = _BASIC_DATES.get(len(text))
-    if form is None or not (text.isascii() and text.isdigit()) or (len(text) > 8 and text[:2] not in ("19", "20")):
+    if form is None or not (text.isascii() and text.isdigit()) or (len(text) != 8 and text[:2] not in ("19", "20")):
         return False
     try:
         datetime.strptime(text, form)
@@ -181,6 +181,8 @@ def _is_basic_date(text: str) -> bool:
 
 def _with_hyphens(text: str) -> str:
     """Return a date in digits alone, for which `_is_basic_date` is true, in the format that `read_series` reads as a date."""
+    if len(text) == 6:
+        return f"{text[:4]}-{text[4:]}"
     moment = datetime.strptime(text, _BASIC_DATES[len(text)])
     return moment.date().isoformat() if len(text) == 8 else moment.isoformat(timespec="seconds" if len(text) == 14 else "minutes")
 
@@ -239,7 +241,7 @@ def read_series(path: str | os.PathLike[str], time: str = "time", value: str = "
             - A time is neither a finite number nor an ISO date.
             - The times do not increase.
             - Some times are numbers, and others are dates.
-            - All times look like dates in digits alone.
+            - All times look like dates in digits alone. Months must be of several years.
             - Only some of the dates have an offset from UTC.
             - Fewer than two rows have a value.
             - float64 cannot represent the gaps between the times in units of the median gap.
@@ -269,7 +271,8 @@ def read_series(path: str | os.PathLike[str], time: str = "time", value: str = "
         values.append(found)
     if moment is None or len(times) < 2:
         raise InputError(f"rows of {path}", len(times), "give two or more with a value")
-    if basic:
+    consecutive = len(when) == 6 and times[0] // 100 == times[-1] // 100  # numbers of one year may be meant as numbers
+    if basic and not consecutive:
         remedy = f"write {_with_hyphens(when)} for a date, or {when}.0 for a number"
         raise InputError(f"{time!r} of {path}", f"{when} and all others look like dates", remedy)
     series = Series(np.asarray(times), np.asarray(values), moment.dated, skipped, str(path), moment.offset)

@@ -5,16 +5,20 @@ The record is written last. Its first line is the SHA-256 of its other lines, so
 files, and the part of the input that the shard holds.
 """
 
+import contextlib
+import os
 import re
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
 from lstm_jax.errors import InputError, require
+from lstm_jax.files.locks import locked
 from lstm_jax.files.reading import parsing
 from lstm_jax.files.writing import MARK, read_summed, remove_temporaries, summed_json, write_atomically
 
@@ -22,6 +26,8 @@ INDEX = "index.json"
 """Name of the index, a file that is written once all shards are finished."""
 UNFINISHED = "unfinished.txt"
 """Name of a file that shows that the shards of a folder are being written, or that their writing was interrupted."""
+LOCK = "shards.lock"
+"""Name of the lock file that exists while a process writes shards."""
 _SHARD_FILE = re.compile(r"[0-9]{5,}\.(json|npy|ids|npz)")
 Progress = Callable[[int, int], None]
 """Function that is called with the number of finished shards and the number of all shards."""
@@ -30,6 +36,19 @@ Progress = Callable[[int, int], None]
 def shard_path(folder: Path, number: int, ending: str) -> Path:
     """Return the path of one file of a shard, such as 00012.json for the number 12 and the ending "json"."""
     return folder / f"{number:05}.{ending}"
+
+
+@contextlib.contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder of shards during a with-statement. The folder is created if it does not exist.
+
+    Raises:
+        InputError: if another process holds the lock, or if the folder or the lock file cannot be written.
+    """
+    with parsing(f"shards {folder}", "name a folder that can be written"):
+        folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder / LOCK, f"shards {folder}"):
+        yield
 
 
 def write_missing(
@@ -45,7 +64,7 @@ def write_missing(
     A shard is one part of a data set. It consists of data files and a record, which is a JSON file that describes them.
 
     Args:
-        folder: the folder, which is created if it does not exist.
+        folder: the folder, whose lock the caller holds; see `writing`.
         parts: one dataclass instance for each shard. The instance describes the input of the shard, for example a file.
         write: function write(folder, parts, number) that writes the data files of the shard for `parts[number]`, then calls `write_record`,
             and returns `number`.
@@ -66,7 +85,6 @@ def write_missing(
             - A process that writes shards is killed.
     """
     with parsing(f"shards {folder}", "name a folder that can be written"):
-        folder.mkdir(parents=True, exist_ok=True)
         remove_temporaries(folder)
         numbers = {*range(len(parts)), *_numbers(folder, "json")}
         records = {number: record(folder, number) for number in sorted(numbers)}
@@ -99,7 +117,7 @@ def _written(folder: Path, parts: Sequence[Any], write: Callable, numbers: Seque
         for number in numbers:
             yield write(folder, parts, number)
         return
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), _end_with_parent) as pool:
         tasks = [pool.submit(write, folder, parts, number) for number in numbers]
         try:
             for task in as_completed(tasks):
@@ -109,6 +127,21 @@ def _written(folder: Path, parts: Sequence[Any], write: Callable, numbers: Seque
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def _end_with_parent() -> None:
+    """End this process as soon as its parent has ended, even if a signal has killed the parent.
+
+    The processes of a pool do not notice this: they would wait for work for ever, and keep the standard output of the command open.
+    """
+    parent = parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def write_record(folder: Path, number: int, part: Any, content: dict[str, Any]) -> None:

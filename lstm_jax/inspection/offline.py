@@ -18,8 +18,8 @@ def fill_template(template: Path, data: Any) -> str:
         template: path of the template, which contains these four texts.
         data: data that JSON can represent. All numbers must be finite.
     """
-    text = template.read_text().replace("<!doctype html>", f"<!doctype html>\n<!-- {MARK} -->", 1)
+    text = template.read_text(encoding="utf-8").replace("<!doctype html>", f"<!doctype html>\n<!-- {MARK} -->", 1)
     for name, file in (("SHARED_STYLE", "offline.css"), ("SHARED_SCRIPT", "offline.js")):
-        text = text.replace(name, Path(__file__).with_name(file).read_text().rstrip(), 1)
+        text = text.replace(name, Path(__file__).with_name(file).read_text(encoding="utf-8").rstrip(), 1)
     # "<" is escaped, because "</script" in the data would end the script and "<!--<script" would prevent its end
     return text.replace("DATA</script>", json.dumps(data, allow_nan=False).replace("<", "\\u003c") + "</script>", 1)

@@ -45,15 +45,15 @@ def keep_compiled() -> None:
     second, which JAX does not store by default. In three cases this function changes no setting of JAX:
 
     - The user has named a folder for the cache, or disabled the cache, by a setting of JAX.
-    - The folder `compilation_cache_dir()` cannot be written.
+    - The folder `compilation_cache_dir()` cannot be written, or the user has no home in which it could be.
     - The default platform is the CPU, and a test of XLA has failed. In this test, XLA compiles a small program and loads it again. The test
       fails if XLA prints a message or raises an error. The test runs once for each folder that `compilation_cache_dir()` returns, and its
       result is stored in this folder.
     """
     if not jax.config.values["jax_enable_compilation_cache"] or jax.config.values["jax_compilation_cache_dir"]:
         return
-    folder = compilation_cache_dir()
     try:
+        folder = compilation_cache_dir()
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         _prune(folder)
         if not _loads(folder / VERDICT):

@@ -134,5 +134,6 @@ def _scale(values: np.ndarray, name: str) -> Scale:
         scale = Scale(float(values.mean()), float(values.std())) if len(values) else Scale(0.0, 0.0)
     finite = math.isfinite(scale.mean) and math.isfinite(scale.spread)
     require(finite, f"values of {name}", "too large to square", "give the series in a larger unit")
-    require(scale.spread > 0, f"values of {name}", "all the same where trained on", "give a series that varies")
+    varies = len(values) > 0 and values.max() > values.min()  # rounding may give equal values a spread above 0
+    require(bool(varies) and scale.spread > 0, f"values of {name}", "all the same where trained on", "give a series that varies")
     return scale

@@ -17,8 +17,9 @@ from lstm_jax.errors import InputError, require
 from lstm_jax.models import CharGenerator
 from lstm_jax.sampling import Mode, Rules, Sampler, check_ids, check_mode, make_rules
 from lstm_jax.tasks import base
+from lstm_jax.tasks.corpora import load_corpus
 from lstm_jax.tasks.memory import require_free
-from lstm_jax.tasks.running import Run, check_own_data, initial_rngs, mesh_of, write_result
+from lstm_jax.tasks.running import Run, initial_rngs, mesh_of, write_result
 from lstm_jax.tasks.samples import sample_callback
 from lstm_jax.tasks.text_examples import stream_examples, stream_objective, window_examples, window_objective
 from lstm_jax.tasks.text_pages import draw_figures
@@ -33,14 +34,6 @@ CHUNK = 25
 """Number of characters that one compiled call draws for each text."""
 
 WantedMode = Literal["auto", "carried", "window"]
-
-
-def load_corpus(config: GenerationConfig) -> data.Corpus:
-    """Load the corpus that a config names: a training text and a held-out text, both as character ids."""
-    text = config.data
-    if text.input == "stream":
-        return data.sharded_corpus(text.data[0], text.clean, text.unit, text.validation, text.length)
-    return data.prepare_corpus(text.data, text.text_column, text.clean, text.unit, text.validation, text.unseen, text.length)
 
 
 def make_model(config: GenerationConfig, vocabulary: int) -> CharGenerator:
@@ -335,59 +328,6 @@ class Trained(base.Trained[GenerationConfig, data.Characters]):
     def _known(self, name: str, ids: Any) -> np.ndarray:
         require(not isinstance(ids, str | bytes), name, repr(ids), "encode it first, with the method encode of the trained run")
         return check_ids(name, ids, self.characters.size)
-
-
-def held_out_starts(trained: Trained) -> np.ndarray | None:
-    """Return the positions at which the articles of the run's held-out text begin.
-
-    If the config does not reset the state at the beginnings of articles (`article_resets`), return None.
-    """
-    return load_corpus(trained.config).validation_starts if trained.config.data.article_resets else None
-
-
-def read_ids(
-    trained: Trained,
-    paths: Sequence[str] = (),
-    text: str | None = None,
-    text_column: str = "",
-    clean: bool = False,
-    unknown: str = "",
-    most: int = 0,
-) -> np.ndarray:
-    """Return the character ids of a given text, or of the held-out text of the run.
-
-    The text is given either as a string (`text`) or as files (`paths`). If neither is given, the held-out text of the run is used.
-
-    Args:
-        trained: the trained model of the run. Its vocabulary gives the ids.
-        paths: paths of files and folders; see `data.read_articles`. The articles in them are joined by spaces.
-        text: the text as a string.
-        text_column: name of the column or key that holds the text, for files that are tables.
-        clean: whether to clean the text first; see `Trained.encode`.
-        unknown: character that replaces characters outside the vocabulary; see `Trained.encode`.
-        most: largest number of ids to return, from the beginning of the text. If 0, all ids are returned.
-
-    Raises:
-        InputError: if both `text` and `paths` are given, if a file cannot be read, if `Trained.encode` raises an error, or if `most` is
-            below 0. If neither `text` nor `paths` is given, the error is also raised in two further cases: the run has no held-out text, or
-            the data of the run have changed.
-    """
-    require(text is None or not paths, "text", "given with files", "give one of the two")
-    require(most >= 0, "chars", most, "give 1 or more, or 0 for all")
-    if text is not None:
-        ids = trained.encode(text, clean, unknown)
-    elif not paths:
-        corpus = load_corpus(trained.config)
-        check_own_data(trained.run, corpus.fingerprint)
-        ids = corpus.validation
-        require(len(ids) > 0, "text", "none given, and the run held none out", "name files, - for standard input, or --text")
-    elif trained.characters.unit == "byte":
-        ids = trained.encode(b" ".join(data.read_byte_articles(paths, text_column)), clean)
-    else:
-        articles = data.read_articles(paths, text_column)
-        unix = trained.config.data.clean != "exact"  # line endings are treated as in the training text
-        ids = trained.encode(" ".join(map(data.unix_line_ends, articles) if unix else articles), clean, unknown)
-    return ids[:most] if most else ids
 
 
 train, load = Generation.train, Trained.load

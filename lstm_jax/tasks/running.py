@@ -31,7 +31,7 @@ from lstm_jax.training.examples import steps_per_epoch
 from lstm_jax.training.loop import FitResult, check_batch_size
 from lstm_jax.training.optimizers import make_optimizer
 from lstm_jax.training.row_sparse import Optimizer
-from lstm_jax.training.run_folder import RunFolder, differences, environment
+from lstm_jax.training.run_folder import RunFolder, differences, environment, same_data
 
 Content = str | bytes | Callable[[IO[bytes]], object]
 """Content of a file: a string, bytes, or a function that writes the content to an open binary file (see `write_atomically`)."""
@@ -242,7 +242,7 @@ def is_own_data(run: RunFolder, fingerprint: str) -> bool:
     Raises:
         InputError: if the file `data.sha256` of the run, which holds the fingerprint of the run's data, cannot be read.
     """
-    return read_input(run.data, remedy="name the folder of a finished or interrupted run").strip() == fingerprint.encode()
+    return same_data(read_input(run.data, remedy="name the folder of a finished or interrupted run"), fingerprint)
 
 
 def check_own_data(run: RunFolder, fingerprint: str) -> None:

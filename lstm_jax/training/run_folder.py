@@ -130,7 +130,7 @@ class RunFolder:
         if not self.data.exists():
             write_atomically(self.data, fingerprint + "\n")
         with system_errors(f"file {self.data}", "name the folder of a run that can be read"):
-            same = self.data.read_bytes().strip() == fingerprint.encode()
+            same = same_data(self.data.read_bytes(), fingerprint)
         require(same, f"data of run {self.path}", "changed since the run began", "give the old data to resume it, or name a new folder")
 
     def verify(self) -> tuple[str, ...]:
@@ -310,3 +310,16 @@ def _cpu() -> str:
     parts = [first.get("model name") or platform.processor()]
     parts += [f"{name.removeprefix('cpu ')} {first[name]}" for name in ("cpu family", "model") if name in first]
     return ", ".join(parts)
+
+
+def same_data(stored: bytes, fingerprint: str) -> bool:
+    """Return whether the data of a run are those with the given fingerprint.
+
+    A fingerprint has one or more words. Older versions stored fewer of them, so that only the stored words are compared.
+
+    Args:
+        stored: content of the file `data.sha256` of the run.
+        fingerprint: fingerprint of the data.
+    """
+    words = stored.split()
+    return bool(words) and words == fingerprint.encode().split()[: len(words)]

@@ -98,6 +98,10 @@ def test_dates_without_hyphens(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=f"write {shown} for a date, or {times[1]}.0 for a number"):
             read_series(write(path, "time,value", *(f"{time},1" for time in times)))
     assert not read_series(write(path, "time,value", "1712011200,1", "1712011260,2")).dated  # seconds since 1970
+    with pytest.raises(InputError, match=r"202512 and all others look like dates; write 2025-12 for a date, or 202512\.0 for a number"):
+        read_series(write(path, "time,value", "202411,1", "202412,2", "202501,3", "202512,4"))
+    for numbers in ((202501, 202502), (202511, 202512, 202513), (212511, 212601)):  # of one year, no month, and another century
+        assert not read_series(write(path, "time,value", *(f"{number},1" for number in numbers))).dated
     for more in ("20261232,5", "20261202.0,5", "100000000,5"):  # not all of them are dates of 8 digits
         series = read_series(write(path, "time,value", *lines, more))
         assert (series.dated, series.times[3] - series.times[2]) == (False, 71)

@@ -5,6 +5,8 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lstm_jax import data
+from lstm_jax.data.shard_folder import LOCK
 from lstm_jax.errors import InputError
+from lstm_jax.files.locks import locked
 from lstm_jax.files.writing import read_summed, summed_json
 
 PIECES = ("the ", "Cat\r\n", "\n", "  ", "Äß ", "dog.", "1 ", "\t", "日本", "x")
@@ -310,3 +314,38 @@ def test_the_command(ask, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert rows[0]["input_seconds"] > 0
     assert ask("score", "--run", tmp_path / "run")[0] == 0
+
+
+def test_one_process_writes_at_a_time(tmp_path: Path) -> None:
+    """Two processes with different recipes would otherwise mix their shards."""
+    files, folder = write_files(tmp_path), tmp_path / "shards"
+    folder.mkdir()
+    with locked(folder / LOCK, "shards"), pytest.raises(InputError, match=rf"^shards {folder}: in use by process {os.getpid()}"):
+        data.write_shards(files, folder)
+    assert not list(folder.iterdir())
+    data.write_shards(files, folder)
+    assert not (folder / LOCK).exists()
+
+
+WORKER = """
+import os, sys, time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from lstm_jax.data.shard_folder import _end_with_parent
+if __name__ == "__main__":
+    with ProcessPoolExecutor(1, get_context("spawn"), _end_with_parent) as pool:
+        print(pool.submit(os.getpid).result(), flush=True)
+        time.sleep(60)
+"""
+
+
+def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
+    """The processes that write shards end if the command is killed, so that they do not keep its output open."""
+    script = tmp_path / "worker.py"
+    script.write_text(WORKER)
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        assert int(parent.stdout.readline()) != parent.pid
+        parent.kill()
+        rest, _ = parent.communicate(timeout=30)  # the output ends with the last process that has it
+    assert not rest

@@ -11,6 +11,7 @@ import jax
 import pytest
 from made_reviews import write_csvs
 
+from lstm_jax.errors import InputError
 from lstm_jax.runtime import compilation_cache
 from lstm_jax.runtime.compilation_cache import compilation_cache_dir, keep_compiled
 
@@ -118,6 +119,15 @@ def test_another_processor_or_jaxlib_has_its_own(monkeypatch: pytest.MonkeyPatch
 
 def test_a_folder_that_cannot_be(settings: Path) -> None:
     (settings / "lstm_jax").write_text("a file")
+    keep_compiled()
+    assert jax.config.jax_compilation_cache_dir is None
+
+
+def test_a_user_without_a_home(settings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> Path:
+        raise InputError("cache folder", "this user has no home", "set XDG_CACHE_HOME")
+
+    monkeypatch.setattr(compilation_cache, "compilation_cache_dir", fail)
     keep_compiled()
     assert jax.config.jax_compilation_cache_dir is None
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from itertools import pairwise
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 from made_texts import nats_by_hand, read, small_config
 
-from lstm_jax.tasks import generation, text_pages
+from lstm_jax.errors import InputError
+from lstm_jax.tasks import corpora, generation, text_pages
 from lstm_jax.tasks.inspecting import Request, make_window
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -80,6 +82,42 @@ def test_figures_of_a_run(held_out: bool, request, texts, tmp_path: Path) -> Non
     assert drawn == (tmp_path / "surprise.html").read_text()
     text_pages.draw_units(trained.characters, ids, trained.activations(ids, starts), tmp_path / "units.html", text_pages.UNITS)
     assert (trained.run.figures / "units.html").read_bytes() == (tmp_path / "units.html").read_bytes()
+
+
+def test_files(trained, texts: Path, ask) -> None:
+    """`score` resets the state at the beginnings of articles in files, too, and so does `inspect`."""
+    lengths = [len(path.read_text().strip()) for path in sorted(texts.iterdir())]  # the cleaning removes spaces at both ends
+    starts = np.cumsum([0, *(length + 1 for length in lengths)])[:-1]
+    found = corpora.read_text(trained, [str(texts)], clean=True)
+    assert found.starts is not None
+    assert found.starts.tolist() == starts.tolist()
+    assert len(found.ids) == sum(lengths) + len(lengths) - 1
+    code, shown = ask("score", texts, "--run", trained.run.path, "--clean", "--json")[:2]
+    assert code == 0
+    assert json.loads(shown)["bits"] == pytest.approx(bits_by_hand(trained, found.ids, starts).mean(), abs=1e-5)
+    cut = corpora.read_text(trained, [str(texts)], clean=True, most=int(starts[2]) + 1)
+    assert cut.starts is not None
+    assert cut.starts.tolist() == starts[:3].tolist()
+    both = texts.parent / "both.json"
+    both.write_text(json.dumps([{"text": "who goes there? "}, {"text": "an old house stood on the hill. "}]))
+    (window,) = make_window(trained, Request(file=both)).examples
+    assert not window.frames[0].norms[-1][: len("who goes there? ")].any()
+
+
+def test_other_boundaries_are_other_data(texts: Path, tmp_path: Path) -> None:
+    """Data with the same text and other articles are refused. A run of an older version, which does not know its articles, is not."""
+    own = Path(shutil.copytree(texts, tmp_path / "texts"))
+    trained = train(own, tmp_path / "run", 0.5)
+    corpora.read_text(trained)
+    stored = trained.run.data.read_text().split()
+    assert len(stored) == 2
+    first, second = own / "00.txt", own / "01.txt"
+    first.write_text(f"{first.read_text().strip()} {second.read_text().strip()}")
+    second.unlink()
+    with pytest.raises(InputError, match="changed since the run began"):
+        corpora.read_text(trained)
+    trained.run.data.write_text(f"{stored[0]}\n")
+    corpora.read_text(trained)
 
 
 def test_units(trained, ask, tmp_path: Path) -> None:

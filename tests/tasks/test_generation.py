@@ -37,7 +37,7 @@ from lstm_jax.config import GenerationConfig, TextConfig, to_json
 from lstm_jax.errors import InputError, Interrupted
 from lstm_jax.inspection import plots
 from lstm_jax.models import functional
-from lstm_jax.tasks import generation, samples
+from lstm_jax.tasks import corpora, generation, samples
 from lstm_jax.training import loop
 from lstm_jax.training.callbacks import EpochRecord
 from lstm_jax.training.loop import FitResult
@@ -268,7 +268,7 @@ def test_nothing_held_out_and_nothing_drawn(text, tmp_path, monkeypatch):
     for name, array in result.params.items():
         assert np.asarray(array).tobytes() == trained.params[name].tobytes()
     with pytest.raises(InputError, match="text: none given, and the run held none out; name files, - for standard input, or --text"):
-        generation.read_ids(trained)
+        corpora.read_text(trained)
 
 
 @pytest.mark.slow
@@ -288,8 +288,8 @@ def test_bytes(tmp_path, monkeypatch):
     trained = generation.load(tmp_path / "run")
     assert trained.characters.size == 256
     cut = len(BYTES) - round(0.1 * len(BYTES))
-    assert generation.read_ids(trained).tobytes() == BYTES[cut:]
-    assert generation.read_ids(trained, [str(tmp_path / "bytes.txt")]).tobytes() == BYTES
+    assert corpora.read_text(trained).ids.tobytes() == BYTES[cut:]
+    assert corpora.read_text(trained, [str(tmp_path / "bytes.txt")]).ids.tobytes() == BYTES
     assert trained.encode("Aü").tolist() == [65, 0xC3, 0xBC]
     for raw in (b"A\xfc", os.fsdecode(b"A\xfc")):
         assert trained.encode(raw).tolist() == [65, 0xFC]
@@ -320,7 +320,7 @@ def test_a_run_is_neither_overwritten_nor_resumed_on_another_text(made, tmp_path
     with pytest.raises(InputError, match="holds a run; resume it with --resume"):
         generation.train(config, folder)
     RunFolder(folder).accept()
-    for call in (lambda: generation.train(config, folder, resume=True), lambda: generation.read_ids(generation.load(folder))):
+    for call in (lambda: generation.train(config, folder, resume=True), lambda: corpora.read_text(generation.load(folder)).ids):
         with pytest.raises(InputError, match="changed since the run began"):
             call()
     assert (folder / "samples.jsonl").read_bytes() == (made("windows").folder / "samples.jsonl").read_bytes()
@@ -335,7 +335,7 @@ def test_load_and_score(regime, made):
     assert (trained.config, trained.notes) == (config, ())
     for name, array in result.params.items():
         assert np.asarray(array).tobytes() == trained.params[name].tobytes()
-    ids = generation.read_ids(trained)
+    ids = corpora.read_text(trained).ids
     assert ids.tolist() == ids_of(TEXT[CUT:])
     wanted = json.loads((folder / "result.json").read_text())
     metrics = trained.score(ids).metrics()

@@ -15,7 +15,7 @@ from lstm_jax.data import Characters
 from lstm_jax.errors import InputError
 from lstm_jax.inspection.text_map import most_active
 from lstm_jax.sampling import Sampler
-from lstm_jax.tasks import generation, text_pages
+from lstm_jax.tasks import corpora, generation, text_pages
 
 
 @pytest.fixture(scope="module")
@@ -147,22 +147,22 @@ def test_clean_treats_line_ends_as_those_of_the_training_text(recipe, trained):
     assert known.characters.decode(known.encode("the cat\r\n")) == "the cat\r\n"
 
 
-def test_read_ids(trained, tmp_path):
+def test_read_text(trained, tmp_path):
     (tmp_path / "a.txt").write_text("the cat")
     (tmp_path / "b.json").write_text(json.dumps([{"body": "a dog", "n": 1}, {"body": "", "n": 2}, {"body": "ran!", "n": 3}]))
     paths = [str(tmp_path / name) for name in ("a.txt", "b.json")]
-    assert generation.read_ids(trained, paths, text_column="body").tolist() == ids_of("the cat a dog ran!")
-    assert generation.read_ids(trained, paths, most=9).tolist() == ids_of("the cat a")
-    assert generation.read_ids(trained, text="The Cat", clean=True).tolist() == ids_of("the cat")
-    assert generation.read_ids(trained, text="THE cat", unknown=".", most=5).tolist() == ids_of("... c")
-    assert generation.read_ids(trained, most=7).tolist() == ids_of(TEXT[CUT:][:7])
+    assert corpora.read_text(trained, paths, text_column="body").ids.tolist() == ids_of("the cat a dog ran!")
+    assert corpora.read_text(trained, paths, most=9).ids.tolist() == ids_of("the cat a")
+    assert corpora.read_text(trained, text="The Cat", clean=True).ids.tolist() == ids_of("the cat")
+    assert corpora.read_text(trained, text="THE cat", unknown=".", most=5).ids.tolist() == ids_of("... c")
+    assert corpora.read_text(trained, most=7).ids.tolist() == ids_of(TEXT[CUT:][:7])
     (tmp_path / "a.txt").write_text("The cat")
     with pytest.raises(InputError, match="the run does not know: 'T'"):
-        generation.read_ids(trained, paths)
+        corpora.read_text(trained, paths)
     with pytest.raises(InputError, match=r"^text: given with files; give one of the two"):
-        generation.read_ids(trained, paths, "the cat")
+        corpora.read_text(trained, paths, "the cat")
     with pytest.raises(InputError, match=r"^chars: -1; give 1 or more, or 0 for all"):
-        generation.read_ids(trained, most=-1)
+        corpora.read_text(trained, most=-1)
 
 
 def test_pages(trained, tmp_path):

@@ -19,7 +19,7 @@ from scipy.special import expit
 from lstm_jax.config import ForecastConfig, ForecastModelConfig, SentimentConfig, SeriesConfig, TrainConfig
 from lstm_jax.errors import InputError
 from lstm_jax.inspection.window import page
-from lstm_jax.tasks import forecast, forecast_windows, generation, sentiment
+from lstm_jax.tasks import corpora, forecast, forecast_windows, generation, sentiment
 from lstm_jax.tasks.inspecting import Request, make_window
 from lstm_jax.tasks.inspecting import reviews as inspected_reviews
 from lstm_jax.tasks.inspecting.common import kept_epochs
@@ -347,7 +347,7 @@ def test_evidence(run, measures) -> None:
 def test_characters_and_entries(a_text, a_series, measures) -> None:
     params = kept_epochs(a_text, 1).params[0]
     found = measures.characters(a_text, params, 70, 2)
-    held_out = generation.read_ids(a_text, most=142)
+    held_out = corpora.read_text(a_text, most=142).ids
     texts = tuple("".join(a_text.characters.characters[i] for i in held_out[at : at + 71]) for at in (0, 71))
     examples = make_window(a_text, Request(texts=texts, chars=70)).examples
     assert found["median reach in characters"] == np.median([example.frames[0].reach[60:] for example in examples])

@@ -26,7 +26,7 @@ from lstm_jax.data.padding import pad_rows
 from lstm_jax.data.reviews.encoded import EncodedReviews, EncodedSplit
 from lstm_jax.data.reviews.tables import collect
 from lstm_jax.data.reviews.vocabulary import FIRST_WORD, START, UNKNOWN, Vocabulary, ranked_words, tokenize
-from lstm_jax.data.shard_folder import Progress, read_index, record, shard_path, verify, write_index, write_missing, write_record
+from lstm_jax.data.shard_folder import Progress, read_index, record, shard_path, verify, write_index, write_missing, write_record, writing
 from lstm_jax.data.tables import ENDINGS, is_table, table_rows
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.npz import read_npz
@@ -87,6 +87,7 @@ def write_review_shards(
             - A table is in both splits.
             - A table cannot be read (see `read_table`), or has no reviews.
             - A split has no positive or no negative reviews.
+            - Another process writes shards to the folder.
             - The folder cannot be written, or holds shards of other reviews.
     """
     files = [(path, split) for split, names in (("train", paths), ("test", test_paths)) for path in _tables(names)]
@@ -99,14 +100,15 @@ def write_review_shards(
         for (path, split), stat in zip(files, stats, strict=True)
     ]
     require(any(part.split == "train" for part in parts), "reviews", "no table", DESCRIPTION)
-    records = write_missing(folder, parts, _write_shard, _is_intact, workers, on_progress)
-    counts: Counter[bytes] = Counter()
-    for found in records:
-        if found["part"]["split"] == "train":
-            words = (word.encode("utf-8", "surrogateescape") for word in found["words"])
-            counts.update(dict(zip(words, found["counts"], strict=True)))
-    shards = [{"split": found["part"]["split"], "sha256": found["sha256"]} for found in records]
-    write_index(folder, {"format": FORMAT, "words": ranked_words(counts), "shards": shards})
+    with writing(folder):
+        records = write_missing(folder, parts, _write_shard, _is_intact, workers, on_progress)
+        counts: Counter[bytes] = Counter()
+        for found in records:
+            if found["part"]["split"] == "train":
+                words = (word.encode("utf-8", "surrogateescape") for word in found["words"])
+                counts.update(dict(zip(words, found["counts"], strict=True)))
+        shards = [{"split": found["part"]["split"], "sha256": found["sha256"]} for found in records]
+        write_index(folder, {"format": FORMAT, "words": ranked_words(counts), "shards": shards})
     return read_review_shards(folder)
 
 

@@ -92,13 +92,13 @@ def prepare_corpus(
     notes: list[str] = []
     if unit == "byte":
         raw = read_byte_articles(paths, text_column) if paths else tuple(article.encode() for article in embedded_articles())
-        articles = _cleaned(raw, recipe)
+        articles = clean_articles(raw, recipe)
         cut, held, copies = _hold_out(articles, validation)
         train_text, tail, kept = b" ".join(articles)[:cut], b" ".join(held), None
         characters = Characters.all_bytes()
     else:
         read = read_articles(paths, text_column) if paths else embedded_articles()
-        articles = _cleaned(read if recipe == "exact" else _with_unix_line_ends(read, notes), recipe)
+        articles = clean_articles(read if recipe == "exact" else _with_unix_line_ends(read, notes), recipe)
         cut, held, copies = _hold_out(articles, validation)
         train_text, tail = " ".join(articles)[:cut], " ".join(held)
         characters = Characters.of(train_text)
@@ -109,8 +109,8 @@ def prepare_corpus(
         _check_length("validation part", held_out, length)
     only = f"only {characters.characters[train[0]]!r}, {len(train)} times"
     require(bool((train != train[0]).any()), "training part", only, "give a text of two distinct characters or more")
-    starts = _starts(articles)
-    held_starts = _starts(held) if kept is None else kept[_starts(held)]
+    starts = article_starts(articles)
+    held_starts = article_starts(held) if kept is None else kept[article_starts(held)]
     fingerprint = _fingerprint(characters, train, held_out)
     cuts = starts[starts < cut], held_starts
     return Corpus(train, held_out, characters, len(articles), copies, fingerprint, *cuts, tuple(notes))
@@ -150,13 +150,16 @@ def sharded_corpus(
     return Corpus(train, held_out, text.characters, text.index.articles, 0, text.index.fingerprint)
 
 
-def _starts(articles: Sequence[str] | Sequence[bytes]) -> np.ndarray:
+def article_starts(articles: Sequence[str] | Sequence[bytes]) -> np.ndarray:
     """Return the positions (A,) at which the A articles begin in the joined text."""
     return np.cumsum([0, *(len(article) + 1 for article in articles)])[: len(articles)].astype(np.int64)
 
 
-def _cleaned(articles: Sequence[AnyStr], recipe: Recipe) -> list[AnyStr]:
-    # An article that is empty after cleaning is left out: joining it would add a space that cleaning the whole text would not leave.
+def clean_articles(articles: Sequence[AnyStr], recipe: Recipe) -> list[AnyStr]:
+    """Clean articles one by one, and return those that are not empty afterwards.
+
+    An empty article would add a space to the joined text that cleaning the whole text would not leave.
+    """
     return [text for text in (clean(article, recipe) for article in articles) if text]
 
 

@@ -21,7 +21,7 @@ from typing import Any, get_args
 import numpy as np
 
 from lstm_jax.data.mapped import MappedIds, Shard, allow_open_files
-from lstm_jax.data.shard_folder import Progress, read_index, record, shard_path, verify, write_index, write_missing, write_record
+from lstm_jax.data.shard_folder import Progress, read_index, record, shard_path, verify, write_index, write_missing, write_record, writing
 from lstm_jax.data.text.characters import Characters, Unit
 from lstm_jax.data.text.cleaning import Recipe, clean, unix_line_ends
 from lstm_jax.data.text.sources import DESCRIPTION, Paths, source_files
@@ -101,6 +101,7 @@ def write_shards(
             - A path leads to no text file, or all files are empty.
             - A file cannot be read, is an archive, or changes while it is read.
             - `unit` is "character", and a file is not UTF-8.
+            - Another process writes shards to the folder.
             - The folder cannot be written.
             - The folder holds shards that were written from another text or with other options.
             - The folder holds foreign files that have the names of shard files or of the index.
@@ -108,18 +109,19 @@ def write_shards(
     require(recipe in get_args(Recipe), "clean", recipe, f"give one of {', '.join(get_args(Recipe))}")
     parts = [part for path in source_files(paths) for part in _parts(path, recipe, unit, shard_bytes)]
     require(bool(parts), "text", "empty", DESCRIPTION)
-    records = write_missing(folder, parts, _write_shard, _is_current, workers, on_progress)
-    shards: list[dict[str, Any]] = [{name: found[name] for name in SHARD} for found in records]
-    for shard, apart in zip(shards, _separated(parts, records), strict=True):
-        shard["apart"] = apart
-    known = {character for shard in shards for character in shard["characters"]}
-    if any(shard["apart"] for shard in shards):
-        known.add(SEPARATOR)
-    characters = Characters.all_bytes() if unit == "byte" else Characters(tuple(sorted(known)))
-    content = {"format": FORMAT, "unit": unit, "recipe": recipe, "characters": list(characters.characters)}
-    numbers = accumulate(int(part.begin == 0) for part in parts)  # of the articles
-    content |= {"articles": len({number for number, shard in zip(numbers, shards, strict=True) if shard["count"]}), "shards": shards}
-    write_index(folder, content)
+    with writing(folder):
+        records = write_missing(folder, parts, _write_shard, _is_current, workers, on_progress)
+        shards: list[dict[str, Any]] = [{name: found[name] for name in SHARD} for found in records]
+        for shard, apart in zip(shards, _separated(parts, records), strict=True):
+            shard["apart"] = apart
+        known = {character for shard in shards for character in shard["characters"]}
+        if any(shard["apart"] for shard in shards):
+            known.add(SEPARATOR)
+        characters = Characters.all_bytes() if unit == "byte" else Characters(tuple(sorted(known)))
+        content = {"format": FORMAT, "unit": unit, "recipe": recipe, "characters": list(characters.characters)}
+        numbers = accumulate(int(part.begin == 0) for part in parts)  # of the articles
+        content |= {"articles": len({number for number, shard in zip(numbers, shards, strict=True) if shard["count"]}), "shards": shards}
+        write_index(folder, content)
     return read_shards(folder)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from lstm_jax.errors import require
 from lstm_jax.inspection.attribution import gradient_norms, reach
 from lstm_jax.inspection.window import Curve, Example, Frame, Strip, Window
-from lstm_jax.tasks import generation
+from lstm_jax.tasks import corpora, generation
 from lstm_jax.tasks.inspecting.common import Request, Tracer, first_of, kept_epochs
 
 LIKELY = 6
@@ -112,9 +112,9 @@ def _given(trained: generation.Trained, request: Request) -> list[_Text]:
         named.append((request.file.name, {"paths": (str(request.file),)}))
     found = []
     for name, where in named:
-        ids = generation.read_ids(trained, **where, clean=trained.config.data.clean != "exact", most=request.chars + 1)
+        ids, starts = corpora.read_text(trained, **where, clean=trained.config.data.clean != "exact", most=request.chars + 1)
         require(len(ids) >= 3, name, f"{len(ids)} characters", "give 3 or more")
-        found.append(_Text(name, ids))
+        found.append(_Text(name, ids, None if starts is None else np.isin(np.arange(len(ids) - 1), starts)))
     return found
 
 
@@ -125,10 +125,9 @@ def _chosen(trained: generation.Trained, request: Request) -> list[_Text]:
     gives high probabilities to its characters. Up to `request.examples` parts of each of the three kinds are chosen. If the training
     replaced the state by zeros at the beginnings of articles, the same is done here.
     """
-    held_out = generation.read_ids(trained, most=READ)
+    held_out, articles = corpora.read_text(trained, most=READ)
     size = min(request.chars, len(held_out) - 1)
     require(size >= 2, "held-out text", f"{len(held_out)} characters", "give --text or --file")
-    articles = generation.held_out_starts(trained)
     bits = trained.score(held_out, starts=articles).nats / np.log(2)
     starts = np.arange(0, len(held_out) - size, size)
     means = np.asarray([bits[start : start + size].mean() for start in starts])

@@ -1,0 +1,99 @@
+"""Texts of the text-generation task: the corpus that a config names, and the text that a trained model is to read."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lstm_jax import data
+from lstm_jax.config import GenerationConfig
+from lstm_jax.data.text.corpus import article_starts, clean_articles
+from lstm_jax.errors import require
+from lstm_jax.tasks.running import check_own_data
+
+
+def load_corpus(config: GenerationConfig) -> data.Corpus:
+    """Load the corpus that a config names: a training text and a held-out text, both as character ids.
+
+    If the config resets the state at the beginnings of articles, the fingerprint of the corpus has a second word, the SHA-256 of these
+    positions.
+    """
+    text = config.data
+    if text.input == "stream":
+        return data.sharded_corpus(text.data[0], text.clean, text.unit, text.validation, text.length)
+    corpus = data.prepare_corpus(text.data, text.text_column, text.clean, text.unit, text.validation, text.unseen, text.length)
+    if not text.article_resets:
+        return corpus
+    starts = b"|".join(own.tobytes() for own in (corpus.train_starts, corpus.validation_starts))
+    return replace(corpus, fingerprint=f"{corpus.fingerprint} {hashlib.sha256(starts).hexdigest()}")
+
+
+class ReadText(NamedTuple):
+    """Text that a model of a run is to read."""
+
+    ids: np.ndarray
+    """Ids (N,) of the characters."""
+    starts: np.ndarray | None
+    """Positions at which the articles begin. None if the config does not reset the state there (`article_resets`)."""
+
+
+def read_text(
+    trained: Any,
+    paths: Sequence[str] = (),
+    text: str | None = None,
+    text_column: str = "",
+    clean: bool = False,
+    unknown: str = "",
+    most: int = 0,
+) -> ReadText:
+    """Return the character ids of a given text, or of the held-out text of the run, and the beginnings of its articles.
+
+    The text is given either as a string (`text`), which is one article, or as files (`paths`). If neither is given, the held-out text of
+    the run is used.
+
+    Args:
+        trained: the loaded run, a `generation.Trained`. Its vocabulary gives the ids.
+        paths: paths of files and folders; see `data.read_articles`. The articles in them are joined by spaces.
+        text: the text as a string.
+        text_column: name of the column or key that holds the text, for files that are tables.
+        clean: whether to clean the text first; see `generation.Trained.encode`. Articles in files are cleaned one by one, as those of the
+            training text, and those without characters afterwards are left out.
+        unknown: character that replaces characters outside the vocabulary; see `generation.Trained.encode`.
+        most: largest number of ids to return, from the beginning of the text. If 0, all ids are returned.
+
+    Raises:
+        InputError: if both `text` and `paths` are given, if a file cannot be read, if `generation.Trained.encode` raises an error, or if
+            `most` is below 0. If neither `text` nor `paths` is given, the error is also raised in two further cases: the run has no
+            held-out text, or the data of the run have changed.
+    """
+    require(text is None or not paths, "text", "given with files", "give one of the two")
+    require(most >= 0, "chars", most, "give 1 or more, or 0 for all")
+    if text is not None:
+        ids, starts = trained.encode(text, clean, unknown), np.zeros(1, np.int64)
+    elif not paths:
+        corpus = load_corpus(trained.config)
+        check_own_data(trained.run, corpus.fingerprint)
+        ids, starts = corpus.validation, corpus.validation_starts
+        require(len(ids) > 0, "text", "none given, and the run held none out", "name files, - for standard input, or --text")
+    else:
+        articles, space = _articles(trained, paths, text_column, clean)
+        ids, starts = trained.encode(space.join(articles), unknown=unknown), article_starts(articles)
+    ids = ids[:most] if most else ids
+    return ReadText(ids, starts[starts < len(ids)] if trained.config.data.article_resets else None)
+
+
+def _articles(trained: Any, paths: Sequence[str], text_column: str, clean: bool) -> tuple[list[Any], Any]:
+    """Read the articles of files for `read_text`, and clean them if `clean` is true.
+
+    Returns:
+        The articles, and the space that is to stand between two of them. They are strings, or bytes if the vocabulary consists of bytes.
+    """
+    recipe = trained.config.data.clean
+    if trained.characters.unit == "byte":
+        articles, space = list(data.read_byte_articles(paths, text_column)), b" "
+    else:
+        articles, space = list(data.read_articles(paths, text_column)), " "
+        articles = articles if recipe == "exact" else [data.unix_line_ends(article) for article in articles]  # as in the training text
+    return (clean_articles(articles, recipe) if clean else articles), space
