@@ -8,6 +8,7 @@ import dataclasses
 import inspect
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -258,7 +259,7 @@ def test_a_training_whose_reader_leaves(tmp_path):
         ("embedding neighbours --run {run} --count 0 good", ["error: --count: 0; give 1 or more"]),
         ("embedding export", ["PATH", "see lstm-jax embedding export --help"]),
         ("embedding export --run {run} {tmp}", ["writing ", "Is a directory"]),
-        ("embedding plot --run {run} --words 1", ["vectors to project", "give at least 2 rows"]),
+        ("embedding plot --run {run} --words 1", ["words on a map: 1", "give 2 or more"]),
         ("evaluate --run {run} --split validation", ["split: validation; this run's data has no such part"]),
         ("data prepare --data {tmp}/none", ["none: no such file or folder"]),
         ("demo --run {tmp}", ["holds something else; name a new one with --run"]),
@@ -291,7 +292,7 @@ def test_an_existing_run_is_left_alone(ask, run, reviews, tmp_path):
     code, out, _ = ask(*common, "--resume")
     assert code == 0
     assert "test accuracy 0." in out
-    assert f"run in {run}: lstm-jax predict --run {run} --text '...'\n" in out  # neither wrapped nor read as markup
+    assert f"run in {run}: lstm-jax predict --run {shlex.quote(str(run))} --text '...'\n" in out  # neither wrapped nor read as markup
 
 
 def test_an_unknown_error_keeps_its_traceback(monkeypatch):

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,7 +56,9 @@ def test_train_and_resume(ask, run):
     assert (code, err) == (0, "")
     assert "1 articles, 568 characters (18 distinct), 63 held out; 280 windows every 2" in " ".join(out.split())
     assert f"held-out text: {result['validation_bits']:.4f} bits a character (epoch 2)\n" in out
-    assert out.endswith(f"run in {run}: lstm-jax generate --run {run} --prompt '...'\n")  # neither wrapped nor read as markup
+    assert out.endswith(
+        f"run in {run}: lstm-jax generate --run {shlex.quote(str(run))} --prompt '...'\n"
+    )  # neither wrapped nor read as markup
 
 
 def test_a_preset_replaces_the_defaults_of_the_other_flags(ask, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@
 docs/reference/generated. A file is rewritten only if its text has changed, because Sphinx builds the page of a rewritten file again.
 """
 
+import re
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -46,8 +47,8 @@ def write(folder: Path = FOLDER) -> None:
 def write_report(app: Sphinx, error: Exception | None) -> None:
     """Write the HTML page with the benchmark results to the folder `report` of the site.
 
-    The throughput results on the page are those of the commit that the first benchmark table in README.md names. Sphinx calls this function
-    at the end of a build.
+    The throughput results on the page are those of the commit of the figure in README.md, which has more workloads than that of the table
+    there. Sphinx calls this function at the end of a build.
 
     Args:
         app: Sphinx application. Nothing is written if it builds another format than HTML.
@@ -57,10 +58,10 @@ def write_report(app: Sphinx, error: Exception | None) -> None:
         return
     from bench import accuracy, report, throughput
 
-    table = report.TABLE.search((report.ROOT / "README.md").read_text())
-    assert table is not None
+    figure = re.search(r"bench report --commit (\w+)", (report.ROOT / "README.md").read_text())
+    assert figure is not None
     folder = Path(app.outdir) / "report"
-    report.write_report(Namespace(commit=table[3], results=throughput.PATH, accuracy=accuracy.PATH, out=folder, force=True))
+    report.write_report(Namespace(commit=figure[1], results=throughput.PATH, accuracy=accuracy.PATH, out=folder, force=True))
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

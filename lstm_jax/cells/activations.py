@@ -5,6 +5,7 @@ Three functions of Keras are missing: `glu`, whose output has half the size of i
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -97,7 +98,8 @@ def find_activation(which: str | Activation | None, argument: str = "activation"
         require(which in ACTIVATIONS, argument, which, f"give a function, or one of {', '.join(ACTIVATIONS)}")
         return ACTIVATIONS[which]
     require(callable(which), argument, type(which).__name__, "give a name, or a function of an array")
-    trained = any(kind.__module__.startswith("flax.") for kind in type(which).__mro__)  # this package does not import Flax
+    kind: Any = type(which)
+    trained = any(base.__module__.startswith("flax.") for base in kind.__mro__)  # this package does not import Flax
     require(not trained, argument, type(which).__name__, "its parameters would not be trained: give a function")
     x = jax.ShapeDtypeStruct((2, 6), jnp.float32)
     try:

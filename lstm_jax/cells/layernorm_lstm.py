@@ -57,8 +57,8 @@ def init(key: Array, features: int, units: int, dtype=jnp.float32) -> LayerNormP
     Raises:
         InputError: if `features` or `units` is below 1.
     """
-    gates = [jnp.ones((GATES * units,), dtype) for _ in range(2)]  # two arrays, since a buffer can be donated only once
-    return LayerNormParams(*lstm.init(key, features, units, dtype), *gates, jnp.ones((units,), dtype), jnp.zeros((units,), dtype))
+    one, other = jnp.ones((GATES * units,), dtype), jnp.ones((GATES * units,), dtype)  # two arrays: a buffer can be donated only once
+    return LayerNormParams(*lstm.init(key, features, units, dtype), one, other, jnp.ones((units,), dtype), jnp.zeros((units,), dtype))
 
 
 def normalised(z: Float[Array, "... Z"], gain: Float[Array, "Z"]) -> Float[Array, "... Z"]:

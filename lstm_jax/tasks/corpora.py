@@ -90,6 +90,7 @@ def _articles(trained: Any, paths: Sequence[str], text_column: str, clean: bool)
     Returns:
         The articles, and the space that is to stand between two of them. They are strings, or bytes if the vocabulary consists of bytes.
     """
+    articles: Any
     recipe = trained.config.data.clean
     if trained.characters.unit == "byte":
         articles, space = list(data.read_byte_articles(paths, text_column)), b" "
