@@ -99,7 +99,8 @@ def find_activation(which: str | Activation | None, argument: str = "activation"
         return ACTIVATIONS[which]
     require(callable(which), argument, type(which).__name__, "give a name, or a function of an array")
     kind: Any = type(which)
-    trained = any(base.__module__.startswith("flax.") for base in kind.__mro__)  # this package does not import Flax
+    names = [(base.__module__.partition(".")[0], base.__name__) for base in kind.__mro__]  # this package does not import Flax
+    trained = ("flax", "Module") in names
     require(not trained, argument, type(which).__name__, "its parameters would not be trained: give a function")
     x = jax.ShapeDtypeStruct((2, 6), jnp.float32)
     try:

@@ -100,17 +100,10 @@ def fit(
 
         Interrupted: if SIGINT or SIGTERM arrives. If `checkpoints` is given, the state has been saved before this error is raised.
     """
-    require(isinstance(model, nnx.Module), "model", type(model).__name__, "give an nnx.Module; make_train_step takes a pytree, too")
     check_loss(loss_fn)
     check_optimizer(optimizer)
-    require(evaluate is None or callable(evaluate), "evaluate", repr(evaluate), "give a function of the model, or None")
-    callbacks = as_tuple("callbacks", callbacks, "give a list of functions")
-    for callback in callbacks:
-        require(callable(callback), "callbacks", repr(callback), "give a list of functions")
-    parts = split_model(model)
-    others = [var for _, var in nnx.to_flat_state(parts.variables) if not isinstance(var, nnx.RngState)]
-    remedy = "fit trains parameters alone: use make_train_step, which carries all variables from step to step"
-    require(not others, "variables", type(others[0]).__name__ if others else "", remedy)
+    callbacks = _functions(evaluate, callbacks)
+    parts = _parts(model)
     given, count = _rows(arrays)
     saving = {"keep_epochs": keep_epochs, "resume": resume, "checkpoint_steps": checkpoint_steps}
     for name, value in saving.items():
@@ -155,6 +148,33 @@ def fit(
     )
     nnx.update(model, nnx.state(parts.rebuild(result.params, parts.variables), nnx.Param))
     return result
+
+
+def _functions(evaluate: Any, callbacks: Any) -> tuple[Callback, ...]:
+    """Return the callbacks as a tuple, after checking that they and `evaluate`, if it is not None, are functions.
+
+    Raises:
+        InputError: if `evaluate` or a callback is something else, or if `callbacks` is no sequence.
+    """
+    require(evaluate is None or callable(evaluate), "evaluate", repr(evaluate), "give a function of the model, or None")
+    callbacks = as_tuple("callbacks", callbacks, "give a list of functions")
+    for callback in callbacks:
+        require(callable(callback), "callbacks", repr(callback), "give a list of functions")
+    return callbacks
+
+
+def _parts(model: Any) -> Any:
+    """Return the parts of a module that `split_model` returns.
+
+    Raises:
+        InputError: if `model` is no `nnx.Module`, or if it has variables other than parameters and random streams.
+    """
+    require(isinstance(model, nnx.Module), "model", type(model).__name__, "give an nnx.Module; make_train_step takes a pytree, too")
+    parts = split_model(model)
+    others = [var for _, var in nnx.to_flat_state(parts.variables) if not isinstance(var, nnx.RngState)]
+    remedy = "fit trains parameters alone: use make_train_step, which carries all variables from step to step"
+    require(not others, "variables", type(others[0]).__name__ if others else "", remedy)
+    return parts
 
 
 def _rows(arrays: Sequence[Any]) -> tuple[tuple[Any, ...], int]:
