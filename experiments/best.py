@@ -312,8 +312,8 @@ ENSEMBLES = {"ensemble of the seeds": "test_margins", "ensemble and NBSVM": "tes
 def verdict(rows: study.Rows) -> str:
     """Return the conclusion of the study.
 
-    Each run that did not use the test reviews has one line with its validation metrics. Two groups of runs used them: those of the recipe,
-    and those of the wider recipe on all training reviews. Each group that has runs adds these lines:
+    Each run that did not use the test reviews has one line with its validation metrics. Two groups of runs used the test reviews: the
+    runs of the recipe, and the runs of the wider recipe on all training reviews. Each group that has runs adds these lines:
 
     - one line for each model in `TESTED`, with its accuracy on the test reviews;
     - one line for each ensemble in `ENSEMBLES`, with its accuracy on the test reviews, if there are several seeds;

@@ -82,7 +82,7 @@ def _seeds(claim: Claim, new: bool) -> range:
 
 @cache
 def _full(name: str) -> list[tuple[Any, dict[str, Any]]]:
-    """Return the configs of the full preset of a study, each with its fields as a flat dict."""
+    """Return a pair for each config of the full preset of a study: the config, and a flat dict of its fields."""
     return [(config, sweep.flatten(asdict(config))) for config in _study(name).presets["full"]]
 
 

@@ -231,14 +231,15 @@ def draw(rows: study.Rows, path: Path) -> object:
         for axes, (title, intervals, baseline, sign) in zip(
             figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels, strict=True
         ):
+            scaled = {cell: [value * (sign or 1) for value in interval] for cell, interval in intervals.items()}
             for y, cell in enumerate(VARIANTS[1:]):
-                if cell in intervals:
-                    mean, *ends = (value * (sign or 1) for value in intervals[cell])
+                if cell in scaled:
+                    mean, *ends = scaled[cell]
                     low, high = sorted(ends)
                     ink = "#0072B2" if sign and low > baseline else "#D55E00" if sign and high < baseline else "#777777"
                     axes.plot([low, high], [y, y], color=ink)
                     axes.plot([mean], [y], "o", color=ink)
-            axes.set_xlim(*_limits([[value * (sign or 1) for value in interval] for interval in intervals.values()], baseline))
+            axes.set_xlim(*_limits(list(scaled.values()), baseline))
             axes.axvline(baseline, color="#222222", linewidth=0.8)
             axes.set_title(title)
             axes.set_yticks(range(len(VARIANTS) - 1), [cell.removeprefix("lstm_").replace("_", " ") for cell in VARIANTS[1:]])

@@ -170,7 +170,7 @@ def run(config: Config) -> dict[str, Any]:
         A dict with these keys:
 
         - "iterations": number of iterations of Newton's method.
-        - "residual": largest absolute difference between a state and the result of the cell's step from the state before it.
+        - "residual": largest absolute difference between a state and the state that the cell computes from the previous one.
         - "converged": whether the residual is at most `TOLERANCE` times max(1, largest absolute value of a state).
         - "error": largest absolute difference between a state of Newton's method and the same state of the loop.
         - "exponent": largest Lyapunov exponent of the network on this text, in nats per step.

@@ -1,4 +1,4 @@
-"""Lower and upper bounds of the numbers in configs and commands. The type annotation of a field declares its bounds.
+"""Lower and upper bounds of the numbers in configs and commands, and other checks of values. The annotation of a field declares its bounds.
 
 Example: `units: Annotated[int, Bounds(1, MOST, "give 1 or more")]`.
 """
@@ -68,6 +68,17 @@ def as_tuple(name: str, value: Any, remedy: str) -> tuple[Any, ...]:
     except TypeError:
         pass
     raise InputError(name, repr(value), remedy)
+
+
+def is_a(value: Any, package: str, *names: str) -> bool:
+    """Return whether a value is an instance of a class, without importing the package of the class.
+
+    Args:
+        value: the value.
+        package: name of the package that contains the class, for example "keras" or "flax.nnx".
+        names: names of classes, of which one has to fit. An instance of a subclass fits, too.
+    """
+    return any(cls.__name__ in names and f"{cls.__module__}.".startswith(f"{package}.") for cls in type(value).__mro__)
 
 
 def check_numbers(config: Any) -> None:

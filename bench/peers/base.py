@@ -123,8 +123,8 @@ def comparable(work: Workload, logits: np.ndarray) -> np.ndarray:
 
 
 def no_recurrent_dropout(options: Options) -> str:
-    """Return the text for `Built.note` of a library that has no recurrent dropout, or "" if both dropout rates in `options` are 0.
+    """Return the text for `Built.note` of a library that has no recurrent dropout, or "" if its rate in `options` is 0.
 
     The input dropout of the library uses one mask for all steps of a sequence, as in this project.
     """
-    return "no recurrent dropout" if options.dropout or options.recurrent_dropout else ""
+    return "no recurrent dropout" if options.recurrent_dropout else ""

@@ -65,8 +65,9 @@ def model(work: Workload, arrays: Arrays, options: Options) -> jax_step.Model:
     def forward(params, x, key):
         if work.words:
             x = jnp.take(params["embedding/embedding"], x, axis=0)
-            if key is not None:
-                x = jnp.where(jax.random.bernoulli(key, 1 - options.dropout, x.shape), x / (1 - options.dropout), 0)
+            if key is not None:  # one mask for all words of a review, as in Keras
+                mask = jax.random.bernoulli(key, 1 - options.dropout, (len(x), 1, x.shape[2]))
+                x = jnp.where(mask, x / (1 - options.dropout), 0)
         zeros = jnp.zeros((1, len(x), units), x.dtype)
         lengths = jnp.full(len(x), x.shape[1], jnp.int32)
         result: Any = rnn.lstm(x, zeros, zeros, params["lstm"], lengths, x.shape[2], units, 1, 0.0, False, None)

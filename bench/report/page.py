@@ -10,7 +10,7 @@ import numpy as np
 
 from bench.accuracy import TARGET
 from bench.peers import OURS
-from bench.report.tables import accuracy_records
+from bench.report.tables import accuracy_records, count_text
 from bench.scaling import Curve, exponent
 from bench.schema import FAILED, STEP, select
 from bench.summary import Line, mean_speedup, peaks, speedups_over_sizes
@@ -53,17 +53,16 @@ def line_record(line: Line, row: Row | None) -> Row:
 def accuracy_record(record: Row) -> Row:
     """Convert an accuracy result to a dict for the JavaScript of the HTML page.
 
-    The task gets the number of epochs, as in "sentiment, 3 epochs", so that the page does not compare trainings of different lengths. The
-    list "to_target" (training seconds to the target accuracy for each seed) is replaced by its median, "seconds_to_target". The median is
-    None if it is not finite.
+    The entry "title" is added, which has the task and the number of epochs, as in "sentiment, 3 epochs". The page does not compare
+    trainings of different lengths. The list "to_target" (training seconds to the target accuracy for each seed) is replaced by its median,
+    "seconds_to_target". The median is None if it is not finite.
 
     Args:
         record: one of the dicts that `accuracy_records` returns.
     """
     seconds = float(np.median(record["to_target"])) if record["to_target"] else float("nan")
-    task = f"{record['task']}, {record['epochs']} epoch{'s' * (record['epochs'] > 1)}"
-    rest = {name: value for name, value in record.items() if name not in ("to_target", "epochs")}
-    return rest | {"task": task, "seconds_to_target": _finite(seconds)}
+    rest = {name: value for name, value in record.items() if name != "to_target"}
+    return rest | {"title": f"{record['task']}, {count_text(record['epochs'], 'epoch')}", "seconds_to_target": _finite(seconds)}
 
 
 def page(lines: Sequence[Line], rows: Sequence[Row], curves: Sequence[Curve], commit: str, trained: Sequence[Row] = ()) -> str:

@@ -22,6 +22,11 @@ def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
+def count_text(count: int, what: str) -> str:
+    """Return a number and a noun, which gets an "s" unless the number is 1, such as "3 epochs"."""
+    return f"{count} {what}{'s' * (count != 1)}"
+
+
 def throughput_tables(lines: Sequence[Line], rows: Sequence[Row], commit: str) -> str:
     """Return the Markdown tables of the throughput results.
 
@@ -122,8 +127,8 @@ def accuracy_tables(rows: Sequence[Row]) -> str:
         units, lengths = (sorted({sizes[n] for sizes in cells}) for n in (0, 1))
         score = "Sentiment: test accuracy" if task == "sentiment" else f"Generation, windows every {step}: held-out bits a character"
         seeds = {record["seeds"] for record in cells.values()}
-        count = " to ".join(map(str, sorted({min(seeds), max(seeds)})))
-        trained = f"{epochs} epoch{'s' * (epochs > 1)}, mean of {count} seed{'s' * (max(seeds) > 1)}"
+        fewest = f"{min(seeds)} to " if len(seeds) > 1 else ""
+        trained = f"{count_text(epochs, 'epoch')}, mean of {fewest}{count_text(max(seeds), 'seed')}"
         text += f"{score}, {trained}; in brackets thousand training examples a second. Commit {rows[0]['git']}.\n\n"
         heads = ["units", *(f"length {T}" for T in lengths)]
         text += markdown(heads, [[str(H), *(_score(cells.get((H, T))) for T in lengths)] for H in units]) + "\n"

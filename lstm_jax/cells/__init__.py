@@ -10,13 +10,14 @@ import jax.numpy as jnp
 from lstm_jax.cell_names import import_cells
 from lstm_jax.cells import gate_ablations, gru, layernorm_lstm, lstm, min_rnns, peephole_lstm, simple_rnn
 from lstm_jax.cells.activations import Activation, activation_label, activation_name, find_activation
-from lstm_jax.cells.cell import Cell, check_cell, made_by
+from lstm_jax.cells.cell import Cell, check_cell, is_made_here, made_by
 from lstm_jax.cells.gate_ablations import VARIANTS, GateRecurrentParams, GateRecurrentState
 from lstm_jax.cells.gru import GRUParams, ResetBeforeParams
 from lstm_jax.cells.layernorm_lstm import LayerNormParams
 from lstm_jax.cells.lstm import LSTMParams, LSTMState
 from lstm_jax.cells.min_rnns import MinParams
 from lstm_jax.cells.peephole_lstm import PeepholeParams
+from lstm_jax.cells.projected_lstm import NAME as PROJECTED
 from lstm_jax.cells.projected_lstm import ProjectedParams, projected_lstm
 from lstm_jax.cells.simple_rnn import HiddenState, SimpleRNNParams
 from lstm_jax.errors import require
@@ -119,13 +120,15 @@ def find_cell(cell: str | Cell) -> Cell:
 def shown_name(cell: Cell, base: Cell) -> str:
     """Return the name of a layer's cell. A user's cell that has the name of a cell of this library is called "custom" and this name.
 
-    Without this word, for example, the conversion of weights would take the cell for the one of this library.
+    Without this word, for example, the conversion of weights would take the cell for the one of this library. The names of this library
+    include those with activations, such as "simple_rnn(relu)", and "lstm_projected".
 
     Args:
         cell: the cell of the layer.
         base: the same cell with its default activations and without a projection.
     """
-    taken = base not in BUILT_IN and any(base.name == known.name for known in BUILT_IN)
+    known = {PROJECTED, *(own.name for own in BUILT_IN)}
+    taken = not is_made_here(base) and base.name.partition("(")[0] in known
     return f"custom {cell.name}" if taken else cell.name
 
 

@@ -5,11 +5,11 @@ Three functions of Keras are missing: `glu`, whose output has half the size of i
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from lstm_jax.bounds import is_a
 from lstm_jax.errors import InputError, require
 
 Activation = Callable[[jax.Array], jax.Array]
@@ -98,10 +98,7 @@ def find_activation(which: str | Activation | None, argument: str = "activation"
         require(which in ACTIVATIONS, argument, which, f"give a function, or one of {', '.join(ACTIVATIONS)}")
         return ACTIVATIONS[which]
     require(callable(which), argument, type(which).__name__, "give a name, or a function of an array")
-    kind: Any = type(which)
-    names = [(base.__module__.partition(".")[0], base.__name__) for base in kind.__mro__]  # this package does not import Flax
-    trained = ("flax", "Module") in names
-    require(not trained, argument, type(which).__name__, "its parameters would not be trained: give a function")
+    require(not is_a(which, "flax", "Module"), argument, type(which).__name__, "its parameters would not be trained: give a function")
     x = jax.ShapeDtypeStruct((2, 6), jnp.float32)
     try:
         found = jax.eval_shape(which, x)

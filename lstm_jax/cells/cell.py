@@ -107,6 +107,11 @@ def made_by(cell: Cell, maker: Callable[..., Cell], *args: Any) -> Cell:
     return cell
 
 
+def is_made_here(cell: Cell) -> bool:
+    """Return whether this library defines the cell. It does not define the cells that users make, also from its own."""
+    return cell in _MAKERS
+
+
 _STEPS, _BATCH, _FEATURES, _UNITS = 7, 5, 3, 4
 _REMEDY = "see docs/contributing/own_cell.md"
 

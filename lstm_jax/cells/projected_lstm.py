@@ -22,6 +22,9 @@ from lstm_jax.cells.products import check_sizes, matmul, zeros
 from lstm_jax.errors import require
 from lstm_jax.shapes import GATES
 
+NAME = "lstm_projected"
+"""Name of the cell, whatever its number of outputs."""
+
 
 class ProjectedParams(NamedTuple):
     """Parameters of the LSTM with a recurrent projection: kernel W (E, 4H), recurrent_kernel U (P, 4H), bias (4H,) and projection R (H, P).
@@ -72,5 +75,5 @@ def projected_lstm(outputs: int) -> Cell:
     def initial_state(batch: int, units: int, dtype=jnp.float32) -> LSTMState:
         return LSTMState(zeros(batch, outputs, dtype), zeros(batch, units, dtype))
 
-    cell = Cell("lstm_projected", GATES, ProjectedParams, init, lstm.bias, initial_state, step, outputs=outputs)
+    cell = Cell(NAME, GATES, ProjectedParams, init, lstm.bias, initial_state, step, outputs=outputs)
     return made_by(cell, projected_lstm, outputs)

@@ -5,9 +5,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lstm_jax.bounds import is_a
 from lstm_jax.convert.arrays import DIRECTIONS
 from lstm_jax.convert.checks import is_list, kind_of
-from lstm_jax.convert.matching import OWN, TORCH_CELLS, base_cell, check_activations, is_a
+from lstm_jax.convert.matching import OWN, TORCH_CELLS, base_cell, check_activations
 from lstm_jax.errors import require
 
 BY_ARRAYS = "to export the weights alone, give layer.cell_params()._asdict()"

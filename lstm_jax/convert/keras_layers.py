@@ -2,9 +2,10 @@
 
 from typing import Any
 
+from lstm_jax.bounds import is_a
 from lstm_jax.convert.arrays import DIRECTIONS
 from lstm_jax.convert.cells import from_list
-from lstm_jax.convert.matching import Given, is_a
+from lstm_jax.convert.matching import Given
 from lstm_jax.errors import require
 
 CELLS = {"LSTM": "lstm", "GRU": "gru", "SimpleRNN": "simple_rnn"}

@@ -5,11 +5,12 @@ from typing import Any
 
 import numpy as np
 
+from lstm_jax.bounds import is_a
 from lstm_jax.convert.arrays import DIRECTIONS, LAYOUTS, LSTM_NAMES, PROJECTED, check_keys, check_layer, is_bidirectional, shaped
 from lstm_jax.convert.checks import check_named, has_state_dict, kind_of
 from lstm_jax.convert.keras_layers import given_by_keras, is_keras
 from lstm_jax.convert.loading_parts import is_dense, is_embedding, is_model, matched_dense, matched_embedding, split_flat
-from lstm_jax.convert.matching import OWN, TORCH_CELLS, Given, is_a, matched
+from lstm_jax.convert.matching import OWN, TORCH_CELLS, Given, matched
 from lstm_jax.convert.torch_layers import find_torch_cell, layers_from_torch
 from lstm_jax.errors import InputError, require
 

@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 
+from lstm_jax.bounds import is_a
 from lstm_jax.convert.arrays import CHARACTER, ENDS, SENTIMENT, Arrays, Layer, shaped, split_paths
 from lstm_jax.convert.checks import check_named, has_state_dict, kind_of
 from lstm_jax.convert.keras import dense_from_keras, dense_to_keras, embedding_from_keras, embedding_to_keras
-from lstm_jax.convert.matching import OWN, is_a, paired
+from lstm_jax.convert.matching import OWN, paired
 from lstm_jax.errors import require
 
 Pairs = list[tuple[Any, Any]]

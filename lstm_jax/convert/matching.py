@@ -7,6 +7,7 @@ module that defines the class.
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from lstm_jax.bounds import is_a
 from lstm_jax.convert.arrays import DIRECTIONS, LAYOUTS, PROJECTED, Arrays, Layer, is_bidirectional
 from lstm_jax.errors import InputError, require
 
@@ -37,17 +38,6 @@ class Given(NamedTuple):
     allowed: tuple[str, ...] | None = None
     source: str = "PyTorch module"
     options: Mapping[str, Any] = {}
-
-
-def is_a(value: Any, package: str, *names: str) -> bool:
-    """Return whether a value is an instance of a class, without importing the package of the class.
-
-    Args:
-        value: the value.
-        package: name of the package that contains the class, for example "keras" or "flax.nnx".
-        names: names of classes, of which one has to fit. An instance of a subclass fits, too.
-    """
-    return any(cls.__name__ in names and f"{cls.__module__}.".startswith(f"{package}.") for cls in type(value).__mro__)
 
 
 def check_activations(layer: Any, allowed: tuple[str, ...], at: str, source: str) -> None:

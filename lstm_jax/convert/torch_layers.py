@@ -299,7 +299,7 @@ def _reordered(order: Sequence[int], array: np.ndarray) -> np.ndarray:
 
 
 def _check_uniform(layers: Sequence[Layer], cell: str) -> None:
-    """Check that all layers have the same numbers of units, outputs and directions, as the layers of one PyTorch module have.
+    """Check that the layers agree in their numbers of units, outputs and directions. One PyTorch module can only hold such layers.
 
     Args:
         layers: the layers.

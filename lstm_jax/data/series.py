@@ -221,8 +221,8 @@ def read_series(path: str | os.PathLike[str], time: str = "time", value: str = "
 
     A row without a value is left out. The series then has one longer gap, from the previous row to the next row.
 
-    A time in digits alone, such as 20261125 or 202611251430, is a number. If all times look like dates in such a format, the series is
-    refused, because the numbers would have a wide gap at the end of a day or a month.
+    A time in digits alone, such as 202611, 20261125 or 202611251430, is a number. If all times look like dates in such a format, the series
+    is refused, because the numbers would have a wide gap at the end of a day, a month or a year. Months of a single year are not refused.
 
     A date may have an offset from UTC. The offset may change within the file, for example because of summer time, and all dates are
     converted to UTC. If no date has an offset, all are read as UTC.
@@ -271,8 +271,8 @@ def read_series(path: str | os.PathLike[str], time: str = "time", value: str = "
         values.append(found)
     if moment is None or len(times) < 2:
         raise InputError(f"rows of {path}", len(times), "give two or more with a value")
-    consecutive = len(when) == 6 and times[0] // 100 == times[-1] // 100  # numbers of one year may be meant as numbers
-    if basic and not consecutive:
+    months_of_one_year = len(when) == 6 and times[0] // 100 == times[-1] // 100
+    if basic and not months_of_one_year:
         remedy = f"write {_with_hyphens(when)} for a date, or {when}.0 for a number"
         raise InputError(f"{time!r} of {path}", f"{when} and all others look like dates", remedy)
     series = Series(np.asarray(times), np.asarray(values), moment.dated, skipped, str(path), moment.offset)

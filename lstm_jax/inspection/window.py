@@ -39,7 +39,7 @@ class Strip:
 
 @dataclass(frozen=True)
 class Curve:
-    """Curve over the steps of an example, such as the probability of a positive review after each word."""
+    """Curve with one value for each step of an example, for instance the probability of a positive review after each word."""
 
     name: str
     values: Sequence[float]

@@ -84,8 +84,9 @@ class Recurrent(LayerState):
             - `features` or `units` is not an int of 1 or more, or `projection` is not an int from 0 to `units` - 1.
             - A rate is not in [0, 1).
             - `remat` is not an int of 1 or more, and is neither "sqrt" nor None.
-            - A cell, kind of dropout masks, activation or initialiser is unknown.
-            - An argument does not apply to the cell. For example, `zoneout_cell` is above 0 and the cell has no cell state.
+            - A cell, kind of dropout masks, activation or initialiser is unknown, or an activation is a Flax module.
+            - An argument does not apply to the cell, such as `zoneout_cell` to a cell without a cell state, or a parameter of a user's cell
+              has the name of another attribute of the layer.
     """
 
     kernel: nnx.Param[jax.Array]

@@ -46,7 +46,7 @@ class Resources:
     """Settings of the executors of a sweep. An executor ignores the settings that belong to another executor."""
 
     workers: int = 0
-    """Number of processes that run at the same time. If 0, it is the number of cores. Only the executor `processes` uses it."""
+    """Number of processes that run at the same time; 0 means one per core. Only the executor `processes` uses it."""
     folder: Path = Path("jobs")
     """Folder to which submitit writes its logs. Only the executor `slurm` uses it."""
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -126,8 +126,8 @@ def processes(function: Run, missing: Mapping[str, Any], resources: Resources, t
     Args:
         function: function that executes the run of a config.
         missing: dict from the id of each run to its config.
-        resources: settings. `resources.workers` is the number of processes that run at the same time. If 0, it is the number of cores. The
-            cores are divided among the processes.
+        resources: settings. `resources.workers` is the number of processes that run at the same time; 0 means one per core. The cores are
+            divided among the processes.
         tally: counts of the runs. This function updates its field `running`.
 
     Yields:

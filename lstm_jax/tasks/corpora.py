@@ -9,7 +9,7 @@ import numpy as np
 
 from lstm_jax import data
 from lstm_jax.config import GenerationConfig
-from lstm_jax.data.text.corpus import article_starts, clean_articles
+from lstm_jax.data.text.corpus import article_starts, clean_articles, read_units
 from lstm_jax.errors import require
 from lstm_jax.tasks.running import check_own_data
 
@@ -78,23 +78,9 @@ def read_text(
         ids, starts = corpus.validation, corpus.validation_starts
         require(len(ids) > 0, "text", "none given, and the run held none out", "name files, - for standard input, or --text")
     else:
-        articles, space = _articles(trained, paths, text_column, clean)
+        recipe = trained.config.data.clean
+        articles, space = read_units(paths, text_column, recipe, trained.characters.unit, [])
+        articles = clean_articles(articles, recipe) if clean else articles
         ids, starts = trained.encode(space.join(articles), unknown=unknown), article_starts(articles)
     ids = ids[:most] if most else ids
     return ReadText(ids, starts[starts < len(ids)] if trained.config.data.article_resets else None)
-
-
-def _articles(trained: Any, paths: Sequence[str], text_column: str, clean: bool) -> tuple[list[Any], Any]:
-    """Read the articles of files for `read_text`, and clean them if `clean` is true.
-
-    Returns:
-        The articles, and the space that is to stand between two of them. They are strings, or bytes if the vocabulary consists of bytes.
-    """
-    articles: Any
-    recipe = trained.config.data.clean
-    if trained.characters.unit == "byte":
-        articles, space = list(data.read_byte_articles(paths, text_column)), b" "
-    else:
-        articles, space = list(data.read_articles(paths, text_column)), " "
-        articles = articles if recipe == "exact" else [data.unix_line_ends(article) for article in articles]  # as in the training text
-    return (clean_articles(articles, recipe) if clean else articles), space

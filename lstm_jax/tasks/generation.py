@@ -294,8 +294,8 @@ class Trained(base.Trained[GenerationConfig, data.Characters]):
         Args:
             ids: character ids (N,) of the text, as `encode` returns them.
             mode: "carried", "window", or "auto" for the mode of the training; see `reading_mode`.
-            starts: positions in the text before which the recurrent state is replaced by zeros, as `held_out_starts` returns them. In mode
-                "window" they are ignored.
+            starts: positions in the text before which the recurrent state is replaced by zeros, as `corpora.read_text` returns them. They
+                are ignored in mode "window".
 
         Returns:
             The scores of the last N - 1 characters. The first character has no score, because no character precedes it.
@@ -312,7 +312,7 @@ class Trained(base.Trained[GenerationConfig, data.Characters]):
 
         Args:
             ids: character ids (N,) of the text, as `encode` returns them.
-            starts: positions in the text before which the recurrent state is replaced by zeros, as `held_out_starts` returns them.
+            starts: positions in the text before which the recurrent state is replaced by zeros, as `corpora.read_text` returns them.
 
         Returns:
             An array (N, H), where H is the number of hidden units.

@@ -199,7 +199,7 @@ def check_request(config: RunConfig, mesh: jax.sharding.Mesh) -> str:
 
 
 def _requirements(model: RecurrentConfig) -> dict[str, Any]:
-    """Return a dict of features that a backend must support to train the model, for the keyword arguments of `resolve_backend`."""
+    """Return the features that a backend must support to train the model, as a dict of keyword arguments for `resolve_backend`."""
     rates = (model.dropout, model.recurrent_dropout, model.dropout_masks)
     masks = jax.eval_shape(lambda: draw_masks(jax.random.key(0), 1, 1, 1, *rates, gates=CELLS[model.cell].gates))
     kinds = dropout_kinds(masks) + (ZONEOUT,) * bool(model.zoneout or model.zoneout_cell)

@@ -5,6 +5,7 @@ settings that the run was trained with. Checkpoints have manifests of their own;
 """
 
 import hashlib
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ def accepting(folder: Path) -> str:
 
     The text advises the user to restore the file, or to accept the change with `lstm-jax run accept`.
     """
-    return f"bring the old one back, or if this is meant: lstm-jax run accept --run {folder}"
+    return f"bring the old one back, or if this is meant: lstm-jax run accept --run {shlex.quote(str(folder))}"
 
 
 def write(folder: Path, environments: tuple[dict[str, Any], ...]) -> Manifest:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -147,7 +148,7 @@ class RunFolder:
             manifest.verify(self.path, found)
             return ()
         note = f"run {self.path} has no {manifest.NAME}, as runs of older versions: a change of its files would go unnoticed; "
-        return (f"{note}lstm-jax run accept --run {self.path} writes one",) if self.config.exists() else ()
+        return (f"{note}lstm-jax run accept --run {shlex.quote(str(self.path))} writes one",) if self.config.exists() else ()
 
     def environments(self) -> tuple[dict[str, Any], ...]:
         """Return the environments that the run was trained in, oldest first, or () if the run has not begun.

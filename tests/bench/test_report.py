@@ -71,7 +71,7 @@ def test_data_of_the_page(page: Path) -> None:
     assert line["ms"] == pytest.approx(8.08)
     assert line["speedup"][0] == pytest.approx(2.0)
     assert line["speedup"][1] <= 2.0 <= line["speedup"][2]
-    trained = {(line["task"], line["T"], line["S"], line["H"]): line for line in data["accuracy"]}
+    trained = {(line["title"], line["T"], line["S"], line["H"]): line for line in data["accuracy"]}
     assert len(trained) == 4 + 2 + 1
     assert [trained[f"generation, {epochs}", 20, 3, 32]["score"] for epochs in ("1 epoch", "2 epochs")] == pytest.approx([2.3, 1.9])
     best = trained["sentiment, 1 epoch", 80, None, 64]

@@ -1,5 +1,6 @@
 """`convert.load`: layers give the outputs of PyTorch's modules in float64; weights that do not fit are refused and change nothing."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ from flax import nnx
 from made_weights import assert_refused, assert_same, normal
 
 from lstm_jax import CELLS, GRU, LSTM, Bidirectional, InputError, Recurrent, RecurrentStack, SimpleRNN, convert
+from lstm_jax.cells import projected_lstm, with_activations
 from lstm_jax.convert.arrays import LAYOUTS, PROJECTED
 
 KINDS = {"LSTM": "lstm", "GRU": "gru", "RNN tanh": "simple_rnn", "RNN relu": "simple_rnn"}
@@ -330,6 +332,27 @@ def test_a_user_s_cell_with_the_name_of_ours(torch) -> None:
         convert.layers_to_torch("lstm", layer)
     with pytest.raises(InputError, match=r"^cell.*: custom lstm; the layers were named lstm"):
         convert.lstm_to_keras(layer)
+
+
+@pytest.mark.parametrize(
+    ("own", "module"),
+    [
+        (lambda: projected_lstm(2), lambda torch: torch.nn.LSTM(3, 4, proj_size=2)),
+        (lambda: with_activations(CELLS["simple_rnn"], "relu", "sigmoid"), lambda torch: torch.nn.RNN(3, 4, nonlinearity="relu")),
+    ],
+)
+def test_names_of_variants(torch, own, module) -> None:
+    """The cells of this library with a projection or other activations are loaded, a user's cells with their names are not."""
+    cell = own()
+
+    def step(params, state, z, mask=None, compute_dtype=None):
+        return cell.step(params, state, 2 * z, mask, compute_dtype)
+
+    ours, theirs = (Recurrent(3, 4, cell=row, rngs=nnx.Rngs(0)) for row in (cell, replace(cell, step=step)))
+    convert.load(ours, module(torch))
+    assert (ours.cell, theirs.cell) == (cell.name, f"custom {cell.name}")
+    with pytest.raises(InputError, match=rf"^cell: custom {re.escape(cell.name)}; the weights are those of the cell "):
+        convert.load(theirs, module(torch))
 
 
 def test_a_layer_without_arrays() -> None:

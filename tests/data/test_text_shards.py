@@ -328,24 +328,26 @@ def test_one_process_writes_at_a_time(tmp_path: Path) -> None:
 
 
 WORKER = """
-import os, sys, time
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
-from lstm_jax.data.shard_folder import _end_with_parent
+import os, time
+from pathlib import Path
+from lstm_jax.data.shard_folder import _written
+
+def write(folder, parts, number):
+    print(os.getpid(), flush=True)
+    time.sleep(90)
+    return number
+
 if __name__ == "__main__":
-    with ProcessPoolExecutor(1, get_context("spawn"), _end_with_parent) as pool:
-        print(pool.submit(os.getpid).result(), flush=True)
-        time.sleep(60)
+    list(_written(Path(), ("first", "second"), write, (0, 1), 2))
 """
 
 
 def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
-    """The processes that write shards end if the command is killed, so that they do not keep its output open."""
+    """The processes that write shards end if the command is killed while they write, so that they do not keep its output open."""
     script = tmp_path / "worker.py"
     script.write_text(WORKER)
     with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         assert int(parent.stdout.readline()) != parent.pid
         parent.kill()
-        rest, _ = parent.communicate(timeout=30)  # the output ends with the last process that has it
-    assert not rest
+        parent.communicate(timeout=30)  # the output ends with the last process that has it

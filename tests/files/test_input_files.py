@@ -21,7 +21,7 @@ TEXT = "It was the best of times.\n"
 
 @pytest.fixture
 def strange(tmp_path: Path) -> dict[str, Path]:
-    """Return paths that are no regular files. Each key is a part of the expected error."""
+    """Return a dict of paths that are no regular files. The key of a path is a part of the error message that is expected for it."""
     os.mkfifo(tmp_path / "fifo")
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(os.path.relpath(tmp_path / "socket"))

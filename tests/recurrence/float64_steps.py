@@ -84,8 +84,8 @@ def lstm_layernorm(row: Row, state: State) -> State:
 def ablation(gates: str, **changed: Any) -> Callable[[Row, State], State]:
     """Return the step of an LSTM in which only the gates in `gates` have weights. A gate without weights is 1.
 
-    `changed` may contain `coupled=True` for f = 1 - i, and functions `input` and `output` that replace the tanh of the candidate g and of
-    c.
+    `changed` may contain `coupled=True`, which sets f = 1 - i; a function `input`, which replaces the tanh that yields the candidate g; and
+    a function `output`, which replaces the tanh that is applied to c.
     """
 
     def step(row: Row, state: State) -> State:

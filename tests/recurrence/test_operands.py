@@ -243,7 +243,10 @@ def test_more_steps_than_an_int8_counts() -> None:
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_parameters_of_every_cell_are_checked(cell: str) -> None:
-    """If a parameter of a cell has one entry too few or another dtype than the others, an `InputError` names a parameter."""
+    """If a parameter of a cell lacks one entry, or its dtype differs from that of the others, an `InputError` names a parameter.
+
+    If this is the kernel, the error may name another parameter.
+    """
     operands = usual(cell)
     for name, array in operands["params"]._asdict().items():
         for wrong in (array[:-1], array.astype(jnp.float16)):

@@ -59,7 +59,7 @@ class Nested:
 
 @dataclass(frozen=True)
 class Said:
-    """Config of a run of `say`, which raises an error or exits, as `text` says."""
+    """Config of a run of the function `say`. The field `text` determines whether `say` raises an error or exits."""
 
     text: str = ""
 

@@ -325,9 +325,10 @@ def test_written_ratings(run, measures) -> None:
 
 
 def test_evidence(run, measures) -> None:
-    """For two reviews, the measured reach and ratio of attributions equal those computed from the pages of the reviews.
+    """For two reviews, two measurements equal those computed from the HTML pages that show these reviews.
 
-    The ratio is that of two sums of absolute attributions: by integrated gradients, and by leaving words out.
+    The first is the reach in words. The second is the sum of the absolute attributions by integrated gradients, divided by the sum of the
+    absolute attributions by leaving words out.
     """
     rows = sentiment.padded_rows(sentiment.load_reviews(run.config), run.config).test
     assert isinstance(rows, sentiment.Rows)

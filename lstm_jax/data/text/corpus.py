@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import AnyStr, Literal
+from typing import Any, AnyStr, Literal
 
 import numpy as np
 
@@ -38,7 +38,8 @@ class Corpus:
     copies: int
     """Number of articles that were left out of the validation split because the training split has an article with the same text."""
     fingerprint: str
-    """SHA-256 of the vocabulary and of the ids of both splits. For a corpus in shards, SHA-256 of the index file of the shards."""
+    """SHA-256 of the vocabulary and of the ids of both splits. For a corpus in shards, SHA-256 of the index file of the shards. The task of
+    text generation appends a second word if the model depends on the beginnings of articles (see `tasks.corpora.load_corpus`)."""
     train_starts: np.ndarray = field(default_factory=_no_starts)
     """(A,) int64: positions in `train` at which the articles begin, in ascending order. The first is 0. Empty for a corpus in shards."""
     validation_starts: np.ndarray = field(default_factory=_no_starts)
@@ -90,19 +91,14 @@ def prepare_corpus(
     require(length >= 1, "length", length, "give 1 or more characters")
     require(unit in ("character", "byte"), "unit", unit, "give 'character' or 'byte'")
     notes: list[str] = []
+    read, space = read_units(paths, text_column, recipe, unit, notes)
+    articles = clean_articles(read, recipe)
+    cut, held, copies = _hold_out(articles, validation)
+    train_text, tail, kept = space.join(articles)[:cut], space.join(held), None
     if unit == "byte":
-        raw = read_byte_articles(paths, text_column) if paths else tuple(article.encode() for article in embedded_articles())
-        articles = clean_articles(raw, recipe)
-        cut, held, copies = _hold_out(articles, validation)
-        train_text, tail, kept = b" ".join(articles)[:cut], b" ".join(held), None
         characters = Characters.all_bytes()
     else:
-        read = read_articles(paths, text_column) if paths else embedded_articles()
-        articles = clean_articles(read if recipe == "exact" else _with_unix_line_ends(read, notes), recipe)
-        cut, held, copies = _hold_out(articles, validation)
-        train_text, tail = " ".join(articles)[:cut], " ".join(held)
-        characters = Characters.of(train_text)
-        characters, tail, kept = _with_unseen(tail, characters, unseen, notes)
+        characters, tail, kept = _with_unseen(tail, Characters.of(train_text), unseen, notes)
     train, held_out = characters.encode(train_text), characters.encode(tail)
     _check_length("training part", train, length)
     if validation > 0:
@@ -187,6 +183,25 @@ def _hold_out(articles: list[AnyStr], share: float) -> tuple[int, list[AnyStr], 
     if begun and (end := articles[begun - 1][cut - int(starts[begun - 1]) :]):
         held.insert(0, end)
     return cut, held, copies
+
+
+def read_units(paths: Paths, text_column: str, recipe: Recipe, unit: Unit, notes: list[str]) -> tuple[Any, Any]:
+    """Read articles as text or, if the unit is "byte", as bytes. Line ends of text become those of Unix, except with the recipe "exact".
+
+    Args:
+        paths: paths of the articles. If there are none, they are those of `embedded_articles()`.
+        text_column: name of the column of the texts in tables; see `prepare_corpus`.
+        recipe: recipe by which the articles are to be cleaned. This function does not clean them.
+        unit: "character" or "byte".
+        notes: list of messages to the user. If line ends are changed, a message about them is appended to this list.
+
+    Returns:
+        A pair: the articles, and the space that stands between two of them in the joined text, as text or as bytes.
+    """
+    if unit == "byte":
+        return (read_byte_articles(paths, text_column) if paths else [article.encode() for article in embedded_articles()]), b" "
+    articles = read_articles(paths, text_column) if paths else embedded_articles()
+    return (articles if recipe == "exact" else _with_unix_line_ends(articles, notes)), " "
 
 
 def _with_unix_line_ends(articles: Sequence[str], notes: list[str]) -> Sequence[str]:

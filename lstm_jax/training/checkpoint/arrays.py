@@ -1,7 +1,4 @@
-"""Arrays of a checkpoint, written and read by Orbax.
-
-In place of a random key made by `jax.random.key`, Orbax stores the array `jax.random.key_data(key)`.
-"""
+"""Arrays of a checkpoint, written and read by Orbax."""
 
 import contextlib
 import logging
@@ -77,7 +74,6 @@ def save_arrays(arrays: Path, leaves: dict[str, Any]) -> None:
     """Write the arrays in `leaves`, a dict from names to arrays, to the new folder `arrays`."""
     import orbax.checkpoint as ocp
 
-    leaves = {name: jax.random.key_data(leaf) if is_random_key(leaf) else leaf for name, leaf in leaves.items()}
     with _checkpointer() as checkpointer, _plain_path(arrays) as path:
         checkpointer.save(path, args=ocp.args.PyTreeSave(leaves))
 
@@ -94,9 +90,6 @@ def restore_arrays(arrays: Path, wanted: dict[str, Any]) -> dict[str, Any]:
     """
     import orbax.checkpoint as ocp
 
-    keys = {name: leaf for name, leaf in wanted.items() if is_random_key(leaf)}
-    wanted = wanted | {name: _template_of_data(key) for name, key in keys.items()}
-
     def how(leaf: Any) -> Any:
         if isinstance(leaf, np.ndarray):
             return ocp.RestoreArgs(restore_type=np.ndarray)
@@ -106,18 +99,4 @@ def restore_arrays(arrays: Path, wanted: dict[str, Any]) -> dict[str, Any]:
     arguments = {name: how(leaf) for name, leaf in wanted.items()}
     shapes = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in wanted.items()}
     with _checkpointer() as checkpointer, _plain_path(arrays) as path:
-        found = checkpointer.restore(path, args=ocp.args.PyTreeRestore(item=shapes, restore_args=arguments))
-    return found | {name: jax.random.wrap_key_data(found[name], impl=_generator(key)) for name, key in keys.items()}
-
-
-def _template_of_data(key: Any) -> jax.ShapeDtypeStruct:
-    """Return the template of the array `jax.random.key_data(key)`. The argument is an array of random keys or the template of one."""
-    data = jax.eval_shape(jax.random.key_data, key)
-    return jax.ShapeDtypeStruct(data.shape, data.dtype, sharding=getattr(key, "sharding", None))
-
-
-def _generator(key: Any) -> Any:
-    """Return the random-number generator of a random key, or of the template of one, as `jax.random.key_impl` returns it."""
-    found: list[Any] = []
-    jax.eval_shape(lambda traced: found.append(jax.random.key_impl(traced)), key)  # key_impl itself takes no template
-    return found[0]
+        return checkpointer.restore(path, args=ocp.args.PyTreeRestore(item=shapes, restore_args=arguments))
