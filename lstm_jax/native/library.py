@@ -22,7 +22,7 @@ from lstm_jax.files.writing import default_cache_dir
 from lstm_jax.native import compiler, packaged, trust
 from lstm_jax.native.switch import is_off
 from lstm_jax.primitives.partition import devices_at_once
-from lstm_jax.runtime.machine import cores, processor
+from lstm_jax.runtime.machine import cores, keep_freed_memory, processor
 
 TARGETS = (
     "lstm_jax_forward",
@@ -149,7 +149,8 @@ class Library(NamedTuple):
 def _load() -> Library:
     """Return the compiled library that this process uses.
 
-    The first call chooses a library, loads it and registers its functions with XLA.
+    The first call chooses a library, loads it and registers its functions with XLA. From then on the process keeps freed memory, except
+    large blocks; see `machine.keep_freed_memory`.
     """
     candidates: list[tuple[Path, bool]] = []
     notes = []
@@ -169,6 +170,7 @@ def _load() -> Library:
             notes.append(f"{INSTALLED} {path.name}: {error}" if is_packaged else str(error))
         else:
             _REGISTERED[path] = tuple(notes)
+            keep_freed_memory(large=False)  # so that a program that does not donate its arrays pays for new memory once
             return Library(path, tuple(notes))
     return Library(None, tuple(filter(None, (*notes, packaged.missing_level()))))
 

@@ -7,8 +7,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
-"""Numbers of two options of the function mallopt(3) of glibc."""
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -2, -3, -4
+"""Numbers of options of the function mallopt(3) of glibc."""
+LARGE_BLOCK = 2**25
+"""Size in bytes above which glibc takes a block from the operating system, and returns it when it is freed; glibc allows no larger size."""
+HEAP = 2**26
+"""Size in bytes of the heaps of threads other than the main thread in glibc."""
 
 
 def processor() -> str:
@@ -45,19 +49,26 @@ def pin(process: int, numbers: Iterable[int]) -> None:
         os.sched_setaffinity(process, numbers)
 
 
-def keep_freed_memory() -> bool:
+def keep_freed_memory(large: bool = True) -> bool:
     """Make this process keep freed memory for its next allocations, and return whether this was possible.
 
-    By default the C library glibc returns each large block of memory to the operating system when it is freed. Writing to a new block then
-    costs one page fault per 4 KiB. Since JAX allocates new arrays in each call, these page faults take a third of the time that JAX needs
-    to compute the gradients of an LSTM over many steps. After a call of this function the process keeps up to 2 GiB of free memory.
+    By default the C library glibc returns free memory to the operating system as soon as a few MiB of it lie together. Writing to new
+    memory costs one page fault per 4 KiB. Since JAX allocates new arrays in each call, these page faults take a third of the time that JAX
+    needs to compute the gradients of an LSTM over many steps.
 
     If the environment variable LSTM_JAX_KEEP_MEMORY is 0, or if the C library is not glibc, nothing is changed and False is returned.
+
+    Args:
+        large: whether blocks above 32 MiB are kept too. If false, each of them is returned when it is freed, unless a call with true came
+            before. In both cases up to 2 GiB of free memory are kept.
     """
     if platform.libc_ver()[0] != "glibc" or os.environ.get("LSTM_JAX_KEEP_MEMORY") == "0":
         return False
+    # JAX also allocates in threads; with less padding than a whole heap, glibc returns a thread's heap once it is empty
+    options = {M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: HEAP}
+    options |= {M_MMAP_MAX: 0} if large else {M_MMAP_THRESHOLD: LARGE_BLOCK}
     mallopt = ctypes.CDLL(None).mallopt
-    return bool(mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
+    return all(mallopt(option, value) for option, value in options.items())
 
 
 def total_memory() -> int:

@@ -10,29 +10,49 @@ import pytest
 from lstm_jax.runtime import machine
 
 PROGRAM = """
-import resource
+import resource, sys, threading
 from lstm_jax.runtime import machine
-print(machine.keep_freed_memory())
-block = lambda: b"x" * 2**26
-block()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(5):
-    block()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+
+def allocate(size):
+    b"x" * size, b"y" * size, b"z" * size  # three, since glibc by itself keeps twice the largest block that was freed
+
+def count(size):
+    allocate(size)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        allocate(size)
+    found.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+
+found = []
+{prepare}
+count(2**23)
+thread = threading.Thread(target=count, args=(2**23,))
+thread.start()
+thread.join()
+count(2**26)
+print(*found)
 """
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
-def test_freed_memory_is_kept() -> None:
-    found = {}
-    for keep in ("1", "0"):
-        environment = os.environ | {"LSTM_JAX_KEEP_MEMORY": keep}
-        run = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, env=environment, check=True)
-        set_, faults = run.stdout.split()
-        assert set_ == str(keep == "1")
-        found[keep] = int(faults)
+@pytest.mark.parametrize(
+    ("prepare", "keep", "kept"),
+    [
+        ("machine.keep_freed_memory()", "1", (True, True, True)),
+        ("machine.keep_freed_memory(large=False)", "1", (True, True, False)),
+        ("assert not machine.keep_freed_memory()", "0", (False, False, False)),
+        ("from lstm_jax.native import library; assert library.loaded_library()", "1", (True, True, False)),
+        ("from lstm_jax.native import library; assert library.loaded_library()", "0", (False, False, False)),
+    ],
+    ids=["all blocks", "small blocks", "switched off", "compiled code", "compiled code, switched off"],
+)
+def test_freed_memory_is_kept(prepare: str, keep: str, kept: tuple[bool, ...]) -> None:
+    """Blocks of 8 MiB in the main thread and in another one, and blocks of 64 MiB: ten allocations of three blocks in turn."""
+    environment = os.environ | {"LSTM_JAX_KEEP_MEMORY": keep}
+    run = subprocess.run([sys.executable, "-c", PROGRAM.replace("{prepare}", prepare)], capture_output=True, text=True, env=environment, check=True)
+    faults = [int(number) for number in run.stdout.split()]
     # without kept memory there is a fault for each page of 4 KiB, or of 2 MiB if the system makes large pages
-    assert found["1"] < 100 <= found["0"]
+    assert [number < 30 for number in faults] == list(kept), faults
 
 
 def test_cores(monkeypatch: pytest.MonkeyPatch) -> None:
