@@ -8,6 +8,7 @@ Packages that are slow to import are imported within `main`, so that an interrup
 """
 
 import contextlib
+import dataclasses
 import io
 import os
 import re
@@ -16,6 +17,7 @@ import sys
 import textwrap
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, get_origin
 
 from lstm_jax.errors import InputError, Interrupted, require
@@ -74,11 +76,21 @@ def _parse(arguments: list[str]) -> Callable[..., None]:
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(command, args=arguments[size:], prog=f"lstm-jax {name}", **chosen)
+            return _with_home(tyro.cli(command, args=arguments[size:], prog=f"lstm-jax {name}", **chosen))
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
         raise _complaint(name, stop, complaint.getvalue()) from stop
+
+
+def _with_home(command: Any) -> Any:
+    """Return a command with the home folder in place of `~` in its paths, since shells leave `--run=~/a` as it is."""
+    from lstm_jax.files.writing import user_path
+
+    if not dataclasses.is_dataclass(command):
+        return command
+    values = {field.name: getattr(command, field.name) for field in dataclasses.fields(command)}
+    return dataclasses.replace(command, **{name: user_path(value) for name, value in values.items() if isinstance(value, Path)})
 
 
 def _check_lists(command: Any, arguments: Sequence[str]) -> None:

@@ -89,6 +89,7 @@ def test_an_error_in_a_variable_is_not_one_of_a_flag(ask, monkeypatch):
         ("tr", ["train"]),
         ("train ", TASKS),
         ("train sentiment --epo", ["--epochs"]),
+        ("train sentiment --no-f", ["--no-figures"]),
         ("train sentiment --padding ", ["pre", "post"]),
         ("data shard", ["shard", "shard-reviews"]),
         ("data shard --wor", ["--workers"]),
@@ -281,6 +282,12 @@ def test_errors_are_one_line(arguments, needles, ask, run, reviews, tmp_path, mo
 def test_data_that_no_one_named(ask, monkeypatch):
     monkeypatch.delenv("LSTM_JAX_DATA", raising=False)
     assert_error(ask("train", "sentiment"), "data: not given; give --data, or set LSTM_JAX_DATA")
+
+
+def test_a_path_in_the_home_folder(ask, run, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert ask("evaluate", "--run=~/none")[2].startswith(f"error: config {tmp_path}/none/config.json: ")
+    assert ask("evaluate", "--run=~no-such-user/run")[2] == "error: path ~no-such-user/run: no such user, or no home; give the whole path\n"
 
 
 def test_an_existing_run_is_left_alone(ask, run, reviews, tmp_path):

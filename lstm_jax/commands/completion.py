@@ -59,7 +59,8 @@ def script(shell: str, commands: dict[str, Any]) -> str:
     for name, command in sorted(commands.items(), key=lambda item: -len(item[0])):  # "data shard-reviews" before "data shard"
         found = {flag: tuple(_choices(kind)) for flag, kind in flags(command)}
         choices = "".join(f"        {flag}) words={shlex.quote(' '.join(values))};;\n" for flag, values in found.items() if values)
-        cases.append(_CASE.format(pattern=shlex.quote(f"{name} "), choices=choices, flags=shlex.quote(" ".join([*found, "--help"]))))
+        off = [f"--no-{flag.removeprefix('--')}" for flag, kind in flags(command) if kind is bool]
+        cases.append(_CASE.format(pattern=shlex.quote(f"{name} "), choices=choices, flags=shlex.quote(" ".join([*found, *off, "--help"]))))
     for first in sorted({name.split()[0] for name in commands if " " in name}):
         second = " ".join(name.split()[1] for name in commands if name.startswith(f"{first} "))
         cases.append(f"    {shlex.quote(f'{first} ')}) words={shlex.quote(second)};;")

@@ -141,6 +141,8 @@ def test_rows_of_several_shapes(tmp_path):
         ("a.csv", b"", "corpus .*: no text"),
         ("a.txt", b"", "corpus .*: no text"),
         ("a.csv", b"text\na,b\n", "line 2 of .*1 fields too many"),
+        ("a.csv", b"id;text\n1;a b\n", r"columns of .*a\.csv: only one, 'id;text'; separate the columns by commas, or name this one"),
+        ("a.csv", b"id\ttext\n1\ta b\n", r"only one, 'id\\ttext'; separate the columns by commas"),
         ("a.jsonl.xz", b"\xfd7zXZ", r"file .*a\.jsonl\.xz: .*; give a complete file"),
     ],
 )

@@ -31,7 +31,7 @@ def read_text_column(path: Path, column: str = "") -> list[str]:
 
     If `column` is empty, the column is guessed by the first of these rules that applies:
 
-    - The table has only one column.
+    - The table has only one column. Its name has no semicolon and no tab, which would rather separate several columns.
     - Only one column holds texts.
     - Several columns hold texts, and exactly one of them is named text, article, body or content.
 
@@ -75,7 +75,10 @@ def _is_missing(value: Any) -> bool:
 
 def _guess(columns: Columns, path: Path) -> str:
     if len(columns) == 1:
-        return next(iter(columns))
+        (name,) = columns
+        remedy = "separate the columns by commas, or name this one with --text-column"
+        require(not set(";\t") & set(name), f"columns of {path}", f"only one, {name!r}", remedy)
+        return name
     texts = [name for name, column in columns.items() if _holds_texts(column.values())]
     if len(texts) != 1:
         texts = [name for name in texts if name.lower() in TEXT_NAMES]
