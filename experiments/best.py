@@ -3,7 +3,7 @@
     pip install ".[experiments]"                                    # scikit-learn, for NBSVM
     python -m experiments.best --preset toy                         # seconds
     LSTM_JAX_DATA=... python -m experiments.best --preset choices   # all choices, without a test; hours
-    LSTM_JAX_DATA=... python -m experiments.best                    # all choices, and tests of two recipes with five seeds; more hours
+    LSTM_JAX_DATA=... python -m experiments.best                    # all choices, and tests of three recipes with five seeds; more hours
 
 The study compares several models, called choices. The first choice is the unchanged Keras example imdb_lstm. Each further choice is an
 earlier choice with a few changes to the model or the training; see the table `CHOICES`. All choices are evaluated on a validation split of
@@ -18,8 +18,9 @@ validation loss, and only these runs are evaluated on the test reviews. There ar
 - Ensembles: the logits of all seeds are averaged. One ensemble averages the logits of the recipe, and the other those of its mixture with
   NBSVM.
 
-The same results are given for the choice "256 units" after training on all 25,000 reviews, without a validation split (`wide_recipe`).
-This is the preset "best" of `lstm-jax train sentiment` with `--validation 0` and `--dtype bfloat16`.
+The same results are given for the choice "256 units", the wider recipe, and for it after training on all 25,000 reviews, without a
+validation split (`all_reviews`). These are the preset "best" of `lstm-jax train sentiment` with `--dtype bfloat16`, and with
+`--validation 0 --dtype bfloat16`.
 
 Expected: the recipe reaches a test accuracy of at least 0.92. Published test accuracies of models that are trained on the labelled reviews
 only are .84 to .85 (Keras example), .865 (tuned LSTM, Dai & Le 2015), .906 (fastText with bigrams), .912 (NBSVM), .919 (one-hot LSTM with
@@ -65,7 +66,7 @@ class Config:
 
 
 SOURCE, ALL_REVIEWS = "the source", "256 units, all reviews"
-"""Name of the first choice in the result file, the unchanged Keras example imdb_lstm, and of the runs of `wide_recipe`."""
+"""Name of the first choice in the result file, the unchanged Keras example imdb_lstm, and of the runs of `all_reviews`."""
 CHOICES: dict[str, tuple[str, dict[str, Any]]] = {
     "400 words": (SOURCE, {"task.data.maxlen": 400}),
     "pooled over time": ("400 words", {"task.model.pooling": "mean+max"}),
@@ -89,6 +90,8 @@ CHOICES: dict[str, tuple[str, dict[str, Any]]] = {
 """Dict from the name of each choice after the first to a pair (name of the earlier choice that it changes, changes). The changes are a
 dict from fields of `Config` to their new values."""
 RECIPE, WIDE = "adversarial", "256 units"
+SUFFIXES = {"recipe": "", "recipe, 256 units": " (256 units)", ALL_REVIEWS: " (all reviews)"}
+"""Dict from the name of each group of tested runs in the result file to what the conclusion appends to the names of its models."""
 SEEDS = 5
 SHARE = 0.5
 """Weight of the model in the mixture, in the runs that train on all reviews. It minimised the loss on the validation split for the weights
@@ -130,21 +133,19 @@ def named(base: SentimentConfig, choice: str) -> Config:
     return next(config for config in choices(base) if config.choice == choice)
 
 
-def recipe(base: SentimentConfig, seeds: int) -> list[Config]:
-    """Return the configs of the runs that train the recipe and evaluate it on the test reviews, one config for each seed.
-
-    The choices are the models that the study compares, and the recipe is the choice `RECIPE`. `CHOICES[RECIPE]` holds the name of the
-    choice on which the recipe is based, and the changes to that choice.
+def recipe(base: SentimentConfig, seeds: int, wide: bool = False) -> list[Config]:
+    """Return the configs of the runs that train a recipe and evaluate it on the test reviews, one config for each seed.
 
     Args:
         base: config of the unchanged Keras example.
         seeds: number of seeds; the seeds are 0 to seeds - 1.
+        wide: whether the recipe is the choice `WIDE`, and not the choice `RECIPE`.
     """
-    best = named(base, RECIPE)
-    return [sweep.override(best, {"choice": "recipe", "tested": True, "task.train.seed": seed}) for seed in range(seeds)]
+    best, name = (named(base, WIDE), "recipe, 256 units") if wide else (named(base, RECIPE), "recipe")
+    return [sweep.override(best, {"choice": name, "tested": True, "task.train.seed": seed}) for seed in range(seeds)]
 
 
-def wide_recipe(base: SentimentConfig, seeds: int) -> list[Config]:
+def all_reviews(base: SentimentConfig, seeds: int) -> list[Config]:
     """Return the configs of the runs that train the wider recipe on all training reviews and test it, one config for each seed.
 
     The wider recipe is the choice `WIDE`. No reviews are held out, so a run uses the weights of the last epoch. The logits of the model
@@ -312,8 +313,8 @@ ENSEMBLES = {"ensemble of the seeds": "test_margins", "ensemble and NBSVM": "tes
 def verdict(rows: study.Rows) -> str:
     """Return the conclusion of the study.
 
-    Each run that did not use the test reviews has one line with its validation metrics. Two groups of runs used the test reviews: the
-    runs of the recipe, and the runs of the wider recipe on all training reviews. Each group that has runs adds these lines:
+    Each run that did not use the test reviews has one line with its validation metrics. Three groups of runs used the test reviews: those
+    of the recipe, of the wider recipe, and of the wider recipe on all training reviews. Each group that has runs adds these lines:
 
     - one line for each model in `TESTED`, with its accuracy on the test reviews;
     - one line for each ensemble in `ENSEMBLES`, with its accuracy on the test reviews, if there are several seeds;
@@ -333,14 +334,9 @@ def verdict(rows: study.Rows) -> str:
 
 
 def _tested(rows: study.Rows) -> dict[str, study.Rows]:
-    """Return the rows of the runs that used the test reviews, as a dict with one key for the recipe and one for the wider recipe.
-
-    The key is appended to the names of the models: "" for the recipe, " (all reviews)" for the wider recipe.
-    """
-    found: dict[str, Any] = {}
-    for row in (row for row in rows if row["tested"]):
-        found.setdefault(" (all reviews)" if row["choice"] == ALL_REVIEWS else "", []).append(row)
-    return found
+    """Return the rows of the runs that used the test reviews, as a dict with one key, a value of `SUFFIXES`, for each group of runs."""
+    groups = {suffix: [row for row in rows if row["tested"] and row["choice"] == name] for name, suffix in SUFFIXES.items()}
+    return {suffix: tested for suffix, tested in groups.items() if tested}
 
 
 def _accuracies(tested: study.Rows) -> dict[str, list[float]]:
@@ -383,13 +379,14 @@ def draw(rows: study.Rows, path: Path) -> object:
 
 BASE = SentimentConfig(DataConfig(validation=0.15), SentimentModelConfig(), TrainConfig(epochs=3))
 TOY = SentimentConfig(DataConfig("synthetic", maxlen=8, validation=0.2), SentimentModelConfig(embed=4, units=4), TrainConfig(epochs=1))
-FULL = [config for config in choices(BASE) if config.choice != RECIPE] + recipe(BASE, SEEDS) + wide_recipe(BASE, SEEDS)
+TESTS = [*recipe(BASE, SEEDS), *recipe(BASE, SEEDS, wide=True), *all_reviews(BASE, SEEDS)]
+FULL = [config for config in choices(BASE) if config.choice != RECIPE] + TESTS
 """Configs of the preset "full". The choice `RECIPE` is left out, because the tested recipe with seed 0 is the same training run and has the
 same validation accuracy."""
 STUDY = study.Study(
     "best",
     run,
-    {"toy": [named(TOY, "weights averaged"), *recipe(TOY, 2), *wide_recipe(TOY, 1)], "choices": choices(BASE), "full": FULL},
+    {"toy": [named(TOY, "weights averaged"), *recipe(TOY, 2), *all_reviews(TOY, 1)], "choices": choices(BASE), "full": FULL},
     draw,
     verdict,
     needs="sklearn",
