@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, get_origin
 
 from lstm_jax.errors import InputError, Interrupted, require
-from lstm_jax.runtime.interrupts import end_on_second_signal, interrupted, keep_interrupts
+from lstm_jax.runtime.interrupts import end_on_second_signal, exit_code, interrupted, keep_interrupts, terminable
 from lstm_jax.runtime.streams import drop_output, prepare_streams
 
 DEBUG, DEBUG_HELP = "LSTM_JAX_DEBUG", "show the traceback of an error above its line"
@@ -87,7 +87,7 @@ def _with_home(command: Any) -> Any:
     """Return a command with the home folder in place of `~` in its paths, since shells leave `--run=~/a` as it is."""
     from lstm_jax.files.writing import user_path
 
-    if not dataclasses.is_dataclass(command):
+    if not dataclasses.is_dataclass(command) or isinstance(command, type):
         return command
     values = {field.name: getattr(command, field.name) for field in dataclasses.fields(command)}
     return dataclasses.replace(command, **{name: user_path(value) for name, value in values.items() if isinstance(value, Path)})
@@ -156,8 +156,8 @@ def _complaint(name: str, stop: BaseException, box: str) -> InputError:
 def main(arguments: list[str] | None = None) -> int:
     """Run a command and return the exit code.
 
-    The exit code is 0 for success, 2 for an error that is not a bug, and 130 for an interrupt. It is 75 if SIGTERM has ended a training
-    whose state has been saved.
+    The exit code is 0 for success, 2 for an error that is not a bug, 130 for an interrupt, and 75 if SIGTERM has ended a training command,
+    which continues if it is run again with `--resume`.
 
     Args:
         arguments: the words after `lstm-jax` on the command line. If None, they are taken from `sys.argv`.
@@ -182,14 +182,14 @@ def _run(arguments: list[str]) -> int:
             from lstm_jax.commands.common import PipeConsole
 
             command = _parse(arguments)
-            with end_on_second_signal():
+            with end_on_second_signal(), terminable() if hasattr(command, "resume") else contextlib.nullcontext():
                 command(PipeConsole())
         sys.stdout.flush()
     except BrokenPipeError:  # the reader has closed the pipe (`| head`)
         drop_output()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return 130
+        return exit_code()
     except Interrupted as error:
         saved = "; the state is saved: run the same command with --resume to continue" if hasattr(command, "resume") else ""
         print(f"{_process()}{error}{saved}", file=sys.stderr)
@@ -197,7 +197,7 @@ def _run(arguments: list[str]) -> int:
     except Exception as error:
         if interrupted():  # a library turned the interrupt into another exception
             print("interrupted", file=sys.stderr)
-            return 130
+            return exit_code()
         shown = _shown(error)
         if shown is None:
             raise

@@ -88,7 +88,8 @@ def draw_mask(key: jax.Array, rate: float, shape: tuple[int, ...], dtype=jnp.flo
         InputError: if `rate` is not in [0, 1).
     """
     keep = 1.0 - check_rate("dropout", rate)
-    if _can_compile(key, dtype) and math.prod(shape) <= COUNTERS:
+    count: Any = math.prod(shape)  # of an exported program it may be symbolic, and has no value yet
+    if isinstance(count, int) and count <= COUNTERS and _can_compile(key, dtype):
         return apply(_DrawMask(keep, tuple(shape)), jax.random.key_data(key))
     return _draw_in_jax(key, keep, shape, dtype)
 

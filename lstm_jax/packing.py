@@ -17,7 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lstm_jax.bounds import Count, as_tuple, check_number
 from lstm_jax.errors import InputError, require
+from lstm_jax.files.reading import parsing
 
 
 class Packed(NamedTuple):
@@ -66,12 +68,13 @@ def pack(sequences: Sequence[Any], length: int) -> Packed:
     Raises:
         InputError: in one of these cases.
 
-            - There is no sequence.
-            - A sequence is empty, is longer than `length`, or is a single number.
+            - There is no sequence, or `length` is no int of at least 1.
+            - A sequence is empty, is longer than `length`, is a single number, or is no array.
             - The sequences have different dtypes, or different shapes apart from T_n.
     """
+    sequences, length = as_tuple("sequences", sequences, "give a list of arrays"), check_number("length", length, Count)
     require(len(sequences) >= 1, "sequences", "none", "give one or more")
-    arrays = [np.asarray(sequence) for sequence in sequences]
+    arrays = [_as_array(f"sequence {n}", sequence) for n, sequence in enumerate(sequences)]
     first = arrays[0]
     for n, array in enumerate(arrays):
         require(array.ndim >= 1, f"sequence {n}", "a single number", "give an array whose first axis is time")
@@ -84,6 +87,11 @@ def pack(sequences: Sequence[Any], length: int) -> Packed:
     for array, (row, start, steps) in zip(arrays, where, strict=True):
         x[row, start : start + steps] = array
     return Packed(x, make_segment_ids(where, rows, length), where)
+
+
+def _as_array(name: str, sequence: Any) -> np.ndarray:
+    with parsing(name, "give an array whose first axis is time"):
+        return np.asarray(sequence)
 
 
 def assign_rows(lengths: np.ndarray, length: int) -> np.ndarray:
@@ -154,7 +162,8 @@ def unpack(outputs: Any, where: np.ndarray) -> list[np.ndarray]:
             row, and its length in steps.
 
     Raises:
-        InputError: if `outputs` has fewer rows or steps than `where` names, or if the shape of `where` is not (N, 3).
+        InputError: if `outputs` has fewer rows or steps than `where` names, if the shape of `where` is not (N, 3), or if it has a negative
+            row or step or a length of 0.
     """
     host = np.asarray(outputs)
     _check_fits(host.shape, np.asarray(where))
@@ -173,7 +182,8 @@ def last_outputs(outputs: jax.Array, where: Any) -> jax.Array:
             first step in this row, and its length in steps. Only a NumPy array is checked against the shape of `outputs`.
 
     Raises:
-        InputError: if `where` is a NumPy array that refers to rows or steps that `outputs` does not have, or whose shape is not (N, 3).
+        InputError: if `where` is a NumPy array that refers to rows or steps that `outputs` does not have, whose shape is not (N, 3), or
+            that has a length of 0.
     """
     if isinstance(where, np.ndarray):
         _check_fits(outputs.shape, where)
@@ -183,6 +193,8 @@ def last_outputs(outputs: jax.Array, where: Any) -> jax.Array:
 
 def _check_fits(shape: tuple[int, ...], where: np.ndarray) -> None:
     require(where.ndim == 2 and where.shape[1] == 3, "where", where.shape, "give the array (N, 3) of `pack`")
+    wrong = where[(where < (0, 0, 1)).any(1)]
+    require(not len(wrong), "where", wrong[:1].tolist(), "give rows and steps of 0 or more, and lengths of 1 or more")
     needed = (int(where[:, 0].max(initial=-1)) + 1, int((where[:, 1] + where[:, 2]).max(initial=0)))
     fits = len(shape) >= 2 and shape[0] >= needed[0] and shape[1] >= needed[1]
     require(fits, "outputs", shape, f"`where` names {needed[0]} rows of {needed[1]} steps: give outputs (R, L, ...) of all steps")
@@ -207,10 +219,13 @@ def buckets(lengths: np.ndarray, batch_size: int, widths: Sequence[int], seed: i
         entries, except that one batch of each width may have fewer.
 
     Raises:
-        InputError: if `batch_size` is below 1, no width is given, or a sequence is longer than all widths.
+        InputError: if `batch_size` is no int of at least 1, no width is given, or a length is no int, below 0 or above all widths.
     """
-    lengths, ordered = np.asarray(lengths), np.sort(np.asarray(widths))
-    require(batch_size >= 1, "batch_size", batch_size, "give 1 or more")
+    batch_size = check_number("batch_size", batch_size, Count)
+    lengths, ordered = _as_array("lengths", lengths), np.sort(_as_array("widths", widths))
+    for name, array in (("lengths", lengths), ("widths", ordered)):
+        good = array.ndim == 1 and (array.dtype.kind in "iu" or not array.size) and bool((array >= 0).all())
+        require(good, name, array.tolist(), "give a list of ints, 0 or more")
     require(len(ordered) >= 1, "widths", "none", "give one or more")
     for n in np.flatnonzero(lengths > ordered[-1])[:1]:
         require(

@@ -72,7 +72,7 @@ class Rules(NamedTuple):
     temperature: jax.Array
     """float32 (): the temperature. If 0, the likeliest character is drawn."""
     top_k: jax.Array
-    """int32 (): number of the likeliest characters to draw from. If it is the vocabulary size V, no character is excluded."""
+    """int32 (): number of the likeliest characters to draw from. If it is 0, or V or more, no character of V is excluded."""
     top_p: jax.Array
     """float32 (): a character is drawn from the n likeliest characters, where n is the smallest number for which their total probability is
     at least this value (nucleus sampling, Holtzman et al. 2020). If 1, no character is excluded."""
@@ -111,11 +111,10 @@ def check_ids(name: str, ids: Any, vocabulary: int | None = None, axes: int = 1)
     return clipped_int32(array) if array.dtype.itemsize >= 4 else array
 
 
-def make_rules(vocabulary: int, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> Rules:
-    """Check the arguments and return them as `Rules`.
+def make_rules(*, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> Rules:
+    """Check the arguments and return them as `Rules`, which suit models of every vocabulary.
 
     Args:
-        vocabulary: vocabulary size V.
         temperature: temperature of the draw. If 0, the likeliest character is drawn.
         top_k: number of the likeliest characters to draw from. If 0, no character is excluded.
         top_p: a character is drawn from the n likeliest characters, where n is the smallest number for which their total probability is at
@@ -126,7 +125,7 @@ def make_rules(vocabulary: int, temperature: float = 1.0, top_k: int = 0, top_p:
     """
     temperature, top_k = check_number("temperature", temperature, Temperature), check_number("top_k", top_k, CountOrAll)
     top_p = check_number("top_p", top_p, TopP)
-    return Rules(jnp.float32(temperature), jnp.int32(min(top_k or vocabulary, vocabulary)), jnp.float32(top_p))
+    return Rules(jnp.float32(temperature), jnp.int32(top_k), jnp.float32(top_p))
 
 
 def method_of(rules: Rules, vocabulary: int) -> Method:
@@ -138,7 +137,7 @@ def method_of(rules: Rules, vocabulary: int) -> Method:
     """
     if rules.temperature == 0:
         return "likeliest"
-    return "some" if rules.top_k < vocabulary or rules.top_p < 1 else "all"
+    return "some" if 0 < rules.top_k < vocabulary or rules.top_p < 1 else "all"
 
 
 def allowed_logits(logits: Float[Array, "B V"], rules: Rules) -> Float[Array, "B V"]:
@@ -151,13 +150,16 @@ def allowed_logits(logits: Float[Array, "B V"], rules: Rules) -> Float[Array, "B
 
 
 def _likeliest(scaled: jax.Array, rules: Rules) -> jax.Array:
-    scaled = jax.nn.log_softmax(scaled)
-    ordered = jnp.sort(scaled, axis=-1, descending=True)
-    kth = jnp.take(ordered, rules.top_k - 1, axis=-1)[:, None]
-    before = jnp.cumsum(jnp.exp(ordered), axis=-1) - jnp.exp(ordered)  # probability of all likelier characters
-    kept = jnp.where(before < rules.top_p, ordered, jnp.inf)
+    # logits are compared, not log-probabilities, whose rounding makes different characters equal at a high temperature
+    ordered, size = jnp.sort(scaled, axis=-1, descending=True), scaled.shape[-1]
+    count = jnp.where(rules.top_k == 0, size, jnp.minimum(rules.top_k, size))
+    kth = jnp.take(ordered, count - 1, axis=-1)[:, None]
+    p = jax.nn.softmax(ordered)
+    before = jnp.cumsum(p, axis=-1) - p  # probability of all likelier characters; rounding lets it reach 1
+    kept = jnp.where((before < rules.top_p) | (rules.top_p >= 1), ordered, jnp.inf)
     smallest = jnp.minimum(kept.min(axis=-1, keepdims=True), ordered[:, :1])
-    return jnp.where(scaled >= jnp.broadcast_to(jnp.maximum(kth, smallest), scaled.shape), scaled, -jnp.inf)
+    bound = jnp.broadcast_to(jnp.maximum(kth, smallest), scaled.shape)
+    return jnp.where(scaled >= bound, jax.nn.log_softmax(scaled), -jnp.inf)
 
 
 def draw(uniform: Float[Array, "B"], logits: Float[Array, "B V"], rules: Rules, method: Method | None = None) -> Int[Array, "B"]:

@@ -302,6 +302,21 @@ def test_an_existing_run_is_left_alone(ask, run, reviews, tmp_path):
     assert f"run in {run}: lstm-jax predict --run {shlex.quote(str(run))} --text '...'\n" in out  # neither wrapped nor read as markup
 
 
+def test_sigterm_outside_the_epochs(ask, tmp_path, monkeypatch):
+    """SIGTERM ends a training with code 75 while it reads its data or draws figures, too, so that a scheduler starts it again."""
+
+    def wait(self, console):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(COMMANDS["train sentiment"], "__call__", wait)
+    assert ask("train", "sentiment", "--run", tmp_path / "run") == (75, "", "interrupted\n")
+    assert signal.getsignal(signal.SIGTERM) == before
+    monkeypatch.setattr(COMMANDS["train sentiment"], "__call__", lambda self, console: os.kill(os.getpid(), signal.SIGINT) or time.sleep(5))
+    assert ask("train", "sentiment", "--run", tmp_path / "run") == (130, "", "interrupted\n")
+
+
 def test_an_unknown_error_keeps_its_traceback(monkeypatch):
     monkeypatch.setitem(COMMANDS, "backends", lambda: lambda console: 1 / 0)
     with pytest.raises(ZeroDivisionError):

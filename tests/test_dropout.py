@@ -143,6 +143,20 @@ def test_the_layer_passes_its_masks_on() -> None:
     assert_close(drawn, unroll(CELLS["lstm"], layer.cell_params(), X, dropout=masks)[0], "float32")
 
 
+def test_a_program_for_every_batch_size(unchecked: None) -> None:
+    """A layer with dropout is exported with a symbolic batch size, and draws the same masks as a direct call."""
+    graph, params = nnx.split(LSTM(3, 4, dropout=0.5, recurrent_dropout=0.5, rngs=nnx.Rngs(0)))
+
+    def run(params, x, key):
+        return nnx.merge(graph, params)(x, rngs=key)
+
+    shape = jax.ShapeDtypeStruct(jax.export.symbolic_shape("b, 5, 3"), jnp.float32)
+    exported = jax.export.export(jax.jit(run))(params, shape, jax.random.key(0))
+    for batch in (1, 6):
+        x = jax.random.normal(jax.random.key(batch), (batch, 5, 3))
+        np.testing.assert_allclose(exported.call(params, x, jax.random.key(7)), run(params, x, jax.random.key(7)), rtol=2e-6, atol=2e-6)
+
+
 def test_deterministic() -> None:
     layer = make_layer()
     plain = unroll(CELLS["lstm"], layer.cell_params(), X)[0]

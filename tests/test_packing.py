@@ -79,10 +79,24 @@ REFUSED = {
     "where: (3,); give the array (N, 3) of `pack`": lambda: last_outputs(jnp.ones((1, 3)), np.array([0, 0, 4])),
     "sequence 1: 9 steps; the largest width is 4": lambda: list(buckets(np.array([1, 9]), 2, (4,))),
     "widths: none; give one or more": lambda: list(buckets(np.array([1, 9]), 2, ())),
+    "length: 4.5; give": lambda: pack([np.ones(2)], 4.5),
+    "sequence 1: ": lambda: pack([[1, 2], [3, [4]]], 4),
+    "sequences: 3; give a list of arrays": lambda: pack(3, 4),
+    "where: [[0, -1, 3]]; give rows and steps of 0 or more": lambda: unpack(np.ones((1, 3, 2)), np.array([[0, -1, 3]])),
+    "where: [[0, 0, 0]]; give rows and steps of 0 or more": lambda: last_outputs(jnp.ones((1, 3, 2)), np.array([[0, 0, 0]])),
+    "batch_size: 2.5; give": lambda: list(buckets(np.array([1, 9]), 2.5, (9,))),
+    "lengths: [-3]; give a list of ints, 0 or more": lambda: list(buckets([-3], 2, (9,))),
+    "lengths: [1.5]; give a list of ints, 0 or more": lambda: list(buckets([1.5], 2, (9,))),
     "batch_size: 0; give 1 or more": lambda: list(buckets(np.array([1, 9]), 0, (9,))),
 }
 
 
+@pytest.mark.usefixtures("unchecked")
+def test_sequences_may_be_an_iterator():
+    assert pack(iter([np.ones(2), np.ones(3)]), np.int64(4)).where.tolist() == pack([np.ones(2), np.ones(3)], 4).where.tolist()
+
+
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("message", REFUSED)
 def test_refused(message: str):
     with pytest.raises(InputError) as raised:

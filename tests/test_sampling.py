@@ -50,7 +50,7 @@ def test_both_ways_agree_on_the_first_character(size):
 @pytest.mark.parametrize("mode", ["carried", "window"])
 @pytest.mark.parametrize("prompt", [[2], [1, 4, 2], [0, 1, 2, 3, 4, 5, 6, 0]])
 def test_greedy_equals_reading_anew(mode, prompt):
-    rules = make_rules(V, temperature=0.0)
+    rules = make_rules(temperature=0.0)
     got = BOTH[mode].generate(PARAMS, jax.random.key(0), jnp.array([prompt]), 9, rules)
     assert got.tolist() == [_by_hand(prompt, 9, 5 if mode == "window" else None)]
 
@@ -66,13 +66,13 @@ def test_windows_of_a_cell_whose_initial_state_is_not_zero(monkeypatch):
     text = [0, 1, 2, 3, 4]
     for _ in range(12):
         text.append(int(read(jnp.array([text[-5:]]))[0].argmax()))
-    drawn = Sampler(rebuild, V, "window", 5).generate(params, jax.random.key(0), jnp.array([text[:5]]), 12, make_rules(V, 0.0))
+    drawn = Sampler(rebuild, V, "window", 5).generate(params, jax.random.key(0), jnp.array([text[:5]]), 12, make_rules(temperature=0.0))
     assert drawn.tolist() == [text[5:]]
 
 
 @pytest.mark.parametrize("mode", ["carried", "window"])
 def test_pieces_equal_the_whole_and_the_seed_decides(mode):
-    sampler, rules, prompt = BOTH[mode], make_rules(V, 0.8), jnp.array([[1, 2], [3, 0]])
+    sampler, rules, prompt = BOTH[mode], make_rules(temperature=0.8), jnp.array([[1, 2], [3, 0]])
     whole = sampler.generate(PARAMS, jax.random.key(1), prompt, 12, rules)
     drawing = sampler.start(PARAMS, jax.random.key(1), prompt)
     drawing, first = sampler.advance(PARAMS, drawing, rules, 5)
@@ -87,16 +87,16 @@ def test_draws_follow_the_distribution():
     for temperature in (1.0, 0.5, 2.0):
         p = np.array([0.5, 0.3, 0.15, 0.05]) ** (1 / temperature)
         uniform = jax.random.uniform(jax.random.key(4), (20_000,))
-        share = np.bincount(draw(uniform, logits, make_rules(4, temperature)), minlength=4) / 20_000
+        share = np.bincount(draw(uniform, logits, make_rules(temperature=temperature)), minlength=4) / 20_000
         np.testing.assert_allclose(share, p / p.sum(), atol=0.015)
 
 
 def test_a_draw_is_where_the_number_falls_among_the_cumulated_probabilities():
     logits = jnp.log(jnp.array([[0.2, 0.5, 0.3]] * 6 + [[0.0, 1.0, 0.0]] * 2))
     uniform = jnp.array([0.0, 0.19, 0.21, 0.69, 0.71, 1 - 2**-24, 0.0, 1 - 2**-24], jnp.float32)
-    assert draw(uniform, logits, make_rules(3)).tolist() == [0, 0, 1, 1, 2, 2, 1, 1]
-    assert draw(uniform[:6], logits[:6], make_rules(3, top_k=2)).tolist() == [1, 1, 1, 2, 2, 2]
-    assert set(draw(uniform[:6], logits[:6], make_rules(3, 0.0)).tolist()) == {1}
+    assert draw(uniform, logits, make_rules()).tolist() == [0, 0, 1, 1, 2, 2, 1, 1]
+    assert draw(uniform[:6], logits[:6], make_rules(top_k=2)).tolist() == [1, 1, 1, 2, 2, 2]
+    assert set(draw(uniform[:6], logits[:6], make_rules(temperature=0.0)).tolist()) == {1}
 
 
 @pytest.mark.parametrize("vocabulary", [200, 300])
@@ -109,7 +109,7 @@ def test_a_draw_from_many_characters(vocabulary):
     uniform = jax.random.uniform(jax.random.key(1), (50,))
     reached = np.cumsum(np.exp(np.asarray(logits, float)), axis=1)
     wanted = [int(np.searchsorted(row, float(u) * row[-1], side="right")) for row, u in zip(reached, uniform, strict=True)]
-    assert draw(uniform, logits, make_rules(vocabulary)).tolist() == wanted
+    assert draw(uniform, logits, make_rules()).tolist() == wanted
 
 
 @pytest.mark.slow(keep=2)
@@ -118,7 +118,7 @@ def test_characters_that_are_excluded_are_never_drawn(vocabulary):
     """Rounding errors of the cumulative sums let no excluded character be drawn, even with the largest random numbers."""
     rng = np.random.default_rng(vocabulary)
     logits = jnp.asarray(rng.standard_normal((900, vocabulary)), jnp.float32)
-    rules = make_rules(vocabulary, 1.0, top_k=vocabulary // 3)
+    rules = make_rules(top_k=vocabulary // 3)
     allowed = np.isfinite(np.asarray(allowed_logits(logits, rules)))
     for uniform in (0.0, 0.5, 1 - 3 * 2**-23, 1 - 2**-22, 1 - 2**-23):
         found = np.asarray(draw(jnp.full(900, uniform, jnp.float32), logits, rules))
@@ -127,7 +127,7 @@ def test_characters_that_are_excluded_are_never_drawn(vocabulary):
 
 def test_each_character_has_a_key_of_its_own():
     """The random numbers of a character have the key `jax.random.fold_in(key, number)`, on one device and on two."""
-    rules, prompt, key = make_rules(V, 0.8), jnp.array([[1, 2], [3, 0], [1, 1], [0, 5]]), jax.random.key(9)
+    rules, prompt, key = make_rules(temperature=0.8), jnp.array([[1, 2], [3, 0], [1, 1], [0, 5]]), jax.random.key(9)
     text = prompt
     for number in range(6):
         logits, _ = REBUILD(PARAMS)(text, last=True, deterministic=True)
@@ -142,7 +142,7 @@ def test_each_character_has_a_key_of_its_own():
 
 @pytest.mark.parametrize("mode", ["carried", "window"])
 def test_texts_that_share_a_prompt_read_it_once_and_are_those_of_as_many_prompts(mode):
-    rules, key, prompt = make_rules(V, 0.8), jax.random.key(9), jnp.array([[3, 0, 2]])
+    rules, key, prompt = make_rules(temperature=0.8), jax.random.key(9), jnp.array([[3, 0, 2]])
     wanted = BOTH[mode].generate(PARAMS, key, jnp.tile(prompt, (4, 1)), 8, rules)
     on_two = Sampler(REBUILD, V, mode, 5, make_mesh(2))
     for sampler in (BOTH[mode], on_two):
@@ -153,17 +153,17 @@ def test_texts_that_share_a_prompt_read_it_once_and_are_those_of_as_many_prompts
 def test_rules_that_exclude_nothing_need_no_sorting():
     logits = jax.random.normal(jax.random.key(0), (5, V))
     uniform = jax.random.uniform(jax.random.key(1), (5,))
-    rules = make_rules(V, 0.7)
+    rules = make_rules(temperature=0.7)
     assert draw(uniform, logits, rules, "all").tolist() == draw(uniform, logits, rules, "some").tolist()
     assert method_of(rules, V) == "all"
-    assert method_of(make_rules(V, 0.0, top_k=2), V) == "likeliest"
-    assert method_of(make_rules(V, top_k=V - 1), V) == method_of(make_rules(V, top_p=0.99), V) == "some"
+    assert method_of(make_rules(temperature=0.0, top_k=2), V) == "likeliest"
+    assert method_of(make_rules(top_k=V - 1), V) == method_of(make_rules(top_p=0.99), V) == "some"
 
 
 @given(st.lists(st.integers(-32, 32), min_size=2, max_size=9, unique=True), st.integers(1, 9), st.floats(0.05, 1.0))
 def test_top_k_and_top_p_keep_the_likeliest(eighths, k, p):
     logits = [n / 8 for n in eighths]
-    got = np.isfinite(allowed_logits(jnp.array([logits], jnp.float32), make_rules(len(logits), 1.0, k, p))[0])
+    got = np.isfinite(allowed_logits(jnp.array([logits], jnp.float32), make_rules(top_k=k, top_p=p))[0])
     probabilities = np.exp(logits) / np.exp(logits).sum()
     order = np.argsort(-probabilities)
     assert got[order[0]]
@@ -176,16 +176,33 @@ def test_top_k_and_top_p_keep_the_likeliest(eighths, k, p):
         assert not np.any(kept[before > p + 1e-5])
 
 
+def test_rules_suit_every_vocabulary():
+    """Rules that exclude nothing in a small vocabulary exclude nothing in a large one, and k above the vocabulary is the vocabulary."""
+    uniform, logits = jax.random.uniform(jax.random.key(0), (50,)), jax.random.normal(jax.random.key(1), (50, V))
+    for method in ("some", None):
+        wanted = draw(uniform, logits, make_rules(top_p=0.9), "some").tolist()
+        assert draw(uniform, logits, make_rules(top_k=V + 7, top_p=0.9), method).tolist() == wanted
+    assert method_of(make_rules(top_k=V + 7), V) == method_of(make_rules(), V) == "all"
+
+
+@pytest.mark.parametrize("k", [1, 5, 40, 63])
+@pytest.mark.parametrize(("step", "temperature"), [(0.03, 1e6), (0.03, 1e-6), (18.0, 1.0), (0.03, 1.0)])
+def test_top_k_keeps_exactly_k_of_different_logits(k, step, temperature):
+    """Rounding makes log-probabilities equal at a high temperature, and their sum 1 far below the likeliest one, but logits differ."""
+    logits = jnp.asarray([[-step * n for n in range(64)]], jnp.float32)
+    assert np.isfinite(allowed_logits(logits, make_rules(temperature=temperature, top_k=k))[0]).sum() == k
+
+
 def test_bad_rules():
     for bad in ({"temperature": -0.1}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.5}):
         with pytest.raises(InputError, match=next(iter(bad))):
-            make_rules(V, **bad)
+            make_rules(**bad)
     for samples, prompts in ((0, [[1]]), (2, [[1], [2]])):
         with pytest.raises(InputError, match="samples"):
-            BOTH["carried"].generate(PARAMS, jax.random.key(0), jnp.array(prompts), 1, make_rules(V), samples)
+            BOTH["carried"].generate(PARAMS, jax.random.key(0), jnp.array(prompts), 1, make_rules(), samples)
     with pytest.raises(InputError, match="chars"):
-        BOTH["carried"].generate(PARAMS, jax.random.key(0), jnp.array([[1]]), -1, make_rules(V))
-    assert BOTH["carried"].generate(PARAMS, jax.random.key(0), jnp.array([[1]]), 0, make_rules(V)).shape == (1, 0)
+        BOTH["carried"].generate(PARAMS, jax.random.key(0), jnp.array([[1]]), -1, make_rules())
+    assert BOTH["carried"].generate(PARAMS, jax.random.key(0), jnp.array([[1]]), 0, make_rules()).shape == (1, 0)
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -195,21 +212,21 @@ def test_bad_rules():
 def test_rules_that_are_no_numbers(bad):
     ((name, value),) = bad.items()
     with pytest.raises(InputError, match=f"^{name}: {value}; give "):
-        make_rules(V, **bad)
+        make_rules(**bad)
 
 
 @pytest.mark.usefixtures("unchecked")
 def test_rules_may_be_scalars_of_numpy_and_jax():
-    wanted = make_rules(V, 0.5, 3, 0.75)
-    assert make_rules(V, np.float32(0.5), np.int64(3), np.float64(0.75)) == wanted
-    assert make_rules(V, jnp.float32(0.5), jnp.int32(3), jnp.float32(0.75)) == wanted
+    wanted = make_rules(temperature=0.5, top_k=3, top_p=0.75)
+    assert make_rules(temperature=np.float32(0.5), top_k=np.int64(3), top_p=np.float64(0.75)) == wanted
+    assert make_rules(temperature=jnp.float32(0.5), top_k=jnp.int32(3), top_p=jnp.float32(0.75)) == wanted
 
 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("mode", ["carried", "window"])
 def test_wrong_prompts(mode):
     def ask(prompt, chars=3, samples=1):
-        return BOTH[mode].generate(PARAMS, jax.random.key(0), prompt, chars, make_rules(V), samples)
+        return BOTH[mode].generate(PARAMS, jax.random.key(0), prompt, chars, make_rules(), samples)
 
     for prompt, message in (
         (np.array([[1, V]]), "7; ids are 0 to 6"),

@@ -143,7 +143,7 @@ def sampling_rows(arguments: list[str]) -> Iterator[dict[str, Any]]:
     like, rebuild = functional(generation.make_model(GenerationConfig(model=GenerationModelConfig(units=options.units)), CHARACTERS))
     params = convert.generation_from_keras_file(options.weights)
     assert params.keys() == like.keys()
-    rules, mesh = make_rules(CHARACTERS), make_mesh()
+    rules, mesh = make_rules(), make_mesh()
     prompt = jax.numpy.asarray(np.random.default_rng(0).integers(0, CHARACTERS, (1, LENGTH)), jax.numpy.int32)
     common = {"peer": "ours", "version": environment(mesh)["git"]}
     for mode in ("carried", "window"):

@@ -4,7 +4,7 @@ Three functions of Keras are missing: `glu`, whose output has half the size of i
 `sparsemax`, which in Keras 3.15 does not return the distribution that its paper defines (Martins & Astudillo 2016).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 import jax
 import jax.numpy as jnp
@@ -89,8 +89,8 @@ def find_activation(which: str | Activation | None, argument: str = "activation"
         argument: name that error messages give to the value.
 
     Raises:
-        InputError: if the name is unknown, if the function raises an error or returns an array of another shape or dtype than its input,
-            or if it is a Flax module, whose parameters would not be trained.
+        InputError: if the name is unknown, if the function raises an error or returns an array of another shape or dtype than its input, if
+            it has no hash, or if it is a Flax module, whose parameters would not be trained.
     """
     if which is None:
         return linear
@@ -99,6 +99,7 @@ def find_activation(which: str | Activation | None, argument: str = "activation"
         return ACTIVATIONS[which]
     require(callable(which), argument, type(which).__name__, "give a name, or a function of an array")
     require(not is_a(which, "flax", "Module"), argument, type(which).__name__, "its parameters would not be trained: give a function")
+    require(isinstance(which, Hashable), argument, type(which).__name__, "it has no hash: give a function, or freeze its dataclass")
     x = jax.ShapeDtypeStruct((2, 6), jnp.float32)
     try:
         found = jax.eval_shape(which, x)

@@ -61,18 +61,31 @@ def linear_gru(z: Float[Array, "... Z"]) -> tuple[Array, Array]:
     return 1 - u, u * n
 
 
+@jax.custom_jvp
+def _share(log_ratio: jax.Array) -> jax.Array:
+    """Return sigmoid(log_ratio). Its derivative sigmoid(r) sigmoid(-r) keeps its accuracy where sigmoid(r) (1 - sigmoid(r)) becomes 0."""
+    return jax.nn.sigmoid(log_ratio)
+
+
+@_share.defjvp
+def _share_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    (log_ratio,), (change,) = primals, tangents
+    share = _share(log_ratio)
+    return share, share * _share(-log_ratio) * change
+
+
 def linear_lstm(z: Float[Array, "... Z"]) -> tuple[Array, Array]:
     """Return the arrays a and b, each (..., H) for H units, with which a step of minLSTM changes the output h to a h + b, elementwise.
 
     For the forget gate f and the input gate i, the factor a = f / (f + i) is computed as sigmoid(log f - log i), which is accurate even if
-    both gates are near 0.
+    both gates are near 0, as are its gradients.
 
     Args:
         z: pre-activations (..., 3H) of the input gate, the forget gate and the candidate.
     """
     i, f, g = jnp.split(z, 3, axis=-1)
     log_ratio = jax.nn.log_sigmoid(f) - jax.nn.log_sigmoid(i)
-    return jax.nn.sigmoid(log_ratio), jax.nn.sigmoid(-log_ratio) * g
+    return _share(log_ratio), _share(-log_ratio) * g
 
 
 def make_step(linear: Callable[[Array], tuple[Array, Array]]) -> Callable[..., HiddenState]:

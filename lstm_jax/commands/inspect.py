@@ -28,6 +28,10 @@ class Inspect(Checked):
     """Number of chosen examples of each kind."""
     chars: Count = 200
     """Number of characters of each example of a text."""
+    text_column: str = ""
+    """Column or key that contains the text in a .csv, .json or .jsonl file. If empty, it is the run's own, or it is guessed."""
+    unknown: str = ""
+    """Character that replaces characters outside the vocabulary of a run of text generation. If empty, such characters raise an error."""
     epochs: Count = 6
     """Largest number of epochs to show, if the run was trained with --keep-epochs."""
     out: Path = Path("inspect.html")
@@ -45,7 +49,7 @@ class Inspect(Checked):
         from lstm_jax.tasks.inspecting import Request, make_window
 
         trained = load_run(task, self.run)
-        request = Request(self.text, self.file, self.examples, self.chars, self.epochs)
+        request = Request(self.text, self.file, self.examples, self.chars, self.epochs, self.text_column, self.unknown)
         with console.status("tracing the network"):
             window = make_window(trained, request)
         write_page(window, self.out, self.force)

@@ -1,5 +1,6 @@
 """Time series, which are read from a table and cut into windows."""
 
+import contextlib
 import hashlib
 import math
 import os
@@ -8,7 +9,6 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from numbers import Real
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ from lstm_jax.bounds import Count, CountOrNone, check_number
 from lstm_jax.data.tables import table_rows
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.reading import parsing
+from lstm_jax.files.writing import user_path
 
 MISSING = ("", "na", "nan", "null", "none")
 """Texts that stand for a missing value, in lower case."""
@@ -25,7 +26,11 @@ DAY = 86_400
 
 @dataclass(frozen=True)
 class Series:
-    """Time series of N values at increasing times."""
+    """Time series of N values at increasing times.
+
+    Raises:
+        InputError: if `times` and `values` are not float64 arrays of the same length with finite numbers, or if the times do not increase.
+    """
 
     times: np.ndarray
     """(N,) float64: the times, in days since 1970-01-01 if `dated` is true, else as the numbers in the table."""
@@ -39,6 +44,14 @@ class Series:
     """Name of the table, for error messages."""
     offset: timedelta | None = None
     """Offset from UTC of the last time in the table, with which `shown` writes dates. None if the dates in the table have no offset."""
+
+    def __post_init__(self):
+        for name in ("times", "values"):
+            array = getattr(self, name)
+            good = isinstance(array, np.ndarray) and array.ndim == 1 and array.dtype == np.float64 and bool(np.isfinite(array).all())
+            require(good, name, repr(array), "give a float64 array (N,) of finite numbers")
+        require(len(self.times) == len(self.values), "values", len(self.values), f"give one for each of the {len(self.times)} times")
+        require(bool((self.times[1:] > self.times[:-1]).all()), "times", repr(self.times), "give increasing ones")
 
     def __len__(self) -> int:
         return len(self.values)
@@ -145,12 +158,21 @@ class _Moment(NamedTuple):
     """Offset of the date from UTC, or None if it has none."""
 
 
+def _number(text: str) -> float:
+    """Return the number that a text stands for.
+
+    Raises:
+        ValueError: if the text is no number, or has underscores, which Python allows: 2024_01 is a month, and not 202401.
+    """
+    if "_" in text:
+        raise ValueError(text)
+    return float(text)
+
+
 def _moment(text: str) -> _Moment | None:
     """Parse a time, which is a number or an ISO date with or without a time of day. Return None if it is neither."""
-    try:
-        return _Moment(float(text), False, None)
-    except ValueError:
-        pass
+    with contextlib.suppress(ValueError):
+        return _Moment(_number(text), False, None)
     try:
         moment = datetime.fromisoformat(text + "-01" if len(text) == 7 and text[4] == "-" else text)
     except (ValueError, OverflowError):
@@ -246,7 +268,7 @@ def read_series(path: str | os.PathLike[str], time: str = "time", value: str = "
             - Fewer than two rows have a value.
             - float64 cannot represent the gaps between the times in units of the median gap.
     """
-    path = Path(path)
+    path = user_path(os.fspath(path))
     times: list[float] = []
     values: list[float] = []
     moment: _Moment | None = None
@@ -260,7 +282,7 @@ def read_series(path: str | os.PathLike[str], time: str = "time", value: str = "
             skipped += 1
             continue
         try:
-            found = float(text)
+            found = _number(text)
         except ValueError as error:
             raise InputError(f"{value!r} in {here}", repr(text), "give a number, or nothing where there is none") from error
         require(math.isfinite(found), f"{value!r} in {here}", text, "give a finite number, or nothing where there is none")

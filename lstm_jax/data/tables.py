@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from lstm_jax.data.text_files import require_utf8
+from lstm_jax.data.text_files import require_no_archive, require_utf8
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.reading import expanded, open_input, parsing
 
@@ -52,6 +52,7 @@ def _lines(path: Path, file: IO[bytes]) -> Iterator[str]:
         file = expanded(lzma.open(file), path.stat().st_size, f"file {path}")  # noqa: SIM115
     for number, line in enumerate(file, 1):
         if number == 1:
+            require_no_archive(line, path)
             require_utf8(line, f"line 1 of {path}")
         try:
             yield line.decode("utf-8-sig" if number == 1 else "utf-8")
@@ -113,6 +114,7 @@ def _columns(header: str, mark: str) -> set[str]:
 def _csv_rows(path: Path, lines: Iterable[str], wanted: tuple[str, ...]) -> Iterator[tuple[int, dict[str, Any]]]:
     lines = iter(lines)
     header = next(lines, "")
+    require(not header or header.strip() != "", f"line 1 of {path}", "empty", "give the names of the columns there")
     previous = csv.field_size_limit(FIELD_LIMIT)
     reader = csv.DictReader(itertools.chain([header], lines), strict=True)
     try:

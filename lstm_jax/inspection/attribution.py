@@ -62,10 +62,10 @@ def integrated_gradients(
         tolerance: largest absolute error of the sum of the contributions that is accepted before there are `MOST_POINTS` points.
 
     Raises:
-        InputError: if `inputs` has another number of axes than 2 or no elements, if `baseline` has another shape than `inputs`, or if the
-            function does not return a scalar.
+        InputError: if `inputs` are no floats, have another number of axes than 2 or no elements, if `baseline` has another shape than
+            `inputs`, or if the function does not return a scalar.
     """
-    require(inputs.ndim == 2 and inputs.size > 0, "inputs", f"shape {inputs.shape}", "give an array (T, E) with elements")
+    _check_inputs(inputs)
     start = jnp.zeros_like(inputs) if baseline is None else baseline
     require(start.shape == inputs.shape, "baseline", f"shape {start.shape}", f"give the shape of the inputs, {inputs.shape}")
     step, output_of, shares_of = inputs - start, _compiled(_output, function), _compiled(_shares, function)
@@ -82,6 +82,11 @@ def integrated_gradients(
         if error <= tolerance or points >= MOST_POINTS:
             return Attribution(values, difference, error, points)
         points *= 2
+
+
+def _check_inputs(inputs: jax.Array) -> None:
+    require(inputs.ndim == 2 and inputs.size > 0, "inputs", f"shape {inputs.shape}", "give an array (T, E) with elements")
+    require(jnp.issubdtype(inputs.dtype, jnp.floating), "inputs", inputs.dtype, "give floats")
 
 
 def _compiled(plain: Callable[..., Any], function: Callable[..., jax.Array]) -> Callable[..., Any]:
@@ -136,12 +141,20 @@ def gradient_norms(function: Callable[..., jax.Array], inputs: jax.Array, *args:
 
     Returns:
         An array (K, T). The entry (k, t) is the Euclidean norm of the gradient of output k with respect to the features of step t.
+
+    Raises:
+        InputError: if `inputs` are no floats, or have another number of axes than 2 or no elements, or if the function does not return an
+            array with one axis.
     """
+    _check_inputs(inputs)
     return _compiled(_norms, function)(inputs, *args)
 
 
 def _norms(function: Callable[..., jax.Array], inputs: jax.Array, *args: Any) -> jax.Array:
     outputs, pull_back = jax.vjp(lambda given: function(given, *args), inputs)
+    shape = getattr(outputs, "shape", None)
+    shown = type(outputs).__name__ if shape is None else f"shape {shape}"
+    require(shape is not None and len(shape) == 1, "outputs", shown, "return an array (K,)")
     rows = jnp.eye(outputs.shape[0], dtype=outputs.dtype)
     return jax.lax.map(lambda row: jnp.linalg.norm(pull_back(row)[0], axis=-1), rows, batch_size=_AT_ONCE)
 
@@ -159,7 +172,15 @@ def reach(norms: np.ndarray | jax.Array, share: float = 0.9) -> np.ndarray:
 
     Returns:
         An int array (K,) with the number n for each output. n is 0 if the norm of step s alone is large enough.
+
+    Raises:
+        InputError: if `share` is not above 0 and at most 1, if `norms` is no array (K, T) with K at most T, or if a norm is negative or
+            NaN.
     """
+    require(0 < share <= 1, "share", share, "give a number above 0, at most 1")
+    require(norms.ndim == 2 and norms.shape[0] <= norms.shape[1], "norms", f"shape {norms.shape}", "give (K, T), with K at most T")
+    wrong = np.asarray(norms)[~(np.asarray(norms) >= 0)]
+    require(not wrong.size, "norms", wrong[0] if wrong.size else "", "give norms, 0 or more")
     count, steps = norms.shape
     reached = np.zeros(count, int)
     for k, row in enumerate(np.asarray(norms, np.float64)):

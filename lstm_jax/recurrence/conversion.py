@@ -95,6 +95,18 @@ def as_int32(name: str, value, remedy: str) -> jax.Array:
     return jnp.asarray(clipped_int32(of_kinds(name, value, (jnp.integer,), remedy)))
 
 
+def narrowed(array: Any) -> Any:
+    """Return a NumPy array of 64-bit ints as one of 32 bits, clipped to their range, unless JAX computes in 64 bits.
+
+    JAX itself would keep the low 32 bits of each int, so that an id beyond an embedding table became the id of another row. Any other value
+    is returned as it is.
+    """
+    config: Any = jax.config
+    if not isinstance(array, np.ndarray) or array.dtype not in (np.int64, np.uint64) or config.jax_enable_x64:
+        return array
+    return clipped_int32(array) if array.dtype == np.int64 else np.minimum(array, np.uint64(2**32 - 1)).astype(np.uint32)
+
+
 def clipped_int32(array: jax.Array | np.ndarray) -> Any:
     """Convert an array of ints to int32, after clipping it to the range of int32. A NumPy array stays a NumPy array."""
     if array.dtype == np.int32:

@@ -59,6 +59,8 @@ def in_segments(run: Callable, remat: Literal["sqrt"] | int) -> Callable:
 
     def run_segments(cell, params, x, state, valid, dropout, resets=None, compute_dtype=None, sequences=True):
         steps = x.shape[0]
+        if not isinstance(steps, int):  # symbolic, in a program that is exported for every number of steps
+            return run(cell, params, x, state, valid, dropout, resets, compute_dtype, sequences)
         length = segment_length(remat, steps)
         count = steps // length
         whole = count * length

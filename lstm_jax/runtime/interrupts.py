@@ -14,6 +14,8 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from lstm_jax.errors import RESTART
+
 PATIENCE = 2.0
 """Number of seconds from the first signal to a message that says how to end the process at once."""
 AGAIN = 0.02
@@ -22,13 +24,40 @@ CODE = 130
 """Exit code of a process that ends at the second signal."""
 SHOW_CURSOR = b"\x1b[?25h"
 
-_asked = threading.Event()
+_asked, _terminated = threading.Event(), threading.Event()
 _last_actions: list[Callable[[], object]] = []
 
 
 def interrupted() -> bool:
     """Return whether a SIGINT has arrived inside the context `keep_interrupts`, even if a library has caught the `KeyboardInterrupt`."""
     return _asked.is_set()
+
+
+def exit_code() -> int:
+    """Return the exit code of a program that an interrupt ends: 75 (`RESTART`) if it was SIGTERM inside `terminable`, else 130."""
+    return RESTART if _terminated.is_set() else CODE
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """Return a context manager within which SIGTERM raises `KeyboardInterrupt` and makes `interrupted` true, as SIGINT does.
+
+    It must be used inside `keep_interrupts`. Outside the main thread the context manager does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def note(*_: Any) -> None:
+        _terminated.set()
+        _asked.set()
+        raise KeyboardInterrupt
+
+    old = signal.signal(signal.SIGTERM, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, old)
 
 
 @contextlib.contextmanager
@@ -69,6 +98,7 @@ def keep_interrupts() -> Iterator[None]:
         sys.unraisablehook, sys.excepthook = hook, printing
         signal.signal(signal.SIGINT, old)
         _asked.clear()
+        _terminated.clear()
 
 
 @contextlib.contextmanager

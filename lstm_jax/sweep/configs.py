@@ -30,7 +30,7 @@ def override(config: Any, changes: Mapping[str, Any]) -> Any:
     for name, value in changes.items():
         field, _, rest = name.partition(".")
         require(is_config(config), "field", name, f"{type(config).__name__} {config!r} is no config and has no fields")
-        fields = [f.name for f in dataclasses.fields(config)]
+        fields = [f.name for f in dataclasses.fields(config) if f.init]
         require(field in fields, "field", name, f"{type(config).__name__} has {', '.join(fields)}")
         if rest:
             inner.setdefault(field, {})[rest] = value

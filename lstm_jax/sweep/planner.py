@@ -113,7 +113,8 @@ def _check(function: Run, configs: Sequence[Any], where: str, workers: int) -> N
     bound = inspect.ismethod(function) and not isinstance(function.__self__, type)
     require(not bound, "function", name, "the object of a method is not part of the id: give a function that needs only its config")
     for config in configs:
-        require(is_config(config), "config", repr(config), "give instances of a frozen dataclass")
+        frozen = is_config(config) and type(config).__dataclass_params__.frozen
+        require(frozen, "config", repr(config), "give instances of a frozen dataclass")
         _require_json(dataclasses.asdict(config))
     if where == "processes":
         require_importable(function, "function")

@@ -9,9 +9,23 @@ from typing import Any
 
 import numpy as np
 
+from lstm_jax.errors import require
+
 Values = Sequence[float | int] | np.ndarray
 EXACT = 20_000
 """Largest number of permutations that a test enumerates. If there are more, the test draws this many at random."""
+
+
+def _logs(name: str, values: Values) -> np.ndarray:
+    """Return the logarithms of durations or ratios.
+
+    Raises:
+        InputError: if a value is not a finite number above 0.
+    """
+    array = np.asarray(values, float)
+    wrong = array[~((array > 0) & np.isfinite(array))]
+    require(not wrong.size, name, wrong[0] if wrong.size else "", "give finite numbers above 0")
+    return np.log(array)
 
 
 def _bootstrap(samples: Sequence[Values], statistic: Callable[..., Any], draws: int, seed: int) -> tuple[float, float]:
@@ -92,16 +106,19 @@ def permutation_p(old: Values, new: Values, seed: int = 0) -> float:
         old: durations in one sample.
         new: durations in the other sample.
         seed: seed of the random draws.
+
+    Raises:
+        InputError: if a duration is not a finite number above 0.
     """
     from scipy import stats
 
+    first, second = _logs("durations", old), _logs("durations", new)
     if min(len(old), len(new)) < 2:
         return 1.0
 
     def difference(a: np.ndarray, b: np.ndarray, axis: int = -1) -> Any:
         return np.abs(a.mean(axis) - b.mean(axis))
 
-    first, second = np.log(old), np.log(new)
     centre = np.concatenate([first, second]).mean()  # numbers near 0 have smaller rounding errors, so equal values stay equal
     samples = first - centre, second - centre
     result = stats.permutation_test(samples, difference, n_resamples=EXACT, alternative="greater", vectorized=True, rng=seed)
@@ -119,9 +136,13 @@ def paired_p(ratios: Values, seed: int = 0) -> float:
     Args:
         ratios: ratio of the two members of each of the N pairs.
         seed: seed of the random draws.
+
+    Raises:
+        InputError: if a ratio is not a finite number above 0.
     """
     from scipy import stats
 
+    pairs = _logs("ratios", ratios)
     if len(ratios) < 2:
         return 1.0
 
@@ -129,6 +150,6 @@ def paired_p(ratios: Values, seed: int = 0) -> float:
         return np.abs(logs.mean(axis))
 
     result = stats.permutation_test(
-        (np.log(ratios),), distance, n_resamples=EXACT, permutation_type="samples", alternative="greater", vectorized=True, rng=seed
+        (pairs,), distance, n_resamples=EXACT, permutation_type="samples", alternative="greater", vectorized=True, rng=seed
     )
     return float(result.pvalue)

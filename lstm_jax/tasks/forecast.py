@@ -334,9 +334,12 @@ class Trained(base.Trained[ForecastConfig, Scale]):
         `ahead` explains the two arguments, and the errors that they can cause.
         """
         context, horizon = self.config.data.context, self.config.data.horizon
+        require(isinstance(series, data.Series), "series", repr(series), "give what the method series returns")
         require(len(series) >= context, f"series of {len(series)} entries", "too short", f"give {context} or more, the context of the run")
         moments = series.times_after(horizon) if times is None else series.numbers(times)
-        good = moments.shape == (horizon,) and bool((np.diff(np.concatenate([series.times[-1:], moments])) > 0).all())
+        with np.errstate(invalid="ignore", over="ignore"):  # the difference of two infinite times, or of times near the largest float64
+            gaps = series.gaps_between(np.concatenate([series.times[-1:], moments.reshape(-1)[:-1]]), moments.reshape(-1))
+        good = moments.shape == (horizon,) and bool((gaps > 0).all()) and bool(np.isfinite(gaps).all())
         require(good, "times", moments.tolist(), f"give {horizon} increasing ones behind the series' end")
         read = np.stack([series.values, series.gaps], -1)[None, -context:]
         unknown = np.full((1, horizon), series.values[-1])

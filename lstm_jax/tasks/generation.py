@@ -233,7 +233,7 @@ class Trained(base.Trained[GenerationConfig, data.Characters]):
 
         `sampling.make_rules` explains the three arguments.
         """
-        return make_rules(self.characters.size, temperature, top_k, top_p)
+        return make_rules(temperature=temperature, top_k=top_k, top_p=top_p)
 
     def write(
         self, prompt: np.ndarray, chars: int, rules: Rules, *, seed: int = 0, samples: int = 1, mode: WantedMode = "auto"

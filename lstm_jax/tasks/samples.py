@@ -59,7 +59,7 @@ def _drawn(config: SampleConfig, corpus: data.Corpus, sampler: Sampler, record: 
     # sharded parameters are gathered first, because a step for a single text is too small to pay for communication between devices
     params = jax.tree.map(np.asarray, record.params)
     for number, temperature in enumerate(config.sample_temperatures):
-        rules = make_rules(corpus.characters.size, temperature)
+        rules = make_rules(temperature=temperature)
         drawn = sampler.generate(params, jax.random.fold_in(draw_key, number), jnp.asarray(prompt)[None], config.sample_chars, rules)
         row = {"epoch": record.epoch, "seed": record.seed, "temperature": temperature, "mode": sampler.mode}
         yield row | {"prompt": corpus.characters.decode(prompt), "text": corpus.characters.decode(np.asarray(drawn[0]))}

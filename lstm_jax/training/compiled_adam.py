@@ -38,10 +38,10 @@ class Lag(NamedTuple):
 
 
 class Rates(NamedTuple):
-    """Constants of Adam: the decay rates `b1` and `b2` of the two moments."""
+    """Constants of Adam: the decay rates `b1` and `b2` of the two moments. Compiled code takes no arrays."""
 
-    b1: float
-    b2: float
+    b1: float | jax.Array
+    b2: float | jax.Array
 
 
 def serves(param: jax.Array) -> bool:

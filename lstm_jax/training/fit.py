@@ -15,6 +15,7 @@ from lstm_jax.bounds import as_tuple
 from lstm_jax.config import TrainConfig
 from lstm_jax.errors import require
 from lstm_jax.models import Parts
+from lstm_jax.recurrence import narrowed, of_kinds
 from lstm_jax.runtime import sharding
 from lstm_jax.training import loop
 from lstm_jax.training.callbacks import Callback
@@ -181,18 +182,20 @@ def _rows(arrays: Sequence[Any]) -> tuple[tuple[Any, ...], int]:
     """Return the arrays of the examples, as a tuple of JAX or NumPy arrays, and the number of rows that each of them has.
 
     Raises:
-        InputError: if `arrays` is one array or no sequence, if an array is a scalar, or if the arrays have no rows or different numbers of
-            rows.
+        InputError: if `arrays` is one array or no sequence, if an array is a scalar or no array of numbers, or if the arrays have no rows
+            or different numbers of rows.
     """
     remedy = "give a sequence of arrays, such as (x, y)"
     require(not isinstance(arrays, jax.Array | np.ndarray | dict), "arrays", type(arrays).__name__, remedy)
     arrays = as_tuple("arrays", arrays, remedy)
-    require(all(np.ndim(array) for array in arrays), "arrays", "a scalar", "give arrays with one row per example")
-    given = tuple(array if isinstance(array, jax.Array) else np.asarray(array) for array in arrays)
+    kinds, given = (jnp.number, jnp.bool_, jax.dtypes.extended), []
+    for array in arrays:
+        given.append(narrowed(of_kinds("arrays", array, kinds, "give arrays of numbers, with one row per example")))
+        require(given[-1].ndim > 0, "arrays", "a scalar", "give arrays with one row per example")
     counts = sorted({len(array) for array in given})
     require(len(counts) == 1, "arrays", f"{counts} rows", "give arrays with the same number of rows")
     require(counts[0] >= 1, "training examples", counts[0], "give at least one")
-    return given, counts[0]
+    return tuple(given), counts[0]
 
 
 def _mean_loss(loss_fn: Callable[..., Any], parts: Parts) -> Callable[..., tuple[jax.Array, dict[str, jax.Array]]]:

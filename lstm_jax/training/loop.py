@@ -16,7 +16,7 @@ from rich.text import Text
 
 from lstm_jax import native
 from lstm_jax.config import TrainConfig
-from lstm_jax.errors import Interrupted, require
+from lstm_jax.errors import InputError, Interrupted, require
 from lstm_jax.runtime import processes, sharding
 from lstm_jax.training import checkpoint
 from lstm_jax.training.callbacks import Callback, EpochRecord
@@ -75,11 +75,17 @@ def plain_metrics(found: Any) -> Metrics:
     """Return a dict of metrics in which JAX and NumPy scalars are replaced by Python numbers.
 
     Raises:
-        InputError: if `found` is not a dict or another mapping.
+        InputError: if `found` is not a dict or another mapping, if a name is no text, or if a value is neither a number nor None.
     """
-    require(isinstance(found, Mapping), "metrics", type(found).__name__, "return a dict from names to numbers")
+    remedy = "return a dict from names to numbers"
+    require(isinstance(found, Mapping), "metrics", type(found).__name__, remedy)
+    for name in found:
+        require(isinstance(name, str), "name of a metric", repr(name), remedy)
     arrays = (jax.Array, np.ndarray, np.generic)
-    return {name: value.item() if isinstance(value, arrays) and value.ndim == 0 else value for name, value in found.items()}
+    plain = {name: value.item() if isinstance(value, arrays) and value.ndim == 0 else value for name, value in found.items()}
+    for name, value in plain.items():
+        require(value is None or isinstance(value, int | float), f"metric {name}", type(value).__name__, remedy)
+    return plain
 
 
 def fit(
@@ -165,7 +171,10 @@ def fit(
             while not run.ended:
                 row = run.train_epoch(asked, progress)
                 row |= plain_metrics(derive(row)) if derive else {}
-                row |= plain_metrics(evaluate(run.state.params)) if evaluate else {}
+                more = plain_metrics(evaluate(run.state.params)) if evaluate else {}
+                for name in row.keys() & more.keys():
+                    raise InputError("metric", name, "the training itself has it: give another name")
+                row |= more
                 run.end_epoch(row, callbacks)
                 number = run.agreed(asked)
                 if number and not (run.ended and last):
@@ -241,6 +250,9 @@ class _Fit:
         found = checkpoint.restore(self.latest, self._saved(), added=added, dropped=dropped, check=self._check_identity)
         for step, reason in found.rejected:
             console.print(Text(f"checkpoint of step {step} is damaged ({reason}); an older one is used"))
+        most = self.config.epochs * self.per_epoch  # the parameters of an earlier step are no longer there
+        remedy = f"the newest checkpoint in {self.latest} is of step {found.step}, and these epochs have {most} steps: give more epochs"
+        require(found.step <= most, "epochs", self.config.epochs, remedy)
         self.state, self.best_params = found.state["state"], found.state.get("best")
         self.history = History.from_json(found.extra)
         console.print(f"resumed after step {found.step} of {self.config.epochs * self.per_epoch}", highlight=False)

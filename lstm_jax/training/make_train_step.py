@@ -18,6 +18,7 @@ from lstm_jax.errors import InputError, require
 from lstm_jax.layers.carried import LayerState
 from lstm_jax.models import Parts, split_module
 from lstm_jax.native.switch import is_off
+from lstm_jax.recurrence import narrowed
 from lstm_jax.runtime import sharding
 from lstm_jax.training.lookups import find_lookups
 from lstm_jax.training.row_sparse import Optimizer, RowOptimizer
@@ -88,13 +89,19 @@ class _Programs(NamedTuple):
 
 
 def check_optimizer(optimizer: Any) -> None:
-    """Check that an object has the two functions of an optimiser, `init` and `update`.
+    """Check that an object has the two functions of an optimiser, `init` and `update`, and that `update` needs no more than gradients.
 
     Raises:
-        InputError: if it has not.
+        InputError: if it has not, or if `update` needs the loss, too, as a line search does.
     """
     functions = all(callable(getattr(optimizer, name, None)) for name in ("init", "update"))
     require(functions, "optimizer", repr(optimizer), "give an optimiser of this project or of optax, such as lstm_jax.adam(1e-3)")
+    toy = {"w": jax.ShapeDtypeStruct((2, 2), jnp.float32)}
+    try:
+        jax.eval_shape(lambda params: optimizer.update(params, optimizer.init(params), params), toy)
+    except Exception as error:  # others, since it may suit only the user's own parameters
+        remedy = "give one whose update needs only gradients and parameters"
+        require("required keyword-only argument" not in str(error), "optimizer", error, remedy)
 
 
 def check_loss(loss_fn: Any) -> None:
@@ -235,6 +242,7 @@ class TrainStep:
         `axis` is the batch axis of the arrays in `batch`. It is 0 for a single batch. It is 1 if `batch` holds several batches, stacked on
         a new first axis.
         """
+        batch = jax.tree.map(narrowed, batch)
         if self._mesh.size > 1:
             for leaf in jax.tree.leaves(batch):
                 require(

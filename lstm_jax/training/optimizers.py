@@ -20,7 +20,7 @@ from lstm_jax.training.compiled_adam import Rates, adam_step
 from lstm_jax.training.row_sparse import AdamRows, ClippedRows, Optimizer, RowOptimizer
 
 
-def keras_adam(learning_rate, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-7) -> RowOptimizer:
+def keras_adam(learning_rate, b1: float | jax.Array = 0.9, b2: float | jax.Array = 0.999, eps: float | jax.Array = 1e-7) -> Any:
     """Return the optimiser Adam (Kingma & Ba 2015) as Keras computes it, in the form at the end of section 2 of the paper.
 
         m' = b1 m + (1 - b1) g;  v' = b2 v + (1 - b2) g^2;  p' = p - lr sqrt(1 - b2^t) / (1 - b1^t) m' / (sqrt(v') + eps)
@@ -41,7 +41,7 @@ def keras_adam(learning_rate, b1: float = 0.9, b2: float = 0.999, eps: float = 1
     return _adam(learning_rate, b1, b2, eps, False)
 
 
-def adam(learning_rate, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> RowOptimizer:
+def adam(learning_rate, b1: float | jax.Array = 0.9, b2: float | jax.Array = 0.999, eps: float | jax.Array = 1e-8) -> Any:
     """Return the optimiser Adam (Kingma & Ba 2015, algorithm 1) as `optax.adam` computes it, with the same results apart from rounding.
 
     There is one exception. If the square of a gradient overflows (in float32, if the magnitude of the gradient exceeds 1.8e19), the
@@ -65,16 +65,19 @@ def adam(learning_rate, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -
     return _adam(learning_rate, b1, b2, eps, True)
 
 
-def _adam(learning_rate, b1: float, b2: float, eps: float, corrects_first: bool) -> RowOptimizer:
+def _adam(learning_rate, b1: Any, b2: Any, eps: Any, corrects_first: bool) -> Any:
     """Return the optimiser Adam, as `adam` computes it if `corrects_first` is true, otherwise as `keras_adam` computes it.
 
     `adam` adds eps to the square root of the bias-corrected second moment. `keras_adam` adds eps to the square root of the second moment
-    without bias correction. The other arguments are those of these two functions.
+    without bias correction. The other arguments are those of these two functions. If one of `b1`, `b2` and `eps` is a tracer, as in
+    `optax.inject_hyperparams`, they are not checked, and the result is an `optax.GradientTransformation`, which updates all rows of tables.
     """
-    for name, rate in (("b1", b1), ("b2", b2)):
-        require(0 <= rate <= 1, name, rate, "give 0 to 1")
-    require(eps >= 0, "eps", eps, "give 0 or more")
-    b1, b2 = float(b1), float(b2)  # compiled code takes no other types of numbers
+    traced = any(isinstance(number, Tracer) for number in (b1, b2, eps))
+    if not traced:
+        for name, rate in (("b1", b1), ("b2", b2)):
+            require(bool(0 <= rate <= 1), name, rate, "give 0 to 1")
+        require(bool(eps >= 0), "eps", eps, "give 0 or more")
+        b1, b2, eps = float(b1), float(b2), float(eps)  # compiled code takes no other types of numbers
     rates = Rates(b1, b2)
 
     def init(params):
@@ -96,14 +99,20 @@ def _adam(learning_rate, b1: float, b2: float, eps: float, corrects_first: bool)
         count, *numbers = advance(state)
 
         def step(m, v, g):
-            return adam_step(rates, m, v, g, *(number.astype(m.dtype) for number in numbers))
+            dtype = m.dtype
+            if dtype == jnp.float16:  # in which eps becomes 0 once it is multiplied by the bias correction
+                m, v, g = (array.astype(jnp.float32) for array in (m, v, g))
+            constants = Rates(*(jnp.asarray(rate, m.dtype) for rate in rates)) if traced else rates
+            found = adam_step(constants, m, v, g, *(number.astype(m.dtype) for number in numbers))
+            return tuple(array.astype(dtype) for array in found)
 
         old, structure = jax.tree.flatten(state.mu)
         parts = list(map(step, old, *map(structure.flatten_up_to, (state.nu, updates))))
         steps, m, v = (structure.unflatten([part[n] for part in parts]) for n in range(3))
         return steps, optax.ScaleByAdamState(count, m, v)
 
-    return RowOptimizer(optax.GradientTransformation(init, update), AdamRows(rates, advance, update))
+    dense = optax.GradientTransformation(init, update)
+    return dense if traced else RowOptimizer(dense, AdamRows(rates, advance, update))
 
 
 def keras_rmsprop(learning_rate, rho: float = 0.9, eps: float = 1e-7) -> optax.GradientTransformation:

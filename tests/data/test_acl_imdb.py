@@ -43,6 +43,16 @@ def test_folder_in_another_encoding(folder):
         load_reviews(folder)
 
 
+@pytest.mark.parametrize("name", ["p1.txt", "5_10.TXT", "5-10.txt"])
+def test_a_review_of_another_name_is_not_left_out(folder, name):
+    for other in (".DS_Store.txt", "._5_10.txt", "readme.md"):  # files that systems add are no reviews
+        (folder / "train" / "pos" / other).write_text("x")
+    check(load_reviews(folder))
+    (folder / "train" / "pos" / name).write_text("good")
+    with pytest.raises(InputError, match=rf"^review .*/train/pos/{name}: not named ID_RATING.txt; rename it, as in 12_7.txt"):
+        load_reviews(folder)
+
+
 def test_texts_are_bytes(archive):
     texts = {"train/pos/0_9.txt": b"\xff\xfe caf\xe9", "train/neg/0_1.txt": b"nul \x00 here", "train/neg/1_1.txt": b""}
     split = load_reviews(archive(files=texts))["train"]

@@ -1,6 +1,7 @@
 """Articles are read from every supported kind of source, and invalid sources raise one-line errors."""
 
 import csv
+import gzip
 import io
 import json
 import lzma
@@ -141,6 +142,9 @@ def test_rows_of_several_shapes(tmp_path):
         ("a.csv", b"", "corpus .*: no text"),
         ("a.txt", b"", "corpus .*: no text"),
         ("a.csv", b"text\na,b\n", "line 2 of .*1 fields too many"),
+        ("a.csv", gzip.compress(b"text\na b\n"), r"file .*a\.csv: is compressed by gzip, not a text; unpack it with gunzip"),
+        ("a.csv.xz", lzma.compress(gzip.compress(b"text\na b\n")), r"file .*a\.csv\.xz: is compressed by gzip, not a text"),
+        ("a.jsonl", b"PK\x03\x04\0\0", r"file .*a\.jsonl: is a .*, not a text"),
         ("a.csv", b"id;text\n1;a b\n", r"columns of .*a\.csv: only one, 'id;text'; separate the columns by commas, or name this one"),
         ("a.csv", b"id\ttext\n1\ta b\n", r"only one, 'id\\ttext'; separate the columns by commas"),
         ("a.jsonl.xz", b"\xfd7zXZ", r"file .*a\.jsonl\.xz: .*; give a complete file"),

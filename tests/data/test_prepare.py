@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from made_reviews import WORDS, made_rows
 
-from lstm_jax.data import EncodedSplit, encode_reviews, keras_check_hash, load_reviews, pad_sequences, prepare
+from lstm_jax.data import EncodedSplit, encode_reviews, keras_check_hash, load_reviews, pad_sequences, prepare, write_review_shards
 from lstm_jax.data.reviews import dataset
 from lstm_jax.data.reviews.cache import load_cache, save_cache
+from lstm_jax.data.reviews.shards import read_review_shards
 from lstm_jax.errors import InputError
 from lstm_jax.files.writing import write_atomically
 
@@ -80,7 +81,49 @@ def test_padded_select_and_hashes(options):
     assert some.labels.tolist() == split.labels[[7, 0, 7]].tolist()
     hashes = split.hashes()
     for one in range(len(rows)):
-        assert [bool(equal) for equal in hashes == hashes[one]] == [row == rows[one] for row in rows]
+        assert all(rows[one] == rows[other] for other in np.flatnonzero(hashes == hashes[one]))
+    assert len(set(hashes.tolist())) == len({row["text"] for row in made_rows("train")})
+    assert some.hashes().tolist() == hashes[[7, 0, 7]].tolist()
+
+
+def test_reviews_of_rare_words_are_no_copies(tmp_path):
+    """Different reviews have different hashes, the same as in shards, even if a small vocabulary gives all of them the same ids."""
+    table = tmp_path / "a.csv"
+    table.write_text("text,label\n" + "".join(f"film{n % 9},{n % 2}\n" for n in range(18)))
+    write_review_shards([str(table)], tmp_path / "shards")
+    for num_words in (None, 4):
+        options = {"vocabulary": "frequency", "num_words": num_words, "verify": False}
+        split = prepare(data=str(table), cache_dir=str(tmp_path / "cache"), **options).train
+        assert len({tuple(split.row(number)) for number in range(18)}) == (9 if num_words is None else 1)
+        hashes = split.hashes().tolist()
+        assert hashes[:9] == hashes[9:]
+        assert len(set(hashes)) == 9
+        assert read_review_shards(tmp_path / "shards", num_words).train.hashes().tolist() == hashes
+
+
+def test_reviews_without_a_word_of_keras(jsonl, options):
+    table = jsonl / "chinese.csv"
+    table.write_text("text,label\n" + "".join(f"\u7535\u5f71{n},{n % 2}\n" for n in range(4)))
+    with pytest.raises(InputError, match=r"^train reviews: no word is in Keras' word index; use --vocabulary frequency"):
+        prepare(**options | {"data": str(table)})
+    assert prepare(**options | {"data": str(table), "vocabulary": "frequency", "num_words": None}).vocabulary.size == 8
+
+
+def test_a_cache_of_an_older_version_without_hashes(options, monkeypatch):
+    """Such a cache is written anew, and the fingerprint stays, so that older runs can be resumed."""
+    saved = []
+
+    def save_older(path, key, arrays):
+        saved.append((path, key))
+        save_cache(path, key, {name: array for name, array in arrays.items() if not name.endswith("_digests")})
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dataset, "save_cache", save_older)
+        first = prepare(**options)
+    (path, key), *_ = saved
+    assert "train_digests" not in load_cache(path, key)
+    same(prepare(**options), first)
+    assert "train_digests" in load_cache(path, key)
 
 
 def test_second_call_reads_nothing_but_the_cache(options, monkeypatch):

@@ -34,6 +34,10 @@ def test_empty_cells_have_no_value(tmp_path):
     split = load_reviews(table)["train"]
     assert split.groups == ("g1", "m")
     assert split.names == ("pos/000000000.txt", "neg/5_9.txt")
+    row = '{"text": "a", "label": %d, "movie": NaN, "id": NaN, "rating": NaN}\n'
+    table.with_suffix(".jsonl").write_text(row % 0 + row % 1)
+    split = load_reviews(table.with_suffix(".jsonl"))["train"]
+    assert (split.groups, split.names) == (None, ("neg/000000000.txt", "pos/000000001.txt"))
     table.with_suffix(".jsonl").write_text('{"text": "a", "label": 1, "movie": "\\ud800"}\n')
     with pytest.raises(InputError, match=r"movie in line 1 of .*a\.jsonl: .*surrogates not.*; save the text as UTF-8"):
         load_reviews(table.with_suffix(".jsonl"))

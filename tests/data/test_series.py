@@ -59,6 +59,9 @@ def test_times_of_day_are_exact(tmp_path: Path) -> None:
         (["time,value", "1,2", "2026-01-01,3"], "'time' in line 3 of {path}: '2026-01-01'; give numbers or dates, not both"),
         (["time,value", "soon,2"], "'time' in line 2 of {path}: 'soon'; give a number, or a date"),
         (["time,value", "1,much"], "'value' in line 2 of {path}: 'much'; give a number, or nothing"),
+        (["time,value", "2024_01,2"], "'time' in line 2 of {path}: '2024_01'; give a number, or a date"),
+        (["time,value", "1,1_000"], "'value' in line 2 of {path}: '1_000'; give a number, or nothing"),
+        (["", "time,value", "1,2"], "line 1 of {path}: empty; give the names of the columns there"),
         (["time,value", "1,inf"], "'value' in line 2 of {path}: inf; give a finite number"),
         (["when,value", "1,2"], "column 'time' in line 2 of {path}: there are when, value; name one with --time"),
         (["time,value", "1,2"], "rows of {path}: 1; give two or more with a value"),
@@ -78,6 +81,30 @@ def test_what_is_wrong(tmp_path: Path, lines: list[str], message: str) -> None:
     with pytest.raises(InputError) as caught:
         read_series(path)
     assert str(caught.value).startswith(message.format(path=path))
+
+
+def test_a_path_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "a.csv", "time,value", "1,2", "2,3")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert read_series("~/a.csv").values.tolist() == [2, 3]
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"times": [0.0, 1, 2]}, "times: [0.0, 1, 2]; give a float64 array (N,) of finite numbers"),
+        ({"times": np.arange(3)}, "times: array([0, 1, 2]); give a float64 array (N,) of finite numbers"),
+        ({"values": np.asarray([0, np.nan, 2])}, "values: array([ 0., nan, 2.]); give a float64 array (N,) of finite numbers"),
+        ({"values": np.zeros(2)}, "values: 2; give one for each of the 3 times"),
+        ({"times": np.asarray([0, 2.0, 1])}, "times: array([0., 2., 1.]); give increasing ones"),
+        ({"times": np.asarray([0, 1.0, 1])}, "times: array([0., 1., 1.]); give increasing ones"),
+    ],
+)
+def test_a_series_that_is_none(changes: dict, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        Series(**{"times": np.arange(3.0), "values": np.zeros(3), "dated": False} | changes)
+    assert str(caught.value) == message
 
 
 def test_dates_without_hyphens(tmp_path: Path) -> None:

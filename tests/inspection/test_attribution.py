@@ -3,6 +3,7 @@
 Gradient norms equal those of finite differences in float64.
 """
 
+import re
 from collections.abc import Callable
 
 import jax
@@ -114,6 +115,27 @@ def test_bad_input() -> None:
         integrated_gradients(cubic, jnp.ones((0, 3)))
     with pytest.raises(InputError, match=r"baseline: shape \(2, 3\)"):
         integrated_gradients(cubic, jnp.ones((3, 3)), baseline=jnp.ones((2, 3)))
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: integrated_gradients(cubic, jnp.ones((3, 2), int)), "inputs: int32; give floats"),
+        (lambda: gradient_norms(lambda x: x.sum(0), jnp.ones((3, 2), int)), "inputs: int32; give floats"),
+        (lambda: gradient_norms(lambda x: x.sum(), jnp.ones((3, 2))), "outputs: shape (); return an array (K,)"),
+        (lambda: gradient_norms(lambda x: x, jnp.ones((3, 2))), "outputs: shape (3, 2); return an array (K,)"),
+        (lambda: gradient_norms(lambda x: (x[0], x[0]), jnp.ones((3, 2))), "outputs: tuple; return an array (K,)"),
+        (lambda: reach(np.ones((2, 5)), 1.5), "share: 1.5; give a number above 0, at most 1"),
+        (lambda: reach(np.ones((2, 5)), float("nan")), "share: nan; give a number above 0, at most 1"),
+        (lambda: reach(np.ones((5, 2))), "norms: shape (5, 2); give (K, T), with K at most T"),
+        (lambda: reach(np.ones(3)), "norms: shape (3,); give (K, T), with K at most T"),
+        (lambda: reach(np.asarray([[1.0, np.nan]])), "norms: nan; give norms, 0 or more"),
+    ],
+)
+def test_arguments_and_functions_that_do_not_fit(call: Callable[[], object], message: str) -> None:
+    with pytest.raises(InputError, match=f"^{re.escape(message)}"):
+        call()
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -18,6 +18,16 @@ from lstm_jax.recurrence import capability_rows
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
+
+class Unhashable:
+    """Activation whose objects have no hash, as those of a dataclass that is not frozen."""
+
+    __hash__ = None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return jnp.tanh(x)
+
+
 B, T, E, H = 3, 4, 2, 3
 
 
@@ -121,6 +131,7 @@ def test_other_activations_are_run_by_the_reference_alone() -> None:
             {"recurrent_activation": lambda x: x.sum()},
             "recurrent_activation: maps (2, 6) float32 to () float32; give a function that keeps",
         ),
+        ({"activation": Unhashable()}, "activation: Unhashable; it has no hash: give a function, or freeze its dataclass"),
         ({"activation": lambda x: x + "a"}, "activation: TypeError: "),
         ({"cell": "min_gru", "activation": "relu"}, "activation: relu; the cell min_gru has its own: leave it out, or use lstm, gru"),
         ({"cell": "simple_rnn", "recurrent_activation": "relu"}, "recurrent_activation: relu; simple_rnn has none: leave it out"),

@@ -1,4 +1,4 @@
-"""Tests of minLSTM and minGRU on the backend `compiled` with gates near 0 and 1, where differences of close numbers lose digits."""
+"""Tests of minLSTM and minGRU with gates near 0 and 1, where differences of close numbers lose digits."""
 
 import jax
 import jax.numpy as jnp
@@ -9,12 +9,10 @@ from tables import BACKENDS
 from lstm_jax import unroll
 from lstm_jax.cells import CELLS, HiddenState, MinParams
 
-pytestmark = [
-    pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the backend with"),
-    pytest.mark.usefixtures("quick_compiles"),
-]
+pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 
+@pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the backend with")
 @pytest.mark.parametrize("cell", ["min_lstm", "min_gru"])
 def test_gates_near_0_and_1(cell: str) -> None:
     """The loss and its gradients in float32 equal those of `reference` in float64, for inputs x from -200 to 200."""
@@ -33,18 +31,23 @@ def test_gates_near_0_and_1(cell: str) -> None:
         np.testing.assert_allclose(a, b, rtol=0, atol=3e-5 * np.abs(b).max())
 
 
-@pytest.mark.parametrize("z", [(-15.0, 15.0), (15.0, -15.0), (-20.0, 20.0), (1.0, -2.0)], ids=str)
-def test_a_share_near_0_has_all_its_digits(z: tuple[float, float]) -> None:
+@pytest.mark.parametrize(
+    ("backend", "batch"), [*((name, 2) for name in BACKENDS if name in ("compiled", "reference", "associative")), (None, 1)]
+)
+@pytest.mark.parametrize("z", [(-15.0, 15.0), (15.0, -15.0), (-20.0, 20.0), (1.0, -2.0), (-25.0, 0.0), (0.0, -18.0)], ids=str)
+def test_a_share_near_0_has_all_its_digits(z: tuple[float, float], backend: str | None, batch: int) -> None:
     """Gradients of minLSTM in float32 have relative errors of at most 2e-6, also if f / (f + i) is near 0 or 1.
 
-    The gradients are with respect to the pre-activations z_i, z_f and z_g. The exact values come from `reference` in float64.
+    The gradients are with respect to the pre-activations z_i, z_f and z_g. With h = 1 before the step and g = 0.3, the output is
+    a + 0.3 (1 - a) for a = f / (f + i), whose gradients follow from da / dz_f = a (1 - a) (1 - f) and da / dz_i = -a (1 - a) (1 - i).
     """
+    row, x, state = CELLS["min_lstm"], jnp.zeros((batch, 1, 1)), HiddenState(jnp.ones((batch, 1)))
+    kernel = jnp.zeros((1, 3))
 
-    def gradient(backend: str, dtype: str) -> np.ndarray:
-        row, x, state = CELLS["min_lstm"], jnp.zeros((2, 1, 1), dtype), HiddenState(jnp.ones((2, 1), dtype))
-        bias, kernel = jnp.asarray([*z, 0.3], dtype), jnp.zeros((1, 3), dtype)
-        return np.asarray(jax.grad(lambda bias: unroll(row, MinParams(kernel, bias), x, state, backend=backend)[0].sum())(bias))
+    def loss(bias: jax.Array) -> jax.Array:
+        return unroll(row, MinParams(kernel, bias), x, state, backend=backend)[0].sum()
 
-    got = gradient("compiled", "float32")
-    with jax.enable_x64(True):
-        np.testing.assert_allclose(got, gradient("reference", "float64"), rtol=2e-6)
+    i, f, rest_i, rest_f = (1 / (1 + np.exp(-np.float64(value))) for value in (*z, -z[0], -z[1]))
+    a, rest = f / (f + i), i / (f + i)
+    wanted = batch * np.asarray([-0.7 * a * rest * rest_i, 0.7 * a * rest * rest_f, rest])
+    np.testing.assert_allclose(jax.grad(loss)(jnp.asarray([*z, 0.3])), wanted, rtol=2e-6)

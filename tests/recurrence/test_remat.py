@@ -34,6 +34,20 @@ def test_segments(remat, steps: int, length: int) -> None:
     assert segments <= (int(np.ceil(np.sqrt(steps))) if remat == "sqrt" else remat + (remat == 2))
 
 
+@pytest.mark.parametrize("remat", ["sqrt", 4])
+def test_a_program_for_every_length(remat, unchecked: None) -> None:
+    """With a symbolic number of steps a program is exported without segments, which change no result."""
+    params = CELL.init(jax.random.key(0), 3, 4)
+
+    def run(x):
+        return unroll(CELL, params, x, remat=remat)[0]
+
+    exported = jax.export.export(jax.jit(run))(jax.ShapeDtypeStruct(jax.export.symbolic_shape("2, t, 3"), jnp.float32))
+    for steps in (1, 9):
+        x = jax.random.normal(jax.random.key(steps), (2, steps, 3))
+        np.testing.assert_allclose(exported.call(x), run(x), rtol=2e-6, atol=2e-6)
+
+
 @pytest.mark.slow(keep=3)
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(

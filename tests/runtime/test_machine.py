@@ -49,7 +49,9 @@ print(*found)
 def test_freed_memory_is_kept(prepare: str, keep: str, kept: tuple[bool, ...]) -> None:
     """Blocks of 8 MiB in the main thread and in another one, and blocks of 64 MiB: ten allocations of three blocks in turn."""
     environment = os.environ | {"LSTM_JAX_KEEP_MEMORY": keep}
-    run = subprocess.run([sys.executable, "-c", PROGRAM.replace("{prepare}", prepare)], capture_output=True, text=True, env=environment, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", PROGRAM.replace("{prepare}", prepare)], capture_output=True, text=True, env=environment, check=True
+    )
     faults = [int(number) for number in run.stdout.split()]
     # without kept memory there is a fault for each page of 4 KiB, or of 2 MiB if the system makes large pages
     assert [number < 30 for number in faults] == list(kept), faults

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
+from lstm_jax.errors import InputError
 from lstm_jax.sweep import stats
 
 
@@ -63,6 +64,17 @@ def test_independent_samples() -> None:
     many = rng.lognormal(0, 0.1, 30), rng.lognormal(0.05, 0.1, 30)  # too many divisions to enumerate
     assert stats.permutation_p(*many) == pytest.approx(scipy_stats.ttest_ind(*map(np.log, many)).pvalue, abs=0.02)
     assert stats.permutation_p(*many, seed=4) == stats.permutation_p(*many, seed=4)
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), 0, -1, float("inf")])
+def test_values_without_a_logarithm(wrong: float) -> None:
+    for call in (
+        lambda: stats.permutation_p([1, 2, 3, wrong], [1, 2, 3, 4]),
+        lambda: stats.permutation_p([1, 2, 3, 4], [wrong]),
+        lambda: stats.paired_p([1.1, wrong, 1.2]),
+    ):
+        with pytest.raises(InputError, match=f": {float(wrong)}; give finite numbers above 0$"):
+            call()
 
 
 def test_paired_ratios() -> None:

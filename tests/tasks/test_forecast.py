@@ -141,6 +141,16 @@ def test_forecast_times_in_the_unit_of_the_series(tmp_path: Path) -> None:
         again, same = trained.end_of(series, stamps.astype(f"datetime64[{unit}]"))
         np.testing.assert_array_equal(same, wanted)
         np.testing.assert_array_equal(again.ahead, part.ahead)
+    for wrong in (
+        [21, 22, np.inf],
+        [np.inf] * 3,
+        [21, 22, np.nextafter(22, 23)],
+        [21, 22],
+        [[21, 22, 23]],
+        [21, 1e300, 1e301],
+    ):
+        with pytest.raises(InputError, match=r"^times: \[.*; give 3 increasing ones behind the series' end$"):
+            trained.end_of(series, np.asarray(wrong, float))
     with pytest.raises(InputError, match=r"^times: datetime64\[s\]; give numbers, as the series has$"):
         trained.end_of(replace(series, dated=False), stamps.astype("datetime64[s]"))
 

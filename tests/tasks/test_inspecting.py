@@ -211,6 +211,11 @@ def test_a_text(a_text, tmp_path: Path) -> None:
     (tmp_path / "other.txt").write_text("a dog ran to the house")
     (example,) = make_window(trained, Request(file=tmp_path / "other.txt", chars=7)).examples
     assert "".join(example.steps) == "a dog r"
+    (tmp_path / "plays.csv").write_text("speaker,speech\nA,the cat sat on\u00e9\nB,a dog\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"one of \['speaker', 'speech'\]; name it with --text-column"):
+        make_window(trained, Request(file=tmp_path / "plays.csv"))
+    (example,) = make_window(trained, Request(file=tmp_path / "plays.csv", text_column="speech", unknown="e", chars=16)).examples
+    assert "".join(example.steps) == "the cat sat one "
     with pytest.raises(InputError, match=r"text 1: 1 characters; give 3 or more"):
         make_window(trained, Request(texts=("a",)))
 

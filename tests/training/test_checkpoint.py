@@ -162,6 +162,24 @@ def test_what_orbax_reads_wrongly_is_rejected(folder, monkeypatch):
     assert_falls_back(folder, "leaf minus_zero is damaged")
 
 
+def test_checkpoints_that_are_replaced_while_they_are_read(folder, monkeypatch):
+    """A training in another process saves step 20 and removes the older checkpoints while they are read."""
+    load, calls = store._load, []
+
+    def load_late(*arguments):
+        calls.append(arguments)
+        if len(calls) > 1:
+            return load(*arguments)
+        checkpoint.save(folder, 20, make_state(20), {})
+        checkpoint.prune(folder, 1)
+        return {}, "orbax cannot read it"
+
+    monkeypatch.setattr(store, "_load", load_late)
+    found = checkpoint.restore(folder, make_state(0))
+    assert (found.step, found.rejected) == (20, ())
+    assert_same(found.state, make_state(20))
+
+
 def test_without_a_good_one_the_error_says_why(folder, tmp_path):
     for step in (7, 12):
         (folder / f"{step}.manifest.json").write_text("")

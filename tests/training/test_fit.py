@@ -37,6 +37,9 @@ def test_bad_input() -> None:
         ({"resume": True}, "resume: True; give the folder of the checkpoints in checkpoints"),
         ({"checkpoint_steps": 3}, "checkpoint_steps: 3; give the folder of the checkpoints in checkpoints"),
         ({"model": {"w": np.ones(3, np.float32)}}, "model: dict; give an nnx.Module; make_train_step takes a pytree, too"),
+        ({"optimizer": optax.lbfgs()}, "optimizer: scale_by_zoom_linesearch.<locals>.update_fn() missing 3 required keyword-only"),
+        ({"evaluate": lambda model: {"train_loss": 7.0}}, "metric: train_loss; the training itself has it: give another name"),
+        ({"evaluate": lambda model: {"a": "text"}}, "metric a: str; return a dict from names to numbers"),
         ({"optimizer": "adam"}, "optimizer: 'adam'; give an optimiser of this project or of optax"),
         ({"arrays": IDS[0]}, "arrays: ndarray; give a sequence of arrays, such as (x, y)"),
         ({"arrays": {"x": IDS[0]}}, "arrays: dict; give a sequence of arrays, such as (x, y)"),
@@ -47,8 +50,12 @@ def test_bad_input() -> None:
         ({"loss_fn": lambda model, ids, labels: labels > 0}, "losses: bool; return floats"),
         ({"callbacks": print}, "callbacks: <built-in function print>; give a list of functions"),
         ({"callbacks": [3]}, "callbacks: 3; give a list of functions"),
+        ({"arrays": [np.array([["a"]] * 4), LABELS[0]]}, "arrays: <U1; give arrays of numbers, with one row per example"),
+        ({"arrays": [[[1], [1, 2]], LABELS[0]]}, "arrays: list; give arrays of numbers, with one row per example"),
+        ({"arrays": [IDS[0], 3.0]}, "arrays: a scalar; give arrays with one row per example"),
+        ({"evaluate": lambda model: {1: 2.0}}, "name of a metric: 1; return a dict from names to numbers"),
         ({"evaluate": lambda model: None}, "metrics: NoneType; return a dict from names to numbers"),
-        ({"evaluate": lambda model: {"m": np.ones(2)}, "monitor": "m"}, "metric m: ndarray; monitor a metric that is a number"),
+        ({"evaluate": lambda model: {"m": np.ones(2)}, "monitor": "m"}, "metric m: ndarray; return a dict from names to numbers"),
     ],
 )
 def test_wrong_arguments(changes: dict, message: str, unchecked: None) -> None:
@@ -91,6 +98,47 @@ def test_another_training_is_not_resumed(name: str, value: int | str, was: int |
     given = value or "''"
     with pytest.raises(InputError, match=rf"^{name}: {given}; the checkpoints in .* are of a training with {was}: give that"):
         lstm_jax.fit(Classifier(), losses, lstm_jax.adam(1e-2), arrays, resume=True, **options | {"epochs": 2})
+
+
+def test_fewer_epochs_than_the_checkpoint(tmp_path: Path) -> None:
+    """The newest checkpoint lies within epoch 2, and the parameters of the end of epoch 1 are no longer there."""
+    arrays = [IDS.reshape(-1, LENGTH)[:16], LABELS.reshape(-1)[:16]]
+
+    def train(epochs: int, **more) -> None:
+        lstm_jax.fit(
+            Classifier(),
+            losses,
+            lstm_jax.adam(1e-2),
+            arrays,
+            batch_size=4,
+            epochs=epochs,
+            checkpoints=tmp_path / "c",
+            checkpoint_steps=3,
+            **more,
+        )
+
+    def stop(record) -> None:
+        if record.epoch == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(2, callbacks=[stop])
+    with pytest.raises(
+        InputError, match=r"^epochs: 1; the newest checkpoint in .* is of step 7, and these epochs have 4 steps: give more epochs$"
+    ):
+        train(1, resume=True)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint64])
+def test_ids_beyond_32_bits(dtype: type, unchecked: None) -> None:
+    """Such ids make the loss NaN, as they make the output of the embedding NaN, and do not become the ids of other rows."""
+    ids = IDS[0].astype(dtype)
+    ids[0, 0] = 2**32 + 1
+    assert np.isnan(np.asarray(Classifier(embed=lstm_jax.Embedding)(ids))[0]).all()
+    result = lstm_jax.fit(Classifier(embed=lstm_jax.Embedding), losses, lstm_jax.adam(1e-2), [ids, LABELS[0]], batch_size=4)
+    assert np.isnan(result.rows[0]["train_loss"])
+    step = lstm_jax.make_train_step(Classifier(embed=lstm_jax.Embedding), mean, lstm_jax.adam(1e-2))
+    assert np.isnan(step(step.init(), ids, LABELS[0])[1])
 
 
 @pytest.mark.parametrize("make", [jnp.float32, np.float32, np.asarray], ids=["jax", "numpy", "array"])

@@ -190,6 +190,37 @@ def test_adam_equals_optax(scheduled, dtype, peer_rules):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=60 * np.finfo(dtype).eps), found, want)
 
 
+def test_rates_that_are_traced(peer_rules):
+    """`optax.inject_hyperparams` under `jit`, and `vmap` over a decay rate, as with `optax.adam`."""
+    params = {"w": jnp.asarray([1.0, -2.0, 0.5])}
+
+    def two_steps(form, rate):
+        optimizer = form(0.01, b1=rate)
+        state = optimizer.init(params)
+        _, state = optimizer.update(params, state, params)
+        return optimizer.update(jax.tree.map(jnp.square, params), state, params)[0]
+
+    with peer_rules():
+        injected = [optax.inject_hyperparams(form)(learning_rate=0.01) for form in (adam, optax.adam)]
+        found, want = (jax.jit(form.update)(params, form.init(params), params)[0] for form in injected)
+        np.testing.assert_allclose(found["w"], want["w"], rtol=1e-5)
+        found, want = (jax.vmap(lambda rate, form=form: two_steps(form, rate))(jnp.asarray([0.5, 0.9])) for form in (adam, optax.adam))
+        np.testing.assert_allclose(found["w"], want["w"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("eps", [1e-8, 1e-7])
+def test_half_precision_against_float32(eps):
+    """A zero gradient leaves a float16 parameter as it is, and other gradients move it as in float32, up to the rounding of its state."""
+    gradient, found = jnp.asarray([0.0, 1e-3, 0.1, 10.0]), {}
+    for dtype in ("float16", "float32"):
+        w = jnp.ones(4, dtype)
+        optimizer = adam(0.01, eps=eps)
+        update, _ = optimizer.update(gradient.astype(dtype), optimizer.init(w))
+        found[dtype] = w + update
+    assert found["float16"].dtype == jnp.float16
+    np.testing.assert_allclose(found["float16"].astype(np.float32), found["float32"], rtol=1e-3)
+
+
 @pytest.mark.parametrize(("name", "value"), [("b1", 1.5), ("b2", -0.1), ("eps", -1e-8), ("b1", float("nan"))])
 @pytest.mark.parametrize("form", [adam, keras_adam])
 def test_impossible_rates(form, name, value):

@@ -14,7 +14,7 @@ from lstm_jax.data.download import download, file_digest
 from lstm_jax.data.reviews.form import Found, ReadOptions
 from lstm_jax.data.reviews.texts import CLASSES, TextSplit, check_splits
 from lstm_jax.data.text_files import require_utf8
-from lstm_jax.errors import require
+from lstm_jax.errors import InputError, require
 from lstm_jax.files.reading import expanded, open_input, parsing, read_input
 
 ARCHIVE_NAME = "aclImdb_v1.tar.gz"
@@ -135,7 +135,7 @@ def find_folder(path: Path) -> Found | None:
         path: path of the `aclImdb` folder, or of the folder that contains it.
 
     Raises:
-        InputError: if a folder cannot be read.
+        InputError: if a folder cannot be read, or if the name of a review has another form than ID_RATING.txt.
     """
     folder = next((folder for folder in (path, path / "aclImdb") if os.path.isdir(folder / "train" / "pos")), None)
     if folder is None:
@@ -150,7 +150,13 @@ def _folder_files(folder: Path) -> dict[str, Path]:
         for part in (split, f"{split}/pos", f"{split}/neg"):
             here = folder / part
             entries = here.iterdir() if here.is_dir() else ()
-            found |= {name: entry for entry in entries if MEMBER.fullmatch(name := f"{part}/{entry.name}")}
+            for entry in entries:
+                if MEMBER.fullmatch(f"{part}/{entry.name}"):
+                    found[f"{part}/{entry.name}"] = entry
+                elif part != split and entry.suffix.lower() == ".txt" and not entry.name.startswith("."):
+                    raise InputError(
+                        f"review {entry}", "not named ID_RATING.txt", "rename it, as in 12_7.txt, or give a CSV or JSON-lines file"
+                    )
     return dict(sorted(found.items()))
 
 

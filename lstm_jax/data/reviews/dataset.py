@@ -12,7 +12,7 @@ from lstm_jax.data.reviews.encoded import EncodedReviews, EncodedSplit
 from lstm_jax.data.reviews.form import Ranks, ReadOptions
 from lstm_jax.data.reviews.sources import Source, find_source, read_source
 from lstm_jax.data.reviews.texts import TextSplit, check_splits, name_order
-from lstm_jax.data.reviews.vocabulary import START, UNKNOWN, Vocabulary, build_vocabulary
+from lstm_jax.data.reviews.vocabulary import START, UNKNOWN, Vocabulary, build_vocabulary, tokenize, word_hashes
 from lstm_jax.data.reviews.word_index import find_word_index, keras_vocabulary
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.writing import default_cache_dir, user_path
@@ -79,7 +79,7 @@ def prepare(
     # The cache holds ids without the limit num_words, so that one file serves every num_words.
     path = cache / f"reviews-{key[:32]}.npz"
     arrays = load_cache(path, key)
-    if arrays is None:
+    if arrays is None or "train_digests" not in arrays:  # older versions stored no hashes of the words
         arrays = _encode_source(source, ReadOptions(text_column, label_column, verify), word_index, report)
         report("writing the cache", 3, 4)
         require(key_now() == key, f"data {source.path}", "changed while it was read", "read it when nothing writes to it")
@@ -104,7 +104,8 @@ def encode_reviews(splits: dict[str, TextSplit], num_words: int | None = None) -
     """
     check_splits(splits, "memory")
     arrays = _encode(splits, build_vocabulary(splits["train"].texts))
-    content = hashlib.sha256(b"".join(name.encode() + array.tobytes() for name, array in sorted(arrays.items())))
+    encoded = {name: array for name, array in arrays.items() if not name.endswith("_digests")}
+    content = hashlib.sha256(b"".join(name.encode() + array.tobytes() for name, array in sorted(encoded.items())))
     return _unpack(arrays, content.hexdigest(), num_words)
 
 
@@ -121,8 +122,8 @@ def _encode_source(source: Source, options: ReadOptions, word_index: Path | None
             stages.
 
     Returns:
-        A dict with the array "vocabulary" (the bytes of `Vocabulary.to_json`) and, for each split, the four arrays of its `EncodedSplit`:
-        "train_values", "train_offsets", "train_labels" and "train_groups" for the training split.
+        A dict with the array "vocabulary" (the bytes of `Vocabulary.to_json`) and, for each split, the five arrays of its `EncodedSplit`:
+        "train_values", "train_offsets", "train_labels", "train_groups" and "train_digests" for the training split.
 
     Raises:
         InputError: if the source cannot be read, or if it holds word ranks and `word_index` is None.
@@ -159,8 +160,12 @@ def _encode(splits: dict[str, TextSplit], words: Vocabulary) -> dict[str, np.nda
         order = orders[name]
         groups = np.asarray([numbers[group] for group in split.groups] if split.groups else [-1] * len(split), np.int32)
         values, offsets = words.encode_all(split.texts[row] for row in order)
+        known = len(values) > len(split)  # each review begins with the start id
+        remedy = "use --vocabulary frequency, whose words are those of the training reviews"
+        require(known or words.kind != "keras", f"{name} reviews", "no word is in Keras' word index", remedy)
         arrays |= {f"{name}_values": values, f"{name}_offsets": offsets}
-        arrays |= {f"{name}_labels": split.labels[order], f"{name}_groups": groups[order]}
+        digests = word_hashes(tokenize(split.texts[row]) for row in order)
+        arrays |= {f"{name}_labels": split.labels[order], f"{name}_groups": groups[order], f"{name}_digests": digests}
     return arrays
 
 
@@ -172,7 +177,7 @@ def _encode_ranks(splits: dict[str, Ranks], words: Vocabulary, path: Path) -> di
         with_start = np.insert(ranks + 3, offsets[:-1], START).astype(np.int32)
         split = EncodedSplit(with_start, offsets + np.arange(len(offsets)), labels, np.full(len(labels), -1, np.int32)).select(shuffle)
         arrays |= {f"{name}_values": split.values, f"{name}_offsets": split.offsets}
-        arrays |= {f"{name}_labels": split.labels, f"{name}_groups": split.groups}
+        arrays |= {f"{name}_labels": split.labels, f"{name}_groups": split.groups, f"{name}_digests": split.hashes()}
     return arrays
 
 
@@ -180,8 +185,8 @@ def _unpack(arrays: dict[str, np.ndarray], key: str, num_words: int | None) -> E
     words = Vocabulary.from_json(arrays["vocabulary"].tobytes()).capped(num_words)
 
     def split(name: str) -> EncodedSplit:
-        values, offsets, labels, groups = (arrays[f"{name}_{part}"] for part in ("values", "offsets", "labels", "groups"))
-        return EncodedSplit(np.where(values >= words.num_words, np.int32(UNKNOWN), values), offsets, labels, groups)
+        values, *others = (arrays[f"{name}_{part}"] for part in ("values", "offsets", "labels", "groups", "digests"))
+        return EncodedSplit(np.where(values >= words.num_words, np.int32(UNKNOWN), values), *others)
 
     fingerprint = hashlib.sha256(f"{key} {words.num_words}".encode()).hexdigest()
     return EncodedReviews(split("train"), split("test") if "test_labels" in arrays else None, words, fingerprint)

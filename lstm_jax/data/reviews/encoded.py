@@ -22,6 +22,8 @@ class EncodedSplit:
     """(N,) int32: 0 negative, 1 positive."""
     groups: np.ndarray
     """(N,) int32: index of the movie of each review, or -1 if the movie is unknown. A movie has the same index in every split."""
+    digests: np.ndarray | None = None
+    """(N,) uint64: hash of the words of each review, or None if only the ids are known."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -56,17 +58,20 @@ class EncodedSplit:
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
         values = self.values[np.repeat(self.offsets[:-1][rows], lengths) + within]
-        return EncodedSplit(values, offsets, self.labels[rows], self.groups[rows])
+        return EncodedSplit(values, offsets, self.labels[rows], self.groups[rows], None if self.digests is None else self.digests[rows])
 
     def blocks(self) -> Iterator["EncodedSplit"]:
         """Yield all reviews as a single block. `ShardedSplit` has the same method, and yields several blocks."""
         yield self
 
     def hashes(self) -> np.ndarray:
-        """Return a hash of the ids of each review, as a uint64 array (N,).
+        """Return a hash of the words of each review, or of its ids if `digests` is None, as a uint64 array (N,).
 
-        Reviews with equal ids have equal hashes. `grouped_split` uses the hashes to keep copies of a review in the same split.
+        Reviews of the same words have equal hashes. `grouped_split` uses the hashes to keep copies of a review in the same split. Different
+        reviews may have the same ids, which all rare words share, so that hashes of the ids would make copies of them.
         """
+        if self.digests is not None:
+            return self.digests
         digests = b"".join(hashlib.blake2b(self.row(number).data, digest_size=8).digest() for number in range(len(self)))
         return np.frombuffer(digests, np.uint64)
 

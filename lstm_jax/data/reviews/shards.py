@@ -25,7 +25,7 @@ from lstm_jax.data.mapped import MappedIds, allow_open_files
 from lstm_jax.data.padding import pad_rows
 from lstm_jax.data.reviews.encoded import EncodedReviews, EncodedSplit
 from lstm_jax.data.reviews.tables import collect
-from lstm_jax.data.reviews.vocabulary import FIRST_WORD, START, UNKNOWN, Vocabulary, ranked_words, tokenize
+from lstm_jax.data.reviews.vocabulary import FIRST_WORD, START, UNKNOWN, Vocabulary, ranked_words, tokenize, word_hashes
 from lstm_jax.data.shard_folder import Progress, read_index, record, shard_path, verify, write_index, write_missing, write_record, writing
 from lstm_jax.data.tables import ENDINGS, is_table, table_rows
 from lstm_jax.errors import InputError, require
@@ -170,13 +170,12 @@ def _write_shard(folder: Path, parts: Sequence[Part], number: int) -> int:
                 counts.update(review)
                 ids = [0, *(words.setdefault(word, len(words) + 1) for word in review)]
                 file.write(np.asarray(ids, "<i4").tobytes())
-            digests = b"".join(hashlib.blake2b(b" ".join(review), digest_size=8).digest() for review in tokens)
             columns["lengths"].append(np.asarray([len(review) + 1 for review in tokens], np.int32))
             columns["labels"].append(block.labels)
             columns["groups"].append(
                 np.asarray([movies.setdefault(name, len(movies)) if name else -1 for name in block.groups or [""] * len(block)], np.int32)
             )
-            columns["hashes"].append(np.frombuffer(digests, np.uint64))
+            columns["hashes"].append(word_hashes(tokens))
 
     write_atomically(shard_path(folder, number, "ids"), write_ids)
     require(bool(columns["labels"]), f"table {part.path}", "no reviews", "leave it out, or give at least one review")
@@ -240,7 +239,7 @@ class ShardedSplit:
             offsets = np.concatenate([[0], np.cumsum(part.lengths)]).astype(np.int64)
             within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], part.lengths)
             values = self.values.take(np.repeat(part.starts, part.lengths) + within)
-            yield EncodedSplit(values, offsets, part.labels, part.groups)
+            yield EncodedSplit(values, offsets, part.labels, part.groups, part.digests)
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,7 @@ def collect(path: Path, rows: Iterable[tuple[int, dict[str, Any]]], text_column:
         if label is None:
             raise InputError(f"label {label_column!r} in {here}", repr(raw), "give 0 or 1")
         texts.append(_utf8(text, f"{text_column!r} in {here}"))
-        known = {key: value for key, value in row.items() if value not in (None, "")}  # an empty cell of a CSV has no value
+        known = {key: value for key, value in row.items() if value not in (None, "") and value == value}  # NaN, too, stands for no value
         names.append(review_name(label, len(labels), known.get("id"), known.get("rating")))
         labels.append(label)
         group = next((str(known[key]) for key in GROUP_KEYS if key in known), "")

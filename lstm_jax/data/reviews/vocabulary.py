@@ -5,6 +5,7 @@ These are the ids of `keras.datasets.imdb`, where the id of a word is `word_inde
 """
 
 import dataclasses
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -39,6 +40,12 @@ def tokenize(text: bytes | str) -> list[bytes]:
         text: the text. A str is first encoded as UTF-8.
     """
     return [word for word in _as_bytes(text).translate(_CLEAN).split(b" ") if word]
+
+
+def word_hashes(reviews: Iterable[list[bytes]]) -> np.ndarray:
+    """Return a hash of each of N reviews, given as lists of words, as a uint64 array (N,)."""
+    digests = b"".join(hashlib.blake2b(b" ".join(review), digest_size=8).digest() for review in reviews)
+    return np.frombuffer(digests, np.uint64)
 
 
 def _as_bytes(text: bytes | str) -> bytes:

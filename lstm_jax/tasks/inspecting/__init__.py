@@ -1,6 +1,6 @@
 """HTML pages that show what the network of a trained run does at each step of some examples; see `inspection.window`."""
 
-from lstm_jax.errors import InputError
+from lstm_jax.errors import InputError, require
 from lstm_jax.inspection.window import Window
 from lstm_jax.tasks import base, forecast, generation, sentiment
 from lstm_jax.tasks.inspecting.common import Request
@@ -23,9 +23,13 @@ def make_window(trained: base.Trained, request: Request | None = None) -> Window
         request: the examples and epochs to show. If None, the defaults of `Request` are used.
 
     Raises:
-        InputError: if the run is of another task, if an example cannot be read, or if the run's data are needed and have changed.
+        InputError: if the run is of another task, if an example cannot be read, if the run's data are needed and have changed, or if the
+            request has an option that only runs of text generation have.
     """
     request = request or Request()
+    for name in ("text_column", "unknown"):
+        given = getattr(request, name)
+        require(not given or isinstance(trained, generation.Trained), name, given, "leave it out: only runs of text generation have it")
     match trained:
         case sentiment.Trained():
             return review_window(trained, request)

@@ -38,6 +38,10 @@ class Request:
     """Number of characters that are shown of each text."""
     epochs: int = 6
     """Largest number of epochs to show. A run that has not kept the parameters of its epochs shows its best epoch only."""
+    text_column: str = ""
+    """Name of the column of the text in the file, if it is a table and the run is one of text generation. If empty, it is the run's."""
+    unknown: str = ""
+    """Character that takes the place of characters outside the vocabulary of a run of text generation. If empty, they raise an error."""
 
     def __post_init__(self):
         for name in ("examples", "chars", "epochs"):

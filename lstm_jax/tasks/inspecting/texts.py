@@ -112,7 +112,9 @@ def _given(trained: generation.Trained, request: Request) -> list[_Text]:
         named.append((request.file.name, {"paths": (str(request.file),)}))
     found = []
     for name, where in named:
-        ids, starts = corpora.read_text(trained, **where, clean=trained.config.data.clean != "exact", most=request.chars + 1)
+        column = request.text_column or trained.config.data.text_column
+        options: dict[str, Any] = {"clean": trained.config.data.clean != "exact", "unknown": request.unknown, "most": request.chars + 1}
+        ids, starts = corpora.read_text(trained, **where, text_column=column, **options)
         require(len(ids) >= 3, name, f"{len(ids)} characters", "give 3 or more")
         found.append(_Text(name, ids, None if starts is None else np.isin(np.arange(len(ids) - 1), starts)))
     return found

@@ -28,6 +28,8 @@ from lstm_jax.training.checkpoint.sums import (
     write_manifest,
 )
 
+ATTEMPTS = 5
+"""Number of times that the checkpoints are listed anew if a training replaces them while they are read."""
 _ARRAYS = re.compile(r"([0-9]+)(\.[0-9]+)?(\.orbax-checkpoint-tmp.*)?")
 
 
@@ -109,6 +111,8 @@ def restore(
 ) -> Restored:
     """Load the newest intact checkpoint, or the checkpoint of a given step. A checkpoint is intact if all its checksums are correct.
 
+    A training may go on in another process. If it replaces the checkpoints while they are read, the new ones are read.
+
     Args:
         folder: folder that was given to `save`.
         like: tree with the structure, shapes and dtypes of the state. Each leaf is an array or a `jax.ShapeDtypeStruct`. If a leaf is a
@@ -132,6 +136,18 @@ def restore(
             - A leaf in `like` has a sharding that does not fit its shape.
             - A leaf that is in `dropped` but not in `like` has a value other than 0 in the checkpoint.
     """
+    for _ in range(ATTEMPTS):
+        found = steps(folder)
+        try:
+            return _restore(folder, like, added, step, dropped, check)
+        except InputError:
+            if steps(folder) == found or jax.process_count() > 1:
+                raise
+    return _restore(folder, like, added, step, dropped, check)
+
+
+def _restore(folder: Path, like: PyTree, added: tuple[str, ...], step: int | None, dropped: Any, check: Any) -> Restored:
+    """Load a checkpoint, as `restore` does, whose arguments these are, from the checkpoints that are there at the start."""
     rejected: list[tuple[int, str]] = []
     wanted = _named(like)
     unwanted = {name: remedy for name, remedy in (dropped or {}).items() if name not in wanted}
