@@ -26,7 +26,8 @@ class Cell:
         gates: number of gates. The kernel (E, gates * H) has H columns for each gate.
         params: NamedTuple class of the parameters; it has a field `kernel`.
         init: function init(key, features, units, dtype) that returns the initial parameters.
-        bias: function bias(units, dtype) that returns the initial value of the parameter `bias`; None if there is no such parameter.
+        bias: function bias(units, dtype) that returns the initial value of the parameter `bias`; None if there is no such parameter. Of a
+            user's cell only the shape of this value is used: the layers take the value from `init`.
         initial_state: function initial_state(batch, units, dtype) that returns the initial state. The state is a NamedTuple with a field
             `h`, which is the output of the cell.
         step: function step(params, state, z, mask, compute_dtype) that returns the state after one step. z (B, gates * H) is the projected

@@ -89,7 +89,7 @@ def initial_params(
 
     Raises:
         InputError: if an initialiser is unknown, returns an array of the wrong shape, or is given for a parameter that does not exist in
-            the cell.
+            the cell, or if `how.unit_forget_bias` is false and the cell is a user's.
     """
     fields = cell.params._fields  # pyright: ignore[reportAttributeAccessIssue]
     for name, given in (("recurrent_kernel", how.recurrent), ("bias", how.bias)):
@@ -203,8 +203,11 @@ def _own_cell(cell: Cell, features: int, units: int, how: Initials, dtype: Any, 
         rngs: random streams; the parameters are drawn from the stream `params`.
 
     Raises:
-        InputError: if an initialiser is unknown or returns an array of the wrong shape.
+        InputError: if an initialiser is unknown or returns an array of the wrong shape, or if `how.unit_forget_bias` is false, which would
+            have no effect.
     """
+    remedy = f"the function init of the cell {cell.name} gives its bias: leave it out, or give bias_initializer"
+    require(how.unit_forget_bias, "unit_forget_bias", how.unit_forget_bias, remedy)
     params: dict[str, jax.Array | None] = cell.init(rngs.params(), features, units, dtype)._asdict()
     for name, given in (("kernel", how.kernel), ("recurrent_kernel", how.recurrent), ("bias", how.bias)):
         array = params.get(name)

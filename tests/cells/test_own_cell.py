@@ -85,6 +85,13 @@ def test_a_diagonal_cell_is_its_equation(diagonal: Cell) -> None:
     assert_close(ours, jax.grad(total(by_hand), (0, 1))(params, X), "float32")
 
 
+def test_a_bias_of_the_forget_gate(diagonal: Cell) -> None:
+    """The function `init` of a user's cell gives its bias, so that `unit_forget_bias=False` would have no effect."""
+    remedy = r"the function init of the cell .* gives its bias: leave it out, or give bias_initializer$"
+    with pytest.raises(InputError, match=rf"^unit_forget_bias: False; {remedy}"):
+        Recurrent(E, H, cell=diagonal, unit_forget_bias=False, rngs=nnx.Rngs(0))
+
+
 def test_in_both_directions_and_in_a_stack(diagonal: Cell) -> None:
     rngs = nnx.Rngs(0)
     both = Bidirectional(E, H, cell=diagonal, return_sequences=True, rngs=rngs)
