@@ -193,9 +193,9 @@ def test_dtype_is_that_of_the_layer(dtype) -> None:
 
 @pytest.mark.parametrize("cell", [cell for cell in LAYOUTS if cell != PROJECTED])
 def test_weights_of_other_libraries(cell: str) -> None:
-    """Converted arrays load into layers with another activation than the default, because the arrays do not tell the activation.
+    """Weights of other libraries can be loaded into a layer with an activation other than the default. They do not say which they need.
 
-    They also load into layers without biases if all biases in the arrays are zero, and into stacks of layers with different cells.
+    They can also be loaded into a layer without biases, if all their biases are zero, and into a stack whose layers have different cells.
     """
     options: dict[str, Any] = {"cell": cell, "activation": "relu"}
     layer, bare = (zeros(Recurrent, 3, 4, use_bias=use_bias, **options) for use_bias in (True, False))

@@ -65,9 +65,10 @@ def test_embedded_is_the_default():
 
 
 def naive_parts(articles, share):
-    """Return the training text, the validation text and the number of omitted copies, found by a plain loop over the articles.
+    """Return the training text, the validation text, and how many copies the validation text leaves out, by a plain loop over the articles.
 
-    An article that begins after the cut is omitted if it equals an article that begins before the cut.
+    The joined text is cut at one point. The training text is what lies before the cut, and the validation text is what lies after it. An
+    article that begins after the cut is left out if it equals an article that begins before the cut.
     """
     text = " ".join(articles)
     cut = len(text) - round(share * len(text))

@@ -144,10 +144,10 @@ def test_an_interface_that_xla_refuses(monkeypatch: pytest.MonkeyPatch, folder: 
 
 
 def test_which_feature_the_processor_lacks(monkeypatch: pytest.MonkeyPatch, folder: Path, small: bytes) -> None:
-    """The message about missing products depends on the instructions that the processor has.
+    """If the compiled code cannot multiply in int8 or bfloat16, a message says why. It depends on the instructions of the processor.
 
-    The processor in this test has AVX512-VNNI but not AVX512-BF16. For products in int8, the message says that building a library gives
-    them. For products in bfloat16, it names the feature that the processor lacks.
+    The processor in this test has AVX512-VNNI but not AVX512-BF16. For int8, the message says that the user can build a library that
+    multiplies in int8. For bfloat16, it names the instructions that the processor lacks.
     """
     monkeypatch.setattr(library, "_REGISTERED", {})
     _processor(monkeypatch, f"{V4} avx512_vnni")

@@ -110,8 +110,9 @@ def expected(cell: str, case: Case, dtype: str) -> list:
 def sets_of(cell: str, case: Case, dtype: str) -> list[Arrays]:
     """Return the arrays of a case, one set for each kind of mask, or a single set without a mask if `case.mask` is "none".
 
-    The seed of each set is computed from the seed of the case. If a result has one entry, which is the difference of two nearly equal
-    numbers, its relative rounding error has no bound. With these seeds, no compared result is such a difference.
+    The seed of each set is computed from the seed of the case. The seeds are fixed for this reason: errors are compared relative to the
+    largest entry of a result. If a result has a single entry, and this entry is the difference of two nearly equal numbers, then its
+    relative rounding error may be of any size. With these seeds, no result is of this kind.
     """
     kinds = ["none"] if case.mask == "none" else [kind for kind in MASKS if kind != "none"]
     return [make_arrays(case._replace(mask=kind, seed=9 * case.seed + n), dtype, cell) for n, kind in enumerate(kinds)]
