@@ -17,6 +17,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from numbers import Integral
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
@@ -89,7 +90,7 @@ def draw_mask(key: jax.Array, rate: float, shape: tuple[int, ...], dtype=jnp.flo
     """
     keep = 1.0 - check_rate("dropout", rate)
     count: Any = math.prod(shape)  # of an exported program it may be symbolic, and has no value yet
-    if isinstance(count, int) and count <= COUNTERS and _can_compile(key, dtype):
+    if isinstance(count, Integral) and count <= COUNTERS and _can_compile(key, dtype):
         return apply(_DrawMask(keep, tuple(shape)), jax.random.key_data(key))
     return _draw_in_jax(key, keep, shape, dtype)
 

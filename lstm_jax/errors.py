@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 RESTART = 75
-"""Exit code of a run that SIGTERM has ended after its state was saved. The code is EX_TEMPFAIL of sysexits.h, which tells a scheduler to
-start the run again."""
+"""Exit code of a training that SIGTERM has ended. The code is EX_TEMPFAIL of sysexits.h, which tells a scheduler to start it again with
+`--resume`."""
 
 
 class InputError(ValueError):

@@ -94,6 +94,19 @@ def _as_array(name: str, sequence: Any) -> np.ndarray:
         return np.asarray(sequence)
 
 
+def _whole(name: str, numbers: Any) -> np.ndarray:
+    """Return numbers of steps as an int64 array (N,).
+
+    Raises:
+        InputError: if they are no list of whole numbers of 0 or more.
+    """
+    array, remedy = _as_array(name, numbers), "give a list of whole numbers, 0 or more"
+    require(array.ndim == 1 and (array.dtype.kind in "iuf" or not array.size), name, repr(array), remedy)
+    for wrong in array[~((array >= 0) & np.isfinite(array) & (array == np.floor(array)))][:1]:
+        raise InputError(name, wrong, remedy)
+    return array.astype(np.int64)
+
+
 def assign_rows(lengths: np.ndarray, length: int) -> np.ndarray:
     """Choose a row, and a first step in this row, for each of N sequences, so that few rows are needed.
 
@@ -108,9 +121,9 @@ def assign_rows(lengths: np.ndarray, length: int) -> np.ndarray:
         An int32 array (N, 3). Its entry n holds three numbers for sequence n: its row, its first step in this row, and its length in steps.
 
     Raises:
-        InputError: if a sequence is empty or longer than `length`.
+        InputError: if a sequence is empty or longer than `length`, or if a length is no whole number.
     """
-    lengths = np.asarray(lengths)
+    lengths, length = _whole("lengths", lengths), check_number("length", length, Count)
     for n in np.flatnonzero(lengths < 1)[:1]:
         raise InputError(f"sequence {n}", "empty", "leave it out")
     for n in np.flatnonzero(lengths > length)[:1]:
@@ -219,13 +232,10 @@ def buckets(lengths: np.ndarray, batch_size: int, widths: Sequence[int], seed: i
         entries, except that one batch of each width may have fewer.
 
     Raises:
-        InputError: if `batch_size` is no int of at least 1, no width is given, or a length is no int, below 0 or above all widths.
+        InputError: if `batch_size` is no int of at least 1, no width is given, or a length is no whole number, below 0 or above all widths.
     """
     batch_size = check_number("batch_size", batch_size, Count)
-    lengths, ordered = _as_array("lengths", lengths), np.sort(_as_array("widths", widths))
-    for name, array in (("lengths", lengths), ("widths", ordered)):
-        good = array.ndim == 1 and (array.dtype.kind in "iu" or not array.size) and bool((array >= 0).all())
-        require(good, name, array.tolist(), "give a list of ints, 0 or more")
+    lengths, ordered = _whole("lengths", lengths), np.sort(_whole("widths", widths))
     require(len(ordered) >= 1, "widths", "none", "give one or more")
     for n in np.flatnonzero(lengths > ordered[-1])[:1]:
         require(

@@ -317,6 +317,31 @@ def test_sigterm_outside_the_epochs(ask, tmp_path, monkeypatch):
     assert ask("train", "sentiment", "--run", tmp_path / "run") == (130, "", "interrupted\n")
 
 
+def test_sigterm_in_a_process_that_ignores_sigint(ask, tmp_path, monkeypatch):
+    """`lstm-jax train ... &` in a script ignores SIGINT. SIGTERM is not lost in a method `__del__`, and does not affect the next call."""
+
+    class Deleted:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.001)  # in which the handler raises an exception that Python ignores
+
+    def wait(self, console):
+        Deleted()
+        for _ in range(500):
+            time.sleep(0.01)
+
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        monkeypatch.setattr(COMMANDS["train sentiment"], "__call__", wait)
+        assert ask("train", "sentiment", "--run", tmp_path / "run") == (75, "", "interrupted\n")
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+    monkeypatch.setitem(COMMANDS, "backends", lambda: lambda console: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        ask("backends")
+
+
 def test_an_unknown_error_keeps_its_traceback(monkeypatch):
     monkeypatch.setitem(COMMANDS, "backends", lambda: lambda console: 1 / 0)
     with pytest.raises(ZeroDivisionError):

@@ -4,7 +4,7 @@ Three functions of Keras are missing: `glu`, whose output has half the size of i
 `sparsemax`, which in Keras 3.15 does not return the distribution that its paper defines (Martins & Astudillo 2016).
 """
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -99,7 +99,10 @@ def find_activation(which: str | Activation | None, argument: str = "activation"
         return ACTIVATIONS[which]
     require(callable(which), argument, type(which).__name__, "give a name, or a function of an array")
     require(not is_a(which, "flax", "Module"), argument, type(which).__name__, "its parameters would not be trained: give a function")
-    require(isinstance(which, Hashable), argument, type(which).__name__, "it has no hash: give a function, or freeze its dataclass")
+    try:
+        hash(which)
+    except TypeError as error:
+        raise InputError(argument, error, "give a function, or an object that has a hash") from error
     x = jax.ShapeDtypeStruct((2, 6), jnp.float32)
     try:
         found = jax.eval_shape(which, x)

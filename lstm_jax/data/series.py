@@ -26,10 +26,10 @@ DAY = 86_400
 
 @dataclass(frozen=True)
 class Series:
-    """Time series of N values at increasing times.
+    """Time series of N values at increasing times. Arrays and lists of numbers are converted to float64.
 
     Raises:
-        InputError: if `times` and `values` are not float64 arrays of the same length with finite numbers, or if the times do not increase.
+        InputError: if `times` and `values` are not arrays of the same length with finite numbers, or if the times do not increase.
     """
 
     times: np.ndarray
@@ -47,9 +47,11 @@ class Series:
 
     def __post_init__(self):
         for name in ("times", "values"):
-            array = getattr(self, name)
-            good = isinstance(array, np.ndarray) and array.ndim == 1 and array.dtype == np.float64 and bool(np.isfinite(array).all())
-            require(good, name, repr(array), "give a float64 array (N,) of finite numbers")
+            remedy = "give an array (N,) of finite numbers"
+            with parsing(name, remedy):
+                array = np.asarray(getattr(self, name), np.float64)
+            require(array.ndim == 1 and bool(np.isfinite(array).all()), name, repr(array), remedy)
+            object.__setattr__(self, name, array)
         require(len(self.times) == len(self.values), "values", len(self.values), f"give one for each of the {len(self.times)} times")
         require(bool((self.times[1:] > self.times[:-1]).all()), "times", repr(self.times), "give increasing ones")
 

@@ -171,15 +171,14 @@ def reach(norms: np.ndarray | jax.Array, share: float = 0.9) -> np.ndarray:
         share: fraction of the sum of the norms, above 0 and at most 1.
 
     Returns:
-        An int array (K,) with the number n for each output. n is 0 if the norm of step s alone is large enough.
+        An int array (K,) with the number n for each output. n is 0 if the norm of step s alone is large enough, or if a norm is NaN.
 
     Raises:
-        InputError: if `share` is not above 0 and at most 1, if `norms` is no array (K, T) with K at most T, or if a norm is negative or
-            NaN.
+        InputError: if `share` is not above 0 and at most 1, if `norms` is no array (K, T) with K at most T, or if a norm is negative.
     """
     require(0 < share <= 1, "share", share, "give a number above 0, at most 1")
     require(norms.ndim == 2 and norms.shape[0] <= norms.shape[1], "norms", f"shape {norms.shape}", "give (K, T), with K at most T")
-    wrong = np.asarray(norms)[~(np.asarray(norms) >= 0)]
+    wrong = np.asarray(norms)[np.asarray(norms) < 0]
     require(not wrong.size, "norms", wrong[0] if wrong.size else "", "give norms, 0 or more")
     count, steps = norms.shape
     reached = np.zeros(count, int)

@@ -95,16 +95,22 @@ def as_int32(name: str, value, remedy: str) -> jax.Array:
     return jnp.asarray(clipped_int32(of_kinds(name, value, (jnp.integer,), remedy)))
 
 
-def narrowed(array: Any) -> Any:
-    """Return a NumPy array of 64-bit ints as one of 32 bits, clipped to their range, unless JAX computes in 64 bits.
+def check_32_bits(name: str, array: Any) -> None:
+    """Check that a NumPy array of 64-bit ints has no value beyond 32 bits, unless JAX computes in 64 bits. Other values are not checked.
 
-    JAX itself would keep the low 32 bits of each int, so that an id beyond an embedding table became the id of another row. Any other value
-    is returned as it is.
+    JAX would keep the low 32 bits of such a value, so that an id beyond an embedding table became the id of another row.
+
+    Raises:
+        InputError: if a value is beyond the range of int32 or, in an array of uint64, of uint32.
     """
     config: Any = jax.config
-    if not isinstance(array, np.ndarray) or array.dtype not in (np.int64, np.uint64) or config.jax_enable_x64:
-        return array
-    return clipped_int32(array) if array.dtype == np.int64 else np.minimum(array, np.uint64(2**32 - 1)).astype(np.uint32)
+    if not isinstance(array, np.ndarray) or array.dtype not in (np.int64, np.uint64) or config.jax_enable_x64 or not array.size:
+        return
+    bounds = np.iinfo(np.int32 if array.dtype == np.int64 else np.uint32)
+    for value in (array.min(), array.max()):
+        require(
+            bounds.min <= int(value) <= bounds.max, name, int(value), "JAX would cut it to 32 bits: reduce it, or enable jax_enable_x64"
+        )
 
 
 def clipped_int32(array: jax.Array | np.ndarray) -> Any:

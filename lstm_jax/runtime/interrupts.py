@@ -25,11 +25,16 @@ CODE = 130
 SHOW_CURSOR = b"\x1b[?25h"
 
 _asked, _terminated = threading.Event(), threading.Event()
+_repeated: list[int] = []
+"""Numbers of the signals that `_repeat` has repeated and `_watch` has not seen yet."""
 _last_actions: list[Callable[[], object]] = []
 
 
 def interrupted() -> bool:
-    """Return whether a SIGINT has arrived inside the context `keep_interrupts`, even if a library has caught the `KeyboardInterrupt`."""
+    """Return whether a SIGINT has arrived inside the context `keep_interrupts`, or a SIGTERM inside `terminable`.
+
+    The result is true even if a library has caught the `KeyboardInterrupt`.
+    """
     return _asked.is_set()
 
 
@@ -60,17 +65,24 @@ def terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, old)
 
 
+def _repeat() -> None:
+    """Call the handler of the last signal in the main thread once more, in a way that does not count as a second signal."""
+    number = signal.SIGTERM if _terminated.is_set() else signal.SIGINT
+    _repeated.append(number)
+    _thread.interrupt_main(number)
+
+
 @contextlib.contextmanager
 def keep_interrupts() -> Iterator[None]:
     """Return a context manager within which no SIGINT is lost.
 
     A SIGINT raises `KeyboardInterrupt`, and the function `interrupted` returns true from then on until the context ends. If Python has to
     ignore the `KeyboardInterrupt`, as in a callback or in a method `__del__`, the exception is raised again after `AGAIN` seconds. If a
-    SIGINT interrupts the import of a compiled module, the traceback that the module prints is suppressed. Outside the main thread, and in a
-    process that ignores SIGINT, the context manager does nothing.
+    SIGINT interrupts the import of a compiled module, the traceback that the module prints is suppressed. Outside the main thread the
+    context manager does nothing. A process that ignores SIGINT goes on ignoring it.
     """
     old, hook, printing = signal.getsignal(signal.SIGINT), sys.unraisablehook, sys.excepthook
-    if threading.current_thread() is not threading.main_thread() or old is signal.SIG_IGN:
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
 
@@ -80,7 +92,7 @@ def keep_interrupts() -> Iterator[None]:
 
     def again(unraisable: Any) -> None:
         if issubclass(unraisable.exc_type, KeyboardInterrupt):
-            later = threading.Timer(AGAIN, _thread.interrupt_main)  # an exception raised here and now would be ignored again
+            later = threading.Timer(AGAIN, _repeat)  # an exception raised here and now would be ignored again
             later.daemon = True
             later.start()
         else:
@@ -90,7 +102,8 @@ def keep_interrupts() -> Iterator[None]:
         if not interrupted():
             printing(*error)
 
-    signal.signal(signal.SIGINT, note)
+    if old is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, note)
     sys.unraisablehook, sys.excepthook = again, show
     try:
         yield
@@ -148,7 +161,11 @@ def _watch(reader: int) -> None:
         arrived = os.read(reader, 64)
         if not arrived:
             return
-        seen += sum(number in (signal.SIGINT, signal.SIGTERM) for number in arrived)
+        for number in arrived:
+            if number in _repeated:
+                _repeated.remove(number)
+            else:
+                seen += number in (signal.SIGINT, signal.SIGTERM)
         if seen > 1:
             _end()
 

@@ -60,7 +60,8 @@ def keep_freed_memory(large: bool = True) -> bool:
 
     Args:
         large: whether blocks above 32 MiB are kept too. If false, each of them is returned when it is freed, unless a call with true came
-            before. In both cases up to 2 GiB of free memory are kept.
+            before. In both cases the main thread keeps up to 2 GiB of free memory. Any other thread keeps all memory that it has used at
+            the same time.
     """
     if platform.libc_ver()[0] != "glibc" or os.environ.get("LSTM_JAX_KEEP_MEMORY") == "0":
         return False

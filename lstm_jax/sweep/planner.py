@@ -59,7 +59,7 @@ def run(
         InputError: in one of these cases.
 
             - The function is a lambda or a method of an instance, or has no name.
-            - A config is not an instance of a frozen dataclass, or has a value that cannot be written as JSON.
+            - A config is not an instance of a dataclass, or has a value that cannot be written as JSON.
             - Configs of two classes have the same values.
             - `where` is not a key of `EXECUTORS`, or `workers` is negative.
             - The file cannot be written, or has a row that no sweep has written.
@@ -113,8 +113,7 @@ def _check(function: Run, configs: Sequence[Any], where: str, workers: int) -> N
     bound = inspect.ismethod(function) and not isinstance(function.__self__, type)
     require(not bound, "function", name, "the object of a method is not part of the id: give a function that needs only its config")
     for config in configs:
-        frozen = is_config(config) and type(config).__dataclass_params__.frozen
-        require(frozen, "config", repr(config), "give instances of a frozen dataclass")
+        require(is_config(config), "config", repr(config), "give instances of a frozen dataclass")
         _require_json(dataclasses.asdict(config))
     if where == "processes":
         require_importable(function, "function")

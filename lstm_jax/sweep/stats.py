@@ -90,8 +90,11 @@ def geometric_mean_interval(ratios: Values, seed: int = 0, draws: int = 10_000) 
     """Return the geometric mean of positive ratios and its 95 % confidence interval, as (mean, low, high).
 
     The interval is computed by the bootstrap of the logarithms, with `draws` resamples. `seed` is the seed of the random draws.
+
+    Raises:
+        InputError: if a ratio is not a finite number above 0.
     """
-    mean, low, high = np.exp(mean_interval(np.log(ratios), seed, draws))
+    mean, low, high = np.exp(mean_interval(_logs("ratios", ratios), seed, draws))
     return float(mean), float(low), float(high)
 
 

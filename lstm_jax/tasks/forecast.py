@@ -334,7 +334,7 @@ class Trained(base.Trained[ForecastConfig, Scale]):
         `ahead` explains the two arguments, and the errors that they can cause.
         """
         context, horizon = self.config.data.context, self.config.data.horizon
-        require(isinstance(series, data.Series), "series", repr(series), "give what the method series returns")
+        require(isinstance(series, data.Series), "series", type(series).__name__, "give what the method series returns")
         require(len(series) >= context, f"series of {len(series)} entries", "too short", f"give {context} or more, the context of the run")
         moments = series.times_after(horizon) if times is None else series.numbers(times)
         with np.errstate(invalid="ignore", over="ignore"):  # the difference of two infinite times, or of times near the largest float64

@@ -15,7 +15,7 @@ from lstm_jax.bounds import as_tuple
 from lstm_jax.config import TrainConfig
 from lstm_jax.errors import require
 from lstm_jax.models import Parts
-from lstm_jax.recurrence import narrowed, of_kinds
+from lstm_jax.recurrence import check_32_bits, of_kinds
 from lstm_jax.runtime import sharding
 from lstm_jax.training import loop
 from lstm_jax.training.callbacks import Callback
@@ -91,9 +91,10 @@ def fit(
 
             - `model` is not a module, or has no parameters, or has a parameter that is not an array of floats.
             - The model has variables that are neither parameters nor random streams.
-            - `optimizer` is not an optimiser.
+            - `optimizer` is not an optimiser, or needs the loss.
             - `loss_fn`, `evaluate` or a member of `callbacks` is not a function.
-            - `arrays` is no sequence, one of the arrays is a scalar, or the arrays have no rows or different numbers of rows.
+            - `arrays` is no sequence, one of the arrays is a scalar or no array of numbers, or has an int beyond 32 bits, or the arrays
+              have no rows or different numbers of rows.
             - The losses are not floats of the shape (B,).
             - `keep_epochs`, `resume` or `checkpoint_steps` is given without `checkpoints`.
             - A number, such as `epochs`, is outside its allowed range.
@@ -190,7 +191,8 @@ def _rows(arrays: Sequence[Any]) -> tuple[tuple[Any, ...], int]:
     arrays = as_tuple("arrays", arrays, remedy)
     kinds, given = (jnp.number, jnp.bool_, jax.dtypes.extended), []
     for array in arrays:
-        given.append(narrowed(of_kinds("arrays", array, kinds, "give arrays of numbers, with one row per example")))
+        given.append(of_kinds("arrays", array, kinds, "give arrays of numbers, with one row per example"))
+        check_32_bits("arrays", given[-1])
         require(given[-1].ndim > 0, "arrays", "a scalar", "give arrays with one row per example")
     counts = sorted({len(array) for array in given})
     require(len(counts) == 1, "arrays", f"{counts} rows", "give arrays with the same number of rows")

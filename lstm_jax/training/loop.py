@@ -72,20 +72,17 @@ def check_batch_size(config: TrainConfig, mesh: Mesh) -> None:
 
 
 def plain_metrics(found: Any) -> Metrics:
-    """Return a dict of metrics in which JAX and NumPy scalars are replaced by Python numbers.
+    """Return a dict of metrics in which Python numbers replace the scalars of JAX and NumPy, and lists their other arrays.
 
     Raises:
-        InputError: if `found` is not a dict or another mapping, if a name is no text, or if a value is neither a number nor None.
+        InputError: if `found` is not a dict or another mapping, or if a name is no text.
     """
     remedy = "return a dict from names to numbers"
     require(isinstance(found, Mapping), "metrics", type(found).__name__, remedy)
     for name in found:
         require(isinstance(name, str), "name of a metric", repr(name), remedy)
     arrays = (jax.Array, np.ndarray, np.generic)
-    plain = {name: value.item() if isinstance(value, arrays) and value.ndim == 0 else value for name, value in found.items()}
-    for name, value in plain.items():
-        require(value is None or isinstance(value, int | float), f"metric {name}", type(value).__name__, remedy)
-    return plain
+    return {name: np.asarray(value).tolist() if isinstance(value, arrays) else value for name, value in found.items()}
 
 
 def fit(
@@ -147,7 +144,8 @@ def fit(
             - The batch size is not a multiple of the number of microbatches times the number of devices.
             - `monitor` is not the name of a metric, or is the name of a metric that is not a number.
             - `mode` is neither "min" nor "max".
-            - `derive` or `evaluate` does not return a dict.
+            - `derive` or `evaluate` does not return a dict, or `evaluate` returns a metric that the training itself has.
+            - The training is resumed from a checkpoint of a later epoch than the last one.
             - Another training uses the folder `checkpoints`.
             - `resume` is false, and the folder `checkpoints` holds checkpoints.
             - `resume` is true, and all checkpoints from which the run could be resumed are damaged.

@@ -18,7 +18,7 @@ from lstm_jax.errors import InputError, require
 from lstm_jax.layers.carried import LayerState
 from lstm_jax.models import Parts, split_module
 from lstm_jax.native.switch import is_off
-from lstm_jax.recurrence import narrowed
+from lstm_jax.recurrence import check_32_bits
 from lstm_jax.runtime import sharding
 from lstm_jax.training.lookups import find_lookups
 from lstm_jax.training.row_sparse import Optimizer, RowOptimizer
@@ -242,7 +242,7 @@ class TrainStep:
         `axis` is the batch axis of the arrays in `batch`. It is 0 for a single batch. It is 1 if `batch` holds several batches, stacked on
         a new first axis.
         """
-        batch = jax.tree.map(narrowed, batch)
+        jax.tree.map(partial(check_32_bits, "batch"), batch)
         if self._mesh.size > 1:
             for leaf in jax.tree.leaves(batch):
                 require(

@@ -51,7 +51,7 @@ def adam(learning_rate, b1: float | jax.Array = 0.9, b2: float | jax.Array = 0.9
 
     Here p is the parameter, g its gradient, m and v its moments, lr the learning rate and t the number of the step, counted from 1. This
     optimiser can be used in place of `optax.adam`, for example in `nnx.Optimizer`. In `make_train_step`, it updates only those rows of the
-    largest embedding table that a batch looks up.
+    largest embedding table that a batch looks up. If `b1`, `b2` or `eps` is traced, as in `optax.inject_hyperparams`, it updates all rows.
 
     Args:
         learning_rate: a number, or a function from the number of past steps to a number.
@@ -100,7 +100,8 @@ def _adam(learning_rate, b1: Any, b2: Any, eps: Any, corrects_first: bool) -> An
 
         def step(m, v, g):
             dtype = m.dtype
-            if dtype == jnp.float16:  # in which eps becomes 0 once it is multiplied by the bias correction
+            # in float16 eps becomes 0 once it is multiplied by the bias correction, and in bfloat16 a traced rate of 0.999 becomes 1
+            if dtype == jnp.float16 or (traced and dtype == jnp.bfloat16):
                 m, v, g = (array.astype(jnp.float32) for array in (m, v, g))
             constants = Rates(*(jnp.asarray(rate, m.dtype) for rate in rates)) if traced else rates
             found = adam_step(constants, m, v, g, *(number.astype(m.dtype) for number in numbers))

@@ -6,7 +6,7 @@ import urllib.request
 from io import BytesIO
 
 import pytest
-from made_reviews import made_rows
+from made_reviews import made_rows, members
 
 from lstm_jax.data import download_archive, load_reviews, verify_archive
 from lstm_jax.data.reviews import acl_imdb
@@ -44,13 +44,15 @@ def test_folder_in_another_encoding(folder):
 
 
 @pytest.mark.parametrize("name", ["p1.txt", "5_10.TXT", "5-10.txt"])
-def test_a_review_of_another_name_is_not_left_out(folder, name):
+def test_a_review_of_another_name_is_not_left_out(folder, archive, name):
     for other in (".DS_Store.txt", "._5_10.txt", "readme.md"):  # files that systems add are no reviews
         (folder / "train" / "pos" / other).write_text("x")
     check(load_reviews(folder))
     (folder / "train" / "pos" / name).write_text("good")
     with pytest.raises(InputError, match=rf"^review .*/train/pos/{name}: not named ID_RATING.txt; rename it, as in 12_7.txt"):
         load_reviews(folder)
+    with pytest.raises(InputError, match=rf"^review aclImdb/train/pos/{name} in .*\.tar\.gz: not named ID_RATING.txt"):
+        load_reviews(archive(files=members() | {f"train/pos/{name}": b"good"}))
 
 
 def test_texts_are_bytes(archive):

@@ -91,6 +91,7 @@ def test_reviews_of_rare_words_are_no_copies(tmp_path):
     table = tmp_path / "a.csv"
     table.write_text("text,label\n" + "".join(f"film{n % 9},{n % 2}\n" for n in range(18)))
     write_review_shards([str(table)], tmp_path / "shards")
+    fingerprints = []
     for num_words in (None, 4):
         options = {"vocabulary": "frequency", "num_words": num_words, "verify": False}
         split = prepare(data=str(table), cache_dir=str(tmp_path / "cache"), **options).train
@@ -98,7 +99,17 @@ def test_reviews_of_rare_words_are_no_copies(tmp_path):
         hashes = split.hashes().tolist()
         assert hashes[:9] == hashes[9:]
         assert len(set(hashes)) == 9
+        fingerprints.append(prepare(data=str(table), cache_dir=str(tmp_path / "cache"), **options).fingerprint)
         assert read_review_shards(tmp_path / "shards", num_words).train.hashes().tolist() == hashes
+
+
+def test_the_fingerprint_where_older_versions_saw_other_copies(options, monkeypatch):
+    """Older versions took reviews with the same ids for copies. Where this makes another validation part, the fingerprint is another."""
+    options["vocabulary"] = "frequency"
+    few, many = (prepare(**options | {"num_words": number}) for number in (4, None))
+    monkeypatch.setattr(dataset, "_has_other_copies", lambda split: False)
+    assert prepare(**options | {"num_words": 4}).fingerprint != few.fingerprint
+    assert prepare(**options | {"num_words": None}).fingerprint == many.fingerprint
 
 
 def test_reviews_without_a_word_of_keras(jsonl, options):

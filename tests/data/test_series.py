@@ -93,9 +93,9 @@ def test_a_path_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"times": [0.0, 1, 2]}, "times: [0.0, 1, 2]; give a float64 array (N,) of finite numbers"),
-        ({"times": np.arange(3)}, "times: array([0, 1, 2]); give a float64 array (N,) of finite numbers"),
-        ({"values": np.asarray([0, np.nan, 2])}, "values: array([ 0., nan, 2.]); give a float64 array (N,) of finite numbers"),
+        ({"times": ["a", "b", "c"]}, "times: could not convert string to float: 'a'; give an array (N,) of finite numbers"),
+        ({"times": np.zeros((3, 1))}, "times: array([[0.], [0.], [0.]]); give an array (N,) of finite numbers"),
+        ({"values": np.asarray([0, np.nan, 2])}, "values: array([ 0., nan, 2.]); give an array (N,) of finite numbers"),
         ({"values": np.zeros(2)}, "values: 2; give one for each of the 3 times"),
         ({"times": np.asarray([0, 2.0, 1])}, "times: array([0., 2., 1.]); give increasing ones"),
         ({"times": np.asarray([0, 1.0, 1])}, "times: array([0., 1., 1.]); give increasing ones"),
@@ -105,6 +105,13 @@ def test_a_series_that_is_none(changes: dict, message: str) -> None:
     with pytest.raises(InputError) as caught:
         Series(**{"times": np.arange(3.0), "values": np.zeros(3), "dated": False} | changes)
     assert str(caught.value) == message
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_series_of_other_dtypes() -> None:
+    for times in (range(3), [0, 1, 2], np.arange(3), np.arange(3, dtype=">f4"), np.arange(3.0)):
+        series = Series(times, np.ones(3, np.float32), False)
+        assert (series.times.tolist(), series.times.dtype, series.values.dtype) == ([0, 1, 2], np.float64, np.float64)
 
 
 def test_dates_without_hyphens(tmp_path: Path) -> None:

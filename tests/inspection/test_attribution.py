@@ -130,7 +130,7 @@ def test_bad_input() -> None:
         (lambda: reach(np.ones((2, 5)), float("nan")), "share: nan; give a number above 0, at most 1"),
         (lambda: reach(np.ones((5, 2))), "norms: shape (5, 2); give (K, T), with K at most T"),
         (lambda: reach(np.ones(3)), "norms: shape (3,); give (K, T), with K at most T"),
-        (lambda: reach(np.asarray([[1.0, np.nan]])), "norms: nan; give norms, 0 or more"),
+        (lambda: reach(np.asarray([[1.0, -2.0]])), "norms: -2.0; give norms, 0 or more"),
     ],
 )
 def test_arguments_and_functions_that_do_not_fit(call: Callable[[], object], message: str) -> None:

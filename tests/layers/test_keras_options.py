@@ -131,7 +131,7 @@ def test_other_activations_are_run_by_the_reference_alone() -> None:
             {"recurrent_activation": lambda x: x.sum()},
             "recurrent_activation: maps (2, 6) float32 to () float32; give a function that keeps",
         ),
-        ({"activation": Unhashable()}, "activation: Unhashable; it has no hash: give a function, or freeze its dataclass"),
+        ({"activation": Unhashable()}, "activation: unhashable type: 'Unhashable'; give a function, or an object that has a hash"),
         ({"activation": lambda x: x + "a"}, "activation: TypeError: "),
         ({"cell": "min_gru", "activation": "relu"}, "activation: relu; the cell min_gru has its own: leave it out, or use lstm, gru"),
         ({"cell": "simple_rnn", "recurrent_activation": "relu"}, "recurrent_activation: relu; simple_rnn has none: leave it out"),

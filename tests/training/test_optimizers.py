@@ -204,6 +204,13 @@ def test_rates_that_are_traced(peer_rules):
         injected = [optax.inject_hyperparams(form)(learning_rate=0.01) for form in (adam, optax.adam)]
         found, want = (jax.jit(form.update)(params, form.init(params), params)[0] for form in injected)
         np.testing.assert_allclose(found["w"], want["w"], rtol=1e-5)
+        half = {"w": jnp.asarray([1.0, -2.0, 0.5], jnp.bfloat16)}  # in which 0.999 is 1
+        states = [form(0.01).init(half) for form in (adam, optax.adam)]
+        found, want = (
+            jax.jit(lambda rate, state=state, form=form: form(0.01, b2=rate).update(half, state, half)[0])(jnp.float32(0.999))
+            for form, state in zip((adam, optax.adam), states, strict=True)
+        )
+        np.testing.assert_allclose(found["w"].astype(np.float32), want["w"].astype(np.float32), rtol=1e-2)
         found, want = (jax.vmap(lambda rate, form=form: two_steps(form, rate))(jnp.asarray([0.5, 0.9])) for form in (adam, optax.adam))
         np.testing.assert_allclose(found["w"], want["w"], rtol=1e-5)
 

@@ -14,7 +14,7 @@ from lstm_jax.data.download import download, file_digest
 from lstm_jax.data.reviews.form import Found, ReadOptions
 from lstm_jax.data.reviews.texts import CLASSES, TextSplit, check_splits
 from lstm_jax.data.text_files import require_utf8
-from lstm_jax.errors import InputError, require
+from lstm_jax.errors import require
 from lstm_jax.files.reading import expanded, open_input, parsing, read_input
 
 ARCHIVE_NAME = "aclImdb_v1.tar.gz"
@@ -24,6 +24,7 @@ ARCHIVE_SHA256_PREFIX = "c40f74a1"
 AGAIN = "download it again from " + ARCHIVE_URL
 
 MEMBER = re.compile(r"(train|test)/(?:(pos|neg)/([0-9]+)_([0-9]+)|urls_(pos|neg))\.txt")
+REVIEW = re.compile(r"(train|test)/(pos|neg)/[^./][^/]*\.txt", re.IGNORECASE)
 DIGITS = 9  # an id or a rating has at most this many digits; the published ones have at most 5
 MOVIE = re.compile(rb"tt\d+")
 
@@ -108,6 +109,7 @@ def read_archive(path: Path) -> dict[str, TextSplit]:
             - The archive is truncated or damaged, or expands to too many bytes.
             - A member is a link, a device or a sparse file.
             - The path of a member leads out of the archive.
+            - The name of a review has another form than ID_RATING.txt.
             - A split has no positive or no negative reviews.
     """
     subject = f"archive {path}"
@@ -119,7 +121,7 @@ def read_archive(path: Path) -> dict[str, TextSplit]:
             archive = tarfile.open(fileobj=stream, mode="r|")  # noqa: SIM115
             for member in archive:
                 name = _safe_name(member, path)
-                if name.startswith("aclImdb/") and MEMBER.fullmatch(name[8:]) and (file := archive.extractfile(member)):
+                if name.startswith("aclImdb/") and _is_read(name[8:], f"{name} in {path}") and (file := archive.extractfile(member)):
                     yield name[8:], file.read()
             while stream.read(1 << 20):  # read to the end, so that gzip compares the checksum
                 pass
@@ -144,19 +146,28 @@ def find_folder(path: Path) -> Found | None:
         return Found(folder, _folder_files(folder))
 
 
+def _is_read(name: str, shown: str) -> bool:
+    """Return whether a file is read, given its path in the data set, such as "train/pos/0_9.txt".
+
+    Files that are neither reviews nor lists of movies are not read, as are files whose names begin with a dot.
+
+    Raises:
+        InputError: if the file is a review whose name has another form than ID_RATING.txt. The message names it as `shown`.
+    """
+    if MEMBER.fullmatch(name):
+        return True
+    misnamed = REVIEW.fullmatch(name)
+    require(not misnamed, f"review {shown}", "not named ID_RATING.txt", "rename it, as in 12_7.txt, or give a CSV or JSON-lines file")
+    return False
+
+
 def _folder_files(folder: Path) -> dict[str, Path]:
     found = {}
     for split in ("train", "test"):
         for part in (split, f"{split}/pos", f"{split}/neg"):
             here = folder / part
             entries = here.iterdir() if here.is_dir() else ()
-            for entry in entries:
-                if MEMBER.fullmatch(f"{part}/{entry.name}"):
-                    found[f"{part}/{entry.name}"] = entry
-                elif part != split and entry.suffix.lower() == ".txt" and not entry.name.startswith("."):
-                    raise InputError(
-                        f"review {entry}", "not named ID_RATING.txt", "rename it, as in 12_7.txt, or give a CSV or JSON-lines file"
-                    )
+            found |= {name: entry for entry in entries if _is_read(name := f"{part}/{entry.name}", str(entry))}
     return dict(sorted(found.items()))
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -160,9 +161,9 @@ def _encode(splits: dict[str, TextSplit], words: Vocabulary) -> dict[str, np.nda
         order = orders[name]
         groups = np.asarray([numbers[group] for group in split.groups] if split.groups else [-1] * len(split), np.int32)
         values, offsets = words.encode_all(split.texts[row] for row in order)
-        known = len(values) > len(split)  # each review begins with the start id
         remedy = "use --vocabulary frequency, whose words are those of the training reviews"
-        require(known or words.kind != "keras", f"{name} reviews", "no word is in Keras' word index", remedy)
+        empty = len(values) == len(split)  # each review consists of the start id
+        require(not empty or words.kind != "keras", f"{name} reviews", "no word is in Keras' word index", remedy)
         arrays |= {f"{name}_values": values, f"{name}_offsets": offsets}
         digests = word_hashes(tokenize(split.texts[row]) for row in order)
         arrays |= {f"{name}_labels": split.labels[order], f"{name}_groups": groups[order], f"{name}_digests": digests}
@@ -188,5 +189,18 @@ def _unpack(arrays: dict[str, np.ndarray], key: str, num_words: int | None) -> E
         values, *others = (arrays[f"{name}_{part}"] for part in ("values", "offsets", "labels", "groups", "digests"))
         return EncodedSplit(np.where(values >= words.num_words, np.int32(UNKNOWN), values), *others)
 
-    fingerprint = hashlib.sha256(f"{key} {words.num_words}".encode()).hexdigest()
-    return EncodedReviews(split("train"), split("test") if "test_labels" in arrays else None, words, fingerprint)
+    train = split("train")
+    content = f"{key} {words.num_words}{' words' if _has_other_copies(train) else ''}"
+    test = split("test") if "test_labels" in arrays else None
+    return EncodedReviews(train, test, words, hashlib.sha256(content.encode()).hexdigest())
+
+
+def _has_other_copies(split: EncodedSplit) -> bool:
+    """Return whether the copies among the reviews are others than those among their ids.
+
+    Older versions took reviews with the same ids for copies. If this makes a difference, their validation split is another one, and so the
+    fingerprint must be another one, too.
+    """
+    of_words, of_ids = split.hashes(), replace(split, digests=None).hashes()
+    pairs = len(set(zip(of_words.tolist(), of_ids.tolist(), strict=True)))
+    return not pairs == len(set(of_words.tolist())) == len(set(of_ids.tolist()))

@@ -96,7 +96,7 @@ def _is_number(text: str) -> bool:
         float(text)
     except ValueError:
         return False
-    return True
+    return "_" not in text  # which Python allows in numbers
 
 
 def _read_columns(path: Path) -> Columns:
