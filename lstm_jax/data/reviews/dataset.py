@@ -12,6 +12,7 @@ from lstm_jax.data.reviews.cache import content_key, load_cache, save_cache
 from lstm_jax.data.reviews.encoded import EncodedReviews, EncodedSplit
 from lstm_jax.data.reviews.form import Ranks, ReadOptions
 from lstm_jax.data.reviews.sources import Source, find_source, read_source
+from lstm_jax.data.reviews.splits import row_sets
 from lstm_jax.data.reviews.texts import TextSplit, check_splits, name_order
 from lstm_jax.data.reviews.vocabulary import START, UNKNOWN, Vocabulary, build_vocabulary, tokenize, word_hashes
 from lstm_jax.data.reviews.word_index import find_word_index, keras_vocabulary
@@ -196,11 +197,14 @@ def _unpack(arrays: dict[str, np.ndarray], key: str, num_words: int | None) -> E
 
 
 def _has_other_copies(split: EncodedSplit) -> bool:
-    """Return whether the copies among the reviews are others than those among their ids.
+    """Return whether reviews belong together that would not if reviews with the same ids counted as copies, or the other way round.
 
-    Older versions took reviews with the same ids for copies. If this makes a difference, their validation split is another one, and so the
-    fingerprint must be another one, too.
+    Older versions took such reviews for copies. If this makes a difference, their validation split is another one, and so the fingerprint
+    must be another one, too.
     """
-    of_words, of_ids = split.hashes(), replace(split, digests=None).hashes()
-    pairs = len(set(zip(of_words.tolist(), of_ids.tolist(), strict=True)))
-    return not pairs == len(set(of_words.tolist())) == len(set(of_ids.tolist()))
+    hashes = split.hashes(), replace(split, digests=None).hashes()
+    pairs = len(set(zip(*(array.tolist() for array in hashes), strict=True)))
+    if all(pairs == len(np.unique(array)) for array in hashes):
+        return False
+    of_words, of_ids = (row_sets(split.labels, split.groups, array)[1] for array in hashes)
+    return not np.array_equal(of_words, of_ids)

@@ -29,7 +29,7 @@ def grouped_split(
         InputError: if `fraction` is not between 0 and 1, or if the groups are so large that one of the classes is missing in a split.
     """
     require(0 < fraction < 1, "validation", fraction, "give a share between 0 and 1")
-    counts, component = _components(labels, groups, text_hashes)
+    counts, component = row_sets(labels, groups, text_hashes)
     order = np.random.default_rng(seed).permutation(len(counts))
     chosen = _choose(counts, fraction, order, set(), set())
     if min(counts[chosen].sum(axis=0).min(), counts[~chosen].sum(axis=0).min()) == 0:
@@ -44,7 +44,7 @@ def grouped_split(
     return parts
 
 
-def _components(labels: np.ndarray, groups: np.ndarray, text_hashes: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+def row_sets(labels: np.ndarray, groups: np.ndarray, text_hashes: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     """Divide N rows into C sets of rows that must be in the same split.
 
     The sets are the connected components of a graph in which each row is linked to its group and, if `text_hashes` is given, to its text.
