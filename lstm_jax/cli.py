@@ -89,8 +89,8 @@ def _with_home(command: Any) -> Any:
 
     if not dataclasses.is_dataclass(command) or isinstance(command, type):
         return command
-    values = {field.name: getattr(command, field.name) for field in dataclasses.fields(command)}
-    return dataclasses.replace(command, **{name: user_path(value) for name, value in values.items() if isinstance(value, Path)})
+    names = [field.name for field in dataclasses.fields(command) if isinstance(getattr(command, field.name), Path)]
+    return dataclasses.replace(command, **{name: user_path(getattr(command, name)) for name in names})
 
 
 def _check_lists(command: Any, arguments: Sequence[str]) -> None:

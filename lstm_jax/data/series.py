@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lstm_jax.bounds import Count, CountOrNone, check_number
-from lstm_jax.data.tables import table_rows
+from lstm_jax.data.tables import parse_number, table_rows
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.reading import parsing
 from lstm_jax.files.writing import user_path
@@ -160,21 +160,10 @@ class _Moment(NamedTuple):
     """Offset of the date from UTC, or None if it has none."""
 
 
-def _number(text: str) -> float:
-    """Return the number that a text stands for.
-
-    Raises:
-        ValueError: if the text is no number, or has underscores, which Python allows: 2024_01 is a month, and not 202401.
-    """
-    if "_" in text:
-        raise ValueError(text)
-    return float(text)
-
-
 def _moment(text: str) -> _Moment | None:
     """Parse a time, which is a number or an ISO date with or without a time of day. Return None if it is neither."""
     with contextlib.suppress(ValueError):
-        return _Moment(_number(text), False, None)
+        return _Moment(parse_number(text), False, None)
     try:
         moment = datetime.fromisoformat(text + "-01" if len(text) == 7 and text[4] == "-" else text)
     except (ValueError, OverflowError):
@@ -284,7 +273,7 @@ def read_series(path: str | os.PathLike[str], time: str = "time", value: str = "
             skipped += 1
             continue
         try:
-            found = _number(text)
+            found = parse_number(text)
         except ValueError as error:
             raise InputError(f"{value!r} in {here}", repr(text), "give a number, or nothing where there is none") from error
         require(math.isfinite(found), f"{value!r} in {here}", text, "give a finite number, or nothing where there is none")

@@ -60,6 +60,17 @@ def _lines(path: Path, file: IO[bytes]) -> Iterator[str]:
             raise InputError(f"line {number} of {path}", error, "save the file as UTF-8") from error
 
 
+def parse_number(text: str) -> float:
+    """Return the number that a text stands for.
+
+    Raises:
+        ValueError: if the text is no number, or has underscores, which Python allows: 2024_01 is a month, and not 202401.
+    """
+    if "_" in text:
+        raise ValueError(text)
+    return float(text)
+
+
 def parse_json(text: str | bytes) -> Any:
     """Return the Python value of a JSON text.
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from lstm_jax.errors import require
+from lstm_jax.errors import InputError, require
 
 MOST_POINTS = 2048
 """Largest number of points at which `integrated_gradients` computes the gradient."""
@@ -178,11 +178,12 @@ def reach(norms: np.ndarray | jax.Array, share: float = 0.9) -> np.ndarray:
     """
     require(0 < share <= 1, "share", share, "give a number above 0, at most 1")
     require(norms.ndim == 2 and norms.shape[0] <= norms.shape[1], "norms", f"shape {norms.shape}", "give (K, T), with K at most T")
-    wrong = np.asarray(norms)[np.asarray(norms) < 0]
-    require(not wrong.size, "norms", wrong[0] if wrong.size else "", "give norms, 0 or more")
-    count, steps = norms.shape
+    rows = np.asarray(norms, np.float64)
+    for wrong in rows[rows < 0][:1]:
+        raise InputError("norms", wrong, "give norms, 0 or more")
+    count, steps = rows.shape
     reached = np.zeros(count, int)
-    for k, row in enumerate(np.asarray(norms, np.float64)):
+    for k, row in enumerate(rows):
         backwards = np.cumsum(row[: steps - count + k + 1][::-1])
         reached[k] = int(np.searchsorted(backwards, share * backwards[-1] * (1 - 1e-12)))
     return reached

@@ -337,10 +337,11 @@ class Trained(base.Trained[ForecastConfig, Scale]):
         require(isinstance(series, data.Series), "series", type(series).__name__, "give what the method series returns")
         require(len(series) >= context, f"series of {len(series)} entries", "too short", f"give {context} or more, the context of the run")
         moments = series.times_after(horizon) if times is None else series.numbers(times)
+        remedy = f"give {horizon} increasing ones behind the series' end"
+        require(moments.shape == (horizon,), "times", moments.tolist(), remedy)
         with np.errstate(invalid="ignore", over="ignore"):  # the difference of two infinite times, or of times near the largest float64
-            gaps = series.gaps_between(np.concatenate([series.times[-1:], moments.reshape(-1)[:-1]]), moments.reshape(-1))
-        good = moments.shape == (horizon,) and bool((gaps > 0).all()) and bool(np.isfinite(gaps).all())
-        require(good, "times", moments.tolist(), f"give {horizon} increasing ones behind the series' end")
+            gaps = series.gaps_between(np.concatenate([series.times[-1:], moments[:-1]]), moments)
+        require(bool(((gaps > 0) & np.isfinite(gaps)).all()), "times", moments.tolist(), remedy)
         read = np.stack([series.values, series.gaps], -1)[None, -context:]
         unknown = np.full((1, horizon), series.values[-1])
         windows = data.SeriesWindows(read, series.gaps_between(series.times[-1:], moments)[None], unknown, np.asarray([len(series)]))

@@ -21,7 +21,7 @@ from lstm_jax.native.switch import is_off
 from lstm_jax.recurrence import check_32_bits
 from lstm_jax.runtime import sharding
 from lstm_jax.training.lookups import find_lookups
-from lstm_jax.training.row_sparse import Optimizer, RowOptimizer
+from lstm_jax.training.row_sparse import Optimizer, RowOptimizer, try_update
 from lstm_jax.training.state import TrainState, state_sharding
 from lstm_jax.training.step import CATCH_UP_INTERVAL, catch_up_if, dense_update, row_sparse_lookups, row_sparse_update
 
@@ -96,9 +96,8 @@ def check_optimizer(optimizer: Any) -> None:
     """
     functions = all(callable(getattr(optimizer, name, None)) for name in ("init", "update"))
     require(functions, "optimizer", repr(optimizer), "give an optimiser of this project or of optax, such as lstm_jax.adam(1e-3)")
-    toy = {"w": jax.ShapeDtypeStruct((2, 2), jnp.float32)}
     try:
-        jax.eval_shape(lambda params: optimizer.update(params, optimizer.init(params), params), toy)
+        try_update(optimizer)
     except Exception as error:  # others, since it may suit only the user's own parameters
         remedy = "give one whose update needs only gradients and parameters"
         require("required keyword-only argument" not in str(error), "optimizer", error, remedy)
@@ -242,7 +241,8 @@ class TrainStep:
         `axis` is the batch axis of the arrays in `batch`. It is 0 for a single batch. It is 1 if `batch` holds several batches, stacked on
         a new first axis.
         """
-        jax.tree.map(partial(check_32_bits, "batch"), batch)
+        for leaf in jax.tree.leaves(batch):
+            check_32_bits("batch", leaf)
         if self._mesh.size > 1:
             for leaf in jax.tree.leaves(batch):
                 require(

@@ -113,6 +113,12 @@ class RowOptimizer:
 Optimizer = optax.GradientTransformation | RowOptimizer
 
 
+def try_update(optimizer: Any) -> None:
+    """Trace one update of a small parameter. Errors of the optimiser pass through, such as that of a line search, which needs the loss."""
+    parameter = {"w": jax.ShapeDtypeStruct((2, 2), jnp.float32)}
+    jax.eval_shape(lambda w: optimizer.update(w, optimizer.init(w), w), parameter)
+
+
 @dataclass(frozen=True)
 class AdamRows(RowUpdate):
     """Row-sparse update of Adam, computed by compiled code; see `compiled_adam`.

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
@@ -41,6 +42,39 @@ def test_a_second_signal_ends_a_running_step(numbers):
             assert process.stderr.read().splitlines()[-1] == "interrupted"
         finally:
             process.kill()
+
+
+class Deleted:
+    """Object in whose deletion Python ignores the `KeyboardInterrupt` of a SIGINT."""
+
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.001)
+
+
+def delete_and_wait() -> None:
+    Deleted()
+    for _ in range(500):
+        time.sleep(0.01)
+
+
+def run_until_interrupted() -> None:
+    with interrupts.keep_interrupts(), pytest.raises(KeyboardInterrupt):
+        delete_and_wait()
+
+
+def test_a_signal_that_is_raised_again_counts_once(monkeypatch):
+    ended = threading.Event()
+    monkeypatch.setattr(interrupts, "_end", ended.set)
+    with interrupts.end_on_second_signal():
+        run_until_interrupted()
+        assert not ended.wait(0.1)
+    run_until_interrupted()  # here nothing counts
+    with interrupts.end_on_second_signal(), interrupts.keep_interrupts():
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+        assert ended.wait(10)
 
 
 @pytest.mark.parametrize("count", [1, 2])

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from lstm_jax.data.tables import is_table, parse_json, table_rows
+from lstm_jax.data.tables import is_table, parse_json, parse_number, table_rows
 from lstm_jax.data.text_files import decode_utf8
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.reading import parsing, read_input
@@ -93,10 +93,10 @@ def _holds_texts(values: Iterable[Any]) -> bool:
 
 def _is_number(text: str) -> bool:
     try:
-        float(text)
+        parse_number(text)
     except ValueError:
         return False
-    return "_" not in text  # which Python allows in numbers
+    return True
 
 
 def _read_columns(path: Path) -> Columns:
