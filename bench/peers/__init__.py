@@ -125,7 +125,7 @@ TABLE = (
         ("torchrl", "tensordict"),
         ("torchrl", "torch"),
         "rl",
-        options=("backend",),
+        options=("backend", "dtype"),
         kinds=("recurrence",),
         resets=True,
         loads_jax=False,

@@ -22,8 +22,8 @@ class Options:
         recurrent_dropout: rate of the recurrent dropout in training. A peer that has no recurrent dropout reports this in `Built.note`.
         remat: rematerialisation of our recurrence: "none" keeps all residuals, and "sqrt" recomputes them in segments.
         devices: number of devices of our mesh. If 0, it is chosen to suit the backend and the batch size.
-        dtype: dtype of the matrix products of this project, of `torch_lstm` (not "int8") and of `onnx_runtime` (not "bfloat16"). All
-            other peers compute in float32.
+        dtype: dtype of the matrix products of this project, of `torch_lstm` and `torchrl` (not "int8") and of `onnx_runtime` (not
+            "bfloat16"). All other peers compute in float32.
         slower: artificial slowdown, which tests whether a benchmark detects a slower process. After each call of `Built.run`, the measured
             process waits for this fraction of the call's duration.
     """

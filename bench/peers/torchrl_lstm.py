@@ -2,7 +2,7 @@
 
 The option `backend` is given to LSTMModule as its argument `recurrent_backend`. The backend "pad" (the default) cuts the sequences into
 episodes and packs them for nn.LSTM. The backend "scan" is a loop over steps. This benchmark runs it under torch.compile, because it is
-slower in eager mode. The backend "triton" needs a GPU.
+slower in eager mode. The backend "triton" needs a GPU. If the dtype is bfloat16, the weights, the inputs and the states have it.
 """
 
 import numpy as np
@@ -14,8 +14,13 @@ from torchrl.modules import LSTMModule, set_recurrent_mode  # pyright: ignore[re
 from bench.peers.base import Built, Options
 from bench.workloads import LAYER, Arrays, Workload
 from lstm_jax import convert
+from lstm_jax.errors import require
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _numpy(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.detach().float().cpu().numpy()
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
@@ -24,15 +29,18 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
     Args:
         work: workload "resets", which resets the state at random steps, or "recurrence", which does not.
         arrays: initial weights and data of the workload.
-        options: options of the benchmark. Only `backend` is used.
+        options: options of the benchmark. Only `backend` and `dtype` are used.
     """
+    require(options.dtype in ("float32", "bfloat16"), "dtype", options.dtype, "give float32 or bfloat16")
+    dtype = getattr(torch, options.dtype)
     backend = options.backend or "pad"
     lstm = nn.LSTM(work.features, work.units, batch_first=True)
     lstm.load_state_dict({name: torch.tensor(array) for name, array in convert.lstm_to_torch([arrays.cell()]).items()})
-    module = LSTMModule(lstm=lstm.to(DEVICE), in_key="x", out_key="h_all", recurrent_backend=backend)
-    x = torch.tensor(arrays.inputs, requires_grad=True, device=DEVICE)
+    module = LSTMModule(lstm=lstm.to(DEVICE, dtype), in_key="x", out_key="h_all", recurrent_backend=backend)
+    x = torch.tensor(arrays.inputs, requires_grad=True, device=DEVICE, dtype=dtype)
     resets = np.zeros(arrays.inputs.shape[:2], bool) if arrays.resets is None else arrays.resets
-    is_init, cotangent = torch.tensor(resets[..., None], device=DEVICE), torch.tensor(arrays.targets, device=DEVICE)
+    is_init = torch.tensor(resets[..., None], device=DEVICE)
+    cotangent = torch.tensor(arrays.targets, device=DEVICE, dtype=dtype)
     names, leaves = zip(*lstm.named_parameters(), strict=True)
 
     def forward() -> torch.Tensor:
@@ -48,10 +56,10 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
             torch.cuda.synchronize()
 
     def gradients() -> dict[str, np.ndarray]:
-        *by_params, by_x = (part.detach().cpu().numpy() for part in torch.autograd.grad(forward(), (*leaves, x), cotangent))
+        *by_params, by_x = (_numpy(part) for part in torch.autograd.grad(forward(), (*leaves, x), cotangent))
         state = dict(zip(names, by_params, strict=True))
         state["bias_hh_l0"] = np.zeros_like(state["bias_hh_l0"])  # the gradients of both biases are equal, and ours has one bias
         return {LAYER + name: array for name, array in convert.lstm_from_torch(state)[0].items()} | {"x": by_x}
 
     devices = [f"cpu, {torch.get_num_threads()} threads" if DEVICE == "cpu" else f"gpu:{torch.cuda.get_device_name()}"]
-    return Built(run, lambda: forward().detach().cpu().numpy(), gradients, "corrected", devices, "two biases", backend)
+    return Built(run, lambda: _numpy(forward()), gradients, "corrected", devices, "two biases", backend)

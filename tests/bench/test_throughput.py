@@ -74,7 +74,8 @@ def test_candidates_are_read() -> None:
     assert changed.arguments() == ["ours", "--backend", "reference", "--recurrent-dropout", "0.0"]
     assert plain.key(workload("A")) != peers.read_candidate("ours:dtype=bfloat16").key(workload("A"))
     assert peers.read_candidate("flax_nnx:backend=LSTMCell").backend == "LSTMCell"
-    assert [peers.read_candidate(name).dtype for name in ("ours:dtype=int8", "torch_lstm:dtype=bfloat16")] == ["int8", "bfloat16"]
+    in_bfloat16 = ("torch_lstm:dtype=bfloat16", "torchrl:backend=scan:dtype=bfloat16")
+    assert [peers.read_candidate(name).dtype for name in ("ours:dtype=int8", *in_bfloat16)] == ["int8", "bfloat16", "bfloat16"]
     unknown = ("ours:colour=red", "theirs", "ours:backend=none", "ours:dtype=int4", "torch_compiled:dtype=bfloat16", "haiku:backend=x")
     for wrong in (*unknown, "ours:dropout=half"):
         with pytest.raises(InputError, match=r"give "):
