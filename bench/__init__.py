@@ -31,7 +31,10 @@ def data_file(*names: str) -> str:
 
 
 def commit() -> str:
-    """Return the Git commit of this checkout, with "+" appended if the code of `lstm_jax` has uncommitted changes."""
+    """Return the Git commit of this checkout, with "+" appended if the code of `lstm_jax` has uncommitted changes.
+
+    Changes of other folders, such as `bench`, do not matter. If Git does not track the code, return "".
+    """
     from lstm_jax.training import run_folder  # `run_folder.environment` would start JAX, and JAX's threads forbid a fork
 
     return run_folder._git()

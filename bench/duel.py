@@ -32,7 +32,6 @@ that the steps of the block took.
 
 import argparse
 import hashlib
-import math
 import subprocess
 import tempfile
 from collections import defaultdict
@@ -74,7 +73,7 @@ def change(work: str, name: str, ratios: Sequence[float]) -> Change:
         name: value of the field `peer` of the change: "ours" or, with `--false-alarms`, "candidate" or "slower".
         ratios: for each round, the candidate's time divided by the baseline's time.
     """
-    interval = stats.geometric_mean_interval(ratios) if len(ratios) > 1 else (ratios[0], math.nan, math.nan)
+    interval = stats.geometric_mean_interval(ratios)
     return Change(work, name, *interval, stats.paired_p(ratios), smallest=smallest_p(len(ratios)))
 
 

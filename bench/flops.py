@@ -19,7 +19,8 @@ GATE_MATRICES = {"lstm_full_gate_recurrence": 9}
 def parameters(work: Workload) -> dict[str, int]:
     """Return a dict from each part of the model to its number of parameters.
 
-    The parts are "recurrent" and, if the model has them, "head" and "embedding".
+    The parts are "recurrent" and, if the model has them, "head" and "embedding". Of the vectors of the recurrent layer, only one bias is
+    counted. The second bias of a GRU, peephole weights and the vectors of layer normalisation, for example, are not counted.
     """
     H, E = work.units, work.features
     counts = {"recurrent": (E + (H if work.sees_state else 0) + 1) * work.gates * H + GATE_MATRICES.get(work.cell, 0) * H * H}
@@ -70,7 +71,8 @@ def least_bytes(work: Workload) -> int:
       the outputs and the gradients.
     - A forward pass alone reads the parameters and the inputs, and writes the outputs.
 
-    For an embedding table, the bound counts one row for each word of the step, but at most the number of rows of the table.
+    For an embedding table, one row is counted for each word of the step, but at most the number of rows of the table. If words repeat
+    within the step, their rows are counted repeatedly. The result is then above the true lower bound.
     """
     counts, rows = parameters(work), work.examples * work.length
     if work.layer_alone:

@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from bench import RESULTS, commit, make_parser, read_flags, timing
+from bench import RESULTS, commit, cpu, make_parser, read_flags, timing
 from bench.memory import exponent
-from bench.schema import SCALING, check, make_row, rows_of_commit
+from bench.schema import SCALING, check, make_row, require_one_machine, rows_of, rows_of_commit
 from bench.workloads import LETTERS, make_arrays, workload
 from lstm_jax.sweep.missing import run_missing
 
@@ -128,6 +128,8 @@ def sweep(wanted: Sequence[Point], seconds: float, path: Path, sha: str) -> None
         shown = ", ".join(f"{letter} {size}" for letter, size in sizes.items())
         return f"round {number}, {shown}, devices {devices}: {rows[0]['ms_per_step']:.3f} ms, {rows[0]['peak_mib']:.0f} MiB"
 
+    rows = [*rows_of(path, SCALING, git=sha), {"cpu": cpu(), "cores": timing.CORES}]
+    require_one_machine(rows, "measure on one machine, or give another file in --results")
     items = {key_of({"round": number, "devices": devices} | sizes): (number, sizes, devices) for number, sizes, devices in wanted}
     run_missing(path, items, key, measure, "points", describe, check)
 
@@ -227,7 +229,9 @@ def main() -> None:
         each = list(points(options.grid, middle))
         wanted = [(number, point, devices) for number in range(options.rounds) for point in each for devices in options.devices]
         sweep(wanted, options.seconds, options.results, sha)
-    found = list(curves(rows_of_commit(options.results, SCALING, git=sha), middle, options.devices))
+    rows = rows_of_commit(options.results, SCALING, git=sha)
+    require_one_machine(rows)
+    found = list(curves(rows, middle, options.devices))
     for curve in found:
         print(describe(curve))
     if found:

@@ -14,7 +14,6 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bench import machine
 from bench.peers import OURS, Candidate, read_candidate, row_key
 from bench.schema import FAILED, PEAK, STEP, match_commit, require_one_machine, rows_of, select
 from bench.workloads import WORKLOADS, Workload, workload
@@ -126,9 +125,9 @@ def summarize(works: Sequence[Workload], candidates: Sequence[Candidate], rows: 
     A candidate gets no line on a workload on which it has no results. A candidate of this project with options, such as
     "ours:dropout=0.2", also gets no line on a workload that has these options by default.
 
-    The first line of a workload is that of the candidate "ours", which is this project without options. The other lines are compared with
-    it. If another library computes in a dtype other than float32, its line is compared with the results of "ours" in that dtype, if there
-    are any.
+    The first line of a workload is that of the candidate "ours", which is this project without options. It is included even if `candidates`
+    does not contain "ours". The other lines are compared with it. If another library computes in a dtype other than float32, its line is
+    compared with the results of "ours" in that dtype, if there are any.
 
     Args:
         works: workloads, that is, kinds of computations with their sizes, such as training steps.
@@ -184,7 +183,8 @@ def peaks(rows: Iterable[Row]) -> tuple[float, float]:
     measured = select(rows, PEAK)
 
     def best(name: str) -> float:
-        values = [row.get(f"{name}_{'gpu' if machine.gpu() else row['cores']}") for row in measured]
+        on_gpu = any(f"{name}_gpu" in row for row in measured)
+        values = [row.get(f"{name}_{'gpu' if on_gpu else row['cores']}") for row in measured]
         return max((value for value in values if value is not None), default=float("nan"))
 
     return best("gemm_gflops"), best("copy_gbs")

@@ -43,7 +43,7 @@ from bench.workloads import LENGTHS, TITLES, UNITS, WORKLOADS, Workload, add_siz
 from lstm_jax.errors import require
 from lstm_jax.recurrence import BACKENDS
 from lstm_jax.sweep.missing import run_missing
-from lstm_jax.sweep.rows import append_rows
+from lstm_jax.sweep.rows import append_rows, read_rows
 
 PATH = RESULTS / ("throughput_gpu.jsonl.gz" if machine.gpu() else "throughput.jsonl.gz")
 SPREAD, TRIES = 0.1, 3
@@ -290,11 +290,16 @@ def first_step_rows(process: Process, sha: str) -> list[Row]:
 
 
 def sweep_first_step(processes: Sequence[Process], path: Path, sha: str) -> None:
-    """Measure the first step of each process for which the result file `path` has no first-step result of commit `sha` yet."""
+    """Measure the first step of each process for which the result file `path` lacks a successful result of commit `sha`, cold or warm."""
+
+    def pair(row: Row) -> tuple:
+        return row["workload"], row["candidate"], row["round"], row.get("series", "")
+
+    good = {(pair(row), row["cache"]) for row in select(read_rows(path, check), FIRST_STEP, git=sha) if "error" not in row}
 
     def key(row: Row) -> tuple | None:
         ours = row["measurement"] == FIRST_STEP and row["git"] == sha
-        return (row["workload"], row["candidate"], row["round"], row.get("series", "")) if ours else None
+        return pair(row) if ours and all((pair(row), cache) in good for cache in CACHES) else None
 
     def describe(process: Process, rows: Sequence[Row]) -> str:
         return f"{process}: first step " + ", ".join(
@@ -310,7 +315,8 @@ def report_first_step(works: Sequence[Workload], candidates: Sequence[Candidate]
 
     A line shows one candidate on one workload, and has five columns of times. Three columns were measured with an empty compilation cache
     (cold): the time to build the model, the time of the first step, and the part of the first step in which XLA compiles. The other two
-    columns were measured with a filled cache (warm): the time to build the model and the time of the first step.
+    columns were measured with a filled cache (warm): the time to build the model and the time of the first step. If all cold or all
+    warm measurements of the candidate on the workload have failed, the line shows an error instead.
 
     Args:
         works: workloads in the table.
@@ -328,9 +334,9 @@ def report_first_step(works: Sequence[Workload], candidates: Sequence[Candidate]
     require(bool(rows), f"rows of commit {sha}", "none of these workloads and peers", "measure them first")
     for work, name in dict.fromkeys((row["workload"], row["candidate"]) for row in rows):
         group = [row for row in rows if (row["workload"], row["candidate"]) == (work, name)]
-        cold, warm = ([row for row in group if row["cache"] == cache] for cache in CACHES)
-        if failed := next((row["error"] for row in group if "error" in row), ""):
-            table.add_row(work, name, f"failed: {failed}")
+        cold, warm = ([row for row in group if row["cache"] == cache and "error" not in row] for cache in CACHES)
+        if not (cold and warm):
+            table.add_row(work, name, f"failed: {next(row['error'] for row in reversed(group) if 'error' in row)}")
             continue
         table.add_row(
             work,

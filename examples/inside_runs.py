@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.stats import spearmanr
 
+from lstm_jax.errors import require
 from lstm_jax.inspection.attribution import gradient_norms, integrated_gradients, reach
 from lstm_jax.inspection.trace import trace
 from lstm_jax.tasks import corpora, forecast, forecast_windows, generation, sentiment
@@ -58,7 +59,8 @@ def ratings(trained: sentiment.Trained, rows: sentiment.Rows) -> dict[str, float
         - for each rating, the mean predicted probability that a review with this rating is positive
     """
     index, ids, logits = trained.vocabulary.index, np.asarray(rows.ids), trained.logits(rows)
-    given, ends = ids[:, -2], ids[:, -1] == index.get("10", -1)
+    tails = np.array([(0, 0, *row[row != 0])[-2:] for row in ids])  # id 0 is padding
+    given, ends = tails[:, 0], tails[:, 1] == index.get("10", -1)
     marks = {n: ends & (given == index.get(str(n), -1)) for n in range(1, 11)}
     rated = np.any(list(marks.values()), axis=0)
     margin = np.where(rows.labels == 1, logits, -logits)
@@ -134,7 +136,9 @@ def evidence(trained: sentiment.Trained, rows: sentiment.Rows, count: int = 200)
 def characters(trained: generation.Trained, params: Any, chars: int = 200, count: int = 20) -> dict[str, float]:
     """Measure how far back, in characters, the gradients of a character model reach, and how many of its units keep a constant cell state.
 
-    The texts are sections of the held-out text of the run. Both measurements leave out the first `SETTLED` characters of each text.
+    The texts are sections of the held-out text of the run. The model reads each text from a zero state. If the run was trained with
+    `article_resets`, the state is reset at the start of each article too. Both measurements leave out the first `SETTLED` characters of
+    each text.
 
     The reach of an output is the smallest number n for which the current and the n previous characters have at least 90 % of the sum of
     the gradient norms (see `reach`). A unit of the first LSTM layer is constant if its cell state hardly varies: the standard deviation of
@@ -149,13 +153,16 @@ def characters(trained: generation.Trained, params: Any, chars: int = 200, count
     Returns:
         A dict with "median reach in characters" and "constant units" (the number of constant units).
     """
-    held_out = corpora.read_text(trained, most=count * (chars + 1)).ids.astype(np.int32)
-    texts = held_out[: len(held_out) // (chars + 1) * (chars + 1)].reshape(-1, chars + 1)
+    held_out, starts = corpora.read_text(trained, most=count * (chars + 1))
+    shape = (len(held_out) // (chars + 1), chars + 1)
+    texts = held_out[: np.prod(shape)].astype(np.int32).reshape(shape)
+    resets = None if starts is None else jnp.asarray(np.isin(np.arange(texts.size), starts).reshape(shape)[:, :-1])
     network, reached = TextNetwork(trained), []
-    for text in texts:
+    for n, text in enumerate(texts):
         vectors = network.vectors(params, jnp.asarray(text[:-1]))
-        reached.append(reach(gradient_norms(network.outputs, vectors, params, jnp.asarray(text[1:])))[SETTLED:])
-    _, layers = trace(trained.rebuild(params), jnp.asarray(texts[:, :-1]), deterministic=True)
+        own = None if resets is None else resets[n]
+        reached.append(reach(gradient_norms(network.outputs, vectors, params, jnp.asarray(text[1:]), own))[SETTLED:])
+    _, layers = trace(trained.rebuild(params), jnp.asarray(texts[:, :-1]), resets=resets, deterministic=True)
     cell = np.asarray(layers[0].state["c"])[:, SETTLED:]
     constant = cell.std((0, 1)) < 0.1 * np.abs(cell.mean((0, 1)))
     return {"median reach in characters": float(np.median(reached)), "constant units": float(constant.sum())}
@@ -211,6 +218,7 @@ def main() -> None:
         reviews = sentiment.load_reviews(trained.config)
         check_own_data(trained.run, reviews.fingerprint)
         rows = sentiment.padded_rows(reviews, trained.config).test
+        require(isinstance(rows, sentiment.Rows), f"run {given.sentiment}", "no test split of padded reviews", "train it without --packed")
         assert isinstance(rows, sentiment.Rows)
         found |= ratings(trained, rows) | evidence(trained, rows)
     if given.generation:

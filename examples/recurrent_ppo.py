@@ -23,7 +23,6 @@ The environments are those of bsuite (Osband et al. 2020), as gymnax implements 
 """
 
 import argparse
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -40,6 +39,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from lstm_jax import LSTM
+from lstm_jax.files.json_text import json_text
 
 LENGTHS = {"MemoryChain-bsuite": "memory_length", "UmbrellaChain-bsuite": "chain_length"}
 """Dict from the name of an environment to the name of its parameter that is set to `Settings.length`."""
@@ -388,12 +388,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found = run(settings, given.seeds, Console())
     print(f"mean return of {settings.environment} with length {settings.length}, {'dense layer' if given.memoryless else 'LSTM'}")
     print(table(settings, found))
-    last = " ".join(f"{mean:.3f}" for mean in found.last_rewards[:, -settings.updates // 10 :].mean(1))
+    last = " ".join(f"{mean:.3f}" for mean in np.nanmean(found.last_rewards[:, -settings.updates // 10 :], axis=1))
     print(f"mean of the last reward of an episode, at the end: {last}")
     print(f"compiled in {found.compilation:.1f} s, then {np.mean(found.seconds):.1f} s a seed")
     if given.json:
-        row = {"settings": asdict(settings), **found._asdict()}
-        given.json.write_text(json.dumps(row, default=np.ndarray.tolist) + "\n")
+        row = {"settings": asdict(settings)} | {name: np.asarray(value).tolist() for name, value in found._asdict().items()}
+        given.json.write_text(json_text(row) + "\n")
 
 
 if __name__ == "__main__":

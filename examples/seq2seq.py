@@ -64,7 +64,7 @@ def make_problems(count: int, digits: int, seed: int = 0) -> Problems:
     """Return random addition problems. No two problems have the same two numbers, not even in swapped order.
 
     Args:
-        count: number of problems.
+        count: number of problems. If there are not as many different problems, the function never returns.
         digits: largest number of digits. Each number in a problem has 1 to `digits` digits.
         seed: seed of the random numbers.
     """

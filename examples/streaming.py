@@ -75,6 +75,8 @@ def make_sentences(count: int, length: int, rng: np.random.Generator) -> Sentenc
         total += np.where(valid, reverse * sign[words], 0)
         reverse = np.where(words == NOT, -1, np.where(sign[words] != 0, 1, reverse))
     keep = np.flatnonzero(total)[:count]
+    if len(keep) < count:  # unlikely, except for a small count
+        return make_sentences(count, length, rng)
     return Sentences(ids[keep], lengths[keep], (total[keep] > 0).astype(np.float32))
 
 
@@ -313,6 +315,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     text = given.text.lower()
     if unknown := [word for word in text.split() if word not in WORDS]:
         parser.error(f"--text: {unknown[0]}; give words of {' '.join(WORDS)}")
+    for name in ("steps", "users", "slots"):
+        if getattr(given, name) < 1:
+            parser.error(f"--{name}: {getattr(given, name)}; give at least 1")
     found = run(given.steps, users=given.users, slots=given.slots)
     print(f"accuracy on new sentences: {found.accuracy:.3f}; probability of praise after each word:")
     for word, probability in zip(text.split(), stream(found.model, encode(text)), strict=True):

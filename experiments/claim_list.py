@@ -41,7 +41,8 @@ FAR = 100
 def _fading(name: str) -> Callable[[Row], float]:
     """Return a function from a row of the study `memory` to the fading of the gradient, in decades (powers of 10).
 
-    The fading is log10(a / b), where a and b are the sizes of the gradient 1 step and 100 steps (`FAR`) before the last step.
+    The fading is log10(a / b), where a and b are the sizes of the gradient 1 step and 100 steps (`FAR`) before the last step. If b is below
+    1e-20, it counts as 1e-20.
 
     Args:
         name: gradient to use: "gradient_before" (measured before training) or "gradient_after" (measured after training).

@@ -121,7 +121,7 @@ def run(config: Config) -> dict[str, Any]:
         - "after": the same pairs, measured after training.
         - "neighbours": list of pairs (a word of `QUERIES`, its nearest neighbours as one string).
         - "words": list of pairs (word, name of its group) for the words of `GROUPS` that are in the vocabulary. A group with fewer than two
-        such words is left out.
+          such words is left out.
         - "map": coordinates of these words on the first two principal components, in the same order.
         - "test_accuracy": test accuracy after training, or None for word2vec.
     """

@@ -102,8 +102,8 @@ def seasonal_naive(series: data.Series, origin: int, moments: np.ndarray, season
 def smoothing(series: data.Series, origin: int, moments: np.ndarray, season: int, trend: str | None) -> np.ndarray:
     """Return the forecast of a series by additive exponential smoothing (Holt-Winters).
 
-    The known entries are first interpolated linearly to a regular grid of times. The step of the grid is the median time between an entry
-    and the next.
+    The known entries are first interpolated linearly to a regular grid of times. The step of the grid is the median time between a known
+    entry and the next.
 
     Args:
         series: the series.
@@ -117,7 +117,7 @@ def smoothing(series: data.Series, origin: int, moments: np.ndarray, season: int
     """
     from statsmodels.tsa.holtwinters import ExponentialSmoothing
 
-    step = series.usual_gap
+    step = float(np.median(np.diff(series.times[:origin])))
     grid = np.arange(series.times[0], series.times[origin - 1] + step / 2, step)
     values = np.interp(grid, series.times[:origin], series.values[:origin])
     with warnings.catch_warnings():

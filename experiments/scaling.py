@@ -13,7 +13,7 @@ There are two tasks:
 - characters: A model is trained on articles for 30 epochs. The text is read as a stream in windows of 64 characters, and the learning rate
   falls from 0.005 to 0 on a cosine schedule. The score is the bits per character of held-out text at the best epoch. The axes are the
   number of units (16 to 256), the length of a window (8 to 128 characters) and the fraction of the text that is used for training (1/32 to
-  9/10).
+  9/10). The rest of the text is held out, so the held-out text differs between these fractions.
 
 Expected: At the largest sizes, the accuracy still grows with length and data, but hardly with the number of units. The bits per character
 fall with the number of units as well as with the amount of data. All runs of a task have the same number of epochs. They do not have the

@@ -115,8 +115,10 @@ def check_needs(study: Study, toy: bool = False) -> None:
     require(given, "LSTM_JAX_DATA", "not set", "name the folder that holds imdb/, articles/ and charlm/")
 
 
-def execute(study: Study, preset: str, where: str, workers: int, rows_path: Path, figures: Path, report: bool = False) -> str:
-    """Execute the runs of a preset that have no row in the result file, draw the figure, and return the conclusion as text.
+def execute(study: Study, preset: str, where: str, workers: int, rows_path: Path, figures: Path, report: bool = False) -> tuple[str, int]:
+    """Execute the runs of a preset that have no row in the result file, draw the figure, and return the conclusion.
+
+    The conclusion is a pair: a text, and the number of runs that failed, of those that the text covers.
 
     A run that failed has a row, so it is not executed again. The figure and the conclusion cover the successful runs of this preset and of
     the preset "full". For the preset "toy", they cover only its own successful runs.
@@ -152,7 +154,7 @@ def execute(study: Study, preset: str, where: str, workers: int, rows_path: Path
         lines.append(f"{failed} runs failed, see {rows_path}")
     if absent := _absent(study, configs, rows):
         lines.append(f"{absent} of {len(configs)} runs have no row yet")
-    return "\n".join(lines)
+    return "\n".join(lines), failed
 
 
 def _absent(study: Study, configs: Sequence[Any], rows: Iterable[Mapping[str, Any]]) -> int:
@@ -162,7 +164,9 @@ def _absent(study: Study, configs: Sequence[Any], rows: Iterable[Mapping[str, An
 
 
 def main(study: Study, arguments: Sequence[str] | None = None) -> int:
-    """Run the command line of a study, and return the exit code: 0 for success, 2 for bad input, 130 for an interrupt by the user.
+    """Run the command line of a study, and return the exit code.
+
+    The exit code is 0 for success, 1 if runs failed, 2 for bad input, and 130 for an interrupt by the user.
 
     Args:
         study: study.
@@ -176,7 +180,8 @@ def main(study: Study, arguments: Sequence[str] | None = None) -> int:
         results, figures = (RESULTS, FIGURES) if out is None else (out, out)
         rows_path = study.rows_path(results)
         try:
-            print(execute(study, options.preset, where, options.workers, rows_path, figures, options.report))
+            text, failed = execute(study, options.preset, where, options.workers, rows_path, figures, options.report)
+            print(text)
         except InputError as error:
             print(f"{study.name}: {error}", file=sys.stderr)
             return 2
@@ -185,7 +190,7 @@ def main(study: Study, arguments: Sequence[str] | None = None) -> int:
             return 130
     if not toy or options.out:
         print(f"rows in {rows_path}, figure in {figures / study.name}.png and .svg")
-    return 0
+    return 1 if failed else 0
 
 
 def _parse(study: Study, arguments: Sequence[str] | None) -> argparse.Namespace:

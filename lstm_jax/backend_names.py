@@ -9,7 +9,7 @@ from typing import Any
 from lstm_jax.errors import require
 
 AUTO = "auto"
-"""Backend name in a config for which `lstm_jax.recurrence.resolve_backend` chooses the backend."""
+"""Backend name in a config that lets `lstm_jax.recurrence.resolve_backend` choose the backend."""
 RENAMED = {"native": "compiled"}
 """Dict from the former name of a backend to its current name."""
 

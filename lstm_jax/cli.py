@@ -161,6 +161,11 @@ def main(arguments: list[str] | None = None) -> int:
 
     Args:
         arguments: the words after `lstm-jax` on the command line. If None, they are taken from `sys.argv`.
+
+    Raises:
+        SystemExit: after the help of a command is printed, with code 0. Also if a process that `lstm-jax launch` has started ends with an
+            error, with the exit code of the process.
+        Exception: if a bug causes an error. The error is then not printed as one line.
     """
     with keep_interrupts():
         return _run(sys.argv[1:] if arguments is None else arguments)

@@ -58,8 +58,8 @@ class Drawing(NamedTuple):
     """(B, V): logits of the next character of each text."""
     state: Any
     """List of the states of the recurrent layers. In mode "carried" a state has one row per text. In mode "window" it has `length` rows per
-    text, and row b * length + n belongs to the window of text b that will be full after n more characters. If a text is shorter than a
-    window, several windows begin at its start."""
+    text: row b * length + n belongs to the window from which a character of text b is drawn after n more draws. If a text is shorter than
+    `length`, several windows begin at its start."""
 
 
 class Rules(NamedTuple):
@@ -72,7 +72,7 @@ class Rules(NamedTuple):
     temperature: jax.Array
     """float32 (): the temperature. If 0, the likeliest character is drawn."""
     top_k: jax.Array
-    """int32 (): number of the likeliest characters to draw from. If it is 0, or V or more, no character of V is excluded."""
+    """int32 (): number of the likeliest characters to draw from. If it is 0, or at least V, no character is excluded."""
     top_p: jax.Array
     """float32 (): a character is drawn from the n likeliest characters, where n is the smallest number for which their total probability is
     at least this value (nucleus sampling, Holtzman et al. 2020). If 1, no character is excluded."""
@@ -89,7 +89,9 @@ def check_mode(mode: Mode) -> Mode:
 
 
 def check_ids(name: str, ids: Any, vocabulary: int | None = None, axes: int = 1) -> Any:
-    """Return character ids as a NumPy array of ints of at most 32 bits, after checking them. A tracer of JAX stays a tracer.
+    """Return character ids as a NumPy array of ints of at most 32 bits, after checking them.
+
+    A tracer of JAX stays a tracer, and its values are not checked.
 
     Args:
         name: name of the ids in the error message.
@@ -210,7 +212,7 @@ class Sampler:
         rebuild: function that takes parameters and returns a `CharGenerator`.
         vocabulary: vocabulary size V.
         mode: "carried" (the model keeps its state, and reads only the character that was drawn last) or "window" (before each draw, the
-            model starts from a zero state and reads the last `length` characters of the text).
+            model starts from its initial state and reads the last `length` characters of the text).
         length: number of characters that the model reads before each draw in mode "window".
         mesh: device mesh over which the texts are sharded if their number is divisible by the number of devices. If None, the texts are
             not sharded. The drawn characters do not depend on the mesh.
@@ -294,7 +296,8 @@ class Sampler:
         Args:
             params: parameters of the model.
             key: random key of all draws.
-            prompt: character ids (B, P) of B prompts of the same length P. If P is 0, the model starts from its zero state.
+            prompt: character ids (B, P) of B prompts of the same length P. If P is 0, the first character is drawn from the
+                model's initial state.
             samples: number of texts to draw for each prompt. It may be above 1 only if there is a single prompt.
 
         Raises:

@@ -11,7 +11,7 @@ from lstm_jax.errors import Interrupted
 
 
 def test_sigterm_outside_the_epochs(ask, tmp_path, monkeypatch):
-    """SIGTERM ends a training with code 75 while it reads its data or draws figures, too, so that a scheduler starts it again."""
+    """SIGTERM ends a training with code 75 also while it reads its data or draws figures. A scheduler then starts it again."""
 
     def wait(self, console):
         os.kill(os.getpid(), signal.SIGTERM)
@@ -26,7 +26,10 @@ def test_sigterm_outside_the_epochs(ask, tmp_path, monkeypatch):
 
 
 def test_sigterm_in_a_process_that_ignores_sigint(ask, tmp_path, monkeypatch):
-    """`lstm-jax train ... &` in a script ignores SIGINT. SIGTERM is not lost in a method `__del__`, and does not affect the next call."""
+    """SIGTERM ends a training that ignores SIGINT, even if it arrives in a method `__del__`. It does not affect the next call.
+
+    Trainings that a script starts with `lstm-jax train ... &` ignore SIGINT.
+    """
 
     class Deleted:
         def __del__(self):

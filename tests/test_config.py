@@ -307,7 +307,7 @@ def test_sections_of_another_class(kind: type[RunConfig], section: str, wanted: 
 
 
 def test_sections_of_a_config_of_ones_own() -> None:
-    """A user's config of a run may have sections of any class where its annotation names none."""
+    """In a user's own subclass of `RunConfig`, a section annotated with `Any` may be of any class, and other sections are checked."""
 
     @dataclasses.dataclass(frozen=True)
     class Own(RunConfig):

@@ -22,14 +22,20 @@ from lstm_jax.commands import COMMANDS
 STUDIES = [path.stem for path in sorted((ROOT / "experiments").glob("*.py")) if path.stem != "study" and "study.main(" in path.read_text()]
 ARCHITECTURE = DOCS / "contributing" / "architecture.md"
 RUN_HERE = ("concepts", "contributing")
-"""Folders of the site whose cells are quick and are also run by these tests. Cells of tutorials run only when the site is built."""
+"""Folders of the site whose cells are quick and are also run by these tests.
+
+The cells of the tutorials, except those of the page onnx, run only when the site is built."""
 CODE = ("lstm_jax", "bench", "experiments")
 pages = pytest.mark.parametrize("page", PAGES, ids=NAMES)
 pytestmark = pytest.mark.usefixtures("quick_processes")
 
 
 def _program(page: Path) -> str:
-    """Return the Python code of a page as one program. The cells of the page numerics are left out, because Keras warns in them."""
+    """Return the Python code of a page as one program.
+
+    The program includes the cells of the pages in `RUN_HERE` and of the page onnx. The cells of the page numerics are left out, because
+    Keras warns in them.
+    """
     here = (page.parent.name in RUN_HERE or page.stem == "onnx") and page.stem != "numerics"
     return "\n".join(blocks(page, "python") + (blocks(page, "{code-cell}") if here else []))
 
@@ -149,7 +155,10 @@ def test_links_resolve(page: Path) -> None:
 
 @pages
 def test_paths_are_there(page: Path) -> None:
-    """Every path of a file or folder of the code that a page names in a code span exists, and only folders end with a slash."""
+    """Every path of the code or the documentation that a page names in a code span exists.
+
+    The paths of folders end with a slash, and those of files do not. Paths that begin with bench/results may break this rule.
+    """
     for span in spans(page):
         if re.fullmatch(r"(lstm_jax|bench|experiments|tests|docs)/[\w./-]*", span):
             assert (ROOT / span).exists(), span

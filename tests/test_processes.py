@@ -212,7 +212,7 @@ raise SystemExit(cli.main(["backends"]))
 
 
 def test_a_second_signal_leaves_no_process() -> None:
-    """A second Ctrl-C ends `launch` at once, and with it the processes that ignore Ctrl-C, as in the middle of a long step."""
+    """A second Ctrl-C ends `launch` and its processes at once, even if they ignore Ctrl-C, as they do in the middle of a long step."""
     with subprocess.Popen([sys.executable, "-c", LAUNCH], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as launched:
         assert launched.stdout is not None
         assert [launched.stdout.readline() for _ in range(2)] == ["running\n"] * 2

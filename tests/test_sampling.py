@@ -177,7 +177,7 @@ def test_top_k_and_top_p_keep_the_likeliest(eighths, k, p):
 
 
 def test_rules_suit_every_vocabulary():
-    """Rules that exclude nothing in a small vocabulary exclude nothing in a large one, and k above the vocabulary is the vocabulary."""
+    """If top k is larger than the vocabulary, it excludes no character."""
     uniform, logits = jax.random.uniform(jax.random.key(0), (50,)), jax.random.normal(jax.random.key(1), (50, V))
     for method in ("some", None):
         wanted = draw(uniform, logits, make_rules(top_p=0.9), "some").tolist()
@@ -188,7 +188,11 @@ def test_rules_suit_every_vocabulary():
 @pytest.mark.parametrize("k", [1, 5, 40, 63])
 @pytest.mark.parametrize(("step", "temperature"), [(0.03, 1e6), (0.03, 1e-6), (18.0, 1.0), (0.03, 1.0)])
 def test_top_k_keeps_exactly_k_of_different_logits(k, step, temperature):
-    """Rounding makes log-probabilities equal at a high temperature, and their sum 1 far below the likeliest one, but logits differ."""
+    """If all logits differ, top k keeps exactly k characters, although rounding makes probabilities or cumulative sums of them equal.
+
+    At a high temperature, the log-probabilities are equal. If few characters have almost all of the probability, the cumulative sums of
+    the others are all 1.
+    """
     logits = jnp.asarray([[-step * n for n in range(64)]], jnp.float32)
     assert np.isfinite(allowed_logits(logits, make_rules(temperature=temperature, top_k=k))[0]).sum() == k
 

@@ -3,6 +3,7 @@
 The flag gives the name of a peer and its options, which together are called a candidate. Each peer runs in its own process.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -204,7 +205,8 @@ def read_candidate(text: str) -> Candidate:
             describes the options.
 
     Raises:
-        InputError: if the peer does not exist, if an option does not exist for this peer, or if the value of an option is invalid.
+        InputError: if the peer or the dtype does not exist, if an option does not exist for this peer, if a number cannot be parsed or
+            is out of range, or if the backend of "ours" does not exist. The backends of other peers are not checked.
     """
     from lstm_jax.recurrence import BACKENDS  # imported here because it imports JAX, which the process of another peer must not load
 
@@ -220,6 +222,8 @@ def read_candidate(text: str) -> Candidate:
         numbers = {option: float(pairs[option]) for option in (*RATES, "slower") if option in pairs}
     except ValueError as error:
         raise InputError("peer", text, f"give numbers as in {name}:dropout=0.2") from error
+    for option, number in numbers.items():
+        require(0 <= number < (1 if option in RATES else math.inf), option, number, "give 0 or more, a rate below 1")
     return Candidate(text, name, backend, dtype=dtype, **numbers)
 
 

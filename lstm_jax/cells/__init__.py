@@ -102,11 +102,13 @@ for _kind in (*_STATES, ProjectedParams, *dict.fromkeys(row.params for row in _R
 def find_cell(cell: str | Cell) -> Cell:
     """Return the cell with the given name, or check a given cell and return it.
 
+    For a name, the modules in the environment variable `LSTM_JAX_CELLS`, which register cells of the user, are imported first.
+
     Args:
         cell: a name in `CELLS`, or a `Cell`.
 
     Raises:
-        InputError: if no cell has the given name, or `check_cell` rejects the given cell.
+        InputError: if no cell has the given name, if one of the modules cannot be imported, or if `check_cell` rejects the given cell.
     """
     if isinstance(cell, str):
         import_cells()
@@ -161,7 +163,7 @@ def with_activations(cell: Cell, activation: str | Activation | None, recurrent_
     Raises:
         InputError: in one of these cases.
 
-            - An activation is unknown.
+            - An activation is unknown, or `find_activation` rejects the function.
             - The activations of the cell cannot be changed. This holds for every cell that a user registers.
             - The cell has one gate, and `recurrent_activation` is not sigmoid.
     """

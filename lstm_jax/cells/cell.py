@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from lstm_jax.cells import products
 from lstm_jax.errors import InputError, require
 
+_STEPS, _BATCH, _FEATURES, _UNITS = 7, 5, 3, 4
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -31,19 +33,23 @@ class Cell:
         initial_state: function initial_state(batch, units, dtype) that returns the initial state. The state is a NamedTuple with a field
             `h`, which is the output of the cell.
         step: function step(params, state, z, mask, compute_dtype) that returns the state after one step. z (B, gates * H) is the projected
-            input of this step, `mask` is the mask of recurrent dropout or None, and `compute_dtype` is the dtype of the matrix products, or
-            None for the dtype of the arrays.
-        project: function project(params, x, mask, compute_dtype) that returns the projected input z (T, B, gates * H) of all steps. The
-            input x has the shape (T, B, E), and `mask` is the mask of input dropout or None. The default function returns x W plus the
-            bias, where W is the kernel.
+            input of this step. `mask` is the mask of recurrent dropout: (B, H) if all gates share it, (gates, B, H) with one mask per gate,
+            or None. `compute_dtype` is the dtype of the matrix products, or None for the dtype of the arrays. `step` is also called at
+            padded steps, with the z of x = 0. The result is discarded, but its derivatives must be finite there, or gradients become NaN.
+        project: function project(params, x, mask, compute_dtype) that returns the projected input z (T, B, gates * H) of all steps. x is
+            the input (T, B, E). If the input of the layer is int ids and `takes_ids` is false, x holds their one-hot vectors. `mask` is the
+            mask of input dropout: (B, E), (gates, B, E) or None. The default function returns x W plus the bias, where W is the kernel.
         linear: function linear(z) for a cell whose output after a step is a h + b, elementwise, where h is the output before the step. It
-            returns the arrays a and b. None if the cell is not of this form. Backends call it in place of `step` only if the state has no
-            field besides `h`; see `is_linear`.
+            returns the arrays a and b (..., H) for z (..., gates * H), with any leading axes: z may belong to one step or to all steps.
+            None if the cell is not of this form. Backends call `linear` in place of `step` only if the state has no field besides `h`;
+            see `is_linear`.
         make_step: function make_step(activation, recurrent_activation) that returns a function `step` with these activations; None if the
             activations of the cell cannot be changed. A cell with one gate ignores `recurrent_activation`. It is only used for the cells of
             this library: the activations of other cells cannot be changed.
         outputs: number of columns of the output h, which is also the number of rows of the recurrent kernel and the number of columns of a
             mask of recurrent dropout. 0 means the number of units H.
+        takes_ids: whether `project` also takes int ids (T, B), which need less time and memory than one-hot vectors. None means true for
+            the functions of this library, and false for others.
     """
 
     name: str
@@ -57,6 +63,7 @@ class Cell:
     linear: Callable | None = None
     make_step: Callable | None = None
     outputs: int = 0
+    takes_ids: bool | None = None
 
     def __copy__(self) -> "Cell":
         """Return the cell itself, since a cell cannot be changed."""
@@ -89,7 +96,23 @@ class Cell:
 
     @cached_property
     def _state_fields(self) -> tuple[str, ...]:
-        return jax.eval_shape(lambda: self.initial_state(_BATCH, _UNITS))._fields
+        return self.state_like()._fields
+
+    def state_like(self, units: int = _UNITS) -> Any:
+        """Return the initial state of a batch of one row, with shapes and dtypes in place of arrays. The dtype is float32."""
+        return jax.eval_shape(lambda: self.initial_state(1, units, jnp.float32))
+
+    def projectable(self, params: Any, x: Any, masked: bool = False) -> Any:
+        """Return x, or one-hot vectors in place of ids x (T, B) that `project` does not take.
+
+        No function takes ids together with a mask of input dropout. `masked` says whether there is such a mask.
+        """
+        takes_ids = self.takes_ids
+        if takes_ids is None:
+            takes_ids = getattr(self.project, "__module__", "").partition(".")[0] == __name__.partition(".")[0]
+        if x.ndim == 3 or (takes_ids and not masked):
+            return x
+        return products.one_hot_rows(x, params.kernel.shape[0], params.kernel.dtype)
 
     @property
     def has_recurrent_kernel(self) -> bool:
@@ -109,11 +132,13 @@ def made_by(cell: Cell, maker: Callable[..., Cell], *args: Any) -> Cell:
 
 
 def is_made_here(cell: Cell) -> bool:
-    """Return whether this library defines the cell. It does not define the cells that users make, also from its own."""
+    """Return whether this library defines the cell. The cells that `with_activations` and `with_projection` return count as defined here.
+
+    A cell that a user makes does not count, even if it is a changed copy of a cell of this library.
+    """
     return cell in _MAKERS
 
 
-_STEPS, _BATCH, _FEATURES, _UNITS = 7, 5, 3, 4
 _REMEDY = "see docs/contributing/own_cell.md"
 
 

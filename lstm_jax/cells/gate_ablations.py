@@ -37,8 +37,9 @@ VARIANTS = {
 class GateRecurrentParams(NamedTuple):
     """Parameters of the LSTM with full gate recurrence, whose gates i, f and o also depend on i, f and o of the previous step.
 
-    For E input features and H units, they are kernel (E, 4H), recurrent_kernel (H, 4H), bias (4H,) and gate_kernel (3H, 3H). `gate_kernel`
-    multiplies the gates of the previous step, and the product is added to the pre-activations of i, f and o.
+    For E input features and H units, they are kernel (E, 4H), recurrent_kernel (H, 4H), bias (4H,) and gate_kernel (3H, 3H). An axis of
+    size 4H contains the gates i, f, g, o, in this order. `gate_kernel` multiplies the gates i, f, o of the previous step, and the product
+    is added to the pre-activations of i, f, o. Both axes of `gate_kernel` have this order.
     """
 
     kernel: jax.Array

@@ -36,8 +36,9 @@ GATES = 3
 class GRUParams(NamedTuple):
     """Parameters of the GRU: kernel W (E, 3H), recurrent_kernel U (H, 3H), bias (3H,) and recurrent_bias (3H,).
 
-    E is the number of input features, H the number of units and h the previous output. `recurrent_bias` is added to h U. In the candidate,
-    the reset gate multiplies the sum, as in the default form of the GRU in Keras.
+    E is the number of input features, H the number of units and h the previous output. The columns belong to the update gate u, the reset
+    gate r and the candidate n, in this order. `recurrent_bias` is added to h U. In the candidate, the reset gate multiplies this sum, as in
+    the default form of the GRU in Keras.
     """
 
     kernel: jax.Array
@@ -49,8 +50,9 @@ class GRUParams(NamedTuple):
 class ResetBeforeParams(NamedTuple):
     """Parameters of the GRU in the form of Keras' `reset_after=False`: kernel W (E, 3H), recurrent_kernel U (H, 3H) and bias (3H,).
 
-    E is the number of input features, H the number of units and h the previous output. In this form, the reset gate r multiplies h before
-    the matrix product, so the candidate contains (r h) U.
+    E is the number of input features, H the number of units and h the previous output. The columns belong to the update gate u, the reset
+    gate r and the candidate n, in this order. In this form, the reset gate r multiplies h before the matrix product, so the candidate
+    contains (r h) U.
     """
 
     kernel: jax.Array

@@ -28,7 +28,7 @@ EPSILON = 1e-5
 class LayerNormParams(NamedTuple):
     """Parameters of the LSTM with layer normalisation, for E input features and H units.
 
-    The inputs are x, and h is the previous output.
+    The inputs are x, and h is the previous output. An axis of size 4H contains the gates i, f, g, o, in this order.
 
     Attributes:
         kernel: kernel W (E, 4H).

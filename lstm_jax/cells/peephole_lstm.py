@@ -21,8 +21,8 @@ from lstm_jax.shapes import GATES
 class PeepholeParams(NamedTuple):
     """Parameters of the LSTM with peepholes: kernel (E, 4H), recurrent_kernel (H, 4H), bias (4H,) and peepholes (3H,).
 
-    E is the number of input features and H the number of units. `peepholes` contains the weights of the cell state in the gates i, f and o,
-    in this order.
+    E is the number of input features and H the number of units. The columns of the kernels and the entries of the bias belong to the gates
+    i, f, g, o, in this order. `peepholes` contains the weights of the cell state in the gates i, f and o, in this order.
     """
 
     kernel: jax.Array

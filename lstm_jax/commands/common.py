@@ -125,7 +125,7 @@ class Train(ABC):
     json: bool = False
     """Print nothing but the content of the run's result.json, on one line, when the training ends."""
     group: Flat[Processes] = field(default_factory=Processes)
-    """Place of this process in a run of several processes."""
+    """Settings of this process in a run of several processes."""
 
     @classmethod
     def with_preset(cls, arguments: Sequence[str]) -> "Train | None":

@@ -176,7 +176,7 @@ class ExportEmbedding:
     run: Path = Path("runs/sentiment")
     """Folder of a trained run."""
     format: Literal["word2vec", "projector"] = "word2vec"
-    """Format of the files: word2vec's text format, or two files for TensorBoard's embedding projector."""
+    """Format of the files: word2vec's text format, or three files for TensorBoard's embedding projector."""
     force: bool = False
     """Replace existing files, even if another program wrote them."""
 

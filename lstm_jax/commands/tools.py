@@ -48,7 +48,7 @@ class ShardText(Checked):
     clean: Literal["source", "source-cased", "lower", "none", "exact"] = "source"
     """Recipe by which the text is cleaned, as in train generation."""
     unit: Literal["character", "byte"] = "character"
-    """Token of the model: a Unicode character, or a byte, with which the text may have any encoding."""
+    """Token of the model: a Unicode character or a byte. With 'byte', a text file may have any encoding."""
     workers: CountOrNone = 0
     """Number of processes that write shards at the same time. 0 means one per core."""
 

@@ -114,7 +114,8 @@ def read_config(path: Path, kind: type[C]) -> C:
 
             - The file does not exist or is not JSON.
             - It contains no config, or a config of another class than `kind`.
-            - The config lacks a section, or has an unknown field or an invalid value.
+            - The config lacks a section, or a section has an unknown field or an invalid value. Sections that `kind` does not have are
+              ignored.
     """
     raw = _read_json(path)
     task = raw["task"]

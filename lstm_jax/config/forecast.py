@@ -38,7 +38,7 @@ class SeriesConfig:
 
 @dataclass(frozen=True)
 class ForecastModelConfig(RecurrentConfig):
-    """Config of the forecasting model: an LSTM, then a layer that gives the mean and standard deviation of each forecast entry."""
+    """Config of the forecasting model: recurrent layers, then a dense layer for the mean and standard deviation of each forecast entry."""
 
     units: Count = 32
     """Number of units of each recurrent layer."""

@@ -11,7 +11,7 @@ from lstm_jax.errors import require
 
 @dataclass(frozen=True)
 class GenerationModelConfig(RecurrentConfig):
-    """Config of the character model: one-hot characters or an embedding, then LSTM layers, then a softmax over the characters."""
+    """Config of the character model: one-hot characters or an embedding, then recurrent layers, then a softmax over the characters."""
 
     embed: Features = 0
     """Number of features of the embedding of the characters. 0 means one-hot characters without an embedding."""
@@ -38,7 +38,7 @@ class TextConfig:
     but keeps upper case. 'lower' only changes letters to lower case. 'none' and 'exact' keep all characters. All except 'exact' change line
     endings to those of Unix."""
     unit: Literal["character", "byte"] = "character"
-    """Token of the model: a Unicode character, or a byte, with which the text may have any encoding."""
+    """Token of the model: a Unicode character or a byte. With 'byte', a text file may have any encoding."""
     regime: Literal["windows", "stream"] = "windows"
     """'windows' reads each window from a zero state and predicts the character after it, as the Keras example lstm_text_generation does.
     'stream' predicts every character and carries the state from batch to batch (truncated back-propagation through time)."""
@@ -46,11 +46,11 @@ class TextConfig:
     """'memory' reads the whole text. 'stream' leaves it in the files that `lstm-jax data shard` has written, and reads each batch from
     there, for a text that is larger than the memory. --data is then the folder of these files."""
     article_resets: bool = field(default=False, metadata=ADDED)
-    """In a stream, replace the state by zeros at the beginning of each article, so that an article is read without those before it."""
+    """In a stream, replace the state by zeros at the beginning of each article, so that the articles before it have no effect."""
     length: Characters = 40
     """Number of characters in a window. In a stream, number of steps of truncated back-propagation."""
     step: Characters = 5
-    """Number of characters from the start of one window to the start of the next."""
+    """Number of characters from the start of one window to the start of the next. A stream ignores it."""
     validation: Share = 0.1
     """Share of the text, at its end, that is held out for validation. 0 holds out nothing."""
     unseen: Literal["include", "error", "drop"] = "include"

@@ -1,4 +1,4 @@
-"""Config of a sentiment run, with sections for the reviews, the model and the training."""
+"""Config of a sentiment run, with sections for the reviews, the model, the training and the pretraining."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
@@ -74,8 +74,9 @@ class SentimentModelConfig(RecurrentConfig):
     head_dropout: Share = field(default=0.0, metadata=ADDED)
     """Dropout rate of the input features of the output layer."""
     adversarial: RateOrNone = field(default=0.0, metadata=ADDED)
-    """Size of the change of each review's word vectors that raises the loss most, relative to the root mean square of these vectors. The
-    loss of the changed review is added to that of the review (Miyato et al. 2017). 0 changes none."""
+    """Size of the adversarial change of each review's word vectors: the norm of the change, divided by the root mean square of the vectors.
+    The change is the one of this size that raises the loss most. The loss of the changed review is added to the loss of the review (Miyato
+    et al. 2017). 0 means no change."""
     mask_zero: bool = False
     """Skip padding (id 0). By default padding is read like a word, as in the Keras example imdb_lstm."""
 

@@ -22,7 +22,7 @@ def check_fields(config: Any) -> None:
     of Python. A single path in a field of the type tuple[str, ...] becomes a tuple with one string.
 
     Raises:
-        InputError: if the value of a field is not allowed. The message names the first such field.
+        InputError: if the value of a field is not allowed. The message names the field.
     """
     check_numbers(config)
     for own in dataclasses.fields(config):

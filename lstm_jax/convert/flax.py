@@ -116,8 +116,10 @@ def _leaves(tree: Mapping[Any, Any], above: str = "") -> dict[str, object]:
 def _cell_leaves(tree: Mapping[Any, Any]) -> dict[str, object]:
     """Flatten the parameter tree of a Flax LSTM cell, and return a dict from paths, such as "hi/kernel", to arrays.
 
-    Some trees have the outer keys "params" and "cell". These keys are removed from the paths. The state of random number generators is left
-    out.
+    If all paths begin with the outer keys "params" or "cell", these keys are removed. The state of random number generators is left out.
+
+    Raises:
+        InputError: if `tree` is not a mapping.
     """
     remedy = "give the parameters of a cell, such as nnx.to_pure_dict(nnx.state(cell))"
     require(isinstance(tree, Mapping), "parameter tree", kind_of(tree), remedy)

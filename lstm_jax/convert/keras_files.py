@@ -80,7 +80,8 @@ def sentiment_from_keras_file(path: str | os.PathLike[str]) -> Arrays:
 
     A `.keras` archive stores the order of the layers, their inputs and their options. Each layer must read the output of the layer before
     it and nothing else. Options that change the result, such as activations and `go_backwards`, must have the values that lstm_jax
-    supports.
+    supports. One exception is the option `mask_zero` of the Embedding, which is not checked. The model of lstm_jax needs the same
+    `mask_zero` to compute the same probabilities.
 
     A `.weights.h5` file does not store the options of the layers. They are not checked, so make sure that lstm_jax supports them. The file
     stores the order of layers of the same class, but not the order of layers of different classes, such as LSTM and Bidirectional. That
@@ -107,8 +108,9 @@ def generation_from_keras_file(path: str | os.PathLike[str]) -> Arrays:
     of LSTMCells. The last recurrent layer may return its last output or all outputs.
 
     Options that change the result, such as activations and `go_backwards`, must have the values that lstm_jax supports. They are checked
-    only in a `.keras` archive, because a `.weights.h5` file stores no options. The option `mask_zero` of an Embedding is never checked and
-    has no effect on the result. `sentiment_from_keras_file` describes how the order of the layers is found.
+    only in a `.keras` archive, because a `.weights.h5` file stores no options. The option `mask_zero` of an Embedding is never checked: a
+    Keras model with `mask_zero=True` skips the character with the id 0, but the character model of lstm_jax reads it.
+    `sentiment_from_keras_file` describes how the order of the layers is found.
 
     Args:
         path: path of the file.

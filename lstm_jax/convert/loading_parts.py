@@ -109,9 +109,9 @@ def split_flat(model: Any, weights: Any) -> tuple[list[Layer], Pairs]:
         second list has pairs: a parameter of the embedding or the head, and the array with its new values.
 
     Raises:
-        InputError: if `weights` is not such a dict, if a key is missing or unknown, or if a shape is not that of the model. If the model
-            ties the kernel of its head to the embedding, "head/kernel" may be absent. The error is also raised if it is given and is not
-            the transposed embedding table.
+        InputError: if `weights` is not such a dict, if a key is missing or unknown, or if a shape is not that of the model. A model that
+            ties the kernel of its head to the embedding does not need "head/kernel". If this key is given for such a model, its array must
+            be the transposed embedding table.
     """
     kind = SENTIMENT if is_a(model, OWN, "SentimentClassifier") else CHARACTER
     remedy = "give a flat dict such as that of sentiment_from_keras_file, or load the parts of the model one by one"

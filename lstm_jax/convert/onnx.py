@@ -124,8 +124,8 @@ def sentiment_to_onnx(
         an `onnx.ModelProto`.
 
     Raises:
-        InputError: if ONNX has no operator for the cell, if the keys, shapes or dtypes of the parameters are wrong, if `metadata` is not a
-            dict from strings to strings, or if the package onnx is not installed.
+        InputError: if ONNX has no operator for the cell, if `merge` or `pooling` is unknown, if the keys, shapes or dtypes of the
+            parameters are wrong, if `metadata` is not a dict from strings to strings, or if the package onnx is not installed.
     """
     require(isinstance(pooling, str) and pooling in POOLINGS, "pooling", pooling, f"give one of {', '.join(POOLINGS)}")
     table, layers, head, outputs = _split(params, cell, merge, SENTIMENT)

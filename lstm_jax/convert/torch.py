@@ -50,7 +50,7 @@ def sentiment_from_torch(state_dict: Mapping[str, Any], embedding: str = "embedd
     """Convert the weights of a PyTorch sentiment model to a flat dict of weights of lstm_jax.
 
     The PyTorch model is a module with an nn.Embedding, an nn.LSTM and an nn.Linear(H, 1), or nn.Linear(2H, 1) if the nn.LSTM is
-    bidirectional. H is the number of units.
+    bidirectional. H is the number of units. If the nn.Linear has no bias, "head/bias" in the result is zeros.
 
     Args:
         state_dict: state dict of the module. Its values are arrays or tensors.
@@ -91,7 +91,8 @@ def generation_from_torch(state_dict: Mapping[str, Any], embedding: str = "embed
     """Convert the weights of a PyTorch character model to a flat dict of weights of lstm_jax.
 
     The PyTorch model is a module with an optional nn.Embedding, an nn.LSTM and an nn.Linear(H, V), where H is the number of units and V the
-    number of characters. Without an embedding the input is one-hot, and the nn.LSTM must have V input features.
+    number of characters. Without an embedding the input is one-hot, and the nn.LSTM must have V input features. If the nn.Linear has no
+    bias, "head/bias" in the result is zeros.
 
     If the embedding and the nn.Linear share their weights, a PyTorch state dict contains these weights under two names, and the result
     contains both "embedding/embedding" and "head/kernel". To tie the weights in lstm_jax too, remove "head/kernel" from the result.
@@ -166,6 +167,7 @@ def read_torch_file(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     Raises:
         InputError: if the name of the file does not end in .safetensors, or the file is missing or damaged.
     """
+    import ml_dtypes  # noqa: F401 - defines the dtype bfloat16, with which safetensors reads arrays of it
     from safetensors.numpy import load_file
 
     remedy = "save the weights with safetensors.torch.save_file(model.state_dict(), 'model.safetensors')"

@@ -26,7 +26,7 @@ def file_digest(path: Path, name: str = "sha256") -> str:
     Raises:
         InputError: if the file cannot be read.
     """
-    with parsing(f"file {path}", READABLE), open_input(path) as file:
+    with parsing(f"file {path}", READABLE), open_input(path, limited=False) as file:
         return hashlib.file_digest(file, name).hexdigest()
 
 

@@ -1,7 +1,7 @@
 """Arrays of ids for data sets that are larger than the memory. The ids stay in memory-mapped files, and are read when they are used."""
 
 import mmap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,8 +25,8 @@ class MappedIds:
     Each shard has a vocabulary of its own, to which its stored ids belong. When ids are read, they are converted to the joint vocabulary of
     all shards.
 
-    This class has those operations of a NumPy array that training needs: `len`, slices, arrays of indices, `take`, `dtype`, `itemsize` and
-    `nbytes`.
+    This class has those operations of a NumPy array that training needs: `len`, slices, arrays of indices, iteration, `take`, `dtype`,
+    `itemsize` and `nbytes`.
 
     Args:
         shards: a pair (ids, joint) for each shard: the ids that are stored, and an array in which joint[k] is the id in the joint
@@ -54,10 +54,29 @@ class MappedIds:
         return self.end - self.begin
 
     def __getitem__(self, places: slice | np.ndarray) -> np.ndarray:
-        """Return the ids at the indices `places`, a slice or an array, as a NumPy array. Negative indices count from the end."""
+        """Return the ids at the indices `places` as a NumPy array.
+
+        `places` is a slice, an array of indices, of which negative ones count from the end, or a bool array (len(self),).
+
+        Raises:
+            IndexError: if an index is outside this array, or if a bool array has another shape.
+        """
         if isinstance(places, slice):
             return self.take(np.arange(*places.indices(len(self))))
+        places = np.asarray(places)
+        if places.dtype.kind == "i" or (places.dtype.itemsize < 8 and places.dtype.kind == "u"):
+            places = places.astype(np.int64)  # a narrow dtype does not hold len(self)
+        if places.dtype == bool:
+            if places.shape != (len(self),):
+                raise IndexError(f"a bool array of shape {places.shape} for {len(self)} ids")
+            return self.take(np.flatnonzero(places))
+        if places.size and not -len(self) <= places.min() <= places.max() < len(self):
+            raise IndexError(f"indices {places.min()} to {places.max()} for {len(self)} ids")
         return self.take(np.where(places < 0, places + len(self), places))
+
+    def __iter__(self) -> Iterator[Any]:
+        for begin in range(0, len(self), READ):
+            yield from self[begin : begin + READ]
 
     def take(self, places: np.ndarray, mode: str = "clip") -> np.ndarray:
         """Return the ids at the indices `places`, as a NumPy array of the same shape.

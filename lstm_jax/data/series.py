@@ -107,7 +107,11 @@ class Series:
                 found = np.asarray([_in_utc(time) for time in found.flat], "datetime64[us]").reshape(found.shape)
             if found.dtype.kind == "M":
                 require(self.dated, "times", found.dtype, remedy)
-                return found.astype("datetime64[us]").astype(np.float64) / (DAY * 1e6)
+                micros = found.astype("datetime64[us]")
+                finer = np.datetime_data(found.dtype)[0] in ("ns", "ps", "fs", "as")  # these are rounded, and the others overflow
+                exact = ~np.isnat(found) & (finer | (micros.astype(found.dtype) == found))
+                require(bool(exact.all()), "times", found[~exact][:1].tolist() or "", "give times that datetime64 holds in microseconds")
+                return micros.astype(np.float64) / (DAY * 1e6)
             numbers = found.dtype.kind in "iuf" or found.dtype.name == "bfloat16"
             numbers = numbers or (objects and all(isinstance(time, Real | Decimal) for time in found.flat))
             require(numbers, "times", found.tolist(), remedy)

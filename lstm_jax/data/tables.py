@@ -1,15 +1,18 @@
 """Reading of tables. A table is a JSON-lines or CSV file, which may be compressed by xz."""
 
+import contextlib
 import csv
 import itertools
 import json
 import lzma
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from lstm_jax.data.text_files import require_no_archive, require_utf8
 from lstm_jax.errors import InputError, require
+from lstm_jax.files import reading
 from lstm_jax.files.reading import expanded, open_input, parsing
 
 ENDINGS = (".jsonl", ".jsonl.xz", ".csv", ".csv.xz")
@@ -21,7 +24,7 @@ def is_table(path: Path) -> bool:
     return path.name.lower().endswith(ENDINGS)
 
 
-def table_rows(path: Path, wanted: tuple[str, ...] = ()) -> Iterator[tuple[int, dict[str, Any]]]:
+def table_rows(path: Path, wanted: tuple[str, ...] = (), limited: bool = True) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield a pair (line number, values) for each row of a CSV or JSON-lines file.
 
     The values of a row are a dict from the names of the columns to the values in this row.
@@ -31,6 +34,7 @@ def table_rows(path: Path, wanted: tuple[str, ...] = ()) -> Iterator[tuple[int, 
         wanted: names of columns that the caller needs. They serve only to detect a CSV file that separates its fields by semicolons or
             tabs. Such a file is detected if its first line, split at semicolons or at tabs, gives all these names. Split at commas, the
             line must not give all of them.
+        limited: whether a large file is an error; see `open_input`.
 
     Raises:
         InputError: in one of these cases.
@@ -42,7 +46,7 @@ def table_rows(path: Path, wanted: tuple[str, ...] = ()) -> Iterator[tuple[int, 
     """
     csv_file = ".csv" in path.name.lower()[-7:]
     subject, remedy = f"file {path}", "give a complete file that can be read"
-    with parsing(subject, remedy), open_input(path, subject, remedy) as file:
+    with parsing(subject, remedy), open_input(path, subject, remedy, limited) as file:
         lines = _lines(path, file)
         yield from _csv_rows(path, lines, wanted) if csv_file else _json_rows(path, lines)
 
@@ -50,7 +54,9 @@ def table_rows(path: Path, wanted: tuple[str, ...] = ()) -> Iterator[tuple[int, 
 def _lines(path: Path, file: IO[bytes]) -> Iterator[str]:
     if path.suffix.lower() == ".xz":
         file = expanded(lzma.open(file), path.stat().st_size, f"file {path}")  # noqa: SIM115
-    for number, line in enumerate(file, 1):
+    most = reading.most_bytes()
+    for number, line in enumerate(iter(lambda: file.readline(most + 1), b""), 1):
+        require(len(line) <= most, f"line {number} of {path}", f"more than {most:,} bytes", reading.MORE)
         if number == 1:
             require_no_archive(line, path)
             require_utf8(line, f"line 1 of {path}")
@@ -72,7 +78,7 @@ def parse_number(text: str) -> float:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Return the Python value of a JSON text.
+    """Return the Python value of a JSON text. NaN, Infinity and -Infinity are accepted too, as by `json.loads`.
 
     Raises:
         ValueError: if the text is not valid JSON, an object has the same name twice, or the values are nested too deeply.
@@ -126,18 +132,38 @@ def _csv_rows(path: Path, lines: Iterable[str], wanted: tuple[str, ...]) -> Iter
     lines = iter(lines)
     header = next(lines, "")
     require(not header or header.strip() != "", f"line 1 of {path}", "empty", "give the names of the columns there")
-    previous = csv.field_size_limit(FIELD_LIMIT)
-    reader = csv.DictReader(itertools.chain([header], lines), strict=True)
+    with _long_fields():
+        reader = csv.DictReader(itertools.chain([header], lines), strict=True)
+        try:
+            _require_commas(path, header, wanted)
+            names = reader.fieldnames or ()
+            twice = [name for name in names if names.count(name) > 1]
+            require(not twice, f"columns of {path}", f"{twice[0] if twice else ''!r} twice", "give each column a name of its own")
+            for row in reader:
+                if None in row:
+                    raise csv.Error(f"{len(row[None])} fields too many")
+                yield reader.line_num, row
+        except csv.Error as error:
+            line = max(1, reader.reader.line_num)
+            raise InputError(f"line {line} of {path}", error, "put texts in quotes, one field a column") from error
+
+
+_readers: list[int] = []
+"""For each table that is being read: the limit of Python's csv module before the first of these tables."""
+_lock = threading.Lock()
+
+
+@contextlib.contextmanager
+def _long_fields() -> Iterator[None]:
+    """Raise the limit for the fields of a CSV file, which the whole process shares, until no table is read any more."""
+    with _lock:
+        before = _readers[0] if _readers else csv.field_size_limit()
+        _readers.append(before)
+        csv.field_size_limit(max(FIELD_LIMIT, before))
     try:
-        _require_commas(path, header, wanted)
-        names = reader.fieldnames or ()
-        twice = [name for name in names if names.count(name) > 1]
-        require(not twice, f"columns of {path}", f"{twice[0] if twice else ''!r} twice", "give each column a name of its own")
-        for row in reader:
-            if None in row:
-                raise csv.Error(f"{len(row[None])} fields too many")
-            yield reader.line_num, row
-    except csv.Error as error:
-        raise InputError(f"line {max(1, reader.reader.line_num)} of {path}", error, "put texts in quotes, one field a column") from error
+        yield
     finally:
-        csv.field_size_limit(previous)
+        with _lock:
+            _readers.pop()
+            if not _readers:
+                csv.field_size_limit(before)

@@ -10,7 +10,11 @@ ARCHIVES = {
     b"PK\x05\x06": ("an empty .zip archive", "give the files themselves"),
     b"\x1f\x8b": ("compressed by gzip", "unpack it with gunzip"),
     b"\xfd7zXZ\x00": ("compressed by xz", "unpack it with unxz"),
-    b"BZh": ("compressed by bzip2", "unpack it with bunzip2"),
+    **{
+        b"BZh%d" % level + block: ("compressed by bzip2", "unpack it with bunzip2")
+        for level in range(1, 10)
+        for block in (b"1AY&SY", b"\x17rE8P\x90")  # the second is the end of an empty file
+    },
     b"\x28\xb5\x2f\xfd": ("compressed by zstd", "unpack it with unzstd"),
     b"7z\xbc\xaf\x27\x1c": ("a .7z archive", "unpack it"),
     b"%PDF-": ("a PDF", "extract its text first, as with pdftotext"),

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable
 
 MOST = 15
-"""Number of digits that each float64 number keeps."""
+"""Largest result of `digits_for`. Every decimal number of 15 significant digits can be restored from the float64 number nearest to it."""
 
 
 def digits_for(values: Iterable[float], least: int) -> int:

@@ -41,6 +41,9 @@ def folder_lock(folder: Path) -> Iterator[None]:
     """Wait for the lock of an existing folder, and hold it during a with-statement.
 
     No file is written: the folder itself is locked. If the file system does not support locks, the with-statement runs without a lock.
+
+    Raises:
+        OSError: if the folder cannot be opened or locked.
     """
     number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -65,9 +68,15 @@ def _open_lock(path: Path, subject: str) -> IO[str]:
                 owner = file.read(200).strip() or "another process"
                 raise InputError(subject, f"in use by {owner}", "wait until it ends, or name another folder") from error
         if os.path.exists(path) and os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {os.uname().nodename}\n")
-            file.flush()
+            try:
+                file.truncate(0)
+                file.write(f"process {os.getpid()} on {os.uname().nodename}\n")
+                file.flush()
+            except OSError as error:
+                os.unlink(path)
+                with contextlib.suppress(OSError):
+                    file.close()  # tries to write again
+                raise InputError(f"{subject}: lock {path.name}", error.strerror or error, "free some space") from error
             return file
         file.close()  # the previous owner removed the file after it was opened here: try again
 

@@ -41,7 +41,8 @@ def read_header(content: bytes, subject: str, remedy: str) -> Header:
         remedy: advice to the user at the end of error messages.
 
     Raises:
-        InputError: if the header is missing or damaged, or if the shape in the header has an entry that is negative or not an integer.
+        InputError: if the header is missing or damaged, if its format is neither 1.0 nor 2.0, or if the shape in the header has an entry
+            that is negative or not an integer.
     """
     file = io.BytesIO(content)
     with parsing(subject, remedy):

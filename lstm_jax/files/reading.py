@@ -5,8 +5,8 @@ The path of a data file can cause three problems:
 - It may lead to a small compressed file that expands to gigabytes.
 - It may lead to a file on which a parser fails with an exception that the parser's documentation does not mention.
 
-Therefore all code that reads data opens files with `open_input` or `read_input`, decompresses them with `expanded`, and parses them inside
-`with parsing(...)`.
+Code that reads a whole data file therefore opens it with `open_input` or `read_input`, decompresses it with `expanded`, and parses it
+inside `with parsing(...)`.
 """
 
 import contextlib
@@ -120,20 +120,24 @@ def locate(path: str | Path, subject: str, remedy: str) -> Path:
 
 
 @contextlib.contextmanager
-def open_input(path: str | os.PathLike[str], subject: str = "", remedy: str = READABLE) -> Iterator[io.BufferedReader]:
+def open_input(
+    path: str | os.PathLike[str], subject: str = "", remedy: str = READABLE, limited: bool = True
+) -> Iterator[io.BufferedReader]:
     """Open a file for reading during a with-statement. At the end of the with-statement, check that the file has not changed.
 
     Args:
         path: path of the file.
         subject: name of the file in error messages. If empty, the name is "file PATH".
         remedy: advice to the user at the end of error messages.
+        limited: whether a file of more than `most_bytes()` bytes is an error. If false, it is one only if the environment variable
+            `LSTM_JAX_MAX_BYTES` sets this number, and the caller must not keep the whole file in memory.
 
     Yields:
         The open file, in binary mode.
 
     Raises:
-        InputError: if the file is absent, cannot be read, is not a regular file, has more than `most_bytes()` bytes, or has changed while
-            it was read.
+        InputError: if the file is absent, cannot be read, is not a regular file, is larger than `limited` allows, or has changed while it
+            was read.
     """
     subject = subject or f"file {path}"
     with parsing(subject, remedy):
@@ -144,7 +148,8 @@ def open_input(path: str | os.PathLike[str], subject: str = "", remedy: str = RE
         before = os.fstat(handle)
         _require_regular(before, subject, remedy)
         most = most_bytes()
-        require(before.st_size <= most, subject, f"{before.st_size:,} bytes, more than {most:,}", MORE)
+        unlimited = not limited and not _requested_bytes()
+        require(unlimited or before.st_size <= most, subject, f"{before.st_size:,} bytes, more than {most:,}", MORE)
         yield file
         after = os.fstat(handle)
         same = (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns)
@@ -171,6 +176,7 @@ def read_input(path: str | Path, subject: str = "", remedy: str = READABLE) -> b
     """
     subject = subject or f"file {path}"
     if str(path) == STANDARD_INPUT:
+        require(sys.stdin is not None, "standard input", "closed", "name a file, or send the text through a pipe")
         return _read_all(sys.stdin.buffer, subject, remedy)
     with open_input(path, subject, remedy) as file:
         return _read_all(file, subject, remedy)

@@ -85,9 +85,23 @@ def check_output(path: Path, inputs: Iterable[Path | str] = (), force: bool = Fa
 
 
 def _check_folder(path: Path) -> None:
+    """Check that a file can be created in the folder of `path`, also one with the longer name of a temporary file."""
     above = next((folder for folder in path.absolute().parents if os.path.lexists(folder)), Path("/"))
     good = above.is_dir() and os.access(above, os.W_OK | os.X_OK)
     require(good, f"writing {path}", f"{above} is no folder, or read-only", "name a folder that can be written")
+    missing = path.absolute().relative_to(above).parts
+    for name in (*missing, _temporary(path).name):
+        try:
+            os.lstat(above / name)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise InputError(f"writing {path}", error.strerror, "name another file") from error
+
+
+def _temporary(path: Path) -> Path:
+    """Return a new path for a temporary file that is renamed to `path`."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
 
 
 def _marked(path: Path) -> bool:
@@ -170,7 +184,7 @@ def _open_temporary(path: Path) -> tuple[Path, IO[bytes]]:
     The temporary file is locked while it is open, so that other processes do not remove it as a leftover of a killed process.
     """
     while True:
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+        temporary = _temporary(path)
         file = temporary.open("xb")
         taken = isinstance(lock_error(file), BlockingIOError)  # by a process that is about to remove it
         if not taken and temporary.exists():  # false if another process removed it before it was locked

@@ -171,7 +171,8 @@ def reach(norms: np.ndarray | jax.Array, share: float = 0.9) -> np.ndarray:
         share: fraction of the sum of the norms, above 0 and at most 1.
 
     Returns:
-        An int array (K,) with the number n for each output. n is 0 if the norm of step s alone is large enough, or if a norm is NaN.
+        An int array (K,) with the number n for each output. n is 0 if the norm of step s alone is large enough, and also if a norm of the
+        steps 0 to s is not finite.
 
     Raises:
         InputError: if `share` is not above 0 and at most 1, if `norms` is no array (K, T) with K at most T, or if a norm is negative.
@@ -185,5 +186,6 @@ def reach(norms: np.ndarray | jax.Array, share: float = 0.9) -> np.ndarray:
     reached = np.zeros(count, int)
     for k, row in enumerate(rows):
         backwards = np.cumsum(row[: steps - count + k + 1][::-1])
-        reached[k] = int(np.searchsorted(backwards, share * backwards[-1] * (1 - 1e-12)))
+        if np.isfinite(backwards[-1]):
+            reached[k] = int(np.searchsorted(backwards, share * backwards[-1] * (1 - 1e-12)))
     return reached

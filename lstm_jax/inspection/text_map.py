@@ -60,7 +60,7 @@ def surprise_page(text: str, bits: np.ndarray, path: Path, title: str, force: bo
     The surprise of a character is -log2 of the probability that a model predicted for it.
 
     Args:
-        text: the N characters.
+        text: the N characters. N must be at least 2.
         bits: (N - 1,) surprise in bits of each character except the first.
         path: path of the page.
         title: title of the page.
@@ -68,8 +68,9 @@ def surprise_page(text: str, bits: np.ndarray, path: Path, title: str, force: bo
             file with the mark is always replaced.
 
     Raises:
-        InputError: if `bits` does not have N - 1 values, or if the file cannot be written.
+        InputError: if N is below 2, if `bits` does not have N - 1 values, or if the file cannot be written.
     """
+    require(len(text) >= 2, "text", f"{len(text)} characters", "give 2 or more")
     require(len(bits) == len(text) - 1, "bits", len(bits), f"give one less than the text's {len(text)} characters")
     top = 8.0
     levels = np.clip(np.rint(np.minimum(bits, top) / top * (_LEVELS - 1)), 0, _LEVELS - 1).astype(int)
@@ -94,11 +95,13 @@ def units_page(text: str, activations: np.ndarray, units: Sequence[int], path: P
             file with the mark is always replaced.
 
     Raises:
-        InputError: if `activations` does not have N rows, or if the file cannot be written.
+        InputError: if `activations` does not have N rows, if there is no unit with one of the indices, or if the file cannot be written.
     """
     require(len(activations) == len(text), "activations", len(activations), f"give one row for each of {len(text)} characters")
     sections = []
     for unit in units:
+        size = activations.shape[1]
+        require(0 <= unit < size, "unit", unit, f"give 0 to {size - 1}")
         values = np.clip(activations[:, unit], -1, 1)
         levels = np.rint(np.abs(values) * (_LEVELS - 1)).astype(int)
         classes = [("p" if v > 0 else "n") + str(n) if n else "" for v, n in zip(values, levels, strict=True)]

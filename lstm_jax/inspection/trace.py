@@ -14,7 +14,7 @@ from flax import nnx
 from jax.extend.core import get_opaque_trace_state
 
 from lstm_jax.cells import CELLS, Cell
-from lstm_jax.cells.products import masked_matmul, one_hot_rows
+from lstm_jax.cells.products import masked_matmul
 from lstm_jax.errors import require
 from lstm_jax.layers.recurrent import Recurrent
 from lstm_jax.recurrence import reference
@@ -154,8 +154,7 @@ def _traced(path: str, cell: Cell, operands: Operands, compute_dtype: Any, backw
         found = gates(params, before, z, dropout.recurrent, compute_dtype) if gates else {}
         return after._asdict(), found
 
-    if x.ndim == 2 and dropout.input is not None:
-        x = one_hot_rows(x, params.kernel.shape[0], params.kernel.dtype)
+    x = cell.projectable(params, x, dropout.input is not None)
     (states, values), _ = reference.run(cell, params, x, state, valid, dropout, resets, compute_dtype, record=record)
 
     def rows_first(array: jax.Array) -> jax.Array:

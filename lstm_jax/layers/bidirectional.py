@@ -30,13 +30,14 @@ class Bidirectional(nnx.Module):
         backward: dict from the name of an argument, for example "units" or "cell", to its value for the backward layer. The arguments that
             are not in the dict are the same for both layers. None stands for an empty dict.
         rngs: random streams; weights are drawn from the stream `params`, and masks from the stream `dropout`.
-        options: further arguments of `Recurrent` for both layers, except `go_backwards` and `keep_order`. The cell is an LSTM by default.
+        options: further arguments of `Recurrent` for both layers, except `go_backwards`, `keep_order` and `zero_output_for_mask`, which is
+            an argument of a call alone. The cell is an LSTM by default.
 
     Raises:
         InputError: in one of these cases.
 
             - `merge_mode` is unknown.
-            - `go_backwards` or `keep_order` is true.
+            - `go_backwards` or `keep_order` is true, or `zero_output_for_mask` is given.
             - `backward` contains an argument that both layers must share.
             - `merge_mode` is "sum", "ave" or "mul", and the two layers have different numbers of output features.
             - `Recurrent` does not accept an argument.
@@ -57,6 +58,8 @@ class Bidirectional(nnx.Module):
         require(merge_mode in ("concat", "sum", "ave", "mul", None), "merge_mode", merge_mode, "give concat, sum, ave, mul or None")
         for name in ("go_backwards", "keep_order"):
             require(not options.get(name), name, options.get(name), "Bidirectional has both directions")
+        zeros, remedy = options.get("zero_output_for_mask"), "Bidirectional returns zeros at padded steps: give it to a call to change that"
+        require(zeros is None, "zero_output_for_mask", zeros, remedy)
         self.merge_mode, self.return_sequences, self.return_state = merge_mode, return_sequences, return_state
         both: dict[str, Any] = options | {"units": units, "return_sequences": return_sequences, "return_state": True}
         both["zero_output_for_mask"] = return_sequences
@@ -151,7 +154,7 @@ class Bidirectional(nnx.Module):
         if states is None:
             return None, None
         require(isinstance(states, tuple | list), name, type(states).__name__, "give a pair, forward and backward")
-        sizes = [len(jax.eval_shape(lambda row=layer.row: row.initial_state(1, 1))) for layer in (self.forward, self.backward)]
+        sizes = [len(layer.row.state_like()) for layer in (self.forward, self.backward)]
         flat = not hasattr(states, "_fields") and len(states) == sum(sizes) and not any(isinstance(s, tuple | list) for s in states)
         if flat:
             return tuple(states[: sizes[0]]), tuple(states[sizes[0] :])
@@ -179,7 +182,7 @@ class Bidirectional(nnx.Module):
                 state, followed by the arrays of the backward state. None means the states carried from the previous call or, if there are
                 none, the states after a reset (see `reset_state`).
             reset_state: states of both layers after a reset, in the same form as `initial_state`. None means the learned initial states if
-                the layers have them, else zeros.
+                the layers have them, else the initial states of their cells.
             dropout: a pair of `DropoutMasks`, for the forward and the backward layer. None means that new masks are drawn in training mode.
             rngs: source of random numbers for the masks: a key, a random stream, or `Rngs` with a stream `dropout`. A key is split into one
                 key for each layer. None means the random streams of the layers.

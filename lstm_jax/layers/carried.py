@@ -80,8 +80,9 @@ class LayerState(nnx.Module):
     def initial_state(self, batch: int | None, dtype=None) -> Any:
         """Return the initial state of the layer for a batch of `batch` rows.
 
-        Each row is the learned initial state of the layer. For a layer without a learned initial state, the rows are zeros. A state that a
-        stateful layer carries between calls is not taken into account.
+        Each row is the learned initial state of the layer. For a layer without a learned initial state, the rows are the initial state of
+        the cell, which is zeros for the cells of this library. A state that a stateful layer carries between calls is not taken into
+        account.
 
         Args:
             batch: number of rows B. None means no batch axis, so that the arrays are (H,), for example for `step` under `jax.vmap`.
@@ -121,7 +122,7 @@ class LayerState(nnx.Module):
             self.carried = carry(self.initial_state(batch))
 
     def _reset_state(self, given: Any) -> Any:
-        """Return the state that replaces the state of the layer at a reset, or None if zeros replace it.
+        """Return the state that replaces the state of the layer at a reset, or None if the initial state of the cell replaces it.
 
         If `given` is not None, it is returned unchanged. Otherwise the learned initial state of the layer, with arrays (H,), is returned.
         The result is None if the layer has no learned initial state either.
@@ -131,7 +132,7 @@ class LayerState(nnx.Module):
         """
         if given is not None or not self.learned_state:
             return given
-        like = jax.eval_shape(lambda: self.row.initial_state(1, 1))
+        like = self.row.state_like()
         return type(like)(*(getattr(self, INITIAL + name)[...] for name in like._fields))
 
     def _start(self, batch: int, initial_state: Any, reset_state: Any) -> Any:
@@ -142,7 +143,7 @@ class LayerState(nnx.Module):
         1. the argument `initial_state`;
         2. the state that the layer carries from the previous call;
         3. the learned initial state, if `reset_state` is None;
-        4. None, with which `unroll` starts from `reset_state` or, if that is None too, from zeros.
+        4. None, with which `unroll` starts from `reset_state` or, if that is None too, from the initial state of the cell.
 
         Args:
             batch: number of rows of the call.
@@ -158,7 +159,7 @@ class LayerState(nnx.Module):
         check_batch(self.carried, batch)
         if initial_state is not None:
             return initial_state
-        like = jax.eval_shape(lambda: self.row.initial_state(1, 1))
+        like = self.row.state_like()
         return type(like)(*(v[...] for v in self.carried))
 
     def _carry(self, state: Any) -> None:

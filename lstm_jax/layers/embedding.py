@@ -14,7 +14,8 @@ class Embedding(nnx.Module):
     """Embedding layer, equal to `keras.layers.Embedding`. It maps int ids (...) to vectors (..., features), the rows of a learned table.
 
     Args:
-        vocabulary: number of rows of the table. Valid ids are 0 to vocabulary - 1; a larger id gives a vector of NaN, as in `jnp.take`.
+        vocabulary: number of rows of the table. Valid ids are 0 to vocabulary - 1. As in `jnp.take`, a negative id counts from the end, and
+            an id out of range gives a vector of NaN.
         features: number of columns of the table.
         mask_zero: whether id 0 means padding. If so, the method `mask` returns a bool array that is True where an id is not 0.
         initializer: name of an initialiser, or a function (key, shape, dtype) -> table. The default draws uniformly from [-0.05, 0.05), as

@@ -56,9 +56,9 @@ class Recurrent(LayerState):
         go_backwards: whether to read the sequence in reverse. The outputs are in the order in which the steps are processed, unless
             `keep_order` is true.
         keep_order: whether the outputs of a layer with `go_backwards` are in the order of time, as in `flax.nnx.RNN`.
-        learned_state: whether the initial state is a parameter of the layer: `initial_h` (H,) and, for a cell with a cell state,
-            `initial_c` (H,). Before training they are zeros. A call starts from this state if no other state is given or carried, and it is
-            also the state after a reset.
+        learned_state: whether the initial state is learned, with one parameter for each array of the state: `initial_h` (H,) and, for an
+            LSTM, `initial_c` (H,). Before training they are zeros. A call starts from this state if no other state is given or carried, and
+            it is also the state after a reset.
         stateful: whether each call starts from the final state of the previous call. The first call, and the first call after the method
             `reset_state` was called, start from the initial state.
         unit_forget_bias: whether the bias of the forget gate, if the cell has one, is initialised to 1.
@@ -217,7 +217,7 @@ class Recurrent(LayerState):
         fits = len(shape) == 3 and shape[2] in (features, None)
         require(fits, "shape", shape, f"give (batch, steps, {features})")
         outputs = (*shape[:2], self.output_features) if self.return_sequences else (shape[0], self.output_features)
-        state = jax.eval_shape(lambda: self.row.initial_state(1, self.units))
+        state = self.row.state_like(self.units)
         return (outputs, type(state)(*((shape[0], *part.shape[1:]) for part in state))) if self.return_state else outputs
 
     def draw_masks(self, batch: int, rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None, steps: int = 0) -> DropoutMasks:
@@ -244,7 +244,7 @@ class Recurrent(LayerState):
         if not has_zoneout:
             return masks
         require(steps >= 1, "steps", steps, "zoneout draws for each step: give 1 or more")
-        state = jax.eval_shape(lambda: self.row.initial_state(1, self.units))
+        state = self.row.state_like(self.units)
         sizes = {name: part.shape[1] for name, part in state._asdict().items()}
         return masks._replace(zoneout=draw_zoneout(jax.random.fold_in(key, 2), self.zoneout, steps, batch, sizes))
 
@@ -276,7 +276,7 @@ class Recurrent(LayerState):
             resets: bool (B, T), or (T, B) if `time_major` is true. True marks the first step of a new sequence within a row, before which
                 the state is replaced by `reset_state`; see `unroll`.
             reset_state: state after a reset: a state, or a tuple or list of arrays (B, H) or (H,). None means the learned initial state if
-                the layer has one, else zeros.
+                the layer has one, else the initial state of the cell.
             segment_ids: int (B, T), or (T, B) if `time_major` is true. They number the sequences that are packed in a row, and are 0 at
                 padded steps. They are given in place of `mask`, `lengths` and `resets`; see `unroll`.
             initial_state: initial state of the cell: a state, or a tuple or list of (B, H) arrays. None means the state carried from the

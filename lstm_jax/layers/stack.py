@@ -214,7 +214,8 @@ class RecurrentStack(nnx.Module):
                 by the initial states. None means that no row starts a new sequence.
 
         Raises:
-            InputError: if an argument has a wrong shape or dtype, or if a layer reads sequences in reverse.
+            InputError: if an argument has a wrong shape or dtype, if `state` is no list with a state for each layer, or if a layer reads
+                sequences in reverse.
         """
         shown = f"{len(state)} states" if isinstance(state, Sequence) else type(state).__name__
         fits = isinstance(state, Sequence) and len(state) == len(self.layers)

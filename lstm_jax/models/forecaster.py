@@ -26,10 +26,10 @@ class Forecaster(nnx.Module):
     def __init__(self, config: ForecastModelConfig, features: int, horizon: int, *, rngs: nnx.Rngs):
         layers: list[Recurrent | Bidirectional] = []
         for n in range(config.layers):
-            size = config.units if n else features
+            size = layers[-1].output_features if layers else features
             layers.append(make_layer(recurrent, size, config, return_sequences=n < config.layers - 1, rngs=rngs))
         self.recurrent = RecurrentStack(layers)
-        self.head = ClassifierHead(config.units + horizon, 2 * horizon, rngs=rngs)
+        self.head = ClassifierHead(layers[-1].output_features + horizon, 2 * horizon, rngs=rngs)
 
     def __call__(
         self,

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from lstm_jax.cells import CELLS
 from lstm_jax.config import GenerationModelConfig
+from lstm_jax.errors import require
 from lstm_jax.layers import Bidirectional, ClassifierHead, Embedding, Recurrent, RecurrentStack, TiedHead, recurrent
 from lstm_jax.models.layers import make_layer
 from lstm_jax.runtime import sharding
@@ -30,12 +31,14 @@ class CharGenerator(nnx.Module):
         self.units, self.cell = config.units, config.cell
         self.embedding = Embedding(vocabulary, config.embed, rngs=rngs) if config.embed else None
         layers: list[Recurrent | Bidirectional] = []
-        for n in range(config.layers):
-            features = config.units if n else config.embed or vocabulary
+        for _ in range(config.layers):
+            features = layers[-1].output_features if layers else config.embed or vocabulary
             layers.append(make_layer(recurrent, features, config, return_sequences=True, return_state=True, rngs=rngs))
         self.recurrent = RecurrentStack(layers)
+        outputs = layers[-1].output_features
+        require(not config.tied or outputs == config.embed, "tied", f"{outputs} outputs", f"the embedding has {config.embed}: leave it out")
         self.head: ClassifierHead | TiedHead = (
-            TiedHead(vocabulary, rngs=rngs) if config.tied else ClassifierHead(config.units, vocabulary, rngs=rngs)
+            TiedHead(vocabulary, rngs=rngs) if config.tied else ClassifierHead(outputs, vocabulary, rngs=rngs)
         )
 
     def initial_state(self, batch: int) -> list[Any]:
@@ -46,7 +49,7 @@ class CharGenerator(nnx.Module):
         Args:
             batch: batch size B.
         """
-        return [CELLS[self.cell].initial_state(batch, self.units) for _ in self.recurrent.layers]
+        return [CELLS[self.cell].initial_state(batch, self.units, jnp.float32) for _ in self.recurrent.layers]
 
     def hidden(
         self,

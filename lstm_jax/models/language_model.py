@@ -60,10 +60,12 @@ class WordLanguageModel(nnx.Module):
         Args:
             ids: word ids (B, L + 1) of B windows.
             deterministic: whether to run without dropout. If None, the last call of `train()` or `eval()` decides.
-            rngs: random key from which the dropout masks are drawn. It may be None if no dropout is applied.
+            rngs: random key from which the dropout masks are drawn. It must be given if dropout with the rate `config.dropout` is applied.
+                Otherwise it may be None: the recurrent layers then draw the masks of recurrent dropout, weight dropout and zoneout from
+                the streams that they were made with.
 
         Raises:
-            InputError: if `rngs` is None and dropout is applied.
+            InputError: if `rngs` is None, and either `config.dropout` is applied or a layer that needs masks has no random stream.
         """
         words = ids.T
         vectors = self.embedding(words, 1)

@@ -1,4 +1,4 @@
-"""Conversion of models to pure functions of their parameters, and the table of a model's layers."""
+"""Division of a model into its parameters and a pure function that rebuilds it from them, and the table of a model's layers."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -55,6 +55,10 @@ def split_module(module: nnx.Module) -> Parts:
 
 def functional(model: nnx.Module) -> Functional:
     """Split a model into its parameters and a function that rebuilds the model from parameters.
+
+    In a rebuilt model, all other variables have the values that they had in `model` at this call. If a rebuilt model draws dropout masks
+    from its own random streams, it therefore draws the same masks after each `rebuild`. To get new masks, give `rngs` to the call of the
+    model, or use `split_module`.
 
     The returned `rebuild` raises `InputError` if a parameter is missing or unknown, or has another shape than in `model`.
     """

@@ -47,10 +47,9 @@ class SentimentClassifier(nnx.Module):
             inner = n < config.layers - 1 or config.pooling != "last"
             if config.bidirectional:
                 layer = make_layer(Bidirectional, features, config, merge_mode=config.merge, return_sequences=inner, rngs=rngs)
-                features = layer.output_features
             else:
                 layer = make_layer(recurrent, features, config, return_sequences=inner, rngs=rngs)
-                features = config.units
+            features = layer.output_features
             layers.append(layer)
         self.recurrent = RecurrentStack(layers)
         self.head = ClassifierHead(features * (1 + (config.pooling == "mean+max")), 1, rngs=rngs)
@@ -80,7 +79,8 @@ class SentimentClassifier(nnx.Module):
                 dropout of the recurrent layers it may be None: they then draw from the streams that they were made with.
 
         Raises:
-            InputError: if `ids` are not ints, or `rngs` is None and word dropout or dropout of the head is applied.
+            InputError: if `ids` are not ints, if `rngs` is None and word dropout or dropout of the head is applied, or if texts are packed
+                and a bidirectional model with the pooling "last" merges its directions in another way than "concat".
         """
         # the recurrence runs over time, so the vectors are gathered with time as the first axis; int32 has room for the token `DROPPED`
         steps_first = as_int32("ids", ids, "give ints").T
@@ -127,7 +127,9 @@ class SentimentClassifier(nnx.Module):
         layer = self.recurrent.layers[-1]
         if not isinstance(layer, Bidirectional):
             return last
-        units = layer.forward.units
+        merge = layer.merge_mode
+        require(merge == "concat", "merge", merge, "packed texts with the pooling last need concat")
+        units = layer.forward.output_features
         return jnp.concatenate([last[..., :units], h[packed.first, rows][..., units:]], axis=-1)
 
     def _key(self, rngs: nnx.Rngs | jax.Array | None, number: int) -> jax.Array:

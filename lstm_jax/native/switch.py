@@ -15,7 +15,8 @@ def compiled_code(enabled: bool) -> contextlib.AbstractContextManager:
     """Return a context manager that turns the use of compiled C++ code on or off.
 
     Without compiled code, the recurrence, the dropout masks and row-sparse updates are computed in JAX. The results with and without
-    compiled code are equal up to rounding. The environment variable LSTM_JAX_COMPILED_CODE=0 turns compiled code off for the whole process.
+    compiled code are equal up to rounding. The environment variable LSTM_JAX_COMPILED_CODE=0 turns compiled code off for the process,
+    except within `compiled_code(True)`.
 
     Args:
         enabled: whether to use compiled code within the context.

@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 
 from lstm_jax.cells import Cell
-from lstm_jax.cells.products import one_hot_rows
 from lstm_jax.dropout import DropoutMasks
 from lstm_jax.errors import require
 from lstm_jax.primitives.partition import in_automatic_mode, vary_together
@@ -62,7 +61,8 @@ def unroll(
             the kernel is one row of the kernel, which is read without a multiplication. A negative id counts from the end, and an id out of
             range gives NaN.
         initial_state: the initial state of the cell, or a tuple or list of its arrays in the order of its fields. The arrays are converted
-            to the dtype of the parameters. None means `reset_state` if it is given, else zeros.
+            to the dtype of the parameters. None means `reset_state` if it is given, else the state that the function `initial_state` of the
+            cell returns, which is zeros for the cells of this library.
         mask: bool (B, T), or (T, B) if `time_major` is true, that is False at padded steps. A padded step copies the state and repeats the
             previous output. In a mask of numbers, 0 means False and any other number means True.
         lengths: int (B,), the number of valid steps at the start of each row, clipped to 0..T. It may be given instead of `mask`.
@@ -71,7 +71,8 @@ def unroll(
             next. If `backwards` is true, the row is divided into the same sequences, and each of them is read from its end. The state is
             then replaced after the marked step has been processed, and a reset at step 0 has no effect.
         reset_state: the state after a reset: a state of the cell, or a tuple or list of its arrays, each (B, H), or (H,) for all rows. It
-            is differentiated, so that an initial state can be learned. None means zeros.
+            is differentiated, so that an initial state can be learned. None means the state that the function `initial_state` of the cell
+            returns.
         segment_ids: int (B, T), or (T, B) if `time_major` is true, for several sequences packed in a row: the steps of a sequence have the
             same id, adjacent sequences have different ids, and padded steps have the id 0. The state is reset at the first step of each
             sequence except the first one of the row. `segment_ids` replaces `resets`, `mask` and `lengths`; see `lstm_jax.packing`.
@@ -159,11 +160,10 @@ def _run(backend: Backend, cell: Cell, operands: Operands, compute_dtype, sequen
 def _run_rows(run: Callable, cell: Cell, params, x, state, valid, dropout: DropoutMasks, *rest):
     """Call the function `run` of a backend and return its results. If necessary, first convert ids in x to one-hot vectors.
 
-    The conversion is necessary if there is an input dropout mask, since this mask cannot be applied to ids. The arguments after `run` are
-    those of `reference.run`.
+    The conversion is necessary if there is an input dropout mask, since this mask cannot be applied to ids, and for a user's own function
+    `Cell.project`. The arguments after `run` are those of `reference.run`.
     """
-    if x.ndim == 2 and dropout.input is not None:
-        x = one_hot_rows(x, params.kernel.shape[0], params.kernel.dtype)
+    x = cell.projectable(params, x, dropout.input is not None)
     return run(cell, params, x, state, valid, dropout, *rest)
 
 

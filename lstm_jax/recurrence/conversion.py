@@ -98,7 +98,7 @@ def as_int32(name: str, value, remedy: str) -> jax.Array:
 def check_32_bits(name: str, array: Any) -> None:
     """Check that a NumPy array of 64-bit ints has no value beyond 32 bits, unless JAX computes in 64 bits. Other values are not checked.
 
-    JAX would keep the low 32 bits of such a value, so that an id beyond an embedding table became the id of another row.
+    JAX would keep only the low 32 bits of such a value. An id beyond an embedding table would then become the id of another row.
 
     Raises:
         InputError: if a value is beyond the range of int32 or, in an array of uint64, of uint32.

@@ -267,7 +267,7 @@ def gradients(params: LSTMParams, x: Array, dropout: DropoutMasks, h: Array, d_z
 
     Args:
         params: parameters of the LSTM.
-        x: inputs (T, B, E); or int ids (T, B), for which the returned gradient is None.
+        x: inputs (T, B, E); or int ids (T, B), for which the gradients of the inputs and of the mask of input dropout are None.
         dropout: dropout masks.
         h: array (T, B, H), h before each step.
         d_z: gradient with respect to the pre-activations, from the backward loop: one array (T, B, 4H) or four arrays (T, B, H).

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from lstm_jax.cells import Cell
@@ -19,13 +20,16 @@ def largest_lyapunov_exponent(
     The distance of two states that are close to each other grows or shrinks as exp(exponent * steps). If the exponent is negative, the cell
     forgets its initial state. If it is positive, the cell is chaotic. The computation follows Benettin et al. 1980: the derivative of each
     step propagates a random tangent vector of the state, which is then scaled back to length 1. The exponent is the mean logarithm of the
-    factor by which a step lengthens the vector. Dropout and masks are not supported.
+    factor by which a step lengthens the vector. If a step maps the vector to zero, the vector stays zero. This step and all later ones then
+    contribute the logarithm of the smallest normal number (-87.3 in float32) instead of minus infinity.
+
+    Dropout and masks are not supported.
 
     Args:
         cell: the cell.
         params: parameters of the cell.
         x: inputs (B, T, E), or int ids (B, T), which stand for one-hot vectors; time is the first axis if `time_major` is true.
-        initial_state: initial state of the cell, with arrays (B, H). None means zeros.
+        initial_state: initial state of the cell, with arrays (B, H). None means the state that `cell.initial_state` returns.
         time_major: whether time is the first axis of x.
         skip: number of steps at the beginning that are left out of the mean.
         seed: seed of the random tangent vector.
@@ -34,8 +38,8 @@ def largest_lyapunov_exponent(
         InputError: if an argument is wrong, see `unroll`, or if `skip` is not in 0..T - 1.
     """
     params, x, state, *_ = read_operands(cell, params, x, initial_state, time_major=time_major)
-    require(0 <= skip < len(x), "skip", skip, f"give 0 to {len(x) - 1}")
-    z = cell.project(params, x, None, None)
+    require(isinstance(skip, int | np.integer) and 0 <= skip < len(x), "skip", skip, f"give 0 to {len(x) - 1}")
+    z = cell.project(params, cell.projectable(params, x), None, None)
     leaves, tree = jax.tree.flatten(state)
     keys = jax.random.split(jax.random.key(seed), len(leaves))
     drawn = jax.tree.unflatten(tree, [jax.random.normal(key, leaf.shape, leaf.dtype) for key, leaf in zip(keys, leaves, strict=True)])

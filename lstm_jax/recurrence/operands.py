@@ -134,7 +134,7 @@ def check_zoneout(cell: Cell, part: str, given) -> None:
     Raises:
         InputError: if the state does not contain the array.
     """
-    parts = [name for name in cell.initial_state(1, 1)._fields if name in ("h", "c")]
+    parts = [name for name in cell.state_like()._fields if name in ("h", "c")]
     require(part in parts, f"zoneout of {part}", given, f"the state of {cell.name} has {' and '.join(parts)} alone")
 
 

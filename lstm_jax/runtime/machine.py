@@ -10,7 +10,10 @@ from typing import NamedTuple
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -2, -3, -4
 """Numbers of options of the function mallopt(3) of glibc."""
 LARGE_BLOCK = 2**25
-"""Size in bytes above which glibc takes a block from the operating system, and returns it when it is freed; glibc allows no larger size."""
+"""Largest threshold in bytes that glibc allows for its option M_MMAP_THRESHOLD.
+
+glibc takes each block above the threshold directly from the operating system, and returns it when it is freed.
+"""
 HEAP = 2**26
 """Size in bytes of the heaps of threads other than the main thread in glibc."""
 
@@ -60,8 +63,8 @@ def keep_freed_memory(large: bool = True) -> bool:
 
     Args:
         large: whether blocks above 32 MiB are kept too. If false, each of them is returned when it is freed, unless a call with true came
-            before. In both cases the main thread keeps up to 2 GiB of free memory. Any other thread keeps all memory that it has used at
-            the same time.
+            before. In both cases the main thread keeps up to 2 GiB of free memory. Any other thread keeps as much memory as it has used at
+            its peak.
     """
     if platform.libc_ver()[0] != "glibc" or os.environ.get("LSTM_JAX_KEEP_MEMORY") == "0":
         return False

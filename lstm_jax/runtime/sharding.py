@@ -184,14 +184,17 @@ def gather_columns(table: jax.Array, ids: jax.Array, batch_axis: int = -1, mode:
         table: embedding table (V, E).
         ids: int array (...).
         batch_axis: index of the batch axis of `ids`.
-        mode: how an id outside the table is treated, as in `jnp.take`. With "fill" its result is a row of NaN, and with "clip" it is the
-            nearest row of the table.
+        mode: how an id outside the table is treated. With "fill", the ids -V to -1 count from the end of the table, and any other id
+            outside the table gives a row of NaN. With "clip", the result is the nearest row of the table.
 
     Returns:
         array (..., E), which on a mesh is sharded along the batch axis.
     """
     explicit = explicit_sharding(ids)
     if explicit is not None:
+        if mode == "clip":
+            wide = ids if ids.dtype.itemsize >= 4 else ids.astype(jnp.int32)  # a narrow dtype does not hold the number of rows
+            ids = jnp.clip(wide, 0, len(table) - 1)
         return table.at[ids].get(mode=mode, out_sharding=NamedSharding(explicit.mesh, PartitionSpec(*explicit.spec, None)))
     if ids.ndim == 0 or not _divides(table, 1) or not _divides(ids, batch_axis):
         return jnp.take(table, ids, axis=0, mode=mode)

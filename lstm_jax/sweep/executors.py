@@ -33,7 +33,10 @@ DONE, FAILED = "done", "failed"
 POLL_SECONDS = 0.5
 """Number of seconds after which the state of the Slurm jobs of a sweep is read again. submitit itself asks Slurm less often."""
 REFUSED = "refused"
-"""Key of the arguments of an `InputError`, in place of a row, if a process of a sweep cannot begin its run."""
+"""Key of the dict that a process of a sweep writes in place of a row if it cannot begin its run.
+
+The value of the key is the list of the arguments of an `InputError`.
+"""
 Outcomes = Generator[tuple[str, Row], None, None]
 
 

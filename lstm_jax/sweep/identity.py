@@ -117,7 +117,8 @@ def run_id(function: Run, config: Any) -> str:
     inside `config`, for example the values of fields. The name of such a class is covered only if it is not the usual class in this place,
     which in most cases is the class of the field's default value. The docstring of `other_classes` defines the usual class.
 
-    The values 1, 1.0 and True give different ids, although Python takes them to be equal.
+    The values 1, 1.0 and True give different ids, although Python takes them to be equal. Values that JSON writes in the same way give the
+    same id, such as a tuple and a list with the same items, or the dicts {1: "a"} and {"1": "a"}.
 
     Raises:
         InputError: if the function has no name, or if a dict in the config has keys that cannot be sorted.

@@ -10,6 +10,7 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
+from lstm_jax.config.values import config_values
 from lstm_jax.errors import InputError, require
 from lstm_jax.sweep.configs import is_config
 from lstm_jax.sweep.executors import EXECUTORS, FAILED, Resources
@@ -40,7 +41,8 @@ def run(
             method of an instance. Put all values on which the results depend into the config, and not into an enclosing function: the id
             of a run (see `run_id`) covers only the config and the name of the function.
         configs: instances of a frozen dataclass. Configs with the same id count as one run. In a field, the values 1, 1.0 and True give
-            different ids, although Python takes them to be equal. If a row names another config class, it is not a row of the config.
+            different ids, although Python takes them to be equal. A tuple and a list with the same items give the same id, and so do the
+            dict keys 1 and "1". If a row names another config class, it is not a row of the config.
         path: file with one row (a JSON object) per line. Rows are only appended. The file is created, before the first run, if it does not
             exist. Floats that are not finite are written in the form of Python's json module: NaN, Infinity or -Infinity.
         where: executor of the runs: "here" (in this process), "processes" (in fresh processes) or "slurm" (in Slurm jobs). A terminal shows
@@ -125,14 +127,25 @@ def _by_id(function: Run, configs: Iterable[Any]) -> dict[str, Any]:
     """Return a dict from the id of each run to its config.
 
     Raises:
-        InputError: if two configs have the same id but different classes. The id of a run does not cover the name of its config's class.
+        InputError: if two configs have the same id but different classes, or dicts with keys of different types. The id of a run covers
+            neither the name of its config's class nor the type of a key.
     """
     wanted: dict[str, Any] = {}
     for config in configs:
         first = wanted.setdefault(run_id(function, config), config)
         names = [import_name(type(item)) for item in (first, config)]
         require(names[0] == names[1], "configs", f"{' and '.join(names)} with the same values", "run each class in a call of its own")
+        keys = [_key_types(config_values(item)) for item in (first, config)]
+        require(keys[0] == keys[1], "configs", f"keys {' and '.join(map(str, keys))} with the same values", "give keys of one type")
     return wanted
+
+
+def _key_types(value: Any) -> list[str]:
+    """Return the names of the types of all keys of the dicts in a value, in the order of the keys as texts."""
+    if isinstance(value, dict):
+        items = sorted(value.items(), key=lambda item: str(item[0]))
+        return [name for key, item in items for name in (type(key).__name__, *_key_types(item))]
+    return [name for item in value for name in _key_types(item)] if isinstance(value, list | tuple) else []
 
 
 def _found(path: Path, wanted: Mapping[str, Any]) -> tuple[dict[str, Row], int]:

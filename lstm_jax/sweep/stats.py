@@ -52,8 +52,9 @@ def mean_interval(values: Values, seed: int = 0, draws: int = 2000) -> tuple[flo
 
     `seed` is the seed of the random draws, and `draws` the number of bootstrap resamples.
 
-    With three values or fewer the interval is the range of the values, which contains the true mean in fewer than 95 % of cases. At least
-    five values are needed for an interval that can be relied on.
+    With few values the interval is too short. If the values are normally distributed, it contains the true mean in about 75 % of cases
+    with three values, 83 % with five and 90 % with ten. With three values or fewer it is the range of the values. For few values, use
+    `t_interval`.
     """
     return float(np.mean(values)), *_bootstrap([values], np.mean, draws, seed)
 
@@ -61,8 +62,8 @@ def mean_interval(values: Values, seed: int = 0, draws: int = 2000) -> tuple[flo
 def t_interval(values: Values) -> tuple[float, float, float]:
     """Return the mean of N values and its 95 % confidence interval by Student's t-distribution, as (mean, low, high).
 
-    The interval assumes that the values are normally distributed. Under this assumption it is valid even for two to four values, for which
-    the interval of `mean_interval` is too short. For one value, low and high are nan.
+    The interval assumes that the values are normally distributed. Under this assumption it is valid even for two values, whereas the
+    interval of `mean_interval` is too short for few values. For one value, low and high are nan.
     """
     from scipy import stats
 
@@ -77,7 +78,8 @@ def t_interval(values: Values) -> tuple[float, float, float]:
 def ratio_interval(slow: Values, fast: Values, seed: int = 0, draws: int = 10_000) -> tuple[float, float, float]:
     """Return the ratio median(slow) / median(fast) of two independent samples and its 95 % confidence interval, as (ratio, low, high).
 
-    The interval is computed by the bootstrap, with `draws` resamples. `seed` is the seed of the random draws.
+    The interval is computed by the bootstrap, with `draws` resamples. `seed` is the seed of the random draws. With two or three values in
+    each sample the interval is too short: it contains the true ratio in about 70 % of cases with two values, and in 89 % with three.
     """
 
     def ratio(a: np.ndarray, b: np.ndarray, axis: int = -1) -> Any:
@@ -86,15 +88,15 @@ def ratio_interval(slow: Values, fast: Values, seed: int = 0, draws: int = 10_00
     return float(np.median(slow) / np.median(fast)), *_bootstrap([slow, fast], ratio, draws, seed)
 
 
-def geometric_mean_interval(ratios: Values, seed: int = 0, draws: int = 10_000) -> tuple[float, float, float]:
+def geometric_mean_interval(ratios: Values) -> tuple[float, float, float]:
     """Return the geometric mean of positive ratios and its 95 % confidence interval, as (mean, low, high).
 
-    The interval is computed by the bootstrap of the logarithms, with `draws` resamples. `seed` is the seed of the random draws.
+    The interval is that of `t_interval` for the logarithms of the ratios. For one ratio, low and high are nan.
 
     Raises:
         InputError: if a ratio is not a finite number above 0.
     """
-    mean, low, high = np.exp(mean_interval(_logs("ratios", ratios), seed, draws))
+    mean, low, high = np.exp(t_interval(_logs("ratios", ratios)))
     return float(mean), float(low), float(high)
 
 

@@ -1,4 +1,4 @@
-"""Texts of the text-generation task: the corpus that a config names, and the text that a trained model is to read."""
+"""Texts of the text-generation task: the corpus that a config names, and a text that a trained model reads to be examined."""
 
 import hashlib
 from collections.abc import Sequence
@@ -55,11 +55,12 @@ def read_text(
 
     Args:
         trained: the loaded run, a `generation.Trained`. Its vocabulary gives the ids.
-        paths: paths of files and folders; see `data.read_articles`. The articles in them are joined by spaces.
+        paths: paths of files and folders; see `data.read_articles`. The articles in them are joined by spaces. Their line ends are
+            converted as in the training text, even if `clean` is false.
         text: the text as a string.
         text_column: name of the column or key that holds the text, for files that are tables.
-        clean: whether to clean the text first; see `generation.Trained.encode`. Articles in files are cleaned one by one, as those of the
-            training text, and those without characters afterwards are left out.
+        clean: whether to clean the text first; see `generation.Trained.encode`. Articles in files are cleaned one by one, as in the
+            training text. Articles that are empty afterwards are left out.
         unknown: character that replaces characters outside the vocabulary; see `generation.Trained.encode`.
         most: largest number of ids to return, from the beginning of the text. If 0, all ids are returned.
 

@@ -81,7 +81,8 @@ class Generation(base.Task[GenerationConfig, data.Corpus]):
     def data_bytes(self) -> int:
         """Return the total size in bytes of the training text and the windows of the held-out text.
 
-        The windows of the training text are not counted, because they are never stored.
+        The windows of the training text are not counted, because they are never stored. If the model reads the text as streams, the
+        held-out text has no windows either, and only the training text is counted.
         """
         corpus, config = self.data, self.config.data
         held = 0 if self.stream else len(corpus.validation) // config.step * (config.length + 1)

@@ -93,6 +93,9 @@ def pack_reviews(split: data.EncodedSplit, length: int, truncating: str = "pre")
         split: the reviews.
         length: number of word ids L of a row.
         truncating: whether a longer review is cut at its beginning ("pre") or at its end ("post").
+
+    Raises:
+        InputError: if a review has no word ids.
     """
     steps = np.minimum(split.lengths, length)
     where = assign_rows(steps, length)

@@ -9,7 +9,7 @@ import numpy as np
 from lstm_jax import data
 from lstm_jax.config import SentimentConfig
 from lstm_jax.errors import InputError
-from lstm_jax.recurrence import as_array
+from lstm_jax.recurrence import as_array, clipped_int32
 from lstm_jax.tasks.packed_reviews import PackedRows, pack_reviews
 from lstm_jax.training import stream_order
 from lstm_jax.training.examples import Examples
@@ -80,17 +80,20 @@ def rows_of(split: data.EncodedSplit | data.ShardedSplit, config: SentimentConfi
     return Rows(split.padded(*shape), split.labels)
 
 
-def padded_ids(ids: Any) -> np.ndarray:
-    """Return the word ids (B, T) of B padded reviews as a NumPy array, after checking their dtype and shape.
+def padded_ids(ids: Any, vocabulary: int) -> np.ndarray:
+    """Return the word ids (B, T) of B padded reviews as a NumPy array of int32, after checking them.
 
     Raises:
-        InputError: unless `ids` is an array or a list of ints (B, T), where T is at least 1.
+        InputError: unless `ids` is an array or a list of ints (B, T), where T is at least 1, and all of them are 0 to `vocabulary` - 1.
     """
     remedy = "give ints (B, T), where T is 1 or more"
     array = np.asarray(as_array("ids", ids, remedy))
     if array.ndim != 2 or array.shape[1] == 0 or array.dtype.kind not in "iu":
         raise InputError("ids", f"{array.dtype} {array.shape}", remedy)
-    return array
+    found = clipped_int32(array)
+    if found.size and found.view(np.uint32).max() >= vocabulary:  # a negative id is a large number there
+        raise InputError("ids", array[(found < 0) | (found >= vocabulary)][0], f"the vocabulary has the ids 0 to {vocabulary - 1}")
+    return found
 
 
 def split_reviews(encoded: data.Reviews, config: SentimentConfig) -> tuple[Any, Any]:

@@ -140,7 +140,7 @@ def logits_of(rebuild: Callable, mesh: jax.sharding.Mesh) -> Callable[[Any, Spli
         ids = rows.ids if isinstance(rows, Rows) else rows
         if isinstance(ids, data.PaddedReviews):
             return np.concatenate([padded(params, block) for block in ids.blocks()])
-        return padded(params, ids if isinstance(rows, Rows) else padded_ids(ids))
+        return padded(params, ids if isinstance(rows, Rows) else padded_ids(ids, params[EMBEDDING].shape[0]))
 
     return logits
 

@@ -9,7 +9,6 @@ from flax import nnx
 
 from lstm_jax.errors import require
 from lstm_jax.models import SentimentClassifier, functional, set_products
-from lstm_jax.recurrence import clipped_int32
 from lstm_jax.tasks.review_rows import padded_ids
 
 
@@ -37,7 +36,7 @@ def make_server(model: SentimentClassifier, dtype: str | None = None) -> Callabl
     """
     remedy = "give a SentimentClassifier, such as trained.rebuild(trained.params)"
     require(isinstance(model, SentimentClassifier), "model", type(model).__name__, remedy)
-    folded = nnx.clone(model)
+    vocabulary, folded = model.embedding.embedding.shape[0], nnx.clone(model)
     folded.eval()
     if dtype is not None:
         set_products(folded, dtype)
@@ -54,6 +53,6 @@ def make_server(model: SentimentClassifier, dtype: str | None = None) -> Callabl
     compiled = jax.jit(run)
 
     def logits(ids: np.ndarray) -> np.ndarray:
-        return np.asarray(compiled(clipped_int32(padded_ids(ids)), *given))
+        return np.asarray(compiled(padded_ids(ids, vocabulary), *given))
 
     return logits

@@ -25,6 +25,10 @@ Rebuild = Callable[..., Any]
 """Function from parameters to a `CharGenerator` with these parameters."""
 
 
+MOST = 2**31 - 1
+"""Largest number of characters of a text in memory, since a training step computes their positions in int32."""
+
+
 def _gather(length: int, step: int) -> Callable[[Any, Any], Any]:
     """Return a function gather(text, numbers) that cuts the B examples of a batch out of a text.
 
@@ -47,10 +51,10 @@ def window_examples(text: np.ndarray | data.ShardedText, length: int, step: int)
     previous one, as in `data.windows`. `text` holds character ids (N,).
 
     Raises:
-        InputError: if the text has fewer than `length` + 1 characters.
+        InputError: if the text has fewer than `length` + 1 characters, or is a NumPy array of more than `MOST` characters.
     """
     count = data.some_windows(len(text), length, step)
-    streamed = isinstance(text, data.ShardedText)
+    streamed = _is_streamed(text)
     return Examples(text, count, _gather(length, step), epoch_order, streamed, stream_order.shuffled if streamed else None)
 
 
@@ -72,14 +76,18 @@ def stream_examples(text: np.ndarray | data.ShardedText, length: int, batch: int
             ids alone. The ids have one more column than the model reads, because the last character of each row is only a target.
 
     Raises:
-        InputError: if `starts` is given and `text` is a `ShardedText`, or if the text has fewer than (batch + 1) * length characters: a
-            training step reads batch * length characters, and `length` more are needed for the random shift and the last target.
+        InputError: in one of these cases.
+
+            - `starts` is given and `text` is a `ShardedText`.
+            - The text has fewer than (batch + 1) * length characters: a training step reads batch * length characters, and `length` more
+              are needed for the random shift and the last target.
+            - The text is a NumPy array of more than `MOST` characters.
     """
     needed = (batch + 1) * length  # the random shift is at most length - 1, and the last chunk needs one more character as target
     remedy = f"{batch} streams of {length} characters need {needed}: give more text, a smaller batch or length"
     require(len(text) >= needed, "text", f"{len(text)} characters", remedy)
     count = (len(text) - length) // (length * batch) * batch
-    plans, streamed = partial(stream_order.streams, length=length), isinstance(text, data.ShardedText)
+    plans, streamed = partial(stream_order.streams, length=length), _is_streamed(text)
 
     def order(key: jax.Array, count: int, batch_size: int) -> Order:
         return Order(*map(jnp.asarray, plans(key, count, batch_size)(0, count // batch_size)[:3]))
@@ -96,6 +104,14 @@ def stream_examples(text: np.ndarray | data.ShardedText, length: int, batch: int
         return gather(ids, numbers), gather(resets, numbers)[:, :-1] > 0
 
     return Examples((text, flags), count, gather_both, order, plans=plans)
+
+
+def _is_streamed(text: np.ndarray | data.ShardedText) -> bool:
+    """Return whether a text is read from shards during the training, after checking that its positions can be counted."""
+    streamed = isinstance(text, data.ShardedText)
+    remedy = f"at most {MOST} fit in memory: write shards with lstm-jax data shard, and read them with --input stream"
+    require(streamed or len(text) <= MOST, "text", f"{len(text)} characters", remedy)
+    return streamed
 
 
 def _metrics(logits: jax.Array, targets: jax.Array, weight: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:

@@ -3,6 +3,7 @@
 Example: `fit(..., callbacks=[lambda record: print(record.row["train_loss"])])`.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,16 +54,22 @@ def metrics_file(path: str | Path) -> Callback:
 def tensorboard(folder: str | Path) -> Callback:
     """Return a callback that writes the metrics of each epoch as TensorBoard scalars to an event file in `folder`.
 
-    A new training begins a new file. A resumed training continues the newest file in the folder.
+    A new training begins a new file. A training that was asked to resume continues the newest file in the folder, and replaces the events
+    of this file from its current step on. If it ends its first epoch, and the newest file has later events, that file belongs to another
+    training, and a new one is begun.
     """
     folder = Path(folder)
     path: Path | None = None
+    last = 0
 
     def write(record: EpochRecord) -> None:
-        nonlocal path
-        if path is None or (len(record.rows) == 1 and not record.resumed):
-            path = events_file(folder, record.resumed)
+        nonlocal path, last
+        first = len(record.rows) == 1
+        if path is None or first:
+            path, last = events_file(folder, record.resumed, record.step if first else math.inf), record.step
+        if record.step <= last:
             cut_off(path, record.step)
+        last = record.step
         numbers = {name: value for name, value in record.row.items() if isinstance(value, (int, float)) and name not in ("epoch", "step")}
         append_scalars(path, record.step, numbers)
 

@@ -78,7 +78,8 @@ def catch_up(rates: Rates, name: str, table, m, v, lag: Lag, ids=None):
         m: first moment (V, E).
         v: second moment (V, E).
         lag: record of the steps that each row has taken.
-        ids: indices of the rows, (..., B). If None, all rows take their missed steps.
+        ids: indices of the rows, (..., B). If None, all rows take their missed steps. A negative index counts from the end of the table,
+            and an index outside the table is ignored.
 
     Returns:
         Four arrays after the steps: the table, its first moment, its second moment, and the number of steps (V,) that each row has taken.
@@ -96,7 +97,7 @@ def step_rows(rates: Rates, name: str, table, m, v, lag: Lag, ids, rows):
         m: first moment (V, E).
         v: second moment (V, E).
         lag: record of the steps that each row has taken.
-        ids: indices of the rows, (..., B).
+        ids: indices of the rows, (..., B). A negative index counts from the end of the table, and an index outside the table is ignored.
         rows: gradients of these rows, (..., B, E). If an index occurs several times in `ids`, its gradients are added up.
 
     Returns:

@@ -4,6 +4,8 @@ The file is a sequence of records. A record consists of the length of an event, 
 the event.
 """
 
+import itertools
+import math
 import os
 import struct
 import time
@@ -18,20 +20,24 @@ _OURS = ".lstm_jax"
 """Ending of the event files that this module writes."""
 
 
-def events_file(folder: Path, resumed: bool) -> Path:
+def events_file(folder: Path, resumed: bool, largest: int | float = math.inf) -> Path:
     """Return the path of the event file of a training.
 
     Args:
         folder: folder of the event files. It may contain files of earlier trainings and of other programs.
         resumed: whether the training is resumed.
+        largest: largest step number that an event of this training can have. A file with a larger one belongs to another training.
 
     Returns:
         If the training is resumed, the path of the newest event file that this module has written. If there is no such file, the newest
-        other event file is taken, because an older version of this module may have written it. If there is no event file at all, or if the
-        training is new, the result is a path for a new file.
+        other event file is taken, because an older version of this module may have written it. If there is no event file at all, if the
+        training is new, or if the newest file belongs to another training, the result is a path for a new file.
+
+    Raises:
+        InputError: if the newest file cannot be read.
     """
     found = sorted(folder.glob(f"events.out.tfevents.*{_OURS}")) or sorted(folder.glob("events.out.tfevents.*"))
-    if found and resumed:
+    if found and resumed and all(step <= largest for _, step in _events(found[-1])):
         return found[-1]
     return folder / f"events.out.tfevents.{int(time.time()):010}.{os.uname().nodename}.{time.time_ns()}{_OURS}"
 
@@ -67,24 +73,42 @@ def cut_off(path: Path, step: int) -> None:
     Raises:
         InputError: if the file cannot be read or truncated.
     """
-    from google.protobuf.message import DecodeError
-
-    Event, _ = _messages()
+    kept = [end for end, _ in itertools.takewhile(lambda event: not event[1] >= step > 0, _events(path))]
     try:
-        content = path.read_bytes()
-        end = 0
-        while len(content) >= (begin := end + _HEADER):
-            size = struct.unpack("<Q", content[end : end + 8])[0]
-            data = content[begin : begin + size]
-            if content[end : begin + size + _CHECKSUM] != _record(data) or Event.FromString(data).step >= step > 0:
-                break
-            end = begin + size + _CHECKSUM
-        if end < len(content):
+        if path.stat().st_size > (end := max(kept, default=0)):
             os.truncate(path, end)
     except FileNotFoundError:
         return
+    except OSError as error:
+        raise InputError(f"events {path}", error.strerror, "move the file away") from error
+
+
+def _events(path: Path) -> list[tuple[int, int]]:
+    """Return, for each event of a file before the first damaged one, the position in the file where it ends, and its step number.
+
+    If the file does not exist, the list is empty.
+
+    Raises:
+        InputError: if the file cannot be read.
+    """
+    from google.protobuf.message import DecodeError
+
+    Event, _ = _messages()
+    found, end = [], 0
+    try:
+        content = path.read_bytes()
+        while len(content) >= (begin := end + _HEADER):
+            size = struct.unpack("<Q", content[end : end + 8])[0]
+            data = content[begin : begin + size]
+            if content[end : begin + size + _CHECKSUM] != _record(data):
+                break
+            end = begin + size + _CHECKSUM
+            found.append((end, Event.FromString(data).step))
+    except FileNotFoundError:
+        return []
     except (OSError, DecodeError) as error:
         raise InputError(f"events {path}", getattr(error, "strerror", "") or error, "move the file away") from error
+    return found
 
 
 def _messages() -> tuple[Any, Any]:

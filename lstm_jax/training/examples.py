@@ -21,9 +21,10 @@ class Order(NamedTuple):
     """int32 (steps, B): indices of the B examples in the batch of each step."""
     weight: jax.Array | np.ndarray
     """float32 (steps, B): weight of each example in its batch. The weights of a batch sum to 1. Examples that only fill up the last batch
-    have weight 0."""
+    have weight 0. If an example is a row of packed reviews, its weight is that of one review; see `tasks.packed_reviews`."""
     examples: jax.Array | np.ndarray
-    """float32 (steps,): number of examples in each batch, without those that only fill up the batch."""
+    """float32 (steps,): number of examples in each batch, without those that only fill up the batch. If examples are rows of packed
+    reviews, it is the number of reviews."""
     first: Any = 0
     """Index in the epoch of the step to which the first row of each array belongs. It is 0 if the arrays hold all steps of the epoch."""
 

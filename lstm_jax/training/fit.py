@@ -92,7 +92,7 @@ def fit(
             - `model` is not a module, or has no parameters, or has a parameter that is not an array of floats.
             - The model has variables that are neither parameters nor random streams.
             - `optimizer` is not an optimiser, or needs the loss.
-            - `loss_fn`, `evaluate` or a member of `callbacks` is not a function.
+            - `loss_fn`, `evaluate` or a member of `callbacks` is not a function, or `callbacks` is no sequence.
             - `arrays` is no sequence, one of the arrays is a scalar or no array of numbers, or has an int beyond 32 bits, or the arrays
               have no rows or different numbers of rows.
             - The losses are not floats of the shape (B,).

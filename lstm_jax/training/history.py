@@ -1,8 +1,15 @@
 """Metrics of the finished epochs of a run, and its best epoch. A checkpoint stores them as JSON."""
 
+import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
+
+import jax
+import numpy as np
+
+from lstm_jax.errors import InputError, require
 
 
 @dataclass(frozen=True)
@@ -58,3 +65,30 @@ class History:
         """Return the history that a dict from `to_json` represents."""
         best = float("inf") if raw["best_value"] is None else raw["best_value"]
         return History(tuple(raw["rows"]), raw["best_epoch"], best, raw["seconds"])
+
+
+def plain_metrics(found: Any) -> dict[str, Any]:
+    """Return a dict of metrics in which Python numbers replace the scalars of JAX and NumPy, and lists their other arrays.
+
+    Raises:
+        InputError: if `found` is not a dict or another mapping, if a name is no text, or if JSON cannot hold a metric.
+    """
+    remedy = "return a dict from names to numbers"
+    require(isinstance(found, Mapping), "metrics", type(found).__name__, remedy)
+    for name in found:
+        require(isinstance(name, str), "name of a metric", repr(name), remedy)
+    metrics = {name: _plain(value) for name, value in found.items()}
+    for name, value in metrics.items():
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"metric {name}", error, "return numbers, texts, or lists and dicts of them") from error
+    return metrics
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return np.asarray(value).tolist() if isinstance(value, jax.Array | np.ndarray | np.generic) else value

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from lstm_jax.training.callbacks import Callback, EpochRecord
 from lstm_jax.training.checkpoint.claims import claimed
 from lstm_jax.training.examples import Examples, steps_per_epoch
 from lstm_jax.training.feeding import make_source
-from lstm_jax.training.history import History
+from lstm_jax.training.history import History, plain_metrics
 from lstm_jax.training.progress import progress_bar
 from lstm_jax.training.row_sparse import Optimizer
 from lstm_jax.training.signals import Asked, noted_signals
@@ -69,20 +69,6 @@ def check_batch_size(config: TrainConfig, mesh: Mesh) -> None:
     require(config.batch_size % mesh.size == 0, "batch_size", config.batch_size, remedy)
     each, remedy = f"{config.batch_size} rows on {mesh.size} devices in {config.microbatches} parts", "give a number that divides them"
     require(config.batch_size % (mesh.size * config.microbatches) == 0, "microbatches", each, remedy)
-
-
-def plain_metrics(found: Any) -> Metrics:
-    """Return a dict of metrics in which Python numbers replace the scalars of JAX and NumPy, and lists their other arrays.
-
-    Raises:
-        InputError: if `found` is not a dict or another mapping, or if a name is no text.
-    """
-    remedy = "return a dict from names to numbers"
-    require(isinstance(found, Mapping), "metrics", type(found).__name__, remedy)
-    for name in found:
-        require(isinstance(name, str), "name of a metric", repr(name), remedy)
-    arrays = (jax.Array, np.ndarray, np.generic)
-    return {name: np.asarray(value).tolist() if isinstance(value, arrays) else value for name, value in found.items()}
 
 
 def fit(
@@ -148,7 +134,8 @@ def fit(
             - The training is resumed from a checkpoint of a later epoch than the last one.
             - Another training uses the folder `checkpoints`.
             - `resume` is false, and the folder `checkpoints` holds checkpoints.
-            - `resume` is true, and all checkpoints from which the run could be resumed are damaged.
+            - `resume` is true, and all checkpoints from which the run could be resumed are damaged, or there are none, but `best/` holds
+              checkpoints of later epochs than the first one.
             - `resume` is true, and the checkpoint is of a training with another seed, batch size, number of examples, `monitor` or `mode`.
             - `resume` is true, and the arrays in the checkpoint have other names, shapes or dtypes than those of this training.
 
@@ -201,6 +188,8 @@ class _Fit:
         self.history, self.resumed = History(), False
         self.best_params = self._params() if monitor else None
         self.latest, self.best, self.each = (checkpoints and checkpoints / name for name in PARTS)
+        if checkpoints is not None:
+            checkpoint.check_state(self._saved())  # now, and not after an epoch whose state could not be saved
         self.began = 0.0
 
     def _copied(self, tree: Any) -> Any:
@@ -237,14 +226,19 @@ class _Fit:
 
     def resume(self, console: Console) -> None:
         """Load the state from the newest intact checkpoint. If there is no checkpoint, do nothing."""
-        if self.latest is None:
+        if self.latest is None or self.best is None:
             return
-        saved = checkpoint.steps(self.latest)
-        processes.require_equal({f"checkpoints in {self.latest}": str(saved)})
+        saved, best = checkpoint.steps(self.latest), checkpoint.steps(self.best)
+        processes.require_equal({f"checkpoints in {self.latest}": str(saved), f"checkpoints in {self.best}": str(best)})
         if not saved:
+            # a process that ended before it saved its first state may have left the best checkpoint of the first epoch
+            remedy = f"{self.latest} has none, so that this training begins anew: name another folder"
+            newest = max(best, default=0)
+            require(newest <= self.per_epoch, f"checkpoint folder {self.best}", f"a checkpoint of step {newest}", remedy)
             return
         compiled = f"rows of a table wait for steps of the compiled code: resume the run where it is available ({native.why_not()})"
-        added, dropped = ("state.behind",), {"state.behind": compiled}
+        added = ("state.behind", *(f"state.lost.{name}" for name in self.state.totals))
+        dropped = {"state.behind": compiled}
         found = checkpoint.restore(self.latest, self._saved(), added=added, dropped=dropped, check=self._check_identity)
         for step, reason in found.rejected:
             console.print(Text(f"checkpoint of step {step} is damaged ({reason}); an older one is used"))
@@ -253,10 +247,26 @@ class _Fit:
         require(found.step <= most, "epochs", self.config.epochs, remedy)
         self.state, self.best_params = found.state["state"], found.state.get("best")
         self.history = History.from_json(found.extra)
+        if max(best, default=0) > found.step:
+            self._repair_best(found.step)
         console.print(f"resumed after step {found.step} of {self.config.epochs * self.per_epoch}", highlight=False)
         for folder, keep in ((self.latest, KEEP), (self.best, KEEP_BEST)):
             if folder is not None and folder.is_dir():
                 checkpoint.prune(folder, keep)  # also removes leftovers of a killed process
+
+    def _repair_best(self, step: int) -> None:
+        """Remove checkpoints of later steps than `step`, from which this training resumes, from the folder `best`.
+
+        An earlier process saved a later epoch there, and ended before it saved the state of this epoch. The parameters of the best epoch up
+        to `step` (of the newest, if no metric is monitored) are saved again, because the later epoch may have replaced them.
+        """
+        assert self.best is not None
+        checkpoint.prune(self.best, KEEP_BEST, newest=step)
+        epoch, params = self.history.best_epoch, self.best_params
+        if not self.monitor and step == len(self.history.rows) * self.per_epoch:
+            epoch, params = len(self.history.rows), self.state.params
+        if epoch:
+            checkpoint.save(self.best, int(self.history.rows[epoch - 1]["step"]), params, self.history.to_json())
 
     def begin(self) -> None:
         """Start to measure the training time. In a resumed run, the measured time includes the time before the resumption."""
@@ -338,8 +348,8 @@ class _Fit:
         if self.monitor:
             value = row[self.monitor]
             require(isinstance(value, int | float), f"metric {self.monitor}", type(value).__name__, "monitor a metric that is a number")
-        zeros = self._copied(dict.fromkeys(self.state.totals, np.zeros((), np.float32)))
-        self.state = self.state._replace(totals=zeros, carry=sharding.put(self.carry, self.shardings.carry))
+        zeros = self._copied([dict.fromkeys(self.state.totals, np.zeros((), np.float32))] * 2)
+        self.state = self.state._replace(totals=zeros[0], lost=zeros[1], carry=sharding.put(self.carry, self.shardings.carry))
         self.history, better = self.history.with_row(row, self.monitor, self._seconds(), self.largest)
         step = int(self.state.step)
         if self.monitor and better:

@@ -89,10 +89,10 @@ class _Programs(NamedTuple):
 
 
 def check_optimizer(optimizer: Any) -> None:
-    """Check that an object has the two functions of an optimiser, `init` and `update`, and that `update` needs no more than gradients.
+    """Check that an object has the two functions of an optimiser, and that these need no more than gradients and parameters.
 
     Raises:
-        InputError: if it has not, or if `update` needs the loss, too, as a line search does.
+        InputError: if the function `init` or the function `update` is missing, or if `update` needs the loss, too, as a line search does.
     """
     functions = all(callable(getattr(optimizer, name, None)) for name in ("init", "update"))
     require(functions, "optimizer", repr(optimizer), "give an optimiser of this project or of optax, such as lstm_jax.adam(1e-3)")

@@ -36,7 +36,7 @@ def keras_adam(learning_rate, b1: float | jax.Array = 0.9, b2: float | jax.Array
         eps: small number in the denominator.
 
     Raises:
-        InputError: if a decay rate is below 0 or above 1, or if `eps` is negative.
+        InputError: if a decay rate is below 0 or not below 1, or if `eps` is negative.
     """
     return _adam(learning_rate, b1, b2, eps, False)
 
@@ -60,7 +60,7 @@ def adam(learning_rate, b1: float | jax.Array = 0.9, b2: float | jax.Array = 0.9
         eps: small number in the denominator.
 
     Raises:
-        InputError: if a decay rate is below 0 or above 1, or if `eps` is negative.
+        InputError: if a decay rate is below 0 or not below 1, or if `eps` is negative.
     """
     return _adam(learning_rate, b1, b2, eps, True)
 
@@ -75,7 +75,7 @@ def _adam(learning_rate, b1: Any, b2: Any, eps: Any, corrects_first: bool) -> An
     traced = any(isinstance(number, Tracer) for number in (b1, b2, eps))
     if not traced:
         for name, rate in (("b1", b1), ("b2", b2)):
-            require(bool(0 <= rate <= 1), name, rate, "give 0 to 1")
+            require(bool(0 <= rate < 1), name, rate, "give 0 or more, below 1")
         require(bool(eps >= 0), "eps", eps, "give 0 or more")
         b1, b2, eps = float(b1), float(b2), float(eps)  # compiled code takes no other types of numbers
     rates = Rates(b1, b2)

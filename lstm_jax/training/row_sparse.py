@@ -76,8 +76,10 @@ class RowUpdate(ABC):
         Args:
             updates: dict from the names of the other parameters to their gradients.
             name: name of the table among the parameters.
-            ids: indices of the rows to update, (..., B).
-            rows: gradients of these rows, (..., B, E), where E is the number of columns of the table.
+            ids: indices of the rows to update, (..., B). A negative index counts from the end of the table. An index outside the table is
+                ignored, together with its gradient.
+            rows: gradients of these rows, (..., B, E), where E is the number of columns of the table. If an index occurs several times in
+                `ids`, its gradients are added up.
             lag: record of the steps that each row has taken before the step.
             state: state of the optimiser before the step.
             params: dict from the names of the parameters to their arrays before the step.

@@ -31,6 +31,9 @@ class TrainState(NamedTuple):
     the rows that a step looks up. In a `TrainStep` it is a dict from the name of the table to this array. If no update is row-sparse, it is
     (). If `step.make_run_steps` is used with row-sparse updates and `behind` is (), all rows take their missed steps at the end of each
     compiled call."""
+    lost: Any = ()
+    """Dict with the keys of `totals`: what each sum has gained too much by rounding, as float32 scalars (Kahan summation). Without it, the
+    number of examples would be wrong above 2^24 of them. It is () if `totals` is empty."""
 
 
 def state_sharding(params: Any, optimizer: Optimizer, totals: tuple[str, ...], mesh: Mesh, carry: Any = (), behind: Any = ()) -> TrainState:
@@ -59,7 +62,8 @@ def state_sharding(params: Any, optimizer: Optimizer, totals: tuple[str, ...], m
 
     opt_state = jax.tree_util.tree_map_with_path(like_parameter, jax.eval_shape(optimizer.init, params))
     rows = jax.tree.map(lambda leaf: sharding.rows(mesh), carry)
-    return TrainState(copied, param_shardings, opt_state, dict.fromkeys(totals, copied), rows, jax.tree.map(lambda _: copied, behind))
+    sums = dict.fromkeys(totals, copied)
+    return TrainState(copied, param_shardings, opt_state, sums, rows, jax.tree.map(lambda _: copied, behind), sums or ())
 
 
 def create_state(
@@ -85,7 +89,7 @@ def create_state(
     def make(params, carry, behind):
         zeros = {name: jnp.zeros((), jnp.float32) for name in totals}
         params, carry, behind = jax.tree.map(jnp.copy, (params, carry, behind))
-        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), zeros, carry, behind)
+        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), zeros, carry, behind, dict(zeros) or ())
 
     if processes.several():  # arrays on a device of one process are no operands of a function of all processes
         params, carry, behind = jax.tree.map(np.asarray, (params, carry, behind))

@@ -97,9 +97,9 @@ def row_sparse(objective: Any, optimizer: Any, params: Any) -> bool:
 def row_sparse_lookups(objective: Objective, optimizer: Any, params: Any, *args: Any) -> FoundLookups | None:
     """Return the objective as a `FoundLookups`, or None if the training steps must use the dense update of the optimiser.
 
-    A `FoundLookups` holds the traced objective and a part of its operations: those that look up rows in its largest embedding table. The
-    steps must use the dense update if the optimiser is not a `RowOptimizer`, if the objective has no embedding table, or if the row-sparse
-    update is not available for this table.
+    A `FoundLookups` holds the traced objective, and describes the lookups in its largest embedding table. The steps must use the dense
+    update if the optimiser is not a `RowOptimizer`, if the objective has no embedding table, or if the row-sparse update is not available
+    for the largest one.
 
     Args:
         objective: function objective(params, *args); see `Objective`.
@@ -166,7 +166,8 @@ def steps_program(
     """Return a pure function run_steps(state, arrays, order, start, stop, key) that runs the steps start .. stop - 1 of an epoch.
 
     The function returns the new state. Its argument `state` is the `TrainState` before the steps, `arrays` is a pytree of arrays that hold
-    the training examples, `order` is the `Order` of the epoch, and `key` is the random key of the run.
+    the training examples, `order` is the `Order` of the epoch or of a part of it that contains these steps, and `key` is the random key of
+    the run.
 
     Args:
         objective: function that returns the loss and the metrics of a batch; see `Objective`.
@@ -321,8 +322,16 @@ def _take_step(
     step_key = jax.random.fold_in(key, state.step)
     lag, opt_state, params, metrics, carry = update(state, lag, gather(arrays, order.rows[at]), order.weight[at], step_key)
     metrics = {name: value.astype(jnp.float32) for name, value in metrics.items()} | {EXAMPLES: jnp.ones((), jnp.float32)}
-    totals = {name: total + metrics[name] * order.examples[at] for name, total in state.totals.items()}
-    return lag, TrainState(state.step + 1, params, opt_state, totals, carry, state.behind)
+    sums = {name: _add(total, state.lost[name], metrics[name] * order.examples[at]) for name, total in state.totals.items()}
+    totals, lost = ({name: pair[n] for name, pair in sums.items()} for n in (0, 1))
+    return lag, TrainState(state.step + 1, params, opt_state, totals, carry, state.behind, lost)
+
+
+def _add(total: jax.Array, lost: jax.Array, value: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Add a value to a sum, and return the new sum and what it has gained too much by rounding (Kahan, 1965, doi:10.1145/363707.363723)."""
+    value = value - lost
+    new = total + value
+    return new, jnp.where(jnp.isfinite(new), (new - total) - value, 0)
 
 
 def catch_up_if(due: jax.Array, rows: RowUpdate, table: str, lag, opt_state: Any, params: Any) -> tuple[Any, Any, Any]:

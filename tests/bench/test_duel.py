@@ -99,7 +99,7 @@ def test_verdict_and_exit_code_of_the_command(factor: float, verdict: str, code:
 
 @pytest.mark.slow
 def test_turns_of_two_processes() -> None:
-    """Each of two processes gives one sample per turn. If a process fails, `run_in_turns` raises an error and does not wait for it."""
+    """Each of two processes gives one sample per turn. If a process fails, `run_in_turns` raises an error."""
     work = "recurrence:H=4,T=3,B=2"
     module = ["bench.worker", "ours", work, "--backend", "reference", "--checked", "0", "--seconds", "0.001"]
     rows = timing.run_in_turns([module, [*module, "--slower", "0.1"]], 5)

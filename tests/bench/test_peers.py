@@ -85,7 +85,7 @@ EVERY_KIND = (*TINY, "inference:B=3,T=5,H=4,E=3,V=20")
 
 
 class Work(NamedTuple):
-    """Workloads that some peers compute, and the folder of the results with which their results are compared.
+    """Workloads that some peers compute, and the folder of the reference results.
 
     `peers` and `names` are the names of the peers and of the workloads. `folder` has one file of reference results for each kind of
     workload.

@@ -9,6 +9,7 @@ import pytest
 from rows import bench
 
 from bench import RESULTS, scaling
+from lstm_jax import InputError
 
 pytestmark = pytest.mark.usefixtures("quick_processes")
 
@@ -51,10 +52,13 @@ def test_a_file_with_rows_of_another_command(tmp_path: Path, monkeypatch: pytest
     path.write_text(json.dumps(row) + "\n")
     asked = []
     known = json.loads((RESULTS / "scaling.jsonl").read_text().splitlines()[0])
-    measured = {name: value for name, value in known.items() if name not in ("schema", "measurement", "sample_count")}
+    measured = {name: value for name, value in known.items() if name not in ("schema", "measurement", "sample_count", "git", "round")}
     monkeypatch.setattr(scaling.timing, "run_module", lambda arguments: asked.append(arguments) or [measured])
     scaling.sweep([(0, {"T": 3, "H": 4, "B": 2}, 1)], 0.01, path, "abc")
     assert len(asked) == 1
+    monkeypatch.setattr(scaling, "cpu", lambda: "another chip")
+    with pytest.raises(InputError, match=r"^machines: .*another chip, .*; measure on one machine, or give another file in --results$"):
+        scaling.sweep([(1, {"T": 3, "H": 4, "B": 2}, 1)], 0.01, path, "abc")
 
 
 @pytest.mark.slow

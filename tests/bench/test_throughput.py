@@ -77,7 +77,7 @@ def test_candidates_are_read() -> None:
     in_bfloat16 = ("torch_lstm:dtype=bfloat16", "torchrl:backend=scan:dtype=bfloat16")
     assert [peers.read_candidate(name).dtype for name in ("ours:dtype=int8", *in_bfloat16)] == ["int8", "bfloat16", "bfloat16"]
     unknown = ("ours:colour=red", "theirs", "ours:backend=none", "ours:dtype=int4", "torch_compiled:dtype=bfloat16", "haiku:backend=x")
-    for wrong in (*unknown, "ours:dropout=half"):
+    for wrong in (*unknown, "ours:dropout=half", "ours:dropout=1", "ours:recurrent=nan", "ours:slower=-1"):
         with pytest.raises(InputError, match=r"give "):
             peers.read_candidate(wrong)
     found = peers.read_candidates(["ours", "haiku"], ["compiled", "hoisted"], ["float32", "bfloat16"])
@@ -289,6 +289,25 @@ def test_first_steps_of_a_series(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     none = bench_here(*arguments, "--report", "--series", "other")
     assert (none.returncode, none.stderr.partition(":")[0]) == (2, "bench")
     assert ": none in " in none.stderr
+
+
+def test_a_first_step_that_failed_is_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    path, work, candidate, asked = tmp_path / "rows.jsonl", workload("A"), peers.read_candidate("ours"), []
+    times = {"build_seconds": 1.0, "first_step_seconds": 2.0, "compile_seconds": 0.5, "cpu": "x", "versions": {}, "backend_ran": "y"}
+
+    def pair(process: timing.Process, sha: str) -> list[dict]:
+        asked.append(process)
+        failed = {1: throughput.CACHES, 2: ("warm",)}.get(len(asked), ())
+        more = {cache: {"error": "ended with code -9"} if cache in failed else times for cache in throughput.CACHES}
+        return [schema.make_row(schema.FIRST_STEP, **process.about(sha), cache=cache, **more[cache]) for cache in throughput.CACHES]
+
+    monkeypatch.setattr(throughput, "first_step_rows", pair)
+    failed = "failed: ended with code -9"
+    for count, shown in ((1, failed), (2, failed), (3, "2.00"), (3, "2.00")):
+        throughput.sweep_first_step([timing.Process(work, candidate, 0)], path, "abc")
+        throughput.report_first_step([work], [candidate], path, "abc")
+        assert len(asked) == count
+        assert shown in capsys.readouterr().out
 
 
 def test_series_are_kept_apart() -> None:

@@ -22,8 +22,10 @@ from bench.workloads import make_arrays, workload
 from lstm_jax import CELLS, LSTM, Bidirectional, Cell, HiddenState, InputError, Recurrent, RecurrentStack, register_cell, unroll
 from lstm_jax.cell_names import _import, import_cells
 from lstm_jax.cells import BUILT_IN, lstm
-from lstm_jax.config import SentimentModelConfig
-from lstm_jax.models import SentimentClassifier
+from lstm_jax.config import ForecastModelConfig, GenerationModelConfig, SentimentModelConfig
+from lstm_jax.inspection.trace import trace
+from lstm_jax.models import CharGenerator, Forecaster, SentimentClassifier
+from lstm_jax.recurrence import largest_lyapunov_exponent
 from lstm_jax.tasks import generation
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -86,7 +88,7 @@ def test_a_diagonal_cell_is_its_equation(diagonal: Cell) -> None:
 
 
 def test_a_bias_of_the_forget_gate(diagonal: Cell) -> None:
-    """The function `init` of a user's cell gives its bias, so that `unit_forget_bias=False` would have no effect."""
+    """`unit_forget_bias=False` is refused for a user's cell. It would have no effect, because the cell's function `init` gives the bias."""
     remedy = r"the function init of the cell .* gives its bias: leave it out, or give bias_initializer$"
     with pytest.raises(InputError, match=rf"^unit_forget_bias: False; {remedy}"):
         Recurrent(E, H, cell=diagonal, unit_forget_bias=False, rngs=nnx.Rngs(0))
@@ -177,6 +179,85 @@ def test_a_linear_cell_for_even_numbers_of_units() -> None:
     wanted = unroll(base, params, X)[0]
     for backend in (None, "associative"):
         assert_close(unroll(even, params, X, backend=backend)[0], wanted, "float32")
+
+
+@pytest.mark.parametrize("linear", [False, True])
+def test_a_cell_whose_dtypes_have_no_defaults(linear: bool) -> None:
+    """The functions of a cell are always given a dtype, in every use of a layer."""
+    base = CELLS["min_gru"]
+    own = dataclasses.replace(
+        base,
+        name="own",
+        init=lambda key, features, units, dtype: base.init(key, features, units, dtype),
+        initial_state=lambda batch, units, dtype: base.initial_state(batch, units, dtype),
+        linear=base.linear if linear else None,
+    )
+    assert not own.has_cell_state
+    for options in ({}, {"zoneout": 0.1}, {"learned_state": True}, {"stateful": True}):
+        layer = Recurrent(E, H, cell=own, rngs=nnx.Rngs(0, dropout=1), **options)
+        layer(X)
+        assert layer(X).shape == layer.compute_output_shape(X.shape) == (B, H)
+    both = Bidirectional(E, H, cell=own, rngs=nnx.Rngs(0))
+    assert both(X, initial_state=((jnp.ones((B, H)),),) * 2).shape == (B, 2 * H)
+
+
+def test_ids_of_an_own_projection() -> None:
+    """A user's own function `project` gets one-hot vectors in place of ids."""
+
+    def project(params, x, mask=None, compute_dtype=None):
+        del mask, compute_dtype
+        return jnp.einsum("tbe,ez->tbz", x, params.kernel)
+
+    own = dataclasses.replace(CELLS["simple_rnn"], name="own", project=project)
+    params = own.init(jax.random.key(0), E, H)
+    ids = jnp.asarray([[0, 1, 2], [2, 1, 0], [1, 1, 1]])  # as many rows as features
+    vectors = jax.nn.one_hot(ids, E)
+    assert_close(unroll(own, params, ids)[0], unroll(own, params, vectors)[0], "float32")
+    found, want = (largest_lyapunov_exponent(own, params, x) for x in (ids, vectors))
+    assert_close(found, want, "float32")
+    layer = Recurrent(E, H, cell=own, return_sequences=True, rngs=nnx.Rngs(0))
+    found, want = (trace(layer, x)[1][0].state["h"] for x in (ids, vectors))
+    assert_close(found, want, "float32")
+    seen = []
+
+    def look(params, x, mask=None, compute_dtype=None):
+        seen.append(x.shape)
+        return CELLS["simple_rnn"].project(params, x, mask, compute_dtype)
+
+    for takes_ids, shape in ((True, (3, 3)), (None, (3, 3, E))):
+        unroll(dataclasses.replace(own, project=look, takes_ids=takes_ids), params, ids)
+        assert seen.pop() == shape
+
+
+def test_models_of_a_cell_with_fewer_outputs_than_units() -> None:
+    class Params(NamedTuple):
+        kernel: jax.Array
+        bias: jax.Array
+        out: jax.Array
+
+    def init(key, features, units, dtype=jnp.float32):
+        return Params(jax.random.normal(key, (features, units), dtype), jnp.zeros(units, dtype), jnp.ones((units, 2), dtype))
+
+    def step(params, state, z, mask=None, compute_dtype=None):
+        del mask, compute_dtype
+        return HiddenState(0.5 * state.h + jnp.tanh(z) @ params.out)
+
+    def start(batch, units, dtype=jnp.float32):
+        del units
+        return HiddenState(jnp.zeros((batch, 2), dtype))
+
+    register_cell(Cell("narrow", 1, Params, init, lambda units, dtype=jnp.float32: jnp.zeros(units, dtype), start, step, outputs=2))
+    ids = jnp.ones((2, 6), jnp.int32)
+    for layers in (1, 2):
+        config = SentimentModelConfig(cell="narrow", recurrent_dropout=0.0, units=H, embed=E, layers=layers)
+        assert SentimentClassifier(config, 7, rngs=nnx.Rngs(0))(ids).shape == (2,)
+        config = GenerationModelConfig(cell="narrow", units=H, layers=layers)
+        assert CharGenerator(config, 7, rngs=nnx.Rngs(0))(ids)[0].shape == (2, 6, 7)
+        config = GenerationModelConfig(cell="narrow", units=H, layers=layers, embed=H, tied=True)
+        with pytest.raises(InputError, match=r"^tied: 2 outputs; the embedding has 4: leave it out$"):
+            CharGenerator(config, 7, rngs=nnx.Rngs(0))
+        config = ForecastModelConfig(cell="narrow", units=H, layers=layers)
+        assert Forecaster(config, E, 2, rngs=nnx.Rngs(0))(X, jnp.ones((B, 2))).shape == (B, 2, 2)
 
 
 def test_registered_it_is_known_by_name(diagonal: Cell) -> None:

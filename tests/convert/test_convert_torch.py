@@ -1,5 +1,8 @@
 """Weights are converted to and from PyTorch modules; PyTorch's outputs equal those of a float64 NumPy LSTM with these arrays."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -123,3 +126,19 @@ def test_torch_refuses_other_models_and_files(tmp_path):
     (tmp_path / "bad.safetensors").write_bytes(b"not a header at all")
     with pytest.raises(InputError, match="damaged or foreign"):
         convert.read_torch_file(tmp_path / "bad.safetensors")
+
+
+def test_bfloat16_without_jax(tmp_path) -> None:
+    """Weights in bfloat16 are read in a process that has not imported JAX, which defines this dtype."""
+    torch_file = pytest.importorskip("safetensors.torch")
+    import torch
+
+    torch_file.save_file({"weight_ih_l0": torch.full((4, 2), 1.5, dtype=torch.bfloat16)}, tmp_path / "m.safetensors")
+    script = f"""
+import sys
+from lstm_jax.convert import read_torch_file
+found = read_torch_file({str(tmp_path / "m.safetensors")!r})["weight_ih_l0"]
+print(found.dtype, float(found[0, 0]), "jax" in sys.modules)
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert (run.stdout, run.stderr) == ("bfloat16 1.5 False\n", "")

@@ -193,7 +193,7 @@ def test_dtype_is_that_of_the_layer(dtype) -> None:
 
 @pytest.mark.parametrize("cell", [cell for cell in LAYOUTS if cell != PROJECTED])
 def test_weights_of_other_libraries(cell: str) -> None:
-    """Weights of other libraries can be loaded into a layer with an activation other than the default. They do not say which they need.
+    """Converted weights do not say which activations they need. They can be loaded into a layer with any activation.
 
     They can also be loaded into a layer without biases, if all their biases are zero, and into a stack whose layers have different cells.
     """
@@ -319,7 +319,7 @@ def test_layers_that_share_a_parameter() -> None:
 
 
 def test_a_user_s_cell_with_the_name_of_ours(torch) -> None:
-    """Weights are neither loaded into a layer of such a cell nor exported from it: PyTorch would compute something else."""
+    """If a user's cell has the name of ours, its layers take and export no weights, since PyTorch would compute something else."""
 
     def step(params, state, z, mask=None, compute_dtype=None):
         return CELLS["lstm"].step(params, state, 2 * z, mask, compute_dtype)
@@ -342,7 +342,7 @@ def test_a_user_s_cell_with_the_name_of_ours(torch) -> None:
     ],
 )
 def test_names_of_variants(torch, own, module) -> None:
-    """The cells of this library with a projection or other activations are loaded, a user's cells with their names are not."""
+    """Weights are loaded into cells of this library with a projection or other activations, but not into a user's cells of these names."""
     cell = own()
 
     def step(params, state, z, mask=None, compute_dtype=None):
@@ -356,7 +356,7 @@ def test_names_of_variants(torch, own, module) -> None:
 
 
 def test_a_layer_without_arrays() -> None:
-    """A layer of `nnx.eval_shape` holds shapes in place of arrays, which cannot be set."""
+    """A layer that `nnx.eval_shape` returns is refused, because it has shapes in place of arrays."""
     with pytest.raises(InputError, match=r"^layer: ShapeDtypeStruct; give one whose parameters are arrays$"):
         convert.load(nnx.eval_shape(lstm), weights("lstm"))
 

@@ -32,15 +32,17 @@ def test_folder_and_its_parent(folder):
     check(load_reviews(str(folder.parent)))
 
 
-def test_folder_in_another_encoding(folder):
-    """A review in UTF-16 is refused. A byte-order mark at the start of a review in UTF-8 is removed."""
+def test_another_encoding(folder, archive):
+    """In a folder and in an archive, a review in UTF-16 is refused, and a byte-order mark at the start of a review in UTF-8 is removed."""
     path = next(folder.glob("train/pos/*.txt"))
-    text = path.read_bytes()
+    text, name = path.read_bytes(), f"train/pos/{path.name}"
     path.write_bytes(b"\xef\xbb\xbf" + text)
     check(load_reviews(folder))
+    check(load_reviews(archive(files=members() | {name: path.read_bytes()})))
     path.write_bytes(text.decode().encode("utf-16"))
-    with pytest.raises(InputError, match=rf"^file .*{path.name}: byte 0xff at offset 0 is not UTF-8: the file is UTF-16; convert it"):
-        load_reviews(folder)
+    for source in (folder, archive(files=members() | {name: path.read_bytes()})):
+        with pytest.raises(InputError, match=rf"^file {name} in .*: byte 0xff at offset 0 is not UTF-8: the file is UTF-16; convert it"):
+            load_reviews(source)
 
 
 @pytest.mark.parametrize("name", ["p1.txt", "5_10.TXT", "5-10.txt"])
@@ -56,7 +58,7 @@ def test_a_review_of_another_name_is_not_left_out(folder, archive, name):
 
 
 def test_texts_are_bytes(archive):
-    texts = {"train/pos/0_9.txt": b"\xff\xfe caf\xe9", "train/neg/0_1.txt": b"nul \x00 here", "train/neg/1_1.txt": b""}
+    texts = {"train/pos/0_9.txt": b"\xff\xff caf\xe9", "train/neg/0_1.txt": b"nul \x00 here", "train/neg/1_1.txt": b""}
     split = load_reviews(archive(files=texts))["train"]
     assert split.texts == tuple(texts.values())
     assert split.groups is None

@@ -195,7 +195,8 @@ def test_reading_is_what_preparing_reads(tmp_path):
 def test_articles_begin_where_they_are_said_to(tmp_path):
     """`train_starts` and `validation_starts` are the positions in the two parts of the text at which articles begin.
 
-    This also holds if the cut between the parts divides an article, and if characters before the beginning of an article are dropped.
+    If the cut between the parts divides an article, its rest counts as an article of the validation part. If characters are dropped from
+    the validation part, the positions are those in the text without them.
     """
     articles = ["one red blue old fish", "two fish é", "red fish", "blué fish", "old fish"]
     for n, article in enumerate(articles):

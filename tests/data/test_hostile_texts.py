@@ -4,6 +4,7 @@ A text whose line ends are not those of Unix gives a note, and so do characters 
 """
 
 import bz2
+import csv
 import gzip
 import lzma
 from pathlib import Path
@@ -14,6 +15,7 @@ from test_hostile_files import TEXT, _keras
 
 from lstm_jax.data import load_reviews, prepare_corpus, read_articles, read_byte_articles, read_series
 from lstm_jax.data.series import Series
+from lstm_jax.data.tables import table_rows
 from lstm_jax.data.text_files import review_lines
 from lstm_jax.errors import InputError
 
@@ -33,8 +35,9 @@ from lstm_jax.errors import InputError
         (gzip.compress(b"abc"), "compressed by gzip, not a text; unpack it with gunzip"),
         (lzma.compress(b"abc"), "compressed by xz"),
         (bz2.compress(b"abc"), "compressed by bzip2"),
+        (bz2.compress(b"", 3), "compressed by bzip2"),
     ],
-    ids=range(10),
+    ids=range(11),
 )
 def test_texts_that_are_none(tmp_path: Path, content: bytes, found: str) -> None:
     path = tmp_path / "text"
@@ -55,6 +58,33 @@ def test_texts_that_are_none(tmp_path: Path, content: bytes, found: str) -> None
 def test_reviews_that_are_none(content: bytes, found: str) -> None:
     with pytest.raises(InputError, match=f"^{found}"):
         review_lines(content, "reviews")
+
+
+def test_a_text_that_begins_as_a_name_of_bzip2(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("BZhang wrote this.")
+    assert read_articles(tmp_path / "text") == ("BZhang wrote this.",)
+
+
+def test_two_tables_at_once(tmp_path: Path) -> None:
+    """A table with long fields is read while the reader of another table ends."""
+    for name in "ab":
+        (tmp_path / f"{name}.csv").write_text("text\n" + f"{'x' * 200_000}\n" * (1 if name == "a" else 2))
+    first, second = (table_rows(tmp_path / f"{name}.csv") for name in "ab")
+    next(first), next(second)
+    assert list(first) == []
+    assert [len(row["text"]) for _, row in second] == [200_000]
+    assert csv.field_size_limit() == 131072
+
+
+def test_a_table_of_one_long_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table may be larger than the memory, but a line of it may not."""
+    (tmp_path / "a.csv").write_text("text\n" + "x\n" * 50 + "y" * 101)
+    monkeypatch.setattr("lstm_jax.files.reading.most_bytes", lambda: 100)
+    with pytest.raises(InputError, match=r"^line 52 of .*a\.csv: more than 100 bytes; set LSTM_JAX_MAX_BYTES to allow more$"):
+        list(table_rows(tmp_path / "a.csv", limited=False))
+    monkeypatch.setenv("LSTM_JAX_MAX_BYTES", "100")
+    with pytest.raises(InputError, match=r"^file .*a\.csv: 206 bytes, more than 100; set"):
+        list(table_rows(tmp_path / "a.csv", limited=False))
 
 
 def test_lines_of_reviews() -> None:

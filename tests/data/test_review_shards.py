@@ -146,6 +146,20 @@ def test_a_second_call_mends(folders, ending: str, damage: str, tmp_path: Path) 
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
+def test_a_table_larger_than_the_memory(splits, folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables and shards are read row by row, and may exceed the limit of files that are read whole."""
+    train, test = folders[1]
+    size = max(path.stat().st_size for path in (Path(train), Path(test)))
+    monkeypatch.setattr("lstm_jax.files.reading.most_bytes", lambda: size - 1)
+    found = data.write_review_shards([train], tmp_path / "s", [test])
+    assert len(found.train) == len(data.encode_reviews(splits).train)
+
+
+def test_a_review_counted_from_the_end(mapped) -> None:
+    for split in mapped[1].train, mapped[0].train:
+        np.testing.assert_array_equal(split.row(-1), split.row(len(split) - 1))
+
+
 def test_bad_input(folders, tmp_path: Path) -> None:
     train, test = folders[1]
     with pytest.raises(InputError, match=r"^reviews: no table; name tables, or folders of tables"):

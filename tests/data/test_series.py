@@ -114,6 +114,14 @@ def test_a_series_of_other_dtypes() -> None:
         assert (series.times.tolist(), series.times.dtype, series.values.dtype) == ([0, 1, 2], np.float64, np.float64)
 
 
+@pytest.mark.parametrize("time", ["NaT", "300000-01-01"])
+def test_times_that_microseconds_do_not_hold(time: str) -> None:
+    series = Series(np.arange(3.0), np.zeros(3), True)
+    assert series.numbers(np.array(["1970-01-02T12"], "datetime64[ns]")).tolist() == [1.5]
+    with pytest.raises(InputError, match=r"^times: .*; give times that datetime64 holds in microseconds$"):
+        series.numbers(np.array(["2000-01-01", time], "datetime64[D]"))
+
+
 def test_dates_without_hyphens(tmp_path: Path) -> None:
     """Times that all look like dates without hyphens, such as 20261130, are refused.
 

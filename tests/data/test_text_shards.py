@@ -180,6 +180,18 @@ def test_takes_as_an_array_does(sharded: data.ShardedText, places, begin, end) -
     assert text.nbytes == 0
 
 
+def test_is_read_as_an_array_is(sharded: data.ShardedText) -> None:
+    """Iteration ends, a bool array selects ids, and an index outside the text is an error."""
+    text, whole = sharded.part(3, 120), sharded[3:120]
+    assert list(text) == whole.tolist()
+    np.testing.assert_array_equal(text[whole == whole[0]], whole[whole == whole[0]])
+    for dtype in (np.int8, np.int64):
+        np.testing.assert_array_equal(text[np.array([-1, 0, 116, -117], dtype)], whole[[-1, 0, 116, -117]])
+    for wrong in (np.array([117]), np.array([0, -118]), np.ones(116, bool)):
+        with pytest.raises(IndexError):
+            text[wrong]
+
+
 def test_a_second_call_writes_what_is_missing(tmp_path: Path) -> None:
     files, folder = write_files(tmp_path), tmp_path / "s"
     want = data.write_shards(files, folder, shard_bytes=300)[:]
@@ -267,6 +279,14 @@ def test_what_is_no_text(tmp_path: Path) -> None:
         data.write_shards("-", tmp_path / "s")
 
 
+@pytest.mark.usefixtures("unchecked")
+def test_an_unknown_unit(tmp_path: Path) -> None:
+    """The error comes before any shard is written."""
+    with pytest.raises(InputError, match=r"^unit: bytes; give one of character, byte$"):
+        data.write_shards(write_files(tmp_path), tmp_path / "s", unit="bytes")  # pyright: ignore[reportArgumentType]
+    assert not (tmp_path / "s").exists()
+
+
 def test_a_sharded_corpus(tmp_path: Path) -> None:
     files = write_files(tmp_path)
     text = data.write_shards(files, tmp_path / "s", shard_bytes=300)
@@ -317,7 +337,7 @@ def test_the_command(ask, tmp_path: Path) -> None:
 
 
 def test_one_process_writes_at_a_time(tmp_path: Path) -> None:
-    """Two processes with different recipes would otherwise mix their shards."""
+    """If the folder is locked, `write_shards` raises an error and writes nothing. Otherwise two processes could mix their shards."""
     files, folder = write_files(tmp_path), tmp_path / "shards"
     folder.mkdir()
     with locked(folder / LOCK, "shards"), pytest.raises(InputError, match=rf"^shards {folder}: in use by process {os.getpid()}"):

@@ -52,7 +52,7 @@ def test_the_conclusion_names_each_model() -> None:
 
 @pytest.mark.parametrize(("choice", "suffix"), SUFFIXES.items())
 def test_the_conclusion_of_one_run(choice: str, suffix: str) -> None:
-    """The models of each group of runs have lines of their own, without ensembles of a single seed, and validation if there is one."""
+    """The conclusion names each model of a group of runs. A group with one seed has no ensembles, and may have no validation accuracy."""
     rows = [
         {"choice": "400 words", "tested": False, "accuracy": 0.84, "loss": 0.4, "seconds": 9.0},
         {

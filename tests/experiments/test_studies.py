@@ -2,6 +2,7 @@
 
 import importlib
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -82,6 +83,17 @@ def test_full_presets_are_different_runs(name: str) -> None:
 def test_report_without_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert study.main(memory.STUDY, ["--report", "--out", str(tmp_path)]) == 2
     assert capsys.readouterr().err.startswith("memory: rows of memory: none in ")
+
+
+def test_exit_code_after_failed_runs(tmp_path: Path) -> None:
+    def run(config: memory.Config) -> dict[str, float]:
+        if config.seed:
+            raise ValueError(f"seed {config.seed}")
+        return {"loss": 1.0}
+
+    configs = [replace(memory.STUDY.presets["toy"][0], seed=seed) for seed in (0, 1)]
+    broken = study.Study("broken", run, {"toy": configs, "full": []}, lambda rows, path: None, lambda rows: f"{len(rows)} rows", data=False)
+    assert study.main(broken, ["--preset", "toy", "--out", str(tmp_path)]) == 1
 
 
 def test_data_that_are_not_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

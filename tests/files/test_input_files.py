@@ -1,6 +1,8 @@
 """Readers refuse missing files, paths that are no regular files, and files that change while they are read, with one-line errors."""
 
 import os
+import resource
+import signal
 import socket
 import stat
 from pathlib import Path
@@ -12,6 +14,7 @@ from lstm_jax.data import load_reviews, read_articles, read_series
 from lstm_jax.data.reviews.keras_npz import read_keras_npz
 from lstm_jax.errors import InputError
 from lstm_jax.files import reading as input_files
+from lstm_jax.files.locks import locked
 
 TEXT = "It was the best of times.\n"
 
@@ -83,3 +86,22 @@ def test_a_file_that_grows_meanwhile(tmp_path: Path) -> None:
 
     with pytest.raises(InputError, match="changed while it was read"):
         read_and_write()
+
+
+def test_a_lock_on_a_full_disk(tmp_path: Path) -> None:
+    """If the lock file cannot be written, the error says so, and the file is removed. A limit on the size of files stands for the disk."""
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        with pytest.raises(InputError, match=r"^run: lock x.lock: File too large; free some space$"), locked(tmp_path / "x.lock", "run"):
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(InputError, match=r"^standard input: closed; name a file, or send the text through a pipe$"):
+        input_files.read_input("-")

@@ -1,6 +1,6 @@
 """No command overwrites a file that it reads or, without --force, a file without the mark of lstm-jax.
 
-The rule is tested for `check_output` alone and for each command.
+The rule is tested for `check_output` alone and for the commands `score`, `units`, `embedding plot` and `embedding export`.
 """
 
 import os
@@ -38,7 +38,11 @@ def test_a_file_of_another_s_needs_force(keep):
 
 @pytest.mark.parametrize("force", [False, True])
 def test_an_input_is_no_output(force, keep, tmp_path, monkeypatch):
-    """An input is refused as an output, also by another path, a linked folder, a hard link, standard input, or as part of a folder."""
+    """A file that the command reads is refused as an output, even if another path, a linked folder or a hard link leads to it.
+
+    It is also refused if the command reads it as standard input, or reads the folder that contains it. A new file in such a folder is
+    accepted, and so is a file with the mark of lstm-jax.
+    """
     os.link(keep, tmp_path / "hard.txt")
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "folder").symlink_to(tmp_path)
@@ -102,7 +106,7 @@ def test_a_file_that_appears_meanwhile_is_left(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
 
 
-@pytest.mark.parametrize("name", ["x" * 300, "file/below/page.html"])
+@pytest.mark.parametrize("name", ["x" * 300, "x" * 250, "new/" + "x" * 250, "x" * 300 + "/page.html", "file/below/page.html"])
 def test_a_name_that_cannot_be_is_refused_before_the_work(name, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"^writing .*; name "):

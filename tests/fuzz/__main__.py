@@ -80,7 +80,10 @@ def run_cases(world: World, shells: Sequence[Shell], kind: str, numbers: Sequenc
 
 
 def native_library() -> Path | None:
-    """Return the path of the compiled backend, installed or in the tests' own cache folder, or None if it cannot be built."""
+    """Return the path of the compiled backend, installed or in the tests' own cache folder, or None if it cannot be built.
+
+    XDG_CACHE_HOME of this process is set to the tests' own cache folder.
+    """
     from lstm_jax import native
     from lstm_jax.errors import InputError
 

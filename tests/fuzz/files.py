@@ -34,12 +34,12 @@ class Form:
 
     Attributes:
         name: last part of the file's name.
-        make: function that returns the content of a valid file.
+        make: function that returns the content of a valid file. If the name ends in .xz or .gz, the content is not yet compressed.
         asks: commands that read the file. Each is a command line with the word FILE in place of the file's name, or a function, given as
             "module:function". A case uses one of them, drawn at random.
         kinds: mutations that damage the bytes of the file.
-        pack: function that damages the content inside a compressed file or an archive, and packs the content again. None if there is no
-            such function.
+        pack: function that damages the content in a way that suits the format, and returns the whole file. If the file is compressed or
+            an archive, the content inside it is damaged and packed again. None if there is no such function.
     """
 
     name: str
@@ -138,7 +138,7 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes, **fields: object) -> N
 
 
 def _odd_tar(draw: random.Random) -> bytes:
-    """Return a tar archive with a further member at its end. Its name is odd, and often also its type and its pax header."""
+    """Return a tar archive with a further member at its end. This member has an odd name, and often also an odd type and pax header."""
     file = io.BytesIO(_tar())
     names = (
         "aclImdb/train/pos/" + "9" * 5000 + "_9.txt",

@@ -48,7 +48,7 @@ BASES = {f"train {task}": f"{flags.replace('--epochs 2', '--epochs 1')} --run ne
 BASES |= {"data prepare": "--data reviews --vocabulary frequency --cache-dir cache", "demo": "--run new-demo", "backends": ""}
 BASES["run accept"] = "--run runs/sentiment"
 RARE = {"demo": 0.1, "backends": 0.3}
-"""Weights with which commands are drawn that have few flags or take long. Other commands have the weight 1 or, for training, 2."""
+"""Weights of the commands that are drawn rarely, because they have few flags or take long. Other commands have the weight 1, training 2."""
 CHANGED = re.compile(r"^runs/\w+(/(checkpoints|events|figures|metrics|result|environment|samples|manifest).*)?$")
 """Paths of the files that may change when a run is resumed or its files are accepted."""
 
@@ -151,7 +151,11 @@ def draw_arguments(draw: random.Random) -> tuple[str, ...]:
 
 
 def run(draw: random.Random, shell: Shell, world: World) -> Verdict:
-    """Draw a command line, run it, and return the verdict. A lost or changed file is a fault."""
+    """Draw a command line, run it, and return the verdict.
+
+    If --force is not given, a lost or changed file is a fault. A command that resumes a run or accepts its files may change the files that
+    `CHANGED` matches.
+    """
     arguments = draw_arguments(draw)
     stdin = draw.choice((b"", b"", b"the cat sat\na good film\n", b"\xff\x00\r\n", b"the cat sat on the mat. " * 9))
     stdout = draw.choices(("file", "/dev/full", "closed"), (30, 1, 1))[0]

@@ -1,4 +1,4 @@
-"""Audit hook that keeps a fuzzed command inside its folders and off the network, even if root runs it."""
+"""Audit hook that keeps the Python code of a fuzzed command inside its folders and off the network, even if root runs it."""
 
 import os
 import stat
@@ -15,13 +15,18 @@ PATHS = {  # event -> pairs: index of an argument that is a path, index of the f
     "os.link": ((1, 3),),
     "os.symlink": ((1, 2),),
     "os.chmod": ((0, 2),),
+    "os.chown": ((0, 3),),
+    "os.utime": ((0, 3),),
     "os.truncate": ((0, None),),
     "shutil.rmtree": ((0, 1),),
 }
 
 
 def watch(roots: Sequence[Path], notes: int) -> None:
-    """Refuse every change of files outside `roots` and every network connection.
+    """Refuse changes of files outside `roots` and network connections.
+
+    The hook sees the opening of a file for writing and the events in `PATHS`. It does not see new pipes, and what compiled libraries (such
+    as HDF5) and other processes do. Character devices may be written everywhere.
 
     A refused change raises PermissionError. A refused connection or look-up of a host name raises the OSError "Network is unreachable".
 

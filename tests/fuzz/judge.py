@@ -20,8 +20,10 @@ _LEFT = re.compile(r"\.tmp$|orbax-checkpoint-tmp|\.tmp\.|run\.lock$")
 def fault_of(outcome: Outcome) -> str:
     """Return a description of the fault in how a command ended, or "" if there is none.
 
-    A command may end with exit code 0, with exit code 2 and a single line that begins with "error:", with exit code 130 after an interrupt,
-    or with exit code 75 if a training run has saved its state after a SIGTERM. A signal that was sent to the command may also end it.
+    A command may end with exit code 0, with exit code 2 and a single line that begins with "error:" (beside warnings), with exit code 130
+    after an interrupt, or with exit code 75 if a training run has saved its state after a SIGTERM. A signal that was sent to the command
+    may also end it. A traceback is a fault, except one of an interrupt outside the project's code. Further faults are a limit of time or
+    memory that was exceeded, and a refused attempt to rename, replace or remove a file outside the folders of the command.
     """
     if outcome.ended:
         return {"hang": "hang: ignores two interrupts", "memory": "memory: grows without bound"}[outcome.ended]

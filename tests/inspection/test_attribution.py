@@ -57,7 +57,10 @@ def test_complete_for_an_lstm() -> None:
 
 
 class Last(nnx.Module):
-    """Module with the outputs of an LSTM and the last of them as methods, which `functions` also returns as plain functions."""
+    """Module with an LSTM. Its methods `outputs` and `last` return the sum over the units at all steps (T,) and at the last step.
+
+    `functions` returns these two methods or, if `plain` is true, two plain functions that call them.
+    """
 
     def __init__(self):
         self.lstm = lstm_jax.LSTM(E, 4, return_sequences=True, rngs=nnx.Rngs(0))
@@ -74,7 +77,7 @@ class Last(nnx.Module):
 
 @pytest.mark.parametrize("plain", [True, False])
 def test_a_module_that_is_changed_in_place(plain: bool) -> None:
-    """A second call with the same function has the numbers of the module's new parameters, as after a training step."""
+    """If the parameters of a module change between two calls with the same function, the second call uses the new parameters."""
     module, x = Last(), jnp.asarray(INPUTS, jnp.float32)
     outputs, last = module.functions(plain)
     norms = []
@@ -106,6 +109,7 @@ def test_reach() -> None:
     assert reach(norms).tolist() == [0, 0, 2, 3]
     assert reach(norms, 0.5).tolist() == [0, 0, 0, 1]
     assert reach(norms[2:]).tolist() == [2, 3]  # outputs of the last two steps
+    assert reach(np.array([[np.nan, 1, 2, 1], [np.inf, 1, 2, 1], [1, 1, 2, np.nan]])).tolist() == [0, 0, 0]
 
 
 def test_bad_input() -> None:

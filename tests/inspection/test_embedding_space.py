@@ -108,9 +108,10 @@ def test_polarity_is_what_sets_say(reviews):
 
 
 def test_polarity_ids_do_not_overflow_narrow_types():
-    values = np.full(70_000, 250, np.uint8)
-    share, count = word_polarity(values, np.arange(70_001), np.ones(70_000, np.uint8), 60_000)
-    assert (share[250], count[250], count.sum()) == (1, 70_000, 70_000)
+    for dtype in (np.uint8, np.uint64):
+        values = np.full(70_000, 250, dtype)
+        share, count = word_polarity(values, np.arange(70_001), np.ones(70_000, np.uint8), 60_000)
+        assert (share[250], count[250], count.sum()) == (1, 70_000, 70_000)
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ ALL = {
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
-    """Return a function of the name of a figure in `ALL`, which draws the figure and returns the paths of its two files.
+    """Return a function drawn(name) that draws the figure `ALL[name]` and returns the paths of its PNG file and its SVG file.
 
     The function draws each figure only once.
     """

@@ -35,6 +35,10 @@ def test_units(tmp_path):
 def test_sizes_that_do_not_fit(tmp_path):
     with pytest.raises(InputError, match="bits"):
         surprise_page("abc", np.zeros(3), tmp_path / "x.html", "t")
+    with pytest.raises(InputError, match=r"^text: 1 characters; give 2 or more$"):
+        surprise_page("a", np.zeros(0), tmp_path / "x.html", "t")
+    with pytest.raises(InputError, match=r"^unit: 1; give 0 to 0$"):
+        units_page("abc", np.zeros((3, 1)), [1], tmp_path / "x.html", "t")
     with pytest.raises(InputError, match="activations"):
         units_page("abc", np.zeros((2, 1)), [0], tmp_path / "x.html", "t")
     assert not list(tmp_path.iterdir())

@@ -103,7 +103,7 @@ def test_a_model_of_ones_own() -> None:
 
 
 def test_steps_have_the_paths_of_their_layers() -> None:
-    """The trace of a decoder that calls the method `step` of its layers has the path of each layer, and its states after the calls."""
+    """If a decoder calls the method `step` of its layers, its trace has the path of each layer and the state after the call."""
 
     class Decoder(nnx.Module):
         def __init__(self, rngs: nnx.Rngs):

@@ -16,7 +16,7 @@ X = np.random.default_rng(0).standard_normal((B, T, E)).astype("float32")
 
 
 class Own(keras.Model):
-    """Subclass of `keras.Model`, whose graph of layers is not known."""
+    """Model that a user has made as a subclass of `keras.Model`. Keras does not know its graph of layers."""
 
     def __init__(self, kind: type = keras.layers.LSTM) -> None:
         super().__init__(name="own")

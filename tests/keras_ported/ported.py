@@ -18,7 +18,11 @@ CONSTANTS: dict[str, Any] = {
 
 
 def constant(kind, features: int, units: int, **options):
-    """Return a layer whose kernel is 0.01, whose recurrent kernel is 0.02 and whose biases are 0.03."""
+    """Return a layer whose kernel is 0.01, whose recurrent kernel is 0.02 and whose biases are 0.03.
+
+    The forget bias of an LSTM is 1, unless `unit_forget_bias=False` is given. `options` are options of the layer, and take precedence over
+    these constants.
+    """
     return kind(features, units, rngs=nnx.Rngs(0, dropout=1), **(CONSTANTS | options))
 
 
@@ -99,7 +103,7 @@ class TwoStatesParams(NamedTuple):
 
 
 class TwoStates(NamedTuple):
-    """State of the cell `TWO_STATES`. The field `h` is the output of the cell, which is not a part of the state in Keras."""
+    """State of the cell `TWO_STATES`. The field `h` is the output of the cell. In Keras, the output is not a part of the state."""
 
     h: jax.Array
     first: jax.Array

@@ -121,6 +121,8 @@ def test_bidirectional_errors(unchecked: None) -> None:
         Bidirectional(E, H, rngs=nnx.Rngs(0), go_backwards=True)
     with pytest.raises(InputError, match=r"^keep_order: True; Bidirectional has both directions$"):
         Bidirectional(E, H, rngs=nnx.Rngs(0), keep_order=True)
+    with pytest.raises(InputError, match=r"^zero_output_for_mask: False; Bidirectional returns zeros at padded steps: give it to a call"):
+        Bidirectional(E, H, rngs=nnx.Rngs(0), zero_output_for_mask=False)
     with pytest.raises(InputError, match=r"^backward stateful: True; it is that of Bidirectional: leave it out$"):
         Bidirectional(E, H, rngs=nnx.Rngs(0), backward={"stateful": True})
     with pytest.raises(InputError, match=r"^backward units: 3; sum needs 5, those of the forward layer$"):

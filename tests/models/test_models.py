@@ -207,7 +207,8 @@ VARIANTS = [
 def test_variants(options: dict) -> None:
     """With dropout, the key determines the loss, and every parameter has a finite, non-zero gradient.
 
-    Without dropout, the logits are the same with `deterministic=True`, after `eval()`, and if the word vectors are given.
+    Three calls without dropout return equal logits: one with `deterministic=True`, one after `eval()`, and one after `eval()` to which the
+    word vectors are given.
     """
     model = small(**options)
     made = functional(model)

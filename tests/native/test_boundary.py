@@ -72,7 +72,10 @@ def _others(like, name: str, alone: bool) -> Iterator[tuple[str, tuple[int, ...]
 @pytest.mark.slow(keep=4)
 @pytest.mark.parametrize("kind", CALLS)
 def test_misfits_of_every_array(kind: str) -> None:
-    """An operand or result with a wrong dtype, rank or extent is refused. The error gives its name, what it has, and what fits."""
+    """An operand or result with a wrong dtype, rank or extent is refused. The error gives its name, what it has, and what fits.
+
+    If the wrong array is one of `SETS_THE_SIZES`, the error may name another array instead, because that array no longer fits.
+    """
     call = CALLS[kind]
     call.run()
     arrays, tried = call.operands | call.results, []
@@ -354,8 +357,8 @@ def test_memory_that_is_not_there(backward: bool) -> None:
 def call_without_memory(backward: bool) -> None:
     """Run a call with so little free memory that it is enough for the call's results only, then another call with all the memory.
 
-    One unit is padded to a whole vector. With vectors of 16, 32 and 64 bytes, the call forward raises the error with 8 to 18 MiB of free
-    memory, and the call backward, whose results take 19 MiB, with 20 to 24 MiB (measured).
+    One unit is padded to a whole vector. With vectors of 16, 32 and 64 bytes, the forward call raises the error with 8 to 18 MiB of free
+    memory. The backward call, whose results take 19 MiB, raises it with 20 to 24 MiB. These sizes were measured.
     """
     call = recurrence(backward, sizes=(1, 2, 1_200_000, 1), keep=False, masked=False)
     results = {name: like for name, like in call.results.items() if name != "d of x"}

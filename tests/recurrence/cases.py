@@ -58,7 +58,7 @@ def covering_cases(turn: int) -> list[tuple[Case, bool]]:
 def request(case: Case, **more: str) -> dict[str, Any]:
     """Return the fields of a `recurrence.Request` for a case, together with the fields in `more`.
 
-    If the case has padding of any kind, the request has a mask, and not lengths.
+    If `case.mask` is not "none", the request asks for the support of a mask, and not of lengths.
     """
     dropped, each = DROPOUTS[case.dropout], " per gate" * DROPOUTS[case.dropout].per_gate
     kinds = [name + each for name, there in (("input dropout", dropped.input), ("recurrent dropout", dropped.recurrent)) if there]

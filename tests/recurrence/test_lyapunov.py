@@ -81,9 +81,11 @@ def test_ids_and_vanished_differences(x64: None) -> None:
     assert (largest_lyapunov_exponent(row, gone, ids) < -100).all()
 
 
-@pytest.mark.parametrize("skip", [-1, 6])
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("skip", [-1, 6, 2.0])
 def test_skip(skip: int) -> None:
     row = CELLS["lstm"]
     params = row.init(jax.random.key(0), 2, 3)
     with pytest.raises(InputError, match=rf"^skip: {skip}; give 0 to 5$"):
         largest_lyapunov_exponent(row, params, jnp.zeros((1, 6, 2)), skip=skip)
+    largest_lyapunov_exponent(row, params, jnp.zeros((1, 6, 2)), skip=np.int64(2))

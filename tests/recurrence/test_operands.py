@@ -243,9 +243,10 @@ def test_more_steps_than_an_int8_counts() -> None:
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_parameters_of_every_cell_are_checked(cell: str) -> None:
-    """If a parameter of a cell lacks one entry, or its dtype differs from that of the others, an `InputError` names a parameter.
+    """An `InputError` names a parameter that lacks its last row or entry, or whose dtype differs from that of the other parameters.
 
-    If this is the kernel, the error may name another parameter.
+    If the kernel has another dtype, the error may name another parameter. A kernel without its last row is left out, since it is a valid
+    kernel for one feature less. The test also gives an initial state with one array too many, which is refused.
     """
     operands = usual(cell)
     for name, array in operands["params"]._asdict().items():

@@ -82,7 +82,10 @@ def _options(cut: Cut) -> dict[str, Any]:
 
 
 def _on_host(cut: Cut, cell: str, arrays: tuple, mask: Any, resets: np.ndarray):
-    """Return (results, gradients) of rows that are cut at the resets, whose pieces `reference` runs, operation by operation."""
+    """Return (results, gradients) that are computed without resets.
+
+    Each row is cut into pieces at its resets. The backend `reference` runs the pieces one by one, without `jax.jit`.
+    """
 
     def run(params, x, state, dropout, learned):
         later = CELLS[cell].initial_state(SHAPE.batch, SHAPE.units, x.dtype) if learned is None else learned

@@ -72,9 +72,9 @@ def test_cold_and_warm_give_the_same_bits(reviews: Path, tmp_path: Path) -> None
 
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Enable the cache in a new folder, and restore JAX's settings afterwards.
+    """Use a new folder as the user's cache folder, set `jax_enable_compilation_cache`, and yield the folder. Restore JAX's settings.
 
-    Skip the test of whether XLA can load a program, so that no program is compiled for it.
+    `keep_compiled` does not test whether XLA can load a program, so that no program is compiled for this test.
     """
     before = {name: getattr(jax.config, name) for name in SETTINGS}
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

@@ -45,7 +45,7 @@ def test_a_second_signal_ends_a_running_step(numbers):
 
 
 class Deleted:
-    """Object in whose deletion Python ignores the `KeyboardInterrupt` of a SIGINT."""
+    """Object that sends a SIGINT to this process in `__del__`, where Python ignores the `KeyboardInterrupt`."""
 
     def __del__(self):
         os.kill(os.getpid(), signal.SIGINT)

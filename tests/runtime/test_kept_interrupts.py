@@ -12,7 +12,7 @@ from lstm_jax.training.signals import noted_signals
 
 
 class Dying:
-    """Object that receives a SIGINT in `__del__`, where Python ignores the `KeyboardInterrupt`."""
+    """Object that sends a SIGINT to this process in `__del__`, where Python ignores the `KeyboardInterrupt`."""
 
     def __del__(self):
         os.kill(os.getpid(), signal.SIGINT)

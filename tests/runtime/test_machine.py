@@ -47,7 +47,11 @@ print(*found)
     ids=["all blocks", "small blocks", "switched off", "compiled code", "compiled code, switched off"],
 )
 def test_freed_memory_is_kept(prepare: str, keep: str, kept: tuple[bool, ...]) -> None:
-    """Blocks of 8 MiB in the main thread and in another one, and blocks of 64 MiB: ten allocations of three blocks in turn."""
+    """If freed memory is kept, allocating three blocks of one size again, ten times in turn, causes fewer than 30 page faults.
+
+    `kept` has an entry for each of three cases: blocks of 8 MiB in the main thread, of 8 MiB in another thread, and of 64 MiB in the main
+    thread. The entry says whether the freed memory must be kept.
+    """
     environment = os.environ | {"LSTM_JAX_KEEP_MEMORY": keep}
     run = subprocess.run(
         [sys.executable, "-c", PROGRAM.replace("{prepare}", prepare)], capture_output=True, text=True, env=environment, check=True

@@ -197,6 +197,18 @@ def test_an_id_outside_is_not_a_number_on_a_mesh() -> None:
     np.testing.assert_array_equal(np.isnan(vectors).all(-1), [[False, True], [False, False]])
 
 
+def test_the_nearest_row_with_explicit_sharding() -> None:
+    """With the mode "clip", an id outside the table gives the nearest row, whether the sharding of the ids is explicit or not."""
+    table, ids = jnp.arange(5.0)[:, None], np.array([-9, -1, 4, 7], np.int32)
+    np.testing.assert_array_equal(gather_columns(table, jnp.asarray(ids), mode="clip")[:, 0], [0, 0, 4, 4])
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        placed = jax.device_put(ids, jax.NamedSharding(mesh, jax.P("data")))
+        np.testing.assert_array_equal(gather_columns(table, placed, mode="clip")[:, 0], [0, 0, 4, 4])
+        placed = jax.device_put(ids.astype(np.int8), jax.NamedSharding(mesh, jax.P("data")))
+        np.testing.assert_array_equal(gather_columns(jnp.arange(300.0)[:, None], placed, mode="clip")[:, 0], [0, 0, 4, 7])
+
+
 @two_devices
 def test_the_whole_model_on_two_devices() -> None:
     mesh = make_mesh(2)

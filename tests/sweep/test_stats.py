@@ -41,9 +41,13 @@ def test_interval_of_a_ratio_of_medians() -> None:
 
 def test_interval_of_a_geometric_mean() -> None:
     ratios = np.array([1.1, 1.2, 0.9, 1.05])
-    mean, low, high = stats.geometric_mean_interval(ratios, seed=5)
-    assert mean == pytest.approx(scipy_stats.gmean(ratios))
-    assert [low, high] == pytest.approx(np.exp(np.quantile(_drawn_means(np.log(ratios), 5, 10_000), [0.025, 0.975])))
+    mean, low, high = stats.geometric_mean_interval(ratios)
+    logs = np.log(ratios)
+    want = scipy_stats.t.interval(0.95, len(logs) - 1, logs.mean(), scipy_stats.sem(logs))
+    assert (mean, low, high) == pytest.approx((scipy_stats.gmean(ratios), *np.exp(want)))
+    mean, *ends = stats.geometric_mean_interval([2.0])
+    assert mean == pytest.approx(2)
+    assert np.isnan(ends).all()
 
 
 def test_independent_samples() -> None:

@@ -93,6 +93,9 @@ def test_configs_of_two_classes_with_equal_values(tmp_path: Path) -> None:
         with pytest.raises(InputError) as error:
             call(made_sweep.show, [Sgd(0.2), Sgd(0.2), Sgd(), Adam()], path)
         assert str(error.value) == "configs: made_sweep:Sgd and made_sweep:Adam with the same values; run each class in a call of its own"
+    keys: list[Any] = [{1: 0.1}, {"1": 0.1}]
+    with pytest.raises(InputError, match=r"^configs: keys .* and .* with the same values; give keys of one type$"):
+        sweep.run(made_sweep.show, [Sgd(rate) for rate in keys], path)
     old = [{name: value for name, value in row.items() if name != "class"} for row in read_rows(path)][:1]
     path.write_text(json.dumps(old[0]) + "\n")
     assert [sweep.run(made_sweep.show, [kind()], path) for kind in kinds] == [old, old]

@@ -1,4 +1,4 @@
-"""HTML pages about trained runs: they show what a model computes, on request after each epoch whose parameters the run has kept."""
+"""HTML pages about trained runs: they show what a model computes. A page may also show this for each epoch whose parameters are kept."""
 
 import dataclasses
 import sys
@@ -110,9 +110,11 @@ def test_texts_in_other_forms(run) -> None:
 
 @pytest.mark.usefixtures("unchecked")
 def test_ids_of_reviews(run) -> None:
-    """An id beyond int32 gives NaN, and not the logit of another word. Lists of ids are accepted, and other values are refused."""
-    ids = np.array([[1, 5], [1, 2**32 + 5]])
-    assert np.isnan(run.logits(ids)).tolist() == [False, True]
+    """An id outside the vocabulary is an error. Lists of ids are accepted, and other values are refused."""
+    ids = np.array([[1, 5], [1, 7]])
+    for outside in (-1, 300, 2**32 + 5):
+        with pytest.raises(InputError, match=rf"^ids: {outside}; the vocabulary has the ids 0 to 299$"):
+            run.logits(np.array([[1, outside]]))
     assert run.logits(ids[:1].tolist()).tolist() == run.logits(ids[:1].astype(np.uint8)).tolist() == run.logits(ids)[:1].tolist()
     for wrong in (ids[0], ids[:, :0], ids.astype(float), None):
         with pytest.raises(InputError, match=r"^ids: .*; give ints \(B, T\), where T is 1 or more$"):
@@ -313,8 +315,11 @@ def test_written_ratings(run, measures) -> None:
     ids, quarter = np.asarray(rows.ids).copy(), rows.count // 4
     ids[:, -2:] = [6, 5]  # "11 10"
     ids[:quarter, -2:] = [4, 5]  # "7 10"
+    ids[:, :5] = 0
     changed = sentiment.Rows(ids, rows.labels)
     found = measures.ratings(dataclasses.replace(run, own=words), changed)
+    padded_after = measures.ratings(dataclasses.replace(run, own=words), sentiment.Rows(np.roll(ids, -5, axis=1), rows.labels))
+    assert padded_after["rated reviews"] == pytest.approx(0.25)
     logits = run.logits(changed)
     right = (logits > 0) == (rows.labels == 1)
     assert found["rated reviews"] == pytest.approx(0.25)

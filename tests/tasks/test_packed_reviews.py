@@ -14,6 +14,7 @@ from tables import assert_close
 from lstm_jax.config import SentimentConfig, SentimentModelConfig, TrainConfig
 from lstm_jax.errors import InputError
 from lstm_jax.models import SentimentClassifier, functional
+from lstm_jax.packing import PackedPlaces
 from lstm_jax.runtime.sharding import make_mesh
 from lstm_jax.tasks import sentiment
 from lstm_jax.tasks.packed_reviews import NONE, pack_reviews, weight_of_reviews
@@ -186,3 +187,12 @@ def test_refused(config, model, message):
     with pytest.raises(InputError) as raised:
         dataclasses.replace(config, model=dataclasses.replace(config.model, **model))
     assert str(raised.value) == message
+
+
+def test_packed_texts_are_merged_by_concat() -> None:
+    """The last outputs of packed texts can be taken apart only if they are concatenated."""
+    config = SentimentModelConfig(units=4, embed=3, recurrent_dropout=0.0, bidirectional=True, merge="sum")
+    model = SentimentClassifier(config, 9, rngs=nnx.Rngs(0))
+    places = PackedPlaces(jnp.array([[1, 1, 2, 2, 2]]), jnp.array([[0, 2]]), jnp.array([[1, 4]]))
+    with pytest.raises(InputError, match=r"^merge: sum; packed texts with the pooling last need concat$"):
+        model(jnp.array([[1, 2, 3, 4, 5]]), packed=places, deterministic=True)

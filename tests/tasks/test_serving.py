@@ -47,10 +47,12 @@ def test_logits(config: SentimentModelConfig) -> None:
 
 @pytest.mark.usefixtures("unchecked")
 def test_ids() -> None:
-    """An id beyond int32 gives NaN, and not the logit of another word. Lists of ids are accepted, and other values are refused."""
+    """An id outside the vocabulary is an error. Lists of ids are accepted, and other values are refused."""
     serve = make_server(SentimentClassifier(SentimentModelConfig(embed=5, units=6), 30, rngs=nnx.Rngs(0)))
-    ids = np.array([[1, 5], [1, 2**32 + 5], [1, 2**63 + 5]], np.uint64)
-    assert np.isnan(serve(ids)).tolist() == [False, True, True]
+    ids = np.array([[1, 5], [1, 29]], np.uint64)
+    for wrong in (-1, 30, 2**32 + 5, -(2**32) + 5):
+        with pytest.raises(InputError, match=rf"^ids: {wrong}; the vocabulary has the ids 0 to 29$"):
+            serve(np.array([[1, wrong]]))
     np.testing.assert_array_equal(serve(ids[:1].tolist()), serve(ids[:1]))
     for wrong in (ids[0], ids[:, :0], ids.astype(float), ids > 3, [[1], [2, 3]], None):
         with pytest.raises(InputError, match=r"^ids: .*; give ints \(B, T\)"):

@@ -235,3 +235,10 @@ def test_streams_are_reset_where_articles_begin():
     assert float(alone) == pytest.approx(float(wanted), rel=1e-5)
     plain, _ = objective(params, (ids, jnp.zeros_like(resets)), weight, key, state)
     assert float(plain) == float(objective(params, ids, weight, key, state)[0])
+
+
+def test_a_text_whose_positions_int32_does_not_hold() -> None:
+    text = np.broadcast_to(np.uint8(0), 2**31)
+    for read in (lambda: window_examples(text, 40, 3), lambda: stream_examples(text, 40, 4)):
+        with pytest.raises(InputError, match=r"^text: 2147483648 characters; at most 2147483647 fit in memory: write shards with"):
+            read()

@@ -93,19 +93,31 @@ def test_a_resumed_run_goes_on_with_its_events(lost, tmp_path):
 def test_a_resumed_run_repeats_its_first_epochs(name, tmp_path):
     """A run that is resumed in its first epoch repeats this epoch, and the event file then has the epoch once.
 
-    This also holds if the event file has the name that a former version gave it.
+    This also holds if the event file has the name that a former version gave it, and if one callback serves both calls.
     """
     write = tensorboard(str(tmp_path))
     write(record(FIRST))
-    write(record(FIRST, SECOND))
     if name:
         (path,) = tmp_path.iterdir()
         path.rename(tmp_path / name)
-    again = tensorboard(tmp_path)
+    again = tensorboard(tmp_path) if name else write
     again(record(FIRST, resumed=True))
     assert events(tmp_path) == ONE
     again(record(FIRST, SECOND, resumed=True))
+    again(record(FIRST, SECOND, resumed=True))
     assert events(tmp_path) == ONE + TWO
+
+
+def test_events_of_another_training_are_kept(tmp_path):
+    """A training that was asked to resume, but has no checkpoint, begins a file of its own beside that of a longer training."""
+    write = tensorboard(tmp_path)
+    write(record(FIRST, SECOND))
+    (other,) = tmp_path.iterdir()
+    before = other.read_bytes()
+    for count, callback in ((2, tensorboard(tmp_path)), (2, write)):  # the second one repeats the first epoch of the first one's file
+        callback(record(FIRST, resumed=True))
+        assert other.read_bytes() == before
+        assert len(list(tmp_path.iterdir())) == count
 
 
 def test_a_new_training_begins_a_new_file(tmp_path):

@@ -37,6 +37,14 @@ def test_round_trip_is_bit_exact_and_keeps_shardings(two_steps):
     assert_same(found.state, make_state(12))
 
 
+def test_an_array_of_the_other_byte_order(tmp_path: Path) -> None:
+    array = np.arange(4, dtype=np.dtype("f4").newbyteorder())
+    checkpoint.save(tmp_path, 3, {"x": array}, {})
+    found = checkpoint.restore(tmp_path, {"x": array})
+    np.testing.assert_array_equal(found.state["x"], np.arange(4, dtype=np.float32), strict=True)
+    assert found.step == 3
+
+
 def test_shapes_and_shardings_alone_are_enough_to_restore(two_steps):
     def describe(leaf):
         return leaf if isinstance(leaf, np.ndarray) else jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
@@ -50,7 +58,10 @@ def test_shapes_and_shardings_alone_are_enough_to_restore(two_steps):
 
 @pytest.mark.parametrize("generator", ["threefry2x32", "rbg"])
 def test_random_keys(tmp_path: Path, generator: str) -> None:
-    """Keys made by `jax.random.key` are restored as keys of the same generator; a template may stand in for them."""
+    """Keys made by `jax.random.key` are restored as keys of the same generator, also if `ShapeDtypeStruct` objects describe them.
+
+    A key of another generator, or raw key data in place of a key, is refused.
+    """
     saved = {"key": jax.random.key(3, impl=generator), "keys": jax.random.split(jax.random.key(5, impl=generator), 4), "a": jnp.ones(2)}
     checkpoint.save(tmp_path, 0, saved, {})
     others = {"key": jax.random.key(0, impl=generator), "keys": jax.random.split(jax.random.key(1, impl=generator), 4), "a": jnp.zeros(2)}
@@ -163,7 +174,7 @@ def test_what_orbax_reads_wrongly_is_rejected(folder, monkeypatch):
 
 
 def test_checkpoints_that_are_replaced_while_they_are_read(folder, monkeypatch):
-    """A training in another process saves step 20 and removes the older checkpoints while they are read."""
+    """If another process saves step 20 and removes the older checkpoints while they are read, step 20 is restored."""
     load, calls = store._load, []
 
     def load_late(*arguments):
@@ -294,7 +305,10 @@ def test_a_sharding_that_does_not_divide_is_the_users_error(tmp_path):
 
 
 def test_each_process_asks_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each process tells the others whether it has found damage, even if it has found some itself, because the others wait for it."""
+    """A process tells the others whether it has found damage, and learns whether they have.
+
+    A process that has found damage asks the others all the same, because they wait for its answer.
+    """
     asked = []
     monkeypatch.setattr(processes, "largest", lambda *numbers: asked.append(numbers) or (1,))
     assert store._agreed("cut off") == "cut off"

@@ -2,7 +2,9 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,7 @@ from test_make_train_step import IDS, LABELS, LENGTH, Classifier, assert_near, l
 import lstm_jax
 from lstm_jax.errors import InputError
 from lstm_jax.runtime import sharding
+from lstm_jax.training import checkpoint
 from lstm_jax.training.callbacks import metrics_file
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -54,6 +57,7 @@ def test_bad_input() -> None:
         ({"arrays": [IDS[0], 3.0]}, "arrays: a scalar; give arrays with one row per example"),
         ({"evaluate": lambda model: {1: 2.0}}, "name of a metric: 1; return a dict from names to numbers"),
         ({"evaluate": lambda model: None}, "metrics: NoneType; return a dict from names to numbers"),
+        ({"evaluate": lambda model: {"m": 1j}}, "metric m: Object of type complex is not JSON serializable; return numbers, texts"),
         ({"evaluate": lambda model: {"m": np.ones(2)}, "monitor": "m"}, "metric m: list; monitor a metric that is a number"),
     ],
 )
@@ -72,14 +76,64 @@ def test_callbacks_may_be_an_iterator(unchecked: None) -> None:
 
 
 CHANGES = [("batch_size", 4, 8), ("seed", 1, 0), ("examples", 12, 16), ("monitor", "b", "a"), ("monitor", "", "a"), ("mode", "max", "min")]
-"""Names of what differs from the training that is resumed, its value, and the value of that training."""
+"""Tuples (name, value, was): what differs when a training is resumed, its new value, and the value that the training began with."""
+
+
+SMALL = [IDS.reshape(-1, LENGTH)[:16], LABELS.reshape(-1)[:16]]
+"""Arrays of a short training."""
+
+
+def fit_with(values: list[float], folder: Path, **options) -> Any:
+    """Train three epochs of two steps, whose validation losses are the given ones, with checkpoints in the subfolder c of `folder`."""
+    left = iter(values)
+    options |= {"batch_size": 8, "epochs": 3, "monitor": "v", "evaluate": lambda model: {"v": next(left)}}
+    return lstm_jax.fit(Classifier(), losses, lstm_jax.adam(1e-2), SMALL, checkpoints=folder / "c", **options)
+
+
+def test_best_checkpoint_of_an_epoch_that_was_not_saved(tmp_path: Path) -> None:
+    """A process may end after it has saved a best epoch in `best/`, but before its state. Once resumed, `best/` holds the best epoch."""
+
+    def fail(record) -> None:
+        if record.epoch == 3:
+            raise RuntimeError("no space")
+
+    with pytest.raises(RuntimeError, match="no space"):
+        fit_with([1.0, 0.5, 0.1], tmp_path, callbacks=[fail])
+    assert checkpoint.steps(tmp_path / "c" / "best")[-1] == 6
+    result = fit_with([0.9], tmp_path, resume=True)
+    assert (result.best_epoch, [row["v"] for row in result.rows]) == (2, [1.0, 0.5, 0.9])
+    found = checkpoint.restore(tmp_path / "c" / "best", result.params)
+    assert found.step == 4
+    jax.tree.map(np.testing.assert_array_equal, found.state, result.params)
+
+
+def test_best_checkpoints_of_another_training(tmp_path: Path) -> None:
+    """Without a state to resume from, best checkpoints of later epochs than the first one belong to another training."""
+    fit_with([1.0, 0.5, 0.1], tmp_path)
+    shutil.rmtree(tmp_path / "c" / "latest")
+    with pytest.raises(InputError, match=r"^checkpoint folder .*best: a checkpoint of step 6; .*latest has none"):
+        fit_with([1.0, 0.5, 0.1], tmp_path, resume=True)
+    shutil.rmtree(tmp_path / "c" / "best")
+    assert fit_with([1.0, 0.5, 0.1], tmp_path, resume=True).best_epoch == 3
+
+
+def test_a_state_that_no_checkpoint_can_hold(tmp_path: Path) -> None:
+    """If a parameter is empty, the error comes before the first epoch."""
+
+    class Empty(Classifier):
+        def __init__(self):
+            super().__init__()
+            self.none = nnx.Param(jnp.zeros((0, 3)))
+
+    with pytest.raises(InputError, match=r"^checkpoint leaf state.params.none: shape \(0, 3\); leave arrays without elements out"):
+        lstm_jax.fit(Empty(), losses, lstm_jax.adam(1e-2), SMALL, checkpoints=tmp_path, evaluate=lambda model: pytest.fail("an epoch"))
 
 
 @pytest.mark.parametrize(("name", "value", "was"), CHANGES)
 def test_another_training_is_not_resumed(name: str, value: int | str, was: int | str, tmp_path: Path) -> None:
     """Resuming with another batch size, seed or number of examples is an error, because each step would have other examples.
 
-    Resuming with another monitored metric is an error, too. Otherwise the best epoch would be chosen partly by the old metric.
+    Resuming with another monitored metric or another mode is an error, too. Otherwise the best epoch would be chosen partly by the old one.
     """
     arrays = [IDS.reshape(-1, LENGTH)[:16], LABELS.reshape(-1)[:16]]
     options = {
@@ -100,7 +154,7 @@ def test_another_training_is_not_resumed(name: str, value: int | str, was: int |
 
 
 def test_fewer_epochs_than_the_checkpoint(tmp_path: Path) -> None:
-    """The newest checkpoint lies within epoch 2, and the parameters of the end of epoch 1 are no longer there."""
+    """Resuming with 1 epoch is an error if the newest checkpoint lies within epoch 2."""
     arrays = [IDS.reshape(-1, LENGTH)[:16], LABELS.reshape(-1)[:16]]
 
     def train(epochs: int, **more) -> None:
@@ -130,7 +184,10 @@ def test_fewer_epochs_than_the_checkpoint(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("dtype", "wrong"), [(np.int64, 2**31), (np.int64, -(2**31) - 1), (np.uint64, 2**32)])
 def test_ids_beyond_32_bits(dtype: type, wrong: int) -> None:
-    """JAX would cut such ids to 32 bits, and train other rows. Ids of 64 bits within the range are those of 32 bits."""
+    """An id that does not fit into 32 bits is an error, because JAX would cut it, and another row of the table would be trained.
+
+    A training with smaller ids of a 64-bit dtype gives the loss of a training with ids of 32 bits.
+    """
     ids = IDS[0].astype(dtype)
     same = [
         lstm_jax.fit(Classifier(), losses, lstm_jax.adam(1e-2), [rows, LABELS[0]], batch_size=4).rows[0]["train_loss"]
@@ -146,7 +203,7 @@ def test_ids_beyond_32_bits(dtype: type, wrong: int) -> None:
 
 
 def test_metrics_that_are_no_numbers(tmp_path: Path) -> None:
-    """Arrays, lists and texts are stored as they are, with lists in place of arrays."""
+    """A metric may be an array, a text or None. The result and the file of metrics have a list in place of an array."""
     more = {"per_class": jnp.arange(2.0), "counts": np.ones((2, 2), int), "note": "a", "nothing": None}
     options = {"checkpoints": tmp_path / "c", "callbacks": [metrics_file(tmp_path / "metrics.jsonl")]}
     result = lstm_jax.fit(

@@ -253,10 +253,11 @@ def test_a_table_alone() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the row-sparse update with")
 def test_a_state_goes_on_in_another_step() -> None:
-    """The state of one step function can be read and continued by other step functions.
+    """The state that one step function made can be read and continued by other step functions.
 
-    A function that has not seen a batch yet can read the state. The state can also be continued with dense updates. Without compiled
-    code, a state whose rows have missed steps is refused. A state that is made without compiled code can later be continued with it.
+    A function that has not seen a batch yet can read the state, and a function with dense updates can continue it. If rows of the embedding
+    table still miss steps, the state can be neither read nor continued without compiled code. A state that is made without compiled code
+    can later be continued with it.
     """
 
     def penalised(model, ids, labels):
@@ -288,9 +289,9 @@ def test_a_state_goes_on_in_another_step() -> None:
 
 @pytest.mark.parametrize("caught_up", [True, False])
 def test_a_restarted_optimizer(caught_up: bool, x64: None, peer_rules) -> None:
-    """If the state of the optimiser is made anew after 10 steps, further steps give the same parameters as with optax.
+    """If all rows catch up and the state of the optimiser is then made anew, further steps give the same parameters as with optax.
 
-    This holds if all rows have caught up before. Otherwise, the parameters are at least finite.
+    If rows still miss steps when the state is made anew, the parameters are at least finite.
     """
     trained = {}
     for name, optimizer in (("ours", lstm_jax.adam(1e-2)), ("optax", optax.adam(1e-2))):

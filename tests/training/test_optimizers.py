@@ -191,7 +191,7 @@ def test_adam_equals_optax(scheduled, dtype, peer_rules):
 
 
 def test_rates_that_are_traced(peer_rules):
-    """`optax.inject_hyperparams` under `jit`, and `vmap` over a decay rate, as with `optax.adam`."""
+    """`adam` gives the updates of `optax.adam` if rates are traced: by `optax.inject_hyperparams`, by `jit` or by `vmap`."""
     params = {"w": jnp.asarray([1.0, -2.0, 0.5])}
 
     def two_steps(form, rate):
@@ -228,7 +228,7 @@ def test_half_precision_against_float32(eps):
     np.testing.assert_allclose(found["float16"].astype(np.float32), found["float32"], rtol=1e-3)
 
 
-@pytest.mark.parametrize(("name", "value"), [("b1", 1.5), ("b2", -0.1), ("eps", -1e-8), ("b1", float("nan"))])
+@pytest.mark.parametrize(("name", "value"), [("b1", 1.5), ("b2", -0.1), ("eps", -1e-8), ("b1", float("nan")), ("b1", 1.0), ("b2", 1.0)])
 @pytest.mark.parametrize("form", [adam, keras_adam])
 def test_impossible_rates(form, name, value):
     with pytest.raises(InputError, match=f"^{name}: {value}; give 0 "):

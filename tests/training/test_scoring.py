@@ -190,7 +190,10 @@ def test_nothing_to_score(n):
 
 @pytest.mark.parametrize("mode", ["carried", "window"])
 def test_ids_beyond_int32_are_no_other_ids(mode):
-    """An id of 64 bits beyond int32 gives NaN for it and all later characters, and not the scores of the id with the same lower 32 bits."""
+    """An id beyond int32 does not get the score of the id with the same lower 32 bits: its score is NaN.
+
+    The scores of the later characters whose prediction reads this id are NaN, too. Here these are all later characters in both modes.
+    """
     ids = made_ids(12).astype(np.int64)
     scorer, large = Scorer(REBUILD, ONE, mode, LENGTH), ids.copy()
     large[8] += 2**32

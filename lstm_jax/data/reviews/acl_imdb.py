@@ -101,12 +101,14 @@ def read_archive(path: Path) -> dict[str, TextSplit]:
     """Return the reviews in a .tar.gz archive, as a dict from the name of each split to its reviews.
 
     The archive is not extracted to the disk. Only the reviews and the files `urls_pos.txt` and `urls_neg.txt` are read. These files contain
-    one URL for each review. The URL identifies the movie that the review is about.
+    one URL for each review. The URL identifies the movie that the review is about. A byte-order mark of UTF-8 at the beginning of a review
+    is dropped.
 
     Raises:
         InputError: in one of these cases.
 
             - The archive is truncated or damaged, or expands to too many bytes.
+            - A review is encoded as UTF-16 or UTF-32.
             - A member is a link, a device or a sparse file.
             - The path of a member leads out of the archive.
             - The name of a review has another form than ID_RATING.txt.
@@ -149,7 +151,7 @@ def find_folder(path: Path) -> Found | None:
 def _is_read(name: str, shown: str) -> bool:
     """Return whether a file is read, given its path in the data set, such as "train/pos/0_9.txt".
 
-    Files that are neither reviews nor lists of movies are not read, as are files whose names begin with a dot.
+    Only reviews and lists of movies are read. A file whose name begins with a dot is not read.
 
     Raises:
         InputError: if the file is a review whose name has another form than ID_RATING.txt. The message names it as `shown`.
@@ -174,18 +176,13 @@ def _folder_files(folder: Path) -> dict[str, Path]:
 def read_folder_source(found: Found, _: ReadOptions) -> dict[str, TextSplit]:
     """Return the reviews in an extracted `aclImdb` folder, as a dict from the name of each split to its reviews.
 
-    A byte-order mark of UTF-8 at the beginning of a file is dropped.
+    A byte-order mark of UTF-8 at the beginning of a review is dropped.
 
     Raises:
-        InputError: if a file cannot be read or is encoded as UTF-16 or UTF-32, or if a split has no positive or no negative reviews.
+        InputError: if a file cannot be read, if a review is encoded as UTF-16 or UTF-32, or if a split has no positive or no negative
+            reviews.
     """
-
-    def read(path: Path) -> bytes:
-        content = read_input(path)
-        require_utf8(content, f"file {path}")
-        return content.removeprefix(codecs.BOM_UTF8)
-
-    return _assemble(((name, read(path)) for name, path in found.files.items()), found.path)
+    return _assemble(((name, read_input(path)) for name, path in found.files.items()), found.path)
 
 
 def _assemble(files: Iterable[tuple[str, bytes]], source: Path) -> dict[str, TextSplit]:
@@ -202,7 +199,8 @@ def _assemble(files: Iterable[tuple[str, bytes]], source: Path) -> dict[str, Tex
             movies[split, urls_of] = [movie.group().decode() if movie else "" for movie in found]
         else:
             require(len(identity) <= DIGITS >= len(rating), f"member of {source}", name, f"an id has {DIGITS} digits at most")
-            texts[split][f"{label}/{identity}_{rating}.txt"] = content
+            require_utf8(content, f"file {name} in {source}")
+            texts[split][f"{label}/{identity}_{rating}.txt"] = content.removeprefix(codecs.BOM_UTF8)
             identities[name] = int(identity)
 
     def movie_of(split: str, name: str) -> str:

@@ -102,7 +102,8 @@ def encode_reviews(splits: dict[str, TextSplit], num_words: int | None = None) -
             None or 0, every word of the vocabulary has an id of its own.
 
     Raises:
-        InputError: if there is no training split, or if a split has no positive or no negative reviews.
+        InputError: if there is no training split, if a split has no positive or no negative reviews, or if `num_words` is below 4 and not
+            0.
     """
     check_splits(splits, "memory")
     arrays = _encode(splits, build_vocabulary(splits["train"].texts))
@@ -197,10 +198,11 @@ def _unpack(arrays: dict[str, np.ndarray], key: str, num_words: int | None) -> E
 
 
 def _has_other_copies(split: EncodedSplit) -> bool:
-    """Return whether reviews belong together that would not if reviews with the same ids counted as copies, or the other way round.
+    """Return whether the sets of reviews that must be in the same split are other sets than in older versions of this project.
 
-    Older versions took such reviews for copies. If this makes a difference, their validation split is another one, and so the fingerprint
-    must be another one, too.
+    Copies of a review must be in the same split; see `row_sets`. Two reviews are copies if they have the same words. In older versions they
+    were copies if they had the same ids. If the sets differ, the older versions made another validation split of the same reviews. The
+    fingerprint must then differ too.
     """
     hashes = split.hashes(), replace(split, digests=None).hashes()
     pairs = len(set(zip(*(array.tolist() for array in hashes), strict=True)))

@@ -35,7 +35,7 @@ class EncodedSplit:
 
     def row(self, number: int) -> np.ndarray:
         """Return the ids (T,) of the review with the index `number`."""
-        return self.values[self.offsets[number] : self.offsets[number + 1]]
+        return self.values[self.offsets[:-1][number] : self.offsets[1:][number]]
 
     def padded(self, maxlen: int, padding: str = "pre", truncating: str = "pre") -> np.ndarray:
         """Pad the reviews with 0 or cut them to the same length, and return them as an int32 array (N, maxlen).
@@ -67,8 +67,8 @@ class EncodedSplit:
     def hashes(self) -> np.ndarray:
         """Return a hash of the words of each review, or of its ids if `digests` is None, as a uint64 array (N,).
 
-        Reviews of the same words have equal hashes. `grouped_split` uses the hashes to keep copies of a review in the same split. Different
-        reviews may have the same ids, which all rare words share, so that hashes of the ids would make copies of them.
+        Reviews of the same words have equal hashes. `grouped_split` uses the hashes to keep copies of a review in the same split. Hashes of
+        the ids are less exact: all rare words have the id 2, so reviews that differ only in rare words have the same ids.
         """
         if self.digests is not None:
             return self.digests

@@ -7,8 +7,8 @@ A folder of shards holds these files:
     00000.json   the shard's words with their counts, its movies and the SHA-256 of the two files above; it is written last
     index.json   the joint vocabulary of the training tables; it is written once all shards are finished
 
-An opened folder takes 28 bytes of memory for each review (its label, movie, hash and position), and 4 bytes for each word of each shard's
-vocabulary.
+An opened folder takes 28 bytes of memory for each review (its position, number of ids, label, movie and hash), and 4 bytes for each word of
+each shard's vocabulary.
 """
 
 import hashlib
@@ -125,7 +125,7 @@ def _tables(names: Sequence[str]) -> list[Path]:
 def _blocks(part: Part) -> Iterator[Any]:
     """Yield the reviews of a table in blocks of `BLOCK` (4096) reviews, each as a `TextSplit`. The last block may be smaller."""
     rows: list[tuple[int, dict[str, Any]]] = []
-    for row in table_rows(Path(part.path), (part.text_column, part.label_column)):
+    for row in table_rows(Path(part.path), (part.text_column, part.label_column), limited=False):
         rows.append(row)
         if len(rows) == BLOCK:
             yield collect(Path(part.path), rows, part.text_column, part.label_column)
@@ -303,8 +303,8 @@ def read_review_shards(folder: str | Path, num_words: int | None = None) -> Shar
             None or 0, every word of the vocabulary has an id of its own.
 
     Raises:
-        InputError: if the folder holds no finished shards, if a shard is missing, is damaged or does not match the index of the folder, or
-            if a split has no positive or no negative reviews.
+        InputError: if the folder holds no finished shards, if a shard is missing, is damaged or does not match the index of the folder, if
+            a split has no positive or no negative reviews, or if `num_words` is below 4 and not 0.
     """
     folder, remedy = Path(folder), f"write them again with {COMMAND}"
     index, content = read_index(folder, FORMAT, COMMAND)

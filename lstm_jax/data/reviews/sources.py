@@ -78,9 +78,9 @@ def find_source(data: str = "", test_data: str = "") -> Source:
     Raises:
         InputError: in one of these cases.
 
-            - A path does not exist or has no known form.
-            - `test_data` is given, and the source is no table or has a test split of its own.
-            - `test_data` is no table, or is the same file as `data`.
+            - A path does not exist, or `data` has no known form.
+            - `test_data` is given, but `data` is neither a table nor a folder of tables, or has a test split of its own.
+            - `test_data` is no table, or is the table of the training split.
     """
     for form in FORMS:
         if data and data == form.keyword:
@@ -100,9 +100,9 @@ def recognise(path: Path, test_path: str = "") -> Source:
     Raises:
         InputError: in one of these cases.
 
-            - A path does not exist or has no known form.
-            - `test_path` is given, and the source is no table or has a test split of its own.
-            - `test_path` is no table, or is the same file as `path`.
+            - A path does not exist, or `path` has no known form.
+            - `test_path` is given, but `path` is neither a table nor a folder of tables, or has a test split of its own.
+            - `test_path` is no table, or is the table of the training split.
     """
     source = _first((form for form in FORMS if not form.keyword), locate(path, "data", f"give {DESCRIPTION}"))
     if not test_path:

@@ -138,6 +138,9 @@ class Vocabulary:
         Args:
             num_words: number of ids, including the four reserved ids 0 to 3. If None or 0, there is no limit: in the copy, every word in
                 `words` of this vocabulary has its own id.
+
+        Raises:
+            InputError: if `num_words` is below 4 and not 0.
         """
         size = num_words or FIRST_WORD + len(self.words)
         kept = self.words if self.kind == "keras" else self.words[: max(size - FIRST_WORD, 0)]
@@ -201,6 +204,9 @@ def build_vocabulary(texts: Iterable[bytes | str], num_words: int | None = None)
         texts: the training texts.
         num_words: number of ids, including the four reserved ids 0 to 3. Words that are too rare for an id of their own are not in the
             vocabulary. If None or 0, every word of the texts has an id of its own.
+
+    Raises:
+        InputError: if `num_words` is below 4 and not 0.
     """
     counts: Counter[bytes] = Counter()
     for text in texts:

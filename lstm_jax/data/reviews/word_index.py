@@ -32,7 +32,8 @@ def keras_vocabulary(word_index_path: Path, num_words: int | None = None, check:
         check: whether the MD5 of the file is compared with that of Keras' file.
 
     Raises:
-        InputError: if the file cannot be read, its MD5 differs, or the ranks of its words are not 1, 2, 3, ...
+        InputError: if the file cannot be read, its MD5 differs, the ranks of its words are not 1, 2, 3, ..., or `num_words` is below 4 and
+            not 0.
     """
     if check:
         _verify(word_index_path)

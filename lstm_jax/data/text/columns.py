@@ -33,7 +33,7 @@ def read_text_column(path: Path, column: str = "") -> list[str]:
 
     - The table has only one column. Its name has no semicolon and no tab, which would rather separate several columns.
     - Only one column holds texts.
-    - Several columns hold texts, and exactly one of them is named text, article, body or content.
+    - Several columns hold texts, and exactly one of them is named text, article, body or content, in upper or lower case.
 
     A column holds texts if it meets two conditions. All its values are strings, except values that are missing. At least one of these
     strings is not a number such as "3.5".

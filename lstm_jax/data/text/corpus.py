@@ -36,7 +36,7 @@ class Corpus:
     articles: int
     """Number of articles that are not empty after cleaning."""
     copies: int
-    """Number of articles that were left out of the validation split because the training split has an article with the same text."""
+    """Number of articles that were left out of the validation split because an article with the same text begins in the training split."""
     fingerprint: str
     """SHA-256 of the vocabulary and of the ids of both splits. For a corpus in shards, SHA-256 of the index file of the shards. The task of
     text generation appends a second word if the model depends on the beginnings of articles (see `tasks.corpora.load_corpus`)."""
@@ -147,7 +147,7 @@ def sharded_corpus(
 
 
 def article_starts(articles: Sequence[str] | Sequence[bytes]) -> np.ndarray:
-    """Return the positions (A,) at which the A articles begin in the joined text."""
+    """Return the positions (A,) at which the A articles begin in the text that joins them with one separator between two articles."""
     return np.cumsum([0, *(len(article) + 1 for article in articles)])[: len(articles)].astype(np.int64)
 
 

@@ -107,6 +107,7 @@ def write_shards(
             - The folder holds foreign files that have the names of shard files or of the index.
     """
     require(recipe in get_args(Recipe), "clean", recipe, f"give one of {', '.join(get_args(Recipe))}")
+    require(unit in get_args(Unit), "unit", unit, f"give one of {', '.join(get_args(Unit))}")
     parts = [part for path in source_files(paths) for part in _parts(path, recipe, unit, shard_bytes)]
     require(bool(parts), "text", "empty", DESCRIPTION)
     with writing(folder):

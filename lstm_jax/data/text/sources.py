@@ -89,6 +89,7 @@ def read_articles(paths: Paths, text_column: str = "") -> tuple[str, ...]:
         InputError: in one of these cases.
 
             - A file is absent, cannot be read, is an archive or is not UTF-8.
+            - A table holds invalid JSON or CSV.
             - The column of the texts in a table is not found.
             - All articles are empty.
     """
@@ -108,7 +109,7 @@ def read_byte_articles(paths: Paths, text_column: str = "") -> tuple[bytes, ...]
         InputError: in one of these cases.
 
             - A file is absent, cannot be read or is an archive.
-            - A table is not UTF-8.
+            - A table is not UTF-8, or holds invalid JSON or CSV.
             - The column of the texts in a table is not found.
             - All articles are empty.
     """

@@ -186,7 +186,7 @@ def _steps(cell: Cell, operands: _Operands, before: jax.Array, own: bool = False
             depend on `own`, apart from rounding.
     """
     params, z, _, valid, mask, resets = operands
-    names = cell.initial_state(1, 1)
+    names = cell.state_like()
 
     def step(before, z, valid, at):
         state = _unpack(before, names)

@@ -39,9 +39,10 @@ class Request:
     epochs: int = 6
     """Largest number of epochs to show. A run that has not kept the parameters of its epochs shows its best epoch only."""
     text_column: str = ""
-    """Name of the column of the text in the file, if it is a table and the run is one of text generation. If empty, it is the run's."""
+    """Only for text-generation runs whose file is a table: name of the column of the text. If empty, the config of the run names it."""
     unknown: str = ""
-    """Character that takes the place of characters outside the vocabulary of a run of text generation. If empty, they raise an error."""
+    """Only for text-generation runs: character that replaces each character outside the vocabulary. If empty, such a character raises an
+    error."""
 
     def __post_init__(self):
         for name in ("examples", "chars", "epochs"):

@@ -33,8 +33,8 @@ class SeriesNetwork:
     def means(self, entries: jax.Array, params: Any, ahead: jax.Array) -> jax.Array:
         """Return the predicted means (K,) of the next K entries, each as a difference from the last entry read, in the units of the series.
 
-        `entries` (C, F) are the features of the entries that the model reads. `ahead` (K,) has the times of the entries to forecast, as
-        numbers that `forecast_windows.Part.ahead` explains.
+        `entries` (C, F) are the features of the entries that the model reads. `ahead` (K,) encodes the time from the last
+        of them to each entry to forecast; see `forecast_windows.Part.ahead`.
         """
         return self.rebuild(params)(entries[None], ahead[None], deterministic=True)[0, 0] * self.scale.spread
 

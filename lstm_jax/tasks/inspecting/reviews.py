@@ -234,7 +234,7 @@ def _neighbours(trained: sentiment.Trained, words: set[str]) -> dict[str, Sequen
     """Return the words whose vectors are nearest to the vectors of the given words.
 
     The result is a dict from each given word to a list of pairs (near word, cosine similarity of the two vectors), nearest first. Given
-    words without a vector are left out.
+    words without a vector are left out, and so are near words that occur in few training reviews.
     """
     space = trained.words
     least = min(LEAST_REVIEWS, max(1, int(space.statistics[1].max()) // 20))

@@ -41,7 +41,7 @@ class Restored:
     state: PyTree
     """State as a tree with the structure of the argument `like` of `restore`."""
     extra: dict[str, Any]
-    """Dict that was given to `save` as `extra`. Since it is stored as JSON, its tuples have become lists."""
+    """Dict that was given to `save` as `extra`. Since it is stored as JSON, its tuples have become lists, and its keys strings."""
     rejected: tuple[tuple[int, str], ...]
     """Newer checkpoints that were skipped because they are damaged, newest first. Each is a pair of its step and the reason."""
     unfinished: tuple[int, ...] = ()
@@ -70,10 +70,7 @@ def save(folder: Path, step: int, state: PyTree, extra: dict[str, Any]) -> Path:
             - The folder cannot be written, or there is not enough space.
     """
     require(step >= 0, "checkpoint step", step, "give 0 or more")
-    leaves = _named(state)
-    for name, leaf in leaves.items():
-        require(isinstance(leaf, jax.Array | np.ndarray | np.generic), f"checkpoint leaf {name}", type(leaf).__name__, "give an array")
-        require(leaf.size > 0, f"checkpoint leaf {name}", f"shape {leaf.shape}", "leave arrays without elements out of the state")
+    leaves = {name: _native(leaf) for name, leaf in check_state(state).items()}
     try:
         extra = json.loads(json.dumps(extra))
     except (TypeError, ValueError) as error:
@@ -99,6 +96,25 @@ def save(folder: Path, step: int, state: PyTree, extra: dict[str, Any]) -> Path:
             if first:
                 _clean(folder)
     return manifest_path(folder, step)
+
+
+def check_state(state: PyTree) -> dict[str, Any]:
+    """Check that `save` can store a tree, and return its leaves as a dict from paths, such as "state.step", to leaves.
+
+    Raises:
+        InputError: if the tree has no leaves, if two of its leaves have the same path, or if a leaf is not an array or is empty.
+    """
+    leaves = _named(state)
+    for name, leaf in leaves.items():
+        require(isinstance(leaf, jax.Array | np.ndarray | np.generic), f"checkpoint leaf {name}", type(leaf).__name__, "give an array")
+        require(leaf.size > 0, f"checkpoint leaf {name}", f"shape {leaf.shape}", "leave arrays without elements out of the state")
+    return leaves
+
+
+def _native(leaf: Any) -> Any:
+    """Return an array in the byte order of this machine, which is the order in which it will be restored."""
+    foreign = isinstance(leaf, np.ndarray) and not leaf.dtype.isnative
+    return leaf.astype(leaf.dtype.newbyteorder("=")) if foreign else leaf
 
 
 def restore(
@@ -172,11 +188,13 @@ def _restore(folder: Path, like: PyTree, added: tuple[str, ...], step: int | Non
     raise InputError(f"checkpoints in {folder}", found, "name the folder of a run that has saved one, or start anew")
 
 
-def prune(folder: Path, keep: int) -> None:
+def prune(folder: Path, keep: int, newest: int | None = None) -> None:
     """Keep the newest `keep` intact checkpoints, and remove all checkpoints that are older than these.
 
+    If `newest` is given, the checkpoints of later steps than this one are removed, too.
+
     Damaged checkpoints do not count towards `keep`, so that they cannot displace intact ones. A damaged checkpoint is removed only if it is
-    older than all intact checkpoints that are kept.
+    older than all intact checkpoints that are kept. Leftovers of interrupted saves are removed, too.
 
     Raises:
         InputError: if `keep` is below 1, or the folder cannot be written.
@@ -186,7 +204,7 @@ def prune(folder: Path, keep: int) -> None:
     if processes.first():
         with explained(folder):
             for step in reversed(steps(folder)):
-                if good < keep:
+                if good < keep and (newest is None or step <= newest):
                     good += not read_verified(folder, step)[1]
                 else:
                     manifest_path(folder, step).unlink()
