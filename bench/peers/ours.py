@@ -28,8 +28,8 @@ from lstm_jax.tasks.text_examples import window_examples, window_objective
 from lstm_jax.training.examples import Examples, Order
 from lstm_jax.training.optimizers import keras_adam
 from lstm_jax.training.predict import make_predict
-from lstm_jax.training.state import create_state
-from lstm_jax.training.step import EXAMPLES, make_run_steps
+from lstm_jax.training.state import EXAMPLES, create_state
+from lstm_jax.training.step import make_run_steps
 
 EPOCH = 1024
 """Number of steps in an epoch. One compiled call runs at most this many steps."""

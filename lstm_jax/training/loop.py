@@ -27,8 +27,8 @@ from lstm_jax.training.history import History, plain_metrics
 from lstm_jax.training.progress import progress_bar
 from lstm_jax.training.row_sparse import Optimizer
 from lstm_jax.training.signals import Asked, noted_signals
-from lstm_jax.training.state import create_state
-from lstm_jax.training.step import EXAMPLES, Objective, make_run_steps, no_rows_behind
+from lstm_jax.training.state import EXAMPLES, create_state, for_checkpoint, from_checkpoint
+from lstm_jax.training.step import Objective, make_run_steps, no_rows_behind
 
 CHUNK_SECONDS = 0.5
 """Target duration, in seconds, of the chunk of training steps that one compiled call takes. After each chunk, the loop checks for signals
@@ -201,7 +201,8 @@ class _Fit:
         return jax.tree.map(lambda a: a.copy(), self.state.params)
 
     def _saved(self) -> dict[str, Any]:
-        return {"state": self.state} if self.best_params is None else {"state": self.state, "best": self.best_params}
+        state = for_checkpoint(self.state, self._copied)
+        return {"state": state} if self.best_params is None else {"state": state, "best": self.best_params}
 
     @property
     def stopped(self) -> bool:
@@ -237,15 +238,14 @@ class _Fit:
             require(newest <= self.per_epoch, f"checkpoint folder {self.best}", f"a checkpoint of step {newest}", remedy)
             return
         compiled = f"rows of a table wait for steps of the compiled code: resume the run where it is available ({native.why_not()})"
-        added = ("state.behind", *(f"state.lost.{name}" for name in self.state.totals))
-        dropped = {"state.behind": compiled}
+        added, dropped = ("state.behind", "state.rounded"), {"state.behind": compiled}
         found = checkpoint.restore(self.latest, self._saved(), added=added, dropped=dropped, check=self._check_identity)
         for step, reason in found.rejected:
             console.print(Text(f"checkpoint of step {step} is damaged ({reason}); an older one is used"))
         most = self.config.epochs * self.per_epoch  # the parameters of an earlier step are no longer there
         remedy = f"the newest checkpoint in {self.latest} is of step {found.step}, and these epochs have {most} steps: give more epochs"
         require(found.step <= most, "epochs", self.config.epochs, remedy)
-        self.state, self.best_params = found.state["state"], found.state.get("best")
+        self.state, self.best_params = from_checkpoint(found.state["state"], self._copied), found.state.get("best")
         self.history = History.from_json(found.extra)
         if max(best, default=0) > found.step:
             self._repair_best(found.step)
@@ -348,8 +348,8 @@ class _Fit:
         if self.monitor:
             value = row[self.monitor]
             require(isinstance(value, int | float), f"metric {self.monitor}", type(value).__name__, "monitor a metric that is a number")
-        zeros = self._copied([dict.fromkeys(self.state.totals, np.zeros((), np.float32))] * 2)
-        self.state = self.state._replace(totals=zeros[0], lost=zeros[1], carry=sharding.put(self.carry, self.shardings.carry))
+        zeros = self._copied({name: np.zeros((), total.dtype) for name, total in self.state.totals.items()})
+        self.state = self.state._replace(totals=zeros, carry=sharding.put(self.carry, self.shardings.carry))
         self.history, better = self.history.with_row(row, self.monitor, self._seconds(), self.largest)
         step = int(self.state.step)
         if self.monitor and better:

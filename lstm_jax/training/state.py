@@ -1,5 +1,6 @@
 """Training state, which each training step updates, and the sharding of its arrays."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +10,9 @@ from jax.sharding import Mesh, NamedSharding
 
 from lstm_jax.runtime import processes, sharding
 from lstm_jax.training.row_sparse import Optimizer
+
+EXAMPLES = "examples"
+"""Name of the entry of `TrainState.totals` that counts the examples. Each other entry is the sum of a metric over the examples."""
 
 
 class TrainState(NamedTuple):
@@ -22,7 +26,8 @@ class TrainState(NamedTuple):
     params: Any
     opt_state: Any
     totals: dict[str, Any]
-    """Sum of each metric over the examples that the current epoch has read so far, as float32 scalars."""
+    """Sum of each metric over the examples that the current epoch has read so far, as float32 scalars, and the number of these examples
+    (`EXAMPLES`) as int32."""
     carry: Any = ()
     """Pytree of arrays that each step hands to the next step, such as recurrent states. Their shapes are (B, ...), where B is the batch
     size. If there are no such arrays, it is ()."""
@@ -31,9 +36,8 @@ class TrainState(NamedTuple):
     the rows that a step looks up. In a `TrainStep` it is a dict from the name of the table to this array. If no update is row-sparse, it is
     (). If `step.make_run_steps` is used with row-sparse updates and `behind` is (), all rows take their missed steps at the end of each
     compiled call."""
-    lost: Any = ()
-    """Dict with the keys of `totals`: what each sum has gained too much by rounding, as float32 scalars (Kahan summation). Without it, the
-    number of examples would be wrong above 2^24 of them. It is () if `totals` is empty."""
+    rounded: Any = ()
+    """() except in checkpoints; see `for_checkpoint`."""
 
 
 def state_sharding(params: Any, optimizer: Optimizer, totals: tuple[str, ...], mesh: Mesh, carry: Any = (), behind: Any = ()) -> TrainState:
@@ -62,8 +66,7 @@ def state_sharding(params: Any, optimizer: Optimizer, totals: tuple[str, ...], m
 
     opt_state = jax.tree_util.tree_map_with_path(like_parameter, jax.eval_shape(optimizer.init, params))
     rows = jax.tree.map(lambda leaf: sharding.rows(mesh), carry)
-    sums = dict.fromkeys(totals, copied)
-    return TrainState(copied, param_shardings, opt_state, sums, rows, jax.tree.map(lambda _: copied, behind), sums or ())
+    return TrainState(copied, param_shardings, opt_state, dict.fromkeys(totals, copied), rows, jax.tree.map(lambda _: copied, behind))
 
 
 def create_state(
@@ -87,10 +90,30 @@ def create_state(
     shardings = state_sharding(params, optimizer, totals, mesh, carry, behind)
 
     def make(params, carry, behind):
-        zeros = {name: jnp.zeros((), jnp.float32) for name in totals}
+        zeros = {name: jnp.zeros((), jnp.int32 if name == EXAMPLES else jnp.float32) for name in totals}
         params, carry, behind = jax.tree.map(jnp.copy, (params, carry, behind))
-        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), zeros, carry, behind, dict(zeros) or ())
+        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), zeros, carry, behind)
 
     if processes.several():  # arrays on a device of one process are no operands of a function of all processes
         params, carry, behind = jax.tree.map(np.asarray, (params, carry, behind))
     return jax.jit(make, out_shardings=shardings)(params, carry, behind), shardings
+
+
+def for_checkpoint(state: TrainState, put: Callable[[Any], Any]) -> TrainState:
+    """Return the state that a checkpoint stores, in which the number of examples is a float32, as older versions stored it.
+
+    `TrainState.rounded` is then what has to be added to this float32 to get the exact number, as a float32 scalar.
+
+    Args:
+        state: training state.
+        put: function that places the arrays of a pytree on all devices.
+    """
+    count = int(state.totals[EXAMPLES])
+    shown, rounded = put((np.float32(count), np.float32(count - int(np.float32(count)))))
+    return state._replace(totals=state.totals | {EXAMPLES: shown}, rounded=rounded)
+
+
+def from_checkpoint(state: TrainState, put: Callable[[Any], Any]) -> TrainState:
+    """Return the training state for a state from a checkpoint. This is the inverse of `for_checkpoint`, with the same arguments."""
+    count = put(np.int32(int(state.totals[EXAMPLES]) + int(state.rounded)))
+    return state._replace(totals=state.totals | {EXAMPLES: count}, rounded=())

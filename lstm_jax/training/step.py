@@ -21,7 +21,7 @@ from lstm_jax.training.examples import Order, take_rows
 from lstm_jax.training.lookups import FoundLookups, find_lookups
 from lstm_jax.training.microbatches import accumulated, for_each
 from lstm_jax.training.row_sparse import Optimizer, RowOptimizer, RowUpdate
-from lstm_jax.training.state import TrainState
+from lstm_jax.training.state import EXAMPLES, TrainState
 
 Objective = Callable[..., tuple[jax.Array, Any]]
 """Function objective(params, batch, weight, key) that returns the loss of a batch and a dict of metrics. `weight` (B,) holds the weight of
@@ -29,8 +29,6 @@ each of the B examples. The weights of a batch sum to 1, and examples that only 
 sums over the examples, each multiplied by its weight, so that the results for the microbatches of a batch can be added up. If the training
 state has a carry (arrays that each step hands to the next), the function is objective(params, batch, weight, key, carry), and it returns
 the loss and a pair of the metrics and the new carry."""
-EXAMPLES = "examples"
-"""Name of the entry of `TrainState.totals` that counts the examples. Each other entry is the sum of a metric over the examples."""
 CATCH_UP_INTERVAL = 32
 """Number of steps between two catch-ups of an embedding table. With row-sparse updates, a row of the table misses all steps that do not
 look it up. In a catch-up, all rows take the steps that they have missed. A catch-up changes the last bits of results. Therefore catch-ups
@@ -321,17 +319,10 @@ def _take_step(
     at = n - order.first
     step_key = jax.random.fold_in(key, state.step)
     lag, opt_state, params, metrics, carry = update(state, lag, gather(arrays, order.rows[at]), order.weight[at], step_key)
-    metrics = {name: value.astype(jnp.float32) for name, value in metrics.items()} | {EXAMPLES: jnp.ones((), jnp.float32)}
-    sums = {name: _add(total, state.lost[name], metrics[name] * order.examples[at]) for name, total in state.totals.items()}
-    totals, lost = ({name: pair[n] for name, pair in sums.items()} for n in (0, 1))
-    return lag, TrainState(state.step + 1, params, opt_state, totals, carry, state.behind, lost)
-
-
-def _add(total: jax.Array, lost: jax.Array, value: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Add a value to a sum, and return the new sum and what it has gained too much by rounding (Kahan, 1965, doi:10.1145/363707.363723)."""
-    value = value - lost
-    new = total + value
-    return new, jnp.where(jnp.isfinite(new), (new - total) - value, 0)
+    count = order.examples[at]
+    added = {name: value.astype(jnp.float32) * count for name, value in metrics.items()} | {EXAMPLES: count.astype(jnp.int32)}
+    totals = {name: total + added[name] for name, total in state.totals.items()}
+    return lag, TrainState(state.step + 1, params, opt_state, totals, carry, state.behind)
 
 
 def catch_up_if(due: jax.Array, rows: RowUpdate, table: str, lag, opt_state: Any, params: Any) -> tuple[Any, Any, Any]:

@@ -152,7 +152,7 @@ def test_chunks_change_no_bit(parts):
 
 @pytest.mark.parametrize(("batch", "before"), [(1, 2**24), (3, 2**24), (50, 2**25)])
 def test_sums_of_many_examples(batch, before):
-    """The number of examples and the sum of a metric stay right where float32 no longer holds each integer."""
+    """The number of examples stays right where float32 no longer holds each integer."""
 
     def ones(params, batch, weight, key):
         del batch, key
@@ -160,25 +160,13 @@ def test_sums_of_many_examples(batch, before):
 
     steps, mesh = 100, sharding.make_mesh(1)
     state, places = create_state({"w": jnp.zeros(())}, optax.sgd(0.1), ("loss", "examples"), mesh)
-    state = state._replace(totals={name: jnp.float32(before) for name in state.totals})
+    state = state._replace(totals=state.totals | {"examples": jnp.int32(before)})
     order = Order(
         jnp.zeros((steps, batch), jnp.int32), jnp.full((steps, batch), 1 / batch, jnp.float32), jnp.full(steps, batch, jnp.float32)
     )
     state = make_run_steps(ones, optax.sgd(0.1), places, mesh)(state, jnp.zeros(1), order, 0, steps, jax.random.key(0))
-    for total in state.totals.values():
-        assert abs(float(total) - (before + steps * batch)) <= 4  # the distance of two float32 numbers there
-
-
-def test_a_sum_with_an_infinite_loss_is_infinite():
-    def objective(params, batch, weight, key):
-        del key
-        return 0 * params["w"], {"loss": (jnp.where(batch == 2, jnp.inf, 1.0) * weight).sum()}
-
-    mesh = sharding.make_mesh(1)
-    state, places = create_state({"w": jnp.zeros(())}, optax.sgd(0.1), ("loss", "examples"), mesh)
-    order = Order(jnp.arange(5)[:, None], jnp.ones((5, 1)), jnp.ones(5))
-    state = make_run_steps(objective, optax.sgd(0.1), places, mesh)(state, jnp.arange(5), order, 0, 5, jax.random.key(0))
-    assert {name: float(total) for name, total in state.totals.items()} == {"loss": np.inf, "examples": 5}
+    assert int(state.totals["examples"]) == before + steps * batch
+    assert float(state.totals["loss"]) == pytest.approx(steps * batch, rel=1e-6)
 
 
 def test_as_a_plain_loop():
