@@ -1,4 +1,4 @@
-"""Word-level language model that shares its embedding and its recurrent layer with a sentiment classifier.
+"""Word-level language model whose trained embedding and recurrent layer can initialise a sentiment classifier.
 
 B is the number of windows in a batch, L the number of words that each direction of the model reads from a window of L + 1 words, E the
 number of features of a word, H the number of units and V the vocabulary size.

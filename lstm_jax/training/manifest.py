@@ -88,9 +88,10 @@ def verify(folder: Path, manifest: Manifest) -> None:
 
 
 def changes(folder: Path, manifest: Manifest) -> dict[str, str]:
-    """Return a dict with one entry for each file that differs from the manifest.
+    """Return a dict with one entry for each file of `FILES` that differs from the manifest. Other files of the folder are not compared.
 
-    The key is the name of the file, and the value is the kind of difference: "changed", "missing" or "added".
+    The key is the name of the file. The value is "changed", "missing" (it is in the manifest, but not in the folder) or "added" (it is in
+    the folder, but not in the manifest).
     """
     found = {name: _digest(folder / name) for name in FILES}
     kinds = {name: "missing" if not found[name] else "changed" if name in manifest.files else "added" for name in FILES}

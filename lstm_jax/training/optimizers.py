@@ -189,6 +189,8 @@ def _takes_a_rate(factory: Any) -> bool:
 def make_optimizer(config: TrainConfig, total_steps: int) -> Optimizer:
     """Return the optimiser of a run of `total_steps` steps, with its learning-rate schedule and its gradient clipping.
 
+    The names "adam" and "rmsprop" stand for the forms of Keras (such as `keras_adam`), and any other name for an optimiser of optax.
+
     Raises:
         InputError: in one of these cases.
 

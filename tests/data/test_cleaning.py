@@ -1,4 +1,4 @@
-"""`clean` gives the text that the lstm_text_generation example gives, for any block size."""
+"""`clean` gives the text that the variant of the Keras example lstm_text_generation gives, for any block size."""
 
 import re
 
@@ -14,7 +14,7 @@ TEXTS = st.text(st.sampled_from("abZ .,'!;?\n\t-é☃Σ\u00a0\u2028İ0") | st.ch
 
 
 def naive(text):
-    """Clean a text as the lstm_text_generation example does, in one piece."""
+    """Clean a text in one piece, as the variant of the Keras example lstm_text_generation does that this project reproduces."""
     text = re.sub(r"[^a-zA-Z .,'!;?]", " ", text).lower()
     return " ".join(text.split())
 

@@ -281,7 +281,7 @@ def test_what_is_no_text(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("unchecked")
 def test_an_unknown_unit(tmp_path: Path) -> None:
-    """The error comes before any shard is written."""
+    """A unit of the text that is neither "character" nor "byte" is refused before any shard is written."""
     with pytest.raises(InputError, match=r"^unit: bytes; give one of character, byte$"):
         data.write_shards(write_files(tmp_path), tmp_path / "s", unit="bytes")  # pyright: ignore[reportArgumentType]
     assert not (tmp_path / "s").exists()
