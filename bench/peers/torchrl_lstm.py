@@ -1,9 +1,12 @@
 """Benchmark of TorchRL's LSTMModule, which resets the state of a sequence where an episode begins.
 
 The option `backend` is given to LSTMModule as its argument `recurrent_backend`. The backend "pad" (the default) cuts the sequences into
-episodes and packs them for nn.LSTM. The backend "scan" is a loop over steps. This benchmark runs it under torch.compile, because it is
-slower in eager mode. The backend "triton" needs a GPU. If the dtype is bfloat16, the weights, the inputs and the states have it.
+episodes and packs them for nn.LSTM. The backend "scan" is a loop over steps. This benchmark runs it under torch.compile, which makes it
+faster, but which TorchRL does not do by itself; with "eager_scan" it runs as TorchRL does. The backend "triton" needs a GPU. If the dtype
+is bfloat16, the weights, the inputs and the states have it.
 """
+
+from typing import Any
 
 import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
@@ -36,7 +39,8 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
     backend = options.backend or "pad"
     lstm = nn.LSTM(work.features, work.units, batch_first=True)
     lstm.load_state_dict({name: torch.tensor(array) for name, array in convert.lstm_to_torch([arrays.cell()]).items()})
-    module = LSTMModule(lstm=lstm.to(DEVICE, dtype), in_key="x", out_key="h_all", recurrent_backend=backend)
+    inputs: dict[str, Any] = {"in_key": "x", "out_key": "h_all", "recurrent_backend": backend.removeprefix("eager_")}
+    module = LSTMModule(lstm=lstm.to(DEVICE, dtype), **inputs)
     x = torch.tensor(arrays.inputs, requires_grad=True, device=DEVICE, dtype=dtype)
     resets = np.zeros(arrays.inputs.shape[:2], bool) if arrays.resets is None else arrays.resets
     is_init = torch.tensor(resets[..., None], device=DEVICE)
