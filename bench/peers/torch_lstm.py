@@ -69,7 +69,8 @@ def _wait() -> None:
         torch.cuda.synchronize()
 
 
-def _numpy(tensor: torch.Tensor) -> np.ndarray:
+def to_numpy(tensor: torch.Tensor) -> np.ndarray:
+    """Return a tensor of any float dtype, on any device, as a NumPy array of float32."""
     return tensor.detach().float().cpu().numpy()
 
 
@@ -97,16 +98,16 @@ def _recurrence(work: Workload, arrays: Arrays, options: Options, wrapped: Calla
         _wait()
 
     def outputs() -> np.ndarray:
-        return _numpy(rnn(x)[0])
+        return to_numpy(rnn(x)[0])
 
     def gradients() -> dict[str, np.ndarray]:
         h, _ = rnn(x)
         *by_params, by_x = torch.autograd.grad(h, (*leaves, x), cotangent)
-        state = {name: _numpy(gradient) for name, gradient in zip(names, by_params, strict=True)}
+        state = {name: to_numpy(gradient) for name, gradient in zip(names, by_params, strict=True)}
         if cell != "gru":  # our GRU has two biases too, so it needs both gradients
             state["bias_hh_l0"] = np.zeros_like(state["bias_hh_l0"])  # the gradients of both biases are equal, and ours has one bias
         ours = convert.cell_from_torch(cell, state)
-        return {f"recurrent/0/{name}": array for name, array in ours.items()} | {"x": _numpy(by_x)}
+        return {f"recurrent/0/{name}": array for name, array in ours.items()} | {"x": to_numpy(by_x)}
 
     return Built(run, outputs, gradients, "corrected", _devices(), note)
 
@@ -121,7 +122,7 @@ def _forward(rnn: Any, x: torch.Tensor, note: str) -> Built:
             outputs()
         _wait()
 
-    return Built(run, lambda: _numpy(outputs()), dict, "corrected", _devices(), note)
+    return Built(run, lambda: to_numpy(outputs()), dict, "corrected", _devices(), note)
 
 
 def _evaluation(work: Workload, arrays: Arrays, options: Options, wrapped: Callable[[nn.Module], Any]) -> Built:
@@ -130,7 +131,7 @@ def _evaluation(work: Workload, arrays: Arrays, options: Options, wrapped: Calla
 
     @torch.inference_mode()
     def evaluate() -> np.ndarray:
-        return _numpy(torch.cat([net(batch) for batch in batches]))
+        return to_numpy(torch.cat([net(batch) for batch in batches]))
 
     return evaluation(work, evaluate, _devices(), BIASES)
 
@@ -170,14 +171,14 @@ def _training(work: Workload, arrays: Arrays, options: Options, wrapped: Callabl
         _wait()
 
     def outputs() -> np.ndarray:
-        return comparable(work, _numpy(wrapped(start(0.0)[0])(batches[0][0])))
+        return comparable(work, to_numpy(wrapped(start(0.0)[0])(batches[0][0])))
 
     def after_one_step() -> dict[str, np.ndarray]:
         net, optimizer = start(0.0)
         loss = step(wrapped(net), optimizer, *batches[0])
-        state = {name: _numpy(array) for name, array in net.state_dict().items()}
+        state = {name: to_numpy(array) for name, array in net.state_dict().items()}
         state["lstm.bias_hh_l0"] = np.zeros_like(state["lstm.bias_hh_l0"])  # the second bias starts at zero and moves as bias_ih does
-        return from_torch(state) | {"loss": _numpy(loss)}
+        return from_torch(state) | {"loss": to_numpy(loss)}
 
     note = ", ".join(part for part in (no_recurrent_dropout(options), BIASES) if part)
     return Built(run, outputs, after_one_step, "corrected", _devices(), note)

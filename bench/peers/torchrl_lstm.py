@@ -15,15 +15,10 @@ from torch import nn  # pyright: ignore[reportMissingImports]
 from torchrl.modules import LSTMModule, set_recurrent_mode  # pyright: ignore[reportMissingImports]
 
 from bench.peers.base import Built, Options
+from bench.peers.torch_lstm import DEVICE, to_numpy
 from bench.workloads import LAYER, Arrays, Workload
 from lstm_jax import convert
 from lstm_jax.errors import require
-
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _numpy(tensor: torch.Tensor) -> np.ndarray:
-    return tensor.detach().float().cpu().numpy()
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
@@ -60,10 +55,10 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
             torch.cuda.synchronize()
 
     def gradients() -> dict[str, np.ndarray]:
-        *by_params, by_x = (_numpy(part) for part in torch.autograd.grad(forward(), (*leaves, x), cotangent))
+        *by_params, by_x = (to_numpy(part) for part in torch.autograd.grad(forward(), (*leaves, x), cotangent))
         state = dict(zip(names, by_params, strict=True))
         state["bias_hh_l0"] = np.zeros_like(state["bias_hh_l0"])  # the gradients of both biases are equal, and ours has one bias
         return {LAYER + name: array for name, array in convert.lstm_from_torch(state)[0].items()} | {"x": by_x}
 
     devices = [f"cpu, {torch.get_num_threads()} threads" if DEVICE == "cpu" else f"gpu:{torch.cuda.get_device_name()}"]
-    return Built(run, lambda: _numpy(forward()), gradients, "corrected", devices, "two biases", backend)
+    return Built(run, lambda: to_numpy(forward()), gradients, "corrected", devices, "two biases", backend)

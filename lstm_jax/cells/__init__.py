@@ -67,6 +67,7 @@ _ROWS = (
         initial_state=lstm.initial_state,
         step=layernorm_lstm.step,
         project=layernorm_lstm.project,
+        takes_ids=True,
     ),
     Cell("lstm_peephole", GATES, PeepholeParams, peephole_lstm.init, lstm.bias, lstm.initial_state, peephole_lstm.step),
     *(_ablation(variant) for variant in VARIANTS if variant != "full_gate_recurrence"),

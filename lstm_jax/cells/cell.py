@@ -49,7 +49,7 @@ class Cell:
         outputs: number of columns of the output h, which is also the number of rows of the recurrent kernel and the number of columns of a
             mask of recurrent dropout. 0 means the number of units H.
         takes_ids: whether `project` also takes int ids (T, B), which need less time and memory than one-hot vectors. None means true for
-            the functions of this library, and false for others.
+            the default function, and false for any other.
     """
 
     name: str
@@ -107,9 +107,7 @@ class Cell:
 
         No function takes ids together with a mask of input dropout. `masked` says whether there is such a mask.
         """
-        takes_ids = self.takes_ids
-        if takes_ids is None:
-            takes_ids = getattr(self.project, "__module__", "").partition(".")[0] == __name__.partition(".")[0]
+        takes_ids = self.project is products.project if self.takes_ids is None else self.takes_ids
         if x.ndim == 3 or (takes_ids and not masked):
             return x
         return products.one_hot_rows(x, params.kernel.shape[0], params.kernel.dtype)

@@ -133,6 +133,8 @@ def _by_id(function: Run, configs: Iterable[Any]) -> dict[str, Any]:
     wanted: dict[str, Any] = {}
     for config in configs:
         first = wanted.setdefault(run_id(function, config), config)
+        if first is config:
+            continue
         names = [import_name(type(item)) for item in (first, config)]
         require(names[0] == names[1], "configs", f"{' and '.join(names)} with the same values", "run each class in a call of its own")
         keys = [_key_types(config_values(item)) for item in (first, config)]
