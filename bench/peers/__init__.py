@@ -214,7 +214,8 @@ def read_candidate(text: str) -> Candidate:
     pairs = {option.split("=")[0]: option.partition("=")[2] for option in options}
     require(name in PEERS, "peer", text, f"give one of {', '.join(PEERS)}")
     known = PEERS[name].options
-    require(pairs.keys() <= {*known}, "peer", text, f"give {name} no other options than {', '.join(known)}, as in {name}:dropout=0.2")
+    allowed = f"no other options than {', '.join(known)}, as in {name}:{known[0]}=..." if known else "no options"
+    require(pairs.keys() <= {*known}, "peer", text, f"give {name} {allowed}")
     dtype, backend = pairs.get("dtype", "float32"), pairs.get("backend")
     require(dtype in DTYPES, "dtype", dtype, f"give {', '.join(DTYPES[:-1])} or {DTYPES[-1]}")
     require(name != OURS or backend is None or backend in BACKENDS, "backend", backend, f"give one of {', '.join(BACKENDS)}")

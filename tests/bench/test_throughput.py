@@ -80,6 +80,12 @@ def test_candidates_are_read() -> None:
     for wrong in (*unknown, "ours:dropout=half", "ours:dropout=1", "ours:recurrent=nan", "ours:slower=-1"):
         with pytest.raises(InputError, match=r"give "):
             peers.read_candidate(wrong)
+    for wrong, said in (
+        ("jax_scan:dropout=0", "give jax_scan no options"),
+        ("torchrl:x=1", "no other options than backend, dtype, as in torchrl:backend="),
+    ):
+        with pytest.raises(InputError, match=said):
+            peers.read_candidate(wrong)
     found = peers.read_candidates(["ours", "haiku"], ["compiled", "hoisted"], ["float32", "bfloat16"])
     assert [candidate.name for candidate in found] == [
         "ours:backend=compiled",
