@@ -8,13 +8,13 @@ from typing import Annotated, get_args, get_origin, get_type_hints
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from command_line import required
 
 from lstm_jax import bounds
 from lstm_jax.bounds import Bounds, check_numbers
 from lstm_jax.commands import COMMANDS
 from lstm_jax.errors import InputError
 
-REQUIRED = {"embedding export": ["vectors.txt"], "embedding neighbours": ["good"]}
 OWN_RULES = {"remat", "top_p"}
 """Numeric fields that are checked by other code than `Bounds`."""
 
@@ -48,7 +48,7 @@ def numbers() -> list[tuple[str, str, type, Bounds]]:
 def test_every_number_has_bounds(command, ask):
     for _, flag, kind, limits in (row for row in numbers() if row[0] == command):
         value = 2**63 if kind is int else "1e400"
-        code, out, err = ask(*command.split(), *REQUIRED.get(command, []), f"{flag}={value}")
+        code, out, err = ask(*command.split(), *required(command), f"{flag}={value}")
         assert (code, out, err.count("\n")) == (2, "", 1), (flag, err)
         assert err.startswith(f"error: {flag}"), (flag, err)
         assert limits.high <= (2**32 if kind is int else 1e18)

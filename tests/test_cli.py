@@ -17,26 +17,17 @@ from pathlib import Path
 from typing import get_type_hints
 
 import pytest
-from command_line import assert_error
+from command_line import assert_error, positional
 from made_reviews import write_csvs
 from made_sentiment_run import SIZES, train_run
 
 from lstm_jax import cli, config
-from lstm_jax.commands import COMMANDS, TrainSentiment
+from lstm_jax.commands import COMMANDS
+from lstm_jax.commands.sentiment import TrainSentiment
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 TASKS = [name.removeprefix("train ") for name in COMMANDS if name.startswith("train ")]
-POSITIONAL = {
-    "completion": "shell",
-    "launch": "command",
-    "data shard": "data",
-    "data shard-reviews": "data",
-    "embedding neighbours": "words",
-    "embedding export": "out",
-    "score": "data",
-    "units": "data",
-}
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +130,7 @@ def test_every_field_is_a_flag_with_a_help_line(name, ask):
             if dataclasses.is_dataclass(types_of[field.name]):
                 parts.append(types_of[field.name])
                 continue
-            assert field.name == POSITIONAL.get(name) or f"--{field.name.replace('_', '-')}" in out, field.name
+            assert field.name == positional(name) or f"--{field.name.replace('_', '-')}" in out, field.name
             assert "".join(documented[field.name].split()) in squeezed, field.name
 
 

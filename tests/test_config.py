@@ -293,12 +293,12 @@ def test_frozen():
 @pytest.mark.parametrize(
     ("kind", "section", "wanted"),
     [
-        (SentimentConfig, "data", "DataConfig"),
-        (SentimentConfig, "model", "SentimentModelConfig"),
-        (SentimentConfig, "pretraining", "PretrainingConfig"),
-        (GenerationConfig, "model", "GenerationModelConfig"),
-        (GenerationConfig, "sample", "SampleConfig"),
-        (ForecastConfig, "train", "TrainConfig"),
+        (SentimentConfig, "data", "sentiment.DataConfig"),
+        (SentimentConfig, "model", "sentiment.SentimentModelConfig"),
+        (SentimentConfig, "pretraining", "sentiment.PretrainingConfig"),
+        (GenerationConfig, "model", "generation.GenerationModelConfig"),
+        (GenerationConfig, "sample", "generation.SampleConfig"),
+        (ForecastConfig, "train", "shared.TrainConfig"),
     ],
 )
 def test_sections_of_another_class(kind: type[RunConfig], section: str, wanted: str) -> None:
@@ -316,7 +316,7 @@ def test_sections_of_a_config_of_ones_own() -> None:
         train: "TrainConfig" = dataclasses.field(default_factory=TrainConfig)
 
     assert Own(data={"a": 1}).data == {"a": 1}
-    with pytest.raises(InputError, match=r"^model: GenerationModelConfig; give a lstm_jax\.config\.SentimentModelConfig$"):
+    with pytest.raises(InputError, match=r"^model: GenerationModelConfig; give a lstm_jax\.config\.sentiment\.SentimentModelConfig$"):
         Own(model=GenerationModelConfig())
 
 

@@ -10,35 +10,35 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from command_line import assert_error
+from command_line import assert_error, questions
 from made_texts import SENTENCES
 
 from lstm_jax import cli, data
+from lstm_jax.config import CONFIGS
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 SIZES = ("--units", "4", "--batch-size", "16", "--epochs", "1", "--no-figures")
-TASKS = ("sentiment", "generation", "forecast")
-SEALED = {
-    "sentiment": ("config.json", "data.sha256", "vocabulary.json", "words.npz"),
-    "generation": ("config.json", "data.sha256", "characters.json"),
-    "forecast": ("config.json", "data.sha256", "scale.json"),
-}
+SEALED = {task: ("config.json", "data.sha256", *kind.files) for task, kind in CONFIGS.items()}
 LEFT = ("environment.json", "metrics.jsonl", "result.json")
 """Files on which no answer depends."""
 
 
 def train(root: Path, task: str, run: Path, *more: str) -> list[str]:
+    """Return the command line of a short training. A task that draws its data needs no options of its own."""
     options = {
         "sentiment": f"--data {root} --cache-dir {root}/cache --vocabulary frequency --num-words 300 --maxlen 10 --embed 4",
         "generation": f"--data {root}/text.txt --length 8 --sample-chars 3 --sample-prompt 4",
         "forecast": f"--csv {root}/series.csv --context 6 --horizon 2",
     }
-    return ["train", task, *options[task].split(), *SIZES, "--run", str(run), *more]
+    return ["train", task, *options.get(task, "").split(), *SIZES, "--run", str(run), *more]
 
 
 def asking(task: str, run: Path, out: Path) -> list[list[str]]:
-    """Return one command line for each kind of command that reads a run of the task. The first command is quick."""
+    """Return one command line for each kind of command that reads a run of the task. The first command is quick.
+
+    A task without questions in this function is asked by each of its commands that needs no argument.
+    """
     words = f"embedding export {out}/vectors.txt --force", f"embedding export {out}/folder --format projector --force"
     commands = {
         "sentiment": [
@@ -53,7 +53,7 @@ def asking(task: str, run: Path, out: Path) -> list[list[str]]:
     commands["sentiment"] += words
     if find_spec("onnx"):
         commands["sentiment"].append(f"export onnx --file {out}/model.onnx")
-    return [[*command.split(), "--run", str(run)] for command in commands[task]]
+    return [[*command.split(), "--run", str(run)] for command in commands.get(task, questions(task))]
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def root(tmp_path_factory) -> Iterator[Path]:
     (root / "series.csv").write_text("time,value\n" + "".join(f"{n},{n % 7 + n / 10}\n" for n in range(90)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
-        for task in TASKS:
+        for task in CONFIGS:
             assert cli.main(train(root, task, root / task)) == 0
     return root
 
@@ -92,7 +92,7 @@ def damaged(path: Path) -> Iterator[str]:
 
 
 @pytest.mark.slow(keep=["generation"])
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", CONFIGS)
 def test_damage_of_what_an_answer_depends_on(task, root, ask, tmp_path):
     run = Path(shutil.copytree(root / task, tmp_path / "run"))
     commands, resume = asking(task, run, tmp_path), train(root, task, run, "--resume")
@@ -106,7 +106,7 @@ def test_damage_of_what_an_answer_depends_on(task, root, ask, tmp_path):
 
 
 @pytest.mark.slow(keep=1)
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", CONFIGS)
 def test_damage_of_files_that_nothing_depends_on(task, root, ask, tmp_path):
     run = Path(shutil.copytree(root / task, tmp_path / "run"))
     command = asking(task, run, tmp_path)[0]
@@ -136,7 +136,7 @@ def test_an_edit_that_is_meant(root, ask, tmp_path):
     assert_error(ask("run", "accept", "--run", tmp_path / "none"), "no config.json; name the folder of a run")
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", CONFIGS)
 def test_a_run_interrupted_before_its_first_checkpoint(task, root, ask, tmp_path):
     run = Path(shutil.copytree(root / task, tmp_path / "run"))
     shutil.rmtree(run / "checkpoints")
@@ -155,7 +155,7 @@ def test_a_run_interrupted_after_its_first_checkpoint_has_its_words(root, ask, t
         assert ask(*command)[0] == 0, command
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", CONFIGS)
 def test_folders_that_are_none(task, root, ask, tmp_path):
     (tmp_path / "file").write_text("x")
     (tmp_path / "link").symlink_to(root / task)

@@ -50,6 +50,7 @@ _TASKS = (
     "onnx_models",
     "demo",
 )
+_CONFIGS = [kind.__module__ for kind in CONFIGS.values() if not hasattr(lstm_jax.config, kind.__name__)]
 PACKAGES: dict[str, list[str]] = {
     "lstm_jax": [],
     "layers": ["lstm_jax.layers"],
@@ -61,7 +62,7 @@ PACKAGES: dict[str, list[str]] = {
     "packing": ["lstm_jax.packing"],
     "training": [f"lstm_jax.training.{name}" for name in (*_TRAINING, "run_folder")],
     "tasks": [f"lstm_jax.tasks.{name}" for name in _TASKS],
-    "config": ["lstm_jax.config"],
+    "config": ["lstm_jax.config", *_CONFIGS],
     "data": ["lstm_jax.data"],
     "sweep": ["lstm_jax.sweep", "lstm_jax.sweep.stats"],
     "inspection": [f"lstm_jax.inspection.{name}" for name in _INSPECTION],

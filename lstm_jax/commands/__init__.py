@@ -1,33 +1,23 @@
 """Commands of the command line `lstm-jax`. Each command is a frozen dataclass whose fields are its flags.
 
-`COMMANDS` maps the name of each command to its class.
+`COMMANDS` maps the name of each command to its class. The commands of a task are in the module with the name of the task, which has a
+table `COMMANDS` of its own.
 """
 
 from collections.abc import Callable
+from importlib import import_module
 
 from lstm_jax.commands.completion import Completion
 from lstm_jax.commands.export import ExportOnnx
-from lstm_jax.commands.forecast import Forecast, TrainForecast
-from lstm_jax.commands.generation import Generate, Score, TrainGeneration, Units
 from lstm_jax.commands.inspect import Inspect
 from lstm_jax.commands.launch import Launch
-from lstm_jax.commands.sentiment import Evaluate, ExportEmbedding, Neighbours, PlotEmbedding, Predict, TrainSentiment
 from lstm_jax.commands.tools import AcceptRun, Backends, Demo, PrepareData, ShardReviews, ShardText
+from lstm_jax.config import CONFIGS
 
-COMMANDS: dict[str, Callable] = {
-    "demo": Demo,
-    "train sentiment": TrainSentiment,
-    "evaluate": Evaluate,
-    "predict": Predict,
-    "embedding neighbours": Neighbours,
-    "embedding plot": PlotEmbedding,
-    "embedding export": ExportEmbedding,
-    "train generation": TrainGeneration,
-    "generate": Generate,
-    "score": Score,
-    "units": Units,
-    "train forecast": TrainForecast,
-    "forecast": Forecast,
+COMMANDS: dict[str, Callable] = {"demo": Demo}
+for _task in CONFIGS:
+    COMMANDS |= import_module(f"lstm_jax.commands.{_task}").COMMANDS
+COMMANDS |= {
     "inspect": Inspect,
     "export onnx": ExportOnnx,
     "launch": Launch,

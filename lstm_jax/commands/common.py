@@ -98,7 +98,7 @@ def load_run(task: str, folder: Path, dtype: Products = "") -> Any:
     """Load a trained run from its folder, print the warnings that loading gave, and return the run.
 
     Args:
-        task: name of the run's task: "sentiment", "generation" or "forecast".
+        task: name of the run's task, a key of `lstm_jax.config.CONFIGS`.
         folder: folder of the run.
         dtype: dtype of the matrix products of the recurrent layers; "" means the dtype with which the run was trained.
     """

@@ -61,3 +61,7 @@ class Forecast(Checked):
                 print(json_text({"time": time} | row))
             else:
                 print(",".join([time, *(f"{number:.{digits}g}" for number in row.values())]))
+
+
+COMMANDS = {"train forecast": TrainForecast, "forecast": Forecast}
+"""Commands of this task, by name."""

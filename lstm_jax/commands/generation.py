@@ -180,3 +180,7 @@ class Units(Checked):
         read = corpora.read_text(trained, self.data, self.text, self.text_column, self.clean, self.unknown, self.chars)
         text_pages.draw_units(trained.characters, read.ids, trained.activations(*read), self.out, self.count, self.force)
         say(console, f"{self.out}")
+
+
+COMMANDS = {"train generation": TrainGeneration, "generate": Generate, "score": Score, "units": Units}
+"""Commands of this task, by name."""

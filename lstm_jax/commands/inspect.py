@@ -18,7 +18,7 @@ class Inspect(Checked):
     """
 
     run: Path = Path("runs/sentiment")
-    """Folder of a trained run of any task."""
+    """Folder of a trained run."""
     text: tuple[str, ...] = ()
     """Reviews or texts to show. If neither --text nor --file is given, examples are chosen from the run's held-out data: those where the
     network was surest, most wrong and most torn."""

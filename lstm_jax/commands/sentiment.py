@@ -188,3 +188,14 @@ class ExportEmbedding:
             check_output(path, (self.run,), self.force)
         count = load_run("sentiment", self.run).words.export(self.out, self.format, self.force)
         say(console, f"{count:,} vectors in {self.out}")
+
+
+COMMANDS = {
+    "train sentiment": TrainSentiment,
+    "evaluate": Evaluate,
+    "predict": Predict,
+    "embedding neighbours": Neighbours,
+    "embedding plot": PlotEmbedding,
+    "embedding export": ExportEmbedding,
+}
+"""Commands of this task, by name."""

@@ -50,6 +50,7 @@ class ForecastConfig(RunConfig):
 
     task: ClassVar[str] = "forecast"
     commands: ClassVar[str] = "forecast"
+    files: ClassVar[tuple[str, ...]] = ("scale.json",)
 
     data: SeriesConfig = field(default_factory=SeriesConfig)
     model: ForecastModelConfig = field(default_factory=ForecastModelConfig)

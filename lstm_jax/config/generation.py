@@ -87,6 +87,7 @@ class GenerationConfig(RunConfig):
 
     task: ClassVar[str] = "generation"
     commands: ClassVar[str] = "generate or score"
+    files: ClassVar[tuple[str, ...]] = ("characters.json",)
 
     data: TextConfig = field(default_factory=TextConfig)
     model: GenerationModelConfig = field(default_factory=GenerationModelConfig)

@@ -108,6 +108,7 @@ class SentimentConfig(RunConfig):
 
     task: ClassVar[str] = "sentiment"
     commands: ClassVar[str] = "predict or evaluate"
+    files: ClassVar[tuple[str, ...]] = ("vocabulary.json", "words.npz")
 
     data: DataConfig = field(default_factory=DataConfig)
     model: SentimentModelConfig = field(default_factory=SentimentModelConfig)

@@ -168,6 +168,8 @@ class RunConfig:
     """Name of the task, which is written to config.json and shown in error messages."""
     commands: ClassVar[str]
     """Names of the commands that use a trained run of this task, for error messages."""
+    files: ClassVar[tuple[str, ...]] = ()
+    """Names of the task's own files in the folder of a run, such as "vocabulary.json"; see `Task.files`."""
     data: Any
     model: RecurrentConfig
     train: TrainConfig
@@ -177,4 +179,4 @@ class RunConfig:
         for own in dataclasses.fields(self):
             section, kind = getattr(self, own.name), own.type
             known = not isinstance(kind, type) or kind is Any or isinstance(section, kind)
-            require(known, own.name, type(section).__name__, f"give a lstm_jax.config.{getattr(kind, '__name__', kind)}")
+            require(known, own.name, type(section).__name__, f"give a {getattr(kind, '__module__', '')}.{getattr(kind, '__name__', kind)}")

@@ -1,4 +1,4 @@
-"""Models for sentiment classification, text generation and forecasting, and their conversion to pure functions of the parameters.
+"""Models of the tasks, and their conversion to pure functions of the parameters.
 
 The models are `flax.nnx` modules.
 """

@@ -1,9 +1,9 @@
 """Base class of the tasks (`Task`), and base class of their trained runs (`Trained`).
 
-A new task needs three things:
-- A module in this folder with a subclass of `Task` and a subclass of `Trained`.
-- A class for its config, which is listed in the dict `lstm_jax.config.CONFIGS`.
-- Its commands in the program `lstm-jax`.
+A new task needs three modules, each with the name of the task:
+- One in this folder, with a subclass of `Task`, a subclass of `Trained`, and the functions `train` and `load`.
+- One in `lstm_jax.config`, with the class of its config, which is listed in the dict `lstm_jax.config.CONFIGS`.
+- One in `lstm_jax.commands`, with the classes of its commands, which its dict `COMMANDS` lists.
 """
 
 import dataclasses
@@ -81,8 +81,8 @@ class Task(ABC, Generic[C, D]):
     def files(self) -> Mapping[str, Content]:
         """Return the task's own files in the run folder, as a dict from the name of a file to its content.
 
-        An example is the file of the vocabulary. Predictions depend on these files. Therefore the manifest of the run contains their
-        checksums (see `manifest.FILES`).
+        An example is the file of the vocabulary. Predictions depend on these files. Therefore the manifest of the run contains the
+        checksums of all files that `RunConfig.files` names.
         """
 
     @abstractmethod

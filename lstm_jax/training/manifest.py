@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lstm_jax.config import CONFIGS
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.writing import read_summed, summed_json, write_atomically
 
 NAME = "manifest.json"
-FILES = ("config.json", "data.sha256", "vocabulary.json", "words.npz", "characters.json", "scale.json")
+FILES = ("config.json", "data.sha256", *dict.fromkeys(name for kind in CONFIGS.values() for name in kind.files))
 """Names of all files that the predictions of a run can depend on. A run has only the files of its task."""
 
 

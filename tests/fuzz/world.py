@@ -15,16 +15,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from lstm_jax.config import CONFIGS
 from tests.fuzz.shell import Command, Shell
+from tests.helpers.command_line import questions
 
 _TINY = "--units 4 --epochs 2 --batch-size 16 --no-figures"
-TRAIN = {
+TRAIN = dict.fromkeys(CONFIGS, _TINY) | {
     "sentiment": f"--data reviews --vocabulary frequency --num-words 60 --maxlen 6 --embed 4 --cache-dir cache {_TINY}",
     "generation": f"--data text.txt --length 8 --step 4 --sample-chars 4 --sample-prompt 3 {_TINY}",
     "forecast": f"--csv series.csv --context 6 --horizon 3 {_TINY}",
 }
-"""Flags of a training run of each task, without --run."""
-ASK = {
+"""Flags of a training run of each task, without --run. A task that draws its data needs no row."""
+ASK = {task: tuple(f"{name} --run runs/{task}" for name in questions(task)) for task in CONFIGS} | {
     "sentiment": (
         "evaluate --json --run runs/sentiment",
         "predict --file lines.txt --run runs/sentiment",
@@ -41,7 +43,7 @@ ASK = {
     ),
     "forecast": ("forecast --json --run runs/forecast", "forecast --json --csv series.csv --level 0.5 --run runs/forecast"),
 }
-"""Command lines, called questions, that read a run of each task and print an answer."""
+"""Command lines, called questions, that read a run of each task and print an answer. By default, a task is asked by its own commands."""
 SENTENCES = "the cat sat on the mat. a dog ran to the red house, and the cat was not there! "
 HOME = "home"
 

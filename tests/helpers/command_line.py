@@ -1,4 +1,13 @@
-"""Checks of answers of the command line, as the fixture `ask` returns them."""
+"""Checks of answers of the command line, as the fixture `ask` returns them, and command lines that are made from the commands' classes."""
+
+import dataclasses
+from importlib import import_module
+from typing import get_args, get_origin, get_type_hints
+
+from lstm_jax.commands import COMMANDS
+from lstm_jax.commands.common import Positional
+
+_POSITIONAL = get_args(Positional[int])[1]
 
 
 def assert_error(answer: tuple[int, str, str], *needles: str) -> None:
@@ -10,3 +19,21 @@ def assert_error(answer: tuple[int, str, str], *needles: str) -> None:
     assert lines[0].startswith("error: ")
     for needle in needles:
         assert needle in err
+
+
+def positional(command: str) -> str:
+    """Return the name of the field that a command takes without a flag, or "" if it has none."""
+    hints = get_type_hints(COMMANDS[command], include_extras=True)
+    return next((name for name, hint in hints.items() if get_origin(hint) is not None and _POSITIONAL in get_args(hint)), "")
+
+
+def required(command: str) -> list[str]:
+    """Return arguments for the fields of a command that have no default, each with the value "x"."""
+    missing = (dataclasses.MISSING, dataclasses.MISSING)
+    names = [field.name for field in dataclasses.fields(COMMANDS[command]) if (field.default, field.default_factory) == missing]
+    return [word for name in names for word in (["x"] if name == positional(command) else [f"--{name}", "x"])]
+
+
+def questions(task: str) -> tuple[str, ...]:
+    """Return the commands of a task that read a run and need no argument."""
+    return tuple(name for name in import_module(f"lstm_jax.commands.{task}").COMMANDS if name.split()[0] != "train" and not required(name))

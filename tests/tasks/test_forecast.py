@@ -13,7 +13,7 @@ import pytest
 from scipy import stats
 
 from lstm_jax import InputError
-from lstm_jax.commands import TrainForecast
+from lstm_jax.commands.forecast import TrainForecast
 from lstm_jax.config import ForecastConfig, ForecastModelConfig, SeriesConfig, TrainConfig
 from lstm_jax.data import Series
 from lstm_jax.tasks import forecast, forecast_windows

@@ -1,14 +1,24 @@
 """HTML pages that show what the network of a trained run does at each step of some examples; see `inspection.window`."""
 
-from lstm_jax.errors import InputError, require
+from collections.abc import Callable
+from typing import Any
+
+from lstm_jax.errors import require
 from lstm_jax.inspection.window import Window
-from lstm_jax.tasks import base, forecast, generation, sentiment
+from lstm_jax.tasks import base, generation
 from lstm_jax.tasks.inspecting.common import Request
 from lstm_jax.tasks.inspecting.forecasts import forecast_window
 from lstm_jax.tasks.inspecting.reviews import review_window
 from lstm_jax.tasks.inspecting.texts import text_window
 
-__all__ = ["Request", "make_window"]
+__all__ = ["WINDOWS", "Request", "make_window"]
+
+WINDOWS: dict[str, Callable[[Any, Request], Window]] = {
+    "sentiment": review_window,
+    "generation": text_window,
+    "forecast": forecast_window,
+}
+"""Dict from the name of a task to the function that returns the content of a page about a run of the task."""
 
 
 def make_window(trained: base.Trained, request: Request | None = None) -> Window:
@@ -19,7 +29,7 @@ def make_window(trained: base.Trained, request: Request | None = None) -> Window
     For a text, it also shows the likeliest next characters.
 
     Args:
-        trained: a loaded run of the task "sentiment", "generation" or "forecast".
+        trained: a loaded run of a task in `WINDOWS`.
         request: the examples and epochs to show. If None, the defaults of `Request` are used.
 
     Raises:
@@ -30,11 +40,6 @@ def make_window(trained: base.Trained, request: Request | None = None) -> Window
     for name in ("text_column", "unknown"):
         given = getattr(request, name)
         require(not given or isinstance(trained, generation.Trained), name, given, "leave it out: only runs of text generation have it")
-    match trained:
-        case sentiment.Trained():
-            return review_window(trained, request)
-        case generation.Trained():
-            return text_window(trained, request)
-        case forecast.Trained():
-            return forecast_window(trained, request)
-    raise InputError("task", trained.config.task, "give a run of sentiment, generation or forecast")
+    task = trained.config.task
+    require(task in WINDOWS, "task", task, f"give a run of {' or '.join(WINDOWS)}")
+    return WINDOWS[task](trained, request)
