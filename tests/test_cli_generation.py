@@ -229,7 +229,7 @@ TRAIN = f"train generation {_SIZES} --epochs 1 --run {{tmp}}/new --data "
     ("arguments", "needles"),
     [
         (TRAIN + "{tmp}/short.txt --validation 0", ["training part: 8 characters; a window and its next character need 9: give more text"]),
-        (TRAIN + "{tmp}/none.md", ["none.md: no such file or folder; give a text file, a folder"]),
+        (TRAIN + "{tmp}/none.md", ["none.md: no such file or folder; give a text file, a .csv"]),
         (TRAIN + "{tmp}/one.txt", ["training part: only 'a', 450 times; give a text of two distinct characters or more"]),
         (
             TRAIN + "{tmp}/unseen.txt --clean none --unseen error --validation 0.06",

@@ -2,6 +2,7 @@
 
 import importlib
 import pkgutil
+import re
 import subprocess
 import sys
 from dataclasses import fields
@@ -13,8 +14,11 @@ from pages import DOCS
 
 import lstm_jax
 from bench.schema import FIELDS, MEASUREMENTS
+from experiments.study import RESULTS
 from lstm_jax.commands import COMMANDS
 from lstm_jax.config import DataConfig, SentimentModelConfig, TrainConfig
+from lstm_jax.data.reviews.sources import FORMS as REVIEWS
+from lstm_jax.data.text.sources import FORMS as TEXTS
 
 
 def _extension(name: str) -> ModuleType:
@@ -90,3 +94,18 @@ def test_the_drawing_has_every_storey() -> None:
     drawn = storeys.drawing()
     assert storeys.layers()[:2] == [["experiments"], ["bench"]]
     assert all(f">{name.removeprefix('lstm_jax.')}</text>" in drawn for row in storeys.layers() for name in row)
+
+
+def test_every_form_of_a_source() -> None:
+    text = _extension("sources").page()
+    rows = [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| ") and not line.startswith(("| ---", "| source"))]
+    assert len(rows) == len(REVIEWS) + len(TEXTS)
+    assert all(form.content in text for form in (*REVIEWS, *TEXTS))
+    assert all(f"`{form.example[0]}`:\n\n```text\n{form.example[1]}```" in text for form in (*REVIEWS, *TEXTS) if form.example)
+
+
+def test_every_study_with_rows_has_its_verdict() -> None:
+    text = _extension("studies").page()
+    assert re.findall(r"^## Verdict of (\w+)$", text, re.MULTILINE) == sorted(path.name.partition(".")[0] for path in RESULTS.iterdir())
+    assert "tiny Shakespeare: 1.4590 nats (1.4593, 1.4637, 1.4541)" in text
+    assert "../../../experiments/figures/best.png" in text

@@ -14,7 +14,9 @@ import commands
 import messages
 import outside
 import rows
+import sources
 import storeys
+import studies
 from sphinx.application import Sphinx
 
 FOLDER = Path(__file__).parents[1] / "reference" / "generated"
@@ -23,6 +25,8 @@ PAGES: dict[str, Callable[[], str]] = {
     "bench.md": commands.bench_page,
     "messages.md": messages.page,
     "rows.md": rows.page,
+    "sources.md": sources.page,
+    "studies.md": studies.page,
     "storeys.svg": storeys.drawing,
     **{f"{name}.rst": (lambda name=name: api.page(name)) for name in api.PACKAGES},
 }

@@ -30,7 +30,8 @@ class TextConfig:
     """Config of the text: its source, its cleaning and its windows."""
 
     data: tuple[str, ...] = ()
-    """Text files, folders, .csv, .json or .jsonl files, or - for standard input. By default, the documentation of Python is read."""
+    """Files or folders of texts, for example book.txt or articles.csv, or - for standard input. By default, the documentation of Python is
+    read."""
     text_column: str = ""
     """Column or key that contains the text in a .csv, .json or .jsonl file. If empty, it is guessed."""
     clean: Literal["source", "source-cased", "lower", "none", "exact"] = "source"

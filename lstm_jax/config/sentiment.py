@@ -14,13 +14,13 @@ class DataConfig:
     """Config of the reviews: their source, their vocabulary and their padding."""
 
     data: str = ""
-    """Source of the reviews: aclImdb_v1.tar.gz, a folder aclImdb/, a folder or file of .jsonl[.xz], imdb.npz, a .csv, or 'tfds'. If empty,
-    the source is $LSTM_JAX_DATA/imdb."""
+    """Source of the reviews: a file or folder, for example aclImdb_v1.tar.gz or reviews.csv, or 'tfds'. If empty, the source is
+    $LSTM_JAX_DATA/imdb. The error for a source of an unknown form lists all forms."""
     input: Literal["memory", "stream"] = field(default="memory", metadata=ADDED)
     """'memory' reads all reviews. 'stream' leaves them in the folder --data, which `lstm-jax data shard-reviews` has written, and reads
     each batch while the step before it runs. The validation and test splits are read into memory."""
     test_data: str = ""
-    """A second .csv or .jsonl file that contains the test split. Give it if the source is a single file without splits."""
+    """A second file, of the same form, that contains the test split. Give it if the source is a single file without splits."""
     text_column: str = "text"
     """Column or key that contains the text of a review in a .csv or .jsonl file."""
     label_column: str = "label"

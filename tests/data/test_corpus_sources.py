@@ -166,7 +166,7 @@ def test_bad_columns(tmp_path):
 
 def test_sources_that_are_none(tmp_path):
     for paths in ([], "", ["", "x"]):
-        with pytest.raises(InputError, match=r"corpus: .*give a text file, a folder"):
+        with pytest.raises(InputError, match=r"corpus: .*give a text file, a .csv"):
             read_articles(paths)
     with pytest.raises(InputError, match=r"corpus .*absent\.txt: no such file or folder"):
         read_articles(tmp_path / "absent.txt")

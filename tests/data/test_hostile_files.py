@@ -26,6 +26,7 @@ from lstm_jax.data import load_reviews, read_articles, read_byte_articles, read_
 from lstm_jax.data.reviews.cache import load_cache, save_cache
 from lstm_jax.data.reviews.keras_npz import read_keras_npz
 from lstm_jax.data.reviews.sources import FORMS, recognise
+from lstm_jax.data.text.sources import FORMS as TEXT_FORMS
 from lstm_jax.errors import InputError
 from lstm_jax.files import reading as input_files
 from lstm_jax.files.npz import read_npz
@@ -89,8 +90,14 @@ def _cache(path: Path) -> object:
     return load_cache(path, "key")
 
 
+SAMPLES = {
+    name: (content.encode(), read)
+    for forms, read in ((FORMS, load_reviews), (TEXT_FORMS, read_articles))
+    for name, content in (form.example for form in forms if form.example)
+}
+"""The example of each form of reviews and texts that has one."""
 REVIEWS = {f"{part}_{split}": value for split in ("train", "test") for part, value in (("x", _objects(4)), ("y", np.arange(4) % 2))}
-KINDS: dict[str, tuple[bytes, Callable[[Path], object]]] = {
+KINDS: dict[str, tuple[bytes, Callable[[Path], object]]] = SAMPLES | {
     "reviews.csv": (_table().encode(), load_reviews),
     "reviews.jsonl": (_lines().encode(), load_reviews),
     "reviews.jsonl.xz": (lzma.compress(_lines().encode()), load_reviews),

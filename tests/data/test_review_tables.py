@@ -142,11 +142,11 @@ def test_sources_that_are_none(tmp_path, jsonl, monkeypatch):
         load_reviews(jsonl, str(jsonl / "test.jsonl"))
     with pytest.raises(InputError, match=r"test_data.*; give a file that ends in"):
         load_reviews(jsonl / "train.jsonl", str(jsonl / "absent.jsonl"))
-    with pytest.raises(InputError, match=r"test_data.*; it has the training reviews: give another table"):
+    with pytest.raises(InputError, match=r"test_data.*; it has the training reviews: give another file"):
         load_reviews(jsonl / "train.jsonl", str(jsonl / "train.jsonl"))
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / "train.csv").write_text("text,label\n")
-    with pytest.raises(InputError, match=r"test_data.*; it has the training reviews: give another table"):
+    with pytest.raises(InputError, match=r"test_data.*; it has the training reviews: give another file"):
         load_reviews(tmp_path / "one", str(tmp_path / "one" / "train.csv"))
     (jsonl / "train.csv").write_text("text,label\n")
     with pytest.raises(InputError, match="keep one of them"):

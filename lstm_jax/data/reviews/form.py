@@ -63,9 +63,13 @@ class Form:
     keyword: str = ""
     """Word, such as "tfds", that the user gives in place of a path to choose this form. A form with a keyword has a function `find` that
     ignores its argument. If the keyword is empty, the form is recognised by the path."""
-    takes_test_table: bool = False
-    """Whether the user may give the test split as a second table."""
+    takes_test_file: bool = False
+    """Whether the user may give the test split as a second file."""
     description: str = ""
     """Name of the form in error messages. If empty, error messages list only its `endings`."""
     endings: tuple[str, ...] = ()
     """Endings of the names of files of this form, which error messages list."""
+    content: str = ""
+    """What a source of this form holds, in a phrase for the documentation."""
+    example: tuple[str, str] | None = None
+    """Name and content of a small text file of this form. The documentation shows it. The tests read it, and read damaged copies of it."""

@@ -16,18 +16,32 @@ from lstm_jax.errors import InputError, require
 from lstm_jax.files.reading import locate
 
 FORMS = (
-    Form("folder", find_folder, read_folder_source, description="an aclImdb/ folder"),
+    Form(
+        "folder",
+        find_folder,
+        read_folder_source,
+        description="an aclImdb/ folder",
+        content="the archive when it is extracted, or the folder that contains it",
+    ),
     Form(
         "table",
         find_tables,
         read_tables,
-        takes_test_table=True,
+        takes_test_file=True,
         description=f"a folder with train{ENDINGS[0]} and test{ENDINGS[0]} (or .xz)",
         endings=(".jsonl", ".csv"),
+        content="a text and a label in each row, in the columns that `--text-column` and `--label-column` name",
+        example=("reviews.jsonl", '{"text": "A fine film.", "label": 1}\n{"text": "A bore.", "label": 0}\n'),
     ),
-    Form("archive", find_archive, read_archive_source, description=ARCHIVE_NAME),
-    Form("npz", find_keras_npz, read_ranks=read_keras_npz, endings=(".npz",)),
-    Form("tfds", find_tfds, read_tfds, keyword="tfds"),
+    Form(
+        "archive",
+        find_archive,
+        read_archive_source,
+        description=ARCHIVE_NAME,
+        content="the reviews as published, or a folder with the archive; it is not extracted to the disk",
+    ),
+    Form("npz", find_keras_npz, read_ranks=read_keras_npz, endings=(".npz",), content="imdb.npz, which Keras downloads: word ids"),
+    Form("tfds", find_tfds, read_tfds, keyword="tfds", content="the data set that `lstm-jax data prepare --tfds` makes"),
 )
 """All forms, in the order in which they are tried. A path has the first form whose function `find` returns a location."""
 
@@ -72,15 +86,15 @@ def find_source(data: str = "", test_data: str = "") -> Source:
 
     Args:
         data: path of the reviews, or "tfds" for the data set that `build_tfds` made. If empty, the path is `$LSTM_JAX_DATA/imdb`.
-        test_data: path of a second table, which has the test split. It may be given only if `data` is a single table, or a folder with a
-            table for the training split alone.
+        test_data: path of a second file, of the same form, which has the test split. It may be given only if the form takes one
+            (`Form.takes_test_file`) and `data` has no test split.
 
     Raises:
         InputError: in one of these cases.
 
             - A path does not exist, or `data` has no known form.
-            - `test_data` is given, but `data` is neither a table nor a folder of tables, or has a test split of its own.
-            - `test_data` is no table, or is the table of the training split.
+            - `test_data` is given, but the form of `data` takes no second file, or `data` has a test split of its own.
+            - `test_data` has another form than `data`, or is the file of the training split.
     """
     for form in FORMS:
         if data and data == form.keyword:
@@ -94,26 +108,26 @@ def recognise(path: Path, test_path: str = "") -> Source:
 
     Args:
         path: path of a source that has one of the forms in `FORMS`.
-        test_path: path of a second table, which has the test split. It may be given only if `path` is a single table, or a folder with a
-            table for the training split alone.
+        test_path: path of a second file, of the same form, which has the test split. It may be given only if the form takes one
+            (`Form.takes_test_file`) and `path` has no test split.
 
     Raises:
         InputError: in one of these cases.
 
             - A path does not exist, or `path` has no known form.
-            - `test_path` is given, but `path` is neither a table nor a folder of tables, or has a test split of its own.
-            - `test_path` is no table, or is the table of the training split.
+            - `test_path` is given, but the form of `path` takes no second file, or `path` has a test split of its own.
+            - `test_path` has another form than `path`, or is the file of the training split.
     """
     source = _first((form for form in FORMS if not form.keyword), locate(path, "data", f"give {DESCRIPTION}"))
     if not test_path:
         return source
-    takes = source.form.takes_test_table and "test" not in source.files
+    takes = source.form.takes_test_file and "test" not in source.files
     require(takes, "test_data", test_path, f"{path} has a test split of its own")
     remedy = f"give a file that ends in one of {', '.join(source.form.endings)}"
     test = locate(test_path, "test_data", remedy)
     require(test.is_file() and source.form.find(test) is not None, "test_data", test_path, remedy)
     own = any(test.samefile(file) for file in source.files.values())
-    require(not own, "test_data", test_path, "it has the training reviews: give another table")
+    require(not own, "test_data", test_path, "it has the training reviews: give another file")
     return replace(source, files=source.files | {"test": test})
 
 
@@ -143,18 +157,12 @@ def load_reviews(
 ) -> dict[str, TextSplit]:
     """Return the reviews at a path as texts.
 
-    The result is a dict that contains the training reviews under the key "train" and the test reviews, if any, under the key "test". The
-    path may lead to:
-
-    - the archive `aclImdb_v1.tar.gz` or a folder that contains it. The archive is not extracted to the disk.
-    - an extracted `aclImdb` folder, or the folder that contains it.
-    - a table: a file whose name ends in .jsonl, .jsonl.xz, .csv or .csv.xz.
-    - a folder with a table for each split, such as `train.jsonl` and `test.jsonl`.
+    The result is a dict that contains the training reviews under the key "train" and the test reviews, if any, under the key "test".
 
     Args:
-        path: the path.
-        test_path: path of a second table, which has the test split. It may be given only if `path` is a single table, or a folder with a
-            table for the training split alone.
+        path: path of a source of texts. The table `FORMS` in `lstm_jax.data.reviews.sources` has the forms that it can have.
+        test_path: path of a second file, of the same form, which has the test split. It may be given only if the form takes one
+            (`Form.takes_test_file`) and `path` has no test split.
         text_column: name of the column of the texts in a table.
         label_column: name of the column of the labels in a table.
         verify: whether a file named `aclImdb_v1.tar.gz` is checked against the published size and checksum.

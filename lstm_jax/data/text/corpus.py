@@ -66,8 +66,8 @@ def prepare_corpus(
     memorisation.
 
     Args:
-        paths: one path or a list of paths. A path leads to a text file, a folder of text files or a table, or is "-" for standard input
-            (see `read_articles`). If there are no paths, the articles are those of `embedded_articles()`.
+        paths: one path or a list of paths. A path leads to a file or folder of one of the forms in `sources.FORMS`, or is "-" for standard
+            input (see `read_articles`). If there are no paths, the articles are those of `embedded_articles()`.
         text_column: name of the column of the texts in tables. If empty, the column is guessed (see `read_text_column`).
         recipe: recipe by which `clean` cleans each article: "source", "source-cased", "lower", "none" or "exact".
         unit: unit of the text: "character" (a Unicode code point) or "byte" (text files may then have any encoding).

@@ -11,7 +11,6 @@ from lstm_jax.errors import InputError, require
 from lstm_jax.files.reading import STANDARD_INPUT, locate, parsing, read_input
 
 TEXT_ENDINGS = (".txt", ".text", ".md", ".rst")
-DESCRIPTION = "give a text file, a folder of text files, a .csv, .json or .jsonl file, or - for standard input"
 
 Paths = str | Path | Sequence[str | Path]
 
@@ -26,6 +25,12 @@ class Form:
     """Function read(path, text_column) that returns the articles as texts. Only tables use the name of the column of the texts."""
     read_bytes: Callable[[Path, str], list[bytes]]
     """Function read_bytes(path, text_column) that returns the articles as bytes."""
+    description: str
+    """Name of the form, in error messages and in the documentation."""
+    content: str
+    """What a source of this form holds, in a phrase for the documentation."""
+    example: tuple[str, str] | None = None
+    """Name and content of a small file of this form. The documentation shows it. The tests read it, and read damaged copies of it."""
 
 
 def _read_file(path: Path, _: str = "") -> list[str]:
@@ -46,43 +51,50 @@ def _text_files(folder: Path) -> list[Path]:
 
 
 FORMS = (
-    Form(  # standard input
+    Form(
         lambda path: str(path) == STANDARD_INPUT,  # no other name becomes this path, see `_sources`
         _read_file,
         _read_file_bytes,
+        description=f"{STANDARD_INPUT} for standard input",
+        content="one article",
     ),
-    Form(  # a folder of text files
+    Form(
         Path.is_dir,
         lambda folder, _: [text for path in _text_files(folder) for text in _read_file(path)],
         lambda folder, _: [content for path in _text_files(folder) for content in _read_file_bytes(path)],
+        description="a folder of text files",
+        content=f"one article in each file that ends in {', '.join(TEXT_ENDINGS)}, by name; subfolders and hidden files are not read",
     ),
-    Form(  # a table
+    Form(
         has_columns,
         read_text_column,
         lambda path, column: [text.encode() for text in read_text_column(path, column)],
+        description="a .csv, .json or .jsonl file",
+        content="one article in each row, in the column that `--text-column` names; a .json file holds records, strings, or columns as "
+        "pandas writes them; .csv.xz and .jsonl.xz are read, too",
+        example=("articles.csv", "text\nOnce upon a time.\nAnd then?\n"),
     ),
-    Form(  # any other file
+    Form(
         lambda _: True,
         _read_file,
         _read_file_bytes,
+        description="a text file",
+        content="one article, whatever the name of the file",
+        example=("book.txt", "Once upon a time.\n"),
     ),
 )
 """All forms, in the order in which they are tried. A source has the first form that matches its path."""
+DESCRIPTION = f"give {', '.join(form.description for form in FORMS[:0:-1])}, or {FORMS[0].description}"
 
 
 def read_articles(paths: Paths, text_column: str = "") -> tuple[str, ...]:
     """Read the articles at one or several paths, and return them in the order of the paths. Empty articles are left out.
 
-    - In a folder, each file that ends in .txt, .text, .md or .rst is one article, and the files are sorted by name. Subfolders and hidden
-      files are not read.
-    - In a table, each row is one article. The name of a table ends in .csv, .csv.xz, .jsonl, .jsonl.xz or .json. A .json file holds a list
-      of records, a list of strings, or columns as pandas writes them.
-    - Any other file is one article, and so is standard input ("-").
-
-    All files must be UTF-8. Every character is kept except a byte-order mark at the start of a file.
+    The table `FORMS` has the forms that a source of articles can have. All files must be UTF-8. Every character is
+    kept except a byte-order mark at the start of a file.
 
     Args:
-        paths: one path or a list of paths. A path leads to a text file, a folder of text files or a table, or is "-" for standard input.
+        paths: one path or a list of paths. A path leads to a file or folder of one of the forms, or is "-" for standard input.
         text_column: name of the column of the texts in tables. If empty, the column is guessed (see `read_text_column`).
 
     Raises:
@@ -102,7 +114,7 @@ def read_byte_articles(paths: Paths, text_column: str = "") -> tuple[bytes, ...]
     Text files may have any encoding, and their bytes are returned unchanged. Tables must be UTF-8, and their texts are returned as UTF-8.
 
     Args:
-        paths: one path or a list of paths. A path leads to a text file, a folder of text files or a table, or is "-" for standard input.
+        paths: one path or a list of paths. A path leads to a file or folder of one of the forms, or is "-" for standard input.
         text_column: name of the column of the texts in tables. If empty, the column is guessed (see `read_text_column`).
 
     Raises:

@@ -1,0 +1,35 @@
+"""Generator of the reference page of the sources of data: the forms in which reviews and articles can be given, from their tables."""
+
+from lstm_jax.data.reviews.sources import FORMS as REVIEWS
+from lstm_jax.data.text.sources import FORMS as TEXTS
+
+
+def page() -> str:
+    """Return the text of the reference page of the sources of data, in Markdown, with a table and examples for each kind of data."""
+    reviews = [(_named(form.keyword, form.description, form.endings), form.content, form.example) for form in REVIEWS]
+    texts = [(form.description, form.content, form.example) for form in TEXTS]
+    return "\n\n".join(
+        [
+            "# Sources of data",
+            "A source has the first form that fits it, from top to bottom. [What is checked](../safety.md) says what is refused.",
+            "## Reviews",
+            "`lstm-jax train sentiment --data` and `lstm_jax.data.prepare` take these. Texts other than IMDB's need "
+            "`--vocabulary frequency`; else they get the ids of IMDB's words.",
+            *_described(reviews),
+            "## Texts",
+            "`lstm-jax train generation --data` and `lstm_jax.data.prepare_corpus` take one or several of these.",
+            *_described(texts),
+        ]
+    )
+
+
+def _named(keyword: str, description: str, endings: tuple[str, ...]) -> str:
+    names = [f"`{keyword}`"] if keyword else [description] if description else []
+    return ", ".join([*names, *(f"a `{ending}` file" for ending in endings)])
+
+
+def _described(forms: list[tuple[str, str, tuple[str, str] | None]]) -> list[str]:
+    """Return the table and the examples of some forms. Each form is a triple of its name, its content and its example."""
+    table = "\n".join(["| source | content |", "| --- | --- |", *(f"| {name} | {content} |" for name, content, _ in forms)])
+    examples = [f"`{example[0]}`:\n\n```text\n{example[1]}```" for *_, example in forms if example]
+    return [table, *examples]

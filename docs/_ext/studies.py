@@ -1,0 +1,34 @@
+"""Generator of the reference page of the studies: for each one its docstring, the verdict on its committed rows, and its figure."""
+
+import importlib
+from pathlib import Path
+
+from experiments.study import FIGURES, RESULTS, Study, finished
+from lstm_jax import sweep
+
+
+def page() -> str:
+    """Return the text of the reference page of the studies, in Markdown, with a section for each study that has committed rows."""
+    parts = [
+        "# Verdicts of the studies",
+        "For each study with committed rows: its question and method as its script states them, what `python -m experiments.NAME --report` "
+        "prints, and the figure that it draws. [Studies](../../studies.md) says in words what follows from them.",
+    ]
+    for path in sorted(RESULTS.iterdir()):
+        name = path.name.partition(".")[0]
+        module = importlib.import_module(f"experiments.{name}")
+        parts += [f"## Verdict of {name}", _block(module.__doc__ or ""), _block(_verdict(module.STUDY, path)), *_figure(name)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _verdict(study: Study, path: Path) -> str:
+    return study.verdict(finished(sweep.existing_rows(study.run, study.presets["full"], path)))
+
+
+def _figure(name: str) -> list[str]:
+    figure = FIGURES / f"{name}.png"
+    return [f"![Figure of the study {name}](../../../experiments/figures/{figure.name})"] if figure.exists() else []
+
+
+def _block(text: str) -> str:
+    return f"```text\n{text.strip()}\n```"
