@@ -4,14 +4,16 @@ import dataclasses
 import json
 import re
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, ClassVar, Literal, get_args, get_origin
 
 import numpy as np
 import pytest
+import tyro
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lstm_jax.cells import CELLS
+from lstm_jax.commands.help import set_help
 from lstm_jax.config import (
     DataConfig,
     ForecastConfig,
@@ -318,6 +320,21 @@ def test_sections_of_a_config_of_ones_own() -> None:
     assert Own(data={"a": 1}).data == {"a": 1}
     with pytest.raises(InputError, match=r"^model: GenerationModelConfig; give a lstm_jax\.config\.sentiment\.SentimentModelConfig$"):
         Own(model=GenerationModelConfig())
+
+
+def test_a_class_variable_is_no_flag() -> None:
+    """A subclass of `RunConfig` need not set the class variables that have a default, and none of them becomes a flag."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Own(RunConfig):
+        task: ClassVar[str] = "own"
+        data: SeriesConfig = dataclasses.field(default_factory=SeriesConfig)
+        model: ForecastModelConfig = dataclasses.field(default_factory=ForecastModelConfig)
+        train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+
+    set_help(Own)
+    assert tyro.cli(Own, args=["--data.csv", "a.csv"]) == Own(SeriesConfig("a.csv"))
+    assert Own.files == ()
 
 
 def test_fields_of_later_versions_leave_stored_configs_equal():

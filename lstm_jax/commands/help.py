@@ -28,14 +28,15 @@ def set_help(command: Any) -> None:
 def _describe(kind: type) -> None:
     """Write the docstring of each field of a dataclass into the type annotation of the field.
 
-    Fields that the dataclass inherits are left out. If the type of a field is a dataclass, its fields are treated in the same way. A second
+    Class variables, and fields that the dataclass inherits, are left out. If the type of a field is a dataclass, its fields are treated in the same way. A second
     call with the same class does nothing.
     """
     texts = {param.arg_name: param.description for param in docstring_parser.parse_from_object(kind).params}
+    fields = {field.name for field in dataclasses.fields(kind)}
     for name, hint in vars(kind).get("__annotations__", {}).items():
         for inner in (hint, *get_args(hint)):
             if isinstance(inner, type):
                 set_help(inner)
-        if texts.get(name):
+        if name in fields and texts.get(name):
             described: Any = Annotated[hint, tyro.conf.arg(help=" ".join(str(texts[name]).split()))]
             kind.__annotations__[name] = described

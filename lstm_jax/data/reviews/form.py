@@ -51,7 +51,7 @@ class Form:
     """
 
     name: str
-    """Name of the form, which is part of the key of a cache file."""
+    """Name of the form, which is part of the key of a cache file. If it changed, all reviews of this form would be encoded anew."""
     find: Callable[[Path], Found | None]
     """Function that takes an existing path and returns the location of the reviews there, or None if there are none of this form."""
     read: Callable[[Found, ReadOptions], dict[str, TextSplit]] | None = None
@@ -66,7 +66,7 @@ class Form:
     takes_test_file: bool = False
     """Whether the user may give the test split as a second file."""
     description: str = ""
-    """Name of the form in error messages. If empty, error messages list only its `endings`."""
+    """Name of the form in error messages. It is empty if `endings` say enough."""
     endings: tuple[str, ...] = ()
     """Endings of the names of files of this form, which error messages list."""
     content: str = ""
