@@ -28,8 +28,8 @@ def set_help(command: Any) -> None:
 def _describe(kind: type) -> None:
     """Write the docstring of each field of a dataclass into the type annotation of the field.
 
-    Class variables, and fields that the dataclass inherits, are left out. If the type of a field is a dataclass, its fields are treated in the same way. A second
-    call with the same class does nothing.
+    Class variables, and fields that the dataclass inherits, are left out. If the type of a field is a dataclass, its fields are treated in
+    the same way. A second call with the same class does nothing.
     """
     texts = {param.arg_name: param.description for param in docstring_parser.parse_from_object(kind).params}
     fields = {field.name for field in dataclasses.fields(kind)}
