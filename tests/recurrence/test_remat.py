@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import Arrays, Case, differentiate, differentiate_case, make_arrays, run_case, weigh
+from cases import Arrays, Case, differentiate, differentiate_case, make_arrays, refused, run_case, weigh
 from jax.sharding import NamedSharding, PartitionSpec
 from jax.test_util import check_grads
-from tables import BACKENDS, Shape, assert_close, lengths, precision
+from tables import BACKENDS, Shape, assert_close, lengths, precision, serving
 
 from lstm_jax import CELLS, DropoutMasks, InputError, unroll
 from lstm_jax.recurrence import BACKENDS as BACKEND_TABLE
@@ -61,6 +61,8 @@ def test_a_program_for_every_length(remat, unchecked: None) -> None:
 )
 def test_values_are_those_of_one_piece(backend: str, remat, dtype: str, case: Case) -> None:
     """Outputs, final state and gradients (by parameters, x, initial state and dropout masks) equal those without `remat`."""
+    if refused(case, backend, dtype):
+        return
     with precision(dtype):
         arrays = make_arrays(case, dtype)
         got, want = (differentiate_case(case, arrays, backend, remat=segments) for segments in (remat, None))
@@ -92,7 +94,7 @@ def test_products_in_bfloat16(backend: str) -> None:
 
 
 @pytest.mark.slow(keep=1)
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", serving("float64"))
 def test_derivatives_are_those_of_differences(x64: None, backend: str) -> None:
     """With `remat`, derivatives equal finite differences in reverse mode and, on backends that support it, in forward mode.
 
@@ -152,7 +154,7 @@ def test_batch_over_two_devices(backend: str) -> None:
 
 
 @pytest.mark.slow(keep=1)
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS[: BACKENDS.index("reference") + 1])  # another may take minutes to compile so many steps
 def test_less_is_kept(backend: str) -> None:
     """XLA needs less temporary memory with `remat`.
 
