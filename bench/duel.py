@@ -14,8 +14,8 @@ candidate's time divided by the baseline's time. The ratio of the round is the m
 applied to the mean logarithm of the ratios of all rounds. As in `bench compare`, a change is reported as faster or slower only if its
 p-value, corrected for multiple tests, is at most `--level` and its relative size is at least `--least`.
 A repeated call measures only the rounds that are missing. An existing round counts only if its commits, CPU, number of cores, `--turns` and
-`--seconds` are those of this call. With --report, nothing is measured, and rounds of another machine or with other flags can count. These
-are the rounds with the most frequent combination of CPU, number of cores, `--turns` and `--seconds`.
+`--seconds` are those of this call. With --report, nothing is measured. Of the rounds of these commits, those count that share the most
+frequent combination of CPU, number of cores, `--turns` and `--seconds`, whatever machine and flags this call has.
 
 Both checkouts must run the same backend. Commits do not contain the compiled code of this project. In a folder that `git worktree add`
 made, build this code first:

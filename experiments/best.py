@@ -128,7 +128,7 @@ def named(base: SentimentConfig, choice: str) -> Config:
     """Return the config of the choice with a given name. A choice is one of the models that the study compares.
 
     Args:
-        base: config of the unchanged Keras example, which is the first choice.
+        base: config of the unchanged Keras example. It is itself a choice, with the name `SOURCE`.
         choice: name of the choice: `SOURCE` or a key of `CHOICES`, such as "400 words".
     """
     return next(config for config in choices(base) if config.choice == choice)

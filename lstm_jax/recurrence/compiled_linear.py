@@ -63,7 +63,7 @@ class LinearSteps(Operation):
         return h, h if keep else None
 
     def backward(self, wanted, args, residuals, cotangents):
-        """Return the gradients with respect to a, b and the initial h, computed in C++; see `Operation.backward`."""
+        """Return the gradients with respect to a, b and the initial h of h' = a h + b, computed in C++; see `Operation.backward`."""
         del wanted
         a, _, h, starts = args
         resets = starts is not None  # as in `forward`, `call` must not hold arrays

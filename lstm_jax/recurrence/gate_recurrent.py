@@ -48,7 +48,8 @@ def split_state(state: LSTMState) -> GateRecurrentState:
 def join_masks(dropout: DropoutMasks) -> DropoutMasks:
     """Convert dropout masks of the LSTM with full gate recurrence to those of the equivalent cell `JOINED`.
 
-    A recurrent mask is extended by ones for the gates i, f and o, which have no dropout.
+    The recurrent state of `JOINED` contains h and the gates i, f and o of the previous step. These gates have no dropout, so that a
+    recurrent mask is extended by ones for them.
     """
     mask = dropout.recurrent
     if mask is None:

@@ -15,7 +15,7 @@ LARGE_BLOCK = 2**25
 glibc takes each block above the threshold directly from the operating system, and returns it when it is freed.
 """
 HEAP = 2**26
-"""Size in bytes of the heaps of threads other than the main thread in glibc."""
+"""Size in bytes of each heap that glibc reserves for a thread other than the main thread."""
 
 
 def processor() -> str:

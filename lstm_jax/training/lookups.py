@@ -23,7 +23,7 @@ from jax.lax import GatherScatterMode as _Mode
 from lstm_jax.runtime import sharding
 
 LEAST = 2**14
-"""Least number of entries of a table. The update of a smaller parameter is fast anyway."""
+"""A parameter with fewer numbers than this is not treated as a table, because its ordinary update is fast."""
 
 
 class _Table(NamedTuple):

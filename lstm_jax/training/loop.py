@@ -218,7 +218,7 @@ class _Fit:
         return len(self.history.rows) >= self.config.epochs or self.stopped
 
     def _check_identity(self, extra: dict[str, Any]) -> None:
-        """Check that a checkpoint with the given `extra` was saved by a training that agrees with this one in all items of `identity`."""
+        """Raise an `InputError` if a checkpoint, saved with the dict `extra`, is of a training whose items of `identity` are not these."""
         saved_run = extra.get("run", {})  # empty if an older version saved the checkpoint
         for name, value in self.identity.items():
             was = saved_run.get(name, value)

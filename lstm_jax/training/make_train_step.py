@@ -192,7 +192,7 @@ class TrainStep:
     def model(self, state: TrainState) -> Any:
         """Return a model with the parameters and the other variables of a training state. The state is not changed and stays valid.
 
-        If rows of the embedding table were left out of some updates (see `table`), they take these updates in the returned model.
+        If rows of the embedding table were left out of some updates (see `table`), these updates are applied in the returned model.
         """
         with sharding.on(self._mesh):
             state = self._caught_up(state)

@@ -1,4 +1,4 @@
-"""Character models converted from and to Keras and PyTorch: a `CharGenerator` with their weights gives the peer's probabilities."""
+"""Character models of Keras and PyTorch, and a `CharGenerator` with their converted weights, give the same probabilities."""
 
 import jax
 import jax.numpy as jnp

@@ -153,8 +153,8 @@ def draw_arguments(draw: random.Random) -> tuple[str, ...]:
 def run(draw: random.Random, shell: Shell, world: World) -> Verdict:
     """Draw a command line, run it, and return the verdict.
 
-    If --force is not given, a lost or changed file is a fault. A command that resumes a run or accepts its files may change the files that
-    `CHANGED` matches.
+    If --force is not given, a lost or changed file is a fault, with one exception: `lstm-jax run accept`, and a command that resumes a run,
+    may change the files that `CHANGED` matches.
     """
     arguments = draw_arguments(draw)
     stdin = draw.choice((b"", b"", b"the cat sat\na good film\n", b"\xff\x00\r\n", b"the cat sat on the mat. " * 9))

@@ -271,7 +271,7 @@ def row(name: str, columns: tuple[Column, ...]) -> str:
 
 
 def head() -> list[str]:
-    """Return the lines of the page above the first row of the table."""
+    """Return the lines of the page transformations.md above the first backend in its table, with the header of the table."""
     names = " | ".join(f"`{backend}` ({cell})" for backend, cell in COLUMNS)
     return [
         "# JAX's transformations",

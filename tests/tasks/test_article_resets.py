@@ -65,8 +65,8 @@ def test_activations(trained) -> None:
 def test_figures_of_a_run(held_out: bool, request, texts, tmp_path: Path) -> None:
     """The pages that a training draws show bits and activations that are computed with resets.
 
-    They are those of the held-out text or, if no text is held out, of the training text. For a held-out text, the mean number of bits on
-    the first page is the metric in result.json.
+    The bits and activations are those of the held-out text or, if none is held out, of the training text. For a held-out text, the mean
+    number of bits on the first page is the metric in result.json.
     """
     trained = request.getfixturevalue("trained") if held_out else train(texts, tmp_path / "run", 0.0)
     corpus = generation.load_corpus(trained.config)

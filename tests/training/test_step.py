@@ -1,4 +1,7 @@
-"""Compiled steps against a plain Python loop, on one and two devices, and a tiny task that other test modules train, too."""
+"""Tests of compiled steps against a plain Python loop, on one and two devices.
+
+The module also defines a tiny task that other test modules train.
+"""
 
 from typing import Any, NamedTuple
 
