@@ -122,7 +122,7 @@ class Workload:
     def batches(self) -> int:
         """Number of distinct batches. After the last batch, training starts again with the first one.
 
-        If the kind of the workload is "sentiment", the 128 batches together contain nearly all words of the vocabulary.
+        A workload of the kind "sentiment" has 128 batches, which together contain nearly all words of the vocabulary.
         """
         return {"sentiment": 128, "evaluation": 1}.get(self.kind, 8)
 

@@ -92,8 +92,9 @@ def _check_inputs(inputs: jax.Array) -> None:
 def _compiled(plain: Callable[..., Any], function: Callable[..., jax.Array]) -> Callable[..., Any]:
     """Return the compiled function that calls `plain` with `function` as its first argument.
 
-    The program holds the arrays of the function's closure as constants. They may be the parameters of an NNX module, which a training step
-    changes in place. A new program is therefore made for each call, except for methods of objects that are not NNX modules.
+    The compiled program holds the arrays of the function's closure as constants. They may be the parameters of an NNX module, which a
+    training step changes in place. Each call of `_compiled` therefore compiles anew. The exception is a method of an object that is no NNX
+    module: its program is kept, because the arrays of such an object do not change.
     """
     if inspect.ismethod(function) and not isinstance(function.__self__, nnx.Module):
         return partial(_cached(plain), function)

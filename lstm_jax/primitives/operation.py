@@ -188,7 +188,7 @@ def _tangents(operation: Operation, trees: tuple, given: tuple[int, ...], *leave
     """Return the tangents of an operation's outputs, computed by forward-mode differentiation of `plain_forward`.
 
     `leaves` contains the leaves of the arguments, then those of the residuals, then the tangents of the arguments with the indices `given`.
-    The first two entries of `trees` are the structures of the arguments and of the residuals.
+    `trees` contains the tree structures of the arguments, of the residuals and of the outputs. The values of the residuals are not used.
     """
     args, _, tangents = _cut(trees, leaves)
 

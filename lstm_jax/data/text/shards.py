@@ -131,7 +131,11 @@ def _separated(parts: Sequence[Part], records: Sequence[dict[str, Any]]) -> list
 
     A separator stands between two articles. The recipes "source" and "source-cased" remove the white space at both ends of each shard. With
     these recipes, a separator therefore also stands between two shards of one article, unless a word was divided there. A shard without ids
-    has no separator before it.
+    has no separator before it, and neither has the first shard with ids.
+
+    Args:
+        parts: part of an article that each shard contains, in the order of the text.
+        records: record of each shard, as `_write_shard` returns it.
     """
     found: list[bool] = []
     begun = within = False  # whether there is an id so far; whether the last id lies within a word that goes on

@@ -38,6 +38,9 @@ def explained(folder: Path) -> Iterator[None]:
 
     The library tensorstore, which Orbax uses, reports some file-system errors only in the text of other exceptions. These exceptions are
     converted, too.
+
+    Args:
+        folder: folder of the checkpoints, which the error message names.
     """
     try:
         yield
