@@ -75,7 +75,10 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_sessionstart() -> None:
-    """Use the tests' own cache folder. Build the compiled backend there, unless a usable library of these sources already exists."""
+    """Set the cache folder of the tests, and create the devices of JAX.
+
+    The compiled backend is built in the cache folder, unless a usable library of the current sources exists.
+    """
     from lstm_jax import native  # not above: what is imported before jaxtyping's hook is not checked for types
     from lstm_jax.errors import InputError
 

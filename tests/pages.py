@@ -19,7 +19,7 @@ _COMMAND = re.compile(r"(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?(lstm-jax|python -m (?:
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    """Return the fenced blocks of a page that have a language, in order. Cells that the site runs have the language `{code-cell}`."""
+    """Return the fenced blocks of a page that are in `language`, in order. Cells that the site runs have the language `{code-cell}`."""
     return [text for _, found, text in _FENCE.findall(page.read_text()) if found == language]
 
 
@@ -46,7 +46,10 @@ def anchors(page: Path) -> set[str]:
 
 
 def commands(page: Path) -> list[tuple[str, str]]:
-    """Return the commands in the shell blocks, indented lines and code spans of a page as pairs (program, arguments)."""
+    """Return the calls of `lstm-jax`, `python -m bench` and `python -m experiments` in a page, as pairs (program, arguments).
+
+    The function searches the shell blocks, the indented lines and the code spans of the page.
+    """
     shown = [line.removeprefix("$ ") for block in blocks(page, "console") + blocks(page, "sh") for line in block.splitlines()]
     indented = re.findall(r"^ {4}(\S.*)$", _FENCE.sub("", page.read_text()), re.MULTILINE)
     lines = [part for line in shown + indented + spans(page) for part in line.split(" && ")]

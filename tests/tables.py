@@ -1,4 +1,7 @@
-"""Tables of the cases of the contract tests. A new cell, backend, shape or dtype is tested by adding a row; --all runs all cases."""
+"""Cells, backends, shapes, tolerances by dtype, padding masks and kinds of dropout that are parameters of many tests, and helpers.
+
+The cells and backends are taken from the tables `CELLS` and `BACKENDS` of the library. With `--all`, pytest runs all cases.
+"""
 
 import contextlib
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Tests of the command `export onnx`: in ONNX Runtime, runs give the answers of `predict` and `score`, and errors are one line."""
+"""Tests of the command `export onnx`: an exported run gives in ONNX Runtime the answers of `predict` or `score`; errors are one line."""
 
 import dataclasses
 import errno

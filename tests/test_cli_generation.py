@@ -88,7 +88,7 @@ def test_a_preset_replaces_the_defaults_of_the_other_flags(ask, tmp_path: Path) 
 @pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("cell", ["gru", "lstm_full_gate_recurrence", "min_gru"])
 def test_another_cell(cell, ask, run, tmp_path):
-    """Runs with other cells can be trained, draw text in both modes and score text. The minimal GRU refuses recurrent dropout."""
+    """A run with another cell can be trained, draws text in both modes, and scores text. The minimal GRU refuses recurrent dropout."""
     text, folder = Path(run).parents[2] / "text.txt", tmp_path / "run"
     code, _, err = ask("train", "generation", "--data", text, "--run", folder, "--epochs", 1, "--cell", cell, "--sample-chars", 0, *SIZES)
     assert (code, err) == (0, "")
@@ -104,9 +104,9 @@ def test_another_cell(cell, ask, run, tmp_path):
 
 
 def test_zoneout(ask, run, tmp_path):
-    """Zoneout trains with the backend `reference`, and the run draws the same text twice from the same seed.
+    """A run with zoneout is trained with the backend `reference`, and draws the same text twice from the same seed.
 
-    Zoneout is refused for a cell, a backend or a value of --remat that does not support it.
+    A cell, a backend or a value of --remat that does not support zoneout is refused.
     """
     text, folder = Path(run).parents[2] / "text.txt", tmp_path / "run"
     common = ["train", "generation", "--data", text, "--epochs", 1, "--sample-chars", 0, *SIZES, "--zoneout", 0.1, "--zoneout-cell", 0.2]

@@ -11,7 +11,10 @@ from lstm_jax.errors import Interrupted
 
 
 def test_sigterm_outside_the_epochs(ask, tmp_path, monkeypatch):
-    """SIGTERM ends a training with code 75 also while it reads its data or draws figures. A scheduler then starts it again."""
+    """SIGTERM ends a training with exit code 75 also outside the epochs, for example while it reads its data or draws figures.
+
+    The exit code of SIGINT is 130. Exit code 75 tells a scheduler to start the training again.
+    """
 
     def wait(self, console):
         os.kill(os.getpid(), signal.SIGTERM)
@@ -26,9 +29,9 @@ def test_sigterm_outside_the_epochs(ask, tmp_path, monkeypatch):
 
 
 def test_sigterm_in_a_process_that_ignores_sigint(ask, tmp_path, monkeypatch):
-    """SIGTERM ends a training that ignores SIGINT, even if it arrives in a method `__del__`. It does not affect the next call.
+    """SIGTERM ends a training that ignores SIGINT, even if the signal arrives in a method `__del__`.
 
-    Trainings that a script starts with `lstm-jax train ... &` ignore SIGINT.
+    Trainings that a script starts with `lstm-jax train ... &` ignore SIGINT. The SIGTERM has no effect on the next command.
     """
 
     class Deleted:

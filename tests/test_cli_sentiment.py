@@ -78,9 +78,10 @@ def test_reviews_in_another_encoding(ask, run, tmp_path):
 
 @pytest.mark.slow
 def test_the_preset_best_is_the_recipe_of_the_study(ask, reviews, tmp_path: Path) -> None:
-    """The preset has the values of the study's widest choice, with products in float32, and flags replace its values.
+    """The preset "best" equals the config of the widest model of the study `best`, except that its dtype is float32.
 
-    A small run with the preset gives the expected probabilities. It first trains a language model and removes its checkpoints at the end.
+    A small run shows that flags replace values of the preset. The run first trains a language model, and removes the checkpoints of the
+    language model at the end. The run's probabilities equal those computed from the logits of `make_server`.
     """
     preset = PRESETS["sentiment"]["best"]
     wide = best.named(best.BASE, best.WIDE).task

@@ -22,7 +22,7 @@ from lstm_jax.commands import COMMANDS
 STUDIES = [path.stem for path in sorted((ROOT / "experiments").glob("*.py")) if path.stem != "study" and "study.main(" in path.read_text()]
 ARCHITECTURE = DOCS / "contributing" / "architecture.md"
 RUN_HERE = ("concepts", "contributing")
-"""Folders of the site whose cells are quick and are also run by these tests.
+"""Folders of the documentation. The code cells of the pages in these folders are quick and are also run by these tests.
 
 The cells of the tutorials, except those of the page onnx, run only when the site is built."""
 CODE = ("lstm_jax", "bench", "experiments")
@@ -33,8 +33,8 @@ pytestmark = pytest.mark.usefixtures("quick_processes")
 def _program(page: Path) -> str:
     """Return the Python code of a page as one program.
 
-    The program includes the cells of the pages in `RUN_HERE` and of the page onnx. The cells of the page numerics are left out, because
-    Keras warns in them.
+    The program consists of the python blocks of the page. The code cells of the page follow if the page is in a folder of `RUN_HERE` or is
+    the page onnx. The code cells of the page numerics are left out, because Keras warns in them.
     """
     here = (page.parent.name in RUN_HERE or page.stem == "onnx") and page.stem != "numerics"
     return "\n".join(blocks(page, "python") + (blocks(page, "{code-cell}") if here else []))
@@ -52,7 +52,7 @@ def test_python_runs(page: Path) -> None:
 
 @pytest.mark.slow
 def test_first_study_runs(tmp_path: Path) -> None:
-    """The shell blocks of the page study.md run one after the other, in a folder that stands for the checkout."""
+    """The shell blocks of the page study.md run one after the other, in a temporary folder with links to the code folders."""
     for name in CODE:
         (tmp_path / name).symlink_to(ROOT / name)
     shown = blocks(DOCS / "contributing" / "study.md", "sh")

@@ -13,7 +13,10 @@ EXTENSIONS = DOCS / "_ext"
 
 
 def _generated() -> set[str]:
-    """Return the names of the generated files. They are read from the extension's source text, which works without Sphinx."""
+    """Return the names of the generated files.
+
+    The names are read from the source text of the Sphinx extensions in docs/_ext, so that Sphinx need not be installed.
+    """
     tree = ast.parse((EXTENSIONS / "generated.py").read_text())
     (pages,) = [node.value for node in tree.body if isinstance(node, ast.AnnAssign) and getattr(node.target, "id", "") == "PAGES"]
     assert isinstance(pages, ast.Dict)

@@ -122,7 +122,10 @@ def call(layer, x: jax.Array, **options):
 
 
 def test_the_layer_applies_the_same_mask_at_each_step() -> None:
-    """A layer with only input dropout gives the outputs of the layer without dropout for x multiplied by one mask (B, 1, E)."""
+    """With input dropout only, the outputs for x equal the outputs without dropout for x multiplied by the mask.
+
+    The mask has the shape (B, 1, E), so that each step is multiplied by the same values.
+    """
     layer = make_layer(recurrent_dropout=0.0)
     key = jax.random.key(3)
     masks = layer.draw_masks(4, key)
@@ -178,7 +181,7 @@ def test_given_masks_are_used_even_when_deterministic() -> None:
 
 
 def test_sources_of_randomness() -> None:
-    """Masks are drawn from a key, a stream, an `nnx.Rngs` or the layer's own stream, and a key or seed determines them."""
+    """Masks are drawn from a key, a stream, an `nnx.Rngs` or the layer's own stream. Equal keys or seeds give equal masks."""
     layer = make_layer()
     key = jax.random.key(7)
     np.testing.assert_array_equal(call(layer, X, rngs=key), call(layer, X, rngs=key))

@@ -1,7 +1,7 @@
 """Tests of the examples.
 
-In comparisons with other libraries, the losses of both libraries are equal at each step. The example programs learn, and their models give
-the same results for a sequence as for its single steps.
+Some examples train the same model with this package and with another library, and the losses of both are equal at each step. The other
+examples learn. If an example runs its model both on a whole sequence and step by step, the results are equal.
 """
 
 import sys

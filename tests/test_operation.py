@@ -17,7 +17,10 @@ TRACED: Counter[str] = Counter()
 
 @dataclass(frozen=True)
 class Doubled(Operation):
-    """Operation whose custom passes compute 2 x and whose twin computes x + x. The custom passes count how often they are traced."""
+    """Operation whose custom passes compute 2 x and whose plain passes compute x + x.
+
+    The custom passes count in `TRACED` how often they are traced.
+    """
 
     own: tuple[str, ...]
 

@@ -32,7 +32,7 @@ def test_every_step_is_in_one_place(lengths: list[int], length: int):
 
 
 def test_best_fit_decreasing_fills_rows():
-    """Sequences of 10, 9, 8, 2 and 1 steps fill three rows of 10: that of 2 joins that of 8, and that of 1 joins that of 9."""
+    """Sequences of 10, 9, 8, 2 and 1 steps fill three rows of 10 steps, with 10, 9 + 1 and 8 + 2 steps."""
     where = assign_rows(np.array([2, 8, 1, 9, 10]), 10)
     assert where.tolist() == [[2, 8, 2], [2, 0, 8], [1, 9, 1], [1, 0, 9], [0, 0, 10]]
     assert make_segment_ids(where, 3, 10)[2].tolist() == [1] * 8 + [2] * 2

@@ -100,9 +100,9 @@ def test_two_processes_are_two_devices(text: Path, two: Path, tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_killed_and_interrupted(text: Path, two: Path, tmp_path: Path) -> None:
-    """After a SIGTERM to one process, both save the state; after kill -9 of one process, the other one ends too.
+    """After a SIGTERM to one of two processes, both save the state and end. After a SIGKILL to one of them, the other one ends, too.
 
-    The resumed run has the bits of an uninterrupted run.
+    After both interruptions, the resumed run ends with the same bits as an uninterrupted run.
     """
     run, address = tmp_path / "run", free_address()
     command = ("train", "generation", "--data", text, *CHUNKS, "--run", run)
@@ -127,10 +127,14 @@ def test_killed_and_interrupted(text: Path, two: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_resumed_by_one_process(text: Path, two: Path, tmp_path: Path) -> None:
-    """One process can resume a run of two processes only with --allow-other-machine, and the metrics agree with those of two."""
+    """One process can resume a run of two processes only with --allow-other-machine.
+
+    The metrics are about equal to those of an uninterrupted run of two processes.
+    """
     run, command = tmp_path / "run", ("train", "generation", "--data", text, *CHUNKS, "--run", tmp_path / "run")
     launched = started("launch", "--", *command)
-    while not list(run.glob("checkpoints/latest/*.manifest.json")) and launched.poll() is None:
+    until = time.monotonic() + 120
+    while not list(run.glob("checkpoints/latest/*.manifest.json")) and launched.poll() is None and time.monotonic() < until:
         time.sleep(0.05)
     launched.send_signal(signal.SIGTERM)
     assert ended(launched)[0] == 75
@@ -246,9 +250,10 @@ sys.exit(max(launch.run_processes([sys.executable, "-c", child], 2)))
 @pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("ignored", [False, True])
 def test_a_closed_terminal(ignored: bool) -> None:
-    """A SIGHUP to `launch` reaches its processes as one SIGTERM, after which a training saves its state. Under nohup the processes go on.
+    """If `launch` gets two SIGHUPs, each of its processes gets one SIGTERM. Under nohup, a SIGHUP does not end the processes.
 
-    The test sends SIGHUP twice, because `launch` gets two of them when a terminal that runs bash is closed.
+    `launch` gets two SIGHUPs when a terminal that runs bash is closed. After one SIGTERM, a training saves its state. A second SIGTERM
+    would end the training at once.
     """
     action = "SIG_IGN" if ignored else "SIG_DFL"  # not what the tests themselves were started with
     program = f"import signal; signal.signal(signal.SIGHUP, signal.{action})\n{HANGING}"
@@ -267,7 +272,10 @@ def test_a_closed_terminal(ignored: bool) -> None:
 
 
 def test_a_signal_while_processes_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A SIGTERM also ends a process that has just been started and is not yet in the list of processes."""
+    """If SIGTERM arrives while `run_processes` starts the second of two processes, both processes end.
+
+    At this moment, the second process has been started, but is not yet in the list of processes.
+    """
     made: list[subprocess.Popen] = []
 
     def popen(command: list[str], **options: Any) -> subprocess.Popen:

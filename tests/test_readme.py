@@ -12,7 +12,10 @@ def test_short() -> None:
 
 
 def test_the_first_two_blocks_install_and_run() -> None:
-    """The first two shell blocks are those that install, run and test the project. The script .ci/run runs the second one."""
+    """The first shell block installs the project and runs the demo. The second block installs the project and runs the tests.
+
+    The script .ci/run runs the second block.
+    """
     first, second = blocks(README, "sh")
     assert first == "python3 -m venv .venv && .venv/bin/pip install . && .venv/bin/lstm-jax demo\n"
     assert (

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("quick_compiles")
 SIZES = ("--units", "4", "--batch-size", "16", "--epochs", "1", "--no-figures")
 SEALED = {task: ("config.json", "data.sha256", *kind.files) for task, kind in CONFIGS.items()}
 LEFT = ("environment.json", "metrics.jsonl", "result.json")
-"""Files on which no answer depends."""
+"""Files of a run that do not change what a command answers."""
 
 
 def train(root: Path, task: str, run: Path, *more: str) -> list[str]:
@@ -37,7 +37,7 @@ def train(root: Path, task: str, run: Path, *more: str) -> list[str]:
 def asking(task: str, run: Path, out: Path) -> list[list[str]]:
     """Return one command line for each kind of command that reads a run of the task. The first command is quick.
 
-    A task without questions in this function is asked by each of its commands that needs no argument.
+    If this function names no commands of the task, all commands of the task that read a run and need no argument are returned.
     """
     words = f"embedding export {out}/vectors.txt --force", f"embedding export {out}/folder --format projector --force"
     commands = {

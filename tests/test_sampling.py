@@ -1,4 +1,4 @@
-"""Tests of drawing characters: both modes agree on the first character, the rules hold, and draws follow the distribution."""
+"""Tests of drawing characters: the two modes, the rules temperature, top k and top p, and the distribution of the drawn characters."""
 
 import dataclasses
 
@@ -126,7 +126,7 @@ def test_characters_that_are_excluded_are_never_drawn(vocabulary):
 
 
 def test_each_character_has_a_key_of_its_own():
-    """The random numbers of a character have the key `jax.random.fold_in(key, number)`, on one device and on two."""
+    """The random numbers for character n are drawn with the key `jax.random.fold_in(key, n)`, on one device and on two."""
     rules, prompt, key = make_rules(temperature=0.8), jnp.array([[1, 2], [3, 0], [1, 1], [0, 5]]), jax.random.key(9)
     text = prompt
     for number in range(6):
@@ -188,7 +188,7 @@ def test_rules_suit_every_vocabulary():
 @pytest.mark.parametrize("k", [1, 5, 40, 63])
 @pytest.mark.parametrize(("step", "temperature"), [(0.03, 1e6), (0.03, 1e-6), (18.0, 1.0), (0.03, 1.0)])
 def test_top_k_keeps_exactly_k_of_different_logits(k, step, temperature):
-    """If all logits differ, top k keeps exactly k characters, although rounding makes probabilities or cumulative sums of them equal.
+    """If all logits differ, top k keeps exactly k characters, even if rounding makes their probabilities or cumulative sums equal.
 
     At a high temperature, the log-probabilities are equal. If few characters have almost all of the probability, the cumulative sums of
     the others are all 1.

@@ -16,7 +16,10 @@ def names(*numbers: int) -> list[str]:
 
 
 def test_cases_that_differ() -> None:
-    """The second chosen case differs from the first in both parameters. The third has the value of "number" that neither of them has."""
+    """Of 3 x 2 cases, `spread_cases` chooses a second case that differs from the first in both parameters, "number" and "cell".
+
+    Three chosen cases have three different values of "number".
+    """
     assert spread_cases(CASES, 0) == []
     assert spread_cases(CASES, 1) == names(0)
     assert spread_cases(CASES, 2) == names(0, 5)
@@ -25,7 +28,10 @@ def test_cases_that_differ() -> None:
 
 @given(st.integers(1, 12), st.integers(1, 5), st.integers(1, 5))
 def test_every_value_is_chosen(count: int, rows: int, columns: int) -> None:
-    """No value of a parameter is chosen twice before all values of the parameter are chosen once."""
+    """The `count` cases that `spread_cases` chooses have as many different values of each parameter as possible.
+
+    The test has two parameters, with `rows` and `columns` values, and a case for each pair of values.
+    """
     cases = {f"{row} {column}": {"row": str(row), "column": str(column)} for row in range(rows) for column in range(columns)}
     count = min(count, len(cases))
     chosen = [cases[name] for name in spread_cases(cases, count)]

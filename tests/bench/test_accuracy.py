@@ -1,6 +1,6 @@
-"""Tests of `bench accuracy`: planned runs, reports of made-up rows, recipes, and one cell of the grid.
+"""Tests of `bench accuracy`: the planned runs, the recipes, and the reports of made-up rows and of committed rows.
 
-The cell is trained on the articles of the data sets. Its test is skipped on a machine without these articles.
+One test runs the command, which trains a tiny character model on newspaper articles. It is skipped on a machine without the articles.
 """
 
 import json
@@ -55,7 +55,10 @@ def test_summary_by_hand() -> None:
 
 
 def test_tables_keep_numbers_of_epochs_apart() -> None:
-    """A run of more epochs and fewer seeds has a table of its own, and does not push others off the Pareto front."""
+    """Runs of one epoch and runs of two epochs have separate tables. Each table has its own Pareto front.
+
+    The best run of one epoch is on the Pareto front of its table, although the run of two epochs is better at the same speed.
+    """
     rows = [_row("generation", 32, seed, 1, 3.0, 2.0) | {"epochs": 1, "git": "abc"} for seed in range(2)]
     rows += [_row("generation", 32, 0, epoch, 2.5, 1.0) | {"git": "abc"} for epoch in (1, 2)]
     rows += [_row("generation", 64, 0, 1, 2.9, 1.0) | {"epochs": 1, "git": "abc"}]

@@ -63,7 +63,7 @@ def test_bad_input(arguments: list[str], complaint: str) -> None:
 
 @pytest.mark.parametrize("name", ["throughput", "accuracy", "sampling", "memory", "scaling", "breakdown", "duel"])
 def test_only_this_checkout_is_measured(name: str) -> None:
-    """Without --report, --commit is refused, because rows of this checkout would be stored as rows of another commit."""
+    """Each command that measures refuses --commit without --report, because only the checked-out commit can be measured."""
     run = bench_here(name, "--commit", "c5e447ebe3d5")
     assert run.returncode == 2
     assert run.stderr == "bench: commit: c5e447ebe3d5; give --report too: only the checked-out commit can be measured\n"

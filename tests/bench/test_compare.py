@@ -89,9 +89,10 @@ def test_too_few_processes(workloads: str, old: int, new: int, verdict: str) -> 
 
 
 def test_a_change_beyond_noise_leaves_a_larger_limit() -> None:
-    """If one of two changes is significant, the limit for the other p-value is the significance level instead of half of it.
+    """After one of two changes is significant, Holm's correction compares the other p-value with the level, not with half the level.
 
-    This limit is that of Holm's correction. It decides whether the verdict is "same" or "too few processes".
+    The other change here is not significant. Its verdict is "too few processes" if its smallest possible p-value is above the level, and
+    "same" otherwise.
     """
     beyond = compare.Change("A", "ours", 2, 1, 3, 0.0079, smallest=0.0079)
     for smallest, verdict in ((1 / 84, "same"), (1 / 35, "too few processes")):
@@ -133,7 +134,7 @@ def test_rows_that_cannot_be_compared() -> None:
 def test_devices_of_one_machine() -> None:
     """Rows that ran on one CPU device and rows that ran on two CPU devices count as rows of one machine.
 
-    Rows of a CPU and of a GPU do not, and neither do rows of one GPU and of two GPUs. Comparing them raises an error.
+    An error is raised if rows of a CPU are compared with rows of a GPU, or rows of one GPU with rows of two GPUs.
     """
     rows = [timed("A", "ours", 1.0), timed("A", "ours:backend=reference", 1.0, backend="reference", devices=["cpu:cpu"] * 2)]
     assert [change.ratio for change in compare.changes(rows, rows)] == [1.0, 1.0]
@@ -144,7 +145,10 @@ def test_devices_of_one_machine() -> None:
 
 
 def test_a_commit_without_its_uncommitted_version(tmp_path: Path) -> None:
-    """`timed_rows` and `of_commit` keep the rows of a commit apart from those with uncommitted changes."""
+    """For the commit "abc", `timed_rows` and `of_commit` return no rows of "abc+", that is, of "abc" with uncommitted changes.
+
+    For "abc+", the functions return no rows of "abc". An empty text raises an error.
+    """
     path = tmp_path / "rows.jsonl"
     both = [timed("A", "ours", ms, n, git) for git, ms in (("abc", 10.0), ("abc+", 7.0)) for n in range(3)]
     path.write_text("".join(json.dumps(row) + "\n" for row in both))

@@ -136,9 +136,9 @@ def test_command(tmp_path: Path) -> None:
 
 
 def test_rounds_of_other_settings_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A repeated call with the same settings measures nothing.
+    """A call measures nothing if there are rows with its CPU, number of turns, seconds of a block, and version of the code.
 
-    If the CPU, the number of turns, the seconds or the code are new, all rounds are measured again.
+    If no rows have these four values, all rounds are measured. Old rows without the field "seconds" count for any value of --seconds.
     """
     path, asked, here = tmp_path / "rows.jsonl", [], {"cpu": "chip", "version": "abc"}
 
@@ -178,9 +178,9 @@ def test_rounds_of_other_settings_do_not_count(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_folder_without_a_commit(tmp_path: Path) -> None:
-    """A copy of the files is refused if no Git repository tracks it, and has a commit as soon as one tracks it.
+    """`duel.version` refuses a folder whose files are in no Git commit. For other folders, it returns 12 digits of the commit.
 
-    It is refused outside of a repository, in a repository without a commit, and in a repository with a commit that lacks the copy.
+    The folder is refused outside of a repository, in a repository without a commit, and in a repository whose commit lacks the files.
     """
 
     def git(*arguments: str) -> None:
@@ -209,7 +209,7 @@ def test_roles_of_false_alarms() -> None:
 
 
 def test_a_slower_call_waits_for_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A function that `slowed` has slowed down by the share 0.1 takes 1.1 times as long.
+    """The function that `slowed(run, 0.1)` returns takes 1.1 times as long as `run`.
 
     On the made-up clock of this test, a step takes one second, and reading the clock takes 0.01 seconds.
     """

@@ -126,7 +126,7 @@ def references(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 OWN_LOOPS = {"own_loop": [f"own_loop:{loop}" for loop in ("donated", "functions", "train_step")], "keras_jax": ["keras_jax:accelerated"]}
-"""Dict from a peer to its variants: the other training loops with our layer, and Keras with our layers."""
+"""Dict from the name of a peer to more candidates: further training loops with our layer, and Keras with its layers replaced by ours."""
 
 
 def _groups() -> list[list[str]]:
@@ -187,9 +187,9 @@ def test_peers_do_the_same_work(references: Path, peers: list[str]) -> None:
 
 @pytest.mark.slow
 def test_resets_and_other_cells(tmp_path: Path) -> None:
-    """The results of peers agree with the reference results in three kinds of workloads.
+    """The peers agree with the reference results on a workload with resets, and on workloads with the cells GRU and simple RNN.
 
-    They are a workload with resets, workloads with the cells GRU and simple RNN, and training steps of this project with two other cells.
+    This project also agrees on training steps with the cells min_gru and lstm_coupled.
     """
     others = ("torch_compiled", "keras_torch", "keras_tensorflow")  # a minute of compilation, and Keras takes one backend a process
     here = [peer for name, peer in PEERS.items() if not peer.missing() and name not in others]

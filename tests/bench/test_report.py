@@ -33,7 +33,7 @@ def _trained() -> list[dict]:
 
     The sentiment models have two sequence lengths T and two hidden sizes H. The generation models differ in S, the number of characters
     from the start of one window to the start of the next. The sentiment model with T = 20 and H = 64 is less accurate than a faster one.
-    One generation model was also trained for two epochs, with one seed, which no other number may show.
+    One generation model was also trained for two epochs, with one seed. The report must not mix these rows with the rows of one epoch.
     """
     rows = []
     for seed in range(2):

@@ -71,7 +71,7 @@ def test_a_round_that_was_interrupted_is_completed(tmp_path: Path, monkeypatch: 
 
 
 def test_other_numbers_of_samples_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows for one number of texts do not count for another number, and no method gets two rows."""
+    """Calls with different values of --samples add rows only for numbers of samples that have none, and no method gets two rows."""
     path, asked = tmp_path / "rows.jsonl", []
     monkeypatch.setattr(sampling.timing, "run_module", _process(asked))
     for samples in ("1,64", "1,16", "16,64"):

@@ -22,9 +22,9 @@ def test_each_point_once() -> None:
 
 
 def test_curves_of_rows() -> None:
-    """A curve has the medians over the rounds, and only rows with one number of devices.
+    """A curve has the median time and the median peak memory over the rounds, for each value of one size (T, H or B).
 
-    All sizes of these rows, except for the size that the curve varies, have the values in `middle`.
+    The curve uses only rows with the same number of devices, in which the other two sizes have their values in `middle`.
     """
     middle = {"T": 10, "H": 4, "B": 2}
 
@@ -46,7 +46,10 @@ def test_exponents_above_a_constant(power: float) -> None:
 
 
 def test_a_file_with_rows_of_another_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the file of results contains rows of another command, which have no commit, they do not count as measured points."""
+    """Rows of another command in the file of results, which have no field "git", do not count as measured points.
+
+    If the file has rows of another machine, the sweep raises an error.
+    """
     row = next(row for row in map(json.loads, (RESULTS / "accuracy.jsonl").read_text().splitlines()) if "git" not in row)
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps(row) + "\n")

@@ -15,7 +15,7 @@ def test_tables_are_up_to_date() -> None:
 
 
 def test_tables_are_rewritten(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With `check`, a stale table is only reported. Without it, the table is rewritten, and the text around it stays."""
+    """`rewrite_tables(check=True)` only reports a stale table. `rewrite_tables(check=False)` rewrites it, and keeps the text around it."""
     page, mark = tmp_path / "README.md", "<!-- bench throughput 8343e8c9e398 A -->\n"
     (tmp_path / "docs").mkdir()
     page.write_text(f"before\n{mark}stale\n<!-- end -->\nafter\n")

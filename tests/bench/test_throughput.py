@@ -276,7 +276,7 @@ def test_only_noisy_rows_that_are_shown_are_counted(tmp_path: Path) -> None:
 
 
 def test_first_steps_of_a_series(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """First steps with --series are measured even if there are rows without a series, and both are reported separately."""
+    """A call with --series measures first steps even if there are rows without a series. Each call reports only rows of its own series."""
     path, asked = tmp_path / "rows.jsonl", []
     seconds = {"build_seconds": 1.0, "compile_seconds": 1.0, "cpu": "chip", "versions": {}, "backend_ran": "hoisted"}
 
@@ -316,9 +316,9 @@ def test_a_first_step_that_failed_is_measured_again(tmp_path: Path, monkeypatch:
 
 
 def test_series_are_kept_apart() -> None:
-    """The rows of a named series of measurements are reported apart from the rows without a series.
+    """`rows_of` returns either the rows of a named series of measurements or the rows without a series.
 
-    This holds although both were measured on the workload A at the same commit.
+    The two sets of rows are kept apart, although both have rows of the workload A at the same commit.
     """
     rows = [schema.rows_of(throughput.PATH, "step", git="8343e8c9e398", series=name) for name in ("", "recurrent dropout")]
     counts = [sum(row["workload"] == "A" and row["candidate"] == "ours" for row in summary.kept(part)) for part in rows]

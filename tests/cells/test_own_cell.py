@@ -47,7 +47,7 @@ def only_ours() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def diagonal() -> Cell:
-    """Return the cell `diagonal` that the first code block of `PAGE` defines."""
+    """Return the cell `diagonal` that the first code block of docs/contributing/own_cell.md defines."""
     found: dict[str, Any] = {}
     exec(BLOCKS[0], found)
     return found["diagonal"]
@@ -183,7 +183,7 @@ def test_a_linear_cell_for_even_numbers_of_units() -> None:
 
 @pytest.mark.parametrize("linear", [False, True])
 def test_a_cell_whose_dtypes_have_no_defaults(linear: bool) -> None:
-    """The functions of a cell are always given a dtype, in every use of a layer."""
+    """A cell whose functions `init` and `initial_state` have no default for their argument `dtype` works in every use of a layer."""
     base = CELLS["min_gru"]
     own = dataclasses.replace(
         base,
@@ -202,7 +202,7 @@ def test_a_cell_whose_dtypes_have_no_defaults(linear: bool) -> None:
 
 
 def test_ids_of_an_own_projection() -> None:
-    """A user's own function `project` gets one-hot vectors in place of ids."""
+    """A user's own function `project` gets one-hot vectors in place of ids, unless the field `takes_ids` of the cell is true."""
 
     def project(params, x, mask=None, compute_dtype=None):
         del mask, compute_dtype

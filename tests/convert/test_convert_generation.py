@@ -48,7 +48,10 @@ def logits(params, **config):
 
 
 def close(ours, wanted):
-    """Check that the softmax of our logits equals a peer's probabilities, which are those of all steps or of the last step."""
+    """Check that the softmax of our logits equals a peer's probabilities.
+
+    `wanted` has the probabilities of all steps (B, T, V) or of the last step (B, V).
+    """
     probabilities = np.asarray(jax.nn.softmax(ours))
     np.testing.assert_allclose(probabilities if wanted.ndim == 3 else probabilities[:, -1], wanted, rtol=0, atol=1e-6)
 

@@ -90,7 +90,10 @@ def _sequential(middle, dense=1):
 
 @pytest.mark.parametrize("suffix", [".keras", ".weights.h5"])
 def test_another_architecture_is_converted_layer_by_layer(tmp_path, suffix):
-    """For files and lists of arrays, the error names the supported models and the functions that convert single layers."""
+    """An unsupported Keras model is refused, both as a file and as a list of arrays.
+
+    The error names the supported models and the functions that convert single layers.
+    """
     keras.utils.clear_session()
     models = {"both": _sequential([layers.Bidirectional(layers.GRU(6))]), "gru": _sequential([layers.GRU(6)])}
     models["dense"] = _sequential([layers.LSTM(6)], dense=2)

@@ -122,7 +122,7 @@ def test_layers(torch, kind: str) -> None:
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
 def test_cells(torch, kind: str, bias: bool) -> None:
-    """A cell whose weights are part of a bigger model gives PyTorch's outputs and states in three steps, and converts back."""
+    """A layer loaded from a PyTorch cell in a bigger model gives the cell's outputs and states in three steps; the weights convert back."""
     torch.manual_seed(0)
     config = Config(kind, 1, False, bias, features=3, units=4, batch=2, steps=3)
     module = torch_module(torch, config, "Cell")
@@ -308,7 +308,7 @@ def test_a_layer_of_the_user_s_own_in_a_stack() -> None:
 
 
 def test_layers_that_share_a_parameter() -> None:
-    """Different weights for one parameter are refused, and equal ones are loaded."""
+    """If two layers of a stack share their parameters, different weights for the two layers are refused, and equal weights are loaded."""
     shared = zeros(LSTM, 4, 4, return_sequences=True)
     stack, first, second = RecurrentStack([shared, shared]), weights("lstm", 4), {k: v + 1 for k, v in weights("lstm", 4).items()}
     with pytest.raises(InputError, match=r"^layer: two layers that share a parameter; the weights differ there"):

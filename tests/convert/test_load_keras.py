@@ -76,7 +76,7 @@ def test_layers(peer_rules, built, cell: str, options: dict[str, Any]) -> None:
 @pytest.mark.parametrize("merge", ["concat", "sum"])
 @pytest.mark.parametrize("cell", ONE)
 def test_bidirectional(peer_rules, built, cell: str, merge: str) -> None:
-    """A layer loaded from a Keras layer, or from its arrays, gives Keras' outputs, and its weights convert back to these arrays."""
+    """Our `Bidirectional` gives Keras' outputs after loading a Keras layer or the layer's arrays, and converts back to the same arrays."""
     theirs = built(layers.Bidirectional(ONE[cell][0](return_sequences=True), merge_mode=merge))
     layer = ours(Bidirectional, cell=cell, merge_mode=merge)
     check(peer_rules, theirs, layer)

@@ -120,7 +120,10 @@ def test_tied_model_takes_the_head_that_is_its_embedding() -> None:
 
 
 def flat(kind: str = "sentiment", **change: Any) -> dict[str, Any]:
-    """Return the random flat dict of a model with changes: "__" in a name stands for "/", and a value None removes the array."""
+    """Return the flat dict of random weights of a model, changed by the keyword arguments.
+
+    `head__bias=array` sets the key "head/bias", and `head__bias=None` removes this key.
+    """
     renamed = {name.replace("__", "/"): array for name, array in change.items()}
     return {name: array for name, array in (random_weights(MODELS[kind]()) | renamed).items() if array is not None}
 

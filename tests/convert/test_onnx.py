@@ -260,7 +260,7 @@ def test_file_without_unrolled_steps():
 
 
 def edited(params: dict[str, Any], **change) -> dict[str, Any]:
-    """Return `params` with changes: "__" in a name stands for "/", and a value None removes the array."""
+    """Return a copy of `params`: `head__bias=array` sets the key "head/bias", and `head__bias=None` removes this key."""
     renamed = {name.replace("__", "/"): array for name, array in change.items()}
     return {name: array for name, array in (params | renamed).items() if array is not None}
 

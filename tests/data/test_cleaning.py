@@ -1,4 +1,7 @@
-"""`clean` gives the text that the variant of the Keras example lstm_text_generation gives, for any block size."""
+"""For any block size, `clean` returns the text that results if the whole text is cleaned at once.
+
+The default recipe "source" cleans as a variant of the Keras example lstm_text_generation does. This project reproduces that variant.
+"""
 
 import re
 
@@ -14,7 +17,7 @@ TEXTS = st.text(st.sampled_from("abZ .,'!;?\n\t-é☃Σ\u00a0\u2028İ0") | st.ch
 
 
 def naive(text):
-    """Clean a text in one piece, as the variant of the Keras example lstm_text_generation does that this project reproduces."""
+    """Return the result of the recipe "source" for a text, computed for the whole text at once."""
     text = re.sub(r"[^a-zA-Z .,'!;?]", " ", text).lower()
     return " ".join(text.split())
 

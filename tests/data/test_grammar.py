@@ -52,8 +52,8 @@ def test_sizes(splits):
     assert splits["train"].labels.sum() == 2500
     assert splits["test"].labels.sum() == 1000
     lengths = [len(tokenize(text)) for text in texts]
-    assert (min(lengths), max(lengths)) >= (8, 20)
-    assert max(lengths) <= 60
+    assert min(lengths) >= 8
+    assert 20 <= max(lengths) <= 60
     assert 150 <= len(build_vocabulary(texts).words) <= 250
     assert splits["train"].names[0].startswith("synthetic/")
     assert splits["train"].groups is None

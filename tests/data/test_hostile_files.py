@@ -95,7 +95,7 @@ SAMPLES = {
     for forms, read in ((FORMS, load_reviews), (TEXT_FORMS, read_articles))
     for name, content in (form.example for form in forms if form.example)
 }
-"""The example of each form of reviews and texts that has one."""
+"""Dict from the file name of each example in the documented forms of reviews and texts to the content and the function that reads it."""
 REVIEWS = {f"{part}_{split}": value for split in ("train", "test") for part, value in (("x", _objects(4)), ("y", np.arange(4) % 2))}
 KINDS: dict[str, tuple[bytes, Callable[[Path], object]]] = SAMPLES | {
     "reviews.csv": (_table().encode(), load_reviews),
@@ -164,9 +164,10 @@ def mutated(content: bytes, rng: np.random.Generator) -> bytes:
 
 
 def mutations(seed: int, count: int) -> Iterator[tuple[str, bytes]]:
-    """Yield `count` mutated files, each as its name in `KINDS` and its bytes.
+    """Yield `count` mutated files. Each one is a pair of a file name, which is a key of `KINDS`, and the mutated content.
 
-    About half of the files that are compressed by gzip or xz are unpacked, mutated and compressed again.
+    A file that is compressed by gzip or xz is unpacked, mutated and compressed again with probability 1/2. Otherwise the bytes of the file
+    itself are mutated.
     """
     names = sorted(KINDS)
     for number in range(count):

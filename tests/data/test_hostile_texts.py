@@ -1,6 +1,7 @@
 """Invalid texts, tables and series raise `InputError`.
 
-A text whose line ends are not those of Unix gives a note, and so do characters that only the validation part has.
+Two kinds of valid texts are tested, too: texts with line ends of Windows or old Macs, and texts with characters that only the validation
+part has. For each of these, `prepare_corpus` returns a text and a note to the user.
 """
 
 import bz2
@@ -66,7 +67,10 @@ def test_a_text_that_begins_as_a_name_of_bzip2(tmp_path: Path) -> None:
 
 
 def test_two_tables_at_once(tmp_path: Path) -> None:
-    """A table with long fields is read while the reader of another table ends."""
+    """A table with long fields can still be read after the reader of another table has ended.
+
+    Both readers raise the field size limit of the module csv, which the whole process shares. The limit is restored after the last reader.
+    """
     for name in "ab":
         (tmp_path / f"{name}.csv").write_text("text\n" + f"{'x' * 200_000}\n" * (1 if name == "a" else 2))
     first, second = (table_rows(tmp_path / f"{name}.csv") for name in "ab")
@@ -77,7 +81,10 @@ def test_two_tables_at_once(tmp_path: Path) -> None:
 
 
 def test_a_table_of_one_long_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A table may be larger than the memory, but a line of it may not."""
+    """With `limited=False`, a table may exceed `most_bytes`, but a single line of the table may not.
+
+    If LSTM_JAX_MAX_BYTES is set, the whole table may not exceed it either.
+    """
     (tmp_path / "a.csv").write_text("text\n" + "x\n" * 50 + "y" * 101)
     monkeypatch.setattr("lstm_jax.files.reading.most_bytes", lambda: 100)
     with pytest.raises(InputError, match=r"^line 52 of .*a\.csv: more than 100 bytes; set LSTM_JAX_MAX_BYTES to allow more$"):

@@ -1,4 +1,4 @@
-"""The real reviews have the ids, the order and the labels of Keras, which is checked by a hash of each split."""
+"""Tests of the real IMDb reviews: ids, order and labels are those of Keras' data set, as the hash of each split shows."""
 
 import numpy as np
 import pytest

@@ -87,7 +87,10 @@ def test_padded_select_and_hashes(options):
 
 
 def test_reviews_of_rare_words_are_no_copies(tmp_path):
-    """Even if a small vocabulary gives all reviews the same ids, different reviews have different hashes. Shards have the same hashes."""
+    """Reviews with different words have different hashes, even if a small vocabulary gives all reviews the same ids.
+
+    The same reviews read from shards have the same hashes.
+    """
     table = tmp_path / "a.csv"
     table.write_text("text,label\n" + "".join(f"film{n % 9},{n % 2}\n" for n in range(18)))
     write_review_shards([str(table)], tmp_path / "shards")
@@ -104,7 +107,11 @@ def test_reviews_of_rare_words_are_no_copies(tmp_path):
 
 
 def test_the_fingerprint_where_older_versions_saw_other_copies(options, monkeypatch):
-    """Older versions took reviews with the same ids for copies. If this changes the validation part, their fingerprint was another one."""
+    """The fingerprint differs from that of older versions if older versions made another validation part from the same reviews.
+
+    Older versions treated reviews with the same ids as copies, which must not be divided between the parts. Now, only reviews with the same
+    words are copies. If this makes no difference, the fingerprint is unchanged.
+    """
     options["vocabulary"] = "frequency"
     few, many = (prepare(**options | {"num_words": number}) for number in (4, None))
     monkeypatch.setattr(dataset, "_has_other_copies", lambda split: False)
@@ -121,7 +128,10 @@ def test_reviews_without_a_word_of_keras(jsonl, options):
 
 
 def test_a_cache_of_an_older_version_without_hashes(options, monkeypatch):
-    """A cache without hashes of the words is written anew. The fingerprint stays the same, so that older runs can be resumed."""
+    """A cache that lacks the hashes of the words of the reviews is written again.
+
+    The fingerprint of the reviews does not change, so that runs of older versions can be resumed.
+    """
     saved = []
 
     def save_older(path, key, arrays):

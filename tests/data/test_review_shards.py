@@ -1,4 +1,4 @@
-"""Shards of reviews give the ids, labels and vocabulary of the reviews in memory; damaged shards and bad input raise errors."""
+"""Reviews in shards have the ids, labels and vocabulary that `encode_reviews` returns; damaged shards and bad input raise errors."""
 
 import csv
 import dataclasses
@@ -147,9 +147,9 @@ def test_a_second_call_mends(folders, ending: str, damage: str, tmp_path: Path) 
 
 
 def test_a_table_larger_than_the_memory(splits, folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tables and shards are read row by row, and may exceed the limit of files that are read whole."""
+    """`write_review_shards` accepts tables that are larger than `most_bytes`, the limit for files that are read as a whole."""
     train, test = folders[1]
-    size = max(path.stat().st_size for path in (Path(train), Path(test)))
+    size = max(path.stat().st_size for folder in (train, test) for path in Path(folder).iterdir())
     monkeypatch.setattr("lstm_jax.files.reading.most_bytes", lambda: size - 1)
     found = data.write_review_shards([train], tmp_path / "s", [test])
     assert len(found.train) == len(data.encode_reviews(splits).train)

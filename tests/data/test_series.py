@@ -40,7 +40,7 @@ def test_dates_numbers_and_missing_values(tmp_path: Path) -> None:
 def test_times_of_day_are_exact(tmp_path: Path) -> None:
     """Times that are microseconds apart have exact gaps and are shown exactly; a time of the year 1700 is shown to the second.
 
-    Days in float64 are too coarse for single microseconds in 1700.
+    Times are stored as days since 1970-01-01 in float64. In 1700, the distance between adjacent float64 numbers exceeds one microsecond.
     """
     lines = [f"2026-11-25T08:00:00.{n:06},1" for n in (0, 1, 2, 3, 5, 7, 8, 9)]
     series = read_series(write(tmp_path / "a.csv", "time,value", *lines))

@@ -1,4 +1,4 @@
-"""Shards of a text hold the ids of the text in memory; a second call writes missing shards; damaged shards raise errors."""
+"""Shards of a text hold the ids that `prepare_corpus` returns; a second call writes missing shards; damaged shards raise errors."""
 
 import hashlib
 import json
@@ -181,7 +181,11 @@ def test_takes_as_an_array_does(sharded: data.ShardedText, places, begin, end) -
 
 
 def test_is_read_as_an_array_is(sharded: data.ShardedText) -> None:
-    """Iteration ends, a bool array selects ids, and an index outside the text is an error."""
+    """A part of a sharded text can be iterated over and indexed as the NumPy array of the same ids can.
+
+    Arrays of bools and of positive and negative integers are used as indices. An index outside the text, or an array of bools of another
+    length, raises `IndexError`.
+    """
     text, whole = sharded.part(3, 120), sharded[3:120]
     assert list(text) == whole.tolist()
     np.testing.assert_array_equal(text[whole == whole[0]], whole[whole == whole[0]])
@@ -363,7 +367,10 @@ if __name__ == "__main__":
 
 
 def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
-    """The processes that write shards end if the command is killed while they write, so that they do not keep its output open."""
+    """If a process is killed while its worker processes write shards, the workers end, too.
+
+    A worker that kept running would keep the standard output of the killed process open.
+    """
     script = tmp_path / "worker.py"
     script.write_text(WORKER)
     with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as parent:

@@ -52,7 +52,10 @@ def test_the_conclusion_names_each_model() -> None:
 
 @pytest.mark.parametrize(("choice", "suffix"), SUFFIXES.items())
 def test_the_conclusion_of_one_run(choice: str, suffix: str) -> None:
-    """The conclusion names each model of a group of runs. A group with one seed has no ensembles, and may have no validation accuracy."""
+    """For a group with a single tested run, the conclusion lists the recipe, the NBSVM and their mixture, but no ensemble of seeds.
+
+    Runs that train on all reviews have no validation accuracy, and the conclusion says "none".
+    """
     rows = [
         {"choice": "400 words", "tested": False, "accuracy": 0.84, "loss": 0.4, "seconds": 9.0},
         {

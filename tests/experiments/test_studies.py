@@ -55,7 +55,7 @@ OLD_RECIPE = {"1ff9f7c355775b73", "56eb5b40bf0cac15"}
 def test_the_rows_are_those_of_the_configs(path: Path) -> None:
     """Each committed row has the id of a config of its study.
 
-    A new field of a config without the metadata `ADDED` would change the ids, and hours of runs would have to be repeated.
+    If a field without the metadata `ADDED` were added to a config, the ids would change, and hours of runs would have to be repeated.
     """
     own = importlib.import_module(f"experiments.{path.name.split('.')[0]}").STUDY
     configs = [*own.presets["full"], *(c for claim in CLAIMS if claim.study == own.name for c in claims.configs(claim, new=True))]

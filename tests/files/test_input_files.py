@@ -89,7 +89,10 @@ def test_a_file_that_grows_meanwhile(tmp_path: Path) -> None:
 
 
 def test_a_lock_on_a_full_disk(tmp_path: Path) -> None:
-    """If the lock file cannot be written, the error says so, and the file is removed. A limit on the size of files stands for the disk."""
+    """If the disk is full, so that the lock file cannot be written, `locked` raises `InputError` and removes the lock file.
+
+    The full disk is simulated by a limit of 0 bytes for the size of files (RLIMIT_FSIZE).
+    """
     limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
     try:

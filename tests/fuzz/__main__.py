@@ -1,7 +1,8 @@
 """Run the fuzzers: `python -m tests.fuzz [flags|files|flips|kills|all] --cases N --seed S`.
 
-Each case copies a folder with small data and a finished run of each task, and runs one or a few commands in the copy. The faults are listed
-by kind, with the numbers of cases that show them. `--only NUMBER` runs a single case again. The exit code is 1 if there is any fault.
+Each case copies a folder with small data and a finished run of each task, and runs one or a few commands in the copy. Each fault is
+listed once, with the number of cases that have the fault, and with the seed and number of up to three of these cases. `--only NUMBER` runs
+a single case again. The exit code is 1 if there is any fault.
 """
 
 import argparse
@@ -55,7 +56,7 @@ def run_case(kind: str, seed: int, number: int, shell: Shell, world: World) -> R
 
 
 def run_cases(world: World, shells: Sequence[Shell], kind: str, numbers: Sequence[int], seed: int, seconds: float = 0) -> Iterator[Row]:
-    """Run cases, one at a time in each of the shells, and yield each row as soon as it is ready.
+    """Run the cases with the given numbers, one at a time in each shell, and yield the `Row` of each case as soon as the case has ended.
 
     After `seconds` (0: no limit), no further case is begun.
     """
@@ -110,7 +111,7 @@ def summary(rows: Sequence[Row]) -> Table:
 
 
 def report(console: Console, rows: Sequence[Row]) -> None:
-    """Print each fault with the number of its cases and up to three of them, the most frequent fault first."""
+    """Print the faults, the most frequent one first, each with the number of cases that have it and with up to three of these cases."""
     groups = defaultdict(list)
     for row in sorted(rows, key=lambda row: (row.kind, row.number)):
         if row.verdict.fault:

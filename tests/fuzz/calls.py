@@ -1,4 +1,4 @@
-"""Commands with which the fuzzer tests functions that read files, but that no command of lstm-jax calls with the data of the fuzzers.
+"""Commands with which the fuzzer of input files tests reading functions that the lstm-jax commands of this fuzzer do not call.
 
 Each command returns 0 if the file is read. If the file is refused, it prints one line of error and returns 2.
 """

@@ -91,7 +91,11 @@ def _npz() -> bytes:
 
 
 def _repack_npz(draw: random.Random, content: bytes) -> bytes:
-    """Return the archive with one damaged member, or with a member that is marked as encrypted or has an unknown compression method."""
+    """Return the archive with one damaged member.
+
+    With probability 1/4, a byte in the header of the last member is changed, too, so that the member seems to be encrypted or to have an
+    unknown compression method.
+    """
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     name = draw.choice(sorted(members))

@@ -48,9 +48,12 @@ BASES = {f"train {task}": f"{flags.replace('--epochs 2', '--epochs 1')} --run ne
 BASES |= {"data prepare": "--data reviews --vocabulary frequency --cache-dir cache", "demo": "--run new-demo", "backends": ""}
 BASES["run accept"] = "--run runs/sentiment"
 RARE = {"demo": 0.1, "backends": 0.3}
-"""Weights of the commands that are drawn rarely, because they have few flags or take long. Other commands have the weight 1, training 2."""
+"""Weights of commands that are drawn rarely, because they have few flags or take long.
+
+The training commands have the weight 2, and all other commands have the weight 1.
+"""
 CHANGED = re.compile(r"^runs/\w+(/(checkpoints|events|figures|metrics|result|environment|samples|manifest).*)?$")
-"""Paths of the files that may change when a run is resumed or its files are accepted."""
+"""Pattern of the paths that a command may change if it resumes a run, or if it is `lstm-jax run accept`."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ class Flag:
 
 
 def flags_of(command: type) -> list[Flag]:
-    """Return the flags of a command or config, one for each field, including the fields of nested configs."""
+    """Return the flags of the dataclass of a command or a config: one flag for each field, including the fields of nested configs."""
     found = []
     for name, hint in get_type_hints(command, include_extras=True).items():
         positional = get_origin(hint) is Annotated and POSITIONAL in hint.__metadata__
@@ -119,7 +122,10 @@ def base(name: str) -> dict[str, list[str]]:
 
 
 def draw_value(draw: random.Random, flag: Flag) -> str:
-    """Draw a value for a flag: with probability 4/7 a good one, else an odd one or one of a wrong type."""
+    """Draw a value for a flag: with probability 4/7 a good one, else an odd one or one of a wrong type.
+
+    A flag of the kind "choice" has no odd values. A listed choice is drawn instead.
+    """
     sort = draw.choices(("good", "odd", "wrong"), (8, 5, 1))[0]
     if sort == "wrong":
         return draw.choice(WRONG)

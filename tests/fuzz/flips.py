@@ -1,7 +1,7 @@
 """Fuzzer of run folders: one bit is flipped, one digit or byte edited, or one file cut or removed.
 
-A command then answers a question from the run, or resumes it. Its result must be the same as before the damage, or the command must print
-one line that says what is wrong.
+A command then answers a question about the run, or resumes the run. The command must give the result that it gives for the undamaged run,
+or print one line that says what is wrong.
 """
 
 import hashlib
@@ -16,11 +16,12 @@ from tests.fuzz.shell import Command, Outcome, Shell
 from tests.fuzz.world import ASK, TRAIN, World
 
 FREE = re.compile(r"^runs/\w+/((events|figures)/|(metrics\.jsonl|samples\.jsonl|result\.json|environment\.json)$)")
-"""Files of a run on which no answer depends."""
+"""Pattern of the paths of those files of a run that do not influence the answer to any question."""
 DATA = {"sentiment": ("reviews/*.csv", "cache/*.npz"), "generation": ("text.txt",)}
-"""Data files by task. If an answer depends on one of them, a change of this file must be noticed.
+"""Dict from a task to patterns of its data files. If a data file is damaged, a command must give the same answer or report the damage.
 
-The series of a forecast is not among them. It may grow, since forecasts begin at its new end.
+The file with the series of the task "forecast" is not listed. A user may append rows to this file, and a forecast then begins after the
+last row.
 """
 WRITTEN = ("vectors.txt", "page.html", "model.onnx")
 """Files that questions in `ASK` write, and whose contents are a part of the answer."""
@@ -96,7 +97,8 @@ def _damage(draw: random.Random, folder: Path, task: str) -> tuple[str, str]:
     """Damage one file of a run or of its data, and return the path of the file and a description of the damage.
 
     If `DATA` has files of the task, one of them is damaged with probability 0.1. Otherwise a file of the run is damaged. In half of these
-    cases, the file must not belong to a checkpoint or match `FREE`. The few files that remain would otherwise be damaged rarely.
+    cases, the file is drawn only from the files that neither belong to a checkpoint nor match `FREE`. They are so few that they would
+    otherwise be damaged rarely.
     """
     if task in DATA and draw.random() < 0.1:
         chosen = [path for pattern in DATA[task] for path in folder.glob(pattern)]

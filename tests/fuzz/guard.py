@@ -1,4 +1,7 @@
-"""Audit hook that keeps the Python code of a fuzzed command inside its folders and off the network, even if root runs it."""
+"""Audit hook for the Python code of a fuzzed command. It forbids the network, and changes of files outside the command's folders.
+
+Unlike file permissions, the hook is effective for root, too.
+"""
 
 import os
 import stat
@@ -23,10 +26,10 @@ PATHS = {  # event -> pairs: index of an argument that is a path, index of the f
 
 
 def watch(roots: Sequence[Path], notes: int) -> None:
-    """Refuse changes of files outside `roots` and network connections.
+    """Install an audit hook that refuses network connections, and changes of files outside `roots`.
 
-    The hook sees the opening of a file for writing and the events in `PATHS`. It does not see new pipes, and what compiled libraries (such
-    as HDF5) and other processes do. Character devices may be written everywhere.
+    The hook sees the opening of a file for writing and the events in `PATHS`. It does not see the creation of named pipes, or what
+    compiled libraries (such as HDF5) and other processes do. Character devices may be written everywhere.
 
     A refused change raises PermissionError. A refused connection or look-up of a host name raises the OSError "Network is unreachable".
 

@@ -65,7 +65,7 @@ def silent_number(outcome: Outcome) -> str:
 
 
 def _raised(text: str) -> str:
-    """Return one text: the type of the last exception, the last frame in the project's code, and the shortened message."""
+    """Return a description of the last traceback in `text`: type of the exception, last frame in the project's code, shortened message."""
     frames, errors = _FRAME.findall(text), _ERROR.findall(text)
     where = f"{frames[-1][0]}, {frames[-1][2]}" if frames else "outside of the project"
     kind, message = errors[-1] if errors else ("?", "")

@@ -86,7 +86,7 @@ def edit_size(draw: random.Random, content: bytes) -> bytes:
 
 
 def edit_word(draw: random.Random, content: bytes) -> bytes:
-    """Double, remove or capitalise a word, or replace it by another word, an accented letter or a very long word."""
+    """Double or remove a word, convert it to upper case, or replace it by another word, an accented letter or a very long word."""
     found = list(re.finditer(rb"[A-Za-z_]{2,}", content[:20_000]))
     if not found:
         return content

@@ -1,4 +1,4 @@
-"""Functions that return the results of a run: its rows without times, and the checksums of its last checkpoints."""
+"""Functions that return the results of a run: checksums of the last checkpoints, and the rows of metrics without times."""
 
 import json
 from pathlib import Path

@@ -60,7 +60,10 @@ def serve() -> dict[str, Any] | None:
 
 
 def _watch(child: int, request: dict[str, Any]) -> dict[str, Any]:
-    """Wait for a child, send its signals in time, kill it if it exceeds its limits of time or memory, and return the answer."""
+    """Wait until a child has ended, and return the answer to its request.
+
+    The signals in the request are sent to the child at the requested times. The child is killed if it exceeds the limit of time or memory.
+    """
     began = time.monotonic()
     signals = sorted(request["signals"])
     answer: dict[str, Any] = {"ended": "", "peak": 0}

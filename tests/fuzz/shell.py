@@ -34,7 +34,7 @@ PATIENT = Limits(120, 140, 160)
 
 @dataclass(frozen=True)
 class Command:
-    """Command line with its surroundings.
+    """Command to run, with its standard streams, its environment and the signals that it gets.
 
     Attributes:
         arguments: arguments of lstm-jax.
@@ -42,7 +42,8 @@ class Command:
         stdout: "file" to return standard output, "closed" to close it, or the path of a file or device that gets it.
         encoding: encoding of the standard streams.
         call: function "module:function" that is called with the arguments instead of lstm-jax, or "".
-        signals: pairs (seconds, signal number) that the command gets, instead of interrupts at the limits.
+        signals: signals to send to the command, as pairs (seconds after its start, signal number). If there are any, the command is not
+            interrupted when it exceeds the limits `ask` and `again`.
         environment: further environment variables.
     """
 
@@ -72,7 +73,7 @@ class Outcome:
         ended: "hang" or "memory" if the command was killed for this reason, else "".
         seconds: duration.
         asked: whether the command took so long that it was interrupted.
-        outside: refused changes of files outside the folders of the command.
+        outside: attempts to change files in folders where the command may not write. They were refused.
     """
 
     command: Command
@@ -110,7 +111,10 @@ class Shell:
             self._process.communicate()
 
     def run(self, command: Command, folder: Path, limits: Limits = PATIENT) -> Outcome:
-        """Run a command in `folder`, and return its outcome. Its standard streams are files in a folder beside `folder`."""
+        """Run a command in `folder`, and return its outcome.
+
+        The files for the standard streams of the command, and its temporary files, are in a folder beside `folder`.
+        """
         aside = folder.parent / f"{folder.name}.streams"
         aside.mkdir(exist_ok=True)
         names = {name: aside / name for name in ("stdin", "stdout", "stderr", "notes", "tmp")}

@@ -1,4 +1,7 @@
-"""Tests that the fuzzers detect the faults that they look for. Each fault is planted once."""
+"""Tests that the fuzzers detect each kind of fault that they look for.
+
+Most tests run a command of planted.py that has such a fault on purpose.
+"""
 
 import random
 import sys

@@ -1,6 +1,6 @@
-"""Folder that is copied for every case of the fuzzers.
+"""Folder with a subfolder `start` that is copied for every case of the fuzzers.
 
-It has tiny data of each kind, a finished run of each task, and files that stand for a user's own.
+The subfolder has tiny data of each kind, a finished run of each task, and files that stand for a user's own.
 """
 
 import csv
@@ -25,7 +25,7 @@ TRAIN = dict.fromkeys(CONFIGS, _TINY) | {
     "generation": f"--data text.txt --length 8 --step 4 --sample-chars 4 --sample-prompt 3 {_TINY}",
     "forecast": f"--csv series.csv --context 6 --horizon 3 {_TINY}",
 }
-"""Flags of a training run of each task, without --run. A task that draws its data needs no row."""
+"""Dict from each task to the flags of its training run, without --run. A task that needs no file of data has only the flags `_TINY`."""
 ASK = {task: tuple(f"{name} --run runs/{task}" for name in questions(task)) for task in CONFIGS} | {
     "sentiment": (
         "evaluate --json --run runs/sentiment",
@@ -43,7 +43,7 @@ ASK = {task: tuple(f"{name} --run runs/{task}" for name in questions(task)) for 
     ),
     "forecast": ("forecast --json --run runs/forecast", "forecast --json --csv series.csv --level 0.5 --run runs/forecast"),
 }
-"""Command lines, called questions, that read a run of each task and print an answer. By default, a task is asked by its own commands."""
+"""Dict from each task to command lines, called questions, that read its run. The default is the commands that `questions` returns."""
 SENTENCES = "the cat sat on the mat. a dog ran to the red house, and the cat was not there! "
 HOME = "home"
 
@@ -117,7 +117,7 @@ def _train(world: World) -> None:
 
 
 def write_data(folder: Path) -> None:
-    """Write the data (reviews, a text, a series, a file with one review per line) and files that no command has made."""
+    """Write the data (reviews, a text, a series, a file with one review per line) and files that stand for a user's own."""
     draw = random.Random(7)
     (folder / "reviews").mkdir()
     for split, rows in (("train", 64), ("test", 24)):

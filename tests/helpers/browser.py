@@ -15,7 +15,10 @@ needs_browser = pytest.mark.skipif(
 
 @contextmanager
 def open_page(path: Path, folder: Path, width: int = 1200, height: int = 900) -> Iterator[Any]:
-    """Open a page in a browser whose profile and downloads are in `folder`. At the end, check that the console has no error."""
+    """Return a context manager that opens a page in a browser, and yields the Selenium driver of the browser.
+
+    At the end, it checks that the console has no error. The profile and the downloads of the browser are in `folder`.
+    """
     webdriver = pytest.importorskip("selenium.webdriver")
     options = webdriver.ChromeOptions()
     flags = ("headless", "no-sandbox", "disable-gpu", "no-first-run", "disable-background-networking", "disable-component-update")

@@ -1,4 +1,7 @@
-"""Checks of answers of the command line, as the fixture `ask` returns them, and command lines that are made from the commands' classes."""
+"""Helpers for tests of the command line.
+
+One checks what the fixture `ask` returns for a command. The others read from the class of a command which arguments the command takes.
+"""
 
 import dataclasses
 from importlib import import_module

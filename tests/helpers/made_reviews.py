@@ -11,7 +11,10 @@ WORDS = ["the", "film", "was", "good", "bad", "a", "plot", "not"]
 
 
 def made_rows(split: str) -> list[dict]:
-    """Return 24 reviews with ids and ratings as in the IMDB data set. Half of them are positive, and each movie has three."""
+    """Return 24 reviews, as dicts with the id, rating, label, movie and text that a review of the IMDB data set has.
+
+    Half of the reviews are positive. Each movie has three reviews.
+    """
     rows = []
     for number in range(ROWS):
         label = number % 2

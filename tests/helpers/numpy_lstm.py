@@ -5,7 +5,10 @@ from scipy.special import expit
 
 
 def lstm(params, x):
-    """Return outputs (B, T, H) for x (B, T, E): z = x W + h U + b, split i, f, g, o; c' = f c + i g; h' = o tanh(c')."""
+    """Return the outputs (B, T, H) of an LSTM for x (B, T, E), from a zero state.
+
+    The columns of x W + h U + b are split into i, f, g and o. Then c' = sigmoid(f) c + sigmoid(i) tanh(g) and h' = sigmoid(o) tanh(c').
+    """
     kernel, recurrent, bias = (params[name].astype(np.float64) for name in ("kernel", "recurrent_kernel", "bias"))
     h = c = np.zeros((len(x), len(recurrent)))
     outputs = []

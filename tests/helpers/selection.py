@@ -1,4 +1,7 @@
-"""Selection of the tests of the quick suite. Tests marked `slow` are left out, except for the cases that the mark keeps."""
+"""Selection of the tests of the quick suite.
+
+Tests marked `slow` are left out, except for the cases that the argument `keep` of the mark selects.
+"""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

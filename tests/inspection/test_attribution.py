@@ -1,6 +1,7 @@
-"""Integrated gradients equal known answers and, for an LSTM, sum to the change of the output.
+"""Integrated gradients and gradient norms.
 
-Gradient norms equal those of finite differences in float64.
+Integrated gradients equal the exact results for a linear and a cubic function. For an LSTM, their sum is the output for the input minus the
+output for zeros. Gradient norms equal those computed by finite differences in float64.
 """
 
 import re
@@ -57,9 +58,10 @@ def test_complete_for_an_lstm() -> None:
 
 
 class Last(nnx.Module):
-    """Module with an LSTM. Its methods `outputs` and `last` return the sum over the units at all steps (T,) and at the last step.
+    """Module with an LSTM.
 
-    `functions` returns these two methods or, if `plain` is true, two plain functions that call them.
+    `outputs` returns the sum of the LSTM's units at each step, (T,). `last` returns this sum at the last step. `functions` returns these
+    two methods or, if `plain` is true, two plain functions that call them.
     """
 
     def __init__(self):

@@ -260,7 +260,10 @@ def test_matplotlib_is_imported_when_a_figure_is_drawn():
 
 
 def test_log_axis() -> None:
-    """A logarithmic axis labels the requested ticks with plain numbers, and has no labels between them."""
+    """A logarithmic axis labels its major ticks with plain numbers, and has no other labels.
+
+    The ticks are at the given positions or, if none are given, where matplotlib puts them.
+    """
     with matplotlib.rc_context(figures.STYLE):
         figure = Figure()
         axes = figure.subplots()

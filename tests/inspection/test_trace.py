@@ -1,4 +1,7 @@
-"""Traces of layers, alone and in a model: states equal those of the layer, and gates equal the cell's equations in float64."""
+"""Traces of layers, alone and in a model.
+
+Traced states equal the outputs and states of the layer. Traced gates equal those that NumPy computes in float64 by the cell's equations.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -73,9 +76,9 @@ def test_states_are_those_of_the_layer(cell: str) -> None:
 
 
 def test_a_model_of_ones_own() -> None:
-    """The trace of a user's own model has the path of each layer and direction, respects segments, and leaves the model unchanged.
+    """The trace of a user's own model has the path of each layer and direction, and leaves the model unchanged.
 
-    The model reads ids, and has dropout, which is off.
+    The traced states of a segment equal those of a trace of this segment alone. The model reads ids, and has dropout, which is off.
     """
 
     class Tagger(nnx.Module):

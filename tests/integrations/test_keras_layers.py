@@ -262,7 +262,7 @@ def test_model_of_an_inner_output() -> None:
 
 
 def test_layer_that_keras_runs() -> None:
-    """With a dtype policy that `unroll` does not support, our layer gives exactly the outputs of Keras' layer."""
+    """If `unroll` does not support the dtype policy of our layer, Keras runs the layer, with exactly the outputs of Keras' own layer."""
     ours, theirs = (kind(H, dtype="mixed_bfloat16", seed=1) for kind in (LSTM, keras.layers.LSTM))
     ours.build(X.shape), theirs.build(X.shape)
     ours.set_weights(theirs.get_weights())

@@ -68,7 +68,7 @@ TESTS: list[tuple[str, str]] = [
     ("rnn_test.py::test_stateful_batch_size_mismatch_raises", RNN + "test_stateful_batch_size_mismatch_raises"),
     ("rnn_test.py::test_masking", RNN + "test_masking"),
 ]
-"""Pairs of a test of Keras, and its port in this folder or the reason why there is none."""
+"""Pairs of strings. The first names a test of Keras. The second names its port in this folder, or says why there is no port."""
 
 
 def names_in(path: Path) -> set[str]:

@@ -175,7 +175,7 @@ def test_stack_dropout() -> None:
 
 
 def test_stack_with_a_key_in_numpy(unchecked: None) -> None:
-    """A raw key that is a NumPy array gives each layer the masks that the same key as a JAX array gives it."""
+    """With dropout, the outputs are the same whether a raw key is given as a NumPy array or as a JAX array."""
     stack, key = make_stack(dropout=0.3, recurrent_dropout=0.3), jax.random.PRNGKey(5)
     np.testing.assert_array_equal(stack(X, rngs=np.asarray(key))[0], stack(X, rngs=key)[0])
 

@@ -1,4 +1,4 @@
-"""Layers with every cell, weight drop, zoneout, and two models with several cells."""
+"""Layers with every cell, options for weight drop and zoneout, and the sentiment and character models with several cells."""
 
 import warnings
 
@@ -46,7 +46,10 @@ def test_stateful_continues(cell: str) -> None:
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_split_and_donated(cell: str) -> None:
-    """The graph of a layer is a static argument of `jax.jit`, and all arrays of a new layer can be donated."""
+    """If `nnx.split` divides a new layer, `jax.jit` accepts the graph as a static argument, and the parameters can be donated.
+
+    Two layers that differ only in their seeds have graphs with the same hash.
+    """
     layer = Recurrent(E, H, cell=cell, rngs=nnx.Rngs(0))
     graph, params, rest = nnx.split(layer, nnx.Param, ...)
     assert hash(graph) == hash(nnx.split(Recurrent(E, H, cell=cell, rngs=nnx.Rngs(1)), nnx.Param, ...)[0])
@@ -113,7 +116,10 @@ def test_weight_drop() -> None:
     ("cell", "rates"), [("lstm", {"zoneout": 0.4, "zoneout_cell": 0.3}), ("gru", {"zoneout": 0.5}), ("min_gru", {"zoneout": 0.5})]
 )
 def test_zoneout(cell: str, rates: dict[str, float]) -> None:
-    """In training, a unit keeps its state where its mask is True. In evaluation, it mixes old and new state by the rate."""
+    """In training, a unit keeps its old state where its mask is True.
+
+    In evaluation, the state is rate * old state + (1 - rate) * new state.
+    """
     layer = make(cell, return_sequences=True, **rates)
     key = jax.random.key(7)
     masks = layer.draw_masks(B, key, T)
@@ -165,7 +171,7 @@ def test_both_models(cell: str) -> None:
     """The sentiment model and the character model work with several cells.
 
     In the sentiment model, all parameters have gradients, and folding does not change the logits. The character model gives the same logits
-    if it reads a text in two parts and carries its state.
+    for a text in one call and in two calls, if the second call starts from the final state of the first.
     """
     rate = 0.0 if CELL_TABLE[cell].linear else 0.2  # the config refuses recurrent dropout for cells without a recurrent kernel
     config = SentimentModelConfig(embed=E, units=H, layers=2, cell=cell, recurrent_dropout=rate)  # pyright: ignore[reportArgumentType]

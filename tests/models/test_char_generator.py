@@ -50,9 +50,9 @@ def test_the_last_step_is_the_last_of_all():
 
 
 def test_logits_of_a_row_that_is_skipped():
-    """If all steps of a row are masked, its last logits are computed from its initial h.
+    """If all steps of a row are masked, a call with `last=True` computes the logits of the row from its initial h.
 
-    Its logits at each step are computed from zeros.
+    A call without `last` computes the logits at each step of this row from zeros instead of h.
     """
     model, ids, mask = _model(layers=2), jnp.array([[1, 2, 3], [4, 5, 6]]), jnp.array([[True] * 3, [False] * 3])
     _, state = model(ids, deterministic=True)

@@ -207,8 +207,8 @@ VARIANTS = [
 def test_variants(options: dict) -> None:
     """With dropout, the key determines the loss, and every parameter has a finite, non-zero gradient.
 
-    Three calls without dropout return equal logits: one with `deterministic=True`, one after `eval()`, and one after `eval()` to which the
-    word vectors are given.
+    Without dropout, three calls return equal logits: a call with `deterministic=True`, a call after `eval()`, and a call after `eval()`
+    that gets the word vectors in the argument `vectors`.
     """
     model = small(**options)
     made = functional(model)
@@ -277,9 +277,9 @@ def test_dropped_words_share_no_token_with_a_word(dtype: str, word: int, rows: i
 
 
 def test_gradients_by_words_at_their_places() -> None:
-    """Gradients with respect to the word vectors equal those of the reference at each position, as saliency needs them.
+    """Gradients with respect to the word vectors equal those of the reference backend at each position, as saliency needs them.
 
-    If `summed` is true, only their sum over all positions of a word is checked.
+    If the model is called with `summed=True`, only the sum of the gradients over all positions of a word is right, and is checked.
     """
     ids = jnp.asarray([[3, 1, 3, 3, 2, 1]], jnp.int32)
     model = small(dropout=0.0, recurrent_dropout=0.0)

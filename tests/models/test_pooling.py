@@ -1,4 +1,4 @@
-"""Features that the head of the sentiment model reads: pooling, compared with NumPy and Keras, word dropout, and dropout of the head."""
+"""Pooling in the sentiment model, compared with NumPy and Keras, and dropout of words and of the features that the head reads."""
 
 import jax
 import jax.numpy as jnp

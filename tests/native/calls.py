@@ -1,4 +1,4 @@
-"""Calls of the compiled functions at XLA's boundary, without the checks of the Python code."""
+"""Calls of the compiled functions directly through `jax.ffi`, without the checks of the Python code."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -228,10 +228,10 @@ def linear(backward: bool, dtype: str = "float32", sizes: tuple[int, int, int] =
 
 
 def table(rows: bool, dtype: str = "float32", at: int = 2, words: int = 6, columns: int = 5, ids: int | None = 3, scales: int = 4) -> Call:
-    """Return a valid call of the row-sparse Adam for a table (`words`, `columns`), whose current step has the number `at`.
+    """Return a valid call of a function of the row-sparse Adam, for a table (`words`, `columns`).
 
-    If `rows` is true, the call is a step that updates `ids` rows of the table. Otherwise it lets `ids` rows catch up, or all rows if `ids`
-    is None. `scales` is the number of steps for which the call gets scales.
+    If `rows` is true, the call makes one step of Adam for `ids` rows of the table. Otherwise the call makes the earlier steps that rows
+    have missed, for `ids` rows or, if `ids` is None, for all rows. `at` is the index of the current step in an epoch of `scales` steps.
     """
     operands: dict[str, Any] = {name: np.ones((words, columns), dtype) for name in ("table", "m", "v")}
     operands |= {"steps done": np.zeros(words, np.int32), "scales": np.ones(scales, dtype), "eps": np.full(scales, 1e-7, dtype)}

@@ -1,4 +1,4 @@
-"""Tests that calls with arrays (B, T, ...) give the same bits as calls with arrays (T, B, ...) in all results, including the outputs."""
+"""Tests that the C++ code of the recurrence gives the same results for arrays (B, T, ...) as for arrays (T, B, ...)."""
 
 import re
 from collections.abc import Callable
@@ -61,7 +61,10 @@ def _gradients(run: Callable, params: Any, x: jax.Array) -> Any:
 @pytest.mark.parametrize("cell", ["lstm", "gru", "min_gru"])
 @pytest.mark.parametrize("batch", [3, 4])  # a batch of 3 rows or fewer is always (T, B, ...) in a call
 def test_a_users_arrays(cell: str, batch: int) -> None:
-    """Outputs and gradients for x (B, T, E) equal those for x (T, B, E), without `vmap` and in `vmap` over x, the parameters or both."""
+    """Loss and gradients for x (B, T, E) equal those for x (T, B, E), up to rounding.
+
+    This is tested without `vmap`, and under `vmap` over x, over the parameters, and over both.
+    """
     steps, features, units = 6, 5, 20
     gates = CELLS[cell].gates
     rng = np.random.default_rng(0)
@@ -92,7 +95,7 @@ def test_a_users_arrays(cell: str, batch: int) -> None:
 
 
 def test_no_array_is_moved() -> None:
-    """XLA transposes neither x nor the outputs nor their gradients, if the batch is their first axis.
+    """If x and the outputs are arrays (B, T, ...), XLA transposes neither these arrays nor their gradients.
 
     The compiled program passes x and the gradient of the outputs to the C++ code unchanged. It returns the outputs and the gradient of x
     unchanged.
@@ -118,9 +121,9 @@ def test_no_array_is_moved() -> None:
 
 
 def test_a_symbolic_batch_size(unchecked: None) -> None:
-    """A program with a symbolic batch size can be exported.
+    """A program that is exported with a symbolic batch size gives the outputs of direct calls with 2 and 7 rows.
 
-    If the batch size is known, it decides whether the C++ code gets arrays (B, T, ...) or (T, B, ...).
+    The choice between arrays (B, T, ...) and (T, B, ...) for the C++ code depends on the batch size, which is unknown during the export.
     """
     params = CELLS["simple_rnn"].params(kernel=jnp.ones((3, 4)) / 9, recurrent_kernel=jnp.ones((4, 4)) / 9, bias=jnp.zeros(4))
     shape = jax.ShapeDtypeStruct(jax.export.symbolic_shape("b, 5, 3"), jnp.float32)

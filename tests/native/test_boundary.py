@@ -1,4 +1,7 @@
-"""Tests of the compiled functions at XLA's boundary: errors for calls that do not fit, and results if there is nothing to compute."""
+"""Tests that call the compiled C++ functions directly by `jax.ffi`, without the checks of the Python code.
+
+The tests cover the errors for wrong operands, results and attributes, and calls in which an axis has the size 0.
+"""
 
 import os
 import re
@@ -56,9 +59,10 @@ ANY_SHAPE = {"mask"}
 
 
 def _others(like, name: str, alone: bool) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Yield pairs (dtype, shape) that differ slightly from those of the array `like`, and that a call must refuse.
+    """Yield pairs (dtype, shape) that a call must refuse if it gets them in place of the dtype and the shape of the array `like`.
 
-    If `alone` is true, no other array of the call has the extents of `like`. Other extents would then be valid, and are not yielded.
+    If `alone` is true, no other array of the call depends on the sizes of the axes of `like`. An array with other sizes is then valid, so
+    that no such shape is yielded.
     """
     shape, dtype = tuple(like.shape), np.dtype(like.dtype).name
     yield {"float32": "bfloat16", "int32": "float32", "bool": "int8", "uint32": "int32"}[dtype], shape
@@ -72,9 +76,10 @@ def _others(like, name: str, alone: bool) -> Iterator[tuple[str, tuple[int, ...]
 @pytest.mark.slow(keep=4)
 @pytest.mark.parametrize("kind", CALLS)
 def test_misfits_of_every_array(kind: str) -> None:
-    """An operand or result with a wrong dtype, rank or extent is refused. The error gives its name, what it has, and what fits.
+    """A call is refused if one operand or result has a wrong dtype, rank or size of an axis.
 
-    If the wrong array is one of `SETS_THE_SIZES`, the error may name another array instead, because that array no longer fits.
+    The error gives the name of the array, its dtype and shape, and the dtype and shape that fit. The arrays in `SETS_THE_SIZES` determine
+    the sizes of other arrays. If one of them is wrong, the error may therefore name another array.
     """
     call = CALLS[kind]
     call.run()
@@ -174,7 +179,7 @@ def test_products_that_cannot_be(backward: bool, products: int, dtype: str, x64:
 
 @pytest.mark.skipif(bool(native.why_not_products("bfloat16")), reason="no products in bfloat16")
 def test_the_backward_pass_rounds_its_products() -> None:
-    """Each gradient differs from the one with float32 products by about the rounding error of bfloat16.
+    """With products in bfloat16, each gradient differs from the gradient with float32 products by about the rounding error of bfloat16.
 
     The gradients with respect to c and the bias, which are not results of products, may differ less.
     """
@@ -211,9 +216,10 @@ def test_a_kernel_that_is_no_multiple_of_four() -> None:
 
 @pytest.mark.parametrize("rows", [False, True])
 def test_steps_that_cannot_be(rows: bool) -> None:
-    """A call is refused if its step number is negative or too large for its scales.
+    """A call of the row-sparse Adam is refused if its step number is negative, or too large for the number of its scales.
 
-    It is also refused if the number of steps that a row has done is negative or larger than the step number.
+    The call gets one scale for each step. It is also refused if the number of steps that a row of the table has done is negative, or larger
+    than the step number.
     """
     last = 3 if rows else 4
     for at in (-1, last + 1, 2**31 - 1, -(2**31)):
@@ -234,7 +240,7 @@ def _with(call: Call, done: int) -> np.ndarray:
 
 @pytest.mark.parametrize("count", [2, 40])
 def test_ids_out_of_range_name_no_row(count: int) -> None:
-    """As in JAX, negative ids count from the end of the table, and gradients of ids out of range are dropped."""
+    """A step of the row-sparse Adam counts negative ids from the end of the table, and updates no row for ids out of range, as JAX does."""
     call = table(True, ids=count)
     ids = np.resize(np.array([-(2**31), 2**31 - 1, 6, -7, -1, 2], np.int32), count)
     done = call.but("ids", ids).run()[3]
@@ -357,8 +363,9 @@ def test_memory_that_is_not_there(backward: bool) -> None:
 def call_without_memory(backward: bool) -> None:
     """Run a call with so little free memory that it is enough for the call's results only, then another call with all the memory.
 
-    One unit is padded to a whole vector. With vectors of 16, 32 and 64 bytes, the forward call raises the error with 8 to 18 MiB of free
-    memory. The backward call, whose results take 19 MiB, raises it with 20 to 24 MiB. These sizes were measured.
+    The forward call has 12 MiB of free memory, and the backward call, whose results take 19 MiB, has 22 MiB. According to measurements, the
+    forward call raises the error with 8 to 18 MiB, and the backward call with 20 to 24 MiB, for vectors of 16, 32 and 64 bytes. The size of
+    the vectors matters because the call pads its single unit to a whole vector.
     """
     call = recurrence(backward, sizes=(1, 2, 1_200_000, 1), keep=False, masked=False)
     results = {name: like for name, like in call.results.items() if name != "d of x"}

@@ -299,9 +299,9 @@ def test_a_library_that_cannot_be_loaded(path: Path) -> None:
 
 
 def test_cache_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A relative XDG_CACHE_HOME is ignored, because a library in the current folder would be loaded.
+    """A relative path in XDG_CACHE_HOME is ignored, because with it, a library in the current folder would be loaded.
 
-    If the user has no home, the messages say so.
+    If the user has no home directory, `why_not` and the error of `build` say so.
     """
     monkeypatch.setenv("HOME", str(tmp_path))
     for value in ("", "cache", "./x"):
@@ -315,7 +315,10 @@ def test_cache_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_sanitizers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sanitizers add compiler flags and change the library's file name, so that the plain library is never used for a sanitized one."""
+    """LSTM_JAX_SANITIZE adds compiler flags and changes the file name of the library.
+
+    A library that was built without sanitizers is therefore never loaded in place of one with sanitizers. An unknown sanitizer is refused.
+    """
     monkeypatch.delenv("LSTM_JAX_SANITIZE", raising=False)  # set where the tests themselves run with sanitizers
     plain = library.library_path()
     monkeypatch.setenv("LSTM_JAX_SANITIZE", "address,undefined")

@@ -1,6 +1,6 @@
 """Tests of the C++ libraries that the installation compiles, one for each level of processors, such as x86-64-v3.
 
-The tests cover how the level of this processor is chosen, what is used where a library is missing, and the wheel that contains them.
+The tests cover which library is chosen for a processor, the error if none can be loaded, the compilation, and the wheel with the libraries.
 """
 
 import os
@@ -144,10 +144,10 @@ def test_an_interface_that_xla_refuses(monkeypatch: pytest.MonkeyPatch, folder: 
 
 
 def test_which_feature_the_processor_lacks(monkeypatch: pytest.MonkeyPatch, folder: Path, small: bytes) -> None:
-    """If the compiled code cannot multiply in int8 or bfloat16, a message says why. It depends on the instructions of the processor.
+    """If a library cannot multiply in int8 or bfloat16, a message says whether the library or the processor is the cause.
 
-    The processor in this test has AVX512-VNNI but not AVX512-BF16. For int8, the message says that the user can build a library that
-    multiplies in int8. For bfloat16, it names the instructions that the processor lacks.
+    The processor in this test has AVX512-VNNI, which int8 needs, but not AVX512-BF16, which bfloat16 needs. For int8, the message says that
+    the user can build a library that multiplies in int8. For bfloat16, the message names the instructions that the processor lacks.
     """
     monkeypatch.setattr(library, "_REGISTERED", {})
     _processor(monkeypatch, f"{V4} avx512_vnni")

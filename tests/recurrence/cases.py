@@ -43,8 +43,8 @@ def covering_cases(turn: int) -> list[tuple[Case, bool]]:
     """Return eight pairs of a case and a bool, which tells whether the case is computed in float64.
 
     The options with two values follow the columns of an orthogonal array. For any two of these options, each pair of values therefore
-    occurs among the eight cases. The dropout and the shape are varied from case to case and with `turn`, so that over several values of
-    `turn` each dropout occurs with each shape, and each dropout and each shape occur with both values of each two-valued option.
+    occurs among the eight cases. The dropout and the shape change from case to case and with `turn`. Over several values of `turn`, each
+    dropout therefore occurs with each shape. Each dropout and each shape also occur with both values of each two-valued option.
     """
     kinds, chosen = list(DROPOUTS), []
     for row in range(8):

@@ -55,16 +55,16 @@ class Call:
     wrong: str = ""
     x_are_ids: bool = False
     x_has_gradient: bool = False
-    """Whether gradients with respect to x can be compared: x has the parameters' dtype, is finite where it is valid, and has no tokens."""
+    """Whether gradients with respect to x can be compared: x has floats of the parameters' dtype and finite valid steps, without tokens."""
     sizes: tuple[int, int] = (0, 0)
     """B and T of the operands other than x, if x does not fit them."""
     x_sizes: tuple[int, int] | None = None
-    """B and T of an x that does not fit the other operands, but is a valid x or valid ids of other sizes. B is 0 without a batch axis."""
+    """B and T of a wrong x that would be valid in a call with these B and T. B is 0 if x has no batch axis."""
 
     def is_another_call(self) -> bool:
-        """Return whether the call would be valid with the B and T of an x that does not fit.
+        """Return whether x was drawn with another shape, but the library may accept the call with the B and T of this x.
 
-        This is true if x is the only wrong operand, and the axes of all other operands agree with these B and T.
+        The result is true if `wrong` is "x", and if the other operands either have the same B and T as x, or have no such axes.
         """
         if self.wrong != "x" or self.x_sizes is None:
             return False
@@ -134,10 +134,10 @@ def shapes_of(cell: str, shape: Shape):
 
 
 def draw_valid(on: Drawing, call: Call, shape: Shape, x64: bool, time_major: bool) -> np.ndarray | None:
-    """Draw a mask or lengths into `call`, and return the valid steps as bools (B, T).
+    """Draw a mask, lengths, both or neither into `call`, and return the valid steps as bools (B, T), or None.
 
-    If the drawn operand does not fit the call, or both are drawn, this is recorded in `call.wrong`. The result is None if neither is drawn,
-    or if the mask, or lengths that are drawn alone, do not fit.
+    If a drawn operand has a wrong shape or dtype, or if both are drawn, `call.wrong` gets the name of the wrong operand. The result comes
+    from the mask if a mask is drawn, and from the lengths otherwise. It is None if this operand is wrong, or if neither is drawn.
     """
     batch, steps = shape.batch, shape.steps
     kind = on.one("none", "mask", "lengths", "lengths", "mask")

@@ -38,7 +38,10 @@ def make_layer(keras, case: Case, dtype: str, **options):
 
 
 def run_keras(keras, case: Case, arrays: Arrays, dtype: str, unroll: bool = False):
-    """Return ((outputs, (h, c)), gradients with respect to params, x and initial state) of Keras' LSTM. Call it within `peer_rules`."""
+    """Return ((outputs, (h, c)), gradients with respect to params, x and initial state) of Keras' LSTM.
+
+    Call this function in a context that the fixture `peer_rules` makes, since Keras' code needs JAX's standard promotion of dtypes.
+    """
     layer = make_layer(keras, case, dtype, unroll=unroll)
     layer.build(arrays.x.shape)
     fixed = [variable.value for variable in layer.non_trainable_variables]

@@ -93,7 +93,7 @@ def cases_of(cell: str) -> Iterator[tuple[str, tuple[Any, Any, Any], dict[str, A
 def multiplies(cell: str, operands: tuple[Any, Any, Any]) -> bool:
     """Return whether a call computes matrix products.
 
-    It computes none if x has ids, which select rows of the kernel, and the cell has no recurrent kernel.
+    It computes none if x contains ids and the cell has no recurrent kernel, because ids only select rows of the kernel.
     """
     return operands[1].dtype != np.int32 or CELLS[cell].has_recurrent_kernel
 

@@ -1,4 +1,7 @@
-"""Tests of the backend `compiled`, which is compared with its JAX twins and other backends, for odd sizes and numbers of threads."""
+"""Tests that the C++ code of the backend `compiled` has the results of its JAX twins and of other backends.
+
+The JAX twin of a C++ function computes the same results in JAX alone. The sizes lie around the block sizes of the C++ code.
+"""
 
 import subprocess
 import sys
@@ -324,11 +327,11 @@ for batch, units in SIZES:
 @pytest.mark.slow
 @built
 def test_threads_change_nothing() -> None:
-    """On one CPU device with all cores, the number of threads changes no bit of a row's results.
+    """The number of threads changes no bit of the outputs of a row and of its gradient with respect to x.
 
     The sums over rows, such as the gradients of the parameters, may depend on the number of threads. With a fixed number of threads, no bit
-    of them changes from call to call. The test starts a process of its own, since the number of JAX devices cannot be changed within a
-    process.
+    of these sums changes from call to call. The test needs a single CPU device that uses all cores. It therefore starts a new process,
+    since this process has two CPU devices.
     """
     sizes = [(1, 22), (3, 22), (26, 22), (3, 260)]
     run = subprocess.run([sys.executable, "-c", f"SIZES = {sizes}\n{THREADS}"], capture_output=True, text=True)

@@ -1,7 +1,8 @@
 """Tests of the backend `cudnn`. Only `test_on_a_gpu` needs the library cuDNN.
 
-The packed weights are unpacked by jax.experimental.rnn, and the result is compared with the parameters that were packed. To test the code
-around the calls of cuDNN, the reference implementation in jax.experimental.rnn takes the place of cuDNN.
+cuDNN reads all parameters from one packed array. To test the packing, jax.experimental.rnn unpacks this array, and the result is compared
+with the original parameters. To test the code around the calls of cuDNN, the reference implementation in jax.experimental.rnn takes the
+place of cuDNN.
 """
 
 from dataclasses import replace
@@ -108,7 +109,8 @@ def test_vmap_and_mesh(library: None) -> None:
     alone = jax.jit(gradients)(arrays.params, arrays.x)
     stacked = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), arrays.params)
     together = jax.jit(jax.vmap(gradients, (0, None)))(stacked, arrays.x)
-    assert_close(jax.tree.map(lambda leaf: leaf[0], together), alone, "float32")
+    doubled = jax.jit(gradients)(jax.tree.map(lambda leaf: 2 * leaf, arrays.params), arrays.x)
+    assert_close(together, jax.tree.map(lambda *leaves: jnp.stack(leaves), alone, doubled), "float32")
     if jax.device_count() < 2:
         return
     mesh = make_mesh(2)

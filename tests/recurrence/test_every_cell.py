@@ -54,7 +54,7 @@ def test_every_cell_is_here() -> None:
 
 
 def test_facts_of_cells() -> None:
-    """The attributes of the cells in `CELLS`, and the traits of these cells that configs read, agree with `FACTS`."""
+    """The attributes of the cells in `CELLS` equal those in `FACTS`, and so do the properties that `cell_traits` returns for configs."""
     found = {name: (row.gates, row.has_recurrent_kernel, row.has_cell_state, row.linear is not None) for name, row in CELLS.items()}
     assert found == FACTS
     traits = {name: cell_traits(name) for name in CELLS}
@@ -102,7 +102,7 @@ def test_gates_that_are_zero_in_the_minimal_lstm() -> None:
 
 
 OF_EACH_KIND = ("gru_reset_before", "lstm_layernorm", "lstm_coupled", "lstm_full_gate_recurrence", "min_lstm")
-"""Cells that represent all kinds of steps, states and projections. Only these are used to test derivatives, split batches and segments."""
+"""Cells that represent all kinds of steps, states and projections. Only these are used to test derivatives, split batches and `remat`."""
 
 
 @pytest.mark.slow(keep=2)

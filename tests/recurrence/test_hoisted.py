@@ -61,7 +61,10 @@ def test_the_loops_hold_only_recurrent_products(mask: str, dropout: str) -> None
 
 
 def test_the_reference_makes_weight_gradients_in_its_loop() -> None:
-    """The backward loop of `reference` does compute the gradient (H, 4H) of the recurrent kernel. So the test above can fail."""
+    """The backward loop of `reference` contains the matrix product that yields the gradient (H, 4H) of the recurrent kernel.
+
+    The function `loops` thus finds such products, which the tests of `hoisted` exclude.
+    """
     gradient, arrays = gradient_of(Case(Shape(BATCH, STEPS, FEATURES, UNITS)), "reference")
     forward, backward = loops(gradient, *arrays)
     assert forward == [RECURRENT["forward"]]

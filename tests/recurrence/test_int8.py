@@ -41,7 +41,7 @@ def test_a_product_of_exact_numbers() -> None:
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 50.0])  # the scales of small numbers and the sums of all lie outside the range of float16
 def test_products_of_float16(scale: float) -> None:
-    """float16 numbers have the same product as the equal float32 numbers, apart from the rounding of the result."""
+    """The product of float16 matrices by `int8_matmul` equals that of the same numbers in float32, rounded to float16."""
     rng = np.random.default_rng(0)
     a = jnp.asarray(scale * rng.standard_normal((7, 300)), jnp.float16)
     b = jnp.asarray(scale**0.25 * rng.standard_normal((300, 12)), jnp.float16)
@@ -71,7 +71,10 @@ def test_parameters_in_float16() -> None:
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("cell", [name for name in SERVED if name != "gru_reset_before"])  # it rounds r * h
 def test_a_step_of_exact_numbers(cell: str, size: tuple[int, int, int, int]) -> None:
-    """If int8 represents all operands exactly, a step with products in int8 equals one with products in float32, up to float32 rounding."""
+    """If int8 represents x, h and the kernels exactly, a step with products in int8 equals one with products in float32.
+
+    The results are compared up to the rounding of float32.
+    """
     batch, _, units, features = size
     params, x, state = make_operands(cell, (batch, 1, units, features))
     kernels = {name: _on_grid(np.asarray(getattr(params, name))) for name in params._fields if "kernel" in name}

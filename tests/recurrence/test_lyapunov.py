@@ -1,4 +1,4 @@
-"""Tests of the largest Lyapunov exponent against that of a linear map, products of Jacobians in float64, and two trajectories."""
+"""Tests that compare the largest Lyapunov exponent with a known value, products of Jacobians, and the distance of two trajectories."""
 
 from dataclasses import replace
 from functools import partial

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("quick_compiles")
 @pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the backend with")
 @pytest.mark.parametrize("cell", ["min_lstm", "min_gru"])
 def test_gates_near_0_and_1(cell: str) -> None:
-    """The loss and its gradients in float32 equal those of `reference` in float64, for inputs x from -200 to 200."""
+    """The loss and its gradients of `compiled` in float32 equal those of `reference` in float64, for inputs x from -200 to 200."""
     rng, row = np.random.default_rng(0), CELLS[cell]
     x, weights = rng.uniform(-1, 1, (5, 6, 4)) * [[[200.0]], [[90.0]], [[30.0]], [[3.0]], [[0.0]]], rng.standard_normal((5, 6, 7))
     params = jax.tree.map(np.asarray, row.init(jax.random.key(1), 4, 7))
@@ -38,8 +38,9 @@ def test_gates_near_0_and_1(cell: str) -> None:
 def test_a_share_near_0_has_all_its_digits(z: tuple[float, float], backend: str | None, batch: int) -> None:
     """Gradients of minLSTM in float32 have relative errors of at most 2e-6, also if f / (f + i) is near 0 or 1.
 
-    The gradients are with respect to the pre-activations z_i, z_f and z_g. With h = 1 before the step and g = 0.3, the output is
-    a + 0.3 (1 - a) for a = f / (f + i), whose gradients follow from da / dz_f = a (1 - a) (1 - f) and da / dz_i = -a (1 - a) (1 - i).
+    The gates are i = sigmoid(z_i) and f = sigmoid(z_f). With h = 1 before the step and z_g = 0.3, the output is a + 0.3 (1 - a), where
+    a = f / (f + i). The expected gradients with respect to z_i, z_f and z_g follow from da / dz_i = -a (1 - a) (1 - i) and
+    da / dz_f = a (1 - a) (1 - f).
     """
     row, x, state = CELLS["min_lstm"], jnp.zeros((batch, 1, 1)), HiddenState(jnp.ones((batch, 1)))
     kernel = jnp.zeros((1, 3))

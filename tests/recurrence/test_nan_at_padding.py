@@ -40,9 +40,10 @@ def test_nan_at_padding_reaches_nothing(cell: str, backend: str) -> None:
 @pytest.mark.parametrize("backend", EVERY_CASE)
 @pytest.mark.parametrize("lowest", [0, -(2**31)])
 def test_padding_shares_no_token(eager: None, backend: str, lowest: int) -> None:
-    """A valid step shares no result with a padded step that has the same token, whichever of the two comes first.
+    """Gradients with the argument `tokens` equal those without it, also if a padded step has the same token as a valid step.
 
-    Gradients therefore equal those without tokens, computed by `reference`.
+    A backend may compute the input projection once for all steps of a row with equal tokens. It must not use that of a padded step. In the
+    test, some padded steps come before a valid step with the same token, and others after it. `reference` computes the expected gradients.
     """
     operands = usual()
     table = np.array([[0.5, -1.0, 2.0], [1.0, 0.25, -0.5]], np.float32)

@@ -43,7 +43,7 @@ def loss_of(name: str, backend: str, options: dict[str, Any]):
 @pytest.mark.parametrize("name", OWN)
 @pytest.mark.parametrize("batch", [1, 4])
 def test_derivatives(name: str, batch: int) -> None:
-    """The loss, its gradients and the tangents of the gradients equal those of the library's cell on `reference`."""
+    """The loss, its gradients and their tangents for the user's cell on `compiled` equal those for the library's cell on `reference`."""
     params, x, state, options = operands(name, batch)
 
     def results(backend: str):

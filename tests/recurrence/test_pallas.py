@@ -126,7 +126,10 @@ def _triton_calls(function, *args) -> int:
 @pytest.mark.parametrize("products", PRODUCTS, ids=str)
 @pytest.mark.parametrize("size", [(1, 1), (17, 33), (32, 128), (3, 256)], ids=str)
 def test_lowers_for_a_gpu(size: tuple[int, int], products: str | None) -> None:
-    """Each pass lowers to one GPU launch for every kind of mask. Triton refuses sizes that are not powers of two, and many primitives."""
+    """The forward and the backward pass each lower to one Triton call, for every kind of recurrent dropout, with and without padding.
+
+    The lowering would fail if the size of a block were not a power of two, or if Triton did not support a primitive.
+    """
     for kind in (PLAIN, SHARED, EACH, ALONE):
         kernel, z, state, mask, valid, d_h, d_final = _arrays(*size, kind)
 
@@ -158,9 +161,9 @@ def test_what_it_refuses() -> None:
 @pytest.mark.parametrize("products", PRODUCTS, ids=str)
 @pytest.mark.parametrize("size", [(3, 5), (33, 128), (17, 200)], ids=str)
 def test_kernels_on_a_gpu(size: tuple[int, int], products: str | None) -> None:
-    """The compiled kernels have the results and gradients of `reference` on a GPU.
+    """The compiled kernels have the results and gradients of `reference` on a GPU, with matrix products in float32 and in bfloat16.
 
-    The recurrent kernel stays on the chip for 5 units, for 128 units only in bfloat16, and for 200 units in neither dtype.
+    The matrix of recurrent weights stays on the chip for 5 units, for 128 units only in bfloat16, and for 200 units in neither dtype.
     """
     batch, units = size
     case = Case(Shape(batch, 40, 7, units), mask="gaps", dropout="both, per gate")

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 @pytest.fixture(params=["full", "diagonal"])
 def jacobian(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Make each kind of Jacobian in turn the default for all sizes, and return the name of the kind."""
+    """Run each test with the full Jacobian and with diagonal blocks as the default of Newton's method. Return "full" or "diagonal"."""
     monkeypatch.setattr(newton, "_LARGEST_FULL", 10_000 if request.param == "full" else 0)
     return request.param
 
@@ -287,7 +287,7 @@ def test_what_solve_states_refuses() -> None:
 
 @pytest.mark.slow
 def test_axes_and_masks() -> None:
-    """As in `unroll`, the batch is the first axis by default, and lengths and resets have the same effects on the states."""
+    """By default, `solve_states` reads x as (B, T, F). Its states equal those of `unroll` for the same lengths and resets."""
     cell, params, x, _ = network("gru", 4, 6, dtype="float32")
     rows = jnp.concatenate([jnp.swapaxes(x, 0, 1), jnp.ones((1, 6, 3))])
     options: dict[str, Any] = {"lengths": jnp.array([6, 4]), "resets": jnp.eye(2, 6, dtype=bool)}
@@ -298,7 +298,10 @@ def test_axes_and_masks() -> None:
 
 
 def test_rows_that_are_not_numbers_or_are_large(jacobian: str) -> None:
-    """NaN spreads as in the backend `reference`, and neither NaN nor a large state in one row changes another row."""
+    """If x or the kernel contains a NaN, `parallel` returns NaN where `reference` does, and equal values elsewhere.
+
+    A large initial state in the first row of the batch does not change the results of the second row.
+    """
     del jacobian
     arrays = make_arrays(Case(Shape(2, 4, 3, 4)))
 

@@ -1,4 +1,7 @@
-"""Tests that GRU (both forms) and simple RNN have the outputs, final states and gradients of Keras' and PyTorch's layers."""
+"""Tests that GRU and simple RNN have the outputs, final states and gradients of Keras' and PyTorch's layers.
+
+The GRU with `reset_after=False` is compared with Keras only, because PyTorch has no such layer.
+"""
 
 from typing import Any
 

@@ -38,10 +38,9 @@ STACKS = [
 
 
 def torch_results(torch, stack: Stack, dtype: str):
-    """Run `torch.nn.LSTM` and return five groups of NumPy arrays.
+    """Run `torch.nn.LSTM` and return (weights, inputs, results, gradients of the weights, gradients of the inputs) as NumPy arrays.
 
-    These are the weights by name; x, h0 and c0; the outputs, h and c; the gradients with respect to the weights by name; and those with
-    respect to x, h0 and c0.
+    The inputs are x, h0 and c0. The results are the outputs, h and c. The weights and their gradients are dicts by parameter name.
     """
     torch.manual_seed(0)
     batch, steps, features, units = stack.shape

@@ -36,7 +36,10 @@ def test_segments(remat, steps: int, length: int) -> None:
 
 @pytest.mark.parametrize("remat", ["sqrt", 4])
 def test_a_program_for_every_length(remat, unchecked: None) -> None:
-    """With a symbolic number of steps a program is exported without segments, which change no result."""
+    """A program that is exported with a symbolic number of steps has no segments, although `remat` is given.
+
+    For sequences of 1 and 9 steps, its outputs equal those of a program with segments.
+    """
     params = CELL.init(jax.random.key(0), 3, 4)
 
     def run(x):
@@ -96,9 +99,9 @@ def test_products_in_bfloat16(backend: str) -> None:
 @pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("backend", serving("float64"))
 def test_derivatives_are_those_of_differences(x64: None, backend: str) -> None:
-    """With `remat`, derivatives equal finite differences in reverse mode and, on backends that support it, in forward mode.
+    """With `remat`, reverse-mode derivatives equal finite differences. So do forward-mode derivatives, on backends that support them.
 
-    Derivatives are of order 1. On the first backend, those in reverse mode are also of order 2.
+    The test compares derivatives of order 1 and, on the first backend of `BACKENDS`, also reverse-mode derivatives of order 2.
     """
     case = Case(Shape(2, 5, 2, 2), dropout="both, shared")
     arrays = make_arrays(case, "float64")

@@ -39,7 +39,17 @@ PATTERNS = {
 
 
 class Cut(NamedTuple):
-    """Options that are fixed when a call is compiled, in contrast to the values of its arrays."""
+    """Options of a call of `unroll` for which a program is compiled. The program is used for all values of the arrays.
+
+    Attributes:
+        learned: whether a reset state is given. Without one, the state is reset to zeros.
+        masked: whether a padding mask is given.
+        dropout: name of a kind of dropout in `tables.DROPOUTS`.
+        backwards: argument of `unroll`.
+        return_sequences: argument of `unroll`.
+        zero_output: argument `zero_output_for_mask` of `unroll`.
+        initial_state: whether an initial state is given.
+    """
 
     learned: bool = True
     masked: bool = False
@@ -61,7 +71,7 @@ values = st.tuples(st.sampled_from(list(PATTERNS)), st.sampled_from(list(MASKS)[
 
 
 def _arrays(cut: Cut, cell: str = "lstm", pattern: str = "some", mask: str = "gaps", seed: int = 0):
-    """Return (params, x, initial state, dropout, reset state) and (mask, resets). Both states and the mask may be None."""
+    """Return (params, x, initial state, dropout, reset state) and (mask, resets). The initial state, reset state and mask may be None."""
     arrays = make_arrays(Case(SHAPE, mask if cut.masked else "none", cut.dropout, seed=seed), "float64", cell)
     rng = np.random.default_rng(seed)
     learned = jax.tree.map(lambda part: jnp.asarray(rng.normal(size=part.shape)), arrays.state)
@@ -71,7 +81,7 @@ def _arrays(cut: Cut, cell: str = "lstm", pattern: str = "some", mask: str = "ga
 
 
 def _pieces(resets: np.ndarray, backwards: bool) -> Iterator[slice]:
-    """Return an iterator over the slices between the resets of a row, in the order in which they are read."""
+    """Return an iterator over the slices of a row that is cut before each reset. If `backwards`, the last slice comes first."""
     borders = [0, *(np.flatnonzero(resets[1:]) + 1), len(resets)]
     pieces = [slice(a, b) for a, b in pairwise(borders)]
     return iter(pieces[::-1] if backwards else pieces)
@@ -209,7 +219,7 @@ def test_pallas_kernels(monkeypatch: pytest.MonkeyPatch, masked: bool, resident:
 
 
 def test_no_gradient_crosses_a_reset(x64):
-    """Gradients of the outputs after a reset are exactly 0 with respect to the x before it and to the initial state."""
+    """Gradients of the outputs after a reset are exactly 0 with respect to x before the reset and to the initial state."""
     arrays, _ = _arrays(Cut())
     params, x, state = arrays[:3]
     resets = np.zeros(SHAPE[:2], bool)

@@ -1,4 +1,7 @@
-"""Tests that the page about JAX's transformations agrees with the backends that are defaults on a CPU and with `parallel`."""
+"""Tests that the table in docs/reference/transformations.md has the entries that are computed on this machine.
+
+The columns of the table are backends: those that are defaults on a CPU, and `parallel`.
+"""
 
 import jax
 import pytest

@@ -148,7 +148,10 @@ SHARDED = {
     "shard_map": Sharded(AxisType.Auto, False, True),
     "shard_map, check_vma=False": Sharded(AxisType.Auto, False, False),
 }
-"""Dict from a row name to the way in which the batch is split. The mesh axis has a name, "rows", that the library does not use."""
+"""Dict from the name of a row of the table to the way in which the batch is split.
+
+The mesh axis is called "rows", which is not the name of the library's own mesh axis.
+"""
 
 
 def _sharded_gradient(p: Problem, how: Sharded, mesh) -> Callable:
@@ -166,9 +169,9 @@ def _sharded_gradient(p: Problem, how: Sharded, mesh) -> Callable:
 
 @cache
 def expected(name: str, cell: str) -> Any:
-    """Return the results of a transformation of the backend `reference` on one device.
+    """Return the results of the transformation `name` with the backend `reference` on one device.
 
-    They are cached, because all backends are compared with them.
+    The results are cached, because those of all other backends are compared with them.
     """
     loss, *arrays = problem(cell, "reference")
     return jax.jit(lambda *args: ALONE[name](Problem(loss, *args)))(*arrays)
@@ -271,7 +274,7 @@ def row(name: str, columns: tuple[Column, ...]) -> str:
 
 
 def head() -> list[str]:
-    """Return the lines of the page transformations.md above the first backend in its table, with the header of the table."""
+    """Return the lines of the page transformations.md above the first transformation in its table, with the header of the table."""
     names = " | ".join(f"`{backend}` ({cell})" for backend, cell in COLUMNS)
     return [
         "# JAX's transformations",

@@ -74,7 +74,7 @@ def test_cold_and_warm_give_the_same_bits(reviews: Path, tmp_path: Path) -> None
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Use a new folder as the user's cache folder, set `jax_enable_compilation_cache`, and yield the folder. Restore JAX's settings.
 
-    `keep_compiled` does not test whether XLA can load a program, so that no program is compiled for this test.
+    With this fixture, `keep_compiled` omits its check that XLA can load a program. This check would compile a program.
     """
     before = {name: getattr(jax.config, name) for name in SETTINGS}
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

@@ -79,9 +79,10 @@ def test_a_signal_that_is_raised_again_counts_once(monkeypatch):
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_signals_are_counted_and_nothing_is_left_behind(count, monkeypatch):
-    """Each signal reaches its handler. The first also prints a message, and only the second calls `_end`, which ends the process.
+    """Within `end_on_second_signal`, each signal reaches its handler. The first signal also prints a message.
 
-    The watching thread and the wakeup file descriptor are gone afterwards.
+    Only the second signal calls `_end`, which ends the process. Afterwards, the thread that watches for signals has ended, and no wakeup
+    file descriptor is set.
     """
     ended, told, lines = threading.Event(), threading.Event(), []
     monkeypatch.setattr(interrupts, "_end", ended.set)

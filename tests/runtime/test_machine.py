@@ -47,7 +47,9 @@ print(*found)
     ids=["all blocks", "small blocks", "switched off", "compiled code", "compiled code, switched off"],
 )
 def test_freed_memory_is_kept(prepare: str, keep: str, kept: tuple[bool, ...]) -> None:
-    """If freed memory is kept, allocating three blocks of one size again, ten times in turn, causes fewer than 30 page faults.
+    """If and only if freed memory is kept, allocating and freeing three blocks ten times causes fewer than 30 page faults.
+
+    The blocks have one size, and have been allocated and freed once before the page faults are counted.
 
     `kept` has an entry for each of three cases: blocks of 8 MiB in the main thread, of 8 MiB in another thread, and of 64 MiB in the main
     thread. The entry says whether the freed memory must be kept.

@@ -59,7 +59,10 @@ def test_use_cpu_cores() -> None:
 
 
 def test_runs_of_two_cells_in_a_process() -> None:
-    """`use_cpu_cores(0)` makes one device per core. Later trainings keep these devices, even if their cell suits another number."""
+    """`use_cpu_cores(0)` makes one device per core. Later trainings keep these devices.
+
+    In a new process, the trainings would choose the number of devices by their cell.
+    """
     program = """
 import os
 import jax

@@ -97,9 +97,10 @@ def test_paired_ratios() -> None:
 @pytest.mark.slow(keep=1)
 @pytest.mark.parametrize(("count", "least", "most"), [(2, 0.62, 0.75), (3, 0.84, 0.94), (5, 0.93, 0.99)])
 def test_coverage_of_the_interval_of_a_ratio(count: int, least: float, most: float) -> None:
-    """The share of 95 % intervals that contain the true ratio is in the expected range, which is below 95 % for two or three values.
+    """The share of 95 % intervals that contain the true ratio is in the expected range.
 
-    The values are log-normal with a standard deviation of about 10 %.
+    The ratio is that of the medians of two samples of `count` values each. With two or three values, the share is below 95 %. The values
+    are log-normal with a standard deviation of about 10 %.
     """
     rng = np.random.default_rng(0)
     found = [low <= 1 <= high for _, low, high in (stats.ratio_interval(*np.exp(rng.normal(0, 0.1, (2, count)))) for _ in range(300))]

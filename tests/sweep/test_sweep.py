@@ -77,9 +77,9 @@ def test_the_classes_of_inner_configs_count() -> None:
 
 
 def test_configs_of_two_classes_with_equal_values(tmp_path: Path) -> None:
-    """Rows of one config class do not count for another class, although the ids of their runs are equal.
+    """A sweep does not take a row as the row of a config of another class, although equal values give both configs the same id.
 
-    Old rows, which do not name the class, count for every class.
+    The sweep runs the config instead. A row of an older version, which does not name the class, counts for configs of every class.
     """
     path, kinds = tmp_path / "rows.jsonl", (Sgd, Adam)
     assert sweep.run_id(made_sweep.show, Sgd()) == sweep.run_id(made_sweep.show, Adam())
@@ -223,7 +223,10 @@ def test_here_retry_and_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_a_run_that_a_signal_interrupts_ends_the_sweep(tmp_path: Path) -> None:
-    """A run that raises `Interrupted` ends the sweep. It has no row, not even that of a failure, so that the same command repeats it."""
+    """A run that raises `Interrupted` ends the sweep.
+
+    The run has no row, not even one of a failed run, so that a repeated sweep runs it again.
+    """
     path = tmp_path / "rows.jsonl"
     wanted = [Config(n, "interrupted" if n == 1 else "", str(tmp_path / "log")) for n in range(3)]
     for _ in range(2):

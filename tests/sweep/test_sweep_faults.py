@@ -155,7 +155,7 @@ def test_functions_without_names(tmp_path: Path) -> None:
 
 
 def test_methods_of_objects(tmp_path: Path) -> None:
-    """A method of an object is refused, since the rows of all objects would have one id."""
+    """A method of an object is refused, since the id of a run would be the same for all objects of the class."""
     remedy = "the object of a method is not part of the id: give a function that needs only its config"
     with pytest.raises(InputError, match=rf"^function: {__name__}:Table\.entries; {remedy}$"):
         sweep.run(Table({1: 2}).entries, [Config()], tmp_path / "rows")
@@ -241,14 +241,18 @@ import os
 os.environ["DEPTH"] = os.environ.get("DEPTH", "") + "x"
 assert len(os.environ["DEPTH"]) < 4
 """
-"""Lines that end a script if it is started by processes that are started by processes that it has started."""
+"""Lines at the beginning of a script that keep it from starting processes without end.
+
+Each process that executes the script inherits DEPTH from its parent and adds an x. The assertion fails in the fourth generation.
+"""
 
 
 @pytest.mark.parametrize("thread", [False, True])
 def test_a_script_without_a_guard(thread: bool, tmp_path: Path) -> None:
-    """If a script calls `run` without a guard, also in a thread, the processes of its runs start no further sweeps.
+    """If a script calls `run` outside of `if __name__ == "__main__":`, the processes of its runs refuse to start sweeps of their own.
 
-    Without a thread, the call raises an error of one line and leaves no rows, so that the same call works once the guard is there.
+    If the main thread makes the call, the sweep writes no row. The same call below this `if` then runs the sweep. If another thread makes
+    the call, the run is done.
     """
     call = 'sweep.run(run, [Config()], "rows.jsonl", "processes", workers=1)'
     start = f"import threading\nthread = threading.Thread(target=lambda: {call})\nthread.start()\nthread.join()" if thread else call

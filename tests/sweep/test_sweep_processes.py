@@ -1,4 +1,4 @@
-"""Runs of a sweep in other processes: which script they import, how they end, and what their rows and ids say in Slurm jobs."""
+"""Runs of a sweep in processes and Slurm jobs: imported scripts, ids, the working folder, signals, and what is refused."""
 
 import contextlib
 import io
@@ -24,9 +24,9 @@ ROOT = Path(__file__).parents[2]
 
 
 def stop(config: Config) -> dict[str, int]:
-    """Interrupt the run as a signal interrupts a training of the library.
+    """Raise `Interrupted`, as a training of the library does after a signal.
 
-    The signal has the number `config.number`. If the number is 0, the run is not interrupted.
+    The signal has the number `config.number`. If the number is 0, the function returns a result instead.
     """
     if config.number:
         raise Interrupted(3, config.number)
@@ -75,7 +75,10 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("where", ["processes", pytest.param("slurm", marks=pytest.mark.slow)])
 def test_the_script_that_was_started_is_run(where: str, tmp_path: Path) -> None:
-    """A script in a subfolder is run, although the working folder holds one of the same name, and its runs know the ids of their rows."""
+    """The processes of a sweep import the script that was started, although the working folder contains a script of the same name.
+
+    The started script is in a subfolder. In a run, `sweep.run_id` returns the id that the row of the run has.
+    """
     if where == "slurm":
         pytest.importorskip("submitit")
     (tmp_path / "inner").mkdir()
@@ -101,7 +104,10 @@ def test_rows_stay_in_their_file_if_runs_change_the_folder(tmp_path: Path, monke
 
 
 def test_a_sigterm_to_one_run_fails_it_alone(tmp_path: Path) -> None:
-    """A run that a SIGTERM interrupts fails like one that a SIGTERM kills, and the others go on; a SIGINT ends the sweep."""
+    """If a SIGTERM interrupts a run, the row of this run has the error "killed by signal 15", and the other runs go on.
+
+    If a SIGINT interrupts a run, the sweep ends.
+    """
     rows = sweep.run(stop, [Config(signal.SIGTERM), Config()], tmp_path / "rows.jsonl", "processes", workers=1)
     assert [row.get("error", row.get("result")) for row in rows] == [f"killed by signal {signal.SIGTERM.value}", {"done": 1}]
     with pytest.raises(KeyboardInterrupt):
@@ -133,7 +139,7 @@ def test_configs_that_cannot_be_handed_over(tmp_path: Path) -> None:
 
 
 def test_jobs_that_slurm_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If Slurm refuses the jobs, the error is the last line of its message, and no job is left."""
+    """If Slurm refuses the jobs, the sweep raises an error that contains the last line of Slurm's message, and writes no row."""
     pytest.importorskip("submitit")
     message = "sbatch: error: invalid partition specified: shrt\nsbatch: error: Batch job submission failed: Invalid partition"
     for name, text in (("sbatch", f"echo '{message}' >&2; exit 1"), ("srun", "exit 0")):

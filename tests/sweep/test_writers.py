@@ -23,7 +23,10 @@ def write(path: Path, writer: int, count: int) -> None:
 @pytest.mark.slow(keep=1)
 @pytest.mark.parametrize(("name", "count"), [("rows.jsonl", 1250), ("rows.jsonl.gz", 20)])
 def test_eight_writers(name: str, count: int, tmp_path: Path, capsys) -> None:
-    """Eight processes append 10,000 rows to a plain file, or 160 rows to a compressed one, which each call rewrites. No row is lost."""
+    """No row is lost if eight processes append 10,000 rows to a plain file, or 160 rows to a compressed file.
+
+    The compressed file gets fewer rows, because each call of `append_rows` rewrites this file as a whole.
+    """
     path = tmp_path / name
     with ProcessPoolExecutor(WRITERS, get_context("spawn")) as pool:
         for task in [pool.submit(write, path, writer, count) for writer in range(WRITERS)]:

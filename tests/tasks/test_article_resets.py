@@ -1,4 +1,7 @@
-"""Figures and pages of a run with `article_resets`: the model reads each article from a zero state, as for the metrics of the run."""
+"""Figures and pages of a run with `article_resets`: the state of the model is zero at the beginning of each article.
+
+The metrics of the run are computed with the same resets.
+"""
 
 import json
 import re
@@ -66,7 +69,7 @@ def test_figures_of_a_run(held_out: bool, request, texts, tmp_path: Path) -> Non
     """The pages that a training draws show bits and activations that are computed with resets.
 
     The bits and activations are those of the held-out text or, if none is held out, of the training text. For a held-out text, the mean
-    number of bits on the first page is the metric in result.json.
+    number of bits on the page surprise.html is the metric `validation_bits` in result.json.
     """
     trained = request.getfixturevalue("trained") if held_out else train(texts, tmp_path / "run", 0.0)
     corpus = generation.load_corpus(trained.config)
@@ -85,7 +88,7 @@ def test_figures_of_a_run(held_out: bool, request, texts, tmp_path: Path) -> Non
 
 
 def test_files(trained, texts: Path, ask) -> None:
-    """`score` resets the state at the beginnings of articles in files, too, and so does `inspect`."""
+    """In files that the user gives, the commands `score` and `inspect` also reset the state at the beginning of each article."""
     lengths = [len(path.read_text().strip()) for path in sorted(texts.iterdir())]  # the cleaning removes spaces at both ends
     starts = np.cumsum([0, *(length + 1 for length in lengths)])[:-1]
     found = corpora.read_text(trained, [str(texts)], clean=True)
@@ -105,7 +108,10 @@ def test_files(trained, texts: Path, ask) -> None:
 
 
 def test_other_boundaries_are_other_data(texts: Path, tmp_path: Path) -> None:
-    """Data with the same text and other articles are refused. A run of an older version, which does not know its articles, is not."""
+    """The data of a run are refused if their text is the same as before, but is divided into other articles.
+
+    A run of an older version has stored no hash of the beginnings of its articles. Its data are then accepted.
+    """
     own = Path(shutil.copytree(texts, tmp_path / "texts"))
     trained = train(own, tmp_path / "run", 0.5)
     corpora.read_text(trained)

@@ -217,9 +217,10 @@ def timeless(rows) -> list[dict]:
 @pytest.mark.slow(keep=1)
 @REGIMES
 def test_interrupted_and_resumed(regime, made, text, tmp_path, monkeypatch):
-    """A resumed run ends with the rows, parameters and files of an uninterrupted run.
+    """A resumed run ends with the metrics, parameters and files of an uninterrupted run.
 
-    It is interrupted after the first epoch and, if it reads streams, also within the second, where it carries a state between steps.
+    The test interrupts each run after the first epoch. A run that reads streams carries a state between steps, and is also interrupted
+    within the second epoch.
     """
     config, run = small_config(text, regime), tmp_path / "run"
     whole = made(regime)

@@ -1,4 +1,4 @@
-"""HTML pages about trained runs: they show what a model computes. A page may also show this for each epoch whose parameters are kept."""
+"""HTML pages that show what the model of a trained run computes, at its best epoch or at several epochs whose parameters are kept."""
 
 import dataclasses
 import sys
@@ -110,7 +110,7 @@ def test_texts_in_other_forms(run) -> None:
 
 @pytest.mark.usefixtures("unchecked")
 def test_ids_of_reviews(run) -> None:
-    """An id outside the vocabulary is an error. Lists of ids are accepted, and other values are refused."""
+    """`Trained.logits` accepts arrays and lists of integer ids (B, T). An id outside the vocabulary, another shape or dtype is refused."""
     ids = np.array([[1, 5], [1, 7]])
     for outside in (-1, 300, 2**32 + 5):
         with pytest.raises(InputError, match=rf"^ids: {outside}; the vocabulary has the ids 0 to 299$"):
@@ -271,9 +271,10 @@ def test_a_series(a_series, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("entries", "want"), [([3], [0]), ([1, 5], [-4, 4]), ([1, 2, 9], [-1, -3, 7])])
 def test_entries_replaced_by_their_neighbours(entries: list[float], want: list[float]) -> None:
-    """An entry is replaced by the mean of its neighbours, an end by its only neighbour, and a single entry is not replaced.
+    """For each entry, `_replaced` returns the forecast minus the forecast after the entry is replaced by the mean of its neighbours.
 
-    The network in this test forecasts the sum of the entries.
+    The first and the last entry are replaced by their only neighbour, and a single entry is not replaced. The network in this test
+    forecasts the sum of the entries.
     """
 
     class Total(SeriesNetwork):
@@ -335,7 +336,7 @@ def test_written_ratings(run, measures) -> None:
 
 
 def test_evidence(run, measures) -> None:
-    """For two reviews, two measurements equal those computed from the HTML pages that show these reviews.
+    """For two reviews, two measurements of the example `inside_runs` equal those computed from the page that shows these reviews.
 
     The first is the reach in words. The second is the sum of the absolute attributions by integrated gradients, divided by the sum of the
     absolute attributions by leaving words out.

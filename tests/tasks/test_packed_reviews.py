@@ -1,4 +1,4 @@
-"""Reviews that are packed in rows: the model reads each one as if it were alone, and a run trains on them and predicts."""
+"""Reviews that are packed in rows: each gets the logit and the gradients that it gets alone, and a run is trained on packed reviews."""
 
 import dataclasses
 
@@ -190,7 +190,10 @@ def test_refused(config, model, message):
 
 
 def test_packed_texts_are_merged_by_concat() -> None:
-    """The last outputs of packed texts can be taken apart only if they are concatenated."""
+    """With the pooling "last" and two directions, a model refuses packed texts unless `merge` is "concat".
+
+    The last outputs of the two directions are at different steps of a row, and a sum of the directions cannot be taken apart again.
+    """
     config = SentimentModelConfig(units=4, embed=3, recurrent_dropout=0.0, bidirectional=True, merge="sum")
     model = SentimentClassifier(config, 9, rngs=nnx.Rngs(0))
     places = PackedPlaces(jnp.array([[1, 1, 2, 2, 2]]), jnp.array([[0, 2]]), jnp.array([[1, 4]]))

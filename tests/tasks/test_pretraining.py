@@ -62,7 +62,7 @@ def test_windows_cover_the_text() -> None:
 @pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("directions", [1, 2])
 def test_it_learns_and_the_classifier_takes_it(directions: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The language model learns a text that repeats six words, and its parameters initialise all of a classifier but the head.
+    """The language model learns a text that repeats six words. Its parameters initialise a classifier except for the head.
 
     In such a text, each word determines the next one and the previous one.
     """

@@ -47,7 +47,7 @@ def test_logits(config: SentimentModelConfig) -> None:
 
 @pytest.mark.usefixtures("unchecked")
 def test_ids() -> None:
-    """An id outside the vocabulary is an error. Lists of ids are accepted, and other values are refused."""
+    """A served function accepts arrays and lists of integer ids (B, T). An id outside the vocabulary, another shape or dtype is refused."""
     serve = make_server(SentimentClassifier(SentimentModelConfig(embed=5, units=6), 30, rngs=nnx.Rngs(0)))
     ids = np.array([[1, 5], [1, 29]], np.uint64)
     for wrong in (-1, 30, 2**32 + 5, -(2**32) + 5):
@@ -74,9 +74,9 @@ def test_models_that_cannot_be_served() -> None:
 
 
 def test_products_of_a_model_with_a_named_backend() -> None:
-    """`set_products` keeps the named backend of a layer if this backend has products in the dtype.
+    """`set_products(model, dtype)` keeps the backend that a layer names if this backend can multiply matrices in `dtype`.
 
-    Otherwise the backend of the layer is chosen automatically.
+    Otherwise the name is removed, and the backend of the layer is chosen automatically.
     """
     compiled = None if native.why_not_products("int8") else "compiled"
     cases = [

@@ -1,4 +1,7 @@
-"""Sentiment runs that stream reviews from shards, compared with runs that hold the same reviews in memory, and their commands."""
+"""Sentiment runs that stream reviews from shards, compared with runs that hold the same reviews in memory.
+
+The commands that write shards and train on them are tested, too.
+"""
 
 import dataclasses
 import json
@@ -59,7 +62,7 @@ def test_a_run(configs, tmp_path: Path) -> None:
 
 
 def test_batches_are_those_of_the_order(configs) -> None:
-    """The validation split is that of the same reviews in memory, and a batch consists of the rows that `stream_order.shuffled` names."""
+    """A streamed run has the validation split of a run in memory. Its batches have the rows that `stream_order.shuffled` names."""
     streamed, memory = (dataclasses.replace(config, data=dataclasses.replace(config.data, validation=0.25)) for config in configs)
     mapped, whole = (sentiment.padded_rows(sentiment.load_reviews(config), config) for config in (streamed, memory))
     assert isinstance(mapped.validation, sentiment.Rows)
@@ -72,6 +75,7 @@ def test_batches_are_those_of_the_order(configs) -> None:
     source.begin(key, 0)
     (ids, labels), order = source.at(0)
     rows = stream_order.shuffled(key, examples.count, 16)(0, len(np.asarray(order.rows))).rows
+    assert len(rows) == -(-examples.count // 16)  # all batches of the epoch
     np.testing.assert_array_equal(ids, np.asarray(whole.train.ids)[rows])
     np.testing.assert_array_equal(labels, whole.train.labels[rows])
 

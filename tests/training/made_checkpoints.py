@@ -11,7 +11,10 @@ Pair = namedtuple("Pair", "mu nu")
 
 
 def make_state(seed: int):
-    """Return a pytree with leaves of several dtypes, sharded, replicated and on the host, and with bits that a careless copy loses."""
+    """Return a pytree of arrays of several dtypes, some of them sharded, some replicated, and one on the host.
+
+    Some entries are -0.0 or NaN with particular bits, which only a bitwise copy keeps.
+    """
     mesh = Mesh(np.array(jax.devices()), ("batch",))
     rows, all_over = NamedSharding(mesh, PartitionSpec("batch")), NamedSharding(mesh, PartitionSpec())
     rng = np.random.default_rng(seed)

@@ -91,9 +91,9 @@ def test_a_resumed_run_goes_on_with_its_events(lost, tmp_path):
 
 @pytest.mark.parametrize("name", ["", "events.out.tfevents.1700000000.host"])
 def test_a_resumed_run_repeats_its_first_epochs(name, tmp_path):
-    """A run that is resumed in its first epoch repeats this epoch, and the event file then has the epoch once.
+    """After a resumed run has repeated its first epoch, the event file has the events of this epoch once.
 
-    This also holds if the event file has the name that a former version gave it, and if one callback serves both calls.
+    This also holds if a former version of the project named the event file, and if the resumed run uses the callback of the first run.
     """
     write = tensorboard(str(tmp_path))
     write(record(FIRST))
@@ -109,7 +109,7 @@ def test_a_resumed_run_repeats_its_first_epochs(name, tmp_path):
 
 
 def test_events_of_another_training_are_kept(tmp_path):
-    """A training that was asked to resume, but has no checkpoint, begins a file of its own beside that of a longer training."""
+    """A resumed training without a checkpoint begins a new event file, and leaves the event file of a longer training unchanged."""
     write = tensorboard(tmp_path)
     write(record(FIRST, SECOND))
     (other,) = tmp_path.iterdir()
@@ -121,7 +121,10 @@ def test_events_of_another_training_are_kept(tmp_path):
 
 
 def test_a_new_training_begins_a_new_file(tmp_path):
-    """Events of an earlier training and of another program stay as they are, also if one callback serves two trainings."""
+    """A new training begins a new event file, and leaves the files of an earlier training and of another program unchanged.
+
+    This also holds if both trainings use the same callback.
+    """
     foreign = tmp_path / "events.out.tfevents.9999999999.host"
     append_scalars(foreign, 40, {"x": 1.0})
     kept = foreign.read_bytes()

@@ -1,4 +1,7 @@
-"""Carry from step to step: each epoch begins with the given carry, checkpoints store the carry, and the given arrays stay unchanged."""
+"""Tests of the carry, the arrays that each training step hands to the next.
+
+Each epoch begins with the given carry, checkpoints store the carry, and training leaves the given arrays unchanged.
+"""
 
 import dataclasses
 import os
@@ -30,7 +33,7 @@ def objective(params, batch, weight, key, carry):
     """Return the loss, and a pair of the metrics and the new carry.
 
     The logits are the sum of the model's logits, noise, and half of the logits in the given carry. The carry also has a counter of steps
-    for each example, "seen". The metric "seen" is the weighted mean of these counters before they are increased.
+    for each row of the batch, "seen". The metric "seen" is the weighted mean of these counters before they are increased.
     """
     ids, labels = batch
     z = logits(params, ids) + 0.1 * jax.random.normal(key, labels.shape) + carry["logits"] / 2
@@ -59,7 +62,10 @@ def uninterrupted(tmp_path_factory) -> tuple[FitResult, dict]:
 
 
 def test_each_epoch_begins_with_the_given_carry(uninterrupted):
-    """In each epoch, the six steps find the counts 100 .. 105 in the carry, since the given counts are 100. The last step has 2 rows."""
+    """In each epoch, the counters in the carry begin at the given value 100, and the last of the six steps finds 105.
+
+    The test compares the metric "seen", the mean of the counters over the examples of an epoch. The last step has 2 examples, the others 4.
+    """
     seen = (4 * (100 + 101 + 102 + 103 + 104) + 2 * 105) / COUNT
     assert [row["train_seen"] for row in uninterrupted[0].rows] == pytest.approx([seen] * 3, rel=1e-6)
     assert sum("carry" in name for name in uninterrupted[1]) == 2

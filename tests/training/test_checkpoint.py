@@ -305,9 +305,9 @@ def test_a_sharding_that_does_not_divide_is_the_users_error(tmp_path):
 
 
 def test_each_process_asks_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process tells the others whether it has found damage, and learns whether they have.
+    """`_agreed` tells each process whether any process has found damage in a checkpoint.
 
-    A process that has found damage asks the others all the same, because they wait for its answer.
+    A process that has found damage itself also takes part in the exchange, because the other processes wait for its answer.
     """
     asked = []
     monkeypatch.setattr(processes, "largest", lambda *numbers: asked.append(numbers) or (1,))

@@ -46,7 +46,10 @@ def test_a_new_training_needs_a_folder_without_checkpoints(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("resume", [False, True])
 def test_two_trainings_at_once(resume: bool, tmp_path: Path) -> None:
-    """A second training in the same folder is refused, the first goes on, and no lock is left."""
+    """If a second training begins in the folder of a running one, the second training is refused.
+
+    The first training then ends with the same metrics as a training alone, and leaves no lock file.
+    """
     refused = []
 
     def second(record) -> None:

@@ -1,4 +1,7 @@
-"""Saves that fail disturb no finished checkpoint: kill -9, a full disk, errors of the file system, states that cannot be saved."""
+"""Tests that a save that fails leaves all finished checkpoints intact.
+
+A save fails because of kill -9, a full disk, an error of the file system, or a state that cannot be saved.
+"""
 
 import errno
 import os
@@ -114,9 +117,10 @@ def test_a_limit_of_files_is_noticed_before_anything_is_written(folder, monkeypa
     [(errno.EFBIG, r"File too large; allow larger files \(ulimit -f\)"), (errno.EIO, "Input/output error; name a folder")],
 )
 def test_errors_that_tensorstore_reports_are_said_in_a_line(code, message, folder, monkeypatch):
-    """A file error that TensorStore reports with an error number becomes an error of one line.
+    """A file error that TensorStore reports with an error number is raised as an `InputError` with a message of one line.
 
-    Threads of Orbax that still run may then raise "Event loop is closed", which is not shown to the user. Other errors are shown.
+    Threads of Orbax that still run may later raise the error "Event loop is closed". It is not shown to the user. Other errors in threads
+    are shown.
     """
 
     def failing(*_):
@@ -126,8 +130,9 @@ def test_errors_that_tensorstore_reports_are_said_in_a_line(code, message, folde
     seen = []
     monkeypatch.setattr(sys, "unraisablehook", seen.append)
     monkeypatch.setattr(arrays, "save_arrays", failing)
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=message) as caught:
         checkpoint.save(folder, 20, make_state(20), {})
+    assert "\n" not in str(caught.value)
     for error in (RuntimeError("Event loop is closed"), RuntimeError("another")):
         sys.unraisablehook(types.SimpleNamespace(exc_value=error))
     assert [str(one.exc_value) for one in seen] == ["another"]

@@ -44,7 +44,10 @@ def test_collectives_of_a_step() -> None:
 
 
 def expected(others: int, metrics: int) -> list[tuple[str, int]]:
-    """Return the expected collectives of a step on two devices, with `others` parameters outside the table and `metrics` metrics."""
+    """Return the expected collectives of a step on two devices, as pairs of an operation and its size in bytes.
+
+    `others` is the number of entries of all parameters except the embedding table, and `metrics` is the number of metrics.
+    """
     vectors = 4 * (BATCH // 2) * LENGTH * EMBED  # a device's part of the word vectors
     ids = 4 * BATCH * LENGTH
     return [("all-gather", ids), ("all-reduce", 4 * (others + metrics)), ("all-to-all", vectors), ("all-to-all", vectors)]
@@ -83,7 +86,10 @@ def test_collectives_of_the_public_step(lookup: str) -> None:
 
 
 def test_collectives_of_a_text() -> None:
-    """`collectives` reads dtypes of all sizes, tuples, scalars and the asynchronous operations of a GPU, and skips other operations."""
+    """`collectives` finds the collectives in the text of a compiled program, and their sizes in bytes.
+
+    The text has dtypes of several sizes, tuples, scalars, asynchronous operations of a GPU, and an operation that is no collective.
+    """
     text = """
       %a = f32[8,4]{1,0} all-gather(%x), replica_groups={{0,1}}
       %b = (bf16[3]{0}, f32[]) all-reduce(%y, %z), to_apply=%add

@@ -1,4 +1,8 @@
-"""Training steps of the tasks, exported and lowered on a CPU for several platforms: only a step lowered for the CPU calls compiled code."""
+"""Training steps of the tasks, exported with `jax.export` or lowered for several platforms on a machine with a CPU.
+
+An exported step is plain JAX. A step lowered for the CPU calls the compiled code of the project. A step lowered for another platform does
+not call it.
+"""
 
 from typing import Any
 

@@ -35,7 +35,10 @@ def untimed(rows) -> list[dict]:
 
 
 def assert_close(fed, resident) -> None:
-    """Assert that two results of `fit` agree up to rounding: XLA sums a loss in another order if its rows come from an argument."""
+    """Assert that the parameters and metrics of two results of `fit` agree up to rounding.
+
+    The last bits may differ, because XLA may sum a loss in another order in a program that gets its batches in another way.
+    """
     for name, param in resident.params.items():
         np.testing.assert_allclose(fed.params[name], param, rtol=1e-5, atol=1e-6)
     for left, right in zip(untimed(fed.rows), untimed(resident.rows), strict=True):
@@ -45,7 +48,7 @@ def assert_close(fed, resident) -> None:
 @pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("steps", [1, 4, 100])
 def test_fed_batches_train_as_resident_ones(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Training with batches fed from the host agrees with training on resident examples, up to rounding.
+    """Training with batches fed from the host agrees with training on examples that are all on the devices, up to rounding.
 
     The 6 steps of an epoch are fed in groups of 1 step, in groups of 4 steps, the last of which is not full, and in a single group.
     """
@@ -105,7 +108,8 @@ def test_which_source(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_shuffled_order_reads_each_example_once(count: int, batch: int, seed: int) -> None:
     """A shuffled order reads each example once, and any part of it can be computed without the steps before it.
 
-    Blocks and windows are small here, so that there are several of each, and a remainder that fills neither.
+    The order shuffles blocks of consecutive examples, and permutes the examples of several shuffled blocks, called a window. In this test,
+    a block has 8 examples and a window has 4 blocks. Most orders therefore have several blocks and windows, and end with incomplete ones.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stream_order, "BLOCK", 8)

@@ -80,18 +80,25 @@ CHANGES = [("batch_size", 4, 8), ("seed", 1, 0), ("examples", 12, 16), ("monitor
 
 
 SMALL = [IDS.reshape(-1, LENGTH)[:16], LABELS.reshape(-1)[:16]]
-"""Arrays of a short training."""
+"""Ids and labels of 16 examples, for short trainings."""
 
 
 def fit_with(values: list[float], folder: Path, **options) -> Any:
-    """Train three epochs of two steps, whose validation losses are the given ones, with checkpoints in the subfolder c of `folder`."""
+    """Train up to epoch 3, with two steps an epoch and with checkpoints in the subfolder c of `folder`.
+
+    `values` are the values of the monitored metric "v" after the epochs that this call trains.
+    """
     left = iter(values)
     options |= {"batch_size": 8, "epochs": 3, "monitor": "v", "evaluate": lambda model: {"v": next(left)}}
     return lstm_jax.fit(Classifier(), losses, lstm_jax.adam(1e-2), SMALL, checkpoints=folder / "c", **options)
 
 
 def test_best_checkpoint_of_an_epoch_that_was_not_saved(tmp_path: Path) -> None:
-    """A process may end after it has saved a best epoch in `best/`, but before its state. Once resumed, `best/` holds the best epoch."""
+    """If a resumed training repeats an epoch that is already saved in `best/`, `best/` holds the best epoch at the end.
+
+    A process may end after it has saved epoch 3 in `best/`, but before it has saved the training state of epoch 3. The resumed training
+    repeats epoch 3, which is not the best one this time. The checkpoint in `best/` is then that of epoch 2.
+    """
 
     def fail(record) -> None:
         if record.epoch == 3:
@@ -108,7 +115,10 @@ def test_best_checkpoint_of_an_epoch_that_was_not_saved(tmp_path: Path) -> None:
 
 
 def test_best_checkpoints_of_another_training(tmp_path: Path) -> None:
-    """Without a state to resume from, best checkpoints of later epochs than the first one belong to another training."""
+    """Resuming is an error if the folder has no training state, but `best/` has a checkpoint of a later epoch than the first.
+
+    Such a checkpoint belongs to another training. Once `best/` is removed, the training begins anew.
+    """
     fit_with([1.0, 0.5, 0.1], tmp_path)
     shutil.rmtree(tmp_path / "c" / "latest")
     with pytest.raises(InputError, match=r"^checkpoint folder .*best: a checkpoint of step 6; .*latest has none"):
@@ -118,7 +128,7 @@ def test_best_checkpoints_of_another_training(tmp_path: Path) -> None:
 
 
 def test_a_state_that_no_checkpoint_can_hold(tmp_path: Path) -> None:
-    """If a parameter is empty, the error comes before the first epoch."""
+    """A parameter without elements, which no checkpoint can hold, is an error before the first epoch."""
 
     class Empty(Classifier):
         def __init__(self):
@@ -215,7 +225,10 @@ def test_metrics_that_are_no_numbers(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("make", [jnp.float32, np.float32, np.asarray], ids=["jax", "numpy", "array"])
 def test_metrics_that_are_scalars_of_jax_or_numpy(make, tmp_path: Path) -> None:
-    """A metric may be a JAX or NumPy scalar: it is monitored, and the result, a checkpoint and the file of metrics have a Python number."""
+    """A metric may be a JAX or NumPy scalar, also with checkpoints and as the monitored metric.
+
+    In the result, the metric is a Python float. In the file of metrics, it is a number.
+    """
     arrays = [IDS.reshape(-1, LENGTH)[:16], LABELS.reshape(-1)[:16]]
     options = {"batch_size": 8, "epochs": 2, "checkpoints": tmp_path / "c", "monitor": "m"}
     write = metrics_file(tmp_path / "metrics.jsonl")
@@ -230,7 +243,10 @@ def test_metrics_that_are_scalars_of_jax_or_numpy(make, tmp_path: Path) -> None:
 
 
 def test_fit_with_x64(x64: None) -> None:
-    """With `jax_enable_x64`, float32 and float64 models are trained, and the float64 one as optax trains it."""
+    """With `jax_enable_x64`, `lstm_jax.adam` trains a float64 model as `optax.adam` does, up to rounding.
+
+    The parameters of a float32 model stay float32.
+    """
     ids, labels = IDS.reshape(-1, LENGTH)[:16], LABELS.reshape(-1)[:16].astype(np.float32)
     optimizers = {"ours": lstm_jax.adam(1e-2), "optax": optax.adam(1e-2), "single": lstm_jax.adam(1e-2)}
     trained = {}
@@ -270,7 +286,10 @@ def test_fit(tmp_path: Path) -> None:
 
 
 def test_fit_evaluates_and_stops() -> None:
-    """`evaluate` gets a module with the parameters of the epoch. When training stops early, the model has those of the best epoch."""
+    """`evaluate` gets a module with the parameters of the epoch.
+
+    After training has stopped early, the given model has the parameters of the best epoch.
+    """
     seen: list[float] = []
     model = Classifier()
 

@@ -1,4 +1,7 @@
-"""Search for embedding tables: which uses of a parameter are lookups, and gradients of looked-up rows against that of the whole table."""
+"""Tests of `find_lookups`, which searches the parameters of a loss function for an embedding table.
+
+The tests check which uses of a parameter are lookups. They also compare gradients of looked-up rows with the gradient of the whole table.
+"""
 
 from collections.abc import Callable
 
@@ -53,7 +56,10 @@ OTHERS: dict[str, Callable] = {
     "filled with zeros": lambda p, ids: p["table"].at[ids].get(mode="fill", fill_value=0),
     "in another dtype": lambda p, ids: p["table"].astype(jnp.bfloat16)[ids].astype(jnp.float32),
 }
-"""Functions in which `find_lookups` finds no table: they need the gradient of the whole table, or avoiding it is not worth the effort."""
+"""Functions in which `find_lookups` finds no table.
+
+Some need the gradient of the whole table. For the others, avoiding this gradient is not worth the effort.
+"""
 
 
 def _with(layer: nnx.Module, table: jax.Array):
@@ -67,7 +73,10 @@ def _loss(look: Callable, p: dict[str, jax.Array], ids: jax.Array):
 
 
 def _by_rows(look: Callable, p: dict[str, jax.Array], ids: jax.Array):
-    """Return the value, further results and gradients of the loss. The table's gradient is put together from those of looked-up rows."""
+    """Return the results of `jax.value_and_grad` for the loss and its auxiliary results, computed from looked-up rows of the table.
+
+    The gradient of the table begins as an array of zeros, to which the gradients of the looked-up rows are added.
+    """
     found = find_lookups(lambda p, ids: _loss(look, p, ids), p, ids)
     assert found is not None
     assert found.table == "table"
@@ -88,7 +97,10 @@ def _by_rows(look: Callable, p: dict[str, jax.Array], ids: jax.Array):
 @pytest.mark.parametrize("look", LOOKS)
 @pytest.mark.parametrize("ids", ["inside", "negative", "outside"])
 def test_gradients_by_rows(look: str, ids: str, peer_rules) -> None:
-    """For each way to look up rows and each kind of index, `_by_rows` gives the results of `jax.value_and_grad`, up to rounding."""
+    """For each way to look up rows, gradients computed from looked-up rows equal those of `jax.value_and_grad`, up to rounding.
+
+    The indices are inside the table, negative, or outside the table.
+    """
     given = {"inside": IDS, "negative": IDS - ROWS, "outside": np.where(IDS == 5, ROWS + 7, IDS)}[ids]
     if (look in ("at get", "flax.linen") and ids == "negative") or (look == "flax.linen" and ids == "outside"):
         pytest.skip("undefined by contract, or refused by the peer")

@@ -36,7 +36,7 @@ def train(config: TrainConfig = CONFIG, made: Tiny | None = None, loss=objective
 
 
 def evaluate(params) -> dict[str, float]:
-    """Return the mean loss over all rows, without noise."""
+    """Return the metric "test_loss", the mean loss over all examples without the noise that `objective` adds to the logits."""
     ids, labels = tiny().data
     z = logits(params, jnp.asarray(ids))
     return {"test_loss": float(optax.sigmoid_binary_cross_entropy(z, jnp.asarray(labels, jnp.float32)).mean())}
@@ -240,7 +240,7 @@ def test_a_second_sigint_stops_at_once():
 def test_a_signal_in_the_middle_of_an_epoch(uninterrupted, tmp_path, monkeypatch):
     """A run that a signal interrupts within an epoch saves its state after the current step, and gives the same bits when resumed.
 
-    Chunks have one step here. The signal comes in step 9 of 18, which is the third step of the second epoch.
+    Here each call of the compiled function runs one step. The signal comes in step 9 of 18, which is the third step of the second epoch.
     """
 
     def one_by_one(start, stop, every, most):

@@ -103,7 +103,10 @@ def test_the_step_is_that_of_a_loop_of_ones_own(rate: float, x64: None, peer_rul
 @pytest.mark.parametrize("embed", [nnx.Embed, Embedding])
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_many_steps_a_call(embed, name: str) -> None:
-    """`many` gives the losses and parameters of single steps, up to rounding, and continues a state that a single step has made."""
+    """The method `many`, which takes several steps in one call, gives the losses and parameters of single steps, up to rounding.
+
+    It also continues a state that a single step has made.
+    """
     one, many = (lstm_jax.make_train_step(Classifier(0.2, embed), mean, OPTIMIZERS[name]) for _ in range(2))
     first, second, single = one.init(), many.init(), []
     for n in range(36):
@@ -156,7 +159,7 @@ def test_two_devices() -> None:
 
 
 def test_further_results_and_variables() -> None:
-    """A step returns the further results of the loss function, and updates the running mean of batch normalisation."""
+    """A step returns the auxiliary results of the loss function (`has_aux=True`), and updates the running mean of batch normalisation."""
 
     class Normed(nnx.Module):
         def __init__(self):
@@ -183,7 +186,7 @@ def test_further_results_and_variables() -> None:
 
 
 def test_a_pytree_of_parameters(peer_rules) -> None:
-    """A Flax Linen model, given as a pytree of parameters, takes the steps of a plain loop with `optax.adam`, up to rounding."""
+    """Steps on the pytree of parameters of a Flax Linen model give the results of a plain loop with `optax.adam`, up to rounding."""
 
     class Model(linen.Module):
         @linen.compact
@@ -313,7 +316,10 @@ def test_a_restarted_optimizer(caught_up: bool, x64: None, peer_rules) -> None:
 
 
 def test_values_that_layers_sow() -> None:
-    """A step also trains a module whose call creates variables, such as `nnx.Intermediate`, which the state leaves out."""
+    """A step also trains a module whose call creates variables, such as `nnx.Intermediate`.
+
+    The parameters of the training state do not include these variables.
+    """
 
     class Sowing(nnx.Module):
         def __init__(self):

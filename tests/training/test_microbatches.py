@@ -93,7 +93,7 @@ def test_each_row_keeps_its_carry(devices: int) -> None:
 def test_a_module_and_its_random_streams() -> None:
     """`lstm_jax.fit` gives the same losses with and without microbatches, up to rounding, for a module with an embedding table.
 
-    With dropout the losses differ, because each microbatch draws its own masks, but they are the same in each run.
+    With dropout, microbatches change the losses, because each microbatch draws its own masks. A second run gives the same losses.
     """
 
     class Tagger(nnx.Module):

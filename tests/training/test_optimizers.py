@@ -143,7 +143,10 @@ def test_rows_that_wait_while_the_rate_begins_at_zero(sign):
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("scheduled", [False, True])
 def test_learning_rates_of_half_precision(scheduled, dtype, peer_rules):
-    """With a learning rate of half precision, the bias correction is computed in float32, since in bfloat16 a decay rate of 0.999 is 1."""
+    """With a learning rate of half precision, `adam` gives the updates of `optax.adam`, up to rounding.
+
+    The bias correction must be computed in float32, because in bfloat16 a decay rate of 0.999 is 1.
+    """
     value = jnp.asarray(2.0**-7, dtype)
     ours, theirs = (form((lambda _: value) if scheduled else value) for form in (adam, optax.adam))
     params = {"w": jnp.ones(3)}
@@ -217,7 +220,10 @@ def test_rates_that_are_traced(peer_rules):
 
 @pytest.mark.parametrize("eps", [1e-8, 1e-7])
 def test_half_precision_against_float32(eps):
-    """A zero gradient leaves a float16 parameter as it is, and other gradients move it as in float32, up to the rounding of its state."""
+    """A step of `adam` changes float16 parameters as it changes float32 parameters, up to rounding.
+
+    A parameter with a zero gradient stays unchanged.
+    """
     gradient, found = jnp.asarray([0.0, 1e-3, 0.1, 10.0]), {}
     for dtype in ("float16", "float32"):
         w = jnp.ones(4, dtype)

@@ -21,7 +21,7 @@ pytestmark = [
 
 @pytest.mark.slow
 def test_where_rows_wait_bits_do_not_depend_on_checkpoints(tmp_path, monkeypatch):
-    """Checkpoints every 5 steps, and a resumption from one of them, change no bit of a run whose rows catch up every 8 steps.
+    """Checkpoints every 5 steps, and resuming from one of them, change no bit of a run whose table rows take missed steps every 8 steps.
 
     Epochs have 20 steps. The run is resumed from a checkpoint in which some rows have missed steps. Without compiled code, resuming from
     this checkpoint is an error.

@@ -70,9 +70,10 @@ def test_environment_without_git_or_proc(tmp_path, monkeypatch):
 
 
 def test_the_commit_is_that_of_a_repository_with_the_package(tmp_path, monkeypatch):
-    """The commit is that of the repository that tracks the package. A repository around the package that does not track it is ignored.
+    """The recorded commit is that of the Git repository that tracks the files of the package.
 
-    Only uncommitted changes of the package itself add a "+" to the commit.
+    A repository that contains the folder of the package, but does not track it, is ignored. Only uncommitted changes of the package itself
+    add a "+" to the commit.
     """
 
     def git(*words: str) -> str:

@@ -62,7 +62,10 @@ def assert_scores(got: Scores, nats, correct):
 
 @pytest.mark.parametrize("n", [2, 3, 9, 16, 17, 18, 60])
 def test_a_carried_text_as_one_pass(n, monkeypatch):
-    """The scores in mode "carried" are those of one pass through the text, also over several chunks, the last of which is filled up."""
+    """The scores in mode "carried" equal those of one pass through the text.
+
+    This also holds if the text is read in several chunks and the last chunk is padded.
+    """
     monkeypatch.setattr(scoring, "CHUNK", 16)
     ids = made_ids(n)
     assert_scores(Scorer(REBUILD, ONE, "carried").text(PARAMS, ids), *read_through(ids))

@@ -10,7 +10,10 @@ from lstm_jax.errors import InputError
 
 
 def test_a_stateful_layer() -> None:
-    """Steps carry the state of a stateful layer on, as a loop of Flax does. A layer that does not carry a state yet is refused."""
+    """Training steps hand the state of a stateful layer to the next step, and give the losses of a plain loop with `nnx.Optimizer`.
+
+    A stateful layer that has no state yet, because it has not been called on a batch, is refused.
+    """
 
     class Stateful(nnx.Module):
         def __init__(self, learned: bool = False):
@@ -35,10 +38,10 @@ def test_a_stateful_layer() -> None:
         optimizer, found, want = nnx.Optimizer(model, lstm_jax.adam(1e-2), wrt=nnx.Param), [], []
         step = lstm_jax.make_train_step(model, loss, lstm_jax.adam(1e-2))
         state = step.init()
-        for _ in range(3):
-            state, value = step(state, x)
+        for batch in (x, 2 * x, x[::-1]):
+            state, value = step(state, batch)
             found.append(value)
-            value, gradients = nnx.value_and_grad(loss)(model, x)
+            value, gradients = nnx.value_and_grad(loss)(model, batch)
             optimizer.update(model, gradients)
             want.append(value)
         np.testing.assert_allclose(found, want, rtol=1e-5)

@@ -80,7 +80,10 @@ def run(
     optimizer=ADAM,
     behind: bool = False,
 ):
-    """Return the state after the chunks `parts` of an epoch. With `behind`, the missed steps of table rows are kept from chunk to chunk."""
+    """Run the chunks of an epoch that `parts` lists as pairs (start, stop) of step numbers, and return the training state.
+
+    If `behind` is true, the state keeps the numbers of steps that table rows have missed from one chunk to the next.
+    """
     made = made or tiny()
     mesh = sharding.make_mesh(devices)
     everywhere = sharding.replicated(mesh)
@@ -155,7 +158,7 @@ def test_chunks_change_no_bit(parts):
 
 @pytest.mark.parametrize(("batch", "before"), [(1, 2**24), (3, 2**24), (50, 2**25)])
 def test_sums_of_many_examples(batch, before):
-    """The number of examples stays right where float32 no longer holds each integer."""
+    """The total number of examples stays exact above 2**24, where float32 cannot hold every integer."""
 
     def ones(params, batch, weight, key):
         del batch, key
@@ -198,9 +201,10 @@ LOOKUP = LookupObjective(looked_up, "embedding/embedding", lambda batch: batch[0
 @pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the compiled step with")
 @pytest.mark.parametrize("devices", [1, 2])
 def test_chunks_change_no_bit_of_rows_that_wait(devices, monkeypatch):
-    """With `behind`, the division into chunks changes no bit: all rows catch up every 8 steps of the epoch, wherever chunks end.
+    """If the state keeps the missed steps of table rows from chunk to chunk (`behind=True`), the division into chunks changes no bit.
 
-    Without `behind`, all rows also catch up at the end of each chunk, which changes the last bits of the results.
+    All rows then take their missed steps every 8 steps of the epoch, wherever chunks end. With `behind=False`, all rows also take them at
+    the end of each chunk, which changes the last bits of the results.
     """
     monkeypatch.setattr("lstm_jax.training.step.CATCH_UP_INTERVAL", 8)
     made = tall()
