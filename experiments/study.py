@@ -146,9 +146,25 @@ def execute(study: Study, preset: str, where: str, workers: int, rows_path: Path
         sweep.run(study.run, configs, rows_path, where, workers)  # also warns of failed rows and of rows of another version
     # the runs of "full" are included, because a figure of this preset alone would replace the figure of all runs
     rows = sweep.existing_rows(study.run, [*configs, *(study.presets["full"] if preset != "toy" else ())], rows_path)
+    text, failed = conclude(study, configs, rows, rows_path)
+    study.draw(finished(rows), figures / f"{study.name}.png")
+    return text, failed
+
+
+def conclude(study: Study, configs: Sequence[Any], rows: Rows, rows_path: Path) -> tuple[str, int]:
+    """Return the conclusion from the rows of a study as text, and the number of runs that failed.
+
+    Args:
+        study: study.
+        configs: configs of the runs that the rows should cover.
+        rows: rows of the result file.
+        rows_path: path of the result file, for the text.
+
+    Raises:
+        InputError: if no row is of a successful run.
+    """
     good = finished(rows)
     require(bool(good), f"rows of {study.name}", f"none in {rows_path}", "run it without --report, or see what its failed rows say")
-    study.draw(good, figures / f"{study.name}.png")
     lines, failed = [study.verdict(good)], len(rows) - len(good)
     if failed:
         lines.append(f"{failed} runs failed, see {rows_path}")

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args, get_origin
 
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from lstm_jax.cells import CELLS
 from lstm_jax.commands.help import set_help
 from lstm_jax.config import (
+    CONFIGS,
     DataConfig,
     ForecastConfig,
     ForecastModelConfig,
@@ -295,12 +297,12 @@ def test_frozen():
 @pytest.mark.parametrize(
     ("kind", "section", "wanted"),
     [
-        (SentimentConfig, "data", "sentiment.DataConfig"),
-        (SentimentConfig, "model", "sentiment.SentimentModelConfig"),
-        (SentimentConfig, "pretraining", "sentiment.PretrainingConfig"),
-        (GenerationConfig, "model", "generation.GenerationModelConfig"),
-        (GenerationConfig, "sample", "generation.SampleConfig"),
-        (ForecastConfig, "train", "shared.TrainConfig"),
+        (SentimentConfig, "data", "DataConfig"),
+        (SentimentConfig, "model", "SentimentModelConfig"),
+        (SentimentConfig, "pretraining", "PretrainingConfig"),
+        (GenerationConfig, "model", "GenerationModelConfig"),
+        (GenerationConfig, "sample", "SampleConfig"),
+        (ForecastConfig, "train", "TrainConfig"),
     ],
 )
 def test_sections_of_another_class(kind: type[RunConfig], section: str, wanted: str) -> None:
@@ -318,7 +320,7 @@ def test_sections_of_a_config_of_ones_own() -> None:
         train: "TrainConfig" = dataclasses.field(default_factory=TrainConfig)
 
     assert Own(data={"a": 1}).data == {"a": 1}
-    with pytest.raises(InputError, match=r"^model: GenerationModelConfig; give a lstm_jax\.config\.sentiment\.SentimentModelConfig$"):
+    with pytest.raises(InputError, match=r"^model: GenerationModelConfig; give a lstm_jax\.config\.SentimentModelConfig$"):
         Own(model=GenerationModelConfig())
 
 
@@ -335,6 +337,14 @@ def test_a_class_variable_is_no_flag() -> None:
     set_help(Own)
     assert tyro.cli(Own, args=["--data.csv", "a.csv"]) == Own(SeriesConfig("a.csv"))
     assert Own.files == ()
+
+
+@pytest.mark.parametrize("task", CONFIGS)
+def test_a_task_has_its_names(task: str) -> None:
+    """The commands that an error names for the runs of a task exist, and the names of the task agree."""
+    kind = CONFIGS[task]
+    assert kind.task == task == kind.__module__.removeprefix("lstm_jax.config.")
+    assert set(kind.commands.split(" or ")) <= import_module(f"lstm_jax.commands.{task}").COMMANDS.keys()
 
 
 def test_fields_of_later_versions_leave_stored_configs_equal():

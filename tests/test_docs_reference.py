@@ -14,7 +14,7 @@ from pages import DOCS
 
 import lstm_jax
 from bench.schema import FIELDS, MEASUREMENTS
-from experiments.study import RESULTS
+from experiments.study import FIGURES, RESULTS
 from lstm_jax.commands import COMMANDS
 from lstm_jax.config import DataConfig, SentimentModelConfig, TrainConfig
 from lstm_jax.data.reviews.sources import FORMS as REVIEWS
@@ -106,6 +106,9 @@ def test_every_form_of_a_source() -> None:
 
 def test_every_study_with_rows_has_its_verdict() -> None:
     text = _extension("studies").page()
-    assert re.findall(r"^## Verdict of (\w+)$", text, re.MULTILINE) == sorted(path.name.partition(".")[0] for path in RESULTS.iterdir())
+    studies = sorted(path.name.partition(".")[0] for path in RESULTS.iterdir())
+    assert re.findall(r"^## Verdict of (\w+)$", text, re.MULTILINE) == studies
+    assert all((FIGURES / f"{study}.{ending}").exists() for study in studies for ending in ("png", "svg"))
+    assert "runs failed" not in text
+    assert "have no row yet" not in text
     assert "tiny Shakespeare: 1.4590 nats (1.4593, 1.4637, 1.4541)" in text
-    assert "../../../experiments/figures/best.png" in text

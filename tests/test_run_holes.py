@@ -15,6 +15,7 @@ from made_texts import SENTENCES
 
 from lstm_jax import cli, data
 from lstm_jax.config import CONFIGS
+from lstm_jax.training import manifest
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
@@ -22,10 +23,12 @@ SIZES = ("--units", "4", "--batch-size", "16", "--epochs", "1", "--no-figures")
 SEALED = {task: ("config.json", "data.sha256", *kind.files) for task, kind in CONFIGS.items()}
 LEFT = ("environment.json", "metrics.jsonl", "result.json")
 """Files of a run that do not change what a command answers."""
+OTHERS = {"manifest.json", "run.lock", "samples.jsonl"}
+"""Other files in the folder of a run. The manifest and the checkpoints have checks of their own."""
 
 
 def train(root: Path, task: str, run: Path, *more: str) -> list[str]:
-    """Return the command line of a short training. A task that draws its data needs no options of its own."""
+    """Return the command line of a short training. A task that makes its own data needs no options here."""
     options = {
         "sentiment": f"--data {root} --cache-dir {root}/cache --vocabulary frequency --num-words 300 --maxlen 10 --embed 4",
         "generation": f"--data {root}/text.txt --length 8 --sample-chars 3 --sample-prompt 4",
@@ -89,6 +92,15 @@ def damaged(path: Path) -> Iterator[str]:
     yield "folder"
     path.rmdir()
     path.write_bytes(content)
+
+
+@pytest.mark.parametrize("task", CONFIGS)
+def test_every_file_is_sealed_or_needless(task, root):
+    written = {path.name for path in (root / task).iterdir() if path.is_file()}
+    assert written - OTHERS == {*SEALED[task], *LEFT}
+    sealed = manifest.read(root / task)
+    assert sealed is not None
+    assert sealed.files.keys() == {*SEALED[task]}
 
 
 @pytest.mark.slow(keep=["generation"])

@@ -6,7 +6,11 @@ from lstm_jax.data.text.sources import FORMS as TEXTS
 
 def page() -> str:
     """Return the text of the reference page of the sources of data, in Markdown, with a table and examples for each kind of data."""
-    reviews = [(_named(form.keyword, form.description, form.endings), form.content, form.example) for form in REVIEWS]
+    test_file = "; `--test-data` names a second file, which has the test split"
+    reviews = [
+        (_named(form.keyword, form.description, form.endings), form.content + test_file * form.takes_test_file, form.example)
+        for form in REVIEWS
+    ]
     texts = [(form.description, form.content, form.example) for form in TEXTS]
     return "\n\n".join(
         [

@@ -3,7 +3,7 @@
 import importlib
 from pathlib import Path
 
-from experiments.study import FIGURES, RESULTS, Study, finished
+from experiments.study import RESULTS, Study, conclude
 from lstm_jax import sweep
 
 
@@ -17,17 +17,14 @@ def page() -> str:
     for path in sorted(RESULTS.iterdir()):
         name = path.name.partition(".")[0]
         module = importlib.import_module(f"experiments.{name}")
-        parts += [f"## Verdict of {name}", _block(module.__doc__ or ""), _block(_verdict(module.STUDY, path)), *_figure(name)]
+        figure = f"![Figure of the study {name}](../../../experiments/figures/{name}.png)"
+        parts += [f"## Verdict of {name}", _block(module.__doc__ or ""), _block(_verdict(module.STUDY, path)), figure]
     return "\n\n".join(parts) + "\n"
 
 
 def _verdict(study: Study, path: Path) -> str:
-    return study.verdict(finished(sweep.existing_rows(study.run, study.presets["full"], path)))
-
-
-def _figure(name: str) -> list[str]:
-    figure = FIGURES / f"{name}.png"
-    return [f"![Figure of the study {name}](../../../experiments/figures/{figure.name})"] if figure.exists() else []
+    configs = study.presets["full"]
+    return conclude(study, configs, sweep.existing_rows(study.run, configs, path), path)[0]
 
 
 def _block(text: str) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import sys
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, get_args, get_origin
 
@@ -179,4 +180,11 @@ class RunConfig:
         for own in dataclasses.fields(self):
             section, kind = getattr(self, own.name), own.type
             known = not isinstance(kind, type) or kind is Any or isinstance(section, kind)
-            require(known, own.name, type(section).__name__, f"give a {getattr(kind, '__module__', '')}.{getattr(kind, '__name__', kind)}")
+            require(known, own.name, type(section).__name__, f"give a {_full_name(kind)}")
+
+
+def _full_name(kind: Any) -> str:
+    """Return the name under which a user imports the class of a section: from `lstm_jax.config` if this package exports it."""
+    name = getattr(kind, "__name__", str(kind))
+    exported = getattr(sys.modules.get("lstm_jax.config"), name, None) is kind
+    return f"lstm_jax.config.{name}" if exported else f"{getattr(kind, '__module__', '')}.{name}"

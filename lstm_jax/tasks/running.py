@@ -92,8 +92,8 @@ def begin(
         mesh: devices that a batch is sharded over.
         examples: number of examples in an epoch.
         fingerprint: checksum of the data. The data of a resumed run must have the same checksum as before.
-        files: dict from the names of the task's own files to their contents; see `manifest.FILES`. If a resumed run has already written a
-            file, this file is kept.
+        files: dict from the names of the task's own files, which are those in `RunConfig.files`, to their contents. If a resumed run has
+            already written a file, this file is kept.
         permissions: whether a run that is already in the folder may be continued, and whether the environment may have changed.
         console: console that shows a note if the environment has changed.
 
@@ -103,13 +103,15 @@ def begin(
     Raises:
         InputError: in one of these cases. The first three are checked before the folder is created.
 
-            - No backend can run the config.
+            - No backend can run the config, or `files` has other names than `RunConfig.files`.
             - A batch cannot be divided among the devices.
             - The processes that train the model together differ in the config, the data, the versions or the code.
             - The folder cannot be used, or a file in it has changed.
             - The data have changed.
             - The environment has changed, and `permissions.other_machine` is false.
     """
+    unnamed = sorted(set(files) ^ set(config.files))
+    require(not unnamed, f"files of {config.task}", unnamed, "name each file that the task writes in the `files` of its config")
     backend = check_request(config, mesh)
     optimizer = make_optimizer(config.train, config.train.epochs * steps_per_epoch(examples, config.train.batch_size))
     here = environment(mesh) | {"backend": backend, **_compiled_code()}

@@ -27,6 +27,7 @@ from lstm_jax.data.reviews.cache import load_cache, save_cache
 from lstm_jax.data.reviews.keras_npz import read_keras_npz
 from lstm_jax.data.reviews.sources import FORMS, recognise
 from lstm_jax.data.text.sources import FORMS as TEXT_FORMS
+from lstm_jax.data.text.sources import Form as TextForm
 from lstm_jax.errors import InputError
 from lstm_jax.files import reading as input_files
 from lstm_jax.files.npz import read_npz
@@ -97,10 +98,10 @@ SAMPLES = {
 }
 """Dict from the file name of each example in the documented forms of reviews and texts to the content and the function that reads it."""
 REVIEWS = {f"{part}_{split}": value for split in ("train", "test") for part, value in (("x", _objects(4)), ("y", np.arange(4) % 2))}
-KINDS: dict[str, tuple[bytes, Callable[[Path], object]]] = SAMPLES | {
-    "reviews.csv": (_table().encode(), load_reviews),
-    "reviews.jsonl": (_lines().encode(), load_reviews),
-    "reviews.jsonl.xz": (lzma.compress(_lines().encode()), load_reviews),
+MADE: dict[str, tuple[bytes, Callable[[Path], object]]] = {
+    "made.csv": (_table().encode(), load_reviews),
+    "made.jsonl": (_lines().encode(), load_reviews),
+    "made.jsonl.xz": (lzma.compress(_lines().encode()), load_reviews),
     "reviews.tar.gz": (gzip.compress(_tar(), mtime=0), load_reviews),
     "imdb.npz": (_npz(**REVIEWS), read_keras_npz),
     "cache.npz": (_npz(a=np.arange(9), b=np.ones((2, 3), np.float32)), _cache),
@@ -115,6 +116,9 @@ KINDS: dict[str, tuple[bytes, Callable[[Path], object]]] = SAMPLES | {
     "model.weights.h5": (_hdf5(), read_keras_weights),
     "model.keras": (_keras(), read_keras_weights),
 }
+assert not SAMPLES.keys() & MADE.keys()
+KINDS = SAMPLES | MADE
+"""Dict from the name of each file to its content and to the function that reads it."""
 SPLICED = (
     b"\x00",
     b"\xff" * 4,
@@ -213,7 +217,16 @@ def test_every_form_of_reviews_has_a_sample(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(content)
         with contextlib.suppress(InputError):
             found.add(recognise(tmp_path / name).form.name)
-    assert found == {form.name for form in FORMS} - {"folder", "tfds"}
+    assert found == {form.name for form in FORMS if not form.keyword} - {"folder"}
+
+
+@pytest.mark.parametrize("form", [form for form in TEXT_FORMS if form.example], ids=lambda form: form.description)
+def test_the_example_of_a_text_has_its_form(form: TextForm, tmp_path: Path) -> None:
+    name, content = form.example or ("", "")
+    path = tmp_path / name
+    path.write_text(content)
+    assert next(other for other in TEXT_FORMS if other.matches(path)) is form
+    assert [text.encode() for text in read_articles(path)] == list(read_byte_articles(path)) != []
 
 
 def test_mutated_files_are_read_or_refused(tmp_path: Path) -> None:

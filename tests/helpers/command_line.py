@@ -38,5 +38,13 @@ def required(command: str) -> list[str]:
 
 
 def questions(task: str) -> tuple[str, ...]:
-    """Return the commands of a task that read a run and need no argument."""
-    return tuple(name for name in import_module(f"lstm_jax.commands.{task}").COMMANDS if name.split()[0] != "train" and not required(name))
+    """Return the commands of a task that read a run and need no argument.
+
+    Raises:
+        AssertionError: if there is none, so that tests must name questions of their own for this task.
+    """
+    own = import_module(f"lstm_jax.commands.{task}").COMMANDS
+    reading = [name for name, kind in own.items() if name.split()[0] != "train" and "run" in kind.__dataclass_fields__]
+    found = tuple(name for name in reading if not required(name))
+    assert found, f"{task}: no command that needs only --run; name questions in tests/test_run_holes.py and tests/fuzz/world.py"
+    return found

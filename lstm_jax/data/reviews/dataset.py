@@ -45,7 +45,7 @@ def prepare(
         data: a path that `load_reviews` reads, the path of Keras' imdb.npz, or "tfds" for the data set that `build_tfds` made. If empty,
             the path is `$LSTM_JAX_DATA/imdb`.
         test_data: path of a second file, of the same form, which has the test split. It may be given only if the form takes one
-            (`Form.takes_test_file`) and `data` has no test split.
+            (see the page "Sources of data" of the documentation) and `data` has no test split.
         text_column: name of the column of the texts in a table.
         label_column: name of the column of the labels in a table.
         vocabulary: "keras" (Keras' word index) or "frequency" (built from the training texts).

@@ -21,7 +21,7 @@ FORMS = (
         find_folder,
         read_folder_source,
         description="an aclImdb/ folder",
-        content="the archive when it is extracted, or the folder that contains it",
+        content="the archive when it is extracted, or the folder that contains this folder",
     ),
     Form(
         "table",
@@ -30,7 +30,8 @@ FORMS = (
         takes_test_file=True,
         description=f"a folder with train{ENDINGS[0]} and test{ENDINGS[0]} (or .xz)",
         endings=(".jsonl", ".csv"),
-        content="a text and a label in each row, in the columns that `--text-column` and `--label-column` name",
+        content="a text and a label (0 or 1, neg or pos, negative or positive) in each row, in the columns that `--text-column` and "
+        "`--label-column` name; .jsonl.xz and .csv.xz are read, too",
         example=("reviews.jsonl", '{"text": "A fine film.", "label": 1}\n{"text": "A bore.", "label": 0}\n'),
     ),
     Form(
@@ -38,17 +39,30 @@ FORMS = (
         find_archive,
         read_archive_source,
         description=ARCHIVE_NAME,
-        content="the reviews as published, or a folder with the archive; it is not extracted to the disk",
+        content="the reviews as published, in this or another .tar.gz or .tgz file, or a folder with aclImdb_v1.tar.gz; nothing is "
+        "extracted to the disk",
     ),
-    Form("npz", find_keras_npz, read_ranks=read_keras_npz, endings=(".npz",), content="imdb.npz, which Keras downloads: word ids"),
-    Form("tfds", find_tfds, read_tfds, keyword="tfds", content="the data set that `lstm-jax data prepare --tfds` makes"),
+    Form(
+        "npz",
+        find_keras_npz,
+        read_ranks=read_keras_npz,
+        endings=(".npz",),
+        content="imdb.npz, which Keras downloads, with ids of words, or its folder",
+    ),
+    Form(
+        "tfds",
+        find_tfds,
+        read_tfds,
+        keyword="tfds",
+        content="the data set that `lstm-jax data prepare --tfds` makes; TensorFlow is not needed to read it",
+    ),
 )
 """All forms, in the order in which they are tried. A path has the first form whose function `find` returns a location."""
 
 
 def _described() -> str:
     endings = [ending for form in FORMS for ending in form.endings]
-    phrases = [form.description for form in FORMS if form.description]
+    phrases = [form.description or form.keyword for form in FORMS if form.description or form.keyword]
     return f"{', '.join(phrases)}, or a {', '.join(endings[:-1])} or {endings[-1]} file"
 
 
@@ -87,7 +101,7 @@ def find_source(data: str = "", test_data: str = "") -> Source:
     Args:
         data: path of the reviews, or "tfds" for the data set that `build_tfds` made. If empty, the path is `$LSTM_JAX_DATA/imdb`.
         test_data: path of a second file, of the same form, which has the test split. It may be given only if the form takes one
-            (`Form.takes_test_file`) and `data` has no test split.
+            (see the page "Sources of data" of the documentation) and `data` has no test split.
 
     Raises:
         InputError: in one of these cases.
@@ -109,7 +123,7 @@ def recognise(path: Path, test_path: str = "") -> Source:
     Args:
         path: path of a source that has one of the forms in `FORMS`.
         test_path: path of a second file, of the same form, which has the test split. It may be given only if the form takes one
-            (`Form.takes_test_file`) and `path` has no test split.
+            (see the page "Sources of data" of the documentation) and `path` has no test split.
 
     Raises:
         InputError: in one of these cases.
@@ -122,8 +136,10 @@ def recognise(path: Path, test_path: str = "") -> Source:
     if not test_path:
         return source
     takes = source.form.takes_test_file and "test" not in source.files
-    require(takes, "test_data", test_path, f"{path} has a test split of its own")
-    remedy = f"give a file that ends in one of {', '.join(source.form.endings)}"
+    require(takes, "test_data", test_path, f"leave it out: {path} has a test split of its own, or a form that takes no second file")
+    remedy = (
+        f"give a file that ends in one of {', '.join(source.form.endings)}" if source.form.endings else f"give {source.form.description}"
+    )
     test = locate(test_path, "test_data", remedy)
     require(test.is_file() and source.form.find(test) is not None, "test_data", test_path, remedy)
     own = any(test.samefile(file) for file in source.files.values())
@@ -162,7 +178,7 @@ def load_reviews(
     Args:
         path: path of a source of texts. The table `FORMS` in `lstm_jax.data.reviews.sources` has the forms that it can have.
         test_path: path of a second file, of the same form, which has the test split. It may be given only if the form takes one
-            (`Form.takes_test_file`) and `path` has no test split.
+            (see the page "Sources of data" of the documentation) and `path` has no test split.
         text_column: name of the column of the texts in a table.
         label_column: name of the column of the labels in a table.
         verify: whether a file named `aclImdb_v1.tar.gz` is checked against the published size and checksum.

@@ -25,6 +25,8 @@ class Form:
     """Function read(path, text_column) that returns the articles as texts. Only tables use the name of the column of the texts."""
     read_bytes: Callable[[Path, str], list[bytes]]
     """Function read_bytes(path, text_column) that returns the articles as bytes."""
+    files: Callable[[Path], list[Path]] | None
+    """Function that returns the text files at a path, if each article is a whole file; else None. Only such sources can be sharded."""
     description: str
     """Name of the form, in error messages and in the documentation."""
     content: str
@@ -55,6 +57,7 @@ FORMS = (
         lambda path: str(path) == STANDARD_INPUT,  # no other name becomes this path, see `_sources`
         _read_file,
         _read_file_bytes,
+        files=None,
         description=f"{STANDARD_INPUT} for standard input",
         content="one article",
     ),
@@ -62,6 +65,7 @@ FORMS = (
         Path.is_dir,
         lambda folder, _: [text for path in _text_files(folder) for text in _read_file(path)],
         lambda folder, _: [content for path in _text_files(folder) for content in _read_file_bytes(path)],
+        files=_text_files,
         description="a folder of text files",
         content=f"one article in each file that ends in {', '.join(TEXT_ENDINGS)}, by name; subfolders and hidden files are not read",
     ),
@@ -69,6 +73,7 @@ FORMS = (
         has_columns,
         read_text_column,
         lambda path, column: [text.encode() for text in read_text_column(path, column)],
+        files=None,
         description="a .csv, .json or .jsonl file",
         content="one article in each row, in the column that `--text-column` names; a .json file holds records, strings, or columns as "
         "pandas writes them; .csv.xz and .jsonl.xz are read, too",
@@ -78,12 +83,13 @@ FORMS = (
         lambda _: True,
         _read_file,
         _read_file_bytes,
+        files=lambda path: [path],
         description="a text file",
         content="one article, whatever the name of the file",
         example=("book.txt", "Once upon a time.\n"),
     ),
 )
-"""All forms, in the order in which they are tried. A source has the first form that matches its path."""
+"""All forms, in the order in which they are tried. A source has the first form that matches its path. The last form matches every path."""
 DESCRIPTION = f"give {', '.join(form.description for form in FORMS[:0:-1])}, or {FORMS[0].description}"
 
 
@@ -160,12 +166,14 @@ def source_files(paths: Paths) -> list[Path]:
     """Return the text files at one or several paths, in the order in which `read_articles` reads them.
 
     Raises:
-        InputError: if a path is standard input or a table, if it does not exist, or if a folder has no text files.
+        InputError: if a path has a form whose articles are not whole files, such as a table, if it does not exist, or if a folder has no
+            text files.
     """
     found: list[Path] = []
-    for path, _ in _sources(paths):
-        require(str(path) != STANDARD_INPUT and not has_columns(path), "text", path, "give text files, or folders of text files")
-        found += _text_files(path) if path.is_dir() else [path]
+    for path, form in _sources(paths):
+        if form.files is None:
+            raise InputError("text", path, "give text files, or folders of text files")
+        found += form.files(path)
     return found
 
 

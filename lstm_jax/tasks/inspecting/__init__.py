@@ -41,5 +41,5 @@ def make_window(trained: base.Trained, request: Request | None = None) -> Window
         given = getattr(request, name)
         require(not given or isinstance(trained, generation.Trained), name, given, "leave it out: only runs of text generation have it")
     task = trained.config.task
-    require(task in WINDOWS, "task", task, f"give a run of {' or '.join(WINDOWS)}")
+    require(task in WINDOWS, "task", task, f"give a run of one of these: {', '.join(WINDOWS)}")
     return WINDOWS[task](trained, request)
