@@ -18,7 +18,7 @@ from pathlib import Path
 from lstm_jax.errors import InputError, require
 
 RESULTS = Path(__file__).parent / "results"
-"""Folder of the result files; each benchmark command has one file."""
+"""Folder of the result files. Each benchmark command that measures something has its own result file."""
 
 
 def data_file(*names: str) -> str:
@@ -48,7 +48,7 @@ def cpu() -> str:
 
 
 def make_parser(doc: str | None, results: Path, report: bool = True) -> argparse.ArgumentParser:
-    """Return an argument parser with the flags that all benchmark commands share.
+    """Return an argument parser with the flags that the measuring benchmark commands share.
 
     Args:
         doc: docstring of the command. `--help` prints this text.

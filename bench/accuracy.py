@@ -165,7 +165,7 @@ def runs_of(cells: Sequence[Cell], peers: Sequence[str], seeds: int, epochs: dic
 def setting_key(row: Row) -> tuple:
     """Return a tuple (task, library, number of epochs, *sizes) that identifies the setting of a result row.
 
-    Rows that differ only in the seed and in the epoch that they describe have the same setting. The number of epochs is the planned number.
+    The setting does not include the seed, nor the epoch that the row describes. The number of epochs is the planned number of the run.
     """
     return (row["task"], row["peer"], row["epochs"], *(row.get(letter) for letter in FLAGS))
 
@@ -284,9 +284,10 @@ def pareto_front(lines: Sequence[Row]) -> list[Row]:
 
 
 def report(rows: Iterable[Row]) -> None:
-    """Print a table with the score (test accuracy or bits per character) and the speed for each task, library, epochs and sizes.
+    """Print a table with the score and the speed for each combination of task, library, number of epochs and sizes.
 
-    In the table, * marks the results on the Pareto front of score and speed.
+    The score is the test accuracy (sentiment) or the bits per character (generation). In the table, * marks the results on the Pareto front
+    of score and speed.
 
     Args:
         rows: result rows of the training runs, one for each epoch.

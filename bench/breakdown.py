@@ -100,7 +100,7 @@ def traced(run: Any, folder: Path) -> dict[str, float]:
 
 
 def targets(dump: Path) -> dict[str, str]:
-    """Return a dict from the name of each custom-call operation of XLA to the name of the compiled function that the operation calls.
+    """Return a dict from the name of each custom call in the compiled training steps to its target, such as "lstm_jax_forward".
 
     Args:
         dump: folder to which XLA has dumped the compiled training steps (`--xla_dump_to`).
@@ -173,8 +173,8 @@ def report(row: dict[str, Any]) -> None:
 def main() -> None:
     """Unless `--report` is given, measure each workload. Then print the newest result of each workload.
 
-    With `--commit`, the newest result of this commit is printed. With `--one`, a workload is measured in this process, and only its row is
-    printed.
+    With `--commit`, only results of the given commit are considered. With `--one`, the command measures only the first workload, in this
+    process. It then prints the fields of the result row as JSON, without a report.
     """
     parser = make_parser(__doc__, PATH)
     parser.add_argument("--workload", nargs="+", default=["A", "B"])

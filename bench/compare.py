@@ -11,10 +11,10 @@ A change is reported as faster or slower only if two conditions hold. Its p-valu
 must be at most `--level`. Its relative size must be at least `--least`. On a machine that also runs other work, `bench duel` detects
 smaller changes.
 
-The verdict is "too few processes" if the test could not have found a change of any size. This is so if the smallest p-value that the test
-can give is above the limit. For N comparisons, the limit is level / N. If k changes are significant after Holm's correction, the limit is
-level / (N - k). The preset "standard" of `bench throughput` measures three processes for each set, which are always too few at the default
-level.
+The verdict on a change that is not significant is "too few processes" if the smallest p-value that the test can give is above the limit
+level / (N - k). Here, N is the number of comparisons, and k is the number of significant changes. With so few processes, the test could not
+have found a change of any size. The preset "standard" of `bench throughput` measures three processes for each set, which are always too few
+at the default level.
 
 The exit code is 1 if this project became slower on a workload. It is 2 if the two sets cannot be compared, or if this project has too few
 processes on a workload. Otherwise it is 0.
@@ -119,7 +119,7 @@ def changes(baseline: list[dict[str, Any]], candidate: list[dict[str, Any]], lev
 
 
 def _devices(row: dict[str, Any]) -> list[str]:
-    """Return the names of the devices of a row, in the form in which the machines of two rows are compared.
+    """Return the names of the devices of a result row, to check whether two rows are from the same machine.
 
     If all devices are CPU devices, each name occurs only once. Such devices share the cores of the machine, so their number says nothing
     about the machine.

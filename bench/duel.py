@@ -14,8 +14,8 @@ candidate's time divided by the baseline's time. The ratio of the round is the m
 applied to the mean logarithm of the ratios of all rounds. As in `bench compare`, a change is reported as faster or slower only if its
 p-value, corrected for multiple tests, is at most `--level` and its relative size is at least `--least`.
 A repeated call measures only the rounds that are missing. An existing round counts only if its commits, CPU, number of cores, `--turns` and
-`--seconds` are those of this call. With --report, nothing is measured. Of the rounds of these commits, those count that share the most
-frequent combination of CPU, number of cores, `--turns` and `--seconds`, whatever machine and flags this call has.
+`--seconds` are those of this call. With --report, nothing is measured. The report then uses the combination of CPU, number of cores,
+`--turns` and `--seconds` that is the most frequent one in the existing rounds of these commits, even if this call has another combination.
 
 Both checkouts must run the same backend. Commits do not contain the compiled code of this project. In a folder that `git worktree add`
 made, build this code first:
@@ -267,7 +267,7 @@ def version(folder: Path) -> str:
     The code consists of the tracked files in the folders lstm_jax and bench, without bench/results.
 
     Raises:
-        InputError: if the folder does not contain this project, or if it contains files of this project that Git does not track.
+        InputError: if the folder does not contain the file bench/worker.py, or if Git does not track this file.
     """
     worker = Path("bench", "worker.py")
 
@@ -299,7 +299,7 @@ def duel(options: argparse.Namespace) -> int:
     """Compare the speed of two checkouts, print the results, and return the exit code: 1 if the candidate is slower on a workload, else 0.
 
     Raises:
-        InputError: if a workload has too few rounds to find a change, or if the checkouts run different backends.
+        InputError: if a folder is not a checkout, if a workload has too few rounds, or if the checkouts run different backends.
     """
     folders = {"baseline": options.baseline.resolve(), "candidate": options.candidate.resolve()}
     versions = {name: version(folder) for name, folder in folders.items()}
@@ -345,8 +345,8 @@ def measure_false_alarms(options: argparse.Namespace) -> None:
     """Compare this checkout with itself several times, and print the number of false alarms (comparisons that found a change).
 
     A comparison has several rounds. A round measures two processes of this checkout, of which one is called the baseline. In some of the
-    comparisons, each round also measures a process that is made slower on purpose. It is compared with the baseline too, and the number of
-    comparisons that detected the slowdown is printed.
+    comparisons, each round also measures a process that is made slower on purpose. This slower process is also compared with the baseline.
+    The function prints how many of these comparisons detected the slowdown.
 
     Unless `--report` is given, the rounds that have no results yet are measured first.
 

@@ -142,7 +142,7 @@ def _parse() -> argparse.Namespace:
 def main() -> None:
     """Unless `--report` is given, measure the peak memory. Then print the report.
 
-    With `--here`, a workload is measured in this process, and only its fields of the result row are printed.
+    With `--here`, the command measures one workload in this process. It then prints the fields of the result row as JSON, without a report.
     """
     options = _parse()
     if options.here:

@@ -235,8 +235,8 @@ def report_loss(rows: Iterable[Row]) -> list[str]:
 def report_held_out(rows: Iterable[Row]) -> list[str]:
     """Return the report of the bits per character of held-out text, with one line of text for each training run.
 
-    A line has two values: in the first, each character is predicted from the window before it; in the second, the state is carried through
-    the text. For runs of this project, a line also has the CPU time and the best epoch.
+    A line has two values. For the first value, each character is predicted from the window before it. For the second value, the state is
+    carried through the text. For runs of this project, a line also has the CPU time and the best epoch.
     """
     lines = []
     for row in rows:

@@ -9,7 +9,8 @@ that use one core each. Each measurement runs in a fresh process. Measurements t
 
 The report prints the exponents of the growth. There are two exponents of the time: one is from a log-log fit over all sizes, and the other
 is from the two largest sizes alone. The exponent of the memory is from a fit of constant + factor * size ** exponent, where the constant
-is the memory of JAX and its compiler. The figure is written to experiments/figures/time_and_memory.png and .svg.
+is the memory of JAX and its compiler. Each call also draws a figure of the measured times and memories, and writes it to
+experiments/figures/time_and_memory.png and .svg.
 """
 
 import argparse
@@ -172,7 +173,10 @@ def exponent_above_constant(sizes: Sequence[float], values: Sequence[float]) -> 
 
 
 def describe(curve: Curve) -> str:
-    """Return the line of the report about a curve, with the ranges and the growth exponents of its time and memory."""
+    """Return the line of the report about a curve, with the ranges and the growth exponents of its time and memory.
+
+    The exponent of the memory is left out if the curve has fewer than four sizes.
+    """
     last = exponent(curve.sizes[-2:], curve.ms[-2:])
     line = (
         f"{curve.letter} {curve.sizes[0]} to {curve.sizes[-1]}, devices {curve.devices}: time {curve.ms[0]:.3f} to {curve.ms[-1]:.3f} ms, "
@@ -217,7 +221,7 @@ def _parse() -> argparse.Namespace:
 def main() -> None:
     """Unless `--report` is given, measure the points that have no result yet. Then print the report and draw the figure.
 
-    With `--here`, a point is measured in this process, and only its fields of the result row are printed.
+    With `--here`, only one point is measured, in this process. The result of `measure_here` is printed as JSON, and there is no report.
     """
     options = _parse()
     if options.here:

@@ -177,7 +177,10 @@ def thinned(samples: Sequence[float]) -> list[float]:
 
 
 def check(row: Any, place: str) -> dict[str, Any]:
-    """Check a row of a result file against the schema, and return it with old names of backends replaced by the current names.
+    """Check a row of a result file against the schema, and return the row in its current form.
+
+    Two fields of old rows are changed: an old name of a backend is replaced by the current name, and "tokens_per_second" is corrected as
+    `_with_tokens` describes.
 
     Args:
         row: JSON value that was read from the file.

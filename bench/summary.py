@@ -126,8 +126,8 @@ def summarize(works: Sequence[Workload], candidates: Sequence[Candidate], rows: 
     "ours:dropout=0.2", also gets no line on a workload that has these options by default.
 
     The first line of a workload is that of the candidate "ours", which is this project without options. It is included even if `candidates`
-    does not contain "ours". The other lines are compared with it. If another library computes in a dtype other than float32, its line is
-    compared with the results of "ours" in that dtype, if there are any.
+    does not contain "ours". The speedups in the other lines compare the time of "ours" with the times of the other candidates. Another
+    library that computes in a dtype other than float32 is compared with "ours" in that dtype, if "ours" has results in it.
 
     Args:
         works: workloads, that is, kinds of computations with their sizes, such as training steps.
@@ -156,7 +156,7 @@ def _line(work: Workload, name: str, rows: Sequence[Row], baseline: Sequence[Row
         work: workload, that is, a kind of step with its sizes.
         name: name of the candidate.
         rows: result rows of the candidate on the workload.
-        baseline: result rows of this project on the workload.
+        baseline: result rows of this project on the workload. The speedup is computed from the times in `rows` and `baseline`.
     """
     good, ours = ([row for row in group if row["measurement"] == STEP] for group in (rows, baseline))
     if not good:

@@ -13,8 +13,8 @@ recurrent layer alone. The file bench/workloads.py describes all workloads. The 
 followed by options, such as `ours:backend=reference`, `ours:dtype=bfloat16` or `ours:dropout=0:recurrent=0` (both dropout rates of A set to
 0). In each round, each library runs in a fresh process on two cores, one library after the other. Before a library is timed for the first
 time, its results are compared with those of this project's reference backend. Measurements that the result file has for the current commit
-are skipped; failed and noisy measurements are repeated. Each call also measures the machine's peak speeds of a matrix product and a memory
-copy.
+are skipped; failed and noisy measurements are repeated. If any measurement is left to make, the machine's peak speeds of a matrix product
+and a memory copy are measured first.
 
 With --first-step, pairs of fresh processes measure the time to build the model and the time of the first step. The first process of a pair
 starts with an empty compilation cache (cold). The second process uses the programs that the first one compiled (warm).
@@ -48,8 +48,8 @@ from lstm_jax.sweep.rows import append_rows, read_rows
 PATH = RESULTS / ("throughput_gpu.jsonl.gz" if machine.gpu() else "throughput.jsonl.gz")
 SPREAD, TRIES = 0.1, 3
 """Limits for noisy measurements. A measurement is noisy if the interquartile range of its block times is above `SPREAD` times their median,
-if a probe before or after it was slow (`bench.machine.slow_probe`), or if the load average was above twice the number of cores. A noisy
-measurement is repeated, until one is not noisy or `TRIES` measurements were made."""
+if the CPU was slow just before or after it (see `bench.machine.slow_probe`), or if the load average was above twice the number of cores. A
+noisy measurement is repeated, until one is not noisy or `TRIES` measurements were made."""
 Row = dict[str, Any]
 CACHES = ("cold", "warm")
 PHASES = ("build_seconds", "first_step_seconds", "compile_seconds")
@@ -261,14 +261,14 @@ PRESETS = {
     "standard": Preset({"A": {"H": (32, 64, 128, 256), "T": (20, 40, 80, 160)}, "B": {}}, 3, 1.0),
     "full": Preset({"A": EVERY, "B": EVERY, "recurrence": EVERY, "evaluation": {}}, 5, 3.0),
 }
-"""Presets by name. On two cores, the preset "quick" took 4 minutes, and one to two of the three rounds of "standard" took 47 minutes. The
-preset "quick" leaves out the libraries that are slow to start."""
+"""Presets by name. On two cores, the preset "quick" took 4 minutes. In 47 minutes, the preset "standard" finished between one and two of
+its three rounds. The preset "quick" leaves out the libraries that are slow to start."""
 
 
 def first_step_rows(process: Process, sha: str) -> list[Row]:
     """Time the first step with an empty compilation cache (cold), then with the filled cache (warm), and return the two result rows.
 
-    Each of the two measurements runs in a fresh process of the operating system. If that process fails, the row has the field "error"
+    Each of the two measurements runs in a fresh process of the operating system. If a measurement fails, its row has the field "error"
     instead of times.
 
     Args:
@@ -290,7 +290,10 @@ def first_step_rows(process: Process, sha: str) -> list[Row]:
 
 
 def sweep_first_step(processes: Sequence[Process], path: Path, sha: str) -> None:
-    """Measure the first step of each process for which the result file `path` lacks a successful result of commit `sha`, cold or warm."""
+    """Measure the cold and the warm first step of each process (see `first_step_rows`), and append the results to the file `path`.
+
+    A process is skipped if the file already has both of its results, cold and warm, for the commit `sha`. Failed results do not count.
+    """
 
     def pair(row: Row) -> tuple:
         return row["workload"], row["candidate"], row["round"], row.get("series", "")

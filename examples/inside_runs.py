@@ -1,4 +1,4 @@
-"""Measurements on trained models: how they use their inputs and states, computed over all held-out data instead of single examples.
+"""Measurements of how trained models use their inputs and states, computed over many held-out examples.
 
     python examples/inside_runs.py --sentiment runs/sentiment --generation runs/generation --forecast runs/forecast
 

@@ -150,7 +150,7 @@ class Actors(NamedTuple):
     environment: Any
     observation: jax.Array
     reset: jax.Array
-    """bool (B,), True where an episode begins with the observation."""
+    """bool (B,), True where `observation` is the first one of an episode."""
     memory: Any
     """State of the policy."""
     total: jax.Array
@@ -300,7 +300,7 @@ def make_train(settings: Settings, report: Callable[[Any], None] | None = None) 
 
     Args:
         settings: settings of the training.
-        report: function report(mean) that is called after each rollout, with the mean return of the episodes that end in it, or None.
+        report: None, or a function report(mean) that is called after each rollout. `mean` is `Means.returns` of the rollout.
     """
     simulation = make_simulation(settings)
 

@@ -39,7 +39,8 @@ class Sentences(NamedTuple):
     Attributes:
         ids: ids of the words (N, T), in rows of T words. Ids after the end of a sentence are ignored.
         lengths: number of words of each sentence (N,).
-        labels: label of each sentence (N,): 1 if it has more praise than complaint, 0 if it has more complaint.
+        labels: label of each sentence (N,): 1 if the sentence has more words of praise than of complaint, and 0 if it has fewer. A word of
+            praise after "not" counts as a word of complaint, and vice versa.
     """
 
     ids: np.ndarray
@@ -99,7 +100,7 @@ class Classifier(nnx.Module):
     def step(self, ids: jax.Array, state: LSTMState, reset: jax.Array | None = None) -> tuple[jax.Array, LSTMState]:
         """Read the next word of B sentences, and return the logits of praise after this word (B,) and the new state.
 
-        A single sentence is read if all arrays lack the axis B.
+        To read a single sentence, pass all arrays without the axis B.
 
         Args:
             ids: id of the next word of each sentence (B,).

@@ -18,9 +18,9 @@ from lstm_jax.cells import CELLS, Cell
 from lstm_jax.config import SentimentConfig
 
 BACK = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
-"""Distances from the end of the sequence, in steps, at which the gradient is reported."""
+"""Distances at which the gradient is reported: numbers of steps before the first step whose output enters the loss."""
 REVIEWS = 256
-"""Number of reviews for which the gradient is measured."""
+"""Largest number of test reviews on which the gradient is measured."""
 
 
 def gradient_sizes(cell: Cell, params: Any, units: int, x: jax.Array, loss: Callable[[jax.Array], jax.Array]) -> jax.Array:

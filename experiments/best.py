@@ -16,10 +16,10 @@ main results:
 - Recipe: the mean accuracy over the seeds.
 - Recipe and NBSVM: the logits of the recipe are mixed with those of an NBSVM classifier of n-grams (`experiments.nbsvm`). The proportion of
   the mixture is the one with the lowest validation loss.
-- Ensembles: one averages the logits of the recipe over all seeds, and the other those of its mixture with NBSVM.
+- Ensembles: the accuracy of the mean logits over all seeds, once for the recipe and once for its mixture with NBSVM.
 
-The wider recipe has the same results, except for the ensembles. It is also trained on all 25,000 reviews, without a validation split
-(`all_reviews`), and then has all results. It is the preset "best" of `lstm-jax train sentiment` with `--dtype bfloat16`.
+The wider recipe has only the first two results. It is also trained on all 25,000 reviews, without a validation split (`all_reviews`).
+These runs have all three results. In `lstm-jax train sentiment`, the wider recipe is the preset "best" with `--dtype bfloat16`.
 
 Expected: a test accuracy of at least 0.92 (the wider recipe has it). Published test accuracies of models trained on the labelled reviews
 only are .84 to .85 (Keras example), .865 (tuned LSTM, Dai & Le 2015), .906 (fastText with bigrams), .912 (NBSVM), .919 (one-hot LSTM with
@@ -53,7 +53,7 @@ class Config:
     """Config of one run, which trains and evaluates one of the models that the study compares. These models are called choices."""
 
     choice: str = ""
-    """Name of the choice, which describes the change that it makes."""
+    """Name of the choice, such as "400 words", or of the group of runs that test a choice, such as "recipe"."""
     tested: bool = False
     """Whether the trained model is evaluated on the test reviews."""
     averaged: int = 0
@@ -62,12 +62,12 @@ class Config:
     share: float = field(default=0.0, metadata=ADDED)
     """Weight of the model's logits in the mixture with NBSVM, for a run without a validation split."""
     margins: bool = field(default=True, metadata=ADDED)
-    """Whether the row of a tested model has its margins of the test reviews, from which the accuracies of ensembles are computed."""
+    """Whether the results of a tested model contain its margins of the test reviews (see `encode_margins`), which the ensembles need."""
     task: SentimentConfig = field(default_factory=SentimentConfig)
 
 
 SOURCE, ALL_REVIEWS = "the source", "256 units, all reviews"
-"""Name of the first choice in the result file, the unchanged Keras example imdb_lstm, and of the runs of `all_reviews`."""
+"""Names in the result file: that of the first choice, the unchanged Keras example imdb_lstm, and that of the runs of `all_reviews`."""
 CHOICES: dict[str, tuple[str, dict[str, Any]]] = {
     "400 words": (SOURCE, {"task.data.maxlen": 400}),
     "pooled over time": ("400 words", {"task.model.pooling": "mean+max"}),
@@ -92,11 +92,11 @@ CHOICES: dict[str, tuple[str, dict[str, Any]]] = {
 dict from fields of `Config` to their new values."""
 RECIPE, WIDE = "adversarial", "256 units"
 SUFFIXES = {"recipe": "", "recipe, 256 units": " (256 units)", ALL_REVIEWS: " (all reviews)"}
-"""Dict from the name of each group of tested runs in the result file to what the conclusion appends to the names of its models."""
+"""Dict from the name of each group of tested runs to a suffix, which follows the names of the group's models in the conclusion."""
 SEEDS = 5
 SHARE = 0.5
-"""Weight of the model in the mixture, in the runs that train on all reviews. It minimised the loss on the validation split for the weights
-of the last epoch of the choice `WIDE` (see `LOG.md`)."""
+"""Weight of the model's logits in the mixture with NBSVM, in the runs on all reviews. For the choice `WIDE` after its last epoch,
+this weight gave the lowest loss on the validation split (see `LOG.md`)."""
 ORDER = 3
 """Largest n of the n-grams of the NBSVM classifier."""
 REFERENCES = {
@@ -230,7 +230,7 @@ def _with_grams(reviews: data.EncodedReviews, config: Config, logits: dict[str, 
         - "share": weight w of the model in the mixture, whose logits are w * (logits of the model) + (1 - w) * (logits of the classifier).
         - "nbsvm_accuracy" and "mixed_accuracy": accuracies of the classifier and of the mixture on the validation split, if there is one.
         - "test_nbsvm_accuracy" and "test_mixed_accuracy": accuracies of the classifier and of the mixture on the test reviews.
-        - if `config.margins` is true, "test_margins" and "test_mixed_margins": margins by the model and the mixture; see `encode_margins`.
+        - "test_margins" and "test_mixed_margins": margins by the model and by the mixture (`encode_margins`), if `config.margins` is true.
     """
     from lstm_jax.tasks.review_rows import split_reviews
 
@@ -253,8 +253,8 @@ def _with_grams(reviews: data.EncodedReviews, config: Config, logits: dict[str, 
 def encode_margins(logits: np.ndarray, labels: np.ndarray) -> str:
     """Encode the margins of N reviews as a text for the result file: base64 of N float16 numbers that zlib has compressed.
 
-    The margin of a review is its logit if the label is 1, and minus its logit if the label is 0. The review is classified correctly if it
-    is positive. With the margins of several seeds, the accuracy of their ensemble can be computed without the labels.
+    The margin of a review is its logit if the label is 1, and minus its logit if the label is 0. A review with a positive margin is
+    classified correctly. With the margins of several seeds, the accuracy of their ensemble can be computed without the labels.
 
     Args:
         logits: logits (N,).
@@ -337,7 +337,7 @@ def verdict(rows: study.Rows) -> str:
 
 
 def _tested(rows: study.Rows) -> dict[str, study.Rows]:
-    """Return the rows of the runs that used the test reviews, as a dict with one key, a value of `SUFFIXES`, for each group of runs."""
+    """Return a dict from the suffix (`SUFFIXES`) of each group of tested runs to the rows of the group. Groups without rows are omitted."""
     groups = {suffix: [row for row in rows if row["tested"] and row["choice"] == name] for name, suffix in SUFFIXES.items()}
     return {suffix: tested for suffix, tested in groups.items() if tested}
 

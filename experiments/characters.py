@@ -12,7 +12,7 @@ own were obtained in the same way.
   recipe is the preset "shakespeare" of `lstm-jax train generation`, with three seeds. The loss is given in nats per character.
 - Articles, cleaned as in the Keras example lstm_text_generation. One recipe has the 87,201 parameters of this example, and is trained with
   three seeds. Three recipes have at most ten times as many parameters: one layer, two layers, and two layers with shorter chunks. They are
-  compared with one seed, and the last of them is trained with three. The loss is given in bits per character.
+  compared with one seed. The last of them is trained with two more seeds. The loss is given in bits per character.
 
 Expected: On tiny Shakespeare, the LSTM is better than the 1.4697 nats of nanoGPT, which has five times as many parameters. On the articles,
 ten times as many parameters gain at most 0.05 bits, because the text has only 870,000 characters.

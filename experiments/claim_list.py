@@ -19,23 +19,23 @@ class Claim:
     study: str
     text: str
     metric: str | Callable[[Row], float]
-    """Name of a result of the runs, or a function from a row (see `study.finished`) to a number."""
+    """Name of a result of the runs, or a function that computes a number from the row of a run, as `study.finished` returns it."""
     of: tuple[Setting, ...]
-    """First group of settings."""
+    """First group of settings, over which the metric is averaged. A setting is a dict from fields of a run's config to their values."""
     minus: tuple[Setting, ...] = ()
-    """Second group of settings. Its metric is subtracted from that of the first group. If empty, nothing is subtracted."""
+    """Second group of settings. Its mean metric is subtracted from that of the first. If this group is empty, nothing is subtracted."""
     first: int = 3
     """Number of seeds that the study had when the claim was made. They are the seeds 0 to first - 1."""
     low: float = 0.0
-    """Lower end of the claimed range of the metric or difference, in the unit below."""
+    """Lower end of the claimed range of the metric or difference, in the unit that the field `unit` names."""
     high: float = inf
     """Upper end of the claimed range."""
     unit: str = "points"
-    """Unit of the metric or difference. If it is "points", the metric is an accuracy, and it is multiplied by 100."""
+    """Unit of the metric or difference. The unit "points" means that the metric is an accuracy and is multiplied by 100."""
 
 
 FAR = 100
-"""Distance from the last word at which the study `memory` compares gradients on reviews."""
+"""Number of words before the last word of a review at which gradients are compared (study `memory`)."""
 
 
 def _fading(name: str) -> Callable[[Row], float]:
@@ -81,7 +81,11 @@ def _apart(row: Row) -> float:
 
 
 def _gathered(row: Row) -> float:
-    """Return the `embedding.ratio` of the word group "family" before training, minus its value after training (study `embedding`)."""
+    """Return the ratio of the word group "family" before training, minus its ratio after training (study `embedding`).
+
+    The ratio of a group is the mean distance between two of its words, divided by the mean distance to the words of the nearest other
+    group; see `embedding.ratio`.
+    """
     from experiments.embedding import ratio  # a late import, so that this module needs no JAX
 
     return ratio(row["before"], "family") - ratio(row["after"], "family")

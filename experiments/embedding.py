@@ -54,7 +54,7 @@ class Config:
     """Config of one run of the study: the kind of labels that the embedding is trained on, and the config of the sentiment task."""
 
     labels: Labels = "own"
-    """Labels for training: the reviews' own labels, shuffled labels, or "word2vec", which trains word2vec without labels."""
+    """Labels for training: "own" (the reviews' own labels), "shuffled" (shuffled labels) or "word2vec" (no labels; word2vec is trained)."""
     task: SentimentConfig = field(default_factory=SentimentConfig)
 
 
@@ -119,10 +119,11 @@ def run(config: Config) -> dict[str, Any]:
 
         - "before": list of pairs (name, mean distance), measured before training. The function `distances` describes the names.
         - "after": the same pairs, measured after training.
-        - "neighbours": list of pairs (a word of `QUERIES`, its nearest neighbours as one string).
+        - "neighbours": list of pairs (a word of `QUERIES`, its nearest neighbours after training as one string).
         - "words": list of pairs (word, name of its group) for the words of `GROUPS` that are in the vocabulary. A group with fewer than two
           such words is left out.
-        - "map": coordinates of these words on the first two principal components, in the same order.
+        - "map": for each word of "words", in the same order, the coordinates of its embedding after training on the first two principal
+          components of these embeddings.
         - "test_accuracy": test accuracy after training, or None for word2vec.
     """
     from lstm_jax.models import functional

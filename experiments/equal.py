@@ -1,4 +1,4 @@
-"""Number of parameters of recurrent cells, and the hidden size at which one cell has as many parameters as another cell."""
+"""Number of parameters of a recurrent cell, and largest hidden size at which a cell has no more parameters than another cell."""
 
 from functools import cache
 

@@ -73,7 +73,7 @@ GENERATION = GenerationConfig(
     SampleConfig(sample_chars=0),
 )
 CONVERGED = scaling.CHARACTERS
-"""Config of the long trainings, which is that of the study `scaling`, with 64 units."""
+"""Config of the long trainings: that of the character task in the study `scaling`, with 64 units."""
 
 
 @dataclass(frozen=True)
@@ -214,8 +214,9 @@ PANELS = (
     ("bits a character saved, 30 epochs", partial(differences, task="converged"), 0, -1),
     ("time of a step, the LSTM's is 1", costs, 1, 0),
 )
-"""Panels of the figure. Each tuple has the title, a function from the results to the interval of each variant, the value of the LSTM, and a
-sign. The sign is 1 if a higher value is better, -1 if a lower value is better, and 0 if the figure does not mark better variants."""
+"""Panels of the figure. Each tuple has the title, a function, the value of the LSTM, and a sign. The function returns, from the results of
+the runs, a dict from the name of each variant to three numbers: a mean and the ends of its confidence interval. The sign is 1 if a higher
+value is better, -1 if a lower value is better, and 0 if the figure does not mark better variants."""
 
 
 def draw(rows: study.Rows, path: Path) -> object:

@@ -16,7 +16,7 @@ information from about `lag` steps earlier (Hochreiter & Schmidhuber 1997):
 - copy: The sequence begins with ten symbols, each of one of eight kinds. A pause of `lag` steps follows. The targets of the last ten steps
   are the ten symbols, in the order in which they were read.
 
-The study also measures the gradient of the loss with respect to the state at several distances from the end of the sequence. It does so
+The study also measures the gradient of the loss with respect to the state at several distances before the first target. It does so
 with the untrained and with the trained models, on the three tasks and on sentiment classification of IMDB reviews of 200 words.
 
 Expected: The gated cells solve adding (squared error below 0.01) and order (accuracy above 0.99) at lags at which the simple RNN is not

@@ -10,7 +10,7 @@ from lstm_jax.data import EncodedSplit
 from lstm_jax.errors import InputError
 
 SMOOTHING = 1.0
-"""Count that is added to the number of texts of each label that contain an n-gram."""
+"""Number that is added, for each n-gram and each label, to the number of texts with this label that contain the n-gram."""
 
 
 def train(split: EncodedSplit, order: int = 3, penalty: float = 1.0) -> Callable[[EncodedSplit], np.ndarray]:

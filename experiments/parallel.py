@@ -68,7 +68,7 @@ class Config:
     updates: int = 0
     """Number of training updates before the measurement."""
     limit: int = 1000
-    """Largest number of iterations."""
+    """Largest number of iterations of Newton's method."""
     text: str = runs.ARTICLES
     seed: int = 0
 

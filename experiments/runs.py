@@ -19,7 +19,7 @@ TEXTS: dict[tuple[str, ...], tuple[str, str]] = {
     (ARTICLES,): ("articles", "wp_articles.json"),
     (SHAKESPEARE,): ("charlm", "tinyshakespeare.txt"),
 }
-"""Dict from the values of `TextConfig.data` that stand for a text to the names of folder and file below the data folder."""
+"""Dict from a value of `TextConfig.data` to the place of its text: a pair (name of a folder in the data folder, name of a file in it)."""
 TOY_REVIEWS = 400, 200
 """Number of training reviews and number of test reviews if the field `data.data` of a config is "synthetic"."""
 

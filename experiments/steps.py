@@ -45,7 +45,7 @@ from lstm_jax.inspection.figures import log_axis, write_figure
 STEPS, RATES, SEEDS = (1, 2, 5, 10, 20), (3e-4, 1e-3, 3e-3), 2
 LENGTHS, BATCHES = (10, 20, 40, 80), (32, 64, 128, 256)
 LONG_STEPS, LONG_RATES, LONG_SEEDS, LONGER = (1, 5, 20), (1e-3, 3e-3), 3, 8
-"""Grid "converged": steps, learning rates, number of seeds, and how many times as many updates its runs make as those of "steps"."""
+"""Grid "converged": steps, learning rates, number of seeds, and ratio of its number of updates to that of the grid "steps"."""
 BASE = GenerationConfig(
     TextConfig(data=(runs.ARTICLES,), unseen="error"),
     GenerationModelConfig(units=64),

@@ -118,10 +118,8 @@ def check_needs(study: Study, toy: bool = False) -> None:
 def execute(study: Study, preset: str, where: str, workers: int, rows_path: Path, figures: Path, report: bool = False) -> tuple[str, int]:
     """Execute the runs of a preset that have no row in the result file, draw the figure, and return the conclusion.
 
-    The conclusion is a pair: a text, and the number of runs that failed, of those that the text covers.
-
-    A run that failed has a row, so it is not executed again. The figure and the conclusion cover the successful runs of this preset and of
-    the preset "full". For the preset "toy", they cover only its own successful runs.
+    A run that failed has a row, so it is not executed again. The figure and the conclusion cover the successful runs of the given preset
+    and of the preset "full". If the given preset is "toy", the figure and the conclusion cover only the runs of "toy".
 
     Args:
         study: study to execute.
@@ -131,6 +129,9 @@ def execute(study: Study, preset: str, where: str, workers: int, rows_path: Path
         rows_path: result file.
         figures: folder of the figure.
         report: if True, no run is executed, and the existing results are reported.
+
+    Returns:
+        A pair: the conclusion as text, and the number of failed runs in the presets that the conclusion covers.
 
     Raises:
         InputError: in one of these cases.
@@ -238,8 +239,7 @@ def beside(old: Path, new: Path, out: Path) -> object:
             - `old` or `new` cannot be read.
             - `out` does not end in .png.
             - The .png or the .svg file cannot be written.
-            - One of these two files exists, and may not be replaced. The files `old` and `new`, and files that another program wrote, may
-              not be replaced.
+            - The .png or the .svg file exists, and is one of the inputs `old` and `new`, or was written by another program.
     """
     from matplotlib import image
 

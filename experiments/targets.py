@@ -7,13 +7,13 @@ The study tests the claim that "the integer representation of characters are ran
 newspaper articles, with three seeds. It reads windows of 40 characters that start every 5 characters. The last tenth of the text is held
 out. Three settings are varied in all combinations:
 
-- Target: The next character is predicted as a category (softmax) or as a number. The number is its id, the loss is the squared error, and
-  the output is rounded to the nearest id.
+- Target: The next character is predicted as a category (softmax) or as a number. This number is the character's id, scaled to [0, 1]. The
+  loss is then the squared error, and the prediction is the id that is nearest to the output.
 - Order: The ids are assigned to the characters in the usual order (by code point) or in a random order.
-- Input: The characters are read as one-hot vectors or as numbers, which are their ids scaled to [0, 1].
+- Input: The characters are read as one-hot vectors or as numbers, which are the ids scaled to [0, 1].
 
-Expected: If categories are predicted, the order of the ids makes no difference. If numbers are predicted, the accuracy is much lower. It
-hardly exceeds the accuracy of always predicting the mean id, and it depends on the order of the ids.
+Expected: If categories are predicted, the order of the ids makes no difference. If numbers are predicted, the accuracy is much lower: it
+hardly exceeds the accuracy of always predicting the mean id. The accuracy then also depends on the order of the ids.
 """
 
 import sys

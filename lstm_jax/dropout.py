@@ -10,7 +10,7 @@
 Zoneout (Krueger et al. 2017) lets random units keep their previous state. Unlike dropout masks, zoneout masks are drawn anew at each step.
 
 B is the batch size, T the number of steps, E the number of input features and H the number of units. For a cell with P outputs, such as an
-LSTM with a recurrent projection, the masks of h have P columns instead of H.
+LSTM with a recurrent projection, the masks of the output h have P columns instead of H.
 """
 
 import math
@@ -163,7 +163,7 @@ def draw_masks(
 
     Args:
         key: random key.
-        batch: number of rows B.
+        batch: batch size B.
         features: number of input features E.
         units: number of columns of the recurrent mask. This is the size of the output h, which equals the number of units unless the cell
             projects its output.
@@ -195,7 +195,7 @@ def draw_zoneout(key: jax.Array, rates: Mapping[str, float], steps: int, batch: 
         key: random key.
         rates: dict from the name of a state array, "h" or "c", to its zoneout rate. An array with the rate 0 gets no mask.
         steps: number of steps T.
-        batch: number of rows B.
+        batch: batch size B.
         sizes: dict from the name of a state array to its size, which is the number of its columns.
 
     Raises:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 RESTART = 75
-"""Exit code of a training that SIGTERM has ended. The code is EX_TEMPFAIL of sysexits.h, which tells a scheduler to start it again with
-`--resume`."""
+"""Exit code of a training that SIGTERM has ended. The code is EX_TEMPFAIL of sysexits.h. A scheduler that receives this code should start
+the same training again, with `--resume`."""
 
 
 class InputError(ValueError):

@@ -77,7 +77,7 @@ NAMES: dict[str, Initializer] = {
     "lecun_uniform": _scaled(1.0, "fan_in", "uniform"),
     "lecun_normal": _scaled(1.0, "fan_in", "truncated_normal"),
 }
-"""Dict from the name of an initialiser to the initialiser, which has Keras' default arguments."""
+"""Dict from the name of an initialiser to this initialiser with the default arguments of Keras."""
 _ALIASES = {"zero": "zeros", "one": "ones", "uniform": "random_uniform", "normal": "random_normal"}
 _ALIASES |= {"".join(part.title() for part in name.split("_")): name for name in NAMES}
 _ALIASES |= {"OrthogonalInitializer": "orthogonal", "IdentityInitializer": "identity"}

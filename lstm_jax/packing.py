@@ -1,12 +1,12 @@
 """Packing of several sequences in one row, so that a batch of sequences of different lengths needs hardly any padding.
 
-    packed = pack(sequences, 512)
+    packed = pack(sequences, 512)  # N sequences in R rows of L = 512 steps
     outputs = layer(packed.x, segment_ids=packed.segment_ids)  # the state is reset between the sequences of a row
     last = last_outputs(outputs, packed.where)  # array (N, ...): one output for each sequence
 
 The function `buckets` is an alternative that keeps one sequence in a row: it divides the sequences into batches of similar lengths.
 
-N is the number of sequences, R the number of rows and L the number of steps of a row.
+In this module, N is the number of sequences, R the number of rows and L the number of steps of a row.
 """
 
 from bisect import bisect_left, insort
@@ -175,8 +175,8 @@ def unpack(outputs: Any, where: np.ndarray) -> list[np.ndarray]:
             row, and its length in steps.
 
     Raises:
-        InputError: if `outputs` has fewer rows or steps than `where` names, if the shape of `where` is not (N, 3), or if it has a negative
-            row or step or a length of 0.
+        InputError: if `outputs` has fewer rows or steps than `where` names, if the shape of `where` is not (N, 3), or if `where` has a
+            negative row or step or a length of 0.
     """
     host = np.asarray(outputs)
     _check_fits(host.shape, np.asarray(where))
@@ -186,8 +186,9 @@ def unpack(outputs: Any, where: np.ndarray) -> list[np.ndarray]:
 def last_outputs(outputs: jax.Array, where: Any) -> jax.Array:
     """Return the output of the last step of each of N packed sequences, as an array (N, ...). The function may be used under `jax.jit`.
 
-    For a layer that reads in reverse, such as the backward layer of a `Bidirectional`, take the outputs of the first step instead:
-    `outputs[where[:, 0], where[:, 1]]`. Such a layer begins at the last step, and has read the whole sequence at the first step.
+    The outputs must be in the order of time; see `unpack`. For a layer that reads in reverse, such as the backward layer of a
+    `Bidirectional`, take the outputs of the first step instead: `outputs[where[:, 0], where[:, 1]]`. Such a layer begins at the last step,
+    and has read the whole sequence at the first step.
 
     Args:
         outputs: array (R, L, ...) with R rows of L steps, for example the outputs of a recurrent layer for `Packed.x`.

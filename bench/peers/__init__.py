@@ -162,7 +162,7 @@ class Candidate:
         dropout: rate of the input dropout. If None, it is the rate of the workload.
         recurrent: rate of the recurrent dropout. If None, it is the rate of the workload.
         dtype: dtype of the matrix products, a member of `DTYPES`. "int8" is for inference alone.
-        slower: artificial slowdown. After each call, the process waits for this fraction of the call's duration.
+        slower: artificial slowdown. After each call of `Built.run`, the process waits for this fraction of the call's duration.
     """
 
     name: str

@@ -123,8 +123,8 @@ def comparable(work: Workload, logits: np.ndarray) -> np.ndarray:
 
 
 def no_recurrent_dropout(options: Options) -> str:
-    """Return the text for `Built.note` of a library that has no recurrent dropout, or "" if its rate in `options` is 0.
+    """Return the text for `Built.note` of a library that has no recurrent dropout, or "" if `options.recurrent_dropout` is 0.
 
-    The input dropout of the library uses one mask for all steps of a sequence, as in this project.
+    The text does not mention the input dropout, because the library applies one mask to all steps of a sequence, as this project does.
     """
     return "no recurrent dropout" if options.recurrent_dropout else ""

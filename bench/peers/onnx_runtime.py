@@ -45,7 +45,7 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
 
 
 def _quantised(model: bytes) -> bytes:
-    """Return a serialised ONNX model with weights in int8 and activations that are quantised in each call."""
+    """Quantise the weights of a serialised ONNX model to int8, and return the new model. Activations are quantised in each call."""
     from onnxruntime.quantization import QuantType, quantize_dynamic  # pyright: ignore[reportMissingImports]
 
     with tempfile.TemporaryDirectory() as folder:

@@ -27,9 +27,9 @@ def imdb_rows() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
 
 
 def articles(config: TextConfig) -> TextConfig:
-    """Return a copy of a text config. The copy names the newspaper articles as its text if `config` names no text.
+    """Return a copy of a text config. If `config.data` is empty, the field `data` of the copy is the file of the newspaper articles.
 
-    The articles are in the file articles/wp_articles.json of the data folder; see `bench.data_file`.
+    This file is articles/wp_articles.json in the data folder; see `bench.data_file`.
     """
     return replace(config, data=config.data or (data_file("articles", "wp_articles.json"),))
 

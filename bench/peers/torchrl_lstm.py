@@ -1,9 +1,13 @@
 """Benchmark of TorchRL's LSTMModule, which resets the state of a sequence where an episode begins.
 
-The option `backend` is given to LSTMModule as its argument `recurrent_backend`. The backend "pad" (the default) cuts the sequences into
-episodes and packs them for nn.LSTM. The backend "scan" is a loop over steps. This benchmark runs it under torch.compile, which makes it
-faster, but which TorchRL does not do by itself; with "eager_scan" it runs as TorchRL does. The backend "triton" needs a GPU. If the dtype
-is bfloat16, the weights, the inputs and the states have it.
+The option `backend` selects the argument `recurrent_backend` of LSTMModule:
+
+- "pad" (the default) cuts the sequences into episodes, and packs the episodes for nn.LSTM.
+- "eager_scan" is TorchRL's backend "scan", a loop over the steps.
+- "scan" is the same loop under torch.compile. This benchmark calls torch.compile; TorchRL does not.
+- "triton" needs a GPU.
+
+If the dtype is bfloat16, the weights, the inputs and the states are in bfloat16.
 """
 
 from typing import Any

@@ -36,8 +36,9 @@ def line_record(line: Line, row: Row | None) -> Row:
 
     Returns:
         A dict with the names, sizes and metrics of the line. A metric that is not finite is None. The metric "intensity" is the arithmetic
-        intensity of a step: its FLOPs divided by the smallest number of bytes that it must move. The entry "speedup" is None, or a list of
-        the speedup and the two ends of its confidence interval, in which a number that is not finite is None.
+        intensity of a step: its FLOPs divided by the smallest number of bytes that it must move. The entry "speedup" is a list of the
+        speedup and the two ends of its confidence interval, in which a number that is not finite is replaced by None. If the line has no
+        speedup, the entry is None.
     """
     work = line.work
     moved = line.gbs * line.ms * 1e6
@@ -53,8 +54,8 @@ def line_record(line: Line, row: Row | None) -> Row:
 def accuracy_record(record: Row) -> Row:
     """Convert an accuracy result to a dict for the JavaScript of the HTML page.
 
-    The entry "title" is added, which has the task and the number of epochs, as in "sentiment, 3 epochs". The page does not compare
-    trainings of different lengths. The list "to_target" (training seconds to the target accuracy for each seed) is replaced by its median,
+    This function adds the entry "title" with the task and the number of epochs, such as "sentiment, 3 epochs". Users of the page select
+    results by this title. The list "to_target" (training seconds to the target accuracy for each seed) is replaced by its median,
     "seconds_to_target". The median is None if it is not finite.
 
     Args:

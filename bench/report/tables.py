@@ -111,9 +111,9 @@ def accuracy_records(rows: Sequence[Row]) -> list[Row]:
 def accuracy_tables(rows: Sequence[Row]) -> str:
     """Return Markdown tables of this project's mean scores over seeds.
 
-    Each table has a line for each hidden size and a column for each sequence length. There is one table for each task, number of epochs
-    and, for text generation, stride that occur in the results. The stride is the number of characters from the start of one window to the
-    start of the next.
+    Each table has a line for each hidden size and a column for each sequence length. There is one table for each combination of
+    task, number of epochs and, for text generation, stride in the results. The stride is the number of characters from the start of one
+    window to the start of the next.
 
     Args:
         rows: result rows of `bench accuracy`, one for each epoch.

@@ -76,7 +76,8 @@ PACKAGES: dict[str, list[str]] = {
 """Dict from the name of each page to its modules. The page "lstm_jax" has no modules: it lists the names that the package exports, with
 links to the other pages."""
 INTERNAL = {"commands", "files", "primitives"}
-"""Packages without a reference page. commands.py generates another page for `commands`, and the other packages are not for users."""
+"""Packages of `lstm_jax` that are not in `PACKAGES`. The commands have a page of another kind, which docs/_ext/commands.py generates. The
+packages `files` and `primitives` have no page, because users do not call them."""
 
 
 def _sources(module: str) -> dict[str, str]:

@@ -1,4 +1,8 @@
-"""Generator of the reference page of the sources of data: the forms in which reviews and articles can be given, from their tables."""
+"""Generator of the reference page of the sources of data, which lists the forms in which users can give reviews and articles.
+
+A form is a kind of file, folder or other source. The forms are read from the tables `FORMS` of the modules `lstm_jax.data.reviews.sources`
+and `lstm_jax.data.text.sources`.
+"""
 
 from lstm_jax.data.reviews.sources import FORMS as REVIEWS
 from lstm_jax.data.text.sources import FORMS as TEXTS
@@ -33,7 +37,12 @@ def _named(keyword: str, description: str, endings: tuple[str, ...]) -> str:
 
 
 def _described(forms: list[tuple[str, str, tuple[str, str] | None]]) -> list[str]:
-    """Return the table and the examples of some forms. Each form is a triple of its name, its content and its example."""
+    """Return parts of the page in Markdown: a table of some forms of data, then a code block for each form that has an example.
+
+    Args:
+        forms: each form is a triple (name, description of the content, example). An example is a pair (file name, text of the file), or
+            None.
+    """
     table = "\n".join(["| source | content |", "| --- | --- |", *(f"| {name} | {content} |" for name, content, _ in forms)])
     examples = [f"`{example[0]}`:\n\n```text\n{example[1]}```" for *_, example in forms if example]
     return [table, *examples]

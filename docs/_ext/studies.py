@@ -1,4 +1,7 @@
-"""Generator of the reference page of the studies: for each one its docstring, the verdict on its committed rows, and its figure."""
+"""Generator of the reference page of the studies, which are the scripts in experiments/ that have result rows in experiments/results.
+
+For each study, the page shows the docstring of the script, the verdict that the script prints about the result rows, and the figure.
+"""
 
 import importlib
 from pathlib import Path
@@ -8,7 +11,7 @@ from lstm_jax import sweep
 
 
 def page() -> str:
-    """Return the text of the reference page of the studies, in Markdown, with a section for each study that has committed rows."""
+    """Return the text of the reference page of the studies, in Markdown, with a section for each study that has a result file."""
     parts = [
         "# Verdicts of the studies",
         "For each study with committed rows: its question and method as its script states them, what `python -m experiments.NAME --report` "

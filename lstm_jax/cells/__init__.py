@@ -121,10 +121,10 @@ def find_cell(cell: str | Cell) -> Cell:
 
 
 def shown_name(cell: Cell, base: Cell) -> str:
-    """Return the name of a layer's cell. A user's cell that has the name of a cell of this library is called "custom" and this name.
+    """Return the name of a layer's cell. If a user's cell has the name of a cell of this library, "custom " is put before the name.
 
-    Without this word, for example, the conversion of weights would take the cell for the one of this library. The names of this library
-    include those with activations, such as "simple_rnn(relu)", and "lstm_projected".
+    Code that identifies cells by their names, such as the conversion of weights, would otherwise treat the user's cell as the cell of this
+    library. Names with activations, such as "simple_rnn(relu)", and "lstm_projected" also count as names of this library.
 
     Args:
         cell: the cell of the layer.
@@ -165,7 +165,7 @@ def with_activations(cell: Cell, activation: str | Activation | None, recurrent_
         InputError: in one of these cases.
 
             - An activation is unknown, or `find_activation` rejects the function.
-            - The activations of the cell cannot be changed. This holds for every cell that a user registers.
+            - The activations of the cell cannot be changed. This holds for every cell that a user defines.
             - The cell has one gate, and `recurrent_activation` is not sigmoid.
     """
     inner, gates = find_activation(activation), find_activation(recurrent_activation, "recurrent_activation")

@@ -48,8 +48,8 @@ class Cell:
             this library: the activations of other cells cannot be changed.
         outputs: number of columns of the output h, which is also the number of rows of the recurrent kernel and the number of columns of a
             mask of recurrent dropout. 0 means the number of units H.
-        takes_ids: whether `project` also takes int ids (T, B), which need less time and memory than one-hot vectors. None means true for
-            the default function, and false for any other.
+        takes_ids: whether `project` also takes int ids (T, B), which need less time and memory than one-hot vectors. None means true if
+            `project` is the default function, and false if it is any other function.
     """
 
     name: str
@@ -99,13 +99,16 @@ class Cell:
         return self.state_like()._fields
 
     def state_like(self, units: int = _UNITS) -> Any:
-        """Return the initial state of a batch of one row, with shapes and dtypes in place of arrays. The dtype is float32."""
+        """Return the initial state for batch size 1 in float32, with a `jax.ShapeDtypeStruct` in place of each array."""
         return jax.eval_shape(lambda: self.initial_state(1, units, jnp.float32))
 
     def projectable(self, params: Any, x: Any, masked: bool = False) -> Any:
-        """Return x, or one-hot vectors in place of ids x (T, B) that `project` does not take.
+        """Return the inputs x in a form that `project` takes: ids that `project` does not take become one-hot vectors.
 
-        No function takes ids together with a mask of input dropout. `masked` says whether there is such a mask.
+        Args:
+            params: parameters of the cell. The one-hot vectors have as many entries as the kernel has rows, and the dtype of the kernel.
+            x: inputs (steps, batch size, features), which are returned unchanged; or int ids (steps, batch size).
+            masked: whether `project` is called with a mask of input dropout. With such a mask, `project` never takes ids.
         """
         takes_ids = self.project is products.project if self.takes_ids is None else self.takes_ids
         if x.ndim == 3 or (takes_ids and not masked):
@@ -119,8 +122,10 @@ class Cell:
 
 
 _MAKERS: dict[Cell, tuple[Callable[..., Cell], tuple[Any, ...]]] = {}
-"""For each cell that this library defines, a function and its arguments whose call returns the cell. pickle stores these, since it cannot
-store functions that are defined within other functions."""
+"""Dict from each cell of this library to a pair (function, arguments): the call function(*arguments) returns the cell.
+
+pickle stores this pair in place of the cell, since pickle cannot store functions that are defined within other functions.
+"""
 
 
 def made_by(cell: Cell, maker: Callable[..., Cell], *args: Any) -> Cell:

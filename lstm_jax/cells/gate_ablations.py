@@ -37,9 +37,9 @@ VARIANTS = {
 class GateRecurrentParams(NamedTuple):
     """Parameters of the LSTM with full gate recurrence, whose gates i, f and o also depend on i, f and o of the previous step.
 
-    For E input features and H units, they are kernel (E, 4H), recurrent_kernel (H, 4H), bias (4H,) and gate_kernel (3H, 3H). An axis of
-    size 4H contains the gates i, f, g, o, in this order. `gate_kernel` multiplies the gates i, f, o of the previous step, and the product
-    is added to the pre-activations of i, f, o. Both axes of `gate_kernel` have this order.
+    For E input features and H units, the parameters are kernel (E, 4H), recurrent_kernel (H, 4H), bias (4H,) and gate_kernel (3H, 3H). An
+    axis of size 4H contains the gates i, f, g, o, in this order. An axis of size 3H contains the gates i, f, o, in this order. The product
+    of the gates of the previous step and `gate_kernel` is added to the pre-activations of i, f and o.
     """
 
     kernel: jax.Array
@@ -138,8 +138,8 @@ def step_gate_recurrent(
 ) -> GateRecurrentState:
     """Return the state of the LSTM with full gate recurrence after one step.
 
-    The class `Cell` describes the arguments. For batch size B and H units, `mask` is (B, H) if all gates share it, or (4, B, H) with one
-    mask per gate.
+    The class `Cell` describes the arguments. For batch size B and H units, z is (B, 4H). `mask` is the dropout mask of the previous output:
+    (B, H) if all gates share it, (4, B, H) with one mask per gate, or None for no dropout.
     """
     z = z + masked_matmul(state.h, params.recurrent_kernel, mask, compute_dtype)
     z_i, z_f, z_g, z_o = jnp.split(z, GATES, axis=-1)

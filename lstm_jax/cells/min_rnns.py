@@ -63,7 +63,10 @@ def linear_gru(z: Float[Array, "... Z"]) -> tuple[Array, Array]:
 
 @jax.custom_jvp
 def _share(log_ratio: jax.Array) -> jax.Array:
-    """Return sigmoid(log_ratio). Its derivative sigmoid(r) sigmoid(-r) keeps its accuracy where sigmoid(r) (1 - sigmoid(r)) becomes 0."""
+    """Return sigmoid(r) for r = `log_ratio`. The derivative is computed as sigmoid(r) * sigmoid(-r).
+
+    The usual formula, sigmoid(r) * (1 - sigmoid(r)), is rounded to 0 if r is large.
+    """
     return jax.nn.sigmoid(log_ratio)
 
 
@@ -77,8 +80,8 @@ def _share_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[j
 def linear_lstm(z: Float[Array, "... Z"]) -> tuple[Array, Array]:
     """Return the arrays a and b, each (..., H) for H units, with which a step of minLSTM changes the output h to a h + b, elementwise.
 
-    For the forget gate f and the input gate i, the factor a = f / (f + i) is computed as sigmoid(log f - log i), which is accurate even if
-    both gates are near 0, as are its gradients.
+    For the forget gate f and the input gate i, the factor a = f / (f + i) is computed as sigmoid(log f - log i). With this formula, a and
+    its gradients are accurate even if both gates are near 0.
 
     Args:
         z: pre-activations (..., 3H) of the input gate, the forget gate and the candidate.

@@ -43,8 +43,8 @@ def init(key: Array, features: int, units: int, dtype=jnp.float32) -> PeepholePa
 def step(params: PeepholeParams, state: LSTMState, z: Float[Array, "B Z"], mask: Array | None = None, compute_dtype=None) -> LSTMState:
     """Return the state of the LSTM with peepholes after one step.
 
-    The class `Cell` describes the arguments. For batch size B and H units, the dropout mask `mask` is (B, H) if all gates share it, or (4,
-    B, H) with one mask per gate.
+    The class `Cell` describes the arguments. For batch size B and H units, z is (B, 4H). `mask` is the dropout mask of the previous output:
+    (B, H) if all gates share it, (4, B, H) with one mask per gate, or None for no dropout.
     """
     z = z + masked_matmul(state.h, params.recurrent_kernel, mask, compute_dtype)
     i, f, g, o = jnp.split(z, GATES, axis=-1)

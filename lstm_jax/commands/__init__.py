@@ -1,7 +1,7 @@
 """Commands of the command line `lstm-jax`. Each command is a frozen dataclass whose fields are its flags.
 
-`COMMANDS` maps the name of each command to its class. The commands of a task are in the module with the name of the task, which has a
-table `COMMANDS` of its own.
+`COMMANDS` maps the name of each command to its class. The commands of a task are in the module `lstm_jax.commands.TASK`, where TASK is the
+name of the task. The dict `COMMANDS` of that module is merged into the `COMMANDS` of this package.
 """
 
 from collections.abc import Callable

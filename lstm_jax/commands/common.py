@@ -115,7 +115,7 @@ class Train(ABC):
     run: Path
     """Folder in which the run stores its config, environment, metrics.jsonl, TensorBoard events, figures and checkpoints."""
     resume: bool = False
-    """Continue the interrupted run in the folder of --run. With the schedule constant, the run may also be given more epochs."""
+    """Continue the interrupted run in the folder of --run. With --schedule constant, the run may also be given more epochs."""
     allow_other_machine: bool = False
     """Resume even if devices, package versions or compiled code have changed. Later results may then differ in their last bits."""
     figures: bool = True

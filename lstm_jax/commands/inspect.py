@@ -20,22 +20,23 @@ class Inspect(Checked):
     run: Path = Path("runs/sentiment")
     """Folder of a trained run."""
     text: tuple[str, ...] = ()
-    """Reviews or texts to show. If neither --text nor --file is given, examples are chosen from the run's held-out data: those where the
-    network was surest, most wrong and most torn."""
+    """Reviews or texts to show. If neither --text nor --file is given, examples of three kinds are chosen from the run's held-out data,
+    for example those where the network is surest and those where it is most wrong."""
     file: Path | None = None
     """File to show: one review per line, a text, or a series whose last entries are shown."""
     examples: Count = 2
-    """Number of chosen examples of each kind."""
+    """Number of examples of each kind (such as surest and most wrong) that are chosen if neither --text nor --file is given."""
     chars: Count = 200
     """Number of characters of each example of a text."""
     text_column: str = ""
-    """Column or key that contains the text in a .csv, .json or .jsonl file. If empty, it is the run's own, or it is guessed."""
+    """Column or key that contains the text in a .csv, .json or .jsonl file. If empty, the --text-column of the training is used. If that is
+    empty, too, the column is guessed. Only for runs of text generation."""
     unknown: str = ""
     """Character that replaces characters outside the vocabulary of a run of text generation. If empty, such characters raise an error."""
     epochs: Count = 6
     """Largest number of epochs to show, if the run was trained with --keep-epochs."""
     out: Path = Path("inspect.html")
-    """HTML page to write. It needs no network connection."""
+    """HTML page to write. A browser can show the page without a network connection."""
     force: bool = False
     """Replace the file at --out, even if another program wrote it."""
 

@@ -46,7 +46,7 @@ class ShardText(Checked):
     out: Path = Path("shards")
     """Folder of the shards."""
     clean: Literal["source", "source-cased", "lower", "none", "exact"] = "source"
-    """Recipe by which the text is cleaned, as in train generation."""
+    """Recipe by which the text is cleaned. The help of --clean in train generation describes the recipes."""
     unit: Literal["character", "byte"] = "character"
     """Token of the model: a Unicode character or a byte. With 'byte', a text file may have any encoding."""
     workers: CountOrNone = 0
@@ -139,9 +139,9 @@ class Backends:
     json: bool = False
     """Print one JSON object per line."""
     build: bool = False
-    """First compile the backend `compiled` for exactly this CPU and store it in the user's cache folder, where it is used in place of the
-    one that was installed. This takes about a minute and needs a C++ compiler: the command in $CXX, c++, g++, clang++, or the one
-    that the optional dependencies `native` install."""
+    """First compile the backend `compiled` for exactly this CPU, and store the library in the user's cache folder. lstm_jax then uses this
+    library instead of the installed one. Compiling takes about a minute and needs a C++ compiler: the command in $CXX, c++, g++,
+    clang++, or the one that the optional dependencies `native` install."""
 
     def __call__(self, console: Console) -> None:
         start()

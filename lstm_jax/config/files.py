@@ -55,7 +55,7 @@ def config_changes(old: Any, new: Any) -> dict[tuple[str, str], tuple[Any, Any]]
 
 
 def shown_changes(changes: dict[tuple[str, str], tuple[Any, Any]]) -> str:
-    """Return the result of `config_changes` as text, such as "epochs: 2 in the run, 4 given". It names at most three fields."""
+    """Return the result of `config_changes` as text, such as "epochs: 2 in the run, 4 given". The text names at most three fields."""
     texts = [f"{name}: {_cut(old)} in the run, {_cut(new)} given" for (_, name), (old, new) in changes.items()]
     more = len(texts) - 3
     return "; ".join(texts[:3]) + (f"; and {more} more" if more > 0 else "")
@@ -69,8 +69,9 @@ def _cut(value: Any) -> str:
 def _as_now(raw: dict[str, Any]) -> dict[str, Any]:
     """Return a parsed JSON config in which values that this version refuses are replaced by allowed values of the same meaning.
 
-    Earlier versions ignored the final learning rate of a constant schedule. It is set to 0. Earlier versions also allowed any value in a
-    field of the type bool. Such a value is converted with `bool`.
+    Earlier versions allowed a final learning rate with a constant schedule, and ignored it. This function sets the final learning rate of a
+    constant schedule to 0. Earlier versions also allowed any value in a field of the type bool. This function converts such a value with
+    `bool`.
 
     Args:
         raw: the config, with the name of its task under the key "task".
@@ -113,7 +114,7 @@ def read_config(path: Path, kind: type[C]) -> C:
         InputError: in one of these cases.
 
             - The file does not exist or is not JSON.
-            - It contains no config, or a config of another class than `kind`.
+            - The file contains no config, or a config of another class than `kind`.
             - The config lacks a section, or a section has an unknown field or an invalid value. Sections that `kind` does not have are
               ignored.
     """

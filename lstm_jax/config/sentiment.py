@@ -20,7 +20,7 @@ class DataConfig:
     """'memory' reads all reviews. 'stream' leaves them in the folder --data, which `lstm-jax data shard-reviews` has written, and reads
     each batch while the step before it runs. The validation and test splits are read into memory."""
     test_data: str = ""
-    """A second file, of the same form, that contains the test split. Give it if the source is a single file without splits."""
+    """A second file, of the same form as --data, that contains the test split. Give it if --data is a single file without splits."""
     text_column: str = "text"
     """Column or key that contains the text of a review in a .csv or .jsonl file."""
     label_column: str = "label"
@@ -90,11 +90,11 @@ class PretrainingConfig:
     """
 
     lm_epochs: CountOrNone = 0
-    """Number of passes of a language model over the training reviews, before the classifier is trained. Its embedding and recurrent layer
-    initialise those of the classifier. 0 trains no language model."""
+    """Number of epochs in which a language model is trained on the training reviews, before the sentiment model is trained. The embedding
+    and the recurrent layer of the language model initialise those of the sentiment model. 0 trains no language model."""
     lm_learning_rate: Rate = 3e-3
-    """Peak learning rate of the language model. It grows in a tenth of the steps, at most 200, and then falls to 0 as a
-    cosine."""
+    """Peak learning rate of the language model. In the first tenth of the steps, but in at most 200 steps, the learning rate grows from 0
+    to the peak. Then it falls to 0 along a cosine curve."""
     lm_dropout: Share = 0.2
     """Dropout rate of the input features and of the outputs of the language model's recurrent layer."""
 

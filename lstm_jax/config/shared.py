@@ -184,7 +184,11 @@ class RunConfig:
 
 
 def _full_name(kind: Any) -> str:
-    """Return the name under which a user imports the class of a section: from `lstm_jax.config` if this package exports it."""
+    """Return the full name of the class of a section, for error messages.
+
+    If the package `lstm_jax.config` exports the class, the name is "lstm_jax.config." and the name of the class. Otherwise, it is the name
+    of the module that defines the class, a dot, and the name of the class.
+    """
     name = getattr(kind, "__name__", str(kind))
     exported = getattr(sys.modules.get("lstm_jax.config"), name, None) is kind
     return f"lstm_jax.config.{name}" if exported else f"{getattr(kind, '__module__', '')}.{name}"

@@ -21,12 +21,13 @@ class Target(NamedTuple):
         title: name of the kind of layer in error messages, such as "PyTorch module".
         cells: dict from the name of a cell, without its activations, to a tuple of names: the variants of the cell that the other layer can
             compute. The name of a variant includes its activations if they are not the default, for example
-            {"simple_rnn": ("simple_rnn", "simple_rnn(relu)")}. For a cell that is not a key, the activations are not checked, because the
-            user of the weights chooses them.
+            {"simple_rnn": ("simple_rnn", "simple_rnn(relu)")}. If a cell is not a key, its activations are not checked, and the user has to
+            give the other layer the same activations.
         merges: values of `merge_mode` that the other layer supports if it is bidirectional.
         reverses: whether the other layer can read a sequence in reverse.
         bfloat16: whether the other layer can compute its matrix products in another dtype than that of its parameters.
-        starts: whether each call of the other layer receives an initial state. If false, it starts from zeros.
+        starts: whether each call of the other layer receives an initial state. If false, the other layer may start from zeros, and a layer
+            with a learned initial state cannot be exported.
     """
 
     title: str
@@ -147,7 +148,8 @@ def _cell_arrays(cell: str, layer: Any, target: Target, at: str, direction: str 
         layer: the layer.
         target: what the other library can express.
         at: words that say in error messages which layer is meant, such as " of layer 1" in "zoneout of layer 1".
-        direction: "forward" or "backward" if the layer is one direction of a `Bidirectional` layer, else an empty text.
+        direction: "forward" or "backward" if the layer is one direction of a `Bidirectional` layer, else an empty text. The option
+            `go_backwards` is checked only if this text is empty.
 
     Raises:
         InputError: if the layer has another cell, or an option that the other library cannot express.

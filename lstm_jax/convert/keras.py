@@ -301,7 +301,7 @@ def _lstms_in(arrays: Sequence[np.ndarray], first: int, remedy: str) -> list[Arr
 
 
 def lstm_in_model(weights: Sequence[Any], where: str, remedy: str) -> Arrays:
-    """Convert the weights of a Keras layer that has to be an LSTM, as `lstm_from_keras` does.
+    """Convert the weights of an LSTM layer in a Keras model, as `lstm_from_keras` does, but add `remedy` to error messages.
 
     Args:
         weights: `get_weights()` of the layer.

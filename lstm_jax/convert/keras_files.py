@@ -83,9 +83,10 @@ def sentiment_from_keras_file(path: str | os.PathLike[str]) -> Arrays:
     supports. One exception is the option `mask_zero` of the Embedding, which is not checked. The model of lstm_jax needs the same
     `mask_zero` to compute the same probabilities.
 
-    A `.weights.h5` file does not store the options of the layers. They are not checked, so make sure that lstm_jax supports them. The file
-    stores the order of layers of the same class, but not the order of layers of different classes, such as LSTM and Bidirectional. That
-    order is inferred from the shapes of the arrays. If several orders are possible, an error asks for a `.keras` archive.
+    A `.weights.h5` file does not store the options of the layers. These options are then not checked, so make sure that lstm_jax supports
+    them. The file stores the order of layers of the same class, but not the order of layers of different classes, such as LSTM and
+    Bidirectional. That order is inferred from the shapes of the arrays. If several orders are possible, an error asks for a `.keras`
+    archive.
 
     Args:
         path: path of the file.
@@ -238,9 +239,9 @@ def _take(rest: dict[str, np.ndarray], group: str) -> list[np.ndarray]:
 
 
 def _take_layers(rest: dict[str, np.ndarray], name: str) -> list[Layer]:
-    """Remove the arrays of one recurrent Keras layer from the dict `rest`, and return them as layers of lstm_jax.
+    """Remove the arrays of one recurrent Keras layer from the dict `rest`, and return them as a list of weights of layers of lstm_jax.
 
-    A Keras RNN of several cells gives one layer per cell. Any other Keras layer gives one layer.
+    A Keras RNN of several cells gives the weights of one layer per cell. Any other Keras layer gives those of one layer.
 
     Args:
         rest: dict from the path of an array in the file to the array.
@@ -264,8 +265,8 @@ def _order_by_width(stacks: dict[str, list[Layer]], embedding: Arrays | None, he
     order that they have in `stacks`. If all recurrent layers have the same class, the shapes are therefore not examined.
 
     Args:
-        stacks: dict from the name of each recurrent Keras layer to the list of its layers in lstm_jax. The list has more than one layer
-            only for a Keras RNN of several cells.
+        stacks: dict from the name of each recurrent Keras layer to a list of weights of layers of lstm_jax, as `_take_layers` returns it.
+            The list has more than one entry only for a Keras RNN of several cells.
         embedding: weights of the embedding, or None if the input is one-hot.
         head: weights of the dense output layer.
         subject: name of the model in error messages.

@@ -12,12 +12,12 @@ from lstm_jax.convert.arrays import DIRECTIONS, LAYOUTS, PROJECTED, Arrays, Laye
 from lstm_jax.errors import InputError, require
 
 OWN = "lstm_jax"
-"""Name of this package, for `is_a`."""
+"""Name of this package, which the function `is_a` takes as its argument `package`."""
 TORCH_CELLS = {"lstm": ("lstm",), "gru": ("gru",), "simple_rnn": ("simple_rnn", "simple_rnn(relu)"), PROJECTED: (PROJECTED,)}
-"""Dict from the name of a cell without activations to the names, with activations, of its variants that PyTorch can compute.
+"""Dict from the name of each cell that PyTorch has to a tuple of names: the variants of this cell that PyTorch can compute.
 
-The names of the variants are values of the attribute `cell` of a layer. For example, nn.RNN can compute "simple_rnn" (with tanh, the
-default) and "simple_rnn(relu)".
+The name of a variant is a value of the attribute `cell` of a layer: the name of the cell, followed by its activations in parentheses if
+they are not the default. For example, nn.RNN computes "simple_rnn" (with tanh, the default) or "simple_rnn(relu)".
 """
 
 
@@ -47,10 +47,10 @@ def check_activations(layer: Any, allowed: tuple[str, ...], at: str, source: str
         layer: the layer.
         allowed: cells that the layer may have, each with its activations, for example ("simple_rnn", "simple_rnn(relu)").
         at: words that say in error messages which layer is meant, such as " of layer 1" in "activations of layer 1".
-        source: the other library's layer in error messages, for example "PyTorch module".
+        source: name of the other library's layer in error messages, for example "PyTorch module".
 
     Raises:
-        InputError: if the layer has other activations.
+        InputError: if the cell of the layer, with its activations, is not in `allowed`.
     """
     require(layer.cell in allowed, f"activations{at}", layer.cell, f"the {source} computes {' or '.join(allowed)}: give such a layer")
 

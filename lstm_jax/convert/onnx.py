@@ -246,9 +246,9 @@ def _split(params: Mapping[str, Any], cell: str, merge: str, kind: Kind) -> tupl
         kind: "sentiment model" or "character model".
 
     Returns:
-        four values: the embedding table (V, E) or None; the list of the weights of the recurrent layers; the dict of the arrays of the
-        head, which has the key "bias" and, unless the weights are tied, also the key "kernel"; and the number of output features of the
-        last recurrent layer.
+        four values: the embedding table, or None if `params` has no embedding; the list of the weights of the recurrent layers; the dict of
+        the arrays of the head, which has the key "bias" and, unless the weights are tied, also the key "kernel"; and the number of output
+        features of the last recurrent layer.
     """
     layers, outputs = _check_stack(cell, split_paths(params, kind), merge)
     two = [number for number, layer in enumerate(layers) if is_bidirectional(layer)]

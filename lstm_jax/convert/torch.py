@@ -21,7 +21,9 @@ from lstm_jax.files.reading import open_input, parsing
 
 
 def lstm_from_torch(state_dict: Mapping[str, Any], prefix: str = "") -> list[Layer]:
-    """Convert the weights of a PyTorch nn.LSTM to a list of LSTM layers of lstm_jax, as `layers_from_torch("lstm", ...)` does.
+    """Convert the weights of a PyTorch nn.LSTM to the weights of LSTM layers of lstm_jax, as `layers_from_torch("lstm", ...)` does.
+
+    The result is a list with a dict of arrays for each layer, lowest layer first.
 
     Args:
         state_dict: state dict of the nn.LSTM, or of a model that contains it.

@@ -10,8 +10,8 @@ recurrent kernel. Unless the module was created with `bias=False`, layer k also 
 names of the arrays of the backward direction end in _reverse. The arrays of a PyTorch cell have the same names without _l[k]. The layout is
 described in torch/nn/modules/rnn.py ("Variables" of LSTM and "Attributes" of the others).
 
-An nn.LSTM with `proj_size=P` has another matrix weight_hr_l[k] (P, H), the transposed array "projection" of lstm_jax, and weight_hh_l[k] is
-(4H, P). The layer above reads the P outputs of each direction.
+In an nn.LSTM with `proj_size=P`, layer k has a third matrix: weight_hr_l[k] (P, H) is the transposed array "projection" of lstm_jax. The
+shape of weight_hh_l[k] is then (4H, P), and the layer above reads P outputs of each direction.
 
 The gates of an LSTM have the order i, f, g, o, as in lstm_jax. Those of a GRU have the order r, u, n in PyTorch, and u, r, n in lstm_jax.
 The two biases of a GRU are its bias and its recurrent_bias in lstm_jax. The other cells of lstm_jax have one bias, which is the sum of
@@ -100,7 +100,7 @@ def find_torch_cell(state_dict: Mapping[str, Any], prefix: str = "") -> str:
 
 
 def layers_from_torch(cell: str, state_dict: Mapping[str, Any], prefix: str = "") -> list[Layer]:
-    """Convert the weights of a PyTorch nn.LSTM, nn.GRU or nn.RNN to a list of layers of lstm_jax, lowest layer first.
+    """Convert the weights of a PyTorch nn.LSTM, nn.GRU or nn.RNN to a list of weights of layers of lstm_jax, lowest layer first.
 
     E is the number of input features, H the number of units, G the number of gates, and P the number of outputs of a recurrent projection.
 

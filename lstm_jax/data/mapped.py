@@ -56,7 +56,7 @@ class MappedIds:
     def __getitem__(self, places: slice | np.ndarray) -> np.ndarray:
         """Return the ids at the indices `places` as a NumPy array.
 
-        `places` is a slice, an array of indices, of which negative ones count from the end, or a bool array (len(self),).
+        `places` is a slice, an array of indices or a bool array (len(self),). Negative indices count from the end.
 
         Raises:
             IndexError: if an index is outside this array, or if a bool array has another shape.

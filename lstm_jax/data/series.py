@@ -183,8 +183,8 @@ _BASIC_DATES = {6: "%Y%m", 8: "%Y%m%d", 10: "%Y%m%d%H", 12: "%Y%m%d%H%M", 14: "%
 def _is_basic_date(text: str) -> bool:
     """Return whether a text looks like a date in digits alone, as in 202611 (a month), 20261125 or 202611251430.
 
-    A date with an hour has ten digits, as a present time in seconds since 1970 has. A text that is no day therefore counts as a date only
-    if its year lies between 1900 and 2099.
+    The year of the date must lie between 1900 and 2099, because a time in seconds since 1970 has ten digits today, like a date with an
+    hour (2026112514). This restriction does not apply to texts of eight digits (20261125).
     """
     form = _BASIC_DATES.get(len(text))
     if form is None or not (text.isascii() and text.isdigit()) or (len(text) != 8 and text[:2] not in ("19", "20")):
@@ -197,7 +197,11 @@ def _is_basic_date(text: str) -> bool:
 
 
 def _with_hyphens(text: str) -> str:
-    """Return a date in digits alone, for which `_is_basic_date` is true, in the format that `read_series` reads as a date."""
+    """Convert a date in digits alone, such as 20261125, to the ISO format, such as 2026-11-25.
+
+    Args:
+        text: a text for which `_is_basic_date` is true.
+    """
     if len(text) == 6:
         return f"{text[:4]}-{text[4:]}"
     moment = datetime.strptime(text, _BASIC_DATES[len(text)])
@@ -205,7 +209,7 @@ def _with_hyphens(text: str) -> str:
 
 
 def _read_moment(text: str, before: _Moment | None, subject: str) -> _Moment:
-    """Parse the time of a row, after checking that it is valid and later than the time of the previous row.
+    """Parse the time of a row, and check that it is valid and later than the time of the previous row.
 
     Args:
         text: the time.
@@ -216,8 +220,8 @@ def _read_moment(text: str, before: _Moment | None, subject: str) -> _Moment:
         InputError: in one of these cases.
 
             - The text is neither a finite number nor an ISO date.
-            - One of the two times is a number, and the other is a date.
-            - Only one of the two times has an offset from UTC.
+            - The time is a number and the time of the previous row is a date, or the other way round.
+            - Only one of the times of this row and of the previous row has an offset from UTC.
             - The time is not later than the time of the previous row.
     """
     moment = _moment(text)
@@ -258,7 +262,7 @@ def read_series(path: str | os.PathLike[str], time: str = "time", value: str = "
             - A time is neither a finite number nor an ISO date.
             - The times do not increase.
             - Some times are numbers, and others are dates.
-            - All times look like dates in digits alone. Months must be of several years.
+            - All times look like dates in digits alone, and are not months of a single year.
             - Only some of the dates have an offset from UTC.
             - Fewer than two rows have a value.
             - float64 cannot represent the gaps between the times in units of the median gap.

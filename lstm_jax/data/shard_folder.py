@@ -130,9 +130,10 @@ def _written(folder: Path, parts: Sequence[Any], write: Callable, numbers: Seque
 
 
 def _end_with_parent() -> None:
-    """End this process as soon as its parent has ended, even if a signal has killed the parent.
+    """Start a thread that ends this process as soon as the parent process has ended, even if a signal has killed the parent.
 
-    The processes of a pool do not notice this: they would wait for work for ever, and keep the standard output of the command open.
+    Without this thread, a process of a pool does not notice that its parent was killed. It waits for work for ever, and keeps the standard
+    output of the command open.
     """
     parent = parent_process()
     assert parent is not None
@@ -175,7 +176,7 @@ def _summed(path: Path) -> dict[str, Any] | None:
 def write_index(folder: Path, content: dict[str, Any]) -> None:
     """Write the index of a folder, the file index.json with facts about all shards. All shards must have been written before.
 
-    `content` is the index as a dict. Its entry "format" names the format of the shards.
+    `content` is the index as a dict. Its entry "format" names the format of the shards. Afterwards the file `UNFINISHED` is removed.
     """
     write_atomically(folder / INDEX, summed_json(content))
     (folder / UNFINISHED).unlink(missing_ok=True)
@@ -201,9 +202,10 @@ def read_index(folder: Path, kind: str, command: str) -> tuple[dict[str, Any], b
         content = (folder / INDEX).read_bytes()
     except OSError as error:
         raise InputError(f"shards {folder}", "no index.json", f"name a folder that {command} has finished") from error
-    index = read_summed(content)
-    require(index is not None and index.get("format") == kind, f"index {folder / INDEX}", "damaged", f"write them again with {command}")
-    assert index is not None
+    index, subject = read_summed(content), f"index {folder / INDEX}"
+    if index is None:
+        raise InputError(subject, "damaged", f"write them again with {command}")
+    require(index.get("format") == kind, subject, f"of the format {index.get('format')!r}", f"name a folder that {command} has written")
     return index, content
 
 

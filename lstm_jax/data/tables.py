@@ -31,9 +31,9 @@ def table_rows(path: Path, wanted: tuple[str, ...] = (), limited: bool = True) -
 
     Args:
         path: the file.
-        wanted: names of columns that the caller needs. They serve only to detect a CSV file that separates its fields by semicolons or
-            tabs. Such a file is detected if its first line, split at semicolons or at tabs, gives all these names. Split at commas, the
-            line must not give all of them.
+        wanted: names of columns that the caller needs. They serve only to detect a CSV file whose fields are separated by semicolons or
+            tabs and not by commas. A file counts as such a file if a split of its first line at semicolons or at tabs gives all these
+            names, but a split at commas does not.
         limited: whether a large file is an error; see `open_input`.
 
     Raises:
@@ -70,7 +70,7 @@ def parse_number(text: str) -> float:
     """Return the number that a text stands for.
 
     Raises:
-        ValueError: if the text is no number, or has underscores, which Python allows: 2024_01 is a month, and not 202401.
+        ValueError: if the text is no number, or has an underscore. Python's `float` would read the month 2024_01 as the number 202401.
     """
     if "_" in text:
         raise ValueError(text)
@@ -149,13 +149,17 @@ def _csv_rows(path: Path, lines: Iterable[str], wanted: tuple[str, ...]) -> Iter
 
 
 _readers: list[int] = []
-"""For each table that is being read: the limit of Python's csv module before the first of these tables."""
+"""One entry for each CSV file that is being read. All entries have the same value: `csv.field_size_limit()` before the first of these files
+was opened."""
 _lock = threading.Lock()
 
 
 @contextlib.contextmanager
 def _long_fields() -> Iterator[None]:
-    """Raise the limit for the fields of a CSV file, which the whole process shares, until no table is read any more."""
+    """Raise the largest allowed size of a CSV field (`csv.field_size_limit`) to `FIELD_LIMIT` (2**30 characters) during a with-statement.
+
+    The whole process shares this limit. If several such with-statements overlap, the end of the last one restores the old limit.
+    """
     with _lock:
         before = _readers[0] if _readers else csv.field_size_limit()
         _readers.append(before)

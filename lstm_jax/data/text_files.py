@@ -84,7 +84,7 @@ def decode_utf8(content: bytes, path: str | Path) -> str:
 def review_lines(content: bytes, path: str | Path) -> list[bytes]:
     """Return the lines of a file that contains one review per line, without their line ends and without a UTF-8 byte-order mark.
 
-    Invalid UTF-8 in a review is allowed, as in the training reviews.
+    Invalid UTF-8 in a review is allowed, because the reviews on which a model is trained may contain it, too.
 
     Args:
         content: all bytes of the file.

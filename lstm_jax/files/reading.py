@@ -129,8 +129,8 @@ def open_input(
         path: path of the file.
         subject: name of the file in error messages. If empty, the name is "file PATH".
         remedy: advice to the user at the end of error messages.
-        limited: whether a file of more than `most_bytes()` bytes is an error. If false, it is one only if the environment variable
-            `LSTM_JAX_MAX_BYTES` sets this number, and the caller must not keep the whole file in memory.
+        limited: whether a file of more than `most_bytes()` bytes is an error. If false, such a file is an error only if the environment
+            variable `LSTM_JAX_MAX_BYTES` is set. A caller that gives False must not keep the whole file in memory.
 
     Yields:
         The open file, in binary mode.

@@ -85,7 +85,10 @@ def check_output(path: Path, inputs: Iterable[Path | str] = (), force: bool = Fa
 
 
 def _check_folder(path: Path) -> None:
-    """Check that a file can be created in the folder of `path`, also one with the longer name of a temporary file."""
+    """Check that the folder of `path` can be written or, if it does not exist, created.
+
+    Also check that the file system accepts the name of the file and the longer name of its temporary file.
+    """
     above = next((folder for folder in path.absolute().parents if os.path.lexists(folder)), Path("/"))
     good = above.is_dir() and os.access(above, os.W_OK | os.X_OK)
     require(good, f"writing {path}", f"{above} is no folder, or read-only", "name a folder that can be written")

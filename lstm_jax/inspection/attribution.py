@@ -51,15 +51,16 @@ def integrated_gradients(
     computed contributions differs from the exact sum by at most `tolerance`, or until there are `MOST_POINTS` points.
 
     Args:
-        function: a function that is called as function(inputs, *args) and returns a scalar, the output. Its gradient is compiled for each
-            shape of the arguments and each number of points. If `function` is a method of an object that is no NNX module, later calls of
+        function: a function that is called as function(inputs, *args) and returns a scalar, the output. The gradient of a method of an
+            object that is no NNX module is compiled once for each shape of the arguments and each number of points. Later calls of
             `integrated_gradients` use the same compiled program, which contains the arrays that the object held at the time of the
             compilation. Parameters that change must therefore be passed in `args`. The gradient of any other function is compiled again at
             each call of `integrated_gradients`.
         inputs: the input (T, E).
         args: further arguments of the function: pytrees of arrays, such as parameters.
         baseline: the baseline (T, E). If None, it is zeros.
-        tolerance: largest absolute error of the sum of the contributions that is accepted before there are `MOST_POINTS` points.
+        tolerance: largest accepted absolute difference between the sum of the computed contributions and the exact sum. If the difference
+            is larger with `MOST_POINTS` points, the result is returned nevertheless.
 
     Raises:
         InputError: if `inputs` are no floats, have another number of axes than 2 or no elements, if `baseline` has another shape than
@@ -133,10 +134,10 @@ def gradient_norms(function: Callable[..., jax.Array], inputs: jax.Array, *args:
     A large norm means that the output depends strongly on the step.
 
     Args:
-        function: a function that is called as function(inputs, *args) and returns an array (K,) of K outputs. It is compiled for each shape
-            of the arguments. If `function` is a method of an object that is no NNX module, later calls of `gradient_norms` use the same
-            compiled program, which contains the arrays that the object held at the time of the compilation. Parameters that change must
-            therefore be passed in `args`. Any other function is compiled again at each call of `gradient_norms`.
+        function: a function that is called as function(inputs, *args) and returns an array (K,) of K outputs. A method of an object that is
+            no NNX module is compiled once for each shape of the arguments. Later calls of `gradient_norms` use the same compiled program,
+            which contains the arrays that the object held at the time of the compilation. Parameters that change must therefore be passed
+            in `args`. Any other function is compiled again at each call of `gradient_norms`.
         inputs: the input (T, E).
         args: further arguments of the function: pytrees of arrays, such as parameters.
 

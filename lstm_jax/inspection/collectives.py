@@ -17,7 +17,7 @@ class Collective(NamedTuple):
     kind: str
     """Name in HLO: "all-reduce", "all-gather", "all-to-all", "reduce-scatter" or "collective-permute"."""
     bytes: int
-    """Size of its result on one device, in bytes."""
+    """Size of the result on one device, in bytes."""
 
 
 def collectives(hlo: str) -> list[Collective]:

@@ -252,7 +252,8 @@ def export_projector(
 def escape(word: str) -> str:
     """Percent-encode the white space, the control characters and the invalid UTF-8 in a word, as in URLs: "a b" becomes "a%20b".
 
-    Keras' vocabulary has words with no-break spaces and with NEL (U+0085), which many programs read as a line break. A "%" is not changed.
+    The vocabulary of the reviews in Keras has words that contain a no-break space or the character NEL (U+0085). Many programs read NEL as
+    a line break. A "%" in a word is not changed.
 
     Args:
         word: the word. Bytes that are not valid UTF-8 must have been decoded to surrogates by Python's error handler "surrogateescape".

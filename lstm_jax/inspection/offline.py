@@ -15,7 +15,7 @@ def fill_template(template: Path, data: Any) -> str:
     lstm-jax wrote the page, is added after `<!doctype html>`.
 
     Args:
-        template: path of the template, which contains these four texts.
+        template: path of the template, which contains `<!doctype html>`, `SHARED_STYLE`, `SHARED_SCRIPT` and `DATA</script>`.
         data: data that JSON can represent. All numbers must be finite.
     """
     text = template.read_text(encoding="utf-8").replace("<!doctype html>", f"<!doctype html>\n<!-- {MARK} -->", 1)

@@ -95,7 +95,8 @@ def units_page(text: str, activations: np.ndarray, units: Sequence[int], path: P
             file with the mark is always replaced.
 
     Raises:
-        InputError: if `activations` does not have N rows, if there is no unit with one of the indices, or if the file cannot be written.
+        InputError: if `activations` does not have N rows, if an entry of `units` is not the index of one of the H units, or if the
+            file cannot be written.
     """
     require(len(activations) == len(text), "activations", len(activations), f"give one row for each of {len(text)} characters")
     sections = []

@@ -21,7 +21,7 @@ from lstm_jax.inspection.offline import fill_template
 MOST_BYTES = 5_000_000
 """Largest size of a page in bytes."""
 LEAST_UNITS = 8
-"""Smallest number of units of each layer that a page may show. If a layer has fewer units, the size of the smallest layer replaces it."""
+"""Smallest number of units of each layer that a page may show. If the smallest layer has fewer units, its size is the limit."""
 _REMEDY = "give fewer or shorter examples, or fewer epochs"
 _DIVERGED = "the network has diverged: inspect another run, or train it with a lower learning rate"
 _TEMPLATE = Path(__file__).with_name("window.html")

@@ -372,12 +372,12 @@ def accelerate(model: Any) -> Any:
     too, with the same optimizer object. A warning names each recurrent layer that is not replaced, and the reason.
 
     The layers that are not replaced are the same objects in both models, and their attribute `output` belongs to the given model. To get an
-    accelerated model that returns the output of an inner layer, first make such a model from the given model, as in
-    `keras.Model(model.inputs, model.layers[1].output)`. Then call `accelerate` on this model.
+    accelerated model that returns the output of an inner layer, first make a Keras model with this output from the given
+    model, for example `keras.Model(model.inputs, model.layers[1].output)`. Then call `accelerate` on the new Keras model.
 
     Args:
         model: a Sequential or Functional model whose weights have been created. Layers in a Sequential or Functional model inside it are
-            also replaced. A subclass of `keras.Sequential` or `keras.Model` is kept, with all its layers.
+            also replaced. A model of a subclass of `keras.Sequential` or `keras.Model` is not changed: none of its layers is replaced.
 
     Returns:
         The new model, or the given model if no layer can be replaced.

@@ -17,9 +17,9 @@ from lstm_jax.layers.single import is_single, read_input
 class Bidirectional(nnx.Module):
     """Bidirectional recurrent layer (Schuster & Paliwal 1997), equal to `keras.layers.Bidirectional(LSTM(...))`.
 
-    It contains a forward layer, which reads the sequence, and a backward layer, which reads the sequence in reverse. As in Keras, if
-    `return_sequences` is true, the outputs of masked steps are zeros, and the outputs of the backward layer are reversed, so that both
-    outputs are in the order of time.
+    It contains a forward layer, which reads the sequence, and a backward layer, which reads the sequence in reverse. If `return_sequences`
+    is true, the outputs of the backward layer are reversed, so that the outputs of both layers are in the order of time. The outputs of
+    masked steps are then zeros. Both rules are those of Keras.
 
     Args:
         features: number of input features E.
@@ -30,17 +30,18 @@ class Bidirectional(nnx.Module):
         backward: dict from the name of an argument, for example "units" or "cell", to its value for the backward layer. The arguments that
             are not in the dict are the same for both layers. None stands for an empty dict.
         rngs: random streams; weights are drawn from the stream `params`, and masks from the stream `dropout`.
-        options: further arguments of `Recurrent` for both layers, except `go_backwards`, `keep_order` and `zero_output_for_mask`, which is
-            an argument of a call alone. The cell is an LSTM by default.
+        options: further arguments of `Recurrent` for both layers. The arguments `go_backwards` and `keep_order` must not be true, and
+            `zero_output_for_mask` can be given only to a call of the layer. The cell is an LSTM by default.
 
     Raises:
         InputError: in one of these cases.
 
             - `merge_mode` is unknown.
             - `go_backwards` or `keep_order` is true, or `zero_output_for_mask` is given.
-            - `backward` contains an argument that both layers must share.
+            - `backward` contains "features", "rngs", "go_backwards", "keep_order", "return_sequences", "return_state", "stateful" or
+              "zero_output_for_mask".
             - `merge_mode` is "sum", "ave" or "mul", and the two layers have different numbers of output features.
-            - `Recurrent` does not accept an argument.
+            - `Recurrent` does not accept the value of an argument.
     """
 
     def __init__(
@@ -64,7 +65,8 @@ class Bidirectional(nnx.Module):
         both: dict[str, Any] = options | {"units": units, "return_sequences": return_sequences, "return_state": True}
         both["zero_output_for_mask"] = return_sequences
         other = dict(backward or {})
-        for name in ("go_backwards", "keep_order", "return_sequences", "return_state", "stateful", "zero_output_for_mask"):
+        shared = ("features", "rngs", "go_backwards", "keep_order", "return_sequences", "return_state", "stateful", "zero_output_for_mask")
+        for name in shared:
             require(name not in other, f"backward {name}", other.get(name), "it is that of Bidirectional: leave it out")
         self.forward = recurrent(features, rngs=rngs, **both)
         self.backward = recurrent(features, rngs=rngs, go_backwards=True, **(both | other))
@@ -75,7 +77,7 @@ class Bidirectional(nnx.Module):
 
     @property
     def output_features(self) -> int:
-        """Number of output features. It is the sum over both layers if `merge_mode` is "concat", else the number of the forward layer."""
+        """Number of output features. It is the sum over both layers if `merge_mode` is "concat", else that of the forward layer."""
         return self.forward.output_features + (self.backward.output_features if self.merge_mode == "concat" else 0)
 
     def count_params(self) -> int:

@@ -63,7 +63,7 @@ class LayerState(nnx.Module):
     B is the number of rows of the batch and H the number of units.
 
     Attributes:
-        row: the `Cell` of the layer, which is usually a row of the table `CELLS`.
+        row: the `Cell` of the layer, which is usually a value of the dict `CELLS`.
         units: number of units H.
         stateful: whether a call starts from the final state of the previous call.
         learned_state: whether the initial state is a parameter.
@@ -80,9 +80,8 @@ class LayerState(nnx.Module):
     def initial_state(self, batch: int | None, dtype=None) -> Any:
         """Return the initial state of the layer for a batch of `batch` rows.
 
-        Each row is the learned initial state of the layer. For a layer without a learned initial state, the rows are the initial state of
-        the cell, which is zeros for the cells of this library. A state that a stateful layer carries between calls is not taken into
-        account.
+        Each row of the result is the learned initial state of the layer or, for a layer without a learned initial state, the initial state
+        of the cell, which is zeros for the cells of this library. The state that a stateful layer carries between calls is not used.
 
         Args:
             batch: number of rows B. None means no batch axis, so that the arrays are (H,), for example for `step` under `jax.vmap`.
@@ -165,7 +164,8 @@ class LayerState(nnx.Module):
     def _carry(self, state: Any) -> None:
         """Store a copy of the final state of a call for the next call, if the layer is stateful.
 
-        The call may return the state, or a part of it as its output. A caller that donates the layer's variables would lose these arrays.
+        The call may also return the arrays of this state to its caller. If the caller later donates the layer's variables to a jitted
+        function, JAX deletes the arrays of the variables. The returned arrays stay valid, since the variables contain copies.
         """
         if not self.stateful:
             return

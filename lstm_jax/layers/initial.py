@@ -114,7 +114,7 @@ def initial_params(
 
 
 def set_params(layer: Any, *params: Mapping[str, jax.Array | None]) -> None:
-    """Make each array a parameter of a recurrent layer, that is, an attribute of the given name. None stays None.
+    """Set an attribute of a recurrent layer for each parameter in `params`: an `nnx.Param` with the initial value, or None for None.
 
     Args:
         layer: the layer, which has all its other attributes already.

@@ -337,9 +337,9 @@ class Recurrent(LayerState):
     def _drop(self, batch: int, steps: int, dropout: DropoutMasks | None, rngs: Any, training: bool) -> tuple[Any, DropoutMasks | None]:
         """Return the parameters of the cell and the dropout masks for one call of the layer.
 
-        In training mode, weight dropout multiplies the recurrent kernel by a mask. Dropout masks that the caller gave are returned
-        unchanged. If the caller gave none, new masks are drawn in training mode. In evaluation mode, `DropoutMasks` with only the rates of
-        zoneout are then returned for a layer with zoneout, and None instead of masks for a layer without zoneout.
+        In training mode, weight dropout multiplies the recurrent kernel by a mask. If the caller gave dropout masks, they are returned.
+        If the caller gave none, the result depends on the mode. In training mode, new masks are returned. In evaluation mode,
+        `DropoutMasks` with only the rates of zoneout are returned, or None if the layer has no zoneout.
 
         Args:
             batch: number of rows B.

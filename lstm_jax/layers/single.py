@@ -1,4 +1,4 @@
-"""Inputs of recurrent layers, and calls of layers on a single sequence, whose arrays have no batch axis.
+"""Functions that check the inputs of recurrent layers, and that call a layer on a single sequence, without a batch axis.
 
 B is the batch size, T the number of steps, E the number of input features and H the number of units.
 """
@@ -113,7 +113,15 @@ def _expanded(name: str, value: Any, axis: int) -> Any:
 
 
 def _with_row(name: str, value: Any) -> Any:
-    """Add a batch axis to a number or an array, or to each array of a state. `name` is the name of the value in the error message."""
+    """Add a batch axis to a number or an array, or to each array of a state. None stays None.
+
+    Args:
+        name: name of the value in the error message of `_expanded`.
+        value: a number, an array, a state (a tuple or list of arrays), or None.
+
+    Raises:
+        InputError: if the value cannot be converted to an array.
+    """
     if isinstance(value, tuple | list):
         parts = [_expanded(name, part, 0) for part in value]
         return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)

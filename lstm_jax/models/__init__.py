@@ -1,6 +1,6 @@
-"""Models of the tasks, and their conversion to pure functions of the parameters.
+"""Models for sentiment classification, language modelling, text generation and forecasting.
 
-The models are `flax.nnx` modules.
+The models are `flax.nnx` modules. The function `functional` converts a model to a pure function of its parameters.
 """
 
 from lstm_jax.models.forecaster import Forecaster

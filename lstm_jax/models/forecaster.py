@@ -1,6 +1,6 @@
 """Model of a time series, which predicts the distribution of its next values.
 
-B is the batch size, T the number of steps and F the number of features of an entry.
+B is the batch size, T the number of past entries (time steps), F the number of features of an entry and K the number of predicted values.
 """
 
 from typing import Any
@@ -21,6 +21,12 @@ class Forecaster(nnx.Module):
     For each difference, it predicts the mean and the log standard deviation. Recurrent layers read the past entries (B, T, F) of the
     series, where F is the number of features of an entry. Their last output is concatenated with K numbers, which encode the times from the
     last past entry to each of the next K values. A dense layer maps the result to 2 K outputs.
+
+    Args:
+        config: settings of the recurrent layers, such as their number and their number of units.
+        features: number of features F.
+        horizon: number of predicted values K.
+        rngs: random streams; weights are drawn from the stream `params`, and masks from the stream `dropout`.
     """
 
     def __init__(self, config: ForecastModelConfig, features: int, horizon: int, *, rngs: nnx.Rngs):

@@ -20,11 +20,11 @@ from lstm_jax.shapes import TokenIds, ValidSteps
 
 
 class CharGenerator(nnx.Module):
-    """Character-level language model. It maps ids (B, T) to logits (B, T, V), which predict the next character after each step.
+    """Character-level language model. It maps ids (B, T) to logits (B, T, V) of the next character after each step.
 
-    The input is encoded one-hot or by an embedding. Recurrent layers and a dense layer with V outputs follow. With one-hot inputs, one LSTM
-    layer of 128 units and a vocabulary of 33 characters, the model has 87,201 parameters, as many as the model of the Keras example
-    lstm_text_generation has with this vocabulary.
+    V is the vocabulary size. The input is encoded one-hot or by an embedding. Recurrent layers and a dense layer with V outputs follow.
+    With one-hot inputs, one LSTM layer of 128 units and a vocabulary of 33 characters, the model has 87,201 parameters, as many as the
+    model of the Keras example lstm_text_generation has with this vocabulary.
     """
 
     def __init__(self, config: GenerationModelConfig, vocabulary: int, *, rngs: nnx.Rngs):

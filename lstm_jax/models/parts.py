@@ -1,4 +1,4 @@
-"""Division of a model into its parameters and a pure function that rebuilds it from them, and the table of a model's layers."""
+"""Functions that split a model into its parameters and a pure function, that replace parameters, and that list the layers of a model."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -25,7 +25,7 @@ class Parts(NamedTuple):
     params: dict[str, jax.Array]
     """Dict from the name of each parameter, such as "recurrent/0/kernel", to its array."""
     variables: Any
-    """State of all other variables, such as the keys and counts of random streams, or running means."""
+    """`nnx.State` of all variables that are not parameters, such as the keys and counts of random streams, or running means."""
     rebuild: Callable[[dict[str, jax.Array], Any], Any]
     """Function rebuild(params, variables) that returns the module. It may be called inside or outside of jit."""
 

@@ -101,7 +101,7 @@ def text_at_step(values: Float[Array, "B M D"], member: Bool[Array, "B M T"]) ->
     At a step that belongs to no text, the values are arbitrary.
 
     Args:
-        values: (B, M, D) D values for each text.
+        values: array (B, M, D) with D values for each text of each row.
         member: bool (B, M, T) that tells which steps belong to each text, as `members` returns it.
     """
     text = jnp.argmax(member, 1)

@@ -15,7 +15,7 @@ PRODUCTS = ("float32", "bfloat16", "int8")
 
 
 def check_products(dtype: str) -> None:
-    """Check a dtype of matrix products.
+    """Check the name of the dtype in which a model multiplies matrices.
 
     Raises:
         InputError: if `dtype` is not one of `PRODUCTS`.
@@ -26,8 +26,9 @@ def check_products(dtype: str) -> None:
 def set_products(model: M, dtype: str) -> M:
     """Set the dtype in which all recurrent layers of a model multiply matrices, and return the model.
 
-    The model is changed in place. If a layer names a backend that cannot compute the layer in this dtype on this machine, the name is
-    removed, and the backend is chosen automatically. A later call with another dtype does not restore the name.
+    The model is changed in place. If the attribute `backend` of a layer names a backend that cannot compute the layer in this dtype on this
+    machine, the attribute is set to None, so that a backend is chosen automatically. A later call with another dtype does not restore the
+    name.
 
     Args:
         model: a module with recurrent layers of this package, whose parameters are float32.

@@ -34,7 +34,7 @@ TARGETS = (
     "lstm_jax_mask",
 )
 PRODUCT_NUMBERS = {None: 0, "bfloat16": 1, "int8": 2}
-"""Dict from the dtype of matrix products, None for that of the parameters, to its number in native/narrow.h."""
+"""Dict from each dtype of matrix products to its number in native/narrow.h. The key None means the dtype of the parameters."""
 BUILD = "run lstm-jax backends --build"
 INSTALLED = "the installed"
 

@@ -18,7 +18,7 @@ from lstm_jax.native import compiler, trust
 from lstm_jax.runtime.machine import cores, processor
 
 NARROW = {"bfloat16": "avx512_bf16", "int8": "avx512_vnni"}
-"""Dict from the dtype of matrix products to the feature of processors with instructions for them."""
+"""Dict from a dtype to the processor feature, as named in /proc/cpuinfo, that provides instructions for matrix products in this dtype."""
 LEVELS: dict[str, dict[str, frozenset[str]]] = {
     "x86_64": {
         "x86-64-v4-bf16": frozenset(NARROW.values()),

@@ -160,8 +160,8 @@ def _run(backend: Backend, cell: Cell, operands: Operands, compute_dtype, sequen
 def _run_rows(run: Callable, cell: Cell, params, x, state, valid, dropout: DropoutMasks, *rest):
     """Call the function `run` of a backend and return its results. If necessary, first convert ids in x to one-hot vectors.
 
-    The conversion is necessary if there is an input dropout mask, since this mask cannot be applied to ids, and for a user's own function
-    `Cell.project`. The arguments after `run` are those of `reference.run`.
+    The conversion is necessary if there is an input dropout mask, since this mask cannot be applied to ids, or if the function `project` of
+    the cell does not accept ids. The arguments after `run` are those of `reference.run`.
     """
     x = cell.projectable(params, x, dropout.input is not None)
     return run(cell, params, x, state, valid, dropout, *rest)

@@ -1,4 +1,4 @@
-"""The table `BACKENDS` of the implementations of `unroll`, with their capabilities, and the choice of a backend for a call.
+"""The table `BACKENDS`, which describes the backends (the implementations of `unroll`), and functions that choose a backend for a call.
 
 If the user names a backend, this backend is used. If it does not have a capability that the call needs, an error names the capability. If
 the user names no backend, the first backend in the table that has all needed capabilities is chosen. `capability_rows` describes the
@@ -23,7 +23,11 @@ from lstm_jax.recurrence.operands import compute_dtype_name
 DROPOUTS = ("input dropout", "input dropout per gate", "recurrent dropout", "recurrent dropout per gate")
 ZONEOUT = "zoneout"
 MASKS = ("lengths", "lengths read backwards", "mask")
-"""Kinds of padding. "lengths": the valid steps of a row come first. "lengths read backwards": they come last. "mask": any order."""
+"""Kinds of padding.
+
+"lengths" means that the valid steps of each row come before its padded steps, "lengths read backwards" that they come after its padded
+steps, and "mask" that any step may be padded.
+"""
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,10 @@ class Backend:
     what: str
     """Description of the backend for users."""
     mixed: bool = True
-    """Whether the matrix products may be computed in any other dtype than that of the parameters."""
+    """Whether each dtype in `compute_dtypes` is supported for parameters of any dtype.
+
+    If false, the matrix products must have the dtype of the parameters, except for the pairs in `mixtures`.
+    """
     mixtures: tuple[tuple[str, str], ...] = ()
     """Pairs (dtype of the parameters, dtype of the matrix products) that are supported although `mixed` is false."""
     why_not_mixed: Callable[[Cell, str], str] = lambda cell, dtype: ""
@@ -339,7 +346,7 @@ def _here(backend: Backend, platform: str) -> str:
     """Return a text for users: "yes" if a backend runs on this machine, else the first capability that is missing.
 
     This machine may not support some of the pairs (dtype of the parameters, dtype of the matrix products) in `Backend.mixtures`. For each
-    such pair, the text names the dtype of the matrix products and the reason after the "yes".
+    such pair, the text continues after "yes" with the dtype of the matrix products and the reason why it is not supported.
     """
     missing = lacks(backend, Request(backend.cells[0]), platform)
     lacking = {dtypes[1]: lacks(backend, Request(backend.cells[0], *dtypes), platform) for dtypes in backend.mixtures}

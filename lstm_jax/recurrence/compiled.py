@@ -2,8 +2,8 @@
 
 This module runs most cells, with the code in native/recurrence.cc. The module compiled_linear.py runs the other cells, which are cells that
 users define and whose step is linear in the state. That module also runs minLSTM and minGRU if the batch has only one row and the matrix
-products are in the dtype of the parameters. In this case each thread computes the matrix products of some of the steps. On two cores this
-is faster than the code in recurrence.cc for one row, and slower for two rows.
+products are in the dtype of the parameters. In this case each thread computes the matrix products of some of the steps. On two cores,
+compiled_linear.py is faster than recurrence.cc for one row, and slower for two rows.
 
 One call of the C++ code runs the forward pass over all steps, and another call computes the gradients. The C++ code has a twin, which is
 the same computation in JAX. The twin is used for derivatives of order 2 and higher, for forward-mode differentiation, and for gradients
@@ -41,7 +41,7 @@ from lstm_jax.recurrence.residuals import Residuals, backward_twin, forward_twin
 from lstm_jax.shapes import GATES
 
 FEW_ROWS = 3
-"""Largest batch size for which the C++ code has only the order (T, B, ...) of x, the outputs, and the gradients of both."""
+"""Largest batch size for which the C++ code reads and writes only arrays (T, B, ...). For more rows, it also supports (B, T, ...)."""
 
 
 def run(
@@ -60,10 +60,10 @@ def run(
     """Run a cell over time in C++. The cell must be one for which `is_compiled` returns true.
 
     The arguments and results are those of `reference.run`. There are two additional arguments. `tokens` (T, B) is described in `unroll`.
-    `batch_first` tells whether the caller stores x and the outputs as arrays (B, T, ...), and swaps their first two axes before and after
-    this call. If `batch_first` is true and the batch size on a device is above `FEW_ROWS`, the C++ code reads and writes x, the outputs and
-    the gradients of both in the order (B, T, ...), so that XLA need not transpose these arrays in memory. `batch_first` does not change the
-    results.
+    `batch_first` is true if the caller uses arrays (B, T, ...), so that it swaps the first two axes of x before this call and those of the
+    outputs after this call. This function gets and returns arrays (T, B, ...) in either case. If `batch_first` is true and the batch size
+    on a device is above `FEW_ROWS`, the C++ code uses the order (B, T, ...) for x, the outputs and the gradients with respect to both. XLA
+    then need not transpose these arrays in memory. The results are the same.
     """
     name = compute_dtype_name(compute_dtype, params.kernel.dtype)
     products = name if name in PRODUCT_NUMBERS else None
@@ -107,16 +107,17 @@ def why_not_mixed(cell: Cell, dtype: str) -> str:
 class CompiledCell(RecurrentOperation):
     """Operation that runs a cell over time in C++. Its arguments are (params, x, state, valid, dropout, resets, tokens), as in `run`.
 
-    The LSTM with full gate recurrence has other arguments: its parameters, states and recurrent dropout masks are those of the cell
-    `gate_recurrent.JOINED`. The array `h` in the state of `JOINED` has 4H columns: the output of this LSTM, followed by its gates i, f and
-    o. Only the first H columns are returned as the output of a step. For every other cell, the output of a step is the whole array `h`.
+    If the cell is the LSTM with full gate recurrence, the tuple of arguments is the same, but `params`, `state`, `dropout` and `resets` in
+    this tuple are those of the equivalent cell `gate_recurrent.JOINED`. The array `h` in the state of `JOINED` has 4H columns: the output
+    of the LSTM, followed by its gates i, f and o. Only the first H columns are returned as the output of a step. For every other cell, the
+    output of a step is the whole array `h`.
 
     Attributes:
         cell: the cell.
         sequences: whether to return the outputs of all steps.
         compute_dtype: dtype of the matrix products, "bfloat16" or "int8", or None for the dtype of the parameters.
-        batch_first: whether the C++ code reads and writes x, the outputs and the gradients of both as arrays (B, T, ...) if the batch size
-            is above `FEW_ROWS`.
+        batch_first: whether the C++ code reads and writes x, the outputs and the gradients with respect to both as arrays (B, T, ...)
+            rather than (T, B, ...). Has an effect only if the batch size is above `FEW_ROWS`.
     """
 
     cell: Cell
@@ -248,11 +249,11 @@ def _output(of: CompiledCell, params, h):
 
 
 def _in_order(of: CompiledCell, x, *arrays) -> tuple:
-    """Return `arrays` with their axes in the order that the C++ code reads, and a dict with the attribute "batch_first" of the call.
+    """Return `arrays` in the order of axes that the C++ code shall read, followed by a dict {"batch_first": bool} that names this order.
 
-    The arguments `x` and `arrays` have the axes (T, B, ...). If `of.batch_first` is true and the batch size B is above `FEW_ROWS`, the axes
-    of the returned arrays are (B, T, ...), and the attribute is True. Otherwise the arrays are returned unchanged, and the attribute is
-    False: for at most `FEW_ROWS` rows, the C++ code supports only the order (T, B, ...). Ids (T, B) and None are always returned unchanged.
+    `arrays` are (T, B, ...), and the second axis of `x` gives the batch size B. If `of.batch_first` is true and B is above `FEW_ROWS`, the
+    returned arrays are (B, T, ...), and the bool is True. Otherwise the arrays are returned unchanged, and the bool is False. Ids (T, B)
+    and None are always returned unchanged. The caller passes the dict to the C++ code.
     """
     batch = x.shape[1]  # no int in an exported program of a symbolic batch size, which runs the twin
     swaps = of.batch_first and isinstance(batch, int) and batch > FEW_ROWS
@@ -327,7 +328,7 @@ def _scan(of: CompiledCell, keep: bool, params, x, state, valid, dropout: Dropou
     """Run a cell over time in JAX, with the same results as the forward pass in C++.
 
     `of` is the operation of the cell, with its options. The result is ((outputs of all steps, final state), residuals). The outputs are
-    None if `of.sequences` is false, and the residuals are None if `keep` is false. The other arguments are those of `run`.
+    None if `of.sequences` is false, and the residuals are None if `keep` is false. The other arguments are those of `CompiledCell`.
     """
     del tokens  # tokens save time in C++ but do not change the results
     row, sequences, dtype = COMPILED_CELLS[of.cell], of.sequences, of.compute_dtype

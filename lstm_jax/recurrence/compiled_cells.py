@@ -1,4 +1,6 @@
-"""Table of the cells that the backend `compiled` supports, with the values that a step of each cell keeps for the backward pass.
+"""The table `COMPILED_CELLS` of the cells that the C++ code in native/recurrence.cc runs.
+
+For each cell, the table has a function that computes, in JAX, the values that a step of this cell keeps for the backward pass.
 
 B is the batch size and H the number of units.
 """
@@ -18,9 +20,10 @@ from lstm_jax.shapes import GATES
 Kept = Callable[..., jax.Array | None]
 """Function kept(params, state, new, z, mask, compute_dtype) that returns the values that one step keeps.
 
-The values are n arrays (B, H) side by side, or None if n is 0. `state` and `new` are the state before and after the step. The other
-arguments are those of `Cell.step`, with one exception: if the cell has its own function `project`, as the LSTM with layer normalisation
-has, z is not the projected input but only the product x W.
+The result is one array (B, n H), which contains n arrays (B, H) side by side, or None if n is 0. The number n is `CompiledRow.kept`.
+`state` is the state before the step, and `new` the state after the step. The other arguments are those of `Cell.step`, with one exception:
+if the cell has its own function `project`, as the LSTM with layer normalisation has, z is only the product of the input x and the kernel,
+instead of the projected input.
 """
 
 
@@ -167,7 +170,7 @@ def _rows() -> dict[Cell, CompiledRow]:
 
 
 COMPILED_CELLS = _rows()
-"""Dict from a cell that the backend `compiled` supports to its row."""
+"""Dict from each cell that native/recurrence.cc runs to the `CompiledRow` of this cell."""
 
 
 def is_compiled(cell: Cell) -> bool:

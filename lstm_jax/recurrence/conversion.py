@@ -11,7 +11,7 @@ from lstm_jax.errors import InputError, require
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 """Dtypes that the parameters of a cell may have."""
 REAL = (jnp.floating, jnp.integer, jnp.bool_)
-"""Kinds of dtypes that are converted to floats."""
+"""Abstract dtypes of the arrays that are converted to floats: floats, ints and bools."""
 LOWEST, HIGHEST = -(2**31), 2**31 - 1
 """Lowest and highest int32."""
 
@@ -98,7 +98,7 @@ def as_int32(name: str, value, remedy: str) -> jax.Array:
 def check_32_bits(name: str, array: Any) -> None:
     """Check that a NumPy array of 64-bit ints has no value beyond 32 bits, unless JAX computes in 64 bits. Other values are not checked.
 
-    JAX would keep only the low 32 bits of such a value. An id beyond an embedding table would then become the id of another row.
+    JAX would keep only the low 32 bits of a value beyond 32 bits. An id beyond the end of an embedding table could then become a valid id.
 
     Raises:
         InputError: if a value is beyond the range of int32 or, in an array of uint64, of uint32.

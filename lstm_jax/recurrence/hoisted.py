@@ -9,8 +9,8 @@ all T steps and B rows of the batch, or by one product per gate if the gates hav
 back-propagation through time for the equations in cells/lstm.py.
 
 The forward pass stores the h before each step and the local derivatives of the step (see `LocalDerivatives`), so that the backward loop
-only multiplies and adds. The two loops are passed as an argument (`Loops`), so that the backend `pallas` can use this code with its own
-loops.
+only multiplies and adds. The two loops are an attribute of the class `HoistedLSTM` (see `Loops`), so that the backend `pallas` can use this
+class with its own loops.
 
 Two choices make the code faster with XLA's compiler for CPUs (measured for B = 16 and H = 128 on one core): the gates are four separate
 arrays, and operands are transposed before a loop or a product.
@@ -86,8 +86,8 @@ class Loops(NamedTuple):
             `backward` reads, or None if `keep` is false. They have a method `h_before(resets)` that returns h before each step (T, B, H).
         backward: function backward(split, kernel, residuals, d_h, d_final, mask, valid, resets, compute_dtype). d_h is the gradient with
             respect to h of all steps (T, B, H), or None. d_final is the gradient with respect to the final state. The function returns the
-            gradients with respect to the initial state, `resets.state` and z. The second one is None if `resets` is None. The third one is
-            four arrays (T, B, H) if `split` is true, else one array (T, B, 4H).
+            gradients with respect to the initial state, `resets.state` and z. The gradient with respect to `resets.state` is None if
+            `resets` is None. The gradient with respect to z is four arrays (T, B, H) if `split` is true, else one array (T, B, 4H).
         twin: another `Loops`, written in JAX, with the same results and residuals; or None if this one is written in JAX.
         platforms: platforms on which these loops run, such as "cuda", or () if they are written in JAX.
     """

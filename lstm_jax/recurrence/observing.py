@@ -13,8 +13,8 @@ def observed(observer: Callable[..., None]) -> Iterator[None]:
     """Return a context manager in which each call of `unroll` also calls observer(cell, operands, compute_dtype, backwards).
 
     `cell`, `compute_dtype` and `backwards` are arguments of the call of `unroll`. `operands` contains the arrays of the call, such as the
-    parameters and the inputs, after they have been checked and converted; see `Operands`. If `backwards` is true, their time axis is
-    already reversed.
+    parameters and the inputs, after they have been checked and converted; see `Operands`. If `backwards` is true, the time axis of these
+    arrays is already reversed.
     """
     token = _OBSERVER.set(observer)
     try:

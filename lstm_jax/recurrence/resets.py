@@ -18,7 +18,7 @@ class Resets(NamedTuple):
     Attributes:
         at: bool (T, B). The entry (t, b) is True if the state of row b of the batch is replaced before step t. The steps are in the order
             in which they are processed.
-        state: the state with arrays (B, H) whose row b replaces the state of row b.
+        state: the new state, with arrays (B, H). Where `at` is True, row b of these arrays replaces the state of row b of the batch.
     """
 
     at: Any

@@ -37,8 +37,8 @@ def check_remat(remat: Any) -> Remat:
 def segment_length(remat: Literal["sqrt"] | int, steps: int) -> int:
     """Return the number of steps in each segment. The last segment may be shorter.
 
-    For `remat=2` the length is half the number of steps, rounded down. An odd number of steps is thus cut into two segments of this length
-    and a third segment of one step.
+    If `remat` means two segments, the length is half the number of steps, rounded down. An odd number of steps is thus cut into two
+    segments of this length and a third segment of one step.
 
     Args:
         remat: approximate number of segments, or "sqrt" for about ceil(sqrt(steps)) segments.
@@ -50,7 +50,7 @@ def segment_length(remat: Literal["sqrt"] | int, steps: int) -> int:
 
 
 def in_segments(run: Callable, remat: Literal["sqrt"] | int) -> Callable:
-    """Return a function that runs a sequence in segments to save memory. It has the same arguments and results as the function `run`.
+    """Return a function that runs a sequence in segments to save memory, with the arguments and results of `run`.
 
     Args:
         run: the function `run` of a backend. Its arguments and results are those of `reference.run`.

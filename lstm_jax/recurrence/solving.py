@@ -1,4 +1,4 @@
-"""The function `solve_states`, which computes the states of all steps at once and says how many iterations that took."""
+"""The function `solve_states`, which computes the states of all steps at once by Newton's method."""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ class Solution(NamedTuple):
 
     Attributes:
         states: the state of the cell after each step, with arrays (B, T, H), or (T, B, H) if time is the first axis.
-        iterations: number of iterations, an int32 scalar.
+        iterations: number of iterations of Newton's method, an int32 scalar.
         residual: largest absolute difference, over all entries of `states`, between the state s[t] and f(s[t - 1], x[t]), where f is one
             step of the cell.
     """
@@ -56,7 +56,7 @@ def solve_states(
         lengths: int (B,), number of valid steps of each row.
         resets: bool (B, T), True where the state is replaced before a step.
         reset_state: the state after a reset. None means zeros.
-        dropout: dropout masks without zoneout.
+        dropout: `DropoutMasks` without zoneout masks, or None for no dropout.
         time_major: whether time is the first axis of `x`, `mask`, `resets` and the returned states.
         options: options of Newton's method.
 

@@ -1,6 +1,6 @@
-"""Functions that check the arguments of `unroll` that have one value for each step: masks, lengths, resets, segment ids and tokens.
+"""Functions that check the arguments `mask`, `lengths`, `resets`, `segment_ids` and `tokens` of `unroll`.
 
-They return arrays whose first axis is time. B is the batch size and T the number of steps.
+The checked arguments are returned as arrays (T, B), where T is the number of steps and B the batch size.
 """
 
 import jax

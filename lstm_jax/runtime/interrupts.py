@@ -39,7 +39,7 @@ def interrupted() -> bool:
 
 
 def exit_code() -> int:
-    """Return the exit code of a program that an interrupt ends: 75 (`RESTART`) if it was SIGTERM inside `terminable`, else 130."""
+    """Return the exit code of a program that an interrupt ends: 75 (`RESTART`) after a SIGTERM inside `terminable`, else 130."""
     return RESTART if _terminated.is_set() else CODE
 
 
@@ -66,7 +66,7 @@ def terminable() -> Iterator[None]:
 
 
 def _repeat() -> None:
-    """Call the handler of the last signal in the main thread once more, in a way that does not count as a second signal."""
+    """Make the main thread call the handler of the last SIGINT or SIGTERM again. `_watch` does not count this as a second signal."""
     number = signal.SIGTERM if _terminated.is_set() else signal.SIGINT
     _repeated.append(number)
     _thread.interrupt_main(number)

@@ -1,4 +1,8 @@
-"""Functions that describe the machine on which this process runs: its processor, its total memory and its free memory."""
+"""Functions about the processor and the memory of the machine on which this process runs.
+
+Most functions return a fact: the processor, its cores, the total memory or the free memory. `pin` restricts a process to some cores, and
+`keep_freed_memory` makes this process keep freed memory for its next allocations.
+"""
 
 import ctypes
 import os
@@ -62,9 +66,9 @@ def keep_freed_memory(large: bool = True) -> bool:
     If the environment variable LSTM_JAX_KEEP_MEMORY is 0, or if the C library is not glibc, nothing is changed and False is returned.
 
     Args:
-        large: whether blocks above 32 MiB are kept too. If false, each of them is returned when it is freed, unless a call with true came
-            before. In both cases the main thread keeps up to 2 GiB of free memory. Any other thread keeps as much memory as it has used at
-            its peak.
+        large: whether blocks above 32 MiB are kept too. If false, each of them is returned when it is freed, unless an earlier call had
+            `large=True`. In both cases the main thread keeps up to 2 GiB of free memory. Any other thread keeps as much memory as it has
+            used at its peak.
     """
     if platform.libc_ver()[0] != "glibc" or os.environ.get("LSTM_JAX_KEEP_MEMORY") == "0":
         return False

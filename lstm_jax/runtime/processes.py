@@ -1,8 +1,8 @@
 """Functions for several processes that train one model together, on one machine or on several machines.
 
 The processes run the same program, on JAX's multi-controller runtime: each process has its own devices, and one mesh holds the devices of
-all processes. All processes must call the same compiled functions on this mesh in the same order. The functions of this module tell all
-processes what only one of them knows, such as that it has failed or received a signal.
+all processes. All processes must call the same compiled functions on this mesh in the same order. The functions of this module connect the
+processes, and tell all processes what only one process knows, for example that this process has failed or received a signal.
 """
 
 import contextlib

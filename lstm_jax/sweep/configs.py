@@ -1,4 +1,4 @@
-"""Overrides and grids of frozen config dataclasses."""
+"""Functions that return copies of a config, a frozen dataclass, in which some fields have other values."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
@@ -64,7 +64,7 @@ def grid(config: Any, /, **axes: Sequence[Any]) -> list[Any]:
             fastest. A name with dots, such as "model.units", stands for a field of an inner config.
 
     Raises:
-        InputError: if a keyword is not a field of the config, or if the values of a field are a text or not iterable.
+        InputError: if a keyword is not a field of the config, or if the values of a field are a string or not iterable.
     """
     axes = {name: as_tuple(name, values, "give a list of values") for name, values in axes.items()}
     return variants(config, (dict(zip(axes, values, strict=True)) for values in product(*axes.values())))

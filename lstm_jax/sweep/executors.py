@@ -67,8 +67,8 @@ def attempt(function: Run, config: Any) -> Row:
 
     Raises:
         KeyboardInterrupt: if a SIGINT (Ctrl-C) interrupts the call, or if the call raises `Interrupted`. A training run of the library
-            raises `Interrupted` after a SIGINT or SIGTERM. In this case no row is returned, not even one with the status "failed". In a
-            sweep with the executor `here`, the `KeyboardInterrupt` ends the sweep.
+            raises `Interrupted` after a SIGINT or SIGTERM. An interrupted call returns no row, not even one with the status "failed". In
+            a sweep with the executor `here`, the `KeyboardInterrupt` ends the sweep.
     """
     start = time.perf_counter()
     try:
@@ -325,7 +325,7 @@ def _attempt_in_job(main: str, function: Run, config: Any) -> Row:
 
 @contextlib.contextmanager
 def _submission_errors(submitit: Any) -> Iterator[None]:
-    """Return a context manager for the submission of jobs. If Slurm refuses the jobs, it raises an `InputError`.
+    """Return a context manager that raises an `InputError` if Slurm refuses the jobs that are submitted inside the context.
 
     The error contains the last line of Slurm's message.
     """

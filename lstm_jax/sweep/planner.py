@@ -42,7 +42,7 @@ def run(
             of a run (see `run_id`) covers only the config and the name of the function.
         configs: instances of a frozen dataclass. Configs with the same id count as one run. In a field, the values 1, 1.0 and True give
             different ids, although Python takes them to be equal. A tuple and a list with the same items give the same id, and so do the
-            dict keys 1 and "1". If a row names another config class, it is not a row of the config.
+            dict keys 1 and "1". A row in the file counts for a config only if it names the class of the config, or no class.
         path: file with one row (a JSON object) per line. Rows are only appended. The file is created, before the first run, if it does not
             exist. Floats that are not finite are written in the form of Python's json module: NaN, Infinity or -Infinity.
         where: executor of the runs: "here" (in this process), "processes" (in fresh processes) or "slurm" (in Slurm jobs). A terminal shows
@@ -62,7 +62,7 @@ def run(
 
             - The function is a lambda or a method of an instance, or has no name.
             - A config is not an instance of a dataclass, or has a value that cannot be written as JSON.
-            - Configs of two classes have the same values.
+            - Two configs have the same id, but different classes or dict keys of different types.
             - `where` is not a key of `EXECUTORS`, or `workers` is negative.
             - The file cannot be written, or has a row that no sweep has written.
             - `where` is "processes", and another process cannot import the function or the class of a config.
@@ -151,11 +151,11 @@ def _key_types(value: Any) -> list[str]:
 
 
 def _found(path: Path, wanted: Mapping[str, Any]) -> tuple[dict[str, Row], int]:
-    """Find the rows of the given configs in a file, and return them with the number of configs that have rows of another class only.
+    """Find the rows of the given configs in a file, and return (found, others).
 
-    The rows are returned as a dict from the id of each run to its last row. A row belongs to a config if its id is that of the config's
-    run, and if it names the class of the config. A row from an older version of this module names no class. It belongs to the config whose
-    run has its id.
+    A row matches a config if it has the id of the config's run, and names either the class of the config or no class. Rows that older
+    versions of this module have written name no class. `found` is a dict from the id of each run to its last matching row. `others` is the
+    number of configs for which the file has rows with the id of the config's run, but all of these rows name another class.
 
     Args:
         path: file of rows.
@@ -222,11 +222,11 @@ def existing_rows(function: Run, configs: Iterable[Any], path: str | Path) -> li
     """Return the rows in the file `path` that earlier runs of `function` on the given configs have written, in the order of the configs.
 
     A config without a row is left out. If a config has several rows, the last row is returned. Rows of other functions or configs are
-    ignored, and so are rows of another class of configs.
+    ignored, and so are rows that name another class than that of the config.
 
     Raises:
-        InputError: if the function has no name, if configs of two classes have the same values, or if the file cannot be read or has a row
-            that no sweep has written.
+        InputError: if the function has no name, if two configs have the same id but different classes or dict keys of different types, or
+            if the file cannot be read or has a row that no sweep has written.
     """
     wanted = _by_id(function, configs)
     found, _ = _found(Path(path), wanted)

@@ -17,7 +17,7 @@ EXACT = 20_000
 
 
 def _logs(name: str, values: Values) -> np.ndarray:
-    """Return the logarithms of durations or ratios.
+    """Return the logarithms of durations or ratios. `name` is what the error message calls the values.
 
     Raises:
         InputError: if a value is not a finite number above 0.

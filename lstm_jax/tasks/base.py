@@ -1,9 +1,9 @@
-"""Base class of the tasks (`Task`), and base class of their trained runs (`Trained`).
+"""Base class of the tasks (`Task`), and base class of the trained models of the tasks (`Trained`).
 
 A new task needs three modules, each with the name of the task:
 - One in this folder, with a subclass of `Task`, a subclass of `Trained`, and the functions `train` and `load`.
-- One in `lstm_jax.config`, with the class of its config, which is listed in the dict `lstm_jax.config.CONFIGS`.
-- One in `lstm_jax.commands`, with the classes of its commands, which its dict `COMMANDS` lists.
+- One in `lstm_jax.config`, with the class of the task's config. The dict `lstm_jax.config.CONFIGS` must contain this class.
+- One in `lstm_jax.commands`, with the classes of the task's commands, and a dict `COMMANDS` from the name of each command to its class.
 """
 
 import dataclasses
@@ -63,7 +63,7 @@ class Task(ABC, Generic[C, D]):
     @classmethod
     @abstractmethod
     def read(cls, config: C, console: Console) -> D:
-        """Read the data that the config names."""
+        """Read and return the data that the config names. The progress may be shown on `console`."""
 
     @abstractmethod
     def batch(self) -> Any:

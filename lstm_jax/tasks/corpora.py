@@ -17,8 +17,8 @@ from lstm_jax.tasks.running import check_own_data
 def load_corpus(config: GenerationConfig) -> data.Corpus:
     """Load the corpus that a config names: a training text and a held-out text, both as character ids.
 
-    If the config resets the state at the beginnings of articles, the fingerprint of the corpus has a second word, the SHA-256 of these
-    positions.
+    The field `fingerprint` of the corpus is a checksum of the data. If the config resets the state at the beginnings of articles, a space
+    and the SHA-256 of the positions of these beginnings are appended to the checksum.
     """
     text = config.data
     if text.input == "stream":
@@ -55,8 +55,8 @@ def read_text(
 
     Args:
         trained: the loaded run, a `generation.Trained`. Its vocabulary gives the ids.
-        paths: paths of files and folders; see `data.read_articles`. The articles in them are joined by spaces. Their line ends are
-            converted as in the training text, even if `clean` is false.
+        paths: paths of files and folders; see `data.read_articles`. The articles in the files are joined by spaces. The line ends of the
+            articles are converted as in the training text, even if `clean` is false.
         text: the text as a string.
         text_column: name of the column or key that holds the text, for files that are tables.
         clean: whether to clean the text first; see `generation.Trained.encode`. Articles in files are cleaned one by one, as in the

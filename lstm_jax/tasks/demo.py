@@ -68,7 +68,8 @@ def run(folder: Path, seed: int, console: Console) -> None:
         console: console that shows progress and results.
 
     Raises:
-        InputError: if the folder holds files that no earlier demo wrote, or if another process uses the folder.
+        InputError: if the folder holds files that no earlier demo wrote or that have changed, if an earlier demo in this folder was killed,
+            or if another process uses the folder.
     """
     with RunFolder(folder).locked():
         _clear(folder)
@@ -149,7 +150,7 @@ def _clear(folder: Path) -> None:
 
     Raises:
         InputError: if the folder holds a file that no demo wrote or that has changed, or if an earlier demo was killed before it listed
-            its files in the marker file (see `MARK`). In these cases no file is removed.
+            its files in the marker file (see `MARK`). In these cases only temporary files of killed processes are removed.
     """
     remedy = "name a new one with --run"
     try:

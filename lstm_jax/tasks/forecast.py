@@ -64,9 +64,9 @@ def negative_log_likelihood(predicted: jax.Array, target: jax.Array) -> jax.Arra
 def objective(rebuild: Callable) -> Objective:
     """Return the training objective: the mean negative log-likelihood of the targets, in nats.
 
-    The result is a `training.step.Objective`, which computes the loss and the metrics of a batch of B windows. A batch is a tuple of the
-    three fields `entries`, `ahead` and `target` of a `forecast_windows.Part`, for the B windows. They are the features that the model
-    reads, the times of the targets, and the targets.
+    The result is a `training.step.Objective`, which computes the loss and the metrics of a batch of B windows. A batch is a tuple of
+    three arrays with B rows. They have the contents of three fields of `forecast_windows.Part`: `entries` (features that the model reads),
+    `ahead` (encoded times of the entries to forecast) and `target` (true values of the entries to forecast).
 
     The metrics are "loss" and "absolute". The metric "absolute" is the mean absolute error of the predicted means, in standard deviations
     of the training split.
@@ -88,8 +88,8 @@ def make_predictions(rebuild: Callable, mesh: jax.sharding.Mesh) -> Callable[[di
     """Return a compiled function predictions(params, part) that forecasts the K entries after each of the W windows in `part`.
 
     K is the `horizon` in the config. The function applies no dropout. It returns an array (W, 2, K), in which [:, 0] are the means and
-    [:, 1] the log standard deviations. Both are in units of the standard deviation of the training split, and the means are relative to
-    the last entry that the model reads.
+    [:, 1] the logarithms of the standard deviations. The means and the standard deviations are in units of the standard deviation of the
+    training split. Each mean is a difference from the last entry that the model reads.
 
     Args:
         rebuild: function from parameters to the model.
@@ -322,7 +322,7 @@ class Trained(base.Trained[ForecastConfig, Scale]):
         """Return the predictions for the K entries (`horizon` in the config) after each of the W windows in `part`.
 
         The result is an array (W, 2, K), in which [:, 0] are the means and [:, 1] the logarithms of the standard deviations. The means and
-        the standard deviations are in units of the standard deviation of the training split, and the means are relative to the last entry
+        the standard deviations are in units of the standard deviation of the training split. Each mean is a difference from the last entry
         that the model reads.
         """
         return make_predictions(self.rebuild, mesh_of(self.config))(self.params, part)

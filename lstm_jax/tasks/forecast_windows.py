@@ -5,7 +5,7 @@ Each entry that the model reads has F features, in this order:
 
 1. the value of the entry minus the value of the last entry that the model reads in the window;
 2. if `level` is true in the config, the value of the entry minus the mean of the training split;
-3. if `gaps` is true in the config, the log of the time since the previous entry, in units of the median gap (`Series.usual_gap`).
+3. if `gaps` is true in the config, log(t / g), where t is the time since the previous entry and g the median gap (`Series.usual_gap`).
 
 The differences in 1 and 2 are in units of the standard deviation of the training split.
 
@@ -24,8 +24,9 @@ from lstm_jax.config import ForecastConfig
 from lstm_jax.errors import require
 
 MOST_SPREADS = 1e9
-"""Largest allowed difference of two values, in standard deviations of the training split. Up to this difference the loss is finite in
-float32, even with the least standard deviation that the model can predict."""
+"""Largest allowed difference of a value from the last value that the model reads in the same window, or from the mean of the training
+split; see `make_part`. The difference is in standard deviations of the training split. Up to this difference the loss is finite in float32,
+even with the least standard deviation that the model can predict."""
 
 
 @dataclass(frozen=True)

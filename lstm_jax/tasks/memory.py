@@ -36,10 +36,12 @@ def require_memory(
     The check counts the initial parameters, the trained parameters, the gradient, the moments of the optimiser, the residuals of a
     microbatch, and the training data. Residuals are the arrays that the forward pass keeps for the backward pass.
 
-    CPU devices share the memory of the machine. Therefore the residuals and the data of all CPU devices of this process are added up;
-    parameters are counted once. For GPUs, the check counts what a single device holds: its columns of each embedding table, all other
-    parameters, and the residuals of its rows of the microbatch. For GPUs, the training data are counted only if there is a single process.
-    With several processes, a GPU holds only a few batches at a time.
+    CPU devices share the memory of the machine. Therefore the residuals of all CPU devices of this process are added up, and the parameters
+    are counted once. The training data are counted once for the machine and, if there is a single process, once more for each CPU device.
+
+    For GPUs, the check counts what a single GPU holds: its columns of each embedding table, all other parameters, and the residuals of its
+    rows of the microbatch. The training data are counted once if there is a single process. With several processes, a device holds only a
+    few batches at a time, and these are not counted.
 
     Args:
         config: config of the run.

@@ -15,7 +15,7 @@ def to_onnx(trained: base.Trained) -> Any:
     """Convert the model of a trained run to an ONNX model.
 
     For a sentiment run, the ONNX model has the input "ids" and the output "probability"; see `convert.sentiment_to_onnx`. For a
-    text-generation run, its inputs are "ids" and the states, and its outputs are "logits" and the new states; see
+    text-generation run, the inputs are "ids" and the states, and the outputs are "logits" and the new states; see
     `convert.generation_to_onnx`. The metadata of the ONNX model are the name of the task, the name of the cell, the vocabulary as JSON, the
     settings with which the run encodes a text, and the version of the ONNX operators.
 

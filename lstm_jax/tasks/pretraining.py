@@ -177,7 +177,7 @@ def sampled_losses(
     """Return the cross-entropies (..., B), in nats, of a softmax over the correct word and the sampled words.
 
     The score of a word at a position is the inner product of the position's vector and the word's embedding, plus the word's bias, minus
-    the logarithm of the word's frequency.
+    the logarithm of the word's frequency. A sampled word that is also the correct word is left out of the sampled words at this position.
 
     Args:
         vectors: vectors (..., B, E) that the model computed for positions of the text.
@@ -217,7 +217,14 @@ def make_objective(rebuild: Callable, counts: np.ndarray) -> Objective:
 
 
 def _log_share(counts: np.ndarray) -> np.ndarray:
-    """Return the logarithm of the share of each word in the text, float32 (V,). The count of an absent word is taken as 1."""
+    """Return the logarithm of the frequency of each word in a text, as float32 (V,).
+
+    The frequency of a word is its number of occurrences divided by the number of all words. For a word that does not occur, the number of
+    occurrences is taken as 1.
+
+    Args:
+        counts: number (V,) of occurrences of each word.
+    """
     return np.log(np.maximum(counts, 1) / counts.sum()).astype(np.float32)
 
 

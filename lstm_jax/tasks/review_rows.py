@@ -84,7 +84,8 @@ def padded_ids(ids: Any, vocabulary: int) -> np.ndarray:
     """Return the word ids (B, T) of B padded reviews as a NumPy array of int32, after checking them.
 
     Raises:
-        InputError: unless `ids` is an array or a list of ints (B, T), where T is at least 1, and all of them are 0 to `vocabulary` - 1.
+        InputError: if `ids` is not an array or a list of ints with the shape (B, T), if T is 0, or if an id is below 0 or above
+            `vocabulary` - 1.
     """
     remedy = "give ints (B, T), where T is 1 or more"
     array = np.asarray(as_array("ids", ids, remedy))

@@ -130,7 +130,7 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
 def logits_of(rebuild: Callable, mesh: jax.sharding.Mesh) -> Callable[[Any, Split | np.ndarray], np.ndarray]:
     """Return a function logits(params, reviews) that computes N logits from `Rows`, `PackedRows` or the ids (N, T) of padded reviews.
 
-    The function raises `InputError` if it is given something else.
+    The returned function raises `InputError` if `reviews` is something else.
     """
     padded, packed = make_logits(rebuild, mesh), make_packed_logits(rebuild, mesh)
 

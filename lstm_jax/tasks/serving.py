@@ -29,7 +29,7 @@ def make_server(model: SentimentClassifier, dtype: str | None = None) -> Callabl
             the layers keep the dtype that they have in `model`.
 
     Returns:
-        The function. It raises `InputError` unless `ids` are integers (B, T), where T is at least 1.
+        The function. It raises `InputError` unless `ids` are integers (B, T) from 0 to V - 1, where T is at least 1.
 
     Raises:
         InputError: if `model` is no `SentimentClassifier`, or if it is already folded.

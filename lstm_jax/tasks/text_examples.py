@@ -2,8 +2,8 @@
 
 The model starts each window from a zero state. In a stream it carries its recurrent state from one training step to the next.
 
-The device stores only the character ids of the text. Each example is identified by an integer, from which a training step computes the
-position of the example in the text. The step then cuts the example out of the text.
+The text is stored as an array of character ids, and the examples are not stored. An example is identified by an integer. The function
+`Examples.gather` computes the position of the example in the text from this integer, and cuts the example out of the text.
 """
 
 from collections.abc import Callable
@@ -107,7 +107,11 @@ def stream_examples(text: np.ndarray | data.ShardedText, length: int, batch: int
 
 
 def _is_streamed(text: np.ndarray | data.ShardedText) -> bool:
-    """Return whether a text is read from shards during the training, after checking that its positions can be counted."""
+    """Return whether a text is a `ShardedText`, whose shards are read during the training.
+
+    Raises:
+        InputError: if the text is a NumPy array of more than `MOST` characters.
+    """
     streamed = isinstance(text, data.ShardedText)
     remedy = f"at most {MOST} fit in memory: write shards with lstm-jax data shard, and read them with --input stream"
     require(streamed or len(text) <= MOST, "text", f"{len(text)} characters", remedy)

@@ -25,7 +25,7 @@ def write_words(reviews: data.Reviews, file: IO[bytes]) -> None:
     entry of `share` is the share of positive reviews among these reviews.
 
     Args:
-        reviews: the reviews.
+        reviews: the reviews and their vocabulary. Only the training reviews are read.
         file: the .npz file, opened for writing bytes.
     """
     from lstm_jax.inspection import embedding_space
@@ -105,7 +105,7 @@ class WordSpace:
 
                 - `words` is below 2, or there are fewer than 3 common words.
                 - The vectors have fewer than 2 entries, or are not finite.
-                - The file of words of the run is missing or damaged.
+                - The file words.npz of the run is missing or damaged.
                 - The path does not end in .png, or a file cannot be written or may not be replaced.
         """
         from lstm_jax.inspection import embedding_map, embedding_space
@@ -135,7 +135,7 @@ class WordSpace:
                 because their vectors have hardly moved from their random initial values.
 
         Raises:
-            InputError: if `word` is not in the vocabulary.
+            InputError: if `word` is not in the vocabulary, `count` is below 1, or the file words.npz of the run is missing or damaged.
         """
         from lstm_jax.inspection import embedding_space
 

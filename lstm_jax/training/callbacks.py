@@ -54,9 +54,9 @@ def metrics_file(path: str | Path) -> Callback:
 def tensorboard(folder: str | Path) -> Callback:
     """Return a callback that writes the metrics of each epoch as TensorBoard scalars to an event file in `folder`.
 
-    A new training begins a new file. A training that was asked to resume continues the newest file in the folder, and replaces the events
-    of this file from its current step on. If it ends its first epoch, and the newest file has later events, that file belongs to another
-    training, and a new one is begun.
+    A new training begins a new file. A training that was asked to resume continues the newest event file in the folder. It first removes
+    the events of its current step and of later steps from this file. There is one exception: after its first epoch, the training begins a
+    new file if the newest file has events of later steps, because these events come from another training.
     """
     folder = Path(folder)
     path: Path | None = None

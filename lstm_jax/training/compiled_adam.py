@@ -38,7 +38,10 @@ class Lag(NamedTuple):
 
 
 class Rates(NamedTuple):
-    """Constants of Adam: the decay rates `b1` and `b2` of the two moments. Compiled code takes no arrays."""
+    """Constants of Adam: the decay rate `b1` of the first moment, and the decay rate `b2` of the second moment.
+
+    The compiled code of `catch_up` and `step_rows` needs floats. The function `adam_step` also accepts scalar JAX arrays.
+    """
 
     b1: float | jax.Array
     b2: float | jax.Array

@@ -84,9 +84,10 @@ def cut_off(path: Path, step: int) -> None:
 
 
 def _events(path: Path) -> list[tuple[int, int]]:
-    """Return, for each event of a file before the first damaged one, the position in the file where it ends, and its step number.
+    """Return a list with one pair of ints for each event of a file that comes before the first damaged event.
 
-    If the file does not exist, the list is empty.
+    The first int is the position in the file where the event ends. The second int is the step number of the event. If the file does not
+    exist, the list is empty.
 
     Raises:
         InputError: if the file cannot be read.

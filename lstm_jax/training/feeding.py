@@ -133,7 +133,8 @@ class FromHost(Source):
 
         Returns:
             A pair. The first member is a pytree of arrays (S, b, ...). Entry s holds the batch of step s, where b is the number of rows of
-            the batch that this process reads. The second member is an `Order`, whose field `rows` holds the indices s.
+            the batch that this process reads. The second member is an `Order` for these arrays. The field `rows`
+            of this `Order` holds the indices s of the S batches, instead of indices of examples.
         """
         first = group * self.size
         order = orders(first, min(first + self.size, self.steps))

@@ -93,8 +93,9 @@ def fit(
             - The model has variables that are neither parameters nor random streams.
             - `optimizer` is not an optimiser, or needs the loss.
             - `loss_fn`, `evaluate` or a member of `callbacks` is not a function, or `callbacks` is no sequence.
-            - `arrays` is no sequence, one of the arrays is a scalar or no array of numbers, or has an int beyond 32 bits, or the arrays
-              have no rows or different numbers of rows.
+            - `arrays` is no sequence of arrays.
+            - One of the arrays is a scalar, is no array of numbers, or holds an int that does not fit in 32 bits.
+            - The arrays have no rows, or different numbers of rows.
             - The losses are not floats of the shape (B,).
             - `keep_epochs`, `resume` or `checkpoint_steps` is given without `checkpoints`.
             - A number, such as `epochs`, is outside its allowed range.
@@ -153,10 +154,10 @@ def fit(
 
 
 def _functions(evaluate: Any, callbacks: Any) -> tuple[Callback, ...]:
-    """Return the callbacks as a tuple, after checking that they and `evaluate`, if it is not None, are functions.
+    """Check that `evaluate` is a function or None, and that each callback is a function. Return the callbacks as a tuple.
 
     Raises:
-        InputError: if `evaluate` or a callback is something else, or if `callbacks` is no sequence.
+        InputError: if `evaluate` is neither a function nor None, if a callback is not a function, or if `callbacks` is no sequence.
     """
     require(evaluate is None or callable(evaluate), "evaluate", repr(evaluate), "give a function of the model, or None")
     callbacks = as_tuple("callbacks", callbacks, "give a list of functions")
@@ -166,10 +167,11 @@ def _functions(evaluate: Any, callbacks: Any) -> tuple[Callback, ...]:
 
 
 def _parts(model: Any) -> Any:
-    """Return the parts of a module that `split_model` returns.
+    """Split a module into its parameters, its random streams, and a function that rebuilds the module from both; see `split_model`.
 
     Raises:
-        InputError: if `model` is no `nnx.Module`, or if it has variables other than parameters and random streams.
+        InputError: if `model` is no `nnx.Module`, if it has variables other than parameters and random streams, or if
+            `split_model` raises this error.
     """
     require(isinstance(model, nnx.Module), "model", type(model).__name__, "give an nnx.Module; make_train_step takes a pytree, too")
     parts = split_model(model)
@@ -183,8 +185,8 @@ def _rows(arrays: Sequence[Any]) -> tuple[tuple[Any, ...], int]:
     """Return the arrays of the examples, as a tuple of JAX or NumPy arrays, and the number of rows that each of them has.
 
     Raises:
-        InputError: if `arrays` is one array or no sequence, if an array is a scalar or no array of numbers, or if the arrays have no rows
-            or different numbers of rows.
+        InputError: if `arrays` is one array or no sequence, if an array is a scalar, is no array of numbers or holds an int that does not
+            fit in 32 bits, or if the arrays have no rows or different numbers of rows.
     """
     remedy = "give a sequence of arrays, such as (x, y)"
     require(not isinstance(arrays, jax.Array | np.ndarray | dict), "arrays", type(arrays).__name__, remedy)

@@ -68,7 +68,7 @@ class History:
 
 
 def plain_metrics(found: Any) -> dict[str, Any]:
-    """Return a dict of metrics in which Python numbers replace the scalars of JAX and NumPy, and lists their other arrays.
+    """Return a dict of metrics in which each scalar of JAX or NumPy is replaced by a Python number, and each other array by a list.
 
     Raises:
         InputError: if `found` is not a dict or another mapping, if a name is no text, or if JSON cannot hold a metric.

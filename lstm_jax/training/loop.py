@@ -98,7 +98,7 @@ def fit(
         objective: function that returns the loss and the metrics of a batch; see `step.Objective`.
         optimizer: an optimiser with a dense or a row-sparse update.
         examples: the training examples.
-        config: number of epochs, batch size, seed, patience and number of steps between checkpoints.
+        config: number of epochs, batch size, number of microbatches, seed, patience, and settings of the checkpoints.
         mesh: devices that a batch is sharded over.
         carry: initial carry of each epoch. The carry consists of the arrays that each step hands to the next step. It is a pytree of arrays
             (B, ...), where B is the batch size. If there are no such arrays, it is ().
@@ -131,11 +131,11 @@ def fit(
             - `monitor` is not the name of a metric, or is the name of a metric that is not a number.
             - `mode` is neither "min" nor "max".
             - `derive` or `evaluate` does not return a dict, or `evaluate` returns a metric that the training itself has.
-            - The training is resumed from a checkpoint of a later epoch than the last one.
+            - The training is resumed from a checkpoint of a later step than the last step of the last epoch in the config.
             - Another training uses the folder `checkpoints`.
             - `resume` is false, and the folder `checkpoints` holds checkpoints.
-            - `resume` is true, and all checkpoints from which the run could be resumed are damaged, or there are none, but `best/` holds
-              checkpoints of later epochs than the first one.
+            - `resume` is true, and `latest/` holds checkpoints, but all of them are damaged.
+            - `resume` is true, and `latest/` holds no checkpoints, but `best/` holds a checkpoint of an epoch after the first.
             - `resume` is true, and the checkpoint is of a training with another seed, batch size, number of examples, `monitor` or `mode`.
             - `resume` is true, and the arrays in the checkpoint have other names, shapes or dtypes than those of this training.
 
@@ -218,7 +218,10 @@ class _Fit:
         return len(self.history.rows) >= self.config.epochs or self.stopped
 
     def _check_identity(self, extra: dict[str, Any]) -> None:
-        """Raise an `InputError` if a checkpoint, saved with the dict `extra`, is of a training whose items of `identity` are not these."""
+        """Check that a checkpoint is of a training with the same settings as this one. `extra` is the dict stored in the checkpoint.
+
+        The settings are those in `self.identity`, such as the seed and the batch size. If one of them differs, raise an `InputError`.
+        """
         saved_run = extra.get("run", {})  # empty if an older version saved the checkpoint
         for name, value in self.identity.items():
             was = saved_run.get(name, value)
@@ -255,10 +258,10 @@ class _Fit:
                 checkpoint.prune(folder, keep)  # also removes leftovers of a killed process
 
     def _repair_best(self, step: int) -> None:
-        """Remove checkpoints of later steps than `step`, from which this training resumes, from the folder `best`.
+        """Remove the checkpoints after step `step` from the folder `best`, and save the best parameters up to `step` there again.
 
-        An earlier process saved a later epoch there, and ended before it saved the state of this epoch. The parameters of the best epoch up
-        to `step` (of the newest, if no metric is monitored) are saved again, because the later epoch may have replaced them.
+        This training resumes from `step`. An earlier process saved a later epoch in `best`, and may have removed the best epoch up to
+        `step`. If no metric is monitored, an epoch that ends at `step` counts as the best.
         """
         assert self.best is not None
         checkpoint.prune(self.best, KEEP_BEST, newest=step)

@@ -89,10 +89,11 @@ class _Programs(NamedTuple):
 
 
 def check_optimizer(optimizer: Any) -> None:
-    """Check that an object has the two functions of an optimiser, and that these need no more than gradients and parameters.
+    """Check that an object has the functions `init` and `update` of an optimiser, and that `update` does not need the loss.
 
     Raises:
-        InputError: if the function `init` or the function `update` is missing, or if `update` needs the loss, too, as a line search does.
+        InputError: if the function `init` or the function `update` is missing, or if `update` needs further arguments, as a
+            line search needs the loss.
     """
     functions = all(callable(getattr(optimizer, name, None)) for name in ("init", "update"))
     require(functions, "optimizer", repr(optimizer), "give an optimiser of this project or of optax, such as lstm_jax.adam(1e-3)")
@@ -107,7 +108,7 @@ def check_loss(loss_fn: Any) -> None:
     """Check that a loss function can be called.
 
     Raises:
-        InputError: if it cannot.
+        InputError: if `loss_fn` cannot be called.
     """
     require(callable(loss_fn), "loss_fn", repr(loss_fn), "give a function of the model and a batch")
 
@@ -177,8 +178,8 @@ class TrainStep:
 
         Args:
             state: training state before the steps. It must not be used afterwards.
-            batches: the further arguments of the loss function, each with S batches of B examples stacked on a new first axis: pytrees of
-                arrays (S, B, ...).
+            batches: further arguments of the loss function, which are pytrees of arrays (S, B, ...). Each array holds S batches of B
+                examples, stacked on a new first axis.
 
         Returns:
             A pair of the training state after the last step, and the results of the loss function in all steps. Each array of the results
@@ -201,8 +202,9 @@ class TrainStep:
     def caught_up(self, state: TrainState) -> TrainState:
         """Return the training state after all rows of the embedding table (see `table`) have taken the steps that they missed.
 
-        Its parameters are those that a dense optimiser would have. The given state is not changed and stays valid. An example that restarts
-        the optimiser: `state = step.caught_up(state); state = state._replace(opt_state=optimizer.init(state.params))`.
+        The returned parameters are those that dense updates would give, apart from rounding. The given state is not changed and stays
+        valid. An example that restarts the optimiser:
+        `state = step.caught_up(state); state = state._replace(opt_state=optimizer.init(state.params))`.
         """
         with sharding.on(self._mesh):
             return self._caught_up(state) if state.behind else jax.tree.map(lambda array: array.copy(), state)
@@ -303,9 +305,9 @@ class TrainStep:
     def _lag(self, state: TrainState) -> Any:
         """Return the `Lag` of the embedding table, which records how many steps each row has taken.
 
-        A training step updates only the rows that the batch looks up. All other rows miss the step and take it later. It is counted for a
-        row when the row takes it. After every `CATCH_UP_INTERVAL` training steps, all rows take the steps that they have missed, and the
-        counts start again at 0.
+        A training step updates only the rows that the batch looks up. All other rows miss the step and take it later. A row's count
+        includes a step only once the row has taken this step. After every `CATCH_UP_INTERVAL` training steps, all rows take the steps that
+        they have missed, and the counts start again at 0.
         """
         rows = self._optimizer.rows  # pyright: ignore[reportAttributeAccessIssue]
         ((name, behind),) = state.behind.items()

@@ -32,9 +32,9 @@ class Manifest:
 
 
 def accepting(folder: Path) -> str:
-    """Return the text with which error messages about changed or damaged files of a run end.
+    """Return the last part of error messages about changed or damaged files of the run in `folder`.
 
-    The text advises the user to restore the file, or to accept the change with `lstm-jax run accept`.
+    It advises the user to restore the file, or to accept the change with `lstm-jax run accept`.
     """
     return f"bring the old one back, or if this is meant: lstm-jax run accept --run {shlex.quote(str(folder))}"
 

@@ -121,8 +121,12 @@ def keras_rmsprop(learning_rate, rho: float = 0.9, eps: float = 1e-7) -> optax.G
 
         v' = rho v + (1 - rho) g^2;  p' = p - lr g / sqrt(v' + eps)
 
-    Here p is the parameter, g its gradient, v the moving average of its squared gradient, and lr the learning rate. `learning_rate` is a
-    number, or a function from the number of past steps to a number.
+    Here p is the parameter, g its gradient, v the moving average of its squared gradient, and lr the learning rate.
+
+    Args:
+        learning_rate: a number, or a function from the number of past steps to a number.
+        rho: decay rate of the moving average.
+        eps: small number in the denominator.
     """
     return optax.rmsprop(learning_rate, decay=rho, eps=eps, eps_in_sqrt=True)
 
@@ -132,9 +136,9 @@ def clipped(optimizer: Optimizer, most: float) -> Optimizer:
 
     If the global norm of the gradient exceeds `most`, the gradient is scaled so that its norm is `most`.
 
-    If `optimizer` is a `RowOptimizer`, the result is a `RowOptimizer`, too. Its dense and its row-sparse update clip by the same norm. If
-    a batch looks up a row of the embedding table several times, the row-sparse update therefore adds up the gradients of this row before
-    it computes the norm. The state of the result has the structure of `optax.chain(optax.clip_by_global_norm(most), optimizer)`.
+    If `optimizer` is a `RowOptimizer`, which has a dense and a row-sparse update, the result is a `RowOptimizer`, too. Apart from rounding,
+    both updates compute the same norm. For this purpose, the row-sparse update adds up all gradients of the same row of the embedding table
+    before it computes the norm. The state of the result has the structure of `optax.chain(optax.clip_by_global_norm(most), optimizer)`.
 
     Raises:
         InputError: if `most` is not above 0.
@@ -187,9 +191,10 @@ def _takes_a_rate(factory: Any) -> bool:
 
 
 def make_optimizer(config: TrainConfig, total_steps: int) -> Optimizer:
-    """Return the optimiser of a run of `total_steps` steps, with its learning-rate schedule and its gradient clipping.
+    """Return the optimiser of a run of `total_steps` steps, with the learning-rate schedule and the gradient clipping of `config`.
 
-    The names "adam" and "rmsprop" stand for the forms of Keras (such as `keras_adam`), and any other name for an optimiser of optax.
+    `config.optimizer` is the name of the optimiser. The names "adam" and "rmsprop" stand for the functions `keras_adam` and
+    `keras_rmsprop`. Any other name stands for the function of optax with this name.
 
     Raises:
         InputError: in one of these cases.

@@ -19,8 +19,8 @@ def make_predict(
 ) -> Callable[[Any, Any], np.ndarray]:
     """Return a compiled function predict(params, rows) that applies a model to N examples in batches.
 
-    `rows` is a pytree of arrays (N, ...). The result is one NumPy array. Its row n is the prediction for row n of the arrays. Ints of 64
-    bits are clipped to 32 bits, unless JAX has 64-bit dtypes (`jax_enable_x64`).
+    `rows` is a pytree of arrays (N, ...). The result is one NumPy array. Its row n is the prediction for row n of the arrays. 64-bit ints
+    in `rows` are clipped to the range of 32-bit ints, unless 64-bit dtypes are enabled in JAX (`jax_enable_x64`).
 
     Args:
         forward: function forward(prepared, batch) that returns an array with one row for each row of the batch. `prepared` is the result of

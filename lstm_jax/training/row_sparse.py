@@ -116,7 +116,10 @@ Optimizer = optax.GradientTransformation | RowOptimizer
 
 
 def try_update(optimizer: Any) -> None:
-    """Trace one update of a small parameter. Errors of the optimiser pass through, such as that of a line search, which needs the loss."""
+    """Check an optimiser by tracing one update of a small parameter, and pass on any error that the optimiser raises.
+
+    For example, an optimiser with a line search raises an error, because its update needs the loss as a further argument.
+    """
     parameter = {"w": jax.ShapeDtypeStruct((2, 2), jnp.float32)}
     jax.eval_shape(lambda w: optimizer.update(w, optimizer.init(w), w), parameter)
 
@@ -125,9 +128,12 @@ def try_update(optimizer: Any) -> None:
 class AdamRows(RowUpdate):
     """Row-sparse update of Adam, computed by compiled code; see `compiled_adam`.
 
-    The update is row-sparse for one parameter, called the table. `rates` holds the decay rates of Adam. `advance` is a function that
-    returns numbers for the next step, such as its learning rate; see `Advance`. `dense_update` is a function that computes the update of
-    all other parameters.
+    The update is row-sparse for one parameter, called the table. The rows that a step does not look up, and their moments, do not change
+    in this step. Later, `catch_up` lets these rows take the steps that they missed, with a gradient of zero.
+
+    `rates` holds the decay rates of Adam. `advance` is a function from the state of Adam to three scalars of the next step: its number, its
+    learning rate multiplied by the bias correction, and the small number in the denominator. `dense_update` is a function that computes the
+    update of all parameters other than the table.
     """
 
     rates: Rates

@@ -314,13 +314,14 @@ def _cpu() -> str:
 
 
 def same_data(stored: bytes, fingerprint: str) -> bool:
-    """Return whether the data of a run are those with the given fingerprint.
+    """Return whether the stored fingerprint of the data of a run matches another fingerprint.
 
-    A fingerprint has one or more words. Older versions stored fewer of them, so that only the stored words are compared.
+    A fingerprint is a checksum of one or more words. Older versions of lstm_jax stored only the first words. Therefore the stored words are
+    compared with as many words from the beginning of `fingerprint`. If there are no stored words, the result is false.
 
     Args:
         stored: content of the file `data.sha256` of the run.
-        fingerprint: fingerprint of the data.
+        fingerprint: fingerprint of the data to compare with.
     """
     words = stored.split()
     return bool(words) and words == fingerprint.encode().split()[: len(words)]

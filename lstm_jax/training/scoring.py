@@ -25,13 +25,14 @@ from lstm_jax.sampling import Mode, check_ids, check_mode
 from lstm_jax.training.predict import make_predict
 
 CHUNK = 1024
-"""Largest number of characters of each stream that one compiled call reads."""
+"""Largest number of characters that one compiled call reads from each stream. Streams are sections of a text that are read in parallel."""
 STREAM = 10_000
-"""Least number of characters that each stream scores if a long text is divided into several streams."""
+"""Least mean length of the streams, in characters. Streams are the sections into which a long text is divided to be read in parallel."""
 STREAMS = 32
 """Largest number of streams into which a long text is divided. The model reads all streams at once."""
 WARM_UP = 1000
-"""Number of characters that each of several streams reads before the first character that it scores."""
+"""Number of preceding characters that the model reads, without scoring them, before each of several streams. Streams are sections of a text
+that are read in parallel."""
 
 
 class Scores(NamedTuple):
@@ -81,8 +82,9 @@ class Scorer:
         rebuild: function from parameters to the character model, a `CharGenerator`.
         mesh: device mesh over which windows and streams are sharded. Streams are the sections into which the method `text` divides a long
             text.
-        mode: "carried" to carry the recurrent state through the text, or "window" to read each window from a zero state.
-        length: number of characters in a window.
+        mode: "carried" to carry the recurrent state through the text, or "window" to predict each character from a zero state and the
+            `length` characters before it.
+        length: number of characters before the predicted character in a window. Has no effect if `mode` is "carried".
 
     Raises:
         InputError: if `mode` is neither "carried" nor "window", or `length` is not an int of at least 1.

@@ -19,8 +19,9 @@ class Asked(threading.Event):
 def noted_signals() -> Iterator[Asked]:
     """Yield an event that is set when SIGINT or SIGTERM arrives inside the context. The signal does not end the process.
 
-    `KeyboardInterrupt` is raised in two cases: if SIGINT arrives when the event is already set, and at the start of the context if SIGINT
-    arrived before the context (see `runtime.interrupts`). If the context is not entered in the main thread, the event is never set.
+    `KeyboardInterrupt` is raised in two cases: if SIGINT arrives when the event is already set, and at the start of the context if one of
+    the two signals arrived before (that is, if `runtime.interrupts.interrupted` returns true). If the context is not entered in the main
+    thread, the event is never set.
     """
     if interrupted():
         raise KeyboardInterrupt

@@ -37,7 +37,8 @@ class TrainState(NamedTuple):
     (). If `step.make_run_steps` is used with row-sparse updates and `behind` is (), all rows take their missed steps at the end of each
     compiled call."""
     rounded: Any = ()
-    """() except in checkpoints; see `for_checkpoint`."""
+    """In a checkpoint, a float32 scalar: the exact number of examples minus the float32 number in `totals`; see `for_checkpoint`. Otherwise
+    it is ()."""
 
 
 def state_sharding(params: Any, optimizer: Optimizer, totals: tuple[str, ...], mesh: Mesh, carry: Any = (), behind: Any = ()) -> TrainState:
@@ -114,6 +115,11 @@ def for_checkpoint(state: TrainState, put: Callable[[Any], Any]) -> TrainState:
 
 
 def from_checkpoint(state: TrainState, put: Callable[[Any], Any]) -> TrainState:
-    """Return the training state for a state from a checkpoint. This is the inverse of `for_checkpoint`, with the same arguments."""
+    """Return the training state for the state that a checkpoint stores, as the inverse of `for_checkpoint`.
+
+    Args:
+        state: state that a checkpoint stores.
+        put: function that places the arrays of a pytree on all devices.
+    """
     count = put(np.int32(int(state.totals[EXAMPLES]) + int(state.rounded)))
     return state._replace(totals=state.totals | {EXAMPLES: count}, rounded=())

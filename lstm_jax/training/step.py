@@ -47,9 +47,9 @@ class LookupObjective:
     """
 
     loss: Callable
-    """Function loss(params, batch, weight, key, vectors=None) with the results of an `Objective`. `vectors` are the rows that the batch
-    looks up. If `vectors` is None, the function looks them up itself. If a row is looked up several times, only the sum of the gradients of
-    its vectors is used."""
+    """Function loss(params, batch, weight, key, vectors=None) that returns the same results as an `Objective`. `vectors` are the rows that
+    the batch looks up. If `vectors` is None, the function looks up the rows itself. If a row is looked up several times, `vectors` contains
+    it several times, and only the sum of the gradients of these copies is used."""
     table: str
     """Name of the table among the parameters."""
     ids: Callable[[Any], jax.Array]
@@ -245,9 +245,9 @@ def row_sparse_update(
     weight,
     key,
 ):
-    """Take one training step that updates only those rows of the embedding table that the batch looks up, and all other parameters.
+    """Take one training step that updates, in the embedding table, only the rows that the batch looks up.
 
-    The gradient of the table is computed only for these rows.
+    The gradient of the table is computed only for these rows. All parameters other than the table are updated completely.
 
     Args:
         lookup: objective that uses the table only to look up rows.

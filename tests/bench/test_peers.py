@@ -160,7 +160,7 @@ for name in sys.argv[2:]:
 def test_peers_without_jax_do_not_load_it(peer: str) -> None:
     """A peer whose attribute `loads_jax` is false does not import JAX, because the import would add to its memory and its time.
 
-    A model of torch.compile is only built, not run, because its compilation takes long.
+    The test builds and runs the model of each such peer. A model that uses torch.compile is only built, because its compilation takes long.
     """
     for name in PEERS[peer].imports:
         if find_spec(name) is None:

@@ -183,7 +183,7 @@ def test_bad_input(folders, tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("some words")
     data.write_shards(str(text), tmp_path / "text")
-    with pytest.raises(InputError, match=r"^index .*: damaged"):
+    with pytest.raises(InputError, match=r"^index .*: of the format 'text 1'; name a folder that lstm-jax data shard-reviews has written$"):
         data.read_review_shards(tmp_path / "text")
 
 

@@ -125,6 +125,8 @@ def test_bidirectional_errors(unchecked: None) -> None:
         Bidirectional(E, H, rngs=nnx.Rngs(0), zero_output_for_mask=False)
     with pytest.raises(InputError, match=r"^backward stateful: True; it is that of Bidirectional: leave it out$"):
         Bidirectional(E, H, rngs=nnx.Rngs(0), backward={"stateful": True})
+    with pytest.raises(InputError, match=r"^backward features: 3; it is that of Bidirectional: leave it out$"):
+        Bidirectional(E, H, rngs=nnx.Rngs(0), backward={"features": 3})
     with pytest.raises(InputError, match=r"^backward units: 3; sum needs 5, those of the forward layer$"):
         Bidirectional(E, H, rngs=nnx.Rngs(0), merge_mode="sum", backward={"units": 3})
     with pytest.raises(InputError, match=r"^units: 0; give 1 or more$"):

@@ -40,7 +40,10 @@ TOLERANCE = {"float32": 2e-5, "float64": 1e-10, "bfloat16": 6e-2}
 
 
 def forget_programs(count: int) -> None:
-    """Clear JAX's caches at every 500th example: JAX keeps every compiled program, which would fill the memory in a long run."""
+    """Clear JAX's caches if `count`, the number of examples so far, is a multiple of 500.
+
+    JAX keeps every compiled program, which would fill the memory in a long run.
+    """
     if count % 500 == 0:
         jax.clear_caches()
 

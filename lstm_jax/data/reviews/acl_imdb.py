@@ -149,12 +149,16 @@ def find_folder(path: Path) -> Found | None:
 
 
 def _is_read(name: str, shown: str) -> bool:
-    """Return whether a file is read, given its path in the data set, such as "train/pos/0_9.txt".
+    """Return whether a file is one of the files of the data set that are read: a review, `urls_pos.txt` or `urls_neg.txt`.
 
-    Only reviews and lists of movies are read. A file whose name begins with a dot is not read.
+    A file whose name begins with a dot is not read.
+
+    Args:
+        name: path of the file in the data set, such as "train/pos/0_9.txt".
+        shown: name of the file in the error message.
 
     Raises:
-        InputError: if the file is a review whose name has another form than ID_RATING.txt. The message names it as `shown`.
+        InputError: if the file is a review whose name has another form than ID_RATING.txt.
     """
     if MEMBER.fullmatch(name):
         return True

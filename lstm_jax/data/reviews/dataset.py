@@ -44,8 +44,9 @@ def prepare(
     Args:
         data: a path that `load_reviews` reads, the path of Keras' imdb.npz, or "tfds" for the data set that `build_tfds` made. If empty,
             the path is `$LSTM_JAX_DATA/imdb`.
-        test_data: path of a second file, of the same form, which has the test split. It may be given only if the form takes one
-            (see the page "Sources of data" of the documentation) and `data` has no test split.
+        test_data: path of a second file, which has the test split. It must have the same form as `data`: both are tables, for example. It
+            may be given only if `data` has no test split, and if the form of `data` allows a second file (see the page "Sources of data" of
+            the documentation).
         text_column: name of the column of the texts in a table.
         label_column: name of the column of the labels in a table.
         vocabulary: "keras" (Keras' word index) or "frequency" (built from the training texts).
@@ -198,11 +199,12 @@ def _unpack(arrays: dict[str, np.ndarray], key: str, num_words: int | None) -> E
 
 
 def _has_other_copies(split: EncodedSplit) -> bool:
-    """Return whether the sets of reviews that must be in the same split are other sets than in older versions of this project.
+    """Return whether older versions of this project would divide the training reviews into other sets than this version does.
 
-    Copies of a review must be in the same split; see `row_sets`. Two reviews are copies if they have the same words. In older versions they
-    were copies if they had the same ids. If the sets differ, the older versions made another validation split of the same reviews. The
-    fingerprint must then differ too.
+    A set contains reviews that must all be either in the training split or in the validation split: copies of a review, and reviews of the
+    same movie; see `row_sets`. In this version, two reviews are copies if they have the same words. In older versions, two reviews were
+    copies if they had the same ids. If the sets differ, the older versions may have made another validation split of these reviews. The
+    fingerprint of the data set must then differ from theirs.
     """
     hashes = split.hashes(), replace(split, digests=None).hashes()
     pairs = len(set(zip(*(array.tolist() for array in hashes), strict=True)))

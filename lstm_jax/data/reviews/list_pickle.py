@@ -20,7 +20,8 @@ STATE = (3, "|", None, None, None, -1, -1, 63)
 """Pickled state of NumPy's object dtype. The last value, 63, holds the flags of the dtype. Other flags could make NumPy read bytes as
 pointers."""
 ROWS, IDS, STEPS = 1 << 20, 1 << 26, 1 << 23
-"""Largest numbers of rows, integers and instructions in a pickle. They are about 40, 10 and 80 times the numbers in Keras' file."""
+"""Largest numbers of rows (lists), integers and instructions that a pickle may have. They are about 40, 10 and 80 times the numbers in the
+pickles of Keras' file imdb.npz."""
 
 _NUMBERS = ("INT", "LONG", "LONG1", "BININT", "BININT1", "BININT2")
 _TEXTS = ("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "SHORT_BINBYTES", "BINBYTES")

@@ -2,7 +2,7 @@
 
 A folder of shards holds these files:
 
-    00000.ids    int32 word ids of shard 0, from the shard's own vocabulary; each review begins with the id 0
+    00000.ids    int32 word ids of shard 0, from the shard's own vocabulary; the id 0 marks the start of each review
     00000.npz    for each review: its number of ids, its label, its movie, and a hash of its words
     00000.json   the shard's words with their counts, its movies and the SHA-256 of the two files above; it is written last
     index.json   the joint vocabulary of the training tables; it is written once all shards are finished
@@ -68,8 +68,9 @@ def write_review_shards(
 ) -> "ShardedReviews":
     """Encode the reviews of some tables as ids, write the ids to a folder of shards, and return the reviews as `ShardedReviews`.
 
-    Each table becomes one shard, and is read row by row, so that it need not fit in memory. The ids are those that `encode_reviews` gives
-    for the same reviews. If an earlier call for the same folder was interrupted, the intact shards that it has written are kept.
+    Each table becomes one shard, and is read row by row, so that it need not fit in memory. The ids in the result equal
+    those that `encode_reviews` returns for the same reviews. If an earlier call for the same folder was interrupted, the intact shards that
+    it has written are kept.
 
     Args:
         paths: tables with training reviews, and folders of such tables; see `read_table`.
@@ -286,8 +287,8 @@ class ShardedReviews:
     test: ShardedSplit | None
     vocabulary: Vocabulary
     fingerprint: str
-    """SHA-256 of the index and of the size of the vocabulary. This hash also covers the .ids and .npz files of all shards, because the
-    index has their checksums."""
+    """SHA-256 of the file index.json and of the size of the vocabulary. This hash also covers the .ids and .npz files of all shards, since
+    index.json has the checksums of these files."""
 
 
 Reviews = EncodedReviews | ShardedReviews

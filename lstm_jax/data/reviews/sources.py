@@ -1,4 +1,4 @@
-"""Sources of reviews: the forms that a source can have, and the functions that recognise and read a source."""
+"""Sources of reviews: the forms that a source can have (such as a table or an archive), and functions that recognise and read a source."""
 
 import os
 from collections.abc import Iterable
@@ -57,7 +57,8 @@ FORMS = (
         content="the data set that `lstm-jax data prepare --tfds` makes; TensorFlow is not needed to read it",
     ),
 )
-"""All forms, in the order in which they are tried. A path has the first form whose function `find` returns a location."""
+"""All forms of reviews. The form of a path is the first one that has no `keyword` and whose function `find` returns a location for the
+path."""
 
 
 def _described() -> str:
@@ -176,7 +177,7 @@ def load_reviews(
     The result is a dict that contains the training reviews under the key "train" and the test reviews, if any, under the key "test".
 
     Args:
-        path: path of a source of texts. The table `FORMS` in `lstm_jax.data.reviews.sources` has the forms that it can have.
+        path: path of a source of texts. `lstm_jax.data.reviews.sources.FORMS` lists the forms that a source can have.
         test_path: path of a second file, of the same form, which has the test split. It may be given only if the form takes one
             (see the page "Sources of data" of the documentation) and `path` has no test split.
         text_column: name of the column of the texts in a table.

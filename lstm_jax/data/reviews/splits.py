@@ -8,7 +8,7 @@ from lstm_jax.errors import InputError, require
 def grouped_split(
     labels: np.ndarray, groups: np.ndarray, fraction: float, seed: int, text_hashes: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Divide N rows into a training and a validation split.
+    """Divide N rows (labelled reviews) into a training and a validation split.
 
     Rows of the same group are in the same split. If `text_hashes` is given, rows with the same text are in the same split too. The
     validation split therefore contains only approximately the share `fraction` of the rows of each class. For the IMDB reviews, where a
@@ -122,7 +122,7 @@ def _pinned(counts: np.ndarray, order: np.ndarray) -> tuple[set[int], set[int]]:
 
     The size of a set is the number of its rows. First the two smallest sets with rows of class 0 are chosen: the smaller one for the
     validation split, and the larger one for the training split. Then the two smallest sets with rows of class 1 are chosen in the same way.
-    However, a set that was already chosen for class 0 keeps its split, and the second set for class 1 is then chosen for the opposite
+    However, if one of these two sets was already chosen for class 0, this set keeps its split, and the other set is chosen for the opposite
     split. If only one set contains rows of a class, no sets are chosen for this class.
 
     Args:

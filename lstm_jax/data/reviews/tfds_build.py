@@ -1,4 +1,4 @@
-"""Preparation of the data set `lstm_jax_imdb` of TensorFlow Datasets, without TensorFlow."""
+"""Preparation of the data set `lstm_jax_imdb` for TensorFlow Datasets (TFDS), without TensorFlow."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ def build_tfds(source: str | Path | None = None, data_dir: str | Path | None = N
     """Prepare the TFDS data set `lstm_jax_imdb`, unless it is prepared already, and return its builder.
 
     Args:
-        source: path of reviews that `load_reviews` reads. If None, the archive is downloaded to the subfolder `downloads` of `data_dir`.
+        source: path of reviews that `load_reviews` reads. If None, the archive aclImdb_v1.tar.gz of the Large Movie Review Dataset is
+            downloaded to the subfolder `downloads` of the folder that `data_dir` gives.
         data_dir: folder in which TFDS keeps data sets. If None, it is `$TFDS_DATA_DIR` or, without that variable, `~/tensorflow_datasets`.
         verify: whether a file named aclImdb_v1.tar.gz is checked against the published size and checksum.
 

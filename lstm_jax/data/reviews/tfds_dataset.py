@@ -31,7 +31,10 @@ NAME = re.compile(r"(?:pos|neg)/([0-9]{1,18})_([0-9]{1,18})\.txt")  # numbers th
 
 @contextlib.contextmanager
 def quiet_tfds() -> Iterator[None]:
-    """Suppress the progress bars, the output and the warnings of TFDS and its dependencies during a with-statement."""
+    """Suppress the output and the warnings of TFDS and its dependencies during a with-statement.
+
+    The progress bars of TFDS stay disabled afterwards.
+    """
     tfds, logger = load_tfds(), logging.getLogger("absl")
     level = logger.level
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
@@ -159,7 +162,8 @@ def read_tfds(_: Found, __: ReadOptions) -> dict[str, TextSplit]:
 def reviews_from_tfds(data_dir: str | Path | None = None) -> dict[str, TextSplit]:
     """Return the reviews in the prepared TFDS data set `lstm_jax_imdb`, as a dict from the name of each split to its reviews.
 
-    The reviews keep the order of the data set. Their names are made from their ids and ratings.
+    The reviews keep the order of the data set. The name of a review is made from its id and its rating or, if they are unknown, from its
+    row number.
 
     Args:
         data_dir: folder in which TFDS keeps data sets. If None, it is `$TFDS_DATA_DIR` or, without that variable, `~/tensorflow_datasets`.

@@ -43,7 +43,7 @@ def tokenize(text: bytes | str) -> list[bytes]:
 
 
 def word_hashes(reviews: Iterable[list[bytes]]) -> np.ndarray:
-    """Return a hash of each of N reviews, given as lists of words, as a uint64 array (N,)."""
+    """Return a uint64 array (N,) with a hash of each of N reviews. A review is given as the list of its words."""
     digests = b"".join(hashlib.blake2b(b" ".join(review), digest_size=8).digest() for review in reviews)
     return np.frombuffer(digests, np.uint64)
 

@@ -31,7 +31,7 @@ def read_text_column(path: Path, column: str = "") -> list[str]:
 
     If `column` is empty, the column is guessed by the first of these rules that applies:
 
-    - The table has only one column. Its name has no semicolon and no tab, which would rather separate several columns.
+    - The table has only one column.
     - Only one column holds texts.
     - Several columns hold texts, and exactly one of them is named text, article, body or content, in upper or lower case.
 
@@ -47,6 +47,7 @@ def read_text_column(path: Path, column: str = "") -> list[str]:
 
             - The table has no column `column`.
             - `column` is empty, and none of the rules applies.
+            - `column` is empty, and the name of the only column has a semicolon or a tab, which probably separates several columns.
             - A value in the column is neither a string nor missing.
             - The file is absent or truncated.
             - The file holds invalid UTF-8, JSON or CSV.

@@ -38,8 +38,8 @@ class Corpus:
     copies: int
     """Number of articles that were left out of the validation split because an article with the same text begins in the training split."""
     fingerprint: str
-    """SHA-256 of the vocabulary and of the ids of both splits. For a corpus in shards, SHA-256 of the index file of the shards. The task of
-    text generation appends a second word if the model depends on the beginnings of articles (see `tasks.corpora.load_corpus`)."""
+    """SHA-256 of the vocabulary and of the ids of both splits. For a corpus in shards, SHA-256 of the index file of the shards. If a model
+    resets its state at the beginnings of articles, `tasks.corpora.load_corpus` appends a space and the SHA-256 of these positions."""
     train_starts: np.ndarray = field(default_factory=_no_starts)
     """(A,) int64: positions in `train` at which the articles begin, in ascending order. The first is 0. Empty for a corpus in shards."""
     validation_starts: np.ndarray = field(default_factory=_no_starts)
@@ -71,11 +71,11 @@ def prepare_corpus(
         text_column: name of the column of the texts in tables. If empty, the column is guessed (see `read_text_column`).
         recipe: recipe by which `clean` cleans each article: "source", "source-cased", "lower", "none" or "exact".
         unit: unit of the text: "character" (a Unicode code point) or "byte" (text files may then have any encoding).
-        validation: share of the characters in the validation split, at least 0 and below 1.
+        validation: share of the text in the validation split, at least 0 and below 1.
         unseen: treatment of characters that occur only in the validation split: "include" (they get ids like all others), "error" (raise
             an error) or "drop" (remove them from the validation split).
-        length: number of characters of the windows on which a model will be trained. Each split must have more characters than a window. If
-            `validation` is 0, the validation split is empty and only the training split is checked.
+        length: number of ids (one for each character or byte) of the windows on which a model will be trained. Each split must have more
+            ids than a window. If `validation` is 0, the validation split is empty and only the training split is checked.
 
     Raises:
         InputError: in one of these cases.
@@ -124,8 +124,9 @@ def sharded_corpus(
         folder: folder of the shards.
         recipe: recipe with which `write_shards` must have cleaned the text.
         unit: unit with which `write_shards` must have been called.
-        validation: share of the characters in the validation split, at least 0 and below 1.
-        length: number of characters of the windows on which a model will be trained.
+        validation: share of the ids in the validation split, at least 0 and below 1.
+        length: number of ids (one for each character or byte) of the windows on which a model will be trained. Each split must have more
+            ids than a window. If `validation` is 0, the validation split is empty and only the training split is checked.
 
     Raises:
         InputError: in one of these cases.
@@ -154,7 +155,7 @@ def article_starts(articles: Sequence[str] | Sequence[bytes]) -> np.ndarray:
 def clean_articles(articles: Sequence[AnyStr], recipe: Recipe) -> list[AnyStr]:
     """Clean articles one by one, and return those that are not empty afterwards.
 
-    An empty article would add a space to the joined text that cleaning the whole text would not leave.
+    The caller joins the articles with spaces. An empty article would put two spaces side by side into the joined text.
     """
     return [text for text in (clean(article, recipe) for article in articles) if text]
 
@@ -189,7 +190,7 @@ def read_units(paths: Paths, text_column: str, recipe: Recipe, unit: Unit, notes
     """Read articles as text or, if the unit is "byte", as bytes. Line ends of text become those of Unix, except with the recipe "exact".
 
     Args:
-        paths: paths of the articles. If there are none, they are those of `embedded_articles()`.
+        paths: paths of the articles. If there are no paths, the articles are those of `embedded_articles()`.
         text_column: name of the column of the texts in tables; see `prepare_corpus`.
         recipe: recipe by which the articles are to be cleaned. This function does not clean them.
         unit: "character" or "byte".

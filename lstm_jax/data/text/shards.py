@@ -135,7 +135,7 @@ def _separated(parts: Sequence[Part], records: Sequence[dict[str, Any]]) -> list
 
     Args:
         parts: part of an article that each shard contains, in the order of the text.
-        records: record of each shard, as `_write_shard` returns it.
+        records: record of each shard, as `_write_shard` writes it.
     """
     found: list[bool] = []
     begun = within = False  # whether there is an id so far; whether the last id lies within a word that goes on
@@ -276,7 +276,7 @@ class ShardedText(MappedIds):
 
     Args:
         shards: a pair (ids, joint) for each shard. The array `ids` has the ids that the shard stores. The array `joint` converts them: for
-            the stored id k, joint[k] is the id in the joint vocabulary.
+            the stored id k, joint[k] is the id in the joint vocabulary. A separator between two shards has a pair of its own.
         characters: joint vocabulary of all shards.
         index: `Index` with facts about the whole text, such as the number of its articles.
         begin: position of the first id of this object in the whole text, counted from 0.

@@ -22,11 +22,11 @@ class Form:
     matches: Callable[[Path], bool]
     """Function that returns whether a path has this form."""
     read: Callable[[Path, str], list[str]]
-    """Function read(path, text_column) that returns the articles as texts. Only tables use the name of the column of the texts."""
+    """Function read(path, text_column) that returns the articles as texts. Only the function for tables uses `text_column`."""
     read_bytes: Callable[[Path, str], list[bytes]]
     """Function read_bytes(path, text_column) that returns the articles as bytes."""
     files: Callable[[Path], list[Path]] | None
-    """Function that returns the text files at a path, if each article is a whole file; else None. Only such sources can be sharded."""
+    """Function that returns the text files at a path. None for a form whose articles are not whole files, so that it cannot be sharded."""
     description: str
     """Name of the form, in error messages and in the documentation."""
     content: str
@@ -166,8 +166,11 @@ def source_files(paths: Paths) -> list[Path]:
     """Return the text files at one or several paths, in the order in which `read_articles` reads them.
 
     Raises:
-        InputError: if a path has a form whose articles are not whole files, such as a table, if it does not exist, or if a folder has no
-            text files.
+        InputError: in one of these cases.
+
+            - A path does not exist.
+            - A path has a form whose articles are not whole files: it is a table or standard input.
+            - A folder has no text files.
     """
     found: list[Path] = []
     for path, form in _sources(paths):

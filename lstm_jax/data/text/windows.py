@@ -1,8 +1,9 @@
 """Windows of a text and the characters that follow them, as views of the array of character ids, so that nothing is copied.
 
 This project reproduces a variant of the Keras example lstm_text_generation. The variant cuts a text into windows of 40 characters, which
-start 5 characters apart. Its text has 33 distinct characters, and it stores the N windows in one-hot encoding, as a boolean array (N, 40,
-33). The function `windows` instead returns the windows and their targets (the characters that follow them) as views of the array of ids.
+start 5 characters apart. The text has 33 distinct characters. The variant stores the N windows in one-hot encoding, as a boolean array
+(N, 40, 33). The function `windows` instead returns the windows and their targets (the characters that follow them) as views of the array
+of ids.
 """
 
 import numpy as np

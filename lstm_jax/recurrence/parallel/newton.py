@@ -43,13 +43,19 @@ NEWTON_CELLS = (
     "lstm_no_input_activation",
     "lstm_no_output_activation",
 )
-"""Names of the cells that the backend supports. In these cells each column of h U enters one gate of one unit, as `_own_units` requires."""
+"""Names of the cells that the backend `parallel` supports.
+
+In these cells each column of the product of h and the recurrent kernel is used by only one gate of one unit, as `_own_units` requires.
+"""
 _LARGEST_FULL = 16
 """Largest number of state components, H * K, for which the full Jacobian is the default."""
 _ROUNDINGS = 16
 """Default tolerance, in units of the machine epsilon of the dtype."""
 _NEARLY = 64
-"""Multiple of the tolerance up to which a residual is accepted if it no longer shrinks, because of rounding."""
+"""Factor for the end of the iterations. They also end when the error no longer shrinks and is at most this factor times the tolerance.
+
+Rounding errors may keep the error from becoming smaller than the tolerance.
+"""
 
 
 @dataclass(frozen=True)

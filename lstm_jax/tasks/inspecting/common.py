@@ -1,4 +1,7 @@
-"""Classes and functions that the HTML pages of all tasks share: the user's request, the parameters of each epoch, and traces of layers."""
+"""Classes and functions that the HTML pages of all tasks share.
+
+They hold the request of the user, load the parameters of each epoch that a run has kept, and compute the gates and states of its layers.
+"""
 
 import json
 from collections.abc import Callable, Sequence
@@ -17,7 +20,7 @@ from lstm_jax.training import checkpoint
 from lstm_jax.training.history import History
 
 _ORDER = ("input", "forget", "update", "reset", "candidate", "output", "c", "h")
-"""Order in which the arrays of a layer are shown."""
+"""Names of the gates and states of a recurrent layer, in the order in which a page shows them. Other gates and states are shown first."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,8 @@ class Request:
     epochs: int = 6
     """Largest number of epochs to show. A run that has not kept the parameters of its epochs shows its best epoch only."""
     text_column: str = ""
-    """Only for text-generation runs whose file is a table: name of the column of the text. If empty, the config of the run names it."""
+    """Only for text-generation runs, if `file` is a table: name of the column that holds the text. If empty, the name in the config of the
+    run is used."""
     unknown: str = ""
     """Only for text-generation runs: character that replaces each character outside the vocabulary. If empty, such a character raises an
     error."""

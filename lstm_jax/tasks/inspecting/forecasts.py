@@ -33,8 +33,8 @@ class SeriesNetwork:
     def means(self, entries: jax.Array, params: Any, ahead: jax.Array) -> jax.Array:
         """Return the predicted means (K,) of the next K entries, each as a difference from the last entry read, in the units of the series.
 
-        `entries` (C, F) are the features of the entries that the model reads. `ahead` (K,) encodes the time from the last
-        of them to each entry to forecast; see `forecast_windows.Part.ahead`.
+        `entries` (C, F) are the features of the entries that the model reads. `ahead` (K,) encodes the time from the last entry read to
+        each entry to forecast; see `forecast_windows.Part.ahead`.
         """
         return self.rebuild(params)(entries[None], ahead[None], deterministic=True)[0, 0] * self.scale.spread
 
@@ -44,9 +44,9 @@ class SeriesNetwork:
 
 
 def forecast_window(trained: forecast.Trained, request: Request) -> Window:
-    """Return the content of an HTML page that shows the forecasts of a trained model for some parts of a series.
+    """Return the content of an HTML page that shows the forecasts of a trained model for some windows of a series.
 
-    `inspecting.make_window` describes the arguments.
+    `inspecting.make_window` describes the arguments. If `request` names a file, the only window is the end of the series in this file.
     """
     require(not request.texts, "text", next(iter(request.texts), ""), "a forecasting run reads a series: give --file")
     series = trained.series(request.file)

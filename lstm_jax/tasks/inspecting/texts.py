@@ -125,7 +125,7 @@ def _chosen(trained: generation.Trained, request: Request) -> list[_Text]:
 
     The first `READ` characters of the held-out text are cut into parts of up to `request.chars` characters. A part is easy if the model
     gives high probabilities to its characters. Up to `request.examples` parts of each of the three kinds are chosen. If the training
-    replaced the state by zeros at the beginnings of articles, the same is done here.
+    replaced the state by zeros at the beginnings of articles, the model also reads the held-out text in this way.
     """
     held_out, articles = corpora.read_text(trained, most=READ)
     size = min(request.chars, len(held_out) - 1)

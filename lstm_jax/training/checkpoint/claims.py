@@ -22,12 +22,13 @@ def claimed(folder: Path, parts: Sequence[str], resume: bool) -> Iterator[None]:
 
     Args:
         folder: folder of the checkpoints.
-        parts: names of its subfolders with checkpoints.
+        parts: names of the subfolders of `folder` that can hold checkpoints.
         resume: whether the subfolders may hold checkpoints of an earlier training. A new training must not add checkpoints to them: only
             the checkpoints with the highest step numbers are kept, so the first checkpoints of the new training would be deleted.
 
     Raises:
-        InputError: if another training uses the folder, if the folder cannot be written, or if it holds checkpoints and `resume` is false.
+        InputError: if another training uses the folder, if the folder cannot be written, or if a subfolder holds checkpoints and `resume`
+            is false.
     """
     with contextlib.ExitStack() as stack:
         with processes.together():

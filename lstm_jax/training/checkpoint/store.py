@@ -163,7 +163,7 @@ def restore(
 
 
 def _restore(folder: Path, like: PyTree, added: tuple[str, ...], step: int | None, dropped: Any, check: Any) -> Restored:
-    """Load a checkpoint, as `restore` does, whose arguments these are, from the checkpoints that are there at the start."""
+    """Load a checkpoint, as `restore` does, but list the checkpoints in the folder only once. The arguments are those of `restore`."""
     rejected: list[tuple[int, str]] = []
     wanted = _named(like)
     unwanted = {name: remedy for name, remedy in (dropped or {}).items() if name not in wanted}
