@@ -7,6 +7,8 @@ of the same size in the backward pass, one for the gradient of each operand. The
 - elementwise operations, about 30 per unit and time step
 - operations with vectors of weights, such as peephole weights
 - the optimiser
+
+`least_bytes` counts the memory traffic.
 """
 
 from bench.workloads import Workload

@@ -28,8 +28,8 @@ def shown(page: Path) -> Path | None:
 def with_links(text: str, source: Path, page: Path) -> str:
     """Return a text in which the relative links are changed so that they work on the page that shows the text.
 
-    A link to a file becomes a link to the page that shows this file, if there is one. A link to a folder is replaced by the text of the
-    link.
+    If a page shows the file of a link, the link leads to this page; else it leads to the file, relative to `page`. A link to a folder is
+    replaced by the text of the link.
 
     Args:
         text: Markdown text of the file `source`.

@@ -18,8 +18,8 @@ class Bidirectional(nnx.Module):
     """Bidirectional recurrent layer (Schuster & Paliwal 1997), equal to `keras.layers.Bidirectional(LSTM(...))`.
 
     It contains a forward layer, which reads the sequence, and a backward layer, which reads the sequence in reverse. If `return_sequences`
-    is true, the outputs of the backward layer are reversed, so that the outputs of both layers are in the order of time. The outputs of
-    masked steps are then zeros. Both rules are those of Keras.
+    is true, the outputs of the backward layer are reversed, so that the outputs of both layers are in the order of time, and the outputs of
+    masked steps are zeros. Both rules are those of Keras. The last output of the backward layer is the one after the first step.
 
     Args:
         features: number of input features E.
@@ -29,7 +29,7 @@ class Bidirectional(nnx.Module):
         return_state: whether to return (outputs, (forward state, backward state)) instead of the outputs alone.
         backward: dict from the name of an argument, for example "units" or "cell", to its value for the backward layer. The arguments that
             are not in the dict are the same for both layers. None stands for an empty dict.
-        rngs: random streams; weights are drawn from the stream `params`, and masks from the stream `dropout`.
+        rngs: random streams; weights are drawn from the stream `params`, and dropout masks from the stream `dropout`.
         options: further arguments of `Recurrent` for both layers. The arguments `go_backwards` and `keep_order` must not be true, and
             `zero_output_for_mask` can be given only to a call of the layer. The cell is an LSTM by default.
 

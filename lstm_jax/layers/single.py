@@ -132,8 +132,9 @@ def _with_batch(dropout: Any) -> Any:
     """Add a batch axis before the last axis of each dropout or zoneout mask that has none.
 
     Without a batch axis, a mask of a single sequence is (features,), or (gates, features) with one mask per gate, or (T, features) for
-    zoneout. With a batch axis of one row, it is (1, features), (gates, 1, features) or (T, 1, features). If a cell has a single gate, a
-    mask (1, features) may be meant either way, and its effect is the same. The rates of zoneout, which have no axes, are not changed.
+    zoneout. With a batch axis of one row, it is (1, features), (gates, 1, features) or (T, 1, features). For a
+    cell with one gate, a dropout mask (1, features) can mean one gate without a batch axis, or one row without an axis of gates. Both have
+    the same effect, so that such a mask is not changed. The rates of zoneout, which have no axes, are not changed, either.
 
     Args:
         dropout: `DropoutMasks`, or None. Any other value is returned unchanged, and `unroll` later raises an error for it.

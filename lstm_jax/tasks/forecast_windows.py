@@ -86,11 +86,9 @@ def make_part(windows: data.SeriesWindows, scale: Scale, config: ForecastConfig,
         name: name of the series in the error message.
 
     Raises:
-        InputError: in one of these cases. The limit is `MOST_SPREADS` standard deviations of the training split.
-
-            - A value that the model reads or is to forecast differs by more than the limit from the last value that it reads in the window.
-            - `level` is true in the config, and a value that the model reads differs by more than the limit from the mean of the training
-              split.
+        InputError: if a value is too far from another one, that is, by more than `MOST_SPREADS` standard deviations of the training split.
+            The values that the model reads and the values to forecast are compared with the last value that the model reads in their
+            window. If `level` is true in the config, the values that the model reads are compared with the mean of the training split, too.
     """
     values, gaps = windows.read[..., 0], windows.read[..., 1]
     last = values[:, -1]

@@ -113,8 +113,9 @@ def step_rows(rates: Rates, name: str, table, m, v, lag: Lag, ids, rows):
 class _Rows(ForwardOperation):
     """Operation that computes `catch_up` or `step_rows` by compiled code; see `primitives.operation`.
 
-    Both functions update rows of a table, which is a parameter such as an embedding. If the compiled code is not available, the method
-    `plain_forward` computes the operation in JAX. Each training step then updates all rows of the table, so that no row ever misses a step.
+    Both functions update rows of a table, which is a parameter such as an embedding. `catch_up` makes the Adam steps that rows
+    have missed, and `step_rows` also makes the step of the rows that the batch looks up. If the compiled code is not available, the method
+    `plain_forward` computes the operation in JAX. Each training step then updates all rows of the table, and there is nothing to catch up.
 
     Args:
         target: name of the compiled function: "lstm_jax_adam_catch_up" or "lstm_jax_adam_rows".

@@ -383,7 +383,7 @@ def _chunks(start: int, stop: int, every: int, most: Callable[[int], int]) -> It
     Args:
         start: index of the first step.
         stop: index after the last step.
-        every: if not 0, a chunk ends at each index that is a multiple of this number.
+        every: if not 0, each multiple of this number is the `end` of a chunk, so that no chunk crosses it.
         most: function most(n) that returns the largest allowed `end` of a chunk whose first step is n.
 
     Yields:

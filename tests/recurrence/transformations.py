@@ -263,7 +263,8 @@ EXPORTED = ("program for tpu", "program for cuda", "program for cpu")
 ROWS: dict[str, tuple[str, Callable[[str, Column], str]]] = (
     dict.fromkeys(ALONE, ("1", alone)) | dict.fromkeys(SHARDED, ("2", sharded)) | dict.fromkeys(EXPORTED, ("none", exported))
 )
-"""Dict from the name of each row to its number of devices and a function(name, column) that returns an entry."""
+"""Rows of the table of transformations: a dict from the name of each row to the number of devices that it needs, as text, and a
+function(name, column) that returns the entry of the row in a column."""
 
 
 def row(name: str, columns: tuple[Column, ...]) -> str:
