@@ -207,7 +207,7 @@ def entries(trained: forecast.Trained, step: int = 4) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure the training runs that the command line names, and print the metrics."""
+    """Load the finished training runs that the command line names, measure what their networks do inside, and print the metrics."""
     parser = argparse.ArgumentParser(description="Measure over held-out data what lstm-jax inspect shows for single examples.")
     for name in ("sentiment", "generation", "forecast"):
         parser.add_argument(f"--{name}", type=Path)

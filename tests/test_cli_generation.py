@@ -88,7 +88,10 @@ def test_a_preset_replaces_the_defaults_of_the_other_flags(ask, tmp_path: Path) 
 @pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("cell", ["gru", "lstm_full_gate_recurrence", "min_gru"])
 def test_another_cell(cell, ask, run, tmp_path):
-    """A run with another cell can be trained, draws text in both modes, and scores text. The minimal GRU refuses recurrent dropout."""
+    """A run with another cell can be trained, draws text in the modes "carried" and "window", and scores text.
+
+    Training a minimal GRU with recurrent dropout is refused.
+    """
     text, folder = Path(run).parents[2] / "text.txt", tmp_path / "run"
     code, _, err = ask("train", "generation", "--data", text, "--run", folder, "--epochs", 1, "--cell", cell, "--sample-chars", 0, *SIZES)
     assert (code, err) == (0, "")

@@ -135,7 +135,8 @@ class Train(ABC):
         no preset with the given name.
 
         Args:
-            arguments: the words after the name of the command on the command line.
+            arguments: the words after the name of the command on the command line. All flags but `--preset` are ignored here; the caller
+                parses them, with the returned instance as their defaults.
         """
         parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         parser.add_argument("--preset", nargs="?")

@@ -225,7 +225,7 @@ def export_projector(
             - A word is empty or occurs twice.
             - An entry of `vectors` is not finite.
             - The numbers of words and vectors differ, or there are no vectors.
-            - A file cannot be written.
+            - A file cannot be written, or it exists without the mark and `force` is false.
     """
     written = _checked_words(words, vectors)
     table = {"word": written} | {name: [str(value) for value in column] for name, column in columns.items()}

@@ -29,8 +29,8 @@ class RecurrentStack(nnx.Module):
             independently of the others. (The argument `dropout` of a call is something else: the masks inside the layers.)
         residual: whether the inputs of a layer are added to its outputs, for every layer except the first (as in Wu et al. 2016, section
             3.1). The dropout between layers is not applied to the inputs that are added. With residual connections, all layers must have
-            the same number of outputs, and the last of several layers must have `return_sequences=True`, too. No layer may return its
-            outputs in the reverse order of time, or as a pair (`merge_mode=None`).
+            the same number of outputs, and if there is more than one layer, the last one must have `return_sequences=True`, too. No layer
+            may return its outputs in the reverse order of time, or as a pair (`merge_mode=None`).
         rngs: random streams; the dropout between layers is drawn from the stream `dropout`. They are needed if `dropout` is above 0 and
             calls are made without `rngs`.
 

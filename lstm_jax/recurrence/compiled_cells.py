@@ -176,7 +176,7 @@ COMPILED_CELLS = _rows()
 def is_compiled(cell: Cell) -> bool:
     """Return whether the backend `compiled` supports a cell: one of `COMPILED_CELLS`, or any cell whose `is_linear` is true.
 
-    Cells are compared by all their attributes. A user's cell with the name of a cell in the table, but with other attributes, is
-    therefore not taken for the cell in the table.
+    Cells are compared by all their attributes. A user's cell that has the name of a cell in `COMPILED_CELLS`, but other attributes, is
+    therefore not taken for that cell.
     """
     return cell in COMPILED_CELLS or cell.is_linear

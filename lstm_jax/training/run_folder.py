@@ -254,9 +254,10 @@ def _shown(value: Any) -> str:
 def environment(mesh: Mesh) -> dict[str, Any]:
     """Return the environment of this process: a dict of the versions, devices and settings that can change results or speed.
 
-    The keys are "python" (version), "versions" (dict from names of packages to versions), "git" (commit of this package), "platform", "cpu"
-    (name, family and model), "cores" (number of cores that this process may use), "devices" (list of the names of the devices of `mesh`),
-    "hosts" (number of processes), "xla_flags" and "matmul_precision".
+    The keys are "python" (version), "versions" (dict from names of packages to versions), "git" (commit of this package), "platform"
+    (operating system, as `platform.platform()` returns it), "cpu" (name, family and model), "cores" (number of
+    cores that this process may use), "devices" (list of the names of the devices of `mesh`), "hosts" (number of processes), "xla_flags" and
+    "matmul_precision".
     """
     return {
         "python": sys.version.split()[0],

@@ -254,8 +254,9 @@ def test_ids_out_of_range_name_no_row(count: int) -> None:
 def test_nothing_to_compute(sizes: tuple[int, int, int, int], ids: bool, dtype: str) -> None:
     """Calls without steps, rows, features or units write all their results, with the values that the equations give.
 
-    Without steps, the state is returned unchanged. Without steps, rows or units, the gradient of the final state is returned unchanged, and
-    all other gradients are zero. Without features, the gates of the first step are computed from the bias and h alone.
+    Without steps, the final state is the initial state. Without steps, rows or units, the gradient with respect to the initial state is
+    that with respect to the final state, and all other gradients are zero. Without features, the gates are computed from the bias and h
+    alone; the test checks this at the first step.
     """
     with jax.enable_x64(dtype == "float64"):
         call = recurrence(False, dtype, sizes, ids, kinds=(0 if ids else 4, 4), masked=False, tokens=not ids)
