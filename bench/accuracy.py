@@ -325,7 +325,7 @@ def _parse() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Unless `--report` is given, execute the training runs that have no results yet. Then print the report."""
+    """Execute the training runs that have no results yet, unless `--report` is given, and print the report."""
     options = _parse()
     if options.study != GRID:
         chosen = recipes.choose(options.study, options.task, options.recipe)

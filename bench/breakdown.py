@@ -171,7 +171,7 @@ def report(row: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Unless `--report` is given, measure each workload. Then print the newest result of each workload.
+    """Measure each workload, unless `--report` is given. Then print the newest result of each workload.
 
     With `--commit`, only results of the given commit are considered. With `--one`, the command measures only the first workload, in this
     process. It then prints the fields of the result row as JSON, without a report.

@@ -267,7 +267,8 @@ def version(folder: Path) -> str:
     The code consists of the tracked files in the folders lstm_jax and bench, without bench/results.
 
     Raises:
-        InputError: if the folder does not contain the file bench/worker.py, or if Git does not track this file.
+        InputError: if the folder does not contain the file bench/worker.py, if Git does not track this file, or if the repository has no
+            commit.
     """
     worker = Path("bench", "worker.py")
 
@@ -390,7 +391,7 @@ def roles_of(comparison: int, slowed: int = SLOWED) -> dict[str, Candidate]:
 
 
 def main() -> int:
-    """Unless `--report` is given, measure the rounds that have no results yet. Then print the report, and return the exit code."""
+    """Measure the rounds that have no results yet, unless `--report` is given, print the report, and return the exit code."""
     options = _parse()
     if options.false_alarms:
         measure_false_alarms(options)

@@ -140,7 +140,7 @@ def _parse() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Unless `--report` is given, measure the peak memory. Then print the report.
+    """Measure the peak memory, unless `--report` is given. Then print the report.
 
     With `--here`, the command measures one workload in this process. It then prints the fields of the result row as JSON, without a report.
     """

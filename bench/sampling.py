@@ -145,7 +145,7 @@ def _parse() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Unless `--report` is given, run the processes that have no results yet. Then print the report."""
+    """Run the processes that have no results yet, unless `--report` is given, and print the report."""
     options = _parse()
     rounds = range(options.first_round, options.first_round + (options.rounds or ROUNDS[options.preset]))
     runs = [Run(peer, units, options.chars, number) for units in options.units for number in rounds for peer in MODULES]

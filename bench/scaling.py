@@ -9,8 +9,8 @@ that use one core each. Each measurement runs in a fresh process. Measurements t
 
 The report prints the exponents of the growth. There are two exponents of the time: one is from a log-log fit over all sizes, and the other
 is from the two largest sizes alone. The exponent of the memory is from a fit of constant + factor * size ** exponent, where the constant
-is the memory of JAX and its compiler. Each call also draws a figure of the measured times and memories, and writes it to
-experiments/figures/time_and_memory.png and .svg.
+is the memory of JAX and its compiler. The command also draws a figure of the measured times and memories. Unless `--figure` names another
+file, it writes the figure to experiments/figures/time_and_memory.png and .svg.
 """
 
 import argparse
@@ -219,7 +219,7 @@ def _parse() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Unless `--report` is given, measure the points that have no result yet. Then print the report and draw the figure.
+    """Measure the points that have no result yet, unless `--report` is given. Then print the report and draw the figure.
 
     With `--here`, only one point is measured, in this process. The result of `measure_here` is printed as JSON, and there is no report.
     """

@@ -374,7 +374,7 @@ def _parse() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Unless `--report` is given, run the measurements that have no results yet. Then print the report."""
+    """Run the measurements that have no results yet, unless `--report` is given, and print the report."""
     options = _parse()
     preset, axes, sha = PRESETS[options.preset], given_axes(options), options.commit or commit()
     asked = dict.fromkeys(options.workload, axes) if options.workload else {name: own | axes for name, own in preset.workloads.items()}

@@ -150,7 +150,7 @@ class Actors(NamedTuple):
     environment: Any
     observation: jax.Array
     reset: jax.Array
-    """bool (B,), True where `observation` is the first one of an episode."""
+    """Whether `observation` is the first one of an episode, as a bool for each environment (B,)."""
     memory: Any
     """State of the policy."""
     total: jax.Array

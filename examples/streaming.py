@@ -39,8 +39,8 @@ class Sentences(NamedTuple):
     Attributes:
         ids: ids of the words (N, T), in rows of T words. Ids after the end of a sentence are ignored.
         lengths: number of words of each sentence (N,).
-        labels: label of each sentence (N,): 1 if the sentence has more words of praise than of complaint, and 0 if it has fewer. A word of
-            praise after "not" counts as a word of complaint, and vice versa.
+        labels: label of each sentence (N,): 1 if the sentence has more words of praise than of complaint, and 0 if it has fewer. The
+            word "not" reverses the next word of praise or complaint.
     """
 
     ids: np.ndarray

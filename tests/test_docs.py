@@ -24,7 +24,7 @@ ARCHITECTURE = DOCS / "contributing" / "architecture.md"
 RUN_HERE = ("concepts", "contributing")
 """Folders of the documentation. The code cells of the pages in these folders are quick and are also run by these tests.
 
-The cells of the tutorials, except those of the page onnx, run only when the site is built."""
+The cells of the page numerics, and those of other folders except the page onnx, run only when the site is built."""
 CODE = ("lstm_jax", "bench", "experiments")
 pages = pytest.mark.parametrize("page", PAGES, ids=NAMES)
 pytestmark = pytest.mark.usefixtures("quick_processes")

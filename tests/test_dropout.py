@@ -122,9 +122,9 @@ def call(layer, x: jax.Array, **options):
 
 
 def test_the_layer_applies_the_same_mask_at_each_step() -> None:
-    """With input dropout only, the outputs for x equal the outputs without dropout for x multiplied by the mask.
+    """The outputs for x with input dropout only equal the outputs without dropout for x multiplied by the mask.
 
-    The mask has the shape (B, 1, E), so that each step is multiplied by the same values.
+    The mask has the shape (B, E). Each step is multiplied by the same values.
     """
     layer = make_layer(recurrent_dropout=0.0)
     key = jax.random.key(3)

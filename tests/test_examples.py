@@ -1,7 +1,8 @@
 """Tests of the examples.
 
-Some examples train the same model with this package and with another library, and the losses of both are equal at each step. The other
-examples learn. If an example runs its model both on a whole sequence and step by step, the results are equal.
+Some examples train the same model with this package and with another library, and the losses of both are equal at each step. The examples
+recurrent_ppo, seq2seq, streaming and tagging learn. If an example runs its model both on a whole sequence and step by step, the results are
+equal up to rounding. The example inside_runs is tested in tests/tasks/test_inspecting.py.
 """
 
 import sys

@@ -100,7 +100,7 @@ def test_two_processes_are_two_devices(text: Path, two: Path, tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_killed_and_interrupted(text: Path, two: Path, tmp_path: Path) -> None:
-    """After a SIGTERM to one of two processes, both save the state and end. After a SIGKILL to one of them, the other one ends, too.
+    """Two processes save the state and end after a SIGTERM to one of them. They also end after a SIGKILL to one of them.
 
     After both interruptions, the resumed run ends with the same bits as an uninterrupted run.
     """

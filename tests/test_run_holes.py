@@ -56,7 +56,7 @@ def asking(task: str, run: Path, out: Path) -> list[list[str]]:
     commands["sentiment"] += words
     if find_spec("onnx"):
         commands["sentiment"].append(f"export onnx --file {out}/model.onnx")
-    return [[*command.split(), "--run", str(run)] for command in commands.get(task, questions(task))]
+    return [[*command.split(), "--run", str(run)] for command in commands.get(task) or questions(task)]
 
 
 @pytest.fixture(scope="module")

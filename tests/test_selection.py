@@ -16,9 +16,9 @@ def names(*numbers: int) -> list[str]:
 
 
 def test_cases_that_differ() -> None:
-    """Of 3 x 2 cases, `spread_cases` chooses a second case that differs from the first in both parameters, "number" and "cell".
+    """`spread_cases` chooses cases that differ as much as possible: the second has another "number" and another "cell" than the first.
 
-    Three chosen cases have three different values of "number".
+    The 3 x 2 cases have three values of "number" and two of "cell". Three chosen cases have all values of "number".
     """
     assert spread_cases(CASES, 0) == []
     assert spread_cases(CASES, 1) == names(0)

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import pkgutil
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,10 +15,22 @@ from lstm_jax.config.shared import RunConfig
 from lstm_jax.config.values import config_values, default
 from lstm_jax.errors import InputError, require
 
-CONFIGS: dict[str, type[RunConfig]] = {kind.task: kind for kind in (SentimentConfig, GenerationConfig, ForecastConfig)}
-"""Dict from the name of a task to the class of its config."""
 C = TypeVar("C", bound=RunConfig)
 _REMEDY = "name the folder of a finished or interrupted run"
+
+
+def _configs() -> dict[str, type[RunConfig]]:
+    """Return a dict from the name of each task to the class of its config, which is in the module `lstm_jax.config.TASK`.
+
+    The names are in reverse alphabetical order, so that sentiment, the main task, is listed before generation and forecast.
+    """
+    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
+        import_module(f"lstm_jax.config.{module.name}")
+    return {kind.task: kind for kind in sorted(RunConfig.__subclasses__(), key=lambda kind: kind.task, reverse=True)}
+
+
+CONFIGS = _configs()
+"""Dict from the name of a task to the class of its config."""
 
 
 def to_json(config: RunConfig) -> str:

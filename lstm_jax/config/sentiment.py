@@ -65,7 +65,7 @@ class SentimentModelConfig(RecurrentConfig):
     bidirectional: bool = False
     """Read the input of each recurrent layer in both directions."""
     merge: Literal["concat", "sum", "ave", "mul"] = "concat"
-    """How a bidirectional layer combines the outputs of its two directions: concatenation, sum, average or product."""
+    """Combination of the outputs of the two directions of a bidirectional layer: concatenation, sum, average or product."""
     pooling: Literal["last", "mean", "max", "mean+max"] = "last"
     """Input of the output layer: the last output of the last recurrent layer, or the mean, the maximum or both of its outputs over all
     steps that are not padding (id 0)."""

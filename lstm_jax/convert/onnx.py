@@ -59,9 +59,9 @@ def layers_to_onnx(
     Args:
         cell: name of the cell: "lstm", "gru", "gru_reset_before" or "simple_rnn".
         layers: a `RecurrentStack`, a `Recurrent` or `Bidirectional` layer, or a list of layers, lowest layer first. An entry of the list
-            may also be the weights of a layer: a dict of the arrays of a cell, such as "kernel" and "bias" (the docstring of
-            `lstm_jax.convert` has all names and shapes), or {"forward": dict, "backward": dict}. Weights do not show the options of their
-            layer, such as `activation` and `go_backwards`. These options are then not checked.
+            may also be the weights of a layer: a dict of the arrays of a cell, such as "kernel" and "bias" (the docstrings of
+            `lstm_jax.convert` and `lstm_jax.convert.cells` have all names and shapes), or {"forward": dict, "backward": dict}. Weights do
+            not show the options of their layer, such as `activation` and `go_backwards`. These options are then not checked.
         merge: how the outputs of two directions are combined: "concat", "sum", "ave" or "mul". None means the `merge_mode` of the
             `Bidirectional` layers or, if there are none, "concat".
         states: whether the states are inputs and outputs. If false, each layer starts from zeros.

@@ -23,7 +23,8 @@ from lstm_jax.files.reading import open_input, parsing
 def lstm_from_torch(state_dict: Mapping[str, Any], prefix: str = "") -> list[Layer]:
     """Convert the weights of a PyTorch nn.LSTM to the weights of LSTM layers of lstm_jax, as `layers_from_torch("lstm", ...)` does.
 
-    The result is a list with a dict of arrays for each layer, lowest layer first.
+    The result is a list with the weights of each layer, lowest layer first. The weights of a layer are a dict of arrays or, if the nn.LSTM
+    is bidirectional, {"forward": dict, "backward": dict}.
 
     Args:
         state_dict: state dict of the nn.LSTM, or of a model that contains it.

@@ -149,8 +149,8 @@ def _csv_rows(path: Path, lines: Iterable[str], wanted: tuple[str, ...]) -> Iter
 
 
 _readers: list[int] = []
-"""One entry for each CSV file that is being read. All entries have the same value: `csv.field_size_limit()` before the first of these files
-was opened."""
+"""List with one entry for each CSV file that is being read. All entries have the same value, which is the value of
+`csv.field_size_limit()` before the first of these files was read."""
 _lock = threading.Lock()
 
 

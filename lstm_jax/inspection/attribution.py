@@ -95,7 +95,7 @@ def _compiled(plain: Callable[..., Any], function: Callable[..., jax.Array]) -> 
 
     The compiled program holds the arrays of the function's closure as constants. They may be the parameters of an NNX module, which a
     training step changes in place. Each call of `_compiled` therefore compiles anew. The exception is a method of an object that is no NNX
-    module: its program is kept, because the arrays of such an object do not change.
+    module: its program is kept, because the arrays of such an object are assumed not to change.
     """
     if inspect.ismethod(function) and not isinstance(function.__self__, nnx.Module):
         return partial(_cached(plain), function)

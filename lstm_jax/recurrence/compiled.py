@@ -41,7 +41,7 @@ from lstm_jax.recurrence.residuals import Residuals, backward_twin, forward_twin
 from lstm_jax.shapes import GATES
 
 FEW_ROWS = 3
-"""Largest batch size for which the C++ code reads and writes only arrays (T, B, ...). For more rows, it also supports (B, T, ...)."""
+"""Largest batch size for which x, the outputs and their gradients must be (T, B, ...) in the C++ code. Larger ones may be (B, T, ...)."""
 
 
 def run(
@@ -117,7 +117,7 @@ class CompiledCell(RecurrentOperation):
         sequences: whether to return the outputs of all steps.
         compute_dtype: dtype of the matrix products, "bfloat16" or "int8", or None for the dtype of the parameters.
         batch_first: whether the C++ code reads and writes x, the outputs and the gradients with respect to both as arrays (B, T, ...)
-            rather than (T, B, ...). Has an effect only if the batch size is above `FEW_ROWS`.
+            rather than (T, B, ...). It has an effect only if the batch size is above `FEW_ROWS`.
     """
 
     cell: Cell

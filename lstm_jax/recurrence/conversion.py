@@ -11,7 +11,7 @@ from lstm_jax.errors import InputError, require
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 """Dtypes that the parameters of a cell may have."""
 REAL = (jnp.floating, jnp.integer, jnp.bool_)
-"""Abstract dtypes of the arrays that are converted to floats: floats, ints and bools."""
+"""Kinds of dtypes that are converted to floats: floats, ints and bools."""
 LOWEST, HIGHEST = -(2**31), 2**31 - 1
 """Lowest and highest int32."""
 

@@ -56,7 +56,7 @@ def solve_states(
         lengths: int (B,), number of valid steps of each row.
         resets: bool (B, T), True where the state is replaced before a step.
         reset_state: the state after a reset. None means zeros.
-        dropout: `DropoutMasks` without zoneout masks, or None for no dropout.
+        dropout: `DropoutMasks` without zoneout, or None for no dropout.
         time_major: whether time is the first axis of `x`, `mask`, `resets` and the returned states.
         options: options of Newton's method.
 

@@ -175,11 +175,11 @@ def read_tokens(tokens, steps: int, batch: int, time_major: bool) -> jax.Array |
 
 
 def apart_from_padding(tokens: jax.Array, valid: jax.Array) -> jax.Array:
-    """Return the tokens (T, B), changed so that no padded step has the same token as a valid step of the same sequence.
+    """Return the tokens (T, B), changed so that no padded step has the same token as a valid step of the same row.
 
     The change is necessary because steps with equal tokens must have equal inputs x, and x has been set to 0 at padded steps. The token of
-    a padded step becomes the lowest int32. If a valid step of a sequence already has the lowest int32 as its token, the tokens of this
-    whole sequence become 0, 1, 2, ..., T - 1 instead. Tokens that all differ are always right, because they claim no equal inputs.
+    a padded step becomes the lowest int32. If a valid step of a row already has the lowest int32 as its token, the tokens of the whole
+    row become 0, 1, 2, ..., T - 1 instead. Tokens that all differ are always right, because they claim no equal inputs.
 
     Args:
         tokens: int32 (T, B).

@@ -2,7 +2,7 @@
 
 A new task needs three modules, each with the name of the task:
 - One in this folder, with a subclass of `Task`, a subclass of `Trained`, and the functions `train` and `load`.
-- One in `lstm_jax.config`, with the class of the task's config. The dict `lstm_jax.config.CONFIGS` must contain this class.
+- One in `lstm_jax.config`, with the class of its config. The dict `lstm_jax.config.CONFIGS` then contains this class.
 - One in `lstm_jax.commands`, with the classes of the task's commands, and a dict `COMMANDS` from the name of each command to its class.
 """
 

@@ -24,9 +24,11 @@ from lstm_jax.config import ForecastConfig
 from lstm_jax.errors import require
 
 MOST_SPREADS = 1e9
-"""Largest allowed difference of a value from the last value that the model reads in the same window, or from the mean of the training
-split; see `make_part`. The difference is in standard deviations of the training split. Up to this difference the loss is finite in float32,
-even with the least standard deviation that the model can predict."""
+"""Largest allowed difference of two values, in standard deviations of the training split; see `make_part`.
+
+A value is compared with the last value that the model reads in the same window, or with the mean of the training split. Up to this
+difference the loss is finite in float32, even with the least standard deviation that the model can predict.
+"""
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,10 @@ class PackedRows:
     places: PackedPlaces
     """Positions of the reviews in the rows, as NumPy arrays."""
     numbers: np.ndarray
-    """int32 (N, 2): index of the row of each review, and index of the review among the reviews of the row. The reviews are in the order
-    in which they were given to `pack_reviews`."""
+    """int32 (N, 2): index of the row of each review, and index of the review among the reviews of the row.
+
+    The reviews are in the order in which they were given to `pack_reviews`.
+    """
 
     @property
     def arrays(self) -> tuple[Any, ...]:

@@ -2,8 +2,9 @@
 
 The model starts each window from a zero state. In a stream it carries its recurrent state from one training step to the next.
 
-The text is stored as an array of character ids, and the examples are not stored. An example is identified by an integer. The function
-`Examples.gather` computes the position of the example in the text from this integer, and cuts the example out of the text.
+The text is stored as character ids, in an array or in shards on disk, and the examples are not stored. An example is identified by an
+integer. The function `Examples.gather` computes the position of the example in the text from this integer, and cuts the example out of the
+text.
 """
 
 from collections.abc import Callable

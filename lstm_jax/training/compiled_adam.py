@@ -82,7 +82,7 @@ def catch_up(rates: Rates, name: str, table, m, v, lag: Lag, ids=None):
         table: the table (V, E), with V rows and E columns.
         m: first moment (V, E).
         v: second moment (V, E).
-        lag: record of the number of the current step, and of the steps that each row has taken.
+        lag: record of the steps that each row has taken, and of the index of the next step.
         ids: indices of the rows, (..., B). If None, all rows take their missed steps. A negative index counts from the end of the table,
             and an index outside the table is ignored.
 

@@ -23,7 +23,7 @@ from jax.lax import GatherScatterMode as _Mode
 from lstm_jax.runtime import sharding
 
 LEAST = 2**14
-"""A parameter with fewer numbers than this is not treated as a table, because its ordinary update is fast."""
+"""Least number of entries of a table. A smaller parameter is not treated as a table, because its ordinary update is fast."""
 
 
 class _Table(NamedTuple):
@@ -169,8 +169,10 @@ class FoundLookups:
     """For each lookup in the table, whether an index outside the table gives a row of NaN. If false, an index beyond the last row gives the
     last row."""
     batch_axes: tuple[int, ...]
-    """For each lookup in the table, the index of the batch axis of its row indices. It is -1, the last axis, if the batch axis is not
-    known or if there is only one device."""
+    """Index of the batch axis of the row indices of each lookup in the table.
+
+    It is -1, the last axis, if the batch axis is not known or if there is only one device.
+    """
 
     def __call__(self, params: dict[str, Any], *args: Any) -> Any:
         """Return the results of the loss function. As in the function that was traced, each lookup takes its rows from the table."""

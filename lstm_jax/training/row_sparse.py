@@ -129,7 +129,8 @@ class AdamRows(RowUpdate):
     """Row-sparse update of Adam, computed by compiled code; see `compiled_adam`.
 
     The update is row-sparse for one parameter, called the table. The rows that a step does not look up, and their moments, do not change
-    in this step. Later, `catch_up` lets these rows take the steps that they missed, with a gradient of zero.
+    in this step. Later, `catch_up` lets these rows take the steps that they missed, with a gradient of zero. On devices other
+    than CPUs, JAX computes the update instead, and each step updates all rows of the table.
 
     `rates` holds the decay rates of Adam. `advance` is a function from the state of Adam to three scalars of the next step: its number, its
     learning rate multiplied by the bias correction, and the small number in the denominator. `dense_update` is a function that computes the

@@ -317,8 +317,9 @@ def _cpu() -> str:
 def same_data(stored: bytes, fingerprint: str) -> bool:
     """Return whether the stored fingerprint of the data of a run matches another fingerprint.
 
-    A fingerprint is a checksum of one or more words. Older versions of lstm_jax stored only the first words. Therefore the stored words are
-    compared with as many words from the beginning of `fingerprint`. If there are no stored words, the result is false.
+    A fingerprint consists of one or more checksums, separated by spaces. Older versions of lstm_jax stored only the first checksums.
+    Therefore the stored checksums are compared with as many checksums from the beginning of `fingerprint`. If no checksum is stored, the
+    result is false.
 
     Args:
         stored: content of the file `data.sha256` of the run.

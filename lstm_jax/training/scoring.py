@@ -31,8 +31,10 @@ STREAM = 10_000
 STREAMS = 32
 """Largest number of streams into which a long text is divided. The model reads all streams at once."""
 WARM_UP = 1000
-"""Number of preceding characters that the model reads, without scoring them, before each of several streams. Streams are sections of a text
-that are read in parallel."""
+"""Number of preceding characters that the model reads, without scoring them, before each stream but the first.
+
+Streams are sections of a text that are read in parallel.
+"""
 
 
 class Scores(NamedTuple):

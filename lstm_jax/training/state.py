@@ -37,8 +37,7 @@ class TrainState(NamedTuple):
     (). If `step.make_run_steps` is used with row-sparse updates and `behind` is (), all rows take their missed steps at the end of each
     compiled call."""
     rounded: Any = ()
-    """In a checkpoint, a float32 scalar: the exact number of examples minus the float32 number in `totals`; see `for_checkpoint`. Otherwise
-    it is ()."""
+    """float32 scalar in a checkpoint, otherwise (): exact number of examples minus the float32 number in `totals`; see `for_checkpoint`."""
 
 
 def state_sharding(params: Any, optimizer: Optimizer, totals: tuple[str, ...], mesh: Mesh, carry: Any = (), behind: Any = ()) -> TrainState:

@@ -89,10 +89,10 @@ def test_too_few_processes(workloads: str, old: int, new: int, verdict: str) -> 
 
 
 def test_a_change_beyond_noise_leaves_a_larger_limit() -> None:
-    """After one of two changes is significant, Holm's correction compares the other p-value with the level, not with half the level.
+    """Holm's correction compares the larger of two p-values with the level, not with half the level, if the other change is significant.
 
-    The other change here is not significant. Its verdict is "too few processes" if its smallest possible p-value is above the level, and
-    "same" otherwise.
+    The change with the larger p-value is not significant here. Its verdict is "too few processes" if its smallest possible p-value is above
+    the level, and "same" otherwise.
     """
     beyond = compare.Change("A", "ours", 2, 1, 3, 0.0079, smallest=0.0079)
     for smallest, verdict in ((1 / 84, "same"), (1 / 35, "too few processes")):
@@ -145,7 +145,7 @@ def test_devices_of_one_machine() -> None:
 
 
 def test_a_commit_without_its_uncommitted_version(tmp_path: Path) -> None:
-    """For the commit "abc", `timed_rows` and `of_commit` return no rows of "abc+", that is, of "abc" with uncommitted changes.
+    """`timed_rows` and `of_commit` return, for the commit "abc", no rows of "abc+", that is, of "abc" with uncommitted changes.
 
     For "abc+", the functions return no rows of "abc". An empty text raises an error.
     """

@@ -59,7 +59,7 @@ ARGUMENTS = ("sampling", "--rounds", "1", "--units", "4", "--chars", "5")
 
 
 def test_a_round_that_was_interrupted_is_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the results hold the row of Keras but its weights are lost, Keras runs again only to write the weights, without a second row."""
+    """Keras runs again only to write its weights, without a second row, if the results have its row but the weights are lost."""
     path, asked = tmp_path / "rows.jsonl", []
     monkeypatch.setattr(sampling.timing, "run_module", _process(asked))
     row = {"schema": 3, "measurement": "sampling", "cores": 2, "load": 1.0, "round": 0, "units": 4, "chars": 5}

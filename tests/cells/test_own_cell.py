@@ -183,7 +183,7 @@ def test_a_linear_cell_for_even_numbers_of_units() -> None:
 
 @pytest.mark.parametrize("linear", [False, True])
 def test_a_cell_whose_dtypes_have_no_defaults(linear: bool) -> None:
-    """A cell whose functions `init` and `initial_state` have no default for their argument `dtype` works in every use of a layer."""
+    """A cell whose functions `init` and `initial_state` have no default for `dtype` works in `Recurrent` and in `Bidirectional`."""
     base = CELLS["min_gru"]
     own = dataclasses.replace(
         base,

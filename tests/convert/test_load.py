@@ -308,7 +308,7 @@ def test_a_layer_of_the_user_s_own_in_a_stack() -> None:
 
 
 def test_layers_that_share_a_parameter() -> None:
-    """If two layers of a stack share their parameters, different weights for the two layers are refused, and equal weights are loaded."""
+    """Different weights for two layers of a stack that share their parameters are refused, and equal weights are loaded."""
     shared = zeros(LSTM, 4, 4, return_sequences=True)
     stack, first, second = RecurrentStack([shared, shared]), weights("lstm", 4), {k: v + 1 for k, v in weights("lstm", 4).items()}
     with pytest.raises(InputError, match=r"^layer: two layers that share a parameter; the weights differ there"):

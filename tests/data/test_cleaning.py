@@ -1,4 +1,4 @@
-"""For any block size, `clean` returns the text that results if the whole text is cleaned at once.
+"""`clean` returns the text that results if the whole text is cleaned at once, for any block size.
 
 The default recipe "source" cleans as a variant of the Keras example lstm_text_generation does. This project reproduces that variant.
 """

@@ -81,7 +81,7 @@ def test_two_tables_at_once(tmp_path: Path) -> None:
 
 
 def test_a_table_of_one_long_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With `limited=False`, a table may exceed `most_bytes`, but a single line of the table may not.
+    """A table that is read with `limited=False` may exceed `most_bytes`, but a single line of the table may not.
 
     If LSTM_JAX_MAX_BYTES is set, the whole table may not exceed it either.
     """

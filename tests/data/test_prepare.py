@@ -107,7 +107,7 @@ def test_reviews_of_rare_words_are_no_copies(tmp_path):
 
 
 def test_the_fingerprint_where_older_versions_saw_other_copies(options, monkeypatch):
-    """The fingerprint differs from that of older versions if older versions made another validation part from the same reviews.
+    """The fingerprint differs from that of older versions if they may have made another validation part from the same reviews.
 
     Older versions treated reviews with the same ids as copies, which must not be divided between the parts. Now, only reviews with the same
     words are copies. If this makes no difference, the fingerprint is unchanged.

@@ -367,7 +367,7 @@ if __name__ == "__main__":
 
 
 def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
-    """If a process is killed while its worker processes write shards, the workers end, too.
+    """Worker processes that write shards end if their parent process is killed.
 
     A worker that kept running would keep the standard output of the killed process open.
     """

@@ -52,7 +52,7 @@ def test_the_conclusion_names_each_model() -> None:
 
 @pytest.mark.parametrize(("choice", "suffix"), SUFFIXES.items())
 def test_the_conclusion_of_one_run(choice: str, suffix: str) -> None:
-    """For a group with a single tested run, the conclusion lists the recipe, the NBSVM and their mixture, but no ensemble of seeds.
+    """The conclusion for a group with a single tested run lists the recipe, the NBSVM and their mixture, but no ensemble of seeds.
 
     Runs that train on all reviews have no validation accuracy, and the conclusion says "none".
     """

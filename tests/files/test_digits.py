@@ -28,9 +28,9 @@ def test_known_numbers(values: list[float], least: int, digits: int) -> None:
 
 @given(st.floats(-1e9, 1e9), st.floats(1e-3, 1e3), st.integers(3, 6))
 def test_the_difference_keeps_its_digits(low: float, width: float, least: int) -> None:
-    """If two numbers are written with `digits_for` digits, their difference keeps `least` - 1 correct digits.
+    """The difference of two numbers that are written with `digits_for` digits has at least `least` - 1 correct digits.
 
-    The difference may have a further error of 1e-5, because no number is written with more than 15 digits.
+    The difference may have a further error of up to 1e-5, because no number is written with more than 15 digits.
     """
     high = low + width
     digits = digits_for([low, high], least)

@@ -89,7 +89,7 @@ def test_a_file_that_grows_meanwhile(tmp_path: Path) -> None:
 
 
 def test_a_lock_on_a_full_disk(tmp_path: Path) -> None:
-    """If the disk is full, so that the lock file cannot be written, `locked` raises `InputError` and removes the lock file.
+    """`locked` raises `InputError` and removes the lock file if this file cannot be written because the disk is full.
 
     The full disk is simulated by a limit of 0 bytes for the size of files (RLIMIT_FSIZE).
     """

@@ -1,8 +1,8 @@
 """Run the fuzzers: `python -m tests.fuzz [flags|files|flips|kills|all] --cases N --seed S`.
 
-Each case copies a folder with small data and a finished run of each task, and runs one or a few commands in the copy. Each fault is
-listed once, with the number of cases that have the fault, and with the seed and number of up to three of these cases. `--only NUMBER` runs
-a single case again. The exit code is 1 if there is any fault.
+Each case copies a folder with small data and a finished run of each task, and runs one or a few commands in the copy. For each kind of
+cases, each fault is listed once, with the number of cases that have the fault, and with the seed and number of up to three of these cases.
+`--only NUMBER` runs a single case again. The exit code is 1 if there is any fault.
 """
 
 import argparse
@@ -135,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     console, kinds = Console(), list(LONG) if asked.kind == "all" else [asked.kind]
     with contextlib.ExitStack() as stack:
-        with console.status("building the compiled backend, training three tiny runs"):
+        with console.status("building the compiled backend, training a tiny run of each task"):
             world = stack.enter_context(make_world(native_library()))
         shells = [stack.enter_context(world.shell()) for _ in range(asked.workers)]
         rows = _run_all(world, shells, kinds, asked, console)

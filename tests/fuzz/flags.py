@@ -77,8 +77,9 @@ class Flag:
 
 def flags_of(command: type) -> list[Flag]:
     """Return the flags of the dataclass of a command or a config: one flag for each field, including the fields of nested configs."""
-    found = []
-    for name, hint in get_type_hints(command, include_extras=True).items():
+    found, hints = [], get_type_hints(command, include_extras=True)
+    for name in (field.name for field in dataclasses.fields(command)):
+        hint = hints[name]
         positional = get_origin(hint) is Annotated and POSITIONAL in hint.__metadata__
         plain = hint.__origin__ if get_origin(hint) is Annotated else hint
         if dataclasses.is_dataclass(plain):
@@ -124,7 +125,7 @@ def base(name: str) -> dict[str, list[str]]:
 def draw_value(draw: random.Random, flag: Flag) -> str:
     """Draw a value for a flag: with probability 4/7 a good one, else an odd one or one of a wrong type.
 
-    A flag of the kind "choice" has no odd values. A listed choice is drawn instead.
+    A flag of the kind "choice" whose choices are listed has no odd values. A listed choice is drawn instead.
     """
     sort = draw.choices(("good", "odd", "wrong"), (8, 5, 1))[0]
     if sort == "wrong":

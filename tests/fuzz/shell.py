@@ -73,7 +73,7 @@ class Outcome:
         ended: "hang" or "memory" if the command was killed for this reason, else "".
         seconds: duration.
         asked: whether the command took so long that it was interrupted.
-        outside: attempts to change files in folders where the command may not write. They were refused.
+        outside: refused attempts to change existing files in folders where the command may not write, each as the event and the path.
     """
 
     command: Command

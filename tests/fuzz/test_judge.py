@@ -1,6 +1,6 @@
-"""Tests that the fuzzers detect each kind of fault that they look for.
+"""Tests that the fuzzers detect faults of commands, and that the fuzzer of command lines draws every command and flag.
 
-Most tests run a command of planted.py that has such a fault on purpose.
+Most tests run a command of planted.py, which may have a fault on purpose.
 """
 
 import random

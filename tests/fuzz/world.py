@@ -25,8 +25,8 @@ TRAIN = dict.fromkeys(CONFIGS, _TINY) | {
     "generation": f"--data text.txt --length 8 --step 4 --sample-chars 4 --sample-prompt 3 {_TINY}",
     "forecast": f"--csv series.csv --context 6 --horizon 3 {_TINY}",
 }
-"""Dict from each task to the flags of its training run, without --run. A task that needs no file of data has only the flags `_TINY`."""
-ASK = {task: tuple(f"{name} --run runs/{task}" for name in questions(task)) for task in CONFIGS} | {
+"""Dict from each task to the flags of its training run, without --run. The default `_TINY` suits tasks that need no file of data."""
+_QUESTIONS = {
     "sentiment": (
         "evaluate --json --run runs/sentiment",
         "predict --file lines.txt --run runs/sentiment",
@@ -43,6 +43,7 @@ ASK = {task: tuple(f"{name} --run runs/{task}" for name in questions(task)) for 
     ),
     "forecast": ("forecast --json --run runs/forecast", "forecast --json --csv series.csv --level 0.5 --run runs/forecast"),
 }
+ASK = {task: _QUESTIONS.get(task) or tuple(f"{name} --run runs/{task}" for name in questions(task)) for task in CONFIGS}
 """Dict from each task to command lines, called questions, that read its run. The default is the commands that `questions` returns."""
 SENTENCES = "the cat sat on the mat. a dog ran to the red house, and the cat was not there! "
 HOME = "home"

@@ -34,7 +34,7 @@ def required(command: str) -> list[str]:
     """Return arguments for the fields of a command that have no default, each with the value "x"."""
     missing = (dataclasses.MISSING, dataclasses.MISSING)
     names = [field.name for field in dataclasses.fields(COMMANDS[command]) if (field.default, field.default_factory) == missing]
-    return [word for name in names for word in (["x"] if name == positional(command) else [f"--{name}", "x"])]
+    return [word for name in names for word in (["x"] if name == positional(command) else [f"--{name.replace('_', '-')}", "x"])]
 
 
 def questions(task: str) -> tuple[str, ...]:

@@ -255,8 +255,8 @@ def test_nothing_to_compute(sizes: tuple[int, int, int, int], ids: bool, dtype: 
     """Calls without steps, rows, features or units write all their results, with the values that the equations give.
 
     Without steps, the final state is the initial state. Without steps, rows or units, the gradient with respect to the initial state is
-    that with respect to the final state, and all other gradients are zero. Without features, the gates are computed from the bias and h
-    alone; the test checks this at the first step.
+    that with respect to the final state, and all other gradients are zero. Without features, x is empty, and the gates are computed from
+    the bias and h alone; the test checks this for the first gate at the first step. With ids, no id is then valid, and the gates are NaN.
     """
     with jax.enable_x64(dtype == "float64"):
         call = recurrence(False, dtype, sizes, ids, kinds=(0 if ids else 4, 4), masked=False, tokens=not ids)

@@ -55,7 +55,7 @@ class Call:
     wrong: str = ""
     x_are_ids: bool = False
     x_has_gradient: bool = False
-    """Whether gradients with respect to x can be compared: x has floats of the parameters' dtype and finite valid steps, without tokens."""
+    """Whether gradients with respect to x can be compared: x has the parameters' dtype, valid steps are finite, and no tokens are given."""
     sizes: tuple[int, int] = (0, 0)
     """B and T of the operands other than x, if x does not fit them."""
     x_sizes: tuple[int, int] | None = None
@@ -64,7 +64,7 @@ class Call:
     def is_another_call(self) -> bool:
         """Return whether x was drawn with another shape, but the library may accept the call with the B and T of this x.
 
-        The result is true if `wrong` is "x", and if the other operands either have the same B and T as x, or have no such axes.
+        The result is true if `wrong` is "x", `x_sizes` is given, and all other operands have these B and T or no such axes.
         """
         if self.wrong != "x" or self.x_sizes is None:
             return False
@@ -136,8 +136,9 @@ def shapes_of(cell: str, shape: Shape):
 def draw_valid(on: Drawing, call: Call, shape: Shape, x64: bool, time_major: bool) -> np.ndarray | None:
     """Draw a mask, lengths, both or neither into `call`, and return the valid steps as bools (B, T), or None.
 
-    If a drawn operand has a wrong shape or dtype, or if both are drawn, `call.wrong` gets the name of the wrong operand. The result comes
-    from the mask if a mask is drawn, and from the lengths otherwise. It is None if this operand is wrong, or if neither is drawn.
+    If a drawn operand has a wrong shape or dtype, or if both are drawn, `call.wrong` gets the name of the wrong operand, unless it already
+    names another. The result comes from the mask if a mask is drawn, and from the lengths otherwise. It is None if this operand is wrong,
+    or if neither is drawn.
     """
     batch, steps = shape.batch, shape.steps
     kind = on.one("none", "mask", "lengths", "lengths", "mask")

@@ -58,7 +58,7 @@ def _run(cell: str, operands: tuple, options: dict[str, Any], backend: str, dtyp
 @pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("cell", NAMES)
 def test_as_exact_as_products_of_jax(cell: str) -> None:
-    """With products in bfloat16, the errors of `compiled` are at most twice those of `reference`, plus 5e-3.
+    """The errors of `compiled` with products in bfloat16 are at most twice those of `reference`, plus 5e-3.
 
     An error is the relative distance of an output, state or gradient from the result of `reference` in float64.
     """

@@ -71,7 +71,7 @@ def test_parameters_in_float16() -> None:
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("cell", [name for name in SERVED if name != "gru_reset_before"])  # it rounds r * h
 def test_a_step_of_exact_numbers(cell: str, size: tuple[int, int, int, int]) -> None:
-    """If int8 represents x, h and the kernels exactly, a step with products in int8 equals one with products in float32.
+    """A step with products in int8 equals one with products in float32 if int8 represents x, h and the kernels exactly.
 
     The results are compared up to the rounding of float32.
     """

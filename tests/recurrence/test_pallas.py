@@ -126,9 +126,10 @@ def _triton_calls(function, *args) -> int:
 @pytest.mark.parametrize("products", PRODUCTS, ids=str)
 @pytest.mark.parametrize("size", [(1, 1), (17, 33), (32, 128), (3, 256)], ids=str)
 def test_lowers_for_a_gpu(size: tuple[int, int], products: str | None) -> None:
-    """The forward and the backward pass each lower to one Triton call, for every kind of recurrent dropout, with and without padding.
+    """The forward and the backward pass each lower to one Triton call, with every kind of recurrent dropout and without dropout.
 
-    The lowering would fail if the size of a block were not a power of two, or if Triton did not support a primitive.
+    Two of the four cases have a padding mask. The lowering would fail if the size of a block were not a power of two, or if Triton did not
+    support a primitive.
     """
     for kind in (PLAIN, SHARED, EACH, ALONE):
         kernel, z, state, mask, valid, d_h, d_final = _arrays(*size, kind)

@@ -287,7 +287,7 @@ def test_what_solve_states_refuses() -> None:
 
 @pytest.mark.slow
 def test_axes_and_masks() -> None:
-    """By default, `solve_states` reads x as (B, T, F). Its states equal those of `unroll` for the same lengths and resets."""
+    """`solve_states` reads x as (B, T, F) by default, and returns the states of `unroll` for the same lengths and resets."""
     cell, params, x, _ = network("gru", 4, 6, dtype="float32")
     rows = jnp.concatenate([jnp.swapaxes(x, 0, 1), jnp.ones((1, 6, 3))])
     options: dict[str, Any] = {"lengths": jnp.array([6, 4]), "resets": jnp.eye(2, 6, dtype=bool)}
@@ -298,9 +298,9 @@ def test_axes_and_masks() -> None:
 
 
 def test_rows_that_are_not_numbers_or_are_large(jacobian: str) -> None:
-    """If x or the kernel contains a NaN, `parallel` returns NaN where `reference` does, and equal values elsewhere.
+    """`parallel` returns NaN where `reference` does if x or the kernel contains a NaN, and equal values elsewhere.
 
-    A large initial state in the first row of the batch does not change the results of the second row.
+    A large initial c in the first row of the batch does not change the results of the second row.
     """
     del jacobian
     arrays = make_arrays(Case(Shape(2, 4, 3, 4)))

@@ -84,9 +84,9 @@ def test_each_kind_of_dropout(keras, peer_rules, dropout: str) -> None:
 
 
 def test_before_the_first_valid_step(keras, peer_rules) -> None:
-    """Before the first valid step, our outputs are zeros, as in Keras with `unroll=True`. With `unroll=False`, Keras outputs the initial h.
+    """Our outputs before the first valid step are zeros, as those of Keras with `unroll=True`.
 
-    Our final states equal those of Keras in both cases.
+    Keras with `unroll=False` outputs the initial h there. Our final states equal those of Keras in both cases.
     """
     case = Case(Shape(2, 3, 3, 2), mask="leading", seed=1)
     arrays = make_arrays(case)._replace(mask=jnp.asarray([[False, False, True], [False, False, False]]))

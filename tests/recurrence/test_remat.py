@@ -38,7 +38,7 @@ def test_segments(remat, steps: int, length: int) -> None:
 def test_a_program_for_every_length(remat, unchecked: None) -> None:
     """A program that is exported with a symbolic number of steps has no segments, although `remat` is given.
 
-    For sequences of 1 and 9 steps, its outputs equal those of a program with segments.
+    Its outputs for sequences of 1 and 9 steps equal those of `unroll` with `remat` for sequences of the same length.
     """
     params = CELL.init(jax.random.key(0), 3, 4)
 
@@ -99,7 +99,7 @@ def test_products_in_bfloat16(backend: str) -> None:
 @pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("backend", serving("float64"))
 def test_derivatives_are_those_of_differences(x64: None, backend: str) -> None:
-    """With `remat`, reverse-mode derivatives equal finite differences. So do forward-mode derivatives, on backends that support them.
+    """Reverse-mode derivatives with `remat` equal finite differences. So do forward-mode derivatives, on backends that support them.
 
     The test compares derivatives of order 1 and, on the first backend of `BACKENDS`, also reverse-mode derivatives of order 2.
     """

@@ -263,8 +263,10 @@ EXPORTED = ("program for tpu", "program for cuda", "program for cpu")
 ROWS: dict[str, tuple[str, Callable[[str, Column], str]]] = (
     dict.fromkeys(ALONE, ("1", alone)) | dict.fromkeys(SHARDED, ("2", sharded)) | dict.fromkeys(EXPORTED, ("none", exported))
 )
-"""Rows of the table of transformations: a dict from the name of each row to the number of devices that it needs, as text, and a
-function(name, column) that returns the entry of the row in a column."""
+"""Dict from the name of each row of the table to a pair (number of devices, function).
+
+The number of devices that the row needs is a text: "1", "2" or "none". The function(name, column) returns the entry of the row in a column.
+"""
 
 
 def row(name: str, columns: tuple[Column, ...]) -> str:

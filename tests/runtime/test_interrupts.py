@@ -79,7 +79,7 @@ def test_a_signal_that_is_raised_again_counts_once(monkeypatch):
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_signals_are_counted_and_nothing_is_left_behind(count, monkeypatch):
-    """Within `end_on_second_signal`, each signal reaches its handler. The first signal also prints a message.
+    """Each signal within `end_on_second_signal` reaches its handler. The first signal also prints a message.
 
     Only the second signal calls `_end`, which ends the process. Afterwards, the thread that watches for signals has ended, and no wakeup
     file descriptor is set.

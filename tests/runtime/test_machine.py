@@ -47,7 +47,7 @@ print(*found)
     ids=["all blocks", "small blocks", "switched off", "compiled code", "compiled code, switched off"],
 )
 def test_freed_memory_is_kept(prepare: str, keep: str, kept: tuple[bool, ...]) -> None:
-    """If and only if freed memory is kept, allocating and freeing three blocks ten times causes fewer than 30 page faults.
+    """Allocating and freeing three blocks ten times causes fewer than 30 page faults if and only if freed memory is kept.
 
     The blocks have one size, and have been allocated and freed once before the page faults are counted.
 

@@ -249,7 +249,7 @@ Each process that executes the script inherits DEPTH from its parent and adds an
 
 @pytest.mark.parametrize("thread", [False, True])
 def test_a_script_without_a_guard(thread: bool, tmp_path: Path) -> None:
-    """If a script calls `run` outside of `if __name__ == "__main__":`, the processes of its runs refuse to start sweeps of their own.
+    """The processes of a sweep refuse to start sweeps of their own if a script calls `run` outside of `if __name__ == "__main__":`.
 
     If the main thread makes the call, the sweep writes no row. The same call below this `if` then runs the sweep. If another thread makes
     the call, the run is done.

@@ -104,9 +104,9 @@ def test_rows_stay_in_their_file_if_runs_change_the_folder(tmp_path: Path, monke
 
 
 def test_a_sigterm_to_one_run_fails_it_alone(tmp_path: Path) -> None:
-    """If a SIGTERM interrupts a run, the row of this run has the error "killed by signal 15", and the other runs go on.
+    """A run that a SIGTERM interrupts has a row with the error "killed by signal 15", and the other runs go on.
 
-    If a SIGINT interrupts a run, the sweep ends.
+    A run that a SIGINT interrupts ends the sweep, and has no row.
     """
     rows = sweep.run(stop, [Config(signal.SIGTERM), Config()], tmp_path / "rows.jsonl", "processes", workers=1)
     assert [row.get("error", row.get("result")) for row in rows] == [f"killed by signal {signal.SIGTERM.value}", {"done": 1}]
@@ -139,7 +139,7 @@ def test_configs_that_cannot_be_handed_over(tmp_path: Path) -> None:
 
 
 def test_jobs_that_slurm_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If Slurm refuses the jobs, the sweep raises an error that contains the last line of Slurm's message, and writes no row."""
+    """A sweep whose jobs Slurm refuses raises an error that contains the last line of Slurm's message, and writes no row."""
     pytest.importorskip("submitit")
     message = "sbatch: error: invalid partition specified: shrt\nsbatch: error: Batch job submission failed: Invalid partition"
     for name, text in (("sbatch", f"echo '{message}' >&2; exit 1"), ("srun", "exit 0")):

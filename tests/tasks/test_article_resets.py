@@ -88,7 +88,7 @@ def test_figures_of_a_run(held_out: bool, request, texts, tmp_path: Path) -> Non
 
 
 def test_files(trained, texts: Path, ask) -> None:
-    """In files that the user gives, the commands `score` and `inspect` also reset the state at the beginning of each article."""
+    """The commands `score` and `inspect` also reset the state at the beginning of each article in files that the user gives."""
     lengths = [len(path.read_text().strip()) for path in sorted(texts.iterdir())]  # the cleaning removes spaces at both ends
     starts = np.cumsum([0, *(length + 1 for length in lengths)])[:-1]
     found = corpora.read_text(trained, [str(texts)], clean=True)

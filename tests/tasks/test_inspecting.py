@@ -271,7 +271,7 @@ def test_a_series(a_series, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("entries", "want"), [([3], [0]), ([1, 5], [-4, 4]), ([1, 2, 9], [-1, -3, 7])])
 def test_entries_replaced_by_their_neighbours(entries: list[float], want: list[float]) -> None:
-    """For each entry, `_replaced` returns the forecast minus the forecast after the entry is replaced by the mean of its neighbours.
+    """`_replaced` returns, for each entry, the forecast minus the forecast after the entry is replaced by the mean of its neighbours.
 
     The first and the last entry are replaced by their only neighbour, and a single entry is not replaced. The network in this test
     forecasts the sum of the entries.
@@ -336,7 +336,7 @@ def test_written_ratings(run, measures) -> None:
 
 
 def test_evidence(run, measures) -> None:
-    """For two reviews, two measurements of the example `inside_runs` equal those computed from the page that shows these reviews.
+    """Two measurements of the example `inside_runs` for two reviews equal those computed from the page that shows these reviews.
 
     The first is the reach in words. The second is the sum of the absolute attributions by integrated gradients, divided by the sum of the
     absolute attributions by leaving words out.

@@ -190,7 +190,7 @@ def test_refused(config, model, message):
 
 
 def test_packed_texts_are_merged_by_concat() -> None:
-    """With the pooling "last" and two directions, a model refuses packed texts unless `merge` is "concat".
+    """A model with the pooling "last" and two directions refuses packed texts unless `merge` is "concat".
 
     The last outputs of the two directions are at different steps of a row, and a sum of the directions cannot be taken apart again.
     """

@@ -303,7 +303,7 @@ def test_validation_shares_no_movie_and_decides_the_best_epoch(with_movies, tmp_
 
 
 def test_one_feature_is_enough_to_train(run, trained, tmp_path):
-    """With one feature in the embedding, `draw_figures` leaves out the map of the words in the plane. `WordSpace.draw` raises an error."""
+    """`draw_figures` leaves out the map of the words in the plane if the embedding has one feature. `WordSpace.draw` raises an error."""
     folder = RunFolder(Path(shutil.copytree(run[0], tmp_path / "copy")))
     shutil.rmtree(folder.figures)
     table = trained.params["embedding/embedding"][:, :1]

@@ -91,7 +91,7 @@ def test_a_resumed_run_goes_on_with_its_events(lost, tmp_path):
 
 @pytest.mark.parametrize("name", ["", "events.out.tfevents.1700000000.host"])
 def test_a_resumed_run_repeats_its_first_epochs(name, tmp_path):
-    """After a resumed run has repeated its first epoch, the event file has the events of this epoch once.
+    """The event file has the events of the first epoch once, after a resumed run has repeated this epoch.
 
     This also holds if a former version of the project named the event file, and if the resumed run uses the callback of the first run.
     """

@@ -62,7 +62,7 @@ def uninterrupted(tmp_path_factory) -> tuple[FitResult, dict]:
 
 
 def test_each_epoch_begins_with_the_given_carry(uninterrupted):
-    """In each epoch, the counters in the carry begin at the given value 100, and the last of the six steps finds 105.
+    """The counters in the carry begin each epoch at the given value 100, and the last of the six steps finds 105.
 
     The test compares the metric "seen", the mean of the counters over the examples of an epoch. The last step has 2 examples, the others 4.
     """

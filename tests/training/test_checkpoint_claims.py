@@ -46,7 +46,7 @@ def test_a_new_training_needs_a_folder_without_checkpoints(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("resume", [False, True])
 def test_two_trainings_at_once(resume: bool, tmp_path: Path) -> None:
-    """If a second training begins in the folder of a running one, the second training is refused.
+    """A second training is refused if it begins in the folder of a running one.
 
     The first training then ends with the same metrics as a training alone, and leaves no lock file.
     """

@@ -1,4 +1,4 @@
-"""Training steps of the tasks, exported with `jax.export` or lowered for several platforms on a machine with a CPU.
+"""Tests of training steps of the tasks, exported with `jax.export` or lowered for several platforms on a CPU.
 
 An exported step is plain JAX. A step lowered for the CPU calls the compiled code of the project. A step lowered for another platform does
 not call it.

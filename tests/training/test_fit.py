@@ -94,7 +94,7 @@ def fit_with(values: list[float], folder: Path, **options) -> Any:
 
 
 def test_best_checkpoint_of_an_epoch_that_was_not_saved(tmp_path: Path) -> None:
-    """If a resumed training repeats an epoch that is already saved in `best/`, `best/` holds the best epoch at the end.
+    """The folder `best/` holds the best epoch, even if a resumed training repeats an epoch that is already saved there.
 
     A process may end after it has saved epoch 3 in `best/`, but before it has saved the training state of epoch 3. The resumed training
     repeats epoch 3, which is not the best one this time. The checkpoint in `best/` is then that of epoch 2.

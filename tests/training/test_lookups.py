@@ -97,7 +97,7 @@ def _by_rows(look: Callable, p: dict[str, jax.Array], ids: jax.Array):
 @pytest.mark.parametrize("look", LOOKS)
 @pytest.mark.parametrize("ids", ["inside", "negative", "outside"])
 def test_gradients_by_rows(look: str, ids: str, peer_rules) -> None:
-    """For each way to look up rows, gradients computed from looked-up rows equal those of `jax.value_and_grad`, up to rounding.
+    """Gradients computed from looked-up rows equal those of `jax.value_and_grad`, up to rounding, for each way to look up rows.
 
     The indices are inside the table, negative, or outside the table.
     """

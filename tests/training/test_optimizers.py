@@ -143,7 +143,7 @@ def test_rows_that_wait_while_the_rate_begins_at_zero(sign):
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("scheduled", [False, True])
 def test_learning_rates_of_half_precision(scheduled, dtype, peer_rules):
-    """With a learning rate of half precision, `adam` gives the updates of `optax.adam`, up to rounding.
+    """The updates of `adam` with a learning rate of half precision equal those of `optax.adam`, up to rounding.
 
     The bias correction must be computed in float32, because in bfloat16 a decay rate of 0.999 is 1.
     """

@@ -82,7 +82,7 @@ def run(
 ):
     """Run the chunks of an epoch that `parts` lists as pairs (start, stop) of step numbers, and return the training state.
 
-    If `behind` is true, the state keeps the numbers of steps that table rows have missed from one chunk to the next.
+    If `behind` is true, the state keeps, from one chunk to the next, the number of steps that each table row has missed.
     """
     made = made or tiny()
     mesh = sharding.make_mesh(devices)
@@ -201,10 +201,10 @@ LOOKUP = LookupObjective(looked_up, "embedding/embedding", lambda batch: batch[0
 @pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the compiled step with")
 @pytest.mark.parametrize("devices", [1, 2])
 def test_chunks_change_no_bit_of_rows_that_wait(devices, monkeypatch):
-    """If the state keeps the missed steps of table rows from chunk to chunk (`behind=True`), the division into chunks changes no bit.
+    """The division into chunks changes no bit if the state hands the missed steps of table rows from chunk to chunk (`behind=True`).
 
     All rows then take their missed steps every 8 steps of the epoch, wherever chunks end. With `behind=False`, all rows also take them at
-    the end of each chunk, which changes the last bits of the results.
+    the end of each chunk. If a chunk ends at another step than every eighth, this changes the last bits of the results.
     """
     monkeypatch.setattr("lstm_jax.training.step.CATCH_UP_INTERVAL", 8)
     made = tall()

@@ -66,10 +66,10 @@ class Form:
     takes_test_file: bool = False
     """Whether the user may give the test split as a second file."""
     description: str = ""
-    """Name of the form in error messages. It is empty if `endings` say enough."""
+    """Name of the form in error messages and in the documentation. It is empty if `keyword` or `endings` say enough."""
     endings: tuple[str, ...] = ()
     """Endings of the names of files of this form, which error messages list."""
     content: str = ""
-    """What a source of this form holds, in a phrase for the documentation."""
+    """Phrase that describes the content of a source of this form in the documentation."""
     example: tuple[str, str] | None = None
     """Name and content of a small text file of this form. The documentation shows it. The tests read it, and read damaged copies of it."""

@@ -109,7 +109,7 @@ def find_source(data: str = "", test_data: str = "") -> Source:
 
             - A path does not exist, or `data` has no known form.
             - `test_data` is given, but the form of `data` takes no second file, or `data` has a test split of its own.
-            - `test_data` has another form than `data`, or is the file of the training split.
+            - `test_data` is a folder, has another form than `data`, or is the file of the training split.
     """
     for form in FORMS:
         if data and data == form.keyword:
@@ -131,7 +131,7 @@ def recognise(path: Path, test_path: str = "") -> Source:
 
             - A path does not exist, or `path` has no known form.
             - `test_path` is given, but the form of `path` takes no second file, or `path` has a test split of its own.
-            - `test_path` has another form than `path`, or is the file of the training split.
+            - `test_path` is a folder, has another form than `path`, or is the file of the training split.
     """
     source = _first((form for form in FORMS if not form.keyword), locate(path, "data", f"give {DESCRIPTION}"))
     if not test_path:

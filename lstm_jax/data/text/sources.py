@@ -30,7 +30,7 @@ class Form:
     description: str
     """Name of the form, in error messages and in the documentation."""
     content: str
-    """What a source of this form holds, in a phrase for the documentation."""
+    """Phrase that describes the content of a source of this form in the documentation."""
     example: tuple[str, str] | None = None
     """Name and content of a small file of this form. The documentation shows it. The tests read it, and read damaged copies of it."""
 
@@ -96,8 +96,8 @@ DESCRIPTION = f"give {', '.join(form.description for form in FORMS[:0:-1])}, or 
 def read_articles(paths: Paths, text_column: str = "") -> tuple[str, ...]:
     """Read the articles at one or several paths, and return them in the order of the paths. Empty articles are left out.
 
-    The table `FORMS` has the forms that a source of articles can have. All files must be UTF-8. Every character is
-    kept except a byte-order mark at the start of a file.
+    The tuple `FORMS` lists the forms that a source of articles can have. All files must be UTF-8. Every character is kept except a
+    byte-order mark at the start of a file.
 
     Args:
         paths: one path or a list of paths. A path leads to a file or folder of one of the forms, or is "-" for standard input.

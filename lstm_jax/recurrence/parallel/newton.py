@@ -52,9 +52,10 @@ _LARGEST_FULL = 16
 _ROUNDINGS = 16
 """Default tolerance, in units of the machine epsilon of the dtype."""
 _NEARLY = 64
-"""Factor for the end of the iterations. They also end when the error no longer shrinks and is at most this factor times the tolerance.
+"""Factor by which an error may exceed the tolerance at the end of the iterations, if rounding keeps it from becoming smaller.
 
-Rounding errors may keep the error from becoming smaller than the tolerance.
+Iterations also end when the error no longer shrinks and is at most this factor times the tolerance. Newton's method ends in this way only
+if `Newton.tolerance` is None.
 """
 
 

@@ -42,8 +42,10 @@ class Request:
     epochs: int = 6
     """Largest number of epochs to show. A run that has not kept the parameters of its epochs shows its best epoch only."""
     text_column: str = ""
-    """Only for text-generation runs, if `file` is a table: name of the column that holds the text. If empty, the name in the config of the
-    run is used."""
+    """Name of the column that holds the text, only for text-generation runs whose `file` is a table.
+
+    If empty, the name in the config of the run is used.
+    """
     unknown: str = ""
     """Only for text-generation runs: character that replaces each character outside the vocabulary. If empty, such a character raises an
     error."""
