@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from lstm_jax.commands import COMMANDS
-from lstm_jax.commands.common import Positional
 from tests.fuzz.case import Verdict
 from tests.fuzz.judge import fault_of, left_behind, lost, silent_number, snapshot
 from tests.fuzz.shell import BRISK, Command, Shell
 from tests.fuzz.world import ASK, TRAIN, World
+from tests.helpers.command_line import is_positional
 
-POSITIONAL = get_args(Positional[int])[1]
 GOOD: dict[str, tuple[str, ...]] = {
     "int": ("0", "1", "2", "3", "4", "5", "7", "8", "12", "16"),
     "float": ("0", "0.1", "0.25", "0.5", "0.9", "1.0", "2"),
@@ -80,12 +79,11 @@ def flags_of(command: type) -> list[Flag]:
     found, hints = [], get_type_hints(command, include_extras=True)
     for name in (field.name for field in dataclasses.fields(command)):
         hint = hints[name]
-        positional = get_origin(hint) is Annotated and POSITIONAL in hint.__metadata__
         plain = hint.__origin__ if get_origin(hint) is Annotated else hint
         if dataclasses.is_dataclass(plain):
             found += flags_of(typing.cast(type, plain))
         else:
-            found.append(_flag(f"--{name.replace('_', '-')}", plain, positional))
+            found.append(_flag(f"--{name.replace('_', '-')}", plain, is_positional(hint)))
     return found
 
 
