@@ -49,7 +49,7 @@ PATH = RESULTS / "accuracy.jsonl"
 CORES = 1
 """Default number of cores of a training run without --study."""
 TARGET = 0.83
-"""Target test accuracy. The report prints how many seconds of training a run needs to reach it."""
+"""Target test accuracy. The report prints how many seconds of training a run needs to reach this accuracy."""
 REVIEWS = 25_000
 """Number of training reviews of IMDB."""
 EXAMPLE_SIZES = {"sentiment": {"T": 80, "H": 128}, "generation": {"T": 40, "S": 5, "H": 128}}
@@ -92,7 +92,7 @@ PRESETS = {
         {"sentiment": 3, "generation": 1},
     ),
 }
-"""Presets by name. The preset "standard" took about fifty minutes on two cores."""
+"""Dict from the name of each preset to its sizes, seeds and epochs. The preset "standard" took about fifty minutes on two cores."""
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,10 @@ def sweep(runs: Iterable[Run], path: Path, sha: str, cores: int) -> None:
 
 
 def grid_rows(path: Path, sha: str, cores: int = CORES) -> list[Row]:
-    """Return the accuracy results of commit `sha` in the file `path`. Only runs that used `cores` cores each are included."""
+    """Return the result rows of the accuracy training runs of commit `sha` in the file `path`.
+
+    Only the rows of training runs with `cores` cores each are returned.
+    """
     return [row for row in rows_of(path, GRID, git=sha) if row["cores"] == cores]
 
 

@@ -11,9 +11,9 @@ A change is reported as faster or slower only if two conditions hold. Its p-valu
 must be at most `--level`. Its relative size must be at least `--least`. On a machine that also runs other work, `bench duel` detects
 smaller changes.
 
-The verdict on a change that is not significant is "too few processes" if the smallest p-value that the test can give is above the limit
-level / (N - k). Here, N is the number of comparisons, and k is the number of significant changes. With so few processes, the test could not
-have found a change of any size. The preset "standard" of `bench throughput` measures three processes for each set, which are always too few
+A change that is not significant gets the verdict "too few processes" if the test could not have found a change of any size. This is the
+case if the smallest p-value that the test can give is above the limit level / (N - k). Here, N is the number of comparisons, and k is the
+number of significant changes. The preset "standard" of `bench throughput` measures three processes for each set, which are always too few
 at the default level.
 
 The exit code is 1 if this project became slower on a workload. It is 2 if the two sets cannot be compared, or if this project has too few
@@ -68,7 +68,7 @@ class Change:
 
     @property
     def times(self) -> str:
-        """Text with the ratio and its confidence interval. An unknown interval is left out."""
+        """Text with `ratio` and the confidence interval of `ratio`. If the interval is unknown, the text has only `ratio`."""
         return f"{self.ratio:.3f} times the baseline's time{ends_text((self.ratio, self.low, self.high), 3)}"
 
     def __str__(self) -> str:
@@ -76,7 +76,7 @@ class Change:
 
 
 def timed_rows(text: str, path: Path = PATH) -> list[dict[str, Any]]:
-    """Return the result rows that have step times, either those of a result file or those of one commit.
+    """Return the result rows with step times: all rows of a given result file, or the rows of one commit in the file `path`.
 
     If a measurement was repeated, only the row that `bench.summary.kept` selects is returned. Each returned row is from a separate process.
 

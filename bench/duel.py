@@ -56,8 +56,8 @@ ROUNDS, TURNS, BLOCK_SECONDS = 8, 30, 0.05
 KEPT = ("ms_per_step", "samples", "steps_per_block", "probe_gflops", "backend_ran", "slower")
 BUILD = """in that without compiled code, run python -c "from lstm_jax.native.packaged import build_packaged; build_packaged()\""""
 ALIKE, SLOWED, SHARE = 20, 10, 0.1
-"""Constants of `--false-alarms`: the number of comparisons, the number of comparisons that also have a slower process, and the relative
-slowdown of this process."""
+"""Constants of `--false-alarms`. `ALIKE` is the number of comparisons. In the first `SLOWED` comparisons, a slower process also runs.
+`SHARE` is the relative slowdown of the slower process."""
 ROLES = {name: Candidate(name, OURS) for name in ("baseline", "candidate")}
 SLOWER = {"slower": Candidate("slower", OURS, slower=SHARE)}
 Row = dict[str, Any]
@@ -117,7 +117,7 @@ def require_one_backend(work: str, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def ratio(baseline: Mapping[str, Any], candidate: Mapping[str, Any]) -> float:
-    """Return the candidate's time divided by the baseline's time in one round: the median of this ratio over all turns.
+    """Return the median of the time ratio, which is the candidate's time divided by the baseline's time, over all turns of one round.
 
     In each turn, each of the two processes times one block of steps.
 
@@ -185,9 +185,9 @@ def rounds_of(rows: Iterable[Mapping[str, Any]], group: str) -> dict[Any, dict[i
 def counted(options: argparse.Namespace, mine: Callable[[Row], bool]) -> Callable[[Row], bool]:
     """Return a function that takes a row, and returns whether the row counts for the comparison.
 
-    A row counts if `mine(row)` is True, and if its setting (CPU, number of cores, turns, seconds of a block) is that of this machine and
-    of the flags. With `--report`, the setting must instead be the most frequent one among the rows in the result file for which `mine`
-    returns True. Of several equally frequent settings, the newest counts.
+    A row counts if `mine(row)` is True and the row has the wanted setting (CPU, number of cores, number of turns, seconds of a block).
+    The wanted setting is that of this machine and the flags. With `--report`, the wanted setting is instead the most frequent one among
+    the rows in the result file for which `mine` returns True. If several settings are equally frequent, the newest one is wanted.
 
     Args:
         options: values of the flags.

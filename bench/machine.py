@@ -24,7 +24,9 @@ COPIED = 64 * 2**20
 TRIES = 6
 PROBE_SIZE, PROBE_TIMES = 384, 60
 TOLERATED = 0.1
-"""Largest relative slowdown of a probe that is tolerated. If a probe is slower, we assume that other work used the CPU."""
+"""Largest tolerated slowdown of a probe, relative to the fastest probe of the machine.
+
+If a probe is slower than this, the module assumes that other work used the CPU."""
 GPU_SETTINGS = {
     "JAX_DEFAULT_MATMUL_PRECISION": "highest",  # results in TF32 would fail the check against the float32 reference
     "NVIDIA_TF32_OVERRIDE": "0",

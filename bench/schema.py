@@ -241,7 +241,7 @@ def rows_of(path: Path, *measurements: str, git: str | None = None, series: str 
 
 
 def rows_of_commit(path: Path, *measurements: str, git: str, series: str = "") -> list[dict[str, Any]]:
-    """Return the rows of one commit, of the given kinds of measurements. There is at least one row. See `rows_of` for the arguments.
+    """Return the rows of one commit that belong to the given kinds of measurements. See `rows_of` for the arguments.
 
     Raises:
         InputError: if a row of the file violates the schema, or if no row is found. The error message names the commits that have rows of

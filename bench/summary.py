@@ -22,7 +22,7 @@ from lstm_jax.sweep import stats
 
 Row = dict[str, Any]
 Interval = tuple[float, float, float]
-"""A value with the lower and the upper end of its 95 % confidence interval. Both ends are NaN if the interval is unknown."""
+"""Tuple (value, lower end, upper end) of a value and its 95 % confidence interval. Both ends are NaN if the interval is unknown."""
 
 
 def ratio_interval(slow: Sequence[float], fast: Sequence[float]) -> Interval:
@@ -78,7 +78,7 @@ def kept(rows: Iterable[Row]) -> list[Row]:
 
 
 def timed(rows: Iterable[Row]) -> list[Row]:
-    """Return the rows that `kept` selects, without the rows of failed measurements."""
+    """Select one result row for each commit, library with options, workload and round (see `kept`). Failed measurements are left out."""
     return [row for row in kept(rows) if row["measurement"] == STEP]
 
 
@@ -96,11 +96,11 @@ class Line:
         gbs: lower bound of the memory traffic of a step divided by the time of the step, in GB/s.
         compile_seconds: seconds spent in XLA's compiler, or None if the candidate does not use JAX.
         memory_mib: peak resident memory in MiB.
-        speedup: our speedup over the candidate (its time divided by our time), with the 95 % confidence interval. Our time is that of this
-            project without options. For another library, it is our time in the library's dtype, if this project was measured in that dtype.
-            Both ends of the interval are NaN if the candidate or this project was timed in a single process. The value is None if the
-            candidate is this project without options, if no process of the candidate succeeded, or if this project has no results on the
-            workload.
+        speedup: our speedup over the candidate (the candidate's time divided by our time), with the 95 % confidence interval. "Our time"
+            is the time of this project without options. If the candidate is another library in a dtype other than float32, "our time" is
+            the time of this project in that dtype, if it was measured. Both ends of the interval are NaN if the candidate or this project
+            was timed in a single process. The speedup is None if the candidate is this project without options, if no process of the
+            candidate succeeded, or if this project has no results on the workload.
         note: what the candidate computes differently from this project, or "".
         error: error message of the last process if no process succeeded, else "".
     """
@@ -126,8 +126,9 @@ def summarize(works: Sequence[Workload], candidates: Sequence[Candidate], rows: 
     "ours:dropout=0.2", also gets no line on a workload that has these options by default.
 
     The first line of a workload is that of the candidate "ours", which is this project without options. It is included even if `candidates`
-    does not contain "ours". The speedups in the other lines compare the time of "ours" with the times of the other candidates. Another
-    library that computes in a dtype other than float32 is compared with "ours" in that dtype, if "ours" has results in it.
+    does not contain "ours". The speedups in the other lines compare the time of "ours" with the times of the other candidates. The
+    speedup over another library in a dtype such as bfloat16 uses the time of "ours" in this dtype. If this time was not measured, the
+    speedup uses the time of "ours" in float32.
 
     Args:
         works: workloads, that is, kinds of computations with their sizes, such as training steps.
@@ -175,7 +176,7 @@ def _line(work: Workload, name: str, rows: Sequence[Row], baseline: Sequence[Row
 
 
 def peaks(rows: Iterable[Row]) -> tuple[float, float]:
-    """Return a pair: the highest measured speed of a matrix product (GFLOP/s), and that of a memory copy (GB/s).
+    """Return the highest measured speed of a matrix product (GFLOP/s) and the highest measured speed of a memory copy (GB/s).
 
     Args:
         rows: result rows. If they contain no measurement of the machine's peak speeds, both speeds are NaN.
@@ -219,7 +220,10 @@ def mean_speedup(speedups: Sequence[float]) -> str:
 
 
 def workloads_in(rows: Iterable[Row]) -> list[Workload]:
-    """Return the workloads with results: first the workloads with default sizes, in the order of `WORKLOADS`, then all others."""
+    """Return the workloads with results, in the order of `WORKLOADS`.
+
+    Workloads with default sizes, such as "A", come before all workloads with other sizes or another cell, such as "A:H=32".
+    """
     names, order = dict.fromkeys(row["workload"] for row in select(rows, STEP, FAILED)), list(WORKLOADS)
     return [workload(name) for name in sorted(names, key=lambda name: (":" in name, order.index(name.partition(":")[0])))]
 

@@ -47,9 +47,11 @@ from lstm_jax.sweep.rows import append_rows, read_rows
 
 PATH = RESULTS / ("throughput_gpu.jsonl.gz" if machine.gpu() else "throughput.jsonl.gz")
 SPREAD, TRIES = 0.1, 3
-"""Limits for noisy measurements. A measurement is noisy if the interquartile range of its block times is above `SPREAD` times their median,
-if the CPU was slow just before or after it (see `bench.machine.slow_probe`), or if the load average was above twice the number of cores. A
-noisy measurement is repeated, until one is not noisy or `TRIES` measurements were made."""
+"""Limits for noisy measurements.
+
+A measurement is noisy in three cases: the interquartile range of its block times is above `SPREAD` times the median of these times, the CPU
+was slow just before or after the measurement (see `bench.machine.slow_probe`), or the load average was above twice the number of cores.
+Measurements are repeated until one is not noisy or `TRIES` measurements were made."""
 Row = dict[str, Any]
 CACHES = ("cold", "warm")
 PHASES = ("build_seconds", "first_step_seconds", "compile_seconds")
@@ -261,8 +263,8 @@ PRESETS = {
     "standard": Preset({"A": {"H": (32, 64, 128, 256), "T": (20, 40, 80, 160)}, "B": {}}, 3, 1.0),
     "full": Preset({"A": EVERY, "B": EVERY, "recurrence": EVERY, "evaluation": {}}, 5, 3.0),
 }
-"""Presets by name. On two cores, the preset "quick" took 4 minutes. In 47 minutes, the preset "standard" finished between one and two of
-its three rounds. The preset "quick" leaves out the libraries that are slow to start."""
+"""Dict from the name of each preset to its default flag values. The preset "quick" leaves out the libraries that are slow to start. On two
+cores, "quick" took 4 minutes. On two cores, 47 minutes were enough for one of the three rounds of "standard", but not for two."""
 
 
 def first_step_rows(process: Process, sha: str) -> list[Row]:

@@ -39,9 +39,9 @@ STEP = 5
 EVALUATED = 25_000
 """Number of IMDB test reviews."""
 LENGTH, CHARACTERS, CHARS = 40, 33, 400
-"""Sizes of lstm_text_generation: characters in a window, distinct characters, and characters that are drawn after each epoch."""
+"""Three numbers of the Keras example lstm_text_generation: characters in a window, distinct characters, characters of a generated text."""
 RATE = 0.2
-"""Both dropout rates of workload A."""
+"""Rate of the input dropout and rate of the recurrent dropout in the workload "A"."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Workload:
 
     @property
     def classes(self) -> int:
-        """Number of outputs of the model's head, or 0 if the workload has no head."""
+        """Number of outputs of the dense layer after the recurrent layer, or 0 if the model has no dense layer."""
         return {"sentiment": 1, "characters": self.vocabulary, "evaluation": 1}.get(self.kind, 0)
 
     @property
@@ -150,7 +150,7 @@ WORKLOADS = {
 }
 UNITS, LENGTHS, BATCH_SIZES = (32, 64, 128, 256, 512), (20, 80, 320), (1, 32, 128)
 GRIDS = ("recurrence", "forward")
-"""Workloads that are measured over a grid of sizes unless sizes are given."""
+"""Names of the workloads for which `read_workloads` combines the sizes `UNITS`, `LENGTHS` and `BATCH_SIZES` if no sizes are given."""
 TITLES = {"A": "A", "B": "B", "recurrence": "the recurrence alone", "forward": "its forward pass", "resets": "the recurrence with resets"}
 """Titles of the workloads that are measured at several sizes."""
 LETTERS = {"B": "batch", "T": "length", "H": "units", "E": "features", "V": "vocabulary", "R": "resets"}
@@ -343,11 +343,11 @@ def read_workloads(names: Iterable[str], axes: dict[str, tuple[int, ...]], cells
 
 
 def _resized(name: str, sizes: dict[str, int], cell: str) -> Workload:
-    """Return the workload that `name` stands for, with the given sizes and recurrent cell.
+    """Return the workload that `name` stands for, with the given recurrent cell and with sizes such as {"H": 64}.
 
-    If `name` already contains sizes, as in "A:H=64", then `sizes` and `cell` have no effect. If the sizes and the cell are the defaults of
-    the workload, the field `name` of the result has no sizes: it is "A" instead of "A:H=128". Workloads in `GRIDS` always have the given
-    sizes in their names.
+    If `name` already contains sizes or a cell, as in "A:H=64", then `sizes` and `cell` have no effect. The field `name` of the result
+    contains the sizes and the cell, as in "A:H=64". If they are the defaults of the workload, the field is only "A". The names of the
+    workloads in `GRIDS` always contain the given sizes.
     """
     changes = ",".join([f"{letter}={size}" for letter, size in sizes.items()] + [f"cell={cell}"] * (cell != "lstm"))
     try:

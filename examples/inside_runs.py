@@ -39,8 +39,8 @@ EXTREME = 50
 def ratings(trained: sentiment.Trained, rows: sentiment.Rows) -> dict[str, float]:
     """Measure how a sentiment model judges reviews that end with a written rating, such as "7/10".
 
-    The slash is not part of a word. A review therefore ends with a rating if its last two words are a number from 1 to 10 and the number
-    10.
+    A slash separates words, so that the rating "7/10" is read as the two words "7" and "10". A review ends with a rating if its second
+    last word is a number from 1 to 10 and its last word is 10.
 
     Args:
         trained: trained model of a sentiment run.
@@ -49,14 +49,15 @@ def ratings(trained: sentiment.Trained, rows: sentiment.Rows) -> dict[str, float
     Returns:
         A dict from the name of each metric to its value. A rated review is one that ends with a rating. The surest correct predictions are
         the `EXTREME` correct predictions with the largest absolute logits. The worst errors are the `EXTREME` wrong predictions with the
-        largest absolute logits. If there are fewer such predictions, all of them are used; without any, the value is NaN. The metrics are:
+        largest absolute logits. If there are fewer than `EXTREME` such predictions, all of them are used. The shares and
+        accuracies of an empty group are NaN. The metrics are:
 
         - the share of rated reviews in all reviews
         - the accuracy on rated reviews, and the accuracy on all other reviews
         - the share of rated reviews in the surest correct predictions
         - the share of rated reviews in the worst errors
         - the share of the rated worst errors whose label contradicts the rating (a rating from 6 to 10 is positive)
-        - for each rating, the mean predicted probability that a review with this rating is positive
+        - for each rating that occurs, the mean predicted probability that a review with this rating is positive
     """
     index, ids, logits = trained.vocabulary.index, np.asarray(rows.ids), trained.logits(rows)
     tails = np.array([(0, 0, *row[row != 0])[-2:] for row in ids])  # id 0 is padding
@@ -71,7 +72,7 @@ def ratings(trained: sentiment.Trained, rows: sentiment.Rows) -> dict[str, float
     found = {
         "rated reviews": rated.mean(),
         "accuracy, rated": right[rated].mean() if rated.any() else np.nan,
-        "accuracy, others": right[~rated].mean(),
+        "accuracy, others": right[~rated].mean() if not rated.all() else np.nan,
         "rated among the surest and right": rated[surest].mean() if len(surest) else np.nan,
         "rated among the worst errors": rated[worst].mean() if len(worst) else np.nan,
         "of these, labels that contradict the rating": contradicted.mean() if len(contradicted) else np.nan,

@@ -51,7 +51,7 @@ class Settings:
 
     environment: str = "MemoryChain-bsuite"
     length: int = 30
-    """Length of an episode: `memory_length` of MemoryChain, `chain_length` of UmbrellaChain."""
+    """Length of an episode, as the value of gymnax's parameter `memory_length` (MemoryChain) or `chain_length` (UmbrellaChain)."""
     memoryless: bool = False
     units: int = 64
     environments: int = 64
@@ -74,7 +74,7 @@ class Settings:
 
 
 class Memoryless(nnx.Module):
-    """Dense layer with tanh that can replace the LSTM layer of a policy. It has the same methods, and its state is empty."""
+    """Dense layer with tanh that can replace the LSTM layer of a policy. It has the methods of this layer, and an empty state."""
 
     def __init__(self, features: int, units: int, rngs: nnx.Rngs):
         self.dense = nnx.Linear(features, units, rngs=rngs)
@@ -344,7 +344,7 @@ class Result(NamedTuple):
 
 
 def run(settings: Settings, seeds: int = 1, console: Console | None = None) -> Result:
-    """Train with the seeds 0 to seeds - 1 one after the other, and return the results. If `console` is a terminal, progress is shown."""
+    """Run one training for each seed from 0 to `seeds` - 1, and return the results. If `console` is a terminal, progress is shown."""
     shown = console is not None and console.is_terminal
     with Progress(console=console, transient=True, disable=not shown) as bar:
         task = bar.add_task(settings.environment, total=seeds * settings.updates)

@@ -62,12 +62,12 @@ class Config:
     share: float = field(default=0.0, metadata=ADDED)
     """Weight of the model's logits in the mixture with NBSVM, for a run without a validation split."""
     margins: bool = field(default=True, metadata=ADDED)
-    """Whether the results of a tested model contain its margins of the test reviews (see `encode_margins`), which the ensembles need."""
+    """Whether the results contain margins of the test reviews, which the ensembles need. Margins are signed logits (`encode_margins`)."""
     task: SentimentConfig = field(default_factory=SentimentConfig)
 
 
 SOURCE, ALL_REVIEWS = "the source", "256 units, all reviews"
-"""Names in the result file: that of the first choice, the unchanged Keras example imdb_lstm, and that of the runs of `all_reviews`."""
+"""Two names in the result file: of the first choice (the unchanged Keras example imdb_lstm), and of the runs of `all_reviews`."""
 CHOICES: dict[str, tuple[str, dict[str, Any]]] = {
     "400 words": (SOURCE, {"task.data.maxlen": 400}),
     "pooled over time": ("400 words", {"task.model.pooling": "mean+max"}),
@@ -95,8 +95,8 @@ SUFFIXES = {"recipe": "", "recipe, 256 units": " (256 units)", ALL_REVIEWS: " (a
 """Dict from the name of each group of tested runs to a suffix, which follows the names of the group's models in the conclusion."""
 SEEDS = 5
 SHARE = 0.5
-"""Weight of the model's logits in the mixture with NBSVM, in the runs on all reviews. For the choice `WIDE` after its last epoch,
-this weight gave the lowest loss on the validation split (see `LOG.md`)."""
+"""Weight of the model's logits in the mixture with NBSVM, in the runs on all reviews. The weight was chosen in runs of the choice `WIDE`
+with a validation split: with the weights of the last epoch, it gave the lowest validation loss (see `LOG.md`)."""
 ORDER = 3
 """Largest n of the n-grams of the NBSVM classifier."""
 REFERENCES = {
@@ -168,7 +168,7 @@ def run(config: Config) -> dict[str, Any]:
         A dict with these keys. Without a validation split, "accuracy", "loss" and "ece" are missing.
 
         - "accuracy", "loss" and "ece": accuracy, loss and calibration error on the validation split.
-        - "best_epoch": number, counted from 1, of the epoch with the lowest validation loss, or of the last epoch without such a split.
+        - "best_epoch": number, counted from 1, of the epoch with the lowest validation loss, or of the last epoch if nothing is held out.
         - "by_epoch": list of the validation accuracies at all epochs, which is empty if there is no validation split.
         - "seconds": duration of the training and the validation.
         - "parameters": number of parameters.
@@ -290,10 +290,10 @@ def _mean(epochs: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
 def spread(accuracies: Any, reviews: int) -> float:
     """Return half the width of the 95 % confidence interval of the mean test accuracy over seeds.
 
-    The variance of the mean accuracy is the sum of two terms. The first is the binomial variance, since the test reviews are a random
-    sample. The second is the variance of the accuracy between seeds, divided by the number of seeds. The interval is that of Student's
-    t-distribution with the degrees of freedom of this sum by Satterthwaite (1946). With one seed, the second term is 0. The interval is
-    then that of the normal distribution, and reflects only the random choice of the reviews.
+    The variance of the mean accuracy is the sum of two terms. The first term is the binomial variance, since the test reviews are a random
+    sample. The second term is the variance of the accuracy between seeds, divided by the number of seeds. The interval uses Student's
+    t-distribution, and Satterthwaite's formula (1946) gives its degrees of freedom. With one seed, the second term is 0, and the interval
+    uses the normal distribution. The interval then reflects only the random choice of the reviews.
 
     Args:
         accuracies: test accuracy of each seed.
@@ -316,11 +316,11 @@ ENSEMBLES = {"ensemble of the seeds": "test_margins", "ensemble and NBSVM": "tes
 def verdict(rows: study.Rows) -> str:
     """Return the conclusion of the study.
 
-    Each run that did not use the test reviews has one line with its validation metrics. Three groups of runs used the test reviews: those
-    of the recipe, of the wider recipe, and of the wider recipe on all training reviews. Each group that has runs adds these lines:
+    Each run that did not use the test reviews has one line with its validation metrics. The runs that used the test reviews form three
+    groups: the recipe, the wider recipe, and the wider recipe on all training reviews. Each group that has runs adds these lines:
 
     - one line for each model in `TESTED`, with its accuracy on the test reviews;
-    - one line for each ensemble in `ENSEMBLES`, with its accuracy on the test reviews, if there are several seeds and their margins;
+    - one line for each ensemble in `ENSEMBLES`, with its test accuracy, if the group has at least two runs and all have margins;
     - one line with the validation accuracies, if there are any, and the mean duration of the runs of the group.
     """
     lines = []
@@ -356,7 +356,7 @@ def _accuracies(tested: study.Rows) -> dict[str, list[float]]:
 def draw(rows: study.Rows, path: Path) -> object:
     """Draw the accuracies of the study as points, and published test accuracies as vertical lines.
 
-    The points are the validation accuracies of the compared models, and the test accuracies of the names in `TESTED` and `ENSEMBLES`.
+    The points are the validation accuracies of the choices, and the test accuracies of the models in `TESTED` and `ENSEMBLES`.
     """
 
     def fill(figure: Any) -> None:
@@ -384,8 +384,8 @@ BASE = SentimentConfig(DataConfig(validation=0.15), SentimentModelConfig(), Trai
 TOY = SentimentConfig(DataConfig("synthetic", maxlen=8, validation=0.2), SentimentModelConfig(embed=4, units=4), TrainConfig(epochs=1))
 TESTS = [*recipe(BASE, SEEDS), *recipe(BASE, SEEDS, wide=True), *all_reviews(BASE, SEEDS)]
 FULL = [config for config in choices(BASE) if config.choice not in (RECIPE, WIDE)] + TESTS
-"""Configs of the preset "full". The choices `RECIPE` and `WIDE` are left out, because the tested recipes with seed 0 are the same training
-runs and have the same validation accuracies."""
+"""Configs of the preset "full": all choices except `RECIPE` and `WIDE`, and `TESTS`. The runs of `TESTS` with seed 0 include the training
+and the validation of `RECIPE` and `WIDE`, so these two choices need no runs of their own."""
 STUDY = study.Study(
     "best",
     run,

@@ -11,8 +11,8 @@ own were obtained in the same way.
 - Tiny Shakespeare, with the split of nanoGPT: the first 90 % of the characters are used for training, and the last 10 % are held out. The
   recipe is the preset "shakespeare" of `lstm-jax train generation`, with three seeds. The loss is given in nats per character.
 - Articles, cleaned as in the Keras example lstm_text_generation. One recipe has the 87,201 parameters of this example, and is trained with
-  three seeds. Three recipes have at most ten times as many parameters: one layer, two layers, and two layers with shorter chunks. They are
-  compared with one seed. The last of them is trained with two more seeds. The loss is given in bits per character.
+  three seeds. Three recipes have at most ten times as many parameters: one layer, two layers, and two layers with shorter chunks. These
+  three are compared with one seed. The recipe with shorter chunks is trained with two more seeds. The loss is given in bits per character.
 
 Expected: On tiny Shakespeare, the LSTM is better than the 1.4697 nats of nanoGPT, which has five times as many parameters. On the articles,
 ten times as many parameters gain at most 0.05 bits, because the text has only 870,000 characters.
@@ -66,8 +66,8 @@ RECIPES: dict[str, tuple[GenerationConfig, int]] = {
 }
 """Dict from the name of each recipe to a pair (config, number of seeds)."""
 REFERENCES = {"nanoGPT": 1.4697, "Transformer": 1.547, "minGRU": 1.548, "minLSTM": 1.555, "Mamba": 1.575}
-"""Published losses on tiny Shakespeare, in nats per character: nanoGPT's README for its model of 10.65 million parameters, and Feng et al.
-2024 for the others."""
+"""Published losses on tiny Shakespeare, in nats per character. The loss of nanoGPT is that of the model with 10.65 million parameters in
+nanoGPT's README. The other losses are from Feng et al. 2024."""
 
 
 def configs(recipes: dict[str, tuple[GenerationConfig, int]]) -> list[Config]:

@@ -23,7 +23,7 @@ class Claim:
     of: tuple[Setting, ...]
     """First group of settings, over which the metric is averaged. A setting is a dict from fields of a run's config to their values."""
     minus: tuple[Setting, ...] = ()
-    """Second group of settings. Its mean metric is subtracted from that of the first. If this group is empty, nothing is subtracted."""
+    """Second group of settings. The mean metric of this group is subtracted from that of `of`. If the group is empty, it has no effect."""
     first: int = 3
     """Number of seeds that the study had when the claim was made. They are the seeds 0 to first - 1."""
     low: float = 0.0
@@ -31,7 +31,7 @@ class Claim:
     high: float = inf
     """Upper end of the claimed range."""
     unit: str = "points"
-    """Unit of the metric or difference. The unit "points" means that the metric is an accuracy and is multiplied by 100."""
+    """Unit of the number that the claim is about. If it is "points", the metric is an accuracy, and the number is multiplied by 100."""
 
 
 FAR = 100
@@ -56,7 +56,7 @@ def _fading(name: str) -> Callable[[Row], float]:
 
 
 def _lost(row: Row) -> float:
-    """Return the fading of the gradient after training minus that before training, in decades (study `memory`; see `_fading`)."""
+    """Return by how many decades training increases the fading of the gradient over time (see `_fading`) in a run of the study `memory`."""
     return _fading("gradient_after")(row) - _fading("gradient_before")(row)
 
 

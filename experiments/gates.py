@@ -214,9 +214,11 @@ PANELS = (
     ("bits a character saved, 30 epochs", partial(differences, task="converged"), 0, -1),
     ("time of a step, the LSTM's is 1", costs, 1, 0),
 )
-"""Panels of the figure. Each tuple has the title, a function, the value of the LSTM, and a sign. The function returns, from the results of
-the runs, a dict from the name of each variant to three numbers: a mean and the ends of its confidence interval. The sign is 1 if a higher
-value is better, -1 if a lower value is better, and 0 if the figure does not mark better variants."""
+"""Panels of the figure, each as a tuple (title, function, value of the LSTM, sign).
+
+The function takes the results of the runs, and returns a dict from the name of each variant to three numbers: the mean of the shown value
+and the two ends of its confidence interval. The sign is 1 if a higher value is better, -1 if a lower value is better, and 0 if the figure
+does not mark better variants."""
 
 
 def draw(rows: study.Rows, path: Path) -> object:

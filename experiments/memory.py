@@ -71,7 +71,7 @@ class Config:
     clip_norm: float = 1.0
     seed: int = 0
     reviews: str = ""
-    """Reviews of the task imdb, as a value of `DataConfig.data`."""
+    """Source of the reviews for the task "imdb", in the form of the field `DataConfig.data`."""
 
 
 class Batch(NamedTuple):
@@ -149,7 +149,7 @@ TASKS: dict[Task, tuple[Callable[[jax.Array, int, int], Batch], int, int]] = {
     "order": (order, 6, ORDERS),
     "copy": (copy, SYMBOLS + 2, SYMBOLS),
 }
-"""For each task: the function that makes a batch, the number of input features, and the number of outputs."""
+"""Dict from the name of a task to a triple: function that makes a batch, number of input features, number of outputs."""
 
 
 class Params(NamedTuple):

@@ -51,7 +51,8 @@ from lstm_jax.tasks import generation
 
 TOLERANCE = 1e-8
 STEP_DEPTH = 10
-"""Assumed number of operations in the longest chain of dependent operations of a step, without the sums of its matrix product."""
+"""Assumed length of the longest chain of operations in a step of the cell. In a chain, each operation needs the result of the one before.
+The additions inside the matrix product are not counted (see `lanes`)."""
 
 
 @dataclass(frozen=True)
@@ -240,9 +241,10 @@ def lanes(cell: str, units: int, jacobian: str, steps: int, iterations: int) -> 
 
 
 def methods(rows: study.Rows) -> dict[str, list[Any]]:
-    """Group the results of runs by cell, method and number of units, and return a dict from names to groups.
+    """Group the results of runs by cell, kind of Jacobian, damping and number of units.
 
-    The names are those that the figure shows, such as "lstm, full, 8 units".
+    Returns:
+        A dict from the label of each group in the figure, such as "lstm, full, 8 units", to the list of its results.
     """
     groups: dict[str, list[Any]] = {}
     for row in rows:

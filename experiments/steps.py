@@ -45,7 +45,10 @@ from lstm_jax.inspection.figures import log_axis, write_figure
 STEPS, RATES, SEEDS = (1, 2, 5, 10, 20), (3e-4, 1e-3, 3e-3), 2
 LENGTHS, BATCHES = (10, 20, 40, 80), (32, 64, 128, 256)
 LONG_STEPS, LONG_RATES, LONG_SEEDS, LONGER = (1, 5, 20), (1e-3, 3e-3), 3, 8
-"""Grid "converged": steps, learning rates, number of seeds, and ratio of its number of updates to that of the grid "steps"."""
+"""Settings of the grid "converged": steps, learning rates, number of seeds, and number of epochs at the smallest step.
+
+At this step, the runs of the grid "steps" have one epoch. The last number is therefore also the ratio of the numbers of updates of the two
+grids."""
 BASE = GenerationConfig(
     TextConfig(data=(runs.ARTICLES,), unseen="error"),
     GenerationModelConfig(units=64),

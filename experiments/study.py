@@ -159,7 +159,7 @@ def conclude(study: Study, configs: Sequence[Any], rows: Rows, rows_path: Path) 
         study: study.
         configs: configs of the runs that the rows should cover.
         rows: rows of the result file.
-        rows_path: path of the result file, for the text.
+        rows_path: path of the result file. The conclusion names this file if runs failed.
 
     Raises:
         InputError: if no row is of a successful run.

@@ -84,7 +84,11 @@ def _parse(arguments: list[str]) -> Callable[..., None]:
 
 
 def _with_home(command: Any) -> Any:
-    """Return a command with the home folder in place of `~` in its paths, since shells leave `--run=~/a` as it is."""
+    """Return a copy of a command in whose paths `~` is replaced by the home folder.
+
+    Shells do not replace `~` in the middle of a word, as in `--run=~/a`. A callable that is not an instance of a dataclass is returned
+    unchanged.
+    """
     from lstm_jax.files.writing import user_path
 
     if not dataclasses.is_dataclass(command) or isinstance(command, type):
@@ -96,8 +100,8 @@ def _with_home(command: Any) -> Any:
 def _check_lists(command: Any, arguments: Sequence[str]) -> None:
     """Check that each flag that takes several values is given at most once, and with a value.
 
-    If such a flag is given twice, tyro uses only the values after its last occurrence. Without a value, as in `--data $UNSET`, tyro uses an
-    empty list, and a training would read the default text.
+    The argument parser tyro accepts both mistakes. If such a flag is given twice, tyro uses only the values after its last occurrence. If
+    such a flag has no value, as in `--data $UNSET`, tyro uses an empty list. A training would then read the default text.
 
     Args:
         command: class of the command. If it is a callable that is not a class, it has no flags, and nothing is checked.
@@ -124,9 +128,9 @@ def _check_lists(command: Any, arguments: Sequence[str]) -> None:
 def _complaint(name: str, stop: BaseException, box: str) -> InputError:
     """Convert an exception of the argument parser tyro to an `InputError`.
 
-    While tyro parsed the flags, a config may have raised an `InputError`. The result is then a copy of this error, with the name of the
-    flag in place of the name of the config's field. If the `InputError` is about an environment variable, it is returned unchanged. If no
-    config raised an `InputError`, the result is made from the text that tyro printed.
+    The cause of the exception may be an `InputError` that a config raised when tyro created the config from the flags. The result is then
+    a copy of the `InputError` that names the flag instead of the config's field. An `InputError` about an environment variable is returned
+    unchanged. If the cause is no `InputError`, the result is made from the text that tyro printed.
 
     Args:
         name: name of the command.
@@ -156,15 +160,15 @@ def _complaint(name: str, stop: BaseException, box: str) -> InputError:
 def main(arguments: list[str] | None = None) -> int:
     """Run a command and return the exit code.
 
-    The exit code is 0 for success, 2 for an error that is not a bug, 130 for an interrupt, and 75 if SIGTERM has ended a training command,
-    which continues if it is run again with `--resume`.
+    The exit code is 0 for success, 2 for an error that is not a bug, 130 for an interrupt, and 75 if SIGTERM has ended a training command.
+    To continue such a training, run the command again with `--resume`.
 
     Args:
         arguments: the words after `lstm-jax` on the command line. If None, they are taken from `sys.argv`.
 
     Raises:
-        SystemExit: after the help of a command is printed, with code 0. Also if a process that `lstm-jax launch` has started ends with an
-            error, with the exit code of the process.
+        SystemExit: after the help of a command is printed; the exit code is then 0. Also after `lstm-jax launch`, if a process that it has
+            started has ended with an error; the exit code is then that of the process.
         Exception: if a bug causes an error. The error is then not printed as one line.
     """
     with keep_interrupts():

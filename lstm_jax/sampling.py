@@ -57,9 +57,11 @@ class Drawing(NamedTuple):
     logits: jax.Array
     """(B, V): logits of the next character of each text."""
     state: Any
-    """List of the states of the recurrent layers. In mode "carried" a state has one row per text. In mode "window" it has `length` rows per
-    text: row b * length + n belongs to the window from which a character of text b is drawn after n more draws. If a text is shorter than
-    `length`, several windows begin at its start."""
+    """List of the states of the recurrent layers.
+
+    In mode "carried", a state has one row per text. In mode "window", a state has one row for each of the next `length` draws of each text.
+    Row b * length belongs to the window of the next draw of text b, and row b * length + n to the window of the draw that follows n draws
+    later. If a text is shorter than `length`, several windows begin at its start."""
 
 
 class Rules(NamedTuple):

@@ -33,7 +33,10 @@ jax.config.update("jax_default_matmul_precision", "highest")  # on a GPU, result
 
 
 def _share_one_context() -> None:
-    """Let JAX use one MLIR context for all programs. One context per program takes a seventh of the time of tests that compile a lot."""
+    """Let JAX use one MLIR context for all programs.
+
+    Making a context for each program would take a seventh of the time of tests that compile many programs.
+    """
     from jax._src.interpreters import mlir
 
     if make := getattr(mlir, "make_ir_context", None):
@@ -101,7 +104,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
-    """Return the folder with the real data sets: $LSTM_JAX_DATA, or shared/data beside the repository. Skip the test without it."""
+    """Return the folder with the real data sets: $LSTM_JAX_DATA, or shared/data beside the repository.
+
+    The test is skipped if the folder does not exist.
+    """
     folder = Path(os.environ.get("LSTM_JAX_DATA") or Path(__file__).parents[2] / "shared" / "data")
     if not folder.is_dir():
         pytest.skip(f"no data in {folder}: set LSTM_JAX_DATA")
@@ -162,7 +168,7 @@ def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
 def ask(capfd, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str, str]]:
     """Return a function ask(*arguments, stdin=None) that runs a command line of lstm-jax in this process.
 
-    It returns a tuple (exit code, standard output, standard error).
+    The function `ask` returns a tuple (exit code, standard output, standard error).
     """
     from lstm_jax import cli  # not above: what is imported before the tests are is not checked for types
 

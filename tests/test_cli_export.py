@@ -86,9 +86,9 @@ def test_sentiment_run(name, ask, root, tmp_path):
 
 @pytest.mark.parametrize("name", TEXT_RUNS)
 def test_text_run(name, ask, root, tmp_path):
-    """The exported file gives each next character the probability that `score` gives.
+    """The exported file gives each character of a text the same probability as `score` in the mode "carried".
 
-    The file is run step by step, each time with the states that it has returned at the step before.
+    ONNX Runtime runs the file once for each character. Each run reads the states that the run before it has returned.
     """
     assert ask("export", "onnx", "--run", root / name, "--file", tmp_path / "model.onnx")[0] == 0
     file, metadata = read(tmp_path / "model.onnx")

@@ -341,7 +341,10 @@ def test_a_class_variable_is_no_flag() -> None:
 
 @pytest.mark.parametrize("task", CONFIGS)
 def test_a_task_has_its_names(task: str) -> None:
-    """The commands that an error names for the runs of a task exist, and the names of the task agree."""
+    """The config class of a task is in the module with the name of the task, and its attribute `task` is this name.
+
+    Its attribute `commands`, which error messages print, contains only names of commands that exist.
+    """
     kind = CONFIGS[task]
     assert kind.task == task == kind.__module__.removeprefix("lstm_jax.config.")
     assert set(kind.commands.split(" or ")) <= import_module(f"lstm_jax.commands.{task}").COMMANDS.keys()

@@ -22,9 +22,9 @@ from lstm_jax.commands import COMMANDS
 STUDIES = [path.stem for path in sorted((ROOT / "experiments").glob("*.py")) if path.stem != "study" and "study.main(" in path.read_text()]
 ARCHITECTURE = DOCS / "contributing" / "architecture.md"
 RUN_HERE = ("concepts", "contributing")
-"""Folders of the documentation. The code cells of the pages in these folders are quick and are also run by these tests.
+"""Folders of the documentation with pages whose code cells these tests run. The page numerics is an exception.
 
-The cells of the page numerics, and those of other folders except the page onnx, run only when the site is built."""
+The tests also run the code cells of the page onnx. All other code cells run only when the site is built."""
 CODE = ("lstm_jax", "bench", "experiments")
 pages = pytest.mark.parametrize("page", PAGES, ids=NAMES)
 pytestmark = pytest.mark.usefixtures("quick_processes")

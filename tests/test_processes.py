@@ -193,7 +193,7 @@ def test_data_that_one_process_lacks(text: Path, tmp_path: Path) -> None:
 def test_codes_of_launched_processes() -> None:
     """`run_processes` returns the exit codes of its processes in the order in which they end.
 
-    It numbers the processes, and divides the cores among them.
+    The environment of each process has its number. The cores are divided among the processes.
     """
     program = "import os, sys, time; n = int(os.environ['JAX_PROCESS_ID']); time.sleep(n / 2); sys.exit(0 if n else 7)"
     assert run_processes([sys.executable, "-c", program], 2) == [7, 0]

@@ -24,11 +24,11 @@ SEALED = {task: ("config.json", "data.sha256", *kind.files) for task, kind in CO
 LEFT = ("environment.json", "metrics.jsonl", "result.json")
 """Files of a run that do not change what a command answers."""
 OTHERS = {"manifest.json", "run.lock", "samples.jsonl"}
-"""Other files in the folder of a run. The manifest and the checkpoints have checks of their own."""
+"""Files in the folder of a run that are neither in `SEALED` nor in `LEFT`."""
 
 
 def train(root: Path, task: str, run: Path, *more: str) -> list[str]:
-    """Return the command line of a short training. A task that makes its own data needs no options here."""
+    """Return the command line of a short training. Tasks that generate their data get no options besides the common ones."""
     options = {
         "sentiment": f"--data {root} --cache-dir {root}/cache --vocabulary frequency --num-words 300 --maxlen 10 --embed 4",
         "generation": f"--data {root}/text.txt --length 8 --sample-chars 3 --sample-prompt 4",
@@ -40,7 +40,8 @@ def train(root: Path, task: str, run: Path, *more: str) -> list[str]:
 def asking(task: str, run: Path, out: Path) -> list[list[str]]:
     """Return one command line for each kind of command that reads a run of the task. The first command is quick.
 
-    If this function names no commands of the task, all commands of the task that read a run and need no argument are returned.
+    For a task that has no list in this function, the result has each command of the task that reads a run and needs no other argument.
+    Commands that write files write them to the folder `out`.
     """
     words = f"embedding export {out}/vectors.txt --force", f"embedding export {out}/folder --format projector --force"
     commands = {
@@ -81,7 +82,7 @@ def flipped(content: bytes) -> bytes:
 
 
 def damaged(path: Path) -> Iterator[str]:
-    """Damage a file in several ways, and yield the name of the damage after each. At the end, the file is restored."""
+    """Damage a file in several ways, one after the other, and yield the name of each damage. At the end, restore the file."""
     content = path.read_bytes()
     for kind, after in (("cut", content[: len(content) // 2]), ("empty", b""), ("flipped", flipped(content))):
         path.write_bytes(after)

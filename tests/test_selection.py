@@ -16,9 +16,10 @@ def names(*numbers: int) -> list[str]:
 
 
 def test_cases_that_differ() -> None:
-    """`spread_cases` chooses cases that differ as much as possible: the second has another "number" and another "cell" than the first.
+    """`spread_cases` chooses cases that differ as much as possible from each other.
 
-    The 3 x 2 cases have three values of "number" and two of "cell". Three chosen cases have all values of "number".
+    The six cases have three values of "number" and two of "cell". Two chosen cases differ in both parameters. Three chosen cases have all
+    values of "number".
     """
     assert spread_cases(CASES, 0) == []
     assert spread_cases(CASES, 1) == names(0)

@@ -156,9 +156,9 @@ class Candidate:
     Attributes:
         name: text of the flag `--peer` that this candidate was read from, such as "ours:dropout=0.2".
         peer: name of the peer.
-        backend: what to run instead of the peer's default. The meaning depends on the peer: a backend of the recurrence ("ours"), a
-            training loop ("own_loop"), a cell class ("flax_nnx"), the text "accelerated" ("keras_jax"), or a recurrent backend of TorchRL
-            ("torchrl"). None stands for the default.
+        backend: what to run instead of the peer's default. For "ours" it is a backend of the recurrence, for "own_loop" a training loop,
+            for "flax_nnx" a cell class, for "keras_jax" the text "accelerated", and for "torchrl" a recurrent backend of TorchRL. None
+            stands for the default.
         dropout: rate of the input dropout. If None, it is the rate of the workload.
         recurrent: rate of the recurrent dropout. If None, it is the rate of the workload.
         dtype: dtype of the matrix products, a member of `DTYPES`. "int8" is for inference alone.

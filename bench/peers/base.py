@@ -15,15 +15,16 @@ class Options:
     """Options with which a benchmarked library (peer) builds a workload. "Our" refers to this project, which is also a peer.
 
     Attributes:
-        backend: what to run instead of the peer's default. The meaning depends on the peer: a backend of the recurrence ("ours"), a
-            training loop ("own_loop"), a cell class ("flax_nnx"), the text "accelerated" ("keras_jax"), or a recurrent backend of TorchRL
-            ("torchrl"). None stands for the default. All other peers ignore this option.
+        backend: what to run instead of the peer's default. For "ours" it is a backend of the recurrence, for "own_loop" a training loop,
+            for "flax_nnx" a cell class, for "keras_jax" the text "accelerated", and for "torchrl" a recurrent backend of TorchRL. None
+            stands for the default. All other peers ignore this option.
         dropout: rate of the input dropout in training. On one-hot characters (workload B), only "ours", "own_loop" and Keras apply it.
         recurrent_dropout: rate of the recurrent dropout in training. A peer that has no recurrent dropout reports this in `Built.note`.
         remat: rematerialisation of our recurrence: "none" keeps all residuals, and "sqrt" recomputes them in segments.
         devices: number of devices of our mesh. If 0, it is chosen to suit the backend and the batch size.
-        dtype: dtype of the matrix products of this project, of `torch_lstm` and `torchrl` (not "int8") and of `onnx_runtime` (not
-            "bfloat16"). All other peers compute in float32.
+        dtype: dtype of the matrix products: "float32", "bfloat16" or "int8". "ours" accepts all three, but "int8" only for inference.
+            "torch_lstm" and "torchrl" accept "float32" and "bfloat16". "onnx_runtime" accepts "float32" and "int8". All other peers
+            compute in float32.
         slower: artificial slowdown, which tests whether a benchmark detects a slower process. After each call of `Built.run`, the measured
             process waits for this fraction of the call's duration.
     """
@@ -39,7 +40,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Built:
-    """Workload as one benchmarked library (peer) runs it: functions that run the workload or return its results, and a description.
+    """Workload that a benchmarked library (peer) has prepared: functions that run the workload or return its results, and a description.
 
     The kinds of workloads are training (on word ids for sentiment, or on characters), evaluation, and a recurrent layer alone (its forward
     and backward pass, or the forward pass only). Shapes: batch B, steps T, hidden size H, vocabulary V.
@@ -125,6 +126,7 @@ def comparable(work: Workload, logits: np.ndarray) -> np.ndarray:
 def no_recurrent_dropout(options: Options) -> str:
     """Return the text for `Built.note` of a library that has no recurrent dropout, or "" if `options.recurrent_dropout` is 0.
 
-    The text does not mention the input dropout, because the library applies one mask to all steps of a sequence, as this project does.
+    The text does not mention the input dropout, because in this respect the library does not differ from this project: both apply one
+    dropout mask to all steps of a sequence.
     """
     return "no recurrent dropout" if options.recurrent_dropout else ""

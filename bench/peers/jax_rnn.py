@@ -29,7 +29,7 @@ def unpack(weights: np.ndarray, features: int, units: int) -> dict[str, np.ndarr
 
     cuDNN's LSTM adds two biases. `pack` sets the second bias to zeros, and this function returns only the first bias. Both biases have the
     same gradient, so each step of Adam changes both. After one step, the returned bias is equal to that of an LSTM with a single bias.
-    After later steps it differs, because the second bias is no longer zero.
+    After more than one step, the returned bias differs from that single bias, because the second bias is no longer zero.
 
     Args:
         weights: cuDNN's flat array of weights or gradients.

@@ -126,8 +126,8 @@ def _held_out_bits(model: keras.Model, corpus: data.Corpus) -> dict[str, float]:
 def draw(model: keras.Model, ids: np.ndarray, chars: int, rng: np.random.Generator) -> list[int]:
     """Draw characters that continue a text, and return their ids.
 
-    As in the Keras example lstm_text_generation, each character is drawn after a call of `predict` on the one-hot window of the last 40
-    characters.
+    Before each draw, `predict` is called on the one-hot window of the last 40 characters. The Keras example lstm_text_generation also draws
+    in this way.
 
     Args:
         model: Keras model of lstm_text_generation.

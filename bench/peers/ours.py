@@ -85,9 +85,12 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
 def write_reference(path: Path, work: Workload, arrays: Arrays, backend: str) -> None:
     """Run one step of a workload with this project, and write the results to an .npz file as the reference for all libraries.
 
-    The file contains the model's outputs as "outputs". For a training workload it also contains the weights and the loss after one step
-    with each of the two forms of Adam that `Built.adam` describes, under names that begin with "keras/" and "corrected/". For a workload of
-    the kind "recurrence" it contains the gradients, under names that begin with "gradients/".
+    The file contains these arrays:
+
+    - "outputs": outputs of the model.
+    - Names that begin with "keras/" or "corrected/" (only for a training workload): the weights and the loss after one step with one of the
+      two forms of Adam that `Built.adam` describes.
+    - Names that begin with "gradients/" (only for a workload of the kind "recurrence"): the gradients.
 
     Args:
         path: path of the .npz file.
@@ -151,7 +154,7 @@ def _recurrence(work: Workload, arrays: Arrays, mesh: jax.sharding.Mesh, backend
 
 
 def _model(work: Workload, options: Options) -> tuple[Callable, Callable]:
-    """Return two functions: one builds the workload's model from given parameters, and the other computes its loss and metrics."""
+    """Return two functions: one builds a workload's model from parameters, and the other computes the model's loss and metrics."""
     name: Any = options.backend or "auto"
     choices: Any = {
         "cell": work.cell,

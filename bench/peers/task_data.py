@@ -1,4 +1,4 @@
-"""Data to train and evaluate the models of the Keras examples imdb_lstm and lstm_text_generation, the same for all libraries.
+"""Data with which every benchmarked library trains and evaluates the models of the Keras examples imdb_lstm and lstm_text_generation.
 
 The data for imdb_lstm are the padded IMDB reviews. The data for lstm_text_generation are newspaper articles, which are cleaned in the same
 way as the text of this Keras example.

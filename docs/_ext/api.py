@@ -254,7 +254,10 @@ def to_rst(app: Any, kind: str, name: str, found: Any, options: Any, lines: list
 
 @cache
 def _targets() -> dict[str, str]:
-    """Return a dict from each form in which a docstring may name a public object, such as "LSTM" or "layers.LSTM", to its full name."""
+    """Return a dict from each short or full name that a docstring may use for a public object to the full name of the object.
+
+    For example, "LSTM" and "layers.LSTM" stand for "lstm_jax.layers.LSTM".
+    """
     found: dict[str, str] = {}
     for full in sorted(documented()):
         module, _, short = full.rpartition(".")

@@ -51,8 +51,8 @@ def write(folder: Path = FOLDER) -> None:
 def write_report(app: Sphinx, error: Exception | None) -> None:
     """Write the HTML page with the benchmark results to the folder `report` of the site.
 
-    The page shows the throughput results of the commit that the figure in README.md shows. The table in README.md shows another commit,
-    which has results of fewer workloads. Sphinx calls this function at the end of a build.
+    The page shows the throughput results of one commit: the commit in the command `bench report --commit ...` in README.md, which draws
+    the figure there. Sphinx calls this function at the end of a build.
 
     Args:
         app: Sphinx application. Nothing is written if it builds another format than HTML.

@@ -15,11 +15,12 @@ LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
 
 
 def shown(page: Path) -> Path | None:
-    """Return the path of the file that a page links to if the page consists of a single link to a Markdown file, else None.
+    """Return the path of the file whose text the site shows on a page instead of the text of the page itself, or None.
+
+    If a page consists of a single link to a Markdown file, the site shows the text of the linked file. For other pages, the result is None.
 
     Args:
-        page: path of the Markdown file of the page in docs/. If this file consists of a single link, the page of the site shows the text of
-            the linked file.
+        page: path of the Markdown file of the page in docs/.
     """
     found = ONE_LINK.fullmatch(page.read_text()) if page.exists() else None
     return (page.parent / found[1]).resolve() if found else None
@@ -28,8 +29,8 @@ def shown(page: Path) -> Path | None:
 def with_links(text: str, source: Path, page: Path) -> str:
     """Return a text in which the relative links are changed so that they work on the page that shows the text.
 
-    If a page shows the file of a link, the link leads to this page; else it leads to the file, relative to `page`. A link to a folder is
-    replaced by the text of the link.
+    Some pages of the site show a Markdown file outside docs/ (see `shown`). A link to such a file is changed to a link to its page. A link
+    to any other file leads to the same file as before. A link to a folder is replaced by the text of the link.
 
     Args:
         text: Markdown text of the file `source`.

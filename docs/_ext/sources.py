@@ -37,11 +37,11 @@ def _named(keyword: str, description: str, endings: tuple[str, ...]) -> str:
 
 
 def _described(forms: list[tuple[str, str, tuple[str, str] | None]]) -> list[str]:
-    """Return parts of the page in Markdown: a table of some forms of data, then a code block for each form that has an example.
+    """Return a list of Markdown texts: a table of the forms in which data can be given, then a code block for each example of a form.
 
     Args:
-        forms: each form is a triple (name, description of the content, example). An example is a pair (file name, text of the file), or
-            None.
+        forms: one triple (name, description of the content, example) for each form. The example is a pair (file name, text of the file).
+            If a form has no example, it is None.
     """
     table = "\n".join(["| source | content |", "| --- | --- |", *(f"| {name} | {content} |" for name, content, _ in forms)])
     examples = [f"`{example[0]}`:\n\n```text\n{example[1]}```" for *_, example in forms if example]

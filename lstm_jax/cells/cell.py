@@ -28,8 +28,8 @@ class Cell:
         gates: number of gates. The kernel (E, gates * H) has H columns for each gate.
         params: NamedTuple class of the parameters; it has a field `kernel`.
         init: function init(key, features, units, dtype) that returns the initial parameters.
-        bias: function bias(units, dtype) that returns the initial value of the parameter `bias`; None if there is no such parameter. Of a
-            user's cell only the shape of this value is used: the layers take the value from `init`.
+        bias: function bias(units, dtype) that returns the initial value of the parameter `bias`; None if there is no such parameter. If a
+            user defines the cell, only the shape of this value is used, and the layers take the initial bias from `init`.
         initial_state: function initial_state(batch, units, dtype) that returns the initial state. The state is a NamedTuple with a field
             `h`, which is the output of the cell.
         step: function step(params, state, z, mask, compute_dtype) that returns the state after one step. z (B, gates * H) is the projected
@@ -41,11 +41,11 @@ class Cell:
             mask of input dropout: (B, E), (gates, B, E) or None. The default function returns x W plus the bias, where W is the kernel.
         linear: function linear(z) for a cell whose output after a step is a h + b, elementwise, where h is the output before the step. It
             returns the arrays a and b (..., H) for z (..., gates * H), with any leading axes: z may belong to one step or to all steps.
-            None if the cell is not of this form. Backends call `linear` in place of `step` only if the state has no field besides `h`;
-            see `is_linear`.
+            For any other cell, this attribute is None. Backends call `linear` in place of `step` only if the state has no field besides
+            `h`; see `is_linear`.
         make_step: function make_step(activation, recurrent_activation) that returns a function `step` with these activations; None if the
-            activations of the cell cannot be changed. A cell with one gate ignores `recurrent_activation`. It is only used for the cells of
-            this library: the activations of other cells cannot be changed.
+            activations of the cell cannot be changed. A cell with one gate ignores `recurrent_activation`. `make_step` is only used for
+            the cells of this library: the activations of other cells cannot be changed.
         outputs: number of columns of the output h, which is also the number of rows of the recurrent kernel and the number of columns of a
             mask of recurrent dropout. 0 means the number of units H.
         takes_ids: whether `project` also takes int ids (T, B), which need less time and memory than one-hot vectors. None means true if
@@ -70,7 +70,10 @@ class Cell:
         return self
 
     def __deepcopy__(self, memo: Any) -> "Cell":
-        """Return the cell itself. A copied layer thus keeps its cell object, which some backends require."""
+        """Return the cell itself, so that a copied layer has the same cell object as the original layer.
+
+        Some backends run a cell only if it is the very object that `CELLS` contains.
+        """
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -129,7 +132,10 @@ pickle stores this pair in place of the cell, since pickle cannot store function
 
 
 def made_by(cell: Cell, maker: Callable[..., Cell], *args: Any) -> Cell:
-    """Make pickle restore `cell` with the call `maker(*args)`, also in another process, and return `cell`."""
+    """Store the call that makes a cell, and return the cell.
+
+    To restore the cell, also in another process, pickle calls `maker(*args)`.
+    """
     _MAKERS[cell] = (maker, args)
     return cell
 

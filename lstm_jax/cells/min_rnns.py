@@ -63,9 +63,10 @@ def linear_gru(z: Float[Array, "... Z"]) -> tuple[Array, Array]:
 
 @jax.custom_jvp
 def _share(log_ratio: jax.Array) -> jax.Array:
-    """Return sigmoid(r) for r = `log_ratio`. The derivative is computed as sigmoid(r) * sigmoid(-r).
+    """Return sigmoid(r) for r = `log_ratio`, with a derivative that is accurate even if r is large.
 
-    The usual formula, sigmoid(r) * (1 - sigmoid(r)), is rounded to 0 if r is large.
+    The derivative is computed as sigmoid(r) * sigmoid(-r). The usual formula of the derivative, sigmoid(r) * (1 - sigmoid(r)), gives 0 for
+    a large r, because sigmoid(r) is then rounded to 1.
     """
     return jax.nn.sigmoid(log_ratio)
 
@@ -94,8 +95,8 @@ def linear_lstm(z: Float[Array, "... Z"]) -> tuple[Array, Array]:
 def make_step(linear: Callable[[Array], tuple[Array, Array]]) -> Callable[..., HiddenState]:
     """Return the function step(params, state, z, mask, compute_dtype) of minGRU or minLSTM.
 
-    The returned function computes the state after one step. Its arguments are described in the class `Cell`. Of these, `mask` must be None,
-    since these cells have no recurrent kernel and therefore no recurrent dropout.
+    The returned function computes the state after one step. The class `Cell` describes its arguments. The argument `mask` must be
+    None, since minGRU and minLSTM have no recurrent kernel and therefore no recurrent dropout.
 
     Args:
         linear: `linear_gru` or `linear_lstm`.

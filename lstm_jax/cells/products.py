@@ -103,7 +103,8 @@ def is_per_gate(mask: Any) -> bool:
 def one_hot_rows(ids: Array, features: int, dtype) -> Array:
     """Return the one-hot vectors (..., features) of an array of int ids (...) of any shape.
 
-    A negative id counts from the end, and an id out of range gives a vector of NaN, as in `jnp.take`.
+    A negative id counts from the end: -1 means the last feature. An id out of range gives a vector of NaN. The function `jnp.take` treats
+    ids in the same way.
     """
     ids = jnp.where(ids < 0, ids + features, ids)
     in_range = (ids >= 0) & (ids < features)

@@ -65,7 +65,7 @@ def make_step(activation: Activation) -> Callable[..., HiddenState]:
     """Return the function step(params, state, z, mask, compute_dtype) of the simple RNN.
 
     The returned function computes the state after one step. The class `Cell` describes its arguments. For batch size B and H units, its
-    argument z is (B, H), and its argument `mask` is (B, H), (1, B, H) or None.
+    argument z is (B, H). Its argument `mask` is (B, H), or (1, B, H) with an axis for the only gate, or None for no mask.
 
     Args:
         activation: function to use in place of tanh.

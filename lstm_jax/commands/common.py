@@ -51,8 +51,8 @@ def start_training(devices: int, model: RecurrentConfig) -> None:
     """Set the number of JAX's CPU devices for the training of a model, and enable JAX's compilation cache.
 
     Args:
-        devices: number of CPU devices. 0 means one device if the model runs on the backend `compiled`, else one device per core. With 0,
-            devices that JAX has already made are kept.
+        devices: number of CPU devices. 0 means one device if the model runs on the backend `compiled`, else one device per core. If JAX
+            has already made its devices, 0 means to keep these devices.
         model: config of the model.
     """
     from lstm_jax.recurrence import cpu_devices
@@ -135,8 +135,8 @@ class Train(ABC):
         no preset with the given name.
 
         Args:
-            arguments: the words after the name of the command on the command line. All flags but `--preset` are ignored here; the caller
-                parses them, with the returned instance as their defaults.
+            arguments: the words after the name of the command on the command line. This method reads only `--preset`. The caller parses
+                the other flags. The values in the returned instance are the defaults of these flags.
         """
         parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         parser.add_argument("--preset", nargs="?")

@@ -49,7 +49,8 @@ class Completion:
 def script(shell: str, commands: dict[str, Any]) -> str:
     """Return the shell script that completes the commands of `lstm-jax`, their flags and the values of the flags.
 
-    After a flag whose type does not list its values, the script completes file names.
+    After a flag that takes one of a few fixed values, the script completes these values. After any other flag, the script completes file
+    names.
 
     Args:
         shell: "bash" or "zsh".

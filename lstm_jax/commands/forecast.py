@@ -64,4 +64,4 @@ class Forecast(Checked):
 
 
 COMMANDS = {"train forecast": TrainForecast, "forecast": Forecast}
-"""Commands of this task, by name."""
+"""Dict from the name of each command of the forecasting task to the class of the command."""

@@ -31,8 +31,8 @@ class TrainGeneration(Train):
     run: Path = Path("runs/generation")
     """Folder in which the run stores its config, environment, metrics.jsonl, samples.jsonl, TensorBoard events, figures, checkpoints."""
     preset: Literal["none", "shakespeare"] = "none"
-    """Named set of values that replaces the defaults of the other flags, which can still be given. 'shakespeare' is the recipe for
-    the text tiny Shakespeare. The preset does not contain this text: give it by --data."""
+    """Named set of values that replaces the defaults of the other flags. A flag that is given replaces the value of the preset.
+    'shakespeare' is the recipe for the text tiny Shakespeare. The preset does not contain this text: give it by --data."""
 
     def report(self, result: dict[str, Any]) -> Iterator[str]:
         if "validation_bits" in result:
@@ -47,8 +47,8 @@ class Generate(Checked):
     run: Path = Path("runs/generation")
     """Folder of a trained run."""
     prompt: str = ""
-    """Text to continue. If it is empty, the text begins from a zero state. If it is longer than a window, the mode 'window' reads only
-    its last characters."""
+    """Text to continue. If empty, a text is generated from a zero state. If the prompt is longer than a window, the mode 'window' reads
+    only the last characters of the prompt."""
     chars: Written = 400
     """Number of characters to draw. 0 prints the prompt alone."""
     temperature: Temperature = 1.0
@@ -112,8 +112,8 @@ class Score:
     """'carried' keeps the state and reads the text in one pass. 'window' starts from a zero state for each character and reads the window
     of characters before it. 'auto' uses the mode in which the model was trained."""
     dtype: Products = ""
-    """Dtype of the matrix products of the recurrent layers. If empty, it is that of the training. In int8, each row of the inputs
-    and each column of the kernels is scaled and rounded to 8 bits."""
+    """Dtype of the matrix products of the recurrent layers. If empty, the dtype of the training is used. For int8, each row of
+    the inputs and each column of the kernels is scaled and rounded to 8 bits."""
     clean: bool = False
     """Clean the text in the same way as the training text was cleaned."""
     unknown: str = ""
@@ -183,4 +183,4 @@ class Units(Checked):
 
 
 COMMANDS = {"train generation": TrainGeneration, "generate": Generate, "score": Score, "units": Units}
-"""Commands of this task, by name."""
+"""Dict from the name of each command of the text-generation task to the class of the command."""

@@ -22,7 +22,7 @@ from lstm_jax.runtime import machine
 from lstm_jax.runtime.interrupts import before_end
 
 GRACE = 45.0
-"""Seconds that the other processes have to end after one has ended with an error. Then they are killed."""
+"""Seconds from the end of a process with an error until the processes that still run are killed."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def _passed_on(started: list[subprocess.Popen], count: int) -> Iterator[Callable
 
     SIGINT and SIGTERM are passed on unchanged. SIGHUP, which means that the terminal was closed, is passed on as SIGTERM. SIGHUP is passed
     on only once, although a shell and the kernel may each send it. If this process ignores SIGHUP, as under nohup, SIGHUP is not passed on.
-    Without this function, a SIGHUP of the terminal would not reach the started processes, because they have sessions of their own.
+    A SIGHUP of the terminal itself does not reach the started processes, because they have sessions of their own.
 
     Signals that come before all processes are started are stored. The context manager yields a function without arguments that passes the
     stored signals on.

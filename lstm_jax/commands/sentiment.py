@@ -31,8 +31,9 @@ class TrainSentiment(Train):
     run: Path = Path("runs/sentiment")
     """Folder in which the run stores its config, environment, metrics.jsonl, TensorBoard events, figures and checkpoints."""
     preset: Literal["none", "best"] = "none"
-    """Named set of values that replaces the defaults of the other flags, which can still be given. 'best' is the recipe with
-    the highest validation accuracy in the study `best`. This study trains on the labelled reviews of IMDB alone."""
+    """Named set of values that replaces the defaults of the other flags. A flag that is given replaces the value of the preset.
+    'best' is the recipe with the highest validation accuracy in the study `best` of docs/studies.md. The models of this study are trained
+    on the labelled reviews of IMDB alone."""
 
     def report(self, result: dict[str, Any]) -> Iterator[str]:
         for part in ("test", "validation"):
@@ -52,8 +53,8 @@ class Evaluate:
     split: Literal["test", "validation", "train"] = "test"
     """Split of the run's reviews on which the metrics are computed."""
     dtype: Products = ""
-    """Dtype of the matrix products of the recurrent layers. If empty, it is that of the training. In int8, each row of the inputs
-    and each column of the kernels is scaled and rounded to 8 bits."""
+    """Dtype of the matrix products of the recurrent layers. If empty, the dtype of the training is used. For int8, each row of
+    the inputs and each column of the kernels is scaled and rounded to 8 bits."""
     json: bool = False
     """Print the metrics as JSON."""
 
@@ -88,8 +89,8 @@ class Predict:
     file: Path | None = None
     """File that contains one review per line."""
     dtype: Products = ""
-    """Dtype of the matrix products of the recurrent layers. If empty, it is that of the training. In int8, each row of the inputs
-    and each column of the kernels is scaled and rounded to 8 bits."""
+    """Dtype of the matrix products of the recurrent layers. If empty, the dtype of the training is used. For int8, each row of
+    the inputs and each column of the kernels is scaled and rounded to 8 bits."""
     json: bool = False
     """Print one JSON object per line, with the probability and the text of the review."""
 
@@ -198,4 +199,4 @@ COMMANDS = {
     "embedding plot": PlotEmbedding,
     "embedding export": ExportEmbedding,
 }
-"""Commands of this task, by name."""
+"""Dict from the name of each command of the sentiment task to the class of the command."""

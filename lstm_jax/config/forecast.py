@@ -23,9 +23,10 @@ class SeriesConfig:
     horizon: Entries = 12
     """Number of entries after the context that the model forecasts."""
     gaps: bool = True
-    """Give the network the time between each entry and the one before it, and the time from the last entry read to each forecast entry."""
+    """Give the network the time between each entry and the entry before it, and the time from the last entry of the context to each
+    forecast entry."""
     level: bool = True
-    """Give the network the values themselves in addition to their differences from the last value that it reads."""
+    """Give the network each value itself, in addition to the difference between this value and the last value of the context."""
     validation: Part = 0.15
     """Share of the series that forms the validation split. It lies before the test split and selects the best epoch."""
     test: Part = 0.15

@@ -67,16 +67,16 @@ class SentimentModelConfig(RecurrentConfig):
     merge: Literal["concat", "sum", "ave", "mul"] = "concat"
     """Combination of the outputs of the two directions of a bidirectional layer: concatenation, sum, average or product."""
     pooling: Literal["last", "mean", "max", "mean+max"] = "last"
-    """Input of the output layer: the last output of the last recurrent layer, or the mean, the maximum or both of its outputs over all
-    steps that are not padding (id 0)."""
+    """Input of the output layer. 'last' is the last output of the last recurrent layer. 'mean' and 'max' are the mean and the maximum of
+    the outputs of this layer over all steps that are not padding (id 0). 'mean+max' is the mean and the maximum, concatenated."""
     word_dropout: Share = 0.0
     """Dropout rate of words: the share of the words whose vectors are set to zero in training. The words are drawn anew for each batch."""
     head_dropout: Share = field(default=0.0, metadata=ADDED)
     """Dropout rate of the input features of the output layer."""
     adversarial: RateOrNone = field(default=0.0, metadata=ADDED)
-    """Size of the adversarial change of each review's word vectors: the norm of the change, divided by the root mean square of the vectors.
-    The change is the one of this size that raises the loss most. The loss of the changed review is added to the loss of the review (Miyato
-    et al. 2017). 0 means no change."""
+    """Size of an adversarial change of each review's word vectors (Miyato et al. 2017): the norm of the change, divided by the root mean
+    square of the vectors. The change has the direction in which the loss grows fastest. The loss of the changed review is added to the loss
+    of the original review. 0 means no change."""
     mask_zero: bool = False
     """Skip padding (id 0). By default padding is read like a word, as in the Keras example imdb_lstm."""
 
@@ -93,8 +93,8 @@ class PretrainingConfig:
     """Number of epochs in which a language model is trained on the training reviews, before the sentiment model is trained. The embedding
     and the recurrent layer of the language model initialise those of the sentiment model. 0 trains no language model."""
     lm_learning_rate: Rate = 3e-3
-    """Peak learning rate of the language model. In the first tenth of the steps, but in at most 200 steps, the learning rate grows from 0
-    to the peak. Then it falls to 0 along a cosine curve."""
+    """Peak learning rate of the language model. The learning rate grows from 0 to the peak in the first tenth of the steps, or in the
+    first 200 steps if a tenth is more than 200. Then the learning rate falls to 0 along a cosine curve."""
     lm_dropout: Share = 0.2
     """Dropout rate of the input features and of the outputs of the language model's recurrent layer."""
 

@@ -17,10 +17,10 @@ def check_fields(config: Any) -> None:
     """Check that each field of a config has an allowed value.
 
     A number must lie within the bounds of its field. The value of a field of the type bool, str or tuple[str, ...] must have this type, or
-    one that is converted to it. The value of a `Literal` field must be one of its choices.
+    a type that is converted to it as described below. The value of a `Literal` field must be one of the choices of the `Literal`.
 
-    The config is changed in place, so that it can be written as JSON. Path objects become strings, and NumPy numbers and bools become those
-    of Python. A single path in a field of the type tuple[str, ...] becomes a tuple with one string.
+    The config is changed in place, so that it can be written as JSON. Path objects become strings. NumPy numbers and NumPy bools become
+    numbers and bools of Python. A single path or text in a field of the type tuple[str, ...] becomes a tuple with one string.
 
     Raises:
         InputError: if the value of a field is not allowed. The message names the field.
@@ -151,8 +151,8 @@ class TrainConfig:
     keep_epochs: bool = field(default=False, metadata=ADDED)
     """Keep the parameters of each epoch in the run's folder, so that `lstm-jax inspect` can show how the network changed."""
     devices: Devices = 0
-    """Number of devices over which a batch is sharded. 0 means all devices. On a CPU this is one device per core, or one device that uses
-    all cores if the backend is `compiled`."""
+    """Number of devices over which a batch is sharded. 0 means all devices. With 0, a CPU has one device per core or, if the backend is
+    `compiled`, one device that uses all cores."""
 
     def __post_init__(self):
         check_fields(self)

@@ -7,8 +7,8 @@ order u, r, n (update, reset, new). A simple RNN has the arrays kernel (E, H), r
 in `lstm_jax.convert`.
 
 A Keras GRU has the gates in the same order (Keras writes z for u). With `reset_after=True` it has both biases in one array (2, 3H). With
-`reset_after=False`, which is the cell "gru_reset_before", it has one bias (3H,), as here. Keras' arrays are defined by the methods `build`
-in keras/src/layers/rnn/gru.py and simple_rnn.py (Keras 3.15).
+`reset_after=False`, which is the cell "gru_reset_before", it has one bias (3H,), as in lstm_jax. Keras' arrays are defined by the methods
+`build` in keras/src/layers/rnn/gru.py and simple_rnn.py (Keras 3.15).
 """
 
 from collections.abc import Iterator, Mapping, Sequence

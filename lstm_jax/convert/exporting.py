@@ -26,8 +26,8 @@ class Target(NamedTuple):
         merges: values of `merge_mode` that the other layer supports if it is bidirectional.
         reverses: whether the other layer can read a sequence in reverse.
         bfloat16: whether the other layer can compute its matrix products in another dtype than that of its parameters.
-        starts: whether each call of the other layer receives an initial state. If false, the other layer may start from zeros, and a layer
-            with a learned initial state cannot be exported.
+        starts: whether each call of the other layer needs an initial state as an input. If false, a call may start from zeros. A layer with
+            a learned initial state can therefore not be exported.
     """
 
     title: str
@@ -99,7 +99,7 @@ def exported(cell: str, layers: Any, target: Target) -> list[Mapping[str, Any]]:
             - `layers` is something else.
             - A layer has another cell.
             - A layer or the stack has an option that the other library cannot express.
-            - The layers have different activations, and `cell` is a key of `target.cells`.
+            - The layers have different activations, and the activations are checked because `cell` is a key of `target.cells`.
     """
     parts = parts_of(layers, target)
     found: list[Mapping[str, Any]] = []

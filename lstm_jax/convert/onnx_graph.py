@@ -30,7 +30,7 @@ class Operator(NamedTuple):
 
     name: str
     gates: tuple[int, ...]
-    """For each gate in ONNX's order, the index of this gate in the order of lstm_jax."""
+    """Tuple with one number for each gate, in ONNX's order: the index of this gate in the order of lstm_jax."""
     states: tuple[str, ...]
     attributes: dict[str, int]
 
@@ -97,7 +97,7 @@ class Graph:
         Args:
             value: name of the value.
             name: name of the output.
-            shape: size of each axis, as in `input`.
+            shape: size of each axis. A string is the name of an axis whose size is not fixed.
             first: whether the output stands before the outputs that were added earlier.
         """
         self.nodes.append(self.onnx.helper.make_node("Identity", [value], [name], name=f"{name}/Identity"))

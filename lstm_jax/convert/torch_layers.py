@@ -1,9 +1,9 @@
 """Conversion of weights between lstm_jax and the state dicts of PyTorch's recurrent layers and cells.
 
-The layers are nn.LSTM, nn.GRU and nn.RNN, and the cells nn.LSTMCell, nn.GRUCell and nn.RNNCell. They are converted to and from the cells
-"lstm", "gru" and "simple_rnn" of lstm_jax. An nn.LSTM with `proj_size` is converted to and from the cell "lstm_projected", an LSTM with a
-recurrent projection. The docstring of the package `lstm_jax.convert` describes the layout of weights in lstm_jax. E is the number of input
-features, H the number of units and G the number of gates: 4 for an LSTM, 3 for a GRU and 1 for a simple RNN.
+The PyTorch layers nn.LSTM, nn.GRU and nn.RNN, and the PyTorch cells nn.LSTMCell, nn.GRUCell and nn.RNNCell, are converted to and from the
+cells "lstm", "gru" and "simple_rnn" of lstm_jax. An nn.LSTM with `proj_size` is converted to and from the cell "lstm_projected", an LSTM
+with a recurrent projection. The docstring of the package `lstm_jax.convert` describes the layout of weights in lstm_jax. E is the number of
+input features, H the number of units and G the number of gates: 4 for an LSTM, 3 for a GRU and 1 for a simple RNN.
 
 Layer k of a PyTorch module has two matrices: weight_ih_l[k] (GH, E) is the transposed kernel, and weight_hh_l[k] (GH, H) is the transposed
 recurrent kernel. Unless the module was created with `bias=False`, layer k also has two biases (GH,), bias_ih_l[k] and bias_hh_l[k]. The
@@ -13,7 +13,9 @@ described in torch/nn/modules/rnn.py ("Variables" of LSTM and "Attributes" of th
 In an nn.LSTM with `proj_size=P`, layer k has a third matrix: weight_hr_l[k] (P, H) is the transposed array "projection" of lstm_jax. The
 shape of weight_hh_l[k] is then (4H, P), and the layer above reads P outputs of each direction.
 
-The gates of an LSTM have the order i, f, g, o, as in lstm_jax. Those of a GRU have the order r, u, n in PyTorch, and u, r, n in lstm_jax.
+The gates of an LSTM have the order i, f, g, o in PyTorch and in lstm_jax. The gates of a GRU have the order r, u, n in PyTorch, and the
+order u, r, n in lstm_jax.
+
 The two biases of a GRU are its bias and its recurrent_bias in lstm_jax. The other cells of lstm_jax have one bias, which is the sum of
 bias_ih and bias_hh. Conversion to PyTorch stores the sum in bias_ih, and zeros in bias_hh.
 """
@@ -148,7 +150,7 @@ def layers_from_torch(cell: str, state_dict: Mapping[str, Any], prefix: str = ""
 
 
 def layers_to_torch(cell: str, layers: Any, prefix: str = "", bias: bool = True) -> dict[str, np.ndarray]:
-    """Convert layers of lstm_jax to the state dict of a PyTorch nn.LSTM, nn.GRU or nn.RNN with as many layers.
+    """Convert layers of lstm_jax to the state dict of a PyTorch nn.LSTM, nn.GRU or nn.RNN with the same number of layers.
 
     This function is the inverse of `layers_from_torch`. The values of the state dict are NumPy arrays. The bias of an LSTM or a simple RNN
     becomes bias_ih, and bias_hh becomes zeros. A simple RNN with relu needs an nn.RNN with `nonlinearity="relu"`.
@@ -164,7 +166,8 @@ def layers_to_torch(cell: str, layers: Any, prefix: str = "", bias: bool = True)
     Raises:
         InputError: in one of these cases.
 
-            - `cell` is none of these names, or a layer has another cell.
+            - `cell` is none of the four names above.
+            - A layer has another cell than `cell`.
             - A key or a shape is wrong.
             - The layers differ in the number of units, outputs or directions.
             - A bias is not zero, and `bias` is false.
@@ -221,8 +224,12 @@ def cell_to_torch(cell: str, params: Any, prefix: str = "", suffix: str = "_l0",
         bias: whether the PyTorch module has biases. If false, the biases in `params` must be zero.
 
     Raises:
-        InputError: if `cell` is none of these names, `params` has wrong keys or shapes, or a bias is not zero and `bias` is false. Also if
-            the layer has another cell, or an option that PyTorch cannot express; see `layers_to_torch`.
+        InputError: in one of these cases.
+
+            - `cell` is none of the four names above.
+            - `params` is a layer whose cell is not `cell`, or that has an option that PyTorch cannot express (see `layers_to_torch`).
+            - `params` is a dict with wrong keys or shapes.
+            - A bias is not zero, and `bias` is false.
     """
     order = _peer(cell).order
     checked = check_cell(cell, exported_layer(cell, params, TORCH))
@@ -257,7 +264,8 @@ def _grouped(state_dict: Mapping[str, Any], prefix: str, module: str) -> dict[tu
 
     Returns:
         a dict from (number of the layer, direction) to a dict of the arrays of this layer and direction. The keys of the inner dict are
-        names such as "weight_ih" and "bias_hh". The number is None for a PyTorch cell, and the direction is "forward" or "backward".
+        names such as "weight_ih" and "bias_hh". The number of the layer is None for a PyTorch cell. The direction is "forward" or
+        "backward".
     """
     found: dict[tuple[int | None, str], dict[str, object]] = {}
     for name, value in state_dict.items():

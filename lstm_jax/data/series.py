@@ -146,9 +146,9 @@ class Series:
 
 
 def _in_utc(time: date | np.datetime64) -> date | np.datetime64:
-    """Return a date without an offset from UTC.
+    """Convert a datetime that has an offset from UTC to a datetime in UTC without an offset.
 
-    A datetime with an offset is converted to UTC, and its offset is removed. Any other date is returned unchanged.
+    Any other date is returned unchanged.
     """
     return time.astimezone(UTC).replace(tzinfo=None) if isinstance(time, datetime) and time.utcoffset() is not None else time
 
@@ -157,15 +157,15 @@ class _Moment(NamedTuple):
     """Time of one row of a table."""
 
     time: float
-    """The number in the table, or the number of days since 1970-01-01 if the table has a date."""
+    """Time as a number: the days since 1970-01-01 if the table has a date in this row, else the number in the table."""
     dated: bool
-    """Whether the table has a date."""
+    """Whether the table has a date, not a number, in this row."""
     offset: timedelta | None
-    """Offset of the date from UTC, or None if it has none."""
+    """Offset of the date from UTC, or None if the time is a number or a date without an offset."""
 
 
 def _moment(text: str) -> _Moment | None:
-    """Parse a time, which is a number or an ISO date with or without a time of day. Return None if it is neither."""
+    """Parse a time: a number, or an ISO date with or without a time of day. Return None for any other text."""
     with contextlib.suppress(ValueError):
         return _Moment(parse_number(text), False, None)
     try:
@@ -220,8 +220,8 @@ def _read_moment(text: str, before: _Moment | None, subject: str) -> _Moment:
         InputError: in one of these cases.
 
             - The text is neither a finite number nor an ISO date.
-            - The time is a number and the time of the previous row is a date, or the other way round.
-            - Only one of the times of this row and of the previous row has an offset from UTC.
+            - One of the two rows (this row and the previous row) has a number, and the other has a date.
+            - One of the two rows has a date with an offset from UTC, and the other has a date without an offset.
             - The time is not later than the time of the previous row.
     """
     moment = _moment(text)
@@ -243,7 +243,8 @@ def read_series(path: str | os.PathLike[str], time: str = "time", value: str = "
     A row without a value is left out. The series then has one longer gap, from the previous row to the next row.
 
     A time in digits alone, such as 202611, 20261125 or 202611251430, is a number. If all times look like dates in such a format, the series
-    is refused, because the numbers would have a wide gap at the end of a day, a month or a year. Months of a single year are not refused.
+    is refused, because the numbers would have a wide gap at the end of a day, a month or a year. Months of a single year are not refused,
+    because their numbers have no such gap.
 
     A date may have an offset from UTC. The offset may change within the file, for example because of summer time, and all dates are
     converted to UTC. If no date has an offset, all are read as UTC.

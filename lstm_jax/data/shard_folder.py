@@ -222,7 +222,7 @@ def verify(folder: Path, ending: str, intact: Callable[[Path, int, dict[str, Any
         command: command that writes such a folder, for error messages.
 
     Raises:
-        InputError: if a shard is damaged.
+        InputError: if a data file of a shard is damaged, or if the record of a shard is missing or damaged.
     """
     for number in _numbers(folder, ending):
         found = record(folder, number)

@@ -113,8 +113,8 @@ def _require_commas(path: Path, header: str, wanted: tuple[str, ...]) -> None:
     """Check that commas separate the columns of a CSV file.
 
     Raises:
-        InputError: if a split of the first line `header` at commas does not give all columns `wanted`, but a split at semicolons or at tabs
-            does.
+        InputError: if the first line `header`, when it is split at commas, lacks one of the columns `wanted`, but has all of them when it
+            is split at semicolons or at tabs.
     """
     if not wanted or set(wanted) <= _columns(header, ","):
         return

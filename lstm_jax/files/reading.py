@@ -54,8 +54,8 @@ def most_bytes() -> int:
 def most_expanded(size: int) -> int:
     """Return the largest number of bytes to which a compressed file of `size` bytes may expand.
 
-    If the environment variable `LSTM_JAX_MAX_BYTES` is set, its value is returned, as by `most_bytes`. Otherwise the number is 200 times
-    `size`, but at least 256 MiB and at most `most_bytes()`.
+    If the environment variable `LSTM_JAX_MAX_BYTES` is set, its value is returned. Otherwise the number is 200 times `size`, but at least
+    256 MiB and at most `most_bytes()`.
 
     Raises:
         InputError: if the environment variable is not a positive integer.

@@ -138,8 +138,8 @@ def _reads(given: Path | str, path: Path, marked: bool) -> bool:
 def write_atomically(path: Path, content: str | bytes | Callable[[IO[bytes]], object], force: bool = True) -> None:
     """Create or replace a file by writing a temporary file and renaming it.
 
-    If the process crashes before the file is renamed, the path still holds the complete old file, or no file if there was none. If earlier
-    processes were killed and have left temporary files for the same path, these are removed.
+    If the process crashes before the file is renamed, the path still holds the complete old file, or no file if there was none. Temporary
+    files that killed processes have left for the same path are removed.
 
     Args:
         path: path of the file. Missing folders above it are created. A file that is replaced keeps its permissions where the file system

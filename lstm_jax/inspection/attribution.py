@@ -93,9 +93,10 @@ def _check_inputs(inputs: jax.Array) -> None:
 def _compiled(plain: Callable[..., Any], function: Callable[..., jax.Array]) -> Callable[..., Any]:
     """Return the compiled function that calls `plain` with `function` as its first argument.
 
-    The compiled program holds the arrays of the function's closure as constants. They may be the parameters of an NNX module, which a
-    training step changes in place. Each call of `_compiled` therefore compiles anew. The exception is a method of an object that is no NNX
-    module: its program is kept, because the arrays of such an object are assumed not to change.
+    The compiled program contains, as constants, the arrays that `function` uses without taking them as arguments. Such arrays may be the
+    parameters of an NNX module, which a training step changes in place. A program is therefore compiled anew for each call of `_compiled`.
+    However, if `function` is a method of an object that is no NNX module, the program is kept and used again, because the arrays of such
+    an object are assumed not to change.
     """
     if inspect.ismethod(function) and not isinstance(function.__self__, nnx.Module):
         return partial(_cached(plain), function)

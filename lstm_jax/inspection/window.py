@@ -21,7 +21,8 @@ from lstm_jax.inspection.offline import fill_template
 MOST_BYTES = 5_000_000
 """Largest size of a page in bytes."""
 LEAST_UNITS = 8
-"""Smallest number of units of each layer that a page may show. If the smallest layer has fewer units, its size is the limit."""
+"""Smallest number of units of each layer that a page may show. If the smallest layer has fewer units, its size
+replaces this number for all layers."""
 _REMEDY = "give fewer or shorter examples, or fewer epochs"
 _DIVERGED = "the network has diverged: inspect another run, or train it with a lower learning rate"
 _TEMPLATE = Path(__file__).with_name("window.html")
@@ -67,11 +68,11 @@ class Frame:
     layers: Sequence[Layer]
     strips: Sequence[Strip] = ()
     norms: np.ndarray | None = None
-    """Norms (K, T) of the gradients of K outputs with respect to the steps. If `each_step` is true, K is T and output k is the one after
-    step k. Otherwise all outputs come after the last step."""
+    """Norms (K, T) of the gradients of K outputs with respect to the T steps. If the field `each_step` is true, there is one output after
+    each step, so that K is T. Otherwise all outputs come after the last step."""
     each_step: bool = False
     reach: Sequence[float] = ()
-    """Number of steps that each output reaches back (see `attribution.reach`), if `each_step` is true; else empty."""
+    """Number of steps that each output reaches back (see `attribution.reach`). The sequence is empty if `each_step` is false."""
     likely: Sequence[Sequence[tuple[str, float]]] = ()
     """For each step, the likeliest next characters with their probabilities."""
 

@@ -55,7 +55,7 @@ def _activations(cell: Any) -> list[Any]:
     """Return a list of two entries: the activation and the recurrent activation of a Keras cell.
 
     A function of Keras itself is returned as its name, such as "tanh". Any other function is returned as it is. The cell of a simple RNN
-    has no recurrent activation, so that the second entry is "sigmoid".
+    has no recurrent activation. Its second entry is "sigmoid", as a placeholder.
     """
     functions = [cell.activation, getattr(cell, "recurrent_activation", keras.activations.sigmoid)]
     names = [keras.activations.serialize(function) for function in functions]
@@ -190,10 +190,10 @@ class _Unrolled(keras.layers.RNN):
         return last, outputs if self.return_sequences else last[:, None], list(final)
 
     def _with_first_outputs(self, outputs: Any, mask: Any, h: Any) -> Any:
-        """Replace the zeros at the padded steps before the first valid step of a row by the initial output, and return the outputs.
+        """Return the outputs with zeros replaced by the initial output at all padded steps that a row has before its first valid step.
 
-        "Before" refers to the order in which the layer reads the steps. At these padded steps, Keras' loop on JAX returns the initial
-        output, but `unroll` and Keras' unrolled loop return zeros. A last output (B, H) is replaced only in rows without a valid step.
+        "Before" means the order in which the layer reads the steps. At such padded steps, `unroll` and Keras' unrolled loop return zeros,
+        but Keras' loop on JAX returns the initial output. A last output (B, H) is replaced only in rows without a valid step.
 
         Args:
             outputs: outputs (B, T, H) or, if the layer does not return sequences, last output (B, H).
@@ -236,9 +236,9 @@ class Bidirectional(keras.layers.Bidirectional):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: dict[str, type] | None = None) -> Any:
-        """Make a `Bidirectional` layer from a config that `get_config` of such a layer returned. The arguments are those of Keras.
+        """Make a `Bidirectional` layer from a config that `get_config` of such a layer returned.
 
-        The name of a class in `LAYERS`, such as "LSTM", means the layer of this module, unless `custom_objects` gives another one.
+        A class name in `LAYERS`, such as "LSTM", stands for the layer of this module, unless `custom_objects` gives another class for it.
         """
         return super().from_config(config, custom_objects=LAYERS | (custom_objects or {}))
 

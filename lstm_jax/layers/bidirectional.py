@@ -15,11 +15,11 @@ from lstm_jax.layers.single import is_single, read_input
 
 
 class Bidirectional(nnx.Module):
-    """Bidirectional recurrent layer (Schuster & Paliwal 1997), equal to `keras.layers.Bidirectional(LSTM(...))`.
+    """Bidirectional recurrent layer (Schuster & Paliwal 1997), which computes the same as `keras.layers.Bidirectional(LSTM(...))`.
 
-    It contains a forward layer, which reads the sequence, and a backward layer, which reads the sequence in reverse. If `return_sequences`
-    is true, the outputs of the backward layer are reversed, so that the outputs of both layers are in the order of time, and the outputs of
-    masked steps are zeros. Both rules are those of Keras. The last output of the backward layer is the one after the first step.
+    The layer contains a forward layer, which reads the sequence, and a backward layer, which reads the sequence in reverse. If
+    `return_sequences` is true, the outputs of the backward layer are reversed, so that the outputs of both layers are in the order of time.
+    The outputs of masked steps are then zeros, as in Keras. The last output of the backward layer is the one after the first step.
 
     Args:
         features: number of input features E.
@@ -77,7 +77,10 @@ class Bidirectional(nnx.Module):
 
     @property
     def output_features(self) -> int:
-        """Number of output features. It is the sum over both layers if `merge_mode` is "concat", else that of the forward layer."""
+        """Number of output features of the merged outputs.
+
+        If `merge_mode` is "concat", this number is the sum of the numbers of both layers. Otherwise it is the number of the forward layer.
+        """
         return self.forward.output_features + (self.backward.output_features if self.merge_mode == "concat" else 0)
 
     def count_params(self) -> int:

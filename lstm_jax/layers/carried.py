@@ -164,8 +164,8 @@ class LayerState(nnx.Module):
     def _carry(self, state: Any) -> None:
         """Store a copy of the final state of a call for the next call, if the layer is stateful.
 
-        The call may also return the arrays of this state to its caller. If the caller later donates the layer's variables to a jitted
-        function, JAX deletes the arrays of the variables. The returned arrays stay valid, since the variables contain copies.
+        The arrays are copied because the call may also return them to its caller. If the caller later donates the variables of the layer
+        to a jitted function, JAX deletes only the copies. The returned arrays stay valid.
         """
         if not self.stateful:
             return

@@ -42,7 +42,7 @@ class Embedding(nnx.Module):
         self.embedding = nnx.Param(initializers.draw(initializer, rngs.params(), (vocabulary, features), param_dtype))
 
     def __call__(self, ids: Int[Array, "..."], batch_axis: int = 0) -> Float[Array, "... E"]:
-        """Return the vectors (..., E) of ids (...). On a device mesh, they are sharded along the axis `batch_axis` of the ids.
+        """Return the vectors (..., E) of ids (...). On a device mesh, the vectors are sharded along their axis `batch_axis`.
 
         Raises:
             InputError: if the ids are not ints.

@@ -132,14 +132,15 @@ def set_params(layer: Any, *params: Mapping[str, jax.Array | None]) -> None:
 def _biases(cell: Cell, units: int, second: bool, how: Initials, dtype: Any, rngs: nnx.Rngs) -> tuple[jax.Array, jax.Array]:
     """Return two arrays: the initial bias and the initial recurrent bias of a recurrent layer.
 
-    If `how.bias` is None, the first array is the default bias of the cell, or zeros if `how.unit_forget_bias` is false. The second array is
-    zeros. If `how.bias` is an initialiser, it draws the biases:
+    There are three cases:
 
-    - For a cell with a recurrent bias, it draws one array whose two rows are the two biases, as in Keras.
-    - For a cell without a recurrent bias, it draws the first array, but the entries of a forget gate are 1 if `how.unit_forget_bias` is
-      true; see `_forgetful`. The second array is zeros.
+    - `how.bias` is None: the first array is the default bias of the cell, or zeros if `how.unit_forget_bias` is false. The second array is
+      zeros.
+    - `how.bias` is an initialiser, and the cell has a recurrent bias: the initialiser draws one array whose two rows are the two biases, as
+      in Keras.
+    - `how.bias` is an initialiser, and the cell has no recurrent bias: `_forgetful` draws the first array. The second array is zeros.
 
-    If the cell has no recurrent bias, the caller ignores the second array.
+    The caller ignores the second array if the cell has no recurrent bias.
 
     Args:
         cell: cell of the layer.
@@ -167,7 +168,7 @@ def _forgetful(cell: Cell, usual: jax.Array, units: int, how: Initials, dtype: A
 
     Args:
         cell: cell of the layer.
-        usual: default initial bias of the cell, an array (gates * H,). The entries of the forget gate, which are 1, are taken from it.
+        usual: default initial bias of the cell, an array (gates * H,). In this array, the entries of the forget gate are 1.
         units: number of units H.
         how: arguments of the layer that determine its initial parameters.
         dtype: dtype of the bias.

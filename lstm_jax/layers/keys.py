@@ -14,7 +14,7 @@ Source = nnx.Rngs | nnx.RngStream | jax.Array | None
 
 
 def as_key(source: Any) -> Any:
-    """Return a source of random numbers. If it is a NumPy array (a raw key), it is converted to a JAX array, else it is unchanged."""
+    """Return a source of random numbers. A NumPy array (a raw key) is converted to a JAX array. Any other source is returned unchanged."""
     return jnp.asarray(source) if isinstance(source, np.ndarray) else source
 
 

@@ -38,7 +38,7 @@ class Recurrent(LayerState):
         activation: function that is used in place of tanh, or its name in `keras.activations`, except glu, threshold and sparsemax. None
             means the identity. Only the cells lstm, gru, gru_reset_before and simple_rnn accept a function other than tanh. A layer with
             such a function runs on the backend `reference`.
-        recurrent_activation: function that is used in place of sigmoid, given in the same way.
+        recurrent_activation: function that is used in place of sigmoid, or its name, with the same rules as for `activation`.
         projection: number of outputs P of an LSTM with a recurrent projection (Sak et al. 2014), as `proj_size` of `torch.nn.LSTM`. P must
             be below `units`. The output of a step is then h' = (sigmoid(o) tanh(c')) R, where R (H, P) is the parameter `projection`, and
             the recurrent kernel is (P, 4H). 0 means no projection. A layer with a projection runs on the backend `reference`.
@@ -57,8 +57,8 @@ class Recurrent(LayerState):
             `keep_order` is true.
         keep_order: whether the outputs of a layer with `go_backwards` are in the order of time, as in `flax.nnx.RNN`.
         learned_state: whether the initial state is learned, with one parameter for each array of the state: `initial_h` (H,) and, for an
-            LSTM, `initial_c` (H,). Before training they are zeros. A call starts from this state if no other state is given or carried, and
-            it is also the state after a reset.
+            LSTM, `initial_c` (H,). Before training these parameters are zeros. A call starts from the learned state if no other state is
+            given or carried. The state after a reset is also the learned state, unless the call gets a `reset_state`.
         stateful: whether each call starts from the final state of the previous call. The first call, and the first call after the method
             `reset_state` was called, start from the initial state.
         unit_forget_bias: whether the bias of the forget gate, if the cell has one, is initialised to 1.

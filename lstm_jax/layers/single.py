@@ -43,7 +43,8 @@ def read_step(x: Any, state: Any, reset: Any, dropout: Any) -> tuple[Any, Any, A
 
     Returns:
         A tuple (x, state, reset, dropout, single). If x has no batch axis, `single` is True, and the other values have a batch axis of one
-        row. Otherwise, `single` is False, and `state` and `dropout` are returned unchanged.
+        row. Otherwise, `single` is False, x and `reset` are returned as arrays, and `state` and `dropout` are returned unchanged. A
+        `reset` or `dropout` that is None stays None.
 
     Raises:
         InputError: if x or `reset` has a wrong dtype or number of axes, or an argument cannot be converted to an array.
@@ -95,7 +96,7 @@ def _expanded(name: str, value: Any, axis: int) -> Any:
     """Add an axis with the index `axis` to an array or a list, and return the array. None stays None.
 
     A NumPy array or a list becomes a NumPy array, not a JAX array, so that 64-bit values are not truncated before they are checked. A
-    number becomes an array (1,), whatever `axis` is. If the layer needs an array with more axes, it later raises an error.
+    number becomes an array (1,), whatever `axis` is. If the layer needs an array with more axes, the layer later raises an error.
 
     Args:
         name: name of the value in the error message.
@@ -131,10 +132,14 @@ def _with_row(name: str, value: Any) -> Any:
 def _with_batch(dropout: Any) -> Any:
     """Add a batch axis before the last axis of each dropout or zoneout mask that has none.
 
-    Without a batch axis, a mask of a single sequence is (features,), or (gates, features) with one mask per gate, or (T, features) for
-    zoneout. With a batch axis of one row, it is (1, features), (gates, 1, features) or (T, 1, features). For a
-    cell with one gate, a dropout mask (1, features) can mean one gate without a batch axis, or one row without an axis of gates. Both have
-    the same effect, so that such a mask is not changed. The rates of zoneout, which have no axes, are not changed, either.
+    A mask of a single sequence has one of these shapes:
+
+    - dropout mask for all gates: (features,) without a batch axis, (1, features) with a batch axis of one row;
+    - dropout masks per gate: (gates, features) without a batch axis, (gates, 1, features) with a batch axis of one row;
+    - zoneout mask: (T, features) without a batch axis, (T, 1, features) with a batch axis of one row.
+
+    The first axis of a dropout mask (1, features) is the batch axis or, for a cell with one gate, the axis of gates. Both meanings have the
+    same effect, so that such a mask is not changed. A rate of zoneout, which has no axes, is not changed, either.
 
     Args:
         dropout: `DropoutMasks`, or None. Any other value is returned unchanged, and `unroll` later raises an error for it.
@@ -149,11 +154,11 @@ def _with_batch(dropout: Any) -> Any:
 
 
 def _mask_with_batch(name: str, mask: Any, per_step: bool) -> Any:
-    """Add a batch axis to one mask if it has none; see `_with_batch`. None stays None.
+    """Add a batch axis to a dropout or zoneout mask that has no batch axis; see `_with_batch`. None stays None.
 
     Args:
         name: name of the mask in the error message.
-        mask: the mask, or a rate of zoneout, or None.
+        mask: the mask, a rate of zoneout, or None.
         per_step: whether the mask is a mask of zoneout, which has an axis of steps.
     """
     if mask is None:

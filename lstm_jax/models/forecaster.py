@@ -47,7 +47,7 @@ class Forecaster(nnx.Module):
     ) -> Float[Array, "B 2 K"]:
         """Return the means and the log standard deviations of the predicted differences, stacked on axis 1: (B, 2, K).
 
-        Difference k is the k-th of the next K values minus the last past value, in the units of the model's input.
+        Difference k is the k-th of the next K values minus the last past value, in the units of the values in `entries`.
 
         Args:
             entries: past entries (B, T, F).

@@ -114,9 +114,9 @@ class CharGenerator(nnx.Module):
             A pair of the logits and the list of the final states. If `last` is false, the logits have the shape (B, T, V), with V logits
             after each step. If `last` is true, they have the shape (B, V).
 
-            At the steps of a row before its first valid step, the logits are computed from an output of zeros. If `mask` skips every step
-            of a row, this applies to all steps of the row. With `last=True`, the logits of such a row are instead computed from its final
-            h, so that a text can be continued. This final h is the initial h of the row, or zeros if a reset has replaced the initial h.
+            If `mask` skips the first steps of a row, or the first steps after a reset, the logits at these steps are computed from an
+            output of zeros. If `mask` skips every step of a row and `last` is true, the logits are computed from the final h of the row,
+            so that a text can be continued. This final h is the initial h of the row, or zeros if a reset has replaced the initial h.
         """
         h, states = self.hidden(ids, mask=mask, resets=resets, state=state, deterministic=deterministic, rngs=rngs)
         return self.logits(states[-1].h) if last else jnp.swapaxes(self.logits(h), 0, 1), states

@@ -56,9 +56,9 @@ def split_module(module: nnx.Module) -> Parts:
 def functional(model: nnx.Module) -> Functional:
     """Split a model into its parameters and a function that rebuilds the model from parameters.
 
-    In a rebuilt model, all other variables have the values that they had in `model` at this call. If a rebuilt model draws dropout masks
-    from its own random streams, it therefore draws the same masks after each `rebuild`. To get new masks, give `rngs` to the call of the
-    model, or use `split_module`.
+    The variables of `model` that are not parameters, such as the keys and counts of random streams, are stored at this call, and every
+    rebuilt model gets the stored values. A rebuilt model that draws dropout masks from its own random streams therefore draws the same
+    masks after each `rebuild`. To get new masks, give `rngs` to the call of the model, or use `split_module`.
 
     The returned `rebuild` raises `InputError` if a parameter is missing or unknown, or has another shape than in `model`.
     """

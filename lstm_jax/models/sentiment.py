@@ -26,10 +26,10 @@ from lstm_jax.shapes import TokenIds
 EMBEDDING = "embedding/embedding"
 """Name of the embedding table in `Functional.params`."""
 DROPPED = LOWEST + 1
-"""Token that replaces the id of each word that word dropout drops, in the argument `tokens` of the recurrent layers.
+"""Token of the words that word dropout drops, in the argument `tokens` of the recurrent layers. The token of any other word is its id.
 
-One token is enough for all dropped words, since all their vectors are zeros. The token differs from all word ids, and from `LOWEST`, which
-is the token of padded steps.
+One token is enough for all dropped words, since the vectors of all dropped words are zeros. `DROPPED` differs from all word ids, and from
+`LOWEST`, which is the token of padded steps.
 """
 
 
@@ -73,9 +73,9 @@ class SentimentClassifier(nnx.Module):
         Args:
             ids: word ids (B, T), padded with 0.
             vectors: word vectors (T, B, E). If None, they are looked up in the embedding.
-            summed: whether the caller only needs sums of the gradients with respect to `vectors`: for each word of a row, the sum over the
-                positions of the word in the row. If true, the gradient is computed faster, but only these sums are right: one position of a
-                word may have the whole sum while the other positions of the word have zeros.
+            summed: whether the caller only needs the gradients with respect to `vectors` summed over all positions of a word in a row. If
+                true, the gradients are computed faster. However, the gradient at a single position is then not reliable: one position of a
+                word may get the whole sum, while the other positions of the word get zeros.
             packed: positions of several texts that are packed in each row, or None if a row is one text. If texts are packed, a
                 bidirectional model with the pooling "last" must merge the outputs of its two directions by "concat".
             deterministic: whether to run without dropout. If None, the last call of `train()` or `eval()` decides.

@@ -149,8 +149,8 @@ class Library(NamedTuple):
 def _load() -> Library:
     """Return the compiled library that this process uses.
 
-    The first call chooses a library, loads it and registers its functions with XLA. From then on the process keeps freed memory, except
-    large blocks; see `machine.keep_freed_memory`.
+    The first call chooses a library, loads it and registers its functions with XLA. That call also makes the process keep freed memory,
+    except large blocks, for its next allocations; see `machine.keep_freed_memory`.
     """
     candidates: list[tuple[Path, bool]] = []
     notes = []

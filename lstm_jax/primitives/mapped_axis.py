@@ -12,8 +12,8 @@ def in_front(leaves: Sequence[Any], dims: Sequence[int | None]) -> tuple[int, li
 
     Args:
         leaves: arrays, some of which have the mapped axis.
-        dims: for each leaf the index of its mapped axis, or None if it has none. Such a leaf is returned unchanged. At least one entry is
-            not None.
+        dims: for each leaf the index of its mapped axis, or None if the leaf has no mapped axis. A leaf without a mapped axis is returned
+            unchanged. At least one leaf has a mapped axis.
 
     Returns:
         three values: the size of the mapped axis, the list of the leaves, and a tuple of the new dims. A new dim is 0, or None if the leaf
@@ -37,9 +37,9 @@ def fold(leaf, dim: int | None, axis: int | None, size: int):
     """Merge the axis over which `vmap` maps into the batch axis of the array `leaf`, and return the result.
 
     Args:
-        leaf: array. If it has a mapped axis, this is its first axis.
-        dim: 0 if `leaf` has a mapped axis, else None. If it is None, the array is first repeated `size` times along a new first axis.
-        axis: index of the batch axis in the result. None means that the array has no batch axis. It is then returned unchanged.
+        leaf: array, whose mapped axis, if any, is its first axis.
+        dim: 0 if `leaf` has a mapped axis, else None. An array without a mapped axis is first repeated `size` times along a new first axis.
+        axis: index of the batch axis in the result. If None, the array has no batch axis, and `leaf` is returned unchanged.
         size: size of the mapped axis.
     """
     if axis is None:
@@ -66,8 +66,8 @@ def without_leading(leaves: Sequence[Any], dims: Sequence[int | None]) -> list[A
 
     Returns:
         A list with one entry for each array. An array that all calls share is returned unchanged. In place of an array with a mapped axis,
-        the list contains a `jax.ShapeDtypeStruct` without this axis. It has no values, because the mapped axis may have size 0, so that
-        there is no call whose values could be returned.
+        the list contains a `jax.ShapeDtypeStruct` without this axis. Values are not returned, because the mapped axis may have size 0, and
+        then there is no call whose values could be returned.
     """
     return [leaf if dim is None else jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype) for leaf, dim in zip(leaves, dims, strict=True)]
 

@@ -7,8 +7,8 @@ operation also has a twin, which is the same computation written in JAX.
   `Operation.mapped` returns is run instead.
 - The custom passes run on the platforms that `Operation.runs_on` returns. Other platforms and exported programs run the twin.
 
-JAX sees three primitives: forward, tangents and backward. The derivative (JVP) of forward is tangents, which is linear, and the transpose
-of tangents is backward.
+JAX sees three primitives, which are named forward, tangents and backward. The derivative (JVP) of the primitive forward is the primitive
+tangents. The primitive tangents is linear, and its transpose is the primitive backward.
 
 A leaf is one array of a pytree. The index of a leaf is its position in the list that `jax.tree.leaves` returns.
 """

@@ -25,8 +25,9 @@ ZONEOUT = "zoneout"
 MASKS = ("lengths", "lengths read backwards", "mask")
 """Kinds of padding.
 
-"lengths" means that the valid steps of each row come before its padded steps, "lengths read backwards" that they come after its padded
-steps, and "mask" that any step may be padded.
+- "lengths": the valid steps of each row come before its padded steps.
+- "lengths read backwards": the valid steps of each row come after its padded steps.
+- "mask": any step may be padded.
 """
 
 
@@ -345,8 +346,7 @@ def capability_rows() -> list[dict[str, str]]:
 def _here(backend: Backend, platform: str) -> str:
     """Return a text for users: "yes" if a backend runs on this machine, else the first capability that is missing.
 
-    This machine may not support some of the pairs (dtype of the parameters, dtype of the matrix products) in `Backend.mixtures`. For each
-    such pair, the text continues after "yes" with the dtype of the matrix products and the reason why it is not supported.
+    After "yes", the text lists each dtype of matrix products in `Backend.mixtures` that this machine does not support, and the reason.
     """
     missing = lacks(backend, Request(backend.cells[0]), platform)
     lacking = {dtypes[1]: lacks(backend, Request(backend.cells[0], *dtypes), platform) for dtypes in backend.mixtures}

@@ -2,8 +2,8 @@
 
 This module runs most cells, with the code in native/recurrence.cc. The module compiled_linear.py runs the other cells, which are cells that
 users define and whose step is linear in the state. That module also runs minLSTM and minGRU if the batch has only one row and the matrix
-products are in the dtype of the parameters. In this case each thread computes the matrix products of some of the steps. On two cores,
-compiled_linear.py is faster than recurrence.cc for one row, and slower for two rows.
+products are in the dtype of the parameters; each thread then computes the matrix products of some of the steps. For these two cells on two
+cores, compiled_linear.py is faster than recurrence.cc for one row, and slower for two rows.
 
 One call of the C++ code runs the forward pass over all steps, and another call computes the gradients. The C++ code has a twin, which is
 the same computation in JAX. The twin is used for derivatives of order 2 and higher, for forward-mode differentiation, and for gradients
@@ -41,7 +41,7 @@ from lstm_jax.recurrence.residuals import Residuals, backward_twin, forward_twin
 from lstm_jax.shapes import GATES
 
 FEW_ROWS = 3
-"""Largest batch size for which x, the outputs and their gradients must be (T, B, ...) in the C++ code. Larger ones may be (B, T, ...)."""
+"""Largest batch size for which x, the outputs and their gradients must be (T, B, ...) in the C++ code, and cannot be (B, T, ...)."""
 
 
 def run(
@@ -60,10 +60,10 @@ def run(
     """Run a cell over time in C++. The cell must be one for which `is_compiled` returns true.
 
     The arguments and results are those of `reference.run`. There are two additional arguments. `tokens` (T, B) is described in `unroll`.
-    `batch_first` is true if the caller uses arrays (B, T, ...), so that it swaps the first two axes of x before this call and those of the
-    outputs after this call. This function gets and returns arrays (T, B, ...) in either case. If `batch_first` is true and the batch size
-    on a device is above `FEW_ROWS`, the C++ code uses the order (B, T, ...) for x, the outputs and the gradients with respect to both. XLA
-    then need not transpose these arrays in memory. The results are the same.
+    `batch_first` tells whether the caller has transposed x from (B, T, ...) to (T, B, ...), and will transpose the outputs back. If so, and
+    if the batch size on a device is above `FEW_ROWS`, the C++ code reads and writes x, the outputs and the gradients with respect to both
+    as (B, T, ...), so that XLA need not transpose them in memory. The arguments and results of this function are (T, B, ...) in any case.
+    The values of the results do not depend on `batch_first`.
     """
     name = compute_dtype_name(compute_dtype, params.kernel.dtype)
     products = name if name in PRODUCT_NUMBERS else None
@@ -107,10 +107,10 @@ def why_not_mixed(cell: Cell, dtype: str) -> str:
 class CompiledCell(RecurrentOperation):
     """Operation that runs a cell over time in C++. Its arguments are (params, x, state, valid, dropout, resets, tokens), as in `run`.
 
-    If the cell is the LSTM with full gate recurrence, the tuple of arguments is the same, but `params`, `state`, `dropout` and `resets` in
-    this tuple are those of the equivalent cell `gate_recurrent.JOINED`. The array `h` in the state of `JOINED` has 4H columns: the output
-    of the LSTM, followed by its gates i, f and o. Only the first H columns are returned as the output of a step. For every other cell, the
-    output of a step is the whole array `h`.
+    The gates of the LSTM with full gate recurrence also depend on the gates of the previous step. For this cell, `params`, `state`,
+    `dropout` and `resets` are those of the equivalent cell `gate_recurrent.JOINED`. The array `h` in the state of `JOINED` has 4H columns:
+    the output of the LSTM, followed by its gates i, f and o. Only the first H columns are returned as the output of a step. For every other
+    cell, the output of a step is the whole array `h`.
 
     Attributes:
         cell: the cell.

@@ -18,12 +18,12 @@ from lstm_jax.recurrence.gate_recurrent import GATE_RECURRENT, JOINED, without_u
 from lstm_jax.shapes import GATES
 
 Kept = Callable[..., jax.Array | None]
-"""Function kept(params, state, new, z, mask, compute_dtype) that returns the values that one step keeps.
+"""Function kept(params, state, new, z, mask, compute_dtype) that returns the values that one step keeps for the backward pass.
 
 The result is one array (B, n H), which contains n arrays (B, H) side by side, or None if n is 0. The number n is `CompiledRow.kept`.
-`state` is the state before the step, and `new` the state after the step. The other arguments are those of `Cell.step`, with one exception:
-if the cell has its own function `project`, as the LSTM with layer normalisation has, z is only the product of the input x and the kernel,
-instead of the projected input.
+`state` is the state before the step, and `new` the state after the step. The other arguments are those of `Cell.step`, except z for a cell
+with its own function `project`, such as the LSTM with layer normalisation. For such a cell, z is not the projected input, but only the
+product of the input x and the kernel.
 """
 
 

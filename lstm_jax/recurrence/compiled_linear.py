@@ -1,10 +1,10 @@
 """Part of the backend `compiled` that runs cells whose step is linear in their state, h' = a h + b.
 
-This module runs all cells of this kind that a user defines. It also runs minLSTM and minGRU if the batch has only one row and the matrix
-products are in the dtype of the parameters. Otherwise compiled.py runs them.
+This module runs all cells of this kind that a user defines. It also runs the cells minLSTM and minGRU if the batch has only one row and the
+matrix products are in the dtype of the parameters. In all other cases, compiled.py runs minLSTM and minGRU.
 
-JAX computes a and b of all steps, and the C++ code in native/linear.cc goes through the steps. It reads and writes each number once, while
-the parallel scan of the backend `associative` makes about 2 log2(T) passes over arrays (T, B, H).
+JAX computes a and b of all steps, and the C++ code in native/linear.cc goes through the steps. The C++ code reads and writes each number
+once, while the parallel scan of the backend `associative` makes about 2 log2(T) passes over arrays (T, B, H).
 
 B is the batch size, T the number of steps and H the number of units.
 """

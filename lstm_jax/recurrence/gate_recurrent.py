@@ -88,9 +88,11 @@ def step(params: LSTMParams, state: LSTMState, z, mask=None, compute_dtype=None)
 def init(key, features: int, units: int, dtype=jnp.float32) -> LSTMParams:
     """Return the initial parameters of the cell `JOINED`, made from those of an LSTM with full gate recurrence.
 
-    The kernel and the bias are the same for both. The recurrent kernel of `JOINED` (4H, 4H) stacks two arrays of the LSTM: the first H rows
-    are the LSTM's recurrent kernel (H, 4H), and the other 3H rows are the LSTM's gate kernel (3H, 3H), widened to (3H, 4H) by H columns of
-    zeros in the place of the candidate g, since g does not depend on the previous gates.
+    The kernel and the bias of `JOINED` are those of the LSTM. The recurrent kernel of `JOINED` (4H, 4H) contains two arrays of the LSTM:
+
+    - The first H rows are the LSTM's recurrent kernel (H, 4H).
+    - The other 3H rows are the LSTM's gate kernel (3H, 3H) with H additional columns of zeros for the candidate g, since g does not depend
+      on the previous gates.
     """
     return join_params(GATE_RECURRENT.init(key, features, units, dtype))
 

@@ -123,7 +123,7 @@ class HoistedLSTM(RecurrentOperation):
     Attributes:
         loops: the two loops over time, for the forward pass and for the backward pass.
         compute_dtype: dtype of the matrix products; None means the dtype of the arrays.
-        sequences: whether to return h of all steps.
+        sequences: whether to return h of all steps, or only the final state.
     """
 
     loops: Loops

@@ -19,7 +19,7 @@ class RecurrentOperation(Operation):
     """
 
     def rows(self, args: tuple) -> list[int | None]:
-        """Return a list with the batch axis of each array in `args`, or None for an array without one; see `Operation.rows`."""
+        """Return the index of the batch axis of each array in `args`, or None for an array without a batch axis; see `Operation.rows`."""
         kinds: tuple[Callable, ...] = (lambda leaf: None, lambda leaf: 1, lambda leaf: 0, lambda leaf: 1, mask_axis, _reset_axis)
         further = (lambda leaf: 1,) * (len(args) - len(kinds))
         return [axis(leaf) for part, axis in zip(args, kinds + further, strict=True) for leaf in jax.tree.leaves(part)]

@@ -42,8 +42,8 @@ def restart_all(before: jax.Array, start: Any, resets: Resets | None) -> jax.Arr
     """Apply the resets to one array of the state, such as h, and return its values before each step (T, B, H).
 
     Args:
-        before: values (T, B, H) of the array before each step, not yet reset: first the initial value, then the value after each step
-            except the last. Where a row is reset before a step, its values are not used.
+        before: values (T, B, H) of the array before each step, without the effect of the resets. Entry 0 is the initial value, and entry t
+            is the value after step t - 1. The values of a row are ignored at the steps before which the row is reset.
         start: the corresponding array (B, H) of `resets.state`, from whose values a row starts again when it is reset; or None if `resets`
             is None.
         resets: the resets, or None.

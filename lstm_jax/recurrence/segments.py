@@ -37,8 +37,8 @@ def check_remat(remat: Any) -> Remat:
 def segment_length(remat: Literal["sqrt"] | int, steps: int) -> int:
     """Return the number of steps in each segment. The last segment may be shorter.
 
-    If `remat` means two segments, the length is half the number of steps, rounded down. An odd number of steps is thus cut into two
-    segments of this length and a third segment of one step.
+    If `remat` means two segments, an odd number of steps is instead cut into two segments of equal length and a third segment of one step.
+    If the two segments had different lengths, the compiler might keep the residuals of both in memory at the same time.
 
     Args:
         remat: approximate number of segments, or "sqrt" for about ceil(sqrt(steps)) segments.

@@ -16,7 +16,7 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -2, -3, -4
 LARGE_BLOCK = 2**25
 """Largest threshold in bytes that glibc allows for its option M_MMAP_THRESHOLD.
 
-glibc takes each block above the threshold directly from the operating system, and returns it when it is freed.
+glibc takes each block above the threshold directly from the operating system, and returns the block when the program frees it.
 """
 HEAP = 2**26
 """Size in bytes of each heap that glibc reserves for a thread other than the main thread."""

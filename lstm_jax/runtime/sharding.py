@@ -20,8 +20,11 @@ from lstm_jax.runtime import machine
 
 DATA = "data"
 MOST_CPU_DEVICES = 64
-"""Largest number of CPU devices that `use_cpu_cores` sets if the process may run on fewer cores than this. If it may run on more cores, the
-largest number is one device per core. The number is limited because each device starts threads of its own."""
+"""Largest number of CPU devices that `use_cpu_cores` sets, unless the process may run on more cores.
+
+If the process may run on more than this number of cores, `use_cpu_cores` sets at most one device per core. The number of devices is limited
+because each device starts threads of its own.
+"""
 
 
 def use_cpu_cores(cores: int = 0) -> None:

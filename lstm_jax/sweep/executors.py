@@ -31,7 +31,7 @@ from lstm_jax.sweep.progress import Tally
 
 DONE, FAILED = "done", "failed"
 POLL_SECONDS = 0.5
-"""Number of seconds after which the state of the Slurm jobs of a sweep is read again. submitit itself asks Slurm less often."""
+"""Number of seconds between two queries of the job states that submitit holds. submitit itself asks Slurm for these states less often."""
 REFUSED = "refused"
 """Key of the dict that a process of a sweep writes in place of a row if it cannot begin its run.
 
@@ -166,8 +166,8 @@ def processes(function: Run, missing: Mapping[str, Any], resources: Resources, t
 def _sigterm_interrupts() -> Iterator[None]:
     """Let a SIGTERM raise `KeyboardInterrupt` until the context ends.
 
-    Without a handler, a SIGTERM would end this process, but not the processes that it has started. The context manager does nothing if the
-    caller has already set a handler for SIGTERM, or outside the main thread.
+    By default, a SIGTERM would end this process at once, and the processes that it has started would go on. The context manager does
+    nothing if SIGTERM does not have its default handling, or if the context is not entered in the main thread.
     """
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield

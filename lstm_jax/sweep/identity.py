@@ -144,9 +144,10 @@ def other_classes(value: Any, usual: Any, path: str = "", kinds: frozenset[type]
     - Otherwise there is no usual class, and the inner config is always in the result.
 
     Args:
-        value: a config, a value of a field, or a part of such a value.
-        usual: the part of the default value that is in the same place as `value`. If there is none, it is any object that is not a config,
-            such as None. For the outermost config, it is a config of the class that is expected.
+        value: the outermost config, the value of a field, or a part of such a value, such as an item of a list.
+        usual: object to compare `value` with. For the outermost config, it is a config of the class that is expected. For the value of a
+            field, it is the field's default value, or `dataclasses.MISSING` if there is none. For a part of a value, it is the part of the
+            default value in the same place, or None if the default value has no such part.
         path: path of the value. It is "" for the outermost config, and otherwise has a leading dot, such as ".train.optimizer". The paths
             in the result have no leading dot.
         kinds: dataclasses in the annotation of the field to which the value belongs.

@@ -13,7 +13,7 @@ from lstm_jax.errors import require
 
 Values = Sequence[float | int] | np.ndarray
 EXACT = 20_000
-"""Largest number of permutations that a test enumerates. If there are more, the test draws this many at random."""
+"""Largest number of permutations that a permutation test enumerates. If more are possible, the test draws `EXACT` of them at random."""
 
 
 def _logs(name: str, values: Values) -> np.ndarray:

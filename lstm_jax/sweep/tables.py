@@ -47,10 +47,10 @@ def table(rows: Iterable[Mapping[str, Any]]) -> tuple[list[str], list[list[Any]]
 
 
 def _columns(names: Collection[str], prefix: str, taken: set[str]) -> dict[str, str]:
-    """Return a dict from each name to the name of its column. The two names are the same unless another column has this name.
+    """Return a dict from each field or result to the name of its column, which no other column has.
 
-    If another column has it, the prefix is put before the name once. If the longer name is not free either, the prefix is put before it
-    again, and so on.
+    The column has the name of the field or result if this name is free. Otherwise the prefix is put before the name, as often as is needed
+    to get a free name.
 
     Args:
         names: names of fields or of results.

@@ -71,7 +71,7 @@ class Task(ABC, Generic[C, D]):
 
     @abstractmethod
     def data_bytes(self) -> int:
-        """Return the size of the data in memory, in bytes."""
+        """Return the number of bytes of data in memory, counted once, that `memory.require_memory` takes into account."""
 
     @abstractmethod
     def examples(self) -> Examples:
@@ -133,7 +133,10 @@ class Task(ABC, Generic[C, D]):
         return {}
 
     def notes(self, run: Run) -> Iterable[str]:
-        """Return lines to print before training, such as the sizes of the data, the backend and the number of devices."""
+        """Return lines to print before training, such as the sizes of the data, the backend and the number of devices.
+
+        `run` is the run that is about to be trained, as `running.begin` yields it.
+        """
         return ()
 
     def pretrained(self, folder: RunFolder, resume: bool, console: Console) -> Mapping[str, Any]:
@@ -316,7 +319,7 @@ class Trained(ABC, Generic[C, Own]):
     def load(cls: type[T], folder: str | os.PathLike[str]) -> T:
         """Load the trained model of a training run from the folder of the run.
 
-        The parameters are those of the best epoch, or of the newest epoch if the run has no validation split that selects the best one.
+        The parameters are those of the best epoch. If no metric selects the best epoch, they are those of the newest epoch.
 
         Raises:
             InputError: if the folder does not hold a run of this task, if one of its files has changed, or if none of its checkpoints is

@@ -175,11 +175,11 @@ def _clear(folder: Path) -> None:
 def _made(folder: Path) -> dict[str, str] | None:
     """Return the files that an earlier demo wrote to the folder, as a dict from the name of a file to its SHA-256.
 
-    A demo makes a marker file when it starts (see `MARK`), and lists its files there when it ends. If it was killed before its end, there
-    is no list, and None is returned.
+    A demo makes a marker file when it starts (see `MARK`), and lists its files in the marker file when it ends. If the demo was killed
+    before its end, the marker file has no list, and None is returned.
 
     Raises:
-        InputError: if there is no marker file, or if it cannot be read.
+        InputError: if the folder has no marker file, or if the marker file is damaged.
     """
     try:
         made = json.loads((folder / MARK).read_bytes())["made"]

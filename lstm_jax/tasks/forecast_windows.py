@@ -51,11 +51,12 @@ class Part:
     entries: np.ndarray
     """(W, C, F): features of the entries that the model reads."""
     ahead: np.ndarray
-    """(W, K): for k = 1 .. K, log(t / (k g)), where t is the time from the last entry read to the k-th entry after it, and g is the median
-    gap between entries (`Series.usual_gap`). Entries that are g apart thus have the value 0. If the config sets `gaps` to false, all values
-    are 0."""
+    """(W, K): encoded times of the K entries to forecast. The time t of the k-th entry, measured from the last entry that the model reads,
+    is encoded as log(t / (k g)). Here g is the median gap between entries (`Series.usual_gap`), so that evenly spaced entries have the
+    value 0. If the config sets `gaps` to false, all values are 0."""
     target: np.ndarray
-    """(W, K): value of each entry to forecast, minus the value of the last entry read."""
+    """(W, K): value of each entry to forecast minus the value of the last entry that the model reads, divided by the standard deviation of
+    the training split."""
     last: np.ndarray
     """(W,): value of the last entry that the model reads, in the units of the series."""
     origin: np.ndarray

@@ -43,7 +43,7 @@ FLAGS = {
 }
 """Command-line flags that the user can change if there is not enough memory for the language model; see `Task.flags`."""
 BIAS = "head/bias"
-"""Name of the bias (V,) of the words among the parameters of the language model."""
+"""Name of the parameter of the language model that holds the bias (V,), one number for each word."""
 
 
 def pretrain(
@@ -276,7 +276,7 @@ def _make_evaluate(rebuild: Callable, mesh: Mesh, counts: np.ndarray, windows: n
 def shared_params(classifier: Mapping[str, Any], language_model: Mapping[str, Any]) -> dict[str, Any]:
     """Return the parameters that a classifier takes over from a trained language model, as a dict from name to array.
 
-    They are the parameters of the embedding and of the recurrent layer.
+    The classifier takes over the parameters of the embedding and of the recurrent layer.
 
     Args:
         classifier: dict with the parameters of the classifier, of which only the names are used.

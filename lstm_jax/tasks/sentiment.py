@@ -50,11 +50,11 @@ def make_model(config: SentimentConfig, vocabulary: int) -> SentimentClassifier:
 def objective(rebuild: Callable, adversarial: float = 0.0) -> Objective:
     """Return the training objective: the mean binary cross-entropy of the reviews, in nats.
 
-    If `adversarial` is above 0, the mean binary cross-entropy of perturbed reviews is added to it.
+    If `adversarial` is above 0, the mean binary cross-entropy of perturbed reviews is added to this mean.
 
-    The result is a `training.step.Objective`. Its batch is a pair (ids, labels) with the shapes (B, T) and (B,), for B reviews of T word
-    ids each, or a triple (ids, labels, places) of packed reviews; see `PackedRows`. Its metrics are the loss and the accuracy. They do not
-    include the perturbed reviews.
+    The result is a `training.step.Objective`. A batch is a pair (ids, labels) with the shapes (B, T) and (B,), for B reviews of T word ids
+    each, or a triple (ids, labels, places) of packed reviews; see `PackedRows`. The metrics are the loss and the accuracy of the reviews
+    without perturbation.
 
     Args:
         rebuild: function from parameters to the model.
@@ -254,8 +254,9 @@ class Sentiment(base.Task[SentimentConfig, data.Reviews]):
     def finish(self, folder: RunFolder, result: FitResult, figures: bool) -> None:
         """Write the best epoch, the training time and the final metrics to result.json, and draw the figures if `figures` is true.
 
-        The metrics are those of the test split, or of the validation split if there is no test split. If there is neither, they are left
-        out. If a language model was trained first, its training time is written as "pretraining_seconds", and its checkpoints are removed.
+        The metrics are those of the test split, or of the validation split if there is no test split. If there is neither split, no metrics
+        are written. If a language model was trained first, its training time is written as "pretraining_seconds", and its checkpoints are
+        removed.
         """
         parts = self.splits.held_out()
         shown = next(reversed(parts), "")

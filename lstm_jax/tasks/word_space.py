@@ -89,8 +89,8 @@ class WordSpace:
     def draw(self, path: Path, words: int = 400, force: bool = True) -> None:
         """Draw a map of common words (see `common`).
 
-        If there are more than `words` of them, those are drawn that occur most one-sidedly in positive or in negative reviews. The
-        position of a word is the projection of its vector onto the first two principal axes of the vectors of all words on the map.
+        The map shows the common words that occur most one-sidedly in positive or in negative reviews, up to `words` of them. The position
+        of a word is the projection of its vector onto the first two principal axes of the vectors of all words on the map.
 
         Args:
             path: path of the .png file; an .svg file is written beside it.

@@ -54,9 +54,10 @@ def metrics_file(path: str | Path) -> Callback:
 def tensorboard(folder: str | Path) -> Callback:
     """Return a callback that writes the metrics of each epoch as TensorBoard scalars to an event file in `folder`.
 
-    A new training begins a new file. A training that was asked to resume continues the newest event file in the folder. It first removes
-    the events of its current step and of later steps from this file. There is one exception: after its first epoch, the training begins a
-    new file if the newest file has events of later steps, because these events come from another training.
+    A new training begins a new file. A training that was asked to resume continues the newest event file in the folder: before the callback
+    writes the events of a step, it removes the events of this step and of later steps from the file. In one case, a training that was asked
+    to resume begins a new file, too: it has just ended its first epoch, and the newest file already has events of later steps. These events
+    come from another training.
     """
     folder = Path(folder)
     path: Path | None = None
@@ -110,7 +111,7 @@ def print_row(console: Console) -> Callback:
 
 
 _SHOWN = ("_loss", "_bits", "_accuracy", "_auc")
-"""Endings of the metrics that are printed after each epoch."""
+"""Endings of the names of the metrics that are printed after each epoch."""
 _SHORT = {"accuracy": "acc."}
 
 

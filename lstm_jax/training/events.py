@@ -26,7 +26,7 @@ def events_file(folder: Path, resumed: bool, largest: int | float = math.inf) ->
     Args:
         folder: folder of the event files. It may contain files of earlier trainings and of other programs.
         resumed: whether the training is resumed.
-        largest: largest step number that an event of this training can have. A file with a larger one belongs to another training.
+        largest: largest step number of an event of this training. A file with a larger step number belongs to another training.
 
     Returns:
         If the training is resumed, the path of the newest event file that this module has written. If there is no such file, the newest

@@ -132,9 +132,9 @@ class FromHost(Source):
             group: index of the group in the epoch.
 
         Returns:
-            A pair. The first member is a pytree of arrays (S, b, ...). Entry s holds the batch of step s, where b is the number of rows of
-            the batch that this process reads. The second member is an `Order` for these arrays. The field `rows`
-            of this `Order` holds the indices s of the S batches, instead of indices of examples.
+            A pair. The first member is a pytree of arrays (S, b, ...), where b is the number of rows of a batch that this process reads.
+            Entry s along the first axis is the batch of step s. The second member is an `Order` for these arrays. The field `rows` of this
+            `Order` holds the indices 0 .. S - 1 of the batches, instead of indices of examples.
         """
         first = group * self.size
         order = orders(first, min(first + self.size, self.steps))

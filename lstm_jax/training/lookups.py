@@ -281,10 +281,10 @@ def find_lookups(loss: Callable, params: dict[str, Any], *args: Any, table: str 
 def _batch_axes(found: FoundLookups, loss: Callable, params: dict[str, Any], args: tuple) -> tuple[int, ...]:
     """Return the batch axis of the row indices of each lookup in the embedding table, as a tuple with one axis number for each lookup.
 
-    The loss function is also traced with a batch of twice the size. The batch axis of a lookup is the axis of its row indices that then has
-    twice the size. If no axis or more than one axis has twice the size, the axis number of the lookup is -1, the last axis. If the loss
-    function cannot be traced with the larger batch, all axis numbers are -1. A wrong axis does not change the results, but the devices of a
-    mesh may exchange more data.
+    To find the batch axes, the loss function is traced once more, with a batch of twice the size. The batch axis of a lookup is the only
+    axis of its row indices that then has twice the size. If there is not exactly one such axis, or if the loss function cannot be traced
+    with the larger batch, the axis number is -1, which stands for the last axis. A wrong axis does not change the results, but the devices
+    of a mesh may exchange more data.
 
     Args:
         found: the traced loss function.

@@ -258,10 +258,10 @@ class _Fit:
                 checkpoint.prune(folder, keep)  # also removes leftovers of a killed process
 
     def _repair_best(self, step: int) -> None:
-        """Remove the checkpoints after step `step` from the folder `best`, and save the best parameters up to `step` there again.
+        """Remove the checkpoints of later steps than `step` from the folder `best`, and save the best epoch until `step` in it again.
 
-        This training resumes from `step`. An earlier process saved a later epoch in `best`, and may have removed the best epoch up to
-        `step`. If no metric is monitored, an epoch that ends at `step` counts as the best.
+        The training resumes from `step`. An earlier process went on to a later epoch, saved this epoch in `best`, and may have
+        removed the checkpoint of the best epoch until `step`. If no metric is monitored, an epoch that ends at `step` counts as the best.
         """
         assert self.best is not None
         checkpoint.prune(self.best, KEEP_BEST, newest=step)
@@ -345,7 +345,7 @@ class _Fit:
         """Finish an epoch: add its metrics `row` to the history, call the callbacks, and save a checkpoint if checkpoints are saved at all.
 
         If the epoch is the best one so far by the monitored metric, its parameters are kept in memory and, if checkpoints are saved, also
-        in the folder `best`. If checkpoints are saved and no metric is monitored, the parameters of each epoch are saved in this folder.
+        in the folder `best`. If checkpoints are saved and no metric is monitored, the parameters of each epoch are saved in `best`.
         """
         require(not self.monitor or self.monitor in row, "monitor", self.monitor, f"the metrics are {', '.join(row)}")
         if self.monitor:

@@ -29,8 +29,8 @@ from lstm_jax.training.step import CATCH_UP_INTERVAL, catch_up_if, dense_update,
 def split_model(model: Any) -> Parts:
     """Split a model into its parameters, its other variables, and a function that rebuilds the model from both.
 
-    The model is an nnx.Module or a pytree of parameters. A pytree has no other variables. Its parameters are returned as a dict from the
-    path of each leaf to the leaf.
+    The model is an nnx.Module or a pytree of parameters. A pytree has no other variables. The parameters are returned as a dict from the
+    path of each parameter to its array.
 
     Raises:
         InputError: if the model has no parameters, if a parameter is not an array of floats, or if two parameters have the same path. Also
@@ -169,7 +169,7 @@ class TrainStep:
 
         Raises:
             InputError: if B is not a multiple of the number of devices, or if the loss is not a float scalar. Also if `loss_fn` returns a
-                pair without `has_aux`, or no pair with `has_aux`.
+                pair although `has_aux` is false, or no pair although `has_aux` is true.
         """
         return self._call(self._programs.step, 0, state, batch)
 
@@ -233,12 +233,12 @@ class TrainStep:
     def _prepared(self, axis: int, state: TrainState, batch: tuple) -> tuple[TrainState, tuple]:
         """Return the arguments of the compiled step: the training state, and the batch, which is sharded over the devices of the mesh.
 
-        If the step is row-sparse, it updates only the rows of the embedding table that the batch looks up. All other rows miss the update.
-        The returned state then has an array `behind`. It holds, for each row, the number of updates that the row has missed and not yet
+        A row-sparse step updates only the rows of the embedding table that the batch looks up. All other rows miss the update, and take it
+        later. In the state that is returned for such a step, the field `behind` counts the updates that each row has missed and not yet
         taken.
 
-        If the step updates all rows, the returned state has no such array. Rows that missed updates in earlier steps have taken these
-        updates in the returned state.
+        For a step that updates all rows, the field `behind` of the returned state is empty. Rows that missed updates in earlier steps have
+        taken these updates in the returned state.
 
         `axis` is the batch axis of the arrays in `batch`. It is 0 for a single batch. It is 1 if `batch` holds several batches, stacked on
         a new first axis.
@@ -350,8 +350,9 @@ def make_train_step(model: Any, loss_fn: Callable, optimizer: Optimizer, *, has_
     at the latest when `step.model` is called. Apart from rounding, the result is the same as that of a dense update. `lstm_jax.adam` and
     `lstm_jax.keras_adam` have a row-sparse update, also with gradient clipping by `training.optimizers.clipped`.
 
-    An embedding table is a large parameter that the loss uses only to look up rows; see `training.lookups`. It is found in every layer, of
-    any library, that looks up rows by JAX's gather. Examples are `lstm_jax.Embedding`, `flax.nnx.Embed` and `jnp.take(table, ids, axis=0)`.
+    An embedding table is a large parameter that the loss uses only to look up rows; see `training.lookups`. The layer that has the
+    table can be of any library, if the layer looks up rows by JAX's gather, as `lstm_jax.Embedding`, `flax.nnx.Embed` and
+    `jnp.take(table, ids, axis=0)` do.
 
     Args:
         model: a module or a pytree of arrays of floats. It is not changed.

@@ -1,7 +1,7 @@
 """Optimisers by name, with learning-rate schedules and gradient clipping.
 
-`make_optimizer` returns an optimiser by its name. The names "adam" and "rmsprop" stand for Keras' forms of Adam and RMSprop, and all other
-names for optimisers of optax. The function `adam`, in contrast, returns the form of Adam that optax computes.
+`make_optimizer` returns an optimiser by its name. The names "adam" and "rmsprop" stand for Keras' forms of Adam and RMSprop. Any
+other name stands for the optimiser of optax with this name. The function `adam`, in contrast, returns the form of Adam that optax computes.
 """
 
 import inspect
@@ -69,8 +69,9 @@ def _adam(learning_rate, b1: Any, b2: Any, eps: Any, corrects_first: bool) -> An
     """Return the optimiser Adam, as `adam` computes it if `corrects_first` is true, otherwise as `keras_adam` computes it.
 
     `adam` adds eps to the square root of the bias-corrected second moment. `keras_adam` adds eps to the square root of the second moment
-    without bias correction. The other arguments are those of these two functions. If one of `b1`, `b2` and `eps` is a tracer, as in
-    `optax.inject_hyperparams`, they are not checked, and the result is an `optax.GradientTransformation`, which updates all rows of tables.
+    without bias correction. Both functions explain the other arguments. If `b1`, `b2` or `eps` is a tracer, as in
+    `optax.inject_hyperparams`, the three numbers are not checked, and the result is an `optax.GradientTransformation`, which updates all
+    rows of tables.
     """
     traced = any(isinstance(number, Tracer) for number in (b1, b2, eps))
     if not traced:

@@ -100,9 +100,10 @@ def create_state(
 
 
 def for_checkpoint(state: TrainState, put: Callable[[Any], Any]) -> TrainState:
-    """Return the state that a checkpoint stores, in which the number of examples is a float32, as older versions stored it.
+    """Return the state that a checkpoint stores for a training state.
 
-    `TrainState.rounded` is then what has to be added to this float32 to get the exact number, as a float32 scalar.
+    The checkpoint stores the number of examples in `TrainState.totals` as a float32, because older versions did so. A large number is
+    rounded in float32. The field `rounded` therefore stores the exact number minus the rounded number, as a float32 scalar, too.
 
     Args:
         state: training state.

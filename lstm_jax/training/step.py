@@ -326,10 +326,10 @@ def _take_step(
 
 
 def catch_up_if(due: jax.Array, rows: RowUpdate, table: str, lag, opt_state: Any, params: Any) -> tuple[Any, Any, Any]:
-    """If `due` is true, let all rows of the embedding table `table` take the training steps that they missed. Otherwise change nothing.
+    """Let all rows of the embedding table `table` take the training steps that they missed, but only if `due` is true.
 
     Args:
-        due: scalar of dtype bool.
+        due: scalar of dtype bool. If false, nothing changes.
         rows: row-sparse update of the optimiser.
         table: name of the table among the parameters.
         lag: `Lag` of the table, which records how many steps each row has taken.

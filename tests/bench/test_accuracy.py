@@ -78,10 +78,10 @@ def test_report(capsys) -> None:
 
 
 def test_rows_of_other_cores_are_reported_apart() -> None:
-    """`grid_rows` returns only the committed rows of runs that used the given number of cores.
+    """`grid_rows` returns only the rows of runs that used the given number of cores.
 
-    In the tested commit, two cores were used only at the sizes of the Keras example imdb_lstm. These runs have three seeds of this project
-    and three of Keras.
+    The test reads the committed rows of one commit. In these rows, the runs on two cores have the sizes of the Keras example imdb_lstm:
+    three runs of this project and three runs of Keras.
     """
     one, both = (accuracy.grid_rows(accuracy.PATH, "aea29158c4a4", cores) for cores in (1, 2))
     assert len(one) == 288

@@ -89,10 +89,10 @@ def test_too_few_processes(workloads: str, old: int, new: int, verdict: str) -> 
 
 
 def test_a_change_beyond_noise_leaves_a_larger_limit() -> None:
-    """Holm's correction compares the larger of two p-values with the level, not with half the level, if the other change is significant.
+    """The verdict on a change that is not significant is "too few processes" only if the change could not have been significant.
 
-    The change with the larger p-value is not significant here. Its verdict is "too few processes" if its smallest possible p-value is above
-    the level, and "same" otherwise.
+    Here, the other of two changes is significant. Holm's correction therefore compares the p-value of this change with the level, not with
+    half the level. The verdict is "too few processes" if the smallest possible p-value is above the level, and "same" otherwise.
     """
     beyond = compare.Change("A", "ours", 2, 1, 3, 0.0079, smallest=0.0079)
     for smallest, verdict in ((1 / 84, "same"), (1 / 35, "too few processes")):

@@ -115,9 +115,9 @@ def _check(*works: Work) -> list[dict[tuple[str, str], dict]]:
 
 @pytest.fixture(scope="module")
 def references(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of the reference results.
+    """Return the folder of the reference results, which the backend "reference" computes.
 
-    They are computed by the backend "reference". The fixture checks that the relative errors of the default backend are below 1e-5.
+    The fixture checks that the relative errors of the default backend are below 1e-5.
     """
     folder = tmp_path_factory.mktemp("references")
     for row in _check(Work(folder, ["ours"]))[0].values():

@@ -102,7 +102,7 @@ def test_summary_and_figures(page: Path) -> None:
 
 
 def test_tables_keep_cells_and_workloads_apart() -> None:
-    """The forward pass of a GRU, the recurrence with resets and the recurrence alone have a column each."""
+    """The table has one column for each of three workloads: forward pass of a GRU, recurrence with resets, and recurrence alone."""
     ms = {"forward:H={},T=20,B=1,cell=gru": 3.0, "resets:H={},R=1": 5.0, "recurrence:H={},T=20,B=1": 2.0}
     rows = [
         timed(name.format(units), peer, slower if peer == "torch_lstm" else 1.0, 0)

@@ -59,7 +59,10 @@ ARGUMENTS = ("sampling", "--rounds", "1", "--units", "4", "--chars", "5")
 
 
 def test_a_round_that_was_interrupted_is_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keras runs again only to write its weights, without a second row, if the results have its row but the weights are lost."""
+    """A round is completed if the results have the row of Keras, but the file with Keras' weights is lost.
+
+    Keras runs again to write its weights, and gets no second row. Then this project runs.
+    """
     path, asked = tmp_path / "rows.jsonl", []
     monkeypatch.setattr(sampling.timing, "run_module", _process(asked))
     row = {"schema": 3, "measurement": "sampling", "cores": 2, "load": 1.0, "round": 0, "units": 4, "chars": 5}
@@ -71,7 +74,10 @@ def test_a_round_that_was_interrupted_is_completed(tmp_path: Path, monkeypatch: 
 
 
 def test_other_numbers_of_samples_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Calls with different values of --samples add rows only for numbers of samples that have none, and no method gets two rows."""
+    """A call with --samples adds rows only for the numbers of samples that have no rows yet.
+
+    After three calls with different numbers, both methods of this project have one row for each number.
+    """
     path, asked = tmp_path / "rows.jsonl", []
     monkeypatch.setattr(sampling.timing, "run_module", _process(asked))
     for samples in ("1,64", "1,16", "16,64"):

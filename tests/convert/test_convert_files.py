@@ -27,7 +27,7 @@ pytestmark = [
 def new_model(middle, features=7, functional=False, **dense):
     """Return the Keras model Embedding(50, features) -> `middle` -> Dense(1).
 
-    All weights are random, biases included, which Keras would initialise to 0 and 1.
+    All weights and biases are random. A new model of Keras has only the biases 0 and 1.
     """
     keras = pytest.importorskip("keras", reason="needs the peer Keras")
     layers = [keras.layers.Embedding(50, features), *middle, keras.layers.Dense(1, **({"activation": "sigmoid"} | dense))]

@@ -60,7 +60,7 @@ def close(ours, wanted):
 
 
 def keras_model(keras, layers=1, embed=0, sequences=False, activation="softmax", **lstm):
-    """Return a Keras `Sequential` character model. All weights are random, biases included, which Keras would initialise to 0 and 1."""
+    """Return a Keras `Sequential` character model with random weights and biases. A new model of Keras has only the biases 0 and 1."""
     model = keras.Sequential([keras.Input((9,), dtype="int32"), keras.layers.Embedding(V, embed)] if embed else [keras.Input((9, V))])
     for number in range(layers):
         model.add(keras.layers.LSTM(UNITS, return_sequences=sequences or number + 1 < layers, **lstm))

@@ -319,7 +319,10 @@ def test_layers_that_share_a_parameter() -> None:
 
 
 def test_a_user_s_cell_with_the_name_of_ours(torch) -> None:
-    """If a user's cell has the name of ours, its layers take and export no weights, since PyTorch would compute something else."""
+    """A layer with a user's cell neither loads PyTorch weights nor exports to PyTorch, even if the cell has the name of one of our cells.
+
+    PyTorch would compute our cell, not the user's.
+    """
 
     def step(params, state, z, mask=None, compute_dtype=None):
         return CELLS["lstm"].step(params, state, 2 * z, mask, compute_dtype)
@@ -342,7 +345,7 @@ def test_a_user_s_cell_with_the_name_of_ours(torch) -> None:
     ],
 )
 def test_names_of_variants(torch, own, module) -> None:
-    """Weights are loaded into cells of this library with a projection or other activations, but not into a user's cells of these names."""
+    """Weights are loaded into our cell with a projection or other activations, but not into a user's cell that has the name of our cell."""
     cell = own()
 
     def step(params, state, z, mask=None, compute_dtype=None):

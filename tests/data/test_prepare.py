@@ -107,10 +107,10 @@ def test_reviews_of_rare_words_are_no_copies(tmp_path):
 
 
 def test_the_fingerprint_where_older_versions_saw_other_copies(options, monkeypatch):
-    """The fingerprint differs from that of older versions if they may have made another validation part from the same reviews.
+    """The fingerprint differs from that of older versions only if older versions may have made another validation part.
 
-    Older versions treated reviews with the same ids as copies, which must not be divided between the parts. Now, only reviews with the same
-    words are copies. If this makes no difference, the fingerprint is unchanged.
+    All copies of a review are in the same part. Reviews are copies if they have the same words; in older versions, if they had the same
+    ids. For the reviews of this test, the two rules differ with `num_words=4`, but not with all words.
     """
     options["vocabulary"] = "frequency"
     few, many = (prepare(**options | {"num_words": number}) for number in (4, None))

@@ -212,7 +212,10 @@ def test_a_second_call_writes_what_is_missing(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_another_text(tmp_path: Path) -> None:
-    """Writing another text, fewer files, a changed file or another recipe to a folder of shards raises an error and changes no file."""
+    """Writing shards to a folder that has the shards of another text raises an error, and changes no file.
+
+    The same holds if the text has fewer files or a changed file, or if it is cleaned by another recipe.
+    """
     files, folder = write_files(tmp_path), tmp_path / "s"
     data.write_shards(files, folder, shard_bytes=300)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -250,6 +253,7 @@ def _swap(folder: Path) -> None:
         (lambda folder: (folder / "index.json").unlink(), r"no index\.json"),
         (lambda folder: (folder / "index.json").write_text("{}"), r"index\.json: damaged"),
         (_cut, r"00001\.npy: "),
+        (lambda folder: np.save(folder / "00001.npy", np.uint8(7)), r"00001\.npy: the shape \(\) instead of \(122,\)"),
         (_swap, r"00001\.json: missing, damaged or of another text"),
     ],
 )

@@ -52,9 +52,9 @@ def test_the_conclusion_names_each_model() -> None:
 
 @pytest.mark.parametrize(("choice", "suffix"), SUFFIXES.items())
 def test_the_conclusion_of_one_run(choice: str, suffix: str) -> None:
-    """The conclusion for a group with a single tested run lists the recipe, the NBSVM and their mixture, but no ensemble of seeds.
+    """The conclusion lists the recipe, the NBSVM classifier and their mixture, but no ensemble, if only one run used the test reviews.
 
-    Runs that train on all reviews have no validation accuracy, and the conclusion says "none".
+    A run that trains on all reviews has no validation accuracy. The conclusion then says "none" in place of the accuracy.
     """
     rows = [
         {"choice": "400 words", "tested": False, "accuracy": 0.84, "loss": 0.4, "seconds": 9.0},

@@ -74,7 +74,7 @@ def test_a_replaced_file_keeps_its_permissions(tmp_path):
 
 
 def test_a_temporary_file_that_another_process_removes(tmp_path, monkeypatch):
-    """If another process has locked the temporary file that `write_atomically` created, `write_atomically` creates another one."""
+    """`write_atomically` creates a second temporary file if another process, which is about to remove the first one, has locked it."""
     asked = []
 
     def taken(file):

@@ -1,6 +1,7 @@
-"""Commands with which the fuzzer of input files tests reading functions that the lstm-jax commands of this fuzzer do not call.
+"""Commands that read one file each, for the fuzzer of input files.
 
-Each command returns 0 if the file is read. If the file is refused, it prints one line of error and returns 2.
+Each of them calls a reading function that no lstm-jax command of this fuzzer calls. A command returns 0 if the file is read. If the file is
+refused, the command prints one line of error and returns 2.
 """
 
 import sys

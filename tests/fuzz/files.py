@@ -91,10 +91,10 @@ def _npz() -> bytes:
 
 
 def _repack_npz(draw: random.Random, content: bytes) -> bytes:
-    """Return the archive with one damaged member.
+    """Return the .npz archive `content` with one damaged member.
 
-    With probability 1/4, a byte in the directory entry of the last member is changed, too. The member may then seem to be encrypted, or to
-    have an unknown compression method.
+    With probability 1/4, a byte in the directory entry of the last member is changed, too. The last member may then seem to be encrypted,
+    or to have an unknown compression method.
     """
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}

@@ -51,7 +51,7 @@ def flip(draw: random.Random, path: Path) -> str:
 def answer(outcome: Outcome, folder: Path) -> str:
     """Return the answer of a command to a question about a run, as one string.
 
-    It consists of standard output and a hash of each of those files in `WRITTEN` that the command wrote. Standard error is no part of it.
+    The answer consists of standard output, and of a hash of each file in `WRITTEN` that the command wrote. Standard error does not count.
     """
     found = (folder / name for name in WRITTEN if (folder / name).exists())
     return outcome.out + "".join(hashlib.sha256(path.read_bytes()).hexdigest() for path in found)

@@ -1,6 +1,6 @@
 """Fuzzer of interruptions: a training run is killed or interrupted at random moments, once or twice, and resumed.
 
-Its results must be bit-identical to those of an uninterrupted run.
+The results of the resumed run must be bit-identical to those of an uninterrupted run.
 """
 
 import json
@@ -42,7 +42,10 @@ _lock = threading.Lock()
 
 
 def command_of(task: str, resume: bool, signals: tuple[tuple[float, int], ...] = ()) -> Command:
-    """Return the command that trains or resumes a run of a task, with the signals that the command gets."""
+    """Return the command that trains or resumes a run of a task.
+
+    The command gets the given signals, which are pairs (seconds after the start, number of the signal).
+    """
     return Command(("train", task, *FLAGS[task].split(), "--run", RUN, *["--resume"] * resume), signals=signals)
 
 

@@ -53,7 +53,8 @@ HOME = "home"
 class World:
     """Folder that all cases share.
 
-    Its subfolder start is copied for each case. Its subfolders cache and home replace the cache folder and the home folder of the user.
+    Each case begins with a copy of the subfolder `start`. The cases use the subfolders `cache` and `home` instead of the user's cache
+    folder and home folder.
     """
 
     root: Path

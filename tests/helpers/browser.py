@@ -17,7 +17,7 @@ needs_browser = pytest.mark.skipif(
 def open_page(path: Path, folder: Path, width: int = 1200, height: int = 900) -> Iterator[Any]:
     """Return a context manager that opens a page in a browser, and yields the Selenium driver of the browser.
 
-    At the end, it checks that the console has no error. The profile and the downloads of the browser are in `folder`.
+    At the end, the context manager checks that the browser's console has no error. The browser's profile and downloads are in `folder`.
     """
     webdriver = pytest.importorskip("selenium.webdriver")
     options = webdriver.ChromeOptions()

@@ -78,7 +78,8 @@ def test_states_are_those_of_the_layer(cell: str) -> None:
 def test_a_model_of_ones_own() -> None:
     """The trace of a user's own model has the path of each layer and direction, and leaves the model unchanged.
 
-    The traced states of a segment equal those of a trace of this segment alone. The model reads ids, and has dropout, which is off.
+    A row of the batch may hold several sequences, called segments. The traced states of a segment equal those of a trace that reads only
+    this segment. The model reads ids, and has dropout, which is off.
     """
 
     class Tagger(nnx.Module):

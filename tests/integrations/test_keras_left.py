@@ -56,7 +56,7 @@ def test_subclass_of_sequential_keeps_its_methods() -> None:
 
 
 class Holder(keras.layers.Layer):
-    """Layer of the user's that has a recurrent layer as an attribute."""
+    """User's layer that has a recurrent layer as an attribute."""
 
     def __init__(self, kind: type = keras.layers.LSTM) -> None:
         super().__init__(name="holder")

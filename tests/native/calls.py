@@ -230,8 +230,8 @@ def linear(backward: bool, dtype: str = "float32", sizes: tuple[int, int, int] =
 def table(rows: bool, dtype: str = "float32", at: int = 2, words: int = 6, columns: int = 5, ids: int | None = 3, scales: int = 4) -> Call:
     """Return a valid call of a function of the row-sparse Adam, for a table (`words`, `columns`) whose rows have taken no step yet.
 
-    If `rows` is true, the call makes the steps 0 to `at` for `ids` rows of the table, the last of them with gradients. Otherwise the call
-    makes the steps 0 to `at` - 1, for `ids` rows or, if `ids` is None, for all rows. `scales` is the number of steps in an epoch.
+    The call makes the steps 0 to `at` - 1 without gradients for the first `ids` rows of the table or, if `ids` is None, for all rows. If
+    `rows` is true, the call then makes the step `at` with gradients for the same rows. `scales` is the number of steps in an epoch.
     """
     operands: dict[str, Any] = {name: np.ones((words, columns), dtype) for name in ("table", "m", "v")}
     operands |= {"steps done": np.zeros(words, np.int32), "scales": np.ones(scales, dtype), "eps": np.full(scales, 1e-7, dtype)}

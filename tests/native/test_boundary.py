@@ -256,7 +256,8 @@ def test_nothing_to_compute(sizes: tuple[int, int, int, int], ids: bool, dtype: 
 
     Without steps, the final state is the initial state. Without steps, rows or units, the gradient with respect to the initial state is
     that with respect to the final state, and all other gradients are zero. Without features, x is empty, and the gates are computed from
-    the bias and h alone; the test checks this for the first gate at the first step. With ids, no id is then valid, and the gates are NaN.
+    the bias and h alone; the test checks this for the first gate at the first step. If the inputs are ids and there are no features, all
+    ids are out of range, and the gates are NaN.
     """
     with jax.enable_x64(dtype == "float64"):
         call = recurrence(False, dtype, sizes, ids, kinds=(0 if ids else 4, 4), masked=False, tokens=not ids)
@@ -362,11 +363,11 @@ def test_memory_that_is_not_there(backward: bool) -> None:
 
 
 def call_without_memory(backward: bool) -> None:
-    """Run a call with so little free memory that it is enough for the call's results only, then another call with all the memory.
+    """Check that a call raises an error if the free memory is only enough for its results, and that a later call works.
 
-    The forward call has 12 MiB of free memory, and the backward call, whose results take 19 MiB, has 22 MiB. According to measurements, the
-    forward call raises the error with 8 to 18 MiB, and the backward call with 20 to 24 MiB, for vectors of 16, 32 and 64 bytes. The size of
-    the vectors matters because the call pads its single unit to a whole vector.
+    The forward call gets 12 MiB. The backward call gets 22 MiB, since its results take 19 MiB. According to measurements, the forward call
+    raises the error with 8 to 18 MiB, and the backward call with 20 to 24 MiB. These limits hold for vectors of 16, 32 and 64 bytes. The
+    size of the vectors matters because the call pads its single unit to a whole vector. The later call gets all the memory.
     """
     call = recurrence(backward, sizes=(1, 2, 1_200_000, 1), keep=False, masked=False)
     results = {name: like for name, like in call.results.items() if name != "d of x"}

@@ -41,8 +41,8 @@ def rows_of(name: str, array: np.ndarray, rows: int) -> np.ndarray:
 def test_few_rows_in_int8(cell: str, ids: bool, kinds: int | None) -> None:
     """With products in int8, 1 to 3 rows have bit-identical results in a batch of their own and in a batch of 9 rows.
 
-    The number of threads changes no bit, either. `kinds` is the number of dropout masks for the inputs (none for ids) and for the state;
-    None means one mask for each gate.
+    The number of threads changes no bit, either. The state has `kinds` dropout masks, and so have the inputs, unless they are ids. If
+    `kinds` is None, there is one mask for each gate.
     """
     kinds = SHAPES[cell].gates if kinds is None else kinds
     for steps, rows, features, units in SIZES:

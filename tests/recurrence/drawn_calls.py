@@ -59,12 +59,12 @@ class Call:
     sizes: tuple[int, int] = (0, 0)
     """B and T of the operands other than x, if x does not fit them."""
     x_sizes: tuple[int, int] | None = None
-    """B and T of a wrong x that would be valid in a call with these B and T. B is 0 if x has no batch axis."""
+    """B and T of x, if only its B or T does not fit the other operands; else None. B is 0 if x has no batch axis."""
 
     def is_another_call(self) -> bool:
-        """Return whether x was drawn with another shape, but the library may accept the call with the B and T of this x.
+        """Return whether the library may accept the call although x was drawn with another B or T than the other operands.
 
-        The result is true if `wrong` is "x", `x_sizes` is given, and all other operands have these B and T or no such axes.
+        The call may be accepted if each other operand has the B and T of x, or lacks the axis whose size differs.
         """
         if self.wrong != "x" or self.x_sizes is None:
             return False
@@ -86,9 +86,9 @@ class Drawing:
         return self.draw(st.sampled_from(options))
 
     def array(self, array: np.ndarray, dtype: str, x64: bool, share: int = 24) -> tuple[Any, np.ndarray]:
-        """Return an operand as it is passed to the call, and as a NumPy array.
+        """Return an operand in two forms: as the call gets it, and as a NumPy array.
 
-        It is passed as a JAX array, a NumPy array or a list. In one of `share` draws, its shape is changed.
+        The call gets a JAX array, a NumPy array or a list. In about one of `share` draws, the shape of the operand is changed.
         """
         array = misfitting(array, self.draw(mostly(None, *MISFITS, share=share)))
         with np.errstate(invalid="ignore", over="ignore"):
@@ -169,7 +169,7 @@ def draw_valid(on: Drawing, call: Call, shape: Shape, x64: bool, time_major: boo
 def refuse_x(call: Call, shape: Shape, array: np.ndarray, time_major: bool) -> None:
     """Record in `call` that the drawn x does not fit the other operands.
 
-    If x would be valid with another B or T, as features or as ids, also record its own B and T.
+    `call.sizes` gets the B and T of the other operands. `call.x_sizes` gets the B and T of x, if x has the axes of features or of ids.
     """
     call.wrong, call.sizes = call.wrong or "x", (shape.batch, shape.steps)
     number = array.dtype.kind in "fViu"

@@ -152,10 +152,7 @@ def test_backends_agree(cell: str, backend: str, dtype: str) -> None:
 @pytest.mark.parametrize("backend", FAST)
 @pytest.mark.parametrize("kind", ["bfloat16", "float16"])
 def test_inputs_of_another_type(backend: str, kind: str) -> None:
-    """If x has another float dtype than the parameters, gradients have the dtypes and values of those of `reference`.
-
-    The gradients are with respect to the parameters, under JAX's standard dtype promotion.
-    """
+    """Gradients with respect to parameters of another float dtype than x have the dtypes and values that `reference` gives."""
     case = Case(Shape(2, 4, 3, 2), initial_state=False)
     arrays = make_arrays(case)
     arrays = arrays._replace(x=(3 * arrays.x).astype(kind))
@@ -215,7 +212,10 @@ def test_forward_mode(x64: None, backend: str, mask: str) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("wanted", ["outputs", "h", "c"])
 def test_gradient_of_one_result(backend: str, wanted: str) -> None:
-    """A loss of only the outputs, only h or only c has the gradient of a loss of all three in which the other two have the weight 0."""
+    """A loss that depends only on the outputs, only on the final h or only on the final c has the right gradient.
+
+    The gradient equals that of a sum of three losses, one for each of these results, in which the other two losses have the weight 0.
+    """
     case = Case(Shape(2, 4, 3, 2), mask="gaps" if backend in EVERY_CASE else "none")
     arrays = make_arrays(case)
 

@@ -1,4 +1,4 @@
-"""Tests of the purpose of `hoisted`: its two loops contain no matrix products except those with the recurrent kernel."""
+"""Tests that the forward and backward loops of the backend `hoisted` contain only the matrix products with the recurrent kernel."""
 
 from collections.abc import Iterator
 
@@ -63,7 +63,7 @@ def test_the_loops_hold_only_recurrent_products(mask: str, dropout: str) -> None
 def test_the_reference_makes_weight_gradients_in_its_loop() -> None:
     """The backward loop of `reference` contains the matrix product that yields the gradient (H, 4H) of the recurrent kernel.
 
-    The function `loops` thus finds such products, which the tests of `hoisted` exclude.
+    This shows that the function `loops` would find such a product if the backward loop of `hoisted` contained one.
     """
     gradient, arrays = gradient_of(Case(Shape(BATCH, STEPS, FEATURES, UNITS)), "reference")
     forward, backward = loops(gradient, *arrays)

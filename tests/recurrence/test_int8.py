@@ -20,9 +20,9 @@ BACKENDS = ["reference", pytest.param("compiled", marks=built)]
 
 
 def _on_grid(array: np.ndarray) -> np.ndarray:
-    """Round an array to numbers n / 128 with whole n from -127 to 127, and set some of them to n = 127.
+    """Return an array of numbers n / 128 with whole n from -127 to 127. Most n depend on the given array, and some are set to 127.
 
-    Each row, and each column of a matrix, contains n = 127. All scales are therefore 1 / 128, and int8 represents all numbers exactly.
+    Each row, and each column of a matrix, contains 127 / 128. All scales are therefore 1 / 128, and int8 represents all numbers exactly.
     """
     whole = np.clip(np.rint(array * 50), -127, 127)
     whole.reshape(-1, whole.shape[-1])[:, :: 2 if whole.shape[-1] > 1 else 1] = 127

@@ -42,8 +42,9 @@ def test_nan_at_padding_reaches_nothing(cell: str, backend: str) -> None:
 def test_padding_shares_no_token(eager: None, backend: str, lowest: int) -> None:
     """Gradients with the argument `tokens` equal those without it, also if a padded step has the same token as a valid step.
 
-    A backend may compute the input projection once for all steps of a row with equal tokens. It must not use that of a padded step. In the
-    test, some padded steps come before a valid step with the same token, and others after it. `reference` computes the expected gradients.
+    A backend may compute the input projection once for all steps of a row with equal tokens. The projection must then be that of a valid
+    step. Some padded steps in the test come before a valid step with the same token, and others after it. `reference` computes the expected
+    gradients.
     """
     operands = usual()
     table = np.array([[0.5, -1.0, 2.0], [1.0, 0.25, -0.5]], np.float32)

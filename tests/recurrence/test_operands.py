@@ -243,10 +243,11 @@ def test_more_steps_than_an_int8_counts() -> None:
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_parameters_of_every_cell_are_checked(cell: str) -> None:
-    """An `InputError` names a parameter that lacks its last row or entry, or whose dtype differs from that of the other parameters.
+    """A parameter of a wrong shape or dtype raises an `InputError` that names the parameter.
 
-    If the kernel has another dtype, the error may name another parameter. A kernel without its last row is left out, since it is a valid
-    kernel for one feature less. The test also gives an initial state with one array too many, which is refused.
+    The test removes the last row or entry of each parameter except the kernel, whose remaining rows would fit an x with fewer features. It
+    also gives each parameter a dtype that the others do not have. If this is the kernel, the error may name another parameter. An initial
+    state with one array too many is refused, too.
     """
     operands = usual(cell)
     for name, array in operands["params"]._asdict().items():

@@ -124,7 +124,7 @@ def solved(problem: Any, options: Newton = Newton()) -> Solution:  # noqa: B008
 
 
 def by_steps(problem: Any) -> Any:
-    """Return the states after all steps, computed one after the other by the backend `reference`."""
+    """Return the state after each step. The backend `reference` computes the states one after the other."""
     cell, params, x, state = problem
     return reference.run(cell, params, x, state, None, DropoutMasks(), record=lambda before, z, after: after)[0]
 
@@ -163,7 +163,10 @@ def test_as_many_iterations_as_steps_make_all_states_exact(x64: None, jacobian: 
 
 @pytest.mark.slow
 def test_large_recurrent_kernels_need_more_iterations(x64: None) -> None:
-    """Newton's method needs few iterations if the network forgets its initial state fast, and over twice as many if it does so slowly."""
+    """Newton's method needs over twice as many iterations with a large recurrent kernel as with a smaller one.
+
+    With the large recurrent kernel, the network forgets its initial state more slowly.
+    """
     found = []
     for gain, low, high in ((1.0, -5.0, -0.5), (4.0, -0.2, -0.05)):
         problem = network("gru", 6, 500, gain=gain)

@@ -161,7 +161,7 @@ def test_batch_over_two_devices(backend: str) -> None:
 def test_less_is_kept(backend: str) -> None:
     """XLA needs less temporary memory with `remat`.
 
-    With "sqrt", no array (T, B, 4H) of all steps is kept. The number of steps T is odd and not a square.
+    With `remat="sqrt"`, no array (T, B, 4H) of all steps is kept. The number of steps T is odd and not a square.
     """
     steps, units = 907, 16
     params = CELL.init(jax.random.key(0), units, units)

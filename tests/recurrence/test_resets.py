@@ -119,7 +119,10 @@ def _on_host(cut: Cut, cell: str, arrays: tuple, mask: Any, resets: np.ndarray):
 
 @lru_cache
 def _program(cut: Cut, cell: str, backend: str, remat: Any = None):
-    """Return a compiled function of (arrays, mask, resets) that returns (results, gradients). It is compiled once for all values."""
+    """Return a compiled function of (arrays, mask, resets) that returns (results, gradients).
+
+    The function is compiled at the first call. Later calls may have other values in the arrays.
+    """
 
     def program(arrays, mask, resets):
         def run(params, x, state, dropout, learned):
@@ -276,9 +279,9 @@ def test_segment_ids_of_64_bits_stay_apart():
 
 
 def test_segment_ids_of_one_step_in_both_directions():
-    """A program that runs sequences of one step in both directions has the outputs of `reference`.
+    """A program that runs sequences of one step in both directions with `segment_ids` has the outputs of `reference`.
 
-    The compiled code of this program once had empty arrays as operands, and XLA then did not find this code.
+    Such a program once contained empty arrays, for which jaxlib loses attributes of calls of compiled code. The calls then failed.
     """
     arrays = make_arrays(Case(Shape(2, 1, 3, 4), initial_state=False))
 

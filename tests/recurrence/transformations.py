@@ -179,7 +179,7 @@ def expected(name: str, cell: str) -> Any:
 
 @cache
 def simple_problem(column: Column) -> Problem:
-    """Return a problem in which only x has a batch axis, so that each device can run it on its own rows of x."""
+    """Return the problem of a table column in which only x has a batch axis, so that each device can use its own rows of x."""
     backend, cell = column
     arrays = make_arrays(Case(SHAPE), cell=cell)
 
@@ -193,7 +193,8 @@ def simple_problem(column: Column) -> Problem:
 def text_of(compiled: str, column: Column, sharded: bool = False) -> str:
     """Return the table entry that follows from the text of a compiled program.
 
-    It is "exact" or, if the program gathers the batch or runs the code of `reference`, an entry that says so.
+    The entry is "exact, gathers the batch" if a program for two devices gathers the batch, "exact through reference" if a program of
+    `compiled` runs the code of `reference`, and otherwise "exact".
     """
     if sharded and ("all-gather" in compiled or "all-to-all" in compiled):
         return "exact, gathers the batch"
@@ -221,7 +222,10 @@ def alone(name: str, column: Column) -> str:
 
 @cache
 def on_one_device(column: Column) -> Any:
-    """Return the gradients of the simple problem of a column on one device. They are cached: all shardings are compared with them."""
+    """Return the gradients of `simple_problem(column)` on one device.
+
+    The gradients are cached, because those of all shardings are compared with them.
+    """
     p = simple_problem(column)
     return jax.jit(_both(p.loss))(p.params, p.x)
 
@@ -246,9 +250,9 @@ def sharded(name: str, column: Column) -> str:
 
 
 def exported(name: str, column: Column) -> str:
-    """Return the table entry for a program that is exported for another platform or for that of this machine.
+    """Return the table entry for a program that is exported for a platform.
 
-    The platform is the last word of `name`.
+    The last word of `name` is the platform: "tpu", "cuda" or "cpu".
     """
     platform, p = name.split()[-1], simple_problem(column)
     traced = jax.jit(_both(p.loss)).trace(p.params, p.x)
@@ -299,7 +303,7 @@ def head() -> list[str]:
 
 
 def main() -> None:
-    """Build the compiled code, and write the page."""
+    """Build the compiled code, and write the page docs/reference/transformations.md."""
     native.build()
     PAGE.write_text("\n".join([*head(), *(row(name, COLUMNS) for name in ROWS)]) + "\n")
 

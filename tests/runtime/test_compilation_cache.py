@@ -1,4 +1,7 @@
-"""Persistent compilation cache: it changes no bit of a result, JAX's own settings take precedence, and its faults stop no run."""
+"""Tests of the persistent compilation cache.
+
+The cache changes no bit of a result, JAX's own settings take precedence over those of the cache, and faults of the cache stop no run.
+"""
 
 import json
 import os
@@ -155,7 +158,7 @@ def test_off_where_xla_complains_of_its_own_programs(settings: Path, monkeypatch
 def test_no_verdict_without_a_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process on a GPU does not test whether XLA can load programs.
 
-    It stores no result of such a test for later processes on a CPU, and ignores a result that is stored.
+    Such a process stores no test result for later processes on a CPU, and ignores the stored result of an earlier process.
     """
     verdict = tmp_path / "verdict"
     monkeypatch.setattr(compilation_cache, "_load_a_program", _complain)

@@ -86,7 +86,10 @@ def nest(config: Config) -> dict[str, str]:
 
 
 def take(config: Nested) -> dict[str, float]:
-    """Remove the entry "rate" from the dict `config.path` and return it, or fail if the dict has another entry."""
+    """Remove the entry "rate" from the dict `config.path`, and return a dict with this entry.
+
+    The function raises an error if `config.path` has another entry.
+    """
     rate = config.path.pop("rate")
     if config.path:
         raise ValueError("more entries")

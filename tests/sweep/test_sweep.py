@@ -77,9 +77,10 @@ def test_the_classes_of_inner_configs_count() -> None:
 
 
 def test_configs_of_two_classes_with_equal_values(tmp_path: Path) -> None:
-    """A sweep does not take a row as the row of a config of another class, although equal values give both configs the same id.
+    """A sweep runs a config even if the file has the row of a config of another class with equal values.
 
-    The sweep runs the config instead. A row of an older version, which does not name the class, counts for configs of every class.
+    Both configs have the same id, but a row names the class of its config. A row that an older version wrote does not name the class, and
+    counts as the row of a config of any class.
     """
     path, kinds = tmp_path / "rows.jsonl", (Sgd, Adam)
     assert sweep.run_id(made_sweep.show, Sgd()) == sweep.run_id(made_sweep.show, Adam())
@@ -239,7 +240,7 @@ def test_a_run_that_a_signal_interrupts_ends_the_sweep(tmp_path: Path) -> None:
 def test_an_interrupt_kills_the_processes(tmp_path: Path) -> None:
     """A SIGINT ends a sweep at once: running processes are killed, and not waited for.
 
-    A killed run has no row, not even that of a failure, so that the same command would repeat it.
+    A killed run has no row, not even one of a failed run, so that a repeated sweep runs it again.
     """
     path, log = tmp_path / "rows.jsonl", tmp_path / "log"
 
@@ -305,7 +306,7 @@ def test_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_slurm_through_submitit_on_this_machine(tmp_path: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The Slurm executor gives a row for each of 16 jobs on submitit's cluster "local", although one raises and one is killed."""
+    """A sweep of 16 Slurm jobs on submitit's cluster "local" has 16 rows, although one job raises an error and one job is killed."""
     pytest.importorskip("submitit")
     monkeypatch.setenv("PYTHONPATH", environment["PYTHONPATH"])
     monkeypatch.setattr(executors, "ARRAY_JOBS", 10)  # so that there are two arrays

@@ -249,10 +249,11 @@ Each process that executes the script inherits DEPTH from its parent and adds an
 
 @pytest.mark.parametrize("thread", [False, True])
 def test_a_script_without_a_guard(thread: bool, tmp_path: Path) -> None:
-    """The processes of a sweep refuse to start sweeps of their own if a script calls `run` outside of `if __name__ == "__main__":`.
+    """A process of a sweep refuses to start a sweep of its own while it imports the script that started the sweep.
 
-    If the main thread makes the call, the sweep writes no row. The same call below this `if` then runs the sweep. If another thread makes
-    the call, the run is done.
+    The script in this test calls `sweep.run` outside of `if __name__ == "__main__":`, so that the import repeats the call. If the call is
+    in the main thread, the sweep writes no row. After the call has been moved below this `if`, the sweep writes a row of a finished run. If
+    the call is in another thread, the refusal does not stop the import, and the sweep writes this row.
     """
     call = 'sweep.run(run, [Config()], "rows.jsonl", "processes", workers=1)'
     start = f"import threading\nthread = threading.Thread(target=lambda: {call})\nthread.start()\nthread.join()" if thread else call

@@ -107,7 +107,7 @@ def test_a_run_learns_and_forecasts(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "exponential"])
 def test_a_final_learning_rate(schedule: str, tmp_path: Path) -> None:
-    """A run whose learning rate falls to a number above 0 is trained, and resuming the finished run gives its metrics."""
+    """A run whose learning rate falls to a number above 0 is trained, and resuming the finished run returns the same metrics."""
     config = replace(CONFIG, train=TrainConfig(epochs=1, batch_size=16, schedule=schedule, final_learning_rate=1e-5))
     result = forecast.train(config, tmp_path / "run", data=wave(), figures=False)
     assert len(result.rows) == 1

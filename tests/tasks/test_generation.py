@@ -72,7 +72,10 @@ def text(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def made(text, tmp_path_factory, quick_compiles) -> Callable[[str], Made]:
-    """Return a function made(regime) that returns a trained run of the regime. It trains one run for each regime, at the first call."""
+    """Return a function made(regime) that returns a trained run of the regime.
+
+    The first call for a regime trains the run. Later calls return the same run.
+    """
     root = tmp_path_factory.mktemp("generation")
 
     @functools.cache

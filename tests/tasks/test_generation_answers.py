@@ -136,9 +136,9 @@ def test_the_model_as_a_module(trained):
 
 @pytest.mark.parametrize("recipe", ["source", "lower", "none", "exact"])
 def test_clean_treats_line_ends_as_those_of_the_training_text(recipe, trained):
-    """`clean=True` converts line ends by the recipe of the training text.
+    """`encode` with `clean=True` converts line ends as the setting `clean` of the run says.
 
-    All recipes but "exact" replace every line end by a line feed; "source" then replaces line feeds by spaces.
+    The setting "exact" keeps line ends. The others replace each line end by a line feed. "source" then replaces line feeds by spaces.
     """
     config = replace(trained.config, data=replace(trained.config.data, clean=recipe))
     known = replace(trained, config=config, own=Characters.of(TEXT + "\r\n"))

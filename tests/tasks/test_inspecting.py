@@ -336,10 +336,10 @@ def test_written_ratings(run, measures) -> None:
 
 
 def test_evidence(run, measures) -> None:
-    """Two measurements of the example `inside_runs` for two reviews equal those computed from the page that shows these reviews.
+    """The example `inside_runs` measures two quantities of two reviews, which equal those computed from the HTML page of these reviews.
 
-    The first is the reach in words. The second is the sum of the absolute attributions by integrated gradients, divided by the sum of the
-    absolute attributions by leaving words out.
+    The first quantity is the reach in words. The second quantity is the sum of the absolute attributions by integrated gradients, divided
+    by the sum of the absolute attributions by leaving words out.
     """
     rows = sentiment.padded_rows(sentiment.load_reviews(run.config), run.config).test
     assert isinstance(rows, sentiment.Rows)

@@ -58,9 +58,10 @@ def test_what_a_run_takes(monkeypatch):
 
 
 def test_devices_with_memory_of_their_own(monkeypatch):
-    """The check counts the arrays of one GPU, or those of all CPU devices together.
+    """The memory check counts the arrays of one GPU, or those of the host and all CPU devices together.
 
-    One of two GPUs holds half of the residuals and one copy of the data. Two CPU devices and the host hold all residuals and three copies.
+    One of two GPUs holds half of the residuals and one copy of the training data. Two CPU devices hold all residuals and a copy of the data
+    each. The host holds a third copy.
     """
     monkeypatch.setattr(memory, "_shown", lambda count: f"{count} B")
     shared = parts(needed(monkeypatch, rows=10_000, devices=2))

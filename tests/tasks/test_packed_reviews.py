@@ -81,9 +81,10 @@ def test_logits_are_those_of_each_review_alone(reviews, options):
 @pytest.mark.slow(keep=["[max]"])
 @pytest.mark.parametrize("pooling", ["mean", "max", "mean+max"])
 def test_gradients_of_pooled_reviews_are_those_of_each_review_alone(reviews, pooling: str):
-    """Pooled packed reviews have the gradients of padded reviews, also where max pooling has many equal maxima.
+    """A model with pooling has the same gradients for packed reviews as for the same reviews in padded rows.
 
-    Max pooling divides its gradient among equal maxima. If all word vectors are zeros, the outputs are zeros at all steps.
+    The test repeats this with word vectors of zeros. The outputs are then zeros at all steps, so that max pooling has many equal maxima and
+    divides the gradient among them.
     """
     rows = pack_reviews(reviews.test, 60)
     options = {"units": 5, "embed": 4, "pooling": pooling, "bidirectional": True, "dropout": 0.0, "recurrent_dropout": 0.0}

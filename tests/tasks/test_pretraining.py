@@ -62,9 +62,10 @@ def test_windows_cover_the_text() -> None:
 @pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("directions", [1, 2])
 def test_it_learns_and_the_classifier_takes_it(directions: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The language model learns a text that repeats six words. Its parameters initialise a classifier except for the head.
+    """The language model learns a text that repeats six words in the same order.
 
-    In such a text, each word determines the next one and the previous one.
+    In such a text, each word determines the next one and the previous one. The parameters of the language model then replace those of a
+    classifier, except those of its head.
     """
     for name, value in {"BATCH": 4, "LENGTH": 8, "SAMPLED": 16}.items():
         monkeypatch.setattr(pretraining, name, value)
@@ -87,7 +88,10 @@ def test_it_learns_and_the_classifier_takes_it(directions: int, monkeypatch: pyt
 
 
 def test_the_last_word_is_predicted_from_words_before_it_alone() -> None:
-    """Output n of the forward direction depends on the first n + 1 words only, and that of the backward direction on the last n + 1."""
+    """Output n of the forward direction depends only on the first n + 1 words.
+
+    Output n of the backward direction depends only on the last n + 1 words.
+    """
     config = SentimentModelConfig(embed=E, units=H, bidirectional=True)
     made = functional(pretraining.WordLanguageModel(config, V, rngs=pretraining.initial_rngs(0)))
     ids = jnp.asarray(RNG.integers(0, V, (1, 6)))

@@ -380,9 +380,9 @@ def test_the_objective_by_hand():
 @pytest.mark.slow
 @pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the backend with")
 def test_how_long_chunks_last_changes_no_bit(monkeypatch, tmp_path):
-    """Results do not depend on where a chunk of steps ends, although the clock decides this.
+    """The division of steps into chunks, which depends on the speed of the machine, changes no bit of the parameters.
 
-    The catch-up of embedding rows that have missed optimiser steps happens at fixed steps, not at the ends of chunks.
+    Embedding rows that have missed optimiser steps catch up at fixed steps, not at the ends of chunks.
     """
     config = SentimentConfig(
         DataConfig("synthetic", maxlen=8), SentimentModelConfig(embed=16, units=4), TrainConfig(epochs=1, batch_size=4, devices=1)

@@ -62,7 +62,10 @@ def test_a_run(configs, tmp_path: Path) -> None:
 
 
 def test_batches_are_those_of_the_order(configs) -> None:
-    """A streamed run has the validation split of a run in memory. Its batches have the rows that `stream_order.shuffled` names."""
+    """A run that streams reviews has the same validation split as a run that holds them in memory.
+
+    The batches of the streaming run have the rows that `stream_order.shuffled` names.
+    """
     streamed, memory = (dataclasses.replace(config, data=dataclasses.replace(config.data, validation=0.25)) for config in configs)
     mapped, whole = (sentiment.padded_rows(sentiment.load_reviews(config), config) for config in (streamed, memory))
     assert isinstance(mapped.validation, sentiment.Rows)

@@ -119,8 +119,8 @@ def test_a_limit_of_files_is_noticed_before_anything_is_written(folder, monkeypa
 def test_errors_that_tensorstore_reports_are_said_in_a_line(code, message, folder, monkeypatch):
     """A file error that TensorStore reports with an error number is raised as an `InputError` with a message of one line.
 
-    Threads of Orbax that still run may later raise the error "Event loop is closed". It is not shown to the user. Other errors in threads
-    are shown.
+    Threads of Orbax that still run may later raise the error "Event loop is closed". This error is not shown to the user. Other errors in
+    threads are shown.
     """
 
     def failing(*_):

@@ -143,7 +143,8 @@ def test_a_state_that_no_checkpoint_can_hold(tmp_path: Path) -> None:
 def test_another_training_is_not_resumed(name: str, value: int | str, was: int | str, tmp_path: Path) -> None:
     """Resuming with another batch size, seed or number of examples is an error, because each step would have other examples.
 
-    Resuming with another monitored metric or another mode is an error, too. Otherwise the best epoch would be chosen partly by the old one.
+    Resuming with another monitored metric or another mode is an error, too. Otherwise epochs before and after the interruption would be
+    compared by different metrics or modes.
     """
     arrays = [IDS.reshape(-1, LENGTH)[:16], LABELS.reshape(-1)[:16]]
     options = {

@@ -378,6 +378,9 @@ def test_chunks_cover_every_step_once_and_end_at_checkpoints(start, stop, every)
 
 
 def test_chunks_end_where_the_examples_do():
-    """`_chunks` ends a chunk of steps no later than its argument `most` says, here at the end of each group of 4 steps."""
+    """`_chunks` divides the steps of an epoch into chunks, and ends each chunk at the latest where its argument `most` says.
+
+    In this test, `most` returns the end of the group of 4 steps in which the chunk begins.
+    """
     parts = list(loop._chunks(1, 10, 0, lambda step: (step // 4 + 1) * 4))
     assert parts == [(1, 4), (4, 8), (8, 10)]

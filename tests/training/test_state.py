@@ -1,4 +1,7 @@
-"""Training state: moments are sharded like their parameters, the carry by rows, and the given arrays are copied."""
+"""Tests of the training state: how its arrays are sharded, and that the given arrays are copied.
+
+Moments are sharded like their parameters, and the carry is sharded by rows.
+"""
 
 import jax
 import jax.numpy as jnp

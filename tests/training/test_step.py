@@ -203,8 +203,8 @@ LOOKUP = LookupObjective(looked_up, "embedding/embedding", lambda batch: batch[0
 def test_chunks_change_no_bit_of_rows_that_wait(devices, monkeypatch):
     """The division into chunks changes no bit if the state hands the missed steps of table rows from chunk to chunk (`behind=True`).
 
-    All rows then take their missed steps every 8 steps of the epoch, wherever chunks end. With `behind=False`, all rows also take them at
-    the end of each chunk. If a chunk ends at another step than every eighth, this changes the last bits of the results.
+    All rows then take their missed steps every 8 steps of the epoch, wherever chunks end. With `behind=False`, all rows also take their
+    missed steps at the end of each chunk. This changes the last bits of the results, unless all chunks end at multiples of 8 steps.
     """
     monkeypatch.setattr("lstm_jax.training.step.CATCH_UP_INTERVAL", 8)
     made = tall()

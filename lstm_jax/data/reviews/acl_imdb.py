@@ -107,7 +107,8 @@ def read_archive(path: Path) -> dict[str, TextSplit]:
     Raises:
         InputError: in one of these cases.
 
-            - The archive is truncated or damaged, or expands to too many bytes.
+            - The archive is truncated or damaged.
+            - The archive expands to more bytes than `most_expanded` allows for a file of its size.
             - A review is encoded as UTF-16 or UTF-32.
             - A member is a link, a device or a sparse file.
             - The path of a member leads out of the archive.

@@ -35,7 +35,7 @@ def prepare(
     verify: bool = True,
     on_progress: Progress | None = None,
 ) -> EncodedReviews:
-    """Return the reviews of any source as ids, with their vocabulary. If they have been encoded before, they are read from the cache.
+    """Return the reviews of any source as ids, with their vocabulary. Reviews that have been encoded before are read from the cache.
 
     With the vocabulary "keras", the words have the ids of Keras' word index. If the source is IMDB, the ids, the labels and the order of
     the reviews then equal those of `keras.datasets.imdb.load_data(num_words=num_words)`. With the vocabulary "frequency", the vocabulary is
@@ -203,8 +203,8 @@ def _has_other_copies(split: EncodedSplit) -> bool:
 
     A set contains reviews that must all be either in the training split or in the validation split: copies of a review, and reviews of the
     same movie; see `row_sets`. In this version, two reviews are copies if they have the same words. In older versions, two reviews were
-    copies if they had the same ids. If the sets differ, the older versions may have made another validation split of these reviews. The
-    fingerprint of the data set must then differ from theirs.
+    copies if they had the same ids. If the sets differ, older versions may have made another validation split of these reviews. The data
+    set must then have another fingerprint than in the older versions.
     """
     hashes = split.hashes(), replace(split, digests=None).hashes()
     pairs = len(set(zip(*(array.tolist() for array in hashes), strict=True)))

@@ -15,7 +15,7 @@ class EncodedSplit:
     """N encoded reviews, whose ids are concatenated in one array."""
 
     values: np.ndarray
-    """(ids,) int32: the ids of all reviews. Each review begins with the start id 1."""
+    """One-dimensional int32 array of the ids of all reviews, concatenated. Each review begins with the start id 1."""
     offsets: np.ndarray
     """(N + 1,) int64: review n is `values[offsets[n]:offsets[n + 1]]`."""
     labels: np.ndarray

@@ -24,7 +24,7 @@ class Ranks(NamedTuple):
     """N reviews as word ranks, which are concatenated in one array. The most frequent word has the rank 1."""
 
     ranks: np.ndarray
-    """(ids,) int32: the ranks of all reviews."""
+    """One-dimensional int32 array of the word ranks of all reviews, concatenated."""
     offsets: np.ndarray
     """(N + 1,) int64: review n is `ranks[offsets[n]:offsets[n + 1]]`."""
     labels: np.ndarray

@@ -1,4 +1,4 @@
-"""Reading of Keras' `imdb.npz`. It holds the reviews as lists of word ranks, in object arrays, which NumPy stores as pickles."""
+"""Reading of Keras' `imdb.npz`. This file holds the reviews as lists of word ranks, in object arrays, which NumPy stores as pickles."""
 
 import os
 from pathlib import Path

@@ -55,8 +55,8 @@ class _List:
 class _Array:
     """Stand-in for the NumPy array in a pickle, or for the dtype of that array, while the pickle is read.
 
-    A pickle creates an object first, and sets its state later. The attribute `rows` is None until a valid state is set. From then on it is
-    the list of the rows of the array, or () if this object stands for the dtype.
+    A pickle creates an object first, and sets its state later. The attribute `rows` is None until a valid state is set. After that, `rows`
+    of a stand-in for an array is the list of the rows of the array, and `rows` of a stand-in for a dtype is ().
 
     Args:
         kind: what this object stands for: "array" or "dtype".
@@ -70,8 +70,8 @@ class _Array:
 class _Machine:
     """Interpreter that carries out the instructions of one pickle on a stack of objects.
 
-    It also keeps the positions of the marks on the stack, and the memo, a dict of numbered objects that the pickle uses again. Most
-    instructions have a method of their own. For example, `do_append` carries out the instruction APPEND.
+    The interpreter also stores the positions of the marks on the stack, and the memo, a dict of numbered objects that the pickle uses
+    again. Most instructions have a method of their own. For example, `do_append` carries out the instruction APPEND.
 
     Args:
         content: the bytes of the pickle.

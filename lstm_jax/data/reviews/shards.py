@@ -370,7 +370,7 @@ def verify_review_shards(folder: str | Path) -> None:
     """Read all shards of a folder, and check their files against the SHA-256 checksums that were stored when the shards were written.
 
     Raises:
-        InputError: if a shard is damaged.
+        InputError: if a shard is damaged, or if `read_review_shards` does not accept the folder.
     """
     read_review_shards(folder)
     verify(Path(folder), "ids", _is_intact, COMMAND)

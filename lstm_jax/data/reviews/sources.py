@@ -101,8 +101,8 @@ def find_source(data: str = "", test_data: str = "") -> Source:
 
     Args:
         data: path of the reviews, or "tfds" for the data set that `build_tfds` made. If empty, the path is `$LSTM_JAX_DATA/imdb`.
-        test_data: path of a second file, of the same form, which has the test split. It may be given only if the form takes one
-            (see the page "Sources of data" of the documentation) and `data` has no test split.
+        test_data: path of a second file, which has the test split and the same form as `data`. A second file may be given only if
+            `data` has no test split, and if its form takes a second file (see the page "Sources of data" of the documentation).
 
     Raises:
         InputError: in one of these cases.
@@ -123,8 +123,8 @@ def recognise(path: Path, test_path: str = "") -> Source:
 
     Args:
         path: path of a source that has one of the forms in `FORMS`.
-        test_path: path of a second file, of the same form, which has the test split. It may be given only if the form takes one
-            (see the page "Sources of data" of the documentation) and `path` has no test split.
+        test_path: path of a second file, which has the test split and the same form as `path`. A second file may be given only if
+            `path` has no test split, and if its form takes a second file (see the page "Sources of data" of the documentation).
 
     Raises:
         InputError: in one of these cases.
@@ -178,8 +178,8 @@ def load_reviews(
 
     Args:
         path: path of a source of texts. `lstm_jax.data.reviews.sources.FORMS` lists the forms that a source can have.
-        test_path: path of a second file, of the same form, which has the test split. It may be given only if the form takes one
-            (see the page "Sources of data" of the documentation) and `path` has no test split.
+        test_path: path of a second file, which has the test split and the same form as `path`. A second file may be given only if
+            `path` has no test split, and if its form takes a second file (see the page "Sources of data" of the documentation).
         text_column: name of the column of the texts in a table.
         label_column: name of the column of the labels in a table.
         verify: whether a file named `aclImdb_v1.tar.gz` is checked against the published size and checksum.

@@ -19,7 +19,8 @@ class TextSplit:
     labels: np.ndarray
     """(N,) int32: 0 negative, 1 positive."""
     names: tuple[str, ...]
-    """N names, such as `pos/0_9.txt` for id 0 and rating 9 in the Large Movie Review Dataset. `name_order` sorts the texts by them."""
+    """N names, such as `pos/0_9.txt` for id 0 and rating 9 in the Large Movie Review Dataset. `name_order` sorts by
+    these names."""
     groups: tuple[str, ...] | None = None
     """N movie ids, or None if no movie is known. The movie id is "" for a review whose movie is unknown."""
 

@@ -162,8 +162,8 @@ def read_tfds(_: Found, __: ReadOptions) -> dict[str, TextSplit]:
 def reviews_from_tfds(data_dir: str | Path | None = None) -> dict[str, TextSplit]:
     """Return the reviews in the prepared TFDS data set `lstm_jax_imdb`, as a dict from the name of each split to its reviews.
 
-    The reviews keep the order of the data set. The name of a review is made from its id and its rating or, if they are unknown, from its
-    row number.
+    The reviews keep the order of the data set. The name of a review is made from its id and its rating. If the rating is unknown, the name
+    is made from the row number.
 
     Args:
         data_dir: folder in which TFDS keeps data sets. If None, it is `$TFDS_DATA_DIR` or, without that variable, `~/tensorflow_datasets`.

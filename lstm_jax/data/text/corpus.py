@@ -26,22 +26,24 @@ class Corpus:
     """One long text that is encoded as ids and divided into a training and a validation split."""
 
     train: np.ndarray | ShardedText
-    """(T,) ids of the training split. If they stay in mapped files, this is a `ShardedText`. The dtype is the smallest of uint8, uint16 and
-    int32 that can represent every id."""
+    """(T,) ids of the training split. For a corpus in shards, this field is a `ShardedText`, whose ids stay in memory-mapped files. The
+    dtype is the smallest of uint8, uint16 and int32 that can represent every id."""
     validation: np.ndarray
     """(T',) ids of the validation split, which is the end of the text. The dtype is that of `train`. If nothing is held out, T' is 0."""
     characters: Characters
-    """Vocabulary of the characters in both splits. If `prepare_corpus` was called with `unseen` "error" or "drop", it has the characters of
-    the training split only."""
+    """Vocabulary of the characters in both splits. If `prepare_corpus` was called with `unseen` "error" or "drop", the vocabulary has only
+    the characters of the training split."""
     articles: int
     """Number of articles that are not empty after cleaning."""
     copies: int
     """Number of articles that were left out of the validation split because an article with the same text begins in the training split."""
     fingerprint: str
-    """SHA-256 of the vocabulary and of the ids of both splits. For a corpus in shards, SHA-256 of the index file of the shards. If a model
-    resets its state at the beginnings of articles, `tasks.corpora.load_corpus` appends a space and the SHA-256 of these positions."""
+    """SHA-256 of the vocabulary and of the ids of both splits or, for a corpus in shards, of the index file of the shards. If a model
+    resets its state where an article begins, `tasks.corpora.load_corpus` appends a space and the SHA-256 of `train_starts` and
+    `validation_starts`."""
     train_starts: np.ndarray = field(default_factory=_no_starts)
-    """(A,) int64: positions in `train` at which the articles begin, in ascending order. The first is 0. Empty for a corpus in shards."""
+    """(A,) int64: positions in `train` at which the articles begin, in ascending order. The first is 0. The array is empty for a
+    corpus in shards."""
     validation_starts: np.ndarray = field(default_factory=_no_starts)
     """(A',) int64: positions in `validation` at which the articles begin. If an article begins in `train` and ends in `validation`, its
     second part counts as an article."""
@@ -72,8 +74,8 @@ def prepare_corpus(
         recipe: recipe by which `clean` cleans each article: "source", "source-cased", "lower", "none" or "exact".
         unit: unit of the text: "character" (a Unicode code point) or "byte" (text files may then have any encoding).
         validation: share of the text in the validation split, at least 0 and below 1.
-        unseen: treatment of characters that occur only in the validation split: "include" (they get ids like all others), "error" (raise
-            an error) or "drop" (remove them from the validation split).
+        unseen: treatment of characters that occur only in the validation split: "include" (they get ids like the other characters),
+            "error" (raise an error) or "drop" (remove them from the validation split).
         length: number of ids (one for each character or byte) of the windows on which a model will be trained. Each split must have more
             ids than a window. If `validation` is 0, the validation split is empty and only the training split is checked.
 

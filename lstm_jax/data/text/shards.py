@@ -191,9 +191,10 @@ def _is_intact(folder: Path, number: int, found: dict[str, Any]) -> bool:
 
 
 def _is_current(folder: Path, number: int, found: dict[str, Any]) -> bool:
-    """Return whether a shard is intact and its record (its .json file) has the entry "edges".
+    """Return whether a shard is intact and was not written by an older version of this project.
 
-    Older versions of this project wrote records without this entry, and divided some texts at other positions.
+    Older versions divided some texts at other positions. Their shards are recognised by the record (the .json file), which lacks the entry
+    "edges".
     """
     return "edges" in found and _is_intact(folder, number, found)
 
@@ -275,8 +276,9 @@ class ShardedText(MappedIds):
     """Ids of a text, or of a part of the text, that stay in memory-mapped files (shards) and are read when they are used.
 
     Args:
-        shards: a pair (ids, joint) for each shard. The array `ids` has the ids that the shard stores. The array `joint` converts them: for
-            the stored id k, joint[k] is the id in the joint vocabulary. A separator between two shards has a pair of its own.
+        shards: pairs (ids, joint) in the order of the text, one for each shard and one for each separator between two shards. The array
+            `ids` has the ids that the shard stores. The array `joint` converts them: joint[k] is the id in the joint vocabulary of the
+            stored id k.
         characters: joint vocabulary of all shards.
         index: `Index` with facts about the whole text, such as the number of its articles.
         begin: position of the first id of this object in the whole text, counted from 0.
@@ -318,7 +320,7 @@ def read_shards(folder: str | Path) -> ShardedText:
             ids = np.load(path, mmap_mode="r", allow_pickle=False)
         except UNREADABLE as error:
             raise InputError(f"shard {path}", str(error), remedy) from error
-        require(ids.shape == (shard["count"],), f"shard {path}", f"{len(ids)} ids instead of {shard['count']}", remedy)
+        require(ids.shape == (shard["count"],), f"shard {path}", f"the shape {ids.shape} instead of {(shard['count'],)}", remedy)
         if shard["apart"]:
             shards.append((np.zeros(1, np.uint8), characters.encode(SEPARATOR)))
         joint = [characters.char_to_id[character] for character in shard["characters"]]
@@ -331,7 +333,7 @@ def verify_shards(folder: str | Path) -> None:
     """Read all shards of a folder, and check their ids against the SHA-256 checksums that were stored when the shards were written.
 
     Raises:
-        InputError: if a shard is damaged.
+        InputError: if a shard is damaged, or if `read_shards` does not accept the folder.
     """
     read_shards(folder)
     verify(Path(folder), "npy", _is_intact, COMMAND)

@@ -26,7 +26,8 @@ class Form:
     read_bytes: Callable[[Path, str], list[bytes]]
     """Function read_bytes(path, text_column) that returns the articles as bytes."""
     files: Callable[[Path], list[Path]] | None
-    """Function that returns the text files at a path. None for a form whose articles are not whole files, so that it cannot be sharded."""
+    """Function that returns the text files at a path. The field is None for a form whose articles are not whole files. Articles of such a
+    form cannot be written as shards."""
     description: str
     """Name of the form, in error messages and in the documentation."""
     content: str

@@ -50,12 +50,12 @@ In these cells each column of the product of h and the recurrent kernel is used 
 _LARGEST_FULL = 16
 """Largest number of state components, H * K, for which the full Jacobian is the default."""
 _ROUNDINGS = 16
-"""Default tolerance, in units of the machine epsilon of the dtype."""
+"""Relative error at which the iterations end by default, in units of the machine epsilon of the dtype."""
 _NEARLY = 64
-"""Factor by which an error may exceed the tolerance at the end of the iterations, if rounding keeps it from becoming smaller.
+"""Largest ratio of the error to the tolerance at which the iterations end because the error no longer shrinks.
 
-Iterations also end when the error no longer shrinks and is at most this factor times the tolerance. Newton's method ends in this way only
-if `Newton.tolerance` is None.
+Rounding may keep the error above the tolerance, so that further iterations would have no effect. If the user has set `Newton.tolerance`,
+this rule is not applied to the iterations of Newton's method.
 """
 
 
@@ -351,12 +351,12 @@ def _solve_linear(scan, reverse: bool, matvec, b: jax.Array) -> jax.Array:
     One parallel scan gives only an approximate d: it leaves out derivatives between different units, or it makes rounding errors. Therefore
     the scan is repeated for the remaining right-hand side b - matvec(d), and each solution is added to d.
 
-    The rows of the batch are independent of each other. The iterations end when the remaining right-hand side of each row is small compared
-    with the largest entry of b and d in this row.
+    The rows of the batch are independent of each other. The repetitions end when the remaining right-hand side of each row is small
+    compared with the largest entry of b and d in this row.
 
     Args:
         scan: function that takes a right-hand side and returns an approximate solution.
-        reverse: whether the equations of a step contain the d of the step after it, instead of the step before it.
+        reverse: whether the equation for d[t] contains d[t + 1]. If false, it contains d[t - 1].
         matvec: linear function that takes d and returns the left-hand side.
         b: right-hand side (T, B, H, K).
     """

@@ -1,6 +1,7 @@
 """Classes and functions that the HTML pages of all tasks share.
 
-They hold the request of the user, load the parameters of each epoch that a run has kept, and compute the gates and states of its layers.
+`Request` holds what the user wants to see, `kept_epochs` loads the parameters of each epoch that a run has kept, and `Tracer` computes the
+gates and states of the model's recurrent layers.
 """
 
 import json
@@ -20,7 +21,7 @@ from lstm_jax.training import checkpoint
 from lstm_jax.training.history import History
 
 _ORDER = ("input", "forget", "update", "reset", "candidate", "output", "c", "h")
-"""Names of the gates and states of a recurrent layer, in the order in which a page shows them. Other gates and states are shown first."""
+"""Names of the gates and states of a recurrent layer, in the order in which a page shows them. Names not listed here come first."""
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from lstm_jax.tasks.running import check_own_data
 NEIGHBOURS = 8
 """Number of nearest words that are shown for a word."""
 LEAST_REVIEWS = 100
-"""A word is shown as a nearest word only if at least this many training reviews contain it. In a small data set, the limit is lower."""
+"""Least number of training reviews that must contain a word that is shown as a nearest word. In a small data set, the limit is lower."""
 
 
 @dataclass(frozen=True)

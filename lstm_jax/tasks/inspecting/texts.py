@@ -124,8 +124,9 @@ def _chosen(trained: generation.Trained, request: Request) -> list[_Text]:
     """Choose easy and hard parts of the held-out text, and parts of median difficulty, for the HTML page about a run.
 
     The first `READ` characters of the held-out text are cut into parts of up to `request.chars` characters. A part is easy if the model
-    gives high probabilities to its characters. Up to `request.examples` parts of each of the three kinds are chosen. If the training
-    replaced the state by zeros at the beginnings of articles, the model also reads the held-out text in this way.
+    gives high probabilities to its characters, and hard if the model gives low ones. Up to `request.examples` parts of each of the three
+    kinds are chosen. If the training replaced the recurrent state by zeros at the beginning of each article, the state is also replaced at
+    the beginning of each article of the held-out text.
     """
     held_out, articles = corpora.read_text(trained, most=READ)
     size = min(request.chars, len(held_out) - 1)

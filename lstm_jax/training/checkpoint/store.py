@@ -43,7 +43,7 @@ class Restored:
     extra: dict[str, Any]
     """Dict that was given to `save` as `extra`. Since it is stored as JSON, its tuples have become lists, and its keys strings."""
     rejected: tuple[tuple[int, str], ...]
-    """Newer checkpoints that were skipped because they are damaged, newest first. Each is a pair of its step and the reason."""
+    """Newer checkpoints that were skipped because they are damaged, newest first, each as a pair (step, damage)."""
     unfinished: tuple[int, ...] = ()
     """Steps of newer checkpoints that have no manifest, newest first. Either the save was interrupted, or the manifest was removed."""
 
@@ -127,7 +127,7 @@ def restore(
 ) -> Restored:
     """Load the newest intact checkpoint, or the checkpoint of a given step. A checkpoint is intact if all its checksums are correct.
 
-    A training may go on in another process. If it replaces the checkpoints while they are read, the new ones are read.
+    A training in another process may replace the checkpoints while this function reads them. The function then reads the new checkpoints.
 
     Args:
         folder: folder that was given to `save`.
@@ -189,12 +189,12 @@ def _restore(folder: Path, like: PyTree, added: tuple[str, ...], step: int | Non
 
 
 def prune(folder: Path, keep: int, newest: int | None = None) -> None:
-    """Keep the newest `keep` intact checkpoints, and remove all checkpoints that are older than these.
+    """Keep the newest `keep` intact checkpoints, and remove all older checkpoints.
 
-    If `newest` is given, the checkpoints of later steps than this one are removed, too.
+    If `newest` is given, all checkpoints of steps after step `newest` are removed first.
 
     Damaged checkpoints do not count towards `keep`, so that they cannot displace intact ones. A damaged checkpoint is removed only if it is
-    older than all intact checkpoints that are kept. Leftovers of interrupted saves are removed, too.
+    older than all intact checkpoints that are kept, or later than `newest`. Leftovers of interrupted saves are removed, too.
 
     Raises:
         InputError: if `keep` is below 1, or the folder cannot be written.
