@@ -16,8 +16,8 @@ case if the smallest p-value that the test can give is above the limit level / (
 number of significant changes. The preset "standard" of `bench throughput` measures three processes for each set, which are always too few
 at the default level.
 
-The exit code is 1 if this project became slower on a workload. It is 2 if the two sets cannot be compared, or if this project has too few
-processes on a workload. Otherwise it is 0.
+The exit code is 1 if this project became slower on a workload, whatever the other workloads give. Otherwise it is 2 if this project has too
+few processes on a workload, and 0 if not. It is also 2 if the two sets cannot be compared.
 """
 
 import argparse

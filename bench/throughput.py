@@ -264,7 +264,7 @@ PRESETS = {
     "full": Preset({"A": EVERY, "B": EVERY, "recurrence": EVERY, "evaluation": {}}, 5, 3.0),
 }
 """Dict from the name of each preset to its default flag values. The preset "quick" leaves out the libraries that are slow to start. On two
-cores, "quick" took 4 minutes. On two cores, 47 minutes were enough for one of the three rounds of "standard", but not for two."""
+cores, "quick" took 4 minutes, and a round of "standard", of which there are three, between 24 and 47 minutes."""
 
 
 def first_step_rows(process: Process, sha: str) -> list[Row]:

@@ -150,7 +150,7 @@ def run_compiled(case: Case, arrays: Arrays, backend: str | None, cell: str = "l
 
 
 def weigh(results: Any, seed: int = 1) -> jax.Array:
-    """Return the sum of all entries of `results`, each times its own random weight, so that its gradients depend on every entry."""
+    """Return the sum of all entries of `results`, each times its own random weight, so that errors in two entries do not cancel."""
     rng = np.random.default_rng(seed)
     parts = [(leaf * rng.normal(size=leaf.shape).astype(leaf.dtype)).sum() for leaf in jax.tree.leaves(results)]
     return sum(parts[1:], parts[0])

@@ -1,4 +1,7 @@
-"""Closed, full and ASCII-only standard streams: a command answers or prints an error of one line. Only a bug shows a traceback."""
+"""Tests of commands whose standard streams are closed, lead to a full disk, or can encode only ASCII.
+
+A command then gives its normal output, or prints an error of one line. Only a bug shows a traceback.
+"""
 
 import io
 import json

@@ -56,7 +56,9 @@ def unix_line_ends(text: str) -> str:
 
 
 def _blocks(text: str) -> Iterator[str]:
-    """Yield a text in blocks that can be cleaned separately. A block ends after a white-space character or at the end of the text.
+    """Yield a text in blocks of about `_BLOCK` characters that can be cleaned separately.
+
+    Each block but the last ends after the first white-space character behind its first `_BLOCK` characters.
 
     Blocks do not divide words, because the lower case of a letter can depend on the letters around it.
     """
