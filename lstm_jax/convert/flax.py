@@ -116,7 +116,8 @@ def _leaves(tree: Mapping[Any, Any], above: str = "") -> dict[str, object]:
 def _cell_leaves(tree: Mapping[Any, Any]) -> dict[str, object]:
     """Flatten the parameter tree of a Flax LSTM cell, and return a dict from paths, such as "hi/kernel", to arrays.
 
-    If all paths begin with the key "params", this key is removed, and then likewise the key "cell". The state of random number generators is left out.
+    If all paths begin with the key "params", this key is removed, and then likewise the key "cell". The state of random number generators
+    is left out.
 
     Raises:
         InputError: if `tree` is not a mapping.
