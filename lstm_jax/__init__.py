@@ -17,6 +17,7 @@ _MODULES = {
     "ClassifierHead": "layers",
     "Embedding": "layers",
     "RecurrentStack": "layers",
+    "make_stepper": "layers",
     "CELLS": "cells",
     "Cell": "cells",
     "register_cell": "cells",

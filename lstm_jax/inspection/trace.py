@@ -13,13 +13,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.extend.core import get_opaque_trace_state
 
-from lstm_jax.cells import CELLS, Cell
+from lstm_jax.cells import CELLS
 from lstm_jax.cells.products import masked_matmul
 from lstm_jax.errors import require
 from lstm_jax.layers.recurrent import Recurrent
 from lstm_jax.recurrence import reference
 from lstm_jax.recurrence.observing import observed
-from lstm_jax.recurrence.operands import Operands
+from lstm_jax.recurrence.operands import Call, Options
 
 
 @dataclass(frozen=True)
@@ -94,10 +94,10 @@ def trace(model: nnx.Module, *args: Any, **options: Any) -> tuple[Any, list[Laye
 
     level = get_opaque_trace_state()
 
-    def observer(cell: Cell, operands: Operands, compute_dtype: Any, backwards: bool) -> None:
+    def observer(options: Options, call: Call, backwards: bool) -> None:
         remedy = "it is called within jit, scan or another transformation: call it outside or, within jit or scan, under jax.disable_jit()"
         require(get_opaque_trace_state() == level, f"layer {running[-1]}", "traced by JAX", remedy)
-        found.append(_traced(running[-1], cell, operands, compute_dtype, backwards))
+        found.append(_traced(running[-1], options, call, backwards))
 
     with observed(observer):
         result = copied(*args, **options)  # pyright: ignore[reportCallIssue]
@@ -145,20 +145,20 @@ def _name(layer: Recurrent, path: str, running: list[str]) -> None:
     object.__setattr__(layer, "__class__", Named)
 
 
-def _traced(path: str, cell: Cell, operands: Operands, compute_dtype: Any, backwards: bool) -> LayerTrace:
-    params, x, state, valid, dropout, resets, _ = operands
+def _traced(path: str, options: Options, call: Call, backwards: bool) -> LayerTrace:
+    cell, dropout = options.cell, call.dropout
     known = CELLS.get(cell.name)
     gates = GATES.get(cell.name) if known is not None and known.step is cell.step else None
 
     def record(before: Any, z: jax.Array, after: Any) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
-        found = gates(params, before, z, dropout.recurrent, compute_dtype) if gates else {}
+        found = gates(call.params, before, z, dropout.recurrent, options.compute_dtype) if gates else {}
         return after._asdict(), found
 
-    x = cell.projectable(params, x, dropout.input is not None)
-    (states, values), _ = reference.run(cell, params, x, state, valid, dropout, resets, compute_dtype, record=record)
+    x = cell.projectable(call.params, call.x, dropout.input is not None)
+    (states, values), _ = reference.run(options, call._replace(x=x), record=record)
 
     def rows_first(array: jax.Array) -> jax.Array:
         return jnp.swapaxes(array[::-1] if backwards else array, 0, 1)
 
-    states, values, valid = jax.tree.map(rows_first, (states, values, valid))
+    states, values, valid = jax.tree.map(rows_first, (states, values, call.valid))
     return LayerTrace(path, cell.name, backwards, states, values, valid)

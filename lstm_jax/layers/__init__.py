@@ -7,6 +7,7 @@ from lstm_jax.layers.heads import ClassifierHead, TiedHead
 from lstm_jax.layers.named import GRU, LSTM, SimpleRNN, recurrent
 from lstm_jax.layers.recurrent import Recurrent
 from lstm_jax.layers.stack import RecurrentStack
+from lstm_jax.layers.stepper import make_stepper
 
 __all__ = [
     "GRU",
@@ -19,5 +20,6 @@ __all__ = [
     "RecurrentStack",
     "SimpleRNN",
     "TiedHead",
+    "make_stepper",
     "recurrent",
 ]

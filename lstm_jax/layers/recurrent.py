@@ -20,7 +20,7 @@ from lstm_jax.errors import require
 from lstm_jax.layers.carried import INITIAL, LayerState
 from lstm_jax.layers.initial import Initial, Initials, as_int, check_size, initial_params, set_params
 from lstm_jax.layers.keys import dropout_key
-from lstm_jax.layers.single import call_on_single, is_single, read_input, read_step
+from lstm_jax.layers.single import call_on_single, expanded, is_single, read_input, read_step
 from lstm_jax.recurrence import Remat, check_remat, check_zoneout, unroll
 
 Shape = tuple[int | None, ...]
@@ -386,11 +386,17 @@ class Recurrent(LayerState):
         require(not self.go_backwards, "go_backwards", True, "a single step has no reverse order: call the layer on the whole sequence")
         x, state, reset, dropout, single = read_step(x, state, reset, dropout)
         params, dropout = self._drop(x.shape[0], 1, dropout, None, training=False)
-        resets = None if reset is None else reset[:, None]
-        reset_state = None if reset is None else self._reset_state(None)
-        options: dict[str, Any] = {"dropout": dropout, "compute_dtype": self.dtype, "backend": self.backend or "reference"}
         output, state = unroll(
-            self.row, params, x[:, None], state, resets=resets, reset_state=reset_state, return_sequences=False, **options
+            self.row,
+            params,
+            expanded("x", x, 1),
+            state,
+            resets=expanded("reset", reset, 1),
+            reset_state=None if reset is None else self._reset_state(None),
+            dropout=dropout,
+            return_sequences=False,
+            compute_dtype=self.dtype,
+            backend=self.backend,
         )
         return jax.tree.map(lambda part: part[0], (output, state)) if single else (output, state)
 

@@ -58,7 +58,7 @@ def read_step(x: Any, state: Any, reset: Any, dropout: Any) -> tuple[Any, Any, A
         shape = () if single else x.shape[:1]
         require(reset.shape == shape, "reset", reset.shape, f"give shape {shape}")
     if single:
-        x, state, reset, dropout = x[None], _with_row("state", state), _expanded("reset", reset, 0), _with_batch(dropout)
+        x, state, reset, dropout = x[None], _with_row("state", state), expanded("reset", reset, 0), _with_batch(dropout)
     return x, state, reset, dropout, single
 
 
@@ -83,28 +83,22 @@ def call_on_single(
         InputError: if an argument cannot be converted to an array, or the layer does not accept it.
     """
     axis = int(time_major)
-    steps = {name: _expanded(name, value, axis) for name, value in per_step.items()}
+    steps = {name: expanded(name, value, axis) for name, value in per_step.items()}
     rows = {name: _with_row(name, value) for name, value in per_row.items()}
     own: dict[str, Any] = {"time_major": time_major, "return_sequences": sequences, "dropout": _with_batch(dropout)}
-    found = layer(_expanded("x", x, axis), **own, **steps, **rows, **options)
+    found = layer(expanded("x", x, axis), **own, **steps, **rows, **options)
     outputs, state = found if layer.return_state else (found, None)
     outputs = jnp.squeeze(outputs, axis if sequences else 0)
     return (outputs, jax.tree.map(lambda part: part[0], state)) if layer.return_state else outputs
 
 
-def _expanded(name: str, value: Any, axis: int) -> Any:
-    """Add an axis with the index `axis` to an array or a list, and return the array. None stays None.
+def expanded(name: str, value: Any, axis: int) -> Any:
+    """Return an array or list with a new axis at the index `axis`, or at its end if it has fewer axes. None stays None.
 
-    A NumPy array or a list becomes a NumPy array, not a JAX array, so that 64-bit values are not truncated before they are checked. A
-    number becomes an array (1,), whatever `axis` is. If the layer needs an array with more axes, the layer later raises an error.
-
-    Args:
-        name: name of the value in the error message.
-        value: the array, list or number, or None.
-        axis: index of the new axis.
+    A NumPy array or a list becomes a NumPy array, so that 64-bit values are not truncated before they are checked.
 
     Raises:
-        InputError: if `value` cannot be converted to an array.
+        InputError: if the value, named `name` in the message, cannot be converted to an array.
     """
     if value is None:
         return None
@@ -114,35 +108,17 @@ def _expanded(name: str, value: Any, axis: int) -> Any:
 
 
 def _with_row(name: str, value: Any) -> Any:
-    """Add a batch axis to a number or an array, or to each array of a state. None stays None.
-
-    Args:
-        name: name of the value in the error message of `_expanded`.
-        value: a number, an array, a state (a tuple or list of arrays), or None.
-
-    Raises:
-        InputError: if the value cannot be converted to an array.
-    """
     if isinstance(value, tuple | list):
-        parts = [_expanded(name, part, 0) for part in value]
+        parts = [expanded(name, part, 0) for part in value]
         return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
-    return _expanded(name, value, 0)
+    return expanded(name, value, 0)
 
 
 def _with_batch(dropout: Any) -> Any:
-    """Add a batch axis before the last axis of each dropout or zoneout mask that has none.
+    """Add a batch axis before the last axis of each dropout or zoneout mask that has none; rates, None and wrong classes stay.
 
-    A mask of a single sequence has one of these shapes:
-
-    - dropout mask for all gates: (features,) without a batch axis, (1, features) with a batch axis of one row;
-    - dropout masks per gate: (gates, features) without a batch axis, (gates, 1, features) with a batch axis of one row;
-    - zoneout mask: (T, features) without a batch axis, (T, 1, features) with a batch axis of one row.
-
-    The first axis of a dropout mask (1, features) is the batch axis or, for a cell with one gate, the axis of gates. Both meanings have the
-    same effect, so that such a mask is not changed. A rate of zoneout, which has no axes, is not changed, either.
-
-    Args:
-        dropout: `DropoutMasks`, or None. Any other value is returned unchanged, and `unroll` later raises an error for it.
+    The first axis of a dropout mask (1, features) is the batch axis or, for a cell with one gate, the axis of gates. Both have the same
+    effect, so that such a mask is not changed.
     """
     if not isinstance(dropout, DropoutMasks):
         return dropout
@@ -154,15 +130,8 @@ def _with_batch(dropout: Any) -> Any:
 
 
 def _mask_with_batch(name: str, mask: Any, per_step: bool) -> Any:
-    """Add a batch axis to a dropout or zoneout mask that has no batch axis; see `_with_batch`. None stays None.
-
-    Args:
-        name: name of the mask in the error message.
-        mask: the mask, a rate of zoneout, or None.
-        per_step: whether the mask is a mask of zoneout, which has an axis of steps.
-    """
     if mask is None:
         return None
     mask = as_array(name, mask, "give an array")
     lacks = mask.ndim == 1 or (mask.ndim == 2 and (per_step or mask.shape[0] != 1))
-    return _expanded(name, mask, -2) if lacks else mask
+    return expanded(name, mask, -2) if lacks else mask

@@ -2,12 +2,12 @@
 
     outputs, state = unroll(CELLS["lstm"], params, x)
 
-The module operands.py checks and converts the arguments of `unroll`, and backends.py chooses the implementation.
+The module operands.py checks, converts and arranges the arguments of `unroll`, and backends.py chooses the implementation.
 
 B is the batch size, T the number of steps, E the number of input features and H the number of units.
 """
 
-from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,12 +15,11 @@ import jax
 import jax.numpy as jnp
 
 from lstm_jax.cells import Cell
-from lstm_jax.dropout import DropoutMasks
 from lstm_jax.errors import require
 from lstm_jax.primitives.partition import in_automatic_mode, vary_together
-from lstm_jax.recurrence.backends import Backend, dropout_kinds, mask_kind, resolve_backend
-from lstm_jax.recurrence.observing import tell
-from lstm_jax.recurrence.operands import Operands, read_operands
+from lstm_jax.recurrence.backends import Backend, dropout_kinds, resolve_backend
+from lstm_jax.recurrence.observing import is_observed, tell
+from lstm_jax.recurrence.operands import Arguments, Call, Options, arrange, check_arguments, check_ids, compute_dtype_name
 from lstm_jax.recurrence.resets import Resets
 from lstm_jax.recurrence.segments import Remat, check_remat, in_segments
 
@@ -110,72 +109,72 @@ def unroll(
             - `reset_state` is given, but neither `resets` nor `segment_ids` is given.
             - The named backend does not support the call, or no backend is named and none supports the call.
     """
-    order = {"backwards": backwards, "time_major": time_major}
-    cuts = {"resets": resets, "reset_state": reset_state, "segment_ids": segment_ids}
-    operands = read_operands(cell, params, x, initial_state, mask=mask, lengths=lengths, dropout=dropout, tokens=tokens, **cuts, **order)
-    tell(cell, operands, compute_dtype, backwards)
-    kind = "mask" if segment_ids is not None else mask_kind(mask, lengths, backwards)
-    kinds = {"dropout": dropout_kinds(operands.dropout), "mask": kind, "resets": operands.resets is not None}
-    units = operands.params.kernel.shape[1] // cell.gates
-    chosen = resolve_backend(backend, cell, operands.params.kernel.dtype, compute_dtype, units=units, **kinds)
-    h, final = _run(chosen, cell, operands, compute_dtype, return_sequences, _checked_remat(remat, operands.dropout), not time_major)
-    if not return_sequences:
-        return _last_output(final.h, operands.valid, operands.resets, zero_output_for_mask), final
-    h = _all_outputs(h, operands.valid, operands.resets, zero_output_for_mask)
-    return (h if time_major else jnp.swapaxes(h, 0, 1)), final
+    arguments = check_arguments(
+        cell,
+        params,
+        x,
+        initial_state,
+        mask=mask,
+        lengths=lengths,
+        resets=resets,
+        reset_state=reset_state,
+        segment_ids=segment_ids,
+        dropout=dropout,
+        tokens=tokens,
+        time_major=time_major,
+    )
+    check_ids(arguments, time_major)
+    name = None if compute_dtype is None else compute_dtype_name(compute_dtype, arguments.params.kernel.dtype)
+    options = Options(cell, name, bool(return_sequences), not time_major)
+    run = _unroll.__wrapped__ if is_observed() else _unroll
+    return run(options, backend, check_remat(remat), bool(backwards), bool(zero_output_for_mask), arguments)
 
 
-def _checked_remat(remat: Any, dropout: DropoutMasks) -> Remat:
-    found = check_remat(remat)
-    require(found is None or not dropout.zoneout, "remat", found, "segments have no zoneout: give None, or no zoneout")
-    return found
+@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4), inline=True)  # a call outside of `jit` is compiled once, one inside of it is inlined
+def _unroll(options: Options, backend: str | None, remat: Remat, backwards: bool, zeros: bool, arguments: Arguments):
+    call = arrange(arguments, backwards, time_major=not options.batch_first)
+    tell(options, call, backwards)
+    chosen = _choose(options, backend, backwards, arguments)
+    require(remat is None or not call.dropout.zoneout, "remat", remat, "segments have no zoneout: give None, or no zoneout")
+    h, final = _run(chosen, options, remat, call)
+    if not options.sequences:
+        return _last_output(final.h, call.valid, call.resets, zeros), final
+    h = _all_outputs(h, call.valid, call.resets, zeros)
+    return (jnp.swapaxes(h, 0, 1) if options.batch_first else h), final
 
 
-def _run(backend: Backend, cell: Cell, operands: Operands, compute_dtype, sequences: bool, remat: Remat, batch_first: bool):
-    """Run a backend on arguments that `unroll` has checked and converted, and return (h of all steps, final state).
+def _choose(options: Options, backend: str | None, backwards: bool, arguments: Arguments) -> Backend:
+    cell, kernel = options.cell, arguments.params.kernel
+    lengths = "lengths read backwards" if backwards else "lengths"
+    padded = arguments.mask is not None or arguments.segment_ids is not None
+    return resolve_backend(
+        backend,
+        cell,
+        kernel.dtype,
+        options.compute_dtype,
+        dropout=dropout_kinds(arguments.dropout),
+        mask=lengths if arguments.lengths is not None else "mask" if padded else "",
+        resets=arguments.reset_state is not None,
+        units=kernel.shape[1] // cell.gates,
+    )
 
-    Args:
-        backend: the backend.
-        cell: the cell.
-        operands: the checked arguments.
-        compute_dtype: dtype of the matrix products; None means the dtype of the parameters.
-        sequences: whether to return h of all steps (T, B, H). If false, None is returned in its place.
-        remat: number of segments for rematerialisation, "sqrt", or None for no rematerialisation.
-        batch_first: whether the x that the user gives to `unroll`, and the outputs that `unroll` returns, are (B, T, ...) instead of
-            (T, B, ...); see `compiled.run`.
-    """
+
+def _run(backend: Backend, options: Options, remat: Remat, call: Call):
+    """Return (h of all steps (T, B, H), or None if `options.sequences` is false; final state)."""
     shares = backend.shares and remat is None
-    run = partial(_run_rows, partial(backend.run, batch_first=batch_first) if shares else backend.run)
+    own = options if shares else replace(options, batch_first=False)
+    call = call if shares else call._replace(tokens=None)
+
+    def run(call: Call):
+        return backend.run(own, call._replace(x=options.cell.projectable(call.params, call.x, call.dropout.input is not None)))
+
+    out_axes = (1 if options.sequences else None, jax.tree.map(lambda part: 0, call.state))
     run = run if remat is None else in_segments(run, remat)
-
-    def call(params, x, state, valid, dropout, resets, *tokens):
-        return run(cell, params, x, state, valid, dropout, resets, compute_dtype, sequences, *tokens)
-
-    *arrays, tokens = operands
-    shared = (tokens,) if tokens is not None and shares else ()
-    out_axes = (1 if sequences else None, jax.tree.map(lambda part: 0, operands.state))
-    return in_automatic_mode(call, 1, out_axes)(*vary_together(*arrays, *shared))
-
-
-def _run_rows(run: Callable, cell: Cell, params, x, state, valid, dropout: DropoutMasks, *rest):
-    """Call the function `run` of a backend and return its results. If necessary, first convert ids in x to one-hot vectors.
-
-    The conversion is necessary if there is an input dropout mask, since this mask cannot be applied to ids, or if the function `project` of
-    the cell does not accept ids. The arguments after `run` are those of `reference.run`.
-    """
-    x = cell.projectable(params, x, dropout.input is not None)
-    return run(cell, params, x, state, valid, dropout, *rest)
+    return in_automatic_mode(lambda *parts: run(Call(*parts)), 1, out_axes)(*vary_together(*call))
 
 
 def _after_valid(valid: jax.Array, resets: Resets | None) -> jax.Array:
-    """Return a bool array (T, B) that is True at the first valid step of each sequence and at all later steps of the sequence.
-
-    A sequence begins at the first step of a row and at each step with a reset.
-
-    Args:
-        valid: bool (T, B), False at padded steps.
-        resets: the resets, or None.
-    """
+    """Return bool (T, B), True from the first valid step of each sequence on. A sequence begins at step 0 and at each reset."""
     if resets is None:
         return jnp.cumsum(valid, axis=0) > 0
     step = jax.lax.broadcasted_iota(jnp.int32, valid.shape, 0)
@@ -183,17 +182,7 @@ def _after_valid(valid: jax.Array, resets: Resets | None) -> jax.Array:
 
 
 def _last_output(h: jax.Array, valid: jax.Array | None, resets: Resets | None, zeros: bool) -> jax.Array:
-    """Return the last output of each row, an array (B, H): h after the last step, or zeros.
-
-    A sequence begins at the first step of a row and at each step with a reset. The last output is zeros in two cases: if the last
-    sequence of the row has no valid step, or if `zeros` is true and the last step is padded.
-
-    Args:
-        h: the final h (B, H).
-        valid: bool (T, B), False at padded steps, or None if no step is padded.
-        resets: the resets, or None.
-        zeros: whether a padded step has the output zero.
-    """
+    # zeros if the last sequence of the row has no valid step or, with `zeros`, if the last step is padded
     if valid is None:
         return h
     shown = valid[-1] if zeros else _after_valid(valid, resets)[-1]
@@ -201,17 +190,7 @@ def _last_output(h: jax.Array, valid: jax.Array | None, resets: Resets | None, z
 
 
 def _all_outputs(h: jax.Array, valid: jax.Array | None, resets: Resets | None, zeros: bool) -> jax.Array:
-    """Return the outputs of all steps, an array (T, B, H). The output of each step is h after this step, or zeros.
-
-    The output of a valid step is always h, even at a reset. The output of a padded step is zeros in two cases: if `zeros` is true, or if
-    the step comes before the first valid step of its sequence. A sequence begins at the first step of a row and at each step with a reset.
-
-    Args:
-        h: h after each step (T, B, H).
-        valid: bool (T, B), False at padded steps, or None if no step is padded.
-        resets: the resets, or None.
-        zeros: whether a padded step has the output zero.
-    """
+    # zeros at padded steps before the first valid step of their sequence or, with `zeros`, at all padded steps
     if valid is None:
         return h
     shown = valid if zeros else _after_valid(valid, resets)

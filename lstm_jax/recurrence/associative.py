@@ -7,30 +7,18 @@ can compute all steps (Blelloch 1990).
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array
 
-from lstm_jax.cells import Cell
-from lstm_jax.dropout import DropoutMasks
-from lstm_jax.recurrence.resets import Resets
+from lstm_jax.recurrence.operands import Call, Options
 
 
-def run(
-    cell: Cell,
-    params,
-    x: Float[Array, "T B E"] | Int[Array, "T B"],
-    state,
-    valid: Array | None,
-    dropout: DropoutMasks,
-    resets: Resets | None = None,
-    compute_dtype=None,
-    sequences: bool = True,
-):
+def run(options: Options, call: Call):
     """Run a cell that is linear in its state (`cell.is_linear` is true) with a parallel scan over time.
 
     The arguments and results are those of `reference.run`. For T steps, B rows and H units the scan makes about 2 log2(T) passes over
     arrays (T, B, H).
     """
-    a, b, starts = coefficients(cell, params, x, valid, dropout, resets, compute_dtype)
+    a, b, starts = coefficients(options, call)
     starts = jnp.zeros((*a.shape[:2], 1), bool) if starts is None else starts[:, :, None]
 
     def compose(first, second):
@@ -39,24 +27,23 @@ def run(
         return a * second[0], second[0] * b + second[1], first[2] | second[2]
 
     a, b, starts = lax.associative_scan(compose, (a, b, starts))
-    h = a * jnp.where(starts, 0, jnp.broadcast_to(state.h, a.shape)) + b
-    return h if sequences else None, jax.tree.map(lambda _: h[-1], state)
+    h = a * jnp.where(starts, 0, jnp.broadcast_to(call.state.h, a.shape)) + b
+    return h if options.sequences else None, jax.tree.map(lambda _: h[-1], call.state)
 
 
-def coefficients(
-    cell: Cell, params, x, valid, dropout: DropoutMasks, resets: Resets | None, compute_dtype=None
-) -> tuple[Array, Array, Array | None]:
+def coefficients(options: Options, call: Call) -> tuple[Array, Array, Array | None]:
     """Return the coefficients a and b of the steps h' = a h + b of a cell that is linear in its state, and the flags of its resets.
 
     At a padded step a is 1 and b is 0, so that the step copies h. If the state is reset before a step, b already contains the contribution
-    of the reset state, and a is 0. The arguments are those of `run`.
+    of the reset state, and a is 0.
 
     Returns:
         Three values: a (T, B, H), b (T, B, H), and the flags, bool (T, B), True where the state is reset before a step. The flags are None
         without resets. The caller must replace h before a flagged step by 0, since h may be NaN, and 0 times NaN is NaN.
     """
+    cell, valid, resets = options.cell, call.valid, call.resets
     assert cell.linear is not None
-    a, b = cell.linear(cell.project(params, x, dropout.input, compute_dtype))
+    a, b = cell.linear(cell.project(call.params, call.x, call.dropout.input, options.compute_dtype))
     if valid is not None:
         runs = valid[:, :, None]
         a, b = jnp.where(runs, a, 1), jnp.where(runs, b, 0)

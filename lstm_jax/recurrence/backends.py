@@ -369,10 +369,3 @@ def dropout_kinds(masks: DropoutMasks) -> tuple[str, ...]:
     named = {"input dropout": masks.input, "recurrent dropout": masks.recurrent}
     kinds = [name + " per gate" * is_per_gate(mask) for name, mask in named.items() if mask is not None]
     return tuple(kinds + [ZONEOUT] * bool(masks.zoneout))
-
-
-def mask_kind(mask, lengths, backwards: bool) -> str:
-    """Return the kind of padding in a call of `unroll`: a member of `MASKS`, or "" if `mask` and `lengths` are both None."""
-    if lengths is None:
-        return "" if mask is None else "mask"
-    return "lengths read backwards" if backwards else "lengths"

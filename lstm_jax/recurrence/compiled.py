@@ -34,7 +34,7 @@ from lstm_jax.primitives.partition import SUM, call_partitioned
 from lstm_jax.recurrence import gate_recurrent, hoisted
 from lstm_jax.recurrence.compiled_cells import COMPILED_CELLS
 from lstm_jax.recurrence.compiled_linear import run_linear
-from lstm_jax.recurrence.operands import compute_dtype_name
+from lstm_jax.recurrence.operands import Call, Options, compute_dtype_name
 from lstm_jax.recurrence.recurrent_operation import RecurrentOperation, mask_axis, with_zeros
 from lstm_jax.recurrence.resets import Resets, restart
 from lstm_jax.recurrence.residuals import Residuals, backward_twin, forward_twin
@@ -44,51 +44,26 @@ FEW_ROWS = 3
 """Largest batch size for which x, the outputs and their gradients must be (T, B, ...) in the C++ code, and cannot be (B, T, ...)."""
 
 
-def run(
-    cell: Cell,
-    params,
-    x,
-    state,
-    valid,
-    dropout: DropoutMasks,
-    resets: Resets | None = None,
-    compute_dtype=None,
-    sequences: bool = True,
-    tokens: jax.Array | None = None,
-    batch_first: bool = False,
-):
+def run(options: Options, call: Call):
     """Run a cell over time in C++. The cell must be one for which `is_compiled` returns true.
 
-    The arguments and results are those of `reference.run`. There are two additional arguments. `tokens` (T, B) is described in `unroll`.
-    `batch_first` tells whether the caller has transposed x from (B, T, ...) to (T, B, ...), and will transpose the outputs back. If so, and
-    if the batch size on a device is above `FEW_ROWS`, the C++ code reads and writes x, the outputs and the gradients with respect to both
-    as (B, T, ...), so that XLA need not transpose them in memory. The arguments and results of this function are (T, B, ...) in any case.
-    The values of the results do not depend on `batch_first`.
+    The arguments and results are those of `reference.run`. Two fields of them serve this backend alone: `Call.tokens`, and
+    `Options.batch_first`, with which the C++ code reads and writes x, the outputs and the gradients with respect to both as (B, T, ...), if
+    the batch size on a device is above `FEW_ROWS`, so that XLA need not transpose them in memory. The values of the results do not depend
+    on it.
     """
-    name = compute_dtype_name(compute_dtype, params.kernel.dtype)
+    cell, x, dropout = options.cell, call.x, call.dropout
+    name = compute_dtype_name(options.compute_dtype, call.params.kernel.dtype)
     products = name if name in PRODUCT_NUMBERS else None
     if cell not in COMPILED_CELLS or (cell.is_linear and x.shape[1] == 1 and products is None):
-        return run_linear(cell, params, x, state, valid, dropout, resets, sequences)
-    x = x.astype(jnp.int32) if jnp.issubdtype(x.dtype, jnp.integer) else x
-    tokens = None if tokens is None or x.ndim == 2 else tokens.astype(jnp.int32)
+        return run_linear(options, call)
+    call = call._replace(tokens=None if x.ndim == 2 else call.tokens)
     if cell.gates == 1:  # the C++ code has no axis of a single gate
-        dropout = DropoutMasks(_without_gates(dropout.input), _without_gates(dropout.recurrent))
-    operation: Any = (CompiledLSTM if cell is CELLS["lstm"] else CompiledCell)(cell, sequences, products, batch_first)
-    if COMPILED_CELLS[cell].cell != cell:
-        return _run_joined(operation, params, x, state, valid, dropout, resets, tokens)
-    return apply(operation, params, x, state, valid, dropout, resets, tokens)
-
-
-def _run_joined(operation, params, x, state, valid, dropout: DropoutMasks, resets: Resets | None, tokens):
-    """Run the LSTM with full gate recurrence, whose gates i, f and o also depend on the gates i, f and o of the step before.
-
-    The C++ code runs the equivalent cell `gate_recurrent.JOINED` instead of this LSTM. The arguments are therefore converted to those of
-    `JOINED`, and the final state is converted back. `operation` is the `CompiledCell` of this LSTM. The other arguments and the results are
-    those of the function `run` of this module.
-    """
-    weights, joined = gate_recurrent.join_params(params), gate_recurrent.join_state(state)
-    rest = gate_recurrent.join_masks(dropout), gate_recurrent.join_resets(resets), tokens
-    outputs, final = apply(operation, weights, x, joined, valid, *rest)
+        call = call._replace(dropout=DropoutMasks(_without_gates(dropout.input), _without_gates(dropout.recurrent)))
+    operation = (CompiledLSTM if cell is CELLS["lstm"] else CompiledCell)(cell, options.sequences, products, options.batch_first)
+    if COMPILED_CELLS[cell].cell == cell:
+        return apply(operation, *call)
+    outputs, final = apply(operation, *gate_recurrent.join(call))
     return outputs, gate_recurrent.split_state(final)
 
 

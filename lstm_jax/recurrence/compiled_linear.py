@@ -15,19 +15,17 @@ import jax
 import jax.numpy as jnp
 
 from lstm_jax import native
-from lstm_jax.cells import Cell
-from lstm_jax.dropout import DropoutMasks
 from lstm_jax.primitives.operation import Operation, apply
 from lstm_jax.primitives.partition import call_partitioned
 from lstm_jax.recurrence.associative import coefficients
-from lstm_jax.recurrence.resets import Resets
+from lstm_jax.recurrence.operands import Call, Options
 
 
-def run_linear(cell: Cell, params, x, state, valid, dropout: DropoutMasks, resets: Resets | None, sequences: bool):
+def run_linear(options: Options, call: Call):
     """Run a cell with linear steps (`cell.is_linear` is true) over time in C++. The arguments and results are those of `reference.run`."""
-    a, b, starts = coefficients(cell, params, x, valid, dropout, resets)
-    h = apply(LinearSteps(), a, b, state.h, starts)
-    return h if sequences else None, jax.tree.map(lambda _: h[-1], state)
+    a, b, starts = coefficients(options, call)
+    h = apply(LinearSteps(), a, b, call.state.h, starts)
+    return h if options.sequences else None, jax.tree.map(lambda _: h[-1], call.state)
 
 
 @dataclass(frozen=True)

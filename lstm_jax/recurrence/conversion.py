@@ -1,5 +1,6 @@
 """Functions that convert the arguments of `unroll` to arrays of a given dtype. A value that cannot be converted raises an `InputError`."""
 
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -56,8 +57,13 @@ def of_kinds(name: str, value, kinds: tuple, remedy: str) -> jax.Array | np.ndar
         InputError: if `value` cannot be converted to an array, or its dtype is of another kind.
     """
     array = as_array(name, value, remedy)
-    require(any(jnp.issubdtype(array.dtype, kind) for kind in kinds), name, str(array.dtype), remedy)
+    require(_is_of(array.dtype, kinds), name, array.dtype, remedy)
     return array
+
+
+@lru_cache(maxsize=256)
+def _is_of(dtype: Any, kinds: tuple) -> bool:
+    return any(jnp.issubdtype(dtype, kind) for kind in kinds)
 
 
 def as_numbers(name: str, value, dtype, remedy: str) -> jax.Array:
@@ -75,8 +81,8 @@ def as_numbers(name: str, value, dtype, remedy: str) -> jax.Array:
     array = of_kinds(name, value, REAL, remedy)
     if isinstance(array, np.ndarray):
         with np.errstate(over="ignore", invalid="ignore"):
-            array = jnp.asarray(array.astype(dtype))  # NumPy converts the array, since jnp.asarray would first truncate int64 to 32 bits
-    return array.astype(dtype)
+            return jnp.asarray(array.astype(dtype))  # NumPy converts the array, since jnp.asarray would first truncate int64 to 32 bits
+    return array if array.dtype == dtype else array.astype(dtype)
 
 
 def as_int32(name: str, value, remedy: str) -> jax.Array:

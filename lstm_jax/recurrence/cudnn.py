@@ -20,10 +20,10 @@ from jax import lax
 from jax.custom_batching import sequential_vmap
 from jax.experimental import rnn
 
-from lstm_jax.cells import Cell, LSTMParams, LSTMState
+from lstm_jax.cells import LSTMParams, LSTMState
 from lstm_jax.cells.products import one_hot_rows
-from lstm_jax.dropout import DropoutMasks
 from lstm_jax.errors import InputError
+from lstm_jax.recurrence.operands import Call, Options
 from lstm_jax.recurrence.residuals import BATCH_FIRST, COPIED, on_mesh
 from lstm_jax.shapes import GATES
 
@@ -54,22 +54,12 @@ def unpack(weights: jax.Array, features: int, units: int) -> LSTMParams:
     return LSTMParams(kernel.reshape(width, features).T, recurrent.reshape(width, units).T, first + second)
 
 
-def run(
-    cell: Cell,
-    params: LSTMParams,
-    x,
-    state: LSTMState,
-    valid,
-    dropout: DropoutMasks,
-    resets: None = None,
-    compute_dtype=None,
-    sequences: bool = True,
-):
+def run(options: Options, call: Call):
     """Run the LSTM over time with cuDNN. The arguments and results are those of `reference.run`.
 
     The valid steps of each row must come before its padded steps, since cuDNN gets only the number of valid steps of each row.
     """
-    del cell, compute_dtype, resets  # BACKENDS selects this backend only for the LSTM in float32 without resets
+    params, x, state, valid, dropout, *_ = call  # BACKENDS selects this backend only for the LSTM in float32 without resets
     features, units = params.kernel.shape[0], params.recurrent_kernel.shape[0]
     if jnp.issubdtype(x.dtype, jnp.integer):
         x = one_hot_rows(x, features, params.kernel.dtype)
@@ -89,7 +79,7 @@ def run(
     if valid is not None:
         final = jax.tree.map(lambda after, before: jnp.where((lengths > 0)[:, None], after, before), final, state)
         h = jnp.where(valid[:, :, None], h, final.h[None])
-    return h if sequences else None, final
+    return h if options.sequences else None, final
 
 
 def _precision() -> lax.Precision:

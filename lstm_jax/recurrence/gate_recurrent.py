@@ -13,8 +13,7 @@ import jax.numpy as jnp
 from lstm_jax.cells import CELLS, Cell, LSTMParams, LSTMState
 from lstm_jax.cells.gate_ablations import GateRecurrentParams, GateRecurrentState
 from lstm_jax.cells.products import masked_matmul
-from lstm_jax.dropout import DropoutMasks
-from lstm_jax.recurrence.resets import Resets
+from lstm_jax.recurrence.operands import Call
 from lstm_jax.shapes import GATES
 
 GATE_RECURRENT = CELLS["lstm_full_gate_recurrence"]
@@ -45,22 +44,18 @@ def split_state(state: LSTMState) -> GateRecurrentState:
     return GateRecurrentState(h, state.c, i, f, o)
 
 
-def join_masks(dropout: DropoutMasks) -> DropoutMasks:
-    """Convert dropout masks of the LSTM with full gate recurrence to those of the equivalent cell `JOINED`.
-
-    The recurrent state of `JOINED` contains h and the gates i, f and o of the previous step. These gates have no dropout, so that a
-    recurrent mask is extended by ones for them.
-    """
-    mask = dropout.recurrent
-    if mask is None:
-        return dropout
-    ones = jnp.ones((*mask.shape[:-1], 3 * mask.shape[-1]), mask.dtype)
-    return dropout._replace(recurrent=jnp.concatenate([mask, ones], axis=-1))
-
-
-def join_resets(resets: Resets | None) -> Resets | None:
-    """Return the resets with their state converted to a state of the cell `JOINED`, or None if `resets` is None."""
-    return None if resets is None else resets._replace(state=join_state(resets.state))
+def join(call: Call) -> Call:
+    """Convert the operands of the LSTM with full gate recurrence to those of the equivalent cell `JOINED`."""
+    mask, resets = call.dropout.recurrent, call.resets
+    if mask is not None:  # the gates of the previous step have no dropout
+        ones = jnp.ones((*mask.shape[:-1], 3 * mask.shape[-1]), mask.dtype)
+        mask = jnp.concatenate([mask, ones], axis=-1)
+    return call._replace(
+        params=join_params(call.params),
+        state=join_state(call.state),
+        dropout=call.dropout._replace(recurrent=mask),
+        resets=None if resets is None else resets._replace(state=join_state(resets.state)),
+    )
 
 
 def without_unused(kernel: jax.Array) -> jax.Array:

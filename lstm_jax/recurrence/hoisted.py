@@ -23,12 +23,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array
 
-from lstm_jax.cells import Cell, LSTMParams, LSTMState
+from lstm_jax.cells import LSTMParams, LSTMState
 from lstm_jax.cells.products import is_per_gate, matmul, project
 from lstm_jax.dropout import DropoutMasks
 from lstm_jax.primitives.operation import apply
+from lstm_jax.recurrence.operands import Call, Options
 from lstm_jax.recurrence.recurrent_operation import RecurrentOperation, with_zeros
 from lstm_jax.recurrence.resets import Resets, restart, split_gradient
 from lstm_jax.shapes import GATES
@@ -98,20 +99,9 @@ class Loops(NamedTuple):
     platforms: tuple[str, ...] = ()
 
 
-def run(
-    cell: Cell,
-    params: LSTMParams,
-    x: Float[Array, "T B E"] | Int[Array, "T B"],
-    state: LSTMState,
-    valid: Array | None,
-    dropout: DropoutMasks,
-    resets: Resets | None = None,
-    compute_dtype=None,
-    sequences: bool = True,
-):
+def run(options: Options, call: Call):
     """Run the LSTM over time with the backend `hoisted`. The arguments and results are those of `reference.run`."""
-    del cell  # BACKENDS selects this backend only for the LSTM
-    return apply(HoistedLSTM(LOOPS, compute_dtype, sequences), params, x, state, valid, dropout, resets)
+    return apply(HoistedLSTM(LOOPS, options.compute_dtype, options.sequences), *call[:-1])
 
 
 @dataclass(frozen=True)

@@ -10,17 +10,20 @@ _OBSERVER: ContextVar[Callable[..., None] | None] = ContextVar("observer", defau
 
 @contextlib.contextmanager
 def observed(observer: Callable[..., None]) -> Iterator[None]:
-    """Return a context manager in which each call of `unroll` also calls observer(cell, operands, compute_dtype, backwards).
+    """Return a context manager in which each call of `unroll` also calls observer(options, call, backwards).
 
-    `cell`, `compute_dtype` and `backwards` are arguments of the call of `unroll`. `operands` contains the arrays of the call, such as the
-    parameters and the inputs, after they have been checked and converted; see `Operands`. If `backwards` is true, the time axis of these
-    arrays is already reversed.
+    `options` and `call` are those of the backend. If `backwards` is true, the time axis of the arrays is already reversed.
     """
     token = _OBSERVER.set(observer)
     try:
         yield
     finally:
         _OBSERVER.reset(token)
+
+
+def is_observed() -> bool:
+    """Return whether an observer is set, which reads the arrays of a call."""
+    return _OBSERVER.get() is not None
 
 
 def tell(*call: Any) -> None:

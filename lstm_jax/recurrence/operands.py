@@ -1,18 +1,15 @@
-"""Functions that check and convert the arguments of `unroll`, so that all backends read arrays of the same shapes and dtypes.
+"""The arguments of `unroll`: checked by `check_arguments`, then arranged for the backends by `arrange`.
 
-Classes, shapes and dtypes are checked. Values are not checked, so that the arguments may be tracers. Lengths are clipped to 0..T, and ids
-are clipped to the range of int32. The arrays that a backend gets have these dtypes:
-
-- bool: `valid`, the flags of `resets`, and zoneout masks.
-- int32: `tokens`, and `x` if it contains ids.
-- The dtype of `params.kernel`: all other arrays. Bools and ints are converted to this dtype.
-
-If the parameters have different dtypes, an error is raised, since this is usually a mistake. Complex numbers also raise an error.
+Classes, shapes and dtypes are checked. Values are not, so that the arguments may be tracers: lengths are clipped to 0..T, and ids are
+clipped to the range of int32. The arrays of a `Call` have these dtypes: bool for `valid`, the flags of `resets` and drawn zoneout masks;
+int32 for `tokens` and ids; the dtype of `params.kernel` for all others. Bools and ints are converted to it. Parameters of different dtypes
+are an error, since they are usually a mistake; so are complex numbers.
 
 B is the batch size, T the number of steps, E the number of input features and H the number of units.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -23,24 +20,29 @@ import numpy as np
 from lstm_jax.cells import Cell
 from lstm_jax.dropout import DropoutMasks
 from lstm_jax.errors import InputError, require
-from lstm_jax.recurrence.conversion import FLOATS, REAL, as_int32, as_numbers, of_kinds
+from lstm_jax.recurrence.conversion import FLOATS, LOWEST, REAL, as_int32, as_numbers, of_kinds
 from lstm_jax.recurrence.resets import Resets
-from lstm_jax.recurrence.step_arguments import (
-    apart_from_padding,
-    check_alone,
-    read_lengths,
-    read_mask,
-    read_resets,
-    read_segments,
-    read_tokens,
-    starts_backwards,
-)
+
+_GIVE_FLOATS = f"give one of {', '.join(FLOATS)}"
 
 
-class Operands(NamedTuple):
-    """Checked and converted arguments of `unroll`, which a backend reads.
+class Arguments(NamedTuple):
+    """Arguments of `unroll` as JAX arrays whose classes, shapes and dtypes fit, in the order of axes that the caller gave."""
 
-    Time is the first axis of all arrays. The steps are in the order in which they are processed.
+    params: Any
+    x: jax.Array
+    state: Any
+    reset_state: Any = None
+    mask: jax.Array | None = None
+    lengths: jax.Array | None = None
+    resets: jax.Array | None = None
+    segment_ids: jax.Array | None = None
+    dropout: DropoutMasks = DropoutMasks()
+    tokens: jax.Array | None = None
+
+
+class Call(NamedTuple):
+    """Operands of a backend. Time is the first axis, and the steps are in the order in which they are processed.
 
     Attributes:
         params: parameters of the cell.
@@ -49,8 +51,8 @@ class Operands(NamedTuple):
         valid: bool (T, B) that is False at padded steps, or None if no step is padded.
         dropout: dropout masks.
         resets: resets of the state within the sequence, or None.
-        tokens: int32 (T, B), or None. If several steps of the same row have equal tokens, they also have equal inputs, so that a backend
-            may compute the product of the inputs and the kernel only once for all of these steps.
+        tokens: int32 (T, B), or None. Steps of the same row with equal tokens have equal inputs, so that a backend may compute the product
+            of the inputs and the kernel only once for all of these steps.
     """
 
     params: Any
@@ -59,10 +61,27 @@ class Operands(NamedTuple):
     valid: jax.Array | None
     dropout: DropoutMasks
     resets: Resets | None
-    tokens: jax.Array | None
+    tokens: jax.Array | None = None
 
 
-def read_operands(
+@dataclass(frozen=True)
+class Options:
+    """Static options of a call: what a compiled program depends on besides the shapes and dtypes of its operands.
+
+    Attributes:
+        cell: the cell.
+        compute_dtype: dtype of the matrix products; None means the dtype of the parameters.
+        sequences: whether h of all steps is returned.
+        batch_first: whether the caller transposes x from (B, T, ...), and transposes the outputs back.
+    """
+
+    cell: Cell
+    compute_dtype: Any = None
+    sequences: bool = True
+    batch_first: bool = False
+
+
+def check_arguments(
     cell: Cell,
     params,
     x,
@@ -75,75 +94,102 @@ def read_operands(
     segment_ids=None,
     dropout=None,
     tokens=None,
-    backwards: bool = False,
     time_major: bool = False,
-) -> Operands:
-    """Check the arguments of `unroll`, convert them to the shapes and dtypes that backends read, and return them.
-
-    The docstring of `unroll` describes the arguments.
+) -> Arguments:
+    """Return the arguments of `unroll` as JAX arrays, after checking that they fit each other. `unroll` describes them.
 
     Raises:
-        InputError: in one of these cases.
-
-            - An argument has a wrong class or shape, or a wrong dtype that cannot be converted.
-            - The number of steps T is 0.
-            - Two arguments are given that exclude each other.
-            - `reset_state` is given, but neither `resets` nor `segment_ids` is given.
+        InputError: if an argument has a wrong class, shape or dtype, or excludes another one.
     """
     require(isinstance(cell, Cell), "cell", cell, "give a Cell, such as a row of CELLS")
     require(mask is None or lengths is None, "lengths", "given with mask", "give one of the two")
     params, features, units = _read_params(cell, params)
     dtype = params.kernel.dtype
     x = _read_x(x, features, dtype)
-    given_shape, x = x.shape, x if time_major else jnp.swapaxes(x, 0, 1)
-    steps, batch = x.shape[:2]
-    require(steps >= 1, "x", given_shape, "give 1 or more time steps")
+    steps, batch = x.shape[:2] if time_major else x.shape[1::-1]
+    require(steps >= 1, "x", x.shape, "give 1 or more time steps")
     start = reset_state if initial_state is None else initial_state
     state = _read_state(cell, start, batch, units, dtype, "reset_state" if initial_state is None else "initial_state")
     dropout = _read_dropout(cell, dropout, (steps, features, units), state, dtype)
-    valid = read_mask(mask, steps, batch, time_major) if lengths is None else read_lengths(lengths, steps, batch)
-    at = None if resets is None else read_resets(resets, steps, batch, time_major)
+    per_step = {
+        "mask": (mask, REAL, "give bools"),
+        "resets": (resets, (jnp.bool_,), "give bools"),
+        "segment_ids": (segment_ids, (jnp.integer,), "give ints"),
+        "tokens": (tokens, (jnp.integer,), "give ints"),
+    }
+    found: dict[str, Any] = {}
+    for name, (value, kinds, remedy) in per_step.items():
+        if value is not None:
+            array = of_kinds(name, value, kinds, remedy)
+            fits = array.shape == ((steps, batch) if time_major else (batch, steps))
+            require(fits, name, array.shape, "give (B, T), or (T, B) if time_major")
+            found[name] = _int32_numbers(array) if kinds == (jnp.integer,) else jnp.asarray(array.astype(bool))
+    if tokens is not None and found["tokens"].dtype.itemsize == 8:
+        del found["tokens"]  # 64 bits of JAX: distinct tokens could become equal
+    if lengths is not None:
+        array = of_kinds("lengths", lengths, (jnp.integer,), "give ints")
+        require(array.shape == (batch,), "lengths", array.shape, f"give shape ({batch},)")
+        found["lengths"] = as_int32("lengths", array, "give ints")
     if segment_ids is not None:
-        check_alone(mask, lengths, resets)
-        valid, at = read_segments(segment_ids, steps, batch, time_major)
-    require(
-        at is not None or reset_state is None, "reset_state", "given without resets", "give resets or segment_ids too, or initial_state"
-    )
-    tokens = None if tokens is None else read_tokens(tokens, steps, batch, time_major)
+        for name, other in (("mask", mask), ("lengths", lengths), ("resets", resets)):
+            remedy = "the ids say where sequences begin and, by 0, what is padding: give one of the two"
+            require(other is None, "segment_ids", f"given with {name}", remedy)
+    cuts = resets is not None or segment_ids is not None
+    require(cuts or reset_state is None, "reset_state", "given without resets", "give resets or segment_ids too, or initial_state")
+    after = _read_state(cell, reset_state, batch, units, dtype, "reset_state") if cuts else None
+    return Arguments(params, x, state, after, dropout=dropout, **found)
+
+
+def arrange(given: Arguments, backwards: bool = False, time_major: bool = False) -> Call:
+    """Return the operands of a backend: time first, steps in the order of processing, and zeros in x at padded steps."""
+
+    def time_first(array: Any) -> Any:
+        return array if array is None or time_major else jnp.swapaxes(array, 0, 1)
+
+    x, valid, at, tokens, ids = map(time_first, (given.x, given.mask, given.resets, given.tokens, given.segment_ids))
+    if given.lengths is not None:
+        valid = jnp.arange(x.shape[0], dtype=jnp.int32)[:, None] < given.lengths[None, :]
+    if ids is not None:
+        # a segment begins where the id changes; the first segment of a row starts from the initial state, also after padding
+        valid = ids != 0
+        at = valid & (ids != _delayed(ids)) & _delayed(jnp.cumsum(valid, axis=0) > 0)
     if valid is not None:
         # values of x at padded steps must not enter any product, also not in the gradients: masking the results would not help, as 0 * NaN
         # is NaN
         x = jnp.where(valid if x.ndim == 2 else valid[:, :, None], x, 0)
-        tokens = None if tokens is None else apart_from_padding(tokens, valid)
+        tokens = None if tokens is None else _apart_from_padding(tokens, valid)
     if backwards:
         x = jnp.flip(x, 0)
         valid, tokens = (None if array is None else jnp.flip(array, 0) for array in (valid, tokens))
-        at = None if at is None else starts_backwards(at)
-    found = None if at is None else Resets(at, _read_state(cell, reset_state, batch, units, dtype, "reset_state"))
-    return Operands(params, x, state, valid, dropout, found, tokens)
+        # the reversed sequence is cut at the same places: a reset before step t acts there before step t - 1
+        at = None if at is None else _delayed(jnp.flip(at, 0))
+    resets = None if at is None else Resets(at, given.reset_state)
+    return Call(given.params, x, given.state, valid, given.dropout, resets, tokens)
+
+
+def check_ids(given: Arguments, time_major: bool) -> None:
+    """Raise `InputError` if an id at a valid step is beyond -E..E - 1, where the values are known, as they are outside of `jit`."""
+    features = given.params.kernel.shape[0]
+    if not jnp.issubdtype(given.x.dtype, jnp.integer) or any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(given)):
+        return
+
+    def out_of_range(ids: jax.Array) -> np.ndarray:
+        values = np.asarray(ids)
+        return values[(values < -features) | (values >= features)]
+
+    if given.x.is_fully_addressable and out_of_range(given.x).size:
+        found = out_of_range(arrange(given, time_major=time_major).x)  # with 0 at padded steps
+        require(not found.size, "x", f"id {found[:1]}", f"give ids below {features}, the number of features")
 
 
 def check_zoneout(cell: Cell, part: str, given) -> None:
-    """Check that the state of a cell contains the array to which zoneout shall be applied.
-
-    Args:
-        cell: the cell.
-        part: name of the array, "h" or "c".
-        given: the value that the user gave for zoneout, for the error message.
-
-    Raises:
-        InputError: if the state does not contain the array.
-    """
+    """Raise `InputError` unless the state of a cell contains the array `part` ("h" or "c") to which the zoneout `given` applies."""
     parts = [name for name in cell.state_like()._fields if name in ("h", "c")]
     require(part in parts, f"zoneout of {part}", given, f"the state of {cell.name} has {' and '.join(parts)} alone")
 
 
 def compute_dtype_name(compute_dtype, dtype) -> str:
-    """Return the name of the dtype in which matrix products are computed.
-
-    Args:
-        compute_dtype: the dtype that the user gave, or None for the dtype of the parameters.
-        dtype: dtype of the parameters.
+    """Return the name of the dtype of matrix products: `compute_dtype` or, if it is None, the dtype of the parameters.
 
     Raises:
         InputError: if `compute_dtype` is not a dtype, or it is float64 while `jax_enable_x64` is off.
@@ -157,51 +203,61 @@ def compute_dtype_name(compute_dtype, dtype) -> str:
     return name
 
 
-@lru_cache(maxsize=256)
-def _like_params(init: Callable, features: int, units: int, dtype):
-    """Return the shapes and dtypes that the parameters of a cell must have. `init` is the function `Cell.init` of this cell."""
-    return jax.eval_shape(lambda: init(jax.random.key(0), features, units, dtype))
+def _int32_numbers(array: Any) -> jax.Array:
+    """Return ints as int32 in which distinct values stay distinct and 0 stays 0. 64-bit ints of JAX are returned as they are."""
+    if array.dtype.itemsize < 8:
+        return jnp.asarray(array.astype(np.int32))  # values of uint32 wrap around
+    if not isinstance(array, np.ndarray):
+        return array
+    numbers = np.unique(array, return_inverse=True)[1].reshape(array.shape) + 1
+    return jnp.asarray(np.where(array == 0, 0, numbers).astype(np.int32))
+
+
+def _delayed(array: jax.Array) -> jax.Array:
+    # padding, since the slice array[:-1] would be empty if T is 1, and jaxlib 0.10 may lose the attributes of calls of compiled code in a
+    # program with empty arrays
+    return jax.lax.pad(array, jnp.zeros((), array.dtype), ((1, -1, 0), (0, 0, 0)))
+
+
+def _apart_from_padding(tokens: jax.Array, valid: jax.Array) -> jax.Array:
+    # at padded steps x is 0, so that they need a token of their own: the lowest int32, or, in a row where a valid step has it, tokens that
+    # all differ, which claim no equal inputs
+    taken = (valid & (tokens == LOWEST)).any(0, keepdims=True)
+    return jnp.where(taken, jax.lax.broadcasted_iota(jnp.int32, tokens.shape, 0), jnp.where(valid, tokens, LOWEST))
 
 
 @lru_cache(maxsize=256)
 def _like_state(initial_state: Callable, units: int, dtype):
-    """Return the shapes and dtypes of the state of a cell for a batch of one row. `initial_state` is `Cell.initial_state` of this cell."""
     return jax.eval_shape(lambda: initial_state(1, units, dtype))
 
 
 def _read_params(cell: Cell, params) -> tuple[Any, int, int]:
-    """Check the class, shapes and dtypes of a cell's parameters.
-
-    Return a tuple (parameters as JAX arrays, number of features E, number of units H).
-
-    Raises:
-        InputError: if the class, a shape or a dtype is wrong.
-    """
     require(isinstance(params, cell.params), "params", type(params).__name__, f"the cell {cell.name} has {cell.params.__name__}")
+    arrays = []
+    for field, part in zip(params._fields, params, strict=True):
+        array = of_kinds(f"params.{field}", part, REAL, _GIVE_FLOATS)
+        arrays.append(array if isinstance(array, jax.Array) else jnp.asarray(array))
+    read = type(params)(*arrays)
+    return read, *_sizes(cell, read.kernel.dtype, tuple((array.shape, array.dtype) for array in read))
+
+
+@lru_cache(maxsize=256)
+def _sizes(cell: Cell, dtype: np.dtype, given: tuple) -> tuple[int, int]:
+    """Return the numbers of features E and units H, after checking the shape and dtype of each parameter."""
+    fields = cell.params._fields  # pyright: ignore[reportAttributeAccessIssue]
+    shape = given[fields.index("kernel")][0]
+    require(dtype.name in FLOATS, "params.kernel", dtype.name, _GIVE_FLOATS)
     remedy = f"give (E, {cell.gates} H), E and H of 1 or more"
-    kernel = jnp.asarray(of_kinds("params.kernel", params.kernel, (jnp.floating,), f"give one of {', '.join(FLOATS)}"))
-    dtype, shape = kernel.dtype, kernel.shape
-    require(dtype.name in FLOATS, "params.kernel", dtype.name, f"give one of {', '.join(FLOATS)}")
     require(len(shape) == 2 and shape[0] >= 1 and shape[1] >= 1 and shape[1] % cell.gates == 0, "params.kernel", shape, remedy)
     features, units = shape[0], shape[1] // cell.gates
-    parts = []
-    for field, part, like in zip(params._fields, params, _like_params(cell.init, features, units, dtype), strict=True):
-        name = f"params.{field}"
-        array = jnp.asarray(of_kinds(name, part, REAL, f"give {like.dtype.name} {like.shape}"))
-        require(array.shape == like.shape, name, array.shape, f"give shape {like.shape}")
-        require(array.dtype == like.dtype, name, array.dtype.name, f"give {like.dtype.name}, as the kernel has")
-        parts.append(array)
-    return type(params)(*parts), features, units
+    like = jax.eval_shape(lambda: cell.init(jax.random.key(0), features, units, dtype))
+    for field, (shape, own), wanted in zip(fields, given, like, strict=True):
+        require(shape == wanted.shape, f"params.{field}", shape, f"give shape {wanted.shape}")
+        require(own == wanted.dtype, f"params.{field}", own, f"give {wanted.dtype}, as the kernel has")
+    return features, units
 
 
 def _read_x(x, features: int, dtype) -> jax.Array:
-    """Check the inputs x of `unroll`. Return them as an array of `dtype` with three axes, or as int32 ids with two axes.
-
-    The order of the axes is not changed. `features` is the expected number of input features E.
-
-    Raises:
-        InputError: if the shape or the dtype is wrong.
-    """
     remedy = "give floats (B, T, E), or int ids (B, T)"
     array = of_kinds("x", x, REAL, remedy)
     ids = array.ndim == 2 and jnp.issubdtype(array.dtype, jnp.integer)
@@ -214,20 +270,7 @@ def _read_x(x, features: int, dtype) -> jax.Array:
 
 
 def _read_state(cell: Cell, given, batch: int, units: int, dtype, what: str):
-    """Check a state of a cell, and return it with arrays (B, H) of `dtype`. If `given` is None, return the initial state of the cell.
-
-    Args:
-        cell: the cell.
-        given: an instance of the state class of the cell, a tuple or list of the arrays of a state, or None. An array of a reset state may
-            also have the shape (H,), and then it applies to all rows.
-        batch: number of rows B.
-        units: number of units H.
-        dtype: dtype of the result.
-        what: name of the argument for error messages, "initial_state" or "reset_state".
-
-    Raises:
-        InputError: if the class, a shape or a dtype is wrong.
-    """
+    """Return a state with arrays (B, H); for None the initial state of the cell. A part of a "reset_state" may be (H,), for all rows."""
     if given is None:
         return cell.initial_state(batch, units, dtype)
     like = _like_state(cell.initial_state, units, dtype)
@@ -246,23 +289,6 @@ def _read_state(cell: Cell, given, batch: int, units: int, dtype, what: str):
 
 
 def _read_dropout(cell: Cell, given, sizes: tuple[int, int, int], state, dtype) -> DropoutMasks:
-    """Check the dropout masks of a call, and return them as JAX arrays. None becomes `DropoutMasks()`, which contains no mask.
-
-    Args:
-        cell: the cell.
-        given: a `DropoutMasks`, or None.
-        sizes: number of steps T, number of input features E and number of units H.
-        state: initial state of the call. Its arrays give the batch size B and the sizes that zoneout masks must have.
-        dtype: dtype to which all masks are converted, except bool masks of zoneout.
-
-    Raises:
-        InputError: in one of these cases.
-
-            - `given` is neither a `DropoutMasks` nor None.
-            - A mask has a wrong shape or dtype.
-            - There is a recurrent mask, but the cell has no recurrent kernel.
-            - `_read_zoneout` rejects the zoneout masks.
-    """
     if given is None:
         return DropoutMasks()
     require(isinstance(given, DropoutMasks), "dropout", type(given).__name__, "give DropoutMasks(input, recurrent, zoneout)")
@@ -283,20 +309,7 @@ def _read_dropout(cell: Cell, given, sizes: tuple[int, int, int], state, dtype) 
 
 
 def _read_zoneout(cell: Cell, given, steps: int, state, dtype) -> dict[str, jax.Array] | None:
-    """Check the zoneout masks and rates of a call. Return a dict with the same keys and with JAX arrays, or None if `given` is None.
-
-    Args:
-        cell: the cell.
-        given: dict from the name of a state array, "h" or "c", to a mask or a rate; or None. A mask is a bool array with the shape of the
-            state array at all steps, (T, B, H) or, for the h of a cell with P outputs, (T, B, P). A rate is a scalar.
-        steps: number of steps T.
-        state: initial state of the call. Its arrays give the batch size B and the sizes H and P that the masks must have.
-        dtype: dtype to which rates are converted.
-
-    Raises:
-        InputError: if `given` is neither a dict nor None, if a key is not the name of an array of the state, or if a mask or a rate has a
-            wrong shape or dtype.
-    """
+    """Return the zoneout of each array of the state: a drawn mask, bool (T, B, H), or a rate, a scalar of `dtype`."""
     require(given is None or isinstance(given, dict), "dropout.zoneout", type(given).__name__, "give {'h': mask}")
     read = {}
     for part, value in (given or {}).items():

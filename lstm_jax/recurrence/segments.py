@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from lstm_jax.errors import require
+from lstm_jax.recurrence.operands import Call
 from lstm_jax.recurrence.resets import Resets
 
 Remat = Literal["sqrt"] | int | None
@@ -50,40 +51,38 @@ def segment_length(remat: Literal["sqrt"] | int, steps: int) -> int:
 
 
 def in_segments(run: Callable, remat: Literal["sqrt"] | int) -> Callable:
-    """Return a function that runs a sequence in segments to save memory, with the arguments and results of `run`.
+    """Return a function that runs a sequence in segments to save memory, with the argument and results of `run`.
 
     Args:
-        run: the function `run` of a backend. Its arguments and results are those of `reference.run`.
+        run: function run(call) that returns (h of all steps or None, final state).
         remat: approximate number of segments, or "sqrt" for about ceil(sqrt(T)) segments, where T is the number of steps.
     """
 
-    def run_segments(cell, params, x, state, valid, dropout, resets=None, compute_dtype=None, sequences=True):
-        steps = x.shape[0]
+    def run_segments(call: Call):
+        steps = call.x.shape[0]
         if not isinstance(steps, int):  # symbolic, in a program that is exported for every number of steps
-            return run(cell, params, x, state, valid, dropout, resets, compute_dtype, sequences)
+            return run(call)
         length = segment_length(remat, steps)
         count = steps // length
         whole = count * length
-
-        at, reset_state = (None, None) if resets is None else resets
+        at, reset_state = (None, None) if call.resets is None else call.resets
+        per_step, fixed = (call.x, call.valid, at), (call.params, call.dropout, reset_state)
 
         def segment(state, x, valid, at, params, dropout, reset_state):
-            own = None if at is None else Resets(at, reset_state)
-            h, final = run(cell, params, x, state, valid, dropout, own, compute_dtype, sequences)
+            h, final = run(Call(params, x, state, valid, dropout, None if at is None else Resets(at, reset_state)))
             return final, h
 
-        parts = []
+        state, parts = call.state, []
         if count > 1:
             # prevent_cse is not needed: in a loop the compiler cannot merge the second run of a segment with the first
             again = jax.checkpoint(segment, prevent_cse=False)
-            cut = jax.tree.map(lambda a: a[:whole].reshape(count, length, *a.shape[1:]), (x, valid, at))
-            state, h = lax.scan(lambda state, part: again(state, *part, params, dropout, reset_state), state, cut)
-            parts.append(h.reshape(whole, *h.shape[2:]) if sequences else None)
+            cut = jax.tree.map(lambda a: a[:whole].reshape(count, length, *a.shape[1:]), per_step)
+            state, h = lax.scan(lambda state, part: again(state, *part, *fixed), state, cut)
+            parts.append(None if h is None else h.reshape(whole, *h.shape[2:]))
         for start in range(whole if count > 1 else 0, steps, length):
             rest = slice(start, start + length)
-            part = jax.tree.map(lambda array, rest=rest: array[rest], (x, valid, at))
-            state, h = jax.checkpoint(segment)(state, *part, params, dropout, reset_state)
+            state, h = jax.checkpoint(segment)(state, *jax.tree.map(lambda array, rest=rest: array[rest], per_step), *fixed)
             parts.append(h)
-        return (jnp.concatenate(parts) if len(parts) > 1 else parts[0]) if sequences else None, state
+        return parts[0] if len(parts) == 1 or parts[0] is None else jnp.concatenate(parts), state
 
     return run_segments

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from lstm_jax.cells import Cell
 from lstm_jax.recurrence import parallel
 from lstm_jax.recurrence.backends import dropout_kinds, resolve_backend
-from lstm_jax.recurrence.operands import read_operands
+from lstm_jax.recurrence.operands import arrange, check_arguments
 from lstm_jax.recurrence.parallel import Newton
 
 
@@ -64,7 +64,7 @@ def solve_states(
         InputError: if an argument is wrong (see `unroll`), or if the backend `parallel` does not support the call.
     """
     cuts = {"resets": resets, "reset_state": reset_state}
-    operands = read_operands(cell, params, x, initial_state, mask=mask, lengths=lengths, dropout=dropout, time_major=time_major, **cuts)
-    resolve_backend("parallel", cell, operands.params.kernel.dtype, dropout=dropout_kinds(operands.dropout))
-    states, iterations, residual = parallel.solve(cell, *operands[:-1], options=options)
+    given = check_arguments(cell, params, x, initial_state, mask=mask, lengths=lengths, dropout=dropout, time_major=time_major, **cuts)
+    resolve_backend("parallel", cell, given.params.kernel.dtype, dropout=dropout_kinds(given.dropout))
+    states, iterations, residual = parallel.solve(cell, arrange(given, time_major=time_major), options)
     return Solution(states if time_major else jax.tree.map(lambda part: jnp.swapaxes(part, 0, 1), states), iterations, residual)

@@ -14,7 +14,7 @@ from tables import BACKENDS, CELLS, EVERY_CASE, Shape, assert_close
 from lstm_jax import CELLS as CELL_TABLE
 from lstm_jax import GRU, LSTM, DropoutMasks, InputError, LSTMState, unroll
 from lstm_jax.cells import Cell, HiddenState
-from lstm_jax.recurrence.operands import read_operands
+from lstm_jax.recurrence.operands import check_arguments
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
@@ -74,7 +74,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "bias, extent": (of_params("bias", lambda a: a[:5]), "params.bias: (5,); give shape (20,)"),
     "bias, dtype": (of_params("bias", lambda a: a.astype(jnp.float16)), "params.bias: float16; give float32, as the kernel has"),
     "bias, int": (of_params("bias", lambda a: a.astype(jnp.int32)), "params.bias: int32; give float32"),
-    "bias, none": (of_params("bias", lambda a: None), "params.bias: None; give float32 (20,)"),
+    "bias, none": (of_params("bias", lambda a: None), "params.bias: None; give one of"),
     "x, rank": (fixed(x=jnp.ones((4, 3))), "x: (4, 3); give (B, T, E)"),
     "x, features": (fixed(x=jnp.ones((2, 4, 4))), "x: (2, 4, 4); the kernel reads 3 features"),
     "x, no features": (fixed(x=jnp.ones((2, 4, 0))), "x: (2, 4, 0); the kernel reads 3 features"),
@@ -224,9 +224,13 @@ WIDE = np.array([[0, 1, 2, 2**32 + 1]] * 2)
 @pytest.mark.parametrize("backend", EVERY_CASE)
 def test_ints_of_64_bits_are_not_cut(x64: None, eager: None, backend: str) -> None:
     operands = usual()
-    outputs, _ = run(operands | {"x": jnp.asarray(WIDE)}, backend)
+    with jax.disable_jit(False):
+        outputs, _ = jax.jit(lambda x: run(operands | {"x": x}, backend))(jnp.asarray(WIDE))
     assert np.isnan(outputs[:, 3]).all()  # an id that the kernel has no row for, not id 1
     assert np.isfinite(outputs[:, :3]).all()
+    with pytest.raises(InputError, match=r"^x: id"):
+        run(operands | {"x": jnp.asarray(WIDE)}, backend)
+    run(operands | {"x": jnp.asarray(WIDE), "lengths": np.array([3, 3])}, backend)  # at padding any id will do
     want = run(operands | {"mask": np.ones((2, 4), bool)}, "reference")
     assert_close(run(operands | {"lengths": jnp.asarray([2**32 + 1, 4])}, backend), want, "float32")
     assert_close(run(operands | {"tokens": jnp.asarray(WIDE)}, backend), want, "float32")
@@ -300,12 +304,12 @@ def diagonal() -> Cell:
 def test_a_cell_of_one_s_own_says_what_fits() -> None:
     cell = diagonal()
     params, x = cell.init(jax.random.key(0), 3, 5), usual()["x"]
-    state = read_operands(cell, params, x, [jnp.ones((2, 5), jnp.bfloat16), np.ones((2, 1), bool)]).state
+    state = check_arguments(cell, params, x, [jnp.ones((2, 5), jnp.bfloat16), np.ones((2, 1), bool)]).state
     assert (type(state).__name__, state.h.dtype, state.count.dtype) == ("State", jnp.float32, jnp.int32)
     with pytest.raises(InputError, match=r"^initial_state.count: \(2, 5\); give shape \(2, 1\)"):
-        read_operands(cell, params, x, [jnp.ones((2, 5)), jnp.ones((2, 5))])
+        check_arguments(cell, params, x, [jnp.ones((2, 5)), jnp.ones((2, 5))])
     with pytest.raises(InputError, match=r"^params.decay: \(4,\); give shape \(5,\)"):
-        read_operands(cell, params._replace(decay=params.decay[:4]), x)
+        check_arguments(cell, params._replace(decay=params.decay[:4]), x)
 
 
 def test_a_name_is_no_cell(unchecked: None) -> None:

@@ -14,6 +14,7 @@ from tables import Shape, assert_close, precision
 
 from lstm_jax import CELLS, DropoutMasks, InputError, unroll
 from lstm_jax.recurrence import Newton, Solution, largest_lyapunov_exponent, reference, solve_states
+from lstm_jax.recurrence.operands import Call, Options
 from lstm_jax.recurrence.parallel import NEWTON_CELLS, newton, scans
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -126,7 +127,7 @@ def solved(problem: Any, options: Newton = Newton()) -> Solution:  # noqa: B008
 def by_steps(problem: Any) -> Any:
     """Return the state after each step. The backend `reference` computes the states one after the other."""
     cell, params, x, state = problem
-    return reference.run(cell, params, x, state, None, DropoutMasks(), record=lambda before, z, after: after)[0]
+    return reference.run(Options(cell), Call(params, x, state, None, DropoutMasks(), None), record=lambda before, z, after: after)[0]
 
 
 def test_iterations(x64: None) -> None:

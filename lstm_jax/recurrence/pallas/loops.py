@@ -12,11 +12,11 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from lstm_jax.cells import Cell, LSTMParams, LSTMState
+from lstm_jax.cells import LSTMState
 from lstm_jax.cells.products import is_per_gate
-from lstm_jax.dropout import DropoutMasks
 from lstm_jax.primitives.operation import PLATFORMS, apply
 from lstm_jax.recurrence.hoisted import HoistedLSTM, Loops
+from lstm_jax.recurrence.operands import Call, Options
 from lstm_jax.recurrence.pallas.kernels import Tiling, backward_kernel, forward_kernel
 from lstm_jax.recurrence.resets import Resets
 from lstm_jax.recurrence.residuals import Residuals, backward_on_mesh, backward_twin, forward_on_mesh, forward_twin
@@ -30,20 +30,9 @@ memory.
 """
 
 
-def run(
-    cell: Cell,
-    params: LSTMParams,
-    x,
-    state: LSTMState,
-    valid,
-    dropout: DropoutMasks,
-    resets: Resets | None = None,
-    compute_dtype=None,
-    sequences: bool = True,
-):
+def run(options: Options, call: Call):
     """Run the LSTM over time with the backend `pallas`. The arguments and results are those of `reference.run`."""
-    del cell  # BACKENDS selects this backend only for the LSTM
-    return apply(HoistedLSTM(LOOPS, compute_dtype, sequences), params, x, state, valid, dropout, resets)
+    return apply(HoistedLSTM(LOOPS, options.compute_dtype, options.sequences), *call[:-1])
 
 
 def _launch(kernel: Callable, tiling: Tiling, steps: int, results, interpret: bool, *args):

@@ -25,9 +25,9 @@ from jax import lax
 
 from lstm_jax.cells import Cell
 from lstm_jax.cells.products import masked_matmul
-from lstm_jax.dropout import DropoutMasks
 from lstm_jax.errors import require
 from lstm_jax.primitives.partition import vary_together
+from lstm_jax.recurrence.operands import Call, Options
 from lstm_jax.recurrence.parallel import scans
 from lstm_jax.recurrence.resets import Resets, restart
 
@@ -115,35 +115,21 @@ class _Operands(NamedTuple):
     resets: Resets | None
 
 
-def run(
-    cell: Cell,
-    params,
-    x,
-    state,
-    valid: jax.Array | None,
-    dropout: DropoutMasks,
-    resets: Resets | None = None,
-    compute_dtype=None,
-    sequences: bool = True,
-):
+def run(options: Options, call: Call):
     """Run a cell with Newton's method with its default options. The arguments and results are those of `reference.run`."""
-    del compute_dtype  # it is that of the arrays
-    states, _, _ = solve(cell, params, x, state, valid, dropout, resets)
-    return states.h if sequences else None, jax.tree.map(lambda part: part[-1], states)
+    states, _, _ = solve(options.cell, call)
+    return states.h if options.sequences else None, jax.tree.map(lambda part: part[-1], states)
 
 
-def solve(
-    cell: Cell, params, x, state, valid, dropout: DropoutMasks, resets: Resets | None, options: Newton = DEFAULTS
-) -> tuple[Any, jax.Array, jax.Array]:
+def solve(cell: Cell, call: Call, options: Newton = DEFAULTS) -> tuple[Any, jax.Array, jax.Array]:
     """Compute the states of a cell with Newton's method.
-
-    The arguments up to `resets` are those of `reference.run`.
 
     Returns:
         Three values: the state after each step, with arrays (T, B, H); the number of iterations, an int32 scalar; and the residual, which
         is the largest absolute difference between a state s[t] and the result of the cell's step from s[t - 1]. Only the states are
         differentiable.
     """
+    params, x, state, valid, dropout, resets, _ = call
     z = cell.project(params, x, dropout.input, None)
     operands = _Operands(params, z, jnp.stack(state, axis=-1), valid, dropout.recurrent, resets)
     states, iterations, residual = _solved(cell, options, operands)

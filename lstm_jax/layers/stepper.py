@@ -1,0 +1,39 @@
+"""The function `make_stepper`, which compiles the single step of a layer for a server or an agent."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from lstm_jax.errors import require
+
+
+def make_stepper(module: nnx.Module) -> Callable[..., tuple[jax.Array, Any]]:
+    """Return a compiled function step(x, state, reset=None) that returns (output, state) of one step of a layer, without dropout.
+
+        step = make_stepper(layer)
+        state = layer.initial_state(1)
+        for x in stream:  # each (1, features)
+            output, state = step(x, state)
+
+    The function keeps a copy of the weights as they are now, so that a call passes no Flax module. JAX compiles it, and its arguments are
+    checked, at the first call with new shapes. It may be called from several threads.
+
+    Args:
+        module: a `Recurrent` layer, a `RecurrentStack`, or a module of your own with a method step(x, state, reset=...).
+
+    Raises:
+        InputError: if the module has no method `step`.
+    """
+    steps = isinstance(module, nnx.Module) and hasattr(module, "step")
+    require(steps, "module", type(module).__name__, "give a recurrent layer or a RecurrentStack")
+    graph, variables = nnx.split(module)
+    weights, tree = jax.tree.flatten(jax.tree.map(jnp.copy, variables))  # a call passes a flat list faster than a tree
+
+    @jax.jit
+    def run(x: Any, state: Any, reset: Any, *weights: jax.Array) -> tuple[jax.Array, Any]:
+        return nnx.merge(graph, tree.unflatten(weights)).step(x, state, reset=reset)
+
+    return lambda x, state, reset=None: run(x, state, reset, *weights)
