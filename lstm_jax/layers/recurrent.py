@@ -269,8 +269,9 @@ class Recurrent(LayerState):
         """Run the layer on a batch of sequences, and return its outputs.
 
         Args:
-            x: input (B, T, E), or (T, B, E) if `time_major` is true. Int ids (B, T) or (T, B) stand for one-hot vectors; see `unroll`. If x
-                is a single sequence (T, E), or int ids (T,), the other arguments and the results have no batch axis either.
+            x: input (B, T, E), or (T, B, E) if `time_major` is true. Int ids (B, T) or (T, B) stand for one-hot vectors of E features; see
+                `unroll`. Floats with two axes are a single sequence (T, E), as in `torch.nn.LSTM`, and not one step of a batch, for
+                which there is `step`. Then, and with int ids (T,), the other arguments and the results have no batch axis either.
             mask: bool (B, T), or (T, B) if `time_major` is true, that is False at padded steps. None means that no step is padded.
             lengths: int (B,), the number of valid steps of each row. It may be given instead of `mask`.
             resets: bool (B, T), or (T, B) if `time_major` is true. True marks the first step of a new sequence within a row, before which
@@ -279,8 +280,9 @@ class Recurrent(LayerState):
                 the layer has one, else the initial state of the cell.
             segment_ids: int (B, T), or (T, B) if `time_major` is true. They number the sequences that are packed in a row, and are 0 at
                 padded steps. They are given in place of `mask`, `lengths` and `resets`; see `unroll`.
-            initial_state: initial state of the cell: a state, or a tuple or list of (B, H) arrays. None means the state carried from the
-                previous call or, if there is none, the state after a reset (see `reset_state`).
+            initial_state: initial state of the cell: a state, or a tuple or list of (B, H) arrays in its order, (h, c) for an LSTM (the
+                carry of Flax' cells is (c, h)). None means the state carried from the previous call or, if there is none, the state after
+                a reset (see `reset_state`).
             dropout: dropout masks to use. If None and the layer is in training mode, new masks are drawn. For a single sequence, the masks
                 have no batch axis, or a batch axis of 1.
             tokens: int (B, T), or (T, B) if `time_major` is true, by which a backend may recognise equal inputs and save time. Two steps of

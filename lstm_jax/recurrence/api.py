@@ -57,8 +57,8 @@ def unroll(
         params: the parameters of the cell, all of the same float dtype.
         x: inputs (B, T, E), or (T, B, E) if `time_major` is true. They are converted to the dtype of the parameters. x may also be int ids
             (B, T), or (T, B) if `time_major` is true, which stand for one-hot vectors of E features. The product of a one-hot vector and
-            the kernel is one row of the kernel, which is read without a multiplication. A negative id counts from the end, and an id out of
-            range gives NaN.
+            the kernel is one row of the kernel, which is read without a multiplication. A negative id counts from the end. An id out of
+            range at a valid step is an error or, within `jit`, gives NaN.
         initial_state: the initial state of the cell, or a tuple or list of its arrays in the order of its fields. The arrays are converted
             to the dtype of the parameters. None means `reset_state` if it is given, else the state that the function `initial_state` of the
             cell returns, which is zeros for the cells of this library.
@@ -126,21 +126,11 @@ def unroll(
     check_ids(arguments, time_major)
     name = None if compute_dtype is None else compute_dtype_name(compute_dtype, arguments.params.kernel.dtype)
     options = Options(cell, name, bool(return_sequences), not time_major)
+    segments = check_remat(remat)
+    require(segments is None or not arguments.dropout.zoneout, "remat", remat, "segments have no zoneout: give None, or no zoneout")
+    chosen = _choose(options, backend, bool(backwards), arguments)
     run = _unroll.__wrapped__ if is_observed() else _unroll
-    return run(options, backend, check_remat(remat), bool(backwards), bool(zero_output_for_mask), arguments)
-
-
-@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4), inline=True)  # a call outside of `jit` is compiled once, one inside of it is inlined
-def _unroll(options: Options, backend: str | None, remat: Remat, backwards: bool, zeros: bool, arguments: Arguments):
-    call = arrange(arguments, backwards, time_major=not options.batch_first)
-    tell(options, call, backwards)
-    chosen = _choose(options, backend, backwards, arguments)
-    require(remat is None or not call.dropout.zoneout, "remat", remat, "segments have no zoneout: give None, or no zoneout")
-    h, final = _run(chosen, options, remat, call)
-    if not options.sequences:
-        return _last_output(final.h, call.valid, call.resets, zeros), final
-    h = _all_outputs(h, call.valid, call.resets, zeros)
-    return (jnp.swapaxes(h, 0, 1) if options.batch_first else h), final
+    return run(options, chosen, segments, bool(backwards), bool(zero_output_for_mask), arguments)
 
 
 def _choose(options: Options, backend: str | None, backwards: bool, arguments: Arguments) -> Backend:
@@ -157,6 +147,17 @@ def _choose(options: Options, backend: str | None, backwards: bool, arguments: A
         resets=arguments.reset_state is not None,
         units=kernel.shape[1] // cell.gates,
     )
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4), inline=True)  # a call outside of `jit` is compiled once, one inside of it is inlined
+def _unroll(options: Options, backend: Backend, remat: Remat, backwards: bool, zeros: bool, arguments: Arguments):
+    call = arrange(arguments, backwards, time_major=not options.batch_first)
+    tell(options, call, backwards)
+    h, final = _run(backend, options, remat, call)
+    if not options.sequences:
+        return _last_output(final.h, call.valid, call.resets, zeros), final
+    h = _all_outputs(h, call.valid, call.resets, zeros)
+    return (jnp.swapaxes(h, 0, 1) if options.batch_first else h), final
 
 
 def _run(backend: Backend, options: Options, remat: Remat, call: Call):

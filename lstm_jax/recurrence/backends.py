@@ -15,7 +15,7 @@ from lstm_jax import native
 from lstm_jax.cells import BUILT_IN, CELLS, Cell
 from lstm_jax.cells.products import INT8, is_per_gate
 from lstm_jax.dropout import DropoutMasks
-from lstm_jax.errors import require
+from lstm_jax.errors import InputError, require
 from lstm_jax.recurrence import associative, compiled, cudnn, hoisted, pallas, parallel, reference
 from lstm_jax.recurrence.compiled_cells import is_compiled
 from lstm_jax.recurrence.operands import compute_dtype_name
@@ -289,10 +289,12 @@ def resolve_backend(name: str | None, cell: str | Cell = "lstm", dtype="float32"
     require(not isinstance(cell, str) or cell in CELLS, "cell", cell, f"give a Cell, or one of {', '.join(CELLS)}")
     request = Request(cell, np.dtype(dtype).name, compute_dtype_name(compute_dtype, dtype), **more)
     if name is None:
-        missing = {b.name: lacks(b, request, platform) for b in BACKENDS.values()}
-        serves = [b for b in missing if not missing[b]]
-        require(bool(serves), "backend", "; ".join(f"{b}: {why}" for b, why in missing.items()), "see `lstm-jax backends`")
-        return BACKENDS[serves[0]]
+        missing = {}
+        for row in BACKENDS.values():
+            missing[row.name] = lacks(row, request, platform)
+            if not missing[row.name]:
+                return row
+        raise InputError("backend", "; ".join(f"{b}: {why}" for b, why in missing.items()), "see `lstm-jax backends`")
     require(isinstance(name, str) and name in BACKENDS, "backend", name, f"give one of {', '.join(BACKENDS)}")
     missing = lacks(BACKENDS[name], request, platform)
     require(not missing, f"backend {name}", missing, "leave the backend out, or see `lstm-jax backends`")

@@ -185,7 +185,7 @@ def test_the_librarys_own_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     Both calls allow TF32, unless full precision is requested. The program is only traced, so that the test needs no GPU.
     """
     monkeypatch.setattr(rnn.gpu_rnn, "compute_rnn_workspace_reserve_space_sizes", lambda *_: (0, 16), raising=False)
-    monkeypatch.setitem(backends.BACKENDS, "cudnn", replace(BACKENDS["cudnn"], platforms=("cpu", "gpu"), why_not=str))
+    monkeypatch.setitem(backends.BACKENDS, "cudnn", replace(BACKENDS["cudnn"], platforms=("cpu", "gpu"), why_not=str, what="cuDNN itself"))
     arrays = make_arrays(Case(SHAPE))
     for name, tf32 in (("highest", False), ("default", True)):
         with jax.default_matmul_precision(name):

@@ -97,8 +97,8 @@ def test_a_kernel_read_anew_each_step(read_anew: None, size: tuple[int, int], ki
     _compare(*size, kind, products)
 
 
-def _interpreted(cell, params, x, state, valid, dropout, resets=None, compute_dtype=None, sequences: bool = True):
-    return apply(hoisted.HoistedLSTM(loops.INTERPRETED, compute_dtype, sequences), params, x, state, valid, dropout, resets)
+def _interpreted(options, call):
+    return apply(hoisted.HoistedLSTM(loops.INTERPRETED, options.compute_dtype, options.sequences), *call[:-1])
 
 
 CASES = [

@@ -203,8 +203,8 @@ def test_remat_keeps_resets(x64, remat):
             assert_close(_program(CUTS[0], "lstm", backend, remat)(arrays, *steps), want, "float64", backend)
 
 
-def _interpreted(cell, params, x, state, valid, dropout, resets=None, compute_dtype=None, sequences: bool = True):
-    return apply(hoisted.HoistedLSTM(loops.INTERPRETED, compute_dtype, sequences), params, x, state, valid, dropout, resets)
+def _interpreted(options, call):
+    return apply(hoisted.HoistedLSTM(loops.INTERPRETED, options.compute_dtype, options.sequences), *call[:-1])
 
 
 @pytest.mark.slow(keep=1)
