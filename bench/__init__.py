@@ -22,19 +22,12 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def data_file(*names: str) -> str:
-    """Return the path of a file in the data folder, which is `$LSTM_JAX_DATA` or, if this variable is not set, data/.
-
-    Args:
-        names: names of the folders below the data folder, then the name of the file.
-    """
+    """Return the path of a file in the data folder, which is `$LSTM_JAX_DATA` or, if this variable is not set, data/."""
     return os.path.join(os.environ.get("LSTM_JAX_DATA", "data"), *names)
 
 
 def commit() -> str:
-    """Return the Git commit of this checkout, with "+" appended if the code of `lstm_jax` has uncommitted changes.
-
-    Changes of other folders, such as `bench`, do not matter. If Git does not track the code, return "".
-    """
+    """Return the Git commit of this checkout, with "+" appended if the code of `lstm_jax` has uncommitted changes."""
     from lstm_jax.training import run_folder  # `run_folder.environment` would start JAX, and JAX's threads forbid a fork
 
     return run_folder._git()
@@ -48,13 +41,7 @@ def cpu() -> str:
 
 
 def make_parser(doc: str | None, results: Path, report: bool = True) -> argparse.ArgumentParser:
-    """Return an argument parser with the flags that the measuring benchmark commands share.
-
-    Args:
-        doc: docstring of the command. `--help` prints this text.
-        results: default path of the result file. The flag `--results` replaces it.
-        report: whether to add the flags `--report` (measure nothing, and report existing results) and `--commit` (commit to report on).
-    """
+    """Return an argument parser with the flags that the measuring benchmark commands share."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=results, help="file of rows, compressed if its name ends in .gz")
     if report:
@@ -69,19 +56,7 @@ COUNTS, TIMES = ("rounds", "turns", "seeds", "epochs", "chars"), ("seconds",)
 
 
 def read_flags(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """Parse the command line of a benchmark command, check the flags that several commands share, and return the values of all flags.
-
-    Args:
-        parser: argument parser that `make_parser` returned, with the flags of the command added.
-
-    Raises:
-        InputError: in one of these cases.
-
-            - `--commit` is given without `--report`.
-            - A flag for a number, such as `--rounds`, is below 1. `COUNTS` lists these flags.
-            - A flag for a duration, such as `--seconds`, is not above 0. `TIMES` lists these flags.
-            - `--level` is not between 0 and 1, or `--least` is negative or not finite.
-    """
+    """Parse the command line of a benchmark command, check the flags that several commands share, and return the values of all flags."""
     options = parser.parse_args()
     if getattr(options, "commit", None) and not options.report:  # measured rows would be stored as rows of a commit that did not run
         raise InputError("commit", options.commit, "give --report too: only the checked-out commit can be measured")

@@ -20,11 +20,7 @@ COMMANDS = {
 
 
 def main() -> int:
-    """Run the command that the command line names, and return the exit code. Without a command, or with `--help`, list the commands.
-
-    The exit code is 2 for bad input, for a file or folder that cannot be used, and if a process that the command has started fails. It is
-    130 if the user interrupts the command. Otherwise it is the code that the command returns, or 0 if the command returns no code.
-    """
+    """Run the command that the command line names, and return the exit code. Without a command, or with `--help`, list the commands."""
     if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
         unknown = len(sys.argv) > 1 and sys.argv[1] not in ("-h", "--help")
         lines = [f"  {name:<12} {meaning}" for name, meaning in COMMANDS.items()]

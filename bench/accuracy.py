@@ -136,37 +136,19 @@ class Run:
 
 
 def cells_of(tasks: Iterable[str], axes: dict[str, dict[str, tuple[int, ...]]]) -> list[Cell]:
-    """Return the cells of the result table: one `Cell` for each task and each combination of its sizes.
-
-    Args:
-        tasks: names of the tasks.
-        axes: nested dicts: name of the task -> letter of a varied size -> values of the size, such as {"sentiment": {"T": (80,)}}. The
-            letters are "T" (sequence length), "S" (characters from the start of one window to the start of the next) and "H" (units).
-    """
+    """Return the cells of the result table: one `Cell` for each task and each combination of its sizes."""
     return [Cell(task, dict(zip(axes[task], values, strict=True))) for task in tasks for values in product(*axes[task].values())]
 
 
 def runs_of(cells: Sequence[Cell], peers: Sequence[str], seeds: int, epochs: dict[str, int]) -> Iterator[Run]:
-    """Yield a training run for every combination of a cell (task with sizes), a library and a seed.
-
-    Keras is combined only with the sentiment task at the sizes of the Keras example imdb_lstm.
-
-    Args:
-        cells: tasks with their sizes.
-        peers: names of the libraries, "ours" or "keras_jax".
-        seeds: number of seeds; the seeds are 0 to seeds - 1.
-        epochs: dict from each task to its number of epochs.
-    """
+    """Yield a training run for every combination of a cell (task with sizes), a library and a seed."""
     for cell, peer, seed in product(cells, peers, range(seeds)):
         if (peer, cell.task) in MODULES and (peer == "ours" or cell.sizes == EXAMPLE_SIZES[cell.task]):
             yield Run(cell, peer, seed, epochs[cell.task])
 
 
 def setting_key(row: Row) -> tuple:
-    """Return a tuple (task, library, number of epochs, *sizes) that identifies the setting of a result row.
-
-    The setting does not include the seed, nor the epoch that the row describes. The number of epochs is the planned number of the run.
-    """
+    """Return a tuple (task, library, number of epochs, *sizes) that identifies the setting of a result row."""
     return (row["task"], row["peer"], row["epochs"], *(row.get(letter) for letter in FLAGS))
 
 
@@ -176,16 +158,7 @@ def run_key(row: Row) -> tuple:
 
 
 def sweep(runs: Iterable[Run], path: Path, sha: str, cores: int) -> None:
-    """Execute the training runs that have no results yet, and append their results to a file.
-
-    Several runs are executed at the same time if the machine has enough cores.
-
-    Args:
-        runs: training runs.
-        path: result file. A run is skipped if the file has results of the run for the same commit and the same number of cores.
-        sha: commit of this checkout.
-        cores: number of cores of each run.
-    """
+    """Execute the training runs that have no results yet, and append their results to a file."""
     free = Queue[int]()
     for number in range(len(os.sched_getaffinity(0)) // cores):
         free.put(number * cores)
@@ -209,30 +182,12 @@ def sweep(runs: Iterable[Run], path: Path, sha: str, cores: int) -> None:
 
 
 def grid_rows(path: Path, sha: str, cores: int = CORES) -> list[Row]:
-    """Return the result rows of the accuracy training runs of commit `sha` in the file `path`.
-
-    Only the rows of training runs with `cores` cores each are returned.
-    """
+    """Return the result rows of the accuracy training runs of commit `sha` in the file `path`."""
     return [row for row in rows_of(path, GRID, git=sha) if row["cores"] == cores]
 
 
 def summarize(rows: Iterable[Row]) -> list[Row]:
-    """Combine the results of all seeds into one dict of metrics for each combination of task, peer, number of epochs and sizes.
-
-    Args:
-        rows: result rows of the training runs, one for each epoch.
-
-    Returns:
-        Dicts with these entries:
-
-        - "task", "peer" (the library), "epochs" (the planned number of epochs) and "seeds" (the number of seeds).
-        - "T", "S" and "H": sequence length, characters from the start of one window to the start of the next, and hidden size. For
-          sentiment, "S" is None.
-        - "scores": a list with one value per seed, the best test accuracy (sentiment) or the lowest bits per character (generation).
-        - "examples_per_second" and "epoch_seconds": medians over all epochs of all seeds.
-        - "to_target": for sentiment, a list with one value per seed, the training seconds until the test accuracy reaches `TARGET`
-          (0.83), or infinity if it never does. For generation, an empty list.
-    """
+    """Combine the results of all seeds into one dict of metrics for each combination of task, peer, number of epochs and sizes."""
     groups: dict[tuple, dict[tuple, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         groups[setting_key(row)][run_key(row)].append(row)
@@ -250,14 +205,7 @@ def summarize(rows: Iterable[Row]) -> list[Row]:
 
 
 def seconds_to(epochs: Sequence[Row], accuracy: float = TARGET) -> float:
-    """Return the training time in seconds up to the end of the first epoch that reaches the given test accuracy.
-
-    If no epoch reaches this accuracy, the result is infinity.
-
-    Args:
-        epochs: result rows of the epochs of one training run.
-        accuracy: test accuracy to reach.
-    """
+    """Return the training time in seconds up to the end of the first epoch that reaches the given test accuracy."""
     spent = 0.0
     for row in sorted(epochs, key=lambda row: row["epoch"]):
         spent += row["seconds"]
@@ -267,14 +215,7 @@ def seconds_to(epochs: Sequence[Row], accuracy: float = TARGET) -> float:
 
 
 def pareto_front(lines: Sequence[Row]) -> list[Row]:
-    """Return the results on the Pareto front of score and speed (training examples per second).
-
-    A result is dominated if another result of the same task and number of epochs is faster and has an equal or better score. The front
-    consists of the results that are not dominated.
-
-    Args:
-        lines: results of `summarize`.
-    """
+    """Return the results on the Pareto front of score and speed (training examples per second)."""
 
     def gain(line: Row) -> float:
         return float(np.mean(line["scores"])) * (1 if line["task"] == "sentiment" else -1)
@@ -287,14 +228,7 @@ def pareto_front(lines: Sequence[Row]) -> list[Row]:
 
 
 def report(rows: Iterable[Row]) -> None:
-    """Print a table with the score and the speed for each combination of task, library, number of epochs and sizes.
-
-    The score is the test accuracy (sentiment) or the bits per character (generation). In the table, * marks the results on the Pareto front
-    of score and speed.
-
-    Args:
-        rows: result rows of the training runs, one for each epoch.
-    """
+    """Print a table with the score and the speed for each combination of task, library, number of epochs and sizes."""
     lines = summarize(rows)
     front = pareto_front(lines)
     table = make_table(("task", "peer", "epochs", *FLAGS, "seeds", "score", "range", "examples/s", "s an epoch", f"s to {TARGET}"))

@@ -46,17 +46,7 @@ PARTS = {
 
 
 def floors(work: Workload, arrays: Arrays, gflops: float, copy_gbs: float) -> dict[str, float]:
-    """Return a dict from the name of each part of a training step, such as "LSTM forward", to a lower bound of its time in milliseconds.
-
-    For a workload without word ids, the dict contains only "LSTM forward" and "LSTM backward".
-
-    Args:
-        work: workload, that is, a kind of training step with its sizes.
-        arrays: arrays of the workload. The number of distinct word ids in a batch determines how many rows of the embedding table are read
-            and written.
-        gflops: peak speed of a float32 matrix product, in GFLOP/s.
-        copy_gbs: speed of a copy, in GB/s.
-    """
+    """Return a dict from the name of each part of a training step, such as "LSTM forward", to a lower bound of its time in milliseconds."""
     products = forward_flops(work)
     recurrent = (products["projection"] + products["recurrence"]) / gflops / 1e6
 
@@ -75,12 +65,7 @@ def floors(work: Workload, arrays: Arrays, gflops: float, copy_gbs: float) -> di
 
 
 def traced(run: Any, folder: Path) -> dict[str, float]:
-    """Profile `STEPS` training steps, and return a dict from the name of each XLA operation to its milliseconds per step.
-
-    Args:
-        run: run(count) takes `count` training steps.
-        folder: folder to which the profiler writes its trace.
-    """
+    """Profile `STEPS` training steps, and return a dict from the name of each XLA operation to its milliseconds per step."""
     import jax
     from jax.profiler import ProfileData, ProfileOptions
 
@@ -100,28 +85,13 @@ def traced(run: Any, folder: Path) -> dict[str, float]:
 
 
 def targets(dump: Path) -> dict[str, str]:
-    """Return a dict from the name of each custom call in the compiled training steps to its target, such as "lstm_jax_forward".
-
-    Args:
-        dump: folder to which XLA has dumped the compiled training steps (`--xla_dump_to`).
-    """
+    """Return a dict from the name of each custom call in the compiled training steps to its target, such as "lstm_jax_forward"."""
     (text,) = (path.read_text() for path in dump.glob("*jit_run_steps*cpu_after_optimizations.txt"))
     return dict(re.findall(r"%(\S+) = .*custom-call\(.*custom_call_target=\"(\w+)\"", text))
 
 
 def measure(name: str) -> dict[str, Any]:
-    """Measure the time of a training step and of each of its parts in this process, and return the fields of the result row.
-
-    Call this function only if JAX has not started yet in the process: the function sets `XLA_FLAGS`, which XLA reads only once.
-
-    Args:
-        name: name of the workload.
-
-    Returns:
-        A dict with "git" (commit), "workload", "backend_ran" (backend of the recurrence), "samples_ms" (milliseconds per step in each of
-        `ROUNDS` rounds), "ms_per_step" (their median) and "parts_ms" (dict from the name of each part, such as "LSTM forward", to its
-        milliseconds per step).
-    """
+    """Measure the time of a training step and of each of its parts in this process, and return the fields of the result row."""
     with tempfile.TemporaryDirectory() as folder:
         dump, trace = Path(folder) / "dump", Path(folder) / "trace"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_dump_to={dump} --xla_dump_hlo_module_re=.*run_steps.*"
@@ -146,14 +116,7 @@ def measure(name: str) -> dict[str, Any]:
 
 
 def with_floors(row: dict[str, Any]) -> dict[str, Any]:
-    """Measure the peak speeds of the machine, and return a copy of a result row with lower bounds of its times (floors).
-
-    The copy has three more fields:
-
-    - "gemm_gflops": peak speed of a matrix product
-    - "copy_gbs": peak speed of a memory copy
-    - "floors_ms": dict from the name of each part of the training step to the lower bound of its time in milliseconds (see `floors`)
-    """
+    """Measure the peak speeds of the machine, and return a copy of a result row with lower bounds of its times (floors)."""
     work, measured = workload(row["workload"]), timing.peaks()
     gflops, copy_gbs = measured[f"gemm_gflops_{timing.CORES}"], measured[f"copy_gbs_{timing.CORES}"]
     return row | {"floors_ms": floors(work, make_arrays(work), gflops, copy_gbs), "gemm_gflops": gflops, "copy_gbs": copy_gbs}
@@ -171,11 +134,7 @@ def report(row: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Measure each workload, unless `--report` is given. Then print the newest result of each workload.
-
-    With `--commit`, only results of the given commit are considered. With `--one`, the command measures only the first workload, in this
-    process. It then prints the fields of the result row as JSON, without a report.
-    """
+    """Measure each workload, unless `--report` is given. Then print the newest result of each workload."""
     parser = make_parser(__doc__, PATH)
     parser.add_argument("--workload", nargs="+", default=["A", "B"])
     parser.add_argument("--one", action="store_true", help="measure one workload in this process, and print its row")

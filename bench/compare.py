@@ -76,37 +76,14 @@ class Change:
 
 
 def timed_rows(text: str, path: Path = PATH) -> list[dict[str, Any]]:
-    """Return the result rows with step times: all rows of a given result file, or the rows of one commit in the file `path`.
-
-    If a measurement was repeated, only the row that `bench.summary.kept` selects is returned. Each returned row is from a separate process.
-
-    Args:
-        text: path of a result file, or the first digits of a commit hash, see `bench.schema.match_commit`.
-        path: result file with the rows of the commit. It is read only if `text` is not the path of a file.
-
-    Raises:
-        InputError: if the file or the commit has no step times, or if the digits do not identify a commit.
-    """
+    """Return the result rows with step times: all rows of a given result file, or the rows of one commit in the file `path`."""
     found = kept(rows_of(Path(text), STEP) if Path(text).is_file() else match_commit(rows_of(path, STEP), text))
     require(bool(found), "rows", text, f"give a file of rows, or a commit that {path.name} has timed rows of")
     return found
 
 
 def changes(baseline: list[dict[str, Any]], candidate: list[dict[str, Any]], level: float = LEVEL, least: float = LEAST) -> list[Change]:
-    """Return the changes of the step times between two sets of results, each with a verdict.
-
-    There is one change for each pair of a library (with its options) and a workload that both sets contain.
-
-    Args:
-        baseline: result rows with the step times of the baseline.
-        candidate: result rows with the step times of the candidate.
-        level: family-wise significance level, that is, the accepted probability of any false alarm in all tests together.
-        least: smallest relative change that counts, such as 0.03.
-
-    Raises:
-        InputError: if this project was measured on more than one machine, or if no library was measured on the same workload in both
-            `baseline` and `candidate`.
-    """
+    """Return the changes of the step times between two sets of results, each with a verdict."""
     ours = [row for row in baseline + candidate if row["peer"] == OURS]
     machines = sorted({f"{row['cpu']}, {row['cores']} cores, {', '.join(_devices(row))}" for row in ours})
     require(len(machines) <= 1, "machines", " and ".join(machines), "compare rows of one machine")
@@ -119,11 +96,6 @@ def changes(baseline: list[dict[str, Any]], candidate: list[dict[str, Any]], lev
 
 
 def _devices(row: dict[str, Any]) -> list[str]:
-    """Return the names of the devices of a result row, to check whether two rows are from the same machine.
-
-    If all devices are CPU devices, each name occurs only once. Such devices share the cores of the machine, so their number says nothing
-    about the machine.
-    """
     devices = row["devices"]
     return sorted(set(devices)) if all(name.startswith("cpu") for name in devices) else devices
 
@@ -144,14 +116,7 @@ def smallest_p(old: int, new: int) -> float:
 
 
 def fewest(smallest: Callable[[int], float], limit: float) -> str:
-    """Return a text such as "6 or more", with the smallest number of measurements for which the p-value of a test can reach a limit.
-
-    If no number up to 20 is enough, the text is "a larger --level".
-
-    Args:
-        smallest: function from a number of measurements to the smallest p-value that the test can give.
-        limit: p-value to reach.
-    """
+    """Return a text such as "6 or more", with the smallest number of measurements for which the p-value of a test can reach a limit."""
     number = next((number for number in range(2, 21) if smallest(number) <= limit), None)
     return "a larger --level" if number is None else f"{number} or more"
 
@@ -164,22 +129,7 @@ def _times(rows: Iterable[dict[str, Any]]) -> dict[tuple, list[float]]:
 
 
 def judged(found: Sequence[Change], level: float = LEVEL, least: float = LEAST) -> list[Change]:
-    """Return the changes with their verdicts: "slower", "faster", "too few processes" or "same".
-
-    Holm's correction for multiple tests decides which changes are significant. The p-values of the N changes are sorted in ascending order.
-    One after the other, p-value k (k = 0, 1, ...) is compared with the limit level / (N - k), until a p-value is above its limit. The
-    changes before this p-value are significant. The change with this p-value and all later changes are not significant.
-
-    - A significant change gets the verdict "slower" if its ratio (the candidate's time divided by the baseline's time) is at least
-      1 + `least`. It gets "faster" if its ratio is at most 1 / (1 + `least`). Otherwise it gets "same".
-    - Any other change gets the verdict "too few processes" if the smallest p-value that its test can give is above the limit at which the
-      comparison of the p-values ended. Otherwise it gets "same".
-
-    Args:
-        found: changes without verdicts.
-        level: family-wise significance level, that is, the accepted probability of any false alarm in all tests together.
-        least: smallest relative change that counts, such as 0.03.
-    """
+    """Return the changes with their verdicts, by Holm's correction for the number of tests: slower, faster, too few processes or same."""
     verdicts: dict[int, Verdict] = {}
     order = sorted(range(len(found)), key=lambda n: found[n].p)
     for rank, n in enumerate(order):
@@ -199,11 +149,7 @@ def add_test_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def main() -> int:
-    """Print the changes between two sets of results, the baseline and the candidate, and return the exit code.
-
-    The exit code depends on the verdicts on the step times of this project (see `judged`). It is 1 if at least one verdict is "slower". If
-    none is "slower", it is 2 if at least one verdict is "too few processes", and 0 otherwise.
-    """
+    """Print the changes between two sets of results; return 1 if something is slower, 2 if there were too few processes, else 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("baseline", help="a file of rows, or a commit")
     parser.add_argument("candidate", help="a file of rows, or a commit")

@@ -64,15 +64,7 @@ Row = dict[str, Any]
 
 
 def change(work: str, name: str, ratios: Sequence[float]) -> Change:
-    """Combine the time ratios of all rounds of a comparison into a `Change`. Its verdict is a placeholder, which `judged` replaces.
-
-    The change has the geometric mean of the ratios, its 95 % confidence interval, and the p-value of a sign-flip test.
-
-    Args:
-        work: name of the workload.
-        name: value of the field `peer` of the change: "ours" or, with `--false-alarms`, "candidate" or "slower".
-        ratios: for each round, the candidate's time divided by the baseline's time.
-    """
+    """Combine the time ratios of all rounds of a comparison into a `Change`. Its verdict is a placeholder, which `judged` replaces."""
     interval = stats.geometric_mean_interval(ratios)
     return Change(work, name, *interval, stats.paired_p(ratios), smallest=smallest_p(len(ratios)))
 
@@ -84,32 +76,14 @@ def smallest_p(rounds: int) -> float:
 
 
 def require_rounds(work: str, rounds: int, level: float, tests: int = 1) -> None:
-    """Check that there are enough rounds to find a change, that is, that the p-value of a test can be as small as level / tests.
-
-    Args:
-        work: name of the workload.
-        rounds: number of rounds.
-        level: family-wise significance level, that is, the accepted probability of any false alarm in all tests together.
-        tests: number of tests, one for each workload.
-
-    Raises:
-        InputError: if there are too few rounds.
-    """
+    """Check that there are enough rounds to find a change, that is, that the p-value of a test can be as small as level / tests."""
     among = f" in one of {tests} workloads" if tests > 1 else ""
     remedy = f"no {rounds} pairs can be beyond level {level}{among}: give {fewest(smallest_p, level / tests)}"
     require(smallest_p(rounds) <= level / tests, f"rounds of {work}", rounds, remedy)
 
 
 def require_one_backend(work: str, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Check that the two compared checkouts, called baseline and candidate, ran the same backend on a workload.
-
-    Args:
-        work: name of the workload.
-        rows: result rows of this workload. Old rows, which do not name the backend, are ignored.
-
-    Raises:
-        InputError: if the two checkouts ran different backends.
-    """
+    """Check that the two compared checkouts, called baseline and candidate, ran the same backend on a workload."""
     ran = ((row["role"], row["backend_ran"]) for row in rows if "backend_ran" in row)
     found = dict.fromkeys((role, RENAMED.get(backend, backend)) for role, backend in ran)  # an old checkout may give a former name
     shown = ", ".join(f"{role} {backend}" for role, backend in found)
@@ -117,14 +91,7 @@ def require_one_backend(work: str, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def ratio(baseline: Mapping[str, Any], candidate: Mapping[str, Any]) -> float:
-    """Return the median of the time ratio, which is the candidate's time divided by the baseline's time, over all turns of one round.
-
-    In each turn, each of the two processes times one block of steps.
-
-    Args:
-        baseline: result row of the baseline, with one time per turn in "samples".
-        candidate: result row of the candidate.
-    """
+    """Return the median of the time ratio, which is the candidate's time divided by the baseline's time, over all turns of one round."""
     return float(np.median(np.asarray(candidate["samples"]) / np.asarray(baseline["samples"])))
 
 
@@ -136,20 +103,7 @@ def measure_round(
     turns: int = TURNS,
     seconds: float = BLOCK_SECONDS,
 ) -> list[Row]:
-    """Run one round, in which the processes take turns, and return a result row for each process.
-
-    Args:
-        roles: dict from the role of each process to the library and options that the process runs. The roles are "baseline", "candidate"
-            and "slower", which is the candidate made slower on purpose.
-        work: workload that the processes run.
-        environment: environment variables that are added to those of this process.
-        folders: list with the checkout of each process, in the order of `roles`. If None, all processes run this checkout.
-        turns: number of turns. In each turn, each process times one block of steps.
-        seconds: duration of a block in seconds.
-
-    Raises:
-        InputError: if a process fails, or if the checkouts run different backends. The error message of a process is on standard error.
-    """
+    """Run one round, in which the processes take turns, and return a result row for each process."""
     commands = []
     for candidate in roles.values():
         peer, *options = candidate.arguments()
@@ -167,15 +121,7 @@ def measure_round(
 
 
 def rounds_of(rows: Iterable[Mapping[str, Any]], group: str) -> dict[Any, dict[int, dict[str, Mapping[str, Any]]]]:
-    """Group result rows by the value of a given field, then by round, and then by role.
-
-    Args:
-        rows: result rows.
-        group: name of the field.
-
-    Returns:
-        Nested dicts: value of the field -> index of the round -> role of the process -> result row.
-    """
+    """Group result rows by the value of a given field, then by round, and then by role."""
     found: dict[Any, dict[int, dict[str, Mapping[str, Any]]]] = defaultdict(lambda: defaultdict(dict))
     for row in rows:
         found[row[group]][row["round"]][row["role"]] = row
@@ -183,16 +129,7 @@ def rounds_of(rows: Iterable[Mapping[str, Any]], group: str) -> dict[Any, dict[i
 
 
 def counted(options: argparse.Namespace, mine: Callable[[Row], bool]) -> Callable[[Row], bool]:
-    """Return a function that takes a row, and returns whether the row counts for the comparison.
-
-    A row counts if `mine(row)` is True and the row has the wanted setting (CPU, number of cores, number of turns, seconds of a block).
-    The wanted setting is that of this machine and the flags. With `--report`, the wanted setting is instead the most frequent one among
-    the rows in the result file for which `mine` returns True. If several settings are equally frequent, the newest one is wanted.
-
-    Args:
-        options: values of the flags.
-        mine: function that takes a row, and returns whether it is from the compared code and workloads.
-    """
+    """Return a function that takes a row, and returns whether the row counts for the comparison."""
 
     def setting(row: Row) -> tuple[Any, ...]:
         return row["cpu"], row["cores"], len(row["samples"]), row.get("seconds", options.seconds)  # old rows have no seconds
@@ -203,16 +140,7 @@ def counted(options: argparse.Namespace, mine: Callable[[Row], bool]) -> Callabl
 
 
 def changes(rows: Iterable[Mapping[str, Any]], level: float, least: float) -> list[Change]:
-    """Return the change of the step time from the baseline to the candidate for every workload, with a verdict.
-
-    Args:
-        rows: result rows of the two checkouts.
-        level: family-wise significance level, that is, the accepted probability of any false alarm in all tests together.
-        least: smallest relative change that counts.
-
-    Raises:
-        InputError: if a workload has too few rounds to find a change, or if the two checkouts ran different backends on a workload.
-    """
+    """Return the change of the step time from the baseline to the candidate for every workload, with a verdict."""
     found = []
     by_workload = rounds_of(rows, "workload")
     for work, rounds in by_workload.items():
@@ -223,20 +151,7 @@ def changes(rows: Iterable[Mapping[str, Any]], level: float, least: float) -> li
 
 
 def false_alarms(rows: Iterable[Mapping[str, Any]], level: float = LEVEL, least: float = LEAST) -> dict[str, list[Change]]:
-    """Return the result of each comparison of this checkout with itself.
-
-    The verdict on a comparison does not depend on the other comparisons: there is no correction for multiple tests.
-
-    Args:
-        rows: result rows of `--false-alarms`.
-        level: significance level of a comparison.
-        least: smallest relative change that counts.
-
-    Returns:
-        A dict with the keys "candidate" (a process that runs the same code as the baseline) and "slower" (a process that is made slower on
-        purpose). The value of a key is a list of changes, one for each comparison in which the process of this key ran. A change compares
-        the step time of that process with the step time of the baseline, and has a verdict.
-    """
+    """Return the result of each comparison of this checkout with itself."""
     found: dict[str, list[Change]] = {"candidate": [], "slower": []}
     for rounds in rounds_of(rows, "comparison").values():
         for role, changes in found.items():
@@ -247,10 +162,7 @@ def false_alarms(rows: Iterable[Mapping[str, Any]], level: float = LEVEL, least:
 
 
 def report_false_alarms(rows: Iterable[Mapping[str, Any]], level: float = LEVEL, least: float = LEAST) -> None:
-    """Print all comparisons of this checkout with itself, the number of false alarms, and how often an artificial slowdown was detected.
-
-    See `false_alarms` for the arguments.
-    """
+    """Print all comparisons of this checkout with itself, the number of false alarms, and how often an artificial slowdown was detected."""
     found = false_alarms(rows, level, least)
     for role, comparisons in found.items():
         for number, comparison in enumerate(comparisons):
@@ -262,14 +174,7 @@ def report_false_alarms(rows: Iterable[Mapping[str, Any]], level: float = LEVEL,
 
 
 def version(folder: Path) -> str:
-    """Return the Git commit of a checkout, followed by "+" and a hash of the uncommitted changes of its code if there are any.
-
-    The code consists of the tracked files in the folders lstm_jax and bench, without bench/results.
-
-    Raises:
-        InputError: if the folder does not contain the file bench/worker.py, if Git does not track this file, or if the repository has no
-            commit.
-    """
+    """Return the Git commit of a checkout, followed by "+" and a hash of the uncommitted changes of its code if there are any."""
     worker = Path("bench", "worker.py")
 
     def git(*arguments: str) -> str:
@@ -297,11 +202,7 @@ def _parse() -> argparse.Namespace:
 
 
 def duel(options: argparse.Namespace) -> int:
-    """Compare the speed of two checkouts, print the results, and return the exit code: 1 if the candidate is slower on a workload, else 0.
-
-    Raises:
-        InputError: if a folder is not a checkout, if a workload has too few rounds, or if the checkouts run different backends.
-    """
+    """Compare the speed of two checkouts, and return the exit code: 1 if the candidate is slower on a workload, else 0."""
     folders = {"baseline": options.baseline.resolve(), "candidate": options.candidate.resolve()}
     versions = {name: version(folder) for name, folder in folders.items()}
     works = {work.name: work for work in read_workloads(options.workload or ["A", "B"], {})}
@@ -332,28 +233,12 @@ def duel(options: argparse.Namespace) -> int:
 
 
 def _describe(item: tuple[Any, int], rows: Sequence[Row]) -> str:
-    """Return the line that is printed when a round ends, with the time of each process relative to the baseline's.
-
-    Args:
-        item: pair (name of the workload, index of the round) or, for `--false-alarms`, pair (index of the comparison, index of the round).
-        rows: result rows of the round. The first row is that of the baseline.
-    """
     ratios = ", ".join(f"{row['role']} {ratio(rows[0], row):.3f}" for row in rows[1:])
     return f"{item[0]}, round {item[1]}: {ratios} times the baseline's time"
 
 
 def measure_false_alarms(options: argparse.Namespace) -> None:
-    """Compare this checkout with itself several times, and print the number of false alarms (comparisons that found a change).
-
-    A comparison has several rounds. A round measures two processes of this checkout, of which one is called the baseline. In some of the
-    comparisons, each round also measures a process that is made slower on purpose. This slower process is also compared with the baseline.
-    The function prints how many of these comparisons detected the slowdown.
-
-    Unless `--report` is given, the rounds that have no results yet are measured first.
-
-    Raises:
-        InputError: if several workloads are given, if the rounds are too few to find a change, or if `--report` finds no results.
-    """
+    """Compare this checkout with itself several times, and print the number of false alarms (comparisons that found a change)."""
     sha = options.commit or commit()
     works = read_workloads(options.workload or ["A"], {})
     require(len(works) == 1, "workload", " ".join(work.name for work in works), "give one with --false-alarms")
@@ -379,14 +264,7 @@ def measure_false_alarms(options: argparse.Namespace) -> None:
 
 
 def roles_of(comparison: int, slowed: int = SLOWED) -> dict[str, Candidate]:
-    """Return a dict from the role of each process to its library and options, for one comparison of this checkout with itself.
-
-    The roles are "baseline", "candidate" and, in the first `slowed` comparisons, "slower": a process that waits after each block of steps.
-
-    Args:
-        comparison: index of the comparison, counted from 0.
-        slowed: number of comparisons that have the process "slower".
-    """
+    """Return a dict from the role of each process to its library and options, for one comparison of this checkout with itself."""
     return ROLES | (SLOWER if comparison < slowed else {})
 
 

@@ -19,11 +19,7 @@ GATE_MATRICES = {"lstm_full_gate_recurrence": 9}
 
 
 def parameters(work: Workload) -> dict[str, int]:
-    """Return a dict from each part of the model to its number of parameters.
-
-    The parts are "recurrent" and, if the model has them, "head" and "embedding". Of the vectors of the recurrent layer, only one bias is
-    counted. The second bias of a GRU, peephole weights and the vectors of layer normalisation, for example, are not counted.
-    """
+    """Return a dict from each part of the model to its number of parameters."""
     H, E = work.units, work.features
     counts = {"recurrent": (E + (H if work.sees_state else 0) + 1) * work.gates * H + GATE_MATRICES.get(work.cell, 0) * H * H}
     if work.classes:
@@ -34,16 +30,7 @@ def parameters(work: Workload) -> dict[str, int]:
 
 
 def forward_flops(work: Workload) -> dict[str, int]:
-    """Return the FLOPs of the matrix products of a forward pass.
-
-    Returns:
-        A dict from the name of each product to its FLOPs, or to 0 if the model does not have the product. The names are:
-
-        - "projection": inputs times kernel. For one-hot inputs it has 0 FLOPs, because it is a gather of kernel rows.
-        - "recurrence": previous state times recurrent kernel. If the cell also reads the gates of the previous step, the products of these
-          gates with their matrices are added (see `GATE_MATRICES`).
-        - "head": last output times head kernel.
-    """
+    """Return the FLOPs of the matrix products of a forward pass."""
     rows = work.examples * work.length
     return {
         "projection": 0 if work.kind == "characters" else 2 * rows * work.features * work.gates * work.units,
@@ -53,29 +40,12 @@ def forward_flops(work: Workload) -> dict[str, int]:
 
 
 def step_flops(work: Workload) -> int:
-    """Return the FLOPs of one step of a workload: a training step, an evaluation, or a pass through a recurrent layer alone.
-
-    A step of a workload of the kind "evaluation" or "forward" has only a forward pass. The steps of all other kinds also have a backward
-    pass, with twice the FLOPs of the forward pass.
-    """
+    """Return the FLOPs of one step of a workload: a training step, an evaluation, or a pass through a recurrent layer alone."""
     return (1 if work.kind in ("evaluation", "forward") else 3) * sum(forward_flops(work).values())
 
 
 def least_bytes(work: Workload) -> int:
-    """Return a lower bound of the number of bytes that a step reads from and writes to memory.
-
-    It is assumed that all intermediate values stay in cache. The bound depends on the kind of the step:
-
-    - A training step reads the ids and each parameter, and writes each gradient. Adam then reads the gradient, and reads and writes the
-      parameter and both moments.
-    - An evaluation reads the parameters and the ids, and writes the logits.
-    - The forward and backward pass of a recurrent layer alone reads the parameters, the inputs and the cotangent of the outputs, and writes
-      the outputs and the gradients.
-    - A forward pass alone reads the parameters and the inputs, and writes the outputs.
-
-    For an embedding table, one row is counted for each word of the step, but at most the number of rows of the table. If words repeat
-    within the step, their rows are counted repeatedly. The result is then above the true lower bound.
-    """
+    """Return a lower bound of the number of bytes that a step reads from and writes to memory."""
     counts, rows = parameters(work), work.examples * work.length
     if work.layer_alone:
         return (1 if work.kind == "forward" else 2) * FLOAT * (counts["recurrent"] + rows * (work.features + work.units))

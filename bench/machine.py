@@ -55,14 +55,7 @@ def _best(work: Callable[[], object]) -> float:
 
 
 def gemm_gflops(dtype: str = "float32") -> dict[str, float]:
-    """Return a dict from the name of each library to the peak speed of its matrix product on the CPU, in GFLOP/s.
-
-    The names are "numpy" (only for float32), "xla" and, if PyTorch is installed, "torch". The settings of each library determine its number
-    of threads.
-
-    Args:
-        dtype: "float32" or "bfloat16".
-    """
+    """Return a dict from the name of each library to the peak speed of its matrix product on the CPU, in GFLOP/s."""
     rng = np.random.default_rng(0)
     a, b = rng.standard_normal((2, SIZE, SIZE), dtype=np.float32)
     out, flops = np.empty_like(a), 2 * SIZE**3
@@ -90,11 +83,7 @@ def copy_gbs(threads: int) -> float:
 
 
 def gpu_peaks() -> dict[str, float]:
-    """Return the peak speeds of JAX's first device.
-
-    Returns:
-        A dict with "gemm_gflops_gpu" (GFLOP/s of a matrix product in full float32) and "copy_gbs_gpu" (GB/s of a memory copy).
-    """
+    """Return the peak speeds of JAX's first device."""
     import jax
 
     @jax.jit
@@ -112,11 +101,7 @@ def gpu_peaks() -> dict[str, float]:
 
 
 def probe() -> float:
-    """Measure the present speed of the CPU: return the median GFLOP/s of small NumPy matrix products.
-
-    Other virtual machines on the same CPU can slow this machine without any effect on its load average. A slow probe shows that a
-    benchmark made just before or after the probe cannot be trusted.
-    """
+    """Measure the present speed of the CPU: return the median GFLOP/s of small NumPy matrix products."""
     rng = np.random.default_rng(0)
     a, b = (rng.standard_normal((PROBE_SIZE, PROBE_SIZE)).astype(np.float32) for _ in range(2))
     out, seconds = np.empty_like(a), []
@@ -128,14 +113,7 @@ def probe() -> float:
 
 
 def slow_probe(probes: list[float], fastest: float) -> str:
-    """Return a text that says how slow the CPU was at the time of a benchmark, or "" if it was not slow.
-
-    The CPU was slow if the slowest probe is more than 10 % (`TOLERATED`) below `fastest`. A benchmark on a slow CPU cannot be trusted.
-
-    Args:
-        probes: GFLOP/s of the probes made just before and after the benchmark. If the list is empty, the result is "".
-        fastest: GFLOP/s of the fastest probe of this machine.
-    """
+    """Return a text that says how slow the CPU was at the time of a benchmark, or "" if it was not slow."""
     if probes and min(probes) < (1 - TOLERATED) * fastest:
         return f"a product ran at {min(probes):.0f} GFLOP/s beside it, {fastest:.0f} at best"
     return ""

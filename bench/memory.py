@@ -45,15 +45,7 @@ Row = dict[str, Any]
 
 
 def measure_here(name: str, remat: str, backend: str | None) -> Row:
-    """Take two training steps in this process, and return fields of the result row.
-
-    The fields are `remat`, the sizes, the backend that ran, and the peak memory of the process in MiB before and after the steps.
-
-    Args:
-        name: name of the workload, such as "A:T=100".
-        remat: "none" to keep all residuals for the backward pass, or "sqrt" to recompute them in segments.
-        backend: backend of the recurrence. If None, it is chosen automatically.
-    """
+    """Take two training steps in this process, and return fields of the result row."""
     from bench.peers import ours
     from bench.peers.base import Options
     from bench.worker import peak_mib
@@ -73,11 +65,7 @@ def exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
 
 
 def report(rows: list[Row]) -> None:
-    """Print the peak memory of each result row and, for each value of `remat`, the exponent with which the memory grows with T.
-
-    The peak at the smallest T is subtracted from the other peaks before the exponent is fitted. Peaks that are not above the peak at the
-    smallest T are left out of the fit. If fewer than two peaks remain, no exponent is printed.
-    """
+    """Print the peak memory of each result row and, for each value of `remat`, the exponent with which the memory grows with T."""
     for remat in dict.fromkeys(row["remat"] for row in rows):
         found = sorted((row for row in rows if row["remat"] == remat), key=lambda row: row["T"])
         for row in found:
@@ -102,14 +90,7 @@ def measure_run() -> Row:
 
 
 def sweep(names: Sequence[str], path: Path, sha: str, backend: str | None) -> None:
-    """Measure the peak memory of training steps for each workload and each value of `remat`, and append the results to a file.
-
-    Args:
-        names: names of the workloads.
-        path: result file. A measurement is skipped if the file has its result for the same commit and backend.
-        sha: commit of this checkout.
-        backend: backend of the recurrence. If None, it is chosen automatically.
-    """
+    """Measure the peak memory of training steps for each workload and each value of `remat`, and append the results to a file."""
 
     def key(row: Row) -> tuple | None:
         mine = (row["measurement"], row.get("git"), row.get("backend")) == (STEP_MEMORY, sha, backend)
@@ -140,10 +121,7 @@ def _parse() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Measure the peak memory, unless `--report` is given. Then print the report.
-
-    With `--here`, the command measures one workload in this process. It then prints the fields of the result row as JSON, without a report.
-    """
+    """Measure the peak memory, unless `--report` is given. Then print the report."""
     options = _parse()
     if options.here:
         name, remat = options.here

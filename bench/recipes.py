@@ -117,11 +117,7 @@ class Run:
         return f"{self.recipe.task} {self.recipe.name}, {'round' if self.study == EPOCH_TIME else 'seed'} {self.number}"
 
     def measure(self) -> list[Row]:
-        """Train with the recipe in a fresh process, and return its result rows: one for each epoch, and one more if data is held out.
-
-        In the study `EPOCH_TIME`, only the row of the last epoch is returned, because the first epoch of a training with this project
-        includes the compilation.
-        """
+        """Train with the recipe in a fresh process, and return its result rows: one for each epoch, and one more if data is held out."""
         known = {"recipe": self.recipe.name, "task": self.recipe.task}
         if self.study != EPOCH_TIME:
             rows = timing.run_module([*self.recipe.arguments(), "--seed", str(self.number)])
@@ -135,16 +131,7 @@ def _number(row: Row) -> int:
 
 
 def choose(study: str, tasks: Sequence[str], names: Sequence[str] | None) -> list[Recipe]:
-    """Return the recipes of a study that have one of the given tasks and one of the given names.
-
-    Args:
-        study: name of the study (a group of recipes that are compared), a key of `RECIPES`.
-        tasks: tasks of the returned recipes.
-        names: names of the returned recipes. If None, recipes with any name are returned.
-
-    Raises:
-        InputError: if a name belongs to no recipe of the study, or if no recipe matches both `tasks` and `names`.
-    """
+    """Return the recipes of a study that have one of the given tasks and one of the given names."""
     of_study = RECIPES[study]
     unknown = set(names or ()) - {recipe.name for recipe in of_study}
     chosen = [recipe for recipe in of_study if recipe.task in tasks and (names is None or recipe.name in names)]
@@ -154,18 +141,7 @@ def choose(study: str, tasks: Sequence[str], names: Sequence[str] | None) -> lis
 
 
 def run(study: str, recipes: Sequence[Recipe], first: int, count: int | None, path: Path, measure: bool) -> None:
-    """Train with each recipe of a study, once for each of several seeds, and print the report of the study.
-
-    Runs whose results are already in the result file are skipped.
-
-    Args:
-        study: name of the study, a key of `RECIPES`.
-        recipes: recipes of the study.
-        first: first seed. In the study `EPOCH_TIME`, it is the number of the first round.
-        count: number of seeds, or of rounds in the study `EPOCH_TIME`. If None, it is `Recipe.repeats` of each recipe.
-        path: result file.
-        measure: whether to execute the missing runs. If False, only the existing results are reported.
-    """
+    """Train with each recipe of a study, once for each of several seeds, and print the report of the study."""
     numbers = {(recipe.task, recipe.name): range(first, first + (count or recipe.repeats)) for recipe in recipes}
     last = max(map(len, numbers.values()))
     runs = [Run(study, recipe, first + n) for n in range(last) for recipe in recipes]
@@ -186,14 +162,7 @@ def run(study: str, recipes: Sequence[Recipe], first: int, count: int | None, pa
 
 
 def accuracy_over_seeds(rows: Iterable[Row]) -> dict[str, dict[int, float]]:
-    """Return the test accuracy of each recipe and seed, as nested dicts: name of the recipe -> seed -> test accuracy.
-
-    For a recipe with a validation split, the test accuracy is that of the epoch with the best validation result. For other recipes, it is
-    the highest test accuracy of all epochs.
-
-    Args:
-        rows: result rows of the study `SEEDS`.
-    """
+    """Return the test accuracy of each recipe and seed, as nested dicts: name of the recipe -> seed -> test accuracy."""
     best: dict[str, dict[int, float]] = defaultdict(dict)
     for row in rows:
         if row["epoch"] == "best" if row["recipe"].endswith("held-out") else True:
@@ -203,10 +172,7 @@ def accuracy_over_seeds(rows: Iterable[Row]) -> dict[str, dict[int, float]]:
 
 
 def report_seeds(rows: Iterable[Row]) -> list[str]:
-    """Return the report of the test accuracy over seeds, with one line of text for each recipe.
-
-    A line has the mean, the standard deviation and all values of the test accuracy.
-    """
+    """Return the report of the test accuracy over seeds, with one line of text for each recipe."""
     lines = []
     for name, scores in accuracy_over_seeds(rows).items():
         values = list(scores.values())
@@ -217,11 +183,7 @@ def report_seeds(rows: Iterable[Row]) -> list[str]:
 
 
 def report_loss(rows: Iterable[Row]) -> list[str]:
-    """Return the report of the training loss, with one line of text for each epoch.
-
-    The line of an epoch has, for each recipe, the mean and the range over seeds of the loss at that epoch. It also has the loss that an
-    existing notebook printed for that epoch (see `PRINTED`). This notebook trains the model of the Keras example lstm_text_generation.
-    """
+    """Return the report of the training loss, with one line of text for each epoch."""
     losses: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         losses[row["recipe"]][row["epoch"]].append(row["train_loss"])
@@ -233,11 +195,7 @@ def report_loss(rows: Iterable[Row]) -> list[str]:
 
 
 def report_held_out(rows: Iterable[Row]) -> list[str]:
-    """Return the report of the bits per character of held-out text, with one line of text for each training run.
-
-    A line has two values. For the first value, each character is predicted from the window before it. For the second value, the state is
-    carried through the text. For runs of this project, a line also has the CPU time and the best epoch.
-    """
+    """Return the report of the bits per character of held-out text, with one line of text for each training run."""
     lines = []
     for row in rows:
         if isinstance(row["epoch"], str):
@@ -248,10 +206,7 @@ def report_held_out(rows: Iterable[Row]) -> list[str]:
 
 
 def report_epoch_time(rows: Iterable[Row]) -> list[str]:
-    """Return the report of the duration of an epoch, with one line of text for each task and recipe.
-
-    If a task was trained with both Keras and this project, another line has our speedup over Keras.
-    """
+    """Return the report of the duration of an epoch, with one line of text for each task and recipe."""
     times: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         times[row["task"]][row["recipe"]].append(row["seconds"])

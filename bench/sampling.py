@@ -55,29 +55,12 @@ class Run:
         return f"{self.units} units, round {self.round}, {self.peer}"
 
     def methods(self, samples: Iterable[int]) -> list[str]:
-        """Return the names of the methods that this process times: the value of "method" in each of its result rows.
-
-        The method of Keras is "predict loop". A method of this project is a mode with a number of texts, such as "window" (a single text)
-        or "window, 16 samples".
-
-        Args:
-            samples: numbers of texts that are drawn together in one call. This project also draws a single text if 1 is not among these
-                numbers. Keras ignores these numbers, and always draws a single text.
-        """
+        """Return the names of the methods that this process times: the value of "method" in each of its result rows."""
         counts = sorted({1, *samples})
         return [method_of(mode, count) for mode in MODES for count in counts] if self.peer == "ours" else [LOOP]
 
     def measure(self, folder: str, samples: Sequence[int], known: Container[str] = ()) -> list[Row]:
-        """Run a fresh process that times the drawing of characters, and return its result rows.
-
-        Keras gives one row, for its loop of calls of `predict`. This project gives a row for each mode ("carried" and "window") and each
-        number of texts.
-
-        Args:
-            folder: folder with the file of weights. If `peer` is "ours" and the file does not exist, a process of Keras writes it first.
-            samples: numbers of texts to draw at once. Keras ignores these numbers, and always draws a single text.
-            known: values of "method" (see `methods`) that already have a result row. New rows with these values are left out.
-        """
+        """Run a fresh process that times the drawing of characters, and return its result rows."""
         weights = Path(folder) / f"{self.units}.weights.h5"
         if self.peer == "ours" and not weights.exists():  # an earlier call measured Keras, and its file of weights is gone
             self._run("keras_jax", weights, 1)
@@ -92,12 +75,7 @@ class Run:
 
 
 def method_of(mode: str, count: int) -> str:
-    """Return the value of the field "method" of a result row of this project, such as "window" or "window, 16 samples".
-
-    Args:
-        mode: "carried" or "window".
-        count: number of texts that are drawn together in one batch.
-    """
+    """Return the value of the field "method" of a result row of this project, such as "window" or "window, 16 samples"."""
     return mode if count == 1 else f"{mode}, {count} samples"
 
 
@@ -107,16 +85,7 @@ def run_of(row: Row) -> Run:
 
 
 def report(rows: Iterable[Row], units: int, samples: Sequence[int]) -> None:
-    """Print our speedup over Keras' `predict` loop, and the time to draw several texts in one call relative to the time to draw one text.
-
-    Args:
-        rows: result rows of one hidden size.
-        units: hidden size.
-        samples: numbers of texts in one call. For each number with results, the time relative to one text is printed.
-
-    Raises:
-        InputError: if the results of Keras' loop, or of one of the two modes (`MODES`) in which this project draws texts, are missing.
-    """
+    """Print our speedup over Keras' `predict` loop, and the time to draw several texts in one call relative to that of one."""
     times: dict[str, list[float]] = {}
     for row in rows:
         times.setdefault(row["method"], []).append(row["seconds"])

@@ -56,12 +56,7 @@ class Curve:
 
 
 def points(grid: dict[str, Sequence[int]], middle: Sizes) -> Iterator[Sizes]:
-    """Yield the combinations of sizes to measure, without duplicates. A combination differs from `middle` in at most one size.
-
-    Args:
-        grid: dict from the letter of each varied size to its values.
-        middle: dict from the letter of each size to the value that the size has when another size is varied.
-    """
+    """Yield the combinations of sizes to measure, without duplicates. A combination differs from `middle` in at most one size."""
     seen = []
     for letter, sizes in grid.items():
         for size in sizes:
@@ -72,13 +67,7 @@ def points(grid: dict[str, Sequence[int]], middle: Sizes) -> Iterator[Sizes]:
 
 
 def measure_here(point: Sizes, devices: int, seconds: float) -> dict[str, Any]:
-    """Measure the time and memory of an LSTM layer in this process, and return the fields of a result row (`bench.schema.FIELDS`).
-
-    Args:
-        point: dict from the letter of each size, "T" (steps), "H" (hidden size) or "B" (batch size), to its value.
-        devices: number of CPU devices.
-        seconds: duration of the measurement in seconds.
-    """
+    """Measure the time and memory of an LSTM layer in this process, and return the fields of a result row (`bench.schema.FIELDS`)."""
     from bench.peers import ours
     from bench.peers.base import Options
     from bench.worker import measure, peak_mib
@@ -105,14 +94,7 @@ def key_of(row: dict[str, Any]) -> tuple:
 
 
 def sweep(wanted: Sequence[Point], seconds: float, path: Path, sha: str) -> None:
-    """Make the measurements that have no result yet, each in a fresh process, and append the results to a file.
-
-    Args:
-        wanted: measurements to make. A measurement is a tuple (index of the round, sizes, number of devices).
-        seconds: duration of each measurement in seconds.
-        path: result file. A measurement is skipped if the file has its result for the same commit.
-        sha: commit of this checkout.
-    """
+    """Make the measurements that have no result yet, each in a fresh process, and append the results to a file."""
 
     def key(row: dict[str, Any]) -> tuple | None:
         return key_of(row) if (row["measurement"], row.get("git")) == (SCALING, sha) else None
@@ -136,16 +118,7 @@ def sweep(wanted: Sequence[Point], seconds: float, path: Path, sha: str) -> None
 
 
 def curves(rows: Sequence[dict[str, Any]], middle: Sizes, devices: Sequence[int]) -> Iterator[Curve]:
-    """Yield a curve of time and memory for each varied size and each number of devices.
-
-    A curve is left out if fewer than two values of its varied size were measured.
-
-    Args:
-        rows: result rows of one commit.
-        middle: dict from the letter of each size, "T" (steps), "H" (hidden size) or "B" (batch size), to the value that the size has when
-            it is not varied.
-        devices: numbers of devices.
-    """
+    """Yield a curve of time and memory for each varied size and each number of devices."""
     for letter in middle:
         for count in devices:
             others = {"devices": count} | {name: size for name, size in middle.items() if name != letter}
@@ -158,10 +131,7 @@ def curves(rows: Sequence[dict[str, Any]], middle: Sizes, devices: Sequence[int]
 
 
 def exponent_above_constant(sizes: Sequence[float], values: Sequence[float]) -> float:
-    """Fit value = constant + factor * size ** p by least squares of the relative errors, and return the exponent p.
-
-    The best exponent of a grid from 0.2 to 3 is returned.
-    """
+    """Fit value = constant + factor * size ** p by least squares of the relative errors, and return the exponent p."""
     n, y = np.asarray(sizes, float), np.asarray(values, float)
 
     def miss(power: float) -> float:
@@ -173,10 +143,7 @@ def exponent_above_constant(sizes: Sequence[float], values: Sequence[float]) -> 
 
 
 def describe(curve: Curve) -> str:
-    """Return the line of the report about a curve, with the ranges and the growth exponents of its time and memory.
-
-    The exponent of the memory is left out if the curve has fewer than four sizes.
-    """
+    """Return the line of the report about a curve, with the ranges and the growth exponents of its time and memory."""
     last = exponent(curve.sizes[-2:], curve.ms[-2:])
     line = (
         f"{curve.letter} {curve.sizes[0]} to {curve.sizes[-1]}, devices {curve.devices}: time {curve.ms[0]:.3f} to {curve.ms[-1]:.3f} ms, "
@@ -188,11 +155,7 @@ def describe(curve: Curve) -> str:
 
 
 def _sizes(text: str) -> dict[str, Sequence[int]]:
-    """Parse a text such as "T=20:40,H=32:64", and return a dict from the letter of each size to its values.
-
-    Raises:
-        argparse.ArgumentTypeError: if the text has another form, a letter other than T, H and B (the keys of `MIDDLE`), or a value below 1.
-    """
+    """Parse a text such as "T=20:40,H=32:64", and return a dict from the letter of each size to its values."""
     found: dict[str, Sequence[int]] = {}
     for part in text.split(","):
         letter, _, sizes = part.partition("=")
@@ -219,10 +182,7 @@ def _parse() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Measure the points that have no result yet, unless `--report` is given. Then print the report and draw the figure.
-
-    With `--here`, only one point is measured, in this process. The result of `measure_here` is printed as JSON, and there is no report.
-    """
+    """Measure the points that have no result yet, unless `--report` is given. Then print the report and draw the figure."""
     options = _parse()
     if options.here:
         print(json.dumps(measure_here(options.here, options.devices[0], options.seconds)))

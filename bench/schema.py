@@ -146,14 +146,7 @@ FIELDS = {
 
 
 def make_row(measurement: str, **fields: Any) -> dict[str, Any]:
-    """Return a result row with the current schema version, the kind of measurement and the given fields.
-
-    For the measurements `STEP` and `SCALING`, the given fields are changed:
-
-    - "samples" is reduced to at most `KEPT_SAMPLES` values (see `thinned`).
-    - "sample_count" is set to the number of samples before this reduction.
-    - All floating-point numbers are rounded to 6 significant digits.
-    """
+    """Return a result row with the current schema version, the kind of measurement and the given fields."""
     row = {"schema": VERSION, "measurement": measurement} | fields
     if measurement in TIMED:
         row = rounded(row | {"samples": thinned(row["samples"]), "sample_count": len(row["samples"])})
@@ -177,26 +170,7 @@ def thinned(samples: Sequence[float]) -> list[float]:
 
 
 def check(row: Any, place: str) -> dict[str, Any]:
-    """Check a row of a result file against the schema, and return the row in its current form.
-
-    Two fields of old rows are changed: an old name of a backend is replaced by the current name, and "tokens_per_second" is corrected as
-    `_with_tokens` describes.
-
-    Args:
-        row: JSON value that was read from the file.
-        place: file and line number of the row, which error messages name.
-
-    Raises:
-        InputError: in one of these cases.
-
-            - The row is not a dict.
-            - Its schema version is not `VERSION`.
-            - Its measurement is not a key of `MEASUREMENTS`.
-            - A required field is missing, or the value of a field has a wrong type.
-            - Its measurement is `GRID`, and its task is neither "sentiment" nor "generation".
-            - Its measurement is `GRID`, and the score of its task is missing: "test_accuracy" for sentiment, "validation_bits" for
-              generation.
-    """
+    """Check a row of a result file against the schema, and return the row in its current form."""
     if not isinstance(row, dict):
         raise InputError(place, row, "give rows of python -m bench, each an object")
     require(row.get("schema") == VERSION, f"{place}: schema", row.get("schema", "missing"), f"give rows of version {VERSION}")
@@ -214,39 +188,18 @@ def check(row: Any, place: str) -> dict[str, Any]:
 
 
 def _with_tokens(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a result row in which "tokens_per_second" counts the tokens of all examples of a step.
-
-    A step of the workload "evaluation" evaluates all test reviews, but old rows count only the tokens of one batch of reviews. If `row` has
-    a step time and its field "kind" is "evaluation", "tokens_per_second" is therefore computed again from the step time. All other rows
-    are returned unchanged.
-    """
     if row["measurement"] != STEP or row["kind"] != "evaluation":
         return row
     return row | {"tokens_per_second": 1000 / row["ms_per_step"] * workload(row["workload"]).tokens}
 
 
 def rows_of(path: Path, *measurements: str, git: str | None = None, series: str = "") -> list[dict[str, Any]]:
-    """Read a result file, check its rows against the schema, and return the rows of the given kinds of measurements.
-
-    Args:
-        path: result file.
-        *measurements: kinds of measurements to keep, as keys of `MEASUREMENTS`.
-        git: commit whose rows are kept. If None, the rows of all commits are kept.
-        series: label of the rows that are kept. `bench throughput --series` gives rows a label. If "", only rows without a label are kept.
-
-    Raises:
-        InputError: if a row of the file violates the schema.
-    """
+    """Read a result file, check its rows against the schema, and return the rows of the given kinds of measurements."""
     return [row for row in select(read_rows(path, check), *measurements, git=git) if row.get("series", "") == series]
 
 
 def rows_of_commit(path: Path, *measurements: str, git: str, series: str = "") -> list[dict[str, Any]]:
-    """Return the rows of one commit that belong to the given kinds of measurements. See `rows_of` for the arguments.
-
-    Raises:
-        InputError: if a row of the file violates the schema, or if no row is found. The error message names the commits that have rows of
-            these kinds.
-    """
+    """Return the rows of one commit that belong to the given kinds of measurements. See `rows_of` for the arguments."""
     rows = rows_of(path, *measurements, series=series)
     found, commits = select(rows, *measurements, git=git), ", ".join(dict.fromkeys(str(row["git"]) for row in rows))
     require(bool(found), f"rows of commit {git}", f"none in {path}", f"name a commit with --commit: {commits or 'none has rows'}")
@@ -254,27 +207,13 @@ def rows_of_commit(path: Path, *measurements: str, git: str, series: str = "") -
 
 
 def require_one_machine(rows: Iterable[dict[str, Any]], remedy: str = "report rows of one machine") -> None:
-    """Check that all rows are from machines with the same CPU and the same number of cores. The rows have the fields "cpu" and "cores".
-
-    Raises:
-        InputError: if the rows are from several machines. Its message names these machines and ends with `remedy`.
-    """
+    """Check that all rows are from machines with the same CPU and the same number of cores. The rows have the fields "cpu" and "cores"."""
     machines = sorted({f"{row['cpu']}, {row['cores']} cores" for row in rows})
     require(len(machines) <= 1, "machines", " and ".join(machines), remedy)
 
 
 def match_commit(rows: Iterable[dict[str, Any]], text: str) -> list[dict[str, Any]]:
-    """Return the result rows of the commit whose hash begins with the given digits, or an empty list if no row has such a commit.
-
-    Args:
-        rows: result rows, which have the field "git".
-        text: first digits of a commit hash, optionally followed by "+". With "+", the returned rows were measured with uncommitted changes
-            on top of the commit. Without "+", they were measured without such changes. If the field "git" of a row equals `text`, other
-            commits that begin with `text` are ignored. The empty text therefore finds the rows whose field "git" is empty.
-
-    Raises:
-        InputError: if several commits begin with the digits, or if `text` has no digits and is not the "git" of any row.
-    """
+    """Return the result rows of the commit whose hash begins with the given digits, or an empty list if no row has such a commit."""
     rows, digits = list(rows), text.removesuffix("+")
     commits = dict.fromkeys(row["git"] for row in rows)
     if text not in commits:

@@ -26,25 +26,14 @@ Interval = tuple[float, float, float]
 
 
 def ratio_interval(slow: Sequence[float], fast: Sequence[float]) -> Interval:
-    """Return the ratio median(slow) / median(fast) of two samples with its 95 % bootstrap confidence interval.
-
-    If one of the samples has only a single value, its spread is unknown, and both ends of the interval are NaN.
-    """
+    """Return the ratio median(slow) / median(fast) of two samples with its 95 % bootstrap confidence interval."""
     if min(len(slow), len(fast)) < 2:
         return float(np.median(slow) / np.median(fast)), math.nan, math.nan
     return stats.ratio_interval(slow, fast)
 
 
 def ends_text(interval: Interval, digits: int = 2, label: str = "") -> str:
-    """Return a text with the two ends of an interval, such as " (1.20 to 1.40)", or "" if the ends are NaN.
-
-    The text begins with a space, so that it can be appended to another text.
-
-    Args:
-        interval: a value and the two ends of its interval, of which only the ends are printed.
-        digits: number of decimal places.
-        label: text before the ends, within the brackets.
-    """
+    """Return a text with the two ends of an interval, such as " (1.20 to 1.40)", or "" if the ends are NaN."""
     _, low, high = interval
     return f" ({label}{low:.{digits}f} to {high:.{digits}f})" if math.isfinite(low) else ""
 
@@ -59,15 +48,7 @@ CONFIDENCE = "95 % confidence interval "
 
 
 def kept(rows: Iterable[Row]) -> list[Row]:
-    """Select one result row for each combination of a commit, a library with its options, a workload and a round.
-
-    A round should give one row for each library and workload. A combination can still have several rows, because failed and noisy
-    measurements are repeated (see `bench.throughput.noise`). The last row with a time that is not noisy is selected. If there is no such
-    row, the last row with a noisy time is selected. If all measurements of the combination failed, the last row is selected.
-
-    Args:
-        rows: result rows of `bench throughput`.
-    """
+    """Select one result row for each combination of a commit, a library with its options, a workload and a round."""
     found: dict[tuple, tuple[int, Row]] = {}
     for row in select(rows, STEP, FAILED):
         key = (row["git"], *row_key(row), row["round"])
@@ -120,21 +101,7 @@ class Line:
 
 
 def summarize(works: Sequence[Workload], candidates: Sequence[Candidate], rows: Iterable[Row]) -> list[Line]:
-    """Return the summary of the throughput results: a line for each candidate (a library with its options) on each workload.
-
-    A candidate gets no line on a workload on which it has no results. A candidate of this project with options, such as
-    "ours:dropout=0.2", also gets no line on a workload that has these options by default.
-
-    The first line of a workload is that of the candidate "ours", which is this project without options. It is included even if `candidates`
-    does not contain "ours". The speedups in the other lines compare the time of "ours" with the times of the other candidates. The
-    speedup over another library in a dtype such as bfloat16 uses the time of "ours" in this dtype. If this time was not measured, the
-    speedup uses the time of "ours" in float32.
-
-    Args:
-        works: workloads, that is, kinds of computations with their sizes, such as training steps.
-        candidates: candidates.
-        rows: result rows of `bench throughput`.
-    """
+    """Return the summary of the throughput results: a line for each candidate (a library with its options) on each workload."""
     ours = next((candidate for candidate in candidates if candidate.name == OURS), read_candidate(OURS))
     by_key: dict[tuple, list[Row]] = {}
     for row in kept(rows):
@@ -151,14 +118,7 @@ def summarize(works: Sequence[Workload], candidates: Sequence[Candidate], rows: 
 
 
 def _line(work: Workload, name: str, rows: Sequence[Row], baseline: Sequence[Row]) -> Line:
-    """Summarise the throughput results of one candidate (a library with its options) on one workload.
-
-    Args:
-        work: workload, that is, a kind of step with its sizes.
-        name: name of the candidate.
-        rows: result rows of the candidate on the workload.
-        baseline: result rows of this project on the workload. The speedup is computed from the times in `rows` and `baseline`.
-    """
+    """Summarise the throughput results of one candidate (a library with its options) on one workload."""
     good, ours = ([row for row in group if row["measurement"] == STEP] for group in (rows, baseline))
     if not good:
         return Line(work, name, error=rows[-1]["error"])
@@ -176,11 +136,7 @@ def _line(work: Workload, name: str, rows: Sequence[Row], baseline: Sequence[Row
 
 
 def peaks(rows: Iterable[Row]) -> tuple[float, float]:
-    """Return the highest measured speed of a matrix product (GFLOP/s) and the highest measured speed of a memory copy (GB/s).
-
-    Args:
-        rows: result rows. If they contain no measurement of the machine's peak speeds, both speeds are NaN.
-    """
+    """Return the highest measured speed of a matrix product (GFLOP/s) and the highest measured speed of a memory copy (GB/s)."""
     measured = select(rows, PEAK)
 
     def best(name: str) -> float:
@@ -192,15 +148,7 @@ def peaks(rows: Iterable[Row]) -> tuple[float, float]:
 
 
 def speedups_over_sizes(lines: Iterable[Line], name: str, cell: str = "lstm") -> dict[str, list[float]]:
-    """Return a dict from the name of each candidate (a library with its options) to the list of our speedups over it at different sizes.
-
-    Only workloads of one name and one recurrent cell are used. Candidates with fewer than two speedups are left out.
-
-    Args:
-        lines: lines of a throughput summary.
-        name: name of the workload without sizes, such as "A" or "recurrence".
-        cell: name of the recurrent cell.
-    """
+    """Return a dict from the name of each candidate (a library with its options) to the list of our speedups over it at different sizes."""
     found: dict[str, list[float]] = {}
     for line in lines:
         if line.speedup and (line.work.base, line.work.cell) == (name, cell):
@@ -209,36 +157,20 @@ def speedups_over_sizes(lines: Iterable[Line], name: str, cell: str = "lstm") ->
 
 
 def mean_speedup(speedups: Sequence[float]) -> str:
-    """Return a text that summarises our speedups over a library at several sizes.
-
-    The text contains the geometric mean of the speedups with its 95 % confidence interval, the smallest and the largest speedup, and the
-    number of sizes at which this project is slower.
-    """
+    """Return a text that summarises our speedups over a library at several sizes."""
     slower = sum(speedup < 1 for speedup in speedups)
     text = f"{speedup_text(stats.geometric_mean_interval(speedups))}, {min(speedups):.2f}x to {max(speedups):.2f}x"
     return f"{text}, we are slower at {slower or 'no'} size{'s' * (slower > 1)}"
 
 
 def workloads_in(rows: Iterable[Row]) -> list[Workload]:
-    """Return the workloads with results, in the order of `WORKLOADS`.
-
-    Workloads with default sizes, such as "A", come before all workloads with other sizes or another cell, such as "A:H=32".
-    """
+    """Return the workloads with results, in the order of `WORKLOADS`."""
     names, order = dict.fromkeys(row["workload"] for row in select(rows, STEP, FAILED)), list(WORKLOADS)
     return [workload(name) for name in sorted(names, key=lambda name: (":" in name, order.index(name.partition(":")[0])))]
 
 
 def of_commit(path: Path, commit: str) -> tuple[list[Row], list[Line]]:
-    """Return a pair: the list of all throughput result rows of a commit, and the summary of these rows.
-
-    Args:
-        path: result file of `bench throughput`.
-        commit: first digits of the commit hash, see `bench.schema.match_commit`.
-
-    Raises:
-        InputError: if the commit has no step times, if its step times are from more than one machine, or if the digits do not identify a
-            commit.
-    """
+    """Return a pair: the list of all throughput result rows of a commit, and the summary of these rows."""
     rows = match_commit(rows_of(path, STEP, FAILED, PEAK), commit)
     good = timed(rows)
     require(bool(good), "commit", commit, f"give one that {path} has timed rows of")

@@ -58,12 +58,7 @@ PHASES = ("build_seconds", "first_step_seconds", "compile_seconds")
 
 
 def noise(row: Row, fastest: float = 0.0) -> str:
-    """Return the reason why a time is noisy (samples that spread too widely, a slow CPU, or other work on the cores), or "" if it is not.
-
-    Args:
-        row: result row with the time. The limits that decide whether a time is noisy are documented at `SPREAD`.
-        fastest: highest CPU speed that `bench.machine.probe` has measured on this machine, in GFLOP/s. If 0, the speed is not considered.
-    """
+    """Return the reason why a time is noisy, or "" if it is not."""
     low, middle, high = np.quantile(row["samples"], [0.25, 0.5, 0.75])
     if (high - low) / middle > SPREAD:
         return f"samples spread over {100 * (high - low) / middle:.0f} % of their median"
@@ -96,11 +91,7 @@ class Sweep:
     references: dict[str, Path] = field(default_factory=dict)
 
     def measure(self, process: Process) -> list[Row]:
-        """Measure `process` until its result is not noisy, and return the new result rows.
-
-        A process is measured at most `self.most` times, including the `process.tries` noisy measurements that earlier calls of `bench
-        throughput` made.
-        """
+        """Measure `process` until its result is not noisy, and return the new result rows."""
         rows = []
         for _ in range(process.tries, self.most):
             rows.append(self._try(process))
@@ -126,11 +117,7 @@ class Sweep:
         return make_row(STEP, **row, noisy=noise(row, self.fastest))
 
     def _against(self, work: Workload, candidate: Candidate) -> list[str]:
-        """Return the arguments that tell `bench.worker` how to check a candidate's results against the reference results.
-
-        If the candidate was already checked, the arguments contain the relative error that was found. Otherwise the arguments contain the
-        file with the reference results of the workload. If this file does not exist yet, it is written first.
-        """
+        """Return the arguments that tell `bench.worker` how to check a candidate's results against the reference results."""
         if (distance := self.distances.get(candidate.key(work))) is not None:
             return ["--checked", str(distance)]
         if work.name not in self.references:
@@ -141,18 +128,7 @@ class Sweep:
 
 
 def sweep(processes: Sequence[Process], seconds: float, path: Path, sha: str, most: int = TRIES) -> None:
-    """Measure the processes that have no result yet or only noisy results, and append the new results to a file.
-
-    Args:
-        processes: processes to measure. Each one runs one workload in one round, with one candidate (a library with its options).
-        seconds: duration of each measurement in seconds.
-        path: result file.
-        sha: commit of this checkout. Results of other commits in the file are ignored.
-        most: number of noisy results, including those of earlier calls, after which a process is not measured again.
-
-    Raises:
-        InputError: if the file has results of this commit from another machine.
-    """
+    """Measure the processes that have no result yet or only noisy results, and append the new results to a file."""
     rows = [row for series in {process.series for process in processes} for row in rows_of(path, STEP, git=sha, series=series)]
     require_one_machine([*rows, {"cpu": cpu(), "cores": timing.CORES}], "measure on one machine, or give another file in --results")
     tries = Counter(key_of(row) for row in rows if row["noisy"])
@@ -172,21 +148,7 @@ def sweep(processes: Sequence[Process], seconds: float, path: Path, sha: str, mo
 
 
 def report(works: Sequence[Workload], candidates: Sequence[Candidate], path: Path, sha: str, series: str = "") -> None:
-    """Print a table of the step times of one commit, and this project's speedup over every other candidate, averaged over sizes.
-
-    The mean speedup is printed separately for each recurrent cell and workload in `TITLES`, if there are speedups at two or more sizes.
-
-    Args:
-        works: workloads in the table.
-        candidates: candidates (libraries with their options) in the table.
-        path: result file.
-        sha: commit whose results are shown.
-        series: label that `bench throughput --series` gave to the results when they were measured. Only results with this label are
-            shown. "" shows the results that have no label.
-
-    Raises:
-        InputError: if the commit has no results with this label for these workloads and candidates, or has results from several machines.
-    """
+    """Print a table of the step times of one commit, and this project's speedup over every other candidate, averaged over sizes."""
     rows = rows_of_commit(path, STEP, FAILED, git=sha, series=series)
     require_one_machine(select(rows, STEP))
     (gemm, copy), lines = peaks(rows_of(path, PEAK, git=sha)), summarize(works, candidates, rows)
@@ -268,15 +230,7 @@ cores, "quick" took 4 minutes, and a round of "standard", of which there are thr
 
 
 def first_step_rows(process: Process, sha: str) -> list[Row]:
-    """Time the first step with an empty compilation cache (cold), then with the filled cache (warm), and return the two result rows.
-
-    Each of the two measurements runs in a fresh process of the operating system. If a measurement fails, its row has the field "error"
-    instead of times.
-
-    Args:
-        process: description of the measurement: workload, candidate (library with its options) and number of the round.
-        sha: commit of this checkout.
-    """
+    """Time the first step with an empty compilation cache (cold), then with the filled cache (warm), and return the two result rows."""
     peer, *options = process.candidate.arguments()
     module = ["bench.worker", peer, process.work.name, *options, "--checked", "0", "--seconds", "0.001"]
     rows = []
@@ -292,10 +246,7 @@ def first_step_rows(process: Process, sha: str) -> list[Row]:
 
 
 def sweep_first_step(processes: Sequence[Process], path: Path, sha: str) -> None:
-    """Measure the cold and the warm first step of each process (see `first_step_rows`), and append the results to the file `path`.
-
-    A process is skipped if the file already has both of its results, cold and warm, for the commit `sha`. Failed results do not count.
-    """
+    """Measure the cold and the warm first step of each process (see `first_step_rows`), and append the results to the file `path`."""
 
     def pair(row: Row) -> tuple:
         return row["workload"], row["candidate"], row["round"], row.get("series", "")
@@ -316,23 +267,7 @@ def sweep_first_step(processes: Sequence[Process], path: Path, sha: str) -> None
 
 
 def report_first_step(works: Sequence[Workload], candidates: Sequence[Candidate], path: Path, sha: str, series: str = "") -> None:
-    """Print a table of the time to build the model and the time of the first step, as medians over rounds.
-
-    A line shows one candidate on one workload, and has five columns of times. Three columns were measured with an empty compilation cache
-    (cold): the time to build the model, the time of the first step, and the part of the first step in which XLA compiles. The other two
-    columns were measured with a filled cache (warm): the time to build the model and the time of the first step. If all cold or all
-    warm measurements of the candidate on the workload have failed, the line shows an error instead.
-
-    Args:
-        works: workloads in the table.
-        candidates: candidates (libraries with their options) in the table.
-        path: result file.
-        sha: commit whose results are shown.
-        series: label that `bench throughput --series` gave to the results when they were measured. "" shows those without a label.
-
-    Raises:
-        InputError: if the commit has no first-step results with this label, or if it has none for these workloads and candidates.
-    """
+    """Print a table of the time to build the model and the time of the first step, as medians over rounds."""
     table = make_table(("workload", "peer", "build s", "first step s", "compiling s", "warm: build s", "first step s", "rounds"))
     wanted = {(work.name, candidate.name) for work in works for candidate in candidates}
     rows = [row for row in rows_of_commit(path, FIRST_STEP, git=sha, series=series) if (row["workload"], row["candidate"]) in wanted]

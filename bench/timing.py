@@ -22,10 +22,7 @@ CORES = min(2, len(os.sched_getaffinity(0)))
 
 
 def pinned(cores: int = CORES) -> dict[str, str]:
-    """Return the environment variables of this process, and further variables that limit numeric libraries to `cores` threads.
-
-    On a machine with a GPU, the result also contains `bench.machine.GPU_SETTINGS`, the settings for full float32 precision.
-    """
+    """Return the environment variables of this process, and further variables that limit numeric libraries to `cores` threads."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
     return os.environ | dict.fromkeys(names, str(cores)) | machine.settings()
 
@@ -33,17 +30,7 @@ def pinned(cores: int = CORES) -> dict[str, str]:
 def run_module(
     arguments: Sequence[str], cores: int = CORES, environment: Mapping[str, str] | None = None, first: int = 0
 ) -> list[dict[str, Any]]:
-    """Run `python -m ...` in a fresh process, and return the JSON objects that it prints.
-
-    Args:
-        arguments: arguments of `python -m`.
-        cores: number of cores that the process may use.
-        environment: environment variables to set in addition to those of `pinned`.
-        first: index of the first core to use, among the cores that are available to the calling process.
-
-    Raises:
-        subprocess.CalledProcessError: if the exit code of the process is not 0.
-    """
+    """Run `python -m ...` in a fresh process, and return the JSON objects that it prints."""
     allowed = sorted(os.sched_getaffinity(0))[first : first + cores]
     command = [sys.executable, "-m", *arguments]
     settings = {**pinned(cores), **(environment or {})}
@@ -59,20 +46,7 @@ def run_in_turns(
     folders: Sequence[Path] | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> list[dict[str, Any]]:
-    """Run several processes of `bench.worker --turns` on the same cores, and return the result row of each process.
-
-    In each turn, one process after the other times a block of steps. The order of the processes is reversed from turn to turn. Therefore
-    all processes are slowed down equally if the machine is slow for a while.
-
-    Args:
-        arguments: for each process, the arguments of `python -m` without the flag `--turns`.
-        turns: number of turns, which is the number of blocks that each process times.
-        folders: for each process, the checkout of this project that it runs. If None, all processes run this checkout.
-        environment: environment variables to set in addition to those of `pinned`.
-
-    Raises:
-        subprocess.CalledProcessError: if a process fails.
-    """
+    """Run several processes of `bench.worker --turns` on the same cores, and return the result row of each process."""
     allowed = sorted(os.sched_getaffinity(0))[:CORES]
     settings = {**pinned(), **(environment or {})}
     started: list[subprocess.Popen] = []
@@ -117,13 +91,7 @@ def load() -> float:
 
 
 def peaks() -> dict[str, float]:
-    """Measure the machine's peak speeds of a matrix product (GFLOP/s) and of a memory copy (GB/s).
-
-    The speeds are measured in fresh processes on one core, on `CORES` cores and, if there is a GPU, on the GPU.
-
-    Returns:
-        A dict from the name of each speed to its value. Examples of the names are "gemm_gflops_2" (2 cores) and "copy_gbs_gpu" (GPU).
-    """
+    """Measure the machine's peak speeds of a matrix product (GFLOP/s) and of a memory copy (GB/s)."""
     found = run_module(["bench.machine", "--gpu"])[-1] if machine.gpu() else {}
     for cores in (1, CORES):
         row = run_module(["bench.machine", "--threads", str(cores)], cores)[-1]
@@ -132,10 +100,7 @@ def peaks() -> dict[str, float]:
 
 
 def fastest_probe() -> float:
-    """Measure the present speed of the CPU three times with `bench.machine --probe`, and return the highest speed in GFLOP/s.
-
-    On a machine with a GPU, nothing is measured, and the result is 0.
-    """
+    """Measure the present speed of the CPU three times with `bench.machine --probe`, and return the highest speed in GFLOP/s."""
     return 0.0 if machine.gpu() else max(run_module(["bench.machine", "--probe"])[-1]["probe_gflops"] for _ in range(3))
 
 

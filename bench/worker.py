@@ -38,37 +38,13 @@ BLOCKS = 50
 
 
 def build(peer: str, work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Build a workload with a benchmarked library, and return it.
-
-    First, the environment variables that the library needs are set, and the module of `bench.peers` for this library is imported.
-
-    Args:
-        peer: name of the library, a key of `bench.peers.PEERS`.
-        work: workload, that is, a kind of step with its sizes.
-        arrays: initial weights and data of the workload.
-        options: options of the library.
-    """
+    """Build a workload with a benchmarked library, and return it."""
     os.environ.update(PEERS[peer].environment)
     return import_module(f"bench.peers.{PEERS[peer].module}").build(work, arrays, options)
 
 
 def distances(work: Workload, built: Built, reference: Mapping[str, np.ndarray], dtype: str = "float32") -> dict[str, float]:
-    """Compare the results of a library with the reference results, and return a dict from the name of each array to its relative error.
-
-    The relative error is the largest absolute difference, divided by the largest absolute entry of the reference array. For a training
-    workload, the outputs, the weights after one step and the loss of this step are compared. For a workload of the kind "recurrence", the
-    outputs and the gradients are compared. For the kinds "evaluation" and "forward", only the outputs are compared. Rows of a weight that
-    `built.excluded` marks are not compared.
-
-    Args:
-        work: workload, that is, a kind of step with its sizes.
-        built: functions that run the workload with the library.
-        reference: arrays that `bench.peers.ours.write_reference` has written.
-        dtype: dtype of the library's computation, which determines the tolerance.
-
-    Raises:
-        ValueError: if the arrays and the reference differ in names or shapes, or if a relative error is NaN or above `TOLERANCE[dtype]`.
-    """
+    """Compare the results of a library with the reference results, and return a dict from the name of each array to its relative error."""
     form = "gradients" if work.layer_alone else built.adam
     wanted = {name.split("/", 1)[1]: reference[name] for name in reference if name.startswith(f"{form}/")}
     wanted["outputs"] = reference["outputs"]
@@ -96,14 +72,7 @@ def _time(run: Callable[[int], None], count: int) -> float:
 
 
 def steps_per_block(run: Callable[[int], None], least: float) -> int:
-    """Return a number of steps that together take about `least` seconds, and not less than 80 % of it.
-
-    The number is found by timing blocks with an increasing number of steps.
-
-    Args:
-        run: run(count) executes `count` steps.
-        least: wanted total duration, in seconds.
-    """
+    """Return a number of steps that together take about `least` seconds, and not less than 80 % of it."""
     count = 1
     while (took := _time(run, count)) < 0.8 * least:
         count = max(count + 1, min(10 * count, math.ceil(count * least / took)))
@@ -112,21 +81,11 @@ def steps_per_block(run: Callable[[int], None], least: float) -> int:
 
 
 def _block(run: Callable[[int], None], count: int) -> float:
-    """Time a block of `count` steps, and return the milliseconds per step, rounded to 6 significant digits."""
     return float(f"{1000 * _time(run, count) / count:.6g}")
 
 
 def measure(run: Callable[[int], None], seconds: float, block_seconds: float) -> tuple[int, list[float]]:
-    """Run blocks of steps one after the other for a given number of seconds, and measure the duration of each block.
-
-    Args:
-        run: run(count) executes `count` steps.
-        seconds: duration of the measurement in seconds. A block takes about `seconds / BLOCKS`, but at least about `block_seconds`.
-        block_seconds: shortest duration of a block in seconds.
-
-    Returns:
-        A pair: the number of steps in a block, and a list with the milliseconds per step of each block.
-    """
+    """Run blocks of steps one after the other for a given number of seconds, and measure the duration of each block."""
     count = steps_per_block(run, max(block_seconds, seconds / BLOCKS))
     samples, end = [], time.perf_counter() + seconds
     while not samples or time.perf_counter() < end:
@@ -135,18 +94,7 @@ def measure(run: Callable[[int], None], seconds: float, block_seconds: float) ->
 
 
 def measure_in_turns(run: Callable[[int], None], seconds: float, block_seconds: float) -> tuple[int, list[float]]:
-    """Wait for a line on standard input, time one block of steps, and repeat this until the input ends.
-
-    Before each wait, the line `TURN` is printed.
-
-    Args:
-        run: run(count) executes `count` steps.
-        seconds: duration of a block in seconds. If it is shorter than `block_seconds`, a block takes `block_seconds` instead.
-        block_seconds: shortest duration of a block in seconds.
-
-    Returns:
-        A pair: the number of steps in a block, and a list with the milliseconds per step of each block.
-    """
+    """Wait for a line on standard input, time one block of steps, and repeat this until the input ends."""
     count = steps_per_block(run, max(block_seconds, seconds))
     samples = []
     print(TURN, flush=True)
@@ -157,11 +105,7 @@ def measure_in_turns(run: Callable[[int], None], seconds: float, block_seconds: 
 
 
 def first_step(built: Built) -> dict[str, float | None]:
-    """Run the first step of a workload, and return its duration and the time spent in XLA's compiler.
-
-    Returns:
-        A dict with "first_step_seconds" and "compile_seconds". If JAX compiled nothing, "compile_seconds" is None.
-    """
+    """Run the first step of a workload, and return its duration and the time spent in XLA's compiler."""
     jax: Any = sys.modules.get("jax")
     compiling: list[float] = []
     if jax is not None:
@@ -176,11 +120,7 @@ def first_step(built: Built) -> dict[str, float | None]:
 
 
 def peak_mib() -> float:
-    """Return the peak resident memory of this process in MiB.
-
-    The peak is read from /proc/self/status. If this file cannot be read, `ru_maxrss` of the operating system is returned. `ru_maxrss` is
-    too high if the parent process had a higher peak than this process.
-    """
+    """Return the peak resident memory of this process in MiB."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
         return int(next(line.split()[1] for line in lines if line.startswith("VmHWM"))) / 1024
@@ -201,18 +141,7 @@ def _versions(peer: str) -> dict[str, str]:
 def timed_row(
     peer: str, work: Workload, options: Options, reference: Path | None, checked: float, seconds: float, turns: bool = False
 ) -> dict[str, Any]:
-    """Build a workload with a benchmarked library, check its results, time it, and return fields of the result row (`bench.schema.FIELDS`).
-
-    Args:
-        peer: name of the library, a key of `bench.peers.PEERS`.
-        work: workload, that is, a kind of step with its sizes.
-        options: options of the library.
-        reference: file with the reference results. If None, the results are not checked.
-        checked: largest relative error of the results (see `distances`), found by an earlier process. It becomes the field "distance" if
-            `reference` is None.
-        seconds: duration of the measurement in seconds. If `turns` is True, it is the duration of a block.
-        turns: whether to wait for a line on standard input before each block (see `measure_in_turns`).
-    """
+    """Build a workload with a library, check its results, time it, and return fields of the result row (`bench.schema.FIELDS`)."""
     began = time.perf_counter()
     built = build(peer, work, make_arrays(work), options)
     row: dict[str, Any] = {"build_seconds": time.perf_counter() - began}

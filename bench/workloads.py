@@ -120,10 +120,7 @@ class Workload:
 
     @property
     def batches(self) -> int:
-        """Number of distinct batches. After the last batch, training starts again with the first one.
-
-        A workload of the kind "sentiment" has 128 batches, which together contain nearly all words of the vocabulary.
-        """
+        """Number of distinct batches. After the last batch, training starts again with the first one."""
         return {"sentiment": 128, "evaluation": 1}.get(self.kind, 8)
 
     @property
@@ -157,16 +154,7 @@ LETTERS = {"B": "batch", "T": "length", "H": "units", "E": "features", "V": "voc
 
 
 def workload(name: str) -> Workload:
-    """Parse the name of a workload, and return the workload.
-
-    Args:
-        name: "A", "B", "evaluation", "inference", "recurrence", "forward" or "resets", optionally with sizes and a cell, as in
-            "A:B=4,T=5,H=8,E=8,V=30,cell=gru". The size R is the percentage of the steps before which the state is reset. It has an effect
-            only in "resets", where its default is 3, and in "recurrence" and "forward", where its default is 0.
-
-    Raises:
-        ValueError: if the workload, the letter of a size or the cell does not exist, or if a size is not an integer.
-    """
+    """Parse the name of a workload, and return the workload."""
     base, _, changes = name.partition(":")
     try:
         pairs = dict(part.split("=") for part in changes.split(",") if part)
@@ -223,20 +211,12 @@ class Arrays:
     resets: np.ndarray | None = None
 
     def cell(self) -> dict[str, np.ndarray]:
-        """Return a dict of the weights of the recurrent cell, from their names without the prefix "recurrent/0/" to their arrays.
-
-        For an LSTM the weights are kernel (E, 4 H), recurrent_kernel (H, 4 H) and bias (4 H,). Some other cells have other weights or a
-        number of gates other than 4.
-        """
+        """Return a dict of the weights of the recurrent cell, from their names without the prefix "recurrent/0/" to their arrays."""
         return {name.removeprefix(LAYER): array for name, array in self.weights.items() if name.startswith(LAYER)}
 
 
 def make_arrays(work: Workload, seed: int = 0) -> Arrays:
-    """Return random weights and data for a workload. The same seed gives the same arrays.
-
-    Kernels and embeddings are drawn from the distributions of Keras' initialisers. Recurrent kernels are drawn from a normal distribution.
-    Biases are random, so that a wrong order of the gates changes the results. The workload "evaluation" has the IMDB test reviews as data.
-    """
+    """Return random weights and data for a workload. The same seed gives the same arrays."""
     rng = np.random.default_rng(seed)
     B, T, H, E, V = work.batch, work.length, work.units, work.features, work.vocabulary
 
@@ -279,10 +259,7 @@ def make_arrays(work: Workload, seed: int = 0) -> Arrays:
 
 
 def _shapes(work: Workload) -> dict[str, tuple[int, ...]]:
-    """Return a dict from the name of each parameter of the workload's cell to its shape.
-
-    The shapes come from `jax.eval_shape`, which does not create JAX's devices, so the number of devices can still be chosen later.
-    """
+    """Return a dict from the name of each parameter of the workload's cell to its shape."""
     import jax
 
     from lstm_jax.cells import CELLS
@@ -301,38 +278,18 @@ AXES = {"H": "units", "T": "length", "B": "batch"}
 
 
 def add_size_flags(parser: argparse._ActionsContainer, names: Iterable[str] = AXES.values()) -> None:
-    """Add command-line flags to a parser. The value of each flag is a list of sizes, such as 32,64,128.
-
-    Args:
-        parser: argument parser, or a group of its arguments.
-        names: names of the flags without dashes. The default is "units", "length" and "batch".
-    """
+    """Add command-line flags to a parser. The value of each flag is a list of sizes, such as 32,64,128."""
     for name in names:
         parser.add_argument(f"--{name}", type=read_sizes, help="sizes, as in 32,64,128 or 32..512")
 
 
 def given_axes(options: argparse.Namespace) -> dict[str, tuple[int, ...]]:
-    """Return a dict from the letter of each size to the values that its flag gives. Sizes whose flag is absent are left out.
-
-    The letters and flags are "H" (--units), "T" (--length) and "B" (--batch).
-    """
+    """Return a dict from the letter of each size to the values that its flag gives. Sizes whose flag is absent are left out."""
     return {letter: values for letter, name in AXES.items() if (values := getattr(options, name))}
 
 
 def read_workloads(names: Iterable[str], axes: dict[str, tuple[int, ...]], cells: Iterable[str] = ("lstm",)) -> list[Workload]:
-    """Return the named workloads for every combination of the given sizes and recurrent cells.
-
-    Args:
-        names: names of workloads. A name with sizes, such as "A:H=64", is not combined with `axes` or `cells`. The name "evaluation" is
-            combined with `cells`, but not with `axes`.
-        axes: dict from the letter of each size to its values, such as {"H": (64, 128)}. For the workloads "recurrence" and "forward", the
-            sizes that are not in `axes` get these values: `UNITS` for "H", `LENGTHS` for "T", and `BATCH_SIZES` for "B". Other workloads
-            keep their default values of the sizes that are not in `axes`.
-        cells: names of recurrent cells.
-
-    Raises:
-        InputError: if a workload or a cell does not exist.
-    """
+    """Return the named workloads for every combination of the given sizes and recurrent cells."""
     found = {}
     for name, cell in product(names, cells):
         over = ({"H": UNITS, "T": LENGTHS, "B": BATCH_SIZES} | axes) if name in GRIDS else {} if name == "evaluation" else axes
@@ -343,12 +300,7 @@ def read_workloads(names: Iterable[str], axes: dict[str, tuple[int, ...]], cells
 
 
 def _resized(name: str, sizes: dict[str, int], cell: str) -> Workload:
-    """Return the workload that `name` stands for, with the given recurrent cell and with sizes such as {"H": 64}.
-
-    If `name` already contains sizes or a cell, as in "A:H=64", then `sizes` and `cell` have no effect. The field `name` of the result
-    contains the sizes and the cell, as in "A:H=64". If they are the defaults of the workload, the field is only "A". The names of the
-    workloads in `GRIDS` always contain the given sizes.
-    """
+    """Return the workload that `name` stands for, with the given recurrent cell and with sizes such as {"H": 64}."""
     changes = ",".join([f"{letter}={size}" for letter, size in sizes.items()] + [f"cell={cell}"] * (cell != "lstm"))
     try:
         work = workload(name + (f":{changes}" if changes and ":" not in name else ""))
@@ -359,12 +311,7 @@ def _resized(name: str, sizes: dict[str, int], cell: str) -> Workload:
 
 
 def read_sizes(text: str) -> tuple[int, ...]:
-    """Parse a list of sizes such as "20,40", or a range such as "32..512", in which each size is twice the previous one.
-
-    Raises:
-        argparse.ArgumentTypeError: if the text is neither a list nor a range of integers, if a size is below 1, or if the end of a range is
-            below its start.
-    """
+    """Parse a list of sizes such as "20,40", or a range such as "32..512", in which each size is twice the previous one."""
     try:
         numbers = [int(part) for part in text.split(".." if ".." in text else ",")]
     except ValueError as error:

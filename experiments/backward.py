@@ -24,21 +24,7 @@ REVIEWS = 256
 
 
 def gradient_sizes(cell: Cell, params: Any, units: int, x: jax.Array, loss: Callable[[jax.Array], jax.Array]) -> jax.Array:
-    """Return the size of the gradient of a loss with respect to the state h at each step.
-
-    At step t, each of the B examples has a gradient: the gradient of its own loss with respect to its state h at this step. The size at
-    step t is the root mean square of the norms of these B gradients.
-
-    Args:
-        cell: recurrent cell.
-        params: parameters of the cell.
-        units: hidden size H.
-        x: inputs (B, T, E) of B examples with T steps and E features.
-        loss: function loss(h) of the outputs h (T, B, H). It returns the sum of the losses of the examples.
-
-    Returns:
-        Gradient sizes (T,).
-    """
+    """Return the size of the gradient of a loss with respect to the state h at each step."""
     z = cell.project(params, jnp.swapaxes(x, 0, 1), None, None)
     initial = cell.initial_state(len(x), units)
 
@@ -56,33 +42,13 @@ def gradient_sizes(cell: Cell, params: Any, units: int, x: jax.Array, loss: Call
 
 
 def by_steps_back(sizes: jax.Array, answered: int = 1) -> dict[int, float]:
-    """Return the gradient sizes at several distances before the answered steps, as a dict from distance to size.
-
-    The answered steps are those whose outputs enter the loss. The distance of a step is the number of steps from it to the first answered
-    step. The dict has those distances of the constant `BACK` (1, 2, 5, 10, ..., 1000) that lie within the sequence.
-
-    Args:
-        sizes: size of the gradient of the loss with respect to the state h at each of T steps (T,), as `gradient_sizes` returns it.
-        answered: number of answered steps, which are the last ones of the sequence.
-    """
+    """Return the gradient sizes at several distances before the answered steps, as a dict from distance to size."""
     last = len(sizes) - answered
     return {back: float(sizes[last - back]) for back in BACK if back <= last}
 
 
 def on_reviews(config: SentimentConfig) -> dict[str, Any]:
-    """Train the model of the sentiment task and, before and after training, measure the gradient of the loss with respect to the state h.
-
-    The gradient is measured on test reviews with at least `config.data.maxlen` words, so that no review is padded.
-
-    Returns:
-        A dict with these keys:
-
-        - "score": test accuracy after the last epoch.
-        - "losses": training loss of each epoch.
-        - "parameters": number of parameters of the recurrent cell.
-        - "gradient_before": list of pairs (distance from the last step, gradient size; see `gradient_sizes`), measured before training.
-        - "gradient_after": list of such pairs for the same distances, measured after training.
-    """
+    """Train the sentiment model and, before and after training, measure the gradient of the loss with respect to the state h."""
     from lstm_jax.models import functional
     from lstm_jax.tasks import sentiment as task
 

@@ -110,14 +110,7 @@ REFERENCES = {
 
 
 def choices(base: SentimentConfig) -> list[Config]:
-    """Return the configs of all choices.
-
-    The first choice is the unchanged Keras example imdb_lstm. Each further choice has the config of an earlier choice with some fields
-    changed. `CHOICES` holds the name of the earlier choice and these changes.
-
-    Args:
-        base: config of the unchanged Keras example.
-    """
+    """Return the configs of all choices."""
     configs = {SOURCE: Config(SOURCE, task=base)}
     for name, (before, changes) in CHOICES.items():
         configs[name] = sweep.override(configs[before], {"choice": name} | changes)
@@ -125,62 +118,25 @@ def choices(base: SentimentConfig) -> list[Config]:
 
 
 def named(base: SentimentConfig, choice: str) -> Config:
-    """Return the config of the choice with a given name. A choice is one of the models that the study compares.
-
-    Args:
-        base: config of the unchanged Keras example. It is itself a choice, with the name `SOURCE`.
-        choice: name of the choice: `SOURCE` or a key of `CHOICES`, such as "400 words".
-    """
+    """Return the config of the choice with a given name. A choice is one of the models that the study compares."""
     return next(config for config in choices(base) if config.choice == choice)
 
 
 def recipe(base: SentimentConfig, seeds: int, wide: bool = False) -> list[Config]:
-    """Return the configs of the runs that train a recipe and evaluate it on the test reviews, one config for each seed.
-
-    Args:
-        base: config of the unchanged Keras example.
-        seeds: number of seeds; the seeds are 0 to seeds - 1.
-        wide: whether the recipe is the choice `WIDE`, and not the choice `RECIPE`.
-    """
+    """Return the configs of the runs that train a recipe and evaluate it on the test reviews, one config for each seed."""
     best, name = (named(base, WIDE), "recipe, 256 units") if wide else (named(base, RECIPE), "recipe")
     changes = {"choice": name, "tested": True, "margins": not wide}  # the margins of all groups would make the file larger than 1 MiB
     return [sweep.override(best, changes | {"task.train.seed": seed}) for seed in range(seeds)]
 
 
 def all_reviews(base: SentimentConfig, seeds: int) -> list[Config]:
-    """Return the configs of the runs that train the wider recipe on all training reviews and test it, one config for each seed.
-
-    The wider recipe is the choice `WIDE`. No reviews are held out, so a run uses the weights of the last epoch. The logits of the model
-    have the weight `SHARE` in their mixture with those of NBSVM.
-
-    Args:
-        base: config of the unchanged Keras example.
-        seeds: number of seeds; the seeds are 0 to seeds - 1.
-    """
+    """Return the configs of the runs that train the wider recipe on all training reviews and test it, one config for each seed."""
     changes = {"choice": ALL_REVIEWS, "tested": True, "share": SHARE, "task.data.validation": 0.0}
     return [sweep.override(named(base, WIDE), changes | {"task.train.seed": seed}) for seed in range(seeds)]
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Train the model of a config, and return its metrics.
-
-    Returns:
-        A dict with these keys. Without a validation split, "accuracy", "loss" and "ece" are missing.
-
-        - "accuracy", "loss" and "ece": accuracy, loss and calibration error on the validation split.
-        - "best_epoch": number, counted from 1, of the epoch with the lowest validation loss, or of the last epoch if nothing is held out.
-        - "by_epoch": list of the validation accuracies at all epochs, which is empty if there is no validation split.
-        - "seconds": duration of the training and the validation.
-        - "parameters": number of parameters.
-
-        If `config.tested` is True, the dict also has these keys:
-
-        - "test_accuracy", "test_loss" and "test_ece": accuracy, loss and calibration error on the test reviews.
-        - "test_reviews": number of test reviews.
-        - the keys of the dict that `_with_grams` returns. This function mixes the logits of an NBSVM classifier with those of the model.
-          The values are the accuracies of the classifier and of the mixture, the weight of the model in the mixture, and margins of the
-          test reviews.
-    """
+    """Train the model of a config, and return its metrics."""
     from lstm_jax.models import functional
     from lstm_jax.runtime.sharding import make_mesh
     from lstm_jax.tasks import sentiment
@@ -216,22 +172,7 @@ def run(config: Config) -> dict[str, Any]:
 
 
 def _with_grams(reviews: data.EncodedReviews, config: Config, logits: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Train an NBSVM classifier, mix its logits with those of a model, and return the accuracies of the classifier and of the mixture.
-
-    Args:
-        reviews: reviews of the task.
-        config: config of the run.
-        logits: logits of the model. The key "" has those of the validation split, if there is one, and the key "test_" has those of the
-            test reviews.
-
-    Returns:
-        A dict with these keys:
-
-        - "share": weight w of the model in the mixture, whose logits are w * (logits of the model) + (1 - w) * (logits of the classifier).
-        - "nbsvm_accuracy" and "mixed_accuracy": accuracies of the classifier and of the mixture on the validation split, if there is one.
-        - "test_nbsvm_accuracy" and "test_mixed_accuracy": accuracies of the classifier and of the mixture on the test reviews.
-        - "test_margins" and "test_mixed_margins": margins by the model and by the mixture (`encode_margins`), if `config.margins` is true.
-    """
+    """Train an NBSVM classifier, mix its logits with those of a model, and return the accuracies of the classifier and of the mixture."""
     from lstm_jax.tasks.review_rows import split_reviews
 
     train, held_out = split_reviews(reviews, config.task)
@@ -251,36 +192,18 @@ def _with_grams(reviews: data.EncodedReviews, config: Config, logits: dict[str, 
 
 
 def encode_margins(logits: np.ndarray, labels: np.ndarray) -> str:
-    """Encode the margins of N reviews as a text for the result file: base64 of N float16 numbers that zlib has compressed.
-
-    The margin of a review is its logit if the label is 1, and minus its logit if the label is 0. A review with a positive margin is
-    classified correctly. With the margins of several seeds, the accuracy of their ensemble can be computed without the labels.
-
-    Args:
-        logits: logits (N,).
-        labels: labels (N,), 0 or 1.
-    """
+    """Encode the margins of N reviews as a text for the result file: base64 of N float16 numbers that zlib has compressed."""
     return base64.b64encode(zlib.compress(np.where(labels == 1, logits, -logits).astype("<f2").tobytes(), 9)).decode()
 
 
 def ensemble_accuracy(texts: Iterable[str]) -> float:
-    """Return the accuracy of an ensemble of models. The logit of the ensemble is the mean of the logits of the models.
-
-    Args:
-        texts: one text for each model, as `encode_margins` returns it. It holds the margin of each review, which is the logit if the label
-            is 1, and minus the logit if the label is 0. The ensemble classifies a review correctly if the mean of the review's margins, one
-            from each model, is positive. All models must have read the same reviews in the same order.
-    """
+    """Return the accuracy of an ensemble of models. The logit of the ensemble is the mean of the logits of the models."""
     margins = [np.frombuffer(zlib.decompress(base64.b64decode(text)), "<f2").astype(np.float32) for text in texts]
     return float((np.mean(margins, axis=0) > 0).mean())
 
 
 def _mean(epochs: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Return a dict from the name of each parameter to its mean over epochs. The mean is computed in float64.
-
-    Args:
-        epochs: one dict for each epoch, from the name of each parameter to its value after this epoch.
-    """
+    """Return a dict from the name of each parameter to its mean over epochs."""
     return {
         name: np.mean([params[name] for params in epochs], axis=0, dtype=np.float64).astype(array.dtype)
         for name, array in epochs[0].items()
@@ -288,17 +211,7 @@ def _mean(epochs: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
 
 
 def spread(accuracies: Any, reviews: int) -> float:
-    """Return half the width of the 95 % confidence interval of the mean test accuracy over seeds.
-
-    The variance of the mean accuracy is the sum of two terms. The first term is the binomial variance, since the test reviews are a random
-    sample. The second term is the variance of the accuracy between seeds, divided by the number of seeds. The interval uses Student's
-    t-distribution, and Satterthwaite's formula (1946) gives its degrees of freedom. With one seed, the second term is 0, and the interval
-    uses the normal distribution. The interval then reflects only the random choice of the reviews.
-
-    Args:
-        accuracies: test accuracy of each seed.
-        reviews: number of test reviews.
-    """
+    """Return half the width of the 95 % confidence interval of the mean test accuracy over seeds."""
     from scipy import stats
 
     mean, count = float(np.mean(accuracies)), len(accuracies)
@@ -314,15 +227,7 @@ ENSEMBLES = {"ensemble of the seeds": "test_margins", "ensemble and NBSVM": "tes
 
 
 def verdict(rows: study.Rows) -> str:
-    """Return the conclusion of the study.
-
-    Each run that did not use the test reviews has one line with its validation metrics. The runs that used the test reviews form three
-    groups: the recipe, the wider recipe, and the wider recipe on all training reviews. Each group that has runs adds these lines:
-
-    - one line for each model in `TESTED`, with its accuracy on the test reviews;
-    - one line for each ensemble in `ENSEMBLES`, with its test accuracy, if the group has at least two runs and all have margins;
-    - one line with the validation accuracies, if there are any, and the mean duration of the runs of the group.
-    """
+    """Return the conclusion of the study."""
     lines = []
     for row in (row for row in rows if not row["tested"]):
         lines.append(f"{row['choice']}: validation {row['accuracy']:.4f}, loss {row['loss']:.4f}, {row['seconds']:.0f} s")
@@ -337,27 +242,18 @@ def verdict(rows: study.Rows) -> str:
 
 
 def _tested(rows: study.Rows) -> dict[str, study.Rows]:
-    """Return a dict from the suffix (`SUFFIXES`) of each group of tested runs to the rows of the group. Groups without rows are omitted."""
     groups = {suffix: [row for row in rows if row["tested"] and row["choice"] == name] for name, suffix in SUFFIXES.items()}
     return {suffix: tested for suffix, tested in groups.items() if tested}
 
 
 def _accuracies(tested: study.Rows) -> dict[str, list[float]]:
-    """Return the test accuracies of the runs of one recipe, as a dict from each name in `TESTED` and in `ENSEMBLES` to a list.
-
-    For a name in `TESTED`, the list has one accuracy for each seed. For a name in `ENSEMBLES`, it has only the accuracy of the ensemble.
-    With one seed, or without margins, the names in `ENSEMBLES` are left out.
-    """
     found = {name: [row[metric] for row in tested] for name, metric in TESTED.items()}
     ensembles = ENSEMBLES if len(tested) > 1 and all("test_margins" in row for row in tested) else {}
     return found | {name: [ensemble_accuracy(row[key] for row in tested)] for name, key in ensembles.items()}
 
 
 def draw(rows: study.Rows, path: Path) -> object:
-    """Draw the accuracies of the study as points, and published test accuracies as vertical lines.
-
-    The points are the validation accuracies of the choices, and the test accuracies of the models in `TESTED` and `ENSEMBLES`.
-    """
+    """Draw the accuracies of the study as points, and published test accuracies as vertical lines."""
 
     def fill(figure: Any) -> None:
         points = [(row["choice"], [row["accuracy"]]) for row in rows if not row["tested"]]

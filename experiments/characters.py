@@ -71,23 +71,14 @@ nanoGPT's README. The other losses are from Feng et al. 2024."""
 
 
 def configs(recipes: dict[str, tuple[GenerationConfig, int]]) -> list[Config]:
-    """Return the configs of all runs: each recipe with the seeds 0 to n - 1, where n is its number of seeds.
-
-    Args:
-        recipes: dict from the name of each recipe to a pair (config, number of seeds).
-    """
+    """Return the configs of all runs: each recipe with the seeds 0 to n - 1, where n is its number of seeds."""
     return [
         sweep.override(Config(name, task), {"task.train.seed": seed}) for name, (task, seeds) in recipes.items() for seed in range(seeds)
     ]
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Train the model of a config, and return its metrics.
-
-    Returns:
-        The metrics of `runs.generation`, such as the bits per character of the held-out text at each epoch, and "seconds", the duration of
-        the run.
-    """
+    """Train the model of a config, and return its metrics."""
     began = time.perf_counter()
     return runs.generation(config.task) | {"seconds": time.perf_counter() - began}
 
@@ -98,11 +89,7 @@ def nats(bits: float) -> float:
 
 
 def verdict(rows: study.Rows) -> str:
-    """Return the conclusion of the study.
-
-    Each recipe has one line with the mean loss of the held-out text over seeds, the loss for each seed, the number of parameters and the
-    mean duration of a run. The loss of tiny Shakespeare is given in nats per character, and that of the articles in bits per character.
-    """
+    """Return the conclusion of the study."""
     lines = []
     for name in dict.fromkeys(row["recipe"] for row in rows):
         own = [row for row in rows if row["recipe"] == name]
@@ -115,11 +102,7 @@ def verdict(rows: study.Rows) -> str:
 
 
 def draw(rows: study.Rows, path: Path) -> object:
-    """Draw the loss of the held-out text at each epoch in two panels, with one line for each run.
-
-    The left panel shows tiny Shakespeare, with horizontal lines for the published losses. The right panel shows the articles, with one
-    colour for each recipe. Its horizontal axis is the fraction of the training, since the recipes have different numbers of epochs.
-    """
+    """Draw the loss of the held-out text at each epoch in two panels, with one line for each run."""
 
     def fill(figure: Any) -> None:
         left, right = figure.subplots(1, 2)
@@ -150,10 +133,7 @@ def draw(rows: study.Rows, path: Path) -> object:
 
 
 def small(config: GenerationConfig) -> GenerationConfig:
-    """Return a copy of a config for a short training: four units, two epochs and chunks of half the length.
-
-    The text is the documentation of Python.
-    """
+    """Return a copy of a config for a short training: four units, two epochs and chunks of half the length."""
     data = TextConfig(regime="stream", length=config.data.length // 2)
     return replace(config, data=data, model=replace(config.model, units=4, embed=0), train=replace(config.train, epochs=2, batch_size=256))
 

@@ -39,14 +39,7 @@ FAR = 100
 
 
 def _fading(name: str) -> Callable[[Row], float]:
-    """Return a function from a row of the study `memory` to the fading of the gradient, in decades (powers of 10).
-
-    The fading is log10(a / b), where a and b are the sizes of the gradient 1 step and 100 steps (`FAR`) before the last step. If b is below
-    1e-20, it counts as 1e-20.
-
-    Args:
-        name: gradient to use: "gradient_before" (measured before training) or "gradient_after" (measured after training).
-    """
+    """Return a function from a row of the study `memory` to the fading of the gradient, in decades (powers of 10)."""
 
     def decades(row: Row) -> float:
         sizes = dict(row[name])
@@ -56,43 +49,26 @@ def _fading(name: str) -> Callable[[Row], float]:
 
 
 def _lost(row: Row) -> float:
-    """Return by how many decades training increases the fading of the gradient over time (see `_fading`) in a run of the study `memory`."""
     return _fading("gradient_after")(row) - _fading("gradient_before")(row)
 
 
 def _growth(row: Row) -> dict[str, float]:
-    """Return a dict from the name of each mean distance in a run of the study `embedding` to the growth of this distance.
-
-    The growth is the mean distance after training divided by the mean distance before training. The function `embedding.distances`
-    describes the names.
-    """
     before = dict(row["before"])
     return {name: distance / before[name] for name, distance in row["after"]}
 
 
 def _apart(row: Row) -> float:
-    """Return the growth of the distance between praise and blame words, relative to that between praise words (study `embedding`).
-
-    The result is the growth (see `_growth`) of the mean distance between a word of praise and a word of blame, divided by the growth of the
-    mean distance between two words of praise.
-    """
     growth = _growth(row)
     return growth["praise/blame"] / growth["praise"]
 
 
 def _gathered(row: Row) -> float:
-    """Return the ratio of the word group "family" before training, minus its ratio after training (study `embedding`).
-
-    The ratio of a group is the mean distance between two of its words, divided by the mean distance to the words of the nearest other
-    group; see `embedding.ratio`.
-    """
     from experiments.embedding import ratio  # a late import, so that this module needs no JAX
 
     return ratio(row["before"], "family") - ratio(row["after"], "family")
 
 
 def _below_most_frequent(row: Row) -> float:
-    """Return the accuracy of always predicting the most frequent character, minus the accuracy of a row of the study `targets`."""
     return row["most_frequent"] - row["accuracy"]
 
 

@@ -54,20 +54,11 @@ def _study(name: str) -> study.Study:
 
 
 def _seed_field(fields: Mapping[str, Any]) -> str:
-    """Return the name of the config field that holds the seed of the run.
-
-    In the study `scaling`, a config contains the configs of two tasks, and each of them has a seed. The field `kind` names the task that
-    the run trains, and the seed field of this task is returned.
-
-    Args:
-        fields: fields of a config as a flat dict.
-    """
     names = [name for name in fields if name.rpartition(".")[2] == "seed"]
     return names[0] if len(names) == 1 else f"{fields['kind']}.train.seed"
 
 
 def _has(fields: Mapping[str, Any], setting: Setting) -> bool:
-    """Return whether a flat dict of fields contains all fields of a setting with the same values."""
     return all(fields.get(name) == value for name, value in setting.items())
 
 
@@ -76,27 +67,16 @@ def _is_seedless(setting: Setting) -> bool:
 
 
 def _seeds(claim: Claim, new: bool) -> range:
-    """Return the first seeds of a claim (0 to claim.first - 1), or if `new` is True, its new seeds (the next `NEW` numbers)."""
     return range(claim.first, claim.first + NEW) if new else range(claim.first)
 
 
 @cache
 def _full(name: str) -> list[tuple[Any, dict[str, Any]]]:
-    """Return a pair for each config of the full preset of a study: the config, and a flat dict of its fields."""
     return [(config, sweep.flatten(asdict(config))) for config in _study(name).presets["full"]]
 
 
 def configs(claim: Claim, new: bool) -> list[Any]:
-    """Return the configs of the runs that a claim needs.
-
-    A setting of the claim is a dict from fields of a config to their values. For each setting, the configs whose fields have these values
-    are selected from the preset "full" of the claim's study. The result contains each selected config once for each seed. If the results of
-    a setting do not depend on the seed (see `SEEDLESS`), only the seed 0 is used.
-
-    Args:
-        claim: claim.
-        new: whether to use the new seeds of the claim. If False, the first seeds are used, from which the claim was made.
-    """
+    """Return the configs of the runs that a claim needs."""
     found = []
     for setting in claim.of + claim.minus:
         seeds = range(1) if _is_seedless(setting) else _seeds(claim, new)
@@ -107,16 +87,7 @@ def configs(claim: Claim, new: bool) -> list[Any]:
 
 
 def effects(claim: Claim, rows: study.Rows, new: bool) -> list[float]:
-    """Return the effect of a claim for each seed, in the order of the seeds. A seed is left out if one of its runs has no result.
-
-    The effect is the mean metric of the settings `claim.of` minus the mean metric of the settings `claim.minus`. If `claim.minus` is empty,
-    nothing is subtracted. If the unit of the claim is "points", the effect is multiplied by 100.
-
-    Args:
-        claim: claim.
-        rows: results of the runs of the claim's study, as `study.finished` returns them.
-        new: whether to use the new seeds of the claim. If False, the first seeds are used, from which the claim was made.
-    """
+    """Return the effect of a claim for each seed, in the order of the seeds. A seed is left out if one of its runs has no result."""
 
     def by_seed(setting: Setting) -> dict[int, float]:
         values = {
@@ -133,26 +104,14 @@ def effects(claim: Claim, rows: study.Rows, new: bool) -> list[float]:
 
 
 def verdict(claim: Claim, low: float, high: float) -> str:
-    """Return the verdict on a claim from the 95 % confidence interval (low, high) of its mean effect.
-
-    The verdict is "shown" if the interval lies inside the claimed range, "refuted" if it lies outside, and "open" otherwise. If the ends
-    of the interval are nan, the verdict is "open".
-    """
+    """Return the verdict on a claim from the 95 % confidence interval (low, high) of its mean effect."""
     if claim.low < low and high < claim.high:
         return "shown"
     return "refuted" if high < claim.low or low > claim.high else "open"
 
 
 def p_value(claim: Claim, values: Sequence[float]) -> float:
-    """Return the p-value of a claim by Student's t-test.
-
-    The null hypothesis is that the mean effect lies outside the claimed range. If both ends of the range are finite, the result is the
-    larger p-value of the two one-sided tests (Schuirmann 1987). With fewer than two values, the result is nan.
-
-    Args:
-        claim: claim.
-        values: effect for each seed, as `effects` returns it.
-    """
+    """Return the p-value of a claim by Student's t-test."""
     from scipy.stats import ttest_1samp
 
     if len(values) < 2:
@@ -163,10 +122,7 @@ def p_value(claim: Claim, values: Sequence[float]) -> float:
 
 
 def _cells(claim: Claim, values: Sequence[float]) -> tuple[str, str]:
-    """Return two cells of the table of claims (see `table`): the mean effect with its interval and number of seeds, and the verdict.
-
-    `values` has the effect for each seed, as `effects` returns it. If it is empty, both cells are empty strings.
-    """
+    """Return two cells of the table of claims (see `table`): the mean effect with its interval and number of seeds, and the verdict."""
     if not values:
         return "", ""
     mean, low, high = stats.t_interval(values)
@@ -175,23 +131,13 @@ def _cells(claim: Claim, values: Sequence[float]) -> tuple[str, str]:
 
 
 def _rows(name: str, results: Path) -> list[dict[str, Any]]:
-    """Return the results of the successful runs that the claims of a study need, in the form of `study.finished`."""
     needed = [config for claim in CLAIMS if claim.study == name for new in (False, True) for config in configs(claim, new)]
     own = _study(name)
     return study.finished(sweep.existing_rows(own.run, needed, own.rows_path(results)))
 
 
 def table(results: Path) -> str:
-    """Return the table of all claims in Markdown, with one line for each claim.
-
-    A line has these cells: the study, the claim, the mean effect and the verdict of the first seeds, the mean effect and the verdict of the
-    new seeds, and the adjusted p-value of the new seeds. The claims were made from the first seeds and are tested with the new seeds. Cells
-    without runs are empty. If only some of the new seeds have been run, their number replaces the mean effect, and the cells of the verdict
-    and the p-value are empty.
-
-    Args:
-        results: folder of the result files of the studies.
-    """
+    """Return the table of all claims in Markdown, with one line for each claim."""
     from scipy.stats import false_discovery_control
 
     rows = {name: _rows(name, results) for name in dict.fromkeys(claim.study for claim in CLAIMS)}
@@ -207,15 +153,7 @@ def table(results: Path) -> str:
 
 
 def with_table(text: str, results: Path) -> str:
-    """Return the text of a page, with the current table of the claims between the lines `BEGIN` and `END`.
-
-    Args:
-        text: text of the page, which must contain both lines.
-        results: folder of the result files of the studies.
-
-    Raises:
-        InputError: if one of the two lines is missing, or if `END` comes before `BEGIN`.
-    """
+    """Return the text of a page, with the current table of the claims between the lines `BEGIN` and `END`."""
     before, _, rest = text.partition(BEGIN)
     _, found, after = rest.partition(END)
     require(bool(found), "page", "no lines for the table", f"it needs {BEGIN} and {END}")
@@ -223,18 +161,7 @@ def with_table(text: str, results: Path) -> str:
 
 
 def run(names: Sequence[str], results: Path, workers: int) -> int:
-    """Execute, with new seeds (see `configs`), the runs that the claims of some studies need, and return the number of failed runs.
-
-    A run that is already in the result file is executed again only if it failed.
-
-    Args:
-        names: names of the studies.
-        results: folder of the result files, to which the rows are appended.
-        workers: number of processes that run at the same time. If 0, there is one process for each core.
-
-    Raises:
-        InputError: if a package that a study needs is not installed, or the environment variable LSTM_JAX_DATA is not set.
-    """
+    """Execute, with new seeds (see `configs`), the runs that the claims of some studies need, and return the number of failed runs."""
     failed = 0
     for name in names:
         study.check_needs(_study(name))
@@ -247,13 +174,7 @@ def run(names: Sequence[str], results: Path, workers: int) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line, and return the exit code.
-
-    The exit code is 0 for success, 1 if runs failed, 2 for bad input, and 130 for an interrupt by the user.
-
-    Args:
-        arguments: command-line arguments. If None, they are taken from `sys.argv`.
-    """
+    """Run the command line, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = sorted({claim.study for claim in CLAIMS})
     parser.add_argument("--new", action="store_true", help=f"first run what the claims need with {NEW} new seeds")

@@ -33,16 +33,7 @@ BASE = SentimentConfig(DataConfig(validation=0.15), SentimentModelConfig(), Trai
 
 
 def configs(base: SentimentConfig, rates: tuple[float, ...], seeds: int) -> list[SentimentConfig]:
-    """Return the configs of all training runs of the study.
-
-    With Keras' masks, there is a run for every combination of the input and the recurrent rate. With masks that all gates share, there is
-    a run for every rate above 0, and this rate is both the input and the recurrent rate. Each run is repeated for each seed.
-
-    Args:
-        base: config in which the dropout and the seed are changed.
-        rates: dropout rates.
-        seeds: number of seeds.
-    """
+    """Return the configs of all training runs of the study."""
     changes = [{"model.dropout": a, "model.recurrent_dropout": b} for a in rates for b in rates]
     changes += [{"model.dropout": a, "model.recurrent_dropout": a, "model.dropout_masks": "variational"} for a in rates if a]
     return [sweep.override(base, change | {"train.seed": seed}) for change in changes for seed in range(seeds)]
@@ -52,11 +43,7 @@ KEY = ("model.dropout_masks", "model.dropout", "model.recurrent_dropout")
 
 
 def verdict(rows: study.Rows) -> str:
-    """Return the conclusion of the study.
-
-    The conclusion has one line for each combination of a kind of dropout masks, an input rate and a recurrent rate. The line gives the mean
-    test accuracy over seeds with its 95 % confidence interval, the mean calibration error and the mean time of an epoch.
-    """
+    """Return the conclusion of the study."""
     lines = []
     for key, accuracies in study.grouped(rows, KEY, "test_accuracy").items():
         selected = [row for row in rows if tuple(row[name] for name in KEY) == key]
@@ -70,11 +57,7 @@ def verdict(rows: study.Rows) -> str:
 
 
 def draw(rows: study.Rows, path: Path) -> object:
-    """Draw the accuracy, the calibration error and the time of an epoch as heat maps over the input and the recurrent dropout rate.
-
-    A fourth panel compares masks that differ between gates with masks that all gates share. It shows the accuracy over the dropout rate in
-    the runs whose input and recurrent rates are equal.
-    """
+    """Draw the accuracy, the calibration error and the time of an epoch as heat maps over the input and the recurrent dropout rate."""
 
     def fill(figure: Any) -> None:
         *panels, kinds = figure.subplots(1, 4)

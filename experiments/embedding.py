@@ -59,16 +59,7 @@ class Config:
 
 
 def distances(table: np.ndarray, ids: dict[str, list[int]]) -> dict[str, float]:
-    """Return the mean Euclidean distances between words, within each group and between each pair of groups.
-
-    Args:
-        table: embedding (V, E) of V words with E features.
-        ids: dict from the name of each group to the ids of its words.
-
-    Returns:
-        A dict from names to mean distances. The key of a mean distance within a group is the name of the group, such as "family". The key
-        of a mean distance between two groups consists of both names, such as "family/numbers".
-    """
+    """Return the mean Euclidean distances between words, within each group and between each pair of groups."""
 
     def mean(pairs: Iterable[tuple[int, int]]) -> float:
         return float(np.mean([np.linalg.norm(table[a] - table[b]) for a, b in pairs]))
@@ -78,19 +69,7 @@ def distances(table: np.ndarray, ids: dict[str, list[int]]) -> dict[str, float]:
 
 
 def word2vec(reviews: data.EncodedReviews, task: SentimentConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Train gensim's word2vec on the training reviews, and return the embeddings before and after training.
-
-    Args:
-        reviews: reviews. Only the training split is used.
-        task: config of the sentiment task. Only the number of features of a word and the seed are used.
-
-    Returns:
-        A pair (embedding before training, embedding after training). Each embedding has the shape (number of words, number of features),
-        and each row is scaled to length 1. The row of a word that is not in the training reviews is 0.
-
-    Raises:
-        InputError: if gensim is not installed.
-    """
+    """Train gensim's word2vec on the training reviews, and return the embeddings before and after training."""
     try:
         from gensim.models import Word2Vec  # pyright: ignore[reportMissingImports]
     except ImportError as error:
@@ -112,20 +91,7 @@ def word2vec(reviews: data.EncodedReviews, task: SentimentConfig) -> tuple[np.nd
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Train an embedding, and measure the distances between words before and after training.
-
-    Returns:
-        A dict with these keys:
-
-        - "before": list of pairs (name, mean distance), measured before training. The function `distances` describes the names.
-        - "after": the same pairs, measured after training.
-        - "neighbours": list of pairs (a word of `QUERIES`, its nearest neighbours after training as one string).
-        - "words": list of pairs (word, name of its group) for the words of `GROUPS` that are in the vocabulary. A group with fewer than two
-          such words is left out.
-        - "map": for each word of "words", in the same order, the coordinates of its embedding after training on the first two principal
-          components of these embeddings.
-        - "test_accuracy": test accuracy after training, or None for word2vec.
-    """
+    """Train an embedding, and measure the distances between words before and after training."""
     from lstm_jax.models import functional
     from lstm_jax.tasks import sentiment
 
@@ -163,24 +129,13 @@ LABELS = {"own": "own labels", "shuffled": "shuffled labels", "word2vec": "word2
 
 
 def ratio(pairs: Any, name: str) -> float:
-    """Return the mean distance between two words of a group, divided by the mean distance to the words of the nearest other group.
-
-    Args:
-        pairs: items (key, mean distance) of a result of `distances`. The key is a group, or two groups as in "praise/blame".
-        name: name of the group.
-    """
+    """Return the mean distance between two words of a group, divided by the mean distance to the words of the nearest other group."""
     found = dict(pairs)
     return found[name] / min(value for key, value in found.items() if "/" in key and name in key.split("/"))
 
 
 def verdict(rows: study.Rows) -> str:
-    """Return the conclusion of the study.
-
-    Each combination of a kind of labels and a group of words has one line with two quantities, each before and after training. The first
-    quantity is the mean distance between two words of the group, averaged over the runs. The second quantity is the mean distance to the
-    words of the nearest other group, divided by the mean distance within the group. It is computed as 1 / (mean of `ratio` over the runs).
-    Further lines have the nearest neighbours of the words in `QUERIES` for the first seed.
-    """
+    """Return the conclusion of the study."""
     lines = []
     for labels, title in LABELS.items():
         selected = [row for row in rows if row["labels"] == labels]
@@ -196,13 +151,7 @@ def verdict(rows: study.Rows) -> str:
 
 
 def draw(rows: study.Rows, path: Path) -> object:
-    """Draw two panels: the distances between similar words, and a map of the words.
-
-    For each group of words, the first panel shows the mean distance within the group divided by the mean distance to the nearest other
-    group (see `ratio`). It shows this ratio before training, after training with the reviews' own labels, after training with shuffled
-    labels, and after training with word2vec. The second panel shows the first two principal components of the words' embeddings after
-    training with the reviews' own labels.
-    """
+    """Draw two panels: the distances between similar words, and a map of the words."""
 
     def fill(figure: Any) -> None:
         bars, plane = figure.subplots(1, 2, width_ratios=[1, 1.3])
@@ -231,12 +180,7 @@ def draw(rows: study.Rows, path: Path) -> object:
 
 
 def configs(base: SentimentConfig, seeds: int) -> list[Config]:
-    """Return the configs of all runs, one for every combination of a seed and a value of `Config.labels`, such as "shuffled".
-
-    Args:
-        base: config of the sentiment task.
-        seeds: number of seeds.
-    """
+    """Return the configs of all runs, one for every combination of a seed and a value of `Config.labels`, such as "shuffled"."""
     seeded = [replace(base, train=replace(base.train, seed=seed)) for seed in range(seeds)]
     return [Config(labels, task) for labels in get_args(Labels) for task in seeded]
 

@@ -9,27 +9,14 @@ from lstm_jax.cells import CELLS
 
 @cache
 def cell_parameters(cell: str, features: int, units: int) -> int:
-    """Return the number of parameters of a recurrent cell.
-
-    Args:
-        cell: name of the cell, such as "lstm" or "gru".
-        features: number of input features.
-        units: hidden size.
-    """
+    """Return the number of parameters of a recurrent cell."""
     shapes = jax.eval_shape(lambda key: CELLS[cell].init(key, features, units), jax.random.key(0))
     return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
 
 @cache
 def equal_units(cell: str, features: int, units: int, like: str = "lstm") -> int:
-    """Return the largest hidden size at which a cell has no more parameters than a reference cell, or 1 if there is no such size.
-
-    Args:
-        cell: name of the cell.
-        features: number of input features of both cells.
-        units: hidden size of the reference cell.
-        like: name of the reference cell.
-    """
+    """Return the largest hidden size at which a cell has no more parameters than a reference cell, or 1 if there is no such size."""
     budget = cell_parameters(like, features, units)
     low, high = 1, 2
     while cell_parameters(cell, features, high) <= budget:

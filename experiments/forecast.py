@@ -57,11 +57,7 @@ class Config:
 
 
 def load(config: Config) -> data.Series:
-    """Load a series, and remove the fraction `config.missing` of its entries. The same entries are removed for all methods and seeds.
-
-    Raises:
-        InputError: if statsmodels is not installed.
-    """
+    """Load a series, and remove the fraction `config.missing` of its entries. The same entries are removed for all methods and seeds."""
     try:
         from statsmodels import datasets
     except ImportError as error:
@@ -80,41 +76,14 @@ def load(config: Config) -> data.Series:
 
 
 def seasonal_naive(series: data.Series, origin: int, moments: np.ndarray, season: float) -> np.ndarray:
-    """Return the seasonal naive forecast of a series.
-
-    The forecast for a time t is the value of a known entry. To find this entry, t is moved back by whole seasons until it is at or before
-    the time of the last known entry. The forecast is the value of the known entry that is closest to the moved time.
-
-    Args:
-        series: the series.
-        origin: number of known entries. All later entries are ignored.
-        moments: times t (horizon,) to forecast.
-        season: length of a season, in the unit of the times.
-
-    Returns:
-        The forecast values (horizon,).
-    """
+    """Return the seasonal naive forecast of a series."""
     known = series.times[:origin]
     back = moments - season * np.ceil((moments - known[-1]) / season)
     return series.values[np.abs(known[:, None] - back).argmin(0)]
 
 
 def smoothing(series: data.Series, origin: int, moments: np.ndarray, season: int, trend: str | None) -> np.ndarray:
-    """Return the forecast of a series by additive exponential smoothing (Holt-Winters).
-
-    The known entries are first interpolated linearly to a regular grid of times. The step of the grid is the median time between a known
-    entry and the next.
-
-    Args:
-        series: the series.
-        origin: number of known entries. All later entries are ignored.
-        moments: times (horizon,) to forecast.
-        season: length of a season, in steps of the grid.
-        trend: kind of trend: "add" for an additive trend, or None for no trend.
-
-    Returns:
-        The forecast values (horizon,).
-    """
+    """Return the forecast of a series by additive exponential smoothing (Holt-Winters)."""
     from statsmodels.tsa.holtwinters import ExponentialSmoothing
 
     step = float(np.median(np.diff(series.times[:origin])))
@@ -129,18 +98,7 @@ def smoothing(series: data.Series, origin: int, moments: np.ndarray, season: int
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Forecast the test split of a series with one method, and return metrics of the forecasts.
-
-    Returns:
-        A dict with the mean absolute error ("mae"), the root mean square error ("rmse") and the number of forecasts ("origins").
-
-        - For an LSTM, the dict also has the bounds of the prediction intervals ("low" and "high") and the fraction of true values inside
-          these intervals ("coverage").
-        - If the seed is 0 and no entries were removed from the series, the dict also has the values that the figure shows: the times
-          ("times"), the true values ("truth") and the forecast values ("means").
-
-        Each of "low", "high", "times", "truth" and "means" is a list that contains one list of `horizon` numbers for each forecast.
-    """
+    """Forecast the test split of a series with one method, and return metrics of the forecasts."""
     from lstm_jax.tasks import forecast
 
     series = load(config)
@@ -168,18 +126,7 @@ def run(config: Config) -> dict[str, Any]:
 
 
 def _lstm(config: Config, series: data.Series, chosen: np.ndarray, scale: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Train the LSTM on a series, and return its forecasts for the chosen windows of the test split.
-
-    Args:
-        config: config of the run.
-        series: the series.
-        chosen: indices of the chosen windows in the test split. The model reads the start of a window and forecasts the rest of it.
-        scale: scale of the series, from `lstm_jax.tasks.forecast.parts_of`.
-
-    Returns:
-        Three arrays, each (number of chosen windows, horizon): the means of the forecasts, the lower ends of the prediction intervals, and
-        the upper ends of the prediction intervals.
-    """
+    """Train the LSTM on a series, and return its forecasts for the chosen windows of the test split."""
     from lstm_jax.tasks import forecast
 
     start_training(config.task.train.devices, config.task.model)
@@ -192,11 +139,7 @@ def _lstm(config: Config, series: data.Series, chosen: np.ndarray, scale: Any) -
 
 
 def verdict(rows: study.Rows) -> str:
-    """Return the conclusion of the study.
-
-    Each combination of a series, a fraction of removed entries and a method has one line with the mean absolute error. The line of an LSTM
-    also has the fraction of true values inside the 90 % prediction intervals.
-    """
+    """Return the conclusion of the study."""
     lines = []
     for (name, missing, method), errors in study.grouped(rows, ["series", "missing", "method"], "mae").items():
         found = stats.t_interval(errors)
@@ -213,12 +156,7 @@ def verdict(rows: study.Rows) -> str:
 
 
 def draw(rows: study.Rows, path: Path) -> object:
-    """Draw the forecasts and the errors of the methods, with one column of panels for each series.
-
-    In each column, the upper panel shows forecasts for the complete series, from which no entries were removed: those of exponential
-    smoothing, and those of the LSTM with their prediction intervals. The lower panel shows the mean absolute error of each method, both on
-    the complete series and on the series from which entries were removed.
-    """
+    """Draw the forecasts and the errors of the methods, with one column of panels for each series."""
 
     def fill(figure: Any) -> None:
         names = [name for name in SEASON if any(row["series"] == name for row in rows)]
@@ -253,16 +191,7 @@ def draw(rows: study.Rows, path: Path) -> object:
 
 
 def configs(names: Any, shares: Any, seeds: int, changes: dict[str, Any]) -> list[Config]:
-    """Return the configs of all runs, for every combination of a series, a fraction of removed entries and a method.
-
-    A combination with an LSTM has one run for each seed. A combination with another method has a single run.
-
-    Args:
-        names: names of the series.
-        shares: fractions of the entries to remove.
-        seeds: number of seeds of the LSTM. The other methods do not depend on the seed.
-        changes: dict from fields of `TrainConfig` to values. These values override the defaults of the study.
-    """
+    """Return the configs of all runs, for every combination of a series, a fraction of removed entries and a method."""
     cut = {"sunspots": {"context": 33, "horizon": 11, "level": True}, "co2": {"context": 104, "horizon": 26, "level": False}}
     train = TrainConfig(**({"epochs": 200, "patience": 25, "learning_rate": 3e-3, "clip_norm": 1.0} | changes))
     found = []

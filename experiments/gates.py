@@ -93,27 +93,14 @@ class Cost:
 
 
 def variant(config: Any, cell: str, seed: int) -> Any:
-    """Return a copy of a task config with another recurrent cell, another seed, and a hidden size that fits the new cell.
-
-    Args:
-        config: config of the sentiment or the text generation task, for an LSTM.
-        cell: name of the new cell. The hidden size is the largest at which this cell has no more parameters than the LSTM.
-        seed: new seed.
-    """
+    """Return a copy of a task config with another recurrent cell, another seed, and a hidden size that fits the new cell."""
     features = config.model.embed or CHARACTERS
     model = replace(config.model, cell=cell, units=equal_units(cell, features, config.model.units))
     return replace(config, model=model, train=replace(config.train, seed=seed))
 
 
 def measured(config: Cost) -> dict[str, Any]:
-    """Time the forward and backward pass of each recurrent cell.
-
-    The measurement has `config.blocks` rounds. In each round, one block of `config.passes` passes is timed for each cell.
-
-    Returns:
-        A dict whose only key is "milliseconds". Its value is a dict from the name of each cell to a list. The list has one time for each
-        round, the mean milliseconds of a pass in this round.
-    """
+    """Time the forward and backward pass of each recurrent cell."""
     x = jax.random.normal(jax.random.key(0), (config.batch, config.length, config.features))
     calls = {}
     for name in config.cells:
@@ -136,15 +123,7 @@ def measured(config: Cost) -> dict[str, Any]:
 
 
 def run(config: SentimentConfig | GenerationConfig | Cost) -> dict[str, Any]:
-    """Run one measurement of the study, and return its metrics.
-
-    The type of the config selects the measurement. A `GenerationConfig` selects a short training on characters if `config.data.regime` is
-    "windows", and a long training otherwise.
-
-    Returns:
-        A dict. The key "task" holds "cost", "sentiment", "characters" (a short training) or "converged" (a long training). The other keys
-        are those of the dict that the function of the measurement returns: `measured`, `runs.sentiment` or `runs.generation`.
-    """
+    """Run one measurement of the study, and return its metrics."""
     if isinstance(config, Cost):
         return {"task": "cost", **measured(config)}
     if isinstance(config, SentimentConfig):
@@ -156,16 +135,7 @@ METRICS = {"sentiment": "test_accuracy", "characters": "bits", "converged": "bit
 
 
 def differences(rows: study.Rows, task: str) -> dict[str, tuple[float, float, float]]:
-    """Return the metric of each variant in a task, minus the metric of the LSTM with the same seed.
-
-    Args:
-        rows: results of the runs.
-        task: "sentiment" (metric: test accuracy), "characters" or "converged" (metric: bits per character).
-
-    Returns:
-        A dict from the name of each variant to three numbers: the mean difference over seeds, the lower end of the 95 % confidence interval
-        of this mean, and the upper end.
-    """
+    """Return the metric of each variant in a task, minus the metric of the LSTM with the same seed."""
     values = {(row["model.cell"], row["train.seed"]): row[METRICS[task]] for row in rows if row["task"] == task}
     intervals = {}
     for cell in VARIANTS[1:]:
@@ -176,27 +146,13 @@ def differences(rows: study.Rows, task: str) -> dict[str, tuple[float, float, fl
 
 
 def costs(rows: study.Rows) -> dict[str, tuple[float, float, float]]:
-    """Return the time of each variant divided by the time of the LSTM.
-
-    The cells were timed in several rounds (see `measured`). The two times of each ratio are from the same round.
-
-    Args:
-        rows: results of the runs.
-
-    Returns:
-        A dict from the name of each variant to three numbers: the mean ratio over the rounds, the lower end of the 95 % confidence interval
-        of this mean, and the upper end of this interval. The dict is empty if `rows` contain no time measurement.
-    """
+    """Return the time of each variant divided by the time of the LSTM."""
     times = next((row["milliseconds"] for row in rows if row["task"] == "cost"), {})
     return {cell: stats.mean_interval(np.divide(own, times["lstm"]).tolist()) for cell, own in times.items() if cell != "lstm"}
 
 
 def verdict(rows: study.Rows) -> str:
-    """Return the conclusion of the study.
-
-    For each task there is one line per cell, with the metric of the cell. For each cell except the LSTM, the line also has the difference
-    from the metric of the LSTM. Further lines, one for each cell except the LSTM, have the time of the cell divided by that of the LSTM.
-    """
+    """Return the conclusion of the study."""
     lines = []
     for task, metric in METRICS.items():
         selected = [row for row in rows if row["task"] == task]
@@ -222,12 +178,7 @@ does not mark better variants."""
 
 
 def draw(rows: study.Rows, path: Path) -> object:
-    """Draw how each variant differs from the LSTM, in up to four panels. A panel without results is left out.
-
-    The panels show the gain in test accuracy, the decrease in bits per character after the short and after the long training, and the time
-    divided by that of the LSTM. In each panel, a vertical line marks the LSTM. In the first three panels, the variants on the right of this
-    line are better than the LSTM. An interval that is much wider than the others of its panel is cut at the edge of the panel.
-    """
+    """Draw how each variant differs from the LSTM, in up to four panels. A panel without results is left out."""
 
     def fill(figure: Any) -> None:
         panels = [(title, intervals, *rest) for title, intervals_of, *rest in PANELS if (intervals := intervals_of(rows))]
@@ -252,14 +203,7 @@ def draw(rows: study.Rows, path: Path) -> object:
 
 
 def _limits(intervals: list[list[float]], baseline: float) -> tuple[float, float]:
-    """Return the limits of the horizontal axis of a panel, with a margin of 5 % on each side.
-
-    The axis contains the baseline, all means, and the intervals that are at most five times as wide as the median interval.
-
-    Args:
-        intervals: for each variant, the mean and the two ends of its interval.
-        baseline: value of the LSTM.
-    """
+    """Return the limits of the horizontal axis of a panel, with a margin of 5 % on each side."""
     widths = [abs(last - first) for _, first, last in intervals]
     wide = 5 * float(np.median(widths))
     parts = [interval if width <= wide else interval[:1] for interval, width in zip(intervals, widths, strict=True)]

@@ -85,16 +85,7 @@ class Batch(NamedTuple):
 
 
 def adding(key: jax.Array, batch: int, lag: int) -> Batch:
-    """Return a random batch of the task "adding".
-
-    The inputs (batch, lag, 2) have two features: a number, and a mark that is 1 at two steps and otherwise 0. The target is the sum of the
-    two marked numbers.
-
-    Args:
-        key: PRNG key.
-        batch: number of sequences.
-        lag: number of steps of a sequence.
-    """
+    """Return a random batch of the task "adding"."""
     of_values, of_first, of_second = jax.random.split(key, 3)
     values = jax.random.uniform(of_values, (batch, lag))
     half = max(1, lag // 2)
@@ -105,17 +96,7 @@ def adding(key: jax.Array, batch: int, lag: int) -> Batch:
 
 
 def order(key: jax.Array, batch: int, lag: int) -> Batch:
-    """Return a random batch of the task "order".
-
-    The inputs (batch, lag, 6) are one-hot vectors of ids. The ids 0 to 3 are distractors. The ids 4 and 5 are symbols of the kinds 0 and 1.
-    One symbol is in the first tenth of the steps. The other is in the tenth of the steps that begins at the middle of the sequence. The
-    target is 2 * a + b, where a is the kind of the first symbol and b the kind of the second symbol.
-
-    Args:
-        key: PRNG key.
-        batch: number of sequences.
-        lag: number of steps of a sequence.
-    """
+    """Return a random batch of the task "order"."""
     of_noise, of_kinds, of_first, of_second = jax.random.split(key, 4)
     ids = jax.random.randint(of_noise, (batch, lag), 0, 4)
     kinds = jax.random.randint(of_kinds, (batch, 2), 0, 2)
@@ -128,16 +109,7 @@ def order(key: jax.Array, batch: int, lag: int) -> Batch:
 
 
 def copy(key: jax.Array, batch: int, lag: int) -> Batch:
-    """Return a random batch of the task "copy".
-
-    The inputs (batch, lag + 20, 10) are one-hot vectors: ten symbols, lag - 1 blanks, a marker and ten blanks, in this order. The targets
-    of the last ten steps are the ten symbols.
-
-    Args:
-        key: PRNG key.
-        batch: number of sequences.
-        lag: number of steps between the last symbol and the first target.
-    """
+    """Return a random batch of the task "copy"."""
     symbols = jax.random.randint(key, (batch, COPIED), 0, SYMBOLS)
     blanks = jnp.full((batch, lag - 1), SYMBOLS)
     marker, rest = jnp.full((batch, 1), SYMBOLS + 1), jnp.full((batch, COPIED), SYMBOLS)
@@ -161,15 +133,7 @@ class Params(NamedTuple):
 
 
 def units_of(config: Config, features: int) -> int:
-    """Return the largest hidden size up to `WIDEST` at which a cell has no more parameters than an LSTM with `config.units` units.
-
-    Without the limit `WIDEST`, which is 160, a minLSTM with two input features would have 1,900 units, and its training at lag 10 would
-    take twelve times as long.
-
-    Args:
-        config: config with the name of the cell (`cell`) and the hidden size of the LSTM (`units`).
-        features: number of input features.
-    """
+    """Return the largest hidden size up to `WIDEST` at which a cell has no more parameters than an LSTM with `config.units` units."""
     return min(equal_units(config.cell, features, config.units), WIDEST)
 
 
@@ -183,11 +147,7 @@ def initial(config: Config) -> Params:
 
 
 def answers(config: Config, params: Params, h: jax.Array) -> jax.Array:
-    """Return the predictions that the dense layer computes from the outputs h (B, T, H) of the recurrent cell.
-
-    The dense layer has K outputs. For the task "copy", it is applied to the last ten steps, and the predictions have the shape (B, 10, K).
-    For the other tasks, it is applied to the last step only, and the predictions have the shape (B, K).
-    """
+    """Return the predictions that the dense layer computes from the outputs h (B, T, H) of the recurrent cell."""
     last = h[:, -COPIED:] if config.task == "copy" else h[:, -1]
     return last @ params.kernel + jnp.broadcast_to(params.bias, (*last.shape[:-1], len(params.bias)))
 
@@ -213,17 +173,7 @@ def batch_loss(config: Config, params: Params, batch: Batch) -> jax.Array:
 
 
 def gradient_sizes(config: Config, params: Params, key: jax.Array) -> dict[int, float]:
-    """Measure the gradient of the loss with respect to the state h at several steps, and return a dict from distances to gradient sizes.
-
-    At each step, each sequence of a batch has a gradient: the gradient of its loss with respect to its state h at this step. The gradient
-    size of the step is the root mean square of the norms of these gradients. The distance of step t is s - t, where s is the first step
-    that has a target. In the task "copy", s is the first of the last ten steps. In the other tasks, s is the last step.
-
-    Args:
-        config: config of the run.
-        params: parameters of the model.
-        key: PRNG key of the batch on which the gradient is measured.
-    """
+    """Measure the gradient of the loss with respect to the state h at several steps, and return a dict from distances to gradient sizes."""
     return backward.by_steps_back(_gradient_sizes(config, params, key), COPIED if config.task == "copy" else 1)
 
 
@@ -238,10 +188,7 @@ def _gradient_sizes(config: Config, params: Params, key: jax.Array) -> jax.Array
 
 
 def reviews_config(config: Config) -> SentimentConfig:
-    """Convert the config of a run of the task "imdb" to a config of the library's sentiment task.
-
-    The model reads `config.lag` words of a review. The number of epochs is chosen so that there are about `config.steps` updates.
-    """
+    """Convert the config of a run of the task "imdb" to a config of the library's sentiment task."""
     epochs = max(1, round(config.steps * config.batch / REVIEWS))
     units = units_of(config, EMBED)
     model = SentimentModelConfig(cell=config.cell, units=units, embed=EMBED, dropout=0.0, recurrent_dropout=0.0)
@@ -250,13 +197,7 @@ def reviews_config(config: Config) -> SentimentConfig:
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Train a recurrent cell on a task, test it on new sequences, and measure its gradient before and after training.
-
-    Returns:
-        A dict with the test score ("score"), the list of training losses ("losses"), the number of parameters of the cell ("parameters"),
-        and two lists of pairs (distance, gradient size). The list "gradient_before" was measured before training, and the list
-        "gradient_after" after training. The function `gradient_sizes` describes the distances.
-    """
+    """Train a recurrent cell on a task, test it on new sequences, and measure its gradient before and after training."""
     if config.task == "imdb":
         return backward.on_reviews(reviews_config(config))
     make, _, _ = TASKS[config.task]
@@ -293,13 +234,7 @@ def solved(row: Any) -> bool:
 
 
 def verdict(rows: study.Rows) -> str:
-    """Return the conclusion of the study.
-
-    The tasks "adding", "order" and "copy" have one line each, with the longest lag at which each cell solved the task. Each run on IMDB
-    reviews also has one line, with the accuracy and two ratios of gradient sizes, one from before training and one from after training.
-    Each ratio is the gradient size at the largest measured distance from the last word, divided by the gradient size at distance 1; see
-    `gradient_sizes`.
-    """
+    """Return the conclusion of the study."""
     lines = []
     for task in TASKS:
         longest = {
@@ -320,11 +255,7 @@ def verdict(rows: study.Rows) -> str:
 
 
 def draw(rows: study.Rows, path: Path) -> object:
-    """Draw the scores and the gradient sizes of the cells, with one column of panels for each task.
-
-    The upper panel of a column shows the median score for each lag. The lower panel shows the median gradient size for each distance,
-    before and after training, in the runs with the longest lag; see `gradient_sizes`.
-    """
+    """Draw the scores and the gradient sizes of the cells, with one column of panels for each task."""
 
     def fill(figure: Any) -> None:
         names = [*TASKS, "imdb"]

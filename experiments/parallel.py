@@ -75,19 +75,7 @@ class Config:
 
 
 def states_by_steps(cell: Cell, params: Any, ids: jax.Array, state: Any) -> tuple[Any, Any]:
-    """Compute the states of a cell by a loop over the steps.
-
-    B is the batch size, T the number of steps and H the number of units.
-
-    Args:
-        cell: recurrent cell.
-        params: parameters of the cell.
-        ids: input ids (T, B).
-        state: initial state.
-
-    Returns:
-        A pair: the state after each step, with arrays (T, B, H), and the final state, with arrays (B, H).
-    """
+    """Compute the states of a cell by a loop over the steps."""
 
     def step(state: Any, z: jax.Array) -> tuple[Any, Any]:
         new = cell.step(params, state, z, None, None)
@@ -99,11 +87,7 @@ def states_by_steps(cell: Cell, params: Any, ids: jax.Array, state: Any) -> tupl
 
 @cache
 def characters(text: str) -> tuple[np.ndarray, np.ndarray, int]:
-    """Return the ids of the training characters, the ids of the held-out last tenth of the text, and the number of distinct characters.
-
-    Args:
-        text: `runs.ARTICLES` for the articles in `$LSTM_JAX_DATA`. Any other value, such as "", means the documentation of Python.
-    """
+    """Return the ids of the training characters, the ids of the held-out last tenth of the text, and the number of distinct characters."""
     config = TextConfig(validation=0.1)
     corpus = generation.load_corpus(GenerationConfig(articles(config) if text == runs.ARTICLES else config))
     return np.asarray(corpus.train[:], np.int32), np.asarray(corpus.validation, np.int32), corpus.characters.size
@@ -111,16 +95,7 @@ def characters(text: str) -> tuple[np.ndarray, np.ndarray, int]:
 
 @cache
 def network(cell: str, units: int, gain: float, updates: int, text: str, seed: int) -> Any:
-    """Train a recurrent cell to predict the next character, and return its parameters as arrays of float32.
-
-    Args:
-        cell: name of the cell.
-        units: hidden size H.
-        gain: number by which the initial recurrent kernel is multiplied.
-        updates: number of training updates. If 0, the initial parameters are returned.
-        text: text to train on; see `characters`.
-        seed: seed of the initial parameters and of the batches.
-    """
+    """Train a recurrent cell to predict the next character, and return its parameters as arrays of float32."""
     ids, _, size = characters(text)
     of_cell, of_head, of_rows = jax.random.split(jax.random.key(seed), 3)
     params = CELLS[cell].init(of_cell, size, units)
@@ -144,19 +119,7 @@ def network(cell: str, units: int, gain: float, updates: int, text: str, seed: i
 
 @cache
 def programs(cell: str, options: Newton, steps: int) -> tuple[Callable, Callable, Callable]:
-    """Return three functions for a cell, compiled with `jax.jit`. They read T input ids as an array (T, 1).
-
-    1. f(params, ids, state) computes the states by Newton's method; see `solve_states`.
-    2. f(params, ids, state) computes the states step by step; see `states_by_steps`.
-    3. f(params, ids) computes the largest Lyapunov exponent; see `largest_lyapunov_exponent`.
-
-    Here `params` are the parameters of the cell, and `state` is the initial state.
-
-    Args:
-        cell: name of the cell.
-        options: options of Newton's method.
-        steps: number of steps T.
-    """
+    """Return three functions for a cell, compiled with `jax.jit`. They read T input ids as an array (T, 1)."""
     return (
         jax.jit(partial(solve_states, CELLS[cell], options=options, time_major=True)),
         jax.jit(partial(states_by_steps, CELLS[cell])),
@@ -165,17 +128,7 @@ def programs(cell: str, options: Newton, steps: int) -> tuple[Callable, Callable
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Compute the states of a network over a text by Newton's method and by a loop, and return measurements of Newton's method.
-
-    Returns:
-        A dict with these keys:
-
-        - "iterations": number of iterations of Newton's method.
-        - "residual": largest absolute difference between a state and the state that the cell computes from the previous one.
-        - "converged": whether the residual is at most `TOLERANCE` times max(1, largest absolute value of a state).
-        - "error": largest absolute difference between a state of Newton's method and the same state of the loop.
-        - "exponent": largest Lyapunov exponent of the network on this text, in nats per step.
-    """
+    """Compute the states of a network over a text by Newton's method and by a loop, and return measurements of Newton's method."""
     _, held, _ = characters(config.text)
     trained = network(config.cell, config.units, config.gain, config.updates, config.text, config.seed)
     cell = CELLS[config.cell]
@@ -197,35 +150,7 @@ def run(config: Config) -> dict[str, Any]:
 
 
 def lanes(cell: str, units: int, jacobian: str, steps: int, iterations: int) -> int | None:
-    """Estimate the number of lanes of a device at which Newton's method becomes faster than a loop over the steps.
-
-    A lane is a processing unit that does one multiplication and one addition at a time. A computation consists of phases that run one after
-    another. The work of a phase is the number of its multiplications. The depth of a phase is the length of its longest chain of operations
-    in which each operation needs the result of the one before. The time of a phase is max(work / lanes, depth). Memory, communication and
-    damping are left out.
-
-    There are T steps, H units, G gates and K arrays in the state, and D is log2(H) + `STEP_DEPTH`. The loop has T phases, one for each
-    step. Each iteration of Newton's method has two phases. The first is an evaluation of all steps with their Jacobians. The second is a
-    parallel scan that solves linear equations. The table lists every kind of phase:
-
-        phase                             work                        depth
-        one step of the loop              G H^2                       D
-        evaluation, full Jacobians        (1 + K H) T G H^2           D
-        evaluation, diagonal blocks       2 T G H^2                   D
-        scan, full Jacobians              2 T ((K H)^3 + (K H)^2)     2 log2(T) (log2(K H) + 1)
-        scan, diagonal blocks             2 T H (K^3 + K^2)           2 log2(T) (log2(K) + 1)
-
-    Args:
-        cell: name of the cell.
-        units: number of units H.
-        jacobian: "full" or "diagonal".
-        steps: number of steps T.
-        iterations: number of iterations that Newton's method needs.
-
-    Returns:
-        The smallest number of lanes with which Newton's method is faster than the loop. Only the powers of 2 up to 2^40 are tried. The
-        result is None if Newton's method is faster with none of them.
-    """
+    """Estimate the number of lanes of a device at which Newton's method becomes faster than a loop over the steps."""
     gates, arrays = CELLS[cell].gates, len(CELLS[cell].initial_state(1, 1))
     size, copies = (arrays * units, 1) if jacobian == "full" else (arrays, units)
     product, depth = gates * units**2, math.log2(units) + STEP_DEPTH
@@ -241,11 +166,7 @@ def lanes(cell: str, units: int, jacobian: str, steps: int, iterations: int) -> 
 
 
 def methods(rows: study.Rows) -> dict[str, list[Any]]:
-    """Group the results of runs by cell, kind of Jacobian, damping and number of units.
-
-    Returns:
-        A dict from the label of each group in the figure, such as "lstm, full, 8 units", to the list of its results.
-    """
+    """Group the results of runs by cell, kind of Jacobian, damping and number of units."""
     groups: dict[str, list[Any]] = {}
     for row in rows:
         damped = f", damping {row['damping']:g}" if row["damping"] else ""
@@ -263,19 +184,7 @@ def _median(rows: study.Rows) -> str:
 
 
 def verdict(rows: study.Rows) -> str:
-    """Return the conclusion of the study.
-
-    Each combination of a cell, a kind of Jacobian, a damping (see `Config`) and a number of units has one line, with medians of the number
-    of iterations of Newton's method. The runs vary one of three variables at a time: the sequence length, the gain (the factor of the
-    initial recurrent kernel) and the number of training updates. The line has one median for each value of each variable. A "+" after a
-    median means that at least one of the runs has not converged. These lines follow:
-
-    - one line with the rank correlation of the largest Lyapunov exponent and the number of iterations, over all runs with a sequence length
-      of 1,000;
-    - one line with the number of runs in which Newton's method converges and would be faster than the loop over the steps on a device with
-      enough lanes (parallel processing units; see `lanes`);
-    - one line with the smallest number of lanes with which at least one of these runs would be faster than the loop.
-    """
+    """Return the conclusion of the study."""
     lines = []
     for name, group in methods(rows).items():
         parts = []
@@ -303,13 +212,7 @@ def verdict(rows: study.Rows) -> str:
 
 
 def draw(rows: study.Rows, path: Path) -> object:
-    """Draw four panels about Newton's method, which computes the states of all time steps in parallel, into the file `path`.
-
-    The vertical axis of three panels is the number of iterations. The horizontal axis is the sequence length in the first panel, the
-    largest Lyapunov exponent in the second, and the number of training updates in the third. The fourth panel shows, for each sequence
-    length, an estimate of the smallest number of parallel processing units with which the method would be faster than the loop over the
-    steps (see `lanes`).
-    """
+    """Draw four panels about Newton's method, which computes the states of all time steps in parallel, into the file `path`."""
 
     def fill(figure: Any) -> None:
         by_length, by_exponent, by_updates, by_lanes = figure.subplots(2, 2).ravel()
@@ -338,16 +241,7 @@ def draw(rows: study.Rows, path: Path) -> object:
 
 
 def _line(axes: Any, rows: study.Rows, field: str, label: str, value: str = "iterations", shift: int = 0) -> None:
-    """Draw a line of a value, such as "iterations", against a config field, such as "steps". Each point is a median over runs.
-
-    Args:
-        axes: axes of matplotlib.
-        rows: results of the runs.
-        field: name of the field on the horizontal axis.
-        label: label of the line.
-        value: name of the value on the vertical axis.
-        shift: number that is added to the field, so that a field of 0 can be shown on a logarithmic axis.
-    """
+    """Draw a line of a value, such as "iterations", against a config field, such as "steps"."""
     places = sorted({row[field] for row in rows})
     if not places:
         return

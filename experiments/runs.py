@@ -25,23 +25,12 @@ TOY_REVIEWS = 400, 200
 
 
 def _cost(rows: Any) -> dict[str, float]:
-    """Return a dict with the shortest duration ("epoch_seconds") and the highest throughput ("examples_per_second") of the epochs.
-
-    If there are several epochs, the first one is ignored because it includes compilation.
-
-    Args:
-        rows: one dict of metrics for each epoch.
-    """
     timed = [row for row in rows if row["epoch"] > 1] or list(rows)
     return {"epoch_seconds": min(row["seconds"] for row in timed), "examples_per_second": max(row["examples_per_second"] for row in timed)}
 
 
 def reviews_of(config: SentimentConfig) -> data.EncodedReviews:
-    """Return the reviews that `config.data` selects, encoded as word ids.
-
-    If `config.data.data` is "synthetic", no file is read, and the reviews are random: 400 for training and 200 for the test
-    (`TOY_REVIEWS`).
-    """
+    """Return the reviews that `config.data` selects, encoded as word ids."""
     from lstm_jax.tasks import sentiment as task
 
     if config.data.data == "synthetic":
@@ -56,16 +45,7 @@ def train_sentiment(
     change: Callable[[data.EncodedReviews], data.EncodedReviews] | None = None,
     callbacks: Sequence[Callable[[Any], None]] = (),
 ) -> tuple[Any, Any]:
-    """Train the model of the sentiment task.
-
-    Args:
-        config: config of the task.
-        change: function change(reviews) that returns the reviews to train on. If None, the reviews of the config are used unchanged.
-        callbacks: functions that are called after each epoch with an `EpochRecord`.
-
-    Returns:
-        A pair (reviews, result): the reviews that the model was trained on, and the `FitResult` of the training.
-    """
+    """Train the model of the sentiment task."""
     start_training(config.train.devices, config.model)
     from lstm_jax.tasks import sentiment as task
 
@@ -75,20 +55,7 @@ def train_sentiment(
 
 
 def sentiment(config: SentimentConfig) -> dict[str, Any]:
-    """Train the model of the sentiment task, and return its metrics.
-
-    Returns:
-        A dict with the keys below. The chosen epoch is the epoch with the lowest validation loss, or the last epoch if there is no
-        validation split.
-
-        - "accuracy", "loss" and "ece": accuracy, loss and calibration error at the chosen epoch. They are measured on the validation split,
-          or on the test split if there is no validation split.
-        - "test_accuracy": accuracy on the test split at the chosen epoch.
-        - "by_epoch": list of the values of "accuracy" at all epochs.
-        - "epoch_seconds": shortest duration of an epoch.
-        - "examples_per_second": highest throughput of an epoch.
-        - "parameters": number of parameters.
-    """
+    """Train the model of the sentiment task, and return its metrics."""
     _, result = train_sentiment(config)
     part = "validation" if config.data.validation else "test"
     row = result.rows[result.best_epoch - 1] if config.data.validation else result.rows[-1]
@@ -98,18 +65,7 @@ def sentiment(config: SentimentConfig) -> dict[str, Any]:
 
 
 def generation(config: GenerationConfig) -> dict[str, Any]:
-    """Train the model of the text generation task, and return its metrics.
-
-    Returns:
-        A dict with these keys:
-
-        - "bits" and "last_bits": bits per character of the held-out text, at the best epoch and at the last epoch.
-        - "by_epoch": list of the bits per character of the held-out text at all epochs.
-        - "train_bits": bits per character of the training text at the last epoch.
-        - "epoch_seconds": shortest duration of an epoch.
-        - "examples_per_second": highest throughput of an epoch.
-        - "parameters": number of parameters.
-    """
+    """Train the model of the text generation task, and return its metrics."""
     if names := TEXTS.get(config.data.data):
         config = sweep.override(config, {"data.data": (data_file(*names),)})
     start_training(config.train.devices, config.model)

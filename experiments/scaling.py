@@ -56,11 +56,7 @@ class Config:
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Train the model of a config, and return its metrics.
-
-    The metric "score" depends on the task. For "sentiment", it is the test accuracy. For "characters", it is the bits per character of
-    held-out text.
-    """
+    """Train the model of a config, and return its metrics."""
     if config.kind == "sentiment":
         metrics = runs.sentiment(config.sentiment)
         return {"score": metrics["test_accuracy"], **metrics}
@@ -73,16 +69,7 @@ CHARACTER_FIELDS = {"units": "model.units", "length": "data.length", "data": "da
 
 
 def configs(sentiment: SentimentConfig, characters: GenerationConfig, axes: Any, seeds: int) -> list[Config]:
-    """Return the configs of all runs. An axis is a quantity that is varied, such as the number of units.
-
-    The result has one config for each combination of a task, an axis of this task, a value of this axis and a seed.
-
-    Args:
-        sentiment: config of the sentiment task. Each run changes the field of its axis, and the seed.
-        characters: config of the character task. Each run changes the field of its axis, and the seed.
-        axes: dict from the name of a task to a dict. The inner dict maps the name of an axis to the values of this axis.
-        seeds: number of seeds.
-    """
+    """Return the configs of all runs. An axis is a quantity that is varied, such as the number of units."""
     configs = []
     for kind, values in axes.items():
         base, fields = (sentiment, SENTIMENT_FIELDS) if kind == "sentiment" else (characters, CHARACTER_FIELDS)
@@ -97,12 +84,7 @@ def configs(sentiment: SentimentConfig, characters: GenerationConfig, axes: Any,
 
 
 def curves(rows: study.Rows) -> dict[tuple[str, str], list[tuple[float, float, float, float]]]:
-    """Return a curve of the score for each pair of a task and an axis, which is a varied quantity such as the number of units.
-
-    Returns:
-        A dict from (task, axis) to a list of points. A point has four numbers: the value of the axis, and the mean, the lowest and the
-        highest score over seeds at this value.
-    """
+    """Return a curve of the score for each pair of a task and an axis, which is a varied quantity such as the number of units."""
     lines: dict[tuple[str, str], list[tuple[float, float, float, float]]] = {}
     for (kind, axis, value), scores in sorted(study.grouped(rows, ["kind", "axis", "value"], "score").items()):
         lines.setdefault((kind, axis), []).append((value, float(np.mean(scores)), min(scores), max(scores)))
@@ -110,10 +92,7 @@ def curves(rows: study.Rows) -> dict[tuple[str, str], list[tuple[float, float, f
 
 
 def verdict(rows: study.Rows) -> str:
-    """Return the conclusion of the study.
-
-    For each task and varied quantity (`Config.axis`), one line has the values of the quantity and the mean score at each value.
-    """
+    """Return the conclusion of the study."""
     return "\n".join(
         f"{kind}, {axis}: " + ", ".join(f"{value:g} {score:.4f}" for value, score, _, _ in line)
         for (kind, axis), line in curves(rows).items()
@@ -121,10 +100,7 @@ def verdict(rows: study.Rows) -> str:
 
 
 def draw(rows: study.Rows, path: Path) -> object:
-    """Draw a panel for each pair of a task and a varied quantity (`Config.axis`). The panel shows the score for each value of the quantity.
-
-    In each panel, a line shows the mean over seeds, and a band shows the range from the lowest to the highest score.
-    """
+    """Draw the score over each varied quantity (`Config.axis`), one panel for each task and quantity."""
 
     def fill(figure: Any) -> None:
         panels = figure.subplots(2, 4)

@@ -70,19 +70,7 @@ class Config:
 
 
 def configs(base: GenerationConfig, steps: Any, rates: Any, lengths: Any, batches: Any, seeds: int) -> list[Config]:
-    """Return the configs of the grids "steps" and "lengths".
-
-    The grid "steps" has all pairs of a step and a learning rate. The grid "lengths" has all pairs of a window length and a batch size.
-    Each pair has one config for each seed.
-
-    Args:
-        base: config of the text generation task, in which each run changes some fields.
-        steps: steps of the grid "steps". A step is the number of characters from the start of one window to the start of the next.
-        rates: learning rates of the grid "steps".
-        lengths: window lengths of the grid "lengths", in characters.
-        batches: batch sizes of the grid "lengths".
-        seeds: number of seeds.
-    """
+    """Return the configs of the grids "steps" and "lengths"."""
     by_step = [
         Config("steps", sweep.override(base, {"data.step": step, "train.epochs": step // min(steps), "train.learning_rate": rate}))
         for step in steps
@@ -97,16 +85,7 @@ def configs(base: GenerationConfig, steps: Any, rates: Any, lengths: Any, batche
 
 
 def long_configs(base: GenerationConfig, steps: Any, rates: Any, longer: int, seeds: int) -> list[Config]:
-    """Return the configs of the grid "converged": one for each combination of a step between windows, a learning rate and a seed.
-
-    Args:
-        base: config of the text generation task, in which each run changes some fields.
-        steps: numbers of characters from the start of one window to the start of the next.
-        rates: learning rates at the start of the training. They fall to 0 on a cosine schedule.
-        longer: number of epochs of the runs with the smallest entry of `steps`. The other runs have more epochs, so that all runs make
-            about the same number of updates.
-        seeds: number of seeds.
-    """
+    """Return the configs of the grid "converged": one for each combination of a step between windows, a learning rate and a seed."""
     found = []
     for step, rate in product(steps, rates):
         changes = {"data.step": step, "train.epochs": longer * step // min(steps), "train.learning_rate": rate, "train.schedule": "cosine"}
@@ -120,21 +99,7 @@ def run(config: Config) -> dict[str, Any]:
 
 
 def cells(rows: study.Rows, part: str) -> dict[tuple, tuple[float, float]]:
-    """Return the bits per character of the held-out text for each pair of varied settings, averaged over seeds.
-
-    Args:
-        rows: results of the runs.
-        part: name of the grid: "steps", "lengths" or "converged".
-
-    Returns:
-        A dict. In the grid "lengths", its keys are pairs (window length, batch size). In the grids "steps" and "converged", they are pairs
-        (step, learning rate), where the step is the number of characters from the start of one window to the start of the next. The values
-        are pairs (bits after the last epoch, bits after the first epoch). In "converged", the bits of the best epoch are used instead of
-        those after the last epoch.
-
-        After the last epoch, all runs of a grid have made the same number of updates, apart from rounding. This need not hold for the best
-        epochs in "converged", since the best epoch of a run may come before its last one.
-    """
+    """Return the bits per character of the held-out text for each pair of varied settings, averaged over seeds."""
     lengths = part == "lengths"
     names = ("task.data.length", "task.train.batch_size") if lengths else ("task.data.step", "task.train.learning_rate")
     selected = [dict(row, first=row["by_epoch"][0]) for row in rows if row["part"] == part]
@@ -144,15 +109,7 @@ def cells(rows: study.Rows, part: str) -> dict[tuple, tuple[float, float]]:
 
 
 def verdict(rows: study.Rows) -> str:
-    """Return the conclusion of the study.
-
-    The text has one line for each setting, with its bits per character. Below, the stride is the number of characters from the start of one
-    window to the start of the next. The lines have this order:
-
-    - the settings of the grid "steps": pairs of a stride and a learning rate;
-    - the settings of the grid "lengths": pairs of a window length and a batch size;
-    - the settings of the grid "converged": pairs of a stride and a learning rate, with longer training.
-    """
+    """Return the conclusion of the study."""
     lines = [
         f"step {a}, rate {b:g}: {x:.3f} bits at equal updates, {y:.3f} after one pass" for (a, b), (x, y) in cells(rows, "steps").items()
     ]
@@ -162,13 +119,7 @@ def verdict(rows: study.Rows) -> str:
 
 
 def draw(rows: study.Rows, path: Path) -> object:
-    """Draw the bits per character of the held-out text in four panels.
-
-    Panels 1 and 2 show the runs of the grid "steps", panel 3 those of the grid "lengths", and panel 4 those of the grid "converged". Panels
-    1, 2 and 4 have on the horizontal axis the number of characters from the start of one window to the start of the next, and one line for
-    each learning rate. Panel 3 has the batch size on the horizontal axis and one line for each window length. Panels 1 and 3 show the bits
-    after the last epoch, panel 2 those after the first epoch, and panel 4 those of the best epoch. A panel without results is hidden.
-    """
+    """Draw the bits per character of the held-out text in four panels."""
 
     def fill(figure: Any) -> None:
         updates, characters, lengths, converged = figure.subplots(1, 4)

@@ -57,26 +57,12 @@ class Study:
 
 
 def finished(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the results of the successful runs, each as a flat dict with the fields of the config and the results of the run.
-
-    Args:
-        rows: rows of a result file, one for each run.
-    """
+    """Return the results of the successful runs, each as a flat dict with the fields of the config and the results of the run."""
     return [sweep.flatten(row["config"]) | row["result"] for row in rows if row["status"] == sweep.DONE]
 
 
 def grouped(rows: Iterable[Mapping[str, Any]], fields: Sequence[str], metric: str) -> dict[tuple, list[float]]:
-    """Group the values of a metric by the values of some config fields, and return a dict from groups to lists of metric values.
-
-    Args:
-        rows: results of runs, as `finished` returns them.
-        fields: names of the config fields that define the groups.
-        metric: name of the metric.
-
-    Returns:
-        A dict from each combination of values of the fields, as a tuple, to a list of metric values. The list has one value for each row
-        with this combination, usually one for each seed.
-    """
+    """Group the values of a metric by the values of some config fields, and return a dict from groups to lists of metric values."""
     groups: dict[tuple, list[float]] = defaultdict(list)
     for row in rows:
         groups[tuple(row[name] for name in fields)].append(row[metric])
@@ -84,31 +70,13 @@ def grouped(rows: Iterable[Mapping[str, Any]], fields: Sequence[str], metric: st
 
 
 def interval(found: tuple[float, float, float], form: str) -> str:
-    """Return the confidence interval of a mean as text, " (low to high)". The text is empty if the mean has no interval.
-
-    The mean of a single value has no interval.
-
-    Args:
-        found: mean, and lower and upper end of its confidence interval, as `stats.t_interval` returns them. Without an interval, the ends
-            are nan.
-        form: format of the ends, such as ".4f".
-    """
+    """Return the confidence interval of a mean as text, " (low to high)". The text is empty if the mean has no interval."""
     _, low, high = found
     return f" ({low:{form}} to {high:{form}})" if isfinite(low) else ""
 
 
 def check_needs(study: Study, toy: bool = False) -> None:
-    """Check that the package `study.needs` is installed and, if the runs need data, that the environment variable LSTM_JAX_DATA is set.
-
-    The variable names the folder of the data. Whether the folder exists is not checked.
-
-    Args:
-        study: study whose runs are to be executed.
-        toy: whether the runs are those of the preset "toy", which need no data.
-
-    Raises:
-        InputError: if the package is not installed, or if the runs need data and the variable is not set.
-    """
+    """Check that the package `study.needs` is installed and, if the runs need data, that the environment variable LSTM_JAX_DATA is set."""
     found = not study.needs or find_spec(study.needs) is not None
     require(found, study.needs, "not installed", 'pip install ".[experiments]"')
     given = toy or not study.data or bool(os.environ.get("LSTM_JAX_DATA"))
@@ -116,30 +84,7 @@ def check_needs(study: Study, toy: bool = False) -> None:
 
 
 def execute(study: Study, preset: str, where: str, workers: int, rows_path: Path, figures: Path, report: bool = False) -> tuple[str, int]:
-    """Execute the runs of a preset that have no row in the result file, draw the figure, and return the conclusion.
-
-    A run that failed has a row, so it is not executed again. The figure and the conclusion cover the successful runs of the given preset
-    and of the preset "full". If the given preset is "toy", the figure and the conclusion cover only the runs of "toy".
-
-    Args:
-        study: study to execute.
-        preset: name of the preset, such as "toy" or "full".
-        where: name of the executor of the runs, such as "processes", see `lstm_jax.sweep`.
-        workers: number of processes that run at the same time. If 0, there is one process for each core.
-        rows_path: result file.
-        figures: folder of the figure.
-        report: if True, no run is executed, and the existing results are reported.
-
-    Returns:
-        A pair: the conclusion as text, and the number of failed runs in the presets that the conclusion covers.
-
-    Raises:
-        InputError: in one of these cases.
-
-            - There is no successful run that the figure could show.
-            - Runs must be executed, but a package that they need is not installed, or data that they need are not given (see
-              `check_needs`).
-    """
+    """Execute the runs of a preset that have no row in the result file, draw the figure, and return the conclusion."""
     configs = study.presets[preset]
     if not report:
         if _absent(study, configs, sweep.existing_rows(study.run, configs, rows_path)):
@@ -153,17 +98,7 @@ def execute(study: Study, preset: str, where: str, workers: int, rows_path: Path
 
 
 def conclude(study: Study, configs: Sequence[Any], rows: Rows, rows_path: Path) -> tuple[str, int]:
-    """Return the conclusion from the rows of a study as text, and the number of runs that failed.
-
-    Args:
-        study: study.
-        configs: configs of the runs that the rows should cover.
-        rows: rows of the result file.
-        rows_path: path of the result file. The conclusion names this file if runs failed.
-
-    Raises:
-        InputError: if no row is of a successful run.
-    """
+    """Return the conclusion from the rows of a study as text, and the number of runs that failed."""
     good = finished(rows)
     require(bool(good), f"rows of {study.name}", f"none in {rows_path}", "run it without --report, or see what its failed rows say")
     lines, failed = [study.verdict(good)], len(rows) - len(good)
@@ -175,20 +110,12 @@ def conclude(study: Study, configs: Sequence[Any], rows: Rows, rows_path: Path) 
 
 
 def _absent(study: Study, configs: Sequence[Any], rows: Iterable[Mapping[str, Any]]) -> int:
-    """Return the number of configs that have no row among `rows`, the rows of a result file."""
     ids = {row["id"] for row in rows}
     return sum(sweep.run_id(study.run, config) not in ids for config in configs)
 
 
 def main(study: Study, arguments: Sequence[str] | None = None) -> int:
-    """Run the command line of a study, and return the exit code.
-
-    The exit code is 0 for success, 1 if runs failed, 2 for bad input, and 130 for an interrupt by the user.
-
-    Args:
-        study: study.
-        arguments: command-line arguments. If None, they are taken from `sys.argv`.
-    """
+    """Run the command line of a study, and return the exit code."""
     options = _parse(study, arguments)
     toy = options.preset == "toy"
     where = options.where or ("here" if toy else "processes")
@@ -211,10 +138,7 @@ def main(study: Study, arguments: Sequence[str] | None = None) -> int:
 
 
 def _parse(study: Study, arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the command line of a study, and return its options.
-
-    If `arguments` is None, `sys.argv` is parsed, and the text of `--help` contains the docstring of the study's module.
-    """
+    """Parse the command line of a study, and return its options."""
     about = sys.modules["__main__"].__doc__ if arguments is None else None
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=list(study.presets), default="full", help="set of runs (default: full)")
@@ -226,21 +150,7 @@ def _parse(study: Study, arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def beside(old: Path, new: Path, out: Path) -> object:
-    """Draw two existing figures side by side, with their paths as titles.
-
-    Args:
-        old: path of the left figure, a .png file.
-        new: path of the right figure, a .png file.
-        out: path of the figure to write, which must end in .png. An .svg file is written beside it.
-
-    Raises:
-        InputError: in one of these cases.
-
-            - `old` or `new` cannot be read.
-            - `out` does not end in .png.
-            - The .png or the .svg file cannot be written.
-            - The .png or the .svg file exists, and is one of the inputs `old` and `new`, or was written by another program.
-    """
+    """Draw two existing figures side by side, with their paths as titles."""
     from matplotlib import image
 
     for path in figure_paths(out):

@@ -68,17 +68,7 @@ class Params(NamedTuple):
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Train the model of a config, and return its metrics.
-
-    Returns:
-        A dict with these keys. Except for "losses", the values are measured on the held-out text.
-
-        - "accuracy": fraction of the characters that are predicted correctly.
-        - "losses": list of training losses.
-        - "kinds_said": number of distinct characters that the model predicts.
-        - "most_frequent": accuracy of always predicting the most frequent character.
-        - "bits": bits per character. The dict has this key only if `config.predict` is "category".
-    """
+    """Train the model of a config, and return its metrics."""
     text = TextConfig(step=config.step, length=config.length)
     corpus = generation.load_corpus(GenerationConfig(articles(text) if config.text == runs.ARTICLES else text))
     size = corpus.characters.size
@@ -124,11 +114,7 @@ KEY = ("predict", "read", "order")
 
 
 def verdict(rows: study.Rows) -> str:
-    """Return the conclusion of the study.
-
-    Each combination of target, input and order of the ids has one line, with the mean accuracy and the mean number of distinct characters
-    that the model predicts. The last line has the accuracy of always predicting the most frequent character.
-    """
+    """Return the conclusion of the study."""
     lines = []
     for key, values in study.grouped(rows, KEY, "accuracy").items():
         found = stats.t_interval([100 * value for value in values])

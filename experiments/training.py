@@ -16,20 +16,7 @@ CHUNK = 100
 
 
 def fit(loss: Callable[[Any, Any], jax.Array], params: Any, batch: Callable[[Any], Any], updates: int, rate: float, clip: float = 1.0):
-    """Minimise a loss with gradient clipping and Keras' form of Adam, and return the trained parameters and the training losses.
-
-    Args:
-        loss: loss(params, batch) returns the loss of one batch.
-        params: initial parameters.
-        batch: batch(n) returns the batch for update n, where n counts from 0. The function `batch` is traced by `jax.jit`.
-        updates: number of updates.
-        rate: learning rate.
-        clip: largest global norm of the gradient. A gradient with a larger norm is scaled down to this norm.
-
-    Returns:
-        A pair (parameters, losses): the trained parameters, and a list of training losses. Each loss is the mean over `CHUNK` updates, or
-        over the remaining updates at the end.
-    """
+    """Minimise a loss with gradient clipping and Keras' form of Adam, and return the trained parameters and the training losses."""
     optimizer = clipped(keras_adam(rate), clip)
 
     @partial(jax.jit, static_argnames="count")

@@ -180,10 +180,7 @@ class Candidate:
         return [self.peer, *(text for name, value in named.items() if value is not None for text in (name, str(value)))]
 
     def key(self, work: Workload) -> tuple:
-        """Return a key that identifies this candidate, which is a peer with its options, on a workload.
-
-        `row_key` returns the same key for the result rows of this candidate on this workload.
-        """
+        """Return a key that identifies this candidate, which is a peer with its options, on a workload."""
         dropout = work.dropout if self.dropout is None else self.dropout
         recurrent = work.recurrent_dropout if self.recurrent is None else self.recurrent
         return (self.peer, work.name, self.backend, dropout, recurrent, self.dtype, self.slower)
@@ -198,16 +195,7 @@ def row_key(row: Mapping[str, Any]) -> tuple:
 
 
 def read_candidate(text: str) -> Candidate:
-    """Parse a value of the flag `--peer`, such as "ours:dropout=0.2", and return the candidate, that is, the library with its options.
-
-    Args:
-        text: the value, in the form PEER[:backend=NAME][:dropout=RATE][:recurrent=RATE][:dtype=DTYPE][:slower=FRACTION]. `Candidate`
-            describes the options.
-
-    Raises:
-        InputError: if the peer or the dtype does not exist, if an option does not exist for this peer, if a number cannot be parsed or
-            is out of range, or if the backend of "ours" does not exist. The backends of other peers are not checked.
-    """
+    """Parse a value of the flag `--peer`, such as "ours:dropout=0.2", and return the candidate, that is, the library with its options."""
     from lstm_jax.recurrence import BACKENDS  # imported here because it imports JAX, which the process of another peer must not load
 
     name, *options = text.split(":")
@@ -240,18 +228,7 @@ def installed(candidates: Iterable[Candidate]) -> list[Candidate]:
 
 
 def read_candidates(names: Iterable[str], backends: Iterable[str | None], dtypes: Iterable[str]) -> list[Candidate]:
-    """Parse the values of the flag `--peer`, and return the candidates, that is, libraries with options.
-
-    The plain name "ours" gives one candidate for every combination of a backend and a dtype. Every other name gives one candidate.
-
-    Args:
-        names: values of `--peer`, in the form that `read_candidate` parses.
-        backends: backends of this project's recurrence. None stands for the automatic choice.
-        dtypes: dtypes of this project's matrix products, members of `DTYPES`.
-
-    Raises:
-        InputError: if `read_candidate` raises it for a name.
-    """
+    """Parse the values of the flag `--peer`, and return the candidates, that is, libraries with options."""
     choices = [
         (f":backend={backend}" if backend else "") + (f":dtype={dtype}" if dtype != "float32" else "")
         for backend, dtype in product(backends, dtypes)
@@ -260,14 +237,7 @@ def read_candidates(names: Iterable[str], backends: Iterable[str | None], dtypes
 
 
 def title(name: str, rows: Iterable[Mapping[str, Any]]) -> str:
-    """Return the title under which a report lists a candidate, such as "Equinox 0.11.4, dropout=0".
-
-    A candidate is a library together with its options.
-
-    Args:
-        name: value of `--peer` that names the candidate.
-        rows: result rows. The package versions in the title are those of the first row of the candidate.
-    """
+    """Return the title under which a report lists a candidate, such as "Equinox 0.11.4, dropout=0"."""
     versions = next((row["versions"] for row in rows if row.get("candidate") == name and "versions" in row), {})
     peer, _, options = name.partition(":")
     text = PEERS[peer].title

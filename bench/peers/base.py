@@ -78,12 +78,7 @@ class Built:
 
 
 def slowed(run: Callable[[int], None], share: float) -> Callable[[int], None]:
-    """Return a slower version of `run`, which waits in a busy loop after each call.
-
-    Args:
-        run: run(count) executes `count` steps.
-        share: duration of the wait as a fraction of the duration of the call. If 0, `run` itself is returned.
-    """
+    """Return a slower version of `run`, which waits in a busy loop after each call."""
 
     def longer(count: int) -> None:
         began = time.perf_counter()
@@ -96,15 +91,7 @@ def slowed(run: Callable[[int], None], share: float) -> Callable[[int], None]:
 
 
 def evaluation(work: Workload, evaluate: Callable[[], np.ndarray], devices: list[str], note: str = "", backend: str = "") -> Built:
-    """Return the `Built` of a workload that evaluates reviews without training, given a function that returns their logits.
-
-    Args:
-        work: workload.
-        evaluate: evaluate() returns the logits of all reviews of the workload.
-        devices: names of the devices that run the workload.
-        note: what the benchmarked library computes differently from this project, or "".
-        backend: name of the backend that runs, or "".
-    """
+    """Return the `Built` of a workload that evaluates reviews without training, given a function that returns their logits."""
 
     def run(count: int) -> None:
         for _ in range(count):
@@ -114,19 +101,11 @@ def evaluation(work: Workload, evaluate: Callable[[], np.ndarray], devices: list
 
 
 def comparable(work: Workload, logits: np.ndarray) -> np.ndarray:
-    """Return logits in the form in which they are compared between libraries.
-
-    Logits (B, V) of characters are returned minus their mean over V, because a softmax does not depend on an added constant. Other logits
-    are flattened.
-    """
+    """Return logits in the form in which they are compared between libraries."""
     logits = np.asarray(logits)
     return logits - logits.mean(-1, keepdims=True) if work.kind == "characters" else logits.reshape(-1)
 
 
 def no_recurrent_dropout(options: Options) -> str:
-    """Return the text for `Built.note` of a library that has no recurrent dropout, or "" if `options.recurrent_dropout` is 0.
-
-    The text does not mention the input dropout, because in this respect the library does not differ from this project: both apply one
-    dropout mask to all steps of a sequence.
-    """
+    """Return the text for `Built.note` of a library that has no recurrent dropout, or "" if `options.recurrent_dropout` is 0."""
     return "no recurrent dropout" if options.recurrent_dropout else ""

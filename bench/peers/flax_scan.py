@@ -16,13 +16,7 @@ from lstm_jax import convert
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Prepare the forward and backward pass of an LSTM that calls a Flax cell at each step; see `base.Built`.
-
-    Args:
-        work: workload "resets", which resets the state at random steps, or "recurrence", which does not.
-        arrays: initial weights and data of the workload.
-        options: ignored, because the LSTM has no dropout.
-    """
+    """Prepare the forward and backward pass of an LSTM that calls a Flax cell at each step; see `base.Built`."""
     del options
     resets = None if arrays.resets is None else jnp.asarray(arrays.resets.T)
     graph, state, rest = nnx.split(nnx.OptimizedLSTMCell(work.features, work.units, rngs=nnx.Rngs(0)), nnx.Param, ...)

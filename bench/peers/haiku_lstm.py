@@ -16,13 +16,11 @@ FORGET = 1.0
 
 
 def _reordered(array: np.ndarray) -> np.ndarray:
-    """Swap the second and the third of the four gates in the last axis: this converts the order i, f, g, o to i, g, f, o and back."""
     i, second, third, o = np.split(np.asarray(array), 4, axis=-1)
     return np.concatenate([i, third, second, o], axis=-1)
 
 
 def _forget(units: int) -> np.ndarray:
-    """Return the constant (4 * units,) that Haiku adds to the preactivations of the gates i, f, g, o: 1 for f, and 0 for the others."""
     return np.repeat(np.array([0, FORGET, 0, 0], np.float32), units)
 
 

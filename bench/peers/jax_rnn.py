@@ -15,50 +15,26 @@ BIASES = "two biases, each with a step of its own"
 
 
 def pack(lstm: dict[str, np.ndarray]) -> np.ndarray:
-    """Return LSTM weights as the flat array that cuDNN takes: both kernels transposed, the bias, and a second bias of zeros.
-
-    Args:
-        lstm: kernel (E, 4 H), recurrent_kernel (H, 4 H) and bias (4 H,), with the gates in the order i, f, g, o.
-    """
+    """Return LSTM weights as the flat array that cuDNN takes: both kernels transposed, the bias, and a second bias of zeros."""
     parts = (lstm["kernel"].T, lstm["recurrent_kernel"].T, lstm["bias"], np.zeros_like(lstm["bias"]))
     return np.concatenate([part.ravel() for part in parts])
 
 
 def unpack(weights: np.ndarray, features: int, units: int) -> dict[str, np.ndarray]:
-    """Return the kernel, recurrent kernel and bias of an LSTM from cuDNN's flat array. This function is the inverse of `pack`.
-
-    cuDNN's LSTM adds two biases. `pack` sets the second bias to zeros, and this function returns only the first bias. Both biases have the
-    same gradient, so each step of Adam changes both. After one step, the returned bias is equal to that of an LSTM with a single bias.
-    After more than one step, the returned bias differs from that single bias, because the second bias is no longer zero.
-
-    Args:
-        weights: cuDNN's flat array of weights or gradients.
-        features: number of input features E.
-        units: hidden size H.
-
-    Returns:
-        A dict with "kernel" (E, 4 H), "recurrent_kernel" (H, 4 H) and "bias" (4 H,).
-    """
+    """Return the kernel, recurrent kernel and bias of an LSTM from cuDNN's flat array. This function is the inverse of `pack`."""
     kernel, recurrent, bias, _ = (np.asarray(part[0]) for part in rnn.unpack_lstm_weights(jnp.asarray(weights), features, units, 1, False))
     return {"kernel": kernel.T, "recurrent_kernel": recurrent.T, "bias": bias}
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Prepare a benchmark workload, such as a training step, in jax.experimental.rnn, and return functions that run it; see `base.Built`.
-
-    Raises:
-        RuntimeError: if JAX does not run on a GPU.
-    """
+    """Prepare a workload in jax.experimental.rnn, and return functions that run it; see `base.Built`."""
     if jax.default_backend() != "gpu":
         raise RuntimeError(f"cuDNN needs a GPU, JAX runs on {jax.default_backend()}")
     return jax_step.build(work, arrays, model(work, arrays, options))
 
 
 def model(work: Workload, arrays: Arrays, options: Options) -> jax_step.Model:
-    """Return the model of a workload with cuDNN's LSTM: embedding (if the inputs are word ids), LSTM, and dense output layer.
-
-    The workload "recurrence" measures a recurrent layer alone. For it, the model consists of the LSTM only.
-    """
+    """Return the model of a workload with cuDNN's LSTM: embedding (if the inputs are word ids), LSTM, and dense output layer."""
     weights, units = arrays.weights, work.units
     tree = {"lstm": pack(arrays.cell())} | {name: array for name, array in weights.items() if not name.startswith("recurrent/")}
 

@@ -13,13 +13,7 @@ from bench.workloads import LAYER, Arrays, Workload
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Prepare the forward and backward pass of an LSTM in JAX, and return functions that run it; see `base.Built`.
-
-    Args:
-        work: workload "resets", which resets the state at random steps, or "recurrence", which does not.
-        arrays: initial weights and data of the workload.
-        options: ignored, because the LSTM has no dropout.
-    """
+    """Prepare the forward and backward pass of an LSTM in JAX, and return functions that run it; see `base.Built`."""
     del options
     resets = None if arrays.resets is None else jnp.asarray(arrays.resets.T)
 

@@ -38,13 +38,7 @@ class Model:
 
 
 def build(work: Workload, arrays: Arrays, model: Model) -> Built:
-    """Prepare a benchmark workload, such as a training step, for a JAX model, and return functions that run it; see `base.Built`.
-
-    Args:
-        work: workload, that is, a kind of step with its sizes.
-        arrays: initial weights and data of the workload.
-        model: model of a JAX library.
-    """
+    """Prepare a benchmark workload, such as a training step, for a JAX model, and return functions that run it; see `base.Built`."""
     if work.kind == "evaluation":
         return _evaluation(work, arrays, model)
     return _recurrence(arrays, model) if work.kind == "recurrence" else _training(work, arrays, model)

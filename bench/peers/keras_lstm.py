@@ -143,20 +143,7 @@ def _recurrence(work: Workload, arrays: Arrays, backend: str | None) -> Built:
 
 
 def _differentiated(layer: Any, arrays: Arrays) -> tuple[Any, Any]:
-    """Return two functions: one runs the forward and backward pass of a recurrent Keras layer, and the other waits for a result.
-
-    The forward and backward pass is compiled if Keras runs on JAX or TensorFlow. On PyTorch, it runs in eager mode.
-
-    Args:
-        layer: recurrent Keras layer that returns the outputs of all steps.
-        arrays: arrays of the workload. `arrays.inputs` are the inputs x, and `arrays.targets` are the cotangent of the outputs h.
-
-    Returns:
-        Two functions, step and block:
-
-        - step() returns the outputs h and a tuple of gradients: first those of all weights, then that of x.
-        - block(result) waits until a result of `step` is computed.
-    """
+    """Return two functions: one runs the forward and backward pass of a recurrent Keras layer, and the other waits for a result."""
     match keras.backend.backend():
         case "jax":
             import jax

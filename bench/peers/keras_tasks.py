@@ -53,15 +53,7 @@ def sentiment_model() -> keras.Model:
 
 
 def generation_model(characters: int, length: int = LENGTH, units: int = 128) -> keras.Model:
-    """Return the compiled model of the Keras example lstm_text_generation.
-
-    The model is LSTM(units) and Dense(characters, softmax), and its optimiser is Adam.
-
-    Args:
-        characters: number of distinct characters.
-        length: number of one-hot characters in a window.
-        units: hidden size.
-    """
+    """Return the compiled model of the Keras example lstm_text_generation."""
     layers = [keras.Input((length, characters)), keras.layers.LSTM(units), keras.layers.Dense(characters, activation="softmax")]
     model = keras.Sequential(layers)
     model.compile(loss="categorical_crossentropy", optimizer="adam")
@@ -69,10 +61,7 @@ def generation_model(characters: int, length: int = LENGTH, units: int = 128) ->
 
 
 def _epochs(model: keras.Model, x: np.ndarray, y: np.ndarray, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Train a Keras model, and yield a result row for each epoch.
-
-    If `options.warm_up` is true, an extra call of `fit` first compiles the training step for a full batch and for the last, shorter batch.
-    """
+    """Train a Keras model, and yield a result row for each epoch."""
     if options.warm_up:
         short = BATCH + len(x) % BATCH
         model.fit(x[:short], y[:short], batch_size=BATCH, verbose="0")
@@ -97,10 +86,7 @@ def sentiment_rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def generation_rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Train the model of the Keras example lstm_text_generation, and yield a result row for each epoch.
-
-    If `options.validation` is not 0, one more row follows after the last epoch, with the bits per character of the held-out text.
-    """
+    """Train the model of the Keras example lstm_text_generation, and yield a result row for each epoch."""
     X, Y, corpus = article_windows(options.validation)
     x, y = data.one_hot(X, Y, corpus.characters.size)
     keras.utils.set_random_seed(options.seed)
@@ -112,11 +98,7 @@ def generation_rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def _held_out_bits(model: keras.Model, corpus: data.Corpus) -> dict[str, float]:
-    """Return a dict with the bits per character of the validation text, which are computed in two ways.
-
-    For the key "bits_window", each character is predicted from the window of 40 characters before it. For the key "bits_carried", the state
-    is carried through the text.
-    """
+    """Return a dict with the bits per character of the validation text, which are computed in two ways."""
     _, rebuild = functional(generation.make_model(GenerationConfig(), corpus.characters.size))
     params = convert.generation_from_keras([np.asarray(array) for array in model.get_weights()])
     mesh = sharding.make_mesh()
@@ -124,17 +106,7 @@ def _held_out_bits(model: keras.Model, corpus: data.Corpus) -> dict[str, float]:
 
 
 def draw(model: keras.Model, ids: np.ndarray, chars: int, rng: np.random.Generator) -> list[int]:
-    """Draw characters that continue a text, and return their ids.
-
-    Before each draw, `predict` is called on the one-hot window of the last 40 characters. The Keras example lstm_text_generation also draws
-    in this way.
-
-    Args:
-        model: Keras model of lstm_text_generation.
-        ids: character ids (40,) of the window to continue.
-        chars: number of characters to draw.
-        rng: random generator of the draws.
-    """
+    """Draw characters that continue a text, and return their ids."""
     drawn = []
     for _ in range(chars):
         window = np.zeros((1, LENGTH, CHARACTERS))
@@ -147,10 +119,7 @@ def draw(model: keras.Model, ids: np.ndarray, chars: int, rng: np.random.Generat
 
 
 def sampling_rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Draw `options.chars` characters, and yield a result row with the duration in seconds.
-
-    Before the measurement, a short call compiles the model.
-    """
+    """Draw `options.chars` characters, and yield a result row with the duration in seconds."""
     keras.utils.set_random_seed(0)
     model = generation_model(CHARACTERS, LENGTH, options.units)
     if options.weights.exists():

@@ -45,10 +45,7 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
 
 
 def _quantised(model: bytes) -> bytes:
-    """Return a copy of a serialised ONNX model with the weights of the LSTM and of the output layer quantised to int8.
-
-    The activations of these layers are quantised in each call.
-    """
+    """Return a copy of a serialised ONNX model with the weights of the LSTM and of the output layer quantised to int8."""
     from onnxruntime.quantization import QuantType, quantize_dynamic  # pyright: ignore[reportMissingImports]
 
     with tempfile.TemporaryDirectory() as folder:

@@ -36,13 +36,7 @@ EPOCH = 1024
 
 
 def _mesh(work: Workload, options: Options) -> jax.sharding.Mesh:
-    """Return the JAX mesh on which a workload runs.
-
-    On a CPU, `options.devices` is the number of devices. If it is 0, this function chooses the number: one device if the batch size is not
-    divisible by the number of cores or if the backend `compiled` will run, otherwise one device per core.
-
-    On a machine with GPUs, the mesh contains only the first GPU, because the other libraries of the benchmark also use only this GPU.
-    """
+    """Return the JAX mesh on which a workload runs."""
     suited = cpu_devices(options.backend, options.dtype, work.cell) if work.batch % len(os.sched_getaffinity(0)) == 0 else 1
     if options.devices or not suited:
         sharding.use_cpu_cores(options.devices)
@@ -83,21 +77,7 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
 
 
 def write_reference(path: Path, work: Workload, arrays: Arrays, backend: str) -> None:
-    """Run one step of a workload with this project, and write the results to an .npz file as the reference for all libraries.
-
-    The file contains these arrays:
-
-    - "outputs": outputs of the model.
-    - Names that begin with "keras/" or "corrected/" (only for a training workload): the weights and the loss after one step with one of the
-      two forms of Adam that `Built.adam` describes.
-    - Names that begin with "gradients/" (only for a workload of the kind "recurrence"): the gradients.
-
-    Args:
-        path: path of the .npz file.
-        work: workload, that is, a kind of step with its sizes.
-        arrays: initial weights and data of the workload.
-        backend: backend of the recurrence.
-    """
+    """Run one step of a workload with this project, and write the results to an .npz file as the reference for all libraries."""
     options = Options(backend)
     mesh = _mesh(work, options)
     if work.layer_alone:
@@ -222,7 +202,6 @@ def _outputs(work: Workload, arrays: Arrays, options: Options, mesh: jax.shardin
 
 
 def _served(work: Workload, arrays: Arrays, options: Options) -> Callable[[], np.ndarray]:
-    """Return a function without arguments that computes the logits of one batch of reviews in one compiled call; see `make_server`."""
     rebuild, _ = _model(work, options)
     serve = make_server(rebuild({name: jnp.asarray(array) for name, array in arrays.weights.items()}), options.dtype)
     return lambda: serve(arrays.inputs)

@@ -50,13 +50,7 @@ def _common(run: Path, config: Any) -> dict[str, Any]:
 
 
 def sentiment_rows(arguments: list[str]) -> Iterator[dict[str, Any]]:
-    """Train a sentiment model, and yield a result row for each epoch.
-
-    If there is a validation split, one more row follows with the test metrics of the best epoch.
-
-    Args:
-        arguments: flags of `lstm-jax train sentiment`.
-    """
+    """Train a sentiment model, and yield a result row for each epoch."""
     config = config_of(SENTIMENT, arguments)
     start_training(config.train.devices, config.model)
     from lstm_jax.tasks import sentiment
@@ -71,14 +65,7 @@ def sentiment_rows(arguments: list[str]) -> Iterator[dict[str, Any]]:
 
 
 def generation_rows(arguments: list[str]) -> Iterator[dict[str, Any]]:
-    """Train a text generation model, and yield a result row for each epoch.
-
-    If there is a validation split, one more row follows. It has the bits per character of this split with the parameters of the best epoch,
-    and the CPU time, the peak memory and the number of parameters of the run.
-
-    Args:
-        arguments: flags of `lstm-jax train generation`.
-    """
+    """Train a text generation model, and yield a result row for each epoch."""
     config = config_of(GENERATION, arguments)
     config = replace(config, data=articles(config.data))
     start_training(config.train.devices, config.model)
@@ -98,10 +85,7 @@ def generation_rows(arguments: list[str]) -> Iterator[dict[str, Any]]:
 
 
 def _changed(config: GenerationConfig) -> dict[str, Any]:
-    """Return the settings whose values differ from the default config `GENERATION`, as a dict from name to value.
-
-    The settings `data`, `seed` and `validation` are left out.
-    """
+    """Return the settings whose values differ from the default config `GENERATION`, as a dict from name to value."""
     parts = ((config.data, GENERATION.data), (config.model, GENERATION.model), (config.train, GENERATION.train))
     return {
         name: value
@@ -112,16 +96,7 @@ def _changed(config: GenerationConfig) -> dict[str, Any]:
 
 
 def sampling_rows(arguments: list[str]) -> Iterator[dict[str, Any]]:
-    """Measure how long it takes to draw characters, and yield a result row for each sampling mode and each number of texts.
-
-    In the mode "carried", the state is carried from character to character. In the mode "window", the model reads the last 40 characters
-    for each new character. For each result row, `CALLS` calls are made. The first of them is not counted, because it includes the
-    compilation. The row has the median duration of the other calls in seconds.
-
-    Args:
-        arguments: command-line flags --weights, --units, --chars (characters per text) and --samples (numbers of texts that one call
-            draws).
-    """
+    """Measure how long it takes to draw characters, and yield a result row for each sampling mode and each number of texts."""
     parser = argparse.ArgumentParser(prog="python -m bench.peers.ours_tasks sampling")
     parser.add_argument("--weights", type=Path, required=True, help="weights of a Keras model")
     parser.add_argument("--units", type=int, default=128)

@@ -121,11 +121,7 @@ function without arguments that returns the trained model."""
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Prepare a training workload with the training loop that `options.backend` names, and return functions that run it; see `base.Built`.
-
-    Raises:
-        InputError: if the loop is not one of `LOOPS`.
-    """
+    """Prepare a workload with the training loop that `options.backend` names, and return functions that run it; see `base.Built`."""
     kind = options.backend or "nnx"
     require(kind in LOOPS, "own_loop: backend", kind, f"give one of {', '.join(LOOPS)}")
     inputs = arrays.inputs if work.words else one_hot(arrays.inputs, work.vocabulary)

@@ -17,35 +17,18 @@ from lstm_jax.tasks.sentiment import load_reviews, padded_rows
 
 
 def imdb_rows() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return the IMDB reviews as arrays x_train (25000, 80), y_train (25000,), x_test (25000, 80) and y_test (25000,).
-
-    The word ids and the order of the reviews are those of Keras. The reviews are read from `$LSTM_JAX_DATA` or the download cache.
-    """
+    """Return the IMDB reviews as arrays x_train (25000, 80), y_train (25000,), x_test (25000, 80) and y_test (25000,)."""
     splits = padded_rows(load_reviews(SentimentConfig()), SentimentConfig())
     assert splits.test is not None
     return np.asarray(splits.train.ids), splits.train.labels, np.asarray(splits.test.ids), splits.test.labels
 
 
 def articles(config: TextConfig) -> TextConfig:
-    """Return a copy of a text config. If `config.data` is empty, the field `data` of the copy is the file of the newspaper articles.
-
-    This file is articles/wp_articles.json in the data folder; see `bench.data_file`.
-    """
+    """Return a copy of a text config. If `config.data` is empty, the field `data` of the copy is the file of the newspaper articles."""
     return replace(config, data=config.data or (data_file("articles", "wp_articles.json"),))
 
 
 def article_windows(validation: float) -> tuple[np.ndarray, np.ndarray, data.Corpus]:
-    """Return windows of the training text of the newspaper articles, and the corpus of these articles.
-
-    Args:
-        validation: fraction of the text that is held out.
-
-    Returns:
-        A tuple of three values:
-
-        - ids (N, 40) of the characters in N windows; a window starts every 5 characters
-        - ids (N,) of the character after each window
-        - the corpus
-    """
+    """Return windows of the training text of the newspaper articles, and the corpus of these articles."""
     corpus = generation.load_corpus(GenerationConfig(articles(TextConfig(validation=validation))))
     return *data.windows(corpus.train[:], LENGTH, STEP), corpus

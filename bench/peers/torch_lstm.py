@@ -44,14 +44,7 @@ class Net(nn.Module):
 
 
 def build(work: Workload, arrays: Arrays, options: Options, compiled: bool = False) -> Built:
-    """Prepare a benchmark workload, such as a training step, in PyTorch, and return functions that run it; see `base.Built`.
-
-    Args:
-        work: workload, that is, a kind of step with its sizes.
-        arrays: initial weights and data of the workload.
-        options: options of the benchmark. PyTorch uses only the rate of the input dropout and the dtype.
-        compiled: whether torch.compile is applied to the model.
-    """
+    """Prepare a benchmark workload, such as a training step, in PyTorch, and return functions that run it; see `base.Built`."""
     runs = ("float32",) if work.kind == "evaluation" else ("float32", "bfloat16")
     require(options.dtype in runs, "dtype", options.dtype, f"give {' or '.join(runs)} in {work.kind}")
     wrapped = torch.compile if compiled else lambda net: net

@@ -26,13 +26,7 @@ from lstm_jax.errors import require
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Prepare the forward and backward pass of an LSTM in TorchRL, and return functions that run it; see `base.Built`.
-
-    Args:
-        work: workload "resets", which resets the state at random steps, or "recurrence", which does not.
-        arrays: initial weights and data of the workload.
-        options: options of the benchmark. Only `backend` and `dtype` are used.
-    """
+    """Prepare the forward and backward pass of an LSTM in TorchRL, and return functions that run it; see `base.Built`."""
     require(options.dtype in ("float32", "bfloat16"), "dtype", options.dtype, "give float32 or bfloat16")
     dtype = getattr(torch, options.dtype)
     backend = options.backend or "pad"

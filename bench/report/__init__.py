@@ -35,31 +35,14 @@ TABLE = re.compile(r"(<!-- bench (\w+) (\w+)((?: \w+)*) -->\n)(.*?)(<!-- end -->
 
 
 def newest(path: Path, measurement: str) -> str:
-    """Find the last result of a given kind in a result file, and return its commit.
-
-    Args:
-        path: result file.
-        measurement: kind of measurement, a key of `bench.schema.MEASUREMENTS`.
-
-    Raises:
-        InputError: if the file has no result of this kind.
-    """
+    """Find the last result of a given kind in a result file, and return its commit."""
     rows = rows_of(path, measurement)
     require(bool(rows), "rows", path, "run bench throughput first, or name a file with rows in --results")
     return rows[-1]["git"]
 
 
 def table(command: str, commit: str, workloads: Sequence[str] = ()) -> str:
-    """Return the Markdown table of the results of a benchmark command.
-
-    Args:
-        command: benchmark command, "throughput" or "accuracy".
-        commit: commit whose results are shown.
-        workloads: workloads that a throughput table shows. If empty, it shows all workloads.
-
-    Raises:
-        InputError: if `command` is not "throughput" or "accuracy", or if the commit has no results to show.
-    """
+    """Return the Markdown table of the results of a benchmark command."""
     if command == "throughput":
         rows, lines = of_commit(throughput.PATH, commit)
         shown = [line for line in lines if not workloads or line.work.base in workloads]
@@ -83,14 +66,7 @@ def documents() -> dict[Path, str]:
 
 
 def rewrite_tables(check: bool) -> int:
-    """Rewrite the benchmark tables in README.md and docs/ from the result files.
-
-    Args:
-        check: if True, only check whether a table would change, and write nothing.
-
-    Returns:
-        The exit code: 1 if `check` is True and a table would change, else 0.
-    """
+    """Rewrite the benchmark tables in README.md and docs/ from the result files."""
     stale = False
     for path, text in documents().items():
         new = with_tables(text)

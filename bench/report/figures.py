@@ -15,17 +15,7 @@ AXIS_NAMES = {"T": "steps T", "H": "units H, features E = H", "B": "batch B"}
 
 
 def draw_grid(lines: Sequence[Line], peer: str, path: Path, force: bool = True, name: str = "") -> None:
-    """Draw heat maps of this project's speedup over another library on a recurrent layer alone.
-
-    The figure has one panel for each batch size. The rows of a panel are the hidden sizes, and its columns are the numbers of steps.
-
-    Args:
-        lines: summary of the throughput results.
-        peer: name of the other library with its options, as in `Line.candidate`.
-        path: path of the figure. If there are no speedups over the library, nothing is written.
-        force: whether to replace an existing file that was not written by a command of this project.
-        name: name of the library in the title. If empty, `peer` is used.
-    """
+    """Draw heat maps of this project's speedup over another library on a recurrent layer alone."""
     found = {
         (line.work.batch, line.work.units, line.work.length): line.speedup[0] for line in lines if _of_grid(line, peer) and line.speedup
     }
@@ -56,15 +46,7 @@ def _of_grid(line: Line, peer: str) -> bool:
 
 
 def draw_scaling(found: Sequence[Curve], path: Path, title: str) -> None:
-    """Draw the curves of time and memory over size that `bench scaling` measured, on logarithmic axes.
-
-    The figure has a column for each varied size. The upper panel of a column shows the time, and the lower panel the peak memory.
-
-    Args:
-        found: curves.
-        path: path of the figure.
-        title: title of the figure.
-    """
+    """Draw the curves of time and memory over size that `bench scaling` measured, on logarithmic axes."""
     from matplotlib.ticker import LogLocator
 
     letters = list(dict.fromkeys(curve.letter for curve in found))

@@ -28,18 +28,7 @@ def _finite(value: float) -> float | None:
 
 
 def line_record(line: Line, row: Row | None) -> Row:
-    """Convert a line of the throughput summary to a dict for the JavaScript of the HTML page.
-
-    Args:
-        line: line of the throughput summary, which has the medians of one library on one workload.
-        row: one of the result rows that the line summarises. The device and the dtype are read from this row. If None, both are "".
-
-    Returns:
-        A dict with the names, sizes and metrics of the line. A metric that is not finite is None. The metric "intensity" is the arithmetic
-        intensity of a step: its FLOPs divided by the smallest number of bytes that it must move. The entry "speedup" is a list of the
-        speedup and the two ends of its confidence interval, in which a number that is not finite is replaced by None. If the line has no
-        speedup, the entry is None.
-    """
+    """Convert a line of the throughput summary to a dict for the JavaScript of the HTML page."""
     work = line.work
     moved = line.gbs * line.ms * 1e6
     metrics = {"ms": line.ms, "tokens": line.tokens_per_second, "gflops": line.gflops, "memory": line.memory_mib}
@@ -52,30 +41,14 @@ def line_record(line: Line, row: Row | None) -> Row:
 
 
 def accuracy_record(record: Row) -> Row:
-    """Convert an accuracy result to a dict for the JavaScript of the HTML page.
-
-    This function adds the entry "title" with the task and the number of epochs, such as "sentiment, 3 epochs". Users of the page select
-    results by this title. The list "to_target" (training seconds to the target accuracy for each seed) is replaced by its median,
-    "seconds_to_target". The median is None if it is not finite.
-
-    Args:
-        record: one of the dicts that `accuracy_records` returns.
-    """
+    """Convert an accuracy result to a dict for the JavaScript of the HTML page."""
     seconds = float(np.median(record["to_target"])) if record["to_target"] else float("nan")
     rest = {name: value for name, value in record.items() if name != "to_target"}
     return rest | {"title": f"{record['task']}, {count_text(record['epochs'], 'epoch')}", "seconds_to_target": _finite(seconds)}
 
 
 def page(lines: Sequence[Line], rows: Sequence[Row], curves: Sequence[Curve], commit: str, trained: Sequence[Row] = ()) -> str:
-    """Return the text of the HTML page that shows the benchmark results of one commit.
-
-    Args:
-        lines: summary of the throughput results.
-        rows: result rows of `bench throughput`.
-        curves: curves of time and memory over size from `bench scaling`.
-        commit: commit of the throughput results.
-        trained: result rows of `bench accuracy`. If empty, the page shows no accuracies.
-    """
+    """Return the text of the HTML page that shows the benchmark results of one commit."""
     gemm, copy = peaks(rows)
     tried, timed = select(rows, STEP, FAILED), select(rows, STEP)
     example = {(row["workload"], row["candidate"]): row for row in timed}

@@ -12,12 +12,7 @@ Row = dict[str, Any]
 
 
 def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table.
-
-    Args:
-        heads: column headings.
-        rows: texts of the cells, row by row.
-    """
+    """Return a Markdown table."""
     lines = [heads, ["---"] * len(heads), *rows]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
@@ -28,16 +23,7 @@ def count_text(count: int, what: str) -> str:
 
 
 def throughput_tables(lines: Sequence[Line], rows: Sequence[Row], commit: str) -> str:
-    """Return the Markdown tables of the throughput results.
-
-    The first table has the time per step of each library on each workload at its default sizes. The second table has our mean speedup over
-    each library for workloads that were measured at several sizes. A table without content is left out.
-
-    Args:
-        lines: summary of the throughput results.
-        rows: result rows of `bench throughput`.
-        commit: commit of the results.
-    """
+    """Return the Markdown tables of the throughput results."""
     gemm, copy = peaks(rows)
     text = f"Commit {commit}, {gemm:.0f} GFLOP/s of a float32 product, {copy:.0f} GB/s of a copy.\n"
     return text + _own_sizes(lines, rows) + _over_sizes(lines, rows)
@@ -81,22 +67,7 @@ def _over_sizes(lines: Sequence[Line], rows: Sequence[Row]) -> str:
 
 
 def accuracy_records(rows: Sequence[Row]) -> list[Row]:
-    """Return the accuracy results as one dict for each combination of task, library, number of epochs and sizes.
-
-    Args:
-        rows: result rows of `bench accuracy`, one for each epoch.
-
-    Returns:
-        Dicts with these entries:
-
-        - "task", "peer" (the library), "epochs" (the planned number of epochs) and "seeds" (the number of seeds).
-        - "T", "S" and "H": sequence length, characters from the start of one window to the start of the next (None for sentiment), and
-          hidden size.
-        - "score", "low" and "high": mean, lowest and highest score over seeds.
-        - "speed": number of training examples per second.
-        - "to_target": list with the training seconds to the target accuracy for each seed. For text generation, the list is empty.
-        - "front": whether the result is on the Pareto front of score and speed.
-    """
+    """Return the accuracy results as one dict for each combination of task, library, number of epochs and sizes."""
     lines = summarize(rows)
     front = pareto_front(lines)
     records = []
@@ -109,15 +80,7 @@ def accuracy_records(rows: Sequence[Row]) -> list[Row]:
 
 
 def accuracy_tables(rows: Sequence[Row]) -> str:
-    """Return Markdown tables of this project's mean scores over seeds.
-
-    Each table has a line for each hidden size and a column for each sequence length. There is one table for each combination of
-    task, number of epochs and, for text generation, stride in the results. The stride is the number of characters from the start of one
-    window to the start of the next.
-
-    Args:
-        rows: result rows of `bench accuracy`, one for each epoch.
-    """
+    """Return Markdown tables of this project's mean scores over seeds."""
     records = [record for record in accuracy_records(rows) if record["peer"] == OURS]
     text = ""
     tables: dict[tuple, dict[tuple[int, int], Row]] = {}
