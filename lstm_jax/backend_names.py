@@ -15,26 +15,14 @@ RENAMED = {"native": "compiled"}
 
 
 def check_backend(name: Any) -> None:
-    """Check that a backend name in a config is valid.
-
-    Any name except "auto" is looked up in `lstm_jax.recurrence.BACKENDS`. This lookup imports JAX.
-
-    Raises:
-        InputError: if `name` is neither "auto" nor a key of `BACKENDS`.
-    """
+    """Check that a backend name in a config is valid."""
     if name != AUTO:
         known = importlib.import_module("lstm_jax.recurrence").BACKENDS
         require(isinstance(name, str) and name in known, "backend", name, f"give one of {', '.join((AUTO, *known))}")
 
 
 def with_current_names(raw: Any) -> Any:
-    """Return a copy of a dict that was loaded from a JSON file, with former backend names replaced by the current names.
-
-    The names at `raw["backend"]` and `raw["model"]["backend"]` are replaced if they are former names.
-
-    Args:
-        raw: the loaded value, such as a config. If it is not a dict, it is returned unchanged.
-    """
+    """Return a copy of a dict that was loaded from a JSON file, with former backend names replaced by the current names."""
     if not isinstance(raw, dict):
         return raw
     found = raw.get("backend")

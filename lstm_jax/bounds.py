@@ -28,18 +28,7 @@ class Bounds:
     """Whether 0 is allowed even if it is below `low`."""
 
     def check(self, name: str, value: Any, kind: type) -> int | float:
-        """Return `value` after checking that it is a number within these bounds.
-
-        A NumPy number, or an array without axes, becomes an int or a float.
-
-        Args:
-            name: name of the value in the error message.
-            value: the value to check.
-            kind: required type, int or float. If it is float, an int is also allowed. A bool is never allowed.
-
-        Raises:
-            InputError: if `value` is not a number of this type, or lies outside the bounds.
-        """
+        """Return `value` after checking that it is a number within these bounds."""
         number = value
         if type(value) is not int and type(value) is not kind:  # a check against an abstract class takes microseconds
             value = value.item() if getattr(value, "ndim", None) == 0 else value
@@ -52,16 +41,7 @@ class Bounds:
 
 
 def as_tuple(name: str, value: Any, remedy: str) -> tuple[Any, ...]:
-    """Return the items of an iterable as a tuple.
-
-    Args:
-        name: name of the value in the error message.
-        value: the iterable.
-        remedy: advice to the user in the error message.
-
-    Raises:
-        InputError: if `value` is a text or bytes, or cannot be iterated over. For example, a NumPy array without axes cannot.
-    """
+    """Return the items of an iterable as a tuple."""
     try:
         if not isinstance(value, str | bytes):
             return tuple(value)
@@ -71,32 +51,12 @@ def as_tuple(name: str, value: Any, remedy: str) -> tuple[Any, ...]:
 
 
 def is_a(value: Any, package: str, *names: str) -> bool:
-    """Return whether a value is an instance of a class, without importing the package of the class.
-
-    Args:
-        value: the value.
-        package: name of the package that contains the class, for example "keras" or "flax.nnx".
-        names: names of classes, of which one has to fit. An instance of a subclass fits, too.
-    """
+    """Return whether a value is an instance of a class, without importing the package of the class."""
     return any(cls.__name__ in names and f"{cls.__module__}.".startswith(f"{package}.") for cls in type(value).__mro__)
 
 
 def check_numbers(config: Any) -> None:
-    """Check the numbers of a dataclass instance against the bounds of their fields, and convert them to Python's own types.
-
-    The type of a field declares its bounds, as in `Annotated[int, Bounds(1, 9, "give 1 to 9")]`. A field whose type declares no bounds is
-    not checked. If the type is a tuple of such numbers, every number in the tuple is checked.
-
-    The checked fields are changed in place, even if the instance is frozen. NumPy numbers become ints or floats, since JSON has no NumPy
-    numbers. In a field of a tuple type, a list, as read from JSON, becomes a tuple.
-
-    Raises:
-        InputError: in one of these cases.
-
-            - A number lies outside its bounds.
-            - A value is not a number of the type that its field declares.
-            - A field of a tuple type holds a text, bytes or a single number in place of a tuple or a list.
-    """
+    """Check the numbers of a dataclass instance against the bounds of their fields, and convert them to Python's own types."""
     for field in dataclasses.fields(config):
         value, annotation = getattr(config, field.name), field.type
         several = get_origin(annotation) is tuple
@@ -108,16 +68,7 @@ def check_numbers(config: Any) -> None:
 
 
 def check_number(name: str, value: Any, kind: Any) -> Any:
-    """Return `value` after checking that it lies within the bounds that the type `kind` declares. A NumPy number becomes an int or a float.
-
-    Args:
-        name: name of the value in the error message.
-        value: the number.
-        kind: a type that is annotated with `Bounds`, for example `lstm_jax.bounds.Share`.
-
-    Raises:
-        InputError: if `value` is not a number within the bounds.
-    """
+    """Return `value` as an int or float, after checking that it lies within the bounds that the type `kind` declares."""
     number, *notes = get_args(kind)
     for bounds in (note for note in notes if isinstance(note, Bounds)):
         value = bounds.check(name, value, number)

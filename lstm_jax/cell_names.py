@@ -42,14 +42,7 @@ TRAITS = {
 
 
 def cell_traits(cell: str) -> CellTraits:
-    """Return the traits of a cell, which are the properties that configs check (see `CellTraits`).
-
-    Args:
-        cell: name of the cell, such as "lstm".
-
-    Raises:
-        InputError: if no cell has this name, or if one of the modules in the environment variable `LSTM_JAX_CELLS` cannot be imported.
-    """
+    """Return the traits of a cell, which are the properties that configs check (see `CellTraits`)."""
     if cell in TRAITS:
         return TRAITS[cell]
     row = importlib.import_module("lstm_jax.cells").find_cell(cell)  # imported here, not at the top, since it imports JAX
@@ -57,13 +50,7 @@ def cell_traits(cell: str) -> CellTraits:
 
 
 def import_cells() -> None:
-    """Import the modules in which a user registers cells.
-
-    The environment variable `LSTM_JAX_CELLS` contains the names of the modules, separated by commas.
-
-    Raises:
-        InputError: if a module cannot be imported.
-    """
+    """Import the modules in which a user registers cells."""
     for name in filter(None, os.environ.get(MODULES, "").replace(" ", "").split(",")):
         _import(name)
 

@@ -100,11 +100,7 @@ def _draw_in_jax(key: jax.Array, keep: float, shape: tuple[int, ...], dtype) -> 
 
 
 def _can_compile(key: jax.Array, dtype) -> bool:
-    """Return whether the C++ library of this project can draw a mask that equals the mask of `jax.random`.
-
-    For this, the key must be of the type threefry2x32, the dtype must be float32, `jax_threefry_partitionable` must be on, and
-    `jax_enable_x64` must be off. The library must be available, and JAX must not divide arrays among several devices.
-    """
+    """Return whether the C++ library of this project can draw a mask that equals the mask of `jax.random`."""
     config: Any = jax.config
     same_bits = config.jax_threefry_partitionable and not config.jax_enable_x64 and dtype == jnp.float32
     key_type = jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and str(jax.random.key_impl(key)) == KEY_TYPE
@@ -137,14 +133,6 @@ class _DrawMask(ForwardOperation):
         return _draw_in_jax(jax.random.wrap_key_data(*args, impl=KEY_TYPE), self.keep, self.shape, jnp.float32), ()
 
     def mapped(self, dims, size):
-        """Return the version of this operation for `jax.vmap`, which draws one mask for each of `size` keys.
-
-        The returned operation is computed by functions of JAX instead of the C++ library.
-
-        Args:
-            dims: one entry for each argument array: 0 if the keys are stacked along its first axis, else None; see `Operation.mapped`.
-            size: number of keys.
-        """
         return Vmapped(replace(self, platforms=()), dims, size)
 
 

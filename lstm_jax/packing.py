@@ -95,11 +95,7 @@ def _as_array(name: str, sequence: Any) -> np.ndarray:
 
 
 def _whole(name: str, numbers: Any) -> np.ndarray:
-    """Return numbers of steps as an int64 array (N,).
-
-    Raises:
-        InputError: if they are no list of whole numbers of 0 or more.
-    """
+    """Return numbers of steps as an int64 array (N,)."""
     array, remedy = _as_array(name, numbers), "give a list of whole numbers, 0 or more"
     require(array.ndim == 1 and (array.dtype.kind in "iuf" or not array.size), name, repr(array), remedy)
     for wrong in array[~((array >= 0) & np.isfinite(array) & (array == np.floor(array)))][:1]:

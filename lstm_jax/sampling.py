@@ -196,11 +196,7 @@ def draw(uniform: Float[Array, "B"], logits: Float[Array, "B V"], rules: Rules, 
 
 
 def _cumulated(p: jax.Array) -> jax.Array:
-    """Return the cumulative sums of `p` along its last axis.
-
-    If this axis has at most `FEW` (256) entries, the sums are computed as a product with a triangular matrix of ones. On a CPU this is
-    faster than `jnp.cumsum`.
-    """
+    """Return the cumulative sums of `p` along its last axis."""
     size = p.shape[-1]
     if size > FEW:
         return jnp.cumsum(p, axis=-1)
@@ -229,12 +225,6 @@ class Sampler:
         windows = length if mode == "window" else 1
 
         def first_logits(model, state, batch):
-            """Return the logits (B, V) of the next character of each text.
-
-            The logits of a text are computed from one row of h, which is the output of the last recurrent layer. In the sampler's mode
-            "carried", h has only one row for each text. In its mode "window", h has `length` rows for each text, one for each window. The
-            first of these rows is used. Its window contains the last `length` characters of the text, or the whole text if it is shorter.
-            """
             oldest = state[-1].h.reshape(batch, windows, -1)[:, 0]
             return model.logits(sharding.constrain(oldest, 0))
 
@@ -250,19 +240,12 @@ class Sampler:
             return Drawing(key, jnp.zeros((), jnp.int32), first_logits(model, state, batch), state)
 
         def shifted(part, initial):
-            """Return the state array `part` after dropping the oldest window of each text and adding a new window.
-
-            In the sampler's mode "window", `part` has `length` rows for each text, one for each of the windows that the model reads in
-            parallel. The first row of each text belongs to its oldest window, and is removed. The row `initial` (1, H), which is the
-            model's initial state, is added as the last row of each text.
-            """
             rows = part.reshape(-1, length, part.shape[-1])
             opened = jnp.broadcast_to(initial[None].astype(rows.dtype), (len(rows), 1, rows.shape[-1]))
             return jnp.concatenate([rows[:, 1:], opened], axis=1).reshape(part.shape)
 
         @partial(jax.jit, static_argnames="samples")
         def repeat(logits, state, samples: int):
-            """Return the logits and the state of a single prompt, repeated `samples` times."""
             return jax.tree.map(lambda part: sharding.constrain(jnp.tile(part, (samples, 1)), 0), (logits, state))
 
         @partial(jax.jit, static_argnames=("chars", "method"))

@@ -89,7 +89,6 @@ BUILT_IN = frozenset(_ROWS)
 
 
 def _built_in(name: str) -> Cell:
-    """Return the cell of this library with the given name. Pickle calls this function to restore a cell."""
     return next(cell for cell in _ROWS if cell.name == name)
 
 
@@ -121,15 +120,7 @@ def find_cell(cell: str | Cell) -> Cell:
 
 
 def shown_name(cell: Cell, base: Cell) -> str:
-    """Return the name of a layer's cell. If a user's cell has the name of a cell of this library, "custom " is put before the name.
-
-    Code that identifies cells by their names, such as the conversion of weights, would otherwise treat the user's cell as the cell of this
-    library. Names with activations, such as "simple_rnn(relu)", and "lstm_projected" also count as names of this library.
-
-    Args:
-        cell: the cell of the layer.
-        base: the same cell with its default activations and without a projection.
-    """
+    """Return the name of a layer's cell. If a user's cell has the name of a cell of this library, "custom " is put before the name."""
     known = {PROJECTED, *(own.name for own in BUILT_IN)}
     taken = not is_made_here(base) and base.name.partition("(")[0] in known
     return f"custom {cell.name}" if taken else cell.name
@@ -201,10 +192,7 @@ def with_projection(cell: Cell, projection: int, units: int) -> Cell:
 
 @functools.cache
 def _variant(cell: Cell, activation: Activation, recurrent_activation: Activation) -> Cell:
-    """Return a copy of a cell with the given activation functions.
-
-    A second call with equal arguments returns the same object, so that JAX reuses the programs that it compiled for this object.
-    """
+    """Return a copy of a cell with the given activation functions. Equal arguments give the same object, so that JAX compiles it once."""
     assert cell.make_step is not None
     used = [activation, recurrent_activation] if cell.gates > 1 else [activation]
     name = f"{cell.name}({', '.join(map(activation_label, used))})"

@@ -26,10 +26,7 @@ def leaky_relu(x: jax.Array) -> jax.Array:
 
 
 def gelu(x: jax.Array) -> jax.Array:
-    """Return x times the cumulative distribution function of the standard normal distribution at x.
-
-    The function is computed exactly, as in Keras. JAX by default computes an approximation.
-    """
+    """Return x times the cumulative distribution function of the standard normal distribution, computed exactly, as in Keras."""
     return jax.nn.gelu(x, approximate=False)
 
 
@@ -82,16 +79,7 @@ ACTIVATIONS: dict[str, Activation] = {
 
 
 def find_activation(which: str | Activation | None, argument: str = "activation") -> Activation:
-    """Return the activation function with the given name, or check a given function and return it.
-
-    Args:
-        which: a name in `ACTIVATIONS`; or a function that maps an array to an array; or None, which means the identity, as in Keras.
-        argument: name that error messages give to the value.
-
-    Raises:
-        InputError: if the name is unknown, if the function raises an error or returns an array of another shape or dtype than its input, if
-            it has no hash, or if it is a Flax module, whose parameters would not be trained.
-    """
+    """Return the activation function with the given name, or check a given function and return it."""
     if which is None:
         return linear
     if isinstance(which, str):
@@ -116,12 +104,7 @@ def find_activation(which: str | Activation | None, argument: str = "activation"
 
 
 def activation_label(function: Activation) -> str:
-    """Return the text that stands for an activation function in the name of a cell.
-
-    If the function is in `ACTIVATIONS`, the text is the name of the function. For any other function, the text is "custom" followed by the
-    name, because a function in `ACTIVATIONS` may have the same name. For example, `jax.nn.leaky_relu` has a different slope than the
-    function `leaky_relu` of Keras.
-    """
+    """Return the text that stands for an activation function in the name of a cell."""
     name = getattr(function, "__name__", "function")
     return name if any(function is known for known in ACTIVATIONS.values()) else f"custom {name}"
 

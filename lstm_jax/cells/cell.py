@@ -132,19 +132,13 @@ pickle stores this pair in place of the cell, since pickle cannot store function
 
 
 def made_by(cell: Cell, maker: Callable[..., Cell], *args: Any) -> Cell:
-    """Store the call that makes a cell, and return the cell.
-
-    To restore the cell, also in another process, pickle calls `maker(*args)`.
-    """
+    """Store the call that makes a cell, and return the cell."""
     _MAKERS[cell] = (maker, args)
     return cell
 
 
 def is_made_here(cell: Cell) -> bool:
-    """Return whether this library defines the cell. The cells that `with_activations` and `with_projection` return count as defined here.
-
-    A cell that a user makes does not count, even if it is a changed copy of a cell of this library.
-    """
+    """Return whether this library defines the cell, also with other activations or a projection."""
     return cell in _MAKERS
 
 
@@ -175,10 +169,7 @@ def check_cell(cell: Cell) -> None:
 
 
 def _check_params(cell: Cell, columns: int) -> Any:
-    """Check the functions `init` and `bias` of a cell, and return the shapes and dtypes of its parameters.
-
-    `columns` is the expected number of columns of the kernel, gates * H.
-    """
+    """Check the functions `init` and `bias` of a cell, and return the shapes and dtypes of its parameters."""
     fields = cell.params._fields  # pyright: ignore[reportAttributeAccessIssue]
     params = _shapes(cell, "init", lambda: cell.init(jax.random.key(0), _FEATURES, _UNITS, jnp.float32))
     require(type(params) is cell.params, f"init of cell {cell.name}", type(params).__name__, f"return {cell.params.__name__}")
@@ -201,14 +192,7 @@ def _check_initial_state(cell: Cell) -> Any:
 
 
 def _check_step(cell: Cell, columns: int, params: Any, state: Any) -> None:
-    """Check the functions `project` and `step` of a cell.
-
-    Args:
-        cell: the cell.
-        columns: expected number of columns of the kernel, gates * H.
-        params: shapes and dtypes of the parameters.
-        state: shapes and dtypes of the state.
-    """
+    """Check the functions `project` and `step` of a cell."""
     x = jax.ShapeDtypeStruct((_STEPS, _BATCH, _FEATURES), jnp.float32)
     z = _shapes(cell, "project", lambda params, x: cell.project(params, x, None, None), params, x)
     _check_shape(cell, "project", z, (_STEPS, _BATCH, columns))
@@ -236,19 +220,7 @@ def _check_state(cell: Cell, function: str, state: Any) -> None:
 
 
 def _check_shape(cell: Cell, function: str, leaf: Any, wanted: tuple[int, ...] | None) -> None:
-    """Check the shape and the dtype of an array that a function of a cell returned.
-
-    The function was evaluated with small test sizes: `_BATCH`, `_STEPS`, `_FEATURES` and `_UNITS`.
-
-    Args:
-        cell: the cell.
-        function: name of the function, for the error message.
-        leaf: the returned array.
-        wanted: expected shape; None allows any shape.
-
-    Raises:
-        InputError: if `leaf` is not a float32 array of the expected shape. The message also states the test sizes.
-    """
+    """Check the shape and the dtype of an array that a function of a cell returned."""
     shape, dtype = getattr(leaf, "shape", None), getattr(leaf, "dtype", None)
     found = f"{shape} {dtype}" if shape is not None else type(leaf).__name__
     sizes = f"where features = {_FEATURES}, units = {_UNITS}, batch = {_BATCH}, steps = {_STEPS}"
@@ -257,17 +229,7 @@ def _check_shape(cell: Cell, function: str, leaf: Any, wanted: tuple[int, ...] |
 
 
 def _shapes(cell: Cell, name: str, call: Callable, *arrays: Any) -> Any:
-    """Return the shapes and dtypes of the result of one function of a cell.
-
-    Args:
-        cell: the cell.
-        name: name of the function, an attribute of the cell.
-        call: function(*arrays) that calls the cell's function and returns its result.
-        arrays: arguments of `call`, or their shapes and dtypes.
-
-    Raises:
-        InputError: if the attribute is not a function, or the call raises an error.
-    """
+    """Return the shapes and dtypes of the result of one function of a cell."""
     require(callable(getattr(cell, name)), f"{name} of cell {cell.name}", type(getattr(cell, name)).__name__, "give a function")
     try:
         return jax.eval_shape(call, *arrays)

@@ -62,13 +62,7 @@ class GateRecurrentState(NamedTuple):
 
 
 def make_bias(gates: str) -> Callable[..., jax.Array]:
-    """Return the function bias(units, dtype) of an LSTM variant.
-
-    The returned function computes the initial bias (len(gates) * units,), which is 1 for the forget gate and 0 for the other gates.
-
-    Args:
-        gates: letters of the gates that have weights, for example "igo".
-    """
+    """Return the function bias(units, dtype) of an LSTM variant."""
 
     def bias(units: int, dtype=jnp.float32) -> jax.Array:
         return jnp.concatenate([jnp.full((units,), float(gate == "f"), dtype) for gate in gates])
@@ -77,11 +71,7 @@ def make_bias(gates: str) -> Callable[..., jax.Array]:
 
 
 def make_init(gates: str) -> Callable[..., LSTMParams]:
-    """Return the function init(key, features, units, dtype) that draws the initial parameters of an LSTM variant.
-
-    Args:
-        gates: letters of the gates that have weights, for example "igo".
-    """
+    """Return the function init(key, features, units, dtype) that draws the initial parameters of an LSTM variant."""
 
     def init(key: Array, features: int, units: int, dtype=jnp.float32) -> LSTMParams:
         check_sizes(features, units)
@@ -97,13 +87,7 @@ def make_init(gates: str) -> Callable[..., LSTMParams]:
 
 
 def make_step(variant: str) -> Callable[..., LSTMState]:
-    """Return the function step(params, state, z, mask, compute_dtype) of an LSTM variant.
-
-    The returned function computes the state after one step. The class `Cell` describes its arguments.
-
-    Args:
-        variant: a name in `VARIANTS` other than "full_gate_recurrence".
-    """
+    """Return the function step(params, state, z, mask, compute_dtype) of an LSTM variant."""
     gates = VARIANTS[variant]
 
     def step(params: LSTMParams, state: LSTMState, z: Float[Array, "B Z"], mask: Array | None = None, compute_dtype=None) -> LSTMState:
@@ -118,11 +102,7 @@ def make_step(variant: str) -> Callable[..., LSTMState]:
 
 
 def init_gate_recurrent(key: Array, features: int, units: int, dtype=jnp.float32) -> GateRecurrentParams:
-    """Return the initial parameters of the LSTM with full gate recurrence: those of an LSTM, and an orthogonal `gate_kernel`.
-
-    Raises:
-        InputError: if `features` or `units` is below 1.
-    """
+    """Return the initial parameters of the LSTM with full gate recurrence: those of an LSTM, and an orthogonal `gate_kernel`."""
     own, gates = jax.random.split(key)
     plain = make_init("ifgo")(own, features, units, dtype)
     return GateRecurrentParams(*plain, initializers.orthogonal(gates, (3 * units, 3 * units), dtype))
@@ -136,11 +116,7 @@ def initial_gate_recurrent_state(batch: int, units: int, dtype=jnp.float32) -> G
 def step_gate_recurrent(
     params: GateRecurrentParams, state: GateRecurrentState, z: Float[Array, "B Z"], mask: Array | None = None, compute_dtype=None
 ) -> GateRecurrentState:
-    """Return the state of the LSTM with full gate recurrence after one step.
-
-    The class `Cell` describes the arguments. For batch size B and H units, z is (B, 4H). `mask` is the dropout mask of the previous output:
-    (B, H) if all gates share it, (4, B, H) with one mask per gate, or None for no dropout.
-    """
+    """Return the state of the LSTM with full gate recurrence after one step."""
     z = z + masked_matmul(state.h, params.recurrent_kernel, mask, compute_dtype)
     z_i, z_f, z_g, z_o = jnp.split(z, GATES, axis=-1)
     last = jnp.concatenate([state.i, state.f, state.o], axis=-1)

@@ -66,13 +66,7 @@ def bias(units: int, dtype=jnp.float32) -> jax.Array:
 
 
 def init_reset_before(key: Array, features: int, units: int, dtype=jnp.float32) -> ResetBeforeParams:
-    """Return the initial parameters of the GRU in the form of Keras' `reset_after=False`.
-
-    As in Keras, the kernel is glorot uniform, the recurrent kernel is orthogonal and the bias is zeros.
-
-    Raises:
-        InputError: if `features` or `units` is below 1.
-    """
+    """Return the initial parameters of the GRU in the form of Keras' `reset_after=False`."""
     check_sizes(features, units)
     kernel_key, recurrent_key = jax.random.split(key)
     return ResetBeforeParams(
@@ -83,13 +77,7 @@ def init_reset_before(key: Array, features: int, units: int, dtype=jnp.float32) 
 
 
 def init(key: Array, features: int, units: int, dtype=jnp.float32) -> GRUParams:
-    """Return the initial parameters of the GRU.
-
-    As in Keras, the kernel is glorot uniform, the recurrent kernel is orthogonal and both biases are zeros.
-
-    Raises:
-        InputError: if `features` or `units` is below 1.
-    """
+    """Return the initial parameters of the GRU."""
     return GRUParams(*init_reset_before(key, features, units, dtype), bias(units, dtype))
 
 
@@ -99,14 +87,7 @@ def initial_state(batch: int, units: int, dtype=jnp.float32) -> HiddenState:
 
 
 def make_step(activation: Activation, recurrent_activation: Activation) -> Callable[..., HiddenState]:
-    """Return the function step(params, state, z, mask, compute_dtype) of the GRU.
-
-    The returned function computes the state after one step. The class `Cell` describes its arguments.
-
-    Args:
-        activation: function to use in place of tanh.
-        recurrent_activation: function to use in place of sigmoid.
-    """
+    """Return the function step(params, state, z, mask, compute_dtype) of the GRU."""
 
     def step(params: GRUParams, state: HiddenState, z: Float[Array, "B Z"], mask: Array | None = None, compute_dtype=None) -> HiddenState:
         inner = masked_matmul(state.h, params.recurrent_kernel, mask, compute_dtype)
@@ -121,15 +102,7 @@ def make_step(activation: Activation, recurrent_activation: Activation) -> Calla
 
 
 def make_step_reset_before(activation: Activation, recurrent_activation: Activation) -> Callable[..., HiddenState]:
-    """Return the function step(params, state, z, mask, compute_dtype) of the GRU in the form of Keras' `reset_after=False`.
-
-    In this form, the reset gate multiplies the previous output h before the matrix product in the candidate. The returned function computes
-    the state after one step. The class `Cell` describes its arguments.
-
-    Args:
-        activation: function to use in place of tanh.
-        recurrent_activation: function to use in place of sigmoid.
-    """
+    """Return the function step(params, state, z, mask, compute_dtype) of the GRU in the form of Keras' `reset_after=False`."""
 
     def step(
         params: ResetBeforeParams, state: HiddenState, z: Float[Array, "B Z"], mask: Array | None = None, compute_dtype=None

@@ -50,22 +50,13 @@ class LayerNormParams(NamedTuple):
 
 
 def init(key: Array, features: int, units: int, dtype=jnp.float32) -> LayerNormParams:
-    """Return the initial parameters of the LSTM with layer normalisation.
-
-    The kernels and the bias of the gates are initialised as in the LSTM. The gains are ones, and the bias of the cell state is zeros.
-
-    Raises:
-        InputError: if `features` or `units` is below 1.
-    """
+    """Return the initial parameters of the LSTM with layer normalisation."""
     one, other = jnp.ones((GATES * units,), dtype), jnp.ones((GATES * units,), dtype)  # two arrays: a buffer can be donated only once
     return LayerNormParams(*lstm.init(key, features, units, dtype), one, other, jnp.ones((units,), dtype), jnp.zeros((units,), dtype))
 
 
 def normalised(z: Float[Array, "... Z"], gain: Float[Array, "Z"]) -> Float[Array, "... Z"]:
-    """Normalise z over its last axis, multiply it by a gain, and return the result.
-
-    The result is gain * (z - mean) / sqrt(variance + EPSILON), with the mean and the variance over the last axis.
-    """
+    """Normalise z over its last axis, multiply it by a gain, and return the result."""
     centred = z - z.mean(-1, keepdims=True)
     return centred * jax.lax.rsqrt((centred * centred).mean(-1, keepdims=True) + EPSILON) * jnp.broadcast_to(gain, z.shape)
 
@@ -73,26 +64,13 @@ def normalised(z: Float[Array, "... Z"], gain: Float[Array, "Z"]) -> Float[Array
 def project(
     params: LayerNormParams, x: Float[Array, "T B E"] | Int[Array, "T B"], mask: Array | None = None, compute_dtype=None
 ) -> Float[Array, "T B Z"]:
-    """Return the normalised projection of the inputs of all steps, z = input_gain * norm(x W) + bias, with the shape (T, B, 4H).
-
-    W is the kernel, and norm is layer normalisation over the last axis. T is the number of steps, B the batch size and H the number of
-    units. The class `Cell` describes the arguments. x may also be int ids (T, B), which stand for one-hot vectors.
-    """
+    """Return the normalised projection of the inputs of all steps, z = input_gain * norm(x W) + bias, with the shape (T, B, 4H)."""
     z = normalised(multiplied(params.kernel, x, mask, compute_dtype), params.input_gain)
     return z + jnp.broadcast_to(params.bias, z.shape)
 
 
 def step(params: LayerNormParams, state: LSTMState, z: Float[Array, "B Z"], mask: Array | None = None, compute_dtype=None) -> LSTMState:
-    """Return the state of the LSTM with layer normalisation after one step. B is the batch size and H the number of units.
-
-    Args:
-        params: parameters of the cell.
-        state: state before the step.
-        z: result of `project` for the step, (B, 4H), which is input_gain * norm(x W) + bias.
-        mask: mask of recurrent dropout, by which h is multiplied before the product h U: (B, H) if all gates share it, or (4, B, H) with
-            one mask per gate. None means no dropout.
-        compute_dtype: dtype of the product h U, or None for the dtype of the arrays.
-    """
+    """Return the state of the LSTM with layer normalisation after one step. B is the batch size and H the number of units."""
     z = z + normalised(masked_matmul(state.h, params.recurrent_kernel, mask, compute_dtype), params.recurrent_gain)
     i, f, g, o = jnp.split(z, GATES, axis=-1)
     c = jax.nn.sigmoid(f) * state.c + jax.nn.sigmoid(i) * jnp.tanh(g)

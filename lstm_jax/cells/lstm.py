@@ -42,13 +42,7 @@ bias = initializers.lstm_bias
 
 
 def init(key: Array, features: int, units: int, dtype=jnp.float32, *, unit_forget_bias: bool = True) -> LSTMParams:
-    """Return the initial parameters of the LSTM: a glorot uniform kernel, an orthogonal recurrent kernel and a bias, as in Keras.
-
-    The bias is 0, except that the bias of the forget gate is 1 if `unit_forget_bias` is true.
-
-    Raises:
-        InputError: if `features` or `units` is below 1.
-    """
+    """Return the initial parameters of the LSTM: a glorot uniform kernel, an orthogonal recurrent kernel and a bias, as in Keras."""
     check_sizes(features, units)
     kernel_key, recurrent_key = jax.random.split(key)
     return LSTMParams(
@@ -64,16 +58,7 @@ def initial_state(batch: int, units: int, dtype=jnp.float32) -> LSTMState:
 
 
 def make_step(activation: Activation, recurrent_activation: Activation) -> Callable[..., LSTMState]:
-    """Return the function step(params, state, z, mask, compute_dtype) of the LSTM.
-
-    The returned function computes the state after one step. The class `Cell` describes its arguments. For batch size B and H units, its
-    argument z is (B, 4H). Its argument `mask` is (B, H) if all gates share one mask, (4, B, H) if each gate has its own mask, or None for
-    no mask.
-
-    Args:
-        activation: function to use in place of tanh.
-        recurrent_activation: function to use in place of sigmoid.
-    """
+    """Return the function step(params, state, z, mask, compute_dtype) of the LSTM."""
 
     def step(params: LSTMParams, state: LSTMState, z: Float[Array, "B Z"], mask: Array | None = None, compute_dtype=None) -> LSTMState:
         z = z + masked_matmul(state.h, params.recurrent_kernel, mask, compute_dtype)

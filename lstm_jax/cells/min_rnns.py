@@ -38,10 +38,7 @@ def make_bias(gates: int) -> Callable[..., jax.Array]:
 
 
 def make_init(gates: int) -> Callable[..., MinParams]:
-    """Return the function init(key, features, units, dtype) of minGRU or minLSTM, which draws the initial parameters.
-
-    `gates` is the number of gates of the cell: 2 for minGRU, 3 for minLSTM.
-    """
+    """Return the function init(key, features, units, dtype) of minGRU or minLSTM, which draws the initial parameters."""
 
     def init(key: Array, features: int, units: int, dtype=jnp.float32) -> MinParams:
         check_sizes(features, units)
@@ -51,11 +48,7 @@ def make_init(gates: int) -> Callable[..., MinParams]:
 
 
 def linear_gru(z: Float[Array, "... Z"]) -> tuple[Array, Array]:
-    """Return the arrays a and b, each (..., H) for H units, with which a step of minGRU changes the output h to a h + b, elementwise.
-
-    Args:
-        z: pre-activations (..., 2H) of the update gate and of the candidate.
-    """
+    """Return the arrays a and b, each (..., H) for H units, with which a step of minGRU changes the output h to a h + b, elementwise."""
     u, n = jnp.split(z, 2, axis=-1)
     u = jax.nn.sigmoid(u)
     return 1 - u, u * n
@@ -63,12 +56,7 @@ def linear_gru(z: Float[Array, "... Z"]) -> tuple[Array, Array]:
 
 @jax.custom_jvp
 def _share(log_ratio: jax.Array) -> jax.Array:
-    """Return sigmoid(r) for r = `log_ratio`, with a derivative that is accurate even if r is large.
-
-    The derivative is computed as sigmoid(r) * sigmoid(-r). The usual formula of the derivative, sigmoid(r) * (1 - sigmoid(r)), gives 0 for
-    a large r, because sigmoid(r) is then rounded to 1.
-    """
-    return jax.nn.sigmoid(log_ratio)
+    return jax.nn.sigmoid(log_ratio)  # with a derivative that does not round to 0 for a large ratio
 
 
 @_share.defjvp
@@ -79,28 +67,14 @@ def _share_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[j
 
 
 def linear_lstm(z: Float[Array, "... Z"]) -> tuple[Array, Array]:
-    """Return the arrays a and b, each (..., H) for H units, with which a step of minLSTM changes the output h to a h + b, elementwise.
-
-    For the forget gate f and the input gate i, the factor a = f / (f + i) is computed as sigmoid(log f - log i). With this formula, a and
-    its gradients are accurate even if both gates are near 0.
-
-    Args:
-        z: pre-activations (..., 3H) of the input gate, the forget gate and the candidate.
-    """
+    """Return the arrays a and b, each (..., H) for H units, with which a step of minLSTM changes the output h to a h + b, elementwise."""
     i, f, g = jnp.split(z, 3, axis=-1)
-    log_ratio = jax.nn.log_sigmoid(f) - jax.nn.log_sigmoid(i)
+    log_ratio = jax.nn.log_sigmoid(f) - jax.nn.log_sigmoid(i)  # f / (f + i), accurate also where both gates are near 0
     return _share(log_ratio), _share(-log_ratio) * g
 
 
 def make_step(linear: Callable[[Array], tuple[Array, Array]]) -> Callable[..., HiddenState]:
-    """Return the function step(params, state, z, mask, compute_dtype) of minGRU or minLSTM.
-
-    The returned function computes the state after one step. The class `Cell` describes its arguments. The argument `mask` must be
-    None, since minGRU and minLSTM have no recurrent kernel and therefore no recurrent dropout.
-
-    Args:
-        linear: `linear_gru` or `linear_lstm`.
-    """
+    """Return the function step(params, state, z, mask, compute_dtype) of minGRU or minLSTM."""
 
     def step(params: MinParams, state: HiddenState, z: Float[Array, "B Z"], mask: None = None, compute_dtype=None) -> HiddenState:
         a, b = linear(z)

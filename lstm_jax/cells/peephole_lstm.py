@@ -32,20 +32,12 @@ class PeepholeParams(NamedTuple):
 
 
 def init(key: Array, features: int, units: int, dtype=jnp.float32) -> PeepholeParams:
-    """Return the initial parameters of the LSTM with peepholes: those of an LSTM without peepholes, and peephole weights that are zero.
-
-    Raises:
-        InputError: if `features` or `units` is below 1.
-    """
+    """Return the initial parameters of the LSTM with peepholes: those of an LSTM without peepholes, and peephole weights that are zero."""
     return PeepholeParams(*lstm.init(key, features, units, dtype), jnp.zeros((3 * units,), dtype))
 
 
 def step(params: PeepholeParams, state: LSTMState, z: Float[Array, "B Z"], mask: Array | None = None, compute_dtype=None) -> LSTMState:
-    """Return the state of the LSTM with peepholes after one step.
-
-    The class `Cell` describes the arguments. For batch size B and H units, z is (B, 4H). `mask` is the dropout mask of the previous output:
-    (B, H) if all gates share it, (4, B, H) with one mask per gate, or None for no dropout.
-    """
+    """Return the state of the LSTM with peepholes after one step."""
     z = z + masked_matmul(state.h, params.recurrent_kernel, mask, compute_dtype)
     i, f, g, o = jnp.split(z, GATES, axis=-1)
     p_i, p_f, p_o = (jnp.broadcast_to(p, i.shape) for p in jnp.split(params.peepholes, 3))

@@ -32,11 +32,6 @@ def matmul(a: Array, b: Array, compute_dtype=None) -> Array:
 
 
 def _codes(array: Array, axis: int) -> tuple[Array, Array]:
-    """Scale an array and round it to int8, and return the pair (int8 array, scales).
-
-    Each slice along the axis `axis` has its own scale. Before the rounding, the slice is divided by its scale, so that the largest absolute
-    value in the slice becomes 127. A slice of zeros stays zeros, with the scale 0. The array of the scales has size 1 along the axis.
-    """
     scale = jnp.max(jnp.abs(array), axis, keepdims=True) / 127
     return jnp.round(array / jnp.where(scale == 0, 1, scale)).astype(jnp.int8), scale
 

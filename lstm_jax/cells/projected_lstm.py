@@ -40,11 +40,7 @@ class ProjectedParams(NamedTuple):
 
 
 def step(params: ProjectedParams, state: LSTMState, z: Float[Array, "B Z"], mask: Array | None = None, compute_dtype=None) -> LSTMState:
-    """Run one step of the LSTM with a recurrent projection, and return the new state: the output h (B, P) and the cell state c (B, H).
-
-    B is the batch size, H the number of units and P the number of outputs. The class `Cell` describes the arguments. z is (B, 4H). `mask`
-    is the dropout mask of the previous output: (B, P) if all gates share it, (4, B, P) with one mask per gate, or None for no dropout.
-    """
+    """Run one step of the LSTM with a recurrent projection, and return the new state: the output h (B, P) and the cell state c (B, H)."""
     new = lstm.step(LSTMParams(*params[:3]), state, z, mask, compute_dtype)
     return new._replace(h=matmul(new.h, params.projection, compute_dtype))
 

@@ -40,13 +40,7 @@ def bias(units: int, dtype=jnp.float32) -> jax.Array:
 
 
 def init(key: Array, features: int, units: int, dtype=jnp.float32) -> SimpleRNNParams:
-    """Return the initial parameters of the simple recurrent network.
-
-    As in Keras, the kernel is glorot uniform, the recurrent kernel is orthogonal and the bias is zeros.
-
-    Raises:
-        InputError: if `features` or `units` is below 1.
-    """
+    """Return the initial parameters of the simple recurrent network."""
     check_sizes(features, units)
     kernel_key, recurrent_key = jax.random.split(key)
     return SimpleRNNParams(
@@ -62,14 +56,7 @@ def initial_state(batch: int, units: int, dtype=jnp.float32) -> HiddenState:
 
 
 def make_step(activation: Activation) -> Callable[..., HiddenState]:
-    """Return the function step(params, state, z, mask, compute_dtype) of the simple RNN.
-
-    The returned function computes the state after one step. The class `Cell` describes its arguments. For batch size B and H units, its
-    argument z is (B, H). Its argument `mask` is (B, H), or (1, B, H) with an axis for the only gate, or None for no mask.
-
-    Args:
-        activation: function to use in place of tanh.
-    """
+    """Return the function step(params, state, z, mask, compute_dtype) of the simple RNN."""
 
     def step(
         params: SimpleRNNParams, state: HiddenState, z: Float[Array, "B H"], mask: Array | None = None, compute_dtype=None

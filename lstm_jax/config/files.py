@@ -20,10 +20,6 @@ _REMEDY = "name the folder of a finished or interrupted run"
 
 
 def _configs() -> dict[str, type[RunConfig]]:
-    """Return a dict from the name of each task to the class of its config, which is in the module `lstm_jax.config.TASK`.
-
-    The names are in reverse alphabetical order, so that sentiment, the main task, is listed before generation and forecast.
-    """
     for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
         import_module(f"lstm_jax.config.{module.name}")
     return {kind.task: kind for kind in sorted(RunConfig.__subclasses__(), key=lambda kind: kind.task, reverse=True)}
@@ -52,15 +48,7 @@ def with_task(raw: Any) -> Any:
 
 
 def config_changes(old: Any, new: Any) -> dict[tuple[str, str], tuple[Any, Any]]:
-    """Return the fields in which two configs differ, as a dict from (section, field) to the pair of the old value and the new value.
-
-    A section is a part of a config, such as "model". A field that a config leaves out has its default value. If the tasks differ, the
-    result contains only the names of the tasks, under the key ("", "task").
-
-    Args:
-        old: a config, parsed from JSON that was written with `to_json`.
-        new: another config, parsed in the same way.
-    """
+    """Return the fields in which two configs differ, as a dict from (section, field) to the pair of the old value and the new value."""
     before, after = _flat(old), _flat(new)
     task = ("", "task")
     names = [task] if before.get(task) != after.get(task) else [*after, *before]
@@ -81,15 +69,7 @@ def _cut(value: Any) -> str:
 
 
 def _as_now(raw: dict[str, Any]) -> dict[str, Any]:
-    """Return a parsed JSON config in which values that this version refuses are replaced by allowed values of the same meaning.
-
-    Earlier versions allowed a final learning rate with a constant schedule, and ignored it. This function sets the final learning rate of a
-    constant schedule to 0. Earlier versions also allowed any value in a field of the type bool. This function converts such a value with
-    `bool`.
-
-    Args:
-        raw: the config, with the name of its task under the key "task".
-    """
+    """Return a parsed JSON config in which values that this version refuses are replaced by allowed values of the same meaning."""
     kind = CONFIGS.get(str(raw.get("task", "")))
     parts: dict[str, dict[str, Any]] = {}
     for section in dataclasses.fields(kind) if kind else ():
@@ -151,10 +131,7 @@ def read_task(path: Path) -> str:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """Read a config from a JSON file, and return it as a dict.
-
-    The value at the key "task" is the name of the config's task, which is one of the keys of `CONFIGS`.
-    """
+    """Read a config from a JSON file, and return it as a dict."""
     try:
         raw = with_current_names(json.loads(path.read_text()))
     except (OSError, ValueError, RecursionError) as error:
@@ -167,25 +144,10 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _section(field: dataclasses.Field, raw: dict[str, Any]) -> Any:
-    """Return one section of a config, such as its model section, as a dataclass.
-
-    A config that an earlier version of the library wrote may lack a section that was added later. The default of the section is then
-    returned.
-
-    Args:
-        field: field of the config's class that holds the section, such as the field `model`.
-        raw: the whole config, parsed from JSON.
-    """
     if field.metadata.get("added") and field.name not in raw:
         return default(field)
     return _part(field.type, raw[field.name])
 
 
 def _part(kind: Any, fields: dict[str, Any]) -> Any:
-    """Return one section of a config, such as its data or model section, as a dataclass.
-
-    Args:
-        kind: class of the section.
-        fields: fields of the section, parsed from JSON. Lists are converted to tuples.
-    """
     return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})

@@ -14,17 +14,7 @@ from lstm_jax.errors import require
 
 
 def check_fields(config: Any) -> None:
-    """Check that each field of a config has an allowed value.
-
-    A number must lie within the bounds of its field. The value of a field of the type bool, str or tuple[str, ...] must have this type, or
-    a type that is converted to it as described below. The value of a `Literal` field must be one of the choices of the `Literal`.
-
-    The config is changed in place, so that it can be written as JSON. Path objects become strings. NumPy numbers and NumPy bools become
-    numbers and bools of Python. A single path or text in a field of the type tuple[str, ...] becomes a tuple with one string.
-
-    Raises:
-        InputError: if the value of a field is not allowed. The message names the field.
-    """
+    """Check that each field of a config has an allowed value."""
     check_numbers(config)
     for own in dataclasses.fields(config):
         value = getattr(config, own.name)
@@ -37,16 +27,7 @@ def check_fields(config: Any) -> None:
 
 
 def _as_text(name: str, value: Any, several: bool) -> Any:
-    """Return the value of a config field of the type str or tuple[str, ...], with path objects replaced by strings.
-
-    Args:
-        name: name of the field.
-        value: the value.
-        several: whether the type of the field is tuple[str, ...]. A single path or text then becomes a tuple with one string.
-
-    Raises:
-        InputError: if the value is neither a path nor a text. If `several` is true, a list of paths and texts is accepted too.
-    """
+    """Return the value of a config field of the type str or tuple[str, ...], with path objects replaced by strings."""
     if several:
         texts = (value,) if isinstance(value, str | os.PathLike) else as_tuple(name, value, "give a path, or several")
         return tuple(_as_text(name, text, False) for text in texts)
@@ -56,11 +37,7 @@ def _as_text(name: str, value: Any, several: bool) -> Any:
 
 
 def _as_bool(name: str, value: Any) -> bool:
-    """Return the value of a config field of the type bool. A NumPy bool becomes a bool of Python.
-
-    Raises:
-        InputError: if the value is no bool.
-    """
+    """Return the value of a config field of the type bool."""
     if not isinstance(value, bool):
         import numpy as np  # not above: its import takes longer than that of the package lstm_jax.config
 
@@ -184,11 +161,6 @@ class RunConfig:
 
 
 def _full_name(kind: Any) -> str:
-    """Return the full name of the class of a section, for error messages.
-
-    If the package `lstm_jax.config` exports the class, the name is "lstm_jax.config." and the name of the class. Otherwise, it is the name
-    of the module that defines the class, a dot, and the name of the class.
-    """
     name = getattr(kind, "__name__", str(kind))
     exported = getattr(sys.modules.get("lstm_jax.config"), name, None) is kind
     return f"lstm_jax.config.{name}" if exported else f"{getattr(kind, '__module__', '')}.{name}"

@@ -13,15 +13,7 @@ default value, so that a new config still equals the stored config."""
 
 
 def config_values(config: Any) -> dict[str, Any]:
-    """Return the values of a config as a dict, without the later added fields that have their default values.
-
-    A later added field has the metadata `ADDED`. It did not exist in an earlier version of lstm_jax, with which users stored configs. If
-    all such fields have their default values, the dict equals the dict that the earlier version stored for the same config. A field that is
-    a dataclass becomes a dict too.
-
-    Args:
-        config: instance of a dataclass.
-    """
+    """Return the values of a config as a dict, without the later added fields that have their default values."""
     values = dataclasses.asdict(config)
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)

@@ -91,13 +91,6 @@ def _check_inputs(inputs: jax.Array) -> None:
 
 
 def _compiled(plain: Callable[..., Any], function: Callable[..., jax.Array]) -> Callable[..., Any]:
-    """Return the compiled function that calls `plain` with `function` as its first argument.
-
-    The compiled program contains, as constants, the arrays that `function` uses without taking them as arguments. Such arrays may be the
-    parameters of an NNX module, which a training step changes in place. A program is therefore compiled anew for each call of `_compiled`.
-    However, if `function` is a method of an object that is no NNX module, the program is kept and used again, because the arrays of such
-    an object are assumed not to change.
-    """
     if inspect.ismethod(function) and not isinstance(function.__self__, nnx.Module):
         return partial(_cached(plain), function)
     return jax.jit(partial(plain, function))
@@ -113,18 +106,6 @@ def _output(function: Callable[..., jax.Array], inputs: jax.Array, *args: Any) -
 
 
 def _shares(function: Callable[..., jax.Array], start: jax.Array, step: jax.Array, places: jax.Array, *args: Any) -> jax.Array:
-    """Return an array (P, T): the integrand of integrated gradients at P points of the line from the baseline to the input.
-
-    For point p and time step t, the integrand is a sum over the features of this time step. The term of a feature is the derivative of the
-    output with respect to the feature, taken at point p, times the difference between the input and the baseline in this feature.
-
-    Args:
-        function: function that is called as function(inputs, *args) and returns a scalar.
-        start: the baseline (T, E).
-        step: the input minus the baseline, (T, E).
-        places: positions (P,) of the points on the line: 0 is the baseline, and 1 is the input.
-        args: further arguments of the function.
-    """
     gradient = jax.grad(function)
     return jax.lax.map(lambda place: (gradient(start + place * step, *args) * step).sum(-1), places, batch_size=_AT_ONCE)
 

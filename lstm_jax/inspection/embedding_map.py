@@ -78,14 +78,7 @@ def _draw_embedding_map(figure: Any, coordinates: np.ndarray, words: Sequence[st
 
 
 def _label_order(colours: np.ndarray) -> np.ndarray:
-    """Return the indices of the words in the order in which they are labelled.
-
-    Each word has a rank by frequency (the most frequent word first) and a rank by polarity (the polarity furthest from 0.5 first). The
-    words are sorted by the better of their two ranks.
-
-    Args:
-        colours: (N,) polarity of each word, from the most frequent word to the least frequent word.
-    """
+    """Return the indices of the words in the order in which they are labelled."""
     from scipy.stats import rankdata
 
     extreme = rankdata(-np.abs(colours - 0.5), method="ordinal") - 1
@@ -93,19 +86,7 @@ def _label_order(colours: np.ndarray) -> np.ndarray:
 
 
 def _label_words(axes: Any, coordinates: np.ndarray, words: Sequence[str], inks: np.ndarray, order: np.ndarray) -> None:
-    """Write words beside their points in a figure, without overlap.
-
-    A label has four possible positions: right of its point, left of it, above it and below it. A position is excluded if a label in this
-    position would overlap an earlier label or extend beyond the frame. Of the other positions, the one in which the label covers the fewest
-    points is used. If all four are excluded, the label is left out.
-
-    Args:
-        axes: matplotlib axes.
-        coordinates: (N, 2) points of the words.
-        words: the N words.
-        inks: (N, 3) colours of the labels.
-        order: (N,) indices of the words in the order in which they are labelled.
-    """
+    """Write words beside their points in a figure, without overlap."""
     from matplotlib.patheffects import withStroke
 
     axes.figure.draw_without_rendering()  # computes the layout, without which positions in pixels are not known
@@ -135,10 +116,4 @@ def _label_words(axes: Any, coordinates: np.ndarray, words: Sequence[str], inks:
 
 
 def _overlaps(boxes: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """Return for each of n boxes whether it overlaps a given box, as a bool array (n,).
-
-    Args:
-        boxes: (n, 4) left, bottom, right and top of each of the n boxes.
-        box: (4,) left, bottom, right and top of the given box.
-    """
     return np.all((boxes[:, :2] < box[2:]) & (boxes[:, 2:] > box[:2]), axis=1)

@@ -116,15 +116,6 @@ def project(
 
 
 def _principal(centred: np.ndarray, count: int) -> np.ndarray:
-    """Return the first `count` principal directions of vectors with mean 0, as an array (count, E).
-
-    The principal directions are orthogonal unit vectors, sorted by the variance along them, the greatest first. The sign of a direction is
-    chosen so that the entry with the largest absolute value is positive.
-
-    Args:
-        centred: (N, E) vectors with mean 0.
-        count: number of directions.
-    """
     directions = np.linalg.svd(centred, full_matrices=False)[2][:count]
     largest = np.take_along_axis(directions, np.abs(directions).argmax(axis=1, keepdims=True), axis=1)
     return directions * np.sign(largest)

@@ -187,27 +187,13 @@ def _draw_learning_curves(
 
 
 def _lines(rows: Sequence[Mapping[str, Any]], metric: str) -> dict[str, np.ndarray]:
-    """Return a dict from the name of each split to an array with the values of a metric, one value for each epoch.
-
-    The array contains NaN for an epoch without a value. A split without finite values is left out.
-
-    Args:
-        rows: one dict for each epoch. The key of a value consists of the name of the split, "_" and the name of the metric, such as
-            "train_loss". The value may be None or missing.
-        metric: name of the metric, such as "loss".
-    """
     columns = {split: [row.get(f"{split}_{metric}") for row in rows] for split in SPLITS}
     lines = {split: np.array([np.nan if value is None else value for value in column], float) for split, column in columns.items()}
     return {split: values for split, values in lines.items() if np.isfinite(values).any()}
 
 
 def _label_ends(axes: Any, ends: list[tuple[float, str, str]]) -> None:
-    """Label each line of a plot at its end, to the right of the frame. Labels that would overlap are moved apart.
-
-    Args:
-        axes: matplotlib axes.
-        ends: one tuple for each line: its last value, the text of its label, and its colour.
-    """
+    """Label each line of a plot at its end, to the right of the frame."""
     low, high = axes.get_ylim()
     ends = sorted(ends)
     heights = _spread([(value - low) / (high - low) for value, _, _ in ends], gap=0.065)
@@ -216,14 +202,7 @@ def _label_ends(axes: Any, ends: list[tuple[float, str, str]]) -> None:
 
 
 def _spread(heights: list[float], gap: float) -> list[float]:
-    """Move heights apart so that neighbours differ by at least `gap`, and return the new heights.
-
-    Heights that are too close form a group, which is spread evenly around its mean.
-
-    Args:
-        heights: the heights in ascending order.
-        gap: smallest allowed difference of two neighbours.
-    """
+    """Move heights apart so that neighbours differ by at least `gap`, and return the new heights."""
     groups: list[list[float]] = []
     for height in heights:
         groups.append([height])

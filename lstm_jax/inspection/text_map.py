@@ -39,12 +39,7 @@ def _rules(prefix: str, colour: str) -> str:
 
 
 def _runs(characters: Sequence[str], classes: Sequence[str]) -> str:
-    """Return HTML of a text, with one <span> element for each run of characters that have the same CSS class.
-
-    Args:
-        characters: the characters of the text.
-        classes: CSS class of each character. Characters with the class "" get no <span>.
-    """
+    """Return HTML of a text, with one <span> element for each run of characters that have the same CSS class."""
     parts, begin = [], 0
     for n in range(1, len(characters) + 1):
         if n == len(characters) or classes[n] != classes[begin]:

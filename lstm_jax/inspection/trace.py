@@ -112,17 +112,7 @@ def _layers(model: nnx.Module) -> Iterator[tuple[str, Recurrent]]:
 
 
 def _name(layer: Recurrent, path: str, running: list[str]) -> None:
-    """Change a layer so that its path is in the list `running` while the layer runs.
-
-    The class of the layer is replaced by a new subclass. Each call of the layer, or of its method `step`, then appends `path` to the list
-    when the call begins, and removes the path when the call ends. The last entry of the list is therefore the path of the layer that runs
-    at the moment. While an outer layer calls an inner layer, the last entry is the path of the inner layer.
-
-    Args:
-        layer: the layer, which is changed in place.
-        path: path of the layer in the model.
-        running: list of the paths of all layers whose calls have begun but not ended.
-    """
+    """Change a layer so that its path is in the list `running` while the layer runs."""
     kind = type(layer)
 
     @contextlib.contextmanager

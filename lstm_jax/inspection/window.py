@@ -176,12 +176,7 @@ def clustered(series: np.ndarray) -> np.ndarray:
 
 
 def _text(window: Window, kept: list[np.ndarray]) -> str:
-    """Return the HTML text of the page that shows the content `window`.
-
-    Args:
-        window: content of the page.
-        kept: one array for each layer, with the indices of the units that are shown.
-    """
+    """Return the HTML text of the page that shows the content `window`."""
     shown, total = sum(map(len, kept)), sum(_sizes(window))
     note = f" Shown are {shown} of {total} units, those whose outputs vary most." if shown < total else ""
     content = {
@@ -197,21 +192,11 @@ def _text(window: Window, kept: list[np.ndarray]) -> str:
 
 
 def _sizes(window: Window) -> list[int]:
-    """Return the number of units of each recurrent layer in the content `window` of a page."""
     return [next(iter(layer.arrays.values())).shape[1] for layer in window.examples[0].frames[0].layers]
 
 
 def _units_that_fit(window: Window, most_bytes: int) -> list[np.ndarray]:
-    """Choose the units of each layer to show in a page of at most `most_bytes` bytes.
-
-    If there is no room for all units of a layer, the units whose outputs vary most are chosen.
-
-    Returns:
-        One array for each layer, with the indices of the chosen units.
-
-    Raises:
-        InputError: if there is no room for `LEAST_UNITS` units of each layer.
-    """
+    """Choose the units of each layer to show in a page of at most `most_bytes` bytes."""
     layers, sizes = window.examples[0].frames[0].layers, _sizes(window)
     steps = sum(len(example.steps) for example in window.examples) * len(window.epochs)
     frames = len(window.examples) * len(window.epochs)
@@ -265,7 +250,6 @@ def _symmetric(values: np.ndarray) -> tuple[float, float]:
 
 
 def _bytes(values: np.ndarray, low: float, high: float) -> str:
-    """Encode an array as base64 text, with one byte for each value, row by row. The byte is 0 for `low` and 255 for `high`."""
     scaled = np.rint((np.asarray(values, np.float64) - low) / (high - low) * 255)
     return base64.b64encode(np.clip(scaled, 0, 255).astype(np.uint8).tobytes()).decode()
 

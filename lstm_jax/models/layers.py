@@ -9,14 +9,7 @@ from lstm_jax.config import RecurrentConfig
 
 
 def make_layer(kind: Callable, features: int, config: RecurrentConfig, **options) -> Any:
-    """Return a recurrent layer with the settings of a model's config.
-
-    Args:
-        kind: function or class that makes the layer: `recurrent` or `Bidirectional`.
-        features: number of input features of the layer.
-        config: config of the model.
-        options: further keyword arguments for `kind`.
-    """
+    """Return a recurrent layer with the settings of a model's config."""
     return kind(
         features,
         config.units,

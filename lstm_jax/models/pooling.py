@@ -12,18 +12,7 @@ from lstm_jax.packing import PackedPlaces
 
 
 def pool(h: Float[Array, "T B D"], ids: Int[Array, "T B"], kind: str) -> Float[Array, "B P"]:
-    """Return the outputs of a recurrent layer, pooled over the words of each row.
-
-    For a row without words, the pooled outputs are zeros.
-
-    Args:
-        h: outputs (T, B, D) with D features.
-        ids: word ids (T, B), padded with 0.
-        kind: "mean", "max" or "mean+max".
-
-    Returns:
-        The pooled outputs: (B, 2 D) if the kind is "mean+max", else (B, D).
-    """
+    """Return the outputs of a recurrent layer, pooled over the words of each row."""
     real = jnp.broadcast_to((ids != 0)[..., None], h.shape)
     mean = jnp.where(real, h, 0).sum(0) / jnp.maximum(real.sum(0), 1).astype(h.dtype)
     largest = jnp.where(real.any(0), jnp.where(real, h, -jnp.inf).max(0), 0)
@@ -31,20 +20,7 @@ def pool(h: Float[Array, "T B D"], ids: Int[Array, "T B"], kind: str) -> Float[A
 
 
 def pool_packed(h: Float[Array, "T B D"], places: PackedPlaces, kind: str) -> Float[Array, "B M P"]:
-    """Return the outputs of a recurrent layer, pooled over the steps of each text, for at most M texts that are packed in each row.
-
-    If a feature has its maximum at several steps of a text, the gradient of the maximum is divided equally among these steps, as in
-    `jnp.max`.
-
-    Args:
-        h: outputs (T, B, D) with D features.
-        places: positions of the texts in the rows.
-        kind: "mean", "max" or "mean+max".
-
-    Returns:
-        The pooled outputs: (B, M, 2 D) if the kind is "mean+max", else (B, M, D). If a row has fewer than M texts, the remaining entries
-        of the row are arbitrary.
-    """
+    """Return the outputs of a recurrent layer, pooled over the steps of each text, for at most M texts that are packed in each row."""
     member = members(places, h.shape[0])
     mean = sum_members(member, h) / jnp.maximum(member.sum(-1), 1)[..., None].astype(h.dtype)
     return _join(mean, mean if kind == "mean" else _largest(h, places), kind)
@@ -67,15 +43,7 @@ def _largest(h: Float[Array, "T B D"], places: PackedPlaces) -> Float[Array, "B 
 
 @_largest.defjvp
 def _largest_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
-    """Return the value of `_largest` and its tangent. This function is the rule for the forward-mode derivative (JVP) of `_largest`.
-
-    The value is the maximum of each output over each packed text. The tangent is the mean of the tangents of `h` at the steps that have the
-    maximum.
-
-    Args:
-        primals: the arguments (h, places) of `_largest`.
-        tangents: the tangents of these arguments. Only the tangent of `h` is used.
-    """
+    """Return the value of `_largest` and its tangent."""
     h, places = primals
     value = _largest(h, places)
     member = members(places, h.shape[0])
@@ -85,36 +53,19 @@ def _largest_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]
 
 
 def members(places: PackedPlaces, steps: int) -> Bool[Array, "B M T"]:
-    """Return an array whose entry [b, m, t] tells whether step t of row b belongs to text m of the row.
-
-    Args:
-        places: positions of the texts in the rows.
-        steps: number of steps T of a row.
-    """
+    """Return an array whose entry [b, m, t] tells whether step t of row b belongs to text m of the row."""
     step = jnp.arange(steps)[None, None, :]
     return (places.first[..., None] <= step) & (step <= places.last[..., None])
 
 
 def text_at_step(values: Float[Array, "B M D"], member: Bool[Array, "B M T"]) -> Float[Array, "T B D"]:
-    """Return an array that holds for each step the D values of the text to which the step belongs.
-
-    At a step that belongs to no text, the values are arbitrary.
-
-    Args:
-        values: array (B, M, D) with D values for each text of each row.
-        member: bool (B, M, T) that tells which steps belong to each text, as `members` returns it.
-    """
+    """Return an array that holds for each step the D values of the text to which the step belongs."""
     text = jnp.argmax(member, 1)
     return jnp.swapaxes(jnp.take_along_axis(values, text[..., None], 1), 0, 1)
 
 
 def sum_members(member: Bool[Array, "B M T"], values: Float[Array, "T B D"]) -> Float[Array, "B M D"]:
-    """Return the sums (B, M, D) of `values` over the steps of each of the M texts of each row, computed by a matrix product.
-
-    Args:
-        member: bool (B, M, T) that tells which steps belong to each text, as `members` returns it.
-        values: array (T, B, D) with D values for each step of each row.
-    """
+    """Return the sums (B, M, D) of `values` over the steps of each of the M texts of each row, computed by a matrix product."""
     return jnp.einsum("bmt,tbd->bmd", member.astype(values.dtype), values, precision=lax.Precision.HIGHEST)
 
 

@@ -117,15 +117,7 @@ class SentimentClassifier(nnx.Module):
         return self.head(features)[..., 0]
 
     def _last_of_each(self, h: Float[Array, "T B D"], packed: PackedPlaces) -> Float[Array, "B M D"]:
-        """Return the last output of each packed text: the output of the last recurrent layer when it has read the whole text.
-
-        A forward layer has its last output at the last step of the text. A backward layer reads in reverse, and has its last output at the
-        first step of the text. The last outputs of the two layers of a bidirectional layer are concatenated.
-
-        Args:
-            h: outputs (T, B, D) of the last recurrent layer.
-            packed: positions of the texts in the rows.
-        """
+        """Return the last output of each packed text: the output of the last recurrent layer when it has read the whole text."""
         rows = jnp.arange(h.shape[1])[:, None]
         last = h[packed.last, rows]
         layer = self.recurrent.layers[-1]
@@ -137,15 +129,7 @@ class SentimentClassifier(nnx.Module):
         return jnp.concatenate([last[..., :units], h[packed.first, rows][..., units:]], axis=-1)
 
     def _key(self, rngs: nnx.Rngs | jax.Array | None, number: int) -> jax.Array:
-        """Return a random key for word dropout or for the dropout of the head.
-
-        Args:
-            rngs: a key, from which the returned key is derived, or an `nnx.Rngs`, whose stream `dropout` gives the returned key.
-            number: 0 for word dropout, 1 for the dropout of the head.
-
-        Raises:
-            InputError: if `rngs` is None.
-        """
+        """Return a random key for word dropout or for the dropout of the head."""
         rngs = as_key(rngs)
         if isinstance(rngs, jax.Array):
             return jax.random.fold_in(rngs, len(self.recurrent.layers) + number)  # the layers fold in the smaller numbers

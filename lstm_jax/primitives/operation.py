@@ -45,20 +45,14 @@ class Operation:
 
     @abstractmethod
     def backward(self, wanted: Any, args: tuple, residuals: Any, cotangents: Any) -> tuple:
-        """Return the gradients with respect to `args` as a tuple of the same structure.
-
-        A gradient may be None where `wanted` is False. `Operation` describes the arguments.
-        """
+        """Return the gradients with respect to `args` as a tuple of the same structure."""
 
     @abstractmethod
     def plain_forward(self, keep: bool, *args) -> tuple[Any, Any]:
         """Return the same results as `forward`. This method is its twin: it uses ordinary JAX operations instead of compiled code."""
 
     def plain_backward(self, wanted: Any, args: tuple, residuals: Any, cotangents: Any) -> tuple:
-        """Return the same results as `backward`, computed by ordinary JAX operations instead of compiled code.
-
-        This method differentiates `plain_forward`. A subclass can override it to compute the gradients from the residuals with less work.
-        """
+        """Return the same results as `backward`, computed by ordinary JAX operations instead of compiled code."""
         del residuals
         leaves, tree = jax.tree.flatten(args)
         given = [n for n, want in enumerate(tree.flatten_up_to(wanted)) if want]
@@ -77,10 +71,7 @@ class Operation:
 
     @abstractmethod
     def runs_on(self) -> tuple[str, ...]:
-        """Return the platforms, such as "cpu", on which `forward` and `backward` run.
-
-        Other platforms run `plain_forward` and `plain_backward`.
-        """
+        """Return the platforms, such as "cpu", on which `forward` and `backward` run."""
 
     @abstractmethod
     def rows(self, args: tuple) -> list[int | None]:
@@ -95,10 +86,7 @@ class Operation:
         return [1] * len(jax.tree.leaves(residuals))
 
     def mapped(self, dims: tuple[int | None, ...], size: int) -> "Operation":
-        """Return an operation that runs this operation `size` times, on arguments that are stacked along a leading axis.
-
-        `dims` has an entry for each array in the arguments: 0 if it is stacked, or None if all runs share it. All results are stacked.
-        """
+        """Return an operation that runs this operation `size` times, on arguments that are stacked along a leading axis."""
         return Vmapped(self, dims, size)
 
 
@@ -131,10 +119,7 @@ def _apply(operation: Operation, args: tuple):
 
 
 def _run_forward(operation: Operation, keep: bool, tree, leaves: Leaves) -> tuple[Any, Any]:
-    """Run `operation.forward` as a JAX primitive, and return (outputs, residuals).
-
-    The arguments of `operation.forward` are `keep` (see `Operation`), followed by the entries of `tree.unflatten(leaves)`.
-    """
+    """Run `operation.forward` as a JAX primitive, and return (outputs, residuals)."""
 
     def compiled(*leaves):
         return operation.forward(keep, *tree.unflatten(leaves))
@@ -148,11 +133,7 @@ def _run_forward(operation: Operation, keep: bool, tree, leaves: Leaves) -> tupl
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3), inline=True)  # gradients outside of jit are traced once
 def _run_backward(operation: Operation, wanted: tuple[int, ...], trees: tuple, given: tuple[int, ...], leaves: Leaves) -> Leaves:
-    """Run the backward pass as a JAX primitive, and return the gradients of the argument leaves whose indices are in `wanted`.
-
-    `trees` contains the structures of the arguments, the residuals and the cotangents. `leaves` contains the leaves of these three trees,
-    without the cotangents that are zero. `given` contains the indices of the nonzero cotangents.
-    """
+    """Run the backward pass as a JAX primitive, and return the gradients of the argument leaves whose indices are in `wanted`."""
     functions = (operation.backward, operation.plain_backward)
     compiled, plain = (partial(_call_backward, function, wanted, trees, given) for function in functions)
     branches, _ = _trace(operation, compiled, plain, leaves)
@@ -170,26 +151,17 @@ def _call_backward(function: Callable, wanted: tuple[int, ...], trees: tuple, gi
 
 
 def _cut(trees: tuple, leaves: Sequence) -> tuple[Sequence, Sequence, Sequence]:
-    """Split the flat sequence `leaves` into three flat sequences: leaves of the arguments, leaves of the residuals, and the rest.
-
-    The numbers of leaves follow from `trees[0]`, the structure of the arguments, and `trees[1]`, the structure of the residuals.
-    """
     args, residuals = trees[0].num_leaves, trees[1].num_leaves
     return leaves[:args], leaves[args : args + residuals], leaves[args + residuals :]
 
 
 def _trace(operation: Operation, compiled: Callable, plain: Callable, leaves: Leaves) -> tuple[tuple[ClosedJaxpr, ClosedJaxpr], Any]:
-    """Trace `compiled` and its twin `plain`. Return ((jaxpr of `compiled`, jaxpr of `plain`), tree structure of their results)."""
     twin, shapes = jax.make_jaxpr(plain, return_shape=True)(*leaves)
     return (jax.make_jaxpr(compiled)(*leaves) if operation.runs_on() else twin, twin), jax.tree.structure(shapes)
 
 
 def _tangents(operation: Operation, trees: tuple, given: tuple[int, ...], *leaves) -> Leaves:
-    """Return the tangents of an operation's outputs, computed by forward-mode differentiation of `plain_forward`.
-
-    `leaves` contains the leaves of the arguments, then those of the residuals, then the tangents of the arguments with the indices `given`.
-    `trees` contains the tree structures of the arguments, of the residuals and of the outputs. The values of the residuals are not used.
-    """
+    """Return the tangents of an operation's outputs, computed by forward-mode differentiation of `plain_forward`."""
     args, _, tangents = _cut(trees, leaves)
 
     def of_given(*values):
@@ -359,12 +331,7 @@ class Vmapped(Operation):
         return self._over(lambda args: self.inner.plain_forward(keep, *args), args)
 
     def backward(self, wanted, args, residuals, cotangents):
-        """Return the gradients with respect to `args`. A gradient is None where `wanted` is False.
-
-        An array in `args` is stacked if its entry in `dims` is 0. It then has one entry along its leading axis for each call of `inner`,
-        and its gradient is the stack of the gradients of all calls. An array that is not stacked is shared by all calls, and its gradient
-        is the sum of their gradients.
-        """
+        """Return the gradients with respect to `args`. A gradient is None where `wanted` is False."""
         return self._back(self.inner.backward, wanted, args, residuals, cotangents)
 
     def plain_backward(self, wanted, args, residuals, cotangents):

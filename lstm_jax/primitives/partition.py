@@ -17,17 +17,7 @@ SUM = "sum"
 
 
 def partitioned(function: Callable, arg_axes: Sequence[int | None], result_axes: Sequence[int | str | None]) -> Callable:
-    """Return a version of `function` that accepts sharded arrays in a jitted program. Each device calls `function` on its own shard.
-
-    Each array is sharded along at most one axis, for example its batch axis, and replicated along all other axes. Under `shard_map`, and on
-    a single device, the returned function just calls `function`.
-
-    Args:
-        function: function(*arrays) that returns a list of arrays. The results for one shard must not depend on the other shards.
-        arg_axes: one entry for each argument: the index of its sharded axis, or None if the argument is replicated.
-        result_axes: one entry for each result: the index of its sharded axis, or None if the result is replicated, or the constant `SUM`.
-            `SUM` means that the result is the sum of what `function` returns on the devices.
-    """
+    """Return a version of `function` that accepts sharded arrays in a jitted program. Each device calls `function` on its own shard."""
 
     @custom_partitioning
     def made(*args):
@@ -65,39 +55,19 @@ def partitioned(function: Callable, arg_axes: Sequence[int | None], result_axes:
 def call_partitioned(
     function: Callable, operands: Sequence[tuple[Any, int | None]], result_axes: Sequence[int | str | None]
 ) -> list[jax.Array]:
-    """Call a function on sharded arrays, so that each device calls it on its own shard, and return the results; see `partitioned`.
-
-    Args:
-        function: function(*arrays) that returns a list of arrays. The results for one shard must not depend on the other shards.
-        operands: pairs (array, index of its sharded axis). The index is None for a replicated array. Pairs whose array is None are left
-            out.
-        result_axes: one entry for each result: the index of its sharded axis, or None if the result is replicated, or the constant `SUM` if
-            the result is the sum of what `function` returns on the devices.
-    """
+    """Call a function on sharded arrays, so that each device calls it on its own shard, and return the results; see `partitioned`."""
     args, axes = zip(*(pair for pair in operands if pair[0] is not None), strict=True)
     return list(partitioned(function, axes, result_axes)(*args))
 
 
 def devices_at_once() -> int:
-    """Return the number of devices that will run the function that JAX is tracing. Each device runs it on its own shard.
-
-    If the function is traced neither by `partitioned` nor under `shard_map`, return 1, even if JAX has several devices.
-    """
+    """Return the number of devices that will run the function that JAX is tracing. Each device runs it on its own shard."""
     mesh = jax.sharding.get_abstract_mesh()
     return max(_DEVICES.get(), math.prod(mesh.shape[name] for name in mesh.manual_axes))
 
 
 def _names(mesh, shapes, axes) -> tuple[str, ...]:
-    """Return the names of the mesh axes over which arrays are sharded, or () if they are not sharded.
-
-    For each array only one axis is examined. The first array that is sharded along its examined axis determines the names. If the size of
-    this axis is not divisible by the number of shards, the result is ().
-
-    Args:
-        mesh: the device mesh.
-        shapes: the shapes and shardings of the arrays.
-        axes: one entry for each array: the index of the axis that is examined, or None to skip the array.
-    """
+    """Return the names of the mesh axes over which arrays are sharded, or () if they are not sharded."""
     for shape, axis in zip(shapes, axes, strict=True):
         spec = getattr(shape.sharding, "spec", None)
         entry = spec[axis] if axis is not None and spec is not None and axis < len(spec) else None
@@ -116,16 +86,7 @@ def _sharding(mesh, axis: Any, names: tuple[str, ...]) -> NamedSharding:
 
 
 def _rule(arg_axes, result_axes, args, results) -> tuple[str, dict[str, tuple[str, ...]]]:
-    """Return the sharding rule of `partitioned` for Shardy, the partitioner of XLA: a pair (text of the rule, dict of its options).
-
-    In the rule, the sharded axes of all arrays have the name "rows". All other axes must be replicated.
-
-    Args:
-        arg_axes: one entry for each argument, as in `partitioned`.
-        result_axes: one entry for each result, as in `partitioned`.
-        args: arguments, of which only the shapes are read.
-        results: results, of which only the shapes are read.
-    """
+    """Return the sharding rule of `partitioned` for Shardy, the partitioner of XLA: a pair (text of the rule, dict of its options)."""
     numbers = count()
     unsplit: list[str] = []
 
@@ -144,13 +105,7 @@ def _rule(arg_axes, result_axes, args, results) -> tuple[str, dict[str, tuple[st
 
 
 def vary_together(*trees: Any) -> tuple:
-    """Cast pytrees of arrays so that all arrays have the same set of varying mesh axes, and return the pytrees.
-
-    A mesh axis is varying for an array if the devices along this axis may hold different values of the array. Under `shard_map` the type of
-    an array contains the set of its varying axes, and `lax.scan` requires equal sets. Arrays whose set is smaller than the union of all
-    sets are cast with `jax.lax.pcast`. JAX then sums their gradients over the devices along the added axes. Outside of `shard_map` no array
-    is changed.
-    """
+    """Cast pytrees of arrays so that all arrays have the same set of varying mesh axes, and return the pytrees."""
     leaves = jax.tree.leaves(trees)
     names = tuple(sorted(set().union(*map(_varying, leaves))))
     if not names:
@@ -176,16 +131,7 @@ def explicit_sharding(array: Any) -> Any:
 
 
 def in_automatic_mode(function: Callable, rows_of: int, out_axes: Any) -> Callable:
-    """Return a version of `function` that also accepts arrays on a mesh with explicit axes (`AxisType.Explicit`).
-
-    For such arrays the function is run with automatic axes, by `jax.sharding.auto_axes`.
-
-    Args:
-        function: function(*trees) that returns a pytree of arrays.
-        rows_of: position of the argument from which the sharding of the results is taken. This argument is an array whose axis 1 is the
-            batch axis. The batch axes of the results are sharded like this axis.
-        out_axes: pytree with the structure of the results. For each result it contains the index of the batch axis.
-    """
+    """Return a version of `function` that also accepts arrays on a mesh with explicit axes (`AxisType.Explicit`)."""
 
     def run(*args):
         explicit = [found for found in map(explicit_sharding, jax.tree.leaves(args)) if found is not None]

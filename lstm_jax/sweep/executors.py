@@ -57,19 +57,7 @@ class Resources:
 
 
 def attempt(function: Run, config: Any) -> Row:
-    """Call `function` on a copy of the config in this process, and return the row of this run.
-
-    The row is a dict with the keys "config", "status" ("done"), "result" and "seconds" (the duration). It does not contain the id of the
-    run. "config" has the values of the config before the call, even if the function changes a dict or a list in its config. "result" is the
-    dict that the function returned, in the form that JSON gives it: tuples become lists, and NumPy and JAX scalars become numbers. If the
-    call raises an exception, or its result is no dict that JSON can represent, the status is "failed", and the row has the key "error" in
-    place of "result". A call of `sys.exit` counts as an exception.
-
-    Raises:
-        KeyboardInterrupt: if a SIGINT (Ctrl-C) interrupts the call, or if the call raises `Interrupted`. A training run of the library
-            raises `Interrupted` after a SIGINT or SIGTERM. An interrupted call returns no row, not even one with the status "failed". In
-            a sweep with the executor `here`, the `KeyboardInterrupt` ends the sweep.
-    """
+    """Call `function` on a copy of the config in this process, and return the row of this run."""
     start = time.perf_counter()
     try:
         result = json.loads(json.dumps(dict(function(_copied(config))), default=_plain))
@@ -92,7 +80,6 @@ def _copied(value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """Convert a NumPy or JAX scalar to the equal Python number, bool or text. Convert any other value to a float."""
     item = value.item() if hasattr(value, "item") else value
     return item if isinstance(item, bool | int | float | str) else float(item)
 
@@ -102,17 +89,7 @@ def _failed(config: Any, error: str, seconds: float) -> Row:
 
 
 def here(function: Run, missing: Mapping[str, Any], resources: Resources, tally: Tally) -> Outcomes:
-    """Call `function` on one config after another in this process.
-
-    Args:
-        function: function that executes the run of a config.
-        missing: dict from the id of each run to its config.
-        resources: settings, which this executor ignores.
-        tally: counts of the runs. This function updates its field `running`.
-
-    Yields:
-        A pair (id, row) when a run ends. The row is a dict like the result of `attempt`, and does not contain the id.
-    """
+    """Call `function` on one config after another in this process."""
     for key, config in missing.items():
         tally.running = 1
         row = attempt(function, config)
@@ -121,25 +98,7 @@ def here(function: Run, missing: Mapping[str, Any], resources: Resources, tally:
 
 
 def processes(function: Run, missing: Mapping[str, Any], resources: Resources, tally: Tally) -> Outcomes:
-    """Call `function` on each config in a fresh process.
-
-    If an interrupt ends the generator, or the caller closes the generator early, the processes that still run are killed. The runs of these
-    processes have no rows.
-
-    Args:
-        function: function that executes the run of a config.
-        missing: dict from the id of each run to its config.
-        resources: settings. `resources.workers` is the number of processes that run at the same time; 0 means one per core. The cores are
-            divided among the processes.
-        tally: counts of the runs. This function updates its field `running`.
-
-    Yields:
-        A pair (id, row) when a run ends. The row is a dict like the result of `attempt`, and does not contain the id.
-
-    Raises:
-        KeyboardInterrupt: if this process receives a SIGINT, if it receives a SIGTERM and has no handler for it, or if a SIGINT has ended
-            one of the started processes.
-    """
+    """Call `function` on each config in a fresh process."""
     cores = machine.cores()
     workers = resources.workers or len(cores)
     shares: queue.SimpleQueue[list[int]] = queue.SimpleQueue()
@@ -164,11 +123,7 @@ def processes(function: Run, missing: Mapping[str, Any], resources: Resources, t
 
 @contextlib.contextmanager
 def _sigterm_interrupts() -> Iterator[None]:
-    """Let a SIGTERM raise `KeyboardInterrupt` until the context ends.
-
-    By default, a SIGTERM would end this process at once, and the processes that it has started would go on. The context manager does
-    nothing if SIGTERM does not have its default handling, or if the context is not entered in the main thread.
-    """
+    """Let a SIGTERM raise `KeyboardInterrupt` until the context ends."""
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
         return
@@ -191,13 +146,7 @@ class _Children:
 
     @contextlib.contextmanager
     def started(self, *arguments: Any, **options: Any) -> Iterator[subprocess.Popen]:
-        """Return a context manager that starts a process, and that kills the process if an exception ends the `with` block.
-
-        The arguments are those of `subprocess.Popen`. At the end of the block, the context manager waits until the process has ended.
-
-        Raises:
-            KeyboardInterrupt: if the method `kill` of this object was called before. In this case no process is started.
-        """
+        """Return a context manager that starts a process, and that kills the process if an exception ends the `with` block."""
         with self._lock:  # otherwise `kill` could miss a process that is about to start
             if self._ended:
                 raise KeyboardInterrupt
@@ -222,15 +171,7 @@ class _Children:
 
 
 def _in_process(function: Run, config: Any, cores: Iterable[int], children: _Children) -> Row:
-    """Call `function(config)` in a fresh process on the given CPU cores, and return the row of this run (see `attempt`).
-
-    If the process ends without a row, for example because it is killed, the row has the status "failed".
-
-    Raises:
-        InputError: if the config cannot be pickled, or if the import of the function or of a class in the config raises an `InputError` in
-            the fresh process; see `lstm_jax.sweep.child`.
-        KeyboardInterrupt: if a SIGINT has ended the process.
-    """
+    """Call `function(config)` in a fresh process on the given CPU cores, and return the row of this run (see `attempt`)."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
@@ -253,10 +194,7 @@ def _in_process(function: Run, config: Any, cores: Iterable[int], children: _Chi
 
 
 def _error_output() -> Any:
-    """Return the argument `stdout` of `subprocess.Popen` that sends the standard output of the new process to standard error.
-
-    The result is `sys.stderr`, or the file descriptor 2 if `sys.stderr` has no file descriptor, for example because it is a buffer.
-    """
+    """Return the argument `stdout` of `subprocess.Popen` that sends the standard output of the new process to standard error."""
     try:
         sys.stderr.fileno()
     except (AttributeError, OSError):  # for example `contextlib.redirect_stderr` to a buffer
@@ -265,24 +203,7 @@ def _error_output() -> Any:
 
 
 def slurm(function: Run, missing: Mapping[str, Any], resources: Resources, tally: Tally) -> Outcomes:
-    """Call `function` on each config in a Slurm job of its own, which the package submitit starts.
-
-    The jobs are submitted as arrays of at most `ARRAY_JOBS` jobs.
-
-    If the generator is closed before all jobs have ended, for example after Ctrl-C, the remaining jobs are cancelled.
-
-    Args:
-        function: function that executes the run of a config.
-        missing: dict from the id of each run to its config.
-        resources: settings. This executor uses the fields `folder` and `options`.
-        tally: counts of the runs. This function updates its field `running`.
-
-    Yields:
-        A pair (id, row) when a run ends. The row is a dict like the result of `attempt`, and does not contain the id.
-
-    Raises:
-        InputError: if submitit is not installed, if it does not know the cluster or a parameter, or if Slurm refuses the jobs.
-    """
+    """Call `function` on each config in a Slurm job of its own, which the package submitit starts."""
     try:
         import submitit  # pyright: ignore[reportMissingImports]
     except ImportError as error:
@@ -314,21 +235,13 @@ def slurm(function: Run, missing: Mapping[str, Any], resources: Resources, tally
 
 
 def _attempt_in_job(main: str, function: Run, config: Any) -> Row:
-    """Execute a run in a Slurm job, and return the row of the run; see `attempt`.
-
-    `main` is the name of the script that submitted the job. `main_name` returns this name in the job, too, so that a function of the script
-    has the same name in the job as in the script; see `import_name`.
-    """
     set_main_name(main)
     return attempt(function, config)
 
 
 @contextlib.contextmanager
 def _submission_errors(submitit: Any) -> Iterator[None]:
-    """Return a context manager that raises an `InputError` if Slurm refuses the jobs that are submitted inside the context.
-
-    The error contains the last line of Slurm's message.
-    """
+    """Return a context manager that raises an `InputError` if Slurm refuses the jobs that are submitted inside the context."""
     try:
         yield
     except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
@@ -337,16 +250,12 @@ def _submission_errors(submitit: Any) -> Iterator[None]:
 
 
 def _slices(keys: list[str], size: int) -> Iterator[list[str]]:
-    """Yield the keys in lists of at most `size` keys."""
     for begin in range(0, len(keys), size):
         yield keys[begin : begin + size]
 
 
 def _row_of_job(job: Any, config: Any) -> Row:
-    """Return the row (see `attempt`) of the run of `config`. `job` is the submitit job that executed this run and has ended.
-
-    If the job was killed, or ran out of time or memory, the row has the status "failed".
-    """
+    """Return the row (see `attempt`) of the run of `config`."""
     try:
         return job.result()
     except Exception as error:

@@ -23,11 +23,7 @@ Run = Callable[[Any], Mapping[str, Any]]
 
 
 def import_name(item: Any) -> str:
-    """Return the name "module:name" with which another process can import a function or class.
-
-    Raises:
-        InputError: if the function has no name, for example because it is an instance of `functools.partial`.
-    """
+    """Return the name "module:name" with which another process can import a function or class."""
     require(hasattr(item, "__qualname__"), "function", item, "give a function with a name, by which rows are found again")
     module = main_name() if item.__module__ == "__main__" else item.__module__
     return f"{module}:{item.__qualname__}"
@@ -38,29 +34,20 @@ _importing = False
 
 
 def main_name() -> str:
-    """Return the name by which another process can import the running script.
-
-    In a Slurm job, return the name of the script that submitted the job.
-    """
+    """Return the name by which another process can import the running script."""
     main = sys.modules["__main__"]
     spec = getattr(main, "__spec__", None)  # set by python -m; a script is imported by its file name, since its folder is on the path
     return _main_of_parent or (spec.name if spec else Path(getattr(main, "__file__", None) or "__main__").stem)
 
 
 def set_main_name(name: str) -> None:
-    """Set the name that `main_name` returns in this process.
-
-    A Slurm job calls this function, because its running script is not the script that submitted the job.
-    """
+    """Set the name that `main_name` returns in this process."""
     global _main_of_parent
     _main_of_parent = name
 
 
 def is_importing() -> bool:
-    """Return whether a call of `import_item`, in any thread, is importing a module at the moment.
-
-    During the import, the code at the top level of the module is executed.
-    """
+    """Return whether a call of `import_item`, in any thread, is importing a module at the moment."""
     return _importing
 
 
@@ -79,21 +66,7 @@ def import_item(name: str) -> Any:
 
 
 def require_importable(item: Any, kind: str) -> None:
-    """Check that another process will find a function or class by its name.
-
-    For an item of the running script (`__main__`) this function checks that the script can be found as a module, without importing it.
-
-    Args:
-        item: function or class.
-        kind: "function" or "class of a config", for the error.
-
-    Raises:
-        InputError: in one of these cases.
-
-            - The item has no name, or is defined inside a function.
-            - The running script defines the item, but cannot be found as a module, for example because it is a notebook and has no file.
-            - The module of the item is not loaded, or does not contain the item under its name.
-    """
+    """Check that another process will find a function or class by its name."""
     name = import_name(item)
     module, _, path = name.partition(":")
     remedy = 'another process cannot import it: define it at the top level of a module or script, or use where="here"'
@@ -134,24 +107,7 @@ def run_id(function: Run, config: Any) -> str:
 
 
 def other_classes(value: Any, usual: Any, path: str = "", kinds: frozenset[type] = frozenset()) -> dict[str, str]:
-    """Return the inner configs whose class is not the usual one, as a dict from the path of an inner config to the name of its class.
-
-    An inner config is a config that is stored in a field of another config, directly or in a container. A path is a text such as
-    "train.optimizer". The usual class of an inner config is defined by the field in which it is stored:
-
-    - If the default value of the field contains a config in the same place, the usual class is the class of this config.
-    - Otherwise, if the annotation of the field names exactly one dataclass, the usual class is this dataclass.
-    - Otherwise there is no usual class, and the inner config is always in the result.
-
-    Args:
-        value: the outermost config, the value of a field, or a part of such a value, such as an item of a list.
-        usual: object to compare `value` with. For the outermost config, it is a config of the class that is expected. For the value of a
-            field, it is the field's default value, or `dataclasses.MISSING` if there is none. For a part of a value, it is the part of the
-            default value in the same place, or None if the default value has no such part.
-        path: path of the value. It is "" for the outermost config, and otherwise has a leading dot, such as ".train.optimizer". The paths
-            in the result have no leading dot.
-        kinds: dataclasses in the annotation of the field to which the value belongs.
-    """
+    """Return the inner configs whose class is not the usual one, as a dict from the path of an inner config to the name of its class."""
     found: dict[str, str] = {}
     if is_config(value):
         only = not dataclasses.is_dataclass(usual) and kinds == {type(value)}
@@ -173,7 +129,6 @@ def other_classes(value: Any, usual: Any, path: str = "", kinds: frozenset[type]
 
 @cache
 def _usual(kind: type, name: str) -> Any:
-    """Return the default value of a field of a dataclass. The result is cached, since making some default values takes a millisecond."""
     return default(next(field for field in dataclasses.fields(kind) if field.name == name))
 
 
@@ -187,17 +142,13 @@ def _hints(kind: type) -> dict[str, Any]:
 
 
 def _dataclasses(annotation: Any) -> frozenset[type]:
-    """Return the dataclasses that an annotation names, such as {Inner} for `tuple[Inner, ...]`."""
     if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
         return frozenset({annotation})
     return frozenset().union(*map(_dataclasses, get_args(annotation)))
 
 
 def source_digest(function: Run) -> str:
-    """Return 16 hex digits of SHA-256 over the source code of a function, or "" if the source is not available.
-
-    The digest changes if the function itself is edited, but not if a function that it calls, or the data that it reads, is changed.
-    """
+    """Return 16 hex digits of SHA-256 over the source code of a function, or "" if the source is not available."""
     try:
         source = inspect.getsource(function)
     except (OSError, TypeError):
@@ -224,13 +175,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def pickle_config(config: Any) -> bytes:
-    """Return a config as bytes, from which another process can rebuild it with `unpickle_config`.
-
-    The rebuilt config equals the original one. Inner configs keep their classes, tuples remain tuples, and lists remain lists.
-
-    Raises:
-        InputError: if another process cannot import the class of the config or of an inner config, or if a value cannot be pickled.
-    """
+    """Return a config as bytes, from which another process can rebuild it with `unpickle_config`."""
     file = io.BytesIO()
     try:
         _Pickler(file).dump(config)

@@ -99,12 +99,7 @@ def run(
 
 
 def _check(function: Run, configs: Sequence[Any], where: str, workers: int) -> None:
-    """Check the arguments of `run`.
-
-    Raises:
-        InputError: if an argument is wrong. Also if a script calls `run` at its top level, and a process of its sweep imports this script:
-            the process would start the sweep once more.
-    """
+    """Check the arguments of `run`."""
     importing = "called while a run's process imports its function"
     require(not is_importing(), "sweep", importing, 'put the call below if __name__ == "__main__":')
     *first, last = EXECUTORS
@@ -124,12 +119,7 @@ def _check(function: Run, configs: Sequence[Any], where: str, workers: int) -> N
 
 
 def _by_id(function: Run, configs: Iterable[Any]) -> dict[str, Any]:
-    """Return a dict from the id of each run to its config.
-
-    Raises:
-        InputError: if two configs have the same id but different classes, or dicts with keys of different types. The id of a run covers
-            neither the name of its config's class nor the type of a key.
-    """
+    """Return a dict from the id of each run to its config."""
     wanted: dict[str, Any] = {}
     for config in configs:
         first = wanted.setdefault(run_id(function, config), config)
@@ -151,19 +141,7 @@ def _key_types(value: Any) -> list[str]:
 
 
 def _found(path: Path, wanted: Mapping[str, Any]) -> tuple[dict[str, Row], int]:
-    """Find the rows of the given configs in a file, and return (found, others).
-
-    A row matches a config if it has the id of the config's run, and names either the class of the config or no class. Rows that older
-    versions of this module have written name no class. `found` is a dict from the id of each run to its last matching row. `others` is the
-    number of configs for which the file has rows with the id of the config's run, but all of these rows name another class.
-
-    Args:
-        path: file of rows.
-        wanted: dict from the id of each run to its config.
-
-    Raises:
-        InputError: if the file has a row that no sweep has written.
-    """
+    """Find the rows of the given configs in a file, and return (found, others)."""
 
     def check(row: Any, location: str) -> Row:
         known = isinstance(row, dict) and isinstance(row.get("id"), str) and row.keys() >= {"config", "status"}
@@ -177,17 +155,7 @@ def _found(path: Path, wanted: Mapping[str, Any]) -> tuple[dict[str, Row], int]:
 
 
 def _require_json(values: Mapping[Any, Any], prefix: str = "") -> None:
-    """Check that the values of a config can be written as JSON.
-
-    The values become part of the row that is appended to the result file when the run of the config ends.
-
-    Args:
-        values: values of the config, as `dataclasses.asdict` returns them.
-        prefix: text before the name of a field in the error.
-
-    Raises:
-        InputError: if a value cannot be written. The error names its field.
-    """
+    """Check that the values of a config can be written as JSON."""
     for name, value in values.items():
         try:
             json.dumps(value, sort_keys=True)
@@ -199,16 +167,6 @@ def _require_json(values: Mapping[Any, Any], prefix: str = "") -> None:
 
 
 def _warn(path: Path, function: Run, code: str, rows: Collection[Mapping[str, Any]], retry: bool) -> None:
-    """Warn about existing rows whose runs the user may want to repeat: rows of failed runs, and rows from another version of the function.
-
-    Args:
-        path: file of rows, for the message.
-        function: function of the sweep.
-        code: digest of the function's source code; see `source_digest`. A row with another digest is from another version. If `code` is "",
-            the versions are not compared.
-        rows: the existing rows.
-        retry: whether failed runs will be repeated. If true, failed rows give no warning.
-    """
     failed = sum(row["status"] == FAILED for row in rows)
     if failed and not retry:
         warnings.warn(f"{path}: {failed} of {len(rows)} runs have failed before; retry=True repeats them", stacklevel=3)
@@ -234,11 +192,7 @@ def existing_rows(function: Run, configs: Iterable[Any], path: str | Path) -> li
 
 
 def _summary(key: str, row: Mapping[str, Any]) -> str:
-    """Return the line that is printed when a run ends.
-
-    The line contains the id `key` of the run, its status and its duration. A failed run also shows its error. Any other run shows its
-    results, except lists. A value of more than 60 characters is cut after a word, and "[...]" stands for the words left out.
-    """
+    """Return the line that is printed when a run ends."""
     if row["status"] == FAILED:
         text = row["error"]
     else:

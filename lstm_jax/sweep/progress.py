@@ -41,18 +41,7 @@ class _TallyColumn(ProgressColumn):
 
 @contextlib.contextmanager
 def bar(title: str, total: int, tally: Tally | None = None) -> Iterator[Callable[[str], None]]:
-    """Show a progress bar during a with-statement.
-
-    If the output is not a terminal, no bar is shown. The lines that are given to the yielded function are printed in any case.
-
-    Args:
-        title: label of the bar.
-        total: number of items.
-        tally: numbers that are shown beside the bar, if given.
-
-    Yields:
-        A function that takes a line, prints it, and advances the bar by one item.
-    """
+    """Show a progress bar during a with-statement."""
     console = Console(soft_wrap=True)
     counts = (MofNCompleteColumn(),) if tally is None else (_TallyColumn(tally),)
     columns = (TextColumn(title, markup=False), BarColumn(None), *counts, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())

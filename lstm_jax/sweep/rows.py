@@ -30,11 +30,7 @@ def _require_rows(path: Path) -> None:
 
 
 def _read(path: Path) -> bytes:
-    """Return the bytes of a file of rows. If its name ends in .gz, they are decompressed.
-
-    Raises:
-        InputError: if decompression fails.
-    """
+    """Return the bytes of a file of rows."""
     content = path.read_bytes()
     if path.suffix != ".gz" or not content:
         return content
@@ -45,20 +41,7 @@ def _read(path: Path) -> bytes:
 
 
 def read_rows(path: Path, check: Callable[[Any, str], dict[str, Any]] = lambda row, location: row) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a file that has one row (a JSON object) per line. If the file does not exist, yield nothing.
-
-    A killed process may leave an incomplete line. A line that is not valid JSON in UTF-8 is skipped, and a note is printed to standard
-    error.
-
-    Args:
-        path: file of rows, plain or compressed (.gz).
-        check: function that takes a row and its location "FILE, line N", and returns the row. It is called for each row, and may raise
-            `InputError`.
-
-    Raises:
-        InputError: if the file cannot be read or decompressed. Also if the path is not a regular file, or if the content does not begin
-            like a file of rows.
-    """
+    """Yield the rows of a file that has one row (a JSON object) per line. If the file does not exist, yield nothing."""
     with system_errors(f"rows {path}", "name a file that can be read, or a new one"):
         if not path.exists():
             return
@@ -75,15 +58,7 @@ def read_rows(path: Path, check: Callable[[Any, str], dict[str, Any]] = lambda r
 
 
 def append_rows(path: Path, *rows: dict[str, Any]) -> None:
-    """Append rows to a file in a single write. The file and its folder are created if they do not exist.
-
-    A compressed file (.gz) is rewritten as a whole under a temporary name, and is then renamed. Several processes may append to one file
-    at the same time: each waits for the lock of the folder. If the path is a link, the file to which it leads is written. A call without
-    rows checks that rows can be appended, and creates the file if it does not exist.
-
-    Raises:
-        InputError: if the path exists and is not a file of rows, if it cannot be written, or if decompression fails.
-    """
+    """Append rows to a file in a single write. The file and its folder are created if they do not exist."""
     with system_errors(f"rows {path}", "free some space, or name a file that can be written"):
         real = Path(os.path.realpath(path))  # `Path.resolve` raises another kind of error if links form a loop
         real.parent.mkdir(parents=True, exist_ok=True)
@@ -93,15 +68,7 @@ def append_rows(path: Path, *rows: dict[str, Any]) -> None:
 
 
 def _append(path: Path, real: Path, text: str) -> None:
-    """Append text to a file of rows, which is compressed if `path` ends in .gz.
-
-    If the last line of the file is incomplete, the text begins on a new line.
-
-    Args:
-        path: path of the file, which may be a link.
-        real: path of the same file after all links have been followed.
-        text: text to append.
-    """
+    """Append text to a file of rows, which is compressed if `path` ends in .gz."""
     if path.suffix == ".gz":
         before = _read(path) if path.exists() else b""
         between = b"\n" if before and not before.endswith(b"\n") else b""

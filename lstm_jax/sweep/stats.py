@@ -17,11 +17,7 @@ EXACT = 20_000
 
 
 def _logs(name: str, values: Values) -> np.ndarray:
-    """Return the logarithms of durations or ratios. `name` is what the error message calls the values.
-
-    Raises:
-        InputError: if a value is not a finite number above 0.
-    """
+    """Return the logarithms of durations or ratios."""
     array = np.asarray(values, float)
     wrong = array[~((array > 0) & np.isfinite(array))]
     require(not wrong.size, name, wrong[0] if wrong.size else "", "give finite numbers above 0")
@@ -29,16 +25,7 @@ def _logs(name: str, values: Values) -> np.ndarray:
 
 
 def _bootstrap(samples: Sequence[Values], statistic: Callable[..., Any], draws: int, seed: int) -> tuple[float, float]:
-    """Return the 95 % bootstrap confidence interval (low, high) of a statistic of one or several samples.
-
-    A sample with a single value is replaced by two copies of this value, since SciPy needs at least two values.
-
-    Args:
-        samples: the samples.
-        statistic: function that takes the samples as arrays and an argument `axis`, and returns the statistic along that axis.
-        draws: number of bootstrap resamples.
-        seed: seed of the random draws.
-    """
+    """Return the 95 % bootstrap confidence interval (low, high) of a statistic of one or several samples."""
     from scipy import stats
 
     arrays = [np.asarray(sample, float) for sample in samples]

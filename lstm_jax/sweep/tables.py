@@ -47,16 +47,7 @@ def table(rows: Iterable[Mapping[str, Any]]) -> tuple[list[str], list[list[Any]]
 
 
 def _columns(names: Collection[str], prefix: str, taken: set[str]) -> dict[str, str]:
-    """Return a dict from each field or result to the name of its column, which no other column has.
-
-    The column has the name of the field or result if this name is free. Otherwise the prefix is put before the name, as often as is needed
-    to get a free name.
-
-    Args:
-        names: names of fields or of results.
-        prefix: text that is put before a name that is not free.
-        taken: names of other columns.
-    """
+    """Return a dict from each field or result to the name of its column, which no other column has."""
     columns: dict[str, str] = {}
     for name in names:
         column = name
