@@ -2,10 +2,12 @@
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -40,7 +42,7 @@ class Launch(Checked):
     def __call__(self, console: Console) -> None:
         del console
         require(self.command[:1] == ("train",), "command", " ".join(self.command[:2]) or "none", "give one of lstm-jax train ...")
-        codes = run_processes([sys.executable, "-m", "lstm_jax.cli", *self.command], self.n)
+        codes = run_processes([sys.executable, "-P", "-m", "lstm_jax.cli", *self.command], self.n)
         if any(codes):
             raise SystemExit(next(code for code in codes if code))
 
@@ -66,14 +68,21 @@ def run_processes(command: list[str], count: int) -> list[int]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    place = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(count)}
+    place = {"JAX_COORDINATOR_ADDRESS": address, "JAX_COORDINATOR_BIND_ADDRESS": address, "JAX_NUM_PROCESSES": str(count)}
     started: list[subprocess.Popen] = []
+    readers: list[threading.Thread] = []
+    said: dict[str, int] = {}
     with _passed_on(started, count) as pass_on_what_came, before_end(lambda: _kill(started)):
         try:
             for number, cores in enumerate(divided_cores(count)):
                 # a session of its own, so that a Ctrl-C in the terminal reaches it once
-                child = subprocess.Popen(command, env={**os.environ, **place, "JAX_PROCESS_ID": str(number)}, start_new_session=True)
+                environment = {**os.environ, **place, "JAX_PROCESS_ID": str(number)}
+                child = subprocess.Popen(
+                    command, env=environment, start_new_session=True, stderr=subprocess.PIPE, text=True, errors="replace"
+                )
                 started.append(child)
+                readers.append(threading.Thread(target=_print_errors, args=(child, said), daemon=True))
+                readers[-1].start()
                 with contextlib.suppress(OSError):
                     machine.pin(child.pid, cores)
             pass_on_what_came()
@@ -82,6 +91,18 @@ def run_processes(command: list[str], count: int) -> list[int]:
             _kill(started)
             for child in started:
                 child.wait()
+            for reader in readers:
+                reader.join(1)
+
+
+def _print_errors(process: subprocess.Popen, said: dict[str, int]) -> None:
+    """Print the standard error of a process, except for the errors in `said`, which another process has printed."""
+    assert process.stderr is not None
+    with process.stderr as lines:
+        for line in lines:
+            error = re.sub(r"^error: process \d+: ", "error: ", line)
+            if not error.startswith("error: ") or said.setdefault(error, process.pid) == process.pid:
+                print(line, end="", file=sys.stderr, flush=True)
 
 
 def _kill(processes: Iterable[subprocess.Popen]) -> None:

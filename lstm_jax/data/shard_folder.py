@@ -118,8 +118,8 @@ def _written(folder: Path, parts: Sequence[Any], write: Callable, numbers: Seque
             yield write(folder, parts, number)
         return
     with ProcessPoolExecutor(workers, get_context("spawn"), _end_with_parent) as pool:
-        tasks = [pool.submit(write, folder, parts, number) for number in numbers]
         try:
+            tasks = [pool.submit(write, folder, parts, number) for number in numbers]
             for task in as_completed(tasks):
                 yield task.result()
         except BrokenProcessPool as error:
