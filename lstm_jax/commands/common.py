@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import json
-import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
@@ -152,8 +151,6 @@ class Train(ABC):
         """Return the lines to print after training. `result` is the content of the run's file result.json."""
 
     def __call__(self, console: Console) -> None:
-        if self.group.completed()[0].processes > 1:  # XLA reads it when it is imported; `processes.join` says in one line what it would log
-            os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         from lstm_jax.runtime import processes
 
         place = processes.join(self.group)

@@ -112,7 +112,7 @@ def begin(
 
             - No backend can run the config, or `files` has other names than `RunConfig.files`.
             - A batch cannot be divided among the devices.
-            - The processes that train the model together differ in the devices or the data, or do not share the folder.
+            - The processes that train the model together differ in the backend or the data, or do not share the folder.
             - The folder cannot be used, or a file in it has changed.
             - The data have changed.
             - The environment has changed, and `permissions.other_machine` is false.
@@ -122,7 +122,7 @@ def begin(
     backend = check_request(config, mesh)
     optimizer = make_optimizer(config.train, config.train.epochs * steps_per_epoch(examples, config.train.batch_size))
     here = environment(mesh) | {"backend": backend, **_compiled_code()}
-    processes.require_equal({"devices": str(jax.local_device_count()), "backend": backend, "data": fingerprint})
+    processes.require_equal({"backend": backend, "data": fingerprint})
     with contextlib.ExitStack() as stack:
         run = RunFolder(Path(folder))
         with processes.together():
@@ -146,7 +146,7 @@ def begin(
 
 
 def check_processes(config: RunConfig, resume: bool) -> None:
-    """Check that all processes were started with the same config, `resume`, versions and code, before JAX makes its devices.
+    """Check that all processes have the same config, `resume`, versions and code and, once JAX has made its devices, as many devices.
 
     Raises:
         InputError: if they differ, or if another process does not answer within `processes.CONNECT_SECONDS`.
@@ -158,6 +158,7 @@ def check_processes(config: RunConfig, resume: bool) -> None:
         values |= {f"{section}.{name}": json.dumps(value) for name, value in part.items()}
     values |= {"compiled code": _compiled_code()["compiled"] or "none"} | versions() | {"code": processes.code_digest()}
     processes.require_equal(values, processes.CONNECT_SECONDS)
+    processes.require_equal({"devices": str(jax.local_device_count())}, processes.CONNECT_SECONDS)
 
 
 def _require_shared(folder: Path) -> None:
