@@ -244,15 +244,9 @@ def _shown(error: Exception) -> InputError | None:
             return InputError("memory", str(error), "give smaller sizes, or less data")
         case RuntimeError() | ValueError() if re.search("Gloo|CoordinationService", str(error)):  # raised by XLA's communication
             return sys.modules["lstm_jax.runtime.processes"].LOST
-        case RuntimeError() | AssertionError() if _raised_in(error) == "jax._src.xla_bridge":  # no device, by $JAX_PLATFORMS
+        case RuntimeError() | AssertionError() if traceback.extract_tb(error.__traceback__)[-1].filename.endswith("xla_bridge.py"):
             return InputError("$JAX_PLATFORMS", os.environ.get("JAX_PLATFORMS", "unset"), "name a platform of this machine, such as cpu")
     return None
-
-
-def _raised_in(error: Exception) -> str:
-    """Return the name of the module that raised an error."""
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    return frame.f_globals.get("__name__", "")
 
 
 def _thing(error: OSError) -> str:

@@ -167,7 +167,6 @@ def test_sentiment_with_a_sharded_table(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "variables", "copies", "said"),
     [
-        (("--learning-rate", 0.2), {}, 6, "train.learning_rate: 0.001 on process 0, 0.2 on process 1"),
         (("--resume",), {}, 6, "resume: False on process 0, True on process 1"),
         (("--run", "other"), {}, 6, "run folder, which all processes must share: found on process 0, missing on process 1"),
         ((), {"LSTM_JAX_COMPILED_CODE": "0"}, 6, "none on process 1"),
@@ -314,7 +313,7 @@ def test_what_launch_refuses(ask) -> None:
 
 @pytest.fixture
 def no_place(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    for name in (*VARIABLES, "SLURM_STEP_NODELIST"):
+    for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
     return monkeypatch
 
@@ -370,6 +369,7 @@ def test_places_that_the_environment_names(no_place, variables: dict[str, str], 
     no_place.setattr(processes.jax.distributed, "initialize", lambda *args, **options: calls.append((args, options)))
     no_place.setattr(processes.jax.config, "update", lambda *args: None)
     no_place.setattr(processes, "_wait_for_coordinator", lambda place: None)
+    no_place.setattr(processes, "_one_line_for_lost_processes", contextlib.nullcontext)
     for name, value in variables.items():
         no_place.setenv(name, value)
     assert processes.join() == found

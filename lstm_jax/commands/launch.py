@@ -23,9 +23,6 @@ from lstm_jax.errors import require
 from lstm_jax.runtime import machine
 from lstm_jax.runtime.interrupts import before_end
 
-GRACE = 45.0
-"""Seconds from the end of a process with an error until the processes that still run are killed."""
-
 
 @dataclass(frozen=True)
 class Launch(Checked):
@@ -55,7 +52,7 @@ def run_processes(command: list[str], count: int) -> list[int]:
     If this process gets a SIGINT or SIGTERM, it sends the signal to all started processes. If it gets a SIGHUP, because its terminal is
     closed, it sends a SIGTERM to all started processes. Inside the context `end_on_second_signal`, as in the command line, a second SIGINT
     or SIGTERM immediately kills the started processes and ends this process. Outside this context, the second signal is sent on like the
-    first one. If a started process ends with an error, the started processes that still run `GRACE` seconds later are killed.
+    first one.
 
     Args:
         command: program and arguments, the same for each process.
@@ -121,18 +118,9 @@ def divided_cores(count: int) -> list[set[int]]:
 
 @contextlib.contextmanager
 def _passed_on(started: list[subprocess.Popen], count: int) -> Iterator[Callable[[], None]]:
-    """Pass SIGINT, SIGTERM and SIGHUP on from this process to all started processes during a with-statement.
+    """Pass SIGINT, SIGTERM and SIGHUP on to all started processes, and yield a function that passes on what came before all had started.
 
-    SIGINT and SIGTERM are passed on unchanged. SIGHUP, which means that the terminal was closed, is passed on as SIGTERM. SIGHUP is passed
-    on only once, although a shell and the kernel may each send it. If this process ignores SIGHUP, as under nohup, SIGHUP is not passed on.
-    A SIGHUP of the terminal itself does not reach the started processes, because they have sessions of their own.
-
-    Signals that come before all processes are started are stored. The context manager yields a function without arguments that passes the
-    stored signals on.
-
-    Args:
-        started: list to which the caller appends the processes.
-        count: number of processes that the caller starts.
+    SIGHUP is passed on once, as SIGTERM: a shell and the kernel may each send it when a terminal is closed.
     """
     has_hung_up, came = False, deque[int]()
 
@@ -163,12 +151,7 @@ def _passed_on(started: list[subprocess.Popen], count: int) -> Iterator[Callable
 
 
 def _codes(started: list[subprocess.Popen]) -> list[int]:
-    """Wait until all processes have ended, and return their exit codes, in the order in which the processes ended.
-
-    The code of a process that a signal has killed is 128 plus the number of the signal. If a process ends with an error, the processes that
-    still run `GRACE` seconds later are killed.
-    """
-    running, codes, until = dict(enumerate(started)), [], float("inf")
+    running, codes = dict(enumerate(started)), []
     while running:
         time.sleep(0.05)
         for number, child in list(running.items()):
@@ -176,10 +159,6 @@ def _codes(started: list[subprocess.Popen]) -> list[int]:
                 continue
             del running[number]
             codes.append(code if code >= 0 else 128 - code)
-            if code and until == float("inf"):
-                until = time.monotonic() + GRACE
             if code < 0:
                 print(f"process {number} was ended by {signal.Signals(-code).name}; the others end too", file=sys.stderr, flush=True)
-        if time.monotonic() > until:
-            _kill(running.values())
     return codes

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from lstm_jax.bounds import Checked, CountOrNone, ProcessIndex
 from lstm_jax.errors import require
 
-MANAGERS = (("SLURM_NTASKS", "SLURM_PROCID"), ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"))
-"""Environment variables with the number of processes and the index of this process. The first row is for Slurm, the second for Open MPI."""
+MANAGERS = (("SLURM_NTASKS", "SLURM_PROCID", "SLURM_STEP_NODELIST"), ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"))
+"""Environment variables of Slurm and of Open MPI: number of processes, index of this process. A batch script of Slurm lacks the third."""
 
 
 @dataclass(frozen=True)
@@ -25,15 +25,13 @@ class Processes(Checked):
     def completed(self) -> tuple["Processes", bool]:
         """Return a copy whose missing fields are taken from the environment, and whether Slurm or Open MPI knows the address of process 0.
 
-        The variables are JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or those of Slurm or Open MPI. Slurm sets its
-        variables in a batch script, too. A process that a batch script starts directly, without srun, is not counted as started by Slurm.
+        The variables are JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or those of Slurm (in a process that srun started)
+        or Open MPI.
 
         Raises:
             InputError: if a variable is no number.
         """
         manager = next((names for names in MANAGERS if all(name in os.environ for name in names)), ())
-        if manager and manager[0].startswith("SLURM") and "SLURM_STEP_NODELIST" not in os.environ:
-            manager = ()
 
         def number(given: int, missing: int, names: Sequence[str]) -> int:
             for name in names if given == missing else ():
@@ -44,5 +42,5 @@ class Processes(Checked):
 
         address = self.coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS", "")
         count = number(self.processes, 0, ("JAX_NUM_PROCESSES", *manager[:1]))
-        found = Processes(address, count, number(self.process, -1, ("JAX_PROCESS_ID", *manager[1:])))
+        found = Processes(address, count, number(self.process, -1, ("JAX_PROCESS_ID", *manager[1:2])))
         return found, bool(manager) and not address and count > 1

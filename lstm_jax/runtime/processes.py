@@ -19,17 +19,17 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from jax._src import distributed
-from jax._src.lib import _jax
 from jax.experimental import multihost_utils
 
 from lstm_jax.config.processes import Processes
-from lstm_jax.errors import InputError, require
+from lstm_jax.errors import InputError, require, system_errors
 
 CONNECT_SECONDS = 60
 """Number of seconds that a process waits for the other processes when the run starts."""
@@ -88,8 +88,8 @@ def join(place: Processes = Processes()) -> Processes:  # noqa: B008
         thread.start()
         thread.join(CONNECT_SECONDS)
     for error in errors:
-        remedy = "give all processes the same number of processes, and each its own index"
-        raise InputError("process", f"{found.process} of {found.processes}, which process 0 does not expect", remedy) from error
+        remedy = "give the same number of processes to all, and another index to each"
+        raise InputError(f"coordinator {found.coordinator}", str(error).partition("\n")[0], remedy) from error
     missing = f"not all {found.processes} have come within {CONNECT_SECONDS} seconds"
     require(not thread.is_alive(), "processes", missing, "start all of them, with the same number of processes")
     return found
@@ -101,16 +101,17 @@ def _one_line_for_lost_processes() -> Iterator[None]:
 
     JAX passes the error to a callback, but cannot convert it to Python: C++ then calls the handler of `std::terminate`.
     """
-    make = _jax.get_distributed_runtime_client
+    library = import_module("jaxlib._jax")
+    make = library.get_distributed_runtime_client
     try:
         ctypes.CDLL("libstdc++.so.6")._ZSt13set_terminatePFvvE(_end)
-        _jax.get_distributed_runtime_client = functools.partial(make, missed_heartbeat_callback=lambda _: _end())
+        library.get_distributed_runtime_client = functools.partial(make, missed_heartbeat_callback=lambda _: _end())
     except (OSError, AttributeError):  # another C++ library: JAX prints its dump
         pass
     try:
         yield
     finally:
-        _jax.get_distributed_runtime_client = make
+        library.get_distributed_runtime_client = make
 
 
 _codes: list[int] = []
@@ -130,11 +131,12 @@ def leave(code: int) -> None:
     At the normal end of a program, JAX waits for all processes. It would print a dump of its stack if one of them does not come.
     """
     state = distributed.global_state
-    if state.client is None:
+    if state.coordinator_address is None:
         return
     _codes.append(code)
     sys.stdout.flush()
     with contextlib.suppress(Exception):
+        assert state.client is not None
         state.client.key_value_set(f"{_LEFT}{state.process_id}", "")
         state.client.wait_at_barrier(_LEFT, 1000 * LEAVE_SECONDS)
     os._exit(code)
@@ -155,15 +157,10 @@ def _require_whole(place: Processes) -> None:
 
 
 def _require_free_port(place: Processes) -> None:
-    """Check in process 0, the coordinator, that it can listen at its port: JAX would end the process without a message."""
-    if place.process:
-        return
-    with socket.socket() as tried:
+    """Check in process 0 that it can listen at its port: JAX would crash without a message."""
+    with socket.socket() as tried, system_errors(f"coordinator {place.coordinator}", "give a port that is free"):
         tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            tried.bind(("", int(place.coordinator.rpartition(":")[2])))
-        except OSError as error:
-            raise InputError("coordinator", f"{place.coordinator}: {error.strerror}", "give a port that is free") from error
+        tried.bind(("", 0 if place.process else int(place.coordinator.rpartition(":")[2])))
 
 
 def _wait_for_coordinator(place: Processes) -> None:
@@ -296,18 +293,11 @@ def code_digest() -> str:
 
 
 def on_host(leaf: Any) -> np.ndarray:
-    """Return a JAX array as a NumPy array, including the parts that the devices of other processes hold.
-
-    If there are such parts, all processes must call this function together.
-    """
-    if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
-        return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
-    return np.asarray(leaf)
+    """Return an array as a NumPy array. If other processes hold parts of it, all processes must call this function together."""
+    whole = not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated
+    return np.asarray(leaf if whole else multihost_utils.process_allgather(leaf, tiled=True))
 
 
 def gathered(tree: Any) -> Any:
-    """Convert each leaf of a pytree to a NumPy array with `on_host` if several processes run this program, and return the result.
-
-    In a run of one process, the tree is returned unchanged.
-    """
+    """Return a pytree whose leaves are converted by `on_host`. In a run of one process, the tree is returned unchanged."""
     return jax.tree.map(on_host, tree) if several() else tree

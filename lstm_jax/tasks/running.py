@@ -178,29 +178,15 @@ def _require_shared(folder: Path) -> None:
 
 
 def _compiled_code() -> dict[str, str]:
-    """Return a dict that describes the compiled code of this process, as a part of the environment of a run.
-
-    The key "compiled" has the file name of the compiled C++ library that this process uses. If the process uses none, this name is "", and
-    the key "not_compiled" has the reason.
-    """
+    """Return the file name of the compiled library of this process, or "" with the reason, as a part of the environment of a run."""
     path = native.loaded_library()
     return {"compiled": path.name} if path else {"compiled": "", "not_compiled": native.why_not()}
 
 
 def _environments(run: RunFolder, here: dict[str, Any], allow: bool, console: Console) -> tuple[dict[str, Any], ...]:
-    """Return the environments that a run was trained in, oldest first, followed by the environment of this process if it is new.
+    """Return the environments that a run was trained in, oldest first, followed by `here`, that of this process, if it differs.
 
-    An environment is a dict of versions, devices and settings. The environment of this process is new if the run has no environment yet, or
-    if `differences` finds a difference between it and the newest one of the run. A difference can change the last bits of results.
-
-    Args:
-        run: folder of the run.
-        here: environment of this process.
-        allow: whether the run may be continued in an environment that differs from the newest one.
-        console: console that shows a note if the environment differs from the newest one.
-
-    Raises:
-        InputError: if the environment differs from the newest one, and `allow` is false.
+    A difference can change the last bits of results. `allow` says whether it is allowed.
     """
     before = run.environments()
     if not before:
@@ -211,19 +197,6 @@ def _environments(run: RunFolder, here: dict[str, Any], allow: bool, console: Co
     if found:
         console.print(f"resumed on another machine, so that the last bits differ: {found}", highlight=False, markup=False)
     return (*before, here) if found else before
-
-
-def open_run(folder: str | os.PathLike[str]) -> tuple[RunFolder, tuple[str, ...]]:
-    """Open the folder of an existing run, and check that its files have not changed.
-
-    Returns:
-        A pair of the folder and a tuple of warnings about the folder. If there are no warnings, the tuple is empty.
-
-    Raises:
-        InputError: if a file that predictions depend on has changed since the run wrote it.
-    """
-    run = RunFolder(Path(folder))
-    return run, run.verify()
 
 
 def check_request(config: RunConfig, mesh: jax.sharding.Mesh) -> str:
