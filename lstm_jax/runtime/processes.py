@@ -101,7 +101,7 @@ def _one_line_for_lost_processes() -> Iterator[None]:
 
     JAX passes the error to a callback, but cannot convert it to Python: C++ then calls the handler of `std::terminate`.
     """
-    library = import_module("jaxlib._jax")
+    library: Any = import_module("jaxlib._jax")
     make = library.get_distributed_runtime_client
     try:
         ctypes.CDLL("libstdc++.so.6")._ZSt13set_terminatePFvvE(_end)
