@@ -194,7 +194,7 @@ def _run(arguments: list[str]) -> int:
             from lstm_jax.commands.common import PipeConsole
             from lstm_jax.config.processes import Processes
 
-            several = arguments[0] == "train" and (Processes().completed()[0].processes > 1 or "--processes" in arguments)
+            several = arguments[0] == "train" and (Processes().completed()[0].processes > 1 or "--processes" in " ".join(arguments))
             if several:  # before XLA is imported: `processes.join` says in one line what XLA would log
                 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
             command = _parse(arguments)
