@@ -172,7 +172,10 @@ def main(arguments: list[str] | None = None) -> int:
         Exception: if a bug causes an error. The error is then not printed as one line.
     """
     with keep_interrupts():
-        return _run(sys.argv[1:] if arguments is None else arguments)
+        code = _run(sys.argv[1:] if arguments is None else arguments)
+        if code and (processes := sys.modules.get("lstm_jax.runtime.processes")):
+            processes.leave(code)
+        return code
 
 
 def _run(arguments: list[str]) -> int:
@@ -189,7 +192,11 @@ def _run(arguments: list[str]) -> int:
             print(version("lstm-jax"))
         else:
             from lstm_jax.commands.common import PipeConsole
+            from lstm_jax.config.processes import Processes
 
+            several = arguments[0] == "train" and (Processes().completed()[0].processes > 1 or "--processes" in " ".join(arguments))
+            if several:  # before XLA is imported: `processes.join` says in one line what XLA would log
+                os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
             command = _parse(arguments)
             with end_on_second_signal(), terminable() if hasattr(command, "resume") else contextlib.nullcontext():
                 command(PipeConsole())
@@ -218,9 +225,8 @@ def _run(arguments: list[str]) -> int:
 
 
 def _process() -> str:
-    """Return the text that precedes this process's messages, such as "process 1: ". It is "" for process 0 and for a run of one process."""
-    jax = sys.modules.get("jax")
-    return f"process {jax.process_index()}: " if jax and jax.distributed.is_initialized() and jax.process_index() else ""
+    processes = sys.modules.get("lstm_jax.runtime.processes")
+    return processes.prefix() if processes else ""
 
 
 def _shown(error: Exception) -> InputError | None:
@@ -236,8 +242,10 @@ def _shown(error: Exception) -> InputError | None:
             return InputError("text", repr(error.object[error.start : error.end]), "give valid Unicode")
         case RuntimeError() if "RESOURCE_EXHAUSTED" in str(error):  # raised by XLA
             return InputError("memory", str(error), "give smaller sizes, or less data")
-        case RuntimeError() | ValueError() if "Gloo" in str(error):  # raised by XLA's communication between processes
-            return InputError("another process of this run", "has ended", "see its own message, then start all of them with --resume")
+        case RuntimeError() | ValueError() if re.search("Gloo|CoordinationService", str(error)):  # raised by XLA's communication
+            return sys.modules["lstm_jax.runtime.processes"].LOST
+        case RuntimeError() | AssertionError() if traceback.extract_tb(error.__traceback__)[-1].filename.endswith("xla_bridge.py"):
+            return InputError("$JAX_PLATFORMS", os.environ.get("JAX_PLATFORMS", "unset"), "name a platform of this machine, such as cpu")
     return None
 
 

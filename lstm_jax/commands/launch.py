@@ -2,10 +2,12 @@
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -20,9 +22,6 @@ from lstm_jax.commands.common import Positional
 from lstm_jax.errors import require
 from lstm_jax.runtime import machine
 from lstm_jax.runtime.interrupts import before_end
-
-GRACE = 45.0
-"""Seconds from the end of a process with an error until the processes that still run are killed."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class Launch(Checked):
     def __call__(self, console: Console) -> None:
         del console
         require(self.command[:1] == ("train",), "command", " ".join(self.command[:2]) or "none", "give one of lstm-jax train ...")
-        codes = run_processes([sys.executable, "-m", "lstm_jax.cli", *self.command], self.n)
+        codes = run_processes([sys.executable, "-P", "-m", "lstm_jax.cli", *self.command], self.n)
         if any(codes):
             raise SystemExit(next(code for code in codes if code))
 
@@ -53,7 +52,7 @@ def run_processes(command: list[str], count: int) -> list[int]:
     If this process gets a SIGINT or SIGTERM, it sends the signal to all started processes. If it gets a SIGHUP, because its terminal is
     closed, it sends a SIGTERM to all started processes. Inside the context `end_on_second_signal`, as in the command line, a second SIGINT
     or SIGTERM immediately kills the started processes and ends this process. Outside this context, the second signal is sent on like the
-    first one. If a started process ends with an error, the started processes that still run `GRACE` seconds later are killed.
+    first one.
 
     Args:
         command: program and arguments, the same for each process.
@@ -66,14 +65,21 @@ def run_processes(command: list[str], count: int) -> list[int]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    place = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(count)}
+    place = {"JAX_COORDINATOR_ADDRESS": address, "JAX_COORDINATOR_BIND_ADDRESS": address, "JAX_NUM_PROCESSES": str(count)}
     started: list[subprocess.Popen] = []
+    readers: list[threading.Thread] = []
+    said: dict[str, int] = {}
     with _passed_on(started, count) as pass_on_what_came, before_end(lambda: _kill(started)):
         try:
             for number, cores in enumerate(divided_cores(count)):
                 # a session of its own, so that a Ctrl-C in the terminal reaches it once
-                child = subprocess.Popen(command, env={**os.environ, **place, "JAX_PROCESS_ID": str(number)}, start_new_session=True)
+                environment = {**os.environ, **place, "JAX_PROCESS_ID": str(number)}
+                child = subprocess.Popen(
+                    command, env=environment, start_new_session=True, stderr=subprocess.PIPE, text=True, errors="replace"
+                )
                 started.append(child)
+                readers.append(threading.Thread(target=_print_errors, args=(child, said), daemon=True))
+                readers[-1].start()
                 with contextlib.suppress(OSError):
                     machine.pin(child.pid, cores)
             pass_on_what_came()
@@ -82,6 +88,18 @@ def run_processes(command: list[str], count: int) -> list[int]:
             _kill(started)
             for child in started:
                 child.wait()
+            for reader in readers:
+                reader.join(1)
+
+
+def _print_errors(process: subprocess.Popen, said: dict[str, int]) -> None:
+    """Print the standard error of a process, except for the errors in `said`, which another process has printed."""
+    assert process.stderr is not None
+    with process.stderr as lines:
+        for line in lines:
+            error = re.sub(r"^error: process \d+: ", "error: ", line)
+            if not error.startswith("error: ") or said.setdefault(error, process.pid) == process.pid:
+                print(line, end="", file=sys.stderr, flush=True)
 
 
 def _kill(processes: Iterable[subprocess.Popen]) -> None:
@@ -100,18 +118,9 @@ def divided_cores(count: int) -> list[set[int]]:
 
 @contextlib.contextmanager
 def _passed_on(started: list[subprocess.Popen], count: int) -> Iterator[Callable[[], None]]:
-    """Pass SIGINT, SIGTERM and SIGHUP on from this process to all started processes during a with-statement.
+    """Pass SIGINT, SIGTERM and SIGHUP on to all started processes, and yield a function that passes on what came before all had started.
 
-    SIGINT and SIGTERM are passed on unchanged. SIGHUP, which means that the terminal was closed, is passed on as SIGTERM. SIGHUP is passed
-    on only once, although a shell and the kernel may each send it. If this process ignores SIGHUP, as under nohup, SIGHUP is not passed on.
-    A SIGHUP of the terminal itself does not reach the started processes, because they have sessions of their own.
-
-    Signals that come before all processes are started are stored. The context manager yields a function without arguments that passes the
-    stored signals on.
-
-    Args:
-        started: list to which the caller appends the processes.
-        count: number of processes that the caller starts.
+    SIGHUP is passed on once, as SIGTERM: a shell and the kernel may each send it when a terminal is closed.
     """
     has_hung_up, came = False, deque[int]()
 
@@ -142,12 +151,7 @@ def _passed_on(started: list[subprocess.Popen], count: int) -> Iterator[Callable
 
 
 def _codes(started: list[subprocess.Popen]) -> list[int]:
-    """Wait until all processes have ended, and return their exit codes, in the order in which the processes ended.
-
-    The code of a process that a signal has killed is 128 plus the number of the signal. If a process ends with an error, the processes that
-    still run `GRACE` seconds later are killed.
-    """
-    running, codes, until = dict(enumerate(started)), [], float("inf")
+    running, codes = dict(enumerate(started)), []
     while running:
         time.sleep(0.05)
         for number, child in list(running.items()):
@@ -155,10 +159,6 @@ def _codes(started: list[subprocess.Popen]) -> list[int]:
                 continue
             del running[number]
             codes.append(code if code >= 0 else 128 - code)
-            if code and until == float("inf"):
-                until = time.monotonic() + GRACE
             if code < 0:
                 print(f"process {number} was ended by {signal.Signals(-code).name}; the others end too", file=sys.stderr, flush=True)
-        if time.monotonic() > until:
-            _kill(running.values())
     return codes

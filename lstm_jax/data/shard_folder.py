@@ -17,7 +17,7 @@ from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
-from lstm_jax.errors import InputError, require
+from lstm_jax.errors import InputError, require, system_errors
 from lstm_jax.files.locks import locked
 from lstm_jax.files.reading import parsing
 from lstm_jax.files.writing import MARK, read_summed, remove_temporaries, summed_json, write_atomically
@@ -118,8 +118,9 @@ def _written(folder: Path, parts: Sequence[Any], write: Callable, numbers: Seque
             yield write(folder, parts, number)
         return
     with ProcessPoolExecutor(workers, get_context("spawn"), _end_with_parent) as pool:
-        tasks = [pool.submit(write, folder, parts, number) for number in numbers]
         try:
+            with system_errors("process that writes shards", "give fewer workers"):
+                tasks = [pool.submit(write, folder, parts, number) for number in numbers]
             for task in as_completed(tasks):
                 yield task.result()
         except BrokenProcessPool as error:

@@ -72,6 +72,7 @@ def _open_lock(path: Path, subject: str) -> IO[str]:
                 file.truncate(0)
                 file.write(f"process {os.getpid()} on {os.uname().nodename}\n")
                 file.flush()
+                os.fsync(file.fileno())  # other hosts read it
             except OSError as error:
                 os.unlink(path)
                 with contextlib.suppress(OSError):

@@ -6,51 +6,60 @@ processes, and tell all processes what only one process knows, for example that 
 """
 
 import contextlib
+import ctypes
+import functools
 import hashlib
+import itertools
+import json
+import math
 import os
 import socket
+import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jax._src import distributed
 from jax.experimental import multihost_utils
 
 from lstm_jax.config.processes import Processes
-from lstm_jax.errors import InputError, require
+from lstm_jax.errors import InputError, require, system_errors
 
 CONNECT_SECONDS = 60
 """Number of seconds that a process waits for the other processes when the run starts."""
 SILENT_SECONDS = 30
 """Number of seconds without a heartbeat after which JAX regards a process as dead, and ends all other processes."""
-MANAGERS = (("SLURM_NTASKS", "SLURM_PROCID"), ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"))
-"""Environment variables with the number of processes and the index of this process. The first row is for Slurm, the second for Open MPI."""
+LEAVE_SECONDS = 5
+"""Number of seconds that a process that ends with an error waits for the others, so that each can print its own message."""
+LOST = InputError("another process of this run", "has ended", "see its own message, then start all of them with --resume")
+
+_rounds = itertools.count()
+_LEFT = "lstm_jax/left/"
 
 
 def join(place: Processes = Processes()) -> Processes:  # noqa: B008
     """Connect this process with the other processes that train the same model, by `jax.distributed.initialize`.
 
     Call this function before JAX makes its first array. If neither `place` nor the environment names several processes, nothing is done. If
-    process 0 listens, but another process does not join the run within `CONNECT_SECONDS`, no exception is raised: the process that called
-    this function prints a message and ends with exit code 2.
+    another process dies later, this process prints the message of `LOST` and ends with exit code 2.
 
     Args:
         place: the address of process 0, the number of processes and the index of this process. Missing fields are taken from the
-            environment variables JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or from those of Slurm or Open MPI.
+            environment; see `Processes.completed`.
 
     Returns:
         The completed `place`, with the number of processes and the index of this process.
 
     Raises:
-        InputError: if a field is missing or invalid, if the port is in use, or if process 0 does not listen at its address within
-            `CONNECT_SECONDS`.
+        InputError: if a field is missing or invalid, if the port is in use, or if not all processes have joined within `CONNECT_SECONDS`.
     """
-    found = _from_environment(place)
-    managed = not found.coordinator and found.processes > 1 and _manager() is not None
+    found, managed = place.completed()
     if not (found.coordinator or found.processes > 1 or found.process > 0):
         return Processes("", 1, 0)
     if not managed:
@@ -58,42 +67,85 @@ def join(place: Processes = Processes()) -> Processes:  # noqa: B008
         _require_free_port(found)
         _wait_for_coordinator(found)
     jax.config.update("jax_enable_preemption_service", False)  # the training loop handles SIGTERM itself, on all processes at one step
-    with _ended_if_alone(found):
-        jax.distributed.initialize(
-            found.coordinator or None,
-            found.processes,
-            found.process,
-            cluster_detection_method=None if managed else "deactivate",
-            initialization_timeout=2 * CONNECT_SECONDS,
-            heartbeat_timeout_seconds=SILENT_SECONDS,
-            shutdown_timeout_seconds=SILENT_SECONDS,
-        )
+    errors: list[Exception] = []
+
+    def connect() -> None:
+        try:
+            jax.distributed.initialize(
+                found.coordinator or None,
+                found.processes,
+                found.process,
+                cluster_detection_method=None if managed else "deactivate",
+                initialization_timeout=2 * CONNECT_SECONDS,
+                heartbeat_timeout_seconds=SILENT_SECONDS,
+                shutdown_timeout_seconds=SILENT_SECONDS,
+            )
+        except RuntimeError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=connect, daemon=True)  # a signal cannot interrupt JAX, but it interrupts the wait for this thread
+    with _one_line_for_lost_processes():
+        thread.start()
+        thread.join(CONNECT_SECONDS)
+    for error in errors:
+        remedy = "give the same number of processes to all, and another index to each"
+        raise InputError(f"coordinator {found.coordinator}", str(error).partition("\n")[0], remedy) from error
+    missing = f"not all {found.processes} have come within {CONNECT_SECONDS} seconds"
+    require(not thread.is_alive(), "processes", missing, "start all of them, with the same number of processes")
     return found
 
 
-def _from_environment(place: Processes) -> Processes:
-    """Return a copy of `place` whose missing fields are taken from the environment variables of JAX, Slurm or Open MPI."""
+@contextlib.contextmanager
+def _one_line_for_lost_processes() -> Iterator[None]:
+    """Let the JAX client that is made in this context print one line if another process dies, where JAX prints a dump of its stack.
 
-    def number(given: int, missing: int, names: Sequence[str]) -> int:
-        for name in names if given == missing else ():
-            if text := os.environ.get(name, ""):
-                require(text.isdecimal(), f"${name}", text, "give a number")
-                return int(text)
-        return given
-
-    address = place.coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS", "")
-    counts, numbers = zip(("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"), *((names,) if (names := _manager()) else ()), strict=True)
-    return Processes(address, number(place.processes, 0, counts), number(place.process, -1, numbers))
-
-
-def _manager() -> tuple[str, str] | None:
-    """Return the names of two environment variables that Slurm or Open MPI has set, or None if neither program has started this process.
-
-    The first variable contains the number of processes of the run, and the second contains the index of this process. Slurm also sets both
-    variables in a batch script. A process that a batch script starts directly, without srun, is not counted as started by Slurm.
+    JAX passes the error to a callback, but cannot convert it to Python: C++ then calls the handler of `std::terminate`.
     """
-    found = next((names for names in MANAGERS if all(name in os.environ for name in names)), None)
-    return None if found and found[0].startswith("SLURM") and "SLURM_STEP_NODELIST" not in os.environ else found
+    library: Any = import_module("jaxlib._jax")
+    make = library.get_distributed_runtime_client
+    try:
+        ctypes.CDLL("libstdc++.so.6")._ZSt13set_terminatePFvvE(_end)
+        library.get_distributed_runtime_client = functools.partial(make, missed_heartbeat_callback=lambda _: _end())
+    except (OSError, AttributeError):  # another C++ library: JAX prints its dump
+        pass
+    try:
+        yield
+    finally:
+        library.get_distributed_runtime_client = make
+
+
+_codes: list[int] = []
+"""The exit code with which this process is ending, if it is."""
+
+
+@ctypes.CFUNCTYPE(None)
+def _end() -> None:
+    if not _codes:
+        os.write(2, f"error: {prefix()}{LOST}\n".encode())
+    os._exit(_codes[0] if _codes else 2)
+
+
+def leave(code: int) -> None:
+    """End this process with the exit code `code` after an error, which has been printed. In a run of one process, do nothing.
+
+    At the normal end of a program, JAX waits for all processes. It would print a dump of its stack if one of them does not come.
+    """
+    state = distributed.global_state
+    if state.coordinator_address is None:
+        return
+    _codes.append(code)
+    sys.stdout.flush()
+    with contextlib.suppress(Exception):
+        assert state.client is not None
+        state.client.key_value_set(f"{_LEFT}{state.process_id}", "")
+        state.client.wait_at_barrier(_LEFT, 1000 * LEAVE_SECONDS)
+    os._exit(code)
+
+
+def prefix() -> str:
+    """Return the text that precedes this process's messages: "process 1: ", or "" for process 0 and for a run of one process."""
+    number = distributed.global_state.process_id
+    return f"process {number}: " if number else ""
 
 
 def _require_whole(place: Processes) -> None:
@@ -105,37 +157,14 @@ def _require_whole(place: Processes) -> None:
 
 
 def _require_free_port(place: Processes) -> None:
-    """Check in process 0, the coordinator, that it can listen at its port. In other processes, do nothing.
-
-    Without this check, JAX would end the process without an error message if the port is in use.
-
-    Args:
-        place: the address of process 0 and the index of this process.
-
-    Raises:
-        InputError: if the port is in use.
-    """
-    if place.process:
-        return
-    with socket.socket() as tried:
+    """Check in process 0 that it can listen at its port: JAX would crash without a message."""
+    with socket.socket() as tried, system_errors(f"coordinator {place.coordinator}", "give a port that is free"):
         tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            tried.bind(("", int(place.coordinator.rpartition(":")[2])))
-        except OSError as error:
-            raise InputError("coordinator", f"{place.coordinator}: {error.strerror}", "give a port that is free") from error
+        tried.bind(("", 0 if place.process else int(place.coordinator.rpartition(":")[2])))
 
 
 def _wait_for_coordinator(place: Processes) -> None:
-    """Wait until process 0, the coordinator, listens at its port. In process 0 itself, do nothing.
-
-    Without this function, JAX would abort this process if process 0 does not listen.
-
-    Args:
-        place: the address of process 0 and the index of this process.
-
-    Raises:
-        InputError: if process 0 does not listen within `CONNECT_SECONDS`.
-    """
+    """Wait until process 0, the coordinator, listens at its port: JAX would abort this process if it does not."""
     host, _, port = place.coordinator.rpartition(":")
     until = time.monotonic() + CONNECT_SECONDS
     while place.process:
@@ -149,37 +178,19 @@ def _wait_for_coordinator(place: Processes) -> None:
             time.sleep(0.2)
 
 
-@contextlib.contextmanager
-def _ended_if_alone(place: Processes) -> Iterator[None]:
-    """Return a context manager that ends this process if the body of the with-statement takes longer than `CONNECT_SECONDS`.
-
-    In the body, JAX waits for the other processes without returning to Python, and would abort this process if another process never joins.
-    This context manager instead prints one line with the expected number of processes (`place.processes`), and ends this process with exit
-    code 2.
-    """
-
-    def end() -> None:
-        line = f"error: processes: not all {place.processes} have come within {CONNECT_SECONDS} seconds; start all of them\n"
-        os.write(2, line.encode())
-        os._exit(2)
-
-    timer = threading.Timer(CONNECT_SECONDS, end)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-
-
 def first() -> bool:
     """Return whether this process is process 0, which writes the files of a training run. In a run of one process, return True."""
-    return jax.process_index() == 0
+    return distributed.global_state.process_id == 0
 
 
 def several() -> bool:
-    """Return whether several processes run this program together, which is true if `jax.process_count()` is above 1."""
-    return jax.process_count() > 1
+    """Return whether several processes run this program together."""
+    return count() > 1
+
+
+def count() -> int:
+    """Return the number of processes that run this program together."""
+    return distributed.global_state.num_processes
 
 
 def own_devices(devices: int, place: Processes) -> int:
@@ -203,6 +214,34 @@ def largest(*numbers: int) -> tuple[int, ...]:
     return tuple(int(number) for number in np.asarray(found).reshape(-1, len(numbers)).max(axis=0))
 
 
+def exchange(value: str, seconds: float = math.inf) -> Iterator[str]:
+    """Give a value to all processes, and return an iterator over the values of the processes, in the order of their indices.
+
+    All processes must call this function together. The values go through the coordination service of `jax.distributed`, which needs no
+    devices. The iterator waits for each value. A signal interrupts the wait.
+
+    Raises:
+        InputError: from the iterator, if a process has ended with an error, or has given no value within `seconds`.
+    """
+    state, until = distributed.global_state, time.monotonic() + seconds
+    key = f"lstm_jax/{next(_rounds)}/"
+    assert state.client is not None
+    state.client.key_value_set(f"{key}{state.process_id}", value)
+    return (_value(state.client, f"{key}{process}", process, until) for process in range(state.num_processes))
+
+
+def _value(client: Any, key: str, process: int, until: float) -> str:
+    while True:
+        try:
+            return client.blocking_key_value_get(key, 500)
+        except jax.errors.JaxRuntimeError as error:
+            if "DEADLINE_EXCEEDED" not in str(error):
+                raise
+        left = [name.removeprefix(_LEFT) for name, _ in client.key_value_dir_get(_LEFT)]
+        require(not left, f"process {', '.join(sorted(left))}", "ended by an error", "see its own message")
+        require(time.monotonic() < until, f"process {process}", "does not answer", "see its own messages, then start all processes again")
+
+
 @contextlib.contextmanager
 def together() -> Iterator[None]:
     """Return a context manager for work that can fail in one process alone, such as reading files.
@@ -210,35 +249,37 @@ def together() -> Iterator[None]:
     If the work fails in some processes, each of them raises its own error. Every other process raises an `InputError` that names the failed
     processes. Therefore no process waits forever for a failed process. All processes must use this context manager together.
     """
-    failed = True
     try:
         yield
-        failed = False
-    finally:
+    except BaseException:
         if several():
-            flags = np.asarray(multihost_utils.process_allgather(np.asarray([failed]))).reshape(-1)
-            others = ", ".join(str(number) for number in np.flatnonzero(flags))
-            if not failed:
-                require(not others, f"process {others}", "ended by an error", "see its own message")
+            exchange("failed")
+        raise
+    if several():
+        others = ", ".join(str(number) for number, value in enumerate(exchange("")) if value)
+        require(not others, f"process {others}", "ended by an error", "see its own message")
 
 
-def require_equal(values: Mapping[str, str]) -> None:
+def require_equal(values: Mapping[str, str], seconds: float = math.inf) -> None:
     """Check that all processes have given the same values. All processes must call this function together.
 
     Args:
-        values: dict from a name to its value, such as {"config": text of the config as JSON}. It has the same keys on all processes.
+        values: dict from a name to its value, such as {"learning_rate": "0.1"}. The first of them that differs is named.
+        seconds: number of seconds that this process waits for the others.
 
     Raises:
-        InputError: on all processes, if a value of any process differs from that of process 0.
+        InputError: on all processes, if a value of any process differs from that of process 0, or if a process gives no values.
     """
     if not several():
         return
-    digests = np.stack([np.frombuffer(hashlib.sha256(value.encode()).digest(), np.uint8) for value in values.values()])
-    found = np.asarray(multihost_utils.process_allgather(digests)).reshape(-1, *digests.shape)
-    for number, name in enumerate(values):
-        others = np.flatnonzero((found[:, number] != found[0, number]).any(axis=1))
-        shown = f"process {', '.join(map(str, others))} has another one than process 0"
-        require(not len(others), name, shown, "start all processes with the same flags, data and versions")
+    expected: dict[str, str] = {}
+    for process, text in enumerate(exchange(json.dumps(dict(values)), seconds)):
+        found = json.loads(text)
+        expected = expected or found
+        for name in expected | found:
+            first, other = expected.get(name, "none"), found.get(name, "none")
+            shown = f"{first[:28]} on process 0, {other[:28]} on process {process}"
+            require(first == other, name, shown, "start all processes with the same flags, data, versions and devices")
 
 
 @cache
@@ -252,18 +293,11 @@ def code_digest() -> str:
 
 
 def on_host(leaf: Any) -> np.ndarray:
-    """Return a JAX array as a NumPy array, including the parts that the devices of other processes hold.
-
-    If there are such parts, all processes must call this function together.
-    """
-    if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
-        return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
-    return np.asarray(leaf)
+    """Return an array as a NumPy array. If other processes hold parts of it, all processes must call this function together."""
+    whole = not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated
+    return np.asarray(leaf if whole else multihost_utils.process_allgather(leaf, tiled=True))
 
 
 def gathered(tree: Any) -> Any:
-    """Convert each leaf of a pytree to a NumPy array with `on_host` if several processes run this program, and return the result.
-
-    In a run of one process, the tree is returned unchanged.
-    """
+    """Return a pytree whose leaves are converted by `on_host`. In a run of one process, the tree is returned unchanged."""
     return jax.tree.map(on_host, tree) if several() else tree

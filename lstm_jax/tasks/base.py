@@ -27,7 +27,7 @@ from lstm_jax.errors import require
 from lstm_jax.models import Functional, check_products, functional, replaced, set_products
 from lstm_jax.runtime import processes, sharding
 from lstm_jax.tasks.memory import require_memory
-from lstm_jax.tasks.running import Content, Permissions, Run, begin, load_params, open_run, summary
+from lstm_jax.tasks.running import Content, Permissions, Run, begin, check_processes, load_params, summary
 from lstm_jax.training.callbacks import Callback
 from lstm_jax.training.checkpoint import steps
 from lstm_jax.training.examples import Examples
@@ -221,6 +221,7 @@ class Task(ABC, Generic[C, D]):
             Interrupted: if SIGINT or SIGTERM arrives. The state has been saved before this error is raised.
         """
         console = console or Console(quiet=True)
+        check_processes(config, resume)
         mesh = sharding.make_mesh(config.train.devices)
         with processes.together():
             task = cls(config, cls.read(config, console) if data is None else data, mesh)
@@ -325,7 +326,8 @@ class Trained(ABC, Generic[C, Own]):
             InputError: if the folder does not hold a run of this task, if one of its files has changed, or if none of its checkpoints is
                 intact.
         """
-        run, notes = open_run(folder)
+        run = RunFolder(Path(folder))
+        notes = run.verify()
         config = read_config(run.config, cls.kind)
         own = cls._read_own(run)
         like, rebuild = functional(cls._make_model(config, own))

@@ -1,8 +1,10 @@
 """Functions that prepare the folder of a run, write the result of the run, and load its parameters."""
 
 import contextlib
+import json
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,7 @@ from rich.table import Table
 from lstm_jax import native
 from lstm_jax.cells import CELLS
 from lstm_jax.config import RecurrentConfig, RunConfig, to_json
+from lstm_jax.config.values import config_values
 from lstm_jax.dropout import draw_masks
 from lstm_jax.errors import require
 from lstm_jax.files.json_text import json_text
@@ -31,10 +34,14 @@ from lstm_jax.training.examples import steps_per_epoch
 from lstm_jax.training.loop import FitResult, check_batch_size
 from lstm_jax.training.optimizers import make_optimizer
 from lstm_jax.training.row_sparse import Optimizer
-from lstm_jax.training.run_folder import RunFolder, differences, environment, same_data
+from lstm_jax.training.run_folder import RunFolder, differences, environment, same_data, versions
 
 Content = str | bytes | Callable[[IO[bytes]], object]
 """Content of a file: a string, bytes, or a function that writes the content to an open binary file (see `write_atomically`)."""
+
+
+SHARED_SECONDS = 10.0
+"""Number of seconds until each process must see a file that process 0 has written. A network file system can delay it."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +112,7 @@ def begin(
 
             - No backend can run the config, or `files` has other names than `RunConfig.files`.
             - A batch cannot be divided among the devices.
-            - The processes that train the model together differ in the config, the data, the versions or the code.
+            - The processes that train the model together differ in the backend or the data, or do not share the folder.
             - The folder cannot be used, or a file in it has changed.
             - The data have changed.
             - The environment has changed, and `permissions.other_machine` is false.
@@ -115,15 +122,15 @@ def begin(
     backend = check_request(config, mesh)
     optimizer = make_optimizer(config.train, config.train.epochs * steps_per_epoch(examples, config.train.batch_size))
     here = environment(mesh) | {"backend": backend, **_compiled_code()}
-    if processes.several():
-        versions = str({name: here[name] for name in ("versions", "backend", "compiled")})
-        processes.require_equal({"config": to_json(config), "data": fingerprint, "versions": versions, "code": processes.code_digest()})
+    processes.require_equal({"backend": backend, "data": fingerprint})
     with contextlib.ExitStack() as stack:
         run = RunFolder(Path(folder))
         with processes.together():
             if not processes.first():
                 run = RunFolder(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lstm_jax_"))), checkpoints=run.checkpoints)
             stack.enter_context(run.locked())
+        _require_shared(Path(folder))
+        with processes.together():
             longer = run.start(to_json(config), permissions.resume)
             environments = _environments(run, here, permissions.other_machine, console)
             run.fix_data(fingerprint)
@@ -138,30 +145,48 @@ def begin(
             pass
 
 
-def _compiled_code() -> dict[str, str]:
-    """Return a dict that describes the compiled code of this process, as a part of the environment of a run.
+def check_processes(config: RunConfig, resume: bool) -> None:
+    """Check that all processes have the same config, `resume`, versions and code and, once JAX has made its devices, as many devices.
 
-    The key "compiled" has the file name of the compiled C++ library that this process uses. If the process uses none, this name is "", and
-    the key "not_compiled" has the reason.
+    Raises:
+        InputError: if they differ, or if another process does not answer within `processes.CONNECT_SECONDS`.
     """
+    if not processes.several():
+        return
+    values = {"processes": str(processes.count()), "platforms": os.environ.get("JAX_PLATFORMS", "any"), "resume": str(resume)}
+    for section, part in config_values(config).items():
+        values |= {f"{section}.{name}": json.dumps(value) for name, value in part.items()}
+    values |= {"compiled code": _compiled_code()["compiled"] or "none"} | versions() | {"code": processes.code_digest()}
+    processes.require_equal(values, processes.CONNECT_SECONDS)
+    processes.require_equal({"devices": str(jax.local_device_count())}, processes.CONNECT_SECONDS)
+
+
+def _require_shared(folder: Path) -> None:
+    """Check that all processes see the folder that process 0 has locked, by the content of its lock."""
+    if not processes.several():
+        return
+
+    def owner() -> str:
+        with contextlib.suppress(OSError):
+            return RunFolder(folder).lock.read_text()
+        return ""
+
+    locked_by, until = next(processes.exchange(owner())), time.monotonic() + SHARED_SECONDS
+    while not (same := owner() == locked_by) and time.monotonic() < until:
+        time.sleep(0.1)
+    processes.require_equal({"run folder, which all processes must share": "found" if same else "missing"})
+
+
+def _compiled_code() -> dict[str, str]:
+    """Return the file name of the compiled library of this process, or "" with the reason, as a part of the environment of a run."""
     path = native.loaded_library()
     return {"compiled": path.name} if path else {"compiled": "", "not_compiled": native.why_not()}
 
 
 def _environments(run: RunFolder, here: dict[str, Any], allow: bool, console: Console) -> tuple[dict[str, Any], ...]:
-    """Return the environments that a run was trained in, oldest first, followed by the environment of this process if it is new.
+    """Return the environments that a run was trained in, oldest first, followed by `here`, that of this process, if it differs.
 
-    An environment is a dict of versions, devices and settings. The environment of this process is new if the run has no environment yet, or
-    if `differences` finds a difference between it and the newest one of the run. A difference can change the last bits of results.
-
-    Args:
-        run: folder of the run.
-        here: environment of this process.
-        allow: whether the run may be continued in an environment that differs from the newest one.
-        console: console that shows a note if the environment differs from the newest one.
-
-    Raises:
-        InputError: if the environment differs from the newest one, and `allow` is false.
+    A difference can change the last bits of results. `allow` says whether it is allowed.
     """
     before = run.environments()
     if not before:
@@ -172,19 +197,6 @@ def _environments(run: RunFolder, here: dict[str, Any], allow: bool, console: Co
     if found:
         console.print(f"resumed on another machine, so that the last bits differ: {found}", highlight=False, markup=False)
     return (*before, here) if found else before
-
-
-def open_run(folder: str | os.PathLike[str]) -> tuple[RunFolder, tuple[str, ...]]:
-    """Open the folder of an existing run, and check that its files have not changed.
-
-    Returns:
-        A pair of the folder and a tuple of warnings about the folder. If there are no warnings, the tuple is empty.
-
-    Raises:
-        InputError: if a file that predictions depend on has changed since the run wrote it.
-    """
-    run = RunFolder(Path(folder))
-    return run, run.verify()
 
 
 def check_request(config: RunConfig, mesh: jax.sharding.Mesh) -> str:

@@ -261,7 +261,7 @@ def environment(mesh: Mesh) -> dict[str, Any]:
     """
     return {
         "python": sys.version.split()[0],
-        "versions": {name: _version(name) for name in ("lstm-jax", "jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")},
+        "versions": versions(),
         "git": _git(),
         "platform": platform.platform(),
         "cpu": _cpu(),
@@ -271,6 +271,11 @@ def environment(mesh: Mesh) -> dict[str, Any]:
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "matmul_precision": str(jax.config.values.get("jax_default_matmul_precision")),
     }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the installed packages that can change results."""
+    return {name: _version(name) for name in ("lstm-jax", "jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")}
 
 
 def _version(package: str) -> str:
