@@ -48,13 +48,14 @@ def layers_to_onnx(
 ) -> Any:
     """Convert a stack of recurrent layers to an ONNX model.
 
-    The model maps "x" (batch, time, features) to "y" (batch, time, outputs), the outputs of the last layer at all steps. If `states` is
-    true, it also maps the initial state of each layer to its final state. The inputs "state/0/h" and, for an LSTM, "state/0/c" are the
-    initial state of the lowest layer, and the outputs "new_state/0/h" and "new_state/0/c" are its final state. The names for the next layer
-    begin with "state/1/" and "new_state/1/", and so on. Each state has the shape (directions, batch, units), where `directions` is 1, or 2
-    for a bidirectional layer.
+    The model maps "x" (batch, time, features) to "y", which is what the last layer returns: its outputs at all steps (batch, time, outputs)
+    or, if it is a layer with `return_sequences=False`, its last output (batch, outputs). If `states` is true, the model also maps the
+    initial state of each layer to its final state. The inputs "state/0/h" and, for an LSTM, "state/0/c" are the initial state of the lowest
+    layer, and the outputs "new_state/0/h" and "new_state/0/c" are its final state. The names for the next layer begin with "state/1/" and
+    "new_state/1/", and so on. Each state has the shape (directions, batch, units), where `directions` is 1, or 2 for a bidirectional layer.
+    The final state of a layer with `return_state=True` is an output in any case.
 
-    Dropout is left out, because it is active only in training. `return_sequences`, `return_state` and `stateful` of the layers are ignored.
+    Dropout is left out, because it is active only in training. `stateful` of the layers is ignored.
 
     Args:
         cell: name of the cell: "lstm", "gru", "gru_reset_before" or "simple_rnn".
@@ -92,8 +93,12 @@ def layers_to_onnx(
     checked, outputs = _check_stack(cell, weights, merge)
     graph = Graph()
     x = graph.input("x", "FLOAT", "batch", "time", widths(checked[0])[0])
-    found = add_layers(graph, cell, checked, _swapped(graph, x), merge=merge, states=states)
-    graph.output(_swapped(graph, found.sequence), "y", "batch", "time", outputs, first=True)
+    returned = [number for number, part in enumerate(parts) if getattr(part, "return_state", False)]
+    found = add_layers(graph, cell, checked, _swapped(graph, x), merge=merge, states=states, returned=returned)
+    if getattr(parts[-1], "return_sequences", True):
+        graph.output(_swapped(graph, found.sequence), "y", "batch", "time", outputs, first=True)
+    else:
+        graph.output(found.last, "y", "batch", outputs, first=True)
     return graph.model("recurrent_layers", f"{len(checked)} recurrent layers", _metadata(cell, metadata))
 
 

@@ -179,13 +179,12 @@ def add_layers(
     lengths: str = "",
     merge: str = "concat",
     states: bool = False,
+    returned: Sequence[int] = (),
 ) -> Outputs:
     """Add a stack of recurrent layers to a graph, and return the names of its outputs.
 
     If `states` is true, the initial state of each layer is an input of the graph, such as "state/0/h", and its final state is an output,
     such as "new_state/0/h". Each state has the shape (D, B, H), where D is 1, or 2 for a bidirectional layer.
-
-    B is the batch size, T the number of steps, E the number of input features and H the number of units.
 
     Args:
         graph: the graph.
@@ -195,31 +194,27 @@ def add_layers(
         lengths: name of the int32 value (B,) that holds the number of steps of each row, or "" to read all steps of all rows.
         merge: how the outputs of two directions are combined: "concat", "sum", "ave" or "mul".
         states: whether the states are inputs and outputs of the graph.
+        returned: numbers of the layers whose final states are outputs even if `states` is false.
     """
     require(merge in MERGES, "merge", merge, f"give one of {', '.join(MERGES)}")
-    outputs = Outputs(x, "")
+    operator, last = OPERATORS[cell], ""
     for number, layer in enumerate(layers):
-        outputs = _add_layer(graph, cell, layer, number, outputs.sequence, lengths, merge, states)
-    return outputs
-
-
-def _add_layer(graph: Graph, cell: str, layer: Layer, number: int, x: str, lengths: str, merge: str, states: bool) -> Outputs:
-    operator, pair = OPERATORS[cell], is_bidirectional(layer)
-    parts = [layer[direction] for direction in DIRECTIONS] if pair else [layer]
-    units, count = parts[0]["recurrent_kernel"].shape[0], len(parts)
-    weights = [
-        graph.constant(f"recurrent/{number}/{name}", np.stack(arrays))
-        for name, arrays in zip("WRB", zip(*(_operands(cell, part) for part in parts), strict=True), strict=True)
-    ]
-    shape = (count, "batch", units)
-    initial = [graph.input(f"state/{number}/{name}", "FLOAT", *shape) for name in operator.states] if states else []
-    direction = "bidirectional" if pair else "forward"
-    options: dict[str, Any] = {"hidden_size": units, "direction": direction, **operator.attributes}
-    all_steps, *final = graph.many(operator.name, 1 + len(operator.states), x, *weights, lengths, *initial, **options)
-    for name, value in zip(operator.states, final, strict=True):
-        if states:
-            graph.output(value, f"new_state/{number}/{name}", *shape)
-    return Outputs(_merge(graph, merge, all_steps, pair, axis=1), _merge(graph, merge, final[0], pair, axis=0))
+        pair = is_bidirectional(layer)
+        parts = [layer[direction] for direction in DIRECTIONS] if pair else [layer]
+        units, count = parts[0]["recurrent_kernel"].shape[0], len(parts)
+        weights = [
+            graph.constant(f"recurrent/{number}/{name}", np.stack(arrays))
+            for name, arrays in zip("WRB", zip(*(_operands(cell, part) for part in parts), strict=True), strict=True)
+        ]
+        shape = (count, "batch", units)
+        initial = [graph.input(f"state/{number}/{name}", "FLOAT", *shape) for name in operator.states] if states else []
+        options: dict[str, Any] = {"hidden_size": units, "direction": "bidirectional" if pair else "forward", **operator.attributes}
+        all_steps, *final = graph.many(operator.name, 1 + len(operator.states), x, *weights, lengths, *initial, **options)
+        if states or number in returned:
+            for name, value in zip(operator.states, final, strict=True):
+                graph.output(value, f"new_state/{number}/{name}", *shape)
+        x, last = _merge(graph, merge, all_steps, pair, axis=1), _merge(graph, merge, final[0], pair, axis=0)
+    return Outputs(x, last)
 
 
 def _operands(cell: str, arrays: Arrays) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
