@@ -110,7 +110,7 @@ def _accelerated(model: Any, backend: str | None) -> Any:
         return model
     from lstm_jax.integrations.keras import accelerate
 
-    return accelerate(model)
+    return accelerate(model, verbose=False)
 
 
 def _numpy(array: Any) -> np.ndarray:
