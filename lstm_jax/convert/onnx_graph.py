@@ -8,11 +8,11 @@ T is the number of steps, B the batch size, D the number of directions, E the nu
 """
 
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple
 
 import numpy as np
 
+import lstm_jax
 from lstm_jax.convert.arrays import DIRECTIONS, LAYOUTS, Arrays, Layer, is_bidirectional
 from lstm_jax.errors import InputError, require
 
@@ -148,17 +148,10 @@ class Graph:
         tensors = [self.onnx.numpy_helper.from_array(array, key) for key, array in self.constants.items()]
         graph = helper.make_graph(self.nodes, name, self.inputs, self.outputs, tensors)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
-        model.producer_name, model.producer_version, model.doc_string = "lstm_jax", _version(), description
+        model.producer_name, model.producer_version, model.doc_string = "lstm_jax", lstm_jax.__version__, description
         helper.set_model_props(model, {"opset": str(OPSET), **metadata})
         self.onnx.checker.check_model(model, full_check=True)
         return model
-
-
-def _version() -> str:
-    try:
-        return version("lstm-jax")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 class Outputs(NamedTuple):

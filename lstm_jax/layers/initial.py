@@ -1,9 +1,11 @@
-"""Initialisation of the parameters of a recurrent layer, with the initialisers of Keras."""
+"""Arguments of the layers, and initialisation of the parameters of a recurrent layer with the initialisers of Keras."""
 
+import functools
+import inspect
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ParamSpec
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +15,66 @@ from lstm_jax.bounds import Count, check_number
 from lstm_jax.cells import BUILT_IN, Cell
 from lstm_jax.errors import InputError, require
 from lstm_jax.initializers import Initializer, draw
+
+_PENALTY = "add the penalty to the loss, such as 1e-4 * jnp.sum(layer.kernel[...] ** 2), or let the weights decay by optax.adamw"
+_CONSTRAINT = "constrain the parameters after an update, for example by optax.keep_params_nonnegative"
+_TRAINING = "call train() or eval() of the model, or give deterministic=False or True to the call"
+FOREIGN = {
+    "kernel_regularizer": _PENALTY,
+    "recurrent_regularizer": _PENALTY,
+    "bias_regularizer": _PENALTY,
+    "activity_regularizer": "add the penalty of the outputs to the loss",
+    "kernel_constraint": _CONSTRAINT,
+    "recurrent_constraint": _CONSTRAINT,
+    "bias_constraint": _CONSTRAINT,
+    "training": _TRAINING,
+    "deterministic": _TRAINING,
+    "seed": "give rngs=nnx.Rngs(seed)",
+    "implementation": "leave it out: the backend is chosen by itself, or by backend=",
+    "unroll": "leave it out: the backend is chosen by itself, or by backend=",
+    "use_cudnn": "it is called backend here: see `lstm-jax backends`",
+    "layer": "Bidirectional makes both layers: give Bidirectional(features, units, cell='lstm', rngs=nnx.Rngs(0))",
+    "batch_first": "inputs are (B, T, E): for (T, B, E) give time_major=True to the call",
+    "time_major": "give it to the call",
+    "num_layers": "give RecurrentStack a list of as many layers",
+    "bidirectional": "use Bidirectional",
+    "input_size": "it is called features here",
+    "in_features": "it is called features here",
+    "hidden_size": "it is called units here",
+    "hidden_features": "it is called units here",
+    "proj_size": "it is called projection here",
+    "bias": "it is called use_bias here",
+    "nonlinearity": "it is called activation here",
+    "input_dim": "it is called vocabulary in an Embedding here, and features in another layer",
+    "output_dim": "it is called features here",
+}
+"""Dict from arguments of layers in Keras, PyTorch and Flax that the layers of this project do not have to what to do instead."""
+_Arguments = ParamSpec("_Arguments")
+
+
+def constructor(init: Callable[_Arguments, None]) -> Callable[_Arguments, None]:
+    """Decorate the method `__init__` of a layer: arguments that do not fit its signature raise an `InputError` that says what does."""
+    signature = inspect.signature(init)
+    needed = [name for name, parameter in signature.parameters.items() if parameter.default is parameter.empty and name != "options"][1:]
+
+    @functools.wraps(init)
+    def checked(*args: _Arguments.args, **options: _Arguments.kwargs) -> None:
+        given: dict[str, Any] = dict(options)
+        if len(args) > 1 and isinstance(args[1], nnx.Module):
+            given["layer"] = type(args[1]).__name__
+        for name, value in given.items():
+            require(name in signature.parameters or name not in FOREIGN, name, value, FOREIGN.get(name, ""))
+        try:
+            signature.bind(*args, **options)
+        except TypeError as error:
+            title = type(args[0]).__name__
+            raise InputError(title, error, f"give {title}({', '.join(needed)}, ...)".replace("rngs", "rngs=nnx.Rngs(0)")) from error
+        if "rngs" in needed:
+            require(hasattr(given["rngs"], "params"), "rngs", given["rngs"], "give nnx.Rngs(0), or other Rngs with a stream `params`")
+        init(*args, **options)
+
+    return checked
+
 
 Initial = str | Initializer
 _FIRST = ("kernel", "recurrent_kernel", "bias")

@@ -144,12 +144,16 @@ def test_other_activations_are_run_by_the_reference_alone() -> None:
         ({"recurrent_initializer": np.ones((3, 4))}, "recurrent_initializer: ndarray; give a name, or a function"),
         ({"recurrent_initializer": lambda shape: 0}, "recurrent_initializer: "),
         ({"bias_initializer": lambda *_: jnp.zeros(5)}, "bias_initializer: gave shape (5,); (3,) was asked for"),
+        ({"kernel_regularizer": "l2"}, "kernel_regularizer: l2; add the penalty to the loss"),
+        ({"hidden_size": 3}, "hidden_size: 3; it is called units here"),
+        ({"other": 3}, "Recurrent: got an unexpected keyword argument 'other'; give Recurrent(features, units, rngs=nnx.Rngs(0), ...)"),
+        ({"rngs": 0}, "rngs: 0; give nnx.Rngs(0)"),
         ({"cell": "min_gru", "recurrent_initializer": "ones"}, "recurrent_initializer: ones; the cell min_gru has no recurrent_kernel"),
     ],
 )
 def test_errors(options: dict, message: str, unchecked: None) -> None:
     with pytest.raises(InputError) as caught:
-        Recurrent(E, H, rngs=nnx.Rngs(0), **options)
+        Recurrent(E, H, **({"rngs": nnx.Rngs(0)} | options))
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
 
