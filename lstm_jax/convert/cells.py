@@ -29,15 +29,7 @@ def _check_name(cell: str) -> None:
 
 
 def listed(subject: str, weights: Any) -> list[Any]:
-    """Return the weights of a Keras layer or model as a list, after checking that they are a list or a similar collection.
-
-    Args:
-        subject: name of the weights in the error message.
-        weights: the weights.
-
-    Raises:
-        InputError: if `weights` is not such a collection, for example if it is a Keras layer.
-    """
+    """Return the weights of a Keras layer or model as a list, after checking that they are a list or a similar collection."""
     weights = list(weights) if isinstance(weights, Iterator) else weights
     require(is_list(weights), subject, kind_of(weights), "give the list that get_weights() returns")
     return list(weights)
@@ -64,19 +56,7 @@ def cell_from_keras(cell: str, weights: Sequence[Any]) -> Arrays:
 
 
 def from_list(cell: str, weights: Sequence[Any], where: str = "") -> Arrays:
-    """Convert the weights of a Keras LSTM, GRU or SimpleRNN layer to the dict of arrays that lstm_jax uses.
-
-    Args:
-        cell: "lstm" for a Keras LSTM, or one of the names that `cell_from_keras` accepts.
-        weights: `get_weights()` of the layer: kernel, recurrent kernel and, if the layer has one, bias.
-        where: text that stands before the names of the arrays in error messages.
-
-    Returns:
-        a dict with the keys "kernel", "recurrent_kernel", "bias" and, if `cell` is "gru", "recurrent_bias". An absent bias becomes zeros.
-
-    Raises:
-        InputError: if `weights` is not a list of 2 or 3 arrays, or an array has a wrong shape.
-    """
+    """Convert the weights of a Keras LSTM, GRU or SimpleRNN layer to the dict of arrays that lstm_jax uses."""
     title = "LSTM" if cell == "lstm" else cell
     weights = listed(f"{where}{title} weights", weights)
     require(len(weights) in (2, 3), f"{where}{title} weights", f"{len(weights)} arrays", "give kernel, recurrent kernel and, if any, bias")
@@ -92,14 +72,6 @@ def to_list(cell: str, params: Mapping[str, Any], where: str = "") -> list[np.nd
     """Convert the weights of a cell to the list of arrays that `set_weights` of a Keras layer expects.
 
     This function is the inverse of `from_list`.
-
-    Args:
-        cell: "lstm" for a Keras LSTM, or one of the names that `cell_to_keras` accepts.
-        params: dict with the keys "kernel", "recurrent_kernel", "bias" and, if `cell` is "gru", "recurrent_bias".
-        where: text that stands before the names of the arrays in error messages.
-
-    Raises:
-        InputError: if `params` has wrong keys or shapes.
     """
     checked = check_cell(cell, params, where)
     bias = np.stack([checked["bias"], checked["recurrent_bias"]]) if cell == "gru" else checked["bias"]

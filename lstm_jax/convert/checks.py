@@ -12,16 +12,7 @@ def kind_of(value: object) -> str:
 
 
 def check_named(subject: str, value: Any, remedy: str) -> None:
-    """Check that a value is a dict whose keys are strings.
-
-    Args:
-        subject: name of the value in error messages.
-        value: the value.
-        remedy: advice to the user at the end of error messages.
-
-    Raises:
-        InputError: if the value is not a dict, or a key is not a string.
-    """
+    """Check that a value is a dict whose keys are strings."""
     require(isinstance(value, Mapping), subject, kind_of(value), remedy)
     others = [repr(key) for key in value if not isinstance(key, str)]
     require(not others, subject, f"keys that are no text: {', '.join(others)}", remedy)

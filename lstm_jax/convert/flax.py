@@ -118,9 +118,6 @@ def _cell_leaves(tree: Mapping[Any, Any]) -> dict[str, object]:
 
     If all paths begin with the key "params", this key is removed, and then likewise the key "cell". The state of random number generators
     is left out.
-
-    Raises:
-        InputError: if `tree` is not a mapping.
     """
     remedy = "give the parameters of a cell, such as nnx.to_pure_dict(nnx.state(cell))"
     require(isinstance(tree, Mapping), "parameter tree", kind_of(tree), remedy)
@@ -136,9 +133,6 @@ def _gate_layers(forget: str) -> tuple[list[str], list[str]]:
 
     The first list contains the dense layers that act on the input, and the second list those that act on the state h. Both lists have one
     name for each of the gates i, f, g, o, in this order.
-
-    Args:
-        forget: name of the dense layer that computes the gate f from the input. It is "if" in Linen and "if_" in NNX.
     """
     return [forget if gate == "f" else f"i{gate}" for gate in GATE_NAMES], [f"h{gate}" for gate in GATE_NAMES]
 

@@ -28,27 +28,7 @@ def natural(path: str) -> list[tuple[str, int]]:
 
 
 def read_hdf5(source: str | os.PathLike[str] | io.BytesIO, name: str, skip: frozenset[str]) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Read the arrays of an HDF5 file and the paths of its groups.
-
-    Args:
-        source: path of the file, or a `BytesIO` with the bytes of the file.
-        name: name of the file in error messages.
-        skip: paths of groups that are left out, with everything in them.
-
-    Returns:
-        A pair (arrays, groups): a dict from the path of each array in the file to the array, and a list of the paths of the groups. Both
-        are in natural order, in which lstm_2 comes before lstm_10.
-
-    Raises:
-        InputError: in one of these cases.
-
-            - The file is truncated, damaged or not an HDF5 file.
-            - It contains a soft link, an external link, or an object that is neither a group nor an array.
-            - An object has two names.
-            - An array is stored in another file, is compressed or was never written.
-            - An array contains something other than numbers.
-            - The arrays together take more bytes than the file has.
-    """
+    """Read the arrays of an HDF5 file and the paths of its groups."""
     import h5py
 
     subject = f"HDF5 file {name}"

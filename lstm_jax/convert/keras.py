@@ -255,13 +255,7 @@ def generation_to_keras(params: Mapping[str, Any]) -> list[np.ndarray]:
 
 
 def _from_list(weights: Sequence[Any], kind: Kind, remedy: str) -> Arrays:
-    """Convert the weights of a Keras sentiment or character model to a flat dict of weights of lstm_jax.
-
-    Args:
-        weights: `get_weights()` of the Keras model.
-        kind: "sentiment model" or "character model".
-        remedy: description of the expected list. Error messages end with this text.
-    """
+    """Convert the weights of a Keras sentiment or character model to a flat dict of weights of lstm_jax."""
     arrays = [to_numpy(f"weights[{index}]", array) for index, array in enumerate(listed("model weights", weights))]
     matrices = sum(array.ndim == 2 for array in arrays)  # two of each LSTM and one of Dense: if even, one is an embedding table
     first = 1 if kind == SENTIMENT or matrices % 2 == 0 else 0
@@ -286,11 +280,6 @@ def _lstms_in(arrays: Sequence[np.ndarray], first: int, remedy: str) -> list[Arr
     """Divide a list of arrays into LSTMs, and return a list with the weights of each LSTM as a dict.
 
     The arrays of an LSTM are two matrices, followed by a vector if the LSTM has a bias. The LSTMs keep their order.
-
-    Args:
-        arrays: the arrays of a Keras model that lie between the embedding and the head.
-        first: index of the first of these arrays in the list of all arrays of the model, for error messages.
-        remedy: description of the expected list. Error messages end with this text.
     """
     lstms, at = [], 0
     while at < len(arrays):
@@ -301,16 +290,7 @@ def _lstms_in(arrays: Sequence[np.ndarray], first: int, remedy: str) -> list[Arr
 
 
 def lstm_in_model(weights: Sequence[Any], where: str, remedy: str) -> Arrays:
-    """Convert the weights of an LSTM layer in a Keras model, as `lstm_from_keras` does, but add `remedy` to error messages.
-
-    Args:
-        weights: `get_weights()` of the layer.
-        where: text that stands before the names of the arrays in error messages.
-        remedy: description of the models that can be converted. Error messages end with this text.
-
-    Raises:
-        InputError: if the arrays are not those of an LSTM.
-    """
+    """Convert the weights of an LSTM layer in a Keras model, as `lstm_from_keras` does, but add `remedy` to error messages."""
     try:
         return lstm_from_keras(weights, where)
     except InputError as error:

@@ -40,19 +40,6 @@ def order_in_config(config: Any, model: Kind, subject: str) -> list[str]:
     """Return the names of a Keras model's recurrent layers in the order of the model, after checking the options of all layers.
 
     The names are those of the layers' groups in a weight file, such as "lstm", "lstm_1" and "bidirectional".
-
-    Args:
-        config: the parsed config.json, which contains the order and the options.
-        model: "sentiment model" or "character model".
-        subject: name of the model in error messages.
-
-    Raises:
-        InputError: in one of these cases.
-
-            - config.json is malformed.
-            - A layer or an option is not supported.
-            - The layers are not a chain of an optional Embedding, recurrent layers and a Dense.
-            - The last recurrent layer of a sentiment model returns its outputs at all steps.
     """
     options = OPTIONS | {"Dense": {"activation": HEAD_ACTIVATIONS[model]}}
     counts: dict[str, int] = {}
@@ -97,21 +84,7 @@ def _check_options(layer: Any, ours: Mapping[str, Mapping[str, tuple[object, ...
 
 
 def _check_chain(config: Any, subject: str) -> None:
-    """Check that the layers of a Sequential or functional Keras model form a chain in which each layer reads the layer before it.
-
-    Args:
-        config: entry "config" of config.json.
-        subject: name of the model in error messages.
-
-    Raises:
-        InputError: in one of these cases.
-
-            - The layers that have weights are not an optional Embedding, recurrent layers and a Dense, in this order.
-            - A layer does not read the first output of the layer before it.
-            - A layer reads something else too. Only the mask of the Embedding is allowed as a second input.
-            - A layer is called several times, or with training=True.
-            - The model has several inputs or outputs.
-    """
+    """Check that the layers of a Sequential or functional Keras model form a chain in which each layer reads the layer before it."""
     layers = [layer for layer in config["layers"] if layer["class_name"] != MASK]
     kinds = [kind for layer in layers if (kind := layer["class_name"].lower()) in (*RECURRENT, "embedding", "dense")]
     inner = (kinds[1:] if kinds[:1] == ["embedding"] else kinds)[:-1]

@@ -199,12 +199,7 @@ def write_keras_weights(path: str | os.PathLike[str], params: Mapping[str, Any])
 
 
 def _read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], list[str], Any]:
-    """Read the arrays, the HDF5 groups and the config in a `.weights.h5` file or `.keras` archive.
-
-    Returns:
-        three values: a dict from the path of each array in the file to the array, a list of the paths of the groups, and the parsed
-        config.json. The third value is None if the file is not a `.keras` archive.
-    """
+    """Read the arrays, the HDF5 groups and the config in a `.weights.h5` file or `.keras` archive."""
     name, skip = os.fspath(path), frozenset({"optimizer"})
     require(os.path.isfile(path), "Keras weights", name, "there is no such file")
     with open_input(path, f"Keras weights {name}") as file:
@@ -225,13 +220,7 @@ def _kind(name: str) -> str:
 
 
 def _take(rest: dict[str, np.ndarray], group: str) -> list[np.ndarray]:
-    """Remove the arrays of one group of a Keras file from the dict `rest`, and return them in the order of their numbers.
-
-    Args:
-        rest: dict from the path of an array in the file to the array.
-        group: path of the group, for example "layers/dense", whose arrays have the paths "layers/dense/vars/0", "layers/dense/vars/1" and
-            so on.
-    """
+    """Remove the arrays of one group of a Keras file from the dict `rest`, and return them in the order of their numbers."""
     taken: list[np.ndarray] = []
     while f"{group}/vars/{len(taken)}" in rest:
         taken.append(rest.pop(f"{group}/vars/{len(taken)}"))
@@ -242,10 +231,6 @@ def _take_layers(rest: dict[str, np.ndarray], name: str) -> list[Layer]:
     """Remove the arrays of one recurrent Keras layer from the dict `rest`, and return them as a list of weights of layers of lstm_jax.
 
     A Keras RNN of several cells gives the weights of one layer per cell. Any other Keras layer gives those of one layer.
-
-    Args:
-        rest: dict from the path of an array in the file to the array.
-        name: name of the Keras layer's group, for example "lstm_1".
     """
     group = f"layers/{name}"
 
@@ -263,16 +248,6 @@ def _order_by_width(stacks: dict[str, list[Layer]], embedding: Arrays | None, he
 
     In the right order each layer has as many input features as the layer before it has output features. Layers of the same class keep the
     order that they have in `stacks`. If all recurrent layers have the same class, the shapes are therefore not examined.
-
-    Args:
-        stacks: dict from the name of each recurrent Keras layer to a list of weights of layers of lstm_jax, as `_take_layers` returns it.
-            The list has more than one entry only for a Keras RNN of several cells.
-        embedding: weights of the embedding, or None if the input is one-hot.
-        head: weights of the dense output layer.
-        subject: name of the model in error messages.
-
-    Raises:
-        InputError: if there are several classes, and no order or more than one order is possible.
     """
     queues = [queue for kind in RECURRENT if (queue := [name for name in stacks if _kind(name) == kind])]
     if len(queues) == 1:
@@ -284,11 +259,6 @@ def _order_by_width(stacks: dict[str, list[Layer]], embedding: Arrays | None, he
         """Return possible orders of the layers that have no position in the model yet.
 
         An order is a list of names of layers. At most two orders are returned, which are enough to show that the order is not unique.
-
-        Args:
-            taken: for each class of layers, the number of layers that already have a position. The classes have the order of `queues`,
-                which holds one list of layer names for each class.
-            width: number of features that the next layer gets as input.
         """
         if all(count == len(queue) for count, queue in zip(taken, queues, strict=True)):
             return [[]] if width == head["kernel"].shape[0] else []

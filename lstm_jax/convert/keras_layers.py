@@ -24,20 +24,7 @@ def is_keras(value: Any) -> bool:
 
 
 def given_by_keras(layer: Any, name: str) -> Given:
-    """Return the weights of a recurrent Keras layer, and the cell and the options that a layer of lstm_jax must have for these weights.
-
-    Args:
-        layer: a Keras LSTM, GRU, SimpleRNN, or Bidirectional of one of them. It must be built, which means that its weights exist.
-        name: name of the layer in error messages.
-
-    Raises:
-        InputError: in one of these cases.
-
-            - `layer` is of another class, or is not built.
-            - An activation is not one of Keras' own functions.
-            - The two directions of a Bidirectional layer have different cells or activations.
-            - The forward layer of a Bidirectional layer has `go_backwards=True`, or its backward layer has `go_backwards=False`.
-    """
+    """Return the weights of a recurrent Keras layer, and the cell and the options that a layer of lstm_jax must have for these weights."""
     if not is_a(layer, "keras", "Bidirectional"):
         given = _given_by_one(layer, name)
         order = {"keep_order": False} if layer.go_backwards else {}  # Keras' outputs are in the order in which the steps are read
@@ -75,14 +62,6 @@ def _activation(layer: Any, argument: str, name: str) -> str:
 
     It is the same name as in Keras, except for the activations in `NAMES`. In lstm_jax, such names are part of the name of a cell whose
     activations are not the default ones, as in "lstm(relu, sigmoid)".
-
-    Args:
-        layer: the Keras layer.
-        argument: "activation" or "recurrent_activation".
-        name: name of the layer in error messages.
-
-    Raises:
-        InputError: if the activation is not one of Keras' own functions.
     """
     function = getattr(layer, argument)
     called = getattr(function, "__name__", type(function).__name__)

@@ -100,12 +100,7 @@ def load(layer: Any, weights: Any, prefix: str = "") -> None:
 
 
 def _matched_layers(layer: Any, given: list[Given]) -> list[tuple[Any, Any]]:
-    """Check that weights fit recurrent layers, and return a list of pairs: a parameter, and the array with its new values.
-
-    Args:
-        layer: a `Recurrent` layer, a `Bidirectional` layer or a `RecurrentStack`.
-        given: the weights of each layer, lowest layer first.
-    """
+    """Check that weights fit recurrent layers, and return a list of pairs: a parameter, and the array with its new values."""
     layers = list(layer.layers) if is_a(layer, OWN, "RecurrentStack") else [layer]
     require(len(layers) == len(given), "layers", len(layers), f"the weights have {len(given)}: give a RecurrentStack of as many layers")
     many = len(layers) > 1
@@ -117,15 +112,7 @@ def _matched_layers(layer: Any, given: list[Given]) -> list[tuple[Any, Any]]:
 
 
 def _given(weights: Any, prefix: str) -> list[Given]:
-    """Return a list of the weights of each recurrent layer, in which the lowest layer comes first.
-
-    Args:
-        weights: weights in the layout of lstm_jax, the state dict of a PyTorch module, the module itself, or Keras layers; see `load`.
-        prefix: prefix of the names of the recurrent module's arrays in the state dict of a bigger model, for example "rnn.".
-
-    Raises:
-        InputError: if `weights` has none of these forms, or if the layout or the shapes are wrong.
-    """
+    """Return a list of the weights of each recurrent layer, in which the lowest layer comes first."""
     if isinstance(weights, Mapping):
         check_named("weights", weights, "give the state dict of a PyTorch module, or converted weights")
         inside = bool(prefix) and any(name.startswith(prefix) for name in weights)
@@ -141,15 +128,7 @@ def _given(weights: Any, prefix: str) -> list[Given]:
 
 
 def _converted(weights: Sequence[Any], where: str) -> list[Given]:
-    """Return the weights of each recurrent layer, after checking their layout.
-
-    Args:
-        weights: for each layer, lowest layer first, its weights in the layout of lstm_jax, or a Keras layer.
-        where: prefix of the names of the arrays in error messages, in which {} stands for the number of the layer.
-
-    Raises:
-        InputError: if an entry of `weights` is something else, or if the layout or the shapes are wrong.
-    """
+    """Return the weights of each recurrent layer, after checking their layout."""
     found = []
     for number, arrays in enumerate(weights):
         if is_keras(arrays):
@@ -163,13 +142,7 @@ def _converted(weights: Sequence[Any], where: str) -> list[Given]:
 
 
 def _from_torch(state: Mapping[str, Any], prefix: str, nonlinearity: Any) -> list[Given]:
-    """Return the weights of each layer in a PyTorch state dict, lowest layer first.
-
-    Args:
-        state: state dict of a recurrent PyTorch module, or of a model that contains it.
-        prefix: prefix of the names of the recurrent module's arrays in the state dict, for example "rnn.".
-        nonlinearity: activation of an nn.RNN or nn.RNNCell, "tanh" or "relu", or None if it is not known.
-    """
+    """Return the weights of each layer in a PyTorch state dict, lowest layer first."""
     cell = find_torch_cell(state, prefix)
     allowed = TORCH_CELLS[cell]
     if cell == "simple_rnn" and nonlinearity in ("tanh", "relu"):
@@ -181,13 +154,6 @@ def _find_cell(layer: Mapping[str, Any], where: str) -> str:
     """Infer which cell a layer's weights belong to, and return its name, such as "lstm".
 
     A cell is recognised by the names of its arrays and by its number of gates. The known cells are those in `LAYOUTS`.
-
-    Args:
-        layer: dict from the names of a cell's arrays to the arrays, or {"forward": such a dict, "backward": such a dict}.
-        where: prefix of the names of the arrays in error messages.
-
-    Raises:
-        InputError: if the weights are not dicts with strings as their keys, or if no cell in `LAYOUTS` has such weights.
     """
     arrays = layer
     if is_bidirectional(layer):

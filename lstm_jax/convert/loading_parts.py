@@ -31,17 +31,7 @@ def is_model(layer: Any) -> bool:
 
 
 def matched_dense(layer: Any, weights: Any, prefix: str) -> Pairs:
-    """Check that weights fit a dense layer, and return pairs: a parameter of the layer, and the array with its new values.
-
-    Args:
-        layer: an `nnx.Linear`, or a `ClassifierHead` of lstm_jax, with a kernel (in, out).
-        weights: {"kernel": (in, out), "bias": (out,)}, an nn.Linear of PyTorch, its state dict, or the state dict of a model that contains
-            the nn.Linear.
-        prefix: prefix of the names of the nn.Linear's arrays in the state dict, for example "fc.".
-
-    Raises:
-        InputError: if `weights` has none of these forms, or does not fit the layer.
-    """
+    """Check that weights fit a dense layer, and return pairs: a parameter of the layer, and the array with its new values."""
     if isinstance(weights, Mapping) and not prefix and "kernel" in weights:
         kernel, bias = dense_to_keras(weights)
         return paired(layer, {"kernel": kernel, "bias": bias})
@@ -52,18 +42,7 @@ def matched_dense(layer: Any, weights: Any, prefix: str) -> Pairs:
 
 
 def matched_embedding(layer: Any, weights: Any, prefix: str) -> Pairs:
-    """Check that weights fit an embedding layer, and return a list of one pair: the parameter, and the array with its new values.
-
-    Args:
-        layer: an `nnx.Embed`, or an `Embedding` of lstm_jax, with a table (V, E).
-        weights: {"embedding": (V, E)}, an nn.Embedding of PyTorch, its state dict, or the state dict of a model that contains the
-            nn.Embedding.
-        prefix: prefix of the name of the nn.Embedding's array in the state dict, for example "embedding.".
-
-    Raises:
-        InputError: if `weights` has none of these forms, or does not fit the layer. Also if `weights` is an nn.Embedding with `max_norm`,
-            because such a module changes a vector when the vector is looked up.
-    """
+    """Check that weights fit an embedding layer, and return a list of one pair: the parameter, and the array with its new values."""
     if isinstance(weights, Mapping) and not prefix and "embedding" in weights:
         (table,) = embedding_to_keras(weights)
         return paired(layer, {"embedding": table})
@@ -74,18 +53,7 @@ def matched_embedding(layer: Any, weights: Any, prefix: str) -> Pairs:
 
 
 def _torch_arrays(weights: Any, prefix: str, module: str, names: tuple[str, ...]) -> dict[str, Any]:
-    """Return the arrays of a PyTorch module as a dict from their names in the module, such as "weight".
-
-    Args:
-        weights: the module, or a model that contains it, or the state dict of either.
-        prefix: prefix of the names of the module's arrays in the state dict, for example "fc.".
-        module: class of the module in error messages, such as "nn.Linear".
-        names: names of the arrays that the module may have. The first one is required.
-
-    Raises:
-        InputError: if `weights` is something else, or if the first array in `names` is missing. Also if the state dict has an array whose
-            name begins with `prefix`, followed by something that is not in `names`.
-    """
+    """Return the arrays of a PyTorch module as a dict from their names in the module, such as "weight"."""
     state = weights.state_dict() if has_state_dict(weights) else weights
     remedy = f"give an {module}, its state dict, or arrays that a function of lstm_jax.convert has converted"
     require(isinstance(state, Mapping), "weights", kind_of(weights), remedy)
@@ -98,21 +66,7 @@ def _torch_arrays(weights: Any, prefix: str, module: str, names: tuple[str, ...]
 
 
 def split_flat(model: Any, weights: Any) -> tuple[list[Layer], Pairs]:
-    """Split a flat dict of weights, after checking that its arrays for the embedding and the head fit a model.
-
-    Args:
-        model: a `SentimentClassifier` or a `CharGenerator`.
-        weights: the flat dict, with keys such as "embedding/embedding", "recurrent/0/kernel" and "head/bias".
-
-    Returns:
-        two lists. The first has the weights of the recurrent layers, lowest layer first. This function does not check these weights. The
-        second list has pairs: a parameter of the embedding or the head, and the array with its new values.
-
-    Raises:
-        InputError: if `weights` is not such a dict, if a key is missing or unknown, or if a shape is not that of the model. A model that
-            ties the kernel of its head to the embedding does not need "head/kernel". If this key is given for such a model, its array must
-            be the transposed embedding table.
-    """
+    """Split a flat dict of weights, after checking that its arrays for the embedding and the head fit a model."""
     kind = SENTIMENT if is_a(model, OWN, "SentimentClassifier") else CHARACTER
     remedy = "give a flat dict such as that of sentiment_from_keras_file, or load the parts of the model one by one"
     check_named(f"weights of a {kind}", weights, remedy)

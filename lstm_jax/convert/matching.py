@@ -41,37 +41,12 @@ class Given(NamedTuple):
 
 
 def check_activations(layer: Any, allowed: tuple[str, ...], at: str, source: str) -> None:
-    """Check that a `Recurrent` layer has the activations of a layer of another library.
-
-    Args:
-        layer: the layer.
-        allowed: cells that the layer may have, each with its activations, for example ("simple_rnn", "simple_rnn(relu)").
-        at: words that say in error messages which layer is meant, such as " of layer 1" in "activations of layer 1".
-        source: name of the other library's layer in error messages, for example "PyTorch module".
-
-    Raises:
-        InputError: if the cell of the layer, with its activations, is not in `allowed`.
-    """
+    """Check that a `Recurrent` layer has the activations of a layer of another library."""
     require(layer.cell in allowed, f"activations{at}", layer.cell, f"the {source} computes {' or '.join(allowed)}: give such a layer")
 
 
 def matched(layer: Any, given: Given, at: str) -> list[tuple[Any, Any]]:
-    """Check that weights fit a layer, and return a list of pairs: a parameter of the layer, and the array with its new values.
-
-    Args:
-        layer: a `Recurrent` or `Bidirectional` layer.
-        given: the weights.
-        at: words that say in error messages which layer is meant, such as " of layer 1" in "directions of layer 1".
-
-    Raises:
-        InputError: in one of these cases.
-
-            - `layer` is neither a `Recurrent` nor a `Bidirectional` layer.
-            - The layer and the weights differ in the cell, or in the number of directions, features, units or outputs.
-            - `given.allowed` is not None, and does not contain the cell of the layer with its activations.
-            - An attribute of the layer does not have the value that `given.options` requires.
-            - `paired` rejects the arrays.
-    """
+    """Check that weights fit a layer, and return a list of pairs: a parameter of the layer, and the array with its new values."""
     pair = is_a(layer, OWN, "Bidirectional")
     recurrent = pair or is_a(layer, OWN, "Recurrent")
     require(recurrent, f"layer{at}", type(layer).__name__, "give Recurrent and Bidirectional layers")
@@ -88,14 +63,7 @@ def matched(layer: Any, given: Given, at: str) -> list[tuple[Any, Any]]:
 
 
 def _matched_cell(layer: Any, given: Given, arrays: Arrays, at: str) -> list[tuple[Any, Any]]:
-    """Check that weights fit a `Recurrent` layer, and return a list of pairs: a parameter, and the array with its new values.
-
-    Args:
-        layer: the `Recurrent` layer, which may be one direction of a `Bidirectional` layer.
-        given: the weights of the layer, or of the `Bidirectional` layer to which it belongs.
-        arrays: `given.arrays` or, if the layer is one direction of a `Bidirectional` layer, the arrays of this direction.
-        at: words that say in error messages which layer is meant, such as " of layer 1, forward" in "units of layer 1, forward".
-    """
+    """Check that weights fit a `Recurrent` layer, and return a list of pairs: a parameter, and the array with its new values."""
     cell = base_cell(layer)
     outputs, columns = arrays["recurrent_kernel"].shape
     remedy = f"projection={outputs}" if given.cell == PROJECTED else "this cell"
@@ -118,15 +86,6 @@ def paired(layer: Any, arrays: Arrays, where: str = "", at: str = "") -> list[tu
 
     A layer without a bias fits if the bias in `arrays` is zero. No pair is returned for this bias. The arrays in the pairs have the dtypes
     of the parameters.
-
-    Args:
-        layer: a module whose attributes are its parameters.
-        arrays: dict from the names of parameters to arrays.
-        where: prefix of the names of the parameters in error messages, such as "head/".
-        at: words that follow the names of the parameters in error messages, such as " of layer 1".
-
-    Raises:
-        InputError: if a shape differs, or if the layer has no bias and the bias in `arrays` is not zero.
     """
     found = []
     for name, array in arrays.items():

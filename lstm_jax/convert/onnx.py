@@ -194,11 +194,7 @@ def generation_to_onnx(
 
 
 def _metadata(cell: str, metadata: Mapping[str, str] | None) -> dict[str, str]:
-    """Return the metadata of a model: the name of its cell, and the texts that the caller adds.
-
-    Raises:
-        InputError: if `metadata` is neither None nor a dict from strings to strings.
-    """
+    """Return the metadata of a model: the name of its cell, and the texts that the caller adds."""
     if metadata is None:
         return {"cell": cell}
     check_named("metadata", metadata, METADATA)
@@ -215,16 +211,7 @@ def _float32(name: str, value: Any) -> np.ndarray:
 
 
 def _check_stack(cell: str, layers: Sequence[Mapping[str, Any]], merge: str) -> tuple[list[Layer], int]:
-    """Check that the weights of stacked layers are float32 and fit together, and return copies of them.
-
-    Args:
-        cell: name of the cell of all layers.
-        layers: weights of the layers, lowest layer first.
-        merge: how the outputs of two directions are combined: "concat", "sum", "ave" or "mul".
-
-    Returns:
-        a pair: the list of the copies, one for each layer, and the number of output features of the last layer.
-    """
+    """Check that the weights of stacked layers are float32 and fit together, and return copies of them."""
     check_operator(cell)
     require(len(layers) > 0, "recurrent/ layers", "none", "give at least one layer")
     checked, below = [], 0
@@ -242,19 +229,7 @@ def _check_stack(cell: str, layers: Sequence[Mapping[str, Any]], merge: str) -> 
 
 
 def _split(params: Mapping[str, Any], cell: str, merge: str, kind: Kind) -> tuple[Any, list[Layer], Arrays, int]:
-    """Split the flat dict of a model into its parts, after checking that they fit together.
-
-    Args:
-        params: the flat dict, whose keys are paths such as "recurrent/0/kernel".
-        cell: name of the cell of all layers.
-        merge: how the outputs of two directions are combined.
-        kind: "sentiment model" or "character model".
-
-    Returns:
-        four values: the embedding table, or None if `params` has no embedding; the list of the weights of the recurrent layers; the dict of
-        the arrays of the head, which has the key "bias" and, unless the weights are tied, also the key "kernel"; and the number of output
-        features of the last recurrent layer.
-    """
+    """Split the flat dict of a model into its parts, after checking that they fit together."""
     layers, outputs = _check_stack(cell, split_paths(params, kind), merge)
     two = [number for number, layer in enumerate(layers) if is_bidirectional(layer)]
     remedy = "a character model reads forwards alone: give one cell a layer"
@@ -266,13 +241,7 @@ def _split(params: Mapping[str, Any], cell: str, merge: str, kind: Kind) -> tupl
 
 
 def _swapped(graph: Graph, value: str, axes: int = 3) -> str:
-    """Add a node that exchanges the batch axis and the time axis of an array, and return the name of the result.
-
-    Args:
-        graph: the graph.
-        value: name of the array, whose first two axes are exchanged.
-        axes: number of axes of the array, 2 or 3.
-    """
+    """Add a node that exchanges the batch axis and the time axis of an array, and return the name of the result."""
     return graph.node("Transpose", value, perm=[1, 0, 2][:axes])
 
 
@@ -285,10 +254,6 @@ def _is_word(graph: Graph, ids: str) -> str:
     """Add nodes that compute which ids are words, and return the name of the result.
 
     The result is a bool array (B, T) for B rows of T ids. It is True for a word, and False for padding, which has the id 0.
-
-    Args:
-        graph: graph to which the nodes are added.
-        ids: name of the word ids (B, T).
     """
     return graph.node("Not", graph.node("Equal", ids, graph.integers(0)))
 
@@ -299,13 +264,6 @@ def _without_padding(graph: Graph, ids: str) -> tuple[str, str]:
     ONNX's recurrent operators have no mask. They take a length for each row instead, and read only this number of steps from the start of
     the row. In the model, padding is masked and leaves the state unchanged. Moving the padding to the end therefore does not change the
     final state.
-
-    Args:
-        graph: graph to which the nodes are added.
-        ids: name of the word ids (B, T) of B rows of T steps. Padding has the id 0.
-
-    Returns:
-        the name of the ids (B, T) in the new order, and the name of the number of words of each row (B,), which is int32.
     """
     word = _is_word(graph, ids)
     counts = graph.node("ReduceSum", graph.node("Cast", word, to=graph.onnx.TensorProto.INT32), graph.integers(1), keepdims=0)
@@ -321,12 +279,6 @@ def _pooled(graph: Graph, outputs: str, ids: str, pooling: str) -> str:
     """Add nodes that pool the outputs of the last recurrent layer over the words of each row, and return the name of the result.
 
     The outputs at padding do not count. The result equals that of the pooling in `SentimentClassifier`.
-
-    Args:
-        graph: graph to which the nodes are added.
-        outputs: name of the outputs (T, B, features) of B rows at T steps.
-        ids: name of the word ids (B, T). Padding has the id 0.
-        pooling: "mean", "max" or "mean+max" (both, concatenated).
     """
     word = graph.node("Unsqueeze", _swapped(graph, _is_word(graph, ids), axes=2), graph.integers(2))
     words = graph.node("ReduceSum", graph.node("Cast", word, to=graph.onnx.TensorProto.FLOAT), graph.integers(0), keepdims=0)

@@ -45,11 +45,7 @@ OPERATORS = {
 
 
 def import_onnx() -> Any:
-    """Import the package onnx and return it.
-
-    Raises:
-        InputError: if the package is not installed.
-    """
+    """Import the package onnx and return it."""
     try:
         import onnx
     except ImportError as error:
@@ -58,11 +54,7 @@ def import_onnx() -> Any:
 
 
 def check_operator(cell: str) -> None:
-    """Check that ONNX has an operator for a cell.
-
-    Raises:
-        InputError: if ONNX has no operator for the cell.
-    """
+    """Check that ONNX has an operator for a cell."""
     remedy = f"ONNX has no operator for it: only {', '.join(OPERATORS)} can be exported"
     require(isinstance(cell, str) and cell in OPERATORS, "cell", cell, remedy)
 
@@ -81,25 +73,12 @@ class Graph:
         self.outputs: list[Any] = []
 
     def input(self, name: str, dtype: str, *shape: int | str) -> str:
-        """Add an input, and return its name.
-
-        Args:
-            name: name of the input.
-            dtype: name of its dtype in ONNX, such as "FLOAT".
-            shape: size of each axis. A string is the name of an axis whose size is not fixed.
-        """
+        """Add an input, and return its name."""
         self.inputs.append(self._value(name, dtype, shape))
         return name
 
     def output(self, value: str, name: str, *shape: int | str, first: bool = False) -> None:
-        """Add a float output, which is a copy of a value under another name.
-
-        Args:
-            value: name of the value.
-            name: name of the output.
-            shape: size of each axis. A string is the name of an axis whose size is not fixed.
-            first: whether the output stands before the outputs that were added earlier.
-        """
+        """Add a float output, which is a copy of a value under another name."""
         self.nodes.append(self.onnx.helper.make_node("Identity", [value], [name], name=f"{name}/Identity"))
         self.outputs.insert(0 if first else len(self.outputs), self._value(name, "FLOAT", shape))
 
@@ -116,13 +95,7 @@ class Graph:
         return self.constant(f"integers/{'_'.join(map(str, numbers))}", np.array(numbers, np.int64))
 
     def node(self, operator: str, *inputs: str, **attributes: Any) -> str:
-        """Add a node with one output, and return the name of the output.
-
-        Args:
-            operator: name of the ONNX operator, such as "MatMul".
-            inputs: names of the inputs. An empty string stands for an optional input that is left out.
-            attributes: attributes of the node.
-        """
+        """Add a node with one output, and return the name of the output."""
         return self.many(operator, 1, *inputs, **attributes)[0]
 
     def many(self, operator: str, count: int, *inputs: str, **attributes: Any) -> list[str]:
@@ -133,16 +106,7 @@ class Graph:
         return outputs
 
     def model(self, name: str, description: str, metadata: Mapping[str, str]) -> Any:
-        """Return the graph as an `onnx.ModelProto`, after `onnx.checker` has checked it.
-
-        Args:
-            name: name of the graph.
-            description: text for the field `doc_string` of the model.
-            metadata: dict from names to texts, which are added to the metadata of the model.
-
-        Raises:
-            InputError: if the weights are too big for one file.
-        """
+        """Return the graph as an `onnx.ModelProto`, after `onnx.checker` has checked it."""
         helper, size = self.onnx.helper, sum(array.nbytes for array in self.constants.values())
         require(size <= LARGEST, "weights", f"{size:,} bytes", f"a file of ONNX holds {LARGEST:,} at most: give a smaller model")
         tensors = [self.onnx.numpy_helper.from_array(array, key) for key, array in self.constants.items()]
@@ -178,16 +142,6 @@ def add_layers(
 
     If `states` is true, the initial state of each layer is an input of the graph, such as "state/0/h", and its final state is an output,
     such as "new_state/0/h". Each state has the shape (D, B, H), where D is 1, or 2 for a bidirectional layer.
-
-    Args:
-        graph: the graph.
-        cell: name of the cell, a key of `OPERATORS`.
-        layers: checked weights of the layers, lowest layer first.
-        x: name of the input (T, B, E).
-        lengths: name of the int32 value (B,) that holds the number of steps of each row, or "" to read all steps of all rows.
-        merge: how the outputs of two directions are combined: "concat", "sum", "ave" or "mul".
-        states: whether the states are inputs and outputs of the graph.
-        returned: numbers of the layers whose final states are outputs even if `states` is false.
     """
     require(merge in MERGES, "merge", merge, f"give one of {', '.join(MERGES)}")
     operator, last = OPERATORS[cell], ""
@@ -214,10 +168,6 @@ def _operands(cell: str, arrays: Arrays) -> tuple[np.ndarray, np.ndarray, np.nda
     """Return the weights of one direction of a layer as the operands W (GH, E), R (GH, H) and B (2GH,) of ONNX's operator.
 
     E is the number of input features, H the number of units and G the number of gates.
-
-    Args:
-        cell: name of the cell, a key of `OPERATORS`.
-        arrays: the weights in the layout of lstm_jax.
     """
     order, gates = OPERATORS[cell].gates, LAYOUTS[cell].gates
 
@@ -238,13 +188,6 @@ def _merge(graph: Graph, merge: str, value: str, pair: bool, axis: int) -> str:
     """Combine the outputs of the directions of a layer, and return the name of the result.
 
     D is the number of directions, 1 or 2, T the number of steps, B the batch size and H the number of units.
-
-    Args:
-        graph: the graph.
-        merge: how the outputs of two directions are combined: "concat", "sum", "ave" or "mul".
-        value: name of the outputs (T, D, B, H) of all steps, or of the last outputs (D, B, H).
-        pair: whether there are two directions.
-        axis: index of the axis D in `value`: 1 for the outputs of all steps, 0 for the last outputs.
     """
     if not pair:
         return graph.node("Squeeze", value, graph.integers(axis))

@@ -71,24 +71,12 @@ PEERS = {
 
 
 def check_state_dict(state_dict: Any) -> None:
-    """Check that a value is a state dict.
-
-    Raises:
-        InputError: if the value is not a dict with strings as its keys, for example if it is a PyTorch module.
-    """
+    """Check that a value is a state dict."""
     check_named("state dict", state_dict, "give module.state_dict() of a PyTorch module")
 
 
 def find_torch_cell(state_dict: Mapping[str, Any], prefix: str = "") -> str:
-    """Infer the cell of a PyTorch module from the names and shapes of its arrays, and return the name of the cell, a key of `PEERS`.
-
-    Args:
-        state_dict: state dict of the module, or of a model that contains it. Its values are arrays or tensors.
-        prefix: prefix of the names of the module's arrays in the state dict, for example "rnn.".
-
-    Raises:
-        InputError: if no name in the state dict begins with `prefix` followed by weight_hh, or the shape of this array fits no cell.
-    """
+    """Infer the cell of a PyTorch module from the names and shapes of its arrays, and return the name of the cell, a key of `PEERS`."""
     if any(name.startswith(f"{prefix}weight_hr_l") for name in state_dict):
         return PROJECTED
     found = [name for name in state_dict if name.startswith(f"{prefix}weight_hh")]
@@ -255,18 +243,7 @@ def _end(number: int | None, direction: str) -> str:
 
 
 def _grouped(state_dict: Mapping[str, Any], prefix: str, module: str) -> dict[tuple[int | None, str], dict[str, object]]:
-    """Group the arrays of a PyTorch module by layer and direction.
-
-    Args:
-        state_dict: state dict of the module, or of a model that contains it.
-        prefix: prefix of the names of the module's arrays in the state dict.
-        module: class of the module in error messages, such as "nn.LSTM".
-
-    Returns:
-        a dict from (number of the layer, direction) to a dict of the arrays of this layer and direction. The keys of the inner dict are
-        names such as "weight_ih" and "bias_hh". The number of the layer is None for a PyTorch cell. The direction is "forward" or
-        "backward".
-    """
+    """Group the arrays of a PyTorch module by layer and direction."""
     found: dict[tuple[int | None, str], dict[str, object]] = {}
     for name, value in state_dict.items():
         if not name.startswith(prefix):
@@ -307,15 +284,7 @@ def _reordered(order: Sequence[int], array: np.ndarray) -> np.ndarray:
 
 
 def _check_uniform(layers: Sequence[Layer], cell: str) -> None:
-    """Check that the layers agree in their numbers of units, outputs and directions. One PyTorch module can only hold such layers.
-
-    Args:
-        layers: the layers.
-        cell: name of their cell. The numbers of outputs are compared only for "lstm_projected".
-
-    Raises:
-        InputError: if the layers differ.
-    """
+    """Check that the layers agree in their numbers of units, outputs and directions. One PyTorch module can only hold such layers."""
     kinds = [(2, layer["forward"]) if is_bidirectional(layer) else (1, layer) for layer in layers]
     sizes = [arrays[PROJECTION].shape if cell == PROJECTED else arrays["recurrent_kernel"].shape[:1] for _, arrays in kinds]
     found = {" x ".join(map(str, (directions, *size))) for (directions, _), size in zip(kinds, sizes, strict=True)}

@@ -125,17 +125,6 @@ class _Unrolled(keras.layers.RNN):
         """Run the recurrence of the layer with `lstm_jax.unroll`, or as in Keras if `unroll` does not support the settings of the layer.
 
         This method overrides `keras.layers.RNN.inner_loop`.
-
-        Args:
-            sequences: inputs (B, T, E).
-            initial_state: the initial state, one array or a list of arrays.
-            mask: bool (B, T), False at padded steps, or None. As in Keras' loop on JAX, it may also be (1, T), for all rows, or have a last
-                axis of size 1.
-            training: whether the layer is called in training.
-
-        Returns:
-            three values: the last output (B, H), the outputs (B, T, H), and a list of the arrays of the final state. If the layer does not
-            return sequences, the outputs are (B, 1, H) and consist of the last output only.
         """
         if why_not(self):
             return super().inner_loop(sequences, initial_state, mask, training=training)
