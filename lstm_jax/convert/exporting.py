@@ -6,11 +6,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lstm_jax.bounds import is_a
-from lstm_jax.convert.arrays import DIRECTIONS
-from lstm_jax.convert.checks import is_list, kind_of
-from lstm_jax.convert.matching import OWN, TORCH_CELLS, base_cell, check_activations
+from lstm_jax.convert.arrays import DIRECTIONS, PROJECTED, is_list, kind_of
 from lstm_jax.errors import require
 
+OWN = "lstm_jax"
+"""Name of this package, which the function `is_a` takes as its argument `package`."""
+TORCH_CELLS = {"lstm": ("lstm",), "gru": ("gru",), "simple_rnn": ("simple_rnn", "simple_rnn(relu)"), PROJECTED: (PROJECTED,)}
+"""Dict from the name of each cell that PyTorch has to a tuple of names: the variants of this cell that PyTorch can compute.
+
+The name of a variant is a value of the attribute `cell` of a layer: the name of the cell, followed by its activations in parentheses if
+they are not the default. For example, nn.RNN computes "simple_rnn" (with tanh, the default) or "simple_rnn(relu)".
+"""
 BY_ARRAYS = "to export the weights alone, give layer.cell_params()._asdict()"
 
 
@@ -41,6 +47,16 @@ class Target(NamedTuple):
 TORCH = Target("PyTorch module", TORCH_CELLS)
 KERAS = Target("Keras layer", {}, ("concat", "sum", "ave", "mul", None), reverses=True)
 FLAX = Target("Flax cell", {"lstm": ("lstm",)}, reverses=True)
+
+
+def base_cell(layer: Any) -> str:
+    """Return the name of a `Recurrent` layer's cell without its activations: "lstm" for "lstm(relu, sigmoid)"."""
+    return layer.cell.partition("(")[0]
+
+
+def check_activations(layer: Any, allowed: tuple[str, ...], at: str, source: str) -> None:
+    """Check that a `Recurrent` layer has the activations of a layer of another library."""
+    require(layer.cell in allowed, f"activations{at}", layer.cell, f"the {source} computes {' or '.join(allowed)}: give such a layer")
 
 
 def parts_of(layers: Any, target: Target) -> list[Any]:

@@ -21,8 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from lstm_jax.convert.arrays import Arrays, check_keys, check_lstm, lstm_arrays, shaped
-from lstm_jax.convert.checks import kind_of
+from lstm_jax.convert.arrays import Arrays, check_keys, check_lstm, kind_of, lstm_arrays, shaped
 from lstm_jax.convert.exporting import FLAX, exported_layer
 from lstm_jax.errors import require
 

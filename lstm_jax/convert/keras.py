@@ -1,13 +1,14 @@
 """Conversion of weights between lstm_jax and the lists of arrays that `get_weights()` of a Keras layer or model returns.
 
 The docstring of the package `lstm_jax.convert` describes the layout of weights in lstm_jax. Keras has the same gate order i, f, g, o (Keras
-writes c for g) and the same shapes, so no array is transposed. If a Keras layer has no bias (`use_bias=False`), its bias in lstm_jax is
-zeros. Conversion to Keras always returns biases. Keras' arrays are defined in keras/src/layers/rnn/lstm.py (`LSTMCell.build`),
-keras/src/layers/rnn/bidirectional.py and keras/src/layers/core/embedding.py (Keras 3.15). V is the size of the vocabulary, E the number of
-input features and H the number of units.
+writes c for g) and the same shapes, so no array is transposed. The gates of a GRU have the same order, too (Keras writes z for u). With
+`reset_after=True` it has both biases in one array (2, 3H), and with `reset_after=False`, which is the cell "gru_reset_before", one bias
+(3H,). If a Keras layer has no bias (`use_bias=False`), its bias in lstm_jax is zeros. Conversion to Keras always returns biases. Keras'
+arrays are defined by the methods `build` in keras/src/layers/rnn/ and keras/src/layers/core/embedding.py (Keras 3.15). V is the size of the
+vocabulary, E the number of input features and H the number of units.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,22 +16,104 @@ import numpy as np
 from lstm_jax.convert.arrays import (
     CHARACTER,
     DIRECTIONS,
+    LAYOUTS,
     SENTIMENT,
     Arrays,
     Kind,
     Layer,
+    cell_arrays,
+    check_cell,
     check_keys,
     check_layer,
     is_bidirectional,
+    is_list,
     join_model,
+    kind_of,
     shaped,
     split_model,
     to_numpy,
 )
-from lstm_jax.convert.cells import CELLS, from_list, listed, to_list
 from lstm_jax.convert.exporting import KERAS, exported_layer
-from lstm_jax.convert.keras_config import LAYER_BY_LAYER
 from lstm_jax.errors import InputError, require
+
+LAYER_BY_LAYER = (
+    "convert another model layer by layer: convert.load(layer, keras_layer), or lstm_from_keras, cell_from_keras, dense_from_keras"
+)
+CELLS = ("gru", "gru_reset_before", "simple_rnn")
+
+
+def _check_name(cell: str) -> None:
+    require(cell in CELLS, "cell", cell, f"give one of {', '.join(CELLS)}; LSTMs have functions of their own")
+
+
+def listed(subject: str, weights: Any) -> list[Any]:
+    """Return the weights of a Keras layer or model as a list, after checking that they are a list or a similar collection."""
+    weights = list(weights) if isinstance(weights, Iterator) else weights
+    require(is_list(weights), subject, kind_of(weights), "give the list that get_weights() returns")
+    return list(weights)
+
+
+def cell_from_keras(cell: str, weights: Sequence[Any]) -> Arrays:
+    """Convert the weights of a Keras GRU or SimpleRNN layer to the dict of arrays that lstm_jax uses.
+
+    Args:
+        cell: "gru" for a Keras GRU with `reset_after=True` (the default), "gru_reset_before" for a Keras GRU with `reset_after=False`, or
+            "simple_rnn" for a Keras SimpleRNN.
+        weights: the list that `get_weights()` of the layer returns: kernel, recurrent kernel and bias. For E input features and H units
+            their shapes are (E, 3H), (H, 3H) and (2, 3H) for "gru"; (E, 3H), (H, 3H) and (3H,) for "gru_reset_before"; and (E, H), (H, H)
+            and (H,) for "simple_rnn". If the bias is absent, it becomes zeros.
+
+    Returns:
+        a dict with the keys "kernel", "recurrent_kernel" and "bias". If `cell` is "gru", it also has the key "recurrent_bias".
+
+    Raises:
+        InputError: if `cell` is none of the three names, `weights` is not a list of 2 or 3 arrays, or an array has a wrong shape.
+    """
+    _check_name(cell)
+    return from_list(cell, weights)
+
+
+def from_list(cell: str, weights: Sequence[Any], where: str = "") -> Arrays:
+    """Convert the weights of a Keras LSTM, GRU or SimpleRNN layer to the dict of arrays that lstm_jax uses."""
+    title = "LSTM" if cell == "lstm" else cell
+    weights = listed(f"{where}{title} weights", weights)
+    require(len(weights) in (2, 3), f"{where}{title} weights", f"{len(weights)} arrays", "give kernel, recurrent kernel and, if any, bias")
+    arrays = {"kernel": weights[0], "recurrent_kernel": weights[1], "bias": weights[2] if len(weights) == 3 else None}
+    if cell == "gru":
+        columns = shaped(f"{where}kernel", weights[0], "E", LAYOUTS[cell].columns).shape[1]
+        rows = (None, None) if arrays["bias"] is None else shaped(f"{where}bias", arrays["bias"], 2, columns)
+        arrays["bias"], arrays["recurrent_bias"] = rows
+    return cell_arrays(cell, arrays, where)
+
+
+def to_list(cell: str, params: Mapping[str, Any], where: str = "") -> list[np.ndarray]:
+    """Convert the weights of a cell to the list of arrays that `set_weights` of a Keras layer expects.
+
+    This function is the inverse of `from_list`.
+    """
+    checked = check_cell(cell, params, where)
+    bias = np.stack([checked["bias"], checked["recurrent_bias"]]) if cell == "gru" else checked["bias"]
+    return [checked["kernel"], checked["recurrent_kernel"], bias]
+
+
+def cell_to_keras(cell: str, params: Any) -> list[np.ndarray]:
+    """Convert the weights of a GRU or simple RNN to the list of arrays that `set_weights` of a Keras layer expects.
+
+    This function is the inverse of `cell_from_keras`.
+
+    Args:
+        cell: "gru" for a Keras GRU with `reset_after=True` (the default), "gru_reset_before" for a Keras GRU with `reset_after=False`, or
+            "simple_rnn" for a Keras SimpleRNN.
+        params: a `Recurrent` layer, or a dict with the keys "kernel", "recurrent_kernel" and "bias". If `cell` is "gru", the dict also has
+            the key "recurrent_bias". The Keras layer must have the activations and the direction of the `Recurrent` layer. This function
+            does not check them.
+
+    Raises:
+        InputError: if `cell` is none of the three names, if `params` has wrong keys or shapes, or if `params` is a layer with another cell,
+            with zoneout or with a learned initial state. Keras has neither zoneout nor a learned initial state.
+    """
+    _check_name(cell)
+    return to_list(cell, exported_layer(cell, params, KERAS))
 
 
 def lstm_from_keras(weights: Sequence[Any], where: str = "") -> Arrays:

@@ -12,7 +12,7 @@ from made_weights import random_lstm
 
 from lstm_jax import Bidirectional, Recurrent, RecurrentStack, convert
 from lstm_jax.config import GenerationModelConfig, SentimentModelConfig
-from lstm_jax.convert.onnx_graph import OPERATORS, OPSET
+from lstm_jax.convert.onnx import OPERATORS, OPSET
 from lstm_jax.errors import InputError
 from lstm_jax.models import CharGenerator, SentimentClassifier, functional
 
@@ -326,7 +326,7 @@ def test_wrong_character_models():
 
 
 def test_weights_of_more_than_a_file_holds(monkeypatch):
-    monkeypatch.setattr("lstm_jax.convert.onnx_graph.LARGEST", 1000)
+    monkeypatch.setattr("lstm_jax.convert.onnx.LARGEST", 1000)
     refused(lambda: convert.layers_to_onnx("lstm", [random_lstm(E, UNITS)]), "weights: 1,", "a file of ONNX holds 1,000 at most")
 
 
