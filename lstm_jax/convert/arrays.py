@@ -136,11 +136,6 @@ def cell_arrays(cell: str, arrays: Mapping[str, object], where: str = "") -> Arr
     return {"kernel": kernel, "recurrent_kernel": recurrent} | biases | projection
 
 
-def lstm_arrays(kernel: object, recurrent_kernel: object, bias: object | None, where: str = "") -> Arrays:
-    """Check the arrays of an LSTM, and return copies of them as a dict with the keys "kernel", "recurrent_kernel" and "bias"."""
-    return cell_arrays("lstm", {"kernel": kernel, "recurrent_kernel": recurrent_kernel, "bias": bias}, where)
-
-
 def check_keys(subject: str, mapping: Mapping[str, Any], expected: Sequence[str]) -> None:
     """Check that a dict has exactly the expected keys."""
     require(isinstance(mapping, Mapping), subject, kind_of(mapping), f"give a dict of {', '.join(expected)}")
@@ -152,11 +147,6 @@ def check_cell(cell: str, params: Mapping[str, Any], where: str = "") -> Arrays:
     """Return a copy of the weights of a cell, after checking their keys and shapes."""
     check_keys(f"{where}{LAYOUTS[cell].title}", params, LAYOUTS[cell].names)
     return cell_arrays(cell, params, where)
-
-
-def check_lstm(params: Mapping[str, Any], where: str = "") -> Arrays:
-    """Return a copy of the weights of an LSTM, after checking their keys and shapes; see `check_cell`."""
-    return check_cell("lstm", params, where)
 
 
 def is_bidirectional(layer: Mapping[str, Any]) -> bool:
@@ -176,19 +166,15 @@ def check_layer(layer: Mapping[str, Any], where: str = "", cell: str = "lstm") -
     return pair
 
 
-def widths(layer: Mapping[str, Any]) -> tuple[int, int]:
-    """Return the number of input features and the number of output features of a layer.
-
-    The result for E input features and H units is (E, H), or (E, 2H) if the layer is bidirectional. For a layer with a projection to P
-    outputs the result is (E, P), or (E, 2P) if the layer is bidirectional.
-    """
+def widths(layer: Mapping[str, Any], merge: str = "concat") -> tuple[int, int]:
+    """Return the number of input features and the number of output features of a layer whose directions are combined by `merge`."""
     if is_bidirectional(layer):
         taken, outputs = widths(layer["forward"])
-        return taken, 2 * outputs
+        return taken, outputs * (2 if merge == "concat" else 1)
     return layer["kernel"].shape[0], layer["recurrent_kernel"].shape[0]
 
 
-def check_stack(layers: Sequence[Mapping[str, Any]], where: str = "recurrent/", cell: str = "lstm") -> list[Layer]:
+def check_stack(layers: Sequence[Mapping[str, Any]], where: str = "recurrent/", cell: str = "lstm", merge: str = "concat") -> list[Layer]:
     """Return copies of the weights of stacked layers, after checking that each layer is valid and that the layers fit together.
 
     Two layers fit if the upper one has as many input features as the lower one has output features.
@@ -196,24 +182,33 @@ def check_stack(layers: Sequence[Mapping[str, Any]], where: str = "recurrent/", 
     require(len(layers) > 0, f"{where}layers", "none", "give at least one layer")
     checked = [check_layer(layer, f"{where}{number}/", cell) for number, layer in enumerate(layers)]
     for number in range(1, len(checked)):
-        (_, below), (taken, _) = widths(checked[number - 1]), widths(checked[number])
+        below, taken = widths(checked[number - 1], merge)[1], widths(checked[number])[0]
         require(taken == below, f"{where}{number}/", f"takes {taken} features", f"the layer below it gives {below}: they must be equal")
     return checked
 
 
 def check_model(
-    embedding: Mapping[str, Any] | None, layers: Sequence[Mapping[str, Any]], head: Mapping[str, Any], kind: Kind
+    embedding: Mapping[str, Any] | None,
+    layers: Sequence[Mapping[str, Any]],
+    head: Mapping[str, Any],
+    kind: Kind,
+    cell: str = "lstm",
+    merge: str = "concat",
+    pooled: int = 1,
 ) -> tuple[Arrays | None, list[Layer], Arrays]:
-    """Return copies of the weights of a model's embedding, recurrent layers and head, after checking that they fit together."""
+    """Return copies of the weights of a model's embedding, recurrent layers and head, after checking that they fit together.
+
+    The head reads `pooled` vectors, each as wide as the outputs of the last layer.
+    """
     table = None if embedding is None else shaped("embedding/embedding", embedding["embedding"], "V", "E")
-    stack = check_stack(layers)
-    taken, given = widths(stack[0])[0], widths(stack[-1])[1]
+    stack = check_stack(layers, cell=cell, merge=merge)
+    taken, given = widths(stack[0])[0], widths(stack[-1], merge)[1] * pooled
     if table is not None:
         fits = taken == table.shape[1]
         require(fits, "recurrent/0/", f"takes {taken} features", f"the embedding gives {table.shape[1]}: they must be equal")
     if kind == CHARACTER:
         both = [number for number, layer in enumerate(stack) if is_bidirectional(layer)]
-        require(not both, f"recurrent/ layers {both}", "two directions", "a character model reads forwards alone: give one LSTM a layer")
+        require(not both, f"recurrent/ layers {both}", "two directions", "a character model reads forwards alone: give one cell a layer")
     kernel = head.get("kernel")
     if kernel is None and table is not None:
         remedy = f"only a model whose embedding ({table.shape[1]}) is as wide as its last layer ({given}) can go without: the two are tied"
@@ -245,15 +240,15 @@ def join_model(embedding: Mapping[str, Any] | None, layers: Sequence[Mapping[str
     return model | {"head/kernel": dense["kernel"], "head/bias": dense["bias"]}
 
 
-def split_model(params: Mapping[str, Any], kind: Kind) -> tuple[Arrays | None, list[Layer], Arrays]:
+def split_model(params: Mapping[str, Any], kind: Kind, *how: Any) -> tuple[Arrays | None, list[Layer], Arrays]:
     """Split the flat dict of a model into the weights of the embedding, of the recurrent layers and of the head.
 
-    This function is the inverse of `join_model`.
+    This function is the inverse of `join_model`. `how` are the cell and further arguments of `check_model`.
     """
     layers = split_paths(params, kind)
     embedding = {"embedding": params[ENDS[0]]} if ENDS[0] in params else None
     head = {path.removeprefix("head/"): params[path] for path in ENDS[1:] if path in params}
-    return check_model(embedding, layers, head, kind)
+    return check_model(embedding, layers, head, kind, *how)
 
 
 def split_paths(params: Mapping[str, Any], kind: Kind) -> list[Layer]:

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from lstm_jax.convert.arrays import Arrays, check_keys, check_lstm, kind_of, lstm_arrays, shaped
+from lstm_jax.convert.arrays import Arrays, cell_arrays, check_cell, check_keys, kind_of, shaped
 from lstm_jax.convert.exporting import FLAX, exported_layer
 from lstm_jax.errors import require
 
@@ -77,7 +77,8 @@ def lstm_from_nnx(tree: Mapping[Any, Any]) -> Arrays:
     if not any(path.startswith("dense_") for path in leaves):
         return _from_gates(leaves, forget="if_")
     check_keys("nnx.OptimizedLSTMCell", leaves, ("dense_i/kernel", "dense_h/kernel", "dense_h/bias"))
-    return lstm_arrays(leaves["dense_i/kernel"], leaves["dense_h/kernel"], leaves["dense_h/bias"], "OptimizedLSTMCell: ")
+    arrays = {"kernel": leaves["dense_i/kernel"], "recurrent_kernel": leaves["dense_h/kernel"], "bias": leaves["dense_h/bias"]}
+    return cell_arrays("lstm", arrays, "OptimizedLSTMCell: ")
 
 
 def lstm_to_nnx(params: Any, optimized: bool = True, rnn: bool = False) -> dict[str, Any]:
@@ -95,7 +96,7 @@ def lstm_to_nnx(params: Any, optimized: bool = True, rnn: bool = False) -> dict[
     """
     if not optimized:
         return _wrap(_to_gates(params, forget="if_"), rnn)
-    checked = check_lstm(exported_layer("lstm", params, FLAX))
+    checked = check_cell("lstm", exported_layer("lstm", params, FLAX))
     dense_h = {"kernel": checked["recurrent_kernel"], "bias": checked["bias"]}
     return _wrap({"dense_i": {"kernel": checked["kernel"]}, "dense_h": dense_h}, rnn)
 
@@ -142,15 +143,16 @@ def _from_gates(leaves: Mapping[str, object], forget: str) -> Arrays:
     check_keys("Flax LSTM cell", leaves, names)
     units = shaped("hi/kernel", leaves["hi/kernel"], "H", "H").shape[1]
     features = shaped("ii/kernel", leaves["ii/kernel"], "E", units).shape[0]
-    return lstm_arrays(
-        np.concatenate([shaped(f"{layer}/kernel", leaves[f"{layer}/kernel"], features, units) for layer in input_layers], axis=1),
-        np.concatenate([shaped(f"{layer}/kernel", leaves[f"{layer}/kernel"], units, units) for layer in state_layers], axis=1),
-        np.concatenate([shaped(f"{layer}/bias", leaves[f"{layer}/bias"], units) for layer in state_layers]),
-    )
+
+    def joined(layers: list[str], name: str, *shape: int) -> np.ndarray:
+        return np.concatenate([shaped(f"{layer}/{name}", leaves[f"{layer}/{name}"], *shape) for layer in layers], axis=-1)
+
+    kernels = {"kernel": joined(input_layers, "kernel", features, units), "recurrent_kernel": joined(state_layers, "kernel", units, units)}
+    return cell_arrays("lstm", kernels | {"bias": joined(state_layers, "bias", units)})
 
 
 def _to_gates(params: Any, forget: str) -> dict[str, Any]:
-    checked = check_lstm(exported_layer("lstm", params, FLAX))
+    checked = check_cell("lstm", exported_layer("lstm", params, FLAX))
     input_layers, state_layers = _gate_layers(forget)
     kernels, recurrent, biases = (
         [np.ascontiguousarray(part) for part in np.split(checked[name], len(GATE_NAMES), axis=-1)]

@@ -39,11 +39,11 @@ from lstm_jax.errors import InputError, require
 LAYER_BY_LAYER = (
     "convert another model layer by layer: convert.load(layer, keras_layer), or lstm_from_keras, cell_from_keras, dense_from_keras"
 )
-CELLS = ("gru", "gru_reset_before", "simple_rnn")
+CELLS = ("lstm", "gru", "gru_reset_before", "simple_rnn")
 
 
-def _check_name(cell: str) -> None:
-    require(cell in CELLS, "cell", cell, f"give one of {', '.join(CELLS)}; LSTMs have functions of their own")
+def _check_cell(cell: str) -> None:
+    require(cell in CELLS, "cell", cell, f"Keras has {', '.join(CELLS)}")
 
 
 def listed(subject: str, weights: Any) -> list[Any]:
@@ -53,28 +53,24 @@ def listed(subject: str, weights: Any) -> list[Any]:
     return list(weights)
 
 
-def cell_from_keras(cell: str, weights: Sequence[Any]) -> Arrays:
-    """Convert the weights of a Keras GRU or SimpleRNN layer to the dict of arrays that lstm_jax uses.
+def cell_from_keras(cell: str, weights: Sequence[Any], where: str = "") -> Arrays:
+    """Convert the weights of a Keras LSTM, GRU or SimpleRNN layer to the dict of arrays that lstm_jax uses.
 
     Args:
-        cell: "gru" for a Keras GRU with `reset_after=True` (the default), "gru_reset_before" for a Keras GRU with `reset_after=False`, or
-            "simple_rnn" for a Keras SimpleRNN.
+        cell: "lstm", "gru" for a Keras GRU with `reset_after=True` (the default), "gru_reset_before" for a Keras GRU with
+            `reset_after=False`, or "simple_rnn" for a Keras SimpleRNN.
         weights: the list that `get_weights()` of the layer returns: kernel, recurrent kernel and bias. For E input features and H units
-            their shapes are (E, 3H), (H, 3H) and (2, 3H) for "gru"; (E, 3H), (H, 3H) and (3H,) for "gru_reset_before"; and (E, H), (H, H)
-            and (H,) for "simple_rnn". If the bias is absent, it becomes zeros.
+            their shapes are (E, 4H), (H, 4H) and (4H,) for "lstm"; (E, 3H), (H, 3H) and (2, 3H) for "gru"; (E, 3H), (H, 3H) and (3H,) for
+            "gru_reset_before"; and (E, H), (H, H) and (H,) for "simple_rnn". If the bias is absent, it becomes zeros.
+        where: text that stands before the names of the arrays in error messages.
 
     Returns:
         a dict with the keys "kernel", "recurrent_kernel" and "bias". If `cell` is "gru", it also has the key "recurrent_bias".
 
     Raises:
-        InputError: if `cell` is none of the three names, `weights` is not a list of 2 or 3 arrays, or an array has a wrong shape.
+        InputError: if `cell` is none of these names, `weights` is not a list of 2 or 3 arrays, or an array has a wrong shape.
     """
-    _check_name(cell)
-    return from_list(cell, weights)
-
-
-def from_list(cell: str, weights: Sequence[Any], where: str = "") -> Arrays:
-    """Convert the weights of a Keras LSTM, GRU or SimpleRNN layer to the dict of arrays that lstm_jax uses."""
+    _check_cell(cell)
     title = "LSTM" if cell == "lstm" else cell
     weights = listed(f"{where}{title} weights", weights)
     require(len(weights) in (2, 3), f"{where}{title} weights", f"{len(weights)} arrays", "give kernel, recurrent kernel and, if any, bias")
@@ -86,68 +82,35 @@ def from_list(cell: str, weights: Sequence[Any], where: str = "") -> Arrays:
     return cell_arrays(cell, arrays, where)
 
 
-def to_list(cell: str, params: Mapping[str, Any], where: str = "") -> list[np.ndarray]:
-    """Convert the weights of a cell to the list of arrays that `set_weights` of a Keras layer expects.
-
-    This function is the inverse of `from_list`.
-    """
-    checked = check_cell(cell, params, where)
-    bias = np.stack([checked["bias"], checked["recurrent_bias"]]) if cell == "gru" else checked["bias"]
-    return [checked["kernel"], checked["recurrent_kernel"], bias]
-
-
 def cell_to_keras(cell: str, params: Any) -> list[np.ndarray]:
-    """Convert the weights of a GRU or simple RNN to the list of arrays that `set_weights` of a Keras layer expects.
+    """Convert the weights of an LSTM, a GRU or a simple RNN to the list of arrays that `set_weights` of a Keras layer expects.
 
     This function is the inverse of `cell_from_keras`.
 
     Args:
-        cell: "gru" for a Keras GRU with `reset_after=True` (the default), "gru_reset_before" for a Keras GRU with `reset_after=False`, or
-            "simple_rnn" for a Keras SimpleRNN.
+        cell: one of the names that `cell_from_keras` accepts.
         params: a `Recurrent` layer, or a dict with the keys "kernel", "recurrent_kernel" and "bias". If `cell` is "gru", the dict also has
             the key "recurrent_bias". The Keras layer must have the activations and the direction of the `Recurrent` layer. This function
             does not check them.
 
     Raises:
-        InputError: if `cell` is none of the three names, if `params` has wrong keys or shapes, or if `params` is a layer with another cell,
+        InputError: if `cell` is none of these names, if `params` has wrong keys or shapes, or if `params` is a layer with another cell,
             with zoneout or with a learned initial state. Keras has neither zoneout nor a learned initial state.
     """
-    _check_name(cell)
-    return to_list(cell, exported_layer(cell, params, KERAS))
+    _check_cell(cell)
+    arrays = check_cell(cell, exported_layer(cell, params, KERAS))
+    bias = np.stack([arrays["bias"], arrays["recurrent_bias"]]) if cell == "gru" else arrays["bias"]
+    return [arrays["kernel"], arrays["recurrent_kernel"], bias]
 
 
 def lstm_from_keras(weights: Sequence[Any], where: str = "") -> Arrays:
-    """Convert the weights of a Keras LSTM layer to the LSTM weights of lstm_jax.
-
-    Args:
-        weights: `get_weights()` of the layer: kernel (E, 4H), recurrent kernel (H, 4H) and, if the layer has one, bias (4H,). E is the
-            number of input features and H the number of units.
-        where: text that stands before the names of the arrays in error messages.
-
-    Returns:
-        {"kernel": (E, 4H), "recurrent_kernel": (H, 4H), "bias": (4H,)}.
-
-    Raises:
-        InputError: if `weights` is not a list of 2 or 3 arrays, or the shapes are not those of an LSTM.
-    """
-    return from_list("lstm", weights, where)
+    """Convert the weights of a Keras LSTM layer to the LSTM weights of lstm_jax, as `cell_from_keras("lstm", ...)` does."""
+    return cell_from_keras("lstm", weights, where)
 
 
 def lstm_to_keras(params: Any) -> list[np.ndarray]:
-    """Convert the LSTM weights of lstm_jax to the list of arrays that `set_weights` of a Keras LSTM expects.
-
-    Args:
-        params: an `LSTM` layer, or {"kernel": (E, 4H), "recurrent_kernel": (H, 4H), "bias": (4H,)} for E input features and H units. The
-            Keras layer must have the activations and the direction of the `LSTM` layer. This function does not check them.
-
-    Returns:
-        [kernel, recurrent kernel, bias], with the shapes given above for `params`.
-
-    Raises:
-        InputError: if the keys or shapes of `params` are not those of an LSTM, or if `params` is a layer with zoneout or a learned initial
-            state. Keras has neither.
-    """
-    return to_list("lstm", exported_layer("lstm", params, KERAS))
+    """Convert an LSTM of lstm_jax to the arrays that `set_weights` of a Keras LSTM expects, as `cell_to_keras("lstm", ...)` does."""
+    return cell_to_keras("lstm", params)
 
 
 def bidirectional_from_keras(weights: Sequence[Any], where: str = "", *, cell: str = "lstm") -> Layer:
@@ -156,8 +119,7 @@ def bidirectional_from_keras(weights: Sequence[Any], where: str = "", *, cell: s
     Args:
         weights: `get_weights()` of the layer: the 2 or 3 arrays of the forward layer, then those of the backward layer.
         where: text that stands before the names of the arrays in error messages.
-        cell: "lstm" for Bidirectional(LSTM), or one of the names that `cell_from_keras` accepts: "gru", "gru_reset_before" (a GRU with
-            `reset_after=False`) or "simple_rnn".
+        cell: one of the names that `cell_from_keras` accepts.
 
     Returns:
         {"forward": dict, "backward": dict}, where each dict has the keys "kernel", "recurrent_kernel", "bias" and, if `cell` is "gru",
@@ -171,7 +133,7 @@ def bidirectional_from_keras(weights: Sequence[Any], where: str = "", *, cell: s
     count = len(weights)
     require(count in (4, 6), f"{where}Bidirectional weights", f"{count} arrays", "give the forward layer's 2 or 3, then the backward's")
     halves = zip(DIRECTIONS, (weights[: count // 2], weights[count // 2 :]), strict=True)
-    return check_layer({direction: from_list(cell, half, f"{where}{direction}/") for direction, half in halves}, where, cell)
+    return check_layer({direction: cell_from_keras(cell, half, f"{where}{direction}/") for direction, half in halves}, where, cell)
 
 
 def bidirectional_to_keras(params: Any, *, cell: str = "lstm") -> list[np.ndarray]:
@@ -192,12 +154,7 @@ def bidirectional_to_keras(params: Any, *, cell: str = "lstm") -> list[np.ndarra
     arrays = exported_layer(cell, params, KERAS)
     check_keys("bidirectional layer", arrays, DIRECTIONS)
     checked = check_layer(arrays, cell=cell)
-    return [array for direction in DIRECTIONS for array in to_list(cell, checked[direction])]
-
-
-def _check_cell(cell: str) -> None:
-    names = ("lstm", *CELLS)
-    require(cell in names, "cell", cell, f"Keras has {', '.join(names)}")
+    return [array for direction in DIRECTIONS for array in cell_to_keras(cell, checked[direction])]
 
 
 def embedding_from_keras(weights: Sequence[Any]) -> Arrays:

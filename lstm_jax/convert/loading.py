@@ -29,7 +29,7 @@ from lstm_jax.convert.arrays import (
     split_paths,
 )
 from lstm_jax.convert.exporting import OWN, TORCH_CELLS, base_cell, check_activations
-from lstm_jax.convert.keras import dense_from_keras, dense_to_keras, embedding_from_keras, embedding_to_keras, from_list
+from lstm_jax.convert.keras import cell_from_keras, dense_from_keras, dense_to_keras, embedding_from_keras, embedding_to_keras
 from lstm_jax.convert.torch import find_torch_cell, layers_from_torch
 from lstm_jax.errors import InputError, require
 
@@ -148,7 +148,7 @@ def _given_by_one(layer: Any, name: str) -> Given:
         functions.append(_activation(layer, "recurrent_activation", name))
     default = functions == ["tanh", "sigmoid"][: len(functions)]
     allowed = cell if default else f"{cell}({', '.join(functions)})"
-    return Given(from_list(cell, weights, f"{name}: "), cell, (allowed,), "Keras layer")
+    return Given(cell_from_keras(cell, weights, f"{name}: "), cell, (allowed,), "Keras layer")
 
 
 def _activation(layer: Any, argument: str, name: str) -> str:

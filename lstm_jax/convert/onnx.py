@@ -24,13 +24,11 @@ from lstm_jax.convert.arrays import (
     LAYOUTS,
     SENTIMENT,
     Arrays,
-    Kind,
     Layer,
-    check_layer,
     check_named,
+    check_stack,
     is_bidirectional,
-    shaped,
-    split_paths,
+    split_model,
     to_numpy,
     widths,
 )
@@ -278,7 +276,11 @@ def layers_to_onnx(
     parts = parts_of(layers, target)
     weights = exported(cell, parts, target)
     merge = merge_of(parts, merge)
-    checked, outputs = _check_stack(cell, weights, merge)
+    checked = check_stack(weights, cell=cell, merge=merge)
+    for number, layer in enumerate(checked):
+        for arrays in layer.values() if is_bidirectional(layer) else (layer,):
+            _check_float32(arrays, f"recurrent/{number}/")
+    outputs = widths(checked[-1], merge)[1]
     graph = Graph()
     x = graph.input("x", "FLOAT", "batch", "time", widths(checked[0])[0])
     returned = [number for number, part in enumerate(parts) if getattr(part, "return_state", False)]
@@ -322,17 +324,17 @@ def sentiment_to_onnx(
             parameters are wrong, if `metadata` is not a dict from strings to strings, or if the package onnx is not installed.
     """
     require(isinstance(pooling, str) and pooling in POOLINGS, "pooling", pooling, f"give one of {', '.join(POOLINGS)}")
-    table, layers, head, outputs = _split(params, cell, merge, SENTIMENT)
-    kernel = shaped("head/kernel", head["kernel"], outputs * POOLINGS[pooling], 1)
-    bias = shaped("head/bias", head["bias"], 1)
+    check_operator(cell)
+    _, layers, head = split_model(params, SENTIMENT, cell, merge, POOLINGS[pooling])
+    _check_float32(params)
     graph = Graph()
     ids, lengths = graph.input("ids", "INT64", "batch", "time"), ""
     if skip_padding:
         ids, lengths = _without_padding(graph, ids)
-    vectors = graph.node("Gather", graph.constant("embedding/embedding", table), _swapped(graph, ids, axes=2))
+    vectors = graph.node("Gather", graph.constant(ENDS[0], to_numpy(ENDS[0], params[ENDS[0]])), _swapped(graph, ids, axes=2))
     found = add_layers(graph, cell, layers, vectors, lengths=lengths, merge=merge)
     features = found.last if pooling == "last" else _pooled(graph, found.sequence, ids, pooling)
-    logits = _dense(graph, features, kernel, bias)
+    logits = _dense(graph, features, head)
     probability = graph.node("Sigmoid", graph.node("Squeeze", logits, graph.integers(1)))
     graph.output(probability, "probability", "batch")
     return graph.model("sentiment", description, _metadata(cell, metadata))
@@ -363,20 +365,19 @@ def generation_to_onnx(
         InputError: if ONNX has no operator for the cell, if the keys, shapes or dtypes of the parameters are wrong, if `metadata` is not a
             dict from strings to strings, or if the package onnx is not installed.
     """
-    table, layers, head, outputs = _split(params, cell, "concat", CHARACTER)
-    features = widths(layers[0])[0]
-    characters = features if table is None else len(table)
-    kernel = table.T if table is not None and "kernel" not in head else head["kernel"]
-    kernel, bias = shaped("head/kernel", kernel, outputs, characters), shaped("head/bias", head["bias"], characters)
+    check_operator(cell)
+    embedding, layers, head = split_model(params, CHARACTER, cell)
+    _check_float32(params)
+    characters = len(head["bias"])
     graph = Graph()
     ids = _swapped(graph, graph.input("ids", "INT64", "batch", "time"), axes=2)
-    if table is None:
+    if embedding is None:
         values = graph.constant("one_hot/values", np.array([0, 1], np.float32))
         x = graph.node("OneHot", ids, graph.integers(characters), values, axis=-1)
     else:
-        x = graph.node("Gather", graph.constant("embedding/embedding", table), ids)
+        x = graph.node("Gather", graph.constant(ENDS[0], embedding["embedding"]), ids)
     found = add_layers(graph, cell, layers, x, states=True)
-    logits = _dense(graph, _swapped(graph, found.sequence), kernel, bias)
+    logits = _dense(graph, _swapped(graph, found.sequence), head)
     graph.output(logits, "logits", "batch", "time", characters, first=True)
     return graph.model("generation", description, _metadata(cell, metadata))
 
@@ -391,41 +392,10 @@ def _metadata(cell: str, metadata: Mapping[str, str] | None) -> dict[str, str]:
     return {"cell": cell, **metadata}
 
 
-def _float32(name: str, value: Any) -> np.ndarray:
-    """Return an array as a NumPy array, after checking that its dtype is float32."""
-    array = to_numpy(name, value)
-    require(array.dtype == np.float32, name, f"dtype {array.dtype}", "give float32 arrays")
-    return array
-
-
-def _check_stack(cell: str, layers: Sequence[Mapping[str, Any]], merge: str) -> tuple[list[Layer], int]:
-    """Check that the weights of stacked layers are float32 and fit together, and return copies of them."""
-    check_operator(cell)
-    require(len(layers) > 0, "recurrent/ layers", "none", "give at least one layer")
-    checked, below = [], 0
-    for number, layer in enumerate(layers):
-        where = f"recurrent/{number}/"
-        found = check_layer(layer, where, cell)
-        for arrays in (found["forward"], found["backward"]) if is_bidirectional(found) else (found,):
-            for name, array in arrays.items():
-                _float32(where + name, array)
-        taken, outputs = widths(found)
-        require(number == 0 or taken == below, where, f"takes {taken} features", f"the layer below it gives {below}: they must be equal")
-        below = outputs // 2 if is_bidirectional(found) and merge != "concat" else outputs
-        checked.append(found)
-    return checked, below
-
-
-def _split(params: Mapping[str, Any], cell: str, merge: str, kind: Kind) -> tuple[Any, list[Layer], Arrays, int]:
-    """Split the flat dict of a model into its parts, after checking that they fit together."""
-    layers, outputs = _check_stack(cell, split_paths(params, kind), merge)
-    two = [number for number, layer in enumerate(layers) if is_bidirectional(layer)]
-    remedy = "a character model reads forwards alone: give one cell a layer"
-    require(kind == SENTIMENT or not two, f"recurrent/ layers {two}", "two directions", remedy)
-    taken = widths(layers[0])[0]
-    table = shaped(ENDS[0], _float32(ENDS[0], params[ENDS[0]]), "V", taken) if ENDS[0] in params else None
-    head = {path.removeprefix("head/"): _float32(path, params[path]) for path in ENDS[1:] if path in params}
-    return table, layers, head, outputs
+def _check_float32(arrays: Mapping[str, Any], where: str = "") -> None:
+    for name, value in arrays.items():
+        dtype = to_numpy(f"{where}{name}", value).dtype
+        require(dtype == np.float32, f"{where}{name}", f"dtype {dtype}", "give float32 arrays")
 
 
 def _swapped(graph: Graph, value: str, axes: int = 3) -> str:
@@ -433,9 +403,9 @@ def _swapped(graph: Graph, value: str, axes: int = 3) -> str:
     return graph.node("Transpose", value, perm=[1, 0, 2][:axes])
 
 
-def _dense(graph: Graph, x: str, kernel: np.ndarray, bias: np.ndarray) -> str:
-    product = graph.node("MatMul", x, graph.constant("head/kernel", kernel))
-    return graph.node("Add", product, graph.constant("head/bias", bias))
+def _dense(graph: Graph, x: str, head: Arrays) -> str:
+    product = graph.node("MatMul", x, graph.constant("head/kernel", head["kernel"]))
+    return graph.node("Add", product, graph.constant("head/bias", head["bias"]))
 
 
 def _is_word(graph: Graph, ids: str) -> str:

@@ -215,7 +215,7 @@ def ours_from(config: Configuration, weights) -> dict[str, Any]:
     found = {}
     for n, prefix in enumerate(names):
         part = weights[n * half : (n + 1) * half]
-        arrays = convert.lstm_from_keras(part) if config.kind == "lstm" else convert.cell_from_keras(config.kind, part)
+        arrays = convert.cell_from_keras(config.kind, part)
         kept = arrays if config.options["use_bias"] else {name: array for name, array in arrays.items() if "bias" not in name}
         found |= {prefix + name: jnp.asarray(array) for name, array in kept.items()}
     return found
