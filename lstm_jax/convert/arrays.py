@@ -187,6 +187,12 @@ def check_stack(layers: Sequence[Mapping[str, Any]], where: str = "recurrent/", 
     return checked
 
 
+def reordered(order: Sequence[int], arrays: Arrays) -> Arrays:
+    """Return the arrays of a cell with their gates in another order. Block n of the columns is block order[n] of the given array."""
+    blocks = {name: np.split(array, len(order), axis=-1) for name, array in arrays.items() if name != PROJECTION}
+    return arrays | {name: np.concatenate([parts[gate] for gate in order], axis=-1) for name, parts in blocks.items()}
+
+
 def check_model(
     embedding: Mapping[str, Any] | None,
     layers: Sequence[Mapping[str, Any]],

@@ -302,7 +302,11 @@ def _from_list(weights: Sequence[Any], kind: Kind, remedy: str) -> Arrays:
     require(len(arrays) >= first + 3, "model weights", f"{len(arrays)} arrays", remedy)
     head_at = len(arrays) - (2 if arrays[-1].ndim == 1 else 1)
     head = dense_from_keras(arrays[head_at:], f"Dense from weights[{head_at}]: ")
-    lstms = _lstms_in(arrays[first:head_at], first, remedy)
+    lstms, at = [], first
+    while at < head_at:  # an LSTM has two matrices and, if it has a bias, a vector
+        end = min(head_at, at + (3 if [array.ndim for array in arrays[at : at + 3]] == [2, 2, 1] else 2))
+        lstms.append(lstm_in_model(arrays[at:end], f"LSTM {len(lstms)} from weights[{at}]: ", remedy))
+        at = end
     layers: list[Layer] = []
     while lstms:
         pair = lstms[:2]
@@ -314,19 +318,6 @@ def _from_list(weights: Sequence[Any], kind: Kind, remedy: str) -> Arrays:
             layers.append(pair[0])
         lstms = lstms[2:] if is_bidirectional(layers[-1]) else lstms[1:]
     return join_model(embedding_from_keras(arrays[:1]) if first else None, layers, head, kind)
-
-
-def _lstms_in(arrays: Sequence[np.ndarray], first: int, remedy: str) -> list[Arrays]:
-    """Divide a list of arrays into LSTMs, and return a list with the weights of each LSTM as a dict.
-
-    The arrays of an LSTM are two matrices, followed by a vector if the LSTM has a bias. The LSTMs keep their order.
-    """
-    lstms, at = [], 0
-    while at < len(arrays):
-        size = 3 if [array.ndim for array in arrays[at : at + 3]] == [2, 2, 1] else 2
-        lstms.append(lstm_in_model(arrays[at : at + size], f"LSTM {len(lstms)} from weights[{at + first}]: ", remedy))
-        at += size
-    return lstms
 
 
 def lstm_in_model(weights: Sequence[Any], where: str, remedy: str) -> Arrays:

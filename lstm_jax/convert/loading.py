@@ -169,26 +169,10 @@ def _activation(layer: Any, argument: str, name: str) -> str:
 Pairs = list[tuple[Any, Any]]
 
 
-def is_dense(layer: Any) -> bool:
-    """Return whether a value is an `nnx.Linear` or a dense layer of lstm_jax."""
-    return is_a(layer, "flax.nnx", "Linear") or is_a(layer, OWN, "ClassifierHead")
-
-
-def is_embedding(layer: Any) -> bool:
-    """Return whether a value is an `nnx.Embed` or an `Embedding` of lstm_jax."""
-    return is_a(layer, "flax.nnx", "Embed") or is_a(layer, OWN, "Embedding")
-
-
-def is_model(layer: Any) -> bool:
-    """Return whether a value is a `SentimentClassifier` or a `CharGenerator` of lstm_jax."""
-    return is_a(layer, OWN, "SentimentClassifier", "CharGenerator")
-
-
 def matched_dense(layer: Any, weights: Any, prefix: str) -> Pairs:
     """Check that weights fit a dense layer, and return pairs: a parameter of the layer, and the array with its new values."""
     if isinstance(weights, Mapping) and not prefix and "kernel" in weights:
-        kernel, bias = dense_to_keras(weights)
-        return paired(layer, {"kernel": kernel, "bias": bias})
+        return paired(layer, dense_from_keras(dense_to_keras(weights)))
     state = _torch_arrays(weights, prefix, "nn.Linear", ("weight", "bias"))
     kernel = np.ascontiguousarray(shaped(f"{prefix}weight", state["weight"], "out", "in").T)
     bias = [shaped(f"{prefix}bias", state["bias"], kernel.shape[1])] if "bias" in state else []
@@ -198,8 +182,7 @@ def matched_dense(layer: Any, weights: Any, prefix: str) -> Pairs:
 def matched_embedding(layer: Any, weights: Any, prefix: str) -> Pairs:
     """Check that weights fit an embedding layer, and return a list of one pair: the parameter, and the array with its new values."""
     if isinstance(weights, Mapping) and not prefix and "embedding" in weights:
-        (table,) = embedding_to_keras(weights)
-        return paired(layer, {"embedding": table})
+        return paired(layer, embedding_from_keras(embedding_to_keras(weights)))
     longest = getattr(weights, "max_norm", None)
     require(longest is None, "max_norm", longest, "the layer does not change its vectors: give the state dict, if that is intended")
     state = _torch_arrays(weights, prefix, "nn.Embedding", ("weight",))
@@ -303,11 +286,11 @@ def load(layer: Any, weights: Any, prefix: str = "") -> None:
             - Only one of the layer and the weights has a projection.
             - The layer has no bias, and the bias in the weights is not zero.
     """
-    if is_dense(layer):
+    if is_a(layer, "flax.nnx", "Linear") or is_a(layer, OWN, "ClassifierHead"):
         found = matched_dense(layer, weights, prefix)
-    elif is_embedding(layer):
+    elif is_a(layer, "flax.nnx", "Embed") or is_a(layer, OWN, "Embedding"):
         found = matched_embedding(layer, weights, prefix)
-    elif is_model(layer):
+    elif is_a(layer, OWN, "SentimentClassifier", "CharGenerator"):
         require(not prefix, "prefix", repr(prefix), "the flat dict of a model has none: leave it out")
         layers, found = split_flat(layer, weights)
         found = found + _matched_layers(layer.recurrent, _converted(layers, "recurrent/{}/"))

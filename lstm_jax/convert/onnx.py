@@ -21,13 +21,13 @@ from lstm_jax.convert.arrays import (
     CHARACTER,
     DIRECTIONS,
     ENDS,
-    LAYOUTS,
     SENTIMENT,
     Arrays,
     Layer,
     check_named,
     check_stack,
     is_bidirectional,
+    reordered,
     split_model,
     to_numpy,
     widths,
@@ -188,19 +188,9 @@ def _operands(cell: str, arrays: Arrays) -> tuple[np.ndarray, np.ndarray, np.nda
 
     E is the number of input features, H the number of units and G the number of gates.
     """
-    order, gates = OPERATORS[cell].gates, LAYOUTS[cell].gates
-
-    def reordered(array: np.ndarray) -> np.ndarray:
-        """Return a copy of an array with its gates in ONNX's order.
-
-        The last axis of the given array has one block for each gate, in the order of lstm_jax.
-        """
-        parts = np.split(array, gates, axis=-1)
-        return np.concatenate([parts[gate] for gate in order], axis=-1)
-
-    second = arrays.get("recurrent_bias", np.zeros_like(arrays["bias"]))
-    biases = np.concatenate([reordered(arrays["bias"]), reordered(second)])
-    return reordered(arrays["kernel"]).T, reordered(arrays["recurrent_kernel"]).T, biases
+    arrays = reordered(OPERATORS[cell].gates, arrays)
+    biases = np.concatenate([arrays["bias"], arrays.get("recurrent_bias", np.zeros_like(arrays["bias"]))])
+    return arrays["kernel"].T, arrays["recurrent_kernel"].T, biases
 
 
 def _merge(graph: Graph, merge: str, value: str, pair: bool, axis: int) -> str:

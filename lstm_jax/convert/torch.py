@@ -39,6 +39,7 @@ from lstm_jax.convert.arrays import (
     check_stack,
     is_bidirectional,
     join_model,
+    reordered,
     shaped,
     split_model,
 )
@@ -222,8 +223,7 @@ def cell_to_torch(cell: str, params: Any, prefix: str = "", suffix: str = "_l0",
             - A bias is not zero, and `bias` is false.
     """
     order = _peer(cell).order
-    checked = check_cell(cell, exported_layer(cell, params, TORCH))
-    arrays = {name: array if name == PROJECTION else _reordered(order, array) for name, array in checked.items()}
+    arrays = reordered(order, check_cell(cell, exported_layer(cell, params, TORCH)))
     state = {theirs: np.ascontiguousarray(arrays[ours].T) for theirs, ours in MATRICES.items() if ours in arrays}
     biases = {"bias_ih": arrays["bias"], "bias_hh": arrays.get("recurrent_bias", np.zeros_like(arrays["bias"]))}
     if bias:
@@ -276,13 +276,7 @@ def _from_direction(cell: str, arrays: Mapping[str, object], where: str) -> Arra
     else:
         biases = {"bias": None if first is None or second is None else first + second}
     ours = cell_arrays(cell, {"kernel": kernel, "recurrent_kernel": recurrent} | biases | projection, f"{where}transposed ")
-    return {name: array if name == PROJECTION else _reordered(order, array) for name, array in ours.items()}
-
-
-def _reordered(order: Sequence[int], array: np.ndarray) -> np.ndarray:
-    """Return an array with its columns reordered by gate. Block n of columns in the result is block order[n] of the given array."""
-    blocks = np.split(array, len(order), axis=-1)
-    return np.concatenate([blocks[place] for place in order], axis=-1)
+    return reordered(order, ours)
 
 
 def _check_uniform(layers: Sequence[Layer], cell: str) -> None:

@@ -153,8 +153,7 @@ class _Unrolled(keras.layers.RNN):
         if read is not None and not (self.zero_output_for_mask or self.unroll):
             # Where a row has had no valid step yet, Keras' loop on JAX returns the initial output of the last cell, and `unroll` zeros.
             if self.return_sequences:
-                counts: Any = keras.ops.cumsum(keras.ops.cast(read, "int32"), axis=1)
-                started: Any = counts > 0
+                started: Any = read.cumsum(1) > 0
                 outputs = keras.ops.where(started[:, :, None], outputs, states[-1].h[:, None])
             else:
                 outputs = keras.ops.where(read.any(1, keepdims=True), outputs, states[-1].h)
@@ -251,14 +250,13 @@ class _Replacing:
             where = f"inside the layer {layer.name}, whose class {type(layer).__name__} is kept as it is"
             self.notes.extend(f"{name}: {where}" for name in _inside(layer))
             return layer
-        kind, reason = _RECURRENT.get(type(layer)), why_not(layer)
-        if kind is None and not reason:
-            reason = f"its class is {type(layer).__name__}, not LSTM, GRU, SimpleRNN or RNN"
-        if kind is None or reason:
+        own = type(layer) in _RECURRENT
+        reason = why_not(layer) if own else f"its class is {type(layer).__name__}, not LSTM, GRU, SimpleRNN or RNN"
+        if reason:
             self.notes.append(f"{layer.name}: {reason}")
             return layer
         self.names.append(layer.name)
-        return _shared(layer, kind)
+        return _shared(layer, _RECURRENT[type(layer)])
 
     def bidirectional(self, layer: Any) -> Any:
         both = [self.layer(layer.forward_layer), self.layer(layer.backward_layer)]
