@@ -132,7 +132,8 @@ class _Unrolled(keras.layers.RNN):
         valid: Any = None if mask is None else _rows_of_mask(mask, sequences.shape[0])
         read: Any = keras.ops.flip(valid, axis=1) if valid is not None and self.go_backwards else valid  # in the order of reading
         given = iter(keras.tree.flatten(initial_state))
-        cells, outputs, finals = _cells(self.cell), sequences, []
+        cells, finals = _cells(self.cell), []
+        outputs: Any = sequences
         kinds = [_CELLS[type(cell)][2] for cell in cells]
         states: list[Any] = [kind(*(next(given) for _ in kind._fields)) for kind in kinds]
         for number, (cell, state) in enumerate(zip(cells, states, strict=True)):

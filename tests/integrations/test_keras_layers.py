@@ -283,20 +283,6 @@ def test_keras_layers_in_our_bidirectional_are_replaced() -> None:
     np.testing.assert_allclose(ours.predict(X, verbose=0), model.predict(X, verbose=0), atol=2e-6)
 
 
-def test_model_of_an_inner_output() -> None:
-    given = keras.Input((T, E))
-    inner = keras.layers.Dense(2)(keras.layers.LSTM(H)(given))
-    model = keras.Model(given, keras.layers.Dense(1)(inner))
-    whole = accelerate(model)
-    features = keras.Model(model.input, model.layers[2].output)
-    ours = accelerate(features)
-    assert type(ours.layers[1]) is LSTM
-    assert same_weights(ours, features)
-    assert all(any(weight is other for other in whole.weights) for weight in ours.weights)
-    np.testing.assert_allclose(ours(X), features(X), atol=2e-6)
-    np.testing.assert_allclose(model.layers[3](ours(X)), whole(X), atol=2e-6)
-
-
 def test_layer_that_keras_runs() -> None:
     """If `unroll` does not support an activation of our layer, Keras runs the layer, with exactly the outputs of Keras' own layer."""
     ours, theirs = (kind(H, recurrent_activation="sparsemax", seed=1) for kind in (LSTM, keras.layers.LSTM))

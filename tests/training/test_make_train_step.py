@@ -357,13 +357,11 @@ def test_bad_input() -> None:
         (mean, True, "loss: no pair; give has_aux=True"),
         (lambda *given: 1.0, False, "loss: float; return an array"),
         (lambda model, ids, labels: ids.sum(), False, "loss: int32; return a float"),
+        (losses, False, r"loss: shape \(4,\); return a scalar, such as the mean over the batch"),
     ):
-        step = lstm_jax.make_train_step(Classifier(), loss, lstm_jax.adam(1e-3), has_aux=has_aux)
+        step = make(Classifier(), loss, adam, has_aux=has_aux)
         with pytest.raises(InputError, match=f"^{message}"):
             step(step.init(), IDS[0], LABELS[0])
-    step = lstm_jax.make_train_step(Classifier(), losses, lstm_jax.adam(1e-3))
-    with pytest.raises(InputError, match=r"^loss: shape \(4,\); return a scalar, such as the mean over the batch"):
-        step(step.init(), IDS[0], LABELS[0])
     step = make(Classifier(), mean, adam)
     step(state := step.init(), IDS[0], LABELS[0])
     with pytest.raises(InputError, match=r"^training state: used again; a step reuses its memory: give the state that the step returned"):
