@@ -42,6 +42,13 @@ __all__ = list(_MODULES)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("lstm-jax")
+        except PackageNotFoundError:  # a checkout that is not installed
+            return "unknown"
     if name in _MODULES:
         return getattr(import_module(f"lstm_jax.{_MODULES[name]}"), name)
     if not name.startswith("_") and find_spec(f"lstm_jax.{name}"):

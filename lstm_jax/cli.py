@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_origin
 
+import lstm_jax
 from lstm_jax.errors import InputError, Interrupted, require
 from lstm_jax.runtime.interrupts import end_on_second_signal, exit_code, interrupted, keep_interrupts, terminable
 from lstm_jax.runtime.streams import drop_output, prepare_streams
@@ -187,9 +188,7 @@ def _run(arguments: list[str]) -> int:
         elif arguments[1:2] in ([], ["-h"], ["--help"]) and _group(arguments[0]):
             print(_usage(arguments[0]))
         elif arguments[0] == "--version":
-            from importlib.metadata import version
-
-            print(version("lstm-jax"))
+            print(lstm_jax.__version__)
         else:
             from lstm_jax.commands.common import PipeConsole
             from lstm_jax.config.processes import Processes

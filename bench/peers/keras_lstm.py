@@ -110,7 +110,7 @@ def _accelerated(model: Any, backend: str | None) -> Any:
         return model
     from lstm_jax.integrations.keras import accelerate
 
-    return accelerate(model)
+    return accelerate(model, verbose=False)
 
 
 def _numpy(array: Any) -> np.ndarray:
@@ -125,7 +125,7 @@ def _recurrence(work: Workload, arrays: Arrays, backend: str | None) -> Built:
         layer = getattr(accelerated, type(layer).__name__).from_config(layer.get_config())
     layer.build((work.batch, work.length, work.features))
     mine = arrays.cell()
-    layer.set_weights(list(mine.values()) if work.cell == "lstm" else convert.cell_to_keras(work.cell, mine))
+    layer.set_weights(convert.cell_to_keras(work.cell, mine))
     step, block = _differentiated(layer, arrays)
 
     def run(count: int) -> None:
@@ -136,7 +136,7 @@ def _recurrence(work: Workload, arrays: Arrays, backend: str | None) -> Built:
 
     def gradients() -> dict[str, np.ndarray]:
         *by_weights, by_x = (_numpy(array) for array in step()[1])
-        ours = dict(zip(mine, by_weights, strict=True)) if work.cell == "lstm" else convert.cell_from_keras(work.cell, by_weights)
+        ours = convert.cell_from_keras(work.cell, by_weights)
         return {LAYER + name: array for name, array in ours.items()} | {"x": by_x}
 
     return Built(run, lambda: _numpy(step()[0]), gradients, "keras", _devices(), backend=backend or "")

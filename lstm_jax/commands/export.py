@@ -28,7 +28,7 @@ class ExportOnnx:
 
     def __call__(self, console: Console) -> None:
         from lstm_jax.config import read_task
-        from lstm_jax.convert.onnx_graph import import_onnx
+        from lstm_jax.convert.onnx import import_onnx
 
         check_output(self.file, (self.run,), self.force)
         import_onnx()

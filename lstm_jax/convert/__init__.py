@@ -5,7 +5,11 @@ Keras, PyTorch and Flax are not imported. The package onnx is imported by the fu
 The layout of weights in lstm_jax consists of dicts of NumPy arrays. V is the size of the vocabulary, E the number of input features and H
 the number of units. The columns of both kernels of an LSTM belong to the gates i, f, g, o, in this order.
 
-- An LSTM is `{"kernel": (E, 4H), "recurrent_kernel": (H, 4H), "bias": (4H,)}`. For a GRU or a simple RNN see `lstm_jax.convert.cells`.
+- An LSTM is `{"kernel": (E, 4H), "recurrent_kernel": (H, 4H), "bias": (4H,)}`.
+- A GRU is `{"kernel": (E, 3H), "recurrent_kernel": (H, 3H), "bias": (3H,), "recurrent_bias": (3H,)}` with the gates u, r, n (update, reset,
+  new). The cell "gru_reset_before", which multiplies the state by the reset gate before the product with the recurrent kernel, has no
+  recurrent_bias.
+- A simple RNN is `{"kernel": (E, H), "recurrent_kernel": (H, H), "bias": (H,)}`.
 - An LSTM with a recurrent projection to P outputs also has `"projection": (H, P)`, and its recurrent kernel is (P, 4H).
 - A recurrent layer is the dict of its cell, for example that of an LSTM. If it is bidirectional, it is `{"forward": dict, "backward":
   dict}` with such a dict for each direction.
@@ -26,11 +30,12 @@ Each returned array is a copy and has the dtype of the array that was converted.
 have the layout that it expects.
 """
 
-from lstm_jax.convert.cells import cell_from_keras, cell_to_keras
 from lstm_jax.convert.flax import lstm_from_linen, lstm_from_nnx, lstm_to_linen, lstm_to_nnx
 from lstm_jax.convert.keras import (
     bidirectional_from_keras,
     bidirectional_to_keras,
+    cell_from_keras,
+    cell_to_keras,
     dense_from_keras,
     dense_to_keras,
     embedding_from_keras,
@@ -46,15 +51,18 @@ from lstm_jax.convert.keras_files import generation_from_keras_file, read_keras_
 from lstm_jax.convert.loading import load
 from lstm_jax.convert.onnx import generation_to_onnx, layers_to_onnx, sentiment_to_onnx
 from lstm_jax.convert.torch import (
+    cell_from_torch,
+    cell_to_torch,
     generation_from_torch,
     generation_to_torch,
+    layers_from_torch,
+    layers_to_torch,
     lstm_from_torch,
     lstm_to_torch,
     read_torch_file,
     sentiment_from_torch,
     sentiment_to_torch,
 )
-from lstm_jax.convert.torch_layers import cell_from_torch, cell_to_torch, layers_from_torch, layers_to_torch
 
 __all__ = [
     "bidirectional_from_keras",

@@ -4,13 +4,35 @@ Each key of the flat dict is a path such as "recurrent/0/kernel". The docstring 
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from lstm_jax.convert.checks import check_named, kind_of
 from lstm_jax.errors import InputError, require
+
+
+def kind_of(value: object) -> str:
+    """Return the name of a value's class for an error message, or "class NAME" if the value is itself a class."""
+    return f"class {value.__name__}" if isinstance(value, type) else type(value).__name__
+
+
+def check_named(subject: str, value: Any, remedy: str) -> None:
+    """Check that a value is a dict whose keys are strings."""
+    require(isinstance(value, Mapping), subject, kind_of(value), remedy)
+    others = [repr(key) for key in value if not isinstance(key, str)]
+    require(not others, subject, f"keys that are no text: {', '.join(others)}", remedy)
+
+
+def is_list(value: object) -> bool:
+    """Return whether a value is a list or another collection, but neither a text, a dict nor an array without axes."""
+    return isinstance(value, Collection) and not isinstance(value, str | Mapping) and getattr(value, "ndim", 1) > 0
+
+
+def has_state_dict(value: object) -> bool:
+    """Return whether a value has a method `state_dict`, as a PyTorch module has. If the value is a class, the result is false."""
+    return not isinstance(value, type) and callable(getattr(value, "state_dict", None))
+
 
 Arrays = dict[str, np.ndarray]
 Layer = dict[str, Any]  # {"kernel": ..., "recurrent_kernel": ..., "bias": ...}, or {"forward": Arrays, "backward": Arrays}
@@ -69,15 +91,7 @@ _PATH = re.compile(r"recurrent/(0|[1-9]\d*)/(?:(forward|backward)/)?(?!(?:forwar
 
 
 def to_numpy(name: str, value: object) -> np.ndarray:
-    """Return a copy of an array of floats as a contiguous NumPy array of the same precision, in native byte order.
-
-    Args:
-        name: name of the array in error messages.
-        value: an array, a nested list of floats, or a PyTorch tensor on any device.
-
-    Raises:
-        InputError: if `value` cannot be converted to a NumPy array, or its entries are not floats.
-    """
+    """Return a copy of an array of floats as a contiguous NumPy array of the same precision, in native byte order."""
     try:
         # NumPy cannot read a tensor that requires a gradient or is on a GPU, so every tensor is first detached and moved to the CPU.
         detach = getattr(value, "detach", None)
@@ -89,17 +103,7 @@ def to_numpy(name: str, value: object) -> np.ndarray:
 
 
 def shaped(name: str, value: object, *expected: int | str) -> np.ndarray:
-    """Return a copy of an array of floats as a NumPy array, after checking its shape.
-
-    Args:
-        name: name of the array in error messages.
-        value: an array, a nested list of floats, or a PyTorch tensor on any device.
-        expected: one entry for each axis. An integer is the size that the axis must have. A string such as "E" allows every size of at
-            least 1, and is the name of the axis in error messages.
-
-    Raises:
-        InputError: if `value` is not an array of floats, or its shape differs from `expected`.
-    """
+    """Return a copy of an array of floats as a NumPy array, after checking its shape."""
     array = to_numpy(name, value)
     fits = array.ndim == len(expected) and all(
         size == wanted or (isinstance(wanted, str) and size > 0) for size, wanted in zip(array.shape, expected, strict=True)
@@ -113,16 +117,6 @@ def cell_arrays(cell: str, arrays: Mapping[str, object], where: str = "") -> Arr
     """Check the arrays of a cell, and return copies of them as a dict.
 
     E is the number of input features, H the number of units and G the number of gates.
-
-    Args:
-        cell: name of the cell, a key of `LAYOUTS`.
-        arrays: dict from the names of the arrays to the arrays: "kernel" (E, GH), "recurrent_kernel" (H, GH), "bias" (GH,) and, for "gru",
-            "recurrent_bias" (GH,). A bias may be None, which means zeros. A cell with a projection to P outputs also has "projection"
-            (H, P), and its recurrent kernel is (P, GH).
-        where: prefix of the names of the arrays in error messages.
-
-    Raises:
-        InputError: if a value is not an array of floats, or the shapes are not those of the cell.
     """
     layout = LAYOUTS[cell]
     recurrent = shaped(f"{where}recurrent_kernel", arrays["recurrent_kernel"], layout.rows, layout.columns)
@@ -142,60 +136,17 @@ def cell_arrays(cell: str, arrays: Mapping[str, object], where: str = "") -> Arr
     return {"kernel": kernel, "recurrent_kernel": recurrent} | biases | projection
 
 
-def lstm_arrays(kernel: object, recurrent_kernel: object, bias: object | None, where: str = "") -> Arrays:
-    """Check the arrays of an LSTM, and return copies of them as a dict with the keys "kernel", "recurrent_kernel" and "bias".
-
-    Args:
-        kernel: array (E, 4H), where E is the number of input features and H the number of units.
-        recurrent_kernel: array (H, 4H).
-        bias: array (4H,), or None, which means zeros.
-        where: prefix of the names of the arrays in error messages.
-
-    Raises:
-        InputError: if an argument is not an array of floats, or the shapes are not those of an LSTM.
-    """
-    return cell_arrays("lstm", {"kernel": kernel, "recurrent_kernel": recurrent_kernel, "bias": bias}, where)
-
-
 def check_keys(subject: str, mapping: Mapping[str, Any], expected: Sequence[str]) -> None:
-    """Check that a dict has exactly the expected keys.
-
-    Args:
-        subject: name of the dict in error messages.
-        mapping: the dict.
-        expected: the expected keys.
-
-    Raises:
-        InputError: if `mapping` is not a dict, an expected key is missing, or the dict has a key that is not expected.
-    """
+    """Check that a dict has exactly the expected keys."""
     require(isinstance(mapping, Mapping), subject, kind_of(mapping), f"give a dict of {', '.join(expected)}")
     remedy = f"expected exactly {', '.join(expected)}"
     require(set(mapping) == set(expected), subject, f"keys {', '.join(sorted(map(str, mapping))) or '(none)'}", remedy)
 
 
 def check_cell(cell: str, params: Mapping[str, Any], where: str = "") -> Arrays:
-    """Return a copy of the weights of a cell, after checking their keys and shapes.
-
-    Args:
-        cell: name of the cell, a key of `LAYOUTS`.
-        params: the weights. For an LSTM with E input features and H units they are {"kernel": (E, 4H), "recurrent_kernel": (H, 4H), "bias":
-            (4H,)}.
-        where: prefix of the names of the arrays in error messages.
-
-    Raises:
-        InputError: if the keys or shapes are not those of the cell.
-    """
+    """Return a copy of the weights of a cell, after checking their keys and shapes."""
     check_keys(f"{where}{LAYOUTS[cell].title}", params, LAYOUTS[cell].names)
     return cell_arrays(cell, params, where)
-
-
-def check_lstm(params: Mapping[str, Any], where: str = "") -> Arrays:
-    """Return a copy of the weights of an LSTM, after checking their keys and shapes; see `check_cell`.
-
-    Raises:
-        InputError: if the keys or shapes are not those of an LSTM.
-    """
-    return check_cell("lstm", params, where)
 
 
 def is_bidirectional(layer: Mapping[str, Any]) -> bool:
@@ -204,17 +155,7 @@ def is_bidirectional(layer: Mapping[str, Any]) -> bool:
 
 
 def check_layer(layer: Mapping[str, Any], where: str = "", cell: str = "lstm") -> Layer:
-    """Return a copy of the weights of a unidirectional or bidirectional layer, after checking their keys and shapes.
-
-    Args:
-        layer: the dict of the weights of one cell or, for a bidirectional layer, {"forward": dict, "backward": dict}. The two dicts must
-            have the same shapes.
-        where: prefix of the names of the arrays in error messages.
-        cell: name of the cell, a key of `LAYOUTS`.
-
-    Raises:
-        InputError: if a key is missing or unknown, or if a shape is wrong for the cell or differs between the two directions.
-    """
+    """Return a copy of the weights of a unidirectional or bidirectional layer, after checking their keys and shapes."""
     if not is_bidirectional(layer):
         return check_cell(cell, layer, where)
     check_keys(f"{where}bidirectional layer", layer, DIRECTIONS)
@@ -225,71 +166,55 @@ def check_layer(layer: Mapping[str, Any], where: str = "", cell: str = "lstm") -
     return pair
 
 
-def widths(layer: Mapping[str, Any]) -> tuple[int, int]:
-    """Return the number of input features and the number of output features of a layer.
-
-    The result for E input features and H units is (E, H), or (E, 2H) if the layer is bidirectional. For a layer with a projection to P
-    outputs the result is (E, P), or (E, 2P) if the layer is bidirectional.
-
-    Args:
-        layer: weights of the layer, as `check_layer` returns them.
-    """
+def widths(layer: Mapping[str, Any], merge: str = "concat") -> tuple[int, int]:
+    """Return the number of input features and the number of output features of a layer whose directions are combined by `merge`."""
     if is_bidirectional(layer):
         taken, outputs = widths(layer["forward"])
-        return taken, 2 * outputs
+        return taken, outputs * (2 if merge == "concat" else 1)
     return layer["kernel"].shape[0], layer["recurrent_kernel"].shape[0]
 
 
-def check_stack(layers: Sequence[Mapping[str, Any]], where: str = "recurrent/", cell: str = "lstm") -> list[Layer]:
+def check_stack(layers: Sequence[Mapping[str, Any]], where: str = "recurrent/", cell: str = "lstm", merge: str = "concat") -> list[Layer]:
     """Return copies of the weights of stacked layers, after checking that each layer is valid and that the layers fit together.
 
     Two layers fit if the upper one has as many input features as the lower one has output features.
-
-    Args:
-        layers: weights of the layers, lowest layer first.
-        where: prefix of the names of the arrays in error messages.
-        cell: name of the cell of all layers, a key of `LAYOUTS`.
-
-    Raises:
-        InputError: if there are no layers, the keys or shapes of a layer are wrong, or two layers do not fit.
     """
     require(len(layers) > 0, f"{where}layers", "none", "give at least one layer")
     checked = [check_layer(layer, f"{where}{number}/", cell) for number, layer in enumerate(layers)]
     for number in range(1, len(checked)):
-        (_, below), (taken, _) = widths(checked[number - 1]), widths(checked[number])
+        below, taken = widths(checked[number - 1], merge)[1], widths(checked[number])[0]
         require(taken == below, f"{where}{number}/", f"takes {taken} features", f"the layer below it gives {below}: they must be equal")
     return checked
 
 
+def reordered(order: Sequence[int], arrays: Arrays) -> Arrays:
+    """Return the arrays of a cell with their gates in another order. Block n of the columns is block order[n] of the given array."""
+    blocks = {name: np.split(array, len(order), axis=-1) for name, array in arrays.items() if name != PROJECTION}
+    return arrays | {name: np.concatenate([parts[gate] for gate in order], axis=-1) for name, parts in blocks.items()}
+
+
 def check_model(
-    embedding: Mapping[str, Any] | None, layers: Sequence[Mapping[str, Any]], head: Mapping[str, Any], kind: Kind
+    embedding: Mapping[str, Any] | None,
+    layers: Sequence[Mapping[str, Any]],
+    head: Mapping[str, Any],
+    kind: Kind,
+    cell: str = "lstm",
+    merge: str = "concat",
+    pooled: int = 1,
 ) -> tuple[Arrays | None, list[Layer], Arrays]:
     """Return copies of the weights of a model's embedding, recurrent layers and head, after checking that they fit together.
 
-    Args:
-        embedding: {"embedding": (V, E)} for V words or characters and E features, or None for a character model whose input is one-hot.
-        layers: weights of the recurrent layers, lowest layer first. The layers of a character model must not be bidirectional.
-        head: weights of the dense output layer. A sentiment model has {"kernel": (F, 1), "bias": (1,)}, where F is the number of output
-            features of the last recurrent layer. A character model has {"kernel": (F, V), "bias": (V,)}. If it has an embedding, the kernel
-            may be absent. Without a kernel the weights are tied, which means that the transposed embedding table serves as the kernel.
-        kind: "sentiment model" or "character model".
-
-    Returns:
-        three values: {"embedding": (V, E)} or None, the list of the weights of the recurrent layers, and {"kernel": array, "bias": array}
-        of the head. The returned head has a kernel even if the weights are tied.
-
-    Raises:
-        InputError: if a shape is wrong, if the parts do not fit together, or if a layer of a character model is bidirectional.
+    The head reads `pooled` vectors, each as wide as the outputs of the last layer.
     """
     table = None if embedding is None else shaped("embedding/embedding", embedding["embedding"], "V", "E")
-    stack = check_stack(layers)
-    taken, given = widths(stack[0])[0], widths(stack[-1])[1]
+    stack = check_stack(layers, cell=cell, merge=merge)
+    taken, given = widths(stack[0])[0], widths(stack[-1], merge)[1] * pooled
     if table is not None:
         fits = taken == table.shape[1]
         require(fits, "recurrent/0/", f"takes {taken} features", f"the embedding gives {table.shape[1]}: they must be equal")
     if kind == CHARACTER:
         both = [number for number, layer in enumerate(stack) if is_bidirectional(layer)]
-        require(not both, f"recurrent/ layers {both}", "two directions", "a character model reads forwards alone: give one LSTM a layer")
+        require(not both, f"recurrent/ layers {both}", "two directions", "a character model reads forwards alone: give one cell a layer")
     kernel = head.get("kernel")
     if kernel is None and table is not None:
         remedy = f"only a model whose embedding ({table.shape[1]}) is as wide as its last layer ({given}) can go without: the two are tied"
@@ -312,15 +237,6 @@ def join_model(embedding: Mapping[str, Any] | None, layers: Sequence[Mapping[str
 
     The keys of the dict are paths such as "recurrent/0/kernel". The key "head/kernel" is present even if the weights are tied and `head`
     has no kernel.
-
-    Args:
-        embedding: {"embedding": array}, or None for a character model whose input is one-hot.
-        layers: weights of the recurrent layers, lowest layer first.
-        head: {"kernel": array, "bias": array} of the dense output layer. The kernel is absent if it is tied to the embedding.
-        kind: "sentiment model" or "character model".
-
-    Raises:
-        InputError: if a shape is wrong, if the parts do not fit together, or if a layer of a character model is bidirectional.
     """
     table, stack, dense = check_model(embedding, layers, head, kind)
     model = {} if table is None else {"embedding/embedding": table["embedding"]}
@@ -330,26 +246,15 @@ def join_model(embedding: Mapping[str, Any] | None, layers: Sequence[Mapping[str
     return model | {"head/kernel": dense["kernel"], "head/bias": dense["bias"]}
 
 
-def split_model(params: Mapping[str, Any], kind: Kind) -> tuple[Arrays | None, list[Layer], Arrays]:
+def split_model(params: Mapping[str, Any], kind: Kind, *how: Any) -> tuple[Arrays | None, list[Layer], Arrays]:
     """Split the flat dict of a model into the weights of the embedding, of the recurrent layers and of the head.
 
-    This function is the inverse of `join_model`.
-
-    Args:
-        params: the flat dict, whose keys are paths such as "recurrent/0/kernel".
-        kind: "sentiment model" or "character model".
-
-    Returns:
-        three values: {"embedding": array} or None, the list of the weights of the recurrent layers, and {"kernel": array, "bias": array} of
-        the head.
-
-    Raises:
-        InputError: if a key is unknown or missing, or if `check_model` rejects the parts.
+    This function is the inverse of `join_model`. `how` are the cell and further arguments of `check_model`.
     """
     layers = split_paths(params, kind)
     embedding = {"embedding": params[ENDS[0]]} if ENDS[0] in params else None
     head = {path.removeprefix("head/"): params[path] for path in ENDS[1:] if path in params}
-    return check_model(embedding, layers, head, kind)
+    return check_model(embedding, layers, head, kind, *how)
 
 
 def split_paths(params: Mapping[str, Any], kind: Kind) -> list[Layer]:
@@ -357,18 +262,6 @@ def split_paths(params: Mapping[str, Any], kind: Kind) -> list[Layer]:
 
     The arrays are not checked. A character model may lack either "embedding/embedding" (one-hot input) or "head/kernel" (tied weights), but
     not both.
-
-    Args:
-        params: the flat dict, whose keys are paths such as "recurrent/0/kernel".
-        kind: "sentiment model" or "character model".
-
-    Raises:
-        InputError: in one of these cases.
-
-            - `params` is not a dict with strings as its keys.
-            - A key belongs to no part of such a model.
-            - A required key of the embedding or the head is missing.
-            - The numbers of the layers are not 0, 1, 2, ... without a gap.
     """
     check_named(f"weights of a {kind}", params, "give a flat dict with keys such as recurrent/0/kernel")
     found: dict[int, Layer] = {}

@@ -6,11 +6,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lstm_jax.bounds import is_a
-from lstm_jax.convert.arrays import DIRECTIONS
-from lstm_jax.convert.checks import is_list, kind_of
-from lstm_jax.convert.matching import OWN, TORCH_CELLS, base_cell, check_activations
+from lstm_jax.convert.arrays import DIRECTIONS, PROJECTED, is_list, kind_of
 from lstm_jax.errors import require
 
+OWN = "lstm_jax"
+"""Name of this package, which the function `is_a` takes as its argument `package`."""
+TORCH_CELLS = {"lstm": ("lstm",), "gru": ("gru",), "simple_rnn": ("simple_rnn", "simple_rnn(relu)"), PROJECTED: (PROJECTED,)}
+"""Dict from the name of each cell that PyTorch has to a tuple of names: the variants of this cell that PyTorch can compute.
+
+The name of a variant is a value of the attribute `cell` of a layer: the name of the cell, followed by its activations in parentheses if
+they are not the default. For example, nn.RNN computes "simple_rnn" (with tanh, the default) or "simple_rnn(relu)".
+"""
 BY_ARRAYS = "to export the weights alone, give layer.cell_params()._asdict()"
 
 
@@ -43,16 +49,18 @@ KERAS = Target("Keras layer", {}, ("concat", "sum", "ave", "mul", None), reverse
 FLAX = Target("Flax cell", {"lstm": ("lstm",)}, reverses=True)
 
 
+def base_cell(layer: Any) -> str:
+    """Return the name of a `Recurrent` layer's cell without its activations: "lstm" for "lstm(relu, sigmoid)"."""
+    return layer.cell.partition("(")[0]
+
+
+def check_activations(layer: Any, allowed: tuple[str, ...], at: str, source: str) -> None:
+    """Check that a `Recurrent` layer has the activations of a layer of another library."""
+    require(layer.cell in allowed, f"activations{at}", layer.cell, f"the {source} computes {' or '.join(allowed)}: give such a layer")
+
+
 def parts_of(layers: Any, target: Target) -> list[Any]:
-    """Return a stack of layers as a list, lowest layer first.
-
-    Args:
-        layers: a `RecurrentStack`, a `Recurrent` or `Bidirectional` layer, or a sequence of layers or dicts of arrays.
-        target: description of the library to which the layers are exported, for the text of an error.
-
-    Raises:
-        InputError: if `layers` is something else, or the stack has residual connections.
-    """
+    """Return a stack of layers as a list, lowest layer first."""
     if is_a(layers, OWN, "RecurrentStack"):
         remedy = f"a {target.title} has no residual connections: export the layers one by one, and add the inputs yourself"
         require(not layers.residual, "residual", True, remedy)
@@ -64,15 +72,7 @@ def parts_of(layers: Any, target: Target) -> list[Any]:
 
 
 def merge_of(parts: Sequence[Any], merge: str | None) -> str:
-    """Return how the outputs of two directions are combined in a stack of layers: "concat", "sum", "ave" or "mul".
-
-    Args:
-        parts: layers or dicts of arrays. A dict of arrays does not show how its directions are combined.
-        merge: the mode that the caller asks for. None means the `merge_mode` of the `Bidirectional` layers or, if there are none, "concat".
-
-    Raises:
-        InputError: if the `Bidirectional` layers have different values of `merge_mode`, or if `merge` is given and differs from theirs.
-    """
+    """Return how the outputs of two directions are combined in a stack of layers: "concat", "sum", "ave" or "mul"."""
     found = [part.merge_mode for part in parts if is_a(part, OWN, "Bidirectional")]
     alike = len(set(found)) <= 1
     require(alike, "merge_mode", ", ".join(map(str, found)), "all layers of one model must have the same: export them one by one")
@@ -87,19 +87,6 @@ def exported(cell: str, layers: Any, target: Target) -> list[Mapping[str, Any]]:
 
     The result contains a dict of arrays for a `Recurrent` layer, and {"forward": dict, "backward": dict} for a `Bidirectional` layer. A
     dict among the layers is returned unchanged and is not checked, because it does not show the options of its layer.
-
-    Args:
-        cell: name of the cell of all layers, for example "lstm".
-        layers: a `RecurrentStack`, a `Recurrent` or `Bidirectional` layer, or a sequence of layers or dicts of arrays.
-        target: what the other library can express.
-
-    Raises:
-        InputError: in one of these cases.
-
-            - `layers` is something else.
-            - A layer has another cell.
-            - A layer or the stack has an option that the other library cannot express.
-            - The layers have different activations, and the activations are checked because `cell` is a key of `target.cells`.
     """
     parts = parts_of(layers, target)
     found: list[Mapping[str, Any]] = []
@@ -126,34 +113,12 @@ def exported(cell: str, layers: Any, target: Target) -> list[Mapping[str, Any]]:
 
 
 def exported_layer(cell: str, layer: Any, target: Target) -> Mapping[str, Any]:
-    """Return the weights of one layer, after checking that another library can express the layer; see `exported`.
-
-    Args:
-        cell: name of the cell, for example "lstm".
-        layer: a `Recurrent` or `Bidirectional` layer, or a dict of arrays.
-        target: what the other library can express.
-
-    Raises:
-        InputError: if the cell of the layer is not `cell`, if the other library cannot express an option of the layer, or if `layer` has
-            another type.
-    """
+    """Return the weights of one layer, after checking that another library can express the layer; see `exported`."""
     return exported(cell, [layer], target)[0]
 
 
 def _cell_arrays(cell: str, layer: Any, target: Target, at: str, direction: str = "") -> dict[str, np.ndarray]:
-    """Return the arrays of a `Recurrent` layer, after checking its cell and its options.
-
-    Args:
-        cell: name that the cell must have.
-        layer: the layer.
-        target: what the other library can express.
-        at: words that say in error messages which layer is meant, such as " of layer 1" in "zoneout of layer 1".
-        direction: "forward" or "backward" if the layer is one direction of a `Bidirectional` layer, else an empty text. The option
-            `go_backwards` is checked only if this text is empty.
-
-    Raises:
-        InputError: if the layer has another cell, or an option that the other library cannot express.
-    """
+    """Return the arrays of a `Recurrent` layer, after checking its cell and its options."""
     require(base_cell(layer) == cell, f"cell{at}", layer.cell, f"the layers were named {cell}: name the cell that they have")
     if cell in target.cells:
         check_activations(layer, target.cells[cell], at, target.title)

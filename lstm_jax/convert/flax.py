@@ -21,8 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from lstm_jax.convert.arrays import Arrays, check_keys, check_lstm, lstm_arrays, shaped
-from lstm_jax.convert.checks import kind_of
+from lstm_jax.convert.arrays import Arrays, cell_arrays, check_cell, check_keys, kind_of, shaped
 from lstm_jax.convert.exporting import FLAX, exported_layer
 from lstm_jax.errors import require
 
@@ -78,7 +77,8 @@ def lstm_from_nnx(tree: Mapping[Any, Any]) -> Arrays:
     if not any(path.startswith("dense_") for path in leaves):
         return _from_gates(leaves, forget="if_")
     check_keys("nnx.OptimizedLSTMCell", leaves, ("dense_i/kernel", "dense_h/kernel", "dense_h/bias"))
-    return lstm_arrays(leaves["dense_i/kernel"], leaves["dense_h/kernel"], leaves["dense_h/bias"], "OptimizedLSTMCell: ")
+    arrays = {"kernel": leaves["dense_i/kernel"], "recurrent_kernel": leaves["dense_h/kernel"], "bias": leaves["dense_h/bias"]}
+    return cell_arrays("lstm", arrays, "OptimizedLSTMCell: ")
 
 
 def lstm_to_nnx(params: Any, optimized: bool = True, rnn: bool = False) -> dict[str, Any]:
@@ -96,7 +96,7 @@ def lstm_to_nnx(params: Any, optimized: bool = True, rnn: bool = False) -> dict[
     """
     if not optimized:
         return _wrap(_to_gates(params, forget="if_"), rnn)
-    checked = check_lstm(exported_layer("lstm", params, FLAX))
+    checked = check_cell("lstm", exported_layer("lstm", params, FLAX))
     dense_h = {"kernel": checked["recurrent_kernel"], "bias": checked["bias"]}
     return _wrap({"dense_i": {"kernel": checked["kernel"]}, "dense_h": dense_h}, rnn)
 
@@ -118,9 +118,6 @@ def _cell_leaves(tree: Mapping[Any, Any]) -> dict[str, object]:
 
     If all paths begin with the key "params", this key is removed, and then likewise the key "cell". The state of random number generators
     is left out.
-
-    Raises:
-        InputError: if `tree` is not a mapping.
     """
     remedy = "give the parameters of a cell, such as nnx.to_pure_dict(nnx.state(cell))"
     require(isinstance(tree, Mapping), "parameter tree", kind_of(tree), remedy)
@@ -136,9 +133,6 @@ def _gate_layers(forget: str) -> tuple[list[str], list[str]]:
 
     The first list contains the dense layers that act on the input, and the second list those that act on the state h. Both lists have one
     name for each of the gates i, f, g, o, in this order.
-
-    Args:
-        forget: name of the dense layer that computes the gate f from the input. It is "if" in Linen and "if_" in NNX.
     """
     return [forget if gate == "f" else f"i{gate}" for gate in GATE_NAMES], [f"h{gate}" for gate in GATE_NAMES]
 
@@ -149,15 +143,16 @@ def _from_gates(leaves: Mapping[str, object], forget: str) -> Arrays:
     check_keys("Flax LSTM cell", leaves, names)
     units = shaped("hi/kernel", leaves["hi/kernel"], "H", "H").shape[1]
     features = shaped("ii/kernel", leaves["ii/kernel"], "E", units).shape[0]
-    return lstm_arrays(
-        np.concatenate([shaped(f"{layer}/kernel", leaves[f"{layer}/kernel"], features, units) for layer in input_layers], axis=1),
-        np.concatenate([shaped(f"{layer}/kernel", leaves[f"{layer}/kernel"], units, units) for layer in state_layers], axis=1),
-        np.concatenate([shaped(f"{layer}/bias", leaves[f"{layer}/bias"], units) for layer in state_layers]),
-    )
+
+    def joined(layers: list[str], name: str, *shape: int) -> np.ndarray:
+        return np.concatenate([shaped(f"{layer}/{name}", leaves[f"{layer}/{name}"], *shape) for layer in layers], axis=-1)
+
+    kernels = {"kernel": joined(input_layers, "kernel", features, units), "recurrent_kernel": joined(state_layers, "kernel", units, units)}
+    return cell_arrays("lstm", kernels | {"bias": joined(state_layers, "bias", units)})
 
 
 def _to_gates(params: Any, forget: str) -> dict[str, Any]:
-    checked = check_lstm(exported_layer("lstm", params, FLAX))
+    checked = check_cell("lstm", exported_layer("lstm", params, FLAX))
     input_layers, state_layers = _gate_layers(forget)
     kernels, recurrent, biases = (
         [np.ascontiguousarray(part) for part in np.split(checked[name], len(GATE_NAMES), axis=-1)]

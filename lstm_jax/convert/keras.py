@@ -1,13 +1,14 @@
 """Conversion of weights between lstm_jax and the lists of arrays that `get_weights()` of a Keras layer or model returns.
 
 The docstring of the package `lstm_jax.convert` describes the layout of weights in lstm_jax. Keras has the same gate order i, f, g, o (Keras
-writes c for g) and the same shapes, so no array is transposed. If a Keras layer has no bias (`use_bias=False`), its bias in lstm_jax is
-zeros. Conversion to Keras always returns biases. Keras' arrays are defined in keras/src/layers/rnn/lstm.py (`LSTMCell.build`),
-keras/src/layers/rnn/bidirectional.py and keras/src/layers/core/embedding.py (Keras 3.15). V is the size of the vocabulary, E the number of
-input features and H the number of units.
+writes c for g) and the same shapes, so no array is transposed. The gates of a GRU have the same order, too (Keras writes z for u). With
+`reset_after=True` it has both biases in one array (2, 3H), and with `reset_after=False`, which is the cell "gru_reset_before", one bias
+(3H,). If a Keras layer has no bias (`use_bias=False`), its bias in lstm_jax is zeros. Conversion to Keras always returns biases. Keras'
+arrays are defined by the methods `build` in keras/src/layers/rnn/ and keras/src/layers/core/embedding.py (Keras 3.15). V is the size of the
+vocabulary, E the number of input features and H the number of units.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,56 +16,101 @@ import numpy as np
 from lstm_jax.convert.arrays import (
     CHARACTER,
     DIRECTIONS,
+    LAYOUTS,
     SENTIMENT,
     Arrays,
     Kind,
     Layer,
+    cell_arrays,
+    check_cell,
     check_keys,
     check_layer,
     is_bidirectional,
+    is_list,
     join_model,
+    kind_of,
     shaped,
     split_model,
     to_numpy,
 )
-from lstm_jax.convert.cells import CELLS, from_list, listed, to_list
 from lstm_jax.convert.exporting import KERAS, exported_layer
-from lstm_jax.convert.keras_config import LAYER_BY_LAYER
 from lstm_jax.errors import InputError, require
 
+LAYER_BY_LAYER = (
+    "convert another model layer by layer: convert.load(layer, keras_layer), or lstm_from_keras, cell_from_keras, dense_from_keras"
+)
+CELLS = ("lstm", "gru", "gru_reset_before", "simple_rnn")
 
-def lstm_from_keras(weights: Sequence[Any], where: str = "") -> Arrays:
-    """Convert the weights of a Keras LSTM layer to the LSTM weights of lstm_jax.
+
+def _check_cell(cell: str) -> None:
+    require(cell in CELLS, "cell", cell, f"Keras has {', '.join(CELLS)}")
+
+
+def listed(subject: str, weights: Any) -> list[Any]:
+    """Return the weights of a Keras layer or model as a list, after checking that they are a list or a similar collection."""
+    weights = list(weights) if isinstance(weights, Iterator) else weights
+    require(is_list(weights), subject, kind_of(weights), "give the list that get_weights() returns")
+    return list(weights)
+
+
+def cell_from_keras(cell: str, weights: Sequence[Any], where: str = "") -> Arrays:
+    """Convert the weights of a Keras LSTM, GRU or SimpleRNN layer to the dict of arrays that lstm_jax uses.
 
     Args:
-        weights: `get_weights()` of the layer: kernel (E, 4H), recurrent kernel (H, 4H) and, if the layer has one, bias (4H,). E is the
-            number of input features and H the number of units.
+        cell: "lstm", "gru" for a Keras GRU with `reset_after=True` (the default), "gru_reset_before" for a Keras GRU with
+            `reset_after=False`, or "simple_rnn" for a Keras SimpleRNN.
+        weights: the list that `get_weights()` of the layer returns: kernel, recurrent kernel and bias. For E input features and H units
+            their shapes are (E, 4H), (H, 4H) and (4H,) for "lstm"; (E, 3H), (H, 3H) and (2, 3H) for "gru"; (E, 3H), (H, 3H) and (3H,) for
+            "gru_reset_before"; and (E, H), (H, H) and (H,) for "simple_rnn". If the bias is absent, it becomes zeros.
         where: text that stands before the names of the arrays in error messages.
 
     Returns:
-        {"kernel": (E, 4H), "recurrent_kernel": (H, 4H), "bias": (4H,)}.
+        a dict with the keys "kernel", "recurrent_kernel" and "bias". If `cell` is "gru", it also has the key "recurrent_bias".
 
     Raises:
-        InputError: if `weights` is not a list of 2 or 3 arrays, or the shapes are not those of an LSTM.
+        InputError: if `cell` is none of these names, `weights` is not a list of 2 or 3 arrays, or an array has a wrong shape.
     """
-    return from_list("lstm", weights, where)
+    _check_cell(cell)
+    title = "LSTM" if cell == "lstm" else cell
+    weights = listed(f"{where}{title} weights", weights)
+    require(len(weights) in (2, 3), f"{where}{title} weights", f"{len(weights)} arrays", "give kernel, recurrent kernel and, if any, bias")
+    arrays = {"kernel": weights[0], "recurrent_kernel": weights[1], "bias": weights[2] if len(weights) == 3 else None}
+    if cell == "gru":
+        columns = shaped(f"{where}kernel", weights[0], "E", LAYOUTS[cell].columns).shape[1]
+        rows = (None, None) if arrays["bias"] is None else shaped(f"{where}bias", arrays["bias"], 2, columns)
+        arrays["bias"], arrays["recurrent_bias"] = rows
+    return cell_arrays(cell, arrays, where)
+
+
+def cell_to_keras(cell: str, params: Any) -> list[np.ndarray]:
+    """Convert the weights of an LSTM, a GRU or a simple RNN to the list of arrays that `set_weights` of a Keras layer expects.
+
+    This function is the inverse of `cell_from_keras`.
+
+    Args:
+        cell: one of the names that `cell_from_keras` accepts.
+        params: a `Recurrent` layer, or a dict with the keys "kernel", "recurrent_kernel" and "bias". If `cell` is "gru", the dict also has
+            the key "recurrent_bias". The Keras layer must have the activations and the direction of the `Recurrent` layer. This function
+            does not check them.
+
+    Raises:
+        InputError: if `cell` is none of these names, if `params` has wrong keys or shapes, or if `params` is a layer with another cell,
+            with zoneout or with a learned initial state. Keras has neither zoneout nor a learned initial state.
+    """
+    _check_cell(cell)
+    arrays = check_cell(cell, exported_layer(cell, params, KERAS))
+    bias = np.stack([arrays["bias"], arrays["recurrent_bias"]]) if cell == "gru" else arrays["bias"]
+    return [arrays["kernel"], arrays["recurrent_kernel"], bias]
+
+
+def lstm_from_keras(weights: Sequence[Any], where: str = "") -> Arrays:
+    """Convert the weights of a Keras LSTM layer to the LSTM weights of lstm_jax, as `cell_from_keras("lstm", ...)` does."""
+    return cell_from_keras("lstm", weights, where)
 
 
 def lstm_to_keras(params: Any) -> list[np.ndarray]:
-    """Convert the LSTM weights of lstm_jax to the list of arrays that `set_weights` of a Keras LSTM expects.
-
-    Args:
-        params: an `LSTM` layer, or {"kernel": (E, 4H), "recurrent_kernel": (H, 4H), "bias": (4H,)} for E input features and H units. The
-            Keras layer must have the activations and the direction of the `LSTM` layer. This function does not check them.
-
-    Returns:
-        [kernel, recurrent kernel, bias], with the shapes given above for `params`.
-
-    Raises:
-        InputError: if the keys or shapes of `params` are not those of an LSTM, or if `params` is a layer with zoneout or a learned initial
-            state. Keras has neither.
-    """
-    return to_list("lstm", exported_layer("lstm", params, KERAS))
+    """Convert an LSTM of lstm_jax to the arrays that `set_weights` of a Keras LSTM expects, as `cell_to_keras("lstm", ...)` does."""
+    return cell_to_keras("lstm", params)
 
 
 def bidirectional_from_keras(weights: Sequence[Any], where: str = "", *, cell: str = "lstm") -> Layer:
@@ -73,8 +119,7 @@ def bidirectional_from_keras(weights: Sequence[Any], where: str = "", *, cell: s
     Args:
         weights: `get_weights()` of the layer: the 2 or 3 arrays of the forward layer, then those of the backward layer.
         where: text that stands before the names of the arrays in error messages.
-        cell: "lstm" for Bidirectional(LSTM), or one of the names that `cell_from_keras` accepts: "gru", "gru_reset_before" (a GRU with
-            `reset_after=False`) or "simple_rnn".
+        cell: one of the names that `cell_from_keras` accepts.
 
     Returns:
         {"forward": dict, "backward": dict}, where each dict has the keys "kernel", "recurrent_kernel", "bias" and, if `cell` is "gru",
@@ -88,7 +133,7 @@ def bidirectional_from_keras(weights: Sequence[Any], where: str = "", *, cell: s
     count = len(weights)
     require(count in (4, 6), f"{where}Bidirectional weights", f"{count} arrays", "give the forward layer's 2 or 3, then the backward's")
     halves = zip(DIRECTIONS, (weights[: count // 2], weights[count // 2 :]), strict=True)
-    return check_layer({direction: from_list(cell, half, f"{where}{direction}/") for direction, half in halves}, where, cell)
+    return check_layer({direction: cell_from_keras(cell, half, f"{where}{direction}/") for direction, half in halves}, where, cell)
 
 
 def bidirectional_to_keras(params: Any, *, cell: str = "lstm") -> list[np.ndarray]:
@@ -109,12 +154,7 @@ def bidirectional_to_keras(params: Any, *, cell: str = "lstm") -> list[np.ndarra
     arrays = exported_layer(cell, params, KERAS)
     check_keys("bidirectional layer", arrays, DIRECTIONS)
     checked = check_layer(arrays, cell=cell)
-    return [array for direction in DIRECTIONS for array in to_list(cell, checked[direction])]
-
-
-def _check_cell(cell: str) -> None:
-    names = ("lstm", *CELLS)
-    require(cell in names, "cell", cell, f"Keras has {', '.join(names)}")
+    return [array for direction in DIRECTIONS for array in cell_to_keras(cell, checked[direction])]
 
 
 def embedding_from_keras(weights: Sequence[Any]) -> Arrays:
@@ -255,20 +295,18 @@ def generation_to_keras(params: Mapping[str, Any]) -> list[np.ndarray]:
 
 
 def _from_list(weights: Sequence[Any], kind: Kind, remedy: str) -> Arrays:
-    """Convert the weights of a Keras sentiment or character model to a flat dict of weights of lstm_jax.
-
-    Args:
-        weights: `get_weights()` of the Keras model.
-        kind: "sentiment model" or "character model".
-        remedy: description of the expected list. Error messages end with this text.
-    """
+    """Convert the weights of a Keras sentiment or character model to a flat dict of weights of lstm_jax."""
     arrays = [to_numpy(f"weights[{index}]", array) for index, array in enumerate(listed("model weights", weights))]
     matrices = sum(array.ndim == 2 for array in arrays)  # two of each LSTM and one of Dense: if even, one is an embedding table
     first = 1 if kind == SENTIMENT or matrices % 2 == 0 else 0
     require(len(arrays) >= first + 3, "model weights", f"{len(arrays)} arrays", remedy)
     head_at = len(arrays) - (2 if arrays[-1].ndim == 1 else 1)
     head = dense_from_keras(arrays[head_at:], f"Dense from weights[{head_at}]: ")
-    lstms = _lstms_in(arrays[first:head_at], first, remedy)
+    lstms, at = [], first
+    while at < head_at:  # an LSTM has two matrices and, if it has a bias, a vector
+        end = min(head_at, at + (3 if [array.ndim for array in arrays[at : at + 3]] == [2, 2, 1] else 2))
+        lstms.append(lstm_in_model(arrays[at:end], f"LSTM {len(lstms)} from weights[{at}]: ", remedy))
+        at = end
     layers: list[Layer] = []
     while lstms:
         pair = lstms[:2]
@@ -282,35 +320,8 @@ def _from_list(weights: Sequence[Any], kind: Kind, remedy: str) -> Arrays:
     return join_model(embedding_from_keras(arrays[:1]) if first else None, layers, head, kind)
 
 
-def _lstms_in(arrays: Sequence[np.ndarray], first: int, remedy: str) -> list[Arrays]:
-    """Divide a list of arrays into LSTMs, and return a list with the weights of each LSTM as a dict.
-
-    The arrays of an LSTM are two matrices, followed by a vector if the LSTM has a bias. The LSTMs keep their order.
-
-    Args:
-        arrays: the arrays of a Keras model that lie between the embedding and the head.
-        first: index of the first of these arrays in the list of all arrays of the model, for error messages.
-        remedy: description of the expected list. Error messages end with this text.
-    """
-    lstms, at = [], 0
-    while at < len(arrays):
-        size = 3 if [array.ndim for array in arrays[at : at + 3]] == [2, 2, 1] else 2
-        lstms.append(lstm_in_model(arrays[at : at + size], f"LSTM {len(lstms)} from weights[{at + first}]: ", remedy))
-        at += size
-    return lstms
-
-
 def lstm_in_model(weights: Sequence[Any], where: str, remedy: str) -> Arrays:
-    """Convert the weights of an LSTM layer in a Keras model, as `lstm_from_keras` does, but add `remedy` to error messages.
-
-    Args:
-        weights: `get_weights()` of the layer.
-        where: text that stands before the names of the arrays in error messages.
-        remedy: description of the models that can be converted. Error messages end with this text.
-
-    Raises:
-        InputError: if the arrays are not those of an LSTM.
-    """
+    """Convert the weights of an LSTM layer in a Keras model, as `lstm_from_keras` does, but add `remedy` to error messages."""
     try:
         return lstm_from_keras(weights, where)
     except InputError as error:

@@ -33,6 +33,7 @@ from lstm_jax.convert.arrays import (
     Arrays,
     Kind,
     Layer,
+    check_named,
     check_stack,
     is_bidirectional,
     join_model,
@@ -40,9 +41,8 @@ from lstm_jax.convert.arrays import (
     to_numpy,
     widths,
 )
-from lstm_jax.convert.checks import check_named
-from lstm_jax.convert.hdf5 import natural, read_hdf5
 from lstm_jax.convert.keras import (
+    LAYER_BY_LAYER,
     bidirectional_to_keras,
     dense_from_keras,
     dense_to_keras,
@@ -51,10 +51,177 @@ from lstm_jax.convert.keras import (
     lstm_in_model,
     lstm_to_keras,
 )
-from lstm_jax.convert.keras_config import BY_HAND, RECURRENT, SUPPORTED, order_in_config
-from lstm_jax.errors import require
+from lstm_jax.errors import InputError, require
 from lstm_jax.files.reading import open_input, parsing
 from lstm_jax.files.writing import write_atomically
+
+
+def natural(path: str) -> list[tuple[str, int]]:
+    """Return a sort key for the natural order of paths, in which lstm_2 comes before lstm_10.
+
+    The key is a list with a pair (name, number) for each part of the path. For example, the part lstm_10 gives the pair ("lstm", 10). The
+    number is -1 if the part does not end in a number.
+    """
+    parts = []
+    for part in path.split("/"):
+        name = part.rstrip("0123456789")
+        digits = part[len(name) :]
+        parts.append((name.removesuffix("_"), int(digits) if digits.isascii() and digits and len(digits) < 10 else -1))
+    return parts
+
+
+def read_hdf5(source: str | os.PathLike[str] | io.BytesIO, name: str, skip: frozenset[str]) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Read the arrays of an HDF5 file and the paths of its groups."""
+    import h5py
+
+    subject = f"HDF5 file {name}"
+    arrays: dict[str, np.ndarray] = {}
+    groups: list[str] = []
+    seen: set[Any] = set()  # h5py's ids of the same object are equal
+    room = len(source.getbuffer()) if isinstance(source, io.BytesIO) else os.stat(source).st_size
+    with parsing(subject, "it is truncated, damaged or no HDF5 file: save the weights again"), h5py.File(source, "r") as file:
+        pending: list[tuple[str, Any]] = [("", file)]
+        while pending:
+            path, found = pending.pop()
+            require(found.id not in seen, subject, f"{path} is there under two names", "save the weights again")
+            seen.add(found.id)
+            if not isinstance(found, h5py.Group):
+                arrays[path] = _read_dataset(found, subject, path)
+                room -= found.nbytes
+                require(room >= 0, subject, f"{path} shares its bytes with others", "save the weights again")
+                continue
+            groups.append(path)
+            for key in map(str, found):
+                child, link = f"{path}/{key}" if path else key, found.get(key, getlink=True)
+                hard = isinstance(link, h5py.HardLink)
+                require(hard, subject, f"{child} is a {type(link).__name__}", "links are not followed: save the arrays themselves")
+                if child not in skip:
+                    pending.append((child, found[key]))
+    return {path: arrays[path] for path in sorted(arrays, key=natural)}, sorted(groups, key=natural)
+
+
+def _read_dataset(dataset: Any, subject: str, path: str) -> np.ndarray:
+    import h5py
+
+    require(isinstance(dataset, h5py.Dataset), subject, f"{path} is a {type(dataset).__name__}", "expected groups and datasets alone")
+    outside = dataset.is_virtual or dataset.external
+    require(not outside, subject, f"{path} keeps its data in another file", "save the arrays themselves")
+    # Keras stores a bfloat16 value as two opaque bytes and sets an attribute. Conversion to float32 keeps the values exactly.
+    bfloat16 = dataset.dtype == np.dtype("V2") and dataset.attrs.get("dtype") == "bfloat16"
+    require(bfloat16 or dataset.dtype.kind in "fiub", subject, f"{path} has dtype {dataset.dtype}", "only numbers are read")
+    # A malicious file may declare any size, but a dataset of Keras takes exactly its bytes. Without filters HDF5 loads no plugin either.
+    plain = dataset.shape is not None and dataset.id.get_storage_size() == dataset.nbytes
+    plain = plain and dataset.id.get_create_plist().get_nfilters() == 0
+    require(plain, subject, f"{path} is empty, compressed or was never written", "save the arrays whole and without compression")
+    values = np.asarray(dataset[()])
+    return (values.view(np.uint16).astype(np.uint32) << 16).view(np.float32) if bfloat16 else values
+
+
+RECURRENT = ("lstm", "rnn", "bidirectional")
+BY_HAND = "load the model in Keras yourself and convert model.get_weights() with sentiment_from_keras or generation_from_keras"
+SUPPORTED = f"expected Embedding -> LSTM, Bidirectional(LSTM) or RNN(LSTMCell) layers -> one Dense; {LAYER_BY_LAYER}"
+CHAIN = (
+    "expected a chain of one Embedding or none, recurrent layers and one Dense, each of which reads the layer before it and nothing else; "
+    + LAYER_BY_LAYER
+)
+MASK = "NotEqual"
+"""Class of the layer that computes the mask of Embedding(mask_zero=True) in a functional model."""
+
+# Options of each class of layer that change its function but not its arrays. Each option has the values that are supported, with the
+# default of Keras first. The options of Dense depend on the model, see HEAD_ACTIVATIONS.
+OPTIONS: dict[str, dict[str, tuple[object, ...]]] = {
+    "InputLayer": {},
+    MASK: {},
+    "Dropout": {},
+    "SpatialDropout1D": {},
+    "Embedding": {},
+    "LSTM": {"activation": ("tanh",), "recurrent_activation": ("sigmoid",), "go_backwards": (False,)},
+    "LSTMCell": {"activation": ("tanh",), "recurrent_activation": ("sigmoid",)},
+    "RNN": {"go_backwards": (False,)},
+    "StackedRNNCells": {},
+    "Bidirectional": {"merge_mode": ("concat",)},
+}
+HEAD_ACTIVATIONS: dict[Kind, tuple[object, ...]] = {SENTIMENT: ("linear", "sigmoid"), CHARACTER: ("linear", "softmax")}
+
+
+def order_in_config(config: Any, model: Kind, subject: str) -> list[str]:
+    """Return the names of a Keras model's recurrent layers in the order of the model, after checking the options of all layers.
+
+    The names are those of the layers' groups in a weight file, such as "lstm", "lstm_1" and "bidirectional".
+    """
+    options = OPTIONS | {"Dense": {"activation": HEAD_ACTIVATIONS[model]}}
+    counts: dict[str, int] = {}
+    order: list[str] = []
+    top: Any = None
+    try:
+        for layer in config["config"]["layers"]:
+            _check_options(layer, options, subject, backward=False)
+            kind = layer["class_name"].lower()
+            counts[kind] = counts.get(kind, -1) + 1
+            if kind in RECURRENT:
+                order.append(f"{kind}_{counts[kind]}" if counts[kind] else kind)
+                top = layer["config"]["layer"]["config"] if kind == "bidirectional" else layer["config"]
+        _check_chain(config["config"], subject)
+        sequences = top is not None and top.get("return_sequences")
+    except (LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(subject, f"config.json: {error}", "expected what model.save('x.keras') writes") from error
+    # Only a character model may predict at every step, with the same Dense layer.
+    require(
+        model == CHARACTER or not sequences,
+        subject,
+        "the last recurrent layer returns sequences",
+        "expected one that returns its last output",
+    )
+    return order
+
+
+def _check_options(layer: Any, ours: Mapping[str, Mapping[str, tuple[object, ...]]], subject: str, backward: bool) -> None:
+    kind, options = layer["class_name"], layer["config"]
+    own = layer.get("module", "keras").split(".")[0] == "keras" and layer.get("registered_name") in (None, kind)
+    require(own, subject, f"a {kind} that is not Keras' own", f"expected layers of Keras; {BY_HAND}")
+    require(kind in ours, subject, f"a layer of class {kind}", SUPPORTED)
+    for option, values in ours[kind].items():
+        allowed = (backward,) if option == "go_backwards" else values
+        value = options.get(option, allowed[0])
+        require(value in allowed, subject, f"{kind} with {option}={value}", f"expected {' or '.join(map(str, allowed))}")
+    for inner in ("layer", "backward_layer", "cell"):
+        if inner in options:
+            _check_options(options[inner], ours, subject, inner == "backward_layer")
+    for cell in options.get("cells", ()):
+        _check_options(cell, ours, subject, backward)
+
+
+def _check_chain(config: Any, subject: str) -> None:
+    """Check that the layers of a Sequential or functional Keras model form a chain in which each layer reads the layer before it."""
+    layers = [layer for layer in config["layers"] if layer["class_name"] != MASK]
+    kinds = [kind for layer in layers if (kind := layer["class_name"].lower()) in (*RECURRENT, "embedding", "dense")]
+    inner = (kinds[1:] if kinds[:1] == ["embedding"] else kinds)[:-1]
+    good = kinds[-1:] == ["dense"] and all(kind in RECURRENT for kind in inner)
+    require(good, subject, f"layers {', '.join(kinds)}", CHAIN)
+    if "input_layers" not in config:  # a Sequential model
+        return
+    masks = {layer["name"] for layer in config["layers"] if layer["class_name"] == MASK and layer["inbound_nodes"][0]["args"][1] == 0}
+    before = layers[0]["name"]
+    for layer in layers[1:]:
+        nodes = layer["inbound_nodes"]
+        require(len(nodes) == 1, subject, f"layer {layer['name']}, called {len(nodes)} times", CHAIN)
+        read = [_history(value) for value in nodes[0]["args"]]
+        require(read == [[before, 0, 0]], subject, f"layer {layer['name']}, which reads {read}", CHAIN)
+        for name, value in nodes[0]["kwargs"].items():
+            of_mask = name == "mask" and (_history(value) or [None])[0] in masks
+            require(of_mask or value in (None, False), subject, f"layer {layer['name']}, called with {name}", CHAIN)
+        before = layer["name"]
+    for ends, end in ((config["input_layers"], layers[0]["name"]), (config["output_layers"], before)):
+        require(ends in ([end, 0, 0], [[end, 0, 0]]), subject, f"inputs or outputs {ends}", CHAIN)
+
+
+def _history(value: Any) -> list[Any] | None:
+    """Return the origin of a tensor in a functional model: [name of the layer, number of the call, number of the output].
+
+    `value` is decoded JSON. If it does not describe a tensor, return None.
+    """
+    return value["config"]["keras_history"] if isinstance(value, dict) and value.get("class_name") == "__keras_tensor__" else None
+
 
 INACTIVE = ("input_layer", "dropout", "spatial_dropout1d")  # layers that have no effect when a model predicts
 
@@ -67,7 +234,7 @@ def read_keras_weights(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
     Raises:
         InputError: if the file does not exist, is damaged, is neither a `.weights.h5` file nor a `.keras` archive, or contains something
-            that `read_hdf5` does not accept, such as a link to another file.
+            other than arrays of numbers that are stored in the file itself, such as a link to another file.
     """
     return _read(path)[0]
 
@@ -199,12 +366,7 @@ def write_keras_weights(path: str | os.PathLike[str], params: Mapping[str, Any])
 
 
 def _read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], list[str], Any]:
-    """Read the arrays, the HDF5 groups and the config in a `.weights.h5` file or `.keras` archive.
-
-    Returns:
-        three values: a dict from the path of each array in the file to the array, a list of the paths of the groups, and the parsed
-        config.json. The third value is None if the file is not a `.keras` archive.
-    """
+    """Read the arrays, the HDF5 groups and the config in a `.weights.h5` file or `.keras` archive."""
     name, skip = os.fspath(path), frozenset({"optimizer"})
     require(os.path.isfile(path), "Keras weights", name, "there is no such file")
     with open_input(path, f"Keras weights {name}") as file:
@@ -225,13 +387,7 @@ def _kind(name: str) -> str:
 
 
 def _take(rest: dict[str, np.ndarray], group: str) -> list[np.ndarray]:
-    """Remove the arrays of one group of a Keras file from the dict `rest`, and return them in the order of their numbers.
-
-    Args:
-        rest: dict from the path of an array in the file to the array.
-        group: path of the group, for example "layers/dense", whose arrays have the paths "layers/dense/vars/0", "layers/dense/vars/1" and
-            so on.
-    """
+    """Remove the arrays of one group of a Keras file from the dict `rest`, and return them in the order of their numbers."""
     taken: list[np.ndarray] = []
     while f"{group}/vars/{len(taken)}" in rest:
         taken.append(rest.pop(f"{group}/vars/{len(taken)}"))
@@ -242,10 +398,6 @@ def _take_layers(rest: dict[str, np.ndarray], name: str) -> list[Layer]:
     """Remove the arrays of one recurrent Keras layer from the dict `rest`, and return them as a list of weights of layers of lstm_jax.
 
     A Keras RNN of several cells gives the weights of one layer per cell. Any other Keras layer gives those of one layer.
-
-    Args:
-        rest: dict from the path of an array in the file to the array.
-        name: name of the Keras layer's group, for example "lstm_1".
     """
     group = f"layers/{name}"
 
@@ -263,16 +415,6 @@ def _order_by_width(stacks: dict[str, list[Layer]], embedding: Arrays | None, he
 
     In the right order each layer has as many input features as the layer before it has output features. Layers of the same class keep the
     order that they have in `stacks`. If all recurrent layers have the same class, the shapes are therefore not examined.
-
-    Args:
-        stacks: dict from the name of each recurrent Keras layer to a list of weights of layers of lstm_jax, as `_take_layers` returns it.
-            The list has more than one entry only for a Keras RNN of several cells.
-        embedding: weights of the embedding, or None if the input is one-hot.
-        head: weights of the dense output layer.
-        subject: name of the model in error messages.
-
-    Raises:
-        InputError: if there are several classes, and no order or more than one order is possible.
     """
     queues = [queue for kind in RECURRENT if (queue := [name for name in stacks if _kind(name) == kind])]
     if len(queues) == 1:
@@ -284,11 +426,6 @@ def _order_by_width(stacks: dict[str, list[Layer]], embedding: Arrays | None, he
         """Return possible orders of the layers that have no position in the model yet.
 
         An order is a list of names of layers. At most two orders are returned, which are enough to show that the order is not unique.
-
-        Args:
-            taken: for each class of layers, the number of layers that already have a position. The classes have the order of `queues`,
-                which holds one list of layer names for each class.
-            width: number of features that the next layer gets as input.
         """
         if all(count == len(queue) for count, queue in zip(taken, queues, strict=True)):
             return [[]] if width == head["kernel"].shape[0] else []

@@ -1,18 +1,227 @@
-"""Loading of converted weights into layers and models of lstm_jax, and into dense and embedding layers of Flax."""
+"""Loading of converted weights into layers and models of lstm_jax, and into dense and embedding layers of Flax.
+
+Layers of lstm_jax and of other libraries are recognised by the names of their classes and modules, without importing either.
+"""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from lstm_jax.bounds import is_a
-from lstm_jax.convert.arrays import DIRECTIONS, LAYOUTS, LSTM_NAMES, PROJECTED, check_keys, check_layer, is_bidirectional, shaped
-from lstm_jax.convert.checks import check_named, has_state_dict, kind_of
-from lstm_jax.convert.keras_layers import given_by_keras, is_keras
-from lstm_jax.convert.loading_parts import is_dense, is_embedding, is_model, matched_dense, matched_embedding, split_flat
-from lstm_jax.convert.matching import OWN, TORCH_CELLS, Given, matched
-from lstm_jax.convert.torch_layers import find_torch_cell, layers_from_torch
+from lstm_jax.convert.arrays import (
+    CHARACTER,
+    DIRECTIONS,
+    ENDS,
+    LAYOUTS,
+    LSTM_NAMES,
+    PROJECTED,
+    SENTIMENT,
+    Arrays,
+    Layer,
+    check_keys,
+    check_layer,
+    check_named,
+    has_state_dict,
+    is_bidirectional,
+    kind_of,
+    shaped,
+    split_paths,
+)
+from lstm_jax.convert.exporting import OWN, TORCH_CELLS, base_cell, check_activations
+from lstm_jax.convert.keras import cell_from_keras, dense_from_keras, dense_to_keras, embedding_from_keras, embedding_to_keras
+from lstm_jax.convert.torch import find_torch_cell, layers_from_torch
 from lstm_jax.errors import InputError, require
+
+
+class Given(NamedTuple):
+    """Weights that are to be loaded into one layer.
+
+    Attributes:
+        arrays: the weights in the layout of lstm_jax.
+        cell: name of the cell that the weights belong to, without its activations.
+        allowed: cells that the layer may have, each with its activations, for example ("simple_rnn(relu)",). If None, the layer may have
+            any activations, because those of the weights are not known.
+        source: origin of the weights as error messages name it, for example "PyTorch module".
+        options: dict from the name of an attribute of the layer, such as "go_backwards", to the value that the attribute must have.
+    """
+
+    arrays: Layer
+    cell: str
+    allowed: tuple[str, ...] | None = None
+    source: str = "PyTorch module"
+    options: Mapping[str, Any] = {}
+
+
+def matched(layer: Any, given: Given, at: str) -> list[tuple[Any, Any]]:
+    """Check that weights fit a layer, and return a list of pairs: a parameter of the layer, and the array with its new values."""
+    pair = is_a(layer, OWN, "Bidirectional")
+    recurrent = pair or is_a(layer, OWN, "Recurrent")
+    require(recurrent, f"layer{at}", type(layer).__name__, "give Recurrent and Bidirectional layers")
+    if pair != is_bidirectional(given.arrays):
+        remedy = "the weights have one direction: give a Recurrent layer" if pair else "the weights have both: give a Bidirectional layer"
+        raise InputError(f"directions{at}", 2 if pair else 1, remedy)
+    for name, wanted in given.options.items():
+        own = getattr(layer, name)
+        require(own == wanted, f"{name}{at}", own, f"the {given.source} has {wanted}: give a layer with {name}={wanted!r}")
+    if not pair:
+        return _matched_cell(layer, given, given.arrays, at)
+    halves = ((name, getattr(layer, name), given.arrays[name]) for name in DIRECTIONS)
+    return [found for name, part, arrays in halves for found in _matched_cell(part, given, arrays, f"{at}, {name}")]
+
+
+def _matched_cell(layer: Any, given: Given, arrays: Arrays, at: str) -> list[tuple[Any, Any]]:
+    """Check that weights fit a `Recurrent` layer, and return a list of pairs: a parameter, and the array with its new values."""
+    cell = base_cell(layer)
+    outputs, columns = arrays["recurrent_kernel"].shape
+    remedy = f"projection={outputs}" if given.cell == PROJECTED else "this cell"
+    require(cell == given.cell, f"cell{at}", layer.cell, f"the weights are those of the cell {given.cell}: give a layer with {remedy}")
+    check_activations(layer, given.allowed or (layer.cell,), at, given.source)
+    sizes = {"features": len(arrays["kernel"]), "units": columns // LAYOUTS[cell].gates, "output_features": outputs}
+    for name, wanted in sizes.items():
+        own = getattr(layer, name)
+        require(own == wanted, f"{name}{at}", own, f"the weights have {wanted} {name}: give a layer with as many")
+    return paired(layer, arrays, at=at)
+
+
+def paired(layer: Any, arrays: Arrays, where: str = "", at: str = "") -> list[tuple[Any, Any]]:
+    """Check that a layer has a parameter of the same name and shape for each array, and return pairs (parameter, array).
+
+    A layer without a bias fits if the bias in `arrays` is zero. No pair is returned for this bias. The arrays in the pairs have the dtypes
+    of the parameters.
+    """
+    found = []
+    for name, array in arrays.items():
+        parameter = getattr(layer, name, None)
+        if parameter is None:
+            remedy = f"the {name} of the weights is not zero: give a layer with use_bias=True"
+            require(not array.any(), f"{where}use_bias{at}", False, remedy)
+        else:
+            require(parameter.shape == array.shape, f"{where}{name}{at}", f"shape {parameter.shape}", f"the weights have {array.shape}")
+            found.append((parameter, array.astype(parameter.dtype)))
+    return found
+
+
+CELLS = {"LSTM": "lstm", "GRU": "gru", "SimpleRNN": "simple_rnn"}
+"""Dict from the class of a recurrent Keras layer to the name of its cell in lstm_jax.
+
+A GRU with `reset_after=False` has the cell "gru_reset_before" instead of "gru".
+"""
+KINDS = (*CELLS, "Bidirectional")
+NAMES = {"exponential": "exp", "softsign": "soft_sign"}
+"""Dict from the name of an activation in Keras to its name in the attribute `cell` of a layer of lstm_jax, if the two names differ."""
+
+
+def is_keras(value: Any) -> bool:
+    """Return whether a value is a layer or a model of Keras."""
+    return is_a(value, "keras", "Layer")
+
+
+def given_by_keras(layer: Any, name: str) -> Given:
+    """Return the weights of a recurrent Keras layer, and the cell and the options that a layer of lstm_jax must have for these weights."""
+    if not is_a(layer, "keras", "Bidirectional"):
+        given = _given_by_one(layer, name)
+        order = {"keep_order": False} if layer.go_backwards else {}  # Keras' outputs are in the order in which the steps are read
+        return given._replace(options={"go_backwards": layer.go_backwards} | order)
+    pair = {"forward": layer.forward_layer, "backward": layer.backward_layer}
+    halves = {direction: _given_by_one(half, f"{name}.{direction}_layer") for direction, half in pair.items()}
+    cells = [(halves[direction].allowed or ("",))[0] for direction in DIRECTIONS]
+    remedy = "load its forward_layer and its backward_layer one by one"
+    require(cells[0] == cells[1], name, f"directions {' and '.join(cells)}", remedy)
+    backwards = [pair[direction].go_backwards for direction in DIRECTIONS]
+    require(backwards == [False, True], name, f"go_backwards {backwards[0]} and {backwards[1]}", remedy)
+    arrays = {direction: halves[direction].arrays for direction in DIRECTIONS}
+    return halves["forward"]._replace(arrays=arrays, options={"merge_mode": layer.merge_mode})
+
+
+def _given_by_one(layer: Any, name: str) -> Given:
+    found = [kind for kind in CELLS if is_a(layer, "keras", kind)]
+    remedy = f"give a {', '.join(KINDS)} of Keras, or arrays that cell_from_keras or another function of lstm_jax.convert has converted"
+    require(bool(found), name, type(layer).__name__, remedy)
+    cell = CELLS[found[0]]
+    if cell == "gru" and not layer.reset_after:
+        cell = "gru_reset_before"
+    weights = layer.get_weights()
+    require(bool(weights), name, "no weights", "the layer is not built: call it once")
+    functions = [_activation(layer, "activation", name)]
+    if cell != "simple_rnn":
+        functions.append(_activation(layer, "recurrent_activation", name))
+    default = functions == ["tanh", "sigmoid"][: len(functions)]
+    allowed = cell if default else f"{cell}({', '.join(functions)})"
+    return Given(cell_from_keras(cell, weights, f"{name}: "), cell, (allowed,), "Keras layer")
+
+
+def _activation(layer: Any, argument: str, name: str) -> str:
+    """Return the name that an activation of a Keras layer has in lstm_jax, such as "relu".
+
+    It is the same name as in Keras, except for the activations in `NAMES`. In lstm_jax, such names are part of the name of a cell whose
+    activations are not the default ones, as in "lstm(relu, sigmoid)".
+    """
+    function = getattr(layer, argument)
+    called = getattr(function, "__name__", type(function).__name__)
+    module = (getattr(function, "__module__", None) or "").split(".")
+    own = module[0] == "keras" and "activations" in module  # keras.ops has other functions of the same names: its gelu approximates
+    remedy = "only the functions of keras.activations can be compared: give layer.get_weights(), converted by a function of convert"
+    require(own and hasattr(function, "__name__"), f"{argument} of {name}", called, remedy)
+    return NAMES.get(called, called)
+
+
+Pairs = list[tuple[Any, Any]]
+
+
+def matched_dense(layer: Any, weights: Any, prefix: str) -> Pairs:
+    """Check that weights fit a dense layer, and return pairs: a parameter of the layer, and the array with its new values."""
+    if isinstance(weights, Mapping) and not prefix and "kernel" in weights:
+        return paired(layer, dense_from_keras(dense_to_keras(weights)))
+    state = _torch_arrays(weights, prefix, "nn.Linear", ("weight", "bias"))
+    kernel = np.ascontiguousarray(shaped(f"{prefix}weight", state["weight"], "out", "in").T)
+    bias = [shaped(f"{prefix}bias", state["bias"], kernel.shape[1])] if "bias" in state else []
+    return paired(layer, dense_from_keras([kernel, *bias]))
+
+
+def matched_embedding(layer: Any, weights: Any, prefix: str) -> Pairs:
+    """Check that weights fit an embedding layer, and return a list of one pair: the parameter, and the array with its new values."""
+    if isinstance(weights, Mapping) and not prefix and "embedding" in weights:
+        return paired(layer, embedding_from_keras(embedding_to_keras(weights)))
+    longest = getattr(weights, "max_norm", None)
+    require(longest is None, "max_norm", longest, "the layer does not change its vectors: give the state dict, if that is intended")
+    state = _torch_arrays(weights, prefix, "nn.Embedding", ("weight",))
+    return paired(layer, embedding_from_keras([shaped(f"{prefix}weight", state["weight"], "V", "E")]))
+
+
+def _torch_arrays(weights: Any, prefix: str, module: str, names: tuple[str, ...]) -> dict[str, Any]:
+    """Return the arrays of a PyTorch module as a dict from their names in the module, such as "weight"."""
+    state = weights.state_dict() if has_state_dict(weights) else weights
+    remedy = f"give an {module}, its state dict, or arrays that a function of lstm_jax.convert has converted"
+    require(isinstance(state, Mapping), "weights", kind_of(weights), remedy)
+    found = {name.removeprefix(prefix): value for name, value in state.items() if isinstance(name, str) and name.startswith(prefix)}
+    remedy = f"give the state dict of an {module}, and its prefix if it is part of a bigger model ('fc.')"
+    require(names[0] in found, f"{prefix}{names[0]} in the state dict", "missing", remedy)
+    others = sorted(set(found) - set(names))
+    require(not others, f"name in the state dict of an {module}", f"{prefix}{others[0] if others else ''}", remedy)
+    return found
+
+
+def split_flat(model: Any, weights: Any) -> tuple[list[Layer], Pairs]:
+    """Split a flat dict of weights, after checking that its arrays for the embedding and the head fit a model."""
+    kind = SENTIMENT if is_a(model, OWN, "SentimentClassifier") else CHARACTER
+    remedy = "give a flat dict such as that of sentiment_from_keras_file, or load the parts of the model one by one"
+    check_named(f"weights of a {kind}", weights, remedy)
+    layers = split_paths(weights, kind)
+    arrays: dict[str, Arrays] = {"embedding": {}, "head": {}}
+    for path in (path for path in ENDS if path in weights):
+        part, name = path.split("/")
+        arrays[part][name] = shaped(path, weights[path], *(("rows", "columns") if name != "bias" else ("outputs",)))
+    tied, embedded = not hasattr(model.head, "kernel"), model.embedding is not None
+    remedy = "the model has an embedding" if embedded else "the model has none: its input is one-hot"
+    require(embedded == bool(arrays["embedding"]), ENDS[0], "missing" if embedded else "given", remedy)
+    if tied and "kernel" in arrays["head"]:
+        alike = np.array_equal(arrays["head"].pop("kernel"), arrays["embedding"]["embedding"].T)
+        require(alike, ENDS[1], "not the transposed embedding", "the model ties the two: make it with tied=False, or leave out the key")
+    require(tied or "kernel" in arrays["head"], ENDS[1], "missing", "the model has a head of its own: make it with tied=True")
+    parts = ((name, getattr(model, name)) for name in arrays)
+    return layers, [pair for name, part in parts if part is not None for pair in paired(part, arrays[name], f"{name}/")]
+
 
 KEYS = frozenset((*LSTM_NAMES, *DIRECTIONS))
 REMEDY = "give weights that lstm_jax.convert has converted, or the state dict of a PyTorch module"
@@ -77,11 +286,11 @@ def load(layer: Any, weights: Any, prefix: str = "") -> None:
             - Only one of the layer and the weights has a projection.
             - The layer has no bias, and the bias in the weights is not zero.
     """
-    if is_dense(layer):
+    if is_a(layer, "flax.nnx", "Linear") or is_a(layer, OWN, "ClassifierHead"):
         found = matched_dense(layer, weights, prefix)
-    elif is_embedding(layer):
+    elif is_a(layer, "flax.nnx", "Embed") or is_a(layer, OWN, "Embedding"):
         found = matched_embedding(layer, weights, prefix)
-    elif is_model(layer):
+    elif is_a(layer, OWN, "SentimentClassifier", "CharGenerator"):
         require(not prefix, "prefix", repr(prefix), "the flat dict of a model has none: leave it out")
         layers, found = split_flat(layer, weights)
         found = found + _matched_layers(layer.recurrent, _converted(layers, "recurrent/{}/"))
@@ -100,12 +309,7 @@ def load(layer: Any, weights: Any, prefix: str = "") -> None:
 
 
 def _matched_layers(layer: Any, given: list[Given]) -> list[tuple[Any, Any]]:
-    """Check that weights fit recurrent layers, and return a list of pairs: a parameter, and the array with its new values.
-
-    Args:
-        layer: a `Recurrent` layer, a `Bidirectional` layer or a `RecurrentStack`.
-        given: the weights of each layer, lowest layer first.
-    """
+    """Check that weights fit recurrent layers, and return a list of pairs: a parameter, and the array with its new values."""
     layers = list(layer.layers) if is_a(layer, OWN, "RecurrentStack") else [layer]
     require(len(layers) == len(given), "layers", len(layers), f"the weights have {len(given)}: give a RecurrentStack of as many layers")
     many = len(layers) > 1
@@ -117,15 +321,7 @@ def _matched_layers(layer: Any, given: list[Given]) -> list[tuple[Any, Any]]:
 
 
 def _given(weights: Any, prefix: str) -> list[Given]:
-    """Return a list of the weights of each recurrent layer, in which the lowest layer comes first.
-
-    Args:
-        weights: weights in the layout of lstm_jax, the state dict of a PyTorch module, the module itself, or Keras layers; see `load`.
-        prefix: prefix of the names of the recurrent module's arrays in the state dict of a bigger model, for example "rnn.".
-
-    Raises:
-        InputError: if `weights` has none of these forms, or if the layout or the shapes are wrong.
-    """
+    """Return a list of the weights of each recurrent layer, in which the lowest layer comes first."""
     if isinstance(weights, Mapping):
         check_named("weights", weights, "give the state dict of a PyTorch module, or converted weights")
         inside = bool(prefix) and any(name.startswith(prefix) for name in weights)
@@ -141,15 +337,7 @@ def _given(weights: Any, prefix: str) -> list[Given]:
 
 
 def _converted(weights: Sequence[Any], where: str) -> list[Given]:
-    """Return the weights of each recurrent layer, after checking their layout.
-
-    Args:
-        weights: for each layer, lowest layer first, its weights in the layout of lstm_jax, or a Keras layer.
-        where: prefix of the names of the arrays in error messages, in which {} stands for the number of the layer.
-
-    Raises:
-        InputError: if an entry of `weights` is something else, or if the layout or the shapes are wrong.
-    """
+    """Return the weights of each recurrent layer, after checking their layout."""
     found = []
     for number, arrays in enumerate(weights):
         if is_keras(arrays):
@@ -163,13 +351,7 @@ def _converted(weights: Sequence[Any], where: str) -> list[Given]:
 
 
 def _from_torch(state: Mapping[str, Any], prefix: str, nonlinearity: Any) -> list[Given]:
-    """Return the weights of each layer in a PyTorch state dict, lowest layer first.
-
-    Args:
-        state: state dict of a recurrent PyTorch module, or of a model that contains it.
-        prefix: prefix of the names of the recurrent module's arrays in the state dict, for example "rnn.".
-        nonlinearity: activation of an nn.RNN or nn.RNNCell, "tanh" or "relu", or None if it is not known.
-    """
+    """Return the weights of each layer in a PyTorch state dict, lowest layer first."""
     cell = find_torch_cell(state, prefix)
     allowed = TORCH_CELLS[cell]
     if cell == "simple_rnn" and nonlinearity in ("tanh", "relu"):
@@ -181,13 +363,6 @@ def _find_cell(layer: Mapping[str, Any], where: str) -> str:
     """Infer which cell a layer's weights belong to, and return its name, such as "lstm".
 
     A cell is recognised by the names of its arrays and by its number of gates. The known cells are those in `LAYOUTS`.
-
-    Args:
-        layer: dict from the names of a cell's arrays to the arrays, or {"forward": such a dict, "backward": such a dict}.
-        where: prefix of the names of the arrays in error messages.
-
-    Raises:
-        InputError: if the weights are not dicts with strings as their keys, or if no cell in `LAYOUTS` has such weights.
     """
     arrays = layer
     if is_bidirectional(layer):

@@ -5,32 +5,208 @@ operator LSTM, GRU or RNN (opset 17). The batch size and the number of steps are
 GRU an empty sequence, aborts the process of ONNX Runtime 1.32. All weights must be float32. The functions need the package onnx, which
 `pip install '.[onnx]'` installs.
 
-The docstring of the package `lstm_jax.convert` describes the layout of weights in lstm_jax.
+The docstring of the package `lstm_jax.convert` describes the layout of weights in lstm_jax. The operators are described in ONNX's
+Operators.md (opset 14). The first axis of their weights is that of the D directions, and their gates have the order i, o, f, c (LSTM) or
+z, r, h (GRU), where lstm_jax calls c g, z u and h n. T is the number of steps, B the batch size, E the number of input features and H the
+number of units.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+import lstm_jax
 from lstm_jax.convert.arrays import (
     CHARACTER,
+    DIRECTIONS,
     ENDS,
     SENTIMENT,
     Arrays,
-    Kind,
     Layer,
-    check_layer,
+    check_named,
+    check_stack,
     is_bidirectional,
-    shaped,
-    split_paths,
+    reordered,
+    split_model,
     to_numpy,
     widths,
 )
-from lstm_jax.convert.checks import check_named
 from lstm_jax.convert.exporting import Target, exported, merge_of, parts_of
-from lstm_jax.convert.onnx_graph import MERGES, OPERATORS, Graph, add_layers, check_operator
-from lstm_jax.errors import require
+from lstm_jax.errors import InputError, require
+
+OPSET = 17
+"""Version of ONNX's operators that the graphs use."""
+IR_VERSION = 8
+"""Version of ONNX's file format. The first release of ONNX with opset 17 has this version. All programs with opset 17 can read it."""
+MERGES = ("concat", "sum", "ave", "mul")
+LARGEST = 2**31 - 2**20
+"""Largest total size of the weights of a model in bytes. The file of a model must be smaller than 2 GiB."""
+
+
+class Operator(NamedTuple):
+    """Description of ONNX's operator for a recurrent cell: its name, its gate order, the names of its states, and its attributes."""
+
+    name: str
+    gates: tuple[int, ...]
+    """Tuple with one number for each gate, in ONNX's order: the index of this gate in the order of lstm_jax."""
+    states: tuple[str, ...]
+    attributes: dict[str, int]
+
+
+OPERATORS = {
+    "lstm": Operator("LSTM", (0, 3, 1, 2), ("h", "c"), {}),
+    "gru": Operator("GRU", (0, 1, 2), ("h",), {"linear_before_reset": 1}),
+    "gru_reset_before": Operator("GRU", (0, 1, 2), ("h",), {"linear_before_reset": 0}),
+    "simple_rnn": Operator("RNN", (0,), ("h",), {}),
+}
+"""Dict from the name of a cell to its operator, for each cell that ONNX can compute."""
+
+
+def import_onnx() -> Any:
+    """Import the package onnx and return it."""
+    try:
+        import onnx
+    except ImportError as error:
+        raise InputError("package onnx", error, "pip install '.[onnx]'") from error
+    return onnx
+
+
+def check_operator(cell: str) -> None:
+    """Check that ONNX has an operator for a cell."""
+    remedy = f"ONNX has no operator for it: only {', '.join(OPERATORS)} can be exported"
+    require(isinstance(cell, str) and cell in OPERATORS, "cell", cell, remedy)
+
+
+class Graph:
+    """ONNX graph to which inputs, outputs, constants and nodes are added.
+
+    Every array in the graph, also called a value, has a name. The methods take and return these names.
+    """
+
+    def __init__(self):
+        self.onnx = import_onnx()
+        self.nodes: list[Any] = []
+        self.constants: dict[str, np.ndarray] = {}
+        self.inputs: list[Any] = []
+        self.outputs: list[Any] = []
+
+    def input(self, name: str, dtype: str, *shape: int | str) -> str:
+        """Add an input, and return its name."""
+        self.inputs.append(self._value(name, dtype, shape))
+        return name
+
+    def output(self, value: str, name: str, *shape: int | str, first: bool = False) -> None:
+        """Add a float output, which is a copy of a value under another name."""
+        self.nodes.append(self.onnx.helper.make_node("Identity", [value], [name], name=f"{name}/Identity"))
+        self.outputs.insert(0 if first else len(self.outputs), self._value(name, "FLOAT", shape))
+
+    def _value(self, name: str, dtype: str, shape: tuple[int | str, ...]) -> Any:
+        return self.onnx.helper.make_tensor_value_info(name, getattr(self.onnx.TensorProto, dtype), shape)
+
+    def constant(self, name: str, array: Any) -> str:
+        """Add an array as a constant with the given name, and return the name."""
+        self.constants[name] = np.asarray(array)
+        return name
+
+    def integers(self, *numbers: int) -> str:
+        """Add a constant int64 vector of the given numbers, and return its name."""
+        return self.constant(f"integers/{'_'.join(map(str, numbers))}", np.array(numbers, np.int64))
+
+    def node(self, operator: str, *inputs: str, **attributes: Any) -> str:
+        """Add a node with one output, and return the name of the output."""
+        return self.many(operator, 1, *inputs, **attributes)[0]
+
+    def many(self, operator: str, count: int, *inputs: str, **attributes: Any) -> list[str]:
+        """Add a node with `count` outputs, and return their names. The other arguments are those of `node`."""
+        name = f"{operator}/{len(self.nodes)}"
+        outputs = [f"{name}/{place}" for place in range(count)]
+        self.nodes.append(self.onnx.helper.make_node(operator, inputs, outputs, name=name, **attributes))
+        return outputs
+
+    def model(self, name: str, description: str, metadata: Mapping[str, str]) -> Any:
+        """Return the graph as an `onnx.ModelProto`, after `onnx.checker` has checked it."""
+        helper, size = self.onnx.helper, sum(array.nbytes for array in self.constants.values())
+        require(size <= LARGEST, "weights", f"{size:,} bytes", f"a file of ONNX holds {LARGEST:,} at most: give a smaller model")
+        tensors = [self.onnx.numpy_helper.from_array(array, key) for key, array in self.constants.items()]
+        graph = helper.make_graph(self.nodes, name, self.inputs, self.outputs, tensors)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+        model.producer_name, model.producer_version, model.doc_string = "lstm_jax", lstm_jax.__version__, description
+        helper.set_model_props(model, {"opset": str(OPSET), **metadata})
+        self.onnx.checker.check_model(model, full_check=True)
+        return model
+
+
+class Outputs(NamedTuple):
+    """Names of the values in an ONNX graph that are the outputs of a recurrent layer or stack."""
+
+    sequence: str
+    """Outputs of all steps, (T, B, features)."""
+    last: str
+    """Last output of each row, (B, features)."""
+
+
+def add_layers(
+    graph: Graph,
+    cell: str,
+    layers: Sequence[Layer],
+    x: str,
+    *,
+    lengths: str = "",
+    merge: str = "concat",
+    states: bool = False,
+    returned: Sequence[int] = (),
+) -> Outputs:
+    """Add a stack of recurrent layers to a graph, and return the names of its outputs.
+
+    If `states` is true, the initial state of each layer is an input of the graph, such as "state/0/h", and its final state is an output,
+    such as "new_state/0/h". Each state has the shape (D, B, H), where D is 1, or 2 for a bidirectional layer.
+    """
+    require(merge in MERGES, "merge", merge, f"give one of {', '.join(MERGES)}")
+    operator, last = OPERATORS[cell], ""
+    for number, layer in enumerate(layers):
+        pair = is_bidirectional(layer)
+        parts = [layer[direction] for direction in DIRECTIONS] if pair else [layer]
+        units, count = parts[0]["recurrent_kernel"].shape[0], len(parts)
+        weights = [
+            graph.constant(f"recurrent/{number}/{name}", np.stack(arrays))
+            for name, arrays in zip("WRB", zip(*(_operands(cell, part) for part in parts), strict=True), strict=True)
+        ]
+        shape = (count, "batch", units)
+        initial = [graph.input(f"state/{number}/{name}", "FLOAT", *shape) for name in operator.states] if states else []
+        options: dict[str, Any] = {"hidden_size": units, "direction": "bidirectional" if pair else "forward", **operator.attributes}
+        all_steps, *final = graph.many(operator.name, 1 + len(operator.states), x, *weights, lengths, *initial, **options)
+        if states or number in returned:
+            for name, value in zip(operator.states, final, strict=True):
+                graph.output(value, f"new_state/{number}/{name}", *shape)
+        x, last = _merge(graph, merge, all_steps, pair, axis=1), _merge(graph, merge, final[0], pair, axis=0)
+    return Outputs(x, last)
+
+
+def _operands(cell: str, arrays: Arrays) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the weights of one direction of a layer as the operands W (GH, E), R (GH, H) and B (2GH,) of ONNX's operator.
+
+    E is the number of input features, H the number of units and G the number of gates.
+    """
+    arrays = reordered(OPERATORS[cell].gates, arrays)
+    biases = np.concatenate([arrays["bias"], arrays.get("recurrent_bias", np.zeros_like(arrays["bias"]))])
+    return arrays["kernel"].T, arrays["recurrent_kernel"].T, biases
+
+
+def _merge(graph: Graph, merge: str, value: str, pair: bool, axis: int) -> str:
+    """Combine the outputs of the directions of a layer, and return the name of the result.
+
+    D is the number of directions, 1 or 2, T the number of steps, B the batch size and H the number of units.
+    """
+    if not pair:
+        return graph.node("Squeeze", value, graph.integers(axis))
+    if merge == "concat":
+        swapped = graph.node("Transpose", value, perm=[0, 2, 1, 3] if axis else [1, 0, 2])
+        return graph.node("Reshape", swapped, graph.integers(*([0, 0, -1] if axis else [0, -1])))
+    if merge == "sum":
+        return graph.node("ReduceSum", value, graph.integers(axis), keepdims=0)
+    return graph.node("ReduceMean" if merge == "ave" else "ReduceProd", value, axes=[axis], keepdims=0)
+
 
 ONNX_CELLS = {cell: (cell,) for cell in OPERATORS}
 METADATA = "give a dict from names to texts"
@@ -48,19 +224,20 @@ def layers_to_onnx(
 ) -> Any:
     """Convert a stack of recurrent layers to an ONNX model.
 
-    The model maps "x" (batch, time, features) to "y" (batch, time, outputs), the outputs of the last layer at all steps. If `states` is
-    true, it also maps the initial state of each layer to its final state. The inputs "state/0/h" and, for an LSTM, "state/0/c" are the
-    initial state of the lowest layer, and the outputs "new_state/0/h" and "new_state/0/c" are its final state. The names for the next layer
-    begin with "state/1/" and "new_state/1/", and so on. Each state has the shape (directions, batch, units), where `directions` is 1, or 2
-    for a bidirectional layer.
+    The model maps "x" (batch, time, features) to "y", which is what the last layer returns: its outputs at all steps (batch, time, outputs)
+    or, if it is a layer with `return_sequences=False`, its last output (batch, outputs). If `states` is true, the model also maps the
+    initial state of each layer to its final state. The inputs "state/0/h" and, for an LSTM, "state/0/c" are the initial state of the lowest
+    layer, and the outputs "new_state/0/h" and "new_state/0/c" are its final state. The names for the next layer begin with "state/1/" and
+    "new_state/1/", and so on. Each state has the shape (directions, batch, units), where `directions` is 1, or 2 for a bidirectional layer.
+    The final state of a layer with `return_state=True` is an output in any case.
 
-    Dropout is left out, because it is active only in training. `return_sequences`, `return_state` and `stateful` of the layers are ignored.
+    Dropout is left out, because it is active only in training. `stateful` of the layers is ignored.
 
     Args:
         cell: name of the cell: "lstm", "gru", "gru_reset_before" or "simple_rnn".
         layers: a `RecurrentStack`, a `Recurrent` or `Bidirectional` layer, or a list of layers, lowest layer first. An entry of the list
-            may also be the weights of a layer: a dict of the arrays of a cell, such as "kernel" and "bias" (the docstrings of
-            `lstm_jax.convert` and `lstm_jax.convert.cells` have all names and shapes), or {"forward": dict, "backward": dict}. Weights do
+            may also be the weights of a layer: a dict of the arrays of a cell, such as "kernel" and "bias" (the docstring of
+            `lstm_jax.convert` has all names and shapes), or {"forward": dict, "backward": dict}. Weights do
             not show the options of their layer, such as `activation` and `go_backwards`. These options are then not checked.
         merge: how the outputs of two directions are combined: "concat", "sum", "ave" or "mul". None means the `merge_mode` of the
             `Bidirectional` layers or, if there are none, "concat".
@@ -89,11 +266,19 @@ def layers_to_onnx(
     parts = parts_of(layers, target)
     weights = exported(cell, parts, target)
     merge = merge_of(parts, merge)
-    checked, outputs = _check_stack(cell, weights, merge)
+    checked = check_stack(weights, cell=cell, merge=merge)
+    for number, layer in enumerate(checked):
+        for arrays in layer.values() if is_bidirectional(layer) else (layer,):
+            _check_float32(arrays, f"recurrent/{number}/")
+    outputs = widths(checked[-1], merge)[1]
     graph = Graph()
     x = graph.input("x", "FLOAT", "batch", "time", widths(checked[0])[0])
-    found = add_layers(graph, cell, checked, _swapped(graph, x), merge=merge, states=states)
-    graph.output(_swapped(graph, found.sequence), "y", "batch", "time", outputs, first=True)
+    returned = [number for number, part in enumerate(parts) if getattr(part, "return_state", False)]
+    found = add_layers(graph, cell, checked, _swapped(graph, x), merge=merge, states=states, returned=returned)
+    if getattr(parts[-1], "return_sequences", True):
+        graph.output(_swapped(graph, found.sequence), "y", "batch", "time", outputs, first=True)
+    else:
+        graph.output(found.last, "y", "batch", outputs, first=True)
     return graph.model("recurrent_layers", f"{len(checked)} recurrent layers", _metadata(cell, metadata))
 
 
@@ -129,17 +314,17 @@ def sentiment_to_onnx(
             parameters are wrong, if `metadata` is not a dict from strings to strings, or if the package onnx is not installed.
     """
     require(isinstance(pooling, str) and pooling in POOLINGS, "pooling", pooling, f"give one of {', '.join(POOLINGS)}")
-    table, layers, head, outputs = _split(params, cell, merge, SENTIMENT)
-    kernel = shaped("head/kernel", head["kernel"], outputs * POOLINGS[pooling], 1)
-    bias = shaped("head/bias", head["bias"], 1)
+    check_operator(cell)
+    _, layers, head = split_model(params, SENTIMENT, cell, merge, POOLINGS[pooling])
+    _check_float32(params)
     graph = Graph()
     ids, lengths = graph.input("ids", "INT64", "batch", "time"), ""
     if skip_padding:
         ids, lengths = _without_padding(graph, ids)
-    vectors = graph.node("Gather", graph.constant("embedding/embedding", table), _swapped(graph, ids, axes=2))
+    vectors = graph.node("Gather", graph.constant(ENDS[0], to_numpy(ENDS[0], params[ENDS[0]])), _swapped(graph, ids, axes=2))
     found = add_layers(graph, cell, layers, vectors, lengths=lengths, merge=merge)
     features = found.last if pooling == "last" else _pooled(graph, found.sequence, ids, pooling)
-    logits = _dense(graph, features, kernel, bias)
+    logits = _dense(graph, features, head)
     probability = graph.node("Sigmoid", graph.node("Squeeze", logits, graph.integers(1)))
     graph.output(probability, "probability", "batch")
     return graph.model("sentiment", description, _metadata(cell, metadata))
@@ -170,30 +355,25 @@ def generation_to_onnx(
         InputError: if ONNX has no operator for the cell, if the keys, shapes or dtypes of the parameters are wrong, if `metadata` is not a
             dict from strings to strings, or if the package onnx is not installed.
     """
-    table, layers, head, outputs = _split(params, cell, "concat", CHARACTER)
-    features = widths(layers[0])[0]
-    characters = features if table is None else len(table)
-    kernel = table.T if table is not None and "kernel" not in head else head["kernel"]
-    kernel, bias = shaped("head/kernel", kernel, outputs, characters), shaped("head/bias", head["bias"], characters)
+    check_operator(cell)
+    embedding, layers, head = split_model(params, CHARACTER, cell)
+    _check_float32(params)
+    characters = len(head["bias"])
     graph = Graph()
     ids = _swapped(graph, graph.input("ids", "INT64", "batch", "time"), axes=2)
-    if table is None:
+    if embedding is None:
         values = graph.constant("one_hot/values", np.array([0, 1], np.float32))
         x = graph.node("OneHot", ids, graph.integers(characters), values, axis=-1)
     else:
-        x = graph.node("Gather", graph.constant("embedding/embedding", table), ids)
+        x = graph.node("Gather", graph.constant(ENDS[0], embedding["embedding"]), ids)
     found = add_layers(graph, cell, layers, x, states=True)
-    logits = _dense(graph, _swapped(graph, found.sequence), kernel, bias)
+    logits = _dense(graph, _swapped(graph, found.sequence), head)
     graph.output(logits, "logits", "batch", "time", characters, first=True)
     return graph.model("generation", description, _metadata(cell, metadata))
 
 
 def _metadata(cell: str, metadata: Mapping[str, str] | None) -> dict[str, str]:
-    """Return the metadata of a model: the name of its cell, and the texts that the caller adds.
-
-    Raises:
-        InputError: if `metadata` is neither None nor a dict from strings to strings.
-    """
+    """Return the metadata of a model: the name of its cell, and the texts that the caller adds."""
     if metadata is None:
         return {"cell": cell}
     check_named("metadata", metadata, METADATA)
@@ -202,88 +382,26 @@ def _metadata(cell: str, metadata: Mapping[str, str] | None) -> dict[str, str]:
     return {"cell": cell, **metadata}
 
 
-def _float32(name: str, value: Any) -> np.ndarray:
-    """Return an array as a NumPy array, after checking that its dtype is float32."""
-    array = to_numpy(name, value)
-    require(array.dtype == np.float32, name, f"dtype {array.dtype}", "give float32 arrays")
-    return array
-
-
-def _check_stack(cell: str, layers: Sequence[Mapping[str, Any]], merge: str) -> tuple[list[Layer], int]:
-    """Check that the weights of stacked layers are float32 and fit together, and return copies of them.
-
-    Args:
-        cell: name of the cell of all layers.
-        layers: weights of the layers, lowest layer first.
-        merge: how the outputs of two directions are combined: "concat", "sum", "ave" or "mul".
-
-    Returns:
-        a pair: the list of the copies, one for each layer, and the number of output features of the last layer.
-    """
-    check_operator(cell)
-    require(len(layers) > 0, "recurrent/ layers", "none", "give at least one layer")
-    checked, below = [], 0
-    for number, layer in enumerate(layers):
-        where = f"recurrent/{number}/"
-        found = check_layer(layer, where, cell)
-        for arrays in (found["forward"], found["backward"]) if is_bidirectional(found) else (found,):
-            for name, array in arrays.items():
-                _float32(where + name, array)
-        taken, outputs = widths(found)
-        require(number == 0 or taken == below, where, f"takes {taken} features", f"the layer below it gives {below}: they must be equal")
-        below = outputs // 2 if is_bidirectional(found) and merge != "concat" else outputs
-        checked.append(found)
-    return checked, below
-
-
-def _split(params: Mapping[str, Any], cell: str, merge: str, kind: Kind) -> tuple[Any, list[Layer], Arrays, int]:
-    """Split the flat dict of a model into its parts, after checking that they fit together.
-
-    Args:
-        params: the flat dict, whose keys are paths such as "recurrent/0/kernel".
-        cell: name of the cell of all layers.
-        merge: how the outputs of two directions are combined.
-        kind: "sentiment model" or "character model".
-
-    Returns:
-        four values: the embedding table, or None if `params` has no embedding; the list of the weights of the recurrent layers; the dict of
-        the arrays of the head, which has the key "bias" and, unless the weights are tied, also the key "kernel"; and the number of output
-        features of the last recurrent layer.
-    """
-    layers, outputs = _check_stack(cell, split_paths(params, kind), merge)
-    two = [number for number, layer in enumerate(layers) if is_bidirectional(layer)]
-    remedy = "a character model reads forwards alone: give one cell a layer"
-    require(kind == SENTIMENT or not two, f"recurrent/ layers {two}", "two directions", remedy)
-    taken = widths(layers[0])[0]
-    table = shaped(ENDS[0], _float32(ENDS[0], params[ENDS[0]]), "V", taken) if ENDS[0] in params else None
-    head = {path.removeprefix("head/"): _float32(path, params[path]) for path in ENDS[1:] if path in params}
-    return table, layers, head, outputs
+def _check_float32(arrays: Mapping[str, Any], where: str = "") -> None:
+    for name, value in arrays.items():
+        dtype = to_numpy(f"{where}{name}", value).dtype
+        require(dtype == np.float32, f"{where}{name}", f"dtype {dtype}", "give float32 arrays")
 
 
 def _swapped(graph: Graph, value: str, axes: int = 3) -> str:
-    """Add a node that exchanges the batch axis and the time axis of an array, and return the name of the result.
-
-    Args:
-        graph: the graph.
-        value: name of the array, whose first two axes are exchanged.
-        axes: number of axes of the array, 2 or 3.
-    """
+    """Add a node that exchanges the batch axis and the time axis of an array, and return the name of the result."""
     return graph.node("Transpose", value, perm=[1, 0, 2][:axes])
 
 
-def _dense(graph: Graph, x: str, kernel: np.ndarray, bias: np.ndarray) -> str:
-    product = graph.node("MatMul", x, graph.constant("head/kernel", kernel))
-    return graph.node("Add", product, graph.constant("head/bias", bias))
+def _dense(graph: Graph, x: str, head: Arrays) -> str:
+    product = graph.node("MatMul", x, graph.constant("head/kernel", head["kernel"]))
+    return graph.node("Add", product, graph.constant("head/bias", head["bias"]))
 
 
 def _is_word(graph: Graph, ids: str) -> str:
     """Add nodes that compute which ids are words, and return the name of the result.
 
     The result is a bool array (B, T) for B rows of T ids. It is True for a word, and False for padding, which has the id 0.
-
-    Args:
-        graph: graph to which the nodes are added.
-        ids: name of the word ids (B, T).
     """
     return graph.node("Not", graph.node("Equal", ids, graph.integers(0)))
 
@@ -294,13 +412,6 @@ def _without_padding(graph: Graph, ids: str) -> tuple[str, str]:
     ONNX's recurrent operators have no mask. They take a length for each row instead, and read only this number of steps from the start of
     the row. In the model, padding is masked and leaves the state unchanged. Moving the padding to the end therefore does not change the
     final state.
-
-    Args:
-        graph: graph to which the nodes are added.
-        ids: name of the word ids (B, T) of B rows of T steps. Padding has the id 0.
-
-    Returns:
-        the name of the ids (B, T) in the new order, and the name of the number of words of each row (B,), which is int32.
     """
     word = _is_word(graph, ids)
     counts = graph.node("ReduceSum", graph.node("Cast", word, to=graph.onnx.TensorProto.INT32), graph.integers(1), keepdims=0)
@@ -316,12 +427,6 @@ def _pooled(graph: Graph, outputs: str, ids: str, pooling: str) -> str:
     """Add nodes that pool the outputs of the last recurrent layer over the words of each row, and return the name of the result.
 
     The outputs at padding do not count. The result equals that of the pooling in `SentimentClassifier`.
-
-    Args:
-        graph: graph to which the nodes are added.
-        outputs: name of the outputs (T, B, features) of B rows at T steps.
-        ids: name of the word ids (B, T). Padding has the id 0.
-        pooling: "mean", "max" or "mean+max" (both, concatenated).
     """
     word = graph.node("Unsqueeze", _swapped(graph, _is_word(graph, ids), axes=2), graph.integers(2))
     words = graph.node("ReduceSum", graph.node("Cast", word, to=graph.onnx.TensorProto.FLOAT), graph.integers(0), keepdims=0)

@@ -5,9 +5,9 @@
 
     model = accelerate(keras.models.load_model("model.keras"))
 
-`accelerate` returns a model in which `LSTM`, `GRU`, `SimpleRNN` and `Bidirectional` of this module replace the layers of the same names in
-Keras. The new model shares the weights of the old model. The layers of this module can also be used directly, with the same arguments as
-Keras' layers. They need the environment variable `KERAS_BACKEND=jax`.
+`accelerate` returns a model in which `LSTM`, `GRU`, `SimpleRNN`, `RNN` and `Bidirectional` of this module replace the layers of the same
+names in Keras. The new model shares the weights of the old model. The layers of this module can also be used directly, with the same
+arguments as Keras' layers. They need the environment variable `KERAS_BACKEND=jax`.
 
 A saved model contains the names of Keras' own classes instead of the classes of this module. It can therefore be loaded without this
 package, and then consists of Keras' layers. To get a model with the layers of this module, call `accelerate` on the loaded model, or pass
@@ -19,43 +19,53 @@ If `unroll` does not support the settings of a layer (see `why_not`), Keras runs
 import warnings
 from typing import Any, no_type_check
 
+import jax
 import keras
 
 from lstm_jax.cells import CELLS, Cell, GRUParams, HiddenState, LSTMParams, LSTMState, ResetBeforeParams, SimpleRNNParams, with_activations
 from lstm_jax.dropout import DropoutMasks
 from lstm_jax.errors import InputError, require
-from lstm_jax.recurrence import unroll
+from lstm_jax.recurrence import BACKENDS, Request, lacks, unroll
 
-FLOATS = ("float32", "float64")
+MIXED = "mixed_bfloat16"
+POLICIES = ("float32", "float64", MIXED)
 
 
 def why_not(layer: keras.layers.RNN) -> str:
     """Return the reason why `lstm_jax.unroll` cannot run a layer, or an empty string if it can."""
     if keras.backend.backend() != "jax":
         return f"Keras runs on {keras.backend.backend()}, not on jax: set KERAS_BACKEND=jax"
-    if type(layer.cell) not in _CELLS:
-        return f"its cell is {type(layer.cell).__name__}, not LSTMCell, GRUCell or SimpleRNNCell"
-    if layer.compute_dtype not in FLOATS or layer.variable_dtype != layer.compute_dtype:
-        return f"its dtype policy is {layer.dtype_policy.name}, not float32 or float64"
+    cells, policy = _cells(layer.cell), layer.dtype_policy.name
+    if unknown := [type(cell).__name__ for cell in cells if type(cell) not in _CELLS]:
+        return f"its cell is {unknown[0]}, not LSTMCell, GRUCell or SimpleRNNCell"
+    policies = {part.dtype_policy.name for part in (layer, layer.cell, *cells)}
+    if len(policies) > 1 or policy not in POLICIES:
+        return f"its dtype policy is {' and '.join(sorted(policies))}, not {', '.join(POLICIES[:-1])} or {MIXED}"
     if getattr(layer, "use_cudnn", "auto") is True:
         return "it asks for cuDNN by use_cudnn=True"
-    if getattr(layer.cell, "lora_enabled", False) or getattr(layer.cell, "quantization_mode", None):
-        return "its weights are quantized or have LoRA"
-    for function in _activations(layer.cell):
-        if isinstance(function, keras.layers.Layer) and (function.weights or not function.built):
-            return f"its activation is a layer that has weights or is not built, {type(function).__name__}"
-    try:
-        _cell(layer.cell)
-    except InputError as error:
-        return f"its {error.subject} {error.value} is not supported"
+    for cell in cells:
+        if getattr(cell, "lora_enabled", False) or getattr(cell, "quantization_mode", None):
+            return "its weights are quantized or have LoRA"
+        for function in _activations(cell):
+            if isinstance(function, keras.layers.Layer) and (function.weights or not function.built):
+                return f"its activation is a layer that has weights or is not built, {type(function).__name__}"
+        try:
+            request = Request(_cell(cell), "float32", "bfloat16")
+        except InputError as error:
+            return f"its {error.subject} {error.value} is not supported"
+        if policy == MIXED and (reason := lacks(BACKENDS["compiled"], request, jax.default_backend())):
+            return f"its dtype policy is {MIXED}, which the compiled code does not serve: {reason}"
     return ""
 
 
-def _activations(cell: Any) -> list[Any]:
-    """Return a list of two entries: the activation and the recurrent activation of a Keras cell.
+def _cells(cell: Any) -> list[Any]:
+    return list(cell.cells) if type(cell) is keras.layers.StackedRNNCells else [cell]
 
-    A function of Keras itself is returned as its name, such as "tanh". Any other function is returned as it is. The cell of a simple RNN
-    has no recurrent activation. Its second entry is "sigmoid", as a placeholder.
+
+def _activations(cell: Any) -> list[Any]:
+    """Return the activation and the recurrent activation, each as its name if it is a function of Keras itself.
+
+    A simple RNN has no recurrent activation. Its second entry, "sigmoid", has no effect.
     """
     functions = [cell.activation, getattr(cell, "recurrent_activation", keras.activations.sigmoid)]
     names = [keras.activations.serialize(function) for function in functions]
@@ -64,70 +74,31 @@ def _activations(cell: Any) -> list[Any]:
 
 
 def _cell(cell: Any) -> Cell:
-    """Return the `Cell` that computes the same as a Keras cell.
-
-    Raises:
-        InputError: if `with_activations` does not accept the activations of the Keras cell.
-    """
     name = _CELLS[type(cell)][0]
     return with_activations(CELLS[name if getattr(cell, "reset_after", True) else "gru_reset_before"], *_activations(cell))
 
 
-def _lstm(cell: Any) -> LSTMParams:
-    return LSTMParams(*_weights(cell))
-
-
-def _gru(cell: Any) -> GRUParams | ResetBeforeParams:
-    if not cell.reset_after:
-        return ResetBeforeParams(*_weights(cell))
-    kernel, recurrent_kernel, biases = _weights(cell, rows=(2,))
-    return GRUParams(kernel, recurrent_kernel, biases[0], biases[1])
-
-
-def _simple_rnn(cell: Any) -> SimpleRNNParams:
-    return SimpleRNNParams(*_weights(cell))
-
-
-def _weights(cell: Any, rows: tuple[int, ...] = ()) -> tuple[Any, Any, Any]:
-    """Return the kernel, the recurrent kernel and the bias of a Keras cell as arrays.
-
-    For a cell without a bias, zeros of the shape (*rows, n) are returned as the bias, where n is the size of the last axis of the kernel.
-
-    Args:
-        cell: the Keras cell.
-        rows: () if cells of this class have one vector as their bias, or (2,) if their bias has two rows.
-    """
-    kernel: Any = keras.ops.convert_to_tensor(cell.kernel)
-    recurrent_kernel: Any = keras.ops.convert_to_tensor(cell.recurrent_kernel)
-    filled = keras.ops.zeros((*rows, kernel.shape[-1]), kernel.dtype) if cell.bias is None else keras.ops.convert_to_tensor(cell.bias)
-    return kernel, recurrent_kernel, filled
+def _params(cell: Any) -> Any:
+    """Return the parameters of a Keras cell in the dtype of its variables. With mixed precision, Keras has rounded them to bfloat16."""
+    kind, dtype = _CELLS[type(cell)][1], cell.variable_dtype
+    split = getattr(cell, "reset_after", False)  # the bias of such a GRU has two rows
+    kernels: list[Any] = [keras.ops.cast(kernel, dtype) for kernel in (cell.kernel, cell.recurrent_kernel)]
+    shape = (2, kernels[0].shape[-1]) if split else kernels[0].shape[-1:]
+    bias: Any = keras.ops.zeros(shape, dtype) if cell.bias is None else keras.ops.cast(cell.bias, dtype)
+    kind = ResetBeforeParams if kind is GRUParams and not split else kind
+    return kind(*kernels, *(bias if split else (bias,)))
 
 
 _CELLS = {
-    keras.layers.LSTMCell: ("lstm", _lstm, LSTMState),
-    keras.layers.GRUCell: ("gru", _gru, HiddenState),
-    keras.layers.SimpleRNNCell: ("simple_rnn", _simple_rnn, HiddenState),
+    keras.layers.LSTMCell: ("lstm", LSTMParams, LSTMState),
+    keras.layers.GRUCell: ("gru", GRUParams, HiddenState),
+    keras.layers.SimpleRNNCell: ("simple_rnn", SimpleRNNParams, HiddenState),
 }
-"""Dict from the class of a Keras cell to three values: the name of the cell in `CELLS`, a function that returns the parameters of such a
-Keras cell, and the class of the state."""
-
-
-def _mask(masks: Any) -> Any:
-    """Return Keras' dropout mask as one array. A list with one mask per gate is stacked along a new first axis. None stays None."""
-    if isinstance(masks, (list, tuple)):
-        return keras.ops.stack(masks)
-    return masks
+"""Dict from the class of a Keras cell to three values: the name of the cell in `CELLS`, and the classes of its parameters and its state."""
 
 
 def _masks(cell: Any, x: Any, h: Any, training: bool) -> DropoutMasks:
-    """Return the dropout masks that a Keras cell draws for one call of the layer to which it belongs.
-
-    Args:
-        cell: the Keras cell.
-        x: inputs (B, E) of the first step.
-        h: initial output (B, H).
-        training: whether the layer is called in training. If false, there are no masks.
-    """
+    """Return the dropout masks that a Keras cell draws for one call, in which `x` (B, E) is the first step and `h` the initial output."""
     if not training:
         return DropoutMasks()
     # Keras applies no dropout at a rate of 1
@@ -135,16 +106,12 @@ def _masks(cell: Any, x: Any, h: Any, training: bool) -> DropoutMasks:
     of_state = cell.get_recurrent_dropout_mask(h) if 0 < cell.recurrent_dropout < 1 else None
     if getattr(cell, "implementation", 1) != 1:
         of_state = None  # Keras' implementation 2 has no recurrent dropout
-    return DropoutMasks(_mask(of_input), _mask(of_state))
+    per_gate: list[Any] = [keras.ops.stack(masks) if isinstance(masks, list) else masks for masks in (of_input, of_state)]
+    return DropoutMasks(*per_gate)
 
 
 def _rows_of_mask(mask: Any, rows: Any) -> Any:
-    """Return a mask (B, T), (1, T), (B, T, 1) or (1, T, 1) as a bool array (B, T).
-
-    Args:
-        mask: the mask, in which False means a padded step.
-        rows: the batch size B, an int or a symbolic size of JAX.
-    """
+    """Return a mask (B, T), (1, T), (B, T, 1) or (1, T, 1) of True and False as a bool array (B, T)."""
     valid: Any = keras.ops.cast(mask, "bool")
     if valid.ndim == 3 and valid.shape[2] == 1:
         valid = valid[:, :, 0]
@@ -158,54 +125,41 @@ class _Unrolled(keras.layers.RNN):
         """Run the recurrence of the layer with `lstm_jax.unroll`, or as in Keras if `unroll` does not support the settings of the layer.
 
         This method overrides `keras.layers.RNN.inner_loop`.
-
-        Args:
-            sequences: inputs (B, T, E).
-            initial_state: the initial state, one array or a list of arrays.
-            mask: bool (B, T), False at padded steps, or None. As in Keras' loop on JAX, it may also be (1, T), for all rows, or have a last
-                axis of size 1.
-            training: whether the layer is called in training.
-
-        Returns:
-            three values: the last output (B, H), the outputs (B, T, H), and a list of the arrays of the final state. If the layer does not
-            return sequences, the outputs are (B, 1, H) and consist of the last output only.
         """
         if why_not(self):
             return super().inner_loop(sequences, initial_state, mask, training=training)
-        _, convert, state_type = _CELLS[type(self.cell)]
-        cell, params = _cell(self.cell), convert(self.cell)
-        state = state_type(*keras.tree.flatten(initial_state))
         mask = next((part for part in keras.tree.flatten(mask) if part is not None), None)
-        options: dict[str, Any] = {
-            "mask": None if mask is None else _rows_of_mask(mask, sequences.shape[0]),
-            "dropout": _masks(self.cell, sequences[:, 0], state.h, training),
-            "backwards": self.go_backwards,
-            "return_sequences": self.return_sequences,
-            "zero_output_for_mask": self.zero_output_for_mask and not self.unroll,  # Keras' unrolled loop ignores the setting
-        }
-        outputs, final = unroll(cell, params, sequences, state, **options)
-        if mask is not None and not (self.zero_output_for_mask or self.unroll):
-            outputs = self._with_first_outputs(outputs, options["mask"], state.h)
-        last = outputs[:, -1] if self.return_sequences else outputs
-        return last, outputs if self.return_sequences else last[:, None], list(final)
-
-    def _with_first_outputs(self, outputs: Any, mask: Any, h: Any) -> Any:
-        """Return the outputs with zeros replaced by the initial output at all padded steps that a row has before its first valid step.
-
-        "Before" means the order in which the layer reads the steps. At such padded steps, `unroll` and Keras' unrolled loop return zeros,
-        but Keras' loop on JAX returns the initial output. A last output (B, H) is replaced only in rows without a valid step.
-
-        Args:
-            outputs: outputs (B, T, H) or, if the layer does not return sequences, last output (B, H).
-            mask: bool (B, T), False at padded steps.
-            h: initial output (B, H).
-        """
-        if not self.return_sequences:
-            has_any: Any = keras.ops.any(mask, axis=1)
-            return keras.ops.where(has_any[:, None], outputs, h)
-        read: Any = keras.ops.flip(mask, axis=1) if self.go_backwards else mask
-        counts: Any = keras.ops.cumsum(keras.ops.cast(read, "int32"), axis=1)
-        return keras.ops.where((counts > 0)[:, :, None], outputs, h[:, None])
+        valid: Any = None if mask is None else _rows_of_mask(mask, sequences.shape[0])
+        read: Any = keras.ops.flip(valid, axis=1) if valid is not None and self.go_backwards else valid  # in the order of reading
+        given = iter(keras.tree.flatten(initial_state))
+        cells, finals = _cells(self.cell), []
+        outputs: Any = sequences
+        kinds = [_CELLS[type(cell)][2] for cell in cells]
+        states: list[Any] = [kind(*(next(given) for _ in kind._fields)) for kind in kinds]
+        for number, (cell, state) in enumerate(zip(cells, states, strict=True)):
+            lowest, highest = number == 0, number == len(cells) - 1
+            outputs, final = unroll(
+                _cell(cell),
+                _params(cell),
+                outputs,
+                state,
+                mask=valid if lowest else read,
+                dropout=_masks(cell, outputs[:, 0], state.h, training),
+                backwards=lowest and self.go_backwards,
+                return_sequences=self.return_sequences or not highest,
+                zero_output_for_mask=self.zero_output_for_mask and not self.unroll,  # Keras' unrolled loop ignores the setting
+                compute_dtype=cell.compute_dtype,
+            )
+            finals += final
+        if read is not None and not (self.zero_output_for_mask or self.unroll):
+            # Where a row has had no valid step yet, Keras' loop on JAX returns the initial output of the last cell, and `unroll` zeros.
+            if self.return_sequences:
+                started: Any = read.cumsum(1) > 0
+                outputs = keras.ops.where(started[:, :, None], outputs, states[-1].h[:, None])
+            else:
+                outputs = keras.ops.where(read.any(1, keepdims=True), outputs, states[-1].h)
+        last: Any = outputs[:, -1] if self.return_sequences else outputs
+        return last, outputs if self.return_sequences else last[:, None], keras.tree.pack_sequence_as(initial_state, finals)
 
 
 class LSTM(_Unrolled, keras.layers.LSTM):
@@ -220,12 +174,15 @@ class SimpleRNN(_Unrolled, keras.layers.SimpleRNN):
     """Simple RNN that is run by `lstm_jax.unroll`. Its arguments, weights and results are the same as those of `keras.layers.SimpleRNN`."""
 
 
+class RNN(_Unrolled):
+    """Layer of an `LSTMCell`, `GRUCell` or `SimpleRNNCell`, or of a list of them, with the results of `keras.layers.RNN`."""
+
+
 class Bidirectional(keras.layers.Bidirectional):
     """Wrapper that makes a layer bidirectional, with the arguments, weights and results of `keras.layers.Bidirectional`.
 
-    Use it for the layers `LSTM`, `GRU` and `SimpleRNN` of this module, which are run by `lstm_jax.unroll`. Keras' own wrapper makes a new
-    forward layer from the class name of the given layer, and would thus make the Keras layer of this name instead of the layer of this
-    module.
+    Use it for the other layers of this module, which are run by `lstm_jax.unroll`. Keras' own wrapper makes a new forward layer from the
+    class name of the given layer, and would thus make the Keras layer of this name instead of the layer of this module.
     """
 
     @no_type_check  # Keras reads the signature
@@ -243,27 +200,18 @@ class Bidirectional(keras.layers.Bidirectional):
         return super().from_config(config, custom_objects=LAYERS | (custom_objects or {}))
 
 
-LAYERS: dict[str, type] = {"LSTM": LSTM, "GRU": GRU, "SimpleRNN": SimpleRNN, "Bidirectional": Bidirectional}
+LAYERS: dict[str, type] = {"LSTM": LSTM, "GRU": GRU, "SimpleRNN": SimpleRNN, "RNN": RNN, "Bidirectional": Bidirectional}
 """Dict from the name of a layer in Keras to the layer of this module, for the argument `custom_objects` of Keras' functions."""
 for _kind in LAYERS.values():
     _kind.__module__ = "keras.layers"  # Keras writes this name into saved models, so that they can be loaded without this package
 
 _GRAPHS = ("Sequential", "Functional")
 """Names of Keras' own classes of models that can be cloned with other layers."""
-_RECURRENT = {keras.layers.LSTM: LSTM, keras.layers.GRU: GRU, keras.layers.SimpleRNN: SimpleRNN}
+_RECURRENT = {keras.layers.LSTM: LSTM, keras.layers.GRU: GRU, keras.layers.SimpleRNN: SimpleRNN, keras.layers.RNN: RNN}
 
 
 def _replace(layer: Any, name: str, part: Any) -> None:
-    """Replace a sublayer of a Keras layer.
-
-    The old sublayer is removed from Keras' tracker first, since Keras would otherwise still count its weights.
-
-    Args:
-        layer: the Keras layer.
-        name: name of the attribute that holds the sublayer.
-        part: the new sublayer.
-    """
-    layer._tracker.untrack(getattr(layer, name))
+    layer._tracker.untrack(getattr(layer, name))  # Keras would still count its weights
     setattr(layer, name, part)
 
 
@@ -286,24 +234,14 @@ def _inside(layer: Any) -> list[str]:
 
 
 class _Replacing:
-    """Object that replaces the recurrent layers of one Keras model by layers that are run by `lstm_jax.unroll`.
-
-    Attributes:
-        notes: one sentence for each recurrent layer that is not replaced, with the reason.
-        count: number of replaced layers.
-    """
+    """Replacement of the recurrent layers of one Keras model: the names of the replaced layers, and a note for each of the others."""
 
     def __init__(self) -> None:
+        self.names: list[str] = []
         self.notes: list[str] = []
-        self.count = 0
 
     def layer(self, layer: Any) -> Any:
-        """Return a layer that replaces the given Keras layer, or the given layer if it is not recurrent or cannot be replaced.
-
-        `keras.models.clone_model` also calls this method for those operations of a Functional model that are not layers, for example the
-        comparison of ids with 0 that computes a mask. Such operations are returned unchanged.
-        """
-        if not isinstance(layer, keras.layers.Layer):
+        if not isinstance(layer, keras.layers.Layer):  # an operation of a Functional model, such as the comparison that computes a mask
             return layer
         if type(layer) in (keras.layers.Bidirectional, Bidirectional):
             return self.bidirectional(layer)
@@ -313,21 +251,15 @@ class _Replacing:
             where = f"inside the layer {layer.name}, whose class {type(layer).__name__} is kept as it is"
             self.notes.extend(f"{name}: {where}" for name in _inside(layer))
             return layer
-        kind, reason = _RECURRENT.get(type(layer)), why_not(layer)
-        if kind is None and not reason:
-            reason = f"its class is {type(layer).__name__}, not LSTM, GRU or SimpleRNN"
-        if kind is None or reason:
+        own = type(layer) in _RECURRENT
+        reason = why_not(layer) if own else f"its class is {type(layer).__name__}, not LSTM, GRU, SimpleRNN or RNN"
+        if reason:
             self.notes.append(f"{layer.name}: {reason}")
             return layer
-        self.count += 1
-        return _shared(layer, kind)
+        self.names.append(layer.name)
+        return _shared(layer, _RECURRENT[type(layer)])
 
     def bidirectional(self, layer: Any) -> Any:
-        """Return a copy of a Keras `Bidirectional` layer in which the forward and the backward layer are replaced, if possible.
-
-        Each of the two is replaced by the layer that the method `self.layer` returns for it. If neither can be replaced, the given layer is
-        returned.
-        """
         both = [self.layer(layer.forward_layer), self.layer(layer.backward_layer)]
         if both == [layer.forward_layer, layer.backward_layer]:
             return layer
@@ -338,7 +270,6 @@ class _Replacing:
         return made
 
     def model(self, model: Any) -> Any:
-        """Return a copy of a model with its recurrent layers replaced, or the model itself if no layer can be replaced."""
         kind = type(model)
         if not (kind.__name__ in _GRAPHS and kind.__module__.startswith("keras.")):  # a copy would lose the methods of a subclass
             base = "Sequential" if isinstance(model, keras.Sequential) else "Model"
@@ -346,7 +277,7 @@ class _Replacing:
                 remedy = f"use the layers of lstm_jax.integrations.keras in its code for {names}"
                 self.notes.append(f"{model.name}: a subclass of {base}; {remedy}")
             return model
-        before = self.count
+        before = len(self.names)
         made: dict[int, Any] = {}
 
         def once(layer: Any) -> Any:  # a layer that the model uses several times is replaced by a single layer
@@ -356,7 +287,7 @@ class _Replacing:
 
         for layer in model.layers:
             once(layer)
-        if self.count == before:
+        if len(self.names) == before:
             return model
         compiled, model.compiled = model.compiled, False  # the clone would be compiled from names, which fails for functions of the user
         try:
@@ -365,11 +296,12 @@ class _Replacing:
             model.compiled = compiled
 
 
-def accelerate(model: Any) -> Any:
+def accelerate(model: Any, verbose: bool = True) -> Any:
     """Return a copy of a Keras model whose recurrent layers are run by `lstm_jax.unroll`. The copy gives the same results.
 
     Both models share their weights: training one of them also trains the other. If the given model is compiled, the new model is compiled
-    too, with the same optimizer object. A warning names each recurrent layer that is not replaced, and the reason.
+    too, with the same optimizer object. A warning names each recurrent layer that is not replaced, and the reason. With mixed_bfloat16,
+    a layer is replaced if the compiled code has products in bfloat16 on this processor; sums and states are then in float32.
 
     The layers that are not replaced are the same objects in both models, and their attribute `output` belongs to the given model. To get an
     accelerated model that returns the output of an inner layer, first make a Keras model with this output from the given
@@ -378,6 +310,7 @@ def accelerate(model: Any) -> Any:
     Args:
         model: a Sequential or Functional model whose weights have been created. Layers in a Sequential or Functional model inside it are
             also replaced. A model of a subclass of `keras.Sequential` or `keras.Model` is not changed: none of its layers is replaced.
+        verbose: whether to print the names of the layers that are replaced.
 
     Returns:
         The new model, or the given model if no layer can be replaced.
@@ -391,6 +324,8 @@ def accelerate(model: Any) -> Any:
     require(model.built, f"model {model.name}", "not built", "call it, build it or give it an Input first")
     replacing = _Replacing()
     made = replacing.model(model)
+    if verbose:
+        print("run by lstm_jax:", ", ".join(replacing.names) or "no layer")
     for note in replacing.notes:
         warnings.warn(f"left to Keras: {note}", stacklevel=2)
     if made is not model and model.compiled:

@@ -9,6 +9,7 @@ from flax import nnx
 
 from lstm_jax.dropout import DropoutMasks
 from lstm_jax.errors import InputError, require
+from lstm_jax.layers.initial import constructor
 from lstm_jax.layers.named import recurrent
 from lstm_jax.layers.recurrent import Shape, count_params
 from lstm_jax.layers.single import is_single, read_input
@@ -44,6 +45,7 @@ class Bidirectional(nnx.Module):
             - `Recurrent` does not accept the value of an argument.
     """
 
+    @constructor
     def __init__(
         self,
         features: int,

@@ -5,7 +5,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from lstm_jax import initializers
-from lstm_jax.layers.initial import check_size
+from lstm_jax.layers.initial import check_size, constructor
 from lstm_jax.recurrence import as_int32
 from lstm_jax.runtime import sharding
 
@@ -27,6 +27,7 @@ class Embedding(nnx.Module):
         InputError: if `vocabulary` or `features` is not an int of 1 or more, or the initialiser is unknown.
     """
 
+    @constructor
     def __init__(
         self,
         vocabulary: int,

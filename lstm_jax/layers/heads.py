@@ -6,7 +6,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from lstm_jax import initializers
-from lstm_jax.layers.initial import check_size
+from lstm_jax.layers.initial import check_size, constructor
 
 
 class ClassifierHead(nnx.Module):
@@ -26,6 +26,7 @@ class ClassifierHead(nnx.Module):
         InputError: if `features` or `classes` is not an int of 1 or more, or an initialiser is unknown.
     """
 
+    @constructor
     def __init__(
         self,
         features: int,

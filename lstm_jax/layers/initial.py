@@ -1,9 +1,11 @@
-"""Initialisation of the parameters of a recurrent layer, with the initialisers of Keras."""
+"""Arguments of the layers, and initialisation of the parameters of a recurrent layer with the initialisers of Keras."""
 
+import functools
+import inspect
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ParamSpec
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +15,66 @@ from lstm_jax.bounds import Count, check_number
 from lstm_jax.cells import BUILT_IN, Cell
 from lstm_jax.errors import InputError, require
 from lstm_jax.initializers import Initializer, draw
+
+_PENALTY = "add the penalty to the loss, such as 1e-4 * jnp.sum(layer.kernel[...] ** 2), or let the weights decay by optax.adamw"
+_CONSTRAINT = "constrain the parameters after an update, for example by optax.keep_params_nonnegative"
+_TRAINING = "call train() or eval() of the model, or give deterministic=False or True to the call"
+FOREIGN = {
+    "kernel_regularizer": _PENALTY,
+    "recurrent_regularizer": _PENALTY,
+    "bias_regularizer": _PENALTY,
+    "activity_regularizer": "add the penalty of the outputs to the loss",
+    "kernel_constraint": _CONSTRAINT,
+    "recurrent_constraint": _CONSTRAINT,
+    "bias_constraint": _CONSTRAINT,
+    "training": _TRAINING,
+    "deterministic": _TRAINING,
+    "seed": "give rngs=nnx.Rngs(seed)",
+    "implementation": "leave it out: the backend is chosen by itself, or by backend=",
+    "unroll": "leave it out: the backend is chosen by itself, or by backend=",
+    "use_cudnn": "it is called backend here: see `lstm-jax backends`",
+    "layer": "Bidirectional makes both layers: give Bidirectional(features, units, cell='lstm', rngs=nnx.Rngs(0))",
+    "batch_first": "inputs are (B, T, E): for (T, B, E) give time_major=True to the call",
+    "time_major": "give it to the call",
+    "num_layers": "give RecurrentStack a list of as many layers",
+    "bidirectional": "use Bidirectional",
+    "input_size": "it is called features here",
+    "in_features": "it is called features here",
+    "hidden_size": "it is called units here",
+    "hidden_features": "it is called units here",
+    "proj_size": "it is called projection here",
+    "bias": "it is called use_bias here",
+    "nonlinearity": "it is called activation here",
+    "input_dim": "it is called vocabulary in an Embedding here, and features in another layer",
+    "output_dim": "it is called features here",
+}
+"""Dict from arguments of layers in Keras, PyTorch and Flax that the layers of this project do not have to what to do instead."""
+_Arguments = ParamSpec("_Arguments")
+
+
+def constructor(init: Callable[_Arguments, None]) -> Callable[_Arguments, None]:
+    """Decorate the method `__init__` of a layer: arguments that do not fit its signature raise an `InputError` that says what does."""
+    signature = inspect.signature(init)
+    needed = [name for name, parameter in signature.parameters.items() if parameter.default is parameter.empty and name != "options"][1:]
+
+    @functools.wraps(init)
+    def checked(*args: _Arguments.args, **options: _Arguments.kwargs) -> None:
+        given: dict[str, Any] = dict(options)
+        if len(args) > 1 and isinstance(args[1], nnx.Module):
+            given["layer"] = type(args[1]).__name__
+        for name, value in given.items():
+            require(name in signature.parameters or name not in FOREIGN, name, value, FOREIGN.get(name, ""))
+        try:
+            signature.bind(*args, **options)
+        except TypeError as error:
+            title = type(args[0]).__name__
+            raise InputError(title, error, f"give {title}({', '.join(needed)}, ...)".replace("rngs", "rngs=nnx.Rngs(0)")) from error
+        if "rngs" in needed:
+            require(hasattr(given["rngs"], "params"), "rngs", given["rngs"], "give nnx.Rngs(0), or other Rngs with a stream `params`")
+        init(*args, **options)
+
+    return checked
+
 
 Initial = str | Initializer
 _FIRST = ("kernel", "recurrent_kernel", "bias")
@@ -130,83 +192,28 @@ def set_params(layer: Any, *params: Mapping[str, jax.Array | None]) -> None:
 
 
 def _biases(cell: Cell, units: int, second: bool, how: Initials, dtype: Any, rngs: nnx.Rngs) -> tuple[jax.Array, jax.Array]:
-    """Return two arrays: the initial bias and the initial recurrent bias of a recurrent layer.
-
-    There are three cases:
-
-    - `how.bias` is None: the first array is the default bias of the cell, or zeros if `how.unit_forget_bias` is false. The second array is
-      zeros.
-    - `how.bias` is an initialiser, and the cell has a recurrent bias: the initialiser draws one array whose two rows are the two biases, as
-      in Keras.
-    - `how.bias` is an initialiser, and the cell has no recurrent bias: `_forgetful` draws the first array. The second array is zeros.
-
-    The caller ignores the second array if the cell has no recurrent bias.
-
-    Args:
-        cell: cell of the layer.
-        units: number of units H.
-        second: whether the cell has a recurrent bias.
-        how: arguments of the layer that determine its initial parameters.
-        dtype: dtype of the biases.
-        rngs: random streams; the biases are drawn from the stream `params`.
-    """
+    """Return the initial bias and the initial recurrent bias, which is ignored if `second` is false."""
     assert cell.bias is not None
     usual = cell.bias(units, dtype)
+    zeros = jnp.zeros_like(usual)
     if how.bias is None:
-        return (usual if how.unit_forget_bias else jnp.zeros_like(usual)), jnp.zeros_like(usual)
-    if second:
+        return (usual if how.unit_forget_bias else zeros), zeros
+    if second:  # the initialiser draws one array whose rows are the two biases, as in Keras
         rows = draw(how.bias, rngs.params(), (2, *usual.shape), dtype, "bias_initializer")
         return rows[0], rows[1]
-    return _forgetful(cell, usual, units, how, dtype, rngs), jnp.zeros_like(usual)
-
-
-def _forgetful(cell: Cell, usual: jax.Array, units: int, how: Initials, dtype: Any, rngs: nnx.Rngs) -> jax.Array:
-    """Return the initial bias of all gates, drawn with the initialiser `how.bias`.
-
-    If the cell has a forget gate and `how.unit_forget_bias` is true, the entries of the forget gate are 1 instead. The initialiser is then
-    called twice, as in Keras: for the gates before the forget gate, and for the gates after it.
-
-    Args:
-        cell: cell of the layer.
-        usual: default initial bias of the cell, an array (gates * H,). In this array, the entries of the forget gate are 1.
-        units: number of units H.
-        how: arguments of the layer that determine its initial parameters.
-        dtype: dtype of the bias.
-        rngs: random streams; the bias is drawn from the stream `params`.
-    """
-    assert how.bias is not None
-    assert cell.bias is not None
     with jax.ensure_compile_time_eval():  # the values must be concrete even if the layer is created inside jax.jit
         ones = cell.bias(1, jnp.float32) == 1
         forget = [gate for gate in range(cell.gates) if ones[gate]]
     if not (how.unit_forget_bias and forget):
-        return draw(how.bias, rngs.params(), usual.shape, dtype, "bias_initializer")
+        return draw(how.bias, rngs.params(), usual.shape, dtype, "bias_initializer"), zeros
+    # As in Keras, the entries of the forget gate are 1, and the gates before and after it are drawn one after the other.
     start, stop = forget[0] * units, (forget[0] + 1) * units
-    parts = [
-        draw(how.bias, rngs.params(), (size,), dtype, "bias_initializer") if size else jnp.zeros(0, dtype)
-        for size in (start, usual.size - stop)
-    ]
-    return jnp.concatenate([parts[0], usual[start:stop], parts[1]])
+    drawn = [draw(how.bias, rngs.params(), (size,), dtype, "bias_initializer") for size in (start, usual.size - stop) if size]
+    return jnp.concatenate([*drawn[: bool(start)], usual[start:stop], *drawn[bool(start) :]]), zeros
 
 
 def _own_cell(cell: Cell, features: int, units: int, how: Initials, dtype: Any, rngs: nnx.Rngs) -> dict[str, jax.Array | None]:
-    """Return the initial parameters of a layer with a user's cell, as a dict from name to array.
-
-    The function `init` of the cell gives the initial parameters. If `how` contains an initialiser for a parameter, the parameter is drawn
-    with this initialiser instead. The value of a bias is None if `how.use_bias` is false.
-
-    Args:
-        cell: the user's cell.
-        features: number of input features E.
-        units: number of units H.
-        how: arguments of the layer that determine its initial parameters.
-        dtype: dtype of the parameters.
-        rngs: random streams; the parameters are drawn from the stream `params`.
-
-    Raises:
-        InputError: if an initialiser is unknown or returns an array of the wrong shape, or if `how.unit_forget_bias` is false, which would
-            have no effect.
-    """
+    """Return what the function `init` of a user's cell gives, with parameters drawn anew for which `how` has an initialiser."""
     remedy = f"the function init of the cell {cell.name} gives its bias: leave it out, or give bias_initializer"
     require(how.unit_forget_bias, "unit_forget_bias", how.unit_forget_bias, remedy)
     params: dict[str, jax.Array | None] = cell.init(rngs.params(), features, units, dtype)._asdict()

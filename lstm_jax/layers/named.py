@@ -6,6 +6,7 @@ from flax import nnx
 
 from lstm_jax.cells import Cell
 from lstm_jax.errors import require
+from lstm_jax.layers.initial import constructor
 from lstm_jax.layers.recurrent import Recurrent
 
 
@@ -21,6 +22,7 @@ class LSTM(Recurrent):
     `lstm_jax.cells.projected_lstm`.
     """
 
+    @constructor
     def __init__(self, features: int, units: int, *, rngs: nnx.Rngs, **options):
         _refuse_cell("LSTM", options)
         super().__init__(features, units, cell="lstm", rngs=rngs, **options)
@@ -43,6 +45,7 @@ class GRU(Recurrent):
         InputError: if `cell` is given, or `Recurrent` raises an `InputError` for the other arguments.
     """
 
+    @constructor
     def __init__(self, features: int, units: int, *, reset_after: bool = True, rngs: nnx.Rngs, **options):
         _refuse_cell("GRU", options)
         super().__init__(features, units, cell="gru" if reset_after else "gru_reset_before", rngs=rngs, **options)
@@ -55,6 +58,7 @@ class SimpleRNN(Recurrent):
     `Recurrent`, except that there are no arguments `cell` and `recurrent_activation`.
     """
 
+    @constructor
     def __init__(self, features: int, units: int, *, rngs: nnx.Rngs, **options):
         _refuse_cell("SimpleRNN", options)
         super().__init__(features, units, cell="simple_rnn", rngs=rngs, **options)

@@ -18,7 +18,7 @@ from lstm_jax.cells.cell import reads_mask
 from lstm_jax.dropout import DropoutMasks, MaskKind, check_mask_kind, check_rate, draw_mask, draw_masks, draw_zoneout, mean_zoneout
 from lstm_jax.errors import require
 from lstm_jax.layers.carried import INITIAL, LayerState
-from lstm_jax.layers.initial import Initial, Initials, as_int, check_size, initial_params, set_params
+from lstm_jax.layers.initial import Initial, Initials, as_int, check_size, constructor, initial_params, set_params
 from lstm_jax.layers.keys import dropout_key
 from lstm_jax.layers.single import call_on_single, expanded, is_single, read_input, read_step
 from lstm_jax.recurrence import Remat, check_remat, check_zoneout, unroll
@@ -91,6 +91,7 @@ class Recurrent(LayerState):
 
     kernel: nnx.Param[jax.Array]
 
+    @constructor
     def __init__(
         self,
         features: int,

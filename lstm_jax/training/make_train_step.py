@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.core import Tracer
 from jax.sharding import AxisType, Mesh
 
 from lstm_jax.errors import InputError, require
@@ -227,6 +228,8 @@ class TrainStep:
             return self._programs.step.lower(*self._prepared(0, state, batch))
 
     def _call(self, program: Callable, axis: int, state: TrainState, batch: tuple) -> tuple[TrainState, Any]:
+        used = isinstance(state.step, jax.Array) and not isinstance(state.step, Tracer) and state.step.is_deleted()
+        require(not used, "training state", "used again", "a step reuses its memory: give the state that the step returned")
         with sharding.on(self._mesh):
             return program(*self._prepared(axis, state, batch))
 

@@ -110,22 +110,19 @@ def test_torch_refusals(change, message):
 
 
 def test_torch_refuses_other_models_and_files(tmp_path):
-    with pytest.raises(InputError, match=r"none under 'lstm\.'"):
-        convert.lstm_from_torch({"rnn.weight_ih_l0": np.zeros((4, 1))}, "lstm.")
-    with pytest.raises(InputError, match="one of each"):
-        convert.lstm_to_torch([random_lstm(2, 3), random_lstm(3, 4)])
     model = convert.sentiment_to_torch(random_model())
-    with pytest.raises(InputError, match=r"name in the state dict: norm.weight"):
-        convert.sentiment_from_torch(model | {"norm.weight": np.zeros(3)})
-    with pytest.raises(InputError, match=r"name in the state dict: fc.weight; expected only embedding.weight"):
-        convert.sentiment_from_torch(model, head="head")
-    with pytest.raises(InputError, match="save the weights with safetensors"):
-        convert.read_torch_file("model.pt")
-    with pytest.raises(InputError, match="no such file"):
-        convert.read_torch_file(tmp_path / "absent.safetensors")
     (tmp_path / "bad.safetensors").write_bytes(b"not a header at all")
-    with pytest.raises(InputError, match="damaged or foreign"):
-        convert.read_torch_file(tmp_path / "bad.safetensors")
+    for call, arguments, message in [
+        (convert.lstm_from_torch, ({"rnn.weight_ih_l0": np.zeros((4, 1))}, "lstm."), r"none under 'lstm\.'"),
+        (convert.lstm_to_torch, ([random_lstm(2, 3), random_lstm(3, 4)],), "one of each"),
+        (convert.sentiment_from_torch, (model | {"norm.weight": np.zeros(3)},), "name in the state dict: norm.weight"),
+        (convert.sentiment_from_torch, (model, "embedding", "lstm", "head"), "state dict: fc.weight; expected only embedding.weight"),
+        (convert.read_torch_file, ("model.pt",), "save the weights with safetensors"),
+        (convert.read_torch_file, (tmp_path / "absent.safetensors",), "no such file"),
+        (convert.read_torch_file, (tmp_path / "bad.safetensors",), "damaged or foreign"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            call(*arguments)
 
 
 def test_bfloat16_without_jax(tmp_path) -> None:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -34,9 +35,9 @@ def stack_of_both() -> RecurrentStack:
     )
 
 
-def outputs_of_onnx(model: Any, x: np.ndarray) -> np.ndarray:
+def outputs_of_onnx(model: Any, **inputs: np.ndarray) -> list[np.ndarray]:
     runtime = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed: pip install '.[onnx]'")
-    return runtime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(["y"], {"x": x})[0]
+    return runtime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, inputs)
 
 
 def test_torch_computes_what_a_stack_computes(torch) -> None:
@@ -64,11 +65,26 @@ def test_onnx_computes_what_a_stack_computes(merge: str) -> None:
     lower = made(Bidirectional, merge_mode=merge, cell="gru")
     stack, x = RecurrentStack([lower, made(GRU, lower.output_features)]), normal(0, 2, 5, E)
     for given in (stack, list(stack.layers), stack.layers):
-        got = outputs_of_onnx(convert.layers_to_onnx("gru", given), x)
+        (got,) = outputs_of_onnx(convert.layers_to_onnx("gru", given), x=x)
         np.testing.assert_allclose(got, np.asarray(stack(jnp.asarray(x))), rtol=0, atol=1e-5)
     if merge != "concat":
         with pytest.raises(InputError, match=f"^merge: concat; the layers have merge_mode='{merge}': leave it out$"):
             convert.layers_to_onnx("gru", stack, merge="concat")
+
+
+@pytest.mark.parametrize("return_sequences", [False, True])
+@pytest.mark.parametrize("return_state", [False, True])
+@pytest.mark.parametrize(("kind", "cell"), [(LSTM, "lstm"), (GRU, "gru"), (SimpleRNN, "simple_rnn"), (Bidirectional, "lstm")])
+def test_onnx_returns_what_a_layer_returns(kind: type, cell: str, return_sequences: bool, return_state: bool) -> None:
+    pytest.importorskip("onnx", reason="ONNX is not installed: pip install '.[onnx]'")
+    options, x = {"return_sequences": return_sequences, "return_state": return_state}, normal(0, 2, 5, E)
+    for layer in (made(kind, **options), RecurrentStack([made(Bidirectional, cell=cell), made(kind, 2 * H, **options)])):
+        want = layer(jnp.asarray(x))
+        y, state = want if return_state else (want, ())
+        directions = state if kind is Bidirectional else (state,)  # the first axis of a state in ONNX
+        final = jax.tree.map(lambda *parts: jnp.stack(parts), *directions) if state else ()
+        for got, wanted in zip(outputs_of_onnx(convert.layers_to_onnx(cell, layer), x=x), (y, *final), strict=True):
+            np.testing.assert_allclose(got, np.asarray(wanted), rtol=0, atol=1e-5)
 
 
 def test_keras_and_flax_take_layers() -> None:
@@ -171,9 +187,6 @@ def test_states_make_a_learned_state_expressible() -> None:
     pytest.importorskip("onnx", reason="ONNX is not installed: pip install '.[onnx]'")
     layer = made(LSTM, learned_state=True)
     model = convert.layers_to_onnx("lstm", layer, states=True)
-    runtime = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed: pip install '.[onnx]'")
-    session = runtime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     x, start = normal(0, 2, 5, E), {"h": layer.initial_h, "c": layer.initial_c}
     states = {f"state/0/{name}": np.broadcast_to(np.asarray(value[...]), (1, 2, H)) for name, value in start.items()}
-    got = session.run(["y"], {"x": x} | states)[0]
-    np.testing.assert_allclose(got, np.asarray(layer(jnp.asarray(x))), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(outputs_of_onnx(model, x=x, **states)[0], np.asarray(layer(jnp.asarray(x))), rtol=0, atol=1e-5)

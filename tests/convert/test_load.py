@@ -376,8 +376,8 @@ def test_arguments_of_the_converters() -> None:
         convert.load(lstm(), weights("lstm"), prefix="rnn.")
     with pytest.raises(InputError, match=r"^cell: gru_reset_before; PyTorch has lstm, gru, simple_rnn, lstm_projected$"):
         convert.layers_to_torch("gru_reset_before", [weights("gru_reset_before")])
-    with pytest.raises(InputError, match=r"^cell: lstm; give one of gru, gru_reset_before, simple_rnn; LSTMs have functions of their own$"):
-        convert.cell_to_keras("lstm", weights("lstm"))
+    with pytest.raises(InputError, match=r"^cell: lstm_projected; Keras has lstm, gru, gru_reset_before, simple_rnn$"):
+        convert.cell_to_keras(PROJECTED, weights(PROJECTED))
     with pytest.raises(InputError, match=r"^bias_ih_l0: not zero; a PyTorch module without biases"):
         convert.layers_to_torch("lstm", [weights("lstm")], bias=False)
     with pytest.raises(InputError, match=r"^layers' directions x units x outputs: 1 x 4 x 2, 1 x 4 x 3; an nn.LSTM has one of each"):

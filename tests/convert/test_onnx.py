@@ -12,7 +12,7 @@ from made_weights import random_lstm
 
 from lstm_jax import Bidirectional, Recurrent, RecurrentStack, convert
 from lstm_jax.config import GenerationModelConfig, SentimentModelConfig
-from lstm_jax.convert.onnx_graph import OPERATORS, OPSET
+from lstm_jax.convert.onnx import OPERATORS, OPSET
 from lstm_jax.errors import InputError
 from lstm_jax.models import CharGenerator, SentimentClassifier, functional
 
@@ -84,15 +84,6 @@ def test_layers(cell, kinds):
     model = convert.layers_to_onnx(cell, weights)
     assert operators(model) == [OPERATORS[cell].name] * len(kinds)
     file = session(model)
-    for batch, steps in SIZES:
-        x = np.random.default_rng(batch).normal(size=(batch, steps, E)).astype(np.float32)
-        close(file.run(["y"], {"x": x})[0], stack(jnp.asarray(x))[0])
-
-
-@pytest.mark.parametrize("merge", MERGES)
-def test_merges(merge):
-    stack, weights = made_stack("lstm", ("two", "two"), merge)
-    file = session(convert.layers_to_onnx("lstm", weights, merge=merge))
     for batch, steps in SIZES:
         x = np.random.default_rng(batch).normal(size=(batch, steps, E)).astype(np.float32)
         close(file.run(["y"], {"x": x})[0], stack(jnp.asarray(x))[0])
@@ -229,17 +220,6 @@ def test_generation(cell, options):
                     close(states[f"state/{number}/{name}"][0], array)
 
 
-def test_steps_of_uneven_sizes():
-    _, params = made_generator(layers=2)
-    file = session(convert.generation_to_onnx(params))
-    ids = np.random.default_rng(0).integers(0, V, (2, 12))
-    whole, final = run_steps(file, ids, [12])
-    parts, last = run_steps(file, ids, [5, 1, 4, 2])
-    np.testing.assert_allclose(parts, whole, rtol=0, atol=1e-6)
-    for name, array in final.items():
-        np.testing.assert_allclose(last[name], array, rtol=0, atol=1e-6)
-
-
 # the file
 
 
@@ -248,12 +228,6 @@ def test_what_a_file_says_of_itself():
     assert (model.producer_name, model.opset_import[0].version, len(model.opset_import)) == ("lstm_jax", OPSET, 1)
     assert {entry.key: entry.value for entry in model.metadata_props} == {"opset": "17", "cell": "gru", "name": "value"}
     assert model.SerializeToString(deterministic=True) == model.SerializeToString(deterministic=True)
-
-
-def test_file_without_unrolled_steps():
-    """An exported file has exactly one operator for each recurrent layer. The operator processes any number of steps."""
-    _, params = made_sentiment(layers=3)
-    assert operators(convert.sentiment_to_onnx(params)) == ["LSTM"] * 3
 
 
 # refusals
@@ -282,51 +256,42 @@ def test_cells_without_an_operator(cell):
     refused(lambda: convert.sentiment_to_onnx(params, cell=cell), f"cell: {cell}; {remedy}")
 
 
-def test_wrong_layers():
-    one, other = random_lstm(E, UNITS), random_lstm(E, UNITS)
-    refused(lambda: convert.layers_to_onnx("lstm", []), "recurrent/ layers: none; give at least one layer")
-    refused(lambda: convert.layers_to_onnx("lstm", [one, other]), "recurrent/1/: takes 5 features; the layer below it gives 6")
-    refused(lambda: convert.layers_to_onnx("gru", [one]), "recurrent/0/GRU: keys")
-    refused(lambda: convert.layers_to_onnx("lstm", [one], merge="max"), "merge: max; give one of concat, sum, ave, mul")
+def test_wrong_weights():
+    one, sentiment, characters = random_lstm(E, UNITS), made_sentiment()[1], made_generator()[1]
     double = {name: array.astype(np.float64) for name, array in one.items()}
-    refused(lambda: convert.layers_to_onnx("lstm", [double]), "recurrent/0/kernel: dtype float64; give float32 arrays")
-
-
-def test_wrong_sentiment_models():
-    _, params = made_sentiment()
-    wrong = {
-        "pooling: first; give one of last, mean, max, mean+max": lambda: convert.sentiment_to_onnx(params, pooling="first"),
-        "merge: max; give one of": lambda: convert.sentiment_to_onnx(params, merge="max"),
-        "head/kernel: shape (6, 1); expected (12, 1)": lambda: convert.sentiment_to_onnx(params, pooling="mean+max"),
-        "head/bias: missing": lambda: convert.sentiment_to_onnx(edited(params, head__bias=None)),
-        "key of a sentiment model: other": lambda: convert.sentiment_to_onnx(edited(params, other=params["head/bias"])),
-        "embedding/embedding: shape (11, 5); expected (V, 4)": lambda: convert.sentiment_to_onnx(
-            edited(params, recurrent__0__kernel=params["recurrent/0/kernel"][:4])
+    without = {name.replace("recurrent/0", "recurrent/1"): array for name, array in characters.items()}
+    wrong = [
+        (convert.layers_to_onnx, ("lstm", []), {}, "recurrent/layers: none; give at least one layer"),
+        (convert.layers_to_onnx, ("lstm", [one, one]), {}, "recurrent/1/: takes 5 features; the layer below it gives 6"),
+        (convert.layers_to_onnx, ("gru", [one]), {}, "recurrent/0/GRU: keys"),
+        (convert.layers_to_onnx, ("lstm", [one]), {"merge": "max"}, "merge: max; give one of concat, sum, ave, mul"),
+        (convert.layers_to_onnx, ("lstm", [double]), {}, "recurrent/0/kernel: dtype float64; give float32 arrays"),
+        (convert.sentiment_to_onnx, (sentiment,), {"pooling": "first"}, "pooling: first; give one of last, mean, max, mean+max"),
+        (convert.sentiment_to_onnx, (sentiment,), {"merge": "max"}, "merge: max; give one of"),
+        (convert.sentiment_to_onnx, (sentiment,), {"pooling": "mean+max"}, "head/kernel: shape (6, 1); expected (12, 1)"),
+        (convert.sentiment_to_onnx, (edited(sentiment, head__bias=None),), {}, "head/bias: missing"),
+        (convert.sentiment_to_onnx, (edited(sentiment, other=one["bias"]),), {}, "key of a sentiment model: other"),
+        (
+            convert.generation_to_onnx,
+            (edited(characters, recurrent__0__kernel=one["kernel"]),),
+            {},
+            "recurrent/0/: takes 5 features",
         ),
-    }
-    for message, call in wrong.items():
-        refused(call, message)
-
-
-def test_wrong_character_models():
-    _, params = made_generator()
-    _, pair = made_sentiment(bidirectional=True)
-    wrong = {
-        "head/kernel: shape (6, 11); expected (6, 10)": lambda: convert.generation_to_onnx(
-            edited(params, recurrent__0__kernel=params["recurrent/0/kernel"][:10])
+        (convert.generation_to_onnx, (edited(characters, head__kernel=None),), {}, "head/kernel: missing"),
+        (convert.generation_to_onnx, (without,), {}, "recurrent/ layers: [1]; number them"),
+        (
+            convert.generation_to_onnx,
+            (made_sentiment(bidirectional=True)[1],),
+            {},
+            "recurrent/ layers [0]: two directions",
         ),
-        "head/kernel: missing": lambda: convert.generation_to_onnx(edited(params, head__kernel=None)),
-        "recurrent/ layers: [1]; number them": lambda: convert.generation_to_onnx(
-            {name.replace("recurrent/0", "recurrent/1"): array for name, array in params.items()}
-        ),
-        "recurrent/ layers [0]: two directions; a character model reads forwards alone": lambda: convert.generation_to_onnx(pair),
-    }
-    for message, call in wrong.items():
-        refused(call, message)
+    ]
+    for export, arguments, options, message in wrong:
+        refused(lambda call=export, given=arguments, more=options: call(*given, **more), message)
 
 
 def test_weights_of_more_than_a_file_holds(monkeypatch):
-    monkeypatch.setattr("lstm_jax.convert.onnx_graph.LARGEST", 1000)
+    monkeypatch.setattr("lstm_jax.convert.onnx.LARGEST", 1000)
     refused(lambda: convert.layers_to_onnx("lstm", [random_lstm(E, UNITS)]), "weights: 1,", "a file of ONNX holds 1,000 at most")
 
 

@@ -72,6 +72,14 @@ class Holder(keras.layers.Layer):
         return self.recurrent(x)
 
 
+class OwnRNN(keras.layers.RNN):
+    """Subclass of `keras.layers.RNN`."""
+
+
+class OwnCell(keras.layers.LSTMCell):
+    """Subclass of a cell of Keras."""
+
+
 class OwnBidirectional(keras.layers.Bidirectional):
     """Subclass of `keras.layers.Bidirectional`."""
 
@@ -103,9 +111,17 @@ def test_layers_of_ours_inside_are_not_named() -> None:
 @pytest.mark.parametrize(
     ("layer", "note"),
     [
-        (lambda: keras.layers.RNN(keras.layers.LSTMCell(H), name="free"), r"free: its class is RNN, not LSTM, GRU or SimpleRNN"),
-        (lambda: keras.layers.RNN([keras.layers.LSTMCell(H)] * 1, name="stacked"), r"stacked: its cell is StackedRNNCells"),
-        (lambda: keras.layers.LSTM(H, dtype="mixed_bfloat16", name="mixed"), r"mixed: its dtype policy is mixed_bfloat16"),
+        (lambda: OwnRNN(keras.layers.LSTMCell(H), name="free"), r"free: its class is OwnRNN, not LSTM, GRU, SimpleRNN or RNN"),
+        (lambda: keras.layers.RNN([keras.layers.LSTMCell(H), OwnCell(H)], name="stacked"), r"stacked: its cell is OwnCell"),
+        (lambda: keras.layers.LSTM(H, dtype="mixed_float16", name="half"), r"half: its dtype policy is mixed_float16"),
+        (
+            lambda: keras.layers.RNN(keras.layers.GRUCell(H, dtype="mixed_bfloat16"), name="two"),
+            r"two: its dtype policy is float32 and mixed_bfloat16",
+        ),
+        (
+            lambda: keras.layers.LSTM(H, activation="relu", dtype="mixed_bfloat16", name="mixed"),
+            r"mixed: its dtype policy is mixed_bfloat16, which the compiled code does not serve: ",
+        ),
         (lambda: keras.layers.LSTM(H, use_cudnn=True, name="cudnn"), r"cudnn: it asks for cuDNN"),
         (lambda: keras.layers.GRU(H, activation="sparsemax", name="max"), r"max: its activation sparsemax is not supported"),
         (

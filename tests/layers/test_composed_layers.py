@@ -113,24 +113,29 @@ def test_bidirectional_directions_start_apart() -> None:
     assert not np.allclose(layer.forward.kernel[...], layer.backward.kernel[...])
 
 
-def test_bidirectional_errors(unchecked: None) -> None:
-    mode: Any = "max"
-    with pytest.raises(InputError, match=r"^merge_mode: max; give concat, sum, ave, mul or None$"):
-        Bidirectional(E, H, merge_mode=mode, rngs=nnx.Rngs(0))
-    with pytest.raises(InputError, match=r"^go_backwards: True; Bidirectional has both directions$"):
-        Bidirectional(E, H, rngs=nnx.Rngs(0), go_backwards=True)
-    with pytest.raises(InputError, match=r"^keep_order: True; Bidirectional has both directions$"):
-        Bidirectional(E, H, rngs=nnx.Rngs(0), keep_order=True)
-    with pytest.raises(InputError, match=r"^zero_output_for_mask: False; Bidirectional returns zeros at padded steps: give it to a call"):
-        Bidirectional(E, H, rngs=nnx.Rngs(0), zero_output_for_mask=False)
-    with pytest.raises(InputError, match=r"^backward stateful: True; it is that of Bidirectional: leave it out$"):
-        Bidirectional(E, H, rngs=nnx.Rngs(0), backward={"stateful": True})
-    with pytest.raises(InputError, match=r"^backward features: 3; it is that of Bidirectional: leave it out$"):
-        Bidirectional(E, H, rngs=nnx.Rngs(0), backward={"features": 3})
-    with pytest.raises(InputError, match=r"^backward units: 3; sum needs 5, those of the forward layer$"):
-        Bidirectional(E, H, rngs=nnx.Rngs(0), merge_mode="sum", backward={"units": 3})
-    with pytest.raises(InputError, match=r"^units: 0; give 1 or more$"):
-        Bidirectional(E, 0, rngs=nnx.Rngs(0))
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"merge_mode": "max"}, "merge_mode: max; give concat, sum, ave, mul or None"),
+        ({"go_backwards": True}, "go_backwards: True; Bidirectional has both directions"),
+        ({"keep_order": True}, "keep_order: True; Bidirectional has both directions"),
+        ({"zero_output_for_mask": False}, "zero_output_for_mask: False; Bidirectional returns zeros at padded steps: give it to a call "),
+        ({"backward": {"stateful": True}}, "backward stateful: True; it is that of Bidirectional: leave it out"),
+        ({"backward": {"features": 3}}, "backward features: 3; it is that of Bidirectional: leave it out"),
+        ({"merge_mode": "sum", "backward": {"units": 3}}, "backward units: 3; sum needs 5, those of the forward layer"),
+        ({"units": 0}, "units: 0; give 1 or more"),
+    ],
+)
+def test_bidirectional_errors(options: dict, message: str, unchecked: None) -> None:
+    with pytest.raises(InputError) as caught:
+        Bidirectional(**({"features": E, "units": H} | options), rngs=nnx.Rngs(0))
+    assert str(caught.value).startswith(message)
+
+
+def test_bidirectional_of_a_layer_and_wrong_masks(unchecked: None) -> None:
+    make: Any = Bidirectional
+    with pytest.raises(InputError, match=r"^layer: LSTM; Bidirectional makes both layers: give Bidirectional\(features, units, "):
+        make(LSTM(E, H, rngs=nnx.Rngs(0)))
     layer: Any = Bidirectional(E, H, rngs=nnx.Rngs(0))
     for masks, shown in ((DropoutMasks(), "DropoutMasks of 3"), ([None], "list of 1"), ("ab", "str")):
         with pytest.raises(InputError, match=rf"^dropout: {shown}; give a pair of DropoutMasks, forward and backward$"):

@@ -144,12 +144,16 @@ def test_other_activations_are_run_by_the_reference_alone() -> None:
         ({"recurrent_initializer": np.ones((3, 4))}, "recurrent_initializer: ndarray; give a name, or a function"),
         ({"recurrent_initializer": lambda shape: 0}, "recurrent_initializer: "),
         ({"bias_initializer": lambda *_: jnp.zeros(5)}, "bias_initializer: gave shape (5,); (3,) was asked for"),
+        ({"kernel_regularizer": "l2"}, "kernel_regularizer: l2; add the penalty to the loss"),
+        ({"hidden_size": 3}, "hidden_size: 3; it is called units here"),
+        ({"other": 3}, "Recurrent: got an unexpected keyword argument 'other'; give Recurrent(features, units, rngs=nnx.Rngs(0), ...)"),
+        ({"rngs": 0}, "rngs: 0; give nnx.Rngs(0)"),
         ({"cell": "min_gru", "recurrent_initializer": "ones"}, "recurrent_initializer: ones; the cell min_gru has no recurrent_kernel"),
     ],
 )
 def test_errors(options: dict, message: str, unchecked: None) -> None:
     with pytest.raises(InputError) as caught:
-        Recurrent(E, H, rngs=nnx.Rngs(0), **options)
+        Recurrent(E, H, **({"rngs": nnx.Rngs(0)} | options))
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
 
@@ -211,7 +215,7 @@ def ours_from(config: Configuration, weights) -> dict[str, Any]:
     found = {}
     for n, prefix in enumerate(names):
         part = weights[n * half : (n + 1) * half]
-        arrays = convert.lstm_from_keras(part) if config.kind == "lstm" else convert.cell_from_keras(config.kind, part)
+        arrays = convert.cell_from_keras(config.kind, part)
         kept = arrays if config.options["use_bias"] else {name: array for name, array in arrays.items() if "bias" not in name}
         found |= {prefix + name: jnp.asarray(array) for name, array in kept.items()}
     return found

@@ -1,6 +1,6 @@
 """Tests of the public training step on users' own models, against Flax' own loop and against dense updates, on one and two devices."""
 
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -339,27 +339,30 @@ def test_values_that_layers_sow() -> None:
 
 @pytest.mark.usefixtures("unchecked")
 def test_bad_input() -> None:
-    with pytest.raises(InputError, match=r"^model: Dropout; it has no parameters"):
-        lstm_jax.make_train_step(nnx.Dropout(0.5), mean, lstm_jax.adam(1e-3))
-    with pytest.raises(InputError, match=r"^parameter count: int; give a pytree of arrays of floats"):
-        lstm_jax.make_train_step({"count": 3}, mean, lstm_jax.adam(1e-3))
-    with pytest.raises(InputError, match=r"^parameter ids: int32; give a pytree of arrays of floats"):
-        lstm_jax.make_train_step({"ids": jnp.arange(3)}, mean, lstm_jax.adam(1e-3))
-    with pytest.raises(InputError, match=r"^model: dict; two parameters have the same path"):
-        lstm_jax.make_train_step({"a/b": jnp.ones(1), "a": {"b": jnp.ones(1)}}, mean, lstm_jax.adam(1e-3))
-    with pytest.raises(InputError, match=r"^mesh: axes \('rows',\); give lstm_jax.runtime.sharding.make_mesh"):
-        lstm_jax.make_train_step(Classifier(), mean, lstm_jax.adam(1e-3), mesh=jax.make_mesh((2,), ("rows",)))
-    with pytest.raises(InputError, match=r"^loss_fn: 'mse'; give a function of the model and a batch"):
-        lstm_jax.make_train_step(Classifier(), cast(Any, "mse"), lstm_jax.adam(1e-3))
+    make: Any = lstm_jax.make_train_step
+    adam = lstm_jax.adam(1e-3)
+    for model, loss, options, message in (
+        (nnx.Dropout(0.5), mean, {}, "model: Dropout; it has no parameters"),
+        ({"count": 3}, mean, {}, "parameter count: int; give a pytree of arrays of floats"),
+        ({"ids": jnp.arange(3)}, mean, {}, "parameter ids: int32; give a pytree of arrays of floats"),
+        ({"a/b": jnp.ones(1), "a": {"b": jnp.ones(1)}}, mean, {}, "model: dict; two parameters have the same path"),
+        (Classifier(), mean, {"mesh": jax.make_mesh((2,), ("rows",))}, "mesh: axes ('rows',); give lstm_jax.runtime.sharding.make_mesh"),
+        (Classifier(), "mse", {}, "loss_fn: 'mse'; give a function of the model and a batch"),
+    ):
+        with pytest.raises(InputError) as caught:
+            make(model, loss, adam, **options)
+        assert str(caught.value).startswith(message)
     for loss, has_aux, message in (
         (lambda *given: (mean(*given), {}), False, "loss: a pair; give has_aux=True"),
         (mean, True, "loss: no pair; give has_aux=True"),
         (lambda *given: 1.0, False, "loss: float; return an array"),
         (lambda model, ids, labels: ids.sum(), False, "loss: int32; return a float"),
+        (losses, False, r"loss: shape \(4,\); return a scalar, such as the mean over the batch"),
     ):
-        step = lstm_jax.make_train_step(Classifier(), loss, lstm_jax.adam(1e-3), has_aux=has_aux)
+        step = make(Classifier(), loss, adam, has_aux=has_aux)
         with pytest.raises(InputError, match=f"^{message}"):
             step(step.init(), IDS[0], LABELS[0])
-    step = lstm_jax.make_train_step(Classifier(), losses, lstm_jax.adam(1e-3))
-    with pytest.raises(InputError, match=r"^loss: shape \(4,\); return a scalar, such as the mean over the batch"):
-        step(step.init(), IDS[0], LABELS[0])
+    step = make(Classifier(), mean, adam)
+    step(state := step.init(), IDS[0], LABELS[0])
+    with pytest.raises(InputError, match=r"^training state: used again; a step reuses its memory: give the state that the step returned"):
+        step(state, IDS[0], LABELS[0])
