@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lstm_jax import convert
-from lstm_jax.data.reviews.keras_npz import read_keras_npz
 from lstm_jax.data.reviews.word_index import keras_vocabulary
 from lstm_jax.errors import InputError
 
@@ -21,11 +20,6 @@ def _answer(read: Callable[[Path], object], path: str) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
-
-
-def keras_npz(path: str) -> int:
-    """Read a file in the format of Keras' imdb.npz, and return the exit code."""
-    return _answer(read_keras_npz, path)
 
 
 def word_index(path: str) -> int:

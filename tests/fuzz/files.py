@@ -5,10 +5,8 @@ import gzip
 import io
 import json
 import lzma
-import pickle
 import random
 import tarfile
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,49 +75,6 @@ def _series(dated: bool = False) -> bytes:
 
 def _series_lines() -> bytes:
     return "".join(json.dumps({"time": hour, "value": hour % 7}) + "\n" for hour in range(96)).encode()
-
-
-def _npz() -> bytes:
-    arrays = {}
-    for split in ("train", "test"):
-        rows = np.empty(8, object)
-        rows[:] = [[1 + (row + word) % 9 for word in range(row + 1)] for row in range(8)]
-        arrays |= {f"x_{split}": rows, f"y_{split}": np.arange(8) % 2}
-    file = io.BytesIO()
-    np.savez(file, allow_pickle=True, **arrays)
-    return file.getvalue()
-
-
-def _repack_npz(draw: random.Random, content: bytes) -> bytes:
-    """Return the .npz archive `content` with one damaged member.
-
-    With probability 1/4, a byte in the directory entry of the last member is changed, too. The last member may then seem to be encrypted,
-    or to have an unknown compression method.
-    """
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        members = {name: archive.read(name) for name in archive.namelist()}
-    name = draw.choice(sorted(members))
-    sort = draw.choice(("mutate", "pickle", "header", "zip"))
-    if sort == "pickle":
-        members[name] = members[name][:128] + pickle.dumps(
-            draw.choice(([1], 7, {"a": 1}, np.dtype("O"), np.arange(3), len)), draw.randint(0, 5)
-        )
-    elif sort == "header":
-        shape = draw.choice(("(8,)", "(-1,)", "(9223372036854775807,)", "(8, 0)", "()", "(2147483648, 2147483648)", "(8,),", "x"))
-        kind = draw.choice(("|O", "<i8", "<f8", "<U3", ">i4", "|V8", "<m8", "<i9", "[('a', '<i8')]"))
-        head = f"{{'descr': '{kind}', 'fortran_order': {draw.choice((False, True, 3))}, 'shape': {shape}, }}".encode()
-        members[name] = b"\x93NUMPY\x01\x00" + (len(head) + 1).to_bytes(2, "little") + head + b"\n" + members[name][128:]
-    else:
-        members[name] = mutated(draw, members[name], ANY)[1]
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", draw.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA))) as archive:
-        for member, data in members.items():
-            archive.writestr(member, data)
-    packed = bytearray(file.getvalue())
-    if sort == "zip":  # encrypted, or of an unknown method
-        place = packed.rfind(b"PK\x01\x02") + draw.choice((8, 10))
-        packed[place : place + 1] = bytes([draw.randrange(1, 100)])
-    return bytes(packed)
 
 
 def _tar() -> bytes:
@@ -208,7 +163,6 @@ FORMS = (
     Form("table.jsonl", _lines, (PREPARE, PREPARE, REVIEWS)),
     Form("packed.jsonl.xz", _lines, (PREPARE,), ANY, _xz),
     Form("reviews.tar.gz", _tar, (PREPARE,), ANY, _gzip_tar),
-    Form("imdb.npz", _npz, ("tests.fuzz.calls:keras_npz",), ANY, _repack_npz),
     Form("index.json", lambda: json.dumps({f"w{n}": n for n in range(1, 30)}).encode(), ("tests.fuzz.calls:word_index",)),
     Form("words.txt", lambda: SENTENCES.encode() * 4, (SCORE, "units FILE --count 2 --run runs/generation --unknown e", TEXT)),
     Form("bytes.txt", lambda: SENTENCES.encode() * 4, (TEXT + " --unit byte", TEXT + " --clean none")),
