@@ -11,6 +11,7 @@ inside `with parsing(...)`.
 
 import contextlib
 import io
+import lzma
 import os
 import stat
 import sys
@@ -27,8 +28,9 @@ MORE = f"set {MAX_BYTES} to allow more"
 READABLE = "give a file that can be read"
 
 _PIECE = 1 << 24
+_XZ_PIECE = 1 << 16
 _SMALLEST_BOUND = 1 << 30  # a file may have this many bytes on every machine
-_SMALL = 256 << 20  # every compressed file may expand to this many bytes
+_SMALL = 16 << 20  # every compressed file may expand to this many bytes
 _RATIO = 200  # a compressed file may expand to this many times its size; texts and weights expand to 3 to 10 times
 _KINDS = {
     stat.S_IFDIR: "Is a directory",
@@ -55,7 +57,7 @@ def most_expanded(size: int) -> int:
     """Return the largest number of bytes to which a compressed file of `size` bytes may expand.
 
     If the environment variable `LSTM_JAX_MAX_BYTES` is set, its value is returned. Otherwise the number is 200 times `size`, but at least
-    256 MiB and at most `most_bytes()`.
+    16 MiB and at most `most_bytes()`.
 
     Raises:
         InputError: if the environment variable is not a positive integer.
@@ -193,13 +195,38 @@ def _read_all(file: IO[bytes] | io.BufferedIOBase, subject: str, remedy: str) ->
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
+class XzStream:
+    """Reader of an .xz file that is the concatenation of any number of xz streams, with or without padding between them.
+
+    `lzma.LZMAFile` stops without an error at a stream whose header is damaged.
+    """
+
+    def __init__(self, file: IO[bytes] | io.BufferedIOBase):
+        self.file, self.decoder = file, lzma.LZMADecompressor(lzma.FORMAT_XZ)
+
+    def read(self, size: int) -> bytes:
+        """Return at most `size` decompressed bytes, or b"" at the end of the file."""
+        while True:
+            rest = self.decoder.unused_data if self.decoder.eof else b""
+            if self.decoder.eof:
+                while not (rest := rest.lstrip(b"\0")) and (rest := self.file.read(_XZ_PIECE)):
+                    pass
+                if not rest:
+                    return b""
+                self.decoder = lzma.LZMADecompressor(lzma.FORMAT_XZ)
+            elif self.decoder.needs_input and not (rest := self.file.read(_XZ_PIECE)):
+                raise EOFError("the file ends in the middle")
+            if found := self.decoder.decompress(rest, size):
+                return found
+
+
 class _Bounded(io.RawIOBase):
     """Stream that reads from another stream, and raises `InputError` when the number of bytes read exceeds `most`.
 
     `subject` is the name of the file in the error message.
     """
 
-    def __init__(self, stream: io.BufferedIOBase, most: int, subject: str):
+    def __init__(self, stream: io.BufferedIOBase | XzStream, most: int, subject: str):
         self.stream, self.most, self.subject, self.left = stream, most, subject, most
 
     def readable(self) -> bool:
@@ -213,7 +240,7 @@ class _Bounded(io.RawIOBase):
         return len(chunk)
 
 
-def expanded(stream: io.BufferedIOBase, size: int, subject: str) -> io.BufferedReader:
+def expanded(stream: io.BufferedIOBase | XzStream, size: int, subject: str) -> io.BufferedReader:
     """Return a stream that reads from a decompressing stream and limits the number of decompressed bytes.
 
     The returned stream raises `InputError` once more than `most_expanded(size)` bytes have been decompressed.

@@ -257,7 +257,7 @@ def test_bounds(tmp_path: Path, name: str, content: bytes, found: str) -> None:
 
 def test_what_the_bounds_are(monkeypatch: pytest.MonkeyPatch) -> None:
     assert input_files.most_bytes() >= 1 << 30
-    assert input_files.most_expanded(1700) == 256 << 20
+    assert input_files.most_expanded(1700) == 16 << 20
     assert input_files.most_expanded(2 << 20) == 400 << 20
     assert input_files.most_expanded(1 << 40) == input_files.most_bytes()
     for wrong in ("0", "-1", "many", "9" * 5000, "\u0663"):

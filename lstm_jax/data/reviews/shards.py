@@ -20,7 +20,7 @@ import numpy as np
 from lstm_jax.data.mapped import MappedIds
 from lstm_jax.data.padding import pad_rows
 from lstm_jax.data.reviews.encoded import EncodedReviews, EncodedSplit
-from lstm_jax.data.reviews.tables import collect
+from lstm_jax.data.reviews.tables import collect, wanted
 from lstm_jax.data.reviews.vocabulary import FIRST_WORD, START, UNKNOWN, Vocabulary, ranked_words, tokenize, word_hashes
 from lstm_jax.data.shard_folder import REVIEWS, Progress, open_folder, write_folder
 from lstm_jax.data.tables import ENDINGS, is_table, table_rows
@@ -120,7 +120,7 @@ def _tables(names: Sequence[str]) -> list[Path]:
 def _blocks(part: Part) -> Iterator[Any]:
     """Yield the reviews of a table in blocks of `BLOCK` (4096) reviews, each as a `TextSplit`. The last block may be smaller."""
     rows: list[tuple[int, dict[str, Any]]] = []
-    for row in table_rows(Path(part.path), (part.text_column, part.label_column), limited=False):
+    for row in table_rows(Path(part.path), wanted(part.text_column, part.label_column), limited=False):
         rows.append(row)
         if len(rows) == BLOCK:
             yield collect(Path(part.path), rows, part.text_column, part.label_column)
