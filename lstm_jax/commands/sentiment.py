@@ -179,15 +179,16 @@ class ExportEmbedding:
     format: Literal["word2vec", "projector"] = "word2vec"
     """Format of the files: word2vec's text format, or three files for TensorBoard's embedding projector."""
     force: bool = False
-    """Replace existing files, even if another program wrote them."""
+    """Replace existing files of other formats."""
 
     def __call__(self, console: Console) -> None:
         start()
-        from lstm_jax.inspection.embedding_space import PROJECTOR
+        from lstm_jax.inspection.embedding_space import PROJECTOR, WORD2VEC
 
-        for path in [self.out] if self.format == "word2vec" else [self.out / name for name in PROJECTOR]:
-            check_output(path, (self.run,), self.force)
-        count = load_run("sentiment", self.run).words.export(self.out, self.format, self.force)
+        files = {self.out: WORD2VEC} if self.format == "word2vec" else {self.out / name: own for name, own in PROJECTOR.items()}
+        for path, own in files.items():
+            check_output(path, (self.run,), self.force, own)
+        count = load_run("sentiment", self.run).words.export(self.out, self.format)
         say(console, f"{count:,} vectors in {self.out}")
 
 
