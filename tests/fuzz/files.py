@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import lzma
+import pickle
 import random
 import tarfile
 from collections.abc import Callable
@@ -19,11 +20,14 @@ from tests.fuzz.mutate import ANY, TEXTUAL, Mutation, mutated
 from tests.fuzz.shell import BRISK, Command, Shell
 from tests.fuzz.world import SENTENCES, TRAIN, World, review
 
-REVIEWS = TRAIN["sentiment"].replace("--data reviews", "--data FILE")
+REVIEWS = "train sentiment " + TRAIN["sentiment"].replace("--data reviews", "--data FILE")
 PREPARE = "data prepare --data FILE --vocabulary frequency --cache-dir cache"
 SCORE = "score FILE --run runs/generation --unknown e"
-SERIES = TRAIN["forecast"].replace("series.csv", "FILE")
-TEXT = TRAIN["generation"].replace("text.txt", "FILE")
+SERIES = "train forecast " + TRAIN["forecast"].replace("series.csv", "FILE")
+TEXT = "train generation " + TRAIN["generation"].replace("text.txt", "FILE")
+PREDICT = "predict --file FILE --run runs/sentiment"
+FOREIGN = "foreign.txt"
+"""Name of files of kinds that no command reads as a text."""
 
 
 @dataclass(frozen=True)
@@ -158,15 +162,23 @@ def _keras() -> bytes:
         return path.read_bytes()
 
 
+def _foreign(draw: random.Random, _: bytes) -> bytes:
+    latin = SENTENCES.replace("cat", "ch\xe4t").encode("latin-1")
+    images = b"\x89PNG\r\n\x1a\n" + draw.randbytes(400), b"\xff\xd8\xff\xe0" + draw.randbytes(400)
+    packed = gzip.compress(_tar()), lzma.compress(_lines())
+    return draw.choice((latin, *images, *packed, pickle.dumps(SENTENCES), _safetensors(), _keras()))
+
+
 FORMS = (
-    Form("table.csv", _table, (PREPARE, PREPARE, REVIEWS)),
-    Form("table.jsonl", _lines, (PREPARE, PREPARE, REVIEWS)),
-    Form("packed.jsonl.xz", _lines, (PREPARE,), ANY, _xz),
+    Form("table.csv", _table, (PREPARE, PREDICT, REVIEWS)),
+    Form("table.jsonl", _lines, (PREPARE, PREDICT, REVIEWS)),
+    Form("packed.jsonl.xz", _lines, (PREPARE, PREDICT), ANY, _xz),
     Form("reviews.tar.gz", _tar, (PREPARE,), ANY, _gzip_tar),
     Form("index.json", lambda: json.dumps({f"w{n}": n for n in range(1, 30)}).encode(), ("tests.fuzz.calls:word_index",)),
     Form("words.txt", lambda: SENTENCES.encode() * 4, (SCORE, "units FILE --count 2 --run runs/generation --unknown e", TEXT)),
     Form("bytes.txt", lambda: SENTENCES.encode() * 4, (TEXT + " --unit byte", TEXT + " --clean none")),
-    Form("lines.txt", lambda: b"a good film\nbad\n\n" * 3, ("predict --file FILE --run runs/sentiment",)),
+    Form("lines.txt", lambda: b"a good film\nbad\n\n" * 3, (PREDICT,)),
+    Form(FOREIGN, bytes, (PREDICT, PREDICT.replace("predict", "inspect"), SCORE, "forecast --csv FILE --run runs/forecast"), ANY, _foreign),
     Form("text.csv", lambda: _table(text_only=True), (SCORE,)),
     Form("records.json", _records, (SCORE,)),
     Form("columns.json", _columns, (SCORE,)),
@@ -181,7 +193,7 @@ FORMS = (
 def hostile(draw: random.Random, form: Form) -> tuple[str, bytes]:
     """Return a description of the damage, and the damaged content of a file of the given form."""
     content = form.make()
-    if form.pack is not None and draw.random() < 0.6:
+    if form.pack is not None and (form.name == FOREIGN or draw.random() < 0.6):
         return f"repacked by {form.pack.__name__.strip('_')}", form.pack(draw, content)
     if form.name.endswith(".xz"):
         content = lzma.compress(content)
@@ -212,6 +224,8 @@ def run(draw: random.Random, shell: Shell, world: World) -> Verdict:
     found = [fault_of(outcome), lost(before, after)]
     if outcome.code in (0, 2):
         found.append(left_behind(set(after) - set(before)))
+    if form.name == FOREIGN and outcome.code == 0:
+        found.append("silent: reads a file of another kind")
     if command.arguments[0] in ("forecast", "predict", "score"):
         found.append(silent_number(outcome))
     return Verdict.of(f"{command} ({what})", outcome, found)

@@ -15,7 +15,7 @@ from lstm_jax.data.text_files import decode_utf8
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.reading import read_input
 
-LABELS = dict.fromkeys(("0", "0.0", "neg", "negative", "false"), 0) | dict.fromkeys(("1", "1.0", "pos", "positive", "true"), 1)
+LABELS = {"0": 0, "0.0": 0, "neg": 0, "negative": 0, "false": 0, "1": 1, "1.0": 1, "pos": 1, "positive": 1, "true": 1}
 GROUP_KEYS = ("movie", "group")
 TEXT_FLAG = "--text-column"
 
