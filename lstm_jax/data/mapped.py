@@ -28,8 +28,8 @@ class Shard:
 
     def take(self, at: np.ndarray) -> np.ndarray:
         """Return the ids at the indices `at` in the joint vocabulary."""
-        if self.check:
-            self.check()
+        if check := self.check:  # another thread may set it to None meanwhile
+            check()
             self.check = None
         found = self.joint[self.ids[at]]
         _give_back(self.ids)

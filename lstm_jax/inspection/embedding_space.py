@@ -196,7 +196,7 @@ def export_word2vec(path: Path, words: Sequence[str], vectors: Float[np.ndarray,
 
 
 PROJECTOR = {
-    "vectors.tsv": rb"\A[-+.e\d\t]+\n",
+    "vectors.tsv": rb"\A-?\d[-+.e\d]*[\t\n]",
     "metadata.tsv": rb"\Aword\t",
     "projector_config.pbtxt": rb'\Aembeddings \{\n  tensor_name: "embedding"',
 }

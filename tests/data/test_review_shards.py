@@ -148,6 +148,8 @@ def test_bad_input(folders, tmp_path: Path) -> None:
         data.write_review_shards([], tmp_path / "s", [test])
     with pytest.raises(InputError, match=r"^reviews: .*; a table of both splits: name it for the training or for the test"):
         data.write_review_shards([str(Path(test).parent)], tmp_path / "s", [test])
+    with pytest.raises(InputError, match=r"^shards: an empty name, or this folder; name a folder"):
+        data.write_review_shards([train], Path(""))
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"^reviews: .*empty; name tables"):
         data.write_review_shards([str(tmp_path / "empty")], tmp_path / "s")
