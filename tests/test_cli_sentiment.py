@@ -113,7 +113,7 @@ def test_the_preset_best_is_the_recipe_of_the_study(ask, reviews, tmp_path: Path
 
 
 def test_predict_json_lines(ask, run):
-    lines = [b"", b"nul\x00byte", b"bad \xff\xfe bytes", "ünï \u2028 film [bold]".encode(), b"it is good"]
+    lines = [b"", b"nul\x00byte", "ünï \u2028 film [bold]".encode(), b"it is good"]
     code, out, err = ask("predict", "--run", run, "--json", stdin=b"\n".join(lines) + b"\n")
     assert (code, err) == (0, "")
     rows = [json.loads(line) for line in out.rstrip("\n").split("\n")]
@@ -207,15 +207,16 @@ def test_export(ask, run, tmp_path):
     trained = sentiment.load(Path(run))
     words = trained.vocabulary.words
     vectors = trained.params["embedding/embedding"][4 : 4 + len(words)]
-    code, out, _ = ask("embedding", "export", "--run", run, tmp_path / "vectors.txt")
-    assert (code, out) == (0, f"{len(words):,} vectors in {tmp_path / 'vectors.txt'}\n")
+    for _ in range(2):  # the second time over the first
+        code, out, _ = ask("embedding", "export", "--run", run, tmp_path / "vectors.txt")
+        assert (code, out) == (0, f"{len(words):,} vectors in {tmp_path / 'vectors.txt'}\n")
     head, *lines = (tmp_path / "vectors.txt").read_text().splitlines()
     assert head == f"{len(words)} 8"
     assert [line.split(" ")[0] for line in lines] == list(words)
     assert np.array([line.split(" ")[1:] for line in lines], np.float32).tolist() == vectors.tolist()
 
-    code, out, _ = ask("embedding", "export", "--run", run, "--format", "projector", tmp_path / "projector")
-    assert code == 0
+    for _ in range(2):
+        assert ask("embedding", "export", "--run", run, "--format", "projector", tmp_path / "projector")[0] == 0
     written = np.loadtxt(tmp_path / "projector" / "vectors.tsv", dtype=np.float32, delimiter="\t")
     assert written.tolist() == vectors.tolist()
     names, *rows = [line.split("\t") for line in (tmp_path / "projector" / "metadata.tsv").read_text().splitlines()]

@@ -23,15 +23,15 @@ class Inspect(Checked):
     """Reviews or texts to show. If neither --text nor --file is given, examples of three kinds are chosen from the run's held-out data,
     for example those where the network is surest and those where it is most wrong."""
     file: Path | None = None
-    """File to show. For a sentiment run, the file contains one review per line. For a text-generation run, it contains a text. For a
-    forecasting run, it contains a series, whose last entries are shown."""
+    """File to show. For a sentiment run, it is a table or contains one review per line. For a text-generation run, it contains a text. For
+    a forecasting run, it contains a series, whose last entries are shown."""
     examples: Count = 2
     """Number of examples to choose of each of the three kinds that the help of --text describes. Unused if --text or --file is given."""
     chars: Count = 200
     """Largest number of characters of each example. Only for runs of text generation."""
     text_column: str = ""
     """Column or key that contains the text in a .csv, .json or .jsonl file. If empty, the --text-column of the training is used. If that is
-    empty, too, the column is guessed. Only for runs of text generation."""
+    empty, too, the column is guessed."""
     unknown: str = ""
     """Character that replaces characters outside the vocabulary of a run of text generation. If empty, such characters raise an error."""
     epochs: Count = 6

@@ -16,7 +16,7 @@ from lstm_jax.commands.common import Flat, Positional, Products, Train, load_run
 from lstm_jax.config import SentimentConfig
 from lstm_jax.errors import InputError
 from lstm_jax.files.json_text import json_text
-from lstm_jax.files.reading import STANDARD_INPUT, read_input
+from lstm_jax.files.reading import STANDARD_INPUT
 from lstm_jax.files.writing import check_output
 
 
@@ -87,7 +87,9 @@ class Predict:
     text: tuple[str, ...] = ()
     """Reviews to classify."""
     file: Path | None = None
-    """File that contains one review per line."""
+    """Text file with one review per line, or table (.csv or .jsonl, .xz too)."""
+    text_column: str = ""
+    """Column or key that contains the text in a table. If empty, the --text-column of the training is used."""
     dtype: Products = ""
     """Dtype of the matrix products of the recurrent layers. If empty, the dtype of the training is used. For int8, each row of
     the inputs and each column of the kernels is scaled and rounded to 8 bits."""
@@ -96,17 +98,15 @@ class Predict:
 
     def __call__(self, console: Console) -> None:
         del console
-        from lstm_jax.data.text_files import review_lines
-
-        texts: list[str | bytes] = list(self.text)
-        if self.file is not None:
-            texts += review_lines(read_input(self.file), self.file)
-        if not self.text and self.file is None:
-            if sys.stdin.isatty():
-                raise InputError("text", "none given", "give --text, --file, or reviews on standard input")
-            texts += review_lines(read_input(STANDARD_INPUT), STANDARD_INPUT)
+        if not self.text and self.file is None and sys.stdin.isatty():
+            raise InputError("text", "none given", "give --text, --file, or reviews on standard input")
         start()
-        for text, p in zip(texts, load_run("sentiment", self.run, self.dtype).probabilities(texts), strict=True):
+        from lstm_jax.data.reviews.tables import read_texts
+
+        trained, texts = load_run("sentiment", self.run, self.dtype), list[str | bytes](self.text)
+        if self.file is not None or not texts:
+            texts += read_texts(self.file or Path(STANDARD_INPUT), self.text_column or trained.config.data.text_column)
+        for text, p in zip(texts, trained.probabilities(texts), strict=True):
             shown = (text.encode(errors="surrogateescape") if isinstance(text, str) else text).decode(errors="replace")
             print(json_text({"probability": round(float(p), 6), "text": shown}, ensure_ascii=False) if self.json else f"{p:.6f}")
 
@@ -179,15 +179,16 @@ class ExportEmbedding:
     format: Literal["word2vec", "projector"] = "word2vec"
     """Format of the files: word2vec's text format, or three files for TensorBoard's embedding projector."""
     force: bool = False
-    """Replace existing files, even if another program wrote them."""
+    """Replace existing files of other formats."""
 
     def __call__(self, console: Console) -> None:
         start()
-        from lstm_jax.inspection.embedding_space import PROJECTOR
+        from lstm_jax.inspection.embedding_space import PROJECTOR, WORD2VEC
 
-        for path in [self.out] if self.format == "word2vec" else [self.out / name for name in PROJECTOR]:
-            check_output(path, (self.run,), self.force)
-        count = load_run("sentiment", self.run).words.export(self.out, self.format, self.force)
+        files = {self.out: WORD2VEC} if self.format == "word2vec" else {self.out / name: own for name, own in PROJECTOR.items()}
+        for path, own in files.items():
+            check_output(path, (self.run,), self.force, own)
+        count = load_run("sentiment", self.run).words.export(self.out, self.format)
         say(console, f"{count:,} vectors in {self.out}")
 
 

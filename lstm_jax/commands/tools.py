@@ -51,10 +51,15 @@ class ShardText(Checked):
     """Token of the model: a Unicode character or a byte. With 'byte', a text file may have any encoding."""
     workers: CountOrNone = 0
     """Number of processes that write shards at the same time. 0 means one per core."""
+    verify: bool = False
+    """Write nothing, and check the shards in --out against their checksums."""
 
     def __call__(self, console: Console) -> None:
         from lstm_jax import data
 
+        if self.verify:
+            say(console, f"{self.out}: {data.verify_shards(self.out):,} intact shards")
+            return
         with _shard_progress(console) as report:
             text = data.write_shards(self.data, self.out, self.clean, self.unit, _workers(self.workers), report)
         say(console, f"{self.out}: {len(text):,} characters ({text.characters.size} distinct) of {text.index.articles:,} files")
@@ -84,10 +89,15 @@ class ShardReviews(Checked):
     """Column or key that contains the label (0 or 1)."""
     workers: CountOrNone = 0
     """Number of processes that write shards at the same time. 0 means one per core."""
+    verify: bool = False
+    """Write nothing, and check the shards in --out against their checksums."""
 
     def __call__(self, console: Console) -> None:
         from lstm_jax import data
 
+        if self.verify:
+            say(console, f"{self.out}: {data.verify_shards(self.out):,} intact shards")
+            return
         columns = self.text_column, self.label_column
         with _shard_progress(console) as report:
             found = data.write_review_shards(self.data, self.out, self.test, *columns, _workers(self.workers), report)

@@ -14,7 +14,6 @@ from lstm_jax.data.reviews.shards import (
     ShardedReviews,
     ShardedSplit,
     read_review_shards,
-    verify_review_shards,
     write_review_shards,
 )
 from lstm_jax.data.reviews.sources import find_imdb, load_reviews
@@ -25,10 +24,11 @@ from lstm_jax.data.reviews.tfds_dataset import reviews_from_tfds
 from lstm_jax.data.reviews.vocabulary import Vocabulary, build_vocabulary, tokenize
 from lstm_jax.data.reviews.word_index import find_word_index, keras_vocabulary
 from lstm_jax.data.series import Series, SeriesWindows, read_series, series_windows
+from lstm_jax.data.shard_folder import verify_shards
 from lstm_jax.data.text.characters import Characters
 from lstm_jax.data.text.cleaning import clean, unix_line_ends
 from lstm_jax.data.text.corpus import Corpus, prepare_corpus, sharded_corpus
-from lstm_jax.data.text.shards import ShardedText, read_shards, verify_shards, write_shards
+from lstm_jax.data.text.shards import ShardedText, read_shards, write_shards
 from lstm_jax.data.text.sources import embedded_articles, read_articles, read_byte_articles
 from lstm_jax.data.text.windows import chunks, one_hot, some_windows, stream_chunks, window_count, window_starts, windows
 
@@ -83,7 +83,6 @@ __all__ = [
     "tokenize",
     "unix_line_ends",
     "verify_archive",
-    "verify_review_shards",
     "verify_shards",
     "window_count",
     "window_starts",

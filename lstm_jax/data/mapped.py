@@ -1,7 +1,8 @@
 """Arrays of ids for data sets that are larger than the memory. The ids stay in memory-mapped files, and are read when they are used."""
 
 import mmap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,25 @@ READ = 2**16
 OTHER_FILES = 512
 """Number of open files that a process may need in addition to the mapped files."""
 
-Shard = tuple[np.ndarray, np.ndarray]
-"""Pair (ids, joint): the ids of a shard in its own vocabulary, and an array in which joint[k] is the id in the joint vocabulary for the
-id k of the shard."""
+
+@dataclass
+class Shard:
+    """Ids of a shard in its own vocabulary, which are converted to the joint vocabulary of all shards when they are read."""
+
+    ids: np.ndarray
+    joint: np.ndarray
+    """Array in which joint[k] is the id in the joint vocabulary for the id k of the shard."""
+    check: Callable[[], object] | None = None
+    """Function that raises InputError if the file of the ids is damaged. It is called before the ids are first read."""
+
+    def take(self, at: np.ndarray) -> np.ndarray:
+        """Return the ids at the indices `at` in the joint vocabulary."""
+        if check := self.check:  # another thread may set it to None meanwhile
+            check()
+            self.check = None
+        found = self.joint[self.ids[at]]
+        _give_back(self.ids)
+        return found
 
 
 class MappedIds:
@@ -29,8 +46,7 @@ class MappedIds:
     `itemsize` and `nbytes`.
 
     Args:
-        shards: a pair (ids, joint) for each shard: the ids that are stored, and an array in which joint[k] is the id in the joint
-            vocabulary for the stored id k.
+        shards: the shards, in the order of their ids in this array.
         dtype: dtype of the ids in the joint vocabulary.
         begin: index of the first id of this array, counted over the ids of all shards.
         end: index after the last id of this array, also counted over the ids of all shards. If None, the array ends with the last shard.
@@ -38,7 +54,7 @@ class MappedIds:
 
     def __init__(self, shards: Sequence[Shard], dtype: Any, begin: int = 0, end: int | None = None):
         self.shards, self.dtype = shards, np.dtype(dtype)
-        self.offsets = np.cumsum([0, *(len(ids) for ids, _ in shards)])
+        self.offsets = np.cumsum([0, *(len(shard.ids) for shard in shards)])
         self.begin, self.end = begin, int(self.offsets[-1]) if end is None else end
 
     @property
@@ -84,29 +100,19 @@ class MappedIds:
         Indices are clipped to 0 .. len(self) - 1. The argument `mode` is ignored.
 
         Raises:
-            InputError: if this array is empty, but `places` is not.
+            InputError: if this array is empty, but `places` is not, or if a shard is damaged.
         """
         del mode
         require(len(self) > 0 or np.size(places) == 0, "ids", "none", "take them from a part that has some")
         at = np.clip(places, 0, len(self) - 1).reshape(-1) + self.begin
         found = np.empty(at.shape, self.dtype)
         for begin in range(0, len(at), READ):
-            self._read(at[begin : begin + READ], found[begin : begin + READ])
+            part = at[begin : begin + READ]
+            owner = np.searchsorted(self.offsets, part, side="right") - 1
+            for number in np.unique(owner):
+                own = owner == number
+                found[begin : begin + READ][own] = self.shards[number].take(part[own] - self.offsets[number])
         return found.reshape(np.shape(places))
-
-    def _read(self, at: np.ndarray, found: np.ndarray) -> None:
-        """Read the ids at some indices from the shards, convert them to the joint vocabulary of all shards, and write them to an array.
-
-        Args:
-            at: (R,) indices of R ids, counted over the ids of all shards.
-            found: (R,) array to which the converted ids are written.
-        """
-        owner = np.searchsorted(self.offsets, at, side="right") - 1
-        for number in np.unique(owner):
-            ids, joint = self.shards[number]
-            own = owner == number
-            found[own] = joint[ids[at[own] - self.offsets[number]]]
-            _give_back(ids)
 
 
 def allow_open_files(count: int) -> None:

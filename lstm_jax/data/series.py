@@ -19,7 +19,7 @@ from lstm_jax.errors import InputError, require
 from lstm_jax.files.reading import parsing
 from lstm_jax.files.writing import user_path
 
-MISSING = ("", "na", "nan", "null", "none")
+MISSING = ("", "na", "n/a", "#n/a", "<na>", "nan", "null", "none")
 """Texts that stand for a missing value, in lower case."""
 DAY = 86_400
 
@@ -176,36 +176,22 @@ def _moment(text: str) -> _Moment | None:
     return _Moment((moment.replace(tzinfo=UTC) if offset is None else moment).timestamp() / DAY, True, offset)
 
 
-_BASIC_DATES = {6: "%Y%m", 8: "%Y%m%d", 10: "%Y%m%d%H", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
-"""Dict from a number of digits to the format of a date with so many digits."""
+_BASIC_DATES = {"%Y%m": 7, "%y%m%d": 10, "%Y%j": 10, "%Y%m%d": 10, "%Y%m%d%H": 16, "%Y%m%d%H%M": 16, "%Y%m%d%H%M%S": 19}
+"""Dict from the format of a date in digits alone to the length of the same date in the ISO format."""
 
 
-def _is_basic_date(text: str) -> bool:
-    """Return whether a text looks like a date in digits alone, as in 202611 (a month), 20261125 or 202611251430.
+def _basic_date(text: str) -> str:
+    """Return the ISO date of a text that looks like a date in digits alone, such as 202611 (a month), 20261125 or 2026329; else "".
 
-    The year of the date must lie between 1900 and 2099, because a time in seconds since 1970 has ten digits today, like a date with an
-    hour (2026112514). This restriction does not apply to texts of eight digits (20261125).
+    The year must lie between 1900 and 2099, because a time in seconds since 1970 has ten digits today, like a date with an hour
+    (2026112514). This restriction does not apply to texts of eight digits (20261125).
     """
-    form = _BASIC_DATES.get(len(text))
-    if form is None or not (text.isascii() and text.isdigit()) or (len(text) != 8 and text[:2] not in ("19", "20")):
-        return False
-    try:
-        datetime.strptime(text, form)
-    except ValueError:
-        return False
-    return True
-
-
-def _with_hyphens(text: str) -> str:
-    """Convert a date in digits alone, such as 20261125, to the ISO format, such as 2026-11-25.
-
-    Args:
-        text: a text for which `_is_basic_date` is true.
-    """
-    if len(text) == 6:
-        return f"{text[:4]}-{text[4:]}"
-    moment = datetime.strptime(text, _BASIC_DATES[len(text)])
-    return moment.date().isoformat() if len(text) == 8 else moment.isoformat(timespec="seconds" if len(text) == 14 else "minutes")
+    for form, length in _BASIC_DATES.items():
+        with contextlib.suppress(ValueError):
+            moment = datetime.strptime(text, form)
+            if moment.strftime(form) == text and (len(text) == 8 or 1900 <= moment.year < 2100):
+                return moment.isoformat()[:length]
+    return ""
 
 
 def _read_moment(text: str, before: _Moment | None, subject: str) -> _Moment:
@@ -242,9 +228,9 @@ def read_series(path: str | os.PathLike[str], time: str = "time", value: str = "
 
     A row without a value is left out. The series then has one longer gap, from the previous row to the next row.
 
-    A time in digits alone, such as 202611, 20261125 or 202611251430, is a number. If all times look like dates in such a format, the series
-    is refused, because the numbers would have a wide gap at the end of a day, a month or a year. Months of a single year are not refused,
-    because their numbers have no such gap.
+    A time in digits alone, such as 202611, 261125, 2026329 or 20261125, is a number. If all times look like dates in such a format, the
+    series is refused, because the numbers would have a wide gap at the end of a day, a month or a year. Numbers without such a gap are not
+    refused: months of a single year as in 202611, and days of a single month as in 261125 or of a single year as in 2026329.
 
     A date may have an offset from UTC. The offset may change within the file, for example because of summer time, and all dates are
     converted to UTC. If no date has an offset, all are read as UTC.
@@ -263,7 +249,7 @@ def read_series(path: str | os.PathLike[str], time: str = "time", value: str = "
             - A time is neither a finite number nor an ISO date.
             - The times do not increase.
             - Some times are numbers, and others are dates.
-            - All times look like dates in digits alone, and are not months of a single year.
+            - All times look like dates in digits alone, whose numbers have a wide gap.
             - Only some of the dates have an offset from UTC.
             - Fewer than two rows have a value.
             - float64 cannot represent the gaps between the times in units of the median gap.
@@ -272,12 +258,10 @@ def read_series(path: str | os.PathLike[str], time: str = "time", value: str = "
     times: list[float] = []
     values: list[float] = []
     moment: _Moment | None = None
-    when, skipped, basic = "", 0, True
-    for number, row in table_rows(path, (time, value)):
+    when, skipped, basic = "", 0, "yes"
+    for number, row in table_rows(path, {time: "--time", value: "--value"}):
         here = f"line {number} of {path}"
-        for column, flag in ((time, "--time"), (value, "--value")):
-            require(column in row, f"column {column!r} in {here}", f"there are {', '.join(map(str, row))}", f"name one with {flag}")
-        text = str(row[value] if row[value] is not None else "").strip()
+        text = "" if (found := row.get(value)) is None else str(found).strip()
         if text.lower() in MISSING:
             skipped += 1
             continue
@@ -286,16 +270,16 @@ def read_series(path: str | os.PathLike[str], time: str = "time", value: str = "
         except ValueError as error:
             raise InputError(f"{value!r} in {here}", repr(text), "give a number, or nothing where there is none") from error
         require(math.isfinite(found), f"{value!r} in {here}", text, "give a finite number, or nothing where there is none")
-        when = str(row[time]).strip()
+        when = str(row.get(time)).strip()
         moment = _read_moment(when, moment, f"{time!r} in {here}")
-        basic = basic and _is_basic_date(when)
+        basic = basic and _basic_date(when)
         times.append(moment.time)
         values.append(found)
     if moment is None or len(times) < 2:
         raise InputError(f"rows of {path}", len(times), "give two or more with a value")
-    months_of_one_year = len(when) == 6 and times[0] // 100 == times[-1] // 100
-    if basic and not months_of_one_year:
-        remedy = f"write {_with_hyphens(when)} for a date, or {when}.0 for a number"
+    evenly = {6: 100, 7: 1000}.get(len(when), 0)  # numbers of months of one year, or of days of one month or year, have no wide gaps
+    if basic and not (evenly and times[0] // evenly == times[-1] // evenly):
+        remedy = f"write {basic} for a date, or {when}.0 for a number"
         raise InputError(f"{time!r} of {path}", f"{when} and all others look like dates", remedy)
     series = Series(np.asarray(times), np.asarray(values), moment.dated, skipped, str(path), moment.offset)
     require(_is_even_enough(series), f"{time!r} of {path}", "gaps too wide or too unlike for numbers", "give times on another scale")

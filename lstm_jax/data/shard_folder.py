@@ -1,22 +1,32 @@
 """Folder of shards: several processes can write the shards at the same time, and interrupted writing can be continued.
 
-A shard is one part of a data set. It consists of one or more data files and a record NNNNN.json, where NNNNN is the number of the shard.
-The record is written last. Its first line is the SHA-256 of its other lines, so that damage is noticed. The other lines describe the data
-files, and the part of the input that the shard holds.
+A shard is one part of a data set, for example the ids of one file:
+
+    00000.ids    little-endian ids, from the shard's own vocabulary
+    00000.json   record: the part of the input that the shard holds, its vocabulary, its number of ids, and the SHA-256 of its other files;
+                 it is written last
+    index.json   facts about all shards; it is written once all shards are finished
+
+A kind of data set may have further files for each shard. The first line of a .json file is the SHA-256 of its other lines. The other files
+of a shard are checked when they are first read.
 """
 
-import contextlib
+import hashlib
 import os
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from lstm_jax.data.download import file_digest
+from lstm_jax.data.mapped import Shard, allow_open_files
 from lstm_jax.errors import InputError, require, system_errors
 from lstm_jax.files.locks import locked
 from lstm_jax.files.reading import parsing
@@ -28,9 +38,30 @@ UNFINISHED = "unfinished.txt"
 """Name of a file that shows that the shards of a folder are being written, or that their writing was interrupted."""
 LOCK = "shards.lock"
 """Name of the lock file that exists while a process writes shards."""
-_SHARD_FILE = re.compile(r"[0-9]{5,}\.(json|npy|ids|npz)")
+_SHARD_FILE = re.compile(r"[0-9]{5,}\.(json|ids|npz)")
 Progress = Callable[[int, int], None]
 """Function that is called with the number of finished shards and the number of all shards."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Kind of data set in shards."""
+
+    format: str
+    """Value of the entry "format" of the index."""
+    command: str
+    """Command that writes the shards, for error messages."""
+    endings: tuple[str, ...] = ("ids",)
+    """Endings of the files of a shard, apart from its record."""
+
+    @property
+    def again(self) -> str:
+        """Advice to the user if a shard is damaged."""
+        return f"write them again with {self.command}"
+
+
+TEXT = Kind("text 2", "lstm-jax data shard")
+REVIEWS = Kind("reviews 1", "lstm-jax data shard-reviews", ("ids", "npz"))
 
 
 def shard_path(folder: Path, number: int, ending: str) -> Path:
@@ -38,38 +69,25 @@ def shard_path(folder: Path, number: int, ending: str) -> Path:
     return folder / f"{number:05}.{ending}"
 
 
-@contextlib.contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Hold the lock of a folder of shards during a with-statement. The folder is created if it does not exist.
-
-    Raises:
-        InputError: if another process holds the lock, or if the folder or the lock file cannot be written.
-    """
-    with parsing(f"shards {folder}", "name a folder that can be written"):
-        folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder / LOCK, f"shards {folder}"):
-        yield
-
-
-def write_missing(
+def write_folder(
     folder: Path,
+    kind: Kind,
     parts: Sequence[Any],
-    write: Callable[[Path, Sequence[Any], int], int],
-    intact: Callable[[Path, int, dict[str, Any]], bool],
+    write: Callable[[Any, Path], dict[str, Any]],
+    describe: Callable[[list[dict[str, Any]]], dict[str, Any]],
     workers: int,
     on_progress: Progress | None,
-) -> list[dict[str, Any]]:
-    """Write the shards of a folder that are missing or damaged, and return the records of all shards.
-
-    A shard is one part of a data set. It consists of data files and a record, which is a JSON file that describes them.
+) -> None:
+    """Write the shards of a folder that are missing or damaged, and then the index. The folder is created if it does not exist.
 
     Args:
-        folder: the folder, whose lock the caller holds; see `writing`.
+        folder: the folder.
+        kind: kind of the data set.
         parts: one dataclass instance for each shard. The instance describes the input of the shard, for example a file.
-        write: function write(folder, parts, number) that writes the data files of the shard for `parts[number]`, then calls `write_record`,
-            and returns `number`.
-        intact: function intact(folder, number, record) that reads the data files of a shard, and returns whether they have the checksums in
-            `record`.
+        write: function write(part, path) that writes the file of ids at `path` and the further files of the shard, and returns the entries
+            of the record, among them the number of ids "count". It is called in other processes if `workers` is above 1.
+        describe: function that takes the records of all shards and returns the index. Its entry "shards" has a dict for each shard. Entries
+            of such a dict that have the name of an entry of the record must equal it when the shards are opened.
         workers: number of processes that write shards at the same time.
         on_progress: None, or a function that is called after each written shard with the number of finished shards and the number of all
             shards.
@@ -77,6 +95,7 @@ def write_missing(
     Raises:
         InputError: in one of these cases.
 
+            - Another process writes shards to the folder.
             - The folder cannot be written.
             - The folder holds shards that were written for other `parts`.
             - The folder holds foreign files: a file has the name of a shard file or of the index (see `INDEX`), but there is no intact
@@ -84,43 +103,48 @@ def write_missing(
             - `write` raises an InputError.
             - A process that writes shards is killed.
     """
+    require(folder != Path(), "shards", "an empty name, or this folder", "name a folder for them with --out")
+    with parsing(f"shards {folder}", "name a folder that can be written"):
+        folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder / LOCK, f"shards {folder}"):
+        records = _write_missing(folder, kind, parts, write, workers, on_progress)
+        write_atomically(folder / INDEX, summed_json({"format": kind.format} | describe(records)))
+        (folder / UNFINISHED).unlink(missing_ok=True)
+
+
+def _write_missing(
+    folder: Path, kind: Kind, parts: Sequence[Any], write: Callable, workers: int, on_progress: Progress | None
+) -> list[dict[str, Any]]:
     with parsing(f"shards {folder}", "name a folder that can be written"):
         remove_temporaries(folder)
-        numbers = {*range(len(parts)), *_numbers(folder, "json")}
-        records = {number: record(folder, number) for number in sorted(numbers)}
-        taken = [path.name for path in folder.iterdir() if path.name == INDEX or _SHARD_FILE.fullmatch(path.name)]
-    own = (folder / UNFINISHED).exists() or any(records.values()) or bool(_summed(folder / INDEX))
-    require(own or not taken, f"shards {folder}", f"holds other files: {', '.join(sorted(taken)[:3])}", "name a new folder")
+        names = {path.name for path in folder.iterdir()}
+    numbers = {int(name[:-5]) for name in names if _SHARD_FILE.fullmatch(name) and name.endswith(".json")}
+    records = {number: _record(folder, number) for number in sorted(numbers | {*range(len(parts))})}
+    taken = sorted(name for name in names if name == INDEX or _SHARD_FILE.fullmatch(name))
+    own = UNFINISHED in names or any(records.values()) or bool(_summed(folder / INDEX))
+    require(own or not taken, f"shards {folder}", f"holds other files: {', '.join(taken[:3])}", "name a new folder")
     for number, found in records.items():
         same = found is None or (number < len(parts) and found["part"] == asdict(parts[number]))
         require(same, f"shards {folder}", "are of another text or another cleaning", "name a new folder")
     write_atomically(folder / UNFINISHED, f"{MARK}: shards are being written here. To continue, repeat the call.\n", force=False)
-    missing = [n for n in range(len(parts)) if (found := records[n]) is None or not intact(folder, n, found)]
-    for count, _ in enumerate(_written(folder, parts, write, missing, workers), len(parts) - len(missing) + 1):
+    missing = {number: part for number, part in enumerate(parts) if not _is_intact(folder, kind, number, records[number])}
+    for count, (number, made) in enumerate(_written(folder, kind, missing, write, workers), len(parts) - len(missing) + 1):
+        records[number] = made
         if on_progress:
             on_progress(count, len(parts))
-    records |= {number: record(folder, number) for number in missing}
     return [found for number in range(len(parts)) if (found := records[number]) is not None]
 
 
-def _written(folder: Path, parts: Sequence[Any], write: Callable, numbers: Sequence[int], workers: int) -> Iterator[int]:
-    """Write the shards with the given numbers, and yield the number of each shard when it is finished.
-
-    Args:
-        folder: folder of the shards.
-        parts: one dataclass instance for each shard; see `write_missing`.
-        write: function write(folder, parts, number) that writes one shard and returns its number.
-        numbers: numbers of the shards to write.
-        workers: number of processes that write shards at the same time.
-    """
-    if workers <= 1 or len(numbers) <= 1:
-        for number in numbers:
-            yield write(folder, parts, number)
+def _written(folder: Path, kind: Kind, parts: dict[int, Any], write: Callable, workers: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Write the shards with the numbers in `parts`, and yield the number and the record of each shard when it is finished."""
+    if workers <= 1 or len(parts) <= 1:
+        for number, part in parts.items():
+            yield _write_shard(folder, kind, number, part, write)
         return
     with ProcessPoolExecutor(workers, get_context("spawn"), _end_with_parent) as pool:
         try:
             with system_errors("process that writes shards", "give fewer workers"):
-                tasks = [pool.submit(write, folder, parts, number) for number in numbers]
+                tasks = [pool.submit(_write_shard, folder, kind, number, part, write) for number, part in parts.items()]
             for task in as_completed(tasks):
                 yield task.result()
         except BrokenProcessPool as error:
@@ -128,6 +152,13 @@ def _written(folder: Path, parts: Sequence[Any], write: Callable, numbers: Seque
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def _write_shard(folder: Path, kind: Kind, number: int, part: Any, write: Callable) -> tuple[int, dict[str, Any]]:
+    content = write(part, shard_path(folder, number, "ids"))
+    found = {"part": asdict(part)} | content | {"sha256": _digests(folder, kind, number)}
+    write_atomically(shard_path(folder, number, "json"), summed_json(found))
+    return number, found
 
 
 def _end_with_parent() -> None:
@@ -146,23 +177,7 @@ def _end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def write_record(folder: Path, number: int, part: Any, content: dict[str, Any]) -> None:
-    """Write the record of a shard, the JSON file that describes its data files. All data files must have been written before.
-
-    Args:
-        folder: folder of the shards.
-        number: number of the shard.
-        part: dataclass instance that describes the part of the input that the shard holds.
-        content: dict of further entries of the record, such as the checksums of the data files.
-    """
-    write_atomically(shard_path(folder, number, "json"), summed_json({"part": asdict(part)} | content))
-
-
-def record(folder: Path, number: int) -> dict[str, Any] | None:
-    """Return the record of a shard, the JSON file that describes it, as a dict. Return None if the record is missing or damaged.
-
-    The entry "part" describes the part of the input that the shard holds. The other entries are the `content` given to `write_record`.
-    """
+def _record(folder: Path, number: int) -> dict[str, Any] | None:
     return _summed(shard_path(folder, number, "json"))
 
 
@@ -174,31 +189,75 @@ def _summed(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def write_index(folder: Path, content: dict[str, Any]) -> None:
-    """Write the index of a folder, the file index.json with facts about all shards. All shards must have been written before.
-
-    `content` is the index as a dict. Its entry "format" names the format of the shards. Afterwards the file `UNFINISHED` is removed.
-    """
-    write_atomically(folder / INDEX, summed_json(content))
-    (folder / UNFINISHED).unlink(missing_ok=True)
+def _digests(folder: Path, kind: Kind, number: int) -> list[str]:
+    return [file_digest(shard_path(folder, number, ending)) for ending in kind.endings]
 
 
-def _numbers(folder: Path, ending: str) -> list[int]:
-    """Return the numbers of the shards in a folder that have a file with the given ending. Files with other names are ignored."""
-    return sorted(int(path.stem) for path in folder.glob(f"*.{ending}") if path.stem.isascii() and path.stem.isdecimal())
+def _is_intact(folder: Path, kind: Kind, number: int, found: dict[str, Any] | None) -> bool:
+    try:
+        return found is not None and _digests(folder, kind, number) == found["sha256"]
+    except InputError:
+        return False
 
 
-def read_index(folder: Path, kind: str, command: str) -> tuple[dict[str, Any], bytes]:
-    """Return a pair: the content of the index file of a folder (index.json) as a dict, and the bytes of this file.
+@dataclass(frozen=True)
+class ShardFolder:
+    """Opened folder of shards."""
+
+    path: Path
+    kind: Kind
+    index: dict[str, Any]
+    """Facts about all shards. The entry "shards" has a dict for each shard."""
+    records: list[dict[str, Any]]
+    """Record of each shard."""
+    fingerprint: str
+    """SHA-256 of the index."""
+
+    def shard(self, number: int, joint: np.ndarray, dtype: Any) -> Shard:
+        """Return a shard, whose ids are mapped into memory and are checked when they are first read.
+
+        Args:
+            number: number of the shard.
+            joint: array in which joint[k] is the id in the joint vocabulary for the id k of the shard.
+            dtype: dtype of the stored ids.
+
+        Raises:
+            InputError: if the file of ids is missing, or has another size than the record says.
+        """
+        path, found, dtype = shard_path(self.path, number, "ids"), self.records[number], np.dtype(dtype).newbyteorder("<")
+        whole = path.is_file() and path.stat().st_size == dtype.itemsize * found["count"]
+        require(whole, f"shard {path}", "missing or cut off", self.kind.again)
+        ids = np.memmap(path, dtype, "r") if found["count"] else np.zeros(0, dtype)
+        return Shard(ids, joint, lambda: self.check(number, "ids"))
+
+    def check(self, number: int, ending: str) -> Path:
+        """Return the path of one file of a shard after checking its checksum.
+
+        Raises:
+            InputError: if the file is missing or damaged.
+        """
+        path, wanted = shard_path(self.path, number, ending), self.records[number]["sha256"][self.kind.endings.index(ending)]
+        try:
+            same = file_digest(path) == wanted
+        except InputError:
+            same = False
+        require(same, f"shard {path}", "missing or damaged", self.kind.again)
+        return path
+
+
+def open_folder(folder: str | Path, kind: Kind | None = None) -> ShardFolder:
+    """Open a folder of shards. Only the index and the records are read.
 
     Args:
         folder: the folder.
-        kind: expected value of the entry "format" in the index, which names the format of the shards.
-        command: command that writes such a folder, for error messages.
+        kind: kind of the data set. If None, every kind is accepted.
 
     Raises:
-        InputError: if there is no index, if the index is damaged, or if its entry "format" differs from `kind`.
+        InputError: if there is no index, if the index or a record is damaged, if they contradict each other, for example because a shard
+            belongs to another data set, or if the data set has another kind.
     """
+    folder = Path(folder)
+    command = kind.command if kind else f"{TEXT.command} or {REVIEWS.command}"
     try:
         content = (folder / INDEX).read_bytes()
     except OSError as error:
@@ -206,26 +265,28 @@ def read_index(folder: Path, kind: str, command: str) -> tuple[dict[str, Any], b
     index, subject = read_summed(content), f"index {folder / INDEX}"
     if index is None:
         raise InputError(subject, "damaged", f"write them again with {command}")
-    require(index.get("format") == kind, subject, f"of the format {index.get('format')!r}", f"name a folder that {command} has written")
-    return index, content
+    kinds = {known.format: known for known in ((kind,) if kind else (TEXT, REVIEWS))}
+    require(index.get("format") in kinds, subject, f"of the format {index.get('format')!r}", f"name a folder that {command} has written")
+    kind = kinds[index["format"]]
+    records = []
+    for number, shard in enumerate(index["shards"]):
+        found = _record(folder, number)
+        if found is None or any(found[name] != shard[name] for name in found.keys() & shard.keys()):
+            path = shard_path(folder, number, "json")
+            raise InputError(f"shard {path}", "missing, damaged or of other data", kind.again)
+        records.append(found)
+    allow_open_files(len(records))
+    return ShardFolder(folder, kind, index, records, hashlib.sha256(content).hexdigest())
 
 
-def verify(folder: Path, ending: str, intact: Callable[[Path, int, dict[str, Any]], bool], command: str) -> None:
-    """Read all shards of a folder, and check the checksums of their data files.
-
-    The expected checksums are in the record of each shard, a JSON file.
-
-    Args:
-        folder: the folder.
-        ending: ending of the name of each shard's file of ids, such as "npy".
-        intact: function intact(folder, number, record) that reads the data files of a shard, and returns whether they have the checksums in
-            `record`.
-        command: command that writes such a folder, for error messages.
+def verify_shards(folder: str | Path) -> int:
+    """Check all shards of a text or of reviews against the checksums that were stored when they were written, and return their number.
 
     Raises:
-        InputError: if a data file of a shard is damaged, or if the record of a shard is missing or damaged.
+        InputError: if the folder holds no finished shards, or if a shard is missing or damaged.
     """
-    for number in _numbers(folder, ending):
-        found = record(folder, number)
-        same = found is not None and intact(folder, number, found)
-        require(same, f"shard {shard_path(folder, number, ending)}", "damaged", f"write them again with {command}")
+    found = open_folder(folder)
+    for number in range(len(found.records)):
+        for ending in found.kind.endings:
+            found.check(number, ending)
+    return len(found.records)

@@ -4,16 +4,16 @@ import contextlib
 import csv
 import itertools
 import json
-import lzma
 import threading
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from lstm_jax.data.text_files import require_no_archive, require_utf8
 from lstm_jax.errors import InputError, require
 from lstm_jax.files import reading
-from lstm_jax.files.reading import expanded, open_input, parsing
+from lstm_jax.files.reading import XzStream, expanded, open_input, parsing
 
 ENDINGS = (".jsonl", ".jsonl.xz", ".csv", ".csv.xz")
 FIELD_LIMIT = 1 << 30  # largest field in characters; the default of Python's csv module is 128 Ki
@@ -24,16 +24,15 @@ def is_table(path: Path) -> bool:
     return path.name.lower().endswith(ENDINGS)
 
 
-def table_rows(path: Path, wanted: tuple[str, ...] = (), limited: bool = True) -> Iterator[tuple[int, dict[str, Any]]]:
+def table_rows(path: Path, wanted: Mapping[str, str] | None = None, limited: bool = True) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield a pair (line number, values) for each row of a CSV or JSON-lines file.
 
-    The values of a row are a dict from the names of the columns to the values in this row.
+    The values of a row are a dict from the names of the columns to the values in this row. A row of a CSV file that ends early has no
+    values in the last columns. Empty fields at the end of all rows of a CSV file, the header included, are ignored.
 
     Args:
         path: the file.
-        wanted: names of columns that the caller needs. They serve only to detect a CSV file whose fields are separated by semicolons or
-            tabs and not by commas. A file counts as such a file if a split of its first line at semicolons or at tabs gives all these
-            names, but a split at commas does not.
+        wanted: columns that the caller needs: a dict from the name of each column to the flag with which a user names it.
         limited: whether a large file is an error; see `open_input`.
 
     Raises:
@@ -41,19 +40,19 @@ def table_rows(path: Path, wanted: tuple[str, ...] = (), limited: bool = True) -
 
             - The file is absent or truncated.
             - The file holds invalid UTF-8, JSON or CSV. The message names the line.
+            - A column `wanted` is missing, or semicolons or tabs separate the fields of a CSV file.
             - Two columns of a CSV file have the same name.
-            - The columns `wanted` show that semicolons or tabs separate the fields of a CSV file.
     """
     csv_file = ".csv" in path.name.lower()[-7:]
     subject, remedy = f"file {path}", "give a complete file that can be read"
     with parsing(subject, remedy), open_input(path, subject, remedy, limited) as file:
         lines = _lines(path, file)
-        yield from _csv_rows(path, lines, wanted) if csv_file else _json_rows(path, lines)
+        yield from _csv_rows(path, lines, wanted or {}) if csv_file else _json_rows(path, lines, wanted or {})
 
 
 def _lines(path: Path, file: IO[bytes]) -> Iterator[str]:
     if path.suffix.lower() == ".xz":
-        file = expanded(lzma.open(file), path.stat().st_size, f"file {path}")  # noqa: SIM115
+        file = expanded(XzStream(file), path.stat().st_size, f"file {path}")
     most = reading.most_bytes()
     for number, line in enumerate(iter(lambda: file.readline(most + 1), b""), 1):
         require(len(line) <= most, f"line {number} of {path}", f"more than {most:,} bytes", reading.MORE)
@@ -92,12 +91,20 @@ def parse_json(text: str | bytes) -> Any:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the name {next(name for name in names if names.count(name) > 1)!r} is there twice")
+        raise ValueError(f"the name {_twice(name for name, _ in pairs)!r} is there twice")
     return made
 
 
-def _json_rows(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+def _twice(names: Iterable[str]) -> str | None:
+    return next((name for name, count in Counter(names).items() if count > 1), None)
+
+
+def _require_columns(columns: Collection[str], wanted: Mapping[str, str], here: str) -> None:
+    for column, flag in wanted.items():
+        require(column in columns, f"column {column!r} in {here}", f"there are {', '.join(columns)}", f"name one with {flag}")
+
+
+def _json_rows(path: Path, lines: Iterable[str], wanted: Mapping[str, str]) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -106,46 +113,37 @@ def _json_rows(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, dict[str
         except ValueError as error:
             raise InputError(f"line {number} of {path}", error, "each line is one JSON object") from error
         require(isinstance(row, dict), f"line {number} of {path}", line, "each line is one JSON object")
+        _require_columns(row, wanted, f"line {number} of {path}")
         yield number, row
 
 
-def _require_commas(path: Path, header: str, wanted: tuple[str, ...]) -> None:
-    """Check that commas separate the columns of a CSV file.
-
-    Raises:
-        InputError: if the first line `header`, when it is split at commas, lacks one of the columns `wanted`, but has all of them when it
-            is split at semicolons or at tabs.
-    """
-    if not wanted or set(wanted) <= _columns(header, ","):
-        return
-    for mark, shown in ((";", "semicolons"), ("\t", "tabs")):
-        converted = f"pandas.read_csv({path.name!r}, sep={mark!r}, decimal=',').to_csv('new.csv', index=False)"
-        remedy = f"give commas, and points in numbers: {converted}"
-        require(not set(wanted) <= _columns(header, mark), f"columns of {path}", f"separated by {shown}", remedy)
-
-
-def _columns(header: str, mark: str) -> set[str]:
-    return set(next(csv.reader([header], delimiter=mark), []))
-
-
-def _csv_rows(path: Path, lines: Iterable[str], wanted: tuple[str, ...]) -> Iterator[tuple[int, dict[str, Any]]]:
-    lines = iter(lines)
+def _csv_rows(path: Path, lines: Iterator[str], wanted: Mapping[str, str]) -> Iterator[tuple[int, dict[str, Any]]]:
     header = next(lines, "")
-    require(not header or header.strip() != "", f"line 1 of {path}", "empty", "give the names of the columns there")
+    if not header:
+        return
     with _long_fields():
-        reader = csv.DictReader(itertools.chain([header], lines), strict=True)
+        reader = csv.reader(itertools.chain([header], lines), strict=True)
         try:
-            _require_commas(path, header, wanted)
-            names = reader.fieldnames or ()
-            twice = [name for name in names if names.count(name) > 1]
-            require(not twice, f"columns of {path}", f"{twice[0] if twice else ''!r} twice", "give each column a name of its own")
-            for row in reader:
-                if None in row:
-                    raise csv.Error(f"{len(row[None])} fields too many")
-                yield reader.line_num, row
+            for mark, shown in ((",", ""), (";", "semicolons"), ("\t", "tabs")):
+                if wanted.keys() <= set(next(csv.reader([header], delimiter=mark), ())):
+                    converted = f"pandas.read_csv({path.name!r}, sep={mark!r}, decimal=',').to_csv('new.csv', index=False)"
+                    remedy = f"give commas, and points in numbers: {converted}"
+                    require(mark == ",", f"columns of {path}", f"separated by {shown}", remedy)
+                    break
+            names = next(reader)
+            while names and not names[-1].strip():
+                names.pop()
+            require(bool(names), f"line 1 of {path}", "empty", "give the names of the columns there")
+            _require_columns(names, wanted, f"line 1 of {path}")
+            twice = _twice(names)
+            require(twice is None, f"columns of {path}", f"{twice!r} twice", "give each column a name of its own")
+            for fields in reader:
+                if any(more := fields[len(names) :]):
+                    raise csv.Error(f"{len(more)} fields too many")
+                if fields:
+                    yield reader.line_num, dict(zip(names, fields, strict=False))
         except csv.Error as error:
-            line = max(1, reader.reader.line_num)
-            raise InputError(f"line {line} of {path}", error, "put texts in quotes, one field a column") from error
+            raise InputError(f"line {max(1, reader.line_num)} of {path}", error, "put texts in quotes, one field a column") from error
 
 
 _readers: list[int] = []

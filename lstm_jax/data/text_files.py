@@ -1,6 +1,5 @@
 """Decoding of text files as UTF-8. If a file is not UTF-8, the error names its probable kind or the offset of its first invalid byte."""
 
-import codecs
 from pathlib import Path
 
 from lstm_jax.errors import InputError, require
@@ -61,12 +60,13 @@ def require_utf8(start: bytes, subject: str) -> None:
     require(examined.count(0) * _NULS < max(len(examined), 1), subject, found, "convert the file to UTF-8")
 
 
-def decode_utf8(content: bytes, path: str | Path) -> str:
+def decode_utf8(content: bytes, path: str | Path, remedy: str = "convert the file to UTF-8, or read it as bytes (--unit byte)") -> str:
     """Return the text of a UTF-8 file without its byte-order mark. Line endings are not changed.
 
     Args:
         content: all bytes of the file.
         path: path of the file, for the error message.
+        remedy: advice to the user if the file is not valid UTF-8.
 
     Raises:
         InputError: if the content looks like an archive, a compressed file, a PDF, UTF-16 or UTF-32 (see `require_no_archive` and
@@ -78,22 +78,4 @@ def decode_utf8(content: bytes, path: str | Path) -> str:
         return content.decode().removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         found = f"byte 0x{content[error.start]:02x} at offset {error.start} is not UTF-8"
-        raise InputError(f"file {path}", found, "convert the file to UTF-8, or read a text file as bytes (unit 'byte')") from error
-
-
-def review_lines(content: bytes, path: str | Path) -> list[bytes]:
-    """Return the lines of a file that contains one review per line, without their line ends and without a UTF-8 byte-order mark.
-
-    Invalid UTF-8 in a review is allowed, because the reviews on which a model is trained may contain it, too.
-
-    Args:
-        content: all bytes of the file.
-        path: path of the file, for the error message.
-
-    Raises:
-        InputError: if the content looks like an archive, a compressed file, a PDF, UTF-16 or UTF-32 (see `require_no_archive` and
-            `require_utf8`).
-    """
-    require_no_archive(content, path)
-    require_utf8(content, f"file {path}")
-    return content.removeprefix(codecs.BOM_UTF8).splitlines()
+        raise InputError(f"file {path}", found, remedy) from error

@@ -1,4 +1,4 @@
-"""Safe reading of data files. Only regular files of limited size are read, and every error message names the file.
+"""Safe reading of data files. Only files of limited size are read, and every error message names the file.
 
 The path of a data file can cause three problems:
 - It may lead to a FIFO to which no process writes, or to a device that never ends.
@@ -11,6 +11,7 @@ inside `with parsing(...)`.
 
 import contextlib
 import io
+import lzma
 import os
 import stat
 import sys
@@ -27,8 +28,9 @@ MORE = f"set {MAX_BYTES} to allow more"
 READABLE = "give a file that can be read"
 
 _PIECE = 1 << 24
+_XZ_PIECE = 1 << 16
 _SMALLEST_BOUND = 1 << 30  # a file may have this many bytes on every machine
-_SMALL = 256 << 20  # every compressed file may expand to this many bytes
+_SMALL = 16 << 20  # every compressed file may expand to this many bytes
 _RATIO = 200  # a compressed file may expand to this many times its size; texts and weights expand to 3 to 10 times
 _KINDS = {
     stat.S_IFDIR: "Is a directory",
@@ -55,7 +57,7 @@ def most_expanded(size: int) -> int:
     """Return the largest number of bytes to which a compressed file of `size` bytes may expand.
 
     If the environment variable `LSTM_JAX_MAX_BYTES` is set, its value is returned. Otherwise the number is 200 times `size`, but at least
-    256 MiB and at most `most_bytes()`.
+    16 MiB and at most `most_bytes()`.
 
     Raises:
         InputError: if the environment variable is not a positive integer.
@@ -121,7 +123,7 @@ def locate(path: str | Path, subject: str, remedy: str) -> Path:
 
 @contextlib.contextmanager
 def open_input(
-    path: str | os.PathLike[str], subject: str = "", remedy: str = READABLE, limited: bool = True
+    path: str | os.PathLike[str], subject: str = "", remedy: str = READABLE, limited: bool = True, fifo: bool = False
 ) -> Iterator[io.BufferedReader]:
     """Open a file for reading during a with-statement. At the end of the with-statement, check that the file has not changed.
 
@@ -131,6 +133,7 @@ def open_input(
         remedy: advice to the user at the end of error messages.
         limited: whether a file of more than `most_bytes()` bytes is an error. If false, such a file is an error only if the environment
             variable `LSTM_JAX_MAX_BYTES` is set. A caller that gives False must not keep the whole file in memory.
+        fifo: whether the file may be a FIFO, which can be read only once.
 
     Yields:
         The open file, in binary mode.
@@ -141,12 +144,16 @@ def open_input(
     """
     subject = subject or f"file {path}"
     with parsing(subject, remedy):
-        _require_regular(os.stat(path), subject, remedy)
-        # O_NONBLOCK: if a FIFO has taken the file's place since the check, opening it does not wait for a writer.
+        _require_regular(os.stat(path), subject, remedy, fifo)
+        # O_NONBLOCK: opening a FIFO does not wait for a writer.
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     with os.fdopen(handle, "rb") as file:
         before = os.fstat(handle)
-        _require_regular(before, subject, remedy)
+        _require_regular(before, subject, remedy, fifo)
+        if stat.S_ISFIFO(before.st_mode):
+            os.set_blocking(handle, True)  # reading waits for those that write to it now, and ends at once if there are none
+            yield file
+            return
         most = most_bytes()
         unlimited = not limited and not _requested_bytes()
         require(unlimited or before.st_size <= most, subject, f"{before.st_size:,} bytes, more than {most:,}", MORE)
@@ -156,15 +163,16 @@ def open_input(
         require(same, subject, "changed while it was read", "read it when nothing writes to it")
 
 
-def _require_regular(found: os.stat_result, subject: str, remedy: str) -> None:
-    require(stat.S_ISREG(found.st_mode), subject, _KINDS.get(stat.S_IFMT(found.st_mode), "not a regular file"), remedy)
+def _require_regular(found: os.stat_result, subject: str, remedy: str, fifo: bool) -> None:
+    good = stat.S_ISREG(found.st_mode) or (fifo and stat.S_ISFIFO(found.st_mode))
+    require(good, subject, _KINDS.get(stat.S_IFMT(found.st_mode), "not a regular file"), remedy)
 
 
 def read_input(path: str | Path, subject: str = "", remedy: str = READABLE) -> bytes:
-    """Return the bytes of a regular file, or of standard input if the path is "-".
+    """Return the bytes of a regular file or a FIFO, or of standard input if the path is "-".
 
     Args:
-        path: path of the file, or "-". Standard input may be a pipe.
+        path: path of the file, or "-".
         subject: name of the file in error messages. If empty, the name is "file PATH".
         remedy: advice to the user at the end of error messages.
 
@@ -172,14 +180,18 @@ def read_input(path: str | Path, subject: str = "", remedy: str = READABLE) -> b
         InputError: in one of these cases.
 
             - The file or standard input cannot be read, or has more than `most_bytes()` bytes.
-            - The file does not exist, is not a regular file, or has changed while it was read.
+            - The file does not exist, is a folder or a device, or has changed while it was read.
+            - The file is a FIFO to which no process writes.
     """
     subject = subject or f"file {path}"
     if str(path) == STANDARD_INPUT:
         require(sys.stdin is not None, "standard input", "closed", "name a file, or send the text through a pipe")
         return _read_all(sys.stdin.buffer, subject, remedy)
-    with open_input(path, subject, remedy) as file:
-        return _read_all(file, subject, remedy)
+    with open_input(path, subject, remedy, fifo=True) as file:
+        content = _read_all(file, subject, remedy)
+        idle = not content and stat.S_ISFIFO(os.fstat(file.fileno()).st_mode)
+        require(not idle, subject, "a FIFO to which nothing writes", remedy)
+        return content
 
 
 def _read_all(file: IO[bytes] | io.BufferedIOBase, subject: str, remedy: str) -> bytes:
@@ -193,13 +205,38 @@ def _read_all(file: IO[bytes] | io.BufferedIOBase, subject: str, remedy: str) ->
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
+class XzStream:
+    """Reader of an .xz file that is the concatenation of any number of xz streams, with or without padding between them.
+
+    `lzma.LZMAFile` stops without an error at a stream whose header is damaged.
+    """
+
+    def __init__(self, file: IO[bytes] | io.BufferedIOBase):
+        self.file, self.decoder = file, lzma.LZMADecompressor(lzma.FORMAT_XZ)
+
+    def read(self, size: int) -> bytes:
+        """Return at most `size` decompressed bytes, or b"" at the end of the file."""
+        while True:
+            rest = self.decoder.unused_data if self.decoder.eof else b""
+            if self.decoder.eof:
+                while not (rest := rest.lstrip(b"\0")) and (rest := self.file.read(_XZ_PIECE)):
+                    pass
+                if not rest:
+                    return b""
+                self.decoder = lzma.LZMADecompressor(lzma.FORMAT_XZ)
+            elif self.decoder.needs_input and not (rest := self.file.read(_XZ_PIECE)):
+                raise EOFError("the file ends in the middle")
+            if found := self.decoder.decompress(rest, size):
+                return found
+
+
 class _Bounded(io.RawIOBase):
     """Stream that reads from another stream, and raises `InputError` when the number of bytes read exceeds `most`.
 
     `subject` is the name of the file in the error message.
     """
 
-    def __init__(self, stream: io.BufferedIOBase, most: int, subject: str):
+    def __init__(self, stream: io.BufferedIOBase | XzStream, most: int, subject: str):
         self.stream, self.most, self.subject, self.left = stream, most, subject, most
 
     def readable(self) -> bool:
@@ -213,7 +250,7 @@ class _Bounded(io.RawIOBase):
         return len(chunk)
 
 
-def expanded(stream: io.BufferedIOBase, size: int, subject: str) -> io.BufferedReader:
+def expanded(stream: io.BufferedIOBase | XzStream, size: int, subject: str) -> io.BufferedReader:
     """Return a stream that reads from a decompressing stream and limits the number of decompressed bytes.
 
     The returned stream raises `InputError` once more than `most_expanded(size)` bytes have been decompressed.

@@ -51,7 +51,7 @@ def user_path(path: str | Path) -> Path:
         raise InputError(f"path {path}", "no such user, or no home", "give the whole path") from error
 
 
-def check_output(path: Path, inputs: Iterable[Path | str] = (), force: bool = False) -> None:
+def check_output(path: Path, inputs: Iterable[Path | str] = (), force: bool = False, own: bytes = MARK.encode()) -> None:
     """Check that a command may write its output to the file that the user has named.
 
     The file may be new. An existing file may be replaced only if the command does not read it. If an existing file lacks the mark of
@@ -62,6 +62,7 @@ def check_output(path: Path, inputs: Iterable[Path | str] = (), force: bool = Fa
         inputs: paths of the files and folders that the command reads; "-" stands for standard input. If a folder is given, all files in it
             and in its subfolders count as read, except those with the mark.
         force: whether an existing file without the mark may be replaced.
+        own: regular expression that replaces the mark, for files of a format that has no place for it.
 
     Raises:
         InputError: if the path is a link, a folder, a device, a pipe or a socket, if an existing file may not be replaced, or if the folder
@@ -77,7 +78,7 @@ def check_output(path: Path, inputs: Iterable[Path | str] = (), force: bool = Fa
     require(not stat.S_ISLNK(mode), subject, "Is a link", "name the file itself, or a new one")
     require(not stat.S_ISDIR(mode), subject, "Is a directory", "name a file in it")
     require(stat.S_ISREG(mode), subject, "Is a device, a pipe or a socket", "name a file")
-    marked = _marked(path)
+    marked = _marked(path, own)
     for given in inputs:
         require(not _reads(given, path, marked), subject, f"the command reads {given}", "name another file")
     require(force or marked, subject, "exists, and lstm-jax did not mark it as its own", "name a new file, or replace it with --force")
@@ -107,10 +108,10 @@ def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
 
 
-def _marked(path: Path) -> bool:
+def _marked(path: Path, own: bytes) -> bool:
     try:
         with path.open("rb") as file:
-            return MARK.encode() in file.read(4096)
+            return re.search(own, file.read(4096)) is not None
     except OSError:
         return False
 

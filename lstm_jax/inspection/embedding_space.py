@@ -161,7 +161,11 @@ def word_polarity(
         return np.bincount(ids, positive, vocabulary_size) / count, count
 
 
-def export_word2vec(path: Path, words: Sequence[str], vectors: Float[np.ndarray, "N E"], force: bool = True) -> None:
+WORD2VEC = rb"\A\d+ \d+\n"
+"""Regular expression for the beginning of a file that `export_word2vec` writes."""
+
+
+def export_word2vec(path: Path, words: Sequence[str], vectors: Float[np.ndarray, "N E"]) -> None:
     """Write word vectors in the text format of word2vec, which gensim, spaCy and other programs read.
 
     The first line of the file is "N E", where N is the number of words and E the number of features of a word. Each of the N lines after it
@@ -172,8 +176,6 @@ def export_word2vec(path: Path, words: Sequence[str], vectors: Float[np.ndarray,
         path: path of the file.
         words: the N words.
         vectors: (N, E) the vector of each word.
-        force: whether to replace an existing file that does not contain the mark of lstm-jax, which is the text `files.writing.MARK`. A
-            file with the mark is always replaced.
 
     Raises:
         InputError: if there are no vectors, if a word is empty or occurs twice, if the numbers of words and vectors differ, if a value is
@@ -181,11 +183,15 @@ def export_word2vec(path: Path, words: Sequence[str], vectors: Float[np.ndarray,
     """
     written = _checked_words(words, vectors)
     lines = (f"{word} {_numbers(vector, ' ')}\n" for word, vector in zip(written, vectors, strict=True))
-    _write_lines(path, [f"{vectors.shape[0]} {vectors.shape[1]}\n", *lines], force)
+    _write_lines(path, [f"{vectors.shape[0]} {vectors.shape[1]}\n", *lines])
 
 
-PROJECTOR = ("vectors.tsv", "metadata.tsv", "projector_config.pbtxt")
-"""Names of the files that `export_projector` writes."""
+PROJECTOR = {
+    "vectors.tsv": rb"\A-?\d[-+.e\d]*[\t\n]",
+    "metadata.tsv": rb"\Aword\t",
+    "projector_config.pbtxt": rb'\Aembeddings \{\n  tensor_name: "embedding"',
+}
+"""Names of the files that `export_projector` writes, each with a regular expression for the beginning of the file."""
 
 
 def export_projector(
@@ -193,7 +199,6 @@ def export_projector(
     words: Sequence[str],
     vectors: Float[np.ndarray, "N E"],
     columns: Mapping[str, Sequence[object] | np.ndarray],
-    force: bool = True,
 ) -> None:
     """Write word vectors as files for TensorBoard's embedding projector: vectors.tsv, metadata.tsv and projector_config.pbtxt.
 
@@ -205,8 +210,6 @@ def export_projector(
         vectors: (N, E) the vector of each word.
         columns: further columns of metadata: a dict from the name of a column, such as "count" or "polarity", to the N values of the
             column. The dict may be empty.
-        force: whether to replace existing files that do not contain the mark of lstm-jax, which is the text `files.writing.MARK`. Files
-            with the mark are always replaced.
 
     Raises:
         InputError: in one of these cases.
@@ -216,7 +219,7 @@ def export_projector(
             - A word is empty or occurs twice.
             - An entry of `vectors` is not finite.
             - The numbers of words and vectors differ, or there are no vectors.
-            - A file cannot be written, or it exists without the mark and `force` is false.
+            - A file cannot be written.
     """
     written = _checked_words(words, vectors)
     table = {"word": written} | {name: [str(value) for value in column] for name, column in columns.items()}
@@ -237,7 +240,7 @@ def export_projector(
         "}\n"
     )
     for name, lines in zip(PROJECTOR, ([_numbers(vector, "\t") + "\n" for vector in vectors], rows, [config]), strict=True):
-        _write_lines(folder / name, lines, force)
+        _write_lines(folder / name, lines)
 
 
 def escape(word: str) -> str:
@@ -281,5 +284,5 @@ def _numbers(vector: np.ndarray, separator: str) -> str:
     return separator.join(f"{value:.9g}" for value in vector.tolist())
 
 
-def _write_lines(path: Path, lines: Sequence[str], force: bool) -> None:
-    write_atomically(path, lambda file: file.writelines(line.encode() for line in lines), force)
+def _write_lines(path: Path, lines: Sequence[str]) -> None:
+    write_atomically(path, lambda file: file.writelines(line.encode() for line in lines))

@@ -82,7 +82,7 @@ def build() -> Path:
     except trust.UntrustedError:
         command = compiler.find_compiler()
         trust.check_folder(path)
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:  # the usual one may forbid loading
             made = Path(folder) / "lstm.so"
             compiler.compile_library(command, _flags(), made)
             compiler.check_loads(command, made)  # so that a library that cannot be loaded is not stored

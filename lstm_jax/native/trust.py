@@ -22,7 +22,7 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
-from lstm_jax.errors import InputError, system_errors
+from lstm_jax.errors import InputError, require, system_errors
 from lstm_jax.files.writing import write_atomically
 
 MARK = b"\nlstm_jax sha256 "
@@ -125,7 +125,7 @@ def write_packaged(path: Path, code: bytes) -> None:
 
 
 def check_folder(path: Path) -> None:
-    """Create the folder of a compiled library if it does not exist, and check that it belongs to the user.
+    """Create the folder of a compiled library if it does not exist, and check that it belongs to the user and allows loading libraries.
 
     If `write` will be called after a long compilation, call this function before the compilation, to report an unusable folder early.
 
@@ -133,10 +133,13 @@ def check_folder(path: Path) -> None:
         path: path of the file of the library within the folder.
 
     Raises:
-        InputError: if the folder belongs to another user or cannot be created.
+        InputError: if the folder belongs to another user, cannot be created, or is on a file system that is mounted with noexec.
     """
     with system_errors(f"writing {path}", SPACE):
-        os.close(_own_folder(path.parent))
+        folder = _own_folder(path.parent)
+        forbidden = os.statvfs(folder).f_flag & getattr(os, "ST_NOEXEC", 0)
+        os.close(folder)
+    require(not forbidden, f"folder {path.parent}", "is mounted with noexec", "name another folder in XDG_CACHE_HOME")
 
 
 def write(path: Path, code: bytes) -> None:

@@ -148,15 +148,13 @@ class WordSpace:
         found, scores = embedding_space.neighbours(self.table[ids], int(np.searchsorted(ids, own)), count, metric)
         return [(self.vocabulary.word(int(ids[i])), float(score)) for i, score in zip(found, scores, strict=True)]
 
-    def export(self, out: Path, form: str, force: bool = True) -> int:
+    def export(self, out: Path, form: str) -> int:
         """Write the vectors of all words to a file or a folder, and return the number of words.
 
         Args:
             out: path of the file if `form` is "word2vec", or of the folder if `form` is "projector".
             form: "word2vec" for a file in the text format of word2vec, or "projector" for a folder that the TensorBoard projector reads.
                 The folder also contains the `statistics` of each word.
-            force: whether existing files that lstm-jax did not write may be replaced. Files that lstm-jax wrote may always be
-                replaced; see `files.writing.check_output`.
         """
         from lstm_jax.inspection import embedding_space
 
@@ -164,9 +162,9 @@ class WordSpace:
         words = [self.vocabulary.word(i) for i in ids]
         part = slice(RESERVED, RESERVED + len(words))
         if form == "word2vec":
-            embedding_space.export_word2vec(out, words, self.table[part], force)
+            embedding_space.export_word2vec(out, words, self.table[part])
         else:
             share, count = self.statistics
             columns = {"reviews": count[part], "positive_share": share[part].round(4)}
-            embedding_space.export_projector(out, words, self.table[part], columns, force)
+            embedding_space.export_projector(out, words, self.table[part], columns)
         return len(words)

@@ -8,6 +8,7 @@ import bz2
 import csv
 import gzip
 import lzma
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,9 @@ import pytest
 from test_hostile_files import TEXT, _keras
 
 from lstm_jax.data import load_reviews, prepare_corpus, read_articles, read_byte_articles, read_series
+from lstm_jax.data.reviews.tables import read_texts
 from lstm_jax.data.series import Series
 from lstm_jax.data.tables import table_rows
-from lstm_jax.data.text_files import review_lines
 from lstm_jax.errors import InputError
 
 # texts and tables
@@ -37,28 +38,18 @@ from lstm_jax.errors import InputError
         (lzma.compress(b"abc"), "compressed by xz"),
         (bz2.compress(b"abc"), "compressed by bzip2"),
         (bz2.compress(b"", 3), "compressed by bzip2"),
+        (b"\x89PNG\r\n\x1a\n", "byte 0x89 at offset 0 is not UTF-8"),
+        (pickle.dumps("a" * 99), "byte 0x80 at offset 0 is not UTF-8"),
+        (b"SQLite format 3" + bytes(900), "bytes are NUL, as in UTF-16 or a binary file"),
     ],
-    ids=range(11),
+    ids=range(14),
 )
 def test_texts_that_are_none(tmp_path: Path, content: bytes, found: str) -> None:
     path = tmp_path / "text"
     path.write_bytes(content)
-    with pytest.raises(InputError, match=found):
-        read_articles(path)
-
-
-@pytest.mark.parametrize(
-    ("content", "found"),
-    [
-        ("good\nbad\n".encode("utf-16"), "file reviews: byte 0xff at offset 0 is not UTF-8: the file is UTF-16; convert it from UTF-16"),
-        ("good\nbad\n".encode("utf-16-le"), "file reviews: 9 of 18 bytes are NUL, as in UTF-16 or a binary file"),
-        (gzip.compress(b"good\n"), "file reviews: is compressed by gzip, not a text; unpack it with gunzip"),
-    ],
-    ids=range(3),
-)
-def test_reviews_that_are_none(content: bytes, found: str) -> None:
-    with pytest.raises(InputError, match=f"^{found}"):
-        review_lines(content, "reviews")
+    for read in (read_articles, read_texts):
+        with pytest.raises(InputError, match=found):
+            read(path)
 
 
 def test_a_text_that_begins_as_a_name_of_bzip2(tmp_path: Path) -> None:
@@ -94,10 +85,19 @@ def test_a_table_of_one_long_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         list(table_rows(tmp_path / "a.csv", limited=False))
 
 
-def test_lines_of_reviews() -> None:
-    content = b"\xef\xbb\xbfgood\r\nbad \xff\xef\xbb\xbf\n\n\xe2\x80\xa8"
-    assert review_lines(content, "reviews") == [b"good", b"bad \xff\xef\xbb\xbf", b"", "\u2028".encode()]
-    assert review_lines(b"", "reviews") == []
+@pytest.mark.parametrize(
+    ("name", "content", "found"),
+    [
+        ("a.txt", b"\xef\xbb\xbfgood\r\nbad\n\n\xe2\x80\xa8", ["good", "bad", "", "\u2028"]),
+        ("a.txt", b"", []),
+        ("a.csv", b"label,text\n1,good\n,\n", ["good", ""]),
+        ("a.json", b'[{"text": "good"},\n {"text": "bad"}]', ["good", "bad"]),
+        ("a.jsonl.xz", lzma.compress(b'{"text": "good"}\n'), ["good"]),
+    ],
+)
+def test_texts_without_labels(tmp_path: Path, name: str, content: bytes, found: list[str]) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert [text.decode() for text in read_texts(tmp_path / name)] == found
 
 
 def test_archives_are_no_bytes_to_train_on_either(tmp_path: Path) -> None:

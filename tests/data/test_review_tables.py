@@ -78,6 +78,23 @@ def test_csv_columns_marks_and_odd_texts(tmp_path):
     assert csv.field_size_limit() == 131072
 
 
+def test_labels_and_empty_trailing_columns(tmp_path):
+    (tmp_path / "a.csv").write_text("text,label,,\na,true,,\nb,False,,,\nc,1.0\nd,0.0,\n")
+    assert load_reviews(tmp_path / "a.csv")["train"].labels.tolist() == [1, 0, 1, 0]
+
+
+@pytest.mark.parametrize("between", [b"", bytes(8)])
+def test_an_xz_file_of_two_streams(tmp_path, between):
+    first, second = lzma.compress(lines()), bytearray(lzma.compress(lines()))
+    path = tmp_path / "a.jsonl.xz"
+    path.write_bytes(first + between + second)
+    assert len(load_reviews(path)["train"]) == 4
+    second[3] ^= 1
+    path.write_bytes(first + between + second)
+    with pytest.raises(InputError, match=r"a\.jsonl\.xz: Input format not supported by decoder; give a complete file"):
+        load_reviews(path)
+
+
 GOOD = [{"text": "fine", "label": 1}, {"text": "foul", "label": 0}]
 
 
@@ -95,12 +112,11 @@ def lines(*rows):
         (lines(b'{"text": "caf\xe9", "label": 1}\n'), "line 3 of .*utf-8.*save the file as UTF-8"),
         (lines(b'{"text": "\\ud800", "label": 1}\n'), "line 3 of .*surrogates"),
         (lines({"text": "x", "label": 2}), "label 'label' in line 3 of .*: 2; give 0 or 1"),
-        (lines({"text": "x", "label": True}), "label .*line 3 of .*: True; give 0 or 1"),
         (lines({"text": "x", "label": None}), "label .*line 3 of .*: None; give 0 or 1"),
         (lines({"text": "x", "label": 0.5}), "label .*line 3 of .*: 0.5; give 0 or 1"),
         (lines({"text": 5, "label": 1}), "'text' in line 3 of .*: 5; give a string"),
-        (lines({"review": "x", "label": 1}), r"column 'text' in line 3 of .*there are \['label', 'review'\]; name one with --text-column"),
-        (lines({"text": "x"}), r"column 'label' in line 3 of .*there are \['text'\]; name one with --label-column"),
+        (lines({"review": "x", "label": 1}), r"column 'text' in line 3 of .*there are review, label; name one with --text-column"),
+        (lines({"text": "x"}), r"column 'label' in line 3 of .*there are text; name one with --label-column"),
         (b"", "no reviews"),
         (json.dumps(GOOD[0]).encode(), "1 positive and 0 negative"),
     ],
@@ -119,7 +135,7 @@ def test_bad_json_lines(tmp_path, content, found):
         (b"text,label\nfine,1\nfoul\n", "label 'label' in line 3 of .*None"),
         (b'text,label\n"fine"x,1\n', "line 2 of .*expected after"),
         (b'text,label\nfine,1\n"foul,0\n', "line 3 of .*unexpected end"),
-        (b"review,label\nfine,1\n", r"column 'text' in line 2 of .*\['label', 'review'\]"),
+        (b"review,label\nfine,1\n", r"column 'text' in line 1 of .*: there are review, label; name one with --text-column"),
         (b"text,label\n", "no reviews"),
         (b"", "no reviews"),
     ],

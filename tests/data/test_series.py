@@ -18,7 +18,7 @@ def write(path: Path, *lines: str) -> Path:
 
 
 def test_dates_numbers_and_missing_values(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.csv", "when,sold,more", "2026-01-01,1,x", "2026-01-02,,x", "2026-01-03,NA,x", "2026-01-05T12:00,4.5,x")
+    path = write(tmp_path / "a.csv", "when,sold,more", "2026-01-01,1,x", "2026-01-02,,x", "2026-01-03,N/A,x", "2026-01-05T12:00,4.5,x")
     series = read_series(path, "when", "sold")
     np.testing.assert_array_equal(series.values, [1, 4.5])
     np.testing.assert_allclose(np.diff(series.times), [4.5])
@@ -63,7 +63,7 @@ def test_times_of_day_are_exact(tmp_path: Path) -> None:
         (["time,value", "1,1_000"], "'value' in line 2 of {path}: '1_000'; give a number, or nothing"),
         (["", "time,value", "1,2"], "line 1 of {path}: empty; give the names of the columns there"),
         (["time,value", "1,inf"], "'value' in line 2 of {path}: inf; give a finite number"),
-        (["when,value", "1,2"], "column 'time' in line 2 of {path}: there are when, value; name one with --time"),
+        (["when,value", "1,2"], "column 'time' in line 1 of {path}: there are when, value; name one with --time"),
         (["time,value", "1,2"], "rows of {path}: 1; give two or more with a value"),
         (
             ["time,value", "2026-01-01,1", "2026-01-02T00:00Z,2"],
@@ -136,13 +136,19 @@ def test_dates_without_hyphens(tmp_path: Path) -> None:
     assert str(caught.value) == f"'time' of {path}: 20261201 and all others look like dates; {remedy}"
     with pytest.raises(InputError, match="20261129 and all others look like dates"):
         read_series(write(tmp_path / "a.jsonl", '{"time": 20261128, "value": 1}', '{"time": 20261129, "value": 2}'))
-    for times, shown in ((("2026112823", "2026112900"), "2026-11-29T00:00"), (("20261128230000", "20261128230005"), "2026-11-28T23:00:05")):
+    for times, shown in (
+        (("2026112823", "2026112900"), "2026-11-29T00:00"),
+        (("20261128230000", "20261128230005"), "2026-11-28T23:00:05"),
+        (("240131", "240201"), "2024-02-01"),
+        (("2023365", "2024001"), "2024-01-01"),
+    ):
         with pytest.raises(InputError, match=f"write {shown} for a date, or {times[1]}.0 for a number"):
             read_series(write(path, "time,value", *(f"{time},1" for time in times)))
     assert not read_series(write(path, "time,value", "1712011200,1", "1712011260,2")).dated  # seconds since 1970
     with pytest.raises(InputError, match=r"202512 and all others look like dates; write 2025-12 for a date, or 202512\.0 for a number"):
         read_series(write(path, "time,value", "202411,1", "202412,2", "202501,3", "202512,4"))
-    for numbers in ((202501, 202502), (202511, 202512, 202513), (212511, 212601)):  # of one year, no month, and another century
+    # months of one year, days of one month, days of one year, and no dates
+    for numbers in ((202501, 202502), (240130, 240131), (2024001, 2024002), (202511, 202512, 202513), (212511, 212601)):
         assert not read_series(write(path, "time,value", *(f"{number},1" for number in numbers))).dated
     for more in ("20261232,5", "20261202.0,5", "100000000,5"):  # not all of them are dates of 8 digits
         series = read_series(write(path, "time,value", *lines, more))
@@ -163,7 +169,7 @@ def test_columns_that_commas_do_not_separate(tmp_path: Path, mark: str, lines: l
         read_series(path)
     remedy = f"pandas.read_csv('semi.csv', sep={mark!r}, decimal=',').to_csv('new.csv', index=False)"
     assert str(caught.value) == f"columns of {path}: separated by {shown}give commas, and points in numbers: {remedy}"
-    with pytest.raises(InputError, match="column 'when' in line 2"):  # neither commas nor semicolons give a column of this name
+    with pytest.raises(InputError, match="column 'when' in line 1"):  # neither commas nor semicolons give a column of this name
         read_series(write(tmp_path / "other.csv", "time;value", "1;2"), "when")
     assert read_series(write(tmp_path / "name.csv", "a;b,value", "1,2", "2,3"), "a;b").values.tolist() == [2, 3]
 

@@ -1,6 +1,5 @@
 """Shards of a text hold the ids that `prepare_corpus` returns; a second call writes missing shards; damaged shards raise errors."""
 
-import hashlib
 import json
 import os
 import random
@@ -19,7 +18,6 @@ from lstm_jax import data
 from lstm_jax.data.shard_folder import LOCK
 from lstm_jax.errors import InputError
 from lstm_jax.files.locks import locked
-from lstm_jax.files.writing import read_summed, summed_json
 
 PIECES = ("the ", "Cat\r\n", "\n", "  ", "Äß ", "dog.", "1 ", "\t", "日本", "x")
 RECIPES = ("source", "source-cased", "lower", "none", "exact")
@@ -48,7 +46,7 @@ def test_shards_are_the_text_in_memory(recipe: str, unit: str, tmp_path: Path) -
         assert got.characters == want.characters
         assert got.dtype == want.train.dtype
         np.testing.assert_array_equal(got[:], want.train)
-    assert len(list((tmp_path / "s97").glob("*.npy"))) > 9
+    assert len(list((tmp_path / "s97").glob("*.ids"))) > 9
     data.verify_shards(tmp_path / "s97")
 
 
@@ -59,7 +57,7 @@ def test_a_text_without_white_space(text: str, recipe: Any, tmp_path: Path) -> N
     """A text without white space is divided between two UTF-8 characters, and its shards decode to the whole cleaned text."""
     (tmp_path / "a.txt").write_text(text)
     got = data.write_shards(str(tmp_path / "a.txt"), tmp_path / "s", recipe, shard_bytes=100_000)
-    assert len(list((tmp_path / "s").glob("*.npy"))) > 2
+    assert len(list((tmp_path / "s").glob("*.ids"))) > 2
     assert got.characters.decode(got[:]) == data.clean(text, recipe)
 
 
@@ -105,50 +103,28 @@ def test_files_of_others_stay(tmp_path: Path) -> None:
     assert (folder / "unfinished.txt").read_text() == "mine"
     (folder / "unfinished.txt").unlink()
     (folder / "2024.txt").write_text("mine")
-    for name in ("index.json", "00000.json", "00001.npy"):
+    for name in ("index.json", "00000.json", "00001.ids"):
         (folder / name).write_text("mine")
         with pytest.raises(InputError, match=f"web: holds other files: {name}; name a new folder"):
             data.write_shards(text, folder)
         assert (folder / name).read_text() == "mine"
         (folder / name).unlink()
-    (folder / "notes.npy").write_text("mine")
+    (folder / "notes.ids").write_text("mine")
     data.write_shards(text, folder)
     data.verify_shards(folder)
-    assert {path.name for path in folder.iterdir()} >= {"notes.npy", "index.json", "00000.npy"}
+    assert {path.name for path in folder.iterdir()} >= {"notes.ids", "index.json", "00000.ids"}
     assert not (folder / "unfinished.txt").exists()
 
 
 def test_an_interrupt_before_the_first_record(tmp_path: Path, monkeypatch) -> None:
     files, folder = write_files(tmp_path), tmp_path / "s"
     with monkeypatch.context() as patch:
-        patch.setattr("lstm_jax.data.text.shards.write_record", lambda *_: 1 / 0)
+        patch.setattr("lstm_jax.data.shard_folder.summed_json", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             data.write_shards(files, folder, shard_bytes=300)
-    assert {path.name for path in folder.iterdir()} == {"00000.npy", "unfinished.txt"}
+    assert {path.name for path in folder.iterdir()} == {"00000.ids", "unfinished.txt"}
     got = data.write_shards(files, folder, shard_bytes=300)
     np.testing.assert_array_equal(got[:], data.prepare_corpus(files, validation=0.0).train)
-
-
-def test_shards_of_an_older_version_are_written_again(tmp_path: Path) -> None:
-    """A shard whose record lacks the entry "edges" is written again, since older versions may have divided the text elsewhere."""
-    (tmp_path / "a.txt").write_text("two words")
-    data.write_shards(tmp_path / "a.txt", folder := tmp_path / "s", "none", shard_bytes=6)
-    record = read_summed((folder / "00000.json").read_bytes())
-    assert record is not None
-    del record["edges"]
-    np.save(folder / "00000.npy", np.zeros(0, np.uint8))
-    (folder / "00000.json").write_bytes(summed_json(record | {"count": 0, "sha256": hashlib.sha256(b"").hexdigest()}))
-    got = data.write_shards(tmp_path / "a.txt", folder, "none", shard_bytes=6)
-    assert got.characters.decode(got[:]) == "two words"
-
-
-def test_an_empty_data_file_is_written_again(tmp_path: Path) -> None:
-    files, folder = write_files(tmp_path), tmp_path / "s"
-    want = data.write_shards(files, folder)[:]
-    (folder / "00000.npy").write_bytes(b"")
-    with pytest.raises(InputError, match=r"shard .*00000\.npy: No data left in file; write them again"):
-        data.read_shards(folder)
-    np.testing.assert_array_equal(data.write_shards(files, folder)[:], want)
 
 
 def _killed(*_: Any) -> int:
@@ -199,13 +175,13 @@ def test_is_read_as_an_array_is(sharded: data.ShardedText) -> None:
 def test_a_second_call_writes_what_is_missing(tmp_path: Path) -> None:
     files, folder = write_files(tmp_path), tmp_path / "s"
     want = data.write_shards(files, folder, shard_bytes=300)[:]
-    kept, gone = folder / "00000.npy", folder / "00002.npy"
+    kept, gone = folder / "00000.ids", folder / "00002.ids"
     stamp = kept.stat().st_mtime_ns
     gone.unlink()
     (folder / "00004.json").write_text("half")
     calls = []
     again = data.write_shards(files, folder, shard_bytes=300, on_progress=lambda done, total: calls.append((done, total)))
-    total = len(list(folder.glob("*.npy")))
+    total = len(list(folder.glob("*.ids")))
     assert calls == [(total - 1, total), (total, total)]
     assert kept.stat().st_mtime_ns == stamp
     np.testing.assert_array_equal(again[:], want)
@@ -236,41 +212,38 @@ def test_two_workers_write_the_same(tmp_path: Path) -> None:
 
 
 def _cut(folder: Path) -> None:
-    path = folder / "00001.npy"
+    path = folder / "00001.ids"
     path.write_bytes(path.read_bytes()[:-10])
 
 
+def _flip(folder: Path) -> None:
+    path = folder / "00001.ids"
+    path.write_bytes(path.read_bytes()[:-1] + b"\xff")
+
+
 def _swap(folder: Path) -> None:
-    for ending in ("npy", "json"):
+    for ending in ("ids", "json"):
         (folder / f"00001.{ending}").write_bytes((folder / f"00002.{ending}").read_bytes())
 
 
 @pytest.mark.parametrize(
     ("harm", "said"),
     [
-        (lambda folder: (folder / "00001.npy").unlink(), r"00001.npy: .*No such file"),
+        (lambda folder: (folder / "00001.ids").unlink(), r"00001\.ids: missing or cut off"),
         (lambda folder: (folder / "00001.json").unlink(), r"00001\.json: missing"),
         (lambda folder: (folder / "index.json").unlink(), r"no index\.json"),
         (lambda folder: (folder / "index.json").write_text("{}"), r"index\.json: damaged"),
-        (_cut, r"00001\.npy: "),
-        (lambda folder: np.save(folder / "00001.npy", np.uint8(7)), r"00001\.npy: the shape \(\) instead of \(122,\)"),
-        (_swap, r"00001\.json: missing, damaged or of another text"),
+        (_cut, r"00001\.ids: missing or cut off"),
+        (_flip, r"00001\.ids: missing or damaged; write them again with lstm-jax data shard"),
+        (_swap, r"00001\.json: missing, damaged or of other data"),
     ],
 )
 def test_a_harmed_folder(harm, said: str, tmp_path: Path) -> None:
     data.write_shards(write_files(tmp_path), tmp_path / "s", shard_bytes=300)
     harm(tmp_path / "s")
     with pytest.raises(InputError, match=said):
-        data.read_shards(tmp_path / "s")
-
-
-def test_a_flipped_bit(tmp_path: Path) -> None:
-    data.write_shards(write_files(tmp_path), tmp_path / "s", shard_bytes=300)
-    path = tmp_path / "s" / "00001.npy"
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(InputError, match=r"00001\.npy: damaged"):
+        data.read_shards(tmp_path / "s")[:]
+    with pytest.raises(InputError, match=said.replace("cut off", "damaged")):
         data.verify_shards(tmp_path / "s")
 
 
@@ -358,15 +331,15 @@ def test_one_process_writes_at_a_time(tmp_path: Path) -> None:
 WORKER = """
 import os, time
 from pathlib import Path
-from lstm_jax.data.shard_folder import _written
+from lstm_jax.data.shard_folder import TEXT, _written
 
-def write(folder, parts, number):
+def write(part, path):
     print(os.getpid(), flush=True)
     time.sleep(90)
-    return number
+    return {}
 
 if __name__ == "__main__":
-    list(_written(Path(), ("first", "second"), write, (0, 1), 2))
+    list(_written(Path(), TEXT, dict.fromkeys((0, 1)), write, 2))
 """
 
 

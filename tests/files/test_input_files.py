@@ -2,9 +2,11 @@
 
 import os
 import resource
+import select
 import signal
 import socket
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,19 @@ def test_a_fifo_is_refused_at_once(tmp_path: Path, ending: str) -> None:
     if ending in (".csv", ".jsonl"):
         with pytest.raises(InputError, match="FIFO"):
             read_series(path)
+
+
+def test_a_fifo_with_a_writer_is_read_to_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    with ThreadPoolExecutor(1) as pool:
+        reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # so that the writer can begin
+        written = pool.submit(path.write_text, TEXT * 9000)
+        while not select.select([reader], [], [], 1)[0]:
+            pass
+        assert input_files.read_input(path).decode() == TEXT * 9000
+        os.close(reader)
+        written.result()
 
 
 @pytest.mark.parametrize("path", ["~nosuchuser/a.csv", "x" * 300 + ".csv", "a\0b.csv", "none/at/all.csv"])

@@ -1,15 +1,15 @@
-"""Commands that read one file each, for the fuzzer of input files.
+"""Commands that read one file or folder each, for the fuzzers of input files and of flipped bits.
 
-Each of them calls a reading function that no lstm-jax command of this fuzzer calls. A command returns 0 if the file is read. If the file is
-refused, the command prints one line of error and returns 2.
+Each of them calls a reading function that no lstm-jax command of these fuzzers calls. A command returns 0 if the file is read. If the file
+is refused, the command prints one line of error and returns 2.
 """
 
+import hashlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from lstm_jax import convert
-from lstm_jax.data.reviews.keras_npz import read_keras_npz
+from lstm_jax import convert, data
 from lstm_jax.data.reviews.word_index import keras_vocabulary
 from lstm_jax.errors import InputError
 
@@ -21,11 +21,6 @@ def _answer(read: Callable[[Path], object], path: str) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
-
-
-def keras_npz(path: str) -> int:
-    """Read a file in the format of Keras' imdb.npz, and return the exit code."""
-    return _answer(read_keras_npz, path)
 
 
 def word_index(path: str) -> int:
@@ -41,3 +36,17 @@ def torch_file(path: str) -> int:
 def keras_file(path: str) -> int:
     """Read a file with weights of Keras, and return the exit code."""
     return _answer(convert.generation_from_keras_file, path)
+
+
+def shards(path: str) -> int:
+    """Print a hash of all ids and labels in a folder of shards, and return the exit code."""
+
+    def read(folder: Path) -> None:
+        if folder.name == "text-shards":
+            arrays = [data.read_shards(folder)[:]]
+        else:
+            reviews = data.read_review_shards(folder).train
+            arrays = [reviews.values[:], reviews.lengths, reviews.labels, reviews.groups, reviews.digests]
+        print(hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest())
+
+    return _answer(read, path)

@@ -8,7 +8,6 @@ import lzma
 import pickle
 import random
 import tarfile
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +20,14 @@ from tests.fuzz.mutate import ANY, TEXTUAL, Mutation, mutated
 from tests.fuzz.shell import BRISK, Command, Shell
 from tests.fuzz.world import SENTENCES, TRAIN, World, review
 
-REVIEWS = TRAIN["sentiment"].replace("--data reviews", "--data FILE")
+REVIEWS = "train sentiment " + TRAIN["sentiment"].replace("--data reviews", "--data FILE")
 PREPARE = "data prepare --data FILE --vocabulary frequency --cache-dir cache"
 SCORE = "score FILE --run runs/generation --unknown e"
-SERIES = TRAIN["forecast"].replace("series.csv", "FILE")
-TEXT = TRAIN["generation"].replace("text.txt", "FILE")
+SERIES = "train forecast " + TRAIN["forecast"].replace("series.csv", "FILE")
+TEXT = "train generation " + TRAIN["generation"].replace("text.txt", "FILE")
+PREDICT = "predict --file FILE --run runs/sentiment"
+FOREIGN = "foreign.txt"
+"""Name of files of kinds that no command reads as a text."""
 
 
 @dataclass(frozen=True)
@@ -77,49 +79,6 @@ def _series(dated: bool = False) -> bytes:
 
 def _series_lines() -> bytes:
     return "".join(json.dumps({"time": hour, "value": hour % 7}) + "\n" for hour in range(96)).encode()
-
-
-def _npz() -> bytes:
-    arrays = {}
-    for split in ("train", "test"):
-        rows = np.empty(8, object)
-        rows[:] = [[1 + (row + word) % 9 for word in range(row + 1)] for row in range(8)]
-        arrays |= {f"x_{split}": rows, f"y_{split}": np.arange(8) % 2}
-    file = io.BytesIO()
-    np.savez(file, allow_pickle=True, **arrays)
-    return file.getvalue()
-
-
-def _repack_npz(draw: random.Random, content: bytes) -> bytes:
-    """Return the .npz archive `content` with one damaged member.
-
-    With probability 1/4, a byte in the directory entry of the last member is changed, too. The last member may then seem to be encrypted,
-    or to have an unknown compression method.
-    """
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        members = {name: archive.read(name) for name in archive.namelist()}
-    name = draw.choice(sorted(members))
-    sort = draw.choice(("mutate", "pickle", "header", "zip"))
-    if sort == "pickle":
-        members[name] = members[name][:128] + pickle.dumps(
-            draw.choice(([1], 7, {"a": 1}, np.dtype("O"), np.arange(3), len)), draw.randint(0, 5)
-        )
-    elif sort == "header":
-        shape = draw.choice(("(8,)", "(-1,)", "(9223372036854775807,)", "(8, 0)", "()", "(2147483648, 2147483648)", "(8,),", "x"))
-        kind = draw.choice(("|O", "<i8", "<f8", "<U3", ">i4", "|V8", "<m8", "<i9", "[('a', '<i8')]"))
-        head = f"{{'descr': '{kind}', 'fortran_order': {draw.choice((False, True, 3))}, 'shape': {shape}, }}".encode()
-        members[name] = b"\x93NUMPY\x01\x00" + (len(head) + 1).to_bytes(2, "little") + head + b"\n" + members[name][128:]
-    else:
-        members[name] = mutated(draw, members[name], ANY)[1]
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", draw.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA))) as archive:
-        for member, data in members.items():
-            archive.writestr(member, data)
-    packed = bytearray(file.getvalue())
-    if sort == "zip":  # encrypted, or of an unknown method
-        place = packed.rfind(b"PK\x01\x02") + draw.choice((8, 10))
-        packed[place : place + 1] = bytes([draw.randrange(1, 100)])
-    return bytes(packed)
 
 
 def _tar() -> bytes:
@@ -203,16 +162,23 @@ def _keras() -> bytes:
         return path.read_bytes()
 
 
+def _foreign(draw: random.Random, _: bytes) -> bytes:
+    latin = SENTENCES.replace("cat", "ch\xe4t").encode("latin-1")
+    images = b"\x89PNG\r\n\x1a\n" + draw.randbytes(400), b"\xff\xd8\xff\xe0" + draw.randbytes(400)
+    packed = gzip.compress(_tar()), lzma.compress(_lines())
+    return draw.choice((latin, *images, *packed, pickle.dumps(SENTENCES), _safetensors(), _keras()))
+
+
 FORMS = (
-    Form("table.csv", _table, (PREPARE, PREPARE, REVIEWS)),
-    Form("table.jsonl", _lines, (PREPARE, PREPARE, REVIEWS)),
-    Form("packed.jsonl.xz", _lines, (PREPARE,), ANY, _xz),
+    Form("table.csv", _table, (PREPARE, PREDICT, REVIEWS)),
+    Form("table.jsonl", _lines, (PREPARE, PREDICT, REVIEWS)),
+    Form("packed.jsonl.xz", _lines, (PREPARE, PREDICT), ANY, _xz),
     Form("reviews.tar.gz", _tar, (PREPARE,), ANY, _gzip_tar),
-    Form("imdb.npz", _npz, ("tests.fuzz.calls:keras_npz",), ANY, _repack_npz),
     Form("index.json", lambda: json.dumps({f"w{n}": n for n in range(1, 30)}).encode(), ("tests.fuzz.calls:word_index",)),
     Form("words.txt", lambda: SENTENCES.encode() * 4, (SCORE, "units FILE --count 2 --run runs/generation --unknown e", TEXT)),
     Form("bytes.txt", lambda: SENTENCES.encode() * 4, (TEXT + " --unit byte", TEXT + " --clean none")),
-    Form("lines.txt", lambda: b"a good film\nbad\n\n" * 3, ("predict --file FILE --run runs/sentiment",)),
+    Form("lines.txt", lambda: b"a good film\nbad\n\n" * 3, (PREDICT,)),
+    Form(FOREIGN, bytes, (PREDICT, PREDICT.replace("predict", "inspect"), SCORE, "forecast --csv FILE --run runs/forecast"), ANY, _foreign),
     Form("text.csv", lambda: _table(text_only=True), (SCORE,)),
     Form("records.json", _records, (SCORE,)),
     Form("columns.json", _columns, (SCORE,)),
@@ -227,7 +193,7 @@ FORMS = (
 def hostile(draw: random.Random, form: Form) -> tuple[str, bytes]:
     """Return a description of the damage, and the damaged content of a file of the given form."""
     content = form.make()
-    if form.pack is not None and draw.random() < 0.6:
+    if form.pack is not None and (form.name == FOREIGN or draw.random() < 0.6):
         return f"repacked by {form.pack.__name__.strip('_')}", form.pack(draw, content)
     if form.name.endswith(".xz"):
         content = lzma.compress(content)
@@ -258,6 +224,8 @@ def run(draw: random.Random, shell: Shell, world: World) -> Verdict:
     found = [fault_of(outcome), lost(before, after)]
     if outcome.code in (0, 2):
         found.append(left_behind(set(after) - set(before)))
+    if form.name == FOREIGN and outcome.code == 0:
+        found.append("silent: reads a file of another kind")
     if command.arguments[0] in ("forecast", "predict", "score"):
         found.append(silent_number(outcome))
     return Verdict.of(f"{command} ({what})", outcome, found)

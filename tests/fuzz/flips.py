@@ -17,8 +17,16 @@ from tests.fuzz.world import ASK, TRAIN, World
 
 FREE = re.compile(r"^runs/\w+/((events|figures)/|(metrics\.jsonl|samples\.jsonl|result\.json|environment\.json)$)")
 """Pattern of the paths of those files of a run that do not influence the answer to any question."""
-DATA = {"sentiment": ("reviews/*.csv", "cache/*.npz"), "generation": ("text.txt",)}
-"""Dict from a task to patterns of its data files. If a data file is damaged, a command must give the same answer or report the damage.
+DATA = {
+    "reviews/*.csv": ASK["sentiment"],
+    "cache/*.npz": ASK["sentiment"],
+    "text.txt": ASK["generation"],
+    "packed.jsonl.xz": ("predict --file packed.jsonl.xz --run runs/sentiment",),
+    "text-shards/*": ("tests.fuzz.calls:shards text-shards",),
+    "review-shards/*": ("tests.fuzz.calls:shards review-shards",),
+}
+"""Dict from patterns of data files to the questions about them. If a data file is damaged, a command must give the same answer or report
+the damage.
 
 The file with the series of the task "forecast" is not listed. A user may append rows to this file, and a forecast then begins after the
 last row.
@@ -67,22 +75,36 @@ def expected(question: str, shell: Shell, world: World) -> str:
     """
     if (world.root, question) not in _answers:
         with world.case() as folder:
-            outcome = shell.run(Command(tuple(question.split())), folder)
+            outcome = shell.run(_command(question), folder)
             if outcome.code != 0:
                 raise RuntimeError(f"lstm-jax {question}: {outcome.err}")
             _answers[world.root, question] = answer(outcome, folder)
     return _answers[world.root, question]
 
 
+def _command(question: str) -> Command:
+    """Return the command of a question, which begins with "module:function" if it is not one of lstm-jax."""
+    first, *rest = question.split()
+    return Command(tuple(rest), call=first) if ":" in first else Command((first, *rest))
+
+
 def run(draw: random.Random, shell: Shell, world: World) -> Verdict:
-    """Damage one file of a run or of its data, let a command query or resume the run, and return the verdict."""
-    task = draw.choice(list(ASK))
-    resume = draw.random() < 0.2
-    question = f"train {task} {TRAIN[task]} --run runs/{task} --resume" if resume else draw.choice(ASK[task])
+    """Damage one file of a run or of its data, let a command query or resume the run, and return the verdict.
+
+    A file of `DATA` is damaged with probability 0.15. Otherwise a file of a run is damaged. In half of these cases, the file is drawn only
+    from the files that neither belong to a checkpoint nor match `FREE`. They are so few that they would otherwise be damaged rarely.
+    """
+    task, pattern = draw.choice(list(ASK)), draw.choice(list(DATA)) if draw.random() < 0.15 else ""
+    resume = not pattern and draw.random() < 0.2
+    question = f"train {task} {TRAIN[task]} --run runs/{task} --resume" if resume else draw.choice(DATA[pattern] if pattern else ASK[task])
     right = final(world.start / "runs" / task) if resume else expected(question, shell, world)
     with world.case() as folder:
-        name, how = _damage(draw, folder, task)
-        outcome = shell.run(Command(tuple(question.split())), folder)
+        chosen = [path for path in folder.glob(pattern or f"runs/{task}/**/*") if path.is_file()]
+        if not pattern and draw.random() < 0.5:
+            chosen = [path for path in chosen if "checkpoints" not in path.parts and not FREE.search(str(path.relative_to(folder)))]
+        path = draw.choice(sorted(chosen))
+        name, how = str(path.relative_to(folder)), flip(draw, path)
+        outcome = shell.run(_command(question), folder)
         fault = fault_of(outcome)
         if not fault and outcome.code == 0:
             given = final(folder / "runs" / task) if resume else answer(outcome, folder)
@@ -90,24 +112,7 @@ def run(draw: random.Random, shell: Shell, world: World) -> Verdict:
             fault = (
                 "" if given == right or noted else f"silent: {'other bits' if resume else 'another answer'} after a change of {_kind(name)}"
             )
-    return Verdict.of(f"{name}, {how}; lstm-jax {question}", outcome, [fault])
-
-
-def _damage(draw: random.Random, folder: Path, task: str) -> tuple[str, str]:
-    """Damage one file of a run or of its data, and return the path of the file and a description of the damage.
-
-    If `DATA` has files of the task, one of them is damaged with probability 0.1. Otherwise a file of the run is damaged. In half of these
-    cases, the file is drawn only from the files that neither belong to a checkpoint nor match `FREE`. They are so few that they would
-    otherwise be damaged rarely.
-    """
-    if task in DATA and draw.random() < 0.1:
-        chosen = [path for pattern in DATA[task] for path in folder.glob(pattern)]
-    else:
-        chosen = [path for path in (folder / "runs" / task).rglob("*") if path.is_file()]
-        if draw.random() < 0.5:
-            chosen = [path for path in chosen if "checkpoints" not in path.parts and not FREE.search(str(path.relative_to(folder)))]
-    path = draw.choice(sorted(chosen))
-    return str(path.relative_to(folder)), flip(draw, path)
+    return Verdict.of(f"{name}, {how}; {_command(question)}", outcome, [fault])
 
 
 def _kind(name: str) -> str:

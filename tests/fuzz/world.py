@@ -5,6 +5,7 @@ The subfolder has tiny data of each kind, a finished run of each task, and files
 
 import csv
 import json
+import lzma
 import math
 import os
 import random
@@ -110,8 +111,13 @@ def make_world(library: Path | None = None) -> Iterator[World]:
 
 def _train(world: World) -> None:
     with world.shell() as shell:
-        for task, flags in TRAIN.items():
-            command = Command(("train", task, *flags.split(), "--run", f"runs/{task}"))
+        lines = [f"train {task} {flags} --run runs/{task}" for task, flags in TRAIN.items()]
+        for line in (
+            *lines,
+            "data shard text.txt keep.txt --out text-shards",
+            "data shard-reviews reviews reviews.jsonl --out review-shards",
+        ):
+            command = Command(tuple(line.split()))
             outcome = shell.run(command, world.start)
             if outcome.code != 0:
                 raise RuntimeError(f"{command}: {outcome.err or outcome.out}")
@@ -127,6 +133,8 @@ def write_data(folder: Path) -> None:
             csv.writer(file).writerows([("text", "label"), *(review(draw, row % 2) for row in range(rows))])
     rows = [dict(zip(("text", "label"), review(draw, row % 2), strict=True)) | {"movie": f"m{row // 4}"} for row in range(32)]
     (folder / "reviews.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    half = lzma.compress((folder / "reviews.jsonl").read_bytes())
+    (folder / "packed.jsonl.xz").write_bytes(half + half)
     (folder / "text.txt").write_text(SENTENCES * 8)
     (folder / "lines.txt").write_text("a good film\nnot a good plot\nbad\n")
     values = [f"{hour},{math.sin(hour / 5) + draw.gauss(0, 0.1):.4f}" for hour in range(120)]

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tables import BACKENDS
@@ -162,11 +163,16 @@ def test_what_cannot_be_trusted_is_built_anew(kind: str, path: Path, planted: tu
 
 
 @compiler
-def test_places_that_cannot_be_used(path: Path, planted: tuple[bytes, Path], stand_in) -> None:
-    """If a library cannot be written, the error is one line and no partial file is left.
+def test_places_that_cannot_be_used(path: Path, planted: tuple[bytes, Path], stand_in, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If a library cannot be written or loaded, the error is one line and no partial file is left.
 
-    The causes are a folder at the path of the library, a folder of another user, and a file at the path of the folder.
+    The causes are a file system without execution, a folder at the path of the library, a folder of another user, and a file at the path of
+    the folder.
     """
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_flag=os.ST_NOEXEC))
+        with pytest.raises(InputError, match=r"^folder .*native: is mounted with noexec; name another folder in XDG_CACHE_HOME"):
+            library.build()
     stand_in()
     trust.write(path, planted[0])
     _folder(path)

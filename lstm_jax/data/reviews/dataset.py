@@ -177,7 +177,7 @@ def _encode_ranks(splits: dict[str, Ranks], words: Vocabulary, path: Path) -> di
     arrays = {"vocabulary": np.frombuffer(words.to_json(), np.uint8)}
     shuffles = _shuffles(len(split.labels) for split in splits.values())
     for (name, (ranks, offsets, labels)), shuffle in zip(splits.items(), shuffles, strict=True):
-        require(int(ranks.max(initial=0)) <= len(words.words), f"data {path}", f"rank {ranks.max()}", "give Keras' own imdb.npz")
+        require(int(ranks.max(initial=0)) <= len(words.words), f"data {path}", f"rank {ranks.max()}", "give Keras' own word index")
         with_start = np.insert(ranks + 3, offsets[:-1], START).astype(np.int32)
         split = EncodedSplit(with_start, offsets + np.arange(len(offsets)), labels, np.full(len(labels), -1, np.int32)).select(shuffle)
         arrays |= {f"{name}_values": split.values, f"{name}_offsets": split.offsets}

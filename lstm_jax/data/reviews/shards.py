@@ -1,11 +1,8 @@
 """Data sets of reviews that are larger than the memory. Each table of reviews becomes a shard, whose ids stay in a memory-mapped file.
 
-A folder of shards holds these files:
-
-    00000.ids    int32 word ids of shard 0, from the shard's own vocabulary; the id 0 marks the start of each review
-    00000.npz    for each review: its number of ids, its label, its movie, and a hash of its words
-    00000.json   the shard's words with their counts, its movies and the SHA-256 of the two files above; it is written last
-    index.json   the joint vocabulary of the training tables; it is written once all shards are finished
+Besides the files of `shard_folder`, each shard has a file NNNNN.npz. It holds for each review its number of ids, its label, its movie, and
+a hash of its words. In the file of ids, the id 0 marks the start of each review. The record of a shard holds its words with their counts,
+and its movies. The index holds the joint vocabulary of the training tables.
 
 An opened folder takes 28 bytes of memory for each review (its position, number of ids, label, movie and hash), and 4 bytes for each word of
 each shard's vocabulary.
@@ -20,23 +17,18 @@ from typing import IO, Any
 
 import numpy as np
 
-from lstm_jax.data.download import file_digest
-from lstm_jax.data.mapped import MappedIds, allow_open_files
+from lstm_jax.data.mapped import MappedIds
 from lstm_jax.data.padding import pad_rows
 from lstm_jax.data.reviews.encoded import EncodedReviews, EncodedSplit
-from lstm_jax.data.reviews.tables import collect
+from lstm_jax.data.reviews.tables import collect, wanted
 from lstm_jax.data.reviews.vocabulary import FIRST_WORD, START, UNKNOWN, Vocabulary, ranked_words, tokenize, word_hashes
-from lstm_jax.data.shard_folder import Progress, read_index, record, shard_path, verify, write_index, write_missing, write_record, writing
+from lstm_jax.data.shard_folder import REVIEWS, Progress, open_folder, write_folder
 from lstm_jax.data.tables import ENDINGS, is_table, table_rows
-from lstm_jax.errors import InputError, require
+from lstm_jax.errors import require
 from lstm_jax.files.npz import read_npz
 from lstm_jax.files.reading import locate
 from lstm_jax.files.writing import write_atomically
 
-FORMAT = "reviews 1"
-"""Value of the field "format" of the index."""
-COMMAND = "lstm-jax data shard-reviews"
-"""Command that writes the shards, for error messages."""
 BLOCK = 4096
 """Number of reviews that are read, tokenised and written at a time."""
 DESCRIPTION = f"name tables, or folders of tables ({', '.join(ENDINGS)})"
@@ -101,16 +93,18 @@ def write_review_shards(
         for (path, split), stat in zip(files, stats, strict=True)
     ]
     require(any(part.split == "train" for part in parts), "reviews", "no table", DESCRIPTION)
-    with writing(folder):
-        records = write_missing(folder, parts, _write_shard, _is_intact, workers, on_progress)
-        counts: Counter[bytes] = Counter()
-        for found in records:
-            if found["part"]["split"] == "train":
-                words = (word.encode("utf-8", "surrogateescape") for word in found["words"])
-                counts.update(dict(zip(words, found["counts"], strict=True)))
-        shards = [{"split": found["part"]["split"], "sha256": found["sha256"]} for found in records]
-        write_index(folder, {"format": FORMAT, "words": ranked_words(counts), "shards": shards})
+    write_folder(folder, REVIEWS, parts, _write_shard, _describe, workers, on_progress)
     return read_review_shards(folder)
+
+
+def _describe(records: list[dict[str, Any]]) -> dict[str, Any]:
+    counts: Counter[bytes] = Counter()
+    for found in records:
+        if found["part"]["split"] == "train":
+            words = (word.encode("utf-8", "surrogateescape") for word in found["words"])
+            counts.update(dict(zip(words, found["counts"], strict=True)))
+    shards = [{"split": found["part"]["split"], "sha256": found["sha256"]} for found in records]
+    return {"words": ranked_words(counts), "shards": shards}
 
 
 def _tables(names: Sequence[str]) -> list[Path]:
@@ -126,7 +120,7 @@ def _tables(names: Sequence[str]) -> list[Path]:
 def _blocks(part: Part) -> Iterator[Any]:
     """Yield the reviews of a table in blocks of `BLOCK` (4096) reviews, each as a `TextSplit`. The last block may be smaller."""
     rows: list[tuple[int, dict[str, Any]]] = []
-    for row in table_rows(Path(part.path), (part.text_column, part.label_column), limited=False):
+    for row in table_rows(Path(part.path), wanted(part.text_column, part.label_column), limited=False):
         rows.append(row)
         if len(rows) == BLOCK:
             yield collect(Path(part.path), rows, part.text_column, part.label_column)
@@ -135,33 +129,8 @@ def _blocks(part: Part) -> Iterator[Any]:
         yield collect(Path(part.path), rows, part.text_column, part.label_column)
 
 
-def _digests(folder: Path, number: int) -> list[str]:
-    return [file_digest(shard_path(folder, number, ending)) for ending in ("ids", "npz")]
-
-
-def _is_intact(folder: Path, number: int, found: dict[str, Any]) -> bool:
-    """Return whether the two data files of a shard exist and have the expected SHA-256 checksums.
-
-    Args:
-        folder: folder of the shards.
-        number: number of the shard.
-        found: content of the shard's .json file, which has the checksums.
-    """
-    try:
-        return _digests(folder, number) == found["sha256"]
-    except (OSError, InputError):
-        return False
-
-
-def _write_shard(folder: Path, parts: Sequence[Part], number: int) -> int:
-    """Write the three files of one shard, and return the number of the shard.
-
-    Args:
-        folder: folder of the shards.
-        parts: tables of all shards.
-        number: number of the shard. The reviews are those of the table `parts[number]`.
-    """
-    part, words, counts, movies = parts[number], dict[bytes, int](), Counter[bytes](), dict[str, int]()
+def _write_shard(part: Part, path: Path) -> dict[str, Any]:
+    words, counts, movies = dict[bytes, int](), Counter[bytes](), dict[str, int]()
     columns: dict[str, list[np.ndarray]] = {name: [] for name in ("lengths", "labels", "groups", "hashes")}
 
     def write_ids(file: IO[bytes]) -> None:
@@ -178,19 +147,16 @@ def _write_shard(folder: Path, parts: Sequence[Part], number: int) -> int:
             )
             columns["hashes"].append(word_hashes(tokens))
 
-    write_atomically(shard_path(folder, number, "ids"), write_ids)
+    write_atomically(path, write_ids)
     require(bool(columns["labels"]), f"table {part.path}", "no reviews", "leave it out, or give at least one review")
     arrays = {name: np.concatenate(blocks) for name, blocks in columns.items()}
-    write_atomically(shard_path(folder, number, "npz"), lambda file: np.savez(file, **arrays))  # pyright: ignore[reportArgumentType]
-    content = {
+    write_atomically(path.with_suffix(".npz"), lambda file: np.savez(file, **arrays))  # pyright: ignore[reportArgumentType]
+    return {
         "words": [word.decode("utf-8", "surrogateescape") for word in words],
         "counts": [counts[word] for word in words],
         "movies": list(movies),
         "count": int(arrays["lengths"].sum()),
-        "sha256": _digests(folder, number),
     }
-    write_record(folder, number, part, content)
-    return number
 
 
 @dataclass(frozen=True)
@@ -307,26 +273,19 @@ def read_review_shards(folder: str | Path, num_words: int | None = None) -> Shar
         InputError: if the folder holds no finished shards, if a shard is missing, is damaged or does not match the index of the folder, if
             a split has no positive or no negative reviews, or if `num_words` is below 4 and not 0.
     """
-    folder, remedy = Path(folder), f"write them again with {COMMAND}"
-    index, content = read_index(folder, FORMAT, COMMAND)
-    words = Vocabulary(tuple(index["words"]), FIRST_WORD + len(index["words"]), "frequency").capped(num_words)
-    allow_open_files(len(index["shards"]))
+    opened = open_folder(folder, REVIEWS)
+    known = opened.index["words"]
+    words = Vocabulary(tuple(known), FIRST_WORD + len(known), "frequency").capped(num_words)
     shards, rows, movies, begin = [], [], dict[str, int](), 0
-    for number, shard in enumerate(index["shards"]):
-        found, path = record(folder, number), shard_path(folder, number, "ids")
-        same = found is not None and found["sha256"] == shard["sha256"]
-        require(same, f"shard {shard_path(folder, number, 'json')}", "missing, damaged or of other reviews", remedy)
-        assert found is not None
-        require(path.exists() and path.stat().st_size == 4 * found["count"], f"shard {path}", "missing or cut off", remedy)
+    for number, (shard, found) in enumerate(zip(opened.index["shards"], opened.records, strict=True)):
         joint = np.asarray([START, *(words.index.get(word, UNKNOWN) for word in found["words"])], np.int32)
-        ids = np.memmap(path, "<i4", "r") if found["count"] else np.zeros(0, np.int32)
-        shards.append((ids, joint))
-        own = _rows_of(shard_path(folder, number, "npz"), remedy)
+        shards.append(opened.shard(number, joint, np.int32))
+        own = read_npz(opened.check(number, "npz"))
         numbers = np.asarray([*(movies.setdefault(name, len(movies)) for name in found["movies"]), -1], np.int32)
         rows.append((shard["split"], begin, own | {"groups": numbers[own["groups"]]}))
         begin += found["count"]
     values = MappedIds(shards, np.int32)
-    fingerprint = hashlib.sha256(f"{hashlib.sha256(content).hexdigest()} {words.num_words}".encode()).hexdigest()
+    fingerprint = hashlib.sha256(f"{opened.fingerprint} {words.num_words}".encode()).hexdigest()
     train, test = _split(values, rows, "train"), _split(values, rows, "test")
     for name, split in {"train": train, "test": test}.items():
         if split is not None:
@@ -335,19 +294,6 @@ def read_review_shards(folder: str | Path, num_words: int | None = None) -> Shar
             require(bool(counts.min() > 0), f"{name} split of {folder}", both, "give reviews of both classes")
     assert train is not None
     return ShardedReviews(train, test, words, fingerprint)
-
-
-def _rows_of(path: Path, remedy: str) -> dict[str, np.ndarray]:
-    """Return the arrays "lengths", "labels", "groups" and "hashes" of a shard, which have one entry for each review.
-
-    Args:
-        path: path of the .npz file.
-        remedy: advice for the user, with which the error message ends if the file cannot be read.
-    """
-    try:
-        return read_npz(path)
-    except InputError as error:
-        raise InputError(f"shard {path}", "missing or damaged", remedy) from error
 
 
 def _split(values: MappedIds, rows: Sequence[tuple[str, int, dict[str, np.ndarray]]], name: str) -> ShardedSplit | None:
@@ -364,13 +310,3 @@ def _split(values: MappedIds, rows: Sequence[tuple[str, int, dict[str, np.ndarra
     starts = [begin + np.cumsum(columns["lengths"], dtype=np.int64) - columns["lengths"] for begin, columns in own]
     joined = {key: np.concatenate([columns[key] for _, columns in own]) for key in own[0][1]}
     return ShardedSplit(values, np.concatenate(starts), joined["lengths"], joined["labels"], joined["groups"], joined["hashes"])
-
-
-def verify_review_shards(folder: str | Path) -> None:
-    """Read all shards of a folder, and check their files against the SHA-256 checksums that were stored when the shards were written.
-
-    Raises:
-        InputError: if a shard is damaged, or if `read_review_shards` does not accept the folder.
-    """
-    read_review_shards(folder)
-    verify(Path(folder), "ids", _is_intact, COMMAND)

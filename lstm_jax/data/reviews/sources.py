@@ -30,8 +30,8 @@ FORMS = (
         takes_test_file=True,
         description=f"a folder with train{ENDINGS[0]} and test{ENDINGS[0]} (or .xz)",
         endings=(".jsonl", ".csv"),
-        content="a text and a label (0 or 1, neg or pos, negative or positive) in each row, in the columns that `--text-column` and "
-        "`--label-column` name; .jsonl.xz and .csv.xz are read, too",
+        content="a text and a label (0 or 1, neg or pos, negative or positive, false or true) in each row, in the columns that "
+        "`--text-column` and `--label-column` name; .jsonl.xz and .csv.xz are read, too",
         example=("reviews.jsonl", '{"text": "A fine film.", "label": 1}\n{"text": "A bore.", "label": 0}\n'),
     ),
     Form(

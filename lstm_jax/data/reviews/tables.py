@@ -10,10 +10,19 @@ import numpy as np
 from lstm_jax.data.reviews.form import Found, ReadOptions
 from lstm_jax.data.reviews.texts import TextSplit, check_splits, review_name
 from lstm_jax.data.tables import ENDINGS, is_table, table_rows
+from lstm_jax.data.text.columns import has_columns, read_text_column
+from lstm_jax.data.text_files import decode_utf8
 from lstm_jax.errors import InputError, require
+from lstm_jax.files.reading import read_input
 
-LABELS = {"0": 0, "1": 1, "neg": 0, "pos": 1, "negative": 0, "positive": 1}
+LABELS = {"0": 0, "0.0": 0, "neg": 0, "negative": 0, "false": 0, "1": 1, "1.0": 1, "pos": 1, "positive": 1, "true": 1}
 GROUP_KEYS = ("movie", "group")
+TEXT_FLAG = "--text-column"
+
+
+def wanted(text_column: str, label_column: str) -> dict[str, str]:
+    """Return the columns that a table of reviews must have, each with the flag that names it."""
+    return {text_column: TEXT_FLAG, label_column: "--label-column"}
 
 
 def find_tables(path: Path) -> Found | None:
@@ -55,10 +64,9 @@ def read_tables(found: Found, options: ReadOptions) -> dict[str, TextSplit]:
 def read_table(path: Path, text_column: str = "text", label_column: str = "label") -> TextSplit:
     """Return the reviews of one table, in the order of its rows.
 
-    Each row has a text and a label. The label is 0, "neg" or "negative" for a negative review, and 1, "pos" or "positive" for a positive
-    review. The movie of a review is the value in the column `movie` or, if there is none, in the column `group`. If there is no value in
-    either column, the movie is unknown. The name of a review is made from the values in the columns `id` and `rating`. If one of these
-    values is missing, the name is made from the row number.
+    Each row has a text and a label, which is one of `LABELS` in upper or lower case. The movie of a review is the value in the column
+    `movie` or, if there is none, in the column `group`. If there is no value in either column, the movie is unknown. The name of a review
+    is made from the values in the columns `id` and `rating`. If one of these values is missing, the name is made from the row number.
 
     Args:
         path: the table.
@@ -73,7 +81,7 @@ def read_table(path: Path, text_column: str = "text", label_column: str = "label
             - A column is missing.
             - A label is unknown, or a text is not a string.
     """
-    return collect(path, table_rows(path, (text_column, label_column)), text_column, label_column)
+    return collect(path, table_rows(path, wanted(text_column, label_column)), text_column, label_column)
 
 
 def collect(path: Path, rows: Iterable[tuple[int, dict[str, Any]]], text_column: str = "text", label_column: str = "label") -> TextSplit:
@@ -94,14 +102,10 @@ def collect(path: Path, rows: Iterable[tuple[int, dict[str, Any]]], text_column:
     groups: list[str] = []
     for number, row in rows:
         here = f"line {number} of {path}"
-        for column, flag in ((text_column, "--text-column"), (label_column, "--label-column")):
-            require(column in row, f"column {column!r} in {here}", f"there are {sorted(map(str, row))}", f"name one with {flag}")
-        text, raw = row[text_column], row[label_column]
-        require(isinstance(text, str), f"{text_column!r} in {here}", repr(text), "give a string")
-        label = None if isinstance(raw, bool) else LABELS.get(str(raw).strip().lower())
+        texts.append(_text(row, text_column, here))
+        label = LABELS.get(str(row.get(label_column)).strip().lower())
         if label is None:
-            raise InputError(f"label {label_column!r} in {here}", repr(raw), "give 0 or 1")
-        texts.append(_utf8(text, f"{text_column!r} in {here}"))
+            raise InputError(f"label {label_column!r} in {here}", repr(row.get(label_column)), "give 0 or 1")
         known = {key: value for key, value in row.items() if value not in (None, "") and value == value}  # NaN, too, stands for no value
         names.append(review_name(label, len(labels), known.get("id"), known.get("rating")))
         labels.append(label)
@@ -109,6 +113,31 @@ def collect(path: Path, rows: Iterable[tuple[int, dict[str, Any]]], text_column:
         _utf8(group, f"movie in {here}")
         groups.append(group)
     return TextSplit(tuple(texts), np.asarray(labels, np.int32), tuple(names), tuple(groups) if any(groups) else None)
+
+
+def _text(row: dict[str, Any], column: str, here: str) -> bytes:
+    text = row.get(column)
+    if not isinstance(text, str):
+        raise InputError(f"{column!r} in {here}", repr(text), "give a string")
+    return _utf8(text, f"{column!r} in {here}")
+
+
+def read_texts(path: Path, text_column: str = "text") -> list[bytes]:
+    """Return the reviews, without labels, of a table or of a text file with one review in each line.
+
+    Args:
+        path: path of the file, or "-" for standard input. If the name ends in .json, .csv, .jsonl or their .xz, it is a table.
+        text_column: name of the column of the texts in a table.
+
+    Raises:
+        InputError: if a table cannot be read (see `table_rows`), or if another file is not a text in UTF-8.
+    """
+    if is_table(path):
+        rows = table_rows(path, {text_column: TEXT_FLAG})
+        return [_text(row, text_column, f"line {number} of {path}") for number, row in rows]
+    if has_columns(path):
+        return [text.encode() for text in read_text_column(path, text_column)]
+    return decode_utf8(read_input(path), path, "give a text in UTF-8 with one review in each line, or a table").encode().splitlines()
 
 
 def _utf8(text: str, subject: str) -> bytes:

@@ -1,16 +1,9 @@
 """Character corpora that are larger than the memory. The ids of a text stay in memory-mapped files (shards), one for each part of the text.
 
-A folder of shards holds these files:
-
-    00000.npy    the ids of shard 0
-    00000.json   the vocabulary of shard 0, its number of ids and the SHA-256 of its ids; it is written after 00000.npy
-    index.json   the joint vocabulary and the list of the shards; it is written once all shards are finished
-
-Each shard has its own vocabulary. It can therefore be written before the text of the other shards has been read. The first line of a .json
-file is the SHA-256 of its other lines, so that damage is noticed.
+Each shard has its own vocabulary, which its record holds. It can therefore be written before the text of the other shards has been read.
+The index of the folder holds the joint vocabulary. `shard_folder` describes the files.
 """
 
-import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,8 +13,8 @@ from typing import Any, get_args
 
 import numpy as np
 
-from lstm_jax.data.mapped import MappedIds, Shard, allow_open_files
-from lstm_jax.data.shard_folder import Progress, read_index, record, shard_path, verify, write_index, write_missing, write_record, writing
+from lstm_jax.data.mapped import MappedIds, Shard
+from lstm_jax.data.shard_folder import TEXT, Progress, open_folder, write_folder
 from lstm_jax.data.text.characters import Characters, Unit
 from lstm_jax.data.text.cleaning import Recipe, clean, unix_line_ends
 from lstm_jax.data.text.sources import DESCRIPTION, Paths, source_files
@@ -42,12 +35,6 @@ SPACE = b" \t\n"
 """Bytes after which a text may be divided. The carriage return is left out, since the two bytes of a Windows line end must stay
 together."""
 _SEARCHED = 2**16
-UNREADABLE = (OSError, ValueError, EOFError)
-"""Exceptions of `np.load` for a file that is missing or damaged."""
-FORMAT = "text 1"
-"""Value of the field "format" of the index."""
-COMMAND = "lstm-jax data shard"
-"""Command that writes the shards, for error messages."""
 
 
 @dataclass(frozen=True)
@@ -110,39 +97,38 @@ def write_shards(
     require(unit in get_args(Unit), "unit", unit, f"give one of {', '.join(get_args(Unit))}")
     parts = [part for path in source_files(paths) for part in _parts(path, recipe, unit, shard_bytes)]
     require(bool(parts), "text", "empty", DESCRIPTION)
-    with writing(folder):
-        records = write_missing(folder, parts, _write_shard, _is_current, workers, on_progress)
-        shards: list[dict[str, Any]] = [{name: found[name] for name in SHARD} for found in records]
-        for shard, apart in zip(shards, _separated(parts, records), strict=True):
-            shard["apart"] = apart
-        known = {character for shard in shards for character in shard["characters"]}
-        if any(shard["apart"] for shard in shards):
-            known.add(SEPARATOR)
-        characters = Characters.all_bytes() if unit == "byte" else Characters(tuple(sorted(known)))
-        content = {"format": FORMAT, "unit": unit, "recipe": recipe, "characters": list(characters.characters)}
-        numbers = accumulate(int(part.begin == 0) for part in parts)  # of the articles
-        content |= {"articles": len({number for number, shard in zip(numbers, shards, strict=True) if shard["count"]}), "shards": shards}
-        write_index(folder, content)
+    write_folder(folder, TEXT, parts, _write_shard, _describe, workers, on_progress)
     return read_shards(folder)
 
 
-def _separated(parts: Sequence[Part], records: Sequence[dict[str, Any]]) -> list[bool]:
+def _describe(records: list[dict[str, Any]]) -> dict[str, Any]:
+    shards: list[dict[str, Any]] = [{name: found[name] for name in SHARD} for found in records]
+    for shard, apart in zip(shards, _separated(records), strict=True):
+        shard["apart"] = apart
+    known = {character for shard in shards for character in shard["characters"]}
+    if any(shard["apart"] for shard in shards):
+        known.add(SEPARATOR)
+    parts = [found["part"] for found in records]
+    characters = Characters.all_bytes() if parts[0]["unit"] == "byte" else Characters(tuple(sorted(known)))
+    content = {"unit": parts[0]["unit"], "recipe": parts[0]["recipe"], "characters": list(characters.characters)}
+    numbers = accumulate(int(part["begin"] == 0) for part in parts)  # of the articles
+    articles = len({number for number, shard in zip(numbers, shards, strict=True) if shard["count"]})
+    return content | {"articles": articles, "shards": shards}
+
+
+def _separated(records: Sequence[dict[str, Any]]) -> list[bool]:
     """Return for each shard whether a separator stands before it.
 
     A separator stands between two articles. The recipes "source" and "source-cased" remove the white space at both ends of each shard. With
     these recipes, a separator therefore also stands between two shards of one article, unless a word was divided there. A shard without ids
     has no separator before it, and neither has the first shard with ids.
-
-    Args:
-        parts: part of an article that each shard contains, in the order of the text.
-        records: record of each shard, as `_write_shard` writes it.
     """
     found: list[bool] = []
     begun = within = False  # whether there is an id so far; whether the last id lies within a word that goes on
     between = True  # whether there is white space, or the begin of an article, between the last id so far and the next shard
-    for part, shard in zip(parts, records, strict=True):
-        begins, ends = shard["edges"] or (True, False)  # a shard without text has None
-        between = between or part.begin == 0 or (part.recipe.startswith("source") and not (within and begins))
+    for shard in records:
+        part, (begins, ends) = shard["part"], shard["edges"] or (True, False)  # a shard without text has None
+        between = between or part["begin"] == 0 or (part["recipe"].startswith("source") and not (within and begins))
         found.append(begun and between and shard["count"] > 0)
         if shard["count"]:
             begun, between, within = True, False, ends
@@ -156,51 +142,14 @@ def _parts(path: Path, recipe: str, unit: str, shard_bytes: int) -> list[Part]:
     return [Part(str(path), begin, min(begin + shard_bytes, found.st_size), *rest) for begin in begins]
 
 
-def _write_shard(folder: Path, parts: Sequence[Part], number: int) -> int:
-    """Write the two files of one shard, and return the number of the shard.
-
-    Args:
-        folder: folder of the shards.
-        parts: parts of the text, one for each shard.
-        number: number of the shard, which holds the text of `parts[number]`.
-    """
-    part = parts[number]
+def _write_shard(part: Part, path: Path) -> dict[str, Any]:
     raw = _read(part)
     text = clean(raw, part.recipe)
     edges = [bool(clean(edge, part.recipe)) for edge in (raw[:1], raw[-1:])] if raw else None  # whether they lie within words
     characters = Characters.all_bytes() if part.unit == "byte" else Characters.of(text)
     ids = characters.encode(text)
-    write_atomically(shard_path(folder, number, "npy"), lambda file: np.save(file, ids))
-    content = {"characters": list(characters.characters), "count": len(ids), "sha256": _digest(ids), "edges": edges}
-    write_record(folder, number, part, content)
-    return number
-
-
-def _is_intact(folder: Path, number: int, found: dict[str, Any]) -> bool:
-    """Return whether the file of ids of a shard exists and holds ids with the expected SHA-256 checksum.
-
-    Args:
-        folder: folder of the shards.
-        number: number of the shard.
-        found: content of the shard's .json file, which has the checksum.
-    """
-    try:
-        return _digest(np.load(shard_path(folder, number, "npy"), mmap_mode="r", allow_pickle=False)) == found["sha256"]
-    except UNREADABLE:
-        return False
-
-
-def _is_current(folder: Path, number: int, found: dict[str, Any]) -> bool:
-    """Return whether a shard is intact and was not written by an older version of this project.
-
-    Older versions divided some texts at other positions. Their shards are recognised by the record (the .json file), which lacks the entry
-    "edges".
-    """
-    return "edges" in found and _is_intact(folder, number, found)
-
-
-def _digest(ids: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(ids, ids.dtype.newbyteorder("<")).data).hexdigest()
+    write_atomically(path, ids.astype(ids.dtype.newbyteorder("<"), copy=False).tobytes())
+    return {"characters": list(characters.characters), "count": len(ids), "edges": edges}
 
 
 def _read(part: Part) -> Any:
@@ -276,9 +225,7 @@ class ShardedText(MappedIds):
     """Ids of a text, or of a part of the text, that stay in memory-mapped files (shards) and are read when they are used.
 
     Args:
-        shards: pairs (ids, joint) in the order of the text, one for each shard and one for each separator between two shards. The array
-            `ids` has the ids that the shard stores. The array `joint` converts them: joint[k] is the id in the joint vocabulary of the
-            stored id k.
+        shards: the shards and the separators between them, in the order of the text.
         characters: joint vocabulary of all shards.
         index: `Index` with facts about the whole text, such as the number of its articles.
         begin: position of the first id of this object in the whole text, counted from 0.
@@ -297,43 +244,19 @@ class ShardedText(MappedIds):
 def read_shards(folder: str | Path) -> ShardedText:
     """Open a folder of shards, and return its text.
 
-    The ids of the text stay in memory-mapped files, of which only the headers are read.
+    The ids of the text stay in memory-mapped files. The checksum of a shard is verified when it is first read.
 
     Raises:
-        InputError: in one of these cases.
-
-            - The folder holds no finished shards.
-            - A shard is missing.
-            - A shard has another number of ids than the index says.
-            - The .json file of a shard is damaged or contradicts the index, for example because the shard belongs to another text.
+        InputError: if the folder holds no finished shards of a text, if a shard is missing or cut off, or if a record is damaged or belongs
+            to another text.
     """
-    folder, remedy = Path(folder), f"write them again with {COMMAND}"
-    index, content = read_index(folder, FORMAT, COMMAND)
-    characters = Characters(tuple(index["characters"]), index["unit"])
-    allow_open_files(len(index["shards"]))
-    shards = []
-    for number, shard in enumerate(index["shards"]):
-        path, found = shard_path(folder, number, "npy"), record(folder, number)
-        same = found is not None and all(found[name] == shard[name] for name in SHARD)
-        require(same, f"shard {shard_path(folder, number, 'json')}", "missing, damaged or of another text", remedy)
-        try:
-            ids = np.load(path, mmap_mode="r", allow_pickle=False)
-        except UNREADABLE as error:
-            raise InputError(f"shard {path}", str(error), remedy) from error
-        require(ids.shape == (shard["count"],), f"shard {path}", f"the shape {ids.shape} instead of {(shard['count'],)}", remedy)
+    opened, shards = open_folder(folder, TEXT), list[Shard]()
+    unit = opened.index["unit"]
+    characters = Characters(tuple(opened.index["characters"]), unit)
+    for number, shard in enumerate(opened.index["shards"]):
         if shard["apart"]:
-            shards.append((np.zeros(1, np.uint8), characters.encode(SEPARATOR)))
-        joint = [characters.char_to_id[character] for character in shard["characters"]]
-        shards.append((ids, np.asarray(joint, characters.dtype)))
-    made = Index(index["recipe"], index["articles"], hashlib.sha256(content).hexdigest())
-    return ShardedText(shards, characters, made)
-
-
-def verify_shards(folder: str | Path) -> None:
-    """Read all shards of a folder, and check their ids against the SHA-256 checksums that were stored when the shards were written.
-
-    Raises:
-        InputError: if a shard is damaged, or if `read_shards` does not accept the folder.
-    """
-    read_shards(folder)
-    verify(Path(folder), "npy", _is_intact, COMMAND)
+            shards.append(Shard(np.zeros(1, np.uint8), characters.encode(SEPARATOR)))
+        own = Characters(tuple(shard["characters"]), unit)
+        joint = np.asarray([characters.char_to_id[character] for character in own.characters], characters.dtype)
+        shards.append(opened.shard(number, joint, own.dtype))
+    return ShardedText(shards, characters, Index(opened.index["recipe"], opened.index["articles"], opened.fingerprint))

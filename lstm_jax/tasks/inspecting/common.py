@@ -34,7 +34,7 @@ class Request:
     texts: tuple[str, ...] = ()
     """Reviews (for a sentiment run) or texts (for a text-generation run) to show."""
     file: Path | None = None
-    """File with the examples. Depending on the task, it holds one review per line, one text, or one series, whose last window is shown."""
+    """File with the examples. Depending on the task, it holds reviews, one text, or one series, whose last window is shown."""
     examples: int = 2
     """Number of examples of each kind that are chosen from the held-out data. The kinds depend on the task. For reviews, the three kinds
     are the most certain correct classifications, the most certain wrong classifications, and the least certain classifications."""
@@ -43,7 +43,7 @@ class Request:
     epochs: int = 6
     """Largest number of epochs to show. A run that has not kept the parameters of its epochs shows its best epoch only."""
     text_column: str = ""
-    """Name of the column that holds the text, only for text-generation runs whose `file` is a table.
+    """Name of the column that holds the texts if `file` is a table.
 
     If empty, the name in the config of the run is used.
     """

@@ -14,9 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lstm_jax import data
-from lstm_jax.data.text_files import review_lines
+from lstm_jax.data.reviews.tables import read_texts
 from lstm_jax.errors import require
-from lstm_jax.files.reading import read_input
 from lstm_jax.inspection.attribution import gradient_norms, integrated_gradients, reach
 from lstm_jax.inspection.window import Curve, Example, Frame, Strip, Window
 from lstm_jax.packing import PackedPlaces
@@ -162,7 +161,8 @@ def _rows(trained: sentiment.Trained, split: data.EncodedSplit) -> np.ndarray:
 def _given(trained: sentiment.Trained, request: Request) -> list[Review]:
     texts: list[str | bytes] = list(request.texts)
     if request.file is not None:
-        texts += [line for line in review_lines(read_input(request.file), request.file) if line.strip()]
+        column = request.text_column or trained.config.data.text_column
+        texts += [text for text in read_texts(request.file, column) if text.strip()]
     require(bool(texts) or request.file is None, "file", str(request.file), "give one review per line")
     found = []
     for number, text in enumerate(texts, 1):
