@@ -171,8 +171,11 @@ def main(arguments: list[str] | None = None) -> int:
             started has ended with an error; the exit code is then that of the process.
         Exception: if a bug causes an error. The error is then not printed as one line.
     """
-    with keep_interrupts():
-        return _run(sys.argv[1:] if arguments is None else arguments)
+    with keep_interrupts(last=arguments is None):
+        try:
+            return _run(sys.argv[1:] if arguments is None else arguments)
+        except KeyboardInterrupt:  # it arrived while `_run` reported another exception
+            return exit_code()
 
 
 def _run(arguments: list[str]) -> int:

@@ -45,7 +45,7 @@ def table_rows(path: Path, wanted: tuple[str, ...] = (), limited: bool = True) -
             - The columns `wanted` show that semicolons or tabs separate the fields of a CSV file.
     """
     csv_file = ".csv" in path.name.lower()[-7:]
-    subject, remedy = f"file {path}", "give a complete file that can be read"
+    subject, remedy = f"file {path.absolute()}", "give a complete file that can be read"
     with parsing(subject, remedy), open_input(path, subject, remedy, limited) as file:
         lines = _lines(path, file)
         yield from _csv_rows(path, lines, wanted) if csv_file else _json_rows(path, lines)

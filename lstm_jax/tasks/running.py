@@ -64,9 +64,9 @@ class Run:
     def callbacks(self, console: Console, own: Sequence[Callback] = ()) -> tuple[Callback, ...]:
         """Return the callbacks that are called after each epoch: the built-in callbacks, followed by `own`.
 
-        The built-in callbacks write metrics.jsonl and TensorBoard events, and print one line of metrics.
+        The built-in callbacks check that the folder exists, write metrics.jsonl and TensorBoard events, and print one line of metrics.
         """
-        return (metrics_file(self.folder.metrics), tensorboard(self.folder.events), print_row(console), *own)
+        return (self.folder.check_exists, metrics_file(self.folder.metrics), tensorboard(self.folder.events), print_row(console), *own)
 
 
 @contextlib.contextmanager
@@ -134,6 +134,7 @@ def begin(
                 run.lengthen(to_json(config))
             run.seal(environments)
         yield Run(run, mesh, backend, optimizer)
+        run.check_exists()
         with processes.together():  # none ends while another one still needs it
             pass
 
@@ -282,9 +283,14 @@ def load_params(run: RunFolder, like: dict[str, jax.Array]) -> tuple[dict[str, n
         each damaged or unfinished checkpoint that was skipped.
 
     Raises:
-        InputError: if no checkpoint is intact, or if the names, shapes and dtypes in the checkpoint are not those of `like`.
+        InputError: if no checkpoint is intact, if the names, shapes and dtypes in the checkpoint are not those of `like`, or if a
+            parameter is not finite.
     """
     found = checkpoint.restore(run.checkpoints / "best", like)
     notes = tuple(f"checkpoint of step {step} is damaged ({reason}); an older one is used" for step, reason in found.rejected)
     notes += tuple(f"checkpoint of step {step} is unfinished (it has no manifest); an older one is used" for step in found.unfinished)
-    return {name: np.asarray(array) for name, array in found.state.items()}, notes
+    params = {name: np.asarray(array) for name, array in found.state.items()}
+    for name, array in params.items():
+        finite = bool(np.isfinite(array).all())
+        require(finite, f"run {run.path}", f"{name} is not finite", "the training has diverged: train anew with a lower learning rate")
+    return params, notes

@@ -36,6 +36,7 @@ def fit(
     microbatches: int = 1,
     seed: int = 0,
     patience: int = 0,
+    stop_on_nan: bool = True,
     evaluate: Callable[[nnx.Module], dict[str, Any]] | None = None,
     monitor: str = "",
     mode: str = "min",
@@ -68,6 +69,7 @@ def fit(
         seed: seed of the order of the examples and of the random streams of the module.
         patience: the training stops early once the monitored metric has not improved for this number of epochs. If 0, it does not stop
             early.
+        stop_on_nan: whether to end the training with an error as soon as the training loss is not finite.
         evaluate: function from the module to a dict of further metrics of an epoch, such as those of a validation set. The module is in the
             same mode as `model`, usually the training mode. If the module has dropout, `evaluate` must therefore first call the module's
             method `eval()`.
@@ -123,6 +125,7 @@ def fit(
         microbatches=microbatches,
         seed=seed,
         patience=patience,
+        stop_on_nan=stop_on_nan,
         checkpoint_steps=checkpoint_steps,
         keep_epochs=keep_epochs,
     )

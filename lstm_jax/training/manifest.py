@@ -73,7 +73,11 @@ def read(folder: Path) -> Manifest | None:
     except OSError as error:
         raise InputError(f"manifest {path}", error.strerror, "name the folder of a run that can be read") from error
     files, environments = (raw or {}).get("files"), (raw or {}).get("environments")
-    if not (isinstance(files, dict) and isinstance(environments, list) and all(isinstance(one, dict) for one in environments)):
+    if not (
+        isinstance(files, dict)
+        and isinstance(environments, list)
+        and all(isinstance(one, dict) and isinstance(one.get("versions", {}), dict) for one in environments)
+    ):
         raise InputError(f"manifest {path}", "damaged", accepting(folder))
     return Manifest(files, tuple(environments))
 

@@ -73,7 +73,7 @@ class RunFolder:
 
         Args:
             config_json: config of the run as JSON.
-            resume: whether the folder may hold a run. If false, the folder must be empty or must not exist.
+            resume: whether the folder may hold a run.
 
         Returns:
             False if a run was started, or if the config equals that of the run in the folder. True if the config differs from that of the
@@ -86,15 +86,16 @@ class RunFolder:
                 - The folder holds a run, and `resume` is false.
                 - The config differs from that of the run in the folder in a way that is not allowed.
                 - A file of the run in the folder has changed.
-                - The folder holds files but no run.
+                - The folder holds no run, but a file or a folder with a name that a run uses.
                 - The path is a file.
         """
         require(not self.path.exists() or self.path.is_dir(), f"run folder {self.path}", "is a file", "name a new folder")
         for folder in (self.path, self.events, self.figures):
             remove_temporaries(folder)
         if not self.config.exists():
-            others = self.path.exists() and any(path != self.lock for path in self.path.iterdir())
-            require(not others, f"run folder {self.path}", "not empty", "name a new folder")
+            own = {*manifest.FILES, *(path.name for path in vars(self).values() if path.parent == self.path and path != self.lock)}
+            taken = sorted(name for name in own if (self.path / name).exists())
+            require(not taken, f"run folder {self.path}", f"holds {', '.join(taken)}", "name a new folder, or move this away")
             write_atomically(self.config, config_json)
             return False
         require(resume, f"run folder {self.path}", "holds a run", "resume it with --resume, or name another folder")
@@ -106,6 +107,10 @@ class RunFolder:
         remedy = f"give its config to resume it: {shown_changes(changes)}{note}"
         require(longer or not changes, f"run folder {self.path}", "holds a run of another config", remedy)
         return longer
+
+    def check_exists(self, *_: Any) -> None:
+        """Raise an `InputError` if the folder has been removed during the training. This function is also a callback of the training."""
+        require(self.config.exists(), f"run folder {self.path}", "removed while it trained", "train anew")
 
     def lengthen(self, config_json: str) -> None:
         """Replace the config of the run by one with more epochs, and remove the result of the training with fewer epochs.

@@ -124,8 +124,11 @@ def test_every_bit_of_the_manifest_counts(folder):
             assert sums.read_manifest(folder, 12) is None
 
 
-def test_a_manifest_of_another_step_is_damaged(folder):
-    shutil.copy(folder / "7.manifest.json", folder / "12.manifest.json")
+@pytest.mark.parametrize("change", [{"step": 7}, {"folder": None}, {"extra": []}, {"leaves": {"w": 3}}, {"files": {"a": {}}}])
+def test_a_manifest_of_other_content_is_damaged(folder, change):
+    content = sums.read_manifest(folder, 12)
+    assert content is not None
+    sums.write_manifest(folder, 12, content | change)
     assert_falls_back(folder, "manifest")
 
 

@@ -188,6 +188,11 @@ def _restore(folder: Path, like: PyTree, added: tuple[str, ...], step: int | Non
     raise InputError(f"checkpoints in {folder}", found, "name the folder of a run that has saved one, or start anew")
 
 
+def damage(folder: Path, step: int) -> str:
+    """Return a description of the damage to the checkpoint of a step, or "" if its files are intact."""
+    return _agreed(read_verified(folder, step)[1] if step in steps(folder) else "it is missing")
+
+
 def prune(folder: Path, keep: int, newest: int | None = None) -> None:
     """Keep the newest `keep` intact checkpoints, and remove all older checkpoints.
 
