@@ -11,6 +11,7 @@ import select
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
@@ -80,12 +81,6 @@ def _repeat_later() -> None:
     later.start()
 
 
-def _imports_compiled_code(frame: FrameType | None) -> bool:
-    while frame is not None and not frame.f_code.co_qualname.startswith("ExtensionFileLoader."):
-        frame = frame.f_back
-    return frame is not None
-
-
 @contextlib.contextmanager
 def keep_interrupts(last: bool = False) -> Iterator[None]:
     """Return a context manager within which no SIGINT is lost.
@@ -108,7 +103,7 @@ def keep_interrupts(last: bool = False) -> Iterator[None]:
             _end()
         _repeating.clear()
         _asked.set()
-        if _imports_compiled_code(frame):
+        if any(above.f_code.co_qualname.startswith("ExtensionFileLoader.") for above, _ in traceback.walk_stack(frame)):
             _repeat_later()
         else:
             raise KeyboardInterrupt

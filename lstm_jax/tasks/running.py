@@ -16,7 +16,7 @@ from rich.table import Table
 
 from lstm_jax import native
 from lstm_jax.cells import CELLS
-from lstm_jax.config import RecurrentConfig, RunConfig, to_json
+from lstm_jax.config import RunConfig, to_json
 from lstm_jax.dropout import draw_masks
 from lstm_jax.errors import require
 from lstm_jax.files.json_text import json_text
@@ -114,7 +114,9 @@ def begin(
     require(not unnamed, f"files of {config.task}", unnamed, "name each file that the task writes in the `files` of its config")
     backend = check_request(config, mesh)
     optimizer = make_optimizer(config.train, config.train.epochs * steps_per_epoch(examples, config.train.batch_size))
-    here = environment(mesh) | {"backend": backend, **_compiled_code()}
+    library = native.loaded_library()
+    compiled = {"compiled": library.name} if library else {"compiled": "", "not_compiled": native.why_not()}
+    here = environment(mesh) | {"backend": backend, **compiled}
     if processes.several():
         versions = str({name: here[name] for name in ("versions", "backend", "compiled")})
         processes.require_equal({"config": to_json(config), "data": fingerprint, "versions": versions, "code": processes.code_digest()})
@@ -125,7 +127,12 @@ def begin(
                 run = RunFolder(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lstm_jax_"))), checkpoints=run.checkpoints)
             stack.enter_context(run.locked())
             longer = run.start(to_json(config), permissions.resume)
-            environments = _environments(run, here, permissions.other_machine, console)
+            environments = run.environments() or (here,)
+            if found := "; ".join(differences(environments[-1], here)):
+                remedy = f"{found}: the last bits of what follows would differ; go back to it, or resume with --allow-other-machine"
+                require(permissions.other_machine, f"machine of run {run.path}", "not the one it was trained on", remedy)
+                console.print(f"resumed on another machine, so that the last bits differ: {found}", highlight=False, markup=False)
+                environments = (*environments, here)
             run.fix_data(fingerprint)
             for name, content in files.items():
                 if not (run.manifest.exists() and (run.path / name).exists()):  # without a manifest an existing file cannot be verified
@@ -137,42 +144,6 @@ def begin(
         run.check_exists()
         with processes.together():  # none ends while another one still needs it
             pass
-
-
-def _compiled_code() -> dict[str, str]:
-    """Return a dict that describes the compiled code of this process, as a part of the environment of a run.
-
-    The key "compiled" has the file name of the compiled C++ library that this process uses. If the process uses none, this name is "", and
-    the key "not_compiled" has the reason.
-    """
-    path = native.loaded_library()
-    return {"compiled": path.name} if path else {"compiled": "", "not_compiled": native.why_not()}
-
-
-def _environments(run: RunFolder, here: dict[str, Any], allow: bool, console: Console) -> tuple[dict[str, Any], ...]:
-    """Return the environments that a run was trained in, oldest first, followed by the environment of this process if it is new.
-
-    An environment is a dict of versions, devices and settings. The environment of this process is new if the run has no environment yet, or
-    if `differences` finds a difference between it and the newest one of the run. A difference can change the last bits of results.
-
-    Args:
-        run: folder of the run.
-        here: environment of this process.
-        allow: whether the run may be continued in an environment that differs from the newest one.
-        console: console that shows a note if the environment differs from the newest one.
-
-    Raises:
-        InputError: if the environment differs from the newest one, and `allow` is false.
-    """
-    before = run.environments()
-    if not before:
-        return (here,)
-    found = "; ".join(differences(before[-1], here))
-    remedy = f"{found}: the last bits of what follows would differ; go back to it, or resume with --allow-other-machine"
-    require(allow or not found, f"machine of run {run.path}", "not the one it was trained on", remedy)
-    if found:
-        console.print(f"resumed on another machine, so that the last bits differ: {found}", highlight=False, markup=False)
-    return (*before, here) if found else before
 
 
 def open_run(folder: str | os.PathLike[str]) -> tuple[RunFolder, tuple[str, ...]]:
@@ -195,18 +166,15 @@ def check_request(config: RunConfig, mesh: jax.sharding.Mesh) -> str:
         InputError: if no backend can run the config, or if the batch size is not a multiple of the number of microbatches times the number
             of devices.
     """
-    named = None if config.model.backend == "auto" else config.model.backend
-    backend = resolve_backend(named, config.model.cell, compute_dtype=config.model.dtype, **_requirements(config.model)).name
-    check_batch_size(config.train, mesh)
-    return backend
-
-
-def _requirements(model: RecurrentConfig) -> dict[str, Any]:
-    """Return the features that a backend must support to train the model, as a dict of keyword arguments for `resolve_backend`."""
+    model = config.model
     rates = (model.dropout, model.recurrent_dropout, model.dropout_masks)
     masks = jax.eval_shape(lambda: draw_masks(jax.random.key(0), 1, 1, 1, *rates, gates=CELLS[model.cell].gates))
     kinds = dropout_kinds(masks) + (ZONEOUT,) * bool(model.zoneout or model.zoneout_cell)
-    return {"dropout": kinds, "mask": "mask" if getattr(model, "mask_zero", False) else "", "units": model.units}
+    mask = "mask" if getattr(model, "mask_zero", False) else ""
+    named = None if model.backend == "auto" else model.backend
+    backend = resolve_backend(named, model.cell, compute_dtype=model.dtype, dropout=kinds, mask=mask, units=model.units).name
+    check_batch_size(config.train, mesh)
+    return backend
 
 
 def initial_rngs(seed: int) -> nnx.Rngs:
@@ -291,6 +259,10 @@ def load_params(run: RunFolder, like: dict[str, jax.Array]) -> tuple[dict[str, n
     notes += tuple(f"checkpoint of step {step} is unfinished (it has no manifest); an older one is used" for step in found.unfinished)
     params = {name: np.asarray(array) for name, array in found.state.items()}
     for name, array in params.items():
-        finite = bool(np.isfinite(array).all())
-        require(finite, f"run {run.path}", f"{name} is not finite", "the training has diverged: train anew with a lower learning rate")
+        require(
+            bool(np.isfinite(array).all()),
+            f"run {run.path}",
+            f"{name} is not finite",
+            "the training has diverged: train anew with a lower learning rate",
+        )
     return params, notes

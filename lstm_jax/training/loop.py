@@ -153,7 +153,7 @@ def fit(
         if resume:
             run.resumed = True
             run.resume(console)
-        run.begin()
+        run.began = time.perf_counter() - run.history.seconds  # in a resumed run, including the time before the resumption
         with noted_signals() as asked, progress_bar(console) as progress:
             while not run.ended:
                 row = run.train_epoch(asked, progress)
@@ -276,10 +276,6 @@ class _Fit:
             if params is not None:
                 checkpoint.save(self.best, own, params, self.history.to_json())
 
-    def begin(self) -> None:
-        """Start to measure the training time. In a resumed run, the measured time includes the time before the resumption."""
-        self.began = time.perf_counter() - self.history.seconds
-
     def _seconds(self) -> float:
         return time.perf_counter() - self.began
 
@@ -292,6 +288,9 @@ class _Fit:
     def train_epoch(self, asked: Asked, progress: Progress) -> Metrics:
         """Take the remaining steps of the current epoch, and return its training metrics.
 
+        The keys are "epoch", "step" (number of steps since the start of the run), "train_NAME" for each metric NAME, "seconds" and
+        "examples_per_second" of this process and, if the source of batches measures it, "input_seconds", the time spent waiting for it.
+
         Args:
             asked: event that is set if the training should end.
             progress: progress bar.
@@ -302,7 +301,7 @@ class _Fit:
                 before this error is raised.
         """
         epoch, every = len(self.history.rows), self.config.checkpoint_steps
-        began, earlier = time.perf_counter(), float(self.state.totals[EXAMPLES])
+        began, earlier = time.perf_counter(), float(self.state.totals[EXAMPLES])  # read before the run was resumed within the epoch
         first = int(self.state.step) - epoch * self.per_epoch
         self.source.begin(jax.random.fold_in(self.order_key, epoch), first)
         bar = progress.add_task(f"epoch {epoch + 1}/{self.config.epochs}", total=self.per_epoch, completed=first)
@@ -322,7 +321,11 @@ class _Fit:
             if asked_here:
                 raise Interrupted(int(self.state.step), number)
         progress.remove_task(bar)
-        return self._row(epoch + 1, time.perf_counter() - began, earlier)
+        seconds, sums = time.perf_counter() - began, {name: float(total) for name, total in self.state.totals.items()}
+        means = {f"train_{name}": sums[name] / sums[EXAMPLES] for name in self.metrics}
+        speed = {"seconds": seconds, "examples_per_second": (sums[EXAMPLES] - earlier) / seconds}
+        waited = {} if self.source.waited is None else {"input_seconds": self.source.waited}
+        return {"epoch": epoch + 1, "step": int(self.state.step)} | means | speed | waited
 
     @staticmethod
     def agreed(asked: Asked) -> int:
@@ -331,25 +334,6 @@ class _Fit:
         All processes of the run get the same number.
         """
         return processes.largest(asked.number)[0]
-
-    def _row(self, epoch: int, seconds: float, earlier: float) -> Metrics:
-        """Return a dict of the training metrics of an epoch.
-
-        The keys are "epoch", "step" (number of steps since the start of the run), "train_NAME" for each metric NAME (such as "train_loss"),
-        "seconds" and "examples_per_second". If the source of batches measures how long the loop waits for examples, there is also
-        "input_seconds" with this time.
-
-        Args:
-            epoch: number of the epoch, counted from 1.
-            seconds: time that this process has spent on the epoch.
-            earlier: if the run was resumed within this epoch, the number of examples of the epoch that were read before the resumption.
-                Otherwise 0.
-        """
-        sums = {name: float(total) for name, total in self.state.totals.items()}
-        means = {f"train_{name}": sums[name] / sums[EXAMPLES] for name in self.metrics}
-        speed = {"seconds": seconds, "examples_per_second": (sums[EXAMPLES] - earlier) / seconds}
-        waited = {} if self.source.waited is None else {"input_seconds": self.source.waited}
-        return {"epoch": epoch, "step": int(self.state.step)} | means | speed | waited
 
     def end_epoch(self, row: Metrics, callbacks: Sequence[Callback]) -> None:
         """Finish an epoch: add its metrics `row` to the history, call the callbacks, and save a checkpoint if checkpoints are saved at all.

@@ -4,7 +4,6 @@
 other name stands for the optimiser of optax with this name. The function `adam`, in contrast, returns the form of Adam that optax computes.
 """
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -187,14 +186,6 @@ def make_schedule(config: TrainConfig, total_steps: int) -> optax.Schedule | flo
     return lambda step: schedule(jnp.asarray(step, float))  # optax mixes dtypes, which JAX' strict promotion forbids
 
 
-def _takes_a_rate(factory: Any) -> bool:
-    """Return whether an object is a function with a parameter `learning_rate`."""
-    try:
-        return "learning_rate" in inspect.signature(factory).parameters
-    except (TypeError, ValueError):  # not a function; a type such as `optax.Schedule` is callable, but has no signature
-        return False
-
-
 def make_optimizer(config: TrainConfig, total_steps: int) -> Optimizer:
     """Return the optimiser of a run of `total_steps` steps, with the learning-rate schedule and the gradient clipping of `config`.
 
@@ -211,18 +202,16 @@ def make_optimizer(config: TrainConfig, total_steps: int) -> Optimizer:
     schedule = make_schedule(config, total_steps)
     factory: Any = OURS.get(config.optimizer) or getattr(optax, config.optimizer, None)
     try:
-        require(_takes_a_rate(factory), "optimizer", config.optimizer, "give adam, rmsprop, sgd, lion, adamw or another of optax")
         optimizer: Any = factory(learning_rate=schedule)
         known = isinstance(optimizer, Optimizer) and not config.optimizer.startswith("scale_by_")
         require(known, "optimizer", config.optimizer, "give adam, rmsprop, sgd, lion or adamw")
         try_update(optimizer)
     except InputError:
         raise
-    except TypeError as error:
-        raise InputError("optimizer", config.optimizer, f"it needs more than a learning rate ({error})") from error
     except Exception as error:  # optax' functions raise many kinds of errors
-        remedy = "give another, or no schedule and no warm-up" if callable(schedule) else "give another"
-        raise InputError("optimizer", config.optimizer, f"{remedy} ({type(error).__name__}: {error})") from error
+        other = ", or no schedule and no warm-up" if callable(schedule) else ""
+        remedy = f"give adam, rmsprop, sgd, lion, adamw or another of optax{other} ({type(error).__name__}: {error})"
+        raise InputError("optimizer", config.optimizer, remedy) from error
     if config.clip_norm:
         return clipped(optimizer, config.clip_norm)
     return optimizer

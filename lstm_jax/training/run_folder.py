@@ -100,8 +100,12 @@ class RunFolder:
             return False
         require(resume, f"run folder {self.path}", "holds a run", "resume it with --resume, or name another folder")
         self.verify()
-        changes = _changes(self.config, config_json)
-        more = _has_more_epochs(changes)
+        try:
+            changes = config_changes(with_current_names(json.loads(self.config.read_bytes())), json.loads(config_json))
+        except (OSError, ValueError, RecursionError) as error:
+            raise InputError(f"config {self.config}", error, "the run folder is damaged; name a new one") from error
+        old, new = changes.get(EPOCHS, (None, 0))
+        more = len(changes) == 1 and isinstance(old, int) and new > old
         longer = more and json.loads(config_json)["train"]["schedule"] == "constant"  # each step is then the same
         note = " (more epochs need a constant schedule)" if more else ""
         remedy = f"give its config to resume it: {shown_changes(changes)}{note}"
@@ -205,32 +209,12 @@ class RunFolder:
         """
         require(self.config.exists(), f"run {self.path}", "no config.json", "name the folder of a run")
         with self.locked():
-            try:
-                old = manifest.read(self.path) or manifest.Manifest({}, self._written_environments())
-            except InputError:
-                old = manifest.Manifest({}, self._written_environments())
+            old = manifest.Manifest({}, self._written_environments())
+            with contextlib.suppress(InputError):
+                old = manifest.read(self.path) or old
             found = manifest.changes(self.path, old)
             self.seal(old.environments)
         return found
-
-
-def _changes(config: Path, new: str) -> dict[tuple[str, str], tuple[Any, Any]]:
-    try:
-        return config_changes(with_current_names(json.loads(config.read_bytes())), json.loads(new))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"config {config}", error, "the run folder is damaged; name a new one") from error
-
-
-def _has_more_epochs(changes: dict[tuple[str, str], tuple[Any, Any]]) -> bool:
-    """Return whether the only change of a config is a larger number of epochs.
-
-    Args:
-        changes: changes of the config, as `config_changes` returns them.
-    """
-    if list(changes) != [EPOCHS]:
-        return False
-    old, new = changes[EPOCHS]
-    return isinstance(old, int) and new > old
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
