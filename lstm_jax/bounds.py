@@ -107,7 +107,7 @@ Part = Annotated[float, Bounds(1e-9, 1 - 1e-9, "give a share between 0 and 1")]
 Level = Annotated[float, Bounds(1e-300, 1 - 2**-53, "give a share between 0 and 1", "give a share between 0 and 1")]
 Rate = Annotated[float, Bounds(1e-18, 1e18, "give a number above 0, at least 1e-18")]
 """Number from 1e-18 to 1e18. Within these bounds, squares and quotients of such numbers are finite and non-zero in float32."""
-RateOrNone = Annotated[float, Bounds(1e-18, 1e18, "give 0 or more, at least 1e-18", zero=True)]
+RateOrNone = Annotated[float, Bounds(1e-18, 1e18, "give a number, 0 or at least 1e-18", zero=True)]
 TopP = Annotated[float, Bounds(5e-324, 1, "give a share above 0, at most 1", "give a share above 0, at most 1")]
 Temperature = Annotated[float, Bounds(1e-6, 1e6, *["give 0 (always the likeliest), or 1e-6 to 1e6 (all alike)"] * 2, zero=True)]
 """Temperature of sampling: 0, or a number from 1e-6 to 1e6. Other temperatures cause overflow in float32."""

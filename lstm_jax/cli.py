@@ -172,8 +172,11 @@ def main(arguments: list[str] | None = None) -> int:
             started has ended with an error; the exit code is then that of the process.
         Exception: if a bug causes an error. The error is then not printed as one line.
     """
-    with keep_interrupts():
-        code = _run(sys.argv[1:] if arguments is None else arguments)
+    with keep_interrupts(last=arguments is None):
+        try:
+            code = _run(sys.argv[1:] if arguments is None else arguments)
+        except KeyboardInterrupt:  # it arrived while `_run` reported another exception
+            code = exit_code()
         if code and (processes := sys.modules.get("lstm_jax.runtime.processes")):
             processes.leave(code)
         return code

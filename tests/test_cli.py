@@ -238,7 +238,6 @@ def test_a_training_whose_reader_leaves(tmp_path):
             ["path ~nosuchuser/x: no such user, or no home"],
         ),
         ("train sentiment --data {reviews} --run {tmp}/thing.txt", ["thing.txt: is a file; name a new folder"]),
-        ("train sentiment --data {reviews} --run {tmp}", ["not empty; name a new folder"]),
         ("evaluate --run {tmp}/none", ["none/config.json: No such file or directory; name the folder of a finished or interrupted run"]),
         ("predict --run {tmp} --text good", ["config.json: No such file or directory; name the folder"]),
         ("predict --run {run} --file {tmp}/none.txt", ["file ", "none.txt: No such file or directory; give a file that can be read"]),

@@ -245,7 +245,6 @@ TRAIN = f"train generation {_SIZES} --epochs 1 --run {{tmp}}/new --data "
         (TRAIN + "{tmp}/text.md --regime stream --batch-size 90", ["text: 568 characters; 90 streams of 8 characters need 728: give"]),
         (TRAIN + "{tmp}/text.md --batch-size 7", ["batch_size: 7; give a multiple of the mesh's 2 devices"]),
         (TRAIN + "{tmp}/text.md --length 63", ["validation part: 63 characters; a window and its next character need 64"]),
-        (TRAIN + "{tmp}/text.md --run {tmp}", ["not empty; name a new folder"]),
         (TRAIN + "{tmp}/text.md --validation 1.5", ["error: --validation: 1.5; give a share from 0 to below 1"]),
         (TRAIN + "{tmp}/text.md --sample-temperatures 0.5 -1", ["error: --sample-temperatures: -1.0; give 0 (always the likeliest)"]),
         (TRAIN + "{tmp}/text.md --sample-chars -1", ["error: --sample-chars: -1; give 0 or more characters"]),

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from lstm_jax import cli
 from lstm_jax.commands import COMMANDS
 from lstm_jax.errors import Interrupted
 
@@ -69,6 +70,12 @@ def test_an_interrupt_of_which_a_library_makes_an_error_of_its_own(ask, monkeypa
     monkeypatch.setitem(COMMANDS, "backends", lambda: lambda console: 1 / 0)
     with pytest.raises(ZeroDivisionError):  # the interrupt does not affect the next call
         ask("backends")
+
+
+def test_an_interrupt_while_another_is_reported(ask, monkeypatch):
+    monkeypatch.setattr(cli, "_process", lambda: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setitem(COMMANDS, "backends", lambda: lambda console: (_ for _ in ()).throw(Interrupted(7)))
+    assert ask("backends") == (130, "", "")
 
 
 @pytest.mark.parametrize(

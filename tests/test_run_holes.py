@@ -15,6 +15,7 @@ from made_texts import SENTENCES
 
 from lstm_jax import cli, data
 from lstm_jax.config import CONFIGS
+from lstm_jax.tasks.forecast import Forecasting
 from lstm_jax.training import manifest
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -166,6 +167,11 @@ def test_a_run_interrupted_after_its_first_checkpoint_has_its_words(root, ask, t
     (run / "result.json").unlink()
     for command in asking("sentiment", run, tmp_path):
         assert ask(*command)[0] == 0, command
+
+
+def test_a_folder_that_is_removed_while_it_trains(root, ask, tmp_path, monkeypatch):
+    monkeypatch.setattr(Forecasting, "finish", lambda self, folder, *_: shutil.rmtree(folder.path))
+    assert_error(ask(*train(root, "forecast", tmp_path / "run")), "run: removed while it trained")
 
 
 @pytest.mark.parametrize("task", CONFIGS)

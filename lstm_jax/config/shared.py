@@ -127,6 +127,8 @@ class TrainConfig:
     """Number of steps between checkpoints within an epoch. 0 saves a checkpoint only at the end of each epoch."""
     keep_epochs: bool = field(default=False, metadata=ADDED)
     """Keep the parameters of each epoch in the run's folder, so that `lstm-jax inspect` can show how the network changed."""
+    stop_on_nan: bool = field(default=True, metadata=ADDED)
+    """End the training with an error as soon as the training loss is not finite."""
     devices: Devices = 0
     """Number of devices over which a batch is sharded. 0 means all devices. With 0, a CPU has one device per core or, if the backend is
     `compiled`, one device that uses all cores."""

@@ -44,7 +44,7 @@ def table_rows(path: Path, wanted: Mapping[str, str] | None = None, limited: boo
             - Two columns of a CSV file have the same name.
     """
     csv_file = ".csv" in path.name.lower()[-7:]
-    subject, remedy = f"file {path}", "give a complete file that can be read"
+    subject, remedy = f"file {path.absolute()}", "give a complete file that can be read"
     with parsing(subject, remedy), open_input(path, subject, remedy, limited) as file:
         lines = _lines(path, file)
         yield from _csv_rows(path, lines, wanted or {}) if csv_file else _json_rows(path, lines, wanted or {})

@@ -114,7 +114,7 @@ def locate(path: str | Path, subject: str, remedy: str) -> Path:
         try:
             folder = stat.S_ISDIR(found.stat().st_mode)
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise InputError(f"{subject} {found}", "no such file or folder", remedy) from error
+            raise InputError(f"{subject} {found.absolute()}", "no such file or folder", remedy) from error
         if folder:
             os.scandir(found).close()
             (found / ".").stat()  # a folder may be listed without being entered

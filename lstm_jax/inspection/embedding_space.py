@@ -271,7 +271,6 @@ def _percent(character: str) -> str:
 def _checked_words(words: Sequence[str], vectors: np.ndarray) -> list[str]:
     require(len(words) == len(vectors), "words", f"{len(words)} for {len(vectors)} vectors", "give one a vector")
     require(vectors.size > 0, "vectors", f"shape {vectors.shape}", "give at least one, with at least one feature")
-    require(bool(np.isfinite(vectors).all()), "vectors", "not finite", "the model has diverged: lower the learning rate")
     written = [escape(word) for word in words]
     seen: set[str] = set()
     for word in written:

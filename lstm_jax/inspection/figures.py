@@ -4,11 +4,15 @@ matplotlib is imported only when a figure is drawn. pyplot is not used, so that 
 colours are from the palette of Okabe and Ito, which colour-blind readers can tell apart. The same data always give the same .svg file.
 """
 
+import contextlib
 import io
+import os
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
+from unittest import mock
 
 from lstm_jax.errors import require
 from lstm_jax.files.writing import MARK, write_atomically
@@ -81,6 +85,11 @@ def write_figure(path: Path, inches: tuple[float, float], draw: Callable[[Any], 
     Raises:
         InputError: if the path does not end in .png, or if a file cannot be written.
     """
+    if "matplotlib" not in sys.modules and (backend := os.environ.get("MPLBACKEND")):
+        with mock.patch.dict(os.environ, MPLBACKEND=""):  # the import fails if this backend is not installed, and none is needed here
+            import matplotlib
+        with contextlib.suppress(ValueError):
+            matplotlib.rcParams["backend"] = backend
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -11,7 +11,9 @@ import select
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
 from lstm_jax.errors import RESTART
@@ -24,9 +26,9 @@ CODE = 130
 """Exit code of a process that ends at the second signal."""
 SHOW_CURSOR = b"\x1b[?25h"
 
-_asked, _terminated = threading.Event(), threading.Event()
+_asked, _terminated, _repeating = threading.Event(), threading.Event(), threading.Event()
 _repeated: list[int] = []
-"""Numbers of the signals that `_repeat` has repeated and `_watch` has not seen yet."""
+"""Numbers of the signals that `_repeat_later` has repeated and `_watch` has not seen yet."""
 _last_actions: list[Callable[[], object]] = []
 
 
@@ -65,51 +67,61 @@ def terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, old)
 
 
-def _repeat() -> None:
-    """Make the main thread call the handler of the last SIGINT or SIGTERM again. `_watch` does not count this as a second signal."""
-    number = signal.SIGTERM if _terminated.is_set() else signal.SIGINT
-    _repeated.append(number)
-    _thread.interrupt_main(number)
+def _repeat_later() -> None:
+    """Make the main thread call the handler of the last SIGINT or SIGTERM again soon. This does not count as a second signal."""
+
+    def repeat() -> None:
+        number = signal.SIGTERM if _terminated.is_set() else signal.SIGINT
+        _repeated.append(number)
+        _repeating.set()
+        _thread.interrupt_main(number)
+
+    later = threading.Timer(AGAIN, repeat)
+    later.daemon = True
+    later.start()
 
 
 @contextlib.contextmanager
-def keep_interrupts() -> Iterator[None]:
+def keep_interrupts(last: bool = False) -> Iterator[None]:
     """Return a context manager within which no SIGINT is lost.
 
     A SIGINT raises `KeyboardInterrupt`, and the function `interrupted` returns true from then on until the context ends. If Python has to
-    ignore the `KeyboardInterrupt`, as in a callback or in a method `__del__`, the exception is raised again after `AGAIN` seconds. If a
-    SIGINT interrupts the import of a compiled module, the traceback that the module prints is suppressed. Outside the main thread the
-    context manager does nothing. A process that ignores SIGINT goes on ignoring it.
+    ignore the `KeyboardInterrupt`, as in a callback or in a method `__del__`, the exception is raised again after `AGAIN` seconds. During
+    the import of a compiled module, which the exception could crash, it is postponed. A second SIGINT ends the process. Outside the main
+    thread the context manager does nothing. A process that ignores SIGINT goes on ignoring it.
+
+    Args:
+        last: whether the process ends after the context. From then on, a SIGINT ends it without a traceback.
     """
-    old, hook, printing = signal.getsignal(signal.SIGINT), sys.unraisablehook, sys.excepthook
+    old, hook = signal.getsignal(signal.SIGINT), sys.unraisablehook
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def note(*_: Any) -> None:
+    def note(_: int, frame: FrameType | None) -> None:
+        if _asked.is_set() and not _repeating.is_set():
+            _end()
+        _repeating.clear()
         _asked.set()
-        raise KeyboardInterrupt
+        if any(above.f_code.co_qualname.startswith("ExtensionFileLoader.") for above, _ in traceback.walk_stack(frame)):
+            _repeat_later()
+        else:
+            raise KeyboardInterrupt
 
     def again(unraisable: Any) -> None:
         if issubclass(unraisable.exc_type, KeyboardInterrupt):
-            later = threading.Timer(AGAIN, _repeat)  # an exception raised here and now would be ignored again
-            later.daemon = True
-            later.start()
+            _repeat_later()  # an exception raised here and now would be ignored again
         else:
             hook(unraisable)
 
-    def show(*error: Any) -> None:
-        if not interrupted():
-            printing(*error)
-
     if old is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, note)
-    sys.unraisablehook, sys.excepthook = again, show
+    sys.unraisablehook = again
     try:
         yield
     finally:
-        sys.unraisablehook, sys.excepthook = hook, printing
-        signal.signal(signal.SIGINT, old)
+        signal.signal(signal.SIGINT, signal.SIG_DFL if last and old is not signal.SIG_IGN else old)
+        sys.unraisablehook = hook
         _asked.clear()
         _terminated.clear()
 

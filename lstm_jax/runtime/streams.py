@@ -16,20 +16,22 @@ def prepare_streams() -> None:
     r"""Open standard input, output and error if they are closed, and make standard output accept every character.
 
     If a standard stream stayed closed, the next file that the process opens would get the file descriptor of this stream. Output for the
-    stream would then be written to the file. After a call of this function, text that is written to a formerly closed output stream is
-    discarded, and reading from a formerly closed standard input raises `OSError`. Standard output shows a character outside its encoding as
-    a JSON escape: `\u` and four hexadecimal digits.
+    stream would then be written to the file. After a call of this function, reading from a formerly closed standard input and writing to a
+    formerly closed standard output raises `OSError`, and text for a formerly closed standard error is discarded. Standard output shows a
+    character outside its encoding as a JSON escape: `\u` and four hexadecimal digits.
     """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_WRONLY)  # gets the lowest free file descriptor, which is that of the closed stream
+            os.open(
+                os.devnull, os.O_RDONLY if number == 1 else os.O_WRONLY
+            )  # gets the lowest free file descriptor, which is that of the closed stream
     if sys.stdin is None:
         sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)))
-    for name in ("stdout", "stderr"):
+    for number, name in enumerate(("stdout", "stderr"), start=1):
         if getattr(sys, name) is None:
-            setattr(sys, name, io.TextIOWrapper(io.BufferedWriter(io.FileIO(os.devnull, "w"))))
+            setattr(sys, name, io.TextIOWrapper(io.BufferedWriter(io.FileIO(number, "w", closefd=False))))
     codecs.register_error(ESCAPE, _escape)
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors=ESCAPE)

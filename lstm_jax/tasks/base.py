@@ -193,8 +193,8 @@ class Task(ABC, Generic[C, D]):
 
         Args:
             config: config of the run, which is also written to the folder.
-            folder: folder of the run. If `resume` is false, it must be new or empty. If `resume` is true, it may hold a run that was
-                interrupted or has ended.
+            folder: folder of the run. If `resume` is true, it may hold a run that was interrupted or has ended, otherwise it must hold no
+                file that a run writes.
             data: the data, if they are in memory already. If None, the data that the config names are read.
             initial: dict from the name of a parameter in `Functional.params` to its initial value. All other parameters get random initial
                 values.

@@ -364,12 +364,15 @@ class Trained(base.Trained[ForecastConfig, Scale]):
                 - `times` does not hold K increasing times after the end of the series.
                 - `times` holds dates, but the series has no dates.
                 - A value that the model reads differs too much from the last value of the series.
+                - A number of the forecast is not finite.
                 - `data.level` of the config is true, and a value that the model reads differs too much from the mean of the training split.
         """
         level = check_number("level", level, Level)
         part, moments = self.end_of(series, times)
-        mean, low, high = interval(self.predict(part), part.last, self.scale, level)
-        return Forecast(moments, mean[0], low[0], high[0])
+        found = interval(self.predict(part), part.last, self.scale, level)
+        finite = bool(np.isfinite(found).all())
+        require(finite, f"forecast of {self.run.path}", "not finite", "the training has diverged: train anew with a lower learning rate")
+        return Forecast(moments, *(array[0] for array in found))
 
 
 train, load = Forecasting.train, Trained.load

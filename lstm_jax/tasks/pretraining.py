@@ -157,6 +157,7 @@ def train_config(config: SentimentConfig, mesh: Mesh, steps: int) -> TrainConfig
         clip_norm=CLIP,
         seed=config.train.seed,
         checkpoint_steps=config.train.checkpoint_steps,
+        stop_on_nan=config.train.stop_on_nan,
         devices=config.train.devices,
     )
 

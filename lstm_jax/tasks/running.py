@@ -18,7 +18,7 @@ from rich.table import Table
 
 from lstm_jax import native
 from lstm_jax.cells import CELLS
-from lstm_jax.config import RecurrentConfig, RunConfig, to_json
+from lstm_jax.config import RunConfig, to_json
 from lstm_jax.config.values import config_values
 from lstm_jax.dropout import draw_masks
 from lstm_jax.errors import require
@@ -71,9 +71,9 @@ class Run:
     def callbacks(self, console: Console, own: Sequence[Callback] = ()) -> tuple[Callback, ...]:
         """Return the callbacks that are called after each epoch: the built-in callbacks, followed by `own`.
 
-        The built-in callbacks write metrics.jsonl and TensorBoard events, and print one line of metrics.
+        The built-in callbacks check that the folder exists, write metrics.jsonl and TensorBoard events, and print one line of metrics.
         """
-        return (metrics_file(self.folder.metrics), tensorboard(self.folder.events), print_row(console), *own)
+        return (self.folder.check_exists, metrics_file(self.folder.metrics), tensorboard(self.folder.events), print_row(console), *own)
 
 
 @contextlib.contextmanager
@@ -132,7 +132,12 @@ def begin(
         _require_shared(Path(folder))
         with processes.together():
             longer = run.start(to_json(config), permissions.resume)
-            environments = _environments(run, here, permissions.other_machine, console)
+            environments = run.environments() or (here,)
+            if found := "; ".join(differences(environments[-1], here)):
+                remedy = f"{found}: the last bits of what follows would differ; go back to it, or resume with --allow-other-machine"
+                require(permissions.other_machine, f"machine of run {run.path}", "not the one it was trained on", remedy)
+                console.print(f"resumed on another machine, so that the last bits differ: {found}", highlight=False, markup=False)
+                environments = (*environments, here)
             run.fix_data(fingerprint)
             for name, content in files.items():
                 if not (run.manifest.exists() and (run.path / name).exists()):  # without a manifest an existing file cannot be verified
@@ -141,6 +146,7 @@ def begin(
                 run.lengthen(to_json(config))
             run.seal(environments)
         yield Run(run, mesh, backend, optimizer)
+        run.check_exists()
         with processes.together():  # none ends while another one still needs it
             pass
 
@@ -183,20 +189,17 @@ def _compiled_code() -> dict[str, str]:
     return {"compiled": path.name} if path else {"compiled": "", "not_compiled": native.why_not()}
 
 
-def _environments(run: RunFolder, here: dict[str, Any], allow: bool, console: Console) -> tuple[dict[str, Any], ...]:
-    """Return the environments that a run was trained in, oldest first, followed by `here`, that of this process, if it differs.
+def open_run(folder: str | os.PathLike[str]) -> tuple[RunFolder, tuple[str, ...]]:
+    """Open the folder of an existing run, and check that its files have not changed.
 
-    A difference can change the last bits of results. `allow` says whether it is allowed.
+    Returns:
+        A pair of the folder and a tuple of warnings about the folder. If there are no warnings, the tuple is empty.
+
+    Raises:
+        InputError: if a file that predictions depend on has changed since the run wrote it.
     """
-    before = run.environments()
-    if not before:
-        return (here,)
-    found = "; ".join(differences(before[-1], here))
-    remedy = f"{found}: the last bits of what follows would differ; go back to it, or resume with --allow-other-machine"
-    require(allow or not found, f"machine of run {run.path}", "not the one it was trained on", remedy)
-    if found:
-        console.print(f"resumed on another machine, so that the last bits differ: {found}", highlight=False, markup=False)
-    return (*before, here) if found else before
+    run = RunFolder(Path(folder))
+    return run, run.verify()
 
 
 def check_request(config: RunConfig, mesh: jax.sharding.Mesh) -> str:
@@ -206,18 +209,15 @@ def check_request(config: RunConfig, mesh: jax.sharding.Mesh) -> str:
         InputError: if no backend can run the config, or if the batch size is not a multiple of the number of microbatches times the number
             of devices.
     """
-    named = None if config.model.backend == "auto" else config.model.backend
-    backend = resolve_backend(named, config.model.cell, compute_dtype=config.model.dtype, **_requirements(config.model)).name
-    check_batch_size(config.train, mesh)
-    return backend
-
-
-def _requirements(model: RecurrentConfig) -> dict[str, Any]:
-    """Return the features that a backend must support to train the model, as a dict of keyword arguments for `resolve_backend`."""
+    model = config.model
     rates = (model.dropout, model.recurrent_dropout, model.dropout_masks)
     masks = jax.eval_shape(lambda: draw_masks(jax.random.key(0), 1, 1, 1, *rates, gates=CELLS[model.cell].gates))
     kinds = dropout_kinds(masks) + (ZONEOUT,) * bool(model.zoneout or model.zoneout_cell)
-    return {"dropout": kinds, "mask": "mask" if getattr(model, "mask_zero", False) else "", "units": model.units}
+    mask = "mask" if getattr(model, "mask_zero", False) else ""
+    named = None if model.backend == "auto" else model.backend
+    backend = resolve_backend(named, model.cell, compute_dtype=model.dtype, dropout=kinds, mask=mask, units=model.units).name
+    check_batch_size(config.train, mesh)
+    return backend
 
 
 def initial_rngs(seed: int) -> nnx.Rngs:
@@ -294,9 +294,18 @@ def load_params(run: RunFolder, like: dict[str, jax.Array]) -> tuple[dict[str, n
         each damaged or unfinished checkpoint that was skipped.
 
     Raises:
-        InputError: if no checkpoint is intact, or if the names, shapes and dtypes in the checkpoint are not those of `like`.
+        InputError: if no checkpoint is intact, if the names, shapes and dtypes in the checkpoint are not those of `like`, or if a
+            parameter is not finite.
     """
     found = checkpoint.restore(run.checkpoints / "best", like)
     notes = tuple(f"checkpoint of step {step} is damaged ({reason}); an older one is used" for step, reason in found.rejected)
     notes += tuple(f"checkpoint of step {step} is unfinished (it has no manifest); an older one is used" for step in found.unfinished)
-    return {name: np.asarray(array) for name, array in found.state.items()}, notes
+    params = {name: np.asarray(array) for name, array in found.state.items()}
+    for name, array in params.items():
+        require(
+            bool(np.isfinite(array).all()),
+            f"run {run.path}",
+            f"{name} is not finite",
+            "the training has diverged: train anew with a lower learning rate",
+        )
+    return params, notes

@@ -7,7 +7,6 @@ only the rows of its own devices.
 
 import math
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -26,64 +25,33 @@ AHEAD = 2
 """Number of groups that are read ahead."""
 
 
-class Source(ABC):
-    """Abstract source of the batches that the training steps of an epoch read.
+class OnDevices:
+    """Source that places all examples on each device of a mesh.
 
-    The epoch is divided into chunks of consecutive steps. One compiled call executes all steps of a chunk. The method `at` returns two
-    arguments of this call: the arrays that contain the examples, and the `Order` in which the steps read them; see `step.steps_program`.
+    The epoch is divided into chunks of consecutive steps. One compiled call executes all steps of a chunk; see `step.steps_program`.
     """
 
-    gather: Callable[[Any, jax.Array], Any]
-    """Function gather(arrays, numbers) that returns a batch. It is compiled as a part of the training step."""
     waited: float | None = None
     """Seconds in which the training loop has waited for examples since the epoch began, or None if it never waits."""
-
-    @abstractmethod
-    def begin(self, key: jax.Array, step: int) -> None:
-        """Begin to read an epoch at the step with the index `step`, which is not 0 if a run is resumed within an epoch.
-
-        `key` is the random key from which the order of the examples is drawn.
-        """
-
-    @abstractmethod
-    def end(self, step: int) -> int:
-        """Return the largest `stop` for which the steps `step` .. `stop` - 1 can form one chunk, that is, run in one compiled call."""
-
-    @abstractmethod
-    def at(self, step: int) -> tuple[Any, Order]:
-        """Return the examples for the chunk of steps that begins at `step`, and the order in which the steps read them.
-
-        Returns:
-            A pair of a pytree of arrays, which are the examples, and an `Order`, which names the examples that each step reads. The arrays
-            may contain more examples than the chunk reads, and the `Order` more steps than the chunk has.
-        """
-
-    @abstractmethod
-    def ahead(self, step: int) -> None:
-        """Place the arrays for the chunk of steps that begins at `step` on the devices, unless they are there already."""
-
-
-class OnDevices(Source):
-    """Source that places all examples on each device of a mesh."""
 
     def __init__(self, examples: Examples, mesh: Mesh, batch_size: int):
         self.examples, self.batch_size, self.everywhere = examples, batch_size, sharding.replicated(mesh)
         self.arrays, self.gather = sharding.put(examples.arrays, self.everywhere), examples.gather
 
     def begin(self, key: jax.Array, step: int) -> None:
-        del step
+        """Begin to read an epoch at `step`, which is not 0 if a run is resumed within an epoch. `key` gives the order of the examples."""
         self.order = sharding.put(self.examples.order(key, self.examples.count, self.batch_size), self.everywhere)
 
     def end(self, step: int) -> int:
-        del step
+        """Return the largest `stop` for which the steps `step` .. `stop` - 1 can form one chunk."""
         return steps_per_epoch(self.examples.count, self.batch_size)
 
     def at(self, step: int) -> tuple[Any, Order]:
-        del step
+        """Return the examples for the chunk of steps that begins at `step`, and the order in which the steps read them."""
         return self.arrays, self.order
 
     def ahead(self, step: int) -> None:
-        del step
+        """Place the arrays for the chunk of steps that begins at `step` on the devices, unless they are there already."""
 
 
 def take_batch(batches: Any, number: jax.Array) -> Any:
@@ -91,7 +59,7 @@ def take_batch(batches: Any, number: jax.Array) -> Any:
     return jax.tree.map(lambda rows: jax.lax.dynamic_index_in_dim(rows, number, keepdims=False), batches)
 
 
-class FromHost(Source):
+class FromHost:
     """Source that reads batches on the host, and places them on the devices of a mesh.
 
     The batches of several consecutive steps form a group, and all batches of a group are placed together. While the steps of a group run, a
@@ -162,7 +130,7 @@ class FromHost(Source):
         self.placed = sharding.from_own_rows(batches, self.mesh, 1), sharding.put(order, sharding.replicated(self.mesh))
 
 
-def make_source(examples: Examples, mesh: Mesh, batch_size: int) -> Source:
+def make_source(examples: Examples, mesh: Mesh, batch_size: int) -> OnDevices | FromHost:
     """Return a source of batches: `FromHost` if the examples are streamed or if there are several processes, else `OnDevices`."""
     kind = FromHost if examples.stream or processes.several() else OnDevices
     return kind(examples, mesh, batch_size)

@@ -36,6 +36,7 @@ def fit(
     microbatches: int = 1,
     seed: int = 0,
     patience: int = 0,
+    stop_on_nan: bool = True,
     evaluate: Callable[[nnx.Module], dict[str, Any]] | None = None,
     monitor: str = "",
     mode: str = "min",
@@ -68,6 +69,7 @@ def fit(
         seed: seed of the order of the examples and of the random streams of the module.
         patience: the training stops early once the monitored metric has not improved for this number of epochs. If 0, it does not stop
             early.
+        stop_on_nan: whether to end the training with an error as soon as the training loss is not finite.
         evaluate: function from the module to a dict of further metrics of an epoch, such as those of a validation set. The module is in the
             same mode as `model`, usually the training mode. If the module has dropout, `evaluate` must therefore first call the module's
             method `eval()`.
@@ -105,9 +107,25 @@ def fit(
     """
     check_loss(loss_fn)
     check_optimizer(optimizer)
-    callbacks = _functions(evaluate, callbacks)
-    parts = _parts(model)
-    given, count = _rows(arrays)
+    require(evaluate is None or callable(evaluate), "evaluate", repr(evaluate), "give a function of the model, or None")
+    callbacks = as_tuple("callbacks", callbacks, "give a list of functions")
+    for callback in callbacks:
+        require(callable(callback), "callbacks", repr(callback), "give a list of functions")
+    require(isinstance(model, nnx.Module), "model", type(model).__name__, "give an nnx.Module; make_train_step takes a pytree, too")
+    parts: Any = split_model(model)
+    others = [var for _, var in nnx.to_flat_state(parts.variables) if not isinstance(var, nnx.RngState)]
+    remedy = "fit trains parameters alone: use make_train_step, which carries all variables from step to step"
+    require(not others, "variables", type(others[0]).__name__ if others else "", remedy)
+    remedy = "give a sequence of arrays, such as (x, y)"
+    require(not isinstance(arrays, jax.Array | np.ndarray | dict), "arrays", type(arrays).__name__, remedy)
+    kinds, given = (jnp.number, jnp.bool_, jax.dtypes.extended), []
+    for array in as_tuple("arrays", arrays, remedy):
+        given.append(of_kinds("arrays", array, kinds, "give arrays of numbers, with one row per example"))
+        check_32_bits("arrays", given[-1])
+        require(given[-1].ndim > 0, "arrays", "a scalar", "give arrays with one row per example")
+    counts = sorted({len(array) for array in given})
+    require(len(counts) == 1, "arrays", f"{counts} rows", "give arrays with the same number of rows")
+    require(counts[0] >= 1, "training examples", counts[0], "give at least one")
     saving = {"keep_epochs": keep_epochs, "resume": resume, "checkpoint_steps": checkpoint_steps}
     for name, value in saving.items():
         require(checkpoints is not None or not value, name, value, "give the folder of the checkpoints in checkpoints")
@@ -123,14 +141,15 @@ def fit(
         microbatches=microbatches,
         seed=seed,
         patience=patience,
+        stop_on_nan=stop_on_nan,
         checkpoint_steps=checkpoint_steps,
         keep_epochs=keep_epochs,
     )
     loop.check_batch_size(config, mesh)
-    examples, size = Examples(given, count, gather), batch_size // microbatches
+    examples, size = Examples(tuple(given), counts[0], gather), batch_size // microbatches
     numbers, weight = jax.ShapeDtypeStruct((size,), jnp.int32), jax.ShapeDtypeStruct((size,), jnp.float32)
     with sharding.on(mesh):
-        rows = jax.eval_shape(gather, given, numbers)
+        rows = jax.eval_shape(gather, examples.arrays, numbers)
         chosen: Any = row_sparse_lookups(objective, optimizer, parts.params, rows, weight, jax.random.key(0)) or objective
     result = loop.fit(
         parts.params,
@@ -151,55 +170,6 @@ def fit(
     )
     nnx.update(model, nnx.state(parts.rebuild(result.params, parts.variables), nnx.Param))
     return result
-
-
-def _functions(evaluate: Any, callbacks: Any) -> tuple[Callback, ...]:
-    """Check that `evaluate` is a function or None, and that each callback is a function. Return the callbacks as a tuple.
-
-    Raises:
-        InputError: if `evaluate` is neither a function nor None, if a callback is not a function, or if `callbacks` is no sequence.
-    """
-    require(evaluate is None or callable(evaluate), "evaluate", repr(evaluate), "give a function of the model, or None")
-    callbacks = as_tuple("callbacks", callbacks, "give a list of functions")
-    for callback in callbacks:
-        require(callable(callback), "callbacks", repr(callback), "give a list of functions")
-    return callbacks
-
-
-def _parts(model: Any) -> Any:
-    """Split a module into its parameters, its random streams, and a function that rebuilds the module from both; see `split_model`.
-
-    Raises:
-        InputError: if `model` is no `nnx.Module`, if it has variables other than parameters and random streams, or if
-            `split_model` raises this error.
-    """
-    require(isinstance(model, nnx.Module), "model", type(model).__name__, "give an nnx.Module; make_train_step takes a pytree, too")
-    parts = split_model(model)
-    others = [var for _, var in nnx.to_flat_state(parts.variables) if not isinstance(var, nnx.RngState)]
-    remedy = "fit trains parameters alone: use make_train_step, which carries all variables from step to step"
-    require(not others, "variables", type(others[0]).__name__ if others else "", remedy)
-    return parts
-
-
-def _rows(arrays: Sequence[Any]) -> tuple[tuple[Any, ...], int]:
-    """Return the arrays of the examples, as a tuple of JAX or NumPy arrays, and the number of rows that each of them has.
-
-    Raises:
-        InputError: if `arrays` is one array or no sequence, if an array is a scalar, is no array of numbers or holds an int that does not
-            fit in 32 bits, or if the arrays have no rows or different numbers of rows.
-    """
-    remedy = "give a sequence of arrays, such as (x, y)"
-    require(not isinstance(arrays, jax.Array | np.ndarray | dict), "arrays", type(arrays).__name__, remedy)
-    arrays = as_tuple("arrays", arrays, remedy)
-    kinds, given = (jnp.number, jnp.bool_, jax.dtypes.extended), []
-    for array in arrays:
-        given.append(of_kinds("arrays", array, kinds, "give arrays of numbers, with one row per example"))
-        check_32_bits("arrays", given[-1])
-        require(given[-1].ndim > 0, "arrays", "a scalar", "give arrays with one row per example")
-    counts = sorted({len(array) for array in given})
-    require(len(counts) == 1, "arrays", f"{counts} rows", "give arrays with the same number of rows")
-    require(counts[0] >= 1, "training examples", counts[0], "give at least one")
-    return tuple(given), counts[0]
 
 
 def _mean_loss(loss_fn: Callable[..., Any], parts: Parts) -> Callable[..., tuple[jax.Array, dict[str, jax.Array]]]:

@@ -31,7 +31,7 @@ class History:
         """Return a pair: the history with one more epoch, and whether this epoch is the best one so far.
 
         The first epoch counts as the best one so far, even if its metric is nan. If the metric of the best epoch so far is nan, the next
-        epoch becomes the best one.
+        epoch whose metric is a number becomes the best one.
 
         Args:
             row: metrics of the epoch.
@@ -40,8 +40,8 @@ class History:
             seconds: training time so far.
             largest: whether the best epoch is the one with the largest value of the metric, instead of the smallest.
         """
-        unset = not self.best_epoch or math.isnan(self.best_value)
-        better = not monitor or unset or (row[monitor] > self.best_value if largest else row[monitor] < self.best_value)
+        worst = not self.best_epoch or (math.isnan(self.best_value) and not math.isnan(row[monitor]))
+        better = not monitor or worst or (row[monitor] > self.best_value if largest else row[monitor] < self.best_value)
         new = replace(self, rows=(*self.rows, row), seconds=seconds)
         return replace(new, best_value=row[monitor], best_epoch=len(new.rows)) if monitor and better else new, better
 
@@ -61,10 +61,17 @@ class History:
         return {"rows": list(self.rows), "best_epoch": self.best_epoch, "best_value": best, "seconds": self.seconds}
 
     @staticmethod
-    def from_json(raw: dict[str, Any]) -> "History":
-        """Return the history that a dict from `to_json` represents."""
-        best = float("inf") if raw["best_value"] is None else raw["best_value"]
-        return History(tuple(raw["rows"]), raw["best_epoch"], best, raw["seconds"])
+    def from_json(raw: Any) -> "History":
+        """Return the history that a dict from `to_json` represents.
+
+        Raises:
+            InputError: if the dict is not one from `to_json`.
+        """
+        rows, epoch, value, seconds = (raw.get(name) for name in ("rows", "best_epoch", "best_value", "seconds"))
+        whole = isinstance(rows, list) and all(isinstance(row, dict) and isinstance(row.get("step"), int) for row in rows)
+        whole = whole and isinstance(epoch, int) and 0 <= epoch <= len(rows) and isinstance(seconds, int | float)
+        require(whole and isinstance(value, int | float | None), "history in a checkpoint", "damaged", "name another run")
+        return History(tuple(rows), epoch, float("inf") if value is None else value, seconds)
 
 
 def plain_metrics(found: Any) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Training loop with progress bar, evaluation, early stopping, checkpoints and handling of interrupts."""
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -111,8 +112,9 @@ def fit(
         checkpoints: folder of the checkpoints. Its subfolder `latest/` holds the whole training state, from which a run can be resumed. Its
             subfolder `best/` holds the parameters of the best epoch, or of the newest epoch if no metric is monitored. If the config says
             `keep_epochs`, its subfolder `epochs/` holds the parameters of each epoch. If None, no checkpoints are saved.
-        resume: whether to continue from the newest intact checkpoint in `latest/`, if there is one. If false, the folder must not hold
-            checkpoints of an earlier training.
+        resume: whether to continue from the newest intact checkpoint in `latest/`, if there is one. If `latest/` is empty, the training
+            continues from the parameters in `best/`, with a new state of the optimiser, unless they are of the first epoch. If false, the
+            folder must not hold checkpoints of an earlier training.
         callbacks: functions that are called after each epoch.
         console: console that shows a progress bar if it is a terminal. If None, nothing is shown.
         last: whether this call is the last training of the caller. If true, a SIGINT or SIGTERM that arrives during or after the last step
@@ -128,6 +130,7 @@ def fit(
 
             - There are no examples.
             - The batch size is not a multiple of the number of microbatches times the number of devices.
+            - The metric "loss" is not finite, and `stop_on_nan` of the config is true.
             - `monitor` is not the name of a metric, or is the name of a metric that is not a number.
             - `mode` is neither "min" nor "max".
             - `derive` or `evaluate` does not return a dict, or `evaluate` returns a metric that the training itself has.
@@ -135,7 +138,6 @@ def fit(
             - Another training uses the folder `checkpoints`.
             - `resume` is false, and the folder `checkpoints` holds checkpoints.
             - `resume` is true, and `latest/` holds checkpoints, but all of them are damaged.
-            - `resume` is true, and `latest/` holds no checkpoints, but `best/` holds a checkpoint of an epoch after the first.
             - `resume` is true, and the checkpoint is of a training with another seed, batch size, number of examples, `monitor` or `mode`.
             - `resume` is true, and the arrays in the checkpoint have other names, shapes or dtypes than those of this training.
 
@@ -151,7 +153,7 @@ def fit(
         if resume:
             run.resumed = True
             run.resume(console)
-        run.begin()
+        run.began = time.perf_counter() - run.history.seconds  # in a resumed run, including the time before the resumption
         with noted_signals() as asked, progress_bar(console) as progress:
             while not run.ended:
                 row = run.train_epoch(asked, progress)
@@ -222,7 +224,7 @@ class _Fit:
 
         The settings are those in `self.identity`, such as the seed and the batch size. If one of them differs, raise an `InputError`.
         """
-        saved_run = extra.get("run", {})  # empty if an older version saved the checkpoint
+        saved_run = extra["run"] if isinstance(extra.get("run"), dict) else {}  # an older version may have saved the checkpoint
         for name, value in self.identity.items():
             was = saved_run.get(name, value)
             remedy = f"the checkpoints in {self.latest} are of a training with {was or repr(was)}: give that, or another folder"
@@ -234,46 +236,45 @@ class _Fit:
             return
         saved, best = checkpoint.steps(self.latest), checkpoint.steps(self.best)
         processes.require_equal({f"checkpoints in {self.latest}": str(saved), f"checkpoints in {self.best}": str(best)})
-        if not saved:
-            # a process that ended before it saved its first state may have left the best checkpoint of the first epoch
-            remedy = f"{self.latest} has none, so that this training begins anew: name another folder"
-            newest = max(best, default=0)
-            require(newest <= self.per_epoch, f"checkpoint folder {self.best}", f"a checkpoint of step {newest}", remedy)
+        note = ""
+        if saved:
+            compiled = f"rows of a table wait for steps of the compiled code: resume the run where it is available ({native.why_not()})"
+            added, dropped = ("state.behind", "state.rounded"), {"state.behind": compiled}
+            found = checkpoint.restore(self.latest, self._saved(), added=added, dropped=dropped, check=self._check_identity)
+            self.state, self.best_params = from_checkpoint(found.state["state"], self._copied), found.state.get("best")
+        elif max(best, default=0) > self.per_epoch:
+            found = checkpoint.restore(self.best, self.state.params)
+            self.state = self.state._replace(step=self._copied(np.int32(found.step)), params=found.state)
+            self.best_params = self._params() if self.monitor else None
+            note = f" from {self.best}, with a new state of the optimiser, because {self.latest} has no checkpoint"
+        else:  # a process that ended before it saved its first state may have left the best checkpoint of the first epoch
             return
-        compiled = f"rows of a table wait for steps of the compiled code: resume the run where it is available ({native.why_not()})"
-        added, dropped = ("state.behind", "state.rounded"), {"state.behind": compiled}
-        found = checkpoint.restore(self.latest, self._saved(), added=added, dropped=dropped, check=self._check_identity)
         for step, reason in found.rejected:
             console.print(Text(f"checkpoint of step {step} is damaged ({reason}); an older one is used"))
         most = self.config.epochs * self.per_epoch  # the parameters of an earlier step are no longer there
         remedy = f"the newest checkpoint in {self.latest} is of step {found.step}, and these epochs have {most} steps: give more epochs"
         require(found.step <= most, "epochs", self.config.epochs, remedy)
-        self.state, self.best_params = from_checkpoint(found.state["state"], self._copied), found.state.get("best")
         self.history = History.from_json(found.extra)
-        if max(best, default=0) > found.step:
-            self._repair_best(found.step)
-        console.print(f"resumed after step {found.step} of {self.config.epochs * self.per_epoch}", highlight=False)
+        if max(best, default=0) > found.step:  # of a later epoch, after which the process ended before it saved its state
+            checkpoint.prune(self.best, KEEP_BEST, newest=found.step)
+        self._repair_best(found.step, console)
+        console.print(Text(f"resumed after step {found.step} of {most}{note}"), soft_wrap=True)
         for folder, keep in ((self.latest, KEEP), (self.best, KEEP_BEST)):
-            if folder is not None and folder.is_dir():
+            if folder.is_dir():
                 checkpoint.prune(folder, keep)  # also removes leftovers of a killed process
 
-    def _repair_best(self, step: int) -> None:
-        """Remove the checkpoints of later steps than `step` from the folder `best`, and save the best epoch until `step` in it again.
-
-        The training resumes from `step`. An earlier process went on to a later epoch, saved this epoch in `best`, and may have
-        removed the checkpoint of the best epoch until `step`. If no metric is monitored, an epoch that ends at `step` counts as the best.
-        """
-        assert self.best is not None
-        checkpoint.prune(self.best, KEEP_BEST, newest=step)
-        epoch, params = self.history.best_epoch, self.best_params
-        if not self.monitor and step == len(self.history.rows) * self.per_epoch:
-            epoch, params = len(self.history.rows), self.state.params
-        if epoch:
-            checkpoint.save(self.best, int(self.history.rows[epoch - 1]["step"]), params, self.history.to_json())
-
-    def begin(self) -> None:
-        """Start to measure the training time. In a resumed run, the measured time includes the time before the resumption."""
-        self.began = time.perf_counter() - self.history.seconds
+    def _repair_best(self, step: int, console: Console) -> None:
+        """If the checkpoint of the best epoch until `step` is damaged or missing, save it again, or say that its parameters are lost."""
+        epoch = self.history.best_epoch if self.monitor else len(self.history.rows)
+        if self.best is None or not epoch:
+            return
+        own = int(self.history.rows[epoch - 1]["step"])
+        if damage := checkpoint.damage(self.best, own):
+            params = self.best_params if self.monitor else self.state.params if step == own else None
+            done = "an older one is used until the next epoch ends" if params is None else "saved again"
+            console.print(Text(f"best checkpoint of step {own} is damaged ({damage}); {done}"), soft_wrap=True)
+            if params is not None:
+                checkpoint.save(self.best, own, params, self.history.to_json())
 
     def _seconds(self) -> float:
         return time.perf_counter() - self.began
@@ -287,16 +288,20 @@ class _Fit:
     def train_epoch(self, asked: Asked, progress: Progress) -> Metrics:
         """Take the remaining steps of the current epoch, and return its training metrics.
 
+        The keys are "epoch", "step" (number of steps since the start of the run), "train_NAME" for each metric NAME, "seconds" and
+        "examples_per_second" of this process and, if the source of batches measures it, "input_seconds", the time spent waiting for it.
+
         Args:
             asked: event that is set if the training should end.
             progress: progress bar.
 
         Raises:
+            InputError: if the loss is not finite and `stop_on_nan` of the config is true.
             Interrupted: if `asked` is set before the last step of the epoch. If checkpoints are saved at all, the state has been saved
                 before this error is raised.
         """
         epoch, every = len(self.history.rows), self.config.checkpoint_steps
-        began, earlier = time.perf_counter(), float(self.state.totals[EXAMPLES])
+        began, earlier = time.perf_counter(), float(self.state.totals[EXAMPLES])  # read before the run was resumed within the epoch
         first = int(self.state.step) - epoch * self.per_epoch
         self.source.begin(jax.random.fold_in(self.order_key, epoch), first)
         bar = progress.add_task(f"epoch {epoch + 1}/{self.config.epochs}", total=self.per_epoch, completed=first)
@@ -305,6 +310,10 @@ class _Fit:
             self.source.ahead(stop)
             jax.block_until_ready(self.state)
             progress.update(bar, completed=stop)
+            if self.config.stop_on_nan:
+                loss = float(self.state.totals.get("loss", 0))  # a sum over the examples of the epoch so far
+                shown = f"{loss} in epoch {epoch + 1}, in steps {epoch * self.per_epoch + start + 1} to {int(self.state.step)}"
+                require(math.isfinite(loss), "training loss", shown, "give a lower learning_rate or a clip_norm; stop_on_nan=False goes on")
             number = self.agreed(asked)
             asked_here = number and stop < self.per_epoch
             if asked_here or (every and stop % every == 0 and stop < self.per_epoch):
@@ -312,7 +321,11 @@ class _Fit:
             if asked_here:
                 raise Interrupted(int(self.state.step), number)
         progress.remove_task(bar)
-        return self._row(epoch + 1, time.perf_counter() - began, earlier)
+        seconds, sums = time.perf_counter() - began, {name: float(total) for name, total in self.state.totals.items()}
+        means = {f"train_{name}": sums[name] / sums[EXAMPLES] for name in self.metrics}
+        speed = {"seconds": seconds, "examples_per_second": (sums[EXAMPLES] - earlier) / seconds}
+        waited = {} if self.source.waited is None else {"input_seconds": self.source.waited}
+        return {"epoch": epoch + 1, "step": int(self.state.step)} | means | speed | waited
 
     @staticmethod
     def agreed(asked: Asked) -> int:
@@ -321,25 +334,6 @@ class _Fit:
         All processes of the run get the same number.
         """
         return processes.largest(asked.number)[0]
-
-    def _row(self, epoch: int, seconds: float, earlier: float) -> Metrics:
-        """Return a dict of the training metrics of an epoch.
-
-        The keys are "epoch", "step" (number of steps since the start of the run), "train_NAME" for each metric NAME (such as "train_loss"),
-        "seconds" and "examples_per_second". If the source of batches measures how long the loop waits for examples, there is also
-        "input_seconds" with this time.
-
-        Args:
-            epoch: number of the epoch, counted from 1.
-            seconds: time that this process has spent on the epoch.
-            earlier: if the run was resumed within this epoch, the number of examples of the epoch that were read before the resumption.
-                Otherwise 0.
-        """
-        sums = {name: float(total) for name, total in self.state.totals.items()}
-        means = {f"train_{name}": sums[name] / sums[EXAMPLES] for name in self.metrics}
-        speed = {"seconds": seconds, "examples_per_second": (sums[EXAMPLES] - earlier) / seconds}
-        waited = {} if self.source.waited is None else {"input_seconds": self.source.waited}
-        return {"epoch": epoch, "step": int(self.state.step)} | means | speed | waited
 
     def end_epoch(self, row: Metrics, callbacks: Sequence[Callback]) -> None:
         """Finish an epoch: add its metrics `row` to the history, call the callbacks, and save a checkpoint if checkpoints are saved at all.

@@ -39,8 +39,8 @@ def accepting(folder: Path) -> str:
     return f"bring the old one back, or if this is meant: lstm-jax run accept --run {shlex.quote(str(folder))}"
 
 
-def write(folder: Path, environments: tuple[dict[str, Any], ...]) -> Manifest:
-    """Write the manifest of the run in `folder`, and return its content.
+def write(folder: Path, environments: tuple[dict[str, Any], ...]) -> None:
+    """Write the manifest of the run in `folder`.
 
     The manifest contains the current checksum of each file in `FILES` that exists in the folder.
 
@@ -53,7 +53,6 @@ def write(folder: Path, environments: tuple[dict[str, Any], ...]) -> Manifest:
     """
     found = {name: digest for name in FILES if (digest := _digest(folder / name))}
     write_atomically(folder / NAME, summed_json({"files": found, "environments": list(environments)}))
-    return Manifest(found, environments)
 
 
 def read(folder: Path) -> Manifest | None:
@@ -73,7 +72,11 @@ def read(folder: Path) -> Manifest | None:
     except OSError as error:
         raise InputError(f"manifest {path}", error.strerror, "name the folder of a run that can be read") from error
     files, environments = (raw or {}).get("files"), (raw or {}).get("environments")
-    if not (isinstance(files, dict) and isinstance(environments, list) and all(isinstance(one, dict) for one in environments)):
+    if not (
+        isinstance(files, dict)
+        and isinstance(environments, list)
+        and all(isinstance(one, dict) and isinstance(one.get("versions", {}), dict) for one in environments)
+    ):
         raise InputError(f"manifest {path}", "damaged", accepting(folder))
     return Manifest(files, tuple(environments))
 

@@ -76,21 +76,6 @@ class Reliability:
         return float(np.sum(self.count[filled] * gaps) / self.count.sum())
 
 
-@dataclass(frozen=True)
-class RocCurve:
-    """ROC curve, as arrays with one entry per point.
-
-    A point consists of a false-positive rate, a true-positive rate and a threshold. The first point has the rates (0, 0). It is followed by
-    one point for each distinct score, in descending order of the scores. The last of these points has the rates (1, 1). If all labels are
-    the same, the curve is undefined, and both rates of every point, including the first, are nan.
-    """
-
-    false_positive_rate: Float[np.ndarray, "points"]
-    true_positive_rate: Float[np.ndarray, "points"]
-    thresholds: Float[np.ndarray, "points"]
-    """Threshold of each point. Reviews whose score is at least the threshold count as positive. The first threshold is inf."""
-
-
 def binary_metrics(logits: Shaped[np.ndarray, "..."], labels: Shaped[np.ndarray, "..."]) -> BinaryMetrics:
     """Return the `BinaryMetrics` of N reviews, given their logits and their labels, each of shape (N,) or (N, 1).
 
@@ -144,28 +129,6 @@ def reliability(probabilities: Shaped[np.ndarray, "..."], labels: Shaped[np.ndar
         confidence = np.bincount(index, p, bins) / count
         frequency = np.bincount(index, y, bins) / count
     return Reliability(edges, confidence, frequency, count)
-
-
-def roc_curve(scores: Shaped[np.ndarray, "..."], labels: Shaped[np.ndarray, "..."]) -> RocCurve:
-    """Return the ROC curve of N scores, which are logits or probabilities.
-
-    The area under the curve by the trapezoidal rule equals `BinaryMetrics.auc`.
-
-    Args:
-        scores: (N,) or (N, 1).
-        labels: labels 0 or 1, (N,) or (N, 1).
-
-    Raises:
-        InputError: if `scores` and `labels` are empty or have different lengths, a score is not finite, or a label is neither 0 nor 1.
-    """
-    s, y = _checked("scores", scores, labels)
-    order = np.argsort(-s, kind="stable")
-    s, y = s[order], y[order]
-    last = np.append(np.flatnonzero(np.diff(s)), len(s) - 1)  # equal scores share one point, since no threshold separates them
-    true, false = np.cumsum(y)[last], np.cumsum(1 - y)[last]
-    both = true[-1] > 0 and false[-1] > 0
-    rates = [np.append(0.0, hits / hits[-1]) if both else np.full(len(last) + 1, np.nan) for hits in (false, true)]
-    return RocCurve(rates[0], rates[1], np.append(np.inf, s[last]))
 
 
 def _checked(name: str, values: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

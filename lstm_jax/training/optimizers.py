@@ -4,7 +4,6 @@
 other name stands for the optimiser of optax with this name. The function `adam`, in contrast, returns the form of Adam that optax computes.
 """
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from jax.core import Tracer
 
-from lstm_jax.bounds import MOST
+from lstm_jax.bounds import MOST, RateOrNone, check_number
 from lstm_jax.config import TrainConfig
 from lstm_jax.errors import InputError, require
 from lstm_jax.training.compiled_adam import Rates, adam_step
@@ -36,7 +35,7 @@ def keras_adam(learning_rate, b1: float | jax.Array = 0.9, b2: float | jax.Array
         eps: small number in the denominator.
 
     Raises:
-        InputError: if a decay rate is below 0 or not below 1, or if `eps` is negative.
+        InputError: if the learning rate is no number of 0 or more, if a decay rate is below 0 or not below 1, or if `eps` is negative.
     """
     return _adam(learning_rate, b1, b2, eps, False)
 
@@ -60,19 +59,14 @@ def adam(learning_rate, b1: float | jax.Array = 0.9, b2: float | jax.Array = 0.9
         eps: small number in the denominator.
 
     Raises:
-        InputError: if a decay rate is below 0 or not below 1, or if `eps` is negative.
+        InputError: if the learning rate is no number of 0 or more, if a decay rate is below 0 or not below 1, or if `eps` is negative.
     """
     return _adam(learning_rate, b1, b2, eps, True)
 
 
 def _adam(learning_rate, b1: Any, b2: Any, eps: Any, corrects_first: bool) -> Any:
-    """Return the optimiser Adam, as `adam` computes it if `corrects_first` is true, otherwise as `keras_adam` computes it.
-
-    `adam` adds eps to the square root of the bias-corrected second moment. `keras_adam` adds eps to the square root of the second moment
-    without bias correction. Both functions explain the other arguments. If `b1`, `b2` or `eps` is a tracer, as in
-    `optax.inject_hyperparams`, the three numbers are not checked, and the result is an `optax.GradientTransformation`, which updates all
-    rows of tables.
-    """
+    """Return `adam` if `corrects_first` is true, otherwise `keras_adam`. If `b1`, `b2` or `eps` is traced, the result updates all rows."""
+    _check_rate(learning_rate)
     traced = any(isinstance(number, Tracer) for number in (b1, b2, eps))
     if not traced:
         for name, rate in (("b1", b1), ("b2", b2)):
@@ -117,6 +111,11 @@ def _adam(learning_rate, b1: Any, b2: Any, eps: Any, corrects_first: bool) -> An
     return dense if traced else RowOptimizer(dense, AdamRows(rates, advance, update))
 
 
+def _check_rate(learning_rate: Any) -> None:
+    if not (callable(learning_rate) or isinstance(learning_rate, Tracer)):
+        check_number("learning_rate", learning_rate, RateOrNone)
+
+
 def keras_rmsprop(learning_rate, rho: float = 0.9, eps: float = 1e-7) -> optax.GradientTransformation:
     """Return the optimiser RMSprop (Tieleman & Hinton 2012) with the defaults of Keras.
 
@@ -128,7 +127,11 @@ def keras_rmsprop(learning_rate, rho: float = 0.9, eps: float = 1e-7) -> optax.G
         learning_rate: a number, or a function from the number of past steps to a number.
         rho: decay rate of the moving average.
         eps: small number in the denominator.
+
+    Raises:
+        InputError: if the learning rate is no number of 0 or more.
     """
+    _check_rate(learning_rate)
     return optax.rmsprop(learning_rate, decay=rho, eps=eps, eps_in_sqrt=True)
 
 
@@ -183,14 +186,6 @@ def make_schedule(config: TrainConfig, total_steps: int) -> optax.Schedule | flo
     return lambda step: schedule(jnp.asarray(step, float))  # optax mixes dtypes, which JAX' strict promotion forbids
 
 
-def _takes_a_rate(factory: Any) -> bool:
-    """Return whether an object is a function with a parameter `learning_rate`."""
-    try:
-        return "learning_rate" in inspect.signature(factory).parameters
-    except (TypeError, ValueError):  # not a function; a type such as `optax.Schedule` is callable, but has no signature
-        return False
-
-
 def make_optimizer(config: TrainConfig, total_steps: int) -> Optimizer:
     """Return the optimiser of a run of `total_steps` steps, with the learning-rate schedule and the gradient clipping of `config`.
 
@@ -207,18 +202,16 @@ def make_optimizer(config: TrainConfig, total_steps: int) -> Optimizer:
     schedule = make_schedule(config, total_steps)
     factory: Any = OURS.get(config.optimizer) or getattr(optax, config.optimizer, None)
     try:
-        require(_takes_a_rate(factory), "optimizer", config.optimizer, "give adam, rmsprop, sgd, lion, adamw or another of optax")
         optimizer: Any = factory(learning_rate=schedule)
         known = isinstance(optimizer, Optimizer) and not config.optimizer.startswith("scale_by_")
         require(known, "optimizer", config.optimizer, "give adam, rmsprop, sgd, lion or adamw")
         try_update(optimizer)
     except InputError:
         raise
-    except TypeError as error:
-        raise InputError("optimizer", config.optimizer, f"it needs more than a learning rate ({error})") from error
     except Exception as error:  # optax' functions raise many kinds of errors
-        remedy = "give another, or no schedule and no warm-up" if callable(schedule) else "give another"
-        raise InputError("optimizer", config.optimizer, f"{remedy} ({type(error).__name__}: {error})") from error
+        other = ", or no schedule and no warm-up" if callable(schedule) else ""
+        remedy = f"give adam, rmsprop, sgd, lion, adamw or another of optax{other} ({type(error).__name__}: {error})"
+        raise InputError("optimizer", config.optimizer, remedy) from error
     if config.clip_norm:
         return clipped(optimizer, config.clip_norm)
     return optimizer

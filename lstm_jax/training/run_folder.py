@@ -73,7 +73,7 @@ class RunFolder:
 
         Args:
             config_json: config of the run as JSON.
-            resume: whether the folder may hold a run. If false, the folder must be empty or must not exist.
+            resume: whether the folder may hold a run.
 
         Returns:
             False if a run was started, or if the config equals that of the run in the folder. True if the config differs from that of the
@@ -86,26 +86,35 @@ class RunFolder:
                 - The folder holds a run, and `resume` is false.
                 - The config differs from that of the run in the folder in a way that is not allowed.
                 - A file of the run in the folder has changed.
-                - The folder holds files but no run.
+                - The folder holds no run, but a file or a folder with a name that a run uses.
                 - The path is a file.
         """
         require(not self.path.exists() or self.path.is_dir(), f"run folder {self.path}", "is a file", "name a new folder")
         for folder in (self.path, self.events, self.figures):
             remove_temporaries(folder)
         if not self.config.exists():
-            others = self.path.exists() and any(path != self.lock for path in self.path.iterdir())
-            require(not others, f"run folder {self.path}", "not empty", "name a new folder")
+            own = {*manifest.FILES, *(path.name for path in vars(self).values() if path.parent == self.path and path != self.lock)}
+            taken = sorted(name for name in own if (self.path / name).exists())
+            require(not taken, f"run folder {self.path}", f"holds {', '.join(taken)}", "name a new folder, or move this away")
             write_atomically(self.config, config_json)
             return False
         require(resume, f"run folder {self.path}", "holds a run", "resume it with --resume, or name another folder")
         self.verify()
-        changes = _changes(self.config, config_json)
-        more = _has_more_epochs(changes)
+        try:
+            changes = config_changes(with_current_names(json.loads(self.config.read_bytes())), json.loads(config_json))
+        except (OSError, ValueError, RecursionError) as error:
+            raise InputError(f"config {self.config}", error, "the run folder is damaged; name a new one") from error
+        old, new = changes.get(EPOCHS, (None, 0))
+        more = len(changes) == 1 and isinstance(old, int) and new > old
         longer = more and json.loads(config_json)["train"]["schedule"] == "constant"  # each step is then the same
         note = " (more epochs need a constant schedule)" if more else ""
         remedy = f"give its config to resume it: {shown_changes(changes)}{note}"
         require(longer or not changes, f"run folder {self.path}", "holds a run of another config", remedy)
         return longer
+
+    def check_exists(self, *_: Any) -> None:
+        """Raise an `InputError` if the folder has been removed during the training. This function is also a callback of the training."""
+        require(self.config.exists(), f"run folder {self.path}", "removed while it trained", "train anew")
 
     def lengthen(self, config_json: str) -> None:
         """Replace the config of the run by one with more epochs, and remove the result of the training with fewer epochs.
@@ -200,32 +209,12 @@ class RunFolder:
         """
         require(self.config.exists(), f"run {self.path}", "no config.json", "name the folder of a run")
         with self.locked():
-            try:
-                old = manifest.read(self.path) or manifest.Manifest({}, self._written_environments())
-            except InputError:
-                old = manifest.Manifest({}, self._written_environments())
+            old = manifest.Manifest({}, self._written_environments())
+            with contextlib.suppress(InputError):
+                old = manifest.read(self.path) or old
             found = manifest.changes(self.path, old)
             self.seal(old.environments)
         return found
-
-
-def _changes(config: Path, new: str) -> dict[tuple[str, str], tuple[Any, Any]]:
-    try:
-        return config_changes(with_current_names(json.loads(config.read_bytes())), json.loads(new))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"config {config}", error, "the run folder is damaged; name a new one") from error
-
-
-def _has_more_epochs(changes: dict[tuple[str, str], tuple[Any, Any]]) -> bool:
-    """Return whether the only change of a config is a larger number of epochs.
-
-    Args:
-        changes: changes of the config, as `config_changes` returns them.
-    """
-    if list(changes) != [EPOCHS]:
-        return False
-    old, new = changes[EPOCHS]
-    return isinstance(old, int) and new > old
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

@@ -27,7 +27,6 @@ def test_maps_are_those_of_the_keras_example(block, text):
     bag = Characters.of(text)
     assert bag.characters == tuple(sorted(set(text)))
     assert bag.char_to_id == {character: number for number, character in enumerate(sorted(set(text)))}
-    assert bag.id_to_char == dict(enumerate(sorted(set(text))))
     ids = bag.encode(text)
     assert ids.dtype == bag.dtype
     assert ids.tolist() == [bag.char_to_id[character] for character in text]

@@ -112,6 +112,10 @@ def run(draw: random.Random, shell: Shell, world: World) -> Verdict:
             fault = (
                 "" if given == right or noted else f"silent: {'other bits' if resume else 'another answer'} after a change of {_kind(name)}"
             )
+        if resume and not fault and outcome.code == 0:  # `final` reads the checksums of the arrays, and not the arrays
+            read = shell.run(_command(ASK[task][0]), folder)
+            whole = read.code == 0 and answer(read, folder) == expected(ASK[task][0], shell, world)
+            fault = fault_of(read) or ("" if whole else f"resumed, but not mended, after a change of {_kind(name)}")
     return Verdict.of(f"{name}, {how}; {_command(question)}", outcome, [fault])
 
 

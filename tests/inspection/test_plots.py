@@ -1,6 +1,7 @@
 """Figures: the tests read what a figure shows from matplotlib's objects, and check the files that it is written to."""
 
 import functools
+import os
 import subprocess
 import sys
 import threading
@@ -69,6 +70,11 @@ def test_both_files(drawn, name):
     assert svg.read_text().startswith("<?xml")
     assert "<dc:date>" not in svg.read_text()
     assert sorted(path.name for path in png.parent.iterdir()) == [f"{name}.png", f"{name}.svg"]
+
+
+def test_a_backend_that_is_not_installed(tmp_path):
+    program = "import pathlib, sys; from lstm_jax.inspection import figures; figures.write_figure(pathlib.Path(sys.argv[1]), (2, 2), print)"
+    subprocess.run([sys.executable, "-c", program, tmp_path / "a.png"], env=os.environ | {"MPLBACKEND": "nonsense"}, check=True)
 
 
 @pytest.mark.parametrize("name", ALL)

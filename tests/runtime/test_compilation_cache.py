@@ -5,6 +5,7 @@ The cache changes no bit of a result, JAX's own settings take precedence over th
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -121,6 +122,11 @@ def test_another_processor_or_jaxlib_has_its_own(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_folder_that_cannot_be(settings: Path) -> None:
+    folder = compilation_cache_dir()
+    folder.mkdir(parents=True)
+    folder.chmod(0o770)
+    keep_compiled()
+    shutil.rmtree(settings / "lstm_jax")
     (settings / "lstm_jax").write_text("a file")
     keep_compiled()
     assert jax.config.jax_compilation_cache_dir is None

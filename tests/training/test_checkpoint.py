@@ -1,7 +1,6 @@
 """Checkpoints are restored bit by bit. In place of a damaged one, an older one is restored. The checkpoint of another model is refused."""
 
 import os
-import random
 import shutil
 from pathlib import Path
 
@@ -94,16 +93,6 @@ def test_restores_onto_another_sharding(two_steps):
     assert np.asarray(found["table"]).tobytes() == np.asarray(make_state(12)["table"]).tobytes()
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_one_flipped_bit_anywhere_is_noticed(folder, seed):
-    dice = random.Random(seed)
-    path = dice.choice(files_of(folder, 12))
-    content = bytearray(path.read_bytes())
-    content[dice.randrange(len(content))] ^= 1 << dice.randrange(8)
-    path.write_bytes(content)
-    assert_falls_back(folder, "damaged")
-
-
 def test_one_flipped_bit_in_each_file_is_noticed(folder):
     for path in files_of(folder, 12):
         good = path.read_bytes()
@@ -115,17 +104,11 @@ def test_one_flipped_bit_in_each_file_is_noticed(folder):
     assert checkpoint.restore(folder, make_state(0)).step == 12
 
 
-def test_every_bit_of_the_manifest_counts(folder):
-    path = folder / "12.manifest.json"
-    good = path.read_bytes()
-    for place in range(0, len(good), 7):
-        for bit in range(8):
-            path.write_bytes(good[:place] + bytes([good[place] ^ 1 << bit]) + good[place + 1 :])
-            assert sums.read_manifest(folder, 12) is None
-
-
-def test_a_manifest_of_another_step_is_damaged(folder):
-    shutil.copy(folder / "7.manifest.json", folder / "12.manifest.json")
+@pytest.mark.parametrize("change", [{"step": 7}, {"folder": None}, {"extra": []}, {"leaves": {"w": 3}}, {"files": {"a": {}}}])
+def test_a_manifest_of_other_content_is_damaged(folder, change):
+    content = sums.read_manifest(folder, 12)
+    assert content is not None
+    sums.write_manifest(folder, 12, content | change)
     assert_falls_back(folder, "manifest")
 
 
@@ -262,11 +245,6 @@ def test_prune_does_not_count_damaged_ones(folder):
     checkpoint.prune(folder, keep=1)
     assert checkpoint.steps(folder) == [20]
     assert checkpoint.restore(folder, make_state(0)).step == 20
-
-
-def test_prune_keeps_at_least_one(folder):
-    with pytest.raises(InputError, match="keep 1 or more"):
-        checkpoint.prune(folder, keep=0)
 
 
 def test_leaves_that_older_versions_did_not_save(folder):

@@ -165,7 +165,7 @@ def test_an_order_of_their_own():
     [
         ([3.0, 2.0, 2.5, 2.2, 1.0, 0.5], 2, 4),
         ([3.0, 2.0, 2.5, 1.9, 1.95, 1.9], 4, 6),
-        ([1.0, 1.0, 1.0], 1, 3),
+        ([float("nan"), float("nan"), float("nan")], 1, 3),
         ([float("nan"), 2.0, float("nan"), 2.5], 2, 4),
         ([float("nan"), float("nan"), 1.0, float("nan"), 2.0], 3, 5),
     ],

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lstm_jax.errors import InputError
-from lstm_jax.training.metrics import binary_metrics, reliability, roc_curve
+from lstm_jax.training.metrics import binary_metrics, reliability
 
 LOGITS = np.log(np.array([9.0, 1 / 4, 3.0, 1 / 9]))  # p = 0.9, 0.2, 0.75, 0.1
 LABELS = np.array([1, 0, 0, 1])
@@ -52,7 +52,6 @@ def test_one_class_has_no_auc(label):
     found = binary_metrics(LOGITS, labels)
     assert math.isnan(found.auc)
     assert found.to_row()["auc"] is None
-    assert np.isnan(roc_curve(LOGITS, labels).true_positive_rate).all()
 
 
 def test_columns_and_other_types_are_taken():
@@ -81,7 +80,7 @@ def test_a_row_is_flat_json():
     ],
 )
 def test_bad_input_is_refused(logits, labels, message):
-    for function in (binary_metrics, roc_curve, reliability):
+    for function in (binary_metrics, reliability):
         with pytest.raises(InputError, match=message):
             function(np.array(logits), np.array(labels))
 
@@ -107,13 +106,6 @@ def test_reliability_refuses_logits_and_no_bins():
         reliability(np.array([0.5]), np.array([1]), bins=0)
 
 
-def test_roc_by_hand():
-    found = roc_curve(np.array([0.9, 0.8, 0.8, 0.1]), np.array([1, 0, 1, 0]))
-    np.testing.assert_array_equal(found.false_positive_rate, [0, 0, 0.5, 1])
-    np.testing.assert_array_equal(found.true_positive_rate, [0, 0.5, 1, 1])
-    np.testing.assert_array_equal(found.thresholds, [np.inf, 0.9, 0.8, 0.1])
-
-
 few_scores = st.lists(st.tuples(st.integers(-3, 3), st.integers(0, 1)), min_size=2, max_size=40)
 
 
@@ -126,8 +118,6 @@ def test_auc_is_the_share_of_pairs_in_order(pairs):
         assert math.isnan(auc)
         return
     assert auc == pytest.approx(sum(wins) / len(wins), abs=1e-12)
-    curve = roc_curve(scores, labels)
-    assert np.trapezoid(curve.true_positive_rate, curve.false_positive_rate) == pytest.approx(auc, abs=1e-12)
 
 
 @given(few_scores)

@@ -234,11 +234,14 @@ def test_half_precision_against_float32(eps):
     np.testing.assert_allclose(found["float16"].astype(np.float32), found["float32"], rtol=1e-3)
 
 
-@pytest.mark.parametrize(("name", "value"), [("b1", 1.5), ("b2", -0.1), ("eps", -1e-8), ("b1", float("nan")), ("b1", 1.0), ("b2", 1.0)])
+RATES = [("learning_rate", value) for value in (float("nan"), float("inf"), -1e-3, "0.1", None)]
+
+
+@pytest.mark.parametrize(("name", "value"), [*RATES, ("b1", 1.5), ("b2", -0.1), ("eps", -1e-8), ("b1", float("nan")), ("b1", 1.0)])
 @pytest.mark.parametrize("form", [adam, keras_adam])
 def test_impossible_rates(form, name, value):
-    with pytest.raises(InputError, match=f"^{name}: {value}; give 0 "):
-        form(1e-3, **{name: value})
+    with pytest.raises(InputError, match=f"^{name}: {value}; give "):
+        form(**{"learning_rate": 1e-3, name: value})
 
 
 def test_adam_departs_from_optax_where_gradients_are_as_small_as_epsilon(peer_rules):
@@ -276,7 +279,7 @@ def test_a_name_that_is_no_optimiser_is_refused(name):
 @pytest.mark.parametrize(
     ("name", "schedule", "reason"),
     [
-        ("optimistic_adam", "cosine", "give another, or no schedule and no warm-up"),
+        ("optimistic_adam", "cosine", "give adam, .*, or no schedule and no warm-up"),
         ("Schedule", "constant", "give adam, rmsprop, sgd"),
     ],
 )

@@ -41,9 +41,12 @@ def test_a_run_is_entered_only_on_purpose_and_with_its_config(tmp_path):
 @pytest.mark.parametrize("resume", [False, True])
 def test_a_folder_of_something_else_is_left_alone(resume, tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
-    with pytest.raises(InputError, match="not empty; name a new folder"):
+    (tmp_path / "metrics.jsonl").write_text("x")
+    with pytest.raises(InputError, match=r"holds metrics\.jsonl; name a new folder"):
         RunFolder(tmp_path).start(CONFIG, resume)
-    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+    (tmp_path / "metrics.jsonl").unlink()
+    RunFolder(tmp_path).start(CONFIG, resume)
+    assert {path.name for path in tmp_path.iterdir()} == {"thesis.tex", "config.json"}
     with pytest.raises(InputError, match="is a file; name a new folder"):
         RunFolder(tmp_path / "thesis.tex").start(CONFIG, resume)
 
@@ -174,7 +177,9 @@ def test_every_flipped_bit_of_the_manifest_is_noticed(tmp_path):
     assert run.manifest.read_bytes() == good  # `accept` has read the environments from environment.json
 
 
-@pytest.mark.parametrize("content", [b"[]\n", b"{}\n", b'{"files": 1}\n', b'{"files": {}, "environments": [1]}\n', b"no JSON"])
+@pytest.mark.parametrize(
+    "content", [b"[]\n", b"{}\n", b'{"files": 1}\n', b'{"files": {}, "environments": [{"versions": 1}]}\n', b"no JSON"]
+)
 def test_a_manifest_of_other_content_is_damaged(content, tmp_path):
     """A manifest with unexpected content counts as damaged, even if its checksum is right."""
     run = sealed(tmp_path)

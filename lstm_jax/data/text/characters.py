@@ -76,11 +76,6 @@ class Characters:
         return {character: identity for identity, character in enumerate(self.characters)}
 
     @cached_property
-    def id_to_char(self) -> dict[int, str]:
-        """Dict from each id to its character."""
-        return dict(enumerate(self.characters))
-
-    @cached_property
     def _id_of_code(self) -> np.ndarray:
         """Lookup table (int32) from the code points of characters to their ids.
 

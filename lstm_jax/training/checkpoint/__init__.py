@@ -17,6 +17,6 @@ no error. It finalises a checkpoint before checksums can be written beside it. I
 could thus remove the last intact one.
 """
 
-from lstm_jax.training.checkpoint.store import Restored, check_state, prune, restore, save, steps
+from lstm_jax.training.checkpoint.store import Restored, check_state, damage, prune, restore, save, steps
 
-__all__ = ["Restored", "check_state", "prune", "restore", "save", "steps"]
+__all__ = ["Restored", "check_state", "damage", "prune", "restore", "save", "steps"]

@@ -83,7 +83,8 @@ def save(folder: Path, step: int, state: PyTree, extra: dict[str, Any]) -> Path:
         _barrier("cleaned")
         require_space(folder, leaves)
         try:
-            name = _free_name(folder, step)
+            names = (str(step), *(f"{step}.{again}" for again in range(1, 1000)))
+            name = next(name for name in names if not (folder / name).exists())
             _barrier("named")
             arrays.save_arrays(folder / name, leaves)
             sums = {path: leaf_record(leaf) for path, leaf in leaves.items()}
@@ -188,6 +189,11 @@ def _restore(folder: Path, like: PyTree, added: tuple[str, ...], step: int | Non
     raise InputError(f"checkpoints in {folder}", found, "name the folder of a run that has saved one, or start anew")
 
 
+def damage(folder: Path, step: int) -> str:
+    """Return a description of the damage to the checkpoint of a step, or "" if its files are intact."""
+    return _agreed(read_verified(folder, step)[1] if step in steps(folder) else "it is missing")
+
+
 def prune(folder: Path, keep: int, newest: int | None = None) -> None:
     """Keep the newest `keep` intact checkpoints, and remove all older checkpoints.
 
@@ -197,9 +203,8 @@ def prune(folder: Path, keep: int, newest: int | None = None) -> None:
     older than all intact checkpoints that are kept, or later than `newest`. Leftovers of interrupted saves are removed, too.
 
     Raises:
-        InputError: if `keep` is below 1, or the folder cannot be written.
+        InputError: if the folder cannot be written.
     """
-    require(keep >= 1, "checkpoints to keep", keep, "keep 1 or more")
     good = 0
     if processes.first():
         with explained(folder):
@@ -240,12 +245,6 @@ def _zeros(record: dict[str, Any], step: int, name: str, remedy: str) -> np.ndar
     zeros = np.zeros(record["shape"], record["dtype"])
     require(leaf_record(zeros) == record, f"checkpoint leaf {name} of step {step}", "not zero", remedy)
     return zeros
-
-
-def _free_name(folder: Path, step: int) -> str:
-    """Return a name for the new folder of the arrays of step `step`, such as "1200" or, if that name is taken, "1200.1"."""
-    names = [str(step), *(f"{step}.{again}" for again in range(1, 1000))]
-    return next(name for name in names if not (folder / name).exists())
 
 
 def _load(folder: Path, wanted: dict[str, Any], saved: dict[str, Any]) -> tuple[dict[str, Any], str]:

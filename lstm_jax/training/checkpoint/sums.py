@@ -14,6 +14,8 @@ from lstm_jax.files.writing import read_summed, summed_json
 from lstm_jax.runtime import processes
 from lstm_jax.training.checkpoint.arrays import is_random_key
 
+_KINDS = {"folder": str, "extra": dict, "leaves": dict, "files": dict}
+_KEYS = {"leaves": {"dtype", "shape", "sha256"}, "files": {"bytes", "sha256"}}
 _MANIFEST = re.compile(r"(0|[1-9][0-9]*)\.manifest\.json")
 
 
@@ -92,8 +94,10 @@ def read_manifest(folder: Path, step: int) -> dict[str, Any] | None:
         manifest = read_summed(manifest_path(folder, step).read_bytes())
     except OSError:
         return None
-    whole = manifest is not None and manifest.get("step") == step and manifest.keys() >= {"folder", "extra", "leaves", "files"}
-    return manifest if whole else None
+    if manifest is None or manifest.get("step") != step or not all(isinstance(manifest.get(name), kind) for name, kind in _KINDS.items()):
+        return None
+    records = ((record, keys) for name, keys in _KEYS.items() for record in manifest[name].values())
+    return manifest if all(isinstance(record, dict) and record.keys() == keys for record, keys in records) else None
 
 
 def read_verified(folder: Path, step: int) -> tuple[dict[str, Any], str]:
