@@ -118,17 +118,13 @@ def unroll(
     kinds = {"dropout": dropout_kinds(operands.dropout), "mask": kind, "resets": operands.resets is not None}
     units = operands.params.kernel.shape[1] // cell.gates
     chosen = resolve_backend(backend, cell, operands.params.kernel.dtype, compute_dtype, units=units, **kinds)
-    h, final = _run(chosen, cell, operands, compute_dtype, return_sequences, _checked_remat(remat, operands.dropout), not time_major)
+    remat = check_remat(remat)
+    require(remat is None or not operands.dropout.zoneout, "remat", remat, "segments have no zoneout: give None, or no zoneout")
+    h, final = _run(chosen, cell, operands, compute_dtype, return_sequences, remat, not time_major)
     if not return_sequences:
         return _last_output(final.h, operands.valid, operands.resets, zero_output_for_mask), final
     h = _all_outputs(h, operands.valid, operands.resets, zero_output_for_mask)
     return (h if time_major else jnp.swapaxes(h, 0, 1)), final
-
-
-def _checked_remat(remat: Any, dropout: DropoutMasks) -> Remat:
-    found = check_remat(remat)
-    require(found is None or not dropout.zoneout, "remat", found, "segments have no zoneout: give None, or no zoneout")
-    return found
 
 
 def _run(backend: Backend, cell: Cell, operands: Operands, compute_dtype, sequences: bool, remat: Remat, batch_first: bool):
