@@ -81,4 +81,14 @@ bool all_zero(const T* data, int64_t size) {
   return std::all_of(data, data + size, [](T value) { return value == 0; });
 }
 
+// Return whether `size` numbers times 0 are all 0.
+template <typename T>
+bool all_finite(const T* data, int64_t size) {
+  Vec<T> sums{};
+  over_vectors<T>(0, size, [&](int64_t at, int count) __attribute__((always_inline)) { sums += load(data + at, count) * T(0); });
+  T lanes[kLanes<T>];
+  store(lanes, sums);
+  return all_zero(lanes, kLanes<T>);
+}
+
 }  // namespace

@@ -216,7 +216,7 @@ template <typename T>
 void add_chunk(const FewBackward<T>& few, const Chunk& chunk, Team::Member& member) {
   const Backward<T>& run = *few.run;
   const auto [steps, batch, features, units, gates] = run.sizes;
-  const int64_t panels = panels_of<T>(units), skipped = chunk.t0 == 0 && few.zero_h ? batch : 0;
+  const int64_t panels = panels_of<T>(units), skipped = chunk.t0 == 0 && few.zero_h && all_finite(few.slots(0), few.d_size() * batch) ? batch : 0;
   const int64_t parts = run.mask.per_gate() || run.input_mask.per_gate() ? gates : 1, turns = std::min<int64_t>(8, chunk.t1 - chunk.t0);
   const int64_t by_x = run.d_x ? (features + kFeaturePiece - 1) / kFeaturePiece : 0;
   for (int64_t part = 0; part < parts; ++part) {

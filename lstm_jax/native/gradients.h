@@ -286,7 +286,7 @@ ChunkRows add_gradients(const Backward<T>& run, const BackwardTile<T>& tile, con
   std::iota(tile.numbers, tile.numbers + depth, 0);
   const int64_t start = tile.first * run.h_size(), size = tile.rows * run.h_size();
   const bool zero_h = t0 == 0 && all_zero(run.all_h + start, size) && (!run.resets.at || all_zero(run.resets.h + start, size));
-  const int64_t begin = zero_h ? tile.rows : 0;
+  const int64_t begin = zero_h && all_finite(sums.d_slots, run.cell->slots * tile.panels * tile.width) ? tile.rows : 0;
   const OuterRows<T> of_h{run.all_h, order_of(run.sizes, false), run.mask, run.resets, run.h_size(), gates - run.cell->late_gates, run.cell->first_part_gate, units};
   const OuterRows<T> of_x{run.x, run.order, run.input_mask, Resets<T>{}, features, gates};
   if (run.cell->recurrent) outer(of_h, run.cell->recurrent_slots, {tile.numbers + begin, depth - begin}, begin, sums.d_recurrent);

@@ -50,4 +50,4 @@ def coefficients(options: Options, call: Call) -> tuple[Array, Array, Array | No
     if resets is None:
         return a, b, None
     starts = resets.at[:, :, None]
-    return jnp.where(starts, 0, a), jnp.where(starts, a * jnp.broadcast_to(resets.state.h, a.shape) + b, b), resets.at
+    return jnp.where(starts, 0, a), a * jnp.where(starts, resets.state.h[None], 0) + b, resets.at

@@ -205,14 +205,6 @@ def _further(params) -> list[jax.Array]:
     return [jnp.concatenate(params[3:])] if len(params) > 3 else []
 
 
-def _split_further(params, gradient) -> list[jax.Array]:
-    """Split the vector `gradient` into the gradients with respect to the parameters that `_further` concatenates.
-
-    `params` are the parameters of the cell.
-    """
-    return jnp.split(gradient, np.cumsum([len(part) for part in params[3:]])[:-1])
-
-
 def _output(of: CompiledCell, params, h):
     """Return the outputs of all steps (T, B, H), which are the first H columns of `h`.
 
@@ -294,7 +286,9 @@ def _call_backward(of: CompiledCell, by_x: bool, params, x, residuals: Residuals
     axes = [0] * states + [SUM] * (count + 1 + others) + [1] * by_x + [0] * (0 if resets is None else states)
     found = iter(call_partitioned(call, operands, axes))
     d_state = type(d_final)(*itertools.islice(found, states))
-    d_params = type(params)(*itertools.islice(found, count + 1), *(_split_further(params, next(found)) if extras else ()))
+    of_kernels = list(itertools.islice(found, count + 1))
+    d_extras = jnp.split(next(found), np.cumsum([len(part) for part in params[3:]])[:-1]) if extras else ()
+    d_params = type(params)(*of_kernels, *d_extras)
     d_x = next(found) if by_x else None
     return d_params, d_x, d_state, None if resets is None else Resets(None, type(d_final)(*found))
 
@@ -359,7 +353,7 @@ def _twin_gradients(
     residuals = residuals._replace(gates=tuple(jnp.split(residuals.gates, GATES, axis=-1))) if split else residuals
     args = (params.recurrent_kernel, residuals, d_h, d_final, dropout.recurrent, valid, resets)
     d_state, d_reset, d_z = backward_twin(split, compute_dtype, *args)
-    d_params, d_x, d_masks = hoisted.gradients(params, x, dropout, residuals.h_before(resets), d_z, compute_dtype)
+    d_params, d_x, d_masks = hoisted.gradients(params, x, dropout, residuals.h_before(resets), d_z, valid, compute_dtype)
     return d_params, _sum_repeats(d_x, tokens), d_state, d_masks, None if resets is None else Resets(None, d_reset)
 
 

@@ -162,11 +162,8 @@ def _over(mask: Array, like: Array) -> Array:
 
 def _project(params: LSTMParams, x: Array, mask: Array | None, compute_dtype) -> Array | Gates:
     """Return the projected input x W + b as one array (T, B, 4H), or as four arrays (T, B, H) if each gate has its own input mask."""
-    if mask is None:
-        return project(params, x, None, compute_dtype)
-    if not is_per_gate(mask):
-        z = matmul(x * _over(mask, x), params.kernel, compute_dtype)
-        return z + jnp.broadcast_to(params.bias, z.shape)
+    if mask is None or not is_per_gate(mask):
+        return project(params, x, mask, compute_dtype)
     parts = zip(mask, _split(params.kernel), _split(params.bias), strict=True)
     z = [(matmul(x * _over(m, x), kernel, compute_dtype), bias) for m, kernel, bias in parts]
     return tuple(product + jnp.broadcast_to(bias, product.shape) for product, bias in z)
@@ -248,11 +245,11 @@ def _backward(loop: Callable, compute_dtype, args, residuals, cotangents):
     split = is_per_gate(mask) or is_per_gate(dropout.input)
     d_state, d_reset, d_z = loop(split, kernel, residuals, d_h, d_final, mask, valid, resets, compute_dtype)
 
-    d_params, d_x, d_masks = gradients(params, x, dropout, residuals.h_before(resets), d_z, compute_dtype)
+    d_params, d_x, d_masks = gradients(params, x, dropout, residuals.h_before(resets), d_z, valid, compute_dtype)
     return d_params, d_x, d_state, None, d_masks, None if resets is None else Resets(None, d_reset)
 
 
-def gradients(params: LSTMParams, x: Array, dropout: DropoutMasks, h: Array, d_z: Array | Gates, compute_dtype=None):
+def gradients(params: LSTMParams, x: Array, dropout: DropoutMasks, h: Array, d_z: Array | Gates, valid, compute_dtype=None):
     """Return three values: the gradients with respect to the parameters of an LSTM, its inputs and its dropout masks.
 
     Args:
@@ -261,11 +258,13 @@ def gradients(params: LSTMParams, x: Array, dropout: DropoutMasks, h: Array, d_z
         dropout: dropout masks.
         h: array (T, B, H), h before each step.
         d_z: gradient with respect to the pre-activations, from the backward loop: one array (T, B, 4H) or four arrays (T, B, H).
+        valid: bool (T, B), False at padded steps, or None.
         compute_dtype: dtype of the matrix products; None means the dtype of the arrays.
     """
     by_operands: Callable = _gate_gradients if isinstance(d_z, tuple) else _flat_gradients
     if jnp.issubdtype(x.dtype, jnp.integer):  # for one-hot vectors x the product x^T d_z adds each d_z to the row of its id
         all_gates = jnp.concatenate(d_z, axis=-1) if isinstance(d_z, tuple) else d_z
+        x = x if valid is None else jnp.where(valid, x, len(params.kernel))  # no row; d_z at padding may be 0 * NaN
         d_kernel, d_x, d_input_mask = jnp.zeros_like(params.kernel).at[x].add(all_gates), None, None
     else:
         d_kernel, d_x, d_input_mask = by_operands(x, params.kernel, dropout.input, d_z, compute_dtype)

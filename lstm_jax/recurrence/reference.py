@@ -35,7 +35,9 @@ def run(options: Options, call: Call, record: Callable[[Any, jax.Array, Any], An
     def body(state, inputs):
         z_t, valid_t, drawn_t, reset_t = inputs
         state = restart(state, reset_t, resets)
-        new = cell.step(params, state, z_t, dropout.recurrent, options.compute_dtype)
+        # `where`, so that after a NaN the gradient with respect to z at a padded step is 0, and not 0 * NaN
+        read = z_t if valid_t is None else jnp.where(valid_t[:, None], z_t, 0)
+        new = cell.step(params, state, read, dropout.recurrent, options.compute_dtype)
         for name, mask in (zoneout | drawn_t).items():
             old, after = getattr(state, name), getattr(new, name)
             new = new._replace(**{name: jnp.where(mask, old, after) if name in drawn_t else mask * old + (1 - mask) * after})

@@ -86,12 +86,6 @@ def test_nothing_of_the_state_to_drop(cell: str) -> None:
         run_case(case, make_arrays(case, "float32", cell), "reference", cell)
 
 
-def test_another_cell_s_parameters() -> None:
-    case = Case()
-    with pytest.raises(InputError, match="params: LSTMParams; the cell gru has GRUParams"):
-        run_case(case, make_arrays(case), None, "gru")
-
-
 def test_gates_that_are_zero_in_the_minimal_lstm() -> None:
     """The outputs of minLSTM are finite if its gates i and f both round to 0, although its equation divides by f + i."""
     shape = SHAPES[2]
@@ -135,12 +129,3 @@ def test_batch_over_two_devices_and_in_segments(cell: str) -> None:
     with on(mesh):
         assert_close(differentiate_case(case, split, None, cell), want, "float32")
     assert_close(differentiate_case(case, arrays, None, cell, remat=2), want, "float32")
-
-
-@pytest.mark.parametrize("cell", CELLS)
-def test_masked_steps_and_initial_gates(cell: str) -> None:
-    """A row without a valid step has a final state that equals its initial state in all arrays."""
-    case = Case(mask="nothing valid")
-    arrays = make_arrays(case, "float32", cell)
-    _, state = run_compiled(case, arrays, None, cell)
-    assert_close(state, arrays.state, "float32")

@@ -11,6 +11,7 @@ The command above is the long run. Half of its examples are calls of layers, and
 import itertools
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -24,7 +25,7 @@ from hypothesis import strategies as st
 from tables import BACKENDS
 
 from lstm_jax import CELLS as CELL_TABLE
-from lstm_jax import InputError, unroll
+from lstm_jax import DropoutMasks, InputError, unroll
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
@@ -48,15 +49,22 @@ def forget_programs(count: int) -> None:
         jax.clear_caches()
 
 
-def compare(got: Any, want: Any, tolerance: float) -> None:
+def compare(got: Any, want: Any, tolerance: float, exact: Callable[[], Any] | None = None) -> None:
+    """Check that two trees are equal up to `tolerance` times the largest entry of an array, and are NaN in the same places.
+
+    If they are not, `got` may also be 4 times as far from `exact()`, the results in float64, as `want` is, plus the tolerance.
+    """
     got_leaves, want_leaves = jax.tree.leaves(got), jax.tree.leaves(want)
     assert len(got_leaves) == len(want_leaves)
-    for a, b in zip(got_leaves, want_leaves, strict=True):
+    for n, (a, b) in enumerate(zip(got_leaves, want_leaves, strict=True)):
         assert a.shape == b.shape
         assert a.dtype == b.dtype
         a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-        scale = np.abs(b[np.isfinite(b)]).max(initial=0.1)
-        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * scale, equal_nan=True)
+        atol = tolerance * np.abs(b[np.isfinite(b)]).max(initial=0.1)
+        if exact and not np.allclose(a, b, rtol=0, atol=atol, equal_nan=True):
+            b, rounded = np.asarray(jax.tree.leaves(exact())[n]), b
+            atol += 4 * np.nan_to_num(np.abs(rounded - b)).max()
+        np.testing.assert_allclose(a, b, rtol=0, atol=atol, equal_nan=True)
 
 
 def attempt(function: Callable) -> tuple[Any, InputError | None]:
@@ -118,9 +126,36 @@ def check_call(on: Drawing, call: Call, backend: str | None) -> None:
     assert not call.wrong, f"accepted: {call.wrong}"
     dtype = call.clean["params"].kernel.dtype.name if call.given["compute_dtype"] in (None, "float32") else "bfloat16"
     rounded = dtype == "float64" and call.given["compute_dtype"] == "float32"
-    # ids look up rows of the kernel, which are not rounded to float32 as their products with one-hot vectors are
-    plain = call.given if rounded and call.x_are_ids else call.clean
-    compare(got, run_call(call, plain, "reference"), TOLERANCE[dtype])
-    if dtype != "bfloat16" and on.one(False, False, True) and not np.isnan(call.clean["x"]).any():
-        tolerance = 10 * TOLERANCE["float32" if rounded else dtype]  # each backend may round such gradients in another order
-        compare(gradients(call, call.given, backend), gradients(call, call.clean, "reference"), tolerance)
+    # ids look up rows of the kernel, which are not rounded to float32 as their products with one-hot vectors are, and not multiplied by NaN
+    plain = call.given if call.x_are_ids and (rounded or np.isnan(call.clean["x"]).any()) else call.clean
+
+    def check(function: Callable, tolerance: float) -> Any:
+        def exact() -> Any:
+            with jax.enable_x64(True):
+                clean, operands = jax.tree.map(
+                    lambda a: np.asarray(a, np.float64) if getattr(a, "dtype", "") == "float32" else a, (call.clean, plain)
+                )
+                return function(replace(call, clean=clean), operands | {"compute_dtype": None}, "reference")
+
+        found = function(call, call.given, backend)
+        compare(found, function(call, plain, "reference"), tolerance, exact if dtype == "float32" else None)
+        return found
+
+    check(run_call, TOLERANCE[dtype])
+    if dtype != "bfloat16" and on.one(False, False, True):
+        # each backend may round such gradients in another order
+        found = check(gradients, 10 * TOLERANCE["float32" if rounded else dtype])
+        if "x" in found and not call.clean.get("dropout", DropoutMasks()).zoneout:
+            check_nan(call, found)
+
+
+def check_nan(call: Call, found: dict[str, Any]) -> None:
+    """Check that a NaN in x is in the gradients of all parameters, and of x at all valid steps of its row since the last reset, alone."""
+    x, resets = call.clean["x"], call.clean.get("resets")
+    number = np.zeros(x.shape[:2]) if resets is None else np.cumsum(resets, 1)
+    spread = (np.isnan(x).any(-1)[:, None] & (number[:, :, None] == number[:, None])).any(-1)
+    if call.clean["mask"] is not None:
+        spread &= call.clean["mask"]
+    np.testing.assert_array_equal(np.isnan(found["x"]).all(-1), spread)
+    np.testing.assert_array_equal(np.isnan(found["x"]).any(-1), spread)
+    assert all((np.isnan(leaf) == spread.any()).all() for leaf in found["params"])

@@ -38,13 +38,6 @@ def test_ids_equal_one_hot_rows(backend, dropout, recurrent_dropout):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * max(1.0, float(jnp.abs(b).max())))
 
 
-def test_rows_no_id_names_get_no_gradient():
-    params = CELL.init(jax.random.key(0), 5, 3)
-    gradient = jax.grad(lambda p: unroll(CELL, p, jnp.array([[1, 3, 1]]))[0].sum())(params)
-    assert np.abs(gradient.kernel[jnp.array([0, 2, 4])]).max() == 0
-    assert np.abs(gradient.kernel[jnp.array([1, 3])]).min() > 0
-
-
 def test_float_matrices_are_no_ids():
     params = CELL.init(jax.random.key(0), 5, 3)
     with pytest.raises(InputError, match="x: "):
