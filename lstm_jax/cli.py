@@ -42,21 +42,13 @@ def _usage(group: str = "") -> str:
 
 
 def _group(name: str) -> list[str]:
-    """Return the names of the commands of a group, such as ["export onnx"] for "export". If there is no such group, return []."""
     from lstm_jax.commands import COMMANDS
 
     return [command for command in COMMANDS if command.startswith(f"{name} ")]
 
 
 def _parse(arguments: list[str]) -> Callable[..., None]:
-    """Parse the command-line arguments, and return an object. A call of this object runs the command.
-
-    The object is an instance of the command's class, and its fields have the values of the flags.
-
-    Raises:
-        InputError: if the command, a flag or a value is invalid.
-        SystemExit: if the arguments ask for help. The help has been printed before this exception is raised.
-    """
+    """Parse the command-line arguments, and return an object."""
     import tyro
 
     from lstm_jax.commands import COMMANDS
@@ -85,11 +77,7 @@ def _parse(arguments: list[str]) -> Callable[..., None]:
 
 
 def _with_home(command: Any) -> Any:
-    """Return a copy of a command in whose paths `~` is replaced by the home folder.
-
-    Shells do not replace `~` in the middle of a word, as in `--run=~/a`. A callable that is not an instance of a dataclass is returned
-    unchanged.
-    """
+    """Return a copy of a command in whose paths `~` is replaced by the home folder."""
     from lstm_jax.files.writing import user_path
 
     if not dataclasses.is_dataclass(command) or isinstance(command, type):
@@ -99,18 +87,7 @@ def _with_home(command: Any) -> Any:
 
 
 def _check_lists(command: Any, arguments: Sequence[str]) -> None:
-    """Check that each flag that takes several values is given at most once, and with a value.
-
-    The argument parser tyro accepts both mistakes. If such a flag is given twice, tyro uses only the values after its last occurrence. If
-    such a flag has no value, as in `--data $UNSET`, tyro uses an empty list. A training would then read the default text.
-
-    Args:
-        command: class of the command. If it is a callable that is not a class, it has no flags, and nothing is checked.
-        arguments: the words after the name of the command on the command line.
-
-    Raises:
-        InputError: if such a flag is given twice, or without a value.
-    """
+    """Check that each flag that takes several values is given at most once, and with a value."""
     from lstm_jax.commands.completion import flags
 
     if not isinstance(command, type):
@@ -127,17 +104,7 @@ def _check_lists(command: Any, arguments: Sequence[str]) -> None:
 
 
 def _complaint(name: str, stop: BaseException, box: str) -> InputError:
-    """Convert an exception of the argument parser tyro to an `InputError`.
-
-    The cause of the exception may be an `InputError` that a config raised when tyro created the config from the flags. The result is then
-    a copy of the `InputError` that names the flag instead of the config's field. An `InputError` about an environment variable is returned
-    unchanged. If the cause is no `InputError`, the result is made from the text that tyro printed.
-
-    Args:
-        name: name of the command.
-        stop: exception that tyro raised.
-        box: error text that tyro printed.
-    """
+    """Convert an exception of the argument parser tyro to an `InputError`."""
     cause = stop.__context__
     while cause is not None:
         if isinstance(cause, InputError):
@@ -159,19 +126,7 @@ def _complaint(name: str, stop: BaseException, box: str) -> InputError:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command and return the exit code.
-
-    The exit code is 0 for success, 2 for an error that is not a bug, 130 for an interrupt, and 75 if SIGTERM has ended a training command.
-    To continue such a training, run the command again with `--resume`.
-
-    Args:
-        arguments: the words after `lstm-jax` on the command line. If None, they are taken from `sys.argv`.
-
-    Raises:
-        SystemExit: after the help of a command is printed; the exit code is then 0. Also after `lstm-jax launch`, if a process that it has
-            started has ended with an error; the exit code is then that of the process.
-        Exception: if a bug causes an error. The error is then not printed as one line.
-    """
+    """Run a command and return the exit code."""
     with keep_interrupts(last=arguments is None):
         try:
             code = _run(sys.argv[1:] if arguments is None else arguments)

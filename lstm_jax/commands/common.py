@@ -35,11 +35,7 @@ class PipeConsole(Console):
 
 
 def start(devices: int = 0) -> None:
-    """Set the number of JAX's CPU devices and enable JAX's compilation cache. Call this function before JAX is first used.
-
-    Args:
-        devices: number of CPU devices. If it is 0, JAX gets one device per core.
-    """
+    """Set the number of JAX's CPU devices and enable JAX's compilation cache. Call this function before JAX is first used."""
     from lstm_jax.runtime.compilation_cache import keep_compiled
     from lstm_jax.runtime.sharding import use_cpu_cores
 
@@ -48,13 +44,7 @@ def start(devices: int = 0) -> None:
 
 
 def start_training(devices: int, model: RecurrentConfig) -> None:
-    """Set the number of JAX's CPU devices for the training of a model, and enable JAX's compilation cache.
-
-    Args:
-        devices: number of CPU devices. 0 means one device if the model runs on the backend `compiled`, else one device per core. If JAX
-            has already made its devices, 0 means to keep these devices.
-        model: config of the model.
-    """
+    """Set the number of JAX's CPU devices for the training of a model, and enable JAX's compilation cache."""
     from lstm_jax.recurrence import cpu_devices
     from lstm_jax.runtime.compilation_cache import keep_compiled
     from lstm_jax.runtime.sharding import prefer_cpu_devices
@@ -75,19 +65,12 @@ def warn(notes: Iterable[str]) -> None:
 
 
 def say(console: Console, line: str) -> None:
-    """Print a line on a console of the library Rich. Brackets in the line are not read as markup.
-
-    On a terminal, a long line is wrapped between words. A line that begins with "lstm-jax " is not wrapped, because it is a command that
-    the user may copy. If the output does not go to a terminal, no line is wrapped.
-    """
+    """Print a line on a console of the library Rich. Brackets in the line are not read as markup."""
     console.print(line, highlight=False, markup=False, soft_wrap=not console.is_terminal or line.startswith("lstm-jax "))
 
 
 def metric_text(value: float | None, form: str) -> str:
-    """Return a metric as text in the format `form`, such as "0.8125" if `form` is ".4f".
-
-    The value None, which is null in the file result.json, becomes "nan".
-    """
+    """Return a metric as text in the format `form`, such as "0.8125" if `form` is ".4f"."""
     return format(float("nan") if value is None else value, form)
 
 
@@ -95,13 +78,7 @@ Products = Literal["", "float32", "bfloat16", "int8"]
 
 
 def load_run(task: str, folder: Path, dtype: Products = "") -> Any:
-    """Load a trained run from its folder, print the warnings that loading gave, and return the run.
-
-    Args:
-        task: name of the run's task, a key of `lstm_jax.config.CONFIGS`.
-        folder: folder of the run.
-        dtype: dtype of the matrix products of the recurrent layers; "" means the dtype with which the run was trained.
-    """
+    """Load a trained run from its folder, print the warnings that loading gave, and return the run."""
     trained = import_module(f"lstm_jax.tasks.{task}").load(folder)
     warn(trained.notes)
     return trained.with_products(dtype) if dtype else trained
@@ -129,15 +106,7 @@ class Train(ABC):
 
     @classmethod
     def with_preset(cls, arguments: Sequence[str]) -> "Train | None":
-        """Return an instance of this command with the values of the preset that the flag `--preset` names, or None.
-
-        A preset is a named config in `PRESETS`. The result is None if the flag `--preset` is not given, or if the task of this command has
-        no preset with the given name.
-
-        Args:
-            arguments: the words after the name of the command on the command line. This method reads only `--preset`. The caller parses
-                the other flags. The values in the returned instance are the defaults of these flags.
-        """
+        """Return an instance of this command with the values of the preset that the flag `--preset` names, or None."""
         parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         parser.add_argument("--preset", nargs="?")
         name = parser.parse_known_args(arguments)[0].preset

@@ -47,15 +47,7 @@ class Completion:
 
 
 def script(shell: str, commands: dict[str, Any]) -> str:
-    """Return the shell script that completes the commands of `lstm-jax`, their flags and the values of the flags.
-
-    After a flag that takes one of a few fixed values, the script completes these values. After any other flag, the script completes file
-    names.
-
-    Args:
-        shell: "bash" or "zsh".
-        commands: dict from the name of each command to its class.
-    """
+    """Return the shell script that completes the commands of `lstm-jax`, their flags and the values of the flags."""
     cases = []
     for name, command in sorted(commands.items(), key=lambda item: -len(item[0])):  # "data shard-reviews" before "data shard"
         found = {flag: tuple(_choices(kind)) for flag, kind in flags(command)}
@@ -71,10 +63,7 @@ def script(shell: str, commands: dict[str, Any]) -> str:
 
 
 def flags(command: Any) -> Iterator[tuple[str, Any]]:
-    """Yield a pair for each flag of a command: its name, such as "--clean", and the type of its value.
-
-    `command` is the class of the command.
-    """
+    """Yield a pair for each flag of a command: its name, such as "--clean", and the type of its value."""
     hints = get_type_hints(command, include_extras=True)
     for field in dataclasses.fields(command):
         plain = hints[field.name]
@@ -87,10 +76,7 @@ def flags(command: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _choices(kind: Any) -> Iterator[str]:
-    """Yield, as strings, the values that a flag of the type `kind` can take, or nothing if the type does not list them.
-
-    A `Literal` type lists its values. A union type lists the values that its members list.
-    """
+    """Yield, as strings, the values that a flag of the type `kind` can take, or nothing if the type does not list them."""
     if get_origin(kind) is Literal:
         yield from map(str, get_args(kind))
     elif get_origin(kind) is Union or type(kind).__name__ == "UnionType":

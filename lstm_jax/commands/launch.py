@@ -45,23 +45,7 @@ class Launch(Checked):
 
 
 def run_processes(command: list[str], count: int) -> list[int]:
-    """Run a command in several processes, and wait until all of these processes have ended.
-
-    The processes find each other through environment variables of JAX.
-
-    If this process gets a SIGINT or SIGTERM, it sends the signal to all started processes. If it gets a SIGHUP, because its terminal is
-    closed, it sends a SIGTERM to all started processes. Inside the context `end_on_second_signal`, as in the command line, a second SIGINT
-    or SIGTERM immediately kills the started processes and ends this process. Outside this context, the second signal is sent on like the
-    first one.
-
-    Args:
-        command: program and arguments, the same for each process.
-        count: number of processes.
-
-    Returns:
-        The exit codes, in the order in which the processes ended. The code of a process that a signal has killed is 128 plus the number of
-        the signal.
-    """
+    """Run a command in several processes, and wait until all of these processes have ended."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -108,20 +92,14 @@ def _kill(processes: Iterable[subprocess.Popen]) -> None:
 
 
 def divided_cores(count: int) -> list[set[int]]:
-    """Divide the cores of this machine among `count` processes, and return a list with the set of cores of each process.
-
-    If there are fewer cores than processes, each process may use all cores.
-    """
+    """Divide the cores of this machine among `count` processes, and return a list with the set of cores of each process."""
     cores = machine.cores()
     return [set(cores[number::count]) if len(cores) >= count else set(cores) for number in range(count)]
 
 
 @contextlib.contextmanager
 def _passed_on(started: list[subprocess.Popen], count: int) -> Iterator[Callable[[], None]]:
-    """Pass SIGINT, SIGTERM and SIGHUP on to all started processes, and yield a function that passes on what came before all had started.
-
-    SIGHUP is passed on once, as SIGTERM: a shell and the kernel may each send it when a terminal is closed.
-    """
+    """Pass SIGINT, SIGTERM and SIGHUP on to all started processes, and yield a function that passes on what came before all had started."""
     has_hung_up, came = False, deque[int]()
 
     def pass_on_what_came() -> None:

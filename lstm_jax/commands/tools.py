@@ -112,10 +112,7 @@ def _workers(given: int) -> int:
 
 @contextlib.contextmanager
 def _shard_progress(console: Console) -> Iterator[Callable[[int, int], None]]:
-    """Show a progress bar for shards until the context ends, and yield a function update(finished, total).
-
-    The arguments of the function are the number of finished shards and the number of all shards.
-    """
+    """Show a progress bar for shards until the context ends, and yield a function update(finished, total)."""
     from lstm_jax.training.progress import progress_bar
 
     with progress_bar(console) as progress:

@@ -23,14 +23,7 @@ class Processes(Checked):
     """Index of this process, counted from 0. -1 means the index that Slurm, Open MPI or $JAX_PROCESS_ID names."""
 
     def completed(self) -> tuple["Processes", bool]:
-        """Return a copy whose missing fields are taken from the environment, and whether Slurm or Open MPI knows the address of process 0.
-
-        The variables are JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or those of Slurm (in a process that srun started)
-        or Open MPI.
-
-        Raises:
-            InputError: if a variable is no number.
-        """
+        """Return a copy with missing fields from the environment, and whether Slurm or Open MPI knows the address of process 0."""
         manager = next((names for names in MANAGERS if all(name in os.environ for name in names)), ())
 
         def number(given: int, missing: int, names: Sequence[str]) -> int:

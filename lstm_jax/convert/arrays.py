@@ -114,10 +114,7 @@ def shaped(name: str, value: object, *expected: int | str) -> np.ndarray:
 
 
 def cell_arrays(cell: str, arrays: Mapping[str, object], where: str = "") -> Arrays:
-    """Check the arrays of a cell, and return copies of them as a dict.
-
-    E is the number of input features, H the number of units and G the number of gates.
-    """
+    """Check the arrays of a cell, and return copies of them as a dict."""
     layout = LAYOUTS[cell]
     recurrent = shaped(f"{where}recurrent_kernel", arrays["recurrent_kernel"], layout.rows, layout.columns)
     units, columns = recurrent.shape
@@ -175,10 +172,7 @@ def widths(layer: Mapping[str, Any], merge: str = "concat") -> tuple[int, int]:
 
 
 def check_stack(layers: Sequence[Mapping[str, Any]], where: str = "recurrent/", cell: str = "lstm", merge: str = "concat") -> list[Layer]:
-    """Return copies of the weights of stacked layers, after checking that each layer is valid and that the layers fit together.
-
-    Two layers fit if the upper one has as many input features as the lower one has output features.
-    """
+    """Return copies of the weights of stacked layers, after checking that each layer is valid and that the layers fit together."""
     require(len(layers) > 0, f"{where}layers", "none", "give at least one layer")
     checked = [check_layer(layer, f"{where}{number}/", cell) for number, layer in enumerate(layers)]
     for number in range(1, len(checked)):
@@ -202,10 +196,7 @@ def check_model(
     merge: str = "concat",
     pooled: int = 1,
 ) -> tuple[Arrays | None, list[Layer], Arrays]:
-    """Return copies of the weights of a model's embedding, recurrent layers and head, after checking that they fit together.
-
-    The head reads `pooled` vectors, each as wide as the outputs of the last layer.
-    """
+    """Return copies of the weights of a model's embedding, recurrent layers and head, after checking that they fit together."""
     table = None if embedding is None else shaped("embedding/embedding", embedding["embedding"], "V", "E")
     stack = check_stack(layers, cell=cell, merge=merge)
     taken, given = widths(stack[0])[0], widths(stack[-1], merge)[1] * pooled
@@ -233,11 +224,7 @@ def check_model(
 
 
 def join_model(embedding: Mapping[str, Any] | None, layers: Sequence[Mapping[str, Any]], head: Mapping[str, Any], kind: Kind) -> Arrays:
-    """Join the weights of the embedding, the recurrent layers and the head of a model, and return them as one flat dict.
-
-    The keys of the dict are paths such as "recurrent/0/kernel". The key "head/kernel" is present even if the weights are tied and `head`
-    has no kernel.
-    """
+    """Join the weights of the embedding, the recurrent layers and the head of a model, and return them as one flat dict."""
     table, stack, dense = check_model(embedding, layers, head, kind)
     model = {} if table is None else {"embedding/embedding": table["embedding"]}
     for number, layer in enumerate(stack):
@@ -247,10 +234,7 @@ def join_model(embedding: Mapping[str, Any] | None, layers: Sequence[Mapping[str
 
 
 def split_model(params: Mapping[str, Any], kind: Kind, *how: Any) -> tuple[Arrays | None, list[Layer], Arrays]:
-    """Split the flat dict of a model into the weights of the embedding, of the recurrent layers and of the head.
-
-    This function is the inverse of `join_model`. `how` are the cell and further arguments of `check_model`.
-    """
+    """Split the flat dict of a model into the weights of the embedding, of the recurrent layers and of the head."""
     layers = split_paths(params, kind)
     embedding = {"embedding": params[ENDS[0]]} if ENDS[0] in params else None
     head = {path.removeprefix("head/"): params[path] for path in ENDS[1:] if path in params}
@@ -258,11 +242,7 @@ def split_model(params: Mapping[str, Any], kind: Kind, *how: Any) -> tuple[Array
 
 
 def split_paths(params: Mapping[str, Any], kind: Kind) -> list[Layer]:
-    """Return the weights of the recurrent layers in the flat dict of a model, lowest layer first, after checking the keys of the dict.
-
-    The arrays are not checked. A character model may lack either "embedding/embedding" (one-hot input) or "head/kernel" (tied weights), but
-    not both.
-    """
+    """Return the weights of the recurrent layers in the flat dict of a model, lowest layer first, after checking the keys of the dict."""
     check_named(f"weights of a {kind}", params, "give a flat dict with keys such as recurrent/0/kernel")
     found: dict[int, Layer] = {}
     for path, value in params.items():

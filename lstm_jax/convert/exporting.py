@@ -83,11 +83,7 @@ def merge_of(parts: Sequence[Any], merge: str | None) -> str:
 
 
 def exported(cell: str, layers: Any, target: Target) -> list[Mapping[str, Any]]:
-    """Return the weights of a stack of layers, lowest layer first, after checking that another library can express the layers.
-
-    The result contains a dict of arrays for a `Recurrent` layer, and {"forward": dict, "backward": dict} for a `Bidirectional` layer. A
-    dict among the layers is returned unchanged and is not checked, because it does not show the options of its layer.
-    """
+    """Return the weights of a stack of layers, lowest layer first, after checking that another library can express the layers."""
     parts = parts_of(layers, target)
     found: list[Mapping[str, Any]] = []
     used: set[str] = set()

@@ -114,11 +114,7 @@ def _leaves(tree: Mapping[Any, Any], above: str = "") -> dict[str, object]:
 
 
 def _cell_leaves(tree: Mapping[Any, Any]) -> dict[str, object]:
-    """Flatten the parameter tree of a Flax LSTM cell, and return a dict from paths, such as "hi/kernel", to arrays.
-
-    If all paths begin with the key "params", this key is removed, and then likewise the key "cell". The state of random number generators
-    is left out.
-    """
+    """Flatten the parameter tree of a Flax LSTM cell, and return a dict from paths, such as "hi/kernel", to arrays."""
     remedy = "give the parameters of a cell, such as nnx.to_pure_dict(nnx.state(cell))"
     require(isinstance(tree, Mapping), "parameter tree", kind_of(tree), remedy)
     leaves = {path: value for path, value in _leaves(tree).items() if "rngs" not in path.split("/")}
@@ -129,11 +125,6 @@ def _cell_leaves(tree: Mapping[Any, Any]) -> dict[str, object]:
 
 
 def _gate_layers(forget: str) -> tuple[list[str], list[str]]:
-    """Return two lists with the names of the dense layers of a Flax cell.
-
-    The first list contains the dense layers that act on the input, and the second list those that act on the state h. Both lists have one
-    name for each of the gates i, f, g, o, in this order.
-    """
     return [forget if gate == "f" else f"i{gate}" for gate in GATE_NAMES], [f"h{gate}" for gate in GATE_NAMES]
 
 

@@ -57,11 +57,7 @@ from lstm_jax.files.writing import write_atomically
 
 
 def natural(path: str) -> list[tuple[str, int]]:
-    """Return a sort key for the natural order of paths, in which lstm_2 comes before lstm_10.
-
-    The key is a list with a pair (name, number) for each part of the path. For example, the part lstm_10 gives the pair ("lstm", 10). The
-    number is -1 if the part does not end in a number.
-    """
+    """Return a sort key for the natural order of paths, in which lstm_2 comes before lstm_10."""
     parts = []
     for part in path.split("/"):
         name = part.rstrip("0123456789")
@@ -145,10 +141,7 @@ HEAD_ACTIVATIONS: dict[Kind, tuple[object, ...]] = {SENTIMENT: ("linear", "sigmo
 
 
 def order_in_config(config: Any, model: Kind, subject: str) -> list[str]:
-    """Return the names of a Keras model's recurrent layers in the order of the model, after checking the options of all layers.
-
-    The names are those of the layers' groups in a weight file, such as "lstm", "lstm_1" and "bidirectional".
-    """
+    """Return the names of a Keras model's recurrent layers in the order of the model, after checking the options of all layers."""
     options = OPTIONS | {"Dense": {"activation": HEAD_ACTIVATIONS[model]}}
     counts: dict[str, int] = {}
     order: list[str] = []
@@ -216,10 +209,6 @@ def _check_chain(config: Any, subject: str) -> None:
 
 
 def _history(value: Any) -> list[Any] | None:
-    """Return the origin of a tensor in a functional model: [name of the layer, number of the call, number of the output].
-
-    `value` is decoded JSON. If it does not describe a tensor, return None.
-    """
     return value["config"]["keras_history"] if isinstance(value, dict) and value.get("class_name") == "__keras_tensor__" else None
 
 
@@ -395,10 +384,7 @@ def _take(rest: dict[str, np.ndarray], group: str) -> list[np.ndarray]:
 
 
 def _take_layers(rest: dict[str, np.ndarray], name: str) -> list[Layer]:
-    """Remove the arrays of one recurrent Keras layer from the dict `rest`, and return them as a list of weights of layers of lstm_jax.
-
-    A Keras RNN of several cells gives the weights of one layer per cell. Any other Keras layer gives those of one layer.
-    """
+    """Remove the arrays of one recurrent Keras layer from the dict `rest`, and return them as a list of weights of layers of lstm_jax."""
     group = f"layers/{name}"
 
     def lstm(cell: str) -> Arrays:
@@ -411,11 +397,7 @@ def _take_layers(rest: dict[str, np.ndarray], name: str) -> list[Layer]:
 
 
 def _order_by_width(stacks: dict[str, list[Layer]], embedding: Arrays | None, head: Arrays, subject: str) -> list[str]:
-    """Infer the order of the recurrent layers of a Keras model, and return their names in this order.
-
-    In the right order each layer has as many input features as the layer before it has output features. Layers of the same class keep the
-    order that they have in `stacks`. If all recurrent layers have the same class, the shapes are therefore not examined.
-    """
+    """Infer the order of the recurrent layers of a Keras model, and return their names in this order."""
     queues = [queue for kind in RECURRENT if (queue := [name for name in stacks if _kind(name) == kind])]
     if len(queues) == 1:
         return queues[0]
@@ -423,10 +405,7 @@ def _order_by_width(stacks: dict[str, list[Layer]], embedding: Arrays | None, he
 
     @cache
     def orders(taken: tuple[int, ...], width: int) -> list[list[str]]:
-        """Return possible orders of the layers that have no position in the model yet.
-
-        An order is a list of names of layers. At most two orders are returned, which are enough to show that the order is not unique.
-        """
+        """Return possible orders of the layers that have no position in the model yet."""
         if all(count == len(queue) for count, queue in zip(taken, queues, strict=True)):
             return [[]] if width == head["kernel"].shape[0] else []
         found: list[list[str]] = []

@@ -85,11 +85,7 @@ def _matched_cell(layer: Any, given: Given, arrays: Arrays, at: str) -> list[tup
 
 
 def paired(layer: Any, arrays: Arrays, where: str = "", at: str = "") -> list[tuple[Any, Any]]:
-    """Check that a layer has a parameter of the same name and shape for each array, and return pairs (parameter, array).
-
-    A layer without a bias fits if the bias in `arrays` is zero. No pair is returned for this bias. The arrays in the pairs have the dtypes
-    of the parameters.
-    """
+    """Check that a layer has a parameter of the same name and shape for each array, and return pairs (parameter, array)."""
     found = []
     for name, array in arrays.items():
         parameter = getattr(layer, name, None)
@@ -152,11 +148,7 @@ def _given_by_one(layer: Any, name: str) -> Given:
 
 
 def _activation(layer: Any, argument: str, name: str) -> str:
-    """Return the name that an activation of a Keras layer has in lstm_jax, such as "relu".
-
-    It is the same name as in Keras, except for the activations in `NAMES`. In lstm_jax, such names are part of the name of a cell whose
-    activations are not the default ones, as in "lstm(relu, sigmoid)".
-    """
+    """Return the name that an activation of a Keras layer has in lstm_jax, such as "relu"."""
     function = getattr(layer, argument)
     called = getattr(function, "__name__", type(function).__name__)
     module = (getattr(function, "__module__", None) or "").split(".")
@@ -360,10 +352,7 @@ def _from_torch(state: Mapping[str, Any], prefix: str, nonlinearity: Any) -> lis
 
 
 def _find_cell(layer: Mapping[str, Any], where: str) -> str:
-    """Infer which cell a layer's weights belong to, and return its name, such as "lstm".
-
-    A cell is recognised by the names of its arrays and by its number of gates. The known cells are those in `LAYOUTS`.
-    """
+    """Infer which cell a layer's weights belong to, and return its name, such as "lstm"."""
     arrays = layer
     if is_bidirectional(layer):
         check_keys(f"{where}bidirectional layer", layer, DIRECTIONS)

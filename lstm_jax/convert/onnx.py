@@ -157,11 +157,7 @@ def add_layers(
     states: bool = False,
     returned: Sequence[int] = (),
 ) -> Outputs:
-    """Add a stack of recurrent layers to a graph, and return the names of its outputs.
-
-    If `states` is true, the initial state of each layer is an input of the graph, such as "state/0/h", and its final state is an output,
-    such as "new_state/0/h". Each state has the shape (D, B, H), where D is 1, or 2 for a bidirectional layer.
-    """
+    """Add a stack of recurrent layers to a graph, and return the names of its outputs."""
     require(merge in MERGES, "merge", merge, f"give one of {', '.join(MERGES)}")
     operator, last = OPERATORS[cell], ""
     for number, layer in enumerate(layers):
@@ -184,20 +180,13 @@ def add_layers(
 
 
 def _operands(cell: str, arrays: Arrays) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the weights of one direction of a layer as the operands W (GH, E), R (GH, H) and B (2GH,) of ONNX's operator.
-
-    E is the number of input features, H the number of units and G the number of gates.
-    """
     arrays = reordered(OPERATORS[cell].gates, arrays)
     biases = np.concatenate([arrays["bias"], arrays.get("recurrent_bias", np.zeros_like(arrays["bias"]))])
     return arrays["kernel"].T, arrays["recurrent_kernel"].T, biases
 
 
 def _merge(graph: Graph, merge: str, value: str, pair: bool, axis: int) -> str:
-    """Combine the outputs of the directions of a layer, and return the name of the result.
-
-    D is the number of directions, 1 or 2, T the number of steps, B the batch size and H the number of units.
-    """
+    """Combine the outputs of the directions of a layer, and return the name of the result."""
     if not pair:
         return graph.node("Squeeze", value, graph.integers(axis))
     if merge == "concat":
@@ -389,7 +378,6 @@ def _check_float32(arrays: Mapping[str, Any], where: str = "") -> None:
 
 
 def _swapped(graph: Graph, value: str, axes: int = 3) -> str:
-    """Add a node that exchanges the batch axis and the time axis of an array, and return the name of the result."""
     return graph.node("Transpose", value, perm=[1, 0, 2][:axes])
 
 
@@ -399,20 +387,11 @@ def _dense(graph: Graph, x: str, head: Arrays) -> str:
 
 
 def _is_word(graph: Graph, ids: str) -> str:
-    """Add nodes that compute which ids are words, and return the name of the result.
-
-    The result is a bool array (B, T) for B rows of T ids. It is True for a word, and False for padding, which has the id 0.
-    """
     return graph.node("Not", graph.node("Equal", ids, graph.integers(0)))
 
 
 def _without_padding(graph: Graph, ids: str) -> tuple[str, str]:
-    """Add nodes that move the padding of each row behind its words and count the words, and return the names of both results.
-
-    ONNX's recurrent operators have no mask. They take a length for each row instead, and read only this number of steps from the start of
-    the row. In the model, padding is masked and leaves the state unchanged. Moving the padding to the end therefore does not change the
-    final state.
-    """
+    """Add nodes that move the padding of each row behind its words and count the words, and return the names of both results."""
     word = _is_word(graph, ids)
     counts = graph.node("ReduceSum", graph.node("Cast", word, to=graph.onnx.TensorProto.INT32), graph.integers(1), keepdims=0)
     steps = graph.node("Gather", graph.node("Shape", ids), graph.integers(1))
@@ -424,10 +403,7 @@ def _without_padding(graph: Graph, ids: str) -> tuple[str, str]:
 
 
 def _pooled(graph: Graph, outputs: str, ids: str, pooling: str) -> str:
-    """Add nodes that pool the outputs of the last recurrent layer over the words of each row, and return the name of the result.
-
-    The outputs at padding do not count. The result equals that of the pooling in `SentimentClassifier`.
-    """
+    """Add nodes that pool the outputs of the last recurrent layer over the words of each row, and return the name of the result."""
     word = graph.node("Unsqueeze", _swapped(graph, _is_word(graph, ids), axes=2), graph.integers(2))
     words = graph.node("ReduceSum", graph.node("Cast", word, to=graph.onnx.TensorProto.FLOAT), graph.integers(0), keepdims=0)
     zero, one = graph.constant("float/zero", np.float32(0)), graph.constant("float/one", np.float32(1))

@@ -17,33 +17,13 @@ TIMEOUT = 30  # seconds without a byte from the server, after which the download
 
 
 def file_digest(path: Path, name: str = "sha256") -> str:
-    """Return the checksum of a file as a hexadecimal string.
-
-    Args:
-        path: the file.
-        name: name of the hash algorithm in hashlib.
-
-    Raises:
-        InputError: if the file cannot be read.
-    """
+    """Return the checksum of a file as a hexadecimal string."""
     with parsing(f"file {path}", READABLE), open_input(path, limited=False) as file:
         return hashlib.file_digest(file, name).hexdigest()
 
 
 def download(url: str, path: Path, check: Callable[[Path], None], remedy: str, on_bytes: Callable[[int, int], None] | None = None) -> None:
-    """Download `url` to a temporary name, check the file, then rename it to `path`.
-
-    Args:
-        url: http or https address.
-        path: the file to create.
-        check: function that is called with the temporary path and raises InputError if the file is not the expected one.
-        remedy: advice for the user, with which the error message ends if the download fails.
-        on_bytes: function that is called after each MiB with two numbers: the number of bytes received so far, and the size of the file in
-            bytes. If the size is unknown, the second number is 0.
-
-    Raises:
-        InputError: if the download or the check fails. The temporary file is deleted.
-    """
+    """Download `url` to a temporary name, check the file, then rename it to `path`."""
 
     def fetch(file: IO[bytes]) -> None:
         try:

@@ -70,13 +70,7 @@ class MappedIds:
         return self.end - self.begin
 
     def __getitem__(self, places: slice | np.ndarray) -> np.ndarray:
-        """Return the ids at the indices `places` as a NumPy array.
-
-        `places` is a slice, an array of indices or a bool array (len(self),). Negative indices count from the end.
-
-        Raises:
-            IndexError: if an index is outside this array, or if a bool array has another shape.
-        """
+        """Return the ids at the indices `places` as a NumPy array."""
         if isinstance(places, slice):
             return self.take(np.arange(*places.indices(len(self))))
         places = np.asarray(places)
@@ -95,13 +89,7 @@ class MappedIds:
             yield from self[begin : begin + READ]
 
     def take(self, places: np.ndarray, mode: str = "clip") -> np.ndarray:
-        """Return the ids at the indices `places`, as a NumPy array of the same shape.
-
-        Indices are clipped to 0 .. len(self) - 1. The argument `mode` is ignored.
-
-        Raises:
-            InputError: if this array is empty, but `places` is not, or if a shard is damaged.
-        """
+        """Return the ids at the indices `places`, as a NumPy array of the same shape."""
         del mode
         require(len(self) > 0 or np.size(places) == 0, "ids", "none", "take them from a part that has some")
         at = np.clip(places, 0, len(self) - 1).reshape(-1) + self.begin
@@ -116,17 +104,7 @@ class MappedIds:
 
 
 def allow_open_files(count: int) -> None:
-    """Make sure that this process may open enough files to map `count` files into memory.
-
-    A mapped file counts as open. If the process may open fewer than `count` + `OTHER_FILES` files, its limit is raised to this number.
-    `OTHER_FILES` (512) is the number of files that the process may need for other purposes.
-
-    Args:
-        count: number of files that are going to be mapped.
-
-    Raises:
-        InputError: if the operating system does not allow so high a limit.
-    """
+    """Make sure that this process may open enough files to map `count` files into memory."""
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -139,10 +117,5 @@ def allow_open_files(count: int) -> None:
 
 
 def _give_back(ids: np.ndarray) -> None:
-    """Release the pages of a mapped file from the memory of this process.
-
-    Without this call, all pages that the process has read would stay in the memory of the process. After the call, the pages stay in the
-    cache of the operating system as long as there is room.
-    """
     if isinstance(ids.base, mmap.mmap):
         ids.base.madvise(mmap.MADV_DONTNEED)

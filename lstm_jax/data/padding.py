@@ -88,21 +88,7 @@ def pad_ragged(values: np.ndarray, offsets: np.ndarray, maxlen: int, padding: st
 
 
 def pad_rows(values: Any, starts: np.ndarray, ends: np.ndarray, maxlen: int, padding: str = "pre", truncating: str = "pre") -> np.ndarray:
-    """Pad or cut N rows of ids to the same length, and return them as one int32 array (N, maxlen).
-
-    Short rows are padded with 0. In contrast to `pad_ragged`, the rows may lie anywhere in `values`.
-
-    Args:
-        values: one-dimensional array of ids, or `MappedIds`.
-        starts: (N,) index in `values` of the first id of each row.
-        ends: (N,) index in `values` after the last id of each row.
-        maxlen: number of ids of each row of the result.
-        padding: where 0 is added to a short row: "pre" (at its start) or "post" (at its end).
-        truncating: where a long row is cut: "pre" (at its start) or "post" (at its end).
-
-    Raises:
-        InputError: if `maxlen` is below 1, or if `padding` or `truncating` is neither "pre" nor "post".
-    """
+    """Pad or cut N rows of ids to the same length, and return them as one int32 array (N, maxlen)."""
     _check(maxlen, padding, truncating)
     kept = np.minimum(ends - starts, maxlen)
     first = ends - kept if truncating == "pre" else starts
@@ -115,12 +101,7 @@ def pad_rows(values: Any, starts: np.ndarray, ends: np.ndarray, maxlen: int, pad
 
 
 def ragged(rows: Iterable[Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Concatenate N rows of integers.
-
-    Returns:
-        A pair (values, offsets), as `pad_ragged` takes them. The one-dimensional int32 array `values` has the integers of all rows. The
-        int64 array `offsets` (N + 1,) divides them: row n is `values[offsets[n]:offsets[n + 1]]`.
-    """
+    """Concatenate N rows of integers."""
     arrays = [np.asarray(row, np.int32) for row in rows]
     offsets = np.zeros(len(arrays) + 1, np.int64)
     np.cumsum([len(row) for row in arrays], out=offsets[1:])

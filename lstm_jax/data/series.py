@@ -74,11 +74,6 @@ class Series:
 
     @property
     def _ticks(self) -> np.ndarray:
-        """(N,) float64: the times in whole microseconds if the series is dated, else the unchanged `times`.
-
-        A dated series stores its times as float64 numbers of days, which can differ slightly from the exact times. If an exact time is a
-        whole number of microseconds and lies between 1902 and 2038, rounding to whole microseconds restores it.
-        """
         return self._in_ticks(self.times)
 
     def _in_ticks(self, times: np.ndarray) -> np.ndarray:
@@ -146,10 +141,6 @@ class Series:
 
 
 def _in_utc(time: date | np.datetime64) -> date | np.datetime64:
-    """Convert a datetime that has an offset from UTC to a datetime in UTC without an offset.
-
-    Any other date is returned unchanged.
-    """
     return time.astimezone(UTC).replace(tzinfo=None) if isinstance(time, datetime) and time.utcoffset() is not None else time
 
 
@@ -181,11 +172,7 @@ _BASIC_DATES = {"%Y%m": 7, "%y%m%d": 10, "%Y%j": 10, "%Y%m%d": 10, "%Y%m%d%H": 1
 
 
 def _basic_date(text: str) -> str:
-    """Return the ISO date of a text that looks like a date in digits alone, such as 202611 (a month), 20261125 or 2026329; else "".
-
-    The year must lie between 1900 and 2099, because a time in seconds since 1970 has ten digits today, like a date with an hour
-    (2026112514). This restriction does not apply to texts of eight digits (20261125).
-    """
+    """Return the ISO date of a text that looks like a date in digits alone, such as 202611 (a month), 20261125 or 2026329; else ""."""
     for form, length in _BASIC_DATES.items():
         with contextlib.suppress(ValueError):
             moment = datetime.strptime(text, form)
@@ -195,21 +182,7 @@ def _basic_date(text: str) -> str:
 
 
 def _read_moment(text: str, before: _Moment | None, subject: str) -> _Moment:
-    """Parse the time of a row, and check that it is valid and later than the time of the previous row.
-
-    Args:
-        text: the time.
-        before: time of the previous row, or None for the first row.
-        subject: name of the time in error messages.
-
-    Raises:
-        InputError: in one of these cases.
-
-            - The text is neither a finite number nor an ISO date.
-            - One of the two rows (this row and the previous row) has a number, and the other has a date.
-            - One of the two rows has a date with an offset from UTC, and the other has a date without an offset.
-            - The time is not later than the time of the previous row.
-    """
+    """Parse the time of a row, and check that it is valid and later than the time of the previous row."""
     moment = _moment(text)
     if moment is None:
         raise InputError(subject, repr(text), "give a number, or a date as in 2026-11-25 or 2026-11-25T08:00")
@@ -287,11 +260,6 @@ def read_series(path: str | os.PathLike[str], time: str = "time", value: str = "
 
 
 def _is_even_enough(series: Series) -> bool:
-    """Return whether float64 can represent the gaps of a series divided by their median (`usual_gap`).
-
-    A gap is the time from one entry to the next. The result is true if every quotient is finite and above 0, and the sum of all quotients
-    is finite.
-    """
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         gaps, whole = series.gaps, (series.times[-1] - series.times[0]) / series.usual_gap
     return bool((gaps > 0).all() and np.isfinite(gaps).all() and np.isfinite(whole))

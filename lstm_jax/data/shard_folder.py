@@ -78,31 +78,7 @@ def write_folder(
     workers: int,
     on_progress: Progress | None,
 ) -> None:
-    """Write the shards of a folder that are missing or damaged, and then the index. The folder is created if it does not exist.
-
-    Args:
-        folder: the folder.
-        kind: kind of the data set.
-        parts: one dataclass instance for each shard. The instance describes the input of the shard, for example a file.
-        write: function write(part, path) that writes the file of ids at `path` and the further files of the shard, and returns the entries
-            of the record, among them the number of ids "count". It is called in other processes if `workers` is above 1.
-        describe: function that takes the records of all shards and returns the index. Its entry "shards" has a dict for each shard. Entries
-            of such a dict that have the name of an entry of the record must equal it when the shards are opened.
-        workers: number of processes that write shards at the same time.
-        on_progress: None, or a function that is called after each written shard with the number of finished shards and the number of all
-            shards.
-
-    Raises:
-        InputError: in one of these cases.
-
-            - Another process writes shards to the folder.
-            - The folder cannot be written.
-            - The folder holds shards that were written for other `parts`.
-            - The folder holds foreign files: a file has the name of a shard file or of the index (see `INDEX`), but there is no intact
-              record, no intact index and no file `UNFINISHED`.
-            - `write` raises an InputError.
-            - A process that writes shards is killed.
-    """
+    """Write the shards of a folder that are missing or damaged, and then the index. The folder is created if it does not exist."""
     require(folder != Path(), "shards", "an empty name, or this folder", "name a folder for them with --out")
     with parsing(f"shards {folder}", "name a folder that can be written"):
         folder.mkdir(parents=True, exist_ok=True)
@@ -162,11 +138,7 @@ def _write_shard(folder: Path, kind: Kind, number: int, part: Any, write: Callab
 
 
 def _end_with_parent() -> None:
-    """Start a thread that ends this process as soon as the parent process has ended, even if a signal has killed the parent.
-
-    Without this thread, a process of a pool does not notice that its parent was killed. It waits for work for ever, and keeps the standard
-    output of the command open.
-    """
+    """Start a thread that ends this process as soon as the parent process has ended, even if a signal has killed the parent."""
     parent = parent_process()
     assert parent is not None
 
@@ -214,16 +186,7 @@ class ShardFolder:
     """SHA-256 of the index."""
 
     def shard(self, number: int, joint: np.ndarray, dtype: Any) -> Shard:
-        """Return a shard, whose ids are mapped into memory and are checked when they are first read.
-
-        Args:
-            number: number of the shard.
-            joint: array in which joint[k] is the id in the joint vocabulary for the id k of the shard.
-            dtype: dtype of the stored ids.
-
-        Raises:
-            InputError: if the file of ids is missing, or has another size than the record says.
-        """
+        """Return a shard, whose ids are mapped into memory and are checked when they are first read."""
         path, found, dtype = shard_path(self.path, number, "ids"), self.records[number], np.dtype(dtype).newbyteorder("<")
         whole = path.is_file() and path.stat().st_size == dtype.itemsize * found["count"]
         require(whole, f"shard {path}", "missing or cut off", self.kind.again)
@@ -231,11 +194,7 @@ class ShardFolder:
         return Shard(ids, joint, lambda: self.check(number, "ids"))
 
     def check(self, number: int, ending: str) -> Path:
-        """Return the path of one file of a shard after checking its checksum.
-
-        Raises:
-            InputError: if the file is missing or damaged.
-        """
+        """Return the path of one file of a shard after checking its checksum."""
         path, wanted = shard_path(self.path, number, ending), self.records[number]["sha256"][self.kind.endings.index(ending)]
         try:
             same = file_digest(path) == wanted
@@ -246,16 +205,7 @@ class ShardFolder:
 
 
 def open_folder(folder: str | Path, kind: Kind | None = None) -> ShardFolder:
-    """Open a folder of shards. Only the index and the records are read.
-
-    Args:
-        folder: the folder.
-        kind: kind of the data set. If None, every kind is accepted.
-
-    Raises:
-        InputError: if there is no index, if the index or a record is damaged, if they contradict each other, for example because a shard
-            belongs to another data set, or if the data set has another kind.
-    """
+    """Open a folder of shards. Only the index and the records are read."""
     folder = Path(folder)
     command = kind.command if kind else f"{TEXT.command} or {REVIEWS.command}"
     try:

@@ -25,24 +25,7 @@ def is_table(path: Path) -> bool:
 
 
 def table_rows(path: Path, wanted: Mapping[str, str] | None = None, limited: bool = True) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield a pair (line number, values) for each row of a CSV or JSON-lines file.
-
-    The values of a row are a dict from the names of the columns to the values in this row. A row of a CSV file that ends early has no
-    values in the last columns. Empty fields at the end of all rows of a CSV file, the header included, are ignored.
-
-    Args:
-        path: the file.
-        wanted: columns that the caller needs: a dict from the name of each column to the flag with which a user names it.
-        limited: whether a large file is an error; see `open_input`.
-
-    Raises:
-        InputError: in one of these cases.
-
-            - The file is absent or truncated.
-            - The file holds invalid UTF-8, JSON or CSV. The message names the line.
-            - A column `wanted` is missing, or semicolons or tabs separate the fields of a CSV file.
-            - Two columns of a CSV file have the same name.
-    """
+    """Yield a pair (line number, values) for each row of a CSV or JSON-lines file."""
     csv_file = ".csv" in path.name.lower()[-7:]
     subject, remedy = f"file {path.absolute()}", "give a complete file that can be read"
     with parsing(subject, remedy), open_input(path, subject, remedy, limited) as file:
@@ -66,22 +49,14 @@ def _lines(path: Path, file: IO[bytes]) -> Iterator[str]:
 
 
 def parse_number(text: str) -> float:
-    """Return the number that a text stands for.
-
-    Raises:
-        ValueError: if the text is no number, or has an underscore. Python's `float` would read the month 2024_01 as the number 202401.
-    """
+    """Return the number that a text stands for."""
     if "_" in text:
         raise ValueError(text)
     return float(text)
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Return the Python value of a JSON text. NaN, Infinity and -Infinity are accepted too, as by `json.loads`.
-
-    Raises:
-        ValueError: if the text is not valid JSON, an object has the same name twice, or the values are nested too deeply.
-    """
+    """Return the Python value of a JSON text. NaN, Infinity and -Infinity are accepted too, as by `json.loads`."""
     try:
         return json.loads(text, object_pairs_hook=_object)
     except RecursionError as error:
@@ -154,10 +129,7 @@ _lock = threading.Lock()
 
 @contextlib.contextmanager
 def _long_fields() -> Iterator[None]:
-    """Raise the largest allowed size of a CSV field (`csv.field_size_limit`) to `FIELD_LIMIT` (2**30 characters) during a with-statement.
-
-    The whole process shares this limit. If several such with-statements overlap, the end of the last one restores the old limit.
-    """
+    """Raise `csv.field_size_limit` to `FIELD_LIMIT` during a with-statement."""
     with _lock:
         before = _readers[0] if _readers else csv.field_size_limit()
         _readers.append(before)

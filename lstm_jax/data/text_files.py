@@ -24,29 +24,13 @@ _EXAMINED = 1 << 16
 
 
 def require_no_archive(content: bytes, path: str | Path) -> None:
-    """Check that a file which should be a text file is not an archive, a compressed file or a PDF.
-
-    Args:
-        content: the bytes of the file.
-        path: path of the file, for the error message.
-
-    Raises:
-        InputError: if the file begins like an archive, a compressed file or a PDF. The message says what to do with it.
-    """
+    """Check that a file which should be a text file is not an archive, a compressed file or a PDF."""
     for magic, (kind, remedy) in ARCHIVES.items():
         require(not content.startswith(magic), f"file {path}", f"is {kind}, not a text", remedy)
 
 
 def require_utf8(start: bytes, subject: str) -> None:
-    """Check that a text file is not encoded as UTF-16 or UTF-32, with or without a byte-order mark.
-
-    Args:
-        start: the beginning of the file, for example its first line. Only its first 65,536 bytes are examined.
-        subject: name of the file in the error message.
-
-    Raises:
-        InputError: if the file begins with the byte-order mark of UTF-16 or UTF-32, or if at least a fifth of the examined bytes are NUL.
-    """
+    """Check that a text file is not encoded as UTF-16 or UTF-32, with or without a byte-order mark."""
     for mark, name in MARKS.items():
         marked = start.startswith(mark)
         require(
@@ -61,17 +45,7 @@ def require_utf8(start: bytes, subject: str) -> None:
 
 
 def decode_utf8(content: bytes, path: str | Path, remedy: str = "convert the file to UTF-8, or read it as bytes (--unit byte)") -> str:
-    """Return the text of a UTF-8 file without its byte-order mark. Line endings are not changed.
-
-    Args:
-        content: all bytes of the file.
-        path: path of the file, for the error message.
-        remedy: advice to the user if the file is not valid UTF-8.
-
-    Raises:
-        InputError: if the content looks like an archive, a compressed file, a PDF, UTF-16 or UTF-32 (see `require_no_archive` and
-            `require_utf8`), or if it is not valid UTF-8. For invalid UTF-8, the message gives the offset of the first invalid byte.
-    """
+    """Return the text of a UTF-8 file without its byte-order mark. Line endings are not changed."""
     require_no_archive(content, path)
     require_utf8(content, f"file {path}")
     try:

@@ -6,10 +6,7 @@ from typing import Any
 
 
 def json_text(value: Any, **options: Any) -> str:
-    """Return a value as JSON text, in which null stands for each float that is not finite, since JSON has neither NaN nor Infinity.
-
-    `options` are further arguments of `json.dumps`.
-    """
+    """Return a value as JSON text, in which null stands for each float that is not finite, since JSON has neither NaN nor Infinity."""
     return json.dumps(_finite(value), allow_nan=False, **options)
 
 

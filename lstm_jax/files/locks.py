@@ -16,18 +16,7 @@ _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 @contextlib.contextmanager
 def locked(path: Path, subject: str) -> Iterator[None]:
-    """Hold the lock of a lock file during a with-statement, or raise an error without waiting if another holder has the lock.
-
-    The lock file is created if it does not exist. It contains the id of this process and the name of its host, and is removed at the end.
-    If the file system does not support locks, the with-statement runs without a lock.
-
-    Args:
-        path: path of the lock file, in an existing folder.
-        subject: name, in the error message, of the object that the lock protects.
-
-    Raises:
-        InputError: if another process, or another call in this process, holds the lock, or if the lock file cannot be written.
-    """
+    """Hold the lock of a lock file during a with-statement, or raise an error without waiting if another holder has the lock."""
     file = _open_lock(path, subject)
     try:
         yield
@@ -38,13 +27,7 @@ def locked(path: Path, subject: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def folder_lock(folder: Path) -> Iterator[None]:
-    """Wait for the lock of an existing folder, and hold it during a with-statement.
-
-    No file is written: the folder itself is locked. If the file system does not support locks, the with-statement runs without a lock.
-
-    Raises:
-        OSError: if the folder cannot be opened or locked.
-    """
+    """Wait for the lock of an existing folder, and hold it during a with-statement."""
     number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         try:
@@ -83,13 +66,7 @@ def _open_lock(path: Path, subject: str) -> IO[str]:
 
 
 def lock_error(file: IO) -> OSError | None:
-    """Try to lock an open file, without waiting, and return the error if the file cannot be locked.
-
-    The lock lasts until the file is closed or this process dies.
-
-    Returns:
-        None if the file was locked, else the `OSError` with the reason, for example that another process holds the lock.
-    """
+    """Try to lock an open file, without waiting, and return the error if the file cannot be locked."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

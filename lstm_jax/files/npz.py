@@ -34,22 +34,7 @@ def _read_array(content: bytes, subject: str, remedy: str) -> np.ndarray:
 
 
 def read_npz(path: Path, subject: str = "", remedy: str = "give a .npz of plain numbers") -> dict[str, np.ndarray]:
-    """Return a dict from the name of each array in a .npz file to the array.
-
-    Args:
-        path: path of the .npz file.
-        subject: name of the file in error messages. If empty, the name is "file PATH".
-        remedy: advice to the user at the end of error messages.
-
-    Raises:
-        InputError: in one of these cases.
-
-            - The file cannot be read or is damaged.
-            - Two members have the same name.
-            - A member is encrypted, or has an unknown compression method.
-            - The members expand to more bytes in total than `most_expanded` allows for a file of this size.
-            - An array has values other than booleans, integers and floats.
-    """
+    """Return a dict from the name of each array in a .npz file to the array."""
     subject = subject or f"file {path}"
     with open_input(path, subject, remedy) as file, parsing(subject, remedy), zipfile.ZipFile(file) as archive:
         members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}

@@ -42,26 +42,12 @@ _KINDS = {
 
 
 def most_bytes() -> int:
-    """Return the largest number of bytes that may be read from one file.
-
-    If the environment variable `LSTM_JAX_MAX_BYTES` is set, its value is returned. Otherwise the number is an eighth of the machine's
-    memory, but at least 1 GiB.
-
-    Raises:
-        InputError: if the environment variable is not a positive integer.
-    """
+    """Return the largest number of bytes that may be read from one file."""
     return _requested_bytes() or max(_SMALLEST_BOUND, total_memory() // 8)
 
 
 def most_expanded(size: int) -> int:
-    """Return the largest number of bytes to which a compressed file of `size` bytes may expand.
-
-    If the environment variable `LSTM_JAX_MAX_BYTES` is set, its value is returned. Otherwise the number is 200 times `size`, but at least
-    16 MiB and at most `most_bytes()`.
-
-    Raises:
-        InputError: if the environment variable is not a positive integer.
-    """
+    """Return the largest number of bytes to which a compressed file of `size` bytes may expand."""
     return _requested_bytes() or min(most_bytes(), max(_SMALL, _RATIO * size))
 
 
@@ -74,15 +60,7 @@ def _requested_bytes() -> int:
 
 @contextlib.contextmanager
 def parsing(subject: str, remedy: str) -> Iterator[None]:
-    """Convert any exception in a with-statement to an `InputError`. An `InputError` is raised again unchanged.
-
-    Args:
-        subject: name of the file or object in the error message.
-        remedy: advice to the user at the end of the error message.
-
-    Raises:
-        InputError: if the body of the with-statement raises an exception.
-    """
+    """Convert any exception in a with-statement to an `InputError`. An `InputError` is raised again unchanged."""
     try:
         yield
     except InputError:
@@ -93,21 +71,7 @@ def parsing(subject: str, remedy: str) -> Iterator[None]:
 
 
 def locate(path: str | Path, subject: str, remedy: str) -> Path:
-    """Check that a path exists and, if it is a folder, that it can be listed and entered. Return the path with `~` expanded.
-
-    Args:
-        path: the path.
-        subject: name of the path in the error message.
-        remedy: advice to the user at the end of the error message.
-
-    Raises:
-        InputError: in one of these cases.
-
-            - The path is empty or too long.
-            - The path does not exist or cannot be accessed.
-            - The path is a folder that cannot be listed or cannot be entered.
-            - The path begins with `~name`, and there is no user `name`.
-    """
+    """Check that a path exists and, if it is a folder, that it can be listed and entered. Return the path with `~` expanded."""
     require(str(path) != "", subject, "an empty name", remedy)
     with parsing(f"{subject} {path}", remedy):
         found = Path(path).expanduser()
@@ -125,23 +89,7 @@ def locate(path: str | Path, subject: str, remedy: str) -> Path:
 def open_input(
     path: str | os.PathLike[str], subject: str = "", remedy: str = READABLE, limited: bool = True, fifo: bool = False
 ) -> Iterator[io.BufferedReader]:
-    """Open a file for reading during a with-statement. At the end of the with-statement, check that the file has not changed.
-
-    Args:
-        path: path of the file.
-        subject: name of the file in error messages. If empty, the name is "file PATH".
-        remedy: advice to the user at the end of error messages.
-        limited: whether a file of more than `most_bytes()` bytes is an error. If false, such a file is an error only if the environment
-            variable `LSTM_JAX_MAX_BYTES` is set. A caller that gives False must not keep the whole file in memory.
-        fifo: whether the file may be a FIFO, which can be read only once.
-
-    Yields:
-        The open file, in binary mode.
-
-    Raises:
-        InputError: if the file is absent, cannot be read, is not a regular file, is larger than `limited` allows, or has changed while it
-            was read.
-    """
+    """Open a file for reading during a with-statement. At the end of the with-statement, check that the file has not changed."""
     subject = subject or f"file {path}"
     with parsing(subject, remedy):
         _require_regular(os.stat(path), subject, remedy, fifo)
@@ -169,20 +117,7 @@ def _require_regular(found: os.stat_result, subject: str, remedy: str, fifo: boo
 
 
 def read_input(path: str | Path, subject: str = "", remedy: str = READABLE) -> bytes:
-    """Return the bytes of a regular file or a FIFO, or of standard input if the path is "-".
-
-    Args:
-        path: path of the file, or "-".
-        subject: name of the file in error messages. If empty, the name is "file PATH".
-        remedy: advice to the user at the end of error messages.
-
-    Raises:
-        InputError: in one of these cases.
-
-            - The file or standard input cannot be read, or has more than `most_bytes()` bytes.
-            - The file does not exist, is a folder or a device, or has changed while it was read.
-            - The file is a FIFO to which no process writes.
-    """
+    """Return the bytes of a regular file or a FIFO, or of standard input if the path is "-"."""
     subject = subject or f"file {path}"
     if str(path) == STANDARD_INPUT:
         require(sys.stdin is not None, "standard input", "closed", "name a file, or send the text through a pipe")
@@ -251,13 +186,5 @@ class _Bounded(io.RawIOBase):
 
 
 def expanded(stream: io.BufferedIOBase | XzStream, size: int, subject: str) -> io.BufferedReader:
-    """Return a stream that reads from a decompressing stream and limits the number of decompressed bytes.
-
-    The returned stream raises `InputError` once more than `most_expanded(size)` bytes have been decompressed.
-
-    Args:
-        stream: the decompressing stream.
-        size: size of the compressed file in bytes.
-        subject: name of the file in the error message.
-    """
+    """Return a stream that reads from a decompressing stream and limits the number of decompressed bytes."""
     return io.BufferedReader(_Bounded(stream, most_expanded(size), subject), 1 << 20)

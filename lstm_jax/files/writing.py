@@ -27,11 +27,7 @@ _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp")
 
 
 def default_cache_dir() -> Path:
-    """Return the folder for caches: `$XDG_CACHE_HOME/lstm_jax` or, if XDG_CACHE_HOME is not an absolute path, `~/.cache/lstm_jax`.
-
-    Raises:
-        InputError: if XDG_CACHE_HOME is not an absolute path and this user has no home folder.
-    """
+    """Return the folder for caches: `$XDG_CACHE_HOME/lstm_jax` or, if XDG_CACHE_HOME is not an absolute path, `~/.cache/lstm_jax`."""
     named = Path(os.environ.get("XDG_CACHE_HOME", ""))
     try:
         return (named if named.is_absolute() else Path.home() / ".cache") / "lstm_jax"
@@ -40,11 +36,7 @@ def default_cache_dir() -> Path:
 
 
 def user_path(path: str | Path) -> Path:
-    """Return a path in which `~` is replaced by the home folder of this user, and `~name` by the home folder of the user `name`.
-
-    Raises:
-        InputError: if the user does not exist or has no home folder.
-    """
+    """Return a path in which `~` is replaced by the home folder of this user, and `~name` by the home folder of the user `name`."""
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
@@ -52,22 +44,7 @@ def user_path(path: str | Path) -> Path:
 
 
 def check_output(path: Path, inputs: Iterable[Path | str] = (), force: bool = False, own: bytes = MARK.encode()) -> None:
-    """Check that a command may write its output to the file that the user has named.
-
-    The file may be new. An existing file may be replaced only if the command does not read it. If an existing file lacks the mark of
-    lstm-jax, which is the text `MARK` near the start of a file, `force` must also be true.
-
-    Args:
-        path: path of the output.
-        inputs: paths of the files and folders that the command reads; "-" stands for standard input. If a folder is given, all files in it
-            and in its subfolders count as read, except those with the mark.
-        force: whether an existing file without the mark may be replaced.
-        own: regular expression that replaces the mark, for files of a format that has no place for it.
-
-    Raises:
-        InputError: if the path is a link, a folder, a device, a pipe or a socket, if an existing file may not be replaced, or if the folder
-            of the file cannot be written.
-    """
+    """Check that a command may write its output to the file that the user has named."""
     subject = f"writing {path}"
     try:
         mode = os.lstat(path).st_mode
@@ -86,10 +63,7 @@ def check_output(path: Path, inputs: Iterable[Path | str] = (), force: bool = Fa
 
 
 def _check_folder(path: Path) -> None:
-    """Check that the folder of `path` can be written or, if it does not exist, created.
-
-    Also check that the file system accepts the name of the file and the longer name of its temporary file.
-    """
+    """Check that the folder of `path` can be written or, if it does not exist, created."""
     above = next((folder for folder in path.absolute().parents if os.path.lexists(folder)), Path("/"))
     good = above.is_dir() and os.access(above, os.W_OK | os.X_OK)
     require(good, f"writing {path}", f"{above} is no folder, or read-only", "name a folder that can be written")
@@ -104,7 +78,6 @@ def _check_folder(path: Path) -> None:
 
 
 def _temporary(path: Path) -> Path:
-    """Return a new path for a temporary file that is renamed to `path`."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
 
 
@@ -117,16 +90,7 @@ def _marked(path: Path, own: bytes) -> bool:
 
 
 def _reads(given: Path | str, path: Path, marked: bool) -> bool:
-    """Return whether the existing file `path` is an input of a command that reads `given`.
-
-    The file is an input in two cases: `given` is the file itself, or `given` is a folder that contains the file and lstm-jax has not
-    written the file. In a folder, a command skips the files that lstm-jax has written, because they are its outputs.
-
-    Args:
-        given: file or folder that the command reads, or "-" for standard input.
-        path: path of an existing file.
-        marked: whether lstm-jax has written the file `path`. Such files contain the text `MARK`.
-    """
+    """Return whether the existing file `path` is an input of a command that reads `given`."""
     try:
         found = os.stat(0 if str(given) == "-" else given)
         if os.path.samestat(found, os.stat(path)):
@@ -137,25 +101,7 @@ def _reads(given: Path | str, path: Path, marked: bool) -> bool:
 
 
 def write_atomically(path: Path, content: str | bytes | Callable[[IO[bytes]], object], force: bool = True) -> None:
-    """Create or replace a file by writing a temporary file and renaming it.
-
-    If the process crashes before the file is renamed, the path still holds the complete old file, or no file if there was none. Temporary
-    files that killed processes have left for the same path are removed.
-
-    Args:
-        path: path of the file. Missing folders above it are created. A file that is replaced keeps its permissions where the file system
-            allows it.
-        content: bytes, a str (which is encoded as UTF-8), or a function that takes an open binary file and writes to it.
-        force: whether to replace an existing file without the mark of lstm-jax, which is the text `MARK`. A file with the mark is always
-            replaced.
-
-    Raises:
-        InputError: in one of these cases. No temporary file is left.
-
-            - The path is a link, a folder, a device, a pipe or a socket.
-            - The file exists without the mark, and `force` is false.
-            - The folder cannot be written, or the disk is full.
-    """
+    """Create or replace a file by writing a temporary file and renaming it."""
     temporary = None
     check_output(path, force=force)
     try:
@@ -183,10 +129,7 @@ def write_atomically(path: Path, content: str | bytes | Callable[[IO[bytes]], ob
 
 
 def _open_temporary(path: Path) -> tuple[Path, IO[bytes]]:
-    """Create a temporary file for `path`, and return the path of the temporary file and the open file.
-
-    The temporary file is locked while it is open, so that other processes do not remove it as a leftover of a killed process.
-    """
+    """Create a temporary file for `path`, and return the path of the temporary file and the open file."""
     while True:
         temporary = _temporary(path)
         file = temporary.open("xb")
@@ -197,14 +140,7 @@ def _open_temporary(path: Path) -> tuple[Path, IO[bytes]]:
 
 
 def remove_temporaries(folder: Path, name: str = "") -> None:
-    """Remove the temporary files of killed processes from a folder.
-
-    A process leaves a temporary file if it is killed while it runs `write_atomically`.
-
-    Args:
-        folder: the folder.
-        name: final name of the file whose temporary files are removed. If empty, the temporary files of all files are removed.
-    """
+    """Remove the temporary files of killed processes from a folder."""
     try:
         entries = list(os.scandir(folder))
     except OSError:
@@ -218,20 +154,13 @@ def remove_temporaries(folder: Path, name: str = "") -> None:
 
 
 def summed_json(content: dict[str, Any]) -> bytes:
-    """Encode a dict as bytes: a line with the SHA-256 checksum of the JSON in hexadecimal, and then the JSON.
-
-    `read_summed` decodes these bytes.
-    """
+    """Encode a dict as bytes: a line with the SHA-256 checksum of the JSON in hexadecimal, and then the JSON."""
     body = json.dumps(content, indent=1).encode() + b"\n"
     return hashlib.sha256(body).hexdigest().encode() + b"\n" + body
 
 
 def read_summed(content: bytes) -> dict[str, Any] | None:
-    """Return the dict that `summed_json` has encoded as `content`, or None if `content` is damaged.
-
-    `content` counts as damaged in two cases: its first line is not the checksum of the remaining lines, or the remaining lines are not a
-    JSON object that Python can parse.
-    """
+    """Return the dict that `summed_json` has encoded as `content`, or None if `content` is damaged."""
     first, _, body = content.partition(b"\n")
     if hashlib.sha256(body).hexdigest().encode() != first:
         return None

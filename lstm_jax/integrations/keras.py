@@ -63,10 +63,7 @@ def _cells(cell: Any) -> list[Any]:
 
 
 def _activations(cell: Any) -> list[Any]:
-    """Return the activation and the recurrent activation, each as its name if it is a function of Keras itself.
-
-    A simple RNN has no recurrent activation. Its second entry, "sigmoid", has no effect.
-    """
+    """Return the activation and the recurrent activation, each as its name if it is a function of Keras itself."""
     functions = [cell.activation, getattr(cell, "recurrent_activation", keras.activations.sigmoid)]
     names = [keras.activations.serialize(function) for function in functions]
     own = [isinstance(name, str) and keras.activations.get(name) is function for name, function in zip(names, functions, strict=True)]
@@ -122,10 +119,7 @@ class _Unrolled(keras.layers.RNN):
     """Base class of the recurrent Keras layers that are run by `lstm_jax.unroll`."""
 
     def inner_loop(self, sequences: Any, initial_state: Any, mask: Any, training: bool = False) -> tuple[Any, Any, list[Any]]:
-        """Run the recurrence of the layer with `lstm_jax.unroll`, or as in Keras if `unroll` does not support the settings of the layer.
-
-        This method overrides `keras.layers.RNN.inner_loop`.
-        """
+        """Run the recurrence of the layer with `lstm_jax.unroll`, or as in Keras if `unroll` does not support the settings of the layer."""
         if why_not(self):
             return super().inner_loop(sequences, initial_state, mask, training=training)
         mask = next((part for part in keras.tree.flatten(mask) if part is not None), None)
@@ -193,10 +187,7 @@ class Bidirectional(keras.layers.Bidirectional):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: dict[str, type] | None = None) -> Any:
-        """Make a `Bidirectional` layer from a config that `get_config` of such a layer returned.
-
-        A class name in `LAYERS`, such as "LSTM", stands for the layer of this module, unless `custom_objects` gives another class for it.
-        """
+        """Make a `Bidirectional` layer from a config that `get_config` of such a layer returned."""
         return super().from_config(config, custom_objects=LAYERS | (custom_objects or {}))
 
 
@@ -228,7 +219,6 @@ def _shared(layer: Any, kind: type) -> Any:
 
 
 def _inside(layer: Any) -> list[str]:
-    """Return the names of the recurrent layers inside a Keras layer, except those that `lstm_jax.unroll` already runs."""
     parts = layer._flatten_layers(include_self=False)
     return [part.name for part in parts if isinstance(part, keras.layers.RNN) and not isinstance(part, _Unrolled)]
 

@@ -148,16 +148,7 @@ class Bidirectional(nnx.Module):
         raise InputError("step", "Bidirectional", "its backward layer begins at the end: call the layer on the whole sequence")
 
     def _pair(self, states: Any, name: str = "initial_state") -> tuple[Any, Any]:
-        """Split an argument that holds states of both layers, and return the pair (forward state, backward state).
-
-        Args:
-            states: one of three forms: a pair (forward state, backward state); or, as in Keras, one flat list or tuple with the arrays of
-                the forward state, followed by the arrays of the backward state; or None, for which (None, None) is returned.
-            name: name of the argument for error messages.
-
-        Raises:
-            InputError: if `states` is not of one of these forms.
-        """
+        """Split an argument that holds states of both layers, and return the pair (forward state, backward state)."""
         if states is None:
             return None, None
         require(isinstance(states, tuple | list), name, type(states).__name__, "give a pair, forward and backward")
@@ -223,11 +214,7 @@ class Bidirectional(nnx.Module):
 
 
 def _pair_of_masks(dropout: Any) -> tuple[Any, Any]:
-    """Return the argument `dropout` of a call as a pair (forward masks, backward masks). None becomes (None, None).
-
-    Raises:
-        InputError: if `dropout` is neither a pair nor None.
-    """
+    """Return the argument `dropout` of a call as a pair (forward masks, backward masks)."""
     if dropout is None:
         return None, None
     fits = type(dropout) in (tuple, list) and len(dropout) == 2

@@ -32,28 +32,13 @@ def keep(carried: Any, state: Any) -> None:
 
 
 def check_batch(carried: Any, batch: int) -> None:
-    """Check that the batch of a call has as many rows as the state that the layer carries from the previous call.
-
-    Args:
-        carried: the `CarriedState` variables of the layer.
-        batch: number of rows of the batch.
-
-    Raises:
-        InputError: if the numbers of rows differ.
-    """
+    """Check that the batch of a call has as many rows as the state that the layer carries from the previous call."""
     rows = carried[0].shape[0]
     require(rows == batch, "batch size", batch, f"the carried state has {rows} rows: give as many, or call reset_state({batch})")
 
 
 def check_stateful(stateful: bool) -> None:
-    """Check that a layer was created with `stateful=True`.
-
-    Args:
-        stateful: value of the layer's argument `stateful`.
-
-    Raises:
-        InputError: if `stateful` is false.
-    """
+    """Check that a layer was created with `stateful=True`."""
     require(stateful, "stateful", stateful, "make the layer with stateful=True to carry state")
 
 
@@ -78,15 +63,7 @@ class LayerState(nnx.Module):
     carried: Any
 
     def initial_state(self, batch: int | None, dtype=None) -> Any:
-        """Return the initial state of the layer for a batch of `batch` rows.
-
-        Each row of the result is the learned initial state of the layer or, for a layer without a learned initial state, the initial state
-        of the cell, which is zeros for the cells of this library. The state that a stateful layer carries between calls is not used.
-
-        Args:
-            batch: number of rows B. None means no batch axis, so that the arrays are (H,), for example for `step` under `jax.vmap`.
-            dtype: dtype of the state; None means the dtype of the parameters.
-        """
+        """Return the initial state of the layer for a batch of `batch` rows."""
         if batch is None:
             return jax.tree.map(lambda part: part[0], self._initial_state(1, dtype))
         return self._initial_state(batch, dtype)
@@ -99,18 +76,7 @@ class LayerState(nnx.Module):
         return jax.tree.map(lambda part, like: jnp.broadcast_to(part.astype(like.dtype)[None], like.shape), learned, state)
 
     def reset_state(self, batch: int | None = None) -> None:
-        """Reset the state that a stateful layer carries between calls.
-
-        The next call then starts from the state that `initial_state` returns.
-
-        Args:
-            batch: number of rows in the following calls. If None, the number of rows stays the same. Before the first call of the layer,
-                `reset_state(None)` has no effect. If the layer has a learned initial state, `batch` is ignored, and the next call may have
-                any number of rows.
-
-        Raises:
-            InputError: if the layer was not created with `stateful=True`.
-        """
+        """Reset the state that a stateful layer carries between calls."""
         check_stateful(self.stateful)
         if self.learned_state:  # a copy of the learned state would get no gradient
             self.carried = nnx.data(None)
@@ -121,37 +87,14 @@ class LayerState(nnx.Module):
             self.carried = carry(self.initial_state(batch))
 
     def _reset_state(self, given: Any) -> Any:
-        """Return the state that replaces the state of the layer at a reset, or None if the initial state of the cell replaces it.
-
-        If `given` is not None, it is returned unchanged. Otherwise the learned initial state of the layer, with arrays (H,), is returned.
-        The result is None if the layer has no learned initial state either.
-
-        Args:
-            given: argument `reset_state` of the call of the layer, or None.
-        """
+        """Return the state that replaces the state of the layer at a reset, or None if the initial state of the cell replaces it."""
         if given is not None or not self.learned_state:
             return given
         like = self.row.state_like()
         return type(like)(*(getattr(self, INITIAL + name)[...] for name in like._fields))
 
     def _start(self, batch: int, initial_state: Any, reset_state: Any) -> Any:
-        """Return the state that a call of the layer gives to `unroll` as the argument `initial_state`.
-
-        The first of these that exists is returned:
-
-        1. the argument `initial_state`;
-        2. the state that the layer carries from the previous call;
-        3. the learned initial state, if `reset_state` is None;
-        4. None, with which `unroll` starts from `reset_state` or, if that is None too, from the initial state of the cell.
-
-        Args:
-            batch: number of rows of the call.
-            initial_state: argument `initial_state` of the call of the layer, or None.
-            reset_state: argument `reset_state` of the call of the layer, or None.
-
-        Raises:
-            InputError: if the layer carries a state with another number of rows.
-        """
+        """Return the state that a call of the layer gives to `unroll` as the argument `initial_state`."""
         if self.carried is None:
             fresh = self.learned_state and initial_state is None and reset_state is None
             return self._initial_state(batch) if fresh else initial_state
@@ -162,11 +105,7 @@ class LayerState(nnx.Module):
         return type(like)(*(v[...] for v in self.carried))
 
     def _carry(self, state: Any) -> None:
-        """Store a copy of the final state of a call for the next call, if the layer is stateful.
-
-        The arrays are copied because the call may also return them to its caller. If the caller later donates the variables of the layer
-        to a jitted function, JAX deletes only the copies. The returned arrays stay valid.
-        """
+        """Store a copy of the final state of a call for the next call, if the layer is stateful."""
         if not self.stateful:
             return
         state = jax.tree.map(jnp.copy, state)

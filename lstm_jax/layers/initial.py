@@ -102,16 +102,7 @@ class Initials:
 
 
 def as_int(name: str, value: Any, remedy: str) -> int:
-    """Return an integer as a Python int. The integer may be given as a number of Python or NumPy, or as an array without axes.
-
-    Args:
-        name: name of the value in the error message.
-        value: the value.
-        remedy: advice at the end of the error message.
-
-    Raises:
-        InputError: if `value` is not an integer. A bool does not count as an integer.
-    """
+    """Return an integer as a Python int. The integer may be given as a number of Python or NumPy, or as an array without axes."""
     try:
         if not isinstance(value, bool):
             return operator.index(value)
@@ -121,38 +112,14 @@ def as_int(name: str, value: Any, remedy: str) -> int:
 
 
 def check_size(name: str, value: Any) -> int:
-    """Return a size of a layer, such as its number of units, as an int.
-
-    Args:
-        name: name of the size in the error message.
-        value: the size.
-
-    Raises:
-        InputError: if `value` is not an int of 1 or more.
-    """
+    """Return a size of a layer, such as its number of units, as an int."""
     return check_number(name, as_int(name, value, "give an int of 1 or more"), Count)
 
 
 def initial_params(
     cell: Cell, base: Cell, features: int, units: int, how: Initials, dtype: Any, rngs: nnx.Rngs
 ) -> dict[str, jax.Array | None]:
-    """Return a dict from the name of each parameter of a recurrent layer to its initial value.
-
-    The value of a bias is None if `how.use_bias` is false.
-
-    Args:
-        cell: cell of the layer.
-        base: the same cell with its default activations and without a projection. It tells whether the cell is built in or a user's cell.
-        features: number of input features E.
-        units: number of units H.
-        how: arguments of the layer that determine its initial parameters.
-        dtype: dtype of the parameters.
-        rngs: random streams; the parameters are drawn from the stream `params`.
-
-    Raises:
-        InputError: if an initialiser is unknown, returns an array of the wrong shape, or is given for a parameter that does not exist in
-            the cell, or if `how.unit_forget_bias` is false and the cell is a user's.
-    """
+    """Return a dict from the name of each parameter of a recurrent layer to its initial value."""
     fields = cell.params._fields  # pyright: ignore[reportAttributeAccessIssue]
     for name, given in (("recurrent_kernel", how.recurrent), ("bias", how.bias)):
         argument = f"{name.removesuffix('_kernel')}_initializer"
@@ -176,15 +143,7 @@ def initial_params(
 
 
 def set_params(layer: Any, *params: Mapping[str, jax.Array | None]) -> None:
-    """Set an attribute of a recurrent layer for each parameter in `params`: an `nnx.Param` with the initial value, or None for None.
-
-    Args:
-        layer: the layer, which has all its other attributes already.
-        params: dicts from the names of the parameters to their initial values.
-
-    Raises:
-        InputError: if the layer already has an attribute of such a name.
-    """
+    """Set an attribute of a recurrent layer for each parameter in `params`: an `nnx.Param` with the initial value, or None for None."""
     for name, array in (pair for group in params for pair in group.items()):
         remedy = "a layer has an attribute of this name: rename the field"
         require(not hasattr(layer, name), f"params of cell {layer.row.name}", name, remedy)

@@ -19,15 +19,7 @@ def as_key(source: Any) -> Any:
 
 
 def dropout_key(own: nnx.RngStream | None, given: Source) -> jax.Array:
-    """Return a random key from the source `given` or, if this is None, from the layer's own stream.
-
-    Args:
-        own: random stream of the layer, or None if it has none.
-        given: source that the caller gave: `Rngs` with a stream `dropout`, a random stream, a key, or None. A key is returned unchanged.
-
-    Raises:
-        InputError: if both sources are None, or if the source is `Rngs` without a stream `dropout`.
-    """
+    """Return a random key from the source `given` or, if this is None, from the layer's own stream."""
     source = own if given is None else given
     stream = getattr(source, "dropout", None) if isinstance(source, nnx.Rngs) else source
     if stream is None:

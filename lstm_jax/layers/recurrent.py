@@ -152,17 +152,7 @@ class Recurrent(LayerState):
         set_params(self, params, {INITIAL + name: array[0] for name, array in first.items()})
 
     def _check_cell(self, base: Cell) -> None:
-        """Check that the layer's rates of zoneout, recurrent dropout and weight dropout can be applied to its cell.
-
-        Zoneout of h or c needs a cell whose state contains this array. Recurrent dropout and weight dropout need a cell with a recurrent
-        kernel. For a user's cell, recurrent dropout also needs a function `step` that reads its argument `mask`.
-
-        Args:
-            base: the layer's cell with its default activations.
-
-        Raises:
-            InputError: if a rate is above 0 and the cell does not meet the conditions for this rate.
-        """
+        """Check that the layer's rates of zoneout, recurrent dropout and weight dropout can be applied to its cell."""
         for part, rate in self.zoneout.items():
             if rate:
                 check_zoneout(self.row, part, rate)
@@ -338,20 +328,7 @@ class Recurrent(LayerState):
         return (outputs, state) if self.return_state else outputs
 
     def _drop(self, batch: int, steps: int, dropout: DropoutMasks | None, rngs: Any, training: bool) -> tuple[Any, DropoutMasks | None]:
-        """Return the parameters of the cell and the dropout masks for one call of the layer.
-
-        In training mode, weight dropout multiplies the recurrent kernel by a mask. If the caller gave dropout masks, they are returned.
-        If the caller gave none, the result depends on the mode. In training mode, new masks are returned. In evaluation mode,
-        `DropoutMasks` with only the rates of zoneout are returned, or None if the layer has no zoneout.
-
-        Args:
-            batch: number of rows B.
-            steps: number of steps T.
-            dropout: masks that the caller of the layer gave, which are returned unchanged; or None.
-            rngs: source of random numbers for the masks: a key, a random stream, or `Rngs` with a stream `dropout`. None means the layer's
-                own stream.
-            training: whether the layer runs in training mode.
-        """
+        """Return the parameters of the cell and the dropout masks for one call of the layer."""
         params = self._cell_params()
         if self.weight_drop and training:
             key = dropout_key(self.rngs, rngs)

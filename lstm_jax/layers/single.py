@@ -16,11 +16,7 @@ from lstm_jax.recurrence import REAL, as_array, of_kinds
 
 
 def read_input(x: Any) -> Any:
-    """Return the input x of a layer as a JAX or NumPy array: floats (B, T, E) or int ids (B, T), or a single sequence without the axis B.
-
-    Raises:
-        InputError: if x cannot be converted to an array, or has too few axes.
-    """
+    """Return the input x of a layer as an array: floats (B, T, E) or int ids (B, T), or a single sequence without the axis B."""
     remedy = "give floats (B, T, E), or int ids (B, T)"
     array = as_array("x", x, remedy)
     require(array.ndim >= 2 or is_single(array), "x", array.shape, remedy)
@@ -33,22 +29,7 @@ def is_single(x: jax.Array | np.ndarray) -> bool:
 
 
 def read_step(x: Any, state: Any, reset: Any, dropout: Any) -> tuple[Any, Any, Any, Any, bool]:
-    """Return the arguments of `Recurrent.step` with a batch axis, and whether the caller gave them without a batch axis.
-
-    Args:
-        x: input (B, E); int ids (B,); or, without a batch axis, (E,) or an int ().
-        state: state before the step.
-        reset: bool (B,), or () if x has no batch axis; or None.
-        dropout: `DropoutMasks`, or None.
-
-    Returns:
-        A tuple (x, state, reset, dropout, single). If x has no batch axis, `single` is True, and the other values have a batch axis of one
-        row. Otherwise, `single` is False, x and `reset` are returned as arrays, and `state` and `dropout` are returned unchanged. A
-        `reset` or `dropout` that is None stays None.
-
-    Raises:
-        InputError: if x or `reset` has a wrong dtype or number of axes, or an argument cannot be converted to an array.
-    """
+    """Return the arguments of `Recurrent.step` with a batch axis, and whether the caller gave them without a batch axis."""
     remedy = "give floats (B, E) or int ids (B,), or one row without the axis B"
     x = of_kinds("x", x, REAL, remedy)
     single = x.ndim == (0 if jnp.issubdtype(x.dtype, jnp.integer) else 1)
@@ -65,23 +46,7 @@ def read_step(x: Any, state: Any, reset: Any, dropout: Any) -> tuple[Any, Any, A
 def call_on_single(
     layer: Any, x: Any, time_major: bool, sequences: bool, per_step: dict[str, Any], per_row: dict[str, Any], dropout: Any, **options: Any
 ):
-    """Call a recurrent layer on a single sequence, and return its results without a batch axis.
-
-    The layer is called on a batch of one row, which is the sequence.
-
-    Args:
-        layer: a `Recurrent` layer.
-        x: floats (T, E) or int ids (T,).
-        time_major: value of the layer's argument `time_major`.
-        sequences: whether to return the outputs of all steps.
-        per_step: dict from the names of arguments of the layer to their values, each an array (T,) or None.
-        per_row: dict from the names of arguments of the layer to their values, each a number, a state with arrays (H,), or None.
-        dropout: `DropoutMasks` without a batch axis or with a batch axis of one row, or None.
-        options: further arguments of the layer.
-
-    Raises:
-        InputError: if an argument cannot be converted to an array, or the layer does not accept it.
-    """
+    """Call a recurrent layer on a single sequence, and return its results without a batch axis."""
     axis = int(time_major)
     steps = {name: expanded(name, value, axis) for name, value in per_step.items()}
     rows = {name: _with_row(name, value) for name, value in per_row.items()}
@@ -93,13 +58,7 @@ def call_on_single(
 
 
 def expanded(name: str, value: Any, axis: int) -> Any:
-    """Return an array or list with a new axis at the index `axis`, or at its end if it has fewer axes. None stays None.
-
-    A NumPy array or a list becomes a NumPy array, so that 64-bit values are not truncated before they are checked.
-
-    Raises:
-        InputError: if the value, named `name` in the message, cannot be converted to an array.
-    """
+    """Return an array or list with a new axis at the index `axis`, or at its end if it has fewer axes. None stays None."""
     if value is None:
         return None
     array = as_array(name, value, "give an array, or a list with rows of equal length")
@@ -115,11 +74,7 @@ def _with_row(name: str, value: Any) -> Any:
 
 
 def _with_batch(dropout: Any) -> Any:
-    """Add a batch axis before the last axis of each dropout or zoneout mask that has none; rates, None and wrong classes stay.
-
-    The first axis of a dropout mask (1, features) is the batch axis or, for a cell with one gate, the axis of gates. Both have the same
-    effect, so that such a mask is not changed.
-    """
+    """Add a batch axis before the last axis of each dropout or zoneout mask that has none; rates, None and wrong classes stay."""
     if not isinstance(dropout, DropoutMasks):
         return dropout
     zoneout: Any = dropout.zoneout

@@ -181,22 +181,9 @@ class RecurrentStack(nnx.Module):
         return y if not states else (y, states if self.all_states else states[0])
 
     def _connect(self, n: int, given: Any, y: Any) -> Any:
-        """Return the outputs of a layer, with its inputs added if the stack has residual connections and the layer is not the first.
-
-        Args:
-            n: index of the layer.
-            given: inputs of the layer, as they are before the dropout between layers is applied to them.
-            y: outputs of the layer.
-        """
         return y + given if self.residual and n > 0 else y
 
     def _drop(self, y: jax.Array, rngs: Source) -> jax.Array:
-        """Return the outputs `y` of a layer after the dropout between layers has been applied.
-
-        Args:
-            y: outputs of the layer.
-            rngs: source of random numbers that the caller of the stack gave, or None for the random stream of the stack.
-        """
         key = jax.random.fold_in(dropout_key(self.rngs, rngs), 3)  # a layer folds in the smaller numbers
         return y * draw_mask(key, self.dropout, y.shape, y.dtype)
 
@@ -230,7 +217,6 @@ class RecurrentStack(nnx.Module):
 
 
 def _reverses(layer: Recurrent | Bidirectional) -> bool:
-    """Return whether the outputs of a layer are in the reverse order of time."""
     return isinstance(layer, Recurrent) and layer.reverses
 
 

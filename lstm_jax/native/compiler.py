@@ -27,14 +27,7 @@ SANITIZERS = ("address", "undefined")
 
 
 def sanitizer_flags() -> tuple[str, ...]:
-    """Return the compiler flags that enable sanitizers, which detect errors in the C++ code while it runs.
-
-    The environment variable LSTM_JAX_SANITIZE names the sanitizers: "address", "undefined" or "address,undefined". If it is not set or
-    empty, there are no flags.
-
-    Raises:
-        InputError: if LSTM_JAX_SANITIZE has another value.
-    """
+    """Return the compiler flags that enable sanitizers, which detect errors in the C++ code while it runs."""
     asked = os.environ.get("LSTM_JAX_SANITIZE", "")
     if not asked:
         return ()
@@ -54,14 +47,7 @@ def source_hash() -> str:
 
 
 def find_compiler() -> list[str]:
-    """Return the command that runs a C++ compiler.
-
-    These commands are tried in order, and the first one that exists is returned: the value of the environment variable CXX, c++, g++,
-    clang++, and the compiler in the Python package ziglang.
-
-    Raises:
-        InputError: if none of them exists.
-    """
+    """Return the command that runs a C++ compiler."""
     for name in (os.environ.get("CXX", ""), "c++", "g++", "clang++"):
         if name.strip() and shutil.which(name.split()[0]):
             return name.split()
@@ -71,16 +57,7 @@ def find_compiler() -> list[str]:
 
 
 def compile_library(compiler: Sequence[str], flags: Sequence[str], made: Path) -> None:
-    """Compile the C++ code to a shared library.
-
-    Args:
-        compiler: command of the compiler, as `find_compiler` returns it.
-        flags: compiler flags in addition to `FLAGS`, for example `-march=native`.
-        made: path to which the library is written.
-
-    Raises:
-        InputError: if the compiler fails or takes longer than `SECONDS`.
-    """
+    """Compile the C++ code to a shared library."""
     command = [*compiler, *FLAGS, *flags, "-I", jax.ffi.include_dir(), *map(str, SOURCES), "-o", str(made)]
     environment = {
         name: value for name, value in os.environ.items() if name != "LD_PRELOAD"
@@ -102,15 +79,7 @@ def compile_library(compiler: Sequence[str], flags: Sequence[str], made: Path) -
 
 
 def check_loads(compiler: Sequence[str], made: Path) -> None:
-    """Check in another process that a newly compiled library can be loaded, since a broken library may kill the process that loads it.
-
-    Args:
-        compiler: command of the compiler, for the error message.
-        made: path of the library.
-
-    Raises:
-        InputError: if the library cannot be loaded.
-    """
+    """Check in another process that a newly compiled library can be loaded, since a broken library may kill the process that loads it."""
     command = [sys.executable, "-ISc", "import ctypes, sys; ctypes.CDLL(sys.argv[1])", str(made)]
     run = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if run.returncode != 0:

@@ -50,14 +50,7 @@ def _key(flags: tuple[str, ...]) -> str:
 
 
 def library_path() -> Path:
-    """Return the path at which `build` stores the library that it compiles. The file may not exist yet.
-
-    The name of the file contains a hash, which is computed from the C++ code, the version of jaxlib, the processor and the
-    compiler flags.
-
-    Raises:
-        InputError: if the user has no cache folder, or LSTM_JAX_SANITIZE names an unknown sanitizer.
-    """
+    """Return the path at which `build` stores the library that it compiles. The file may not exist yet."""
     return default_cache_dir() / "native" / f"lstm-{_key(_flags())}.so"
 
 
@@ -100,15 +93,7 @@ _REGISTERED: dict[Path, tuple[str, ...]] = {}
 
 
 def _open(path: Path, is_packaged: bool = False) -> ctypes.CDLL:
-    """Load a compiled library, if this process has not loaded it yet, and return it.
-
-    Args:
-        path: path of the library.
-        is_packaged: whether the library was installed with lstm_jax.
-
-    Raises:
-        trust.UntrustedError: if the library does not exist, does not pass the checks of `native.trust`, or cannot be loaded.
-    """
+    """Load a compiled library, if this process has not loaded it yet, and return it."""
     if path not in _OPENED:
         file = trust.open_packaged(path) if is_packaged else trust.open_library(path)
         if "address" in os.environ.get("LSTM_JAX_SANITIZE", "") and not hasattr(ctypes.CDLL(None), "__asan_init"):
@@ -125,11 +110,7 @@ def _open(path: Path, is_packaged: bool = False) -> ctypes.CDLL:
 
 
 def _register(library: ctypes.CDLL) -> None:
-    """Register the functions of a compiled library with XLA.
-
-    Raises:
-        trust.UntrustedError: if XLA rejects the library, because it was built for another version of XLA's interface.
-    """
+    """Register the functions of a compiled library with XLA."""
     try:
         for name in TARGETS:
             jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
@@ -147,11 +128,7 @@ class Library(NamedTuple):
 
 
 def _load() -> Library:
-    """Return the compiled library that this process uses.
-
-    The first call chooses a library, loads it and registers its functions with XLA. That call also makes the process keep freed memory,
-    except large blocks, for its next allocations; see `machine.keep_freed_memory`.
-    """
+    """Return the compiled library that this process uses."""
     candidates: list[tuple[Path, bool]] = []
     notes = []
     try:
@@ -212,11 +189,7 @@ def describe_library() -> str:
 
 
 def register() -> None:
-    """Load a compiled library and register its functions with XLA, if this process has not done so yet.
-
-    Raises:
-        InputError: if no library exists that passes the checks of `native.trust` and can be loaded.
-    """
+    """Load a compiled library and register its functions with XLA, if this process has not done so yet."""
     library = _load()
     if not library.path:
         raise InputError("native code", "; ".join(library.notes), BUILD)

@@ -45,19 +45,13 @@ FOLDER = Path(__file__).with_name("lib")
 
 
 def file_name(level: str) -> str:
-    """Return the file name of the library for a level of the processor architecture, such as "x86-64-v3".
-
-    The name contains a hash, which is computed from the C++ code and the compiler flags.
-    """
+    """Return the file name of the library for a level of the processor architecture, such as "x86-64-v3"."""
     return f"lstm-{level}-{compiler.source_hash()}.so"
 
 
 @functools.cache
 def levels_here() -> tuple[str, ...]:
-    """Return the levels of the processor architecture, such as "x86-64-v3", that this processor supports, highest level first.
-
-    The result is () if there is no such level.
-    """
+    """Return the levels of the processor architecture, such as "x86-64-v3", that this processor supports, highest level first."""
     features = set(processor().split())
     found, levels = [], LEVELS.get(platform.machine(), {})
     for level in reversed(levels):
@@ -68,21 +62,13 @@ def levels_here() -> tuple[str, ...]:
 
 
 def packaged_paths() -> list[Path]:
-    """Return the paths of the libraries installed with lstm_jax that suit this processor, the best first.
-
-    There is one library for each level of the processor architecture, such as "x86-64-v3". The one for the highest level that this
-    processor supports is the best.
-    """
+    """Return the paths of the libraries installed with lstm_jax that suit this processor, the best first."""
     paths = (FOLDER / file_name(level) for level in levels_here())
     return [path for path in paths if path.exists()]
 
 
 def missing_level() -> str:
-    """Return a message that says why this processor can run none of the levels in `LEVELS`, or "" if it can run one.
-
-    The message names the features that the processor lacks for the lowest level. The result is also "" if `LEVELS` has no level for the
-    architecture of this processor.
-    """
+    """Return a message that says why this processor can run none of the levels in `LEVELS`, or "" if it can run one."""
     levels = LEVELS.get(platform.machine(), {})
     if levels_here() or not levels:
         return ""
@@ -92,15 +78,7 @@ def missing_level() -> str:
 
 
 def _targets(level: str, command: list[str]) -> list[list[str]]:
-    """Return the compiler flags for a level of the processor architecture, as a list of alternatives. Each alternative is a list of flags.
-
-    If the compiler fails with the flags of the first alternative, it is called with those of the second, if there is one. x86-64 has two
-    alternatives, since compilers from before 2021 reject the first. Other architectures, and the compiler zig, have only one alternative.
-
-    Args:
-        level: name of the level, such as "x86-64-v3".
-        command: command of the compiler.
-    """
+    """Return the compiler flags for a level of the processor architecture, as a list of alternatives."""
     if level not in EXTENSIONS:
         return [["-mcpu=generic"]]
     base = level.removesuffix(_BFLOAT16_SUFFIX)
@@ -112,18 +90,7 @@ def _targets(level: str, command: list[str]) -> list[list[str]]:
 
 
 def build_packaged(folder: Path = FOLDER, machine: str = "") -> list[Path]:
-    """Compile one library for each level, such as "x86-64-v3", that `LEVELS` lists for a machine, and return the paths of the libraries.
-
-    Other libraries in the folder are removed. For a machine that is not in `LEVELS`, such as "arm64" (a Mac), no library is compiled.
-
-    Args:
-        folder: folder to which the libraries are written. It is created if it does not exist.
-        machine: a name as in `platform.machine()`, or "" for the machine on which this process runs. To compile for another machine, the
-            environment variable CXX must name a cross compiler.
-
-    Raises:
-        InputError: if there is no compiler, or if the compilation fails for all levels.
-    """
+    """Compile one library for each level, such as "x86-64-v3", that `LEVELS` lists for a machine, and return the paths of the libraries."""
     names = LEVELS.get(machine or platform.machine(), {})
     if not names:
         return []

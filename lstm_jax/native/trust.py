@@ -38,11 +38,7 @@ class UntrustedError(Exception):
 
 
 def open_library(path: Path) -> int:
-    """Open a compiled library in a cache folder, check that no other user can have written it, and return its file descriptor.
-
-    Raises:
-        UntrustedError: if the file does not exist, or another user could have written it, or it is damaged.
-    """
+    """Open a compiled library in a cache folder, check that no other user can have written it, and return its file descriptor."""
     try:
         # if the folder is a symbolic link, the folder to which it points is opened and checked
         folder = os.open(os.path.realpath(path.parent), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -64,11 +60,7 @@ def open_library(path: Path) -> int:
 
 
 def open_packaged(path: Path) -> int:
-    """Open a library that was installed with lstm_jax, check its hash, and return its file descriptor.
-
-    Raises:
-        UntrustedError: if the file does not exist, cannot be read or is damaged.
-    """
+    """Open a library that was installed with lstm_jax, check its hash, and return its file descriptor."""
     try:
         file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
@@ -77,16 +69,7 @@ def open_packaged(path: Path) -> int:
 
 
 def _checked(file: int, check_owner: Callable[[os.stat_result, str], None]) -> int:
-    """Check an open library, and return its file descriptor. If a check fails, close the file.
-
-    Args:
-        file: file descriptor of the library.
-        check_owner: function(stat result, name of the file in error messages) that raises `UntrustedError` if another user could have
-            written the file.
-
-    Raises:
-        UntrustedError: if the file is not a regular file, does not pass `check_owner`, or does not end with the hash of its content.
-    """
+    """Check an open library, and return its file descriptor."""
     try:
         found = os.fstat(file)
         if not stat.S_ISREG(found.st_mode):
@@ -114,27 +97,13 @@ def _seal(code: bytes) -> bytes:
 
 
 def write_packaged(path: Path, code: bytes) -> None:
-    """Write a compiled library and its hash to a file atomically. This library will be installed as a part of lstm_jax.
-
-    Args:
-        path: path of the file.
-        code: bytes of the library.
-    """
+    """Write a compiled library and its hash to a file atomically. This library will be installed as a part of lstm_jax."""
     write_atomically(path, code + _seal(code))
     path.chmod(0o644)  # every user of the installation may load it
 
 
 def check_folder(path: Path) -> None:
-    """Create the folder of a compiled library if it does not exist, and check that it belongs to the user and allows loading libraries.
-
-    If `write` will be called after a long compilation, call this function before the compilation, to report an unusable folder early.
-
-    Args:
-        path: path of the file of the library within the folder.
-
-    Raises:
-        InputError: if the folder belongs to another user, cannot be created, or is on a file system that is mounted with noexec.
-    """
+    """Create the folder of a compiled library if it does not exist, and check that it belongs to the user and allows loading libraries."""
     with system_errors(f"writing {path}", SPACE):
         folder = _own_folder(path.parent)
         forbidden = os.statvfs(folder).f_flag & getattr(os, "ST_NOEXEC", 0)
@@ -143,17 +112,7 @@ def check_folder(path: Path) -> None:
 
 
 def write(path: Path, code: bytes) -> None:
-    """Write a compiled library and its hash to a file in a cache folder atomically.
-
-    The permissions of the file do not depend on the umask of the process and are such that `open_library` accepts the file.
-
-    Args:
-        path: path of the file.
-        code: bytes of the library.
-
-    Raises:
-        InputError: if the folder belongs to another user or cannot be written, or the disk is full.
-    """
+    """Write a compiled library and its hash to a file in a cache folder atomically."""
     with system_errors(f"writing {path}", SPACE):
         folder = _own_folder(path.parent)
         try:
@@ -163,11 +122,7 @@ def write(path: Path, code: bytes) -> None:
 
 
 def _own_folder(path: Path) -> int:
-    """Create a folder if it does not exist, make it writable by this user only, and return its file descriptor.
-
-    Raises:
-        InputError: if the folder belongs to another user.
-    """
+    """Create a folder if it does not exist, make it writable by this user only, and return its file descriptor."""
     for folder in (*reversed(path.parents), path):
         if not folder.is_dir():
             folder.mkdir(0o700, exist_ok=True)  # another build may have created it

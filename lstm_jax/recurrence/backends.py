@@ -134,11 +134,6 @@ def _any(cell: Cell) -> bool:
 
 
 def _why_not_int8(cell: Cell, dtype: str) -> str:
-    """Return "" if the backend `reference` can compute the matrix products of a cell in `dtype`, else the reason why not.
-
-    The backend cannot compute them if `dtype` is "int8" and the cell is not built in. The step of such a cell may cast values to int8,
-    which would truncate them.
-    """
     own = dtype == INT8 and cell not in BUILT_IN
     return "no products in int8 for a cell of one's own, with other activations or with a projection" if own else ""
 
@@ -346,10 +341,6 @@ def capability_rows() -> list[dict[str, str]]:
 
 
 def _here(backend: Backend, platform: str) -> str:
-    """Return a text for users: "yes" if a backend runs on this machine, else the first capability that is missing.
-
-    After "yes", the text lists each dtype of matrix products in `Backend.mixtures` that this machine does not support, and the reason.
-    """
     missing = lacks(backend, Request(backend.cells[0]), platform)
     lacking = {dtypes[1]: lacks(backend, Request(backend.cells[0], *dtypes), platform) for dtypes in backend.mixtures}
     return missing or "; ".join(["yes", *(f"no products in {dtype}: {why}" for dtype, why in lacking.items() if why)])

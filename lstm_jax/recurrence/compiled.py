@@ -45,12 +45,10 @@ FEW_ROWS = 3
 
 
 def run(options: Options, call: Call):
-    """Run a cell over time in C++. The cell must be one for which `is_compiled` returns true.
+    """Run a cell for which `is_compiled` returns true over time in C++. The arguments and results are those of `reference.run`.
 
-    The arguments and results are those of `reference.run`. Two fields of them serve this backend alone: `Call.tokens`, and
-    `Options.batch_first`, with which the C++ code reads and writes x, the outputs and the gradients with respect to both as (B, T, ...), if
-    the batch size on a device is above `FEW_ROWS`, so that XLA need not transpose them in memory. The values of the results do not depend
-    on it.
+    Two fields serve this backend alone: `Call.tokens`, and `Options.batch_first`, with which the C++ code reads and writes x, the outputs
+    and the gradients with respect to both as (B, T, ...) if there are more than `FEW_ROWS` rows, so that XLA need not transpose them.
     """
     cell, x, dropout = options.cell, call.x, call.dropout
     name = compute_dtype_name(options.compute_dtype, call.params.kernel.dtype)
@@ -68,10 +66,7 @@ def run(options: Options, call: Call):
 
 
 def why_not_mixed(cell: Cell, dtype: str) -> str:
-    """Return "" if a cell with parameters in float32 can have matrix products in `dtype`, else a message that says why it cannot.
-
-    `dtype` is "bfloat16" or "int8".
-    """
+    """Return "" if a cell with parameters in float32 can have matrix products in `dtype`, else a message that says why it cannot."""
     row = COMPILED_CELLS.get(cell)
     if row is None or (dtype == INT8 and row.cell != cell):  # in a joined array, h and the gates would have one scale
         return f"no products in {dtype} for the cell {cell.name}"
@@ -110,10 +105,7 @@ class CompiledCell(RecurrentOperation):
         return _call_forward(self, keep, *args)
 
     def backward(self, wanted, args, residuals, cotangents):
-        """Return the gradients with respect to the arguments of the operation; see `Operation.backward`.
-
-        If `wanted` asks for gradients with respect to dropout masks, all gradients are computed in JAX, else in C++.
-        """
+        """Return the gradients with respect to the arguments of the operation; see `Operation.backward`."""
         if any(jax.tree.leaves(wanted[4])):
             return self.plain_backward(wanted, args, residuals, cotangents)
         d_params, d_x, d_state, d_resets = _call_backward(self, bool(wanted[1]), *_operands(args, residuals, cotangents))
@@ -149,23 +141,11 @@ class CompiledLSTM(CompiledCell):
 
 
 def _operands(args, residuals: Residuals, cotangents) -> tuple:
-    """Return the operands of the backward pass: (params, x, residuals, d_h, d_final, valid, dropout, resets, tokens).
-
-    There are two implementations of the backward pass, which read the same operands: one in C++, and one in JAX for the LSTM only. d_h is
-    the gradient with respect to h of all steps, or None if it is zero. d_final is the gradient with respect to the final state, with zeros
-    in place of None.
-
-    Args:
-        args: arguments (params, x, state, valid, dropout, resets, tokens) of `CompiledCell`.
-        residuals: residuals of the forward pass.
-        cotangents: pair of the gradients with respect to h of all steps and to the final state. None stands for a gradient of zeros.
-    """
     params, x, state, *rest = args
     return params, x, residuals, *with_zeros(cotangents, state), *rest
 
 
 def _without_gates(mask):
-    """Remove the axis of gates from a dropout mask (1, B, size). A mask (B, size) and None are returned unchanged."""
     return mask[0] if is_per_gate(mask) else mask
 
 
@@ -188,40 +168,21 @@ def _options(of: CompiledCell, x, valid, dropout: DropoutMasks, resets: Resets |
 
 
 def _with_axes(valid, dropout: DropoutMasks, resets: Resets | None, tokens) -> list[tuple[Any, int]]:
-    """Return pairs (array, index of its batch axis) of the optional operands of the C++ code. Operands that are None are left out.
-
-    The operands are the two dropout masks, `valid`, `tokens`, the flags of the resets, and the arrays of the reset state.
-    """
     masks = [(mask, mask_axis(mask)) for mask in (dropout.input, dropout.recurrent) if mask is not None]
     starts = [] if resets is None else [(resets.at, 1), *((part, 0) for part in resets.state)]
     return masks + [(operand, 1) for operand in (valid, tokens) if operand is not None] + starts
 
 
 def _further(params) -> list[jax.Array]:
-    """Return the parameters of a cell other than its kernels and its bias, such as peephole weights, as one vector in a list.
-
-    The vector is the concatenation of these parameters. The list is empty if the cell has no such parameters.
-    """
     return [jnp.concatenate(params[3:])] if len(params) > 3 else []
 
 
 def _output(of: CompiledCell, params, h):
-    """Return the outputs of all steps (T, B, H), which are the first H columns of `h`.
-
-    `h` is the array h of the state after each step. It has 4H columns for the LSTM with full gate recurrence (see `CompiledCell`), and H
-    columns for any other cell. H follows from the parameters and the cell.
-    """
     units = params.kernel.shape[1] // of.cell.gates
     return h if h.shape[-1] == units else h[..., :units]
 
 
 def _in_order(of: CompiledCell, x, *arrays) -> tuple:
-    """Return `arrays` in the order of axes that the C++ code shall read, followed by a dict {"batch_first": bool} that names this order.
-
-    `arrays` are (T, B, ...), and the second axis of `x` gives the batch size B. If `of.batch_first` is true and B is above `FEW_ROWS`, the
-    returned arrays are (B, T, ...), and the bool is True. Otherwise the arrays are returned unchanged, and the bool is False. Ids (T, B)
-    and None are always returned unchanged. The caller passes the dict to the C++ code.
-    """
     batch = x.shape[1]  # no int in an exported program of a symbolic batch size, which runs the twin
     swaps = of.batch_first and isinstance(batch, int) and batch > FEW_ROWS
     return (*(jnp.swapaxes(a, 0, 1) if swaps and a is not None and a.ndim == 3 else a for a in arrays), {"batch_first": swaps})
@@ -294,11 +255,7 @@ def _call_backward(of: CompiledCell, by_x: bool, params, x, residuals: Residuals
 
 
 def _scan(of: CompiledCell, keep: bool, params, x, state, valid, dropout: DropoutMasks, resets, tokens):
-    """Run a cell over time in JAX, with the same results as the forward pass in C++.
-
-    `of` is the operation of the cell, with its options. The result is ((outputs of all steps, final state), residuals). The outputs are
-    None if `of.sequences` is false, and the residuals are None if `keep` is false. The other arguments are those of `CompiledCell`.
-    """
+    """Run a cell over time in JAX, with the same results as the forward pass in C++."""
     del tokens  # tokens save time in C++ but do not change the results
     row, sequences, dtype = COMPILED_CELLS[of.cell], of.sequences, of.compute_dtype
     cell = row.cell
@@ -326,10 +283,7 @@ def _scan(of: CompiledCell, keep: bool, params, x, state, valid, dropout: Dropou
 
 
 def _twin_forward(of: CompiledCell, keep: bool, params: LSTMParams, x, state: LSTMState, valid, dropout: DropoutMasks, resets, tokens):
-    """Run the LSTM over time in JAX, with the same results as the forward pass in C++.
-
-    The arguments and results are those of `_scan`.
-    """
+    """Run the LSTM over time in JAX, with the same results as the forward pass in C++."""
     del tokens  # tokens save time in C++ but do not change the results
     z, dtype = project(params, x, dropout.input, of.compute_dtype), of.compute_dtype
     h, final, residuals = forward_twin(of.sequences, keep, dtype, params.recurrent_kernel, z, state, dropout.recurrent, valid, resets)
@@ -341,14 +295,7 @@ def _twin_forward(of: CompiledCell, keep: bool, params: LSTMParams, x, state: LS
 def _twin_gradients(
     compute_dtype: str | None, params: LSTMParams, x, residuals: Residuals, d_h, d_final: LSTMState, valid, dropout, resets, tokens
 ):
-    """Back-propagate through an LSTM in JAX, with the same results as the backward pass in C++.
-
-    The arguments after `compute_dtype` are the elements of the tuple that `_operands` returns, in the same order. d_h is the gradient with
-    respect to h of all steps, and d_final the gradient with respect to the final state. The initial state is part of `residuals`.
-
-    Returns:
-        Five values: the gradients with respect to the parameters, x, the initial state, the dropout masks and the resets.
-    """
+    """Back-propagate through an LSTM in JAX, with the same results as the backward pass in C++."""
     split = GATES in (_kinds(dropout.input), _kinds(dropout.recurrent))
     residuals = residuals._replace(gates=tuple(jnp.split(residuals.gates, GATES, axis=-1))) if split else residuals
     args = (params.recurrent_kernel, residuals, d_h, d_final, dropout.recurrent, valid, resets)
@@ -358,10 +305,7 @@ def _twin_gradients(
 
 
 def _sum_repeats(d_x, tokens):
-    """Sum the gradient with respect to x over the steps of a row that have equal tokens, and return it.
-
-    The first of these steps gets the sum, and the others get zeros, as in the C++ code. If `tokens` or `d_x` is None, return `d_x`.
-    """
+    """Sum the gradient with respect to x over the steps of a row that have equal tokens, and return it."""
     if tokens is None or d_x is None:
         return d_x
     first = (tokens[:, None] == tokens[None]).argmax(0)  # first[t, b] is the first step at which row b has the same token as at step t

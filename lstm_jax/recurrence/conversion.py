@@ -67,17 +67,7 @@ def _is_of(dtype: Any, kinds: tuple) -> bool:
 
 
 def as_numbers(name: str, value, dtype, remedy: str) -> jax.Array:
-    """Convert an array of floats, ints or bools to `dtype`, and return it.
-
-    Args:
-        name: name of the array in the error message.
-        value: an array, a list or a scalar.
-        dtype: dtype of the result.
-        remedy: advice at the end of the error message.
-
-    Raises:
-        InputError: if `value` is not an array of floats, ints or bools.
-    """
+    """Convert an array of floats, ints or bools to `dtype`, and return it."""
     array = of_kinds(name, value, REAL, remedy)
     if isinstance(array, np.ndarray):
         with np.errstate(over="ignore", invalid="ignore"):

@@ -36,29 +36,20 @@ def why_not() -> str:
 
 
 def pack(params: LSTMParams) -> jax.Array:
-    """Convert the parameters of an LSTM with E input features and H units to the weights of cuDNN, one flat array.
-
-    The array contains the transposed kernel (4H, E), the transposed recurrent kernel (4H, H), the bias (4H,) and a second bias of zeros.
-    """
+    """Convert the parameters of an LSTM with E input features and H units to the weights of cuDNN, one flat array."""
     kernel, recurrent, bias = params
     return jnp.concatenate([kernel.T.ravel(), recurrent.T.ravel(), bias, jnp.zeros_like(bias)])
 
 
 def unpack(weights: jax.Array, features: int, units: int) -> LSTMParams:
-    """Convert the weights of cuDNN, one flat array, to the parameters of an LSTM with the given numbers of input features and units.
-
-    The weights contain two biases, and the bias of the result is the sum of both.
-    """
+    """Convert the weights of cuDNN, one flat array, to the parameters of an LSTM with the given numbers of input features and units."""
     width = GATES * units
     kernel, recurrent, first, second = jnp.split(weights, [width * features, width * (features + units), width * (features + units + 1)])
     return LSTMParams(kernel.reshape(width, features).T, recurrent.reshape(width, units).T, first + second)
 
 
 def run(options: Options, call: Call):
-    """Run the LSTM over time with cuDNN. The arguments and results are those of `reference.run`.
-
-    The valid steps of each row must come before its padded steps, since cuDNN gets only the number of valid steps of each row.
-    """
+    """Run the LSTM over time with cuDNN. The arguments and results are those of `reference.run`."""
     params, x, state, valid, dropout, *_ = call  # BACKENDS selects this backend only for the LSTM in float32 without resets
     features, units = params.kernel.shape[0], params.recurrent_kernel.shape[0]
     if jnp.issubdtype(x.dtype, jnp.integer):
@@ -88,14 +79,7 @@ def _precision() -> lax.Precision:
 
 
 def _once(call: Callable) -> Any:
-    """Return a function that runs the forward or the backward pass of cuDNN, and that supports `vmap`.
-
-    Under `vmap` the calls run one after another. If JAX differentiates the returned function, an `InputError` is raised. JAX differentiates
-    it only if a second derivative of the LSTM is requested, because the first derivative is computed by the backward pass of cuDNN.
-
-    Args:
-        call: function call(sizes, *arrays) that runs the pass. `sizes` are the number of input features E and the number of units H.
-    """
+    """Return a function that runs the forward or the backward pass of cuDNN, and that supports `vmap`."""
 
     @partial(jax.custom_jvp, nondiff_argnums=(0,))
     def function(sizes: tuple[int, int], *arrays):
@@ -110,18 +94,6 @@ def _once(call: Callable) -> Any:
 
 @_once
 def _forward(sizes: tuple[int, int], x, h, c, weights, lengths):
-    """Run the forward pass of cuDNN, and return a pair: its results and its residuals.
-
-    The results are a tuple of three arrays: the outputs (B, T, H), the final h (1, B, H) and the final c (1, B, H).
-
-    Args:
-        sizes: number of input features E and number of units H.
-        x: inputs (B, T, E).
-        h: initial h (1, B, H).
-        c: initial c (1, B, H).
-        weights: weights of cuDNN, one flat array; see `pack`.
-        lengths: int32 (B,), the number of steps of each row.
-    """
     return rnn.lstm_fwd(x, h, c, weights, lengths, sizes[0], sizes[1], LAYERS, DROPOUT, BIDIRECTIONAL, _precision())
 
 

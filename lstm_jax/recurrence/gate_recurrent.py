@@ -20,21 +20,14 @@ GATE_RECURRENT = CELLS["lstm_full_gate_recurrence"]
 
 
 def join_params(params: GateRecurrentParams) -> LSTMParams:
-    """Convert the parameters of the LSTM with full gate recurrence to those of the equivalent cell `JOINED`.
-
-    The recurrent kernel (H, 4H) and the gate kernel (3H, 3H) become one recurrent kernel (4H, 4H), in which the weights from the gates to
-    the candidate g are zeros.
-    """
+    """Convert the parameters of the LSTM with full gate recurrence to those of the equivalent cell `JOINED`."""
     by_i, by_f, by_o = jnp.split(params.gate_kernel, 3, axis=-1)
     by_gates = jnp.concatenate([by_i, by_f, jnp.zeros_like(by_i), by_o], axis=-1)
     return LSTMParams(params.kernel, jnp.concatenate([params.recurrent_kernel, by_gates]), params.bias)
 
 
 def join_state(state: GateRecurrentState) -> LSTMState:
-    """Convert a state of the LSTM with full gate recurrence to a state of the equivalent cell `JOINED`.
-
-    The h of the result is one array (B, 4H), which contains h, i, f and o side by side. c is not changed.
-    """
+    """Convert a state of the LSTM with full gate recurrence to a state of the equivalent cell `JOINED`."""
     return LSTMState(jnp.concatenate([state.h, state.i, state.f, state.o], axis=-1), state.c)
 
 
@@ -59,20 +52,13 @@ def join(call: Call) -> Call:
 
 
 def without_unused(kernel: jax.Array) -> jax.Array:
-    """Return a recurrent kernel (4H, 4H) of the cell `JOINED`, with its unused weights set to zero.
-
-    The unused weights are those from the gates i, f and o of the previous step to the candidate g, which does not depend on these gates.
-    """
+    """Return a recurrent kernel (4H, 4H) of the cell `JOINED`, with its unused weights set to zero."""
     units = kernel.shape[0] // 4
     return kernel.at[units:, 2 * units : 3 * units].set(0)
 
 
 def step(params: LSTMParams, state: LSTMState, z, mask=None, compute_dtype=None) -> LSTMState:
-    """Return the state of the cell `JOINED` after one step. The class `Cell` describes the arguments.
-
-    The candidate g does not depend on the gates i, f and o of the previous step. The weights from these gates to g are ignored; see
-    `without_unused`.
-    """
+    """Return the state of the cell `JOINED` after one step. The class `Cell` describes the arguments."""
     z = z + masked_matmul(state.h, without_unused(params.recurrent_kernel), mask, compute_dtype)
     z_i, z_f, z_g, z_o = jnp.split(z, GATES, axis=-1)
     i, f, o = jax.nn.sigmoid(z_i), jax.nn.sigmoid(z_f), jax.nn.sigmoid(z_o)
@@ -81,14 +67,7 @@ def step(params: LSTMParams, state: LSTMState, z, mask=None, compute_dtype=None)
 
 
 def init(key, features: int, units: int, dtype=jnp.float32) -> LSTMParams:
-    """Return the initial parameters of the cell `JOINED`, made from those of an LSTM with full gate recurrence.
-
-    The kernel and the bias of `JOINED` are those of the LSTM. The recurrent kernel of `JOINED` (4H, 4H) contains two arrays of the LSTM:
-
-    - The first H rows are the LSTM's recurrent kernel (H, 4H).
-    - The other 3H rows are the LSTM's gate kernel (3H, 3H) with H additional columns of zeros for the candidate g, since g does not depend
-      on the previous gates.
-    """
+    """Return the initial parameters of the cell `JOINED`, made from those of an LSTM with full gate recurrence."""
     return join_params(GATE_RECURRENT.init(key, features, units, dtype))
 
 

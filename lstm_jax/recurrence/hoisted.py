@@ -60,11 +60,7 @@ class LocalDerivatives(NamedTuple):
     h: jax.Array
 
     def h_before(self, resets: Resets | None) -> jax.Array:
-        """Return h before each step (T, B, H). At a step that begins with a reset, it is the h of `resets.state`.
-
-        The field `h` already contains these values. Therefore the argument `resets` is ignored. It exists only so that this method can be
-        called in the same way as `Residuals.h_before`.
-        """
+        """Return h before each step (T, B, H). At a step that begins with a reset, it is the h of `resets.state`."""
         del resets
         return self.h
 
@@ -121,25 +117,15 @@ class HoistedLSTM(RecurrentOperation):
     sequences: bool
 
     def runs_on(self):
-        """Return the platforms, such as "cuda", on which `forward` and `backward` run. See `Operation.runs_on`.
-
-        If the loops over time (`loops`) are written in JAX, the result is an empty tuple. Every platform then runs `plain_forward` and
-        `plain_backward`, which use the same loops.
-        """
+        """Return the platforms, such as "cuda", on which `forward` and `backward` run. See `Operation.runs_on`."""
         return self.loops.platforms
 
     def forward(self, keep, *args):
-        """Run the LSTM and return (outputs, residuals); see `Operation.forward`.
-
-        The outputs are the pair (h of all steps, final state). The residuals are what `backward` reads, or None if `keep` is false.
-        """
+        """Run the LSTM and return (outputs, residuals); see `Operation.forward`."""
         return _forward(self.loops.forward, self.compute_dtype, self.sequences, keep, *args)
 
     def backward(self, wanted, args, residuals, cotangents):
-        """Return a tuple of the gradients with respect to the arguments `args` of the forward pass; see `Operation.backward`.
-
-        `cotangents` are the gradients with respect to the outputs. `wanted` is not used, since all gradients are computed.
-        """
+        """Return a tuple of the gradients with respect to the arguments `args` of the forward pass; see `Operation.backward`."""
         return _backward(self.loops.backward, self.compute_dtype, args, residuals, cotangents)
 
     def plain_forward(self, keep, *args):
@@ -156,7 +142,6 @@ def _split(array: Array) -> Gates:
 
 
 def _over(mask: Array, like: Array) -> Array:
-    """Broadcast a dropout mask (B, D) over time, to the shape (T, B, D) of the array `like`."""
     return jnp.broadcast_to(mask, like.shape)
 
 
@@ -176,10 +161,7 @@ def _forward(loop: Callable, compute_dtype, sequences, keep, params, x, state, v
 
 
 def forward_loop(sequences, keep, kernel, z, state, mask, valid, resets, compute_dtype):
-    """Run the forward loop of the LSTM over time in JAX. The residuals that it returns are a `LocalDerivatives`.
-
-    The docstring of `Loops` describes the arguments and results.
-    """
+    """Run the forward loop of the LSTM over time in JAX. The residuals that it returns are a `LocalDerivatives`."""
     per_gate = is_per_gate(mask)
     kernel = jnp.stack(_split(kernel)) if per_gate else kernel
 
@@ -210,10 +192,7 @@ def forward_loop(sequences, keep, kernel, z, state, mask, valid, resets, compute
 
 
 def backward_loop(split, kernel, residuals, d_h, d_final, mask, valid, resets, compute_dtype):
-    """Run the backward loop of the LSTM over time in JAX. The residuals that it reads are a `LocalDerivatives`.
-
-    The docstring of `Loops` describes the arguments and results.
-    """
+    """Run the backward loop of the LSTM over time in JAX. The residuals that it reads are a `LocalDerivatives`."""
     per_gate = is_per_gate(mask)
     # without the barrier the compiler would fold the transposition into the product in the loop, and so repeat it at each step
     transposed = lax.optimization_barrier(jnp.stack([part.T for part in _split(kernel)]) if per_gate else kernel.T)
@@ -250,17 +229,7 @@ def _backward(loop: Callable, compute_dtype, args, residuals, cotangents):
 
 
 def gradients(params: LSTMParams, x: Array, dropout: DropoutMasks, h: Array, d_z: Array | Gates, valid, compute_dtype=None):
-    """Return three values: the gradients with respect to the parameters of an LSTM, its inputs and its dropout masks.
-
-    Args:
-        params: parameters of the LSTM.
-        x: inputs (T, B, E); or int ids (T, B), for which the gradients of the inputs and of the mask of input dropout are None.
-        dropout: dropout masks.
-        h: array (T, B, H), h before each step.
-        d_z: gradient with respect to the pre-activations, from the backward loop: one array (T, B, 4H) or four arrays (T, B, H).
-        valid: bool (T, B), False at padded steps, or None.
-        compute_dtype: dtype of the matrix products; None means the dtype of the arrays.
-    """
+    """Return three values: the gradients with respect to the parameters of an LSTM, its inputs and its dropout masks."""
     by_operands: Callable = _gate_gradients if isinstance(d_z, tuple) else _flat_gradients
     if jnp.issubdtype(x.dtype, jnp.integer):  # for one-hot vectors x the product x^T d_z adds each d_z to the row of its id
         all_gates = jnp.concatenate(d_z, axis=-1) if isinstance(d_z, tuple) else d_z
@@ -274,17 +243,7 @@ def gradients(params: LSTMParams, x: Array, dropout: DropoutMasks, h: Array, d_z
 
 
 def _flat_gradients(x: Array, kernel: Array, mask: Array | None, d_z: Array, compute_dtype):
-    """Back-propagate through the product (x * mask) @ kernel, and return the gradients with respect to the kernel, x and the mask.
-
-    All three are computed. The compiler removes the computation of a gradient that is not used.
-
-    Args:
-        x: array (T, B, D): the inputs of the LSTM, or h before each step.
-        kernel: array (D, 4H).
-        mask: mask (B, D), or None. If it is None, the returned gradient of the mask is None.
-        d_z: gradient with respect to the product, (T, B, 4H).
-        compute_dtype: dtype of the matrix products; None means the dtype of the arrays.
-    """
+    """Back-propagate through the product (x * mask) @ kernel, and return the gradients with respect to the kernel, x and the mask."""
     rows = x if mask is None else x * _over(mask, x)
     d_kernel = _over_time_and_batch(lax.optimization_barrier(rows.transpose(2, 0, 1)), d_z, compute_dtype)
     d_rows = matmul(d_z, kernel.T, compute_dtype)
@@ -294,11 +253,7 @@ def _flat_gradients(x: Array, kernel: Array, mask: Array | None, d_z: Array, com
 
 
 def _gate_gradients(x: Array, kernel: Array, mask: Array | None, d_z: Gates, compute_dtype):
-    """Return the gradients of the product (x * mask) @ kernel, computed for each gate separately.
-
-    The arguments and results are those of `_flat_gradients`, with two differences: the mask may also be (4, B, D), one mask per gate, and
-    d_z is four arrays (T, B, H), one per gate.
-    """
+    """Return the gradients of the product (x * mask) @ kernel, computed for each gate separately."""
     masks = [None] * GATES if mask is None else list(mask) if is_per_gate(mask) else [mask] * GATES
     rows = [x if m is None else x * _over(m, x) for m in masks]
     # d_z is transposed instead of the rows, since the gradients of both kernels use it, and masks are cheap to apply along the last axis
@@ -316,10 +271,7 @@ def _gate_gradients(x: Array, kernel: Array, mask: Array | None, d_z: Gates, com
 
 
 def _over_time_and_batch(a: Array, b: Array, compute_dtype) -> Array:
-    """Return the product of arrays a (D, T, B) and b (T, B, F), summed over the time and batch axes. The result is (D, F).
-
-    The arrays are not reshaped, so that the batch axis keeps its sharding. The product is computed in `compute_dtype` if it is not None.
-    """
+    # a product over two axes, without reshaping, so that the batch axis keeps its sharding
     operands = (a, b) if compute_dtype is None else (a.astype(compute_dtype), b.astype(compute_dtype))
     return lax.dot_general(*operands, (((1, 2), (0, 1)), ((), ())), preferred_element_type=a.dtype)
 

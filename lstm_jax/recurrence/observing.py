@@ -10,10 +10,7 @@ _OBSERVER: ContextVar[Callable[..., None] | None] = ContextVar("observer", defau
 
 @contextlib.contextmanager
 def observed(observer: Callable[..., None]) -> Iterator[None]:
-    """Return a context manager in which each call of `unroll` also calls observer(options, call, backwards).
-
-    `options` and `call` are those of the backend. If `backwards` is true, the time axis of the arrays is already reversed.
-    """
+    """Return a context manager in which each call of `unroll` also calls observer(options, call, backwards)."""
     token = _OBSERVER.set(observer)
     try:
         yield

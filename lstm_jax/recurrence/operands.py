@@ -96,11 +96,7 @@ def check_arguments(
     tokens=None,
     time_major: bool = False,
 ) -> Arguments:
-    """Return the arguments of `unroll` as JAX arrays, after checking that they fit each other. `unroll` describes them.
-
-    Raises:
-        InputError: if an argument has a wrong class, shape or dtype, or excludes another one.
-    """
+    """Return the arguments of `unroll` as JAX arrays, after checking that they fit each other. `unroll` describes them."""
     require(isinstance(cell, Cell), "cell", cell, "give a Cell, such as a row of CELLS")
     require(mask is None or lengths is None, "lengths", "given with mask", "give one of the two")
     params, features, units = _read_params(cell, params)
@@ -189,11 +185,7 @@ def check_zoneout(cell: Cell, part: str, given) -> None:
 
 
 def compute_dtype_name(compute_dtype, dtype) -> str:
-    """Return the name of the dtype of matrix products: `compute_dtype` or, if it is None, the dtype of the parameters.
-
-    Raises:
-        InputError: if `compute_dtype` is not a dtype, or it is float64 while `jax_enable_x64` is off.
-    """
+    """Return the name of the dtype of matrix products: `compute_dtype` or, if it is None, the dtype of the parameters."""
     try:
         name = np.dtype(dtype if compute_dtype is None else compute_dtype).name
     except TypeError as error:

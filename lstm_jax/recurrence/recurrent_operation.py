@@ -36,17 +36,10 @@ def mask_axis(mask) -> int:
 
 
 def _reset_axis(leaf) -> int:
-    """Return the index of the batch axis of an array of `Resets`: 1 for the flags (T, B), 0 for an array (B, H) of the state."""
     return int(leaf.dtype == jnp.bool_)
 
 
 def with_zeros(cotangents, like: Any) -> tuple[Any, Any]:
-    """Return the pair `cotangents` with zeros in place of each None in its second member. The first member is not changed.
-
-    Args:
-        cotangents: a pair (d_h, d_final). d_h is the gradient with respect to h of all steps, or None. d_final is the gradient with respect
-            to the final state, in which some or all arrays may be None.
-        like: a state with the shapes of the final state.
-    """
+    """Return the pair `cotangents` with zeros in place of each None in its second member. The first member is not changed."""
     d_h, d_final = cotangents
     return d_h, type(like)(*(jnp.zeros_like(part) if d is None else d for d, part in zip(d_final, like, strict=True)))

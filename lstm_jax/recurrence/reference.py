@@ -15,18 +15,7 @@ from lstm_jax.recurrence.resets import restart
 
 
 def run(options: Options, call: Call, record: Callable[[Any, jax.Array, Any], Any] | None = None):
-    """Run a recurrent cell over T steps with `lax.scan`.
-
-    Args:
-        options: static options of the call.
-        call: operands of the call. Any cell is accepted, and all kinds of dropout. A padded step copies the state.
-        record: None, or a function record(state before the step, z, state after the step) that returns a pytree of arrays (B, ...). z is
-            the projected input of the step.
-
-    Returns:
-        A pair (h of all steps, final state). The first member is an array (T, B, H), or None if `options.sequences` is false. If `record`
-        is given, the first member instead contains the results of `record` for all steps, as arrays (T, B, ...).
-    """
+    """Run a recurrent cell over T steps with `lax.scan`."""
     cell, params, valid, dropout, resets = options.cell, call.params, call.valid, call.dropout, call.resets
     z = cell.project(params, call.x, dropout.input, options.compute_dtype)
     zoneout = dropout.zoneout or {}

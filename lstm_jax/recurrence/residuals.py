@@ -58,53 +58,31 @@ def mask_sharding(mask) -> PartitionSpec:
 
 
 def on_mesh(function: Callable, batch: int, in_specs: tuple, out_specs, *args):
-    """Call `function(*args)` and return its results. On a mesh each device calls the function on its own rows of the batch.
-
-    This uses `jax.shard_map`. If there is no mesh, or if the number of rows is not a multiple of the number of devices, the function is
-    called once, on all rows.
-
-    Args:
-        function: function to call.
-        batch: number of rows B.
-        in_specs: `PartitionSpec` of each argument.
-        out_specs: `PartitionSpec` of each result.
-        args: arguments of the function.
-    """
+    """Call `function(*args)` and return its results. On a mesh each device calls the function on its own rows of the batch."""
     if not sharding.splits(batch):
         return function(*args)
     return jax.shard_map(function, in_specs=in_specs, out_specs=out_specs, check_vma=False)(*args)
 
 
 def _reset_spec(resets: Resets | None) -> Any:
-    """Return the partition specs of the members of `resets`, or None if `resets` is None."""
     return None if resets is None else Resets(TIME_FIRST, BATCH_FIRST)
 
 
 def forward_on_mesh(call: Callable, kernel, z, state, mask, valid, resets):
-    """Run an LSTM's forward loop with `on_mesh`, and return its results: h of all steps, the final state and `Residuals`.
-
-    `call(kernel, z, state, mask, valid, resets)` is the forward loop. The docstring of `hoisted.Loops` describes its arguments.
-    """
+    """Run an LSTM's forward loop with `on_mesh`, and return its results: h of all steps, the final state and `Residuals`."""
     in_specs = (COPIED, TIME_FIRST, BATCH_FIRST, mask_sharding(mask), TIME_FIRST, _reset_spec(resets))
     return on_mesh(call, state.h.shape[0], in_specs, (TIME_FIRST, BATCH_FIRST, TIME_FIRST), kernel, z, state, mask, valid, resets)
 
 
 def backward_on_mesh(call: Callable, kernel, residuals: Residuals, d_h, d_final, mask, valid, resets):
-    """Run an LSTM's backward loop with `on_mesh`, and return its results.
-
-    `call(kernel, residuals, d_h, d_final, mask, valid, resets)` is the backward loop. It returns the gradients with respect to the
-    initial state, the reset state and the pre-activations. `hoisted.Loops` describes its arguments and results.
-    """
+    """Run an LSTM's backward loop with `on_mesh`, and return its results."""
     in_specs = (COPIED, TIME_FIRST, TIME_FIRST, BATCH_FIRST, mask_sharding(mask), TIME_FIRST, _reset_spec(resets))
     args = (kernel, residuals, d_h, d_final, mask, valid, resets)
     return on_mesh(call, d_final.h.shape[0], in_specs, (BATCH_FIRST, BATCH_FIRST, TIME_FIRST), *args)
 
 
 def forward_twin(sequences: bool, keep: bool, compute_dtype, kernel, z, state, mask, valid, resets):
-    """Run the forward loop of the LSTM over time in JAX. The residuals that it returns are a `Residuals`.
-
-    The docstring of `hoisted.Loops` describes the arguments and results.
-    """
+    """Run the forward loop of the LSTM over time in JAX. The residuals that it returns are a `Residuals`."""
     split = isinstance(z, tuple) or is_per_gate(mask)
     whole = jnp.concatenate(z, axis=-1) if isinstance(z, tuple) else z
 
@@ -129,10 +107,7 @@ def forward_twin(sequences: bool, keep: bool, compute_dtype, kernel, z, state, m
 
 
 def backward_twin(split: bool, compute_dtype, kernel, residuals: Residuals, d_h, d_final, mask, valid, resets):
-    """Run the backward loop of the LSTM over time in JAX. The argument `residuals` is an instance of `Residuals`.
-
-    The docstring of `hoisted.Loops` describes the arguments and results.
-    """
+    """Run the backward loop of the LSTM over time in JAX. The argument `residuals` is an instance of `Residuals`."""
     i, f, g, o = residuals.gates if split else jnp.split(residuals.gates, GATES, axis=-1)
     tanh_c, c_before = jnp.tanh(residuals.all_c[1:]), residuals.c_before(resets)
     z_by = (g * i * (1 - i), c_before * f * (1 - f), i * (1 - g * g), tanh_c * o * (1 - o))

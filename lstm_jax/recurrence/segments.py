@@ -36,27 +36,14 @@ def check_remat(remat: Any) -> Remat:
 
 
 def segment_length(remat: Literal["sqrt"] | int, steps: int) -> int:
-    """Return the number of steps in each segment. The last segment may be shorter.
-
-    If `remat` means two segments, an odd number of steps is instead cut into two segments of equal length and a third segment of one step.
-    If the two segments had different lengths, the compiler might keep the residuals of both in memory at the same time.
-
-    Args:
-        remat: approximate number of segments, or "sqrt" for about ceil(sqrt(steps)) segments.
-        steps: number of steps of the sequence.
-    """
+    """Return the number of steps in each segment. The last segment may be shorter."""
     segments = math.isqrt(steps - 1) + 1 if remat == "sqrt" else min(remat, steps)
     # segments of different lengths cannot form a loop, and outside of a loop the compiler may keep the residuals of both at the same time
     return steps // 2 if segments == 2 else -(-steps // segments)
 
 
 def in_segments(run: Callable, remat: Literal["sqrt"] | int) -> Callable:
-    """Return a function that runs a sequence in segments to save memory, with the argument and results of `run`.
-
-    Args:
-        run: function run(call) that returns (h of all steps or None, final state).
-        remat: approximate number of segments, or "sqrt" for about ceil(sqrt(T)) segments, where T is the number of steps.
-    """
+    """Return a function that runs a sequence in segments to save memory, with the argument and results of `run`."""
 
     def run_segments(call: Call):
         steps = call.x.shape[0]

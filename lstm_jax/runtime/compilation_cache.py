@@ -80,16 +80,7 @@ def _prune(folder: Path) -> None:
 
 
 def _loads(verdict: Path) -> bool:
-    """Return True if XLA prints no message and raises no error when it loads a program that it has compiled on this machine.
-
-    On some processors XLA mistakes its own tuning flags for features that the machine does not have (openxla/xla issue 44565). XLA then
-    prints a long message for each program that it loads, and may refuse to load the program. If JAX runs on a CPU, this function loads one
-    program as a test. The result of the test is stored in a file, and later calls read it from there. On other platforms there is no test,
-    nothing is stored, and the result is True.
-
-    Args:
-        verdict: path of the file with the result. It contains "yes", or the message of XLA if the test has failed.
-    """
+    """Return True if XLA prints no message and raises no error when it loads a program that it has compiled on this machine."""
     if not verdict.exists():
         if jax.default_backend() != "cpu":
             return True
@@ -103,11 +94,7 @@ def _load_a_program() -> None:
 
 
 def _stderr_of(function: Callable[[], object]) -> str:
-    """Call a function and return the text that this process wrote to standard error during the call.
-
-    The text includes messages of C++ code. If the function raises an exception, the exception is caught, and its message is appended to the
-    text.
-    """
+    """Call a function and return the text that this process wrote to standard error during the call."""
     sys.stderr.flush()
     kept = os.dup(2)
     with tempfile.TemporaryFile() as file:

@@ -13,13 +13,7 @@ ESCAPE = "lstm_jax.escape"
 
 
 def prepare_streams() -> None:
-    r"""Open standard input, output and error if they are closed, and make standard output accept every character.
-
-    If a standard stream stayed closed, the next file that the process opens would get the file descriptor of this stream. Output for the
-    stream would then be written to the file. After a call of this function, reading from a formerly closed standard input and writing to a
-    formerly closed standard output raises `OSError`, and text for a formerly closed standard error is discarded. Standard output shows a
-    character outside its encoding as a JSON escape: `\u` and four hexadecimal digits.
-    """
+    """Open standard input, output and error if they are closed, and make standard output accept every character."""
     for number in range(3):
         try:
             os.fstat(number)
@@ -44,9 +38,5 @@ def _escape(error: UnicodeError) -> tuple[str, int]:
 
 
 def drop_output() -> None:
-    """Discard all further standard output.
-
-    Call this function if a write to standard output has failed, for example because the other end of a pipe is closed. Without this call,
-    Python would fail again when it flushes the stream at exit.
-    """
+    """Discard all further standard output."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

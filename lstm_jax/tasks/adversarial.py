@@ -71,15 +71,7 @@ def perturbation(
 
 
 def _text_sums(values: Float[Array, "T B N"], places: PackedPlaces | None) -> list[jax.Array]:
-    """Add up values over the steps of each text, and return a list of N arrays (T, B).
-
-    Entry [t, b] of array n is the sum of `values[..., n]` over all steps of the text to which step t of row b belongs. If this step belongs
-    to no text, the entry is arbitrary.
-
-    Args:
-        values: N values for each of the T steps of B rows.
-        places: positions of the texts that are packed in the rows, or None if each row is one text.
-    """
+    """Add up values over the steps of each text, and return a list of N arrays (T, B)."""
     if places is None:
         sums = jnp.broadcast_to(values.sum(0, keepdims=True), values.shape)
     else:

@@ -308,13 +308,7 @@ class Trained(ABC, Generic[C, Own]):
     @staticmethod
     @abstractmethod
     def _make_model(config: C, own: Own) -> nnx.Module:
-        """Return a new model with the sizes in `config`.
-
-        Args:
-            config: config of the run.
-            own: content of the task's own file in the run folder, as `_read_own` returns it. For text tasks it is the vocabulary, whose
-                size the model needs.
-        """
+        """Return a new model with the sizes in `config`."""
 
     @classmethod
     def load(cls: type[T], folder: str | os.PathLike[str]) -> T:

@@ -15,11 +15,7 @@ from lstm_jax.tasks.running import check_own_data
 
 
 def load_corpus(config: GenerationConfig) -> data.Corpus:
-    """Load the corpus that a config names: a training text and a held-out text, both as character ids.
-
-    The field `fingerprint` of the corpus is a checksum of the data. If the config resets the state at the beginnings of articles, a space
-    and the SHA-256 of the positions of these beginnings are appended to the checksum.
-    """
+    """Load the corpus that a config names: a training text and a held-out text, both as character ids."""
     text = config.data
     if text.input == "stream":
         return data.sharded_corpus(text.data[0], text.clean, text.unit, text.validation, text.length)
@@ -48,27 +44,7 @@ def read_text(
     unknown: str = "",
     most: int = 0,
 ) -> ReadText:
-    """Return the character ids of a given text, or of the held-out text of the run, and the beginnings of its articles.
-
-    The text is given either as a string (`text`), which is one article, or as files (`paths`). If neither is given, the held-out text of
-    the run is used.
-
-    Args:
-        trained: the loaded run, a `generation.Trained`. Its vocabulary gives the ids.
-        paths: paths of files and folders; see `data.read_articles`. The articles in the files are joined by spaces. The line ends of the
-            articles are converted as in the training text, even if `clean` is false.
-        text: the text as a string.
-        text_column: name of the column or key that holds the text, for files that are tables.
-        clean: whether to clean the text first; see `generation.Trained.encode`. Articles in files are cleaned one by one, as in the
-            training text. Articles that are empty afterwards are left out.
-        unknown: character that replaces characters outside the vocabulary; see `generation.Trained.encode`.
-        most: largest number of ids to return, from the beginning of the text. If 0, all ids are returned.
-
-    Raises:
-        InputError: if both `text` and `paths` are given, if a file cannot be read, if `generation.Trained.encode` raises an error, or if
-            `most` is below 0. If neither `text` nor `paths` is given, the error is also raised in two further cases: the run has no
-            held-out text, or the data of the run have changed.
-    """
+    """Return the character ids of a given text, or of the held-out text of the run, and the beginnings of its articles."""
     require(text is None or not paths, "text", "given with files", "give one of the two")
     require(most >= 0, "chars", most, "give 1 or more, or 0 for all")
     if text is not None:

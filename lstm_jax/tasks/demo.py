@@ -128,10 +128,6 @@ def _mark(folder: Path, made: dict[str, str] | None) -> None:
 
 
 def _files(folder: Path) -> list[Path]:
-    """Return the paths of everything below the folder of a demo: files, links and empty folders.
-
-    Two files are left out: the marker file (see `MARK`), which lists the files that the demo wrote, and the lock file of the folder.
-    """
     own = {folder / MARK, RunFolder(folder).lock}
     below = [path for path in folder.rglob("*") if path not in own]
     return [path for path in below if path.is_symlink() or not path.is_dir() or not any(path.iterdir())]
@@ -146,12 +142,7 @@ def _digest(path: Path) -> str:
 
 
 def _clear(folder: Path) -> None:
-    """Remove all files that an earlier demo wrote to the folder.
-
-    Raises:
-        InputError: if the folder holds a file that no demo wrote or that has changed, or if an earlier demo was killed before it listed
-            its files in the marker file (see `MARK`). In these cases only temporary files of killed processes are removed.
-    """
+    """Remove all files that an earlier demo wrote to the folder."""
     remedy = "name a new one with --run"
     try:
         remove_temporaries(folder)
@@ -173,14 +164,7 @@ def _clear(folder: Path) -> None:
 
 
 def _made(folder: Path) -> dict[str, str] | None:
-    """Return the files that an earlier demo wrote to the folder, as a dict from the name of a file to its SHA-256.
-
-    A demo makes a marker file when it starts (see `MARK`), and lists its files in the marker file when it ends. If the demo was killed
-    before its end, the marker file has no list, and None is returned.
-
-    Raises:
-        InputError: if the folder has no marker file, or if the marker file is damaged.
-    """
+    """Return the files that an earlier demo wrote to the folder, as a dict from the name of a file to its SHA-256."""
     try:
         made = json.loads((folder / MARK).read_bytes())["made"]
         require(made is None or isinstance(made, dict), f"mark {folder / MARK}", "damaged", "name a new one with --run")

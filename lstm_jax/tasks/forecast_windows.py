@@ -64,11 +64,7 @@ class Part:
 
 
 def part_bounds(count: int, config: ForecastConfig) -> dict[str, tuple[int, int]]:
-    """Return where the training, validation and test splits of a series of `count` entries begin and end.
-
-    The result is a dict from the name of each split ("train", "validation" or "test") to a pair of indices: the index of the first entry of
-    the split, and the index after its last entry.
-    """
+    """Return where the training, validation and test splits of a series of `count` entries begin and end."""
     test = count - round(count * config.data.test)
     held = test - round(count * config.data.validation)
     return {"train": (0, held), "validation": (held, test), "test": (test, count)}
@@ -80,19 +76,7 @@ def features_of(config: ForecastConfig) -> int:
 
 
 def make_part(windows: data.SeriesWindows, scale: Scale, config: ForecastConfig, name: str) -> Part:
-    """Return windows of a series as a `Part`, which holds the features that the model reads and the values that it is to forecast.
-
-    Args:
-        windows: values and times of the windows.
-        scale: mean and standard deviation of the training split.
-        config: config of the run. Its fields `level` and `gaps` select the features.
-        name: name of the series in the error message.
-
-    Raises:
-        InputError: if a value is too far from another one, that is, by more than `MOST_SPREADS` standard deviations of the training split.
-            The values that the model reads and the values to forecast are compared with the last value that the model reads in their
-            window. If `level` is true in the config, the values that the model reads are compared with the mean of the training split, too.
-    """
+    """Return windows of a series as a `Part`, which holds the features that the model reads and the values that it is to forecast."""
     values, gaps = windows.read[..., 0], windows.read[..., 1]
     last = values[:, -1]
     with np.errstate(over="ignore", invalid="ignore"):  # values that are not finite raise an error below
@@ -110,16 +94,7 @@ def make_part(windows: data.SeriesWindows, scale: Scale, config: ForecastConfig,
 
 
 def parts_of(series: data.Series, config: ForecastConfig) -> tuple[dict[str, Part], Scale]:
-    """Cut a series into the windows of its training, validation and test splits.
-
-    Returns:
-        A pair. The first member is a dict from the name of each split ("train", "validation" or "test") to the windows of the split. The
-        second member holds the mean and the standard deviation of the training split.
-
-    Raises:
-        InputError: if a split has no window, if the values of the training split are all the same or so large that their squares overflow,
-            or if `make_part` raises an error.
-    """
+    """Cut a series into the windows of its training, validation and test splits."""
     bounds = part_bounds(len(series), config)
     scale = _scale(series.values[: bounds["train"][1]], series.name)
     parts = {}

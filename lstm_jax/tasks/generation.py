@@ -150,10 +150,6 @@ class Generation(base.Task[GenerationConfig, data.Corpus]):
         return self.scorer.windows(params, np.column_stack([X, Y])).metrics("validation_")
 
     def _score_held_out(self, params: Any) -> dict[str, Any]:
-        """Return the metrics of all characters of the held-out text, as a dict whose keys begin with "validation_".
-
-        The text is read in the mode of the training (see `reading_mode`): in windows, or in one pass that carries the state.
-        """
         starts = self.data.validation_starts if self.config.data.article_resets else None
         return self.scorer.text(params, self.data.validation, starts).metrics("validation_")
 

@@ -31,34 +31,7 @@ def require_memory(
     data_bytes: int = 0,
     carry: Callable[[Any], Any] = lambda model: (),
 ) -> None:
-    """Check that a training run fits into the free memory.
-
-    The check counts the initial parameters, the trained parameters, the gradient, the moments of the optimiser, the residuals of a
-    microbatch, and the training data. Residuals are the arrays that the forward pass keeps for the backward pass.
-
-    CPU devices share the memory of the machine. Therefore the residuals of all CPU devices of this process are added up, and the parameters
-    are counted once. The training data are counted once for the machine and, if there is a single process, once more for each CPU device.
-
-    For GPUs, the check counts what a single GPU holds: its columns of each embedding table, all other parameters, and the residuals of its
-    rows of the microbatch. The training data are counted once if there is a single process. With several processes, a device holds only a
-    few batches at a time, and these are not counted.
-
-    Args:
-        config: config of the run.
-        make: function that returns the model. It is only traced by JAX, so that no weights are allocated.
-        objective: function objective(rebuild) that returns the training objective, where `rebuild` is a function from parameters to the
-            model.
-        batch: shapes and dtypes of one batch, as a pytree of `jax.ShapeDtypeStruct` with shapes (B, ...), where B is the batch size.
-        mesh: devices that a batch is sharded over.
-        flags: dict from three kinds of arrays ("parameters", "residuals" and "data") to the command-line flags that change their sizes, as
-            in `Task.flags`. If the run does not fit, the error message names the flags of the kind that needs the most memory.
-        data_bytes: size of the training data in bytes.
-        carry: function from the model to the initial carry. The carry consists of the arrays that each step hands to the next step. If
-            there are no such arrays, the function returns ().
-
-    Raises:
-        InputError: if the run does not fit, if no backend can run it, or if a batch cannot be divided among the devices.
-    """
+    """Check that a training run fits into the free memory."""
     check_request(config, mesh)
     optimizer = make_optimizer(replace(config.train, schedule="constant", final_learning_rate=0.0, warmup_steps=0), 1)
     size = jax.tree.leaves(batch)[0].shape[0] // config.train.microbatches
@@ -91,19 +64,7 @@ def require_memory(
 
 
 def require_free(needed: int, mesh: Mesh, remedy: str) -> None:
-    """Check that at least `needed` bytes of memory are free. If the free memory is unknown, do nothing.
-
-    If the devices are CPUs, they share the memory of the machine, and this memory is checked. Otherwise only the memory of the first device
-    of this process is checked.
-
-    Args:
-        needed: number of bytes that must be free on the machine or, if the devices are not CPUs, on the first device of this process.
-        mesh: devices of the run.
-        remedy: advice for the user, with which the error message ends.
-
-    Raises:
-        InputError: if fewer than `needed` bytes are free.
-    """
+    """Check that at least `needed` bytes of memory are free. If the free memory is unknown, do nothing."""
     free = _free(mesh)
     require(free is None or needed <= free, "memory", f"{_shown(needed)} needed, {_shown(free or 0)} free", remedy)
 
@@ -113,11 +74,7 @@ def _is_cpu(mesh: Mesh) -> bool:
 
 
 def _bytes(tree: Any, devices: int = 1) -> int:
-    """Return the number of bytes that the arrays of a pytree take on one of `devices` devices.
-
-    Arrays that `sharding.param_spec` shards, such as embedding tables, are divided among the devices by columns. Each device has a copy of
-    every other array.
-    """
+    """Return the number of bytes that the arrays of a pytree take on one of `devices` devices."""
 
     def size(path: tuple, leaf: Any) -> int:
         divided = sharding.param_spec(devices, path, leaf) != PartitionSpec()
@@ -132,10 +89,7 @@ def _shown(count: int) -> str:
 
 
 def _free(mesh: Mesh) -> int | None:
-    """Return the number of free bytes of memory, or None if it is unknown.
-
-    If the devices are CPUs, this is the free memory of the machine. Otherwise it is the free memory of the first device of this process.
-    """
+    """Return the number of free bytes of memory, or None if it is unknown."""
     if _is_cpu(mesh):
         return machine.free_memory()
     stats = mesh.local_devices[0].memory_stats() or {}

@@ -36,11 +36,7 @@ class PackedRows:
 
     @property
     def arrays(self) -> tuple[Any, ...]:
-        """Tuple (ids, labels, places) that holds the training examples.
-
-        Each example is a row of several reviews, one after another. Entry r of each of the three arrays belongs to row r. `places` holds
-        the positions at which the reviews of a row begin and end.
-        """
+        """Tuple (ids, labels, places) that holds the training examples."""
         return self.ids, self.labels, self.places
 
     @property
@@ -59,12 +55,7 @@ class PackedRows:
         return float((self.places.segment_ids == 0).mean())
 
     def by_review(self, values: np.ndarray) -> np.ndarray:
-        """Return the values of the N reviews as an array (N,), in the order in which the reviews were given to `pack_reviews`.
-
-        Args:
-            values: array (R, M) for R rows of at most M reviews, in which entry [r, m] belongs to review m of row r. If row r has fewer
-                than M reviews, its last entries are ignored.
-        """
+        """Return the values of the N reviews as an array (N,), in the order in which the reviews were given to `pack_reviews`."""
         return values[self.numbers[:, 0], self.numbers[:, 1]]
 
     def review(self, number: int) -> np.ndarray:
@@ -73,12 +64,7 @@ class PackedRows:
         return self.ids[row, self.places.first[row, column] : self.places.last[row, column] + 1]
 
     def examples(self) -> Examples:
-        """Return the rows of packed reviews as training examples, which each epoch reads in random order.
-
-        The metrics are means over reviews. Each review in a batch has the same weight: 1 divided by the number of reviews in the batch. In
-        the `Order` of an epoch, the field `weight` has one entry for each row of a batch. This entry is the weight of a single review of
-        the row, not the sum of the weights of all its reviews.
-        """
+        """Return the rows of packed reviews as training examples, which each epoch reads in random order."""
         counts = jnp.asarray((self.labels != NONE).sum(1), jnp.float32)
 
         def order(key: jax.Array, count: int, batch_size: int) -> Order:
@@ -90,16 +76,7 @@ class PackedRows:
 
 
 def pack_reviews(split: data.EncodedSplit, length: int, truncating: str = "pre") -> PackedRows:
-    """Pack the reviews of a split in rows, and return the rows. Reviews that are longer than a row are cut.
-
-    Args:
-        split: the reviews.
-        length: number of word ids L of a row.
-        truncating: whether a longer review is cut at its beginning ("pre") or at its end ("post").
-
-    Raises:
-        InputError: if a review has no word ids.
-    """
+    """Pack the reviews of a split in rows, and return the rows. Reviews that are longer than a row are cut."""
     steps = np.minimum(split.lengths, length)
     where = assign_rows(steps, length)
     rows = int(where[:, 0].max()) + 1
@@ -119,13 +96,5 @@ def pack_reviews(split: data.EncodedSplit, length: int, truncating: str = "pre")
 
 
 def weight_of_reviews(labels: jax.Array, weight: jax.Array) -> jax.Array:
-    """Return the weight of each review in a batch of B rows of at most M reviews, as an array (B, M).
-
-    Each review has the weight that `weight` gives for its row. An entry without a review has weight 0. In a batch of
-    `PackedRows.examples`, the weights of all reviews are equal and add up to 1.
-
-    Args:
-        labels: int (B, M): labels of the reviews. If a row has fewer than M reviews, its last entries are `NONE` (-1).
-        weight: (B,): for each row, the weight of a single review of the row. It is 0 for rows that only fill up the batch.
-    """
+    """Return the weight of each review in a batch of B rows of at most M reviews, as an array (B, M)."""
     return (labels != NONE).astype(weight.dtype) * weight[:, None]

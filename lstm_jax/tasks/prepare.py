@@ -8,10 +8,7 @@ from lstm_jax.tasks import sentiment
 
 
 def prepare(config: DataConfig, tfds: bool, console: Console) -> None:
-    """Tokenise the reviews that a config names, store them in the cache, and print the size of each split.
-
-    If `tfds` is true, the reviews are first converted to a data set of TensorFlow Datasets, and are then read from this data set.
-    """
+    """Tokenise the reviews that a config names, store them in the cache, and print the size of each split."""
     if tfds:
         builder = data.build_tfds(config.data or None)
         console.print(f"built {builder.info.full_name} in {builder.data_dir}", highlight=False)

@@ -134,7 +134,6 @@ def make_language_model(config: SentimentConfig, vocabulary: int) -> WordLanguag
 
 
 def _batch_size(mesh: Mesh) -> int:
-    """Return `BATCH`, rounded up to a multiple of the number of devices."""
     return -(-BATCH // mesh.size) * mesh.size
 
 
@@ -218,19 +217,10 @@ def make_objective(rebuild: Callable, counts: np.ndarray) -> Objective:
 
 
 def _log_share(counts: np.ndarray) -> np.ndarray:
-    """Return the logarithm of the frequency of each word in a text, as float32 (V,).
-
-    The frequency of a word is its number of occurrences divided by the number of all words. For a word that does not occur, the number of
-    occurrences is taken as 1.
-
-    Args:
-        counts: number (V,) of occurrences of each word.
-    """
     return np.log(np.maximum(counts, 1) / counts.sum()).astype(np.float32)
 
 
 def _draw_words(key: jax.Array, counts: np.ndarray) -> jax.Array:
-    """Draw the ids of `SAMPLED` words, with replacement, in proportion to the number of occurrences of each word, `counts` (V,)."""
     number = jax.random.randint(key, (SAMPLED,), 0, int(counts.sum()))
     return jnp.searchsorted(jnp.asarray(counts.cumsum(), jnp.int32), number, side="right").astype(jnp.int32)
 
@@ -238,17 +228,7 @@ def _draw_words(key: jax.Array, counts: np.ndarray) -> jax.Array:
 def _row_losses(
     model: WordLanguageModel, ids: jax.Array, sample: jax.Array, log_share: np.ndarray, key: jax.Array | None = None
 ) -> jax.Array:
-    """Return the loss (B,) of each of B windows: the mean sampled cross-entropy of the words of the window; see `sampled_losses`.
-
-    If the model predicts the next and the previous word, the mean is over both predictions.
-
-    Args:
-        model: the language model.
-        ids: word ids (B, L + 1) of B windows.
-        sample: ids (K,) of the K sampled words.
-        log_share: logarithm (V,) of the frequency of each word in the text.
-        key: random key of the dropout masks. If None, there is no dropout.
-    """
+    """Return the loss (B,) of each of B windows: the mean sampled cross-entropy of the words of the window; see `sampled_losses`."""
     rows = jnp.zeros(len(ids), jnp.float32)
     found = model(ids, deterministic=key is None, rngs=key)
     for vectors, targets in found:
@@ -258,17 +238,6 @@ def _row_losses(
 
 
 def _make_evaluate(rebuild: Callable, mesh: Mesh, counts: np.ndarray, windows: np.ndarray) -> Callable:
-    """Return a function from parameters to a dict that holds the loss on a held-out text under the key "validation_loss".
-
-    The loss is the mean cross-entropy of a sampled softmax; see `sampled_losses`. The sampled words are drawn in proportion to `counts`.
-    They are drawn only once, so that the losses of all epochs can be compared.
-
-    Args:
-        rebuild: function from parameters to the `WordLanguageModel`.
-        mesh: devices that the windows are sharded over.
-        counts: number (V,) of occurrences of each word in the training text.
-        windows: word ids (N, L + 1) of the N windows of the held-out text.
-    """
     sample, log_share = _draw_words(jax.random.key(0), counts), _log_share(counts)
     predict = make_predict(lambda model, ids: _row_losses(model, ids, sample, log_share), mesh, 64, lambda params, _: rebuild(params))
     return lambda params: {"validation_loss": float(predict(params, windows).mean(dtype=np.float64))}

@@ -69,10 +69,7 @@ class Run:
     optimizer: Optimizer
 
     def callbacks(self, console: Console, own: Sequence[Callback] = ()) -> tuple[Callback, ...]:
-        """Return the callbacks that are called after each epoch: the built-in callbacks, followed by `own`.
-
-        The built-in callbacks check that the folder exists, write metrics.jsonl and TensorBoard events, and print one line of metrics.
-        """
+        """Return the callbacks that are called after each epoch: the built-in callbacks, followed by `own`."""
         return (self.folder.check_exists, metrics_file(self.folder.metrics), tensorboard(self.folder.events), print_row(console), *own)
 
 
@@ -87,36 +84,7 @@ def begin(
     permissions: Permissions,
     console: Console,
 ) -> Iterator[Run]:
-    """Prepare the folder of a new or resumed run, and lock the folder against other processes until the context ends.
-
-    If several processes train the model together, process 0 prepares the folder. Every other process runs the same code with a temporary
-    folder in place of the run's folder, so that the files that it writes are not kept. Only the folder of the checkpoints is the same for
-    all processes.
-
-    Args:
-        config: config of the run. The config of a resumed run may have more epochs than before; see `RunFolder.start`.
-        folder: folder of the run. It is created if it does not exist.
-        mesh: devices that a batch is sharded over.
-        examples: number of examples in an epoch.
-        fingerprint: checksum of the data. The data of a resumed run must have the same checksum as before.
-        files: dict from the names of the task's own files, which are those in `RunConfig.files`, to their contents. If a resumed run has
-            already written a file, this file is kept.
-        permissions: whether a run that is already in the folder may be continued, and whether the environment may have changed.
-        console: console that shows a note if the environment has changed.
-
-    Yields:
-        The prepared run.
-
-    Raises:
-        InputError: in one of these cases. The first three are checked before the folder is created.
-
-            - No backend can run the config, or `files` has other names than `RunConfig.files`.
-            - A batch cannot be divided among the devices.
-            - The processes that train the model together differ in the backend or the data, or do not share the folder.
-            - The folder cannot be used, or a file in it has changed.
-            - The data have changed.
-            - The environment has changed, and `permissions.other_machine` is false.
-    """
+    """Prepare the folder of a new or resumed run, and lock the folder against other processes until the context ends."""
     unnamed = sorted(set(files) ^ set(config.files))
     require(not unnamed, f"files of {config.task}", unnamed, "name each file that the task writes in the `files` of its config")
     backend = check_request(config, mesh)
@@ -152,11 +120,7 @@ def begin(
 
 
 def check_processes(config: RunConfig, resume: bool) -> None:
-    """Check that all processes have the same config, `resume`, versions and code and, once JAX has made its devices, as many devices.
-
-    Raises:
-        InputError: if they differ, or if another process does not answer within `processes.CONNECT_SECONDS`.
-    """
+    """Check that all processes have the same config, `resume`, versions and code and, once JAX has made its devices, as many devices."""
     if not processes.several():
         return
     values = {"processes": str(processes.count()), "platforms": os.environ.get("JAX_PLATFORMS", "any"), "resume": str(resume)}
@@ -184,31 +148,18 @@ def _require_shared(folder: Path) -> None:
 
 
 def _compiled_code() -> dict[str, str]:
-    """Return the file name of the compiled library of this process, or "" with the reason, as a part of the environment of a run."""
     path = native.loaded_library()
     return {"compiled": path.name} if path else {"compiled": "", "not_compiled": native.why_not()}
 
 
 def open_run(folder: str | os.PathLike[str]) -> tuple[RunFolder, tuple[str, ...]]:
-    """Open the folder of an existing run, and check that its files have not changed.
-
-    Returns:
-        A pair of the folder and a tuple of warnings about the folder. If there are no warnings, the tuple is empty.
-
-    Raises:
-        InputError: if a file that predictions depend on has changed since the run wrote it.
-    """
+    """Open the folder of an existing run, and check that its files have not changed."""
     run = RunFolder(Path(folder))
     return run, run.verify()
 
 
 def check_request(config: RunConfig, mesh: jax.sharding.Mesh) -> str:
-    """Choose the backend that computes the recurrent layers of a config, and return its name.
-
-    Raises:
-        InputError: if no backend can run the config, or if the batch size is not a multiple of the number of microbatches times the number
-            of devices.
-    """
+    """Choose the backend that computes the recurrent layers of a config, and return its name."""
     model = config.model
     rates = (model.dropout, model.recurrent_dropout, model.dropout_masks)
     masks = jax.eval_shape(lambda: draw_masks(jax.random.key(0), 1, 1, 1, *rates, gates=CELLS[model.cell].gates))
@@ -226,10 +177,7 @@ def initial_rngs(seed: int) -> nnx.Rngs:
 
 
 def summary(model: nnx.Module, title: str) -> Table:
-    """Return a table with one row for each layer that has parameters.
-
-    A row shows the name of the layer, its type, the shapes of its parameters and the number of entries in all of them.
-    """
+    """Return a table with one row for each layer that has parameters."""
     rows = layer_rows(model)
     total = sum(int(row["count"].replace(",", "")) for row in rows)
     table = Table(title=title, caption=f"{total:,} parameters ({total * 4 / 2**20:.1f} MiB)")
@@ -241,62 +189,29 @@ def summary(model: nnx.Module, title: str) -> Table:
 
 
 def write_result(run: RunFolder, result: FitResult, metrics: dict[str, Any]) -> None:
-    """Write the result of a run to result.json, as a JSON object.
-
-    Its keys are "best_epoch" (the number of the best epoch), "stopped_early" (whether early stopping ended the training), "seconds" (the
-    training time) and the names of the final metrics. A metric that is not finite has the value null.
-    """
+    """Write the result of a run to result.json, as a JSON object."""
     row = {"best_epoch": result.best_epoch, "stopped_early": result.stopped_early, "seconds": result.seconds}
     write_atomically(run.result, json_text(row | metrics, indent=2) + "\n")
 
 
 def is_own_data(run: RunFolder, fingerprint: str) -> bool:
-    """Return whether `fingerprint` (a checksum of data) is the fingerprint of the data that the run's model was trained on.
-
-    Raises:
-        InputError: if the file `data.sha256` of the run, which holds the fingerprint of the run's data, cannot be read.
-    """
+    """Return whether `fingerprint` (a checksum of data) is the fingerprint of the data that the run's model was trained on."""
     return same_data(read_input(run.data, remedy="name the folder of a finished or interrupted run"), fingerprint)
 
 
 def check_own_data(run: RunFolder, fingerprint: str) -> None:
-    """Check that `fingerprint` (a checksum of data) is the fingerprint of the data that the run was trained on.
-
-    Other data could give other ids and other splits than those of the run.
-
-    Raises:
-        InputError: if the run was trained on other data, or if the file `data.sha256` of the run, which holds the fingerprint, cannot be
-            read.
-    """
+    """Check that `fingerprint` (a checksum of data) is the fingerprint of the data that the run was trained on."""
     same = is_own_data(run, fingerprint)
     require(same, f"data of run {run.path}", "changed since the run began", "give back the data that its config.json names")
 
 
 def mesh_of(config: RunConfig) -> jax.sharding.Mesh:
-    """Return a mesh with as many devices as the config asks for.
-
-    If the config asks for 0 devices, or for more devices than this machine has, the mesh has all devices.
-    """
+    """Return a mesh with as many devices as the config asks for."""
     return sharding.make_mesh(config.train.devices if config.train.devices <= jax.device_count() else 0)
 
 
 def load_params(run: RunFolder, like: dict[str, jax.Array]) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """Load the parameters of the best epoch of a run.
-
-    If the run has no validation split, no epoch is the best one, and the parameters of the newest epoch are loaded.
-
-    Args:
-        run: folder of the run.
-        like: dict from the names of the parameters to arrays with the same shapes and dtypes as the parameters.
-
-    Returns:
-        A pair. The first member is a dict from the name of each parameter to its array. The second member is a tuple with one warning for
-        each damaged or unfinished checkpoint that was skipped.
-
-    Raises:
-        InputError: if no checkpoint is intact, if the names, shapes and dtypes in the checkpoint are not those of `like`, or if a
-            parameter is not finite.
-    """
+    """Load the parameters of the best epoch of a run."""
     found = checkpoint.restore(run.checkpoints / "best", like)
     notes = tuple(f"checkpoint of step {step} is damaged ({reason}); an older one is used" for step, reason in found.rejected)
     notes += tuple(f"checkpoint of step {step} is unfinished (it has no manifest); an older one is used" for step in found.unfinished)

@@ -20,21 +20,7 @@ from lstm_jax.training.callbacks import Callback, EpochRecord
 
 
 def sample_callback(config: SampleConfig, corpus: data.Corpus, sampler: Sampler, path: Path, console: Console) -> Callback:
-    """Return a callback that draws texts after each epoch, prints them, and writes them to the file `path`.
-
-    One text is drawn for each temperature in the config. All texts of an epoch continue the same prompt, which is a random excerpt of the
-    training text. If the config sets the number of characters to 0 or lists no temperatures, nothing is drawn.
-
-    The file keeps the texts of earlier epochs. After a run was resumed from an earlier checkpoint, the file may already have texts of the
-    current epoch or of later epochs. The callback removes these texts.
-
-    Args:
-        config: number of characters of a text and of the prompt, and the temperatures.
-        corpus: the training text and its vocabulary.
-        sampler: sampler of the character model that is trained.
-        path: path of the file samples.jsonl.
-        console: console that shows the texts.
-    """
+    """Return a callback that draws texts after each epoch, prints them, and writes them to the file `path`."""
 
     def sample(record: EpochRecord) -> None:
         if not (config.sample_chars and config.sample_temperatures):
@@ -66,16 +52,7 @@ def _drawn(config: SampleConfig, corpus: data.Corpus, sampler: Sampler, record: 
 
 
 def read_samples(path: Path) -> list[dict[str, Any]]:
-    """Return the texts that a run has drawn so far, as stored in its file samples.jsonl.
-
-    Returns:
-        A list with one dict for each text. A dict has the keys "epoch", "seed" (seed of the run), "temperature", "mode" ("window" or
-        "carried"; see `generation.reading_mode`), "prompt", and "text" (the drawn characters, without the prompt). If the file does not
-        exist, the list is empty.
-
-    Raises:
-        InputError: if the file is damaged or cannot be read.
-    """
+    """Return the texts that a run has drawn so far, as stored in its file samples.jsonl."""
     if not path.exists():
         return []
     try:

@@ -22,41 +22,14 @@ UNITS = 12
 
 
 def draw_surprise(characters: data.Characters, ids: np.ndarray, scores: Scores, path: Path, title: str, force: bool = True) -> None:
-    """Write an HTML page that shows a text, with each character coloured by its surprise in bits.
-
-    The surprise of a character is the negative log-probability that the model gives it.
-
-    Args:
-        characters: vocabulary of the text.
-        ids: character ids (N,) of the text.
-        scores: result of `Scorer.text` for this text. It holds the negative log-probability of each character except the first.
-        path: path of the page.
-        title: title of the page.
-        force: whether an existing file that lstm-jax did not write may be replaced. A file that lstm-jax wrote may always be
-            replaced; see `files.writing.check_output`.
-    """
+    """Write an HTML page that shows a text, with each character coloured by its surprise in bits."""
     from lstm_jax.inspection import text_map
 
     text_map.surprise_page(_shown(characters, ids), scores.nats / np.log(2), path, title, force)
 
 
 def draw_units(characters: data.Characters, ids: np.ndarray, activations: np.ndarray, path: Path, count: int, force: bool = True) -> None:
-    """Write an HTML page that shows a text once for each of the most active hidden units.
-
-    Each copy of the text belongs to one unit. A character is coloured by the output of this unit after the model has read the character.
-
-    Args:
-        characters: vocabulary of the text.
-        ids: character ids (N,) of the text.
-        activations: outputs (N, H) of the H hidden units after the model has read each character.
-        path: path of the page.
-        count: number of hidden units to show. They are chosen by `text_map.most_active`.
-        force: whether an existing file that lstm-jax did not write may be replaced. A file that lstm-jax wrote may always be
-            replaced; see `files.writing.check_output`.
-
-    Raises:
-        InputError: if `count` is below 1, or if the file cannot be written.
-    """
+    """Write an HTML page that shows a text once for each of the most active hidden units."""
     from lstm_jax.inspection import text_map
 
     require(count >= 1, "count", count, "give 1 unit or more")
@@ -66,27 +39,11 @@ def draw_units(characters: data.Characters, ids: np.ndarray, activations: np.nda
 
 
 def _shown(characters: data.Characters, ids: np.ndarray) -> str:
-    """Return the text that character ids stand for, as a string with exactly one character for each id.
-
-    If the ids stand for bytes, each byte appears as the Unicode character whose code point is the value of the byte.
-    """
     return "".join(characters.characters[int(i)] for i in ids)
 
 
 def draw_figures(run: RunFolder, result: FitResult, corpus: data.Corpus, scorer: Scorer, article_resets: bool = False) -> None:
-    """Draw the learning curves, and write two HTML pages that show a coloured text.
-
-    The first page colours each character by its surprise, which is the negative log-probability that the model gives the character. The
-    second page shows the text once for each of the most active hidden units, and colours each character by the output of the unit. Both
-    pages show the beginning of the held-out text, or of the training text if no text is held out.
-
-    Args:
-        run: folder of the run, which will contain the figures and the pages.
-        result: result of the training, with the metrics of all epochs and the trained parameters.
-        corpus: the training text and the held-out text.
-        scorer: scorer that computes the surprise of characters and the outputs of hidden units.
-        article_resets: whether the recurrent state is replaced by zeros at the beginning of each article, as in the training.
-    """
+    """Draw the learning curves, and write two HTML pages that show a coloured text."""
     from lstm_jax.inspection import plots
 
     plots.learning_curves(list(result.rows), run.figures / "learning_curves.png", "Learning curves", ("bits", "accuracy"))

@@ -19,15 +19,7 @@ COMMON = 50
 
 
 def write_words(reviews: data.Reviews, file: IO[bytes]) -> None:
-    """Write word statistics of the training reviews to an .npz file, as two arrays `share` and `count`.
-
-    Each array has one entry for each id of the vocabulary. The entry of `count` is the number of training reviews that contain the id. The
-    entry of `share` is the share of positive reviews among these reviews.
-
-    Args:
-        reviews: the reviews and their vocabulary. Only the training reviews are read.
-        file: the .npz file, opened for writing bytes.
-    """
+    """Write word statistics of the training reviews to an .npz file, as two arrays `share` and `count`."""
     from lstm_jax.inspection import embedding_space
 
     size = reviews.vocabulary.size
@@ -53,14 +45,7 @@ class WordSpace:
 
     @cached_property
     def statistics(self) -> tuple[np.ndarray, np.ndarray]:
-        """Two arrays (V,), `share` and `count`. Each array has one entry for each id of the vocabulary.
-
-        The entry of `count` is the number of training reviews that contain the id. The entry of `share` is the share of positive reviews
-        among these reviews.
-
-        Raises:
-            InputError: if the file words.npz is absent or damaged.
-        """
+        """Two arrays (V,), `share` and `count`. Each array has one entry for each id of the vocabulary."""
         path = self.run.words
         try:
             with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
@@ -77,37 +62,13 @@ class WordSpace:
 
     @cached_property
     def common(self) -> np.ndarray:
-        """Ids of the common words, which are the words that occur in many training reviews.
-
-        A common word occurs in at least `COMMON` training reviews. In a small data set fewer reviews are enough: min(COMMON, n // 20), but
-        at least 1, where n is the number of training reviews that contain the most frequent id.
-        """
+        """Ids of the common words, which are the words that occur in many training reviews."""
         _, count = self.statistics
         common = np.flatnonzero(count >= min(COMMON, max(1, count.max() // 20)))
         return common[common >= RESERVED]
 
     def draw(self, path: Path, words: int = 400, force: bool = True) -> None:
-        """Draw a map of common words (see `common`).
-
-        The map shows the common words that occur most one-sidedly in positive or in negative reviews, up to `words` of them. The position
-        of a word is the projection of its vector onto the first two principal axes of the vectors of all words on the map.
-
-        Args:
-            path: path of the .png file; an .svg file is written beside it.
-            words: largest number of words on the map. The common words with the highest scores are drawn. A word has the score
-                |s - 1/2| sqrt(n), where n is the number of training reviews that contain the word, and s is the share of positive reviews
-                among them.
-            force: whether an existing file that lstm-jax did not write may be replaced. A file that lstm-jax wrote may always be
-                replaced; see `files.writing.check_output`.
-
-        Raises:
-            InputError: in one of these cases.
-
-                - `words` is below 2, or there are fewer than 3 common words.
-                - The vectors have fewer than 2 entries, or are not finite.
-                - The file words.npz of the run is missing or damaged.
-                - The path does not end in .png, or a file cannot be written or may not be replaced.
-        """
+        """Draw a map of common words (see `common`)."""
         from lstm_jax.inspection import embedding_map, embedding_space
 
         require(words >= 2, "words on a map", words, "give 2 or more")
@@ -122,21 +83,7 @@ class WordSpace:
     def neighbours(
         self, word: str, count: int = 10, metric: Literal["cosine", "euclidean"] = "cosine", min_reviews: int = 100
     ) -> list[tuple[str, float]]:
-        """Return the words nearest to `word`, nearest first, as a list of pairs.
-
-        A pair consists of a neighbour and a number. If `metric` is "cosine", the number is the cosine similarity of the vectors of the
-        neighbour and of `word`. If `metric` is "euclidean", it is the distance between the two vectors.
-
-        Args:
-            word: a word of the vocabulary.
-            count: largest number of neighbours.
-            metric: "cosine" for cosine similarity, or "euclidean" for Euclidean distance.
-            min_reviews: least number of training reviews that contain a returned word. Words that occur in fewer reviews are not returned,
-                because their vectors have hardly moved from their random initial values.
-
-        Raises:
-            InputError: if `word` is not in the vocabulary, `count` is below 1, or the file words.npz of the run is missing or damaged.
-        """
+        """Return the words nearest to `word`, nearest first, as a list of pairs."""
         from lstm_jax.inspection import embedding_space
 
         own = embedding_space.lookup(self.index, word)
@@ -149,13 +96,7 @@ class WordSpace:
         return [(self.vocabulary.word(int(ids[i])), float(score)) for i, score in zip(found, scores, strict=True)]
 
     def export(self, out: Path, form: str) -> int:
-        """Write the vectors of all words to a file or a folder, and return the number of words.
-
-        Args:
-            out: path of the file if `form` is "word2vec", or of the folder if `form` is "projector".
-            form: "word2vec" for a file in the text format of word2vec, or "projector" for a folder that the TensorBoard projector reads.
-                The folder also contains the `statistics` of each word.
-        """
+        """Write the vectors of all words to a file or a folder, and return the number of words."""
         from lstm_jax.inspection import embedding_space
 
         ids = range(RESERVED, min(len(self.table), RESERVED + len(self.vocabulary.words)))

@@ -120,10 +120,7 @@ def _widths(metrics: list[str]) -> list[int]:
 
 
 def _number(value: Any) -> str:
-    """Format a metric as text with four decimals, or with fewer if the text would be longer than six characters.
-
-    If `value` is not a number, the text is "-".
-    """
+    """Format a metric as text with four decimals, or with fewer if the text would be longer than six characters."""
     if not isinstance(value, (int, float)):
         return "-"
     texts = [f"{value:.{decimals}f}" for decimals in (4, 3, 2, 1, 0)]

@@ -53,61 +53,19 @@ def serves(param: jax.Array) -> bool:
 
 
 def adam_step(rates: Rates, m, v, g, scale, eps):
-    """Compute one step of Adam for a parameter of any shape.
-
-    Args:
-        rates: constants of Adam.
-        m: first moment.
-        v: second moment.
-        g: gradient.
-        scale: learning rate multiplied by the bias correction, a scalar with the dtype of the parameter.
-        eps: small number in the denominator, a scalar with the dtype of the parameter.
-
-    Returns:
-        Three arrays: the array to add to the parameter, the new first moment, and the new second moment.
-    """
+    """Compute one step of Adam for a parameter of any shape."""
     m = m + (1 - rates.b1) * (g - m)
     v = v + (1 - rates.b2) * (g * g - v)
     return -scale * m / (jnp.sqrt(v) + eps), m, v
 
 
 def catch_up(rates: Rates, name: str, table, m, v, lag: Lag, ids=None):
-    """Let rows of a table take the steps of Adam that they missed because no batch looked them up; see `Lag`.
-
-    A row takes a missed step with a gradient of zero.
-
-    Args:
-        rates: constants of Adam.
-        name: name of the table among the parameters. The name determines the sharding of the table.
-        table: the table (V, E), with V rows and E columns.
-        m: first moment (V, E).
-        v: second moment (V, E).
-        lag: record of the steps that each row has taken, and of the index of the next step.
-        ids: indices of the rows, (..., B). If None, all rows take their missed steps. A negative index counts from the end of the table,
-            and an index outside the table is ignored.
-
-    Returns:
-        Four arrays after the steps: the table, its first moment, its second moment, and the number of steps (V,) that each row has taken.
-    """
+    """Let rows of a table take the steps of Adam that they missed because no batch looked them up; see `Lag`."""
     return apply(_Rows("lstm_jax_adam_catch_up", rates, name), table, m, v, lag, () if ids is None else (ids,))
 
 
 def step_rows(rates: Rates, name: str, table, m, v, lag: Lag, ids, rows):
-    """Take one step of Adam for some rows of a table, after the steps that each of these rows has missed since it was last looked up.
-
-    Args:
-        rates: constants of Adam.
-        name: name of the table among the parameters. The name determines the sharding of the table.
-        table: the table (V, E), with V rows and E columns.
-        m: first moment (V, E).
-        v: second moment (V, E).
-        lag: record of the steps that each row has taken.
-        ids: indices of the rows, (..., B). A negative index counts from the end of the table, and an index outside the table is ignored.
-        rows: gradients of these rows, (..., B, E). If an index occurs several times in `ids`, its gradients are added up.
-
-    Returns:
-        Four arrays after the steps: the table, its first moment, its second moment, and the number of steps (V,) that each row has taken.
-    """
+    """Take one step of Adam for some rows of a table, after the steps that each of these rows has missed since it was last looked up."""
     return apply(_Rows("lstm_jax_adam_rows", rates, name), table, m, v, lag, (ids, rows))
 
 

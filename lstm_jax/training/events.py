@@ -21,21 +21,7 @@ _OURS = ".lstm_jax"
 
 
 def events_file(folder: Path, resumed: bool, largest: int | float = math.inf) -> Path:
-    """Return the path of the event file of a training.
-
-    Args:
-        folder: folder of the event files. It may contain files of earlier trainings and of other programs.
-        resumed: whether the training is resumed.
-        largest: largest step number of an event of this training. A file with a larger step number belongs to another training.
-
-    Returns:
-        If the training is resumed, the path of the newest event file that this module has written. If there is no such file, the newest
-        other event file is taken, because an older version of this module may have written it. If there is no event file at all, if the
-        training is new, or if the newest file belongs to another training, the result is a path for a new file.
-
-    Raises:
-        InputError: if the newest file cannot be read.
-    """
+    """Return the path of the event file of a training."""
     found = sorted(folder.glob(f"events.out.tfevents.*{_OURS}")) or sorted(folder.glob("events.out.tfevents.*"))
     if found and resumed and all(step <= largest for _, step in _events(found[-1])):
         return found[-1]
@@ -43,16 +29,7 @@ def events_file(folder: Path, resumed: bool, largest: int | float = math.inf) ->
 
 
 def append_scalars(path: Path, step: int, scalars: Mapping[str, float]) -> None:
-    """Append the scalars of one training step to an event file. The file and the folders above it are created if they do not exist.
-
-    Args:
-        path: path of the event file.
-        step: number of the training step.
-        scalars: dict from the names of the scalars to their values.
-
-    Raises:
-        InputError: if the file cannot be written.
-    """
+    """Append the scalars of one training step to an event file. The file and the folders above it are created if they do not exist."""
     Event, Summary = _messages()
     now = time.time()
     values = (Summary.Value(tag=name, simple_value=value) for name, value in scalars.items())
@@ -65,14 +42,7 @@ def append_scalars(path: Path, step: int, scalars: Mapping[str, float]) -> None:
 
 
 def cut_off(path: Path, step: int) -> None:
-    """Truncate an event file, so that it ends before the first event that is damaged or has a step number of at least `step`.
-
-    A resumed run writes the removed events again. If `step` is 0, step numbers are ignored, and only a damaged event ends the file. If the
-    file does not exist, this function does nothing.
-
-    Raises:
-        InputError: if the file cannot be read or truncated.
-    """
+    """Truncate an event file, so that it ends before the first event that is damaged or has a step number of at least `step`."""
     kept = [end for end, _ in itertools.takewhile(lambda event: not event[1] >= step > 0, _events(path))]
     try:
         if path.stat().st_size > (end := max(kept, default=0)):
@@ -84,14 +54,7 @@ def cut_off(path: Path, step: int) -> None:
 
 
 def _events(path: Path) -> list[tuple[int, int]]:
-    """Return a list with one pair of ints for each event of a file that comes before the first damaged event.
-
-    The first int is the position in the file where the event ends. The second int is the step number of the event. If the file does not
-    exist, the list is empty.
-
-    Raises:
-        InputError: if the file cannot be read.
-    """
+    """Return a list with one pair of ints for each event of a file that comes before the first damaged event."""
     from google.protobuf.message import DecodeError
 
     Event, _ = _messages()
@@ -113,10 +76,6 @@ def _events(path: Path) -> list[tuple[int, int]]:
 
 
 def _messages() -> tuple[Any, Any]:
-    """Return the protobuf classes Event and Summary of TensorBoard.
-
-    A type checker does not know the two classes, because protobuf creates them only when their modules are imported.
-    """
     from tensorboard.compat.proto import event_pb2, summary_pb2
 
     return getattr(event_pb2, "Event"), getattr(summary_pb2, "Summary")  # noqa: B009

@@ -37,19 +37,13 @@ Plan = Callable[[int, int], Order]
 
 
 def steps_per_epoch(count: int, batch_size: int) -> int:
-    """Return the number of steps in an epoch over `count` examples.
-
-    The last batch counts as a step even if it is smaller than the others, as in the `fit` of Keras.
-    """
+    """Return the number of steps in an epoch over `count` examples."""
     return -(-count // batch_size)
 
 
 @partial(jax.jit, static_argnums=(1, 2))
 def epoch_order(key: jax.Array, count: int, batch_size: int) -> Order:
-    """Return an `Order` that reads `count` examples in random order and in batches of `batch_size` examples.
-
-    The random order is drawn from `key`. If the last batch is not full, it is filled up with copies of example 0, which have weight 0.
-    """
+    """Return an `Order` that reads `count` examples in random order and in batches of `batch_size` examples."""
     steps = steps_per_epoch(count, batch_size)
     spare = steps * batch_size - count
     rows = jnp.concatenate([jax.random.permutation(key, count), jnp.zeros(spare, jnp.int32)]).astype(jnp.int32)
@@ -59,10 +53,7 @@ def epoch_order(key: jax.Array, count: int, batch_size: int) -> Order:
 
 
 def take_rows(arrays: Any, numbers: jax.Array | np.ndarray) -> Any:
-    """Select the rows with the indices `numbers` (B,) from each array of a pytree, and return the pytree of the selected rows.
-
-    Either `numbers` and the arrays are all JAX arrays, or they are all NumPy arrays.
-    """
+    """Select the rows with the indices `numbers` (B,) from each array of a pytree, and return the pytree of the selected rows."""
     return jax.tree.map(lambda rows: rows.take(numbers, axis=0, mode="clip"), arrays)
 
 
@@ -90,12 +81,7 @@ class Examples:
     memory. If None, `order` is used."""
 
     def plan(self, key: jax.Array, batch_size: int) -> Plan:
-        """Return a function from the two ints `first` and `stop` to the `Order` of the steps first .. stop - 1 of an epoch.
-
-        Args:
-            key: random key from which the order is drawn.
-            batch_size: number of examples in a batch.
-        """
+        """Return a function from the two ints `first` and `stop` to the `Order` of the steps first .. stop - 1 of an epoch."""
         if self.plans is not None:
             return self.plans(key, self.count, batch_size)
         rows, weight, examples = (np.asarray(part) for part in self.order(key, self.count, batch_size)[:3])
@@ -103,8 +89,5 @@ class Examples:
 
     @staticmethod
     def of_rows(arrays: Any) -> "Examples":
-        """Return training examples in which example n is row n of each array in the pytree `arrays`.
-
-        Each epoch reads them in random order.
-        """
+        """Return training examples in which example n is row n of each array in the pytree `arrays`."""
         return Examples(arrays, jax.tree.leaves(arrays)[0].shape[0])

@@ -93,17 +93,7 @@ class FromHost:
         self.group, self.placed, self.waited = -1, None, 0.0
 
     def _read(self, orders: Callable[[int, int], Order], group: int) -> tuple[Any, Order]:
-        """Read the batches of a group, which consists of S consecutive steps.
-
-        Args:
-            orders: function orders(first, stop) that returns the `Order` of the steps first .. stop - 1.
-            group: index of the group in the epoch.
-
-        Returns:
-            A pair. The first member is a pytree of arrays (S, b, ...), where b is the number of rows of a batch that this process reads.
-            Entry s along the first axis is the batch of step s. The second member is an `Order` for these arrays. The field `rows` of this
-            `Order` holds the indices 0 .. S - 1 of the batches, instead of indices of examples.
-        """
+        """Read the batches of a group, which consists of S consecutive steps."""
         first = group * self.size
         order = orders(first, min(first + self.size, self.steps))
         spare = self.size - len(order.rows)  # the last group is filled up, so that all have one shape

@@ -173,12 +173,7 @@ def fit(
 
 
 def _mean_loss(loss_fn: Callable[..., Any], parts: Parts) -> Callable[..., tuple[jax.Array, dict[str, jax.Array]]]:
-    """Return the training objective (see `step.Objective`) that computes the weighted mean of the losses of a batch.
-
-    The objective is a function (params, rows, weight, key). It returns a pair of the weighted mean and a dict of metrics. The only metric
-    is "loss", which is the weighted mean, too. The objective raises an `InputError` if `loss_fn` does not return an array of floats with
-    one loss per example.
-    """
+    """Return the training objective (see `step.Objective`) that computes the weighted mean of the losses of a batch."""
 
     def objective(params, rows, weight, key):
         losses = loss_fn(parts.rebuild(params, _reseeded(parts.variables, key)), *rows)

@@ -28,45 +28,24 @@ class History:
     seconds: float = 0.0
 
     def with_row(self, row: dict[str, Any], monitor: str, seconds: float, largest: bool = False) -> tuple["History", bool]:
-        """Return a pair: the history with one more epoch, and whether this epoch is the best one so far.
-
-        The first epoch counts as the best one so far, even if its metric is nan. If the metric of the best epoch so far is nan, the next
-        epoch whose metric is a number becomes the best one.
-
-        Args:
-            row: metrics of the epoch.
-            monitor: name of the metric by which the best epoch is chosen. If empty, no best epoch is recorded: `best_epoch` stays 0, and
-                the second result is always true.
-            seconds: training time so far.
-            largest: whether the best epoch is the one with the largest value of the metric, instead of the smallest.
-        """
+        """Return a pair: the history with one more epoch, and whether this epoch is the best one so far."""
         worst = not self.best_epoch or (math.isnan(self.best_value) and not math.isnan(row[monitor]))
         better = not monitor or worst or (row[monitor] > self.best_value if largest else row[monitor] < self.best_value)
         new = replace(self, rows=(*self.rows, row), seconds=seconds)
         return replace(new, best_value=row[monitor], best_epoch=len(new.rows)) if monitor and better else new, better
 
     def out_of_patience(self, patience: int) -> bool:
-        """Return whether the best epoch lies at least `patience` epochs before the newest one.
-
-        If `patience` is 0, return False.
-        """
+        """Return whether the best epoch lies at least `patience` epochs before the newest one."""
         return bool(patience and len(self.rows) - self.best_epoch >= patience)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the history as a dict that JSON can represent.
-
-        If there is no best epoch, `best_value` is infinity in the history but None in the dict, since JSON has no infinity.
-        """
+        """Return the history as a dict that JSON can represent."""
         best = self.best_value if self.best_epoch else None
         return {"rows": list(self.rows), "best_epoch": self.best_epoch, "best_value": best, "seconds": self.seconds}
 
     @staticmethod
     def from_json(raw: Any) -> "History":
-        """Return the history that a dict from `to_json` represents.
-
-        Raises:
-            InputError: if the dict is not one from `to_json`.
-        """
+        """Return the history that a dict from `to_json` represents."""
         rows, epoch, value, seconds = (raw.get(name) for name in ("rows", "best_epoch", "best_value", "seconds"))
         whole = isinstance(rows, list) and all(isinstance(row, dict) and isinstance(row.get("step"), int) for row in rows)
         whole = whole and isinstance(epoch, int) and 0 <= epoch <= len(rows) and isinstance(seconds, int | float)
@@ -75,11 +54,7 @@ class History:
 
 
 def plain_metrics(found: Any) -> dict[str, Any]:
-    """Return a dict of metrics in which each scalar of JAX or NumPy is replaced by a Python number, and each other array by a list.
-
-    Raises:
-        InputError: if `found` is not a dict or another mapping, if a name is no text, or if JSON cannot hold a metric.
-    """
+    """Return a dict of metrics in which each scalar of JAX or NumPy is replaced by a Python number, and each other array by a list."""
     remedy = "return a dict from names to numbers"
     require(isinstance(found, Mapping), "metrics", type(found).__name__, remedy)
     for name in found:

@@ -48,22 +48,7 @@ Lookup = Callable[[_Table, Any, Any], Any]
 
 
 def _evaluate(jaxpr: core.Jaxpr, consts: Sequence[Any], args: Sequence[Any], lookup: Lookup, given: Sequence[jax.Array] = ()) -> list[Any]:
-    """Evaluate a jaxpr (a program that JAX has traced), and return a list of its results.
-
-    Lookups in an embedding table are computed by the function `lookup`. If an operand of another operation is `_Unknown`, the operation is
-    skipped, and its results are `_Unknown`, too.
-
-    Args:
-        jaxpr: the jaxpr.
-        consts: values of the constants of the jaxpr.
-        args: arguments of the jaxpr. Each is an array, a `_Table` (placeholder for an embedding table) or `_Unknown` (placeholder for a
-            value that depends on a parameter).
-        lookup: function lookup(table, indices, equation) that returns the result of a lookup in the `_Table` `table`.
-        given: arrays that already have the right sharding. Sharding constraints on these arrays are skipped.
-
-    Raises:
-        _OtherUseError: if an operation other than a lookup has a `_Table` as an operand, or if a result of the jaxpr is a `_Table`.
-    """
+    """Evaluate a jaxpr (a program that JAX has traced), and return a list of its results."""
     values: dict[core.Var, Any] = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True))
 
     def read(atom: Any) -> Any:
@@ -95,10 +80,7 @@ def _evaluate(jaxpr: core.Jaxpr, consts: Sequence[Any], args: Sequence[Any], loo
 
 
 def _run(jaxpr: core.Jaxpr, equation: Any, values: dict[core.Var, Any]) -> dict[core.Var, Any]:
-    """Evaluate one equation (operation) of a jaxpr, and return a dict from the variables of its results to their values.
-
-    `values` is a dict from variables to values. It contains all variables that the equation reads.
-    """
+    """Evaluate one equation (operation) of a jaxpr, and return a dict from the variables of its results to their values."""
     read = list(dict.fromkeys(atom for atom in equation.invars if not isinstance(atom, core.Literal)))
     made = [var for var in equation.outvars if type(var).__name__ != "DropVar"]
     alone = jaxpr.replace(constvars=[], invars=read, outvars=made, eqns=[equation], effects=equation.effects)
@@ -106,14 +88,7 @@ def _run(jaxpr: core.Jaxpr, equation: Any, values: dict[core.Var, Any]) -> dict[
 
 
 def _is_lookup(equation: Any, operands: Sequence[Any]) -> bool:
-    """Return whether an equation (operation) of a jaxpr looks up whole rows of an embedding table.
-
-    The table must be the first operand, and no other operand may be a table.
-
-    Args:
-        equation: the equation.
-        operands: values of its operands. A `_Table` stands for an embedding table.
-    """
+    """Return whether an equation (operation) of a jaxpr looks up whole rows of an embedding table."""
     if not isinstance(operands[0], _Table) or any(isinstance(operand, _Table) for operand in operands[1:]):
         return False
     if equation.params.get("slice_sizes") != (1, equation.invars[0].aval.shape[1]):
@@ -137,16 +112,7 @@ def _mode(equation: Any) -> _Mode:
 
 
 def _row_indices(indices: Any, equation: Any, rows: int) -> jax.Array:
-    """Return the row indices of one lookup in a table.
-
-    If the lookup clips indices to the table, the returned indices are clipped. Otherwise an index outside the table is replaced by `rows`,
-    which is no row of the table, so that this lookup adds to no row's gradient.
-
-    Args:
-        indices: indices as the equation reads them.
-        equation: the equation of the jaxpr that looks up the rows.
-        rows: number of rows of the table.
-    """
+    """Return the row indices of one lookup in a table."""
     ids = indices if equation.primitive.name == "dynamic_slice" else indices[..., 0]
     if ids.dtype.itemsize < 4:
         ids = ids.astype(jnp.int32)  # in a smaller type, such as uint8, the number of rows would wrap around
@@ -175,16 +141,10 @@ class FoundLookups:
     """
 
     def __call__(self, params: dict[str, Any], *args: Any) -> Any:
-        """Return the results of the loss function. As in the function that was traced, each lookup takes its rows from the table."""
         return jax.tree.unflatten(self.structure, core.jaxpr_as_fun(self.jaxpr)(*_leaves(params, args)))
 
     def indices(self, params: dict[str, Any], *args: Any) -> list[jax.Array]:
-        """Return a list with one array (..., B) for each lookup in the embedding table: the row indices that are looked up.
-
-        B is the size of the batch axis, which is moved to the end. The arguments are those of the loss function. If a lookup replaces an
-        index outside the table by the nearest row index, the returned index is replaced in the same way. Otherwise an index outside the
-        table is replaced by the number of rows of the table, so that no row gets a gradient from it.
-        """
+        """Return a list with one array (..., B) for each lookup in the embedding table: the row indices that are looked up."""
         found = []
         rows = len(params[self.table])
 
@@ -197,23 +157,12 @@ class FoundLookups:
         return [jnp.moveaxis(ids, axis, -1) if ids.ndim else ids for ids, axis in zip(found, self.batch_axes, strict=True)]
 
     def vectors(self, table: jax.Array, indices: Sequence[jax.Array]) -> list[jax.Array]:
-        """Look up rows of the table, and return a list with one array (..., B, E) of rows for each array (..., B) of indices.
-
-        Args:
-            table: the table (V, E), with V rows and E columns.
-            indices: one array for each lookup of the loss function, as the method `indices` returns them. B is the size of the batch axis.
-        """
+        """Look up rows of the table, and return a list with one array (..., B, E) of rows for each array (..., B) of indices."""
         modes = ("fill" if fill else "clip" for fill in self.fills)
         return [sharding.gather_columns(table, ids, mode=mode) for ids, mode in zip(indices, modes, strict=True)]
 
     def loss_of(self, params: dict[str, Any], vectors: Sequence[jax.Array], *args: Any) -> Any:
-        """Return the results of the loss function, computed with `vectors` in place of the rows that it looks up in the embedding table.
-
-        Args:
-            params: parameters. The embedding table among them is not read.
-            vectors: one array for each lookup, as the method `vectors` returns them.
-            args: further arguments of the loss function.
-        """
+        """Return the results of the loss function, computed with `vectors` in place of the rows that it looks up in the embedding table."""
         pairs, given = iter(zip(vectors, self.batch_axes, strict=True)), []
         known = {name: _Table(name) if name == self.table else param for name, param in params.items()}
 
@@ -232,21 +181,7 @@ def _leaves(params: dict[str, Any], args: tuple) -> list[Any]:
 
 
 def find_lookups(loss: Callable, params: dict[str, Any], *args: Any, table: str = "") -> FoundLookups | None:
-    """Trace a loss function and find its largest embedding table, and return the traced function as a `FoundLookups`.
-
-    An embedding table is a parameter that the loss function uses only to look up rows. The result also describes these lookups.
-
-    Args:
-        loss: function loss(params, *args). Its result can be any pytree of arrays.
-        params: dict from the names of the parameters to arrays. Only parameters with two axes and at least `LEAST` entries can be tables.
-        args: further arguments of the loss function, each a pytree of arrays. In the first two arguments, the first axis of each array is
-            the batch axis.
-        table: name of the only parameter that can be the table. If empty, any parameter with two axes and at least `LEAST` entries can be
-            the table.
-
-    Returns:
-        The loss function as a `FoundLookups`, or None if it has no embedding table or has side effects, such as callbacks.
-    """
+    """Trace a loss function and find its largest embedding table, and return the traced function as a `FoundLookups`."""
     jaxpr, shapes = jax.make_jaxpr(loss, return_shape=True)(params, *args)
     if jaxpr.effects:  # they would happen twice, since the jaxpr is evaluated twice
         return None
@@ -279,19 +214,7 @@ def find_lookups(loss: Callable, params: dict[str, Any], *args: Any, table: str 
 
 
 def _batch_axes(found: FoundLookups, loss: Callable, params: dict[str, Any], args: tuple) -> tuple[int, ...]:
-    """Return the batch axis of the row indices of each lookup in the embedding table, as a tuple with one axis number for each lookup.
-
-    To find the batch axes, the loss function is traced once more, with a batch of twice the size. The batch axis of a lookup is the only
-    axis of its row indices that then has twice the size. If there is not exactly one such axis, or if the loss function cannot be traced
-    with the larger batch, the axis number is -1, which stands for the last axis. A wrong axis does not change the results, but the devices
-    of a mesh may exchange more data.
-
-    Args:
-        found: the traced loss function.
-        loss: the loss function itself.
-        params: parameters.
-        args: further arguments of the loss function.
-    """
+    """Return the batch axis of the row indices of each lookup in the embedding table, as a tuple with one axis number for each lookup."""
 
     def doubled(leaf: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((2 * leaf.shape[0], *leaf.shape[1:]) if leaf.ndim else (), leaf.dtype)

@@ -195,11 +195,9 @@ class _Fit:
         self.began = 0.0
 
     def _copied(self, tree: Any) -> Any:
-        """Return the arrays of a pytree, replicated on every device."""
         return sharding.put(tree, sharding.replicated(self.mesh))
 
     def _params(self) -> Any:
-        """Return a copy of the current parameters. A copy is needed because the next step reuses their memory."""
         return jax.tree.map(lambda a: a.copy(), self.state.params)
 
     def _saved(self) -> dict[str, Any]:
@@ -208,11 +206,6 @@ class _Fit:
 
     @property
     def stopped(self) -> bool:
-        """Whether early stopping has ended the training.
-
-        Early stopping ends the training once the monitored metric has not improved for `patience` epochs. A run that ended in this way is
-        not trained further if it is resumed.
-        """
         return bool(self.monitor) and self.history.out_of_patience(self.config.patience)
 
     @property
@@ -220,10 +213,7 @@ class _Fit:
         return len(self.history.rows) >= self.config.epochs or self.stopped
 
     def _check_identity(self, extra: dict[str, Any]) -> None:
-        """Check that a checkpoint is of a training with the same settings as this one. `extra` is the dict stored in the checkpoint.
-
-        The settings are those in `self.identity`, such as the seed and the batch size. If one of them differs, raise an `InputError`.
-        """
+        """Check that a checkpoint is of a training with the same settings as this one."""
         saved_run = extra["run"] if isinstance(extra.get("run"), dict) else {}  # an older version may have saved the checkpoint
         for name, value in self.identity.items():
             was = saved_run.get(name, value)
@@ -286,20 +276,7 @@ class _Fit:
             checkpoint.prune(self.latest, KEEP)
 
     def train_epoch(self, asked: Asked, progress: Progress) -> Metrics:
-        """Take the remaining steps of the current epoch, and return its training metrics.
-
-        The keys are "epoch", "step" (number of steps since the start of the run), "train_NAME" for each metric NAME, "seconds" and
-        "examples_per_second" of this process and, if the source of batches measures it, "input_seconds", the time spent waiting for it.
-
-        Args:
-            asked: event that is set if the training should end.
-            progress: progress bar.
-
-        Raises:
-            InputError: if the loss is not finite and `stop_on_nan` of the config is true.
-            Interrupted: if `asked` is set before the last step of the epoch. If checkpoints are saved at all, the state has been saved
-                before this error is raised.
-        """
+        """Take the remaining steps of the current epoch, and return its training metrics."""
         epoch, every = len(self.history.rows), self.config.checkpoint_steps
         began, earlier = time.perf_counter(), float(self.state.totals[EXAMPLES])  # read before the run was resumed within the epoch
         first = int(self.state.step) - epoch * self.per_epoch
@@ -329,18 +306,10 @@ class _Fit:
 
     @staticmethod
     def agreed(asked: Asked) -> int:
-        """Return the number of the signal (SIGINT or SIGTERM) that has asked this or another process to end, or 0 if there is none.
-
-        All processes of the run get the same number.
-        """
         return processes.largest(asked.number)[0]
 
     def end_epoch(self, row: Metrics, callbacks: Sequence[Callback]) -> None:
-        """Finish an epoch: add its metrics `row` to the history, call the callbacks, and save a checkpoint if checkpoints are saved at all.
-
-        If the epoch is the best one so far by the monitored metric, its parameters are kept in memory and, if checkpoints are saved, also
-        in the folder `best`. If checkpoints are saved and no metric is monitored, the parameters of each epoch are saved in `best`.
-        """
+        """Finish an epoch: add its metrics to the history, call the callbacks, and save a checkpoint if any are saved."""
         require(not self.monitor or self.monitor in row, "monitor", self.monitor, f"the metrics are {', '.join(row)}")
         if self.monitor:
             value = row[self.monitor]
@@ -370,19 +339,7 @@ class _Fit:
 
 
 def _chunks(start: int, stop: int, every: int, most: Callable[[int], int]) -> Iterator[tuple[int, int]]:
-    """Divide the steps start .. stop - 1 of an epoch into chunks that take about `CHUNK_SECONDS` each.
-
-    The generator measures how long the caller takes for a chunk, and chooses the size of the next chunk accordingly.
-
-    Args:
-        start: index of the first step.
-        stop: index after the last step.
-        every: if not 0, each multiple of this number is the `end` of a chunk, so that no chunk crosses it.
-        most: function most(n) that returns the largest allowed `end` of a chunk whose first step is n.
-
-    Yields:
-        A pair (first, end) for each chunk. The chunk consists of the steps first .. end - 1.
-    """
+    """Divide the steps start .. stop - 1 of an epoch into chunks that take about `CHUNK_SECONDS` each."""
     size, timed = 8, False
     while start < stop:
         end = min(start + size, stop, most(start), (start // every + 1) * every if every else stop)

@@ -56,13 +56,7 @@ def split_model(model: Any) -> Parts:
 
 
 def _check_carried(model: nnx.Module) -> None:
-    """Check that each stateful layer already carries a recurrent state.
-
-    A layer without such a state would add the state as a variable in its first call. A compiled step drops variables that a call adds.
-
-    Raises:
-        InputError: if a stateful layer carries no state.
-    """
+    """Check that each stateful layer already carries a recurrent state."""
     for path, layer in nnx.iter_modules(model):
         if isinstance(layer, LayerState) and layer.stateful:
             name = "/".join(map(str, path)) or type(layer).__name__
@@ -71,14 +65,6 @@ def _check_carried(model: nnx.Module) -> None:
 
 
 def _kept(model: nnx.Module, variables: Any) -> Any:
-    """Return the variables of a module after a call, without the variables that the call has added.
-
-    A call adds variables, for example, if a layer stores intermediate values with its method `sow`.
-
-    Args:
-        model: module after the call.
-        variables: variables before the call. The result has the same structure, but the values after the call.
-    """
     found = dict(nnx.to_flat_state(split_module(model).variables))
     return nnx.from_flat_state([(path, found[path]) for path, _ in nnx.to_flat_state(variables)])
 
@@ -234,18 +220,7 @@ class TrainStep:
             return program(*self._prepared(axis, state, batch))
 
     def _prepared(self, axis: int, state: TrainState, batch: tuple) -> tuple[TrainState, tuple]:
-        """Return the arguments of the compiled step: the training state, and the batch, which is sharded over the devices of the mesh.
-
-        A row-sparse step updates only the rows of the embedding table that the batch looks up. All other rows miss the update, and take it
-        later. In the state that is returned for such a step, the field `behind` counts the updates that each row has missed and not yet
-        taken.
-
-        For a step that updates all rows, the field `behind` of the returned state is empty. Rows that missed updates in earlier steps have
-        taken these updates in the returned state.
-
-        `axis` is the batch axis of the arrays in `batch`. It is 0 for a single batch. It is 1 if `batch` holds several batches, stacked on
-        a new first axis.
-        """
+        """Return the arguments of the compiled step: the training state, and the batch, which is sharded over the devices of the mesh."""
         for leaf in jax.tree.leaves(batch):
             check_32_bits("batch", leaf)
         if self._mesh.size > 1:
@@ -271,12 +246,7 @@ class TrainStep:
         return state, batch
 
     def _objective(self, params: Any, batch: tuple, weight: Any, key: Any, variables: Any) -> tuple[jax.Array, Any]:
-        """Call `loss_fn` on the model and the batch, and return (loss, (result, variables)).
-
-        `result` is what `loss_fn` returns: the loss or, with `has_aux`, a pair whose first element is the loss. The returned variables are
-        those of the model after the call, for example its updated statistics. This method is a `step.Objective` whose carry consists of the
-        variables. `weight` and `key` are not used.
-        """
+        """Call `loss_fn` on the model and the batch, and return (loss, (result, variables))."""
         del weight, key
         model = self._parts.rebuild(params, variables)
         result = self._loss_fn(model, *batch)
@@ -306,12 +276,6 @@ class TrainStep:
         return TrainState(state.step + 1, params, opt_state, {}, variables, {table: lag.at - lag.done}), result
 
     def _lag(self, state: TrainState) -> Any:
-        """Return the `Lag` of the embedding table, which records how many steps each row has taken.
-
-        A training step updates only the rows that the batch looks up. All other rows miss the step and take it later. A row's count
-        includes a step only once the row has taken this step. After every `CATCH_UP_INTERVAL` training steps, all rows take the steps that
-        they have missed, and the counts start again at 0.
-        """
         rows = self._optimizer.rows  # pyright: ignore[reportAttributeAccessIssue]
         ((name, behind),) = state.behind.items()
         return rows.begin(state.params[name], state.opt_state, CATCH_UP_INTERVAL, state.step % CATCH_UP_INTERVAL, behind)
@@ -320,12 +284,7 @@ class TrainStep:
         return jax.lax.scan(self._step, state, batches)
 
     def _caught_up(self, state: TrainState) -> TrainState:
-        """Return the state after all rows of its embedding table have taken the steps that they missed in row-sparse updates.
-
-        Raises:
-            InputError: if rows have missed steps, but the optimiser has no row-sparse update that is available for the table on this
-                machine.
-        """
+        """Return the state after all rows of its embedding table have taken the steps that they missed in row-sparse updates."""
         if not state.behind:
             return state
         (name,) = state.behind

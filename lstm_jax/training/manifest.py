@@ -32,38 +32,18 @@ class Manifest:
 
 
 def accepting(folder: Path) -> str:
-    """Return the last part of error messages about changed or damaged files of the run in `folder`.
-
-    It advises the user to restore the file, or to accept the change with `lstm-jax run accept`.
-    """
+    """Return the last part of error messages about changed or damaged files of the run in `folder`."""
     return f"bring the old one back, or if this is meant: lstm-jax run accept --run {shlex.quote(str(folder))}"
 
 
 def write(folder: Path, environments: tuple[dict[str, Any], ...]) -> None:
-    """Write the manifest of the run in `folder`.
-
-    The manifest contains the current checksum of each file in `FILES` that exists in the folder.
-
-    Args:
-        folder: folder of the run.
-        environments: environments that the run was trained in, oldest first. The manifest contains them, too.
-
-    Raises:
-        InputError: if a file cannot be read, or if the manifest cannot be written.
-    """
+    """Write the manifest of the run in `folder`."""
     found = {name: digest for name in FILES if (digest := _digest(folder / name))}
     write_atomically(folder / NAME, summed_json({"files": found, "environments": list(environments)}))
 
 
 def read(folder: Path) -> Manifest | None:
-    """Return the content of the manifest of a run, or None if the run has no manifest.
-
-    The manifest of a run is the file manifest.json in its folder. Runs of older versions of lstm_jax have no manifest. The manifests of
-    checkpoints are other files, which `checkpoint.sums.read_manifest` reads.
-
-    Raises:
-        InputError: if the manifest cannot be read or is damaged.
-    """
+    """Return the content of the manifest of a run, or None if the run has no manifest."""
     path = folder / NAME
     try:
         raw = read_summed(path.read_bytes())
@@ -82,32 +62,20 @@ def read(folder: Path) -> Manifest | None:
 
 
 def verify(folder: Path, manifest: Manifest) -> None:
-    """Check that the files of a run have the checksums that its manifest gives.
-
-    Raises:
-        InputError: if a file is missing, has changed or has been added. The error names the first such file.
-    """
+    """Check that the files of a run have the checksums that its manifest gives."""
     for name, kind in changes(folder, manifest).items():
         raise InputError(f"file {folder / name}", f"{kind} since the run wrote its files", accepting(folder))
 
 
 def changes(folder: Path, manifest: Manifest) -> dict[str, str]:
-    """Return a dict with one entry for each file of `FILES` that differs from the manifest. Other files of the folder are not compared.
-
-    The key is the name of the file. The value is "changed", "missing" (it is in the manifest, but not in the folder) or "added" (it is in
-    the folder, but not in the manifest).
-    """
+    """Return a dict with one entry for each file of `FILES` that differs from the manifest. Other files of the folder are not compared."""
     found = {name: _digest(folder / name) for name in FILES}
     kinds = {name: "missing" if not found[name] else "changed" if name in manifest.files else "added" for name in FILES}
     return {name: kinds[name] for name in FILES if found[name] != manifest.files.get(name, "")}
 
 
 def _digest(path: Path) -> str:
-    """Return the SHA-256 of a file, or "" if the file does not exist.
-
-    Raises:
-        InputError: if the path is not a regular file, or if the file cannot be read.
-    """
+    """Return the SHA-256 of a file, or "" if the file does not exist."""
     try:
         require(path.is_file() or not path.exists(), f"file {path}", "not a regular file", "name the folder of a run")
         with path.open("rb") as file:

@@ -132,16 +132,7 @@ def reliability(probabilities: Shaped[np.ndarray, "..."], labels: Shaped[np.ndar
 
 
 def _checked(name: str, values: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Check N values and N labels, and return both as float64 arrays of shape (N,).
-
-    Args:
-        name: name of the values in error messages.
-        values: logits, probabilities or scores, (N,) or (N, 1).
-        labels: labels 0 or 1, (N,) or (N, 1).
-
-    Raises:
-        InputError: if the lengths differ, N is 0, a value is not finite, or a label is neither 0 nor 1.
-    """
+    """Check N values and N labels, and return both as float64 arrays of shape (N,)."""
     for thing, array in ((name, values), ("labels", labels)):
         flat = array.ndim == 1 or (array.ndim == 2 and array.shape[1] == 1)
         require(flat, thing, f"shape {array.shape}", "give one number a review: (N,) or (N, 1)")
@@ -156,11 +147,7 @@ def _checked(name: str, values: np.ndarray, labels: np.ndarray) -> tuple[np.ndar
 
 
 def _auc(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Return the area under the ROC curve, or nan if all labels are the same.
-
-    The area is U / (P Q), where U is the Mann-Whitney statistic, and P and Q are the numbers of positive and negative labels. U is the sum
-    of the ranks of the scores whose label is positive, minus P (P + 1) / 2. Equal scores share their mean rank.
-    """
+    """Return the area under the ROC curve, or nan if all labels are the same."""
     from scipy.stats import rankdata  # takes half a second to import
 
     positives = labels.sum()

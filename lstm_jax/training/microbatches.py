@@ -15,10 +15,7 @@ from lstm_jax.runtime import sharding
 
 
 def divided(tree: Any, count: int) -> Any:
-    """Divide the arrays (B, ...) of a pytree into microbatches, and return arrays (count, B / count, ...).
-
-    Microbatch k has the rows k, k + count, ..., so that no row moves from one device of a mesh to another.
-    """
+    """Return arrays (count, B / count, ...): microbatch k has rows k, k + count, ..., so that no row moves to another device of a mesh."""
 
     def divide(array: jax.Array) -> jax.Array:
         parts = array.reshape(array.shape[0] // count, count, *array.shape[1:])
@@ -33,19 +30,7 @@ def joined(tree: Any) -> Any:
 
 
 def for_each(function: Callable[..., Any], count: int, batch: Any, weight: Any, key: Any, carry: Any) -> Any:
-    """Call a function for each microbatch, and stack its results along a new first axis.
-
-    If `count` is 1, the function is called once for the whole batch, and its result has no new axis.
-
-    Args:
-        function: function(batch, weight, key, carry) that returns a pytree of arrays.
-        count: number of microbatches.
-        batch: pytree of arrays (B, ...).
-        weight: weights (B,) of the examples.
-        key: random key. Each of several microbatches gets a key of its own.
-        carry: pytree of arrays (B, ...) that one training step hands to the next, such as recurrent states. Like the batch it is divided
-            by rows. It is not handed from one microbatch to the next.
-    """
+    """Call a function for each microbatch, and stack its results along a new first axis."""
     if count == 1:
         return function(batch, weight, key, carry)
     parts = (jnp.arange(count), *divided((batch, weight, carry), count))
@@ -55,26 +40,7 @@ def for_each(function: Callable[..., Any], count: int, batch: Any, weight: Any, 
 def accumulated(
     function: Callable[..., tuple[Any, Any, Any]], count: int, batch: Any, weight: Any, key: Any, carry: Any, stacked: Any = ()
 ) -> tuple[Any, Any, Any]:
-    """Call a function for each microbatch, and add up its results that are sums over examples, such as gradients.
-
-    Args:
-        function: function(batch, weight, key, carry, stacked) that returns three values: a pytree of sums over the examples, such as
-            gradients and metrics; a pytree of values that are not added up; and the new carry.
-        count: number of microbatches. If 1, the function is called once for the whole batch.
-        batch: pytree of arrays (B, ...).
-        weight: weights (B,) of the examples.
-        key: random key. Each of several microbatches gets a key of its own.
-        carry: pytree of arrays (B, ...) that one training step hands to the next, such as recurrent states. Like the batch it is divided
-            by rows. It is not handed from one microbatch to the next.
-        stacked: results of `for_each` for the same batch and `count`, or () if there are none. They are the last argument of the function.
-            If `count` is above 1, each call gets one entry along the first axis of the arrays. If `count` is 1, the arrays have no such
-            axis, and the call gets the whole arrays.
-
-    Returns:
-        Three values: the sums over all microbatches, the values that are not added up, and the new carry. If there are several
-        microbatches, the arrays of the second value have a new first axis, with one entry for each microbatch. The arrays of the new carry
-        are (B, ...) again.
-    """
+    """Call a function for each microbatch, and add up its results that are sums over examples, such as gradients."""
     if count == 1:
         return function(batch, weight, key, carry, stacked)
     parts = (jnp.arange(count), *divided((batch, weight, carry), count), stacked)

@@ -36,57 +36,15 @@ class RowUpdate(ABC):
 
     @abstractmethod
     def begin(self, table: jax.Array, state: Any, steps: int, at: Any = 0, behind: Any = ()) -> Lag:
-        """Return the `Lag` of a table before a given step of an epoch.
-
-        The `Lag` records how many steps of the epoch each row has taken. A step whose batch does not look up the row is not counted until
-        `catch_up` takes it.
-
-        Args:
-            table: the table (V, E), with V rows and E columns.
-            state: state of the optimiser before the step.
-            steps: number of steps of the epoch.
-            at: index of the step in the epoch, counted from 0.
-            behind: number of steps of the epoch that each row has missed and not yet taken, (V,). If (), there are no such steps.
-        """
+        """Return the `Lag` of a table before a given step of an epoch."""
 
     @abstractmethod
     def catch_up(self, name: str, ids: Any, lag: Lag, state: Any, params: Any) -> tuple[Lag, Any, Any]:
-        """Let rows of a table take the optimiser steps that they have missed.
-
-        A row misses a step if the batch of this step does not look it up.
-
-        Args:
-            name: name of the table among the parameters.
-            ids: indices of the rows that catch up, (..., B). If None, all rows catch up.
-            lag: record of the steps that each row has taken.
-            state: state of the optimiser.
-            params: dict from the names of the parameters to arrays.
-
-        Returns:
-            Three values: the new lag, the new state of the optimiser, and the new parameters.
-        """
+        """Let rows of a table take the optimiser steps that they have missed."""
 
     @abstractmethod
     def update(self, updates: Any, name: str, ids: Any, rows: Any, lag: Lag, state: Any, params: Any) -> tuple[Lag, Any, Any]:
-        """Take one training step, which updates some rows of the table and all other parameters.
-
-        The other rows of the table miss the step. Later, `catch_up` lets them take it with a gradient of zero. The table is then the same
-        as after a dense step, apart from rounding.
-
-        Args:
-            updates: dict from the names of the other parameters to their gradients.
-            name: name of the table among the parameters.
-            ids: indices of the rows to update, (..., B). A negative index counts from the end of the table. An index outside the table is
-                ignored, together with its gradient.
-            rows: gradients of these rows, (..., B, E), where E is the number of columns of the table. If an index occurs several times in
-                `ids`, its gradients are added up.
-            lag: record of the steps that each row has taken before the step.
-            state: state of the optimiser before the step.
-            params: dict from the names of the parameters to their arrays before the step.
-
-        Returns:
-            Three values after the step: the lag, the state of the optimiser, and the parameters.
-        """
+        """Take one training step, which updates some rows of the table and all other parameters."""
 
 
 @dataclass(frozen=True)
@@ -116,10 +74,7 @@ Optimizer = optax.GradientTransformation | RowOptimizer
 
 
 def try_update(optimizer: Any) -> None:
-    """Check an optimiser by tracing one update of a small parameter, and pass on any error that the optimiser raises.
-
-    For example, an optimiser with a line search raises an error, because its update needs the loss as a further argument.
-    """
+    """Check an optimiser by tracing one update of a small parameter, and pass on any error that the optimiser raises."""
     parameter = {"w": jax.ShapeDtypeStruct((2, 2), jnp.float32)}
     jax.eval_shape(lambda w: optimizer.update(w, optimizer.init(w), w), parameter)
 
@@ -205,21 +160,7 @@ class ClippedRows(RowUpdate):
 
 
 def summed_rows(ids: jax.Array, rows: jax.Array, table: jax.Array, name: str) -> jax.Array:
-    """Add up the gradients that belong to the same row of the table, and return the sums.
-
-    The result contains the sums in the order of their row indices, then rows of zeros. It does not tell which row of the table a sum
-    belongs to, but has the same norm as the dense gradient. As in `RowUpdate.update`, negative row indices count from the end of the table,
-    and indices outside the table are ignored.
-
-    Args:
-        ids: row indices, (..., B).
-        rows: gradient for each row index, (..., B, E).
-        table: the table (V, E), with V rows and E columns.
-        name: name of the table among the parameters. The name determines the sharding of the table.
-
-    Returns:
-        An array (n, E), where n is the number of indices in `ids`.
-    """
+    """Add up the gradients that belong to the same row of the table, and return the sums."""
     if sharding.param_spec(sharding.devices(), (jax.tree_util.DictKey(name),), table):
         rows = sharding.rows_to_columns(rows)
     ids, rows = ids.reshape(-1), rows.reshape(-1, rows.shape[-1])

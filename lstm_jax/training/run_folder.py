@@ -171,11 +171,7 @@ class RunFolder:
         return found.environments if found is not None else self._written_environments()
 
     def _written_environments(self) -> tuple[dict[str, Any], ...]:
-        """Return the environments in environment.json, oldest first, or () if the file cannot be read.
-
-        An environment is a dict of versions, devices and settings. The file environment.json is a copy for people to read. The manifest
-        holds the environments as well.
-        """
+        """Return the environments in environment.json, oldest first, or () if the file cannot be read."""
         try:
             raw = json.loads(self.environment.read_bytes())
             later = raw.pop("resumed", [])
@@ -275,11 +271,7 @@ def _version(package: str) -> str:
 
 
 def _git() -> str:
-    """Return the git commit of this package, followed by "+" if its code has uncommitted changes.
-
-    If no git repository tracks the package, return "". This is also the result if the package is installed in a folder inside the
-    repository of another project.
-    """
+    """Return the git commit of this package, followed by "+" if its code has uncommitted changes."""
     file = Path(__file__)
     commands = (["ls-files", "--", file.name], ["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "--", ".."])
     try:
@@ -293,10 +285,7 @@ def _git() -> str:
 
 
 def _cpu() -> str:
-    """Return the name, the family and the model of the CPU.
-
-    Two CPUs with the same name can differ in family and model.
-    """
+    """Return the name, the family and the model of the CPU."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

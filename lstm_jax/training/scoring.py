@@ -64,15 +64,6 @@ def bits_and_perplexity(nats: float) -> dict[str, float]:
 
 
 def _score(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return the negative log-probability of each target character, in nats, and whether the target is the most probable character.
-
-    Args:
-        logits: (..., V): logits of all characters of the vocabulary, where V is its size.
-        targets: (...): ids of the target characters.
-
-    Returns:
-        A pair of arrays (...), of floats and of bools, with one entry for each target.
-    """
     p = jax.nn.log_softmax(logits.astype(jnp.float32))
     return -jnp.take_along_axis(p, targets[..., None], axis=-1)[..., 0], jnp.argmax(logits, axis=-1) == targets
 
@@ -217,6 +208,5 @@ class Scorer:
 
 
 def _pair(scored: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-    """Return the two arrays of `_score` with a common dtype, that of the first array, so that they can be stacked in one array."""
     nats, correct = scored
     return nats, correct.astype(nats.dtype)

@@ -17,12 +17,7 @@ class Asked(threading.Event):
 
 @contextmanager
 def noted_signals() -> Iterator[Asked]:
-    """Yield an event that is set when SIGINT or SIGTERM arrives inside the context. The signal does not end the process.
-
-    `KeyboardInterrupt` is raised in two cases: if SIGINT arrives when the event is already set, and at the start of the context if one of
-    the two signals arrived before (that is, if `runtime.interrupts.interrupted` returns true). If the context is not entered in the main
-    thread, the event is never set.
-    """
+    """Yield an event that is set when SIGINT or SIGTERM arrives inside the context. The signal does not end the process."""
     if interrupted():
         raise KeyboardInterrupt
     asked = Asked()

@@ -55,12 +55,6 @@ def state_sharding(params: Any, optimizer: Optimizer, totals: tuple[str, ...], m
     sharding_of = dict(jax.tree_util.tree_leaves_with_path(param_shardings))
 
     def like_parameter(path: tuple, leaf: Any) -> Any:
-        """Return the sharding of an array of the optimiser state.
-
-        `path` is the path of the array in the state. The array belongs to a parameter if `path` ends with the path of this parameter. An
-        array that belongs to a parameter and has its shape, such as a moment of Adam, is sharded like the parameter. All other arrays are
-        replicated, such as the arrays of adafactor that have other shapes than their parameters.
-        """
         ends = (path[n:] for n in range(len(path) + 1))
         return next((sharding_of[end] for end in ends if shapes.get(end) == leaf.shape), copied)
 

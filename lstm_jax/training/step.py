@@ -287,11 +287,6 @@ def row_sparse_update(
 
 
 def _joined(arrays: list[jax.Array], columns: int) -> jax.Array:
-    """Flatten the arrays of several lookups in an embedding table, and concatenate them.
-
-    If there is one lookup, return its array unchanged. `columns` is the number of last axes that are not flattened: 0 for arrays of row
-    indices, which become (n,), and 1 for arrays of row vectors, which become (n, E). E is the number of columns of the table.
-    """
     if len(arrays) == 1:
         return arrays[0]
     return jnp.concatenate([array.reshape(-1, *array.shape[array.ndim - columns :]) for array in arrays])
@@ -300,21 +295,7 @@ def _joined(arrays: list[jax.Array], columns: int) -> jax.Array:
 def _take_step(
     gather, arrays, order: Order, key, update: Callable, n: jax.Array, carried: tuple[Any, TrainState]
 ) -> tuple[Any, TrainState]:
-    """Take step n of the epoch, and return a pair of the new `Lag` and the new training state.
-
-    The metrics of the step are added to the totals in the training state.
-
-    Args:
-        gather: function gather(arrays, numbers) that returns the batch of the examples with the indices `numbers`.
-        arrays: pytree of arrays that hold the examples.
-        order: order in which the epoch reads the examples.
-        key: random key of the run.
-        update: function that computes the step: `dense_update` or `row_sparse_update`, whose arguments before `state` are bound by
-            `partial`.
-        n: index of the step in the epoch.
-        carried: pair of the `Lag` and the training state before the step. The `Lag` records how many steps each row of the embedding
-            table has taken. For a dense update, the first element of the pair is () instead.
-    """
+    """Take step n of the epoch, and return a pair of the new `Lag` and the new training state."""
     lag, state = carried
     at = n - order.first
     step_key = jax.random.fold_in(key, state.step)
@@ -346,23 +327,7 @@ def catch_up_if(due: jax.Array, rows: RowUpdate, table: str, lag, opt_state: Any
 
 
 def _row_sparse_steps(body: Callable, table: str, rows: RowUpdate, lag, state: TrainState, last: int, start, stop) -> TrainState:
-    """Take steps start .. stop - 1 of an epoch with row-sparse updates, and return the new training state.
-
-    A row of the embedding table misses each step that does not look it up. Whenever the index of the next step is a multiple of
-    `CATCH_UP_INTERVAL`, and at the end of the epoch, all rows of this table take the steps that they have missed. Between two calls,
-    `state.behind` has the number of missed steps of each row. If `state.behind` is (), these numbers are not stored, and all rows also take
-    their missed steps before this function returns.
-
-    Args:
-        body: function body(n, (lag, state)) that takes step n; see `_take_step`.
-        table: name of the table among the parameters.
-        rows: row-sparse update of the optimiser.
-        lag: `Lag` before step `start`, which records how many steps each row of the table has taken.
-        state: training state before step `start`.
-        last: number of steps of the epoch.
-        start: index of the first step.
-        stop: index after the last step.
-    """
+    """Take steps start .. stop - 1 of an epoch with row-sparse updates, and return the new training state."""
     keeps = bool(jax.tree.leaves(state.behind))
 
     def interval(carried):

@@ -17,21 +17,7 @@ WINDOW = 256
 
 
 def shuffled(key: jax.Array, count: int, batch_size: int) -> Plan:
-    """Return a function that computes any part of a random order of `count` examples.
-
-    The examples are divided into blocks of 256 consecutive examples. First, the blocks are shuffled. The function `index_shuffle` of the
-    library Grain computes which block comes at a given place, without computing the whole order. Then 256 consecutive shuffled blocks form
-    a window, and the 65,536 examples of each window are permuted. A batch therefore has examples from all parts of the data. Only two
-    windows are kept in memory. The examples at the end of the data that do not fill a block belong to the last window.
-
-    Args:
-        key: random key from which the order is drawn.
-        count: number of examples.
-        batch_size: number of examples in a batch.
-
-    Returns:
-        A function plan(first, stop), which returns the `Order` of the steps first .. stop - 1.
-    """
+    """Return a function that computes any part of a random order of `count` examples."""
     import grain
 
     seed = [int(word) for word in np.asarray(jax.random.key_data(key)).reshape(-1)]
@@ -71,21 +57,7 @@ def shuffled(key: jax.Array, count: int, batch_size: int) -> Plan:
 
 
 def streams(key: jax.Array, count: int, batch_size: int, length: int) -> Plan:
-    """Return a function that gives the order in which a text is read in parallel streams; see `data.stream_chunks`.
-
-    A stream is a continuous section of the text, and is read chunk by chunk. The beginnings of all streams are shifted forward by the same
-    random number of characters, which is less than `length`.
-
-    Args:
-        key: random key from which the shift is drawn.
-        count: total number of chunks, summed over all streams.
-        batch_size: number of streams. A batch has one chunk of each stream.
-        length: number of characters of a chunk.
-
-    Returns:
-        A function plan(first, stop), which returns the `Order` of the steps first .. stop - 1. The field `rows` of the `Order` has the
-        position in the text at which each chunk begins.
-    """
+    """Return a function that gives the order in which a text is read in parallel streams; see `data.stream_chunks`."""
     steps, shift = count // batch_size, int(jax.random.randint(key, (), 0, length))
 
     def plan(first: int, stop: int) -> Order:

@@ -73,11 +73,7 @@ def _safe_name(member: tarfile.TarInfo, path: Path) -> str:
 
 
 def find_archive(path: Path) -> Found | None:
-    """Return the location of the review archive at a path, or None if there is no review archive at this path.
-
-    Args:
-        path: path of a .tar.gz or .tgz file, or of a folder that contains aclImdb_v1.tar.gz.
-    """
+    """Return the location of the review archive at a path, or None if there is no review archive at this path."""
     if not path.is_dir():
         return Found(path, {"archive": path}) if path.name.endswith((".tar.gz", ".tgz")) else None
     inside = path / ARCHIVE_NAME
@@ -85,36 +81,14 @@ def find_archive(path: Path) -> Found | None:
 
 
 def read_archive_source(found: Found, options: ReadOptions) -> dict[str, TextSplit]:
-    """Return the reviews in an archive, as a dict from the name of each split to its reviews.
-
-    If the file is named aclImdb_v1.tar.gz and `options.verify` is true, its size and checksum are verified first.
-
-    Raises:
-        InputError: if the size or the checksum is wrong, or if the archive is damaged or unsuitable; see `read_archive`.
-    """
+    """Return the reviews in an archive, as a dict from the name of each split to its reviews."""
     if options.verify and found.path.name == ARCHIVE_NAME:
         verify_archive(found.path)
     return read_archive(found.path)
 
 
 def read_archive(path: Path) -> dict[str, TextSplit]:
-    """Return the reviews in a .tar.gz archive, as a dict from the name of each split to its reviews.
-
-    The archive is not extracted to the disk. Only the reviews and the files `urls_pos.txt` and `urls_neg.txt` are read. These files contain
-    one URL for each review. The URL identifies the movie that the review is about. A byte-order mark of UTF-8 at the beginning of a review
-    is dropped.
-
-    Raises:
-        InputError: in one of these cases.
-
-            - The archive is truncated or damaged.
-            - The archive expands to more bytes than `most_expanded` allows for a file of its size.
-            - A review is encoded as UTF-16 or UTF-32.
-            - A member is a link, a device or a sparse file.
-            - The path of a member leads out of the archive.
-            - The name of a review has another form than ID_RATING.txt.
-            - A split has no positive or no negative reviews.
-    """
+    """Return the reviews in a .tar.gz archive, as a dict from the name of each split to its reviews."""
     subject = f"archive {path}"
 
     def members() -> Iterable[tuple[str, bytes]]:
@@ -134,14 +108,7 @@ def read_archive(path: Path) -> dict[str, TextSplit]:
 
 
 def find_folder(path: Path) -> Found | None:
-    """Return the location of the extracted `aclImdb` folder at a path, or None if there is no such folder at this path.
-
-    Args:
-        path: path of the `aclImdb` folder, or of the folder that contains it.
-
-    Raises:
-        InputError: if a folder cannot be read, or if the name of a review has another form than ID_RATING.txt.
-    """
+    """Return the location of the extracted `aclImdb` folder at a path, or None if there is no such folder at this path."""
     folder = next((folder for folder in (path, path / "aclImdb") if os.path.isdir(folder / "train" / "pos")), None)
     if folder is None:
         return None
@@ -150,17 +117,7 @@ def find_folder(path: Path) -> Found | None:
 
 
 def _is_read(name: str, shown: str) -> bool:
-    """Return whether a file is one of the files of the data set that are read: a review, `urls_pos.txt` or `urls_neg.txt`.
-
-    A file whose name begins with a dot is not read.
-
-    Args:
-        name: path of the file in the data set, such as "train/pos/0_9.txt".
-        shown: name of the file in the error message.
-
-    Raises:
-        InputError: if the file is a review whose name has another form than ID_RATING.txt.
-    """
+    """Return whether a file is one of the files of the data set that are read: a review, `urls_pos.txt` or `urls_neg.txt`."""
     if MEMBER.fullmatch(name):
         return True
     misnamed = REVIEW.fullmatch(name)
@@ -179,14 +136,7 @@ def _folder_files(folder: Path) -> dict[str, Path]:
 
 
 def read_folder_source(found: Found, _: ReadOptions) -> dict[str, TextSplit]:
-    """Return the reviews in an extracted `aclImdb` folder, as a dict from the name of each split to its reviews.
-
-    A byte-order mark of UTF-8 at the beginning of a review is dropped.
-
-    Raises:
-        InputError: if a file cannot be read, if a review is encoded as UTF-16 or UTF-32, or if a split has no positive or no negative
-            reviews.
-    """
+    """Return the reviews in an extracted `aclImdb` folder, as a dict from the name of each split to its reviews."""
     return _assemble(((name, read_input(path)) for name, path in found.files.items()), found.path)
 
 

@@ -19,17 +19,7 @@ CACHE_FORMAT = 1
 
 
 def content_key(files: Mapping[str, Path], *options: str) -> str:
-    """Return the key of a cache file: a SHA-256 of the inputs from which the content of the cache file is computed.
-
-    The hash covers the names and contents of the input files, the options, and the version of the cache format.
-
-    Args:
-        files: the input files, as a dict from names to paths. The hash covers the names, but not the paths.
-        options: further strings that affect the content of the cache file.
-
-    Raises:
-        InputError: if a file cannot be read.
-    """
+    """Return the key of a cache file: a SHA-256 of the inputs from which the content of the cache file is computed."""
     rows = [f"{name}\0{file_digest(path)}" for name, path in sorted(files.items())]
     return hashlib.sha256(repr((CACHE_FORMAT, rows, options)).encode()).hexdigest()
 
@@ -43,29 +33,13 @@ def _digest(key: str, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def save_cache(path: Path, key: str, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write arrays to a cache file, together with a SHA-256 checksum of the key and of all arrays.
-
-    Args:
-        path: the cache file.
-        key: the key that `content_key` returns for this cache file.
-        arrays: dict from the name of each array to the array.
-
-    Raises:
-        InputError: if the folder cannot be written, or the disk is full. No incomplete file is left.
-    """
+    """Write arrays to a cache file, together with a SHA-256 checksum of the key and of all arrays."""
     digest = _digest(key, arrays)
     write_atomically(path, lambda file: np.savez(file, digest=digest, **arrays))  # pyright: ignore[reportArgumentType]
 
 
 def load_cache(path: Path, key: str) -> dict[str, np.ndarray] | None:
-    """Return a dict from the name of each array in a cache file to the array.
-
-    Return None if the file is absent or damaged, or was written with another key.
-
-    Args:
-        path: the cache file.
-        key: the key that `content_key` returns for this cache file.
-    """
+    """Return a dict from the name of each array in a cache file to the array."""
     try:
         arrays = read_npz(path)
     except InputError:

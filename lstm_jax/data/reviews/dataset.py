@@ -114,24 +114,7 @@ def encode_reviews(splits: dict[str, TextSplit], num_words: int | None = None) -
 
 
 def _encode_source(source: Source, options: ReadOptions, word_index: Path | None, report: Progress) -> dict[str, np.ndarray]:
-    """Encode the reviews of a source, and return the arrays that the cache file stores.
-
-    A source holds either texts or word ranks. Only Keras' imdb.npz holds word ranks.
-
-    Args:
-        source: the source.
-        options: options of the function that reads the source.
-        word_index: path of Keras' word index, or None to build the vocabulary from the training texts.
-        report: function that is called with a description of the current stage, the number of finished stages and the number of all
-            stages.
-
-    Returns:
-        A dict with the array "vocabulary" (the bytes of `Vocabulary.to_json`) and, for each split, the five arrays of its `EncodedSplit`:
-        "train_values", "train_offsets", "train_labels", "train_groups" and "train_digests" for the training split.
-
-    Raises:
-        InputError: if the source cannot be read, or if it holds word ranks and `word_index` is None.
-    """
+    """Encode the reviews of a source, and return the arrays that the cache file stores."""
     if source.form.read_ranks:
         if word_index is None:
             raise InputError(f"data {source.path}", "holds Keras' word ranks", "use --vocabulary keras")
@@ -199,13 +182,7 @@ def _unpack(arrays: dict[str, np.ndarray], key: str, num_words: int | None) -> E
 
 
 def _has_other_copies(split: EncodedSplit) -> bool:
-    """Return whether older versions of this project would divide the training reviews into other sets than this version does.
-
-    A set contains reviews that must all be either in the training split or in the validation split: copies of a review, and reviews of the
-    same movie; see `row_sets`. In this version, two reviews are copies if they have the same words. In older versions, two reviews were
-    copies if they had the same ids. If the sets differ, older versions may have made another validation split of these reviews. The data
-    set must then have another fingerprint than in the older versions.
-    """
+    """Return whether older versions of this project would divide the training reviews into other sets than this version does."""
     hashes = split.hashes(), replace(split, digests=None).hashes()
     pairs = len(set(zip(*(array.tolist() for array in hashes), strict=True)))
     if all(pairs == len(np.unique(array)) for array in hashes):

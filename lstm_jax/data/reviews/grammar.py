@@ -154,10 +154,7 @@ def _neutral(draw: random.Random) -> str:
 
 
 def _judgement(draw: random.Random, label: int) -> str:
-    """Return a random sentence whose verdict is `label` (0 negative, 1 positive).
-
-    With probability 0.6 the sentence also contains a concession that expresses the opposite verdict.
-    """
+    """Return a random sentence whose verdict is `label` (0 negative, 1 positive)."""
     main, form = _clause(draw, label), draw.randrange(10)
     if form == 0:
         return f"{main} despite its {draw.choice((PRAISE, BLAME)[label])} {draw.choice(PART)}"
@@ -176,10 +173,7 @@ def _judgement(draw: random.Random, label: int) -> str:
 
 
 def _clause(draw: random.Random, label: int) -> str:
-    """Return a random main clause whose verdict is `label`.
-
-    With probability 0.3 the clause contains "not" before a word of the opposite verdict, as in the positive clause "the plot was not dull".
-    """
+    """Return a random main clause whose verdict is `label`."""
     negated = draw.random() < 0.3
     sign = 1 - label if negated else label
     negation = f"{NEGATION} " if negated else ""

@@ -18,11 +18,7 @@ SHA256 = "69664113be75683a8fe16e3ed0ab59fda8886cb3cd7ada244f7d9544e4676b9f"
 
 
 def find_keras_npz(path: Path) -> Found | None:
-    """Return the location of Keras' reviews at a path, or None if there is no .npz file at this path.
-
-    Args:
-        path: path of a .npz file, or of a folder that contains imdb.npz.
-    """
+    """Return the location of Keras' reviews at a path, or None if there is no .npz file at this path."""
     if not path.is_dir():
         return Found(path, {"npz": path}) if path.suffix == ".npz" else None
     inside = path / NAME
@@ -30,14 +26,7 @@ def find_keras_npz(path: Path) -> Found | None:
 
 
 def read_keras_npz(path: Path) -> dict[str, Ranks]:
-    """Return the reviews in Keras' imdb.npz, as a dict from the name of each split to its reviews.
-
-    The reviews are returned as the file stores them: the word ranks begin at 1, there is no start id, and the order is the stored order.
-    `keras.datasets.imdb.load_data`, in contrast, adds a start id and shuffles the reviews.
-
-    Raises:
-        InputError: if the file cannot be read, or is not the published one.
-    """
+    """Return the reviews in Keras' imdb.npz, as a dict from the name of each split to its reviews."""
     content = read_input(path)
     digest = hashlib.sha256(content).hexdigest()
     remedy = "give the imdb.npz that keras.datasets.imdb.load_data() downloads, or a table of texts; no other pickle is read"

@@ -297,13 +297,7 @@ def read_review_shards(folder: str | Path, num_words: int | None = None) -> Shar
 
 
 def _split(values: MappedIds, rows: Sequence[tuple[str, int, dict[str, np.ndarray]]], name: str) -> ShardedSplit | None:
-    """Return the reviews of one split, or None if no shard belongs to this split.
-
-    Args:
-        values: the ids of all shards.
-        rows: one tuple for each shard: the name of its split, the index in `values` of its first id, and the arrays of its .npz file.
-        name: name of the split, "train" or "test".
-    """
+    """Return the reviews of one split, or None if no shard belongs to this split."""
     own = [(begin, columns) for split, begin, columns in rows if split == name]
     if not own:
         return None

@@ -97,20 +97,7 @@ def find_imdb(explicit: str = "") -> Path:
 
 
 def find_source(data: str = "", test_data: str = "") -> Source:
-    """Find the reviews that a user names, recognise their form, and return them as a `Source`. The reviews are not read.
-
-    Args:
-        data: path of the reviews, or "tfds" for the data set that `build_tfds` made. If empty, the path is `$LSTM_JAX_DATA/imdb`.
-        test_data: path of a second file, which has the test split and the same form as `data`. A second file may be given only if
-            `data` has no test split, and if its form takes a second file (see the page "Sources of data" of the documentation).
-
-    Raises:
-        InputError: in one of these cases.
-
-            - A path does not exist, or `data` has no known form.
-            - `test_data` is given, but the form of `data` takes no second file, or `data` has a test split of its own.
-            - `test_data` is a folder, has another form than `data`, or is the file of the training split.
-    """
+    """Find the reviews that a user names, recognise their form, and return them as a `Source`. The reviews are not read."""
     for form in FORMS:
         if data and data == form.keyword:
             require(not test_data, "test_data", test_data, f"leave it out: {data} has a test split of its own")
@@ -119,20 +106,7 @@ def find_source(data: str = "", test_data: str = "") -> Source:
 
 
 def recognise(path: Path, test_path: str = "") -> Source:
-    """Recognise the form of the reviews at `path`, and return them as a `Source`. The reviews are not read.
-
-    Args:
-        path: path of a source that has one of the forms in `FORMS`.
-        test_path: path of a second file, which has the test split and the same form as `path`. A second file may be given only if
-            `path` has no test split, and if its form takes a second file (see the page "Sources of data" of the documentation).
-
-    Raises:
-        InputError: in one of these cases.
-
-            - A path does not exist, or `path` has no known form.
-            - `test_path` is given, but the form of `path` takes no second file, or `path` has a test split of its own.
-            - `test_path` is a folder, has another form than `path`, or is the file of the training split.
-    """
+    """Recognise the form of the reviews at `path`, and return them as a `Source`. The reviews are not read."""
     source = _first((form for form in FORMS if not form.keyword), locate(path, "data", f"give {DESCRIPTION}"))
     if not test_path:
         return source
@@ -158,12 +132,7 @@ def _first(forms: Iterable[Form], path: Path) -> Source:
 
 
 def read_source(source: Source, options: ReadOptions) -> dict[str, TextSplit]:
-    """Return the texts of the reviews of a source: a dict from the name of each split to the reviews of the split.
-
-    Raises:
-        InputError: if the source is damaged or cannot be read, if it holds word ranks instead of texts, or if a split has no positive or no
-            negative reviews.
-    """
+    """Return the texts of the reviews of a source: a dict from the name of each split to the reviews of the split."""
     if source.form.read is None:
         raise InputError(f"data {source.path}", "holds word ranks, not texts", f"give {ARCHIVE_NAME} or another form with texts")
     return source.form.read(Found(source.path, source.files), options)

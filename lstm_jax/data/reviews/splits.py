@@ -45,19 +45,7 @@ def grouped_split(
 
 
 def row_sets(labels: np.ndarray, groups: np.ndarray, text_hashes: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Divide N rows into C sets of rows that must be in the same split.
-
-    The sets are the connected components of a graph in which each row is linked to its group and, if `text_hashes` is given, to its text.
-    The sets are in the order of their first rows.
-
-    Args:
-        labels: (N,) class of each row, 0 or 1.
-        groups: (N,) index of the group of each row. A row with the index -1 is a group of its own.
-        text_hashes: (N,) integers that are equal for rows with equal texts. If None, texts are not compared.
-
-    Returns:
-        An array (C, 2) with the number of rows of each class in each set, and an array (N,) with the index of the set of each row.
-    """
+    """Divide N rows into C sets of rows that must be in the same split."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
@@ -78,24 +66,7 @@ def row_sets(labels: np.ndarray, groups: np.ndarray, text_hashes: np.ndarray | N
 
 
 def _choose(counts: np.ndarray, fraction: float, order: np.ndarray, inside: set[int], outside: set[int]) -> np.ndarray:
-    """Choose sets of rows for the validation split, so that it has about `fraction` of the rows of each class.
-
-    A set consists of rows that must be in the same split, and cannot be divided.
-
-    This function first goes through the sets once. It chooses each set unless the validation split would then have more than the share
-    `fraction` of the rows of a class. Afterwards it adds or removes single sets as long as this brings the numbers of rows nearer to this
-    share.
-
-    Args:
-        counts: (C, 2) number of rows of each class in each of the C sets.
-        fraction: share of the rows in the validation split.
-        order: (C,) indices of the sets, in the order in which this function goes through them.
-        inside: indices of the sets that must be in the validation split.
-        outside: indices of the sets that must not be in the validation split.
-
-    Returns:
-        (C,) bool, true for the sets of the validation split.
-    """
+    """Choose sets of rows for the validation split, so that it has about `fraction` of the rows of each class."""
     chosen = np.isin(np.arange(len(counts)), [*inside])
     missing = np.round(counts.sum(axis=0) * fraction).astype(np.int64) - counts[chosen].sum(axis=0)
     free = order[~np.isin(order, [*inside, *outside])]
@@ -116,22 +87,7 @@ def _choose(counts: np.ndarray, fraction: float, order: np.ndarray, inside: set[
 
 
 def _pinned(counts: np.ndarray, order: np.ndarray) -> tuple[set[int], set[int]]:
-    """Choose sets of rows for the training split and for the validation split, so that both splits have rows of each class.
-
-    A set consists of rows that must be in the same split, and cannot be divided.
-
-    The size of a set is the number of its rows. First the two smallest sets with rows of class 0 are chosen: the smaller one for the
-    validation split, and the larger one for the training split. Then the two smallest sets with rows of class 1 are chosen in the same way.
-    However, if one of these two sets was already chosen for class 0, this set keeps its split, and the other set is chosen for the opposite
-    split. If only one set contains rows of a class, no sets are chosen for this class.
-
-    Args:
-        counts: (C, 2) number of rows of each class in each of the C sets.
-        order: (C,) indices of the sets. Of two sets of equal size, the one that comes first in `order` counts as the smaller one.
-
-    Returns:
-        A pair: the indices of the sets for the validation split, and the indices of the sets for the training split.
-    """
+    """Choose sets of rows for the training split and for the validation split, so that both splits have rows of each class."""
     inside: set[int] = set()
     outside: set[int] = set()
     sizes = counts.sum(axis=1)

@@ -26,15 +26,7 @@ def wanted(text_column: str, label_column: str) -> dict[str, str]:
 
 
 def find_tables(path: Path) -> Found | None:
-    """Return the location of the review tables at a path, or None if there is no table with a training split at this path.
-
-    Args:
-        path: path of a table or of a folder. A single table contains the training split. A folder contains a table for the training split,
-            such as `train.csv`, and may contain a table for the test split, such as `test.csv`.
-
-    Raises:
-        InputError: if a folder has two tables for the same split.
-    """
+    """Return the location of the review tables at a path, or None if there is no table with a training split at this path."""
     if not path.is_dir():
         return Found(path, {"train": path}) if is_table(path) else None
     tables = {}
@@ -47,55 +39,19 @@ def find_tables(path: Path) -> Found | None:
 
 
 def read_tables(found: Found, options: ReadOptions) -> dict[str, TextSplit]:
-    """Return the reviews in tables, as a dict from the name of each split to its reviews.
-
-    Raises:
-        InputError: in one of these cases.
-
-            - A table cannot be read, or has no column of texts or of labels.
-            - A label is unknown, or a text is not a string.
-            - A split has no positive or no negative reviews.
-    """
+    """Return the reviews in tables, as a dict from the name of each split to its reviews."""
     splits = {name: read_table(path, options.text_column, options.label_column) for name, path in found.files.items()}
     check_splits(splits, found.path)
     return splits
 
 
 def read_table(path: Path, text_column: str = "text", label_column: str = "label") -> TextSplit:
-    """Return the reviews of one table, in the order of its rows.
-
-    Each row has a text and a label, which is one of `LABELS` in upper or lower case. The movie of a review is the value in the column
-    `movie` or, if there is none, in the column `group`. If there is no value in either column, the movie is unknown. The name of a review
-    is made from the values in the columns `id` and `rating`. If one of these values is missing, the name is made from the row number.
-
-    Args:
-        path: the table.
-        text_column: name of the column of the texts.
-        label_column: name of the column of the labels.
-
-    Raises:
-        InputError: in one of these cases. If the error lies in one line, the message names the line.
-
-            - The file is absent or truncated.
-            - The file holds invalid UTF-8, JSON or CSV; see `table_rows`.
-            - A column is missing.
-            - A label is unknown, or a text is not a string.
-    """
+    """Return the reviews of one table, in the order of its rows."""
     return collect(path, table_rows(path, wanted(text_column, label_column)), text_column, label_column)
 
 
 def collect(path: Path, rows: Iterable[tuple[int, dict[str, Any]]], text_column: str = "text", label_column: str = "label") -> TextSplit:
-    """Return the reviews in the rows of a table.
-
-    Args:
-        path: path of the table, for error messages.
-        rows: a pair (line number, values) for each row, as `table_rows` yields them.
-        text_column: name of the column of the texts.
-        label_column: name of the column of the labels.
-
-    Raises:
-        InputError: if a column is missing, a label is unknown, or a text is not a string. The message names the line with the error.
-    """
+    """Return the reviews in the rows of a table."""
     texts: list[bytes] = []
     labels: list[int] = []
     names: list[str] = []
@@ -123,15 +79,7 @@ def _text(row: dict[str, Any], column: str, here: str) -> bytes:
 
 
 def read_texts(path: Path, text_column: str = "text") -> list[bytes]:
-    """Return the reviews, without labels, of a table or of a text file with one review in each line.
-
-    Args:
-        path: path of the file, or "-" for standard input. If the name ends in .json, .csv, .jsonl or their .xz, it is a table.
-        text_column: name of the column of the texts in a table.
-
-    Raises:
-        InputError: if a table cannot be read (see `table_rows`), or if another file is not a text in UTF-8.
-    """
+    """Return the reviews, without labels, of a table or of a text file with one review in each line."""
     if is_table(path):
         rows = table_rows(path, {text_column: TEXT_FLAG})
         return [_text(row, text_column, f"line {number} of {path}") for number, row in rows]
@@ -141,15 +89,7 @@ def read_texts(path: Path, text_column: str = "text") -> list[bytes]:
 
 
 def _utf8(text: str, subject: str) -> bytes:
-    """Encode a text of a table as UTF-8.
-
-    Args:
-        text: the text.
-        subject: name of the text in the error message.
-
-    Raises:
-        InputError: if UTF-8 cannot represent the text.
-    """
+    """Encode a text of a table as UTF-8."""
     try:
         return text.encode()
     except UnicodeEncodeError as error:

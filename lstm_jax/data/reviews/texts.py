@@ -29,31 +29,14 @@ class TextSplit:
 
 
 def review_name(label: int, row: int, identity: object = None, rating: object = None) -> str:
-    """Return the name of a review, such as `pos/0_9.txt` for id 0 and rating 9.
-
-    If the id or the rating is unknown, the name is made from the row number, such as `pos/000000012.txt` for row 12.
-
-    Args:
-        label: 0 (negative) or 1 (positive). The name begins with `neg` or `pos`.
-        row: row number of the review.
-        identity: id of the review, or None if unknown.
-        rating: rating of the review, or None if unknown.
-    """
+    """Return the name of a review, such as `pos/0_9.txt` for id 0 and rating 9."""
     if identity is None or rating is None:
         return f"{CLASSES[label]}/{row:09d}.txt"
     return f"{CLASSES[label]}/{identity}_{rating}.txt"
 
 
 def check_splits(splits: Mapping[str, TextSplit], source: object) -> None:
-    """Check that there is a training split, and that every split has reviews of both classes.
-
-    Args:
-        splits: dict from the name of each split to its reviews.
-        source: name of the source in the error message, such as its path.
-
-    Raises:
-        InputError: if there is no training split, or if a split has no positive or no negative reviews.
-    """
+    """Check that there is a training split, and that every split has reviews of both classes."""
     require("train" in splits, f"source {source}", f"splits {sorted(splits)}", "give one that holds training reviews")
     for name, split in splits.items():
         require(len(split) > 0, f"{name} split of {source}", "no reviews", "give at least one review of each class")
@@ -67,8 +50,5 @@ def check_splits(splits: Mapping[str, TextSplit], source: object) -> None:
 
 
 def name_order(split: TextSplit) -> np.ndarray:
-    """Return the indices (N,) that sort the reviews into the order that Keras' IMDB data set had before it was shuffled.
-
-    In this order, positive reviews come before negative reviews. The reviews of each class are sorted by their names, compared as strings.
-    """
+    """Return the indices (N,) that sort the reviews into the order that Keras' IMDB data set had before it was shuffled."""
     return np.asarray(sorted(range(len(split)), key=lambda row: (-int(split.labels[row]), split.names[row])), np.int64)

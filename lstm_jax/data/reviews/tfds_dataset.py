@@ -31,10 +31,7 @@ NAME = re.compile(r"(?:pos|neg)/([0-9]{1,18})_([0-9]{1,18})\.txt")  # numbers th
 
 @contextlib.contextmanager
 def quiet_tfds() -> Iterator[None]:
-    """Suppress the output and the warnings of TFDS and its dependencies during a with-statement.
-
-    The progress bars of TFDS stay disabled afterwards.
-    """
+    """Suppress the output and the warnings of TFDS and its dependencies during a with-statement."""
     tfds, logger = load_tfds(), logging.getLogger("absl")
     level = logger.level
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
@@ -48,11 +45,7 @@ def quiet_tfds() -> Iterator[None]:
 
 
 def load_tfds() -> Any:
-    """Import the module tensorflow_datasets and return it.
-
-    Raises:
-        InputError: if tensorflow_datasets or array_record is not installed.
-    """
+    """Import the module tensorflow_datasets and return it."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -64,11 +57,7 @@ def load_tfds() -> Any:
 
 
 def tfds_dir(data_dir: str | Path | None = None) -> Path:
-    """Return the folder in which TFDS keeps data sets.
-
-    Args:
-        data_dir: the folder. If None, it is `$TFDS_DATA_DIR` or, without that variable, `~/tensorflow_datasets`.
-    """
+    """Return the folder in which TFDS keeps data sets."""
     return user_path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
 
 
@@ -118,14 +107,7 @@ def _builder_class() -> Any:
 
 
 def tfds_builder(data_dir: str | Path | None) -> tuple[Any, bool]:
-    """Return a pair: the builder of the data set `lstm_jax_imdb`, and a bool that is true if the data set is prepared.
-
-    Args:
-        data_dir: folder in which TFDS keeps data sets. If None, it is `$TFDS_DATA_DIR` or, without that variable, `~/tensorflow_datasets`.
-
-    Raises:
-        InputError: if tensorflow-datasets is not installed.
-    """
+    """Return a pair: the builder of the data set `lstm_jax_imdb`, and a bool that is true if the data set is prepared."""
     with quiet_tfds():
         builder = _builder_class()(data_dir=str(tfds_dir(data_dir)), file_format="array_record")
         return builder, builder.is_prepared()
@@ -138,24 +120,13 @@ def _prepared(data_dir: str | Path | None) -> Any:
 
 
 def find_tfds(_: Path) -> Found:
-    """Return the location of the prepared TFDS data set `lstm_jax_imdb`. The argument is ignored.
-
-    Raises:
-        InputError: if tensorflow-datasets is not installed, or the data set is not prepared.
-    """
+    """Return the location of the prepared TFDS data set `lstm_jax_imdb`. The argument is ignored."""
     folder = Path(_prepared(None).data_path)
     return Found(folder, {path.name: path for path in folder.iterdir() if path.is_file()})
 
 
 def read_tfds(_: Found, __: ReadOptions) -> dict[str, TextSplit]:
-    """Return the reviews in the prepared TFDS data set `lstm_jax_imdb`, as a dict from the name of each split to its reviews.
-
-    The data set is read from the default folder of TFDS; see `tfds_dir`. Both arguments are ignored.
-
-    Raises:
-        InputError: if tensorflow-datasets is not installed, if the data set is not prepared, or if a split has no positive or no negative
-            reviews.
-    """
+    """Return the reviews in the prepared TFDS data set `lstm_jax_imdb`, as a dict from the name of each split to its reviews."""
     return reviews_from_tfds()
 
 

@@ -77,11 +77,6 @@ class Characters:
 
     @cached_property
     def _id_of_code(self) -> np.ndarray:
-        """Lookup table (int32) from the code points of characters to their ids.
-
-        Entry c is the id of the character with code point c, or -1 if this character is not in the vocabulary. The table ends one entry
-        after the highest code point in the vocabulary. This last entry is -1 and stands for all higher code points.
-        """
         table = np.full(max(map(ord, self.characters), default=-1) + 2, -1, np.int32)
         table[[ord(character) for character in self.characters]] = np.arange(self.size)
         return table
@@ -195,19 +190,12 @@ class Characters:
 
 
 def shown(characters: tuple[str, ...]) -> str:
-    """Return characters as a text for an error message, such as "'a', 'b', 'c', 'd', 'e' and 2 more".
-
-    Only the first `SHOWN` (5) characters are named.
-    """
+    """Return characters as a text for an error message, such as "'a', 'b', 'c', 'd', 'e' and 2 more"."""
     more = len(characters) - SHOWN
     return ", ".join(map(repr, characters[:SHOWN])) + (f" and {more} more" if more > 0 else "")
 
 
 def _code_points(text: str) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield, for each block of a text, the index of its first character and the code points of its characters.
-
-    Code points take four bytes of memory per character. The text is divided into blocks so that only one block at a time takes this memory.
-    """
     for start in range(0, len(text), _BLOCK):
         yield start, np.frombuffer(text[start : start + _BLOCK].encode("utf-32-le", "surrogatepass"), "<u4")
 

@@ -56,12 +56,7 @@ def unix_line_ends(text: str) -> str:
 
 
 def _blocks(text: str) -> Iterator[str]:
-    """Yield a text in blocks of about `_BLOCK` characters that can be cleaned separately.
-
-    Each block but the last ends after the first white-space character behind its first `_BLOCK` characters.
-
-    Blocks do not divide words, because the lower case of a letter can depend on the letters around it.
-    """
+    """Yield a text in blocks of about `_BLOCK` characters that can be cleaned separately."""
     start = 0
     while start < len(text):
         space = _SPACE.search(text, start + _BLOCK)

@@ -27,31 +27,7 @@ def has_columns(path: Path) -> bool:
 
 
 def read_text_column(path: Path, column: str = "") -> list[str]:
-    """Return the texts in one column of a table, in the order of its rows. Rows whose text is empty, null or absent are left out.
-
-    If `column` is empty, the column is guessed by the first of these rules that applies:
-
-    - The table has only one column.
-    - Only one column holds texts.
-    - Several columns hold texts, and exactly one of them is named text, article, body or content, in upper or lower case.
-
-    A column holds texts if it meets two conditions. All its values are strings, except values that are missing. At least one of these
-    strings is not a number such as "3.5".
-
-    Args:
-        path: a file for which `has_columns` is true. The first line of a CSV file holds the names of the columns.
-        column: name of the column of the texts. If empty, the column is guessed.
-
-    Raises:
-        InputError: in one of these cases.
-
-            - The table has no column `column`.
-            - `column` is empty, and none of the rules applies.
-            - `column` is empty, and the name of the only column has a semicolon or a tab, which probably separates several columns.
-            - A value in the column is neither a string nor missing.
-            - The file is absent or truncated.
-            - The file holds invalid UTF-8, JSON or CSV.
-    """
+    """Return the texts in one column of a table, in the order of its rows. Rows whose text is empty, null or absent are left out."""
     columns = _read_columns(path)
     if not columns:
         return []

@@ -155,27 +155,12 @@ def article_starts(articles: Sequence[str] | Sequence[bytes]) -> np.ndarray:
 
 
 def clean_articles(articles: Sequence[AnyStr], recipe: Recipe) -> list[AnyStr]:
-    """Clean articles one by one, and return those that are not empty afterwards.
-
-    The caller joins the articles with spaces. An empty article would put two spaces side by side into the joined text.
-    """
+    """Clean articles one by one, and return those that are not empty afterwards."""
     return [text for text in (clean(article, recipe) for article in articles) if text]
 
 
 def _hold_out(articles: list[AnyStr], share: float) -> tuple[int, list[AnyStr], int]:
-    """Find the cut that divides the articles into a training and a validation split.
-
-    In the joined text, one separator stands between two articles. The cut may divide an article. The validation split is the text after the
-    cut without certain copies: an article that begins after the cut is left out if it is a copy of an article that begins before the cut.
-
-    Args:
-        articles: the articles.
-        share: share of the characters of the joined text that lie after the cut.
-
-    Returns:
-        The index of the cut in the joined text, the articles of the validation split, and the number of articles that were left out. If the
-        cut divides an article, the rest of that article is the first article of the validation split.
-    """
+    """Find the cut that divides the articles into a training and a validation split."""
     starts = np.cumsum([0, *(len(article) + 1 for article in articles)])
     whole = max(int(starts[-1]) - 1, 0)
     cut = whole - round(whole * share)
@@ -189,18 +174,7 @@ def _hold_out(articles: list[AnyStr], share: float) -> tuple[int, list[AnyStr], 
 
 
 def read_units(paths: Paths, text_column: str, recipe: Recipe, unit: Unit, notes: list[str]) -> tuple[Any, Any]:
-    """Read articles as text or, if the unit is "byte", as bytes. Line ends of text become those of Unix, except with the recipe "exact".
-
-    Args:
-        paths: paths of the articles. If there are no paths, the articles are those of `embedded_articles()`.
-        text_column: name of the column of the texts in tables; see `prepare_corpus`.
-        recipe: recipe by which the articles are to be cleaned. This function does not clean them.
-        unit: "character" or "byte".
-        notes: list of messages to the user. If line ends are changed, a message about them is appended to this list.
-
-    Returns:
-        A pair: the articles, and the space that stands between two of them in the joined text, as text or as bytes.
-    """
+    """Read articles as text or, if the unit is "byte", as bytes. Line ends of text become those of Unix, except with the recipe "exact"."""
     if unit == "byte":
         return (read_byte_articles(paths, text_column) if paths else [article.encode() for article in embedded_articles()]), b" "
     articles = read_articles(paths, text_column) if paths else embedded_articles()
@@ -216,22 +190,7 @@ def _with_unix_line_ends(articles: Sequence[str], notes: list[str]) -> Sequence[
 
 
 def _with_unseen(tail: str, characters: Characters, unseen: str, notes: list[str]) -> tuple[Characters, str, np.ndarray | None]:
-    """Add, refuse or drop the characters that occur only in the validation split, as `unseen` says.
-
-    Args:
-        tail: text of the validation split.
-        characters: vocabulary of the training split.
-        unseen: "include" (add the characters to the vocabulary), "error" (raise an error) or "drop" (remove them from the text).
-        notes: list of messages to the user. If characters are added or removed, a message about them is appended to this list.
-
-    Returns:
-        The vocabulary that encodes both splits, the text of the validation split, and None or an array. If characters were removed, the
-        array maps each position in `tail` to a position in the returned text. A removed character maps to the next kept character or, if
-        there is none, to the end of the returned text.
-
-    Raises:
-        InputError: if a character occurs only in the validation split and `unseen` is "error".
-    """
+    """Add, refuse or drop the characters that occur only in the validation split, as `unseen` says."""
     missing = characters.unknown(tail)
     if not missing:
         return characters, tail, None

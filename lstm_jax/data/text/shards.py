@@ -117,12 +117,7 @@ def _describe(records: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _separated(records: Sequence[dict[str, Any]]) -> list[bool]:
-    """Return for each shard whether a separator stands before it.
-
-    A separator stands between two articles. The recipes "source" and "source-cased" remove the white space at both ends of each shard. With
-    these recipes, a separator therefore also stands between two shards of one article, unless a word was divided there. A shard without ids
-    has no separator before it, and neither has the first shard with ids.
-    """
+    """Return for each shard whether a separator stands before it."""
     found: list[bool] = []
     begun = within = False  # whether there is an id so far; whether the last id lies within a word that goes on
     between = True  # whether there is white space, or the begin of an article, between the last id so far and the next shard
@@ -153,17 +148,7 @@ def _write_shard(part: Part, path: Path) -> dict[str, Any]:
 
 
 def _read(part: Part) -> Any:
-    """Return the text of a part before cleaning, as bytes if the unit is "byte", else as a str.
-
-    In a str, line ends of Windows and old Macs become LF, unless the recipe of the part is "exact" (see `clean`).
-
-    Raises:
-        InputError: in one of these cases.
-
-            - The file cannot be read or is an archive.
-            - The file has changed since the `Part` was made.
-            - The unit is "character", and the file is not UTF-8.
-    """
+    """Return the text of a part before cleaning, as bytes if the unit is "byte", else as a str."""
     with parsing(f"file {part.path}", READABLE), open(part.path, "rb") as file:
         begin, end = (_division(file, place, part.size) for place in (part.begin, part.end))
         file.seek(begin)
@@ -186,20 +171,7 @@ def _decoded(content: bytes, path: str, begin: int) -> str:
 
 
 def _division(file: Any, place: int, size: int) -> int:
-    """Return the first position, from `place` on, at which a text file can be divided.
-
-    If `place` is 0 or `size`, the result is `place`. Otherwise the 65,536 bytes from `place` on are searched for a space, a tab or a line
-    feed. There are three cases:
-
-    - If one of these characters is found, the result is the position after the first one.
-    - If none is found and the search has reached the end of the file, the result is the end of the file.
-    - Otherwise the result is the first position from `place` on that lies between two UTF-8 characters.
-
-    Args:
-        file: the text file, opened for reading bytes.
-        place: position at which the search begins, in bytes.
-        size: size of the file in bytes.
-    """
+    """Return the first position, from `place` on, at which a text file can be divided."""
     if place in (0, size):
         return place
     file.seek(place)

@@ -164,15 +164,7 @@ def _sources(paths: Paths) -> Iterator[tuple[Path, Form]]:
 
 
 def source_files(paths: Paths) -> list[Path]:
-    """Return the text files at one or several paths, in the order in which `read_articles` reads them.
-
-    Raises:
-        InputError: in one of these cases.
-
-            - A path does not exist.
-            - A path has a form whose articles are not whole files: it is a table or standard input.
-            - A folder has no text files.
-    """
+    """Return the text files at one or several paths, in the order in which `read_articles` reads them."""
     found: list[Path] = []
     for path, form in _sources(paths):
         if form.files is None:

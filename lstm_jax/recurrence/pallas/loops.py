@@ -48,11 +48,7 @@ def _shapes(state: LSTMState):
 
 
 def _gates(like, split: bool):
-    """Return the shape and dtype (float32) of the gates of all steps, as `jax.ShapeDtypeStruct`.
-
-    If `split` is true, the result is a tuple of four structs (T, B, H), one for each gate. Otherwise it is one struct (T, B, 4H). The
-    argument `like` is the tuple (T, B, H).
-    """
+    """Return the shape and dtype (float32) of the gates of all steps, as `jax.ShapeDtypeStruct`."""
     steps, batch, units = like
     if split:
         return tuple(jax.ShapeDtypeStruct((steps, batch, units), jnp.float32) for _ in range(GATES))

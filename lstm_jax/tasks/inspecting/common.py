@@ -69,15 +69,7 @@ class Epochs(NamedTuple):
 
 
 def kept_epochs(trained: base.Trained, most: int) -> Epochs:
-    """Return the epochs that the run has kept, with their parameters. If it has kept none, return its best epoch only.
-
-    A run has kept an epoch if the parameters of the epoch are on disk. If the run has kept more than `most` epochs, `most` of them are
-    selected. The best epoch has priority, followed by the last epoch, the first epoch, and other epochs that are about evenly spaced. The
-    returned epochs are sorted by their numbers.
-
-    Raises:
-        InputError: if the parameters of an epoch are damaged.
-    """
+    """Return the epochs that the run has kept, with their parameters. If it has kept none, return its best epoch only."""
     folder = trained.run.checkpoints / "epochs"
     steps = checkpoint.steps(folder) if folder.is_dir() else ()
     if not steps:
@@ -116,14 +108,7 @@ class Tracer:
         self._arrays = jax.jit(arrays)
 
     def __call__(self, params: Any, *args: Any, steps: slice | np.ndarray = slice(None), **options: Any) -> list[Layer]:
-        """Return the gates and states of all recurrent layers for a batch of one example.
-
-        Args:
-            params: parameters of the model.
-            args: arguments of the model, with a batch axis of size 1.
-            steps: slice or indices of the steps whose gates and states are returned.
-            options: keyword arguments of the model, with a batch axis of size 1.
-        """
+        """Return the gates and states of all recurrent layers for a batch of one example."""
         found = self._arrays(params, *args, **options)
         layers = []
         for name, arrays in zip(self._names, found, strict=True):

@@ -31,11 +31,7 @@ class SeriesNetwork:
         self.predict = jax.jit(lambda params, entries, ahead: trained.rebuild(params)(entries, ahead, deterministic=True))
 
     def means(self, entries: jax.Array, params: Any, ahead: jax.Array) -> jax.Array:
-        """Return the predicted means (K,) of the next K entries, each as a difference from the last entry read, in the units of the series.
-
-        `entries` (C, F) are the features of the entries that the model reads. `ahead` (K,) encodes the time from the last entry read to
-        each entry to forecast; see `forecast_windows.Part.ahead`.
-        """
+        """Return the predicted means (K,) of the next K entries, as differences from the last entry read, in units of the series."""
         return self.rebuild(params)(entries[None], ahead[None], deterministic=True)[0, 0] * self.scale.spread
 
     def mean(self, entries: jax.Array, params: Any, ahead: jax.Array) -> jax.Array:
@@ -44,10 +40,7 @@ class SeriesNetwork:
 
 
 def forecast_window(trained: forecast.Trained, request: Request) -> Window:
-    """Return the content of an HTML page that shows the forecasts of a trained model for some windows of a series.
-
-    `inspecting.make_window` describes the arguments. If `request` names a file, the only window is the end of the series in this file.
-    """
+    """Return the content of an HTML page that shows the forecasts of a trained model for some windows of a series."""
     require(not request.texts, "text", next(iter(request.texts), ""), "a forecasting run reads a series: give --file")
     series = trained.series(request.file)
     epochs, network = kept_epochs(trained, request.epochs), SeriesNetwork(trained)
@@ -69,19 +62,7 @@ def forecast_window(trained: forecast.Trained, request: Request) -> Window:
 
 
 def _chosen(trained: forecast.Trained, part: Part, count: int) -> dict[int, str]:
-    """Choose windows of three kinds, up to `count` of each.
-
-    The kinds are "surest" (smallest predicted standard deviations), "most wrong" (largest errors of the predicted means) and "least sure"
-    (largest predicted standard deviations).
-
-    Args:
-        trained: the trained model.
-        part: windows of a split.
-        count: number of windows of each kind.
-
-    Returns:
-        A dict from the index of each chosen window to its kind. A window of two kinds has the kind that is listed first.
-    """
+    """Choose windows of three kinds, up to `count` of each."""
     predicted = trained.predict(part)
     spreads, off = predicted[:, 1].mean(-1), np.abs(predicted[:, 0] - part.target).mean(-1)
     found: dict[int, str] = {}
@@ -125,13 +106,7 @@ def _frame(network: SeriesNetwork, params: Any, part: Part, n: int, known: bool)
 
 
 def _replaced(network: SeriesNetwork, params: Any, entries: jax.Array, ahead: jax.Array) -> list[float]:
-    """Measure how much each of the C entries of a window matters to the forecast.
-
-    Returns:
-        C numbers in the units of the series. Number n tells how much the predicted means, averaged over the K forecast entries, fall if
-        entry n is replaced by the mean of its two neighbours. The first and the last entry are replaced by their only neighbour. If C is 1,
-        the entry has no neighbour and is not replaced.
-    """
+    """Measure how much each of the C entries of a window matters to the forecast."""
     whole = np.asarray(entries)
     last = len(whole) - 1
     before, after = whole[[min(1, last), *range(last)]], whole[[*range(1, last + 1), max(last - 1, 0)]]

@@ -57,11 +57,7 @@ class ReviewNetwork:
 
     @cached_property
     def _logits(self) -> Any:
-        """Compiled function that takes parameters, the ids (N, T) of N reviews and `packed`, and returns logits (N,).
-
-        Each row of the ids holds one review, even if the model was trained on rows that hold several packed reviews. For such a model,
-        `packed` holds the first and the last step of the review in each row. For other models, `packed` is None.
-        """
+        """Compiled function that takes parameters, the ids (N, T) of N reviews and `packed`, and returns logits (N,)."""
 
         def logits(params: Any, ids: jax.Array, packed: PackedPlaces | None) -> jax.Array:
             found = self.rebuild(params)(ids, packed=packed, deterministic=True)
@@ -83,12 +79,7 @@ class ReviewNetwork:
         return self.verdict(vectors, params, ids)[None]
 
     def outputs(self, vectors: jax.Array, params: Any, ids: jax.Array) -> jax.Array:
-        """Return the logits (T,) that the model gives after each of the T ids of a review.
-
-        Some models need the whole review: they are bidirectional, pool over all steps, or read padding after the words. For such a model,
-        the result is only the logit (1,) of the whole review. `vectors` (T, E) are the word vectors of the review, and `ids` (T,) its word
-        ids.
-        """
+        """Return the logits (T,) that the model gives after each of the T ids of a review."""
         if not self.stepwise:
             return self.verdicts(vectors, params, ids)
         model = self.rebuild(params)
@@ -110,14 +101,7 @@ class ReviewNetwork:
         return self._batch(params, [words[: n + 1] for n in range(len(words))], len(review.ids))
 
     def _batch(self, params: Any, rows: list[np.ndarray], length: int) -> np.ndarray:
-        """Pad N reviews to `length` ids each, on the side that the run pads, and return their logits (N,).
-
-        Args:
-            params: parameters of the model.
-            rows: list of N arrays, each with the unpadded ids of one review.
-            length: number of ids of a padded review. It must be at least N, because the array of the padded reviews always has the shape
-                (length, length).
-        """
+        """Pad N reviews to `length` ids each, on the side that the run pads, and return their logits (N,)."""
         post, count = bool(self.config.packed) or self.config.padding == "post", np.asarray([len(row) for row in rows])
         full = np.zeros((length, length), np.int32)  # one shape, so that one program serves all reviews of a length
         for n, row in enumerate(rows):
@@ -149,10 +133,6 @@ def _words(trained: sentiment.Trained, review: Review) -> list[str]:
 
 
 def _rows(trained: sentiment.Trained, split: data.EncodedSplit) -> np.ndarray:
-    """Return the ids (N, T) of the N reviews of a split, padded or cut to the length T that the run uses.
-
-    If the run packs reviews in rows, T is the length of the longest review, but at most the length of a row.
-    """
     config = trained.config.data
     length = min(config.packed, int(split.lengths.max())) if config.packed else config.maxlen
     return split.padded(length, config.padding, config.truncating)
@@ -173,12 +153,7 @@ def _given(trained: sentiment.Trained, request: Request) -> list[Review]:
 
 
 def _chosen(trained: sentiment.Trained, count: int) -> list[Review]:
-    """Choose held-out reviews of three kinds, up to `count` of each.
-
-    The kinds are "surest and right" (logits farthest on the correct side of 0), "most wrong" (logits farthest on the wrong side) and "most
-    torn" (logits nearest to 0). The first kind has fewer than `count` reviews if the network classifies fewer than `count` reviews
-    correctly. The second kind has fewer if the network classifies fewer than `count` reviews wrongly.
-    """
+    """Choose held-out reviews of three kinds, up to `count` of each."""
     reviews = sentiment.load_reviews(trained.config)
     check_own_data(trained.run, reviews.fingerprint)
     parts = sentiment.padded_rows(reviews, trained.config).held_out()
@@ -231,11 +206,7 @@ def _frame(network: ReviewNetwork, params: Any, review: Review) -> Frame:
 
 
 def _neighbours(trained: sentiment.Trained, words: set[str]) -> dict[str, Sequence[tuple[str, float]]]:
-    """Return the words whose vectors are nearest to the vectors of the given words.
-
-    The result is a dict from each given word to a list of pairs (near word, cosine similarity of the two vectors), nearest first. Given
-    words without a vector are left out, and so are near words that occur in few training reviews.
-    """
+    """Return the words whose vectors are nearest to the vectors of the given words."""
     space = trained.words
     least = min(LEAST_REVIEWS, max(1, int(space.statistics[1].max()) // 20))
     found = {}

@@ -45,38 +45,23 @@ class TextNetwork:
         self.trace = Tracer(trained.rebuild)
 
     def _logits(self, vectors: jax.Array, params: Any, resets: jax.Array | None) -> jax.Array:
-        """Return the logits (N, V) of the next character after each of N characters, whose input features are `vectors` (N, E)."""
         model, cuts = self.rebuild(params), None if resets is None else resets[:, None]
         hidden, _ = model.recurrent(vectors[:, None], resets=cuts, deterministic=True, time_major=True)
         return model.logits(hidden)[:, 0]
 
     def outputs(self, vectors: jax.Array, params: Any, following: jax.Array, resets: jax.Array | None = None) -> jax.Array:
-        """Return the surprise (N,) of N characters, which is their negative log-probability in nats.
-
-        Args:
-            vectors: input features (N, E) of the characters that the model reads.
-            params: parameters of the model.
-            following: ids (N,) of the characters to score. Each one follows the input character with the same index.
-            resets: bool (N,), True where the state is replaced by zeros before the input character is read, or None.
-        """
+        """Return the surprise (N,) of N characters, which is their negative log-probability in nats."""
         log_p = jax.nn.log_softmax(self._logits(vectors, params, resets))
         return -jnp.take_along_axis(log_p, following[:, None], axis=-1)[:, 0]
 
     @cached_property
     def log_probabilities(self) -> Any:
-        """Compiled function f(vectors, params, resets) that returns the log-probabilities (N, V) of the next character.
-
-        `vectors` (N, E) holds the input features of N characters. Row n of the result belongs to the character that follows character n.
-        `resets` is explained in the method `outputs`.
-        """
+        """Compiled function f(vectors, params, resets) that returns the log-probabilities (N, V) of the next character."""
         return jax.jit(lambda vectors, params, resets: jax.nn.log_softmax(self._logits(vectors, params, resets)))
 
     @cached_property
     def vectors(self) -> Any:
-        """Compiled function f(params, ids) that returns the input features (N, E) of N characters with the ids (N,).
-
-        The features of a character are a one-hot vector, or a row of the embedding if the model has one.
-        """
+        """Compiled function f(params, ids) that returns the input features (N, E) of N characters with the ids (N,)."""
 
         def vectors(params: Any, ids: jax.Array) -> jax.Array:
             model = self.rebuild(params)
@@ -86,12 +71,7 @@ class TextNetwork:
 
 
 def text_window(trained: generation.Trained, request: Request) -> Window:
-    """Return the content of the HTML page about a trained character model; see `inspecting.make_window`.
-
-    Args:
-        trained: the loaded text-generation run.
-        request: texts and epochs to show. If it has no texts, parts of the held-out text are shown.
-    """
+    """Return the content of the HTML page about a trained character model; see `inspecting.make_window`."""
     texts = _given(trained, request) or _chosen(trained, request)
     epochs, network = kept_epochs(trained, request.epochs), TextNetwork(trained)
     characters = trained.characters.characters
@@ -121,13 +101,7 @@ def _given(trained: generation.Trained, request: Request) -> list[_Text]:
 
 
 def _chosen(trained: generation.Trained, request: Request) -> list[_Text]:
-    """Choose easy and hard parts of the held-out text, and parts of median difficulty, for the HTML page about a run.
-
-    The first `READ` characters of the held-out text are cut into parts of up to `request.chars` characters. A part is easy if the model
-    gives high probabilities to its characters, and hard if the model gives low ones. Up to `request.examples` parts of each of the three
-    kinds are chosen. If the training replaced the recurrent state by zeros at the beginning of each article, the state is also replaced at
-    the beginning of each article of the held-out text.
-    """
+    """Choose easy and hard parts of the held-out text, and parts of median difficulty, for the HTML page about a run."""
     held_out, articles = corpora.read_text(trained, most=READ)
     size = min(request.chars, len(held_out) - 1)
     require(size >= 2, "held-out text", f"{len(held_out)} characters", "give --text or --file")

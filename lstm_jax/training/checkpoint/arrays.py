@@ -15,11 +15,7 @@ import numpy as np
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence some messages of Orbax until the context ends.
-
-    The silenced messages are warnings about settings that this project chose on purpose, and the error "Event loop is closed" of Orbax'
-    threads. If an exception ends the context, "Event loop is closed" stays silenced afterwards, because the threads may report it later.
-    """
+    """Silence some messages of Orbax until the context ends."""
     logger = logging.getLogger("absl")
     level, hook = logger.level, sys.unraisablehook
 
@@ -38,10 +34,7 @@ def quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _checkpointer() -> Iterator[Any]:
-    """Yield an Orbax checkpointer that saves synchronously and without compression.
-
-    Compression would hardly shrink float32 weights, and saving would take twice as long.
-    """
+    """Yield an Orbax checkpointer that saves synchronously and without compression."""
     import orbax.checkpoint as ocp
 
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=True, use_compression=False)) as checkpointer, quiet():
@@ -50,11 +43,7 @@ def _checkpointer() -> Iterator[Any]:
 
 @contextlib.contextmanager
 def _plain_path(arrays: Path) -> Iterator[Path]:
-    """Yield a path that leads to the folder `arrays` and contains no glob characters, such as "*" or "[".
-
-    If the path of a checkpoint contains glob characters, Orbax saves only half of the checkpoint. Therefore, if the path of `arrays`
-    contains glob characters or unprintable characters, the yielded path leads through a temporary symbolic link.
-    """
+    """Yield a path that leads to the folder `arrays` and contains no glob characters, such as "*" or "["."""
     path = arrays.absolute()
     if not set(str(path)) & set("[]*?\\") and str(path).isprintable():
         yield path
@@ -79,15 +68,7 @@ def save_arrays(arrays: Path, leaves: dict[str, Any]) -> None:
 
 
 def restore_arrays(arrays: Path, wanted: dict[str, Any]) -> dict[str, Any]:
-    """Read arrays from the folder `arrays`, and return a dict from names to arrays.
-
-    Args:
-        arrays: folder that `save_arrays` wrote.
-        wanted: templates of the arrays to read, as a dict from names to templates. A template is an array or a `jax.ShapeDtypeStruct` with
-            the shape and dtype of the array. If the template is a NumPy array, a NumPy array is returned for it. Otherwise a JAX array is
-            returned, which has the sharding of the template. If the template has no sharding, the JAX array is placed on the first local
-            device.
-    """
+    """Read arrays from the folder `arrays`, and return a dict from names to arrays."""
     import orbax.checkpoint as ocp
 
     def how(leaf: Any) -> Any:

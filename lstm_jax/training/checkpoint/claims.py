@@ -15,21 +15,7 @@ LOCK = "run.lock"
 
 @contextlib.contextmanager
 def claimed(folder: Path, parts: Sequence[str], resume: bool) -> Iterator[None]:
-    """Lock the folder of the checkpoints of a training against other trainings, until the context ends.
-
-    The folder is created if it does not exist. All processes of a training must use this context manager together. Process 0 holds the
-    lock.
-
-    Args:
-        folder: folder of the checkpoints.
-        parts: names of the subfolders of `folder` that can hold checkpoints.
-        resume: whether the subfolders may hold checkpoints of an earlier training. A new training must not add checkpoints to them: only
-            the checkpoints with the highest step numbers are kept, so the first checkpoints of the new training would be deleted.
-
-    Raises:
-        InputError: if another training uses the folder, if the folder cannot be written, or if a subfolder holds checkpoints and `resume`
-            is false.
-    """
+    """Lock the folder of the checkpoints of a training against other trainings, until the context ends."""
     with contextlib.ExitStack() as stack:
         with processes.together():
             if processes.first():

@@ -19,11 +19,7 @@ _LARGEST_FILE = 2**31
 
 
 def require_space(folder: Path, leaves: dict[str, Any]) -> None:
-    """Check that the arrays in `leaves` can be saved to the folder.
-
-    Raises:
-        OSError: if there is too little free space, or if the file-size limit of this process (`ulimit -f`) is too small.
-    """
+    """Check that the arrays in `leaves` can be saved to the folder."""
     size = sum(leaf.nbytes for leaf in leaves.values())
     needed = size + size // 50 + 2**12 * (4 + len(leaves))  # including the metadata of each leaf
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
@@ -34,14 +30,7 @@ def require_space(folder: Path, leaves: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def explained(folder: Path) -> Iterator[None]:
-    """Convert file-system errors that occur inside the `with` block of this context manager to `InputError`.
-
-    The library tensorstore, which Orbax uses, reports some file-system errors only in the text of other exceptions. These exceptions are
-    converted, too.
-
-    Args:
-        folder: folder of the checkpoints, which the error message names.
-    """
+    """Convert file-system errors that occur inside the `with` block of this context manager to `InputError`."""
     try:
         yield
     except InputError:

@@ -113,7 +113,6 @@ def check_state(state: PyTree) -> dict[str, Any]:
 
 
 def _native(leaf: Any) -> Any:
-    """Return an array in the byte order of this machine, which is the order in which it will be restored."""
     foreign = isinstance(leaf, np.ndarray) and not leaf.dtype.isnative
     return leaf.astype(leaf.dtype.newbyteorder("=")) if foreign else leaf
 
@@ -218,11 +217,7 @@ def prune(folder: Path, keep: int, newest: int | None = None) -> None:
 
 
 def _named(tree: PyTree) -> dict[str, Any]:
-    """Return the leaves of a tree as a dict from paths, such as "state.step", to leaves, in the order of `jax.tree.leaves`.
-
-    Raises:
-        InputError: if the tree has no leaves, or if two leaves have the same path.
-    """
+    """Return the leaves of a tree as a dict from paths, such as "state.step", to leaves, in the order of `jax.tree.leaves`."""
     flat = jax.tree_util.tree_leaves_with_path(tree)
     named = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in flat}
     require(bool(flat), "checkpoint state", "a tree without leaves", "give one that holds arrays")
@@ -231,33 +226,13 @@ def _named(tree: PyTree) -> dict[str, Any]:
 
 
 def _zeros(record: dict[str, Any], step: int, name: str, remedy: str) -> np.ndarray:
-    """Check that all values of a leaf (array) of a checkpoint are 0, and return an array of zeros with the shape and dtype of the leaf.
-
-    Args:
-        record: dtype, shape and checksum of the leaf, as in the manifest. The checksum is compared with that of an array of zeros.
-        step: step of the checkpoint.
-        name: path of the leaf in the pytree that the checkpoint stores.
-        remedy: advice to the user at the end of the error message.
-
-    Raises:
-        InputError: if a value of the leaf is not 0.
-    """
     zeros = np.zeros(record["shape"], record["dtype"])
     require(leaf_record(zeros) == record, f"checkpoint leaf {name} of step {step}", "not zero", remedy)
     return zeros
 
 
 def _load(folder: Path, wanted: dict[str, Any], saved: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """Load the arrays of a checkpoint and compare them with their checksums.
-
-    Args:
-        folder: folder of the arrays.
-        wanted: templates of the leaves to load, as a dict from paths to templates; see `restore_arrays`.
-        saved: dict from the path of each leaf to its dtype, shape and checksum, as in the manifest.
-
-    Returns:
-        A pair: a dict from paths to leaves, and a description of the damage. The description is "" if the leaves are intact.
-    """
+    """Load the arrays of a checkpoint and compare them with their checksums."""
     try:
         loaded = arrays.restore_arrays(folder, wanted)
     except MemoryError:
@@ -271,21 +246,13 @@ def _load(folder: Path, wanted: dict[str, Any], saved: dict[str, Any]) -> tuple[
 
 
 def _unfinished(folder: Path, step: int) -> tuple[int, ...]:
-    """Return the step numbers above `step` that have an unfinished checkpoint, in descending order.
-
-    A checkpoint is unfinished if the folder holds its arrays but not its manifest, the file that `save` writes last.
-    """
     matches = (_ARRAYS.fullmatch(entry.name) for entry in folder.iterdir() if entry.is_dir())
     there = {int(match[1]) for match in matches if match} - {*steps(folder)}
     return tuple(sorted((one for one in there if one > step), reverse=True))
 
 
 def _clean(folder: Path) -> None:
-    """Remove the leftovers of interrupted saves: unfinished manifests, and folders of arrays that belong to no finished checkpoint.
-
-    All other entries of the folder are kept. A manifest is the file that `save` writes last. If the manifest of a step exists but is
-    damaged or cannot be read, the folders of arrays of this step are kept, too.
-    """
+    """Remove the leftovers of interrupted saves: unfinished manifests, and folders of arrays that belong to no finished checkpoint."""
     manifests = {step: read_manifest(folder, step) for step in steps(folder)}
     for entry in list(folder.iterdir()):
         match = _ARRAYS.fullmatch(entry.name)
@@ -298,14 +265,6 @@ def _clean(folder: Path) -> None:
 
 
 def _agreed(damage: str) -> str:
-    """Return a description of the damage to a checkpoint if at least one process has found damage, else "".
-
-    All processes must call this function. If one of them has found damage, each of them gets a description. All processes therefore skip
-    the same checkpoints.
-
-    Args:
-        damage: description of the damage that this process has found, or "" if it has found none.
-    """
     (any_damage,) = processes.largest(bool(damage))  # called by each process, whether it has found damage or not
     return damage or ("another process found it damaged" if any_damage else "")
 

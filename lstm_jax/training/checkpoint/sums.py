@@ -35,10 +35,7 @@ def steps(folder: Path) -> list[int]:
 
 
 def leaf_record(leaf: Any) -> dict[str, Any]:
-    """Return the entry of a manifest for an array: a dict with the keys "dtype", "shape" and "sha256".
-
-    The array may also hold random keys made by `jax.random.key`. The checksum then covers the bytes of `jax.random.key_data(leaf)`.
-    """
+    """Return the entry of a manifest for an array: a dict with the keys "dtype", "shape" and "sha256"."""
     array = processes.on_host(jax.random.key_data(leaf) if is_random_key(leaf) else leaf)
     dtype, shape = _dtype_name(leaf), list(leaf.shape)
     digest = hashlib.sha256(f"{dtype} {shape}\n".encode())
@@ -47,20 +44,11 @@ def leaf_record(leaf: Any) -> dict[str, Any]:
 
 
 def _dtype_name(leaf: Any) -> str:
-    """Return the name of the dtype of an array or of a template, such as "bfloat16", or "key<fry>" for random keys."""
     return str(leaf.dtype) if is_random_key(leaf) else np.dtype(leaf.dtype).name
 
 
 def file_records(arrays: Path, sync: bool = False) -> dict[str, dict[str, Any]]:
-    """Return the sizes and the checksums of all files below the folder `arrays`.
-
-    If `sync` is true, the files are also flushed to disk. After that, a power cut cannot destroy them. The caller can therefore list them
-    in a manifest.
-
-    Returns:
-        A dict with one entry for each file. The key is the path of the file relative to `arrays`. The value is a dict with the keys "bytes"
-        (the size) and "sha256" (the checksum).
-    """
+    """Return the sizes and the checksums of all files below the folder `arrays`."""
     records: dict[str, dict[str, Any]] = {}
     for path in sorted(path for path in arrays.rglob("*") if not path.is_dir()):
         with path.open("rb") as file:
@@ -72,10 +60,7 @@ def file_records(arrays: Path, sync: bool = False) -> dict[str, dict[str, Any]]:
 
 
 def write_manifest(folder: Path, step: int, content: dict[str, Any]) -> None:
-    """Write the manifest that belongs to the checkpoint of step `step`, with the dict `content` as JSON.
-
-    The manifest is first written under a temporary name. Once it is complete on disk, it is renamed.
-    """
+    """Write the manifest that belongs to the checkpoint of step `step`, with the dict `content` as JSON."""
     path = manifest_path(folder, step)
     temporary = path.with_name(path.name + ".tmp")
     with temporary.open("wb") as file:
@@ -86,10 +71,7 @@ def write_manifest(folder: Path, step: int, content: dict[str, Any]) -> None:
 
 
 def read_manifest(folder: Path, step: int) -> dict[str, Any] | None:
-    """Read the manifest that belongs to the checkpoint of step `step`, and return its content.
-
-    If the manifest is damaged or cannot be read, return None.
-    """
+    """Read the manifest that belongs to the checkpoint of step `step`, and return its content."""
     try:
         manifest = read_summed(manifest_path(folder, step).read_bytes())
     except OSError:
@@ -101,12 +83,7 @@ def read_manifest(folder: Path, step: int) -> dict[str, Any] | None:
 
 
 def read_verified(folder: Path, step: int) -> tuple[dict[str, Any], str]:
-    """Read the manifest that belongs to the checkpoint of step `step`, and check the files that it lists against their checksums.
-
-    Returns:
-        A pair of the content of the manifest, and a description of the damage. The description is "" if the manifest and all files are
-        intact. If the manifest is damaged, the content is {}.
-    """
+    """Read the manifest that belongs to the checkpoint of step `step`, and check the files that it lists against their checksums."""
     manifest = read_manifest(folder, step)
     if manifest is None:
         return {}, "the manifest is damaged"
@@ -126,20 +103,7 @@ def read_verified(folder: Path, step: int) -> tuple[dict[str, Any], str]:
 
 
 def require_same_tree(step: int, saved: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Check that a checkpoint has the same leaves as the tree that is to be loaded.
-
-    Args:
-        step: step of the checkpoint.
-        saved: dict from the path of each leaf of the checkpoint to its dtype, shape and checksum.
-        wanted: dict from the path of each leaf of the tree to the leaf.
-
-    Raises:
-        InputError: in one of these cases. Each is caused by a wrong config or mesh, not by a damaged checkpoint.
-
-            - A leaf is in the checkpoint but not in the tree, or in the tree but not in the checkpoint.
-            - The shapes or dtypes of a leaf in the checkpoint and in the tree differ.
-            - A leaf of the tree has a sharding that does not fit its shape.
-    """
+    """Check that a checkpoint has the same leaves as the tree that is to be loaded."""
     remedy = "use the config that the run was saved with"
     for name in saved:
         require(name in wanted, f"checkpoint leaf {name} of step {step}", "not in this model or optimiser", remedy)
