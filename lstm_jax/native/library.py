@@ -195,7 +195,9 @@ def register() -> None:
         raise InputError("native code", "; ".join(library.notes), BUILD)
 
 
-def call(name: str, results: Sequence, args: Sequence, aliases: dict[int, int], sets: bool = False, **options) -> list[jax.Array]:
+def call(
+    name: str, results: Sequence, args: Sequence, aliases: dict[int, int], sets: bool = False, alone: bool = False, **options
+) -> list[jax.Array]:
     """Call a function of the compiled C++ library on arrays of one device, and return its results.
 
     Args:
@@ -206,12 +208,13 @@ def call(name: str, results: Sequence, args: Sequence, aliases: dict[int, int], 
             Positions are counted without the operands that are None.
         sets: whether the function also accepts several sets of operands, stacked along an additional first axis. If true, `vmap` stacks the
             sets and calls the function once. If false, `vmap` calls the function once for each set.
+        alone: whether the function runs in one thread.
         options: attributes that are passed to the function; each is a bool, int, float or NumPy number.
     """
     register()
     fixed = {key: np.int64(value) if type(value) is int else value for key, value in options.items()}
     # devices that run this call at the same time share the cores; a traced program keeps its number of threads if the cores change later
-    fixed["threads"] = np.int64(max(1, len(cores()) // min(devices_at_once(), jax.local_device_count("cpu"))))
+    fixed["threads"] = np.int64(1 if alone else max(1, len(cores()) // min(devices_at_once(), jax.local_device_count("cpu"))))
     shapes = [jax.ShapeDtypeStruct(result.shape, result.dtype) for result in results]
     function = jax.ffi.ffi_call(name, shapes, vmap_method="expand_dims" if sets else "sequential", input_output_aliases=aliases)
     return list(function(*(arg for arg in args if arg is not None), **fixed))

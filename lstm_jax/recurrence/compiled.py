@@ -40,6 +40,8 @@ from lstm_jax.recurrence.resets import Resets, restart
 from lstm_jax.recurrence.residuals import Residuals, backward_twin, forward_twin
 from lstm_jax.shapes import GATES
 
+LITTLE = 2**18
+"""Largest number of multiplications of a single step that runs in one thread, since it takes longer to wake another one."""
 FEW_ROWS = 3
 """Largest batch size for which x, the outputs and their gradients must be (T, B, ...) in the C++ code, and cannot be (B, T, ...)."""
 
@@ -204,7 +206,9 @@ def _call_forward(of: CompiledCell, keep: bool, params, x, state, valid, dropout
         shapes = [(steps + 1, *part.shape) for part in first[:states]]
         shapes += [(steps, batch, kept * units)] * bool(kept) + [(batch, steps, units)] * (sequences and swaps)
         results = [*first, *(jax.ShapeDtypeStruct(shape, dtype) for shape in shapes)]
-        found = native.call("lstm_jax_forward", results, (x, *args[1:]), {}, sets=True, keep=keep, **options, **order)
+        weights = sum(kernel.size for kernel in args[1:3] if kernel.ndim == 2)
+        alone = isinstance(steps, int) and isinstance(batch, int) and steps == 1 and batch * weights <= LITTLE
+        found = native.call("lstm_jax_forward", results, (x, *args[1:]), {}, sets=True, alone=alone, keep=keep, **options, **order)
         if not sequences:
             return found
         outputs = jnp.swapaxes(found.pop(), 0, 1) if swaps else found[len(first)][1:, :, :units]
