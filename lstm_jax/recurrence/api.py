@@ -8,7 +8,6 @@ B is the batch size, T the number of steps, E the number of input features and H
 """
 
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import jax
@@ -129,7 +128,7 @@ def unroll(
     segments = check_remat(remat)
     require(segments is None or not arguments.dropout.zoneout, "remat", remat, "segments have no zoneout: give None, or no zoneout")
     chosen = _choose(options, backend, bool(backwards), arguments)
-    run = _unroll.__wrapped__ if is_observed() else _unroll
+    run = _unroll if is_observed() else _unroll_compiled
     return run(options, chosen, segments, bool(backwards), bool(zero_output_for_mask), arguments)
 
 
@@ -149,7 +148,6 @@ def _choose(options: Options, backend: str | None, backwards: bool, arguments: A
     )
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4), inline=True)  # a call outside of `jit` is compiled once, one inside of it is inlined
 def _unroll(options: Options, backend: Backend, remat: Remat, backwards: bool, zeros: bool, arguments: Arguments):
     call = arrange(arguments, backwards, time_major=not options.batch_first)
     tell(options, call, backwards)
@@ -158,6 +156,10 @@ def _unroll(options: Options, backend: Backend, remat: Remat, backwards: bool, z
         return _last_output(final.h, call.valid, call.resets, zeros), final
     h = _all_outputs(h, call.valid, call.resets, zeros)
     return (jnp.swapaxes(h, 0, 1) if options.batch_first else h), final
+
+
+# a call outside of `jit` is compiled once, and a call inside of it is inlined
+_unroll_compiled = jax.jit(_unroll, static_argnums=(0, 1, 2, 3, 4), inline=True)
 
 
 def _run(backend: Backend, options: Options, remat: Remat, call: Call):

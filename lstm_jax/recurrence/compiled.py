@@ -16,7 +16,7 @@ B is the batch size, T the number of steps and H the number of units.
 """
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lstm_jax import native
-from lstm_jax.cells import CELLS, Cell, LSTMParams, LSTMState
+from lstm_jax.cells import CELLS, Cell
 from lstm_jax.cells.products import INT8, NOT_DIFFERENTIABLE, is_per_gate, multiplied, project
 from lstm_jax.dropout import DropoutMasks
 from lstm_jax.errors import require
@@ -34,11 +34,10 @@ from lstm_jax.primitives.partition import SUM, call_partitioned
 from lstm_jax.recurrence import gate_recurrent, hoisted
 from lstm_jax.recurrence.compiled_cells import COMPILED_CELLS
 from lstm_jax.recurrence.compiled_linear import run_linear
+from lstm_jax.recurrence.lstm_loops import TWIN, Residuals
 from lstm_jax.recurrence.operands import Call, Options, compute_dtype_name
 from lstm_jax.recurrence.recurrent_operation import RecurrentOperation, mask_axis, with_zeros
 from lstm_jax.recurrence.resets import Resets, restart
-from lstm_jax.recurrence.residuals import Residuals, backward_twin, forward_twin
-from lstm_jax.shapes import GATES
 
 LITTLE = 2**18
 """Largest number of multiplications of a single step that runs in one thread, since it takes longer to wake another one."""
@@ -60,7 +59,7 @@ def run(options: Options, call: Call):
     call = call._replace(tokens=None if x.ndim == 2 else call.tokens)
     if cell.gates == 1:  # the C++ code has no axis of a single gate
         call = call._replace(dropout=DropoutMasks(_without_gates(dropout.input), _without_gates(dropout.recurrent)))
-    operation = (CompiledLSTM if cell is CELLS["lstm"] else CompiledCell)(cell, options.sequences, products, options.batch_first)
+    operation = (CompiledLSTM if cell is CELLS["lstm"] else CompiledCell)(replace(options, compute_dtype=products))
     if COMPILED_CELLS[cell].cell == cell:
         return apply(operation, *call)
     outputs, final = apply(operation, *gate_recurrent.join(call))
@@ -77,7 +76,7 @@ def why_not_mixed(cell: Cell, dtype: str) -> str:
 
 @dataclass(frozen=True)
 class CompiledCell(RecurrentOperation):
-    """Operation that runs a cell over time in C++. Its arguments are (params, x, state, valid, dropout, resets, tokens), as in `run`.
+    """Operation that runs a cell over time in C++. Its arguments are the fields of a `Call`.
 
     The gates of the LSTM with full gate recurrence also depend on the gates of the previous step. For this cell, `params`, `state`,
     `dropout` and `resets` are those of the equivalent cell `gate_recurrent.JOINED`. The array `h` in the state of `JOINED` has 4H columns:
@@ -85,17 +84,10 @@ class CompiledCell(RecurrentOperation):
     cell, the output of a step is the whole array `h`.
 
     Attributes:
-        cell: the cell.
-        sequences: whether to return the outputs of all steps.
-        compute_dtype: dtype of the matrix products, "bfloat16" or "int8", or None for the dtype of the parameters.
-        batch_first: whether the C++ code reads and writes x, the outputs and the gradients with respect to both as arrays (B, T, ...)
-            rather than (T, B, ...). It has an effect only if the batch size is above `FEW_ROWS`.
+        options: static options of the call, with a `compute_dtype` of "bfloat16" or "int8", or None for the dtype of the parameters.
     """
 
-    cell: Cell
-    sequences: bool
-    compute_dtype: str | None = None
-    batch_first: bool = False
+    options: Options
 
     def runs_on(self):
         """Return ("cpu",), since the C++ code is compiled for the CPU; see `Operation.runs_on`."""
@@ -103,24 +95,24 @@ class CompiledCell(RecurrentOperation):
 
     def forward(self, keep, *args):
         """Run the cell in C++ and return (outputs, `Residuals`), or (outputs, None) if `keep` is false; see `Operation.forward`."""
-        require(not keep or self.compute_dtype != INT8, "products in int8", "differentiated", NOT_DIFFERENTIABLE)
-        return _call_forward(self, keep, *args)
+        require(not keep or self.options.compute_dtype != INT8, "products in int8", "differentiated", NOT_DIFFERENTIABLE)
+        return _call_forward(self.options, keep, Call(*args))
 
     def backward(self, wanted, args, residuals, cotangents):
         """Return the gradients with respect to the arguments of the operation; see `Operation.backward`."""
-        if any(jax.tree.leaves(wanted[4])):
+        if any(jax.tree.leaves(Call(*wanted).dropout)):
             return self.plain_backward(wanted, args, residuals, cotangents)
-        d_params, d_x, d_state, d_resets = _call_backward(self, bool(wanted[1]), *_operands(args, residuals, cotangents))
-        return d_params, d_x, d_state, None, DropoutMasks(), d_resets, None
+        call = Call(*args)
+        return tuple(_call_backward(self.options, bool(Call(*wanted).x), call, residuals, *with_zeros(cotangents, call.state)))
 
     def plain_forward(self, keep, *args):
         """Return the same results as `forward`, computed in JAX; see `Operation.plain_forward`."""
-        return _scan(self, keep, *args)
+        return _scan(self.options, keep, Call(*args))
 
     def plain_backward(self, wanted, args, residuals, cotangents):
         """Return the same results as `backward`, by differentiating `plain_forward`; see `Operation.plain_backward`."""
-        gradients = super().plain_backward(wanted, args, residuals, cotangents)
-        return gradients[0], _sum_repeats(gradients[1], args[-1]), *gradients[2:]
+        gradients = Call(*super().plain_backward(wanted, args, residuals, cotangents))
+        return tuple(gradients._replace(x=_sum_repeats(gradients.x, Call(*args).tokens)))
 
 
 @dataclass(frozen=True)
@@ -131,20 +123,13 @@ class CompiledLSTM(CompiledCell):
     are the values that the forward pass has stored. Its base class `CompiledCell` runs the forward pass again instead.
     """
 
-    def plain_forward(self, keep, *args):
-        """Return the same results as `forward`, computed in JAX; see `Operation.plain_forward`."""
-        return _twin_forward(self, keep, *args)
-
     def plain_backward(self, wanted, args, residuals, cotangents):
         """Return the same results as `backward`, computed in JAX; see `Operation.plain_backward`."""
-        d_params, d_x, d_state, d_masks, d_resets = _twin_gradients(self.compute_dtype, *_operands(args, residuals, cotangents))
-        by_masks = any(jax.tree.leaves(wanted[4]))
-        return d_params, d_x if wanted[1] else None, d_state, None, d_masks if by_masks else DropoutMasks(), d_resets, None
-
-
-def _operands(args, residuals: Residuals, cotangents) -> tuple:
-    params, x, state, *rest = args
-    return params, x, residuals, *with_zeros(cotangents, state), *rest
+        call = Call(*args)
+        gradients = hoisted.backward(TWIN, self.options, call, residuals, cotangents)
+        by_masks = any(jax.tree.leaves(Call(*wanted).dropout))
+        d_x = _sum_repeats(gradients.x, call.tokens) if Call(*wanted).x else None
+        return tuple(gradients._replace(x=d_x, dropout=gradients.dropout if by_masks else DropoutMasks()))
 
 
 def _without_gates(mask):
@@ -155,114 +140,113 @@ def _kinds(mask) -> int:
     return 0 if mask is None else len(mask) if is_per_gate(mask) else 1
 
 
-def _options(of: CompiledCell, x, valid, dropout: DropoutMasks, resets: Resets | None, tokens, sequences: bool) -> dict[str, Any]:
+def _attributes(options: Options, call: Call, sequences: bool) -> dict[str, Any]:
     return {
-        "cell": COMPILED_CELLS[of.cell].number,
-        "ids": bool(jnp.issubdtype(x.dtype, jnp.integer)),
-        "input_masks": _kinds(dropout.input),
-        "recurrent_masks": _kinds(dropout.recurrent),
-        "masked": valid is not None,
-        "tokens": tokens is not None,
-        "resets": resets is not None,
-        "products": PRODUCT_NUMBERS[of.compute_dtype],
+        "cell": COMPILED_CELLS[options.cell].number,
+        "ids": bool(jnp.issubdtype(call.x.dtype, jnp.integer)),
+        "input_masks": _kinds(call.dropout.input),
+        "recurrent_masks": _kinds(call.dropout.recurrent),
+        "masked": call.valid is not None,
+        "tokens": call.tokens is not None,
+        "resets": call.resets is not None,
+        "products": PRODUCT_NUMBERS[options.compute_dtype],
         "sequences": sequences,
     }
 
 
-def _with_axes(valid, dropout: DropoutMasks, resets: Resets | None, tokens) -> list[tuple[Any, int]]:
-    masks = [(mask, mask_axis(mask)) for mask in (dropout.input, dropout.recurrent) if mask is not None]
-    starts = [] if resets is None else [(resets.at, 1), *((part, 0) for part in resets.state)]
-    return masks + [(operand, 1) for operand in (valid, tokens) if operand is not None] + starts
+def _with_axes(call: Call) -> list[tuple[Any, int]]:
+    """Return pairs (array, index of its batch axis) of the operands that a call may lack."""
+    masks = [(mask, mask_axis(mask)) for mask in (call.dropout.input, call.dropout.recurrent) if mask is not None]
+    starts = [] if call.resets is None else [(call.resets.at, 1), *((part, 0) for part in call.resets.state)]
+    return masks + [(operand, 1) for operand in (call.valid, call.tokens) if operand is not None] + starts
 
 
 def _further(params) -> list[jax.Array]:
     return [jnp.concatenate(params[3:])] if len(params) > 3 else []
 
 
-def _output(of: CompiledCell, params, h):
-    units = params.kernel.shape[1] // of.cell.gates
-    return h if h.shape[-1] == units else h[..., :units]
-
-
-def _in_order(of: CompiledCell, x, *arrays) -> tuple:
+def _in_order(options: Options, x, *arrays) -> tuple:
+    """Return `arrays` in the order of axes that the C++ code reads, and whether this is (B, T, ...)."""
     batch = x.shape[1]  # no int in an exported program of a symbolic batch size, which runs the twin
-    swaps = of.batch_first and isinstance(batch, int) and batch > FEW_ROWS
-    return (*(jnp.swapaxes(a, 0, 1) if swaps and a is not None and a.ndim == 3 else a for a in arrays), {"batch_first": swaps})
+    swaps = options.batch_first and isinstance(batch, int) and batch > FEW_ROWS
+    return (*(jnp.swapaxes(a, 0, 1) if swaps and a is not None and a.ndim == 3 else a for a in arrays), swaps)
 
 
-def _call_forward(of: CompiledCell, keep: bool, params, x, state, valid, dropout: DropoutMasks, resets, tokens):
-    sequences = of.sequences
-    options = _options(of, x, valid, dropout, resets, tokens, sequences)
+def _call_forward(options: Options, keep: bool, call: Call):
+    params, state, sequences, gates = call.params, call.state, options.sequences, options.cell.gates
+    attributes = _attributes(options, call, sequences)
     weights = (*params[:3], *_further(params))
-    kept = COMPILED_CELLS[of.cell].kept if keep else 0
-    state_args = slice(len(weights) + 1, len(weights) + 1 + len(state))  # JAX keeps `call`, so that it must not hold arrays of this trace
+    kept = COMPILED_CELLS[options.cell].kept if keep else 0
+    state_args = slice(len(weights) + 1, len(weights) + 1 + len(state))  # JAX keeps `run`, so that it must not hold arrays of this trace
 
-    def call(*args):
-        (steps, batch), dtype, units = args[0].shape[:2], args[1].dtype, args[1].shape[1] // of.cell.gates
+    def run(*args):
+        (steps, batch), dtype, units = args[0].shape[:2], args[1].dtype, args[1].shape[1] // gates
         first = args[state_args]
-        x, order = _in_order(of, args[0], args[0])
-        swaps = order["batch_first"]
+        x, swaps = _in_order(options, args[0], args[0])
         states = len(first) if keep else int(sequences and not swaps)  # arrays of the state that are returned for all steps
         shapes = [(steps + 1, *part.shape) for part in first[:states]]
         shapes += [(steps, batch, kept * units)] * bool(kept) + [(batch, steps, units)] * (sequences and swaps)
         results = [*first, *(jax.ShapeDtypeStruct(shape, dtype) for shape in shapes)]
         weights = sum(kernel.size for kernel in args[1:3] if kernel.ndim == 2)
         alone = isinstance(steps, int) and isinstance(batch, int) and steps == 1 and batch * weights <= LITTLE
-        found = native.call("lstm_jax_forward", results, (x, *args[1:]), {}, sets=True, alone=alone, keep=keep, **options, **order)
+        own = {"alone": alone, "keep": keep, "batch_first": swaps}
+        found = native.call("lstm_jax_forward", results, (x, *args[1:]), {}, sets=True, **own, **attributes)
         if not sequences:
             return found
         outputs = jnp.swapaxes(found.pop(), 0, 1) if swaps else found[len(first)][1:, :, :units]
         return [*found[: None if keep else len(first)], outputs]
 
-    operands = [(x, 1), *((param, None) for param in weights), *((part, 0) for part in state)]
-    operands += _with_axes(valid, dropout, resets, tokens)
-    found = list(call_partitioned(call, operands, [0] * len(state) + [1] * (len(state) * keep + bool(kept) + sequences)))
+    operands = [(call.x, 1), *((param, None) for param in weights), *((part, 0) for part in state), *_with_axes(call)]
+    found = list(call_partitioned(run, operands, [0] * len(state) + [1] * (len(state) * keep + bool(kept) + sequences)))
     outputs = found.pop() if sequences else None
-    gates = found.pop() if kept else None
+    values = found.pop() if kept else None
     final, steps = type(state)(*found[: len(state)]), found[len(state) :]
-    return (outputs, final), Residuals(gates, steps[0], steps[1] if len(steps) > 1 else None) if keep else None
+    return (outputs, final), Residuals(values, steps[0], steps[1] if len(steps) > 1 else None) if keep else None
 
 
-def _call_backward(of: CompiledCell, by_x: bool, params, x, residuals: Residuals, d_h, d_final, valid, dropout, resets, tokens):
-    options = _options(of, x, valid, dropout, resets, tokens, d_h is not None)
-    kernels = params[: 2 if of.cell.has_recurrent_kernel else 1]
+def _call_backward(options: Options, by_x: bool, call: Call, residuals: Residuals, d_h, d_final) -> Call:
+    params = call.params
+    attributes = _attributes(options, call, d_h is not None)
+    kernels = params[: 2 if options.cell.has_recurrent_kernel else 1]
     extras, kept = _further(params), [part for part in residuals if part is not None]
-    states, others, count, has_resets = len(d_final), len(extras), len(kernels), resets is not None
-    state_args = slice(others + len(kept), others + len(kept) + states)  # as in `_call_forward`, `call` must not hold arrays
-    outputs_at = state_args.stop if options["sequences"] else None  # of d_h in `rest`
+    states, others, count, has_resets = len(d_final), len(extras), len(kernels), call.resets is not None
+    state_args = slice(others + len(kept), others + len(kept) + states)  # as in `_call_forward`, `run` must not hold arrays
+    outputs_at = None if d_h is None else state_args.stop  # of d_h in `rest`
 
-    def call(*args):
+    def run(*args):
         x, kernels, rest = args[0], args[1 : 1 + count], list(args[1 + count :])
         state = rest[state_args]
         bias = jax.ShapeDtypeStruct(kernels[0].shape[1:], kernels[0].dtype)
         d_h = None if outputs_at is None else rest[outputs_at]
-        x, d_h, order = _in_order(of, x, x, d_h)
+        x, d_h, swaps = _in_order(options, x, x, d_h)
         if outputs_at is not None:
             rest[outputs_at] = d_h
         results = [*state, *kernels, bias, *rest[:others], *([x] if by_x else []), *(state if has_resets else [])]
-        found = native.call("lstm_jax_backward", results, (x, *kernels, *rest), {}, sets=True, d_x=by_x, **options, **order)
-        if by_x and order["batch_first"]:
+        own = {"d_x": by_x, "batch_first": swaps}
+        found = native.call("lstm_jax_backward", results, (x, *kernels, *rest), {}, sets=True, **own, **attributes)
+        if by_x and swaps:
             at = len(state) + count + 1 + others  # of d_x
             found[at] = jnp.swapaxes(found[at], 0, 1)
         return found
 
-    operands = [(x, 1), *((param, None) for param in (*kernels, *extras)), *((part, 1) for part in kept)]
-    operands += [*((part, 0) for part in d_final), *([] if d_h is None else [(d_h, 1)]), *_with_axes(valid, dropout, resets, tokens)]
-    axes = [0] * states + [SUM] * (count + 1 + others) + [1] * by_x + [0] * (0 if resets is None else states)
-    found = iter(call_partitioned(call, operands, axes))
+    operands = [(call.x, 1), *((param, None) for param in (*kernels, *extras)), *((part, 1) for part in kept)]
+    operands += [*((part, 0) for part in d_final), *([] if d_h is None else [(d_h, 1)]), *_with_axes(call)]
+    axes = [0] * states + [SUM] * (count + 1 + others) + [1] * by_x + [0] * (states * has_resets)
+    found = iter(call_partitioned(run, operands, axes))
     d_state = type(d_final)(*itertools.islice(found, states))
     of_kernels = list(itertools.islice(found, count + 1))
     d_extras = jnp.split(next(found), np.cumsum([len(part) for part in params[3:]])[:-1]) if extras else ()
     d_params = type(params)(*of_kernels, *d_extras)
     d_x = next(found) if by_x else None
-    return d_params, d_x, d_state, None if resets is None else Resets(None, type(d_final)(*found))
+    d_resets = Resets(None, type(d_final)(*found)) if has_resets else None
+    return Call(d_params, d_x, d_state, None, DropoutMasks(), d_resets)
 
 
-def _scan(of: CompiledCell, keep: bool, params, x, state, valid, dropout: DropoutMasks, resets, tokens):
+def _scan(options: Options, keep: bool, call: Call):
     """Run a cell over time in JAX, with the same results as the forward pass in C++."""
-    del tokens  # tokens save time in C++ but do not change the results
-    row, sequences, dtype = COMPILED_CELLS[of.cell], of.sequences, of.compute_dtype
-    cell = row.cell
+    params, x, state, valid, dropout, resets, _ = call
+    row, sequences, dtype = COMPILED_CELLS[options.cell], options.sequences, options.compute_dtype
+    cell, units = row.cell, params.kernel.shape[1] // options.cell.gates
     z = cell.project(params, x, dropout.input, dtype)
     of_x = z if cell.project is project else multiplied(params.kernel, x, dropout.input, dtype)
 
@@ -283,29 +267,7 @@ def _scan(of: CompiledCell, keep: bool, params, x, state, valid, dropout: Dropou
     if keep:
         all_steps = [jnp.concatenate([first[None], rest]) for first, rest in zip(state, states, strict=True)]
         residuals = Residuals(kept, all_steps[0], all_steps[1] if len(all_steps) > 1 else None)
-    return (_output(of, params, states.h) if sequences else None, final), residuals
-
-
-def _twin_forward(of: CompiledCell, keep: bool, params: LSTMParams, x, state: LSTMState, valid, dropout: DropoutMasks, resets, tokens):
-    """Run the LSTM over time in JAX, with the same results as the forward pass in C++."""
-    del tokens  # tokens save time in C++ but do not change the results
-    z, dtype = project(params, x, dropout.input, of.compute_dtype), of.compute_dtype
-    h, final, residuals = forward_twin(of.sequences, keep, dtype, params.recurrent_kernel, z, state, dropout.recurrent, valid, resets)
-    if residuals is not None and isinstance(residuals.gates, tuple):
-        residuals = residuals._replace(gates=jnp.concatenate(residuals.gates, axis=-1))
-    return (h, final), residuals
-
-
-def _twin_gradients(
-    compute_dtype: str | None, params: LSTMParams, x, residuals: Residuals, d_h, d_final: LSTMState, valid, dropout, resets, tokens
-):
-    """Back-propagate through an LSTM in JAX, with the same results as the backward pass in C++."""
-    split = GATES in (_kinds(dropout.input), _kinds(dropout.recurrent))
-    residuals = residuals._replace(gates=tuple(jnp.split(residuals.gates, GATES, axis=-1))) if split else residuals
-    args = (params.recurrent_kernel, residuals, d_h, d_final, dropout.recurrent, valid, resets)
-    d_state, d_reset, d_z = backward_twin(split, compute_dtype, *args)
-    d_params, d_x, d_masks = hoisted.gradients(params, x, dropout, residuals.h_before(resets), d_z, valid, compute_dtype)
-    return d_params, _sum_repeats(d_x, tokens), d_state, d_masks, None if resets is None else Resets(None, d_reset)
+    return (states.h[..., :units] if sequences else None, final), residuals
 
 
 def _sum_repeats(d_x, tokens):

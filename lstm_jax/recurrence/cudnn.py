@@ -23,8 +23,8 @@ from jax.experimental import rnn
 from lstm_jax.cells import LSTMParams, LSTMState
 from lstm_jax.cells.products import one_hot_rows
 from lstm_jax.errors import InputError
+from lstm_jax.recurrence.on_mesh import BATCH_FIRST, COPIED, on_mesh
 from lstm_jax.recurrence.operands import Call, Options
-from lstm_jax.recurrence.residuals import BATCH_FIRST, COPIED, on_mesh
 from lstm_jax.shapes import GATES
 
 LAYERS, DROPOUT, BIDIRECTIONAL = 1, 0.0, False
@@ -59,13 +59,13 @@ def run(options: Options, call: Call):
     steps, batch = x.shape[:2]
     lengths = jnp.full(batch, steps, jnp.int32) if valid is None else valid.sum(0, dtype=jnp.int32)
 
-    def call(weights, x, state, lengths):
+    def run_rows(weights, x, state, lengths):
         results: Any = _lstm((features, units), x, state.h[None], state.c[None], weights, jnp.maximum(lengths, 1))
         y, h, c = results
         return y, LSTMState(h[0], c[0])
 
     in_specs = (COPIED, BATCH_FIRST, BATCH_FIRST, BATCH_FIRST)
-    y, final = on_mesh(call, batch, in_specs, (BATCH_FIRST, BATCH_FIRST), pack(params), jnp.swapaxes(x, 0, 1), state, lengths)
+    y, final = on_mesh(run_rows, batch, in_specs, (BATCH_FIRST, BATCH_FIRST), pack(params), jnp.swapaxes(x, 0, 1), state, lengths)
     h = jnp.swapaxes(y, 0, 1)
     if valid is not None:
         final = jax.tree.map(lambda after, before: jnp.where((lengths > 0)[:, None], after, before), final, state)

@@ -8,9 +8,8 @@ input projection, the gradient of the input, and the gradients of the kernel and
 all T steps and B rows of the batch, or by one product per gate if the gates have different dropout masks. The backward pass is
 back-propagation through time for the equations in cells/lstm.py.
 
-The forward pass stores the h before each step and the local derivatives of the step (see `LocalDerivatives`), so that the backward loop
-only multiplies and adds. The two loops are an attribute of the class `HoistedLSTM` (see `Loops`), so that the backend `pallas` can use this
-class with its own loops.
+The forward pass stores the h before each step and the local derivatives of the step, so that the backward loop only multiplies and adds.
+The loops stand in lstm_loops.py; the backend `pallas` uses the class `HoistedLSTM` with its own.
 
 Two choices make the code faster with XLA's compiler for CPUs (measured for B = 16 and H = 128 on one core): the gates are four separate
 arrays, and operands are transposed before a loop or a product.
@@ -18,103 +17,38 @@ arrays, and operands are transposed before a loop or a product.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from lstm_jax.cells import LSTMParams, LSTMState
+from lstm_jax.cells import LSTMParams
 from lstm_jax.cells.products import is_per_gate, matmul, project
 from lstm_jax.dropout import DropoutMasks
 from lstm_jax.primitives.operation import apply
+from lstm_jax.recurrence.lstm_loops import LOOPS, Gates, Loops
 from lstm_jax.recurrence.operands import Call, Options
 from lstm_jax.recurrence.recurrent_operation import RecurrentOperation, with_zeros
-from lstm_jax.recurrence.resets import Resets, restart, split_gradient
+from lstm_jax.recurrence.resets import Resets
 from lstm_jax.shapes import GATES
-
-Gates = tuple[jax.Array, ...]
-"""Four arrays, one for each of the gates i, f, g and o. The last axis of each has size H."""
-
-
-class LocalDerivatives(NamedTuple):
-    """Derivatives of each step of an LSTM, which the forward pass stores for the backward pass. All arrays are (T, B, H).
-
-    h and c are the state before a step, and h' and c' the state after it. i, f, g and o are the gates, and z are the pre-activations of the
-    gates. d_x stands for the gradient with respect to x. The backward pass gets d_h' and d_c', and computes in this order
-
-        d_c' += d_h' * c_by_h;  d_z[i, f, g] = d_c' * z_by[i, f, g];  d_z[o] = d_h' * z_by[o];  d_c = d_c' * forget
-
-    Attributes:
-        c_by_h: derivative of h' with respect to c', which is o (1 - tanh(c')^2), or 0 at a padded step.
-        z_by: four arrays, 0 at padded steps. Three are the derivatives of c' with respect to z of the gates i, f and g: g i (1 - i),
-            c f (1 - f) and i (1 - g^2). The fourth is the derivative of h' with respect to z of the gate o: tanh(c') o (1 - o).
-        forget: derivative of c' with respect to c, which is f, or 1 at a padded step.
-        h: h before the step.
-    """
-
-    c_by_h: jax.Array
-    z_by: Gates
-    forget: jax.Array
-    h: jax.Array
-
-    def h_before(self, resets: Resets | None) -> jax.Array:
-        """Return h before each step (T, B, H). At a step that begins with a reset, it is the h of `resets.state`."""
-        del resets
-        return self.h
-
-
-class Loops(NamedTuple):
-    """The two loops over time of an LSTM: the loop of the forward pass and the loop of the backward pass.
-
-    The functions `forward` and `backward` have these arguments in common:
-
-        kernel: recurrent kernel (H, 4H).
-        mask: recurrent dropout mask, or None.
-        valid: bool (T, B) that is False at padded steps, or None if no step is padded.
-        resets: a `Resets`, or None.
-        compute_dtype: dtype of the matrix products, or None for the dtype of the arrays.
-
-    Attributes:
-        forward: function forward(sequences, keep, kernel, z, state, mask, valid, resets, compute_dtype). z is the projected input, one
-            array (T, B, 4H) or four arrays (T, B, H), and `state` is the initial state. The function returns (h of all steps,
-            final state, residuals). The first result is an array (T, B, H), or None if `sequences` is false. The residuals are what
-            `backward` reads, or None if `keep` is false. They have a method `h_before(resets)` that returns h before each step (T, B, H).
-        backward: function backward(split, kernel, residuals, d_h, d_final, mask, valid, resets, compute_dtype). d_h is the gradient with
-            respect to h of all steps (T, B, H), or None. d_final is the gradient with respect to the final state. The function returns the
-            gradients with respect to the initial state, `resets.state` and z. The gradient with respect to `resets.state` is None if
-            `resets` is None. The gradient with respect to z is four arrays (T, B, H) if `split` is true, else one array (T, B, 4H).
-        twin: another `Loops`, written in JAX, with the same results and residuals; or None if this one is written in JAX.
-        platforms: platforms on which these loops run, such as "cuda", or () if they are written in JAX.
-    """
-
-    forward: Callable
-    backward: Callable
-    twin: Any = None
-    platforms: tuple[str, ...] = ()
 
 
 def run(options: Options, call: Call):
     """Run the LSTM over time with the backend `hoisted`. The arguments and results are those of `reference.run`."""
-    return apply(HoistedLSTM(LOOPS, options.compute_dtype, options.sequences), *call[:-1])
+    return apply(HoistedLSTM(LOOPS, options), *call)
 
 
 @dataclass(frozen=True)
 class HoistedLSTM(RecurrentOperation):
-    """LSTM over time as an `Operation`, which is a function of arrays with custom forward and backward passes.
-
-    Its arguments are (params, x, state, valid, dropout, resets), as in `reference.run`.
+    """LSTM over time as an `Operation` whose arguments are the fields of a `Call`.
 
     Attributes:
         loops: the two loops over time, for the forward pass and for the backward pass.
-        compute_dtype: dtype of the matrix products; None means the dtype of the arrays.
-        sequences: whether to return h of all steps, or only the final state.
+        options: static options of the call.
     """
 
     loops: Loops
-    compute_dtype: Any
-    sequences: bool
+    options: Options
 
     def runs_on(self):
         """Return the platforms, such as "cuda", on which `forward` and `backward` run. See `Operation.runs_on`."""
@@ -122,19 +56,34 @@ class HoistedLSTM(RecurrentOperation):
 
     def forward(self, keep, *args):
         """Run the LSTM and return (outputs, residuals); see `Operation.forward`."""
-        return _forward(self.loops.forward, self.compute_dtype, self.sequences, keep, *args)
+        return forward(self.loops, self.options, keep, Call(*args))
 
     def backward(self, wanted, args, residuals, cotangents):
         """Return a tuple of the gradients with respect to the arguments `args` of the forward pass; see `Operation.backward`."""
-        return _backward(self.loops.backward, self.compute_dtype, args, residuals, cotangents)
+        return tuple(backward(self.loops, self.options, Call(*args), residuals, cotangents))
 
     def plain_forward(self, keep, *args):
         """Return the same results as `forward`, computed in JAX; see `Operation.plain_forward`."""
-        return _forward((self.loops.twin or self.loops).forward, self.compute_dtype, self.sequences, keep, *args)
+        return forward(self.loops.twin or self.loops, self.options, keep, Call(*args))
 
     def plain_backward(self, wanted, args, residuals, cotangents):
         """Return the same results as `backward`, computed in JAX; see `Operation.plain_backward`."""
-        return _backward((self.loops.twin or self.loops).backward, self.compute_dtype, args, residuals, cotangents)
+        return tuple(backward(self.loops.twin or self.loops, self.options, Call(*args), residuals, cotangents))
+
+
+def forward(loops: Loops, options: Options, keep: bool, call: Call):
+    """Run the forward pass of the LSTM with given loops, and return ((h of all steps, final state), residuals)."""
+    z = _project(call.params, call.x, call.dropout.input, options.compute_dtype)
+    h, final, residuals = loops.forward(options, keep, z, call)
+    return (h, final), residuals
+
+
+def backward(loops: Loops, options: Options, call: Call, residuals, cotangents) -> Call:
+    """Run the backward pass of the LSTM with given loops, and return the gradients with respect to the operands."""
+    d_h, d_final = with_zeros(cotangents, call.state)
+    d_state, d_reset, d_z = loops.backward(options, residuals, d_h, d_final, call)
+    d_params, d_x, d_masks = _gradients(options, call, residuals.h_before(call.resets), d_z)
+    return Call(d_params, d_x, d_state, None, d_masks, None if call.resets is None else Resets(None, d_reset))
 
 
 def _split(array: Array) -> Gates:
@@ -154,82 +103,9 @@ def _project(params: LSTMParams, x: Array, mask: Array | None, compute_dtype) ->
     return tuple(product + jnp.broadcast_to(bias, product.shape) for product, bias in z)
 
 
-def _forward(loop: Callable, compute_dtype, sequences, keep, params, x, state, valid, dropout, resets):
-    z = _project(params, x, dropout.input, compute_dtype)
-    h, final, residuals = loop(sequences, keep, params.recurrent_kernel, z, state, dropout.recurrent, valid, resets, compute_dtype)
-    return (h, final), residuals
-
-
-def forward_loop(sequences, keep, kernel, z, state, mask, valid, resets, compute_dtype):
-    """Run the forward loop of the LSTM over time in JAX. The residuals that it returns are a `LocalDerivatives`."""
-    per_gate = is_per_gate(mask)
-    kernel = jnp.stack(_split(kernel)) if per_gate else kernel
-
-    def body(carry: LSTMState, inputs):
-        z_t, valid_t, reset_t = inputs
-        carry = restart(carry, reset_t, resets)
-        h = carry.h if mask is None else (carry.h[None] if per_gate else carry.h) * mask
-        r = matmul(h, kernel, compute_dtype)
-        z_i, z_f, z_g, z_o = z_t if isinstance(z_t, tuple) else _split(z_t)
-        r_i, r_f, r_g, r_o = r if per_gate else _split(r)
-        i, f, g, o = jax.nn.sigmoid(z_i + r_i), jax.nn.sigmoid(z_f + r_f), jnp.tanh(z_g + r_g), jax.nn.sigmoid(z_o + r_o)
-        c = f * carry.c + i * g
-        tanh_c = jnp.tanh(c)
-        new = LSTMState(o * tanh_c, c)
-        if not keep:
-            if valid_t is not None:
-                new = jax.tree.map(lambda a, b: jnp.where(valid_t[:, None], a, b), new, carry)
-            return new, (new.h if sequences else None, None)
-        z_by = (g * i * (1 - i), carry.c * f * (1 - f), i * (1 - g * g), tanh_c * o * (1 - o))
-        local = LocalDerivatives(o * (1 - tanh_c * tanh_c), z_by, f, carry.h)
-        if valid_t is not None:
-            copied = LocalDerivatives(jnp.zeros_like(c), (jnp.zeros_like(c),) * GATES, jnp.ones_like(c), carry.h)
-            new, local = jax.tree.map(lambda a, b: jnp.where(valid_t[:, None], a, b), (new, local), (carry, copied))
-        return new, (new.h if sequences else None, local)
-
-    final, (h, residuals) = lax.scan(body, state, (z, valid, None if resets is None else resets.at))
-    return h, final, residuals
-
-
-def backward_loop(split, kernel, residuals, d_h, d_final, mask, valid, resets, compute_dtype):
-    """Run the backward loop of the LSTM over time in JAX. The residuals that it reads are a `LocalDerivatives`."""
-    per_gate = is_per_gate(mask)
-    # without the barrier the compiler would fold the transposition into the product in the loop, and so repeat it at each step
-    transposed = lax.optimization_barrier(jnp.stack([part.T for part in _split(kernel)]) if per_gate else kernel.T)
-
-    def body(carries, inputs):
-        (carry, d_reset), (d_h_t, local, valid_t, reset_t) = carries, inputs
-        d_h = carry.h if d_h_t is None else carry.h + d_h_t
-        d_c = carry.c + d_h * local.c_by_h
-        d_z = tuple(d * by for d, by in zip((d_c, d_c, d_c, d_h), local.z_by, strict=True))
-        if per_gate:
-            d_h_before = (matmul(jnp.stack(d_z), transposed, compute_dtype) * mask).sum(0)
-        else:
-            d_h_before = matmul(jnp.concatenate(d_z, axis=-1), transposed, compute_dtype)
-            d_h_before = d_h_before if mask is None else d_h_before * mask
-        if valid_t is not None:
-            d_h_before = jnp.where(valid_t[:, None], d_h_before, d_h)
-        before = split_gradient(LSTMState(d_h_before, d_c * local.forget), d_reset, reset_t)
-        return before, d_z if split else jnp.concatenate(d_z, axis=-1)
-
-    starts, at = (None, None) if resets is None else (jax.tree.map(jnp.zeros_like, d_final), resets.at)
-    (d_state, d_reset), d_z = lax.scan(body, (d_final, starts), (d_h, residuals, valid, at), reverse=True)
-    return d_state, d_reset, d_z
-
-
-def _backward(loop: Callable, compute_dtype, args, residuals, cotangents):
-    params, x, state, valid, dropout, resets = args
-    d_h, d_final = with_zeros(cotangents, state)
-    mask, kernel = dropout.recurrent, params.recurrent_kernel
-    split = is_per_gate(mask) or is_per_gate(dropout.input)
-    d_state, d_reset, d_z = loop(split, kernel, residuals, d_h, d_final, mask, valid, resets, compute_dtype)
-
-    d_params, d_x, d_masks = gradients(params, x, dropout, residuals.h_before(resets), d_z, valid, compute_dtype)
-    return d_params, d_x, d_state, None, d_masks, None if resets is None else Resets(None, d_reset)
-
-
-def gradients(params: LSTMParams, x: Array, dropout: DropoutMasks, h: Array, d_z: Array | Gates, valid, compute_dtype=None):
-    """Return three values: the gradients with respect to the parameters of an LSTM, its inputs and its dropout masks."""
+def _gradients(options: Options, call: Call, h: Array, d_z: Array | Gates):
+    """Return the gradients with respect to the parameters, the inputs and the dropout masks, from h before each step and that of z."""
+    params, x, dropout, valid, compute_dtype = call.params, call.x, call.dropout, call.valid, options.compute_dtype
     by_operands: Callable = _gate_gradients if isinstance(d_z, tuple) else _flat_gradients
     if jnp.issubdtype(x.dtype, jnp.integer):  # for one-hot vectors x the product x^T d_z adds each d_z to the row of its id
         all_gates = jnp.concatenate(d_z, axis=-1) if isinstance(d_z, tuple) else d_z
@@ -274,6 +150,3 @@ def _over_time_and_batch(a: Array, b: Array, compute_dtype) -> Array:
     # a product over two axes, without reshaping, so that the batch axis keeps its sharding
     operands = (a, b) if compute_dtype is None else (a.astype(compute_dtype), b.astype(compute_dtype))
     return lax.dot_general(*operands, (((1, 2), (0, 1)), ((), ())), preferred_element_type=a.dtype)
-
-
-LOOPS = Loops(forward_loop, backward_loop)

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from lstm_jax.cells import Cell
 from lstm_jax.dropout import DropoutMasks
@@ -56,7 +57,7 @@ class Call(NamedTuple):
     """
 
     params: Any
-    x: jax.Array
+    x: Any
     state: Any
     valid: jax.Array | None
     dropout: DropoutMasks
@@ -166,7 +167,7 @@ def arrange(given: Arguments, backwards: bool = False, time_major: bool = False)
 def check_ids(given: Arguments, time_major: bool) -> None:
     """Raise `InputError` if an id at a valid step is beyond -E..E - 1, where the values are known, as they are outside of `jit`."""
     features = given.params.kernel.shape[0]
-    if not jnp.issubdtype(given.x.dtype, jnp.integer) or any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(given)):
+    if not jnp.issubdtype(given.x.dtype, jnp.integer) or any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(given)):
         return
 
     def out_of_range(ids: jax.Array) -> np.ndarray:

@@ -18,6 +18,7 @@ from lstm_jax.dropout import DropoutMasks
 from lstm_jax.recurrence import compiled as recurrence
 from lstm_jax.recurrence import compiled_linear, unroll
 from lstm_jax.recurrence.compiled_cells import COMPILED_CELLS
+from lstm_jax.recurrence.operands import Options
 from lstm_jax.recurrence.resets import Resets
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -104,12 +105,12 @@ def test_calls_equal_their_twins(batch: int, units: int, features: int, dtype: s
             at = jnp.asarray(np.random.default_rng(turn).random((STEPS, batch)) < 0.4)
             resets = Resets(at, _before(state)) if (turn + kind[2]) % 2 else None
             args = (params, x, state, valid, dropout, resets, tokens)
-            operation = recurrence.CompiledLSTM(CELLS["lstm"], True)
+            operation = recurrence.CompiledLSTM(Options(CELLS["lstm"]))
             want = jax.jit(partial(operation.plain_forward, True))(*args)
             got = jax.jit(partial(operation.forward, True))(*args)
             assert_close(got, want, tolerance, str(kind))
             for sequences in (False, True):
-                part, _ = jax.jit(partial(recurrence.CompiledLSTM(CELLS["lstm"], sequences).forward, False))(*args)
+                part, _ = jax.jit(partial(recurrence.CompiledLSTM(Options(CELLS["lstm"], sequences=sequences)).forward, False))(*args)
                 jax.tree.map(np.testing.assert_array_equal, part, (got[0][0] if sequences else None, got[0][1]))
             wanted = (True, kind[0] != "ids", True, None, DropoutMasks(), None if resets is None else Resets(None, True), None)
             cotangents = (None if kind == KINDS[turn % 5] else d_h, d_final)
@@ -137,7 +138,7 @@ def test_other_cells_equal_their_twins(cell: str, turn: int, sizes: tuple[int, i
             resets = Resets(at, _before(state)) if more else None
             state = state if more else jax.tree.map(jnp.zeros_like, state)
             args = (params, x, state, valid, dropout, resets, tokens)
-            operation = recurrence.CompiledCell(CELLS[cell], True)
+            operation = recurrence.CompiledCell(Options(CELLS[cell]))
             got, want = (jax.jit(partial(run, True))(*args) for run in (operation.forward, operation.plain_forward))
             assert_close(got, want, 1e-13, str(kind))
             by_inputs = (kind[0] != "ids", jax.tree.map(lambda part: True, state), None, DropoutMasks())
@@ -269,7 +270,9 @@ def test_gates_far_out(dtype: str) -> None:
             params = LSTMParams(jnp.zeros((1, 4 * units), dtype), jnp.zeros((units, 4 * units), dtype), bias)
             state = LSTMState(*jnp.zeros((2, 1, units), dtype))
             x = jnp.zeros((1, 1, 1), dtype)
-            kept = recurrence.CompiledLSTM(CELLS["lstm"], False).forward(True, params, x, state, None, DropoutMasks(), None, None)[1]
+            kept = recurrence.CompiledLSTM(Options(CELLS["lstm"], sequences=False)).forward(
+                True, params, x, state, None, DropoutMasks(), None, None
+            )[1]
             return np.asarray(kept.gates, np.float64).reshape(4, units)
 
         for gate in range(4):

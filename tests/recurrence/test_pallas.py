@@ -14,12 +14,14 @@ import pytest
 from cases import Case, differentiate_case, make_arrays
 from tables import Shape, assert_close
 
-from lstm_jax.cells import LSTMState
+from lstm_jax.cells import CELLS, LSTMParams, LSTMState
+from lstm_jax.dropout import DropoutMasks
 from lstm_jax.errors import InputError
 from lstm_jax.primitives.operation import apply
 from lstm_jax.recurrence import BACKENDS, backends, hoisted, unroll
+from lstm_jax.recurrence.lstm_loops import TWIN
+from lstm_jax.recurrence.operands import Call, Options
 from lstm_jax.recurrence.pallas import kernels, loops
-from lstm_jax.recurrence.residuals import backward_twin, forward_twin
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
@@ -42,33 +44,34 @@ def read_anew(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _arrays(batch: int, units: int, kind: tuple[str, bool, bool]):
-    dropout, split, masked = kind
+    recurrent, split, masked = kind
     rng = np.random.default_rng(batch * 100 + units)
 
     def normal(*shape: int) -> jax.Array:
         return jnp.asarray(rng.standard_normal(shape), "float32")
 
     z = normal(STEPS, batch, 4 * units)
-    shape = {"shared": (batch, units), "per gate": (4, batch, units)}.get(dropout)
+    shape = {"shared": (batch, units), "per gate": (4, batch, units)}.get(recurrent)
     mask = None if shape is None else jnp.asarray(rng.integers(0, 2, shape) * 2.0, "float32")
     valid = jnp.asarray(rng.integers(0, 2, (STEPS, batch)).astype(bool)) if masked else None
     kernel = normal(units, 4 * units) / units**0.5
     state, d_final = (LSTMState(normal(batch, units), normal(batch, units)) for _ in range(2))
-    return kernel, tuple(jnp.split(z, 4, axis=-1)) if split else z, state, mask, valid, normal(STEPS, batch, units), d_final
+    dropout = DropoutMasks(jnp.ones((4, batch, 1)) if split else None, mask)
+    call = Call(LSTMParams(None, kernel, None), None, state, valid, dropout, None)
+    return tuple(jnp.split(z, 4, axis=-1)) if split else z, call, normal(STEPS, batch, units), d_final
 
 
 def _compare(batch: int, units: int, kind: tuple[str, bool, bool], products: str | None) -> None:
-    kernel, z, state, mask, valid, d_h, d_final = _arrays(batch, units, kind)
-    split, tolerance = kind[1] or kind[0] == "per gate", PRODUCTS[products]
-    want = jax.jit(forward_twin, static_argnums=(0, 1, 2))(True, True, products, kernel, z, state, mask, valid, None)
-    forward = jax.jit(loops._call_forward, static_argnums=(0, 1, 2, 3))
-    assert_close(forward(True, True, True, products, kernel, z, state, mask, valid, None), want, tolerance, kind[0])
-    sequences = kind[1]
-    part = forward(True, sequences, False, products, kernel, z, state, mask, valid, None)
-    assert_close(part[:2], (want[0] if sequences else None, want[1]), tolerance, kind[0])
-    args = (split, products, kernel, want[2], None if kind == APART else d_h, d_final, mask, valid, None)
-    backward = jax.jit(loops._call_backward, static_argnums=(0, 1, 2))
-    assert_close(backward(True, *args), jax.jit(backward_twin, static_argnums=(0, 1))(*args), tolerance, kind[0])
+    z, call, d_h, d_final = _arrays(batch, units, kind)
+    options, tolerance, ours = Options(CELLS["lstm"], products), PRODUCTS[products], loops.INTERPRETED
+    want = jax.jit(TWIN.forward, static_argnums=(0, 1))(options, True, z, call)
+    forward = jax.jit(ours.forward, static_argnums=(0, 1))
+    assert_close(forward(options, True, z, call), want, tolerance, kind[0])
+    part = forward(replace(options, sequences=kind[1]), False, z, call)
+    assert_close(part[:2], (want[0] if kind[1] else None, want[1]), tolerance, kind[0])
+    args = (options, want[2], None if kind == APART else d_h, d_final, call)
+    ours, twins = (jax.jit(loop.backward, static_argnums=0)(*args) for loop in (ours, TWIN))
+    assert_close(ours, twins, tolerance, kind[0])
 
 
 # numbers of rows around the 16 of a program, and of units around the block sizes 16 and 64
@@ -98,7 +101,7 @@ def test_a_kernel_read_anew_each_step(read_anew: None, size: tuple[int, int], ki
 
 
 def _interpreted(options, call):
-    return apply(hoisted.HoistedLSTM(loops.INTERPRETED, options.compute_dtype, options.sequences), *call[:-1])
+    return apply(hoisted.HoistedLSTM(loops.INTERPRETED, options), *call)
 
 
 CASES = [
@@ -132,13 +135,13 @@ def test_lowers_for_a_gpu(size: tuple[int, int], products: str | None) -> None:
     support a primitive.
     """
     for kind in (PLAIN, SHARED, EACH, ALONE):
-        kernel, z, state, mask, valid, d_h, d_final = _arrays(*size, kind)
+        options = Options(CELLS["lstm"], products)
 
-        def both(kernel, z, state, mask, valid, d_h, d_final, split=kind[1] or kind[0] == "per gate"):
-            h, final, kept = loops.LOOPS.forward(True, True, kernel, z, state, mask, valid, None, products)
-            return h, final, loops.LOOPS.backward(split, kernel, kept, d_h, d_final, mask, valid, None, products)
+        def both(z, call, d_h, d_final, options=options):
+            h, final, kept = loops.LOOPS.forward(options, True, z, call)
+            return h, final, loops.LOOPS.backward(options, kept, d_h, d_final, call)
 
-        assert _triton_calls(both, kernel, z, state, mask, valid, d_h, d_final) == 2
+        assert _triton_calls(both, *_arrays(*size, kind)) == 2
 
 
 def test_what_it_refuses() -> None:

@@ -204,7 +204,7 @@ def test_remat_keeps_resets(x64, remat):
 
 
 def _interpreted(options, call):
-    return apply(hoisted.HoistedLSTM(loops.INTERPRETED, options.compute_dtype, options.sequences), *call[:-1])
+    return apply(hoisted.HoistedLSTM(loops.INTERPRETED, options), *call)
 
 
 @pytest.mark.slow(keep=1)

@@ -15,11 +15,12 @@ from jax.experimental.pallas import triton as plgpu
 from lstm_jax.cells import LSTMState
 from lstm_jax.cells.products import is_per_gate
 from lstm_jax.primitives.operation import PLATFORMS, apply
-from lstm_jax.recurrence.hoisted import HoistedLSTM, Loops
+from lstm_jax.recurrence.hoisted import HoistedLSTM
+from lstm_jax.recurrence.lstm_loops import TWIN, Loops, Residuals
+from lstm_jax.recurrence.on_mesh import BATCH_FIRST, COPIED, TIME_FIRST, on_mesh
 from lstm_jax.recurrence.operands import Call, Options
 from lstm_jax.recurrence.pallas.kernels import Tiling, backward_kernel, forward_kernel
 from lstm_jax.recurrence.resets import Resets
-from lstm_jax.recurrence.residuals import Residuals, backward_on_mesh, backward_twin, forward_on_mesh, forward_twin
 from lstm_jax.shapes import GATES
 
 LARGEST = 256
@@ -32,7 +33,7 @@ memory.
 
 def run(options: Options, call: Call):
     """Run the LSTM over time with the backend `pallas`. The arguments and results are those of `reference.run`."""
-    return apply(HoistedLSTM(LOOPS, options.compute_dtype, options.sequences), *call[:-1])
+    return apply(HoistedLSTM(LOOPS, options), *call)
 
 
 def _launch(kernel: Callable, tiling: Tiling, steps: int, results, interpret: bool, *args):
@@ -55,66 +56,50 @@ def _gates(like, split: bool):
     return jax.ShapeDtypeStruct((steps, batch, GATES * units), jnp.float32)
 
 
-def _floats(flags):
-    return None if flags is None else flags.astype(jnp.float32)
+def _on_mesh(function: Callable, options: Options, call: Call, in_specs: tuple, out_specs: tuple, *arrays):
+    """Run `function(kernel, mask, valid, resets, *arrays)` on each device, with the recurrent kernel in the dtype of the products."""
+    mask = call.dropout.recurrent
+    specs = (COPIED, TIME_FIRST if is_per_gate(mask) else BATCH_FIRST, TIME_FIRST, Resets(TIME_FIRST, BATCH_FIRST) if call.resets else None)
+    resets = call.resets and call.resets._replace(at=call.resets.at.astype(jnp.float32))
+    valid = None if call.valid is None else call.valid.astype(jnp.float32)
+    kernel = call.params.recurrent_kernel
+    args = (kernel.astype(options.compute_dtype or kernel.dtype), mask, valid, resets, *arrays)
+    return on_mesh(function, call.state.h.shape[0], (*specs, *in_specs), out_specs, *args)
 
 
-def _with_floats(resets: Resets | None) -> Resets | None:
-    return None if resets is None else Resets(_floats(resets.at), resets.state)
-
-
-def _call_forward(interpret: bool, sequences: bool, keep: bool, compute_dtype, kernel, z, state, mask, valid, resets):
-    def call(kernel, z, state, mask, valid, resets):
+def _forward_loop(interpret: bool, options: Options, keep: bool, z, call: Call):
+    def loop(kernel, mask, valid, resets, z, state):
         batch, units = state.h.shape
         steps = (z[0] if isinstance(z, tuple) else z).shape[0]
         split = isinstance(z, tuple) or is_per_gate(mask)
         all_steps = jax.ShapeDtypeStruct((steps + 1, batch, units), jnp.float32)
         final = _shapes(state)
         gates = _gates((steps, batch, units), split) if keep else None
-        kernel = kernel.astype(compute_dtype or kernel.dtype)
         tiling = Tiling.of(batch, units, kernel.dtype)
-        results = (final, all_steps if sequences or keep or not tiling.resident else None, all_steps if keep else None, gates)
-        args = (kernel, z, state, mask, _floats(valid), _with_floats(resets))
+        results = (final, all_steps if options.sequences or keep or not tiling.resident else None, all_steps if keep else None, gates)
+        args = (kernel, z, state, mask, valid, resets)
         final, all_h, all_c, gates = _launch(forward_kernel, tiling, steps, results, interpret, *args)
-        return all_h[1:] if sequences else None, final, Residuals(gates, all_h, all_c) if keep else None
+        return all_h[1:] if options.sequences else None, final, Residuals(gates, all_h, all_c) if keep else None
 
-    return forward_on_mesh(call, kernel, z, state, mask, valid, resets)
+    in_specs, out_specs = (TIME_FIRST, BATCH_FIRST), (TIME_FIRST, BATCH_FIRST, TIME_FIRST)
+    return _on_mesh(loop, options, call, in_specs, out_specs, z, call.state)
 
 
-def _call_backward(interpret: bool, split: bool, compute_dtype, kernel, residuals: Residuals, d_h, d_final, mask, valid, resets):
-    def call(kernel, residuals, d_h, d_final, mask, valid, resets):
+def _backward_loop(interpret: bool, options: Options, residuals: Residuals, d_h, d_final, call: Call):
+    split = is_per_gate(call.dropout.recurrent) or is_per_gate(call.dropout.input)
+
+    def loop(kernel, mask, valid, resets, residuals, d_h, d_final):
         batch, units = d_final.h.shape
         steps = residuals.all_c.shape[0] - 1
         d_state = _shapes(d_final)
         results = (d_state, None if resets is None else d_state, _gates((steps, batch, units), split))
-        transposed = kernel.T.astype(compute_dtype or kernel.dtype)
-        args = (transposed, residuals.gates, residuals.all_c, d_h, d_final, mask, _floats(valid), _with_floats(resets))
-        return _launch(backward_kernel, Tiling.of(batch, units, transposed.dtype), steps, results, interpret, *args)
+        args = (kernel.T, residuals.gates, residuals.all_c, d_h, d_final, mask, valid, resets)
+        return _launch(backward_kernel, Tiling.of(batch, units, kernel.dtype), steps, results, interpret, *args)
 
-    return backward_on_mesh(call, kernel, residuals, d_h, d_final, mask, valid, resets)
-
-
-def _forward_loop(interpret, sequences, keep, *args):
-    *operands, compute_dtype = args
-    return _call_forward(interpret, sequences, keep, compute_dtype, *operands)
+    in_specs, out_specs = (TIME_FIRST, TIME_FIRST, BATCH_FIRST), (BATCH_FIRST, BATCH_FIRST, TIME_FIRST)
+    return _on_mesh(loop, options, call, in_specs, out_specs, residuals, d_h, d_final)
 
 
-def _backward_loop(interpret, split, *args):
-    *operands, compute_dtype = args
-    return _call_backward(interpret, split, compute_dtype, *operands)
-
-
-def _forward_in_jax(sequences, keep, *args):
-    *operands, compute_dtype = args
-    return forward_twin(sequences, keep, compute_dtype, *operands)
-
-
-def _backward_in_jax(split, *args):
-    *operands, compute_dtype = args
-    return backward_twin(split, compute_dtype, *operands)
-
-
-_TWIN = Loops(_forward_in_jax, _backward_in_jax)
-LOOPS = Loops(partial(_forward_loop, False), partial(_backward_loop, False), _TWIN, ("cuda", "rocm"))
-INTERPRETED = Loops(partial(_forward_loop, True), partial(_backward_loop, True), _TWIN, PLATFORMS)
+LOOPS = Loops(partial(_forward_loop, False), partial(_backward_loop, False), TWIN, ("cuda", "rocm"))
+INTERPRETED = Loops(partial(_forward_loop, True), partial(_backward_loop, True), TWIN, PLATFORMS)
 """Loops whose kernels are interpreted by Pallas, for tests. They run on every platform, but slowly."""
