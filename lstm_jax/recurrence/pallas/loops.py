@@ -1,7 +1,7 @@
 """The backend `pallas`: functions that run the LSTM's forward and backward loops over time with the GPU kernels in kernels.py.
 
 One launch of a GPU kernel runs all steps of a loop. The forward loop keeps the values that the backward loop needs as `Residuals`; see
-residuals.py. B is the batch size, T the number of steps and H the number of units.
+lstm_loops.py. B is the batch size, T the number of steps and H the number of units.
 """
 
 from collections.abc import Callable
