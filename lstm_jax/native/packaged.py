@@ -7,14 +7,14 @@ processor supports. The libraries are in the folder `lib`; setup.py compiles the
 """
 
 import functools
-import os
 import platform
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from lstm_jax.errors import InputError
-from lstm_jax.native import compiler, trust
+from lstm_jax.files.writing import write_atomically
+from lstm_jax.native import compiler
 from lstm_jax.runtime.machine import cores, processor
 
 NARROW = {"bfloat16": "avx512_bf16", "int8": "avx512_vnni"}
@@ -98,14 +98,14 @@ def build_packaged(folder: Path = FOLDER, machine: str = "") -> list[Path]:
 
     def make(level: str) -> Path | InputError:
         path, complaint = folder / file_name(level), InputError("level", level, "never raised")
-        if _is_whole(path):
+        if path.exists():
             return path
         for flags in _targets(level, command):
             try:
                 with tempfile.TemporaryDirectory() as temporary:
                     made = Path(temporary) / "lstm.so"
                     compiler.compile_library(command, [*flags, "-s"], made)  # without -s, most of a library by zig would be symbols
-                    trust.write_packaged(path, made.read_bytes())
+                    write_atomically(path, made.read_bytes())
                 return path
             except InputError as error:
                 complaint = error
@@ -121,12 +121,3 @@ def build_packaged(folder: Path = FOLDER, machine: str = "") -> list[Path]:
         if isinstance(result, InputError) and not paths:
             raise result
     return paths
-
-
-def _is_whole(path: Path) -> bool:
-    """Return whether a library exists at the path and is complete: its last bytes are the hash of all bytes before them."""
-    try:
-        os.close(trust.open_packaged(path))
-    except trust.UntrustedError:
-        return False
-    return True
