@@ -151,7 +151,7 @@ def _load() -> Library:
             keep_freed_memory(large=False)  # so that a program that does not donate its arrays pays for new memory once
             _LOADED[path] = Library(path, tuple(notes)), code
             return _LOADED[path][0]
-    return Library(None, tuple(filter(None, (*notes, packaged.missing_level()))))
+    return Library(None, tuple(notes))
 
 
 def why_not() -> str:

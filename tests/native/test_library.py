@@ -160,17 +160,13 @@ def test_cache_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_sanitizers(monkeypatch: pytest.MonkeyPatch) -> None:
     """LSTM_JAX_SANITIZE adds compiler flags and changes the file name of the library.
 
-    A library that was built without sanitizers is therefore never loaded in place of one with sanitizers. An unknown sanitizer is refused.
+    A library that was built without sanitizers is therefore never loaded in place of one with sanitizers.
     """
     monkeypatch.delenv("LSTM_JAX_SANITIZE", raising=False)  # set where the tests themselves run with sanitizers
     plain = library.library_path()
     monkeypatch.setenv("LSTM_JAX_SANITIZE", "address,undefined")
     assert library.library_path() != plain
     assert "-fsanitize=address,undefined" in library._flags()
-    monkeypatch.setenv("LSTM_JAX_SANITIZE", "adress")
-    with pytest.raises(InputError, match=r"^LSTM_JAX_SANITIZE: adress; give address or undefined, or both with a comma"):
-        library.build()
-    assert library.why_not().startswith("LSTM_JAX_SANITIZE: adress; ")
 
 
 @pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the backend with")

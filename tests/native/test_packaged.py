@@ -64,22 +64,6 @@ def test_levels(monkeypatch: pytest.MonkeyPatch, text: str, machine: str, levels
     assert packaged.levels_here() == levels
 
 
-def test_the_highest_level_that_is_there(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    _processor(monkeypatch, V3)
-    assert packaged.packaged_paths() == []
-    for level in ("x86-64-v2", "x86-64-v3", "x86-64-v4"):
-        (folder / packaged.file_name(level)).touch()
-    assert packaged.packaged_paths() == [folder / packaged.file_name("x86-64-v3"), folder / packaged.file_name("x86-64-v2")]
-    (folder / packaged.file_name("x86-64-v3")).unlink()
-    assert packaged.packaged_paths() == [folder / packaged.file_name("x86-64-v2")]
-
-
-def test_a_processor_below_the_lowest_level(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    (folder / packaged.file_name("x86-64-v2")).touch()
-    _processor(monkeypatch, V2.replace("sse4_1 sse4_2 ", ""))
-    assert library.why_not() == "not built; this processor lacks sse4_1 sse4_2 of x86-64-v2: run lstm-jax backends --build"
-
-
 @pytest.fixture
 def small(tmp_path: Path) -> bytes:
     """Return the bytes of a library with one function."""
