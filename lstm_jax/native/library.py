@@ -4,6 +4,7 @@ If the function `build` has compiled a library for exactly this processor, that 
 one of the libraries that were installed with lstm_jax is used; see packaged.py.
 """
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -17,10 +18,9 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from lstm_jax.errors import InputError
-from lstm_jax.files.writing import default_cache_dir
-from lstm_jax.native import compiler, packaged, trust
-from lstm_jax.native.switch import is_off
+from lstm_jax.errors import InputError, require, system_errors
+from lstm_jax.files.writing import default_cache_dir, write_atomically
+from lstm_jax.native import compiler, packaged
 from lstm_jax.primitives.partition import devices_at_once
 from lstm_jax.runtime.machine import cores, keep_freed_memory, processor
 
@@ -36,7 +36,29 @@ TARGETS = (
 PRODUCT_NUMBERS = {None: 0, "bfloat16": 1, "int8": 2}
 """Dict from each dtype of matrix products to its number in native/narrow.h. The key None means the dtype of the parameters."""
 BUILD = "run lstm-jax backends --build"
-INSTALLED = "the installed"
+NOT_BUILT = "not built"
+VARIABLE = "LSTM_JAX_COMPILED_CODE"
+
+# the value is part of the key of JAX's program caches, so that a program that was traced with another value is not reused
+_enabled = jax.make_user_context(default_value=os.environ.get(VARIABLE, "1").lower() not in ("0", "false", "off", "no"))
+
+
+def compiled_code(enabled: bool) -> contextlib.AbstractContextManager:
+    """Return a context manager that turns the use of compiled C++ code on or off.
+
+    Without compiled code, the recurrence, the dropout masks and row-sparse updates are computed in JAX. The results with and without
+    compiled code are equal up to rounding. The environment variable LSTM_JAX_COMPILED_CODE=0 turns compiled code off for the process,
+    except within `compiled_code(True)`.
+
+    Args:
+        enabled: whether to use compiled code within the context.
+    """
+    return _enabled(enabled)
+
+
+def is_off() -> str:
+    """Return "" if compiled C++ code is turned on, else a message that says how it was turned off."""
+    return "" if _enabled.value else f"turned off by {VARIABLE} or compiled_code(False)"
 
 
 def _flags() -> tuple[str, ...]:
@@ -57,65 +79,28 @@ def library_path() -> Path:
 def build() -> Path:
     """Compile the C++ library for exactly this processor, store it in the user's cache folder, and return its path.
 
-    The compilation takes about a minute. If the library has been compiled before, can be loaded, and cannot have been written by another
-    user (see `native.trust`), it is not compiled again. A process that already uses another compiled library, such as one that was
-    installed with lstm_jax, continues to use that one.
+    The compilation takes about a minute. If the library has been compiled before and can be loaded, it is not compiled again. A process
+    that already uses another compiled library, such as one that was installed with lstm_jax, continues to use that one.
 
     Raises:
-        InputError: in one of these cases.
-
-            - There is no compiler.
-            - The compiler fails or takes longer than `compiler.SECONDS`.
-            - The compiled library cannot be loaded.
-            - The library cannot be written to the cache folder.
+        InputError: if there is no compiler, if it fails or makes a library that cannot be loaded, or if the cache folder cannot be used.
     """
     path = library_path()
-    try:
-        _open(path)
-    except trust.UntrustedError:
-        command = compiler.find_compiler()
-        trust.check_folder(path)
+    if not compiler.loading_error(path):
+        return path
+    command = compiler.find_compiler()
+    elsewhere = "name another folder in XDG_CACHE_HOME"
+    with system_errors(f"writing {path}", f"free some space or {elsewhere}"):
+        path.parent.mkdir(0o700, parents=True, exist_ok=True)
+        loads = not os.statvfs(path.parent).f_flag & getattr(os, "ST_NOEXEC", 0)
+        require(loads, f"folder {path.parent}", "is mounted with noexec", elsewhere)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:  # the usual one may forbid loading
             made = Path(folder) / "lstm.so"
             compiler.compile_library(command, _flags(), made)
-            compiler.check_loads(command, made)  # so that a library that cannot be loaded is not stored
-            trust.write(path, made.read_bytes())
-        try:
-            _open(path)
-        except trust.UntrustedError as error:
-            raise InputError(f"library {path}", error, "name another folder in XDG_CACHE_HOME") from error
+            complaint = compiler.loading_error(made)
+            require(not complaint, f"library made by {command[0]}", complaint, compiler.OTHER)
+            write_atomically(path, made.read_bytes())
     return path
-
-
-_OPENED: dict[Path, ctypes.CDLL] = {}
-_REGISTERED: dict[Path, tuple[str, ...]] = {}
-"""Libraries whose functions are registered with XLA: a dict from the path of each library to its `Library.notes`."""
-
-
-def _open(path: Path, is_packaged: bool = False) -> ctypes.CDLL:
-    """Load a compiled library, if this process has not loaded it yet, and return it."""
-    if path not in _OPENED:
-        file = trust.open_packaged(path) if is_packaged else trust.open_library(path)
-        if "address" in os.environ.get("LSTM_JAX_SANITIZE", "") and not hasattr(ctypes.CDLL(None), "__asan_init"):
-            os.close(file)  # loading it would kill the process
-            raise trust.UntrustedError("built with AddressSanitizer, whose runtime is not preloaded")
-        # load the open file that was checked, even if the name now belongs to another file; keep it open: the /proc path must stay valid
-        opened = Path(f"/proc/self/fd/{file}")
-        try:
-            _OPENED[path] = ctypes.CDLL(str(opened if opened.exists() else path))
-        except OSError as error:
-            os.close(file)
-            raise trust.UntrustedError(f"cannot be loaded ({' '.join(str(error).split())})") from error
-    return _OPENED[path]
-
-
-def _register(library: ctypes.CDLL) -> None:
-    """Register the functions of a compiled library with XLA."""
-    try:
-        for name in TARGETS:
-            jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
-    except Exception as error:
-        raise trust.UntrustedError(f"XLA of this jaxlib refuses it ({' '.join(str(error).split())})") from error
 
 
 class Library(NamedTuple):
@@ -127,29 +112,46 @@ class Library(NamedTuple):
     """Messages that say why other libraries cannot be used."""
 
 
+_LOADED: dict[Path, tuple[Library, ctypes.CDLL]] = {}
+"""Libraries whose functions are registered with XLA, by their paths."""
+
+
+def _open(path: Path) -> ctypes.CDLL:
+    """Load a compiled library, and register its functions with XLA."""
+    if "address" in os.environ.get("LSTM_JAX_SANITIZE", "") and not hasattr(ctypes.CDLL(None), "__asan_init"):
+        raise OSError("built with AddressSanitizer, whose runtime is not preloaded")  # loading it would kill the process
+    code = ctypes.CDLL(str(path))
+    for name in TARGETS:
+        jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(code, name)), platform="cpu")
+    return code
+
+
 def _load() -> Library:
     """Return the compiled library that this process uses."""
-    candidates: list[tuple[Path, bool]] = []
+    candidates: dict[Path, str] = {}
     notes = []
     try:
-        candidates.append((library_path(), False))
+        candidates[library_path()] = "the library built for this processor"
     except InputError as error:
         notes.append(str(error))
     if not os.environ.get("LSTM_JAX_SANITIZE"):
-        candidates += [(path, True) for path in packaged.packaged_paths()]
-    for path, _ in candidates:
-        if path in _REGISTERED:
-            return Library(path, _REGISTERED[path])
-    for path, is_packaged in candidates:
+        candidates |= {path: f"the installed {path.name}" for path in packaged.packaged_paths()}
+    for path in candidates:
+        if path in _LOADED:
+            return _LOADED[path][0]
+    for path, name in candidates.items():
+        if not os.path.exists(path):
+            notes.append(NOT_BUILT)
+            continue
         try:
-            _register(_open(path, is_packaged))
-        except trust.UntrustedError as error:
-            notes.append(f"{INSTALLED} {path.name}: {error}" if is_packaged else str(error))
+            code = _open(path)
+        except Exception as error:  # XLA raises errors of several classes
+            notes.append(f"{name}: cannot be loaded ({' '.join(str(error).split())})")
         else:
-            _REGISTERED[path] = tuple(notes)
             keep_freed_memory(large=False)  # so that a program that does not donate its arrays pays for new memory once
-            return Library(path, tuple(notes))
-    return Library(None, tuple(filter(None, (*notes, packaged.missing_level()))))
+            _LOADED[path] = Library(path, tuple(notes)), code
+            return _LOADED[path][0]
+    return Library(None, tuple(notes))
 
 
 def why_not() -> str:
@@ -165,7 +167,7 @@ def why_not_products(dtype: str) -> str:
     path = loaded_library()
     if path is None:
         return why_not()
-    if _OPENED[path].lstm_jax_has_products(ctypes.c_int64(PRODUCT_NUMBERS[dtype])):
+    if _LOADED[path][1].lstm_jax_has_products(ctypes.c_int64(PRODUCT_NUMBERS[dtype])):
         return ""
     feature = packaged.NARROW[dtype]
     here = feature in processor().split()
@@ -183,8 +185,7 @@ def describe_library() -> str:
     if path is None:
         return why_not()
     origin = "installed with lstm_jax" if path.parent == packaged.FOLDER else "built for this processor"
-    notes = [note if note.startswith(INSTALLED) else f"the library built for this processor: {note}" for note in _load().notes]
-    rejected = [f"{note}: {BUILD}" for note in notes if not note.endswith(trust.NOT_BUILT)]
+    rejected = [f"{note}: {BUILD}" for note in _load().notes if note != NOT_BUILT]
     return "; ".join([f"{path.name}, {origin}", *rejected])
 
 

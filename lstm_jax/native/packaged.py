@@ -7,14 +7,14 @@ processor supports. The libraries are in the folder `lib`; setup.py compiles the
 """
 
 import functools
-import os
 import platform
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from lstm_jax.errors import InputError
-from lstm_jax.native import compiler, trust
+from lstm_jax.files.writing import write_atomically
+from lstm_jax.native import compiler
 from lstm_jax.runtime.machine import cores, processor
 
 NARROW = {"bfloat16": "avx512_bf16", "int8": "avx512_vnni"}
@@ -67,16 +67,6 @@ def packaged_paths() -> list[Path]:
     return [path for path in paths if path.exists()]
 
 
-def missing_level() -> str:
-    """Return a message that says why this processor can run none of the levels in `LEVELS`, or "" if it can run one."""
-    levels = LEVELS.get(platform.machine(), {})
-    if levels_here() or not levels:
-        return ""
-    lowest = list(levels)[-1]
-    lacking = levels[lowest] - set(processor().split())
-    return f"this processor lacks {' '.join(sorted(lacking))} of {lowest}"
-
-
 def _targets(level: str, command: list[str]) -> list[list[str]]:
     """Return the compiler flags for a level of the processor architecture, as a list of alternatives."""
     if level not in EXTENSIONS:
@@ -95,38 +85,28 @@ def build_packaged(folder: Path = FOLDER, machine: str = "") -> list[Path]:
     if not names:
         return []
     command = compiler.find_compiler()
+    errors: list[InputError] = []
 
-    def make(level: str) -> Path | InputError:
-        path, complaint = folder / file_name(level), InputError("level", level, "never raised")
-        if _is_whole(path):
+    def make(level: str) -> Path | None:
+        path = folder / file_name(level)
+        if path.exists():
             return path
         for flags in _targets(level, command):
             try:
                 with tempfile.TemporaryDirectory() as temporary:
                     made = Path(temporary) / "lstm.so"
                     compiler.compile_library(command, [*flags, "-s"], made)  # without -s, most of a library by zig would be symbols
-                    trust.write_packaged(path, made.read_bytes())
+                    write_atomically(path, made.read_bytes())
                 return path
             except InputError as error:
-                complaint = error
-        return complaint
+                errors.append(error)
+        return None
 
     folder.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(len(cores())) as pool:
-        results = list(pool.map(make, names))
-    paths = [result for result in results if isinstance(result, Path)]
+        paths = [path for path in pool.map(make, names) if path]
     for stale in set(folder.glob("*.so")) - set(paths):
         stale.unlink(missing_ok=True)  # another installation may remove it at the same time
-    for result in results:
-        if isinstance(result, InputError) and not paths:
-            raise result
+    if not paths:
+        raise errors[-1]
     return paths
-
-
-def _is_whole(path: Path) -> bool:
-    """Return whether a library exists at the path and is complete: its last bytes are the hash of all bytes before them."""
-    try:
-        os.close(trust.open_packaged(path))
-    except trust.UntrustedError:
-        return False
-    return True

@@ -18,7 +18,7 @@ from jax.sharding import AxisType, Mesh
 from lstm_jax.errors import InputError, require
 from lstm_jax.layers.carried import LayerState
 from lstm_jax.models import Parts, split_module
-from lstm_jax.native.switch import is_off
+from lstm_jax.native.library import is_off
 from lstm_jax.recurrence import check_32_bits
 from lstm_jax.runtime import sharding
 from lstm_jax.training.lookups import find_lookups

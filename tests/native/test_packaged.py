@@ -3,6 +3,7 @@
 The tests cover which library is chosen for a processor, the error if none can be loaded, the compilation, and the wheel with the libraries.
 """
 
+import ctypes
 import os
 import shutil
 import subprocess
@@ -17,7 +18,7 @@ import pytest
 
 from lstm_jax import CELLS, unroll
 from lstm_jax.errors import InputError
-from lstm_jax.native import compiler, library, packaged, trust
+from lstm_jax.native import compiler, library, packaged
 
 V2 = "Linux x86_64 flags : fpu cx16 lahf_lm popcnt pni sse4_1 sse4_2 ssse3"
 V3 = f"{V2} avx avx2 bmi1 bmi2 f16c fma abm movbe xsave"
@@ -39,7 +40,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     place.mkdir()
     monkeypatch.setattr(packaged, "FOLDER", place)
     monkeypatch.setattr(library, "library_path", lambda: tmp_path / "cache" / "native" / "lstm.so")
-    monkeypatch.setattr(library, "_register", lambda opened: None)
+    monkeypatch.setattr(library, "TARGETS", ())
+    monkeypatch.setattr(library, "_LOADED", {})
     return place
 
 
@@ -62,22 +64,6 @@ def test_levels(monkeypatch: pytest.MonkeyPatch, text: str, machine: str, levels
     assert packaged.levels_here() == levels
 
 
-def test_the_highest_level_that_is_there(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    _processor(monkeypatch, V3)
-    assert packaged.packaged_paths() == []
-    for level in ("x86-64-v2", "x86-64-v3", "x86-64-v4"):
-        (folder / packaged.file_name(level)).touch()
-    assert packaged.packaged_paths() == [folder / packaged.file_name("x86-64-v3"), folder / packaged.file_name("x86-64-v2")]
-    (folder / packaged.file_name("x86-64-v3")).unlink()
-    assert packaged.packaged_paths() == [folder / packaged.file_name("x86-64-v2")]
-
-
-def test_a_processor_below_the_lowest_level(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    (folder / packaged.file_name("x86-64-v2")).touch()
-    _processor(monkeypatch, V2.replace("sse4_1 sse4_2 ", ""))
-    assert library.why_not() == "not built; this processor lacks sse4_1 sse4_2 of x86-64-v2: run lstm-jax backends --build"
-
-
 @pytest.fixture
 def small(tmp_path: Path) -> bytes:
     """Return the bytes of a library with one function."""
@@ -93,54 +79,45 @@ def test_which_library_is_used(monkeypatch: pytest.MonkeyPatch, folder: Path, sm
     """The library that was built for this processor is used first. If it is damaged, the installed one is used, and the message says so."""
     _processor(monkeypatch, V3)
     path = folder / packaged.file_name("x86-64-v3")
-    trust.write_packaged(path, small)
-    path.chmod(0o664)  # pip under umask 002
-    monkeypatch.setattr(library, "_REGISTERED", {})
+    path.write_bytes(small)
     assert library.loaded_library() == path
     assert library.why_not() == ""
     assert library.describe_library() == f"{path.name}, installed with lstm_jax"
     built = library.library_path()
-    trust.write(built, small)
+    built.parent.mkdir(parents=True)
+    built.write_bytes(small[:100])
     assert library.loaded_library() == path  # a process keeps what it has registered
-    monkeypatch.setattr(library, "_REGISTERED", {})
+    library._LOADED.clear()
+    assert library.why_not() == ""
+    begin = f"{path.name}, installed with lstm_jax; the library built for this processor: cannot be loaded ({built}: "
+    assert library.describe_library().startswith(begin)
+    assert library.describe_library().endswith("): run lstm-jax backends --build")
+    library._LOADED.clear()
+    built.write_bytes(small)
     assert library.loaded_library() == built
     assert library.describe_library() == "lstm.so, built for this processor"
-    monkeypatch.setattr(library, "_REGISTERED", {})
-    monkeypatch.setattr(library, "_OPENED", {})
-    os.truncate(built, 100)
-    assert library.why_not() == ""
-    assert library.describe_library() == (
-        f"{path.name}, installed with lstm_jax; the library built for this processor: it is damaged, or not what was built: "
-        "run lstm-jax backends --build"
-    )
 
 
-def test_a_damaged_installed_library(monkeypatch: pytest.MonkeyPatch, folder: Path, small: bytes) -> None:
+@pytest.mark.parametrize(
+    ("content", "targets", "why"), [(b"", (), "file too short"), (None, ("no_function",), "undefined symbol: no_function")]
+)
+def test_an_installed_library_that_cannot_be_used(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, small: bytes, content, targets, why
+) -> None:
+    """A library that is damaged, or that XLA refuses, is passed over with the reason, and the library of a lower level is used."""
     _processor(monkeypatch, V3)
-    path = folder / packaged.file_name("x86-64-v3")
-    trust.write_packaged(path, small)
-    os.truncate(path, 100)
-    damaged = f"the installed {path.name}: it is damaged, or not what was built"
+    path, lower = (folder / packaged.file_name(level) for level in ("x86-64-v3", "x86-64-v2"))
+    path.write_bytes(small if content is None else content)
+    monkeypatch.setattr(library, "TARGETS", targets)
+    damaged = f"the installed {path.name}: cannot be loaded ({path}: {why})"
     assert library.why_not() == f"not built; {damaged}: run lstm-jax backends --build"
-    lower = folder / packaged.file_name("x86-64-v2")
-    trust.write_packaged(lower, small)
-    monkeypatch.setattr(library, "_REGISTERED", {})
+    with pytest.raises(InputError, match=rf"^native code: not built; the installed {path.name}: cannot be"):
+        library.register()
+    lower.write_bytes(small)
+    opened = library._open
+    monkeypatch.setattr(library, "_open", lambda path: ctypes.CDLL(str(path)) if path == lower else opened(path))
     assert library.loaded_library() == lower
     assert library.describe_library() == f"{lower.name}, installed with lstm_jax; {damaged}: run lstm-jax backends --build"
-
-
-def test_an_interface_that_xla_refuses(monkeypatch: pytest.MonkeyPatch, folder: Path, small: bytes) -> None:
-    """A library that XLA does not accept, here because it lacks the functions, gives an error with the reason."""
-    monkeypatch.undo()
-    monkeypatch.setattr(packaged, "FOLDER", folder)
-    monkeypatch.setattr(library, "library_path", lambda: folder / "none.so")
-    monkeypatch.setattr(library, "_REGISTERED", {})
-    _processor(monkeypatch, V3)
-    path = folder / packaged.file_name("x86-64-v3")
-    trust.write_packaged(path, small)
-    assert "XLA of this jaxlib refuses it (" in library.why_not()
-    with pytest.raises(InputError, match=rf"^native code: not built; the installed {path.name}: XLA of this"):
-        library.register()
 
 
 def test_which_feature_the_processor_lacks(monkeypatch: pytest.MonkeyPatch, folder: Path, small: bytes) -> None:
@@ -149,13 +126,12 @@ def test_which_feature_the_processor_lacks(monkeypatch: pytest.MonkeyPatch, fold
     The processor in this test has AVX512-VNNI, which int8 needs, but not AVX512-BF16, which bfloat16 needs. For int8, the message says that
     the user can build a library that multiplies in int8. For bfloat16, the message names the instructions that the processor lacks.
     """
-    monkeypatch.setattr(library, "_REGISTERED", {})
     _processor(monkeypatch, f"{V4} avx512_vnni")
     monkeypatch.setattr(library, "processor", packaged.processor)
     path = folder / packaged.file_name("x86-64-v4")
-    trust.write_packaged(path, small)
-    opened = library._open(path, is_packaged=True)
-    monkeypatch.setattr(opened, "lstm_jax_has_products", lambda number: 0, raising=False)
+    path.write_bytes(small)
+    assert library.loaded_library() == path
+    monkeypatch.setattr(library._LOADED[path][1], "lstm_jax_has_products", lambda number: 0, raising=False)
     assert library.why_not_products("int8") == f"{path.name} has no products in int8: run lstm-jax backends --build"
     assert library.why_not_products("bfloat16") == "this processor lacks avx512_bf16"
 
@@ -171,7 +147,7 @@ def test_each_level_equals_the_reference(level: str, dtype: str, monkeypatch: py
     path = packaged.FOLDER / packaged.file_name(level)
     if level not in packaged.levels_here() or not path.exists():
         pytest.skip(f"no library of {level} for this processor is installed")
-    opened = library._open(path, is_packaged=True)
+    opened = ctypes.CDLL(str(path))
     for name in library.TARGETS:
         jax.ffi.register_ffi_target(f"{level} {name}", jax.ffi.pycapsule(getattr(opened, name)), platform="cpu")
     call = jax.ffi.ffi_call
@@ -224,7 +200,7 @@ def _make_wheel(tmp_path: Path, script: str) -> tuple[zipfile.ZipFile, str]:
 
 
 def test_the_wheel(tmp_path: Path) -> None:
-    """The wheel suits all versions of Python. It has a library for each level, each with its hash and readable by all users."""
+    """The wheel suits all versions of Python. It has a library for each level."""
     wheel, _ = _make_wheel(tmp_path, 'echo "$*" > "$last"')
     assert Path(str(wheel.filename)).name.startswith("lstm_jax-0.2.0-py3-none-linux_")
     libraries = [entry for entry in wheel.infolist() if entry.filename.startswith("lstm_jax/native/lib/")]
@@ -232,8 +208,6 @@ def test_the_wheel(tmp_path: Path) -> None:
     assert {Path(entry.filename).name for entry in libraries} == {packaged.file_name(level) for level in levels}
     for entry in libraries:
         content = wheel.read(entry)
-        assert entry.external_attr >> 16 & 0o044 == 0o044
-        assert content[-trust.SEAL :] == trust._seal(content[: -trust.SEAL])
         level = entry.filename[len("lstm_jax/native/lib/lstm-") : -len("-0123456789abcdef.so")]
         assert f"-march={level.removesuffix('-bf16')} " in content.decode()
         assert ("-mavx512bf16" in content.decode()) == level.endswith("-bf16")
@@ -271,8 +245,8 @@ def test_an_old_compiler(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert ["-mcx16", "-msahf", "-mpopcnt", "-msse4.2"] in asked
     assert ["-march=x86-64-v4", "-mavx512bf16", "-mavx512vnni"] in asked
     monkeypatch.setattr(compiler, "find_compiler", lambda: ["python", "-m", "ziglang", "c++"])
-    os.truncate(made[0], 5)  # a damaged library is compiled again
-    made[1].unlink()
+    for path in made:
+        path.unlink()
     with pytest.raises(InputError, match="bad value for -march"):
         packaged.build_packaged(folder, "x86_64")
     assert ["-march=x86_64_v4+avx512bf16+avx512vnni"] in asked
