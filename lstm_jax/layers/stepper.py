@@ -34,6 +34,7 @@ def make_stepper(module: nnx.Module) -> Callable[..., tuple[jax.Array, Any]]:
 
     @jax.jit
     def run(x: Any, state: Any, reset: Any, *weights: jax.Array) -> tuple[jax.Array, Any]:
-        return nnx.merge(graph, tree.unflatten(weights)).step(x, state, reset=reset)
+        layer: Any = nnx.merge(graph, tree.unflatten(weights))
+        return layer.step(x, state, reset=reset)
 
     return lambda x, state, reset=None: run(x, state, reset, *weights)

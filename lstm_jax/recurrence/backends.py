@@ -7,6 +7,7 @@ capabilities of all backends for users.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,7 +19,7 @@ from lstm_jax.dropout import DropoutMasks
 from lstm_jax.errors import InputError, require
 from lstm_jax.recurrence import associative, compiled, cudnn, hoisted, pallas, parallel, reference
 from lstm_jax.recurrence.compiled_cells import is_compiled
-from lstm_jax.recurrence.operands import compute_dtype_name
+from lstm_jax.recurrence.operands import Call, Options, compute_dtype_name
 
 DROPOUTS = ("input dropout", "input dropout per gate", "recurrent dropout", "recurrent dropout per gate")
 ZONEOUT = "zoneout"
@@ -59,7 +60,7 @@ class Backend:
     """Backend of `unroll`: a function that computes the recurrence over time, and a description of the calls that it supports."""
 
     name: str
-    run: Callable
+    run: Callable[[Options, Call], tuple[Any, Any]]
     """Function that computes the recurrence. Its arguments and results are those of `reference.run`."""
     serves: Callable[[Cell], bool]
     """Function that returns whether the backend supports a cell. It does not decide by the name alone, since a user's cell may have the
