@@ -24,7 +24,7 @@ import jax
 import jaxtyping
 import pytest
 from hypothesis import settings
-from selection import COLLECTED, is_filtered, left_out
+from selection import is_filtered, left_out
 
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -61,13 +61,11 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    config.stash[COLLECTED] = list(items)
     if not is_filtered(config):
         return
     out = left_out(items)
-    config.hook.pytest_deselected(items=out)
-    stay = set(items) - set(out)
-    items[:] = [item for item in items if item in stay]
+    config.hook.pytest_deselected(items=list(out))
+    items[:] = [item for item in items if item not in out]
 
 
 def pytest_collection_finish() -> None:

@@ -33,12 +33,6 @@ def links(page: Path) -> list[str]:
     return [target for target in _LINK.findall(_FENCE.sub("", page.read_text())) if "://" not in target]
 
 
-def toctree(page: Path) -> list[Path]:
-    """Return the paths that the tables of contents of a page list. The paths have no file extension."""
-    lines = [line for block in blocks(page, "{toctree}") for line in block.splitlines()]
-    return [page.parent / line for line in lines if line and not line.startswith(":")]
-
-
 def anchors(page: Path) -> set[str]:
     """Return the anchors of a page's headings, as GitHub makes them."""
     headings = re.findall(r"^#+ (.*)$", _FENCE.sub("", page.read_text()), re.MULTILINE)

@@ -85,27 +85,6 @@ def test_a_preset_replaces_the_defaults_of_the_other_flags(ask, tmp_path: Path) 
 # what a run writes
 
 
-@pytest.mark.slow(keep=1)
-@pytest.mark.parametrize("cell", ["gru", "lstm_full_gate_recurrence", "min_gru"])
-def test_another_cell(cell, ask, run, tmp_path):
-    """A run with another cell can be trained, draws text in the modes "carried" and "window", and scores text.
-
-    Training a minimal GRU with recurrent dropout is refused.
-    """
-    text, folder = Path(run).parents[2] / "text.txt", tmp_path / "run"
-    code, _, err = ask("train", "generation", "--data", text, "--run", folder, "--epochs", 1, "--cell", cell, "--sample-chars", 0, *SIZES)
-    assert (code, err) == (0, "")
-    assert json.loads((folder / "config.json").read_text())["model"]["cell"] == cell
-    for mode in ("carried", "window"):
-        code, out, _ = ask("generate", "--run", folder, "--prompt", "the cat ", "--chars", 12, "--mode", mode)
-        assert code == 0
-        assert len(out.rstrip("\n")) >= 12
-    assert ask("score", "--run", folder)[0] == 0
-    refused = ["train", "generation", "--data", text, "--run", tmp_path / "new", "--cell", "min_gru", "--recurrent-dropout", 0.5, *SIZES]
-    assert_error(ask(*refused), "the cell min_gru multiplies no state by a kernel")
-    assert not (tmp_path / "new").exists()
-
-
 def test_zoneout(ask, run, tmp_path):
     """A run with zoneout is trained with the backend `reference`, and draws the same text twice from the same seed.
 
@@ -222,73 +201,53 @@ FILES = {
     "one.txt": b"a" * 500,
     "unseen.txt": TEXT.encode() + b" x[y]" * 3,
     "latin.txt": "ein Müller, eine Straße. ".encode() * 20 + "ein Müller ".encode("latin-1") * 9,
-    "empty.csv": b'text\n""\n\n""\n',
     "two.csv": b"one,two\nabc,abc\n",
 }
 TRAIN = f"train generation {_SIZES} --epochs 1 --run {{tmp}}/new --data "
 
 
 @pytest.mark.parametrize(
-    ("arguments", "needles"),
+    ("arguments", "subject"),
     [
-        (TRAIN + "{tmp}/short.txt --validation 0", ["training part: 8 characters; a window and its next character need 9: give more text"]),
-        (TRAIN + "{tmp}/none.md", ["none.md: no such file or folder; give a text file, a .csv"]),
-        (TRAIN + "{tmp}/one.txt", ["training part: only 'a', 450 times; give a text of two distinct characters or more"]),
+        (TRAIN + "{tmp}/short.txt --validation 0", "training part: 8 characters"),
+        (TRAIN + "{tmp}/none.md", "none.md: no such file or folder"),
+        (TRAIN + "{tmp}/one.txt", "training part: only 'a', 450 times"),
         (
             TRAIN + "{tmp}/unseen.txt --clean none --unseen error --validation 0.06",
-            ["only the validation part has: 'x', '[', 'y', ']'; clean", "'drop'"],
+            "only the validation part has: 'x', '[', 'y', ']'",
         ),
-        (TRAIN + "{tmp}/latin.txt", ["latin.txt: byte 0xfc at offset 545 is not UTF-8; convert the file to UTF-8, or read", "'byte'"]),
-        (TRAIN + "{tmp}/empty.csv", ["empty.csv", ": no text; give a text file"]),
-        (TRAIN + "{tmp}/two.csv", ["two.csv: one of ['one', 'two']; name it with --text-column"]),
-        (TRAIN + "{tmp}/two.csv --text-column three", ["column 'three' of ", "there are ['one', 'two']; name one with --text-column"]),
-        (TRAIN + "{tmp}/text.md --regime stream --batch-size 90", ["text: 568 characters; 90 streams of 8 characters need 728: give"]),
-        (TRAIN + "{tmp}/text.md --batch-size 7", ["batch_size: 7; give a multiple of the mesh's 2 devices"]),
-        (TRAIN + "{tmp}/text.md --length 63", ["validation part: 63 characters; a window and its next character need 64"]),
-        (TRAIN + "{tmp}/text.md --validation 1.5", ["error: --validation: 1.5; give a share from 0 to below 1"]),
-        (TRAIN + "{tmp}/text.md --sample-temperatures 0.5 -1", ["error: --sample-temperatures: -1.0; give 0 (always the likeliest)"]),
-        (TRAIN + "{tmp}/text.md --sample-chars -1", ["error: --sample-chars: -1; give 0 or more characters"]),
-        (TRAIN + "{tmp}/text.md --tied", ["error: --tied: embed 0, units 8; tied weights need embed = units"]),
-        (TRAIN + "{tmp}/text.md --regime sideways", ["error: --regime: sideways; give one of 'windows', 'stream'"]),
-        ("generate --run {tmp}/new", ["new/config.json: No such file or directory; name the folder of a finished or interrupted run"]),
-        ("generate --run {tmp}/sentiment", ["sentiment: sentiment; use predict or evaluate, or name a run of generation"]),
-        ("generate --run {run} --prompt The@Cat", ["characters that the run does not know: 'T', '@', 'C'; ", "--clean", "--unknown"]),
-        ("generate --run {run} --unknown #", ["unknown: #; give one character that the run knows"]),
-        ("generate --run {run} --temperature 1e-40", ["temperature: 1e-40; give 0"]),
-        ("generate --run {run} --temperature 1e40", ["temperature: 1e+40; give 0"]),
-        ("generate --run {run} --temperature -0.5", ["temperature: -0.5; give 0 (always the likeliest), or 1e-6 to 1e6"]),
-        ("generate --run {run} --temperature nan", ["temperature: nan; give 0"]),
-        ("generate --run {run} --chars -1", ["chars: -1; give 0 or more"]),
-        ("generate --run {run} --samples 0", ["samples: 0; give 1 or more"]),
-        ("generate --run {run} --samples 2147483647", ["memory: ", "free; drawing 2147483647 texts at once: lower --samples"]),
-        ("generate --run {run} --top-p 0", ["top_p: 0.0; give a share above 0, at most 1"]),
-        ("generate --run {run} --top-k -1", ["--top-k: -1; give 0 (all) or more"]),
-        ("generate --run {run} --seed 99999999999999999999", ["seed: 99999999999999999999; give a number from 0 to below 2**32"]),
-        ("generate --run {run} --mode sideways", ["error: --mode: sideways; give one of 'auto', 'carried', 'window'"]),
-        ("score --run {tmp}/sentiment", ["sentiment: sentiment; use predict or evaluate"]),
-        ("score --run {run} --text the {tmp}/text.md", ["text: given with files; give one of the two"]),
-        ("score --run {run} --text t", ["text: 1 characters; give 2 or more: the first has nothing before it"]),
-        ("score --run {run} {tmp}/none.md", ["none.md: no such file or folder; give a text file"]),
-        ("score --run {run} {tmp}/latin.txt", ["latin.txt: byte 0xfc at offset 545 is not UTF-8"]),
+        (TRAIN + "{tmp}/latin.txt", "latin.txt: byte 0xfc at offset 545 is not UTF-8"),
+        (TRAIN + "{tmp}/two.csv", "two.csv: one of ['one', 'two']"),
+        (TRAIN + "{tmp}/two.csv --text-column three", "column 'three' of"),
+        (TRAIN + "{tmp}/text.md --regime stream --batch-size 90", "text: 568 characters"),
+        (TRAIN + "{tmp}/text.md --batch-size 7", "batch_size: 7"),
+        (TRAIN + "{tmp}/text.md --length 63", "validation part: 63 characters"),
+        (TRAIN + "{tmp}/text.md --cell min_gru --recurrent-dropout 0.5", "the cell min_gru multiplies no state"),
+        (TRAIN + "{tmp}/text.md --regime sideways", "--regime: sideways"),
+        ("generate --run {tmp}/new", "new/config.json: No such file or directory"),
+        ("generate --run {tmp}/sentiment", "sentiment: sentiment"),
+        ("generate --run {run} --prompt The@Cat", "characters that the run does not know: 'T', '@', 'C'"),
+        ("generate --run {run} --unknown #", "unknown: #"),
+        ("generate --run {run} --samples 2147483647", "memory:"),
+        ("generate --run {run} --mode sideways", "--mode: sideways"),
+        ("score --run {tmp}/sentiment", "sentiment: sentiment"),
+        ("score --run {run} --text t", "text: 1 characters"),
         (
             "score --run {run} {tmp}/unseen.txt",
-            ["characters that the run does not know: 'x', '[', 'y', ']'; treat the text as the run's own"],
+            "characters that the run does not know: 'x', '[', 'y', ']'",
         ),
-        ("score --run {run} --text the --html {tmp}", ["writing ", "Is a directory"]),
-        ("units --run {run} --count 0 --out {tmp}/new", ["count: 0; give 1 unit or more"]),
-        ("units --run {run} --chars -1 --out {tmp}/new", ["chars: -1; give 1 or more, or 0 for all"]),
-        ("units --run {run} --text 1984 --clean --out {tmp}/new", ["text: 0 characters; give 1 or more"]),
-        ("predict --run {run} --text good", ["[bold]run[/x]: generation; use generate or score, or name a run of sentiment"]),
-        ("evaluate --run {run}", ["generation; use generate or score"]),
+        ("units --run {run} --text 1984 --clean --out {tmp}/new", "text: 0 characters"),
+        ("predict --run {run} --text good", "[bold]run[/x]: generation"),
+        ("evaluate --run {run}", "generation"),
     ],
 )
-def test_errors_are_one_line(arguments, needles, ask, run, tmp_path):
+def test_errors_are_one_line(arguments, subject, ask, run, tmp_path):
     for name, content in FILES.items():
         (tmp_path / name).write_bytes(content)
     (tmp_path / "sentiment").mkdir()
     (tmp_path / "sentiment" / "config.json").write_text(to_json(SentimentConfig()))
     before = contents(tmp_path) | contents(Path(run))
-    assert_error(ask(*[word.format(tmp=tmp_path, run=run) for word in arguments.split()]), *needles)
+    assert_error(ask(*[word.format(tmp=tmp_path, run=run) for word in arguments.split()]), subject)
     assert contents(tmp_path) | contents(Path(run)) == before
     assert not (tmp_path / "new").exists()
 

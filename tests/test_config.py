@@ -59,18 +59,6 @@ def test_the_default_is_the_source_s_model():
     assert (generation.train.batch_size, generation.train.optimizer, generation.train.epochs) == (32, "adam", 10)
 
 
-@given(st.integers(4, 10**6), st.integers(1, 500), st.floats(0, 0.99), st.text(max_size=20), st.sampled_from(["pre", "post"]))
-def test_json_round_trip(tmp_path_factory, num_words, maxlen, share, text, side):
-    config = SentimentConfig(
-        DataConfig(data=text.encode(errors="replace").decode(), num_words=num_words, maxlen=maxlen, validation=share, padding=side),
-        SentimentModelConfig(dropout=share, bidirectional=True, remat=maxlen if maxlen % 2 else "sqrt"),
-        TrainConfig(learning_rate=share + 1e-9, seed=2**32 - 1),
-    )
-    path = tmp_path_factory.getbasetemp() / "config.json"
-    path.write_text(to_json(config))
-    assert read_config(path, SentimentConfig) == config
-
-
 WORDS = st.text(max_size=20).map(lambda text: text.encode(errors="replace").decode())
 
 
@@ -81,26 +69,16 @@ WORDS = st.text(max_size=20).map(lambda text: text.encode(errors="replace").deco
     st.floats(0, 0.99),
     st.sampled_from(["windows", "stream"]),
 )
-def test_json_round_trip_of_tuples(tmp_path_factory, paths, temperatures, length, share, regime):
+def test_json_round_trip(tmp_path_factory, paths, temperatures, length, share, regime):
     config = GenerationConfig(
         TextConfig(data=paths, length=length, regime=regime, validation=share, unseen="drop"),
-        GenerationModelConfig(units=length, embed=length, tied=True, dropout=share),
-        TrainConfig(learning_rate=share + 1e-9),
+        GenerationModelConfig(units=length, embed=length, tied=True, dropout=share, remat=length if length % 2 else "sqrt"),
+        TrainConfig(learning_rate=share + 1e-9, seed=2**32 - 1),
         SampleConfig(sample_chars=0, sample_prompt=length, sample_temperatures=temperatures),
     )
     path = tmp_path_factory.getbasetemp() / "config.json"
     path.write_text(to_json(config))
     assert read_config(path, GenerationConfig) == config
-
-
-def test_a_run_of_the_other_task(tmp_path):
-    path = tmp_path / "config.json"
-    path.write_text(to_json(GenerationConfig()))
-    with pytest.raises(InputError, match=f"run {tmp_path}: generation; use generate or score, or name a run of sentiment"):
-        read_config(path, SentimentConfig)
-    path.write_text(to_json(SentimentConfig()))
-    with pytest.raises(InputError, match=f"run {tmp_path}: sentiment; use predict or evaluate, or name a run of generation"):
-        read_config(path, GenerationConfig)
 
 
 @pytest.mark.parametrize("kind", [SentimentConfig, GenerationConfig, ForecastConfig])
@@ -150,78 +128,44 @@ def test_no_config(kind, content, tmp_path):
         read_config(path, kind)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("part", "field", "value"),
     [
         (DataConfig, "num_words", 3),
-        (DataConfig, "maxlen", 0),
-        (DataConfig, "validation", 1.0),
-        (DataConfig, "validation", -0.1),
-        (SentimentModelConfig, "embed", 0),
-        (SentimentModelConfig, "units", -1),
-        (SentimentModelConfig, "layers", 0),
-        (SentimentModelConfig, "dropout", 1.0),
+        (DataConfig, "data", b"reviews"),
         (SentimentModelConfig, "dropout", float("nan")),
-        (SentimentModelConfig, "recurrent_dropout", -0.1),
+        (SentimentModelConfig, "mask_zero", "false"),
+        (SentimentModelConfig, "bidirectional", 1),
+        (SentimentModelConfig, "cell", ["lstm"]),
+        (SentimentModelConfig, "backend", 3),
         (SentimentModelConfig, "remat", 0),
-        (TrainConfig, "epochs", 0),
-        (TrainConfig, "batch_size", 0),
+        (SentimentModelConfig, "remat", True),
+        (SentimentModelConfig, "remat", 2**31),
+        (SentimentModelConfig, "remat", np.float64(4)),
+        (SentimentModelConfig, "remat", ["none"]),
         (TrainConfig, "learning_rate", 0.0),
-        (TrainConfig, "learning_rate", float("nan")),
-        (TrainConfig, "final_learning_rate", -1.0),
-        (TrainConfig, "warmup_steps", -1),
-        (TrainConfig, "clip_norm", -1.0),
-        (TrainConfig, "patience", -1),
-        (TrainConfig, "seed", -1),
+        (TrainConfig, "final_learning_rate", 1e-5),
         (TrainConfig, "seed", 2**32),
-        (TrainConfig, "checkpoint_steps", -1),
-        (TrainConfig, "devices", -1),
-        (TextConfig, "length", 0),
-        (TextConfig, "step", 0),
+        (TrainConfig, "optimizer", 5),
+        (TrainConfig, "keep_epochs", None),
+        (SeriesConfig, "gaps", np.array([True])),
+        (SeriesConfig, "time", None),
         (TextConfig, "validation", 1.0),
-        (TextConfig, "validation", float("nan")),
-        (GenerationModelConfig, "units", 0),
+        (TextConfig, "article_resets", True),
+        (TextConfig, "data", 5),
+        (TextConfig, "data", [3]),
         (GenerationModelConfig, "layers", 0),
-        (GenerationModelConfig, "embed", -1),
-        (GenerationModelConfig, "dropout", 1.0),
-        (GenerationModelConfig, "recurrent_dropout", -0.1),
-        (GenerationModelConfig, "remat", -1),
+        (GenerationModelConfig, "tied", True),
         (SampleConfig, "sample_chars", -1),
-        (SampleConfig, "sample_prompt", -1),
+        (SampleConfig, "sample_temperatures", 0.5),
+        (SampleConfig, "sample_temperatures", "0.5"),
+        (SampleConfig, "sample_temperatures", (0.5, 1e-7)),
     ],
 )
-def test_bounds(part, field, value):
-    with pytest.raises(InputError, match=f"^{field}: .*{value}; .+"):
+def test_refused(part, field, value):
+    with pytest.raises(InputError, match=f"^{field}: "):
         part(**{field: value})
-
-
-@pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize(
-    ("part", "field", "value", "message"),
-    [
-        (SentimentModelConfig, "mask_zero", "false", "'false'; give True or False"),
-        (SentimentModelConfig, "bidirectional", 1, "1; give True or False"),
-        (TrainConfig, "keep_epochs", None, "None; give True or False"),
-        (SeriesConfig, "gaps", np.array([True]), "array([ True]); give True or False"),
-        (TrainConfig, "optimizer", 5, "5; give a text"),
-        (SeriesConfig, "time", None, "None; give a text"),
-        (DataConfig, "data", b"reviews", "b'reviews'; give a text"),
-        (SentimentModelConfig, "cell", ["lstm"], "['lstm']; give a text"),
-        (SentimentModelConfig, "backend", 3, "3; give a text"),
-        (TextConfig, "data", 5, "5; give a path, or several"),
-        (TextConfig, "data", [3], "3; give a text"),
-        (SampleConfig, "sample_temperatures", 0.5, "0.5; give several numbers in a tuple or a list"),
-        (SampleConfig, "sample_temperatures", "0.5", "'0.5'; give several numbers in a tuple or a list"),
-        (SentimentModelConfig, "remat", True, "True; give none, sqrt, or 1 or more segments"),
-        (SentimentModelConfig, "remat", 2**31, "2147483648; give none, sqrt, or 1 or more segments"),
-        (SentimentModelConfig, "remat", np.float64(4), "4.0; give none, sqrt, or 1 or more segments"),
-        (SentimentModelConfig, "remat", ["none"], "['none']; give none, sqrt, or 1 or more segments"),
-    ],
-)
-def test_types_of_fields(part, field, value, message):
-    with pytest.raises(InputError) as caught:
-        part(**{field: value})
-    assert str(caught.value) == f"{field}: {message}"
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -234,34 +178,6 @@ def test_numpy_values_and_paths_are_written_as_json():
     assert [type(value) for value in (config.data.gaps, config.data.level, config.model.remat)] == [bool, bool, int]
     written = json.loads(to_json(config))
     assert (written["data"]["gaps"], written["data"]["level"], written["model"]["remat"]) == (False, True, 4)
-
-
-def test_a_constant_schedule_has_no_end():
-    for config in (TrainConfig(), TrainConfig(schedule="constant", final_learning_rate=0.0)):
-        assert config.final_learning_rate == 0
-    with pytest.raises(InputError) as caught:
-        TrainConfig(final_learning_rate=1e-5)
-    remedy = "a constant schedule keeps the learning rate at its peak: give 0, or another schedule"
-    assert str(caught.value) == f"final_learning_rate: 1e-05; {remedy}"
-
-
-def test_an_exponential_schedule_needs_an_end():
-    with pytest.raises(InputError, match="final_learning_rate"):
-        TrainConfig(schedule="exponential")
-    assert TrainConfig(schedule="exponential", final_learning_rate=1e-5).final_learning_rate == 1e-5
-
-
-def test_each_temperature_is_bounded():
-    for bad in (-0.1, float("nan"), 1e-7, 1e7):
-        with pytest.raises(InputError, match=f"^sample_temperatures: {re.escape(str(bad))}; give 0"):
-            SampleConfig(sample_temperatures=(0.5, bad))
-
-
-def test_tied_weights_need_an_embedding_as_wide_as_the_units():
-    for embed in (0, 64):
-        with pytest.raises(InputError, match=f"^tied: embed {embed}, units 128; tied weights need embed = units"):
-            GenerationModelConfig(embed=embed, tied=True)
-    assert GenerationModelConfig(embed=128, tied=True).tied
 
 
 def test_named_choices_are_choices():
@@ -298,11 +214,8 @@ def test_frozen():
     ("kind", "section", "wanted"),
     [
         (SentimentConfig, "data", "DataConfig"),
-        (SentimentConfig, "model", "SentimentModelConfig"),
         (SentimentConfig, "pretraining", "PretrainingConfig"),
-        (GenerationConfig, "model", "GenerationModelConfig"),
         (GenerationConfig, "sample", "SampleConfig"),
-        (ForecastConfig, "train", "TrainConfig"),
     ],
 )
 def test_sections_of_another_class(kind: type[RunConfig], section: str, wanted: str) -> None:

@@ -14,13 +14,12 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from pages import DOCS, GENERATED, LOG, NAMES, PAGES, README, ROOT, anchors, blocks, commands, links, spans
+from pages import DOCS, GENERATED, LOG, NAMES, PAGES, ROOT, anchors, blocks, commands, links, spans
 
 from lstm_jax import cli
 from lstm_jax.commands import COMMANDS
 
 STUDIES = [path.stem for path in sorted((ROOT / "experiments").glob("*.py")) if path.stem != "study" and "study.main(" in path.read_text()]
-ARCHITECTURE = DOCS / "contributing" / "architecture.md"
 RUN_HERE = ("concepts", "contributing")
 """Folders of the documentation with pages whose code cells these tests run. The page numerics is an exception.
 
@@ -66,11 +65,6 @@ def test_first_study_runs(tmp_path: Path) -> None:
     assert (tmp_path / "both.png").stat().st_size > 20_000
     assert "category from one-hot, usual order" in run.stdout
     assert sum("units=16" in line for line in run.stdout.splitlines()) == 1
-
-
-def test_every_sh_block_is_run() -> None:
-    """Only pages whose shell blocks are run by a test or by CI have blocks of the language sh. Other pages use the language console."""
-    assert [page.stem for page in PAGES if blocks(page, "sh")] == ["README", "study"]
 
 
 def _run_module(module: str) -> None:
@@ -135,18 +129,12 @@ def test_commands_exist_with_their_flags(page: Path, monkeypatch: pytest.MonkeyP
                 _check_flags(words[1:], _help(f"experiments.{name}"))
 
 
-def test_commands_are_found() -> None:
-    found = commands(README) + commands(DOCS / "benchmarks.md") + commands(DOCS / "studies.md")
-    assert {program for program, _ in found} == {"lstm-jax", "python -m bench", "python -m experiments"}
-    assert len(found) > 25
-
-
 @pytest.mark.parametrize("page", [*PAGES, LOG, ROOT / "CHANGELOG.md"], ids=[*NAMES, "LOG", "CHANGELOG"])
 def test_links_resolve(page: Path) -> None:
     for target in links(page):
         name, _, anchor = target.partition("#")
         path = (page.parent / name).resolve() if name else page
-        if path.parent == GENERATED:  # test_docs_site.py checks that the page is generated
+        if path.parent == GENERATED:  # the build of the site checks that the page is generated
             continue
         assert path.exists(), target
         assert path.is_relative_to(ROOT), target
@@ -165,14 +153,6 @@ def test_paths_are_there(page: Path) -> None:
             assert (ROOT / span).is_dir() == span.endswith("/") or span.startswith("bench/results"), span
 
 
-def test_architecture_names_every_folder() -> None:
-    named = {span for span in spans(ARCHITECTURE) if span.endswith("/")}
-    there = {folder for top in CODE for folder in [ROOT / top, *(ROOT / top).rglob("*")] if folder.is_dir()}
-    kept = {folder for folder in there if any(path.is_file() and path.suffix not in (".pyc", ".so") for path in folder.iterdir())}
-    missing = {f"{folder.relative_to(ROOT).as_posix()}/" for folder in kept if "__pycache__" not in folder.parts} - named
-    assert not missing
-
-
 @pages
 def test_extras_exist(page: Path) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -180,23 +160,14 @@ def test_extras_exist(page: Path) -> None:
         assert set(names.split(",")) <= set(project["optional-dependencies"]), names
 
 
-def test_studies_are_described() -> None:
-    """Each section of studies.md that has a figure is about a study with committed rows, and the README links to each of these sections.
-
-    A study needs no section. The generated page of verdicts has every study with rows; see test_docs_reference.py.
-    """
-    answered = {path.name.partition(".")[0] for path in (ROOT / "experiments" / "results").iterdir()}
-    assert answered <= set(STUDIES)
-    described = re.findall(r"^!\[Figure of the study (\w+)\]", (DOCS / "studies.md").read_text(), re.MULTILINE)
-    assert len(described) > 10
-    assert set(described) <= answered
-    for study in described:
-        assert study in anchors(DOCS / "studies.md")
-        assert f"docs/studies.md#{study}" in links(README)
-
-
 @pages
 def test_environment_variables_exist(page: Path) -> None:
     code = "\n".join(path.read_text() for top in CODE for path in (ROOT / top).rglob("*.py"))
     for name in re.findall(r"LSTM_JAX_\w+", page.read_text()):
         assert re.search(rf"\b{name}\b", code), name
+
+
+def test_versions_agree() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert re.search(rf"^version: {re.escape(version)}$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
+    assert re.search(rf"^## {re.escape(version)}( |$)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tables import BACKENDS, assert_close
 
-from lstm_jax import LSTM, DropoutMasks, InputError, dropout, unroll
+from lstm_jax import LSTM, InputError, dropout, unroll
 from lstm_jax.cells import CELLS
 from lstm_jax.dropout import check_rate, draw_mask, draw_masks
 
@@ -204,23 +204,3 @@ def test_no_stream_to_draw_from() -> None:
     assert layer(X, deterministic=True).shape == (4, 5)
     assert layer(X, rngs=jax.random.key(0)).shape == (4, 5)
     assert LSTM(3, 5, rngs=nnx.Rngs(params=0))(X).shape == (4, 5)  # no dropout, no stream needed
-
-
-def test_expectation_of_a_linear_layer() -> None:
-    """The mean of the projected input over many dropout masks is close to the projection without dropout."""
-    cell, layer = CELLS["lstm"], make_layer()
-    params = layer.cell_params()
-    count = 4000
-    key = jax.random.key(0)
-    masks = draw_masks(key, count, 3, 5, 0.4, 0.3)
-    x = jnp.broadcast_to(X[0, :1, None], (1, count, 3))
-    mean = cell.project(params, x, masks.input, None)[0].mean(0)
-    wanted = cell.project(params, x[:, :1], None, None)[0, 0]
-    spread = float(jnp.abs(params.kernel).max() * jnp.abs(X[0, 0]).max()) * np.sqrt(3 * 0.4 / 0.6 / count)
-    assert np.abs(mean - wanted).max() < 5 * spread
-
-
-def test_masks_are_a_pytree() -> None:
-    masks = DropoutMasks(jnp.ones((2, 3)), None)
-    assert len(jax.tree.leaves(masks)) == 1
-    assert DropoutMasks() == (None, None, None)

@@ -40,13 +40,6 @@ def _by_hand(prompt: list[int], chars: int, window: int | None) -> list[int]:
     return text[len(prompt) :]
 
 
-@pytest.mark.parametrize("size", [0, 1, 3, 5])
-def test_both_ways_agree_on_the_first_character(size):
-    prompt = jax.random.randint(jax.random.key(size), (2, size), 0, V)
-    carried, window = (BOTH[mode].start(PARAMS, jax.random.key(0), prompt).logits for mode in ("carried", "window"))
-    np.testing.assert_allclose(carried, window, rtol=0, atol=1e-6)
-
-
 @pytest.mark.parametrize("mode", ["carried", "window"])
 @pytest.mark.parametrize("prompt", [[2], [1, 4, 2], [0, 1, 2, 3, 4, 5, 6, 0]])
 def test_greedy_equals_reading_anew(mode, prompt):
@@ -80,15 +73,6 @@ def test_pieces_equal_the_whole_and_the_seed_decides(mode):
     assert jnp.concatenate([first, second], axis=1).tolist() == whole.tolist()
     assert sampler.generate(PARAMS, jax.random.key(1), prompt, 12, rules).tolist() == whole.tolist()
     assert sampler.generate(PARAMS, jax.random.key(2), prompt, 12, rules).tolist() != whole.tolist()
-
-
-def test_draws_follow_the_distribution():
-    logits = jnp.broadcast_to(jnp.log(jnp.array([0.5, 0.3, 0.15, 0.05])), (20_000, 4))
-    for temperature in (1.0, 0.5, 2.0):
-        p = np.array([0.5, 0.3, 0.15, 0.05]) ** (1 / temperature)
-        uniform = jax.random.uniform(jax.random.key(4), (20_000,))
-        share = np.bincount(draw(uniform, logits, make_rules(temperature=temperature)), minlength=4) / 20_000
-        np.testing.assert_allclose(share, p / p.sum(), atol=0.015)
 
 
 def test_a_draw_is_where_the_number_falls_among_the_cumulated_probabilities():
@@ -197,10 +181,7 @@ def test_top_k_keeps_exactly_k_of_different_logits(k, step, temperature):
     assert np.isfinite(allowed_logits(logits, make_rules(temperature=temperature, top_k=k))[0]).sum() == k
 
 
-def test_bad_rules():
-    for bad in ({"temperature": -0.1}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.5}):
-        with pytest.raises(InputError, match=next(iter(bad))):
-            make_rules(**bad)
+def test_counts_out_of_bounds():
     for samples, prompts in ((0, [[1]]), (2, [[1], [2]])):
         with pytest.raises(InputError, match="samples"):
             BOTH["carried"].generate(PARAMS, jax.random.key(0), jnp.array(prompts), 1, make_rules(), samples)
@@ -211,12 +192,21 @@ def test_bad_rules():
 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
-    "bad", [{"temperature": "x"}, {"temperature": None}, {"top_k": 0.9}, {"top_k": "3"}, {"top_p": ".5"}, {"top_p": float("nan")}], ids=str
+    ("name", "value"),
+    [
+        ("temperature", -0.1),
+        ("temperature", "x"),
+        ("top_k", -1),
+        ("top_k", 0.9),
+        ("top_k", "3"),
+        ("top_p", 0.0),
+        ("top_p", 1.5),
+        ("top_p", float("nan")),
+    ],
 )
-def test_rules_that_are_no_numbers(bad):
-    ((name, value),) = bad.items()
+def test_rules_out_of_bounds(name, value):
     with pytest.raises(InputError, match=f"^{name}: {value}; give "):
-        make_rules(**bad)
+        make_rules(**{name: value})
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -232,16 +222,9 @@ def test_wrong_prompts(mode):
     def ask(prompt, chars=3, samples=1):
         return BOTH[mode].generate(PARAMS, jax.random.key(0), prompt, chars, make_rules(), samples)
 
-    for prompt, message in (
-        (np.array([[1, V]]), "7; ids are 0 to 6"),
-        (np.array([[1, -1]]), "-1; ids are 0 to 6"),
-        (np.array([[1, 2**32 + 2]]), "4294967298; ids are 0 to 6"),
-        (np.array([[0.5]]), "float64; give ints"),
-        (jnp.array([1, 2]), r"shape \(2,\); give 2 axes"),
-        (np.zeros((0, 3), int), r"shape \(0, 3\); give one prompt or more"),
-    ):
-        with pytest.raises(InputError, match=f"^prompt: {message}$"):
-            ask(prompt)
+    for prompt in ([[1, V]], [[1, -1]], [[1, 2**32 + 2]], [[0.5]], [1, 2], np.zeros((0, 3), int)):
+        with pytest.raises(InputError, match=r"^prompt: "):
+            ask(np.array(prompt))
     for bad in ({"chars": 2.5}, {"samples": 1.5}):
         with pytest.raises(InputError, match=f"^{next(iter(bad))}: .*; give "):
             ask(np.array([[1]]), **bad)

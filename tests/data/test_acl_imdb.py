@@ -1,6 +1,5 @@
 """Small copies of the archive and the folder of the Large Movie Review Dataset are read; damaged or unsafe copies are refused."""
 
-import gzip
 import tarfile
 import urllib.request
 from io import BytesIO
@@ -78,29 +77,15 @@ def test_link_or_device_is_refused(archive, kind):
         load_reviews(archive(info))
 
 
-def test_every_truncation_is_found(archive):
+def test_every_truncation_and_flip_is_found(archive):
     path = archive()
     whole = path.read_bytes()
-    for length in [*range(0, len(whole), max(1, len(whole) // 40)), len(whole) - 1]:
-        path.write_bytes(whole[:length])
+    places = range(0, len(whole), max(1, len(whole) // 40))
+    flipped = [whole[:place] + bytes([whole[place] ^ 16]) + whole[place + 1 :] for place in places if place >= 20]
+    for content in [whole[:-1], *(whole[:length] for length in places), *flipped]:
+        path.write_bytes(content)
         with pytest.raises(InputError, match=r"small.tar.gz"):
             load_reviews(path)
-
-
-def test_every_flip_is_found(archive):
-    path = archive()
-    whole = bytearray(path.read_bytes())
-    for place in range(20, len(whole), max(1, len(whole) // 40)):
-        path.write_bytes(bytes([*whole[:place], whole[place] ^ 16, *whole[place + 1 :]]))
-        with pytest.raises(InputError, match=r"small.tar.gz"):
-            load_reviews(path)
-
-
-def test_gzip_that_is_no_tar(archive):
-    path = archive()
-    path.write_bytes(gzip.compress(b"hello" * 1000))
-    with pytest.raises(InputError, match=r"small.tar.gz"):
-        load_reviews(path)
 
 
 def test_one_class_or_nothing_is_refused(archive, folder):

@@ -1,10 +1,9 @@
-"""Tests of `prepare_corpus`: the validation part, errors, and the time and memory that a large file takes.
+"""Tests of `prepare_corpus`: the validation part, errors, and the memory that a large file takes.
 
 For the text of the Keras example lstm_text_generation, known numbers of characters, distinct characters and windows are expected.
 """
 
 import json
-import time
 import tracemalloc
 
 import numpy as np
@@ -12,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lstm_jax.data import Characters, prepare_corpus, read_articles, window_count, windows
+from lstm_jax.data import prepare_corpus, window_count, windows
 from lstm_jax.data.text import corpus
 from lstm_jax.errors import InputError
 
@@ -105,17 +104,6 @@ def test_articles_that_are_empty_after_cleaning(tmp_path):
         prepare_corpus(write(tmp_path / "b.json", ["1984", "--"]))
 
 
-def test_unicode_and_wide_ids(tmp_path):
-    text = "".join(map(chr, range(0x4E00, 0x4E00 + 300))) + "😀e\u0301"
-    path = tmp_path / "a.txt"
-    path.write_text(text, encoding="utf-8")
-    made = prepare_corpus(path, recipe="none", validation=0.0)
-    assert (made.train.dtype, made.characters.size, len(made.train)) == (np.uint16, 303, 303)
-    assert made.characters.decode(made.train) == text
-    made = prepare_corpus(path, recipe="none", validation=0.0, unit="byte")
-    assert (made.train.dtype, made.characters.size, made.train.tobytes()) == (np.uint8, 256, text.encode())
-
-
 def test_bytes_read_any_encoding(tmp_path):
     path = tmp_path / "latin.txt"
     path.write_bytes("Müller straße ".encode("latin-1") * 20)
@@ -153,14 +141,6 @@ def test_refused(tmp_path, text, options, found):
         prepare_corpus(path, **options)
 
 
-def test_unseen_dropped(tmp_path):
-    path = tmp_path / "a.txt"
-    path.write_text("ab" * 100 + "xa]b-a^b" * 10)
-    made = prepare_corpus(path, recipe="none", validation=80 / 280, unseen="drop", length=8)
-    assert made.characters == Characters(("a", "b"))
-    assert made.characters.decode(made.validation) == "ab" * 20
-
-
 def test_fingerprint(tmp_path):
     paths = [write(tmp_path / f"{n}.json", texts) for n, texts in enumerate((["abc", "cab"], ["abc cab"], ["abc", "cba"], ["xyz", "zxy"]))]
     prints = [prepare_corpus(path, validation=0.0, length=3).fingerprint for path in paths]
@@ -169,30 +149,17 @@ def test_fingerprint(tmp_path):
     assert prepare_corpus(paths[0], validation=0.5, length=2).fingerprint not in prints
 
 
-@pytest.mark.parametrize("recipe", ["source", "lower", "none"])
-def test_large_file(tmp_path, recipe):
-    # The file has 5 MiB. A file of 50 MiB takes 1 to 4 s and 200 to 260 MiB of memory.
+def test_large_file(tmp_path):
     path = tmp_path / "a.txt"
     line = "It was the best of times, it was the worst of times — it was the age of wisdom ...\n"
     content = line.encode() * (5 * 1024 * 1024 // len(line.encode()))
     path.write_bytes(content)
-    started = time.perf_counter()
-    made = prepare_corpus(path, recipe=recipe)
-    X, _ = windows(made.train, 40, 1)
-    assert time.perf_counter() - started < 10  # 0.3 s on an idle machine
-    assert len(X) > 4_000_000
     tracemalloc.start()
-    prepare_corpus(path, recipe=recipe)
+    prepare_corpus(path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     # the bytes of the file, its text and the joined text (two bytes a character), and 100 MiB to clean a block of 2**20 characters
     assert peak < 8 * len(content) + 100 * 2**20
-
-
-def test_reading_is_what_preparing_reads(tmp_path):
-    path = write(tmp_path / "a.json", ["ab", "cd"])
-    made = prepare_corpus(path, recipe="none", validation=0.0, length=2)
-    assert made.characters.decode(made.train) == " ".join(read_articles(path))
 
 
 def test_articles_begin_where_they_are_said_to(tmp_path):

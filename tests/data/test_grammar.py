@@ -73,10 +73,6 @@ def test_seed(splits):
             synthetic_splits(*count, 0)
 
 
-def test_tens_of_thousands_differ():
-    assert len(set(synthetic_reviews(30_000, 3).texts)) == 30_000
-
-
 def counts(split, vocabulary):
     """Return the word counts (N, V) of the reviews.
 

@@ -4,20 +4,17 @@ Two kinds of valid texts are tested, too: texts with line ends of Windows or old
 part has. For each of these, `prepare_corpus` returns a text and a note to the user.
 """
 
-import bz2
 import csv
 import gzip
 import lzma
 import pickle
 from pathlib import Path
 
-import numpy as np
 import pytest
 from test_hostile_files import TEXT, _keras
 
 from lstm_jax.data import load_reviews, prepare_corpus, read_articles, read_byte_articles, read_series
 from lstm_jax.data.reviews.tables import read_texts
-from lstm_jax.data.series import Series
 from lstm_jax.data.tables import table_rows
 from lstm_jax.errors import InputError
 
@@ -28,21 +25,15 @@ from lstm_jax.errors import InputError
     ("content", "found"),
     [
         (TEXT.encode("utf-16"), "byte 0xff at offset 0 is not UTF-8: the file is UTF-16; convert it from UTF-16"),
-        (b"\xfe\xff" + TEXT.encode("utf-16-be"), "the file is UTF-16"),
         (TEXT.encode("utf-32"), "the file is UTF-32"),
         ("plain words\n".encode("utf-16-le"), "bytes are NUL, as in UTF-16 or a binary file; convert the file to UTF-8"),
-        ("plain words\n".encode("utf-16-be"), "bytes are NUL"),
         (TEXT.encode("latin-1", "replace"), "byte 0xe9 at offset"),
         (_keras(), r"is a \.zip archive, not a text; unzip it and give its files"),
         (gzip.compress(b"abc"), "compressed by gzip, not a text; unpack it with gunzip"),
         (lzma.compress(b"abc"), "compressed by xz"),
-        (bz2.compress(b"abc"), "compressed by bzip2"),
-        (bz2.compress(b"", 3), "compressed by bzip2"),
-        (b"\x89PNG\r\n\x1a\n", "byte 0x89 at offset 0 is not UTF-8"),
         (pickle.dumps("a" * 99), "byte 0x80 at offset 0 is not UTF-8"),
-        (b"SQLite format 3" + bytes(900), "bytes are NUL, as in UTF-16 or a binary file"),
     ],
-    ids=range(14),
+    ids=range(8),
 )
 def test_texts_that_are_none(tmp_path: Path, content: bytes, found: str) -> None:
     path = tmp_path / "text"
@@ -110,15 +101,10 @@ def test_archives_are_no_bytes_to_train_on_either(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "found"),
     [
-        ("a.csv", b'text,label\n"never closed,1\n', "line 2 of .*unexpected end of data"),
         ("a.csv", b"text,text,label\na,b,1\n", "columns of .*'text' twice; give each column a name of its own"),
-        ("a.csv", "text,label\ngood,1\n".encode("utf-16-le"), "line 1 of .*NUL"),
         ("a.jsonl", b'{"text": "a", "text": "b", "label": 1}\n', "line 1 of .*the name 'text' is there twice"),
-        ("a.jsonl", b"[" * 100_000, "line 1 of .*nested too deep"),
-        ("a.jsonl", b'{"text": "\\ud800", "label": 1}\n', "'text' in line 1 of .*surrogates"),
         ("a.jsonl", b'{"text": "a", "label": NaN}\n', "label 'label' in line 1 of .*nan"),
         ("a.jsonl", b'{"text": "a", "label": ' + b"9" * 5000 + b"}\n", "line 1 of .*digits"),
-        ("a.jsonl.xz", b"\xfd7zXZ\x00" + bytes(40), "a.jsonl.xz"),
     ],
 )
 def test_tables_that_are_wrong(tmp_path: Path, name: str, content: bytes, found: str) -> None:
@@ -150,9 +136,7 @@ def test_characters_of_the_tail_have_ids(tmp_path: Path) -> None:
     ("lines", "found"),
     [
         (["inf,1", "1,2"], "'time' in line 2 of .*'inf'; give a finite number"),
-        (["nan,1", "1,2"], "'time' in line 2 of .*'nan'; give a finite number"),
         ([f"{'9' * 5000},1", "1,2"], "give a finite number"),
-        (["-1.7e308,1", "1.7e308,2"], "gaps too wide"),
         (["0,1", "1e-300,2", "1e300,3", "2e300,4"], "gaps too wide"),
         (["10000-01-01,1", "10001-01-01,2"], "'10000-01-01'; give a number, or a date"),
     ],
@@ -161,8 +145,3 @@ def test_times_that_are_none(tmp_path: Path, lines: list[str], found: str) -> No
     (tmp_path / "a.csv").write_text("\n".join(["time,value", *lines]))
     with pytest.raises(InputError, match=found):
         read_series(tmp_path / "a.csv")
-
-
-def test_a_date_beyond_the_last() -> None:
-    with pytest.raises(InputError, match="a date ends with the year 9999: give the times as numbers"):
-        Series(np.arange(2.0), np.arange(2.0), True).shown(3e6)

@@ -49,11 +49,7 @@ def test_strings_and_floats_equal_keras(dtype, value):
         assert ours.tolist() == theirs.tolist()
 
 
-def test_defaults():
-    np.testing.assert_array_equal(
-        pad_sequences([[1], [2, 3], [4, 5, 6]]), np.asarray([[0, 0, 1], [0, 2, 3], [4, 5, 6]], np.int32), strict=True
-    )
-    np.testing.assert_array_equal(pad_sequences([[1], [2, 3], [4, 5, 6]], maxlen=2), [[0, 1], [2, 3], [5, 6]])
+def test_nothing_to_pad():
     assert pad_sequences([[], []]).shape == keras_pad([[], []]).shape == (2, 0)
     assert pad_sequences([], maxlen=4).shape == keras_pad([], maxlen=4).shape == (0, 4)
     assert pad_ragged(*ragged([]), 4).shape == (0, 4)

@@ -1,6 +1,5 @@
 """`prepare` turns reviews into ids and caches them. A cache that is damaged, or belongs to other data, is rebuilt."""
 
-import errno
 import json
 import os
 from pathlib import Path
@@ -14,7 +13,6 @@ from lstm_jax.data.reviews import dataset
 from lstm_jax.data.reviews.cache import load_cache, save_cache
 from lstm_jax.data.reviews.shards import read_review_shards
 from lstm_jax.errors import InputError
-from lstm_jax.files.writing import write_atomically
 
 
 @pytest.fixture
@@ -182,7 +180,7 @@ def test_another_source_or_option_is_another_cache(options, jsonl, tmp_path):
     assert len(list((tmp_path / "cache").iterdir())) == 3
 
 
-@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "foreign", "garbage", "pickled"])
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "foreign", "pickled"])
 def test_damaged_cache_is_rebuilt(options, tmp_path, damage):
     first = prepare(**options)
     (path,) = (tmp_path / "cache").iterdir()
@@ -190,7 +188,7 @@ def test_damaged_cache_is_rebuilt(options, tmp_path, damage):
 
     def damaged():
         if damage == "truncated":
-            yield from (whole[:length] for length in range(1, len(whole), len(whole) // 12))
+            yield from (whole[:length] for length in range(0, len(whole), len(whole) // 12))
         elif damage == "flipped":
             step = len(whole) // 40
             yield from (bytes([*whole[:at], whole[at] ^ 1, *whole[at + 1 :]]) for at in range(0, len(whole), step))
@@ -198,11 +196,9 @@ def test_damaged_cache_is_rebuilt(options, tmp_path, damage):
             with np.load(path) as file:
                 save_cache(path, "another key", {name: file[name] for name in file.files if name != "digest"})
             yield path.read_bytes()
-        elif damage == "pickled":
+        else:
             np.savez(path, digest=np.asarray([{}], object))
             yield path.read_bytes()
-        else:
-            yield b"" if damage == "empty" else b"garbage"
 
     for content in damaged():
         path.write_bytes(content)
@@ -210,59 +206,10 @@ def test_damaged_cache_is_rebuilt(options, tmp_path, damage):
         assert path.stat().st_size == len(whole)
 
 
-def test_change_inside_the_cache_is_found(tmp_path):
-    path, arrays = tmp_path / "a.npz", {"one": np.arange(5), "two": np.zeros((2, 3), np.int32)}
-    save_cache(path, "key", arrays)
-    loaded = load_cache(path, "key")
-    assert loaded is not None
-    np.testing.assert_array_equal(loaded["one"], arrays["one"], strict=True)
-    assert load_cache(path, "other") is None
-    assert load_cache(tmp_path / "absent.npz", "key") is None
-    with np.load(path) as file:
-        digest = file["digest"]
-    for change in (
-        {"one": np.arange(1, 6)},
-        {"two": np.zeros((3, 2), np.int32)},
-        {"two": np.zeros((2, 3), np.uint32)},
-        {"three": np.ones(1)},
-    ):
-        np.savez(path, digest=digest, **(arrays | change))
-        assert load_cache(path, "key") is None
-
-
-def full_disk(*_, **__):
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def test_full_disk(options, tmp_path, monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", full_disk)
-        with pytest.raises(InputError, match=r"writing .*: No space left on device; free some space or name another folder"):
-            prepare(**options)
-    assert list((tmp_path / "cache").iterdir()) == []
-    prepare(**options)
-
-
 def test_folder_that_cannot_be_written(options, tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(InputError, match=r"writing .*; name a folder that can be written"):
         prepare(**options | {"cache_dir": str(tmp_path / "file" / "cache")})
-
-
-def test_a_crash_leaves_the_old_file(tmp_path):
-    path = tmp_path / "a"
-    path.write_bytes(b"old")
-
-    def crash(file):
-        file.write(b"half")
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_atomically(path, crash)
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
-    write_atomically(path, lambda file: file.write(b"new"))
-    assert path.read_bytes() == b"new"
 
 
 def test_default_cache_and_data(jsonl, tmp_path, monkeypatch):
@@ -289,11 +236,6 @@ def test_every_form_gives_the_same_ids(options, folder, archive, jsonl):
 def test_training_split_alone(options, jsonl):
     (jsonl / "test.jsonl").unlink()
     assert prepare(**options).test is None
-
-
-def test_bad_arguments(options):
-    with pytest.raises(InputError, match="num_words: 3"):
-        prepare(**options | {"num_words": 3})
 
 
 def test_encode_reviews(jsonl):

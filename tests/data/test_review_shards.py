@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lstm_jax import data
-from lstm_jax.data.mapped import MappedIds, allow_open_files
+from lstm_jax.data.mapped import allow_open_files
 from lstm_jax.data.reviews import shards
 from lstm_jax.errors import InputError
 
@@ -96,19 +96,6 @@ def test_copies_have_equal_hashes(tmp_path: Path) -> None:
     assert hashes[0] == hashes[2] != hashes[1]
 
 
-def test_a_second_call_writes_what_is_missing(folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, seen = tmp_path / "s", []
-    data.write_review_shards([folders[1][0]], folder)
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    (folder / "00001.json").unlink()
-    (folder / "00002.ids").unlink()
-    write = shards._write_shard
-    monkeypatch.setattr(shards, "_write_shard", lambda part, path: seen.append(int(path.stem)) or write(part, path))
-    data.write_review_shards([folders[1][0]], folder, on_progress=lambda done, total: seen.append(f"{done}/{total}"))
-    assert seen == [1, "2/3", 2, "3/3"]
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-
-
 @pytest.mark.parametrize("ending", ["ids", "npz"])
 @pytest.mark.parametrize("damage", ["missing", "cut", "changed"])
 def test_a_second_call_mends(folders, ending: str, damage: str, tmp_path: Path) -> None:
@@ -144,43 +131,25 @@ def test_a_review_counted_from_the_end(mapped) -> None:
 
 def test_bad_input(folders, tmp_path: Path) -> None:
     train, test = folders[1]
-    with pytest.raises(InputError, match=r"^reviews: no table; name tables, or folders of tables"):
-        data.write_review_shards([], tmp_path / "s", [test])
-    with pytest.raises(InputError, match=r"^reviews: .*; a table of both splits: name it for the training or for the test"):
-        data.write_review_shards([str(Path(test).parent)], tmp_path / "s", [test])
-    with pytest.raises(InputError, match=r"^shards: an empty name, or this folder; name a folder"):
-        data.write_review_shards([train], Path(""))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match=r"^reviews: .*empty; name tables"):
-        data.write_review_shards([str(tmp_path / "empty")], tmp_path / "s")
-    with pytest.raises(InputError, match=r"^shards .*: no index.json; name a folder that lstm-jax data shard-reviews has finished"):
-        data.read_review_shards(tmp_path)
     (tmp_path / "one.csv").write_text("text,label\ngood,1\nfine,1\n")
-    with pytest.raises(InputError, match=r"^train split of .*: 2 positive and 0 negative reviews"):
-        data.write_review_shards([str(tmp_path / "one.csv")], tmp_path / "one")
     (tmp_path / "none.csv").write_text("text,label\n")
-    with pytest.raises(InputError, match=r"^table .*none.csv: no reviews"):
-        data.write_review_shards([str(tmp_path / "none.csv")], tmp_path / "none")
+    (tmp_path / "text.txt").write_text("some words")
+    data.write_shards(str(tmp_path / "text.txt"), tmp_path / "text")
     data.write_review_shards([train], tmp_path / "s")
-    with pytest.raises(InputError, match=r"^shards .*: are of another text or another cleaning; name a new folder"):
-        data.write_review_shards([test], tmp_path / "s")
-    text = tmp_path / "text.txt"
-    text.write_text("some words")
-    data.write_shards(str(text), tmp_path / "text")
-    with pytest.raises(InputError, match=r"^index .*: of the format 'text 2'; name a folder that lstm-jax data shard-reviews has written$"):
-        data.read_review_shards(tmp_path / "text")
-
-
-def test_ids_are_taken_as_from_an_array(mapped) -> None:
-    ids = mapped[0].train.values
-    whole = ids[:]
-    np.testing.assert_array_equal(ids[3:50:7], whole[3:50:7])
-    np.testing.assert_array_equal(ids[::-1], whole[::-1])
-    np.testing.assert_array_equal(ids[np.array([-1, 0, -5])], whole[[-1, 0, -5]])
-    empty = MappedIds(ids.shards, ids.dtype, 3, 3)
-    assert empty[:].shape == (0,)
-    with pytest.raises(InputError, match=r"^ids: none; take them"):
-        empty.take(np.array([0]))
+    for call, subject in (
+        (lambda: data.write_review_shards([], tmp_path / "new", [test]), "reviews: no table"),
+        (lambda: data.write_review_shards([str(Path(test).parent)], tmp_path / "new", [test]), "reviews: .*; a table of both splits"),
+        (lambda: data.write_review_shards([train], Path("")), "shards: an empty name"),
+        (lambda: data.write_review_shards([str(tmp_path / "empty")], tmp_path / "new"), "reviews: .*empty"),
+        (lambda: data.write_review_shards([str(tmp_path / "one.csv")], tmp_path / "one"), "train split of "),
+        (lambda: data.write_review_shards([str(tmp_path / "none.csv")], tmp_path / "none"), "table .*none.csv: no reviews"),
+        (lambda: data.write_review_shards([test], tmp_path / "s"), "shards .*: are of another text"),
+        (lambda: data.read_review_shards(tmp_path), "shards .*: no index.json"),
+        (lambda: data.read_review_shards(tmp_path / "text"), "index .*: of the format 'text 2'"),
+    ):
+        with pytest.raises(InputError, match=f"^{subject}"):
+            call()
 
 
 def test_more_files_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -106,14 +106,11 @@ def lines(*rows):
     ("content", "found"),
     [
         (lines(b"{'text': 1}\n"), "line 3 of .*one JSON object"),
-        (lines(b"[1, 2]\n"), "line 3 of .*one JSON object"),
         (lines(b'\n{"text": "cut sho'), "line 4 of .*one JSON object"),
-        (lines(b"[" * 100_000 + b"\n"), "line 3 of .*one JSON object"),
         (lines(b'{"text": "caf\xe9", "label": 1}\n'), "line 3 of .*utf-8.*save the file as UTF-8"),
         (lines(b'{"text": "\\ud800", "label": 1}\n'), "line 3 of .*surrogates"),
         (lines({"text": "x", "label": 2}), "label 'label' in line 3 of .*: 2; give 0 or 1"),
         (lines({"text": "x", "label": None}), "label .*line 3 of .*: None; give 0 or 1"),
-        (lines({"text": "x", "label": 0.5}), "label .*line 3 of .*: 0.5; give 0 or 1"),
         (lines({"text": 5, "label": 1}), "'text' in line 3 of .*: 5; give a string"),
         (lines({"review": "x", "label": 1}), r"column 'text' in line 3 of .*there are review, label; name one with --text-column"),
         (lines({"text": "x"}), r"column 'label' in line 3 of .*there are text; name one with --label-column"),
@@ -133,11 +130,9 @@ def test_bad_json_lines(tmp_path, content, found):
         (b"text,label\nfine,1\nfoul,0\ncaf\xe9,1\n", "line 4 of .*UTF-8"),
         (b"text,label\nfine,1\nfoul,0\na, b,1\n", "line 4 of .*1 fields too many"),
         (b"text,label\nfine,1\nfoul\n", "label 'label' in line 3 of .*None"),
-        (b'text,label\n"fine"x,1\n', "line 2 of .*expected after"),
         (b'text,label\nfine,1\n"foul,0\n', "line 3 of .*unexpected end"),
         (b"review,label\nfine,1\n", r"column 'text' in line 1 of .*: there are review, label; name one with --text-column"),
         (b"text,label\n", "no reviews"),
-        (b"", "no reviews"),
     ],
 )
 def test_bad_csv(tmp_path, content, found):

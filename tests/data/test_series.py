@@ -91,20 +91,18 @@ def test_a_path_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("name", "value"),
     [
-        ({"times": ["a", "b", "c"]}, "times: could not convert string to float: 'a'; give an array (N,) of finite numbers"),
-        ({"times": np.zeros((3, 1))}, "times: array([[0.], [0.], [0.]]); give an array (N,) of finite numbers"),
-        ({"values": np.asarray([0, np.nan, 2])}, "values: array([ 0., nan, 2.]); give an array (N,) of finite numbers"),
-        ({"values": np.zeros(2)}, "values: 2; give one for each of the 3 times"),
-        ({"times": np.asarray([0, 2.0, 1])}, "times: array([0., 2., 1.]); give increasing ones"),
-        ({"times": np.asarray([0, 1.0, 1])}, "times: array([0., 1., 1.]); give increasing ones"),
+        ("times", ["a", "b", "c"]),
+        ("times", [[0], [1], [2]]),
+        ("times", [0, 1, 1]),
+        ("values", [0, np.nan, 2]),
+        ("values", [0, 0]),
     ],
 )
-def test_a_series_that_is_none(changes: dict, message: str) -> None:
-    with pytest.raises(InputError) as caught:
-        Series(**{"times": np.arange(3.0), "values": np.zeros(3), "dated": False} | changes)
-    assert str(caught.value) == message
+def test_a_series_that_is_none(name: str, value: list) -> None:
+    with pytest.raises(InputError, match=f"^{name}: "):
+        Series(**{"times": np.arange(3.0), "values": np.zeros(3), "dated": False, name: np.array(value)})
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -130,23 +128,18 @@ def test_dates_without_hyphens(tmp_path: Path) -> None:
     """
     lines = ["20261128,1", "20261129,2", "20261130,3", "20261201,4"]
     path = write(tmp_path / "a.csv", "time,value", *lines)
-    with pytest.raises(InputError) as caught:
-        read_series(path)
-    remedy = "write 2026-12-01 for a date, or 20261201.0 for a number"
-    assert str(caught.value) == f"'time' of {path}: 20261201 and all others look like dates; {remedy}"
     with pytest.raises(InputError, match="20261129 and all others look like dates"):
         read_series(write(tmp_path / "a.jsonl", '{"time": 20261128, "value": 1}', '{"time": 20261129, "value": 2}'))
     for times, shown in (
-        (("2026112823", "2026112900"), "2026-11-29T00:00"),
+        (("20261130", "20261201"), "2026-12-01"),
         (("20261128230000", "20261128230005"), "2026-11-28T23:00:05"),
         (("240131", "240201"), "2024-02-01"),
         (("2023365", "2024001"), "2024-01-01"),
+        (("202412", "202501"), "2025-01"),
     ):
         with pytest.raises(InputError, match=f"write {shown} for a date, or {times[1]}.0 for a number"):
             read_series(write(path, "time,value", *(f"{time},1" for time in times)))
     assert not read_series(write(path, "time,value", "1712011200,1", "1712011260,2")).dated  # seconds since 1970
-    with pytest.raises(InputError, match=r"202512 and all others look like dates; write 2025-12 for a date, or 202512\.0 for a number"):
-        read_series(write(path, "time,value", "202411,1", "202412,2", "202501,3", "202512,4"))
     # months of one year, days of one month, days of one year, and no dates
     for numbers in ((202501, 202502), (240130, 240131), (2024001, 2024002), (202511, 202512, 202513), (212511, 212601)):
         assert not read_series(write(path, "time,value", *(f"{number},1" for number in numbers))).dated
@@ -188,11 +181,6 @@ def test_times_with_an_offset_from_utc(tmp_path: Path) -> None:
     assert (naive.offset, naive.shown(naive.times[0])) == (None, "2026-01-01")
     with pytest.raises(InputError, match="a date ends with the year 9999"):
         zulu.shown(3e6)
-
-
-def test_absent(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="give a complete file"):
-        read_series(tmp_path / "none.csv")
 
 
 @pytest.mark.parametrize(

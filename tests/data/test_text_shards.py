@@ -165,6 +165,8 @@ def test_is_read_as_an_array_is(sharded: data.ShardedText) -> None:
     text, whole = sharded.part(3, 120), sharded[3:120]
     assert list(text) == whole.tolist()
     np.testing.assert_array_equal(text[whole == whole[0]], whole[whole == whole[0]])
+    for steps in (slice(3, 50, 7), slice(None, None, -1)):
+        np.testing.assert_array_equal(text[steps], whole[steps])
     for dtype in (np.int8, np.int64):
         np.testing.assert_array_equal(text[np.array([-1, 0, 116, -117], dtype)], whole[[-1, 0, 116, -117]])
     for wrong in (np.array([117]), np.array([0, -118]), np.ones(116, bool)):

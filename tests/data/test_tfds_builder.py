@@ -85,15 +85,3 @@ def test_folder_that_cannot_be_written(jsonl, tmp_path):
 def test_imports_stay_light():
     code = "import sys, lstm_jax.data; print({'jax', 'flax', 'tensorflow_datasets', 'tensorflow', 'keras'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
-
-
-def test_tensorflow_is_not_needed(jsonl, tmp_path):
-    code = """
-import sys
-from lstm_jax.data import build_tfds, reviews_from_tfds
-build_tfds(sys.argv[1], sys.argv[2])
-print(len(reviews_from_tfds(sys.argv[2])["train"]), "tensorflow" in sys.modules)
-"""
-    command = [sys.executable, "-W", "error", "-c", code, str(jsonl), str(tmp_path / "tfds")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.stdout, done.stderr) == ("24 False\n", "")

@@ -1,7 +1,6 @@
 """`tokenize`, `Vocabulary` with its ids and files, and the search for Keras' word index."""
 
 import json
-import time
 import urllib.request
 from io import BytesIO
 from pathlib import Path
@@ -82,13 +81,6 @@ def test_build_vocabulary():
     assert build_vocabulary([]).words == ()
 
 
-def test_long_token_is_quick():
-    started = time.perf_counter()
-    for vocabulary in (KERAS, FREQUENCY, build_vocabulary(["x" * 1_000_000])):
-        assert len(vocabulary.encode("X" * 1_000_000 + " the")) <= 3
-    assert time.perf_counter() - started < 1
-
-
 def test_save_and_load(tmp_path):
     for vocabulary in (KERAS, FREQUENCY, build_vocabulary([b"\xff caf\xc3\xa9 \x00"])):
         vocabulary.save(tmp_path / "new" / "vocabulary.json")
@@ -104,10 +96,7 @@ def test_save_and_load(tmp_path):
         {"format": 9},
         {"kind": "other"},
         {"num_words": 3},
-        {"num_words": "7"},
         {"words": ["a", "a"]},
-        {"words": ["a", ""]},
-        {"words": [1]},
         {"words": 5},
     ],
 )

@@ -43,12 +43,6 @@ def test_windows(n, length, step):
     assert ids.flags.writeable
 
 
-def test_defaults_are_the_sources():
-    ids = made_ids(873_153)
-    X, Y = windows(ids)
-    assert (X.shape, len(Y), X.strides) == ((174_623, 40), 174_623, (5, 1))
-
-
 @given(st.integers(2, 60), st.integers(1, 9), st.integers(1, 9))
 def test_one_hot(n, length, step):
     ids = made_ids(n) % 7
@@ -117,8 +111,6 @@ def test_bad_arguments():
     for call in (
         lambda: windows(ids, 0, 1),
         lambda: windows(ids, 1, 0),
-        lambda: window_count(9, -1, 1),
-        lambda: window_starts(9, 1, 0),
         lambda: chunks(ids, 0),
         lambda: stream_chunks(100, 0, 1),
         lambda: stream_chunks(100, 1, 0),

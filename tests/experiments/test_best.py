@@ -6,7 +6,7 @@ The accuracy of the ensemble, computed from stored margins, is compared with the
 import numpy as np
 import pytest
 
-from experiments.best import SUFFIXES, encode_margins, ensemble_accuracy, spread, verdict
+from experiments.best import encode_margins, ensemble_accuracy, spread, verdict
 
 RNG = np.random.default_rng(0)
 
@@ -48,35 +48,6 @@ def test_the_conclusion_names_each_model() -> None:
     means = {name: float(text.split()[0]) for name, text in found.items()}
     assert means == {"recipe": 0.625, "NBSVM": 0.25, "recipe and NBSVM": 0.75, "ensemble of the seeds": 0.75, "ensemble and NBSVM": 1.0}
     assert found["recipe"].endswith("seeds 0.5000 0.7500")
-
-
-@pytest.mark.parametrize(("choice", "suffix"), SUFFIXES.items())
-def test_the_conclusion_of_one_run(choice: str, suffix: str) -> None:
-    """The conclusion lists the recipe, the NBSVM classifier and their mixture, but no ensemble, if only one run used the test reviews.
-
-    A run that trains on all reviews has no validation accuracy. The conclusion then says "none" in place of the accuracy.
-    """
-    rows = [
-        {"choice": "400 words", "tested": False, "accuracy": 0.84, "loss": 0.4, "seconds": 9.0},
-        {
-            "choice": choice,
-            "tested": True,
-            "test_reviews": 25_000,
-            "test_accuracy": 0.75,
-            "test_nbsvm_accuracy": 0.25,
-            "test_mixed_accuracy": 0.875,
-            "seconds": 60.0,
-        }
-        | ({"accuracy": 0.625} if "all" not in choice else {}),
-    ]
-    first, *tested, last = verdict(rows).splitlines()
-    assert first == "400 words: validation 0.8400, loss 0.4000, 9 s"
-    assert [line.split(" (95 %")[0] for line in tested] == [
-        f"{name}{suffix} on the test reviews: {accuracy}"
-        for name, accuracy in (("recipe", "0.7500"), ("NBSVM", "0.2500"), ("recipe and NBSVM", "0.8750"))
-    ]
-    validation = "none" if "all" in choice else "0.6250"
-    assert last == f"the recipe's seeds{suffix}: validation {validation}, 60 s each"
 
 
 def test_spread() -> None:

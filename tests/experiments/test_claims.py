@@ -2,7 +2,6 @@
 
 import json
 import math
-import warnings
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from scipy import stats as scipy_stats
 from experiments import claim_list, claims, forecast, gates, study
 from experiments.claim_list import CLAIMS, Claim
 from lstm_jax import sweep
-from lstm_jax.errors import InputError
 from lstm_jax.sweep import stats
 
 
@@ -28,24 +26,15 @@ def test_t_interval() -> None:
     assert stats.t_interval([2.0, 2.0]) == (2.0, 2.0, 2.0)
 
 
-def test_the_interval_contains_the_mean_in_19_of_20_samples() -> None:
-    rng = np.random.default_rng(0)
-    found = [low <= 1 <= high for _, low, high in (stats.t_interval(rng.normal(1, 1, 3)) for _ in range(1000))]
-    assert 0.93 < np.mean(found) < 0.97
-
-
 @pytest.mark.parametrize(
     ("claimed", "interval", "want"),
     [
         ((0, math.inf), (0.1, 2), "shown"),
         ((0, math.inf), (-0.1, 2), "open"),
         ((0, math.inf), (-2, -0.1), "refuted"),
-        ((-math.inf, 1), (-5, 0.9), "shown"),
-        ((-math.inf, 1), (1.1, 2), "refuted"),
         ((-1, 1), (-0.9, 0.9), "shown"),
         ((-1, 1), (-1.1, 0.9), "open"),
         ((-1, 1), (1.1, 2), "refuted"),
-        ((-1, 1), (-2, -1.1), "refuted"),
         ((0, math.inf), (math.nan, math.nan), "open"),
     ],
 )
@@ -134,21 +123,6 @@ def test_a_claim_needs_one_run_for_each_setting_and_seed(claim: Claim) -> None:
         assert len({str(fields) for fields in found}) == len(found)
 
 
-def test_the_first_seeds_have_rows() -> None:
-    for line in claims.table(study.RESULTS).splitlines()[2:]:
-        study_name, text, first, *_ = cells(line)
-        assert first or "30 epochs" in text or "Long trainings" in text, f"{study_name}: {text}"
-
-
-def test_the_page_has_the_table_of_the_rows() -> None:
-    text = claims.PAGE.read_text()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert claims.with_table(text, study.RESULTS) == text, "run python -m experiments.claims --write"
-    with pytest.raises(InputError, match="no lines for the table"):
-        claims.with_table("no marks", study.RESULTS)
-
-
 def test_runs_that_fail_are_told_and_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     seen = []
 
@@ -158,13 +132,6 @@ def test_runs_that_fail_are_told_and_repeated(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(sweep, "run", runs)
     monkeypatch.setattr(study, "RESULTS", tmp_path)
-    monkeypatch.delenv("LSTM_JAX_DATA", raising=False)
-    monkeypatch.setattr(forecast, "STUDY", replace(forecast.STUDY, needs="no_such_package"))
-    assert claims.main(["--new", "--study", "forecast"]) == 2
-    assert capsys.readouterr().err == 'claims: no_such_package: not installed; pip install ".[experiments]"\n'
-    assert claims.main(["--new", "--study", "gates"]) == 2
-    assert "claims: LSTM_JAX_DATA: not set" in capsys.readouterr().err
-    assert not seen
     monkeypatch.setattr(forecast, "STUDY", replace(forecast.STUDY, needs=""))
     assert claims.main(["--new", "--study", "forecast"]) == 1
     assert seen == [(tmp_path / "forecast.jsonl", 22, True)]

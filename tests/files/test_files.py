@@ -45,21 +45,19 @@ def test_a_writer_that_raises_leaves_the_old_file(error, tmp_path):
 
 
 @pytest.mark.parametrize("where", ["write", "fsync", "rename"])
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
-def test_a_full_or_broken_disk(where, code, tmp_path, monkeypatch):
+def test_a_full_disk(where, tmp_path, monkeypatch):
     path = tmp_path / "file"
     path.write_text("old")
 
     def fail(*_):
-        raise OSError(code, os.strerror(code))
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     if where == "fsync":
         monkeypatch.setattr(os, "fsync", fail)
     if where == "rename":
         monkeypatch.setattr(pathlib.Path, "replace", fail)
-    with pytest.raises(InputError) as raised:
+    with pytest.raises(InputError, match=f"^writing {path}: No space left on device; "):
         write_atomically(path, fail if where == "write" else "new")
-    assert str(raised.value) == f"writing {path}: {os.strerror(code)}; free some space or name another folder"
     assert path.read_text() == "old"
     assert names(tmp_path) == ["file"]
 

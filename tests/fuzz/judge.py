@@ -11,7 +11,7 @@ from pathlib import Path
 from lstm_jax.errors import RESTART
 from tests.fuzz.shell import Outcome
 
-_FRAME = re.compile(r'File "[^"]*?((?:lstm_jax|tests/fuzz/planted)[/.][^"]*)", line (\d+), in (\S+)')
+_FRAME = re.compile(r'File "[^"]*?(lstm_jax[/.][^"]*)", line (\d+), in (\S+)')
 _ERROR = re.compile(r"^([A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit|Warning|Full|Empty|Stop\w*)\b[^:\n]*):?(.*)$", flags=re.MULTILINE)
 _NUMBERS = re.compile(r"(?<![\w.])-?(?:nan|inf)(?![\w.])", flags=re.IGNORECASE)
 _LEFT = re.compile(r"\.tmp$|orbax-checkpoint-tmp|\.tmp\.|run\.lock$")

@@ -8,46 +8,16 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-COLLECTED = pytest.StashKey[list[pytest.Item]]()
-"""Key of the list of all collected tests, before any of them are left out."""
 
-
-def spread_cases(cases: Mapping[str, Mapping[str, str]], count: int) -> list[str]:
-    """Return the names of `count` cases that have few values of parameters in common.
-
-    The first case is chosen first. Each further choice is the case with the smallest overlap. The overlap of a case is a sum over its
-    parameters: for each parameter, it counts the chosen cases in which the parameter has the same value. If several cases have the smallest
-    overlap, the choice is the case that is farthest away, in the order of `cases`, from the nearest chosen case.
-
-    Args:
-        cases: for each case, in order, the value of each parameter as a string.
-        count: number of cases to choose, at most the number of all cases.
-    """
+def _spread(cases: Mapping[str, Mapping[str, str]], count: int) -> set[str]:
+    """Return the names of `count` cases that have few values of parameters in common, beginning with the first case."""
     names, chosen = list(cases), [0][:count]
-    while len(chosen) < count:
+    while len(chosen) < min(count, len(names)):
         used = Counter(value for place in chosen for value in cases[names[place]].items())
-        left = [place for place in range(len(names)) if place not in chosen]
+        left = set(range(len(names))) - set(chosen)
         common = {place: sum(used[value] for value in cases[names[place]].items()) for place in left}
-        chosen.append(min(left, key=lambda place: (common[place], -min(abs(place - other) for other in chosen))))
-    return [names[place] for place in sorted(chosen)]
-
-
-def kept_cases(cases: Mapping[str, Mapping[str, str]], keep: int | list[str]) -> set[str]:
-    """Return the names of those cases of a test that stay in the quick suite.
-
-    Args:
-        cases: for each case, in order, the value of each parameter as a string.
-        keep: if an integer, the number of cases that stay, which `spread_cases` chooses. If a list of strings, a case stays if its name
-            contains one of them.
-    """
-    if isinstance(keep, list):
-        return {name for name in cases if any(part in name for part in keep)}
-    return set(spread_cases(cases, min(keep, len(cases))))
-
-
-def _values(item: pytest.Item) -> dict[str, str]:
-    callspec = getattr(item, "callspec", None)
-    return {name: repr(value) for name, value in callspec.params.items()} if callspec else {}
+        chosen.append(min(left, key=lambda place: (common[place], -min(abs(place - other) for other in chosen), place)))
+    return {names[place] for place in chosen}
 
 
 def is_filtered(config: pytest.Config) -> bool:
@@ -55,23 +25,21 @@ def is_filtered(config: pytest.Config) -> bool:
     return not (config.getoption("all") or config.getoption("lf", False) or any("::" in argument for argument in config.args))
 
 
-def slow_tests(items: Sequence[pytest.Item]) -> dict[str, tuple[dict[str, Mapping[str, str]], pytest.Mark]]:
-    """Return a dict from each test that is marked slow to a pair: its cases, in the form that `kept_cases` takes, and its mark.
-
-    The name of a case is the part of the test's id in square brackets, including the brackets. A test without parameters has one case, with
-    the name "".
-    """
-    found: dict[str, tuple[dict[str, Mapping[str, str]], pytest.Mark]] = {}
-    for item in items:
-        if mark := item.get_closest_marker("slow"):
-            test = item.nodeid.partition("[")[0]
-            found.setdefault(test, ({}, mark))[0][item.nodeid.removeprefix(test)] = _values(item)
-    return found
-
-
-def left_out(items: Sequence[pytest.Item]) -> list[pytest.Item]:
+def left_out(items: Sequence[pytest.Item]) -> set[pytest.Item]:
     """Return the items that the quick suite leaves out."""
-    out: set[str] = set()
-    for test, (cases, mark) in slow_tests(items).items():
-        out |= {test + case for case in set(cases) - kept_cases(cases, mark.kwargs.get("keep", 0))}
-    return [item for item in items if item.nodeid in out]
+    tests: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("slow"):
+            tests.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    out = set()
+    for test, own in tests.items():
+        cases = {item.nodeid.removeprefix(test): getattr(item, "callspec", None) for item in own}
+        mark = own[0].get_closest_marker("slow")
+        keep = mark.kwargs.get("keep", 0) if mark else 0
+        if isinstance(keep, int):
+            values = {name: {key: repr(value) for key, value in spec.params.items()} if spec else {} for name, spec in cases.items()}
+            kept = _spread(values, keep)
+        else:
+            kept = {name for name in cases if any(part in name for part in keep)}
+        out |= {item for item in own if item.nodeid.removeprefix(test) not in kept}
+    return out

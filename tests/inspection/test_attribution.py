@@ -114,40 +114,25 @@ def test_reach() -> None:
     assert reach(np.array([[np.nan, 1, 2, 1], [np.inf, 1, 2, 1], [1, 1, 2, np.nan]])).tolist() == [0, 0, 0]
 
 
-def test_bad_input() -> None:
-    with pytest.raises(InputError, match=r"inputs: shape \(3,\)"):
-        integrated_gradients(cubic, jnp.ones(3))
-    with pytest.raises(InputError, match=r"inputs: shape \(0, 3\); give an array \(T, E\) with elements"):
-        integrated_gradients(cubic, jnp.ones((0, 3)))
-    with pytest.raises(InputError, match=r"baseline: shape \(2, 3\)"):
-        integrated_gradients(cubic, jnp.ones((3, 3)), baseline=jnp.ones((2, 3)))
-
-
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
-    ("call", "message"),
+    ("call", "subject"),
     [
-        (lambda: integrated_gradients(cubic, jnp.ones((3, 2), int)), "inputs: int32; give floats"),
-        (lambda: gradient_norms(lambda x: x.sum(0), jnp.ones((3, 2), int)), "inputs: int32; give floats"),
-        (lambda: gradient_norms(lambda x: x.sum(), jnp.ones((3, 2))), "outputs: shape (); return an array (K,)"),
-        (lambda: gradient_norms(lambda x: x, jnp.ones((3, 2))), "outputs: shape (3, 2); return an array (K,)"),
-        (lambda: gradient_norms(lambda x: (x[0], x[0]), jnp.ones((3, 2))), "outputs: tuple; return an array (K,)"),
-        (lambda: reach(np.ones((2, 5)), 1.5), "share: 1.5; give a number above 0, at most 1"),
-        (lambda: reach(np.ones((2, 5)), float("nan")), "share: nan; give a number above 0, at most 1"),
-        (lambda: reach(np.ones((5, 2))), "norms: shape (5, 2); give (K, T), with K at most T"),
-        (lambda: reach(np.ones(3)), "norms: shape (3,); give (K, T), with K at most T"),
-        (lambda: reach(np.asarray([[1.0, -2.0]])), "norms: -2.0; give norms, 0 or more"),
+        (lambda: integrated_gradients(cubic, jnp.ones(3)), "inputs: shape (3,)"),
+        (lambda: integrated_gradients(cubic, jnp.ones((0, 3))), "inputs: shape (0, 3)"),
+        (lambda: integrated_gradients(cubic, jnp.ones((3, 3)), baseline=jnp.ones((2, 3))), "baseline: shape (2, 3)"),
+        (lambda: integrated_gradients(cubic, jnp.ones((3, 2), int)), "inputs: int32"),
+        (lambda: integrated_gradients(lambda x: x.sum(-1), jnp.ones((3, 2))), "function: shape (3,)"),
+        (lambda: integrated_gradients(lambda x: (x.sum(), x), jnp.ones((3, 2))), "function: tuple"),
+        (lambda: gradient_norms(lambda x: x.sum(0), jnp.ones((3, 2), int)), "inputs: int32"),
+        (lambda: gradient_norms(lambda x: x, jnp.ones((3, 2))), "outputs: shape (3, 2)"),
+        (lambda: gradient_norms(lambda x: (x[0], x[0]), jnp.ones((3, 2))), "outputs: tuple"),
+        (lambda: reach(np.ones((2, 5)), 1.5), "share: 1.5"),
+        (lambda: reach(np.ones((2, 5)), float("nan")), "share: nan"),
+        (lambda: reach(np.ones((5, 2))), "norms: shape (5, 2)"),
+        (lambda: reach(np.asarray([[1.0, -2.0]])), "norms: -2.0"),
     ],
 )
-def test_arguments_and_functions_that_do_not_fit(call: Callable[[], object], message: str) -> None:
-    with pytest.raises(InputError, match=f"^{re.escape(message)}"):
+def test_arguments_and_functions_that_do_not_fit(call: Callable[[], object], subject: str) -> None:
+    with pytest.raises(InputError, match=f"^{re.escape(subject)}"):
         call()
-
-
-@pytest.mark.usefixtures("unchecked")
-def test_an_output_that_is_no_scalar() -> None:
-    with pytest.raises(InputError) as caught:
-        integrated_gradients(lambda inputs: inputs.sum(-1), jnp.ones((3, 2)))
-    assert str(caught.value) == "function: shape (3,); return a scalar"
-    with pytest.raises(InputError, match=r"^function: tuple; return a scalar$"):
-        integrated_gradients(lambda inputs: (inputs.sum(), inputs), jnp.ones((3, 2)))

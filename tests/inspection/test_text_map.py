@@ -33,30 +33,19 @@ def test_units(tmp_path):
 
 
 def test_sizes_that_do_not_fit(tmp_path):
-    with pytest.raises(InputError, match="bits"):
-        surprise_page("abc", np.zeros(3), tmp_path / "x.html", "t")
-    with pytest.raises(InputError, match=r"^text: 1 characters; give 2 or more$"):
-        surprise_page("a", np.zeros(0), tmp_path / "x.html", "t")
-    with pytest.raises(InputError, match=r"^unit: 1; give 0 to 0$"):
-        units_page("abc", np.zeros((3, 1)), [1], tmp_path / "x.html", "t")
-    with pytest.raises(InputError, match="activations"):
-        units_page("abc", np.zeros((2, 1)), [0], tmp_path / "x.html", "t")
+    for subject, draw, *given in (
+        ("bits", surprise_page, "abc", np.zeros(3)),
+        ("text: 1", surprise_page, "a", np.zeros(0)),
+        ("unit: 1", units_page, "abc", np.zeros((3, 1)), [1]),
+        ("activations", units_page, "abc", np.zeros((2, 1)), [0]),
+    ):
+        with pytest.raises(InputError, match=subject):
+            draw(*given, tmp_path / "x.html", "t")
     assert not list(tmp_path.iterdir())
 
 
 def by_hand(column: np.ndarray, over: int) -> float:
     return float(np.std([np.mean(column[at : at + over], dtype=np.float64) for at in range(len(column) - over + 1)]))
-
-
-def test_a_unit_that_stays_on_beats_one_that_rests_or_flickers():
-    at = np.arange(200)
-    slow, flickering = np.where(at // 50 % 2, 0.9, -0.9), np.where(at % 2, 1.0, -1.0)
-    faint = 0.3 * slow
-    activations = np.stack([np.ones(200), flickering, faint, np.full(200, -0.7), slow], axis=1).astype(np.float32)
-    assert most_active(activations, 2) == [4, 2]
-    assert set(most_active(activations, 5)) == set(range(5))
-    assert most_active(activations, 9) == most_active(activations, 5)
-    assert most_active(activations, 1, over=1) == [1]  # if nothing is averaged, the flickering unit varies most
 
 
 def test_activity_is_the_deviation_of_the_mean_over_some_characters():

@@ -92,16 +92,3 @@ def test_paired_ratios() -> None:
     assert stats.paired_p(np.exp(logs)) == pytest.approx(np.mean(np.abs(means) >= abs(logs.mean()) - 1e-12))
     many = rng.normal(0.01, 0.05, 40)  # too many signs to enumerate
     assert stats.paired_p(np.exp(many)) == pytest.approx(scipy_stats.ttest_1samp(many, 0).pvalue, abs=0.02)
-
-
-@pytest.mark.slow(keep=1)
-@pytest.mark.parametrize(("count", "least", "most"), [(2, 0.62, 0.75), (3, 0.84, 0.94), (5, 0.93, 0.99)])
-def test_coverage_of_the_interval_of_a_ratio(count: int, least: float, most: float) -> None:
-    """The share of 95 % intervals that contain the true ratio is in the expected range.
-
-    The ratio is that of the medians of two samples of `count` values each. With two or three values, the share is below 95 %. The values
-    are log-normal with a standard deviation of about 10 %.
-    """
-    rng = np.random.default_rng(0)
-    found = [low <= 1 <= high for _, low, high in (stats.ratio_interval(*np.exp(rng.normal(0, 0.1, (2, count)))) for _ in range(300))]
-    assert least < np.mean(found) < most

@@ -151,6 +151,8 @@ def test_functions_without_names(tmp_path: Path) -> None:
     for call in (lambda function: sweep.run(function, [Config()], tmp_path / "rows"), lambda function: sweep.run_id(function, Config())):
         with pytest.raises(InputError, match=message):
             call(functools.partial(nothing))
+    with pytest.raises(InputError, match=r"^function: a lambda; "):
+        sweep.run(lambda config: {}, [Config()], tmp_path / "rows")
     assert not list(tmp_path.iterdir())
 
 

@@ -44,20 +44,6 @@ def test_perturbation_of_padded_reviews_by_hand() -> None:
         assert not found[length:, n].any()
 
 
-def test_packed_reviews_are_perturbed_as_alone() -> None:
-    rows = pack_reviews(SPLIT, 9)
-    vectors, gradient = (RNG.normal(size=(*padded().T.shape, E)).astype(np.float32) for _ in range(2))
-    alone = np.asarray(perturbation(jnp.asarray(vectors), jnp.asarray(gradient), jnp.asarray(padded()), None, 2.0))
-    spread = [np.zeros((*rows.ids.T.shape, E), np.float32) for _ in range(3)]
-    for n, (row, at) in enumerate(rows.numbers):
-        steps = slice(rows.places.first[row, at], rows.places.last[row, at] + 1)
-        for target, source in zip(spread, (vectors, gradient, alone), strict=True):
-            target[steps, row] = source[: LENGTHS[n], n]
-    places = jax.tree.map(jnp.asarray, rows.places)
-    found = perturbation(jnp.asarray(spread[0]), jnp.asarray(spread[1]), jnp.asarray(rows.ids), places, 2.0)
-    assert_close(found, spread[2], "float32")
-
-
 @pytest.mark.slow(keep=1)
 @pytest.mark.parametrize("packed", [False, True])
 def test_loss_and_its_gradient(packed: bool) -> None:

@@ -93,7 +93,6 @@ def test_a_run_that_is_killed_while_it_is_prolonged(run: Path, series: Series, m
     ("config", "message"),
     [
         (trained_for(CONFIG, 1), "epochs: 2 in the run, 1 given"),
-        (trained_for(CONFIG, 4, microbatches=2), "epochs: 2 in the run, 4 given; microbatches: 1 in the run, 2 given"),
         (
             replace(trained_for(CONFIG, 4, seed=1), data=replace(CONFIG.data, csv="a" * 50, gaps=False)),
             f"csv: '' in the run, '{'a' * 36}... given; gaps: True in the run, False given; epochs: 2 in the run, 4 given; and 1 more",

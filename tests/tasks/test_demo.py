@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from lstm_jax.config import GenerationModelConfig, SentimentModelConfig, TrainConfig, to_json
+from lstm_jax.config import GenerationModelConfig, SentimentModelConfig, TrainConfig
 from lstm_jax.errors import InputError, Interrupted
 from lstm_jax.tasks import demo, generation, samples, sentiment
 
@@ -80,16 +80,6 @@ def quick(monkeypatch):
         monkeypatch.setattr(demo, f"_{name}", make)
 
 
-def test_a_run_of_one_s_own_in_a_demo_s_folder_is_left_alone(quick, tmp_path):
-    """The demo refuses a folder without its marker file and changes nothing in it, even if a run there has the config of the demo."""
-    (tmp_path / "sentiment").mkdir()
-    (tmp_path / "sentiment" / "config.json").write_text(to_json(demo.SENTIMENT))
-    before = everything(tmp_path)
-    with pytest.raises(InputError, match="holds something else; name a new one with --run: no demo marked this one"):
-        demo.run(tmp_path, 0, Console(file=io.StringIO()))
-    assert everything(tmp_path) == before
-
-
 @pytest.mark.slow(keep=3)
 @pytest.mark.parametrize(
     ("spoil", "message"),
@@ -98,13 +88,11 @@ def test_a_run_of_one_s_own_in_a_demo_s_folder_is_left_alone(quick, tmp_path):
             lambda folder: (folder / "notes.txt").write_text("mine"),
             r"holds something else; name a new one with --run, or move notes\.txt away",
         ),
-        (lambda folder: (folder / "sentiment" / "notes").mkdir(), "move sentiment/notes away"),
         (
             lambda folder: (folder / "generation" / "config.json").write_text("{ }"),
             r"move generation/config\.json away: no demo made it, or it has changed",
         ),
         (lambda folder: (folder / "generation" / "link").symlink_to(folder), "move generation/link away"),
-        (lambda folder: (folder / "demo.json").write_text("{"), r"^mark .*demo\.json"),
         (
             lambda folder: (folder / "demo.json").write_text('{"made": null}'),
             "an earlier demo was killed here; name a new one with --run, or remove the folder",

@@ -106,10 +106,9 @@ def test_a_run_learns_and_forecasts(tmp_path: Path) -> None:
     assert (wider.high - wider.low > found.high - found.low).all()
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "linear", "exponential"])
-def test_a_final_learning_rate(schedule: str, tmp_path: Path) -> None:
+def test_a_final_learning_rate(tmp_path: Path) -> None:
     """A run whose learning rate falls to a number above 0 is trained, and resuming the finished run returns the same metrics."""
-    config = replace(CONFIG, train=TrainConfig(epochs=1, batch_size=16, schedule=schedule, final_learning_rate=1e-5))
+    config = replace(CONFIG, train=TrainConfig(epochs=1, batch_size=16, schedule="cosine", final_learning_rate=1e-5))
     result = forecast.train(config, tmp_path / "run", data=wave(), figures=False)
     assert len(result.rows) == 1
     again = forecast.train(config, tmp_path / "run", data=wave(), figures=False, resume=True)
@@ -143,14 +142,7 @@ def test_forecast_times_in_the_unit_of_the_series(tmp_path: Path) -> None:
         again, same = trained.end_of(series, stamps.astype(f"datetime64[{unit}]"))
         np.testing.assert_array_equal(same, wanted)
         np.testing.assert_array_equal(again.ahead, part.ahead)
-    for wrong in (
-        [21, 22, np.inf],
-        [np.inf] * 3,
-        [21, 22, np.nextafter(22, 23)],
-        [21, 22],
-        [[21, 22, 23]],
-        [21, 1e300, 1e301],
-    ):
+    for wrong in ([21, 22, np.inf], [21, 22, np.nextafter(22, 23)], [21, 22], [21, 1e300, 1e301]):
         with pytest.raises(InputError, match=r"^times: \[.*; give 3 increasing ones behind the series' end$"):
             trained.end_of(series, np.asarray(wrong, float))
     with pytest.raises(InputError, match=r"^times: datetime64\[s\]; give numbers, as the series has$"):
@@ -168,27 +160,21 @@ def test_forecast_times_that_are_dates(tmp_path: Path) -> None:
     days = [date(1970, 1, 22), date(1970, 1, 23), date(1970, 1, 25)]
     east = timezone(timedelta(hours=2))
     for given, wanted in (
-        (days, [21, 22, 24]),
-        ([datetime(1970, 1, day, 6) for day in (22, 23, 25)], [21.25, 22.25, 24.25]),
-        ([datetime(1970, 1, day, 2, tzinfo=east) for day in (22, 23, 25)], [21, 22, 24]),
         ([days[0], datetime(1970, 1, 23, 12), datetime(1970, 1, 25, 2, tzinfo=east)], [21, 22.5, 24]),
         (np.array(days), [21, 22, 24]),
-        ([21, np.float32(22), Fraction(49, 2)], [21, 22, 24.5]),
-        ([Decimal("21.5"), Decimal(22), 24.5], [21.5, 22, 24.5]),
+        ([Decimal(21), np.float32(22), Fraction(49, 2)], [21, 22, 24.5]),
         ([np.datetime64("1970-01-22"), days[1], np.datetime64("1970-01-25T12")], [21, 22, 24.5]),
         (jnp.asarray([21, 22, 24], jnp.bfloat16), [21, 22, 24]),
     ):
         np.testing.assert_array_equal(trained.end_of(series, given)[1], wanted)
-    dates, remedy = [str(day) for day in days], "give numbers, or dates such as datetime64"
     for bad in (
-        dates,
-        np.array(dates),
+        [str(day) for day in days],
         [21, days[1], days[2]],
         [True, False, True],
-        np.arange(21, 24, dtype="timedelta64[D]"),
+        np.arange(3, dtype="timedelta64[D]"),
         [[1], [2, 3]],
     ):
-        with pytest.raises(InputError, match=f"^times: .*; {remedy}$"):
+        with pytest.raises(InputError, match=r"^times: .*; give numbers, or dates such as datetime64$"):
             trained.end_of(series, bad)
     with pytest.raises(InputError, match=r"^times: .*; give numbers, as the series has$"):
         trained.end_of(replace(series, dated=False), days)
@@ -245,8 +231,6 @@ def test_the_command_line(ask, tmp_path: Path) -> None:
             "give a longer series, or a shorter context or horizon",
         ),
         (["train", "forecast", *common, "--run", tmp_path / "new", "--test", 0.9], "nothing is left to train on"),
-        (["forecast", "--run", tmp_path / "run", "--level", 1.5], "level: 1.5; give a share between 0 and 1"),
-        (["predict", "--run", tmp_path / "run", "--text", "x"], "forecast; use forecast, or name a run of sentiment"),
     ):
         code, out, err = ask(*arguments)
         assert code == 2

@@ -1,15 +1,12 @@
 """Text-generation runs in both regimes, from a text file to scores and samples, compared with an LSTM written in NumPy."""
 
-import dataclasses
 import functools
 import json
 import os
 import shutil
 import signal
 import string
-from collections import Counter
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,7 +29,6 @@ from made_texts import (
     window_of,
 )
 
-from lstm_jax import data
 from lstm_jax.config import GenerationConfig, TextConfig, to_json
 from lstm_jax.errors import InputError, Interrupted
 from lstm_jax.inspection import plots
@@ -95,32 +91,6 @@ def made(text, tmp_path_factory, quick_compiles) -> Callable[[str], Made]:
 # training
 
 
-@pytest.mark.slow(keep=1)
-@REGIMES
-def test_the_folder_s_contents(regime, made):
-    folder, config, result, seen, _ = made(regime)
-    names = {
-        "config.json",
-        "data.sha256",
-        "environment.json",
-        "manifest.json",
-        "characters.json",
-        "metrics.jsonl",
-        "samples.jsonl",
-        "result.json",
-    }
-    assert {path.name for path in folder.iterdir()} == names | {"events", "figures", "checkpoints"}
-    assert (folder / "config.json").read_text() == to_json(config)
-    assert data.Characters.load(folder / "characters.json").characters == tuple(sorted(set(TEXT)))
-    assert [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] == list(result.rows)
-    figures = {"learning_curves.png", "learning_curves.svg", "surprise.html", "units.html"}
-    assert {path.name for path in (folder / "figures").iterdir()} == figures
-    assert (folder / "figures" / "learning_curves.png").read_bytes().startswith(b"\x89PNG")
-    assert shown(folder / "figures" / "surprise.html") == [TEXT[CUT:]]
-    assert shown(folder / "figures" / "units.html") == [TEXT[CUT:]] * 8
-    assert [(record.epoch, record.row, lines) for record, _, lines in seen] == [(n, result.rows[n - 1], 2 * n) for n in (1, 2, 3)]
-
-
 @REGIMES
 def test_rows_and_result(regime, made):
     folder, _, result, seen, trained = made(regime)
@@ -131,24 +101,18 @@ def test_rows_and_result(regime, made):
     held_out = ids_of(TEXT[CUT:])
     for row, (_, params, _) in zip(result.rows, seen, strict=True):
         assert set(row) == metrics | {"epoch", "step", "seconds", "examples_per_second"}
-        for part in ("train", "validation"):
-            assert row[f"{part}_bits"] == pytest.approx(row[f"{part}_loss"] / np.log(2), rel=1e-12)
-            assert row[f"{part}_perplexity"] == pytest.approx(np.exp(row[f"{part}_loss"]), rel=1e-12)
+        assert row["train_bits"] == pytest.approx(row["train_loss"] / np.log(2), rel=1e-12)
+        assert row["train_perplexity"] == pytest.approx(np.exp(row["train_loss"]), rel=1e-12)
         # targets: the character after each window, or every character of a stream
         part = slice(LENGTH - 1, None, STEP) if regime == "windows" else slice(None)
         log_p = log_p_by_hand(params, held_out, window_of(regime))[part]
         targets = np.array(held_out[1:])[part]
         assert row["validation_loss"] == pytest.approx(-log_p[np.arange(len(targets)), targets].mean(), rel=1e-5)
         assert row["validation_accuracy"] == pytest.approx((log_p.argmax(1) == targets).mean(), abs=1e-6)
-    shares = np.array(list(Counter(TEXT[:CUT]).values())) / CUT
-    entropy = -(shares * np.log(shares)).sum()
     assert result.rows[0]["train_loss"] > result.rows[-1]["train_loss"]
-    assert entropy > result.rows[-1]["train_loss"]
-    assert entropy > result.rows[-1]["validation_loss"]
     found = json.loads((folder / "result.json").read_text())
     assert found["best_epoch"] == 1 + int(np.argmin([row["validation_loss"] for row in result.rows]))
     assert found["validation_loss"] == pytest.approx(nats_by_hand(trained.params, held_out, window_of(regime)).mean(), rel=1e-5)
-    assert found["validation_bits"] == pytest.approx(found["validation_loss"] / np.log(2), rel=1e-12)
     assert set(found) == {"best_epoch", "stopped_early", "seconds"} | {name for name in metrics if name.startswith("validation")}
 
 
@@ -187,9 +151,7 @@ def test_samples(regime, made):
     folder, _, _, seen, _ = made(regime)
     rows = samples.read_samples(folder / "samples.jsonl")
     assert [(row["epoch"], row["temperature"]) for row in rows] == [(epoch, t) for epoch in (1, 2, 3) for t in (0.0, 1.0)]
-    assert rows == [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
     for row in rows:
-        assert set(row) == {"epoch", "seed", "temperature", "mode", "prompt", "text"}
         assert (row["seed"], row["mode"]) == (0, "window" if regime == "windows" else "carried")
         assert (len(row["prompt"]), len(row["text"])) == (PROMPT, CHARS)
         assert row["prompt"] in TEXT[:CUT]
@@ -204,13 +166,10 @@ def test_the_seed_decides(made, text, tmp_path):
     config = small_config(text, train={"seed": 1, "epochs": 1})
     said = []
     generation.train(config, tmp_path / "run", callbacks=[lambda record: said.append(record.row["train_loss"])], figures=False)
-    first, other = (samples.read_samples(folder / "samples.jsonl")[:2] for folder in (made("windows").folder, tmp_path / "run"))
-    assert [row["seed"] for row in other] == [1, 1]
-    assert first[0]["prompt"] != other[0]["prompt"]
-    assert {row["text"] for row in first}.isdisjoint(row["text"] for row in other)
-    assert len(said) == 1
-    assert said[0] != made("windows").result.rows[0]["train_loss"]
-    assert not (tmp_path / "run" / "figures").exists()
+    first, other = (samples.read_samples(folder / "samples.jsonl")[0] for folder in (made("windows").folder, tmp_path / "run"))
+    assert other["seed"] == 1
+    assert first["prompt"] != other["prompt"]
+    assert said != [made("windows").result.rows[0]["train_loss"]]
 
 
 def timeless(rows) -> list[dict]:
@@ -290,30 +249,11 @@ def test_bytes(tmp_path, monkeypatch):
     assert [row["epoch"] for row in rows] == [1, 1, 2, 2]
     assert {"\u2028", "\x85", "\ufffd"} <= set(rows[0]["prompt"])
     trained = generation.load(tmp_path / "run")
-    assert trained.characters.size == 256
-    cut = len(BYTES) - round(0.1 * len(BYTES))
-    assert corpora.read_text(trained).ids.tobytes() == BYTES[cut:]
     assert corpora.read_text(trained, [str(tmp_path / "bytes.txt")]).ids.tobytes() == BYTES
     assert trained.encode("Aü").tolist() == [65, 0xC3, 0xBC]
-    for raw in (b"A\xfc", os.fsdecode(b"A\xfc")):
-        assert trained.encode(raw).tolist() == [65, 0xFC]
-    found = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert found["validation_loss"] == pytest.approx(nats_by_hand(trained.params, list(BYTES[cut:]), LENGTH).mean(), rel=1e-5)
-    assert shown(tmp_path / "run" / "figures" / "surprise.html") == [BYTES[cut:].decode("latin-1")]
-
-
-def test_what_cannot_run_leaves_no_folder(text, tmp_path):
-    cases = [
-        (small_config(text, "stream", train={"batch_size": 106}), r"^text: 85\d characters; 106 streams of 8 characters need 856"),
-        (small_config(text, train={"batch_size": 7}), "^batch_size: 7; give a multiple"),
-        (small_config(text, train={"optimizer": "nonsense"}), "^optimizer: nonsense"),
-        (small_config(text, length=95), r"^validation part: 9\d characters; a window and its next character need 96"),
-        (small_config(tmp_path / "none.txt"), r"none\.txt: no such file or folder"),
-    ]
-    for config, message in cases:
-        with pytest.raises(InputError, match=message):
-            generation.train(config, tmp_path / "new")
-        assert not (tmp_path / "new").exists()
+    held_out = corpora.read_text(trained).ids.tobytes()
+    assert BYTES.endswith(held_out)
+    assert shown(tmp_path / "run" / "figures" / "surprise.html") == [held_out.decode("latin-1")]
 
 
 def test_a_run_is_neither_overwritten_nor_resumed_on_another_text(made, tmp_path):
@@ -352,44 +292,8 @@ def test_load_and_score(regime, made):
         trained.score(ids[:1])
 
 
-def test_a_folder_that_is_no_run(made, tmp_path):
-    with pytest.raises(InputError, match="No such file or directory; name the folder of a finished or interrupted run"):
-        generation.load(tmp_path / "none")
-    folder = Path(shutil.copytree(made("windows").folder, tmp_path / "copy"))
-    (folder / "characters.json").write_bytes(b"\xff{")
-    RunFolder(folder).accept()
-    with pytest.raises(InputError, match=r"characters .*characters\.json"):
-        generation.load(folder)
+def test_damaged_samples(tmp_path):
     for content in (b'{"epoch": 1', b'{"epocj": 1}', b'{"epoch": "1"}', b"[1]", b"\xff"):
-        (folder / "samples.jsonl").write_bytes(content)
+        (tmp_path / "samples.jsonl").write_bytes(content)
         with pytest.raises(InputError, match=r"samples .*samples\.jsonl: .*; move the file away"):
-            samples.read_samples(folder / "samples.jsonl")
-
-
-@pytest.mark.slow
-def test_articles_are_read_apart(tmp_path):
-    """With `article_resets`, the validation loss is the mean over all characters, with each article scored from a zero state.
-
-    The regime "windows" refuses `article_resets`.
-    """
-    articles = ["an old house stood on the hill. " * 9, "the sea was calm, the sky was clear! " * 9, "who goes there? nobody. " * 9]
-    for n, article in enumerate(articles * 2):
-        (tmp_path / f"{n}.txt").write_text(article + f"and {'x' * n} so it ends.")
-    config = small_config(tmp_path, "stream", sample={"sample_chars": 0}, train={"epochs": 1})
-    config = dataclasses.replace(config, data=dataclasses.replace(config.data, article_resets=True, validation=0.5))
-    corpus = generation.load_corpus(config)
-    whole = corpus.characters.decode(corpus.train)
-    openings = [article[:5] for article in articles * 2]
-    assert [whole[at : at + 5] for at in corpus.train_starts] == openings[: len(corpus.train_starts)]
-    held = corpus.characters.decode(corpus.validation)
-    assert corpus.validation_starts[0] == 0
-    assert [held[at : at + 5] for at in corpus.validation_starts[1:]] == openings[len(corpus.train_starts) :]
-    result = generation.train(config, tmp_path / "run", figures=False)
-    trained = generation.load(tmp_path / "run")
-    borders = [*corpus.validation_starts, len(corpus.validation)]
-    nats = [trained.score(corpus.validation[a : b + 1]).nats for a, b in pairwise(borders) if b + 1 - a >= 2]
-    assert result.rows[-1]["validation_loss"] == pytest.approx(np.concatenate(nats).mean(dtype=np.float64), rel=1e-5)
-    together = trained.score(corpus.validation).nats.mean(dtype=np.float64)
-    assert abs(result.rows[-1]["validation_loss"] - together) > 1e-6
-    with pytest.raises(InputError, match="article_resets: regime windows; windows start from a zero state anyway"):
-        dataclasses.replace(config.data, regime="windows")
+            samples.read_samples(tmp_path / "samples.jsonl")

@@ -3,13 +3,12 @@
 import json
 import re
 from dataclasses import replace
-from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from made_texts import CUT, LENGTH, TEXT, greedy_by_hand, ids_of, nats_by_hand, read, shown, small_config
+from made_texts import CUT, LENGTH, TEXT, greedy_by_hand, ids_of, read, shown, small_config
 
 from lstm_jax.data import Characters
 from lstm_jax.errors import InputError
@@ -40,12 +39,6 @@ def test_write(trained):
     assert len(set(texts)) == 3
     assert trained.texts(trained.write(prompt, 0, rules, samples=2), 2) == ["", ""]
     assert trained.texts(trained.write(prompt, 25, rules, seed=6, samples=3), 3) != [text[:25] for text in texts]
-    for bad in ({"chars": -1}, {"samples": 0}, {"seed": -1}, {"seed": 2**32}):
-        (name, value), *_ = bad.items()
-        with pytest.raises(InputError, match=f"^{name}: {value}; give "):
-            trained.write(prompt, rules=rules, **({"chars": 3} | bad))
-    with pytest.raises(InputError, match=r"^rules: None; give what the method rules returns"):
-        trained.write(prompt, 3, cast(Any, None))
 
 
 @pytest.mark.parametrize("prompt", ["", "t", "the red house, and t"])
@@ -74,33 +67,16 @@ def test_encode(trained):
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_a_text_is_encoded_first(trained):
-    remedy = "encode it first, with the method encode of the trained run"
-    for name, call in {
-        "ids": trained.score,
-        "ids ": trained.activations,
-        "prompt": lambda text: trained.write(text, 3, trained.rules()),
-    }.items():
-        with pytest.raises(InputError) as caught:
-            call("the cat")
-        assert str(caught.value) == f"{name.strip()}: 'the cat'; {remedy}"
-
-
-@pytest.mark.usefixtures("unchecked")
 def test_ids_are_those_of_the_vocabulary(trained):
     size, rules = trained.characters.size, trained.rules()
-    for name, call in {"ids": trained.score, "ids ": trained.activations, "prompt": lambda ids: trained.write(ids, 3, rules)}.items():
-        for ids, message in (
-            (np.array([1, size]), f"{size}; ids are 0 to {size - 1}"),
-            (np.array([1, -1]), f"-1; ids are 0 to {size - 1}"),
-            (np.array([1, 2**32 + 2]), f"4294967298; ids are 0 to {size - 1}"),
-            (np.array([0.5, 1.5]), "float64; give ints"),
-            (np.array([[1, 2]]), "shape (1, 2); give one axis"),
-            (None, "None; give ints"),
-        ):
-            with pytest.raises(InputError) as caught:
-                call(ids)
-            assert str(caught.value) == f"{name.strip()}: {message}"
+    for name, call in (
+        ("ids", trained.score),
+        ("ids", trained.activations),
+        ("prompt", lambda ids: trained.write(ids, 3, rules)),
+    ):
+        for ids in ("the cat", [1, size], [1, 2**32 + 2], [0.5, 1.5], [[1, 2]], None):
+            with pytest.raises(InputError, match=f"^{name}: "):
+                call(ids if isinstance(ids, str | None) else np.array(ids))
     assert trained.score([1, 2, 3]).nats.tolist() == trained.score(np.array([1, 2, 3], np.uint8)).nats.tolist()
     (drawn,), (wanted,) = (trained.write(ids, 3, rules) for ids in ([1, 2], np.array([1, 2], np.uint8)))
     assert drawn.tolist() == wanted.tolist()
@@ -109,18 +85,19 @@ def test_ids_are_those_of_the_vocabulary(trained):
 
 @pytest.mark.usefixtures("unchecked")
 def test_unknown_modes_and_numbers_that_are_no_ints(trained):
-    for mode in ("stream", "Carried", None):
-        for call in (
-            trained.mode,
-            lambda mode: trained.score([1, 2], mode),
-            lambda mode: trained.write([1], 3, trained.rules(), mode=mode),
-        ):
-            with pytest.raises(InputError, match=f"^mode: {mode}; give carried or window$"):
-                call(mode)
-    for bad in ({"chars": 2.5}, {"chars": "3"}, {"samples": 1.5}, {"samples": True}, {"seed": 1.5}):
-        (name, value), *_ = bad.items()
-        with pytest.raises(InputError, match=f"^{name}: {value}; give "):
-            trained.write([1], rules=trained.rules(), **({"chars": 3} | bad))
+    for call in (trained.mode, lambda mode: trained.score([1, 2], mode)):
+        with pytest.raises(InputError, match=r"^mode: Carried; give carried or window$"):
+            call("Carried")
+    for name, values in {
+        "chars": (-1, 2.5, "3"),
+        "samples": (0, 1.5, True),
+        "seed": (-1, 2**32, 1.5),
+        "mode": (None, "stream"),
+        "rules": (None,),
+    }.items():
+        for value in values:
+            with pytest.raises(InputError, match=f"^{name}: {value}; give "):
+                trained.write([1], **({"chars": 3, "rules": trained.rules(), name: value}))
 
 
 def test_the_model_as_a_module(trained):
@@ -169,8 +146,6 @@ def test_pages(trained, tmp_path):
     ids = trained.encode(TEXT[:200])
     scores = trained.score(ids)
     text_pages.draw_surprise(trained.characters, ids, scores, tmp_path / "surprise.html", "a title")
-    bits = nats_by_hand(trained.params, ids, LENGTH).mean() / np.log(2)
-    assert f"200 characters, {bits:.3f} bits a character" in (tmp_path / "surprise.html").read_text()
     assert shown(tmp_path / "surprise.html") == [TEXT[:200]]
 
     activations = trained.activations(ids)
@@ -179,7 +154,6 @@ def test_pages(trained, tmp_path):
     page = (tmp_path / "units.html").read_text()
     assert shown(tmp_path / "units.html") == [TEXT[:200]] * 3
     assert [int(unit) for unit in re.findall(r"<h2>unit (\d+)</h2>", page)] == most_active(read(trained.params, ids)[0], 3)
-    assert "The 3 most active of 8 units" in page
     with pytest.raises(InputError, match=r"^count: 0; give 1 unit or more"):
         text_pages.draw_units(trained.characters, ids, activations, tmp_path / "none.html", 0)
     with pytest.raises(InputError, match=r"^text: 0 characters; give 1 or more"):

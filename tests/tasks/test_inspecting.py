@@ -91,11 +91,6 @@ def test_a_review(run) -> None:
     assert len(found.reach) == len(words)
 
 
-def test_one_text_is_no_list(run) -> None:
-    with pytest.raises(InputError, match=r"; give a list of texts$"):
-        run.probabilities(TEXT)
-
-
 @pytest.mark.usefixtures("unchecked")
 def test_texts_in_other_forms(run) -> None:
     wanted = run.probabilities(["good", "bad"])
@@ -104,35 +99,26 @@ def test_texts_in_other_forms(run) -> None:
     assert run.probabilities(np.array([], str)).tolist() == []
     with pytest.raises(InputError, match=r"^text: 3; give str or bytes$"):
         run.probabilities(["good", 3])
-    with pytest.raises(InputError, match=r"^texts: None; give a list of texts$"):
-        run.probabilities(None)
+    for wrong in (None, TEXT):
+        with pytest.raises(InputError, match=r"; give a list of texts$"):
+            run.probabilities(wrong)
 
 
 @pytest.mark.usefixtures("unchecked")
 def test_ids_of_reviews(run) -> None:
     """`Trained.logits` accepts arrays and lists of integer ids (B, T). An id outside the vocabulary, another shape or dtype is refused."""
     ids = np.array([[1, 5], [1, 7]])
-    for outside in (-1, 300, 2**32 + 5):
-        with pytest.raises(InputError, match=rf"^ids: {outside}; the vocabulary has the ids 0 to 299$"):
-            run.logits(np.array([[1, outside]]))
     assert run.logits(ids[:1].tolist()).tolist() == run.logits(ids[:1].astype(np.uint8)).tolist() == run.logits(ids)[:1].tolist()
-    for wrong in (ids[0], ids[:, :0], ids.astype(float), None):
-        with pytest.raises(InputError, match=r"^ids: .*; give ints \(B, T\), where T is 1 or more$"):
+    for wrong in (ids - 2, ids + 2**32, ids[0], ids[:, :0], ids.astype(float), None):
+        with pytest.raises(InputError, match=r"^ids: "):
             run.logits(wrong)
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("split", ["tset", "held_out", None])
-def test_an_unknown_split(split, run) -> None:
-    with pytest.raises(InputError, match=rf"^split: {split}; give train, validation or test$"):
-        sentiment.evaluate(run, split=split)
-
-
-@pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("wrong", [5, "aclImdb", {"train": ()}])
-def test_reviews_that_are_not_tokenised(wrong: Any, run) -> None:
-    with pytest.raises(InputError, match=rf"^reviews: {type(wrong).__name__}; give what sentiment.load_reviews returns$"):
-        sentiment.evaluate(run, wrong)
+@pytest.mark.parametrize(("name", "value"), [("split", "tset"), ("split", None), ("reviews", "aclImdb"), ("reviews", {"train": ()})])
+def test_what_cannot_be_evaluated(name: str, value: Any, run) -> None:
+    with pytest.raises(InputError, match=f"^{name}: "):
+        sentiment.evaluate(run, **{name: value})
 
 
 @pytest.mark.slow(keep=1)
@@ -319,17 +305,13 @@ def test_written_ratings(run, measures) -> None:
     ids[:, :5] = 0
     changed = sentiment.Rows(ids, rows.labels)
     found = measures.ratings(dataclasses.replace(run, own=words), changed)
-    padded_after = measures.ratings(dataclasses.replace(run, own=words), sentiment.Rows(np.roll(ids, -5, axis=1), rows.labels))
-    assert padded_after["rated reviews"] == pytest.approx(0.25)
     logits = run.logits(changed)
     right = (logits > 0) == (rows.labels == 1)
     assert found["rated reviews"] == pytest.approx(0.25)
     assert found["accuracy, rated"] == pytest.approx(right[:quarter].mean())
-    assert found["accuracy, others"] == pytest.approx(right[quarter:].mean())
     assert found[f"mean probability, 7/10 ({quarter} reviews)"] == pytest.approx(expit(logits[:quarter]).mean(), abs=1e-6)
     ordered = np.argsort(np.where(rows.labels == 1, logits, -logits))
     worst, surest = ordered[~right[ordered]][:50], ordered[right[ordered]][-50:]
-    assert 0 < len(worst) < 50  # not filled up with right answers
     assert found["rated among the surest and right"] == pytest.approx((surest < quarter).mean())
     assert found["rated among the worst errors"] == pytest.approx((worst < quarter).mean())
     assert found["of these, labels that contradict the rating"] == pytest.approx((rows.labels[worst[worst < quarter]] == 0).mean())

@@ -175,19 +175,9 @@ def test_a_run_trains_on_packed_reviews(config, reviews, tmp_path):
     assert [row["train_loss"] for row in again.rows] == [row["train_loss"] for row in result.rows]
 
 
-@pytest.mark.parametrize(
-    ("model", "message"),
-    [
-        (
-            {"bidirectional": True, "merge": "sum"},
-            "packed: 60; the last outputs of packed reviews are not merged by sum: give merge concat, or another pooling",
-        ),
-    ],
-)
-def test_refused(config, model, message):
-    with pytest.raises(InputError) as raised:
-        dataclasses.replace(config, model=dataclasses.replace(config.model, **model))
-    assert str(raised.value) == message
+def test_refused(config):
+    with pytest.raises(InputError, match=r"^packed: 60; "):
+        dataclasses.replace(config, model=dataclasses.replace(config.model, bidirectional=True, merge="sum"))
 
 
 def test_packed_texts_are_merged_by_concat() -> None:
