@@ -39,11 +39,10 @@ from typing import Any
 import numpy as np
 
 from bench import RESULTS, commit, make_parser, read_flags, recipes, timing
-from bench.schema import GRID, check, make_row, rows_of, rows_of_commit
+from bench.schema import GRID, rows_of, rows_of_commit
 from bench.summary import make_table, print_table
 from bench.workloads import add_size_flags
 from lstm_jax.errors import require
-from lstm_jax.sweep.missing import run_missing
 
 PATH = RESULTS / "accuracy.jsonl"
 CORES = 1
@@ -95,56 +94,21 @@ PRESETS = {
 """Dict from the name of each preset to its sizes, seeds and epochs. The preset "standard" took about fifty minutes on two cores."""
 
 
-@dataclass(frozen=True)
-class Cell:
-    """Cell of the result table: a task with the sizes of its model and its data.
-
-    Attributes:
-        task: "sentiment" or "generation".
-        sizes: dict from the letter of each size to its value. The letters are "T" (sequence length), "H" (hidden size) and, for text
-            generation, "S" (number of characters from the start of one window to the start of the next).
-    """
-
-    task: str
-    sizes: dict[str, int]
-
-    def __str__(self) -> str:
-        return f"{self.task} " + ", ".join(f"{letter} {size}" for letter, size in self.sizes.items())
+def runs_of(
+    tasks: Iterable[str], axes: dict[str, dict[str, tuple[int, ...]]], peers: Sequence[str], seeds: int, epochs: dict[str, int]
+) -> Iterator[Row]:
+    """Yield a training run for every combination of a task with its sizes, a library and a seed, as the fields of its result rows."""
+    for task in tasks:
+        for values, peer, seed in product(product(*axes[task].values()), peers, range(seeds)):
+            sizes = dict(zip(axes[task], values, strict=True))
+            if (peer, task) in MODULES and (peer == "ours" or sizes == EXAMPLE_SIZES[task]):
+                yield {"task": task, "peer": peer, "seed": seed, "epochs": epochs[task]} | sizes
 
 
-@dataclass(frozen=True)
-class Run:
-    """Training run of one library on a task, with one combination of sizes and one seed. A fresh process executes it."""
-
-    cell: Cell
-    peer: str
-    seed: int
-    epochs: int
-
-    def __str__(self) -> str:
-        return f"{self.cell}, {self.peer}, seed {self.seed}"
-
-    def about(self) -> Row:
-        """Return the fields that describe this run in each of its result rows: task, peer, seed, epochs and each size by its letter."""
-        return {"task": self.cell.task, "peer": self.peer, "seed": self.seed, "epochs": self.epochs} | self.cell.sizes
-
-    def arguments(self) -> list[str]:
-        """Return the arguments that `python -m` needs to execute this training run: the module and its flags."""
-        flags = TASK_FLAGS[self.cell.task]
-        sizes = [text for letter, size in self.cell.sizes.items() for text in (flags[letter], str(size))] if self.peer == "ours" else []
-        return [*MODULES[self.peer, self.cell.task], *sizes, "--epochs", str(self.epochs), "--seed", str(self.seed)]
-
-
-def cells_of(tasks: Iterable[str], axes: dict[str, dict[str, tuple[int, ...]]]) -> list[Cell]:
-    """Return the cells of the result table: one `Cell` for each task and each combination of its sizes."""
-    return [Cell(task, dict(zip(axes[task], values, strict=True))) for task in tasks for values in product(*axes[task].values())]
-
-
-def runs_of(cells: Sequence[Cell], peers: Sequence[str], seeds: int, epochs: dict[str, int]) -> Iterator[Run]:
-    """Yield a training run for every combination of a cell (task with sizes), a library and a seed."""
-    for cell, peer, seed in product(cells, peers, range(seeds)):
-        if (peer, cell.task) in MODULES and (peer == "ours" or cell.sizes == EXAMPLE_SIZES[cell.task]):
-            yield Run(cell, peer, seed, epochs[cell.task])
+def arguments(run: Row) -> list[str]:
+    """Return the arguments that `python -m` needs to execute a training run: the module and its flags."""
+    flags = {"epochs": "--epochs", "seed": "--seed"} | (TASK_FLAGS[run["task"]] if run["peer"] == "ours" else {})
+    return [*MODULES[run["peer"], run["task"]], *(text for name, flag in flags.items() if name in run for text in (flag, str(run[name])))]
 
 
 def setting_key(row: Row) -> tuple:
@@ -157,28 +121,25 @@ def run_key(row: Row) -> tuple:
     return (*setting_key(row), row["seed"])
 
 
-def sweep(runs: Iterable[Run], path: Path, sha: str, cores: int) -> None:
+def sweep(runs: Iterable[Row], path: Path, sha: str, cores: int) -> None:
     """Execute the training runs that have no results yet, and append their results to a file."""
     free = Queue[int]()
     for number in range(len(os.sched_getaffinity(0)) // cores):
         free.put(number * cores)
 
-    def measure(run: Run) -> list[Row]:
-        first, load = free.get(), timing.load()
+    def measure(run: Row) -> list[Row]:
+        first = free.get()
         try:
-            rows = timing.run_module(run.arguments(), cores, first=first)
+            rows = timing.run_module(arguments(run), cores, first=first)
         finally:
             free.put(first)
-        about = run.about() | {"git": sha, "cores": cores, "load": load}
-        return [make_row(GRID, **row | about) for row in rows if isinstance(row["epoch"], int)]
+        return [row for row in rows if isinstance(row["epoch"], int)]
 
-    def key(row: Row) -> tuple | None:
-        return run_key(row) if (row["measurement"], row.get("git"), row.get("cores")) == (GRID, sha, cores) else None
+    def describe(rows: Sequence[Row]) -> str:
+        return ", ".join(f"{row.get('test_accuracy', row.get('validation_bits')):.4f}" for row in rows)
 
-    def describe(run: Run, rows: Sequence[Row]) -> str:
-        return f"{run}: " + ", ".join(f"{row.get('test_accuracy', row.get('validation_bits')):.4f}" for row in rows)
-
-    run_missing(path, {run_key(run.about()): run for run in runs}, key, measure, "runs", describe, check, free.qsize())
+    items = [run | {"git": sha, "cores": cores} for run in runs]
+    timing.measure_missing(path, GRID, items, measure, "runs", describe, workers=free.qsize())
 
 
 def grid_rows(path: Path, sha: str, cores: int = CORES) -> list[Row]:
@@ -275,6 +236,6 @@ def main() -> None:
         given = {letter: getattr(options, flag.strip("-")) for letter, flag in FLAGS.items()}
         axes = {task: {letter: given[letter] or sizes for letter, sizes in preset.axes[task].items()} for task in options.task}
         epochs = {task: options.epochs or planned for task, planned in preset.epochs.items()}
-        runs = runs_of(cells_of(options.task, axes), options.peer, options.seeds or preset.seeds, epochs)
+        runs = runs_of(options.task, axes, options.peer, options.seeds or preset.seeds, epochs)
         sweep(runs, options.results, sha, options.cores)
     report([row for row in rows_of_commit(options.results, GRID, git=sha) if row["cores"] == options.cores])

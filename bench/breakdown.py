@@ -29,10 +29,9 @@ import numpy as np
 
 from bench import RESULTS, commit, make_parser, read_flags, timing
 from bench.flops import FLOAT, forward_flops
-from bench.schema import BREAKDOWN, check, make_row, rows_of, rows_of_commit
+from bench.schema import BREAKDOWN, rows_of, rows_of_commit
 from bench.workloads import Arrays, Workload, make_arrays, workload
 from lstm_jax.errors import require
-from lstm_jax.sweep.missing import run_missing
 
 PATH = RESULTS / "breakdown.jsonl"
 STEPS, ROUNDS = 100, 7
@@ -143,13 +142,12 @@ def main() -> None:
         print(json.dumps(measure(options.workload[0])))
         return
 
-    def row_of(name: str) -> list[dict[str, Any]]:
-        row = with_floors(timing.run_module(["bench", "breakdown", "--one", "--workload", name])[-1])
-        return [make_row(BREAKDOWN, cores=timing.CORES, load=timing.load(), **row)]
+    def measured(item: dict[str, Any]) -> list[dict[str, Any]]:
+        return [with_floors(timing.run_module(["bench", "breakdown", "--one", "--workload", item["workload"]])[-1])]
 
-    wanted = {} if options.report else {name: name for name in options.workload}
-    run_missing(options.results, wanted, lambda row: None, row_of, "workloads", lambda name, rows: f"{name}: measured", check)
     path, sha = options.results, options.commit
+    items = [{"workload": name} for name in options.workload]
+    timing.measure_missing(path, BREAKDOWN, items, measured, "workloads", lambda rows: "measured", not options.report, lambda row: False)
     rows = rows_of_commit(path, BREAKDOWN, git=sha) if sha else rows_of(path, BREAKDOWN)
     newest = {row["workload"]: row for row in rows}
     for name in options.workload:

@@ -17,6 +17,7 @@ import argparse
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,8 @@ import numpy as np
 
 from bench import RESULTS, commit, cpu, make_parser, read_flags, timing
 from bench.memory import exponent
-from bench.schema import SCALING, check, make_row, require_one_machine, rows_of, rows_of_commit
+from bench.schema import SCALING, require_one_machine, rows_of, rows_of_commit
 from bench.workloads import LETTERS, make_arrays, workload
-from lstm_jax.sweep.missing import run_missing
 
 PATH = RESULTS / "scaling.jsonl"
 FIGURE = Path(__file__).parents[1] / "experiments" / "figures" / "time_and_memory.png"
@@ -84,37 +84,24 @@ def measure_here(point: Sizes, devices: int, seconds: float) -> dict[str, Any]:
     return sizes | found | {"backend_ran": built.backend} | environment(make_mesh()) | {"devices": devices}
 
 
-Point = tuple[int, Sizes, int]
-"""Tuple (index of the round, dict from the letter of each size to its value, number of devices) that describes one measurement."""
+def sweep(items: Sequence[dict[str, Any]], seconds: float, path: Path, sha: str) -> None:
+    """Measure the items (round, devices, T, H, B) that have no result of this commit yet, each in a fresh process."""
 
-
-def key_of(row: dict[str, Any]) -> tuple:
-    """Return the key (round, devices, T, H, B) of a result row, which is unique within the rows of a commit."""
-    return tuple(row[name] for name in ("round", "devices", *MIDDLE))
-
-
-def sweep(wanted: Sequence[Point], seconds: float, path: Path, sha: str) -> None:
-    """Make the measurements that have no result yet, each in a fresh process, and append the results to a file."""
-
-    def key(row: dict[str, Any]) -> tuple | None:
-        return key_of(row) if (row["measurement"], row.get("git")) == (SCALING, sha) else None
-
-    def measure(point: Point) -> list[dict[str, Any]]:
-        number, sizes, devices = point
-        load = timing.load()
-        here = ["bench", "scaling", "--here", json.dumps(sizes), "--devices", str(devices), "--seconds", str(seconds)]
-        about = {"git": sha, "round": number, "cores": timing.CORES, "load": load}
-        return [make_row(SCALING, **about | timing.run_module(here)[-1])]
-
-    def describe(point: Point, rows: Sequence[dict[str, Any]]) -> str:
-        number, sizes, devices = point
-        shown = ", ".join(f"{letter} {size}" for letter, size in sizes.items())
-        return f"round {number}, {shown}, devices {devices}: {rows[0]['ms_per_step']:.3f} ms, {rows[0]['peak_mib']:.0f} MiB"
+    def measure(item: dict[str, Any]) -> list[dict[str, Any]]:
+        point = json.dumps({letter: item[letter] for letter in MIDDLE})
+        here = ["bench", "scaling", "--here", point, "--devices", str(item["devices"]), "--seconds", str(seconds)]
+        return timing.run_module(here)[-1:]
 
     rows = [*rows_of(path, SCALING, git=sha), {"cpu": cpu(), "cores": timing.CORES}]
     require_one_machine(rows, "measure on one machine, or give another file in --results")
-    items = {key_of({"round": number, "devices": devices} | sizes): (number, sizes, devices) for number, sizes, devices in wanted}
-    run_missing(path, items, key, measure, "points", describe, check)
+    timing.measure_missing(
+        path,
+        SCALING,
+        [item | {"git": sha} for item in items],
+        measure,
+        "points",
+        lambda rows: f"{rows[0]['ms_per_step']:.3f} ms, {rows[0]['peak_mib']:.0f} MiB",
+    )
 
 
 def curves(rows: Sequence[dict[str, Any]], middle: Sizes, devices: Sequence[int]) -> Iterator[Curve]:
@@ -190,9 +177,8 @@ def main() -> None:
     middle = MIDDLE | {letter: sizes[0] for letter, sizes in options.middle.items()}
     sha = options.commit or commit()
     if not options.report:
-        each = list(points(options.grid, middle))
-        wanted = [(number, point, devices) for number in range(options.rounds) for point in each for devices in options.devices]
-        sweep(wanted, options.seconds, options.results, sha)
+        each = product(range(options.rounds), points(options.grid, middle), options.devices)
+        sweep([{"round": number, "devices": devices} | point for number, point, devices in each], options.seconds, options.results, sha)
     rows = rows_of_commit(options.results, SCALING, git=sha)
     require_one_machine(rows)
     found = list(curves(rows, middle, options.devices))

@@ -26,19 +26,18 @@ def _row(task: str, H: int, seed: int, epoch: int, score: float, seconds: float,
 
 
 def test_runs_of_the_grid() -> None:
-    cells = accuracy.cells_of(["sentiment", "generation"], accuracy.PRESETS["standard"].axes)
-    assert len(cells) == 4 * 4 + 4 * 3 * 4
-    runs = list(accuracy.runs_of(cells, ["ours", "keras_jax"], 3, {"sentiment": 3, "generation": 3}))
-    assert len(runs) == 3 * (len(cells) + 1)  # Keras runs only sentiment, at the sizes of its example
-    run = next(run for run in runs if run.peer == "keras_jax" and run.seed == 1)
-    assert run.cell.sizes == {"T": 80, "H": 128}
-    assert run.arguments() == ["bench.peers.keras_tasks", "sentiment", "--warm-up", "--epochs", "3", "--seed", "1"]
-    for cell in (run.cell, accuracy.Cell("generation", {"T": 20, "S": 5, "H": 64})):
-        module, task, *flags = accuracy.Run(cell, "ours", 1, 3).arguments()
-        assert (module, task) == ("bench.peers.ours_tasks", cell.task)
+    epochs = {"sentiment": 3, "generation": 3}
+    runs = list(accuracy.runs_of(epochs, accuracy.PRESETS["standard"].axes, ["ours", "keras_jax"], 3, epochs))
+    assert len(runs) == 3 * (4 * 4 + 4 * 3 * 4 + 1)  # Keras runs only sentiment, at the sizes of its example
+    run = next(run for run in runs if run["peer"] == "keras_jax" and run["seed"] == 1)
+    assert (run["T"], run["H"]) == (80, 128)
+    assert accuracy.arguments(run) == ["bench.peers.keras_tasks", "sentiment", "--warm-up", "--epochs", "3", "--seed", "1"]
+    for run in (run | {"peer": "ours"}, {"task": "generation", "peer": "ours", "seed": 1, "epochs": 3, "T": 20, "S": 5, "H": 64}):
+        module, task, *flags = accuracy.arguments(run)
+        assert (module, task) == ("bench.peers.ours_tasks", run["task"])
         config = ours_tasks.config_of({"sentiment": ours_tasks.SENTIMENT, "generation": ours_tasks.GENERATION}[task], flags)
         length = config.data.maxlen if task == "sentiment" else config.data.length
-        assert (length, config.model.units, config.train.epochs, config.train.seed) == (cell.sizes["T"], cell.sizes["H"], 3, 1)
+        assert (length, config.model.units, config.train.epochs, config.train.seed) == (run["T"], run["H"], 3, 1)
 
 
 def test_summary_by_hand() -> None:
@@ -127,7 +126,7 @@ def test_runs_of_a_recipe_are_measured_once(tmp_path: Path, monkeypatch: pytest.
         recipes.run("seeds", [ours], 3, 2, path, measure=True)
     assert asked == [["bench.peers.ours_tasks", "sentiment", "--epochs", "3", "--seed", str(seed)] for seed in (3, 4)]
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "sentiment ours, seed 3: test_accuracy 0.8130, 0.8230"
+    assert lines[0] == "task sentiment, recipe ours, seed 3: test_accuracy 0.8130, 0.8230"
     assert lines[-1] == "ours: 0.8235 (sd 0.0007; 3: 0.8230, 4: 0.8240)"
     assert len(path.read_text().splitlines()) == 4
 

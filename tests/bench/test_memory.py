@@ -35,7 +35,7 @@ def test_a_row_a_process(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(memory.timing, "run_module", lambda arguments: pytest.fail("rows that exist are not measured again"))
     memory.main()
     lines = run.stdout.splitlines(keepends=True)
-    assert [line.startswith("A:T=5,B=4") for line in lines] == [True, True, False, False]
+    assert [line.startswith("workload A:T=5,B=4") for line in lines] == [True, True, False, False]
     assert capsys.readouterr().out == "".join(lines[2:])
 
 

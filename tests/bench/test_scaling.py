@@ -57,11 +57,12 @@ def test_a_file_with_rows_of_another_command(tmp_path: Path, monkeypatch: pytest
     known = json.loads((RESULTS / "scaling.jsonl").read_text().splitlines()[0])
     measured = {name: value for name, value in known.items() if name not in ("schema", "measurement", "sample_count", "git", "round")}
     monkeypatch.setattr(scaling.timing, "run_module", lambda arguments: asked.append(arguments) or [measured])
-    scaling.sweep([(0, {"T": 3, "H": 4, "B": 2}, 1)], 0.01, path, "abc")
+    item = {"round": 0, "devices": 1, "T": 3, "H": 4, "B": 2}
+    scaling.sweep([item], 0.01, path, "abc")
     assert len(asked) == 1
     monkeypatch.setattr(scaling, "cpu", lambda: "another chip")
     with pytest.raises(InputError, match=r"^machines: .*another chip, .*; measure on one machine, or give another file in --results$"):
-        scaling.sweep([(1, {"T": 3, "H": 4, "B": 2}, 1)], 0.01, path, "abc")
+        scaling.sweep([item | {"round": 1}], 0.01, path, "abc")
 
 
 @pytest.mark.slow
