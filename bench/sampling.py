@@ -95,7 +95,7 @@ def main() -> None:
         def describe(rows: Sequence[Row]) -> str:
             return ", ".join(f"{row['method']} {row['seconds']:.3f} s" for row in rows)
 
-        items = [dict(zip(ITEM, key, strict=True)) for key in keys]
+        items: list[Row] = [dict(zip(ITEM, key, strict=True)) for key in keys]
         timing.measure_missing(options.results, SAMPLING, items, measure, "processes", describe, not options.report, lambda row: False)
     rows = [row for row in rows_of(options.results, SAMPLING) if row["round"] in rounds and row["chars"] == options.chars]
     for units in options.units:

@@ -17,7 +17,6 @@ import argparse
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -177,8 +176,9 @@ def main() -> None:
     middle = MIDDLE | {letter: sizes[0] for letter, sizes in options.middle.items()}
     sha = options.commit or commit()
     if not options.report:
-        each = product(range(options.rounds), points(options.grid, middle), options.devices)
-        sweep([{"round": number, "devices": devices} | point for number, point, devices in each], options.seconds, options.results, sha)
+        sized = [(number, point) for number in range(options.rounds) for point in points(options.grid, middle)]
+        items = [point | {"round": number, "devices": devices} for number, point in sized for devices in options.devices]
+        sweep(items, options.seconds, options.results, sha)
     rows = rows_of_commit(options.results, SCALING, git=sha)
     require_one_machine(rows)
     found = list(curves(rows, middle, options.devices))

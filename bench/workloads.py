@@ -23,10 +23,10 @@ reset). The recurrent cell is an LSTM, unless the name of the workload gives ano
 """
 
 import argparse
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -215,6 +215,11 @@ class Arrays:
         return {name.removeprefix(LAYER): array for name, array in self.weights.items() if name.startswith(LAYER)}
 
 
+def in_layer(cell: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Return the arrays of a recurrent cell under the names of `Arrays.weights`. This function is the inverse of `Arrays.cell`."""
+    return {LAYER + name: np.asarray(array) for name, array in cell.items()}
+
+
 def make_arrays(work: Workload, seed: int = 0) -> Arrays:
     """Return random weights and data for a workload. The same seed gives the same arrays."""
     rng = np.random.default_rng(seed)
@@ -236,7 +241,7 @@ def make_arrays(work: Workload, seed: int = 0) -> Arrays:
         layer["recurrent_bias"] = uniform(0.1, G)
     elif work.cell not in GATES:
         layer = {name: layer[name] if name in layer else uniform(0.2, *shape) for name, shape in _shapes(work).items()}
-    weights = {LAYER + name: array for name, array in layer.items()}
+    weights = in_layer(layer)
     empty = np.zeros(0, np.int32)
     if work.layer_alone:
         x, cotangent = (rng.standard_normal((B, T, size)).astype(np.float32) for size in (E, H))

@@ -32,12 +32,12 @@ def test_runs_of_the_grid() -> None:
     run = next(run for run in runs if run["peer"] == "keras_jax" and run["seed"] == 1)
     assert (run["T"], run["H"]) == (80, 128)
     assert accuracy.arguments(run) == ["bench.peers.keras_tasks", "sentiment", "--warm-up", "--epochs", "3", "--seed", "1"]
-    for run in (run | {"peer": "ours"}, {"task": "generation", "peer": "ours", "seed": 1, "epochs": 3, "T": 20, "S": 5, "H": 64}):
-        module, task, *flags = accuracy.arguments(run)
-        assert (module, task) == ("bench.peers.ours_tasks", run["task"])
+    for ours in (run | {"peer": "ours"}, {"task": "generation", "peer": "ours", "seed": 1, "epochs": 3, "T": 20, "S": 5, "H": 64}):
+        module, task, *flags = accuracy.arguments(ours)
+        assert (module, task) == ("bench.peers.ours_tasks", ours["task"])
         config = ours_tasks.config_of({"sentiment": ours_tasks.SENTIMENT, "generation": ours_tasks.GENERATION}[task], flags)
         length = config.data.maxlen if task == "sentiment" else config.data.length
-        assert (length, config.model.units, config.train.epochs, config.train.seed) == (run["T"], run["H"], 3, 1)
+        assert (length, config.model.units, config.train.epochs, config.train.seed) == (ours["T"], ours["H"], 3, 1)
 
 
 def test_summary_by_hand() -> None:
