@@ -27,6 +27,7 @@ result file, whatever their commit. The study held_out takes about an hour.
 """
 
 import argparse
+import math
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -40,7 +41,7 @@ import numpy as np
 
 from bench import RESULTS, commit, make_parser, read_flags, recipes, timing
 from bench.schema import GRID, rows_of, rows_of_commit
-from bench.summary import make_table, print_table
+from bench.summary import print_table
 from bench.workloads import add_size_flags
 from lstm_jax.errors import require
 
@@ -148,7 +149,11 @@ def grid_rows(path: Path, sha: str, cores: int = CORES) -> list[Row]:
 
 
 def summarize(rows: Iterable[Row]) -> list[Row]:
-    """Combine the results of all seeds into one dict of metrics for each combination of task, peer, number of epochs and sizes."""
+    """Combine the results of all seeds into one dict of metrics for each combination of task, peer, number of epochs and sizes.
+
+    "front" tells whether the combination is on the Pareto front of score and speed (training examples per second) among those of its task
+    and number of epochs.
+    """
     groups: dict[tuple, dict[tuple, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         groups[setting_key(row)][run_key(row)].append(row)
@@ -157,12 +162,19 @@ def summarize(rows: Iterable[Row]) -> list[Row]:
         name, best = ("test_accuracy", max) if task == "sentiment" else ("validation_bits", min)
         epochs = [row for run in runs.values() for row in run]
         line = {"task": task, "peer": peer, "epochs": planned} | dict(zip(FLAGS, values, strict=True)) | {"seeds": len(runs)}
-        line["scores"] = [best(row[name] for row in run) for run in runs.values()]
-        line["examples_per_second"] = float(np.median([row.get("examples_per_second") or REVIEWS / row["seconds"] for row in epochs]))
+        scores = [best(row[name] for row in run) for run in runs.values()]
+        line |= {"score": float(np.mean(scores)), "low": min(scores), "high": max(scores)}
+        line["speed"] = float(np.median([row.get("examples_per_second") or REVIEWS / row["seconds"] for row in epochs]))
         line["epoch_seconds"] = float(np.median([row["seconds"] for row in epochs]))
-        line["to_target"] = [seconds_to(run) for run in runs.values()] if task == "sentiment" else []
-        lines.append(line)
-    return lines
+        reached = [seconds_to(run) for run in runs.values()] if task == "sentiment" else [math.nan]
+        lines.append(line | {"seconds_to_target": float(np.median(reached))})
+    return [line | {"front": not _dominated(line, lines)} for line in lines]
+
+
+def _dominated(line: Row, lines: Sequence[Row]) -> bool:
+    sign = 1 if line["task"] == "sentiment" else -1
+    others = [other for other in lines if all(other[name] == line[name] for name in ("task", "epochs"))]
+    return any(sign * other["score"] >= sign * line["score"] and other["speed"] > line["speed"] for other in others)
 
 
 def seconds_to(epochs: Sequence[Row], accuracy: float = TARGET) -> float:
@@ -175,32 +187,17 @@ def seconds_to(epochs: Sequence[Row], accuracy: float = TARGET) -> float:
     return float("inf")
 
 
-def pareto_front(lines: Sequence[Row]) -> list[Row]:
-    """Return the results on the Pareto front of score and speed (training examples per second)."""
-
-    def gain(line: Row) -> float:
-        return float(np.mean(line["scores"])) * (1 if line["task"] == "sentiment" else -1)
-
-    def dominated(line: Row) -> bool:
-        others = [other for other in lines if other is not line and all(other[name] == line[name] for name in ("task", "epochs"))]
-        return any(gain(other) >= gain(line) and other["examples_per_second"] > line["examples_per_second"] for other in others)
-
-    return [line for line in lines if not dominated(line)]
-
-
 def report(rows: Iterable[Row]) -> None:
     """Print a table with the score and the speed for each combination of task, library, number of epochs and sizes."""
     lines = summarize(rows)
-    front = pareto_front(lines)
-    table = make_table(("task", "peer", "epochs", *FLAGS, "seeds", "score", "range", "examples/s", "s an epoch", f"s to {TARGET}"))
+    table = []
     for line in sorted(lines, key=lambda line: (line["task"], line["peer"], line["epochs"], *((line[letter] or 0) for letter in FLAGS))):
-        scores, middle = line["scores"], float(np.median(line["to_target"])) if line["to_target"] else float("nan")
-        cells = (f"{np.mean(scores):.4f}{' *' if line in front else '  '}", f"{min(scores):.4f} to {max(scores):.4f}")
-        speed = (f"{line['examples_per_second']:,.0f}", f"{line['epoch_seconds']:.1f}")
-        to_target = "" if not line["to_target"] else f"{middle:.1f}" if np.isfinite(middle) else "not reached"
+        cells = (f"{line['score']:.4f}{' *' if line['front'] else '  '}", f"{line['low']:.4f} to {line['high']:.4f}")
+        speed, middle = (f"{line['speed']:,.0f}", f"{line['epoch_seconds']:.1f}"), line["seconds_to_target"]
+        to_target = "" if math.isnan(middle) else f"{middle:.1f}" if np.isfinite(middle) else "not reached"
         sizes = ("" if line[letter] is None else str(line[letter]) for letter in FLAGS)
-        table.add_row(line["task"], line["peer"], str(line["epochs"]), *sizes, str(line["seeds"]), *cells, *speed, to_target)
-    print_table(table)
+        table.append((line["task"], line["peer"], str(line["epochs"]), *sizes, str(line["seeds"]), *cells, *speed, to_target))
+    print_table(("task", "peer", "epochs", *FLAGS, "seeds", "score", "range", "examples/s", "s an epoch", f"s to {TARGET}"), table)
     print("score: mean over seeds of the best epoch's test accuracy (sentiment) or held-out bits a character (generation)")
     print("*: Pareto front, no other cell of the task and its epochs is both better and faster")
 

@@ -28,7 +28,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from bench import read_flags
+from bench import make_parser, read_flags
 from bench.peers import OURS, row_key
 from bench.schema import STEP, match_commit, rows_of
 from bench.summary import ends_text, kept, ratio_interval
@@ -150,7 +150,7 @@ def add_test_flags(parser: argparse.ArgumentParser) -> None:
 
 def main() -> int:
     """Print the changes between two sets of results; return 1 if something is slower, 2 if there were too few processes, else 0."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("baseline", help="a file of rows, or a commit")
     parser.add_argument("candidate", help="a file of rows, or a commit")
     add_test_flags(parser)

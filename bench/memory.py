@@ -54,8 +54,7 @@ def measure_here(name: str, remat: str, backend: str | None) -> Row:
     built = ours.build(work, make_arrays(work), Options(backend, work.dropout, work.recurrent_dropout, remat))
     before = peak_mib()
     built.run(2)
-    sizes = {"B": work.batch, "T": work.length, "H": work.units, "E": work.features, "V": work.vocabulary}
-    return {"remat": remat} | sizes | {"backend_ran": built.backend, "before_mib": before, "peak_mib": peak_mib()}
+    return {"remat": remat} | work.sizes | {"backend_ran": built.backend, "before_mib": before, "peak_mib": peak_mib()}
 
 
 def exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
@@ -93,7 +92,7 @@ def sweep(names: Sequence[str], path: Path, sha: str, backend: str | None) -> No
 
     def measure(item: Row) -> list[Row]:
         here = ["--here", item["workload"], item["remat"], *(["--backend", backend] if backend else [])]
-        return timing.run_module(["bench", "memory", *here])[-1:]
+        return [timing.run_module(["bench", "memory", *here])[-1] | {"backend": backend}]
 
     items = [{"workload": name, "remat": remat, "backend": backend, "git": sha} for name in names for remat in REMATS]
     timing.measure_missing(path, STEP_MEMORY, items, measure, "processes", lambda rows: f"{rows[-1]['peak_mib']:.0f} MiB")

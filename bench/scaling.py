@@ -25,10 +25,11 @@ import numpy as np
 from bench import RESULTS, commit, cpu, make_parser, read_flags, timing
 from bench.memory import exponent
 from bench.schema import SCALING, require_one_machine, rows_of, rows_of_commit
-from bench.workloads import LETTERS, make_arrays, workload
+from bench.workloads import make_arrays, workload
 
 PATH = RESULTS / "scaling.jsonl"
 FIGURE = Path(__file__).parents[1] / "experiments" / "figures" / "time_and_memory.png"
+AXIS_NAMES = {"T": "steps T", "H": "units H, features E = H", "B": "batch B"}
 MIDDLE = {"T": 80, "H": 128, "B": 32}
 GRID = {"T": (20, 40, 80, 160, 320, 640, 1280), "H": (32, 64, 128, 256, 512, 1024), "B": (8, 16, 32, 64, 128, 256, 512)}
 DEVICES = (1, 2)
@@ -78,9 +79,8 @@ def measure_here(point: Sizes, devices: int, seconds: float) -> dict[str, Any]:
     built.run(1)  # the first call compiles
     steps, samples = measure(built.run, seconds, built.block_seconds)
     peak = peak_mib()
-    sizes = {letter: getattr(sized, name) for letter, name in LETTERS.items()}
     found = {"ms_per_step": float(np.median(samples)), "peak_mib": peak, "steps_per_block": steps, "samples": samples}
-    return sizes | found | {"backend_ran": built.backend} | environment(make_mesh()) | {"devices": devices}
+    return sized.sizes | found | {"backend_ran": built.backend} | environment(make_mesh()) | {"devices": devices}
 
 
 def sweep(items: Sequence[dict[str, Any]], seconds: float, path: Path, sha: str) -> None:
@@ -140,6 +140,36 @@ def describe(curve: Curve) -> str:
     return line + (f", above a constant as {curve.letter} ** {exponent_above_constant(curve.sizes, curve.mib):.2f}" if grown else "")
 
 
+def draw_scaling(found: Sequence[Curve], path: Path, title: str) -> None:
+    """Draw the curves of time and memory over size that `bench scaling` measured, on logarithmic axes."""
+    from matplotlib.ticker import LogLocator
+
+    from lstm_jax.inspection.figures import log_axis, write_figure
+
+    letters = list(dict.fromkeys(curve.letter for curve in found))
+
+    def fill(figure: Any) -> None:
+        figure.suptitle(title, x=0.01, ha="left")
+        panels = figure.subplots(2, len(letters), squeeze=False, sharex="col", sharey="row")
+        for column, letter in enumerate(letters):
+            for curve in (curve for curve in found if curve.letter == letter):
+                colour, word = ("#0072B2", "device") if curve.devices == 1 else ("#D55E00", "devices")
+                label = f"{curve.devices} {word}: {letter} to the {exponent(curve.sizes, curve.ms):.2f}"
+                panels[0, column].loglog(curve.sizes, curve.ms, color=colour, marker="o", ms=4, label=label)
+                panels[1, column].loglog(curve.sizes, curve.mib, color=colour, marker="o", ms=4)
+                for axes in panels[:, column]:
+                    log_axis(axes, "x", curve.sizes)
+            panels[0, column].legend(fontsize=9)
+            panels[1, column].set_xlabel(AXIS_NAMES[letter])
+        for axes in panels[:, 0]:
+            log_axis(axes, "y")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
+        panels[0, 0].set_ylabel("ms, forward and backward")
+        panels[1, 0].set_ylabel("peak MiB, JAX included")
+
+    write_figure(path, (11.5, 6.5), fill)
+
+
 def _sizes(text: str) -> dict[str, Sequence[int]]:
     """Parse a text such as "T=20:40,H=32:64", and return a dict from the letter of each size to its values."""
     found: dict[str, Sequence[int]] = {}
@@ -185,7 +215,5 @@ def main() -> None:
     for curve in found:
         print(describe(curve))
     if found:
-        from bench.report.figures import draw_scaling
-
         about = ", ".join(f"{letter} {size}" for letter, size in middle.items())
         draw_scaling(found, options.figure, f"A forward and a backward pass about {about}")

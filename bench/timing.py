@@ -147,7 +147,8 @@ def measure_missing(
 
     def measured(item: Row) -> list[Row]:
         about = {"cores": CORES, "load": load()}
-        return [make_row(measurement, **about | row | item) for row in measure(item)]
+        about_item = {name: value for name, value in item.items() if value is not None}
+        return [make_row(measurement, **about | row | about_item) for row in measure(item)]
 
     wanted = {key(item): item for item in items}
     missing = wanted if measuring else {}

@@ -11,7 +11,6 @@ the row has the given number as "distance". If the library fails, the JSON line 
 and `--recurrent-dropout` replace the dropout rates of the workload.
 """
 
-import argparse
 import json
 import math
 import os
@@ -26,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from bench import flops, machine
+from bench import flops, machine, make_parser
 from bench.peers import PEERS
 from bench.peers.base import Built, Options, slowed
 from bench.timing import TURN
@@ -183,15 +182,14 @@ def timed_row(
 
 def described(peer: str, work: Workload, options: Options) -> dict[str, Any]:
     """Return the fields of a result row that describe the measured library, the workload and the options."""
-    sizes = {"B": work.batch, "T": work.length, "H": work.units, "E": work.features, "V": work.vocabulary}
     asked = {"backend": options.backend, "dropout": options.dropout, "recurrent_dropout": options.recurrent_dropout}
     asked |= {"cell": work.cell, "dtype": options.dtype} | ({"slower": options.slower} if options.slower else {})
-    return {"peer": peer, "workload": work.name, "kind": work.kind} | sizes | asked
+    return {"peer": peer, "workload": work.name, "kind": work.kind} | work.sizes | asked
 
 
 def main() -> None:
     """With `--write-reference`, write the reference results of a workload. Otherwise, time a library and print the result row."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("peer", choices=list(PEERS))
     parser.add_argument("workload", type=workload)
     parser.add_argument("--reference", type=Path)

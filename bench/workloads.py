@@ -23,7 +23,7 @@ reset). The recurrent cell is an LSTM, unless the name of the workload gives ano
 """
 
 import argparse
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, Literal
@@ -124,6 +124,11 @@ class Workload:
         return {"sentiment": 128, "evaluation": 1}.get(self.kind, 8)
 
     @property
+    def sizes(self) -> dict[str, int]:
+        """Sizes by their letters, as in result rows."""
+        return {letter: getattr(self, LETTERS[letter]) for letter in "BTHEV"}
+
+    @property
     def dropout(self) -> float:
         """Rate of the input dropout."""
         return RATE if self.kind == "sentiment" else 0.0
@@ -172,17 +177,6 @@ def workload(name: str) -> Workload:
     if found.layer_alone and "units" in sizes:
         sizes = {"features": sizes["units"]} | sizes
     return replace(found, name=name, cell=cell, **sizes)
-
-
-def recurrence(units: int, length: int, batch: int) -> Workload:
-    """Return the workload "recurrence" (a recurrent layer alone) with the given sizes. The number of input features is `units`."""
-    return workload(f"recurrence:H={units},T={length},B={batch}")
-
-
-def grid(units=UNITS, lengths=LENGTHS, batches=BATCH_SIZES) -> Iterator[Workload]:
-    """Yield the workload "recurrence" (a recurrent layer alone) for every combination of hidden sizes, lengths and batch sizes."""
-    for cell in product(units, lengths, batches):
-        yield recurrence(*cell)
 
 
 LAYER = "recurrent/0/"

@@ -26,6 +26,7 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 import keras
 import numpy as np
 
+from bench import make_parser
 from bench.peers.keras_lstm import make_model
 from bench.peers.task_data import articles, imdb_rows
 from bench.workloads import CHARACTERS, CHARS, LENGTH, RATE, STEP, WORKLOADS, workload
@@ -124,7 +125,7 @@ TASKS: dict[str, Callable[[argparse.Namespace], Iterator[dict[str, Any]]]] = {
 
 def main() -> None:
     """Run the task that the command line names, and print its result rows as JSON lines."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     tasks = parser.add_subparsers(dest="task", required=True)
     for name, epochs in (("sentiment", 3), ("generation", 10)):
         task = tasks.add_parser(name)

@@ -60,8 +60,7 @@ def timed(name: str, candidate: str, ms: float, number: int = 0, git: str = "abc
     examples = {str: "", int: 1, float: 1.0, list: [], dict: {}, type(None): None}
     row = {field: examples[about.types[0]] for field, about in FIELDS.items() if STEP in about.required}
     row |= {"schema": VERSION, "measurement": STEP, "peer": candidate.split(":")[0], "candidate": candidate, "git": git, "round": number}
-    row |= {"workload": name, "kind": work.kind, "cell": work.cell}
-    row |= {"B": work.batch, "T": work.length, "H": work.units, "E": work.features, "V": work.vocabulary}
+    row |= {"workload": name, "kind": work.kind, "cell": work.cell} | work.sizes
     row |= {"dropout": work.dropout, "recurrent_dropout": work.dropout, "backend": None, "ms_per_step": ms, "samples": [ms] * 5}
     row |= {
         "cpu": "chip",

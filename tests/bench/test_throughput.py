@@ -19,7 +19,7 @@ from rows import ROOT, TINY, bench, bench_here, failed, run_python, timed
 from bench import flops, peers, schema, summary, throughput, timing
 from bench.peers import PEERS
 from bench.report.page import line_record
-from bench.workloads import make_arrays, recurrence, workload
+from bench.workloads import make_arrays, workload
 from lstm_jax import InputError
 from lstm_jax.recurrence import BACKENDS
 from lstm_jax.sweep.rows import read_rows
@@ -46,7 +46,7 @@ def test_flops_by_hand() -> None:
     # 165 small parameters, 6 rows of 5 of the table (7 at most), 6 ids, 2 logits
     assert flops.least_bytes(inference) == 4 * (165 + 30 + 6 + 2)
     assert flops.least_bytes(evaluation) == 4 * (165 + 35 + 75_000 + 25_000)
-    cell = recurrence(4, 3, 2)
+    cell = workload("recurrence:H=4,T=3,B=2")
     assert flops.step_flops(cell) == 3 * (6 * 64 * 2 + 6 * 64 * 2)
     assert flops.least_bytes(cell) == 4 * (2 * (64 + 64 + 16) + 4 * 24)
     assert [round(flops.step_flops(workload(name)) / 1e9, 1) for name in "AB"] == [2.0, 2.0]
@@ -300,15 +300,15 @@ def test_a_first_step_that_failed_is_measured_again(tmp_path: Path, monkeypatch:
     path, work, candidate, asked = tmp_path / "rows.jsonl", workload("A"), peers.read_candidate("ours"), []
     times = {"build_seconds": 1.0, "first_step_seconds": 2.0, "compile_seconds": 0.5, "cpu": "x", "versions": {}, "backend_ran": "y"}
 
-    def pair(process: timing.Process, sha: str) -> list[dict]:
-        asked.append(process)
-        failed = {1: throughput.CACHES, 2: ("warm",)}.get(len(asked), ())
-        more = {cache: {"error": "ended with code -9"} if cache in failed else times for cache in throughput.CACHES}
-        return [schema.make_row(schema.FIRST_STEP, **process.about(sha), cache=cache, **more[cache]) for cache in throughput.CACHES]
+    def process(arguments: list[str], **_: object) -> list[dict]:
+        asked.append(arguments)
+        if len(asked) in (1, 2, 4):
+            raise subprocess.CalledProcessError(-9, arguments)
+        return [times]
 
-    monkeypatch.setattr(throughput, "first_step_rows", pair)
+    monkeypatch.setattr(timing, "run_module", process)
     failed = "failed: ended with code -9"
-    for count, shown in ((1, failed), (2, failed), (3, "2.00"), (3, "2.00")):
+    for count, shown in ((2, failed), (4, failed), (6, "2.00"), (6, "2.00")):
         throughput.sweep_first_step([timing.Process(work, candidate, 0)], path, "abc")
         throughput.report_first_step([work], [candidate], path, "abc")
         assert len(asked) == count
