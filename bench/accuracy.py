@@ -40,6 +40,7 @@ from typing import Any
 import numpy as np
 
 from bench import RESULTS, commit, make_parser, read_flags, recipes, timing
+from bench.peers import TASKS
 from bench.schema import GRID, rows_of, rows_of_commit
 from bench.summary import print_table
 from bench.workloads import add_size_flags
@@ -56,12 +57,12 @@ EXAMPLE_SIZES = {"sentiment": {"T": 80, "H": 128}, "generation": {"T": 40, "S": 
 """Dict from each task to the sizes of its Keras example: length T, step S between windows (text generation only) and hidden size H."""
 FLAGS = {"T": "--length", "S": "--step", "H": "--units"}
 TASK_FLAGS = {"sentiment": FLAGS | {"T": "--maxlen"}, "generation": FLAGS}
-MODULES = {
-    ("ours", "sentiment"): ["bench.peers.ours_tasks", "sentiment"],
-    ("ours", "generation"): ["bench.peers.ours_tasks", "generation", "--validation", "0.1"],
-    ("keras_jax", "sentiment"): ["bench.peers.keras_tasks", "sentiment", "--warm-up"],
+TRAINED = {
+    ("ours", "sentiment"): [],
+    ("ours", "generation"): ["--validation", "0.1"],
+    ("keras_jax", "sentiment"): ["--warm-up"],
 }
-"""Dict from (library, task) to the arguments of `python -m` for the training. Keras runs only at the sizes in `EXAMPLE_SIZES`."""
+"""Dict from (library, task) to further flags of the training. Keras runs only at the sizes in `EXAMPLE_SIZES`."""
 Row = dict[str, Any]
 
 
@@ -102,24 +103,20 @@ def runs_of(
     for task in tasks:
         for values, peer, seed in product(product(*axes[task].values()), peers, range(seeds)):
             sizes = dict(zip(axes[task], values, strict=True))
-            if (peer, task) in MODULES and (peer == "ours" or sizes == EXAMPLE_SIZES[task]):
+            if (peer, task) in TRAINED and (peer == "ours" or sizes == EXAMPLE_SIZES[task]):
                 yield {"task": task, "peer": peer, "seed": seed, "epochs": epochs[task]} | sizes
 
 
 def arguments(run: Row) -> list[str]:
     """Return the arguments that `python -m` needs to execute a training run: the module and its flags."""
     flags = {"epochs": "--epochs", "seed": "--seed"} | (TASK_FLAGS[run["task"]] if run["peer"] == "ours" else {})
-    return [*MODULES[run["peer"], run["task"]], *(text for name, flag in flags.items() if name in run for text in (flag, str(run[name])))]
-
-
-def setting_key(row: Row) -> tuple:
-    """Return a tuple (task, library, number of epochs, *sizes) that identifies the setting of a result row."""
-    return (row["task"], row["peer"], row["epochs"], *(row.get(letter) for letter in FLAGS))
-
-
-def run_key(row: Row) -> tuple:
-    """Return a tuple that identifies the training run of a result row: its setting, which is `setting_key(row)`, followed by its seed."""
-    return (*setting_key(row), row["seed"])
+    given = TRAINED[run["peer"], run["task"]]
+    return [
+        TASKS[run["peer"]],
+        run["task"],
+        *given,
+        *(text for name, flag in flags.items() if name in run for text in (flag, str(run[name]))),
+    ]
 
 
 def sweep(runs: Iterable[Row], path: Path, sha: str, cores: int) -> None:
@@ -154,9 +151,9 @@ def summarize(rows: Iterable[Row]) -> list[Row]:
     "front" tells whether the combination is on the Pareto front of score and speed (training examples per second) among those of its task
     and number of epochs.
     """
-    groups: dict[tuple, dict[tuple, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    groups: dict[tuple, dict[int, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
-        groups[setting_key(row)][run_key(row)].append(row)
+        groups[tuple(row.get(name) for name in ("task", "peer", "epochs", *FLAGS))][row["seed"]].append(row)
     lines = []
     for (task, peer, planned, *values), runs in groups.items():
         name, best = ("test_accuracy", max) if task == "sentiment" else ("validation_bits", min)
@@ -209,7 +206,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, help="number of seeds, or of rounds of epoch_time")
     grid = parser.add_argument_group("grid")
     grid.add_argument("--preset", choices=list(PRESETS), default="quick")
-    grid.add_argument("--peer", nargs="+", choices=sorted({peer for peer, _ in MODULES}), default=["ours"])
+    grid.add_argument("--peer", nargs="+", choices=sorted({peer for peer, _ in TRAINED}), default=["ours"])
     add_size_flags(grid, ("length", "step", "units"))
     grid.add_argument("--epochs", type=int)
     grid.add_argument("--cores", type=int, default=CORES, help="cores of a run; the other cores have runs of their own")

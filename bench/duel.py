@@ -248,14 +248,9 @@ def measure_false_alarms(options: argparse.Namespace) -> None:
     require_rounds(work.name, options.rounds, options.level)
     about = {"workload": work.name, "git": sha}
     items = [{"comparison": comparison, "round": number} | about for comparison in range(ALIKE) for number in range(options.rounds)]
-    rows = measure_rounds(options, FALSE_ALARM, items, lambda item: roles_of(item["comparison"]))
+    rows = measure_rounds(options, FALSE_ALARM, items, lambda item: ROLES | (SLOWER if item["comparison"] < SLOWED else {}))
     rows_of_commit(options.results, FALSE_ALARM, git=sha)  # complains of a commit without rows
     report_false_alarms(rows, options.level, options.least)
-
-
-def roles_of(comparison: int, slowed: int = SLOWED) -> dict[str, Candidate]:
-    """Return a dict from the role of each process to its library and options, for one comparison of this checkout with itself."""
-    return ROLES | (SLOWER if comparison < slowed else {})
 
 
 def main() -> int:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from bench import timing
+from bench.peers import TASKS
 from bench.schema import EPOCH_TIME, HELD_OUT, LOSS, SEEDS
 from bench.summary import CONFIDENCE, ratio_interval, speedup_text
 from lstm_jax.errors import InputError
@@ -45,8 +46,7 @@ class Recipe:
 
     def arguments(self) -> list[str]:
         """Return the arguments that `python -m` needs to train with this recipe: the module, the task and the flags without the seed."""
-        module = "bench.peers.ours_tasks" if self.peer == "ours" else "bench.peers.keras_tasks"
-        return [module, self.task, *self.flags]
+        return [TASKS[self.peer], self.task, *self.flags]
 
 
 RECIPES: dict[str, tuple[Recipe, ...]] = {

@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from bench import RESULTS, make_parser, read_flags, timing
+from bench.peers import TASKS
 from bench.schema import SAMPLING, rows_of
 from bench.summary import CONFIDENCE, ends_text, ratio_interval, speedup_text
 from bench.workloads import CHARS, read_sizes
 from lstm_jax.errors import require
 
 PATH = RESULTS / "sampling.jsonl"
-MODULES = {"keras_jax": "bench.peers.keras_tasks", "ours": "bench.peers.ours_tasks"}
 ROUNDS = {"quick": 1, "standard": 5, "full": 10}
 LOOP, MODES = "predict loop", ("carried", "window")
 ITEM = ("units", "round", "peer", "chars")
@@ -77,7 +77,7 @@ def main() -> None:
     for row in rows_of(options.results, SAMPLING):
         known[tuple(row[name] for name in ITEM)].add(row["method"])
     methods = {"keras_jax": {LOOP}, "ours": {method_of(mode, count) for mode in MODES for count in (1, *options.samples)}}
-    keys = [key for key in product(options.units, rounds, MODULES, [options.chars]) if not known[key].issuperset(methods[key[2]])]
+    keys = [key for key in product(options.units, rounds, TASKS, [options.chars]) if not known[key].issuperset(methods[key[2]])]
     with tempfile.TemporaryDirectory() as folder:
 
         def draw(peer: str, units: int, chars: int) -> list[Row]:
@@ -86,7 +86,7 @@ def main() -> None:
                 draw("keras_jax", units, 1)
             flags = ["--weights", str(weights), "--units", str(units), "--chars", str(chars)]
             flags += ["--samples", *map(str, options.samples)] if peer == "ours" else []
-            return timing.run_module([MODULES[peer], "sampling", *flags])
+            return timing.run_module([TASKS[peer], "sampling", *flags])
 
         def measure(item: Row) -> list[Row]:
             rows = draw(item["peer"], item["units"], item["chars"])

@@ -167,11 +167,8 @@ def workload(name: str) -> Workload:
         sizes = {LETTERS[letter]: int(size) for letter, size in pairs.items()}
         found = WORKLOADS[base]
     except (KeyError, ValueError) as error:
-        raise ValueError(f"workload {name!r}: give one of {', '.join(WORKLOADS)}, sizes as in recurrence:H=64,T=80,B=32") from error
-    try:
-        cell_traits(cell)
-    except InputError as error:
-        raise ValueError(f"workload {name!r}: {error}") from error
+        raise InputError("workload", name, f"give one of {', '.join(WORKLOADS)}, sizes as in recurrence:H=64,T=80,B=32") from error
+    cell_traits(cell)  # complains of an unknown cell
     if found.kind == "characters" and "vocabulary" in sizes:
         sizes["features"] = sizes["vocabulary"]
     if found.layer_alone and "units" in sizes:
@@ -234,7 +231,12 @@ def make_arrays(work: Workload, seed: int = 0) -> Arrays:
     if work.cell == "gru":
         layer["recurrent_bias"] = uniform(0.1, G)
     elif work.cell not in GATES:
-        layer = {name: layer[name] if name in layer else uniform(0.2, *shape) for name, shape in _shapes(work).items()}
+        import jax
+
+        from lstm_jax.cells import CELLS
+
+        shapes = jax.eval_shape(lambda: CELLS[work.cell].init(jax.random.key(0), E, H))._asdict()
+        layer = {name: layer[name] if name in layer else uniform(0.2, *leaf.shape) for name, leaf in shapes.items()}
     weights = in_layer(layer)
     empty = np.zeros(0, np.int32)
     if work.layer_alone:
@@ -255,16 +257,6 @@ def make_arrays(work: Workload, seed: int = 0) -> Arrays:
     text = rng.integers(0, V, (count - 1) * STEP + T + 1, dtype=np.int32)
     X, Y = data.windows(text, T, STEP)
     return Arrays(weights, np.ascontiguousarray(X), np.ascontiguousarray(Y), text)
-
-
-def _shapes(work: Workload) -> dict[str, tuple[int, ...]]:
-    """Return a dict from the name of each parameter of the workload's cell to its shape."""
-    import jax
-
-    from lstm_jax.cells import CELLS
-
-    shapes = jax.eval_shape(lambda: CELLS[work.cell].init(jax.random.key(0), work.features, work.units))
-    return {name: leaf.shape for name, leaf in shapes._asdict().items()}
 
 
 def one_hot(ids: np.ndarray, size: int) -> np.ndarray:
@@ -293,20 +285,13 @@ def read_workloads(names: Iterable[str], axes: dict[str, tuple[int, ...]], cells
     for name, cell in product(names, cells):
         over = ({"H": UNITS, "T": LENGTHS, "B": BATCH_SIZES} | axes) if name in GRIDS else {} if name == "evaluation" else axes
         for sizes in product(*over.values()):
-            work = _resized(name, dict(zip(over, sizes, strict=True)), cell)
+            pairs = [f"{letter}={size}" for letter, size in zip(over, sizes, strict=True)] + [f"cell={cell}"] * (cell != "lstm")
+            work = workload(f"{name}:{','.join(pairs)}" if pairs and ":" not in name else name)
+            plain = WORKLOADS[work.base]
+            if name not in GRIDS and replace(work, name=plain.name) == plain:
+                work = plain
             found[work.name] = work
     return list(found.values())
-
-
-def _resized(name: str, sizes: dict[str, int], cell: str) -> Workload:
-    """Return the workload that `name` stands for, with the given recurrent cell and with sizes such as {"H": 64}."""
-    changes = ",".join([f"{letter}={size}" for letter, size in sizes.items()] + [f"cell={cell}"] * (cell != "lstm"))
-    try:
-        work = workload(name + (f":{changes}" if changes and ":" not in name else ""))
-    except ValueError as error:
-        raise InputError("workload", name, str(error).partition(": ")[2]) from error
-    plain = workload(name.partition(":")[0])
-    return plain if name not in GRIDS and replace(work, name=plain.name) == plain else work
 
 
 def read_sizes(text: str) -> tuple[int, ...]:

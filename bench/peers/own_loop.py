@@ -69,10 +69,6 @@ def _nnx(net: Net, donate: tuple[int, ...] = ()) -> tuple[Step, Callable[[], Net
     return lambda inputs, targets: step(net, state, inputs, targets), lambda: net
 
 
-def _donated(net: Net) -> tuple[Step, Callable[[], Net]]:
-    return _nnx(net, (0, 1))
-
-
 def _functions(net: Net) -> tuple[Step, Callable[[], Net]]:
     optimizer, (graph, params, rest) = _optax(), nnx.split(net, nnx.Param, ...)
     state = jax.tree.map(jnp.copy, (params, optimizer.init(params), rest))
@@ -111,7 +107,7 @@ def _train_step(net: Net) -> tuple[Step, Callable[[], Net]]:
 
 LOOPS: dict[str, Callable[[Net], tuple[Step, Callable[[], Net]]]] = {
     "nnx": _nnx,
-    "donated": _donated,
+    "donated": partial(_nnx, donate=(0, 1)),
     "functions": _functions,
     "train_step": _train_step,
 }

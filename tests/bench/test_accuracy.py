@@ -3,13 +3,12 @@
 One test runs the command, which trains a tiny character model on newspaper articles. It is skipped on a machine without the articles.
 """
 
-import json
 import math
 import os
 from pathlib import Path
 
 import pytest
-from rows import ROOT, bench, bench_here
+from rows import ROOT, bench, bench_here, read_lines
 
 from bench import accuracy, recipes
 from bench.peers import ours_tasks
@@ -170,7 +169,7 @@ def test_a_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command += ["--seeds", "1", "--epochs", "2", "--results", str(path)]
     run = bench(*command)
     assert run.returncode == 0, run.stderr[-3000:]
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows = read_lines(path)
     assert [(row["epoch"], row["T"], row["S"], row["H"]) for row in rows] == [(1, 5, 500, 4), (2, 5, 500, 4)]
     assert all(row["validation_bits"] > 1 for row in rows)
     again = bench_here(*command)

@@ -1,11 +1,10 @@
 """Tests of `bench sampling` at tiny sizes: existing rows are not measured again. No time is asserted."""
 
-import json
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from rows import bench, bench_here
+from rows import bench, bench_here, read_lines, write_rows
 
 from bench import sampling
 from lstm_jax import InputError
@@ -20,7 +19,7 @@ def test_command(tmp_path: Path) -> None:
     arguments = ["sampling", "--rounds", "1", "--units", "4", "--chars", "5", "--samples", "3", "--results", str(path)]
     run = bench(*arguments)
     assert run.returncode == 0, run.stderr[-3000:]
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows = read_lines(path)
     methods = {"predict loop": "keras_jax"} | dict.fromkeys(("carried", "carried, 3 samples", "window", "window, 3 samples"), "ours")
     assert {row["method"]: row["peer"] for row in rows} == methods
     assert {(row["units"], row["chars"], row["round"]) for row in rows} == {(4, 5, 0)}
@@ -52,7 +51,7 @@ def _process(asked: list):
 
 
 def _methods(path: Path) -> list[str]:
-    return [json.loads(line)["method"] for line in path.read_text().splitlines()]
+    return [row["method"] for row in read_lines(path)]
 
 
 ARGUMENTS = ("sampling", "--rounds", "1", "--units", "4", "--chars", "5")
@@ -66,7 +65,7 @@ def test_a_round_that_was_interrupted_is_completed(tmp_path: Path, monkeypatch: 
     path, asked = tmp_path / "rows.jsonl", []
     monkeypatch.setattr(sampling.timing, "run_module", _process(asked))
     row = {"schema": 3, "measurement": "sampling", "cores": 2, "load": 1.0, "round": 0, "units": 4, "chars": 5}
-    path.write_text(json.dumps(row | {"peer": "keras_jax", "method": "predict loop", "seconds": 10.0}) + "\n")
+    write_rows(path, [row | {"peer": "keras_jax", "method": "predict loop", "seconds": 10.0}])
     run = bench_here(*ARGUMENTS, "--samples", "1", "--results", str(path))
     assert run.returncode == 0, run.stderr
     assert asked == [("keras_tasks", "1"), ("ours_tasks", "5", "--samples", "1")]

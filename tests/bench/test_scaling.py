@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rows import bench
+from rows import bench, read_lines, write_rows
 
 from bench import RESULTS, scaling
 from lstm_jax import InputError
@@ -52,7 +52,7 @@ def test_a_file_with_rows_of_another_command(tmp_path: Path, monkeypatch: pytest
     """
     row = next(row for row in map(json.loads, (RESULTS / "accuracy.jsonl").read_text().splitlines()) if "git" not in row)
     path = tmp_path / "rows.jsonl"
-    path.write_text(json.dumps(row) + "\n")
+    write_rows(path, [row])
     asked = []
     known = json.loads((RESULTS / "scaling.jsonl").read_text().splitlines()[0])
     measured = {name: value for name, value in known.items() if name not in ("schema", "measurement", "sample_count", "git", "round")}
@@ -72,7 +72,7 @@ def test_a_sweep(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> Non
     command += ["--seconds", "0.02", "--results", str(path), "--figure", str(figure)]
     run = bench(*command)
     assert run.returncode == 0, run.stderr[-3000:]
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows = read_lines(path)
     assert [(row["T"], row["H"], row["E"], row["B"], row["devices"]) for row in rows] == [(3, 4, 4, 2, 2), (6, 4, 4, 2, 2)]
     for row in rows:
         assert row["ms_per_step"] > 0

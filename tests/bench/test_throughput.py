@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rows import ROOT, TINY, bench, bench_here, failed, run_python, timed
+from rows import ROOT, TINY, bench, bench_here, failed, read_lines, run_python, timed, write_rows
 
 from bench import flops, peers, schema, summary, throughput, timing
 from bench.peers import PEERS
@@ -135,7 +135,7 @@ def test_a_sweep_that_is_killed_goes_on(tmp_path: Path) -> None:
             assert sweep.poll() is None
             time.sleep(0.02)
         os.killpg(sweep.pid, signal.SIGKILL)
-    before = [json.loads(line) for line in path.read_text().splitlines()]
+    before = read_lines(path)
     with path.open("a") as file:
         file.write('{"peer": "ours", "rou')
     run = run_python(command[1:])
@@ -160,7 +160,7 @@ def test_a_sweep_keeps_its_rows(tmp_path: Path) -> None:
     one_core = ["taskset", "-c", str(min(os.sched_getaffinity(0)))] if shutil.which("taskset") else []
     run = run_python(["-c", QUICK, *arguments], one_core)
     assert run.returncode == 0, run.stderr[-3000:]
-    peak, good, bad = (json.loads(line) for line in path.read_text().splitlines())
+    peak, good, bad = read_lines(path)
     assert [row["measurement"] for row in (peak, good, bad)] == ["peak", "step", "failed"]
     assert good["ms_per_step"] > 0
     assert good["cores"] == (1 if one_core else timing.CORES)
@@ -185,7 +185,7 @@ def test_first_step(tmp_path: Path) -> None:
     arguments = ["throughput", "--first-step", "--workload", "recurrence:B=2,T=3,H=4", "--rounds", "1", "--results", str(path)]
     run = bench(*arguments, "--peer", "ours", "ours:backend=cudnn")
     assert run.returncode == 0, run.stderr[-3000:]
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows = read_lines(path)
     assert [(row["candidate"], row["cache"], "error" in row) for row in rows] == [
         ("ours", "cold", False),
         ("ours", "warm", False),
@@ -244,7 +244,7 @@ def test_one_process_gives_no_interval(tmp_path: Path) -> None:
     assert summary.speedup_text(equinox.speedup) == "2.00x (2.00 to 2.00)"
     assert line_record(haiku, None)["speedup"] == [1.5, None, None]
     path = tmp_path / "rows.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(path, rows)
     run = bench_here("throughput", "--report", "--results", str(path), "--commit", "abc", "--workload", "A", "--peer", "ours", "haiku")
     assert re.search(r"haiku +3\.000 +1\.50x +853,333 ", run.stdout), run.stdout
 
@@ -252,12 +252,11 @@ def test_one_process_gives_no_interval(tmp_path: Path) -> None:
 def test_rows_of_two_machines_are_not_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows of one commit from two machines are not reported together, and a sweep refuses a file with rows of another machine."""
     rows = [timed("A", "ours", 2.0, n, cpu="chip") for n in range(2)] + [timed("A", "haiku", 3.0, n, cpu="other chip") for n in range(2)]
-    path = tmp_path / "rows.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = write_rows(tmp_path / "rows.jsonl", rows)
     flags = ("--results", str(path), "--workload", "A", "--peer", "ours")
     run = bench_here("throughput", "--report", "--commit", "abc", *flags)
     assert (run.returncode, run.stderr) == (2, "bench: machines: chip, 2 cores and other chip, 2 cores; report rows of one machine\n")
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows[2:]))
+    write_rows(path, rows[2:])
     monkeypatch.setattr(throughput, "commit", lambda: "abc")
     monkeypatch.setattr(throughput, "cpu", lambda: "chip")
     run = bench_here("throughput", *flags, "--rounds", "9")
@@ -268,8 +267,7 @@ def test_rows_of_two_machines_are_not_mixed(tmp_path: Path, monkeypatch: pytest.
 
 def test_only_noisy_rows_that_are_shown_are_counted(tmp_path: Path) -> None:
     rows = [timed("A", name, 2.0, n, noisy="wide") for name in ("ours", "haiku") for n in range(2)]
-    path = tmp_path / "rows.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = write_rows(tmp_path / "rows.jsonl", rows)
     arguments = ("throughput", "--report", "--commit", "abc", "--results", str(path), "--workload", "A", "--peer")
     assert "2 rows are noisy" in bench_here(*arguments, "ours").stdout
     assert "4 rows are noisy" in bench_here(*arguments, "ours", "haiku").stdout
