@@ -32,7 +32,7 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import accumulate, product
 from pathlib import Path
 from queue import Queue
 from typing import Any
@@ -176,12 +176,9 @@ def _dominated(line: Row, lines: Sequence[Row]) -> bool:
 
 def seconds_to(epochs: Sequence[Row], accuracy: float = TARGET) -> float:
     """Return the training time in seconds up to the end of the first epoch that reaches the given test accuracy."""
-    spent = 0.0
-    for row in sorted(epochs, key=lambda row: row["epoch"]):
-        spent += row["seconds"]
-        if row["test_accuracy"] >= accuracy:
-            return spent
-    return float("inf")
+    ordered = sorted(epochs, key=lambda row: row["epoch"])
+    spent = accumulate(row["seconds"] for row in ordered)
+    return next((seconds for row, seconds in zip(ordered, spent, strict=True) if row["test_accuracy"] >= accuracy), math.inf)
 
 
 def report(rows: Iterable[Row]) -> None:

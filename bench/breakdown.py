@@ -114,13 +114,6 @@ def measure(name: str) -> dict[str, Any]:
     return {"git": commit(), "workload": name, "backend_ran": built.backend} | found
 
 
-def with_floors(row: dict[str, Any]) -> dict[str, Any]:
-    """Measure the peak speeds of the machine, and return a copy of a result row with lower bounds of its times (floors)."""
-    work, measured = workload(row["workload"]), timing.peaks()
-    gflops, copy_gbs = measured[f"gemm_gflops_{timing.CORES}"], measured[f"copy_gbs_{timing.CORES}"]
-    return row | {"floors_ms": floors(work, make_arrays(work), gflops, copy_gbs), "gemm_gflops": gflops, "copy_gbs": copy_gbs}
-
-
 def report(row: dict[str, Any]) -> None:
     """Print the time of a training step, then a line for each of its parts with the time and the lower bound of the time (floor)."""
     step, total = row["ms_per_step"], sum(row["parts_ms"].values())
@@ -143,7 +136,11 @@ def main() -> None:
         return
 
     def measured(item: dict[str, Any]) -> list[dict[str, Any]]:
-        return [with_floors(timing.run_module(["bench", "breakdown", "--one", "--workload", item["workload"]])[-1])]
+        row = timing.run_module(["bench", "breakdown", "--one", "--workload", item["workload"]])[-1]
+        speeds, work = timing.peaks(), workload(item["workload"])
+        gflops, copy_gbs = speeds[f"gemm_gflops_{timing.CORES}"], speeds[f"copy_gbs_{timing.CORES}"]
+        lower = floors(work, make_arrays(work), gflops, copy_gbs)
+        return [row | {"floors_ms": lower, "gemm_gflops": gflops, "copy_gbs": copy_gbs}]
 
     path, sha = options.results, options.commit
     items = [{"workload": name} for name in options.workload]

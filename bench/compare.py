@@ -92,17 +92,17 @@ def changes(baseline: list[dict[str, Any]], candidate: list[dict[str, Any]], lev
     shared = [key for key in before if key in after]
     if not shared:
         raise InputError("rows", f"{len(baseline)} and {len(candidate)}", "give rows that have a workload and a peer in common")
-    return judged([_change(*names[key], before[key], after[key]) for key in shared], level, least)
+    found = []
+    for key in shared:
+        old, new = before[key], after[key]
+        smallest = smallest_p(len(old), len(new))
+        found.append(Change(*names[key], *ratio_interval(new, old), stats.permutation_p(old, new), smallest=smallest))
+    return judged(found, level, least)
 
 
 def _devices(row: dict[str, Any]) -> list[str]:
     devices = row["devices"]
     return sorted(set(devices)) if all(name.startswith("cpu") for name in devices) else devices
-
-
-def _change(work: str, name: str, before: Sequence[float], after: Sequence[float]) -> Change:
-    p, smallest = stats.permutation_p(before, after), smallest_p(len(before), len(after))
-    return Change(work, name, *ratio_interval(after, before), p, smallest=smallest)
 
 
 def smallest_p(old: int, new: int) -> float:

@@ -133,20 +133,15 @@ def run(study: str, recipes: Sequence[Recipe], first: int, count: int | None, pa
         print(line)
 
 
-def accuracy_over_seeds(rows: Iterable[Row]) -> dict[str, dict[int, float]]:
-    """Return the test accuracy of each recipe and seed, as nested dicts: name of the recipe -> seed -> test accuracy."""
-    best: dict[str, dict[int, float]] = defaultdict(dict)
-    for row in rows:
-        if row["epoch"] == "best" if row["recipe"].endswith("held-out") else True:
-            scores = best[row["recipe"]]
-            scores[row["seed"]] = max(scores.get(row["seed"], 0), row["test_accuracy"])
-    return dict(best)
-
-
 def report_seeds(rows: Iterable[Row]) -> list[str]:
     """Return the report of the test accuracy over seeds, with one line of text for each recipe."""
+    best: dict[str, dict[int, float]] = defaultdict(dict)
+    for row in rows:
+        if row["epoch"] == "best" or not row["recipe"].endswith("held-out"):
+            scores = best[row["recipe"]]
+            scores[row["seed"]] = max(scores.get(row["seed"], 0), row["test_accuracy"])
     lines = []
-    for name, scores in accuracy_over_seeds(rows).items():
+    for name, scores in best.items():
         values = list(scores.values())
         deviation = np.std(values, ddof=1) if len(values) > 1 else 0.0
         each = ", ".join(f"{seed}: {value:.4f}" for seed, value in sorted(scores.items()))

@@ -55,15 +55,10 @@ class Curve:
     mib: list[float]
 
 
-def points(grid: dict[str, Sequence[int]], middle: Sizes) -> Iterator[Sizes]:
-    """Yield the combinations of sizes to measure, without duplicates. A combination differs from `middle` in at most one size."""
-    seen = []
-    for letter, sizes in grid.items():
-        for size in sizes:
-            point = middle | {letter: size}
-            if point not in seen:
-                seen.append(point)
-                yield point
+def points(grid: dict[str, Sequence[int]], middle: Sizes) -> list[Sizes]:
+    """Return the combinations of sizes to measure, without duplicates. A combination differs from `middle` in at most one size."""
+    each = [middle | {letter: size} for letter, sizes in grid.items() for size in sizes]
+    return [point for n, point in enumerate(each) if point not in each[:n]]
 
 
 def measure_here(point: Sizes, devices: int, seconds: float) -> dict[str, Any]:

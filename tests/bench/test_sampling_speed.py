@@ -50,10 +50,6 @@ def _process(asked: list):
     return run_module
 
 
-def _methods(path: Path) -> list[str]:
-    return [row["method"] for row in read_lines(path)]
-
-
 ARGUMENTS = ("sampling", "--rounds", "1", "--units", "4", "--chars", "5")
 
 
@@ -69,7 +65,7 @@ def test_a_round_that_was_interrupted_is_completed(tmp_path: Path, monkeypatch: 
     run = bench_here(*ARGUMENTS, "--samples", "1", "--results", str(path))
     assert run.returncode == 0, run.stderr
     assert asked == [("keras_tasks", "1"), ("ours_tasks", "5", "--samples", "1")]
-    assert _methods(path) == ["predict loop", "carried", "window"]
+    assert [row["method"] for row in read_lines(path)] == ["predict loop", "carried", "window"]
 
 
 def test_other_numbers_of_samples_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,7 +79,7 @@ def test_other_numbers_of_samples_are_measured(tmp_path: Path, monkeypatch: pyte
         run = bench_here(*ARGUMENTS, "--samples", samples, "--results", str(path))
         assert run.returncode == 0, run.stderr
     first = ["predict loop", "carried", "carried, 64 samples", "window", "window, 64 samples"]
-    assert _methods(path) == [*first, "carried, 16 samples", "window, 16 samples"]
+    assert [row["method"] for row in read_lines(path)] == [*first, "carried, 16 samples", "window, 16 samples"]
     assert "4 units, carried: speedup over Keras' predict loop 10.0x\n" in run.stdout  # one process a side gives no interval
     assert "4 units, window: 16 samples take 1.00 times the time of one\n" in run.stdout
 

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("quick_processes")
 
 
 def test_each_point_once() -> None:
-    found = list(scaling.points(scaling.GRID, scaling.MIDDLE))
+    found = scaling.points(scaling.GRID, scaling.MIDDLE)
     assert len(found) == sum(len(sizes) for sizes in scaling.GRID.values()) - 2  # the middle is in each
     assert found.count(scaling.MIDDLE) == 1
     assert all(sum(point[letter] != size for letter, size in scaling.MIDDLE.items()) <= 1 for point in found)
