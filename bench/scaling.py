@@ -202,7 +202,7 @@ def main() -> None:
     sha = options.commit or commit()
     if not options.report:
         sized = [(number, point) for number in range(options.rounds) for point in points(options.grid, middle)]
-        items = [point | {"round": number, "devices": devices} for number, point in sized for devices in options.devices]
+        items = [{"round": number, "devices": devices} | point for number, point in sized for devices in options.devices]
         sweep(items, options.seconds, options.results, sha)
     rows = rows_of_commit(options.results, SCALING, git=sha)
     require_one_machine(rows)
