@@ -31,14 +31,14 @@ def commit() -> str:
     """Return the Git commit of this checkout, with "+" appended if the code of `lstm_jax` has uncommitted changes."""
     from lstm_jax.training import run_folder  # `run_folder.environment` would start JAX, and JAX's threads forbid a fork
 
-    return run_folder._git()
+    return run_folder.git_commit()
 
 
 def cpu() -> str:
     """Return a text with the name, the family and the model of the CPU. Result rows have this text in the field "cpu"."""
     from lstm_jax.training import run_folder
 
-    return run_folder._cpu()
+    return run_folder.cpu_name()
 
 
 def make_parser(doc: str | None, results: Path | None = None) -> argparse.ArgumentParser:
