@@ -45,7 +45,7 @@ from bench import RESULTS, commit, cpu, make_parser, read_flags, timing
 from bench.compare import LEAST, LEVEL, Change, add_test_flags, fewest, judged
 from bench.peers import OURS, Candidate
 from bench.schema import DUEL, FALSE_ALARM, rows_of, rows_of_commit
-from bench.workloads import Workload, read_workloads
+from bench.workloads import Workload, read_workloads, workload
 from lstm_jax.backend_names import RENAMED
 from lstm_jax.errors import InputError, require
 from lstm_jax.sweep import stats
@@ -135,7 +135,6 @@ def measure_rounds(
     folders: Sequence[Path] | None = None,
 ) -> list[Row]:
     """Measure the rounds that have no rows with the settings of this call, unless `--report` is given, and return their rows."""
-    works = {work.name: work for work in read_workloads({item["workload"] for item in items}, {})}
     mine = [{name: value for name, value in item.items() if name != "round"} for item in items]
 
     def setting(row: Row) -> tuple[Any, ...]:
@@ -152,7 +151,7 @@ def measure_rounds(
         cache = timing.compilation_cache(folder)
 
         def measure(item: Row) -> list[Row]:
-            return measure_round(roles(item), works[item["workload"]], cache, folders, options.turns, options.seconds)
+            return measure_round(roles(item), workload(item["workload"]), cache, folders, options.turns, options.seconds)
 
         return timing.measure_missing(
             options.results, measurement, items, measure, "rounds", describe, not options.report, lambda row: setting(row) == wanted
