@@ -13,6 +13,7 @@ The docstrings of this package use four terms:
 
 import argparse
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from lstm_jax.errors import InputError, require
@@ -30,29 +31,34 @@ def commit() -> str:
     """Return the Git commit of this checkout, with "+" appended if the code of `lstm_jax` has uncommitted changes."""
     from lstm_jax.training import run_folder  # `run_folder.environment` would start JAX, and JAX's threads forbid a fork
 
-    return run_folder._git()
+    return run_folder.git_commit()
 
 
 def cpu() -> str:
     """Return a text with the name, the family and the model of the CPU. Result rows have this text in the field "cpu"."""
     from lstm_jax.training import run_folder
 
-    return run_folder._cpu()
+    return run_folder.cpu_name()
 
 
-def make_parser(doc: str | None, results: Path, report: bool = True) -> argparse.ArgumentParser:
-    """Return an argument parser with the flags that the measuring benchmark commands share."""
+def make_parser(doc: str | None, results: Path | None = None) -> argparse.ArgumentParser:
+    """Return an argument parser with a module's docstring; if `results` is given, with the flags of the commands that measure."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=results, help="file of rows, compressed if its name ends in .gz")
-    if report:
+    if results:
+        parser.add_argument("--results", type=Path, default=results, help="file of rows, compressed if its name ends in .gz")
         parser.add_argument("--report", action="store_true", help="measure nothing")
         note = "with --report: commit whose rows are reported; this checkout's, of breakdown the newest, if not given"
         parser.add_argument("--commit", help=note)
     return parser
 
 
-COUNTS, TIMES = ("rounds", "turns", "seeds", "epochs", "chars"), ("seconds",)
-"""Names of the flags whose value must be at least 1 (`COUNTS`), and of the flags whose value must be above 0 (`TIMES`)."""
+LIMITS: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
+    (("rounds", "turns", "seeds", "epochs", "chars"), lambda value: value >= 1, "give 1 or more"),
+    (("seconds",), lambda value: value > 0, "give more than 0"),
+    (("level",), lambda value: 0 < value < 1, "give a number between 0 and 1, such as 0.05"),
+    (("least",), lambda value: 0 <= value < float("inf"), "give 0 or more, such as 0.03"),
+)
+"""Names of flags, condition of their values, and remedy of an error."""
 
 
 def read_flags(parser: argparse.ArgumentParser) -> argparse.Namespace:
@@ -60,13 +66,8 @@ def read_flags(parser: argparse.ArgumentParser) -> argparse.Namespace:
     options = parser.parse_args()
     if getattr(options, "commit", None) and not options.report:  # measured rows would be stored as rows of a commit that did not run
         raise InputError("commit", options.commit, "give --report too: only the checked-out commit can be measured")
-    for name in COUNTS:
-        value = getattr(options, name, None)
-        require(value is None or value >= 1, name, value, "give 1 or more")
-    for name in TIMES:
-        value = getattr(options, name, None)
-        require(value is None or value > 0, name, value, "give more than 0")
-    level, least = getattr(options, "level", None), getattr(options, "least", None)
-    require(level is None or 0 < level < 1, "level", level, "give a number between 0 and 1, such as 0.05")
-    require(least is None or 0 <= least < float("inf"), "least", least, "give 0 or more, such as 0.03")
+    for names, valid, remedy in LIMITS:
+        for name in names:
+            value = getattr(options, name, None)
+            require(value is None or valid(value), name, value, remedy)
     return options

@@ -27,11 +27,12 @@ result file, whatever their commit. The study held_out takes about an hour.
 """
 
 import argparse
+import math
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import accumulate, product
 from pathlib import Path
 from queue import Queue
 from typing import Any
@@ -39,11 +40,11 @@ from typing import Any
 import numpy as np
 
 from bench import RESULTS, commit, make_parser, read_flags, recipes, timing
-from bench.schema import GRID, check, make_row, rows_of, rows_of_commit
-from bench.summary import make_table, print_table
+from bench.peers import TASKS
+from bench.schema import GRID, rows_of, rows_of_commit
+from bench.summary import print_table
 from bench.workloads import add_size_flags
 from lstm_jax.errors import require
-from lstm_jax.sweep.missing import run_missing
 
 PATH = RESULTS / "accuracy.jsonl"
 CORES = 1
@@ -56,12 +57,12 @@ EXAMPLE_SIZES = {"sentiment": {"T": 80, "H": 128}, "generation": {"T": 40, "S": 
 """Dict from each task to the sizes of its Keras example: length T, step S between windows (text generation only) and hidden size H."""
 FLAGS = {"T": "--length", "S": "--step", "H": "--units"}
 TASK_FLAGS = {"sentiment": FLAGS | {"T": "--maxlen"}, "generation": FLAGS}
-MODULES = {
-    ("ours", "sentiment"): ["bench.peers.ours_tasks", "sentiment"],
-    ("ours", "generation"): ["bench.peers.ours_tasks", "generation", "--validation", "0.1"],
-    ("keras_jax", "sentiment"): ["bench.peers.keras_tasks", "sentiment", "--warm-up"],
+TRAINED = {
+    ("ours", "sentiment"): [],
+    ("ours", "generation"): ["--validation", "0.1"],
+    ("keras_jax", "sentiment"): ["--warm-up"],
 }
-"""Dict from (library, task) to the arguments of `python -m` for the training. Keras runs only at the sizes in `EXAMPLE_SIZES`."""
+"""Dict from (library, task) to further flags of the training. Keras runs only at the sizes in `EXAMPLE_SIZES`."""
 Row = dict[str, Any]
 
 
@@ -95,90 +96,48 @@ PRESETS = {
 """Dict from the name of each preset to its sizes, seeds and epochs. The preset "standard" took about fifty minutes on two cores."""
 
 
-@dataclass(frozen=True)
-class Cell:
-    """Cell of the result table: a task with the sizes of its model and its data.
-
-    Attributes:
-        task: "sentiment" or "generation".
-        sizes: dict from the letter of each size to its value. The letters are "T" (sequence length), "H" (hidden size) and, for text
-            generation, "S" (number of characters from the start of one window to the start of the next).
-    """
-
-    task: str
-    sizes: dict[str, int]
-
-    def __str__(self) -> str:
-        return f"{self.task} " + ", ".join(f"{letter} {size}" for letter, size in self.sizes.items())
+def runs_of(
+    tasks: Iterable[str], axes: dict[str, dict[str, tuple[int, ...]]], peers: Sequence[str], seeds: int, epochs: dict[str, int]
+) -> Iterator[Row]:
+    """Yield a training run for every combination of a task with its sizes, a library and a seed, as the fields of its result rows."""
+    for task in tasks:
+        for values, peer, seed in product(product(*axes[task].values()), peers, range(seeds)):
+            sizes = dict(zip(axes[task], values, strict=True))
+            if (peer, task) in TRAINED and (peer == "ours" or sizes == EXAMPLE_SIZES[task]):
+                yield {"task": task, "peer": peer, "seed": seed, "epochs": epochs[task]} | sizes
 
 
-@dataclass(frozen=True)
-class Run:
-    """Training run of one library on a task, with one combination of sizes and one seed. A fresh process executes it."""
-
-    cell: Cell
-    peer: str
-    seed: int
-    epochs: int
-
-    def __str__(self) -> str:
-        return f"{self.cell}, {self.peer}, seed {self.seed}"
-
-    def about(self) -> Row:
-        """Return the fields that describe this run in each of its result rows: task, peer, seed, epochs and each size by its letter."""
-        return {"task": self.cell.task, "peer": self.peer, "seed": self.seed, "epochs": self.epochs} | self.cell.sizes
-
-    def arguments(self) -> list[str]:
-        """Return the arguments that `python -m` needs to execute this training run: the module and its flags."""
-        flags = TASK_FLAGS[self.cell.task]
-        sizes = [text for letter, size in self.cell.sizes.items() for text in (flags[letter], str(size))] if self.peer == "ours" else []
-        return [*MODULES[self.peer, self.cell.task], *sizes, "--epochs", str(self.epochs), "--seed", str(self.seed)]
+def arguments(run: Row) -> list[str]:
+    """Return the arguments that `python -m` needs to execute a training run: the module and its flags."""
+    flags = {"epochs": "--epochs", "seed": "--seed"} | (TASK_FLAGS[run["task"]] if run["peer"] == "ours" else {})
+    given = TRAINED[run["peer"], run["task"]]
+    return [
+        TASKS[run["peer"]],
+        run["task"],
+        *given,
+        *(text for name, flag in flags.items() if name in run for text in (flag, str(run[name]))),
+    ]
 
 
-def cells_of(tasks: Iterable[str], axes: dict[str, dict[str, tuple[int, ...]]]) -> list[Cell]:
-    """Return the cells of the result table: one `Cell` for each task and each combination of its sizes."""
-    return [Cell(task, dict(zip(axes[task], values, strict=True))) for task in tasks for values in product(*axes[task].values())]
-
-
-def runs_of(cells: Sequence[Cell], peers: Sequence[str], seeds: int, epochs: dict[str, int]) -> Iterator[Run]:
-    """Yield a training run for every combination of a cell (task with sizes), a library and a seed."""
-    for cell, peer, seed in product(cells, peers, range(seeds)):
-        if (peer, cell.task) in MODULES and (peer == "ours" or cell.sizes == EXAMPLE_SIZES[cell.task]):
-            yield Run(cell, peer, seed, epochs[cell.task])
-
-
-def setting_key(row: Row) -> tuple:
-    """Return a tuple (task, library, number of epochs, *sizes) that identifies the setting of a result row."""
-    return (row["task"], row["peer"], row["epochs"], *(row.get(letter) for letter in FLAGS))
-
-
-def run_key(row: Row) -> tuple:
-    """Return a tuple that identifies the training run of a result row: its setting, which is `setting_key(row)`, followed by its seed."""
-    return (*setting_key(row), row["seed"])
-
-
-def sweep(runs: Iterable[Run], path: Path, sha: str, cores: int) -> None:
+def sweep(runs: Iterable[Row], path: Path, sha: str, cores: int) -> None:
     """Execute the training runs that have no results yet, and append their results to a file."""
     free = Queue[int]()
     for number in range(len(os.sched_getaffinity(0)) // cores):
         free.put(number * cores)
 
-    def measure(run: Run) -> list[Row]:
-        first, load = free.get(), timing.load()
+    def measure(run: Row) -> list[Row]:
+        first = free.get()
         try:
-            rows = timing.run_module(run.arguments(), cores, first=first)
+            rows = timing.run_module(arguments(run), cores, first=first)
         finally:
             free.put(first)
-        about = run.about() | {"git": sha, "cores": cores, "load": load}
-        return [make_row(GRID, **row | about) for row in rows if isinstance(row["epoch"], int)]
+        return [row for row in rows if isinstance(row["epoch"], int)]
 
-    def key(row: Row) -> tuple | None:
-        return run_key(row) if (row["measurement"], row.get("git"), row.get("cores")) == (GRID, sha, cores) else None
+    def describe(rows: Sequence[Row]) -> str:
+        return ", ".join(f"{row.get('test_accuracy', row.get('validation_bits')):.4f}" for row in rows)
 
-    def describe(run: Run, rows: Sequence[Row]) -> str:
-        return f"{run}: " + ", ".join(f"{row.get('test_accuracy', row.get('validation_bits')):.4f}" for row in rows)
-
-    run_missing(path, {run_key(run.about()): run for run in runs}, key, measure, "runs", describe, check, free.qsize())
+    items = [run | {"git": sha, "cores": cores} for run in runs]
+    timing.measure_missing(path, GRID, items, measure, "runs", describe, workers=free.qsize())
 
 
 def grid_rows(path: Path, sha: str, cores: int = CORES) -> list[Row]:
@@ -187,59 +146,52 @@ def grid_rows(path: Path, sha: str, cores: int = CORES) -> list[Row]:
 
 
 def summarize(rows: Iterable[Row]) -> list[Row]:
-    """Combine the results of all seeds into one dict of metrics for each combination of task, peer, number of epochs and sizes."""
-    groups: dict[tuple, dict[tuple, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    """Combine the results of all seeds into one dict of metrics for each combination of task, peer, number of epochs and sizes.
+
+    "front" tells whether the combination is on the Pareto front of score and speed (training examples per second) among those of its task
+    and number of epochs.
+    """
+    groups: dict[tuple, dict[int, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
-        groups[setting_key(row)][run_key(row)].append(row)
+        groups[tuple(row.get(name) for name in ("task", "peer", "epochs", *FLAGS))][row["seed"]].append(row)
     lines = []
     for (task, peer, planned, *values), runs in groups.items():
         name, best = ("test_accuracy", max) if task == "sentiment" else ("validation_bits", min)
         epochs = [row for run in runs.values() for row in run]
         line = {"task": task, "peer": peer, "epochs": planned} | dict(zip(FLAGS, values, strict=True)) | {"seeds": len(runs)}
-        line["scores"] = [best(row[name] for row in run) for run in runs.values()]
-        line["examples_per_second"] = float(np.median([row.get("examples_per_second") or REVIEWS / row["seconds"] for row in epochs]))
+        scores = [best(row[name] for row in run) for run in runs.values()]
+        line |= {"score": float(np.mean(scores)), "low": min(scores), "high": max(scores)}
+        line["speed"] = float(np.median([row.get("examples_per_second") or REVIEWS / row["seconds"] for row in epochs]))
         line["epoch_seconds"] = float(np.median([row["seconds"] for row in epochs]))
-        line["to_target"] = [seconds_to(run) for run in runs.values()] if task == "sentiment" else []
-        lines.append(line)
-    return lines
+        reached = [seconds_to(run) for run in runs.values()] if task == "sentiment" else [math.nan]
+        lines.append(line | {"seconds_to_target": float(np.median(reached))})
+    return [line | {"front": not _dominated(line, lines)} for line in lines]
+
+
+def _dominated(line: Row, lines: Sequence[Row]) -> bool:
+    sign = 1 if line["task"] == "sentiment" else -1
+    others = [other for other in lines if all(other[name] == line[name] for name in ("task", "epochs"))]
+    return any(sign * other["score"] >= sign * line["score"] and other["speed"] > line["speed"] for other in others)
 
 
 def seconds_to(epochs: Sequence[Row], accuracy: float = TARGET) -> float:
     """Return the training time in seconds up to the end of the first epoch that reaches the given test accuracy."""
-    spent = 0.0
-    for row in sorted(epochs, key=lambda row: row["epoch"]):
-        spent += row["seconds"]
-        if row["test_accuracy"] >= accuracy:
-            return spent
-    return float("inf")
-
-
-def pareto_front(lines: Sequence[Row]) -> list[Row]:
-    """Return the results on the Pareto front of score and speed (training examples per second)."""
-
-    def gain(line: Row) -> float:
-        return float(np.mean(line["scores"])) * (1 if line["task"] == "sentiment" else -1)
-
-    def dominated(line: Row) -> bool:
-        others = [other for other in lines if other is not line and all(other[name] == line[name] for name in ("task", "epochs"))]
-        return any(gain(other) >= gain(line) and other["examples_per_second"] > line["examples_per_second"] for other in others)
-
-    return [line for line in lines if not dominated(line)]
+    ordered = sorted(epochs, key=lambda row: row["epoch"])
+    spent = accumulate(row["seconds"] for row in ordered)
+    return next((seconds for row, seconds in zip(ordered, spent, strict=True) if row["test_accuracy"] >= accuracy), math.inf)
 
 
 def report(rows: Iterable[Row]) -> None:
     """Print a table with the score and the speed for each combination of task, library, number of epochs and sizes."""
     lines = summarize(rows)
-    front = pareto_front(lines)
-    table = make_table(("task", "peer", "epochs", *FLAGS, "seeds", "score", "range", "examples/s", "s an epoch", f"s to {TARGET}"))
+    table = []
     for line in sorted(lines, key=lambda line: (line["task"], line["peer"], line["epochs"], *((line[letter] or 0) for letter in FLAGS))):
-        scores, middle = line["scores"], float(np.median(line["to_target"])) if line["to_target"] else float("nan")
-        cells = (f"{np.mean(scores):.4f}{' *' if line in front else '  '}", f"{min(scores):.4f} to {max(scores):.4f}")
-        speed = (f"{line['examples_per_second']:,.0f}", f"{line['epoch_seconds']:.1f}")
-        to_target = "" if not line["to_target"] else f"{middle:.1f}" if np.isfinite(middle) else "not reached"
+        cells = (f"{line['score']:.4f}{' *' if line['front'] else '  '}", f"{line['low']:.4f} to {line['high']:.4f}")
+        speed, middle = (f"{line['speed']:,.0f}", f"{line['epoch_seconds']:.1f}"), line["seconds_to_target"]
+        to_target = "" if math.isnan(middle) else f"{middle:.1f}" if np.isfinite(middle) else "not reached"
         sizes = ("" if line[letter] is None else str(line[letter]) for letter in FLAGS)
-        table.add_row(line["task"], line["peer"], str(line["epochs"]), *sizes, str(line["seeds"]), *cells, *speed, to_target)
-    print_table(table)
+        table.append((line["task"], line["peer"], str(line["epochs"]), *sizes, str(line["seeds"]), *cells, *speed, to_target))
+    print_table(("task", "peer", "epochs", *FLAGS, "seeds", "score", "range", "examples/s", "s an epoch", f"s to {TARGET}"), table)
     print("score: mean over seeds of the best epoch's test accuracy (sentiment) or held-out bits a character (generation)")
     print("*: Pareto front, no other cell of the task and its epochs is both better and faster")
 
@@ -251,7 +203,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, help="number of seeds, or of rounds of epoch_time")
     grid = parser.add_argument_group("grid")
     grid.add_argument("--preset", choices=list(PRESETS), default="quick")
-    grid.add_argument("--peer", nargs="+", choices=sorted({peer for peer, _ in MODULES}), default=["ours"])
+    grid.add_argument("--peer", nargs="+", choices=sorted({peer for peer, _ in TRAINED}), default=["ours"])
     add_size_flags(grid, ("length", "step", "units"))
     grid.add_argument("--epochs", type=int)
     grid.add_argument("--cores", type=int, default=CORES, help="cores of a run; the other cores have runs of their own")
@@ -275,6 +227,6 @@ def main() -> None:
         given = {letter: getattr(options, flag.strip("-")) for letter, flag in FLAGS.items()}
         axes = {task: {letter: given[letter] or sizes for letter, sizes in preset.axes[task].items()} for task in options.task}
         epochs = {task: options.epochs or planned for task, planned in preset.epochs.items()}
-        runs = runs_of(cells_of(options.task, axes), options.peer, options.seeds or preset.seeds, epochs)
+        runs = runs_of(options.task, axes, options.peer, options.seeds or preset.seeds, epochs)
         sweep(runs, options.results, sha, options.cores)
     report([row for row in rows_of_commit(options.results, GRID, git=sha) if row["cores"] == options.cores])

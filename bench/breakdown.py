@@ -29,10 +29,9 @@ import numpy as np
 
 from bench import RESULTS, commit, make_parser, read_flags, timing
 from bench.flops import FLOAT, forward_flops
-from bench.schema import BREAKDOWN, check, make_row, rows_of, rows_of_commit
+from bench.schema import BREAKDOWN, rows_of, rows_of_commit
 from bench.workloads import Arrays, Workload, make_arrays, workload
 from lstm_jax.errors import require
-from lstm_jax.sweep.missing import run_missing
 
 PATH = RESULTS / "breakdown.jsonl"
 STEPS, ROUNDS = 100, 7
@@ -115,13 +114,6 @@ def measure(name: str) -> dict[str, Any]:
     return {"git": commit(), "workload": name, "backend_ran": built.backend} | found
 
 
-def with_floors(row: dict[str, Any]) -> dict[str, Any]:
-    """Measure the peak speeds of the machine, and return a copy of a result row with lower bounds of its times (floors)."""
-    work, measured = workload(row["workload"]), timing.peaks()
-    gflops, copy_gbs = measured[f"gemm_gflops_{timing.CORES}"], measured[f"copy_gbs_{timing.CORES}"]
-    return row | {"floors_ms": floors(work, make_arrays(work), gflops, copy_gbs), "gemm_gflops": gflops, "copy_gbs": copy_gbs}
-
-
 def report(row: dict[str, Any]) -> None:
     """Print the time of a training step, then a line for each of its parts with the time and the lower bound of the time (floor)."""
     step, total = row["ms_per_step"], sum(row["parts_ms"].values())
@@ -143,13 +135,16 @@ def main() -> None:
         print(json.dumps(measure(options.workload[0])))
         return
 
-    def row_of(name: str) -> list[dict[str, Any]]:
-        row = with_floors(timing.run_module(["bench", "breakdown", "--one", "--workload", name])[-1])
-        return [make_row(BREAKDOWN, cores=timing.CORES, load=timing.load(), **row)]
+    def measured(item: dict[str, Any]) -> list[dict[str, Any]]:
+        row = timing.run_module(["bench", "breakdown", "--one", "--workload", item["workload"]])[-1]
+        speeds, work = timing.peaks(), workload(item["workload"])
+        gflops, copy_gbs = speeds[f"gemm_gflops_{timing.CORES}"], speeds[f"copy_gbs_{timing.CORES}"]
+        lower = floors(work, make_arrays(work), gflops, copy_gbs)
+        return [row | {"floors_ms": lower, "gemm_gflops": gflops, "copy_gbs": copy_gbs}]
 
-    wanted = {} if options.report else {name: name for name in options.workload}
-    run_missing(options.results, wanted, lambda row: None, row_of, "workloads", lambda name, rows: f"{name}: measured", check)
     path, sha = options.results, options.commit
+    items = [{"workload": name} for name in options.workload]
+    timing.measure_missing(path, BREAKDOWN, items, measured, "workloads", lambda rows: "measured", not options.report, lambda row: False)
     rows = rows_of_commit(path, BREAKDOWN, git=sha) if sha else rows_of(path, BREAKDOWN)
     newest = {row["workload"]: row for row in rows}
     for name in options.workload:

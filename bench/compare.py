@@ -28,7 +28,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from bench import read_flags
+from bench import make_parser, read_flags
 from bench.peers import OURS, row_key
 from bench.schema import STEP, match_commit, rows_of
 from bench.summary import ends_text, kept, ratio_interval
@@ -92,17 +92,17 @@ def changes(baseline: list[dict[str, Any]], candidate: list[dict[str, Any]], lev
     shared = [key for key in before if key in after]
     if not shared:
         raise InputError("rows", f"{len(baseline)} and {len(candidate)}", "give rows that have a workload and a peer in common")
-    return judged([_change(*names[key], before[key], after[key]) for key in shared], level, least)
+    found = []
+    for key in shared:
+        old, new = before[key], after[key]
+        smallest = smallest_p(len(old), len(new))
+        found.append(Change(*names[key], *ratio_interval(new, old), stats.permutation_p(old, new), smallest=smallest))
+    return judged(found, level, least)
 
 
 def _devices(row: dict[str, Any]) -> list[str]:
     devices = row["devices"]
     return sorted(set(devices)) if all(name.startswith("cpu") for name in devices) else devices
-
-
-def _change(work: str, name: str, before: Sequence[float], after: Sequence[float]) -> Change:
-    p, smallest = stats.permutation_p(before, after), smallest_p(len(before), len(after))
-    return Change(work, name, *ratio_interval(after, before), p, smallest=smallest)
 
 
 def smallest_p(old: int, new: int) -> float:
@@ -150,7 +150,7 @@ def add_test_flags(parser: argparse.ArgumentParser) -> None:
 
 def main() -> int:
     """Print the changes between two sets of results; return 1 if something is slower, 2 if there were too few processes, else 0."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("baseline", help="a file of rows, or a commit")
     parser.add_argument("candidate", help="a file of rows, or a commit")
     add_test_flags(parser)

@@ -44,12 +44,11 @@ import numpy as np
 from bench import RESULTS, commit, cpu, make_parser, read_flags, timing
 from bench.compare import LEAST, LEVEL, Change, add_test_flags, fewest, judged
 from bench.peers import OURS, Candidate
-from bench.schema import DUEL, FALSE_ALARM, check, make_row, rows_of, rows_of_commit
-from bench.workloads import Workload, read_workloads
+from bench.schema import DUEL, FALSE_ALARM, rows_of, rows_of_commit
+from bench.workloads import Workload, read_workloads, workload
 from lstm_jax.backend_names import RENAMED
 from lstm_jax.errors import InputError, require
 from lstm_jax.sweep import stats
-from lstm_jax.sweep.missing import run_missing
 
 PATH = RESULTS / "duel.jsonl"
 ROUNDS, TURNS, BLOCK_SECONDS = 8, 30, 0.05
@@ -109,7 +108,7 @@ def measure_round(
         peer, *options = candidate.arguments()
         commands.append(["bench.worker", peer, work.name, *options, "--checked", "0", "--seconds", str(seconds)])
     # the name of the CPU is from this process: an old checkout may give another name to the same CPU
-    about = {"cpu": cpu(), "cores": timing.CORES, "load": timing.load(), "workload": work.name, "seconds": seconds}
+    about = {"cpu": cpu(), "seconds": seconds}
     try:
         rows = timing.run_in_turns(commands, turns, folders, environment)
     except subprocess.CalledProcessError as error:
@@ -128,15 +127,35 @@ def rounds_of(rows: Iterable[Mapping[str, Any]], group: str) -> dict[Any, dict[i
     return found
 
 
-def counted(options: argparse.Namespace, mine: Callable[[Row], bool]) -> Callable[[Row], bool]:
-    """Return a function that takes a row, and returns whether the row counts for the comparison."""
+def measure_rounds(
+    options: argparse.Namespace,
+    measurement: str,
+    items: Sequence[Row],
+    roles: Callable[[Row], Mapping[str, Candidate]],
+    folders: Sequence[Path] | None = None,
+) -> list[Row]:
+    """Measure the rounds that have no rows with the settings of this call, unless `--report` is given, and return their rows."""
+    mine = [{name: value for name, value in item.items() if name != "round"} for item in items]
 
     def setting(row: Row) -> tuple[Any, ...]:
         return row["cpu"], row["cores"], len(row["samples"]), row.get("seconds", options.seconds)  # old rows have no seconds
 
-    settings = [setting(row) for row in rows_of(options.results, DUEL, FALSE_ALARM) if mine(row)] if options.report else []
+    rows = rows_of(options.results, measurement) if options.report else []
+    settings = [setting(row) for row in rows if any(item.items() <= row.items() for item in mine)]
     wanted = max(reversed(settings), key=settings.count, default=(cpu(), timing.CORES, options.turns, options.seconds))
-    return lambda row: mine(row) and setting(row) == wanted
+
+    def describe(rows: Sequence[Row]) -> str:
+        return ", ".join(f"{row['role']} {ratio(rows[0], row):.3f}" for row in rows[1:]) + " times the baseline's time"
+
+    with tempfile.TemporaryDirectory() as folder:
+        cache = timing.compilation_cache(folder)
+
+        def measure(item: Row) -> list[Row]:
+            return measure_round(roles(item), workload(item["workload"]), cache, folders, options.turns, options.seconds)
+
+        return timing.measure_missing(
+            options.results, measurement, items, measure, "rounds", describe, not options.report, lambda row: setting(row) == wanted
+        )
 
 
 def changes(rows: Iterable[Mapping[str, Any]], level: float, least: float) -> list[Change]:
@@ -208,21 +227,8 @@ def duel(options: argparse.Namespace) -> int:
     works = {work.name: work for work in read_workloads(options.workload or ["A", "B"], {})}
     for name in works:  # checked before hours are spent on measurements that could not find a change
         require_rounds(name, options.rounds, options.level, len(works))
-    counts = counted(options, lambda row: row["measurement"] == DUEL and row["versions"] == versions and row["workload"] in works)
-
-    def key(row: Row) -> tuple | None:
-        return (row["workload"], row["round"]) if counts(row) else None
-
-    with tempfile.TemporaryDirectory() as folder:
-        cache = timing.compilation_cache(folder)
-
-        def measure(item: tuple[str, int]) -> list[Row]:
-            rows = measure_round(ROLES, works[item[0]], cache, list(folders.values()), options.turns, options.seconds)
-            return [make_row(DUEL, round=item[1], versions=versions, **row) for row in rows]
-
-        wanted = {(name, number): (name, number) for number in range(options.rounds) for name in works}
-        rows = run_missing(options.results, {} if options.report else wanted, key, measure, "rounds", _describe, check)
-    mine = [row for row in rows if key(row) in wanted]
+    items = [{"workload": name, "round": number, "versions": versions} for number in range(options.rounds) for name in works]
+    mine = measure_rounds(options, DUEL, items, lambda item: ROLES, list(folders.values()))
     for name in works.keys() - {row["workload"] for row in mine}:
         raise InputError("workload", name, f"{options.results} has no rounds of it with the CPU and flags of the others: measure it")
     verdicts = changes(mine, options.level, options.least)
@@ -232,11 +238,6 @@ def duel(options: argparse.Namespace) -> int:
     return int(any(found.verdict == "slower" for found in verdicts))
 
 
-def _describe(item: tuple[Any, int], rows: Sequence[Row]) -> str:
-    ratios = ", ".join(f"{row['role']} {ratio(rows[0], row):.3f}" for row in rows[1:])
-    return f"{item[0]}, round {item[1]}: {ratios} times the baseline's time"
-
-
 def measure_false_alarms(options: argparse.Namespace) -> None:
     """Compare this checkout with itself several times, and print the number of false alarms (comparisons that found a change)."""
     sha = options.commit or commit()
@@ -244,28 +245,11 @@ def measure_false_alarms(options: argparse.Namespace) -> None:
     require(len(works) == 1, "workload", " ".join(work.name for work in works), "give one with --false-alarms")
     work = works[0]
     require_rounds(work.name, options.rounds, options.level)
-    counts = counted(options, lambda row: (row["measurement"], row.get("git"), row["workload"]) == (FALSE_ALARM, sha, work.name))
-
-    def key(row: Row) -> tuple | None:
-        return (row["comparison"], row["round"]) if counts(row) else None
-
-    with tempfile.TemporaryDirectory() as folder:
-        cache = timing.compilation_cache(folder)
-
-        def measure(item: tuple[int, int]) -> list[Row]:
-            rows = measure_round(roles_of(item[0]), work, cache, None, options.turns, options.seconds)
-            return [make_row(FALSE_ALARM, comparison=item[0], round=item[1], git=sha, **row) for row in rows]
-
-        wanted = [(comparison, number) for comparison in range(ALIKE) for number in range(options.rounds)]
-        missing = {} if options.report else {item: item for item in wanted}
-        run_missing(options.results, missing, key, measure, "rounds", _describe, check)
-    rows = [row for row in rows_of_commit(options.results, FALSE_ALARM, git=sha) if key(row) in wanted]
+    about = {"workload": work.name, "git": sha}
+    items = [{"comparison": comparison, "round": number} | about for comparison in range(ALIKE) for number in range(options.rounds)]
+    rows = measure_rounds(options, FALSE_ALARM, items, lambda item: ROLES | (SLOWER if item["comparison"] < SLOWED else {}))
+    rows_of_commit(options.results, FALSE_ALARM, git=sha)  # complains of a commit without rows
     report_false_alarms(rows, options.level, options.least)
-
-
-def roles_of(comparison: int, slowed: int = SLOWED) -> dict[str, Candidate]:
-    """Return a dict from the role of each process to its library and options, for one comparison of this checkout with itself."""
-    return ROLES | (SLOWER if comparison < slowed else {})
 
 
 def main() -> int:

@@ -9,7 +9,6 @@ Each command prints a JSON line. A peak is the best of several tries. With `--th
 fastest library among XLA, NumPy and, if it is installed, PyTorch, because none of the three is the fastest on every CPU.
 """
 
-import argparse
 import json
 import time
 from collections.abc import Callable
@@ -17,6 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+
+from bench import make_parser
 
 SIZE = 2048
 COPIED = 64 * 2**20
@@ -121,7 +122,7 @@ def slow_probe(probes: list[float], fastest: float) -> str:
 
 def main() -> None:
     """Measure the speeds that the command line selects (of matrix products, and of a memory copy), and print them as a JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     group = parser.add_mutually_exclusive_group(required=True)
     group.add_argument("--threads", type=int, help="measure the peaks of so many threads")
     group.add_argument("--bfloat16", action="store_true", help="measure the peak of a product in bfloat16")

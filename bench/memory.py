@@ -30,11 +30,10 @@ from typing import Any
 import numpy as np
 
 from bench import RESULTS, commit, data_file, make_parser, read_flags, timing
-from bench.schema import RUN_MEMORY, STEP_MEMORY, check, make_row, rows_of, rows_of_commit
+from bench.schema import RUN_MEMORY, STEP_MEMORY, make_row, rows_of, rows_of_commit
 from bench.summary import names_of
 from bench.workloads import read_sizes
 from lstm_jax.errors import require
-from lstm_jax.sweep.missing import run_missing
 from lstm_jax.sweep.rows import append_rows
 
 PATH = RESULTS / "memory.jsonl"
@@ -55,8 +54,7 @@ def measure_here(name: str, remat: str, backend: str | None) -> Row:
     built = ours.build(work, make_arrays(work), Options(backend, work.dropout, work.recurrent_dropout, remat))
     before = peak_mib()
     built.run(2)
-    sizes = {"B": work.batch, "T": work.length, "H": work.units, "E": work.features, "V": work.vocabulary}
-    return {"remat": remat} | sizes | {"backend_ran": built.backend, "before_mib": before, "peak_mib": peak_mib()}
+    return {"remat": remat} | work.sizes | {"backend_ran": built.backend, "before_mib": before, "peak_mib": peak_mib()}
 
 
 def exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
@@ -92,21 +90,12 @@ def measure_run() -> Row:
 def sweep(names: Sequence[str], path: Path, sha: str, backend: str | None) -> None:
     """Measure the peak memory of training steps for each workload and each value of `remat`, and append the results to a file."""
 
-    def key(row: Row) -> tuple | None:
-        mine = (row["measurement"], row.get("git"), row.get("backend")) == (STEP_MEMORY, sha, backend)
-        return (row["workload"], row["remat"]) if mine else None
+    def measure(item: Row) -> list[Row]:
+        here = ["--here", item["workload"], item["remat"], *(["--backend", backend] if backend else [])]
+        return [timing.run_module(["bench", "memory", *here])[-1] | {"backend": backend}]
 
-    def measure(item: tuple[str, str]) -> list[Row]:
-        name, remat = item
-        row = timing.run_module(["bench", "memory", "--here", name, remat, *(["--backend", backend] if backend else [])])[-1]
-        return [make_row(STEP_MEMORY, git=sha, workload=name, backend=backend, cores=timing.CORES, **row)]
-
-    items = [(name, remat) for name in names for remat in REMATS]
-
-    def describe(item: tuple[str, str], rows: Sequence[Row]) -> str:
-        return f"{item[0]}, remat {item[1]}: {rows[-1]['peak_mib']:.0f} MiB"
-
-    run_missing(path, {item: item for item in items}, key, measure, "processes", describe, check)
+    items = [{"workload": name, "remat": remat, "backend": backend, "git": sha} for name in names for remat in REMATS]
+    timing.measure_missing(path, STEP_MEMORY, items, measure, "processes", lambda rows: f"{rows[-1]['peak_mib']:.0f} MiB")
 
 
 def _parse() -> argparse.Namespace:

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from bench import timing
-from bench.schema import EPOCH_TIME, HELD_OUT, LOSS, SEEDS, check, make_row, rows_of
+from bench.peers import TASKS
+from bench.schema import EPOCH_TIME, HELD_OUT, LOSS, SEEDS
 from bench.summary import CONFIDENCE, ratio_interval, speedup_text
 from lstm_jax.errors import InputError
-from lstm_jax.sweep.missing import run_missing
 
 Row = dict[str, Any]
 PRINTED = (2.4947, 2.0049, 1.8619, 1.7592, 1.6842, 1.6206, 1.5732, 1.5312, 1.4886, 1.4606)
@@ -46,8 +46,7 @@ class Recipe:
 
     def arguments(self) -> list[str]:
         """Return the arguments that `python -m` needs to train with this recipe: the module, the task and the flags without the seed."""
-        module = "bench.peers.ours_tasks" if self.peer == "ours" else "bench.peers.keras_tasks"
-        return [module, self.task, *self.flags]
+        return [TASKS[self.peer], self.task, *self.flags]
 
 
 RECIPES: dict[str, tuple[Recipe, ...]] = {
@@ -98,38 +97,6 @@ All generation recipes train the model of lstm_text_generation: LSTM(128) on one
 """
 
 
-@dataclass(frozen=True)
-class Run:
-    """One training run of a recipe, which a fresh process executes.
-
-    Attributes:
-        study: name of the study, a key of `RECIPES`.
-        recipe: training recipe.
-        number: seed of the run. In the study `EPOCH_TIME`, all runs have the default seed, and `number` is the number of the round. In a
-            round, each recipe is run once.
-    """
-
-    study: str
-    recipe: Recipe
-    number: int
-
-    def __str__(self) -> str:
-        return f"{self.recipe.task} {self.recipe.name}, {'round' if self.study == EPOCH_TIME else 'seed'} {self.number}"
-
-    def measure(self) -> list[Row]:
-        """Train with the recipe in a fresh process, and return its result rows: one for each epoch, and one more if data is held out."""
-        known = {"recipe": self.recipe.name, "task": self.recipe.task}
-        if self.study != EPOCH_TIME:
-            rows = timing.run_module([*self.recipe.arguments(), "--seed", str(self.number)])
-            return [make_row(self.study, **row | known) for row in rows]
-        about = known | {"round": self.number, "cores": timing.CORES, "load": timing.load()}
-        return [make_row(self.study, **timing.run_module(self.recipe.arguments())[-1] | about)]
-
-
-def _number(row: Row) -> int:
-    return row["round"] if row["measurement"] == EPOCH_TIME else row["seed"]
-
-
 def choose(study: str, tasks: Sequence[str], names: Sequence[str] | None) -> list[Recipe]:
     """Return the recipes of a study that have one of the given tasks and one of the given names."""
     of_study = RECIPES[study]
@@ -142,39 +109,39 @@ def choose(study: str, tasks: Sequence[str], names: Sequence[str] | None) -> lis
 
 def run(study: str, recipes: Sequence[Recipe], first: int, count: int | None, path: Path, measure: bool) -> None:
     """Train with each recipe of a study, once for each of several seeds, and print the report of the study."""
-    numbers = {(recipe.task, recipe.name): range(first, first + (count or recipe.repeats)) for recipe in recipes}
-    last = max(map(len, numbers.values()))
-    runs = [Run(study, recipe, first + n) for n in range(last) for recipe in recipes]
-    wanted = {(r.recipe.task, r.recipe.name, r.number): r for r in runs if r.number in numbers[r.recipe.task, r.recipe.name]}
+    number = "round" if study == EPOCH_TIME else "seed"
+    by_name = {(recipe.task, recipe.name): recipe for recipe in recipes}
+    last = max(count or recipe.repeats for recipe in recipes)
+    items = [
+        {"task": recipe.task, "recipe": recipe.name, number: first + n}
+        for n in range(last)
+        for recipe in recipes
+        if n < (count or recipe.repeats)
+    ]
 
-    def key(row: Row) -> tuple | None:
-        return (row["task"], row["recipe"], _number(row)) if row["measurement"] == study else None
+    def train(item: Row) -> list[Row]:
+        arguments = by_name[item["task"], item["recipe"]].arguments()
+        if study == EPOCH_TIME:
+            return timing.run_module(arguments)[-1:]
+        return timing.run_module([*arguments, "--seed", str(item["seed"])])
 
-    def describe(item: Run, rows: Sequence[Row]) -> str:
+    def describe(rows: Sequence[Row]) -> str:
         name = {SEEDS: "test_accuracy", EPOCH_TIME: "seconds"}.get(study, "train_loss")
-        return f"{item}: {name} " + ", ".join(f"{row[name]:.4f}" for row in rows if name in row)
+        return f"{name} " + ", ".join(f"{row[name]:.4f}" for row in rows if name in row)
 
-    if measure:
-        run_missing(path, wanted, key, Run.measure, "runs", describe, check)
-    rows = [row for row in rows_of(path, study) if key(row) in wanted]
-    for line in REPORTS[study](rows):
+    for line in REPORTS[study](timing.measure_missing(path, study, items, train, "runs", describe, measure)):
         print(line)
-
-
-def accuracy_over_seeds(rows: Iterable[Row]) -> dict[str, dict[int, float]]:
-    """Return the test accuracy of each recipe and seed, as nested dicts: name of the recipe -> seed -> test accuracy."""
-    best: dict[str, dict[int, float]] = defaultdict(dict)
-    for row in rows:
-        if row["epoch"] == "best" if row["recipe"].endswith("held-out") else True:
-            scores = best[row["recipe"]]
-            scores[row["seed"]] = max(scores.get(row["seed"], 0), row["test_accuracy"])
-    return dict(best)
 
 
 def report_seeds(rows: Iterable[Row]) -> list[str]:
     """Return the report of the test accuracy over seeds, with one line of text for each recipe."""
+    best: dict[str, dict[int, float]] = defaultdict(dict)
+    for row in rows:
+        if row["epoch"] == "best" or not row["recipe"].endswith("held-out"):
+            scores = best[row["recipe"]]
+            scores[row["seed"]] = max(scores.get(row["seed"], 0), row["test_accuracy"])
     lines = []
-    for name, scores in accuracy_over_seeds(rows).items():
+    for name, scores in best.items():
         values = list(scores.values())
         deviation = np.std(values, ddof=1) if len(values) > 1 else 0.0
         each = ", ".join(f"{seed}: {value:.4f}" for seed, value in sorted(scores.items()))

@@ -16,72 +16,28 @@ reads the last 40 characters for each new character, as Keras does.
 import argparse
 import tempfile
 from collections import defaultdict
-from collections.abc import Container, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from bench import RESULTS, make_parser, read_flags, timing
-from bench.schema import SAMPLING, check, make_row, rows_of
+from bench.peers import TASKS
+from bench.schema import SAMPLING, rows_of
 from bench.summary import CONFIDENCE, ends_text, ratio_interval, speedup_text
 from bench.workloads import CHARS, read_sizes
 from lstm_jax.errors import require
-from lstm_jax.sweep.missing import run_missing
 
 PATH = RESULTS / "sampling.jsonl"
-MODULES = {"keras_jax": "bench.peers.keras_tasks", "ours": "bench.peers.ours_tasks"}
 ROUNDS = {"quick": 1, "standard": 5, "full": 10}
 LOOP, MODES = "predict loop", ("carried", "window")
+ITEM = ("units", "round", "peer", "chars")
 Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Run:
-    """Description of one process, which measures how long a library takes to draw characters.
-
-    Attributes:
-        peer: library, "keras_jax" or "ours".
-        units: hidden size of the model.
-        chars: number of characters to draw for each text.
-        round: number of the round. In each round, each library runs once at each hidden size.
-    """
-
-    peer: str
-    units: int
-    chars: int
-    round: int
-
-    def __str__(self) -> str:
-        return f"{self.units} units, round {self.round}, {self.peer}"
-
-    def methods(self, samples: Iterable[int]) -> list[str]:
-        """Return the names of the methods that this process times: the value of "method" in each of its result rows."""
-        counts = sorted({1, *samples})
-        return [method_of(mode, count) for mode in MODES for count in counts] if self.peer == "ours" else [LOOP]
-
-    def measure(self, folder: str, samples: Sequence[int], known: Container[str] = ()) -> list[Row]:
-        """Run a fresh process that times the drawing of characters, and return its result rows."""
-        weights = Path(folder) / f"{self.units}.weights.h5"
-        if self.peer == "ours" and not weights.exists():  # an earlier call measured Keras, and its file of weights is gone
-            self._run("keras_jax", weights, 1)
-        about = {"round": self.round, "units": self.units, "chars": self.chars, "cores": timing.CORES, "load": timing.load()}
-        flags = ["--samples", *map(str, samples)] if self.peer == "ours" else []
-        rows = self._run(self.peer, weights, self.chars, *flags)
-        return [make_row(SAMPLING, **about | row) for row in rows if row["method"] not in known]
-
-    def _run(self, peer: str, weights: Path, chars: int, *flags: str) -> list[Row]:
-        common = ["--weights", str(weights), "--units", str(self.units), "--chars", str(chars)]
-        return timing.run_module([MODULES[peer], "sampling", *common, *flags])
 
 
 def method_of(mode: str, count: int) -> str:
     """Return the value of the field "method" of a result row of this project, such as "window" or "window, 16 samples"."""
     return mode if count == 1 else f"{mode}, {count} samples"
-
-
-def run_of(row: Row) -> Run:
-    """Return the `Run` that a sampling result row belongs to."""
-    return Run(row["peer"], row["units"], row["chars"], row["round"])
 
 
 def report(rows: Iterable[Row], units: int, samples: Sequence[int]) -> None:
@@ -117,21 +73,30 @@ def main() -> None:
     """Run the processes that have no results yet, unless `--report` is given, and print the report."""
     options = _parse()
     rounds = range(options.first_round, options.first_round + (options.rounds or ROUNDS[options.preset]))
-    runs = [Run(peer, units, options.chars, number) for units in options.units for number in rounds for peer in MODULES]
-
-    def describe(run: Run, rows: Sequence[Row]) -> str:
-        return "; ".join(f"{run}, {row['method']}: {row['seconds']:.3f} s" for row in rows)
-
-    known: dict[Run, set[str]] = defaultdict(set)
+    known: dict[tuple, set[str]] = defaultdict(set)
     for row in rows_of(options.results, SAMPLING):
-        known[run_of(row)].add(row["method"])
-    wanted = {} if options.report else {run: run for run in runs if not known[run].issuperset(run.methods(options.samples))}
+        known[tuple(row[name] for name in ITEM)].add(row["method"])
+    methods = {"keras_jax": {LOOP}, "ours": {method_of(mode, count) for mode in MODES for count in (1, *options.samples)}}
+    keys = [key for key in product(options.units, rounds, TASKS, [options.chars]) if not known[key].issuperset(methods[key[2]])]
     with tempfile.TemporaryDirectory() as folder:
 
-        def measure(run: Run) -> list[Row]:
-            return run.measure(folder, options.samples, known[run])
+        def draw(peer: str, units: int, chars: int) -> list[Row]:
+            weights = Path(folder) / f"{units}.weights.h5"
+            if peer == "ours" and not weights.exists():  # an earlier call measured Keras, and its file of weights is gone
+                draw("keras_jax", units, 1)
+            flags = ["--weights", str(weights), "--units", str(units), "--chars", str(chars)]
+            flags += ["--samples", *map(str, options.samples)] if peer == "ours" else []
+            return timing.run_module([TASKS[peer], "sampling", *flags])
 
-        run_missing(options.results, wanted, lambda row: None, measure, "processes", describe, check)
+        def measure(item: Row) -> list[Row]:
+            rows = draw(item["peer"], item["units"], item["chars"])
+            return [row for row in rows if row["method"] not in known[tuple(item[name] for name in ITEM)]]
+
+        def describe(rows: Sequence[Row]) -> str:
+            return ", ".join(f"{row['method']} {row['seconds']:.3f} s" for row in rows)
+
+        items: list[Row] = [dict(zip(ITEM, key, strict=True)) for key in keys]
+        timing.measure_missing(options.results, SAMPLING, items, measure, "processes", describe, not options.report, lambda row: False)
     rows = [row for row in rows_of(options.results, SAMPLING) if row["round"] in rounds and row["chars"] == options.chars]
     for units in options.units:
         report([row for row in rows if row["units"] == units], units, options.samples)

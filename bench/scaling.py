@@ -24,12 +24,12 @@ import numpy as np
 
 from bench import RESULTS, commit, cpu, make_parser, read_flags, timing
 from bench.memory import exponent
-from bench.schema import SCALING, check, make_row, require_one_machine, rows_of, rows_of_commit
-from bench.workloads import LETTERS, make_arrays, workload
-from lstm_jax.sweep.missing import run_missing
+from bench.schema import SCALING, require_one_machine, rows_of, rows_of_commit
+from bench.workloads import make_arrays, workload
 
 PATH = RESULTS / "scaling.jsonl"
 FIGURE = Path(__file__).parents[1] / "experiments" / "figures" / "time_and_memory.png"
+AXIS_NAMES = {"T": "steps T", "H": "units H, features E = H", "B": "batch B"}
 MIDDLE = {"T": 80, "H": 128, "B": 32}
 GRID = {"T": (20, 40, 80, 160, 320, 640, 1280), "H": (32, 64, 128, 256, 512, 1024), "B": (8, 16, 32, 64, 128, 256, 512)}
 DEVICES = (1, 2)
@@ -55,15 +55,10 @@ class Curve:
     mib: list[float]
 
 
-def points(grid: dict[str, Sequence[int]], middle: Sizes) -> Iterator[Sizes]:
-    """Yield the combinations of sizes to measure, without duplicates. A combination differs from `middle` in at most one size."""
-    seen = []
-    for letter, sizes in grid.items():
-        for size in sizes:
-            point = middle | {letter: size}
-            if point not in seen:
-                seen.append(point)
-                yield point
+def points(grid: dict[str, Sequence[int]], middle: Sizes) -> list[Sizes]:
+    """Return the combinations of sizes to measure, without duplicates. A combination differs from `middle` in at most one size."""
+    each = [middle | {letter: size} for letter, sizes in grid.items() for size in sizes]
+    return [point for n, point in enumerate(each) if point not in each[:n]]
 
 
 def measure_here(point: Sizes, devices: int, seconds: float) -> dict[str, Any]:
@@ -79,42 +74,28 @@ def measure_here(point: Sizes, devices: int, seconds: float) -> dict[str, Any]:
     built.run(1)  # the first call compiles
     steps, samples = measure(built.run, seconds, built.block_seconds)
     peak = peak_mib()
-    sizes = {letter: getattr(sized, name) for letter, name in LETTERS.items()}
     found = {"ms_per_step": float(np.median(samples)), "peak_mib": peak, "steps_per_block": steps, "samples": samples}
-    return sizes | found | {"backend_ran": built.backend} | environment(make_mesh()) | {"devices": devices}
+    return sized.sizes | found | {"backend_ran": built.backend} | environment(make_mesh()) | {"devices": devices}
 
 
-Point = tuple[int, Sizes, int]
-"""Tuple (index of the round, dict from the letter of each size to its value, number of devices) that describes one measurement."""
+def sweep(items: Sequence[dict[str, Any]], seconds: float, path: Path, sha: str) -> None:
+    """Measure the items (round, devices, T, H, B) that have no result of this commit yet, each in a fresh process."""
 
-
-def key_of(row: dict[str, Any]) -> tuple:
-    """Return the key (round, devices, T, H, B) of a result row, which is unique within the rows of a commit."""
-    return tuple(row[name] for name in ("round", "devices", *MIDDLE))
-
-
-def sweep(wanted: Sequence[Point], seconds: float, path: Path, sha: str) -> None:
-    """Make the measurements that have no result yet, each in a fresh process, and append the results to a file."""
-
-    def key(row: dict[str, Any]) -> tuple | None:
-        return key_of(row) if (row["measurement"], row.get("git")) == (SCALING, sha) else None
-
-    def measure(point: Point) -> list[dict[str, Any]]:
-        number, sizes, devices = point
-        load = timing.load()
-        here = ["bench", "scaling", "--here", json.dumps(sizes), "--devices", str(devices), "--seconds", str(seconds)]
-        about = {"git": sha, "round": number, "cores": timing.CORES, "load": load}
-        return [make_row(SCALING, **about | timing.run_module(here)[-1])]
-
-    def describe(point: Point, rows: Sequence[dict[str, Any]]) -> str:
-        number, sizes, devices = point
-        shown = ", ".join(f"{letter} {size}" for letter, size in sizes.items())
-        return f"round {number}, {shown}, devices {devices}: {rows[0]['ms_per_step']:.3f} ms, {rows[0]['peak_mib']:.0f} MiB"
+    def measure(item: dict[str, Any]) -> list[dict[str, Any]]:
+        point = json.dumps({letter: item[letter] for letter in MIDDLE})
+        here = ["bench", "scaling", "--here", point, "--devices", str(item["devices"]), "--seconds", str(seconds)]
+        return timing.run_module(here)[-1:]
 
     rows = [*rows_of(path, SCALING, git=sha), {"cpu": cpu(), "cores": timing.CORES}]
     require_one_machine(rows, "measure on one machine, or give another file in --results")
-    items = {key_of({"round": number, "devices": devices} | sizes): (number, sizes, devices) for number, sizes, devices in wanted}
-    run_missing(path, items, key, measure, "points", describe, check)
+    timing.measure_missing(
+        path,
+        SCALING,
+        [item | {"git": sha} for item in items],
+        measure,
+        "points",
+        lambda rows: f"{rows[0]['ms_per_step']:.3f} ms, {rows[0]['peak_mib']:.0f} MiB",
+    )
 
 
 def curves(rows: Sequence[dict[str, Any]], middle: Sizes, devices: Sequence[int]) -> Iterator[Curve]:
@@ -154,6 +135,36 @@ def describe(curve: Curve) -> str:
     return line + (f", above a constant as {curve.letter} ** {exponent_above_constant(curve.sizes, curve.mib):.2f}" if grown else "")
 
 
+def draw_scaling(found: Sequence[Curve], path: Path, title: str) -> None:
+    """Draw the curves of time and memory over size that `bench scaling` measured, on logarithmic axes."""
+    from matplotlib.ticker import LogLocator
+
+    from lstm_jax.inspection.figures import log_axis, write_figure
+
+    letters = list(dict.fromkeys(curve.letter for curve in found))
+
+    def fill(figure: Any) -> None:
+        figure.suptitle(title, x=0.01, ha="left")
+        panels = figure.subplots(2, len(letters), squeeze=False, sharex="col", sharey="row")
+        for column, letter in enumerate(letters):
+            for curve in (curve for curve in found if curve.letter == letter):
+                colour, word = ("#0072B2", "device") if curve.devices == 1 else ("#D55E00", "devices")
+                label = f"{curve.devices} {word}: {letter} to the {exponent(curve.sizes, curve.ms):.2f}"
+                panels[0, column].loglog(curve.sizes, curve.ms, color=colour, marker="o", ms=4, label=label)
+                panels[1, column].loglog(curve.sizes, curve.mib, color=colour, marker="o", ms=4)
+                for axes in panels[:, column]:
+                    log_axis(axes, "x", curve.sizes)
+            panels[0, column].legend(fontsize=9)
+            panels[1, column].set_xlabel(AXIS_NAMES[letter])
+        for axes in panels[:, 0]:
+            log_axis(axes, "y")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
+        panels[0, 0].set_ylabel("ms, forward and backward")
+        panels[1, 0].set_ylabel("peak MiB, JAX included")
+
+    write_figure(path, (11.5, 6.5), fill)
+
+
 def _sizes(text: str) -> dict[str, Sequence[int]]:
     """Parse a text such as "T=20:40,H=32:64", and return a dict from the letter of each size to its values."""
     found: dict[str, Sequence[int]] = {}
@@ -190,16 +201,14 @@ def main() -> None:
     middle = MIDDLE | {letter: sizes[0] for letter, sizes in options.middle.items()}
     sha = options.commit or commit()
     if not options.report:
-        each = list(points(options.grid, middle))
-        wanted = [(number, point, devices) for number in range(options.rounds) for point in each for devices in options.devices]
-        sweep(wanted, options.seconds, options.results, sha)
+        sized = [(number, point) for number in range(options.rounds) for point in points(options.grid, middle)]
+        items = [{"round": number, "devices": devices} | point for number, point in sized for devices in options.devices]
+        sweep(items, options.seconds, options.results, sha)
     rows = rows_of_commit(options.results, SCALING, git=sha)
     require_one_machine(rows)
     found = list(curves(rows, middle, options.devices))
     for curve in found:
         print(describe(curve))
     if found:
-        from bench.report.figures import draw_scaling
-
         about = ", ".join(f"{letter} {size}" for letter, size in middle.items())
         draw_scaling(found, options.figure, f"A forward and a backward pass about {about}")

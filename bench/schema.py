@@ -62,6 +62,7 @@ class Field:
 TEXT, NUMBER, WHOLE, LIST, DICT, NONE = (str,), (float, int), (int,), (list,), (dict,), type(None)
 TIMED, RECIPES, TURNS = (STEP, SCALING), (SEEDS, LOSS, HELD_OUT, EPOCH_TIME), (DUEL, FALSE_ALARM)
 TRAINED, TRIED = (GRID, *RECIPES), (STEP, FAILED, FIRST_STEP)
+LOADED = (*TRIED, PEAK, GRID, EPOCH_TIME, SAMPLING, SCALING, BREAKDOWN, *TURNS)
 SIZES = dict(zip("BTHEV", ("batch", "steps", "hidden size", "features", "vocabulary"), strict=True))
 FIELDS = {
     "schema": Field(WHOLE, tuple(MEASUREMENTS), f"version of these fields, now {VERSION}"),
@@ -69,8 +70,8 @@ FIELDS = {
     "git": Field(
         TEXT, (*TRIED, PEAK, GRID, STEP_MEMORY, SCALING, BREAKDOWN, FALSE_ALARM), "commit of this project, + if its code differed"
     ),
-    "cores": Field(WHOLE, (*TRIED, PEAK, GRID, EPOCH_TIME, SAMPLING, SCALING, BREAKDOWN, *TURNS), "cores that the process could use"),
-    "load": Field(NUMBER, (*TRIED, PEAK, GRID, EPOCH_TIME, SAMPLING, SCALING, BREAKDOWN, *TURNS), "load average of the minute before"),
+    "cores": Field(WHOLE, LOADED, "cores that the process could use"),
+    "load": Field(NUMBER, LOADED, "load average of the minute before"),
     "peer": Field(TEXT, (STEP, FAILED, *TRAINED, SAMPLING, RUN_MEMORY), "name in `bench.peers.PEERS`"),
     "candidate": Field(TEXT, TRIED, "peer and its options, as --peer takes them"),
     "role": Field(TEXT, TURNS, "baseline, candidate or slower"),
@@ -184,13 +185,9 @@ def check(row: Any, place: str) -> dict[str, Any]:
             raise InputError(f"{place}: {name}", "missing", f"a row of {measurement} has it ({field.meaning})")
         if name in row and (not isinstance(row[name], field.types) or isinstance(row[name], bool)):
             raise InputError(f"{place}: {name}", row[name], f"give {' or '.join(t.__name__ for t in field.types)} ({field.meaning})")
-    return with_current_names(_with_tokens(row))  # old rows have another name for the backend `compiled`
-
-
-def _with_tokens(row: dict[str, Any]) -> dict[str, Any]:
-    if row["measurement"] != STEP or row["kind"] != "evaluation":
-        return row
-    return row | {"tokens_per_second": 1000 / row["ms_per_step"] * workload(row["workload"]).tokens}
+    if measurement == STEP and row["kind"] == "evaluation":
+        row = row | {"tokens_per_second": 1000 / row["ms_per_step"] * workload(row["workload"]).tokens}
+    return with_current_names(row)  # old rows have another name for the backend `compiled`
 
 
 def rows_of(path: Path, *measurements: str, git: str | None = None, series: str = "") -> list[dict[str, Any]]:

@@ -179,16 +179,13 @@ def of_commit(path: Path, commit: str) -> tuple[list[Row], list[Line]]:
     return rows, summarize(workloads_in(rows), candidates, rows)
 
 
-def make_table(heads: Sequence[str]) -> Table:
-    """Return an empty table with the given headings. The first two columns are left-aligned, and the others are right-aligned."""
+def print_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table, whose first two columns are left-aligned. Where the output is not a terminal, a line has up to 160 characters."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for n, head in enumerate(heads):
         table.add_column(head, justify="left" if n < 2 else "right", overflow="fold")
-    return table
-
-
-def print_table(table: Table) -> None:
-    """Print a table. Where the output is not a terminal, a line has up to 160 characters."""
+    for row in rows:
+        table.add_row(*row)
     console = Console()
     (console if console.is_terminal else Console(width=160)).print(table)
 

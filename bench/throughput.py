@@ -28,7 +28,7 @@ import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +37,13 @@ import numpy as np
 from bench import RESULTS, commit, cpu, machine, make_parser, read_flags, timing
 from bench.peers import DTYPES, KEY, OURS, PEERS, Candidate, installed, read_candidates, row_key
 from bench.schema import FAILED, FIRST_STEP, PEAK, STEP, check, make_row, require_one_machine, rows_of, rows_of_commit, select
-from bench.summary import kept, make_table, mean_speedup, names_of, peaks, print_table, speedup_text, speedups_over_sizes, summarize
+from bench.summary import kept, mean_speedup, names_of, peaks, print_table, speedup_text, speedups_over_sizes, summarize
 from bench.timing import Process, key_of
 from bench.workloads import LENGTHS, TITLES, UNITS, WORKLOADS, Workload, add_size_flags, given_axes, read_workloads
 from lstm_jax.errors import require
 from lstm_jax.recurrence import BACKENDS
 from lstm_jax.sweep.missing import run_missing
-from lstm_jax.sweep.rows import append_rows, read_rows
+from lstm_jax.sweep.rows import append_rows
 
 PATH = RESULTS / ("throughput_gpu.jsonl.gz" if machine.gpu() else "throughput.jsonl.gz")
 SPREAD, TRIES = 0.1, 3
@@ -67,66 +67,6 @@ def noise(row: Row, fastest: float = 0.0) -> str:
     return f"{row['load']:.1f} processes wanted a core" if row["load"] > 2 * row["cores"] else ""
 
 
-@dataclass
-class Sweep:
-    """Settings and state that are shared by the measurements of all processes in one call of `bench throughput`.
-
-    Attributes:
-        folder: folder to which the reference results of the workloads are written.
-        sha: commit of this checkout, which the result rows record.
-        seconds: duration of each measurement in seconds.
-        most: largest number of measurements of one process. A process is measured again only if its result was noisy (see `noise`).
-        distances: dict with an entry for each pair of a candidate (a library with its options) and a workload that was checked so far. A
-            key has the form that `row_key` returns. The value is the largest relative error of the results.
-        fastest: highest CPU speed that `bench.machine.probe` has measured so far, in GFLOP/s.
-        references: dict from the name of a workload to the file with its reference results.
-    """
-
-    folder: Path
-    sha: str
-    seconds: float
-    most: int
-    distances: dict[tuple, float]
-    fastest: float = 0.0
-    references: dict[str, Path] = field(default_factory=dict)
-
-    def measure(self, process: Process) -> list[Row]:
-        """Measure `process` until its result is not noisy, and return the new result rows."""
-        rows = []
-        for _ in range(process.tries, self.most):
-            rows.append(self._try(process))
-            if not rows[-1].get("noisy"):
-                break
-        return rows
-
-    def _try(self, process: Process) -> Row:
-        """Measure a process once, and return its result row. If the process fails, the row has the field "error" instead of a time."""
-        work, candidate = process.work, process.candidate
-        peer, *options = candidate.arguments()
-        about = process.about(self.sha)
-        module = ["bench.worker", peer, work.name, *options, *self._against(work, candidate), "--seconds", str(self.seconds)]
-        try:
-            row = about | timing.run_module(module)[-1]
-        except subprocess.CalledProcessError as error:
-            lines = [line for line in (error.stdout or "").splitlines() if line.startswith("{")]
-            known = dict(zip(KEY, candidate.key(work), strict=True))
-            row = known | about | (json.loads(lines[-1]) if lines else {"error": f"ended with code {error.returncode}"})
-            return make_row(FAILED, **row)
-        self.distances[candidate.key(work)] = row["distance"]
-        self.fastest = max([self.fastest, *row["probe_gflops"]])
-        return make_row(STEP, **row, noisy=noise(row, self.fastest))
-
-    def _against(self, work: Workload, candidate: Candidate) -> list[str]:
-        """Return the arguments that tell `bench.worker` how to check a candidate's results against the reference results."""
-        if (distance := self.distances.get(candidate.key(work))) is not None:
-            return ["--checked", str(distance)]
-        if work.name not in self.references:
-            path = self.folder / f"{len(self.references)}.npz"
-            timing.run_module(["bench.worker", OURS, work.name, "--backend", "reference", "--write-reference", str(path)])
-            self.references[work.name] = path
-        return ["--reference", str(self.references[work.name])]
-
-
 def sweep(processes: Sequence[Process], seconds: float, path: Path, sha: str, most: int = TRIES) -> None:
     """Measure the processes that have no result yet or only noisy results, and append the new results to a file."""
     rows = [row for series in {process.series for process in processes} for row in rows_of(path, STEP, git=sha, series=series)]
@@ -142,9 +82,43 @@ def sweep(processes: Sequence[Process], seconds: float, path: Path, sha: str, mo
         result = rows[-1].get("error") or f"{rows[-1]['ms_per_step']:.3f} ms a step"
         return f"{process}: {result}" + (f", noisy: {rows[-1]['noisy']}" if rows[-1].get("noisy") else "")
 
+    distances, references = {row_key(row): row["distance"] for row in rows}, {}  # by candidate and workload; by workload
+    fastest = timing.fastest_probe()
+
+    def check_flags(work: Workload, key: tuple) -> list[str]:
+        if key in distances:
+            return ["--checked", str(distances[key])]
+        if work.name not in references:
+            references[work.name] = f"{folder}/{len(references)}.npz"
+            timing.run_module(["bench.worker", OURS, work.name, "--backend", "reference", "--write-reference", references[work.name]])
+        return ["--reference", references[work.name]]
+
+    def attempt(process: Process) -> Row:
+        nonlocal fastest
+        work, key = process.work, process.candidate.key(process.work)
+        peer, *options = process.candidate.arguments()
+        about = process.about(sha)
+        module = ["bench.worker", peer, work.name, *options, *check_flags(work, key), "--seconds", str(seconds)]
+        try:
+            row = about | timing.run_module(module)[-1]
+        except subprocess.CalledProcessError as error:
+            lines = [line for line in (error.stdout or "").splitlines() if line.startswith("{")]
+            known = dict(zip(KEY, key, strict=True)) | about
+            return make_row(FAILED, **known | (json.loads(lines[-1]) if lines else {"error": f"ended with code {error.returncode}"}))
+        distances[key] = row["distance"]
+        fastest = max([fastest, *row["probe_gflops"]])
+        return make_row(STEP, **row, noisy=noise(row, fastest))
+
+    def measure(process: Process) -> list[Row]:
+        rows = []
+        for _ in range(process.tries, most):
+            rows.append(attempt(process))
+            if not rows[-1].get("noisy"):
+                break
+        return rows
+
     with tempfile.TemporaryDirectory() as folder:
-        state = Sweep(Path(folder), sha, seconds, most, {row_key(row): row["distance"] for row in rows}, timing.fastest_probe())
-        run_missing(path, wanted, lambda row: None, state.measure, "rows", describe, check)
+        run_missing(path, wanted, lambda row: None, measure, "rows", describe, check)
 
 
 def report(works: Sequence[Workload], candidates: Sequence[Candidate], path: Path, sha: str, series: str = "") -> None:
@@ -174,11 +148,11 @@ def report(works: Sequence[Workload], candidates: Sequence[Candidate], path: Pat
         "MiB",
         "processes",
     )
-    table = make_table(heads)
+    table = []
     for n, line in enumerate(lines):
         name = line.work.name if n == 0 or lines[n - 1].work != line.work else ""
         if line.error:
-            table.add_row(name, line.candidate, f"failed: {line.error}")
+            table.append((name, line.candidate, f"failed: {line.error}"))
             continue
         speedup = "" if line.speedup is None else speedup_text(line.speedup)
         compiling = "" if line.compile_seconds is None else f"{line.compile_seconds:.1f}"
@@ -189,8 +163,8 @@ def report(works: Sequence[Workload], candidates: Sequence[Candidate], path: Pat
             f"{line.memory_mib:.0f}",
             f"{line.processes}",
         )
-        table.add_row(name, line.candidate, f"{line.ms:.3f}", speedup, f"{line.tokens_per_second:,.0f}", *shares)
-    print_table(table)
+        table.append((name, line.candidate, f"{line.ms:.3f}", speedup, f"{line.tokens_per_second:,.0f}", *shares))
+    print_table(heads, table)
     for name, note in {line.candidate: line.note for line in lines if line.note}.items():
         print(f"{name}: {note}")
     print("our speedup: the peer's time a step over ours, medians of processes, with a bootstrap interval; below 1 we are slower")
@@ -229,46 +203,43 @@ PRESETS = {
 cores, "quick" took 4 minutes, and a round of "standard", of which there are three, between 24 and 47 minutes."""
 
 
-def first_step_rows(process: Process, sha: str) -> list[Row]:
-    """Time the first step with an empty compilation cache (cold), then with the filled cache (warm), and return the two result rows."""
-    peer, *options = process.candidate.arguments()
-    module = ["bench.worker", peer, process.work.name, *options, "--checked", "0", "--seconds", "0.001"]
-    rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        for cache in CACHES:
-            about = process.about(sha) | {"cache": cache}
-            try:
-                row = timing.run_module(module, environment=timing.compilation_cache(folder))[-1]
-                rows.append(make_row(FIRST_STEP, **about, **{name: row[name] for name in (*PHASES, "cpu", "versions", "backend_ran")}))
-            except subprocess.CalledProcessError as error:
-                rows.append(make_row(FIRST_STEP, **about, error=f"ended with code {error.returncode}"))
-    return rows
-
-
 def sweep_first_step(processes: Sequence[Process], path: Path, sha: str) -> None:
-    """Measure the cold and the warm first step of each process (see `first_step_rows`), and append the results to the file `path`."""
+    """Time the first step of each process with an empty compilation cache (cold), then with the filled cache (warm)."""
+    candidates = {process.candidate.name: process.candidate for process in processes}
+    series = {process.series for process in processes}
+    rows = [row for name in series for row in rows_of(path, FIRST_STEP, git=sha, series=name)]
+    good = {(row["workload"], row["candidate"], row["round"], row["cache"]) for row in rows if "error" not in row}
 
-    def pair(row: Row) -> tuple:
-        return row["workload"], row["candidate"], row["round"], row.get("series", "")
+    def complete(row: Row) -> bool:
+        return all((row["workload"], row["candidate"], row["round"], cache) in good for cache in CACHES)
 
-    good = {(pair(row), row["cache"]) for row in select(read_rows(path, check), FIRST_STEP, git=sha) if "error" not in row}
+    def measure(item: Row) -> list[Row]:
+        peer, *options = candidates[item["candidate"]].arguments()
+        module = ["bench.worker", peer, item["workload"], *options, "--checked", "0", "--seconds", "0.001"]
+        rows = []
+        with tempfile.TemporaryDirectory() as folder:
+            for cache in CACHES:
+                try:
+                    row = timing.run_module(module, environment=timing.compilation_cache(folder))[-1]
+                    rows.append({"cache": cache} | {name: row[name] for name in (*PHASES, "cpu", "versions", "backend_ran")})
+                except subprocess.CalledProcessError as error:
+                    rows.append({"cache": cache, "error": f"ended with code {error.returncode}"})
+        return rows
 
-    def key(row: Row) -> tuple | None:
-        ours = row["measurement"] == FIRST_STEP and row["git"] == sha
-        return pair(row) if ours and all((pair(row), cache) in good for cache in CACHES) else None
+    def describe(rows: Sequence[Row]) -> str:
+        return ", ".join(row.get("error") or f"{row['cache']} {row['first_step_seconds']:.2f} s" for row in rows)
 
-    def describe(process: Process, rows: Sequence[Row]) -> str:
-        return f"{process}: first step " + ", ".join(
-            row.get("error") or f"{row['cache']} {row['first_step_seconds']:.2f} s" for row in rows
-        )
-
-    wanted = {(process.work.name, process.candidate.name, process.round, process.series): process for process in processes}
-    run_missing(path, wanted, key, lambda process: first_step_rows(process, sha), "pairs", describe, check)
+    items = [
+        {"workload": process.work.name, "candidate": process.candidate.name, "round": process.round, "git": sha}
+        | {"series": process.series or None}
+        for process in processes
+    ]
+    timing.measure_missing(path, FIRST_STEP, items, measure, "pairs", describe, counts=complete)
 
 
 def report_first_step(works: Sequence[Workload], candidates: Sequence[Candidate], path: Path, sha: str, series: str = "") -> None:
     """Print a table of the time to build the model and the time of the first step, as medians over rounds."""
-    table = make_table(("workload", "peer", "build s", "first step s", "compiling s", "warm: build s", "first step s", "rounds"))
+    heads, table = ("workload", "peer", "build s", "first step s", "compiling s", "warm: build s", "first step s", "rounds"), []
     wanted = {(work.name, candidate.name) for work in works for candidate in candidates}
     rows = [row for row in rows_of_commit(path, FIRST_STEP, git=sha, series=series) if (row["workload"], row["candidate"]) in wanted]
     require(bool(rows), f"rows of commit {sha}", "none of these workloads and peers", "measure them first")
@@ -276,16 +247,11 @@ def report_first_step(works: Sequence[Workload], candidates: Sequence[Candidate]
         group = [row for row in rows if (row["workload"], row["candidate"]) == (work, name)]
         cold, warm = ([row for row in group if row["cache"] == cache and "error" not in row] for cache in CACHES)
         if not (cold and warm):
-            table.add_row(work, name, f"failed: {next(row['error'] for row in reversed(group) if 'error' in row)}")
+            table.append((work, name, f"failed: {next(row['error'] for row in reversed(group) if 'error' in row)}"))
             continue
-        table.add_row(
-            work,
-            name,
-            *(_median(cold, name) for name in PHASES),
-            *(_median(warm, name) for name in PHASES[:2]),
-            str(len(cold)),
-        )
-    print_table(table)
+        medians = [_median(rows, phase) for rows, phases in ((cold, PHASES), (warm, PHASES[:2])) for phase in phases]
+        table.append((work, name, *medians, str(len(cold))))
+    print_table(heads, table)
     print("build: importing the peer and building the model; compiling: part of the first step in XLA's compiler, where JAX runs")
 
 

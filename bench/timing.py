@@ -5,14 +5,16 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bench import machine
 from bench.peers import Candidate, row_key
+from bench.schema import check, make_row
 from bench.workloads import Workload
+from lstm_jax.sweep.missing import run_missing
 
 Row = dict[str, Any]
 ROOT = Path(__file__).parents[1]
@@ -109,6 +111,49 @@ def compilation_cache(folder: str) -> dict[str, str]:
     kept = {"JAX_COMPILATION_CACHE_DIR": f"{folder}/xla", "TORCHINDUCTOR_CACHE_DIR": f"{folder}/inductor"}
     kept |= {"JAX_ENABLE_COMPILATION_CACHE": "true", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     return kept | {"JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0"}
+
+
+class Item(dict[str, Any]):
+    """Something to be measured: a dict of the fields that identify its rows. Its text names them, without the commits."""
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {value}" for name, value in self.items() if value is not None and name not in ("git", "versions"))
+
+
+def measure_missing(
+    path: Path,
+    measurement: str,
+    items: Iterable[Row],
+    measure: Callable[[Row], Sequence[Row]],
+    title: str,
+    describe: Callable[[Sequence[Row]], str],
+    measuring: bool = True,
+    counts: Callable[[Row], bool] = lambda row: True,
+    workers: int = 1,
+) -> list[Row]:
+    """Measure the items that have no row in a file yet, append their rows, and return the rows of all items.
+
+    The fields of an item identify its rows, and `measure` returns the other fields of these rows. An item also counts as measured only if
+    `counts` is true for its rows. Without `measuring`, only the rows are returned.
+    """
+    items = [Item(item) for item in items]
+    names = list(dict.fromkeys(name for item in items for name in item))
+
+    def key(row: Row) -> str:
+        return json.dumps([row.get(name) for name in names], sort_keys=True)
+
+    def key_of_row(row: Row) -> str | None:
+        return key(row) if row["measurement"] == measurement and counts(row) else None
+
+    def measured(item: Row) -> list[Row]:
+        about = {"cores": CORES, "load": load()}
+        about_item = {name: value for name, value in item.items() if value is not None}
+        return [make_row(measurement, **about | row | about_item) for row in measure(item)]
+
+    wanted = {key(item): item for item in items}
+    missing = wanted if measuring else {}
+    rows = run_missing(path, missing, key_of_row, measured, title, lambda item, rows: f"{item}: {describe(rows)}", check, workers)
+    return [row for row in rows if key_of_row(row) in wanted]
 
 
 @dataclass(frozen=True)

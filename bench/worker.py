@@ -11,7 +11,6 @@ the row has the given number as "distance". If the library fails, the JSON line 
 and `--recurrent-dropout` replace the dropout rates of the workload.
 """
 
-import argparse
 import json
 import math
 import os
@@ -26,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from bench import flops, machine
+from bench import flops, machine, make_parser
 from bench.peers import PEERS
 from bench.peers.base import Built, Options, slowed
 from bench.timing import TURN
@@ -181,17 +180,9 @@ def timed_row(
     return row | about
 
 
-def described(peer: str, work: Workload, options: Options) -> dict[str, Any]:
-    """Return the fields of a result row that describe the measured library, the workload and the options."""
-    sizes = {"B": work.batch, "T": work.length, "H": work.units, "E": work.features, "V": work.vocabulary}
-    asked = {"backend": options.backend, "dropout": options.dropout, "recurrent_dropout": options.recurrent_dropout}
-    asked |= {"cell": work.cell, "dtype": options.dtype} | ({"slower": options.slower} if options.slower else {})
-    return {"peer": peer, "workload": work.name, "kind": work.kind} | sizes | asked
-
-
 def main() -> None:
     """With `--write-reference`, write the reference results of a workload. Otherwise, time a library and print the result row."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("peer", choices=list(PEERS))
     parser.add_argument("workload", type=workload)
     parser.add_argument("--reference", type=Path)
@@ -216,13 +207,16 @@ def main() -> None:
     dropout = work.dropout if options.dropout is None else options.dropout
     recurrent = work.recurrent_dropout if options.recurrent_dropout is None else options.recurrent_dropout
     asked = Options(options.backend, dropout, recurrent, dtype=options.dtype, slower=options.slower)
+    about = {"peer": options.peer, "workload": work.name, "kind": work.kind} | work.sizes | {"cell": work.cell, "dtype": asked.dtype}
+    about |= {"backend": asked.backend, "dropout": dropout, "recurrent_dropout": recurrent}
+    about |= {"slower": asked.slower} if asked.slower else {}
     try:
         row = timed_row(options.peer, work, asked, options.reference, options.checked, options.seconds, options.turns)
     except Exception as error:
         line = str(error).strip().splitlines() or [""]
-        print(json.dumps(described(options.peer, work, asked) | {"error": f"{type(error).__name__}: {line[0][:300]}"}), flush=True)
+        print(json.dumps(about | {"error": f"{type(error).__name__}: {line[0][:300]}"}), flush=True)
         raise
-    print(json.dumps(described(options.peer, work, asked) | row), flush=True)
+    print(json.dumps(about | row), flush=True)
 
 
 if __name__ == "__main__":

@@ -23,10 +23,10 @@ reset). The recurrent cell is an LSTM, unless the name of the workload gives ano
 """
 
 import argparse
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -124,6 +124,11 @@ class Workload:
         return {"sentiment": 128, "evaluation": 1}.get(self.kind, 8)
 
     @property
+    def sizes(self) -> dict[str, int]:
+        """Sizes by their letters, as in result rows."""
+        return {letter: getattr(self, LETTERS[letter]) for letter in "BTHEV"}
+
+    @property
     def dropout(self) -> float:
         """Rate of the input dropout."""
         return RATE if self.kind == "sentiment" else 0.0
@@ -162,27 +167,13 @@ def workload(name: str) -> Workload:
         sizes = {LETTERS[letter]: int(size) for letter, size in pairs.items()}
         found = WORKLOADS[base]
     except (KeyError, ValueError) as error:
-        raise ValueError(f"workload {name!r}: give one of {', '.join(WORKLOADS)}, sizes as in recurrence:H=64,T=80,B=32") from error
-    try:
-        cell_traits(cell)
-    except InputError as error:
-        raise ValueError(f"workload {name!r}: {error}") from error
+        raise InputError("workload", name, f"give one of {', '.join(WORKLOADS)}, sizes as in recurrence:H=64,T=80,B=32") from error
+    cell_traits(cell)  # complains of an unknown cell
     if found.kind == "characters" and "vocabulary" in sizes:
         sizes["features"] = sizes["vocabulary"]
     if found.layer_alone and "units" in sizes:
         sizes = {"features": sizes["units"]} | sizes
     return replace(found, name=name, cell=cell, **sizes)
-
-
-def recurrence(units: int, length: int, batch: int) -> Workload:
-    """Return the workload "recurrence" (a recurrent layer alone) with the given sizes. The number of input features is `units`."""
-    return workload(f"recurrence:H={units},T={length},B={batch}")
-
-
-def grid(units=UNITS, lengths=LENGTHS, batches=BATCH_SIZES) -> Iterator[Workload]:
-    """Yield the workload "recurrence" (a recurrent layer alone) for every combination of hidden sizes, lengths and batch sizes."""
-    for cell in product(units, lengths, batches):
-        yield recurrence(*cell)
 
 
 LAYER = "recurrent/0/"
@@ -215,6 +206,11 @@ class Arrays:
         return {name.removeprefix(LAYER): array for name, array in self.weights.items() if name.startswith(LAYER)}
 
 
+def in_layer(cell: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Return the arrays of a recurrent cell under the names of `Arrays.weights`. This function is the inverse of `Arrays.cell`."""
+    return {LAYER + name: np.asarray(array) for name, array in cell.items()}
+
+
 def make_arrays(work: Workload, seed: int = 0) -> Arrays:
     """Return random weights and data for a workload. The same seed gives the same arrays."""
     rng = np.random.default_rng(seed)
@@ -235,8 +231,13 @@ def make_arrays(work: Workload, seed: int = 0) -> Arrays:
     if work.cell == "gru":
         layer["recurrent_bias"] = uniform(0.1, G)
     elif work.cell not in GATES:
-        layer = {name: layer[name] if name in layer else uniform(0.2, *shape) for name, shape in _shapes(work).items()}
-    weights = {LAYER + name: array for name, array in layer.items()}
+        import jax
+
+        from lstm_jax.cells import CELLS
+
+        shapes = jax.eval_shape(lambda: CELLS[work.cell].init(jax.random.key(0), E, H))._asdict()
+        layer = {name: layer[name] if name in layer else uniform(0.2, *leaf.shape) for name, leaf in shapes.items()}
+    weights = in_layer(layer)
     empty = np.zeros(0, np.int32)
     if work.layer_alone:
         x, cotangent = (rng.standard_normal((B, T, size)).astype(np.float32) for size in (E, H))
@@ -256,16 +257,6 @@ def make_arrays(work: Workload, seed: int = 0) -> Arrays:
     text = rng.integers(0, V, (count - 1) * STEP + T + 1, dtype=np.int32)
     X, Y = data.windows(text, T, STEP)
     return Arrays(weights, np.ascontiguousarray(X), np.ascontiguousarray(Y), text)
-
-
-def _shapes(work: Workload) -> dict[str, tuple[int, ...]]:
-    """Return a dict from the name of each parameter of the workload's cell to its shape."""
-    import jax
-
-    from lstm_jax.cells import CELLS
-
-    shapes = jax.eval_shape(lambda: CELLS[work.cell].init(jax.random.key(0), work.features, work.units))
-    return {name: leaf.shape for name, leaf in shapes._asdict().items()}
 
 
 def one_hot(ids: np.ndarray, size: int) -> np.ndarray:
@@ -294,20 +285,13 @@ def read_workloads(names: Iterable[str], axes: dict[str, tuple[int, ...]], cells
     for name, cell in product(names, cells):
         over = ({"H": UNITS, "T": LENGTHS, "B": BATCH_SIZES} | axes) if name in GRIDS else {} if name == "evaluation" else axes
         for sizes in product(*over.values()):
-            work = _resized(name, dict(zip(over, sizes, strict=True)), cell)
+            pairs = [f"{letter}={size}" for letter, size in zip(over, sizes, strict=True)] + [f"cell={cell}"] * (cell != "lstm")
+            work = workload(f"{name}:{','.join(pairs)}" if pairs and ":" not in name else name)
+            plain = WORKLOADS[work.base]
+            if name not in GRIDS and replace(work, name=plain.name) == plain:
+                work = plain
             found[work.name] = work
     return list(found.values())
-
-
-def _resized(name: str, sizes: dict[str, int], cell: str) -> Workload:
-    """Return the workload that `name` stands for, with the given recurrent cell and with sizes such as {"H": 64}."""
-    changes = ",".join([f"{letter}={size}" for letter, size in sizes.items()] + [f"cell={cell}"] * (cell != "lstm"))
-    try:
-        work = workload(name + (f":{changes}" if changes and ":" not in name else ""))
-    except ValueError as error:
-        raise InputError("workload", name, str(error).partition(": ")[2]) from error
-    plain = workload(name.partition(":")[0])
-    return plain if name not in GRIDS and replace(work, name=plain.name) == plain else work
 
 
 def read_sizes(text: str) -> tuple[int, ...]:

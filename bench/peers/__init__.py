@@ -16,6 +16,8 @@ from lstm_jax.errors import InputError, require
 
 OURS = "ours"
 """Name of this project in the table of peers."""
+TASKS = {"keras_jax": "bench.peers.keras_tasks", OURS: "bench.peers.ours_tasks"}
+"""Dict from a peer to the script with which it trains whole models and draws text."""
 DTYPES = ("float32", "bfloat16", "int8")
 RATES = ("dropout", "recurrent")
 COMMON_CELLS = ("gru", "simple_rnn")

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -90,14 +90,48 @@ def slowed(run: Callable[[int], None], share: float) -> Callable[[int], None]:
     return longer if share else run
 
 
-def evaluation(work: Workload, evaluate: Callable[[], np.ndarray], devices: list[str], note: str = "", backend: str = "") -> Built:
-    """Return the `Built` of a workload that evaluates reviews without training, given a function that returns their logits."""
+def repeated(step: Callable[[], Any], wait: Callable[[Any], object] = lambda result: None) -> Callable[[int], None]:
+    """Return a function run(count) that calls `step` `count` times, and then waits for the last result."""
 
     def run(count: int) -> None:
+        result: Any = None
         for _ in range(count):
-            evaluate()
+            result = step()
+        wait(result)
 
-    return Built(run, lambda: comparable(work, evaluate()), dict, "keras", devices, note, backend)
+    return run
+
+
+def layer(
+    work: Workload,
+    step: Callable[[], Any],
+    to_ours: Callable[[Any], dict[str, np.ndarray]],
+    devices: list[str],
+    note: str = "",
+    backend: str = "",
+    wait: Callable[[Any], object] = lambda result: None,
+    to_numpy: Callable[[Any], np.ndarray] = np.asarray,
+) -> Built:
+    """Return the `Built` of a recurrent layer alone.
+
+    step() returns (h, (gradients of the weights, gradient of x)) or, for the forward pass alone, h. `to_ours` converts the gradients of the
+    weights to the names and layouts of `bench.workloads.Arrays.weights`, and `wait` waits for a result of `step`.
+    """
+    forward = work.kind == "forward"
+
+    def gradients() -> dict[str, np.ndarray]:
+        by_weights, by_x = step()[1]
+        return to_ours(by_weights) | {"x": to_numpy(by_x)}
+
+    def outputs() -> np.ndarray:
+        return to_numpy(step() if forward else step()[0])
+
+    return Built(repeated(step, wait), outputs, dict if forward else gradients, "keras", devices, note, backend)
+
+
+def evaluation(work: Workload, evaluate: Callable[[], np.ndarray], devices: list[str], note: str = "", backend: str = "") -> Built:
+    """Return the `Built` of a workload that evaluates reviews without training, given a function that returns their logits."""
+    return Built(repeated(evaluate), lambda: comparable(work, evaluate()), dict, "keras", devices, note, backend)
 
 
 def comparable(work: Workload, logits: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Benchmark of Equinox: lax.scan applies eqx.nn.LSTMCell to one sequence, and vmap maps this scan over the batch, as Equinox' docs show."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import equinox as eqx  # pyright: ignore[reportMissingImports]
@@ -46,31 +47,23 @@ class Net(eqx.Module):
         return logits if self.embedding is None else logits[0]
 
 
-def _to_ours(tree: Any) -> dict[str, np.ndarray]:
-    cell = tree.cell
-    ours = {"recurrent/0/kernel": cell.weight_ih.T, "recurrent/0/recurrent_kernel": cell.weight_hh.T, "recurrent/0/bias": cell.bias}
-    if tree.head is not None:
-        ours |= {"head/kernel": tree.head.weight.T, "head/bias": tree.head.bias}
-    if tree.embedding is not None:
-        ours["embedding/embedding"] = tree.embedding.weight
-    return {name: np.asarray(array) for name, array in ours.items()}
+def _arrays(net: Any) -> dict[str, Any]:
+    """Return the arrays of a model under the names of our weights. All matrices but the embedding are transposed."""
+    found = {"recurrent/0/kernel": net.cell.weight_ih, "recurrent/0/recurrent_kernel": net.cell.weight_hh}
+    found["recurrent/0/bias"] = net.cell.bias
+    if net.head is not None:
+        found |= {"head/kernel": net.head.weight, "head/bias": net.head.bias}
+    return found if net.embedding is None else found | {"embedding/embedding": net.embedding.weight}
+
+
+def _turned(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    return {name: np.asarray(array if name == "embedding/embedding" else array.T) for name, array in arrays.items()}
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
     """Prepare a benchmark workload, such as a training step, in Equinox, and return functions that run it; see `base.Built`."""
-    weights, lstm = arrays.weights, arrays.cell()
-    net = Net(work, options.dropout, jax.random.key(0))
-    put = [
-        (lambda n: n.cell.weight_ih, lstm["kernel"].T),
-        (lambda n: n.cell.weight_hh, lstm["recurrent_kernel"].T),
-        (lambda n: n.cell.bias, lstm["bias"]),
-    ]
-    if work.classes:
-        put += [(lambda n: n.head.weight, weights["head/kernel"].T), (lambda n: n.head.bias, weights["head/bias"])]
-    if work.words:
-        put += [(lambda n: n.embedding.weight, weights["embedding/embedding"])]
-    for where, array in put:
-        net = eqx.tree_at(where, net, jnp.asarray(array))
+    net, given = Net(work, options.dropout, jax.random.key(0)), _turned(arrays.weights)
+    net = eqx.tree_at(lambda net: list(_arrays(net).values()), net, [jnp.asarray(given[name]) for name in _arrays(net)])
     params, static = eqx.partition(net, eqx.is_array)
 
     def forward(params, x, key):
@@ -79,4 +72,4 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
             return jax.vmap(lambda row: net(row, None))(x)
         return jax.vmap(net)(x, jax.random.split(key, x.shape[0]))
 
-    return jax_step.build(work, arrays, jax_step.Model(params, forward, _to_ours, no_recurrent_dropout(options)))
+    return jax_step.build(work, arrays, jax_step.Model(params, forward, lambda tree: _turned(_arrays(tree)), no_recurrent_dropout(options)))

@@ -7,7 +7,7 @@ import numpy as np
 
 from bench.peers import jax_step
 from bench.peers.base import Built, Options, no_recurrent_dropout
-from bench.workloads import Arrays, Workload
+from bench.workloads import Arrays, Workload, in_layer
 from lstm_jax import convert
 
 
@@ -35,19 +35,12 @@ class Net(nn.Module):
 
 
 def _to_ours(tree: Any) -> dict[str, np.ndarray]:
-    ours = {f"recurrent/0/{name}": array for name, array in convert.lstm_from_linen(tree["rnn"]).items()}
-    ours |= {f"head/{name}": np.asarray(array) for name, array in tree.get("head", {}).items()}
-    return ours | ({"embedding/embedding": np.asarray(tree["embedding"]["embedding"])} if "embedding" in tree else {})
+    return in_layer(convert.lstm_from_linen(tree["rnn"])) | jax_step.flat(tree)
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
     """Prepare a benchmark workload, such as a training step, in Flax Linen, and return functions that run it; see `base.Built`."""
-    net, weights = Net(work, options.dropout), arrays.weights
-    tree: dict[str, Any] = {"rnn": convert.lstm_to_linen(arrays.cell(), rnn=True)}
-    if work.classes:
-        tree["head"] = {"kernel": weights["head/kernel"], "bias": weights["head/bias"]}
-    if work.words:
-        tree["embedding"] = {"embedding": weights["embedding/embedding"]}
+    net, tree = Net(work, options.dropout), {"rnn": convert.lstm_to_linen(arrays.cell(), rnn=True)} | jax_step.outer(arrays)
 
     def forward(params, x, key) -> Any:
         return net.apply({"params": params}, x, key is not None, rngs=None if key is None else {"dropout": key})

@@ -11,7 +11,7 @@ from flax import nnx
 
 from bench.peers import jax_step
 from bench.peers.base import Built, Options, no_recurrent_dropout
-from bench.workloads import Arrays, Workload
+from bench.workloads import Arrays, Workload, in_layer
 from lstm_jax import convert
 
 CELLS = {"OptimizedLSTMCell": nnx.OptimizedLSTMCell, "LSTMCell": nnx.LSTMCell}
@@ -43,22 +43,15 @@ class Net(nnx.Module):
 
 def _to_ours(state: Any) -> dict[str, np.ndarray]:
     tree: dict[str, Any] = nnx.to_pure_dict(state)
-    ours = {f"recurrent/0/{name}": array for name, array in convert.lstm_from_nnx(tree["rnn"]).items()}
-    ours |= {f"head/{name}": np.asarray(array) for name, array in tree.get("head", {}).items()}
-    return ours | ({"embedding/embedding": np.asarray(tree["embedding"]["embedding"])} if "embedding" in tree else {})
+    return in_layer(convert.lstm_from_nnx(tree["rnn"])) | jax_step.flat(tree)
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
     """Prepare a benchmark workload, such as a training step, in Flax NNX, and return functions that run it; see `base.Built`."""
     cell = options.backend or "OptimizedLSTMCell"
-    net, weights = Net(work, options.dropout, cell, nnx.Rngs(0)), arrays.weights
-    graph, state, rest = nnx.split(net, nnx.Param, ...)
-    tree: dict[str, Any] = {"rnn": convert.lstm_to_nnx(arrays.cell(), optimized=cell == "OptimizedLSTMCell", rnn=True)}
-    if work.classes:
-        tree["head"] = {"kernel": weights["head/kernel"], "bias": weights["head/bias"]}
-    if work.words:
-        tree["embedding"] = {"embedding": weights["embedding/embedding"]}
-    nnx.replace_by_pure_dict(state, tree)
+    graph, state, rest = nnx.split(Net(work, options.dropout, cell, nnx.Rngs(0)), nnx.Param, ...)
+    rnn: Any = convert.lstm_to_nnx(arrays.cell(), optimized=cell == "OptimizedLSTMCell", rnn=True)
+    nnx.replace_by_pure_dict(state, {"rnn": rnn} | jax_step.outer(arrays))
 
     def forward(params, x, key):
         return nnx.merge(graph, params, rest)(x, key)

@@ -10,9 +10,10 @@ import numpy as np
 
 from bench.peers import jax_step
 from bench.peers.base import Built, Options, no_recurrent_dropout
-from bench.workloads import Arrays, Workload
+from bench.workloads import Arrays, Workload, in_layer
 
 FORGET = 1.0
+NAMES = {"kernel": "w", "bias": "b", "embedding": "embeddings"}
 
 
 def _reordered(array: np.ndarray) -> np.ndarray:
@@ -26,13 +27,10 @@ def _forget(units: int) -> np.ndarray:
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
     """Prepare a benchmark workload, such as a training step, in Haiku, and return functions that run it; see `base.Built`."""
-    weights, lstm, units = arrays.weights, arrays.cell(), work.units
+    lstm, units = arrays.cell(), work.units
     w = _reordered(np.concatenate([lstm["kernel"], lstm["recurrent_kernel"]]))
     tree = {"lstm/linear": {"w": w, "b": _reordered(lstm["bias"] - _forget(units))}}
-    if work.classes:
-        tree["head"] = {"w": weights["head/kernel"], "b": weights["head/bias"]}
-    if work.words:
-        tree["embedding"] = {"embeddings": weights["embedding/embedding"]}
+    tree |= {layer: {NAMES[part]: array for part, array in parts.items()} for layer, parts in jax_step.outer(arrays).items()}
 
     def net(x, train: bool):
         if work.words:
@@ -51,11 +49,9 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
 
     def to_ours(tree: Any) -> dict[str, np.ndarray]:
         w, b = _reordered(tree["lstm/linear"]["w"]), _reordered(tree["lstm/linear"]["b"])
-        ours = {"recurrent/0/kernel": w[: work.features], "recurrent/0/recurrent_kernel": w[work.features :]}
-        ours["recurrent/0/bias"] = b if work.kind == "recurrence" else b + _forget(units)  # a gradient does not depend on the constant
-        if "head" in tree:
-            ours |= {"head/kernel": np.asarray(tree["head"]["w"]), "head/bias": np.asarray(tree["head"]["b"])}
-        return ours | ({"embedding/embedding": np.asarray(tree["embedding"]["embeddings"])} if "embedding" in tree else {})
+        b = b if work.kind == "recurrence" else b + _forget(units)  # a gradient does not depend on the constant
+        rest = {layer: {ours: tree[layer][NAMES[ours]] for ours in parts} for layer, parts in jax_step.outer(arrays).items()}
+        return in_layer({"kernel": w[: work.features], "recurrent_kernel": w[work.features :], "bias": b}) | jax_step.flat(rest)
 
     def forward(params, x, key):
         return apply(params, key, x, key is not None)

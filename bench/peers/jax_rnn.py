@@ -9,7 +9,7 @@ from jax.experimental import rnn
 
 from bench.peers import jax_step
 from bench.peers.base import Built, Options, no_recurrent_dropout
-from bench.workloads import Arrays, Workload
+from bench.workloads import LAYER, Arrays, Workload, in_layer
 
 BIASES = "two biases, each with a step of its own"
 
@@ -36,7 +36,7 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
 def model(work: Workload, arrays: Arrays, options: Options) -> jax_step.Model:
     """Return the model of a workload with cuDNN's LSTM: embedding (if the inputs are word ids), LSTM, and dense output layer."""
     weights, units = arrays.weights, work.units
-    tree = {"lstm": pack(arrays.cell())} | {name: array for name, array in weights.items() if not name.startswith("recurrent/")}
+    tree = {"lstm": pack(arrays.cell())} | {name: array for name, array in weights.items() if not name.startswith(LAYER)}
 
     def forward(params, x, key):
         if work.words:
@@ -54,9 +54,8 @@ def model(work: Workload, arrays: Arrays, options: Options) -> jax_step.Model:
         return logits[:, 0] if work.words else logits
 
     def to_ours(tree) -> dict[str, np.ndarray]:
-        lstm = unpack(tree["lstm"], work.features, units)
         rest = {name: np.asarray(array) for name, array in tree.items() if name != "lstm"}
-        return {f"recurrent/0/{name}": array for name, array in lstm.items()} | rest
+        return in_layer(unpack(tree["lstm"], work.features, units)) | rest
 
     note = ", ".join(part for part in (no_recurrent_dropout(options), "" if work.kind == "recurrence" else BIASES) if part)
     return jax_step.Model(tree, forward, to_ours, note)

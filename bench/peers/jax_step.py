@@ -4,16 +4,18 @@ The benchmarks of Equinox, Flax, Haiku, jax.experimental.rnn and lax.scan share 
 donates its state. All steps run on JAX's default device.
 """
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 
 import jax
 import numpy as np
 import optax
 
-from bench.peers.base import Built, comparable, evaluation
-from bench.workloads import Arrays, Workload, one_hot
+from bench.peers.base import Built, comparable, evaluation, layer, repeated
+from bench.workloads import LAYER, Arrays, Workload, one_hot
 
 
 @dataclass(frozen=True)
@@ -41,14 +43,58 @@ def build(work: Workload, arrays: Arrays, model: Model) -> Built:
     """Prepare a benchmark workload, such as a training step, for a JAX model, and return functions that run it; see `base.Built`."""
     if work.kind == "evaluation":
         return _evaluation(work, arrays, model)
-    return _recurrence(arrays, model) if work.kind == "recurrence" else _training(work, arrays, model)
+    return _recurrence(work, arrays, model) if work.kind == "recurrence" else _training(work, arrays, model)
 
 
 def _devices() -> list[str]:
     return [f"{jax.devices()[0].platform}:{jax.devices()[0].device_kind}"]
 
 
-def _recurrence(arrays: Arrays, model: Model) -> Built:
+def outer(arrays: Arrays) -> dict[str, dict[str, np.ndarray]]:
+    """Return the weights outside of the recurrent layer as nested dicts, such as {"head": {"kernel": ..., "bias": ...}}."""
+    found: dict[str, dict[str, np.ndarray]] = defaultdict(dict)
+    for name, array in arrays.weights.items():
+        if not name.startswith(LAYER):
+            module, _, part = name.partition("/")
+            found[module][part] = array
+    return found
+
+
+def flat(tree: Mapping[str, Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    """Return the arrays of nested dicts under names such as "head/kernel". The inner dicts of "rnn" are left out."""
+    return {f"{module}/{part}": np.asarray(array) for module, parts in tree.items() if module != "rnn" for part, array in parts.items()}
+
+
+def scan(step: Callable[[Any, Any], tuple[Any, Any]], inputs: jax.Array, arrays: Arrays) -> jax.Array:
+    """Run step((h, c) or (c, h), inputs_t) over time-major inputs with `lax.scan`, and return the outputs h (B, T, H).
+
+    A reset replaces the state by zeros, with `where`.
+    """
+    resets = None if arrays.resets is None else jax.numpy.asarray(arrays.resets.T)
+    zeros = jax.numpy.zeros((inputs.shape[1], arrays.targets.shape[-1]), inputs.dtype)
+
+    def body(state, inputs):
+        inputs_t, reset_t = inputs
+        state = state if reset_t is None else jax.tree.map(lambda part: jax.numpy.where(reset_t[:, None], 0, part), state)
+        return step(state, inputs_t)
+
+    return jax.lax.scan(body, (zeros, zeros), (inputs, resets))[1].swapaxes(0, 1)
+
+
+def batches_of(work: Workload, arrays: Arrays) -> list[Any]:
+    """Return the batches (inputs, targets) of a training workload on JAX's default device."""
+    inputs = arrays.inputs if work.words else one_hot(arrays.inputs, work.vocabulary)
+    return [jax.device_put(pair) for pair in zip(np.split(inputs, work.batches), np.split(arrays.targets, work.batches), strict=True)]
+
+
+def mean_loss(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """Return the cross-entropy of logits (B,) of reviews or (B, V) of characters."""
+    if logits.ndim == 1:
+        return optax.sigmoid_binary_cross_entropy(logits, targets.astype(logits.dtype)).mean()
+    return optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean()
+
+
+def _recurrence(work: Workload, arrays: Arrays, model: Model) -> Built:
     x, cotangent = jax.device_put((arrays.inputs, arrays.targets))
     params = jax.tree.map(jax.numpy.asarray, model.params)
 
@@ -57,17 +103,7 @@ def _recurrence(arrays: Arrays, model: Model) -> Built:
         h, back = jax.vjp(lambda params, x: model.forward(params, x, None), params, x)
         return h, back(cotangent)
 
-    def run(count: int) -> None:
-        result: Any = None
-        for _ in range(count):
-            result = step(params, x, cotangent)
-        jax.block_until_ready(result)
-
-    def gradients() -> dict[str, np.ndarray]:
-        by_params, by_x = step(params, x, cotangent)[1]
-        return model.to_ours(by_params) | {"x": np.asarray(by_x)}
-
-    return Built(run, lambda: np.asarray(step(params, x, cotangent)[0]), gradients, "corrected", _devices(), model.note)
+    return layer(work, lambda: step(params, x, cotangent), model.to_ours, _devices(), model.note, wait=jax.block_until_ready)
 
 
 def _evaluation(work: Workload, arrays: Arrays, model: Model) -> Built:
@@ -84,14 +120,10 @@ def _evaluation(work: Workload, arrays: Arrays, model: Model) -> Built:
 
 def _training(work: Workload, arrays: Arrays, model: Model) -> Built:
     optimizer = optax.adam(1e-3, eps=1e-7)
-    inputs = arrays.inputs if work.words else one_hot(arrays.inputs, work.vocabulary)
-    batches = [jax.device_put(pair) for pair in zip(np.split(inputs, work.batches), np.split(arrays.targets, work.batches), strict=True)]
+    batches = batches_of(work, arrays)
 
     def loss(params, inputs, targets, key):
-        logits = model.forward(params, inputs, key)
-        if work.words:
-            return optax.sigmoid_binary_cross_entropy(logits, targets.astype(logits.dtype)).mean()
-        return optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean()
+        return mean_loss(model.forward(params, inputs, key), targets)
 
     def make(dropout: bool):
         def step(state, inputs, targets):
@@ -107,14 +139,12 @@ def _training(work: Workload, arrays: Arrays, model: Model) -> Built:
         params = jax.tree.map(lambda array: jax.numpy.array(array, copy=True), model.params)
         return params, optimizer.init(params), jax.numpy.zeros((), jax.numpy.int32)
 
-    step, state, taken = make(bool(work.dropout)), start(), 0
+    step, state, each = make(bool(work.dropout)), start(), cycle(batches)
 
-    def run(count: int) -> None:
-        nonlocal state, taken
-        for _ in range(count):
-            state, _ = step(state, *batches[taken % work.batches])
-            taken += 1
-        jax.block_until_ready(state)
+    def train():
+        nonlocal state
+        state, _ = step(state, *next(each))
+        return state
 
     def outputs() -> np.ndarray:
         return comparable(work, np.asarray(jax.jit(model.forward, static_argnums=2)(model.params, batches[0][0], None)))
@@ -123,4 +153,4 @@ def _training(work: Workload, arrays: Arrays, model: Model) -> Built:
         (params, _, _), value = make(False)(start(), *batches[0])
         return model.to_ours(params) | {"loss": np.asarray(value)}
 
-    return Built(run, outputs, after_one_step, "corrected", _devices(), model.note)
+    return Built(repeated(train, jax.block_until_ready), outputs, after_one_step, "corrected", _devices(), model.note)

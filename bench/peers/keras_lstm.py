@@ -7,14 +7,16 @@ forward and backward pass of a single recurrent Keras layer is timed.
 On JAX, the option `backend` may be "accelerated": then `lstm_jax.integrations.keras.accelerate` replaces the recurrent layers of the model.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
 import keras
 import numpy as np
 
+from bench.peers import base
 from bench.peers.base import Built, Options, comparable, evaluation
-from bench.workloads import LAYER, Arrays, Workload
+from bench.workloads import Arrays, Workload, in_layer
 from lstm_jax import convert, data
 from lstm_jax.errors import require
 
@@ -50,6 +52,25 @@ def _devices() -> list[str]:
     return [f"{_platform()}, Keras on {keras.backend.backend()}"]
 
 
+def make_model(work: Workload, dropout: float = 0.0, recurrent_dropout: float = 0.0, backend: str | None = None) -> Any:
+    """Return the compiled model of the Keras example imdb_lstm (for word ids) or lstm_text_generation, with the sizes of a workload."""
+    words = work.words
+    layers = [
+        keras.Input((work.length,), dtype="int32") if words else keras.Input((work.length, work.vocabulary)),
+        *([keras.layers.Embedding(work.vocabulary, work.features)] if words else []),
+        keras.layers.LSTM(work.units, dropout=dropout, recurrent_dropout=recurrent_dropout),
+        keras.layers.Dense(work.classes, activation="sigmoid" if words else "softmax"),
+    ]
+    model: Any = keras.Sequential(layers)
+    if backend:
+        from lstm_jax.integrations.keras import accelerate
+
+        model = accelerate(model, verbose=False)
+    loss, metrics = ("binary_crossentropy", ["accuracy"]) if words else ("categorical_crossentropy", None)
+    model.compile(loss=loss, optimizer="adam", metrics=metrics)  # the default epsilon of Keras' Adam is 1e-7, as in our Adam
+    return model
+
+
 def _training(work: Workload, arrays: Arrays, options: Options) -> Built:
     words = work.words
     to_keras = convert.sentiment_to_keras if words else convert.generation_to_keras
@@ -57,16 +78,8 @@ def _training(work: Workload, arrays: Arrays, options: Options) -> Built:
     x, y = (arrays.inputs, arrays.targets) if words else data.one_hot(arrays.inputs, arrays.targets, work.vocabulary)
     first = x[: work.batch], y[: work.batch]
 
-    def start(dropout: float, recurrent_dropout: float) -> Any:
-        layers = [
-            keras.Input((work.length,), dtype="int32") if words else keras.Input((work.length, work.vocabulary)),
-            *([keras.layers.Embedding(work.vocabulary, work.features)] if words else []),
-            keras.layers.LSTM(work.units, dropout=dropout, recurrent_dropout=recurrent_dropout),
-            keras.layers.Dense(work.classes, activation="sigmoid" if words else "softmax"),
-        ]
-        model: Any = _accelerated(keras.Sequential(layers), options.backend)
-        loss, metrics = ("binary_crossentropy", ["accuracy"]) if words else ("categorical_crossentropy", None)
-        model.compile(loss=loss, optimizer="adam", metrics=metrics)  # the default epsilon of Keras' Adam is 1e-7, as in our Adam
+    def start(*rates: float) -> Any:
+        model = make_model(work, *rates, backend=options.backend)
         model.set_weights(to_keras(arrays.weights))
         return model
 
@@ -105,14 +118,6 @@ def _training(work: Workload, arrays: Arrays, options: Options) -> Built:
     return Built(run, outputs, after_one_step, "keras", _devices(), note, options.backend or "", 1.0, excluded)
 
 
-def _accelerated(model: Any, backend: str | None) -> Any:
-    if not backend:
-        return model
-    from lstm_jax.integrations.keras import accelerate
-
-    return accelerate(model, verbose=False)
-
-
 def _numpy(array: Any) -> np.ndarray:
     return np.asarray(keras.ops.convert_to_numpy(array))
 
@@ -124,22 +129,13 @@ def _recurrence(work: Workload, arrays: Arrays, backend: str | None) -> Built:
 
         layer = getattr(accelerated, type(layer).__name__).from_config(layer.get_config())
     layer.build((work.batch, work.length, work.features))
-    mine = arrays.cell()
-    layer.set_weights(convert.cell_to_keras(work.cell, mine))
+    layer.set_weights(convert.cell_to_keras(work.cell, arrays.cell()))
     step, block = _differentiated(layer, arrays)
 
-    def run(count: int) -> None:
-        result: Any = None
-        for _ in range(count):
-            result = step()
-        block(result)
+    def to_ours(gradients: Sequence[Any]) -> dict[str, np.ndarray]:
+        return in_layer(convert.cell_from_keras(work.cell, [_numpy(array) for array in gradients]))
 
-    def gradients() -> dict[str, np.ndarray]:
-        *by_weights, by_x = (_numpy(array) for array in step()[1])
-        ours = convert.cell_from_keras(work.cell, by_weights)
-        return {LAYER + name: array for name, array in ours.items()} | {"x": by_x}
-
-    return Built(run, lambda: _numpy(step()[0]), gradients, "keras", _devices(), backend=backend or "")
+    return base.layer(work, step, to_ours, _devices(), "", backend or "", block, _numpy)
 
 
 def _differentiated(layer: Any, arrays: Arrays) -> tuple[Any, Any]:
@@ -155,8 +151,7 @@ def _differentiated(layer: Any, arrays: Arrays) -> tuple[Any, Any]:
             @jax.jit
             def compiled(weights, x, cotangent):
                 h, back = jax.vjp(lambda weights, x: layer.stateless_call(weights, others, x)[0], weights, x)
-                by_weights, by_x = back(cotangent)
-                return h, (*by_weights, by_x)
+                return h, back(cotangent)
 
             return lambda: compiled(weights, x, cotangent), jax.block_until_ready
         case "torch":
@@ -168,7 +163,8 @@ def _differentiated(layer: Any, arrays: Arrays) -> tuple[Any, Any]:
 
             def eager():
                 h = layer(x)
-                return h.detach(), torch.autograd.grad(h, (*leaves, x), cotangent)
+                *by_weights, by_x = torch.autograd.grad(h, (*leaves, x), cotangent)
+                return h.detach(), (by_weights, by_x)
 
             return eager, lambda result: torch.cuda.synchronize() if there.type == "cuda" else None
         case _:
@@ -182,6 +178,6 @@ def _differentiated(layer: Any, arrays: Arrays) -> tuple[Any, Any]:
                 with tf.GradientTape() as tape:
                     tape.watch(x)
                     h = layer(x)
-                return h, tape.gradient(h, (*variables, x), output_gradients=cotangent)
+                return h, tape.gradient(h, (variables, x), output_gradients=cotangent)
 
             return lambda: traced(x, cotangent), lambda result: None

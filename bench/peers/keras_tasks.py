@@ -26,10 +26,12 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 import keras
 import numpy as np
 
-from bench.peers.task_data import article_windows, imdb_rows
-from bench.workloads import CHARACTERS, CHARS, LENGTH
+from bench import make_parser
+from bench.peers.keras_lstm import make_model
+from bench.peers.task_data import articles, imdb_rows
+from bench.workloads import CHARACTERS, CHARS, LENGTH, RATE, STEP, WORKLOADS, workload
 from lstm_jax import convert, data
-from lstm_jax.config import GenerationConfig
+from lstm_jax.config import GenerationConfig, TextConfig
 from lstm_jax.models import functional
 from lstm_jax.runtime import sharding
 from lstm_jax.tasks import generation
@@ -37,27 +39,6 @@ from lstm_jax.training.scoring import Scorer
 
 BATCH = 32
 COMMON = {"peer": "keras_jax", "version": keras.__version__}
-
-
-def sentiment_model() -> keras.Model:
-    """Return the compiled Keras model of imdb_lstm: Embedding(20000, 128), LSTM(128, both dropout rates 0.2), Dense(1, sigmoid); Adam."""
-    layers = [
-        keras.Input((80,), dtype="int32"),
-        keras.layers.Embedding(20000, 128),
-        keras.layers.LSTM(128, dropout=0.2, recurrent_dropout=0.2),
-        keras.layers.Dense(1, activation="sigmoid"),
-    ]
-    model = keras.Sequential(layers)
-    model.compile(loss="binary_crossentropy", optimizer="adam", metrics=["accuracy"])
-    return model
-
-
-def generation_model(characters: int, length: int = LENGTH, units: int = 128) -> keras.Model:
-    """Return the compiled model of the Keras example lstm_text_generation."""
-    layers = [keras.Input((length, characters)), keras.layers.LSTM(units), keras.layers.Dense(characters, activation="softmax")]
-    model = keras.Sequential(layers)
-    model.compile(loss="categorical_crossentropy", optimizer="adam")
-    return model
 
 
 def _epochs(model: keras.Model, x: np.ndarray, y: np.ndarray, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -76,7 +57,7 @@ def sentiment_rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Train the model of imdb_lstm, and yield a result row for each epoch. The rows have test metrics unless `--no-evaluation` is given."""
     x, y, x_test, y_test = imdb_rows()
     keras.utils.set_random_seed(options.seed)
-    model = sentiment_model()
+    model = make_model(WORKLOADS["A"], RATE, RATE)
     for row in _epochs(model, x, y, options):
         if not options.no_evaluation:
             began = time.perf_counter()
@@ -87,10 +68,11 @@ def sentiment_rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 def generation_rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Train the model of the Keras example lstm_text_generation, and yield a result row for each epoch."""
-    X, Y, corpus = article_windows(options.validation)
-    x, y = data.one_hot(X, Y, corpus.characters.size)
+    corpus = generation.load_corpus(GenerationConfig(articles(TextConfig(validation=options.validation))))
+    characters = corpus.characters.size
+    x, y = data.one_hot(*data.windows(corpus.train[:], LENGTH, STEP), characters)
     keras.utils.set_random_seed(options.seed)
-    model = generation_model(corpus.characters.size)
+    model = make_model(workload(f"B:V={characters}"))
     for row in _epochs(model, x, y, options):
         yield row | {"validation": options.validation}
     if options.validation:
@@ -121,7 +103,7 @@ def draw(model: keras.Model, ids: np.ndarray, chars: int, rng: np.random.Generat
 def sampling_rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Draw `options.chars` characters, and yield a result row with the duration in seconds."""
     keras.utils.set_random_seed(0)
-    model = generation_model(CHARACTERS, LENGTH, options.units)
+    model = make_model(workload(f"B:H={options.units}"))
     if options.weights.exists():
         model.load_weights(options.weights)
     else:
@@ -143,7 +125,7 @@ TASKS: dict[str, Callable[[argparse.Namespace], Iterator[dict[str, Any]]]] = {
 
 def main() -> None:
     """Run the task that the command line names, and print its result rows as JSON lines."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     tasks = parser.add_subparsers(dest="task", required=True)
     for name, epochs in (("sentiment", 3), ("generation", 10)):
         task = tasks.add_parser(name)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import onnxruntime  # pyright: ignore[reportMissingImports]
 
-from bench.peers.base import Built, Options, evaluation
+from bench.peers.base import Built, Options, evaluation, repeated
 from bench.workloads import Arrays, Workload
 from lstm_jax import convert
 from lstm_jax.errors import require
@@ -33,15 +33,11 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
     def call() -> list[Any]:
         return [session.run(None, {"ids": batch})[0] for batch in batches]
 
-    def run(count: int) -> None:
-        for _ in range(count):
-            call()
-
     def logits() -> np.ndarray:
         probability = np.concatenate(call()).astype(np.float64)
         return np.log(probability / (1 - probability))
 
-    return replace(evaluation(work, logits, [f"cpu, {settings.intra_op_num_threads} threads"]), run=run)
+    return replace(evaluation(work, logits, [f"cpu, {settings.intra_op_num_threads} threads"]), run=repeated(call))
 
 
 def _quantised(model: bytes) -> bytes:

@@ -6,6 +6,8 @@ Training workloads use the same compiled training steps as `fit` of this project
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bench.peers.base import Built, Options, comparable, evaluation
-from bench.workloads import LAYER, STEP, Arrays, Workload
+from bench.peers.base import Built, Options, comparable, evaluation, layer
+from bench.workloads import STEP, Arrays, Workload, in_layer
 from lstm_jax import CELLS, unroll
 from lstm_jax.config import GenerationConfig, GenerationModelConfig, SentimentConfig, SentimentModelConfig
 from lstm_jax.errors import require
@@ -45,55 +47,56 @@ def _mesh(work: Workload, options: Options) -> jax.sharding.Mesh:
     return sharding.make_mesh(0 if jax.default_backend() == "cpu" else 1)
 
 
-def _devices(mesh: jax.sharding.Mesh) -> list[str]:
-    return [f"{device.platform}:{device.device_kind}" for device in mesh.devices.flat]
-
-
-def build(work: Workload, arrays: Arrays, options: Options) -> Built:
+def build(work: Workload, arrays: Arrays, options: Options, optimizer: Any = None) -> Built:
     """Prepare a benchmark workload, such as a training step, with this project, and return functions that run it; see `base.Built`."""
     mesh, backend = _mesh(work, options), resolve_backend(options.backend, work.cell, compute_dtype=options.dtype).name
+    devices = [f"{device.platform}:{device.device_kind}" for device in mesh.devices.flat]
     if work.layer_alone:
-        return _recurrence(work, arrays, mesh, backend, options.dtype)
+        return _recurrence(work, arrays, mesh, backend, options.dtype, devices)
+    params = {name: jnp.asarray(array) for name, array in arrays.weights.items()}
+    rebuild, objective = _model(work, options)
     if work.kind == "evaluation":
         note = "embedding and projection multiplied first"
         if work.one_call:
-            return evaluation(work, _served(work, arrays, options), _devices(mesh)[:1], f"{note}, which is not timed", backend)
-        return evaluation(work, _logits(work, arrays, options, mesh), _devices(mesh), note, backend)
+            serve = make_server(rebuild(params), options.dtype)
+            return evaluation(work, lambda: serve(arrays.inputs), devices[:1], f"{note}, which is not timed", backend)
+        placed = jax.device_put(params, sharding.replicated(mesh))
+        logits = sentiment.make_logits(lambda params: set_products(rebuild(params), options.dtype), mesh)  # as `lstm-jax evaluate`
+        return evaluation(work, lambda: logits(placed, arrays.inputs), devices, note, backend)
     require(options.dtype != "int8", "dtype", options.dtype, "give float32 or bfloat16 for a training step")
-    training = _Training(work, arrays, options, mesh, keras_adam(1e-3))
+    start = partial(_Training, work, arrays, params, mesh, optimizer or keras_adam(1e-3))
 
     def after_one_step() -> dict[str, np.ndarray]:
-        return _one_step(work, arrays, options, mesh, keras_adam(1e-3))
+        training = start(_model(work, Options(options.backend, dtype=options.dtype))[1])
+        training.run(1)
+        loss = np.asarray(training.state.totals["loss"]) / work.batch
+        return {name: np.asarray(array) for name, array in training.state.params.items()} | {"loss": loss}
 
-    return Built(
-        training.run,
-        lambda: _outputs(work, arrays, options, mesh),
-        after_one_step,
-        "keras",
-        _devices(mesh),
-        "Keras' dropout and recurrent dropout" if work.dropout else "",
-        backend,
-    )
+    def forward(params, ids):
+        model = rebuild(params)
+        return model(ids, deterministic=True) if work.words else model(ids, last=True, deterministic=True)[0]
+
+    def outputs() -> np.ndarray:
+        return comparable(work, make_predict(forward, mesh)(params, arrays.inputs[: work.batch]))
+
+    note = "Keras' dropout and recurrent dropout" if work.dropout else ""
+    return Built(start(objective).run, outputs, after_one_step, "keras", devices, note, backend)
 
 
 def write_reference(path: Path, work: Workload, arrays: Arrays, backend: str) -> None:
     """Run one step of a workload with this project, and write the results to an .npz file as the reference for all libraries."""
-    options = Options(backend)
-    mesh = _mesh(work, options)
-    if work.layer_alone:
-        built = _recurrence(work, arrays, mesh, backend)
-        parts, outputs = {"gradients": built.after_one_step()}, built.outputs()
-    elif work.kind == "evaluation":
-        parts, outputs = {}, comparable(work, _logits(work, arrays, options, mesh)())
+    work = replace(work, one_call=False)
+    built = build(work, arrays, Options(backend))
+    if work.layer_alone or work.kind == "evaluation":
+        parts = {"gradients": built.after_one_step()}
     else:
-        forms = {"keras": keras_adam(1e-3), "corrected": optax.adam(1e-3, eps=1e-7)}
-        parts = {form: _one_step(work, arrays, options, mesh, optimizer) for form, optimizer in forms.items()}
-        outputs = _outputs(work, arrays, options, mesh)
+        corrected = build(work, arrays, Options(backend), optax.adam(1e-3, eps=1e-7))
+        parts = {"keras": built.after_one_step(), "corrected": corrected.after_one_step()}
     flat: dict[str, Any] = {f"{part}/{name}": array for part, named in parts.items() for name, array in named.items()}
-    np.savez(path, outputs=outputs, **flat)
+    np.savez(path, outputs=built.outputs(), **flat)
 
 
-def _recurrence(work: Workload, arrays: Arrays, mesh: jax.sharding.Mesh, backend: str, dtype: str = "float32") -> Built:
+def _recurrence(work: Workload, arrays: Arrays, mesh: jax.sharding.Mesh, backend: str, dtype: str, devices: list[str]) -> Built:
     rows, copied = sharding.rows(mesh), sharding.replicated(mesh)
     x, cotangent = jax.device_put((arrays.inputs, arrays.targets), rows)
     cell = CELLS[work.cell]
@@ -111,26 +114,19 @@ def _recurrence(work: Workload, arrays: Arrays, mesh: jax.sharding.Mesh, backend
     else:
         compiled, operands = jax.jit(forward_and_backward, out_shardings=(rows, (copied, rows))), (params, x, cotangent)
 
-    def run(count: int) -> None:
-        result: Any = None
-        with sharding.on(mesh):
-            for _ in range(count):
-                result = compiled(*operands)
-                if mesh.size > 1:  # XLA's CPU runtime can deadlock if two calls with all-reduces run at the same time
-                    jax.block_until_ready(result)
-            jax.block_until_ready(result)
+    def step():
+        result = compiled(*operands)
+        return jax.block_until_ready(result) if mesh.size > 1 else result  # two calls with all-reduces can deadlock XLA's CPU runtime
 
-    def results():
-        with sharding.on(mesh):
-            return compiled(*operands)
+    def on_mesh(function: Callable) -> Callable:
+        def on(*arguments):
+            with sharding.on(mesh):
+                return function(*arguments)
 
-    def gradients() -> dict[str, np.ndarray]:
-        by_params, by_x = results()[1]
-        return {LAYER + name: np.asarray(array) for name, array in by_params._asdict().items()} | {"x": np.asarray(by_x)}
+        return on
 
-    if work.kind == "forward":
-        return Built(run, lambda: np.asarray(results()), dict, "keras", _devices(mesh), "", backend)
-    return Built(run, lambda: np.asarray(results()[0]), gradients, "keras", _devices(mesh), "", backend)
+    built = layer(work, step, lambda gradients: in_layer(gradients._asdict()), devices, "", backend, jax.block_until_ready)
+    return replace(built, **{name: on_mesh(getattr(built, name)) for name in ("run", "outputs", "after_one_step")})
 
 
 def _model(work: Workload, options: Options) -> tuple[Callable, Callable]:
@@ -155,7 +151,7 @@ def _model(work: Workload, options: Options) -> tuple[Callable, Callable]:
 class _Training:
     """Training state of a workload. `run` advances the state with the same compiled training steps as `fit` of this project."""
 
-    def __init__(self, work: Workload, arrays: Arrays, options: Options, mesh: jax.sharding.Mesh, optimizer):
+    def __init__(self, work: Workload, arrays: Arrays, params: dict[str, jax.Array], mesh: jax.sharding.Mesh, optimizer, objective):
         words = work.words
         examples = Examples.of_rows((arrays.inputs, arrays.targets)) if words else window_examples(arrays.text, work.length, STEP)
         copied = sharding.replicated(mesh)
@@ -165,8 +161,6 @@ class _Training:
         order = Order(*(jnp.asarray(array) for array in (numbers, weight, np.full(len(numbers), work.batch, np.float32))))
         self.order = jax.device_put(order, copied)
         self.key = jax.device_put(jax.random.key(0), copied)
-        _, objective = _model(work, options)
-        params = {name: jnp.asarray(array) for name, array in arrays.weights.items()}
         self.state, shardings = create_state(params, optimizer, ("loss", "accuracy", EXAMPLES), mesh)
         self.taken = 0
         self.run_steps = make_run_steps(objective, optimizer, shardings, mesh, examples.gather)
@@ -180,37 +174,3 @@ class _Training:
             jax.block_until_ready(self.state)
             self.taken += steps
             count -= steps
-
-
-def _one_step(work: Workload, arrays: Arrays, options: Options, mesh: jax.sharding.Mesh, optimizer) -> dict[str, np.ndarray]:
-    plain = Options(options.backend, dtype=options.dtype)
-    training = _Training(work, arrays, plain, mesh, optimizer)
-    training.run(1)
-    loss = np.asarray(training.state.totals["loss"]) / work.batch
-    return {name: np.asarray(array) for name, array in training.state.params.items()} | {"loss": loss}
-
-
-def _outputs(work: Workload, arrays: Arrays, options: Options, mesh: jax.sharding.Mesh) -> np.ndarray:
-    rebuild, _ = _model(work, options)
-
-    def forward(params, ids):
-        model = rebuild(params)
-        return model(ids, deterministic=True) if work.words else model(ids, last=True, deterministic=True)[0]
-
-    params = {name: jnp.asarray(array) for name, array in arrays.weights.items()}
-    return comparable(work, make_predict(forward, mesh)(params, arrays.inputs[: work.batch]))
-
-
-def _served(work: Workload, arrays: Arrays, options: Options) -> Callable[[], np.ndarray]:
-    rebuild, _ = _model(work, options)
-    serve = make_server(rebuild({name: jnp.asarray(array) for name, array in arrays.weights.items()}), options.dtype)
-    return lambda: serve(arrays.inputs)
-
-
-def _logits(work: Workload, arrays: Arrays, options: Options, mesh: jax.sharding.Mesh) -> Callable[[], np.ndarray]:
-    """Return a function without arguments that computes the logits of all reviews in the same way as `lstm-jax evaluate`."""
-    rebuild, _ = _model(work, options)
-    copied = sharding.replicated(mesh)
-    params = jax.device_put({name: jnp.asarray(array) for name, array in arrays.weights.items()}, copied)
-    logits = sentiment.make_logits(lambda params: set_products(rebuild(params), options.dtype), mesh)
-    return lambda: logits(params, arrays.inputs)

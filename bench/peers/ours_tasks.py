@@ -27,6 +27,7 @@ from typing import Any
 
 import tyro
 
+from bench import make_parser
 from bench.peers.task_data import articles
 from bench.workloads import CHARACTERS, CHARS, LENGTH
 from lstm_jax.commands.common import start_training
@@ -143,7 +144,7 @@ TASKS: dict[str, Callable[[list[str]], Iterator[dict[str, Any]]]] = {
 
 def main() -> None:
     """Run the task that the command line names, and print its result rows as JSON lines."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("task", choices=list(TASKS))
     task = parser.parse_args(sys.argv[1:2]).task
     for row in TASKS[task](sys.argv[2:]):

@@ -12,6 +12,7 @@ fact that steps with equal ids have equal inputs. The option `backend` names the
 
 from collections.abc import Callable
 from functools import partial
+from itertools import cycle
 from typing import Any
 
 import jax
@@ -21,8 +22,9 @@ import optax
 from flax import nnx
 
 import lstm_jax
-from bench.peers.base import Built, Options, comparable
-from bench.workloads import Arrays, Workload, one_hot
+from bench.peers.base import Built, Options, comparable, repeated
+from bench.peers.jax_step import batches_of, mean_loss
+from bench.workloads import Arrays, Workload
 from lstm_jax.errors import require
 from lstm_jax.models import functional
 
@@ -44,10 +46,7 @@ class Net(nnx.Module):
 
 
 def _loss(net: Net, inputs: jax.Array, targets: jax.Array) -> jax.Array:
-    logits = net(inputs)
-    if net.embedding is not None:
-        return optax.sigmoid_binary_cross_entropy(logits, targets.astype(logits.dtype)).mean()
-    return optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean()
+    return mean_loss(net(inputs), targets)
 
 
 Step = Callable[[jax.Array, jax.Array], jax.Array]
@@ -68,10 +67,6 @@ def _nnx(net: Net, donate: tuple[int, ...] = ()) -> tuple[Step, Callable[[], Net
         return value
 
     return lambda inputs, targets: step(net, state, inputs, targets), lambda: net
-
-
-def _donated(net: Net) -> tuple[Step, Callable[[], Net]]:
-    return _nnx(net, (0, 1))
 
 
 def _functions(net: Net) -> tuple[Step, Callable[[], Net]]:
@@ -112,7 +107,7 @@ def _train_step(net: Net) -> tuple[Step, Callable[[], Net]]:
 
 LOOPS: dict[str, Callable[[Net], tuple[Step, Callable[[], Net]]]] = {
     "nnx": _nnx,
-    "donated": _donated,
+    "donated": partial(_nnx, donate=(0, 1)),
     "functions": _functions,
     "train_step": _train_step,
 }
@@ -124,8 +119,7 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
     """Prepare a workload with the training loop that `options.backend` names, and return functions that run it; see `base.Built`."""
     kind = options.backend or "nnx"
     require(kind in LOOPS, "own_loop: backend", kind, f"give one of {', '.join(LOOPS)}")
-    inputs = arrays.inputs if work.words else one_hot(arrays.inputs, work.vocabulary)
-    batches = [jax.device_put(pair) for pair in zip(np.split(inputs, work.batches), np.split(arrays.targets, work.batches), strict=True)]
+    batches = batches_of(work, arrays)
 
     def make(options: Options) -> Net:
         given = {name.replace("recurrent/0", "lstm"): jnp.asarray(array) for name, array in arrays.weights.items()}
@@ -133,15 +127,8 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
         return rebuilt
 
     step, _ = LOOPS[kind](make(options))
-    taken, plain = 0, Options(options.backend)
-
-    def run(count: int) -> None:
-        nonlocal taken
-        value: Any = None
-        for _ in range(count):
-            value = step(*batches[taken % work.batches])
-            taken += 1
-        jax.block_until_ready(value)
+    each, plain = cycle(batches), Options(options.backend)
+    run = repeated(lambda: step(*next(each)), jax.block_until_ready)
 
     def outputs() -> np.ndarray:
         return comparable(work, np.asarray(nnx.jit(lambda net, x: net(x))(make(plain), batches[0][0])))

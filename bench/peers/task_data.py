@@ -9,10 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from bench import data_file
-from bench.workloads import LENGTH, STEP
-from lstm_jax import data
-from lstm_jax.config import GenerationConfig, SentimentConfig, TextConfig
-from lstm_jax.tasks import generation
+from lstm_jax.config import SentimentConfig, TextConfig
 from lstm_jax.tasks.sentiment import load_reviews, padded_rows
 
 
@@ -26,9 +23,3 @@ def imdb_rows() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
 def articles(config: TextConfig) -> TextConfig:
     """Return a copy of a text config. If `config.data` is empty, the field `data` of the copy is the file of the newspaper articles."""
     return replace(config, data=config.data or (data_file("articles", "wp_articles.json"),))
-
-
-def article_windows(validation: float) -> tuple[np.ndarray, np.ndarray, data.Corpus]:
-    """Return windows of the training text of the newspaper articles, and the corpus of these articles."""
-    corpus = generation.load_corpus(GenerationConfig(articles(TextConfig(validation=validation))))
-    return *data.windows(corpus.train[:], LENGTH, STEP), corpus

@@ -4,16 +4,18 @@ If the dtype is bfloat16, there are two cases. A workload of a recurrent layer a
 step of a whole model runs the model under `torch.autocast`, which keeps the weights in float32.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import cycle
 from typing import Any
 
 import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
 from torch import nn  # pyright: ignore[reportMissingImports]
 
+from bench.peers import base
 from bench.peers.base import Built, Options, comparable, evaluation, no_recurrent_dropout
-from bench.workloads import Arrays, Workload
+from bench.workloads import Arrays, Workload, in_layer
 from lstm_jax import convert
 from lstm_jax.errors import require
 
@@ -53,11 +55,13 @@ def build(work: Workload, arrays: Arrays, options: Options, compiled: bool = Fal
     return replace(built, note=f"{built.note}; {COMPILED}") if compiled else built
 
 
-def _devices() -> list[str]:
+def devices() -> list[str]:
+    """Return the name of the device that PyTorch uses."""
     return [f"cpu, {torch.get_num_threads()} threads" if DEVICE == "cpu" else f"gpu:{torch.cuda.get_device_name()}"]
 
 
-def _wait() -> None:
+def wait(result: object = None) -> None:
+    """Wait until the device has ended all its work."""
     if DEVICE != "cpu":
         torch.cuda.synchronize()
 
@@ -80,42 +84,30 @@ def _recurrence(work: Workload, arrays: Arrays, options: Options, wrapped: Calla
     cotangent = torch.tensor(arrays.targets, device=DEVICE, dtype=dtype)
     names, leaves = zip(*rnn.named_parameters(), strict=True)
     rnn = wrapped(rnn)
-    note = "" if cell == "gru" else "two biases"
-    if work.kind == "forward":
-        return _forward(rnn, x, note)
 
-    def run(count: int) -> None:
-        for _ in range(count):
-            h, _ = rnn(x)
-            torch.autograd.grad(h, (*leaves, x), cotangent)
-        _wait()
-
-    def outputs() -> np.ndarray:
-        return to_numpy(rnn(x)[0])
-
-    def gradients() -> dict[str, np.ndarray]:
-        h, _ = rnn(x)
-        *by_params, by_x = torch.autograd.grad(h, (*leaves, x), cotangent)
-        state = {name: to_numpy(gradient) for name, gradient in zip(names, by_params, strict=True)}
+    def to_ours(gradients: Sequence[torch.Tensor]) -> dict[str, np.ndarray]:
+        state = {name: to_numpy(gradient) for name, gradient in zip(names, gradients, strict=True)}
         if cell != "gru":  # our GRU has two biases too, so it needs both gradients
             state["bias_hh_l0"] = np.zeros_like(state["bias_hh_l0"])  # the gradients of both biases are equal, and ours has one bias
-        ours = convert.cell_from_torch(cell, state)
-        return {f"recurrent/0/{name}": array for name, array in ours.items()} | {"x": to_numpy(by_x)}
+        return in_layer(convert.cell_from_torch(cell, state))
 
-    return Built(run, outputs, gradients, "corrected", _devices(), note)
-
-
-def _forward(rnn: Any, x: torch.Tensor, note: str) -> Built:
     @torch.inference_mode()
-    def outputs() -> torch.Tensor:
+    def forward() -> torch.Tensor:
         return rnn(x)[0]
 
-    def run(count: int) -> None:
-        for _ in range(count):
-            outputs()
-        _wait()
+    step = forward if work.kind == "forward" else differentiated(lambda: rnn(x)[0], leaves, x, cotangent)
+    return base.layer(work, step, to_ours, devices(), "" if cell == "gru" else "two biases", wait=wait, to_numpy=to_numpy)
 
-    return Built(run, lambda: to_numpy(outputs()), dict, "corrected", _devices(), note)
+
+def differentiated(forward: Callable[[], Any], leaves: Sequence[Any], x: torch.Tensor, cotangent: torch.Tensor) -> Callable[[], Any]:
+    """Return a function that runs a layer forward and backward, and returns (h, (gradients of its weights, gradient of x))."""
+
+    def step():
+        h = forward()
+        *by_weights, by_x = torch.autograd.grad(h, (*leaves, x), cotangent)
+        return h, (by_weights, by_x)
+
+    return step
 
 
 def _evaluation(work: Workload, arrays: Arrays, options: Options, wrapped: Callable[[nn.Module], Any]) -> Built:
@@ -126,7 +118,7 @@ def _evaluation(work: Workload, arrays: Arrays, options: Options, wrapped: Calla
     def evaluate() -> np.ndarray:
         return to_numpy(torch.cat([net(batch) for batch in batches]))
 
-    return evaluation(work, evaluate, _devices(), BIASES)
+    return evaluation(work, evaluate, devices(), BIASES)
 
 
 def _training(work: Workload, arrays: Arrays, options: Options, wrapped: Callable[[nn.Module], Any]) -> Built:
@@ -154,14 +146,7 @@ def _training(work: Workload, arrays: Arrays, options: Options, wrapped: Callabl
 
     trained, optimizer = start(options.dropout)
     net = wrapped(trained)
-    taken = 0
-
-    def run(count: int) -> None:
-        nonlocal taken
-        for _ in range(count):
-            step(net, optimizer, *batches[taken % work.batches])
-            taken += 1
-        _wait()
+    each = cycle(batches)
 
     def outputs() -> np.ndarray:
         return comparable(work, to_numpy(wrapped(start(0.0)[0])(batches[0][0])))
@@ -174,4 +159,5 @@ def _training(work: Workload, arrays: Arrays, options: Options, wrapped: Callabl
         return from_torch(state) | {"loss": to_numpy(loss)}
 
     note = ", ".join(part for part in (no_recurrent_dropout(options), BIASES) if part)
-    return Built(run, outputs, after_one_step, "corrected", _devices(), note)
+    run = base.repeated(lambda: step(net, optimizer, *next(each)), wait)
+    return Built(run, outputs, after_one_step, "corrected", devices(), note)

@@ -18,9 +18,9 @@ from tensordict import TensorDict  # pyright: ignore[reportMissingImports]
 from torch import nn  # pyright: ignore[reportMissingImports]
 from torchrl.modules import LSTMModule, set_recurrent_mode  # pyright: ignore[reportMissingImports]
 
-from bench.peers.base import Built, Options
-from bench.peers.torch_lstm import DEVICE, to_numpy
-from bench.workloads import LAYER, Arrays, Workload
+from bench.peers.base import Built, Options, layer
+from bench.peers.torch_lstm import DEVICE, devices, differentiated, to_numpy, wait
+from bench.workloads import Arrays, Workload, in_layer
 from lstm_jax import convert
 from lstm_jax.errors import require
 
@@ -46,17 +46,10 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
 
     forward = torch.compile(forward) if backend == "scan" else forward
 
-    def run(count: int) -> None:
-        for _ in range(count):
-            torch.autograd.grad(forward(), (*leaves, x), cotangent)
-        if DEVICE != "cpu":
-            torch.cuda.synchronize()
-
-    def gradients() -> dict[str, np.ndarray]:
-        *by_params, by_x = (to_numpy(part) for part in torch.autograd.grad(forward(), (*leaves, x), cotangent))
-        state = dict(zip(names, by_params, strict=True))
+    def to_ours(gradients) -> dict[str, np.ndarray]:
+        state = {name: to_numpy(gradient) for name, gradient in zip(names, gradients, strict=True)}
         state["bias_hh_l0"] = np.zeros_like(state["bias_hh_l0"])  # the gradients of both biases are equal, and ours has one bias
-        return {LAYER + name: array for name, array in convert.lstm_from_torch(state)[0].items()} | {"x": by_x}
+        return in_layer(convert.lstm_from_torch(state)[0])
 
-    devices = [f"cpu, {torch.get_num_threads()} threads" if DEVICE == "cpu" else f"gpu:{torch.cuda.get_device_name()}"]
-    return Built(run, lambda: to_numpy(forward()), gradients, "corrected", devices, "two biases", backend)
+    step = differentiated(forward, leaves, x, cotangent)
+    return layer(work, step, to_ours, devices(), "two biases", backend, wait, to_numpy)

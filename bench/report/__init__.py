@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import accuracy, scaling, throughput
+from bench import accuracy, make_parser, scaling, throughput
 from bench.peers import OURS, title
 from bench.report.figures import draw_grid
 from bench.report.page import page
@@ -100,7 +100,7 @@ def write_report(options: argparse.Namespace) -> None:
 
 def main() -> int:
     """Write the report or, with `--tables`, rewrite the tables in README.md and docs/, and return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--results", type=Path, default=throughput.PATH, help="file of rows of bench throughput")
     parser.add_argument(
         "--accuracy", type=Path, default=accuracy.PATH, help="file of rows of bench accuracy; its newest commit is reported"

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from bench.accuracy import TARGET
+from bench.accuracy import TARGET, summarize
 from bench.peers import OURS
-from bench.report.tables import accuracy_records, count_text
+from bench.report.tables import count_text
 from bench.scaling import Curve, exponent
 from bench.schema import FAILED, STEP, select
 from bench.summary import Line, mean_speedup, peaks, speedups_over_sizes
@@ -40,13 +40,6 @@ def line_record(line: Line, row: Row | None) -> Row:
     return record | {name: _finite(value) for name, value in metrics.items()}
 
 
-def accuracy_record(record: Row) -> Row:
-    """Convert an accuracy result to a dict for the JavaScript of the HTML page."""
-    seconds = float(np.median(record["to_target"])) if record["to_target"] else float("nan")
-    rest = {name: value for name, value in record.items() if name != "to_target"}
-    return rest | {"title": f"{record['task']}, {count_text(record['epochs'], 'epoch')}", "seconds_to_target": _finite(seconds)}
-
-
 def page(lines: Sequence[Line], rows: Sequence[Row], curves: Sequence[Curve], commit: str, trained: Sequence[Row] = ()) -> str:
     """Return the text of the HTML page that shows the benchmark results of one commit."""
     gemm, copy = peaks(rows)
@@ -64,7 +57,11 @@ def page(lines: Sequence[Line], rows: Sequence[Row], curves: Sequence[Curve], co
             if not name.startswith(OURS)
         ],
         "scaling": [vars(curve) | {"exponent": exponent(curve.sizes[-2:], curve.ms[-2:])} for curve in curves],
-        "accuracy": [accuracy_record(record) for record in accuracy_records(trained)],
+        "accuracy": [
+            line
+            | {"title": f"{line['task']}, {count_text(line['epochs'], 'epoch')}", "seconds_to_target": _finite(line["seconds_to_target"])}
+            for line in summarize(trained)
+        ],
         "accuracy_commit": trained[0]["git"] if trained else "",
         "target": TARGET,
         "columns": COLUMNS,

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from bench.accuracy import pareto_front, summarize
+from bench.accuracy import summarize
 from bench.peers import OURS, title
 from bench.summary import Line, mean_speedup, peaks, speedup_text, speedups_over_sizes
 from bench.workloads import EVALUATED, TITLES
@@ -66,22 +66,9 @@ def _over_sizes(lines: Sequence[Line], rows: Sequence[Row]) -> str:
     return text + markdown(["", *heads], table)
 
 
-def accuracy_records(rows: Sequence[Row]) -> list[Row]:
-    """Return the accuracy results as one dict for each combination of task, library, number of epochs and sizes."""
-    lines = summarize(rows)
-    front = pareto_front(lines)
-    records = []
-    for line in lines:
-        scores = line["scores"]
-        record = {name: line[name] for name in ("task", "peer", "epochs", "T", "S", "H", "seeds", "to_target")}
-        record |= {"score": sum(scores) / len(scores), "low": min(scores), "high": max(scores), "speed": line["examples_per_second"]}
-        records.append(record | {"front": line in front})
-    return records
-
-
 def accuracy_tables(rows: Sequence[Row]) -> str:
     """Return Markdown tables of this project's mean scores over seeds."""
-    records = [record for record in accuracy_records(rows) if record["peer"] == OURS]
+    records = [record for record in summarize(rows) if record["peer"] == OURS]
     text = ""
     tables: dict[tuple, dict[tuple[int, int], Row]] = {}
     for record in records:

@@ -247,9 +247,9 @@ def environment(mesh: Mesh) -> dict[str, Any]:
     return {
         "python": sys.version.split()[0],
         "versions": versions(),
-        "git": _git(),
+        "git": git_commit(),
         "platform": platform.platform(),
-        "cpu": _cpu(),
+        "cpu": cpu_name(),
         "cores": len(cores()),
         "devices": [f"{d.platform}:{d.device_kind}" for d in mesh.devices.flat],
         "hosts": jax.process_count(),
@@ -270,7 +270,7 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _git() -> str:
+def git_commit() -> str:
     """Return the git commit of this package, followed by "+" if its code has uncommitted changes."""
     file = Path(__file__)
     commands = (["ls-files", "--", file.name], ["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "--", ".."])
@@ -284,7 +284,7 @@ def _git() -> str:
     return commit + ("+" if changes else "") if tracked and commit else ""
 
 
-def _cpu() -> str:
+def cpu_name() -> str:
     """Return the name, the family and the model of the CPU."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

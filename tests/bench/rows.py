@@ -2,10 +2,11 @@
 
 import contextlib
 import io
+import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,17 @@ def bench_here(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
+    """Write rows to a result file, and return its path."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a result file."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
 def timed(name: str, candidate: str, ms: float, number: int = 0, git: str = "abc", **changes: Any) -> dict[str, Any]:
     """Return a valid result row of the round `number`, with the step time `ms` in milliseconds.
 
@@ -60,8 +72,7 @@ def timed(name: str, candidate: str, ms: float, number: int = 0, git: str = "abc
     examples = {str: "", int: 1, float: 1.0, list: [], dict: {}, type(None): None}
     row = {field: examples[about.types[0]] for field, about in FIELDS.items() if STEP in about.required}
     row |= {"schema": VERSION, "measurement": STEP, "peer": candidate.split(":")[0], "candidate": candidate, "git": git, "round": number}
-    row |= {"workload": name, "kind": work.kind, "cell": work.cell}
-    row |= {"B": work.batch, "T": work.length, "H": work.units, "E": work.features, "V": work.vocabulary}
+    row |= {"workload": name, "kind": work.kind, "cell": work.cell} | work.sizes
     row |= {"dropout": work.dropout, "recurrent_dropout": work.dropout, "backend": None, "ms_per_step": ms, "samples": [ms] * 5}
     row |= {
         "cpu": "chip",

@@ -3,12 +3,12 @@
 One test runs the command, which trains a tiny character model on newspaper articles. It is skipped on a machine without the articles.
 """
 
-import json
+import math
 import os
 from pathlib import Path
 
 import pytest
-from rows import ROOT, bench, bench_here
+from rows import ROOT, bench, bench_here, read_lines
 
 from bench import accuracy, recipes
 from bench.peers import ours_tasks
@@ -26,19 +26,18 @@ def _row(task: str, H: int, seed: int, epoch: int, score: float, seconds: float,
 
 
 def test_runs_of_the_grid() -> None:
-    cells = accuracy.cells_of(["sentiment", "generation"], accuracy.PRESETS["standard"].axes)
-    assert len(cells) == 4 * 4 + 4 * 3 * 4
-    runs = list(accuracy.runs_of(cells, ["ours", "keras_jax"], 3, {"sentiment": 3, "generation": 3}))
-    assert len(runs) == 3 * (len(cells) + 1)  # Keras runs only sentiment, at the sizes of its example
-    run = next(run for run in runs if run.peer == "keras_jax" and run.seed == 1)
-    assert run.cell.sizes == {"T": 80, "H": 128}
-    assert run.arguments() == ["bench.peers.keras_tasks", "sentiment", "--warm-up", "--epochs", "3", "--seed", "1"]
-    for cell in (run.cell, accuracy.Cell("generation", {"T": 20, "S": 5, "H": 64})):
-        module, task, *flags = accuracy.Run(cell, "ours", 1, 3).arguments()
-        assert (module, task) == ("bench.peers.ours_tasks", cell.task)
+    epochs = {"sentiment": 3, "generation": 3}
+    runs = list(accuracy.runs_of(epochs, accuracy.PRESETS["standard"].axes, ["ours", "keras_jax"], 3, epochs))
+    assert len(runs) == 3 * (4 * 4 + 4 * 3 * 4 + 1)  # Keras runs only sentiment, at the sizes of its example
+    run = next(run for run in runs if run["peer"] == "keras_jax" and run["seed"] == 1)
+    assert (run["T"], run["H"]) == (80, 128)
+    assert accuracy.arguments(run) == ["bench.peers.keras_tasks", "sentiment", "--warm-up", "--epochs", "3", "--seed", "1"]
+    for ours in (run | {"peer": "ours"}, {"task": "generation", "peer": "ours", "seed": 1, "epochs": 3, "T": 20, "S": 5, "H": 64}):
+        module, task, *flags = accuracy.arguments(ours)
+        assert (module, task) == ("bench.peers.ours_tasks", ours["task"])
         config = ours_tasks.config_of({"sentiment": ours_tasks.SENTIMENT, "generation": ours_tasks.GENERATION}[task], flags)
         length = config.data.maxlen if task == "sentiment" else config.data.length
-        assert (length, config.model.units, config.train.epochs, config.train.seed) == (cell.sizes["T"], cell.sizes["H"], 3, 1)
+        assert (length, config.model.units, config.train.epochs, config.train.seed) == (ours["T"], ours["H"], 3, 1)
 
 
 def test_summary_by_hand() -> None:
@@ -46,12 +45,10 @@ def test_summary_by_hand() -> None:
     rows += [_row("sentiment", 32, 1, 1, 0.83, 2.0), _row("sentiment", 32, 1, 2, 0.80, 2.0)]
     rows += [_row("sentiment", 64, 0, 1, 0.81, 4.0), _row("generation", 32, 0, 1, 3.0, 1.0), _row("generation", 32, 0, 2, 2.5, 1.0)]
     small, large, text = accuracy.summarize(rows)
-    assert small["scores"] == [0.84, 0.83]
-    assert small["to_target"] == [4.0, 2.0]
-    assert large["to_target"] == [float("inf")]
-    assert text["scores"] == [2.5]
-    assert text["examples_per_second"] == 1000
-    assert accuracy.pareto_front([small, large, text]) == [small, text]  # the large one is worse and slower
+    assert (small["low"], small["score"], small["high"]) == (0.83, pytest.approx(0.835), 0.84)
+    assert [line["seconds_to_target"] for line in (small, large, text)] == pytest.approx([3.0, math.inf, math.nan], nan_ok=True)
+    assert (text["score"], text["speed"]) == (2.5, 1000)
+    assert [line["front"] for line in (small, large, text)] == [True, False, True]  # the large one is worse and slower
 
 
 def test_tables_keep_numbers_of_epochs_apart() -> None:
@@ -87,7 +84,7 @@ def test_rows_of_other_cores_are_reported_apart() -> None:
     assert len(one) == 288
     (ours, keras) = accuracy.summarize(both)
     assert (ours["peer"], keras["peer"]) == ("ours", "keras_jax")
-    assert [round(sum(line["scores"]) / 3, 4) for line in (ours, keras)] == [0.8314, 0.8381]
+    assert [round(line["score"], 4) for line in (ours, keras)] == [0.8314, 0.8381]
 
 
 def test_recipes() -> None:
@@ -127,7 +124,7 @@ def test_runs_of_a_recipe_are_measured_once(tmp_path: Path, monkeypatch: pytest.
         recipes.run("seeds", [ours], 3, 2, path, measure=True)
     assert asked == [["bench.peers.ours_tasks", "sentiment", "--epochs", "3", "--seed", str(seed)] for seed in (3, 4)]
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "sentiment ours, seed 3: test_accuracy 0.8130, 0.8230"
+    assert lines[0] == "task sentiment, recipe ours, seed 3: test_accuracy 0.8130, 0.8230"
     assert lines[-1] == "ours: 0.8235 (sd 0.0007; 3: 0.8230, 4: 0.8240)"
     assert len(path.read_text().splitlines()) == 4
 
@@ -172,7 +169,7 @@ def test_a_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command += ["--seeds", "1", "--epochs", "2", "--results", str(path)]
     run = bench(*command)
     assert run.returncode == 0, run.stderr[-3000:]
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows = read_lines(path)
     assert [(row["epoch"], row["T"], row["S"], row["H"]) for row in rows] == [(1, 5, 500, 4), (2, 5, 500, 4)]
     assert all(row["validation_bits"] > 1 for row in rows)
     again = bench_here(*command)

@@ -96,7 +96,7 @@ def test_a_folder_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
     def measured(*_: object) -> list[dict]:
         raise PermissionError(13, "Permission denied", "/root/rows.jsonl")
 
-    monkeypatch.setattr(memory, "run_missing", measured)
+    monkeypatch.setattr(memory.timing, "measure_missing", measured)
     run = bench_here("memory")
     assert run.returncode == 2
     assert run.stderr == "bench: /root/rows.jsonl: Permission denied; name another, or make room or permissions\n"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rows import bench_here, timed
+from rows import bench_here, timed, write_rows
 
 from bench import compare, summary
 from lstm_jax import InputError
@@ -151,7 +151,7 @@ def test_a_commit_without_its_uncommitted_version(tmp_path: Path) -> None:
     """
     path = tmp_path / "rows.jsonl"
     both = [timed("A", "ours", ms, n, git) for git, ms in (("abc", 10.0), ("abc+", 7.0)) for n in range(3)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in both))
+    write_rows(path, both)
     for text, ms in (("abc", 10.0), ("ab", 10.0), ("abc+", 7.0)):
         assert [row["ms_per_step"] for row in compare.timed_rows(text, path)] == [ms] * 3
         rows, (line,) = summary.of_commit(path, text)

@@ -1,6 +1,5 @@
 """Tests of `bench duel`: verdicts on made-up rounds, two real processes that take turns, and false alarms. No time is asserted."""
 
-import json
 import re
 import subprocess
 from collections.abc import Callable, Mapping
@@ -8,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rows import ROOT, bench, bench_here
+from rows import ROOT, bench, bench_here, read_lines, write_rows
 
 from bench import cpu, duel, timing, worker
 from bench.peers import base
@@ -86,7 +85,7 @@ def test_verdict_and_exit_code_of_the_command(factor: float, verdict: str, code:
     """With --report, the command measures nothing, prints the verdict on made-up rows, and returns the matching exit code."""
     path, versions = tmp_path / "duel.jsonl", dict.fromkeys(("baseline", "candidate"), duel.version(ROOT))
     rows = _rows(factor, schema=3, measurement="duel", versions=versions)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(path, rows)
     run = bench_here("duel", str(ROOT), "--workload", "A", "--report", "--results", str(path))
     assert run.returncode == code, run.stderr
     line = run.stdout.splitlines()[-1]
@@ -115,10 +114,10 @@ def test_command(tmp_path: Path) -> None:
     path, versions = tmp_path / "duel.jsonl", dict.fromkeys(("baseline", "candidate"), duel.version(ROOT))
     about = {"schema": 3, "measurement": "duel", "versions": versions, "cpu": cpu(), "cores": timing.CORES}
     known = [row | {"samples": row["samples"][:3]} for row in _rows(1.0, 1, "recurrence:H=4,T=3,B=2", **about)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in known))
+    write_rows(path, known)
     few = ["--workload", "recurrence:H=4,T=3,B=2", "--rounds", "2", "--turns", "3", "--seconds", "0.001", "--level", "0.6"]
     run = bench("duel", str(ROOT), *few, "--results", str(path))
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows = read_lines(path)
     assert rows[:2] == known
     expected = [(n, role, 3) for n in range(2) for role in ("baseline", "candidate")]
     assert [(row["round"], row["role"], len(row["samples"])) for row in rows] == expected
@@ -167,12 +166,12 @@ def test_rounds_of_other_settings_do_not_count(tmp_path: Path, monkeypatch: pyte
     assert measured("--turns", "3", "--seconds", "0.2") == 8
     here["cpu"] = "third"
     assert measured("--report") == 0  # of the newest rounds, which another CPU has run
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows = read_lines(path)
     found = [(row["cpu"], row["versions"]["baseline"], len(row["samples"]), row["seconds"]) for row in rows[::16]]
     chip, other = [("chip", "abc", 3, 0.05), ("chip", "abc", 4, 0.05), ("chip", "abc", 3, 0.2)], "another"
     assert found == [*chip, (other, "abc", 3, 0.05), (other, "abd", 3, 0.05), (other, "abd", 3, 0.2)]
     old = [{name: value for name, value in row.items() if name != "seconds"} for row in rows if row["seconds"] == 0.2][-16:]
-    path.write_text("".join(json.dumps(row) + "\n" for row in old))
+    write_rows(path, old)
     here["cpu"] = other
     assert measured("--turns", "3", "--seconds", "0.7") == 0  # old rows do not tell the seconds
 
@@ -200,12 +199,6 @@ def test_a_folder_without_a_commit(tmp_path: Path) -> None:
     git("add", ".")
     git(*author, "commit", "-q", "-m", "second")
     assert re.fullmatch("[0-9a-f]{12}", duel.version(copy))
-
-
-def test_roles_of_false_alarms() -> None:
-    assert list(duel.roles_of(9)) == ["baseline", "candidate", "slower"]
-    assert list(duel.roles_of(10)) == ["baseline", "candidate"]
-    assert duel.roles_of(0)["slower"].arguments() == ["ours", "--slower", "0.1"]
 
 
 def test_a_slower_call_waits_for_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -299,6 +292,7 @@ def test_flags_of_false_alarms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     run = bench_here(*arguments, "--level", "0.3")
     assert run.stdout.splitlines()[-2:] == ["false alarms in 0 of 2 comparisons", "10 % slower detected in 2 of 2"], run.stderr
     assert asked == [("B", None, 2, 0.5)] * 6
+    assert duel.SLOWER["slower"].arguments() == ["ours", "--slower", "0.1"]
     strict = bench_here(*arguments)
     assert strict.stderr == "bench: rounds of B: 3; no 3 pairs can be beyond level 0.02: give 7 or more\n"
     assert bench_here(*arguments, "--level", "0.3", "--least", "0.2").stdout.endswith("10 % slower detected in 0 of 2\n")

@@ -1,12 +1,11 @@
 """Tests of `bench memory` at tiny sizes: each process gives a row, and existing rows are not measured again. No amount is asserted."""
 
-import json
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from rows import bench, bench_here
+from rows import bench, bench_here, read_lines, write_rows
 
 from bench import memory
 
@@ -25,7 +24,7 @@ def test_a_row_a_process(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
     arguments = ["--length", "5", "--sizes", "B=4,H=4,E=4,V=9", "--results", str(path)]
     run = bench("memory", *arguments)
     assert run.returncode == 0, run.stderr[-3000:]
-    kept, again = (json.loads(line) for line in path.read_text().splitlines())
+    kept, again = read_lines(path)
     assert (kept["remat"], again["remat"]) == ("none", "sqrt")
     for row in (kept, again):
         assert (row["B"], row["T"], row["H"]) == (4, 5, 4)
@@ -35,7 +34,7 @@ def test_a_row_a_process(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(memory.timing, "run_module", lambda arguments: pytest.fail("rows that exist are not measured again"))
     memory.main()
     lines = run.stdout.splitlines(keepends=True)
-    assert [line.startswith("A:T=5,B=4") for line in lines] == [True, True, False, False]
+    assert [line.startswith("workload A:T=5,B=4") for line in lines] == [True, True, False, False]
     assert capsys.readouterr().out == "".join(lines[2:])
 
 
@@ -53,7 +52,7 @@ def test_report_of_the_sizes_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     mine = [_memory_row(T, peak) for T, peak in ((1, 200.0), (100, 200.0), (1000, 210.0), (10_000, 300.0))]
     other = [_memory_row(T, 9000.0, ",H=8") for T in (1, 50)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in mine + other))
+    write_rows(path, mine + other)
     run = bench_here("memory", "--report", "--commit", "abc", "--results", str(path))
     assert run.stdout.splitlines() == [
         "remat none, T 1: peak 200 MiB, 100 before the first step",

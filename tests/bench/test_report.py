@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from browser import needs_browser, open_page
-from rows import bench_here, failed, timed
+from rows import bench_here, failed, timed, write_rows
 
 from bench.peers import read_candidate
 from bench.report.tables import throughput_tables
@@ -52,9 +52,9 @@ def _trained() -> list[dict]:
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     path = folder / "rows.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in _rows()))
+    write_rows(path, _rows())
     trained = folder / "accuracy.jsonl"
-    trained.write_text("".join(json.dumps(row) + "\n" for row in _trained()))
+    write_rows(trained, _trained())
     run = bench_here("report", "--results", str(path), "--accuracy", str(trained), "--out", str(folder / "page"))
     assert run.returncode == 0, run.stderr
     return folder / "page"

@@ -1,11 +1,10 @@
 """Tests of `bench sampling` at tiny sizes: existing rows are not measured again. No time is asserted."""
 
-import json
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from rows import bench, bench_here
+from rows import bench, bench_here, read_lines, write_rows
 
 from bench import sampling
 from lstm_jax import InputError
@@ -20,13 +19,13 @@ def test_command(tmp_path: Path) -> None:
     arguments = ["sampling", "--rounds", "1", "--units", "4", "--chars", "5", "--samples", "3", "--results", str(path)]
     run = bench(*arguments)
     assert run.returncode == 0, run.stderr[-3000:]
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows = read_lines(path)
     methods = {"predict loop": "keras_jax"} | dict.fromkeys(("carried", "carried, 3 samples", "window", "window, 3 samples"), "ours")
     assert {row["method"]: row["peer"] for row in rows} == methods
     assert {(row["units"], row["chars"], row["round"]) for row in rows} == {(4, 5, 0)}
     assert "4 units, window: 3 samples take" in run.stdout
     again = bench_here(*arguments)
-    assert again.stdout == "".join(line for line in run.stdout.splitlines(keepends=True) if not line.startswith("4 units, round"))
+    assert again.stdout == "".join(line for line in run.stdout.splitlines(keepends=True) if not line.startswith("units 4, round"))
     assert len(path.read_text().splitlines()) == len(rows)
 
 
@@ -51,10 +50,6 @@ def _process(asked: list):
     return run_module
 
 
-def _methods(path: Path) -> list[str]:
-    return [json.loads(line)["method"] for line in path.read_text().splitlines()]
-
-
 ARGUMENTS = ("sampling", "--rounds", "1", "--units", "4", "--chars", "5")
 
 
@@ -66,11 +61,11 @@ def test_a_round_that_was_interrupted_is_completed(tmp_path: Path, monkeypatch: 
     path, asked = tmp_path / "rows.jsonl", []
     monkeypatch.setattr(sampling.timing, "run_module", _process(asked))
     row = {"schema": 3, "measurement": "sampling", "cores": 2, "load": 1.0, "round": 0, "units": 4, "chars": 5}
-    path.write_text(json.dumps(row | {"peer": "keras_jax", "method": "predict loop", "seconds": 10.0}) + "\n")
+    write_rows(path, [row | {"peer": "keras_jax", "method": "predict loop", "seconds": 10.0}])
     run = bench_here(*ARGUMENTS, "--samples", "1", "--results", str(path))
     assert run.returncode == 0, run.stderr
     assert asked == [("keras_tasks", "1"), ("ours_tasks", "5", "--samples", "1")]
-    assert _methods(path) == ["predict loop", "carried", "window"]
+    assert [row["method"] for row in read_lines(path)] == ["predict loop", "carried", "window"]
 
 
 def test_other_numbers_of_samples_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,7 +79,7 @@ def test_other_numbers_of_samples_are_measured(tmp_path: Path, monkeypatch: pyte
         run = bench_here(*ARGUMENTS, "--samples", samples, "--results", str(path))
         assert run.returncode == 0, run.stderr
     first = ["predict loop", "carried", "carried, 64 samples", "window", "window, 64 samples"]
-    assert _methods(path) == [*first, "carried, 16 samples", "window, 16 samples"]
+    assert [row["method"] for row in read_lines(path)] == [*first, "carried, 16 samples", "window, 16 samples"]
     assert "4 units, carried: speedup over Keras' predict loop 10.0x\n" in run.stdout  # one process a side gives no interval
     assert "4 units, window: 16 samples take 1.00 times the time of one\n" in run.stdout
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rows import bench
+from rows import bench, read_lines, write_rows
 
 from bench import RESULTS, scaling
 from lstm_jax import InputError
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("quick_processes")
 
 
 def test_each_point_once() -> None:
-    found = list(scaling.points(scaling.GRID, scaling.MIDDLE))
+    found = scaling.points(scaling.GRID, scaling.MIDDLE)
     assert len(found) == sum(len(sizes) for sizes in scaling.GRID.values()) - 2  # the middle is in each
     assert found.count(scaling.MIDDLE) == 1
     assert all(sum(point[letter] != size for letter, size in scaling.MIDDLE.items()) <= 1 for point in found)
@@ -52,16 +52,17 @@ def test_a_file_with_rows_of_another_command(tmp_path: Path, monkeypatch: pytest
     """
     row = next(row for row in map(json.loads, (RESULTS / "accuracy.jsonl").read_text().splitlines()) if "git" not in row)
     path = tmp_path / "rows.jsonl"
-    path.write_text(json.dumps(row) + "\n")
+    write_rows(path, [row])
     asked = []
     known = json.loads((RESULTS / "scaling.jsonl").read_text().splitlines()[0])
     measured = {name: value for name, value in known.items() if name not in ("schema", "measurement", "sample_count", "git", "round")}
     monkeypatch.setattr(scaling.timing, "run_module", lambda arguments: asked.append(arguments) or [measured])
-    scaling.sweep([(0, {"T": 3, "H": 4, "B": 2}, 1)], 0.01, path, "abc")
+    item = {"round": 0, "devices": 1, "T": 3, "H": 4, "B": 2}
+    scaling.sweep([item], 0.01, path, "abc")
     assert len(asked) == 1
     monkeypatch.setattr(scaling, "cpu", lambda: "another chip")
     with pytest.raises(InputError, match=r"^machines: .*another chip, .*; measure on one machine, or give another file in --results$"):
-        scaling.sweep([(1, {"T": 3, "H": 4, "B": 2}, 1)], 0.01, path, "abc")
+        scaling.sweep([item | {"round": 1}], 0.01, path, "abc")
 
 
 @pytest.mark.slow
@@ -71,7 +72,7 @@ def test_a_sweep(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> Non
     command += ["--seconds", "0.02", "--results", str(path), "--figure", str(figure)]
     run = bench(*command)
     assert run.returncode == 0, run.stderr[-3000:]
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows = read_lines(path)
     assert [(row["T"], row["H"], row["E"], row["B"], row["devices"]) for row in rows] == [(3, 4, 4, 2, 2), (6, 4, 4, 2, 2)]
     for row in rows:
         assert row["ms_per_step"] > 0

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rows import ROOT, TINY, bench, bench_here, failed, run_python, timed
+from rows import ROOT, TINY, bench, bench_here, failed, read_lines, run_python, timed, write_rows
 
 from bench import flops, peers, schema, summary, throughput, timing
 from bench.peers import PEERS
 from bench.report.page import line_record
-from bench.workloads import make_arrays, recurrence, workload
+from bench.workloads import make_arrays, workload
 from lstm_jax import InputError
 from lstm_jax.recurrence import BACKENDS
 from lstm_jax.sweep.rows import read_rows
@@ -46,7 +46,7 @@ def test_flops_by_hand() -> None:
     # 165 small parameters, 6 rows of 5 of the table (7 at most), 6 ids, 2 logits
     assert flops.least_bytes(inference) == 4 * (165 + 30 + 6 + 2)
     assert flops.least_bytes(evaluation) == 4 * (165 + 35 + 75_000 + 25_000)
-    cell = recurrence(4, 3, 2)
+    cell = workload("recurrence:H=4,T=3,B=2")
     assert flops.step_flops(cell) == 3 * (6 * 64 * 2 + 6 * 64 * 2)
     assert flops.least_bytes(cell) == 4 * (2 * (64 + 64 + 16) + 4 * 24)
     assert [round(flops.step_flops(workload(name)) / 1e9, 1) for name in "AB"] == [2.0, 2.0]
@@ -135,7 +135,7 @@ def test_a_sweep_that_is_killed_goes_on(tmp_path: Path) -> None:
             assert sweep.poll() is None
             time.sleep(0.02)
         os.killpg(sweep.pid, signal.SIGKILL)
-    before = [json.loads(line) for line in path.read_text().splitlines()]
+    before = read_lines(path)
     with path.open("a") as file:
         file.write('{"peer": "ours", "rou')
     run = run_python(command[1:])
@@ -160,7 +160,7 @@ def test_a_sweep_keeps_its_rows(tmp_path: Path) -> None:
     one_core = ["taskset", "-c", str(min(os.sched_getaffinity(0)))] if shutil.which("taskset") else []
     run = run_python(["-c", QUICK, *arguments], one_core)
     assert run.returncode == 0, run.stderr[-3000:]
-    peak, good, bad = (json.loads(line) for line in path.read_text().splitlines())
+    peak, good, bad = read_lines(path)
     assert [row["measurement"] for row in (peak, good, bad)] == ["peak", "step", "failed"]
     assert good["ms_per_step"] > 0
     assert good["cores"] == (1 if one_core else timing.CORES)
@@ -185,7 +185,7 @@ def test_first_step(tmp_path: Path) -> None:
     arguments = ["throughput", "--first-step", "--workload", "recurrence:B=2,T=3,H=4", "--rounds", "1", "--results", str(path)]
     run = bench(*arguments, "--peer", "ours", "ours:backend=cudnn")
     assert run.returncode == 0, run.stderr[-3000:]
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows = read_lines(path)
     assert [(row["candidate"], row["cache"], "error" in row) for row in rows] == [
         ("ours", "cold", False),
         ("ours", "warm", False),
@@ -244,7 +244,7 @@ def test_one_process_gives_no_interval(tmp_path: Path) -> None:
     assert summary.speedup_text(equinox.speedup) == "2.00x (2.00 to 2.00)"
     assert line_record(haiku, None)["speedup"] == [1.5, None, None]
     path = tmp_path / "rows.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(path, rows)
     run = bench_here("throughput", "--report", "--results", str(path), "--commit", "abc", "--workload", "A", "--peer", "ours", "haiku")
     assert re.search(r"haiku +3\.000 +1\.50x +853,333 ", run.stdout), run.stdout
 
@@ -252,12 +252,11 @@ def test_one_process_gives_no_interval(tmp_path: Path) -> None:
 def test_rows_of_two_machines_are_not_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows of one commit from two machines are not reported together, and a sweep refuses a file with rows of another machine."""
     rows = [timed("A", "ours", 2.0, n, cpu="chip") for n in range(2)] + [timed("A", "haiku", 3.0, n, cpu="other chip") for n in range(2)]
-    path = tmp_path / "rows.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = write_rows(tmp_path / "rows.jsonl", rows)
     flags = ("--results", str(path), "--workload", "A", "--peer", "ours")
     run = bench_here("throughput", "--report", "--commit", "abc", *flags)
     assert (run.returncode, run.stderr) == (2, "bench: machines: chip, 2 cores and other chip, 2 cores; report rows of one machine\n")
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows[2:]))
+    write_rows(path, rows[2:])
     monkeypatch.setattr(throughput, "commit", lambda: "abc")
     monkeypatch.setattr(throughput, "cpu", lambda: "chip")
     run = bench_here("throughput", *flags, "--rounds", "9")
@@ -268,8 +267,7 @@ def test_rows_of_two_machines_are_not_mixed(tmp_path: Path, monkeypatch: pytest.
 
 def test_only_noisy_rows_that_are_shown_are_counted(tmp_path: Path) -> None:
     rows = [timed("A", name, 2.0, n, noisy="wide") for name in ("ours", "haiku") for n in range(2)]
-    path = tmp_path / "rows.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = write_rows(tmp_path / "rows.jsonl", rows)
     arguments = ("throughput", "--report", "--commit", "abc", "--results", str(path), "--workload", "A", "--peer")
     assert "2 rows are noisy" in bench_here(*arguments, "ours").stdout
     assert "4 rows are noisy" in bench_here(*arguments, "ours", "haiku").stdout
@@ -300,15 +298,15 @@ def test_a_first_step_that_failed_is_measured_again(tmp_path: Path, monkeypatch:
     path, work, candidate, asked = tmp_path / "rows.jsonl", workload("A"), peers.read_candidate("ours"), []
     times = {"build_seconds": 1.0, "first_step_seconds": 2.0, "compile_seconds": 0.5, "cpu": "x", "versions": {}, "backend_ran": "y"}
 
-    def pair(process: timing.Process, sha: str) -> list[dict]:
-        asked.append(process)
-        failed = {1: throughput.CACHES, 2: ("warm",)}.get(len(asked), ())
-        more = {cache: {"error": "ended with code -9"} if cache in failed else times for cache in throughput.CACHES}
-        return [schema.make_row(schema.FIRST_STEP, **process.about(sha), cache=cache, **more[cache]) for cache in throughput.CACHES]
+    def process(arguments: list[str], **_: object) -> list[dict]:
+        asked.append(arguments)
+        if len(asked) in (1, 2, 4):
+            raise subprocess.CalledProcessError(-9, arguments)
+        return [times]
 
-    monkeypatch.setattr(throughput, "first_step_rows", pair)
+    monkeypatch.setattr(timing, "run_module", process)
     failed = "failed: ended with code -9"
-    for count, shown in ((1, failed), (2, failed), (3, "2.00"), (3, "2.00")):
+    for count, shown in ((2, failed), (4, failed), (6, "2.00"), (6, "2.00")):
         throughput.sweep_first_step([timing.Process(work, candidate, 0)], path, "abc")
         throughput.report_first_step([work], [candidate], path, "abc")
         assert len(asked) == count

@@ -88,19 +88,19 @@ def test_the_commit_is_that_of_a_repository_with_the_package(tmp_path, monkeypat
     for path in (file := package / "training" / "run_folder.py", package / "errors.py", tmp_path / "other.py"):
         path.write_text("x")
     monkeypatch.setattr(run_folder, "__file__", str(file))
-    assert run_folder._git() == ""
+    assert run_folder.git_commit() == ""
     git("init", "-q")
     git("add", "other.py")
     git("commit", "-q", "-m", "other")
-    assert run_folder._git() == ""
+    assert run_folder.git_commit() == ""
     git("add", "env")
     git("commit", "-q", "-m", "all")
     commit = git("rev-parse", "--short=12", "HEAD")
-    assert run_folder._git() == commit
+    assert run_folder.git_commit() == commit
     (tmp_path / "other.py").write_text("y")
-    assert run_folder._git() == commit
+    assert run_folder.git_commit() == commit
     (package / "errors.py").write_text("y")
-    assert run_folder._git() == commit + "+"
+    assert run_folder.git_commit() == commit + "+"
 
 
 HERE = {"cpu": "a", "cores": 2, "compiled": "lstm-1.so", "devices": ["cpu:cpu"] * 2, "backend": "compiled", "git": "abc"}
