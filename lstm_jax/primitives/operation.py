@@ -94,15 +94,12 @@ class ForwardOperation(Operation):
     """Base class of operations without a custom backward pass. JAX computes their gradients by differentiating `plain_forward`."""
 
     def backward(self, wanted, args, residuals, cotangents):
-        """Return the gradients with respect to the arguments, computed in JAX; see `Operation.backward`."""
         return self.plain_backward(wanted, args, residuals, cotangents)
 
     def rows(self, args: tuple) -> list[int | None]:
-        """Return a list with None for each array in `args`, since this class treats no axis as a batch axis; see `Operation.rows`."""
         return [None] * len(jax.tree.leaves(args))
 
     def output_rows(self, outputs) -> list[int]:
-        """Return an empty list. The list is not read, since this class treats no axis as a batch axis; see `Operation.output_rows`."""
         return []
 
 
@@ -327,7 +324,6 @@ class Vmapped(Operation):
         return self._over(lambda args: self.inner.forward(keep, *args), args)
 
     def plain_forward(self, keep: bool, *args):
-        """Return the same results as `forward`, computed in JAX; see `Operation.plain_forward`."""
         return self._over(lambda args: self.inner.plain_forward(keep, *args), args)
 
     def backward(self, wanted, args, residuals, cotangents):
@@ -335,7 +331,6 @@ class Vmapped(Operation):
         return self._back(self.inner.backward, wanted, args, residuals, cotangents)
 
     def plain_backward(self, wanted, args, residuals, cotangents):
-        """Return the same results as `backward`, computed in JAX; see `Operation.plain_backward`."""
         return self._back(self.inner.plain_backward, wanted, args, residuals, cotangents)
 
     def _back(self, function: Callable, wanted, args, residuals, cotangents):
@@ -350,15 +345,12 @@ class Vmapped(Operation):
         return tree.unflatten([None if not want else next(found) if dim == 0 else next(found).sum(0) for dim, want in pairs])
 
     def rows(self, args: tuple) -> list[int | None]:
-        """Return one entry for each array in `args`: the index of its batch axis, or None if it has no such axis; see `Operation.rows`."""
         leaves, tree = jax.tree.flatten(args)
         axes = self.inner.rows(tree.unflatten(without_leading(leaves, self.dims)))
         return [axis if axis is None or dim is None else axis + 1 for axis, dim in zip(axes, self.dims, strict=True)]
 
     def output_rows(self, outputs) -> list[int]:
-        """Return a list with the index of the batch axis of each array in the outputs; see `Operation.output_rows`."""
         return [axis + 1 for axis in self.inner.output_rows(outputs)]
 
     def residual_rows(self, residuals) -> list[int]:
-        """Return a list with the index of the batch axis of each array in the residuals; see `Operation.residual_rows`."""
         return [axis + 1 for axis in self.inner.residual_rows(residuals)]

@@ -90,27 +90,22 @@ class CompiledCell(RecurrentOperation):
     options: Options
 
     def runs_on(self):
-        """Return ("cpu",), since the C++ code is compiled for the CPU; see `Operation.runs_on`."""
         return ("cpu",)
 
     def forward(self, keep, *args):
-        """Run the cell in C++ and return (outputs, `Residuals`), or (outputs, None) if `keep` is false; see `Operation.forward`."""
         require(not keep or self.options.compute_dtype != INT8, "products in int8", "differentiated", NOT_DIFFERENTIABLE)
         return _call_forward(self.options, keep, Call(*args))
 
     def backward(self, wanted, args, residuals, cotangents):
-        """Return the gradients with respect to the arguments of the operation; see `Operation.backward`."""
         if any(jax.tree.leaves(Call(*wanted).dropout)):
             return self.plain_backward(wanted, args, residuals, cotangents)
         call = Call(*args)
         return tuple(_call_backward(self.options, bool(Call(*wanted).x), call, residuals, *with_zeros(cotangents, call.state)))
 
     def plain_forward(self, keep, *args):
-        """Return the same results as `forward`, computed in JAX; see `Operation.plain_forward`."""
         return _scan(self.options, keep, Call(*args))
 
     def plain_backward(self, wanted, args, residuals, cotangents):
-        """Return the same results as `backward`, by differentiating `plain_forward`; see `Operation.plain_backward`."""
         gradients = Call(*super().plain_backward(wanted, args, residuals, cotangents))
         return tuple(gradients._replace(x=_sum_repeats(gradients.x, Call(*args).tokens)))
 
@@ -124,7 +119,6 @@ class CompiledLSTM(CompiledCell):
     """
 
     def plain_backward(self, wanted, args, residuals, cotangents):
-        """Return the same results as `backward`, computed in JAX; see `Operation.plain_backward`."""
         call = Call(*args)
         gradients = hoisted.backward(TWIN, self.options, call, residuals, cotangents)
         by_masks = any(jax.tree.leaves(Call(*wanted).dropout))

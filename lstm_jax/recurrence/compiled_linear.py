@@ -37,15 +37,12 @@ class LinearSteps(Operation):
     """
 
     def runs_on(self):
-        """Return ("cpu",), since the C++ code is compiled for the CPU; see `Operation.runs_on`."""
         return ("cpu",)
 
     def rows(self, args: tuple) -> list[int | None]:
-        """Return a list with the index of the batch axis of each argument that is not None; see `Operation.rows`."""
         return [1, 1, 0] if args[3] is None else [1, 1, 0, 1]
 
     def output_rows(self, outputs) -> list[int]:
-        """Return a list with the index of the batch axis of the output h, which is (T, B, H); see `Operation.output_rows`."""
         del outputs
         return [1]
 
@@ -61,7 +58,6 @@ class LinearSteps(Operation):
         return h, h if keep else None
 
     def backward(self, wanted, args, residuals, cotangents):
-        """Return the gradients with respect to a, b and the initial h of h' = a h + b, computed in C++; see `Operation.backward`."""
         del wanted
         a, _, h, starts = args
         resets = starts is not None  # as in `forward`, `call` must not hold arrays
@@ -72,7 +68,6 @@ class LinearSteps(Operation):
         return *call_partitioned(call, [(a, 1), (h, 0), (residuals, 1), (cotangents, 1), (starts, 1)], [1, 1, 0]), None
 
     def plain_forward(self, keep, *args):
-        """Return the same results as `forward`, computed in JAX; see `Operation.plain_forward`."""
         a, b, start, starts = args
 
         def body(h, step):

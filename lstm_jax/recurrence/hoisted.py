@@ -51,23 +51,18 @@ class HoistedLSTM(RecurrentOperation):
     options: Options
 
     def runs_on(self):
-        """Return the platforms, such as "cuda", on which `forward` and `backward` run. See `Operation.runs_on`."""
         return self.loops.platforms
 
     def forward(self, keep, *args):
-        """Run the LSTM and return (outputs, residuals); see `Operation.forward`."""
         return forward(self.loops, self.options, keep, Call(*args))
 
     def backward(self, wanted, args, residuals, cotangents):
-        """Return a tuple of the gradients with respect to the arguments `args` of the forward pass; see `Operation.backward`."""
         return tuple(backward(self.loops, self.options, Call(*args), residuals, cotangents))
 
     def plain_forward(self, keep, *args):
-        """Return the same results as `forward`, computed in JAX; see `Operation.plain_forward`."""
         return forward(self.loops.twin or self.loops, self.options, keep, Call(*args))
 
     def plain_backward(self, wanted, args, residuals, cotangents):
-        """Return the same results as `backward`, computed in JAX; see `Operation.plain_backward`."""
         return tuple(backward(self.loops.twin or self.loops, self.options, Call(*args), residuals, cotangents))
 
 

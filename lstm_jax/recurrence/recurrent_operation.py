@@ -19,13 +19,11 @@ class RecurrentOperation(Operation):
     """
 
     def rows(self, args: tuple) -> list[int | None]:
-        """Return the index of the batch axis of each array in `args`, or None for an array without a batch axis; see `Operation.rows`."""
         kinds: tuple[Callable, ...] = (lambda leaf: None, lambda leaf: 1, lambda leaf: 0, lambda leaf: 1, mask_axis, _reset_axis)
         further = (lambda leaf: 1,) * (len(args) - len(kinds))
         return [axis(leaf) for part, axis in zip(args, kinds + further, strict=True) for leaf in jax.tree.leaves(part)]
 
     def output_rows(self, outputs) -> list[int]:
-        """Return a list with the index of the batch axis of each array in `outputs`; see `Operation.output_rows`."""
         h, state = outputs
         return [1] * (h is not None) + [0] * len(state)
 
