@@ -259,28 +259,27 @@ class Recurrent(LayerState):
     ):
         """Run the layer on a batch of sequences, and return its outputs.
 
+        `mask`, `lengths`, `resets`, `segment_ids` and `tokens` are described at `unroll`. With `time_major`, time is the first axis of x, of
+        the arguments with an entry for each step, and of the outputs.
+
         Args:
-            x: input (B, T, E), or (T, B, E) if `time_major` is true. Int ids (B, T) or (T, B) stand for one-hot vectors of E features; see
-                `unroll`. Floats with two axes are a single sequence (T, E), as in `torch.nn.LSTM`, and not one step of a batch, for
-                which there is `step`. Then, and with int ids (T,), the other arguments and the results have no batch axis either.
-            mask: bool (B, T), or (T, B) if `time_major` is true, that is False at padded steps. None means that no step is padded.
-            lengths: int (B,), the number of valid steps of each row. It may be given instead of `mask`.
-            resets: bool (B, T), or (T, B) if `time_major` is true. True marks the first step of a new sequence within a row, before which
-                the state is replaced by `reset_state`; see `unroll`.
+            x: input (B, T, E). Int ids (B, T) stand for one-hot vectors of E features. Floats with two axes are a single sequence (T, E), as
+                in `torch.nn.LSTM`, and not one step of a batch, for which there is `step`. Then, and with int ids (T,), the other arguments
+                and the results have no batch axis either.
+            mask: bool (B, T), False at padded steps.
+            lengths: int (B,), the number of valid steps of each row, in place of `mask`.
+            resets: bool (B, T), True at the first step of a new sequence within a row.
             reset_state: state after a reset: a state, or a tuple or list of arrays (B, H) or (H,). None means the learned initial state if
                 the layer has one, else the initial state of the cell.
-            segment_ids: int (B, T), or (T, B) if `time_major` is true. They number the sequences that are packed in a row, and are 0 at
-                padded steps. They are given in place of `mask`, `lengths` and `resets`; see `unroll`.
+            segment_ids: int (B, T), the number of the packed sequence of each step, in place of `mask`, `lengths` and `resets`.
             initial_state: initial state of the cell: a state, or a tuple or list of (B, H) arrays in its order, (h, c) for an LSTM (the
                 carry of Flax' cells is (c, h)). None means the state carried from the previous call or, if there is none, the state after
                 a reset (see `reset_state`).
-            dropout: dropout masks to use. If None and the layer is in training mode, new masks are drawn. For a single sequence, the masks
-                have no batch axis, or a batch axis of 1.
-            tokens: int (B, T), or (T, B) if `time_major` is true, by which a backend may recognise equal inputs and save time. Two steps of
-                a row may have equal tokens only if they have equal inputs; see `unroll`. None if no such tokens are known.
+            dropout: dropout masks to use. If None and the layer is in training mode, new masks are drawn.
+            tokens: int (B, T), equal only where the inputs of a row are equal.
             deterministic: whether to run without dropout. If None, the last call of `train()` or `eval()` decides.
             rngs: source of random numbers for the dropout masks, as in `draw_masks`.
-            time_major: whether time is the first axis of `x`, `mask`, `resets`, `segment_ids`, `tokens` and the outputs.
+            time_major: whether time is the first axis.
             return_sequences: whether to return the outputs of all steps. None means the value with which the layer was created.
             zero_output_for_mask: whether the outputs of padded steps are zeros. None means the value with which the layer was created.
 
