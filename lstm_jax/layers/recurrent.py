@@ -259,13 +259,13 @@ class Recurrent(LayerState):
     ):
         """Run the layer on a batch of sequences, and return its outputs.
 
-        `mask`, `lengths`, `resets`, `segment_ids` and `tokens` are described at `unroll`. With `time_major`, time is the first axis of x, of
-        the arguments with an entry for each step, and of the outputs.
+        `mask`, `lengths`, `resets`, `segment_ids` and `tokens` are described at `unroll`. With `time_major`, time is the first axis of x,
+        of the arguments with an entry for each step, and of the outputs.
 
         Args:
-            x: input (B, T, E). Int ids (B, T) stand for one-hot vectors of E features. Floats with two axes are a single sequence (T, E), as
-                in `torch.nn.LSTM`, and not one step of a batch, for which there is `step`. Then, and with int ids (T,), the other arguments
-                and the results have no batch axis either.
+            x: input (B, T, E). Int ids (B, T) stand for one-hot vectors of E features. Floats with two axes are a single sequence (T, E),
+                as in `torch.nn.LSTM`, and not one step of a batch, for which there is `step`. Then, and with int ids (T,), the other
+                arguments and the results have no batch axis either.
             mask: bool (B, T), False at padded steps.
             lengths: int (B,), the number of valid steps of each row, in place of `mask`.
             resets: bool (B, T), True at the first step of a new sequence within a row.
