@@ -46,7 +46,8 @@ def _code_fault(outcome: Outcome) -> str:
         return "" if good else f"error that is not one line: {_shape(lines[0] if lines else 'nothing')}"
     if outcome.code == RESTART:
         asked = signal.SIGTERM in {number for _, number in outcome.command.signals}
-        return "" if asked and "the state is saved" in outcome.err else f"exit code {RESTART} without a SIGTERM and a saved state"
+        told = asked and "interrupted" in outcome.err  # without a saved state if no step has been taken
+        return "" if told else f"exit code {RESTART} without a SIGTERM and its message"
     if outcome.code == 130:
         asked = outcome.asked or bool(outcome.command.signals)
         return "" if asked else "exit code 130 without an interrupt"
