@@ -137,6 +137,12 @@ def made_by(cell: Cell, maker: Callable[..., Cell], *args: Any) -> Cell:
     return cell
 
 
+def is_ours(cell: Cell) -> bool:
+    """Return whether all functions of the cell, its activations too, are of this library, so that they depend on their arguments alone."""
+    made = _MAKERS.get(cell)
+    return made is not None and all(isinstance(arg, str | int) or (isinstance(arg, Cell) and is_ours(arg)) for arg in made[1])
+
+
 def is_made_here(cell: Cell) -> bool:
     """Return whether this library defines the cell, also with other activations or a projection."""
     return cell in _MAKERS

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lstm_jax.errors import require
+from lstm_jax.recurrence import REAL, clipped_int32, of_kinds
 
 
 def make_stepper(module: nnx.Module) -> Callable[..., tuple[jax.Array, Any]]:
@@ -37,4 +38,10 @@ def make_stepper(module: nnx.Module) -> Callable[..., tuple[jax.Array, Any]]:
         layer: Any = nnx.merge(graph, tree.unflatten(weights))
         return layer.step(x, state, reset=reset)
 
-    return lambda x, state, reset=None: run(x, state, reset, *weights)
+    def step(x: Any, state: Any, reset: Any = None) -> tuple[jax.Array, Any]:
+        if not isinstance(x, jax.Array):
+            x = of_kinds("x", x, REAL, "give floats or int ids")
+            x = clipped_int32(x) if jnp.issubdtype(x.dtype, jnp.integer) else x  # `jit` would cut 64 bits
+        return run(x, state, reset, *weights)
+
+    return step

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from lstm_jax.cells import Cell
+from lstm_jax.cells.cell import is_ours
 from lstm_jax.errors import require
 from lstm_jax.primitives.partition import in_automatic_mode, vary_together
 from lstm_jax.recurrence.backends import Backend, dropout_kinds, resolve_backend
@@ -128,7 +129,8 @@ def unroll(
     segments = check_remat(remat)
     require(segments is None or not arguments.dropout.zoneout, "remat", remat, "segments have no zoneout: give None, or no zoneout")
     chosen = _choose(options, backend, bool(backwards), arguments)
-    run = _unroll if is_observed() else _unroll_compiled
+    # a user's functions may read what changes between two calls, and must not be kept alive
+    run = _unroll_compiled if is_ours(cell) and not is_observed() else _unroll
     return run(options, chosen, segments, bool(backwards), bool(zero_output_for_mask), arguments)
 
 
@@ -158,7 +160,7 @@ def _unroll(options: Options, backend: Backend, remat: Remat, backwards: bool, z
     return (jnp.swapaxes(h, 0, 1) if options.batch_first else h), final
 
 
-# a call outside of `jit` is compiled once, and a call inside of it is inlined
+# outside of `jit`, a call is compiled once; within it, it is inlined
 _unroll_compiled = jax.jit(_unroll, static_argnums=(0, 1, 2, 3, 4), inline=True)
 
 

@@ -96,7 +96,7 @@ class Backend:
     largest: int = 0
     """Largest number of units H that is supported. 0 means no limit."""
     shares: bool = False
-    """Whether the function `run` also accepts the arguments `tokens` and `batch_first` of `compiled.run`."""
+    """Whether the function `run` reads `Call.tokens` and `Options.batch_first`."""
     higher_orders: bool = True
     """Whether derivatives of order 2 and higher are supported."""
     why_not: Callable[[], str] = str

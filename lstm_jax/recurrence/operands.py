@@ -165,17 +165,21 @@ def arrange(given: Arguments, backwards: bool = False, time_major: bool = False)
 
 
 def check_ids(given: Arguments, time_major: bool) -> None:
-    """Raise `InputError` if an id at a valid step is beyond -E..E - 1, where the values are known, as they are outside of `jit`."""
-    features = given.params.kernel.shape[0]
-    if not jnp.issubdtype(given.x.dtype, jnp.integer) or any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(given)):
+    """Raise `InputError` if an id at a valid step is beyond -E..E - 1, where the ids are known and reading them means no waiting."""
+    x, features = given.x, given.params.kernel.shape[0]
+    known = not any(isinstance(part, Tracer) for part in (x, given.mask, given.lengths, given.segment_ids))
+    if not (known and jnp.issubdtype(x.dtype, jnp.integer)):
+        return
+    if not (x.is_fully_addressable and all(device.platform == "cpu" for device in x.devices()) and x.is_ready()):
         return
 
     def out_of_range(ids: jax.Array) -> np.ndarray:
         values = np.asarray(ids)
         return values[(values < -features) | (values >= features)]
 
-    if given.x.is_fully_addressable and out_of_range(given.x).size:
-        found = out_of_range(arrange(given, time_major=time_major).x)  # with 0 at padded steps
+    if out_of_range(x).size:
+        with jax.ensure_compile_time_eval():  # the call may stand within `jit`
+            found = out_of_range(arrange(given._replace(resets=None, tokens=None), time_major=time_major).x)  # with 0 at padded steps
         require(not found.size, "x", f"id {found[:1]}", f"give ids below {features}, the number of features")
 
 
@@ -231,19 +235,19 @@ def _read_params(cell: Cell, params) -> tuple[Any, int, int]:
         array = of_kinds(f"params.{field}", part, REAL, _GIVE_FLOATS)
         arrays.append(array if isinstance(array, jax.Array) else jnp.asarray(array))
     read = type(params)(*arrays)
-    return read, *_sizes(cell, read.kernel.dtype, tuple((array.shape, array.dtype) for array in read))
+    shapes = tuple((array.shape, array.dtype) for array in read)
+    return read, *_sizes(cell.init, cell.gates, params._fields, read.kernel.dtype, shapes)
 
 
 @lru_cache(maxsize=256)
-def _sizes(cell: Cell, dtype: np.dtype, given: tuple) -> tuple[int, int]:
+def _sizes(init: Callable, gates: int, fields: tuple[str, ...], dtype: np.dtype, given: tuple) -> tuple[int, int]:
     """Return the numbers of features E and units H, after checking the shape and dtype of each parameter."""
-    fields = cell.params._fields  # pyright: ignore[reportAttributeAccessIssue]
     shape = given[fields.index("kernel")][0]
     require(dtype.name in FLOATS, "params.kernel", dtype.name, _GIVE_FLOATS)
-    remedy = f"give (E, {cell.gates} H), E and H of 1 or more"
-    require(len(shape) == 2 and shape[0] >= 1 and shape[1] >= 1 and shape[1] % cell.gates == 0, "params.kernel", shape, remedy)
-    features, units = shape[0], shape[1] // cell.gates
-    like = jax.eval_shape(lambda: cell.init(jax.random.key(0), features, units, dtype))
+    remedy = f"give (E, {gates} H), E and H of 1 or more"
+    require(len(shape) == 2 and shape[0] >= 1 and shape[1] >= 1 and shape[1] % gates == 0, "params.kernel", shape, remedy)
+    features, units = shape[0], shape[1] // gates
+    like = jax.eval_shape(lambda: init(jax.random.key(0), features, units, dtype))
     for field, (shape, own), wanted in zip(fields, given, like, strict=True):
         require(shape == wanted.shape, f"params.{field}", shape, f"give shape {wanted.shape}")
         require(own == wanted.dtype, f"params.{field}", own, f"give {wanted.dtype}, as the kernel has")

@@ -13,9 +13,8 @@ from lstm_jax.primitives.operation import Operation
 class RecurrentOperation(Operation):
     """Base class of the operations (see `Operation`) that run a cell over time.
 
-    The first arguments of an operation are (params, x, state, valid, dropout, resets), as in `reference.run`. Any further argument has its
-    batch axis at index 1. The outputs are the pair (h of all steps, final state). h of all steps is an array (T, B, H), or None if it is
-    not requested.
+    The arguments of an operation are the fields of a `Call`. The outputs are the pair (h of all steps, final state). h of all steps is an
+    array (T, B, H), or None if it is not requested.
     """
 
     def rows(self, args: tuple) -> list[int | None]:

@@ -15,7 +15,18 @@ from lstm_jax.recurrence.resets import restart
 
 
 def run(options: Options, call: Call, record: Callable[[Any, jax.Array, Any], Any] | None = None):
-    """Run a recurrent cell over T steps with `lax.scan`."""
+    """Run a recurrent cell over T steps, and return (h of all steps, final state).
+
+    Args:
+        options: static options of the call.
+        call: operands of the call. Any cell is accepted, and all kinds of dropout. A padded step copies the state.
+        record: None, or a function record(state before the step, z, state after the step) that returns a pytree of arrays (B, ...). z is
+            the projected input of the step.
+
+    Returns:
+        A pair. The first member is h of all steps (T, B, H), or None if `options.sequences` is false; with `record`, it is the results of
+        `record` for all steps, as arrays (T, B, ...). The second member is the final state.
+    """
     cell, params, valid, dropout, resets = options.cell, call.params, call.valid, call.dropout, call.resets
     z = cell.project(params, call.x, dropout.input, options.compute_dtype)
     zoneout = dropout.zoneout or {}
@@ -36,5 +47,9 @@ def run(options: Options, call: Call, record: Callable[[Any, jax.Array, Any], An
             return new, record(state, z_t, new)
         return new, new.h if options.sequences else None
 
-    final, h = lax.scan(body, call.state, (z, valid, drawn, None if resets is None else resets.at))
+    steps = (z, valid, drawn, None if resets is None else resets.at)
+    if z.shape[0] == 1:  # outside of `jit`, a loop would be compiled at each call
+        final, h = body(call.state, jax.tree.map(lambda array: array[0], steps))
+        return jax.tree.map(lambda array: array[None], h), final
+    final, h = lax.scan(body, call.state, steps)
     return h, final

@@ -80,7 +80,7 @@ def join(place: Processes = Processes()) -> Processes:  # noqa: B008
                 heartbeat_timeout_seconds=SILENT_SECONDS,
                 shutdown_timeout_seconds=SILENT_SECONDS,
             )
-        except RuntimeError as error:
+        except Exception as error:
             errors.append(error)
 
     thread = threading.Thread(target=connect, daemon=True)  # a signal cannot interrupt JAX, but it interrupts the wait for this thread
@@ -89,7 +89,7 @@ def join(place: Processes = Processes()) -> Processes:  # noqa: B008
         thread.join(CONNECT_SECONDS)
     for error in errors:
         remedy = "give the same number of processes to all, and another index to each"
-        raise InputError(f"coordinator {found.coordinator}", str(error).partition("\n")[0], remedy) from error
+        raise InputError(f"coordinator {found.coordinator or 'of the manager'}", str(error).partition("\n")[0], remedy) from error
     missing = f"not all {found.processes} have come within {CONNECT_SECONDS} seconds"
     require(not thread.is_alive(), "processes", missing, "start all of them, with the same number of processes")
     return found

@@ -69,7 +69,7 @@ def fit(
         seed: seed of the order of the examples and of the random streams of the module.
         patience: the training stops early once the monitored metric has not improved for this number of epochs. If 0, it does not stop
             early.
-        stop_on_nan: whether to end the training with an error as soon as the training loss is not finite.
+        stop_on_nan: whether to end the training with an error as soon as the training loss, or a parameter after an epoch, is not finite.
         evaluate: function from the module to a dict of further metrics of an epoch, such as those of a validation set. The module is in the
             same mode as `model`, usually the training mode. If the module has dropout, `evaluate` must therefore first call the module's
             method `eval()`.

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from rich.console import Console
@@ -31,6 +32,7 @@ from lstm_jax.training.signals import Asked, noted_signals
 from lstm_jax.training.state import EXAMPLES, create_state, for_checkpoint, from_checkpoint
 from lstm_jax.training.step import Objective, make_run_steps, no_rows_behind
 
+TOO_FAST = "give a lower learning_rate or a clip_norm; stop_on_nan=False goes on"
 CHUNK_SECONDS = 0.5
 """Target duration, in seconds, of the chunk of training steps that one compiled call takes. After each chunk, the loop checks for signals
 and updates the progress bar."""
@@ -233,7 +235,10 @@ class _Fit:
             found = checkpoint.restore(self.latest, self._saved(), added=added, dropped=dropped, check=self._check_identity)
             self.state, self.best_params = from_checkpoint(found.state["state"], self._copied), found.state.get("best")
         elif max(best, default=0) > self.per_epoch:
-            found = checkpoint.restore(self.best, self.state.params)
+            constant = self.config.schedule == "constant" and not self.config.warmup_steps
+            remedy = "its schedule cannot continue from the best epoch alone: train anew"
+            require(constant, f"checkpoints in {self.latest}", "none", remedy)
+            found = checkpoint.restore(self.best, self.state.params, check=self._check_identity)
             self.state = self.state._replace(step=self._copied(np.int32(found.step)), params=found.state)
             self.best_params = self._params() if self.monitor else None
             note = f" from {self.best}, with a new state of the optimiser, because {self.latest} has no checkpoint"
@@ -264,7 +269,7 @@ class _Fit:
             done = "an older one is used until the next epoch ends" if params is None else "saved again"
             console.print(Text(f"best checkpoint of step {own} is damaged ({damage}); {done}"), soft_wrap=True)
             if params is not None:
-                checkpoint.save(self.best, own, params, self.history.to_json())
+                checkpoint.save(self.best, own, params, self.history.to_json() | {"run": self.identity})
 
     def _seconds(self) -> float:
         return time.perf_counter() - self.began
@@ -290,7 +295,7 @@ class _Fit:
             if self.config.stop_on_nan:
                 loss = float(self.state.totals.get("loss", 0))  # a sum over the examples of the epoch so far
                 shown = f"{loss} in epoch {epoch + 1}, in steps {epoch * self.per_epoch + start + 1} to {int(self.state.step)}"
-                require(math.isfinite(loss), "training loss", shown, "give a lower learning_rate or a clip_norm; stop_on_nan=False goes on")
+                require(math.isfinite(loss), "training loss", shown, TOO_FAST)
             number = self.agreed(asked)
             asked_here = number and stop < self.per_epoch
             if asked_here or (every and stop % every == 0 and stop < self.per_epoch):
@@ -310,6 +315,9 @@ class _Fit:
 
     def end_epoch(self, row: Metrics, callbacks: Sequence[Callback]) -> None:
         """Finish an epoch: add its metrics to the history, call the callbacks, and save a checkpoint if any are saved."""
+        if self.config.stop_on_nan:
+            finite = all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(self.state.params))
+            require(finite, "parameters", f"not finite after epoch {row['epoch']}", TOO_FAST)
         require(not self.monitor or self.monitor in row, "monitor", self.monitor, f"the metrics are {', '.join(row)}")
         if self.monitor:
             value = row[self.monitor]
@@ -321,7 +329,7 @@ class _Fit:
         if self.monitor and better:
             self.best_params = self._params()
         if better and self.best is not None:
-            checkpoint.save(self.best, step, self.state.params, self.history.to_json())
+            checkpoint.save(self.best, step, self.state.params, self.history.to_json() | {"run": self.identity})
             checkpoint.prune(self.best, KEEP_BEST)
         if self.config.keep_epochs and self.each is not None:
             checkpoint.save(self.each, step, self.state.params, self.history.to_json())

@@ -84,7 +84,7 @@ def read_texts(path: Path, text_column: str = "text") -> list[bytes]:
         rows = table_rows(path, {text_column: TEXT_FLAG})
         return [_text(row, text_column, f"line {number} of {path}") for number, row in rows]
     if has_columns(path):
-        return [text.encode() for text in read_text_column(path, text_column)]
+        return [text.encode() for text in read_text_column(path, text_column, keep=True)]
     return decode_utf8(read_input(path), path, "give a text in UTF-8 with one review in each line, or a table").encode().splitlines()
 
 

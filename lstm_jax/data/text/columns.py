@@ -26,16 +26,21 @@ def has_columns(path: Path) -> bool:
     return is_table(path) or path.name.lower().endswith(".json")
 
 
-def read_text_column(path: Path, column: str = "") -> list[str]:
-    """Return the texts in one column of a table, in the order of its rows. Rows whose text is empty, null or absent are left out."""
+def read_text_column(path: Path, column: str = "", keep: bool = False) -> list[str]:
+    """Return the texts in one column of a table, in the order of its rows.
+
+    Rows whose text is empty, null or absent are left out or, with `keep`, an empty text is kept, and a null or absent one is an error.
+    """
     columns = _read_columns(path)
     if not columns:
         return []
     name = column or _guess(columns, path)
     require(name in columns, f"column {name!r} of {path}", f"there are {sorted(columns)}", "name one with --text-column")
     texts = []
+    absent = {row for values in columns.values() for row in values} - set(columns[name]) if keep else set()
+    require(not absent, f"column {name!r} of {path}", f"absent in {min(absent, default='')}", "give a text in each row")
     for row, value in columns[name].items():
-        if _is_missing(value):
+        if _is_missing(value) and not keep:
             continue
         here = f"{name!r} in {row} of {path}"
         require(isinstance(value, str), here, repr(value), "give a string, or name another column with --text-column")
