@@ -166,7 +166,8 @@ def arrange(given: Arguments, backwards: bool = False, time_major: bool = False)
 
 def check_ids(given: Arguments, time_major: bool) -> None:
     """Raise `InputError` if an id at a valid step is beyond -E..E - 1, where the ids are known and reading them means no waiting."""
-    x, features = given.x, given.params.kernel.shape[0]
+    x: Any = given.x
+    features = given.params.kernel.shape[0]
     known = not any(isinstance(part, Tracer) for part in (x, given.mask, given.lengths, given.segment_ids))
     if not (known and jnp.issubdtype(x.dtype, jnp.integer)):
         return

@@ -81,7 +81,8 @@ def fit(
         checkpoint_steps: number of steps between checkpoints within an epoch. If 0, a checkpoint is saved only at the end of each epoch and
             after an interrupt.
         keep_epochs: whether to keep the parameters of each epoch in the subfolder `epochs/` of `checkpoints`.
-        resume: whether to continue from the newest checkpoint in `checkpoints`, if there is one.
+        resume: whether to continue from the newest checkpoint in `checkpoints`, if there is one. If only that of the best epoch is left,
+            the state of the optimiser is new, and a schedule of its learning rate begins again.
         callbacks: functions that are called with an `EpochRecord` after each epoch.
         console: console that shows a progress bar if it is a terminal. If None, nothing is shown.
 
