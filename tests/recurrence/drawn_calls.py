@@ -53,6 +53,7 @@ class Call:
     given: dict[str, Any]
     clean: dict[str, Any] = field(default_factory=dict)
     wrong: str = ""
+    outside: bool = False  # ids out of range at valid steps, which a call outside of `jit` refuses
     x_are_ids: bool = False
     x_has_gradient: bool = False
     """Whether gradients with respect to x can be compared: x has the parameters' dtype, and no tokens are given."""
@@ -199,6 +200,7 @@ def draw_x(on: Drawing, call: Call, shape: Shape, dtype: str, x64: bool, valid: 
             refuse_x(call, shape, array, time_major)
             return
         ids = (array.T if time_major else array).astype(object)  # Python's ints
+        call.outside = any(not -features <= id < features for id in ids[~padding])
         rows = np.full((batch, steps, features), np.nan)
         for b, t in np.ndindex(batch, steps):
             if -features <= ids[b, t] < features:
