@@ -129,8 +129,10 @@ def unroll(
     segments = check_remat(remat)
     require(segments is None or not arguments.dropout.zoneout, "remat", remat, "segments have no zoneout: give None, or no zoneout")
     chosen = _choose(options, backend, bool(backwards), arguments)
-    # a user's functions may read what changes between two calls, and must not be kept alive
-    run = _unroll_compiled if is_ours(cell) and not is_observed() else _unroll
+    # a user's functions may read what changes between two calls, and must not be kept alive; JAX 0.10 cannot differentiate `parallel` in a
+    # nested program under `shard_map`
+    alone = is_observed() or bool(jax.sharding.get_abstract_mesh().manual_axes)
+    run = _unroll_compiled if is_ours(cell) and not alone else _unroll
     return run(options, chosen, segments, bool(backwards), bool(zero_output_for_mask), arguments)
 
 
