@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lstm_jax import initializers
 from lstm_jax.cells import products
 from lstm_jax.errors import InputError, require
 
@@ -122,6 +123,29 @@ class Cell:
     def has_recurrent_kernel(self) -> bool:
         """Whether the cell has a recurrent kernel, a matrix that multiplies the output h of the previous step."""
         return "recurrent_kernel" in self.params._fields  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def zero_bias(gates: int) -> Callable[..., jax.Array]:
+    """Return the function bias(units, dtype) of a cell whose initial bias is zeros (gates * units,)."""
+    return lambda units, dtype=jnp.float32: jnp.zeros((gates * units,), dtype)
+
+
+def make_init(params: type, gates: int, bias: Callable) -> Callable[..., Any]:
+    """Return the function init(key, features, units, dtype) of a cell with a kernel, a recurrent kernel and a bias.
+
+    As in Keras, the kernel is glorot uniform and the recurrent kernel orthogonal.
+    """
+
+    def init(key: jax.Array, features: int, units: int, dtype=jnp.float32):
+        products.check_sizes(features, units)
+        kernel_key, recurrent_key = jax.random.split(key)
+        return params(
+            initializers.glorot_uniform(kernel_key, (features, gates * units), dtype),
+            initializers.orthogonal(recurrent_key, (units, gates * units), dtype),
+            bias(units, dtype),
+        )
+
+    return init
 
 
 _MAKERS: dict[Cell, tuple[Callable[..., Cell], tuple[Any, ...]]] = {}

@@ -52,14 +52,6 @@ def partitioned(function: Callable, arg_axes: Sequence[int | None], result_axes:
     return called
 
 
-def call_partitioned(
-    function: Callable, operands: Sequence[tuple[Any, int | None]], result_axes: Sequence[int | str | None]
-) -> list[jax.Array]:
-    """Call a function on sharded arrays, so that each device calls it on its own shard, and return the results; see `partitioned`."""
-    args, axes = zip(*(pair for pair in operands if pair[0] is not None), strict=True)
-    return list(partitioned(function, axes, result_axes)(*args))
-
-
 def devices_at_once() -> int:
     """Return the number of devices that will run the function that JAX is tracing. Each device runs it on its own shard."""
     mesh = jax.sharding.get_abstract_mesh()

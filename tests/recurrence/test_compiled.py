@@ -16,10 +16,10 @@ from tables import BACKENDS, assert_close
 from lstm_jax.cells import CELLS, LSTMParams, LSTMState
 from lstm_jax.dropout import DropoutMasks
 from lstm_jax.recurrence import compiled as recurrence
-from lstm_jax.recurrence import compiled_linear, unroll
+from lstm_jax.recurrence import compiled as compiled_linear, unroll
 from lstm_jax.recurrence.compiled_cells import COMPILED_CELLS
-from lstm_jax.recurrence.operands import Options
-from lstm_jax.recurrence.resets import Resets
+from lstm_jax.recurrence.call import Options
+from lstm_jax.recurrence.call import Resets
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 built = pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the backend with")

@@ -19,9 +19,9 @@ from lstm_jax.dropout import DropoutMasks
 from lstm_jax.errors import InputError
 from lstm_jax.primitives.operation import apply
 from lstm_jax.recurrence import BACKENDS, backends, hoisted, unroll
-from lstm_jax.recurrence.lstm_loops import TWIN
-from lstm_jax.recurrence.operands import Call, Options
-from lstm_jax.recurrence.pallas import kernels, loops
+from lstm_jax.recurrence.hoisted import TWIN
+from lstm_jax.recurrence.call import Call, Options
+from lstm_jax.recurrence import pallas as kernels, pallas as loops
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 

@@ -14,8 +14,9 @@ from tables import Shape, assert_close, precision
 
 from lstm_jax import CELLS, DropoutMasks, InputError, unroll
 from lstm_jax.recurrence import Newton, Solution, largest_lyapunov_exponent, reference, solve_states
-from lstm_jax.recurrence.operands import Call, Options
-from lstm_jax.recurrence.parallel import NEWTON_CELLS, newton, scans
+from lstm_jax.recurrence.call import Call, Options
+from lstm_jax.recurrence.parallel import NEWTON_CELLS
+from lstm_jax.recurrence import parallel as newton, parallel as scans
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 

@@ -13,7 +13,7 @@ from tables import BACKENDS, Shape, assert_close, lengths, precision, serving
 
 from lstm_jax import CELLS, DropoutMasks, InputError, unroll
 from lstm_jax.recurrence import BACKENDS as BACKEND_TABLE
-from lstm_jax.recurrence.segments import segment_length
+from lstm_jax.recurrence.api import segment_length
 from lstm_jax.runtime.sharding import DATA, make_mesh, on
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")

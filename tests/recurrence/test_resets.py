@@ -22,7 +22,7 @@ from tables import EVERY_BACKEND, MASKS, TOLERANCE, Shape, assert_close, lacking
 from lstm_jax import CELLS, DropoutMasks, InputError, unroll
 from lstm_jax.primitives.operation import apply
 from lstm_jax.recurrence import BACKENDS, Request, backends, hoisted, lacks
-from lstm_jax.recurrence.pallas import kernels, loops
+from lstm_jax.recurrence import pallas as kernels, pallas as loops
 from lstm_jax.runtime import sharding
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
