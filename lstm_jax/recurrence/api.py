@@ -143,7 +143,18 @@ def unroll(
     options = Options(cell, name, bool(return_sequences), not time_major)
     segments = check_remat(remat)
     require(segments is None or not arguments.dropout.zoneout, "remat", remat, "segments have no zoneout: give None, or no zoneout")
-    chosen = _choose(options, backend, bool(backwards), arguments)
+    kernel, padded = arguments.params.kernel, arguments.mask is not None or arguments.segment_ids is not None
+    of_lengths = "lengths read backwards" if backwards else "lengths"
+    chosen = resolve_backend(
+        backend,
+        cell,
+        kernel.dtype,
+        name,
+        dropout=dropout_kinds(arguments.dropout),
+        mask=of_lengths if arguments.lengths is not None else "mask" if padded else "",
+        resets=arguments.reset_state is not None,
+        units=kernel.shape[1] // cell.gates,
+    )
     # a user's functions may read what changes between two calls, and must not be kept alive; JAX 0.10 cannot differentiate `parallel` in a
     # nested program under `shard_map`
     alone = _OBSERVER.get() is not None or bool(jax.sharding.get_abstract_mesh().manual_axes)
@@ -171,27 +182,20 @@ def segment_length(remat: Literal["sqrt"] | int, steps: int) -> int:
     return steps // 2 if segments == 2 else -(-steps // segments)
 
 
-def _choose(options: Options, backend: str | None, backwards: bool, arguments: Arguments) -> Backend:
-    cell, kernel = options.cell, arguments.params.kernel
-    lengths = "lengths read backwards" if backwards else "lengths"
-    padded = arguments.mask is not None or arguments.segment_ids is not None
-    return resolve_backend(
-        backend,
-        cell,
-        kernel.dtype,
-        options.compute_dtype,
-        dropout=dropout_kinds(arguments.dropout),
-        mask=lengths if arguments.lengths is not None else "mask" if padded else "",
-        resets=arguments.reset_state is not None,
-        units=kernel.shape[1] // cell.gates,
-    )
-
-
 def _unroll(options: Options, backend: Backend, remat: Remat, backwards: bool, zeros: bool, arguments: Arguments):
     call = arrange(arguments, backwards, time_major=not options.batch_first)
     if observer := _OBSERVER.get():
         observer(options, call, backwards)
-    h, final = _run(backend, options, remat, call)
+    shares = backend.shares and remat is None
+    own = options if shares else replace(options, batch_first=False)
+    call = call if shares else call._replace(tokens=None)
+
+    def run(call: Call):
+        return backend.run(own, call._replace(x=options.cell.projectable(call.params, call.x, call.dropout.input is not None)))
+
+    run_all = run if remat is None else partial(_run_in_segments, run, remat)
+    out_axes = (1 if options.sequences else None, jax.tree.map(lambda part: 0, call.state))
+    h, final = in_automatic_mode(lambda *parts: run_all(Call(*parts)), out_axes)(*vary_together(*call))
     # outputs are zeros at padded steps before the first valid step of their sequence or, with `zeros`, at all padded steps
     shown = call.valid if zeros or call.valid is None else _after_valid(call.valid, call.resets)
     if not options.sequences:
@@ -202,20 +206,6 @@ def _unroll(options: Options, backend: Backend, remat: Remat, backwards: bool, z
 
 # outside of `jit`, a call is compiled once; within it, it is inlined
 _unroll_compiled = jax.jit(_unroll, static_argnums=(0, 1, 2, 3, 4), inline=True)
-
-
-def _run(backend: Backend, options: Options, remat: Remat, call: Call):
-    """Return (h of all steps (T, B, H), or None if `options.sequences` is false; final state)."""
-    shares = backend.shares and remat is None
-    own = options if shares else replace(options, batch_first=False)
-    call = call if shares else call._replace(tokens=None)
-
-    def run(call: Call):
-        return backend.run(own, call._replace(x=options.cell.projectable(call.params, call.x, call.dropout.input is not None)))
-
-    out_axes = (1 if options.sequences else None, jax.tree.map(lambda part: 0, call.state))
-    run_all = run if remat is None else partial(_run_in_segments, run, remat)
-    return in_automatic_mode(lambda *parts: run_all(Call(*parts)), 1, out_axes)(*vary_together(*call))
 
 
 def _run_in_segments(run: Callable, remat: Literal["sqrt"] | int, call: Call):

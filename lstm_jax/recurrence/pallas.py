@@ -27,7 +27,6 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from lstm_jax.cells import LSTMState
 from lstm_jax.cells.products import is_per_gate
 from lstm_jax.primitives.operation import PLATFORMS, apply
 from lstm_jax.recurrence.call import BATCH_FIRST, COPIED, TIME_FIRST, Call, Options, Resets, on_mesh, restart, split_gradient
@@ -372,7 +371,7 @@ def _forward_loop(interpret: bool, options: Options, keep: bool, z, call: Call):
         steps, batch, units = z.shape[0], *state.h.shape
         tiling, all_steps = Tiling.of(batch, units, kernel.dtype), _shape(steps + 1, batch, units)
         results = (
-            LSTMState(_shape(batch, units), _shape(batch, units)),
+            jax.tree.map(lambda part: _shape(*part.shape), state),
             all_steps if options.sequences or keep or not tiling.resident else None,
             all_steps if keep else None,
             _shape(*z.shape) if keep else None,
@@ -389,7 +388,7 @@ def _forward_loop(interpret: bool, options: Options, keep: bool, z, call: Call):
 def _backward_loop(interpret: bool, options: Options, residuals: Residuals, d_h, d_final, call: Call):
     def loop(kernel, mask, valid, resets, residuals, d_h, d_final):
         batch, units = d_final.h.shape
-        d_state = LSTMState(_shape(batch, units), _shape(batch, units))
+        d_state = jax.tree.map(lambda part: _shape(*part.shape), d_final)
         results = (d_state, None if resets is None else d_state, _shape(*residuals.gates.shape))
         args = (kernel.T, residuals.gates, residuals.all_c, d_h, d_final, mask, valid, resets)
         tiling = Tiling.of(batch, units, kernel.dtype)

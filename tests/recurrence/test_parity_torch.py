@@ -154,12 +154,3 @@ def test_other_cells(torch, cell: str, shape: Shape, dtype: str) -> None:
         if cell == "simple_rnn":
             gradients["bias_hh_l0"] = np.zeros_like(gradients["bias_hh_l0"])  # the same as that of bias_ih
         assert_close(by_params._asdict(), convert.cell_from_torch(cell, gradients), dtype)
-
-
-@pytest.mark.parametrize("cell", ["gru", "gru_reset_before", "simple_rnn"])
-def test_there_and_back(cell: str) -> None:
-    params = {name: np.asarray(array) for name, array in make_arrays(Case(), "float32", cell).params._asdict().items()}
-    back = convert.cell_from_keras(cell, convert.cell_to_keras(cell, params))
-    assert_close(back, params, "float32")
-    if cell != "gru_reset_before":
-        assert_close(convert.cell_from_torch(cell, convert.cell_to_torch(cell, params)), params, "float32")
