@@ -34,7 +34,6 @@ def serving(dtype: str = "float32", **request: Any) -> tuple[str, ...]:
 BACKENDS = serving()
 EVERY_CASE = serving(dropout=DROPOUT_KINDS, mask="mask")  # those that support every dropout and masks
 EVERY_BACKEND = tuple(name for name in HELD if not all(lacking(name, cell=cell) for cell in CELLS))  # those that support a cell here
-FAST = tuple(name for name in BACKENDS if name != "reference")
 
 
 class Shape(NamedTuple):

@@ -8,15 +8,14 @@ import jax
 import jax.numpy as jnp
 
 from lstm_jax.cell_names import import_cells
-from lstm_jax.cells import gate_ablations, gru, layernorm_lstm, lstm, min_rnns, peephole_lstm, simple_rnn
+from lstm_jax.cells import gru, layernorm_lstm, lstm, lstm_variants, min_rnns, simple_rnn
 from lstm_jax.cells.activations import Activation, activation_label, activation_name, find_activation
-from lstm_jax.cells.cell import Cell, check_cell, is_made_here, made_by
-from lstm_jax.cells.gate_ablations import VARIANTS, GateRecurrentParams, GateRecurrentState
+from lstm_jax.cells.cell import Cell, check_cell, is_made_here, made_by, make_init, zero_bias
 from lstm_jax.cells.gru import GRUParams, ResetBeforeParams
 from lstm_jax.cells.layernorm_lstm import LayerNormParams
 from lstm_jax.cells.lstm import LSTMParams, LSTMState
+from lstm_jax.cells.lstm_variants import VARIANTS, GateRecurrentParams, GateRecurrentState, PeepholeParams
 from lstm_jax.cells.min_rnns import MinParams
-from lstm_jax.cells.peephole_lstm import PeepholeParams
 from lstm_jax.cells.projected_lstm import NAME as PROJECTED
 from lstm_jax.cells.projected_lstm import ProjectedParams, projected_lstm
 from lstm_jax.cells.simple_rnn import HiddenState, SimpleRNNParams
@@ -26,25 +25,26 @@ from lstm_jax.shapes import GATES
 
 def _ablation(variant: str) -> Cell:
     gates = VARIANTS[variant]
-    bias, init = gate_ablations.make_bias(gates), gate_ablations.make_init(gates)
-    return Cell(f"lstm_{variant}", len(gates), LSTMParams, init, bias, lstm.initial_state, gate_ablations.make_step(variant))
+    bias = lstm_variants.make_bias(gates)
+    init = make_init(LSTMParams, len(gates), bias)
+    return Cell(f"lstm_{variant}", len(gates), LSTMParams, init, bias, lstm.initial_state, lstm_variants.make_step(variant))
 
 
 def _minimal(name: str, gates: int, linear: Callable) -> Cell:
-    init, bias = min_rnns.make_init(gates), min_rnns.make_bias(gates)
-    return Cell(name, gates, MinParams, init, bias, simple_rnn.initial_state, min_rnns.make_step(linear), linear=linear)
+    init = min_rnns.make_init(gates)
+    return Cell(name, gates, MinParams, init, zero_bias(gates), simple_rnn.initial_state, min_rnns.make_step(linear), linear=linear)
 
 
 _ROWS = (
     Cell("lstm", GATES, LSTMParams, lstm.init, lstm.bias, lstm.initial_state, lstm.step, make_step=lstm.make_step),
-    Cell("gru", gru.GATES, GRUParams, gru.init, gru.bias, gru.initial_state, gru.step, make_step=gru.make_step),
+    Cell("gru", gru.GATES, GRUParams, gru.init, gru.bias, simple_rnn.initial_state, gru.step, make_step=gru.make_step),
     Cell(
         name="gru_reset_before",
         gates=gru.GATES,
         params=ResetBeforeParams,
         init=gru.init_reset_before,
         bias=gru.bias,
-        initial_state=gru.initial_state,
+        initial_state=simple_rnn.initial_state,
         step=gru.step_reset_before,
         make_step=gru.make_step_reset_before,
     ),
@@ -69,16 +69,16 @@ _ROWS = (
         project=layernorm_lstm.project,
         takes_ids=True,
     ),
-    Cell("lstm_peephole", GATES, PeepholeParams, peephole_lstm.init, lstm.bias, lstm.initial_state, peephole_lstm.step),
+    Cell("lstm_peephole", GATES, PeepholeParams, lstm_variants.init_peephole, lstm.bias, lstm.initial_state, lstm_variants.step_peephole),
     *(_ablation(variant) for variant in VARIANTS if variant != "full_gate_recurrence"),
     Cell(
         name="lstm_full_gate_recurrence",
         gates=GATES,
         params=GateRecurrentParams,
-        init=gate_ablations.init_gate_recurrent,
+        init=lstm_variants.init_gate_recurrent,
         bias=lstm.bias,
-        initial_state=gate_ablations.initial_gate_recurrent_state,
-        step=gate_ablations.step_gate_recurrent,
+        initial_state=lstm_variants.initial_gate_recurrent_state,
+        step=lstm_variants.step_gate_recurrent,
     ),
     _minimal("min_lstm", 3, min_rnns.linear_lstm),
     _minimal("min_gru", 2, min_rnns.linear_gru),

@@ -6,15 +6,17 @@ B is the batch size, T the number of steps, E the number of input features and H
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 
+from lstm_jax import initializers
 from lstm_jax.cells import products
 from lstm_jax.errors import InputError, require
 
 _STEPS, _BATCH, _FEATURES, _UNITS = 7, 5, 3, 4
+Params = TypeVar("Params")
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,29 @@ class Cell:
         return "recurrent_kernel" in self.params._fields  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def zero_bias(gates: int) -> Callable[..., jax.Array]:
+    """Return the function bias(units, dtype) of a cell whose initial bias is zeros (gates * units,)."""
+    return lambda units, dtype=jnp.float32: jnp.zeros((gates * units,), dtype)
+
+
+def make_init(params: Callable[..., Params], gates: int, bias: Callable) -> Callable[..., Params]:
+    """Return the function init(key, features, units, dtype) of a cell with a kernel, a recurrent kernel and a bias.
+
+    As in Keras, the kernel is glorot uniform and the recurrent kernel orthogonal.
+    """
+
+    def init(key: jax.Array, features: int, units: int, dtype=jnp.float32):
+        products.check_sizes(features, units)
+        kernel_key, recurrent_key = jax.random.split(key)
+        return params(
+            initializers.glorot_uniform(kernel_key, (features, gates * units), dtype),
+            initializers.orthogonal(recurrent_key, (units, gates * units), dtype),
+            bias(units, dtype),
+        )
+
+    return init
+
+
 _MAKERS: dict[Cell, tuple[Callable[..., Cell], tuple[Any, ...]]] = {}
 """Dict from each cell of this library to a pair (function, arguments): the call function(*arguments) returns the cell.
 
@@ -148,9 +173,6 @@ def is_made_here(cell: Cell) -> bool:
     return cell in _MAKERS
 
 
-_REMEDY = "see docs/contributing/own_cell.md"
-
-
 def check_cell(cell: Cell) -> None:
     """Check that the attributes and functions of a cell are as the class `Cell` describes them.
 
@@ -167,82 +189,59 @@ def check_cell(cell: Cell) -> None:
     require(isinstance(cell.outputs, int) and cell.outputs >= 0, f"outputs of cell {cell.name}", cell.outputs, "give 0 or more")
     fields = getattr(cell.params, "_fields", ())
     require("kernel" in fields, f"params of cell {cell.name}", fields, "give a NamedTuple class with a field kernel")
-    columns = cell.gates * _UNITS
-    params, state = _check_params(cell, columns), _check_initial_state(cell)
-    _check_step(cell, columns, params, state)
-    if cell.linear is not None:
-        _check_linear(cell, columns)
+    columns, outputs = cell.gates * _UNITS, cell.output_size(_UNITS)
 
+    def array(*shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, jnp.float32)
 
-def _check_params(cell: Cell, columns: int) -> Any:
-    """Check the functions `init` and `bias` of a cell, and return the shapes and dtypes of its parameters."""
-    fields = cell.params._fields  # pyright: ignore[reportAttributeAccessIssue]
-    params = _shapes(cell, "init", lambda: cell.init(jax.random.key(0), _FEATURES, _UNITS, jnp.float32))
-    require(type(params) is cell.params, f"init of cell {cell.name}", type(params).__name__, f"return {cell.params.__name__}")
-    expected = {"kernel": (_FEATURES, columns), "recurrent_kernel": (cell.output_size(_UNITS), columns), "bias": (columns,)}
+    def result(name: str, call: Callable, *arrays: Any) -> Any:
+        function = getattr(cell, name)
+        require(callable(function), f"{name} of cell {cell.name}", type(function).__name__, "give a function")
+        try:
+            return jax.eval_shape(call, *arrays)
+        except InputError:
+            raise
+        except Exception as error:  # the user's function may raise anything
+            raise InputError(
+                f"{name} of cell {cell.name}", f"{type(error).__name__}: {error}", "see docs/contributing/own_cell.md"
+            ) from error
+
+    def check(function: str, leaf: Any, wanted: tuple[int, ...] | None) -> None:
+        shape, dtype = getattr(leaf, "shape", None), getattr(leaf, "dtype", None)
+        found = f"{shape} {dtype}" if shape is not None else type(leaf).__name__
+        sizes = f"where features = {_FEATURES}, units = {_UNITS}, batch = {_BATCH}, steps = {_STEPS}"
+        fits = shape is not None and dtype == jnp.float32 and (wanted is None or shape == wanted)
+        require(fits, f"{function} of cell {cell.name}", found, f"return float32 {wanted or 'arrays'} {sizes}")
+
+    def check_class(function: str, found: Any, fits: bool, remedy: str) -> None:
+        require(fits, f"{function} of cell {cell.name}", type(found).__name__, f"return {remedy}")
+
+    params = result("init", lambda: cell.init(jax.random.key(0), _FEATURES, _UNITS, jnp.float32))
+    check_class("init", params, type(params) is cell.params, cell.params.__name__)
+    expected = {"kernel": (_FEATURES, columns), "recurrent_kernel": (outputs, columns), "bias": (columns,)}
     for name, leaf in zip(fields, params, strict=True):
-        _check_shape(cell, f"init ({name})", leaf, expected.get(name))
+        check(f"init ({name})", leaf, expected.get(name))
     if "bias" in fields:
         bias: Any = cell.bias
-        _check_shape(cell, "bias", _shapes(cell, "bias", lambda: bias(_UNITS, jnp.float32)), (columns,))
-    return params
-
-
-def _check_initial_state(cell: Cell) -> Any:
-    """Check the function `initial_state` of a cell, and return the shapes and dtypes of its state."""
-    state = _shapes(cell, "initial_state", lambda: cell.initial_state(_BATCH, _UNITS, jnp.float32))
-    parts = getattr(state, "_fields", ())
-    require("h" in parts, f"initial_state of cell {cell.name}", type(state).__name__, "return a NamedTuple with a field h, the output")
-    _check_state(cell, "initial_state", state)
-    return state
-
-
-def _check_step(cell: Cell, columns: int, params: Any, state: Any) -> None:
-    """Check the functions `project` and `step` of a cell."""
-    x = jax.ShapeDtypeStruct((_STEPS, _BATCH, _FEATURES), jnp.float32)
-    z = _shapes(cell, "project", lambda params, x: cell.project(params, x, None, None), params, x)
-    _check_shape(cell, "project", z, (_STEPS, _BATCH, columns))
-    z_t = jax.ShapeDtypeStruct((_BATCH, columns), jnp.float32)
-    new: Any = _shapes(cell, "step", lambda params, state, z: cell.step(params, state, z, None, None), params, state, z_t)
-    require(type(new) is type(state), f"step of cell {cell.name}", type(new).__name__, f"return {type(state).__name__}")
-    for name, part, like in zip(state._fields, new, state, strict=True):
-        _check_shape(cell, f"step ({name})", part, like.shape)
-
-
-def _check_linear(cell: Cell, columns: int) -> None:
-    """Check the function `linear` of a cell. The argument z of `linear` has `columns` columns, which is gates * H."""
-    linear: Any = cell.linear
-    pair = _shapes(cell, "linear", linear, jax.ShapeDtypeStruct((_BATCH, columns), jnp.float32))
-    require(isinstance(pair, tuple) and len(pair) == 2, f"linear of cell {cell.name}", type(pair).__name__, "return a pair a, b")
-    for part in pair:
-        _check_shape(cell, "linear", part, (_BATCH, cell.output_size(_UNITS)))
-
-
-def _check_state(cell: Cell, function: str, state: Any) -> None:
+        check("bias", result("bias", lambda: bias(_UNITS, jnp.float32)), (columns,))
+    state = result("initial_state", lambda: cell.initial_state(_BATCH, _UNITS, jnp.float32))
+    check_class("initial_state", state, "h" in getattr(state, "_fields", ()), "a NamedTuple with a field h, the output")
     for name, part in zip(state._fields, state, strict=True):
         shape = getattr(part, "shape", ())
         hidden = name != "h" and len(shape) == 2 and shape[0] == _BATCH  # only the width of h is fixed
-        _check_shape(cell, f"{function} ({name})", part, shape if hidden else (_BATCH, cell.output_size(_UNITS)))
-
-
-def _check_shape(cell: Cell, function: str, leaf: Any, wanted: tuple[int, ...] | None) -> None:
-    """Check the shape and the dtype of an array that a function of a cell returned."""
-    shape, dtype = getattr(leaf, "shape", None), getattr(leaf, "dtype", None)
-    found = f"{shape} {dtype}" if shape is not None else type(leaf).__name__
-    sizes = f"where features = {_FEATURES}, units = {_UNITS}, batch = {_BATCH}, steps = {_STEPS}"
-    fits = shape is not None and dtype == jnp.float32 and (wanted is None or shape == wanted)
-    require(fits, f"{function} of cell {cell.name}", found, f"return float32 {wanted or 'arrays'} {sizes}")
-
-
-def _shapes(cell: Cell, name: str, call: Callable, *arrays: Any) -> Any:
-    """Return the shapes and dtypes of the result of one function of a cell."""
-    require(callable(getattr(cell, name)), f"{name} of cell {cell.name}", type(getattr(cell, name)).__name__, "give a function")
-    try:
-        return jax.eval_shape(call, *arrays)
-    except InputError:
-        raise
-    except Exception as error:  # the user's function may raise anything
-        raise InputError(f"{name} of cell {cell.name}", f"{type(error).__name__}: {error}", _REMEDY) from error
+        check(f"initial_state ({name})", part, shape if hidden else (_BATCH, outputs))
+    x = array(_STEPS, _BATCH, _FEATURES)
+    check("project", result("project", lambda params, x: cell.project(params, x, None, None), params, x), (_STEPS, _BATCH, columns))
+    z = array(_BATCH, columns)
+    new = result("step", lambda params, state, z: cell.step(params, state, z, None, None), params, state, z)
+    check_class("step", new, type(new) is type(state), type(state).__name__)
+    for name, part, like in zip(state._fields, new, state, strict=True):
+        check(f"step ({name})", part, like.shape)
+    if cell.linear is not None:
+        pair = result("linear", cell.linear, z)
+        check_class("linear", pair, isinstance(pair, tuple) and len(pair) == 2, "a pair a, b")
+        for part in pair:
+            check("linear", part, (_BATCH, outputs))
 
 
 def reads_mask(cell: Cell) -> bool:

@@ -24,9 +24,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lstm_jax import initializers
 from lstm_jax.cells.activations import Activation
-from lstm_jax.cells.products import check_sizes, is_per_gate, masked_matmul, matmul, zeros
+from lstm_jax.cells.cell import make_init, zero_bias
+from lstm_jax.cells.products import is_per_gate, masked_matmul, matmul
 from lstm_jax.cells.simple_rnn import HiddenState
 
 GATES = 3
@@ -60,30 +60,13 @@ class ResetBeforeParams(NamedTuple):
     bias: jax.Array
 
 
-def bias(units: int, dtype=jnp.float32) -> jax.Array:
-    """Return the initial bias of the GRU, zeros (3 * units,)."""
-    return jnp.zeros((GATES * units,), dtype)
-
-
-def init_reset_before(key: Array, features: int, units: int, dtype=jnp.float32) -> ResetBeforeParams:
-    """Return the initial parameters of the GRU in the form of Keras' `reset_after=False`."""
-    check_sizes(features, units)
-    kernel_key, recurrent_key = jax.random.split(key)
-    return ResetBeforeParams(
-        initializers.glorot_uniform(kernel_key, (features, GATES * units), dtype),
-        initializers.orthogonal(recurrent_key, (units, GATES * units), dtype),
-        bias(units, dtype),
-    )
+bias = zero_bias(GATES)
+init_reset_before = make_init(ResetBeforeParams, GATES, bias)
 
 
 def init(key: Array, features: int, units: int, dtype=jnp.float32) -> GRUParams:
     """Return the initial parameters of the GRU."""
     return GRUParams(*init_reset_before(key, features, units, dtype), bias(units, dtype))
-
-
-def initial_state(batch: int, units: int, dtype=jnp.float32) -> HiddenState:
-    """Return the initial state of the GRU, zeros (batch, units)."""
-    return HiddenState(zeros(batch, units, dtype))
 
 
 def make_step(activation: Activation, recurrent_activation: Activation) -> Callable[..., HiddenState]:

@@ -16,7 +16,8 @@ from jaxtyping import Array, Float
 
 from lstm_jax import initializers
 from lstm_jax.cells.activations import Activation
-from lstm_jax.cells.products import check_sizes, masked_matmul, zeros
+from lstm_jax.cells.cell import make_init
+from lstm_jax.cells.products import masked_matmul, zeros
 from lstm_jax.shapes import GATES
 
 
@@ -41,15 +42,7 @@ class LSTMState(NamedTuple):
 bias = initializers.lstm_bias
 
 
-def init(key: Array, features: int, units: int, dtype=jnp.float32, *, unit_forget_bias: bool = True) -> LSTMParams:
-    """Return the initial parameters of the LSTM: a glorot uniform kernel, an orthogonal recurrent kernel and a bias, as in Keras."""
-    check_sizes(features, units)
-    kernel_key, recurrent_key = jax.random.split(key)
-    return LSTMParams(
-        initializers.glorot_uniform(kernel_key, (features, GATES * units), dtype),
-        initializers.orthogonal(recurrent_key, (units, GATES * units), dtype),
-        initializers.lstm_bias(units, dtype, unit_forget_bias),
-    )
+init = make_init(LSTMParams, GATES, bias)
 
 
 def initial_state(batch: int, units: int, dtype=jnp.float32) -> LSTMState:

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lstm_jax import initializers
+from lstm_jax.cells.cell import zero_bias
 from lstm_jax.cells.products import check_sizes
 from lstm_jax.cells.simple_rnn import HiddenState
 
@@ -32,17 +33,12 @@ class MinParams(NamedTuple):
     bias: jax.Array
 
 
-def make_bias(gates: int) -> Callable[..., jax.Array]:
-    """Return the function bias(units, dtype) of minGRU or minLSTM, which returns the initial bias, zeros (gates * units,)."""
-    return lambda units, dtype=jnp.float32: jnp.zeros((gates * units,), dtype)
-
-
 def make_init(gates: int) -> Callable[..., MinParams]:
     """Return the function init(key, features, units, dtype) of minGRU or minLSTM, which draws the initial parameters."""
 
     def init(key: Array, features: int, units: int, dtype=jnp.float32) -> MinParams:
         check_sizes(features, units)
-        return MinParams(initializers.glorot_uniform(key, (features, gates * units), dtype), make_bias(gates)(units, dtype))
+        return MinParams(initializers.glorot_uniform(key, (features, gates * units), dtype), zero_bias(gates)(units, dtype))
 
     return init
 

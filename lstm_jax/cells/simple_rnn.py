@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lstm_jax import initializers
 from lstm_jax.cells.activations import Activation
-from lstm_jax.cells.products import check_sizes, masked_matmul, zeros
+from lstm_jax.cells.cell import make_init, zero_bias
+from lstm_jax.cells.products import masked_matmul, zeros
 
 
 class SimpleRNNParams(NamedTuple):
@@ -34,24 +34,12 @@ class HiddenState(NamedTuple):
     h: jax.Array
 
 
-def bias(units: int, dtype=jnp.float32) -> jax.Array:
-    """Return the initial bias of the simple recurrent network, zeros (units,)."""
-    return jnp.zeros((units,), dtype)
-
-
-def init(key: Array, features: int, units: int, dtype=jnp.float32) -> SimpleRNNParams:
-    """Return the initial parameters of the simple recurrent network."""
-    check_sizes(features, units)
-    kernel_key, recurrent_key = jax.random.split(key)
-    return SimpleRNNParams(
-        initializers.glorot_uniform(kernel_key, (features, units), dtype),
-        initializers.orthogonal(recurrent_key, (units, units), dtype),
-        bias(units, dtype),
-    )
+bias = zero_bias(1)
+init = make_init(SimpleRNNParams, 1, bias)
 
 
 def initial_state(batch: int, units: int, dtype=jnp.float32) -> HiddenState:
-    """Return the initial state of the simple recurrent network, zeros (batch, units)."""
+    """Return the initial state of a cell that keeps only its output h, zeros (batch, units)."""
     return HiddenState(zeros(batch, units, dtype))
 
 

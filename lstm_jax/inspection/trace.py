@@ -18,8 +18,8 @@ from lstm_jax.cells.products import masked_matmul
 from lstm_jax.errors import require
 from lstm_jax.layers.recurrent import Recurrent
 from lstm_jax.recurrence import reference
-from lstm_jax.recurrence.observing import observed
-from lstm_jax.recurrence.operands import Call, Options
+from lstm_jax.recurrence.api import observed
+from lstm_jax.recurrence.call import Call, Options
 
 
 @dataclass(frozen=True)

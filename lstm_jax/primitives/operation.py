@@ -24,8 +24,6 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Primitive, jaxpr_as_fun
 from jax.interpreters import ad, batching, mlir
 
-from lstm_jax.primitives.mapped_axis import fold, in_front, no_calls, spread, unfold, without_leading
-
 Leaves = Sequence[Any]
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
@@ -56,17 +54,11 @@ class Operation:
         del residuals
         leaves, tree = jax.tree.flatten(args)
         given = [n for n, want in enumerate(tree.flatten_up_to(wanted)) if want]
-
-        def of_given(values):
-            whole = list(leaves)
-            for n, value in zip(given, values, strict=True):
-                whole[n] = value
-            return self.plain_forward(False, *tree.unflatten(whole))[0]
-
-        outputs, pull = jax.vjp(of_given, [leaves[n] for n in given])
+        function = _of_leaves(given, lambda *leaves: self.plain_forward(False, *tree.unflatten(leaves))[0], leaves)
+        outputs, pull = jax.vjp(function, *(leaves[n] for n in given))
         flat, out_tree = jax.tree.flatten(outputs)
         filled = [jnp.zeros_like(o) if d is None else d for o, d in zip(flat, out_tree.flatten_up_to(cotangents), strict=True)]
-        gradients = dict(zip(given, pull(out_tree.unflatten(filled))[0], strict=True))
+        gradients = dict(zip(given, pull(out_tree.unflatten(filled)), strict=True))
         return tree.unflatten([gradients.get(n) for n in range(len(leaves))])
 
     @abstractmethod
@@ -101,6 +93,23 @@ class ForwardOperation(Operation):
 
     def output_rows(self, outputs) -> list[int]:
         return []
+
+
+def _of_leaves(given: Sequence[int], function: Callable, leaves: Leaves) -> Callable:
+    """Return `function(*leaves)` as a function of the leaves whose indices are in `given`."""
+
+    def of_given(*values):
+        filled = list(leaves)
+        for n, value in zip(given, values, strict=True):
+            filled[n] = value
+        return function(*filled)
+
+    return of_given
+
+
+def _jvp(function: Callable, leaves: Leaves, given: Sequence[int], tangents: Leaves) -> Leaves:
+    """Return the tangents of the results of `function(*leaves)`. There is one tangent for each index in `given`."""
+    return jax.jvp(_of_leaves(given, function, leaves), tuple(leaves[n] for n in given), tuple(tangents))[1]
 
 
 def apply(operation: Operation, *args):
@@ -160,14 +169,7 @@ def _trace(operation: Operation, compiled: Callable, plain: Callable, leaves: Le
 def _tangents(operation: Operation, trees: tuple, given: tuple[int, ...], *leaves) -> Leaves:
     """Return the tangents of an operation's outputs, computed by forward-mode differentiation of `plain_forward`."""
     args, _, tangents = _cut(trees, leaves)
-
-    def of_given(*values):
-        filled = list(args)
-        for n, value in zip(given, values, strict=True):
-            filled[n] = value
-        return jax.tree.leaves(operation.plain_forward(False, *trees[0].unflatten(filled))[0])
-
-    return jax.jvp(of_given, tuple(args[n] for n in given), tuple(tangents))[1]
+    return _jvp(lambda *args: jax.tree.leaves(operation.plain_forward(False, *trees[0].unflatten(args))[0]), args, given, tangents)
 
 
 def _run_compiled(primitive: Primitive, *leaves, **params) -> Leaves:
@@ -195,55 +197,45 @@ def _primitive(name: str) -> Primitive:
 _forward, _linear, _backward = _primitive("forward"), _primitive("tangents"), _primitive("backward")
 
 
-def _is_zero(tangent) -> bool:
-    return isinstance(tangent, ad.Zero) or tangent.dtype == jax.dtypes.float0
+def _given(tangents: Leaves) -> tuple[tuple[int, ...], list[Any]]:
+    """Return the indices of the tangents that are not zero, and these tangents."""
+    found = [n for n, t in enumerate(tangents) if not (isinstance(t, ad.Zero) or t.dtype == jax.dtypes.float0)]
+    return tuple(found), [tangents[n] for n in found]
 
 
 def _forward_jvp(primals, tangents, *, operation, keep, tree, branches):
     del branches
-    given = tuple(n for n, tangent in enumerate(tangents) if not _is_zero(tangent))
+    given, tangents = _given(tangents)
     outputs, residuals = _run_forward(operation, True, tree, primals)
-    results = (outputs, residuals) if keep else (outputs, None)
-    leaves = jax.tree.leaves(results)
+    leaves = jax.tree.leaves((outputs, residuals if keep else None))
     if keep:  # a second derivative differentiates the residuals too
-        return leaves, _plain_jvp(lambda *leaves: operation.plain_forward(True, *tree.unflatten(leaves)), primals, tangents, given)
+        return leaves, _jvp(lambda *args: jax.tree.leaves(operation.plain_forward(True, *tree.unflatten(args))), primals, given, tangents)
     trees = (tree, jax.tree.structure(residuals), jax.tree.structure(outputs))
-    operands = [*primals, *jax.tree.leaves(residuals), *(tangents[n] for n in given)]
+    operands = [*primals, *jax.tree.leaves(residuals), *tangents]
     branches = (jax.make_jaxpr(partial(_tangents, operation, trees, given))(*operands),) * 2
     return leaves, _linear.bind(*operands, operation=operation, trees=trees, given=given, branches=branches)
 
 
-def _plain_jvp(function: Callable, primals, tangents, given: tuple[int, ...]) -> Leaves:
-    def of_given(*values):
-        filled = list(primals)
-        for n, value in zip(given, values, strict=True):
-            filled[n] = value
-        return jax.tree.leaves(function(*filled))
-
-    return jax.jvp(of_given, tuple(primals[n] for n in given), tuple(tangents[n] for n in given))[1]
-
-
-def _linear_jvp(primals, tangents, *, operation, trees, given, branches):
-    given_tangents = tuple(n for n, tangent in enumerate(tangents) if not _is_zero(tangent))
-    results = _linear.bind(*primals, operation=operation, trees=trees, given=given, branches=branches)
-    return results, _plain_jvp(partial(_tangents, operation, trees, given), primals, tangents, given_tangents)
+def _linear_jvp(primals, tangents, **params):
+    results = _linear.bind(*primals, **params)
+    function = partial(_tangents, params["operation"], params["trees"], params["given"])
+    return results, _jvp(function, primals, *_given(tangents))
 
 
 def _linear_transpose(cotangents, *leaves, operation, trees, given, branches):
     del branches
     args, residuals, tangents = _cut(trees, leaves)
     known = tuple(n for n, cotangent in enumerate(cotangents) if not isinstance(cotangent, ad.Zero))
-    wanted = tuple(n for n, tangent in zip(given, tangents, strict=True) if ad.is_undefined_primal(tangent))
-    operands = [*args, *residuals, *(cotangents[n] for n in known)]
-    by_leaf = dict(zip(wanted, _run_backward(operation, wanted, trees, known, operands), strict=True)) if known else {}
     zeros = {n: ad.Zero(tangent.aval) for n, tangent in zip(given, tangents, strict=True) if ad.is_undefined_primal(tangent)}
+    operands = [*args, *residuals, *(cotangents[n] for n in known)]
+    wanted = tuple(zeros)
+    by_leaf = dict(zip(wanted, _run_backward(operation, wanted, trees, known, operands), strict=True)) if known else {}
     return [None] * (len(args) + len(residuals)) + [by_leaf.get(n, zeros.get(n)) for n in given]
 
 
 def _backward_jvp(primals, tangents, *, operation, wanted, trees, given, branches):
-    known = tuple(n for n, tangent in enumerate(tangents) if not _is_zero(tangent))
     results = _backward.bind(*primals, operation=operation, wanted=wanted, trees=trees, given=given, branches=branches)
-    return results, _plain_jvp(partial(_call_backward, operation.plain_backward, wanted, trees, given), primals, tangents, known)
+    return results, _jvp(partial(_call_backward, operation.plain_backward, wanted, trees, given), primals, *_given(tangents))
 
 
 ad.primitive_jvps[_forward] = _forward_jvp
@@ -252,54 +244,83 @@ ad.primitive_jvps[_backward] = _backward_jvp
 ad.primitive_transposes[_linear] = _linear_transpose
 
 
-def _forward_batch(leaves, dims, *, operation, keep, tree, branches):
-    del branches
-    size, leaves, dims = in_front(leaves, dims)
-    inner = without_leading(leaves, dims)
-    if size == 0:
-        return no_calls(partial(_run_forward, operation, keep, tree), inner)
+def _without_leading(leaves: Leaves, dims: Sequence[int | None]) -> list[Any]:
+    """Return the arguments of one of the calls that `vmap` makes, as arrays or as shapes and dtypes."""
+    return [leaf if dim is None else jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype) for leaf, dim in zip(leaves, dims, strict=True)]
+
+
+def _spread(leaf, dim: int | None, size: int):
+    return jnp.broadcast_to(leaf[None], (size, *leaf.shape)) if dim is None else leaf
+
+
+def _fold(leaf, dim: int | None, axis: int | None, size: int):
+    """Merge the leading axis, over which `vmap` maps, into the batch axis of an array."""
+    if axis is None:
+        return leaf
+    whole = jnp.moveaxis(_spread(leaf, dim, size), 0, axis)
+    return whole.reshape(*whole.shape[:axis], size * whole.shape[axis + 1], *whole.shape[axis + 2 :])
+
+
+def _unfold(leaf, axis: int, size: int):
+    """Undo `_fold`."""
+    cut = leaf.reshape(*leaf.shape[:axis], size, leaf.shape[axis] // size, *leaf.shape[axis + 1 :])
+    return jnp.moveaxis(cut, axis, 0)
+
+
+def _batched(rule: Callable, run_inner: Callable):
+    """Return a batching rule of JAX from rule(size, leaves, dims, inner, **params), whose leaves have the mapped axis in front."""
+
+    def batch(leaves, dims, *, branches, **params):
+        del branches
+        size = next(leaf.shape[dim] for leaf, dim in zip(leaves, dims, strict=True) if dim is not None)
+        leaves = [leaf if dim is None else jnp.moveaxis(leaf, dim, 0) for leaf, dim in zip(leaves, dims, strict=True)]
+        dims = tuple(None if dim is None else 0 for dim in dims)
+        inner = _without_leading(leaves, dims)
+        if size:
+            results = rule(size, leaves, dims, inner, **params)
+        else:  # `vmap` makes no call
+            shapes = jax.tree.leaves(jax.eval_shape(lambda *leaves: run_inner(leaves=leaves, **params), *inner))
+            results = [jnp.zeros((0, *one.shape), one.dtype) for one in shapes]
+        return results, [0] * len(results)
+
+    return batch
+
+
+def _forward_batch(size, leaves, dims, inner, operation, keep, tree) -> Leaves:
     axes = operation.rows(tree.unflatten(inner))
-    if all(dim is None or axis is not None for dim, axis in zip(dims, axes, strict=True)):
-        folded = [fold(*each, size) for each in zip(leaves, dims, axes, strict=True)]
-        outputs, residuals = _run_forward(operation, keep, tree, folded)
-        by_row = [*operation.output_rows(outputs), *(operation.residual_rows(residuals) if keep else [])]
-        results = [unfold(leaf, axis, size) for leaf, axis in zip(jax.tree.leaves((outputs, residuals)), by_row, strict=True)]
-    else:
-        results = jax.tree.leaves(_run_forward(operation.mapped(dims, size), keep, tree, leaves))
-    return results, [0] * len(results)
+    if any(dim is not None and axis is None for dim, axis in zip(dims, axes, strict=True)):
+        return jax.tree.leaves(_run_forward(operation.mapped(dims, size), keep, tree, leaves))
+    folded = [_fold(*each, size) for each in zip(leaves, dims, axes, strict=True)]
+    outputs, residuals = _run_forward(operation, keep, tree, folded)
+    by_row = [*operation.output_rows(outputs), *(operation.residual_rows(residuals) if keep else [])]
+    return [_unfold(leaf, axis, size) for leaf, axis in zip(jax.tree.leaves((outputs, residuals)), by_row, strict=True)]
 
 
-def _backward_batch(leaves, dims, *, operation, wanted, trees, given, branches):
-    del branches
-    size, leaves, dims = in_front(leaves, dims)
-    inner = without_leading(leaves, dims)
-    if size == 0:
-        return no_calls(partial(_run_backward, operation, wanted, trees, given), inner)
+def _backward_batch(size, leaves, dims, inner, operation, wanted, trees, given) -> Leaves:
     args, residuals, _ = _cut(trees, inner)
     axes = operation.rows(trees[0].unflatten(args))
     all_by_row = all(axes[n] is not None for n in wanted)
     if all_by_row and all(dim is None or axis is not None for dim, axis in zip(dims, axes, strict=False)):
         outputs = operation.output_rows(trees[2].unflatten(list(range(trees[2].num_leaves))))
         by_row = [*axes, *operation.residual_rows(trees[1].unflatten(residuals)), *(outputs[n] for n in given)]
-        folded = [fold(*each, size) for each in zip(leaves, dims, by_row, strict=True)]
+        folded = [_fold(*each, size) for each in zip(leaves, dims, by_row, strict=True)]
         gradients = _run_backward(operation, wanted, trees, given, folded)
-        return [unfold(leaf, axes[n], size) for n, leaf in zip(wanted, gradients, strict=True)], [0] * len(wanted)
+        return [_unfold(leaf, axes[n], size) for n, leaf in zip(wanted, gradients, strict=True)]
     # each mapped call must return its own gradients; the gradient of an operand that is not mapped would be the sum over all calls
     count = trees[0].num_leaves
     dims_of_args = tuple(0 if n in wanted else dim for n, dim in enumerate(dims[:count]))
-    repeated = [spread(leaf, dims[n], size) if n >= count or n in wanted else leaf for n, leaf in enumerate(leaves)]
-    return _run_backward(operation.mapped(dims_of_args, size), wanted, trees, given, repeated), [0] * len(wanted)
+    repeated = [_spread(leaf, dims[n], size) if n >= count or n in wanted else leaf for n, leaf in enumerate(leaves)]
+    return _run_backward(operation.mapped(dims_of_args, size), wanted, trees, given, repeated)
 
 
 def _linear_batch(leaves, dims, *, operation, trees, given, branches):
     del branches
-    function = partial(_tangents, operation, trees, given)
-    results = jax.vmap(function, in_axes=tuple(dims))(*leaves)
+    results = jax.vmap(partial(_tangents, operation, trees, given), in_axes=tuple(dims))(*leaves)
     return results, [0] * len(results)
 
 
-batching.primitive_batchers[_forward] = _forward_batch
-batching.primitive_batchers[_backward] = _backward_batch
+batching.primitive_batchers[_forward] = _batched(_forward_batch, _run_forward)
+batching.primitive_batchers[_backward] = _batched(_backward_batch, _run_backward)
 batching.primitive_batchers[_linear] = _linear_batch
 
 
@@ -312,7 +333,6 @@ class Vmapped(Operation):
     size: int
 
     def runs_on(self) -> tuple[str, ...]:
-        """Return the platforms, such as "cpu", on which the methods `forward` and `backward` of the operation `inner` run."""
         return self.inner.runs_on()
 
     def _over(self, function: Callable, args: tuple, *more):
@@ -320,14 +340,12 @@ class Vmapped(Operation):
         return jax.vmap(lambda leaves, *more: function(tree.unflatten(leaves), *more), (list(self.dims), *(0 for _ in more)))(leaves, *more)
 
     def forward(self, keep: bool, *args):
-        """Run the forward pass of `inner` by `jax.vmap` for each entry of the stacked arguments; return stacked (outputs, residuals)."""
         return self._over(lambda args: self.inner.forward(keep, *args), args)
 
     def plain_forward(self, keep: bool, *args):
         return self._over(lambda args: self.inner.plain_forward(keep, *args), args)
 
     def backward(self, wanted, args, residuals, cotangents):
-        """Return the gradients with respect to `args`. A gradient is None where `wanted` is False."""
         return self._back(self.inner.backward, wanted, args, residuals, cotangents)
 
     def plain_backward(self, wanted, args, residuals, cotangents):
@@ -346,7 +364,7 @@ class Vmapped(Operation):
 
     def rows(self, args: tuple) -> list[int | None]:
         leaves, tree = jax.tree.flatten(args)
-        axes = self.inner.rows(tree.unflatten(without_leading(leaves, self.dims)))
+        axes = self.inner.rows(tree.unflatten(_without_leading(leaves, self.dims)))
         return [axis if axis is None or dim is None else axis + 1 for axis, dim in zip(axes, self.dims, strict=True)]
 
     def output_rows(self, outputs) -> list[int]:

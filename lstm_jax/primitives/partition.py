@@ -52,14 +52,6 @@ def partitioned(function: Callable, arg_axes: Sequence[int | None], result_axes:
     return called
 
 
-def call_partitioned(
-    function: Callable, operands: Sequence[tuple[Any, int | None]], result_axes: Sequence[int | str | None]
-) -> list[jax.Array]:
-    """Call a function on sharded arrays, so that each device calls it on its own shard, and return the results; see `partitioned`."""
-    args, axes = zip(*(pair for pair in operands if pair[0] is not None), strict=True)
-    return list(partitioned(function, axes, result_axes)(*args))
-
-
 def devices_at_once() -> int:
     """Return the number of devices that will run the function that JAX is tracing. Each device runs it on its own shard."""
     mesh = jax.sharding.get_abstract_mesh()
@@ -73,10 +65,7 @@ def _names(mesh, shapes, axes) -> tuple[str, ...]:
         entry = spec[axis] if axis is not None and spec is not None and axis < len(spec) else None
         if entry is not None:
             names = entry if isinstance(entry, tuple) else (entry,)
-            parts = 1
-            for name in names:
-                parts *= mesh.shape[name]
-            return tuple(names) if shape.shape[axis] % parts == 0 else ()
+            return tuple(names) if shape.shape[axis] % math.prod(mesh.shape[name] for name in names) == 0 else ()
     return ()
 
 
@@ -88,20 +77,12 @@ def _sharding(mesh, axis: Any, names: tuple[str, ...]) -> NamedSharding:
 def _rule(arg_axes, result_axes, args, results) -> tuple[str, dict[str, tuple[str, ...]]]:
     """Return the sharding rule of `partitioned` for Shardy, the partitioner of XLA: a pair (text of the rule, dict of its options)."""
     numbers = count()
-    unsplit: list[str] = []
 
     def factors(axis, value) -> str:
-        names = []
-        for dimension in range(len(value.shape)):
-            if dimension == axis:
-                names.append("rows")
-            else:
-                unsplit.append(f"d{next(numbers)}")
-                names.append(unsplit[-1])
-        return " ".join(names)
+        return " ".join("rows" if dimension == axis else f"d{next(numbers)}" for dimension in range(len(value.shape)))
 
     left, right = ([factors(axis, value) for axis, value in zip(*pair, strict=True)] for pair in ((arg_axes, args), (result_axes, results)))
-    return f"{', '.join(left)} -> {', '.join(right)}", {"need_replication_factors": tuple(unsplit)}
+    return f"{', '.join(left)} -> {', '.join(right)}", {"need_replication_factors": tuple(f"d{n}" for n in range(next(numbers)))}
 
 
 def vary_together(*trees: Any) -> tuple:
@@ -130,14 +111,14 @@ def explicit_sharding(array: Any) -> Any:
     return found if found is not None and AxisType.Explicit in found.mesh.axis_types else None
 
 
-def in_automatic_mode(function: Callable, rows_of: int, out_axes: Any) -> Callable:
-    """Return a version of `function` that also accepts arrays on a mesh with explicit axes (`AxisType.Explicit`)."""
+def in_automatic_mode(function: Callable, out_axes: Any) -> Callable:
+    """Return a version of `function` that also accepts arrays on a mesh with explicit axes. Axis 1 of the second argument is the batch."""
 
     def run(*args):
         explicit = [found for found in map(explicit_sharding, jax.tree.leaves(args)) if found is not None]
         if not explicit:
             return function(*args)
-        batch_sharding = explicit_sharding(args[rows_of])
+        batch_sharding = explicit_sharding(args[1])
         names = None if batch_sharding is None else batch_sharding.spec[1]
         shardings = jax.tree.map(lambda axis: NamedSharding(explicit[0].mesh, PartitionSpec(*[None] * axis, names)), out_axes)
         return auto_axes(function, out_sharding=shardings)(*args)

@@ -3,7 +3,7 @@
 The module api.py defines `unroll`, and backends.py contains the table of the backends.
 """
 
-from lstm_jax.recurrence.api import unroll
+from lstm_jax.recurrence.api import Remat, Solution, check_remat, solve_states, unroll
 from lstm_jax.recurrence.backends import (
     BACKENDS,
     DROPOUTS,
@@ -17,12 +17,19 @@ from lstm_jax.recurrence.backends import (
     lacks,
     resolve_backend,
 )
-from lstm_jax.recurrence.conversion import LOWEST, REAL, as_array, as_int32, check_32_bits, check_usable, clipped_int32, of_kinds
 from lstm_jax.recurrence.lyapunov import largest_lyapunov_exponent
-from lstm_jax.recurrence.operands import check_zoneout
+from lstm_jax.recurrence.operands import (
+    LOWEST,
+    REAL,
+    as_array,
+    as_int32,
+    check_32_bits,
+    check_usable,
+    check_zoneout,
+    clipped_int32,
+    of_kinds,
+)
 from lstm_jax.recurrence.parallel import Newton
-from lstm_jax.recurrence.segments import Remat, check_remat
-from lstm_jax.recurrence.solving import Solution, solve_states
 
 __all__ = [
     "BACKENDS",

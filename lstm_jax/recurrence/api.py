@@ -2,26 +2,53 @@
 
     outputs, state = unroll(CELLS["lstm"], params, x)
 
-The module operands.py checks, converts and arranges the arguments of `unroll`, and backends.py chooses the implementation.
+The module operands.py checks, converts and arranges the arguments of `unroll`, and backends.py chooses the implementation. `solve_states`
+takes the same arguments.
+
+Rematerialisation (the argument `remat`) saves memory for long sequences (Chen et al. 2016, "Training deep nets with sublinear memory
+cost"). The sequence is divided into segments. The forward pass stores only the first state of each segment, and the backward pass runs each
+segment again to compute its residuals. For T steps in n segments, this needs memory for n states and for the residuals of T / n steps. The
+total memory is smallest near n = sqrt(T). In return, the backward pass also takes the time of a second forward pass.
 
 B is the batch size, T the number of steps, E the number of input features and H the number of units.
 """
 
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from numbers import Integral
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from lstm_jax.cells import Cell
 from lstm_jax.cells.cell import is_ours
 from lstm_jax.errors import require
 from lstm_jax.primitives.partition import in_automatic_mode, vary_together
+from lstm_jax.recurrence import parallel
 from lstm_jax.recurrence.backends import Backend, dropout_kinds, resolve_backend
-from lstm_jax.recurrence.observing import is_observed, tell
-from lstm_jax.recurrence.operands import Arguments, Call, Options, arrange, check_arguments, check_ids, compute_dtype_name
-from lstm_jax.recurrence.resets import Resets
-from lstm_jax.recurrence.segments import Remat, check_remat, in_segments
+from lstm_jax.recurrence.call import Call, Options, Resets
+from lstm_jax.recurrence.operands import Arguments, arrange, check_arguments, check_ids, compute_dtype_name
+from lstm_jax.recurrence.parallel import Newton
+
+Remat = Literal["sqrt"] | int | None
+"""Type of the argument `remat`: None (store all residuals), "sqrt" (ceil(sqrt(T)) segments), or an approximate number of segments."""
+_OBSERVER: ContextVar[Callable[[Options, Call, bool], None] | None] = ContextVar("observer", default=None)
+
+
+@contextlib.contextmanager
+def observed(observer: Callable[[Options, Call, bool], None]) -> Iterator[None]:
+    """Return a context manager in which each call of `unroll` also calls observer(options, call, backwards)."""
+    token = _OBSERVER.set(observer)
+    try:
+        yield
+    finally:
+        _OBSERVER.reset(token)
 
 
 def unroll(
@@ -109,65 +136,56 @@ def unroll(
             - `reset_state` is given, but neither `resets` nor `segment_ids` is given.
             - The named backend does not support the call, or no backend is named and none supports the call.
     """
-    arguments = check_arguments(
-        cell,
-        params,
-        x,
-        initial_state,
-        mask=mask,
-        lengths=lengths,
-        resets=resets,
-        reset_state=reset_state,
-        segment_ids=segment_ids,
-        dropout=dropout,
-        tokens=tokens,
-        time_major=time_major,
-    )
+    given = Arguments(params, x, initial_state, reset_state, mask, lengths, resets, segment_ids, dropout, tokens)
+    arguments = check_arguments(cell, given, time_major)
     check_ids(arguments, time_major)
     name = None if compute_dtype is None else compute_dtype_name(compute_dtype, arguments.params.kernel.dtype)
     options = Options(cell, name, bool(return_sequences), not time_major)
     segments = check_remat(remat)
     require(segments is None or not arguments.dropout.zoneout, "remat", remat, "segments have no zoneout: give None, or no zoneout")
-    chosen = _choose(options, backend, bool(backwards), arguments)
+    kernel, padded = arguments.params.kernel, arguments.mask is not None or arguments.segment_ids is not None
+    of_lengths = "lengths read backwards" if backwards else "lengths"
+    chosen = resolve_backend(
+        backend,
+        cell,
+        kernel.dtype,
+        name,
+        dropout=dropout_kinds(arguments.dropout),
+        mask=of_lengths if arguments.lengths is not None else "mask" if padded else "",
+        resets=arguments.reset_state is not None,
+        units=kernel.shape[1] // cell.gates,
+    )
     # a user's functions may read what changes between two calls, and must not be kept alive; JAX 0.10 cannot differentiate `parallel` in a
     # nested program under `shard_map`
-    alone = is_observed() or bool(jax.sharding.get_abstract_mesh().manual_axes)
+    alone = _OBSERVER.get() is not None or bool(jax.sharding.get_abstract_mesh().manual_axes)
     run = _unroll_compiled if is_ours(cell) and not alone else _unroll
     return run(options, chosen, segments, bool(backwards), bool(zero_output_for_mask), arguments)
 
 
-def _choose(options: Options, backend: str | None, backwards: bool, arguments: Arguments) -> Backend:
-    cell, kernel = options.cell, arguments.params.kernel
-    lengths = "lengths read backwards" if backwards else "lengths"
-    padded = arguments.mask is not None or arguments.segment_ids is not None
-    return resolve_backend(
-        backend,
-        cell,
-        kernel.dtype,
-        options.compute_dtype,
-        dropout=dropout_kinds(arguments.dropout),
-        mask=lengths if arguments.lengths is not None else "mask" if padded else "",
-        resets=arguments.reset_state is not None,
-        units=kernel.shape[1] // cell.gates,
-    )
+def check_remat(remat: Any) -> Remat:
+    """Check the argument `remat` of `unroll`, and return it. A NumPy integer becomes an int.
+
+    Raises:
+        InputError: unless `remat` is one of these: None, "sqrt", or an integer of at least 1.
+    """
+    if remat is None or remat == "sqrt":
+        return remat
+    count = int(remat) if isinstance(remat, Integral) and not isinstance(remat, bool) else 0
+    require(count >= 1, "remat", remat, "give None, 'sqrt', or 1 or more segments")
+    return count
+
+
+def segment_length(remat: Literal["sqrt"] | int, steps: int) -> int:
+    """Return the number of steps in each segment. The last segment may be shorter."""
+    segments = math.isqrt(steps - 1) + 1 if remat == "sqrt" else min(remat, steps)
+    # segments of different lengths cannot form a loop, and outside of a loop the compiler may keep the residuals of both at the same time
+    return steps // 2 if segments == 2 else -(-steps // segments)
 
 
 def _unroll(options: Options, backend: Backend, remat: Remat, backwards: bool, zeros: bool, arguments: Arguments):
     call = arrange(arguments, backwards, time_major=not options.batch_first)
-    tell(options, call, backwards)
-    h, final = _run(backend, options, remat, call)
-    if not options.sequences:
-        return _last_output(final.h, call.valid, call.resets, zeros), final
-    h = _all_outputs(h, call.valid, call.resets, zeros)
-    return (jnp.swapaxes(h, 0, 1) if options.batch_first else h), final
-
-
-# outside of `jit`, a call is compiled once; within it, it is inlined
-_unroll_compiled = jax.jit(_unroll, static_argnums=(0, 1, 2, 3, 4), inline=True)
-
-
-def _run(backend: Backend, options: Options, remat: Remat, call: Call):
-    """Return (h of all steps (T, B, H), or None if `options.sequences` is false; final state)."""
+    if observer := _OBSERVER.get():
+        observer(options, call, backwards)
     shares = backend.shares and remat is None
     own = options if shares else replace(options, batch_first=False)
     call = call if shares else call._replace(tokens=None)
@@ -175,9 +193,48 @@ def _run(backend: Backend, options: Options, remat: Remat, call: Call):
     def run(call: Call):
         return backend.run(own, call._replace(x=options.cell.projectable(call.params, call.x, call.dropout.input is not None)))
 
+    run_all = run if remat is None else partial(_run_in_segments, run, remat)
     out_axes = (1 if options.sequences else None, jax.tree.map(lambda part: 0, call.state))
-    run = run if remat is None else in_segments(run, remat)
-    return in_automatic_mode(lambda *parts: run(Call(*parts)), 1, out_axes)(*vary_together(*call))
+    h, final = in_automatic_mode(lambda *parts: run_all(Call(*parts)), out_axes)(*vary_together(*call))
+    # outputs are zeros at padded steps before the first valid step of their sequence or, with `zeros`, at all padded steps
+    shown = call.valid if zeros or call.valid is None else _after_valid(call.valid, call.resets)
+    if not options.sequences:
+        return final.h if shown is None else jnp.where(shown[-1][:, None], final.h, 0), final
+    h = h if shown is None else jnp.where(shown[:, :, None], h, 0)
+    return (jnp.swapaxes(h, 0, 1) if options.batch_first else h), final
+
+
+# outside of `jit`, a call is compiled once; within it, it is inlined
+_unroll_compiled = jax.jit(_unroll, static_argnums=(0, 1, 2, 3, 4), inline=True)
+
+
+def _run_in_segments(run: Callable, remat: Literal["sqrt"] | int, call: Call):
+    """Return the results of `run(call)`, which runs in segments to save memory."""
+    steps = call.x.shape[0]
+    if not isinstance(steps, int):  # symbolic, in a program that is exported for every number of steps
+        return run(call)
+    length = segment_length(remat, steps)
+    count = steps // length
+    whole = count * length
+    at, reset_state = (None, None) if call.resets is None else call.resets
+    per_step, fixed = (call.x, call.valid, at), (call.params, call.dropout, reset_state)
+
+    def segment(state, x, valid, at, params, dropout, reset_state):
+        h, final = run(Call(params, x, state, valid, dropout, None if at is None else Resets(at, reset_state)))
+        return final, h
+
+    state, parts = call.state, []
+    if count > 1:
+        # prevent_cse is not needed: in a loop the compiler cannot merge the second run of a segment with the first
+        again = jax.checkpoint(segment, prevent_cse=False)
+        cut = jax.tree.map(lambda a: a[:whole].reshape(count, length, *a.shape[1:]), per_step)
+        state, h = lax.scan(lambda state, part: again(state, *part, *fixed), state, cut)
+        parts.append(None if h is None else h.reshape(whole, *h.shape[2:]))
+    for start in range(whole if count > 1 else 0, steps, length):
+        rest = slice(start, start + length)
+        state, h = jax.checkpoint(segment)(state, *jax.tree.map(lambda array, rest=rest: array[rest], per_step), *fixed)
+        parts.append(h)
+    return parts[0] if len(parts) == 1 or parts[0] is None else jnp.concatenate(parts), state
 
 
 def _after_valid(valid: jax.Array, resets: Resets | None) -> jax.Array:
@@ -188,17 +245,58 @@ def _after_valid(valid: jax.Array, resets: Resets | None) -> jax.Array:
     return jax.lax.cummax(jnp.where(valid, step, -1)) >= jax.lax.cummax(jnp.where(resets.at, step, 0))
 
 
-def _last_output(h: jax.Array, valid: jax.Array | None, resets: Resets | None, zeros: bool) -> jax.Array:
-    # zeros if the last sequence of the row has no valid step or, with `zeros`, if the last step is padded
-    if valid is None:
-        return h
-    shown = valid[-1] if zeros else _after_valid(valid, resets)[-1]
-    return jnp.where(shown[:, None], h, 0)
+@partial(jax.export.register_namedtuple_serialization, serialized_name="lstm_jax.Solution")
+class Solution(NamedTuple):
+    """Result of `solve_states`.
+
+    Attributes:
+        states: the state of the cell after each step, with arrays (B, T, H), or (T, B, H) if time is the first axis.
+        iterations: number of iterations of Newton's method, an int32 scalar.
+        residual: largest absolute difference, over all entries of `states`, between the state s[t] and f(s[t - 1], x[t]), where f is one
+            step of the cell.
+    """
+
+    states: Any
+    iterations: jax.Array
+    residual: jax.Array
 
 
-def _all_outputs(h: jax.Array, valid: jax.Array | None, resets: Resets | None, zeros: bool) -> jax.Array:
-    # zeros at padded steps before the first valid step of their sequence or, with `zeros`, at all padded steps
-    if valid is None:
-        return h
-    shown = valid if zeros else _after_valid(valid, resets)
-    return jnp.where(shown[:, :, None], h, 0)
+def solve_states(
+    cell: Cell,
+    params: Any,
+    x: Any,
+    initial_state: Any = None,
+    *,
+    mask: Any = None,
+    lengths: Any = None,
+    resets: Any = None,
+    reset_state: Any = None,
+    dropout: Any = None,
+    time_major: bool = False,
+    options: Newton = parallel.DEFAULTS,
+) -> Solution:
+    """Compute by Newton's method the state of a cell after each step of a batch of sequences, as the backend `parallel` does.
+
+    The result is a `Solution`, of which only the field `states` is differentiable.
+
+    Args:
+        cell: a cell that the backend `parallel` supports.
+        params: see `unroll`.
+        x: see `unroll`.
+        initial_state: see `unroll`.
+        mask: see `unroll`.
+        lengths: see `unroll`.
+        resets: see `unroll`.
+        reset_state: see `unroll`.
+        dropout: `DropoutMasks` without zoneout, or None for no dropout.
+        time_major: whether time is the first axis of `x`, `mask`, `resets` and the returned states.
+        options: options of Newton's method.
+
+    Raises:
+        InputError: if an argument is wrong (see `unroll`), or if the backend `parallel` does not support the call.
+    """
+    given = Arguments(params, x, initial_state, reset_state, mask, lengths, resets, dropout=dropout)
+    given = check_arguments(cell, given, time_major)
+    resolve_backend("parallel", cell, given.params.kernel.dtype, dropout=dropout_kinds(given.dropout))
+    states, iterations, residual = parallel.solve(cell, arrange(given, time_major=time_major), options)
+    return Solution(states if time_major else jax.tree.map(lambda part: jnp.swapaxes(part, 0, 1), states), iterations, residual)

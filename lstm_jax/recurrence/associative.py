@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from lstm_jax.recurrence.operands import Call, Options
+from lstm_jax.recurrence.call import Call, Options
 
 
 def run(options: Options, call: Call):

@@ -5,6 +5,7 @@ the user names no backend, the first backend in the table that has all needed ca
 capabilities of all backends for users.
 """
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,8 +19,9 @@ from lstm_jax.cells.products import INT8, is_per_gate
 from lstm_jax.dropout import DropoutMasks
 from lstm_jax.errors import InputError, require
 from lstm_jax.recurrence import associative, compiled, cudnn, hoisted, pallas, parallel, reference
+from lstm_jax.recurrence.call import Call, Options
 from lstm_jax.recurrence.compiled_cells import is_compiled
-from lstm_jax.recurrence.operands import Call, Options, compute_dtype_name
+from lstm_jax.recurrence.operands import compute_dtype_name
 
 DROPOUTS = ("input dropout", "input dropout per gate", "recurrent dropout", "recurrent dropout per gate")
 ZONEOUT = "zoneout"
@@ -67,26 +69,15 @@ class Backend:
     name of a cell in `CELLS`."""
     platforms: tuple[str, ...]
     """Platforms on which the backend runs: "cpu", "gpu", "tpu"."""
-    compute_dtypes: tuple[str, ...]
-    """Dtypes that the matrix products may have."""
-    forward_mode: bool
-    """Whether forward-mode differentiation is supported."""
+    dtypes: tuple[tuple[str, str], ...]
+    """Supported pairs (dtype of the parameters, dtype of the matrix products)."""
     what: str
     """Description of the backend for users."""
-    mixed: bool = True
-    """Whether each dtype in `compute_dtypes` is supported for parameters of any dtype.
-
-    If false, the matrix products must have the dtype of the parameters, except for the pairs in `mixtures`.
-    """
-    mixtures: tuple[tuple[str, str], ...] = ()
-    """Pairs (dtype of the parameters, dtype of the matrix products) that are supported although `mixed` is false."""
     why_not_mixed: Callable[[Cell, str], str] = lambda cell, dtype: ""
     """Function why_not_mixed(cell, dtype) for matrix products whose dtype differs from that of the parameters.
 
     It returns "" if this cell can have products in `dtype` on this machine, else the reason why not.
     """
-    dtypes: tuple[str, ...] = ()
-    """Dtypes that the parameters may have. An empty tuple allows any dtype."""
     dropouts: tuple[str, ...] = DROPOUTS
     """Supported kinds of dropout: members of `DROPOUTS`, and `ZONEOUT`."""
     masks: tuple[str, ...] = MASKS
@@ -97,8 +88,8 @@ class Backend:
     """Largest number of units H that is supported. 0 means no limit."""
     shares: bool = False
     """Whether the function `run` reads `Call.tokens` and `Options.batch_first`."""
-    higher_orders: bool = True
-    """Whether derivatives of order 2 and higher are supported."""
+    derivatives: str = "reverse and forward"
+    """Modes of differentiation that are supported."""
     why_not: Callable[[], str] = str
     """Function that returns "" if the backend is available in this installation, else the reason why it is not."""
 
@@ -112,21 +103,19 @@ class Backend:
         """Names of the cells in the dict `CELLS` that the backend supports."""
         return tuple(name for name, cell in CELLS.items() if self.serves(cell))
 
+    @property
+    def compute_dtypes(self) -> tuple[str, ...]:
+        """Dtypes that the matrix products may have."""
+        return tuple(dict.fromkeys(products for _, products in self.dtypes))
+
 
 _FLOATS = ("float32", "float64", "bfloat16", "float16")
+_ANY_FLOATS = tuple(itertools.product(_FLOATS, _FLOATS))
 _EVERYWHERE = ("cpu", "gpu", "tpu")
 
 
 def _is_lstm(cell: Cell) -> bool:
     return cell is CELLS["lstm"]
-
-
-def _is_linear(cell: Cell) -> bool:
-    return cell.is_linear
-
-
-def _is_newton(cell: Cell) -> bool:
-    return cell.name in parallel.NEWTON_CELLS and CELLS.get(cell.name) is cell
 
 
 def _any(cell: Cell) -> bool:
@@ -144,13 +133,9 @@ _COMPILED = Backend(
     run=compiled.run,
     serves=is_compiled,
     platforms=("cpu",),
-    compute_dtypes=("float32", "float64", "bfloat16", "int8"),
-    forward_mode=True,
+    dtypes=(("float32", "float32"), ("float64", "float64"), ("float32", "bfloat16"), ("float32", INT8)),
     what="both passes compiled from C++; products in bfloat16 and, forward alone, in int8 with AVX512-BF16 and VNNI",
-    mixed=False,
-    mixtures=(("float32", "bfloat16"), ("float32", "int8")),
     why_not_mixed=compiled.why_not_mixed,
-    dtypes=("float32", "float64"),
     shares=True,
     why_not=native.why_not,
 )
@@ -159,8 +144,7 @@ _HOISTED = Backend(
     run=hoisted.run,
     serves=_is_lstm,
     platforms=_EVERYWHERE,
-    compute_dtypes=_FLOATS,
-    forward_mode=True,
+    dtypes=_ANY_FLOATS,
     what="a backward pass of its own, GEMMs outside the loop",
 )
 # cudnn and pallas come after hoisted in BACKENDS and therefore run only if the user names them, until they are compared with it on a GPU
@@ -169,14 +153,12 @@ _CUDNN = Backend(
     run=cudnn.run,
     serves=_is_lstm,
     platforms=("gpu",),
-    compute_dtypes=("float32",),
-    forward_mode=False,
+    dtypes=(("float32", "float32"),),
     what="cuDNN's LSTM, through jax.experimental.rnn",
-    mixed=False,
     dropouts=("input dropout",),
     masks=("lengths",),
     resets=False,
-    higher_orders=False,
+    derivatives="reverse, of order 1",
     why_not=cudnn.why_not,
 )
 _PALLAS = Backend(
@@ -184,19 +166,16 @@ _PALLAS = Backend(
     run=pallas.run,
     serves=_is_lstm,
     platforms=("gpu",),
-    compute_dtypes=("float32", "bfloat16"),
-    forward_mode=True,
+    dtypes=(("float32", "float32"), ("float32", "bfloat16")),
     what="hoisted, with each loop as one Triton kernel",
-    dtypes=("float32",),
     largest=pallas.LARGEST,
 )
 _ASSOCIATIVE = Backend(
     name="associative",
     run=associative.run,
-    serves=_is_linear,
+    serves=lambda cell: cell.is_linear,
     platforms=_EVERYWHERE,
-    compute_dtypes=_FLOATS,
-    forward_mode=True,
+    dtypes=_ANY_FLOATS,
     what="a parallel scan over time",
     dropouts=("input dropout", "input dropout per gate"),
 )
@@ -205,22 +184,19 @@ _REFERENCE = Backend(
     run=reference.run,
     serves=_any,
     platforms=_EVERYWHERE,
-    compute_dtypes=(*_FLOATS, INT8),
-    why_not_mixed=_why_not_int8,
-    forward_mode=True,
+    dtypes=tuple(itertools.product(_FLOATS, (*_FLOATS, INT8))),
     what="lax.scan and autodiff",
+    why_not_mixed=_why_not_int8,
     dropouts=(*DROPOUTS, ZONEOUT),
 )
 # parallel comes after reference and therefore runs only if the user names it: on two cores it is slower than a loop over the steps
 _PARALLEL = Backend(
     name="parallel",
     run=parallel.run,
-    serves=_is_newton,
+    serves=lambda cell: cell.name in parallel.NEWTON_CELLS and CELLS.get(cell.name) is cell,
     platforms=_EVERYWHERE,
-    compute_dtypes=("float32", "float64"),
-    forward_mode=True,
+    dtypes=(("float32", "float32"), ("float64", "float64")),
     what="all steps at once, by Newton's method",
-    mixed=False,
 )
 BACKENDS = {row.name: row for row in (_COMPILED, _HOISTED, _CUDNN, _PALLAS, _ASSOCIATIVE, _REFERENCE, _PARALLEL)}
 
@@ -238,33 +214,23 @@ def lacks(backend: Backend, request: Request, platform: str) -> str:
         return f"no cell {cell.name}" + " of one's own" * (CELLS.get(cell.name) is not cell)
     if platform not in backend.platforms:
         return f"does not run on {platform}"
-    missing = _lacks_dtype(backend, request) or _lacks_kind(backend, request, cell)
-    if missing:
-        return missing
-    if backend.largest and request.units > backend.largest:
-        return f"no {request.units} units, {backend.largest} at most"
-    mixes = request.dtype != request.compute_dtype
-    return backend.why_not() or (backend.why_not_mixed(cell, request.compute_dtype) if mixes else "")
-
-
-def _lacks_dtype(backend: Backend, request: Request) -> str:
-    if request.compute_dtype not in backend.compute_dtypes:
-        return f"no products in {request.compute_dtype}"
-    if backend.dtypes and request.dtype not in backend.dtypes:
-        return f"no parameters in {request.dtype}"
-    alike = request.dtype == request.compute_dtype
-    if not (alike or backend.mixed or (request.dtype, request.compute_dtype) in backend.mixtures):
-        return f"no products in {request.compute_dtype} for parameters in {request.dtype}"
-    return ""
-
-
-def _lacks_kind(backend: Backend, request: Request, cell: Cell) -> str:
+    dtypes = (request.dtype, request.compute_dtype)
+    if dtypes not in backend.dtypes:
+        if request.compute_dtype not in backend.compute_dtypes:
+            return f"no products in {request.compute_dtype}"
+        alone = request.dtype not in (dtype for dtype, _ in backend.dtypes)
+        return f"no parameters in {request.dtype}" if alone else f"no products in {request.compute_dtype} for parameters in {request.dtype}"
     # the linear form of a step has no place for a mask of h
     dropouts = backend.dropouts if not cell.is_linear or backend.any_cell else _ASSOCIATIVE.dropouts
     refused = [kind for kind in request.dropout if kind not in dropouts]
     refused += [request.mask] * bool(request.mask and request.mask not in backend.masks)
     refused += ["resets"] * (request.resets and not backend.resets)
-    return f"no {refused[0]}" if refused else ""
+    if refused:
+        return f"no {refused[0]}"
+    if backend.largest and request.units > backend.largest:
+        return f"no {request.units} units, {backend.largest} at most"
+    mixes = request.dtype != request.compute_dtype
+    return backend.why_not() or (backend.why_not_mixed(cell, request.compute_dtype) if mixes else "")
 
 
 def resolve_backend(name: str | None, cell: str | Cell = "lstm", dtype="float32", compute_dtype=None, **more) -> Backend:
@@ -333,7 +299,7 @@ def capability_rows() -> list[dict[str, str]]:
             "mask, lengths": "yes" if b.masks == MASKS else ", ".join(b.masks),
             "resets": "yes" if b.resets else "no",
             "units": f"up to {b.largest}" if b.largest else "any",
-            "derivatives": _derivatives(b),
+            "derivatives": b.derivatives,
             "here": _here(b, platform),
             "what": b.what,
         }
@@ -342,20 +308,16 @@ def capability_rows() -> list[dict[str, str]]:
 
 
 def _here(backend: Backend, platform: str) -> str:
-    missing = lacks(backend, Request(backend.cells[0]), platform)
-    lacking = {dtypes[1]: lacks(backend, Request(backend.cells[0], *dtypes), platform) for dtypes in backend.mixtures}
-    return missing or "; ".join(["yes", *(f"no products in {dtype}: {why}" for dtype, why in lacking.items() if why)])
+    if missing := lacks(backend, Request(backend.cells[0]), platform):
+        return missing
+    mixed = [products for _, products in backend.dtypes if products not in (dtype for dtype, _ in backend.dtypes)]
+    lacking = {dtype: lacks(backend, Request(backend.cells[0], compute_dtype=dtype), platform) for dtype in mixed}
+    return "; ".join(["yes", *(f"no products in {dtype}: {why}" for dtype, why in lacking.items() if why)])
 
 
 def _dropouts(backend: Backend) -> str:
     rest = [kind for kind in backend.dropouts if kind not in DROPOUTS]
     return ", ".join(["input and recurrent, per gate or shared", *rest] if set(DROPOUTS) <= set(backend.dropouts) else backend.dropouts)
-
-
-def _derivatives(backend: Backend) -> str:
-    if backend.forward_mode:
-        return "reverse and forward"
-    return "reverse" if backend.higher_orders else "reverse, of order 1"
 
 
 def dropout_kinds(masks: DropoutMasks) -> tuple[str, ...]:

@@ -23,9 +23,7 @@ from jax.experimental import rnn
 from lstm_jax.cells import LSTMParams, LSTMState
 from lstm_jax.cells.products import one_hot_rows
 from lstm_jax.errors import InputError
-from lstm_jax.recurrence.on_mesh import BATCH_FIRST, COPIED, on_mesh
-from lstm_jax.recurrence.operands import Call, Options
-from lstm_jax.shapes import GATES
+from lstm_jax.recurrence.call import BATCH_FIRST, COPIED, Call, Options, on_mesh
 
 LAYERS, DROPOUT, BIDIRECTIONAL = 1, 0.0, False
 
@@ -39,13 +37,6 @@ def pack(params: LSTMParams) -> jax.Array:
     """Convert the parameters of an LSTM with E input features and H units to the weights of cuDNN, one flat array."""
     kernel, recurrent, bias = params
     return jnp.concatenate([kernel.T.ravel(), recurrent.T.ravel(), bias, jnp.zeros_like(bias)])
-
-
-def unpack(weights: jax.Array, features: int, units: int) -> LSTMParams:
-    """Convert the weights of cuDNN, one flat array, to the parameters of an LSTM with the given numbers of input features and units."""
-    width = GATES * units
-    kernel, recurrent, first, second = jnp.split(weights, [width * features, width * (features + units), width * (features + units + 1)])
-    return LSTMParams(kernel.reshape(width, features).T, recurrent.reshape(width, units).T, first + second)
 
 
 def run(options: Options, call: Call):

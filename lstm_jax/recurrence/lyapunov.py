@@ -9,7 +9,7 @@ from jax import lax
 
 from lstm_jax.cells import Cell
 from lstm_jax.errors import require
-from lstm_jax.recurrence.operands import arrange, check_arguments
+from lstm_jax.recurrence.operands import Arguments, arrange, check_arguments
 
 
 def largest_lyapunov_exponent(
@@ -37,7 +37,7 @@ def largest_lyapunov_exponent(
     Raises:
         InputError: if an argument is wrong, see `unroll`, or if `skip` is not in 0..T - 1.
     """
-    given = check_arguments(cell, params, x, initial_state, time_major=time_major)
+    given = check_arguments(cell, Arguments(params, x, initial_state), time_major)
     params, x, state, *_ = arrange(given, time_major=time_major)
     require(isinstance(skip, int | np.integer) and 0 <= skip < len(x), "skip", skip, f"give 0 to {len(x) - 1}")
     z = cell.project(params, cell.projectable(params, x), None, None)

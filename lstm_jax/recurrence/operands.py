@@ -9,7 +9,6 @@ B is the batch size, T the number of steps, E the number of input features and H
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -21,83 +20,36 @@ from jax.core import Tracer
 from lstm_jax.cells import Cell
 from lstm_jax.dropout import DropoutMasks
 from lstm_jax.errors import InputError, require
-from lstm_jax.recurrence.conversion import FLOATS, LOWEST, REAL, as_int32, as_numbers, of_kinds
-from lstm_jax.recurrence.resets import Resets
+from lstm_jax.recurrence.call import Call, Resets
 
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+"""Dtypes that the parameters of a cell may have."""
+REAL = (jnp.floating, jnp.integer, jnp.bool_)
+"""Kinds of dtypes that are converted to floats: floats, ints and bools."""
+LOWEST, HIGHEST = -(2**31), 2**31 - 1
+"""Lowest and highest int32."""
+_INTS = (jnp.integer,)
 _GIVE_FLOATS = f"give one of {', '.join(FLOATS)}"
 
 
 class Arguments(NamedTuple):
-    """Arguments of `unroll` as JAX arrays whose classes, shapes and dtypes fit, in the order of axes that the caller gave."""
-
-    params: Any
-    x: jax.Array
-    state: Any
-    reset_state: Any = None
-    mask: jax.Array | None = None
-    lengths: jax.Array | None = None
-    resets: jax.Array | None = None
-    segment_ids: jax.Array | None = None
-    dropout: DropoutMasks = DropoutMasks()
-    tokens: jax.Array | None = None
-
-
-class Call(NamedTuple):
-    """Operands of a backend. Time is the first axis, and the steps are in the order in which they are processed.
-
-    Attributes:
-        params: parameters of the cell.
-        x: inputs (T, B, E), or ids (T, B), with zeros at padded steps.
-        state: initial state of the cell.
-        valid: bool (T, B) that is False at padded steps, or None if no step is padded.
-        dropout: dropout masks.
-        resets: resets of the state within the sequence, or None.
-        tokens: int32 (T, B), or None. Steps of the same row with equal tokens have equal inputs, so that a backend may compute the product
-            of the inputs and the kernel only once for all of these steps.
-    """
+    """Arguments of `unroll`, as the caller gave them or, from `check_arguments`, as JAX arrays whose classes, shapes and dtypes fit."""
 
     params: Any
     x: Any
-    state: Any
-    valid: jax.Array | None
-    dropout: DropoutMasks
-    resets: Resets | None
-    tokens: jax.Array | None = None
+    state: Any = None
+    reset_state: Any = None
+    mask: Any = None
+    lengths: Any = None
+    resets: Any = None
+    segment_ids: Any = None
+    dropout: Any = None
+    tokens: Any = None
 
 
-@dataclass(frozen=True)
-class Options:
-    """Static options of a call: what a compiled program depends on besides the shapes and dtypes of its operands.
-
-    Attributes:
-        cell: the cell.
-        compute_dtype: dtype of the matrix products; None means the dtype of the parameters.
-        sequences: whether h of all steps is returned.
-        batch_first: whether the caller transposes x from (B, T, ...), and transposes the outputs back.
-    """
-
-    cell: Cell
-    compute_dtype: Any = None
-    sequences: bool = True
-    batch_first: bool = False
-
-
-def check_arguments(
-    cell: Cell,
-    params,
-    x,
-    initial_state=None,
-    *,
-    mask=None,
-    lengths=None,
-    resets=None,
-    reset_state=None,
-    segment_ids=None,
-    dropout=None,
-    tokens=None,
-    time_major: bool = False,
-) -> Arguments:
-    """Return the arguments of `unroll` as JAX arrays, after checking that they fit each other. `unroll` describes them."""
+def check_arguments(cell: Cell, given: Arguments, time_major: bool) -> Arguments:
+    """Return the arguments of `unroll` as JAX arrays, after checking that they fit each other. The order of their axes is kept."""
+    params, x, initial_state, reset_state, mask, lengths, resets, segment_ids, dropout, tokens = given
     require(isinstance(cell, Cell), "cell", cell, "give a Cell, such as a row of CELLS")
     require(mask is None or lengths is None, "lengths", "given with mask", "give one of the two")
     params, features, units = _read_params(cell, params)
@@ -108,33 +60,28 @@ def check_arguments(
     start = reset_state if initial_state is None else initial_state
     state = _read_state(cell, start, batch, units, dtype, "reset_state" if initial_state is None else "initial_state")
     dropout = _read_dropout(cell, dropout, (steps, features, units), state, dtype)
-    per_step = {
-        "mask": (mask, REAL, "give bools"),
-        "resets": (resets, (jnp.bool_,), "give bools"),
-        "segment_ids": (segment_ids, (jnp.integer,), "give ints"),
-        "tokens": (tokens, (jnp.integer,), "give ints"),
-    }
-    found: dict[str, Any] = {}
-    for name, (value, kinds, remedy) in per_step.items():
-        if value is not None:
-            array = of_kinds(name, value, kinds, remedy)
-            fits = array.shape == ((steps, batch) if time_major else (batch, steps))
-            require(fits, name, array.shape, "give (B, T), or (T, B) if time_major")
-            found[name] = _int32_numbers(array) if kinds == (jnp.integer,) else jnp.asarray(array.astype(bool))
-    if tokens is not None and found["tokens"].dtype.itemsize == 8:
-        del found["tokens"]  # 64 bits of JAX: distinct tokens could become equal
+
+    def per_step(name: str, value, kinds: tuple, noun: str):
+        shape = (steps, batch) if time_major else (batch, steps)
+        return None if value is None else _fitting(name, value, kinds, (shape,), f"give (B, T), or (T, B) if time_major: {noun}")
+
+    mask, resets = per_step("mask", mask, REAL, "bools"), per_step("resets", resets, (jnp.bool_,), "bools")
+    segment_ids, tokens = (per_step(*one, _INTS, "ints") for one in (("segment_ids", segment_ids), ("tokens", tokens)))
+    if tokens is not None:
+        tokens = _int32_numbers(tokens)
+        tokens = None if tokens.dtype.itemsize == 8 else tokens  # 64 bits of JAX: distinct tokens could become equal
     if lengths is not None:
-        array = of_kinds("lengths", lengths, (jnp.integer,), "give ints")
-        require(array.shape == (batch,), "lengths", array.shape, f"give shape ({batch},)")
-        found["lengths"] = as_int32("lengths", array, "give ints")
+        lengths = as_int32("lengths", _fitting("lengths", lengths, _INTS, ((batch,),), f"give shape ({batch},): ints"), "")
     if segment_ids is not None:
         for name, other in (("mask", mask), ("lengths", lengths), ("resets", resets)):
             remedy = "the ids say where sequences begin and, by 0, what is padding: give one of the two"
             require(other is None, "segment_ids", f"given with {name}", remedy)
+        segment_ids = _int32_numbers(segment_ids)
     cuts = resets is not None or segment_ids is not None
     require(cuts or reset_state is None, "reset_state", "given without resets", "give resets or segment_ids too, or initial_state")
     after = _read_state(cell, reset_state, batch, units, dtype, "reset_state") if cuts else None
-    return Arguments(params, x, state, after, dropout=dropout, **found)
+    mask, resets = (None if flags is None else jnp.asarray(flags.astype(bool)) for flags in (mask, resets))
+    return Arguments(params, x, state, after, mask, lengths, resets, segment_ids, dropout, tokens)
 
 
 def arrange(given: Arguments, backwards: bool = False, time_major: bool = False) -> Call:
@@ -231,11 +178,8 @@ def _like_state(initial_state: Callable, units: int, dtype):
 
 def _read_params(cell: Cell, params) -> tuple[Any, int, int]:
     require(isinstance(params, cell.params), "params", type(params).__name__, f"the cell {cell.name} has {cell.params.__name__}")
-    arrays = []
-    for field, part in zip(params._fields, params, strict=True):
-        array = of_kinds(f"params.{field}", part, REAL, _GIVE_FLOATS)
-        arrays.append(array if isinstance(array, jax.Array) else jnp.asarray(array))
-    read = type(params)(*arrays)
+    arrays = [of_kinds(f"params.{field}", part, REAL, _GIVE_FLOATS) for field, part in zip(params._fields, params, strict=True)]
+    read = type(params)(*(array if isinstance(array, jax.Array) else jnp.asarray(array) for array in arrays))
     shapes = tuple((array.shape, array.dtype) for array in read)
     return read, *_sizes(cell.init, cell.gates, params._fields, read.kernel.dtype, shapes)
 
@@ -256,15 +200,14 @@ def _sizes(init: Callable, gates: int, fields: tuple[str, ...], dtype: np.dtype,
 
 
 def _read_x(x, features: int, dtype) -> jax.Array:
-    remedy = "give floats (B, T, E), or int ids (B, T)"
+    remedy = "give floats (B, T, E), or int ids (B, T); (T, B, ...) if time_major"
     array = of_kinds("x", x, REAL, remedy)
-    ids = array.ndim == 2 and jnp.issubdtype(array.dtype, jnp.integer)
-    require(ids or array.ndim != 2 or jnp.issubdtype(array.dtype, jnp.floating), "x", array.dtype.name, remedy)
-    require(ids or array.ndim == 3, "x", array.shape, "give (B, T, E), or (T, B, E) if time_major")
-    if ids:
+    if array.ndim == 2:
+        require(jnp.issubdtype(array.dtype, jnp.integer), "x", f"{array.dtype.name} {array.shape}", remedy)
         return as_int32("x", array, remedy)
+    require(array.ndim == 3, "x", array.shape, remedy)
     require(array.shape[2] == features, "x", array.shape, f"the kernel reads {features} features")
-    return as_numbers("x", array, dtype, remedy)
+    return _as_dtype(array, dtype)
 
 
 def _read_state(cell: Cell, given, batch: int, units: int, dtype, what: str):
@@ -277,12 +220,11 @@ def _read_state(cell: Cell, given, batch: int, units: int, dtype, what: str):
     require(fits, what, shown, f"give {type(like).__name__}({', '.join(like._fields)}), or a tuple or list in this order")
     parts = []
     for field, part, wanted in zip(like._fields, given, like, strict=True):
-        name, shape = f"{what}.{field}", (batch, *wanted.shape[1:])
-        array = of_kinds(name, part, REAL, f"give {wanted.dtype.name} {shape}")
-        shared = what == "reset_state" and array.shape == shape[1:]
-        require(shared or array.shape == shape, name, array.shape, f"give shape {shape}" + f" or {shape[1:]}" * (what == "reset_state"))
-        numbers = as_numbers(name, array, wanted.dtype, "")
-        parts.append(jnp.broadcast_to(numbers[None], shape) if shared else numbers)
+        shape = (batch, *wanted.shape[1:])
+        shapes = (shape, shape[1:]) if what == "reset_state" else (shape,)
+        array = _fitting(f"{what}.{field}", part, REAL, shapes, f"give shape {' or '.join(map(str, shapes))}: {wanted.dtype.name}")
+        numbers = _as_dtype(array, wanted.dtype)
+        parts.append(numbers if numbers.shape == shape else jnp.broadcast_to(numbers[None], shape))
     return type(like)(*parts)
 
 
@@ -292,18 +234,18 @@ def _read_dropout(cell: Cell, given, sizes: tuple[int, int, int], state, dtype) 
     require(isinstance(given, DropoutMasks), "dropout", type(given).__name__, "give DropoutMasks(input, recurrent, zoneout)")
     steps, features, units = sizes
     batch = state.h.shape[0]
-    masks = []
-    for field, mask, size in (("input", given.input, features), ("recurrent", given.recurrent, cell.output_size(units))):
-        if mask is not None:
-            name, shapes = f"dropout.{field}", ((batch, size), (cell.gates, batch, size))
-            remedy = f"give shape {shapes[0]} or {shapes[1]}"
-            mask = of_kinds(name, mask, REAL, remedy)
-            missing = field == "recurrent" and not cell.has_recurrent_kernel
-            require(not missing, name, mask.shape, f"the cell {cell.name} multiplies no state by a kernel")
-            require(mask.shape in shapes, name, mask.shape, remedy)
-            mask = as_numbers(name, mask, dtype, remedy)
-        masks.append(mask)
-    return DropoutMasks(masks[0], masks[1], _read_zoneout(cell, given.zoneout, steps, state, dtype))
+
+    def read(field: str, mask, size: int) -> jax.Array | None:
+        if mask is None:
+            return None
+        shapes = ((batch, size), (cell.gates, batch, size))
+        array = _fitting(f"dropout.{field}", mask, REAL, shapes, f"give shape {shapes[0]} or {shapes[1]}")
+        return _as_dtype(array, dtype)
+
+    missing = given.recurrent is not None and not cell.has_recurrent_kernel
+    require(not missing, "dropout.recurrent", "given", f"the cell {cell.name} multiplies no state by a kernel")
+    zoneout = _read_zoneout(cell, given.zoneout, steps, state, dtype)
+    return DropoutMasks(read("input", given.input, features), read("recurrent", given.recurrent, cell.output_size(units)), zoneout)
 
 
 def _read_zoneout(cell: Cell, given, steps: int, state, dtype) -> dict[str, jax.Array] | None:
@@ -311,12 +253,126 @@ def _read_zoneout(cell: Cell, given, steps: int, state, dtype) -> dict[str, jax.
     require(given is None or isinstance(given, dict), "dropout.zoneout", type(given).__name__, "give {'h': mask}")
     read = {}
     for part, value in (given or {}).items():
-        shape = (steps, *state._asdict().get(part, state.h).shape)
-        name, remedy = f"dropout.zoneout of {part}", f"give bools of shape {shape}, or a float of shape ()"
-        array = of_kinds(name, value, REAL, remedy)
-        check_zoneout(cell, part, array.shape)
-        require(array.shape in ((), shape), name, array.shape, f"give shape {shape} or ()")
+        check_zoneout(cell, part, "given")
+        shape = (steps, *getattr(state, part).shape)
+        name, remedy = f"dropout.zoneout of {part}", f"give shape {shape} or (): bools or a float"
+        array = _fitting(name, value, REAL, ((), shape), remedy)
         drawn = array.ndim > 0
         require(not (drawn and jnp.issubdtype(array.dtype, jnp.floating)), name, array.dtype.name, remedy)
-        read[part] = as_numbers(name, array, jnp.bool_ if drawn else dtype, remedy)
+        read[part] = _as_dtype(array, jnp.bool_ if drawn else dtype)
     return None if given is None else read
+
+
+def check_usable(name: str, value: Any) -> None:
+    """Raise `InputError` if a value is a deleted JAX array."""
+    deleted = isinstance(value, jax.Array) and not isinstance(value, Tracer) and value.is_deleted()
+    require(not deleted, name, "a deleted array", "a function that donates its argument took its memory: give the array that it returned")
+
+
+def as_array(name: str, value, remedy: str) -> jax.Array | np.ndarray:
+    """Return a value as a JAX or NumPy array.
+
+    A list or a scalar becomes a NumPy array, since NumPy keeps 64-bit dtypes. A list that NumPy cannot convert, for example because it
+    contains tracers, becomes a JAX array.
+
+    Args:
+        name: name of the value in the error message.
+        value: an array, a list or a scalar.
+        remedy: advice at the end of the error message.
+
+    Raises:
+        InputError: if `value` is None or cannot be converted, or is a deleted JAX array.
+    """
+    if isinstance(value, jax.Array | np.ndarray):
+        check_usable(name, value)
+        return value
+    require(value is not None, name, value, remedy)
+    try:
+        return jnp.asarray(value) if hasattr(value, "__jax_array__") else np.asarray(value)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    try:
+        return jnp.asarray(value)  # a list that contains tracers
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InputError(name, type(value).__name__, remedy) from error
+
+
+def of_kinds(name: str, value, kinds: tuple, remedy: str) -> jax.Array | np.ndarray:
+    """Return a value as a JAX or NumPy array, after checking its dtype.
+
+    Args:
+        name: name of the value in the error message.
+        value: an array, a list or a scalar.
+        kinds: abstract dtypes, such as `jnp.integer`. The dtype of the array must belong to one of them.
+        remedy: advice at the end of the error message.
+
+    Raises:
+        InputError: if `value` cannot be converted to an array, or its dtype is of another kind.
+    """
+    array = as_array(name, value, remedy)
+    require(_is_of(array.dtype, kinds), name, array.dtype, remedy)
+    return array
+
+
+@lru_cache(maxsize=256)
+def _is_of(dtype: Any, kinds: tuple) -> bool:
+    return any(jnp.issubdtype(dtype, kind) for kind in kinds)
+
+
+def _fitting(name: str, value, kinds: tuple, shapes: tuple[tuple[int, ...], ...], remedy: str) -> jax.Array | np.ndarray:
+    array = of_kinds(name, value, kinds, remedy)
+    require(array.shape in shapes, name, array.shape, remedy)
+    return array
+
+
+def _as_dtype(array: jax.Array | np.ndarray, dtype) -> jax.Array:
+    if isinstance(array, np.ndarray):
+        with np.errstate(over="ignore", invalid="ignore"):
+            return jnp.asarray(array.astype(dtype))  # NumPy converts the array, since jnp.asarray would first truncate int64 to 32 bits
+    return array if array.dtype == dtype else array.astype(dtype)
+
+
+def as_int32(name: str, value, remedy: str) -> jax.Array:
+    """Convert an array of ints to int32, after clipping it to the range of int32, and return it.
+
+    Args:
+        name: name of the array in the error message.
+        value: an array, a list or a scalar.
+        remedy: advice at the end of the error message.
+
+    Raises:
+        InputError: if the dtype of `value` is not an int.
+    """
+    if isinstance(value, jax.Array) and value.dtype == jnp.int32:  # what follows takes tens of microseconds outside of jit
+        return value
+    return jnp.asarray(clipped_int32(of_kinds(name, value, (jnp.integer,), remedy)))
+
+
+def check_32_bits(name: str, array: Any) -> None:
+    """Check that a NumPy array of 64-bit ints has no value beyond 32 bits, unless JAX computes in 64 bits. Other values are not checked.
+
+    JAX would keep only the low 32 bits of a value beyond 32 bits. An id beyond the end of an embedding table could then become a valid id.
+
+    Raises:
+        InputError: if a value is beyond the range of int32 or, in an array of uint64, of uint32.
+    """
+    config: Any = jax.config
+    if not isinstance(array, np.ndarray) or array.dtype not in (np.int64, np.uint64) or config.jax_enable_x64 or not array.size:
+        return
+    bounds = np.iinfo(np.int32 if array.dtype == np.int64 else np.uint32)
+    for value in (array.min(), array.max()):
+        require(
+            bounds.min <= int(value) <= bounds.max, name, int(value), "JAX would cut it to 32 bits: reduce it, or enable jax_enable_x64"
+        )
+
+
+def clipped_int32(array: jax.Array | np.ndarray) -> Any:
+    """Convert an array of ints to int32, after clipping it to the range of int32. A NumPy array stays a NumPy array."""
+    if array.dtype == np.int32:
+        return array
+    bounds = jnp.iinfo(array.dtype)
+    if bounds.max > HIGHEST:
+        low = max(LOWEST, int(bounds.min))
+        # a call of a server converts few ids, for which np.clip takes three times as long
+        array = np.minimum(np.maximum(array, low), HIGHEST) if isinstance(array, np.ndarray) else jnp.clip(array, low, HIGHEST)
+    return array.astype(np.int32)

@@ -10,8 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lstm_jax.recurrence.operands import Call, Options
-from lstm_jax.recurrence.resets import restart
+from lstm_jax.recurrence.call import Call, Options, restart
 
 
 def run(options: Options, call: Call, record: Callable[[Any, jax.Array, Any], Any] | None = None):

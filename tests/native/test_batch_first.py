@@ -1,7 +1,6 @@
 """Tests that the C++ code of the recurrence gives the same results for arrays (B, T, ...) as for arrays (T, B, ...)."""
 
 import re
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -54,46 +53,6 @@ def test_the_same_bits(cell: str, backward: bool, products: str | None) -> None:
                         np.testing.assert_array_equal(found[name], want, err_msg=name)
 
 
-def _gradients(run: Callable, params: Any, x: jax.Array) -> Any:
-    return jax.value_and_grad(lambda params, x: (run(params, x) ** 2).sum(), argnums=(0, 1))(params, x)
-
-
-@pytest.mark.parametrize("cell", ["lstm", "gru", "min_gru"])
-@pytest.mark.parametrize("batch", [3, 4])  # a batch of 3 rows or fewer is always (T, B, ...) in a call
-def test_a_users_arrays(cell: str, batch: int) -> None:
-    """Loss and gradients for x (B, T, E) equal those for x (T, B, E), up to rounding.
-
-    This is tested without `vmap`, and under `vmap` over x, over the parameters, and over both.
-    """
-    steps, features, units = 6, 5, 20
-    gates = CELLS[cell].gates
-    rng = np.random.default_rng(0)
-    shape = SHAPES[cell]
-    weights = {"kernel": (features, gates * units), "recurrent_kernel": (units, gates * units), "bias": (gates * units,)}
-    fields = {name: jnp.asarray(rng.normal(0, 0.3, (2, *size)), jnp.float32) for name, size in weights.items()}
-    if not shape.recurrent:
-        del fields["recurrent_kernel"]
-    if shape.extras:
-        fields["recurrent_bias"] = jnp.asarray(rng.normal(0, 0.3, (2, shape.extras[1] * units)), jnp.float32)
-    params = CELLS[cell].params(**fields)
-    x = jnp.asarray(rng.normal(size=(2, batch, steps, features)), jnp.float32)
-
-    def by_batch(params: Any, x: jax.Array) -> jax.Array:
-        return unroll(CELLS[cell], params, x, backend="compiled")[0]
-
-    def by_time(params: Any, x: jax.Array) -> jax.Array:
-        return jnp.swapaxes(unroll(CELLS[cell], params, jnp.swapaxes(x, 0, 1), backend="compiled", time_major=True)[0], 0, 1)
-
-    one = jax.tree.map(lambda array: array[0], params)
-    for axes, args in (((0, 0), (params, x)), ((None, 0), (one, x)), ((0, None), (params, x[0])), (None, (one, x[0]))):
-        runs = []
-        for run in (by_batch, by_time):
-            call = jax.jit(lambda params, x, run=run: _gradients(run, params, x))
-            runs.append((jax.vmap(call, in_axes=axes) if axes else call)(*args))
-        for got, want in zip(jax.tree.leaves(runs[0]), jax.tree.leaves(runs[1]), strict=True):
-            np.testing.assert_allclose(got, want, rtol=2e-6, atol=2e-6)
-
-
 def test_no_array_is_moved() -> None:
     """If x and the outputs are arrays (B, T, ...), XLA transposes neither these arrays nor their gradients.
 
@@ -108,16 +67,9 @@ def test_no_array_is_moved() -> None:
         return h, pull(d_h)
 
     text = jax.jit(run).lower(params, x, jnp.zeros((8, 5, 16))).compile().as_text()
-    made = dict(re.findall(r"(%[\w.-]+) = (.*)", text[text.index("ENTRY") :]))
-    calls = [line for line in made.values() if "custom-call(" in line]
-    read = [[made[name] for name in re.findall(r"%[\w.-]+", re.findall(r"custom-call\((.*?)\), ", line)[0])] for line in calls]
-    whole = [[operand for operand in operands if operand.startswith("f32[8,5,16]")] for operands in read]
-    assert [len(operands) for operands in whole] == [1, 2]
-    assert all(" parameter(" in operand for operands in whole for operand in operands)
-    results = re.findall(r"%[\w.-]+", text[text.index("ROOT %tuple") :].split("tuple(")[1].split("\n")[0].split(")")[0])
-    for result in (results[0], results[-1]):
-        assert "get-tuple-element(" in made[result]
-        assert made[result].startswith("f32[8,5,16]")
+    assert text.count("custom-call(") == 2
+    assert "f32[5,8,16]" not in text
+    assert set(re.findall(r"= f32\[8,5,16\]\S* ([\w-]+)\(", text)) == {"parameter", "get-tuple-element"}
 
 
 def test_a_symbolic_batch_size(unchecked: None) -> None:

@@ -177,19 +177,6 @@ def test_products_that_cannot_be(backward: bool, products: int, dtype: str, x64:
         assert "products: 2; give 0 or 1 for a gradient" in refusal(recurrence(backward, keep=True, products=2).run)
 
 
-@pytest.mark.skipif(bool(native.why_not_products("bfloat16")), reason="no products in bfloat16")
-def test_the_backward_pass_rounds_its_products() -> None:
-    """With products in bfloat16, each gradient differs from the gradient with float32 products by about the rounding error of bfloat16.
-
-    The gradients with respect to c and the bias, which are not results of products, may differ less.
-    """
-    sizes = (3, 5, 40, 33)
-    whole, rounded = (recurrence(True, sizes=sizes, resets=False, products=products) for products in (0, 1))
-    for name, exact, got in zip(whole.results, whole.run(), rounded.run(), strict=True):
-        distance = np.linalg.norm(got - exact) / np.linalg.norm(exact)
-        assert (1e-7 if name in ("d of c", "d of bias") else 5e-4) < distance < 2e-2, (name, distance)
-
-
 @pytest.mark.parametrize(("products", "dtype"), [(1, "bfloat16"), (2, "int8")])
 def test_threads_give_the_same_rows(products: int, dtype: str) -> None:
     if native.why_not_products(dtype):
@@ -314,35 +301,6 @@ def test_masks_of_any_byte() -> None:
     odd = (call.operands["valid"].astype(np.uint8) * 2).view(bool)
     for got, want in zip(call.but("valid", odd).run(), call.run(), strict=True):
         np.testing.assert_array_equal(got, want)
-
-
-def test_a_batch_of_many_rows() -> None:
-    """Seven rows of a batch of 5000 rows have the results that they have in a batch of their own, up to rounding.
-
-    The large batch is larger than a tile, and several threads share its rows.
-    """
-    steps, features, units, many = 2, 3, 5, 5000
-    whole = recurrence(False, sizes=(steps, many, features, units), kinds=(4, 4), tokens=True)
-    back = recurrence(True, sizes=(steps, many, features, units), kinds=(4, 4), tokens=True)
-    outputs, gradients = whole.run(threads=3), back.run(threads=3)
-    rows = slice(4321, 4328)
-
-    def some(call: Call) -> Call:
-        small = {
-            name: array if "kernel" in name or name == "bias" else _of_rows(array, rows, many) for name, array in call.operands.items()
-        }
-        results = {name: jax.eval_shape(lambda a=like: _of_rows(jnp.zeros(a.shape), rows, many)) for name, like in call.results.items()}
-        return call._replace(operands=small, results=results)
-
-    for got, want in zip([_of_rows(part, rows, many) for part in outputs], some(whole).run(), strict=True):
-        np.testing.assert_allclose(got, want, atol=1e-6)
-    by_rows = some(back).run()
-    for n in (0, 1, 5):  # the others are sums over all rows
-        np.testing.assert_allclose(_of_rows(gradients[n], rows, many), by_rows[n], atol=1e-6)
-
-
-def _of_rows(array, rows: slice, many: int):
-    return array[rows] if array.shape[0] == many else array[:, rows] if array.ndim > 1 and array.shape[1] == many else array
 
 
 @pytest.mark.slow(keep=1)

@@ -23,6 +23,9 @@ class Case(NamedTuple):
     time_major: bool = False
     initial_state: bool = True
     seed: int = 0
+    resets: bool = False
+    ids: bool = False
+    remat: int | None = None
 
 
 cases = st.builds(
@@ -36,22 +39,27 @@ cases = st.builds(
     st.booleans(),
     st.booleans(),
     st.integers(0, 99),
+    st.just(False),
+    st.just(False),
+    st.none(),
 )
+"""Cases without resets and ids, which Keras' layers have too."""
 
 
 def covering_cases(turn: int) -> list[tuple[Case, bool]]:
     """Return eight pairs of a case and a bool, which tells whether the case is computed in float64.
 
     The options with two values follow the columns of an orthogonal array. For any two of these options, each pair of values therefore
-    occurs among the eight cases. The dropout and the shape change from case to case and with `turn`. Over several values of `turn`, each
-    dropout therefore occurs with each shape. Each dropout and each shape also occur with both values of each two-valued option.
+    occurs among the eight cases. The dropout, the shape, resets, ids and `remat` change from case to case and with `turn`. Over several
+    values of `turn`, each of them therefore occurs with both values of each two-valued option.
     """
     kinds, chosen = list(DROPOUTS), []
     for row in range(8):
         a, b, c = (bool(row >> bit & 1) for bit in range(3))
         dropout, shape = kinds[(row + turn) % len(kinds)], SHAPES[(row + 2 * turn) % len(SHAPES)]
         mask = "gaps" if a ^ b ^ c else "none"
-        chosen.append((Case(shape, mask, dropout, a, b, c, a ^ b, a ^ c, seed=row), b ^ c))
+        more: dict[str, Any] = {"resets": (row + turn) % 2 == 0, "ids": (row + turn) % 4 == 3, "remat": (None, None, 2)[(row + turn) % 3]}
+        chosen.append((Case(shape, mask, dropout, a, b, c, a ^ b, a ^ c, seed=row, **more), b ^ c))
     return chosen
 
 
@@ -62,7 +70,8 @@ def request(case: Case, **more: str) -> dict[str, Any]:
     """
     dropped, each = DROPOUTS[case.dropout], " per gate" * DROPOUTS[case.dropout].per_gate
     kinds = [name + each for name, there in (("input dropout", dropped.input), ("recurrent dropout", dropped.recurrent)) if there]
-    return {"dropout": tuple(kinds), "mask": "" if case.mask == "none" else "mask", "units": case.shape.units} | more
+    own = {"dropout": tuple(kinds), "mask": "" if case.mask == "none" else "mask", "resets": case.resets, "units": case.shape.units}
+    return own | more
 
 
 def refused(case: Case, backend: str, dtype: str = "float32", compute_dtype: str = "", cell: str = "lstm", **options) -> bool:
@@ -85,16 +94,15 @@ def refused(case: Case, backend: str, dtype: str = "float32", compute_dtype: str
 
 
 class Arrays(NamedTuple):
-    """Arrays of a case. The batch is the first axis of x (B, T, E) and mask (B, T), also if the case is time major.
-
-    `state` and `mask` may be None.
-    """
+    """Arrays of a case. The batch is the first axis of x (B, T, E) or (B, T), mask and resets (B, T), also if the case is time major."""
 
     params: Any
     x: jax.Array
     state: Any
     dropout: DropoutMasks
     mask: jax.Array | None
+    resets: jax.Array | None = None
+    reset_state: Any = None
 
 
 def make_arrays(case: Case, dtype: str = "float32", cell: str = "lstm") -> Arrays:
@@ -113,26 +121,30 @@ def make_arrays(case: Case, dtype: str = "float32", cell: str = "lstm") -> Array
     state = jax.tree.map(normal, jax.eval_shape(lambda: row.initial_state(batch, units)))
     dropped = DROPOUTS[case.dropout]
     mask = MASKS[case.mask](rng, batch, steps)
-    return Arrays(
-        params,
-        jnp.asarray(rng.normal(size=(batch, steps, features)), dtype),
-        state if case.initial_state else None,
-        DropoutMasks(factors(features) if dropped.input else None, factors(units) if dropped.recurrent else None),
-        None if mask is None else jnp.asarray(mask),
-    )
+    x = jnp.asarray(rng.normal(size=(batch, steps, features)), dtype)
+    masks = DropoutMasks(factors(features) if dropped.input else None, factors(units) if dropped.recurrent else None)
+    resets = jnp.asarray(rng.random((batch, steps)) < 0.3) if case.resets else None
+    reset_state = jax.tree.map(normal, state) if case.resets else None
+    if case.ids:
+        x = jnp.asarray(rng.integers(-features, features, (batch, steps)), jnp.int32)
+    start = state if case.initial_state else None
+    return Arrays(params, x, start, masks, None if mask is None else jnp.asarray(mask), resets, reset_state)
 
 
 def run_case(case: Case, arrays: Arrays, backend: str | None, cell: str = "lstm", **options):
     """Return the pair (outputs, final state) of `unroll` for a case. The batch is the first axis of the outputs."""
-    x, mask = arrays.x, arrays.mask
+    x, mask, resets = arrays.x, arrays.mask, arrays.resets
     if case.time_major:
-        x, mask = jnp.swapaxes(x, 0, 1), None if mask is None else mask.T
+        x, mask, resets = (None if array is None else jnp.swapaxes(array, 0, 1) for array in (x, mask, resets))
+    options = {"remat": case.remat} | options
     outputs, state = unroll(
         CELLS[cell],
         arrays.params,
         x,
         arrays.state,
         mask=mask,
+        resets=resets,
+        reset_state=arrays.reset_state,
         dropout=arrays.dropout,
         backwards=case.backwards,
         return_sequences=case.return_sequences,
@@ -168,22 +180,23 @@ def differentiate(function: Callable, *args) -> tuple[Any, Any]:
     return results, gradients
 
 
-def differentiate_all(case: Case, sets: list[Arrays], backend: str | None, cell: str = "lstm") -> list[tuple[Any, Any]]:
-    """Return the results of `differentiate_case` for each of several sets of arrays of a case, all from one compiled program."""
+def differentiate_all(case: Case, sets: list[Arrays], backend: str | None, cell: str = "lstm", **options) -> list[tuple[Any, Any]]:
+    """Return (results of `run_case`, gradients) for each of several sets of arrays of a case, all from one compiled program.
 
-    def loss(params, x, state, dropout, mask):
-        results = run_case(case, Arrays(params, x, state, dropout, mask), backend, cell)
+    The gradients are those of `weigh` of the results with respect to every float array.
+    """
+
+    def loss(floats, whole):
+        arrays = whole._replace(**floats)
+        results = run_case(case, arrays, backend, cell, **options)
         return weigh(results), results
 
-    every = jax.jit(jax.value_and_grad(loss, (0, 1, 2, 3), has_aux=True))
-    found = [every(*arrays) for arrays in sets]
+    every = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    by = ["params", "state", "dropout", "reset_state", *([] if case.ids else ["x"])]
+    found = [every({name: getattr(arrays, name) for name in by}, arrays) for arrays in sets]
     return [(results, gradients) for (_, results), gradients in found]
 
 
 def differentiate_case(case: Case, arrays: Arrays, backend: str | None, cell: str = "lstm", **options):
-    """Return the results of `run_case`, and the gradients of `weigh` of them with respect to params, x, initial state and dropout masks."""
-
-    def function(params, x, state, dropout):
-        return run_case(case, Arrays(params, x, state, dropout, arrays.mask), backend, cell, **options)
-
-    return differentiate(function, *arrays[:4])
+    """Return what `differentiate_all` returns, for one set of arrays."""
+    return differentiate_all(case, [arrays], backend, cell, **options)[0]

@@ -1,4 +1,4 @@
-"""Random operands for calls of `unroll` and of layers, used by test_fuzz.py and test_fuzz_layers.py.
+"""Random operands for calls of `unroll`, used by test_fuzz.py.
 
 Each operand has the form in which it is drawn, and a plain form for the backend `reference`. NumPy computes the plain form without the
 library: lengths and padding become a mask, ids become one-hot rows, and dtypes are converted by `astype`.
@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from tables import CELLS, Shape
 
 from lstm_jax import CELLS as CELL_TABLE
-from lstm_jax import DropoutMasks, LSTMState
-from lstm_jax.cells import HiddenState
+from lstm_jax import DropoutMasks
 
 SHAPES = (Shape(3, 4, 2, 5), Shape(1, 1, 1, 1), Shape(0, 3, 2, 3), Shape(2, 6, 3, 17), Shape(2, 0, 2, 3), Shape(7, 24, 3, 9))
 FLOATS = ("float32", "float64", "bfloat16", "float16")
@@ -57,23 +56,6 @@ class Call:
     x_are_ids: bool = False
     x_has_gradient: bool = False
     """Whether gradients with respect to x can be compared: x has the parameters' dtype, and no tokens are given."""
-    sizes: tuple[int, int] = (0, 0)
-    """B and T of the operands other than x, if x does not fit them."""
-    x_sizes: tuple[int, int] | None = None
-    """B and T of x, if only its B or T does not fit the other operands; else None. B is 0 if x has no batch axis."""
-
-    def is_another_call(self) -> bool:
-        """Return whether the library may accept the call although x was drawn with another B or T than the other operands.
-
-        The call may be accepted if each other operand has the B and T of x, or lacks the axis whose size differs.
-        """
-        if self.wrong != "x" or self.x_sizes is None:
-            return False
-        zoneout = getattr(self.given.get("dropout"), "zoneout", None)
-        of_steps = bool({"mask", "resets", "tokens"} & self.given.keys()) or zoneout is not None
-        of_rows = of_steps or bool({"lengths", "initial_state", "dropout"} & self.given.keys())
-        (rows, steps), (x_rows, x_steps) = self.sizes, self.x_sizes
-        return (x_rows == rows or not of_rows) and (x_steps == steps or not of_steps)
 
 
 class Drawing:
@@ -89,9 +71,9 @@ class Drawing:
     def array(self, array: np.ndarray, dtype: str, x64: bool, share: int = 24) -> tuple[Any, np.ndarray]:
         """Return an operand in two forms: as the call gets it, and as a NumPy array.
 
-        The call gets a JAX array, a NumPy array or a list. In about one of `share` draws, the shape of the operand is changed.
+        The call gets a JAX array, a NumPy array or a list. In about one of `share` draws, the shape is changed; never if `share` is 0.
         """
-        array = misfitting(array, self.draw(mostly(None, *MISFITS, share=share)))
+        array = misfitting(array, self.draw(mostly(None, *MISFITS, share=share))) if share else array
         with np.errstate(invalid="ignore", over="ignore"):
             array = np.asarray(array.astype(jnp.dtype(dtype)))
         wide = array.dtype.itemsize == 8 and array.dtype.kind in "iuf"
@@ -101,10 +83,6 @@ class Drawing:
         if form == "jax":
             return jnp.asarray(array), array
         return (array, array) if form == "numpy" else (array.tolist(), array)
-
-
-def fits(array: np.ndarray, shape: tuple[int, ...]) -> bool:
-    return array.shape == shape
 
 
 def draw_params(on: Drawing, call: Call, shape: Shape, dtype: str, x64: bool) -> None:
@@ -118,7 +96,7 @@ def draw_params(on: Drawing, call: Call, shape: Shape, dtype: str, x64: bool) ->
         array = np.asarray(given_array.astype(jnp.dtype(other)))
         own[name] = jnp.asarray(array) if x64 or other not in ("float64",) else array
         clean[name] = np.asarray(own[name]) if x64 or other != "float64" else array.astype(np.float32)
-        if not fits(clean[name], leaf.shape) or clean[name].dtype != jnp.dtype(dtype):
+        if clean[name].shape != leaf.shape or clean[name].dtype != jnp.dtype(dtype):
             call.wrong = call.wrong or f"params.{name}"
     call.given["params"], call.clean["params"] = row.params(**own), row.params(**{k: jnp.asarray(v) for k, v in clean.items()})
 
@@ -148,7 +126,7 @@ def draw_valid(on: Drawing, call: Call, shape: Shape, x64: bool, time_major: boo
         dtype = on.draw(mostly("bool", "int32", "uint8", "float32", "float64", "complex64", share=3))
         mask = on.rng.integers(0, 2, (batch, steps)) * (1 if dtype == "bool" else 2)
         call.given["mask"], array = on.array(mask.T if time_major else mask, dtype, x64)
-        if not fits(array, (steps, batch) if time_major else (batch, steps)) or dtype == "complex64":
+        if array.shape != ((steps, batch) if time_major else (batch, steps)) or dtype == "complex64":
             call.wrong = call.wrong or "mask"
         else:
             valid = (array.T if time_major else array).astype(bool)
@@ -160,26 +138,11 @@ def draw_valid(on: Drawing, call: Call, shape: Shape, x64: bool, time_major: boo
         if dtype == "int64" and on.one(False, True):
             lengths = lengths + on.rng.integers(-2, 3, batch) * 2**32
         call.given["lengths"], array = on.array(lengths, dtype, x64)
-        if not fits(array, (batch,)) or jnp.dtype(dtype).kind not in "iu" or kind == "mask":
+        if array.shape != (batch,) or jnp.dtype(dtype).kind not in "iu" or kind == "mask":
             call.wrong = call.wrong or "lengths"
         elif valid is None:
             valid = np.array([[t < int(n) for t in range(steps)] for n in array], bool).reshape(batch, steps)
     return valid
-
-
-def refuse_x(call: Call, shape: Shape, array: np.ndarray, time_major: bool) -> None:
-    """Record in `call` that the drawn x does not fit the other operands.
-
-    `call.sizes` gets the B and T of the other operands. `call.x_sizes` gets the B and T of x, if x has the axes of features or of ids.
-    """
-    call.wrong, call.sizes = call.wrong or "x", (shape.batch, shape.steps)
-    number = array.dtype.kind in "fViu"
-    lead = array.shape[:-1] if number and array.shape[-1:] == (shape.features,) else ()
-    if array.dtype.kind in "iu" and array.ndim < 3:
-        lead = array.shape  # 2 axes of whole numbers are ids
-    if len(lead) in (1, 2):
-        rows, steps = (0, *lead) if len(lead) == 1 else lead[::-1] if time_major else lead
-        call.x_sizes = rows, steps
 
 
 def draw_x(on: Drawing, call: Call, shape: Shape, dtype: str, x64: bool, valid: np.ndarray | None, time_major: bool) -> None:
@@ -195,9 +158,9 @@ def draw_x(on: Drawing, call: Call, shape: Shape, dtype: str, x64: bool, valid: 
             ids = np.where(on.rng.random(ids.shape) < 0.3, far, ids)
         if name != "bool" and name[0] != "u":
             ids = np.where(padding & on.one(False, True), 99, ids)
-        call.given["x"], array = on.array(ids.T if time_major else ids, name, x64)
-        if not fits(array, (steps, batch) if time_major else (batch, steps)) or name == "bool":
-            refuse_x(call, shape, array, time_major)
+        call.given["x"], array = on.array(ids.T if time_major else ids, name, x64, share=0)
+        if name == "bool":
+            call.wrong = call.wrong or "x"
             return
         ids = (array.T if time_major else array).astype(object)  # Python's ints
         call.outside = any(not -features <= id < features for id in ids[~padding])
@@ -221,13 +184,13 @@ def draw_x(on: Drawing, call: Call, shape: Shape, dtype: str, x64: bool, valid: 
             if kept == "int32" and on.one(False, True):
                 tokens = np.where(which == 0, -(2**31), tokens)
             call.given["tokens"], array = on.array(tokens.T if time_major else tokens, kept, x64)
-            if not fits(array, (steps, batch) if time_major else (batch, steps)) or jnp.dtype(kept).kind not in "iu":
+            if array.shape != ((steps, batch) if time_major else (batch, steps)) or jnp.dtype(kept).kind not in "iu":
                 call.wrong = call.wrong or "tokens"
         if jnp.dtype(name).kind in "fV":
             x = np.where(padding[:, :, None] & on.one(False, True), np.nan, x)
-        call.given["x"], array = on.array(np.swapaxes(x, 0, 1) if time_major else x, name, x64, share=40)
-        if not fits(array, (steps, batch, features) if time_major else (batch, steps, features)) or name == "complex64":
-            refuse_x(call, shape, array, time_major)
+        call.given["x"], array = on.array(np.swapaxes(x, 0, 1) if time_major else x, name, x64, share=0)
+        if name == "complex64":
+            call.wrong = call.wrong or "x"
             return
         call.clean["x"] = np.swapaxes(array, 0, 1) if time_major else array
         call.x_has_gradient = name == dtype and "tokens" not in call.given  # tokens add up gradients with respect to equal x
@@ -243,20 +206,11 @@ def draw_state(on: Drawing, call: Call, shape: Shape, dtype: str, x64: bool) -> 
     for _ in like:
         name = on.draw(mostly(dtype, *REAL, "complex64", share=4))
         part, array = on.array(on.rng.normal(size=(shape.batch, shape.units)) * 2, name, x64, share=60)
-        if not fits(array, (shape.batch, shape.units)) or name == "complex64":
+        if array.shape != (shape.batch, shape.units) or name == "complex64":
             call.wrong = call.wrong or "initial_state"
         parts.append(part)
         arrays.append(array)
-    other = on.draw(mostly("", "array", "another's", "one more", "none", share=20))
-    call.wrong = call.wrong or ("initial_state" if other else "")
-    wrong: dict[str, Any] = {
-        "array": np.zeros((shape.batch, shape.units), np.float32),
-        "another's": HiddenState(parts[0]) if len(like) > 1 else LSTMState(parts[0], parts[0]),
-        "one more": [*parts, parts[0]],
-        "none": [*parts[:-1], None],
-    }
-    given = {"state": type(like)(*parts), "tuple": tuple(parts), "list": parts}[kind]
-    call.given["initial_state"] = wrong.get(other, given)
+    call.given["initial_state"] = {"state": type(like)(*parts), "tuple": tuple(parts), "list": parts}[kind]
     if not call.wrong:
         call.clean["initial_state"] = type(like)(*(jnp.asarray(array.astype(jnp.dtype(dtype))) for array in arrays))
 
@@ -268,7 +222,7 @@ def draw_resets(on: Drawing, call: Call, shape: Shape, dtype: str, x64: bool, ti
     flags = on.rng.random((batch, steps)) < on.one(0.0, 0.2, 1.0)
     kept = on.draw(mostly("bool", "int32", "float32", share=20))
     call.given["resets"], array = on.array(flags.T if time_major else flags, kept, x64, share=40)
-    if not fits(array, (steps, batch) if time_major else (batch, steps)) or kept != "bool":
+    if array.shape != ((steps, batch) if time_major else (batch, steps)) or kept != "bool":
         call.wrong = call.wrong or "resets"
         return
     call.clean["resets"] = jnp.asarray(array.T if time_major else array)
@@ -312,7 +266,7 @@ def draw_dropout(on: Drawing, call: Call, shape: Shape, dtype: str, x64: bool) -
             kept = on.one("bool", "int32", "float32")
             given_array, array = on.array(on.rng.integers(0, 2, (shape.steps, shape.batch, shape.units)), kept, x64)
             zoneout, clean_zoneout = {"h": given_array}, {"h": jnp.asarray(array.astype(bool))}
-            if not fits(array, (shape.steps, shape.batch, shape.units)) or kept == "float32":
+            if array.shape != (shape.steps, shape.batch, shape.units) or kept == "float32":
                 call.wrong = call.wrong or "dropout.zoneout"
     if any(mask is not None for mask in (*masks, zoneout)):
         call.given["dropout"] = DropoutMasks(*masks, zoneout)

@@ -1,12 +1,15 @@
 """The equations of each cell's paper in float64 NumPy for one row and one step, and facts about each cell, such as its number of gates.
 
-The tests compare the cells in `CELLS` with the equations and with the facts. The equations of the LSTM are in test_contract.py.
+The tests compare the cells in `CELLS` with the equations and with the facts.
 """
 
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from cases import Arrays, Case
+
+from lstm_jax import CELLS
 
 Vector = np.ndarray
 
@@ -122,6 +125,7 @@ def same(c: Vector) -> Vector:
 
 
 STEPS: dict[str, Callable[[Row, State], State]] = {
+    "lstm": ablation("ifgo"),
     "simple_rnn": simple_rnn,
     "gru": gru,
     "gru_reset_before": gru_reset_before,
@@ -156,3 +160,38 @@ FACTS = {  # number of gates, whether there is a recurrent kernel, a cell state,
     "min_lstm": (3, False, False, True),
     "min_gru": (2, False, False, True),
 }
+
+
+def by_hand(cell: str, case: Case, arrays: Arrays) -> tuple[Vector, State]:
+    """Return outputs (B, T, H) or (B, H) and the final state from the equations in `STEPS`, one row and one step at a time."""
+    gates = CELLS[cell].gates
+    batch, steps, features, units = case.shape
+    x = np.eye(features)[np.asarray(arrays.x)] if case.ids else np.asarray(arrays.x, np.float64)
+
+    def factors(mask: Any, row: int, width: int) -> Vector:
+        if mask is None:
+            return np.ones((gates, width))
+        mask = np.asarray(mask, np.float64)
+        return mask[:, row] if mask.ndim == 3 else np.stack([mask[row]] * gates)
+
+    zeros = CELLS[cell].initial_state(batch, units)
+    restart, start = (
+        {name: np.array(part, np.float64) for name, part in (given or zeros)._asdict().items()}
+        for given in (arrays.reset_state, arrays.state or arrays.reset_state)
+    )
+    outputs, final = np.zeros((batch, steps, units)), start
+    for row in range(batch):
+        shown, own = np.zeros(units), {name: part[row] for name, part in start.items()}
+        for place, step in enumerate(range(steps)[::-1] if case.backwards else range(steps)):
+            border = step + 1 if case.backwards else step
+            if arrays.resets is not None and border < steps and arrays.resets[row, border]:
+                shown, own = np.zeros(units), {name: part[row] for name, part in restart.items()}
+            valid = arrays.mask is None or bool(arrays.mask[row, step])
+            if valid:
+                masks = factors(arrays.dropout.input, row, features), factors(arrays.dropout.recurrent, row, units)
+                own = STEPS[cell](Row(arrays.params, x[row, step], own["h"], *masks), own)
+                shown = own["h"]
+            outputs[row, place] = 0 if case.zero_output and not valid else shown
+        for name, part in own.items():
+            final[name][row] = part
+    return (outputs if case.return_sequences else outputs[:, -1]), final

@@ -1,11 +1,11 @@
-"""Random calls of `unroll` and layers: each gives the results of the backend `reference`, or an `InputError` if an operand is wrong.
+"""Random calls of `unroll`: each gives the results of the backend `reference`, or an `InputError` if an operand is wrong.
 
 drawn_calls.py draws the operands. It also converts them to plain operands for the backend `reference`, for example lengths to a mask and
 ids to one-hot vectors. Operations run one by one (`jax.disable_jit`), so that no program is compiled for an example.
 
-LSTM_JAX_FUZZ_EXAMPLES=10000 python -m pytest --all tests/recurrence/test_fuzz.py tests/recurrence/test_fuzz_layers.py --timeout 0
+LSTM_JAX_FUZZ_EXAMPLES=10000 python -m pytest --all tests/recurrence/test_fuzz.py --timeout 0
 
-The command above is the long run. Half of its examples are calls of layers, and the other half are calls of `unroll`.
+The command above is the long run.
 """
 
 import itertools
@@ -29,7 +29,7 @@ from lstm_jax import DropoutMasks, InputError, unroll
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
-EXAMPLES = int(os.environ.get("LSTM_JAX_FUZZ_EXAMPLES", "240")) // 2
+EXAMPLES = int(os.environ.get("LSTM_JAX_FUZZ_EXAMPLES", "160"))
 LONG = EXAMPLES > 1000
 ANY = settings(
     max_examples=EXAMPLES,
@@ -116,13 +116,10 @@ def test_unroll(x64: bool) -> None:
 
 
 def check_call(on: Drawing, call: Call, backend: str | None) -> None:
-    got, refusal = attempt(lambda: run_call(call, call.given, backend))
+    _, refusal = attempt(lambda: run_call(call, call.given, backend))
     if refusal:
         outside = call.outside and refusal.subject == "x"
         assert call.wrong or outside or refusal.subject.startswith("backend"), f"refused: {refusal}"
-        return
-    if call.is_another_call():
-        assert not call.given["return_sequences"] or got[0].shape[:2] == call.x_sizes
         return
     assert not call.wrong, f"accepted: {call.wrong}"
     dtype = call.clean["params"].kernel.dtype.name if call.given["compute_dtype"] in (None, "float32") else "bfloat16"

@@ -60,18 +60,6 @@ def test_the_loops_hold_only_recurrent_products(mask: str, dropout: str) -> None
     assert loops(gradient, *arrays) == [[RECURRENT["forward"]], [RECURRENT["backward"]]]
 
 
-def test_the_reference_makes_weight_gradients_in_its_loop() -> None:
-    """The backward loop of `reference` contains the matrix product that yields the gradient (H, 4H) of the recurrent kernel.
-
-    This shows that the function `loops` would find such a product if the backward loop of `hoisted` contained one.
-    """
-    gradient, arrays = gradient_of(Case(Shape(BATCH, STEPS, FEATURES, UNITS)), "reference")
-    forward, backward = loops(gradient, *arrays)
-    assert forward == [RECURRENT["forward"]]
-    assert UNITS * 4 * UNITS in backward
-    assert RECURRENT["backward"] in backward
-
-
 @pytest.mark.parametrize("dropout", ["recurrent, per gate", "both, per gate"])
 def test_with_a_mask_a_gate_no_weight_gradient_is_in_the_loop(dropout: str) -> None:
     case = Case(Shape(BATCH, STEPS, FEATURES, UNITS), dropout=dropout)

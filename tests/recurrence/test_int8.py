@@ -1,14 +1,13 @@
 """Tests of products in int8: exact if nothing is rounded, as close to float64 in `compiled` as in `reference`, and not differentiable."""
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from narrow import NAMES, SIZES, as_floats, cases_of, distances, make_operands, multiplies
-from tables import assert_close, precision
+from compiled_cases import NAMES, SIZES, cases_of, distances, make_operands, multiplies, run
+from tables import assert_close
 
 from lstm_jax import CELLS, InputError, native, unroll
 from lstm_jax.cells.products import int8_matmul
@@ -52,20 +51,6 @@ def test_products_of_float16(scale: float) -> None:
     assert 0 < np.abs(np.asarray(half, np.float64) - exact).max() < 0.02 * np.abs(exact).max()
 
 
-def test_parameters_in_float16() -> None:
-    """Rounding to int8 changes the outputs about as much with float16 parameters as with float32 parameters, also for small inputs."""
-    params, x, _ = make_operands("lstm", (3, 6, 8, 60))
-    for scale in (1e-3, 1.0):
-        losses = []
-        for dtype in (jnp.float32, jnp.float16):
-            cast = jax.tree.map(lambda array, dtype=dtype: jnp.asarray(array, dtype), params)
-            inputs = jnp.asarray(scale * x, dtype)
-            outputs, _ = unroll(CELLS["lstm"], cast, inputs, backend="reference")
-            rounded, _ = unroll(CELLS["lstm"], cast, inputs, backend="reference", compute_dtype="int8")
-            losses.append(np.abs(np.asarray(rounded, np.float64) - np.asarray(outputs, np.float64)).max())
-        assert 0 < losses[1] <= 1.5 * losses[0] + 1e-3
-
-
 @pytest.mark.slow(keep=9)
 @built
 @pytest.mark.parametrize("size", SIZES, ids=str)
@@ -79,8 +64,8 @@ def test_a_step_of_exact_numbers(cell: str, size: tuple[int, int, int, int]) -> 
     params, x, state = make_operands(cell, (batch, 1, units, features))
     kernels = {name: _on_grid(np.asarray(getattr(params, name))) for name in params._fields if "kernel" in name}
     params, x, state = params._replace(**kernels), _on_grid(x), state._replace(h=_on_grid(state.h))
-    run = jax.jit(lambda dtype: unroll(CELLS[cell], params, x, state, backend="compiled", compute_dtype=dtype), static_argnums=0)
-    assert_close(run("int8"), run("float32"), 3e-6)
+    step = jax.jit(lambda dtype: unroll(CELLS[cell], params, x, state, backend="compiled", compute_dtype=dtype), static_argnums=0)
+    assert_close(step("int8"), step("float32"), 3e-6)
 
 
 @built
@@ -90,22 +75,14 @@ def test_an_inner_dimension_in_pieces(cell: str, batch: int) -> None:
     test_a_step_of_exact_numbers(cell, (batch, 1, 1030, 1029))
 
 
-def _run(cell: str, operands: tuple, options: dict[str, Any], backend: str, dtype: str, compute_dtype: str | None) -> Any:
-    with precision(dtype):
-        params, x, state = as_floats(operands, dtype)
-        options = options | {"dropout": as_floats(options["dropout"], dtype)}
-        x = x[options["tokens"]] if "tokens" in options else x
-        return jax.tree.map(np.asarray, unroll(CELLS[cell], params, x, state, backend=backend, compute_dtype=compute_dtype, **options))
-
-
 @pytest.mark.slow(keep=1)
 @built
 @pytest.mark.parametrize("cell", SERVED)
 def test_as_exact_as_the_reference(cell: str) -> None:
     for name, operands, options in cases_of(cell):
-        exact = _run(cell, operands, options, "reference", "float64", None)
-        found = distances(_run(cell, operands, options, "compiled", "float32", "int8"), exact)
-        of_reference = distances(_run(cell, operands, options, "reference", "float32", "int8"), exact)
+        exact = run(cell, operands, options, "reference", "float64", by=False)
+        found = distances(run(cell, operands, options, "compiled", "float32", "int8", by=False), exact)
+        of_reference = distances(run(cell, operands, options, "reference", "float32", "int8", by=False), exact)
         for ours, theirs in zip(found, of_reference, strict=True):
             assert ours <= 1.5 * theirs + 5e-3, (name, ours, theirs)
         assert (max(found) > 1e-5) == multiplies(cell, operands), name

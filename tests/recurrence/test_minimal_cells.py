@@ -1,10 +1,14 @@
-"""Tests of minLSTM and minGRU with gates near 0 and 1, where differences of close numbers lose digits."""
+"""Tests of minLSTM and minGRU with gates near 0 and 1, where differences of close numbers lose digits, and of linear cells of users."""
+
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tables import BACKENDS
+from cases import Case, make_arrays, run_case, weigh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from tables import BACKENDS, Shape, assert_close
 
 from lstm_jax import unroll
 from lstm_jax.cells import CELLS, HiddenState, MinParams
@@ -52,3 +56,28 @@ def test_a_share_near_0_has_all_its_digits(z: tuple[float, float], backend: str 
     a, rest = f / (f + i), i / (f + i)
     wanted = batch * np.asarray([-0.7 * a * rest * rest_i, 0.7 * a * rest * rest_f, rest])
     np.testing.assert_allclose(jax.grad(loss)(jnp.asarray([*z, 0.3])), wanted, rtol=2e-6)
+
+
+@pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the backend with")
+@pytest.mark.slow(keep=2)
+@pytest.mark.parametrize("name", ["min_lstm", "min_gru"])
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_linear_cell_of_a_user(name: str, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradients and their tangents on `compiled`, under `vmap` over parameters and with a sharded batch, equal those of `reference`."""
+    monkeypatch.setitem(CELLS, "own", replace(CELLS[name], name="own"))
+    case = Case(Shape(batch, 5, 3, 6), mask="gaps", dropout="input, per gate", resets=True)
+    arrays = make_arrays(case, cell=name)
+    many = jax.tree.map(lambda array: jnp.stack([array, 2 * array, -array]), arrays.params)
+    mesh = Mesh(np.asarray(jax.devices()[: min(batch, 2, jax.device_count())]), ("rows",))
+    split = jax.device_put(arrays.x, NamedSharding(mesh, PartitionSpec("rows")))
+
+    def results(cell: str, backend: str, x: jax.Array):
+        def loss(params, x, state):
+            return weigh(run_case(case, arrays._replace(params=params, x=x, state=state), backend, cell))
+
+        gradients = jax.grad(loss, (0, 1, 2))
+        args = (arrays.params, x, arrays.state)
+        both = jax.jit(lambda many, *args: (jax.jvp(gradients, args, args), jax.vmap(gradients, (0, None, None))(many, *args[1:])))
+        return both(many, *args)
+
+    assert_close(results("own", "compiled", split), results(name, "reference", arrays.x), 2e-5)

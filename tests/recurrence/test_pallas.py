@@ -1,164 +1,86 @@
-"""The Triton kernels of the backend `pallas`, mostly run by the interpreter of Pallas.
-
-The loops over time in these kernels are compared with their twins, which are loops in JAX that compute the same results. Many of the tested
-sizes are not multiples of the block sizes. The results and gradients of `unroll` are compared with those of the backend `reference`.
-Another test checks that the kernels can be lowered for a GPU. It needs no GPU.
-"""
+"""The Triton kernels of the backend `pallas`, mostly run by the interpreter of Pallas, and lowered for a GPU without having one."""
 
 from dataclasses import replace
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
-from cases import Case, differentiate_case, make_arrays
+from cases import Case, differentiate_case, make_arrays, run_case, weigh
 from tables import Shape, assert_close
 
-from lstm_jax.cells import CELLS, LSTMParams, LSTMState
-from lstm_jax.dropout import DropoutMasks
-from lstm_jax.errors import InputError
 from lstm_jax.primitives.operation import apply
-from lstm_jax.recurrence import BACKENDS, backends, hoisted, unroll
-from lstm_jax.recurrence.lstm_loops import TWIN
-from lstm_jax.recurrence.operands import Call, Options
-from lstm_jax.recurrence.pallas import kernels, loops
+from lstm_jax.recurrence import BACKENDS, backends, pallas
+from lstm_jax.recurrence.hoisted import HoistedLSTM
+from lstm_jax.runtime import sharding
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
-# kind of recurrent dropout, whether the gates are four separate arrays, whether there is a padding mask
-PLAIN, SHARED, EACH, ALONE, APART = (
-    ("none", False, False),
-    ("shared", False, True),
-    ("per gate", True, True),
-    ("per gate", False, False),
-    ("none", True, True),
-)
-PRODUCTS = {None: 1e-5, "bfloat16": 3e-3}
-STEPS = 3
+PRODUCTS = (None, "bfloat16")
 
 
 @pytest.fixture
-def read_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Set the size limit for recurrent kernels that stay on the chip to 0, so that every kernel is read again at each step."""
-    monkeypatch.setattr(kernels, "RESIDENT", 0)
+def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the backend `pallas` run on every platform, by the interpreter of Pallas."""
 
+    def run(options, call):
+        return apply(HoistedLSTM(pallas.INTERPRETED, options), *call)
 
-def _arrays(batch: int, units: int, kind: tuple[str, bool, bool]):
-    recurrent, split, masked = kind
-    rng = np.random.default_rng(batch * 100 + units)
-
-    def normal(*shape: int) -> jax.Array:
-        return jnp.asarray(rng.standard_normal(shape), "float32")
-
-    z = normal(STEPS, batch, 4 * units)
-    shape = {"shared": (batch, units), "per gate": (4, batch, units)}.get(recurrent)
-    mask = None if shape is None else jnp.asarray(rng.integers(0, 2, shape) * 2.0, "float32")
-    valid = jnp.asarray(rng.integers(0, 2, (STEPS, batch)).astype(bool)) if masked else None
-    kernel = normal(units, 4 * units) / units**0.5
-    state, d_final = (LSTMState(normal(batch, units), normal(batch, units)) for _ in range(2))
-    dropout = DropoutMasks(jnp.ones((4, batch, 1)) if split else None, mask)
-    call = Call(LSTMParams(None, kernel, None), None, state, valid, dropout, None)
-    return tuple(jnp.split(z, 4, axis=-1)) if split else z, call, normal(STEPS, batch, units), d_final
-
-
-def _compare(batch: int, units: int, kind: tuple[str, bool, bool], products: str | None) -> None:
-    z, call, d_h, d_final = _arrays(batch, units, kind)
-    options, tolerance, ours = Options(CELLS["lstm"], products), PRODUCTS[products], loops.INTERPRETED
-    want = jax.jit(TWIN.forward, static_argnums=(0, 1))(options, True, z, call)
-    forward = jax.jit(ours.forward, static_argnums=(0, 1))
-    assert_close(forward(options, True, z, call), want, tolerance, kind[0])
-    part = forward(replace(options, sequences=kind[1]), False, z, call)
-    assert_close(part[:2], (want[0] if kind[1] else None, want[1]), tolerance, kind[0])
-    args = (options, want[2], None if kind == APART else d_h, d_final, call)
-    ours, twins = (jax.jit(loop.backward, static_argnums=0)(*args) for loop in (ours, TWIN))
-    assert_close(ours, twins, tolerance, kind[0])
+    monkeypatch.setitem(backends.BACKENDS, "pallas", replace(BACKENDS["pallas"], run=run, platforms=("cpu", "gpu")))
 
 
 # numbers of rows around the 16 of a program, and of units around the block sizes 16 and 64
-@pytest.mark.slow(keep=["(17, 33)", "(5, 65)"])
-@pytest.mark.parametrize(
-    ("size", "kind", "products"),
-    [
-        ((1, 1), PLAIN, None),
-        ((17, 33), EACH, None),
-        ((16, 16), ALONE, None),
-        ((3, 5), APART, "bfloat16"),
-        ((5, 65), SHARED, "bfloat16"),
-    ],
-    ids=str,
-)
-def test_loops_equal_their_twins(size: tuple[int, int], kind: tuple[str, bool, bool], products: str | None) -> None:
-    assert kernels.Tiling.of(*size, products or "float32").resident
-    _compare(*size, kind, products)
-
-
-@pytest.mark.slow(keep=["(5, 65)"])
-@pytest.mark.parametrize(
-    ("size", "kind", "products"), [((16, 16), PLAIN, None), ((5, 65), EACH, None), ((33, 20), SHARED, "bfloat16")], ids=str
-)
-def test_a_kernel_read_anew_each_step(read_anew: None, size: tuple[int, int], kind: tuple[str, bool, bool], products: str | None) -> None:
-    _compare(*size, kind, products)
-
-
-def _interpreted(options, call):
-    return apply(hoisted.HoistedLSTM(loops.INTERPRETED, options), *call)
-
-
 CASES = [
-    (Case(Shape(17, 3, 2, 5), mask="gaps", dropout="both, per gate", backwards=True, time_major=True), None),
-    (Case(Shape(1, 3, 3, 18), mask="trailing", dropout="both, shared", return_sequences=False), None),
+    (Case(Shape(17, 3, 2, 5), mask="gaps", dropout="both, per gate", backwards=True, time_major=True, resets=True), None),
+    (Case(Shape(1, 3, 3, 18), mask="trailing", dropout="both, shared", return_sequences=False, ids=True), None),
     (Case(Shape(3, 3, 2, 4), dropout="input, per gate"), "bfloat16"),
+    (Case(Shape(2, 6, 3, 4), dropout="recurrent, per gate", resets=True), None),
+    (Case(Shape(17, 3, 2, 33), mask="gaps", dropout="both, per gate"), None),
+    (Case(Shape(16, 3, 2, 16), resets=True), None),
+    (Case(Shape(5, 3, 2, 65), mask="gaps", dropout="recurrent, shared"), "bfloat16"),
+    (Case(Shape(1, 2, 1, 1), mask="nothing valid"), None),
 ]
 
 
-@pytest.mark.slow(keep=1)
+@pytest.mark.slow(keep=4)
+@pytest.mark.parametrize("resident", [True, False])
 @pytest.mark.parametrize(("case", "products"), CASES, ids=str)
-def test_gradients_are_the_references(monkeypatch: pytest.MonkeyPatch, case: Case, products: str | None) -> None:
-    monkeypatch.setitem(backends.BACKENDS, "pallas", replace(BACKENDS["pallas"], run=_interpreted, platforms=("cpu", "gpu")))
+def test_gradients_are_the_references(
+    interpreted: None, monkeypatch: pytest.MonkeyPatch, case: Case, products: str | None, resident: bool
+) -> None:
+    """Results and gradients equal those of `reference`, also if the recurrent kernel is read anew at each step."""
+    monkeypatch.setattr(pallas, "RESIDENT", pallas.RESIDENT * resident)
+    assert pallas.Tiling.of(case.shape.batch, case.shape.units, products or "float32").resident == resident
     arrays = make_arrays(case)
-    got = differentiate_case(case, arrays, "pallas", compute_dtype=products)
-    assert_close(got, differentiate_case(case, arrays, "reference"), 1e-5 if products is None else 3e-2)
+    got, want = (differentiate_case(case, arrays, backend, compute_dtype=products) for backend in ("pallas", "reference"))
+    assert_close(got, want, 1e-5 if products is None else 3e-2)
 
 
-def _triton_calls(function, *args) -> int:
-    lowered = jax.jit(function).trace(*args).lower(lowering_platforms=("cuda",))
-    return lowered.as_text().count("__gpu$xla.gpu.triton") or lowered.as_text().count("triton_kernel_call")
+@pytest.mark.parametrize("resets", [False, True])
+def test_on_a_mesh(interpreted: None, resets: bool) -> None:
+    case = Case(Shape(2, 6, 3, 4), resets=resets)
+    arrays = make_arrays(case)
+    with sharding.on(sharding.make_mesh(2)):
+        got, want = (jax.jit(lambda arrays, b=b: run_case(case, arrays, b))(arrays) for b in ("pallas", "reference"))
+    assert_close(got, want, "float32")
 
 
 @pytest.mark.slow(keep=["(17, 33)-None", "(17, 33)-bfloat16"])
 @pytest.mark.parametrize("products", PRODUCTS, ids=str)
 @pytest.mark.parametrize("size", [(1, 1), (17, 33), (32, 128), (3, 256)], ids=str)
-def test_lowers_for_a_gpu(size: tuple[int, int], products: str | None) -> None:
-    """The forward and the backward pass each lower to one Triton call, with every kind of recurrent dropout and without dropout.
+def test_lowers_for_a_gpu(monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], products: str | None) -> None:
+    """The forward and the backward pass each lower to one Triton call.
 
-    Two of the four cases have a padding mask. The lowering would fail if the size of a block were not a power of two, or if Triton did not
-    support a primitive.
+    The lowering would fail if the size of a block were not a power of two, or if Triton did not support a primitive.
     """
-    for kind in (PLAIN, SHARED, EACH, ALONE):
-        options = Options(CELLS["lstm"], products)
+    monkeypatch.setitem(backends.BACKENDS, "pallas", replace(BACKENDS["pallas"], platforms=("cpu", "gpu")))
+    for dropout, mask in (("none", "none"), ("recurrent, shared", "gaps"), ("both, per gate", "gaps"), ("recurrent, per gate", "none")):
+        case = Case(Shape(size[0], 3, 2, size[1]), mask=mask, dropout=dropout, resets=mask == "gaps")
+        arrays = make_arrays(case)
 
-        def both(z, call, d_h, d_final, options=options):
-            h, final, kept = loops.LOOPS.forward(options, True, z, call)
-            return h, final, loops.LOOPS.backward(options, kept, d_h, d_final, call)
+        def loss(params, case=case, arrays=arrays):
+            return weigh(run_case(case, arrays._replace(params=params), "pallas", compute_dtype=products))
 
-        assert _triton_calls(both, *_arrays(*size, kind)) == 2
-
-
-def test_what_it_refuses() -> None:
-    case = Case(Shape(2, 3, 3, 5))
-    arrays = make_arrays(case)
-    here = jax.default_backend()
-    if here != "gpu":
-        with pytest.raises(InputError, match=f"^backend pallas: does not run on {here}; "):
-            unroll(backends.CELLS["lstm"], arrays.params, arrays.x, backend="pallas")
-    lacks = [
-        (backends.Request(dtype="bfloat16", compute_dtype="bfloat16"), "no parameters in bfloat16"),
-        (backends.Request(dtype="float64", compute_dtype="float64"), "no products in float64"),
-        (backends.Request(units=257), "no 257 units, 256 at most"),
-        (backends.Request(compute_dtype="bfloat16", dropout=backends.DROPOUTS, mask="mask", units=256), ""),
-    ]
-    for request, why in lacks:
-        assert backends.lacks(BACKENDS["pallas"], request, "gpu") == why
+        text = jax.jit(jax.grad(loss)).trace(arrays.params).lower(lowering_platforms=("cuda",)).as_text()
+        assert (text.count("__gpu$xla.gpu.triton") or text.count("triton_kernel_call")) == 2
 
 
 @pytest.mark.gpu

@@ -1,29 +1,86 @@
-"""Tests that `LSTM`, on each backend, and `Bidirectional` have the outputs, final states and gradients of Keras' layers."""
+"""Tests that `LSTM`, on each backend, `GRU`, `SimpleRNN` and `Bidirectional` have the results and gradients of Keras' layers."""
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import Case, cases, differentiate, make_arrays, request, run_case
+from cases import Arrays, Case, cases, differentiate, make_arrays, request, run_case
 from flax import nnx
 from hypothesis import example, given, settings
-from keras_peer import run_keras, run_keras_bidirectional
 from tables import DROPOUTS, SHAPES, Shape, assert_close, precision, serving
 
-from lstm_jax import LSTM, Bidirectional, LSTMParams, LSTMState
+from lstm_jax import GRU, LSTM, Bidirectional, LSTMParams, LSTMState, Recurrent, SimpleRNN
 from lstm_jax.models import functional
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
-EXAMPLES = {"float32": 6, "float64": 3}
+LAYERS: dict[str, tuple[type[Recurrent], dict[str, Any]]] = {
+    "lstm": (LSTM, {}),
+    "gru": (GRU, {}),
+    "gru_reset_before": (GRU, {"reset_after": False}),
+    "simple_rnn": (SimpleRNN, {}),
+}
 
 
-def run_layer(case: Case, arrays, dtype: str, backend: str):
-    """Return ((outputs, state), gradients with respect to params, x and initial state) of our layer.
+def inject(cell, dropout) -> None:
+    """Make a Keras cell use the masks in `dropout`: one for all gates, or a list of one for each gate in implementation 1."""
 
-    The function `run_keras` returns the same for Keras' layer.
+    def form(mask):
+        if mask is None or getattr(cell, "implementation", 2) == 2:
+            return mask[0] if mask is not None and mask.ndim == 3 else mask
+        return list(mask) if mask.ndim == 3 else [mask] * (4 if type(cell).__name__ == "LSTMCell" else 3)
+
+    cell.get_dropout_mask = lambda step_input: form(dropout.input)
+    cell.get_recurrent_dropout_mask = lambda step_input: form(dropout.recurrent)
+    cell.activation = jnp.tanh  # Keras' own tanh on JAX rounds float64 to float32
+
+
+def make_keras(keras, case: Case, dtype: str, cell: str = "lstm", **options):
+    dropped = DROPOUTS[case.dropout]
+    kind = {"lstm": keras.layers.LSTM, "simple_rnn": keras.layers.SimpleRNN}.get(cell, keras.layers.GRU)
+    if cell != "simple_rnn":
+        options |= {"use_cudnn": False, "implementation": 1 if dropped.per_gate or cell != "lstm" else 2}
+    options |= {"reset_after": cell == "gru"} if kind is keras.layers.GRU else {}
+    return kind(
+        case.shape.units,
+        return_sequences=case.return_sequences,
+        return_state=True,
+        go_backwards=case.backwards,
+        zero_output_for_mask=case.zero_output,
+        dropout=0.4 if dropped.input else 0.0,
+        recurrent_dropout=0.4 if dropped.recurrent else 0.0,
+        kernel_initializer="zeros",  # all weights are handed in
+        recurrent_initializer="zeros",
+        dtype=dtype,
+        **options,
+    )
+
+
+def run_keras(keras, case: Case, arrays: Arrays, dtype: str, cell: str = "lstm", unroll: bool = False):
+    """Return ((outputs, state), gradients with respect to params, x and initial state) of Keras' layer, with our dropout masks.
+
+    Call this function in a context that the fixture `peer_rules` makes, since Keras' code needs JAX's standard promotion of dtypes.
     """
-    layer = LSTM(
+    layer = make_keras(keras, case, dtype, cell, unroll=unroll)
+    layer.build(arrays.x.shape)
+    fixed = [variable.value for variable in layer.non_trainable_variables]
+
+    def function(params, x, state):
+        inject(layer.cell, arrays.dropout)
+        weights = [*params[:2], jnp.stack(params[2:])] if cell == "gru" else list(params)
+        start = None if state is None else list(state)
+        (outputs, *final), _ = layer.stateless_call(weights, fixed, x, initial_state=start, mask=arrays.mask, training=True)
+        return outputs, tuple(final)
+
+    return differentiate(function, arrays.params, arrays.x, arrays.state)
+
+
+def run_layer(case: Case, arrays: Arrays, dtype: str, cell: str = "lstm", backend: str | None = None):
+    """Return what `run_keras` returns, but for our layer."""
+    kind, options = LAYERS[cell]
+    layer = kind(
         case.shape.features,
         case.shape.units,
         return_sequences=case.return_sequences,
@@ -33,46 +90,42 @@ def run_layer(case: Case, arrays, dtype: str, backend: str):
         param_dtype=jnp.dtype(dtype),
         backend=backend,
         rngs=nnx.Rngs(0),
+        **options,
     )
     made = functional(layer)
 
     def function(params, x, state):
-        flip = case.time_major
-        outputs, final = made.rebuild(params._asdict())(
-            jnp.swapaxes(x, 0, 1) if flip else x,
-            mask=arrays.mask.T if flip and arrays.mask is not None else arrays.mask,
-            initial_state=state,
-            dropout=arrays.dropout,
-            time_major=flip,
-        )
-        return jnp.swapaxes(outputs, 0, 1) if flip and case.return_sequences else outputs, final
+        mask = arrays.mask
+        if case.time_major:
+            x, mask = jnp.swapaxes(x, 0, 1), None if mask is None else mask.T
+        options = {"initial_state": state, "dropout": arrays.dropout, "time_major": case.time_major}
+        outputs, final = made.rebuild(params._asdict())(x, mask=mask, **options)
+        return jnp.swapaxes(outputs, 0, 1) if case.time_major and case.return_sequences else outputs, tuple(final)
 
     return differentiate(function, arrays.params, arrays.x, arrays.state)
 
 
-def leading_gaps(case: Case) -> bool:
-    return case.mask not in ("none", "all valid")
-
-
-def compare(keras, peer_rules, case: Case, dtype: str) -> None:
+def compare(keras, peer_rules, case: Case, dtype: str, cell: str = "lstm") -> None:
     with precision(dtype):
-        arrays = make_arrays(case, dtype)
+        arrays = make_arrays(case, dtype, cell)
+        # before the first valid step, Keras' scan outputs the initial h and its loop zeros; see test_before_the_first_valid_step
+        gaps = case.mask not in ("none", "all valid") and case.initial_state and not case.zero_output
         with peer_rules():
-            # before the first valid step, Keras' scan outputs the initial h and its loop zeros; see test_before_the_first_valid_step
-            want = run_keras(keras, case, arrays, dtype, unroll=leading_gaps(case) and case.initial_state and not case.zero_output)
-        for backend in serving(dtype, **request(case)):
-            assert_close(run_layer(case, arrays, dtype, backend), want, dtype, f"{backend} {case} ")
+            want = run_keras(keras, case, arrays, dtype, cell, unroll=gaps)
+        for backend in serving(dtype, **request(case)) if cell == "lstm" else (None,):
+            assert_close(run_layer(case, arrays, dtype, cell, backend), want, dtype, f"{cell} {backend} {case} ")
 
 
-@pytest.mark.slow(keep=1)
-@pytest.mark.parametrize("dtype", EXAMPLES)
-def test_lstm(keras, peer_rules, dtype: str) -> None:
-    @settings(max_examples=EXAMPLES[dtype])
+@pytest.mark.slow(keep=3)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("cell", LAYERS)
+def test_layers(keras, peer_rules, cell: str, dtype: str) -> None:
+    @settings(max_examples=6 if (cell, dtype) == ("lstm", "float32") else 3)
     @given(cases)
     @example(Case(mask="gaps", dropout="both, per gate", backwards=True))
     @example(Case(mask="an empty row", dropout="recurrent, shared", return_sequences=False, initial_state=False))
     def check(case: Case) -> None:
-        compare(keras, peer_rules, case, dtype)
+        compare(keras, peer_rules, case, dtype, cell)
 
     check()
 
@@ -114,6 +167,27 @@ BOTH_WAYS = [
     (None, Case(mask="gaps", dropout="both, shared")),
     (None, Case(mask="trailing", return_sequences=False, initial_state=False)),
 ]
+
+
+def run_keras_bidirectional(keras, case: Case, pair: tuple[Arrays, Arrays], merge_mode: str | None, dtype: str):
+    """Return ((outputs, states), gradients with respect to both params, x and both initial states) of Keras' `Bidirectional`.
+
+    `pair` contains the arrays of the forward and of the backward layer. Both layers read the x and the mask of the forward layer.
+    """
+    ahead, back = pair
+    layer = keras.layers.Bidirectional(make_keras(keras, case, dtype), merge_mode=merge_mode, dtype=dtype)
+    layer.build(ahead.x.shape)
+    fixed = [variable.value for variable in layer.non_trainable_variables]
+
+    def function(params, x, states):
+        for one, arrays in ((layer.forward_layer, ahead), (layer.backward_layer, back)):
+            inject(one.cell, arrays.dropout)
+        start = None if states[0] is None else jax.tree.leaves(states)
+        found, _ = layer.stateless_call(jax.tree.leaves(params), fixed, x, initial_state=start, mask=ahead.mask, training=True)
+        outputs = tuple(found[:-4]) if merge_mode is None else found[0]
+        return outputs, tuple(found[-4:])
+
+    return differentiate(function, (ahead.params, back.params), ahead.x, (ahead.state, back.state))
 
 
 @pytest.mark.slow(keep=3)

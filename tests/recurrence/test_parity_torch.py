@@ -1,4 +1,4 @@
-"""Tests that stacks of our layers have the outputs, states and gradients of `torch.nn.LSTM`, also for packed sequences."""
+"""Tests that stacks of our layers have the results and gradients of `torch.nn.LSTM`, also for packed sequences, and of GRU and RNN."""
 
 from typing import NamedTuple
 
@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import differentiate, weigh
+from cases import Case, differentiate, make_arrays
 from flax import nnx
 from tables import Shape, assert_close, precision, serving
 
-from lstm_jax import LSTM, Bidirectional, LSTMState, convert
+from lstm_jax import CELLS, LSTM, Bidirectional, HiddenState, LSTMState, convert, unroll
 from lstm_jax.models import functional
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -126,10 +126,31 @@ def ours(stack: Stack, backend: str, lengths, params, x, h, c):
     return differentiate(function, params, x, h, c)
 
 
-def test_weigh() -> None:
-    """In the scalar that `weigh` returns, each entry of the results has a random weight of its own."""
-    gradient = jax.grad(lambda a: weigh((a, a[:2])))(jnp.zeros((3, 2)))
-    rng = np.random.default_rng(1)
-    want = rng.normal(size=(3, 2))
-    want[:2] += rng.normal(size=(2, 2))
-    np.testing.assert_allclose(gradient, want, rtol=1e-6)
+@pytest.mark.slow(keep=["units=4)-gru-float32", "units=4)-simple_rnn-float64"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("cell", ["gru", "simple_rnn"])
+@pytest.mark.parametrize("shape", [Shape(1, 1, 1, 1), Shape(3, 5, 2, 4)], ids=str)
+def test_other_cells(torch, cell: str, shape: Shape, dtype: str) -> None:
+    with precision(dtype):
+        case = Case(shape)
+        arrays = make_arrays(case, dtype, cell)
+        kind = torch.nn.RNN if cell == "simple_rnn" else torch.nn.GRU
+        module = kind(shape.features, shape.units, batch_first=True, dtype=getattr(torch, dtype))
+        given = convert.cell_to_torch(cell, arrays.params._asdict())
+        module.load_state_dict({name: torch.tensor(array) for name, array in given.items()})
+        x = torch.tensor(np.array(arrays.x), requires_grad=True)
+        start = torch.tensor(np.array(arrays.state.h)[None], requires_grad=True)
+        outputs, h = module(x, start)
+        results, (by_params, by_x, by_state) = differentiate(
+            lambda params, x, state: unroll(CELLS[cell], params, x, state), arrays.params, arrays.x, arrays.state
+        )
+        assert_close(results, (outputs.detach().numpy(), HiddenState(h[0].detach().numpy())), dtype)
+        # the same weights as `weigh` uses
+        rng = np.random.default_rng(1)
+        parts = [(part * torch.tensor(rng.normal(size=part.shape).astype(dtype))).sum() for part in (outputs, h[0])]
+        sum(parts[1:], parts[0]).backward()
+        assert_close((by_x, by_state.h), (x.grad.numpy(), start.grad.numpy()[0]), dtype)
+        gradients = {name: array.grad.numpy() for name, array in module.named_parameters()}
+        if cell == "simple_rnn":
+            gradients["bias_hh_l0"] = np.zeros_like(gradients["bias_hh_l0"])  # the same as that of bias_ih
+        assert_close(by_params._asdict(), convert.cell_from_torch(cell, gradients), dtype)

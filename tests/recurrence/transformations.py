@@ -73,13 +73,11 @@ class Problem(NamedTuple):
 @cache
 def problem(cell: str, backend: str) -> Problem:
     """Return the problem of a cell on a backend, with a mask, resets, input dropout and, if the cell allows it, recurrent dropout."""
-    case = Case(SHAPE, mask="gaps", dropout="both, per gate" if cell != "min_gru" else "input, per gate")
+    case = Case(SHAPE, mask="gaps", dropout="both, per gate" if cell != "min_gru" else "input, per gate", resets=True)
     sets = [make_arrays(case._replace(seed=seed), cell=cell) for seed in range(3)]
 
-    resets: dict[str, Any] = {"resets": jnp.eye(SHAPE.batch, SHAPE.steps, dtype=bool), "reset_state": sets[1].state}
-
     def loss(params, x):
-        return weigh(run_case(case, Arrays(params, x, *sets[0][2:]), backend, cell, **resets))
+        return weigh(run_case(case, Arrays(params, x, *sets[0][2:]), backend, cell))
 
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *((arrays.params, arrays.x) for arrays in sets))
     return Problem(loss, sets[0].params, sets[0].x, *stacked)

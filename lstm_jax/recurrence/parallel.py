@@ -1,4 +1,6 @@
-"""Newton's method for the states of a nonlinear cell (DEER, Lim et al. 2024, "Parallelizing non-linear sequential models").
+"""The backend `parallel`, which computes the states of all steps of a nonlinear cell at once, by Newton's method.
+
+The method is DEER (Lim et al. 2024, "Parallelizing non-linear sequential models").
 
 The steps of a cell are equations s[t] = f(s[t - 1], x[t]) for the states s. Newton's method solves the equations of all steps together.
 An iteration evaluates f and its Jacobian at the current guess of all states, which needs no loop over time, and then solves a linear
@@ -27,9 +29,7 @@ from lstm_jax.cells import Cell
 from lstm_jax.cells.products import masked_matmul
 from lstm_jax.errors import require
 from lstm_jax.primitives.partition import vary_together
-from lstm_jax.recurrence.operands import Call, Options
-from lstm_jax.recurrence.parallel import scans
-from lstm_jax.recurrence.resets import Resets, restart
+from lstm_jax.recurrence.call import Call, Options, restart
 
 NEWTON_CELLS = (
     "lstm",
@@ -69,7 +69,7 @@ class Newton:
         jacobian: "full" uses the whole Jacobian of a step. "diagonal" uses only its diagonal blocks, one matrix K x K for each unit: the
             derivatives of the state of the unit with respect to its previous state. None means "full" if H * K is at most 16, where H is
             the number of units, else "diagonal".
-        damping: weight of the damping (ELK, Gonzalez et al. 2024), which makes the changes of an iteration smaller; see `scans.damped`. 0
+        damping: weight of the damping (ELK, Gonzalez et al. 2024), which makes the changes of an iteration smaller; see `damped_scan`. 0
             means no damping.
         tolerance: the iterations end when the relative error of each equation is at most this number. The relative error is the absolute
             difference between the two sides, divided by max(1, absolute value of the right side). None means 16 times the machine epsilon.
@@ -95,26 +95,6 @@ class Newton:
 DEFAULTS = Newton()
 
 
-class _Operands(NamedTuple):
-    """Arrays that determine the equations s[t] = f(s[t - 1], x[t]) of the states s, where f is a step of the cell.
-
-    Attributes:
-        params: parameters of the cell.
-        z: projected inputs (T, B, gates * H).
-        start: initial state (B, H, K), where K is the number of arrays in the state.
-        valid: bool (T, B), False at padded steps, or None.
-        mask: mask of recurrent dropout, or None.
-        resets: resets of the state, or None.
-    """
-
-    params: Any
-    z: jax.Array
-    start: jax.Array
-    valid: jax.Array | None
-    mask: jax.Array | None
-    resets: Resets | None
-
-
 def run(options: Options, call: Call):
     """Run a cell with Newton's method with its default options. The arguments and results are those of `reference.run`."""
     states, _, _ = solve(options.cell, call)
@@ -129,15 +109,14 @@ def solve(cell: Cell, call: Call, options: Newton = DEFAULTS) -> tuple[Any, jax.
         is the largest absolute difference between a state s[t] and the result of the cell's step from s[t - 1]. Only the states are
         differentiable.
     """
-    params, x, state, valid, dropout, resets, _ = call
-    z = cell.project(params, x, dropout.input, None)
-    operands = _Operands(params, z, jnp.stack(state, axis=-1), valid, dropout.recurrent, resets)
-    states, iterations, residual = _solved(cell, options, operands)
-    return _unpack(states, state), iterations, residual
+    z = cell.project(call.params, call.x, call.dropout.input, None)
+    projected = call._replace(x=z, state=jnp.stack(call.state, axis=-1), dropout=call.dropout._replace(input=None))
+    states, iterations, residual = _solved(cell, options, projected)
+    return _unpack(states, call.state), iterations, residual
 
 
 def _unpack(stacked: jax.Array, like: Any) -> Any:
-    """Split one array (..., H, K) into the K arrays (..., H) of a state, and return the state, which has the same class as `like`."""
+    """Return a state of the class of `like` from one array (..., H, K)."""
     return type(like)(*(stacked[..., k] for k in range(stacked.shape[-1])))
 
 
@@ -147,15 +126,6 @@ def _own_units(params: Any, h: jax.Array, z: jax.Array, mask: jax.Array | None) 
     In the recurrent kernel of each gate only the diagonal is kept. The product of h and the other entries is treated as a constant, which
     is added to z or, for a GRU, to the recurrent bias. The changed step therefore returns the same values as before, apart from rounding.
     Only its derivatives with respect to h differ: those of a unit with respect to the h of other units are zero.
-
-    Args:
-        params: parameters of the cell.
-        h: output (B, H) before the step.
-        z: projected input (B, gates * H).
-        mask: mask of recurrent dropout, or None.
-
-    Returns:
-        A pair: the changed parameters and the changed z.
     """
     kernel = params.recurrent_kernel
     own = kernel * jnp.tile(jnp.eye(len(kernel), dtype=kernel.dtype), (1, kernel.shape[1] // len(kernel)))
@@ -166,20 +136,17 @@ def _own_units(params: Any, h: jax.Array, z: jax.Array, mask: jax.Array | None) 
     return params._replace(recurrent_bias=jnp.broadcast_to(params.recurrent_bias, others.shape) + others), z
 
 
-def _steps(cell: Cell, operands: _Operands, before: jax.Array, own: bool = False) -> jax.Array:
+def _steps(cell: Cell, call: Call, before: jax.Array, own: bool = False) -> jax.Array:
     """Compute all steps of the cell in parallel, each from the given state before it, and return the states (T, B, H, K) after the steps.
-
-    K is the number of arrays (B, H) in the state.
 
     Args:
         cell: the cell.
-        operands: parameters, inputs, masks and resets of the steps.
+        call: operands of the steps. Its x is the projected input (T, B, gates * H), and its state one array (B, H, K).
         before: states (T, B, H, K) before each step. Resets are not yet applied.
         own: whether the derivatives of the result leave out the terms between different units; see `_own_units`. The result itself does not
             depend on `own`, apart from rounding.
     """
-    params, z, _, valid, mask, resets = operands
-    names = cell.state_like()
+    params, mask, resets, names = call.params, call.dropout.recurrent, call.resets, cell.state_like()
 
     def step(before, z, valid, at):
         state = _unpack(before, names)
@@ -190,7 +157,7 @@ def _steps(cell: Cell, operands: _Operands, before: jax.Array, own: bool = False
             new = jax.tree.map(lambda a, b: jnp.where(valid[:, None], a, b), new, first)
         return jnp.stack(new, axis=-1)
 
-    return jax.vmap(step)(before, z, valid, None if resets is None else resets.at)
+    return jax.vmap(step)(before, call.x, call.valid, None if resets is None else resets.at)
 
 
 def _before(states: jax.Array, start: jax.Array) -> jax.Array:
@@ -203,11 +170,10 @@ def _is_full(options: Newton, states: jax.Array) -> bool:
     return options.jacobian == "full" or (options.jacobian is None and small)
 
 
-def _blocks(cell: Cell, operands: _Operands, before: jax.Array, full: bool) -> jax.Array:
+def _blocks(cell: Cell, call: Call, before: jax.Array, full: bool) -> jax.Array:
     """Return the Jacobians of all steps with respect to the states before the steps, or their diagonal blocks.
 
-    K is the number of arrays (B, H) in the state. A block has the derivatives of the K state values of a unit with respect to the K
-    previous values of the same unit.
+    A block has the derivatives of the K state values of a unit with respect to the K previous values of the same unit.
 
     Returns:
         An array (T, B, 1, H * K, H * K) if `full` is true, else (T, B, H, K, K).
@@ -216,53 +182,38 @@ def _blocks(cell: Cell, operands: _Operands, before: jax.Array, full: bool) -> j
     if full:
         flat = units * count
         directions = jnp.eye(flat, dtype=before.dtype).reshape(flat, units, count)
-        push = jax.vmap(lambda v: jax.jvp(lambda s: _steps(cell, operands, s), (before,), (jnp.broadcast_to(v, before.shape),))[1])
+        push = jax.vmap(lambda v: jax.jvp(lambda s: _steps(cell, call, s), (before,), (jnp.broadcast_to(v, before.shape),))[1])
         return jnp.moveaxis(push(directions).reshape(flat, *before.shape[:2], flat), 0, -1)[:, :, None]
     directions = jnp.eye(count, dtype=before.dtype)
-    own = partial(_steps, cell, operands, own=True)
+    own = partial(_steps, cell, call, own=True)
     return jnp.stack([jax.jvp(own, (before,), (jnp.broadcast_to(v, before.shape),))[1] for v in directions], axis=-1)
 
 
-def _in_blocks(vectors: jax.Array, blocks: jax.Array) -> jax.Array:
-    """Reshape an array (T, B, H, K) such that its last axis fits the matrices in `blocks`, which is a result of `_blocks`.
-
-    K is the number of arrays (B, H) in the state. If the matrices are full Jacobians, the new shape is (T, B, 1, H * K). If they are
-    diagonal blocks, the shape stays (T, B, H, K).
-    """
-    return vectors.reshape(blocks.shape[:-1])
-
-
 def _differences(found: jax.Array, wanted: jax.Array) -> jax.Array:
-    """Return the absolute differences of two arrays.
-
-    Where both arrays are NaN or the same infinity, the difference is 0. Where only one array is NaN, the difference is infinite.
-    """
+    """Return absolute differences: 0 where both arrays are NaN or the same infinity, infinite where only one is NaN."""
     off = jnp.abs(wanted - found)
     equal = (found == wanted) | (jnp.isnan(found) & jnp.isnan(wanted))
     return jnp.where(equal, 0, jnp.where(jnp.isnan(off), jnp.inf, off))
 
 
-def _iterate(cell: Cell, options: Newton, operands: _Operands) -> tuple[jax.Array, jax.Array, jax.Array]:
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _solved(cell: Cell, options: Newton, call: Call) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Compute the states of all steps with Newton's method, which starts from a guess of zeros.
 
+    `_steps` describes the operands `call`. JAX differentiates the states by the rule `_solved_jvp`, without differentiating the iterations.
+
     Returns:
-        Three values: the states (T, B, H, K), where K is the number of arrays in the state; the number of iterations; and the largest
-        absolute difference between a state and the result of the cell's step from the state before it.
+        Three values: the states (T, B, H, K), the number of iterations, and the largest absolute difference between a state and the result
+        of the cell's step from the state before it.
     """
-    start = operands.start
-    steps = len(operands.z)
+    start, steps = call.state, len(call.x)
     shape = (steps, *start.shape)
     tolerance = _ROUNDINGS * jnp.finfo(start.dtype).eps if options.tolerance is None else options.tolerance
     limit = steps if options.limit is None else options.limit
 
     def evaluate(states):
-        """Return the state after each step, computed from guesses of the states, and the largest relative error of the guesses.
-
-        `states` has a guess of the state after each step. The state after step t is computed by one step of the cell from the guess for
-        step t - 1. The relative error is the absolute difference between a computed state and the guess for the same step, divided by
-        max(1, absolute value of the computed state).
-        """
-        after = _steps(cell, operands, _before(states, start))
+        """Return the states after a step from each guess, and the largest error of the guesses relative to max(1, |state|)."""
+        after = _steps(cell, call, _before(states, start))
         scale = jnp.where(jnp.isfinite(after), jnp.maximum(1, jnp.abs(after)), 1)
         return after, (_differences(states, after) / scale).max(initial=0)
 
@@ -273,66 +224,48 @@ def _iterate(cell: Cell, options: Newton, operands: _Operands) -> tuple[jax.Arra
 
     def iteration(carry):
         states, after, off, _, count = carry
-        blocks = _blocks(cell, operands, _before(states, start), _is_full(options, states))
-        violated = _in_blocks(after - states, blocks)
-        change = scans.damped(blocks, violated, options.damping) if options.damping else scans.linear(blocks, violated)
+        blocks = _blocks(cell, call, _before(states, start), _is_full(options, states))
+        violated = after - states
+        change = damped_scan(blocks, violated, options.damping) if options.damping else linear_scan(blocks, violated)
         new = states + change.reshape(shape)
         # the step after an exact state is exact; elsewhere, products of large Jacobians may overflow
         exact = jnp.arange(steps, dtype=jnp.int32)[:, None, None, None] <= count
         new = jnp.where(jnp.isfinite(new) & ~exact, new, after)
         return new, *evaluate(new), off, count + 1
 
-    guess, _ = vary_together(jnp.zeros(shape, start.dtype), operands)
+    guess, _ = vary_together(jnp.zeros(shape, start.dtype), call)
     after, off = evaluate(guess)
     states, after, _, _, count = lax.while_loop(goes_on, iteration, (guess, after, off, jnp.full_like(off, jnp.inf), jnp.int32(0)))
     return states, count, _differences(states, after).max(initial=0)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _solved(cell: Cell, options: Newton, operands: _Operands) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Compute the states of all steps with Newton's method.
-
-    The three results are those of `_iterate`: the states (T, B, H, K), the number of iterations, and the largest absolute difference
-    between a state and the result of the cell's step from the state before it. JAX differentiates the states by the rule `_solved_jvp`,
-    without differentiating the iterations.
-    """
-    return _iterate(cell, options, operands)
-
-
 @_solved.defjvp
 def _solved_jvp(cell: Cell, options: Newton, primals, tangents):
-    """Differentiate `_solved`: return its results and their tangents, in the form that `jax.custom_jvp` requires.
+    """Differentiate `_solved`, whose iterations and residual have zero tangents.
 
     The tangents d of the states satisfy d[t] = J[t] d[t - 1] + e[t]. Here J[t] is the Jacobian of step t with respect to the state before
-    the step, and e[t] is the tangent of the step if only the operands change. The other two results of `_solved`, the number of iterations
-    and the residual (see `solve`), have zero tangents.
-
-    Args:
-        cell: the cell.
-        options: options of Newton's method.
-        primals: tuple that contains the operands.
-        tangents: tuple that contains the tangents of the operands.
+    the step, and e[t] is the tangent of the step if only the operands change.
     """
-    (operands,), (d_operands,) = primals, tangents
-    states, count, residual = _solved(cell, options, operands)
+    (call,), (d_call,) = primals, tangents
+    states, count, residual = _solved(cell, options, call)
 
-    def all_steps(states, operands):
-        return _steps(cell, operands, _before(states, operands.start))
+    def all_steps(states, call):
+        return _steps(cell, call, _before(states, call.state))
 
-    _, direct = jax.jvp(partial(all_steps, states), (operands,), (d_operands,))
-    _, push = jax.linearize(partial(all_steps, operands=operands), states)
-    fixed, at = lax.stop_gradient((operands, states))
-    blocks = _blocks(cell, fixed, _before(at, fixed.start), _is_full(options, states))
-    back = jnp.concatenate([scans.transposed(blocks)[1:], jnp.zeros_like(blocks[:1])])
-    forwards = partial(_solve_linear, lambda b: scans.linear(blocks, _in_blocks(b, blocks)), False)
-    backwards = partial(_solve_linear, lambda b: scans.linear(back, _in_blocks(b, blocks), reverse=True), True)
+    _, direct = jax.jvp(partial(all_steps, states), (call,), (d_call,))
+    _, push = jax.linearize(partial(all_steps, call=call), states)
+    fixed, at = lax.stop_gradient((call, states))
+    blocks = _blocks(cell, fixed, _before(at, fixed.state), _is_full(options, states))
+    back = jnp.concatenate([jnp.swapaxes(blocks, -1, -2)[1:], jnp.zeros_like(blocks[:1])])
+    forwards = partial(_solve_linear, partial(linear_scan, blocks), False)
+    backwards = partial(_solve_linear, partial(linear_scan, back, reverse=True), True)
     d_states = lax.custom_linear_solve(lambda d: d - push(d), direct, forwards, backwards)
     no_tangent = np.zeros((), jax.dtypes.float0)
     return (states, count, residual), (d_states, no_tangent, jnp.zeros_like(residual))
 
 
 def _solve_linear(scan, reverse: bool, matvec, b: jax.Array) -> jax.Array:
-    """Solve the linear equations matvec(d) = b for d (T, B, H, K), and return d. K is the number of arrays in the state.
+    """Solve the linear equations matvec(d) = b for d (T, B, H, K), and return d.
 
     One parallel scan gives only an approximate d: it leaves out derivatives between different units, or it makes rounding errors. Therefore
     the scan is repeated for the remaining right-hand side b - matvec(d), and each solution is added to d.
@@ -344,7 +277,7 @@ def _solve_linear(scan, reverse: bool, matvec, b: jax.Array) -> jax.Array:
         scan: function that takes a right-hand side and returns an approximate solution.
         reverse: whether the equation for d[t] contains d[t + 1]. If false, it contains d[t - 1].
         matvec: linear function that takes d and returns the left-hand side.
-        b: right-hand side (T, B, H, K).
+        b: right-hand side.
     """
     tolerance = _ROUNDINGS * jnp.finfo(b.dtype).eps
     done = lax.broadcasted_iota(jnp.int32, b.shape, 0)  # number of steps that are computed before a step
@@ -354,10 +287,7 @@ def _solve_linear(scan, reverse: bool, matvec, b: jax.Array) -> jax.Array:
         return array.max((0, 2, 3), initial=0)
 
     def remaining(d, rest):
-        """Return two arrays (B,) with the largest absolute values in each row of the batch.
-
-        The first array is for `rest`, the remaining right-hand side. The second array is for the entries of `b` and `d` together.
-        """
+        """Return the largest absolute values in each row of the batch: those of `rest`, and those of `b` and `d` together."""
         off = jnp.where(jnp.isnan(rest), jnp.where(jnp.isnan(d), 0, jnp.inf), jnp.abs(rest))
         return by_row(off), by_row(jnp.nan_to_num(jnp.maximum(jnp.abs(b), jnp.abs(d)), posinf=jnp.inf))
 
@@ -376,3 +306,107 @@ def _solve_linear(scan, reverse: bool, matvec, b: jax.Array) -> jax.Array:
 
     first = (jnp.zeros_like(b), b, jnp.full_like(b[0, :, 0, 0], jnp.inf), jnp.int32(0))
     return lax.while_loop(goes_on, repeat, first)[0]
+
+
+# Parallel scans over time for linear recurrences with block diagonal matrices. Vectors are stored as (T, ..., n), and the diagonal blocks
+# of the matrices as (T, ..., n, n). Each index along the middle axes is a separate recurrence with n components.
+_SMALL = 4
+"""Largest n for which products are computed elementwise, which XLA computes faster than a batched matrix product."""
+
+
+def _dot(a: jax.Array, b: jax.Array) -> jax.Array:
+    if a.shape[-1] > _SMALL:
+        return a @ b
+    return (a[..., :, :, None] * b[..., None, :, :]).sum(-2)
+
+
+def _apply(a: jax.Array, v: jax.Array) -> jax.Array:
+    return (a * v[..., None, :]).sum(-1)
+
+
+def _transposed(a: jax.Array) -> jax.Array:
+    return jnp.swapaxes(a, -1, -2)
+
+
+def _inverse(a: jax.Array) -> jax.Array:
+    if a.shape[-1] == 1:
+        return 1 / a
+    if a.shape[-1] == 2:
+        p, q, r, s = a[..., 0, 0], a[..., 0, 1], a[..., 1, 0], a[..., 1, 1]
+        adjugate = jnp.stack([jnp.stack([s, -q], -1), jnp.stack([-r, p], -1)], -2)
+        return adjugate / (p * s - q * r)[..., None, None]
+    return jnp.linalg.inv(a)
+
+
+def linear_scan(a: jax.Array, b: jax.Array, reverse: bool = False) -> jax.Array:
+    """Return the solution v (T, ..., n) of the linear recurrence v[t] = a[t] v[t - 1] + b[t], where v before the first step is 0.
+
+    There is a separate recurrence for each index into the middle axes (written as "..."), and its vectors have n components.
+
+    Args:
+        a: matrices (T, ..., n, n). The first one has no effect.
+        b: vectors, an array that is reshaped to (T, ..., n).
+        reverse: whether the recurrence runs backwards: v[t] = a[t] v[t + 1] + b[t], where v after the last step is 0. The last matrix has
+            no effect then.
+    """
+
+    def compose(first, second):
+        return _dot(second[0], first[0]), _apply(second[0], first[1]) + second[1]
+
+    return lax.associative_scan(compose, (a, b.reshape(a.shape[:-1])), reverse=reverse)[1]
+
+
+class _Filtered(NamedTuple):
+    """Summary of some consecutive steps in the parallel Kalman filter of Särkkä & García-Fernández (2021).
+
+    Let s be the state before these steps. Given s and the observations in these steps, the state after them has the mean a s + b and the
+    covariance c. The likelihood of the observations, given s, is proportional to exp(eta^T s - s^T j s / 2). `a`, `c` and `j` are matrices,
+    and `b` and `eta` are vectors.
+    """
+
+    a: jax.Array
+    b: jax.Array
+    c: jax.Array
+    eta: jax.Array
+    j: jax.Array
+
+
+def _compose(first: _Filtered, second: _Filtered) -> _Filtered:
+    """Return the summary of the steps of `first` and the following steps of `second` (Särkkä & García-Fernández 2021, lemma 8)."""
+    product = _dot(first.c, second.j)
+    gain = _inverse(jnp.broadcast_to(jnp.eye(product.shape[-1], dtype=product.dtype), product.shape) + product)
+    forward, back = _dot(second.a, gain), _transposed(_dot(gain, first.a))
+    return _Filtered(
+        _dot(forward, first.a),
+        _apply(forward, first.b + _apply(first.c, second.eta)) + second.b,
+        _dot(_dot(forward, first.c), _transposed(second.a)) + second.c,
+        _apply(back, second.eta - _apply(second.j, first.b)) + first.eta,
+        _dot(_dot(back, second.j), first.a) + first.j,
+    )
+
+
+def damped_scan(a: jax.Array, b: jax.Array, damping: float) -> jax.Array:
+    """Return vectors v (T, ..., n) that are small and approximately satisfy a linear recurrence.
+
+    The recurrence is v[t] = a[t] v[t - 1] + b[t], as in `linear_scan`. The vectors minimise the sum over t of |v[t] - a[t] v[t - 1] -
+    b[t]|^2 + damping |v[t]|^2, where v before the first step is 0. Each iteration of the Levenberg-Marquardt method minimises such a sum.
+    The vectors that minimise it are the means of a Kalman smoother (Gonzalez et al. 2024, "Towards scalable and stable parallelization of
+    nonlinear RNNs"), which parallel scans compute (Särkkä & García-Fernández 2021, "Temporal parallelization of Bayesian smoothers").
+
+    Args:
+        a: matrices (T, ..., n, n). The first one has no effect.
+        b: vectors (T, ..., n).
+        damping: positive weight of the size of v.
+    """
+    a, b = a.at[0].set(0), b.reshape(a.shape[:-1])
+    gain = damping / (1 + damping)  # of a Kalman filter that observes v[t] = 0 with variance 1 / damping, where each step adds variance 1
+    eye = jnp.broadcast_to(jnp.eye(a.shape[-1], dtype=a.dtype), a.shape)
+    back = _transposed(a) * gain
+    elements = _Filtered((1 - gain) * a, (1 - gain) * b, (1 - gain) * eye, -_apply(back, b), _dot(back, a))
+    filtered = lax.associative_scan(_compose, elements)
+    mean, covariance = filtered.b, filtered.c
+    after = jnp.concatenate([a[1:], jnp.zeros_like(a[:1])])
+    b_after = jnp.concatenate([b[1:], jnp.zeros_like(b[:1])])
+    cross = _dot(covariance, _transposed(after))
+    smoothing = _dot(cross, _inverse(_dot(after, cross) + eye))
+    return linear_scan(smoothing, mean - _apply(smoothing, _apply(after, mean) + b_after), reverse=True)

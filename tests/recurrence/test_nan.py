@@ -1,4 +1,4 @@
-"""Tests which results and gradients are NaN: those of the row of a NaN, and none for NaN, ids and tokens at padded steps."""
+"""Tests which results and gradients are NaN: those of the row of a NaN, and none at padded steps and beyond resets."""
 
 import jax
 import jax.numpy as jnp
@@ -7,6 +7,9 @@ import pytest
 from cases import weigh
 from tables import CELLS, EVERY_CASE, assert_close, serving
 from test_operands import run, usual
+
+from lstm_jax import CELLS as CELL_TABLE
+from lstm_jax import unroll
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
@@ -59,3 +62,24 @@ def test_ids_at_padding_get_no_gradient(eager: None, backend: str) -> None:
     with jax.disable_jit(False):  # outside of `jit` the id is refused
         found = jax.jit(jax.grad(lambda params, ids: weigh(run({"params": params, "x": ids, "mask": valid}, backend))))(params, ids)
     np.testing.assert_array_equal(np.isnan(found.kernel).any(1), [False, True, False])
+
+
+@pytest.mark.slow(keep=2)
+@pytest.mark.parametrize("cell", CELLS)
+def test_nan_does_not_cross_a_reset(x64: None, cell: str) -> None:
+    """A NaN in x before a reset reaches no output and no gradient after the reset or in another row."""
+    row = CELL_TABLE[cell]
+    params = row.init(jax.random.key(0), 4, 5, jnp.float64)
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((3, 6, 4))).at[0, 1].set(jnp.nan)
+    resets = jnp.zeros((3, 6), bool).at[0, 3].set(True)
+    reached = np.zeros((3, 6), bool)
+    reached[0, 1:3] = True
+    for backend in serving("float64", cell=cell, resets=True):
+
+        def outputs(x, backend=backend):
+            return unroll(row, params, x, resets=resets, backend=backend)[0]
+
+        np.testing.assert_array_equal(np.isnan(outputs(x)).any(-1), reached)
+        d_x = jax.grad(lambda x, run=outputs: (run(x)[:, 3:] ** 2).sum())(x)
+        assert np.isfinite(d_x[0, 3:]).all()
+        assert np.isfinite(d_x[1:]).all()

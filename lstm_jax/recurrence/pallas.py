@@ -1,16 +1,16 @@
-"""GPU kernels for the LSTM's forward and backward loops over time, written in Pallas and compiled by Triton.
+"""The backend `pallas`, which runs the loops of the LSTM over time as GPU kernels, written in Pallas and compiled by Triton.
 
-A GPU kernel is launched as several programs, which run in parallel. Each program computes `ROWS` rows of the batch for all T steps,
-independently of other programs. A program of the forward kernel keeps h and c in registers, and a program of the backward kernel keeps
-their gradients there. The units are divided into blocks whose size is a power of two, as Triton requires. Entries beyond the last row of
-the batch or the last unit are read as 0 and are not written.
+One launch of a GPU kernel runs all steps of a loop as several programs, which run in parallel. Each program computes `ROWS` rows of the
+batch for all T steps, independently of other programs. A program of the forward kernel keeps h and c in registers, and a program of the
+backward kernel keeps their gradients there. The units are divided into blocks whose size is a power of two, as Triton requires. Entries
+beyond the last row of the batch or the last unit are read as 0 and are not written.
 
 A small matrix of recurrent weights is read once and stays on the chip (`Tiling.resident` is true). A large matrix is read again at each
 step, tile by tile, from the cache that all programs share. The left operand of the product with a large matrix is also written to memory at
 each step, and read from there. This operand is h in the forward kernel and d_z in the backward kernel.
 
 The precision of float32 products depends on the setting `jax_default_matmul_precision`, as in the other backends: TF32 is used unless this
-setting is "highest". Sums and the state are float32.
+setting is "highest". Sums and the state are float32. The forward loop keeps `hoisted.Residuals` for the backward loop.
 
 B is the batch size, T the number of steps and H the number of units. A name d_x stands for the gradient with respect to x. A ref is an
 array in memory that a Pallas kernel reads or writes.
@@ -18,6 +18,7 @@ array in memory that a Pallas kernel reads or writes.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -26,8 +27,18 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
+from lstm_jax.cells.products import is_per_gate
+from lstm_jax.primitives.operation import PLATFORMS, apply
+from lstm_jax.recurrence.call import BATCH_FIRST, COPIED, TIME_FIRST, Call, Options, Resets, on_mesh, restart, split_gradient
+from lstm_jax.recurrence.hoisted import TWIN, HoistedLSTM, Loops, Residuals
 from lstm_jax.shapes import GATES
 
+LARGEST = 256
+"""Largest number of units H that the backend `pallas` supports.
+
+The loop over blocks of units is unrolled. For H = 512 Triton would take a minute to compile a kernel, and its registers would spill to
+memory.
+"""
 ROWS = 16
 """Number of rows of the batch that a program computes. It is the smallest number that the tensor cores of the GPU accept."""
 NARROWEST, WIDEST = 16, 64
@@ -46,10 +57,7 @@ AxisIndices = tuple[jax.Array, jax.Array | None]
 
 
 class Carry(NamedTuple):
-    """State of the LSTM, or the gradient with respect to the state, for the rows of the batch that one program of a GPU kernel computes.
-
-    h and c are tuples with one array for each block of units; see `Blocks`.
-    """
+    """State of the LSTM, or the gradient with respect to it, for the rows that one program computes."""
 
     h: Blocks
     c: Blocks
@@ -91,30 +99,18 @@ class Tiling:
         return pl.cdiv(self.batch, ROWS)
 
     def columns(self, block, gate=0) -> AxisIndices:
-        """Return the indices of the units of one block along an axis, with a mask of the indices that exist; see `AxisIndices`.
-
-        Args:
-            block: index of the block.
-            gate: index of the gate, if the axis has size 4H and contains the units of the four gates one after another. Leave it out for
-                an axis of size H.
-        """
+        """Return the indices of the units of one block along an axis of size H or, for a gate, of size 4H."""
         units = block * self.width + lax.iota(jnp.int32, self.width)
         return gate * self.units + units, None if self.units % self.width == 0 else units < self.units
 
     def rows(self) -> AxisIndices:
-        """Return the indices of the batch rows that the calling GPU program computes, and a mask of those that exist; see `AxisIndices`.
-
-        Do not call this method inside a loop, because the interpreter of Pallas supports `pl.program_id` only outside of loops.
-        """
+        """Return the indices of the batch rows that the calling GPU program computes. Not for use in loops (Pallas' interpreter)."""
         rows = pl.program_id(0) * ROWS + lax.iota(jnp.int32, ROWS)
         return rows, None if self.batch % ROWS == 0 else rows < self.batch
 
 
 class Tile:
-    """Rectangular block of entries along the last two axes of an array. The block may reach beyond the end of an axis.
-
-    `rows` and `columns` are the indices, along these two axes, of the entries in the block; see `AxisIndices`.
-    """
+    """Rectangular block of entries along the last two axes of an array. The block may reach beyond the end of an axis."""
 
     def __init__(self, rows: AxisIndices, columns: AxisIndices):
         (row, row_mask), (column, column_mask) = rows, columns
@@ -124,26 +120,15 @@ class Tile:
             self.inside = column_mask[None, :] if self.inside is None else self.inside & column_mask[None, :]
 
     def read(self, ref, *leading) -> jax.Array:
-        """Read this block of the array `ref`, with 0 for entries outside the array, and return it.
-
-        `leading` contains the indices along the axes of `ref` before the last two.
-        """
+        """Return this block of the array `ref[*leading]`, with 0 for entries outside the array."""
         return plgpu.load(ref.at[(*leading, *self.at)], mask=self.inside, other=None if self.inside is None else 0.0)
 
     def write(self, ref, value: jax.Array, *leading) -> None:
-        """Write `value` to this block of the array `ref`, except entries outside the array.
-
-        `leading` contains the indices along the axes of `ref` before the last two.
-        """
         plgpu.store(ref.at[(*leading, *self.at)], value, mask=self.inside)
 
 
 class Part:
-    """Reader and writer of arrays (..., B, H) for one program of a GPU kernel, where each program computes only some of the B rows.
-
-    The rows of the program are read and written as one array for each block of units; see `Blocks`. The values of the gates may be stored
-    as one array (T, B, 4H) or as four arrays (T, B, H).
-    """
+    """Reader and writer of the rows of arrays (..., B, H) that one program of a GPU kernel computes; see `Blocks`."""
 
     def __init__(self, tiling: Tiling):
         self.tiling, self.rows = tiling, tiling.rows()
@@ -155,17 +140,16 @@ class Part:
         return tuple(self.tile(n).read(ref, *leading) for n in self.tiling.blocks)
 
     def write(self, ref, blocks: Blocks | list[jax.Array], *leading) -> None:
-        for n in self.tiling.blocks:
+        """Write the rows, or do nothing if `ref` is None."""
+        for n in self.tiling.blocks if ref is not None else ():
             self.tile(n).write(ref, blocks[n], *leading)
 
-    def read_gate(self, gates, t, gate: int, block) -> jax.Array:
-        return self.tile(block).read(gates[gate], t) if isinstance(gates, tuple) else self.tile(block, gate).read(gates, t)
+    def read_state(self, refs) -> Carry:
+        return Carry(self.read(refs.h), self.read(refs.c))
 
-    def write_gate(self, gates, t, gate: int, block, value: jax.Array) -> None:
-        if isinstance(gates, tuple):
-            self.tile(block).write(gates[gate], value, t)
-        else:
-            self.tile(block, gate).write(gates, value, t)
+    def write_state(self, refs, state: Carry) -> None:
+        self.write(refs.h, state.h)
+        self.write(refs.c, state.c)
 
     def mask(self, ref, block) -> Blocks:
         """Return one block of units of the dropout mask `ref` as a tuple: one array if `ref` is (B, H), or four if it is (4, B, H)."""
@@ -174,14 +158,11 @@ class Part:
         return tuple(self.tile(block).read(ref, gate) for gate in range(GATES))
 
     def flags(self, ref, t) -> jax.Array | None:
-        """Return a bool array (ROWS, 1) that is True for batch rows in which `ref` is above 0 at step t, or None if `ref` is None.
-
-        `ref` is an array (T, B), for example one that is above 0 at valid steps. `ROWS` is the number of rows of one program.
-        """
+        """Return a bool array (ROWS,) that is True for batch rows in which `ref` (T, B) is above 0 at step t, or None if `ref` is None."""
         if ref is None:
             return None
         rows, inside = self.rows
-        return (plgpu.load(ref.at[t, rows], mask=inside, other=None if inside is None else 0.0) > 0)[:, None]
+        return plgpu.load(ref.at[t, rows], mask=inside, other=None if inside is None else 0.0) > 0
 
 
 def _reader(tiling: Tiling, kernel, transposed: bool) -> Callable[..., jax.Array]:
@@ -192,11 +173,6 @@ def _reader(tiling: Tiling, kernel, transposed: bool) -> Callable[..., jax.Array
     gate's matrix or, if `transposed` is true, of its transpose.
 
     If `tiling.resident` is true, all tiles are read when `_reader` is called. If it is false, each call of `read` reads one tile.
-
-    Args:
-        tiling: division of the units into blocks.
-        kernel: ref (array in memory) of the recurrent kernel (H, 4H), or of its transpose (4H, H).
-        transposed: whether `kernel` is the transpose.
     """
 
     def read(k, gate: int, n: int) -> jax.Array:
@@ -209,16 +185,7 @@ def _reader(tiling: Tiling, kernel, transposed: bool) -> Callable[..., jax.Array
 
 
 def _add_products(tiling: Tiling, sums: Blocks, operand: Callable, tile: Callable) -> Blocks:
-    """Add matrix products to the four arrays in `sums`, one for each gate, and return the four results.
-
-    The result for a gate is sums[gate] plus the sum over k of operand(gate, k) @ tile(k, gate), where k is the index of a block of units.
-
-    Args:
-        tiling: division of the units into blocks.
-        sums: four arrays, one for each gate, to which the matrix products are added.
-        operand: function operand(gate, k) that returns the left operand of a matrix product.
-        tile: function tile(k, gate) that returns the right operand of a matrix product, a tile of the recurrent kernel (see `_reader`).
-    """
+    """Return, for each gate, sums[gate] plus the sum of operand(gate, k) @ tile(k, gate) over the blocks k of units."""
 
     def add(k, sums: Blocks) -> Blocks:
         pairs = [(operand(gate, k), tile(k, gate)) for gate in range(GATES)]
@@ -233,32 +200,7 @@ def _add_products(tiling: Tiling, sums: Blocks, operand: Callable, tile: Callabl
 
 
 def _choose(valid: jax.Array | None, a: jax.Array, b: jax.Array) -> jax.Array:
-    return a if valid is None else jnp.where(valid, a, b)
-
-
-def _restart(starts: jax.Array | None, part: Part, resets, before: Carry) -> Carry:
-    """Return the state before a step: the state `resets.state` in the rows that are reset, and `before` in all other rows.
-
-    `starts` is True in the rows that are reset, or None if there are no resets. `part` reads from `resets.state` the rows that this program
-    of the GPU kernel computes. `before` is the state after the previous step.
-    """
-    if starts is None:
-        return before
-    pairs = ((part.read(resets.state.h), before.h), (part.read(resets.state.c), before.c))
-    return Carry(*(tuple(jnp.where(starts, new, old) for new, old in zip(*pair, strict=True)) for pair in pairs))
-
-
-def _split_gradient(starts: jax.Array | None, carry: Carry, d_reset: Carry | None) -> tuple[Carry, Carry | None]:
-    """Back-propagate through the resets before a step, and return the new values of `carry` and `d_reset`.
-
-    `starts` is True in the rows that are reset. `carry` is the gradient with respect to the state of the LSTM. In the rows that are reset,
-    `carry` is added to `d_reset`, the gradient with respect to the reset state, and then becomes 0. If there are no resets, `starts` and
-    `d_reset` are None, and nothing is changed.
-    """
-    if starts is None or d_reset is None:
-        return carry, d_reset
-    added = jax.tree.map(lambda total, value: total + jnp.where(starts, value, 0.0), d_reset, carry)
-    return jax.tree.map(lambda value: jnp.where(starts, 0.0, value), carry), added
+    return a if valid is None else jnp.where(valid[:, None], a, b)
 
 
 def forward_kernel(
@@ -274,7 +216,7 @@ def forward_kernel(
         steps: number of steps T.
         barrier: function that waits until all threads of the program have called it.
         kernel: recurrent kernel, the weight matrix (H, 4H) that multiplies h, in the dtype of the matrix products.
-        z: projected input, one array (T, B, 4H) or four arrays (T, B, H).
+        z: projected input (T, B, 4H).
         state: initial state.
         mask: recurrent dropout mask (B, H) or (4, B, H), or None.
         valid: float32 (T, B), above 0 at valid steps and 0 at padded steps, or None if no step is padded.
@@ -286,14 +228,15 @@ def forward_kernel(
     """
     part, blocks, read = Part(tiling), tiling.blocks, _reader(tiling, kernel, transposed=False)
     masks = {n: part.mask(mask, n) for n in blocks} if mask is not None and tiling.resident else {}
-    start = Carry(part.read(state.h), part.read(state.c))
-    for ref, first in ((all_h, start.h), (all_c, start.c)):
-        if ref is not None:
-            part.write(ref, first, 0)
+    start = part.read_state(state)
+    part.write(all_h, start.h, 0)
+    part.write(all_c, start.c, 0)
 
     def body(t, carry: Carry) -> Carry:
-        starts = None if resets is None else part.flags(resets.at, t)
-        h, c = _restart(starts, part, resets, carry)
+        starts, h, c = None, carry.h, carry.c
+        if resets is not None:
+            starts = part.flags(resets.at, t)
+            h, c = restart(carry, starts, Resets(None, part.read_state(resets.state)))
         runs = part.flags(valid, t)
         if not tiling.resident:
             barrier()  # wait until the other threads of this program have written h
@@ -301,7 +244,7 @@ def forward_kernel(
         def operand(gate: int, k) -> jax.Array:
             before = h[k] if tiling.resident else part.tile(k).read(all_h, t)
             if starts is not None and not tiling.resident:
-                before = jnp.where(starts, part.tile(k).read(resets.state.h), before)
+                before = jnp.where(starts[:, None], part.tile(k).read(resets.state.h), before)
             if mask is None:
                 return before
             factors = masks[k] if tiling.resident else part.mask(mask, k)
@@ -309,7 +252,7 @@ def forward_kernel(
 
         new_h, new_c = [], []
         for n in blocks:
-            sums = tuple(part.read_gate(z, t, gate, n) for gate in range(GATES))
+            sums = tuple(part.tile(n, gate).read(z, t) for gate in range(GATES))
             sums = _add_products(tiling, sums, operand, lambda k, gate, n=n: read(k, gate, n))
             i, f, g, o = jax.nn.sigmoid(sums[0]), jax.nn.sigmoid(sums[1]), jnp.tanh(sums[2]), jax.nn.sigmoid(sums[3])
             after = f * c[n] + i * g
@@ -317,15 +260,12 @@ def forward_kernel(
             new_h.append(_choose(runs, o * jnp.tanh(after), h[n]))
             if gates is not None:
                 for gate, value in enumerate((i, f, g, o)):
-                    part.write_gate(gates, t, gate, n, _choose(runs, value, jnp.zeros_like(value)))
-        for ref, new in ((all_h, new_h), (all_c, new_c)):
-            if ref is not None:
-                part.write(ref, new, t + 1)
+                    part.tile(n, gate).write(gates, _choose(runs, value, jnp.zeros_like(value)), t)
+        part.write(all_h, new_h, t + 1)
+        part.write(all_c, new_c, t + 1)
         return Carry(tuple(new_h), tuple(new_c))
 
-    last = lax.fori_loop(jnp.int32(0), jnp.int32(steps), body, start)
-    part.write(final.h, last.h)
-    part.write(final.c, last.c)
+    part.write_state(final, lax.fori_loop(jnp.int32(0), jnp.int32(steps), body, start))
 
 
 def backward_kernel(
@@ -349,7 +289,7 @@ def backward_kernel(
         resets: `Resets` as in `forward_kernel`, or None.
         d_state: gradient with respect to the initial state, a result.
         d_reset: gradient with respect to `resets.state`, a result, or None.
-        d_z: gradient with respect to the projected input z, a result. It is one array (T, B, 4H) or four arrays (T, B, H).
+        d_z: gradient with respect to the projected input z, a result.
     """
     part, blocks, read = Part(tiling), tiling.blocks, _reader(tiling, kernel, transposed=True)
     masks = {n: part.mask(mask, n) for n in blocks} if mask is not None and tiling.resident else {}
@@ -362,15 +302,15 @@ def backward_kernel(
         d_hs, d_cs, d_zs = [], [], []
         for n in blocks:
             tile = part.tile(n)
-            i, f, g, o = (part.read_gate(gates, t, gate, n) for gate in range(GATES))
+            i, f, g, o = (part.tile(n, gate).read(gates, t) for gate in range(GATES))
             c_before, tanh_c = tile.read(all_c, t), jnp.tanh(tile.read(all_c, t + 1))
             if starts is not None and resets is not None:
-                c_before = jnp.where(starts, tile.read(resets.state.c), c_before)
+                c_before = jnp.where(starts[:, None], tile.read(resets.state.c), c_before)
             d_h_n = carry.h[n] if d_h is None else carry.h[n] + tile.read(d_h, t)
             d_c = carry.c[n] + d_h_n * o * (1 - tanh_c * tanh_c)
             by_gate = (d_c * g * i * (1 - i), d_c * c_before * f * (1 - f), d_c * i * (1 - g * g), d_h_n * tanh_c * o * (1 - o))
             for gate, value in enumerate(by_gate):
-                part.write_gate(d_z, t, gate, n, value)
+                part.tile(n, gate).write(d_z, value, t)
             d_hs.append(d_h_n)
             d_cs.append(_choose(runs, d_c * f, d_c))
             d_zs.append(tuple(value.astype(kernel.dtype) for value in by_gate))
@@ -378,7 +318,7 @@ def backward_kernel(
             barrier()  # wait until the other threads of this program have written d_z
 
         def operand(gate: int, k) -> jax.Array:
-            return d_zs[k][gate] if tiling.resident else part.read_gate(d_z, t, gate, k)
+            return d_zs[k][gate] if tiling.resident else part.tile(k, gate).read(d_z, t)
 
         before = []
         for n in blocks:
@@ -388,12 +328,78 @@ def backward_kernel(
                 factors = masks[n] if tiling.resident else part.mask(mask, n)
                 sums = tuple(value * factors[gate % len(factors)] for gate, value in enumerate(sums))
             before.append(_choose(runs, sums[0] + sums[1] + sums[2] + sums[3], d_hs[n]))
-        return _split_gradient(starts, Carry(tuple(before), tuple(d_cs)), d_starts)
+        return split_gradient(Carry(tuple(before), tuple(d_cs)), d_starts, starts)
 
-    start = Carry(part.read(d_final.h), part.read(d_final.c))
+    start = part.read_state(d_final)
     no_starts = None if resets is None else jax.tree.map(jnp.zeros_like, start)
     first, d_starts = lax.fori_loop(jnp.int32(0), jnp.int32(steps), body, (start, no_starts))
-    for ref, found in ((d_state, first), (d_reset, d_starts)):
-        if ref is not None:
-            part.write(ref.h, found.h)
-            part.write(ref.c, found.c)
+    part.write_state(d_state, first)
+    if d_reset is not None:
+        part.write_state(d_reset, d_starts)
+
+
+def run(options: Options, call: Call):
+    """Run the LSTM over time with the backend `pallas`. The arguments and results are those of `reference.run`."""
+    return apply(HoistedLSTM(LOOPS, options), *call)
+
+
+def _launch(kernel: Callable, tiling: Tiling, steps: int, results, interpret: bool, *args):
+    # only the loop over tiles may be pipelined (num_stages=2), since each iteration of the loop over time reads what the last one wrote
+    options = plgpu.CompilerParams(num_warps=max(4, tiling.width // 8), num_stages=1 if tiling.resident else 2)
+    barrier = (lambda: None) if interpret else plgpu.debug_barrier
+    body = partial(kernel, tiling, steps, barrier)
+    return pl.pallas_call(body, results, grid=(tiling.programs,), compiler_params=options, interpret=interpret)(*args)
+
+
+def _shape(*shape: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+def _on_mesh(function: Callable, options: Options, call: Call, in_specs: tuple, out_specs: tuple, *arrays):
+    """Run `function(kernel, mask, valid, resets, *arrays)` on each device, with the recurrent kernel in the dtype of the products."""
+    mask = call.dropout.recurrent
+    specs = (COPIED, TIME_FIRST if is_per_gate(mask) else BATCH_FIRST, TIME_FIRST, Resets(TIME_FIRST, BATCH_FIRST) if call.resets else None)
+    resets = call.resets and call.resets._replace(at=call.resets.at.astype(jnp.float32))
+    valid = None if call.valid is None else call.valid.astype(jnp.float32)
+    kernel = call.params.recurrent_kernel
+    args = (kernel.astype(options.compute_dtype or kernel.dtype), mask, valid, resets, *arrays)
+    return on_mesh(function, call.state.h.shape[0], (*specs, *in_specs), out_specs, *args)
+
+
+def _forward_loop(interpret: bool, options: Options, keep: bool, z, call: Call):
+    def loop(kernel, mask, valid, resets, z, state):
+        steps, batch, units = z.shape[0], *state.h.shape
+        tiling, all_steps = Tiling.of(batch, units, kernel.dtype), _shape(steps + 1, batch, units)
+        results = (
+            jax.tree.map(lambda part: _shape(*part.shape), state),
+            all_steps if options.sequences or keep or not tiling.resident else None,
+            all_steps if keep else None,
+            _shape(*z.shape) if keep else None,
+        )
+        args = (kernel, z, state, mask, valid, resets)
+        final, all_h, all_c, gates = _launch(forward_kernel, tiling, steps, results, interpret, *args)
+        return all_h[1:] if options.sequences else None, final, Residuals(gates, all_h, all_c) if keep else None
+
+    z = jnp.concatenate(z, axis=-1) if isinstance(z, tuple) else z
+    in_specs, out_specs = (TIME_FIRST, BATCH_FIRST), (TIME_FIRST, BATCH_FIRST, TIME_FIRST)
+    return _on_mesh(loop, options, call, in_specs, out_specs, z, call.state)
+
+
+def _backward_loop(interpret: bool, options: Options, residuals: Residuals, d_h, d_final, call: Call):
+    def loop(kernel, mask, valid, resets, residuals, d_h, d_final):
+        batch, units = d_final.h.shape
+        d_state = jax.tree.map(lambda part: _shape(*part.shape), d_final)
+        results = (d_state, None if resets is None else d_state, _shape(*residuals.gates.shape))
+        args = (kernel.T, residuals.gates, residuals.all_c, d_h, d_final, mask, valid, resets)
+        tiling = Tiling.of(batch, units, kernel.dtype)
+        return _launch(backward_kernel, tiling, residuals.gates.shape[0], results, interpret, *args)
+
+    in_specs, out_specs = (TIME_FIRST, TIME_FIRST, BATCH_FIRST), (BATCH_FIRST, BATCH_FIRST, TIME_FIRST)
+    d_state, d_reset, d_z = _on_mesh(loop, options, call, in_specs, out_specs, residuals, d_h, d_final)
+    split = is_per_gate(call.dropout.recurrent) or is_per_gate(call.dropout.input)
+    return d_state, d_reset, tuple(jnp.split(d_z, GATES, axis=-1)) if split else d_z
+
+
+LOOPS = Loops(partial(_forward_loop, False), partial(_backward_loop, False), TWIN, ("cuda", "rocm"))
+INTERPRETED = Loops(partial(_forward_loop, True), partial(_backward_loop, True), TWIN, PLATFORMS)
+"""Loops whose kernels are interpreted by Pallas, for tests. They run on every platform, but slowly."""

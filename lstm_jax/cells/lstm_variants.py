@@ -1,11 +1,18 @@
-"""Variants of the LSTM from the ablation study of Greff et al. 2017, "LSTM: a search space odyssey", section 3.
+"""Variants of the LSTM: peepholes, and the variants of the ablation study of Greff et al. 2017, "LSTM: a search space odyssey", section 3.
+
+With peepholes, the gates also read the cell state c (Gers & Schmidhuber 2000, in the form of Graves 2013):
+
+    z = x W + h U + b, split into z_i, z_f, z_g, z_o
+    i = sigmoid(z_i + p_i c);  f = sigmoid(z_f + p_f c);  c' = f c + i tanh(z_g);  o = sigmoid(z_o + p_o c');  h' = o tanh(c')
+
+The variants of the study:
 
     no_input_gate: i = 1;  no_forget_gate: f = 1;  no_output_gate: o = 1;  coupled: f = 1 - i
     no_input_activation: z_g in place of tanh(z_g);  no_output_activation: h' = o c'
     full_gate_recurrence: the gates i, f and o also depend on i, f and o of the previous step, through nine more matrices (H, H)
 
 Here i, f and o are the input, forget and output gates, z_g is the pre-activation of the candidate g, and h' and c' are the output and the
-cell state after a step. A gate that a variant removes has no weights. Unlike in the paper, the variants have no peepholes.
+cell state after a step. A gate that a variant removes has no weights. Unlike in the paper, these variants have no peepholes.
 
 B is the batch size, E the number of input features and H the number of units.
 """
@@ -18,8 +25,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lstm_jax import initializers
+from lstm_jax.cells import lstm
 from lstm_jax.cells.lstm import LSTMParams, LSTMState
-from lstm_jax.cells.products import check_sizes, masked_matmul, matmul, zeros
+from lstm_jax.cells.products import masked_matmul, matmul, zeros
 from lstm_jax.shapes import GATES
 
 VARIANTS = {
@@ -70,22 +78,6 @@ def make_bias(gates: str) -> Callable[..., jax.Array]:
     return bias
 
 
-def make_init(gates: str) -> Callable[..., LSTMParams]:
-    """Return the function init(key, features, units, dtype) that draws the initial parameters of an LSTM variant."""
-
-    def init(key: Array, features: int, units: int, dtype=jnp.float32) -> LSTMParams:
-        check_sizes(features, units)
-        kernel_key, recurrent_key = jax.random.split(key)
-        columns = len(gates) * units
-        return LSTMParams(
-            initializers.glorot_uniform(kernel_key, (features, columns), dtype),
-            initializers.orthogonal(recurrent_key, (units, columns), dtype),
-            make_bias(gates)(units, dtype),
-        )
-
-    return init
-
-
 def make_step(variant: str) -> Callable[..., LSTMState]:
     """Return the function step(params, state, z, mask, compute_dtype) of an LSTM variant."""
     gates = VARIANTS[variant]
@@ -104,8 +96,7 @@ def make_step(variant: str) -> Callable[..., LSTMState]:
 def init_gate_recurrent(key: Array, features: int, units: int, dtype=jnp.float32) -> GateRecurrentParams:
     """Return the initial parameters of the LSTM with full gate recurrence: those of an LSTM, and an orthogonal `gate_kernel`."""
     own, gates = jax.random.split(key)
-    plain = make_init("ifgo")(own, features, units, dtype)
-    return GateRecurrentParams(*plain, initializers.orthogonal(gates, (3 * units, 3 * units), dtype))
+    return GateRecurrentParams(*lstm.init(own, features, units, dtype), initializers.orthogonal(gates, (3 * units, 3 * units), dtype))
 
 
 def initial_gate_recurrent_state(batch: int, units: int, dtype=jnp.float32) -> GateRecurrentState:
@@ -124,3 +115,32 @@ def step_gate_recurrent(
     i, f, o = jax.nn.sigmoid(z_i + r_i), jax.nn.sigmoid(z_f + r_f), jax.nn.sigmoid(z_o + r_o)
     c = f * state.c + i * jnp.tanh(z_g)
     return GateRecurrentState(o * jnp.tanh(c), c, i, f, o)
+
+
+class PeepholeParams(NamedTuple):
+    """Parameters of the LSTM with peepholes: kernel (E, 4H), recurrent_kernel (H, 4H), bias (4H,) and peepholes (3H,).
+
+    E is the number of input features and H the number of units. The columns of the kernels and the entries of the bias belong to the gates
+    i, f, g, o, in this order. `peepholes` contains the weights of the cell state in the gates i, f and o, in this order.
+    """
+
+    kernel: jax.Array
+    recurrent_kernel: jax.Array
+    bias: jax.Array
+    peepholes: jax.Array
+
+
+def init_peephole(key: Array, features: int, units: int, dtype=jnp.float32) -> PeepholeParams:
+    """Return the initial parameters of the LSTM with peepholes: those of an LSTM without peepholes, and peephole weights that are zero."""
+    return PeepholeParams(*lstm.init(key, features, units, dtype), jnp.zeros((3 * units,), dtype))
+
+
+def step_peephole(
+    params: PeepholeParams, state: LSTMState, z: Float[Array, "B Z"], mask: Array | None = None, compute_dtype=None
+) -> LSTMState:
+    """Return the state of the LSTM with peepholes after one step."""
+    z = z + masked_matmul(state.h, params.recurrent_kernel, mask, compute_dtype)
+    i, f, g, o = jnp.split(z, GATES, axis=-1)
+    p_i, p_f, p_o = (jnp.broadcast_to(p, i.shape) for p in jnp.split(params.peepholes, 3))
+    c = jax.nn.sigmoid(f + p_f * state.c) * state.c + jax.nn.sigmoid(i + p_i * state.c) * jnp.tanh(g)
+    return LSTMState(jax.nn.sigmoid(o + p_o * c) * jnp.tanh(c), c)

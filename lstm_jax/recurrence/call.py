@@ -1,0 +1,141 @@
+"""What a backend gets, a `Call` and its `Options`, and what backends have in common: resets, custom passes and rows on several devices.
+
+B is the batch size, T the number of steps, E the number of input features and H the number of units.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from lstm_jax.cells import Cell
+from lstm_jax.cells.products import is_per_gate
+from lstm_jax.dropout import DropoutMasks
+from lstm_jax.primitives.operation import Operation
+from lstm_jax.runtime import sharding
+
+
+class Resets(NamedTuple):
+    """Resets of the state within a sequence.
+
+    The steps after a reset do not depend on the steps before it, and no gradient crosses it.
+
+    Attributes:
+        at: bool (T, B). The entry (t, b) is True if the state of row b of the batch is replaced before step t. The steps are in the order
+            in which they are processed.
+        state: the new state, with arrays (B, H). Where `at` is True, row b of these arrays replaces the state of row b of the batch.
+    """
+
+    at: Any
+    state: Any
+
+
+class Call(NamedTuple):
+    """Operands of a backend. Time is the first axis, and the steps are in the order in which they are processed.
+
+    Attributes:
+        params: parameters of the cell.
+        x: inputs (T, B, E), or ids (T, B), with zeros at padded steps.
+        state: initial state of the cell.
+        valid: bool (T, B) that is False at padded steps, or None if no step is padded.
+        dropout: dropout masks.
+        resets: resets of the state within the sequence, or None.
+        tokens: int32 (T, B), or None. Steps of the same row with equal tokens have equal inputs, so that a backend may compute the product
+            of the inputs and the kernel only once for all of these steps.
+    """
+
+    params: Any
+    x: Any
+    state: Any
+    valid: jax.Array | None
+    dropout: DropoutMasks
+    resets: Resets | None
+    tokens: jax.Array | None = None
+
+
+@dataclass(frozen=True)
+class Options:
+    """Static options of a call: what a compiled program depends on besides the shapes and dtypes of its operands.
+
+    Attributes:
+        cell: the cell.
+        compute_dtype: dtype of the matrix products; None means the dtype of the parameters.
+        sequences: whether h of all steps is returned.
+        batch_first: whether the caller transposes x from (B, T, ...), and transposes the outputs back.
+    """
+
+    cell: Cell
+    compute_dtype: Any = None
+    sequences: bool = True
+    batch_first: bool = False
+
+
+def restart(state: Any, at: jax.Array | None, resets: Resets | None) -> Any:
+    """Return the state from which a step starts: `resets.state` in the rows that are reset, and `state` in all other rows."""
+    if at is None or resets is None:
+        return state
+    return jax.tree.map(lambda new, old: jnp.where(at[:, None], new, old), resets.state, state)
+
+
+def split_gradient(gradient: Any, d_reset: Any, at: jax.Array | None) -> tuple[Any, Any]:
+    """Back-propagate through the resets before a step, and return the two resulting gradients."""
+    if at is None:
+        return gradient, d_reset
+    starts = at[:, None]
+    d_reset = jax.tree.map(lambda total, part: total + jnp.where(starts, part, 0), d_reset, gradient)
+    return jax.tree.map(lambda part: jnp.where(starts, 0, part), gradient), d_reset
+
+
+class RecurrentOperation(Operation):
+    """Base class of the operations (see `Operation`) that run a cell over time.
+
+    The arguments of an operation are the fields of a `Call`. The outputs are the pair (h of all steps, final state). h of all steps is an
+    array (T, B, H), or None if it is not requested.
+    """
+
+    def rows(self, args: tuple) -> list[int | None]:
+        return [axis for field, part in zip(Call._fields, args, strict=False) for axis in batch_axes(field, part)]
+
+    def output_rows(self, outputs) -> list[int]:
+        h, state = outputs
+        return [1] * (h is not None) + [0] * len(state)
+
+
+def batch_axes(field: str, part) -> list[int | None]:
+    """Return the index of the batch axis of each array in a field of a `Call`, or None for the parameters."""
+
+    def axis(leaf) -> int | None:
+        match field:
+            case "params":
+                return None
+            case "state":
+                return 0
+            case "dropout":
+                return int(is_per_gate(leaf))
+            case "resets":
+                return int(leaf.dtype == jnp.bool_)
+            case _:
+                return 1
+
+    return [axis(leaf) for leaf in jax.tree.leaves(part)]
+
+
+def with_zeros(cotangents, like: Any) -> tuple[Any, Any]:
+    """Return the pair `cotangents` with zeros in place of each None in its second member. The first member is not changed."""
+    d_h, d_final = cotangents
+    return d_h, type(like)(*(jnp.zeros_like(part) if d is None else d for d, part in zip(d_final, like, strict=True)))
+
+
+TIME_FIRST = PartitionSpec(None, sharding.DATA)
+BATCH_FIRST = PartitionSpec(sharding.DATA)
+COPIED = PartitionSpec()
+
+
+def on_mesh(function: Callable, batch: int, in_specs: tuple, out_specs, *args):
+    """Call `function(*args)` and return its results. On a mesh each device calls the function on its own rows of the batch."""
+    if not sharding.splits(batch):
+        return function(*args)
+    return jax.shard_map(function, in_specs=in_specs, out_specs=out_specs, check_vma=False)(*args)
