@@ -12,8 +12,7 @@ import pytest
 from rich.console import Console
 
 from lstm_jax.errors import InputError
-from lstm_jax.training.callbacks import EpochRecord, metrics_file, print_row, tensorboard
-from lstm_jax.training.events import append_scalars
+from lstm_jax.training.callbacks import EpochRecord, _append_scalars, metrics_file, print_row, tensorboard
 
 FIRST = {"epoch": 1, "step": 6, "train_loss": 0.75, "train_accuracy": 0.5, "seconds": 2.0, "test_auc": None, "note": "text"}
 SECOND = FIRST | {"epoch": 2, "step": 12, "train_loss": 0.5, "test_auc": 0.875}
@@ -126,7 +125,7 @@ def test_a_new_training_begins_a_new_file(tmp_path):
     This also holds if both trainings use the same callback.
     """
     foreign = tmp_path / "events.out.tfevents.9999999999.host"
-    append_scalars(foreign, 40, {"x": 1.0})
+    _append_scalars(foreign, 40, {"x": 1.0})
     kept = foreign.read_bytes()
     write = tensorboard(tmp_path)
     write(record(FIRST))
@@ -142,7 +141,7 @@ def test_a_new_training_begins_a_new_file(tmp_path):
 
 def test_events_on_a_full_disk(tmp_path):
     with pytest.raises(InputError, match=r"^writing .*full: No space left on device; free some space"):
-        append_scalars(Path("/dev/full"), 1, {"x": 1.0})
+        _append_scalars(Path("/dev/full"), 1, {"x": 1.0})
 
 
 def table_of(rows: list[dict], width: int) -> list[str]:
@@ -174,14 +173,8 @@ def test_print_row_of_three_splits_fits_in_80_columns():
 
 
 def test_print_row_begins_a_new_table_if_the_metrics_change():
-    assert [line.split()[0] for line in table_of([FIRST, FIRST | {"epoch": 2, "test_loss": 1.0}], 80)] == [
-        "train",
-        "epoch",
-        "1",
-        "train",
-        "epoch",
-        "2",
-    ]
+    lines = table_of([FIRST, FIRST | {"epoch": 2, "test_loss": 1.0}], 80)
+    assert [line.split()[0] for line in lines] == ["train", "epoch", "1", "train", "epoch", "2"]
 
 
 @pytest.mark.parametrize(

@@ -88,11 +88,6 @@ def test_the_windows_of_a_long_text():
     assert_scores(Scores(scores.nats[LENGTH - 1 :], scores.correct[LENGTH - 1 :]), *wanted)
 
 
-def test_rows_of_one_size():
-    rows = made_ids(160).reshape(40, 4)
-    assert_scores(Scorer(REBUILD, ONE, "window", 3).windows(PARAMS, rows), *surprise(_logits(rows[:, :-1])[:, -1], rows[:, -1]))
-
-
 @pytest.fixture
 def small_streams(monkeypatch):
     for name, value in {"CHUNK": 8, "STREAM": 10, "STREAMS": 4, "WARM_UP": 6}.items():
@@ -122,13 +117,6 @@ def test_a_long_text_in_streams(n, streams, own, small_streams):
     assert again.nats.tolist() == scores.nats.tolist()
     if streams > 1:  # near its beginning, a stream knows less of the text than one pass does
         assert np.abs(scores.nats - read_through(ids)[0]).max() > 1e-3
-
-
-@pytest.mark.parametrize("n", [21, 48, 131])
-def test_streams_that_read_the_whole_text_before_equal_one_pass(n, small_streams, monkeypatch):
-    monkeypatch.setattr(scoring, "WARM_UP", n)
-    ids = made_ids(n)
-    assert_scores(Scorer(REBUILD, ONE, "carried").text(PARAMS, ids), *read_through(ids))
 
 
 @pytest.mark.parametrize("n", [1, 7, 8, 21])
