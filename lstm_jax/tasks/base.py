@@ -325,8 +325,20 @@ class Trained(ABC, Generic[C, Own]):
         """
         run = RunFolder(Path(folder))
         notes = run.verify()
-        config = read_config(run.config, cls.kind)
+        config = _with_found_data(read_config(run.config, cls.kind), run)
         own = cls._read_own(run)
         like, rebuild = functional(cls._make_model(config, own))
         params, damaged = load_params(run, like)
         return cls(run, config, params, notes + damaged, rebuild, own)
+
+
+def _with_found_data(config: Any, run: RunFolder) -> Any:
+    """Resolve relative paths of the data that exist only relative to the folder in which the training was started."""
+    started = Path(next((found["folder"] for found in reversed(run.environments()) if "folder" in found), ""))
+
+    def found(path: str) -> str:
+        return str(started / path) if path and not Path(path).exists() and (started / path).exists() else path
+
+    given = {name: getattr(config.data, name) for name in ("data", "test_data", "csv") if hasattr(config.data, name)}
+    paths = {name: found(value) if isinstance(value, str) else tuple(map(found, value)) for name, value in given.items()}
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, **paths))

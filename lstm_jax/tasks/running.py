@@ -89,7 +89,7 @@ def begin(
     require(not unnamed, f"files of {config.task}", unnamed, "name each file that the task writes in the `files` of its config")
     backend = check_request(config, mesh)
     optimizer = make_optimizer(config.train, config.train.epochs * steps_per_epoch(examples, config.train.batch_size))
-    here = environment(mesh) | {"backend": backend, **_compiled_code()}
+    here = environment(mesh) | {"backend": backend, **_compiled_code(), "folder": os.getcwd()}
     processes.require_equal({"backend": backend, "data": fingerprint})
     with contextlib.ExitStack() as stack:
         run = RunFolder(Path(folder))

@@ -27,7 +27,7 @@ from lstm_jax.training.callbacks import Callback, EpochRecord, progress_bar
 from lstm_jax.training.examples import Examples, steps_per_epoch
 from lstm_jax.training.feeding import make_source
 from lstm_jax.training.row_sparse import Optimizer
-from lstm_jax.training.state import EXAMPLES, create_state, for_checkpoint, from_checkpoint
+from lstm_jax.training.state import EXAMPLES, FINITE, create_state, for_checkpoint, from_checkpoint
 from lstm_jax.training.step import Objective, largest_table, make_run_steps, no_rows_behind
 
 TOO_FAST = "give a lower learning_rate or a clip_norm; stop_on_nan=False goes on"
@@ -188,6 +188,8 @@ class _History:
 def _plain(value: Any) -> Any:
     if isinstance(value, jax.Array | np.ndarray | np.generic):
         return np.asarray(value).tolist()
+    if isinstance(value, Mapping):
+        return dict(value)
     raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
 
 
@@ -226,7 +228,7 @@ class _Fit:
             with sharding.on(mesh):
                 batch = jax.eval_shape(examples.gather, examples.arrays, numbers)
                 table = largest_table(objective, optimizer, params, batch, weight, step_key)
-        behind, totals = no_rows_behind(table, optimizer, params), (*metrics, EXAMPLES)
+        behind, totals = no_rows_behind(table, optimizer, params), (*metrics, EXAMPLES, FINITE)
         self.state, shardings = create_state(params, optimizer, totals, mesh, self.carry, behind)
         settings = self.source.gather, self.per_epoch, config.microbatches, table
         self.run_steps = make_run_steps(objective, optimizer, shardings, mesh, *settings)
@@ -339,7 +341,8 @@ class _Fit:
             progress.update(bar, completed=stop)
             if self.config.stop_on_nan:
                 loss = float(self.state.totals.get("loss", 0))  # a sum over the examples of the epoch so far
-                shown = f"{loss} in epoch {epoch + 1}, in steps {epoch * self.per_epoch + start + 1} to {int(self.state.step)}"
+                step = 1 + max(epoch * self.per_epoch + first, int(self.state.totals[FINITE]))
+                shown = f"{loss} in epoch {epoch + 1}, from step {step} on"
                 require(math.isfinite(loss), "training loss", shown, TOO_FAST)
             number = self.agreed(asked)
             if stop < self.per_epoch and (number or (every and stop % every == 0)):

@@ -52,8 +52,8 @@ def fit(**options: Any) -> loop.FitResult:
         ({"mesh": 2}, "mesh: 2; give lstm_jax.runtime.sharding.make_mesh()"),
         ({"loss_fn": lambda model, ids, labels: labels > 0}, "losses: bool; return floats"),
         (
-            {"batch_size": 16, "loss_fn": lambda model, ids, labels: losses(model, ids, labels) / 0},
-            "training loss: inf",
+            {"loss_fn": lambda model, ids, labels: losses(model, ids, labels) / 0, "batch_size": 16},
+            "training loss: inf in epoch 1, from step 1 on; give a lower",
         ),
         ({"callbacks": print}, "callbacks: <built-in function print>; give a list of functions"),
         ({"arrays": [np.array([["a"]] * 4), LABELS[0]]}, "arrays: <U1; give arrays of numbers, with one row per example"),
@@ -67,6 +67,18 @@ def fit(**options: Any) -> loop.FitResult:
 def test_wrong_arguments(changes: dict, message: str, unchecked: None) -> None:
     with pytest.raises(InputError, match="^" + re.escape(message)):
         fit(**changes)
+
+
+def test_the_first_step_without_a_finite_loss_is_named(unchecked: None) -> None:
+    class Count(nnx.Module):
+        def __init__(self):
+            self.w = nnx.Param(np.zeros(()))
+
+    def loss(model: Count, x):
+        return jnp.where(model.w[...] > 5.5, jnp.inf, -model.w[...]) + 0 * x  # a step of `sgd(1.0)` adds 1 to w
+
+    with pytest.raises(InputError, match=r"^training loss: inf in epoch 2, from step 7 on;"):
+        fit(model=Count(), loss_fn=loss, optimizer=optax.sgd(1.0), arrays=[np.zeros(4)], epochs=3, batch_size=1)
 
 
 def test_callbacks_may_be_an_iterator(unchecked: None) -> None:

@@ -25,6 +25,16 @@ def gradients() -> list[np.ndarray]:
     return made
 
 
+def trained(optimizer, params, gradients) -> list:
+    """Return the parameters after each of the steps with the given gradients."""
+    state, found = optimizer.init(params), []
+    for gradient in gradients:
+        updates, state = optimizer.update(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+        found.append(params)
+    return found
+
+
 @pytest.mark.parametrize(("ours", "theirs"), [(keras_adam, "Adam"), (keras_rmsprop, "RMSprop")])
 def test_same_as_keras(ours, theirs, keras, peer_rules):
     with peer_rules():
@@ -34,17 +44,10 @@ def test_same_as_keras(ours, theirs, keras, peer_rules):
         for gradient in gradients():
             peer.apply([jnp.asarray(gradient)], [variable])
             wanted.append(np.asarray(variable.value))
-
-    params = {"w": jnp.zeros(64)}
-    optimizer = ours(1e-3)
-    state = optimizer.init(params)
-    travelled = np.zeros(64)
-    for n, gradient in enumerate(gradients()):
-        updates, state = optimizer.update({"w": jnp.asarray(gradient)}, state, params)
-        params = optax.apply_updates(params, updates)
-        travelled += np.abs(np.asarray(updates["w"]))
-        assert (np.abs(np.asarray(params["w"]) - wanted[n]) <= 1e-6 * travelled).all()
-    assert (travelled > 0).sum() == 60
+    found = np.asarray([np.zeros(64), *trained(ours(1e-3), jnp.zeros(64), map(jnp.asarray, gradients()))])
+    travelled = np.abs(np.diff(found, axis=0)).cumsum(0)
+    assert (np.abs(found[1:] - wanted) <= 1e-6 * travelled).all()
+    assert (travelled[-1] > 0).sum() == 60
 
 
 @pytest.mark.slow(keep=2)
@@ -143,20 +146,16 @@ def test_rows_that_wait_while_the_rate_begins_at_zero(sign):
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("scheduled", [False, True])
 def test_learning_rates_of_half_precision(scheduled, dtype, peer_rules):
-    """The updates of `adam` with a learning rate of half precision equal those of `optax.adam`, up to rounding.
+    """`adam` with a learning rate of half precision equals `optax.adam`, up to rounding.
 
     The bias correction must be computed in float32, because in bfloat16 a decay rate of 0.999 is 1.
     """
     value = jnp.asarray(2.0**-7, dtype)
+    given = [jnp.full(3, gradient) for gradient in (0.5, -2.0, 1.0)]
     ours, theirs = (form((lambda _: value) if scheduled else value) for form in (adam, optax.adam))
-    params = {"w": jnp.ones(3)}
-    mine, other = ours.init(params), theirs.init(params)
-    for gradient in (0.5, -2.0, 1.0):
-        given = {"w": jnp.full(3, gradient)}
-        found, mine = ours.update(given, mine)
-        with peer_rules():
-            want, other = theirs.update(given, other)
-        np.testing.assert_allclose(found["w"], want["w"], rtol=1e-5)
+    with peer_rules():
+        want = trained(theirs, jnp.zeros(3), given)
+    np.testing.assert_allclose(trained(ours, jnp.zeros(3), given), want, rtol=1e-5)
 
 
 @pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the compiled step with")
@@ -180,16 +179,13 @@ def test_adam_equals_optax(scheduled, dtype, peer_rules):
     with jax.enable_x64(dtype == "float64"):
         params = {"kernel": jnp.ones((130, 130), dtype), "bias": jnp.ones(3, dtype)}
         ours, theirs = adam(rate, 0.8, 0.99, 1e-4), optax.adam(rate, 0.8, 0.99, 1e-4)
-        step = jax.jit(ours.update)
-        mine, other, found, want = ours.init(params), theirs.init(params), params, params
+        given = []
         for _ in range(20):
             sizes = jax.tree.map(lambda p: 10.0 ** rng.integers(-6, 1, p.shape), params)
-            gradient = jax.tree.map(lambda size: jnp.asarray(rng.standard_normal(size.shape) * size, dtype), sizes)
-            updates, mine = step(gradient, mine)
-            found = optax.apply_updates(found, updates)
-            with peer_rules():
-                updates, other = theirs.update(gradient, other)
-                want = optax.apply_updates(want, updates)
+            given.append(jax.tree.map(lambda size: jnp.asarray(rng.standard_normal(size.shape) * size, dtype), sizes))
+        found = trained(ours, params, given)[-1]
+        with peer_rules():
+            want = trained(theirs, params, given)[-1]
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=60 * np.finfo(dtype).eps), found, want)
 
 
@@ -254,11 +250,10 @@ def test_impossible_rates(form, name, value):
     ],
 )
 def test_names(name, wanted, peer_rules):
-    params = {"w": jnp.full(3, 2.0)}
     with peer_rules():  # optax' Adam raises a float to an integer power
         optimizer = make_optimizer(TrainConfig(optimizer=name, learning_rate=0.5), 10)
-        updates, _ = optimizer.update({"w": jnp.array([1.0, -2.0, 4.0])}, optimizer.init(params), params)
-    assert np.asarray(updates["w"]) == pytest.approx(wanted, rel=1e-5)
+        (found,) = trained(optimizer, jnp.full(3, 2.0), [jnp.array([1.0, -2.0, 4.0])])
+    assert np.asarray(found) - 2 == pytest.approx(wanted, rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -306,21 +301,15 @@ def test_schedules(schedule, quarter, middle, warmup):
 
 def test_warm_up_starts_at_zero_and_moves_the_parameters():
     optimizer = make_optimizer(TrainConfig(optimizer="sgd", learning_rate=1.0, warmup_steps=2), 4)
-    params = {"w": jnp.zeros(())}
-    state, seen = optimizer.init(params), []
-    for _ in range(4):
-        updates, state = optimizer.update({"w": jnp.ones(())}, state, params)
-        seen.append(float(updates["w"]))
-    assert seen == [0, -0.5, -1, -1]
+    assert [float(w) for w in trained(optimizer, jnp.zeros(()), [jnp.ones(())] * 4)] == [0, -0.5, -1.5, -2.5]
 
 
 def test_clipping_bounds_the_global_norm():
     optimizer = make_optimizer(TrainConfig(optimizer="sgd", learning_rate=1.0, clip_norm=0.5), 10)
     assert not isinstance(optimizer, RowOptimizer)
-    params = {"a": jnp.zeros(2), "b": jnp.zeros(1)}
-    for scale, wanted in ((1, [-0.3, -0.4]), (0.01, [-0.03, -0.04])):
-        updates, _ = optimizer.update({"a": scale * jnp.array([3.0, 0.0]), "b": scale * jnp.array([4.0])}, optimizer.init(params), params)
-        assert [float(updates["a"][0]), float(updates["b"][0])] == pytest.approx(wanted, rel=1e-6)
+    for scale, wanted in ((1, (-0.3, -0.4)), (0.01, (-0.03, -0.04))):
+        gradient = jnp.array(scale * 3.0), jnp.array(scale * 4.0)
+        assert trained(optimizer, (jnp.zeros(()), jnp.zeros(())), [gradient])[0] == pytest.approx(wanted, rel=1e-6)
 
 
 IDS = jnp.array([[2, -1, 2], [9, 4, 2]], jnp.int32)
@@ -365,6 +354,5 @@ def test_clipping_by_rows_is_clipping_the_whole_table(most):
 def test_an_optax_chain_takes_dense_steps():
     ours = make_optimizer(TrainConfig(clip_norm=0.5, learning_rate=0.1), 10)
     assert isinstance(ours, RowOptimizer)
-    chained = optax.chain(optax.clip(1.0), ours.dense)
-    updates, _ = chained.update({"w": jnp.full(1, 5.0)}, chained.init({"w": jnp.zeros(1)}))
-    assert float(updates["w"][0]) == pytest.approx(-0.1, rel=1e-4)
+    (found,) = trained(optax.chain(optax.clip(1.0), ours.dense), jnp.zeros(1), [jnp.full(1, 5.0)])
+    assert float(found[0]) == pytest.approx(-0.1, rel=1e-4)
