@@ -72,11 +72,11 @@ class RunFolder:
         Raises:
             InputError: if another process holds the lock, if the path is a file, or if the folder cannot be created.
         """
-        thing = f"run folder {self.path}"
-        with system_errors(thing, "name a folder that can be written"):
-            require(not self.path.exists() or self.path.is_dir(), thing, "is a file", "name a new folder")
+        subject = f"run folder {self.path}"
+        with system_errors(subject, "name a folder that can be written"):
+            require(not self.path.exists() or self.path.is_dir(), subject, "is a file", "name a new folder")
             self.path.mkdir(parents=True, exist_ok=True)
-        with locked(self.lock, thing):
+        with locked(self.lock, subject):
             yield
 
     def start(self, config_json: str, resume: bool) -> bool:
