@@ -104,8 +104,7 @@ def own_rows(mesh: Mesh, count: int) -> slice:
 
     Raises:
         InputError: if the mesh has no device of this process, if those of this process are not consecutive, or if `count` is not a multiple
-        of
-            the number of all devices of the mesh.
+            of the number of all devices of the mesh.
     """
     places = [place for place, device in enumerate(mesh.devices.flat) if device.process_index == jax.process_index()]
     remedy = "make the mesh with lstm_jax.runtime.sharding.make_mesh()"

@@ -156,20 +156,15 @@ class Scorer:
         rows = np.asarray(ids, np.int32)[np.clip(positions, 0, count)]
         valid = (positions[:, :-1] >= 0) & (positions[:, :-1] < count)
         at = None if starts is None else np.isin(positions[:, :-1], starts)
-        nats, correct = [], []
+        parts = []
         with sharding.on(self.mesh):
             state = self._initial_state(params, streams)
             for begin in range(0, chunks * size, size):
                 part = slice(begin, begin + size)
                 cuts = None if at is None else at[:, part]
                 state, scored = self._chunk(params, state, rows[:, begin : begin + size + 1], valid[:, part], cuts)
-                nats.append(np.asarray(scored[0]))
-                correct.append(np.asarray(scored[1]))
-
-        def joined(parts: list[np.ndarray]) -> np.ndarray:
-            return np.concatenate(parts)[warm : warm + own].T.reshape(-1)[:count]
-
-        return Scores(joined(nats), joined(correct))
+                parts.append([np.asarray(array) for array in scored])
+        return Scores(*(np.concatenate(part)[warm : warm + own].T.reshape(-1)[:count] for part in zip(*parts, strict=True)))
 
     def activations(self, params: Any, ids: Integer[np.ndarray, "N"], starts: np.ndarray | None = None) -> np.ndarray:
         """Return the outputs (N, H), float32, of the last recurrent layer after each of N characters, read in one pass.

@@ -206,22 +206,18 @@ def test_saving_a_step_again_replaces_it(folder):
         assert len(os.listdir(folder)) == 4
 
 
-def test_prune_keeps_the_newest(folder):
+def test_prune_keeps_the_newest_intact_ones(folder):
     checkpoint.save(folder, 100, make_state(1), {})
     checkpoint.prune(folder, keep=5)
     assert checkpoint.steps(folder) == [7, 12, 100]
+    (folder / "100.manifest.json").write_text("x")
     checkpoint.prune(folder, keep=2)
-    assert sorted(os.listdir(folder)) == ["100", "100.manifest.json", "12", "12.manifest.json"]
-
-
-def test_prune_does_not_count_damaged_ones(folder):
-    (folder / "12.manifest.json").write_text("x")
+    assert checkpoint.steps(folder) == [7, 12, 100]
     checkpoint.prune(folder, keep=1)
-    assert checkpoint.steps(folder) == [7, 12]
-    checkpoint.save(folder, 20, make_state(20), {})
-    checkpoint.prune(folder, keep=1)
-    assert checkpoint.steps(folder) == [20]
-    assert checkpoint.restore(folder, make_state(0)).step == 20
+    assert checkpoint.steps(folder) == [12, 100]
+    checkpoint.prune(folder, keep=1, newest=12)
+    assert sorted(os.listdir(folder)) == ["12", "12.manifest.json"]
+    assert [checkpoint.damage(folder, step) for step in (7, 12)] == ["it is missing", ""]
 
 
 def test_leaves_that_older_versions_did_not_save(folder):

@@ -220,17 +220,14 @@ class Pair(NamedTuple):
     first: jax.Array
 
 
-@pytest.mark.parametrize(
-    "params",
-    [
-        [jnp.full((2, 2), float(n)) for n in range(12)],
-        Pair(jnp.ones((2, 2)), jnp.zeros((2, 2))),
-        {"a": {"b": jnp.ones((2, 2))}, "a-b": jnp.zeros((2, 2)), "c": Pair(jnp.full((2, 2), 2.0), jnp.full((2, 2), 3.0))},
-    ],
-    ids=["list", "named tuple", "dict"],
-)
-def test_leaves_keep_their_places(params) -> None:
+def test_leaves_keep_their_places() -> None:
     """Leaves of equal shape keep their places in the pytree, although JAX sorts their names, for example "10" before "2"."""
+    params = {
+        "a": {"b": jnp.ones((2, 2))},
+        "a-b": jnp.zeros((2, 2)),
+        "c": Pair(jnp.full((2, 2), 2.0), jnp.full((2, 2), 3.0)),
+        "d": [jnp.full((2, 2), float(n)) for n in range(12)],
+    }
     step = make_step(params, lambda params, x: sum(leaf.sum() for leaf in jax.tree.leaves(params)) * x.mean(), optax.sgd(0.0))
     state = step.init()
     state, _ = step(state, jnp.ones(2))
