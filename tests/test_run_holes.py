@@ -16,7 +16,7 @@ from made_texts import SENTENCES
 from lstm_jax import cli, data
 from lstm_jax.config import CONFIGS
 from lstm_jax.tasks.forecast import Forecasting
-from lstm_jax.training import manifest
+from lstm_jax.training.run_folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
@@ -100,9 +100,9 @@ def damaged(path: Path) -> Iterator[str]:
 def test_every_file_is_sealed_or_needless(task, root):
     written = {path.name for path in (root / task).iterdir() if path.is_file()}
     assert written - OTHERS == {*SEALED[task], *LEFT}
-    sealed = manifest.read(root / task)
+    sealed = RunFolder(root / task)._sealed()
     assert sealed is not None
-    assert sealed.files.keys() == {*SEALED[task]}
+    assert sealed["files"].keys() == {*SEALED[task]}
 
 
 @pytest.mark.slow(keep=["generation"])

@@ -21,7 +21,7 @@ from bench.workloads import STEP, Arrays, Workload, in_layer
 from lstm_jax import CELLS, unroll
 from lstm_jax.config import GenerationConfig, GenerationModelConfig, SentimentConfig, SentimentModelConfig
 from lstm_jax.errors import require
-from lstm_jax.models import functional, set_products
+from lstm_jax.models import EMBEDDING, functional, set_products
 from lstm_jax.recurrence import cpu_devices, resolve_backend
 from lstm_jax.runtime import sharding
 from lstm_jax.tasks import generation, sentiment
@@ -163,7 +163,7 @@ class _Training:
         self.key = jax.device_put(jax.random.key(0), copied)
         self.state, shardings = create_state(params, optimizer, ("loss", "accuracy", EXAMPLES), mesh)
         self.taken = 0
-        self.run_steps = make_run_steps(objective, optimizer, shardings, mesh, examples.gather)
+        self.run_steps = make_run_steps(objective, optimizer, shardings, mesh, examples.gather, table=EMBEDDING if words else "")
 
     def run(self, count: int) -> None:
         """Run `count` more training steps, and return when they have ended."""

@@ -113,7 +113,7 @@ def _workers(given: int) -> int:
 @contextlib.contextmanager
 def _shard_progress(console: Console) -> Iterator[Callable[[int, int], None]]:
     """Show a progress bar for shards until the context ends, and yield a function update(finished, total)."""
-    from lstm_jax.training.progress import progress_bar
+    from lstm_jax.training.callbacks import progress_bar
 
     with progress_bar(console) as progress:
         bar = progress.add_task("shards", total=None)

@@ -13,6 +13,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
@@ -205,3 +206,35 @@ def _end() -> None:
         with contextlib.suppress(OSError):
             os.write(stream, text)
     os._exit(CODE)
+
+
+@dataclass
+class Asked:
+    """Signal that has asked a training to end."""
+
+    number: int = 0
+    """Number of the signal, or 0 if none has arrived."""
+
+
+@contextlib.contextmanager
+def noted_signals() -> Iterator[Asked]:
+    """Yield an `Asked` for a SIGINT or SIGTERM that arrives inside the context. The signal does not end the process."""
+    if interrupted():
+        raise KeyboardInterrupt
+    asked = Asked()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+
+    def note(number, frame):
+        del frame
+        if asked.number and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked.number = number
+
+    old = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)

@@ -37,17 +37,12 @@ def processor() -> str:
 
 
 def cores() -> list[int]:
-    """Return the indices of the processor cores that this process may use, in increasing order.
-
-    If the system does not report which cores a process may use, as on macOS, return the indices of all cores of the machine.
-    """
+    """Return the indices of the processor cores that this process may use, or of all cores if the system does not report them (macOS)."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
 def pin(process: int, numbers: Iterable[int]) -> None:
-    """Restrict the process with the id `process` to the processor cores in `numbers`.
-
-    If the system cannot restrict a process to cores, as on macOS, do nothing.
+    """Restrict a process to the processor cores in `numbers`, if the system can.
 
     Raises:
         OSError: if the process has ended, or may not be changed.
@@ -115,9 +110,7 @@ class Group(NamedTuple):
 
 
 def control_groups(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> list[Group]:
-    """Return the memory limit and the free memory of each Linux control group that contains this process and has a memory limit.
-
-    Control groups of version 1 and of version 2 are read.
+    """Return the memory of each Linux control group, of version 1 or 2, that contains this process and has a memory limit.
 
     Args:
         root: folder where the control groups are mounted.

@@ -126,7 +126,7 @@ def _end() -> None:
 
 
 def leave(code: int) -> None:
-    """End this process with the exit code `code` after an error, which has been printed. In a run of one process, do nothing.
+    """End this process with an exit code after an error, which has been printed. In a run of one process, do nothing.
 
     At the normal end of a program, JAX waits for all processes. It would print a dump of its stack if one of them does not come.
     """
@@ -194,9 +194,7 @@ def count() -> int:
 
 
 def own_devices(devices: int, place: Processes) -> int:
-    """Return the number of CPU devices of each process if all processes together have `devices` CPU devices. If `devices` is 0, return 0.
-
-    `place` contains the number of processes.
+    """Return the number of CPU devices of each process if all processes of `place` together have `devices` of them. 0 stays 0.
 
     Raises:
         InputError: if `devices` is not a multiple of the number of processes.
@@ -244,10 +242,9 @@ def _value(client: Any, key: str, process: int, until: float) -> str:
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """Return a context manager for work that can fail in one process alone, such as reading files.
+    """Return a context manager for work that can fail in one process alone, such as reading files. All processes use it together.
 
-    If the work fails in some processes, each of them raises its own error. Every other process raises an `InputError` that names the failed
-    processes. Therefore no process waits forever for a failed process. All processes must use this context manager together.
+    If the work fails in some processes, each of them raises its own error, and every other process an `InputError` that names them.
     """
     try:
         yield

@@ -31,14 +31,11 @@ def use_cpu_cores(cores: int = 0) -> None:
     """Set the number of CPU devices that JAX has in this process. GPUs and TPUs are not affected.
 
     Several devices make a program faster if it shards its batches over them and does not use the backend `compiled`. This backend uses all
-    cores even with a single device. Unless this function is called, JAX by default has a single CPU device.
-
-    Call this function before JAX makes its first array. The function also makes the process keep freed memory; see
-    `machine.keep_freed_memory`.
+    cores even with a single device, which is JAX's default. Call this function before JAX makes its first array. It also makes the process
+    keep freed memory; see `machine.keep_freed_memory`.
 
     Args:
-        cores: number of CPU devices. 0, the default, means the number n of cores on which this process may run. A value above
-            max(`MOST_CPU_DEVICES`, n) is replaced by this maximum.
+        cores: number of CPU devices. 0 means the number n of cores on which this process may run. The most is max(`MOST_CPU_DEVICES`, n).
 
     Raises:
         InputError: if `cores` is negative, or if JAX has already made a different number of CPU devices.
@@ -55,23 +52,14 @@ def use_cpu_cores(cores: int = 0) -> None:
 
 
 def prefer_cpu_devices(count: int) -> None:
-    """Set the number of CPU devices that JAX has in this process. If JAX has already made its devices, their number is not changed.
-
-    This function also makes the process keep freed memory; see `machine.keep_freed_memory`.
-
-    Args:
-        count: number of CPU devices. 0 means the number of cores on which this process may run.
-    """
+    """Like `use_cpu_cores`, but if JAX has already made its devices, do not change their number."""
     machine.keep_freed_memory()
     with contextlib.suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", count or len(machine.cores()))
 
 
 def make_mesh(devices: int = 0) -> Mesh:
-    """Return a device mesh with one axis, "data".
-
-    Args:
-        devices: number of devices. The mesh contains the first `devices` devices in the list `jax.devices()`. 0 means all devices.
+    """Return a device mesh with one axis, "data", of the first `devices` devices in `jax.devices()`. 0 means all devices.
 
     Raises:
         InputError: if `devices` is negative or larger than the number of devices.
@@ -82,24 +70,20 @@ def make_mesh(devices: int = 0) -> Mesh:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Return the sharding of an array that is replicated, so that each device of the mesh holds a copy."""
+    """Return the sharding of an array of which each device of the mesh holds a copy."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def rows(mesh: Mesh, axis: int = 0) -> NamedSharding:
-    """Return the sharding of an array that is sharded along one axis over the devices of the mesh. `axis` is the index of this axis."""
+    """Return the sharding of an array that is sharded along one axis over the devices of the mesh."""
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, DATA))
 
 
 def put(tree: Any, shardings: Any) -> Any:
-    """Copy a pytree of arrays to the devices of a mesh, and return it as a pytree of sharded JAX arrays.
+    """Copy a pytree of arrays to the devices of a mesh, which may belong to several processes, and return the sharded JAX arrays.
 
-    The devices may belong to several processes.
-
-    Args:
-        tree: pytree of NumPy arrays, or of JAX arrays on the devices of this process. All processes give the same arrays. Each process
-            copies only the parts that belong on its own devices.
-        shardings: a sharding for all arrays, or a pytree with one sharding for each array.
+    All processes give the same arrays, and each copies only the parts that belong on its own devices. `shardings` is one sharding for all
+    arrays, or a pytree with one sharding for each array.
     """
     if jax.process_count() == 1:
         return jax.device_put(tree, shardings)
@@ -119,8 +103,8 @@ def own_rows(mesh: Mesh, count: int) -> slice:
     """Return the slice of the rows that the devices of this process hold, if a batch of `count` rows is sharded over the mesh.
 
     Raises:
-        InputError: if the mesh contains no device of this process, if the devices of this process are not consecutive in the mesh, or if
-            `count` is not a multiple of the number of all devices of the mesh.
+        InputError: if the mesh has no device of this process, if those of this process are not consecutive, or if `count` is not a multiple
+            of the number of all devices of the mesh.
     """
     places = [place for place, device in enumerate(mesh.devices.flat) if device.process_index == jax.process_index()]
     remedy = "make the mesh with lstm_jax.runtime.sharding.make_mesh()"
@@ -131,27 +115,16 @@ def own_rows(mesh: Mesh, count: int) -> slice:
 
 
 def from_own_rows(tree: Any, mesh: Mesh, axis: int = 0) -> Any:
-    """Return a pytree of arrays that are sharded along the batch axis, made from the rows of the batch that each process has.
-
-    Args:
-        tree: pytree of NumPy arrays with the rows of this process; see `own_rows`.
-        mesh: devices over which the returned arrays are sharded.
-        axis: index of the batch axis, which is the axis of the rows.
-    """
+    """Return arrays that are sharded along their axis `axis`, from NumPy arrays with the rows of this process; see `own_rows`."""
     over = rows(mesh, axis)
     return jax.tree.map(lambda array: jax.make_array_from_process_local_data(over, array), tree)
 
 
 def param_spec(devices: int, path: tuple, leaf) -> PartitionSpec:
-    """Return the `PartitionSpec` of one parameter, or of one array of the optimiser state.
+    """Return the `PartitionSpec` of one parameter, or of one array of the optimiser state, on a mesh of `devices` devices.
 
-    A matrix whose path ends in "embedding" is taken as an embedding table or its optimiser state. It is sharded by columns if the number
-    of columns is a multiple of the number of devices. All other arrays are replicated.
-
-    Args:
-        devices: number of devices of the mesh.
-        path: path of the array in its pytree, as given by `jax.tree_util.tree_map_with_path`.
-        leaf: the array.
+    A matrix whose path in its pytree ends in "embedding" is taken as an embedding table or its optimiser state. It is sharded by columns if
+    the number of columns is a multiple of the number of devices. All other arrays are replicated.
     """
     name = str(getattr(path[-1], "key", "")) if path else ""
     if name.split("/")[-1] == "embedding" and leaf.ndim == 2 and leaf.shape[1] % devices == 0:
@@ -160,38 +133,32 @@ def param_spec(devices: int, path: tuple, leaf) -> PartitionSpec:
 
 
 def constrain(x: jax.Array, axis: int) -> jax.Array:
-    """Constrain the array `x` to be sharded along the axis with index `axis` over the devices of the current mesh, and return it.
+    """Constrain an array to be sharded along an axis over the devices of the current mesh, which `jax.set_mesh` has set.
 
-    If no mesh is set with `jax.set_mesh`, or if the size of the axis is not a multiple of the number of devices, return `x` unchanged.
+    If there is no mesh, or if the size of the axis is not a multiple of the number of devices, return `x` unchanged.
     """
-    if not _divides(x, axis):
+    if not splits(x.shape[axis]):
         return x
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*[None] * axis, DATA))
 
 
 def replicate(x: jax.Array) -> jax.Array:
-    """Constrain the array `x` to be replicated on all devices of the current mesh, and return it.
-
-    If no mesh is set with `jax.set_mesh`, return `x` unchanged.
-    """
+    """Constrain an array to be replicated on all devices of the current mesh, if there is one."""
     return x if devices() == 1 else jax.lax.with_sharding_constraint(x, PartitionSpec())
 
 
 def gather_columns(table: jax.Array, ids: jax.Array, batch_axis: int = -1, mode: str = "fill") -> jax.Array:
-    """Look up ids in an embedding table, and return one row of the table for each id.
+    """Look up ids (...) in an embedding table (V, E), and return the rows (..., E).
 
-    On a mesh the columns of the table are sharded, and the batch axis of the result is sharded. Each device first looks up all ids in its
-    own columns of the table. Then the devices exchange data, so that each device has all columns for its own part of the batch.
+    On a mesh, each device first looks up all ids in its own columns of the table. Then the devices exchange data, so that each device has
+    all columns for its own part of the batch.
 
     Args:
-        table: embedding table (V, E).
-        ids: int array (...).
-        batch_axis: index of the batch axis of `ids`.
+        table: embedding table.
+        ids: ints.
+        batch_axis: axis of `ids` along which the result is sharded on a mesh.
         mode: how an id outside the table is treated. With "fill", the ids -V to -1 count from the end of the table, and any other id
             outside the table gives a row of NaN. With "clip", the result is the nearest row of the table.
-
-    Returns:
-        array (..., E), which on a mesh is sharded along the batch axis.
     """
     explicit = explicit_sharding(ids)
     if explicit is not None:
@@ -199,44 +166,27 @@ def gather_columns(table: jax.Array, ids: jax.Array, batch_axis: int = -1, mode:
             wide = ids if ids.dtype.itemsize >= 4 else ids.astype(jnp.int32)  # a narrow dtype does not hold the number of rows
             ids = jnp.clip(wide, 0, len(table) - 1)
         return table.at[ids].get(mode=mode, out_sharding=NamedSharding(explicit.mesh, PartitionSpec(*explicit.spec, None)))
-    if ids.ndim == 0 or not _divides(table, 1) or not _divides(ids, batch_axis):
+    if ids.ndim == 0 or not splits(table.shape[1]) or not splits(ids.shape[batch_axis]):
         return jnp.take(table, ids, axis=0, mode=mode)
     return constrain(constrain(jnp.take(table, replicate(ids), axis=0, mode=mode), ids.ndim), batch_axis % ids.ndim)
 
 
 def rows_to_columns(rows: jax.Array) -> jax.Array:
-    """Change the sharding of embedding vectors, or of their gradient, from the rows of the batch to the columns of the embedding table.
-
-    Args:
-        rows: array (..., B, E) for B rows of the batch and E columns of the table, sharded along B.
-
-    Returns:
-        the same array, sharded along E.
-    """
+    """Change the sharding of embedding vectors (..., B, E), or of their gradient, from the rows of the batch B to the columns E."""
     return constrain(constrain(rows, rows.ndim - 2), rows.ndim - 1)
 
 
-def _divides(x: jax.Array, axis: int) -> bool:
-    return splits(x.shape[axis])
-
-
 def splits(size: int) -> bool:
-    """Return whether an axis of the given size can be sharded over the devices of the current mesh.
-
-    This is true if there are several devices and the size is a multiple of their number. It is false if no mesh is set with `jax.set_mesh`.
-    """
+    """Return whether an axis of this size can be sharded over the current mesh: it has several devices, whose number divides the size."""
     return devices() > 1 and size % devices() == 0
 
 
 def devices() -> int:
-    """Return the number of devices along the axis "data" of the current mesh, which `jax.set_mesh` has set.
-
-    If no mesh is set, or if the mesh has no axis "data" of the type `AxisType.Auto`, return 1.
-    """
+    """Return the number of devices along the axis "data", of type `AxisType.Auto`, of the current mesh, or 1 if there is none."""
     mesh = jax.sharding.get_abstract_mesh()
     return mesh.shape[DATA] if not mesh.empty and DATA in mesh.auto_axes else 1
 
 
 def on(mesh: Mesh) -> contextlib.AbstractContextManager:
-    """Return a context manager that makes `mesh` the current mesh. Inside it, functions such as `constrain` shard arrays over `mesh`."""
+    """Return a context manager that makes `mesh` the current mesh."""
     return jax.set_mesh(mesh)

@@ -20,28 +20,32 @@ TINY = 1e-30
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def with_gradient(loss: Callable[..., tuple[jax.Array, jax.Array]], params: Any, vectors: Any) -> tuple[jax.Array, jax.Array, Any]:
+def with_gradient(
+    loss: Callable[..., tuple[jax.Array, jax.Array]], params: Any, vectors: Any, *rest: Any
+) -> tuple[jax.Array, jax.Array, Any]:
     """Return the loss, the logits, and the gradient of the loss with respect to the word vectors.
 
     If JAX differentiates the returned loss with respect to `params` and `vectors`, `loss` is not evaluated again: the derivatives and the
     returned gradient come from the same forward and backward pass. The returned logits and the returned gradient count as constants.
 
     Args:
-        loss: function loss(params, vectors) that returns the loss and the logits.
+        loss: function loss(params, vectors, *rest) that returns the loss and the logits. It must not close over arrays of a trace.
         params: parameters of the model.
         vectors: word vectors.
+        rest: further arguments of the loss, which are constants.
     """
-    (value, logits), gradient = jax.value_and_grad(loss, 1, has_aux=True)(params, vectors)
+    (value, logits), gradient = jax.value_and_grad(loss, 1, has_aux=True)(params, vectors, *rest)
     return value, logits, gradient
 
 
-def _forward(loss: Callable[..., tuple[jax.Array, jax.Array]], params: Any, vectors: Any) -> tuple[tuple, tuple]:
-    (value, logits), gradients = jax.value_and_grad(loss, (0, 1), has_aux=True)(params, vectors)
-    return (value, logits, gradients[1]), gradients
+def _forward(loss: Callable[..., tuple[jax.Array, jax.Array]], params: Any, vectors: Any, *rest: Any) -> tuple[tuple, tuple]:
+    (value, logits), gradients = jax.value_and_grad(loss, (0, 1), has_aux=True)(params, vectors, *rest)
+    return (value, logits, gradients[1]), (gradients, (None,) * len(rest))
 
 
-def _backward(loss: Callable[..., tuple[jax.Array, jax.Array]], gradients: tuple, cotangents: tuple) -> tuple:
-    return jax.tree.map(lambda gradient: cotangents[0] * gradient, gradients)
+def _backward(loss: Callable[..., tuple[jax.Array, jax.Array]], residuals: tuple, cotangents: tuple) -> tuple:
+    gradients, nones = residuals
+    return *jax.tree.map(lambda gradient: cotangents[0] * gradient, gradients), *nones
 
 
 with_gradient.defvjp(_forward, _backward)

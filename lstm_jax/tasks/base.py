@@ -52,6 +52,8 @@ class Task(ABC, Generic[C, D]):
 
     metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
     """Names of the metrics that the objective returns."""
+    table: ClassVar[str] = ""
+    """Name of a parameter that the objective uses only to look up rows, or "". A step updates only those of its rows that are looked up."""
     flags: ClassVar[dict[str, str]]
     """Command-line flags that the user can lower if there is not enough memory: a dict from a kind of arrays to flags. The kinds are
     "parameters", "residuals" (arrays that the forward pass keeps for the backward pass) and "data". The error message names the flags of
@@ -247,6 +249,7 @@ class Task(ABC, Generic[C, D]):
                 config.train,
                 mesh,
                 carry=task.carry(task.model),
+                table=cls.table,
                 metrics=cls.metrics,
                 derive=task.derive,
                 evaluate=task.evaluate,

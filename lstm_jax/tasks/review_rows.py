@@ -11,8 +11,7 @@ from lstm_jax.config import SentimentConfig
 from lstm_jax.errors import InputError
 from lstm_jax.recurrence import as_array, clipped_int32
 from lstm_jax.tasks.packed_reviews import PackedRows, pack_reviews
-from lstm_jax.training import stream_order
-from lstm_jax.training.examples import Examples
+from lstm_jax.training.examples import Examples, shuffled
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class Rows:
         """Return the reviews as training examples. Each epoch reads them in random order."""
         if isinstance(self.ids, np.ndarray):
             return Examples.of_rows((self.ids, self.labels))
-        return Examples((self.ids, self.labels), self.count, stream=True, plans=stream_order.shuffled)
+        return Examples((self.ids, self.labels), self.count, stream=True, plans=shuffled)
 
 
 Split = Rows | PackedRows

@@ -9,6 +9,7 @@ from functools import cached_property, partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from rich.console import Console
@@ -31,7 +32,7 @@ from lstm_jax.training.loop import FitResult
 from lstm_jax.training.metrics import BinaryMetrics, binary_metrics, reliability
 from lstm_jax.training.predict import make_predict
 from lstm_jax.training.run_folder import RunFolder
-from lstm_jax.training.step import LookupObjective, Objective, row_sparse
+from lstm_jax.training.step import Objective, row_sparse
 
 DENSE = "each step updates the whole embedding; adam, compiled, on a CPU, updates only the rows that it reads"
 """Note that is printed before training if each step updates the whole embedding."""
@@ -62,29 +63,35 @@ def objective(rebuild: Callable, adversarial: float = 0.0) -> Objective:
             reviews have the same dropout masks as the reviews.
     """
 
-    def loss(params, batch, weight, key, vectors=None):
+    def cross_entropy(params, vectors, batch, weight, key):
         ids, labels, *places = batch
         packed = {"packed": places[0]} if places else {}
-        each = weight_of_reviews(labels, weight) if packed else weight
+        logits = rebuild(params)(ids, vectors=vectors, deterministic=False, rngs=key, **packed)
+        losses = optax.sigmoid_binary_cross_entropy(logits, labels.astype(logits.dtype))
+        return (losses * weight).sum(), logits
 
-        def cross_entropy(params, vectors, summed=False):
-            logits = rebuild(params)(ids, vectors=vectors, summed=summed, deterministic=False, rngs=key, **packed)
-            losses = optax.sigmoid_binary_cross_entropy(logits, labels.astype(logits.dtype))
-            return (losses * each).sum(), logits
-
+    def loss(params, batch, weight, key):
+        ids, labels, *places = batch
+        each = weight_of_reviews(labels, weight) if places else weight
+        rest = batch, each, key
         if adversarial:
-            vectors = rebuild(params).embedding(ids.T, 1) if vectors is None else vectors
-            found: Any = with_gradient(cross_entropy, params, vectors)
+            table, vectors = jax.typeof(params[EMBEDDING]), rebuild(params).embedding(ids.T, 1)
+            others = {name: param for name, param in params.items() if name != EMBEDDING}
+
+            def without_table(others, *rest):
+                return cross_entropy(others | {EMBEDDING: jnp.zeros(table.shape, table.dtype)}, *rest)  # which is not read
+
+            found: Any = with_gradient(without_table, others, vectors, *rest)
             mean, logits, gradient = found
             moved = perturbation(jax.lax.stop_gradient(vectors), gradient, ids, places[0] if places else None, adversarial)
-            more = cross_entropy(params, vectors + moved)[0]
+            more = cross_entropy(params, vectors + moved, *rest)[0]
         else:
-            mean, logits = cross_entropy(params, vectors, summed=True)
+            mean, logits = cross_entropy(params, None, *rest)
             more = 0.0
         correct = ((logits > 0) == (labels == 1)).astype(logits.dtype)
         return mean + more, {"loss": mean, "accuracy": (correct * each).sum()}
 
-    return LookupObjective(loss, EMBEDDING, lambda batch: batch[0].T)
+    return loss
 
 
 def make_logits(rebuild: Callable, mesh: jax.sharding.Mesh, fold: bool | None = None) -> Callable[[Any, np.ndarray], np.ndarray]:
@@ -148,6 +155,7 @@ def logits_of(rebuild: Callable, mesh: jax.sharding.Mesh) -> Callable[[Any, Spli
 class Sentiment(base.Task[SentimentConfig, data.Reviews]):
     """Task that trains a model to classify reviews as positive or negative."""
 
+    table = EMBEDDING
     flags = {  # noqa: RUF012
         "parameters": "--units, --layers, --embed or --num-words",
         "residuals": "--batch-size, --maxlen (or --packed), --units or --layers, or give --microbatches or --remat sqrt",
@@ -201,8 +209,7 @@ class Sentiment(base.Task[SentimentConfig, data.Reviews]):
         if isinstance(rows := self.splits.train, PackedRows):
             yield f"reviews packed in {len(rows.ids):,} rows of {rows.ids.shape[1]} words, {100 * rows.padding:.2f} % padding"
         yield f"{self.splits.train.count:,} training reviews, {held}backend {run.backend}, {self.mesh.size} devices"
-        params, rebuild = self.functional
-        if not row_sparse(objective(rebuild), run.optimizer, params):
+        if not row_sparse(self.table, run.optimizer, self.functional.params):
             yield f"optimizer {self.config.train.optimizer}: {DENSE}"
 
     def check_memory(self) -> None:

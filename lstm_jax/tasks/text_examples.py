@@ -18,8 +18,7 @@ import optax
 
 from lstm_jax import data
 from lstm_jax.errors import require
-from lstm_jax.training import stream_order
-from lstm_jax.training.examples import Examples, Order, epoch_order
+from lstm_jax.training.examples import Examples, Order, epoch_order, shuffled, streams
 from lstm_jax.training.step import Objective
 
 Rebuild = Callable[..., Any]
@@ -44,7 +43,7 @@ def window_examples(text: np.ndarray | data.ShardedText, length: int, step: int)
     """Return the training examples of a text that is read in windows. Each epoch reads the windows in random order."""
     count = data.some_windows(len(text), length, step)
     streamed = _is_streamed(text)
-    return Examples(text, count, _gather(length, step), epoch_order, streamed, stream_order.shuffled if streamed else None)
+    return Examples(text, count, _gather(length, step), epoch_order, streamed, shuffled if streamed else None)
 
 
 def stream_examples(text: np.ndarray | data.ShardedText, length: int, batch: int, starts: np.ndarray | None = None) -> Examples:
@@ -53,7 +52,7 @@ def stream_examples(text: np.ndarray | data.ShardedText, length: int, batch: int
     remedy = f"{batch} streams of {length} characters need {needed}: give more text, a smaller batch or length"
     require(len(text) >= needed, "text", f"{len(text)} characters", remedy)
     count = (len(text) - length) // (length * batch) * batch
-    plans, streamed = partial(stream_order.streams, length=length), _is_streamed(text)
+    plans, streamed = partial(streams, length=length), _is_streamed(text)
 
     def order(key: jax.Array, count: int, batch_size: int) -> Order:
         return Order(*map(jnp.asarray, plans(key, count, batch_size)(0, count // batch_size)[:3]))

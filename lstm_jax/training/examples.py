@@ -6,7 +6,7 @@ order is a new random permutation, unless the examples define another order.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -91,3 +91,57 @@ class Examples:
     def of_rows(arrays: Any) -> "Examples":
         """Return training examples in which example n is row n of each array in the pytree `arrays`."""
         return Examples(arrays, jax.tree.leaves(arrays)[0].shape[0])
+
+
+BLOCK = 256
+"""Number of consecutive examples in a block; see `shuffled`."""
+WINDOW = 256
+"""Number of shuffled blocks in a window, whose examples are permuted together; see `shuffled`."""
+
+
+def shuffled(key: jax.Array, count: int, batch_size: int) -> Plan:
+    """Return a function that computes any part of a random order of `count` examples, for an order that is too large for the memory."""
+    import grain
+
+    seed = [int(word) for word in np.asarray(jax.random.key_data(key)).reshape(-1)]
+    blocks, size = count // BLOCK, BLOCK * WINDOW
+    windows = max(1, -(-blocks // WINDOW))
+
+    @lru_cache(2)
+    def window(number: int) -> np.ndarray:
+        """Return the indices of the examples in the window with the index `number`, permuted."""
+        places = range(number * WINDOW, min((number + 1) * WINDOW, blocks))
+        chosen = [grain.experimental.index_shuffle(place, blocks - 1, seed[-1], 4) for place in places] if blocks > 1 else list(places)
+        examples = (np.asarray(chosen, np.int64)[:, None] * BLOCK + np.arange(BLOCK)).reshape(-1)
+        if number == windows - 1:
+            examples = np.concatenate([examples, np.arange(blocks * BLOCK, count)])
+        return np.random.default_rng([*seed, number]).permutation(examples)
+
+    def plan(first: int, stop: int) -> Order:
+        shape = stop - first, batch_size
+        rows = np.zeros(shape, np.int64)
+        begin, end = first * batch_size, min(stop * batch_size, count)
+        filled = 0
+        while begin + filled < end:
+            number = min((begin + filled) // size, windows - 1)
+            part = window(number)[begin + filled - number * size : end - number * size]
+            rows.reshape(-1)[filled : filled + len(part)] = part
+            filled += len(part)
+        real = (np.arange(rows.size) < filled).astype(np.float32).reshape(shape)
+        counts = real.sum(1)
+        return Order(rows, real / counts[:, None], counts, first)
+
+    return plan
+
+
+def streams(key: jax.Array, count: int, batch_size: int, length: int) -> Plan:
+    """Return a function that gives the order in which a text is read in parallel streams; see `data.stream_chunks`."""
+    steps, shift = count // batch_size, int(jax.random.randint(key, (), 0, length))
+
+    def plan(first: int, stop: int) -> Order:
+        chunks = np.arange(batch_size, dtype=np.int64) * steps + np.arange(first, stop, dtype=np.int64)[:, None]
+        shape = chunks.shape
+        weight, counts = np.full(shape, 1 / batch_size, np.float32), np.full(len(chunks), batch_size, np.float32)
+        return Order(chunks * length + shift, weight, counts, first)
+
+    return plan

@@ -22,7 +22,6 @@ from lstm_jax.training.callbacks import Callback
 from lstm_jax.training.examples import Examples, take_rows
 from lstm_jax.training.make_train_step import check_loss, check_optimizer, checked_mesh, split_model
 from lstm_jax.training.row_sparse import Optimizer
-from lstm_jax.training.step import row_sparse_lookups
 
 
 def fit(
@@ -126,7 +125,6 @@ def fit(
         require(given[-1].ndim > 0, "arrays", "a scalar", "give arrays with one row per example")
     counts = sorted({len(array) for array in given})
     require(len(counts) == 1, "arrays", f"{counts} rows", "give arrays with the same number of rows")
-    require(counts[0] >= 1, "training examples", counts[0], "give at least one")
     saving = {"keep_epochs": keep_epochs, "resume": resume, "checkpoint_steps": checkpoint_steps}
     for name, value in saving.items():
         require(checkpoints is not None or not value, name, value, "give the folder of the checkpoints in checkpoints")
@@ -135,7 +133,6 @@ def fit(
     def gather(arrays, numbers):
         return jax.tree.map(lambda rows: sharding.constrain(rows, 0), take_rows(arrays, numbers))
 
-    objective = _mean_loss(loss_fn, parts)
     config = TrainConfig(
         epochs=epochs,
         batch_size=batch_size,
@@ -146,19 +143,14 @@ def fit(
         checkpoint_steps=checkpoint_steps,
         keep_epochs=keep_epochs,
     )
-    loop.check_batch_size(config, mesh)
-    examples, size = Examples(tuple(given), counts[0], gather), batch_size // microbatches
-    numbers, weight = jax.ShapeDtypeStruct((size,), jnp.int32), jax.ShapeDtypeStruct((size,), jnp.float32)
-    with sharding.on(mesh):
-        rows = jax.eval_shape(gather, examples.arrays, numbers)
-        chosen: Any = row_sparse_lookups(objective, optimizer, parts.params, rows, weight, jax.random.key(0)) or objective
     result = loop.fit(
         parts.params,
-        chosen,
+        _mean_loss(loss_fn, parts),
         optimizer,
-        examples,
+        Examples(tuple(given), counts[0], gather),
         config,
         mesh,
+        table=None,
         metrics=("loss",),
         # a copy, since the next step reuses the memory of the parameters
         evaluate=evaluate and (lambda params: evaluate(parts.rebuild(jax.tree.map(jnp.copy, params), parts.variables))),

@@ -36,15 +36,8 @@ class _Unknown(NamedTuple):
     """Placeholder for a value that depends on a parameter, used while a jaxpr is evaluated."""
 
 
-class _OtherUseError(Exception):
-    """Error that is raised if a program uses an embedding table for anything else than looking up rows. `name` is the name of the table."""
-
-    def __init__(self, name: str):
-        self.name = name
-
-
 Lookup = Callable[[_Table, Any, Any], Any]
-"""Function lookup(table, indices, equation) that returns the result of a lookup."""
+"""Function lookup(table, indices, equation) that returns the result of a lookup, or of any other use of the table if `indices` is None."""
 
 
 def _evaluate(jaxpr: core.Jaxpr, consts: Sequence[Any], args: Sequence[Any], lookup: Lookup, given: Sequence[jax.Array] = ()) -> list[Any]:
@@ -56,14 +49,13 @@ def _evaluate(jaxpr: core.Jaxpr, consts: Sequence[Any], args: Sequence[Any], loo
 
     for equation in jaxpr.eqns:
         operands = [read(atom) for atom in equation.invars]
-        table = next((operand for operand in operands if isinstance(operand, _Table)), None)
+        tables = [operand for operand in operands if isinstance(operand, _Table)]
         inner = equation.params.get("jaxpr") if equation.primitive.name in ("jit", "pjit") else None
-        if table is not None and inner is not None:
+        if tables and inner is not None:
             results = _evaluate(inner.jaxpr, inner.consts, operands, lookup, given)
-        elif table is not None:
-            if not _is_lookup(equation, operands):
-                raise _OtherUseError(table.name)
-            results = [lookup(table, operands[1], equation)]
+        elif tables:
+            indices = operands[1] if _is_lookup(equation, operands) else None
+            results = [lookup(table, indices, equation) for table in tables][:1] * len(equation.outvars)
         elif any(isinstance(operand, _Unknown) for operand in operands):
             results = [_Unknown()] * len(equation.outvars)
         elif equation.primitive.name == "sharding_constraint" and any(operands[0] is rows for rows in given):
@@ -75,7 +67,7 @@ def _evaluate(jaxpr: core.Jaxpr, consts: Sequence[Any], args: Sequence[Any], loo
     results = [read(atom) for atom in jaxpr.outvars]
     for result in results:
         if isinstance(result, _Table):
-            raise _OtherUseError(result.name)
+            lookup(result, None, None)
     return results
 
 
@@ -140,9 +132,6 @@ class FoundLookups:
     It is -1, the last axis, if the batch axis is not known or if there is only one device.
     """
 
-    def __call__(self, params: dict[str, Any], *args: Any) -> Any:
-        return jax.tree.unflatten(self.structure, core.jaxpr_as_fun(self.jaxpr)(*_leaves(params, args)))
-
     def indices(self, params: dict[str, Any], *args: Any) -> list[jax.Array]:
         """Return a list with one array (..., B) for each lookup in the embedding table: the row indices that are looked up."""
         found = []
@@ -181,32 +170,30 @@ def _leaves(params: dict[str, Any], args: tuple) -> list[Any]:
 
 
 def find_lookups(loss: Callable, params: dict[str, Any], *args: Any, table: str = "") -> FoundLookups | None:
-    """Trace a loss function and find its largest embedding table, and return the traced function as a `FoundLookups`."""
+    """Trace a loss function and find its largest embedding table, and return the traced function as a `FoundLookups`.
+
+    If a table is named, find this one, whatever its size.
+    """
     jaxpr, shapes = jax.make_jaxpr(loss, return_shape=True)(params, *args)
     if jaxpr.effects:  # they would happen twice, since the jaxpr is evaluated twice
         return None
-    tables = {name for name, param in params.items() if param.ndim == 2 and param.size >= LEAST and table in ("", name)}
+    tables = {table} if table else {name for name, param in params.items() if param.ndim == 2 and param.size >= LEAST}
     fills: dict[str, list[bool]] = {}
+    others: set[str] = set()
 
     def lookup(table: _Table, indices: Any, equation: Any) -> Any:
-        if isinstance(indices, _Unknown):
-            raise _OtherUseError(table.name)
-        fills.setdefault(table.name, []).append(_mode(equation) == _Mode.FILL_OR_DROP)
+        if indices is None or isinstance(indices, _Unknown):
+            others.add(table.name)
+        else:
+            fills.setdefault(table.name, []).append(_mode(equation) == _Mode.FILL_OR_DROP)
         return _Unknown()
 
     def search(*args: Any) -> Any:
         given = {name: _Table(name) if name in tables else _Unknown() for name in params}
         _evaluate(jaxpr.jaxpr, jaxpr.consts, _leaves(given, args), lookup)
 
-    while tables:
-        fills.clear()
-        try:
-            jax.eval_shape(search, *args)
-        except _OtherUseError as error:
-            tables.remove(error.name)
-        else:
-            break
-    used = sorted(tables & fills.keys(), key=lambda name: (params[name].size, name))
+    jax.eval_shape(search, *args)
+    used = sorted(fills.keys() - others, key=lambda name: (params[name].size, name))
     if not used:
         return None
     found = FoundLookups(used[-1], jaxpr, jax.tree.structure(shapes), tuple(fills[used[-1]]), (-1,) * len(fills[used[-1]]))

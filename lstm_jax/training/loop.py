@@ -1,10 +1,11 @@
 """Training loop with progress bar, evaluation, early stopping, checkpoints and handling of interrupts."""
 
 import contextlib
+import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +21,14 @@ from lstm_jax import native
 from lstm_jax.config import TrainConfig
 from lstm_jax.errors import InputError, Interrupted, require
 from lstm_jax.runtime import processes, sharding
+from lstm_jax.runtime.interrupts import Asked, noted_signals
 from lstm_jax.training import checkpoint
-from lstm_jax.training.callbacks import Callback, EpochRecord
-from lstm_jax.training.checkpoint.claims import claimed
+from lstm_jax.training.callbacks import Callback, EpochRecord, progress_bar
 from lstm_jax.training.examples import Examples, steps_per_epoch
 from lstm_jax.training.feeding import make_source
-from lstm_jax.training.history import History, plain_metrics
-from lstm_jax.training.progress import progress_bar
 from lstm_jax.training.row_sparse import Optimizer
-from lstm_jax.training.signals import Asked, noted_signals
 from lstm_jax.training.state import EXAMPLES, FINITE, create_state, for_checkpoint, from_checkpoint
-from lstm_jax.training.step import Objective, make_run_steps, no_rows_behind
+from lstm_jax.training.step import Objective, largest_table, make_run_steps, no_rows_behind
 
 TOO_FAST = "give a lower learning_rate or a clip_norm; stop_on_nan=False goes on"
 CHUNK_SECONDS = 0.5
@@ -50,9 +48,9 @@ Metrics = dict[str, Any]
 class FitResult:
     """Result of `fit`: the trained parameters and the metrics of all epochs.
 
-    `params` are the parameters of the best epoch, and `best_epoch` is the number of this epoch, counted from 1. If no metric was monitored,
-    both belong to the last epoch. `rows` has one dict of metrics for each epoch. `stopped_early` is true if early stopping ended the
-    training before the last epoch of the config. `seconds` is the training time, including the time before a resumption.
+    `params` are the parameters of the best epoch, whose number, counted from 1, is `best_epoch`. If no metric was monitored, both belong to
+    the last epoch. `rows` has one dict of metrics for each epoch. `stopped_early` says whether early stopping ended the training before the
+    last epoch of the config. `seconds` is the training time, including the time before a resumption.
     """
 
     params: Any
@@ -66,7 +64,7 @@ def check_batch_size(config: TrainConfig, mesh: Mesh) -> None:
     """Check that a batch can be divided into microbatches, and each microbatch among the devices in the mesh.
 
     Raises:
-        InputError: if the batch size is not a multiple of the number of microbatches times the number of devices.
+        InputError: if it cannot.
     """
     remedy = f"give a multiple of the mesh's {mesh.size} devices, or set --devices 1"
     require(config.batch_size % mesh.size == 0, "batch_size", config.batch_size, remedy)
@@ -83,6 +81,7 @@ def fit(
     mesh: Mesh,
     *,
     carry: Any = (),
+    table: str | None = "",
     metrics: tuple[str, ...] = ("loss", "accuracy"),
     derive: Callable[[Metrics], Metrics] | None = None,
     evaluate: Callable[[Any], Metrics] | None = None,
@@ -103,29 +102,25 @@ def fit(
         examples: the training examples.
         config: number of epochs, batch size, number of microbatches, seed, patience, and settings of the checkpoints.
         mesh: devices that a batch is sharded over.
-        carry: initial carry of each epoch. The carry consists of the arrays that each step hands to the next step. It is a pytree of arrays
-            (B, ...), where B is the batch size. If there are no such arrays, it is ().
+        carry: initial carry of each epoch: arrays (B, ...), for the batch size B, that each step hands to the next, or ().
+        table: name of a parameter that the objective uses only to look up rows; see `step.steps_program`. If None, the largest one is
+            searched for.
         metrics: names of the metrics that the objective returns.
         derive: function from the dict of an epoch's training metrics to a dict of further metrics.
         evaluate: function from the parameters at the end of an epoch to a dict of further metrics, such as those of a validation split.
-        monitor: name of the metric by which the best epoch is chosen. Early stopping uses the same metric. If empty, no epoch is the best
-            one, and the training does not stop early.
-        mode: "min" if the metric should be small, as a loss, or "max" if it should be large, as an accuracy.
-        checkpoints: folder of the checkpoints. Its subfolder `latest/` holds the whole training state, from which a run can be resumed. Its
-            subfolder `best/` holds the parameters of the best epoch, or of the newest epoch if no metric is monitored. If the config says
-            `keep_epochs`, its subfolder `epochs/` holds the parameters of each epoch. If None, no checkpoints are saved.
+        monitor: see `lstm_jax.fit`, which trains a module with this function.
+        mode: see `lstm_jax.fit`.
+        checkpoints: folder of the checkpoints, or None. Its subfolder `latest/` holds the whole training state, from which a run can be
+            resumed. Its subfolder `best/` holds the parameters of the best epoch, or of the newest epoch if no metric is monitored. If the
+            config says `keep_epochs`, its subfolder `epochs/` holds the parameters of each epoch.
         resume: whether to continue from the newest intact checkpoint in `latest/`, if there is one. If `latest/` is empty, the training
             continues from the parameters in `best/`, with a new state of the optimiser, unless they are of the first epoch. If false, the
             folder must not hold checkpoints of an earlier training.
-        callbacks: functions that are called after each epoch.
-        console: console that shows a progress bar if it is a terminal. If None, nothing is shown.
+        callbacks: see `lstm_jax.fit`.
+        console: see `lstm_jax.fit`.
         last: whether this call is the last training of the caller. If true, a SIGINT or SIGTERM that arrives during or after the last step
             raises no error, because the training is complete. If false, such a signal raises `Interrupted`, so that the next training does
             not begin.
-
-    Returns:
-        The parameters of the best epoch (or of the last epoch if no metric is monitored), the metrics of all epochs, and further fields of
-        `FitResult`.
 
     Raises:
         InputError: in one of these cases.
@@ -137,21 +132,18 @@ def fit(
             - `mode` is neither "min" nor "max".
             - `derive` or `evaluate` does not return a dict, or `evaluate` returns a metric that the training itself has.
             - The training is resumed from a checkpoint of a later step than the last step of the last epoch in the config.
-            - Another training uses the folder `checkpoints`.
-            - `resume` is false, and the folder `checkpoints` holds checkpoints.
-            - `resume` is true, and `latest/` holds checkpoints, but all of them are damaged.
-            - `resume` is true, and the checkpoint is of a training with another seed, batch size, number of examples, `monitor` or `mode`.
-            - `resume` is true, and the arrays in the checkpoint have other names, shapes or dtypes than those of this training.
+            - Another training uses the folder `checkpoints`, or it holds checkpoints and `resume` is false.
+            - `resume` is true, and all checkpoints in `latest/` are damaged, or the newest is of a training with another seed, batch size,
+              number of examples, `monitor` or `mode`, or has other arrays.
 
-        Interrupted: if SIGINT or SIGTERM arrives; see also `last`. If `checkpoints` is given, the state has been saved before this error is
-            raised.
+        Interrupted: if SIGINT or SIGTERM arrives; see also `last`. If `checkpoints` is given, the state has been saved before.
     """
     require(examples.count >= 1, "training examples", examples.count, "give at least one")
     check_batch_size(config, mesh)
     require(mode in ("min", "max"), "mode", mode, "give min or max")
     console = console or Console(quiet=True)
-    with contextlib.nullcontext() if checkpoints is None else claimed(checkpoints, PARTS, resume):
-        run = _Fit(params, objective, optimizer, examples, config, mesh, carry, metrics, monitor, mode == "max", checkpoints)
+    with contextlib.nullcontext() if checkpoints is None else checkpoint.claimed(checkpoints, PARTS, resume):
+        run = _Fit(params, objective, optimizer, examples, config, mesh, carry, table, metrics, monitor, mode, checkpoints)
         if resume:
             run.resumed = True
             run.resume(console)
@@ -159,8 +151,8 @@ def fit(
         with noted_signals() as asked, progress_bar(console) as progress:
             while not run.ended:
                 row = run.train_epoch(asked, progress)
-                row |= plain_metrics(derive(row)) if derive else {}
-                more = plain_metrics(evaluate(run.state.params)) if evaluate else {}
+                row |= _plain_metrics(derive(row)) if derive else {}
+                more = _plain_metrics(evaluate(run.state.params)) if evaluate else {}
                 for name in row.keys() & more.keys():
                     raise InputError("metric", name, "the training itself has it: give another name")
                 row |= more
@@ -171,25 +163,77 @@ def fit(
         return run.result()
 
 
+@dataclass(frozen=True)
+class _History:
+    """Metrics of the finished epochs of a run, and its best epoch. A checkpoint stores them as JSON."""
+
+    rows: tuple[Metrics, ...] = ()
+    best_epoch: int = 0
+    """Number of the best epoch, counted from 1, or 0 if no metric is monitored."""
+    best_value: float | None = None
+    seconds: float = 0.0
+    """Training time so far."""
+
+    def with_row(self, row: Metrics, monitor: str, largest: bool, seconds: float) -> tuple["_History", bool]:
+        """Return a pair: the history with one more epoch, and whether this epoch is the best one so far."""
+        new = replace(self, rows=(*self.rows, row), seconds=seconds)
+        if not monitor:
+            return new, True
+        value, best = row[monitor], self.best_value
+        if best is None or (math.isnan(best) and not math.isnan(value)) or (value > best if largest else value < best):
+            return replace(new, best_value=value, best_epoch=len(new.rows)), True
+        return new, False
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, jax.Array | np.ndarray | np.generic):
+        return np.asarray(value).tolist()
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
+
+
+def _plain_metrics(found: Any) -> Metrics:
+    """Return a dict of metrics in which each scalar of JAX or NumPy is replaced by a Python number, and each other array by a list."""
+    remedy = "return a dict from names to numbers"
+    require(isinstance(found, Mapping), "metrics", type(found).__name__, remedy)
+    metrics = {}
+    for name, value in found.items():
+        require(isinstance(name, str), "name of a metric", repr(name), remedy)
+        try:
+            metrics[name] = json.loads(json.dumps(value, default=_plain))
+        except (TypeError, ValueError) as error:
+            raise InputError(f"metric {name}", error, "return numbers, texts, or lists and dicts of them") from error
+    return metrics
+
+
 class _Fit:
     """State of one call of `fit`, with methods that train epoch by epoch."""
 
-    def __init__(self, params, objective, optimizer, examples, config, mesh, carry, metrics, monitor, largest, checkpoints):
-        self.examples, self.config, self.mesh, self.metrics = examples, config, mesh, metrics
-        self.monitor, self.largest = monitor, largest
+    def __init__(self, params, objective, optimizer, examples, config, mesh, carry, table, metrics, monitor, mode, checkpoints):
+        self.config, self.mesh, self.metrics = config, mesh, metrics
+        self.monitor, self.largest = monitor, mode == "max"
         # with other values, the steps of a resumed epoch would be other steps than those before the interruption, or its best epoch would
         # be chosen by comparing two metrics
         self.identity = {"examples": examples.count, "batch_size": config.batch_size, "seed": config.seed}
-        self.identity |= {"monitor": monitor, "mode": "max" if monitor and largest else "min"}
+        self.identity |= {"monitor": monitor, "mode": mode if monitor else "min"}
         self.per_epoch = steps_per_epoch(examples.count, config.batch_size)
         self.source = make_source(examples, mesh, config.batch_size)
         self.carry = jax.tree.map(np.asarray, carry)  # in host memory, since a step reuses the memory of device arrays in its state
         self.order_key, step_key = jax.random.split(jax.random.key(config.seed))
         self.step_key = self._copied(step_key)
-        behind = no_rows_behind(objective, optimizer, params)
-        self.state, self.shardings = create_state(params, optimizer, (*metrics, EXAMPLES, FINITE), mesh, self.carry, behind)
-        self.run_steps = make_run_steps(objective, optimizer, self.shardings, mesh, self.source.gather, self.per_epoch, config.microbatches)
-        self.history, self.resumed = History(), False
+        if table is None:
+            size = (config.batch_size // config.microbatches,)
+            numbers, weight = jax.ShapeDtypeStruct(size, np.int32), jax.ShapeDtypeStruct(size, np.float32)
+            with sharding.on(mesh):
+                batch = jax.eval_shape(examples.gather, examples.arrays, numbers)
+                table = largest_table(objective, optimizer, params, batch, weight, step_key)
+        behind, totals = no_rows_behind(table, optimizer, params), (*metrics, EXAMPLES, FINITE)
+        self.state, shardings = create_state(params, optimizer, totals, mesh, self.carry, behind)
+        settings = self.source.gather, self.per_epoch, config.microbatches, table
+        self.run_steps = make_run_steps(objective, optimizer, shardings, mesh, *settings)
+        self.carry_shardings = shardings.carry
+        self.history, self.resumed = _History(), False
         self.best_params = self._params() if monitor else None
         self.latest, self.best, self.each = (checkpoints and checkpoints / name for name in PARTS)
         if checkpoints is not None:
@@ -208,7 +252,8 @@ class _Fit:
 
     @property
     def stopped(self) -> bool:
-        return bool(self.monitor) and self.history.out_of_patience(self.config.patience)
+        patience = self.config.patience
+        return bool(self.monitor and patience) and len(self.history.rows) - self.history.best_epoch >= patience
 
     @property
     def ended(self) -> bool:
@@ -216,7 +261,7 @@ class _Fit:
 
     def _check_identity(self, extra: dict[str, Any]) -> None:
         """Check that a checkpoint is of a training with the same settings as this one."""
-        saved_run = extra["run"] if isinstance(extra.get("run"), dict) else {}  # an older version may have saved the checkpoint
+        saved_run = extra.get("run", {})  # an older version may have saved the checkpoint
         for name, value in self.identity.items():
             was = saved_run.get(name, value)
             remedy = f"the checkpoints in {self.latest} are of a training with {was or repr(was)}: give that, or another folder"
@@ -228,13 +273,13 @@ class _Fit:
             return
         saved, best = checkpoint.steps(self.latest), checkpoint.steps(self.best)
         processes.require_equal({f"checkpoints in {self.latest}": str(saved), f"checkpoints in {self.best}": str(best)})
-        note = ""
+        note, newest_best = "", max(best, default=0)
         if saved:
             compiled = f"rows of a table wait for steps of the compiled code: resume the run where it is available ({native.why_not()})"
             added, dropped = ("state.behind", "state.rounded"), {"state.behind": compiled}
             found = checkpoint.restore(self.latest, self._saved(), added=added, dropped=dropped, check=self._check_identity)
             self.state, self.best_params = from_checkpoint(found.state["state"], self._copied), found.state.get("best")
-        elif max(best, default=0) > self.per_epoch:
+        elif newest_best > self.per_epoch:
             constant = self.config.schedule == "constant" and not self.config.warmup_steps
             remedy = "its schedule cannot continue from the best epoch alone: train anew"
             require(constant, f"checkpoints in {self.latest}", "none", remedy)
@@ -249,8 +294,9 @@ class _Fit:
         most = self.config.epochs * self.per_epoch  # the parameters of an earlier step are no longer there
         remedy = f"the newest checkpoint in {self.latest} is of step {found.step}, and these epochs have {most} steps: give more epochs"
         require(found.step <= most, "epochs", self.config.epochs, remedy)
-        self.history = History.from_json(found.extra)
-        if max(best, default=0) > found.step:  # of a later epoch, after which the process ended before it saved its state
+        rows, *others = (found.extra[name] for name in ("rows", "best_epoch", "best_value", "seconds"))
+        self.history = _History(tuple(rows), *others)
+        if newest_best > found.step:  # of a later epoch, after which the process ended before it saved its state
             checkpoint.prune(self.best, KEEP_BEST, newest=found.step)
         self._repair_best(found.step, console)
         console.print(Text(f"resumed after step {found.step} of {most}{note}"), soft_wrap=True)
@@ -269,16 +315,17 @@ class _Fit:
             done = "an older one is used until the next epoch ends" if params is None else "saved again"
             console.print(Text(f"best checkpoint of step {own} is damaged ({damage}); {done}"), soft_wrap=True)
             if params is not None:
-                checkpoint.save(self.best, own, params, self.history.to_json() | {"run": self.identity})
+                self._save(self.best, own, params)
 
     def _seconds(self) -> float:
         return time.perf_counter() - self.began
 
-    def _save(self, seconds: float) -> None:
-        if self.latest is not None:
-            extra = replace(self.history, seconds=seconds).to_json() | {"run": self.identity}
-            checkpoint.save(self.latest, int(self.state.step), self._saved(), extra)
-            checkpoint.prune(self.latest, KEEP)
+    def _save(self, folder: Path | None, step: int, state: Any, keep: int = 0, **changes: Any) -> None:
+        """Save a checkpoint with the history, changed by `changes`, and then keep the newest `keep` checkpoints, if `keep` is given."""
+        if folder is not None:
+            checkpoint.save(folder, step, state, asdict(replace(self.history, **changes)) | {"run": self.identity})
+            if keep:
+                checkpoint.prune(folder, keep)
 
     def train_epoch(self, asked: Asked, progress: Progress) -> Metrics:
         """Take the remaining steps of the current epoch, and return its training metrics."""
@@ -298,11 +345,10 @@ class _Fit:
                 shown = f"{loss} in epoch {epoch + 1}, from step {step} on"
                 require(math.isfinite(loss), "training loss", shown, TOO_FAST)
             number = self.agreed(asked)
-            asked_here = number and stop < self.per_epoch
-            if asked_here or (every and stop % every == 0 and stop < self.per_epoch):
-                self._save(self._seconds())
-            if asked_here:
-                raise Interrupted(int(self.state.step), number)
+            if stop < self.per_epoch and (number or (every and stop % every == 0)):
+                self._save(self.latest, int(self.state.step), self._saved(), KEEP, seconds=self._seconds())
+                if number:
+                    raise Interrupted(int(self.state.step), number)
         progress.remove_task(bar)
         seconds, sums = time.perf_counter() - began, {name: float(total) for name, total in self.state.totals.items()}
         means = {f"train_{name}": sums[name] / sums[EXAMPLES] for name in self.metrics}
@@ -324,21 +370,20 @@ class _Fit:
             value = row[self.monitor]
             require(isinstance(value, int | float), f"metric {self.monitor}", type(value).__name__, "monitor a metric that is a number")
         zeros = self._copied({name: np.zeros((), total.dtype) for name, total in self.state.totals.items()})
-        self.state = self.state._replace(totals=zeros, carry=sharding.put(self.carry, self.shardings.carry))
-        self.history, better = self.history.with_row(row, self.monitor, self._seconds(), self.largest)
-        step = int(self.state.step)
+        self.state = self.state._replace(totals=zeros, carry=sharding.put(self.carry, self.carry_shardings))
+        self.history, better = self.history.with_row(row, self.monitor, self.largest, self._seconds())
+        step, params = int(self.state.step), self.state.params
         if self.monitor and better:
             self.best_params = self._params()
-        if better and self.best is not None:
-            checkpoint.save(self.best, step, self.state.params, self.history.to_json() | {"run": self.identity})
-            checkpoint.prune(self.best, KEEP_BEST)
-        if self.config.keep_epochs and self.each is not None:
-            checkpoint.save(self.each, step, self.state.params, self.history.to_json())
-        params = processes.gathered(self.state.params) if callbacks else self.state.params
-        record = EpochRecord(len(self.history.rows), step, row, self.history.rows, params, self.config.seed, self.resumed)
+        if better:
+            self._save(self.best, step, params, KEEP_BEST)
+        if self.config.keep_epochs:
+            self._save(self.each, step, params)
+        gathered = processes.gathered(params) if callbacks else params
+        record = EpochRecord(len(self.history.rows), step, row, self.history.rows, gathered, self.config.seed, self.resumed)
         for callback in callbacks:
             callback(record)
-        self._save(self.history.seconds)
+        self._save(self.latest, step, self._saved(), KEEP)
 
     def result(self) -> FitResult:
         history = self.history

@@ -5,8 +5,7 @@ optimiser such as `lstm_jax.adam`, a step updates only those rows of the largest
 """
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,23 +14,21 @@ from flax import nnx
 from jax.core import Tracer
 from jax.sharding import AxisType, Mesh
 
-from lstm_jax.errors import InputError, require
+from lstm_jax.errors import require
 from lstm_jax.layers.carried import LayerState
 from lstm_jax.models import Parts, split_module
 from lstm_jax.native.library import is_off
 from lstm_jax.recurrence import check_32_bits
 from lstm_jax.runtime import sharding
-from lstm_jax.training.lookups import find_lookups
-from lstm_jax.training.row_sparse import Optimizer, RowOptimizer, try_update
-from lstm_jax.training.state import TrainState, state_sharding
-from lstm_jax.training.step import CATCH_UP_INTERVAL, catch_up_if, dense_update, row_sparse_lookups, row_sparse_update
+from lstm_jax.training.row_sparse import Optimizer, try_update
+from lstm_jax.training.state import TrainState, create_state
+from lstm_jax.training.step import CATCH_UP_INTERVAL, catch_up_if, dense_update, largest_table, row_sparse, row_sparse_update
 
 
 def split_model(model: Any) -> Parts:
-    """Split a model into its parameters, its other variables, and a function that rebuilds the model from both.
+    """Split an nnx.Module or a pytree of parameters into parameters, other variables, and a function that rebuilds the model.
 
-    The model is an nnx.Module or a pytree of parameters. A pytree has no other variables. The parameters are returned as a dict from the
-    path of each parameter to its array.
+    A pytree has no other variables.
 
     Raises:
         InputError: if the model has no parameters, if a parameter is not an array of floats, or if two parameters have the same path. Also
@@ -49,9 +46,9 @@ def split_model(model: Any) -> Parts:
     require(bool(leaves), "model", type(model).__name__, "it has no parameters: give an nnx.Module or a pytree of arrays")
     require(len(parts.params) == count, "model", type(model).__name__, "two parameters have the same path: rename one of them")
     for name, leaf in leaves:
-        floats = isinstance(leaf, jax.Array | np.ndarray) and jnp.issubdtype(leaf.dtype, jnp.floating)
-        kind = leaf.dtype if isinstance(leaf, jax.Array | np.ndarray) else type(leaf).__name__
-        require(floats, f"parameter {name}", kind, "give a pytree of arrays of floats, or an nnx.Module")
+        array = isinstance(leaf, jax.Array | np.ndarray)
+        kind, remedy = leaf.dtype if array else type(leaf).__name__, "give a pytree of arrays of floats, or an nnx.Module"
+        require(array and jnp.issubdtype(leaf.dtype, jnp.floating), f"parameter {name}", kind, remedy)
     return parts
 
 
@@ -69,18 +66,11 @@ def _kept(model: nnx.Module, variables: Any) -> Any:
     return nnx.from_flat_state([(path, found[path]) for path, _ in nnx.to_flat_state(variables)])
 
 
-class _Programs(NamedTuple):
-    step: Any
-    many: Callable
-    catch_up: Callable
-
-
 def check_optimizer(optimizer: Any) -> None:
     """Check that an object has the functions `init` and `update` of an optimiser, and that `update` does not need the loss.
 
     Raises:
-        InputError: if the function `init` or the function `update` is missing, or if `update` needs further arguments, as a
-            line search needs the loss.
+        InputError: if it has not, or if `update` needs further arguments.
     """
     functions = all(callable(getattr(optimizer, name, None)) for name in ("init", "update"))
     require(functions, "optimizer", repr(optimizer), "give an optimiser of this project or of optax, such as lstm_jax.adam(1e-3)")
@@ -92,20 +82,15 @@ def check_optimizer(optimizer: Any) -> None:
 
 
 def check_loss(loss_fn: Any) -> None:
-    """Check that a loss function can be called.
-
-    Raises:
-        InputError: if `loss_fn` cannot be called.
-    """
+    """Raise `InputError` if a loss function cannot be called."""
     require(callable(loss_fn), "loss_fn", repr(loss_fn), "give a function of the model and a batch")
 
 
 def checked_mesh(mesh: Mesh | None) -> Mesh:
-    """Check the axes of a mesh and return the mesh. If `mesh` is None, return a mesh of one device.
+    """Return the mesh, or a mesh of one device for None.
 
     Raises:
-        InputError: if `mesh` is no mesh. Also if it has more than one axis, or if its axis is not named "data" or is not of the type
-            `jax.sharding.AxisType.Auto`.
+        InputError: if `mesh` is no mesh, or if it has another axis than one named "data" of the type `jax.sharding.AxisType.Auto`.
     """
     mesh = sharding.make_mesh(1) if mesh is None else mesh
     require(isinstance(mesh, Mesh), "mesh", repr(mesh), "give lstm_jax.runtime.sharding.make_mesh()")
@@ -125,23 +110,17 @@ class TrainStep:
     take the steps that they have missed. Call the method `caught_up` before you replace a part of a state, such as the optimiser's state.
     """
 
-    def __init__(self, model: Any, loss_fn: Callable, optimizer: Optimizer, has_aux: bool, mesh: Mesh):
+    def __init__(self, model: Any, loss_fn: Callable, optimizer: Any, has_aux: bool, mesh: Mesh):
         self._parts, self._loss_fn, self._optimizer, self._has_aux, self._mesh = split_model(model), loss_fn, optimizer, has_aux, mesh
         self._table: str | None = None
-        self._programs = _Programs(jax.jit(self._step, donate_argnums=0), jax.jit(self._many, donate_argnums=0), jax.jit(self._catch_up))
+        self._one, self._several = (jax.jit(function, donate_argnums=0) for function in (self._step, self._many))
+        self._catch_up = jax.jit(self._all_caught_up)
 
     def init(self) -> TrainState:
         """Return the training state before the first step, with copies of the parameters of the model."""
-        params, variables, _ = self._parts
-        shardings = state_sharding(params, self._optimizer, (), self._mesh)
-        copied = sharding.replicated(self._mesh)
-        shardings = shardings._replace(carry=jax.tree.map(lambda _: copied, variables))
-
-        def make(params, variables):
-            params, variables = jax.tree.map(lambda array: array.copy(), (params, variables))
-            return TrainState(jnp.zeros((), jnp.int32), params, self._optimizer.init(params), {}, variables)
-
-        return jax.jit(make, out_shardings=shardings)(params, variables)
+        state, _ = create_state(self._parts.params, self._optimizer, (), self._mesh)
+        variables = jax.tree.map(lambda array: array.copy(), self._parts.variables)
+        return state._replace(carry=sharding.put(variables, sharding.replicated(self._mesh)))
 
     def __call__(self, state: TrainState, *batch: Any) -> tuple[TrainState, Any]:
         """Take one step.
@@ -158,7 +137,7 @@ class TrainStep:
             InputError: if B is not a multiple of the number of devices, or if the loss is not a float scalar. Also if `loss_fn` returns a
                 pair although `has_aux` is false, or no pair although `has_aux` is true.
         """
-        return self._call(self._programs.step, 0, state, batch)
+        return self._call(self._one, 0, state, batch)
 
     def many(self, state: TrainState, *batches: Any) -> tuple[TrainState, Any]:
         """Take S steps in one compiled call.
@@ -175,7 +154,7 @@ class TrainStep:
         Raises:
             InputError: if a single step with these batches would raise this error; see `__call__`.
         """
-        return self._call(self._programs.many, 1, state, batches)
+        return self._call(self._several, 1, state, batches)
 
     def model(self, state: TrainState) -> Any:
         """Return a model with the parameters and the other variables of a training state. The state is not changed and stays valid.
@@ -211,7 +190,7 @@ class TrainStep:
         Nothing is computed, and the state stays valid.
         """
         with sharding.on(self._mesh):
-            return self._programs.step.lower(*self._prepared(0, state, batch))
+            return self._one.lower(*self._prepared(0, state, batch))
 
     def _call(self, program: Callable, axis: int, state: TrainState, batch: tuple) -> tuple[TrainState, Any]:
         used = isinstance(state.step, jax.Array) and not isinstance(state.step, Tracer) and state.step.is_deleted()
@@ -235,8 +214,7 @@ class TrainStep:
         if self._table is None and not is_off():
             shapes = jax.tree.map(jax.typeof, batch)
             first = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[axis:], leaf.dtype), shapes)
-            found = row_sparse_lookups(self._objective, self._optimizer, state.params, first, (), (), state.carry)
-            self._table = found.table if found else ""
+            self._table = largest_table(self._objective, self._optimizer, state.params, first, (), (), state.carry)
         table = "" if is_off() else self.table  # compiled code can be turned off between two calls
         if table not in (state.behind or ("",)):  # the state of a step that had another table, or none
             state = self._caught_up(state)
@@ -262,23 +240,17 @@ class TrainStep:
 
     def _step(self, state: TrainState, batch: tuple) -> tuple[TrainState, Any]:
         if not state.behind:
-            update, lag = partial(dense_update, self._objective, self._optimizer, True, 1), ()
-            _, opt_state, params, result, variables = update(state, lag, batch, (), ())
+            opt_state, params, result, variables = dense_update(self._objective, self._optimizer, 1, state, batch, (), ())
             return TrainState(state.step + 1, params, opt_state, {}, variables), result
         (table,) = state.behind
-        found = find_lookups(self._objective, state.params, batch, (), (), state.carry, table=table)
-        if found is None:
-            raise InputError("embedding table", table, "the first batch looked up its rows: use it in the same way in all batches")
-        rows = self._optimizer.rows  # pyright: ignore[reportAttributeAccessIssue]
-        lag = self._lag(state)
-        lag, opt_state, params, result, variables = row_sparse_update(found, rows, True, 1, state, lag, batch, (), ())
-        lag, opt_state, params = catch_up_if(lag.at == CATCH_UP_INTERVAL, rows, table, lag, opt_state, params)
+        lag, *found = row_sparse_update(self._objective, table, self._optimizer, 1, state, self._lag(state), batch, (), ())
+        opt_state, params, result, variables = found
+        lag, opt_state, params = catch_up_if(lag.at == CATCH_UP_INTERVAL, self._optimizer, table, lag, opt_state, params)
         return TrainState(state.step + 1, params, opt_state, {}, variables, {table: lag.at - lag.done}), result
 
     def _lag(self, state: TrainState) -> Any:
-        rows = self._optimizer.rows  # pyright: ignore[reportAttributeAccessIssue]
         ((name, behind),) = state.behind.items()
-        return rows.begin(state.params[name], state.opt_state, CATCH_UP_INTERVAL, state.step % CATCH_UP_INTERVAL, behind)
+        return self._optimizer.begin(state.params[name], state.opt_state, CATCH_UP_INTERVAL, state.step % CATCH_UP_INTERVAL, behind)
 
     def _many(self, state: TrainState, batches: tuple) -> tuple[TrainState, Any]:
         return jax.lax.scan(self._step, state, batches)
@@ -288,13 +260,13 @@ class TrainStep:
         if not state.behind:
             return state
         (name,) = state.behind
-        can = isinstance(self._optimizer, RowOptimizer) and self._optimizer.rows.serves(state.params[name])
-        require(can, "training state", f"rows of {name} have missed steps", "use the optimiser and the compiled code that it was made with")
-        return self._programs.catch_up(state)
+        remedy = "use the optimiser and the compiled code that it was made with"
+        require(row_sparse(name, self._optimizer, state.params), "training state", f"rows of {name} have missed steps", remedy)
+        return self._catch_up(state)
 
-    def _catch_up(self, state: TrainState) -> TrainState:
-        rows, (name,) = self._optimizer.rows, state.behind  # pyright: ignore[reportAttributeAccessIssue]
-        _, opt_state, params = rows.catch_up(name, None, self._lag(state), state.opt_state, state.params)
+    def _all_caught_up(self, state: TrainState) -> TrainState:
+        (name,) = state.behind
+        _, opt_state, params = self._optimizer.catch_up(name, None, self._lag(state), state.opt_state, state.params)
         return state._replace(params=params, opt_state=opt_state, behind=())
 
 

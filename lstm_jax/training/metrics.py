@@ -116,8 +116,8 @@ def reliability(probabilities: Shaped[np.ndarray, "..."], labels: Shaped[np.ndar
         bins: number of bins.
 
     Raises:
-        InputError: if `probabilities` and `labels` are empty or have different lengths, a probability is outside [0, 1], a label is neither
-            0 nor 1, or `bins` is below 1.
+        InputError: if the arrays are empty or have different lengths, a probability is outside [0, 1], a label is neither 0 nor 1, or
+            `bins` is below 1.
     """
     p, y = _checked("probabilities", probabilities, labels)
     require(bool(np.all((p >= 0) & (p <= 1))), "probabilities", f"from {p.min()} to {p.max()}", "give values from 0 to 1, no logits")

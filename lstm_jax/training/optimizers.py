@@ -5,6 +5,7 @@ other name stands for the optimiser of optax with this name. The function `adam`
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -15,8 +16,7 @@ from jax.core import Tracer
 from lstm_jax.bounds import MOST, RateOrNone, check_number
 from lstm_jax.config import TrainConfig
 from lstm_jax.errors import InputError, require
-from lstm_jax.training.compiled_adam import Rates, adam_step
-from lstm_jax.training.row_sparse import AdamRows, ClippedRows, Optimizer, RowOptimizer, try_update
+from lstm_jax.training.row_sparse import Optimizer, Rates, RowOptimizer, adam_step, try_update
 
 
 def keras_adam(learning_rate, b1: float | jax.Array = 0.9, b2: float | jax.Array = 0.999, eps: float | jax.Array = 1e-7) -> Any:
@@ -48,18 +48,9 @@ def adam(learning_rate, b1: float | jax.Array = 0.9, b2: float | jax.Array = 0.9
 
         m' = b1 m + (1 - b1) g;  v' = b2 v + (1 - b2) g^2;  p' = p - lr m' / (1 - b1^t) / (sqrt(v' / (1 - b2^t)) + eps)
 
-    Here p is the parameter, g its gradient, m and v its moments, lr the learning rate and t the number of the step, counted from 1. This
-    optimiser can be used in place of `optax.adam`, for example in `nnx.Optimizer`. In `make_train_step`, it updates only those rows of the
-    largest embedding table that a batch looks up. If `b1`, `b2` or `eps` is traced, as in `optax.inject_hyperparams`, it updates all rows.
-
-    Args:
-        learning_rate: a number, or a function from the number of past steps to a number.
-        b1: decay rate of the first moment.
-        b2: decay rate of the second moment.
-        eps: small number in the denominator.
-
-    Raises:
-        InputError: if the learning rate is no number of 0 or more, if a decay rate is below 0 or not below 1, or if `eps` is negative.
+    This optimiser can be used in place of `optax.adam`, for example in `nnx.Optimizer`. In `make_train_step`, it updates only those rows of
+    the largest embedding table that a batch looks up. If `b1`, `b2` or `eps` is traced, as in `optax.inject_hyperparams`, it updates all
+    rows. `keras_adam` explains the symbols, the arguments and the errors.
     """
     return _adam(learning_rate, b1, b2, eps, True)
 
@@ -108,7 +99,7 @@ def _adam(learning_rate, b1: Any, b2: Any, eps: Any, corrects_first: bool) -> An
         return steps, optax.ScaleByAdamState(count, m, v)
 
     dense = optax.GradientTransformation(init, update)
-    return dense if traced else RowOptimizer(dense, AdamRows(rates, advance, update))
+    return dense if traced else RowOptimizer(dense, rates, advance)
 
 
 def _check_rate(learning_rate: Any) -> None:
@@ -136,22 +127,20 @@ def keras_rmsprop(learning_rate, rho: float = 0.9, eps: float = 1e-7) -> optax.G
 
 
 def clipped(optimizer: Optimizer, most: float) -> Optimizer:
-    """Return the optimiser with gradient clipping.
+    """Return the optimiser with gradient clipping: a gradient whose global norm exceeds `most` is scaled to the norm `most`.
 
-    If the global norm of the gradient exceeds `most`, the gradient is scaled so that its norm is `most`.
-
-    If `optimizer` is a `RowOptimizer`, which has a dense and a row-sparse update, the result is a `RowOptimizer`, too. Apart from rounding,
-    both updates compute the same norm. For this purpose, the row-sparse update adds up all gradients of the same row of the embedding table
-    before it computes the norm. The state of the result has the structure of `optax.chain(optax.clip_by_global_norm(most), optimizer)`.
+    If `optimizer` is a `RowOptimizer` without clipping, the result is a `RowOptimizer`, too. Apart from rounding, both of its updates
+    compute the same norm. The state of the result has the structure of `optax.chain(optax.clip_by_global_norm(most), optimizer)`.
 
     Raises:
         InputError: if `most` is not above 0.
     """
     if not isinstance(most, Tracer):  # a traced number has no value yet
         require(most > 0, "most", most, "give the largest norm of the gradient, a number above 0")
-    if isinstance(optimizer, RowOptimizer):
-        return RowOptimizer(optax.chain(optax.clip_by_global_norm(most), optimizer.dense), ClippedRows(optimizer.rows, most))
-    return optax.chain(optax.clip_by_global_norm(most), optimizer)
+    if isinstance(optimizer, RowOptimizer) and optimizer.most is None:
+        return replace(optimizer, most=most)
+    given: Any = optimizer
+    return optax.chain(optax.clip_by_global_norm(most), given)
 
 
 OURS: dict[str, Callable] = {"adam": keras_adam, "rmsprop": keras_rmsprop}
@@ -160,9 +149,7 @@ OURS: dict[str, Callable] = {"adam": keras_adam, "rmsprop": keras_rmsprop}
 def make_schedule(config: TrainConfig, total_steps: int) -> optax.Schedule | float:
     """Return the learning rate: a number if it is constant, otherwise a function of the number of past steps.
 
-    Args:
-        config: config of the training. It gives the kind of the schedule, the learning rates and the number of warm-up steps.
-        total_steps: number of steps of the run, including the warm-up.
+    `total_steps` is the number of steps of the run, including the warm-up.
 
     Raises:
         InputError: if the run has more than `MOST` steps, or if it has no step after the warm-up.
@@ -189,15 +176,12 @@ def make_schedule(config: TrainConfig, total_steps: int) -> optax.Schedule | flo
 def make_optimizer(config: TrainConfig, total_steps: int) -> Optimizer:
     """Return the optimiser of a run of `total_steps` steps, with the learning-rate schedule and the gradient clipping of `config`.
 
-    `config.optimizer` is the name of the optimiser. The names "adam" and "rmsprop" stand for the functions `keras_adam` and
-    `keras_rmsprop`. Any other name stands for the function of optax with this name.
+    The names "adam" and "rmsprop" of `config.optimizer` stand for `keras_adam` and `keras_rmsprop`. Any other name stands for the function
+    of optax with this name.
 
     Raises:
-        InputError: in one of these cases.
-
-            - `config.optimizer` is neither "adam", "rmsprop" nor the name of an optimiser of optax that needs only a learning rate.
-            - This optimiser does not allow the schedule.
-            - `make_schedule` raises an error.
+        InputError: if the name is not that of an optimiser that needs only a learning rate and allows the schedule, or if `make_schedule`
+            raises this error.
     """
     schedule = make_schedule(config, total_steps)
     factory: Any = OURS.get(config.optimizer) or getattr(optax, config.optimizer, None)

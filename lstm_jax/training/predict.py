@@ -19,16 +19,15 @@ def make_predict(
 ) -> Callable[[Any, Any], np.ndarray]:
     """Return a compiled function predict(params, rows) that applies a model to N examples in batches.
 
-    `rows` is a pytree of arrays (N, ...). The result is one NumPy array. Its row n is the prediction for row n of the arrays. 64-bit ints
-    in `rows` are clipped to the range of 32-bit ints, unless 64-bit dtypes are enabled in JAX (`jax_enable_x64`).
+    `rows` is a pytree of arrays (N, ...). The result is one NumPy array, whose row n is the prediction for row n. 64-bit ints in `rows` are
+    clipped to the range of 32-bit ints, unless 64-bit dtypes are enabled in JAX (`jax_enable_x64`).
 
     Args:
-        forward: function forward(prepared, batch) that returns an array with one row for each row of the batch. `prepared` is the result of
-            `prepare`.
+        forward: function forward(prepared, batch) that returns an array with one row for each row of the batch.
         mesh: devices that a batch is sharded over.
         batch_size: largest number of rows in a batch. It is rounded up to a multiple of the number of devices.
-        prepare: function prepare(params, count) that is applied once in each call of `predict`. `count` is the number of rows, including
-            the rows that fill up the last batch. The default function returns `params`.
+        prepare: function prepare(params, count) that makes `prepared` once in each call of `predict`. `count` is the number of rows,
+            including the rows that fill up the last batch.
     """
 
     # the predictions of all batches are read by each process

@@ -1,63 +1,86 @@
-"""Optimisers that can update only those rows of a table that a training step looks up.
+"""Adam that can update only those rows of a table that a training step looks up.
 
-A table is a parameter of V rows and E columns, such as an embedding. B is the batch size. A `RowOptimizer` combines a dense update, which
-is a transformation of optax, with a row-sparse update, which is a `RowUpdate`. Apart from rounding, both give the same result.
-`optimizers.clipped` adds gradient clipping to both.
+A table is a parameter of V rows and E columns, such as an embedding. B is the batch size. A `RowOptimizer` has a dense update in JAX and a
+row-sparse update in compiled code. Apart from rounding, both give the same result. The rows that a row-sparse update leaves out miss a
+step, and their moments do not change. Later, `RowOptimizer.catch_up` lets these rows take the steps that they missed, with a gradient of
+zero. A `Lag` records how many steps each row has taken.
+
+If the compiled code is not available, the row-sparse update is computed in JAX instead, and each step updates the whole table.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import PartitionSpec
 
+from lstm_jax import native
+from lstm_jax.primitives.operation import ForwardOperation, apply
 from lstm_jax.runtime import sharding
-from lstm_jax.training.compiled_adam import Lag, Rates, catch_up, serves, step_rows
 
 Advance = Callable[[Any], tuple[Any, jax.Array, jax.Array]]
 """Function from the state of Adam to three values: the number of the next step, counted from 1, the learning rate of that step multiplied
 by the bias correction, and the small number in the denominator of that step."""
-Update = Callable[..., tuple[Any, Any]]
 
 
-class RowUpdate(ABC):
-    """Base class of a row-sparse update, in which a training step updates only those rows of a table (V, E) that it looks up.
+class Lag(NamedTuple):
+    """Record of how many steps of the current epoch each row of a table has taken. The table has V rows, and the epoch has S steps.
 
-    A table is a parameter of V rows and E columns, such as an embedding. The rows that a training step does not look up miss this step.
-    Later, the method `catch_up` lets these rows take the steps that they missed. A `Lag` records how many steps each row has taken.
+    With row-sparse updates, a training step updates only the rows that it looks up, and all other rows miss this step. Before a row is
+    looked up again, it takes the steps that it has missed. In a `TrainStep`, which has no epochs, every `step.CATCH_UP_INTERVAL` steps
+    count as an epoch.
     """
 
-    @abstractmethod
-    def serves(self, table: jax.Array) -> bool:
-        """Return whether the row-sparse update is available for this table on this machine."""
+    scales: jax.Array
+    """(S,): learning rate of each step of the epoch, multiplied by the bias correction of Adam."""
+    eps: jax.Array
+    """(S,): small number in the denominator of each step of the epoch."""
+    at: jax.Array
+    """int32 (): index of the next step in the epoch, counted from 0."""
+    done: jax.Array
+    """int32 (V,): number of steps of the epoch that each row has taken."""
 
-    @abstractmethod
-    def begin(self, table: jax.Array, state: Any, steps: int, at: Any = 0, behind: Any = ()) -> Lag:
-        """Return the `Lag` of a table before a given step of an epoch."""
 
-    @abstractmethod
-    def catch_up(self, name: str, ids: Any, lag: Lag, state: Any, params: Any) -> tuple[Lag, Any, Any]:
-        """Let rows of a table take the optimiser steps that they have missed."""
+class Rates(NamedTuple):
+    """Constants of Adam: the decay rate `b1` of the first moment, and the decay rate `b2` of the second moment.
 
-    @abstractmethod
-    def update(self, updates: Any, name: str, ids: Any, rows: Any, lag: Lag, state: Any, params: Any) -> tuple[Lag, Any, Any]:
-        """Take one training step, which updates some rows of the table and all other parameters."""
+    The compiled code needs floats. The function `adam_step` also accepts scalar JAX arrays.
+    """
+
+    b1: float | jax.Array
+    b2: float | jax.Array
+
+
+def adam_step(rates: Rates, m, v, g, scale, eps):
+    """Compute one step of Adam for a parameter of any shape."""
+    m = m + (1 - rates.b1) * (g - m)
+    v = v + (1 - rates.b2) * (g * g - v)
+    return -scale * m / (jnp.sqrt(v) + eps), m, v
 
 
 @dataclass(frozen=True)
 class RowOptimizer:
-    """An optimiser that offers a dense and a row-sparse update. Both use the state that `init` returns.
+    """Adam with a dense and a row-sparse update. Both use the state that `init` returns.
 
-    `dense` is a transformation of optax, which updates whole parameters. `rows` updates only the rows of a table that a step looks up. A
-    training step uses `rows` if `step.row_sparse` returns true, otherwise `dense`. If `optax.chain` or another function of optax is applied
-    to a `RowOptimizer`, the result has only the dense update. The result of `optimizers.clipped` has both updates.
+    `dense` is a transformation of optax, which updates whole parameters. The methods `begin`, `catch_up` and `update_rows` update only the
+    rows of a table that a step looks up. If `optax.chain` or another function of optax is applied to a `RowOptimizer`, the result has only
+    the dense update. The result of `optimizers.clipped` has both updates.
     """
 
-    dense: optax.GradientTransformation
-    rows: RowUpdate
+    adam: optax.GradientTransformation
+    """Dense update without clipping."""
+    rates: Rates
+    advance: Advance
+    most: float | None = None
+    """Largest global norm of the gradient, or None if gradients are not clipped."""
+
+    @property
+    def dense(self) -> optax.GradientTransformation:
+        """Dense update, with clipping if there is any."""
+        return self.adam if self.most is None else optax.chain(optax.clip_by_global_norm(self.most), self.adam)
 
     @property
     def init(self) -> Callable[[Any], Any]:
@@ -65,9 +88,54 @@ class RowOptimizer:
         return self.dense.init
 
     @property
-    def update(self) -> Update:
+    def update(self) -> Callable[..., tuple[Any, Any]]:
         """Function that computes a dense update, with the arguments and results of the `update` of an optax transformation."""
         return self.dense.update
+
+    def serves(self, table: jax.Array) -> bool:
+        """Return whether compiled code can update the rows of a table."""
+        return table.dtype in (jnp.float32, jnp.float64) and not native.why_not()
+
+    def begin(self, table: jax.Array, state: Any, steps: int, at: Any = 0, behind: Any = ()) -> Lag:
+        """Return the `Lag` of a table before step `at` of an epoch of `steps` steps, if its rows have missed `behind` steps."""
+        at, own = jnp.asarray(at, jnp.int32), self._own(state)
+        counts = own.count - at.astype(own.count.dtype) + jnp.arange(steps, dtype=own.count.dtype)
+        counts = jnp.maximum(counts, 0)  # a new optimiser state within an epoch has fewer steps than the epoch
+        _, *found = jax.vmap(lambda count: self.advance(own._replace(count=count)))(counts)
+        scales, eps = (array.astype(table.dtype) for array in found)
+        return Lag(scales, eps, at, at - (jnp.zeros(len(table), jnp.int32) if isinstance(behind, tuple) else behind))
+
+    def catch_up(self, name: str, ids: Any, lag: Lag, state: Any, params: Any) -> tuple[Lag, Any, Any]:
+        """Let the rows `ids` of the table `name`, or all if `ids` is None, take the steps that they have missed."""
+        own = self._own(state)
+        operation = _Rows("lstm_jax_adam_catch_up", self.rates, name)
+        table, m, v, done = apply(operation, params[name], own.mu[name], own.nu[name], lag, () if ids is None else (ids,))
+        own = own._replace(mu=own.mu | {name: m}, nu=own.nu | {name: v})
+        return lag._replace(done=done), self._state(state, own), params | {name: table}
+
+    def update_rows(self, updates: Any, name: str, ids: Any, rows: Any, lag: Lag, state: Any, params: Any) -> tuple[Lag, Any, Any]:
+        """Take one step of the rows `ids` of the table, whose gradients are `rows`, and of all other parameters.
+
+        If a step looks up a row several times, clipping adds up the gradients of this row before it computes the norm.
+        """
+        most, own = self.most, self._own(state)
+        if most is not None:
+            norm = optax.tree_utils.tree_norm((updates, summed_rows(ids, rows, params[name], name)))
+            updates, rows = jax.tree.map(lambda g: jnp.where(norm < most, g, g / norm.astype(g.dtype) * most), (updates, rows))
+        operation = _Rows("lstm_jax_adam_rows", self.rates, name)
+        table, m, v, done = apply(operation, params[name], own.mu[name], own.nu[name], lag, (ids, rows))
+        rest, mu, nu = ({key: leaf for key, leaf in tree.items() if key != name} for tree in (params, own.mu, own.nu))
+        found: Any = self.adam.update(updates, own._replace(mu=mu, nu=nu))
+        steps, moments = found
+        own = moments._replace(mu=moments.mu | {name: m}, nu=moments.nu | {name: v})
+        return lag._replace(at=lag.at + 1, done=done), self._state(state, own), jax.tree.map(jnp.add, rest, steps) | {name: table}
+
+    def _own(self, state: Any) -> Any:
+        """Return the state of Adam: with clipping, the state is a pair, as that of `optax.chain`."""
+        return state if self.most is None else state[1]
+
+    def _state(self, state: Any, own: Any) -> Any:
+        return own if self.most is None else (state[0], own)
 
 
 Optimizer = optax.GradientTransformation | RowOptimizer
@@ -80,88 +148,56 @@ def try_update(optimizer: Any) -> None:
 
 
 @dataclass(frozen=True)
-class AdamRows(RowUpdate):
-    """Row-sparse update of Adam, computed by compiled code; see `compiled_adam`.
+class _Rows(ForwardOperation):
+    """Operation that updates rows of a table by the compiled function `target`; see `primitives.operation`.
 
-    The update is row-sparse for one parameter, called the table. The rows that a step does not look up, and their moments, do not change
-    in this step. Later, `catch_up` lets these rows take the steps that they missed, with a gradient of zero. On devices other
-    than CPUs, JAX computes the update instead, and each step updates all rows of the table.
-
-    `rates` holds the decay rates of Adam. `advance` is a function from the state of Adam to three scalars of the next step: its number, its
-    learning rate multiplied by the bias correction, and the small number in the denominator. `dense_update` is a function that computes the
-    update of all parameters other than the table.
+    "lstm_jax_adam_catch_up" makes the Adam steps that rows have missed, and "lstm_jax_adam_rows" also makes the step of the rows that the
+    batch looks up. In JAX, each training step updates all rows of the table, and there is nothing to catch up.
     """
 
+    target: str
     rates: Rates
-    advance: Advance
-    dense_update: Update
+    name: str
 
-    def serves(self, table):
-        return serves(table)
+    def runs_on(self):
+        return ("cpu",)
 
-    def begin(self, table, state, steps, at=0, behind=()):
-        at = jnp.asarray(at, jnp.int32)
-        counts = state.count - at.astype(state.count.dtype) + jnp.arange(steps, dtype=state.count.dtype)
-        counts = jnp.maximum(counts, 0)  # a new optimiser state within an epoch has fewer steps than the epoch
-        _, *found = jax.vmap(lambda count: self.advance(state._replace(count=count)))(counts)
-        scales, eps = (array.astype(table.dtype) for array in found)
-        return Lag(scales, eps, at, at - (jnp.zeros(len(table), jnp.int32) if isinstance(behind, tuple) else behind))
+    def forward(self, keep, *args):
+        del keep
+        table, m, v, lag, given = args
 
-    def catch_up(self, name, ids, lag, state, params):
-        results = catch_up(self.rates, name, params[name], state.mu[name], state.nu[name], lag, ids)
-        return _with_table(name, results, lag, state, params)
+        def call(table, m, v, done, scales, eps, at, *given):
+            args = (table, m, v, done, scales, eps, at, *(array.reshape(-1, *array.shape[ids.ndim :]) for array in given))
+            return tuple(native.call(self.target, (table, m, v, done), args, {0: 0, 1: 1, 2: 2, 3: 3}, **self.rates._asdict()))
 
-    def update(self, updates, name, ids, rows, lag, state, params):
-        results = step_rows(self.rates, name, params[name], state.mu[name], state.nu[name], lag, ids, rows)
-        lag, state, params = _with_table(name, results, lag, state, params)
-        rest, mu, nu = ({key: leaf for key, leaf in tree.items() if key != name} for tree in (params, state.mu, state.nu))
-        steps, moments = self.dense_update(updates, state._replace(mu=mu, nu=nu))
-        state = moments._replace(mu=moments.mu | {name: state.mu[name]}, nu=moments.nu | {name: state.nu[name]})
-        params = jax.tree.map(jnp.add, rest, steps) | {name: params[name]}
-        return lag._replace(at=lag.at + 1), state, params
+        split, copied = _table_spec(table, self.name), PartitionSpec()
+        specs: list[Any] = [split, split, split, copied, copied, copied, copied]
+        if given:
+            ids, *rows = given
+            given = (ids.astype(jnp.int32), *(sharding.rows_to_columns(array) if split else array for array in rows))
+            specs += [copied, PartitionSpec(*[None] * ids.ndim, *split[1:])][: len(given)]
+        operands = (table, m, v, lag.done, lag.scales, lag.eps, lag.at, *given)
+        if sharding.devices() == 1:
+            return call(*operands), ()
+        return jax.shard_map(call, in_specs=tuple(specs), out_specs=(split, split, split, copied), check_vma=False)(*operands), ()
+
+    def plain_forward(self, keep, *args):
+        del keep
+        table, m, v, lag, given = args
+        if len(given) < 2:
+            return (table, m, v, lag.done), ()
+        gradient = jnp.zeros_like(table).at[given[0]].add(given[1])
+        step, m, v = adam_step(self.rates, m, v, gradient, lag.scales[lag.at], lag.eps[lag.at])
+        return (table + step, m, v, jnp.full_like(lag.done, lag.at + 1)), ()
 
 
-def _with_table(name, results, lag, state, params):
-    table, m, v, done = results
-    state = state._replace(mu=state.mu | {name: m}, nu=state.nu | {name: v})
-    return lag._replace(done=done), state, params | {name: table}
-
-
-@dataclass(frozen=True)
-class ClippedRows(RowUpdate):
-    """Row-sparse update with gradient clipping.
-
-    If the global norm of the gradient of all parameters exceeds `most`, the gradients are scaled so that the norm is `most`. If a step
-    looks up a row of the table (see `RowUpdate`) several times, the gradients of this row are added up before the norm is computed. The
-    row-sparse update `inner` then takes the step with the scaled gradients. The state of the optimiser is a pair, as with
-    `optax.chain(optax.clip_by_global_norm(most), ...)`. The second member of the pair is the state that `inner` uses.
-    """
-
-    inner: RowUpdate
-    most: float
-
-    def serves(self, table):
-        return self.inner.serves(table)
-
-    def begin(self, table, state, steps, at=0, behind=()):
-        return self.inner.begin(table, state[1], steps, at, behind)
-
-    def catch_up(self, name, ids, lag, state, params):
-        lag, own, params = self.inner.catch_up(name, ids, lag, state[1], params)
-        return lag, (state[0], own), params
-
-    def update(self, updates, name, ids, rows, lag, state, params):
-        once = summed_rows(ids, rows, params[name], name)
-        norm = optax.tree_utils.tree_norm((updates, once))
-        most = self.most
-        updates, rows = jax.tree.map(lambda g: jnp.where(norm < most, g, g / norm.astype(g.dtype) * most), (updates, rows))
-        lag, own, params = self.inner.update(updates, name, ids, rows, lag, state[1], params)
-        return lag, (state[0], own), params
+def _table_spec(table: jax.Array, name: str) -> PartitionSpec:
+    return sharding.param_spec(sharding.devices(), (jax.tree_util.DictKey(name),), table)
 
 
 def summed_rows(ids: jax.Array, rows: jax.Array, table: jax.Array, name: str) -> jax.Array:
     """Add up the gradients that belong to the same row of the table, and return the sums."""
-    if sharding.param_spec(sharding.devices(), (jax.tree_util.DictKey(name),), table):
+    if _table_spec(table, name):
         rows = sharding.rows_to_columns(rows)
     ids, rows = ids.reshape(-1), rows.reshape(-1, rows.shape[-1])
     ids = jnp.where(ids < 0, ids + len(table), ids)

@@ -1,6 +1,12 @@
-"""Folder of a training run, which holds its config, environment, metrics, TensorBoard events, figures and checkpoints."""
+"""Folder of a training run, which holds its config, environment, metrics, TensorBoard events, figures and checkpoints.
+
+The manifest of a run holds the SHA-256 of each file that the predictions of the run depend on, and the environments in which the run was
+trained. An environment is a dict of versions, devices and settings; see `environment`. Checkpoints have manifests of their own; see
+`checkpoint`.
+"""
 
 import contextlib
+import hashlib
 import json
 import os
 import platform
@@ -16,12 +22,19 @@ import jax
 from jax.sharding import Mesh
 
 from lstm_jax.backend_names import with_current_names
+from lstm_jax.config import CONFIGS
 from lstm_jax.config.files import config_changes, shown_changes
 from lstm_jax.errors import InputError, require, system_errors
 from lstm_jax.files.locks import locked
-from lstm_jax.files.writing import remove_temporaries, write_atomically
+from lstm_jax.files.writing import read_summed, remove_temporaries, summed_json, write_atomically
 from lstm_jax.runtime.machine import cores
-from lstm_jax.training import manifest
+
+FILES = ("config.json", "data.sha256", *dict.fromkeys(name for kind in CONFIGS.values() for name in kind.files))
+"""Names of all files that the predictions of a run can depend on. A run has only the files of its task."""
+EPOCHS = ("train", "epochs")
+_READABLE = "name the folder of a run that can be read"
+_EVERYWHERE = ("lstm-jax", "jax", "jaxlib", "flax", "optax", "numpy", "backend", "devices", "hosts", "xla_flags", "matmul_precision")
+_ON_A_CPU = ("cpu", "cores", "compiled")
 
 
 class RunFolder:
@@ -49,7 +62,7 @@ class RunFolder:
         self.figures = path / "figures"
         self.checkpoints = checkpoints or path / "checkpoints"
         self.language_model = self.checkpoints / "language_model"
-        self.manifest = path / manifest.NAME
+        self.manifest = path / "manifest.json"
         self.lock = path / "run.lock"
 
     @contextlib.contextmanager
@@ -59,15 +72,15 @@ class RunFolder:
         Raises:
             InputError: if another process holds the lock, if the path is a file, or if the folder cannot be created.
         """
-        thing = f"run folder {self.path}"
-        with system_errors(thing, "name a folder that can be written"):
-            require(not self.path.exists() or self.path.is_dir(), thing, "is a file", "name a new folder")
+        subject = f"run folder {self.path}"
+        with system_errors(subject, "name a folder that can be written"):
+            require(not self.path.exists() or self.path.is_dir(), subject, "is a file", "name a new folder")
             self.path.mkdir(parents=True, exist_ok=True)
-        with locked(self.lock, thing):
+        with locked(self.lock, subject):
             yield
 
     def start(self, config_json: str, resume: bool) -> bool:
-        """Start a run in the folder by writing its config, or check that the run in the folder can be resumed with this config.
+        """Write the config of a new run, or check that the run in the folder can be resumed with this config.
 
         Files that a killed process left half-written are removed.
 
@@ -76,24 +89,19 @@ class RunFolder:
             resume: whether the folder may hold a run.
 
         Returns:
-            False if a run was started, or if the config equals that of the run in the folder. True if the config differs from that of the
-            run only by a larger number of epochs. This difference is allowed if the learning-rate schedule is constant, because the number
-            of epochs does not change the steps of such a run. The config in the folder is kept until `lengthen` is called.
+            Whether the config differs from that of the run in the folder, which is allowed if only its number of epochs is larger and its
+            learning-rate schedule is constant. The config in the folder is kept until `lengthen` is called.
 
         Raises:
             InputError: in one of these cases.
 
-                - The folder holds a run, and `resume` is false.
-                - The config differs from that of the run in the folder in a way that is not allowed.
-                - A file of the run in the folder has changed.
+                - The folder holds a run, and `resume` is false, or the config differs in another way, or a file of the run has changed.
                 - The folder holds no run, but a file or a folder with a name that a run uses.
-                - The path is a file.
         """
-        require(not self.path.exists() or self.path.is_dir(), f"run folder {self.path}", "is a file", "name a new folder")
         for folder in (self.path, self.events, self.figures):
             remove_temporaries(folder)
         if not self.config.exists():
-            own = {*manifest.FILES, *(path.name for path in vars(self).values() if path.parent == self.path and path != self.lock)}
+            own = {*FILES, *(path.name for path in vars(self).values() if path.parent == self.path and path != self.lock)}
             taken = sorted(name for name in own if (self.path / name).exists())
             require(not taken, f"run folder {self.path}", f"holds {', '.join(taken)}", "name a new folder, or move this away")
             write_atomically(self.config, config_json)
@@ -117,12 +125,9 @@ class RunFolder:
         require(self.config.exists(), f"run folder {self.path}", "removed while it trained", "train anew")
 
     def lengthen(self, config_json: str) -> None:
-        """Replace the config of the run by one with more epochs, and remove the result of the training with fewer epochs.
+        """Replace the config of the run by one with more epochs, for which `start` returned true, and remove the result and the manifest.
 
-        The manifest is removed, too, because it holds the checksum of the old config. Call `seal` next to write a new manifest.
-
-        Args:
-            config_json: the new config as JSON, for which `start` returned true.
+        Call `seal` next to write a new manifest.
 
         Raises:
             InputError: if the config cannot be written.
@@ -139,36 +144,34 @@ class RunFolder:
         """
         if not self.data.exists():
             write_atomically(self.data, fingerprint + "\n")
-        with system_errors(f"file {self.data}", "name the folder of a run that can be read"):
+        with system_errors(f"file {self.data}", _READABLE):
             same = same_data(self.data.read_bytes(), fingerprint)
         require(same, f"data of run {self.path}", "changed since the run began", "give the old data to resume it, or name a new folder")
 
     def verify(self) -> tuple[str, ...]:
-        """Check that the files on which predictions depend are unchanged since the run wrote them, and return a tuple of warnings.
+        """Check that the files on which predictions depend have the checksums in the manifest, and return a tuple of warnings.
 
-        The files are compared with their checksums in the manifest of the run. If an older version of lstm_jax wrote the run, the run has
-        no manifest, and the tuple has one warning: changes of the files cannot be noticed. Otherwise the tuple is empty.
+        The tuple is empty, except for a run of an older version of lstm_jax, which has no manifest.
 
         Raises:
             InputError: if a file has changed. The error names the file.
         """
-        found = manifest.read(self.path)
-        if found is not None:
-            manifest.verify(self.path, found)
+        sealed = self._sealed()
+        if sealed is not None:
+            for name, kind in self._changes(sealed["files"]).items():
+                raise InputError(f"file {self.path / name}", f"{kind} since the run wrote its files", self._accepting)
             return ()
-        note = f"run {self.path} has no {manifest.NAME}, as runs of older versions: a change of its files would go unnoticed; "
+        note = f"run {self.path} has no {self.manifest.name}, as runs of older versions: a change of its files would go unnoticed; "
         return (f"{note}lstm-jax run accept --run {shlex.quote(str(self.path))} writes one",) if self.config.exists() else ()
 
     def environments(self) -> tuple[dict[str, Any], ...]:
         """Return the environments that the run was trained in, oldest first, or () if the run has not begun.
 
-        An environment is a dict of versions, devices and settings; see the function `environment`.
-
         Raises:
             InputError: if the manifest is damaged.
         """
-        found = manifest.read(self.path)
-        return found.environments if found is not None else self._written_environments()
+        sealed = self._sealed()
+        return self._written_environments() if sealed is None else tuple(sealed["environments"])
 
     def _written_environments(self) -> tuple[dict[str, Any], ...]:
         """Return the environments in environment.json, oldest first, or () if the file cannot be read."""
@@ -180,15 +183,9 @@ class RunFolder:
             return ()
 
     def seal(self, environments: tuple[dict[str, Any], ...]) -> None:
-        """Write the two files that record the state of a run: its manifest and environment.json.
-
-        The manifest contains the current checksums of the files on which the predictions of the run depend, and all environments.
-        environment.json contains the first environment and, under the key "resumed", a list of the later ones.
-
-        Args:
-            environments: environments that the run was trained in, oldest first; see the function `environment`.
-        """
-        manifest.write(self.path, environments)
+        """Write the manifest, and environment.json with the first environment and, under the key "resumed", the later ones."""
+        files = {name: digest for name in FILES if (digest := self._digest(name))}
+        write_atomically(self.manifest, summed_json({"files": files, "environments": list(environments)}))
         if environments:
             first, *later = environments
             write_atomically(self.environment, json.dumps(first | ({"resumed": later} if later else {}), indent=2) + "\n")
@@ -197,36 +194,58 @@ class RunFolder:
         """Accept the files of the run as they are now, by writing a new manifest with their checksums.
 
         Returns:
-            A dict with one entry for each file that differs from the old manifest. The key is the name of the file, and the value is the
-            kind of difference: "changed", "missing" or "added".
+            For each file that differs from the old manifest, the kind of difference: "changed", "missing" or "added".
 
         Raises:
             InputError: if the folder holds no run, if another process uses the folder, or if the folder cannot be written.
         """
         require(self.config.exists(), f"run {self.path}", "no config.json", "name the folder of a run")
         with self.locked():
-            old = manifest.Manifest({}, self._written_environments())
+            old: dict[str, Any] = {"files": {}, "environments": self._written_environments()}
             with contextlib.suppress(InputError):
-                old = manifest.read(self.path) or old
-            found = manifest.changes(self.path, old)
-            self.seal(old.environments)
+                old = self._sealed() or old
+            found = self._changes(old["files"])
+            self.seal(tuple(old["environments"]))
         return found
+
+    @property
+    def _accepting(self) -> str:
+        return f"bring the old one back, or if this is meant: lstm-jax run accept --run {shlex.quote(str(self.path))}"
+
+    def _sealed(self) -> dict[str, Any] | None:
+        """Return the content of the manifest, or None if the run has no manifest."""
+        try:
+            found = read_summed(self.manifest.read_bytes())
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise InputError(f"manifest {self.manifest}", error.strerror, _READABLE) from error
+        if found is None:
+            raise InputError(f"manifest {self.manifest}", "damaged", self._accepting)
+        return found
+
+    def _changes(self, sealed: dict[str, str]) -> dict[str, str]:
+        """Return a dict with one entry for each file of `FILES` that does not have the checksum in `sealed`."""
+        found = {name: self._digest(name) for name in FILES}
+        kinds = {name: "missing" if not found[name] else "changed" if name in sealed else "added" for name in FILES}
+        return {name: kinds[name] for name in FILES if found[name] != sealed.get(name, "")}
+
+    def _digest(self, name: str) -> str:
+        """Return the SHA-256 of a file, or "" if the file does not exist."""
+        path = self.path / name
+        if not path.exists():
+            return ""
+        require(path.is_file(), f"file {path}", "not a regular file", "name the folder of a run")
+        with system_errors(f"file {path}", _READABLE):
+            return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Compare two environments, and return a list of those differences that can change the last bits of results.
-
-    A difference is a text such as "cores 4, now 2". An environment is a dict of versions, devices and settings; see `environment`.
-    """
+    """Return those differences of two environments, such as "cores 4, now 2", that can change the last bits of results."""
     old, new = (with_current_names({**environment, **environment.get("versions", {})}) for environment in (old, new))
     names = [*_EVERYWHERE, *(_ON_A_CPU if str(new.get("devices", "")).startswith("['cpu") else ())]
     changed = (name for name in names if name in old and name in new and old[name] != new[name])
     return [f"{name.replace('_', ' ')} {_shown(old[name])}, now {_shown(new[name])}" for name in changed]
-
-
-_EVERYWHERE = ("lstm-jax", "jax", "jaxlib", "flax", "optax", "numpy", "backend", "devices", "hosts", "xla_flags", "matmul_precision")
-EPOCHS = ("train", "epochs")
-_ON_A_CPU = ("cpu", "cores", "compiled")
 
 
 def _shown(value: Any) -> str:
@@ -298,15 +317,9 @@ def cpu_name() -> str:
 
 
 def same_data(stored: bytes, fingerprint: str) -> bool:
-    """Return whether the stored fingerprint of the data of a run matches another fingerprint.
+    """Return whether the content of the file `data.sha256` of a run matches a fingerprint, which is one or more checksums.
 
-    A fingerprint consists of one or more checksums, separated by spaces. Older versions of lstm_jax stored only the first checksums.
-    Therefore the stored checksums are compared with as many checksums from the beginning of `fingerprint`. If no checksum is stored, the
-    result is false.
-
-    Args:
-        stored: content of the file `data.sha256` of the run.
-        fingerprint: fingerprint of the data to compare with.
+    Older versions of lstm_jax stored only the first checksums, which are then compared. If none is stored, the result is false.
     """
     words = stored.split()
     return bool(words) and words == fingerprint.encode().split()[: len(words)]

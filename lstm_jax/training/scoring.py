@@ -48,9 +48,9 @@ class Scores(NamedTuple):
     correct: np.ndarray
 
     def metrics(self, prefix: str = "") -> dict[str, float]:
-        """Return a dict of four metrics of the whole text, with `prefix` before each of their names.
+        """Return the metrics of the whole text, with `prefix` before each of their names.
 
-        The names are "loss" (the mean of `nats`), "bits" (bits per character), "perplexity" and "accuracy" (the share of true entries in
+        They are "loss" (the mean of `nats`), "bits" (bits per character), "perplexity" and "accuracy" (the share of true entries in
         `correct`).
         """
         loss = float(self.nats.mean(dtype=np.float64))
@@ -59,7 +59,7 @@ class Scores(NamedTuple):
 
 
 def bits_and_perplexity(nats: float) -> dict[str, float]:
-    """Return a dict of two metrics that are computed from a mean loss in nats: "bits" (nats / ln 2) and "perplexity" (e^nats)."""
+    """Return the metrics "bits" (nats / ln 2) and "perplexity" (e^nats) of a mean loss in nats."""
     return {"bits": nats / float(np.log(2)), "perplexity": float(np.exp(nats))}
 
 
@@ -73,11 +73,10 @@ class Scorer:
 
     Args:
         rebuild: function from parameters to the character model, a `CharGenerator`.
-        mesh: device mesh over which windows and streams are sharded. Streams are the sections into which the method `text` divides a long
-            text.
+        mesh: device mesh over which windows and streams are sharded.
         mode: "carried" to carry the recurrent state through the text, or "window" to predict each character from a zero state and the
             `length` characters before it.
-        length: number of characters before the predicted character in a window. Has no effect if `mode` is "carried".
+        length: number of characters before the predicted character in a window.
 
     Raises:
         InputError: if `mode` is neither "carried" nor "window", or `length` is not an int of at least 1.
@@ -91,7 +90,8 @@ class Scorer:
         def window(params, ids):
             ids = as_int32("ids", ids, "give ints")
             logits, _ = rebuild(params)(ids[:, :-1], last=True, deterministic=True)
-            return jnp.stack(_pair(_score(logits, ids[:, -1])), axis=-1)
+            nats, correct = _score(logits, ids[:, -1])
+            return jnp.stack((nats, correct.astype(nats.dtype)), axis=-1)
 
         @partial(jax.jit, out_shardings=whole)
         def chunk(params, state, ids, valid, resets):
@@ -106,11 +106,7 @@ class Scorer:
         self._window, self._chunk, self._hidden = make_predict(window, mesh), chunk, hidden
 
     def windows(self, params: Any, ids: Integer[np.ndarray, "N L"]) -> Scores:
-        """Compute the negative log-probability of the last character of each window, given the other characters of the window.
-
-        Args:
-            params: parameters of the model.
-            ids: (N, L): character ids of N windows, where L is the number of characters in a window, including the last one.
+        """Score the last character of each of N windows of L characters, whose ids are (N, L), given the other characters.
 
         Raises:
             InputError: if `ids` are not ints (N, L).
@@ -121,12 +117,9 @@ class Scorer:
     def text(self, params: Any, ids: Integer[np.ndarray, "N"], starts: np.ndarray | None = None) -> Scores:
         """Compute the negative log-probability of each character of a text, given the characters before it.
 
-        If the mode of the scorer is "carried", the recurrent state is carried through the text. A text with at least `2 * STREAM`
-        characters to score is divided into sections, called streams, which are read in parallel. Before its section, each stream reads the
-        `WARM_UP` characters that precede the section, without scoring them.
-
-        In mode "window", each character is predicted from a zero state and the `length` characters before it. Here `length` is the argument
-        of the scorer. A character that fewer than `length` characters precede is predicted from all characters before it.
+        In mode "carried", a text with at least `2 * STREAM` characters to score is divided into sections, called streams, which are read in
+        parallel. Before its section, each stream reads the `WARM_UP` characters that precede the section, without scoring them. In mode
+        "window", a character that fewer than `length` characters precede is predicted from all characters before it.
 
         Args:
             params: parameters of the model.
@@ -135,7 +128,7 @@ class Scorer:
                 they are ignored.
 
         Returns:
-            The scores of the last N - 1 characters. The first character has no score, because no character precedes it.
+            The scores of the last N - 1 characters.
 
         Raises:
             InputError: if `ids` are not ints (N,), or if N is below 2.
@@ -163,33 +156,20 @@ class Scorer:
         rows = np.asarray(ids, np.int32)[np.clip(positions, 0, count)]
         valid = (positions[:, :-1] >= 0) & (positions[:, :-1] < count)
         at = None if starts is None else np.isin(positions[:, :-1], starts)
-        nats, correct = [], []
+        parts = []
         with sharding.on(self.mesh):
             state = self._initial_state(params, streams)
             for begin in range(0, chunks * size, size):
                 part = slice(begin, begin + size)
                 cuts = None if at is None else at[:, part]
                 state, scored = self._chunk(params, state, rows[:, begin : begin + size + 1], valid[:, part], cuts)
-                nats.append(np.asarray(scored[0]))
-                correct.append(np.asarray(scored[1]))
-
-        def joined(parts: list[np.ndarray]) -> np.ndarray:
-            return np.concatenate(parts)[warm : warm + own].T.reshape(-1)[:count]
-
-        return Scores(joined(nats), joined(correct))
+                parts.append([np.asarray(array) for array in scored])
+        return Scores(*(np.concatenate(part)[warm : warm + own].T.reshape(-1)[:count] for part in zip(*parts, strict=True)))
 
     def activations(self, params: Any, ids: Integer[np.ndarray, "N"], starts: np.ndarray | None = None) -> np.ndarray:
-        """Return the outputs of the last recurrent layer after each character of a text.
+        """Return the outputs (N, H), float32, of the last recurrent layer after each of N characters, read in one pass.
 
-        The model reads the text in one pass that carries the recurrent state.
-
-        Args:
-            params: parameters of the model.
-            ids: character ids (N,) of the text.
-            starts: positions in the text before which the recurrent state is replaced by zeros; None means no positions.
-
-        Returns:
-            A float32 array (N, H), where H is the number of hidden units.
+        The arguments are those of `text`.
 
         Raises:
             InputError: if `ids` are not ints (N,), or if N is 0.
@@ -205,8 +185,3 @@ class Scorer:
             h, state = self._hidden(params, state, padded[None, begin : begin + size], cuts)
             parts.append(np.asarray(h[:, 0]))
         return np.concatenate(parts)[: len(ids)]
-
-
-def _pair(scored: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-    nats, correct = scored
-    return nats, correct.astype(nats.dtype)

@@ -43,11 +43,10 @@ class TrainState(NamedTuple):
 
 
 def state_sharding(params: Any, optimizer: Optimizer, totals: tuple[str, ...], mesh: Mesh, carry: Any = (), behind: Any = ()) -> TrainState:
-    """Return the sharding of each array of a training state, as a `TrainState`.
+    """Return the sharding of each array of a training state, as a `TrainState`. The arguments are those of `create_state`.
 
-    Parameters are sharded as `sharding.param_spec` says. The moments of the optimiser are sharded like their parameters. The arrays of the
-    carry are sharded along their first axis, which is the batch axis. All other arrays are replicated. The arguments are those of
-    `create_state`.
+    Parameters are sharded as `sharding.param_spec` says, and the moments of the optimiser like their parameters. The arrays of the carry
+    are sharded along their first axis, which is the batch axis. All other arrays are replicated.
     """
     copied = sharding.replicated(mesh)
     param_shardings = jax.tree_util.tree_map_with_path(
@@ -68,20 +67,17 @@ def state_sharding(params: Any, optimizer: Optimizer, totals: tuple[str, ...], m
 def create_state(
     params: Any, optimizer: Optimizer, totals: tuple[str, ...], mesh: Mesh, carry: Any = (), behind: Any = ()
 ) -> tuple[TrainState, TrainState]:
-    """Create the training state at the start of a run, sharded over the devices of a mesh.
+    """Create the training state at the start of a run, sharded over the devices of a mesh, and return it with its shardings.
 
-    The arrays in the arguments are copied. Therefore they stay valid when a compiled step reuses the memory of the state.
+    The given arrays are copied. Therefore they stay valid when a compiled step reuses the memory of the state.
 
     Args:
         params: initial parameters.
         optimizer: optimiser, whose initial state becomes a part of the training state.
-        totals: names of the entries of `TrainState.totals`, which are sums over examples.
+        totals: names of the entries of `TrainState.totals`.
         mesh: devices that the state is sharded over.
-        carry: initial carry; see `TrainState.carry`.
-        behind: initial value of `TrainState.behind`.
-
-    Returns:
-        A pair of the training state and its shardings. The second member is a `TrainState`, too; see `state_sharding`.
+        carry: initial `TrainState.carry`.
+        behind: initial `TrainState.behind`.
     """
     shardings = state_sharding(params, optimizer, totals, mesh, carry, behind)
 
@@ -96,14 +92,10 @@ def create_state(
 
 
 def for_checkpoint(state: TrainState, put: Callable[[Any], Any]) -> TrainState:
-    """Return the state that a checkpoint stores for a training state.
+    """Return the state that a checkpoint stores for a training state. `put` places the arrays of a pytree on all devices.
 
-    The checkpoint stores the number of examples in `TrainState.totals` as a float32, because older versions did so. A large number is
-    rounded in float32. The field `rounded` therefore stores the exact number minus the rounded number, as a float32 scalar, too.
-
-    Args:
-        state: training state.
-        put: function that places the arrays of a pytree on all devices.
+    The checkpoint stores the number of examples in `TrainState.totals` as a float32, because older versions did so. The field `rounded`
+    stores the exact number minus this rounded number, as a float32 scalar, too.
     """
     count = int(state.totals[EXAMPLES])
     shown, rounded = put((np.float32(count), np.float32(count - int(np.float32(count)))))
@@ -112,11 +104,6 @@ def for_checkpoint(state: TrainState, put: Callable[[Any], Any]) -> TrainState:
 
 
 def from_checkpoint(state: TrainState, put: Callable[[Any], Any]) -> TrainState:
-    """Return the training state for the state that a checkpoint stores, as the inverse of `for_checkpoint`.
-
-    Args:
-        state: state that a checkpoint stores.
-        put: function that places the arrays of a pytree on all devices.
-    """
+    """Return the training state for the state that a checkpoint stores, as the inverse of `for_checkpoint`."""
     count, finite = put((np.int32(int(state.totals[EXAMPLES]) + int(state.rounded)), np.int32(0)))
     return state._replace(totals=state.totals | {EXAMPLES: count, FINITE: finite}, rounded=())

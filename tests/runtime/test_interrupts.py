@@ -15,7 +15,7 @@ PROGRAM = """
 import jax, jax.numpy as jnp
 from lstm_jax import cli
 from lstm_jax.commands import COMMANDS
-from lstm_jax.training.signals import noted_signals
+from lstm_jax.runtime.interrupts import noted_signals
 
 def endless(console):
     with noted_signals():

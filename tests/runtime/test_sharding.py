@@ -174,18 +174,6 @@ def test_embedding_by_columns(shape: tuple[int, ...], axis: int) -> None:
 
 
 @two_devices
-def test_no_device_gathers_the_table() -> None:
-    """Devices exchange vectors (by all-to-all) and ids, but never the table, which is by far the largest array here."""
-    mesh = make_mesh(2)
-    table, ids = jnp.zeros((999, 6)), jnp.zeros((4, 8), jnp.int32)
-    with on(mesh):
-        compiled = jax.jit(gather_columns).lower(jax.device_put(table, rows(mesh, 1)), jax.device_put(ids, rows(mesh, 1))).compile()
-    lines = [line for line in compiled.as_text().splitlines() if "all-gather(" in line or "all-reduce(" in line]
-    assert not [line for line in lines if "999" in line], lines
-    assert "all-to-all" in compiled.as_text()
-
-
-@two_devices
 @pytest.mark.parametrize(("table", "ids"), [((11, 5), (4, 6)), ((11, 6), (4, 5)), ((11, 6), ())], ids=str)
 def test_gather_that_does_not_divide(table: tuple, ids: tuple) -> None:
     rng = np.random.default_rng(0)
@@ -210,25 +198,3 @@ def test_the_nearest_row_with_explicit_sharding() -> None:
         np.testing.assert_array_equal(gather_columns(table, placed, mode="clip")[:, 0], [0, 0, 4, 4])
         placed = jax.device_put(ids.astype(np.int8), jax.NamedSharding(mesh, jax.P("data")))
         np.testing.assert_array_equal(gather_columns(jnp.arange(300.0)[:, None], placed, mode="clip")[:, 0], [0, 0, 4, 7])
-
-
-@two_devices
-def test_the_whole_model_on_two_devices() -> None:
-    mesh = make_mesh(2)
-    made = functional(SentimentClassifier(SentimentModelConfig(embed=6, units=5), 50, rngs=nnx.Rngs(0)))
-    ids = jnp.asarray(np.random.default_rng(0).integers(0, 50, (4, 7)))
-
-    def function(params, ids):
-        def loss(params):
-            logits = made.rebuild(params)(ids, deterministic=True)
-            return (logits**2).sum(), logits
-
-        return jax.value_and_grad(loss, has_aux=True)(params)
-
-    want = jax.jit(function)(made.params, ids)
-    with on(mesh):
-        shardings = jax.tree_util.tree_map_with_path(lambda path, leaf: NamedSharding(mesh, param_spec(mesh.size, path, leaf)), made.params)
-        params = {name: jax.device_put(array, shardings[name]) for name, array in made.params.items()}
-        (value, logits), gradients = jax.jit(function)(params, jax.device_put(ids, rows(mesh)))
-    assert_close(((value, logits), gradients), want, "float32")
-    assert logits.sharding.is_equivalent_to(NamedSharding(mesh, spec(DATA)), 1), logits.sharding

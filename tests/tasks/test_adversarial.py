@@ -1,5 +1,7 @@
 """Adversarial perturbations of word vectors: their size and direction for padded and packed reviews, and the training loss with them."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +18,7 @@ from lstm_jax.runtime.sharding import make_mesh
 from lstm_jax.tasks import sentiment
 from lstm_jax.tasks.adversarial import perturbation
 from lstm_jax.tasks.packed_reviews import pack_reviews
+from lstm_jax.training.lookups import find_lookups
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
@@ -111,12 +114,14 @@ def test_dropout_rows_and_devices(devices: int) -> None:
     def whole(params):
         return objective(params, batch, weight, key)[0]
 
-    def by_rows(params, vectors):
-        return objective.loss_of(params, [vectors], batch, weight, key)[0]
-
     with sharding.on(make_mesh(devices)):
         vectors = made.params[EMBEDDING][ids.T]
         loss, gradient = jax.jit(jax.value_and_grad(whole))(made.params)
+        found: Any = find_lookups(objective, made.params, batch, weight, key, table=EMBEDDING)
+
+        def by_rows(params, vectors):
+            return found.loss_of(params, [vectors], batch, weight, key)[0]
+
         others, rows = jax.jit(jax.grad(by_rows, (0, 1)))(made.params, vectors)
     added = np.zeros((V, E))
     np.add.at(added, np.asarray(ids.T), np.asarray(rows, np.float64))
@@ -155,14 +160,16 @@ def test_no_derivative_of_order_2_is_asked_for() -> None:
     )
 
     def rebuild(params):
-        return lambda ids, vectors, summed, deterministic, rngs: model(params["weight"], vectors)
+        class Model:
+            def embedding(self, ids, axis):
+                return params[EMBEDDING][ids]
 
-    batch = jnp.asarray(padded()), jnp.asarray(LABELS)
-    vectors = jnp.asarray(RNG.normal(size=(8, len(LABELS), E)), jnp.float32)
-    objective = sentiment.objective(rebuild, 0.5)
+            def __call__(self, ids, vectors, deterministic, rngs):
+                return model(params["weight"], vectors)
 
-    def loss(params, vectors):
-        return objective.loss_of(params, [vectors], batch, jnp.full(len(LABELS), 1 / len(LABELS)), jax.random.key(0))[0]
+        return Model()
 
-    gradient = jax.grad(loss, (0, 1))({"weight": jnp.asarray(0.3)}, vectors)
+    batch, weight = (jnp.asarray(padded()), jnp.asarray(LABELS)), jnp.full(len(LABELS), 1 / len(LABELS))
+    params = {"weight": jnp.asarray(0.3), EMBEDDING: jnp.asarray(RNG.normal(size=(V, E)), jnp.float32)}
+    gradient = jax.grad(lambda params: sentiment.objective(rebuild, 0.5)(params, batch, weight, jax.random.key(0))[0])(params)
     assert all(np.abs(array).max() > 1e-4 for array in jax.tree.leaves(gradient))

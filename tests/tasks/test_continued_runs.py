@@ -13,7 +13,6 @@ from lstm_jax.config import ForecastConfig, ForecastModelConfig, SeriesConfig, T
 from lstm_jax.config.files import config_changes, shown_changes
 from lstm_jax.data import Series
 from lstm_jax.tasks import forecast, generation
-from lstm_jax.training import manifest
 from lstm_jax.training.run_folder import RunFolder
 
 CONFIG = ForecastConfig(
@@ -80,7 +79,7 @@ def test_a_run_that_is_killed_while_it_is_prolonged(run: Path, series: Series, m
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(manifest, "write", stop)
+        patch.setattr(RunFolder, "seal", stop)
         with pytest.raises(KeyboardInterrupt):
             forecast.train(trained_for(CONFIG, 3), run, data=series, resume=True, figures=False)
     forecast.train(trained_for(CONFIG, 3), run, data=series, resume=True, figures=False)

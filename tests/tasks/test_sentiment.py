@@ -263,7 +263,7 @@ def test_padded_rows_are_those_of_keras(side, run, keras):
 
 
 def test_the_objective_by_hand():
-    loss, metrics = sentiment.objective(lambda params: lambda ids, vectors, summed, deterministic, rngs: params)(
+    loss, metrics = sentiment.objective(lambda params: lambda ids, vectors, deterministic, rngs: params)(
         jnp.log(jnp.array([9.0, 1 / 4, 3.0])), (None, jnp.array([1, 0, 0])), jnp.array([0.5, 0.5, 0.0]), None
     )
     assert float(loss) == pytest.approx(-(np.log(0.9) + np.log(0.8)) / 2, rel=1e-6)

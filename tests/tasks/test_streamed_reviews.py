@@ -18,7 +18,7 @@ from lstm_jax.config import SentimentConfig
 from lstm_jax.errors import InputError
 from lstm_jax.runtime import sharding
 from lstm_jax.tasks import sentiment
-from lstm_jax.training import stream_order
+from lstm_jax.training.examples import shuffled
 from lstm_jax.training.feeding import FromHost, make_source
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -64,7 +64,7 @@ def test_a_run(configs, tmp_path: Path) -> None:
 def test_batches_are_those_of_the_order(configs) -> None:
     """A run that streams reviews has the same validation split as a run that holds them in memory.
 
-    The batches of the streaming run have the rows that `stream_order.shuffled` names.
+    The batches of the streaming run have the rows that `shuffled` names.
     """
     streamed, memory = (dataclasses.replace(config, data=dataclasses.replace(config.data, validation=0.25)) for config in configs)
     mapped, whole = (sentiment.padded_rows(sentiment.load_reviews(config), config) for config in (streamed, memory))
@@ -77,7 +77,7 @@ def test_batches_are_those_of_the_order(configs) -> None:
     assert isinstance(source, FromHost)
     source.begin(key, 0)
     (ids, labels), order = source.at(0)
-    rows = stream_order.shuffled(key, examples.count, 16)(0, len(np.asarray(order.rows))).rows
+    rows = shuffled(key, examples.count, 16)(0, len(np.asarray(order.rows))).rows
     assert len(rows) == -(-examples.count // 16)  # all batches of the epoch
     np.testing.assert_array_equal(ids, np.asarray(whole.train.ids)[rows])
     np.testing.assert_array_equal(labels, whole.train.labels[rows])

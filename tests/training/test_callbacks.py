@@ -1,10 +1,10 @@
 """Output of the callbacks: the file of metrics, TensorBoard events and the printed table."""
 
+import contextlib
 import io
 import json
 import math
 import os
-import struct
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +12,7 @@ import pytest
 from rich.console import Console
 
 from lstm_jax.errors import InputError
-from lstm_jax.training.callbacks import EpochRecord, metrics_file, print_row, tensorboard
-from lstm_jax.training.events import append_scalars
+from lstm_jax.training.callbacks import EpochRecord, _append_scalars, metrics_file, print_row, tensorboard
 
 FIRST = {"epoch": 1, "step": 6, "train_loss": 0.75, "train_accuracy": 0.5, "seconds": 2.0, "test_auc": None, "note": "text"}
 SECOND = FIRST | {"epoch": 2, "step": 12, "train_loss": 0.5, "test_auc": 0.875}
@@ -43,20 +42,19 @@ def test_a_metric_that_is_no_number_is_null(tmp_path):
 
 
 def events(folder) -> list[tuple[str, int, float]]:
-    """Return (tag, step, value) of each entry in the only event file of a folder, and check all checksums as TensorBoard's reader does."""
+    """Return (tag, step, value) of each entry in the only event file of a folder, as TensorBoard's reader reads it."""
     from tensorboard.compat.proto.event_pb2 import Event
-    from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
+    from tensorboard.compat.tensorflow_stub.errors import OutOfRangeError
+    from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import PyRecordReader_New
 
     (path,) = folder.iterdir()
-    content, found = path.read_bytes(), []
-    while content:  # length, its checksum, the event, its checksum
-        size, sum_of_size = struct.unpack("<QI", content[:12])
-        data, sum_of_data = content[12 : 12 + size], struct.unpack("<I", content[12 + size : 16 + size])[0]
-        assert (sum_of_size, sum_of_data) == (masked_crc32c(content[:8]), masked_crc32c(data))
-        event = Event.FromString(data)
-        found += [(event.file_version, event.step, 0.0)] if event.file_version else []
-        found += [(value.tag, event.step, value.simple_value) for value in event.summary.value]
-        content = content[16 + size :]
+    reader, found = PyRecordReader_New(str(path)), []
+    with contextlib.suppress(OutOfRangeError):
+        while True:
+            reader.GetNext()  # checks the checksums
+            event = Event.FromString(reader.record())
+            found += [(event.file_version, event.step, 0.0)] if event.file_version else []
+            found += [(value.tag, event.step, value.simple_value) for value in event.summary.value]
     return found
 
 
@@ -126,7 +124,7 @@ def test_a_new_training_begins_a_new_file(tmp_path):
     This also holds if both trainings use the same callback.
     """
     foreign = tmp_path / "events.out.tfevents.9999999999.host"
-    append_scalars(foreign, 40, {"x": 1.0})
+    _append_scalars(foreign, 40, {"x": 1.0})
     kept = foreign.read_bytes()
     write = tensorboard(tmp_path)
     write(record(FIRST))
@@ -142,7 +140,7 @@ def test_a_new_training_begins_a_new_file(tmp_path):
 
 def test_events_on_a_full_disk(tmp_path):
     with pytest.raises(InputError, match=r"^writing .*full: No space left on device; free some space"):
-        append_scalars(Path("/dev/full"), 1, {"x": 1.0})
+        _append_scalars(Path("/dev/full"), 1, {"x": 1.0})
 
 
 def table_of(rows: list[dict], width: int) -> list[str]:
@@ -174,14 +172,8 @@ def test_print_row_of_three_splits_fits_in_80_columns():
 
 
 def test_print_row_begins_a_new_table_if_the_metrics_change():
-    assert [line.split()[0] for line in table_of([FIRST, FIRST | {"epoch": 2, "test_loss": 1.0}], 80)] == [
-        "train",
-        "epoch",
-        "1",
-        "train",
-        "epoch",
-        "2",
-    ]
+    lines = table_of([FIRST, FIRST | {"epoch": 2, "test_loss": 1.0}], 80)
+    assert [line.split()[0] for line in lines] == ["train", "epoch", "1", "train", "epoch", "2"]
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,6 @@
 Each epoch begins with the given carry, checkpoints store the carry, and training leaves the given arrays unchanged.
 """
 
-import dataclasses
-import os
-import signal
 from typing import Any
 
 import jax
@@ -14,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import PartitionSpec
-from test_loop import CONFIG, assert_same_as, evaluate, leaf_sums, timeless
+from test_loop import CONFIG, assert_same_as, evaluate, killed_after_step_9, leaf_sums, timeless
 from test_step import BATCH, COUNT, assert_bits, logits, tiny
 
 from lstm_jax.config import TrainConfig
@@ -71,46 +68,10 @@ def test_each_epoch_begins_with_the_given_carry(uninterrupted):
     assert sum("carry" in name for name in uninterrupted[1]) == 2
 
 
-def test_the_losses_of_an_epoch_by_hand():
-    """The training loss of each epoch equals a loss that the test computes with NumPy, from the same rows in the same order.
-
-    The learning rate is so small that the parameters stay the same, and the objective here adds no noise to the logits.
-    """
-
-    def quiet(params, batch, weight, key, carry):
-        return objective(params, batch, weight, key, carry | {"logits": carry["logits"] - 0.2 * jax.random.normal(key, weight.shape)})
-
-    orders = []
-
-    def order(key, count, batch_size):
-        orders.append(Examples.of_rows(made.data).order(key, count, batch_size))
-        return orders[-1]
-
-    made, config = tiny(), dataclasses.replace(CONFIG, optimizer="sgd", learning_rate=1e-12)
-    examples = dataclasses.replace(Examples.of_rows(made.data), order=order)
-    mesh = sharding.make_mesh(2)
-    result = fit(made.params, quiet, make_optimizer(config, 100), examples, config, mesh, carry=made_carry(), metrics=METRICS)
-    own = np.asarray(logits(made.params, jnp.asarray(made.data[0])), np.float64)
-    assert len(orders) == 3
-    for row, (rows, weight, counts, _) in zip(result.rows, orders, strict=True):
-        z, total = made_carry()["logits"].astype(np.float64), 0.0
-        for numbers, parts, count in zip(*map(np.asarray, (rows, weight, counts)), strict=True):
-            z = own[numbers] + z / 2
-            total += count * (parts * (np.log1p(np.exp(-z)) + (1 - made.data[1][numbers]) * z)).sum()
-        assert row["train_loss"] == pytest.approx(total / COUNT, rel=1e-6)
-
-
 def test_a_signal_in_the_middle_of_an_epoch(uninterrupted, tmp_path, monkeypatch):
     """A run that is interrupted after step 9 of 18, within epoch 2, resumes with the saved carry and equals an uninterrupted run."""
-
-    def one_by_one(start, stop, every, most):
-        for step in range(start, stop):
-            if step == 2 and checkpoint.steps(tmp_path / "latest") == [6]:
-                os.kill(os.getpid(), signal.SIGTERM)
-            yield step, step + 1
-
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_chunks", one_by_one)
+        patch.setattr(loop, "_chunks", killed_after_step_9(tmp_path))
         with pytest.raises(Interrupted, match="after step 9"):
             train(checkpoints=tmp_path)
     assert checkpoint.steps(tmp_path / "latest") == [6, 9]

@@ -14,7 +14,6 @@ from made_checkpoints import Pair, assert_same, make_state
 from lstm_jax.errors import InputError
 from lstm_jax.runtime import processes
 from lstm_jax.training import checkpoint
-from lstm_jax.training.checkpoint import arrays, store, sums
 
 
 def files_of(folder: Path, step: int) -> list[Path]:
@@ -104,14 +103,6 @@ def test_one_flipped_bit_in_each_file_is_noticed(folder):
     assert checkpoint.restore(folder, make_state(0)).step == 12
 
 
-@pytest.mark.parametrize("change", [{"step": 7}, {"folder": None}, {"extra": []}, {"leaves": {"w": 3}}, {"files": {"a": {}}}])
-def test_a_manifest_of_other_content_is_damaged(folder, change):
-    content = sums.read_manifest(folder, 12)
-    assert content is not None
-    sums.write_manifest(folder, 12, content | change)
-    assert_falls_back(folder, "manifest")
-
-
 @pytest.mark.parametrize("size", [0, -1])
 def test_a_truncated_file_is_noticed(folder, size):
     for path in files_of(folder, 12):
@@ -134,31 +125,31 @@ def test_a_lost_file_an_added_file_and_a_lost_folder_are_noticed(folder):
 
 
 def test_what_orbax_cannot_read_is_rejected(folder, monkeypatch):
-    true_restore = arrays.restore_arrays
+    true_restore = checkpoint._restore_arrays
 
     def fails_on_12(path, wanted):
         if path.name == "12":
             raise ValueError("DATA_LOSS")
         return true_restore(path, wanted)
 
-    monkeypatch.setattr(arrays, "restore_arrays", fails_on_12)
+    monkeypatch.setattr(checkpoint, "_restore_arrays", fails_on_12)
     assert_falls_back(folder, "orbax cannot read it: DATA_LOSS")
 
 
 def test_what_orbax_reads_wrongly_is_rejected(folder, monkeypatch):
-    true_restore = arrays.restore_arrays
+    true_restore = checkpoint._restore_arrays
 
     def flips_a_sign(path, wanted):
         leaves = true_restore(path, wanted)
         return leaves | {"minus_zero": -leaves["minus_zero"]} if path.name == "12" else leaves
 
-    monkeypatch.setattr(arrays, "restore_arrays", flips_a_sign)
+    monkeypatch.setattr(checkpoint, "_restore_arrays", flips_a_sign)
     assert_falls_back(folder, "leaf minus_zero is damaged")
 
 
 def test_checkpoints_that_are_replaced_while_they_are_read(folder, monkeypatch):
     """If another process saves step 20 and removes the older checkpoints while they are read, step 20 is restored."""
-    load, calls = store._load, []
+    load, calls = checkpoint._load, []
 
     def load_late(*arguments):
         calls.append(arguments)
@@ -168,7 +159,7 @@ def test_checkpoints_that_are_replaced_while_they_are_read(folder, monkeypatch):
         checkpoint.prune(folder, 1)
         return {}, "orbax cannot read it"
 
-    monkeypatch.setattr(store, "_load", load_late)
+    monkeypatch.setattr(checkpoint, "_load", load_late)
     found = checkpoint.restore(folder, make_state(0))
     assert (found.step, found.rejected) == (20, ())
     assert_same(found.state, make_state(20))
@@ -188,7 +179,7 @@ def test_without_a_good_one_the_error_says_why(folder, tmp_path):
 def test_a_step_without_manifest_is_ignored_and_then_removed(folder):
     (folder / "12.manifest.json").unlink()
     found = checkpoint.restore(folder, make_state(0))
-    assert (found.step, found.rejected) == (7, ())
+    assert (found.step, found.unfinished, found.rejected) == (7, (12,), ())
     checkpoint.save(folder, 20, make_state(20), {})
     assert sorted(os.listdir(folder)) == ["20", "20.manifest.json", "7", "7.manifest.json"]
 
@@ -198,53 +189,35 @@ def test_other_files_are_left_alone(folder):
         (folder / name).write_text("mine")
     (folder / "plots").mkdir()
     (folder / "9.orbax-checkpoint-tmp").mkdir()
-    (folder / "9.manifest.json.tmp").write_text("half")
+    (folder / ".9.manifest.json.0a1b2c3d.tmp").write_text("half")
     checkpoint.save(folder, 20, make_state(20), {})
     assert checkpoint.steps(folder) == [7, 12, 20]
     assert {"config.json", "12.txt", "notes.manifest.json", "plots"} < set(os.listdir(folder))
-    assert not [name for name in os.listdir(folder) if name.startswith("9")]
+    assert not [name for name in os.listdir(folder) if name.startswith((".9", "9"))]
 
 
 def test_saving_a_step_again_replaces_it(folder):
+    (folder / "12.manifest.json").write_text("x")
     for seed in (13, 14, 15):
         checkpoint.save(folder, 12, make_state(seed), {"seed": seed})
         found = checkpoint.restore(folder, make_state(0))
-        assert (found.step, found.extra) == (12, {"seed": seed})
+        assert (found.step, found.rejected, found.extra) == (12, (), {"seed": seed})
         assert_same(found.state, make_state(seed))
         assert len(os.listdir(folder)) == 4
 
 
-def test_saving_over_a_damaged_step_mends_it(folder):
-    (folder / "12.manifest.json").write_text("x")
-    checkpoint.save(folder, 12, make_state(13), {})
-    found = checkpoint.restore(folder, make_state(0))
-    assert (found.step, found.rejected) == (12, ())
-    assert len(os.listdir(folder)) == 4
-
-
-def test_a_manifest_that_is_gone_is_told(folder):
-    """If the newest checkpoint has lost its manifest, the older one is restored, and the step of the newest is listed as `unfinished`."""
-    (folder / "12.manifest.json").unlink()
-    found = checkpoint.restore(folder, make_state(0))
-    assert (found.step, found.unfinished, found.rejected) == (7, (12,), ())
-
-
-def test_prune_keeps_the_newest(folder):
+def test_prune_keeps_the_newest_intact_ones(folder):
     checkpoint.save(folder, 100, make_state(1), {})
     checkpoint.prune(folder, keep=5)
     assert checkpoint.steps(folder) == [7, 12, 100]
+    (folder / "100.manifest.json").write_text("x")
     checkpoint.prune(folder, keep=2)
-    assert sorted(os.listdir(folder)) == ["100", "100.manifest.json", "12", "12.manifest.json"]
-
-
-def test_prune_does_not_count_damaged_ones(folder):
-    (folder / "12.manifest.json").write_text("x")
+    assert checkpoint.steps(folder) == [7, 12, 100]
     checkpoint.prune(folder, keep=1)
-    assert checkpoint.steps(folder) == [7, 12]
-    checkpoint.save(folder, 20, make_state(20), {})
-    checkpoint.prune(folder, keep=1)
-    assert checkpoint.steps(folder) == [20]
-    assert checkpoint.restore(folder, make_state(0)).step == 20
+    assert checkpoint.steps(folder) == [12, 100]
+    checkpoint.prune(folder, keep=1, newest=12)
+    assert sorted(os.listdir(folder)) == ["12", "12.manifest.json"]
+    assert [checkpoint.damage(folder, step) for step in (7, 12)] == ["it is missing", ""]
 
 
 def test_leaves_that_older_versions_did_not_save(folder):
@@ -289,6 +262,6 @@ def test_each_process_asks_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     asked = []
     monkeypatch.setattr(processes, "largest", lambda *numbers: asked.append(numbers) or (1,))
-    assert store._agreed("cut off") == "cut off"
-    assert store._agreed("") == "another process found it damaged"
+    assert checkpoint._agreed("cut off") == "cut off"
+    assert checkpoint._agreed("") == "another process found it damaged"
     assert asked == [(True,), (False,)]

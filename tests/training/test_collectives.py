@@ -11,7 +11,7 @@ import lstm_jax
 from lstm_jax.cells import CELLS
 from lstm_jax.config import SentimentConfig, SentimentModelConfig, TrainConfig
 from lstm_jax.inspection.collectives import collectives
-from lstm_jax.models import functional
+from lstm_jax.models import EMBEDDING, functional
 from lstm_jax.runtime import sharding
 from lstm_jax.tasks import sentiment
 from lstm_jax.training.examples import Order
@@ -28,18 +28,18 @@ def test_collectives_of_a_step() -> None:
     config = SentimentConfig(model=SentimentModelConfig(embed=EMBED, units=UNITS))
     params, rebuild = functional(sentiment.make_model(config, WORDS))
     objective, optimizer, mesh = sentiment.objective(rebuild), make_optimizer(TrainConfig(), STEPS), sharding.make_mesh(2)
-    assert row_sparse(objective, optimizer, params)
+    assert row_sparse(EMBEDDING, optimizer, params)
     state, shardings = create_state(
-        params, optimizer, ("loss", "accuracy", "examples"), mesh, behind=no_rows_behind(objective, optimizer, params)
+        params, optimizer, ("loss", "accuracy", "examples"), mesh, behind=no_rows_behind(EMBEDDING, optimizer, params)
     )
     ids, labels = np.zeros((STEPS, BATCH, LENGTH), np.int32), np.zeros((STEPS, BATCH), np.int32)
     order = Order(np.arange(STEPS), np.full((STEPS, BATCH), 1 / BATCH, np.float32), np.full(STEPS, BATCH, np.float32))
     everywhere = sharding.replicated(mesh)
     with sharding.on(mesh):
-        program = jax.jit(steps_program(objective, optimizer, take_batch, steps=STEPS), out_shardings=shardings)
+        program = jax.jit(steps_program(objective, optimizer, take_batch, steps=STEPS, table=EMBEDDING), out_shardings=shardings)
         arguments = (sharding.from_own_rows((ids, labels), mesh, 1), sharding.put(order, everywhere), 0, STEPS)
         text = program.lower(state, *arguments, sharding.put(jax.random.key(0), everywhere)).compile().as_text()
-    others = sum(param.size for name, param in params.items() if name != "embedding/embedding")
+    others = sum(param.size for name, param in params.items() if name != EMBEDDING)
     assert sorted(collectives(text)) == expected(others, 2)
 
 

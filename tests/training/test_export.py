@@ -14,7 +14,7 @@ from tables import BACKENDS
 
 from lstm_jax import native
 from lstm_jax.config import GenerationConfig, GenerationModelConfig, SentimentConfig, SentimentModelConfig, TrainConfig
-from lstm_jax.models import functional
+from lstm_jax.models import EMBEDDING, functional
 from lstm_jax.runtime import sharding
 from lstm_jax.tasks import generation, sentiment
 from lstm_jax.tasks.text_examples import window_objective
@@ -40,17 +40,17 @@ def _program(task: str, dropout: float) -> tuple[Any, tuple[Any, ...]]:
     if task == "sentiment":
         model = sentiment.make_model(SentimentConfig(model=SentimentModelConfig(embed=16, **options)), WORDS)
         params, rebuild = functional(model)
-        objective = sentiment.objective(rebuild)
+        objective, table = sentiment.objective(rebuild), EMBEDDING
         arrays = (rng.integers(0, WORDS, (STEPS * BATCH, 5)).astype(np.int32), rng.integers(0, 2, STEPS * BATCH).astype(np.int32))
     else:
         params, rebuild = functional(generation.make_model(GenerationConfig(model=GenerationModelConfig(**options)), 33))
-        objective = window_objective(rebuild)
+        objective, table = window_objective(rebuild), ""
         arrays = rng.integers(0, 33, (STEPS * BATCH, 6)).astype(np.int32)
-    behind = no_rows_behind(objective, optimizer, params)
-    assert row_sparse(objective, optimizer, params) == (task == "sentiment" and not native.why_not())
+    behind = no_rows_behind(table, optimizer, params)
+    assert row_sparse(table, optimizer, params) == (task == "sentiment" and not native.why_not())
     state, _ = create_state(params, optimizer, ("loss", "accuracy", "examples"), sharding.make_mesh(1), behind=behind)
     arguments = (state, jax.tree.map(jnp.asarray, arrays), _order(), jnp.int32(0), jnp.int32(STEPS), jax.random.key(0))
-    return jax.jit(steps_program(objective, optimizer)), arguments
+    return jax.jit(steps_program(objective, optimizer, table=table)), arguments
 
 
 @pytest.mark.slow(keep=1)

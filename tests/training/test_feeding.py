@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tables import BACKENDS
 from test_loop import CONFIG, PER_EPOCH, leaf_sums, stop_after, timeless
-from test_step import LOOKUP, assert_bits, objective, tall, tiny
+from test_step import TABLE, assert_bits, objective, tall, tiny
 
 from lstm_jax import data
 from lstm_jax.runtime import processes, sharding
-from lstm_jax.training import feeding, stream_order
+from lstm_jax.training import examples, feeding
 from lstm_jax.training.examples import Examples, epoch_order, steps_per_epoch
 from lstm_jax.training.feeding import FromHost, OnDevices, make_source
 from lstm_jax.training.loop import Interrupted, fit
@@ -26,8 +26,8 @@ pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 def train(stream: bool, made=None, loss=objective, config=CONFIG, **options: Any):
     made = made or tiny()
-    examples = Examples(made.data, len(made.data[1]), stream=stream)
-    return fit(made.params, loss, make_optimizer(config, 100), examples, config, sharding.make_mesh(0), **options)
+    rows = Examples(made.data, len(made.data[1]), stream=stream)
+    return fit(made.params, loss, make_optimizer(config, 100), rows, config, sharding.make_mesh(0), **options)
 
 
 def untimed(rows) -> list[dict]:
@@ -62,7 +62,7 @@ def test_fed_batches_train_as_resident_ones(steps: int, monkeypatch: pytest.Monk
 @pytest.mark.skipif("compiled" not in BACKENDS, reason="the row-sparse update needs the compiled code")
 def test_fed_batches_of_a_row_sparse_update(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feeding, "FED_STEPS", 4)
-    assert_close(*(train(stream, tall(), LOOKUP) for stream in (True, False)))
+    assert_close(*(train(stream, tall(), table=TABLE) for stream in (True, False)))
 
 
 def test_a_run_with_fed_batches_resumes_within_a_group(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,12 +95,12 @@ def test_groups_hold_what_the_order_says(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_which_source(monkeypatch: pytest.MonkeyPatch) -> None:
     """Examples are fed from the host if they are streamed, and always if there are several processes, each of which reads its own rows."""
     made, mesh = tiny(), sharding.make_mesh(1)
-    examples = Examples.of_rows(made.data)
-    assert isinstance(make_source(examples, mesh, 4), OnDevices)
-    assert isinstance(make_source(dataclasses.replace(examples, stream=True), mesh, 4), FromHost)
+    rows = Examples.of_rows(made.data)
+    assert isinstance(make_source(rows, mesh, 4), OnDevices)
+    assert isinstance(make_source(dataclasses.replace(rows, stream=True), mesh, 4), FromHost)
     monkeypatch.setattr(processes, "several", lambda: True)
     monkeypatch.setattr(processes, "largest", lambda *numbers: numbers)
-    assert isinstance(make_source(examples, mesh, 4), FromHost)
+    assert isinstance(make_source(rows, mesh, 4), FromHost)
 
 
 @settings(deadline=None, max_examples=40)
@@ -112,17 +112,17 @@ def test_a_shuffled_order_reads_each_example_once(count: int, batch: int, seed: 
     a block has 8 examples and a window has 4 blocks. Most orders therefore have several blocks and windows, and end with incomplete ones.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stream_order, "BLOCK", 8)
-        patch.setattr(stream_order, "WINDOW", 4)
+        patch.setattr(examples, "BLOCK", 8)
+        patch.setattr(examples, "WINDOW", 4)
         key, steps = jax.random.key(seed), steps_per_epoch(count, batch)
-        plan = stream_order.shuffled(key, count, batch)
+        plan = examples.shuffled(key, count, batch)
         whole = plan(0, steps)
         real = whole.weight > 0
         assert sorted(np.asarray(whole.rows)[real].tolist()) == list(range(count))
         np.testing.assert_allclose(np.asarray(whole.weight).sum(1), 1, rtol=1e-6)
         assert np.asarray(whole.examples).tolist() == real.sum(1).tolist()
         middle = steps // 2
-        again = stream_order.shuffled(key, count, batch)  # a plan can begin anywhere in the epoch
+        again = examples.shuffled(key, count, batch)  # a plan can begin anywhere in the epoch
         for parts in zip(again(middle, steps)[:3], whole[:3], strict=True):
             np.testing.assert_array_equal(parts[0], np.asarray(parts[1])[middle:])
 
@@ -130,7 +130,7 @@ def test_a_shuffled_order_reads_each_example_once(count: int, batch: int, seed: 
 def test_a_shuffled_order_mixes() -> None:
     """In a shuffled order, each batch has examples from all parts of the data, and two keys give different orders."""
     count, batch = 1_000_000, 256
-    first, other = (np.asarray(stream_order.shuffled(jax.random.key(seed), count, batch)(0, 8).rows) for seed in (0, 1))
+    first, other = (np.asarray(examples.shuffled(jax.random.key(seed), count, batch)(0, 8).rows) for seed in (0, 1))
     assert (first != other).mean() > 0.99
     for rows in first:
         share = np.histogram(rows, 4, (0, count))[0] / batch
@@ -143,7 +143,7 @@ def test_streams_are_read_in_their_chunks() -> None:
     chunks = data.stream_chunks(size - length + 1, length, batch)
     shifts = set()
     for seed in range(8):
-        plan = stream_order.streams(jax.random.key(seed), chunks.size, batch, length=length)
+        plan = examples.streams(jax.random.key(seed), chunks.size, batch, length=length)
         moved = plan(0, len(chunks)).rows - chunks * length
         shifts.add(int(moved[0, 0]))
         np.testing.assert_array_equal(moved, moved[0, 0])

@@ -17,26 +17,30 @@ from test_make_train_step import IDS, LABELS, LENGTH, Classifier, assert_near, l
 import lstm_jax
 from lstm_jax.errors import InputError
 from lstm_jax.runtime import sharding
-from lstm_jax.training import checkpoint
+from lstm_jax.training import checkpoint, loop
 from lstm_jax.training.callbacks import metrics_file
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 
-def test_bad_input() -> None:
-    with pytest.raises(InputError, match=r"^losses: shape \(\); return one loss per example, \(4,\)"):
-        lstm_jax.fit(Classifier(), mean, lstm_jax.adam(1e-3), [IDS[0], LABELS[0]], batch_size=4)
-    with pytest.raises(InputError, match=r"^arrays: \[3, 4\] rows; give arrays with the same number of rows"):
-        lstm_jax.fit(Classifier(), losses, lstm_jax.adam(1e-3), [IDS[0], LABELS[0][:3]], batch_size=4)
-    normed = nnx.Sequential(nnx.BatchNorm(3, rngs=nnx.Rngs(0)))
-    with pytest.raises(InputError, match=r"^variables: BatchStat; fit trains parameters alone: use make_train_step"):
-        lstm_jax.fit(normed, losses, lstm_jax.adam(1e-3), [IDS[0], LABELS[0]], batch_size=4)
+SMALL = [IDS.reshape(-1, LENGTH)[:16], LABELS.reshape(-1)[:16]]
+"""Ids and labels of 16 examples, for short trainings."""
+
+
+def fit(**options: Any) -> loop.FitResult:
+    given: Any = {"model": Classifier(), "loss_fn": losses, "optimizer": lstm_jax.adam(1e-2), "arrays": SMALL, "batch_size": 8} | options
+    return lstm_jax.fit(**given)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"loss_fn": mean}, "losses: shape (); return one loss per example, (8,)"),
+        ({"arrays": [IDS[0], LABELS[0][:3]]}, "arrays: [3, 4] rows; give arrays with the same number of rows"),
+        ({"model": nnx.Sequential(nnx.BatchNorm(3, rngs=nnx.Rngs(0)))}, "variables: BatchStat; fit trains parameters alone"),
         ({"arrays": [IDS[0][:0], LABELS[0][:0]]}, "training examples: 0; give at least one"),
+        ({"keep_epochs": True}, "keep_epochs: True; give the folder of the checkpoints"),
+        ({"mode": "highest"}, "mode: highest; give min or max"),
         ({"resume": True}, "resume: True; give the folder of the checkpoints in checkpoints"),
         ({"checkpoint_steps": 3}, "checkpoint_steps: 3; give the folder of the checkpoints in checkpoints"),
         ({"model": {"w": np.ones(3, np.float32)}}, "model: dict; give an nnx.Module; make_train_step takes a pytree, too"),
@@ -48,7 +52,7 @@ def test_bad_input() -> None:
         ({"mesh": 2}, "mesh: 2; give lstm_jax.runtime.sharding.make_mesh()"),
         ({"loss_fn": lambda model, ids, labels: labels > 0}, "losses: bool; return floats"),
         (
-            {"loss_fn": lambda model, ids, labels: losses(model, ids, labels) / 0},
+            {"loss_fn": lambda model, ids, labels: losses(model, ids, labels) / 0, "batch_size": 16},
             "training loss: inf in epoch 1, from step 1 on; give a lower",
         ),
         ({"callbacks": print}, "callbacks: <built-in function print>; give a list of functions"),
@@ -61,9 +65,8 @@ def test_bad_input() -> None:
     ],
 )
 def test_wrong_arguments(changes: dict, message: str, unchecked: None) -> None:
-    given = {"model": Classifier(), "loss_fn": losses, "optimizer": lstm_jax.adam(1e-3), "arrays": [IDS[0], LABELS[0]], "batch_size": 4}
     with pytest.raises(InputError, match="^" + re.escape(message)):
-        lstm_jax.fit(**given | changes)
+        fit(**changes)
 
 
 def test_the_first_step_without_a_finite_loss_is_named(unchecked: None) -> None:
@@ -75,23 +78,17 @@ def test_the_first_step_without_a_finite_loss_is_named(unchecked: None) -> None:
         return jnp.where(model.w[...] > 5.5, jnp.inf, -model.w[...]) + 0 * x  # a step of `sgd(1.0)` adds 1 to w
 
     with pytest.raises(InputError, match=r"^training loss: inf in epoch 2, from step 7 on;"):
-        lstm_jax.fit(Count(), loss, optax.sgd(1.0), [np.zeros(4)], epochs=3, batch_size=1)
+        fit(model=Count(), loss_fn=loss, optimizer=optax.sgd(1.0), arrays=[np.zeros(4)], epochs=3, batch_size=1)
 
 
 def test_callbacks_may_be_an_iterator(unchecked: None) -> None:
     seen: list[int] = []
-    arrays = [IDS.reshape(-1, LENGTH)[:16], LABELS.reshape(-1)[:16]]
-    callbacks = iter([lambda record: seen.append(record.epoch)])
-    lstm_jax.fit(Classifier(), losses, lstm_jax.adam(1e-2), arrays, epochs=2, callbacks=callbacks)
+    fit(epochs=2, callbacks=iter([lambda record: seen.append(record.epoch)]))
     assert seen == [1, 2]
 
 
 CHANGES = [("batch_size", 4, 8), ("seed", 1, 0), ("examples", 12, 16), ("monitor", "b", "a"), ("monitor", "", "a"), ("mode", "max", "min")]
 """Tuples (name, value, was): what differs when a training is resumed, its new value, and the value that the training began with."""
-
-
-SMALL = [IDS.reshape(-1, LENGTH)[:16], LABELS.reshape(-1)[:16]]
-"""Ids and labels of 16 examples, for short trainings."""
 
 
 def fit_with(values: list[float], folder: Path, **options) -> Any:
@@ -100,8 +97,7 @@ def fit_with(values: list[float], folder: Path, **options) -> Any:
     `values` are the values of the monitored metric "v" after the epochs that this call trains.
     """
     left = iter(values)
-    options |= {"batch_size": 8, "epochs": 3, "monitor": "v", "evaluate": lambda model: {"v": next(left)}}
-    return lstm_jax.fit(Classifier(), losses, lstm_jax.adam(1e-2), SMALL, checkpoints=folder / "c", **options)
+    return fit(epochs=3, monitor="v", evaluate=lambda model: {"v": next(left)}, checkpoints=folder / "c", **options)
 
 
 def test_best_checkpoint_of_an_epoch_that_was_not_saved(tmp_path: Path) -> None:
@@ -147,7 +143,7 @@ def test_a_state_that_no_checkpoint_can_hold(tmp_path: Path) -> None:
             self.none = nnx.Param(jnp.zeros((0, 3)))
 
     with pytest.raises(InputError, match=r"^checkpoint leaf state.params.none: shape \(0, 3\); leave arrays without elements out"):
-        lstm_jax.fit(Empty(), losses, lstm_jax.adam(1e-2), SMALL, checkpoints=tmp_path, evaluate=lambda model: pytest.fail("an epoch"))
+        fit(model=Empty(), checkpoints=tmp_path, evaluate=lambda model: pytest.fail("an epoch"))
 
 
 @pytest.mark.parametrize(("name", "value", "was"), CHANGES)
@@ -157,51 +153,26 @@ def test_another_training_is_not_resumed(name: str, value: int | str, was: int |
     Resuming with another monitored metric or another mode is an error, too. Otherwise epochs before and after the interruption would be
     compared by different metrics or modes.
     """
-    arrays = [IDS.reshape(-1, LENGTH)[:16], LABELS.reshape(-1)[:16]]
-    options = {
-        "batch_size": 8,
-        "epochs": 1,
-        "checkpoints": str(tmp_path / "c"),
-        "evaluate": lambda model: {"a": 1.0, "b": 2.0},
-        "monitor": "a",
-    }
-    lstm_jax.fit(Classifier(), losses, lstm_jax.adam(1e-2), arrays, **options)
-    if name == "examples":
-        arrays = [array[: int(value)] for array in arrays]
-    else:
-        options |= {name: value}
+    options: dict[str, Any] = {"checkpoints": str(tmp_path / "c"), "evaluate": lambda model: {"a": 1.0, "b": 2.0}, "monitor": "a"}
+    fit(**options)
+    options |= {"arrays": [array[: int(value)] for array in SMALL]} if name == "examples" else {name: value}
     given = value or "''"
     with pytest.raises(InputError, match=rf"^{name}: {given}; the checkpoints in .* are of a training with {was}: give that"):
-        lstm_jax.fit(Classifier(), losses, lstm_jax.adam(1e-2), arrays, resume=True, **options | {"epochs": 2})
+        fit(resume=True, epochs=2, **options)
 
 
 def test_fewer_epochs_than_the_checkpoint(tmp_path: Path) -> None:
     """Resuming with 1 epoch is an error if the newest checkpoint lies within epoch 2."""
-    arrays = [IDS.reshape(-1, LENGTH)[:16], LABELS.reshape(-1)[:16]]
-
-    def train(epochs: int, **more) -> None:
-        lstm_jax.fit(
-            Classifier(),
-            losses,
-            lstm_jax.adam(1e-2),
-            arrays,
-            batch_size=4,
-            epochs=epochs,
-            checkpoints=tmp_path / "c",
-            checkpoint_steps=3,
-            **more,
-        )
+    options: dict[str, Any] = {"batch_size": 4, "checkpoints": tmp_path / "c", "checkpoint_steps": 3}
 
     def stop(record) -> None:
         if record.epoch == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(2, callbacks=[stop])
-    with pytest.raises(
-        InputError, match=r"^epochs: 1; the newest checkpoint in .* is of step 7, and these epochs have 4 steps: give more epochs$"
-    ):
-        train(1, resume=True)
+        fit(epochs=2, callbacks=[stop], **options)
+    with pytest.raises(InputError, match=r"^epochs: 1; the newest checkpoint in .* is of step 7, and these epochs have 4 steps: give more"):
+        fit(epochs=1, resume=True, **options)
 
 
 @pytest.mark.parametrize(("dtype", "wrong"), [(np.int64, 2**31), (np.int64, -(2**31) - 1), (np.uint64, 2**32)])
@@ -211,63 +182,35 @@ def test_ids_beyond_32_bits(dtype: type, wrong: int) -> None:
     A training with smaller ids of a 64-bit dtype gives the loss of a training with ids of 32 bits.
     """
     ids = IDS[0].astype(dtype)
-    same = [
-        lstm_jax.fit(Classifier(), losses, lstm_jax.adam(1e-2), [rows, LABELS[0]], batch_size=4).rows[0]["train_loss"]
-        for rows in (ids, IDS[0])
-    ]
+    same = [fit(arrays=[rows, LABELS[0]]).rows[0]["train_loss"] for rows in (ids, IDS[0])]
     assert same[0] == same[1]
     ids[0, 0] = wrong
     step, remedy = lstm_jax.make_train_step(Classifier(), mean, lstm_jax.adam(1e-2)), "JAX would cut it to 32 bits: reduce it, or enable"
     with pytest.raises(InputError, match=f"^arrays: {wrong}; {remedy}"):
-        lstm_jax.fit(Classifier(), losses, lstm_jax.adam(1e-2), [ids, LABELS[0]], batch_size=4)
+        fit(arrays=[ids, LABELS[0]])
     with pytest.raises(InputError, match=f"^batch: {wrong}; {remedy}"):
         step(step.init(), ids, LABELS[0])
 
 
-def test_metrics_that_are_no_numbers(tmp_path: Path) -> None:
-    """A metric may be an array, a text or None. The result and the file of metrics have a list in place of an array."""
+def test_kinds_of_metrics(tmp_path: Path) -> None:
+    """A metric may be a scalar or an array of JAX or NumPy, a text or None, also with checkpoints. A monitored one may be such a scalar.
+
+    In the result, scalars are Python numbers, and arrays are lists. The file of metrics has the same values.
+    """
+    values = iter([np.float32(3.0), jnp.float32(2.0), np.asarray(1.0)])
     more = {"per_class": jnp.arange(2.0), "counts": np.ones((2, 2), int), "note": "a", "nothing": None}
-    options = {"checkpoints": tmp_path / "c", "callbacks": [metrics_file(tmp_path / "metrics.jsonl")]}
-    result = lstm_jax.fit(
-        Classifier(), losses, lstm_jax.adam(1e-2), [IDS[0], LABELS[0]], batch_size=4, evaluate=lambda model: more, **options
+    result = fit(
+        epochs=3,
+        checkpoints=tmp_path / "c",
+        monitor="m",
+        evaluate=lambda model: more | {"m": next(values)},
+        callbacks=[metrics_file(tmp_path / "metrics.jsonl")],
     )
-    for row in (result.rows[0], json.loads((tmp_path / "metrics.jsonl").read_text())):
-        assert {name: row[name] for name in more} == {"per_class": [0.0, 1.0], "counts": [[1, 1], [1, 1]], "note": "a", "nothing": None}
-
-
-@pytest.mark.parametrize("make", [jnp.float32, np.float32, np.asarray], ids=["jax", "numpy", "array"])
-def test_metrics_that_are_scalars_of_jax_or_numpy(make, tmp_path: Path) -> None:
-    """A metric may be a JAX or NumPy scalar, also with checkpoints and as the monitored metric.
-
-    In the result, the metric is a Python float. In the file of metrics, it is a number.
-    """
-    arrays = [IDS.reshape(-1, LENGTH)[:16], LABELS.reshape(-1)[:16]]
-    options = {"batch_size": 8, "epochs": 2, "checkpoints": tmp_path / "c", "monitor": "m"}
-    write = metrics_file(tmp_path / "metrics.jsonl")
-    values = iter([2.0, 1.0])
-    result = lstm_jax.fit(
-        Classifier(), losses, lstm_jax.adam(1e-2), arrays, evaluate=lambda model: {"m": make(next(values))}, callbacks=[write], **options
-    )
-    assert [row["m"] for row in result.rows] == [2.0, 1.0]
+    assert [row["m"] for row in result.rows] == [3.0, 2.0, 1.0]
     assert all(type(row["m"]) is float for row in result.rows)
-    assert result.best_epoch == 2
-    assert [json.loads(line)["m"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [2.0, 1.0]
-
-
-def test_fit_with_x64(x64: None) -> None:
-    """With `jax_enable_x64`, `lstm_jax.adam` trains a float64 model as `optax.adam` does, up to rounding.
-
-    The parameters of a float32 model stay float32.
-    """
-    ids, labels = IDS.reshape(-1, LENGTH)[:16], LABELS.reshape(-1)[:16].astype(np.float32)
-    optimizers = {"ours": lstm_jax.adam(1e-2), "optax": optax.adam(1e-2), "single": lstm_jax.adam(1e-2)}
-    trained = {}
-    with jax.numpy_dtype_promotion("standard"):
-        for name, optimizer in optimizers.items():
-            trained[name] = Classifier(param_dtype=jnp.float32 if name == "single" else jnp.float64)
-            lstm_jax.fit(trained[name], losses, optimizer, [ids, labels], batch_size=8, epochs=2)
-    assert_near(trained["ours"], trained["optax"], 1e-12)
-    assert all(value[...].dtype == jnp.float32 for value in jax.tree.leaves(nnx.state(trained["single"], nnx.Param)))
+    assert result.best_epoch == 3
+    for row in (result.rows[0], json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])):
+        assert {name: row[name] for name in more} == {"per_class": [0.0, 1.0], "counts": [[1, 1], [1, 1]], "note": "a", "nothing": None}
 
 
 def test_fit(tmp_path: Path) -> None:
@@ -309,28 +252,20 @@ def test_fit_evaluates_and_stops() -> None:
         seen.append(float(current.head.bias[...][0]))
         return {"validation_loss": [3.0, 1.0, 2.0, 2.5][len(seen) - 1]}
 
-    arrays = [IDS.reshape(-1, LENGTH)[:16], LABELS.reshape(-1)[:16]]
-    result = lstm_jax.fit(
-        model, losses, lstm_jax.adam(1e-2), arrays, epochs=10, batch_size=8, patience=2, evaluate=evaluate, monitor="validation_loss"
-    )
+    result = fit(model=model, epochs=10, patience=2, evaluate=evaluate, monitor="validation_loss")
     assert (result.best_epoch, len(result.rows), result.stopped_early) == (2, 4, True)
     assert float(model.head.bias[...][0]) == seen[1] != seen[3]
 
 
 def test_fit_monitors_a_metric_that_should_be_large(tmp_path: Path) -> None:
     values = iter([0.5, 0.7, 0.6, 0.6, 0.6, 0.6])
-    arrays = [IDS.reshape(-1, LENGTH)[:16], LABELS.reshape(-1)[:16]]
-    options = {"epochs": 6, "batch_size": 8, "patience": 2, "monitor": "score", "checkpoints": tmp_path}
+    options: dict[str, Any] = {"epochs": 6, "patience": 2, "monitor": "score", "mode": "max", "checkpoints": tmp_path}
     options["evaluate"] = lambda model: {"score": next(values)}
-    result = lstm_jax.fit(Classifier(), losses, lstm_jax.adam(1e-2), arrays, mode="max", keep_epochs=True, **options)
+    result = fit(keep_epochs=True, **options)
     assert (result.best_epoch, len(result.rows), result.stopped_early) == (2, 4, True)
     assert len(list((tmp_path / "epochs").glob("*.manifest.json"))) == 4
-    resumed = lstm_jax.fit(Classifier(), losses, lstm_jax.adam(1e-2), arrays, mode="max", resume=True, **options)
+    resumed = fit(resume=True, **options)
     assert (resumed.best_epoch, len(resumed.rows)) == (2, 4)
-    with pytest.raises(InputError, match=r"^keep_epochs: True; give the folder of the checkpoints"):
-        lstm_jax.fit(Classifier(), losses, lstm_jax.adam(1e-2), arrays, keep_epochs=True)
-    with pytest.raises(InputError, match=r"^mode: highest; give min or max"):
-        lstm_jax.fit(Classifier(), losses, lstm_jax.adam(1e-2), arrays, mode="highest", **options)
 
 
 @pytest.mark.filterwarnings("ignore:Specifying a key:UserWarning")
@@ -340,7 +275,7 @@ def test_fit_resumes_an_optimiser_that_draws_random_numbers(tmp_path: Path) -> N
     def train(epochs: int, **more) -> dict[str, jax.Array]:
         noisy = optax.chain(optax.adam(1e-2), optax.add_noise(0.1, 0.5, key=0))
         with jax.numpy_dtype_promotion("standard"):  # optax's noise needs it
-            return lstm_jax.fit(Classifier(), losses, noisy, [IDS[0], LABELS[0]], epochs=epochs, batch_size=4, **more).params
+            return fit(optimizer=noisy, epochs=epochs, **more).params
 
     whole, first = train(2), train(1, checkpoints=tmp_path / "run")
     resumed = train(2, checkpoints=tmp_path / "run", resume=True)

@@ -4,6 +4,7 @@ The tests check which uses of a parameter are lookups. They also compare gradien
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +13,7 @@ import pytest
 from flax import linen, nnx
 
 from lstm_jax import Embedding
-from lstm_jax.models import split_module
-from lstm_jax.training.lookups import find_lookups
+from lstm_jax.training.lookups import FoundLookups, find_lookups
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
@@ -72,13 +72,18 @@ def _loss(look: Callable, p: dict[str, jax.Array], ids: jax.Array):
     return jnp.sin(found).sum() * p["w"].sum() + (found * 0.1).sum(), {"mean": found.mean()}
 
 
+def lookups_of(look: Callable, p: dict[str, jax.Array], ids: Any) -> FoundLookups:
+    found = find_lookups(lambda p, ids: _loss(look, p, ids), p, ids)
+    assert found is not None
+    return found
+
+
 def _by_rows(look: Callable, p: dict[str, jax.Array], ids: jax.Array):
     """Return the results of `jax.value_and_grad` for the loss and its auxiliary results, computed from looked-up rows of the table.
 
     The gradient of the table begins as an array of zeros, to which the gradients of the looked-up rows are added.
     """
-    found = find_lookups(lambda p, ids: _loss(look, p, ids), p, ids)
-    assert found is not None
+    found = lookups_of(look, p, ids)
     assert found.table == "table"
     indices = found.indices(p, ids)
     others = {name: param for name, param in p.items() if name != "table"}
@@ -119,9 +124,7 @@ def test_indices_of_small_types(rows: int, dtype: str) -> None:
     """Indices are read correctly, even if the number of rows of the table is outside the range of their integer type."""
     p = {"table": jnp.arange(rows * 64, dtype=jnp.float32).reshape(rows, 64), "w": jnp.ones(64)}
     ids = jnp.asarray([[3, 100, 0]]).astype(dtype)
-    found = find_lookups(lambda p, ids: _loss(LOOKS["take"], p, ids), p, ids)
-    assert found is not None
-    assert found.indices(p, ids)[0].tolist() == [[3, 100, 0]]
+    assert lookups_of(LOOKS["take"], p, ids).indices(p, ids)[0].tolist() == [[3, 100, 0]]
 
 
 @pytest.mark.parametrize(("mode", "want"), [("clip", ROWS - 1), ("fill", ROWS)])
@@ -130,8 +133,7 @@ def test_indices_beyond_int32(large: int, mode: str, want: int, x64: None) -> No
     """An index beyond the range of int32 is treated as outside the table, and does not wrap around to another row."""
     for ids in (np.array([[large, 1]]), np.array([[large, 1]], np.uint32 if large < 2**32 else np.uint64)):
         p, given = _params(w=jnp.ones(COLUMNS, jnp.float32)), jnp.asarray(ids)
-        found = find_lookups(lambda p, ids: _loss(lambda p, ids: jnp.take(p["table"], ids, axis=0, mode=mode), p, ids), p, given)
-        assert found is not None
+        found = lookups_of(lambda p, ids: jnp.take(p["table"], ids, axis=0, mode=mode), p, given)
         assert found.indices(p, given)[0].tolist() == [[want, 1]]
 
 
@@ -141,8 +143,7 @@ def test_rows_of_nan() -> None:
     Such an index is replaced by the number of rows of the table, so that no row gets its gradient.
     """
     p, ids = _params(), jnp.asarray([[1, ROWS + 1]], jnp.int32)
-    found = find_lookups(lambda p, ids: _loss(LOOKS["take"], p, ids), p, ids)
-    assert found is not None
+    found = lookups_of(LOOKS["take"], p, ids)
     indices = found.indices(p, ids)
     assert indices[0].tolist() == [[1, ROWS]]
     value, _ = found.loss_of(p, found.vectors(p["table"], indices), ids)
@@ -165,11 +166,8 @@ def test_the_largest_table_counts() -> None:
         return (p["table"][ids] * p["larger"][ids]).sum() + p["small"][ids % 10].sum() + tied.sum()
 
     ids = jnp.asarray(IDS, jnp.int32)
-    found, other = find_lookups(loss, p, ids), find_lookups(loss, p, ids, table="table")
-    assert found is not None
-    assert other is not None
-    assert (found.table, other.table) == ("larger", "table")
-    assert find_lookups(loss, p, ids, table="small") is None
+    found = [find_lookups(loss, p, ids, table=name) for name in ("", "table", "small")]  # a named table may be small
+    assert [one and one.table for one in found] == ["larger", "table", "small"]
     assert find_lookups(loss, p, ids, table="tied") is None
 
 
@@ -181,10 +179,3 @@ def test_a_loss_with_effects() -> None:
         return p["table"][ids].sum()
 
     assert find_lookups(loss, _params(), jnp.asarray(IDS, jnp.int32)) is None
-
-
-def test_names_of_modules() -> None:
-    parts = split_module(nnx.Sequential(nnx.Embed(ROWS, COLUMNS, rngs=nnx.Rngs(0)), nnx.Linear(COLUMNS, 1, rngs=nnx.Rngs(1))))
-    found = find_lookups(lambda p, ids: parts.rebuild(p, parts.variables)(ids).sum(), parts.params, jnp.asarray(IDS, jnp.int32))
-    assert found is not None
-    assert found.table == "0/embedding"

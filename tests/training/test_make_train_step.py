@@ -52,6 +52,17 @@ def mean(model, ids, labels):
     return losses(model, ids, labels).mean()
 
 
+def make_step(model: Any = None, loss=mean, optimizer: Any = None, **options):
+    return lstm_jax.make_train_step(model or Classifier(), loss, optimizer or lstm_jax.adam(1e-2), **options)
+
+
+def take(step, state, *numbers: int):
+    """Return the state after steps with the batches of the given numbers."""
+    for n in numbers:
+        state, _ = step(state, IDS[n], LABELS[n])
+    return state
+
+
 def _params(model: nnx.Module) -> dict:
     return dict(nnx.to_flat_state(nnx.state(model, nnx.Param)))
 
@@ -86,10 +97,8 @@ def test_the_step_is_that_of_a_loop_of_ones_own(rate: float, x64: None, peer_rul
     rounding errors of gradients that are as small as its epsilon.
     """
     model = Classifier(rate, param_dtype=jnp.float64)
-    step = lstm_jax.make_train_step(model, mean, lstm_jax.adam(1e-2))
-    state, before = step.init(), _params(Classifier(rate, param_dtype=jnp.float64))
-    for n in range(35):
-        state, _ = step(state, IDS[n], LABELS[n])
+    step, before = make_step(model), _params(Classifier(rate, param_dtype=jnp.float64))
+    state = take(step, step.init(), *range(35))
     with peer_rules():
         wanted = _own_loop(Classifier(rate, param_dtype=jnp.float64), optax.adam(1e-2), 35)
     assert step.table == ("embed/embedding" if "compiled" in BACKENDS else "")
@@ -107,7 +116,7 @@ def test_many_steps_a_call(embed, name: str) -> None:
 
     It also continues a state that a single step has made.
     """
-    one, many = (lstm_jax.make_train_step(Classifier(0.2, embed), mean, OPTIMIZERS[name]) for _ in range(2))
+    one, many = (make_step(Classifier(0.2, embed), optimizer=OPTIMIZERS[name]) for _ in range(2))
     first, second, single = one.init(), many.init(), []
     for n in range(36):
         first, loss = one(first, IDS[n], LABELS[n])
@@ -127,31 +136,24 @@ def test_rows_wait_until_they_are_read() -> None:
 
     The method `model` lets all rows catch up. The table then equals that of dense Adam, up to rounding.
     """
-    step = lstm_jax.make_train_step(Classifier(), mean, lstm_jax.adam(1e-2))
-    dense = lstm_jax.make_train_step(Classifier(), mean, optax.adam(1e-2))
-    state, other = step.init(), dense.init()
+    step, dense = make_step(), make_step(optimizer=optax.adam(1e-2))
     with jax.numpy_dtype_promotion("standard"):
-        for n in range(5):
-            state, _ = step(state, IDS[n], LABELS[n])
-            other, _ = dense(other, IDS[n], LABELS[n])
+        state, other = (take(each, each.init(), *range(5)) for each in (step, dense))
     table, whole = state.params["embed/embedding"], dense.model(other).embed.embedding[...]
     missed = np.asarray(state.behind["embed/embedding"])
     read_first = np.setdiff1d(IDS[0], IDS[1:5])
     assert (missed[read_first] == 4).all()
     assert np.abs(table[read_first] - whole[read_first]).max() > 1e-3
     np.testing.assert_allclose(step.model(state).embed.embedding[...], whole, atol=2e-6)
-    state, _ = step(state, IDS[5], LABELS[5])  # `model` left the state valid
+    take(step, state, 5)  # `model` left the state valid
 
 
 def test_two_devices() -> None:
     """Steps with batches sharded over two devices give the parameters of steps on one device, up to rounding."""
     models = []
     for mesh in (None, sharding.make_mesh(2)):
-        step = lstm_jax.make_train_step(Classifier(0.2), mean, lstm_jax.adam(1e-2), mesh=mesh)
-        state = step.init()
-        for n in range(3):
-            state, _ = step(state, IDS[n], LABELS[n])
-        state, _ = step.many(state, IDS[3:36], LABELS[3:36])
+        step = make_step(Classifier(0.2), mesh=mesh)
+        state, _ = step.many(take(step, step.init(), 0, 1, 2), IDS[3:36], LABELS[3:36])
         models.append(step.model(state))
     assert_near(*models, 2e-5)
     with pytest.raises(InputError, match=r"^batch: \(3, 6\); give a batch size that is a multiple of the mesh's 2 devices"):
@@ -173,7 +175,7 @@ def test_further_results_and_variables() -> None:
         return (out**2).mean(), {"largest": out.max()}
 
     x = jnp.asarray(rng.standard_normal((5, 3)) + 2, jnp.float32)
-    step = lstm_jax.make_train_step(Normed(), loss, lstm_jax.adam(0.0), has_aux=True)
+    step = make_step(Normed(), loss, lstm_jax.adam(0.0), has_aux=True)
     state = step.init()
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         for _ in range(3):
@@ -198,7 +200,7 @@ def test_a_pytree_of_parameters(peer_rules) -> None:
 
     with peer_rules():
         params = Model().init(jax.random.key(0), IDS[0])
-        step = lstm_jax.make_train_step(params, loss, lstm_jax.adam(1e-2))
+        step = make_step(params, loss)
         state, optimizer = step.init(), optax.adam(1e-2)
         moments = optimizer.init(params)
         for n in range(4):
@@ -218,20 +220,15 @@ class Pair(NamedTuple):
     first: jax.Array
 
 
-@pytest.mark.parametrize(
-    "params",
-    [
-        [jnp.full((2, 2), float(n)) for n in range(12)],
-        Pair(jnp.ones((2, 2)), jnp.zeros((2, 2))),
-        {"a": {"b": jnp.ones((2, 2))}, "a-b": jnp.zeros((2, 2)), "c": Pair(jnp.full((2, 2), 2.0), jnp.full((2, 2), 3.0))},
-    ],
-    ids=["list", "named tuple", "dict"],
-)
-def test_leaves_keep_their_places(params) -> None:
+def test_leaves_keep_their_places() -> None:
     """Leaves of equal shape keep their places in the pytree, although JAX sorts their names, for example "10" before "2"."""
-    step = lstm_jax.make_train_step(
-        params, lambda params, x: sum(leaf.sum() for leaf in jax.tree.leaves(params)) * x.mean(), optax.sgd(0.0)
-    )
+    params = {
+        "a": {"b": jnp.ones((2, 2))},
+        "a-b": jnp.zeros((2, 2)),
+        "c": Pair(jnp.full((2, 2), 2.0), jnp.full((2, 2), 3.0)),
+        "d": [jnp.full((2, 2), float(n)) for n in range(12)],
+    }
+    step = make_step(params, lambda params, x: sum(leaf.sum() for leaf in jax.tree.leaves(params)) * x.mean(), optax.sgd(0.0))
     state = step.init()
     state, _ = step(state, jnp.ones(2))
     state, _ = step.many(state, jnp.ones((3, 2)))
@@ -246,7 +243,7 @@ def test_a_table_alone() -> None:
         return -(params["table"][first] * params["table"][second]).sum(-1).mean()
 
     first, second = jnp.asarray(IDS[0, :, 0]), jnp.asarray(IDS[0, :, 1])
-    step = lstm_jax.make_train_step(params, loss, lstm_jax.adam(1e-2))
+    step = make_step(params, loss)
     state, value = step(step.init(), first, second)
     assert float(value) == pytest.approx(float(loss(params, first, second)), rel=1e-5)
     moved = np.flatnonzero(np.abs(step.model(state)["table"] - params["table"]).sum(1))
@@ -266,27 +263,23 @@ def test_a_state_goes_on_in_another_step() -> None:
     def penalised(model, ids, labels):
         return mean(model, ids, labels) + 0 * (model.embed.embedding[...] ** 2).sum()
 
-    one, other, dense = (lstm_jax.make_train_step(Classifier(), loss, lstm_jax.adam(1e-2)) for loss in (mean, mean, penalised))
-    state = one.init()
-    for n in range(5):
-        state, _ = one(state, IDS[n], LABELS[n])
+    one, other, dense = (make_step(loss=loss) for loss in (mean, mean, penalised))
+    state = take(one, one.init(), *range(5))
     kept = jax.tree.map(jnp.copy, state)
     assert_near(other.model(state), one.model(state), 0)
-    state, _ = other(state, IDS[5], LABELS[5])
-    kept, _ = dense(kept, IDS[5], LABELS[5])
+    state, kept = take(other, state, 5), take(dense, kept, 5)
     assert kept.behind == ()
     assert_near(dense.model(kept), other.model(state), 2e-6)
-    kept, _ = one(kept, IDS[6], LABELS[6])
+    kept = take(one, kept, 6)
     assert "embed/embedding" in kept.behind
-    with lstm_jax.compiled_code(False), pytest.raises(InputError, match=r"^training state: rows of embed/embedding have missed steps; "):
-        one.model(kept)
     with lstm_jax.compiled_code(False):
-        with pytest.raises(InputError, match=r"^training state: rows of embed/embedding have missed steps; "):
-            one(kept, IDS[7], LABELS[7])
-        late = lstm_jax.make_train_step(Classifier(), mean, lstm_jax.adam(1e-2))
-        whole, _ = late(late.init(), IDS[0], LABELS[0])
+        for call in (one.model, lambda kept: take(one, kept, 7)):
+            with pytest.raises(InputError, match=r"^training state: rows of embed/embedding have missed steps; "):
+                call(kept)
+        late = make_step()
+        whole = take(late, late.init(), 0)
     assert (whole.behind, late.table) == ((), "")
-    whole, _ = late(whole, IDS[1], LABELS[1])
+    take(late, whole, 1)
     assert late.table == "embed/embedding"
 
 
@@ -299,16 +292,13 @@ def test_a_restarted_optimizer(caught_up: bool, x64: None, peer_rules) -> None:
     trained = {}
     for name, optimizer in (("ours", lstm_jax.adam(1e-2)), ("optax", optax.adam(1e-2))):
         with peer_rules():
-            step = lstm_jax.make_train_step(Classifier(param_dtype=jnp.float64), mean, optimizer)
-            state = step.init()
-            for n in range(20):
-                if n == 10:
-                    state = step.caught_up(state) if caught_up else state
-                    state = state._replace(opt_state=optimizer.init(state.params))
-                state, _ = step(state, IDS[n], LABELS[n])
+            step = make_step(Classifier(param_dtype=jnp.float64), optimizer=optimizer)
+            state = take(step, step.init(), *range(10))
+            state = step.caught_up(state) if caught_up else state
+            state = take(step, state._replace(opt_state=optimizer.init(state.params)), *range(10, 20))
             trained[name] = step.model(state)
             step.model(step.caught_up(state))  # leaves the state valid
-            step(step.caught_up(state), IDS[0], LABELS[0])
+            take(step, step.caught_up(state), 0)
             assert_near(step.model(state), trained[name], 0)
     assert all(np.isfinite(value[...]).all() for value in _params(trained["ours"]).values())
     if caught_up:
@@ -329,7 +319,7 @@ def test_values_that_layers_sow() -> None:
             self.seen = nnx.Intermediate(x)
             return self.head(x)
 
-    step = lstm_jax.make_train_step(Sowing(), lambda model, x: (model(x) ** 2).mean(), lstm_jax.adam(1e-2))
+    step = make_step(Sowing(), lambda model, x: (model(x) ** 2).mean())
     with jax.numpy_rank_promotion("allow"):
         state, first = step(step.init(), jnp.ones((2, 3)))
         state, later = step.many(state, jnp.ones((3, 2, 3)))
@@ -339,30 +329,28 @@ def test_values_that_layers_sow() -> None:
 
 @pytest.mark.usefixtures("unchecked")
 def test_bad_input() -> None:
-    make: Any = lstm_jax.make_train_step
-    adam = lstm_jax.adam(1e-3)
     for model, loss, options, message in (
         (nnx.Dropout(0.5), mean, {}, "model: Dropout; it has no parameters"),
         ({"count": 3}, mean, {}, "parameter count: int; give a pytree of arrays of floats"),
-        ({"ids": jnp.arange(3)}, mean, {}, "parameter ids: int32; give a pytree of arrays of floats"),
+        ({"ids": jnp.arange(3)}, mean, {}, "parameter ids: int32"),
         ({"a/b": jnp.ones(1), "a": {"b": jnp.ones(1)}}, mean, {}, "model: dict; two parameters have the same path"),
-        (Classifier(), mean, {"mesh": jax.make_mesh((2,), ("rows",))}, "mesh: axes ('rows',); give lstm_jax.runtime.sharding.make_mesh"),
-        (Classifier(), "mse", {}, "loss_fn: 'mse'; give a function of the model and a batch"),
+        (Classifier(), mean, {"mesh": jax.make_mesh((2,), ("rows",))}, "mesh: axes ('rows',)"),
+        (Classifier(), "mse", {}, "loss_fn: 'mse'"),
     ):
         with pytest.raises(InputError) as caught:
-            make(model, loss, adam, **options)
+            make_step(model, loss, **options)
         assert str(caught.value).startswith(message)
     for loss, has_aux, message in (
-        (lambda *given: (mean(*given), {}), False, "loss: a pair; give has_aux=True"),
-        (mean, True, "loss: no pair; give has_aux=True"),
-        (lambda *given: 1.0, False, "loss: float; return an array"),
-        (lambda model, ids, labels: ids.sum(), False, "loss: int32; return a float"),
-        (losses, False, r"loss: shape \(4,\); return a scalar, such as the mean over the batch"),
+        (lambda *given: (mean(*given), {}), False, "loss: a pair"),
+        (mean, True, "loss: no pair"),
+        (lambda *given: 1.0, False, "loss: float"),
+        (lambda model, ids, labels: ids.sum(), False, "loss: int32"),
+        (losses, False, r"loss: shape \(4,\)"),
     ):
-        step = make(Classifier(), loss, adam, has_aux=has_aux)
+        step = make_step(loss=loss, has_aux=has_aux)
         with pytest.raises(InputError, match=f"^{message}"):
-            step(step.init(), IDS[0], LABELS[0])
-    step = make(Classifier(), mean, adam)
-    step(state := step.init(), IDS[0], LABELS[0])
-    with pytest.raises(InputError, match=r"^training state: used again; a step reuses its memory: give the state that the step returned"):
-        step(state, IDS[0], LABELS[0])
+            take(step, step.init(), 0)
+    step = make_step()
+    take(step, state := step.init(), 0)
+    with pytest.raises(InputError, match=r"^training state: used again"):
+        take(step, state, 0)

@@ -1,7 +1,6 @@
 """Gradient accumulation: training with microbatches gives the results of training with whole batches, and needs less memory."""
 
 import dataclasses
-from functools import partial
 from typing import Any
 
 import jax
@@ -9,36 +8,32 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from tables import BACKENDS
 from test_feeding import assert_close
 from test_loop import CONFIG
-from test_step import LOOKUP, looked_up, quiet_objective, tall, tiny
+from test_step import TABLE, quiet_objective, tall, tiny
 
 import lstm_jax
 from lstm_jax.config import SentimentConfig, SentimentModelConfig, TrainConfig
 from lstm_jax.errors import InputError
-from lstm_jax.models import functional
+from lstm_jax.models import EMBEDDING, functional
 from lstm_jax.runtime import sharding
 from lstm_jax.tasks import sentiment
 from lstm_jax.training.examples import Examples, epoch_order
 from lstm_jax.training.lookups import LEAST
 from lstm_jax.training.loop import fit
-from lstm_jax.training.microbatches import divided, joined
 from lstm_jax.training.optimizers import make_optimizer
 from lstm_jax.training.state import create_state
-from lstm_jax.training.step import LookupObjective, make_run_steps, no_rows_behind, row_sparse, steps_program
+from lstm_jax.training.step import _divided, make_run_steps, no_rows_behind, steps_program
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 BATCH = 12
-QUIET_LOOKUP = LookupObjective(partial(looked_up, noise=0.0), LOOKUP.table, LOOKUP.ids)
 
 
-def train(microbatches: int, made, loss, devices: int, optimizer: str = "adam"):
+def train(microbatches: int, made, devices: int, optimizer: str = "adam", table: str = ""):
     config = dataclasses.replace(CONFIG, batch_size=BATCH, microbatches=microbatches, optimizer=optimizer, clip_norm=0.5)
     examples = Examples.of_rows(made.data)
-    return fit(made.params, loss, make_optimizer(config, 100), examples, config, sharding.make_mesh(devices))
+    return fit(made.params, quiet_objective, make_optimizer(config, 100), examples, config, sharding.make_mesh(devices), table=table)
 
 
 @pytest.mark.slow(keep=2)
@@ -51,10 +46,9 @@ def test_parts_train_as_the_whole(kind: str, microbatches: int, devices: int) ->
     """
     if kind == "row-sparse" and "compiled" not in BACKENDS:
         pytest.skip("the row-sparse update needs the compiled code")
-    made, loss = (tall(), QUIET_LOOKUP) if kind == "row-sparse" else (tiny(), quiet_objective)
-    optimizer = "adam" if kind == "row-sparse" else "sgd"
-    whole = train(1, made, loss, devices, optimizer)
-    assert_close(train(microbatches, made, loss, devices, optimizer), whole)
+    made, *options = (tall(), devices, "adam", TABLE) if kind == "row-sparse" else (tiny(), devices, "sgd")
+    whole = train(1, made, *options)
+    assert_close(train(microbatches, made, *options), whole)
     assert any(np.abs(whole.params[name] - param).max() > 0.01 for name, param in made.params.items())
 
 
@@ -79,7 +73,10 @@ def test_each_row_keeps_its_carry(devices: int) -> None:
         state, places = create_state({"w": jnp.zeros(())}, lstm_jax.adam(0.1), ("loss", "examples"), mesh, carry)
         run = make_run_steps(halved, lstm_jax.adam(0.1), places, mesh, microbatches=microbatches)
         everywhere = sharding.replicated(mesh)
-        states.append(run(state, *jax.device_put((values, order), everywhere), 0, steps, jax.device_put(jax.random.key(0), everywhere)))
+        rows, key = jax.device_put((values, order), everywhere), jax.device_put(jax.random.key(0), everywhere)
+        for start, stop in ((0, 1), (1, steps), (steps, steps)):  # the carry outlives a chunk of steps
+            state = run(state, *rows, start, stop, key)
+        states.append(state)
     expected = carry
     for rows in np.asarray(order.rows):
         expected = expected / 2 + values[rows]
@@ -126,23 +123,14 @@ def test_a_module_and_its_random_streams() -> None:
     assert max(abs(a - b) for a, b in zip(dropped, losses(1, 0.5), strict=True)) > 1e-4
 
 
-@settings(deadline=None, max_examples=30)
-@given(st.integers(1, 4), st.integers(1, 4), st.integers(0, 2))
-def test_joined_microbatches_are_the_batch(count: int, each: int, axes: int) -> None:
-    batch = jnp.arange(count * each * 2**axes).reshape(count * each, *[2] * axes)
-    parts = divided(batch, count)
-    assert parts.shape == (count, each, *[2] * axes)
-    np.testing.assert_array_equal(parts[0], batch[::count])
-    np.testing.assert_array_equal(joined(parts), batch)
-
-
 def test_each_device_keeps_its_rows() -> None:
     mesh = sharding.make_mesh(2)
     with sharding.on(mesh):
-        rows = jax.device_put(np.zeros((12, 5), np.float32), sharding.rows(mesh))
-        text = jax.jit(lambda x: joined(divided(x, 3))).lower(rows).compile().as_text()
-        parts = jax.jit(lambda x: divided(x, 3))(rows)
+        rows = jax.device_put(np.arange(12.0), sharding.rows(mesh))
+        divide = jax.jit(lambda x: _divided(3, x, (), jax.random.key(0), ())[0])
+        text, parts = divide.lower(rows).compile().as_text(), divide(rows)
     assert parts.sharding.spec[1] == "data"
+    np.testing.assert_array_equal(parts, np.arange(12.0).reshape(4, 3).T)
     assert not any(word in text for word in ("all-gather", "all-to-all", "collective-permute", "all-reduce"))
 
 
@@ -151,10 +139,10 @@ def needed_memory(microbatches: int) -> int:
     config = SentimentConfig(model=SentimentModelConfig(embed=8, units=16))
     params, rebuild = functional(sentiment.make_model(config, 100))
     objective, optimizer, mesh = sentiment.objective(rebuild), make_optimizer(TrainConfig(), 1), sharding.make_mesh(1)
-    behind = no_rows_behind(objective, optimizer, params) if row_sparse(objective, optimizer, params) else ()
+    behind = no_rows_behind(EMBEDDING, optimizer, params)
     state, _ = create_state(params, optimizer, ("loss", "accuracy", "examples"), mesh, behind=behind)
     arguments: Any = (np.zeros((64, 100), np.int32), np.zeros(64, np.int32)), epoch_order(jax.random.key(0), 64, 64), 0, 1
-    program = jax.jit(steps_program(objective, optimizer, steps=1, microbatches=microbatches))
+    program = jax.jit(steps_program(objective, optimizer, steps=1, microbatches=microbatches, table=EMBEDDING))
     return program.lower(state, *arguments, jax.random.key(0)).compile().memory_analysis().temp_size_in_bytes
 
 
@@ -164,6 +152,6 @@ def test_parts_need_less_memory() -> None:
 
 def test_a_batch_that_cannot_be_divided() -> None:
     with pytest.raises(InputError, match=r"^microbatches: 12 rows on 2 devices in 4 parts; give a number that divides them"):
-        train(4, tiny(), quiet_objective, 2)
+        train(4, tiny(), 2)
     with pytest.raises(InputError, match=r"^microbatches: 0; "):
         TrainConfig(microbatches=0)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tables import BACKENDS
 from test_loop import CONFIG, leaf_sums, stop_after, train
-from test_step import LOOKUP, tall
+from test_step import TABLE, tall
 
 from lstm_jax import native
 from lstm_jax.errors import InputError
@@ -28,7 +28,7 @@ def test_where_rows_wait_bits_do_not_depend_on_checkpoints(tmp_path, monkeypatch
     """
     monkeypatch.setattr("lstm_jax.training.step.CATCH_UP_INTERVAL", 8)
     config = dataclasses.replace(CONFIG, epochs=2)
-    train(config, tall(), LOOKUP, checkpoints=tmp_path / "whole")
+    train(config, tall(), table=TABLE, checkpoints=tmp_path / "whole")
     save, config = checkpoint.save, dataclasses.replace(config, checkpoint_steps=5)
 
     def dying_save(folder, number, state, extra):
@@ -41,13 +41,13 @@ def test_where_rows_wait_bits_do_not_depend_on_checkpoints(tmp_path, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "save", dying_save)
         with pytest.raises(RuntimeError, match="as if killed"):
-            train(config, tall(), LOOKUP, checkpoints=tmp_path / "cut")
+            train(config, tall(), table=TABLE, checkpoints=tmp_path / "cut")
     with (
         native.compiled_code(False),
         pytest.raises(InputError, match=r"state\.behind of step 25: not zero; .* compiled code: resume .* \(turned off"),
     ):
-        train(config, tall(), LOOKUP, checkpoints=tmp_path / "cut", resume=True)
-    train(config, tall(), LOOKUP, checkpoints=tmp_path / "cut", resume=True)
+        train(config, tall(), table=TABLE, checkpoints=tmp_path / "cut", resume=True)
+    train(config, tall(), table=TABLE, checkpoints=tmp_path / "cut", resume=True)
     assert leaf_sums(tmp_path / "cut") == leaf_sums(tmp_path / "whole")
 
 
@@ -57,12 +57,12 @@ def test_a_run_with_compiled_code_goes_on_without(tmp_path):
     Dense updates can continue the run, because no row has missed steps at the end of an epoch.
     """
     config, options = dataclasses.replace(CONFIG, epochs=2), {"checkpoints": tmp_path}
-    whole = train(config, tall(), LOOKUP)
+    whole = train(config, tall(), table=TABLE)
     with pytest.raises(Interrupted):
-        train(config, tall(), LOOKUP, callbacks=[stop_after(1)], **options)
+        train(config, tall(), table=TABLE, callbacks=[stop_after(1)], **options)
     assert "state.behind" in leaf_sums(tmp_path)
     with native.compiled_code(False):
-        found = train(config, tall(), LOOKUP, resume=True, **options)
+        found = train(config, tall(), table=TABLE, resume=True, **options)
     assert "state.behind" not in leaf_sums(tmp_path)
     assert found.rows[1]["train_loss"] == pytest.approx(whole.rows[1]["train_loss"], rel=1e-5)
     for name, array in whole.params.items():

@@ -1,6 +1,5 @@
 """Folder of a run: it is new, or has a run of the same config that is explicitly resumed. Changes of its files are noticed."""
 
-import hashlib
 import json
 import os
 import subprocess
@@ -14,17 +13,6 @@ from lstm_jax.training import run_folder
 from lstm_jax.training.run_folder import RunFolder, differences, environment
 
 CONFIG = '{"units": 8}\n'
-
-
-@pytest.mark.parametrize("resume", [False, True])
-@pytest.mark.parametrize("exists", [False, True])
-def test_a_new_or_empty_folder(resume, exists, tmp_path):
-    run = RunFolder(tmp_path / "a" / "b")
-    if exists:
-        run.path.mkdir(parents=True)
-    run.start(CONFIG, resume)
-    assert run.config.read_text() == CONFIG
-    assert [path.name for path in run.path.iterdir()] == ["config.json"]
 
 
 def test_a_run_is_entered_only_on_purpose_and_with_its_config(tmp_path):
@@ -47,8 +35,6 @@ def test_a_folder_of_something_else_is_left_alone(resume, tmp_path):
     (tmp_path / "metrics.jsonl").unlink()
     RunFolder(tmp_path).start(CONFIG, resume)
     assert {path.name for path in tmp_path.iterdir()} == {"thesis.tex", "config.json"}
-    with pytest.raises(InputError, match="is a file; name a new folder"):
-        RunFolder(tmp_path / "thesis.tex").start(CONFIG, resume)
 
 
 @pytest.mark.parametrize("content", [b"{", b"\xff\xfe\x00", b""])
@@ -65,11 +51,6 @@ def test_environment():
     assert len(found["devices"]) == jax.device_count()
     assert found["devices"][0].startswith(jax.default_backend())
     assert set(found) >= {"python", "git", "platform", "cpu", "hosts", "xla_flags", "matmul_precision"}
-
-
-def test_environment_without_git_or_proc(tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert environment(sharding.make_mesh(1))["git"] == ""
 
 
 def test_the_commit_is_that_of_a_repository_with_the_package(tmp_path, monkeypatch):
@@ -175,21 +156,6 @@ def test_every_flipped_bit_of_the_manifest_is_noticed(tmp_path):
             run.verify()
     assert set(run.accept()) == {"config.json", "data.sha256", "vocabulary.json"}
     assert run.manifest.read_bytes() == good  # `accept` has read the environments from environment.json
-
-
-@pytest.mark.parametrize(
-    "content", [b"[]\n", b"{}\n", b'{"files": 1}\n', b'{"files": {}, "environments": [{"versions": 1}]}\n', b"no JSON"]
-)
-def test_a_manifest_of_other_content_is_damaged(content, tmp_path):
-    """A manifest with unexpected content counts as damaged, even if its checksum is right."""
-    run = sealed(tmp_path)
-    good = run.manifest.read_bytes()
-    run.manifest.write_bytes(hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
-    for call in (run.verify, run.environments, lambda: run.start(CONFIG, True)):
-        with pytest.raises(InputError, match=rf"^manifest {run.manifest}: damaged; bring the old one back, or .* accept --run {tmp_path}$"):
-            call()
-    run.accept()
-    assert run.manifest.read_bytes() == good
 
 
 def test_a_run_without_a_manifest_is_read_and_said_so(tmp_path):

@@ -34,18 +34,6 @@ def one_step(params, optimizer, loss=objective, carry=()):
     return state, run_steps(state, jax.device_put(tiny().data, everywhere), order, 0, 1, jax.device_put(jax.random.key(1), everywhere))
 
 
-def test_a_new_state():
-    made = tiny()
-    state, places = create_state(made.params, keras_adam(0.1), TOTALS, sharding.make_mesh(2))
-    assert jax.tree.structure(state) == jax.tree.structure(places)
-    assert state.step.dtype == jnp.int32
-    assert (int(state.step), {float(total) for total in state.totals.values()}) == (0, {0.0})
-    assert set(state.totals) == set(TOTALS)
-    for name, array in made.params.items():
-        assert np.asarray(state.params[name]).tobytes() == np.asarray(array).tobytes()
-        assert not np.asarray(state.opt_state.mu[name]).any()
-
-
 def test_an_embedding_and_its_moments_live_by_columns_before_and_after_a_step():
     for state in one_step(tiny().params, keras_adam(0.1)):
         if state.step.is_deleted():
@@ -64,11 +52,6 @@ def test_moments_behind_a_clip_too(clip):
     places = state_sharding(tiny().params, optimizer, TOTALS, sharding.make_mesh(2))
     specs = [place.spec for place in jax.tree.leaves(places.opt_state)]
     assert specs.count(COLUMNS) == 2
-
-
-def test_a_table_whose_columns_do_not_divide_is_copied():
-    state, _ = create_state(tiny(features=3).params, keras_adam(0.1), TOTALS, sharding.make_mesh(2))
-    assert state.params["embedding/embedding"].sharding.is_fully_replicated
 
 
 def test_a_step_takes_the_state_and_leaves_the_given_parameters():

@@ -13,16 +13,17 @@ import pytest
 from tables import BACKENDS
 
 from lstm_jax.runtime import sharding
-from lstm_jax.training.examples import Examples, Order, epoch_order, steps_per_epoch, take_rows
+from lstm_jax.training.examples import Order, epoch_order, steps_per_epoch
 from lstm_jax.training.optimizers import clipped, keras_adam
 from lstm_jax.training.predict import make_predict
 from lstm_jax.training.state import create_state
-from lstm_jax.training.step import LookupObjective, make_run_steps, no_rows_behind, row_sparse
+from lstm_jax.training.step import make_run_steps, no_rows_behind
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 TOTALS = ("loss", "accuracy", "examples")
 ADAM = keras_adam(0.05)
+TABLE = "embedding/embedding"
 COUNT, BATCH = 22, 4  # the last of 6 steps has 2 rows
 
 
@@ -79,6 +80,7 @@ def run(
     made: Tiny | None = None,
     optimizer=ADAM,
     behind: bool = False,
+    table: str = "",
 ):
     """Run the chunks of an epoch that `parts` lists as pairs (start, stop) of step numbers, and return the training state.
 
@@ -87,9 +89,9 @@ def run(
     made = made or tiny()
     mesh = sharding.make_mesh(devices)
     everywhere = sharding.replicated(mesh)
-    waiting = no_rows_behind(loss, optimizer, made.params) if behind else ()
+    waiting = no_rows_behind(table, optimizer, made.params) if behind else ()
     state, places = create_state(made.params, optimizer, TOTALS, mesh, behind=waiting)
-    run_steps = make_run_steps(loss, optimizer, places, mesh)
+    run_steps = make_run_steps(loss, optimizer, places, mesh, table=table)
     order = jax.device_put(epoch_order(jax.random.key(5), len(made.data[1]), BATCH), everywhere)
     key = jax.device_put(jax.random.key(6), everywhere)
     data = jax.device_put(made.data, everywhere)
@@ -175,26 +177,14 @@ def test_sums_of_many_examples(batch, before):
     assert float(state.totals["loss"]) == pytest.approx(steps * batch, rel=1e-6)
 
 
-def test_as_a_plain_loop():
-    state = run([(0, 6)])
+@pytest.mark.parametrize("devices", [1, 2])
+def test_as_a_plain_loop(devices):
+    state = run([(0, 6)], devices)
     params, opt_state, totals = plain_loop(objective, tiny(), cut=False)
     assert int(state.step) == 6
     assert_close(state.params, params, 1e-6)
     assert_close(state.opt_state, opt_state, 2e-6)
-    assert float(state.totals["examples"]) == COUNT
     assert {name: float(value) for name, value in state.totals.items()} == pytest.approx(totals, rel=1e-6)
-
-
-def looked_up(params, batch, weight, key, vectors=None, noise=0.1):
-    """Compute `objective` from `vectors`, the table rows that the batch looks up. If `vectors` is None, look them up first."""
-    ids, labels = batch
-    vectors = jnp.take(params["embedding/embedding"], ids.T, axis=0) if vectors is None else vectors
-    z = vectors.mean(0) @ params["head/w"] + params["head/b"] + noise * jax.random.normal(key, labels.shape)
-    mean = (optax.sigmoid_binary_cross_entropy(z, labels.astype(z.dtype)) * weight).sum()
-    return mean, {"loss": mean, "accuracy": (((z > 0) == (labels == 1)).astype(z.dtype) * weight).sum()}
-
-
-LOOKUP = LookupObjective(looked_up, "embedding/embedding", lambda batch: batch[0].T)
 
 
 @pytest.mark.slow(keep=["[2]"])
@@ -208,14 +198,14 @@ def test_chunks_change_no_bit_of_rows_that_wait(devices, monkeypatch):
     """
     monkeypatch.setattr("lstm_jax.training.step.CATCH_UP_INTERVAL", 8)
     made = tall()
-    whole = run([(0, 20)], devices, LOOKUP, made, behind=True)
+    whole = run([(0, 20)], devices, made=made, behind=True, table=TABLE)
     for parts in ([(0, 3), (3, 8), (8, 11), (11, 13), (13, 20)], [(n, n + 1) for n in range(20)]):
-        assert_bits(run(parts, devices, LOOKUP, made, behind=True), whole)
+        assert_bits(run(parts, devices, made=made, behind=True, table=TABLE), whole)
     assert not np.asarray(whole.behind).any()
-    assert_bits(whole.params, run([(0, 8), (8, 16), (16, 20)], devices, LOOKUP, made).params)
-    cut = run([(0, 3), (3, 20)], devices, LOOKUP, made)
+    assert_bits(whole.params, run([(0, 8), (8, 16), (16, 20)], devices, made=made, table=TABLE).params)
+    cut = run([(0, 3), (3, 20)], devices, made=made, table=TABLE)
     assert (np.asarray(cut.params["embedding/embedding"]) != np.asarray(whole.params["embedding/embedding"])).any()
-    partial = np.asarray(run([(0, 11)], devices, LOOKUP, made, behind=True).behind)
+    partial = np.asarray(run([(0, 11)], devices, made=made, behind=True, table=TABLE).behind)
     assert partial.min() == 0
     assert partial.max() == 3
 
@@ -226,18 +216,10 @@ def test_chunks_change_no_bit_of_rows_that_wait(devices, monkeypatch):
 def test_by_rows_as_by_the_whole_table(devices, clip):
     """Row-sparse steps, with and without clipping, give the results of the plain loop with dense updates, up to rounding."""
     optimizer = keras_adam(0.05) if clip is None else clipped(keras_adam(0.05), clip)
-    state = run([(0, 2), (2, 6)], devices, LOOKUP, optimizer=optimizer)
+    state = run([(0, 2), (2, 6)], devices, optimizer=optimizer, table=TABLE)
     params, opt_state, totals = plain_loop(objective, tiny(), False, optimizer)
     assert_close((state.params, state.opt_state), (params, opt_state), 1e-5)
     assert {name: float(total) for name, total in state.totals.items()} == pytest.approx(totals, rel=1e-5)
-
-
-def test_clipping_keeps_the_update_by_rows():
-    """With clipping, the optimiser still has its row-sparse update, and two equal runs give the same bits."""
-    optimizer = clipped(keras_adam(0.05), 0.1)
-    assert row_sparse(LOOKUP, optimizer, tiny().params) == row_sparse(LOOKUP, keras_adam(0.05), tiny().params)
-    again = [run(parts, 2, LOOKUP, optimizer=optimizer) for parts in ([(0, 6)], [(0, 6)])]
-    assert_bits(*again)
 
 
 def test_rows_that_fill_up_the_last_batch_have_no_influence():
@@ -246,87 +228,6 @@ def test_rows_that_fill_up_the_last_batch_have_no_influence():
     assert_close(state.params, params, 1e-6)
     assert_close(state.opt_state, opt_state, 2e-6)
     assert {name: float(value) for name, value in state.totals.items()} == pytest.approx(totals, rel=1e-6)
-
-
-def test_one_device_as_two():
-    one, two = run([(0, 6)], devices=1), run([(0, 6)], devices=2)
-    assert_close(one.params, two.params, 1e-5)
-    assert_close(one.opt_state, two.opt_state, 1e-5)
-    assert_close(one.totals, two.totals, 1e-5)
-
-
-def test_examples_of_rows():
-    rows = {"a": np.arange(10).reshape(5, 2), "b": np.arange(5) * 100}
-    examples = Examples.of_rows(rows)
-    assert (examples.arrays, examples.count, examples.gather, examples.order) == (rows, 5, take_rows, epoch_order)
-    batch = examples.gather(jax.tree.map(jnp.asarray, rows), jnp.array([3, 0, 3]))
-    assert jax.tree.map(lambda a: a.tolist(), batch) == {"a": [[6, 7], [0, 1], [6, 7]], "b": [300, 0, 300]}
-
-
-ORDER = Order(jnp.array([[3, 0], [2, 3], [1, 1]]), jnp.array([[0.5, 0.5], [0.25, 0.75], [1, 0]]), jnp.array([2.0, 2, 1]))
-
-
-def test_a_step_reads_what_its_examples_gather_in_their_order():
-    """A step reads the batch that the function `gather` returns for the indices that the order has for this step.
-
-    In this test, `gather` returns each value plus 100 times the next value. The loss is w times the weighted mean of the batch, so that
-    each step subtracts this mean from w.
-    """
-    values = np.array([5, 7, 11, 13, 17], np.float32)
-
-    def pairs(array, numbers):
-        return jnp.take(array, numbers) + 100 * jnp.take(array, numbers + 1)
-
-    def loss(params, batch, weight, key):
-        mean = (batch * weight).sum()
-        return params["w"] * mean, {"loss": mean, "accuracy": jnp.zeros(())}
-
-    mesh = sharding.make_mesh(2)
-    state, places = create_state({"w": jnp.zeros(())}, optax.sgd(1.0), TOTALS, mesh)
-    run_steps = make_run_steps(loss, optax.sgd(1.0), places, mesh, pairs)
-    array, order, key = jax.device_put((values, ORDER, jax.random.key(0)), sharding.replicated(mesh))
-    state = run_steps(state, array, order, 0, 3, key)
-    means = [(1713 + 705) / 2, 0.25 * 1311 + 0.75 * 1713, 1107]
-    assert float(state.totals["loss"]) == pytest.approx(2 * means[0] + 2 * means[1] + means[2], rel=1e-6)
-    assert float(state.params["w"]) == pytest.approx(-sum(means), rel=1e-6)
-
-
-def faded(params, batch, weight, key, carry):
-    """Return the loss, the metrics and the new carry, which is half of the old carry of each row plus the row's value.
-
-    The loss is w times the mean of the new carry. This mean is therefore the gradient with respect to w.
-    """
-    del key
-    carry = carry / 2 + batch
-    mean = (carry * weight).sum()
-    return params["w"] * mean, ({"loss": mean, "accuracy": jnp.zeros(())}, carry)
-
-
-def run_faded(parts: list[tuple[int, int]], devices: int = 2):
-    mesh = sharding.make_mesh(devices)
-    carry = np.array([8, 40], np.float32)
-    state, places = create_state({"w": jnp.zeros(())}, optax.sgd(1.0), TOTALS, mesh, carry)
-    run_steps = make_run_steps(faded, optax.sgd(1.0), places, mesh)
-    values = np.array([5, 7, 11, 13], np.float32)
-    array, order, key = jax.device_put((values, ORDER, jax.random.key(0)), sharding.replicated(mesh))
-    for start, stop in parts:
-        state = run_steps(state, array, order, start, stop, key)
-    return state
-
-
-@pytest.mark.parametrize("devices", [1, 2])
-def test_a_step_hands_its_carry_to_the_next(devices):
-    state = run_faded([(0, 3)], devices)
-    carries = [(4 + 13, 20 + 5), (8.5 + 11, 12.5 + 13), (9.75 + 7, 12.75 + 7)]
-    means = [0.5 * 17 + 0.5 * 25, 0.25 * 19.5 + 0.75 * 25.5, 16.75]
-    assert state.carry.tolist() == list(carries[2])
-    assert float(state.totals["loss"]) == pytest.approx(2 * means[0] + 2 * means[1] + means[2], rel=1e-6)
-    assert float(state.params["w"]) == pytest.approx(-sum(means), rel=1e-6)
-
-
-@pytest.mark.parametrize("parts", [[(0, 1), (1, 3)], [(0, 2), (2, 3)], [(0, 3), (3, 3)]])
-def test_the_carry_outlives_a_chunk(parts):
-    assert_bits(run_faded(parts), run_faded([(0, 3)]))
 
 
 @pytest.mark.parametrize("devices", [1, 2])

@@ -1,0 +1,458 @@
+"""Checkpoints of the training state, with detection of damage.
+
+Orbax writes and reads the arrays, one for each leaf of the state. A manifest of SHA-256 checksums shows whether the arrays are intact. A
+folder can hold the checkpoints of several steps. For example, the checkpoint of step 1200 consists of these two entries of the folder:
+
+    1200/                  folder of the arrays, as Orbax writes them; named "1200.1/" if "1200/" existed when the checkpoint was saved
+    1200.manifest.json     manifest, which is written last: a checkpoint is finished if and only if it has a manifest
+
+The first line of a manifest is the SHA-256 of the JSON text that follows it. The JSON text holds the step, the name of the folder of
+arrays, and the dict `extra` that the caller of `save` gave. It also holds a checksum of each file and a checksum of each leaf. The checksum
+of a leaf covers the dtype, the shape and the bytes of the global array.
+
+If several hosts share the folder, every process calls `save`, `restore` and `prune`, but only process 0 writes manifests and removes files.
+
+Orbax' `CheckpointManager` is not used, for three reasons. If a bit of a stored array has flipped, it restores the damaged array and raises
+no error. It finalises a checkpoint before checksums can be written beside it. It keeps the newest checkpoints even if they are damaged, and
+could thus remove the last intact one.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jaxtyping import PyTree
+
+from lstm_jax.errors import InputError, require
+from lstm_jax.files.locks import locked
+from lstm_jax.files.writing import read_summed, remove_temporaries, summed_json, write_atomically
+from lstm_jax.runtime import processes
+
+__all__ = ["Restored", "check_state", "claimed", "damage", "prune", "restore", "save", "steps"]
+
+ATTEMPTS = 5
+"""Number of times that the checkpoints are listed anew if a training replaces them while they are read."""
+_ARRAYS = re.compile(r"([0-9]+)(\.[0-9]+)?(\.orbax-checkpoint-tmp.*)?")
+_MANIFEST = re.compile(r"(0|[1-9][0-9]*)\.manifest\.json")
+_OS_ERROR = re.compile(r"\[os_error_code='?(\d+)'?\]")
+
+
+@dataclass(frozen=True)
+class Restored:
+    """Result of `restore`, which is the content of the restored checkpoint."""
+
+    step: int
+    state: PyTree
+    """State as a tree with the structure of the argument `like` of `restore`."""
+    extra: dict[str, Any]
+    """Dict that was given to `save` as `extra`. Since it is stored as JSON, its tuples have become lists, and its keys strings."""
+    rejected: tuple[tuple[int, str], ...]
+    """Newer checkpoints that were skipped because they are damaged, newest first, each as a pair (step, damage)."""
+    unfinished: tuple[int, ...] = ()
+    """Steps of newer checkpoints that have no manifest, newest first. Either the save was interrupted, or the manifest was removed."""
+
+
+def steps(folder: Path) -> list[int]:
+    """Return the steps of all finished checkpoints in a folder, in ascending order. Damaged checkpoints are included.
+
+    If the folder does not exist, return [].
+    """
+    if not folder.is_dir():
+        return []
+    return sorted(int(match[1]) for entry in folder.iterdir() if (match := _MANIFEST.fullmatch(entry.name)))
+
+
+def save(folder: Path, step: int, state: PyTree, extra: dict[str, Any]) -> Path:
+    """Write a checkpoint and return the path of its manifest.
+
+    When this function returns, the checkpoint is finished and its bytes have been flushed to disk. Leftovers of an interrupted save are
+    removed. If there is a finished checkpoint of the same step, it stays untouched until the new checkpoint is finished and replaces it.
+
+    Args:
+        folder: folder that holds the checkpoints of a run. It is created if it does not exist.
+        step: number of the step, at least 0.
+        state: tree of JAX or NumPy arrays, none of which is empty. Random keys made by `jax.random.key` are arrays, too.
+        extra: dict that JSON can represent, for example the history of a run.
+
+    Raises:
+        InputError: in one of these cases.
+
+            - `step` is below 0.
+            - `check_state` raises this error.
+            - `extra` cannot be written as JSON.
+            - The folder cannot be written, or there is not enough space.
+    """
+    require(step >= 0, "checkpoint step", step, "give 0 or more")
+    leaves = check_state(state)
+    try:
+        extra = json.loads(json.dumps(extra))
+    except (TypeError, ValueError) as error:
+        raise InputError("checkpoint extra", error, "keep to what JSON can hold") from error
+    with _explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        _clean(folder)
+        _barrier("cleaned")
+        try:
+            names = (str(step), *(f"{step}.{again}" for again in range(1, 1000)))
+            name = next(name for name in names if not (folder / name).exists())
+            _barrier("named")
+            _save_arrays(folder / name, leaves)
+            content = {"step": step, "folder": name, "extra": extra, "leaves": {path: _leaf_record(leaf) for path, leaf in leaves.items()}}
+            if processes.first():
+                files = _file_records(folder / name, sync=True)
+                write_atomically(_manifest_path(folder, step), summed_json(content | {"files": files}))
+            _barrier("saved")
+        finally:
+            _clean(folder)
+    return _manifest_path(folder, step)
+
+
+def check_state(state: PyTree) -> dict[str, Any]:
+    """Check that `save` can store a tree, and return its leaves as a dict from paths, such as "state.step", to leaves.
+
+    Raises:
+        InputError: if the tree has no leaves, if two of its leaves have the same path, or if a leaf is not an array or is empty.
+    """
+    leaves = _named(state)
+    for name, leaf in leaves.items():
+        require(isinstance(leaf, jax.Array | np.ndarray | np.generic), f"checkpoint leaf {name}", type(leaf).__name__, "give an array")
+        require(leaf.size > 0, f"checkpoint leaf {name}", f"shape {leaf.shape}", "leave arrays without elements out of the state")
+        if isinstance(leaf, np.ndarray):  # Orbax takes no foreign byte order
+            leaves[name] = leaf.astype(leaf.dtype.newbyteorder("="), copy=False)
+    return leaves
+
+
+def restore(
+    folder: Path,
+    like: PyTree,
+    added: tuple[str, ...] = (),
+    step: int | None = None,
+    dropped: Mapping[str, str] | None = None,
+    check: Callable[[dict[str, Any]], None] = lambda extra: None,
+) -> Restored:
+    """Load the newest intact checkpoint, or the checkpoint of a given step. A checkpoint is intact if all its checksums are correct.
+
+    A training in another process may replace the checkpoints while this function reads them. The function then reads the new checkpoints.
+
+    Args:
+        folder: folder that was given to `save`.
+        like: tree with the structure, shapes and dtypes of the state. Each leaf is an array or a `jax.ShapeDtypeStruct`. If a leaf is a
+            NumPy array, the result holds a NumPy array in its place. Otherwise the result holds a JAX array with the sharding of the leaf.
+            If the leaf has no sharding, the JAX array is placed on the first local device.
+        added: paths of leaves, such as "state.behind", that may be absent from the checkpoint, because older versions did not write them.
+            If such a leaf is absent, the result holds the leaf of `like` in its place.
+        step: number of the step whose checkpoint is loaded. If None, the newest intact checkpoint is loaded.
+        dropped: dict from the paths of some leaves to advice for the user. The checkpoint may have these leaves even if `like` lacks them.
+            They are then left out of the result, and all their values in the checkpoint must be 0. If a value is not 0, an error is raised
+            whose message ends with the advice. An entry for a leaf that `like` has is ignored.
+        check: function check(extra) that is called with the dict `extra` of the checkpoint before its arrays are compared with `like`. It
+            may raise an error.
+
+    Raises:
+        InputError: in one of these cases.
+
+            - `step` is None, and there is no intact checkpoint.
+            - `step` is given, and there is no intact checkpoint of this step.
+            - Except as `added` and `dropped` allow, the leaves in the checkpoint have other paths, shapes or dtypes than those in `like`.
+            - A leaf in `like` has a sharding that does not fit its shape.
+            - A leaf that is in `dropped` but not in `like` has a value other than 0 in the checkpoint.
+    """
+    wanted, dropped = _named(like), dropped or {}
+    rejected: list[tuple[int, str]] = []
+    for _ in range(ATTEMPTS):
+        found = steps(folder)
+        rejected.clear()
+        for number in reversed([one for one in found if step in (None, one)]):
+            manifest, damage = _read_verified(folder, number)
+            damage = _agreed(damage)
+            loaded: dict[str, Any] = {}
+            if not damage:
+                check(manifest["extra"])
+                saved = manifest["leaves"]
+                present = {name: leaf for name, leaf in wanted.items() if name in saved or name not in added}
+                left = {}
+                for name in (saved.keys() & dropped.keys()) - wanted.keys():
+                    left[name] = np.zeros(saved[name]["shape"], saved[name]["dtype"])
+                    require(_leaf_record(left[name]) == saved[name], f"checkpoint leaf {name} of step {number}", "not zero", dropped[name])
+                _require_same_tree(number, {name: leaf for name, leaf in saved.items() if name not in left}, present)
+                loaded, damage = _load(folder / manifest["folder"], present | left, saved)  # Orbax reads all leaves or none
+                damage = _agreed(damage)
+            if not damage:
+                state = jax.tree.unflatten(jax.tree.structure(like), [loaded.get(name, leaf) for name, leaf in wanted.items()])
+                matches = (_ARRAYS.fullmatch(entry.name) for entry in folder.iterdir() if entry.is_dir())
+                unfinished = {int(match[1]) for match in matches if match and int(match[1]) > number} - {*steps(folder)}
+                return Restored(number, state, manifest["extra"], tuple(rejected), tuple(sorted(unfinished, reverse=True)))
+            rejected.append((number, damage))
+        if steps(folder) == found or jax.process_count() > 1:
+            break
+    reasons = ", ".join(f"step {number}: {reason}" for number, reason in rejected)
+    problem = f"all are damaged ({reasons})" if rejected else "none is there"
+    raise InputError(f"checkpoints in {folder}", problem, "name the folder of a run that has saved one, or start anew")
+
+
+def damage(folder: Path, step: int) -> str:
+    """Return a description of the damage to the checkpoint of a step, or "" if its files are intact."""
+    return _agreed(_read_verified(folder, step)[1] if step in steps(folder) else "it is missing")
+
+
+def prune(folder: Path, keep: int, newest: int | None = None) -> None:
+    """Keep the newest `keep` intact checkpoints, and remove all older checkpoints.
+
+    If `newest` is given, all checkpoints of steps after step `newest` are removed first.
+
+    Damaged checkpoints do not count towards `keep`, so that they cannot displace intact ones. A damaged checkpoint is removed only if it is
+    older than all intact checkpoints that are kept, or later than `newest`. Leftovers of interrupted saves are removed, too.
+
+    Raises:
+        InputError: if the folder cannot be written.
+    """
+    good = 0
+    if processes.first():
+        with _explained(folder):
+            for step in reversed(steps(folder)):
+                if good < keep and (newest is None or step <= newest):
+                    good += not _read_verified(folder, step)[1]
+                else:
+                    _manifest_path(folder, step).unlink()
+            _clean(folder)
+    _barrier("pruned")
+
+
+@contextlib.contextmanager
+def claimed(folder: Path, parts: Sequence[str], resume: bool) -> Iterator[None]:
+    """Lock the folder of the checkpoints of a training against other trainings, until the context ends.
+
+    Args:
+        folder: folder of the training. It is created if it does not exist.
+        parts: names of the subfolders that hold checkpoints.
+        resume: whether the subfolders may already hold checkpoints.
+
+    Raises:
+        InputError: if another training uses the folder, if it cannot be written, or if `resume` is false and it holds checkpoints.
+    """
+    with contextlib.ExitStack() as stack:
+        with processes.together():
+            if processes.first():
+                subject = f"checkpoint folder {folder}"
+                with _explained(folder):
+                    folder.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(locked(folder / "run.lock", subject))
+                held = any(steps(folder / part) for part in parts)
+                remedy = "give resume=True to continue it, or name another folder"
+                require(resume or not held, subject, "holds checkpoints of a training", remedy)
+        yield
+
+
+def _named(tree: PyTree) -> dict[str, Any]:
+    """Return the leaves of a tree as a dict from paths, such as "state.step", to leaves, in the order of `jax.tree.leaves`."""
+    flat = jax.tree_util.tree_leaves_with_path(tree)
+    named = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in flat}
+    require(bool(flat), "checkpoint state", "a tree without leaves", "give one that holds arrays")
+    require(len(named) == len(flat), "checkpoint state", "two leaves of the same path", "keep dots out of the keys")
+    return named
+
+
+def _manifest_path(folder: Path, step: int) -> Path:
+    return folder / f"{step}.manifest.json"
+
+
+def _leaf_record(leaf: Any) -> dict[str, Any]:
+    """Return the entry of a manifest for an array."""
+    array = processes.on_host(jax.random.key_data(leaf) if _is_random_key(leaf) else leaf)
+    dtype, shape = leaf.dtype.name, list(leaf.shape)
+    digest = hashlib.sha256(f"{dtype} {shape}\n".encode())
+    digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return {"dtype": dtype, "shape": shape, "sha256": digest.hexdigest()}
+
+
+def _is_random_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _file_records(arrays: Path, sync: bool = False) -> dict[str, dict[str, Any]]:
+    """Return the entries of a manifest for all files below the folder `arrays`. If `sync` is true, flush the files to disk."""
+    records: dict[str, dict[str, Any]] = {}
+    for path in sorted(path for path in arrays.rglob("*") if not path.is_dir()):
+        with path.open("rb") as file:
+            if sync:
+                os.fsync(file.fileno())
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        records[path.relative_to(arrays).as_posix()] = {"bytes": path.stat().st_size, "sha256": digest}
+    return records
+
+
+def _read_manifest(folder: Path, step: int) -> dict[str, Any] | None:
+    try:
+        manifest = read_summed(_manifest_path(folder, step).read_bytes())
+    except OSError:
+        return None
+    return manifest if manifest and manifest["step"] == step else None
+
+
+def _read_verified(folder: Path, step: int) -> tuple[dict[str, Any], str]:
+    """Return the manifest of a step, and a description of the damage to the files that it lists, or ""."""
+    manifest = _read_manifest(folder, step)
+    if manifest is None:
+        return {}, "the manifest is damaged"
+    try:
+        found = _file_records(folder / manifest["folder"])
+    except OSError as error:
+        return manifest, f"unreadable: {error}"
+    for name, record in manifest["files"].items():
+        if name not in found:
+            return manifest, f"file {name} is missing"
+        if found[name]["bytes"] != record["bytes"]:
+            return manifest, f"file {name} has {found[name]['bytes']} bytes instead of {record['bytes']}"
+        if found[name] != record:
+            return manifest, f"file {name} is damaged"
+    added = sorted(found.keys() - manifest["files"].keys())
+    return manifest, f"file {added[0]} was added" if added else ""
+
+
+def _require_same_tree(step: int, saved: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Check that a checkpoint has the same leaves as the tree that is to be loaded."""
+    remedy = "use the config that the run was saved with"
+    for name in saved:
+        require(name in wanted, f"checkpoint leaf {name} of step {step}", "not in this model or optimiser", remedy)
+    for name, leaf in wanted.items():
+        subject = f"checkpoint leaf {name} of step {step}"
+        require(name in saved, subject, "not in the checkpoint", remedy)
+        here, there = (leaf.dtype.name, list(leaf.shape)), (saved[name]["dtype"], saved[name]["shape"])
+        require(here == there, subject, f"saved as {there}, wanted as {here}", remedy)
+        sharding = getattr(leaf, "sharding", None)
+        try:
+            _ = sharding and sharding.shard_shape(tuple(leaf.shape))
+        except ValueError as error:
+            raise InputError(subject, error, "shard it over a mesh that divides it") from error
+
+
+def _load(folder: Path, wanted: dict[str, Any], saved: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """Load the arrays of a checkpoint and compare them with their checksums."""
+    try:
+        loaded = _restore_arrays(folder, wanted)
+    except MemoryError:
+        raise
+    except Exception as error:  # Orbax raises many kinds of errors; an older checkpoint may still load
+        return {}, f"orbax cannot read it: {error}"
+    for name, leaf in loaded.items():
+        if _leaf_record(leaf) != saved[name]:
+            return loaded, f"leaf {name} is damaged"
+    return loaded, ""
+
+
+def _clean(folder: Path) -> None:
+    """Remove the leftovers of interrupted saves: unfinished manifests, and folders of arrays that belong to no finished checkpoint."""
+    if not processes.first():
+        return
+    remove_temporaries(folder)
+    manifests = {step: _read_manifest(folder, step) for step in steps(folder)}
+    for entry in list(folder.iterdir()):
+        match = _ARRAYS.fullmatch(entry.name)
+        if match and entry.is_dir():
+            manifest = manifests.get(int(match[1]), {"folder": None})
+            if manifest is not None and manifest["folder"] != entry.name:
+                shutil.rmtree(entry)
+
+
+def _agreed(damage: str) -> str:
+    (any_damage,) = processes.largest(bool(damage))  # called by each process, whether it has found damage or not
+    return damage or ("another process found it damaged" if any_damage else "")
+
+
+def _barrier(name: str) -> None:
+    if processes.several():
+        multihost_utils.sync_global_devices(f"checkpoint {name}")
+
+
+@contextlib.contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """Convert errors of the file system, and those that TensorStore reports, to `InputError`."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        found = _OS_ERROR.search(str(error))
+        code: int | None = int(found[1]) if found else getattr(error, "errno", None)
+        message: object = error if code is None else os.strerror(code)
+        if code in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error) or "Disk quota" in str(error):
+            message, remedy = "no space left", "free some, or name a folder on another disk"
+        elif code == errno.EFBIG:
+            remedy = "allow larger files (ulimit -f), or shrink the model"
+        elif code is not None or isinstance(error, OSError):
+            remedy = "name a folder that can be written"
+        else:
+            raise
+        raise InputError(f"checkpoint folder {folder}", message, remedy) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence some messages of Orbax until the context ends."""
+    logger = logging.getLogger("absl")
+    level, hook = logger.level, sys.unraisablehook
+
+    def note(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            hook(unraisable)
+
+    logger.setLevel(logging.CRITICAL)
+    sys.unraisablehook = note
+    try:
+        yield
+        sys.unraisablehook = hook  # the hook stays after a failure, since threads may report errors later
+    finally:
+        logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _checkpointer(arrays: Path) -> Iterator[tuple[Any, Path]]:
+    """Yield an Orbax checkpointer and a path to the folder `arrays` that contains no glob characters, such as "*" or "["."""
+    import orbax.checkpoint as ocp
+
+    path = arrays.absolute()
+    with contextlib.ExitStack() as stack:
+        if set(str(path)) & set("[]*?\\") or not str(path).isprintable():
+            link = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lstm_jax_"))) / "checkpoints"
+            link.symlink_to(path.parent)
+            path = link / path.name
+        checkpointer = stack.enter_context(ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=True, use_compression=False)))
+        stack.enter_context(_quiet())
+        yield checkpointer, path
+
+
+def _save_arrays(arrays: Path, leaves: dict[str, Any]) -> None:
+    import orbax.checkpoint as ocp
+
+    with _checkpointer(arrays) as (checkpointer, path):
+        checkpointer.save(path, args=ocp.args.PyTreeSave(leaves))
+
+
+def _restore_arrays(arrays: Path, wanted: dict[str, Any]) -> dict[str, Any]:
+    import orbax.checkpoint as ocp
+
+    def how(leaf: Any) -> Any:
+        if isinstance(leaf, np.ndarray):
+            return ocp.RestoreArgs(restore_type=np.ndarray)
+        sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        return ocp.ArrayRestoreArgs(sharding=sharding, global_shape=tuple(leaf.shape), dtype=leaf.dtype)
+
+    arguments = {name: how(leaf) for name, leaf in wanted.items()}
+    shapes = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in wanted.items()}
+    with _checkpointer(arrays) as (checkpointer, path):
+        return checkpointer.restore(path, args=ocp.args.PyTreeRestore(item=shapes, restore_args=arguments))
