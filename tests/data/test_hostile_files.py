@@ -23,7 +23,7 @@ from safetensors.numpy import save
 
 from lstm_jax.convert import read_keras_weights, read_torch_file
 from lstm_jax.data import load_reviews, read_articles, read_byte_articles, read_series
-from lstm_jax.data.reviews.cache import load_cache, save_cache
+from lstm_jax.data.reviews.dataset import load_cache, save_cache
 from lstm_jax.data.reviews.sources import FORMS
 from lstm_jax.data.text.sources import FORMS as TEXT_FORMS
 from lstm_jax.data.text.sources import Form as TextForm

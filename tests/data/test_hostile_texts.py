@@ -4,7 +4,6 @@ Two kinds of valid texts are tested, too: texts with line ends of Windows or old
 part has. For each of these, `prepare_corpus` returns a text and a note to the user.
 """
 
-import csv
 import gzip
 import lzma
 import pickle
@@ -46,20 +45,6 @@ def test_texts_that_are_none(tmp_path: Path, content: bytes, found: str) -> None
 def test_a_text_that_begins_as_a_name_of_bzip2(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("BZhang wrote this.")
     assert read_articles(tmp_path / "text") == ("BZhang wrote this.",)
-
-
-def test_two_tables_at_once(tmp_path: Path) -> None:
-    """A table with long fields can still be read after the reader of another table has ended.
-
-    Both readers raise the field size limit of the module csv, which the whole process shares. The limit is restored after the last reader.
-    """
-    for name in "ab":
-        (tmp_path / f"{name}.csv").write_text("text\n" + f"{'x' * 200_000}\n" * (1 if name == "a" else 2))
-    first, second = (table_rows(tmp_path / f"{name}.csv") for name in "ab")
-    next(first), next(second)
-    assert list(first) == []
-    assert [len(row["text"]) for _, row in second] == [200_000]
-    assert csv.field_size_limit() == 131072
 
 
 def test_a_table_of_one_long_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,8 +12,8 @@ from keras.datasets import imdb as keras_imdb
 from keras.src.datasets import imdb as keras_source
 
 from lstm_jax.data import load_reviews, prepare
-from lstm_jax.data.reviews import keras_npz
-from lstm_jax.data.reviews.keras_npz import read_keras_npz
+from lstm_jax.data.reviews import keras_imdb as keras_npz
+from lstm_jax.data.reviews.keras_imdb import read_keras_npz
 from lstm_jax.errors import InputError
 
 RNG = np.random.default_rng(0)

@@ -10,7 +10,7 @@ from made_reviews import WORDS, made_rows
 
 from lstm_jax.data import EncodedSplit, encode_reviews, keras_check_hash, load_reviews, pad_sequences, prepare, write_review_shards
 from lstm_jax.data.reviews import dataset
-from lstm_jax.data.reviews.cache import load_cache, save_cache
+from lstm_jax.data.reviews.dataset import load_cache, save_cache
 from lstm_jax.data.reviews.shards import read_review_shards
 from lstm_jax.errors import InputError
 

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lstm_jax import data
-from lstm_jax.data.mapped import allow_open_files
 from lstm_jax.data.reviews import shards
+from lstm_jax.data.shard_folder import allow_open_files
 from lstm_jax.errors import InputError
 
 

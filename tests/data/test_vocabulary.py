@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lstm_jax.data import Vocabulary, build_vocabulary, find_word_index, keras_vocabulary, tokenize
-from lstm_jax.data.reviews import word_index as word_indexes
+from lstm_jax.data.reviews import keras_imdb as word_indexes
 from lstm_jax.data.reviews.vocabulary import FILTERED
 from lstm_jax.errors import InputError
 

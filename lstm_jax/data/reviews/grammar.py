@@ -10,7 +10,7 @@ import random
 
 import numpy as np
 
-from lstm_jax.data.reviews.texts import TextSplit
+from lstm_jax.data.reviews.form import TextSplit
 from lstm_jax.errors import require
 
 

@@ -18,8 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from lstm_jax.data.reviews.form import Found, ReadOptions
-from lstm_jax.data.reviews.texts import CLASSES, TextSplit, check_splits, review_name
+from lstm_jax.data.reviews.form import CLASSES, Found, TextSplit, check_splits, review_name
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.writing import user_path
 
@@ -120,14 +119,9 @@ def _prepared(data_dir: str | Path | None) -> Any:
 
 
 def find_tfds(_: Path) -> Found:
-    """Return the location of the prepared TFDS data set `lstm_jax_imdb`. The argument is ignored."""
+    """Return the location of the prepared TFDS data set `lstm_jax_imdb`."""
     folder = Path(_prepared(None).data_path)
     return Found(folder, {path.name: path for path in folder.iterdir() if path.is_file()})
-
-
-def read_tfds(_: Found, __: ReadOptions) -> dict[str, TextSplit]:
-    """Return the reviews in the prepared TFDS data set `lstm_jax_imdb`, as a dict from the name of each split to its reviews."""
-    return reviews_from_tfds()
 
 
 def reviews_from_tfds(data_dir: str | Path | None = None) -> dict[str, TextSplit]:
