@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from lstm_jax import InputError
-from lstm_jax.sweep.missing import run_missing
-from lstm_jax.sweep.rows import append_rows, read_rows
+from lstm_jax.sweep.rows import append_rows, read_rows, run_missing
 
 
 def _square(item: int) -> list[dict[str, Any]]:

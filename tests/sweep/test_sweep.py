@@ -26,8 +26,7 @@ from lstm_jax.config import TrainConfig
 from lstm_jax.errors import InputError
 from lstm_jax.sweep import executors, identity
 from lstm_jax.sweep.executors import Resources
-from lstm_jax.sweep.progress import Tally
-from lstm_jax.sweep.rows import read_rows
+from lstm_jax.sweep.rows import Tally, read_rows
 
 ROOT = Path(__file__).parents[2]
 

@@ -24,8 +24,7 @@ from made_sweep import Config, Said
 
 from lstm_jax import sweep
 from lstm_jax.errors import InputError
-from lstm_jax.sweep.missing import run_missing
-from lstm_jax.sweep.rows import append_rows, read_rows
+from lstm_jax.sweep.rows import append_rows, read_rows, run_missing
 
 ROOT = Path(__file__).parents[2]
 
