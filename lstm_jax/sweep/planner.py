@@ -176,12 +176,7 @@ def _require_json(values: Mapping[Any, Any], prefix: str = "") -> None:
 def existing_rows(function: Run, configs: Iterable[Any], path: str | Path) -> list[dict[str, Any]]:
     """Return the rows in the file `path` that earlier runs of `function` on the given configs have written, in the order of the configs.
 
-    A config without a row is left out. If a config has several rows, the last row is returned. Rows of other functions or configs are
-    ignored, and so are rows that name another class than that of the config.
-
-    Raises:
-        InputError: if the function has no name, if two configs have the same id but different classes or dict keys of different types, or
-            if the file cannot be read or has a row that no sweep has written.
+    A config without a row is left out. If a config has several rows, the last row is returned. Errors are those of `run`.
     """
     return list(_found(Path(path), _by_id(function, configs))[0].values())
 
@@ -197,12 +192,7 @@ def _summary(key: str, row: Mapping[str, Any]) -> str:
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return a nested mapping as a flat dict: {"model": {"units": 8}} becomes {"model.units": 8}.
-
-    Args:
-        values: the nested mapping.
-        prefix: text that is put before each key of the result.
-    """
+    """Return a nested mapping as a flat dict: {"model": {"units": 8}} becomes {"model.units": 8}. `prefix` is put before each key."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}

@@ -27,7 +27,9 @@ def test_dates_numbers_and_missing_values(tmp_path: Path) -> None:
     months = read_series(write(tmp_path / "m.csv", "time,value", "1958-03,315.7", "1958-04,317.5", "1958-05,317.6"))
     np.testing.assert_array_equal(np.diff(months.times), [31, 30])
     assert months.shown(months.times[0]) == "1958-03-01"
-    numbers = read_series(write(tmp_path / "n.jsonl", '{"time": 0.5, "value": 1}', '{"time": 2, "value": null}', '{"time": 3, "value": -2}'))
+    numbers = read_series(
+        write(tmp_path / "n.jsonl", '{"time": 0.5, "value": 1}', '{"time": 2, "value": null}', '{"time": 3, "value": -2}')
+    )
     np.testing.assert_array_equal(numbers.times, [0.5, 3])
     assert (numbers.dated, numbers.skipped) == (False, 1)
     assert [numbers.shown(time) for time in (1764061201.25, 20261128.0)] == ["1764061201.25", "20261128"]

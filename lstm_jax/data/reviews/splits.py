@@ -102,10 +102,7 @@ class EncodedReviews:
 
 
 def keras_check_hash(split: EncodedSplit) -> str:
-    """Return a SHA-256 hash of the ids and labels of a split, as a hexadecimal string.
-
-    The tests contain the hashes of the splits that `keras.datasets.imdb.load_data(num_words=None)` returns. A test can thus check without
-    Keras that a split equals the split of Keras.
+    """Return a SHA-256 hash of the ids and labels of a split, by which tests compare it with the split of Keras without Keras.
 
     The hash covers the ids of each review as little-endian int32 followed by b"|", and then the labels as little-endian int32.
     """

@@ -18,8 +18,8 @@ import numpy as np
 
 from lstm_jax.data.padding import ragged
 from lstm_jax.data.text_files import encode_utf8
-from lstm_jax.errors import InputError, require
-from lstm_jax.files.reading import read_input
+from lstm_jax.errors import require
+from lstm_jax.files.reading import parsing, read_input
 from lstm_jax.files.writing import write_atomically
 
 PADDING, START, UNKNOWN, FIRST_WORD = 0, 1, 2, 4
@@ -101,30 +101,17 @@ class Vocabulary:
         return np.asarray([START, *(ids.get(word, UNKNOWN) for word in words)], np.int32)
 
     def encode_all(self, texts: Iterable[bytes | str]) -> tuple[np.ndarray, np.ndarray]:
-        """Encode N texts and concatenate their ids.
-
-        Returns:
-            An int32 array `ids` with the ids of all texts, and an int64 array `offsets` (N + 1,). The ids of text n are
-            ids[offsets[n] : offsets[n + 1]].
-        """
+        """Return the ids of N texts as an int32 array, and int64 offsets (N + 1,): text n is ids[offsets[n] : offsets[n + 1]]."""
         return ragged(map(self.encode, texts))
 
     def word(self, identity: int) -> str:
-        """Return the word with a given id. For the reserved ids 0 to 3 it is `[PAD]`, `[START]`, `[OOV]` or `[UNUSED]`.
-
-        Raises:
-            InputError: if no word has the id.
-        """
+        """Return the word with a given id. For the reserved ids 0 to 3 it is `[PAD]`, `[START]`, `[OOV]` or `[UNUSED]`."""
         end = FIRST_WORD + len(self.words)
         require(0 <= identity < end, "word id", identity, f"ids are 0 to {end - 1}")
         return RESERVED[identity] if identity < FIRST_WORD else self.words[identity - FIRST_WORD]
 
     def decode(self, ids: Iterable[int] | np.ndarray) -> str:
-        """Return the words with the given ids (T,), joined by spaces. The ids 0 (padding) and 1 (start) are left out.
-
-        Raises:
-            InputError: if an id is negative or greater than the id of the last word.
-        """
+        """Return the words with the given ids (T,), joined by spaces. The ids 0 (padding) and 1 (start) are left out."""
         return " ".join(self.word(int(identity)) for identity in ids if identity not in (PADDING, START))
 
     def capped(self, num_words: int | None) -> "Vocabulary":
@@ -159,15 +146,13 @@ class Vocabulary:
         Raises:
             InputError: if `content` is not valid JSON, or does not describe a vocabulary of words.
         """
-        try:
+        with parsing(f"vocabulary {source}", "give the vocabulary.json of a run"):
             raw: Any = json.loads(content)
             words, size, kind = raw["words"], raw["num_words"], raw["kind"]
             good = raw["format"] == _FORMAT and kind in ("keras", "frequency") and type(size) is int and size >= FIRST_WORD
             if not good or not all(isinstance(word, str) and word for word in words) or len(set(words)) < len(words):
                 raise ValueError("a format this version does not know, or words that are none")
             return Vocabulary(tuple(words), size, kind)
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise InputError(f"vocabulary {source}", error, "give the vocabulary.json of a run") from error
 
     def save(self, path: Path) -> None:
         """Write the vocabulary to `path` as JSON. If writing fails, an existing file at `path` is not changed."""

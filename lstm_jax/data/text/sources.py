@@ -87,12 +87,8 @@ def read_articles(paths: Paths, text_column: str = "") -> tuple[str, ...]:
         text_column: name of the column of the texts in tables. If empty, the column is guessed.
 
     Raises:
-        InputError: in one of these cases.
-
-            - A file is absent, cannot be read, is an archive or is not UTF-8.
-            - A table holds invalid JSON or CSV.
-            - The column of the texts in a table is not found.
-            - All articles are empty.
+        InputError: if a file cannot be read, is an archive or is not UTF-8, if a table holds invalid JSON or CSV, if the column of the
+            texts in a table is not found, or if all articles are empty.
     """
     articles = _articles(paths, text_column)
     return _not_empty((text if isinstance(text, str) else decode_utf8(text, path) for path, text in articles), paths)

@@ -16,31 +16,19 @@ def window_count(n: int, length: int, step: int) -> int:
     """Return the number of windows of a text of `n` characters; see `windows`.
 
     It is `len(range(0, n - length, step))`, as in the Keras example lstm_text_generation: a window counts only if a character follows it.
-
-    Raises:
-        InputError: if `length` or `step` is below 1.
     """
     return len(_range(n, length, step))
 
 
 def some_windows(n: int, length: int, step: int) -> int:
-    """Return the number of windows of a text like `window_count`, and raise an error if there are no windows.
-
-    Raises:
-        InputError: if the text is too short for a window of `length` characters and the character after it, or if `length` or `step` is
-            below 1.
-    """
+    """Return the number of windows of a text like `window_count`, and raise `InputError` if there are no windows."""
     count = window_count(n, length, step)
     require_window("text", n, length)
     return count
 
 
 def window_starts(n: int, length: int, step: int) -> np.ndarray:
-    """Return the index of the first character of each of the N windows of a text of `n` characters, as an int64 array (N,); see `windows`.
-
-    Raises:
-        InputError: if `length` or `step` is below 1.
-    """
+    """Return the index of the first character of each of the N windows of a text of `n` characters, as int64 (N,); see `windows`."""
     return np.arange(0, _range(n, length, step).stop, step, dtype=np.int64)
 
 
