@@ -64,7 +64,8 @@ def shown_changes(changes: dict[tuple[str, str], tuple[Any, Any]]) -> str:
         return shown if len(shown) <= 40 else shown[:37] + "..."
 
     texts = [f"{name}: {cut(old)} in the run, {cut(new)} given" for (_, name), (old, new) in changes.items()]
-    return "; ".join(texts[:3] + [f"and {len(texts) - 3} more"] * (len(texts) > 3))
+    more = len(texts) - 3
+    return "; ".join(texts[:3]) + (f"; and {more} more" if more > 0 else "")
 
 
 def _sections(raw: dict[str, Any]) -> dict[str, tuple[dataclasses.Field, ...]]:

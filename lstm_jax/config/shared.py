@@ -45,7 +45,8 @@ def _as_bool(name: str, value: Any) -> bool:
     return bool(value)
 
 
-_SEGMENTS = Bounds(1, MOST, *["give none, sqrt, or 1 or more segments"] * 2)
+_REMAT = "give none, sqrt, or 1 or more segments"
+_SEGMENTS = Bounds(1, MOST, _REMAT, _REMAT)
 
 
 @dataclass(frozen=True)

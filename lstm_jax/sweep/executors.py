@@ -167,9 +167,9 @@ class _Children:
 def _in_process(function: Run, config: Any, cores: Iterable[int], children: _Children) -> Row:
     """Call `function(config)` in a fresh process on the given CPU cores, and return the row of this run (see `attempt`)."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
-    start, output = time.perf_counter(), sys.stderr
+    start = time.perf_counter()
     try:
-        output.fileno()
+        output: Any = sys.stderr.fileno()
     except (AttributeError, OSError):  # for example `contextlib.redirect_stderr` to a buffer
         output = 2
     with tempfile.TemporaryDirectory() as folder:
@@ -204,7 +204,8 @@ def slurm(function: Run, missing: Mapping[str, Any], resources: Resources, tally
     except (AssertionError, NameError, RuntimeError, TypeError, ValueError) as error:
         first_line = str(error).split("\n")[0].rstrip(".")
         raise InputError("options", first_line, 'give a cluster such as "local", and parameters of submitit') from error
-    jobs, keys = {}, list(missing)
+    jobs = {}
+    keys = list(missing)
     try:
         for begin in range(0, len(keys), ARRAY_JOBS):
             try:

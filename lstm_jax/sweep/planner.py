@@ -207,10 +207,12 @@ def table(rows: Iterable[Mapping[str, Any]]) -> tuple[list[str], list[list[Any]]
     seconds, its column is named `config.NAME`. If a result has one of these four names or the name of a field, its column is named
     `result.NAME`.
     """
-    own, parts = {*_FIRST, *_LAST}, [(row, flatten(row["config"]), flatten(row.get("result", {}))) for row in rows]
+    own = {*_FIRST, *_LAST}
+    parts = [(row, flatten(row["config"]), flatten(row.get("result", {}))) for row in rows]
     fields = _columns(dict.fromkeys(name for _, config, _ in parts for name in config), "config.", own)
     results = _columns(dict.fromkeys(name for *_, result in parts for name in result), "result.", {*own, *fields.values()})
-    names, lines = [*_FIRST, *fields.values(), *results.values(), *_LAST], []
+    names = [*_FIRST, *fields.values(), *results.values(), *_LAST]
+    lines = []
     for row, config, result in parts:
         line = {name: value for name, value in row.items() if name in own}
         line |= {fields[name]: value for name, value in config.items()} | {results[name]: value for name, value in result.items()}

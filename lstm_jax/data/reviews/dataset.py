@@ -241,10 +241,8 @@ def build_tfds(source: str | Path | None = None, data_dir: str | Path | None = N
     builder, prepared = tfds_builder(data_dir)
     if prepared:
         return builder
-    path = download_archive(tfds_dir(data_dir) / "downloads") if source is None else Path(source)
-    builder.reviews = load_reviews(path, verify=verify)
-    tfds = load_tfds()
-    config = tfds.download.DownloadConfig(try_download_gcs=False, manual_dir=str(path.parent))
+    builder.reviews = load_reviews(source or download_archive(tfds_dir(data_dir) / "downloads"), verify=verify)
+    config = load_tfds().download.DownloadConfig(try_download_gcs=False)
     try:
         with quiet_tfds():
             builder.download_and_prepare(download_config=config)

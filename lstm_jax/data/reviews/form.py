@@ -33,8 +33,8 @@ class TextSplit:
 
 def review_name(label: int, row: int, identity: object = None, rating: object = None) -> str:
     """Return the name of a review, such as `pos/0_9.txt` for id 0 and rating 9."""
-    known = identity is not None and rating is not None
-    return f"{CLASSES[label]}/{f'{identity}_{rating}' if known else f'{row:09d}'}.txt"
+    name = f"{row:09d}" if identity is None or rating is None else f"{identity}_{rating}"
+    return f"{CLASSES[label]}/{name}.txt"
 
 
 def check_splits(splits: Mapping[str, TextSplit], source: object) -> None:
@@ -63,9 +63,12 @@ class Found(NamedTuple):
 
 def find_file(path: Path, key: str, name: str, *endings: str) -> Found | None:
     """Return the location of a file: `path` itself, if it has one of the endings, or the file `name` in the folder `path`."""
-    folder = path.is_dir()
-    file = path / name if folder else path
-    return Found(file, {key: file}) if (os.path.isfile(file) if folder else path.name.endswith(endings)) else None
+    if path.is_dir():
+        path = path / name
+        found = os.path.isfile(path)
+    else:
+        found = path.name.endswith(endings)
+    return Found(path, {key: path}) if found else None
 
 
 class Ranks(NamedTuple):

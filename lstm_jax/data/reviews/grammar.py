@@ -127,7 +127,9 @@ def synthetic_splits(train: int, test: int, seed: int) -> dict[str, TextSplit]:
     """
     require(min(train, test) >= 2, "synthetic reviews", f"{train} and {test}", "give 2 or more of each")
     whole = synthetic_reviews(2 * ((train + 1) // 2 + (test + 1) // 2), seed)
-    by_label, half, splits = [np.flatnonzero(whole.labels == label) for label in (0, 1)], (train + 1) // 2, {}
+    by_label = [np.flatnonzero(whole.labels == label) for label in (0, 1)]
+    half = (train + 1) // 2
+    splits = {}
     for name, part, count in (("train", slice(half), train), ("test", slice(half, None), test)):
         kept = np.sort(np.concatenate([rows[part] for rows in by_label]))[:count]
         texts, names = tuple(whole.texts[row] for row in kept), tuple(whole.names[row] for row in kept)
