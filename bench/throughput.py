@@ -42,8 +42,7 @@ from bench.timing import Process, key_of
 from bench.workloads import LENGTHS, TITLES, UNITS, WORKLOADS, Workload, add_size_flags, given_axes, read_workloads
 from lstm_jax.errors import require
 from lstm_jax.recurrence import BACKENDS
-from lstm_jax.sweep.missing import run_missing
-from lstm_jax.sweep.rows import append_rows
+from lstm_jax.sweep.rows import append_rows, run_missing
 
 PATH = RESULTS / ("throughput_gpu.jsonl.gz" if machine.gpu() else "throughput.jsonl.gz")
 SPREAD, TRIES = 0.1, 3

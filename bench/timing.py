@@ -14,7 +14,7 @@ from bench import machine
 from bench.peers import Candidate, row_key
 from bench.schema import check, make_row
 from bench.workloads import Workload
-from lstm_jax.sweep.missing import run_missing
+from lstm_jax.sweep.rows import run_missing
 
 Row = dict[str, Any]
 ROOT = Path(__file__).parents[1]

@@ -58,24 +58,29 @@ def config_changes(old: Any, new: Any) -> dict[tuple[str, str], tuple[Any, Any]]
 
 def shown_changes(changes: dict[tuple[str, str], tuple[Any, Any]]) -> str:
     """Return the result of `config_changes` as text, such as "epochs: 2 in the run, 4 given". The text names at most three fields."""
-    texts = [f"{name}: {_cut(old)} in the run, {_cut(new)} given" for (_, name), (old, new) in changes.items()]
+
+    def cut(value: Any) -> str:
+        shown = repr(value)
+        return shown if len(shown) <= 40 else shown[:37] + "..."
+
+    texts = [f"{name}: {cut(old)} in the run, {cut(new)} given" for (_, name), (old, new) in changes.items()]
     more = len(texts) - 3
     return "; ".join(texts[:3]) + (f"; and {more} more" if more > 0 else "")
 
 
-def _cut(value: Any) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 40 else shown[:37] + "..."
+def _sections(raw: dict[str, Any]) -> dict[str, tuple[dataclasses.Field, ...]]:
+    """Return the fields of each section of the config of the task that a parsed JSON config names; none if the task is unknown."""
+    kind = CONFIGS.get(str(raw.get("task", "")))
+    return {section.name: dataclasses.fields(section.type) for section in dataclasses.fields(kind)} if kind else {}  # pyright: ignore[reportArgumentType]
 
 
 def _as_now(raw: dict[str, Any]) -> dict[str, Any]:
     """Return a parsed JSON config in which values that this version refuses are replaced by allowed values of the same meaning."""
-    kind = CONFIGS.get(str(raw.get("task", "")))
     parts: dict[str, dict[str, Any]] = {}
-    for section in dataclasses.fields(kind) if kind else ():
-        if isinstance(part := raw.get(section.name), dict):
-            bools = {field.name for field in dataclasses.fields(section.type) if field.type is bool}  # pyright: ignore[reportArgumentType]
-            parts[section.name] = {name: bool(value) if name in bools else value for name, value in part.items()}
+    for section, fields in _sections(raw).items():
+        if isinstance(part := raw.get(section), dict):
+            bools = {field.name for field in fields if field.type is bool}
+            parts[section] = {name: bool(value) if name in bools else value for name, value in part.items()}
     train = parts.get("train", {})
     final = train.get("final_learning_rate")
     if isinstance(final, int | float) and final > 0 and train.get("schedule", "constant") == "constant":
@@ -87,11 +92,10 @@ def _flat(raw: Any) -> dict[tuple[str, str], Any]:
     """Return the fields of a config that was parsed from JSON, as a dict from (section, field) to the value."""
     raw = _as_now(with_task(raw)) if isinstance(raw, dict) else {"": raw}
     found: dict[tuple[str, str], Any] = {}
-    kind = CONFIGS.get(str(raw.get("task", "")))
-    for section in dataclasses.fields(kind) if kind else ():
-        for field in dataclasses.fields(section.type):  # pyright: ignore[reportArgumentType]
+    for section, fields in _sections(raw).items():
+        for field in fields:
             value = default(field)
-            found[section.name, field.name] = list(value) if isinstance(value, tuple) else value
+            found[section, field.name] = list(value) if isinstance(value, tuple) else value
     for name, part in raw.items():
         found |= {(name, field): value for field, value in part.items()} if isinstance(part, dict) else {("", name): part}
     return found
@@ -116,7 +120,8 @@ def read_config(path: Path, kind: type[C]) -> C:
     task = raw["task"]
     require(task == kind.task, f"run {path.parent}", task, f"use {CONFIGS[task].commands}, or name a run of {kind.task}")
     try:
-        return kind(**{field.name: _section(field, raw) for field in dataclasses.fields(kind)})
+        sections = [field for field in dataclasses.fields(kind) if field.name in raw or not field.metadata.get("added")]
+        return kind(**{field.name: _part(field.type, raw[field.name]) for field in sections})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"config {path}", error, _REMEDY) from error
 
@@ -141,12 +146,6 @@ def _read_json(path: Path) -> dict[str, Any]:
     task = raw["task"]
     require(isinstance(task, str) and task in CONFIGS, f"config {path}", f"task {task}", _REMEDY)
     return _as_now(raw)
-
-
-def _section(field: dataclasses.Field, raw: dict[str, Any]) -> Any:
-    if field.metadata.get("added") and field.name not in raw:
-        return default(field)
-    return _part(field.type, raw[field.name])
 
 
 def _part(kind: Any, fields: dict[str, Any]) -> Any:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from lstm_jax.bounds import Count, Entries, Part
+from lstm_jax.bounds import Count, Part
 from lstm_jax.config.shared import RecurrentConfig, RunConfig, TrainConfig, check_fields
 from lstm_jax.errors import require
 
@@ -18,9 +18,9 @@ class SeriesConfig:
     """Name of the column of times. The times must be increasing numbers or ISO dates such as 2026-11-25."""
     value: str = "value"
     """Name of the column of values."""
-    context: Entries = 48
+    context: Count = 48
     """Number of consecutive entries that the model reads to make a forecast."""
-    horizon: Entries = 12
+    horizon: Count = 12
     """Number of entries after the context that the model forecasts."""
     gaps: bool = True
     """Give the network the time between each entry and the entry before it, and the time from the last entry of the context to each

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from lstm_jax.bounds import Count, CountOrNone, Rate, RateOrNone, Share, Steps, Words
+from lstm_jax.bounds import Count, CountOrNone, Rate, RateOrNone, Share, Words
 from lstm_jax.config.shared import RecurrentConfig, RunConfig, TrainConfig, check_fields
 from lstm_jax.config.values import ADDED
 from lstm_jax.errors import require
@@ -30,7 +30,7 @@ class DataConfig:
     their frequency."""
     num_words: Words = 20_000
     """Size of the vocabulary. Words whose id would be this number or larger get id 2 (out of vocabulary)."""
-    maxlen: Steps = 80
+    maxlen: Count = 80
     """Number of ids (steps) to which each review is padded or cut."""
     padding: Literal["pre", "post"] = "pre"
     """Pad a short review with zeros before ('pre') or after ('post') its ids."""

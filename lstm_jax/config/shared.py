@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, get_args, get_origin
 
 from lstm_jax.backend_names import AUTO, check_backend
-from lstm_jax.bounds import MOST, Bounds, Count, CountOrNone, Devices, Layers, Rate, RateOrNone, Rows, Seed, Share, as_tuple, check_numbers
+from lstm_jax.bounds import MOST, Bounds, Count, CountOrNone, Devices, Layers, Rate, RateOrNone, Seed, Share, as_tuple, check_numbers
 from lstm_jax.cell_names import cell_traits
 from lstm_jax.config.values import ADDED
 from lstm_jax.errors import require
@@ -102,7 +102,7 @@ class TrainConfig:
 
     epochs: Count = 3
     """Number of passes over the training examples."""
-    batch_size: Rows = 32
+    batch_size: Count = 32
     """Number of training examples in a batch, summed over all devices."""
     microbatches: Count = field(default=1, metadata=ADDED)
     """Number of parts into which each batch is divided. Their gradients are computed one after another and added up, so that only the

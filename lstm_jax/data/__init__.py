@@ -5,9 +5,10 @@ This package needs neither JAX nor TensorFlow. It imports tensorflow-datasets an
 
 from lstm_jax.data.padding import pad_ragged, pad_sequences
 from lstm_jax.data.reviews.acl_imdb import ARCHIVE_BYTES, ARCHIVE_SHA256_PREFIX, ARCHIVE_URL, download_archive, verify_archive
-from lstm_jax.data.reviews.dataset import encode_reviews, prepare
-from lstm_jax.data.reviews.encoded import EncodedReviews, EncodedSplit, keras_check_hash
+from lstm_jax.data.reviews.dataset import build_tfds, encode_reviews, prepare
+from lstm_jax.data.reviews.form import TextSplit
 from lstm_jax.data.reviews.grammar import judge, synthetic_reviews, synthetic_splits
+from lstm_jax.data.reviews.keras_imdb import find_word_index, keras_vocabulary
 from lstm_jax.data.reviews.shards import (
     PaddedReviews,
     Reviews,
@@ -17,12 +18,9 @@ from lstm_jax.data.reviews.shards import (
     write_review_shards,
 )
 from lstm_jax.data.reviews.sources import find_imdb, load_reviews
-from lstm_jax.data.reviews.splits import grouped_split
-from lstm_jax.data.reviews.texts import TextSplit
-from lstm_jax.data.reviews.tfds_build import build_tfds
+from lstm_jax.data.reviews.splits import EncodedReviews, EncodedSplit, grouped_split, keras_check_hash
 from lstm_jax.data.reviews.tfds_dataset import reviews_from_tfds
 from lstm_jax.data.reviews.vocabulary import Vocabulary, build_vocabulary, tokenize
-from lstm_jax.data.reviews.word_index import find_word_index, keras_vocabulary
 from lstm_jax.data.series import Series, SeriesWindows, read_series, series_windows
 from lstm_jax.data.shard_folder import verify_shards
 from lstm_jax.data.text.characters import Characters

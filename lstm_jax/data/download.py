@@ -1,6 +1,5 @@
-"""Checksums of files, and downloads of files. A downloaded file is checked before it gets its final name."""
+"""Downloads of files. A downloaded file is checked before it gets its final name."""
 
-import hashlib
 import http.client
 import urllib.error
 import urllib.request
@@ -9,17 +8,10 @@ from pathlib import Path
 from typing import IO
 
 from lstm_jax.errors import InputError
-from lstm_jax.files.reading import READABLE, open_input, parsing
 from lstm_jax.files.writing import write_atomically
 
 CHUNK = 1 << 20
 TIMEOUT = 30  # seconds without a byte from the server, after which the download fails
-
-
-def file_digest(path: Path, name: str = "sha256") -> str:
-    """Return the checksum of a file as a hexadecimal string."""
-    with parsing(f"file {path}", READABLE), open_input(path, limited=False) as file:
-        return hashlib.file_digest(file, name).hexdigest()
 
 
 def download(url: str, path: Path, check: Callable[[Path], None], remedy: str, on_bytes: Callable[[int, int], None] | None = None) -> None:

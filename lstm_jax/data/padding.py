@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from lstm_jax.errors import InputError, require
+from lstm_jax.errors import require
 
 ENDS = ("pre", "post")
 
@@ -41,21 +41,17 @@ def pad_sequences(
         InputError: if Keras would raise ValueError for the arguments, or if `maxlen` is below 1.
     """
     require(hasattr(sequences, "__len__"), "sequences", type(sequences).__name__, "give a list of sequences")
-    lengths, shape = [], None
+    require(maxlen is not None or len(sequences) > 0, "sequences", "empty", "give at least one sequence, or maxlen")
     for row, sequence in enumerate(sequences):
-        if not hasattr(sequence, "__len__"):
-            raise InputError(f"sequence {row}", sequence, "give a list of sequences, each of them a list")
-        lengths.append(len(sequence))
-        if shape is None and len(sequence):
-            shape = np.asarray(sequence).shape[1:]
-    require(maxlen is not None or len(lengths) > 0, "sequences", "empty", "give at least one sequence, or maxlen")
+        require(hasattr(sequence, "__len__"), f"sequence {row}", sequence, "give a list of sequences, each of them a list")
+    lengths = [len(sequence) for sequence in sequences]
     steps = max(lengths) if maxlen is None else maxlen
     if maxlen is not None or steps > 0:
         _check(steps, padding, truncating)
-    of_strings = np.issubdtype(dtype, np.str_) or np.issubdtype(dtype, np.bytes_)
-    require(bool(not isinstance(value, str) or dtype is object or of_strings), "dtype", dtype, "give dtype=object to pad with a string")
+    of_strings = np.dtype(dtype).kind in "OUS"
+    require(of_strings or not isinstance(value, str), "dtype", dtype, "give dtype=object to pad with a string")
 
-    shape = shape or ()
+    shape = next((np.asarray(sequence).shape[1:] for sequence in sequences if len(sequence)), ())
     padded = np.full((len(lengths), steps, *shape), value, dtype=dtype)
     for row, sequence in enumerate(sequences):
         if not lengths[row]:
@@ -70,9 +66,7 @@ def pad_sequences(
 
 
 def pad_ragged(values: np.ndarray, offsets: np.ndarray, maxlen: int, padding: str = "pre", truncating: str = "pre") -> np.ndarray:
-    """Pad or cut N rows of ids to the same length, and return them as one int32 array (N, maxlen).
-
-    Short rows are padded with 0.
+    """Pad N rows of ids with 0 or cut them to the same length, and return them as one int32 array (N, maxlen).
 
     Args:
         values: one-dimensional array of the ids of all rows, concatenated.

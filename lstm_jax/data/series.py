@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lstm_jax.bounds import Count, CountOrNone, check_number
-from lstm_jax.data.tables import parse_number, table_rows
+from lstm_jax.data.tables import as_number, table_rows
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.reading import parsing
 from lstm_jax.files.writing import user_path
@@ -66,22 +66,22 @@ class Series:
     @property
     def usual_gap(self) -> float:
         """Median time from one entry to the next, in the unit of `times`."""
-        return float(np.median(np.diff(self._ticks)) / self._ticks_per_unit)
+        return float(self._median_ticks / self._ticks_per_unit)
 
     @property
     def _ticks_per_unit(self) -> float:
         return DAY * 1e6 if self.dated else 1.0
 
-    @property
-    def _ticks(self) -> np.ndarray:
-        return self._in_ticks(self.times)
-
     def _in_ticks(self, times: np.ndarray) -> np.ndarray:
         return np.rint(times * self._ticks_per_unit) if self.dated else times
 
+    @property
+    def _median_ticks(self) -> Any:
+        return np.median(np.diff(self._in_ticks(self.times)))
+
     def times_after(self, count: int) -> np.ndarray:
         """Return the times (count,) of `count` further entries, which continue the series at intervals of `usual_gap`."""
-        times = self._ticks[-1] + np.median(np.diff(self._ticks)) * np.arange(1, count + 1)
+        times = self._in_ticks(self.times)[-1] + self._median_ticks * np.arange(1, count + 1)
         return (np.rint(times) if self.dated else times) / self._ticks_per_unit
 
     def numbers(self, times: np.ndarray | Sequence[Any]) -> np.ndarray:
@@ -119,7 +119,7 @@ class Series:
 
     def gaps_between(self, begins: np.ndarray, ends: np.ndarray) -> np.ndarray:
         """Return the differences ends - begins, divided by `usual_gap`. Both arrays are times in the unit of `times`."""
-        return (self._in_ticks(ends) - self._in_ticks(begins)) / np.median(np.diff(self._ticks))
+        return (self._in_ticks(ends) - self._in_ticks(begins)) / self._median_ticks
 
     def shown(self, time: float) -> str:
         """Return a time of this series as text: an ISO date if the series is dated, else a number with up to 15 digits.
@@ -149,16 +149,16 @@ class _Moment(NamedTuple):
 
     time: float
     """Time as a number: the days since 1970-01-01 if the table has a date in this row, else the number in the table."""
-    dated: bool
+    dated: bool = False
     """Whether the table has a date, not a number, in this row."""
-    offset: timedelta | None
+    offset: timedelta | None = None
     """Offset of the date from UTC, or None if the time is a number or a date without an offset."""
 
 
 def _moment(text: str) -> _Moment | None:
     """Parse a time: a number, or an ISO date with or without a time of day. Return None for any other text."""
-    with contextlib.suppress(ValueError):
-        return _Moment(parse_number(text), False, None)
+    if (number := as_number(text)) is not None:
+        return _Moment(number)
     try:
         moment = datetime.fromisoformat(text + "-01" if len(text) == 7 and text[4] == "-" else text)
     except (ValueError, OverflowError):
@@ -238,10 +238,9 @@ def read_series(path: str | os.PathLike[str], time: str = "time", value: str = "
         if text.lower() in MISSING:
             skipped += 1
             continue
-        try:
-            found = parse_number(text)
-        except ValueError as error:
-            raise InputError(f"{value!r} in {here}", repr(text), "give a number, or nothing where there is none") from error
+        found = as_number(text)
+        if found is None:
+            raise InputError(f"{value!r} in {here}", repr(text), "give a number, or nothing where there is none")
         require(math.isfinite(found), f"{value!r} in {here}", text, "give a finite number, or nothing where there is none")
         when = str(row.get(time)).strip()
         moment = _read_moment(when, moment, f"{time!r} in {here}")
@@ -255,14 +254,11 @@ def read_series(path: str | os.PathLike[str], time: str = "time", value: str = "
         remedy = f"write {basic} for a date, or {when}.0 for a number"
         raise InputError(f"{time!r} of {path}", f"{when} and all others look like dates", remedy)
     series = Series(np.asarray(times), np.asarray(values), moment.dated, skipped, str(path), moment.offset)
-    require(_is_even_enough(series), f"{time!r} of {path}", "gaps too wide or too unlike for numbers", "give times on another scale")
-    return series
-
-
-def _is_even_enough(series: Series) -> bool:
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         gaps, whole = series.gaps, (series.times[-1] - series.times[0]) / series.usual_gap
-    return bool((gaps > 0).all() and np.isfinite(gaps).all() and np.isfinite(whole))
+    even = bool((gaps > 0).all() and np.isfinite(gaps).all() and np.isfinite(whole))
+    require(even, f"{time!r} of {path}", "gaps too wide or too unlike for numbers", "give times on another scale")
+    return series
 
 
 class SeriesWindows(NamedTuple):

@@ -8,10 +8,11 @@ A shard is one part of a data set, for example the ids of one file:
     index.json   facts about all shards; it is written once all shards are finished
 
 A kind of data set may have further files for each shard. The first line of a .json file is the SHA-256 of its other lines. The other files
-of a shard are checked when they are first read.
+of a shard are checked when they are first read. The ids stay in the files, which are mapped into memory.
 """
 
 import hashlib
+import mmap
 import os
 import re
 import threading
@@ -25,19 +26,19 @@ from typing import Any
 
 import numpy as np
 
-from lstm_jax.data.download import file_digest
-from lstm_jax.data.mapped import Shard, allow_open_files
 from lstm_jax.errors import InputError, require, system_errors
 from lstm_jax.files.locks import locked
-from lstm_jax.files.reading import parsing
+from lstm_jax.files.reading import file_digest, parsing
 from lstm_jax.files.writing import MARK, read_summed, remove_temporaries, summed_json, write_atomically
 
 INDEX = "index.json"
-"""Name of the index, a file that is written once all shards are finished."""
 UNFINISHED = "unfinished.txt"
 """Name of a file that shows that the shards of a folder are being written, or that their writing was interrupted."""
 LOCK = "shards.lock"
-"""Name of the lock file that exists while a process writes shards."""
+READ = 2**16
+"""Largest number of ids that are read before the pages of the mapped files are released from memory."""
+OTHER_FILES = 512
+"""Number of open files that a process may need in addition to the mapped files."""
 _SHARD_FILE = re.compile(r"[0-9]{5,}\.(json|ids|npz)")
 Progress = Callable[[int, int], None]
 """Function that is called with the number of finished shards and the number of all shards."""
@@ -54,18 +55,13 @@ class Kind:
     endings: tuple[str, ...] = ("ids",)
     """Endings of the files of a shard, apart from its record."""
 
-    @property
-    def again(self) -> str:
-        """Advice to the user if a shard is damaged."""
-        return f"write them again with {self.command}"
-
 
 TEXT = Kind("text 2", "lstm-jax data shard")
 REVIEWS = Kind("reviews 1", "lstm-jax data shard-reviews", ("ids", "npz"))
 
 
 def shard_path(folder: Path, number: int, ending: str) -> Path:
-    """Return the path of one file of a shard, such as 00012.json for the number 12 and the ending "json"."""
+    """Return the path of one file of a shard, such as 00012.json."""
     return folder / f"{number:05}.{ending}"
 
 
@@ -79,36 +75,37 @@ def write_folder(
     on_progress: Progress | None,
 ) -> None:
     """Write the shards of a folder that are missing or damaged, and then the index. The folder is created if it does not exist."""
+    subject, writable = f"shards {folder}", "name a folder that can be written"
     require(folder != Path(), "shards", "an empty name, or this folder", "name a folder for them with --out")
-    with parsing(f"shards {folder}", "name a folder that can be written"):
+    with parsing(subject, writable):
         folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder / LOCK, f"shards {folder}"):
-        records = _write_missing(folder, kind, parts, write, workers, on_progress)
-        write_atomically(folder / INDEX, summed_json({"format": kind.format} | describe(records)))
+    with locked(folder / LOCK, subject):
+        with parsing(subject, writable):
+            remove_temporaries(folder)
+            names = {path.name for path in folder.iterdir()}
+        shard_files = {name for name in names if _SHARD_FILE.fullmatch(name)}
+        numbers = {int(name[:-5]) for name in shard_files if name.endswith(".json")}
+        records = {number: _summed(shard_path(folder, number, "json")) for number in sorted(numbers | {*range(len(parts))})}
+        taken = sorted(shard_files | (names & {INDEX}))
+        own = UNFINISHED in names or any(records.values()) or bool(_summed(folder / INDEX))
+        require(own or not taken, subject, f"holds other files: {', '.join(taken[:3])}", "name a new folder")
+        for number, record in records.items():
+            same = record is None or (number < len(parts) and record["part"] == asdict(parts[number]))
+            require(same, subject, "are of another text or another cleaning", "name a new folder")
+        write_atomically(folder / UNFINISHED, f"{MARK}: shards are being written here. To continue, repeat the call.\n", force=False)
+
+        def is_intact(number: int) -> bool:
+            record = records[number]
+            return record is not None and all(map(_has_digest, _files(folder, kind, number), record["sha256"]))
+
+        missing = {number: part for number, part in enumerate(parts) if not is_intact(number)}
+        for count, (number, made) in enumerate(_written(folder, kind, missing, write, workers), len(parts) - len(missing) + 1):
+            records[number] = made
+            if on_progress:
+                on_progress(count, len(parts))
+        finished = [record for number in range(len(parts)) if (record := records[number])]
+        write_atomically(folder / INDEX, summed_json({"format": kind.format} | describe(finished)))
         (folder / UNFINISHED).unlink(missing_ok=True)
-
-
-def _write_missing(
-    folder: Path, kind: Kind, parts: Sequence[Any], write: Callable, workers: int, on_progress: Progress | None
-) -> list[dict[str, Any]]:
-    with parsing(f"shards {folder}", "name a folder that can be written"):
-        remove_temporaries(folder)
-        names = {path.name for path in folder.iterdir()}
-    numbers = {int(name[:-5]) for name in names if _SHARD_FILE.fullmatch(name) and name.endswith(".json")}
-    records = {number: _record(folder, number) for number in sorted(numbers | {*range(len(parts))})}
-    taken = sorted(name for name in names if name == INDEX or _SHARD_FILE.fullmatch(name))
-    own = UNFINISHED in names or any(records.values()) or bool(_summed(folder / INDEX))
-    require(own or not taken, f"shards {folder}", f"holds other files: {', '.join(taken[:3])}", "name a new folder")
-    for number, found in records.items():
-        same = found is None or (number < len(parts) and found["part"] == asdict(parts[number]))
-        require(same, f"shards {folder}", "are of another text or another cleaning", "name a new folder")
-    write_atomically(folder / UNFINISHED, f"{MARK}: shards are being written here. To continue, repeat the call.\n", force=False)
-    missing = {number: part for number, part in enumerate(parts) if not _is_intact(folder, kind, number, records[number])}
-    for count, (number, made) in enumerate(_written(folder, kind, missing, write, workers), len(parts) - len(missing) + 1):
-        records[number] = made
-        if on_progress:
-            on_progress(count, len(parts))
-    return [found for number in range(len(parts)) if (found := records[number]) is not None]
 
 
 def _written(folder: Path, kind: Kind, parts: dict[int, Any], write: Callable, workers: int) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -132,9 +129,9 @@ def _written(folder: Path, kind: Kind, parts: dict[int, Any], write: Callable, w
 
 def _write_shard(folder: Path, kind: Kind, number: int, part: Any, write: Callable) -> tuple[int, dict[str, Any]]:
     content = write(part, shard_path(folder, number, "ids"))
-    found = {"part": asdict(part)} | content | {"sha256": _digests(folder, kind, number)}
-    write_atomically(shard_path(folder, number, "json"), summed_json(found))
-    return number, found
+    record = {"part": asdict(part)} | content | {"sha256": [file_digest(path) for path in _files(folder, kind, number)]}
+    write_atomically(shard_path(folder, number, "json"), summed_json(record))
+    return number, record
 
 
 def _end_with_parent() -> None:
@@ -149,10 +146,6 @@ def _end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _record(folder: Path, number: int) -> dict[str, Any] | None:
-    return _summed(shard_path(folder, number, "json"))
-
-
 def _summed(path: Path) -> dict[str, Any] | None:
     """Return the dict that `summed_json` has encoded in a file, or None if the file is missing or damaged."""
     try:
@@ -161,15 +154,104 @@ def _summed(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def _digests(folder: Path, kind: Kind, number: int) -> list[str]:
-    return [file_digest(shard_path(folder, number, ending)) for ending in kind.endings]
+def _files(folder: Path, kind: Kind, number: int) -> list[Path]:
+    return [shard_path(folder, number, ending) for ending in kind.endings]
 
 
-def _is_intact(folder: Path, kind: Kind, number: int, found: dict[str, Any] | None) -> bool:
+def _has_digest(path: Path, digest: str) -> bool:
     try:
-        return found is not None and _digests(folder, kind, number) == found["sha256"]
+        return file_digest(path) == digest
     except InputError:
         return False
+
+
+@dataclass
+class Shard:
+    """Ids of a shard in its own vocabulary, which are converted to the joint vocabulary of all shards when they are read."""
+
+    ids: np.ndarray
+    joint: np.ndarray
+    """Array in which joint[k] is the id in the joint vocabulary for the id k of the shard."""
+    check: Callable[[], object] | None = None
+    """Function that raises InputError if the file of the ids is damaged. It is called before the ids are first read."""
+
+    def take(self, at: np.ndarray) -> np.ndarray:
+        if check := self.check:  # another thread may set it to None meanwhile
+            check()
+            self.check = None
+        found = self.joint[self.ids[at]]
+        if isinstance(self.ids.base, mmap.mmap):
+            self.ids.base.madvise(mmap.MADV_DONTNEED)
+        return found
+
+
+class MappedIds:
+    """One-dimensional array of the ids of several shards, one shard after the other, in their joint vocabulary.
+
+    It has those operations of a NumPy array that training needs: `len`, slices, arrays of indices, iteration, `take`, `dtype`, `itemsize`
+    and `nbytes`. It consists of the ids `begin` to `end` - 1, counted over the ids of all shards.
+    """
+
+    def __init__(self, shards: Sequence[Shard], dtype: Any, begin: int = 0, end: int | None = None):
+        self.shards, self.dtype = shards, np.dtype(dtype)
+        self.offsets = np.cumsum([0, *(len(shard.ids) for shard in shards)])
+        self.begin, self.end = begin, int(self.offsets[-1]) if end is None else end
+
+    @property
+    def itemsize(self) -> int:
+        return self.dtype.itemsize
+
+    @property
+    def nbytes(self) -> int:
+        """Number of bytes of ids in memory, which is always 0 because the ids stay in files."""
+        return 0
+
+    def __len__(self) -> int:
+        return self.end - self.begin
+
+    def __getitem__(self, places: slice | np.ndarray) -> np.ndarray:
+        if isinstance(places, slice):
+            return self.take(np.arange(*places.indices(len(self))))
+        places = np.asarray(places)
+        if places.dtype == bool:
+            if places.shape != (len(self),):
+                raise IndexError(f"a bool array of shape {places.shape} for {len(self)} ids")
+            places = np.flatnonzero(places)
+        if np.can_cast(places.dtype, np.int64):
+            places = places.astype(np.int64)  # a narrow dtype does not hold len(self)
+        if places.size and not -len(self) <= places.min() <= places.max() < len(self):
+            raise IndexError(f"indices {places.min()} to {places.max()} for {len(self)} ids")
+        return self.take(np.where(places < 0, places + len(self), places))
+
+    def __iter__(self) -> Iterator[Any]:
+        for begin in range(0, len(self), READ):
+            yield from self[begin : begin + READ]
+
+    def take(self, places: np.ndarray, mode: str = "clip") -> np.ndarray:
+        """Return the ids at the indices `places`, as a NumPy array of the same shape."""
+        del mode
+        require(len(self) > 0 or np.size(places) == 0, "ids", "none", "take them from a part that has some")
+        at = np.clip(places, 0, len(self) - 1).reshape(-1) + self.begin
+        found = np.empty(at.shape, self.dtype)
+        for begin in range(0, len(at), READ):
+            part = at[begin : begin + READ]
+            owner = np.searchsorted(self.offsets, part, side="right") - 1
+            for number in np.unique(owner):
+                own = owner == number
+                found[begin : begin + READ][own] = self.shards[number].take(part[own] - self.offsets[number])
+        return found.reshape(np.shape(places))
+
+
+def allow_open_files(count: int) -> None:
+    """Make sure that this process may open enough files to map `count` files into memory."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = count + OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        remedy = "raise the hard limit (ulimit -Hn), or divide the data among fewer files"
+        require(needed <= hard or hard == resource.RLIM_INFINITY, "open files", f"{needed} needed, {hard} allowed", remedy)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 @dataclass(frozen=True)
@@ -181,50 +263,45 @@ class ShardFolder:
     index: dict[str, Any]
     """Facts about all shards. The entry "shards" has a dict for each shard."""
     records: list[dict[str, Any]]
-    """Record of each shard."""
     fingerprint: str
     """SHA-256 of the index."""
 
     def shard(self, number: int, joint: np.ndarray, dtype: Any) -> Shard:
         """Return a shard, whose ids are mapped into memory and are checked when they are first read."""
-        path, found, dtype = shard_path(self.path, number, "ids"), self.records[number], np.dtype(dtype).newbyteorder("<")
-        whole = path.is_file() and path.stat().st_size == dtype.itemsize * found["count"]
-        require(whole, f"shard {path}", "missing or cut off", self.kind.again)
-        ids = np.memmap(path, dtype, "r") if found["count"] else np.zeros(0, dtype)
+        path, count, dtype = shard_path(self.path, number, "ids"), self.records[number]["count"], np.dtype(dtype).newbyteorder("<")
+        whole = path.is_file() and path.stat().st_size == dtype.itemsize * count
+        require(whole, f"shard {path}", "missing or cut off", f"write them again with {self.kind.command}")
+        ids = np.memmap(path, dtype, "r") if count else np.zeros(0, dtype)
         return Shard(ids, joint, lambda: self.check(number, "ids"))
 
     def check(self, number: int, ending: str) -> Path:
         """Return the path of one file of a shard after checking its checksum."""
-        path, wanted = shard_path(self.path, number, ending), self.records[number]["sha256"][self.kind.endings.index(ending)]
-        try:
-            same = file_digest(path) == wanted
-        except InputError:
-            same = False
-        require(same, f"shard {path}", "missing or damaged", self.kind.again)
+        path, digest = shard_path(self.path, number, ending), self.records[number]["sha256"][self.kind.endings.index(ending)]
+        require(_has_digest(path, digest), f"shard {path}", "missing or damaged", f"write them again with {self.kind.command}")
         return path
 
 
-def open_folder(folder: str | Path, kind: Kind | None = None) -> ShardFolder:
-    """Open a folder of shards. Only the index and the records are read."""
+def open_folder(folder: str | Path, *kinds: Kind) -> ShardFolder:
+    """Open a folder of shards of one of the given kinds. Only the index and the records are read."""
     folder = Path(folder)
-    command = kind.command if kind else f"{TEXT.command} or {REVIEWS.command}"
+    commands = " or ".join(kind.command for kind in kinds)
     try:
         content = (folder / INDEX).read_bytes()
     except OSError as error:
-        raise InputError(f"shards {folder}", "no index.json", f"name a folder that {command} has finished") from error
+        raise InputError(f"shards {folder}", "no index.json", f"name a folder that {commands} has finished") from error
     index, subject = read_summed(content), f"index {folder / INDEX}"
     if index is None:
-        raise InputError(subject, "damaged", f"write them again with {command}")
-    kinds = {known.format: known for known in ((kind,) if kind else (TEXT, REVIEWS))}
-    require(index.get("format") in kinds, subject, f"of the format {index.get('format')!r}", f"name a folder that {command} has written")
-    kind = kinds[index["format"]]
+        raise InputError(subject, "damaged", f"write them again with {commands}")
+    kind = next((kind for kind in kinds if kind.format == index.get("format")), None)
+    if kind is None:
+        raise InputError(subject, f"of the format {index.get('format')!r}", f"name a folder that {commands} has written")
     records = []
     for number, shard in enumerate(index["shards"]):
-        found = _record(folder, number)
-        if found is None or any(found[name] != shard[name] for name in found.keys() & shard.keys()):
-            path = shard_path(folder, number, "json")
-            raise InputError(f"shard {path}", "missing, damaged or of other data", kind.again)
-        records.append(found)
+        path = shard_path(folder, number, "json")
+        record = _summed(path)
+        if record is None or any(record[name] != shard[name] for name in record.keys() & shard.keys()):
+            raise InputError(f"shard {path}", "missing, damaged or of other data", f"write them again with {kind.command}")
+        records.append(record)
     allow_open_files(len(records))
     return ShardFolder(folder, kind, index, records, hashlib.sha256(content).hexdigest())
 
@@ -235,7 +312,7 @@ def verify_shards(folder: str | Path) -> int:
     Raises:
         InputError: if the folder holds no finished shards, or if a shard is missing or damaged.
     """
-    found = open_folder(folder)
+    found = open_folder(folder, TEXT, REVIEWS)
     for number in range(len(found.records)):
         for ending in found.kind.endings:
             found.check(number, ending)

@@ -1,36 +1,52 @@
-"""Reading of tables. A table is a JSON-lines or CSV file, which may be compressed by xz."""
+"""Reading of tables, and of the texts in one column of a table.
 
-import contextlib
+A table is a JSON-lines or CSV file, which may be compressed by xz. The texts of a column are also read from a JSON file, which holds a list
+of records, a list of strings, or columns as pandas writes them: `{"article": {"0": text, ...}}`.
+"""
+
 import csv
 import itertools
 import json
-import threading
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from lstm_jax.data.text_files import require_no_archive, require_utf8
+from lstm_jax.data.text_files import decode_utf8, encode_utf8, require_no_archive, require_utf8
 from lstm_jax.errors import InputError, require
 from lstm_jax.files import reading
-from lstm_jax.files.reading import XzStream, expanded, open_input, parsing
+from lstm_jax.files.reading import XzStream, expanded, open_input, parsing, read_input
 
 ENDINGS = (".jsonl", ".jsonl.xz", ".csv", ".csv.xz")
 FIELD_LIMIT = 1 << 30  # largest field in characters; the default of Python's csv module is 128 Ki
+TEXT_FLAG = "--text-column"
+TEXT_NAMES = ("text", "article", "body", "content")
+JSON_FORMS = 'give [{"text": ...}, ...] or {"text": {"0": ..., ...}}; name it .jsonl if each line is an object'
+
+Columns = dict[str, dict[str, Any]]
+"""Dict from the name of each column to a dict that maps the name of each row to the value in this row and column, for example
+`{"text": {"line 2": "Once ...", "line 3": ...}}`. Error messages show the names of the rows."""
 
 
 def is_table(path: Path) -> bool:
-    """Return whether a file is a table, which means that its name ends in .jsonl, .jsonl.xz, .csv or .csv.xz, in upper or lower case."""
+    """Return whether `table_rows` reads a file, by the ending of its name."""
     return path.name.lower().endswith(ENDINGS)
 
 
+def has_columns(path: Path) -> bool:
+    """Return whether `read_text_column` reads a file, by the ending of its name."""
+    return path.name.lower().endswith((*ENDINGS, ".json"))
+
+
 def table_rows(path: Path, wanted: Mapping[str, str] | None = None, limited: bool = True) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield a pair (line number, values) for each row of a CSV or JSON-lines file."""
-    csv_file = ".csv" in path.name.lower()[-7:]
+    """Yield a pair (line number, values) for each row of a CSV or JSON-lines file.
+
+    `wanted` maps the name of each column that the table must have to the flag that names it.
+    """
     subject, remedy = f"file {path.absolute()}", "give a complete file that can be read"
     with parsing(subject, remedy), open_input(path, subject, remedy, limited) as file:
-        lines = _lines(path, file)
-        yield from _csv_rows(path, lines, wanted or {}) if csv_file else _json_rows(path, lines, wanted or {})
+        rows = _csv_rows if ".csv" in path.name.lower()[-7:] else _json_rows
+        yield from rows(path, _lines(path, file), wanted or {})
 
 
 def _lines(path: Path, file: IO[bytes]) -> Iterator[str]:
@@ -38,40 +54,41 @@ def _lines(path: Path, file: IO[bytes]) -> Iterator[str]:
         file = expanded(XzStream(file), path.stat().st_size, f"file {path}")
     most = reading.most_bytes()
     for number, line in enumerate(iter(lambda: file.readline(most + 1), b""), 1):
-        require(len(line) <= most, f"line {number} of {path}", f"more than {most:,} bytes", reading.MORE)
+        here = f"line {number} of {path}"
+        require(len(line) <= most, here, f"more than {most:,} bytes", reading.MORE)
         if number == 1:
             require_no_archive(line, path)
-            require_utf8(line, f"line 1 of {path}")
+            require_utf8(line, here)
         try:
             yield line.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
-            raise InputError(f"line {number} of {path}", error, "save the file as UTF-8") from error
+            raise InputError(here, error, "save the file as UTF-8") from error
 
 
-def parse_number(text: str) -> float:
-    """Return the number that a text stands for."""
-    if "_" in text:
-        raise ValueError(text)
-    return float(text)
-
-
-def parse_json(text: str | bytes) -> Any:
-    """Return the Python value of a JSON text. NaN, Infinity and -Infinity are accepted too, as by `json.loads`."""
+def as_number(text: str) -> float | None:
+    """Return the number that a text stands for, or None if it stands for none."""
     try:
-        return json.loads(text, object_pairs_hook=_object)
+        return None if "_" in text else float(text)
+    except ValueError:
+        return None
+
+
+def parse_json(text: str) -> Any:
+    """Return the Python value of a JSON text. NaN, Infinity and -Infinity are accepted too, as by `json.loads`."""
+
+    def without_copies(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if twice := _twice(name for name, _ in pairs):
+            raise ValueError(f"the name {twice[0]!r} is there twice")
+        return dict(pairs)
+
+    try:
+        return json.loads(text, object_pairs_hook=without_copies)
     except RecursionError as error:
         raise ValueError(f"nested too deep: {error}") from error
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) < len(pairs):
-        raise ValueError(f"the name {_twice(name for name, _ in pairs)!r} is there twice")
-    return made
-
-
-def _twice(names: Iterable[str]) -> str | None:
-    return next((name for name, count in Counter(names).items() if count > 1), None)
+def _twice(names: Iterable[str]) -> list[str]:
+    return [name for name, count in Counter(names).items() if count > 1]
 
 
 def _require_columns(columns: Collection[str], wanted: Mapping[str, str], here: str) -> None:
@@ -83,12 +100,11 @@ def _json_rows(path: Path, lines: Iterable[str], wanted: Mapping[str, str]) -> I
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        try:
+        here, remedy = f"line {number} of {path}", "each line is one JSON object"
+        with parsing(here, remedy):
             row = parse_json(line)
-        except ValueError as error:
-            raise InputError(f"line {number} of {path}", error, "each line is one JSON object") from error
-        require(isinstance(row, dict), f"line {number} of {path}", line, "each line is one JSON object")
-        _require_columns(row, wanted, f"line {number} of {path}")
+        require(isinstance(row, dict), here, line, remedy)
+        _require_columns(row, wanted, here)
         yield number, row
 
 
@@ -96,48 +112,95 @@ def _csv_rows(path: Path, lines: Iterator[str], wanted: Mapping[str, str]) -> It
     header = next(lines, "")
     if not header:
         return
-    with _long_fields():
-        reader = csv.reader(itertools.chain([header], lines), strict=True)
-        try:
-            for mark, shown in ((",", ""), (";", "semicolons"), ("\t", "tabs")):
-                if wanted.keys() <= set(next(csv.reader([header], delimiter=mark), ())):
-                    converted = f"pandas.read_csv({path.name!r}, sep={mark!r}, decimal=',').to_csv('new.csv', index=False)"
-                    remedy = f"give commas, and points in numbers: {converted}"
-                    require(mark == ",", f"columns of {path}", f"separated by {shown}", remedy)
-                    break
-            names = next(reader)
-            while names and not names[-1].strip():
-                names.pop()
-            require(bool(names), f"line 1 of {path}", "empty", "give the names of the columns there")
-            _require_columns(names, wanted, f"line 1 of {path}")
-            twice = _twice(names)
-            require(twice is None, f"columns of {path}", f"{twice!r} twice", "give each column a name of its own")
-            for fields in reader:
-                if any(more := fields[len(names) :]):
-                    raise csv.Error(f"{len(more)} fields too many")
-                if fields:
-                    yield reader.line_num, dict(zip(names, fields, strict=False))
-        except csv.Error as error:
-            raise InputError(f"line {max(1, reader.line_num)} of {path}", error, "put texts in quotes, one field a column") from error
-
-
-_readers: list[int] = []
-"""List with one entry for each CSV file that is being read. All entries have the same value, which is the value of
-`csv.field_size_limit()` before the first of these files was read."""
-_lock = threading.Lock()
-
-
-@contextlib.contextmanager
-def _long_fields() -> Iterator[None]:
-    """Raise `csv.field_size_limit` to `FIELD_LIMIT` during a with-statement."""
-    with _lock:
-        before = _readers[0] if _readers else csv.field_size_limit()
-        _readers.append(before)
-        csv.field_size_limit(max(FIELD_LIMIT, before))
+    csv.field_size_limit(max(FIELD_LIMIT, csv.field_size_limit()))
+    reader = csv.reader(itertools.chain([header], lines), strict=True)
     try:
-        yield
-    finally:
-        with _lock:
-            _readers.pop()
-            if not _readers:
-                csv.field_size_limit(before)
+        for mark, shown in ((",", ""), (";", "semicolons"), ("\t", "tabs")):
+            if wanted.keys() <= set(next(csv.reader([header], delimiter=mark), ())):
+                converted = f"pandas.read_csv({path.name!r}, sep={mark!r}, decimal=',').to_csv('new.csv', index=False)"
+                remedy = f"give commas, and points in numbers: {converted}"
+                require(mark == ",", f"columns of {path}", f"separated by {shown}", remedy)
+                break
+        names = next(reader)
+        while names and not names[-1].strip():
+            names.pop()
+        require(bool(names), f"line 1 of {path}", "empty", "give the names of the columns there")
+        _require_columns(names, wanted, f"line 1 of {path}")
+        twice = _twice(names)
+        require(not twice, f"columns of {path}", f"{', '.join(map(repr, twice))} twice", "give each column a name of its own")
+        for fields in reader:
+            if any(more := fields[len(names) :]):
+                raise csv.Error(f"{len(more)} fields too many")
+            if fields:
+                yield reader.line_num, dict(zip(names, fields, strict=False))
+    except csv.Error as error:
+        raise InputError(f"line {max(1, reader.line_num)} of {path}", error, "put texts in quotes, one field a column") from error
+
+
+def read_text_column(path: Path, column: str = "", keep: bool = False) -> list[str]:
+    """Return the texts in one column of a table, in the order of its rows. If `column` is empty, the column is guessed.
+
+    Rows whose text is empty, null or absent are left out or, with `keep`, an empty text is kept, and a null or absent one is an error.
+    """
+    if path.name.lower().endswith(".json"):
+        columns = _json_columns(path)
+    else:
+        columns = _by_column((f"line {number}", row) for number, row in table_rows(path, {column: TEXT_FLAG} if keep else {}))
+    if not columns:
+        return []
+    name = column or _guess(columns, path)
+    require(name in columns, f"column {name!r} of {path}", f"there are {sorted(columns)}", f"name one with {TEXT_FLAG}")
+    absent = {row for values in columns.values() for row in values} - set(columns[name]) if keep else set()
+    require(not absent, f"column {name!r} of {path}", f"absent in {min(absent, default='')}", "give a text in each row")
+    texts = []
+    for row, value in columns[name].items():
+        if _is_missing(value) and not keep:
+            continue
+        here = f"{name!r} in {row} of {path}"
+        require(isinstance(value, str), here, repr(value), f"give a string, or name another column with {TEXT_FLAG}")
+        encode_utf8(value, here, "save the text as UTF-8")
+        texts.append(value)
+    return texts
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or value == "" or value != value  # a NaN differs from itself; pandas uses it for missing values
+
+
+def _guess(columns: Columns, path: Path) -> str:
+    if len(columns) == 1:
+        (name,) = columns
+        remedy = f"separate the columns by commas, or name this one with {TEXT_FLAG}"
+        require(not set(";\t") & set(name), f"columns of {path}", f"only one, {name!r}", remedy)
+        return name
+
+    def holds_texts(values: Iterable[Any]) -> bool:
+        present = [value for value in values if not _is_missing(value)]
+        return all(isinstance(value, str) for value in present) and any(as_number(value) is None for value in present)
+
+    texts = [name for name, column in columns.items() if holds_texts(column.values())]
+    if len(texts) != 1:
+        texts = [name for name in texts if name.lower() in TEXT_NAMES]
+    require(len(texts) == 1, f"column of the texts of {path}", f"one of {sorted(columns)}", f"name it with {TEXT_FLAG}")
+    return texts[0]
+
+
+def _json_columns(path: Path) -> Columns:
+    content = decode_utf8(read_input(path), path)
+    with parsing(f"JSON {path}", JSON_FORMS):
+        raw = parse_json(content)
+    if isinstance(raw, list):
+        records = [{"text": record} if isinstance(record, str) else record for record in raw]
+        if all(isinstance(record, dict) for record in records):
+            return _by_column((f"record {number}", record) for number, record in enumerate(records, 1))
+    elif isinstance(raw, dict) and all(isinstance(column, dict) for column in raw.values()):
+        return {name: {f"row {row}": value for row, value in column.items()} for name, column in raw.items()}
+    raise InputError(f"JSON {path}", "neither records nor columns", JSON_FORMS)
+
+
+def _by_column(rows: Iterable[tuple[str, dict[str, Any]]]) -> Columns:
+    columns: Columns = {}
+    for number, row in rows:
+        for name, value in row.items():
+            columns.setdefault(name, {})[number] = value
+    return columns

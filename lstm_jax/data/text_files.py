@@ -1,4 +1,4 @@
-"""Decoding of text files as UTF-8. If a file is not UTF-8, the error names its probable kind or the offset of its first invalid byte."""
+"""Texts as UTF-8. If a file is not UTF-8, the error names its probable kind or the offset of its first invalid byte."""
 
 from pathlib import Path
 
@@ -32,24 +32,31 @@ def require_no_archive(content: bytes, path: str | Path) -> None:
 def require_utf8(start: bytes, subject: str) -> None:
     """Check that a text file is not encoded as UTF-16 or UTF-32, with or without a byte-order mark."""
     for mark, name in MARKS.items():
-        marked = start.startswith(mark)
-        require(
-            not marked,
-            subject,
-            f"byte 0x{start[0] if marked else 0:02x} at offset 0 is not UTF-8: the file is {name}",
-            f"convert it from {name} to UTF-8",
-        )
+        found = f"byte 0x{mark[0]:02x} at offset 0 is not UTF-8: the file is {name}"
+        require(not start.startswith(mark), subject, found, f"convert it from {name} to UTF-8")
     examined = start[:_EXAMINED]
     found = f"{examined.count(0):,} of {len(examined):,} bytes are NUL, as in UTF-16 or a binary file"
     require(examined.count(0) * _NULS < max(len(examined), 1), subject, found, "convert the file to UTF-8")
 
 
-def decode_utf8(content: bytes, path: str | Path, remedy: str = "convert the file to UTF-8, or read it as bytes (--unit byte)") -> str:
-    """Return the text of a UTF-8 file without its byte-order mark. Line endings are not changed."""
-    require_no_archive(content, path)
-    require_utf8(content, f"file {path}")
+def decode_utf8(
+    content: bytes, path: str | Path, remedy: str = "convert the file to UTF-8, or read it as bytes (--unit byte)", begin: int = 0
+) -> str:
+    """Return the text of a UTF-8 file, or of its part from the byte `begin` on, without a byte-order mark at the start of the file."""
+    if begin == 0:
+        require_no_archive(content, path)
+        require_utf8(content, f"file {path}")
     try:
-        return content.decode().removeprefix("\ufeff")
+        text = content.decode()
     except UnicodeDecodeError as error:
-        found = f"byte 0x{content[error.start]:02x} at offset {error.start} is not UTF-8"
+        found = f"byte 0x{content[error.start]:02x} at offset {begin + error.start} is not UTF-8"
         raise InputError(f"file {path}", found, remedy) from error
+    return text if begin else text.removeprefix("\ufeff")
+
+
+def encode_utf8(text: str, subject: str = "text", remedy: str = "give valid Unicode", errors: str = "strict") -> bytes:
+    """Return a text as UTF-8, or raise `InputError` if it has lone surrogates."""
+    try:
+        return text.encode(errors=errors)
+    except UnicodeEncodeError as error:
+        raise InputError(subject, error, remedy) from error

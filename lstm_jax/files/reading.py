@@ -10,6 +10,7 @@ inside `with parsing(...)`.
 """
 
 import contextlib
+import hashlib
 import io
 import lzma
 import os
@@ -127,6 +128,12 @@ def read_input(path: str | Path, subject: str = "", remedy: str = READABLE) -> b
         idle = not content and stat.S_ISFIFO(os.fstat(file.fileno()).st_mode)
         require(not idle, subject, "a FIFO to which nothing writes", remedy)
         return content
+
+
+def file_digest(path: Path, name: str = "sha256") -> str:
+    """Return the checksum of a file as a hexadecimal string."""
+    with parsing(f"file {path}", READABLE), open_input(path, limited=False) as file:
+        return hashlib.file_digest(file, name).hexdigest()
 
 
 def _read_all(file: IO[bytes] | io.BufferedIOBase, subject: str, remedy: str) -> bytes:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Any
 
-from lstm_jax.errors import InputError, require
+from lstm_jax.errors import InputError, require, system_errors
 from lstm_jax.files.locks import lock_error
 
 MARK = "written by lstm-jax, which may replace it"
@@ -55,7 +55,9 @@ def check_output(path: Path, inputs: Iterable[Path | str] = (), force: bool = Fa
     require(not stat.S_ISLNK(mode), subject, "Is a link", "name the file itself, or a new one")
     require(not stat.S_ISDIR(mode), subject, "Is a directory", "name a file in it")
     require(stat.S_ISREG(mode), subject, "Is a device, a pipe or a socket", "name a file")
-    marked = _marked(path, own)
+    marked = False
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        marked = re.search(own, file.read(4096)) is not None
     for given in inputs:
         require(not _reads(given, path, marked), subject, f"the command reads {given}", "name another file")
     require(force or marked, subject, "exists, and lstm-jax did not mark it as its own", "name a new file, or replace it with --force")
@@ -67,26 +69,13 @@ def _check_folder(path: Path) -> None:
     above = next((folder for folder in path.absolute().parents if os.path.lexists(folder)), Path("/"))
     good = above.is_dir() and os.access(above, os.W_OK | os.X_OK)
     require(good, f"writing {path}", f"{above} is no folder, or read-only", "name a folder that can be written")
-    missing = path.absolute().relative_to(above).parts
-    for name in (*missing, _temporary(path).name):
-        try:
+    for name in (*path.absolute().relative_to(above).parts, _temporary(path).name):
+        with system_errors(f"writing {path}", "name another file"), contextlib.suppress(FileNotFoundError):
             os.lstat(above / name)
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            raise InputError(f"writing {path}", error.strerror, "name another file") from error
 
 
 def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-
-
-def _marked(path: Path, own: bytes) -> bool:
-    try:
-        with path.open("rb") as file:
-            return re.search(own, file.read(4096)) is not None
-    except OSError:
-        return False
 
 
 def _reads(given: Path | str, path: Path, marked: bool) -> bool:

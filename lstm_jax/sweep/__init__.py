@@ -44,8 +44,7 @@ able to import the module. If they are defined in the script itself or inside a 
 from lstm_jax.sweep.configs import grid, override, variants
 from lstm_jax.sweep.executors import DONE, EXECUTORS, FAILED
 from lstm_jax.sweep.identity import Run, run_id
-from lstm_jax.sweep.planner import existing_rows, run
-from lstm_jax.sweep.tables import flatten, table, write_table
+from lstm_jax.sweep.planner import existing_rows, flatten, run, table, write_table
 
 __all__ = [
     "DONE",

@@ -42,16 +42,7 @@ def override(config: Any, changes: Mapping[str, Any]) -> Any:
 
 
 def variants(config: Any, changes: Iterable[Mapping[str, Any]]) -> list[Any]:
-    """Return several copies of the config, each with some fields overridden.
-
-    Args:
-        config: frozen dataclass.
-        changes: one dict for each copy, from the name of a field to its new value. A name with dots, such as "model.units", stands for a
-            field of an inner config.
-
-    Raises:
-        InputError: if a name in `changes` is not a field of the config.
-    """
+    """Return one copy of the config for each dict in `changes`; see `override`."""
     return [override(config, overrides) for overrides in changes]
 
 
@@ -60,8 +51,8 @@ def grid(config: Any, /, **axes: Sequence[Any]) -> list[Any]:
 
     Args:
         config: frozen dataclass.
-        **axes: each keyword is the name of a field to vary, and its argument is the list of values of this field. The last field varies
-            fastest. A name with dots, such as "model.units", stands for a field of an inner config.
+        **axes: each keyword is the name of a field to vary (see `override`), and its argument is the list of values of this field. The last
+            field varies fastest.
 
     Raises:
         InputError: if a keyword is not a field of the config, or if the values of a field are a string or not iterable.

@@ -26,34 +26,28 @@ from lstm_jax.errors import InputError, Interrupted
 from lstm_jax.runtime import machine
 from lstm_jax.sweep.configs import is_config
 from lstm_jax.sweep.identity import Run, import_name, main_name, pickle_config, set_main_name
-from lstm_jax.sweep.missing import Row, in_threads
-from lstm_jax.sweep.progress import Tally
+from lstm_jax.sweep.rows import Row, Tally, in_threads
 
 DONE, FAILED = "done", "failed"
 POLL_SECONDS = 0.5
 """Number of seconds between two queries of the job states that submitit holds. submitit itself asks Slurm for these states less often."""
 REFUSED = "refused"
-"""Key of the dict that a process of a sweep writes in place of a row if it cannot begin its run.
-
-The value of the key is the list of the arguments of an `InputError`.
-"""
+"""Key of the dict that a process of a sweep writes in place of a row if it cannot begin its run: the arguments of an `InputError`."""
 Outcomes = Generator[tuple[str, Row], None, None]
-
-
 ARRAY_JOBS = 1000
 """Largest number of jobs in a Slurm array. The default value of Slurm's setting `MaxArraySize` does not allow larger arrays."""
 
 
 @dataclass(frozen=True)
 class Resources:
-    """Settings of the executors of a sweep. An executor ignores the settings that belong to another executor."""
+    """Settings of the executors of a sweep: `workers` of the executor `processes`, the others of the executor `slurm`."""
 
     workers: int = 0
-    """Number of processes that run at the same time; 0 means one per core. Only the executor `processes` uses it."""
+    """Number of processes that run at the same time; 0 means one per core."""
     folder: Path = Path("jobs")
-    """Folder to which submitit writes its logs. Only the executor `slurm` uses it."""
+    """Folder to which submitit writes its logs."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """Parameters of submitit by name. Only the executor `slurm` uses them."""
+    """Parameters of submitit by name."""
 
 
 def attempt(function: Run, config: Any) -> Row:
@@ -174,11 +168,15 @@ def _in_process(function: Run, config: Any, cores: Iterable[int], children: _Chi
     """Call `function(config)` in a fresh process on the given CPU cores, and return the row of this run (see `attempt`)."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
     start = time.perf_counter()
+    try:
+        output: Any = sys.stderr.fileno()
+    except (AttributeError, OSError):  # for example `contextlib.redirect_stderr` to a buffer
+        output = 2
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "row.json"
         # -P: a module of the working folder, which python -m puts first, would take the place of a script or a library of the same name
         command = [sys.executable, "-P", "-m", "lstm_jax.sweep.child", import_name(function), str(answer)]
-        with children.started(command, stdin=subprocess.PIPE, env=environment, stdout=_error_output()) as process:
+        with children.started(command, stdin=subprocess.PIPE, env=environment, stdout=output) as process:
             with contextlib.suppress(ProcessLookupError):  # the process has ended already
                 machine.pin(process.pid, cores)
             process.communicate(pickle_config(config))
@@ -191,15 +189,6 @@ def _in_process(function: Run, config: Any, cores: Iterable[int], children: _Chi
     if code == -signal.SIGINT:  # a Ctrl-C in the terminal reaches the process, too
         raise KeyboardInterrupt
     return _failed(config, f"killed by signal {-code}" if code < 0 else f"ended with code {code}", time.perf_counter() - start)
-
-
-def _error_output() -> Any:
-    """Return the argument `stdout` of `subprocess.Popen` that sends the standard output of the new process to standard error."""
-    try:
-        sys.stderr.fileno()
-    except (AttributeError, OSError):  # for example `contextlib.redirect_stderr` to a buffer
-        return 2
-    return sys.stderr
 
 
 def slurm(function: Run, missing: Mapping[str, Any], resources: Resources, tally: Tally) -> Outcomes:
@@ -215,19 +204,28 @@ def slurm(function: Run, missing: Mapping[str, Any], resources: Resources, tally
     except (AssertionError, NameError, RuntimeError, TypeError, ValueError) as error:
         first_line = str(error).split("\n")[0].rstrip(".")
         raise InputError("options", first_line, 'give a cluster such as "local", and parameters of submitit') from error
-    if not missing:
-        return
     jobs = {}
+    keys = list(missing)
     try:
-        for keys in _slices(list(missing), ARRAY_JOBS):
-            with _submission_errors(submitit), executor.batch():
-                submitted = {key: executor.submit(_attempt_in_job, main_name(), function, missing[key]) for key in keys}
+        for begin in range(0, len(keys), ARRAY_JOBS):
+            try:
+                with executor.batch():
+                    own = keys[begin : begin + ARRAY_JOBS]
+                    submitted = {key: executor.submit(_attempt_in_job, main_name(), function, missing[key]) for key in own}
+            except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
+                message = str(error).strip().split("\n")[-1] or type(error).__name__
+                raise InputError("Slurm", message, "correct the options, or submit fewer jobs") from error
             jobs |= submitted  # only now: a job that is not submitted yet cannot be cancelled
         while jobs:
             ended = [key for key, job in jobs.items() if job.done()]
             tally.running = sum(job.state == "RUNNING" for key, job in jobs.items() if key not in ended)
             for key in ended:
-                yield key, _row_of_job(jobs.pop(key), missing[key])
+                try:
+                    row = jobs.pop(key).result()
+                except Exception as error:
+                    first_lines = " ".join(str(error).split("\n")[:2]).strip()
+                    row = _failed(missing[key], f"{type(error).__name__}: {first_lines}", 0.0)
+                yield key, row
             time.sleep(0 if ended else POLL_SECONDS)
     finally:
         for job in jobs.values():
@@ -237,30 +235,6 @@ def slurm(function: Run, missing: Mapping[str, Any], resources: Resources, tally
 def _attempt_in_job(main: str, function: Run, config: Any) -> Row:
     set_main_name(main)
     return attempt(function, config)
-
-
-@contextlib.contextmanager
-def _submission_errors(submitit: Any) -> Iterator[None]:
-    """Return a context manager that raises an `InputError` if Slurm refuses the jobs that are submitted inside the context."""
-    try:
-        yield
-    except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
-        said = str(error).strip().split("\n")[-1] or type(error).__name__
-        raise InputError("Slurm", said, "correct the options, or submit fewer jobs") from error
-
-
-def _slices(keys: list[str], size: int) -> Iterator[list[str]]:
-    for begin in range(0, len(keys), size):
-        yield keys[begin : begin + size]
-
-
-def _row_of_job(job: Any, config: Any) -> Row:
-    """Return the row (see `attempt`) of the run of `config`."""
-    try:
-        return job.result()
-    except Exception as error:
-        first_lines = " ".join(str(error).split("\n")[:2]).strip()
-        return _failed(config, f"{type(error).__name__}: {first_lines}", 0.0)
 
 
 EXECUTORS: dict[str, Callable[[Run, Mapping[str, Any], Resources, Tally], Outcomes]] = {

@@ -5,6 +5,7 @@ import hashlib
 import inspect
 import io
 import json
+import operator
 import pickle
 import sys
 from collections.abc import Callable, Mapping
@@ -57,12 +58,9 @@ def import_item(name: str) -> Any:
     module, _, path = name.partition(":")
     before, _importing = _importing, True
     try:
-        item = import_module(module)
+        return operator.attrgetter(path)(import_module(module))
     finally:
         _importing = before
-    for part in path.split("."):
-        item = getattr(item, part)
-    return item
 
 
 def require_importable(item: Any, kind: str) -> None:
@@ -77,10 +75,11 @@ def require_importable(item: Any, kind: str) -> None:
         except (ImportError, ValueError):
             found = False
         require(found, kind, name, remedy)
-    value: Any = sys.modules.get(item.__module__)
-    for part in path.split("."):
-        value = getattr(value, part, None)
-    require(value == item, kind, name, remedy)  # not `is`: a class method is a new object at each access
+    try:
+        found = operator.attrgetter(path)(sys.modules.get(item.__module__))
+    except AttributeError:
+        found = None
+    require(found == item, kind, name, remedy)  # not `is`: a class method is a new object at each access
 
 
 def run_id(function: Run, config: Any) -> str:
@@ -118,18 +117,13 @@ def other_classes(value: Any, usual: Any, path: str = "", kinds: frozenset[type]
             if not (dataclasses.is_dataclass(item) or isinstance(item, (list, tuple, dict))):
                 continue  # no config
             named = frozenset({type(item)}) if annotation == type(item).__qualname__ else _dataclasses(annotation)
-            found |= other_classes(item, _usual(type(value), field.name), f"{path}.{field.name}", named)
+            found |= other_classes(item, default(field), f"{path}.{field.name}", named)
     elif isinstance(value, (list, tuple, dict)):
         inner = dict(value) if isinstance(value, dict) else dict(enumerate(value))
         others = dict(usual) if isinstance(usual, dict) else dict(enumerate(usual)) if isinstance(usual, (list, tuple)) else {}
         for key, item in inner.items():
             found |= other_classes(item, others.get(key), f"{path}.{key}", kinds)
     return found
-
-
-@cache
-def _usual(kind: type, name: str) -> Any:
-    return default(next(field for field in dataclasses.fields(kind) if field.name == name))
 
 
 @cache

@@ -1,7 +1,9 @@
-"""Execution of a sweep. Configs that have no row yet are run, and each run appends its row to a file when it ends."""
+"""Execution of a sweep, and the table of its rows. Configs that have no row yet are run, and each run appends its row when it ends."""
 
+import csv
 import dataclasses
 import inspect
+import io
 import json
 import warnings
 from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
@@ -12,13 +14,14 @@ from typing import Any
 
 from lstm_jax.config.values import config_values
 from lstm_jax.errors import InputError, require
+from lstm_jax.files.writing import write_atomically
 from lstm_jax.sweep.configs import is_config
 from lstm_jax.sweep.executors import EXECUTORS, FAILED, Resources
 from lstm_jax.sweep.identity import Run, import_name, is_importing, pickle_config, require_importable, run_id, source_digest
-from lstm_jax.sweep.missing import Row, record
-from lstm_jax.sweep.progress import Tally
-from lstm_jax.sweep.rows import read_rows
-from lstm_jax.sweep.tables import flatten
+from lstm_jax.sweep.rows import Row, Tally, read_rows, record
+
+_FIRST, _LAST = ("id", "status"), ("error", "seconds")
+"""Names of the columns that stand before (`_FIRST`) and after (`_LAST`) the columns of the config fields and of the results."""
 
 
 def run(
@@ -76,11 +79,16 @@ def run(
     # absolute, since a run may change the working folder
     path, wanted, code = Path(path).absolute(), _by_id(function, configs), source_digest(function)
     found, others = _found(path, wanted)
-    _warn(path, function, code, found.values(), retry)
+    failed = {key for key, row in found.items() if row["status"] == FAILED}
+    edited = sum(row.get("code", code) != code for key, row in found.items() if key not in failed) if code else 0
+    if failed and not retry:
+        warnings.warn(f"{path}: {len(failed)} of {len(found)} runs have failed before; retry=True repeats them", stacklevel=2)
+    if edited:
+        changed = f"{edited} of {len(found)} rows are of another version of {function.__name__}"
+        warnings.warn(f"{path}: {changed}; a new file repeats them", stacklevel=2)
     if others:
         warnings.warn(f"{path}: of {others} configs, the rows are of another class with equal values and do not count", stacklevel=2)
-    status = {key: row["status"] for key, row in found.items()}
-    missing = {key: config for key, config in wanted.items() if key not in status or (retry and status[key] == FAILED)}
+    missing = {key: config for key, config in wanted.items() if key not in found or (retry and key in failed)}
     resources, tally = Resources(workers, path.with_suffix(".jobs"), options or {}), Tally(len(missing))
 
     def outcomes() -> Generator[tuple[Sequence[Row], str], None, None]:
@@ -94,8 +102,7 @@ def run(
                 yield [about | row], _summary(key, row)
 
     record(path, "runs", len(missing), outcomes(), tally)
-    found, _ = _found(path, wanted)
-    return [found[key] for key in wanted if key in found]
+    return list(_found(path, wanted)[0].values())
 
 
 def _check(function: Run, configs: Sequence[Any], where: str, workers: int) -> None:
@@ -141,7 +148,7 @@ def _key_types(value: Any) -> list[str]:
 
 
 def _found(path: Path, wanted: Mapping[str, Any]) -> tuple[dict[str, Row], int]:
-    """Find the rows of the given configs in a file, and return (found, others)."""
+    """Return the last row of each config in a file, in the order of the configs, and the number of configs with rows of other classes."""
 
     def check(row: Any, location: str) -> Row:
         known = isinstance(row, dict) and isinstance(row.get("id"), str) and row.keys() >= {"config", "status"}
@@ -151,7 +158,7 @@ def _found(path: Path, wanted: Mapping[str, Any]) -> tuple[dict[str, Row], int]:
     classes = {key: import_name(type(config)) for key, config in wanted.items()}
     rows = [row for row in read_rows(path, check) if row["id"] in classes]
     mine = {row["id"]: row for row in rows if row.get("class", classes[row["id"]]) == classes[row["id"]]}
-    return mine, len({row["id"] for row in rows} - mine.keys())
+    return {key: mine[key] for key in wanted if key in mine}, len({row["id"] for row in rows} - mine.keys())
 
 
 def _require_json(values: Mapping[Any, Any], prefix: str = "") -> None:
@@ -166,29 +173,12 @@ def _require_json(values: Mapping[Any, Any], prefix: str = "") -> None:
             raise InputError(f"field {prefix}{name} of a config", f"not JSON: {value!r}", remedy) from error
 
 
-def _warn(path: Path, function: Run, code: str, rows: Collection[Mapping[str, Any]], retry: bool) -> None:
-    failed = sum(row["status"] == FAILED for row in rows)
-    if failed and not retry:
-        warnings.warn(f"{path}: {failed} of {len(rows)} runs have failed before; retry=True repeats them", stacklevel=3)
-    other = sum(row["status"] != FAILED and row.get("code", code) != code for row in rows) if code else 0
-    if other:
-        name = function.__name__
-        warnings.warn(f"{path}: {other} of {len(rows)} rows are of another version of {name}; a new file repeats them", stacklevel=3)
-
-
 def existing_rows(function: Run, configs: Iterable[Any], path: str | Path) -> list[dict[str, Any]]:
     """Return the rows in the file `path` that earlier runs of `function` on the given configs have written, in the order of the configs.
 
-    A config without a row is left out. If a config has several rows, the last row is returned. Rows of other functions or configs are
-    ignored, and so are rows that name another class than that of the config.
-
-    Raises:
-        InputError: if the function has no name, if two configs have the same id but different classes or dict keys of different types, or
-            if the file cannot be read or has a row that no sweep has written.
+    A config without a row is left out. If a config has several rows, the last row is returned. Errors are those of `run`.
     """
-    wanted = _by_id(function, configs)
-    found, _ = _found(Path(path), wanted)
-    return [found[key] for key in wanted if key in found]
+    return list(_found(Path(path), _by_id(function, configs))[0].values())
 
 
 def _summary(key: str, row: Mapping[str, Any]) -> str:
@@ -199,3 +189,51 @@ def _summary(key: str, row: Mapping[str, Any]) -> str:
         results = flatten(row["result"]).items()
         text = ", ".join(f"{name} {shorten(str(value), 60)}" for name, value in results if not isinstance(value, list))
     return f"{key} {row['status']} ({row['seconds']:.1f} s): {text}"
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a nested mapping as a flat dict: {"model": {"units": 8}} becomes {"model.units": 8}. `prefix` is put before each key."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat
+
+
+def table(rows: Iterable[Mapping[str, Any]]) -> tuple[list[str], list[list[Any]]]:
+    """Return the rows of a sweep as a table, which is a pair (names of the columns, list of lines).
+
+    A line is the list of the values of one row, one value for each column. If the row has no value for a column, the line contains "".
+    The columns are id, status, the fields of the config, the results, error and seconds. If a field has the name id, status, error or
+    seconds, its column is named `config.NAME`. If a result has one of these four names or the name of a field, its column is named
+    `result.NAME`.
+    """
+    own = {*_FIRST, *_LAST}
+    parts = [(row, flatten(row["config"]), flatten(row.get("result", {}))) for row in rows]
+    fields = _columns(dict.fromkeys(name for _, config, _ in parts for name in config), "config.", own)
+    results = _columns(dict.fromkeys(name for *_, result in parts for name in result), "result.", {*own, *fields.values()})
+    names = [*_FIRST, *fields.values(), *results.values(), *_LAST]
+    lines = []
+    for row, config, result in parts:
+        line = {name: value for name, value in row.items() if name in own}
+        line |= {fields[name]: value for name, value in config.items()} | {results[name]: value for name, value in result.items()}
+        lines.append([line.get(name, "") for name in names])
+    return names, lines
+
+
+def _columns(names: Collection[str], prefix: str, taken: set[str]) -> dict[str, str]:
+    """Return a dict from each field or result to the name of its column, which no other column has."""
+    columns: dict[str, str] = {}
+    for name in names:
+        column = name
+        while column in taken or column in columns.values() or (column != name and column in names):
+            column = prefix + column
+        columns[name] = column
+    return columns
+
+
+def write_table(rows: Iterable[Mapping[str, Any]], path: str | Path) -> None:
+    """Write the table of the rows (see `table`) to a CSV file."""
+    names, lines = table(rows)
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([names, *lines])
+    write_atomically(Path(path), text.getvalue().encode())

@@ -1,21 +1,37 @@
-"""Append-only files with one row (a JSON object) per line. A file whose name ends in .gz is compressed by gzip.
+"""Append-only files with one row (a JSON object) per line, and functions that measure the items that have no row yet.
 
-Floats that are not finite are written as NaN, Infinity and -Infinity. Python's json module reads these words, although they are not valid
-JSON. If null were written instead, a reader of the file could not tell a diverged result (Infinity) from an undefined one (NaN).
+A file whose name ends in .gz is compressed by gzip. Floats that are not finite are written as NaN, Infinity and -Infinity. Python's json
+module reads these words, although they are not valid JSON. If null were written instead, a reader of the file could not tell a diverged
+result (Infinity) from an undefined one (NaN).
 """
 
+import contextlib
 import gzip
 import json
 import os
+import subprocess
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column
+from rich.text import Text
 
 from lstm_jax.errors import InputError, require, system_errors
 from lstm_jax.files.locks import folder_lock
 from lstm_jax.files.writing import write_atomically
+
+Row = dict[str, Any]
+Key = TypeVar("Key")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 def _require_rows(path: Path) -> None:
@@ -30,8 +46,7 @@ def _require_rows(path: Path) -> None:
 
 
 def _read(path: Path) -> bytes:
-    """Return the bytes of a file of rows."""
-    content = path.read_bytes()
+    content = path.read_bytes() if path.exists() else b""
     if path.suffix != ".gz" or not content:
         return content
     try:
@@ -40,11 +55,9 @@ def _read(path: Path) -> bytes:
         raise InputError(f"rows {path}", error, "name a file that is complete, or a new one") from error
 
 
-def read_rows(path: Path, check: Callable[[Any, str], dict[str, Any]] = lambda row, location: row) -> Iterator[dict[str, Any]]:
+def read_rows(path: Path, check: Callable[[Any, str], Row] | None = None) -> Iterator[Row]:
     """Yield the rows of a file that has one row (a JSON object) per line. If the file does not exist, yield nothing."""
     with system_errors(f"rows {path}", "name a file that can be read, or a new one"):
-        if not path.exists():
-            return
         _require_rows(path)
         content = _read(path)
     for number, line in enumerate(content.splitlines(), 1):
@@ -54,28 +67,117 @@ def read_rows(path: Path, check: Callable[[Any, str], dict[str, Any]] = lambda r
             if line.strip():
                 print(f"{path}, line {number}: torn, skipped", file=sys.stderr)
             continue
-        yield check(row, f"{path}, line {number}")
+        yield check(row, f"{path}, line {number}") if check else row
 
 
-def append_rows(path: Path, *rows: dict[str, Any]) -> None:
+def append_rows(path: Path, *rows: Row) -> None:
     """Append rows to a file in a single write. The file and its folder are created if they do not exist."""
     with system_errors(f"rows {path}", "free some space, or name a file that can be written"):
         real = Path(os.path.realpath(path))  # `Path.resolve` raises another kind of error if links form a loop
         real.parent.mkdir(parents=True, exist_ok=True)
         with folder_lock(real.parent):
             _require_rows(path)
-            _append(path, real, "".join(json.dumps(row) + "\n" for row in rows))
+            content = "".join(json.dumps(row) + "\n" for row in rows).encode()
+            if path.suffix == ".gz":
+                before = _read(path)
+                between = b"\n" if before and not before.endswith(b"\n") else b""
+                write_atomically(real, gzip.compress(before + between + content, mtime=0))
+                return
+            with real.open("ab+") as file:
+                if file.tell():
+                    file.seek(-1, os.SEEK_END)
+                    content = content if file.read(1) == b"\n" else b"\n" + content  # a killed process has left half a line
+                file.write(content)
 
 
-def _append(path: Path, real: Path, text: str) -> None:
-    """Append text to a file of rows, which is compressed if `path` ends in .gz."""
-    if path.suffix == ".gz":
-        before = _read(path) if path.exists() else b""
-        between = b"\n" if before and not before.endswith(b"\n") else b""
-        write_atomically(real, gzip.compress(before + between + text.encode(), mtime=0))
-        return
-    with real.open("ab+") as file:
-        if file.tell():
-            file.seek(-1, os.SEEK_END)
-            text = text if file.read(1) == b"\n" else "\n" + text  # a killed process has left half a line
-        file.write(text.encode())
+@dataclass
+class Tally:
+    """Counts of the runs of a sweep: all runs, and those that are running, done and failed."""
+
+    total: int
+    running: int = 0
+    done: int = 0
+    failed: int = 0
+
+    def __str__(self) -> str:
+        waiting = self.total - self.running - self.done - self.failed
+        return f"{self.running} running, {waiting} waiting, {self.done} done, {self.failed} failed"
+
+
+@contextlib.contextmanager
+def bar(title: str, total: int, tally: Tally | None = None) -> Iterator[Callable[[str], None]]:
+    """Show a progress bar during a with-statement."""
+    console = Console(soft_wrap=True)
+    shown = TextColumn("{task.fields[tally]}", table_column=Column(no_wrap=True)) if tally else MofNCompleteColumn()
+    columns = (TextColumn(title, markup=False), BarColumn(None), shown, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as display:
+        task = display.add_task(title, total=total, tally=tally)
+
+        def advance(line: str) -> None:
+            if console.is_terminal:
+                display.console.print(Text(line))  # brackets in the line are no markup
+            else:
+                print(line, flush=True)
+            display.advance(task)
+
+        yield advance
+
+
+def in_threads(
+    measure: Callable[[Item], Result], items: Mapping[Key, Item], workers: int, stop: Callable[[], None] = lambda: None
+) -> Generator[tuple[Key, Future[Result]], None, None]:
+    """Call `measure` on each item in a pool of threads. When a call ends, yield the pair (key of its item, finished future)."""
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            running = {pool.submit(measure, item): key for key, item in items.items()}
+            for future in as_completed(running):
+                yield running[future], future
+        except BaseException:
+            stop()
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def record(
+    path: Path, title: str, total: int, outcomes: Generator[tuple[Sequence[Row], str], None, None], tally: Tally | None = None
+) -> None:
+    """Append results to a file as they arrive, and show a progress bar."""
+    if total:
+        append_rows(path)
+    with closing(outcomes), bar(title, total, tally) as advance:
+        for rows, line in outcomes:
+            if rows:
+                append_rows(path, *rows)
+            advance(line)
+
+
+def run_missing(
+    path: Path,
+    wanted: Mapping[Any, Item],
+    key_of: Callable[[Row], Any],
+    measure: Callable[[Item], Sequence[Row]],
+    title: str,
+    describe: Callable[[Item, Sequence[Row]], str],
+    check: Callable[[Any, str], Row] | None = None,
+    workers: int = 1,
+) -> list[Row]:
+    """Measure the items that have no row in a file yet, append their rows, and return all rows of the file."""
+    done = {key_of(row) for row in read_rows(path, check)}
+    missing = {key: item for key, item in wanted.items() if key not in done}
+    failed = 0
+
+    def outcomes() -> Generator[tuple[Sequence[Row], str], None, None]:
+        nonlocal failed
+        with closing(in_threads(measure, missing, workers)) as ended:
+            for key, future in ended:
+                try:
+                    rows = future.result()
+                    yield rows, describe(missing[key], rows)
+                except subprocess.CalledProcessError as error:
+                    failed += 1
+                    yield (), f"{missing[key]}: failed, ended with code {error.returncode}"
+
+    record(path, title, len(missing), outcomes())
+    if failed:
+        print(f"{failed} {title} failed; their messages are above, and the same command runs them again")
+    return list(read_rows(path, check))

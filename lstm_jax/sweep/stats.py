@@ -91,13 +91,8 @@ def permutation_p(old: Values, new: Values, seed: int = 0) -> float:
     """Return the two-sided p-value of a permutation test that compares the mean logarithms of two independent samples of durations.
 
     The test enumerates all divisions of the pooled durations into two samples that have the sizes of `old` and `new`. If there are more
-    than `EXACT` divisions, the test draws `EXACT` of them at random. The p-value is 1 if a sample has fewer than two durations, since one
-    value has no spread.
-
-    Args:
-        old: durations in one sample.
-        new: durations in the other sample.
-        seed: seed of the random draws.
+    than `EXACT` divisions, the test draws `EXACT` of them at random, from `seed`. The p-value is 1 if a sample has fewer than two
+    durations, since one value has no spread.
 
     Raises:
         InputError: if a duration is not a finite number above 0.
@@ -118,16 +113,12 @@ def permutation_p(old: Values, new: Values, seed: int = 0) -> float:
 
 
 def paired_p(ratios: Values, seed: int = 0) -> float:
-    """Return the two-sided p-value of a sign-flip test on the mean logarithm of paired ratios.
+    """Return the two-sided p-value of a sign-flip test on the mean logarithm of N paired ratios.
 
     The null hypothesis is that the two members of each pair are exchangeable. Each of the N logarithms could then equally well have the
     opposite sign. The p-value is the share of the 2 ** N choices of signs that give a mean at least as far from 0 as the mean of the data.
-    If there are more than `EXACT` choices, the share is computed over `EXACT` random choices and the signs of the data. The p-value is 1
-    for fewer than two pairs.
-
-    Args:
-        ratios: ratio of the two members of each of the N pairs.
-        seed: seed of the random draws.
+    If there are more than `EXACT` choices, the share is computed over `EXACT` random choices, drawn from `seed`, and the signs of the data.
+    The p-value is 1 for fewer than two pairs.
 
     Raises:
         InputError: if a ratio is not a finite number above 0.

@@ -22,13 +22,9 @@ def check(splits):
             assert (text, label, movie) == (row["text"].encode(), row["label"], row["movie"])
 
 
-def test_archive(archive):
-    check(load_reviews(archive()))
-
-
-def test_folder_and_its_parent(folder):
-    check(load_reviews(folder))
-    check(load_reviews(str(folder.parent)))
+def test_archive_folder_and_its_parent(archive, folder):
+    for path in (archive(), folder, str(folder.parent)):
+        check(load_reviews(path))
 
 
 def test_another_encoding(folder, archive):
@@ -40,17 +36,16 @@ def test_another_encoding(folder, archive):
     check(load_reviews(archive(files=members() | {name: path.read_bytes()})))
     path.write_bytes(text.decode().encode("utf-16"))
     for source in (folder, archive(files=members() | {name: path.read_bytes()})):
-        with pytest.raises(InputError, match=rf"^file {name} in .*: byte 0xff at offset 0 is not UTF-8: the file is UTF-16; convert it"):
+        with pytest.raises(InputError, match=rf"^file {name} in .*: byte 0xff at offset 0 is not UTF-8: the file is UTF-16"):
             load_reviews(source)
 
 
 @pytest.mark.parametrize("name", ["p1.txt", "5_10.TXT", "5-10.txt"])
 def test_a_review_of_another_name_is_not_left_out(folder, archive, name):
-    for other in (".DS_Store.txt", "._5_10.txt", "readme.md"):  # files that systems add are no reviews
-        (folder / "train" / "pos" / other).write_text("x")
+    (folder / "train" / "pos" / "._5_10.txt").write_text("x")  # a file that a system adds is no review
     check(load_reviews(folder))
     (folder / "train" / "pos" / name).write_text("good")
-    with pytest.raises(InputError, match=rf"^review .*/train/pos/{name}: not named ID_RATING.txt; rename it, as in 12_7.txt"):
+    with pytest.raises(InputError, match=rf"^review .*/train/pos/{name}: not named ID_RATING.txt"):
         load_reviews(folder)
     with pytest.raises(InputError, match=rf"^review aclImdb/train/pos/{name} in .*\.tar\.gz: not named ID_RATING.txt"):
         load_reviews(archive(files=members() | {f"train/pos/{name}": b"good"}))
@@ -63,17 +58,19 @@ def test_texts_are_bytes(archive):
     assert split.groups is None
 
 
-@pytest.mark.parametrize("name", ["/etc/passwd", "../outside.txt", "aclImdb/train/pos/../../../x.txt"])
-def test_member_outside_is_refused(archive, name):
-    with pytest.raises(InputError, match=r"member of .*small.tar.gz: .*(passwd|outside|\.\./x)"):
-        load_reviews(archive(tarfile.TarInfo(name)))
-
-
-@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])
-def test_link_or_device_is_refused(archive, kind):
-    info = tarfile.TarInfo("aclImdb/train/pos/99_9.txt")
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("/etc/passwd", tarfile.REGTYPE),
+        ("../outside.txt", tarfile.REGTYPE),
+        ("aclImdb/train/pos/../../../x.txt", tarfile.REGTYPE),
+        *(("aclImdb/train/pos/99_9.txt", kind) for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE)),
+    ],
+)
+def test_a_member_outside_a_link_or_a_device_is_refused(archive, name, kind):
+    info = tarfile.TarInfo(name)
     info.type, info.linkname = kind, "/etc/passwd"
-    with pytest.raises(InputError, match=r"member of .*99_9.txt"):
+    with pytest.raises(InputError, match=f"member of .*small.tar.gz: .*{name[-8:]}"):
         load_reviews(archive(info))
 
 

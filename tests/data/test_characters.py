@@ -63,59 +63,37 @@ def test_smallest_type(size, dtype):
     np.testing.assert_array_equal(ids, np.arange(size, dtype=dtype), strict=True)
 
 
-def test_refused():
-    with pytest.raises(InputError, match=r"unknown characters: 'z', 'É', '\\t', 'c', 'd' and 2 more; leave them out"):
-        ABC.encode("azÉ\ta zcdef")
-    with pytest.raises(InputError, match="give characters"):
-        ABC.encode(b"a")
-    with pytest.raises(InputError, match="valid Unicode"):
-        Characters.all_bytes().encode("\ud800")
-    with pytest.raises(InputError, match="single characters"):
-        Characters.of("a\ud800")
-    for ids in ([0, 6], [-1], np.asarray([300])):
-        with pytest.raises(InputError, match=r"character id: (6|-1|300); ids are 0 to 5"):
-            ABC.decode(ids)
-    for ids in (np.zeros(1), np.zeros((2, 2), np.int32), np.asarray(3)):
-        with pytest.raises(InputError, match=r"ids: .*; give \(T,\) integers"):
-            ABC.decode(ids)
-    assert ABC.decode([]) == ABC.decode(np.zeros(0)) == ""
-    for bag in (("b", "a"), ("a", "a"), ("ab",), ("",), ("\udc00",)):
-        with pytest.raises(InputError, match="give single characters, each once, sorted"):
-            Characters(bag)
-    with pytest.raises(InputError, match="there are 256 bytes"):
-        Characters(("a",), "byte")
+@pytest.mark.parametrize(
+    ("call", "found"),
+    [
+        (lambda: ABC.encode("azÉ\ta zcdef"), r"unknown characters: 'z', 'É', '\\t', 'c', 'd' and 2 more;"),
+        (lambda: ABC.encode(b"a"), "text: .*give characters"),
+        (lambda: Characters.all_bytes().encode("\ud800"), "text: .*valid Unicode"),
+        (lambda: Characters.of("a\ud800"), "characters: "),
+        *((lambda ids=ids: ABC.decode(ids), "character id: (6|-1|300); ids are 0 to 5") for ids in ([0, 6], [-1], np.asarray([300]))),
+        *((lambda ids=ids: ABC.decode(ids), "ids: ") for ids in (np.zeros(1), np.zeros((2, 2), np.int32), np.asarray(3))),
+        *((lambda bag=bag: Characters(bag), "characters: ") for bag in (("b", "a"), ("a", "a"), ("ab",), ("",), ("\udc00",))),
+        (lambda: Characters(("a",), "byte"), "characters: 1 of them; there are 256 bytes"),
+    ],
+)
+def test_refused(call, found):
+    with pytest.raises(InputError, match=f"^{found}"):
+        call()
 
 
 def test_json(tmp_path):
+    path = tmp_path / "run" / "characters.json"
     for bag in (ABC, Characters(()), Characters.all_bytes(), Characters.of("\x00\u2028\ufeff\U0010ffff")):
-        assert Characters.from_json(bag.to_json()) == bag
         assert bag.to_json().isascii()
-        bag.save(tmp_path / "run" / "characters.json")
-        assert Characters.load(tmp_path / "run" / "characters.json") == bag
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["characters.json"]
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"format": 2},
-        {"unit": "word"},
-        {"characters": None},
-        {"characters": ["a", "b"]},
-        {"characters": "aa"},
-        {"characters": "\ud800"},
-    ],
-)
-def test_damaged_json(tmp_path, change):
-    path = tmp_path / "characters.json"
-    path.write_text(json.dumps(json.loads(ABC.to_json()) | change))
-    with pytest.raises(InputError, match=r"characters .*characters\.json: .*; give the characters\.json of a run"):
-        Characters.load(path)
-
-
-def test_absent_or_cut_json(tmp_path):
+        bag.save(path)
+        assert Characters.load(path) == bag
+    changes = ({"format": 2}, {"unit": "word"}, {"characters": None}, {"characters": ["a"]}, {"characters": "aa"}, {"characters": "\ud800"})
+    damaged = [json.dumps(json.loads(ABC.to_json()) | change).encode() for change in changes]
+    for content in (*damaged, ABC.to_json()[:-3], b"[]", b"{}", b"\xff", b""):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"^characters .*characters\.json: .*of a run"):
+            Characters.load(path)
+    path.unlink()
     with pytest.raises(InputError, match="No such file"):
-        Characters.load(tmp_path / "characters.json")
-    for content in (ABC.to_json()[:-3], b"[]", b"{}", b"\xff", b""):
-        with pytest.raises(InputError, match=r"characters here: .*of a run"):
-            Characters.from_json(content, "here")
+        Characters.load(path)
+    assert ABC.decode([]) == ABC.decode(np.zeros(0)) == ""

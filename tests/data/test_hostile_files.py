@@ -1,168 +1,97 @@
 """Hostile files: each reader returns data or raises `InputError`. None runs forever or expands a file without bound.
 
-The environment variable `LSTM_JAX_FUZZ_EXAMPLES` sets the number of mutated files (default 300). Long runs use thousands.
+The environment variable `LSTM_JAX_FUZZ_EXAMPLES` sets the number of damaged files (default 300). Long runs use thousands.
 """
 
+import contextlib
 import gzip
 import io
-import json
 import lzma
 import os
+import pickle
 import random
 import sys
-import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
-from made_reviews import made_rows, members
-from safetensors.numpy import save
 
 from lstm_jax.convert import read_keras_weights, read_torch_file
-from lstm_jax.data import load_reviews, read_articles, read_byte_articles, read_series
-from lstm_jax.data.reviews.cache import load_cache, save_cache
+from lstm_jax.data import keras_vocabulary, load_reviews, read_articles, read_byte_articles, read_series
 from lstm_jax.data.reviews.sources import FORMS
+from lstm_jax.data.reviews.tables import read_texts
+from lstm_jax.data.tables import table_rows
 from lstm_jax.data.text.sources import FORMS as TEXT_FORMS
-from lstm_jax.data.text.sources import Form as TextForm
 from lstm_jax.errors import InputError
 from lstm_jax.files import reading as input_files
 from lstm_jax.files.npz import read_npz
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tests.fuzz.mutate import TEXTUAL, mutated
+from tests.fuzz import files
 
 EXAMPLES = int(os.environ.get("LSTM_JAX_FUZZ_EXAMPLES", "300"))
-TEXT = "It was the best of times,\nit was the worst of times — é.\n" * 4
-
-
-# one valid file of each kind
-
-
-def _table() -> str:
-    return "text,label\n" + "".join(f'"{row["text"]}",{row["label"]}\n' for row in made_rows("train"))
-
-
-def _lines() -> str:
-    return "".join(json.dumps(row) + "\n" for row in made_rows("train"))
-
-
-def _npz(**arrays: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    np.savez_compressed(file, **arrays)
-    return file.getvalue()
-
-
-def _tar() -> bytes:
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w") as archive:
-        for name, content in members().items():
-            info = tarfile.TarInfo(f"aclImdb/{name}")
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return file.getvalue()
-
-
-def _hdf5() -> bytes:
-    file = io.BytesIO()
-    with h5py.File(file, "w") as made:
-        made["layers/dense/vars/0"] = np.arange(6, dtype=np.float32).reshape(2, 3)
-        made["layers/dense/vars/1"] = np.zeros(3, np.float32)
-    return file.getvalue()
-
-
-def _keras() -> bytes:
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr("config.json", json.dumps({"config": {"layers": []}}))
-        archive.writestr("model.weights.h5", _hdf5())
-    return file.getvalue()
-
-
-def _cache(path: Path) -> object:
-    return load_cache(path, "key")
-
-
+READERS = {
+    "table.csv": load_reviews,
+    "table.jsonl": load_reviews,
+    "packed.jsonl.xz": load_reviews,
+    "reviews.tar.gz": load_reviews,
+    "index.json": lambda path: keras_vocabulary(path, check=False),
+    "words.txt": read_articles,
+    "bytes.txt": read_byte_articles,
+    "lines.txt": read_texts,
+    "text.csv": read_articles,
+    "records.json": read_articles,
+    "columns.json": read_articles,
+    "series.csv": read_series,
+    "dated.csv": read_series,
+    "series.jsonl": read_series,
+    "weights.safetensors": read_torch_file,
+    "x.weights.h5": read_keras_weights,
+}
+"""Dict from the name of a form of the fuzzer of files to the function that reads it."""
 SAMPLES = {
-    name: (content.encode(), read)
+    name: (content, read)
     for forms, read in ((FORMS, load_reviews), (TEXT_FORMS, read_articles))
     for name, content in (form.example for form in forms if form.example)
 }
 """Dict from the file name of each example in the documented forms of reviews and texts to the content and the function that reads it."""
-MADE: dict[str, tuple[bytes, Callable[[Path], object]]] = {
-    "made.csv": (_table().encode(), load_reviews),
-    "made.jsonl": (_lines().encode(), load_reviews),
-    "made.jsonl.xz": (lzma.compress(_lines().encode()), load_reviews),
-    "reviews.tar.gz": (gzip.compress(_tar(), mtime=0), load_reviews),
-    "cache.npz": (_npz(a=np.arange(9), b=np.ones((2, 3), np.float32)), _cache),
-    "plain.npz": (_npz(a=np.arange(9), b=np.ones((2, 3), np.float32)), read_npz),
-    "text.txt": (TEXT.encode(), read_articles),
-    "bytes.txt": (TEXT.encode(), read_byte_articles),
-    "records.json": (json.dumps([{"text": TEXT, "n": 1}] * 3).encode(), read_articles),
-    "column.csv.xz": (lzma.compress(_table().encode()), read_articles),
-    "series.csv": (("time,value\n" + "".join(f"{n},{n * n}\n" for n in range(20))).encode(), read_series),
-    "dated.jsonl": ("".join(f'{{"time": "2026-01-{n:02}", "value": {n}.5}}\n' for n in range(1, 29)).encode(), read_series),
-    "model.safetensors": (save({"a": np.ones((3, 4), np.float32), "b": np.arange(5)}), read_torch_file),
-    "model.weights.h5": (_hdf5(), read_keras_weights),
-    "model.keras": (_keras(), read_keras_weights),
-}
-assert not SAMPLES.keys() & MADE.keys()
-KINDS = SAMPLES | MADE
-"""Dict from the name of each file to its content and to the function that reads it."""
 
 
-def read_mutation(folder: Path, name: str, content: bytes) -> bool:
-    """Write a file, read it with the function that `KINDS` has for its name, and return True, or False if the read raised `InputError`.
-
-    Raises:
-        Exception: if the read raises any exception other than `InputError`.
-    """
-    path = folder / name
-    path.write_bytes(content)
-    try:
-        KINDS[name][1](path)
-    except InputError:
-        return False
-    finally:
-        path.unlink()
-    return True
-
-
-def test_valid_files_are_read(tmp_path: Path) -> None:
-    for name, (content, _) in KINDS.items():
-        if name != "reviews.tar.gz":
-            assert read_mutation(tmp_path, name, content), name
-    save_cache(tmp_path / "cache.npz", "key", {"a": np.arange(3)})
-    assert _cache(tmp_path / "cache.npz") is not None
+def test_damaged_files_are_read_or_refused(tmp_path: Path) -> None:
+    for name, (content, read) in SAMPLES.items():
+        (tmp_path / name).write_text(content)
+        read(tmp_path / name)
+    forms = [form for form in files.FORMS if form.name in READERS]
+    assert len(forms) == len(READERS)
+    forms += [files.Form(name, content.encode, ()) for name, (content, _) in SAMPLES.items()]
+    readers, count = READERS | {name: read for name, (_, read) in SAMPLES.items()}, 0
+    for number in range(EXAMPLES):
+        form = forms[number % len(forms)]
+        (tmp_path / form.name).write_bytes(files.hostile(random.Random(number), form)[1])
+        with contextlib.suppress(InputError):
+            readers[form.name](tmp_path / form.name)
+            count += 1
+    assert 0 < count < EXAMPLES
 
 
 @pytest.mark.parametrize("form", [form for form in TEXT_FORMS if form.example], ids=lambda form: form.description)
-def test_the_example_of_a_text_has_its_form(form: TextForm, tmp_path: Path) -> None:
-    name, content = form.example or ("", "")
-    path = tmp_path / name
-    path.write_text(content)
-    assert next(other for other in TEXT_FORMS if other.matches(path)) is form
-    assert [text.encode() for text in read_articles(path)] == list(read_byte_articles(path)) != []
-
-
-def test_mutated_files_are_read_or_refused(tmp_path: Path) -> None:
-    read, names = 0, sorted(KINDS)
-    for number in range(EXAMPLES):
-        name, rng = names[number % len(names)], random.Random(number)
-        content = KINDS[name][0]
-        module = {"gz": gzip, "xz": lzma}.get(name.rpartition(".")[2])
-        if module and rng.random() < 0.5:
-            content = module.compress(mutated(rng, module.decompress(content), TEXTUAL)[1])
-        else:
-            content = mutated(rng, content, TEXTUAL)[1]
-        read += read_mutation(tmp_path, name, content)
-    assert 0 < read < EXAMPLES
+def test_the_example_of_a_text_has_its_form(form, tmp_path: Path) -> None:
+    name, content = form.example
+    (tmp_path / name).write_text(content)
+    assert next(other for other in TEXT_FORMS if other.matches(tmp_path / name)) is form
+    assert [text.encode() for text in read_articles(tmp_path / name)] == list(read_byte_articles(tmp_path / name)) != []
 
 
 # files that expand to more bytes than allowed, and files that are too large
+
+
+def npz(**arrays: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.savez_compressed(file, **arrays)
+    return file.getvalue()
 
 
 @pytest.fixture
@@ -173,21 +102,19 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize(
-    ("name", "content", "found"),
+    ("name", "content", "read", "found"),
     [
-        ("a.jsonl.xz", lzma.compress(b" " * 200_000), "expands to more than 100,000 bytes; set LSTM_JAX_MAX_BYTES"),
-        ("a.tar.gz", gzip.compress(_tar() + bytes(200_000)), "expands to more than 100,000 bytes"),
-        ("a.npz", _npz(a=np.zeros(99_999)), "expands to .* more than 100,000"),
-        ("a.txt", b"a" * 100_001, "100,001 bytes, more than 100,000; set LSTM_JAX_MAX_BYTES"),
+        ("a.jsonl.xz", lzma.compress(b" " * 200_000), load_reviews, "expands to more than 100,000 bytes; set LSTM_JAX_MAX_BYTES"),
+        ("a.tar.gz", gzip.compress(bytes(200_000)), load_reviews, "expands to more than 100,000 bytes"),
+        ("a.npz", npz(a=np.zeros(99_999)), read_npz, "expands to .* more than 100,000"),
+        ("a.txt", b"a" * 100_001, read_articles, "100,001 bytes, more than 100,000; set LSTM_JAX_MAX_BYTES"),
     ],
     ids=range(4),
 )
-def test_bounds(tmp_path: Path, name: str, content: bytes, found: str) -> None:
-    path = tmp_path / name
-    path.write_bytes(content)
-    read = {".npz": read_npz, ".txt": read_articles}.get(path.suffix, load_reviews)
+def test_bounds(tmp_path: Path, name: str, content: bytes, read: Callable, found: str) -> None:
+    (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=found):
-        read(path)
+        read(tmp_path / name)
 
 
 def test_what_the_bounds_are(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,33 +135,149 @@ def test_endless_standard_input_ends(monkeypatch: pytest.MonkeyPatch, small: Non
             read_articles("-")
 
 
+def test_a_table_of_one_long_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table that is read with `limited=False` may exceed `most_bytes`, but a single line of the table may not.
+
+    If LSTM_JAX_MAX_BYTES is set, the whole table may not exceed it either.
+    """
+    (tmp_path / "a.csv").write_text("text\n" + "x\n" * 50 + "y" * 101)
+    monkeypatch.setattr("lstm_jax.files.reading.most_bytes", lambda: 100)
+    with pytest.raises(InputError, match=r"^line 52 of .*a\.csv: more than 100 bytes"):
+        list(table_rows(tmp_path / "a.csv", limited=False))
+    monkeypatch.setenv("LSTM_JAX_MAX_BYTES", "100")
+    with pytest.raises(InputError, match=r"^file .*a\.csv: 206 bytes, more than 100"):
+        list(table_rows(tmp_path / "a.csv", limited=False))
+
+
 # archives
 
 
-def _header(text: str) -> bytes:
-    content = f"{text}\n".encode()
+def array_file(shape: str, kind: str = "<i8") -> bytes:
+    content = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}}}\n".encode()
     return b"\x93NUMPY\x01\x00" + len(content).to_bytes(2, "little") + content
 
 
 @pytest.mark.parametrize(
     ("content", "found"),
     [
-        (_header("{'descr': '<i8', 'fortran_order': False, 'shape': (999999999999, 9999999)}"), "needs 79,999"),
-        (_header("{'descr': '<i8', 'fortran_order': False, 'shape': (-1,)}"), "shape"),
-        (_header("{'descr': '|O', 'fortran_order': False, 'shape': (1,)}") + bytes(8), "dtype object"),
-        (_header("{'descr': '<i8', 'fortran_order': False, 'shape': (1,)}") + bytes(9), "9 bytes of values"),
+        (array_file("(999999999999, 9999999)"), "needs 79,999"),
+        (array_file("(-1,)"), "shape"),
+        (array_file("(1,)", "|O") + bytes(8), "dtype object"),
+        (array_file("(1,)") + bytes(9), "9 bytes of values"),
     ],
     ids=range(4),
 )
 def test_strange_arrays(tmp_path: Path, content: bytes, found: str) -> None:
-    path = tmp_path / "a.npz"
-    with zipfile.ZipFile(path, "w") as archive:
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         archive.writestr("a.npy", content)
     with pytest.raises(InputError, match=found):
-        read_npz(path)
+        read_npz(tmp_path / "a.npz")
 
 
 def test_arrays_in_fortran_order_are_read(tmp_path: Path) -> None:
     array = np.asfortranarray(np.arange(6).reshape(2, 3))
     np.savez(tmp_path / "a.npz", a=array)
     np.testing.assert_array_equal(read_npz(tmp_path / "a.npz")["a"], array)
+
+
+# texts and tables
+
+TEXT = "It was the best of times,\nit was the worst of times — é.\n" * 4
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (TEXT.encode("utf-16"), "byte 0xff at offset 0 is not UTF-8: the file is UTF-16; convert it from UTF-16"),
+        (TEXT.encode("utf-32"), "the file is UTF-32"),
+        ("plain words\n".encode("utf-16-le"), "bytes are NUL, as in UTF-16 or a binary file"),
+        (b"ab\xe9cd", "byte 0xe9 at offset 2"),
+        (npz(), r"is an empty \.zip archive, not a text"),
+        (npz(a=np.ones(3)), r"is a \.zip archive, not a text; unzip it"),
+        (gzip.compress(b"abc"), "compressed by gzip"),
+        (lzma.compress(b"abc"), "compressed by xz"),
+        (pickle.dumps("a" * 99), "byte 0x80 at offset 0 is not UTF-8"),
+    ],
+    ids=range(9),
+)
+def test_texts_that_are_none(tmp_path: Path, content: bytes, found: str) -> None:
+    (tmp_path / "text").write_bytes(content)
+    for read in (read_articles, read_texts, *((read_byte_articles,) if "not a text" in found else ())):
+        with pytest.raises(InputError, match=found):
+            read(tmp_path / "text")
+
+
+def test_a_text_that_begins_as_a_name_of_bzip2(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("BZhang wrote this.")
+    assert read_articles(tmp_path / "text") == ("BZhang wrote this.",)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "found"),
+    [
+        ("a.txt", b"\xef\xbb\xbfgood\r\nbad\n\n\xe2\x80\xa8", ["good", "bad", "", "\u2028"]),
+        ("a.csv", b"label,text\n1,good\n,\n", ["good", ""]),
+        ("a.json", b'[{"text": "good"},\n {"text": "bad"}]', ["good", "bad"]),
+        ("a.jsonl.xz", lzma.compress(b'{"text": "good"}\n'), ["good"]),
+    ],
+)
+def test_texts_without_labels(tmp_path: Path, name: str, content: bytes, found: list[str]) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert [text.decode() for text in read_texts(tmp_path / name)] == found
+
+
+LINES = b'{"text": "fine", "label": 1}\n{"text": "foul", "label": 0}\n'
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "found"),
+    [
+        ("a.jsonl", LINES + b'\n{"text": "cut sho', "line 4 of .*one JSON object"),
+        ("a.jsonl", LINES + b"[1]", "line 3 of .*one JSON object"),
+        ("a.jsonl", LINES + b'{"text": "caf\xe9", "label": 1}\n', "line 3 of .*utf-8.*save the file as UTF-8"),
+        ("a.jsonl", LINES + b'{"text": "\\ud800", "label": 1}\n', "'text' in line 3 of .*surrogates"),
+        ("a.jsonl", b'{"text": "a", "label": 1, "movie": "\\ud800"}\n', "movie in line 1 of .*surrogates"),
+        ("a.jsonl", b'{"text": "a", "text": "b", "label": 1}\n', "line 1 of .*the name 'text' is there twice"),
+        ("a.jsonl", LINES + b'{"text": "x", "label": 2}', "label 'label' in line 3 of .*: 2;"),
+        ("a.jsonl", LINES + b'{"text": 5, "label": 1}', "'text' in line 3 of .*: 5; give a string"),
+        ("a.jsonl", LINES + b'{"review": "x", "label": 1}', "column 'text' in line 3 of .*there are review, label; .*--text-column"),
+        ("a.jsonl", LINES + b'{"text": "x"}', "column 'label' in line 3 of .*--label-column"),
+        ("a.jsonl", b"", "no reviews"),
+        ("a.jsonl", LINES[:29], "1 positive and 0 negative"),
+        ("a.jsonl.xz", b"\xfd7zXZ", r"file .*a\.jsonl\.xz: .*; give a complete file"),
+        ("a.csv.xz", lzma.compress(gzip.compress(b"text\na b\n")), r"file .*a\.csv\.xz: is compressed by gzip"),
+        ("a.csv", b"text,label\nfine,1\nfoul,0\na, b,1\n", "line 4 of .*1 fields too many"),
+        ("a.csv", b"text,label\nfine,1\nfoul\n", "label 'label' in line 3 of .*None"),
+        ("a.csv", b'text,label\nfine,1\n"foul,0\n', "line 3 of .*unexpected end"),
+        ("a.csv", b"review,label\nfine,1\n", "column 'text' in line 1 of .*: there are review, label"),
+        ("a.csv", b"text,text,label\na,b,1\n", "columns of .*'text' twice"),
+        ("a.zip", b"PK", r"data .*a \.zip archive"),
+        ("a.txt", b"x", "data .*known form"),
+    ],
+)
+def test_tables_that_are_wrong(tmp_path: Path, name: str, content: bytes, found: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=f"^.*{found}"):
+        load_reviews(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "found"),
+    [
+        ("a.json", b'{"text": {"0": "\xe9"}}', "byte 0xe9 at offset 16"),
+        ("a.json", b'["\\ud800"]', "'text' in record 1 of .*save the text as UTF-8"),
+        ("a.json", b'{"text": "x"}\n{"text": "y"}', "JSON .*name it .jsonl"),
+        ("a.json", b"[" * 200_000, "JSON .*recursion"),
+        ("a.json", b'{"one": {"0": "x"}, "two": {"0": "y"}}', r"column of the texts of .*: one of \['one', 'two'\]"),
+        ("a.json", b'{"text": {"0": "x"}, "body": {"0": "y"}}', r"one of \['body', 'text'\]"),
+        ("a.json", b'{"text": {"0": 5}}', "'text' in row 0 of .*: 5; give a string"),
+        ("a.json", b"5", "JSON .*neither records nor columns"),
+        ("a.json", b"[]", "corpus .*: no text"),
+        ("a.json", b'{"text": {"0": null, "1": ""}}', "corpus .*: no text"),
+        ("a.csv", b"id\ttext\n1\ta b\n", r"only one, 'id\\ttext'; separate the columns by commas"),
+    ],
+)
+def test_texts_of_tables_that_are_wrong(tmp_path: Path, name: str, content: bytes, found: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=f"^.*{found}"):
+        read_articles(tmp_path / name)

@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from lstm_jax.data import find_word_index, grouped_split, keras_check_hash, keras_vocabulary, prepare
+from lstm_jax.data import grouped_split, keras_check_hash, prepare
 from lstm_jax.data.reviews import dataset
-from lstm_jax.errors import InputError
 
 TRAIN = "79fab1839f451a3f076ab3f1e9f47cf60bef48e2849bb542c0e398b3e5d620fc"
 TEST = "2be01e9a5e7d343542f734e9609c8a6fce5138ea4cc01fb22c89a4a21e3c1d5d"
@@ -53,14 +52,3 @@ def test_validation_shares_no_movie(reviews):
     assert not np.intersect1d(groups[train], groups[validation]).size
     assert not np.intersect1d(hashes[train], hashes[validation]).size
     assert 25_000 - len(np.unique(hashes)) >= 96  # the data set is known to hold at least 96 copies
-
-
-def test_word_index(imdb, tmp_path):
-    path = find_word_index(imdb)
-    assert path == imdb / "imdb_word_index.json"
-    vocabulary = keras_vocabulary(path, 20_000)
-    assert vocabulary.words[:3] == ("the", "and", "a")
-    copy = tmp_path / "imdb_word_index.json"
-    copy.write_bytes(path.read_bytes().replace(b"the", b"teh", 1))
-    with pytest.raises(InputError, match="md5"):
-        keras_vocabulary(copy)

@@ -12,8 +12,8 @@ from keras.datasets import imdb as keras_imdb
 from keras.src.datasets import imdb as keras_source
 
 from lstm_jax.data import load_reviews, prepare
-from lstm_jax.data.reviews import keras_npz
-from lstm_jax.data.reviews.keras_npz import read_keras_npz
+from lstm_jax.data.reviews import keras_imdb as files
+from lstm_jax.data.reviews.keras_imdb import read_keras_npz
 from lstm_jax.errors import InputError
 
 RNG = np.random.default_rng(0)
@@ -43,7 +43,7 @@ class Evil:
 def publish(monkeypatch, path, **change):
     """Write a file, and make its checksum the one that `read_keras_npz` expects."""
     np.savez(path, **(made() | change))
-    monkeypatch.setattr(keras_npz, "SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
+    monkeypatch.setattr(files, "SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
 
 
 @pytest.fixture
@@ -73,12 +73,9 @@ def test_texts_and_frequency_are_refused(npz):
         prepare(data=str(npz), vocabulary="frequency")
 
 
-@pytest.mark.parametrize(
-    "change", [{"x_train": objects([Evil(), [1]])}, {"x_train": objects([[1], [2]])}], ids=["pickle that runs code", "other reviews"]
-)
-def test_another_pickle_is_refused(npz, change):
-    np.savez(npz, **(made() | change))
-    with pytest.raises(InputError, match=r"not the published imdb\.npz: its sha256 is [0-9a-f]{16}\.\.\.; give the imdb\.npz that keras"):
+def test_another_pickle_is_refused(npz):
+    np.savez(npz, **(made() | {"x_train": objects([Evil(), [1]])}))
+    with pytest.raises(InputError, match=r"not the published imdb\.npz: its sha256 is [0-9a-f]{16}\.\.\.;"):
         read_keras_npz(npz)
 
 

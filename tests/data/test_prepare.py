@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from made_reviews import WORDS, made_rows
 
-from lstm_jax.data import EncodedSplit, encode_reviews, keras_check_hash, load_reviews, pad_sequences, prepare, write_review_shards
+from lstm_jax.data import TextSplit, encode_reviews, load_reviews, pad_sequences, prepare, write_review_shards
 from lstm_jax.data.reviews import dataset
-from lstm_jax.data.reviews.cache import load_cache, save_cache
+from lstm_jax.data.reviews.dataset import load_cache, save_cache
 from lstm_jax.data.reviews.shards import read_review_shards
 from lstm_jax.errors import InputError
 
@@ -46,27 +46,25 @@ def test_keras_ids_and_order(options):
     assert reviews.vocabulary.size == 9
 
 
-def test_one_cache_serves_every_cap(options, tmp_path):
-    whole = prepare(**options | {"num_words": None})
+def test_one_cache_serves_every_cap(options, tmp_path, monkeypatch):
+    stages = []
+    whole = prepare(**options | {"num_words": None}, on_progress=lambda *stage: stages.append(stage[0]))
+    assert stages == ["hashing the source", "reading reviews", "encoding reviews", "writing the cache", "done"]
     assert whole.vocabulary.size == 4 + len(WORDS)
-    files = list((tmp_path / "cache").iterdir())
+    monkeypatch.setattr(dataset, "read_source", None)
+    same(prepare(**options | {"num_words": None}), whole)
     capped = prepare(**options)
-    assert list((tmp_path / "cache").iterdir()) == files
-    assert len(files) == 1
+    assert len(list((tmp_path / "cache").iterdir())) == 1
     np.testing.assert_array_equal(capped.train.values, np.where(whole.train.values >= 9, 2, whole.train.values))
     assert whole.fingerprint != capped.fingerprint
-    text = made_rows("train")[5]["text"]
-    assert any(np.array_equal(capped.vocabulary.encode(text), capped.train.row(row)) for row in range(len(capped.train)))
 
 
 def test_frequency_keeps_the_order(options):
     reviews = prepare(**options | {"vocabulary": "frequency"})
     rows = made_rows("train")
     assert reviews.train.labels.tolist() == [row["label"] for row in rows]
-    assert reviews.vocabulary.kind == "frequency"
-    assert reviews.vocabulary.words == ("a", "film", "plot", "the", "was")  # 27 times each
+    assert (reviews.vocabulary.kind, reviews.vocabulary.words) == ("frequency", ("a", "film", "plot", "the", "was"))  # 27 times each
     assert reviews.train.row(0).tolist() == reviews.vocabulary.encode(rows[0]["text"]).tolist()
-    assert 2 in reviews.test.row(0)
 
 
 def test_padded_select_and_hashes(options):
@@ -78,8 +76,6 @@ def test_padded_select_and_hashes(options):
     assert [some.row(number).tolist() for number in range(3)] == [rows[7], rows[0], rows[7]]
     assert some.labels.tolist() == split.labels[[7, 0, 7]].tolist()
     hashes = split.hashes()
-    for one in range(len(rows)):
-        assert all(rows[one] == rows[other] for other in np.flatnonzero(hashes == hashes[one]))
     assert len(set(hashes.tolist())) == len({row["text"] for row in made_rows("train")})
     assert some.hashes().tolist() == hashes[[7, 0, 7]].tolist()
 
@@ -92,15 +88,12 @@ def test_reviews_of_rare_words_are_no_copies(tmp_path):
     table = tmp_path / "a.csv"
     table.write_text("text,label\n" + "".join(f"film{n % 9},{n % 2}\n" for n in range(18)))
     write_review_shards([str(table)], tmp_path / "shards")
-    fingerprints = []
     for num_words in (None, 4):
-        options = {"vocabulary": "frequency", "num_words": num_words, "verify": False}
-        split = prepare(data=str(table), cache_dir=str(tmp_path / "cache"), **options).train
+        split = prepare(data=str(table), cache_dir=str(tmp_path / "cache"), vocabulary="frequency", num_words=num_words).train
         assert len({tuple(split.row(number)) for number in range(18)}) == (9 if num_words is None else 1)
         hashes = split.hashes().tolist()
         assert hashes[:9] == hashes[9:]
         assert len(set(hashes)) == 9
-        fingerprints.append(prepare(data=str(table), cache_dir=str(tmp_path / "cache"), **options).fingerprint)
         assert read_review_shards(tmp_path / "shards", num_words).train.hashes().tolist() == hashes
 
 
@@ -145,14 +138,6 @@ def test_a_cache_of_an_older_version_without_hashes(options, monkeypatch):
     assert "train_digests" in load_cache(path, key)
 
 
-def test_second_call_reads_nothing_but_the_cache(options, monkeypatch):
-    stages = []
-    first = prepare(**options, on_progress=lambda *stage: stages.append(stage))
-    assert [stage for stage, _, _ in stages] == ["hashing the source", "reading reviews", "encoding reviews", "writing the cache", "done"]
-    monkeypatch.setattr(dataset, "read_source", None)
-    same(prepare(**options), first)
-
-
 def test_a_source_that_changes_meanwhile_is_not_cached(tmp_path):
     table, cache = tmp_path / "a.csv", tmp_path / "cache"
     old, new = "text,label\ngood,1\nbad,0\n", "text,label\ngood,0\nbad,1\n"
@@ -180,36 +165,20 @@ def test_another_source_or_option_is_another_cache(options, jsonl, tmp_path):
     assert len(list((tmp_path / "cache").iterdir())) == 3
 
 
-@pytest.mark.parametrize("damage", ["truncated", "flipped", "foreign", "pickled"])
-def test_damaged_cache_is_rebuilt(options, tmp_path, damage):
+def test_damaged_cache_is_rebuilt(options, tmp_path):
     first = prepare(**options)
     (path,) = (tmp_path / "cache").iterdir()
-    whole = path.read_bytes()
-
-    def damaged():
-        if damage == "truncated":
-            yield from (whole[:length] for length in range(0, len(whole), len(whole) // 12))
-        elif damage == "flipped":
-            step = len(whole) // 40
-            yield from (bytes([*whole[:at], whole[at] ^ 1, *whole[at + 1 :]]) for at in range(0, len(whole), step))
-        elif damage == "foreign":
-            with np.load(path) as file:
-                save_cache(path, "another key", {name: file[name] for name in file.files if name != "digest"})
-            yield path.read_bytes()
-        else:
-            np.savez(path, digest=np.asarray([{}], object))
-            yield path.read_bytes()
-
-    for content in damaged():
+    whole, other = path.read_bytes(), tmp_path / "other.npz"
+    damaged = [whole[:length] for length in range(0, len(whole), len(whole) // 12)]
+    damaged += [bytes([*whole[:at], whole[at] ^ 1, *whole[at + 1 :]]) for at in range(0, len(whole), len(whole) // 40)]
+    with np.load(path) as file:
+        save_cache(other, "another key", {name: file[name] for name in file.files if name != "digest"})
+    damaged.append(other.read_bytes())
+    np.savez(other, digest=np.asarray([{}], object))
+    for content in (*damaged, other.read_bytes()):
         path.write_bytes(content)
         same(prepare(**options), first)
         assert path.stat().st_size == len(whole)
-
-
-def test_folder_that_cannot_be_written(options, tmp_path):
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(InputError, match=r"writing .*; name a folder that can be written"):
-        prepare(**options | {"cache_dir": str(tmp_path / "file" / "cache")})
 
 
 def test_default_cache_and_data(jsonl, tmp_path, monkeypatch):
@@ -222,17 +191,6 @@ def test_default_cache_and_data(jsonl, tmp_path, monkeypatch):
     assert len(list((Path.home() / ".cache" / "lstm_jax").iterdir())) == 1
 
 
-def test_every_form_gives_the_same_ids(options, folder, archive, jsonl):
-    expected = prepare(**options)
-    for path in (folder, folder.parent, archive()):
-        index = path.parent / "imdb_word_index.json"
-        index.write_bytes((jsonl / "imdb_word_index.json").read_bytes())
-        reviews = prepare(**options | {"data": str(path)})
-        for name in ("train", "test"):
-            assert keras_check_hash(getattr(reviews, name)) == keras_check_hash(getattr(expected, name))
-            np.testing.assert_array_equal(getattr(reviews, name).groups, getattr(expected, name).groups)
-
-
 def test_training_split_alone(options, jsonl):
     (jsonl / "test.jsonl").unlink()
     assert prepare(**options).test is None
@@ -241,10 +199,9 @@ def test_training_split_alone(options, jsonl):
 def test_encode_reviews(jsonl):
     splits = load_reviews(jsonl)
     reviews = encode_reviews(splits, 100)
-    assert isinstance(reviews.train, EncodedSplit)
     assert reviews.vocabulary.size == 100
     assert reviews.train.row(3).tolist() == reviews.vocabulary.encode(splits["train"].texts[3]).tolist()
     assert encode_reviews(splits, 100).fingerprint == reviews.fingerprint != encode_reviews(splits, 50).fingerprint
-    one_sided = splits["train"].__class__(splits["train"].texts[:1], splits["train"].labels[:1], splits["train"].names[:1])
+    one_sided = TextSplit(splits["train"].texts[:1], splits["train"].labels[:1], splits["train"].names[:1])
     with pytest.raises(InputError, match="0 positive and 1 negative"):
         encode_reviews({"train": one_sided})

@@ -1,43 +1,39 @@
 """Reviews in shards have the ids, labels and vocabulary that `encode_reviews` returns; damaged shards and bad input raise errors."""
 
-import csv
-import dataclasses
 import json
 import resource
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_reviews import write_csv
 
 from lstm_jax import data
-from lstm_jax.data.mapped import allow_open_files
 from lstm_jax.data.reviews import shards
+from lstm_jax.data.shard_folder import allow_open_files
 from lstm_jax.errors import InputError
 
 
-def write_tables(folder: Path, splits: dict[str, data.TextSplit], parts: int = 3) -> list[str]:
-    """Write each split as `parts` tables, alternately CSV and JSON lines, to a folder of its own, and return the folders."""
+def write_tables(folder: Path, splits: dict[str, data.TextSplit]) -> list[str]:
+    """Write each split as three tables, alternately CSV and JSON lines, to a folder of its own, and return the folders."""
     for name, split in splits.items():
-        (folder / name).mkdir(parents=True)
-        groups = split.groups or [""] * len(split)
-        rows = [{"text": t.decode(), "label": int(y), "movie": g} for t, y, g in zip(split.texts, split.labels, groups, strict=True)]
-        for number in range(parts):
-            own = rows[number * len(rows) // parts : (number + 1) * len(rows) // parts]
-            if number % 2:
-                (folder / name / f"{number}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in own))
-            else:
-                with (folder / name / f"{number}.csv").open("w", newline="") as file:
-                    writer = csv.DictWriter(file, ["text", "label", "movie"])
-                    writer.writeheader()
-                    writer.writerows(own)
+        (folder / name).mkdir()
+        columns = zip(split.texts, split.labels, split.groups or (), strict=True)
+        rows = [{"text": text.decode(), "label": int(label), "movie": movie} for text, label, movie in columns]
+        third = -(-len(rows) // 3)
+        write_csv(folder / name / "0.csv", rows[:third], list(rows[0]))
+        (folder / name / "1.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[third : 2 * third]))
+        write_csv(folder / name / "2.csv", rows[2 * third :], list(rows[0]))
     return [str(folder / name) for name in splits]
 
 
 @pytest.fixture(scope="module")
 def splits() -> dict[str, data.TextSplit]:
-    return data.synthetic_splits(120, 40, seed=3)
+    made = data.synthetic_splits(120, 40, seed=3)
+    return {name: replace(split, groups=tuple(["", "b", "a"][n * n % 7 % 3] for n in range(len(split)))) for name, split in made.items()}
 
 
 @pytest.fixture(scope="module")
@@ -62,10 +58,11 @@ def test_shards_are_the_reviews_in_memory(splits, folders, num_words: int | None
     for own, other in ((got.train, want.train), (got.test, want.test)):
         assert own is not None
         assert other is not None
-        assert own.labels.tolist() == other.labels.tolist()
+        np.testing.assert_array_equal(own.labels, other.labels, strict=True)
+        assert sorted({*zip(own.groups.tolist(), other.groups.tolist(), strict=True)}) == [(-1, -1), (0, 1), (1, 0)]
         assert own.lengths.tolist() == other.lengths.tolist()
-        assert all(own.row(n).tolist() == other.row(n).tolist() for n in range(len(other)))
-        np.testing.assert_array_equal(np.unique(own.groups, return_inverse=True)[1], np.unique(other.groups, return_inverse=True)[1])
+        for number in (*range(len(other)), -1):
+            np.testing.assert_array_equal(own.row(number), other.row(number), strict=True)
         np.testing.assert_array_equal(own.padded(9, "post"), other.padded(9, "post"))
         joined = list(own.blocks())
         assert len(joined) > 5
@@ -89,23 +86,15 @@ def mapped(splits, folders, tmp_path_factory: pytest.TempPathFactory):
     return data.write_review_shards([folders[1][0]], folder, [folders[1][1]], workers=2), data.encode_reviews(splits)
 
 
-def test_copies_have_equal_hashes(tmp_path: Path) -> None:
-    """Reviews with the same words have the same hash, even if case and punctuation differ."""
-    (tmp_path / "t.csv").write_text("text,label\nA good film!,1\na bad film,0\na GOOD film,1\n")
-    hashes = data.write_review_shards([str(tmp_path / "t.csv")], tmp_path / "s").train.hashes()
-    assert hashes[0] == hashes[2] != hashes[1]
-
-
-@pytest.mark.parametrize("ending", ["ids", "npz"])
-@pytest.mark.parametrize("damage", ["missing", "cut", "changed"])
+@pytest.mark.parametrize(("ending", "damage"), [("ids", "changed"), ("npz", "changed"), ("npz", "missing")])
 def test_a_second_call_mends(folders, ending: str, damage: str, tmp_path: Path) -> None:
     folder = tmp_path / "s"
     data.write_review_shards([folders[1][0]], folder)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     path, content = folder / f"00001.{ending}", before[f"00001.{ending}"]
     path.unlink()
-    if damage != "missing":
-        path.write_bytes(content[:-4] if damage == "cut" else content[:-1] + bytes([content[-1] ^ 1]))
+    if damage == "changed":
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     said = rf"^shard .*00001\.{ending}: missing or .*; write them again with lstm-jax data shard-reviews$"
     with pytest.raises(InputError, match=said):
         data.read_review_shards(folder).train.values[:]
@@ -115,18 +104,10 @@ def test_a_second_call_mends(folders, ending: str, damage: str, tmp_path: Path) 
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
-def test_a_table_larger_than_the_memory(splits, folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_larger_than_the_memory(folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`write_review_shards` accepts tables that are larger than `most_bytes`, the limit for files that are read as a whole."""
-    train, test = folders[1]
-    size = max(path.stat().st_size for folder in (train, test) for path in Path(folder).iterdir())
-    monkeypatch.setattr("lstm_jax.files.reading.most_bytes", lambda: size - 1)
-    found = data.write_review_shards([train], tmp_path / "s", [test])
-    assert len(found.train) == len(data.encode_reviews(splits).train)
-
-
-def test_a_review_counted_from_the_end(mapped) -> None:
-    for split in mapped[1].train, mapped[0].train:
-        np.testing.assert_array_equal(split.row(-1), split.row(len(split) - 1))
+    monkeypatch.setattr("lstm_jax.files.reading.most_bytes", lambda: 1900)
+    assert len(data.write_review_shards([folders[1][0]], tmp_path / "s").train) == 120
 
 
 def test_bad_input(folders, tmp_path: Path) -> None:
@@ -162,12 +143,6 @@ def test_more_files_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     assert limits["now"] == (3512, 4096)
     with pytest.raises(InputError, match=r"^open files: 4512 needed, 4096 allowed; raise the hard limit"):
         allow_open_files(4000)
-
-
-def test_the_labels_have_the_types_of_memory(mapped) -> None:
-    sharded, memory = mapped
-    assert dataclasses.asdict(sharded)["train"]["labels"].dtype == memory.train.labels.dtype
-    assert sharded.train.row(0).dtype == memory.train.values.dtype
 
 
 def test_bad_tables_in_several_processes(tmp_path: Path) -> None:

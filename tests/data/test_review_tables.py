@@ -1,7 +1,5 @@
 """Reviews are read from JSON-lines and CSV tables; sources of unknown form and bad tables are refused."""
 
-import csv
-import json
 import lzma
 
 import numpy as np
@@ -38,33 +36,22 @@ def test_empty_cells_have_no_value(tmp_path):
     table.with_suffix(".jsonl").write_text(row % 0 + row % 1)
     split = load_reviews(table.with_suffix(".jsonl"))["train"]
     assert (split.groups, split.names) == (None, ("neg/000000000.txt", "pos/000000001.txt"))
-    table.with_suffix(".jsonl").write_text('{"text": "a", "label": 1, "movie": "\\ud800"}\n')
-    with pytest.raises(InputError, match=r"movie in line 1 of .*a\.jsonl: .*surrogates not.*; save the text as UTF-8"):
-        load_reviews(table.with_suffix(".jsonl"))
 
 
-def test_xz_and_single_files(jsonl, tmp_path):
+def test_single_files(jsonl, tmp_path):
     packed = tmp_path / "some.jsonl.xz"
     packed.write_bytes(lzma.compress((jsonl / "train.jsonl").read_bytes()))
     assert list(load_reviews(packed)) == ["train"]
-    splits = load_reviews(packed, str(jsonl / "test.jsonl"))
+    splits = load_reviews(packed, str(write_csv(tmp_path / "b.CSV", made_rows("test"))))
     check(splits["train"], "train")
-    check(splits["test"], "test")
+    check(splits["test"], "test", movies=False)
+    assert splits["test"].groups is None
+    assert splits["test"].names[:2] == ("neg/000000000.txt", "pos/000000001.txt")
     for length in range(0, packed.stat().st_size, 40):
         cut = tmp_path / "cut.jsonl.xz"
         cut.write_bytes(packed.read_bytes()[:length])
         with pytest.raises(InputError, match=r"cut.jsonl.xz"):
             load_reviews(cut)
-
-
-def test_csv(tmp_path):
-    path = write_csv(tmp_path / "a.csv", made_rows("train"), ("text", "label", "movie", "id", "rating"))
-    test = write_csv(tmp_path / "b.CSV", made_rows("test"))
-    splits = load_reviews(path, str(test))
-    check(splits["train"], "train")
-    check(splits["test"], "test", movies=False)
-    assert splits["test"].groups is None
-    assert splits["test"].names[:2] == ("neg/000000000.txt", "pos/000000001.txt")
 
 
 def test_csv_columns_marks_and_odd_texts(tmp_path):
@@ -75,7 +62,6 @@ def test_csv_columns_marks_and_odd_texts(tmp_path):
     split = load_reviews(path, text_column="review", label_column="mood")["train"]
     assert split.texts == tuple(text.encode() for text in texts)
     assert split.labels.tolist() == [0, 1, 1, 0]
-    assert csv.field_size_limit() == 131072
 
 
 def test_labels_and_empty_trailing_columns(tmp_path):
@@ -85,80 +71,28 @@ def test_labels_and_empty_trailing_columns(tmp_path):
 
 @pytest.mark.parametrize("between", [b"", bytes(8)])
 def test_an_xz_file_of_two_streams(tmp_path, between):
-    first, second = lzma.compress(lines()), bytearray(lzma.compress(lines()))
-    path = tmp_path / "a.jsonl.xz"
-    path.write_bytes(first + between + second)
+    packed, path = lzma.compress(b'{"text": "fine", "label": 1}\n{"text": "foul", "label": 0}\n'), tmp_path / "a.jsonl.xz"
+    path.write_bytes(packed + between + packed)
     assert len(load_reviews(path)["train"]) == 4
-    second[3] ^= 1
-    path.write_bytes(first + between + second)
-    with pytest.raises(InputError, match=r"a\.jsonl\.xz: Input format not supported by decoder; give a complete file"):
+    path.write_bytes(packed + between + packed[:3] + b"?" + packed[4:])
+    with pytest.raises(InputError, match=r"a\.jsonl\.xz: Input format not supported by decoder"):
         load_reviews(path)
 
 
-GOOD = [{"text": "fine", "label": 1}, {"text": "foul", "label": 0}]
-
-
-def lines(*rows):
-    return b"".join(row if isinstance(row, bytes) else json.dumps(row).encode() + b"\n" for row in (*GOOD, *rows))
-
-
-@pytest.mark.parametrize(
-    ("content", "found"),
-    [
-        (lines(b"{'text': 1}\n"), "line 3 of .*one JSON object"),
-        (lines(b'\n{"text": "cut sho'), "line 4 of .*one JSON object"),
-        (lines(b'{"text": "caf\xe9", "label": 1}\n'), "line 3 of .*utf-8.*save the file as UTF-8"),
-        (lines(b'{"text": "\\ud800", "label": 1}\n'), "line 3 of .*surrogates"),
-        (lines({"text": "x", "label": 2}), "label 'label' in line 3 of .*: 2; give 0 or 1"),
-        (lines({"text": "x", "label": None}), "label .*line 3 of .*: None; give 0 or 1"),
-        (lines({"text": 5, "label": 1}), "'text' in line 3 of .*: 5; give a string"),
-        (lines({"review": "x", "label": 1}), r"column 'text' in line 3 of .*there are review, label; name one with --text-column"),
-        (lines({"text": "x"}), r"column 'label' in line 3 of .*there are text; name one with --label-column"),
-        (b"", "no reviews"),
-        (json.dumps(GOOD[0]).encode(), "1 positive and 0 negative"),
-    ],
-)
-def test_bad_json_lines(tmp_path, content, found):
-    (tmp_path / "a.jsonl").write_bytes(content)
-    with pytest.raises(InputError, match=found):
-        load_reviews(tmp_path / "a.jsonl")
-
-
-@pytest.mark.parametrize(
-    ("content", "found"),
-    [
-        (b"text,label\nfine,1\nfoul,0\ncaf\xe9,1\n", "line 4 of .*UTF-8"),
-        (b"text,label\nfine,1\nfoul,0\na, b,1\n", "line 4 of .*1 fields too many"),
-        (b"text,label\nfine,1\nfoul\n", "label 'label' in line 3 of .*None"),
-        (b'text,label\nfine,1\n"foul,0\n', "line 3 of .*unexpected end"),
-        (b"review,label\nfine,1\n", r"column 'text' in line 1 of .*: there are review, label; name one with --text-column"),
-        (b"text,label\n", "no reviews"),
-    ],
-)
-def test_bad_csv(tmp_path, content, found):
-    (tmp_path / "a.csv").write_bytes(content)
-    with pytest.raises(InputError, match=found):
-        load_reviews(tmp_path / "a.csv")
-
-
-def test_sources_that_are_none(tmp_path, jsonl, monkeypatch):
-    with pytest.raises(InputError, match="no such file or folder"):
-        load_reviews(tmp_path / "absent.csv")
-    (tmp_path / "a.txt").write_text("x")
-    with pytest.raises(InputError, match="known form"):
-        load_reviews(tmp_path / "a.txt")
-    with pytest.raises(InputError, match="known form"):
-        load_reviews(tmp_path)
-    with pytest.raises(InputError, match="has a test split of its own"):
-        load_reviews(jsonl, str(jsonl / "test.jsonl"))
-    with pytest.raises(InputError, match=r"test_data.*; give a file that ends in"):
-        load_reviews(jsonl / "train.jsonl", str(jsonl / "absent.jsonl"))
-    with pytest.raises(InputError, match=r"test_data.*; it has the training reviews: give another file"):
-        load_reviews(jsonl / "train.jsonl", str(jsonl / "train.jsonl"))
+def test_sources_that_are_none(tmp_path, jsonl):
+    train = jsonl / "train.jsonl"
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / "train.csv").write_text("text,label\n")
-    with pytest.raises(InputError, match=r"test_data.*; it has the training reviews: give another file"):
-        load_reviews(tmp_path / "one", str(tmp_path / "one" / "train.csv"))
+    for paths, found in (
+        ((tmp_path / "absent.csv",), "data .*no such file or folder"),
+        ((tmp_path,), "data .*known form"),
+        ((jsonl, str(train)), "test_data: .*has a test split of its own"),
+        ((train, str(jsonl / "absent.jsonl")), "test_data .*give a file that ends in"),
+        ((train, str(train)), "test_data: .*it has the training reviews"),
+        ((tmp_path / "one", str(tmp_path / "one" / "train.csv")), "test_data: .*it has the training reviews"),
+    ):
+        with pytest.raises(InputError, match=f"^{found}"):
+            load_reviews(*paths)
     (jsonl / "train.csv").write_text("text,label\n")
     with pytest.raises(InputError, match="keep one of them"):
         load_reviews(jsonl)

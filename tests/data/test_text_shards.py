@@ -65,26 +65,15 @@ def test_a_text_without_white_space(text: str, recipe: Any, tmp_path: Path) -> N
 @pytest.mark.parametrize("size", [1, 3, 8, 10, 11, 20])
 @pytest.mark.parametrize("text", ["aaaaaaaaa é", "the last wordword", "one two\n  ", " \n\t", "word"])
 def test_the_last_word_is_whole(text: str, size: int, tmp_path: Path) -> None:
-    paths = [tmp_path / "first.txt", tmp_path / "last.txt"]
-    paths[0].write_text("first text")
-    paths[1].write_text(text)
+    first, last = tmp_path / "first.txt", tmp_path / "last.txt"
+    first.write_text("first text")
+    last.write_text(text)
+    paths = [first, last, last, first, last]  # a file may be given twice
     for recipe in RECIPES:
         got = data.write_shards(paths, tmp_path / recipe, recipe, shard_bytes=size)
         want = data.prepare_corpus(paths, "", recipe, validation=0.0, length=2)
         assert got.characters.decode(got[:]) == want.characters.decode(want.train)
         assert got.index.articles == want.articles
-
-
-def test_a_file_may_be_given_twice(tmp_path: Path) -> None:
-    first, other = tmp_path / "a.txt", tmp_path / "b.txt"
-    first.write_text("hello world\nagain")
-    other.write_text("123\n")
-    for recipe in ("none", "source"):
-        for paths in ([first, first, other], [first, other, first], [other, first]):
-            got = data.write_shards(paths, tmp_path / f"{recipe}{len(paths)}{paths[1].name}", recipe, shard_bytes=5)
-            want = data.prepare_corpus(paths, "", recipe, validation=0.0, length=2)
-            assert got.characters.decode(got[:]) == want.characters.decode(want.train)
-            assert got.index.articles == want.articles
 
 
 def test_a_text_that_changes_meanwhile_is_an_error(tmp_path: Path) -> None:
@@ -157,18 +146,10 @@ def test_takes_as_an_array_does(sharded: data.ShardedText, places, begin, end) -
 
 
 def test_is_read_as_an_array_is(sharded: data.ShardedText) -> None:
-    """A part of a sharded text can be iterated over and indexed as the NumPy array of the same ids can.
-
-    Arrays of bools and of positive and negative integers are used as indices. An index outside the text, or an array of bools of another
-    length, raises `IndexError`.
-    """
     text, whole = sharded.part(3, 120), sharded[3:120]
     assert list(text) == whole.tolist()
-    np.testing.assert_array_equal(text[whole == whole[0]], whole[whole == whole[0]])
-    for steps in (slice(3, 50, 7), slice(None, None, -1)):
-        np.testing.assert_array_equal(text[steps], whole[steps])
-    for dtype in (np.int8, np.int64):
-        np.testing.assert_array_equal(text[np.array([-1, 0, 116, -117], dtype)], whole[[-1, 0, 116, -117]])
+    for places in (whole == whole[0], slice(3, 50, 7), slice(None, None, -1), np.array([-1, 0, 116, -117], np.int8)):
+        np.testing.assert_array_equal(text[places], whole[places])
     for wrong in (np.array([117]), np.array([0, -118]), np.ones(116, bool)):
         with pytest.raises(IndexError):
             text[wrong]
@@ -206,68 +187,52 @@ def test_a_folder_of_another_text(tmp_path: Path) -> None:
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
-def test_two_workers_write_the_same(tmp_path: Path) -> None:
-    files = write_files(tmp_path)
-    one, two = (data.write_shards(files, tmp_path / f"w{count}", workers=count, shard_bytes=1000) for count in (1, 2))
-    np.testing.assert_array_equal(one[:], two[:])
-    assert one.index.fingerprint == two.index.fingerprint
-
-
-def _cut(folder: Path) -> None:
-    path = folder / "00001.ids"
-    path.write_bytes(path.read_bytes()[:-10])
-
-
-def _flip(folder: Path) -> None:
-    path = folder / "00001.ids"
-    path.write_bytes(path.read_bytes()[:-1] + b"\xff")
+def _change(folder: Path, name: str, content: bytes | None = None) -> None:
+    """Replace the last byte of a file or, with `content`, its content."""
+    (folder / name).write_bytes((folder / name).read_bytes()[:-1] + b"\xff" if content is None else content)
 
 
 def _swap(folder: Path) -> None:
     for ending in ("ids", "json"):
-        (folder / f"00001.{ending}").write_bytes((folder / f"00002.{ending}").read_bytes())
+        _change(folder, f"00001.{ending}", (folder / f"00002.{ending}").read_bytes())
 
 
 @pytest.mark.parametrize(
-    ("harm", "said"),
+    ("harm", "subject"),
     [
-        (lambda folder: (folder / "00001.ids").unlink(), r"00001\.ids: missing or cut off"),
+        (lambda folder: (folder / "00001.ids").unlink(), r"00001\.ids: missing"),
         (lambda folder: (folder / "00001.json").unlink(), r"00001\.json: missing"),
         (lambda folder: (folder / "index.json").unlink(), r"no index\.json"),
-        (lambda folder: (folder / "index.json").write_text("{}"), r"index\.json: damaged"),
-        (_cut, r"00001\.ids: missing or cut off"),
-        (_flip, r"00001\.ids: missing or damaged; write them again with lstm-jax data shard"),
+        (lambda folder: _change(folder, "index.json", b"{}"), r"index\.json: damaged"),
+        (lambda folder: _change(folder, "00001.ids", b"cut"), r"00001\.ids: missing"),
+        (lambda folder: _change(folder, "00001.ids"), r"00001\.ids: missing or damaged; write them again with lstm-jax data shard"),
         (_swap, r"00001\.json: missing, damaged or of other data"),
     ],
 )
-def test_a_harmed_folder(harm, said: str, tmp_path: Path) -> None:
+def test_a_harmed_folder(harm, subject: str, tmp_path: Path) -> None:
     data.write_shards(write_files(tmp_path), tmp_path / "s", shard_bytes=300)
     harm(tmp_path / "s")
-    with pytest.raises(InputError, match=said):
-        data.read_shards(tmp_path / "s")[:]
-    with pytest.raises(InputError, match=said.replace("cut off", "damaged")):
-        data.verify_shards(tmp_path / "s")
-
-
-def test_what_is_no_text(tmp_path: Path) -> None:
-    for name, content, said in (
-        ("a.csv", b"text\nx\n", "give text files"),
-        ("b.txt", b"ab\xff cd", "is not UTF-8"),
-        ("c.txt", b"", "empty"),
-    ):
-        (tmp_path / name).write_bytes(content)
-        with pytest.raises(InputError, match=said):
-            data.write_shards(str(tmp_path / name), tmp_path / "s")
-    with pytest.raises(InputError, match="text"):
-        data.write_shards("-", tmp_path / "s")
+    for read in (lambda folder: data.read_shards(folder)[:], data.verify_shards):
+        with pytest.raises(InputError, match=subject):
+            read(tmp_path / "s")
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_an_unknown_unit(tmp_path: Path) -> None:
-    """A unit of the text that is neither "character" nor "byte" is refused before any shard is written."""
-    with pytest.raises(InputError, match=r"^unit: bytes; give one of character, byte$"):
-        data.write_shards(write_files(tmp_path), tmp_path / "s", unit="bytes")  # pyright: ignore[reportArgumentType]
-    assert not (tmp_path / "s").exists()
+def test_what_is_no_text(tmp_path: Path) -> None:
+    for name, content, options, found in (
+        ("a.csv", b"text\nx\n", {}, "text: .*give text files"),
+        ("b.txt", b"ab\xff cd", {}, "file .*is not UTF-8"),
+        ("c.txt", b"", {}, "text: empty"),
+        ("d.txt", b"text", {"unit": "bytes"}, "unit: bytes"),
+        ("d.txt", b"text", {"recipe": "clean"}, "clean: clean"),
+        ("a.zip", b"PK\x03\x04", {"unit": "byte"}, "file .*archive"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InputError, match=f"^{found}"):
+            data.write_shards(str(tmp_path / name), tmp_path / "s", **options)
+    with pytest.raises(InputError, match=r"^text: -"):
+        data.write_shards("-", tmp_path / "s")
+    assert not list((tmp_path / "s").glob("*.json"))
 
 
 def test_a_sharded_corpus(tmp_path: Path) -> None:
@@ -279,12 +244,14 @@ def test_a_sharded_corpus(tmp_path: Path) -> None:
     np.testing.assert_array_equal(corpus.validation, text[cut:])
     assert corpus.fingerprint == text.index.fingerprint
     assert corpus.articles == data.prepare_corpus(files).articles == 3  # the last file has white space only
-    for options, said in (
+    for options, subject in (
         ({"recipe": "none"}, r"clean: none; the shards in .* have source"),
         ({"unit": "byte"}, "unit: byte"),
-        ({"length": 10**6}, "characters"),
+        ({"length": 10**6}, "training part: "),
+        ({"length": len(text) // 3}, "validation part: "),
+        ({"validation": 1.0}, "validation: 1"),
     ):
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=f"^{subject}"):
             data.sharded_corpus(tmp_path / "s", **options)
 
 
@@ -296,21 +263,7 @@ def test_the_command(ask, tmp_path: Path) -> None:
     assert f"lstm-jax train generation --input stream --data {tmp_path / 's'}" in said
     size = len(data.read_shards(tmp_path / "s"))
     assert f"{size:,} characters" in said
-    run = (
-        "train",
-        "generation",
-        "--data",
-        tmp_path / "s",
-        "--units",
-        8,
-        "--epochs",
-        1,
-        "--sample-chars",
-        5,
-        "--run",
-        tmp_path / "run",
-        "--no-figures",
-    )
+    run = f"train generation --units 8 --epochs 1 --sample-chars 5 --no-figures --run {tmp_path / 'run'} --data {tmp_path / 's'}".split()
     code, _, said = ask(*run)
     assert code == 2
     assert ask(*run, "--input", "stream")[0] == 0

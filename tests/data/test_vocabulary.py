@@ -7,12 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from lstm_jax.data import Vocabulary, build_vocabulary, find_word_index, keras_vocabulary, tokenize
-from lstm_jax.data.reviews import word_index as word_indexes
-from lstm_jax.data.reviews.vocabulary import FILTERED
+from lstm_jax.data.reviews import keras_imdb
 from lstm_jax.errors import InputError
 
 KERAS = Vocabulary(("the", "film", "was", "good"), 7, "keras")
@@ -23,24 +20,14 @@ FREQUENCY = Vocabulary(("the", "film", "was"), 7, "frequency")
     ("text", "words"),
     [
         ("The film: <br /><br />it's GOOD-ish!", [b"the", b"film", b"br", b"br", b"it's", b"good", b"ish"]),
-        ("  ", []),
         ("", []),
         ("ÉCLAIR Été", ["Éclair".encode(), "Été".encode()]),  # ASCII letters only are lowered
         (b"caf\xe9 \x00Nul\x00 a\rb\x0bc", [b"caf\xe9", b"\x00nul\x00", b"a\rb\x0bc"]),
-        ("tab\tnew\nline", [b"tab", b"new", b"line"]),
-        ('!"#$%&()*+,-./:;<=>?@[\\]^_`{|}~', []),
+        ('tab\tnew\nline!"#$%&()*+,-./:;<=>?@[\\]^_`{|}~', [b"tab", b"new", b"line"]),
     ],
 )
 def test_tokenize(text, words):
     assert tokenize(text) == words
-
-
-@given(st.binary(max_size=60))
-def test_tokenize_follows_the_recipe(text):
-    lowered = text.lower()
-    for byte in FILTERED:
-        lowered = lowered.replace(bytes([byte]), b" ")
-    assert tokenize(text) == [word for word in lowered.split(b" ") if word]
 
 
 def test_encode_decode():
@@ -85,35 +72,21 @@ def test_save_and_load(tmp_path):
     for vocabulary in (KERAS, FREQUENCY, build_vocabulary([b"\xff caf\xc3\xa9 \x00"])):
         vocabulary.save(tmp_path / "new" / "vocabulary.json")
         assert Vocabulary.load(tmp_path / "new" / "vocabulary.json") == vocabulary
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["vocabulary.json"]
     with pytest.raises(InputError, match="valid Unicode"):
         KERAS.encode("\ud800")
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"format": 9},
-        {"kind": "other"},
-        {"num_words": 3},
-        {"words": ["a", "a"]},
-        {"words": 5},
-    ],
-)
-def test_damaged_vocabulary(tmp_path, change):
-    path = tmp_path / "vocabulary.json"
-    path.write_text(json.dumps(json.loads(KERAS.to_json()) | change))
-    with pytest.raises(InputError, match=r"vocabulary .*vocabulary\.json"):
-        Vocabulary.load(path)
-
-
-def test_absent_or_cut_vocabulary(tmp_path):
+def test_damaged_vocabularies(tmp_path):
+    path, good = tmp_path / "vocabulary.json", KERAS.to_json()
+    changes = ({"format": 9}, {"kind": "other"}, {"num_words": 3}, {"words": ["a", "a"]}, {"words": 5})
+    damaged = [json.dumps(json.loads(good) | change).encode() for change in changes]
+    for content in (*damaged, good[:-5], b"[]", b"\xff", b""):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"^vocabulary .*vocabulary\.json: .*of a run"):
+            Vocabulary.load(path)
+    path.unlink()
     with pytest.raises(InputError, match="No such file"):
-        Vocabulary.load(tmp_path / "vocabulary.json")
-    for content in (KERAS.to_json()[:-5], b"[]", b"\xff", b""):
-        (tmp_path / "vocabulary.json").write_bytes(content)
-        with pytest.raises(InputError, match=r"vocabulary .*of a run"):
-            Vocabulary.load(tmp_path / "vocabulary.json")
+        Vocabulary.load(path)
 
 
 def test_keras_vocabulary(tmp_path):
@@ -151,7 +124,7 @@ def test_find_word_index(tmp_path, monkeypatch):
         find_word_index(near, cache)
     assert list(cache.iterdir()) == []
 
-    monkeypatch.setattr(word_indexes, "WORD_INDEX_MD5", "900150983cd24fb0d6963f7d28e17f72")
+    monkeypatch.setattr(keras_imdb, "WORD_INDEX_MD5", "900150983cd24fb0d6963f7d28e17f72")
     reply = BytesIO(b"abc")
     reply.headers = {}
     monkeypatch.setattr(urllib.request, "urlopen", lambda url, timeout: reply)

@@ -34,7 +34,7 @@ def test_windows(n, length, step):
             windows(ids, length, step)
         return
     X, Y = windows(ids, length, step)
-    assert (X.shape, X.dtype, Y.shape) == ((len(sentences), length), np.uint8, (len(sentences),))
+    assert X.dtype == np.uint8
     assert X.tolist() == sentences
     assert Y.tolist() == following
     for view in (X, Y):
@@ -49,15 +49,8 @@ def test_one_hot(n, length, step):
     sentences, following = source_windows(ids.tolist(), length, step)
     if not sentences:
         return
-    x = np.zeros((len(sentences), length, 7), dtype=bool)
-    y = np.zeros((len(sentences), 7), dtype=bool)
-    for number, sentence in enumerate(sentences):
-        for at, character in enumerate(sentence):
-            x[number, at, character] = True
-        y[number, following[number]] = True
-    made = one_hot(*windows(ids, length, step), 7)
-    np.testing.assert_array_equal(made[0], x, strict=True)
-    np.testing.assert_array_equal(made[1], y, strict=True)
+    for made, wanted in zip(one_hot(*windows(ids, length, step), 7), (sentences, following), strict=True):
+        np.testing.assert_array_equal(made, np.eye(7, dtype=bool)[wanted], strict=True)
 
 
 def test_one_hot_bounds():
@@ -73,15 +66,13 @@ def test_one_hot_bounds():
 def test_chunks(n, length):
     ids = made_ids(n)
     text = ids.tolist()
-    pairs = [(text[at : at + length], text[at + 1 : at + 1 + length]) for at in range(0, n, length)]
-    pairs = [pair for pair in pairs if len(pair[1]) == length]
+    pairs = [(text[at : at + length], text[at + 1 : at + 1 + length]) for at in range(0, n - length, length)]
     if not pairs:
         with pytest.raises(InputError, match=f"text: {n} characters; a window and its next character need {length + 1}"):
             chunks(ids, length)
         return
     X, Y = chunks(ids, length)
     assert list(zip(X.tolist(), Y.tolist(), strict=True)) == pairs
-    assert n - 1 - X.size < length
     for view in (X, Y):
         assert not view.flags.writeable
         assert np.shares_memory(view, ids)
@@ -102,8 +93,6 @@ def test_streams(n, length, batch):
         begin, end = stream * steps * length, (stream + 1) * steps * length
         np.testing.assert_array_equal(np.concatenate(X[rows[:, stream]]), ids[begin:end])
         np.testing.assert_array_equal(np.concatenate(Y[rows[:, stream]]), ids[begin + 1 : end + 1])
-    assert sorted(rows.ravel().tolist()) == list(range(steps * batch))
-    assert 0 <= n - 1 - steps * batch * length < batch * length
 
 
 def test_bad_arguments():

@@ -13,7 +13,7 @@ import pytest
 
 from lstm_jax.convert import read_keras_weights, read_torch_file
 from lstm_jax.data import load_reviews, read_articles, read_series
-from lstm_jax.data.reviews.keras_npz import read_keras_npz
+from lstm_jax.data.reviews.keras_imdb import read_keras_npz
 from lstm_jax.errors import InputError
 from lstm_jax.files import reading as input_files
 from lstm_jax.files.locks import locked

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lstm_jax import convert, data
-from lstm_jax.data.reviews.word_index import keras_vocabulary
 from lstm_jax.errors import InputError
 
 
@@ -25,7 +24,7 @@ def _answer(read: Callable[[Path], object], path: str) -> int:
 
 def word_index(path: str) -> int:
     """Read a file in the format of Keras' word index, and return the exit code."""
-    return _answer(lambda path: keras_vocabulary(path, check=False), path)
+    return _answer(lambda path: data.keras_vocabulary(path, check=False), path)
 
 
 def torch_file(path: str) -> int:

@@ -129,6 +129,7 @@ def configs(log: Path) -> list[Config]:
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets its background jobs ignore the signal
     if sys.argv[2:] == ["endless"]:
         sweep.run(score, [Config(n, "endless", str(folder / "log")) for n in range(2)], folder / "rows.jsonl", "processes", workers=2)
     sweep.run(score, configs(folder / "log"), folder / "rows.jsonl", "processes", workers=2)

@@ -1,7 +1,6 @@
 """Tests of `run_missing`, which measures the items that have no row yet: order, skipped items, failures, workers and compressed files."""
 
 import gzip
-import json
 import subprocess
 import threading
 from pathlib import Path
@@ -10,8 +9,7 @@ from typing import Any
 import pytest
 
 from lstm_jax import InputError
-from lstm_jax.sweep.missing import run_missing
-from lstm_jax.sweep.rows import append_rows, read_rows
+from lstm_jax.sweep.rows import append_rows, read_rows, run_missing
 
 
 def _square(item: int) -> list[dict[str, Any]]:
@@ -44,9 +42,9 @@ def test_missing_items_are_measured_in_order(name: str, tmp_path: Path, capsys: 
 
 
 def test_workers_and_errors(tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl"
-    rows = run_missing(path, {n: n for n in range(20) if n != 3}, lambda row: row["item"], _square, "items", _describe, workers=4)
-    assert sorted(row["item"] for row in rows) == sorted([n for n in range(20) if n != 3] * 2)
+    path, items = tmp_path / "rows.jsonl", [n for n in range(20) if n != 3]
+    rows = run_missing(path, {n: n for n in items}, lambda row: row["item"], _square, "items", _describe, workers=4)
+    assert sorted(row["item"] for row in rows) == sorted(items * 2)
 
     def broken(item: int) -> list[dict[str, Any]]:
         raise InputError("item", item, "give another")
@@ -60,28 +58,24 @@ def test_a_damaged_compressed_file(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl.gz"
     append_rows(path, {"a": 1})
     append_rows(path, {"b": 2})
-    assert [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()] == [{"a": 1}, {"b": 2}]
-    path.write_bytes(path.read_bytes()[:-6])
-    with pytest.raises(InputError, match=r"rows\.jsonl\.gz: .*name a file that is complete"):
-        list(read_rows(path))
-    path.write_bytes(b'{"a": 1}\n')
-    with pytest.raises(InputError, match="not rows of JSON"):
-        list(read_rows(path))
+    assert gzip.decompress(path.read_bytes()) == b'{"a": 1}\n{"b": 2}\n'
+    for content, message in ((path.read_bytes()[:-6], ".*name a file that is complete"), (b'{"a": 1}\n', "not rows of JSON")):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=rf"rows\.jsonl\.gz: {message}"):
+            list(read_rows(path))
 
 
 def test_an_error_drops_the_items_not_yet_started(tmp_path: Path) -> None:
-    path, started = tmp_path / "rows.jsonl", []
+    started = []
 
     def measure(item: int) -> list[dict[str, Any]]:
+        threading.Event().wait(item / 10)
         started.append(item)
         return [{"item": item}]
 
     def interrupted(item: int, rows: Any) -> str:
         raise KeyboardInterrupt
 
-    release = threading.Event()
     with pytest.raises(KeyboardInterrupt):
-        run_missing(
-            path, {n: n for n in range(50)}, lambda row: row["item"], lambda n: release.wait(n / 10) or measure(n), "items", interrupted
-        )
+        run_missing(tmp_path / "rows.jsonl", {n: n for n in range(50)}, lambda row: row["item"], measure, "items", interrupted)
     assert len(started) < 5

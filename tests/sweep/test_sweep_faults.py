@@ -5,11 +5,11 @@ import gzip
 import json
 import math
 import os
-import re
 import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,8 +24,7 @@ from made_sweep import Config, Said
 
 from lstm_jax import sweep
 from lstm_jax.errors import InputError
-from lstm_jax.sweep.missing import run_missing
-from lstm_jax.sweep.rows import append_rows, read_rows
+from lstm_jax.sweep.rows import append_rows, read_rows, run_missing
 
 ROOT = Path(__file__).parents[2]
 
@@ -73,15 +72,11 @@ def test_a_file_that_cannot_be_written_is_found_before_the_first_run(name: str, 
     (tmp_path / "file").write_text("x")
     path = tmp_path / "file" / name
     (loop := tmp_path / name).symlink_to(loop)
-    remedy = "free some space, or name a file that can be written"
-    looped = f"rows {loop}: Too many levels of symbolic links; {remedy}"
-    if name.endswith(".gz"):
-        looped = f"writing {loop}: Is a link; name the file itself, or a new one"
-    for wrong, message in ((path, f"rows {path}: File exists; {remedy}"), (loop, looped)):
-        with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
-            sweep.run(never, [Config()], wrong)
-        with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
-            run_missing(wrong, {1: 1}, lambda row: None, never, "items", str)
+    looped = "writing .*: Is a link" if name.endswith(".gz") else "rows .*: Too many levels of symbolic links"
+    for wrong, message in ((path, "rows .*: File exists"), (loop, looped)):
+        for call in (lambda path: sweep.run(never, [Config()], path), lambda path: run_missing(path, {1: 1}, str, never, "items", str)):
+            with pytest.raises(InputError, match=f"^{message}"):
+                call(wrong)
 
 
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz"])
@@ -125,15 +120,12 @@ def test_results_that_are_not_finite_reach_the_table(tmp_path: Path) -> None:
     assert ",inf,nan,," in (tmp_path / "table.csv").read_text()
 
 
-OTHERS = ['{"id": "a", "score": 1}', '{"score": 1}', '["id"]', '{"id": 1, "config": {}, "status": "done", "seconds": 1}']
-
-
-@pytest.mark.parametrize("content", OTHERS)
+@pytest.mark.parametrize("content", ['{"id": "a", "score": 1}', '["id"]', '{"id": 1, "config": {}, "status": "done", "seconds": 1}'])
 def test_a_file_of_other_rows(content: str, tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text(f"\n{content}\n")
     for call in (sweep.run, sweep.existing_rows):
-        with pytest.raises(InputError, match=rf"^rows {path}, line 2: not a row of a sweep; name the file of a sweep, or a new one$"):
+        with pytest.raises(InputError, match=rf"^rows {path}, line 2: not a row of a sweep"):
             call(never, [Config()], path)
     assert path.read_text() == f"\n{content}\n"
 
@@ -146,47 +138,50 @@ def test_a_line_that_is_not_utf_8_is_skipped(tmp_path: Path, capsys: pytest.Capt
     assert f"{path}, line 1: torn, skipped" in capsys.readouterr().err
 
 
-def test_functions_without_names(tmp_path: Path) -> None:
-    message = r"^function: functools\.partial\(.*; give a function with a name, by which rows are found again$"
-    for call in (lambda function: sweep.run(function, [Config()], tmp_path / "rows"), lambda function: sweep.run_id(function, Config())):
-        with pytest.raises(InputError, match=message):
-            call(functools.partial(nothing))
-    with pytest.raises(InputError, match=r"^function: a lambda; "):
-        sweep.run(lambda config: {}, [Config()], tmp_path / "rows")
+@pytest.mark.parametrize(
+    ("function", "config", "message"),
+    [
+        (functools.partial(nothing), Config(), r"function: functools\.partial\("),
+        (lambda config: {}, Config(), "function: a lambda;"),
+        (Table({1: 2}).entries, Config(), rf"function: {__name__}:Table\.entries; the object of a method is not part of the id"),
+        (never, Table({1: "a", "b": 2}), "field table of a config: not JSON: "),
+        (never, Table({"a": {"b": Path()}}), r"field table\.a\.b of a config: not JSON: "),
+        (never, Table({(1, 2): 3}), "field table of a config: not JSON: "),
+        (never, {"units": 1}, "config: {'units': 1}; give instances"),
+        (never, Table, "config: .*Table'>; give instances"),
+    ],
+)
+def test_functions_and_configs_that_are_none(function: Any, config: Any, message: str, tmp_path: Path) -> None:
+    """They are refused before the first run."""
+    with pytest.raises(InputError, match=f"^{message}"):
+        sweep.run(function, [Config(), config], tmp_path / "rows")
     assert not list(tmp_path.iterdir())
 
 
-def test_methods_of_objects(tmp_path: Path) -> None:
-    """A method of an object is refused, since the id of a run would be the same for all objects of the class."""
-    remedy = "the object of a method is not part of the id: give a function that needs only its config"
-    with pytest.raises(InputError, match=rf"^function: {__name__}:Table\.entries; {remedy}$"):
-        sweep.run(Table({1: 2}).entries, [Config()], tmp_path / "rows")
-    assert not list(tmp_path.iterdir())
-
-
-def test_configs_that_are_none(tmp_path: Path) -> None:
-    mixed = Table({1: "a", "b": 2})
-    remedy = "give text or numbers, and dicts with keys of one type"
-    for config, message in (
-        (mixed, f"field table of a config: not JSON: {mixed.table}; {remedy}"),
-        ({"units": 1}, "config: {'units': 1}; give instances of a frozen dataclass"),
-        (Table, f"config: {Table}; give instances of a frozen dataclass"),
+def test_ids_that_are_none() -> None:
+    for function, config, message in (
+        (functools.partial(nothing), Config(), "function: "),
+        (never, Table({1: "a", "b": 2}), "dict in a config: '<' not supported"),
     ):
-        with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
-            sweep.run(never, [config], tmp_path / "rows")
-    with pytest.raises(InputError, match=r"^dict in a config: '<' not supported .*; give it keys of one type, text or numbers$"):
-        sweep.run_id(never, mixed)
-    assert not list(tmp_path.iterdir())
+        with pytest.raises(InputError, match=f"^{message}"):
+            sweep.run_id(function, config)
 
 
-@pytest.mark.parametrize("where", ["here", "processes"])
-def test_a_run_that_exits_is_a_failed_one(where: str, tmp_path: Path) -> None:
-    rows = sweep.run(made_sweep.say, [Said("exit 3"), Said("next")], tmp_path / "rows.jsonl", where, workers=1)
+def test_a_run_that_exits_is_a_failed_one(tmp_path: Path) -> None:
+    rows = sweep.run(made_sweep.say, [Said("exit 3"), Said("next")], tmp_path / "rows.jsonl")
     assert [(row["status"], row["error"]) for row in rows] == [("failed", "SystemExit: exit 3"), ("failed", "ValueError: next")]
 
 
-def test_local_functions(tmp_path: Path) -> None:
-    """Local functions and configs of local classes are refused before the first run in processes, but may run in this process."""
+@dataclass(frozen=True)
+class Locked:
+    """Config with a value that cannot be pickled."""
+
+    def __post_init__(self):
+        object.__setattr__(self, "lock", threading.Lock())
+
+
+def test_what_another_process_cannot_import(tmp_path: Path) -> None:
+    """Local functions, and configs that cannot be pickled, are refused before the first run in processes, but may run in this process."""
 
     def inner(config: Config) -> dict[str, float]:
         return {"score": 2.0}
@@ -195,11 +190,15 @@ def test_local_functions(tmp_path: Path) -> None:
     class Own:
         number: int = 0
 
-    remedy = r'another process cannot import it: define it at the top level of a module or script, or use where="here"$'
-    name = rf"{__name__}:test_local_functions\.<locals>"
-    for function, config, subject in ((inner, Config(), rf"function: {name}\.inner"), (nothing, Own(), rf"class of a config: {name}\.Own")):
-        with pytest.raises(InputError, match=rf"^{subject}; {remedy}"):
-            sweep.run(function, [config], tmp_path / "rows.jsonl", "processes", workers=1)
+    name = rf"{__name__}:test_what_another_process_cannot_import\.<locals>"
+    for function, config, subject in (
+        (inner, Config(), rf"function: {name}\.inner; another process cannot import it"),
+        (nothing, Own(), rf"class of a config: {name}\.Own; another process cannot import it"),
+        (nothing, Table({1: Own()}), rf"class of a config: {name}\.Own"),
+        (nothing, Locked(), r"config Locked: cannot pickle '_thread\.lock' object"),
+    ):
+        with pytest.raises(InputError, match=rf"^{subject}"):
+            sweep.run(function, [Config(), config], tmp_path / "rows.jsonl", "processes", workers=1)
         assert not list(tmp_path.iterdir())
     (row,) = sweep.run(inner, [Own()], tmp_path / "rows.jsonl")
     assert row["result"] == {"score": 2.0}
@@ -223,17 +222,12 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize(("name", "said"), [("study-1.py", "{'score': 1}"), ("my.study.py", ""), ("-", "")])
-def test_scripts_that_another_process_cannot_import(name: str, said: str, tmp_path: Path) -> None:
-    """Processes can run the sweep of a script, unless its module name contains a dot or the script is read from standard input."""
+@pytest.mark.parametrize(("name", "module"), [("my.study.py", "my.study"), ("-", "<stdin>")])
+def test_scripts_that_another_process_cannot_import(name: str, module: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(SCRIPT)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     ended = subprocess.run([sys.executable, name], cwd=tmp_path, env=environment, input=SCRIPT, capture_output=True, text=True)
-    if said:
-        assert said in ended.stdout, ended.stderr
-        return
     assert ended.returncode == 1
-    module = "<stdin>" if name == "-" else "my.study"
     assert f"InputError: function: {module}:run; another process cannot import it: define it" in ended.stderr
     assert not (tmp_path / "rows.jsonl").exists()
 
@@ -274,10 +268,11 @@ def test_a_script_without_a_guard(thread: bool, tmp_path: Path) -> None:
 
 
 def test_a_sweep_within_a_run(tmp_path: Path) -> None:
-    inner, outer = tmp_path / "inner.jsonl", tmp_path / "outer.jsonl"
+    inner, outer, handler = tmp_path / "inner.jsonl", tmp_path / "outer.jsonl", signal.getsignal(signal.SIGTERM)
     (row,) = sweep.run(made_sweep.nest, [Config(log=str(inner))], outer, "processes", workers=1)
     assert row["result"] == {"config": "Inner(scale=1.0)"}
     assert [row["result"] for row in read_rows(inner)] == [row["result"]]
+    assert signal.getsignal(signal.SIGTERM) is handler
 
 
 def running(number: int) -> bool:
@@ -288,8 +283,9 @@ def running(number: int) -> bool:
         return False
 
 
-def test_sigterm_leaves_no_process(tmp_path: Path) -> None:
-    """SIGTERM ends a sweep as Ctrl-C does: its processes are killed, and their runs have no rows."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_no_process(number: signal.Signals, tmp_path: Path) -> None:
+    """SIGINT and SIGTERM end a sweep at once: its processes are killed, and not waited for, and their runs have no rows."""
     log, environment = tmp_path / "log", os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(__file__).parent)])}
     command = [sys.executable, made_sweep.__file__, str(tmp_path), "endless"]
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as parent:
@@ -297,24 +293,17 @@ def test_sigterm_leaves_no_process(tmp_path: Path) -> None:
             while not (log.exists() and len(log.read_text().split()) == 2):
                 assert parent.poll() is None
                 time.sleep(0.02)
-            children: list[int] = []
-            for task in Path(f"/proc/{parent.pid}/task").iterdir():
-                children += [int(word) for word in (task / "children").read_text().split()]
-            assert len(set(children)) == 2
-            parent.send_signal(signal.SIGTERM)
+            tasks = Path(f"/proc/{parent.pid}/task").iterdir()
+            children = {int(word) for task in tasks for word in (task / "children").read_text().split()}
+            assert len(children) == 2
+            parent.send_signal(number)
             said = parent.communicate(timeout=30)[1]
         except BaseException:
             parent.send_signal(signal.SIGINT)  # so that it ends its processes
             raise
-    assert said.rstrip().endswith("KeyboardInterrupt: SIGTERM")
+    assert said.rstrip().endswith("KeyboardInterrupt: SIGTERM" if number == signal.SIGTERM else "KeyboardInterrupt")
     assert not any(running(child) for child in children)
     assert (tmp_path / "rows.jsonl").read_bytes() == b""
-
-
-def test_the_handler_of_sigterm_is_restored(tmp_path: Path) -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    sweep.run(made_sweep.show, [Config()], tmp_path / "rows.jsonl", "processes", workers=1)
-    assert signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz"])

@@ -7,12 +7,8 @@ import signal
 import stat
 import subprocess
 import sys
-import threading
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import made_sweep
 import pytest
 from made_sweep import Config
 
@@ -37,21 +33,6 @@ def move(config: Config) -> dict[str, int]:
     """Change the working folder to `config.log`, and return the number of the config."""
     os.chdir(config.log)
     return {"number": config.number}
-
-
-@dataclass(frozen=True)
-class Locked:
-    """Config with a value that cannot be pickled."""
-
-    number: int = 0
-
-    def __post_init__(self):
-        object.__setattr__(self, "lock", threading.Lock())
-
-
-@dataclass(frozen=True)
-class Outer:
-    inner: Any = field(default_factory=made_sweep.Inner)
 
 
 SCRIPT = """
@@ -119,23 +100,6 @@ def test_standard_error_may_be_a_buffer(tmp_path: Path) -> None:
     with contextlib.redirect_stderr(io.StringIO()):
         (row,) = sweep.run(stop, [Config()], tmp_path / "rows.jsonl", "processes", workers=1)
     assert row["result"] == {"done": 1}
-
-
-def test_configs_that_cannot_be_handed_over(tmp_path: Path) -> None:
-    """A config that cannot be pickled, or that contains a config of a local class, is refused before the first run in processes."""
-
-    @dataclass(frozen=True)
-    class Local:
-        scale: float = 1.0
-
-    local = rf"^class of a config: {__name__}:test_configs_that_cannot_be_handed_over.<locals>.Local; another process cannot import it"
-    for config, message in (
-        (Locked(), r"^config Locked: cannot pickle '_thread\.lock' object; leave out what pickle"),
-        (Outer(Local()), local),
-    ):
-        with pytest.raises(InputError, match=message):
-            sweep.run(stop, [Config(), config], tmp_path / "rows.jsonl", "processes", workers=1)
-        assert not list(tmp_path.iterdir())
 
 
 def test_jobs_that_slurm_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

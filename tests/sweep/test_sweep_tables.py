@@ -25,31 +25,14 @@ def test_results_named_as_other_columns(tmp_path: Path) -> None:
     ]
 
 
-def test_fields_named_as_other_columns() -> None:
-    names, lines = sweep.table([row(1, {"id": 5, "seconds": 6, "rate": 0.1}, {"loss": 1.0, "seconds": 2, "config.id": 3})])
-    assert names == [
-        "id",
-        "status",
-        "config.id",
-        "config.seconds",
-        "rate",
-        "loss",
-        "result.seconds",
-        "result.config.id",
-        "error",
-        "seconds",
-    ]
-    assert lines == [["1", "done", 5, 6, 0.1, 1.0, 2, 3, "", 0.5]]
-
-
-def test_names_that_collide_again() -> None:
-    """The prefix "result." of a column is repeated until no other column has the name."""
-    names, lines = sweep.table([row(1, {"rate": 0.1}, {"error": 1, "result.error": 2, "result.rate": 3, "rate": 4})])
-    assert names == ["id", "status", "rate", "result.result.error", "result.error", "result.rate", "result.result.rate", "error", "seconds"]
-    assert lines == [["1", "done", 0.1, 1, 2, 3, 4, "", 0.5]]
-
-
-def test_a_field_of_some_rows_named_as_a_result_of_others() -> None:
-    names, lines = sweep.table([row(1, {}, {"rate": 1}), row(2, {"rate": 2}, {})])
-    assert names == ["id", "status", "rate", "result.rate", "error", "seconds"]
-    assert lines == [["1", "done", "", 1, "", 0.5], ["2", "done", 2, "", "", 0.5]]
+def test_names_that_collide() -> None:
+    """A prefix of a column is repeated until no other column has the name."""
+    names, lines = sweep.table(
+        [
+            row(1, {"id": 5, "seconds": 6, "rate": 0.1}, {"error": 1, "result.error": 2, "config.id": 3, "rate": 4}),
+            row(2, {}, {"seconds": 7}),
+        ]
+    )
+    results = ["result.result.error", "result.error", "result.config.id", "result.rate", "result.seconds"]
+    assert names == ["id", "status", "config.id", "config.seconds", "rate", *results, "error", "seconds"]
+    assert lines == [["1", "done", 5, 6, 0.1, 1, 2, 3, 4, "", "", 0.5], ["2", "done", *[""] * 7, 7, "", 0.5]]

@@ -10,12 +10,11 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from lstm_jax.data.download import download, file_digest
-from lstm_jax.data.reviews.form import Found, ReadOptions
-from lstm_jax.data.reviews.texts import CLASSES, TextSplit, check_splits
+from lstm_jax.data.download import download
+from lstm_jax.data.reviews.form import CLASSES, Found, ReadOptions, TextSplit, check_splits, find_file
 from lstm_jax.data.text_files import require_utf8
 from lstm_jax.errors import require
-from lstm_jax.files.reading import expanded, open_input, parsing, read_input
+from lstm_jax.files.reading import expanded, file_digest, open_input, parsing, read_input
 
 ARCHIVE_NAME = "aclImdb_v1.tar.gz"
 ARCHIVE_URL = "http://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz"
@@ -64,31 +63,16 @@ def download_archive(folder: Path, on_bytes: Callable[[int, int], None] | None =
     return path
 
 
-def _safe_name(member: tarfile.TarInfo, path: Path) -> str:
-    name = PurePosixPath(member.name)
-    plain = member.isdir() or (member.isreg() and not member.issparse())
-    safe = not name.is_absolute() and ".." not in name.parts and plain and member.size >= 0
-    require(safe, f"member of {path}", member.name, "an archive of reviews holds plain files and folders only; " + AGAIN)
-    return name.as_posix()
-
-
 def find_archive(path: Path) -> Found | None:
     """Return the location of the review archive at a path, or None if there is no review archive at this path."""
-    if not path.is_dir():
-        return Found(path, {"archive": path}) if path.name.endswith((".tar.gz", ".tgz")) else None
-    inside = path / ARCHIVE_NAME
-    return Found(inside, {"archive": inside}) if os.path.isfile(inside) else None
+    return find_file(path, "archive", ARCHIVE_NAME, ".tar.gz", ".tgz")
 
 
-def read_archive_source(found: Found, options: ReadOptions) -> dict[str, TextSplit]:
-    """Return the reviews in an archive, as a dict from the name of each split to its reviews."""
-    if options.verify and found.path.name == ARCHIVE_NAME:
-        verify_archive(found.path)
-    return read_archive(found.path)
-
-
-def read_archive(path: Path) -> dict[str, TextSplit]:
+def read_archive(found: Found, options: ReadOptions) -> dict[str, TextSplit]:
     """Return the reviews in a .tar.gz archive, as a dict from the name of each split to its reviews."""
+    path = found.path
+    if options.verify and path.name == ARCHIVE_NAME:
+        verify_archive(path)
     subject = f"archive {path}"
 
     def members() -> Iterable[tuple[str, bytes]]:
@@ -97,9 +81,13 @@ def read_archive(path: Path) -> dict[str, TextSplit]:
             stream = expanded(whole, path.stat().st_size, subject)
             archive = tarfile.open(fileobj=stream, mode="r|")  # noqa: SIM115
             for member in archive:
-                name = _safe_name(member, path)
-                if name.startswith("aclImdb/") and _is_read(name[8:], f"{name} in {path}") and (file := archive.extractfile(member)):
-                    yield name[8:], file.read()
+                name = PurePosixPath(member.name)
+                plain = member.isdir() or (member.isreg() and not member.issparse())
+                safe = not name.is_absolute() and ".." not in name.parts and plain and member.size >= 0
+                require(safe, f"member of {path}", member.name, "an archive of reviews holds plain files and folders only; " + AGAIN)
+                own = name.as_posix().removeprefix("aclImdb/")
+                if own != name.as_posix() and _is_read(own, f"{name} in {path}") and (content := archive.extractfile(member)):
+                    yield own, content.read()
             while stream.read(1 << 20):  # read to the end, so that gzip compares the checksum
                 pass
 
@@ -112,54 +100,44 @@ def find_folder(path: Path) -> Found | None:
     folder = next((folder for folder in (path, path / "aclImdb") if os.path.isdir(folder / "train" / "pos")), None)
     if folder is None:
         return None
+    files = {}
     with parsing(f"folder {folder}", "give one whose files can be read"):
-        return Found(folder, _folder_files(folder))
+        for part in (f"{split}{inner}" for split in ("train", "test") for inner in ("", "/pos", "/neg")):
+            entries = (folder / part).iterdir() if (folder / part).is_dir() else ()
+            files |= {name: entry for entry in entries if _is_read(name := f"{part}/{entry.name}", str(entry))}
+    return Found(folder, dict(sorted(files.items())))
 
 
-def _is_read(name: str, shown: str) -> bool:
-    """Return whether a file is one of the files of the data set that are read: a review, `urls_pos.txt` or `urls_neg.txt`."""
-    if MEMBER.fullmatch(name):
-        return True
-    misnamed = REVIEW.fullmatch(name)
-    require(not misnamed, f"review {shown}", "not named ID_RATING.txt", "rename it, as in 12_7.txt, or give a CSV or JSON-lines file")
-    return False
-
-
-def _folder_files(folder: Path) -> dict[str, Path]:
-    found = {}
-    for split in ("train", "test"):
-        for part in (split, f"{split}/pos", f"{split}/neg"):
-            here = folder / part
-            entries = here.iterdir() if here.is_dir() else ()
-            found |= {name: entry for entry in entries if _is_read(name := f"{part}/{entry.name}", str(entry))}
-    return dict(sorted(found.items()))
-
-
-def read_folder_source(found: Found, _: ReadOptions) -> dict[str, TextSplit]:
+def read_folder(found: Found, _: ReadOptions) -> dict[str, TextSplit]:
     """Return the reviews in an extracted `aclImdb` folder, as a dict from the name of each split to its reviews."""
     return _assemble(((name, read_input(path)) for name, path in found.files.items()), found.path)
 
 
+def _is_read(name: str, shown: str) -> bool:
+    """Return whether a file is one of the files of the data set that are read: a review, `urls_pos.txt` or `urls_neg.txt`."""
+    read = MEMBER.fullmatch(name) is not None
+    misnamed = not read and REVIEW.fullmatch(name)
+    require(not misnamed, f"review {shown}", "not named ID_RATING.txt", "rename it, as in 12_7.txt, or give a CSV or JSON-lines file")
+    return read
+
+
 def _assemble(files: Iterable[tuple[str, bytes]], source: Path) -> dict[str, TextSplit]:
     texts: dict[str, dict[str, bytes]] = {"train": {}, "test": {}}
-    identities: dict[str, int] = {}
-    movies: dict[tuple[str, str], list[str]] = {}
+    movies: dict[str, list[str]] = {}
     for name, content in files:
         match = MEMBER.fullmatch(name)
-        if match is None:
-            continue
+        assert match is not None
         split, label, identity, rating, urls_of = match.groups()
         if urls_of:
             found = (MOVIE.search(line) for line in content.splitlines())
-            movies[split, urls_of] = [movie.group().decode() if movie else "" for movie in found]
+            movies[f"{split}/{urls_of}"] = [movie.group().decode() if movie else "" for movie in found]
         else:
             require(len(identity) <= DIGITS >= len(rating), f"member of {source}", name, f"an id has {DIGITS} digits at most")
             require_utf8(content, f"file {name} in {source}")
             texts[split][f"{label}/{identity}_{rating}.txt"] = content.removeprefix(codecs.BOM_UTF8)
-            identities[name] = int(identity)
 
     def movie_of(split: str, name: str) -> str:
-        urls, identity = movies.get((split, name[:3]), []), identities[f"{split}/{name}"]
+        urls, identity = movies.get(f"{split}/{name[:3]}", []), int(name[4:].partition("_")[0])
         return urls[identity] if identity < len(urls) else ""
 
     splits = {}

@@ -1,25 +1,33 @@
-"""Preparation of reviews, which are read from any source, encoded as ids, put in order and stored in a cache."""
+"""Preparation of reviews, which are read from any source, encoded as ids, put in order and stored in a cache.
+
+A cache file is an .npz file that contains the reviews of one source, encoded with certain options. Its name contains a hash of the source
+and the options. A checksum in the file is verified whenever the file is read.
+"""
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from lstm_jax.data.reviews.cache import content_key, load_cache, save_cache
-from lstm_jax.data.reviews.encoded import EncodedReviews, EncodedSplit
-from lstm_jax.data.reviews.form import Ranks, ReadOptions
-from lstm_jax.data.reviews.sources import Source, find_source, read_source
-from lstm_jax.data.reviews.splits import row_sets
-from lstm_jax.data.reviews.texts import TextSplit, check_splits, name_order
+from lstm_jax.data.reviews.acl_imdb import download_archive
+from lstm_jax.data.reviews.form import Form, Found, Ranks, ReadOptions, TextSplit, check_splits
+from lstm_jax.data.reviews.keras_imdb import find_word_index, keras_vocabulary
+from lstm_jax.data.reviews.sources import find_source, load_reviews, read_source
+from lstm_jax.data.reviews.splits import EncodedReviews, EncodedSplit, row_sets
+from lstm_jax.data.reviews.tfds_dataset import load_tfds, quiet_tfds, tfds_builder, tfds_dir
 from lstm_jax.data.reviews.vocabulary import START, UNKNOWN, Vocabulary, build_vocabulary, tokenize, word_hashes
-from lstm_jax.data.reviews.word_index import find_word_index, keras_vocabulary
 from lstm_jax.errors import InputError, require
-from lstm_jax.files.writing import default_cache_dir, user_path
+from lstm_jax.files.npz import read_npz
+from lstm_jax.files.reading import file_digest
+from lstm_jax.files.writing import default_cache_dir, user_path, write_atomically
 
+CACHE_FORMAT = 1
 KERAS_SEED = 113
+PARTS = ("values", "offsets", "labels", "groups", "digests")
+"""Fields of an `EncodedSplit` that a cache file holds."""
 Progress = Callable[[str, int, int], None]
 
 
@@ -50,8 +58,7 @@ def prepare(
         text_column: name of the column of the texts in a table.
         label_column: name of the column of the labels in a table.
         vocabulary: "keras" (Keras' word index) or "frequency" (built from the training texts).
-        num_words: number of ids, including the four reserved ids 0 to 3. Words that are too rare for an id of their own have the id 2. If
-            None or 0, every word of the vocabulary has an id of its own.
+        num_words: number of ids; see `Vocabulary.capped`.
         cache_dir: folder of the cache. If empty, it is the folder that `default_cache_dir` returns.
         verify: whether two files are checked against the published checksums: a file named aclImdb_v1.tar.gz, and Keras' word index.
         on_progress: function that is called with a description of the current stage, the number of finished stages and the number of all
@@ -70,12 +77,14 @@ def prepare(
     report = on_progress or (lambda stage, done, total: None)
     report("hashing the source", 0, 4)
     cache = user_path(cache_dir) if cache_dir else default_cache_dir()
-    source = find_source(data, test_data)
-    word_index = find_word_index(source.path, cache) if vocabulary == "keras" else None
-    index_file = {"word index": word_index} if word_index else {}
+    form, found = find_source(data, test_data)
+    word_index = find_word_index(found.path, cache) if vocabulary == "keras" else None
+    files = found.files | ({"word index": word_index} if word_index else {})
 
     def key_now() -> str:
-        return content_key(source.files | index_file, source.form.name, text_column, label_column, vocabulary, str(verify))
+        rows = [f"{name}\0{file_digest(path)}" for name, path in sorted(files.items())]
+        options = form.name, text_column, label_column, vocabulary, str(verify)
+        return hashlib.sha256(repr((CACHE_FORMAT, rows, options)).encode()).hexdigest()
 
     key = key_now()
 
@@ -83,9 +92,9 @@ def prepare(
     path = cache / f"reviews-{key[:32]}.npz"
     arrays = load_cache(path, key)
     if arrays is None or "train_digests" not in arrays:  # older versions stored no hashes of the words
-        arrays = _encode_source(source, ReadOptions(text_column, label_column, verify), word_index, report)
+        arrays = _encode_source(form, found, ReadOptions(text_column, label_column, verify), word_index, report)
         report("writing the cache", 3, 4)
-        require(key_now() == key, f"data {source.path}", "changed while it was read", "read it when nothing writes to it")
+        require(key_now() == key, f"data {found.path}", "changed while it was read", "read it when nothing writes to it")
         save_cache(path, key, arrays)
     report("done", 4, 4)
     return _unpack(arrays, key, num_words)
@@ -99,8 +108,7 @@ def encode_reviews(splits: dict[str, TextSplit], num_words: int | None = None) -
     Args:
         splits: dict that contains the training reviews under the key "train" and the test reviews, if any, under the key "test".
             `synthetic_splits` and `load_reviews` return such dicts.
-        num_words: number of ids, including the four reserved ids 0 to 3. Words that are too rare for an id of their own have the id 2. If
-            None or 0, every word of the vocabulary has an id of its own.
+        num_words: number of ids; see `Vocabulary.capped`.
 
     Raises:
         InputError: if there is no training split, if a split has no positive or no negative reviews, or if `num_words` is below 4 and not
@@ -113,18 +121,41 @@ def encode_reviews(splits: dict[str, TextSplit], num_words: int | None = None) -
     return _unpack(arrays, content.hexdigest(), num_words)
 
 
-def _encode_source(source: Source, options: ReadOptions, word_index: Path | None, report: Progress) -> dict[str, np.ndarray]:
+def _digest(key: str, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    whole = hashlib.sha256(key.encode())
+    for name, array in sorted(arrays.items()):
+        whole.update(f"|{name} {array.dtype.str} {array.shape}|".encode())
+        whole.update(np.ascontiguousarray(array).data)
+    return np.frombuffer(whole.digest(), np.uint8)
+
+
+def save_cache(path: Path, key: str, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write arrays to a cache file, together with a SHA-256 checksum of the key and of all arrays."""
+    digest = _digest(key, arrays)
+    write_atomically(path, lambda file: np.savez(file, digest=digest, **arrays))  # pyright: ignore[reportArgumentType]
+
+
+def load_cache(path: Path, key: str) -> dict[str, np.ndarray] | None:
+    """Return the arrays in a cache file by name, or None if the file is missing, damaged or of another key."""
+    try:
+        arrays = read_npz(path)
+    except InputError:
+        return None
+    digest = arrays.pop("digest", None)
+    return arrays if digest is not None and np.array_equal(digest, _digest(key, arrays)) else None
+
+
+def _encode_source(form: Form, found: Found, options: ReadOptions, word_index: Path | None, report: Progress) -> dict[str, np.ndarray]:
     """Encode the reviews of a source, and return the arrays that the cache file stores."""
-    if source.form.read_ranks:
-        if word_index is None:
-            raise InputError(f"data {source.path}", "holds Keras' word ranks", "use --vocabulary keras")
-        words = keras_vocabulary(word_index, check=options.verify)
-        return _encode_ranks(source.form.read_ranks(source.path), words, source.path)
+    known = keras_vocabulary(word_index, check=options.verify) if word_index else None
+    if form.read_ranks:
+        if known is None:
+            raise InputError(f"data {found.path}", "holds Keras' word ranks", "use --vocabulary keras")
+        return _encode_ranks(form.read_ranks(found.path), known, found.path)
     report("reading reviews", 1, 4)
-    splits = read_source(source, options)
+    splits = read_source(form, found, options)
     report("encoding reviews", 2, 4)
-    words = keras_vocabulary(word_index, check=options.verify) if word_index else build_vocabulary(splits["train"].texts)
-    return _encode(splits, words)
+    return _encode(splits, known or build_vocabulary(splits["train"].texts))
 
 
 def _shuffles(lengths: Iterable[int]) -> list[np.ndarray]:
@@ -138,41 +169,42 @@ def _shuffles(lengths: Iterable[int]) -> list[np.ndarray]:
 def _encode(splits: dict[str, TextSplit], words: Vocabulary) -> dict[str, np.ndarray]:
     known = sorted({group for split in splits.values() for group in split.groups or () if group})
     numbers = {"": -1} | {group: number for number, group in enumerate(known)}
-    orders = {name: np.arange(len(split)) for name, split in splits.items()}
-    if words.kind == "keras":
-        shuffles = _shuffles(map(len, splits.values()))
-        orders = {name: name_order(split)[shuffle] for (name, split), shuffle in zip(splits.items(), shuffles, strict=True)}
-    arrays = {"vocabulary": np.frombuffer(words.to_json(), np.uint8)}
-    for name, split in splits.items():
-        order = orders[name]
+    encoded = {}
+    for (name, split), shuffle in zip(splits.items(), _shuffles(map(len, splits.values())), strict=True):
+        order = np.arange(len(split))
+        if words.kind == "keras":  # the order that Keras' data set had before it was shuffled, then the shuffle
+            order = np.asarray(sorted(order, key=lambda row: (-int(split.labels[row]), split.names[row])))[shuffle]
         groups = np.asarray([numbers[group] for group in split.groups] if split.groups else [-1] * len(split), np.int32)
         values, offsets = words.encode_all(split.texts[row] for row in order)
         remedy = "use --vocabulary frequency, whose words are those of the training reviews"
         empty = len(values) == len(split)  # each review consists of the start id
         require(not empty or words.kind != "keras", f"{name} reviews", "no word is in Keras' word index", remedy)
-        arrays |= {f"{name}_values": values, f"{name}_offsets": offsets}
         digests = word_hashes(tokenize(split.texts[row]) for row in order)
-        arrays |= {f"{name}_labels": split.labels[order], f"{name}_groups": groups[order], f"{name}_digests": digests}
-    return arrays
+        encoded[name] = EncodedSplit(values, offsets, split.labels[order], groups[order], digests)
+    return _pack(words, encoded)
 
 
 def _encode_ranks(splits: dict[str, Ranks], words: Vocabulary, path: Path) -> dict[str, np.ndarray]:
-    arrays = {"vocabulary": np.frombuffer(words.to_json(), np.uint8)}
+    encoded = {}
     shuffles = _shuffles(len(split.labels) for split in splits.values())
     for (name, (ranks, offsets, labels)), shuffle in zip(splits.items(), shuffles, strict=True):
         require(int(ranks.max(initial=0)) <= len(words.words), f"data {path}", f"rank {ranks.max()}", "give Keras' own word index")
         with_start = np.insert(ranks + 3, offsets[:-1], START).astype(np.int32)
         split = EncodedSplit(with_start, offsets + np.arange(len(offsets)), labels, np.full(len(labels), -1, np.int32)).select(shuffle)
-        arrays |= {f"{name}_values": split.values, f"{name}_offsets": split.offsets}
-        arrays |= {f"{name}_labels": split.labels, f"{name}_groups": split.groups, f"{name}_digests": split.hashes()}
-    return arrays
+        encoded[name] = replace(split, digests=split.hashes())
+    return _pack(words, encoded)
+
+
+def _pack(words: Vocabulary, splits: dict[str, EncodedSplit]) -> dict[str, np.ndarray]:
+    arrays = {f"{name}_{part}": getattr(split, part) for name, split in splits.items() for part in PARTS}
+    return {"vocabulary": np.frombuffer(words.to_json(), np.uint8)} | arrays
 
 
 def _unpack(arrays: dict[str, np.ndarray], key: str, num_words: int | None) -> EncodedReviews:
     words = Vocabulary.from_json(arrays["vocabulary"].tobytes()).capped(num_words)
 
     def split(name: str) -> EncodedSplit:
-        values, *others = (arrays[f"{name}_{part}"] for part in ("values", "offsets", "labels", "groups", "digests"))
+        values, *others = (arrays[f"{name}_{part}"] for part in PARTS)
         return EncodedSplit(np.where(values >= words.num_words, np.int32(UNKNOWN), values), *others)
 
     train = split("train")
@@ -189,3 +221,31 @@ def _has_other_copies(split: EncodedSplit) -> bool:
         return False
     of_words, of_ids = (row_sets(split.labels, split.groups, array)[1] for array in hashes)
     return not np.array_equal(of_words, of_ids)
+
+
+def build_tfds(source: str | Path | None = None, data_dir: str | Path | None = None, verify: bool = True) -> Any:
+    """Prepare the TFDS data set `lstm_jax_imdb`, unless it is prepared already, and return its builder.
+
+    Args:
+        source: path of reviews that `load_reviews` reads. If None, the archive aclImdb_v1.tar.gz of the Large Movie Review Dataset is
+            downloaded to the subfolder `downloads` of the folder that `data_dir` gives.
+        data_dir: folder in which TFDS keeps data sets. If None, it is `$TFDS_DATA_DIR` or, without that variable, `~/tensorflow_datasets`.
+        verify: whether a file named aclImdb_v1.tar.gz is checked against the published size and checksum.
+
+    Returns:
+        The `tfds.core.DatasetBuilder`, whose method `as_data_source()` reads the data set.
+
+    Raises:
+        InputError: if tensorflow-datasets is not installed, the source cannot be read, or the folder cannot be written.
+    """
+    builder, prepared = tfds_builder(data_dir)
+    if prepared:
+        return builder
+    builder.reviews = load_reviews(source or download_archive(tfds_dir(data_dir) / "downloads"), verify=verify)
+    config = load_tfds().download.DownloadConfig(try_download_gcs=False)
+    try:
+        with quiet_tfds():
+            builder.download_and_prepare(download_config=config)
+    except OSError as error:
+        raise InputError(f"TFDS folder {tfds_dir(data_dir)}", error, "free some space or set TFDS_DATA_DIR to another folder") from error
+    return builder

@@ -1,23 +1,74 @@
-"""Types that describe the forms in which reviews can be given, such as a table or an archive. `sources.py` lists the forms."""
+"""Labelled reviews, and the forms in which they can be given, such as a table or an archive. `sources.py` lists the forms."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from lstm_jax.data.reviews.texts import TextSplit
+from lstm_jax.errors import require
+
+CLASSES = ("neg", "pos")
+
+
+@dataclass(frozen=True)
+class TextSplit:
+    """N labelled texts of a split. Entry n of each field belongs to text n."""
+
+    texts: tuple[bytes, ...]
+    """N texts as bytes, usually in UTF-8. NUL bytes and bytes that are not valid UTF-8 are kept."""
+    labels: np.ndarray
+    """(N,) int32: 0 negative, 1 positive."""
+    names: tuple[str, ...]
+    """N names, such as `pos/0_9.txt` for id 0 and rating 9 in the Large Movie Review Dataset. With the vocabulary "keras", `prepare` sorts
+    by these names."""
+    groups: tuple[str, ...] | None = None
+    """N movie ids, or None if no movie is known. The movie id is "" for a review whose movie is unknown."""
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
+def review_name(label: int, row: int, identity: object = None, rating: object = None) -> str:
+    """Return the name of a review, such as `pos/0_9.txt` for id 0 and rating 9."""
+    name = f"{row:09d}" if identity is None or rating is None else f"{identity}_{rating}"
+    return f"{CLASSES[label]}/{name}.txt"
+
+
+def check_splits(splits: Mapping[str, TextSplit], source: object) -> None:
+    """Check that there is a training split, and that every split has reviews of both classes."""
+    require("train" in splits, f"source {source}", f"splits {sorted(splits)}", "give one that holds training reviews")
+    for name, split in splits.items():
+        check_classes(split.labels, f"{name} split of {source}")
+
+
+def check_classes(labels: np.ndarray, subject: str) -> None:
+    """Check that there are labels of both classes."""
+    require(len(labels) > 0, subject, "no reviews", "give at least one review of each class")
+    counts = np.bincount(labels, minlength=2)
+    require(bool(counts.min() > 0), subject, f"{counts[1]} positive and {counts[0]} negative reviews", "give reviews of both classes")
 
 
 class Found(NamedTuple):
-    """Result of `Form.find`, the location of reviews: one file or folder, and all files from which the reviews are read."""
+    """Location of reviews."""
 
     path: Path
     """The file or folder that holds the reviews."""
     files: dict[str, Path]
     """Dict with the path of every file that the reviews are read from, for example `{"train": Path("reviews/train.csv")}`. The keys depend
     on the form of the reviews."""
+
+
+def find_file(path: Path, key: str, name: str, *endings: str) -> Found | None:
+    """Return the location of a file: `path` itself, if it has one of the endings, or the file `name` in the folder `path`."""
+    if path.is_dir():
+        path = path / name
+        found = os.path.isfile(path)
+    else:
+        found = path.name.endswith(endings)
+    return Found(path, {key: path}) if found else None
 
 
 class Ranks(NamedTuple):
@@ -36,30 +87,24 @@ class ReadOptions:
     """Options of the functions that read reviews. A function ignores the options that do not apply to the form that it reads."""
 
     text_column: str = "text"
-    """Name of the column of the texts in a table."""
     label_column: str = "label"
-    """Name of the column of the labels in a table."""
     verify: bool = True
     """Whether a file named aclImdb_v1.tar.gz is checked against the published size and checksum."""
 
 
 @dataclass(frozen=True)
 class Form:
-    """Form in which reviews can be given, for example a table. Its functions recognise and read reviews of this form.
-
-    A form that holds texts has the function `read`, and a form that holds word ranks has the function `read_ranks`.
-    """
+    """Form in which reviews can be given, for example a table. Its functions recognise and read reviews of this form."""
 
     name: str
     """Name of the form, which is part of the key of a cache file. If it changed, all reviews of this form would be encoded anew."""
     find: Callable[[Path], Found | None]
     """Function that takes an existing path and returns the location of the reviews there, or None if there are none of this form."""
     read: Callable[[Found, ReadOptions], dict[str, TextSplit]] | None = None
-    """Function that takes the location of the reviews and returns a dict from the name of each split to its texts. If this field is None,
-    the form does not hold texts."""
+    """Function that takes the location of the reviews and returns a dict from the name of each split to its texts, if the form holds
+    texts."""
     read_ranks: Callable[[Path], dict[str, Ranks]] | None = None
-    """Function that takes a path and returns a dict from the name of each split to its word ranks. If this field is None, the form does not
-    hold word ranks."""
+    """Function that takes a path and returns a dict from the name of each split to its word ranks, if the form holds word ranks."""
     keyword: str = ""
     """Word, such as "tfds", that the user gives in place of a path to choose this form. A form with a keyword has a function `find` that
     ignores its argument. If the keyword is empty, the form is recognised by the path."""

@@ -10,7 +10,7 @@ import random
 
 import numpy as np
 
-from lstm_jax.data.reviews.texts import TextSplit
+from lstm_jax.data.reviews.form import TextSplit
 from lstm_jax.errors import require
 
 
@@ -128,13 +128,10 @@ def synthetic_splits(train: int, test: int, seed: int) -> dict[str, TextSplit]:
     require(min(train, test) >= 2, "synthetic reviews", f"{train} and {test}", "give 2 or more of each")
     whole = synthetic_reviews(2 * ((train + 1) // 2 + (test + 1) // 2), seed)
     by_label = [np.flatnonzero(whole.labels == label) for label in (0, 1)]
-    rows_of = {"train": [], "test": []}
-    for rows in by_label:
-        rows_of["train"].extend(rows[: (train + 1) // 2])
-        rows_of["test"].extend(rows[(train + 1) // 2 :])
+    half = (train + 1) // 2
     splits = {}
-    for (name, rows), count in zip(rows_of.items(), (train, test), strict=True):
-        kept = sorted(int(row) for row in rows)[:count]
+    for name, part, count in (("train", slice(half), train), ("test", slice(half, None), test)):
+        kept = np.sort(np.concatenate([rows[part] for rows in by_label]))[:count]
         texts, names = tuple(whole.texts[row] for row in kept), tuple(whole.names[row] for row in kept)
         splits[name] = TextSplit(texts, whole.labels[kept], names)
     return splits

@@ -12,17 +12,17 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-from lstm_jax.data.mapped import MappedIds
-from lstm_jax.data.padding import pad_rows
-from lstm_jax.data.reviews.encoded import EncodedReviews, EncodedSplit
+from lstm_jax.data.reviews.form import check_classes
+from lstm_jax.data.reviews.splits import EncodedReviews, EncodedSplit, Rows
 from lstm_jax.data.reviews.tables import collect, wanted
 from lstm_jax.data.reviews.vocabulary import FIRST_WORD, START, UNKNOWN, Vocabulary, ranked_words, tokenize, word_hashes
-from lstm_jax.data.shard_folder import REVIEWS, Progress, open_folder, write_folder
+from lstm_jax.data.shard_folder import REVIEWS, MappedIds, Progress, open_folder, write_folder
 from lstm_jax.data.tables import ENDINGS, is_table, table_rows
 from lstm_jax.errors import require
 from lstm_jax.files.npz import read_npz
@@ -31,18 +31,18 @@ from lstm_jax.files.writing import write_atomically
 
 BLOCK = 4096
 """Number of reviews that are read, tokenised and written at a time."""
+COLUMNS = ("lengths", "labels", "groups", "hashes")
+"""Names of the arrays in the .npz file of a shard."""
 DESCRIPTION = f"name tables, or folders of tables ({', '.join(ENDINGS)})"
 
 
 @dataclass(frozen=True)
 class Part:
-    """File with a table of reviews. The ids of its words are stored as one shard, and all shards of a folder are one data set."""
+    """File with a table of reviews, whose ids are stored as one shard."""
 
     path: str
     split: str
-    """Split that the reviews belong to: "train" or "test"."""
     size: int
-    """Size of the file in bytes."""
     modified: int
     """Time of the last change of the file, in nanoseconds."""
     text_column: str
@@ -65,7 +65,7 @@ def write_review_shards(
     it has written are kept.
 
     Args:
-        paths: tables with training reviews, and folders of such tables; see `read_table`.
+        paths: tables with training reviews, and folders of such tables.
         folder: folder of the shards. It is created if it does not exist.
         test_paths: tables with test reviews, and folders of such tables.
         text_column: name of the column of the texts.
@@ -78,7 +78,7 @@ def write_review_shards(
 
             - A path leads to no table, or there is no table with training reviews.
             - A table is in both splits.
-            - A table cannot be read (see `read_table`), or has no reviews.
+            - A table cannot be read, or has no reviews.
             - A split has no positive or no negative reviews.
             - Another process writes shards to the folder.
             - The folder cannot be written, or holds shards of other reviews.
@@ -87,23 +87,23 @@ def write_review_shards(
     trained, tested = ({path.resolve() for path, own in files if own == split} for split in ("train", "test"))
     both = sorted(trained & tested)
     require(not both, "reviews", both[0] if both else "", "a table of both splits: name it for the training or for the test")
+    require(bool(trained), "reviews", "no table", DESCRIPTION)
     stats = [path.stat() for path, _ in files]
     parts = [
         Part(str(path), split, stat.st_size, stat.st_mtime_ns, text_column, label_column)
         for (path, split), stat in zip(files, stats, strict=True)
     ]
-    require(any(part.split == "train" for part in parts), "reviews", "no table", DESCRIPTION)
     write_folder(folder, REVIEWS, parts, _write_shard, _describe, workers, on_progress)
     return read_review_shards(folder)
 
 
 def _describe(records: list[dict[str, Any]]) -> dict[str, Any]:
     counts: Counter[bytes] = Counter()
-    for found in records:
-        if found["part"]["split"] == "train":
-            words = (word.encode("utf-8", "surrogateescape") for word in found["words"])
-            counts.update(dict(zip(words, found["counts"], strict=True)))
-    shards = [{"split": found["part"]["split"], "sha256": found["sha256"]} for found in records]
+    for record in records:
+        if record["part"]["split"] == "train":
+            words = (word.encode("utf-8", "surrogateescape") for word in record["words"])
+            counts.update(dict(zip(words, record["counts"], strict=True)))
+    shards = [{"split": record["part"]["split"], "sha256": record["sha256"]} for record in records]
     return {"words": ranked_words(counts), "shards": shards}
 
 
@@ -117,39 +117,27 @@ def _tables(names: Sequence[str]) -> list[Path]:
     return found
 
 
-def _blocks(part: Part) -> Iterator[Any]:
-    """Yield the reviews of a table in blocks of `BLOCK` (4096) reviews, each as a `TextSplit`. The last block may be smaller."""
-    rows: list[tuple[int, dict[str, Any]]] = []
-    for row in table_rows(Path(part.path), wanted(part.text_column, part.label_column), limited=False):
-        rows.append(row)
-        if len(rows) == BLOCK:
-            yield collect(Path(part.path), rows, part.text_column, part.label_column)
-            rows = []
-    if rows:
-        yield collect(Path(part.path), rows, part.text_column, part.label_column)
-
-
 def _write_shard(part: Part, path: Path) -> dict[str, Any]:
+    table, own = Path(part.path), (part.text_column, part.label_column)
     words, counts, movies = dict[bytes, int](), Counter[bytes](), dict[str, int]()
-    columns: dict[str, list[np.ndarray]] = {name: [] for name in ("lengths", "labels", "groups", "hashes")}
+    columns: list[tuple[np.ndarray, ...]] = []
 
     def write_ids(file: IO[bytes]) -> None:
-        for block in _blocks(part):
+        rows = table_rows(table, wanted(*own), limited=False)
+        while some := list(islice(rows, BLOCK)):
+            block = collect(table, some, *own)
             tokens = [tokenize(text) for text in block.texts]
             for review in tokens:
                 counts.update(review)
                 ids = [0, *(words.setdefault(word, len(words) + 1) for word in review)]
                 file.write(np.asarray(ids, "<i4").tobytes())
-            columns["lengths"].append(np.asarray([len(review) + 1 for review in tokens], np.int32))
-            columns["labels"].append(block.labels)
-            columns["groups"].append(
-                np.asarray([movies.setdefault(name, len(movies)) if name else -1 for name in block.groups or [""] * len(block)], np.int32)
-            )
-            columns["hashes"].append(word_hashes(tokens))
+            lengths = np.asarray([len(review) + 1 for review in tokens], np.int32)
+            groups = [movies.setdefault(name, len(movies)) if name else -1 for name in block.groups or [""] * len(block)]
+            columns.append((lengths, block.labels, np.asarray(groups, np.int32), word_hashes(tokens)))
 
     write_atomically(path, write_ids)
-    require(bool(columns["labels"]), f"table {part.path}", "no reviews", "leave it out, or give at least one review")
-    arrays = {name: np.concatenate(blocks) for name, blocks in columns.items()}
+    require(bool(columns), f"table {part.path}", "no reviews", "leave it out, or give at least one review")
+    arrays = dict(zip(COLUMNS, map(np.concatenate, zip(*columns, strict=True)), strict=True))
     write_atomically(path.with_suffix(".npz"), lambda file: np.savez(file, **arrays))  # pyright: ignore[reportArgumentType]
     return {
         "words": [word.decode("utf-8", "surrogateescape") for word in words],
@@ -160,7 +148,7 @@ def _write_shard(part: Part, path: Path) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class ShardedSplit:
+class ShardedSplit(Rows):
     """N encoded reviews whose word ids stay in memory-mapped files.
 
     This class has the same methods as `EncodedSplit`. A method that returns ids reads them from the files.
@@ -179,11 +167,7 @@ class ShardedSplit:
     digests: np.ndarray
     """(N,) uint64: hash of the words of each review."""
 
-    def __len__(self) -> int:
-        return len(self.labels)
-
     def row(self, number: int) -> np.ndarray:
-        """Return the ids (T,) of the review with the index `number`."""
         return self.values[int(self.starts[number]) : int(self.starts[number] + self.lengths[number])]
 
     def select(self, rows: np.ndarray | slice) -> "ShardedSplit":
@@ -191,30 +175,18 @@ class ShardedSplit:
         parts = (self.starts, self.lengths, self.labels, self.groups, self.digests)
         return ShardedSplit(self.values, *(part[rows] for part in parts))
 
-    def padded(self, maxlen: int, padding: str = "pre", truncating: str = "pre") -> np.ndarray:
-        """Pad or cut the reviews to the same length, and return them as an int32 array (N, maxlen); see `EncodedSplit.padded`."""
-        return pad_rows(self.values, self.starts, self.starts + self.lengths, maxlen, padding, truncating)
-
-    def hashes(self) -> np.ndarray:
-        """Return a hash of the words of each review, as a uint64 array (N,)."""
-        return self.digests
-
     def blocks(self) -> Iterator[EncodedSplit]:
         """Yield the reviews in blocks of `BLOCK` (4096) reviews, with their ids in memory. The last block may be smaller."""
         for begin in range(0, len(self), BLOCK):
-            part = self.select(slice(begin, begin + BLOCK))
-            offsets = np.concatenate([[0], np.cumsum(part.lengths)]).astype(np.int64)
-            within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], part.lengths)
-            values = self.values.take(np.repeat(part.starts, part.lengths) + within)
-            yield EncodedSplit(values, offsets, part.labels, part.groups, part.digests)
+            yield self.in_memory(slice(begin, begin + BLOCK))
 
 
 @dataclass(frozen=True)
 class PaddedReviews:
     """Array (N, maxlen) of padded reviews that is not in memory: the method `take` reads the requested rows from memory-mapped files.
 
-    An instance can replace a NumPy array in `lstm_jax.training.examples.Examples.arrays`. `EncodedSplit.padded` describes the fields
-    `maxlen`, `padding` and `truncating`.
+    An instance can replace a NumPy array in `lstm_jax.training.examples.Examples.arrays`. `pad_ragged` describes the fields `maxlen`,
+    `padding` and `truncating`.
     """
 
     split: ShardedSplit
@@ -266,8 +238,7 @@ def read_review_shards(folder: str | Path, num_words: int | None = None) -> Shar
 
     Args:
         folder: folder that `write_review_shards` has written.
-        num_words: number of ids, including the four reserved ids 0 to 3. Words that are too rare for an id of their own have the id 2. If
-            None or 0, every word of the vocabulary has an id of its own.
+        num_words: number of ids; see `Vocabulary.capped`.
 
     Raises:
         InputError: if the folder holds no finished shards, if a shard is missing, is damaged or does not match the index of the folder, if
@@ -276,31 +247,21 @@ def read_review_shards(folder: str | Path, num_words: int | None = None) -> Shar
     opened = open_folder(folder, REVIEWS)
     known = opened.index["words"]
     words = Vocabulary(tuple(known), FIRST_WORD + len(known), "frequency").capped(num_words)
-    shards, rows, movies, begin = [], [], dict[str, int](), 0
-    for number, (shard, found) in enumerate(zip(opened.index["shards"], opened.records, strict=True)):
-        joint = np.asarray([START, *(words.index.get(word, UNKNOWN) for word in found["words"])], np.int32)
+    shards, movies, begin = [], dict[str, int](), 0
+    parts: dict[str, list[dict[str, np.ndarray]]] = {"train": [], "test": []}
+    for number, (shard, record) in enumerate(zip(opened.index["shards"], opened.records, strict=True)):
+        joint = np.asarray([START, *(words.index.get(word, UNKNOWN) for word in record["words"])], np.int32)
         shards.append(opened.shard(number, joint, np.int32))
-        own = read_npz(opened.check(number, "npz"))
-        numbers = np.asarray([*(movies.setdefault(name, len(movies)) for name in found["movies"]), -1], np.int32)
-        rows.append((shard["split"], begin, own | {"groups": numbers[own["groups"]]}))
-        begin += found["count"]
-    values = MappedIds(shards, np.int32)
+        columns = read_npz(opened.check(number, "npz"))
+        groups = np.asarray([*(movies.setdefault(name, len(movies)) for name in record["movies"]), -1], np.int32)[columns["groups"]]
+        starts = begin + np.cumsum(columns["lengths"], dtype=np.int64) - columns["lengths"]
+        parts[shard["split"]].append(columns | {"groups": groups, "starts": starts})
+        begin += record["count"]
+    values, splits = MappedIds(shards, np.int32), dict[str, ShardedSplit]()
+    for name, own in parts.items():
+        if own:
+            starts, *joined = (np.concatenate([columns[key] for columns in own]) for key in ("starts", *COLUMNS))
+            splits[name] = ShardedSplit(values, starts, *joined)
+            check_classes(splits[name].labels, f"{name} split of {folder}")
     fingerprint = hashlib.sha256(f"{opened.fingerprint} {words.num_words}".encode()).hexdigest()
-    train, test = _split(values, rows, "train"), _split(values, rows, "test")
-    for name, split in {"train": train, "test": test}.items():
-        if split is not None:
-            counts = np.bincount(split.labels, minlength=2)
-            both = f"{counts[1]} positive and {counts[0]} negative reviews"
-            require(bool(counts.min() > 0), f"{name} split of {folder}", both, "give reviews of both classes")
-    assert train is not None
-    return ShardedReviews(train, test, words, fingerprint)
-
-
-def _split(values: MappedIds, rows: Sequence[tuple[str, int, dict[str, np.ndarray]]], name: str) -> ShardedSplit | None:
-    """Return the reviews of one split, or None if no shard belongs to this split."""
-    own = [(begin, columns) for split, begin, columns in rows if split == name]
-    if not own:
-        return None
-    starts = [begin + np.cumsum(columns["lengths"], dtype=np.int64) - columns["lengths"] for begin, columns in own]
-    joined = {key: np.concatenate([columns[key] for _, columns in own]) for key in own[0][1]}
-    return ShardedSplit(values, np.concatenate(starts), joined["lengths"], joined["labels"], joined["groups"], joined["hashes"])
+    return ShardedReviews(splits["train"], splits.get("test"), words, fingerprint)

@@ -2,15 +2,13 @@
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lstm_jax.data.reviews.acl_imdb import ARCHIVE_NAME, find_archive, find_folder, read_archive_source, read_folder_source
-from lstm_jax.data.reviews.form import Form, Found, ReadOptions
-from lstm_jax.data.reviews.keras_npz import find_keras_npz, read_keras_npz
+from lstm_jax.data.reviews.acl_imdb import ARCHIVE_NAME, find_archive, find_folder, read_archive, read_folder
+from lstm_jax.data.reviews.form import Form, Found, ReadOptions, TextSplit
+from lstm_jax.data.reviews.keras_imdb import find_keras_npz, read_keras_npz
 from lstm_jax.data.reviews.tables import find_tables, read_tables
-from lstm_jax.data.reviews.texts import TextSplit
-from lstm_jax.data.reviews.tfds_dataset import find_tfds, read_tfds
+from lstm_jax.data.reviews.tfds_dataset import find_tfds, reviews_from_tfds
 from lstm_jax.data.tables import ENDINGS
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.reading import locate
@@ -19,7 +17,7 @@ FORMS = (
     Form(
         "folder",
         find_folder,
-        read_folder_source,
+        read_folder,
         description="an aclImdb/ folder",
         content="the archive when it is extracted, or the folder that contains this folder",
     ),
@@ -37,7 +35,7 @@ FORMS = (
     Form(
         "archive",
         find_archive,
-        read_archive_source,
+        read_archive,
         description=ARCHIVE_NAME,
         content="the reviews as published, in this or another .tar.gz or .tgz file, or a folder with aclImdb_v1.tar.gz; nothing is "
         "extracted to the disk",
@@ -52,7 +50,7 @@ FORMS = (
     Form(
         "tfds",
         find_tfds,
-        read_tfds,
+        lambda _, __: reviews_from_tfds(),
         keyword="tfds",
         content="the data set that `lstm-jax data prepare --tfds` makes; TensorFlow is not needed to read it",
     ),
@@ -61,25 +59,9 @@ FORMS = (
 path."""
 
 
-def _described() -> str:
-    endings = [ending for form in FORMS for ending in form.endings]
-    phrases = [form.description or form.keyword for form in FORMS if form.description or form.keyword]
-    return f"{', '.join(phrases)}, or a {', '.join(endings[:-1])} or {endings[-1]} file"
-
-
-DESCRIPTION = _described()
-
-
-@dataclass(frozen=True)
-class Source:
-    """Source of reviews (for example an archive or a table) after its form has been recognised."""
-
-    form: Form
-    path: Path
-    """The file or folder that holds the reviews."""
-    files: dict[str, Path]
-    """Dict with the path of every file that the reviews are read from, for example `{"train": Path("reviews/train.csv")}`. The keys depend
-    on the form of the reviews."""
+_PHRASES = ", ".join(form.description or form.keyword for form in FORMS if form.description or form.keyword)
+_ENDINGS = [ending for form in FORMS for ending in form.endings]
+DESCRIPTION = f"{_PHRASES}, or a {', '.join(_ENDINGS[:-1])} or {_ENDINGS[-1]} file"
 
 
 def find_imdb(explicit: str = "") -> Path:
@@ -96,8 +78,8 @@ def find_imdb(explicit: str = "") -> Path:
     return locate(explicit or Path(root) / "imdb", "data", f"give {DESCRIPTION}")
 
 
-def find_source(data: str = "", test_data: str = "") -> Source:
-    """Find the reviews that a user names, recognise their form, and return them as a `Source`. The reviews are not read."""
+def find_source(data: str = "", test_data: str = "") -> tuple[Form, Found]:
+    """Recognise the reviews that a user names. They are not read."""
     for form in FORMS:
         if data and data == form.keyword:
             require(not test_data, "test_data", test_data, f"leave it out: {data} has a test split of its own")
@@ -105,37 +87,35 @@ def find_source(data: str = "", test_data: str = "") -> Source:
     return recognise(find_imdb(data), test_data)
 
 
-def recognise(path: Path, test_path: str = "") -> Source:
-    """Recognise the form of the reviews at `path`, and return them as a `Source`. The reviews are not read."""
-    source = _first((form for form in FORMS if not form.keyword), locate(path, "data", f"give {DESCRIPTION}"))
+def recognise(path: Path, test_path: str = "") -> tuple[Form, Found]:
+    """Recognise the form of the reviews at `path`. They are not read."""
+    form, found = _first((form for form in FORMS if not form.keyword), locate(path, "data", f"give {DESCRIPTION}"))
     if not test_path:
-        return source
-    takes = source.form.takes_test_file and "test" not in source.files
+        return form, found
+    takes = form.takes_test_file and "test" not in found.files
     require(takes, "test_data", test_path, f"leave it out: {path} has a test split of its own, or a form that takes no second file")
-    remedy = (
-        f"give a file that ends in one of {', '.join(source.form.endings)}" if source.form.endings else f"give {source.form.description}"
-    )
+    remedy = f"give a file that ends in one of {', '.join(form.endings)}" if form.endings else f"give {form.description}"
     test = locate(test_path, "test_data", remedy)
-    require(test.is_file() and source.form.find(test) is not None, "test_data", test_path, remedy)
-    own = any(test.samefile(file) for file in source.files.values())
+    require(test.is_file() and form.find(test) is not None, "test_data", test_path, remedy)
+    own = any(test.samefile(file) for file in found.files.values())
     require(not own, "test_data", test_path, "it has the training reviews: give another file")
-    return replace(source, files=source.files | {"test": test})
+    return form, found._replace(files=found.files | {"test": test})
 
 
-def _first(forms: Iterable[Form], path: Path) -> Source:
+def _first(forms: Iterable[Form], path: Path) -> tuple[Form, Found]:
     for form in forms:
         if found := form.find(path):
-            return Source(form, *found)
+            return form, found
     if path.suffix.lower() == ".zip" and not path.is_dir():
         raise InputError(f"data {path}", "a .zip archive", f"unzip it and give its folder or file: {DESCRIPTION}")
     raise InputError(f"data {path}", "no reviews of a known form", f"give {DESCRIPTION}")
 
 
-def read_source(source: Source, options: ReadOptions) -> dict[str, TextSplit]:
+def read_source(form: Form, found: Found, options: ReadOptions) -> dict[str, TextSplit]:
     """Return the texts of the reviews of a source: a dict from the name of each split to the reviews of the split."""
-    if source.form.read is None:
-        raise InputError(f"data {source.path}", "holds word ranks, not texts", f"give {ARCHIVE_NAME} or another form with texts")
-    return source.form.read(Found(source.path, source.files), options)
+    if form.read is None:
+        raise InputError(f"data {found.path}", "holds word ranks, not texts", f"give {ARCHIVE_NAME} or another form with texts")
+    return form.read(found, options)
 
 
 def load_reviews(
@@ -147,8 +127,7 @@ def load_reviews(
 
     Args:
         path: path of a source of texts. `lstm_jax.data.reviews.sources.FORMS` lists the forms that a source can have.
-        test_path: path of a second file, which has the test split and the same form as `path`. A second file may be given only if
-            `path` has no test split, and if its form takes a second file (see the page "Sources of data" of the documentation).
+        test_path: path of a second file; see `test_data` of `prepare`.
         text_column: name of the column of the texts in a table.
         label_column: name of the column of the labels in a table.
         verify: whether a file named `aclImdb_v1.tar.gz` is checked against the published size and checksum.
@@ -157,4 +136,4 @@ def load_reviews(
         InputError: if a path does not exist or has no known form, if the source is damaged or cannot be read, if it holds word ranks
             instead of texts, or if a split has no positive or no negative reviews.
     """
-    return read_source(recognise(Path(path), test_path), ReadOptions(text_column, label_column, verify))
+    return read_source(*recognise(Path(path), test_path), ReadOptions(text_column, label_column, verify))

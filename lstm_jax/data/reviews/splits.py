@@ -1,8 +1,116 @@
-"""Division of reviews into a training and a validation split that have no movie and no text in common."""
+"""Encoded reviews, and their division into a training and a validation split that have no movie and no text in common."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from lstm_jax.data.padding import pad_rows
+from lstm_jax.data.reviews.vocabulary import Vocabulary
 from lstm_jax.errors import InputError, require
+
+
+class Rows:
+    """Operations that encoded reviews in memory and in files share. Review n is `values[starts[n] : starts[n] + lengths[n]]`."""
+
+    values: Any
+    starts: Any
+    lengths: Any
+    labels: np.ndarray
+    groups: np.ndarray
+    digests: Any
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def row(self, number: int) -> np.ndarray:
+        """Return the ids (T,) of the review with the index `number`."""
+        raise NotImplementedError
+
+    def padded(self, maxlen: int, padding: str = "pre", truncating: str = "pre") -> np.ndarray:
+        """Pad the reviews with 0 or cut them to the same length, and return them as an int32 array (N, maxlen); see `pad_ragged`."""
+        return pad_rows(self.values, self.starts, self.starts + self.lengths, maxlen, padding, truncating)
+
+    def in_memory(self, rows: np.ndarray | slice) -> "EncodedSplit":
+        """Return the reviews with the indices `rows`, with their ids in memory."""
+        lengths, digests = self.lengths[rows], self.digests
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
+        values = self.values[np.repeat(self.starts[rows], lengths) + within]
+        return EncodedSplit(values, offsets, self.labels[rows], self.groups[rows], None if digests is None else digests[rows])
+
+    def hashes(self) -> np.ndarray:
+        """Return a hash of the words of each review, or of its ids if `digests` is None, as a uint64 array (N,).
+
+        Reviews of the same words have equal hashes. `grouped_split` uses the hashes to keep copies of a review in the same split. Hashes of
+        the ids are less exact: all rare words have the id 2, so reviews that differ only in rare words have the same ids.
+        """
+        if self.digests is not None:
+            return self.digests
+        digests = b"".join(hashlib.blake2b(self.row(number).data, digest_size=8).digest() for number in range(len(self)))
+        return np.frombuffer(digests, np.uint64)
+
+
+@dataclass(frozen=True)
+class EncodedSplit(Rows):
+    """N encoded reviews, whose ids are concatenated in one array."""
+
+    values: np.ndarray
+    """One-dimensional int32 array of the ids of all reviews, concatenated. Each review begins with the start id 1."""
+    offsets: np.ndarray
+    """(N + 1,) int64: review n is `values[offsets[n]:offsets[n + 1]]`."""
+    labels: np.ndarray
+    """(N,) int32: 0 negative, 1 positive."""
+    groups: np.ndarray
+    """(N,) int32: index of the movie of each review, or -1 if the movie is unknown. A movie has the same index in every split."""
+    digests: np.ndarray | None = None
+    """(N,) uint64: hash of the words of each review, or None if only the ids are known."""
+
+    @property
+    def starts(self) -> np.ndarray:
+        """Index in `values` of the first id of each review, as an array (N,)."""
+        return self.offsets[:-1]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Number of ids of each review, including the start id, as an array (N,)."""
+        return np.diff(self.offsets)
+
+    def row(self, number: int) -> np.ndarray:
+        return self.values[self.offsets[:-1][number] : self.offsets[1:][number]]
+
+    def select(self, rows: np.ndarray) -> "EncodedSplit":
+        """Return the reviews with the indices `rows`, in the order of `rows`."""
+        return self.in_memory(rows)
+
+    def blocks(self) -> Iterator["EncodedSplit"]:
+        """Yield all reviews as a single block. `ShardedSplit` has the same method, and yields several blocks."""
+        yield self
+
+
+@dataclass(frozen=True)
+class EncodedReviews:
+    """Data set of encoded reviews, with the vocabulary that encoded them and a hash of the source and the options."""
+
+    train: EncodedSplit
+    test: EncodedSplit | None
+    vocabulary: Vocabulary
+    fingerprint: str
+    """SHA-256 of the content of the source and of every option that affects the ids or the order of the reviews."""
+
+
+def keras_check_hash(split: EncodedSplit) -> str:
+    """Return a SHA-256 hash of the ids and labels of a split, by which tests compare it with the split of Keras without Keras.
+
+    The hash covers the ids of each review as little-endian int32 followed by b"|", and then the labels as little-endian int32.
+    """
+    whole = hashlib.sha256()
+    for number in range(len(split)):
+        whole.update(split.row(number).astype("<i4").tobytes() + b"|")
+    whole.update(split.labels.astype("<i4").tobytes())
+    return whole.hexdigest()
 
 
 def grouped_split(
@@ -31,7 +139,7 @@ def grouped_split(
     require(0 < fraction < 1, "validation", fraction, "give a share between 0 and 1")
     counts, component = row_sets(labels, groups, text_hashes)
     order = np.random.default_rng(seed).permutation(len(counts))
-    chosen = _choose(counts, fraction, order, set(), set())
+    chosen = _choose(counts, fraction, order, [], [])
     if min(counts[chosen].sum(axis=0).min(), counts[~chosen].sum(axis=0).min()) == 0:
         chosen = _choose(counts, fraction, order, *_pinned(counts, order))
     mask = chosen[component]
@@ -45,7 +153,11 @@ def grouped_split(
 
 
 def row_sets(labels: np.ndarray, groups: np.ndarray, text_hashes: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Divide N rows into C sets of rows that must be in the same split."""
+    """Divide N rows into C sets of rows that must be in the same split.
+
+    Returns:
+        The number of rows of each class in each set (C, 2), and the index of the set of each row (N,).
+    """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
@@ -65,11 +177,11 @@ def row_sets(labels: np.ndarray, groups: np.ndarray, text_hashes: np.ndarray | N
     return counts, component
 
 
-def _choose(counts: np.ndarray, fraction: float, order: np.ndarray, inside: set[int], outside: set[int]) -> np.ndarray:
+def _choose(counts: np.ndarray, fraction: float, order: np.ndarray, inside: list[int], outside: list[int]) -> np.ndarray:
     """Choose sets of rows for the validation split, so that it has about `fraction` of the rows of each class."""
-    chosen = np.isin(np.arange(len(counts)), [*inside])
+    chosen = np.isin(np.arange(len(counts)), inside)
     missing = np.round(counts.sum(axis=0) * fraction).astype(np.int64) - counts[chosen].sum(axis=0)
-    free = order[~np.isin(order, [*inside, *outside])]
+    free = order[~np.isin(order, inside + outside)]
     for number in free.tolist():
         if (counts[number] <= missing).all():
             chosen[number] = True
@@ -86,17 +198,17 @@ def _choose(counts: np.ndarray, fraction: float, order: np.ndarray, inside: set[
     return chosen
 
 
-def _pinned(counts: np.ndarray, order: np.ndarray) -> tuple[set[int], set[int]]:
+def _pinned(counts: np.ndarray, order: np.ndarray) -> tuple[list[int], list[int]]:
     """Choose sets of rows for the training split and for the validation split, so that both splits have rows of each class."""
-    inside: set[int] = set()
-    outside: set[int] = set()
+    inside: list[int] = []
+    outside: list[int] = []
     sizes = counts.sum(axis=1)
     for label in (0, 1):
-        holders = sorted((number for number in order.tolist() if counts[number, label]), key=lambda number: sizes[number])[:2]
+        holders = sorted((number for number in order.tolist() if counts[number, label]), key=sizes.__getitem__)[:2]
         if len(holders) == 2:
             first, second = holders
             if first in outside or second in inside:
                 first, second = second, first
-            inside.add(first)
-            outside.add(second)
+            inside.append(first)
+            outside.append(second)
     return inside, outside

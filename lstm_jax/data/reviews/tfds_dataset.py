@@ -18,8 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from lstm_jax.data.reviews.form import Found, ReadOptions
-from lstm_jax.data.reviews.texts import CLASSES, TextSplit, check_splits, review_name
+from lstm_jax.data.reviews.form import CLASSES, Found, TextSplit, check_splits, review_name
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.writing import user_path
 
@@ -65,43 +64,40 @@ def tfds_dir(data_dir: str | Path | None = None) -> Path:
 def _builder_class() -> Any:
     tfds = load_tfds()
 
-    with tfds.core.registered.skip_registration():
+    class LstmJaxImdb(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        """Builder of the labelled reviews of the Large Movie Review Dataset, with ids, ratings and movies."""
 
-        class LstmJaxImdb(tfds.core.GeneratorBasedBuilder):
-            """Builder of the labelled reviews of the Large Movie Review Dataset, with ids, ratings and movies."""
+        name = TFDS_NAME
+        VERSION = tfds.core.Version(TFDS_VERSION)
+        reviews: Mapping[str, TextSplit]
 
-            name = TFDS_NAME
-            VERSION = tfds.core.Version(TFDS_VERSION)
-            MANUAL_DOWNLOAD_INSTRUCTIONS = "`build_tfds` hands the reviews over; nothing is fetched by TFDS."
-            reviews: Mapping[str, TextSplit]
+        def _info(self) -> Any:
+            features = {
+                "text": tfds.features.Text(),
+                "label": tfds.features.ClassLabel(names=list(CLASSES)),
+                "id": np.int64,
+                "rating": np.int64,
+                "movie": tfds.features.Text(),
+            }
+            return tfds.core.DatasetInfo(
+                builder=self,
+                description="Large Movie Review Dataset (Maas et al., ACL 2011): labelled reviews with id, rating and movie.",
+                features=tfds.features.FeaturesDict(features),
+                supervised_keys=("text", "label"),
+                homepage="http://ai.stanford.edu/~amaas/data/sentiment/",
+                disable_shuffling=True,
+            )
 
-            def _info(self) -> Any:
-                features = {
-                    "text": tfds.features.Text(),
-                    "label": tfds.features.ClassLabel(names=list(CLASSES)),
-                    "id": np.int64,
-                    "rating": np.int64,
-                    "movie": tfds.features.Text(),
-                }
-                return tfds.core.DatasetInfo(
-                    builder=self,
-                    description="Large Movie Review Dataset (Maas et al., ACL 2011): labelled reviews with id, rating and movie.",
-                    features=tfds.features.FeaturesDict(features),
-                    supervised_keys=("text", "label"),
-                    homepage="http://ai.stanford.edu/~amaas/data/sentiment/",
-                    disable_shuffling=True,
-                )
+        def _split_generators(self, dl_manager: Any) -> Any:
+            return {name: self._generate_examples(name) for name in self.reviews}
 
-            def _split_generators(self, dl_manager: Any) -> Any:
-                return {name: self._generate_examples(name) for name in self.reviews}
-
-            def _generate_examples(self, split: str) -> Any:
-                reviews = self.reviews[split]
-                for row, (text, label, name) in enumerate(zip(reviews.texts, reviews.labels, reviews.names, strict=True)):
-                    match = NAME.fullmatch(name)
-                    identity, rating = map(int, match.groups()) if match else (-1, -1)
-                    movie = reviews.groups[row] if reviews.groups else ""
-                    yield row, {"text": text, "label": int(label), "id": identity, "rating": rating, "movie": movie}
+        def _generate_examples(self, split: str) -> Any:
+            reviews = self.reviews[split]
+            for row, (text, label, name) in enumerate(zip(reviews.texts, reviews.labels, reviews.names, strict=True)):
+                match = NAME.fullmatch(name)
+                identity, rating = map(int, match.groups()) if match else (-1, -1)
+                movie = reviews.groups[row] if reviews.groups else ""
+                yield row, {"text": text, "label": int(label), "id": identity, "rating": rating, "movie": movie}
 
     return LstmJaxImdb
 
@@ -120,14 +116,9 @@ def _prepared(data_dir: str | Path | None) -> Any:
 
 
 def find_tfds(_: Path) -> Found:
-    """Return the location of the prepared TFDS data set `lstm_jax_imdb`. The argument is ignored."""
+    """Return the location of the prepared TFDS data set `lstm_jax_imdb`."""
     folder = Path(_prepared(None).data_path)
     return Found(folder, {path.name: path for path in folder.iterdir() if path.is_file()})
-
-
-def read_tfds(_: Found, __: ReadOptions) -> dict[str, TextSplit]:
-    """Return the reviews in the prepared TFDS data set `lstm_jax_imdb`, as a dict from the name of each split to its reviews."""
-    return reviews_from_tfds()
 
 
 def reviews_from_tfds(data_dir: str | Path | None = None) -> dict[str, TextSplit]:

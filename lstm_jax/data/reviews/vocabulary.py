@@ -17,8 +17,9 @@ from typing import Any, Literal
 import numpy as np
 
 from lstm_jax.data.padding import ragged
-from lstm_jax.errors import InputError, require
-from lstm_jax.files.reading import read_input
+from lstm_jax.data.text_files import encode_utf8
+from lstm_jax.errors import require
+from lstm_jax.files.reading import parsing, read_input
 from lstm_jax.files.writing import write_atomically
 
 PADDING, START, UNKNOWN, FIRST_WORD = 0, 1, 2, 4
@@ -50,10 +51,7 @@ def word_hashes(reviews: Iterable[list[bytes]]) -> np.ndarray:
 
 def _as_bytes(text: bytes | str) -> bytes:
     # surrogateescape restores the bytes that are not valid UTF-8, in command-line arguments and in `Vocabulary.words`.
-    try:
-        return text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
-    except UnicodeEncodeError as error:
-        raise InputError("text", error, "give valid Unicode") from error
+    return encode_utf8(text, errors="surrogateescape") if isinstance(text, str) else text
 
 
 @dataclass(frozen=True)
@@ -89,7 +87,7 @@ class Vocabulary:
 
         The dict also contains the words whose id is `num_words` or more. `encode` replaces such an id by 2, the id of unknown words.
         """
-        return {word: FIRST_WORD + rank for rank, word in enumerate(self.words)}
+        return {word: identity for identity, word in enumerate(self.words, FIRST_WORD)}
 
     @cached_property
     def _ids(self) -> dict[bytes, int]:
@@ -97,36 +95,23 @@ class Vocabulary:
 
     def encode(self, text: bytes | str) -> np.ndarray:
         """Return the ids of a text as an int32 array (T,) that begins with the start id."""
-        ids = map(self._ids.get, tokenize(text))
+        words, ids = tokenize(text), self._ids
         if self.kind == "keras":
-            return np.asarray([START, *(identity for identity in ids if identity is not None)], np.int32)
-        return np.asarray([START, *(UNKNOWN if identity is None else identity for identity in ids)], np.int32)
+            words = [word for word in words if word in ids]
+        return np.asarray([START, *(ids.get(word, UNKNOWN) for word in words)], np.int32)
 
     def encode_all(self, texts: Iterable[bytes | str]) -> tuple[np.ndarray, np.ndarray]:
-        """Encode N texts and concatenate their ids.
-
-        Returns:
-            An int32 array `ids` with the ids of all texts, and an int64 array `offsets` (N + 1,). The ids of text n are
-            ids[offsets[n] : offsets[n + 1]].
-        """
+        """Return the ids of N texts as an int32 array, and int64 offsets (N + 1,): text n is ids[offsets[n] : offsets[n + 1]]."""
         return ragged(map(self.encode, texts))
 
     def word(self, identity: int) -> str:
-        """Return the word with a given id. For the reserved ids 0 to 3 it is `[PAD]`, `[START]`, `[OOV]` or `[UNUSED]`.
-
-        Raises:
-            InputError: if no word has the id.
-        """
-        known = 0 <= identity < FIRST_WORD + len(self.words)
-        require(known, "word id", identity, f"ids are 0 to {FIRST_WORD + len(self.words) - 1}")
+        """Return the word with a given id. For the reserved ids 0 to 3 it is `[PAD]`, `[START]`, `[OOV]` or `[UNUSED]`."""
+        end = FIRST_WORD + len(self.words)
+        require(0 <= identity < end, "word id", identity, f"ids are 0 to {end - 1}")
         return RESERVED[identity] if identity < FIRST_WORD else self.words[identity - FIRST_WORD]
 
     def decode(self, ids: Iterable[int] | np.ndarray) -> str:
-        """Return the words with the given ids (T,), joined by spaces. The ids 0 (padding) and 1 (start) are left out.
-
-        Raises:
-            InputError: if an id is negative or greater than the id of the last word.
-        """
+        """Return the words with the given ids (T,), joined by spaces. The ids 0 (padding) and 1 (start) are left out."""
         return " ".join(self.word(int(identity)) for identity in ids if identity not in (PADDING, START))
 
     def capped(self, num_words: int | None) -> "Vocabulary":
@@ -161,31 +146,21 @@ class Vocabulary:
         Raises:
             InputError: if `content` is not valid JSON, or does not describe a vocabulary of words.
         """
-        try:
+        with parsing(f"vocabulary {source}", "give the vocabulary.json of a run"):
             raw: Any = json.loads(content)
             words, size, kind = raw["words"], raw["num_words"], raw["kind"]
             good = raw["format"] == _FORMAT and kind in ("keras", "frequency") and type(size) is int and size >= FIRST_WORD
             if not good or not all(isinstance(word, str) and word for word in words) or len(set(words)) < len(words):
                 raise ValueError("a format this version does not know, or words that are none")
             return Vocabulary(tuple(words), size, kind)
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise InputError(f"vocabulary {source}", error, "give the vocabulary.json of a run") from error
 
     def save(self, path: Path) -> None:
-        """Write the vocabulary to `path` as JSON. If writing fails, an existing file at `path` is not changed.
-
-        Raises:
-            InputError: if the file cannot be written.
-        """
-        write_atomically(path, lambda file: file.write(self.to_json()))
+        """Write the vocabulary to `path` as JSON. If writing fails, an existing file at `path` is not changed."""
+        write_atomically(path, self.to_json())
 
     @staticmethod
     def load(path: Path) -> "Vocabulary":
-        """Load a vocabulary from a file that `save` has written.
-
-        Raises:
-            InputError: if the file is absent or damaged.
-        """
+        """Load a vocabulary from a file that `save` has written. `InputError` is raised if the file is absent or damaged."""
         return Vocabulary.from_json(read_input(path, f"vocabulary {path}", "give the vocabulary.json of a run"), path)
 
 
@@ -196,14 +171,9 @@ def ranked_words(counts: Mapping[bytes, int]) -> list[str]:
 
 
 def build_vocabulary(texts: Iterable[bytes | str], num_words: int | None = None) -> Vocabulary:
-    """Return a vocabulary of the kind "frequency", in which more frequent words have smaller ids.
+    """Return a vocabulary of the kind "frequency", in which more frequent words of the training texts have smaller ids.
 
-    Words with equal counts are sorted by their bytes.
-
-    Args:
-        texts: the training texts.
-        num_words: number of ids, including the four reserved ids 0 to 3. Words that are too rare for an id of their own are not in the
-            vocabulary. If None or 0, every word of the texts has an id of its own.
+    Words with equal counts are sorted by their bytes. `num_words` is the number of ids; see `Vocabulary.capped`.
 
     Raises:
         InputError: if `num_words` is below 4 and not 0.

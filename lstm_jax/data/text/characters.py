@@ -1,21 +1,23 @@
 """Vocabulary of characters, which gives each character an id. A character is a Unicode code point or, with the unit "byte", a byte."""
 
 import json
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from lstm_jax.data.text_files import encode_utf8
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.reading import read_input
 from lstm_jax.files.writing import write_atomically
 
 Unit = Literal["character", "byte"]
 
-CODE_POINTS = 0x110000
 BYTES = tuple(map(chr, range(256)))
 SHOWN = 5  # an error message shows at most this many characters
 _BLOCK = 1 << 20
@@ -40,7 +42,7 @@ class Characters:
         if self.unit == "byte":
             require(self.characters == BYTES, "characters", f"{len(self.characters)} of them", "there are 256 bytes: use all_bytes()")
         good = all(len(character) == 1 and not "\ud800" <= character <= "\udfff" for character in self.characters)
-        ordered = all(character < following for character, following in zip(self.characters, self.characters[1:], strict=False))
+        ordered = all(character < following for character, following in pairwise(self.characters))
         require(good and ordered, "characters", ascii(self.characters), "give single characters, each once, sorted")
 
     @staticmethod
@@ -50,7 +52,7 @@ class Characters:
         Raises:
             InputError: if the text has lone surrogates, which cannot be encoded as UTF-8.
         """
-        seen = np.zeros(CODE_POINTS, bool)
+        seen = np.zeros(sys.maxunicode + 1, bool)
         for _, codes in _code_points(text):
             seen[codes] = True
         return Characters(tuple(map(chr, np.flatnonzero(seen).tolist())))
@@ -92,7 +94,7 @@ class Characters:
                 unit is "character".
         """
         if self.unit == "byte":
-            return np.frombuffer(text if isinstance(text, bytes) else _utf8(text), np.uint8)
+            return np.frombuffer(text if isinstance(text, bytes) else encode_utf8(text), np.uint8)
         if isinstance(text, bytes):
             raise InputError("text", text[:20], "give characters: these ids are not of bytes")
         ids = np.empty(len(text), self.dtype)
@@ -127,14 +129,7 @@ class Characters:
         return codes[self._checked(ids)].tobytes().decode("utf-32-le")
 
     def decode_bytes(self, ids: Iterable[int] | np.ndarray) -> bytes:
-        """Return the text with the given ids (T,) as bytes.
-
-        If the field `unit` of the vocabulary is "byte", each id becomes the byte of the same value. If it is "character", the result is the
-        text in UTF-8.
-
-        Raises:
-            InputError: if an id is out of range, or the ids are not a one-dimensional array of integers.
-        """
+        """Return the text with the given ids (T,) as bytes: with the unit "byte" those of the same values, else the text in UTF-8."""
         return self._checked(ids).astype(np.uint8).tobytes() if self.unit == "byte" else self.decode(ids).encode()
 
     def _checked(self, ids: Iterable[int] | np.ndarray) -> np.ndarray:
@@ -172,20 +167,12 @@ class Characters:
             raise InputError(f"characters {source}", error, "give the characters.json of a run") from error
 
     def save(self, path: Path) -> None:
-        """Write the vocabulary to `path` as JSON. If writing fails, an existing file at `path` is not changed.
-
-        Raises:
-            InputError: if the file cannot be written.
-        """
+        """Write the vocabulary to `path` as JSON. If writing fails, an existing file at `path` is not changed."""
         write_atomically(path, self.to_json())
 
     @staticmethod
     def load(path: Path) -> "Characters":
-        """Load a vocabulary from a file that `save` has written.
-
-        Raises:
-            InputError: if the file is absent or damaged.
-        """
+        """Load a vocabulary from a file that `save` has written. `InputError` is raised if the file is absent or damaged."""
         return Characters.from_json(read_input(path), path)
 
 
@@ -198,10 +185,3 @@ def shown(characters: tuple[str, ...]) -> str:
 def _code_points(text: str) -> Iterator[tuple[int, np.ndarray]]:
     for start in range(0, len(text), _BLOCK):
         yield start, np.frombuffer(text[start : start + _BLOCK].encode("utf-32-le", "surrogatepass"), "<u4")
-
-
-def _utf8(text: str) -> bytes:
-    try:
-        return text.encode()
-    except UnicodeEncodeError as error:
-        raise InputError("text", error, "give valid Unicode") from error

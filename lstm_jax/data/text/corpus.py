@@ -14,6 +14,7 @@ from lstm_jax.data.text.characters import Characters, Unit, shown
 from lstm_jax.data.text.cleaning import Recipe, clean, unix_line_ends
 from lstm_jax.data.text.shards import ShardedText, read_shards
 from lstm_jax.data.text.sources import Paths, embedded_articles, read_articles, read_byte_articles
+from lstm_jax.data.text.windows import require_window
 from lstm_jax.errors import InputError, require
 
 
@@ -70,7 +71,7 @@ def prepare_corpus(
     Args:
         paths: one path or a list of paths. A path leads to a file or folder of one of the forms in `sources.FORMS`, or is "-" for standard
             input (see `read_articles`). If there are no paths, the articles are those of `embedded_articles()`.
-        text_column: name of the column of the texts in tables. If empty, the column is guessed (see `read_text_column`).
+        text_column: name of the column of the texts in tables. If empty, the column is guessed.
         recipe: recipe by which `clean` cleans each article: "source", "source-cased", "lower", "none" or "exact".
         unit: unit of the text: "character" (a Unicode code point) or "byte" (text files may then have any encoding).
         validation: share of the text in the validation split, at least 0 and below 1.
@@ -102,16 +103,16 @@ def prepare_corpus(
     else:
         characters, tail, kept = _with_unseen(tail, Characters.of(train_text), unseen, notes)
     train, held_out = characters.encode(train_text), characters.encode(tail)
-    _check_length("training part", train, length)
-    if validation > 0:
-        _check_length("validation part", held_out, length)
+    _require_windows(train, held_out, length, validation)
     only = f"only {characters.characters[train[0]]!r}, {len(train)} times"
     require(bool((train != train[0]).any()), "training part", only, "give a text of two distinct characters or more")
-    starts = article_starts(articles)
-    held_starts = article_starts(held) if kept is None else kept[article_starts(held)]
-    fingerprint = _fingerprint(characters, train, held_out)
-    cuts = starts[starts < cut], held_starts
-    return Corpus(train, held_out, characters, len(articles), copies, fingerprint, *cuts, tuple(notes))
+    starts, held_starts = article_starts(articles), article_starts(held)
+    fingerprint = hashlib.sha256(characters.to_json())
+    for ids in (train, held_out):
+        fingerprint.update(f"|{len(ids)}|".encode())
+        fingerprint.update(np.ascontiguousarray(ids, ids.dtype.newbyteorder("<")).data)
+    cuts = starts[starts < cut], held_starts if kept is None else kept[held_starts]
+    return Corpus(train, held_out, characters, len(articles), copies, fingerprint.hexdigest(), *cuts, tuple(notes))
 
 
 def sharded_corpus(
@@ -127,8 +128,7 @@ def sharded_corpus(
         recipe: recipe with which `write_shards` must have cleaned the text.
         unit: unit with which `write_shards` must have been called.
         validation: share of the ids in the validation split, at least 0 and below 1.
-        length: number of ids (one for each character or byte) of the windows on which a model will be trained. Each split must have more
-            ids than a window. If `validation` is 0, the validation split is empty and only the training split is checked.
+        length: length of a window; see `prepare_corpus`.
 
     Raises:
         InputError: in one of these cases.
@@ -143,13 +143,11 @@ def sharded_corpus(
         require(wanted == found, name, wanted, f"the shards in {folder} have {found}: give it, or write others")
     cut = len(text) - round(len(text) * validation)
     train, held_out = text.part(0, cut), text[cut:]
-    _check_length("training part", train, length)
-    if validation > 0:
-        _check_length("validation part", held_out, length)
+    _require_windows(train, held_out, length, validation)
     return Corpus(train, held_out, text.characters, text.index.articles, 0, text.index.fingerprint)
 
 
-def article_starts(articles: Sequence[str] | Sequence[bytes]) -> np.ndarray:
+def article_starts(articles: Sequence[AnyStr]) -> np.ndarray:
     """Return the positions (A,) at which the A articles begin in the text that joins them with one separator between two articles."""
     return np.cumsum([0, *(len(article) + 1 for article in articles)])[: len(articles)].astype(np.int64)
 
@@ -161,10 +159,10 @@ def clean_articles(articles: Sequence[AnyStr], recipe: Recipe) -> list[AnyStr]:
 
 def _hold_out(articles: list[AnyStr], share: float) -> tuple[int, list[AnyStr], int]:
     """Find the cut that divides the articles into a training and a validation split."""
-    starts = np.cumsum([0, *(len(article) + 1 for article in articles)])
-    whole = max(int(starts[-1]) - 1, 0)
+    starts = article_starts(articles)
+    whole = int(starts[-1]) + len(articles[-1]) if articles else 0
     cut = whole - round(whole * share)
-    begun = int(np.searchsorted(starts[:-1], cut))
+    begun = int(np.searchsorted(starts, cut))
     known = set(articles[:begun])
     held = [article for article in articles[begun:] if article not in known]
     copies = len(articles) - begun - len(held)
@@ -178,15 +176,11 @@ def read_units(paths: Paths, text_column: str, recipe: Recipe, unit: Unit, notes
     if unit == "byte":
         return (read_byte_articles(paths, text_column) if paths else [article.encode() for article in embedded_articles()]), b" "
     articles = read_articles(paths, text_column) if paths else embedded_articles()
-    return (articles if recipe == "exact" else _with_unix_line_ends(articles, notes)), " "
-
-
-def _with_unix_line_ends(articles: Sequence[str], notes: list[str]) -> Sequence[str]:
-    count = sum(article.count("\r") for article in articles)
-    if not count:
-        return articles
-    notes.append(f"{count:,} line ends of Windows or old Macs are read as those of Unix (clean 'exact' keeps them)")
-    return [unix_line_ends(article) for article in articles]
+    count = 0 if recipe == "exact" else sum(article.count("\r") for article in articles)
+    if count:
+        notes.append(f"{count:,} line ends of Windows or old Macs are read as those of Unix (clean 'exact' keeps them)")
+        articles = [unix_line_ends(article) for article in articles]
+    return articles, " "
 
 
 def _with_unseen(tail: str, characters: Characters, unseen: str, notes: list[str]) -> tuple[Characters, str, np.ndarray | None]:
@@ -207,14 +201,7 @@ def _with_unseen(tail: str, characters: Characters, unseen: str, notes: list[str
     return Characters(tuple(sorted({*characters.characters, *missing}))), tail, None
 
 
-def _check_length(part: str, ids: np.ndarray | ShardedText, length: int) -> None:
-    remedy = f"a window and its next character need {length + 1}: give more text or a smaller length"
-    require(len(ids) > length, part, f"{len(ids)} characters", remedy)
-
-
-def _fingerprint(characters: Characters, *parts: np.ndarray) -> str:
-    whole = hashlib.sha256(characters.to_json())
-    for ids in parts:
-        whole.update(f"|{len(ids)}|".encode())
-        whole.update(np.ascontiguousarray(ids, ids.dtype.newbyteorder("<")).data)
-    return whole.hexdigest()
+def _require_windows(train: np.ndarray | ShardedText, held_out: np.ndarray, length: int, share: float) -> None:
+    require_window("training part", len(train), length)
+    if share > 0:
+        require_window("validation part", len(held_out), length)

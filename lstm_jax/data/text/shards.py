@@ -13,21 +13,17 @@ from typing import Any, get_args
 
 import numpy as np
 
-from lstm_jax.data.mapped import MappedIds, Shard
-from lstm_jax.data.shard_folder import TEXT, Progress, open_folder, write_folder
-from lstm_jax.data.text.characters import Characters, Unit
+from lstm_jax.data.shard_folder import TEXT, MappedIds, Progress, Shard, open_folder, write_folder
+from lstm_jax.data.text.characters import BYTES, Characters, Unit
 from lstm_jax.data.text.cleaning import Recipe, clean, unix_line_ends
 from lstm_jax.data.text.sources import DESCRIPTION, Paths, source_files
 from lstm_jax.data.text_files import decode_utf8, require_no_archive
-from lstm_jax.errors import InputError, require
+from lstm_jax.errors import require
 from lstm_jax.files.reading import READABLE, parsing
 from lstm_jax.files.writing import write_atomically
 
 SHARD_BYTES = 32 * 2**20
 """Size, in bytes, of the part of a text file that becomes one shard."""
-SHARD = ("characters", "count", "sha256")
-"""Names of the entries that are copied from the .json file of a shard to the index. The index has one more entry for each shard: "apart",
-which is true if a separator stands before the shard."""
 SEPARATOR = " "
 """Character between two articles. If the recipe removes white space at the ends of a text, this character also stands between two shards of
 an article, unless the text was divided within a word."""
@@ -39,7 +35,7 @@ _SEARCHED = 2**16
 
 @dataclass(frozen=True)
 class Part:
-    """Part of a text file. Its ids are stored as one shard, and all shards of a folder together are one data set.
+    """Part of a text file, whose ids are stored as one shard.
 
     The part extends from about the byte `begin` to about the byte `end` of the file. When it is read, `_division` moves each of these two
     positions forward to the next position at which the text can be divided, usually after white space. A position at the start or the end
@@ -95,25 +91,29 @@ def write_shards(
     """
     require(recipe in get_args(Recipe), "clean", recipe, f"give one of {', '.join(get_args(Recipe))}")
     require(unit in get_args(Unit), "unit", unit, f"give one of {', '.join(get_args(Unit))}")
-    parts = [part for path in source_files(paths) for part in _parts(path, recipe, unit, shard_bytes)]
+    parts = []
+    for path in source_files(paths):
+        size, modified = path.stat().st_size, path.stat().st_mtime_ns
+        for begin in range(0, size, shard_bytes):
+            parts.append(Part(str(path), begin, min(begin + shard_bytes, size), size, modified, recipe, unit))
     require(bool(parts), "text", "empty", DESCRIPTION)
     write_folder(folder, TEXT, parts, _write_shard, _describe, workers, on_progress)
     return read_shards(folder)
 
 
 def _describe(records: list[dict[str, Any]]) -> dict[str, Any]:
-    shards: list[dict[str, Any]] = [{name: found[name] for name in SHARD} for found in records]
-    for shard, apart in zip(shards, _separated(records), strict=True):
-        shard["apart"] = apart
-    known = {character for shard in shards for character in shard["characters"]}
-    if any(shard["apart"] for shard in shards):
-        known.add(SEPARATOR)
-    parts = [found["part"] for found in records]
-    characters = Characters.all_bytes() if parts[0]["unit"] == "byte" else Characters(tuple(sorted(known)))
-    content = {"unit": parts[0]["unit"], "recipe": parts[0]["recipe"], "characters": list(characters.characters)}
+    """Return the content of the index. "apart" is true for a shard if a separator stands before it."""
+    parts, apart = [record["part"] for record in records], _separated(records)
+    shards = [
+        {name: record[name] for name in ("characters", "count", "sha256")} | {"apart": separated}
+        for record, separated in zip(records, apart, strict=True)
+    ]
+    known = {character for record in records for character in record["characters"]} | ({SEPARATOR} if any(apart) else set())
+    unit, recipe = parts[0]["unit"], parts[0]["recipe"]
+    characters = BYTES if unit == "byte" else sorted(known)
     numbers = accumulate(int(part["begin"] == 0) for part in parts)  # of the articles
-    articles = len({number for number, shard in zip(numbers, shards, strict=True) if shard["count"]})
-    return content | {"articles": articles, "shards": shards}
+    articles = len({number for number, record in zip(numbers, records, strict=True) if record["count"]})
+    return {"unit": unit, "recipe": recipe, "characters": list(characters), "articles": articles, "shards": shards}
 
 
 def _separated(records: Sequence[dict[str, Any]]) -> list[bool]:
@@ -128,13 +128,6 @@ def _separated(records: Sequence[dict[str, Any]]) -> list[bool]:
         if shard["count"]:
             begun, between, within = True, False, ends
     return found
-
-
-def _parts(path: Path, recipe: str, unit: str, shard_bytes: int) -> list[Part]:
-    found = path.stat()
-    begins = range(0, found.st_size, shard_bytes)
-    rest = (found.st_size, found.st_mtime_ns, recipe, unit)
-    return [Part(str(path), begin, min(begin + shard_bytes, found.st_size), *rest) for begin in begins]
 
 
 def _write_shard(part: Part, path: Path) -> dict[str, Any]:
@@ -155,19 +148,11 @@ def _read(part: Part) -> Any:
         content, found = file.read(end - begin), os.fstat(file.fileno())
         same = (found.st_size, found.st_mtime_ns) == (part.size, part.modified)
         require(same, f"file {part.path}", "changed while it was read", "read it when nothing writes to it, into a new folder")
-    require_no_archive(content if begin == 0 else b"", part.path)
     if part.unit == "byte":
+        require_no_archive(content if begin == 0 else b"", part.path)
         return content
-    text = decode_utf8(content, part.path) if begin == 0 else _decoded(content, part.path, begin)
+    text = decode_utf8(content, part.path, begin=begin)
     return text if part.recipe == "exact" else unix_line_ends(text)
-
-
-def _decoded(content: bytes, path: str, begin: int) -> str:
-    try:
-        return content.decode()
-    except UnicodeDecodeError as error:
-        found = f"byte 0x{content[error.start]:02x} at offset {begin + error.start} is not UTF-8"
-        raise InputError(f"file {path}", found, "convert the file to UTF-8, or read it as bytes (--unit byte)") from error
 
 
 def _division(file: Any, place: int, size: int) -> int:
@@ -196,12 +181,8 @@ class Index:
 class ShardedText(MappedIds):
     """Ids of a text, or of a part of the text, that stay in memory-mapped files (shards) and are read when they are used.
 
-    Args:
-        shards: the shards and the separators between them, in the order of the text.
-        characters: joint vocabulary of all shards.
-        index: `Index` with facts about the whole text, such as the number of its articles.
-        begin: position of the first id of this object in the whole text, counted from 0.
-        end: position after the last id of this object in the whole text. If None, this object ends where the whole text ends.
+    It has those operations of a NumPy array that training needs. The attribute `characters` is the joint vocabulary of all shards, and
+    `index` has facts about the whole text, such as the number of its articles.
     """
 
     def __init__(self, shards: Sequence[Shard], characters: Characters, index: Index, begin: int = 0, end: int | None = None):

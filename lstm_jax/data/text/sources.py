@@ -1,11 +1,11 @@
 """Reading of the articles of a character corpus from text files, folders of text files, tables or standard input."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import AnyStr
 
-from lstm_jax.data.text.columns import has_columns, read_text_column
+from lstm_jax.data.tables import has_columns, read_text_column
 from lstm_jax.data.text_files import decode_utf8, require_no_archive
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.reading import STANDARD_INPUT, locate, parsing, read_input
@@ -17,33 +17,23 @@ Paths = str | Path | Sequence[str | Path]
 
 @dataclass(frozen=True)
 class Form:
-    """Form in which articles can be given, for example a folder of text files. Its functions recognise and read articles of this form."""
+    """Form in which articles can be given, for example a folder of text files, with functions that recognise and read it.
+
+    Each file that `files` returns is an article. A form without `files` has `texts`, which reads the articles as texts.
+    """
 
     matches: Callable[[Path], bool]
     """Function that returns whether a path has this form."""
-    read: Callable[[Path, str], list[str]]
-    """Function read(path, text_column) that returns the articles as texts. Only the function for tables uses `text_column`."""
-    read_bytes: Callable[[Path, str], list[bytes]]
-    """Function read_bytes(path, text_column) that returns the articles as bytes."""
-    files: Callable[[Path], list[Path]] | None
-    """Function that returns the text files at a path. The field is None for a form whose articles are not whole files. Articles of such a
-    form cannot be written as shards."""
     description: str
     """Name of the form, in error messages and in the documentation."""
     content: str
     """Phrase that describes the content of a source of this form in the documentation."""
+    files: Callable[[Path], list[Path]] | None = None
+    """Function that returns the text files at a path."""
+    texts: Callable[[Path, str], list[str]] | None = None
+    """Function texts(path, text_column) that returns the articles. Articles of such a form cannot be written as shards."""
     example: tuple[str, str] | None = None
     """Name and content of a small file of this form. The documentation shows it. The tests read it, and read damaged copies of it."""
-
-
-def _read_file(path: Path, _: str = "") -> list[str]:
-    return [decode_utf8(read_input(path), path)]
-
-
-def _read_file_bytes(path: Path, _: str = "") -> list[bytes]:
-    content = read_input(path)
-    require_no_archive(content, path)
-    return [content]
 
 
 def _text_files(folder: Path) -> list[Path]:
@@ -56,37 +46,29 @@ def _text_files(folder: Path) -> list[Path]:
 FORMS = (
     Form(
         lambda path: str(path) == STANDARD_INPUT,  # no other name becomes this path, see `_sources`
-        _read_file,
-        _read_file_bytes,
-        files=None,
-        description=f"{STANDARD_INPUT} for standard input",
-        content="one article",
+        f"{STANDARD_INPUT} for standard input",
+        "one article",
+        files=lambda path: [path],
     ),
     Form(
         Path.is_dir,
-        lambda folder, _: [text for path in _text_files(folder) for text in _read_file(path)],
-        lambda folder, _: [content for path in _text_files(folder) for content in _read_file_bytes(path)],
+        "a folder of text files",
+        f"one article in each file that ends in {', '.join(TEXT_ENDINGS)}, by name; subfolders and hidden files are not read",
         files=_text_files,
-        description="a folder of text files",
-        content=f"one article in each file that ends in {', '.join(TEXT_ENDINGS)}, by name; subfolders and hidden files are not read",
     ),
     Form(
         has_columns,
-        read_text_column,
-        lambda path, column: [text.encode() for text in read_text_column(path, column)],
-        files=None,
-        description="a .csv, .json or .jsonl file",
-        content="one article in each row, in the column that `--text-column` names; a .json file holds records, strings, or columns as "
+        "a .csv, .json or .jsonl file",
+        "one article in each row, in the column that `--text-column` names; a .json file holds records, strings, or columns as "
         "pandas writes them; .csv.xz and .jsonl.xz are read, too",
+        texts=read_text_column,
         example=("articles.csv", "text\nOnce upon a time.\nAnd then?\n"),
     ),
     Form(
         lambda _: True,
-        _read_file,
-        _read_file_bytes,
+        "a text file",
+        "one article, whatever the name of the file",
         files=lambda path: [path],
-        description="a text file",
-        content="one article, whatever the name of the file",
         example=("book.txt", "Once upon a time.\n"),
     ),
 )
@@ -102,37 +84,44 @@ def read_articles(paths: Paths, text_column: str = "") -> tuple[str, ...]:
 
     Args:
         paths: one path or a list of paths. A path leads to a file or folder of one of the forms, or is "-" for standard input.
-        text_column: name of the column of the texts in tables. If empty, the column is guessed (see `read_text_column`).
+        text_column: name of the column of the texts in tables. If empty, the column is guessed.
 
     Raises:
-        InputError: in one of these cases.
-
-            - A file is absent, cannot be read, is an archive or is not UTF-8.
-            - A table holds invalid JSON or CSV.
-            - The column of the texts in a table is not found.
-            - All articles are empty.
+        InputError: if a file cannot be read, is an archive or is not UTF-8, if a table holds invalid JSON or CSV, if the column of the
+            texts in a table is not found, or if all articles are empty.
     """
-    return _not_empty([text for path, form in _sources(paths) for text in form.read(path, text_column)], paths)
+    articles = _articles(paths, text_column)
+    return _not_empty((text if isinstance(text, str) else decode_utf8(text, path) for path, text in articles), paths)
 
 
 def read_byte_articles(paths: Paths, text_column: str = "") -> tuple[bytes, ...]:
-    """Read the articles at one or several paths as bytes, and return them in the order of the paths.
+    """Read articles like `read_articles`, but return them as bytes.
 
     Text files may have any encoding, and their bytes are returned unchanged. Tables must be UTF-8, and their texts are returned as UTF-8.
-
-    Args:
-        paths: one path or a list of paths. A path leads to a file or folder of one of the forms, or is "-" for standard input.
-        text_column: name of the column of the texts in tables. If empty, the column is guessed (see `read_text_column`).
-
-    Raises:
-        InputError: in one of these cases.
-
-            - A file is absent, cannot be read or is an archive.
-            - A table is not UTF-8, or holds invalid JSON or CSV.
-            - The column of the texts in a table is not found.
-            - All articles are empty.
     """
-    return _not_empty([content for path, form in _sources(paths) for content in form.read_bytes(path, text_column)], paths)
+
+    def encoded(path: Path, text: str | bytes) -> bytes:
+        if isinstance(text, str):
+            return text.encode()
+        require_no_archive(text, path)
+        return text
+
+    return _not_empty((encoded(path, text) for path, text in _articles(paths, text_column)), paths)
+
+
+def _articles(paths: Paths, text_column: str) -> Iterator[tuple[Path, str | bytes]]:
+    """Yield the articles, each with its path: the bytes of a text file, or a text of a table."""
+    for path, form in _sources(paths):
+        if form.texts:
+            yield from ((path, text) for text in form.texts(path, text_column))
+        elif form.files:
+            yield from ((file, read_input(file)) for file in form.files(path))
+
+
+def _not_empty(articles: Iterable[AnyStr], paths: Paths) -> tuple[AnyStr, ...]:
+    kept = tuple(article for article in articles if article)
+    require(len(kept) > 0, f"corpus {paths}", "no text", DESCRIPTION)
+    return kept
 
 
 def embedded_articles() -> tuple[str, ...]:
@@ -167,13 +156,7 @@ def source_files(paths: Paths) -> list[Path]:
     """Return the text files at one or several paths, in the order in which `read_articles` reads them."""
     found: list[Path] = []
     for path, form in _sources(paths):
-        if form.files is None:
+        if form.files is None or form is FORMS[0]:
             raise InputError("text", path, "give text files, or folders of text files")
         found += form.files(path)
     return found
-
-
-def _not_empty(articles: list[AnyStr], paths: Paths) -> tuple[AnyStr, ...]:
-    kept = tuple(article for article in articles if article)
-    require(len(kept) > 0, f"corpus {paths}", "no text", DESCRIPTION)
-    return kept

@@ -13,55 +13,23 @@ from lstm_jax.errors import require
 
 
 def window_count(n: int, length: int, step: int) -> int:
-    """Return the number of windows of a text: `len(range(0, n - length, step))`, as in the Keras example lstm_text_generation.
+    """Return the number of windows of a text of `n` characters; see `windows`.
 
-    A window counts only if a character follows it, because this character is the target of the window.
-
-    Args:
-        n: number of characters of the text.
-        length: number of characters of a window.
-        step: number of characters from the start of one window to the start of the next.
-
-    Raises:
-        InputError: if `length` or `step` is below 1.
+    It is `len(range(0, n - length, step))`, as in the Keras example lstm_text_generation: a window counts only if a character follows it.
     """
     return len(_range(n, length, step))
 
 
 def some_windows(n: int, length: int, step: int) -> int:
-    """Return the number of windows of a text, and raise an error if there are no windows.
-
-    A window counts only if a character follows it, because this character is the target of the window.
-
-    Args:
-        n: number of characters of the text.
-        length: number of characters of a window.
-        step: number of characters from the start of one window to the start of the next.
-
-    Raises:
-        InputError: if the text is too short for a window of `length` characters and the character after it, or if `length` or `step` is
-            below 1.
-    """
+    """Return the number of windows of a text like `window_count`, and raise `InputError` if there are no windows."""
     count = window_count(n, length, step)
-    _check_text(n, count, length)
+    require_window("text", n, length)
     return count
 
 
 def window_starts(n: int, length: int, step: int) -> np.ndarray:
-    """Return the index of the first character of each of the N windows of a text, as an int64 array (N,).
-
-    A window counts only if a character follows it, because this character is the target of the window.
-
-    Args:
-        n: number of characters of the text.
-        length: number of characters of a window.
-        step: number of characters from the start of one window to the start of the next.
-
-    Raises:
-        InputError: if `length` or `step` is below 1.
-    """
-    windows = _range(n, length, step)
-    return np.arange(windows.start, windows.stop, windows.step, dtype=np.int64)
+    """Return the index of the first character of each of the N windows of a text of `n` characters, as int64 (N,); see `windows`."""
+    return np.arange(0, _range(n, length, step).stop, step, dtype=np.int64)
 
 
 def windows(ids: np.ndarray, length: int = 40, step: int = 5) -> tuple[np.ndarray, np.ndarray]:
@@ -86,45 +54,36 @@ def windows(ids: np.ndarray, length: int = 40, step: int = 5) -> tuple[np.ndarra
 
 
 def one_hot(X: np.ndarray, Y: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return windows and targets in one-hot encoding, as the Keras example lstm_text_generation stores them.
+    """Return windows (N, length) and targets (N,) in one-hot encoding, as the Keras example lstm_text_generation stores them.
 
     The result takes N * (length + 1) * size bytes. Use this function only to inspect a few windows, such as `X[:100]`.
-
-    Args:
-        X: (N, length) ids of the windows.
-        Y: (N,) ids of the targets.
-        size: number of distinct characters.
 
     Returns:
         Two boolean arrays, (N, length, size) and (N, size), with one True value along the last axis.
 
     Raises:
-        InputError: if an id is below 0 or not below `size`.
+        InputError: if an id is below 0 or not below `size`, the number of distinct characters.
     """
     for ids in (X, Y):
-        good = ids.size == 0 or (int(ids.min()) >= 0 and int(ids.max()) < size)
-        require(good, "size", size, "give the number of distinct characters: each id is below it")
+        good = ids.size == 0 or 0 <= ids.min() <= ids.max() < size
+        require(bool(good), "size", size, "give the number of distinct characters: each id is below it")
     characters = np.arange(size)
     return X[..., None] == characters, Y[..., None] == characters
 
 
 def chunks(ids: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cut a text into consecutive chunks. The target of each character is the next character.
-
-    Args:
-        ids: (T,) ids of the T characters of the text.
-        length: number of characters of a chunk.
+    """Cut a text into consecutive chunks of `length` characters. The target of each character is the next character.
 
     Returns:
-        The inputs X and the targets Y of N = (T - 1) // length chunks, both as read-only views (N, length) of `ids`. Chunk X[k] begins at
-        the index k * length of `ids`, and Y[k] begins one index later. Characters at the end of the text that do not fill a chunk are left
-        out. The last character of the text has no next character, so it is never in X.
+        The inputs X and the targets Y of N = (T - 1) // length chunks, both as read-only views (N, length) of `ids` (T,). Chunk X[k] begins
+        at the index k * length of `ids`, and Y[k] begins one index later. Characters at the end of the text that do not fill a chunk are
+        left out. The last character of the text has no next character, so it is never in X.
 
     Raises:
         InputError: if the text is too short for a chunk of `length` characters and the character after it, or if `length` is below 1.
     """
     count = max(len(ids) - 1, 0) // _at_least_one("length", length)
-    _check_text(len(ids), count, length)
+    require_window("text", len(ids), length)
     return _read_only(ids[: count * length].reshape(count, length)), _read_only(ids[1 : 1 + count * length].reshape(count, length))
 
 
@@ -163,9 +122,10 @@ def _at_least_one(name: str, value: int) -> int:
     return value
 
 
-def _check_text(n: int, count: int, length: int) -> None:
+def require_window(subject: str, n: int, length: int) -> None:
+    """Check that a text of `n` characters has a window of `length` characters and the character after it."""
     remedy = f"a window and its next character need {length + 1}: give more text or a smaller length"
-    require(count >= 1, "text", f"{n} characters", remedy)
+    require(n > length, subject, f"{n} characters", remedy)
 
 
 def _read_only(view: np.ndarray) -> np.ndarray:

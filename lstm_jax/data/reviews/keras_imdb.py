@@ -1,20 +1,47 @@
-"""Word index of Keras' IMDB reviews (`imdb_word_index.json`), which maps each word to its rank. The most frequent word has the rank 1."""
+"""Files of Keras' IMDB reviews: `imdb.npz`, and the word index `imdb_word_index.json`, which maps each word to its rank.
+
+`imdb.npz` holds the reviews as lists of word ranks, in object arrays, which NumPy stores as pickles.
+"""
 
 import contextlib
+import hashlib
+import io
 import json
 import os
 from pathlib import Path
 
-from lstm_jax.data.download import download, file_digest
+import numpy as np
+
+from lstm_jax.data.download import download
+from lstm_jax.data.padding import ragged
+from lstm_jax.data.reviews.form import Found, Ranks, find_file
 from lstm_jax.data.reviews.vocabulary import FIRST_WORD, Vocabulary
 from lstm_jax.errors import require
-from lstm_jax.files.reading import parsing, read_input
+from lstm_jax.files.reading import file_digest, parsing, read_input
 from lstm_jax.files.writing import default_cache_dir, user_path
 
+SHA256 = "69664113be75683a8fe16e3ed0ab59fda8886cb3cd7ada244f7d9544e4676b9f"
+"""Checksum of the published imdb.npz, which `keras.datasets.imdb.load_data` checks too. No other file is read, since a pickle can run
+code."""
 WORD_INDEX_NAME = "imdb_word_index.json"
 WORD_INDEX_MD5 = "bfafd718b763782e994055a2d397834f"
 WORD_INDEX_URL = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/imdb_word_index.json"
 REMEDY = f"put Keras' {WORD_INDEX_NAME} beside the data, or use --vocabulary frequency"
+
+
+def find_keras_npz(path: Path) -> Found | None:
+    """Return the location of Keras' reviews at a path, or None if there is no .npz file at this path."""
+    return find_file(path, "npz", "imdb.npz", ".npz")
+
+
+def read_keras_npz(path: Path) -> dict[str, Ranks]:
+    """Return the reviews in Keras' imdb.npz, as a dict from the name of each split to its reviews."""
+    content = read_input(path)
+    digest = hashlib.sha256(content).hexdigest()
+    remedy = "give the imdb.npz that keras.datasets.imdb.load_data() downloads, or a table of texts; no other pickle is read"
+    require(digest == SHA256, f"file {path}", f"not the published imdb.npz: its sha256 is {digest[:16]}...", remedy)
+    with np.load(io.BytesIO(content), allow_pickle=True) as file:
+        return {split: Ranks(*ragged(file[f"x_{split}"]), file[f"y_{split}"].astype(np.int32)) for split in ("train", "test")}
 
 
 def _verify(path: Path) -> None:
@@ -27,8 +54,7 @@ def keras_vocabulary(word_index_path: Path, num_words: int | None = None, check:
 
     Args:
         word_index_path: path of Keras' `imdb_word_index.json`.
-        num_words: number of ids, including the four reserved ids 0 to 3. Words that are too rare for an id of their own have the id 2. If
-            None or 0, every word has an id of its own, which makes 88,588 ids.
+        num_words: number of ids; see `Vocabulary.capped`. If None or 0, there are 88,588 ids.
         check: whether the MD5 of the file is compared with that of Keras' file.
 
     Raises:
@@ -50,12 +76,8 @@ def keras_vocabulary(word_index_path: Path, num_words: int | None = None, check:
 def find_word_index(near: Path, cache_dir: Path | None = None) -> Path:
     """Return the path of Keras' word index. If the file is not found on this machine, download it to the cache.
 
-    The file is searched for in these folders, in this order:
-
-    1. the folder of the data, which the argument `near` gives
-    2. `$LSTM_JAX_DATA/imdb`, if the variable is set
-    3. `~/.keras/datasets`
-    4. the folder of the cache
+    It is searched for in the folder of the data, in `$LSTM_JAX_DATA/imdb` if the variable is set, in `~/.keras/datasets` and in the folder
+    of the cache, in this order.
 
     Args:
         near: path of the data. If it leads to a file, the folder that contains the file is searched. If it leads to a folder, this folder
@@ -65,14 +87,13 @@ def find_word_index(near: Path, cache_dir: Path | None = None) -> Path:
     Raises:
         InputError: if the file is not found and the download fails.
     """
-    root, cached = os.environ.get("LSTM_JAX_DATA", ""), (cache_dir or default_cache_dir()) / WORD_INDEX_NAME
+    root, cache = os.environ.get("LSTM_JAX_DATA", ""), cache_dir or default_cache_dir()
     folders = [near, near.parent] if near.is_dir() else [near.parent]
     folders += [user_path(root) / "imdb"] if root else []
     with contextlib.suppress(RuntimeError):  # a user may have no home
         folders.append(Path.home() / ".keras" / "datasets")
-    folders.append(cached.parent)
-    for folder in folders:
+    for folder in (*folders, cache):
         if os.path.isfile(folder / WORD_INDEX_NAME):
             return folder / WORD_INDEX_NAME
-    download(WORD_INDEX_URL, cached, _verify, REMEDY)
-    return cached
+    download(WORD_INDEX_URL, cache / WORD_INDEX_NAME, _verify, REMEDY)
+    return cache / WORD_INDEX_NAME
