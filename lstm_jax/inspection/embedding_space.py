@@ -121,15 +121,13 @@ def _principal(centred: np.ndarray, count: int) -> np.ndarray:
     return directions * np.sign(largest)
 
 
-def word_polarity(
+def word_counts(
     values: Integer[np.ndarray, "tokens"],
     offsets: Integer[np.ndarray, "boundaries"],
     labels: Shaped[np.ndarray, "reviews"],
     vocabulary_size: int,
-) -> tuple[Float[np.ndarray, "V"], Int[np.ndarray, "V"]]:
-    """Return two arrays: the polarity of each word, and the number of reviews that contain each word.
-
-    The polarity of a word is the share of positive reviews among the reviews that contain it.
+) -> tuple[Int[np.ndarray, "V"], Int[np.ndarray, "V"]]:
+    """Return two arrays (V,): the number of positive reviews and the number of all reviews that contain each word.
 
     Args:
         values: word ids of all reviews, concatenated.
@@ -137,28 +135,37 @@ def word_polarity(
         labels: label of each review, 0 (negative) or 1 (positive).
         vocabulary_size: number V of word ids.
 
-    Returns:
-        Two arrays (V,), whose index is the word id: the polarity of the word, and the number of reviews that contain the word. The polarity
-        of a word that no review contains is NaN.
-
     Raises:
         InputError: if `offsets` does not fit `values` and `labels`, an id is not between 0 and V - 1, or a label is neither 0 nor 1.
     """
     lengths = np.diff(offsets.astype(np.int64))
     fits = len(offsets) == len(labels) + 1 and offsets[0] == 0 and offsets[-1] == len(values) and (lengths >= 0).all()
-    require(
-        bool(fits), "offsets", f"{len(offsets)} of them for {len(labels)} labels", "give one a review and the end: 0 to the count of ids"
-    )
+    remedy = "give one a review and the end: 0 to the count of ids"
+    require(bool(fits), "offsets", f"{len(offsets)} of them for {len(labels)} labels", remedy)
     inside = len(values) == 0 or (values.min() >= 0 and values.max() < vocabulary_size)
     require(bool(inside), "word ids", "outside the vocabulary", f"give 0 to {vocabulary_size - 1}")
     require(bool(np.isin(labels, (0, 1)).all()), "labels", "other than 0 and 1", "give 0 or 1")
     reviews = np.repeat(np.arange(len(labels), dtype=np.int64), lengths)
     pairs = np.sort(reviews * vocabulary_size + values.astype(np.int64))
     once = pairs[np.diff(pairs, prepend=-1) > 0]  # np.unique uses a hash table since NumPy 2.3: ten times slower for 6 million ids
-    ids, positive = once % vocabulary_size, np.asarray(labels, np.float64)[once // vocabulary_size]
-    count = np.bincount(ids, minlength=vocabulary_size)
+    ids, is_positive = once % vocabulary_size, labels[once // vocabulary_size] == 1
+    return np.bincount(ids[is_positive], minlength=vocabulary_size), np.bincount(ids, minlength=vocabulary_size)
+
+
+def word_polarity(
+    values: Integer[np.ndarray, "tokens"],
+    offsets: Integer[np.ndarray, "boundaries"],
+    labels: Shaped[np.ndarray, "reviews"],
+    vocabulary_size: int,
+) -> tuple[Float[np.ndarray, "V"], Int[np.ndarray, "V"]]:
+    """Return two arrays (V,): the polarity of each word, and the number of reviews that contain each word.
+
+    The polarity of a word is the share of positive reviews among the reviews that contain it, or NaN if there are none. `word_counts`
+    explains the arguments and errors.
+    """
+    positive, count = word_counts(values, offsets, labels, vocabulary_size)
     with np.errstate(invalid="ignore"):
-        return np.bincount(ids, positive, vocabulary_size) / count, count
+        return positive / count, count
 
 
 WORD2VEC = rb"\A\d+ \d+\n"

@@ -49,13 +49,13 @@ def _runs(characters: Sequence[str], classes: Sequence[str]) -> str:
     return "".join(parts)
 
 
-def surprise_page(text: str, bits: np.ndarray, path: Path, title: str, force: bool = True) -> None:
+def surprise_page(text: Sequence[str], bits: np.ndarray, path: Path, title: str, force: bool = True) -> None:
     """Write an HTML page that shows a text with each character shaded by its surprise.
 
     The surprise of a character is -log2 of the probability that a model predicted for it.
 
     Args:
-        text: the N characters. N must be at least 2.
+        text: the N characters, as a string or a list. N must be at least 2.
         bits: (N - 1,) surprise in bits of each character except the first.
         path: path of the page.
         title: title of the page.
@@ -75,13 +75,13 @@ def surprise_page(text: str, bits: np.ndarray, path: Path, title: str, force: bo
     write_atomically(path, page, force)
 
 
-def units_page(text: str, activations: np.ndarray, units: Sequence[int], path: Path, title: str, force: bool = True) -> None:
+def units_page(text: Sequence[str], activations: np.ndarray, units: Sequence[int], path: Path, title: str, force: bool = True) -> None:
     """Write an HTML page that shows a text once for each unit, with each character coloured by the activation of the unit.
 
     The activation that belongs to a character is that of the unit after the network has read the character.
 
     Args:
-        text: the N characters.
+        text: the N characters, as a string or a list.
         activations: (N, H) activation of each of the H units after each character, from -1 to 1.
         units: indices of the units to show, in this order.
         path: path of the page.

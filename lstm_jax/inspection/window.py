@@ -6,6 +6,7 @@ T is the number of steps of an example, H the number of units of a layer, and K 
 """
 
 import base64
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -15,8 +16,7 @@ import numpy as np
 
 from lstm_jax.errors import require
 from lstm_jax.files.digits import digits_for
-from lstm_jax.files.writing import write_atomically
-from lstm_jax.inspection.offline import fill_template
+from lstm_jax.files.writing import MARK, write_atomically
 
 MOST_BYTES = 5_000_000
 """Largest size of a page in bytes."""
@@ -257,3 +257,21 @@ def _bytes(values: np.ndarray, low: float, high: float) -> str:
 def _rounded(values: Sequence[float]) -> list[float]:
     digits = digits_for(values, 5)
     return [float(f"{float(value):.{digits}g}") for value in values]
+
+
+def fill_template(template: Path, data: Any) -> str:
+    """Return the HTML text of a page, made from a template, data, and the style sheet and script that all pages share.
+
+    In the template, the first `SHARED_STYLE` is replaced by the content of offline.css, the first `SHARED_SCRIPT` by the content of
+    offline.js, and `DATA` in the first `DATA</script>` by the data as JSON. A comment with the text `files.writing.MARK`, which shows that
+    lstm-jax wrote the page, is added after `<!doctype html>`.
+
+    Args:
+        template: path of the template, which contains `<!doctype html>`, `SHARED_STYLE`, `SHARED_SCRIPT` and `DATA</script>`.
+        data: data that JSON can represent. All numbers must be finite.
+    """
+    text = template.read_text(encoding="utf-8").replace("<!doctype html>", f"<!doctype html>\n<!-- {MARK} -->", 1)
+    for name, file in (("SHARED_STYLE", "offline.css"), ("SHARED_SCRIPT", "offline.js")):
+        text = text.replace(name, Path(__file__).with_name(file).read_text(encoding="utf-8").rstrip(), 1)
+    # "<" is escaped, because "</script" in the data would end the script and "<!--<script" would prevent its end
+    return text.replace("DATA</script>", json.dumps(data, allow_nan=False).replace("<", "\\u003c") + "</script>", 1)

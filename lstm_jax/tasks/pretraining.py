@@ -23,8 +23,8 @@ from lstm_jax.config import SentimentConfig, TrainConfig
 from lstm_jax.errors import require
 from lstm_jax.models import WordLanguageModel, functional, replaced
 from lstm_jax.runtime import sharding
+from lstm_jax.tasks.base import initial_rngs
 from lstm_jax.tasks.memory import require_memory
-from lstm_jax.tasks.running import initial_rngs
 from lstm_jax.training.callbacks import Callback
 from lstm_jax.training.examples import Examples, steps_per_epoch
 from lstm_jax.training.loop import FitResult, fit
@@ -116,7 +116,7 @@ def check_memory(config: SentimentConfig, vocabulary: int, words: int, mesh: Mes
     """
     counts = np.ones(vocabulary, np.int64)
     require_memory(
-        replace(config, train=train_config(config, mesh, 1)),
+        train_config(config, mesh, 1),
         lambda: make_language_model(config, vocabulary),
         lambda rebuild: make_objective(rebuild, counts),
         (jax.ShapeDtypeStruct((_batch_size(mesh), LENGTH + 1), np.int32),),

@@ -15,7 +15,7 @@ from lstm_jax.runtime import sharding
 from lstm_jax.runtime.sharding import make_mesh
 from lstm_jax.tasks import sentiment
 from lstm_jax.tasks.adversarial import perturbation
-from lstm_jax.tasks.packed_reviews import pack_reviews
+from lstm_jax.tasks.review_rows import pack_reviews
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 

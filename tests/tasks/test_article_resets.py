@@ -14,7 +14,7 @@ import pytest
 from made_texts import nats_by_hand, read, small_config
 
 from lstm_jax.errors import InputError
-from lstm_jax.tasks import corpora, generation, text_pages
+from lstm_jax.tasks import generation
 from lstm_jax.tasks.inspecting import Request, make_window
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -81,9 +81,9 @@ def test_figures_of_a_run(held_out: bool, request, texts, tmp_path: Path) -> Non
     if held_out:
         assert shown == round(json.loads((trained.run.path / "result.json").read_text())["validation_bits"], 3)
     title = f"Surprise, {'held-out' if held_out else 'training'} text"
-    text_pages.draw_surprise(trained.characters, ids, trained.score(ids, starts=starts), tmp_path / "surprise.html", title)
+    generation.draw_surprise(trained.characters, ids, trained.score(ids, starts=starts), tmp_path / "surprise.html", title)
     assert drawn == (tmp_path / "surprise.html").read_text()
-    text_pages.draw_units(trained.characters, ids, trained.activations(ids, starts), tmp_path / "units.html", text_pages.UNITS)
+    generation.draw_units(trained.characters, ids, trained.activations(ids, starts), tmp_path / "units.html", generation.UNITS)
     assert (trained.run.figures / "units.html").read_bytes() == (tmp_path / "units.html").read_bytes()
 
 
@@ -91,14 +91,14 @@ def test_files(trained, texts: Path, ask) -> None:
     """The commands `score` and `inspect` also reset the state at the beginning of each article in files that the user gives."""
     lengths = [len(path.read_text().strip()) for path in sorted(texts.iterdir())]  # the cleaning removes spaces at both ends
     starts = np.cumsum([0, *(length + 1 for length in lengths)])[:-1]
-    found = corpora.read_text(trained, [str(texts)], clean=True)
+    found = trained.read_text([str(texts)], clean=True)
     assert found.starts is not None
     assert found.starts.tolist() == starts.tolist()
     assert len(found.ids) == sum(lengths) + len(lengths) - 1
     code, shown = ask("score", texts, "--run", trained.run.path, "--clean", "--json")[:2]
     assert code == 0
     assert json.loads(shown)["bits"] == pytest.approx(bits_by_hand(trained, found.ids, starts).mean(), abs=1e-5)
-    cut = corpora.read_text(trained, [str(texts)], clean=True, most=int(starts[2]) + 1)
+    cut = trained.read_text([str(texts)], clean=True, most=int(starts[2]) + 1)
     assert cut.starts is not None
     assert cut.starts.tolist() == starts[:3].tolist()
     both = texts.parent / "both.json"
@@ -114,16 +114,16 @@ def test_other_boundaries_are_other_data(texts: Path, tmp_path: Path) -> None:
     """
     own = Path(shutil.copytree(texts, tmp_path / "texts"))
     trained = train(own, tmp_path / "run", 0.5)
-    corpora.read_text(trained)
+    trained.read_text()
     stored = trained.run.data.read_text().split()
     assert len(stored) == 2
     first, second = own / "00.txt", own / "01.txt"
     first.write_text(f"{first.read_text().strip()} {second.read_text().strip()}")
     second.unlink()
     with pytest.raises(InputError, match="changed since the run began"):
-        corpora.read_text(trained)
+        trained.read_text()
     trained.run.data.write_text(f"{stored[0]}\n")
-    corpora.read_text(trained)
+    trained.read_text()
 
 
 def test_units(trained, ask, tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_units(trained, ask, tmp_path: Path) -> None:
         (corpus.validation, corpus.validation_starts, []),
         (trained.encode(given), None, ["--text", given]),
     ):
-        text_pages.draw_units(trained.characters, ids, trained.activations(ids, starts), tmp_path / "wanted.html", UNITS)
+        generation.draw_units(trained.characters, ids, trained.activations(ids, starts), tmp_path / "wanted.html", UNITS)
         assert ask("units", "--run", trained.run.path, "--count", UNITS, "--chars", 0, "--out", tmp_path / "page.html", *more)[0] == 0
         assert (tmp_path / "page.html").read_bytes() == (tmp_path / "wanted.html").read_bytes()
 

@@ -17,7 +17,7 @@ from lstm_jax import InputError
 from lstm_jax.commands.forecast import TrainForecast
 from lstm_jax.config import ForecastConfig, ForecastModelConfig, SeriesConfig, TrainConfig
 from lstm_jax.data import Series
-from lstm_jax.tasks import forecast, forecast_windows
+from lstm_jax.tasks import forecast
 from lstm_jax.training.run_folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -34,8 +34,8 @@ def wave(count: int = 160, seed: int = 0) -> Series:
 
 def test_parts_do_not_share_targets() -> None:
     series = wave()
-    parts, scale = forecast_windows.parts_of(series, CONFIG)
-    cuts = forecast_windows.part_bounds(len(series), CONFIG)
+    parts, scale = forecast.parts_of(series, CONFIG)
+    cuts = forecast.part_bounds(len(series), CONFIG)
     assert cuts == {"train": (0, 112), "validation": (112, 136), "test": (136, 160)}
     targets = {name: {int(n) + k for n in part.origin for k in range(3)} for name, part in parts.items()}
     for name, (first, last) in cuts.items():
@@ -45,7 +45,7 @@ def test_parts_do_not_share_targets() -> None:
 
 def test_what_is_read() -> None:
     series = wave()
-    parts, scale = forecast_windows.parts_of(series, CONFIG)
+    parts, scale = forecast.parts_of(series, CONFIG)
     part, n = parts["test"], 4
     origin = int(part.origin[n])
     values = series.values[origin - 6 : origin]
@@ -54,7 +54,7 @@ def test_what_is_read() -> None:
     np.testing.assert_allclose(part.entries[n, :, 2], np.log(series.gaps[origin - 6 : origin]), atol=1e-6)
     apart = (series.times[origin : origin + 3] - series.times[origin - 1]) / series.usual_gap
     np.testing.assert_allclose(part.ahead[n], np.log(apart / [1, 2, 3]), atol=1e-6)
-    plain, _ = forecast_windows.parts_of(series, replace(CONFIG, data=replace(CONFIG.data, gaps=False, level=False)))
+    plain, _ = forecast.parts_of(series, replace(CONFIG, data=replace(CONFIG.data, gaps=False, level=False)))
     assert plain["test"].entries.shape[-1] == 1
     assert not plain["test"].ahead.any()
 
@@ -68,7 +68,7 @@ def test_loss_is_that_of_a_normal_distribution() -> None:
 
 def test_metrics_by_hand() -> None:
     series = wave()
-    parts, scale = forecast_windows.parts_of(series, CONFIG)
+    parts, scale = forecast.parts_of(series, CONFIG)
     part = parts["test"]
     exact = np.stack([part.target, np.full_like(part.target, -2.0)], 1)
     found = forecast.metrics_of(exact, part, scale)
@@ -91,7 +91,7 @@ def test_a_run_learns_and_forecasts(tmp_path: Path) -> None:
     config = replace(CONFIG, train=TrainConfig(epochs=40, batch_size=32, learning_rate=1e-2))
     forecast.train(config, folder, data=series, figures=False)
     result = json.loads((folder / "result.json").read_text())
-    parts, scale = forecast_windows.parts_of(series, config)
+    parts, scale = forecast.parts_of(series, config)
     last = float(np.abs(parts["test"].target).mean() * scale.spread)
     assert result["test_mae"] < 0.5 * last
     assert 0.7 < result["test_coverage"] <= 1
@@ -123,7 +123,7 @@ def test_dated_entries_after_the_end_have_the_gap_of_the_series(tmp_path: Path) 
     dates = np.datetime64("2026-01-01T00:00") + np.timedelta64(1, "h") * np.arange(200)
     series = Series(dates.astype("datetime64[s]").astype(float) / 86_400, np.sin(np.arange(200.0)), True)
     config = replace(CONFIG, data=replace(CONFIG.data, horizon=12))
-    trained = forecast.Trained(RunFolder(tmp_path), config, {}, (), lambda params: None, forecast_windows.Scale(0.0, 1.0))
+    trained = forecast.Trained(RunFolder(tmp_path), config, {}, (), lambda params: None, forecast.Scale(0.0, 1.0))
     part, times = trained.end_of(series)
     assert [series.shown(time) for time in times] == [f"2026-01-09T{hour:02}:00:00" for hour in range(8, 20)]
     assert series.usual_gap == 1 / 24
@@ -133,7 +133,7 @@ def test_dated_entries_after_the_end_have_the_gap_of_the_series(tmp_path: Path) 
 def test_forecast_times_in_the_unit_of_the_series(tmp_path: Path) -> None:
     """The times of a forecast may be numbers in the unit of the series or, if the series is dated, datetime64 of any unit."""
     series = Series(np.arange(20.0), np.sin(np.arange(20.0)), True)
-    trained = forecast.Trained(RunFolder(tmp_path), CONFIG, {}, (), lambda params: None, forecast_windows.Scale(0.0, 1.0))
+    trained = forecast.Trained(RunFolder(tmp_path), CONFIG, {}, (), lambda params: None, forecast.Scale(0.0, 1.0))
     wanted = 20 + 1.5 * np.arange(CONFIG.data.horizon)
     part, times = trained.end_of(series, wanted)
     np.testing.assert_array_equal(times, wanted)
@@ -156,7 +156,7 @@ def test_forecast_times_that_are_dates(tmp_path: Path) -> None:
     A time that is neither a number nor a date is refused.
     """
     series = Series(np.arange(20.0), np.sin(np.arange(20.0)), True)
-    trained = forecast.Trained(RunFolder(tmp_path), CONFIG, {}, (), lambda params: None, forecast_windows.Scale(0.0, 1.0))
+    trained = forecast.Trained(RunFolder(tmp_path), CONFIG, {}, (), lambda params: None, forecast.Scale(0.0, 1.0))
     days = [date(1970, 1, 22), date(1970, 1, 23), date(1970, 1, 25)]
     east = timezone(timedelta(hours=2))
     for given, wanted in (
@@ -272,12 +272,12 @@ def test_values_that_overflow(place: int, value: float, message: str) -> None:
     series = replace(wave(), name="waves.csv")
     series.values[place] = value
     with pytest.raises(InputError, match=message):
-        forecast_windows.parts_of(series, CONFIG)
+        forecast.parts_of(series, CONFIG)
 
 
 @pytest.mark.parametrize("value", [1.0, 0.3])
 def test_a_series_that_does_not_vary(value: float) -> None:
     values = np.full(300, value)
-    assert value == 1 or values[: forecast_windows.part_bounds(300, CONFIG)["train"][1]].std() > 0  # by rounding
+    assert value == 1 or values[: forecast.part_bounds(300, CONFIG)["train"][1]].std() > 0  # by rounding
     with pytest.raises(InputError, match="all the same where trained on; give a series that varies"):
-        forecast_windows.parts_of(Series(np.arange(300.0), values, False), CONFIG)
+        forecast.parts_of(Series(np.arange(300.0), values, False), CONFIG)

@@ -14,7 +14,7 @@ from lstm_jax.data import Characters
 from lstm_jax.errors import InputError
 from lstm_jax.inspection.text_map import most_active
 from lstm_jax.sampling import Sampler
-from lstm_jax.tasks import corpora, generation, text_pages
+from lstm_jax.tasks import generation
 
 
 @pytest.fixture(scope="module")
@@ -128,34 +128,34 @@ def test_read_text(trained, tmp_path):
     (tmp_path / "a.txt").write_text("the cat")
     (tmp_path / "b.json").write_text(json.dumps([{"body": "a dog", "n": 1}, {"body": "", "n": 2}, {"body": "ran!", "n": 3}]))
     paths = [str(tmp_path / name) for name in ("a.txt", "b.json")]
-    assert corpora.read_text(trained, paths, text_column="body").ids.tolist() == ids_of("the cat a dog ran!")
-    assert corpora.read_text(trained, paths, most=9).ids.tolist() == ids_of("the cat a")
-    assert corpora.read_text(trained, text="The Cat", clean=True).ids.tolist() == ids_of("the cat")
-    assert corpora.read_text(trained, text="THE cat", unknown=".", most=5).ids.tolist() == ids_of("... c")
-    assert corpora.read_text(trained, most=7).ids.tolist() == ids_of(TEXT[CUT:][:7])
+    assert trained.read_text(paths, text_column="body").ids.tolist() == ids_of("the cat a dog ran!")
+    assert trained.read_text(paths, most=9).ids.tolist() == ids_of("the cat a")
+    assert trained.read_text(text="The Cat", clean=True).ids.tolist() == ids_of("the cat")
+    assert trained.read_text(text="THE cat", unknown=".", most=5).ids.tolist() == ids_of("... c")
+    assert trained.read_text(most=7).ids.tolist() == ids_of(TEXT[CUT:][:7])
     (tmp_path / "a.txt").write_text("The cat")
     with pytest.raises(InputError, match="the run does not know: 'T'"):
-        corpora.read_text(trained, paths)
+        trained.read_text(paths)
     with pytest.raises(InputError, match=r"^text: given with files; give one of the two"):
-        corpora.read_text(trained, paths, "the cat")
+        trained.read_text(paths, "the cat")
     with pytest.raises(InputError, match=r"^chars: -1; give 1 or more, or 0 for all"):
-        corpora.read_text(trained, most=-1)
+        trained.read_text(most=-1)
 
 
 def test_pages(trained, tmp_path):
     ids = trained.encode(TEXT[:200])
     scores = trained.score(ids)
-    text_pages.draw_surprise(trained.characters, ids, scores, tmp_path / "surprise.html", "a title")
+    generation.draw_surprise(trained.characters, ids, scores, tmp_path / "surprise.html", "a title")
     assert shown(tmp_path / "surprise.html") == [TEXT[:200]]
 
     activations = trained.activations(ids)
     np.testing.assert_allclose(activations, read(trained.params, ids)[0], rtol=0, atol=1e-5)
-    text_pages.draw_units(trained.characters, ids, activations, tmp_path / "units.html", 3)
+    generation.draw_units(trained.characters, ids, activations, tmp_path / "units.html", 3)
     page = (tmp_path / "units.html").read_text()
     assert shown(tmp_path / "units.html") == [TEXT[:200]] * 3
     assert [int(unit) for unit in re.findall(r"<h2>unit (\d+)</h2>", page)] == most_active(read(trained.params, ids)[0], 3)
     with pytest.raises(InputError, match=r"^count: 0; give 1 unit or more"):
-        text_pages.draw_units(trained.characters, ids, activations, tmp_path / "none.html", 0)
+        generation.draw_units(trained.characters, ids, activations, tmp_path / "none.html", 0)
     with pytest.raises(InputError, match=r"^text: 0 characters; give 1 or more"):
         trained.activations(ids[:0])
     assert not (tmp_path / "none.html").exists()

@@ -19,11 +19,11 @@ from scipy.special import expit
 from lstm_jax.config import ForecastConfig, ForecastModelConfig, SentimentConfig, SeriesConfig, TrainConfig
 from lstm_jax.errors import InputError
 from lstm_jax.inspection.window import page
-from lstm_jax.tasks import corpora, forecast, forecast_windows, generation, sentiment
+from lstm_jax.tasks import forecast, generation, sentiment
 from lstm_jax.tasks.inspecting import Request, make_window
-from lstm_jax.tasks.inspecting import reviews as inspected_reviews
 from lstm_jax.tasks.inspecting.common import kept_epochs
-from lstm_jax.tasks.inspecting.forecasts import SeriesNetwork, _replaced
+from lstm_jax.tasks.inspecting.forecasts import SeriesNetwork
+from lstm_jax.tasks.inspecting.reviews import ReviewNetwork
 from lstm_jax.training import checkpoint
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -161,7 +161,7 @@ def test_chosen_reviews(run) -> None:
     logits = run.logits(rows)
     number = int(window.examples[2].name.split("review ")[1].split(",")[0])
     assert abs(logits[number]) == np.abs(logits).min()
-    chosen = [review.name.split(": ") for review in inspected_reviews._chosen(run, len(logits))]  # pyright: ignore[reportPrivateUsage]
+    chosen = [name.split(": ") for name in ReviewNetwork(run).examples(Request(examples=len(logits)))]
     for kind, margins in {"surest and right": logits * (2 * rows.targets - 1), "most wrong": logits * (1 - 2 * rows.targets)}.items():
         numbers = [int(name.split("review ")[1].split(",")[0]) for of_kind, name in chosen if of_kind == kind]
         assert list(margins[numbers]) == sorted(margins[margins > 0], reverse=True)
@@ -257,7 +257,7 @@ def test_a_series(a_series, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("entries", "want"), [([3], [0]), ([1, 5], [-4, 4]), ([1, 2, 9], [-1, -3, 7])])
 def test_entries_replaced_by_their_neighbours(entries: list[float], want: list[float]) -> None:
-    """`_replaced` returns, for each entry, the forecast minus the forecast after the entry is replaced by the mean of its neighbours.
+    """`replaced` returns, for each entry, the forecast minus the forecast after the entry is replaced by the mean of its neighbours.
 
     The first and the last entry are replaced by their only neighbour, and a single entry is not replaced. The network in this test
     forecasts the sum of the entries.
@@ -265,13 +265,13 @@ def test_entries_replaced_by_their_neighbours(entries: list[float], want: list[f
 
     class Total(SeriesNetwork):
         def __init__(self) -> None:
-            self.scale = forecast_windows.Scale(0.0, 1.0)
+            self.scale = forecast.Scale(0.0, 1.0)
             self.predict = lambda params, rows, ahead: rows.sum(axis=1)[:, None]
 
         def mean(self, entries, params, ahead):
             return entries.sum()
 
-    found = _replaced(Total(), None, jnp.asarray(entries, float)[:, None], jnp.ones(1))
+    found = Total().replaced(None, jnp.asarray(entries, float)[:, None], jnp.ones(1))
     np.testing.assert_allclose(found, want)
 
 
@@ -341,7 +341,7 @@ def test_evidence(run, measures) -> None:
 def test_characters_and_entries(a_text, a_series, measures) -> None:
     params = kept_epochs(a_text, 1).params[0]
     found = measures.characters(a_text, params, 70, 2)
-    held_out = corpora.read_text(a_text, most=142).ids
+    held_out = a_text.read_text(most=142).ids
     texts = tuple("".join(a_text.characters.characters[i] for i in held_out[at : at + 71]) for at in (0, 71))
     examples = make_window(a_text, Request(texts=texts, chars=70)).examples
     assert found["median reach in characters"] == np.median([example.frames[0].reach[60:] for example in examples])

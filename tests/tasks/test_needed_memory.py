@@ -27,7 +27,13 @@ def needed(
     arrays = tuple(jax.ShapeDtypeStruct((batch, *shape), np.float32) for shape in ((48, 3), (12,), (12,)))
     with pytest.raises(InputError) as error:
         memory.require_memory(
-            config, lambda: forecast.make_model(config), forecast.objective, arrays, sharding.make_mesh(devices), FLAGS, data_bytes=rows
+            config.train,
+            lambda: forecast.make_model(config),
+            forecast.objective,
+            arrays,
+            sharding.make_mesh(devices),
+            FLAGS,
+            data_bytes=rows,
         )
     return str(error.value)
 

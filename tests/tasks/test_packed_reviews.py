@@ -17,7 +17,7 @@ from lstm_jax.models import SentimentClassifier, functional
 from lstm_jax.packing import PackedPlaces
 from lstm_jax.runtime.sharding import make_mesh
 from lstm_jax.tasks import sentiment
-from lstm_jax.tasks.packed_reviews import NONE, pack_reviews, weight_of_reviews
+from lstm_jax.tasks.review_rows import NONE, pack_reviews, weight_of_reviews
 from lstm_jax.training.examples import epoch_order
 from lstm_jax.training.loop import fit
 from lstm_jax.training.optimizers import make_optimizer

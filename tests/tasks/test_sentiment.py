@@ -17,10 +17,9 @@ from tables import BACKENDS
 from lstm_jax import data
 from lstm_jax.config import DataConfig, SentimentConfig, SentimentModelConfig, TrainConfig, to_json
 from lstm_jax.errors import InputError
-from lstm_jax.inspection import embedding_map, embedding_space
+from lstm_jax.inspection import embedding_space, figures
 from lstm_jax.models import functional
-from lstm_jax.tasks import running, sentiment
-from lstm_jax.tasks.word_space import WordSpace
+from lstm_jax.tasks import base, sentiment
 from lstm_jax.training import checkpoint, loop
 from lstm_jax.training.run_folder import RunFolder, environment
 
@@ -86,7 +85,7 @@ def test_words_npz(run):
 
 def test_a_map_of_words_gets_the_most_frequent_first(trained, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(embedding_map, "embedding_map", lambda *arguments: seen.append(arguments))
+    monkeypatch.setattr(figures, "embedding_map", lambda *arguments: seen.append(arguments))
     trained.words.draw(tmp_path / "map.png", words=12)
     ((plane, words, shares, *_),) = seen
     (share, count), ids = trained.words.statistics, [trained.words.index[word] for word in words]
@@ -174,7 +173,7 @@ def test_another_machine_is_refused_unless_allowed(run, tmp_path, monkeypatch):
     folder = shutil.copytree(run[0], tmp_path / "copy")
     before = contents(folder)
     first = json.loads((folder / "environment.json").read_text())
-    monkeypatch.setattr(running, "environment", lambda mesh: {**environment(mesh), "cores": 3, "xla_flags": "--xla_x"})
+    monkeypatch.setattr(base, "environment", lambda mesh: {**environment(mesh), "cores": 3, "xla_flags": "--xla_x"})
     flags = f"xla flags {first['xla_flags'] or 'none'}, now --xla_x"
     said = rf"machine of run {folder}: not the one it was trained on; {flags}; cores {first['cores']}, now 3: .*"
     with pytest.raises(InputError, match=said + "--allow-other-machine"):
@@ -230,7 +229,7 @@ def test_one_feature_is_enough_to_train(run, trained, tmp_path):
     assert not (folder.figures / "embedding_map.png").exists()
     for words, message in ((400, "give at least 2 rows of at least 2 features"), (-1, "^words on a map: -1; give 2 or more$")):
         with pytest.raises(InputError, match=message):
-            WordSpace(folder, trained.vocabulary, table).draw(tmp_path / "map.png", words)
+            sentiment.WordSpace(folder, trained.vocabulary, table).draw(tmp_path / "map.png", words)
 
 
 def test_initial_parameters_take_the_place_of_drawn_ones(run, tmp_path):
