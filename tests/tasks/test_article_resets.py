@@ -55,15 +55,6 @@ def outputs_by_hand(trained: generation.Trained, ids: np.ndarray, starts: np.nda
     return np.concatenate([read(trained.params, ids[a:b])[0] for a, b in pairwise([*starts, len(ids)])])
 
 
-def test_activations(trained) -> None:
-    corpus = generation.load_corpus(trained.config)
-    ids, starts = corpus.validation, corpus.validation_starts
-    assert len(starts) > 3
-    wanted = outputs_by_hand(trained, ids, starts)
-    np.testing.assert_allclose(trained.activations(ids, starts), wanted, rtol=0, atol=1e-5)
-    assert np.abs(trained.activations(ids) - wanted).max() > 1e-2
-
-
 @pytest.mark.parametrize("held_out", [True, False])
 def test_figures_of_a_run(held_out: bool, request, texts, tmp_path: Path) -> None:
     """The pages that a training draws show bits and activations that are computed with resets.
@@ -124,19 +115,6 @@ def test_other_boundaries_are_other_data(texts: Path, tmp_path: Path) -> None:
         trained.read_text()
     trained.run.data.write_text(f"{stored[0]}\n")
     trained.read_text()
-
-
-def test_units(trained, ask, tmp_path: Path) -> None:
-    """The command `units` resets the state within the held-out text of the run, and never within a text that the user gives."""
-    corpus = generation.load_corpus(trained.config)
-    given = "who goes there? an old house"
-    for ids, starts, more in (
-        (corpus.validation, corpus.validation_starts, []),
-        (trained.encode(given), None, ["--text", given]),
-    ):
-        generation.draw_units(trained.characters, ids, trained.activations(ids, starts), tmp_path / "wanted.html", UNITS)
-        assert ask("units", "--run", trained.run.path, "--count", UNITS, "--chars", 0, "--out", tmp_path / "page.html", *more)[0] == 0
-        assert (tmp_path / "page.html").read_bytes() == (tmp_path / "wanted.html").read_bytes()
 
 
 def test_inspect(trained) -> None:

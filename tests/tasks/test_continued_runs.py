@@ -10,7 +10,6 @@ import pytest
 
 from lstm_jax import InputError
 from lstm_jax.config import ForecastConfig, ForecastModelConfig, SeriesConfig, TrainConfig
-from lstm_jax.config.files import config_changes, shown_changes
 from lstm_jax.data import Series
 from lstm_jax.tasks import forecast, generation
 from lstm_jax.training import manifest
@@ -150,9 +149,3 @@ def test_a_patience_without_held_out_text(tmp_path: Path) -> None:
     generation.train(plain, tmp_path / "run", figures=False)
     written_by_an_older_version(tmp_path / "run", "train", patience=3)
     assert len(generation.train(idle, tmp_path / "run", resume=True, figures=False).rows) == 2
-
-
-def test_a_field_that_is_left_out_has_its_default() -> None:
-    assert config_changes({"task": "forecast", "train": {"epochs": 3}}, {"task": "forecast"}) == {}
-    changes = config_changes({"task": "forecast"}, {"task": "generation", "model": {"units": 32}})
-    assert shown_changes(changes) == "task: 'forecast' in the run, 'generation' given"
