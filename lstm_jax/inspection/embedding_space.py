@@ -18,15 +18,7 @@ RESERVED_IDS = 4  # ids that are not words: padding, start of a review, word out
 
 
 def lookup(words_index: Mapping[str, int], word: str) -> int:
-    """Return the id of a word.
-
-    Args:
-        words_index: dict from each word to its id.
-        word: the word.
-
-    Raises:
-        InputError: if the word is outside the vocabulary. The message names words with a similar spelling.
-    """
+    """Return the id of a word. If it is unknown, an `InputError` names words with a similar spelling."""
     if word not in words_index:
         close = difflib.get_close_matches(word, words_index, n=5)
         remedy = (
@@ -175,9 +167,8 @@ WORD2VEC = rb"\A\d+ \d+\n"
 def export_word2vec(path: Path, words: Sequence[str], vectors: Float[np.ndarray, "N E"]) -> None:
     """Write word vectors in the text format of word2vec, which gensim, spaCy and other programs read.
 
-    The first line of the file is "N E", where N is the number of words and E the number of features of a word. Each of the N lines after it
-    is "word v1 v2 ...", a word and its E features. The features are written with 9 significant digits, so that every float32 can be
-    restored exactly. White space and control characters in words are percent-encoded (see `escape`).
+    The first line is "N E", and each of the N lines after it "word v1 v2 ...". The features have 9 significant digits, so that every
+    float32 can be restored exactly. White space and control characters in words are percent-encoded (see `escape`).
 
     Args:
         path: path of the file.
@@ -215,18 +206,11 @@ def export_projector(
         folder: folder of the files. It is created if it does not exist.
         words: the N words, which label the points. White space and control characters in them are percent-encoded (see `escape`).
         vectors: (N, E) the vector of each word.
-        columns: further columns of metadata: a dict from the name of a column, such as "count" or "polarity", to the N values of the
-            column. The dict may be empty.
+        columns: further columns of metadata: a dict from the name of a column, such as "polarity", to its N values.
 
     Raises:
-        InputError: in one of these cases.
-
-            - A column is named "word" or does not have N values.
-            - The name of a column, or a value in it, is empty or contains a tab or a line break.
-            - A word is empty or occurs twice.
-            - An entry of `vectors` is not finite.
-            - The numbers of words and vectors differ, or there are no vectors.
-            - A file cannot be written.
+        InputError: if a column is named "word", does not have N values, or has a name or a value that is empty or contains a tab or a line
+            break, and for the reasons of `export_word2vec`.
     """
     written = _checked_words(words, vectors)
     table = {"word": written} | {name: [str(value) for value in column] for name, column in columns.items()}
@@ -253,11 +237,11 @@ def export_projector(
 def escape(word: str) -> str:
     """Percent-encode the white space, the control characters and the invalid UTF-8 in a word, as in URLs: "a b" becomes "a%20b".
 
-    The vocabulary of the reviews in Keras has words that contain a no-break space or the character NEL (U+0085). Many programs read NEL as
-    a line break. A "%" in a word is not changed.
+    Keras' vocabulary of the reviews has words with a no-break space or NEL (U+0085), which many programs read as a line break. A "%" in a
+    word is not changed.
 
     Args:
-        word: the word. Bytes that are not valid UTF-8 must have been decoded to surrogates by Python's error handler "surrogateescape".
+        word: the word, in which Python's error handler "surrogateescape" has decoded bytes that are not valid UTF-8.
 
     Raises:
         InputError: if the word is empty, or contains a surrogate that the error handler "surrogateescape" does not produce.

@@ -85,8 +85,7 @@ def write_figure(path: Path, inches: tuple[float, float], draw: Callable[[Any], 
         path: path of the .png file, which must end in .png.
         inches: width and height of the figure in inches.
         draw: function that takes an empty matplotlib figure and draws into it.
-        force: whether to replace existing files that do not contain the mark of lstm-jax, which is the text `files.writing.MARK`. Files
-            with the mark are always replaced.
+        force: whether to replace existing files that lstm-jax has not written; see `files.writing.MARK`.
 
     Returns:
         The paths of the .png file and the .svg file.

@@ -59,8 +59,7 @@ def surprise_page(text: Sequence[str], bits: np.ndarray, path: Path, title: str,
         bits: (N - 1,) surprise in bits of each character except the first.
         path: path of the page.
         title: title of the page.
-        force: whether to replace an existing file that does not contain the mark of lstm-jax, which is the text `files.writing.MARK`. A
-            file with the mark is always replaced.
+        force: whether to replace an existing file that lstm-jax has not written; see `files.writing.MARK`.
 
     Raises:
         InputError: if N is below 2, if `bits` does not have N - 1 values, or if the file cannot be written.
@@ -86,8 +85,7 @@ def units_page(text: Sequence[str], activations: np.ndarray, units: Sequence[int
         units: indices of the units to show, in this order.
         path: path of the page.
         title: title of the page.
-        force: whether to replace an existing file that does not contain the mark of lstm-jax, which is the text `files.writing.MARK`. A
-            file with the mark is always replaced.
+        force: see `surprise_page`.
 
     Raises:
         InputError: if `activations` does not have N rows, if an entry of `units` is not the index of one of the H units, or if the
@@ -110,15 +108,13 @@ def units_page(text: Sequence[str], activations: np.ndarray, units: Sequence[int
 def most_active(activations: np.ndarray, count: int, over: int = 25) -> list[int]:
     """Return the indices of the most active units, the most active first.
 
-    The activity of a unit is the standard deviation, over the text, of the moving average of its activation. A unit that is constant, or
-    that changes with every character, has a small activity. A unit with, for example, a high activation inside quotations and a low
-    activation elsewhere has a large activity.
+    The activity of a unit is the standard deviation, over the text, of the moving average of its activation. It is large for a unit that,
+    for example, is high inside quotations and low elsewhere.
 
     Args:
         activations: (N, H) activation of each of the H units after each of the N characters. N must be at least 1.
         count: number of units to return.
-        over: number of characters in the moving average. If it is above N // 2, it is reduced to N // 2, but not below 1.
-            If N is 1, the activity of every unit is 0, and the units 0 to `count` - 1 are returned.
+        over: number of characters in the moving average, at most N // 2.
     """
     over = min(over, max(1, len(activations) // 2))
     sums = np.cumsum(np.concatenate([np.zeros((1, activations.shape[1])), activations.astype(np.float64)]), axis=0)

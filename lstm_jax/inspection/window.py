@@ -143,8 +143,7 @@ def write_page(window: Window, path: Path, force: bool = True) -> None:
     Args:
         window: content of the page.
         path: path of the page.
-        force: whether to replace an existing file that does not contain the mark of lstm-jax, which is the text `files.writing.MARK`. A
-            file with the mark is always replaced.
+        force: whether to replace an existing file that lstm-jax has not written; see `files.writing.MARK`.
 
     Raises:
         InputError: if a value is not finite, if the page would be too large, or if the file cannot be written.
@@ -155,14 +154,11 @@ def write_page(window: Window, path: Path, force: bool = True) -> None:
 def clustered(series: np.ndarray) -> np.ndarray:
     """Return an order of the units in which units with similar outputs are neighbours.
 
-    The units are clustered hierarchically by average linkage of the distance 1 - |correlation|. The leaves of the resulting tree, which are
-    the units, are ordered so that the distances between neighbours are small (Bar-Joseph et al. 2001).
+    The units are clustered hierarchically by average linkage of the distance 1 - |correlation|, and the leaves of the tree are ordered so
+    that the distances between neighbours are small (Bar-Joseph et al. 2001).
 
     Args:
         series: outputs (T, H) of the units.
-
-    Returns:
-        An int array (H,) of indices of units.
     """
     from scipy.cluster.hierarchy import leaves_list, linkage, optimal_leaf_ordering
 
@@ -262,12 +258,11 @@ def _rounded(values: Sequence[float]) -> list[float]:
 def fill_template(template: Path, data: Any) -> str:
     """Return the HTML text of a page, made from a template, data, and the style sheet and script that all pages share.
 
-    In the template, the first `SHARED_STYLE` is replaced by the content of offline.css, the first `SHARED_SCRIPT` by the content of
-    offline.js, and `DATA` in the first `DATA</script>` by the data as JSON. A comment with the text `files.writing.MARK`, which shows that
-    lstm-jax wrote the page, is added after `<!doctype html>`.
+    `SHARED_STYLE` in the template becomes offline.css, `SHARED_SCRIPT` offline.js, and `DATA` before `</script>` the data as JSON. The mark
+    of lstm-jax (`files.writing.MARK`) is added after `<!doctype html>`.
 
     Args:
-        template: path of the template, which contains `<!doctype html>`, `SHARED_STYLE`, `SHARED_SCRIPT` and `DATA</script>`.
+        template: path of the template.
         data: data that JSON can represent. All numbers must be finite.
     """
     text = template.read_text(encoding="utf-8").replace("<!doctype html>", f"<!doctype html>\n<!-- {MARK} -->", 1)

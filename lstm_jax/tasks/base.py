@@ -111,8 +111,8 @@ class Task(ABC, Generic[C, D]):
     def files(self) -> Mapping[str, Content]:
         """Return the task's own files in the run folder, as a dict from the name of a file to its content.
 
-        An example is the file of the vocabulary. Predictions depend on these files. Therefore the manifest of the run contains the
-        checksums of all files that `RunConfig.files` names.
+        Predictions depend on these files, such as the vocabulary. The manifest of the run has the checksums of the files that
+        `RunConfig.files` names.
         """
 
     @abstractmethod
@@ -125,18 +125,11 @@ class Task(ABC, Generic[C, D]):
 
     @abstractmethod
     def objective(self, rebuild: Callable) -> Objective:
-        """Return the function that computes the loss and the metrics of a batch (a `training.step.Objective`).
-
-        Args:
-            rebuild: function from parameters to the model.
-        """
+        """Return the function that computes the loss and the metrics of a batch. `rebuild` is a function from parameters to the model."""
 
     @abstractmethod
     def evaluate(self, params: Any) -> dict[str, Any]:
-        """Evaluate the model with the parameters `params` on held-out splits, and return the metrics.
-
-        The training loop calls this method after each epoch, and stores the returned metrics with the training metrics of the epoch.
-        """
+        """Evaluate the model with the parameters `params` on held-out splits, and return the metrics. This is called after each epoch."""
 
     @abstractmethod
     def finish(self, folder: RunFolder, result: FitResult, figures: bool) -> None:
@@ -144,18 +137,11 @@ class Task(ABC, Generic[C, D]):
 
     @property
     def monitor(self) -> str:
-        """Name of the metric that selects the best epoch.
-
-        The epoch with the smallest value of this metric is the best one. If the name is empty, no epoch is selected.
-        """
+        """Name of the metric whose smallest value selects the best epoch. If empty, no epoch is selected."""
         return "validation_loss"
 
     def carry(self, model: Any) -> Any:
-        """Return the initial carry of each epoch.
-
-        The carry is a pytree of arrays that each training step hands to the next step, such as the recurrent state of a text stream. The
-        default, (), means that steps hand nothing to the next step.
-        """
+        """Return the initial carry of each epoch: arrays that each training step hands to the next, such as a recurrent state."""
         return ()
 
     def derive(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -169,13 +155,7 @@ class Task(ABC, Generic[C, D]):
     def pretrained(self, folder: RunFolder, resume: bool, console: Console) -> Mapping[str, Any]:
         """Train other models that initialise the model of the task, and return a dict from names of parameters to their initial values.
 
-        By default, no other model is trained, and the dict is empty. If a resumed run already has a checkpoint of the model of the task,
-        the method is not called.
-
-        Args:
-            folder: folder of the run.
-            resume: whether an interrupted run is continued.
-            console: console that shows progress.
+        If a resumed run already has a checkpoint of the model of the task, the method is not called.
         """
         return {}
 
@@ -184,11 +164,7 @@ class Task(ABC, Generic[C, D]):
         return ()
 
     def check_memory(self) -> None:
-        """Check that the training fits into the free memory.
-
-        Raises:
-            InputError: if it does not fit.
-        """
+        """Raise an `InputError` unless the training fits into the free memory."""
         shapes = self.batch(), self.mesh, self.flags
         require_memory(self.config.train, self.make_model, self.objective, *shapes, data_bytes=self.data_bytes(), carry=self.carry)
 

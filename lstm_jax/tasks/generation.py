@@ -62,20 +62,12 @@ def load_corpus(config: GenerationConfig) -> data.Corpus:
 
 
 def reading_mode(config: GenerationConfig) -> Mode:
-    """Return the mode in which the model reads text during training, "window" or "carried".
-
-    In mode "window" the model reads each window of characters from a zero state. In mode "carried" it reads a text in chunks, and carries
-    its recurrent state from one chunk to the next.
-    """
+    """Return the mode in which the model reads text during training: "window" or "carried"; see `sampling`."""
     return "window" if config.data.regime == "windows" else "carried"
 
 
 class Generation(base.Task[GenerationConfig, data.Corpus]):
-    """Task that trains a model to predict the next character of a text.
-
-    The config selects one of two ways in which the model reads the text. In windows, the model starts each window from a zero state. In
-    streams, the model carries its recurrent state from one training step to the next.
-    """
+    """Task that trains a model to predict the next character of a text, which it reads in windows or as streams; see `text_examples`."""
 
     flags = {  # noqa: RUF012
         "parameters": "--units, --layers or --embed",
@@ -99,11 +91,7 @@ class Generation(base.Task[GenerationConfig, data.Corpus]):
         return (ids, jax.ShapeDtypeStruct((size, length), np.bool_)) if self.config.data.article_resets else ids
 
     def data_bytes(self) -> int:
-        """Return the total size in bytes of the training text and the windows of the held-out text.
-
-        The windows of the training text are not counted, because they are never stored. If the model reads the text as streams, the
-        held-out text has no windows either, and only the training text is counted.
-        """
+        # windows of the training text are never stored
         corpus, config = self.data, self.config.data
         held = 0 if self.stream else len(corpus.validation) // config.step * (config.length + 1)
         return corpus.train.nbytes + held * corpus.validation.itemsize
@@ -195,10 +183,7 @@ class Generation(base.Task[GenerationConfig, data.Corpus]):
         return self.scorer.text(params, self.data.validation, starts).metrics("validation_")
 
     def finish(self, folder: RunFolder, result: FitResult, figures: bool) -> None:
-        """Write the number of the best epoch, the training time and the metrics of the whole held-out text to result.json.
-
-        If `figures` is true, also draw the figures.
-        """
+        """Write the metrics of the whole held-out text, and draw the learning curves and the pages of coloured text."""
         held_out = self.data.validation
         write_result(folder, result, self._score_held_out(result.params) if len(held_out) else {})
         if not figures:
@@ -278,14 +263,12 @@ class Trained(base.Trained[GenerationConfig, data.Characters]):
 
         Args:
             text: a string, or bytes.
-            clean: whether to first convert the line ends of the text and clean it, in the same way as was done with the training text of
-                the run.
-            unknown: character of the vocabulary that replaces each character outside the vocabulary. If empty, characters outside the
-                vocabulary raise an error. The argument has no effect if the vocabulary consists of bytes, because no byte is outside it.
+            clean: whether to first convert the line ends of the text and clean it, as was done with the training text.
+            unknown: character of the vocabulary that replaces each character outside it. If empty, such characters raise an error. No byte
+                is outside a vocabulary of bytes.
 
         Raises:
             InputError: if `unknown` is not in the vocabulary, or if `unknown` is empty and the text has characters outside the vocabulary.
-                In the second case the error names these characters.
         """
         known = self.characters
         if known.unit == "byte":
@@ -353,29 +336,22 @@ class Trained(base.Trained[GenerationConfig, data.Characters]):
         return reading_mode(self.config) if wanted == "auto" else check_mode(wanted)
 
     def rules(self, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> Rules:
-        """Return the rules by which characters are drawn from the probabilities that the model predicts.
-
-        `sampling.make_rules` explains the three arguments.
-        """
+        """Return the rules by which characters are drawn; see `sampling.make_rules`."""
         return make_rules(temperature=temperature, top_k=top_k, top_p=top_p)
 
     def write(
         self, prompt: np.ndarray, chars: int, rules: Rules, *, seed: int = 0, samples: int = 1, mode: WantedMode = "auto"
     ) -> Iterator[np.ndarray]:
-        """Continue a prompt with characters drawn from the model, and yield their ids in chunks.
+        """Continue a prompt with characters drawn from the model, and yield their ids in chunks (samples, n).
 
         Args:
             prompt: character ids (P,) of the prompt. If P is 0, the model starts from its zero state. If the prompt is longer than a
-                window, the model reads only the end of the prompt in mode "window", and the whole prompt in mode "carried".
+                window, the mode "window" reads only its end.
             chars: number of characters to draw for each text.
             rules: rules by which characters are drawn, as the method `rules` returns them.
             seed: seed of the random draws; the same seed gives the same ids.
             samples: number of texts to draw, all of which continue the same prompt.
             mode: "carried", "window", or "auto" for the mode of the training; see `reading_mode`.
-
-        Yields:
-            Chunks of character ids. A chunk is an array (samples, n) with the next n characters of each text. The values of n add up to
-            `chars`.
 
         Raises:
             InputError: in one of these cases.
@@ -403,17 +379,12 @@ class Trained(base.Trained[GenerationConfig, data.Characters]):
             yield np.asarray(drawn)[:, : chars - done]
 
     def texts(self, pieces: Iterable[np.ndarray], samples: int) -> list[str]:
-        """Join the chunks of ids that `write` yields, and return a list of the drawn texts as strings.
-
-        Args:
-            pieces: the chunks.
-            samples: number of texts, as given to `write`.
-        """
+        """Return the texts that `write` has drawn, from the chunks that it yields for this number of samples."""
         drawn = np.concatenate([np.zeros((samples, 0), np.int32), *pieces], axis=1)
         return [self.characters.decode(row) for row in drawn]
 
     def score(self, ids: np.ndarray, mode: WantedMode = "auto", starts: np.ndarray | None = None) -> Scores:
-        """Compute the negative log-probability of each character of a text, given the characters before it.
+        """Return the scores of the characters 1 to N - 1 of a text, given the characters before each.
 
         Args:
             ids: character ids (N,) of the text, as `encode` returns them.
@@ -421,25 +392,13 @@ class Trained(base.Trained[GenerationConfig, data.Characters]):
             starts: positions in the text before which the recurrent state is replaced by zeros, as `read_text` returns them. They
                 are ignored in mode "window".
 
-        Returns:
-            The scores of the last N - 1 characters. The first character has no score, because no character precedes it.
-
         Raises:
             InputError: if N is below 2, if `ids` is not an array (N,) of ids of the vocabulary, or if `mode` is unknown.
         """
         return self._scorer(mode).text(self.params, self._known("ids", ids), starts)
 
     def activations(self, ids: np.ndarray, starts: np.ndarray | None = None) -> np.ndarray:
-        """Return the outputs of the last recurrent layer after each character of a text.
-
-        The model reads the text once, and the recurrent state is carried from each character to the next.
-
-        Args:
-            ids: character ids (N,) of the text, as `encode` returns them.
-            starts: positions in the text before which the recurrent state is replaced by zeros, as `read_text` returns them.
-
-        Returns:
-            An array (N, H), where H is the number of hidden units.
+        """Return the outputs (N, H) of the last recurrent layer after each of N characters. `score` explains the arguments.
 
         Raises:
             InputError: if `ids` is not an array (N,) of ids of the vocabulary, or if N is 0.

@@ -154,10 +154,7 @@ class Splits:
     test: Split | None
 
     def held_out(self) -> dict[str, Split]:
-        """Return the reviews of the validation split and of the test split, as a dict with the keys "validation" and "test".
-
-        A split that the run does not have is left out of the dict.
-        """
+        """Return the splits "validation" and "test" that the run has, as a dict."""
         parts = {"validation": self.validation, "test": self.test}
         return {name: rows for name, rows in parts.items() if rows is not None}
 
@@ -197,10 +194,9 @@ def padded_ids(ids: Any, vocabulary: int) -> np.ndarray:
 
 
 def split_reviews(encoded: data.Reviews, config: SentimentConfig) -> tuple[Any, Any]:
-    """Cut a validation split from the training reviews, and return a pair: the training split, and the validation split.
+    """Cut a validation split from the training reviews, and return the training split and the validation split.
 
-    The two splits share no movie and no text. Their reviews are neither padded nor packed. If the config sets the size of the validation
-    split to 0, there is no validation split, and None takes its place.
+    The two splits share no movie and no text. The validation split is None if the config sets its size to 0.
     """
     train = encoded.train
     if not config.data.validation:
@@ -210,11 +206,7 @@ def split_reviews(encoded: data.Reviews, config: SentimentConfig) -> tuple[Any, 
 
 
 def padded_rows(encoded: data.Reviews, config: SentimentConfig) -> Splits:
-    """Return the splits of a run, with all reviews padded or truncated to the same length, or packed in rows if the config says so.
-
-    The validation split consists of training reviews that are held out. It shares no movie and no text with the training split. If the
-    config sets the size of the validation split to 0, there is no validation split.
-    """
+    """Return the splits of a run (see `split_reviews`), with all reviews padded or packed as the config says (see `rows_of`)."""
     train, held_out = split_reviews(encoded, config)
     validation, test = (rows_of(part, config) if part else None for part in (held_out, encoded.test))
     return Splits(rows_of(train, config, mapped=True), validation, test)

@@ -54,8 +54,7 @@ COMMON = 50
 def make_model(config: SentimentConfig, vocabulary: int) -> SentimentClassifier:
     """Return a new model, whose random initial weights are drawn from the seed in the config.
 
-    If the config packs several reviews into each row of a batch, the model is trained on reviews without padding. It may still be given
-    padded reviews later. `mask_zero` is therefore set to true, so that the model skips their padding (id 0).
+    A model of packed reviews skips padding (`mask_zero`), because it is trained without padding, but may be given padded reviews later.
     """
     model = replace(config.model, mask_zero=config.model.mask_zero or config.data.packed > 0)
     return SentimentClassifier(model, vocabulary, rngs=initial_rngs(config.train.seed))
@@ -64,11 +63,10 @@ def make_model(config: SentimentConfig, vocabulary: int) -> SentimentClassifier:
 def objective(rebuild: Callable, adversarial: float = 0.0) -> Objective:
     """Return the training objective: the mean binary cross-entropy of the reviews, in nats.
 
-    If `adversarial` is above 0, the mean binary cross-entropy of perturbed reviews is added to this mean.
+    If `adversarial` is above 0, the mean binary cross-entropy of perturbed reviews is added to this mean. The metrics are the loss and the
+    accuracy of the reviews without perturbation.
 
-    The result is a `training.step.Objective`. A batch is a pair (ids, labels) with the shapes (B, T) and (B,), for B reviews of T word ids
-    each, or a triple (ids, labels, places) of packed reviews; see `PackedRows`. The metrics are the loss and the accuracy of the reviews
-    without perturbation.
+    A batch is a pair (ids, labels) with the shapes (B, T) and (B,), or a triple (ids, labels, places) of packed reviews; see `PackedRows`.
 
     Args:
         rebuild: function from parameters to the model.
@@ -109,9 +107,7 @@ def make_logits(rebuild: Callable, mesh: jax.sharding.Mesh, fold: bool | None = 
     Args:
         rebuild: function from parameters to the model.
         mesh: devices that the reviews are sharded over.
-        fold: whether to multiply the vectors of all words of the vocabulary by the kernels of the first layer once, and then to look up the
-            products for the words of the reviews; see `SentimentClassifier.fold`. If None, this is done if there are more reviews than
-            words in the vocabulary.
+        fold: whether to fold the model; see `SentimentClassifier.fold`. If None, only for more reviews than the vocabulary has words.
     """
 
     def prepare(params, count: int):
@@ -124,12 +120,7 @@ def make_logits(rebuild: Callable, mesh: jax.sharding.Mesh, fold: bool | None = 
 
 
 def make_packed_logits(rebuild: Callable, mesh: jax.sharding.Mesh) -> Callable[[Any, PackedRows], np.ndarray]:
-    """Return a function logits(params, rows) that returns the logits (N,) of the N reviews in a `PackedRows`, computed without dropout.
-
-    Args:
-        rebuild: function from parameters to the model.
-        mesh: devices that the rows are sharded over.
-    """
+    """Return a function logits(params, rows) that returns the logits (N,) of the N reviews in a `PackedRows`; see `make_logits`."""
     predict = make_predict(lambda model, batch: model(batch[0], packed=batch[1], deterministic=True), mesh, 32, lambda p, _: rebuild(p))
     return lambda params, rows: rows.by_review(predict(params, (rows.ids, rows.places)))
 
@@ -264,11 +255,9 @@ class Sentiment(base.Task[SentimentConfig, data.Reviews]):
         return metrics
 
     def finish(self, folder: RunFolder, result: FitResult, figures: bool) -> None:
-        """Write the best epoch, the training time and the final metrics to result.json, and draw the figures if `figures` is true.
+        """Write the metrics of the test split, or else of the validation split if there is one, and draw the figures.
 
-        The metrics are those of the test split, or of the validation split if there is no test split. If there is neither split, no metrics
-        are written. If a language model was trained first, its training time is written as "pretraining_seconds", and its checkpoints are
-        removed.
+        If a language model was trained first, its training time is written as "pretraining_seconds", and its checkpoints are removed.
         """
         parts = self.splits.held_out()
         shown = next(reversed(parts), "")
@@ -367,17 +356,15 @@ class WordSpace:
 
 
 def draw_figures(run: RunFolder, result: FitResult, scored: tuple[np.ndarray, np.ndarray] | None, part: str) -> None:
-    """Draw the learning curves, confusion matrix, reliability curve and embedding map of a run, each as .png and .svg.
+    """Draw the figures of a run into its folder: learning curves, confusion matrix, reliability curve and embedding map.
 
-    The embedding map is not drawn if there are fewer than 3 common words (see `WordSpace.common`) or if the word vectors have only one
-    entry.
+    The embedding map needs 3 common words (see `WordSpace.common`) and word vectors with 2 entries.
 
     Args:
-        run: folder of the run, which will contain the figures.
-        result: result of the training, with the metrics of all epochs and the trained parameters.
-        scored: pair of the logits (N,) and the labels (N,) of N held-out reviews. If None, the confusion matrix and the reliability curve
-            are not drawn.
-        part: name of the split that the held-out reviews belong to. It is shown in the titles of the figures.
+        run: folder of the run.
+        result: result of the training.
+        scored: logits (N,) and labels (N,) of N held-out reviews, or None.
+        part: name of the split of these reviews.
     """
     from lstm_jax.inspection import figures
 

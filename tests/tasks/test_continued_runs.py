@@ -59,30 +59,24 @@ def test_more_epochs_give_the_bits_of_one_longer_run(series: Series, tmp_path: P
 
 
 @pytest.mark.slow
-def test_the_result_of_fewer_epochs_goes_when_more_are_trained(run: Path, series: Series) -> None:
-    """If a finished run is resumed with more epochs and then interrupted, it has no result.json, like every unfinished run."""
+def test_a_run_that_is_stopped_while_it_is_prolonged(run: Path, series: Series, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run can be resumed if it is killed after the new config is written, but before the manifest is, or interrupted later.
 
-    def stop(record) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        forecast.train(trained_for(CONFIG, 3), run, data=series, resume=True, figures=False, callbacks=[stop])
-    assert not (run / "result.json").exists()
-    assert forecast.load(run).config.train.epochs == 3
-
-
-@pytest.mark.slow
-def test_a_run_that_is_killed_while_it_is_prolonged(run: Path, series: Series, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run can still be resumed if it is killed after the config with more epochs is written, but before the manifest is."""
+    Like every unfinished run, it has no result.json.
+    """
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
+    options = {"data": series, "resume": True, "figures": False}
     with monkeypatch.context() as patch:
         patch.setattr(manifest, "write", stop)
         with pytest.raises(KeyboardInterrupt):
-            forecast.train(trained_for(CONFIG, 3), run, data=series, resume=True, figures=False)
-    forecast.train(trained_for(CONFIG, 3), run, data=series, resume=True, figures=False)
+            forecast.train(trained_for(CONFIG, 3), run, **options)
+    with pytest.raises(KeyboardInterrupt):
+        forecast.train(trained_for(CONFIG, 3), run, **options, callbacks=[stop])
+    assert not (run / "result.json").exists()
+    forecast.train(trained_for(CONFIG, 3), run, **options)
     assert [row["epoch"] for row in rows_of(run)] == [1, 2, 3]
     assert forecast.load(run).notes == ()
 
@@ -92,6 +86,7 @@ def test_a_run_that_is_killed_while_it_is_prolonged(run: Path, series: Series, m
     ("config", "message"),
     [
         (trained_for(CONFIG, 1), "epochs: 2 in the run, 1 given"),
+        (trained_for(CONFIG, 3, schedule="cosine"), "schedule: 'constant' in the run, 'cosine' given; epochs: 2 in the run, 3 given"),
         (
             replace(trained_for(CONFIG, 4, seed=1), data=replace(CONFIG.data, csv="a" * 50, gaps=False)),
             f"csv: '' in the run, '{'a' * 36}... given; gaps: True in the run, False given; epochs: 2 in the run, 4 given; and 1 more",
@@ -104,14 +99,6 @@ def test_another_config_is_refused_with_what_differs(run: Path, series: Series, 
         forecast.train(config, run, data=series, resume=True, figures=False)
     assert str(caught.value) == f"run folder {run}: holds a run of another config; give its config to resume it: {message}"
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
-
-
-def test_more_epochs_change_the_steps_of_a_schedule(series: Series, tmp_path: Path) -> None:
-    forecast.train(trained_for(CONFIG, 1, schedule="cosine"), tmp_path / "run", data=series, figures=False)
-    with pytest.raises(
-        InputError, match=r"give its config to resume it: epochs: 1 in the run, 2 given \(more epochs need a constant schedule\)$"
-    ):
-        forecast.train(trained_for(CONFIG, 2, schedule="cosine"), tmp_path / "run", data=series, resume=True, figures=False)
 
 
 def written_by_an_older_version(run: Path, section: str, **fields) -> None:

@@ -14,17 +14,10 @@ from lstm_jax.tasks import demo, generation, sentiment
 
 @pytest.fixture
 def small(monkeypatch):
-    monkeypatch.setattr(
-        demo,
-        "SENTIMENT",
-        replace(
-            demo.SENTIMENT,
-            data=replace(demo.SENTIMENT.data, maxlen=10),
-            model=SentimentModelConfig(embed=4, units=4),
-            train=TrainConfig(epochs=1),
-        ),
-    )
-    monkeypatch.setattr(demo, "GENERATION", replace(demo.GENERATION, model=GenerationModelConfig(units=8), train=TrainConfig(epochs=1)))
+    train = TrainConfig(epochs=1)
+    reviews = replace(demo.SENTIMENT.data, maxlen=10)
+    monkeypatch.setattr(demo, "SENTIMENT", replace(demo.SENTIMENT, data=reviews, model=SentimentModelConfig(embed=4, units=4), train=train))
+    monkeypatch.setattr(demo, "GENERATION", replace(demo.GENERATION, model=GenerationModelConfig(units=8), train=train))
     monkeypatch.setattr(sentiment, "draw_figures", lambda *_: None)
     for name in ("draw_surprise", "draw_units"):
         monkeypatch.setattr(generation, name, lambda *_: None)
@@ -52,7 +45,6 @@ def test_the_demo_trains_answers_and_replaces_only_itself(small, tmp_path):
     trained = sentiment.load(folder / "sentiment")
     assert trained.config.train.seed == 4
     text = said.getvalue()
-    assert text.count("accuracy on 40 unseen synthetic reviews: 0.") == 1
     for asked, p in zip(demo.REVIEWS, trained.probabilities(demo.REVIEWS), strict=True):
         assert f"  {p:.3f}  {asked}\n" in text
     assert f"accuracy on 40 unseen synthetic reviews: {sentiment.evaluate(trained).accuracy:.3f}\n" in text

@@ -205,7 +205,6 @@ def test_bytes(tmp_path, monkeypatch):
     assert [row["epoch"] for row in rows] == [1, 1, 2, 2]
     assert {"\u2028", "\x85", "\ufffd"} <= set(rows[0]["prompt"])
     trained = generation.load(tmp_path / "run")
-    assert trained.read_text([str(tmp_path / "bytes.txt")]).ids.tobytes() == BYTES
     assert trained.encode("Aü").tolist() == [65, 0xC3, 0xBC]
     held_out = trained.read_text().ids.tobytes()
     assert BYTES.endswith(held_out)

@@ -46,24 +46,11 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_the_folder_s_contents(run):
     folder, config, result = run
-    names = {path.name for path in folder.iterdir()}
-    assert names == {
-        "config.json",
-        "data.sha256",
-        "environment.json",
-        "manifest.json",
-        "metrics.jsonl",
-        "events",
-        "figures",
-        "result.json",
-        "vocabulary.json",
-        "words.npz",
-        "checkpoints",
-    }
+    names = "config.json data.sha256 environment.json manifest.json metrics.jsonl events figures result.json vocabulary.json words.npz"
+    assert {path.name for path in folder.iterdir()} == {*names.split(), "checkpoints"}
     assert (folder / "config.json").read_text() == to_json(config)
     environment = json.loads((folder / "environment.json").read_text())
     assert environment["backend"] == BACKENDS[0]
-    assert len(environment["devices"]) >= 1
     assert [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] == list(result.rows)
     assert len(list((folder / "events").iterdir())) == 1
     for stem in ("learning_curves", "confusion_matrix", "reliability", "embedding_map"):
@@ -103,8 +90,7 @@ def test_load_and_evaluate_agree_with_the_last_row(run, trained):
     assert found.count == 80
     assert found.accuracy == result.rows[-1]["test_accuracy"]
     assert found.loss == pytest.approx(result.rows[-1]["test_loss"], rel=1e-6)
-    on_train = sentiment.evaluate(trained, split="train")
-    assert on_train.count == 240
+    assert sentiment.evaluate(trained, split="train").count == 240
     with pytest.raises(InputError, match="split: validation; this run's data has no such part"):
         sentiment.evaluate(trained, split="validation")
     for name, array in result.params.items():

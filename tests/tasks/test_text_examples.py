@@ -51,18 +51,6 @@ def test_windows_are_those_of_the_data(n, length, step):
     np.testing.assert_array_equal(examples.gather(jnp.asarray(text), some), np.column_stack([X, Y])[some])
 
 
-def test_an_epoch_of_windows_reads_each_once():
-    examples = window_examples(made_ids(60), 8, 5)
-    orders = [examples.order(jax.random.key(epoch), examples.count, 4) for epoch in range(2)]
-    for order in orders:
-        numbers = np.asarray(order.rows).ravel()
-        assert sorted(numbers[:11].tolist()) == list(range(11))
-        assert numbers[:11].tolist() != list(range(11))
-        np.testing.assert_array_equal(order.weight, np.array([[1 / 4] * 4, [1 / 4] * 4, [1 / 3] * 3 + [0]], np.float32))
-        assert order.examples.tolist() == [4, 4, 3]
-    assert (orders[0].rows != orders[1].rows).any()
-
-
 @pytest.mark.slow
 @given(st.integers(0, 300), st.sampled_from([1, 2, 5, 9]), st.integers(1, 6))
 def test_streams_go_on_where_they_ended(n, length, batch):
