@@ -238,7 +238,7 @@ class Task(ABC, Generic[C, D]):
             params = replaced(params, initial or {})
         optimizer = make_optimizer(config.train, config.train.epochs * steps_per_epoch(examples.count, config.train.batch_size))
         with task._begin(Path(folder), backend, resume, allow_other_machine, console) as run_folder:
-            console.print(_summary(task.model, task.shapes()))
+            console.print(_summary(task))
             for note in task.notes(Run(run_folder, mesh, backend, optimizer, examples.count)):
                 console.print(note, highlight=False, markup=False, soft_wrap=not console.is_terminal)
             if not (resume and checkpoint.steps(run_folder.checkpoints / "latest")):
@@ -352,14 +352,12 @@ def _check_request(config: RunConfig, mesh: Mesh) -> str:
     return backend.name
 
 
-def _summary(model: nnx.Module, title: str) -> Table:
+def _summary(task: Task) -> Table:
     """Return a table with one row for each layer that has parameters."""
-    rows = layer_rows(model)
-    total = sum(int(row["count"].replace(",", "")) for row in rows)
-    table = Table(title=title, caption=f"{total:,} parameters ({total * 4 / 2**20:.1f} MiB)")
-    for name in ("layer", "type", "parameters", "count"):
-        table.add_column(name, justify="right" if name == "count" else "left")
-    for row in rows:
+    total = sum(array.size for array in task.functional.params.values())
+    table = Table("layer", "type", "parameters", title=task.shapes(), caption=f"{total:,} parameters ({total * 4 / 2**20:.1f} MiB)")
+    table.add_column("count", justify="right")
+    for row in layer_rows(task.model):
         table.add_row(*row.values())
     return table
 

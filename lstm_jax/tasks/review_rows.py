@@ -14,7 +14,7 @@ import numpy as np
 from lstm_jax import data
 from lstm_jax.config import SentimentConfig
 from lstm_jax.errors import InputError
-from lstm_jax.packing import PackedPlaces, assign_rows, make_segment_ids
+from lstm_jax.packing import PackedPlaces, pack
 from lstm_jax.recurrence import as_array, clipped_int32
 from lstm_jax.training import stream_order
 from lstm_jax.training.examples import Examples, Order, epoch_order
@@ -119,22 +119,14 @@ class PackedRows:
 
 def pack_reviews(split: data.EncodedSplit, length: int, truncating: str = "pre") -> PackedRows:
     """Pack the reviews of a split in rows, and return the rows. Reviews that are longer than a row are cut."""
-    steps = np.minimum(split.lengths, length)
-    where = assign_rows(steps, length)
-    rows = int(where[:, 0].max()) + 1
-    order = np.lexsort((where[:, 1], where[:, 0]))
-    row, start = where[order, 0], where[order, 1]
-    column = np.arange(len(row)) - np.searchsorted(row, row)
-    numbers = np.empty((len(row), 2), np.int32)
-    numbers[order, 0], numbers[order, 1] = row, column
-    ids, places = np.zeros((rows, length), np.int32), (rows, int(column.max()) + 1)
-    for n, (at, begin, count) in enumerate(where):
-        review = split.row(n)
-        ids[at, begin : begin + count] = review[len(review) - count :] if truncating == "pre" else review[:count]
-    first, last, labels = np.zeros(places, np.int32), np.zeros(places, np.int32), np.full(places, NONE, np.int32)
-    first[row, column], last[row, column] = start, start + where[order, 2] - 1
-    labels[row, column] = split.labels[order]
-    return PackedRows(ids, labels, PackedPlaces(make_segment_ids(where, rows, length), first, last), numbers)
+    kept = slice(-length, None) if truncating == "pre" else slice(length)
+    packed = pack([split.row(n)[kept] for n in range(len(split))], length)
+    row, start, steps = packed.where.T
+    column = packed.segment_ids[row, start] - 1
+    shape = len(packed.x), int(column.max()) + 1
+    first, last, labels = np.zeros(shape, np.int32), np.zeros(shape, np.int32), np.full(shape, NONE, np.int32)
+    first[row, column], last[row, column], labels[row, column] = start, start + steps - 1, split.labels
+    return PackedRows(packed.x, labels, PackedPlaces(packed.segment_ids, first, last), np.stack([row, column], axis=1))
 
 
 def weight_of_reviews(labels: jax.Array, weight: jax.Array) -> jax.Array:

@@ -86,7 +86,6 @@ def test_a_run_that_is_stopped_while_it_is_prolonged(run: Path, series: Series, 
     ("config", "message"),
     [
         (trained_for(CONFIG, 1), "epochs: 2 in the run, 1 given"),
-        (trained_for(CONFIG, 3, schedule="cosine"), "schedule: 'constant' in the run, 'cosine' given; epochs: 2 in the run, 3 given"),
         (
             replace(trained_for(CONFIG, 4, seed=1), data=replace(CONFIG.data, csv="a" * 50, gaps=False)),
             f"csv: '' in the run, '{'a' * 36}... given; gaps: True in the run, False given; epochs: 2 in the run, 4 given; and 1 more",
@@ -99,6 +98,12 @@ def test_another_config_is_refused_with_what_differs(run: Path, series: Series, 
         forecast.train(config, run, data=series, resume=True, figures=False)
     assert str(caught.value) == f"run folder {run}: holds a run of another config; give its config to resume it: {message}"
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_more_epochs_change_the_steps_of_a_schedule(series: Series, tmp_path: Path) -> None:
+    forecast.train(trained_for(CONFIG, 1, schedule="cosine"), tmp_path / "run", data=series, figures=False)
+    with pytest.raises(InputError, match=r"epochs: 1 in the run, 2 given \(more epochs need a constant schedule\)$"):
+        forecast.train(trained_for(CONFIG, 2, schedule="cosine"), tmp_path / "run", data=series, resume=True, figures=False)
 
 
 def written_by_an_older_version(run: Path, section: str, **fields) -> None:
