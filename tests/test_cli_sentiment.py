@@ -129,6 +129,14 @@ def test_evaluate(ask, run):
     assert_error(ask("evaluate", "--run", run, "--dtype", "int4"), "--dtype: int4; give one of ")
 
 
+def test_evaluate_from_another_folder(ask, tmp_path, reviews, monkeypatch):
+    """A relative path of the data is relative to the folder in which the training was started."""
+    monkeypatch.chdir(reviews)
+    assert ask("train", "sentiment", "--data", "train.csv", "--run", tmp_path / "r", "--quiet", *SIZES)[0] == 0
+    monkeypatch.chdir(tmp_path)
+    assert ask("evaluate", "--run", "r", "--split", "train")[0] == 0
+
+
 def test_evaluate_refuses_other_data(ask, run, reviews):
     """Changed reviews are refused, because they could give another vocabulary, in which the run's ids stand for other words."""
     table = reviews / "train.csv"

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lstm_jax.errors import require
-from lstm_jax.recurrence import REAL, clipped_int32, of_kinds
+from lstm_jax.recurrence import REAL, check_usable, clipped_int32, of_kinds
 
 
 def make_stepper(module: nnx.Module) -> Callable[..., tuple[jax.Array, Any]]:
@@ -42,6 +42,12 @@ def make_stepper(module: nnx.Module) -> Callable[..., tuple[jax.Array, Any]]:
         if not isinstance(x, jax.Array):
             x = of_kinds("x", x, REAL, "give floats or int ids")
             x = clipped_int32(x) if jnp.issubdtype(x.dtype, jnp.integer) else x  # `jit` would cut 64 bits
-        return run(x, state, reset, *weights)
+        try:
+            return run(x, state, reset, *weights)
+        except (RuntimeError, ValueError):
+            for name, value in {"x": x, "state": state, "reset": reset}.items():
+                for leaf in jax.tree.leaves(value):
+                    check_usable(name, leaf)
+            raise
 
     return step

@@ -17,7 +17,7 @@ from lstm_jax.recurrence.backends import (
     lacks,
     resolve_backend,
 )
-from lstm_jax.recurrence.conversion import LOWEST, REAL, as_array, as_int32, check_32_bits, clipped_int32, of_kinds
+from lstm_jax.recurrence.conversion import LOWEST, REAL, as_array, as_int32, check_32_bits, check_usable, clipped_int32, of_kinds
 from lstm_jax.recurrence.lyapunov import largest_lyapunov_exponent
 from lstm_jax.recurrence.operands import check_zoneout
 from lstm_jax.recurrence.parallel import Newton
@@ -41,6 +41,7 @@ __all__ = [
     "capability_rows",
     "check_32_bits",
     "check_remat",
+    "check_usable",
     "check_zoneout",
     "clipped_int32",
     "cpu_devices",

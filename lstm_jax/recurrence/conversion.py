@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from lstm_jax.errors import InputError, require
 
@@ -29,9 +30,10 @@ def as_array(name: str, value, remedy: str) -> jax.Array | np.ndarray:
         remedy: advice at the end of the error message.
 
     Raises:
-        InputError: if `value` is None or cannot be converted.
+        InputError: if `value` is None or cannot be converted, or is a deleted JAX array.
     """
     if isinstance(value, jax.Array | np.ndarray):
+        check_usable(name, value)
         return value
     require(value is not None, name, value, remedy)
     try:
@@ -42,6 +44,16 @@ def as_array(name: str, value, remedy: str) -> jax.Array | np.ndarray:
         return jnp.asarray(value)  # a list that contains tracers
     except (TypeError, ValueError, OverflowError) as error:
         raise InputError(name, type(value).__name__, remedy) from error
+
+
+def check_usable(name: str, value: Any) -> None:
+    """Check that a value is no deleted JAX array.
+
+    Raises:
+        InputError: if it is.
+    """
+    deleted = isinstance(value, jax.Array) and not isinstance(value, Tracer) and value.is_deleted()
+    require(not deleted, name, "a deleted array", "a function that donates its argument took its memory: give the array that it returned")
 
 
 def of_kinds(name: str, value, kinds: tuple, remedy: str) -> jax.Array | np.ndarray:

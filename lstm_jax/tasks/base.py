@@ -276,7 +276,7 @@ class Task(ABC, Generic[C, D]):
         files, fingerprint = self.files(), getattr(self.data, "fingerprint")  # noqa: B009
         unnamed = sorted(set(files) ^ set(self.config.files))
         require(not unnamed, f"files of {self.config.task}", unnamed, "name each file that the task writes in the `files` of its config")
-        here = environment(self.mesh) | {"backend": backend, **_compiled_code()}
+        here = environment(self.mesh) | {"backend": backend, **_compiled_code(), "folder": os.getcwd()}
         processes.require_equal({"backend": backend, "data": fingerprint})
         with contextlib.ExitStack() as stack:
             run = RunFolder(path)
@@ -444,7 +444,7 @@ class Trained(ABC, Generic[C, Own]):
         """
         run = RunFolder(Path(folder))
         notes = run.verify()
-        config = read_config(run.config, cls.kind)
+        config = _with_found_data(read_config(run.config, cls.kind), run)
         own, model = cls._open(run, config)
         like, rebuild = functional(model)
         found = checkpoint.restore(run.checkpoints / "best", like)
@@ -455,3 +455,15 @@ class Trained(ABC, Generic[C, Own]):
             remedy = "the training has diverged: train anew with a lower learning rate"
             require(bool(np.isfinite(array).all()), f"run {run.path}", f"{name} is not finite", remedy)
         return cls(run, config, params, notes, rebuild, own)
+
+
+def _with_found_data(config: Any, run: RunFolder) -> Any:
+    """Resolve relative paths of the data that exist only relative to the folder in which the training was started."""
+    started = Path(next((found["folder"] for found in reversed(run.environments()) if "folder" in found), ""))
+
+    def found(path: str) -> str:
+        return str(started / path) if path and not Path(path).exists() and (started / path).exists() else path
+
+    given = {name: getattr(config.data, name) for name in ("data", "test_data", "csv") if hasattr(config.data, name)}
+    paths = {name: found(value) if isinstance(value, str) else tuple(map(found, value)) for name, value in given.items()}
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, **paths))

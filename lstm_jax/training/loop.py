@@ -29,7 +29,7 @@ from lstm_jax.training.history import History, plain_metrics
 from lstm_jax.training.progress import progress_bar
 from lstm_jax.training.row_sparse import Optimizer
 from lstm_jax.training.signals import Asked, noted_signals
-from lstm_jax.training.state import EXAMPLES, create_state, for_checkpoint, from_checkpoint
+from lstm_jax.training.state import EXAMPLES, FINITE, create_state, for_checkpoint, from_checkpoint
 from lstm_jax.training.step import Objective, make_run_steps, no_rows_behind
 
 TOO_FAST = "give a lower learning_rate or a clip_norm; stop_on_nan=False goes on"
@@ -187,7 +187,7 @@ class _Fit:
         self.order_key, step_key = jax.random.split(jax.random.key(config.seed))
         self.step_key = self._copied(step_key)
         behind = no_rows_behind(objective, optimizer, params)
-        self.state, self.shardings = create_state(params, optimizer, (*metrics, EXAMPLES), mesh, self.carry, behind)
+        self.state, self.shardings = create_state(params, optimizer, (*metrics, EXAMPLES, FINITE), mesh, self.carry, behind)
         self.run_steps = make_run_steps(objective, optimizer, self.shardings, mesh, self.source.gather, self.per_epoch, config.microbatches)
         self.history, self.resumed = History(), False
         self.best_params = self._params() if monitor else None
@@ -294,7 +294,8 @@ class _Fit:
             progress.update(bar, completed=stop)
             if self.config.stop_on_nan:
                 loss = float(self.state.totals.get("loss", 0))  # a sum over the examples of the epoch so far
-                shown = f"{loss} in epoch {epoch + 1}, in steps {epoch * self.per_epoch + start + 1} to {int(self.state.step)}"
+                step = 1 + max(epoch * self.per_epoch + first, int(self.state.totals[FINITE]))
+                shown = f"{loss} in epoch {epoch + 1}, from step {step} on"
                 require(math.isfinite(loss), "training loss", shown, TOO_FAST)
             number = self.agreed(asked)
             asked_here = number and stop < self.per_epoch

@@ -13,6 +13,8 @@ from lstm_jax.training.row_sparse import Optimizer
 
 EXAMPLES = "examples"
 """Name of the entry of `TrainState.totals` that counts the examples. Each other entry is the sum of a metric over the examples."""
+FINITE = "last finite step"
+"""Name of the entry of `TrainState.totals` that is the last step of the epoch until which the sum of the losses is finite."""
 
 
 class TrainState(NamedTuple):
@@ -26,8 +28,8 @@ class TrainState(NamedTuple):
     params: Any
     opt_state: Any
     totals: dict[str, Any]
-    """Sum of each metric over the examples that the current epoch has read so far, as float32 scalars, and the number of these examples
-    (`EXAMPLES`) as int32."""
+    """Sum of each metric over the examples that the current epoch has read so far, as float32 scalars, and `EXAMPLES` and `FINITE` as
+    int32."""
     carry: Any = ()
     """Pytree of arrays that each step hands to the next step, such as recurrent states. Their shapes are (B, ...), where B is the batch
     size. If there are no such arrays, it is ()."""
@@ -84,7 +86,7 @@ def create_state(
     shardings = state_sharding(params, optimizer, totals, mesh, carry, behind)
 
     def make(params, carry, behind):
-        zeros = {name: jnp.zeros((), jnp.int32 if name == EXAMPLES else jnp.float32) for name in totals}
+        zeros = {name: jnp.zeros((), jnp.int32 if name in (EXAMPLES, FINITE) else jnp.float32) for name in totals}
         params, carry, behind = jax.tree.map(jnp.copy, (params, carry, behind))
         return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), zeros, carry, behind)
 
@@ -105,7 +107,8 @@ def for_checkpoint(state: TrainState, put: Callable[[Any], Any]) -> TrainState:
     """
     count = int(state.totals[EXAMPLES])
     shown, rounded = put((np.float32(count), np.float32(count - int(np.float32(count)))))
-    return state._replace(totals=state.totals | {EXAMPLES: shown}, rounded=rounded)
+    totals = {name: total for name, total in state.totals.items() if name != FINITE}
+    return state._replace(totals=totals | {EXAMPLES: shown}, rounded=rounded)
 
 
 def from_checkpoint(state: TrainState, put: Callable[[Any], Any]) -> TrainState:
@@ -115,5 +118,5 @@ def from_checkpoint(state: TrainState, put: Callable[[Any], Any]) -> TrainState:
         state: state that a checkpoint stores.
         put: function that places the arrays of a pytree on all devices.
     """
-    count = put(np.int32(int(state.totals[EXAMPLES]) + int(state.rounded)))
-    return state._replace(totals=state.totals | {EXAMPLES: count}, rounded=())
+    count, finite = put((np.int32(int(state.totals[EXAMPLES]) + int(state.rounded)), np.int32(0)))
+    return state._replace(totals=state.totals | {EXAMPLES: count, FINITE: finite}, rounded=())

@@ -21,7 +21,7 @@ from lstm_jax.training.examples import Order, take_rows
 from lstm_jax.training.lookups import FoundLookups, find_lookups
 from lstm_jax.training.microbatches import accumulated, for_each
 from lstm_jax.training.row_sparse import Optimizer, RowOptimizer, RowUpdate
-from lstm_jax.training.state import EXAMPLES, TrainState
+from lstm_jax.training.state import EXAMPLES, FINITE, TrainState
 
 Objective = Callable[..., tuple[jax.Array, Any]]
 """Function objective(params, batch, weight, key) that returns the loss of a batch and a dict of metrics. `weight` (B,) holds the weight of
@@ -302,7 +302,9 @@ def _take_step(
     lag, opt_state, params, metrics, carry = update(state, lag, gather(arrays, order.rows[at]), order.weight[at], step_key)
     count = order.examples[at]
     added = {name: value.astype(jnp.float32) * count for name, value in metrics.items()} | {EXAMPLES: count.astype(jnp.int32)}
-    totals = {name: total + added[name] for name, total in state.totals.items()}
+    totals = {name: total + added[name] for name, total in state.totals.items() if name != FINITE}
+    if FINITE in state.totals:
+        totals[FINITE] = jnp.where(jnp.isfinite(totals.get("loss", 0.0)), state.step + 1, state.totals[FINITE])
     return lag, TrainState(state.step + 1, params, opt_state, totals, carry, state.behind)
 
 

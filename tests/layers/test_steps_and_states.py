@@ -1,5 +1,6 @@
 """Single steps, learned initial states, resets, and inputs without a batch axis, compared with calls of layers on batches of sequences."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ import pytest
 from flax import nnx
 from tables import assert_close
 
-from lstm_jax import GRU, LSTM, Bidirectional, DropoutMasks, InputError, Recurrent, RecurrentStack, SimpleRNN
+from lstm_jax import GRU, LSTM, Bidirectional, DropoutMasks, InputError, Recurrent, RecurrentStack, SimpleRNN, make_stepper
 from lstm_jax.cells import CELLS
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -287,3 +288,12 @@ def test_refused(message: str, unchecked: None):
     with pytest.raises(InputError) as raised:
         REFUSED[message]()
     assert str(raised.value).startswith(message)
+
+
+@pytest.mark.parametrize("step", [lambda layer: layer.step, make_stepper])
+def test_a_donated_state(step: Callable) -> None:
+    layer = LSTM(FEATURES, UNITS, rngs=nnx.Rngs(0))
+    state = layer.initial_state(BATCH)
+    state.c.delete()
+    with pytest.raises(InputError, match=r"state(\.c)?: a deleted array; "):
+        step(layer)(X[:, 0], state)

@@ -49,7 +49,7 @@ def test_bad_input() -> None:
         ({"loss_fn": lambda model, ids, labels: labels > 0}, "losses: bool; return floats"),
         (
             {"loss_fn": lambda model, ids, labels: losses(model, ids, labels) / 0},
-            "training loss: inf in epoch 1, in steps 1 to 1; give a lower",
+            "training loss: inf in epoch 1, from step 1 on; give a lower",
         ),
         ({"callbacks": print}, "callbacks: <built-in function print>; give a list of functions"),
         ({"arrays": [np.array([["a"]] * 4), LABELS[0]]}, "arrays: <U1; give arrays of numbers, with one row per example"),
@@ -64,6 +64,18 @@ def test_wrong_arguments(changes: dict, message: str, unchecked: None) -> None:
     given = {"model": Classifier(), "loss_fn": losses, "optimizer": lstm_jax.adam(1e-3), "arrays": [IDS[0], LABELS[0]], "batch_size": 4}
     with pytest.raises(InputError, match="^" + re.escape(message)):
         lstm_jax.fit(**given | changes)
+
+
+def test_the_first_step_without_a_finite_loss_is_named(unchecked: None) -> None:
+    class Count(nnx.Module):
+        def __init__(self):
+            self.w = nnx.Param(np.zeros(()))
+
+    def loss(model: Count, x):
+        return jnp.where(model.w[...] > 5.5, jnp.inf, -model.w[...]) + 0 * x  # a step of `sgd(1.0)` adds 1 to w
+
+    with pytest.raises(InputError, match=r"^training loss: inf in epoch 2, from step 7 on;"):
+        lstm_jax.fit(Count(), loss, optax.sgd(1.0), [np.zeros(4)], epochs=3, batch_size=1)
 
 
 def test_callbacks_may_be_an_iterator(unchecked: None) -> None:
