@@ -24,43 +24,28 @@ PARAMS, REBUILD = functional(CharGenerator(GenerationModelConfig(units=12, layer
 BOTH = {mode: Sampler(REBUILD, V, mode, 5) for mode in ("carried", "window")}
 
 
-@jax.jit
-def _likeliest(ids: jax.Array, valid: jax.Array) -> jax.Array:
-    logits, _ = REBUILD(PARAMS)(ids, mask=valid, last=True, deterministic=True)
-    return jnp.argmax(logits[0])
-
-
-def _by_hand(prompt: list[int], chars: int, window: int | None) -> list[int]:
-    """Draw greedily by reading the whole text, or its last `window` characters, anew for each character."""
-    text = list(prompt)
-    for _ in range(chars):
-        read = text if window is None else text[-window:]
-        room = 20 - len(read)  # equal lengths, so that the program is compiled once
-        text.append(int(_likeliest(jnp.array([[0] * room + read]), jnp.arange(20)[None] >= room)))
-    return text[len(prompt) :]
-
-
 @pytest.mark.parametrize("mode", ["carried", "window"])
-@pytest.mark.parametrize("prompt", [[2], [1, 4, 2], [0, 1, 2, 3, 4, 5, 6, 0]])
-def test_greedy_equals_reading_anew(mode, prompt):
-    rules = make_rules(temperature=0.0)
-    got = BOTH[mode].generate(PARAMS, jax.random.key(0), jnp.array([prompt]), 9, rules)
-    assert got.tolist() == [_by_hand(prompt, 9, 5 if mode == "window" else None)]
+@pytest.mark.parametrize("cell", ["lstm", "ones"])
+def test_greedy_equals_reading_anew(mode, cell, monkeypatch):
+    """The likeliest characters are those of a model that reads the whole text or its last 5 characters anew for each character.
 
-
-def test_windows_of_a_cell_whose_initial_state_is_not_zero(monkeypatch):
-    """In mode "window" the characters are those of a model that reads each window anew, also if its cell starts from ones."""
+    The state of the cell "ones" does not start from zeros.
+    """
     gru = CELLS["gru"]
     ones = dataclasses.replace(gru, name="ones", initial_state=lambda *sizes: jax.tree.map(jnp.ones_like, gru.initial_state(*sizes)))
     monkeypatch.setitem(CELLS, "ones", ones)
-    params, rebuild = functional(CharGenerator(GenerationModelConfig(units=12, cell="ones"), V, rngs=nnx.Rngs(params=3)))
+    params, rebuild = functional(CharGenerator(GenerationModelConfig(units=12, cell=cell), V, rngs=nnx.Rngs(params=3)))
     params = jax.tree.map(lambda array: 4 * array, params)
-    read = jax.jit(lambda ids: rebuild(params)(ids, last=True, deterministic=True)[0])
-    text = [0, 1, 2, 3, 4]
-    for _ in range(12):
-        text.append(int(read(jnp.array([text[-5:]]))[0].argmax()))
-    drawn = Sampler(rebuild, V, "window", 5).generate(params, jax.random.key(0), jnp.array([text[:5]]), 12, make_rules(temperature=0.0))
-    assert drawn.tolist() == [text[5:]]
+    read = jax.jit(lambda ids, valid: rebuild(params)(ids, mask=valid, last=True, deterministic=True)[0].argmax())
+    sampler = Sampler(rebuild, V, mode, 5)
+    for prompt in ([2], [1, 4, 2], [0, 1, 2, 3, 4, 5, 6, 0]):
+        text = list(prompt)
+        for _ in range(9):
+            known = text[-5:] if mode == "window" else text
+            room = 20 - len(known)  # equal lengths, so that the program is compiled once
+            text.append(int(read(jnp.array([[0] * room + known]), jnp.arange(20)[None] >= room)))
+        got = sampler.generate(params, jax.random.key(0), jnp.array([prompt]), 9, make_rules(temperature=0.0))
+        assert got.tolist() == [text[len(prompt) :]]
 
 
 @pytest.mark.parametrize("mode", ["carried", "window"])
@@ -71,7 +56,6 @@ def test_pieces_equal_the_whole_and_the_seed_decides(mode):
     drawing, first = sampler.advance(PARAMS, drawing, rules, 5)
     _, second = sampler.advance(PARAMS, drawing, rules, 7)
     assert jnp.concatenate([first, second], axis=1).tolist() == whole.tolist()
-    assert sampler.generate(PARAMS, jax.random.key(1), prompt, 12, rules).tolist() == whole.tolist()
     assert sampler.generate(PARAMS, jax.random.key(2), prompt, 12, rules).tolist() != whole.tolist()
 
 
@@ -172,13 +156,6 @@ def test_top_k_keeps_exactly_k_of_different_logits(k, step, temperature):
     """
     logits = jnp.asarray([[-step * n for n in range(64)]], jnp.float32)
     assert np.isfinite(allowed_logits(logits, make_rules(temperature=temperature, top_k=k))[0]).sum() == k
-
-
-@pytest.mark.usefixtures("unchecked")
-def test_rules_may_be_scalars_of_numpy_and_jax():
-    wanted = make_rules(temperature=0.5, top_k=3, top_p=0.75)
-    assert make_rules(temperature=np.float32(0.5), top_k=np.int64(3), top_p=np.float64(0.75)) == wanted
-    assert make_rules(temperature=jnp.float32(0.5), top_k=jnp.int32(3), top_p=jnp.float32(0.75)) == wanted
 
 
 def generate(prompt, chars=3, samples=1, mode="carried"):
