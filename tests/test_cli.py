@@ -110,12 +110,13 @@ def test_every_field_is_a_flag_with_a_help_line(name, ask):
     while parts:
         part = parts.pop()
         texts = {param.arg_name: param.description for kind in part.__mro__[-2::-1] for param in parse_from_object(kind).params}
-        for field, kind in get_type_hints(part).items():
-            if dataclasses.is_dataclass(kind):
-                parts.append(kind)
-            elif field in part.__dataclass_fields__:
-                assert field == positional(name) or f"--{field.replace('_', '-')}" in out, field
-                assert "".join(str(texts[field]).split()) in squeezed, field
+        kinds = get_type_hints(part)
+        for field in dataclasses.fields(part):
+            if dataclasses.is_dataclass(kinds[field.name]):
+                parts.append(kinds[field.name])
+                continue
+            assert field.name == positional(name) or f"--{field.name.replace('_', '-')}" in out, field.name
+            assert "".join(str(texts[field.name]).split()) in squeezed, field.name
 
 
 def test_starts_without_what_takes_time_to_import():

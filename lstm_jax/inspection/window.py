@@ -181,7 +181,10 @@ def _text(window: Window, kept: list[np.ndarray]) -> str:
         "kind": window.kind,
         "epochs": list(window.epochs),
         "shown": window.shown,
-        "examples": [_example(example, kept) for example in window.examples],
+        "examples": [
+            {"name": example.name, "steps": list(example.steps), "frames": [_frame(frame, kept) for frame in example.frames]}
+            for example in window.examples
+        ],
         "neighbours": dict(window.neighbours),
     }
     return fill_template(_TEMPLATE, content)
@@ -211,10 +214,6 @@ def _most_varying(window: Window, layer: int, count: int) -> np.ndarray:
     return np.sort(np.argsort(-outputs.std(0), kind="stable")[:count])
 
 
-def _example(example: Example, kept: list[np.ndarray]) -> dict[str, Any]:
-    return {"name": example.name, "steps": list(example.steps), "frames": [_frame(frame, kept) for frame in example.frames]}
-
-
 def _frame(frame: Frame, kept: list[np.ndarray]) -> dict[str, Any]:
     record = {
         "verdict": frame.verdict,
@@ -235,14 +234,10 @@ def _layer(layer: Layer, units: np.ndarray) -> dict[str, Any]:
     arrays = {}
     for name, whole in layer.arrays.items():
         values = whole[:, units]
-        low, high = (0.0, 1.0) if name in ("input", "forget", "output", "update", "reset") else _symmetric(values)
+        top = float(np.abs(values).max(initial=0.0)) or 1.0
+        low, high = (0.0, 1.0) if name in ("input", "forget", "output", "update", "reset") else (-top, top)
         arrays[name] = {"low": low, "high": high, "data": _bytes(values, low, high)}
     return {"name": layer.name, "units": units.tolist(), "order": clustered(layer.arrays["h"][:, units]).tolist(), "arrays": arrays}
-
-
-def _symmetric(values: np.ndarray) -> tuple[float, float]:
-    top = float(np.abs(values).max(initial=0.0)) or 1.0
-    return -top, top
 
 
 def _bytes(values: np.ndarray, low: float, high: float) -> str:

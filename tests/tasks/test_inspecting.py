@@ -94,14 +94,11 @@ def test_texts_in_other_forms(run) -> None:
     assert run.logits(ids[:1].tolist()).tolist() == run.logits(ids[:1].astype(np.uint8)).tolist() == run.logits(ids)[:1].tolist()
 
 
-OTHER_IDS = ([[-1, 3]], [[1, 2**32 + 5]], [1, 5], np.zeros((2, 0), int), [[1.0, 5.0]], None)
-
-
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("call", "subject"),
     [
-        *((lambda run, ids=ids: run.logits(ids), "ids: ") for ids in OTHER_IDS),
+        (lambda run: run.logits([[1, 2**32 + 5]]), "ids: "),
         (lambda run: run.probabilities(["good", 3]), "text: 3; "),
         (lambda run: run.probabilities(None), "texts: "),
         (lambda run: run.probabilities(TEXT), "texts: "),
