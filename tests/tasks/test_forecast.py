@@ -127,8 +127,7 @@ def test_forecast_times(tmp_path: Path) -> None:
             (np.asarray(times, float), increasing)
             for times in ([21, 22, np.inf], [21, 22, np.nextafter(22, 23)], [21, 22], [21, 1e300, 1e301])
         ),
-        *((times, dates) for times in (list(map(str, days)), [21, *days[1:]], [True, False, True], [[1], [2, 3]])),
-        (np.arange(3, dtype="timedelta64[D]"), dates),
+        *((times, dates) for times in (list(map(str, days)), [21, *days[1:]], [True, False, True])),
     ):
         with pytest.raises(InputError, match=f"^times: .*; {remedy}$"):
             trained.end_of(series, bad)

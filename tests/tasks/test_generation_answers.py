@@ -1,18 +1,17 @@
 """Generated texts, encodings, scores and HTML pages of a text-generation run, compared with an LSTM written in NumPy."""
 
 import json
-import re
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from made_texts import CUT, LENGTH, TEXT, greedy_by_hand, ids_of, read, shown, small_config
+from made_texts import CUT, LENGTH, TEXT, greedy_by_hand, ids_of, small_config
 
 from lstm_jax.data import Characters
 from lstm_jax.errors import InputError
-from lstm_jax.inspection.text_map import most_active
 from lstm_jax.sampling import Sampler
 from lstm_jax.tasks import generation
 
@@ -87,6 +86,7 @@ NOT_WRITTEN = {
         *((lambda run, ids=ids: run.score(ids), "ids: ") for ids in NO_IDS),
         (lambda run: run.activations([V]), "ids: "),
         (lambda run: run.activations(np.zeros(0, int)), "text: 0 characters"),
+        (lambda run: generation.draw_units(run.characters, np.zeros(1, int), np.zeros((1, 8)), Path("x.html"), 0), "count: 0; "),
         (lambda run: run.mode("Carried"), "mode: Carried; "),
         (lambda run: run.score([1, 2], "Carried"), "mode: Carried; "),
         (lambda run: run.encode("the", unknown="#"), "unknown: #; "),
@@ -140,20 +140,3 @@ def test_read_text(trained, tmp_path):
     (tmp_path / "a.txt").write_text("The cat")
     with pytest.raises(InputError, match="the run does not know: 'T'"):
         trained.read_text(paths)
-
-
-def test_pages(trained, tmp_path):
-    ids = trained.encode(TEXT[:200])
-    scores = trained.score(ids)
-    generation.draw_surprise(trained.characters, ids, scores, tmp_path / "surprise.html", "a title")
-    assert shown(tmp_path / "surprise.html") == [TEXT[:200]]
-
-    activations = trained.activations(ids)
-    np.testing.assert_allclose(activations, read(trained.params, ids)[0], rtol=0, atol=1e-5)
-    generation.draw_units(trained.characters, ids, activations, tmp_path / "units.html", 3)
-    page = (tmp_path / "units.html").read_text()
-    assert shown(tmp_path / "units.html") == [TEXT[:200]] * 3
-    assert [int(unit) for unit in re.findall(r"<h2>unit (\d+)</h2>", page)] == most_active(read(trained.params, ids)[0], 3)
-    with pytest.raises(InputError, match=r"^count: 0; "):
-        generation.draw_units(trained.characters, ids, activations, tmp_path / "none.html", 0)
-    assert not (tmp_path / "none.html").exists()
